@@ -1,0 +1,8 @@
+// Package sdk is the root of opscenter, the Go SDK for running a fleet of IncusOS servers.
+//
+// It holds no code. Start with package opscenter: its Registry knows who the servers are,
+// its UpdatePlanner what to do next; package poller finds out how they are; package httpapi
+// (opscenter/httpapi) serves the endpoints that IncusOS servers call. They stand on a
+// storage.Store: storage/memstore in memory, storage/badgerstore on disk. The programs
+// under examples show the whole of it at work.
+package sdk

@@ -1,0 +1,222 @@
+package badgerstore
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/dgraph-io/badger/v4"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// group is a number of Updates that are committed together, with one sync.
+type group struct {
+	writes  map[string]write // what they wrote, on top of the last commit
+	size    int
+	entries int
+	members int
+	changes []storage.Change
+	done    chan struct{}
+	err     error // valid once done is closed
+}
+
+// write is a pending value of a Badger key.
+type write struct {
+	value   []byte
+	deleted bool
+}
+
+// Update implements storage.Store.
+func (s *Store) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	joined, err := s.join(ctx, fn)
+	if err != nil || joined == nil {
+		return err
+	}
+	<-joined.done
+	return joined.err
+}
+
+// join runs fn and adds what it wrote to the open group, which it returns; nil if there was nothing.
+// The group is committed by the last of those who wait for their turn.
+func (s *Store) join(ctx context.Context, fn func(storage.WriteTx) error) (_ *group, err error) {
+	s.waiting.Add(1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := s.waiting.Add(-1) == 0
+	defer func() {
+		if g := s.group; g != nil && (last || g.members >= maxGroup) {
+			s.commitGroup()
+		}
+	}()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if s.failed != nil {
+		return nil, s.failed
+	}
+	revision, err := s.beginRead()
+	if err != nil {
+		return nil, err
+	}
+	defer s.endRead(revision)
+
+	tx := &transaction{store: s, base: s.db.NewTransactionAt(revision, false), revision: revision, layers: []map[string]write{nil, {}}}
+	if s.group != nil {
+		tx.layers[0] = s.group.writes
+	}
+	defer tx.end()
+	if err := fn(tx); err != nil {
+		return nil, err
+	}
+	if len(tx.changes) == 0 {
+		return nil, nil
+	}
+	if s.group != nil && (s.group.size+tx.stored > maxCommit || s.group.entries+tx.writes > storage.MaxTxWrites) {
+		g := s.group
+		s.commitGroup()
+		if g.err != nil {
+			return nil, g.err // fn read what was not committed
+		}
+	}
+	if s.group == nil {
+		s.group = &group{writes: map[string]write{}, done: make(chan struct{})}
+	}
+	g := s.group
+	maps.Copy(g.writes, tx.own())
+	g.changes = append(g.changes, tx.changes...)
+	g.size += tx.stored
+	g.entries += tx.writes
+	g.members++
+	return g, nil
+}
+
+// commitGroup commits the open group and tells its members. s.mu is held.
+func (s *Store) commitGroup() {
+	g := s.group
+	s.group = nil
+	g.err = s.commit(g.writes, g.changes)
+	close(g.done)
+}
+
+// commit writes one revision. s.mu is held.
+func (s *Store) commit(writes map[string]write, changes []storage.Change) error {
+	if s.failed != nil {
+		return s.failed
+	}
+	if err := s.checkSpace(); err != nil {
+		return err
+	}
+	next := s.state
+	next.Revision++
+	txn := s.db.NewTransactionAt(s.state.Revision, true)
+	defer txn.Discard()
+	for key, w := range writes {
+		k := []byte(key)
+		if err := next.replace(txn, k, !w.deleted); err != nil {
+			return fmt.Errorf("badgerstore: %w", err)
+		}
+		var err error
+		if w.deleted {
+			err = txn.Delete(k)
+		} else {
+			err = txn.SetEntry(badger.NewEntry(k, w.value))
+		}
+		if err != nil {
+			return commitError(err)
+		}
+	}
+	if err := txn.SetEntry(badger.NewEntry(stateKey, next.encode())); err != nil {
+		return commitError(err)
+	}
+	if err := txn.CommitAt(next.Revision, nil); err != nil {
+		return s.fail(err)
+	}
+	if err := s.journal.acknowledge(next.Revision); err != nil {
+		return s.fail(err)
+	}
+	s.state = next
+	s.revision.Store(next.Revision)
+	s.discard()
+	s.feed.Publish(next.Revision, changes)
+	return nil
+}
+
+// fail ends writing: what Badger made of a failed commit shows when the store is opened again.
+func (s *Store) fail(err error) error {
+	s.failed = fmt.Errorf("badgerstore: %s: a commit failed, its outcome shows after reopening: %w", s.dir, err)
+	return s.failed
+}
+
+func commitError(err error) error {
+	if errors.Is(err, badger.ErrTxnTooBig) {
+		err = storage.ErrTooLarge
+	}
+	return fmt.Errorf("badgerstore: %w", err)
+}
+
+// checkSpace returns ErrDiskFull before a write could run into the end of the disk: Badger
+// writes through memory maps, which can't report it.
+func (s *Store) checkSpace() error {
+	if s.options.MinFree < 0 {
+		return nil
+	}
+	if free := freeSpace(s.dir); free >= 0 && free < s.options.MinFree {
+		return fmt.Errorf("badgerstore: %s has %d bytes left, %d are wanted: %w", s.dir, free, s.options.MinFree, storage.ErrDiskFull)
+	}
+	return nil
+}
+
+// state is stored with every commit: what must be found when the store is opened again.
+type state struct {
+	Revision uint64
+	// Keys counts the rows and index entries.
+	Keys uint64
+	// Sum adds up a hash of each key with the revision it was written at: missing
+	// entries, and older versions come back to life, change it.
+	Sum uint64
+}
+
+// replace accounts for a key that is written, or deleted, at s.Revision.
+func (s *state) replace(txn *badger.Txn, key []byte, written bool) error {
+	switch item, err := txn.Get(key); {
+	case err == nil:
+		s.Keys--
+		s.Sum -= entrySum(key, item.Version())
+	case !errors.Is(err, badger.ErrKeyNotFound):
+		return err
+	}
+	if written {
+		s.Keys++
+		s.Sum += entrySum(key, s.Revision)
+	}
+	return nil
+}
+
+func entrySum(key []byte, version uint64) uint64 {
+	var d xxhash.Digest
+	d.Reset()
+	_, _ = d.Write(key)
+	_, _ = d.Write(binary.BigEndian.AppendUint64(nil, version))
+	return d.Sum64()
+}
+
+func (s state) encode() []byte {
+	out := binary.BigEndian.AppendUint64(nil, s.Revision)
+	out = binary.BigEndian.AppendUint64(out, s.Keys)
+	return binary.BigEndian.AppendUint64(out, s.Sum)
+}
+
+func (s *state) decode(data []byte) error {
+	if len(data) != 24 {
+		return fmt.Errorf("%w: the state row has %d bytes", storage.ErrCorrupt, len(data))
+	}
+	s.Revision, s.Keys, s.Sum = binary.BigEndian.Uint64(data), binary.BigEndian.Uint64(data[8:]), binary.BigEndian.Uint64(data[16:])
+	return nil
+}

@@ -1,0 +1,159 @@
+package badgerstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// formatVersion is what this package writes. Raise it when rows of an older store must be
+// migrated, and migrate in load; an older package refuses the store then.
+const formatVersion = 1
+
+const (
+	journalName  = "OPSCENTER"
+	journalMagic = "opscenter store\n"
+	sector       = 512
+)
+
+// journal is a small file beside Badger's own that tells which format the store has, and
+// up to which revision commits were acknowledged. Badger forgets the tail of a log that it
+// can't read; with the journal that does not go unnoticed.
+//
+// Three sectors: magic, format version and checksum; then two slots, written in turn, of
+// revision and checksum. A torn write leaves the other slot.
+type journal struct {
+	file *os.File
+	slot int64
+	// acknowledged is the highest revision in the slots.
+	acknowledged uint64
+}
+
+// openJournal opens or creates the journal of a store, and refuses one it doesn't know.
+func openJournal(dir string) (*journal, error) {
+	path := filepath.Join(dir, journalName)
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return createJournal(dir, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("badgerstore: %w", err)
+	}
+	if lock(file) != nil {
+		file.Close()
+		return nil, lockedError(dir)
+	}
+	j := &journal{file: file}
+	if err := j.read(); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("badgerstore: %s: %w", path, err)
+	}
+	return j, nil
+}
+
+// lockedError names the process that Badger noted down, if it did.
+func lockedError(dir string) error {
+	pid, _ := os.ReadFile(filepath.Join(dir, "LOCK"))
+	return fmt.Errorf("badgerstore: %s: %w (pid %s)", dir, storage.ErrLocked, strings.TrimSpace(string(pid)))
+}
+
+func createJournal(dir, path string) (*journal, error) {
+	if found, _ := filepath.Glob(filepath.Join(dir, "MANIFEST*")); len(found) > 0 {
+		return nil, fmt.Errorf("badgerstore: %s: %w: the directory holds a Badger database without the file %s", dir, storage.ErrCorrupt, journalName)
+	}
+	// Written aside and renamed, so that it is there whole or not at all.
+	temporary, err := os.CreateTemp(dir, journalName+".*")
+	if err != nil {
+		return nil, fmt.Errorf("badgerstore: %w", err)
+	}
+	defer os.Remove(temporary.Name())
+	data := make([]byte, 3*sector)
+	n := copy(data, journalMagic)
+	binary.BigEndian.PutUint32(data[n:], formatVersion)
+	seal(data[:sector])
+	seal(data[sector : 2*sector])
+	seal(data[2*sector:])
+	_, err = temporary.Write(data)
+	err = errors.Join(err, temporary.Sync())
+	if err == nil {
+		// Link fails where another process was faster; then its file is as good.
+		if err = os.Link(temporary.Name(), path); errors.Is(err, os.ErrExist) {
+			err = nil
+		}
+	}
+	if err = errors.Join(err, temporary.Close(), syncDir(dir)); err != nil {
+		return nil, fmt.Errorf("badgerstore: creating %s: %w", path, err)
+	}
+	return openJournal(dir)
+}
+
+// seal puts the checksum of a sector at its end.
+func seal(data []byte) {
+	binary.BigEndian.PutUint32(data[sector-4:], crc32.ChecksumIEEE(data[:sector-4]))
+}
+
+func sealed(data []byte) bool {
+	return binary.BigEndian.Uint32(data[sector-4:]) == crc32.ChecksumIEEE(data[:sector-4])
+}
+
+func (j *journal) read() error {
+	data := make([]byte, 3*sector)
+	if _, err := io.ReadFull(j.file, data); err != nil {
+		return fmt.Errorf("%w: %v", storage.ErrCorrupt, err)
+	}
+	head := data[:sector]
+	if string(head[:len(journalMagic)]) != journalMagic || !sealed(head) {
+		return fmt.Errorf("%w: its head is damaged", storage.ErrCorrupt)
+	}
+	if version := binary.BigEndian.Uint32(head[len(journalMagic):]); version > formatVersion {
+		return fmt.Errorf("%w: the store has format version %d, this program reads up to %d: use a newer release", storage.ErrFormat, version, formatVersion)
+	}
+	valid := false
+	for slot := int64(0); slot < 2; slot++ {
+		part := data[(1+slot)*sector:][:sector]
+		if !sealed(part) {
+			continue
+		}
+		if revision := binary.BigEndian.Uint64(part); !valid || revision >= j.acknowledged {
+			j.acknowledged, j.slot = revision, slot
+		}
+		valid = true
+	}
+	if !valid {
+		return fmt.Errorf("%w: both revisions in it are damaged", storage.ErrCorrupt)
+	}
+	return nil
+}
+
+// acknowledge records that revision is on disk, on disk.
+func (j *journal) acknowledge(revision uint64) error {
+	data := make([]byte, sector)
+	binary.BigEndian.PutUint64(data, revision)
+	seal(data)
+	next := 1 - j.slot
+	if _, err := j.file.WriteAt(data, (1+next)*sector); err != nil {
+		return err
+	}
+	if err := syncData(j.file); err != nil {
+		return err
+	}
+	j.slot, j.acknowledged = next, revision
+	return nil
+}
+
+func (j *journal) close() { j.file.Close() }
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,451 @@
+package badgerstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// transaction implements storage.ReadTx and storage.WriteTx: what it wrote itself, over
+// what the others of its group wrote, over the last commit.
+type transaction struct {
+	store    *Store
+	base     *badger.Txn
+	revision uint64
+	// layers of pending writes, the newest last: the group's, then our own. Each scan in a
+	// writing transaction seals the layers it reads. nil for readers.
+	layers  []map[string]write
+	over    bool
+	changes []storage.Change
+	size    int // of rows and keys, as the contract counts
+	writes  int
+	stored  int // bytes that go into Badger
+}
+
+func (tx *transaction) end() {
+	tx.over = true
+	tx.base.Discard()
+}
+
+func (tx *transaction) Revision() uint64 { return tx.revision }
+
+func (tx *transaction) Get(ix *storage.IndexSchema, key storage.Key) (any, error) {
+	if err := tx.check(ix.Table); err != nil {
+		return nil, err
+	}
+	if !ix.Unique {
+		return nil, ix.Wrap(key, fmt.Errorf("Get wants a unique index: %w", storage.ErrSchema))
+	}
+	if storage.CheckKey(key) != nil {
+		return nil, ix.Wrap(key, storage.ErrNotFound)
+	}
+	primary := key
+	if ix.Name != "" {
+		var err error
+		if primary, err = tx.read(append(indexPrefix(ix), key...)); err != nil {
+			return nil, ix.Wrap(key, err)
+		}
+	}
+	row, err := tx.row(ix.Table, primary, tx.layers)
+	if err != nil {
+		if ix.Name != "" && errors.Is(err, storage.ErrNotFound) {
+			err = fmt.Errorf("%w: an index entry leads to no row", storage.ErrCorrupt)
+		}
+		return nil, ix.Wrap(key, err)
+	}
+	return row, nil
+}
+
+// check refuses tables that are not attached, and transactions that have ended.
+func (tx *transaction) check(t *storage.TableSchema) error {
+	if tx.over {
+		return storage.ErrReadOnly
+	}
+	if (*tx.store.tables.Load())[t.Name] != t {
+		return &storage.Error{Table: t.Name, Err: fmt.Errorf("not attached: %w", storage.ErrSchema)}
+	}
+	return nil
+}
+
+// row returns the row with a primary key, or ErrNotFound.
+func (tx *transaction) row(t *storage.TableSchema, primary storage.Key, layers []map[string]write) (any, error) {
+	key := append(rowPrefix(t), primary...)
+	if w, ok := pending(layers, key); ok {
+		if w.deleted {
+			return nil, storage.ErrNotFound
+		}
+		return t.Decode(w.value)
+	}
+	item, err := tx.base.Get(key)
+	if err != nil {
+		return nil, readError(err)
+	}
+	return decode(t, item)
+}
+
+// decode reads a row out of Badger. Badger logs a value it can't read, and returns an empty one.
+func decode(t *storage.TableSchema, item *badger.Item) (row any, err error) {
+	failed := item.Value(func(data []byte) error {
+		row, err = t.Decode(data)
+		return nil
+	})
+	if failed != nil {
+		return nil, fmt.Errorf("%w: %v", storage.ErrCorrupt, failed)
+	}
+	return row, err
+}
+
+// read returns the value of a Badger key, or ErrNotFound.
+func (tx *transaction) read(key []byte) ([]byte, error) {
+	if w, ok := pending(tx.layers, key); ok {
+		if w.deleted {
+			return nil, storage.ErrNotFound
+		}
+		return w.value, nil
+	}
+	item, err := tx.base.Get(key)
+	if err != nil {
+		return nil, readError(err)
+	}
+	value, err := item.ValueCopy(nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v", storage.ErrCorrupt, err)
+	}
+	return value, nil
+}
+
+func readError(err error) error {
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return storage.ErrNotFound
+	}
+	return fmt.Errorf("badgerstore: %w", err)
+}
+
+func pending(layers []map[string]write, key []byte) (write, bool) {
+	for i := len(layers) - 1; i >= 0; i-- {
+		if w, ok := layers[i][string(key)]; ok {
+			return w, true
+		}
+	}
+	return write{}, false
+}
+
+// seal returns the pending writes as they are now; later ones go into a layer of their own.
+func (tx *transaction) seal() []map[string]write {
+	if len(tx.layers) == 0 {
+		return nil
+	}
+	if len(tx.layers) > 8 {
+		// The group's layer stays apart; ours become one.
+		tx.layers = []map[string]write{tx.layers[0], tx.own()}
+	}
+	if top := len(tx.layers) - 1; len(tx.layers[top]) == 0 {
+		return slices.Clone(tx.layers[:top])
+	}
+	sealed := slices.Clone(tx.layers)
+	tx.layers = append(tx.layers, map[string]write{})
+	return sealed
+}
+
+// own returns all that this transaction wrote.
+func (tx *transaction) own() map[string]write {
+	all := map[string]write{}
+	for _, layer := range tx.layers[1:] {
+		maps.Copy(all, layer)
+	}
+	return all
+}
+
+// set records a pending write.
+func (tx *transaction) set(key []byte, w write) {
+	tx.layers[len(tx.layers)-1][string(key)] = w
+}
+
+// keyed is a pending write with its key.
+type keyed struct {
+	key []byte
+	write
+}
+
+// overlay returns the pending writes with low ≤ key < high, in the order of a scan.
+func overlay(layers []map[string]write, low, high []byte, reverse bool) []keyed {
+	var out []keyed
+	for i := len(layers) - 1; i >= 0; i-- {
+		for k, w := range layers[i] {
+			key := []byte(k)
+			if bytes.Compare(key, low) < 0 || bytes.Compare(key, high) >= 0 {
+				continue
+			}
+			if _, newer := pending(layers[i+1:], key); !newer {
+				out = append(out, keyed{key, w})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b keyed) int {
+		if reverse {
+			a, b = b, a
+		}
+		return bytes.Compare(a.key, b.key)
+	})
+	return out
+}
+
+func (tx *transaction) Scan(ix *storage.IndexSchema, r storage.Range) iter.Seq2[any, error] {
+	return func(yield func(any, error) bool) {
+		if err := tx.check(ix.Table); err != nil {
+			yield(nil, err)
+			return
+		}
+		prefix := indexPrefix(ix)
+		from, to := r.Bounds()
+		low := append(slices.Clone(prefix), from...)
+		high := append(slices.Clone(prefix), 0xff) // beyond every part of a key
+		if to != nil {
+			high = append(slices.Clone(prefix), to...)
+		}
+		if bytes.Compare(low, high) >= 0 {
+			return
+		}
+		layers := tx.seal()
+		waiting := overlay(layers, low, high, r.Reverse)
+
+		options := badger.DefaultIteratorOptions
+		options.Reverse = r.Reverse
+		options.Prefix = prefix
+		it := tx.base.NewIterator(options)
+		defer it.Close()
+		if r.Reverse {
+			it.Seek(high)
+			if it.Valid() && bytes.Equal(it.Item().Key(), high) {
+				it.Next()
+			}
+		} else {
+			it.Seek(low)
+		}
+		stored := func() bool {
+			if !it.Valid() {
+				return false
+			}
+			key := it.Item().Key()
+			return bytes.Compare(key, low) >= 0 && bytes.Compare(key, high) < 0
+		}
+		for {
+			row, err, ok := tx.step(ix, it, stored(), &waiting, layers, r.Reverse)
+			if !ok {
+				return
+			}
+			if err != nil {
+				yield(nil, &storage.Error{Table: ix.Table.Name, Index: ix.Name, Err: err})
+				return
+			}
+			if row == nil {
+				continue // a pending deletion
+			}
+			if !yield(row, nil) {
+				return
+			}
+			if tx.over {
+				yield(nil, storage.ErrReadOnly)
+				return
+			}
+		}
+	}
+}
+
+// step merges the next entry out of Badger and the pending ones; not ok at the end.
+func (tx *transaction) step(ix *storage.IndexSchema, it *badger.Iterator, stored bool, waiting *[]keyed, layers []map[string]write, reverse bool) (row any, err error, ok bool) {
+	order := 1 // Badger has the next entry; 0: both have it, -1: it is a pending one
+	switch {
+	case !stored && len(*waiting) == 0:
+		return nil, nil, false
+	case !stored:
+		order = -1
+	case len(*waiting) > 0:
+		order = bytes.Compare((*waiting)[0].key, it.Item().Key())
+		if reverse {
+			order = -order
+		}
+	}
+	if order > 0 {
+		defer it.Next()
+		if ix.Name == "" {
+			row, err = decode(ix.Table, it.Item())
+			return row, err, true
+		}
+		failed := it.Item().Value(func(primary []byte) error {
+			row, err = tx.row(ix.Table, primary, layers)
+			return nil
+		})
+		return row, errors.Join(failed, err), true
+	}
+	next := (*waiting)[0]
+	*waiting = (*waiting)[1:]
+	if order == 0 {
+		it.Next()
+	}
+	switch {
+	case next.deleted:
+		return nil, nil, true
+	case ix.Name == "":
+		row, err = ix.Table.Decode(next.value)
+	default:
+		row, err = tx.row(ix.Table, next.value, layers)
+	}
+	return row, err, true
+}
+
+func (tx *transaction) Put(t *storage.TableSchema, row any) error {
+	if err := tx.check(t); err != nil {
+		return err
+	}
+	if tx.layers == nil {
+		return storage.ErrReadOnly
+	}
+	data, err := t.Encode(row)
+	if err != nil {
+		return err
+	}
+	primary := t.Key(row)
+	if err := storage.CheckKey(primary); err != nil {
+		return &storage.Error{Table: t.Name, Err: err}
+	}
+	var kept, old any
+	if len(t.Indexes) > 0 {
+		// Indexes are made of what is stored, not of what the caller holds.
+		if kept, err = t.Decode(data); err != nil {
+			return err
+		}
+		old, err = tx.row(t, primary, tx.layers)
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return t.Primary.Wrap(primary, err)
+		}
+	}
+	moves, entries, err := tx.moves(t, primary, old, kept)
+	if err != nil {
+		return err
+	}
+	if err := tx.grow(t, primary, len(primary)+len(data), max(entries, len(moves))+1, moves.size()+len(t.Name)+len(primary)+len(data)+16); err != nil {
+		return err
+	}
+	moves.apply(tx)
+	tx.set(append(rowPrefix(t), primary...), write{value: data})
+	tx.changes = append(tx.changes, storage.Change{Table: t.Name, Key: primary})
+	return nil
+}
+
+func (tx *transaction) Delete(t *storage.TableSchema, primary storage.Key) error {
+	if err := tx.check(t); err != nil {
+		return err
+	}
+	if tx.layers == nil {
+		return storage.ErrReadOnly
+	}
+	old, err := tx.row(t, primary, tx.layers)
+	if err != nil {
+		return t.Primary.Wrap(primary, err)
+	}
+	moves, _, err := tx.moves(t, primary, old, nil)
+	if err != nil {
+		return err
+	}
+	if err := tx.grow(t, primary, len(primary), len(moves)+1, moves.size()+len(t.Name)+len(primary)+16); err != nil {
+		return err
+	}
+	moves.apply(tx)
+	tx.set(append(rowPrefix(t), primary...), write{deleted: true})
+	tx.changes = append(tx.changes, storage.Change{Table: t.Name, Key: primary.Clone()})
+	return nil
+}
+
+// moves is what happens to index entries when a row changes.
+type moves []keyed
+
+func (m moves) size() int {
+	n := 0
+	for _, k := range m {
+		n += len(k.key) + len(k.value) + 16
+	}
+	return n
+}
+
+func (m moves) apply(tx *transaction) {
+	for _, k := range m {
+		tx.set(k.key, k.write)
+	}
+}
+
+// moves compares the index entries of the old row and the new one, either of which may be
+// nil, and counts those of the new one. ErrExists if a unique key is another row's.
+func (tx *transaction) moves(t *storage.TableSchema, primary storage.Key, old, row any) (out moves, entries int, err error) {
+	for _, ix := range t.Indexes {
+		var had, has []storage.Key
+		if old != nil {
+			if had, err = ix.Positions(old); err != nil {
+				return nil, 0, err
+			}
+		}
+		if row != nil {
+			if has, err = ix.Positions(row); err != nil {
+				return nil, 0, err
+			}
+		}
+		entries += len(has)
+		prefix := indexPrefix(ix)
+		at := func(p storage.Key) []byte { return append(slices.Clone(prefix), p...) }
+		for _, p := range has {
+			if slices.ContainsFunc(had, p.Equal) {
+				continue
+			}
+			if ix.Unique {
+				switch holder, err := tx.read(at(p)); {
+				case err == nil && !primary.Equal(holder):
+					return nil, 0, ix.Wrap(p, storage.ErrExists)
+				case err != nil && !errors.Is(err, storage.ErrNotFound):
+					return nil, 0, ix.Wrap(p, err)
+				}
+			}
+			out = append(out, keyed{at(p), write{value: primary}})
+		}
+		for _, p := range had {
+			if !slices.ContainsFunc(has, p.Equal) {
+				out = append(out, keyed{at(p), write{deleted: true}})
+			}
+		}
+	}
+	return out, entries, nil
+}
+
+// reindex writes the index entries of a stored row, for a table whose indexes changed.
+func (tx *transaction) reindex(t *storage.TableSchema, item *badger.Item) error {
+	row, err := decode(t, item)
+	if err != nil {
+		return err
+	}
+	primary := t.Key(row)
+	out, _, err := tx.moves(t, primary, nil, row)
+	if err != nil {
+		return err
+	}
+	tx.stored += out.size()
+	out.apply(tx)
+	return nil
+}
+
+// grow accounts for what the transaction writes.
+func (tx *transaction) grow(t *storage.TableSchema, key storage.Key, size, entries, stored int) error {
+	if tx.size+size > storage.MaxTxSize || tx.writes+entries > storage.MaxTxWrites || tx.stored+stored > maxCommit {
+		return t.Primary.Wrap(key, fmt.Errorf("transaction over %d bytes or %d entries: %w",
+			storage.MaxTxSize, storage.MaxTxWrites, storage.ErrTooLarge))
+	}
+	tx.size += size
+	tx.writes += entries
+	tx.stored += stored
+	return nil
+}

@@ -1,0 +1,472 @@
+// Package memstore keeps a storage.Store in memory, in go-memdb.
+//
+// Readers never wait, and see one immutable snapshot each. Writers take turns. Rows pass
+// through their stored form when they are written, so that memory behaves like disk: what
+// the form leaves out is not kept, and the caller's row stays the caller's.
+package memstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/go-memdb"
+
+	"github.com/opscenter-go/sdk/internal/feed"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Options of New. The zero value is what most programs want.
+type Options struct {
+	// DetectMutation makes every read compare the row with what was written, and return
+	// storage.ErrMutated for one that a reader modified in place. For tests: it encodes
+	// each row at each read.
+	DetectMutation bool
+	// FeedSize is how many changes a watcher may be behind before it is reset. Default 65,536.
+	FeedSize int
+}
+
+// Store implements storage.Store.
+type Store struct {
+	options Options
+	feed    *feed.Feed
+	closed  atomic.Bool
+
+	mu     sync.Mutex // held by the writer, and to change the schema
+	db     atomic.Pointer[memdb.MemDB]
+	tables map[string]*storage.TableSchema
+}
+
+// metaTable holds one row, the revision, so that it is part of every snapshot.
+const metaTable = "\x00meta"
+
+type meta struct{ revision uint64 }
+
+// stored is what go-memdb holds where mutation is to be detected.
+type stored struct {
+	row  any
+	data string
+}
+
+// New returns an empty store.
+func New(options ...Options) *Store {
+	s := &Store{tables: map[string]*storage.TableSchema{}}
+	if len(options) > 0 {
+		s.options = options[0]
+	}
+	s.feed = feed.New(0, s.options.FeedSize)
+	db, err := memdb.NewMemDB(s.schema())
+	if err != nil {
+		panic(err) // the schema of no tables is a constant
+	}
+	s.db.Store(db)
+	return s
+}
+
+// schema translates the attached tables for go-memdb.
+func (s *Store) schema() *memdb.DBSchema {
+	schema := &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
+		metaTable: {Name: metaTable, Indexes: map[string]*memdb.IndexSchema{
+			"id": {Name: "id", Unique: true, Indexer: constantIndexer{}},
+		}},
+	}}
+	for _, table := range s.tables {
+		indexes := map[string]*memdb.IndexSchema{
+			"id": {Name: "id", Unique: true, Indexer: primaryIndexer{table}},
+		}
+		for _, ix := range table.Indexes {
+			// Positions are unique by themselves: go-memdb has nothing to add to them.
+			indexes[indexName(ix)] = &memdb.IndexSchema{Name: indexName(ix), Unique: true, AllowMissing: true, Indexer: positionIndexer{ix}}
+		}
+		schema.Tables[table.Name] = &memdb.TableSchema{Name: table.Name, Indexes: indexes}
+	}
+	return schema
+}
+
+// indexName keeps our names apart from go-memdb's "id".
+func indexName(ix *storage.IndexSchema) string {
+	if ix.Name == "" {
+		return "id"
+	}
+	return "by " + ix.Name + "." // no name of ours ends in go-memdb's "_prefix"
+}
+
+// Attach implements storage.Store.
+func (s *Store) Attach(ctx context.Context, tables ...*storage.TableSchema) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Load() {
+		return storage.ErrClosed
+	}
+	added := false
+	for _, table := range tables {
+		switch known, ok := s.tables[table.Name]; {
+		case !ok:
+			s.tables[table.Name] = table
+			added = true
+		case known != table:
+			return &storage.Error{Table: table.Name, Err: storage.ErrSchema}
+		}
+	}
+	if !added {
+		return nil
+	}
+	db, err := memdb.NewMemDB(s.schema())
+	if err != nil {
+		return fmt.Errorf("memstore: %w", err)
+	}
+	old := s.db.Load()
+	from, to := old.Txn(false), db.Txn(true)
+	defer to.Abort()
+	for name := range old.DBSchema().Tables {
+		rows, err := from.Get(name, "id")
+		if err != nil {
+			return fmt.Errorf("memstore: %w", err)
+		}
+		for row := rows.Next(); row != nil; row = rows.Next() {
+			if err := to.Insert(name, row); err != nil {
+				return fmt.Errorf("memstore: %w", err)
+			}
+		}
+	}
+	to.Commit()
+	s.db.Store(db)
+	return nil
+}
+
+// View implements storage.Store.
+func (s *Store) View(ctx context.Context, fn func(storage.ReadTx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if s.closed.Load() {
+		return storage.ErrClosed
+	}
+	tx := s.begin(false)
+	defer func() { tx.over = true }()
+	return fn(tx)
+}
+
+// Update implements storage.Store.
+func (s *Store) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if s.closed.Load() {
+		return storage.ErrClosed
+	}
+	tx := s.begin(true)
+	defer func() {
+		tx.over = true
+		tx.txn.Abort() // does nothing after a commit
+	}()
+	if err := fn(tx); err != nil {
+		return err
+	}
+	if tx.broken != nil {
+		return tx.broken
+	}
+	if len(tx.changes) == 0 {
+		return nil
+	}
+	tx.revision++
+	if err := tx.txn.Insert(metaTable, &meta{tx.revision}); err != nil {
+		return fmt.Errorf("memstore: %w", err)
+	}
+	tx.txn.Commit()
+	s.feed.Publish(tx.revision, tx.changes)
+	return nil
+}
+
+// Watch implements storage.Store.
+func (s *Store) Watch(ctx context.Context, since uint64, tables ...string) iter.Seq2[storage.Batch, error] {
+	return s.feed.Watch(ctx, since, tables...)
+}
+
+// Close implements storage.Store.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed.Swap(true) {
+		s.feed.Close()
+	}
+	return nil
+}
+
+func (s *Store) begin(write bool) *transaction {
+	db := s.db.Load()
+	tx := &transaction{store: s, schema: db.DBSchema(), txn: db.Txn(write), write: write}
+	if row, _ := tx.txn.First(metaTable, "id"); row != nil {
+		tx.revision = row.(*meta).revision
+	}
+	return tx
+}
+
+// transaction implements storage.ReadTx and storage.WriteTx.
+type transaction struct {
+	store    *Store
+	schema   *memdb.DBSchema
+	txn      *memdb.Txn
+	write    bool
+	over     bool
+	revision uint64
+	changes  []storage.Change
+	size     int
+	writes   int
+	broken   error // go-memdb failed half-way: nothing of this may be committed
+}
+
+func (tx *transaction) Revision() uint64 { return tx.revision }
+
+func (tx *transaction) Get(ix *storage.IndexSchema, key storage.Key) (any, error) {
+	if tx.over {
+		return nil, storage.ErrReadOnly
+	}
+	if !ix.Unique {
+		return nil, ix.Wrap(key, fmt.Errorf("Get wants a unique index: %w", storage.ErrSchema))
+	}
+	found, err := tx.txn.First(ix.Table.Name, indexName(ix), key)
+	if err != nil {
+		return nil, tx.schemaError(ix.Table, err)
+	}
+	if found == nil {
+		return nil, ix.Wrap(key, storage.ErrNotFound)
+	}
+	return tx.open(ix.Table, found)
+}
+
+func (tx *transaction) Scan(ix *storage.IndexSchema, r storage.Range) iter.Seq2[any, error] {
+	return func(yield func(any, error) bool) {
+		if tx.over {
+			yield(nil, storage.ErrReadOnly)
+			return
+		}
+		txn := tx.txn
+		if tx.write {
+			txn = txn.Snapshot() // go-memdb's iterators don't survive writes beside them
+		}
+		rows, err := scan(txn, ix, r)
+		if err != nil {
+			yield(nil, tx.schemaError(ix.Table, err))
+			return
+		}
+		inRange := bounded(ix, r)
+		for found := rows.Next(); found != nil; found = rows.Next() {
+			row, err := tx.open(ix.Table, found)
+			if err == nil && inRange != nil {
+				var ok bool
+				if ok, err = inRange(row); err == nil && !ok {
+					return
+				}
+			}
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if !yield(row, nil) {
+				return
+			}
+			if tx.over {
+				yield(nil, storage.ErrReadOnly)
+				return
+			}
+		}
+	}
+}
+
+// scan places an iterator at the beginning of r; where it ends is for bounded to say.
+func scan(txn *memdb.Txn, ix *storage.IndexSchema, r storage.Range) (memdb.ResultIterator, error) {
+	table, index := ix.Table.Name, indexName(ix)
+	from, to := r.Bounds()
+	switch {
+	case !r.Reverse && len(from) == 0:
+		return txn.Get(table, index)
+	case !r.Reverse:
+		return txn.LowerBound(table, index, from)
+	case to == nil:
+		return txn.GetReverse(table, index)
+	}
+	rows, err := txn.ReverseLowerBound(table, index, to)
+	if err != nil {
+		return nil, err
+	}
+	return &skipping{rows: rows, skip: func(row any) bool {
+		positions, err := ix.Positions(unwrap(row))
+		return err == nil && slices.ContainsFunc(positions, to.Equal)
+	}}, nil
+}
+
+// skipping leaves out the first row of an iterator, if it stands at the exclusive end.
+type skipping struct {
+	rows memdb.ResultIterator
+	skip func(any) bool
+	on   bool
+}
+
+func (s *skipping) WatchCh() <-chan struct{} { return s.rows.WatchCh() }
+
+func (s *skipping) Next() any {
+	row := s.rows.Next()
+	if !s.on && row != nil && s.skip(row) {
+		row = s.rows.Next()
+	}
+	s.on = true
+	return row
+}
+
+// bounded returns a function that tells whether the next row of a scan is still in the
+// range, or nil if all are. go-memdb doesn't tell at which of its keys it found a row; but
+// entries come in order, so it is the first of the row's positions beyond the last one.
+func bounded(ix *storage.IndexSchema, r storage.Range) func(row any) (bool, error) {
+	from, to := r.Bounds()
+	if !r.Reverse && to == nil || r.Reverse && len(from) == 0 {
+		return nil
+	}
+	var last storage.Key
+	return func(row any) (bool, error) {
+		positions, err := ix.Positions(row)
+		if err != nil {
+			return false, err
+		}
+		if r.Reverse {
+			for i := len(positions) - 1; i >= 0; i-- {
+				p := positions[i]
+				if (last == nil && (to == nil || p.Compare(to) < 0)) || (last != nil && p.Compare(last) < 0) {
+					last = p
+					return r.Contains(p), nil
+				}
+			}
+			return false, nil
+		}
+		for _, p := range positions {
+			if (last == nil && p.Compare(from) >= 0) || (last != nil && p.Compare(last) > 0) {
+				last = p
+				return r.Contains(p), nil
+			}
+		}
+		return false, nil
+	}
+}
+
+func (tx *transaction) Put(t *storage.TableSchema, row any) error {
+	if tx.over || !tx.write {
+		return storage.ErrReadOnly
+	}
+	data, err := t.Encode(row)
+	if err != nil {
+		return err
+	}
+	key := t.Key(row)
+	if err := storage.CheckKey(key); err != nil {
+		return &storage.Error{Table: t.Name, Err: err}
+	}
+	kept, err := t.Decode(data)
+	if err != nil {
+		return err
+	}
+	entries := 1
+	for _, ix := range t.Indexes {
+		keys, err := ix.Keys(kept)
+		if err != nil {
+			return err
+		}
+		entries += len(keys)
+		for _, k := range keys {
+			if !ix.Unique {
+				break
+			}
+			other, err := tx.txn.First(t.Name, indexName(ix), k)
+			if err != nil {
+				return tx.schemaError(t, err)
+			}
+			if other != nil && !t.Key(unwrap(other)).Equal(key) {
+				return ix.Wrap(k, storage.ErrExists)
+			}
+		}
+	}
+	if err := tx.grow(t, key, len(key)+len(data), entries); err != nil {
+		return err
+	}
+	if tx.store.options.DetectMutation {
+		kept = &stored{row: kept, data: string(data)}
+	}
+	if err := tx.txn.Insert(t.Name, kept); err != nil {
+		return tx.fail(t, err)
+	}
+	tx.changes = append(tx.changes, storage.Change{Table: t.Name, Key: key})
+	return nil
+}
+
+func (tx *transaction) Delete(t *storage.TableSchema, key storage.Key) error {
+	if tx.over || !tx.write {
+		return storage.ErrReadOnly
+	}
+	found, err := tx.txn.First(t.Name, "id", key)
+	if err != nil {
+		return tx.schemaError(t, err)
+	}
+	if found == nil {
+		return t.Primary.Wrap(key, storage.ErrNotFound)
+	}
+	if err := tx.grow(t, key, len(key), 1); err != nil {
+		return err
+	}
+	if err := tx.txn.Delete(t.Name, found); err != nil {
+		return tx.fail(t, err)
+	}
+	tx.changes = append(tx.changes, storage.Change{Table: t.Name, Key: key.Clone()})
+	return nil
+}
+
+// grow accounts for what the transaction writes.
+func (tx *transaction) grow(t *storage.TableSchema, key storage.Key, size, entries int) error {
+	if tx.size+size > storage.MaxTxSize || tx.writes+entries > storage.MaxTxWrites {
+		return t.Primary.Wrap(key, fmt.Errorf("transaction over %d bytes or %d entries: %w",
+			storage.MaxTxSize, storage.MaxTxWrites, storage.ErrTooLarge))
+	}
+	tx.size += size
+	tx.writes += entries
+	return nil
+}
+
+// fail keeps a half-done write from ever being committed.
+func (tx *transaction) fail(t *storage.TableSchema, err error) error {
+	tx.broken = &storage.Error{Table: t.Name, Err: err}
+	return tx.schemaError(t, tx.broken)
+}
+
+func (tx *transaction) schemaError(t *storage.TableSchema, err error) error {
+	if _, ok := tx.schema.Tables[t.Name]; !ok {
+		return &storage.Error{Table: t.Name, Err: fmt.Errorf("not attached: %w", storage.ErrSchema)}
+	}
+	return err
+}
+
+// open returns the row of what go-memdb holds, ErrMutated if a reader modified it.
+func (tx *transaction) open(t *storage.TableSchema, found any) (any, error) {
+	kept, ok := found.(*stored)
+	if !ok {
+		return found, nil
+	}
+	data, err := t.Encode(kept.row)
+	if err != nil || string(data) != kept.data {
+		return nil, errors.Join(&storage.Error{Table: t.Name, Key: t.Key(kept.row), Err: storage.ErrMutated}, err)
+	}
+	return kept.row, nil
+}
+
+func unwrap(found any) any {
+	if kept, ok := found.(*stored); ok {
+		return kept.row
+	}
+	return found
+}

@@ -1,0 +1,153 @@
+// Package storage is the contract between the domain and the place where it keeps its rows.
+//
+// Rows are Go structs. Generics live at the edge, in [Table] and [Index]; a backend sees
+// one untyped [TableSchema] and derives everything from it. Two backends come with the SDK,
+// memstore (go-memdb) and badgerstore (Badger); package storetest holds every backend to the
+// same behaviour, and may be run by backends of your own.
+package storage
+
+import (
+	"context"
+	"fmt"
+	"iter"
+)
+
+// Limits that every backend keeps, so that what fits into one fits into all.
+const (
+	// MaxKeySize bounds an encoded key, in bytes.
+	MaxKeySize = 4 << 10
+	// MaxRowSize bounds an encoded row, in bytes.
+	MaxRowSize = 1 << 20
+	// MaxTxSize bounds what one Update may write, in bytes of encoded keys and rows.
+	MaxTxSize = 4 << 20
+	// MaxTxWrites bounds how many rows and index entries one Update may write or delete.
+	MaxTxWrites = 40_000
+)
+
+// Store is a transactional store of rows. All methods may be called concurrently.
+type Store interface {
+	// Attach makes tables known, before their first use. It is idempotent. A table whose
+	// indexes changed since the rows were written has them rebuilt. ErrSchema if another
+	// table of that name is attached already.
+	Attach(ctx context.Context, tables ...*TableSchema) error
+
+	// View runs fn on one snapshot. Rows are shared between readers: read, never modify
+	// (Table.Modify is the way to change one). The transaction ends when fn returns.
+	View(ctx context.Context, fn func(ReadTx) error) error
+
+	// Update runs fn in an atomic, serializable transaction: when Update returns nil, all
+	// that fn wrote is visible to all and, on a durable backend, on disk; on an error,
+	// of fn or of the store, nothing is. fn may be run more than once before one run is
+	// committed, so it must have no effects outside tx that it does not reset at its start.
+	// fn must not call the store's own methods. A context that ends before fn is run
+	// ends Update with its error; once fn has run, the outcome is waited for.
+	Update(ctx context.Context, fn func(WriteTx) error) error
+
+	// Watch yields what was committed after revision since, in commit order: the keys
+	// that changed in the named tables (all, if none is named). Several commits are merged
+	// into one Batch for a reader that is slower than the writers; no writer ever waits for
+	// a reader. A first or later Batch may have Reset set: the store can't tell what changed
+	// since, and everything must be read again. The sequence ends with ctx's error, or ErrClosed.
+	Watch(ctx context.Context, since uint64, tables ...string) iter.Seq2[Batch, error]
+
+	// Close waits for the transactions under way, and ends the store. What was acknowledged
+	// is kept by a durable backend. Later calls return ErrClosed; closing again is no error.
+	Close() error
+}
+
+// ReadTx reads one snapshot. It must not be used by several goroutines at once, nor after its function returned.
+type ReadTx interface {
+	// Revision is the store's revision this snapshot shows: it grows with every commit
+	// that changed something. For a durable backend it goes on after reopening.
+	Revision() uint64
+
+	// Get returns the row that key leads to in ix, which must be the primary or a unique
+	// index. ErrNotFound if there is none.
+	Get(ix *IndexSchema, key Key) (any, error)
+
+	// Scan yields the rows of ix in the order of their entries, as they were when the
+	// scan began: what the same transaction writes meanwhile is not seen by it.
+	Scan(ix *IndexSchema, r Range) iter.Seq2[any, error]
+}
+
+// WriteTx reads its own writes.
+type WriteTx interface {
+	ReadTx
+
+	// Put stores row under its primary key, replacing the one there, and moves its index
+	// entries. ErrExists if another row has a key of a unique index; the transaction
+	// can go on then. The store keeps no reference to row.
+	Put(t *TableSchema, row any) error
+
+	// Delete removes the row with that primary key. ErrNotFound if there is none.
+	Delete(t *TableSchema, key Key) error
+}
+
+// Range selects entries of an index. The zero value selects all, in ascending order.
+type Range struct {
+	// Prefix selects the entries that begin with it.
+	Prefix Key
+	// After selects the entries beyond it in the direction of the scan, exclusive. It need
+	// not be the key of an entry. The Position of the last Entry of a page is the After of the next.
+	After Key
+	// Reverse scans in descending order.
+	Reverse bool
+}
+
+// Batch is what changed between two revisions.
+type Batch struct {
+	// Revision up to which this batch tells all; the since to go on from.
+	Revision uint64
+	// Reset tells that changes may have been missed: read everything again.
+	Reset bool
+	// Changes in the order in which the keys last changed, each key once.
+	Changes []Change
+}
+
+// Change names a row that was written or deleted. Read it to know which.
+type Change struct {
+	Table string
+	Key   Key
+}
+
+// Bounds returns where a scan of r begins and ends among sorted entries: from is the first
+// possible entry (inclusive), to the first beyond (exclusive), nil for none. After is taken
+// into account on the side where the scan begins.
+func (r Range) Bounds() (from, to Key) {
+	from, to = r.Prefix, r.Prefix.after()
+	if r.After == nil {
+		return from, to
+	}
+	if !r.Reverse {
+		if next := append(r.After.Clone(), 0); next.Compare(from) > 0 {
+			from = next
+		}
+		return from, to
+	}
+	if to == nil || r.After.Compare(to) < 0 {
+		to = r.After
+	}
+	return from, to
+}
+
+// Contains reports whether a scan of r may yield the entry at position p.
+func (r Range) Contains(p Key) bool {
+	if !p.HasPrefix(r.Prefix) {
+		return false
+	}
+	if r.After == nil {
+		return true
+	}
+	if r.Reverse {
+		return p.Compare(r.After) < 0
+	}
+	return p.Compare(r.After) > 0
+}
+
+// CheckKey returns ErrTooLarge for a key over MaxKeySize.
+func CheckKey(key Key) error {
+	if len(key) > MaxKeySize {
+		return fmt.Errorf("key of %d bytes, at most %d are allowed: %w", len(key), MaxKeySize, ErrTooLarge)
+	}
+	return nil
+}

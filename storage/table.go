@@ -1,0 +1,267 @@
+package storage
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+)
+
+// TableSchema is what a backend knows of a table.
+type TableSchema struct {
+	Name    string
+	Primary *IndexSchema
+	Indexes []*IndexSchema // the secondary ones
+	encode  func(row any) ([]byte, error)
+	decode  func(data []byte) (any, error)
+}
+
+// IndexSchema is what a backend knows of an index.
+type IndexSchema struct {
+	Table  *TableSchema
+	Name   string // empty: the primary index
+	Unique bool
+	keys   func(row any) []Key
+}
+
+// Encode returns the stored form of a row. ErrTooLarge beyond MaxRowSize, ErrEncoding for a
+// string that is not valid UTF-8.
+func (t *TableSchema) Encode(row any) ([]byte, error) {
+	data, err := t.encode(row)
+	if err == nil && bytes.Contains(data, []byte(`\ufffd`)) {
+		err = t.checkText(data)
+	}
+	if err != nil {
+		return nil, &Error{Table: t.Name, Key: t.Key(row), Err: err}
+	}
+	if len(data) > MaxRowSize {
+		return nil, &Error{Table: t.Name, Key: t.Key(row),
+			Err: fmt.Errorf("row of %d bytes, at most %d are allowed: %w", len(data), MaxRowSize, ErrTooLarge)}
+	}
+	return data, nil
+}
+
+// checkText finds out whether encoding/json replaced bytes that are not UTF-8: it writes an
+// escape for those, and the replacement character itself as it is.
+func (t *TableSchema) checkText(data []byte) error {
+	row, err := t.decode(data)
+	if err != nil {
+		return err
+	}
+	again, err := t.encode(row)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(data, again) {
+		return ErrEncoding
+	}
+	return nil
+}
+
+// Decode returns the row that was encoded as data, ErrCorrupt if it can't be one.
+func (t *TableSchema) Decode(data []byte) (any, error) {
+	row, err := t.decode(data)
+	if err != nil {
+		return nil, &Error{Table: t.Name, Err: fmt.Errorf("%w: %v", ErrCorrupt, err)}
+	}
+	return row, nil
+}
+
+// Key returns the row's primary key.
+func (t *TableSchema) Key(row any) Key { return t.Primary.keys(row)[0] }
+
+// Keys returns the index keys of a row, sorted, each once, and ErrTooLarge for one beyond MaxKeySize.
+func (ix *IndexSchema) Keys(row any) ([]Key, error) {
+	keys := ix.keys(row)
+	for _, key := range keys {
+		if err := CheckKey(key); err != nil {
+			return nil, &Error{Table: ix.Table.Name, Index: ix.Name, Err: err}
+		}
+	}
+	if len(keys) > 1 {
+		keys = slices.Clone(keys)
+		slices.SortFunc(keys, Key.Compare)
+		keys = slices.CompactFunc(keys, Key.Equal)
+	}
+	return keys, nil
+}
+
+// Positions returns the places of a row's entries in the index: its keys, each with the
+// primary key behind it where the index is not unique.
+func (ix *IndexSchema) Positions(row any) ([]Key, error) {
+	keys, err := ix.Keys(row)
+	if err != nil || ix.Unique {
+		return keys, err
+	}
+	pk := ix.Table.Key(row)
+	out := make([]Key, len(keys))
+	for i, key := range keys {
+		out[i] = key.Join(pk)
+	}
+	return out, nil
+}
+
+// Wrap returns err with the table, the index and the key it is about.
+func (ix *IndexSchema) Wrap(key Key, err error) error {
+	return &Error{Table: ix.Table.Name, Index: ix.Name, Key: key, Err: err}
+}
+
+// Table is a typed table. Declare it once, as a package variable; it holds no rows.
+// T is a struct that encoding/json can carry in both directions: fields that it leaves
+// out are not stored, on no backend.
+type Table[T any] struct {
+	schema *TableSchema
+}
+
+// Index is a typed secondary index.
+type Index[T any] struct {
+	schema *IndexSchema
+}
+
+// NewTable declares a table. primary returns the key a row is stored under; it must
+// depend on the row alone.
+func NewTable[T any](name string, primary func(*T) Key) *Table[T] {
+	t := &TableSchema{Name: name}
+	t.Primary = &IndexSchema{Table: t, Unique: true, keys: func(row any) []Key { return []Key{primary(row.(*T))} }}
+	t.encode = func(row any) ([]byte, error) { return json.Marshal(row) }
+	t.decode = func(data []byte) (any, error) {
+		row := new(T)
+		if err := json.Unmarshal(data, row); err != nil {
+			return nil, err
+		}
+		return row, nil
+	}
+	return &Table[T]{schema: t}
+}
+
+// Unique adds an index in which each key belongs to one row at the most. A row for which
+// keys returns none is not in the index. Add indexes before the table is attached.
+func (t *Table[T]) Unique(name string, keys func(*T) []Key) *Index[T] {
+	return t.index(name, true, keys)
+}
+
+// Index adds an index in which rows may share keys; they order by primary key then.
+func (t *Table[T]) Index(name string, keys func(*T) []Key) *Index[T] {
+	return t.index(name, false, keys)
+}
+
+func (t *Table[T]) index(name string, unique bool, keys func(*T) []Key) *Index[T] {
+	ix := &IndexSchema{Table: t.schema, Name: name, Unique: unique, keys: func(row any) []Key { return keys(row.(*T)) }}
+	t.schema.Indexes = append(t.schema.Indexes, ix)
+	return &Index[T]{schema: ix}
+}
+
+// Schema returns the untyped definition, to attach and to read from generic code.
+func (t *Table[T]) Schema() *TableSchema { return t.schema }
+
+// Name returns the table's name, as it stands in a [Change].
+func (t *Table[T]) Name() string { return t.schema.Name }
+
+// Get returns the row with that primary key, to read and not to modify, or ErrNotFound.
+func (t *Table[T]) Get(tx ReadTx, key Key) (*T, error) { return get[T](tx, t.schema.Primary, key) }
+
+// Find is Get, with nil for a row that isn't there.
+func (t *Table[T]) Find(tx ReadTx, key Key) (*T, error) { return find[T](tx, t.schema.Primary, key) }
+
+// Scan yields rows in the order of their primary keys.
+func (t *Table[T]) Scan(tx ReadTx, r Range) iter.Seq2[*T, error] {
+	return scan[T](tx, t.schema.Primary, r)
+}
+
+// Put stores a row, new or not.
+func (t *Table[T]) Put(tx WriteTx, row *T) error { return tx.Put(t.schema, row) }
+
+// Insert stores a row that must be new: ErrExists if its primary key is taken.
+func (t *Table[T]) Insert(tx WriteTx, row *T) error {
+	key := t.schema.Key(row)
+	switch _, err := tx.Get(t.schema.Primary, key); {
+	case err == nil:
+		return t.schema.Primary.Wrap(key, ErrExists)
+	case !errors.Is(err, ErrNotFound):
+		return err
+	}
+	return tx.Put(t.schema, row)
+}
+
+// Delete removes the row with that primary key, or returns ErrNotFound.
+func (t *Table[T]) Delete(tx WriteTx, key Key) error { return tx.Delete(t.schema, key) }
+
+// Modify hands fn a copy of the row with that primary key and stores what fn made of it.
+// An error of fn is returned, and nothing is stored. A changed primary key moves the row.
+func (t *Table[T]) Modify(tx WriteTx, key Key, fn func(*T) error) error {
+	old, err := t.Get(tx, key)
+	if err != nil {
+		return err
+	}
+	row, err := t.Clone(old)
+	if err != nil {
+		return err
+	}
+	if err := fn(row); err != nil {
+		return err
+	}
+	if newKey := t.schema.Key(row); !newKey.Equal(key) {
+		if err := t.Delete(tx, key); err != nil {
+			return err
+		}
+		return t.Insert(tx, row)
+	}
+	return t.Put(tx, row)
+}
+
+// Clone returns a deep copy of a row: what the store would return after storing it.
+func (t *Table[T]) Clone(row *T) (*T, error) {
+	data, err := t.schema.Encode(row)
+	if err != nil {
+		return nil, err
+	}
+	out, err := t.schema.Decode(data)
+	if err != nil {
+		return nil, err
+	}
+	return out.(*T), nil
+}
+
+// Get returns the row a unique index leads to, or ErrNotFound.
+func (ix *Index[T]) Get(tx ReadTx, key Key) (*T, error) { return get[T](tx, ix.schema, key) }
+
+// Find is Get, with nil for a row that isn't there.
+func (ix *Index[T]) Find(tx ReadTx, key Key) (*T, error) { return find[T](tx, ix.schema, key) }
+
+// Scan yields rows in the order of the index. A row with several keys comes once for each of them in the range.
+func (ix *Index[T]) Scan(tx ReadTx, r Range) iter.Seq2[*T, error] { return scan[T](tx, ix.schema, r) }
+
+// Schema returns the untyped definition.
+func (ix *Index[T]) Schema() *IndexSchema { return ix.schema }
+
+func get[T any](tx ReadTx, ix *IndexSchema, key Key) (*T, error) {
+	row, err := tx.Get(ix, key)
+	if err != nil {
+		return nil, err
+	}
+	return row.(*T), nil
+}
+
+func find[T any](tx ReadTx, ix *IndexSchema, key Key) (*T, error) {
+	row, err := get[T](tx, ix, key)
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	return row, err
+}
+
+func scan[T any](tx ReadTx, ix *IndexSchema, r Range) iter.Seq2[*T, error] {
+	return func(yield func(*T, error) bool) {
+		for row, err := range tx.Scan(ix, r) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if !yield(row.(*T), nil) {
+				return
+			}
+		}
+	}
+}
