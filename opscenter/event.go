@@ -1,0 +1,174 @@
+package opscenter
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// EventKind says what an event is about.
+type EventKind string
+
+const (
+	EventServerRegistered     EventKind = "server-registered"
+	EventServerReinstalled    EventKind = "server-reinstalled"
+	EventServerAnnounced      EventKind = "server-pre-registered"
+	EventRegistrationRefused  EventKind = "registration-refused"
+	EventServerRenamed        EventKind = "server-renamed"
+	EventServerUpdated        EventKind = "server-updated"
+	EventServerDeleted        EventKind = "server-deleted"
+	EventReinstallAllowed     EventKind = "reinstall-allowed"
+	EventConnectionURLChanged EventKind = "connection-url-changed"
+	EventSelfUpdate           EventKind = "self-update"
+	EventStatusChanged        EventKind = "status-changed"
+	EventTypeChanged          EventKind = "type-changed"
+	EventTokenCreated         EventKind = "token-created"
+	EventTokenUpdated         EventKind = "token-updated"
+	EventTokenRevoked         EventKind = "token-revoked"
+	EventUpdatePublished      EventKind = "update-published"
+	EventActionStarted        EventKind = "action-started"
+	EventActionFinished       EventKind = "action-finished"
+	EventActionFailed         EventKind = "action-failed"
+)
+
+// Event tells of something that was decided or changed, and why. Events hold no secrets:
+// tokens are named by their description.
+type Event struct {
+	// Sequence numbers grow, without gaps, for the life of the store.
+	Sequence uint64
+	At       time.Time
+	Kind     EventKind
+	Server   string // name at the time; empty if it is about none
+	Reason   string
+}
+
+// record appends events, and drops what is over Options.MaxEvents.
+func (r *Registry) record(tx storage.WriteTx, list ...Event) error {
+	if len(list) == 0 {
+		return nil
+	}
+	last, err := counters.Find(tx, storage.StringKey("events"))
+	if err != nil {
+		return err
+	}
+	next := counter{Name: "events"}
+	if last != nil {
+		next.Value = last.Value
+	}
+	limit := uint64(r.options.MaxEvents)
+	for _, e := range list {
+		next.Value++
+		e.Sequence = next.Value
+		if err := events.Put(tx, &e); err != nil {
+			return err
+		}
+		if next.Value > limit {
+			if old, err := events.Find(tx, storage.UintKey(next.Value-limit)); err != nil {
+				return err
+			} else if old != nil {
+				if err := events.Delete(tx, storage.UintKey(old.Sequence)); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return counters.Put(tx, &next)
+}
+
+// logEvents writes events to the log, once they are stored.
+func (r *Registry) logEvents(ctx context.Context, list []Event) {
+	for _, e := range list {
+		r.log.InfoContext(ctx, string(e.Kind), "server", e.Server, "reason", e.Reason)
+	}
+}
+
+// EventFilter selects events. The zero value selects all.
+type EventFilter struct {
+	// After selects events with a greater sequence number.
+	After uint64
+	// Server selects the events of that server, under the name it had.
+	Server string
+	// Limit bounds how many are returned; default DefaultPageSize, at most MaxPageSize.
+	Limit int
+	// Newest returns the newest first; After is then the exclusive lower end still.
+	Newest bool
+}
+
+// Events returns events, the oldest first unless told otherwise.
+func (r *Registry) Events(ctx context.Context, filter EventFilter) (out []Event, err error) {
+	limit := pageSize(filter.Limit)
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		out = nil
+		scan, prefix := events.Scan, storage.Key(nil)
+		if filter.Server != "" {
+			scan, prefix = eventsByServer.Scan, storage.StringKey(filter.Server)
+		}
+		within := storage.Range{Prefix: prefix, Reverse: filter.Newest}
+		if !filter.Newest {
+			within.After = prefix.Uint(filter.After)
+		}
+		for e, err := range scan(tx, within) {
+			if err != nil {
+				return err
+			}
+			if e.Sequence <= filter.After || len(out) == limit {
+				break
+			}
+			out = append(out, *e)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// WatchEvents yields the events after sequence number after, then each new one as it is
+// recorded, in order. Those that were dropped meanwhile show as a gap in the numbers. It ends with ctx's error.
+func (r *Registry) WatchEvents(ctx context.Context, after uint64) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		revision, err := r.Revision(ctx)
+		if err != nil {
+			yield(Event{}, err)
+			return
+		}
+		catchUp := func() bool {
+			for {
+				page, err := r.Events(ctx, EventFilter{After: after, Limit: MaxPageSize})
+				if err != nil {
+					yield(Event{}, err)
+					return false
+				}
+				for _, e := range page {
+					after = e.Sequence
+					if !yield(e, nil) {
+						return false
+					}
+				}
+				if len(page) < MaxPageSize {
+					return true
+				}
+			}
+		}
+		if !catchUp() {
+			return
+		}
+		for _, err := range r.store.Watch(ctx, revision, events.Name()) {
+			if err != nil {
+				yield(Event{}, err)
+				return
+			}
+			if !catchUp() {
+				return
+			}
+		}
+	}
+}
+
+// pageSize applies the limits of list methods.
+func pageSize(limit int) int {
+	if limit <= 0 {
+		return DefaultPageSize
+	}
+	return min(limit, MaxPageSize)
+}

@@ -1,0 +1,264 @@
+package opscenter
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Page selects a page of a list. The zero value is the first page, of DefaultPageSize.
+type Page struct {
+	// Limit bounds how many are returned; at most MaxPageSize.
+	Limit int
+	// Cursor is the Next of the page before. It stays good while rows come and go.
+	Cursor string
+}
+
+// within returns the range the page begins at.
+func (p Page) within(prefix storage.Key) (storage.Range, error) {
+	r := storage.Range{Prefix: prefix}
+	if p.Cursor == "" {
+		return r, nil
+	}
+	last, err := decodeCursor(p.Cursor)
+	if err != nil {
+		return r, err
+	}
+	r.After = prefix.Str(last)
+	return r, nil
+}
+
+// encodeCursor makes a cursor of the last key of a page. What is in it is nobody's business.
+func encodeCursor(last string) string {
+	return base64.RawURLEncoding.EncodeToString([]byte("1" + last))
+}
+
+func decodeCursor(cursor string) (string, error) {
+	data, err := base64.RawURLEncoding.DecodeString(cursor)
+	if err != nil || len(data) < 1 || data[0] != '1' || len(data) > MaxNameLength+1 {
+		return "", fmt.Errorf("cursor %q: %w", cut(cursor), ErrInvalidCursor)
+	}
+	return string(data[1:]), nil
+}
+
+// ServerFilter selects servers: those that match all that is set. The zero value selects all.
+type ServerFilter struct {
+	Status       Status
+	StatusDetail StatusDetail
+	Type         ServerType
+	Cluster      string
+	Channel      string
+	// Fingerprint of the certificate, in hexadecimal digits.
+	Fingerprint   string
+	NeedsUpdate   *bool
+	NeedsReboot   *bool
+	InMaintenance *bool
+}
+
+// check refuses names that no server can have, so that a typing error is not an empty list.
+func (f ServerFilter) check() error {
+	if f.Status != "" && !slices.Contains(Statuses, f.Status) {
+		return fmt.Errorf("status %q, known are %q: %w", cut(string(f.Status)), Statuses, ErrInvalidFilter)
+	}
+	if f.StatusDetail != "" && !slices.Contains(StatusDetails, f.StatusDetail) {
+		return fmt.Errorf("status detail %q, known are %q: %w", cut(string(f.StatusDetail)), StatusDetails, ErrInvalidFilter)
+	}
+	if f.Type != "" && !slices.Contains(ServerTypes, f.Type) {
+		return fmt.Errorf("type %q, known are %q: %w", cut(string(f.Type)), ServerTypes, ErrInvalidFilter)
+	}
+	return nil
+}
+
+// matches applies the filter to rows, before anything is copied.
+func (f ServerFilter) matches(server *Server, state *ServerState, available map[string]string) bool {
+	switch {
+	case f.Cluster != "" && server.Cluster != f.Cluster,
+		f.Channel != "" && server.Channel != f.Channel,
+		f.Fingerprint != "" && !strings.EqualFold(server.Fingerprint, f.Fingerprint),
+		f.Status != "" && state.Status != f.Status,
+		f.StatusDetail != "" && state.StatusDetail != f.StatusDetail,
+		f.Type != "" && state.Type != f.Type,
+		f.NeedsReboot != nil && state.Versions.NeedsReboot() != *f.NeedsReboot,
+		f.InMaintenance != nil && (state.Maintenance != NotInMaintenance) != *f.InMaintenance,
+		f.NeedsUpdate != nil && (len(state.Versions.Outdated(available)) > 0) != *f.NeedsUpdate:
+		return false
+	}
+	return true
+}
+
+// Servers yields the servers that match, in the order of their names, out of one snapshot.
+// Don't hold it up: the snapshot stays in memory, or on disk, until the loop ends.
+func (r *Registry) Servers(ctx context.Context, filter ServerFilter) iter.Seq2[*ServerInfo, error] {
+	return func(yield func(*ServerInfo, error) bool) {
+		err := r.store.View(ctx, func(tx storage.ReadTx) error {
+			for info, err := range r.scan(tx, filter, Page{}) {
+				if err != nil {
+					return err
+				}
+				if !yield(info, nil) {
+					return nil
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// ServerPage is a page of servers.
+type ServerPage struct {
+	Servers []*ServerInfo
+	// Next is the cursor of the next page; empty on the last.
+	Next string
+}
+
+// ListServers returns a page of the servers that match, in the order of their names.
+// Errors: ErrInvalidFilter, ErrInvalidCursor.
+func (r *Registry) ListServers(ctx context.Context, filter ServerFilter, page Page) (out ServerPage, err error) {
+	limit := pageSize(page.Limit)
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		out = ServerPage{}
+		for info, err := range r.scan(tx, filter, page) {
+			if err != nil {
+				return err
+			}
+			if len(out.Servers) == limit {
+				out.Next = encodeCursor(out.Servers[limit-1].Name)
+				break
+			}
+			out.Servers = append(out.Servers, info)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// scan yields the servers that match from a page on, by the index that leaves the fewest to
+// look at. In each of them entries with the same key come by name.
+func (r *Registry) scan(tx storage.ReadTx, filter ServerFilter, page Page) iter.Seq2[*ServerInfo, error] {
+	return func(yield func(*ServerInfo, error) bool) {
+		if err := filter.check(); err != nil {
+			yield(nil, err)
+			return
+		}
+		var pairs iter.Seq2[pair, error]
+		switch {
+		case filter.Fingerprint != "":
+			pairs = pairsByIndex(tx, byFingerprint, strings.ToLower(filter.Fingerprint), page)
+		case filter.Cluster != "":
+			pairs = pairsByIndex(tx, serversByCluster, filter.Cluster, page)
+		case filter.Status != "":
+			pairs = pairsByStatus(tx, filter.Status, page)
+		case filter.Channel != "":
+			pairs = pairsByIndex(tx, serversByChannel, filter.Channel, page)
+		default:
+			pairs = allPairs(tx, page)
+		}
+		newest := map[string]map[string]string{} // by channel
+		for p, err := range pairs {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			versions, ok := newest[p.server.Channel]
+			if !ok {
+				if versions, err = available(tx, p.server.Channel); err != nil {
+					yield(nil, err)
+					return
+				}
+				newest[p.server.Channel] = versions
+			}
+			if !filter.matches(p.server, p.state, versions) {
+				continue
+			}
+			if !yield(r.info(p.server, p.state, versions), nil) {
+				return
+			}
+		}
+	}
+}
+
+// pair is a server with its state.
+type pair struct {
+	server *Server
+	state  *ServerState
+}
+
+// allPairs reads both tables side by side: they have the same keys.
+func allPairs(tx storage.ReadTx, page Page) iter.Seq2[pair, error] {
+	return func(yield func(pair, error) bool) {
+		within, err := page.within(nil)
+		if err != nil {
+			yield(pair{}, err)
+			return
+		}
+		nextState, stop := iter.Pull2(states.Scan(tx, within))
+		defer stop()
+		for server, err := range servers.Scan(tx, within) {
+			if err != nil {
+				yield(pair{}, err)
+				return
+			}
+			state, err, ok := nextState()
+			for ok && err == nil && state.Name < server.Name {
+				state, err, ok = nextState()
+			}
+			if err != nil {
+				yield(pair{}, err)
+				return
+			}
+			if !ok || state.Name != server.Name {
+				yield(pair{}, fmt.Errorf("server %q has no state: %w", server.Name, storage.ErrCorrupt))
+				return
+			}
+			if !yield(pair{server, state}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func pairsByIndex(tx storage.ReadTx, index *storage.Index[Server], value string, page Page) iter.Seq2[pair, error] {
+	return func(yield func(pair, error) bool) {
+		within, err := page.within(storage.StringKey(value))
+		if err != nil {
+			yield(pair{}, err)
+			return
+		}
+		for server, err := range index.Scan(tx, within) {
+			var state *ServerState
+			if err == nil {
+				state, err = states.Get(tx, nameKey(server.Name))
+			}
+			if !yield(pair{server, state}, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func pairsByStatus(tx storage.ReadTx, status Status, page Page) iter.Seq2[pair, error] {
+	return func(yield func(pair, error) bool) {
+		within, err := page.within(storage.StringKey(string(status)))
+		if err != nil {
+			yield(pair{}, err)
+			return
+		}
+		for state, err := range statesByStatus.Scan(tx, within) {
+			var server *Server
+			if err == nil {
+				server, err = servers.Get(tx, nameKey(state.Name))
+			}
+			if !yield(pair{server, state}, err) || err != nil {
+				return
+			}
+		}
+	}
+}

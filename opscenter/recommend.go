@@ -1,0 +1,182 @@
+package opscenter
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Action is what can be done to a server on its way through an update.
+type Action string
+
+const (
+	ActionNone     Action = ""
+	ActionUpdate   Action = "update"
+	ActionEvacuate Action = "evacuate"
+	ActionReboot   Action = "reboot"
+	ActionRestore  Action = "restore"
+)
+
+// UpdateState is where a server stands in an update. The names are those of Operations Center.
+type UpdateState string
+
+const (
+	UpdateStateUndefined      UpdateState = "undefined"
+	UpdateStateUpToDate       UpdateState = "up to date"
+	UpdateStatePending        UpdateState = "update pending"
+	UpdateStateUpdating       UpdateState = "updating"
+	UpdateStateEvacuation     UpdateState = "evacuation pending"
+	UpdateStateEvacuating     UpdateState = "evacuating"
+	UpdateStateEvacuatedBoot  UpdateState = "in maintenance, reboot pending"
+	UpdateStateEvacuatedReset UpdateState = "in maintenance, rebooting"
+	UpdateStateRestorePending UpdateState = "in maintenance, restore pending"
+	UpdateStateRestoring      UpdateState = "restoring"
+	UpdateStateRebootPending  UpdateState = "reboot pending"
+	UpdateStateRebooting      UpdateState = "rebooting"
+)
+
+// Condition is what a recommendation depends on.
+type Condition struct {
+	Type         ServerType
+	Status       Status
+	StatusDetail StatusDetail
+	NeedsUpdate  bool
+	NeedsReboot  bool
+	Maintenance  MaintenanceState
+}
+
+// Recommendation is what to do with a server next, and why.
+type Recommendation struct {
+	Action      Action
+	UpdateState UpdateState
+	// Rule names the row of the specification's tables that matched, or what stood before them.
+	Rule string
+	// Reason tells the rule and the facts it was applied to, for people.
+	Reason string
+}
+
+// Recommend returns the recommended action for a server in that condition. It is pure, and
+// follows the two tables of the specification (section "Update Operating System"); before
+// them stands that nothing is recommended for a server that is not ready, or with which
+// something is under way. The actions evacuate and restore exist for type incus only.
+func Recommend(c Condition) Recommendation {
+	if c.Status != StatusReady {
+		return notReady(c)
+	}
+	if r, ok := inProgress(c); ok {
+		return r
+	}
+	evacuated := c.Maintenance == MaintenanceEvacuated
+	incus := c.Type == TypeIncus
+	rule := fmt.Sprintf("needs update %t, needs reboot %t, in maintenance %t", c.NeedsUpdate, c.NeedsReboot, evacuated)
+	switch {
+	case c.NeedsUpdate:
+		return c.because(ActionUpdate, UpdateStatePending, rule, "a newer version is available")
+	case c.NeedsReboot && evacuated:
+		return c.because(ActionReboot, UpdateStateEvacuatedBoot, rule, "a reboot is required, and its instances are away")
+	case c.NeedsReboot && incus:
+		return c.because(ActionEvacuate, UpdateStateEvacuation, rule, "a reboot is required, and type incus is evacuated before")
+	case c.NeedsReboot:
+		return c.because(ActionReboot, UpdateStateRebootPending, rule, fmt.Sprintf("a reboot is required, and type %s is not evacuated before", c.typeName()))
+	case evacuated && incus:
+		return c.because(ActionRestore, UpdateStateRestorePending, rule, "nothing is left to do, and its instances are away")
+	case evacuated:
+		return c.because(ActionNone, UpdateStateUndefined, rule, fmt.Sprintf("restore is not available for type %s", c.typeName()))
+	}
+	return c.because(ActionNone, UpdateStateUpToDate, rule, "everything is up to date")
+}
+
+func (c Condition) because(action Action, state UpdateState, rule, why string) Recommendation {
+	return Recommendation{Action: action, UpdateState: state, Rule: rule, Reason: fmt.Sprintf("%s (%s)", why, rule)}
+}
+
+func (c Condition) typeName() ServerType {
+	if c.Type == "" {
+		return TypeUnknown
+	}
+	return c.Type
+}
+
+func notReady(c Condition) Recommendation {
+	state := UpdateStateUndefined
+	if c.Status == StatusOffline && c.StatusDetail == DetailRebooting {
+		state = UpdateStateRebooting
+		if c.Maintenance == MaintenanceEvacuated {
+			state = UpdateStateEvacuatedReset
+		}
+	}
+	status := c.Status
+	if status == "" {
+		status = StatusUnknown
+	}
+	return c.because(ActionNone, state, "not ready", "the server is "+describe(status, c.StatusDetail))
+}
+
+func inProgress(c Condition) (Recommendation, bool) {
+	var state UpdateState
+	what := string(c.StatusDetail)
+	switch c.StatusDetail {
+	case DetailUpdating, DetailUpdatingApplication:
+		state = UpdateStateUpdating
+	case DetailEvacuating:
+		state = UpdateStateEvacuating
+	case DetailRestoring:
+		state = UpdateStateRestoring
+	case DetailNone:
+		switch c.Maintenance {
+		case MaintenanceEvacuating:
+			state, what = UpdateStateEvacuating, "evacuating"
+		case MaintenanceRestoring:
+			state, what = UpdateStateRestoring, "restoring"
+		default:
+			return Recommendation{}, false
+		}
+	default: // a detail that is none of a ready server: something is going on
+		state = UpdateStateUndefined
+	}
+	return c.because(ActionNone, state, "in progress", "the server is "+what), true
+}
+
+// condition returns what a recommendation for the server depends on.
+func (s *ServerState) condition(outdated map[string]string) Condition {
+	return Condition{
+		Type:         s.Type,
+		Status:       s.Status,
+		StatusDetail: s.StatusDetail,
+		NeedsUpdate:  len(outdated) > 0,
+		NeedsReboot:  s.Versions.NeedsReboot(),
+		Maintenance:  s.Maintenance,
+	}
+}
+
+// explainVersions adds to a recommendation which versions it was about.
+func (s *ServerState) explainVersions(r Recommendation, outdated map[string]string) Recommendation {
+	switch {
+	case r.Rule == "not ready" || r.Rule == "in progress":
+		if s.StatusReason != "" {
+			r.Reason += ": " + s.StatusReason
+		}
+	case r.Action == ActionUpdate:
+		r.Reason = s.Versions.describeOutdated(outdated) + ": " + r.Reason
+	case s.Versions.NeedsReboot() && s.Versions.OS.VersionNext != s.Versions.OS.Version && s.Versions.OS.VersionNext != "":
+		r.Reason = fmt.Sprintf("os %s is staged over %s: %s", s.Versions.OS.VersionNext, s.Versions.OS.Version, r.Reason)
+	}
+	return r
+}
+
+// describeOutdated names the components to update, with their versions: "incus, os 1 → 2".
+func (v Versions) describeOutdated(outdated map[string]string) string {
+	components := map[string][]string{} // by the step they take
+	var steps []string
+	for _, component := range sortedKeys(outdated) {
+		have, _ := v.Staged(component)
+		step := have + " → " + outdated[component]
+		if components[step] == nil {
+			steps = append(steps, step)
+		}
+		components[step] = append(components[step], component)
+	}
+	for i, step := range steps {
+		steps[i] = strings.Join(components[step], ", ") + " " + step
+	}
+	return strings.Join(steps, "; ")
+}

@@ -1,0 +1,311 @@
+package opscenter
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Registration is what a server says when it registers itself.
+type Registration struct {
+	// Token is the secret that admits it.
+	Token string
+	// Certificate from the TLS handshake: its identity from now on.
+	Certificate *x509.Certificate
+
+	Name                string
+	ConnectionURL       string
+	PublicConnectionURL string // may be empty
+	Channel             string // the token's goes before it; one that doesn't exist is ignored
+	Description         string
+	Properties          map[string]string
+	SystemUUID          string // may be empty
+	MachineID           string // may be empty
+
+	// RemoteAddr is where the request came from, for events.
+	RemoteAddr string
+}
+
+// Registered is the outcome of a registration.
+type Registered struct {
+	// Name of the server's record; not always the one it gave.
+	Name string
+	// Repeat is set if the server was registered already, and nothing was spent.
+	Repeat bool
+}
+
+// Register admits a server.
+//
+// A certificate that is known, coming from the same machine, is a repeat: it gets the same
+// answer, spends no use of the token, needs none to be left, and leaves the server's status
+// as it is. Otherwise one use of the token is spent, in the same transaction that records
+// the server. A known machine with another certificate is refused with ErrIdentityTaken, and
+// an event, unless the operator allowed it (AllowReinstall) or announced it (PreRegister).
+//
+// Errors: ErrTokenMalformed, ErrTokenUnknown, ErrTokenExpired, ErrTokenExhausted;
+// ErrNoCertificate, ErrInvalidCertificate, ErrInvalidName, ErrInvalidURL,
+// ErrInvalidMachineID, ErrInvalidSystemUUID, ErrTooLong; ErrIdentityTaken,
+// ErrIdentityChanged, ErrNameTaken.
+func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, error) {
+	if err := r.checkRegistration(&reg); err != nil {
+		return Registered{}, err
+	}
+	at := now()
+	var outcome registering
+	err := r.store.Update(ctx, func(tx storage.WriteTx) (err error) {
+		outcome, err = r.register(tx, reg, at)
+		return err
+	})
+	if err != nil {
+		if errors.Is(err, ErrIdentityTaken) || errors.Is(err, ErrIdentityChanged) {
+			r.refused(ctx, outcome.server, reg, err)
+		}
+		return Registered{}, err
+	}
+	r.seen(outcome.server.ID, outcome.server.Name, at)
+	r.logEvents(ctx, outcome.events)
+	return Registered{Name: outcome.server.Name, Repeat: outcome.repeat}, nil
+}
+
+func (r *Registry) checkRegistration(reg *Registration) (err error) {
+	if err := checkCertificate(reg.Certificate); err != nil {
+		return err
+	}
+	if reg.Token, err = tokenID(reg.Token); err != nil {
+		return err
+	}
+	if err := checkServerName(reg.Name); err != nil {
+		return err
+	}
+	if err := checkURL("connection URL", reg.ConnectionURL); err != nil {
+		return err
+	}
+	if err := checkLength("channel", reg.Channel, MaxLabelLength); err != nil {
+		return err
+	}
+	if reg.SystemUUID, err = normalSystemUUID(reg.SystemUUID); err != nil {
+		return err
+	}
+	if reg.MachineID, err = normalMachineID(reg.MachineID); err != nil {
+		return err
+	}
+	return r.checkSpec(&ServerSpec{Description: reg.Description, Properties: reg.Properties, PublicConnectionURL: reg.PublicConnectionURL})
+}
+
+// registering is what a run of register decided.
+type registering struct {
+	server *Server
+	repeat bool
+	events []Event
+}
+
+func (r *Registry) register(tx storage.WriteTx, reg Registration, at time.Time) (registering, error) {
+	known, err := byFingerprint.Find(tx, storage.StringKey(Fingerprint(reg.Certificate)))
+	if err != nil {
+		return registering{}, err
+	}
+	if known != nil {
+		return r.registerAgain(tx, known, reg, at)
+	}
+	token, err := useToken(tx, reg.Token, at)
+	if err != nil {
+		return registering{}, err
+	}
+	machine, err := knownMachine(tx, reg.SystemUUID, reg.MachineID)
+	if err != nil {
+		return registering{}, err
+	}
+	if machine == nil {
+		return r.registerNew(tx, token, reg, at)
+	}
+	return r.registerKnownMachine(tx, machine, token, reg, at)
+}
+
+// knownMachine returns the server with that system UUID or machine ID.
+func knownMachine(tx storage.ReadTx, systemUUID, machineID string) (*Server, error) {
+	for _, look := range []struct {
+		index *storage.Index[Server]
+		value string
+	}{{bySystemUUID, systemUUID}, {byMachineID, machineID}} {
+		if look.value == "" {
+			continue
+		}
+		if server, err := look.index.Find(tx, storage.StringKey(look.value)); err != nil || server != nil {
+			return server, err
+		}
+	}
+	return nil, nil
+}
+
+// registerAgain answers a server that is registered with this certificate.
+func (r *Registry) registerAgain(tx storage.WriteTx, known *Server, reg Registration, at time.Time) (registering, error) {
+	out := registering{server: known, repeat: true}
+	if differs(known.SystemUUID, reg.SystemUUID) || differs(known.MachineID, reg.MachineID) {
+		return out, fmt.Errorf("server %q: %w", known.Name, ErrIdentityChanged)
+	}
+	changed := *known
+	if changed.SystemUUID == "" {
+		changed.SystemUUID = reg.SystemUUID
+	}
+	if changed.MachineID == "" {
+		changed.MachineID = reg.MachineID
+	}
+	if changed.SystemUUID != known.SystemUUID || changed.MachineID != known.MachineID {
+		// What it didn't say the first time may be another's.
+		if other, err := knownMachine(tx, reg.SystemUUID, reg.MachineID); err != nil {
+			return out, err
+		} else if other != nil && other.ID != known.ID {
+			out.server = other
+			return out, fmt.Errorf("server %q says it is the machine of server %q: %w", known.Name, other.Name, ErrIdentityTaken)
+		}
+	}
+	changed.ConnectionURL = reg.ConnectionURL
+	if changed.ConnectionURL != known.ConnectionURL {
+		out.events = append(out.events, Event{At: at, Kind: EventConnectionURLChanged, Server: known.Name, Reason: "registered again, now at " + changed.ConnectionURL})
+	}
+	if changed.ConnectionURL != known.ConnectionURL || changed.SystemUUID != known.SystemUUID || changed.MachineID != known.MachineID {
+		changed.LastUpdated = at
+		if err := servers.Put(tx, &changed); err != nil {
+			return out, err
+		}
+	}
+	out.server = &changed
+	// It may be the first thing a server says after a boot: look at it.
+	if err := requestPoll(tx, known.Name, at); err != nil {
+		return out, err
+	}
+	return out, r.record(tx, out.events...)
+}
+
+// differs reports whether both are known, and not the same.
+func differs(have, said string) bool { return have != "" && said != "" && have != said }
+
+// registerNew records a server nobody has heard of.
+func (r *Registry) registerNew(tx storage.WriteTx, token *Token, reg Registration, at time.Time) (registering, error) {
+	if err := nameFree(tx, reg.Name, ""); err != nil {
+		return registering{}, err
+	}
+	channel, err := r.channelFor(tx, token.Channel, reg.Channel)
+	if err != nil {
+		return registering{}, err
+	}
+	server := &Server{
+		ID: uuid.NewString(), Name: reg.Name,
+		ConnectionURL: reg.ConnectionURL, PublicConnectionURL: reg.PublicConnectionURL,
+		Channel: channel, Description: reg.Description, Properties: cloneProperties(reg.Properties),
+		Certificate: EncodeCertificate(reg.Certificate), Fingerprint: Fingerprint(reg.Certificate),
+		SystemUUID: reg.SystemUUID, MachineID: reg.MachineID,
+		CreatedAt: at, RegisteredAt: at, LastUpdated: at,
+	}
+	state := &ServerState{Name: server.Name, ID: server.ID, Status: StatusPending, StatusDetail: DetailRegistering,
+		StatusReason: "registered, not reached so far", StatusSince: at, Type: TypeUnknown, LastSeen: at, LastUpdated: at, PollRequested: at}
+	if err := servers.Insert(tx, server); err != nil {
+		return registering{}, err
+	}
+	if err := states.Put(tx, state); err != nil {
+		return registering{}, err
+	}
+	out := registering{server: server, events: []Event{{At: at, Kind: EventServerRegistered, Server: server.Name,
+		Reason: fmt.Sprintf("admitted by %s from %s, certificate %.12s", token.label(), reg.RemoteAddr, server.Fingerprint)}}}
+	return out, r.record(tx, out.events...)
+}
+
+// channelFor returns the first of these that exists: the wanted ones, else the default.
+func (r *Registry) channelFor(tx storage.ReadTx, wanted ...string) (string, error) {
+	for _, name := range wanted {
+		if name == "" {
+			continue
+		}
+		found, err := channels.Find(tx, storage.StringKey(name))
+		if err != nil {
+			return "", err
+		}
+		if found != nil {
+			return name, nil
+		}
+	}
+	return r.options.DefaultChannel, nil
+}
+
+// registerKnownMachine gives a certificate to a machine that was announced, or is installed
+// anew by leave of the operator; anybody else is refused.
+func (r *Registry) registerKnownMachine(tx storage.WriteTx, machine *Server, token *Token, reg Registration, at time.Time) (registering, error) {
+	out := registering{server: machine}
+	announced := machine.Certificate == ""
+	if !announced && !machine.ReinstallAllowed {
+		return out, fmt.Errorf("server %q: %w", machine.Name, ErrIdentityTaken)
+	}
+	if differs(machine.SystemUUID, reg.SystemUUID) || (announced && differs(machine.MachineID, reg.MachineID)) {
+		return out, fmt.Errorf("server %q has another system UUID or machine ID: %w", machine.Name, ErrIdentityTaken)
+	}
+	changed := *machine
+	// An installation makes a new machine ID.
+	if reg.MachineID != "" {
+		if other, err := byMachineID.Find(tx, storage.StringKey(reg.MachineID)); err != nil {
+			return out, err
+		} else if other != nil && other.ID != machine.ID {
+			return out, fmt.Errorf("its machine ID is that of server %q: %w", other.Name, ErrIdentityTaken)
+		}
+		changed.MachineID = reg.MachineID
+	}
+	if reg.SystemUUID != "" {
+		changed.SystemUUID = reg.SystemUUID
+	}
+	changed.Certificate, changed.Fingerprint = EncodeCertificate(reg.Certificate), Fingerprint(reg.Certificate)
+	changed.ConnectionURL, changed.ReinstallAllowed = reg.ConnectionURL, false
+	if changed.PublicConnectionURL == "" {
+		changed.PublicConnectionURL = reg.PublicConnectionURL
+	}
+	changed.RegisteredAt, changed.LastUpdated = at, at
+	if err := servers.Put(tx, &changed); err != nil {
+		return out, err
+	}
+	event := Event{At: at, Kind: EventServerReinstalled, Server: machine.Name,
+		Reason: fmt.Sprintf("installed anew, certificate %.12s, was %.12s", changed.Fingerprint, machine.Fingerprint)}
+	if announced {
+		event.Kind = EventServerRegistered
+		event.Reason = fmt.Sprintf("announced before, admitted by %s from %s, certificate %.12s", token.label(), reg.RemoteAddr, changed.Fingerprint)
+	}
+	out.server, out.events = &changed, []Event{event}
+	err := states.Modify(tx, nameKey(machine.Name), func(s *ServerState) error {
+		s.Status, s.StatusDetail, s.StatusReason, s.StatusSince = StatusPending, DetailRegistering, "registered, not reached so far", at
+		s.Announced, s.Operation, s.Maintenance, s.MemberName = nil, nil, NotInMaintenance, ""
+		s.PollRequested, s.LastUpdated = at, at
+		return nil
+	})
+	if err != nil {
+		return out, err
+	}
+	return out, r.record(tx, out.events...)
+}
+
+// refused records an attempt to be a machine that is another.
+func (r *Registry) refused(ctx context.Context, server *Server, reg Registration, why error) {
+	event := Event{At: now(), Kind: EventRegistrationRefused,
+		Reason: fmt.Sprintf("from %s as %q with certificate %.12s: %v", reg.RemoteAddr, reg.Name, Fingerprint(reg.Certificate), why)}
+	if server != nil {
+		event.Server = server.Name
+	}
+	r.log.WarnContext(ctx, string(event.Kind), "server", event.Server, "reason", event.Reason)
+	err := r.store.Update(ctx, func(tx storage.WriteTx) error { return r.record(tx, event) })
+	if err != nil {
+		r.log.ErrorContext(ctx, "an event could not be stored", "kind", event.Kind, "error", err)
+	}
+}
+
+// requestPoll asks for a poll out of turn.
+func requestPoll(tx storage.WriteTx, name string, at time.Time) error {
+	state, err := states.Get(tx, nameKey(name))
+	if err != nil {
+		return err
+	}
+	changed := *state
+	changed.PollRequested = at
+	return states.Put(tx, &changed)
+}

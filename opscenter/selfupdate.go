@@ -1,0 +1,142 @@
+package opscenter
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Cause is why a server sends a self update. The names are those of Operations Center's API.
+type Cause string
+
+const (
+	CauseNetworkConfigChanged         Cause = "network-config-changed" // also: empty
+	CauseSystemIsReady                Cause = "system-is-ready"
+	CauseOSUpdateApplied              Cause = "os-update-applied"
+	CauseApplicationUpdateApplied     Cause = "application-update-applied"
+	CauseNetworkInterfaceStateChanged Cause = "network-interface-state-changed"
+	CauseStorageConfigChanged         Cause = "storage-config-changed"
+	CauseSystemRebootTriggered        Cause = "system-reboot-triggered"
+	CauseSystemShutdownTriggered      Cause = "system-shutdown-triggered"
+	CauseSuspendTriggered             Cause = "suspend-triggered"
+	CauseSecureBootUpdateApplied      Cause = "secure-boot-update-applied"
+)
+
+// Causes lists all causes.
+var Causes = []Cause{CauseNetworkConfigChanged, CauseSystemIsReady, CauseOSUpdateApplied, CauseApplicationUpdateApplied,
+	CauseNetworkInterfaceStateChanged, CauseStorageConfigChanged, CauseSystemRebootTriggered, CauseSystemShutdownTriggered,
+	CauseSuspendTriggered, CauseSecureBootUpdateApplied}
+
+// SelfUpdate is what a registered server says of itself.
+type SelfUpdate struct {
+	// ConnectionURL may be empty: unchanged.
+	ConnectionURL string
+	Cause         Cause
+}
+
+// SelfUpdate takes in what the server with that certificate says of itself. A server that
+// goes down on purpose is offline from now on, and is expected back from a reboot; each other
+// cause asks for a poll at once. Causes of newer releases are accepted, and change nothing
+// but when the server was last seen.
+//
+// Errors: ErrNoCertificate, ErrUnknownCertificate, ErrInvalidURL, ErrTooLong.
+func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate, update SelfUpdate) error {
+	if err := checkCertificate(certificate); err != nil {
+		return err
+	}
+	if update.Cause == "" {
+		update.Cause = CauseNetworkConfigChanged
+	}
+	fingerprint := Fingerprint(certificate)
+	if !update.Cause.known() {
+		info, err := r.ServerByFingerprint(ctx, fingerprint)
+		if err != nil {
+			return err
+		}
+		r.seen(info.ID, info.Name, now())
+		r.log.WarnContext(ctx, "self update with an unknown cause", "server", info.Name, "cause", cut(string(update.Cause)))
+		return nil
+	}
+	if update.ConnectionURL != "" {
+		if err := checkURL("connection URL", update.ConnectionURL); err != nil {
+			return err
+		}
+	}
+	at := now()
+	var server *Server
+	var list []Event
+	err := r.store.Update(ctx, func(tx storage.WriteTx) (err error) {
+		list = nil
+		server, err = byFingerprint.Find(tx, storage.StringKey(fingerprint))
+		if err != nil {
+			return err
+		}
+		if server == nil {
+			return ErrUnknownCertificate
+		}
+		if update.ConnectionURL != "" && update.ConnectionURL != server.ConnectionURL {
+			changed := *server
+			changed.ConnectionURL, changed.LastUpdated = update.ConnectionURL, at
+			if err := servers.Put(tx, &changed); err != nil {
+				return err
+			}
+			list = append(list, Event{At: at, Kind: EventConnectionURLChanged, Server: server.Name, Reason: fmt.Sprintf("%s: now %s, was %s", update.Cause, update.ConnectionURL, server.ConnectionURL)})
+		}
+		state, err := states.Get(tx, nameKey(server.Name))
+		if err != nil {
+			return err
+		}
+		t := r.applyCause(*state, update.Cause, at)
+		if err := states.Put(tx, &t.State); err != nil {
+			return err
+		}
+		list = append(list, t.Events...)
+		return r.record(tx, list...)
+	})
+	if err != nil {
+		return err
+	}
+	r.setContact(server.ID, server.Name, func(c *Contact) {
+		c.LastSeen = at
+		if update.Cause == CauseSystemIsReady {
+			c.Failures = 0
+		}
+	})
+	r.logEvents(ctx, list)
+	return nil
+}
+
+func (c Cause) known() bool {
+	for _, known := range Causes {
+		if c == known {
+			return true
+		}
+	}
+	return false
+}
+
+// applyCause changes a server's state as a self update tells.
+func (r *Registry) applyCause(state ServerState, cause Cause, at time.Time) Transition {
+	t := Transition{State: state}
+	next := &t.State
+	switch cause {
+	case CauseSystemRebootTriggered:
+		next.Announced = &Announcement{At: at, Deadline: at.Add(r.options.RebootTimeout)}
+		t.to(at, StatusOffline, DetailRebooting, "the server said that it reboots")
+	case CauseSystemShutdownTriggered, CauseSuspendTriggered:
+		next.Announced = &Announcement{At: at}
+		t.to(at, StatusOffline, DetailShutDown, fmt.Sprintf("the server said so: %s", cause))
+	default:
+		t.event(at, EventSelfUpdate, string(cause))
+		next.PollRequested = at
+		if cause == CauseSystemIsReady && next.Announced != nil {
+			// It was down, and is back: its word settles what a poll might be in doubt about.
+			next.Announced = &Announcement{At: time.Unix(0, 0).UTC(), WentDown: true, Deadline: next.Announced.Deadline}
+		}
+	}
+	next.LastUpdated = at
+	return t
+}

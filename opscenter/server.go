@@ -1,0 +1,417 @@
+package opscenter
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Server is who a server is, and what its operators want of it.
+type Server struct {
+	// ID is given by the Registry, and never changes.
+	ID   string
+	Name string
+
+	// ConnectionURL is where the control plane reaches it; PublicConnectionURL where users
+	// do, if that differs.
+	ConnectionURL       string
+	PublicConnectionURL string
+
+	Channel     string
+	Description string
+	Properties  map[string]string
+
+	// Certificate is the identity: what the server presented when it registered (PEM), and
+	// presents when it is connected to. Empty until then.
+	Certificate string
+	// Fingerprint of the certificate, SHA-256 in hexadecimal digits.
+	Fingerprint string
+	// SystemUUID and MachineID tell the machine; empty where there is none.
+	SystemUUID string
+	MachineID  string
+
+	// Cluster is the name of the cluster the server is a member of.
+	Cluster string
+
+	// ReinstallAllowed lets the machine register once more with another certificate.
+	ReinstallAllowed bool
+
+	CreatedAt    time.Time
+	RegisteredAt time.Time // zero until then
+	LastUpdated  time.Time
+}
+
+// ServerInfo is a server with what is known of it at one moment.
+type ServerInfo struct {
+	Server
+	State ServerState
+	// LastSeen is when the server was last in touch, either way.
+	LastSeen time.Time
+	// Failures is how many polls failed in a row since.
+	Failures int
+	// Available is the newest version of each component in the server's channel. Read only.
+	Available map[string]string
+}
+
+// Outdated returns, per component that needs an update, the version to update to.
+func (i *ServerInfo) Outdated() map[string]string { return i.State.Versions.Outdated(i.Available) }
+
+// NeedsUpdate reports whether the channel has a newer version of any component.
+func (i *ServerInfo) NeedsUpdate() bool { return len(i.Outdated()) > 0 }
+
+// NeedsReboot reports whether a reboot is required.
+func (i *ServerInfo) NeedsReboot() bool { return i.State.Versions.NeedsReboot() }
+
+// InMaintenance reports whether the server is evacuated, or on the way there or back.
+func (i *ServerInfo) InMaintenance() bool { return i.State.Maintenance != NotInMaintenance }
+
+// Recommendation returns the recommended action. It is computed when asked for, never stored.
+func (i *ServerInfo) Recommendation() Recommendation {
+	outdated := i.Outdated()
+	return i.State.explainVersions(Recommend(i.State.condition(outdated)), outdated)
+}
+
+// Target returns what is needed to connect to the server.
+func (i *ServerInfo) Target() Target {
+	return Target{Name: i.Name, ID: i.ID, ConnectionURL: i.ConnectionURL, Certificate: i.Certificate,
+		Fingerprint: i.Fingerprint, Type: i.State.Type, MemberName: i.State.MemberName}
+}
+
+// Target is what is needed to connect to a server.
+type Target struct {
+	Name          string
+	ID            string
+	ConnectionURL string
+	// Certificate the server must present, PEM, and its fingerprint.
+	Certificate string
+	Fingerprint string
+	Type        ServerType
+	MemberName  string // in its Incus cluster
+}
+
+// info joins a server with its state.
+func (r *Registry) info(server *Server, state *ServerState, available map[string]string) *ServerInfo {
+	out := &ServerInfo{Server: *server, Available: available}
+	if state != nil {
+		out.State = *state
+	}
+	c := r.contact(server.ID)
+	out.LastSeen, out.Failures = out.State.LastSeen, c.Failures
+	if c.LastSeen.After(out.LastSeen) {
+		out.LastSeen = c.LastSeen
+	}
+	return out
+}
+
+func (r *Registry) load(tx storage.ReadTx, server *Server) (*ServerInfo, error) {
+	state, err := states.Find(tx, nameKey(server.Name))
+	if err != nil {
+		return nil, err
+	}
+	newest, err := available(tx, server.Channel)
+	if err != nil {
+		return nil, err
+	}
+	return r.info(server, state, newest), nil
+}
+
+// Server returns a server by name, or ErrNotFound.
+func (r *Registry) Server(ctx context.Context, name string) (out *ServerInfo, err error) {
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		server, err := servers.Get(tx, nameKey(name))
+		if err != nil {
+			return notFound("server", name, err)
+		}
+		out, err = r.load(tx, server)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ServerByFingerprint returns the server with that certificate, or ErrUnknownCertificate.
+func (r *Registry) ServerByFingerprint(ctx context.Context, fingerprint string) (out *ServerInfo, err error) {
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		server, err := byFingerprint.Find(tx, storage.StringKey(strings.ToLower(fingerprint)))
+		if err != nil {
+			return err
+		}
+		if server == nil {
+			return ErrUnknownCertificate
+		}
+		out, err = r.load(tx, server)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ServerSpec is what an operator says of a server.
+type ServerSpec struct {
+	Description         string
+	Properties          map[string]string
+	PublicConnectionURL string
+	// Channel must exist. Default: Options.DefaultChannel.
+	Channel string
+}
+
+func (r *Registry) checkSpec(spec *ServerSpec) error {
+	if err := checkLength("description", spec.Description, MaxDescriptionLength); err != nil {
+		return err
+	}
+	if err := checkProperties(spec.Properties); err != nil {
+		return err
+	}
+	if spec.PublicConnectionURL != "" {
+		if err := checkURL("public connection URL", spec.PublicConnectionURL); err != nil {
+			return err
+		}
+	}
+	if spec.Channel == "" {
+		spec.Channel = r.options.DefaultChannel
+	}
+	return nil
+}
+
+// UpdateServer replaces what an operator says of a server. check, unless nil, is called with
+// the server as it is, and an error of it ends the update: for optimistic locking.
+func (r *Registry) UpdateServer(ctx context.Context, name string, spec ServerSpec, check func(*ServerInfo) error) error {
+	if err := r.checkSpec(&spec); err != nil {
+		return fmt.Errorf("server %q: %w", cut(name), err)
+	}
+	return r.edit(ctx, name, check, func(tx storage.WriteTx, server *Server) (*Event, error) {
+		if server.Channel != spec.Channel {
+			if server.Cluster != "" {
+				return nil, fmt.Errorf("server %q follows the channel of cluster %q: %w", name, server.Cluster, ErrClustered)
+			}
+			if err := channelExists(tx, spec.Channel); err != nil {
+				return nil, err
+			}
+		}
+		server.Description, server.Properties = spec.Description, cloneProperties(spec.Properties)
+		server.PublicConnectionURL, server.Channel = spec.PublicConnectionURL, spec.Channel
+		return &Event{Kind: EventServerUpdated, Reason: "edited, channel " + spec.Channel}, nil
+	})
+}
+
+// AllowReinstall lets the machine register once more with another certificate, as it does
+// after it was installed anew; or takes that back.
+func (r *Registry) AllowReinstall(ctx context.Context, name string, allow bool) error {
+	return r.edit(ctx, name, nil, func(_ storage.WriteTx, server *Server) (*Event, error) {
+		server.ReinstallAllowed = allow
+		return &Event{Kind: EventReinstallAllowed, Reason: fmt.Sprintf("another certificate is accepted once: %t", allow)}, nil
+	})
+}
+
+// edit changes a server's record.
+func (r *Registry) edit(ctx context.Context, name string, check func(*ServerInfo) error, change func(storage.WriteTx, *Server) (*Event, error)) error {
+	var event *Event
+	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
+		event = nil
+		server, err := servers.Get(tx, nameKey(name))
+		if err != nil {
+			return notFound("server", name, err)
+		}
+		if check != nil {
+			info, err := r.load(tx, server)
+			if err != nil {
+				return err
+			}
+			if err := check(info); err != nil {
+				return err
+			}
+		}
+		changed := *server
+		if event, err = change(tx, &changed); err != nil {
+			return err
+		}
+		changed.LastUpdated = now()
+		event.At, event.Server = changed.LastUpdated, name
+		if err := servers.Put(tx, &changed); err != nil {
+			return err
+		}
+		return r.record(tx, *event)
+	})
+	if err == nil {
+		r.logEvents(ctx, []Event{*event})
+	}
+	return err
+}
+
+// RenameServer gives a server another name. Errors: ErrNotFound, ErrInvalidName, ErrNameTaken, ErrClustered.
+func (r *Registry) RenameServer(ctx context.Context, name, to string) error {
+	if err := checkServerName(to); err != nil {
+		return err
+	}
+	event := Event{At: now(), Kind: EventServerRenamed, Server: to, Reason: "was " + name}
+	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
+		server, err := servers.Get(tx, nameKey(name))
+		if err != nil {
+			return notFound("server", name, err)
+		}
+		if server.Cluster != "" {
+			return fmt.Errorf("server %q can't be renamed: %w (%s)", name, ErrClustered, server.Cluster)
+		}
+		if to == name {
+			return nil
+		}
+		if err := nameFree(tx, to, server.ID); err != nil {
+			return err
+		}
+		err = servers.Modify(tx, nameKey(name), func(s *Server) error {
+			s.Name, s.LastUpdated = to, event.At
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		err = states.Modify(tx, nameKey(name), func(s *ServerState) error {
+			s.Name = to
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return r.record(tx, event)
+	})
+	if err == nil {
+		r.mu.Lock()
+		for id, pending := range r.unflushed {
+			if pending == name {
+				r.unflushed[id] = to
+			}
+		}
+		r.mu.Unlock()
+		r.logEvents(ctx, []Event{event})
+	}
+	return err
+}
+
+// nameFree returns ErrNameTaken if another server than id has the name, in any case of its letters.
+func nameFree(tx storage.ReadTx, name, id string) error {
+	holder, err := serversByName.Find(tx, storage.StringKey(strings.ToLower(name)))
+	if err != nil {
+		return err
+	}
+	if holder != nil && holder.ID != id {
+		return fmt.Errorf("server name %q: %w", name, ErrNameTaken)
+	}
+	return nil
+}
+
+// DeleteServer removes a server with all that is known of it but its events. A server that
+// registers again is admitted as a new one. Errors: ErrNotFound, ErrClustered.
+func (r *Registry) DeleteServer(ctx context.Context, name string) error {
+	event := Event{At: now(), Kind: EventServerDeleted, Server: name, Reason: "removed by an operator"}
+	var id string
+	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
+		server, err := servers.Get(tx, nameKey(name))
+		if err != nil {
+			return notFound("server", name, err)
+		}
+		if server.Cluster != "" {
+			return fmt.Errorf("server %q can't be removed: %w (%s)", name, ErrClustered, server.Cluster)
+		}
+		id = server.ID
+		if err := servers.Delete(tx, nameKey(name)); err != nil {
+			return err
+		}
+		if err := states.Delete(tx, nameKey(name)); err != nil && !isNotFound(err) {
+			return err
+		}
+		if err := facts.Delete(tx, storage.StringKey(id)); err != nil && !isNotFound(err) {
+			return err
+		}
+		return r.record(tx, event)
+	})
+	if err == nil {
+		r.forget(id)
+		r.logEvents(ctx, []Event{event})
+	}
+	return err
+}
+
+// Announcing is a server that is expected to register.
+type Announcing struct {
+	ServerSpec
+	Name string
+	// SystemUUID or MachineID must be given: by it the server is known when it registers.
+	SystemUUID    string
+	MachineID     string
+	ConnectionURL string // may be empty
+}
+
+// PreRegister records a server before it registers itself, with status unregistered. When a
+// machine with that system UUID or machine ID registers, with any valid token, it becomes
+// this server, under this name. Errors: ErrInvalidName and the other validation errors,
+// ErrNameTaken, ErrIdentityTaken.
+func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, error) {
+	err := r.checkSpec(&a.ServerSpec)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkServerName(a.Name); err != nil {
+		return nil, err
+	}
+	if a.ConnectionURL != "" {
+		if err := checkURL("connection URL", a.ConnectionURL); err != nil {
+			return nil, err
+		}
+	}
+	if a.SystemUUID, err = normalSystemUUID(a.SystemUUID); err != nil {
+		return nil, err
+	}
+	if a.MachineID, err = normalMachineID(a.MachineID); err != nil {
+		return nil, err
+	}
+	if a.SystemUUID == "" && a.MachineID == "" {
+		return nil, fmt.Errorf("server %q: a system UUID or a machine ID is needed to know it by: %w", a.Name, ErrInvalidSystemUUID)
+	}
+	at := now()
+	server := &Server{ID: uuid.NewString(), Name: a.Name, ConnectionURL: a.ConnectionURL, PublicConnectionURL: a.PublicConnectionURL,
+		Channel: a.Channel, Description: a.Description, Properties: cloneProperties(a.Properties),
+		SystemUUID: a.SystemUUID, MachineID: a.MachineID, CreatedAt: at, LastUpdated: at}
+	state := &ServerState{Name: a.Name, ID: server.ID, Status: StatusUnregistered, StatusReason: "announced by an operator",
+		StatusSince: at, Type: TypeUnknown, LastUpdated: at}
+	event := Event{At: at, Kind: EventServerAnnounced, Server: a.Name, Reason: "expected to register itself"}
+	var out *ServerInfo
+	err = r.store.Update(ctx, func(tx storage.WriteTx) error {
+		if err := channelExists(tx, a.Channel); err != nil {
+			return err
+		}
+		if err := nameFree(tx, a.Name, ""); err != nil {
+			return err
+		}
+		known, err := knownMachine(tx, a.SystemUUID, a.MachineID)
+		if err != nil {
+			return err
+		}
+		if known != nil {
+			return fmt.Errorf("the machine is known as server %q: %w", known.Name, ErrIdentityTaken)
+		}
+		if err := servers.Insert(tx, server); err != nil {
+			return err
+		}
+		if err := states.Insert(tx, state); err != nil {
+			return err
+		}
+		if out, err = r.load(tx, server); err != nil {
+			return err
+		}
+		return r.record(tx, event)
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.logEvents(ctx, []Event{event})
+	return out, nil
+}

@@ -1,0 +1,441 @@
+package opscenter
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Status is the state of a server as the control plane sees it. The names are those of Operations Center.
+type Status string
+
+const (
+	// StatusUnknown: nothing is known, yet.
+	StatusUnknown Status = "unknown"
+	// StatusUnregistered: announced by the operator, has not registered itself so far.
+	StatusUnregistered Status = "unregistered"
+	// StatusPending: registered, not reached so far.
+	StatusPending Status = "pending"
+	// StatusReady: answers, and says that it is ready.
+	StatusReady Status = "ready"
+	// StatusOffline: does not answer, or went down on purpose.
+	StatusOffline Status = "offline"
+)
+
+// Statuses lists all statuses.
+var Statuses = []Status{StatusUnknown, StatusUnregistered, StatusPending, StatusReady, StatusOffline}
+
+// StatusDetail says more about a status. The names are those of Operations Center.
+type StatusDetail string
+
+const (
+	DetailNone                StatusDetail = ""
+	DetailRegistering         StatusDetail = "registering"          // pending
+	DetailReconfiguring       StatusDetail = "re-configuring"       // pending
+	DetailUpdating            StatusDetail = "updating"             // ready
+	DetailUpdatingApplication StatusDetail = "updating application" // ready
+	DetailEvacuating          StatusDetail = "evacuating"           // ready
+	DetailRestoring           StatusDetail = "restoring"            // ready
+	DetailRebooting           StatusDetail = "rebooting"            // offline
+	DetailShutDown            StatusDetail = "shut down"            // offline
+	DetailUnresponsive        StatusDetail = "unresponsive"         // offline
+)
+
+// StatusDetails lists all details but none.
+var StatusDetails = []StatusDetail{DetailRegistering, DetailReconfiguring, DetailUpdating, DetailUpdatingApplication,
+	DetailEvacuating, DetailRestoring, DetailRebooting, DetailShutDown, DetailUnresponsive}
+
+// ServerType is what a server is for: its primary application.
+type ServerType string
+
+const (
+	TypeUnknown          ServerType = "unknown"
+	TypeIncus            ServerType = "incus"
+	TypeMigrationManager ServerType = "migration-manager"
+	TypeOperationsCenter ServerType = "operations-center"
+)
+
+// ServerTypes lists all types.
+var ServerTypes = []ServerType{TypeUnknown, TypeIncus, TypeMigrationManager, TypeOperationsCenter}
+
+// TypeOfApplication returns the type of a server with that primary application. All long-term
+// support releases, "incus-lts-…", are Incus.
+func TypeOfApplication(name string) ServerType {
+	switch {
+	case name == string(TypeIncus) || strings.HasPrefix(name, "incus-lts-"):
+		return TypeIncus
+	case name == string(TypeMigrationManager):
+		return TypeMigrationManager
+	case name == string(TypeOperationsCenter):
+		return TypeOperationsCenter
+	}
+	return TypeUnknown
+}
+
+// MaintenanceState tells whether an Incus server's instances have been moved away. The
+// numbers are those of Operations Center's API.
+type MaintenanceState int
+
+const (
+	NotInMaintenance MaintenanceState = iota
+	MaintenanceEvacuating
+	MaintenanceEvacuated
+	MaintenanceRestoring
+)
+
+// String returns the name for people.
+func (m MaintenanceState) String() string {
+	switch m {
+	case MaintenanceEvacuating:
+		return "evacuating"
+	case MaintenanceEvacuated:
+		return "evacuated"
+	case MaintenanceRestoring:
+		return "restoring"
+	}
+	return "not in maintenance"
+}
+
+// ServerState is how a server is, as polls and self updates tell.
+type ServerState struct {
+	Name string // the server's
+	ID   string // the server's
+
+	Status       Status
+	StatusDetail StatusDetail
+	// StatusReason says why the status is what it is.
+	StatusReason string
+	StatusSince  time.Time
+
+	Type        ServerType
+	Versions    Versions
+	Maintenance MaintenanceState
+	// MemberName is the server's name in its Incus cluster; empty if it is in none.
+	MemberName string
+	// SystemStateTrusted is IncusOS's own word on its secure boot state.
+	SystemStateTrusted bool
+
+	// LastSeen as last flushed; the Registry knows better, see ServerInfo.LastSeen.
+	LastSeen time.Time
+	// LastUpdated is when anything but LastSeen changed.
+	LastUpdated time.Time
+	// PollRequested is when somebody last asked for a poll out of turn.
+	PollRequested time.Time
+	// Announced is set while a server is down on purpose.
+	Announced *Announcement
+	// Operation is set while an action is under way.
+	Operation *Operation
+	// FactsHash is the hash of the stored facts, without what changes all the time.
+	FactsHash string
+}
+
+// Announcement tells that a server goes down, or is sent down, on purpose.
+type Announcement struct {
+	At time.Time
+	// Deadline by which it should be back; zero: none.
+	Deadline time.Time
+	// WentDown is set once a poll failed since.
+	WentDown bool
+}
+
+// Operation is an action under way: the intent, stored before the effect.
+type Operation struct {
+	ID        string
+	Action    Action
+	StartedAt time.Time
+	Deadline  time.Time
+	// Targets are the versions an update is to reach, per component.
+	Targets map[string]string
+}
+
+// Failure tells why a poll did not reach a server.
+type Failure struct {
+	// Kind is one of the Failure constants.
+	Kind    string
+	Message string
+}
+
+// Kinds of Failure.
+const (
+	FailureConnect     = "connect"     // no connection: refused, no route, timed out
+	FailureTimeout     = "timeout"     // connected, no answer within the deadline
+	FailureCertificate = "certificate" // answers with another certificate than the one registered
+	FailureUntrusted   = "untrusted"   // does not trust the control plane's certificate
+	FailureAnswer      = "answer"      // answers, but not as the API says
+)
+
+// Observation is what one poll found out. What it could not read is nil, and keeps its old value.
+type Observation struct {
+	Server string    // name, when the poll began
+	ID     string    // of the server, so that a name taken over meanwhile is not mistaken
+	At     time.Time // when the poll began
+	Took   time.Duration
+
+	// Failure is set if the server was not reached.
+	Failure *Failure
+	// Ready is the server's own word; a server that answers and is not ready is still booting.
+	Ready bool
+	// BootedAt is zero if the server doesn't tell.
+	BootedAt time.Time
+
+	Type               *ServerType
+	Versions           *Versions
+	Maintenance        *MaintenanceState
+	MemberName         *string
+	SystemStateTrusted *bool
+	Facts              *Facts
+	// Unread names what could not be read, and why.
+	Unread []string
+}
+
+// Contact is what is known of the polls of a server, in memory only.
+type Contact struct {
+	LastSeen     time.Time
+	Failures     int // consecutive ones
+	FirstFailure time.Time
+	LastFailure  *Failure
+	// Acting is set while this process carries out the state's Operation: then it, and no
+	// poll, says when the operation ends.
+	Acting bool
+}
+
+// Policy is what Apply needs to know beyond the server. See Options for the defaults.
+type Policy struct {
+	OfflineThreshold int
+	RebootTimeout    time.Duration
+}
+
+// Transition is the outcome of Apply.
+type Transition struct {
+	State   ServerState
+	Contact Contact
+	// Changed tells whether State differs from what it was.
+	Changed bool
+	Events  []Event
+}
+
+// bootSlack is how far the clocks of two machines may disagree about when a boot was.
+const bootSlack = 5 * time.Second
+
+// Apply applies an observation to the state of a server. It is pure: the same input always
+// gives the same outcome. The rules are those of the status machine in the design:
+//
+//   - The first answer of a ready server makes it ready.
+//   - OfflineThreshold consecutive failures make it offline, unresponsive.
+//   - A server that went down on purpose stays so until it is back: booted since, or
+//     unreachable and reachable again; or until its deadline has passed.
+//   - What could not be read keeps its value.
+func Apply(state ServerState, contact Contact, o Observation, policy Policy) Transition {
+	t := Transition{State: state, Contact: contact}
+	next := &t.State
+	if state.Announced != nil {
+		announced := *state.Announced // rows are shared: what changes is copied
+		next.Announced = &announced
+	}
+	if o.Failure != nil {
+		t.failed(o, policy)
+	} else {
+		t.answered(o, policy)
+	}
+	t.Changed = !reflect.DeepEqual(*next, state)
+	if t.Changed {
+		next.LastUpdated = o.At
+	}
+	return t
+}
+
+func (t *Transition) failed(o Observation, policy Policy) {
+	next, contact := &t.State, &t.Contact
+	if contact.Failures == 0 {
+		contact.FirstFailure = o.At
+	}
+	contact.Failures++
+	contact.LastFailure = o.Failure
+	if a := next.Announced; a != nil {
+		if o.At.Before(a.At) {
+			return // asked before it said so
+		}
+		a.WentDown = true
+		if a.Deadline.IsZero() || o.At.Before(a.Deadline) {
+			return
+		}
+		detail := next.StatusDetail
+		next.Announced, next.Operation = nil, nil
+		t.to(o.At, StatusOffline, DetailUnresponsive, fmt.Sprintf("not back from %s by its deadline: %s", detail, o.Failure.Message))
+		return
+	}
+	if contact.Failures < policy.OfflineThreshold || next.Status == StatusUnregistered || next.Status == StatusOffline {
+		return
+	}
+	if next.Operation != nil && !contact.Acting {
+		t.endOperation(o.At, "the server became unresponsive")
+	}
+	t.to(o.At, StatusOffline, DetailUnresponsive, fmt.Sprintf("%d polls failed in a row: %s", contact.Failures, o.Failure.Message))
+}
+
+func (t *Transition) answered(o Observation, policy Policy) {
+	next, contact := &t.State, &t.Contact
+	contact.LastSeen = o.At
+	contact.Failures, contact.LastFailure, contact.FirstFailure = 0, nil, time.Time{}
+	t.read(o)
+
+	if a := next.Announced; a != nil {
+		back, late := returned(*a, o), !a.Deadline.IsZero() && !o.At.Before(a.Deadline)
+		switch {
+		case o.At.Before(a.At), !back && !late:
+			return // asked before it said so, or still about to go down
+		case !o.Ready && !late:
+			a.WentDown = true
+			return // back, and booting
+		case !o.Ready:
+			t.to(o.At, StatusOffline, DetailUnresponsive, "answers, but has not become ready by its deadline")
+			return
+		}
+		next.Announced = nil
+		if next.Operation != nil && next.Operation.Action == ActionReboot && !contact.Acting {
+			if back {
+				t.endOperation(o.At, "the server is back")
+			} else {
+				t.endOperation(o.At, "the server did not go down by the deadline")
+			}
+		}
+	}
+	if !o.Ready {
+		if next.Status == StatusReady {
+			since := o.At
+			if !o.BootedAt.IsZero() {
+				since = o.BootedAt
+			}
+			next.Announced = &Announcement{At: since, Deadline: o.At.Add(policy.RebootTimeout), WentDown: true}
+			t.to(o.At, StatusOffline, DetailRebooting, "the server says that it is still booting")
+		}
+		return
+	}
+	t.settle(o)
+}
+
+// returned reports whether an answering server has been down since it was announced.
+func returned(a Announcement, o Observation) bool {
+	if !o.BootedAt.IsZero() && o.BootedAt.After(a.At.Add(-bootSlack)) {
+		return true
+	}
+	// Suspended servers come back without a boot; others may not tell when they booted.
+	return a.WentDown && (o.BootedAt.IsZero() || a.Deadline.IsZero())
+}
+
+// read takes over what was read, and only that.
+func (t *Transition) read(o Observation) {
+	next := &t.State
+	if o.Type != nil && *o.Type != next.Type {
+		if next.Type != "" && next.Type != TypeUnknown {
+			t.event(o.At, EventTypeChanged, fmt.Sprintf("the primary application makes it %s, it was %s", *o.Type, next.Type))
+		}
+		next.Type = *o.Type
+	}
+	if o.Versions != nil {
+		next.Versions = *o.Versions
+	}
+	if o.Maintenance != nil {
+		next.Maintenance = *o.Maintenance
+	}
+	if o.MemberName != nil {
+		next.MemberName = *o.MemberName
+	}
+	if o.SystemStateTrusted != nil {
+		next.SystemStateTrusted = *o.SystemStateTrusted
+	}
+}
+
+// settle gives a ready server its status and detail.
+func (t *Transition) settle(o Observation) {
+	next := &t.State
+	if op := next.Operation; op != nil && !t.Contact.Acting {
+		switch {
+		case op.Action == ActionUpdate && reached(next.Versions, op.Targets):
+			t.endOperation(o.At, "every component has its version")
+		case op.Action == ActionEvacuate && next.Maintenance == MaintenanceEvacuated,
+			op.Action == ActionRestore && next.Maintenance == NotInMaintenance:
+			t.endOperation(o.At, "the server is "+next.Maintenance.String())
+		case op.Action == ActionReboot:
+			t.endOperation(o.At, "the server is back")
+		case !o.At.Before(op.Deadline):
+			t.endOperation(o.At, "its deadline has passed")
+		}
+	}
+	detail := DetailNone
+	reason := "answers, and is ready"
+	switch {
+	case next.Operation != nil:
+		detail, reason = next.Operation.detail(), string(next.Operation.Action)+" under way"
+	case next.Maintenance == MaintenanceEvacuating:
+		detail, reason = DetailEvacuating, "the cluster says so"
+	case next.Maintenance == MaintenanceRestoring:
+		detail, reason = DetailRestoring, "the cluster says so"
+	}
+	if next.Status == StatusPending && o.Type == nil {
+		// Something answered; whether it is a whole server is not known.
+		next.StatusReason = "answers, but not all could be read"
+		return
+	}
+	if next.Status != StatusReady || next.StatusDetail != detail {
+		t.to(o.At, StatusReady, detail, reason)
+	}
+}
+
+func (op *Operation) detail() StatusDetail {
+	switch op.Action {
+	case ActionUpdate:
+		if _, ok := op.Targets[ComponentOS]; !ok && len(op.Targets) > 0 {
+			return DetailUpdatingApplication
+		}
+		return DetailUpdating
+	case ActionEvacuate:
+		return DetailEvacuating
+	case ActionRestore:
+		return DetailRestoring
+	}
+	return DetailRebooting
+}
+
+// reached reports whether every component has at least its target version.
+func reached(v Versions, targets map[string]string) bool {
+	for component, target := range targets {
+		if have, ok := v.Staged(component); ok && newerVersion(target, have) {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *Transition) endOperation(at time.Time, why string) {
+	t.event(at, EventActionFinished, fmt.Sprintf("%s: %s", t.State.Operation.Action, why))
+	t.State.Operation = nil
+}
+
+func (t *Transition) to(at time.Time, status Status, detail StatusDetail, reason string) {
+	next := &t.State
+	if next.Status == status && next.StatusDetail == detail {
+		return
+	}
+	from := describe(next.Status, next.StatusDetail)
+	next.Status, next.StatusDetail, next.StatusReason, next.StatusSince = status, detail, reason, at
+	t.event(at, EventStatusChanged, fmt.Sprintf("%s, was %s: %s", describe(status, detail), from, reason))
+}
+
+func (t *Transition) event(at time.Time, kind EventKind, reason string) {
+	t.Events = append(t.Events, Event{At: at, Kind: kind, Server: t.State.Name, Reason: reason})
+}
+
+// describe returns a status with its detail, as "offline (rebooting)".
+func describe(status Status, detail StatusDetail) string {
+	if detail == DetailNone {
+		return string(status)
+	}
+	return fmt.Sprintf("%s (%s)", status, detail)
+}
+
+// sortedKeys returns the keys of m in order.
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,55 @@
+package opscenter
+
+import (
+	"strings"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Every table and every index of the domain. The rows of servers, states and facts are apart
+// because they change at different speeds: edited, written by polls, and rarely.
+var (
+	// servers: identity and intent, by name.
+	servers          = storage.NewTable("servers", func(s *Server) storage.Key { return nameKey(s.Name) })
+	byFingerprint    = servers.Unique("fingerprint", func(s *Server) []storage.Key { return optionalKey(s.Fingerprint) })
+	bySystemUUID     = servers.Unique("system_uuid", func(s *Server) []storage.Key { return optionalKey(s.SystemUUID) })
+	byMachineID      = servers.Unique("machine_id", func(s *Server) []storage.Key { return optionalKey(s.MachineID) })
+	serversByName    = servers.Unique("folded_name", func(s *Server) []storage.Key { return optionalKey(strings.ToLower(s.Name)) })
+	serversByCluster = servers.Index("cluster", func(s *Server) []storage.Key { return optionalKey(s.Cluster) })
+	serversByChannel = servers.Index("channel", func(s *Server) []storage.Key { return optionalKey(s.Channel) })
+
+	// states: how servers are, by name, so that both tables are read side by side.
+	states         = storage.NewTable("states", func(s *ServerState) storage.Key { return nameKey(s.Name) })
+	statesByStatus = states.Index("status", func(s *ServerState) []storage.Key { return optionalKey(string(s.Status)) })
+
+	// facts: what is large, by the ID that outlives a rename.
+	facts = storage.NewTable("facts", func(f *factsRow) storage.Key { return storage.StringKey(f.ID) })
+
+	tokens   = storage.NewTable("tokens", func(t *Token) storage.Key { return storage.StringKey(t.UUID) })
+	channels = storage.NewTable("channels", func(c *Channel) storage.Key { return storage.StringKey(c.Name) })
+
+	// events in the order of their sequence number; counters holds the last one.
+	events         = storage.NewTable("events", func(e *Event) storage.Key { return storage.UintKey(e.Sequence) })
+	eventsByServer = events.Index("server", func(e *Event) []storage.Key { return optionalKey(e.Server) })
+	counters       = storage.NewTable("counters", func(c *counter) storage.Key { return storage.StringKey(c.Name) })
+)
+
+func allTables() []*storage.TableSchema {
+	return []*storage.TableSchema{servers.Schema(), states.Schema(), facts.Schema(), tokens.Schema(),
+		channels.Schema(), events.Schema(), counters.Schema()}
+}
+
+type counter struct {
+	Name  string
+	Value uint64
+}
+
+func nameKey(name string) storage.Key { return storage.StringKey(name) }
+
+// optionalKey leaves rows without a value out of an index.
+func optionalKey(value string) []storage.Key {
+	if value == "" {
+		return nil
+	}
+	return []storage.Key{storage.StringKey(value)}
+}

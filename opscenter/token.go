@@ -1,0 +1,244 @@
+package opscenter
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Token admits new servers. Its UUID is the secret: it is in no log, no event and no error.
+type Token struct {
+	UUID        string
+	Description string
+	// UsesRemaining is how many more servers it admits.
+	UsesRemaining int64
+	ExpireAt      time.Time
+	// Channel is given to the servers it admits.
+	Channel   string
+	CreatedAt time.Time
+}
+
+// TokenSpec is what an operator says of a token.
+type TokenSpec struct {
+	Description string
+	// Uses is how many servers it admits. Default, when created: 1. At most MaxTokenUses.
+	Uses int64
+	// ExpireAt: default, when created, Options.TokenLifetime from now.
+	ExpireAt time.Time
+	// Channel must exist. Default: Options.DefaultChannel.
+	Channel string
+}
+
+// CreateToken creates a token. Errors: ErrInvalidToken, ErrTooLong, ErrNotFound for the channel.
+func (r *Registry) CreateToken(ctx context.Context, spec TokenSpec) (*Token, error) {
+	at := now()
+	if spec.Uses == 0 {
+		spec.Uses = 1
+	}
+	if spec.ExpireAt.IsZero() {
+		spec.ExpireAt = at.Add(r.options.TokenLifetime)
+	}
+	if !spec.ExpireAt.After(at) {
+		return nil, fmt.Errorf("it would have expired at %s: %w", spec.ExpireAt.Format(time.RFC3339), ErrInvalidToken)
+	}
+	token := &Token{UUID: uuid.NewString(), CreatedAt: at}
+	if err := r.fillToken(token, spec); err != nil {
+		return nil, err
+	}
+	event := Event{At: at, Kind: EventTokenCreated, Reason: fmt.Sprintf("%s: %d uses until %s, channel %s",
+		token.label(), token.UsesRemaining, token.ExpireAt.Format(time.RFC3339), token.Channel)}
+	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
+		if err := channelExists(tx, token.Channel); err != nil {
+			return err
+		}
+		if err := tokens.Insert(tx, token); err != nil {
+			return err
+		}
+		return r.record(tx, event)
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.logEvents(ctx, []Event{event})
+	return token, nil
+}
+
+func (r *Registry) fillToken(token *Token, spec TokenSpec) error {
+	if spec.Uses < 0 || spec.Uses > MaxTokenUses {
+		return fmt.Errorf("%d uses, 0 to %d are allowed: %w", spec.Uses, MaxTokenUses, ErrInvalidToken)
+	}
+	if err := checkLength("description", spec.Description, MaxDescriptionLength); err != nil {
+		return err
+	}
+	if spec.Channel == "" {
+		spec.Channel = r.options.DefaultChannel
+	}
+	token.Description, token.UsesRemaining, token.Channel = spec.Description, spec.Uses, spec.Channel
+	token.ExpireAt = spec.ExpireAt.UTC().Round(0)
+	return nil
+}
+
+// label names a token without telling it.
+func (t *Token) label() string {
+	if t.Description != "" {
+		return fmt.Sprintf("token %q", cut(t.Description))
+	}
+	return "a token without a description"
+}
+
+// Token returns a token. Errors: ErrTokenMalformed, ErrNotFound.
+func (r *Registry) Token(ctx context.Context, id string) (*Token, error) {
+	id, err := tokenID(id)
+	if err != nil {
+		return nil, err
+	}
+	var out Token
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		token, err := tokens.Get(tx, storage.StringKey(id))
+		if err != nil {
+			return tokenNotFound(err)
+		}
+		out = *token
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &out, nil
+}
+
+// tokenID returns the canonical form of a token. The error doesn't repeat what was given.
+func tokenID(value string) (string, error) {
+	id, err := uuid.Parse(value)
+	if err != nil || len(value) != 36 {
+		return "", ErrTokenMalformed
+	}
+	return id.String(), nil
+}
+
+// tokenNotFound leaves the key, which is the secret, out of the error.
+func tokenNotFound(err error) error {
+	if isNotFound(err) {
+		return fmt.Errorf("token: %w", ErrNotFound)
+	}
+	return err
+}
+
+// TokenPage is a page of tokens.
+type TokenPage struct {
+	Tokens []Token
+	// Next is the cursor of the next page; empty on the last.
+	Next string
+}
+
+// Tokens lists tokens in the order of their UUIDs, expired and exhausted ones too.
+func (r *Registry) Tokens(ctx context.Context, page Page) (out TokenPage, err error) {
+	limit := pageSize(page.Limit)
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		out = TokenPage{}
+		within, err := page.within(nil)
+		if err != nil {
+			return err
+		}
+		for token, err := range tokens.Scan(tx, within) {
+			if err != nil {
+				return err
+			}
+			if len(out.Tokens) == limit {
+				out.Next = encodeCursor(out.Tokens[limit-1].UUID)
+				break
+			}
+			out.Tokens = append(out.Tokens, *token)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// UpdateToken replaces what an operator says of a token; Uses 0 leaves it exhausted, a zero
+// ExpireAt keeps the expiry. check, unless nil, is called with the token as it is, and an
+// error of it ends the update: for optimistic locking.
+func (r *Registry) UpdateToken(ctx context.Context, id string, spec TokenSpec, check func(*Token) error) error {
+	id, err := tokenID(id)
+	if err != nil {
+		return err
+	}
+	var event Event
+	err = r.store.Update(ctx, func(tx storage.WriteTx) error {
+		token, err := tokens.Get(tx, storage.StringKey(id))
+		if err != nil {
+			return tokenNotFound(err)
+		}
+		if check != nil {
+			if err := check(token); err != nil {
+				return err
+			}
+		}
+		changed, wanted := *token, spec
+		if wanted.ExpireAt.IsZero() {
+			wanted.ExpireAt = token.ExpireAt
+		}
+		if err := r.fillToken(&changed, wanted); err != nil {
+			return err
+		}
+		if err := channelExists(tx, changed.Channel); err != nil {
+			return err
+		}
+		if err := tokens.Put(tx, &changed); err != nil {
+			return err
+		}
+		event = Event{At: now(), Kind: EventTokenUpdated, Reason: fmt.Sprintf("%s: %d uses until %s, channel %s",
+			changed.label(), changed.UsesRemaining, changed.ExpireAt.Format(time.RFC3339), changed.Channel)}
+		return r.record(tx, event)
+	})
+	if err == nil {
+		r.logEvents(ctx, []Event{event})
+	}
+	return err
+}
+
+// RevokeToken deletes a token. Servers it admitted stay. Errors: ErrTokenMalformed, ErrNotFound.
+func (r *Registry) RevokeToken(ctx context.Context, id string) error {
+	id, err := tokenID(id)
+	if err != nil {
+		return err
+	}
+	var event Event
+	err = r.store.Update(ctx, func(tx storage.WriteTx) error {
+		token, err := tokens.Get(tx, storage.StringKey(id))
+		if err != nil {
+			return tokenNotFound(err)
+		}
+		event = Event{At: now(), Kind: EventTokenRevoked, Reason: token.label()}
+		if err := tokens.Delete(tx, storage.StringKey(id)); err != nil {
+			return err
+		}
+		return r.record(tx, event)
+	})
+	if err == nil {
+		r.logEvents(ctx, []Event{event})
+	}
+	return err
+}
+
+// useToken spends one use, or says why it can't.
+func useToken(tx storage.WriteTx, id string, at time.Time) (*Token, error) {
+	token, err := tokens.Find(tx, storage.StringKey(id))
+	switch {
+	case err != nil:
+		return nil, err
+	case token == nil:
+		return nil, ErrTokenUnknown
+	case !at.Before(token.ExpireAt):
+		return nil, fmt.Errorf("%w at %s", ErrTokenExpired, token.ExpireAt.Format(time.RFC3339))
+	case token.UsesRemaining <= 0:
+		return nil, ErrTokenExhausted
+	}
+	used := *token
+	used.UsesRemaining--
+	return &used, tokens.Put(tx, &used)
+}
