@@ -1,0 +1,104 @@
+package incusos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/lxc/incus/v6/shared/api"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// Update makes the server fetch and apply what its update feed offers. It returns when the
+// server has accepted that; the update itself shows in later probes.
+func (c *Client) Update(ctx context.Context, target opscenter.Target) error {
+	return c.post(ctx, target, "/os/1.0/system/update/:check")
+}
+
+// Reboot reboots the server. It returns when the server has accepted that.
+func (c *Client) Reboot(ctx context.Context, target opscenter.Target) error {
+	return c.post(ctx, target, "/os/1.0/system/:reboot")
+}
+
+// post sends a command that is not repeated: where the answer is lost, the outcome is unknown.
+func (c *Client) post(ctx context.Context, target opscenter.Target, path string) error {
+	connection, err := c.Connect(ctx, target)
+	if err != nil {
+		return err
+	}
+	_, err = session{connection}.call(http.MethodPost, path, nil)
+	if _, refused := api.StatusErrorMatch(err); err == nil || refused || errors.Is(err, errDial) || errors.Is(err, errHandshake) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
+}
+
+// Evacuate moves the instances of a cluster member away, and returns when they are, or when
+// ctx ends. A member that is evacuated already is left as it is.
+func (c *Client) Evacuate(ctx context.Context, target opscenter.Target) error {
+	return c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "evacuate", Mode: "auto"}, opscenter.MaintenanceEvacuated)
+}
+
+// Restore brings the instances of a cluster member back, and returns when they are, or when
+// ctx ends. A member that is not evacuated is left as it is.
+func (c *Client) Restore(ctx context.Context, target opscenter.Target) error {
+	return c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "restore"}, opscenter.NotInMaintenance)
+}
+
+func (c *Client) setMember(ctx context.Context, target opscenter.Target, change api.ClusterMemberStatePost, want opscenter.MaintenanceState) error {
+	connection, err := c.Connect(ctx, target)
+	if err != nil {
+		return err
+	}
+	s := session{connection}
+	if target.MemberName == "" {
+		return fmt.Errorf("server %q: %s is for members of an Incus cluster: %w", target.Name, change.Action, opscenter.ErrNotApplicable)
+	}
+	status, err := s.memberStatus(target.MemberName)
+	if err != nil {
+		return err
+	}
+	if maintenanceOf(status) == want {
+		return nil // older daemons refuse to do again what is done
+	}
+	answer, err := s.call(http.MethodPost, "/1.0/cluster/members/"+url.PathEscape(target.MemberName)+"/state", change)
+	if err != nil {
+		return err
+	}
+	if err := s.wait(ctx, answer.Operation, c.options.Timeout); err != nil {
+		return err
+	}
+	// The status can show before the operation ends, and flips back when it fails: it
+	// counts now.
+	if status, err = s.memberStatus(target.MemberName); err != nil {
+		return err
+	}
+	if maintenanceOf(status) != want {
+		return fmt.Errorf("server %q is %s after its operation %s ended: %w", target.Name, status, change.Action, errAnswer)
+	}
+	return nil
+}
+
+// wait waits for an operation of the server, in steps below the time an answer may take.
+func (s session) wait(ctx context.Context, operation string, timeout time.Duration) error {
+	step := max(1, int(timeout.Seconds()/2))
+	for {
+		var op api.Operation
+		if err := s.get(fmt.Sprintf("%s/wait?timeout=%d", operation, step), &op); err != nil {
+			return err
+		}
+		if op.StatusCode.IsFinal() {
+			if op.StatusCode != api.Success {
+				return fmt.Errorf("operation %s: %s %s", op.Description, op.Status, op.Err)
+			}
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,304 @@
+package incusos
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// readyUptime is when a server counts as ready that does not say whether it is (IncusOS
+// releases without system_is_ready).
+const readyUptime = 120 * time.Second
+
+// notIncusOS is what a newer Incus daemon that is not on IncusOS answers to /os/ requests.
+const notIncusOS = "System isn't running IncusOS"
+
+// Probe asks a server how it is, and reads what the specification lists: type, hardware, OS
+// data, version information. It never returns an error: why a server was not reached is part
+// of the observation, and so is what could not be read. ctx bounds all of it.
+func (c *Client) Probe(ctx context.Context, target opscenter.Target) opscenter.Observation {
+	o := opscenter.Observation{Server: target.Name, ID: target.ID, At: time.Now().UTC().Round(0)}
+	if err := c.probe(ctx, target, &o); err != nil {
+		o.Failure = failure(err)
+	}
+	o.Took = time.Since(o.At)
+	return o
+}
+
+func (c *Client) probe(ctx context.Context, target opscenter.Target, o *opscenter.Observation) error {
+	connection, err := c.Connect(ctx, target)
+	if err != nil {
+		return err
+	}
+	p := &probe{session: session{connection}, ctx: ctx, o: o, keepSecrets: c.options.KeepSecrets}
+	var root struct {
+		Environment environment `json:"environment"`
+	}
+	switch err := p.get("/os/1.0", &root); {
+	case err == nil:
+		p.incusOS(root.Environment)
+		return nil
+	case isStatus(err, http.StatusNotFound), isStatus(err, http.StatusBadRequest) && strings.Contains(err.Error(), notIncusOS):
+		return p.plainIncus()
+	default:
+		return err
+	}
+}
+
+// probe is one look at one server.
+type probe struct {
+	session
+	ctx         context.Context // of this call alone
+	o           *opscenter.Observation
+	keepSecrets bool
+}
+
+// environment is what GET /os/1.0 tells.
+type environment struct {
+	OSName        string `json:"os_name"`
+	OSVersion     string `json:"os_version"`
+	OSVersionNext string `json:"os_version_next"`
+	SystemIsReady *bool  `json:"system_is_ready"`
+	Uptime        uptime `json:"uptime"`
+}
+
+// uptime has been both a number and a string of digits, of seconds.
+type uptime time.Duration
+
+func (u *uptime) UnmarshalJSON(data []byte) error {
+	text := string(bytes.Trim(data, `"`))
+	if text == "" || text == "null" {
+		return nil
+	}
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil || seconds < 0 || seconds > 1e10 {
+		return fmt.Errorf("uptime %.40q", text)
+	}
+	*u = uptime(seconds * float64(time.Second))
+	return nil
+}
+
+// try reads one part. What fails is noted; after the end of the context nothing more is tried.
+func (p *probe) try(what string, read func() error) bool {
+	err := p.ctx.Err()
+	if err == nil {
+		err = read()
+	}
+	if err != nil {
+		p.o.Unread = append(p.o.Unread, fmt.Sprintf("%s: %v", what, err))
+		return false
+	}
+	return true
+}
+
+// incusOS reads a server that runs IncusOS.
+func (p *probe) incusOS(e environment) {
+	up := time.Duration(e.Uptime)
+	p.o.Ready = up >= readyUptime
+	if e.SystemIsReady != nil {
+		p.o.Ready = *e.SystemIsReady
+	}
+	if up > 0 {
+		p.o.BootedAt = p.o.At.Add(-up)
+	}
+	versions := opscenter.Versions{OS: opscenter.OSVersion{Name: e.OSName, Version: e.OSVersion, VersionNext: e.OSVersionNext}}
+	kind := opscenter.TypeUnknown
+	applications := p.try("applications", func() (err error) {
+		versions.Applications, kind, err = p.applications()
+		return err
+	})
+	if applications {
+		p.o.Type = &kind
+	}
+	update := p.try("update", func() error {
+		var answer struct {
+			Config struct {
+				Channel string `json:"channel"`
+			} `json:"config"`
+			State struct {
+				NeedsReboot bool `json:"needs_reboot"`
+			} `json:"state"`
+		}
+		err := p.get("/os/1.0/system/update", &answer)
+		versions.UpdateChannel, versions.OS.NeedsReboot = answer.Config.Channel, answer.State.NeedsReboot
+		return err
+	})
+	if applications && update {
+		p.o.Versions = &versions
+	}
+	p.facts()
+	if kind == opscenter.TypeIncus {
+		p.try("cluster membership", func() error {
+			server, err := p.incus()
+			if err != nil {
+				return err
+			}
+			return p.membership(server)
+		})
+	}
+}
+
+// applications reads the installed applications, and the type the primary one makes of the server.
+func (p *probe) applications() ([]opscenter.ApplicationVersion, opscenter.ServerType, error) {
+	var paths []string
+	if err := p.get("/os/1.0/applications", &paths); err != nil {
+		return nil, "", err
+	}
+	kind := opscenter.TypeUnknown
+	var out []opscenter.ApplicationVersion
+	for _, path := range paths {
+		name := path[strings.LastIndex(path, "/")+1:]
+		var answer struct {
+			State struct {
+				IsPrimary       bool   `json:"is_primary"`
+				Version         string `json:"version"`
+				FriendlyVersion string `json:"friendly_version"`
+			} `json:"state"`
+		}
+		if err := p.get("/os/1.0/applications/"+url.PathEscape(name), &answer); err != nil {
+			return nil, "", err
+		}
+		out = append(out, opscenter.ApplicationVersion{Name: name, Version: answer.State.Version,
+			FriendlyVersion: answer.State.FriendlyVersion, Primary: answer.State.IsPrimary})
+		if answer.State.IsPrimary {
+			kind = opscenter.TypeOfApplication(name)
+		}
+	}
+	return out, kind, nil
+}
+
+// facts reads what is large.
+func (p *probe) facts() {
+	f := &opscenter.Facts{}
+	for _, part := range []struct {
+		name string
+		into *json.RawMessage
+	}{{"resources", &f.Hardware}, {"network", &f.Network}, {"security", &f.Security}, {"storage", &f.Storage}} {
+		p.try(part.name, func() (err error) {
+			*part.into, err = p.raw("/os/1.0/system/" + part.name)
+			return err
+		})
+	}
+	if f.Security != nil {
+		p.try("security state", func() error {
+			var answer struct {
+				State struct {
+					Trusted bool `json:"system_state_is_trusted"`
+				} `json:"state"`
+			}
+			if err := json.Unmarshal(f.Security, &answer); err != nil {
+				return err
+			}
+			p.o.SystemStateTrusted = &answer.State.Trusted
+			return nil
+		})
+	}
+	p.keep(f)
+}
+
+// keep adds facts to the observation, without secrets. Hardware and storage have none.
+func (p *probe) keep(f *opscenter.Facts) {
+	for _, part := range []*json.RawMessage{&f.Network, &f.Security} {
+		if *part == nil || p.keepSecrets {
+			continue
+		}
+		redacted, err := opscenter.RedactSecrets(*part)
+		if err != nil {
+			redacted = nil // what can't be read can't be cleaned
+			p.o.Unread = append(p.o.Unread, err.Error())
+		}
+		*part = redacted
+	}
+	p.o.Facts = f
+}
+
+// incusServer is what GET /1.0 of Incus tells.
+type incusServer struct {
+	Auth        string `json:"auth"`
+	Environment struct {
+		OSName          string `json:"os_name"`
+		OSVersion       string `json:"os_version"`
+		ServerClustered bool   `json:"server_clustered"`
+		ServerName      string `json:"server_name"`
+		ServerVersion   string `json:"server_version"`
+	} `json:"environment"`
+}
+
+func (p *probe) incus() (*incusServer, error) {
+	server := &incusServer{}
+	if err := p.get("/1.0", server); err != nil {
+		return nil, err
+	}
+	if server.Auth != "trusted" {
+		return nil, errUntrusted
+	}
+	return server, nil
+}
+
+// membership reads which member of an Incus cluster the server is, and whether it is evacuated.
+func (p *probe) membership(server *incusServer) error {
+	name, maintenance := "", opscenter.NotInMaintenance
+	if server.Environment.ServerClustered {
+		name = server.Environment.ServerName
+		status, err := p.memberStatus(name)
+		if err != nil {
+			return err
+		}
+		maintenance = maintenanceOf(status)
+	}
+	p.o.MemberName, p.o.Maintenance = &name, &maintenance
+	return nil
+}
+
+func (s session) memberStatus(name string) (string, error) {
+	var member struct {
+		Status string `json:"status"`
+	}
+	err := s.get("/1.0/cluster/members/"+url.PathEscape(name), &member)
+	return member.Status, err
+}
+
+// maintenanceOf translates the status of a cluster member.
+func maintenanceOf(status string) opscenter.MaintenanceState {
+	switch status {
+	case "Evacuating":
+		return opscenter.MaintenanceEvacuating
+	case "Evacuated":
+		return opscenter.MaintenanceEvacuated
+	case "Restoring":
+		return opscenter.MaintenanceRestoring
+	}
+	return opscenter.NotInMaintenance // Online, Offline, Blocked
+}
+
+// plainIncus reads an Incus daemon that is not on IncusOS: type incus, and no OS to update.
+func (p *probe) plainIncus() error {
+	server, err := p.incus()
+	if err != nil {
+		return err
+	}
+	p.o.Ready = true
+	kind := opscenter.TypeIncus
+	p.o.Type = &kind
+	p.o.Versions = &opscenter.Versions{
+		OS: opscenter.OSVersion{Name: server.Environment.OSName, Version: server.Environment.OSVersion},
+		Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: server.Environment.ServerVersion,
+			FriendlyVersion: server.Environment.ServerVersion, Primary: true}},
+	}
+	p.try("cluster membership", func() error { return p.membership(server) })
+	f := &opscenter.Facts{}
+	p.try("resources", func() (err error) {
+		f.Hardware, err = p.raw("/1.0/resources")
+		return err
+	})
+	p.keep(f)
+	return nil
+}

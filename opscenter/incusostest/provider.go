@@ -1,0 +1,130 @@
+package incusostest
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// ErrRefused: the control plane answered, with an error.
+var ErrRefused = errors.New("the control plane refused")
+
+// ErrNotRegistered: the server has no control plane.
+var ErrNotRegistered = errors.New("the server is not registered")
+
+// Attempts of a registration, as a real server makes them at each start.
+const registerAttempts = 5
+
+// Register registers the server with a control plane, as a real one does at its first boot,
+// and trusts the certificate it is answered. A lost answer is repeated, up to 5 times within 5 s.
+func (s *Server) Register(ctx context.Context, provider Provider) error {
+	s.mu.Lock()
+	s.provider = provider
+	s.mu.Unlock()
+	var err error
+	for attempt := range registerAttempts {
+		if attempt > 0 && !sleep(s, time.Second) {
+			return err
+		}
+		if err = s.RegisterOnce(ctx); err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// RegisterOnce sends one registration.
+func (s *Server) RegisterOnce(ctx context.Context) error {
+	s.mu.Lock()
+	path := "/1.0/provisioning/servers?token=" + url.QueryEscape(s.provider.Token)
+	body := map[string]any{"name": s.options.Name, "connection_url": "https://" + s.address,
+		"machine_id": s.state.machineID, "system_uuid": s.state.systemUUID}
+	s.mu.Unlock()
+	var answer struct {
+		Certificate string `json:"certificate"`
+	}
+	if err := s.send(ctx, http.MethodPost, path, body, &answer); err != nil {
+		return fmt.Errorf("registering %s: %w", s.options.Name, err)
+	}
+	block, _ := pem.Decode([]byte(answer.Certificate))
+	if block == nil {
+		return fmt.Errorf("registering %s: the answer holds no certificate", s.options.Name)
+	}
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return fmt.Errorf("registering %s: %w", s.options.Name, err)
+	}
+	s.Trust(certificate)
+	return nil
+}
+
+// SelfUpdate tells the control plane where the server is, and why it says so.
+func (s *Server) SelfUpdate(ctx context.Context, cause string) error {
+	s.mu.Lock()
+	registered := s.provider.ServerURL != ""
+	body := map[string]string{"connection_url": "https://" + s.address, "cause": cause}
+	s.mu.Unlock()
+	if !registered {
+		return ErrNotRegistered
+	}
+	if err := s.send(ctx, http.MethodPut, "/1.0/provisioning/servers/:self", body, nil); err != nil {
+		return fmt.Errorf("self update of %s: %w", s.options.Name, err)
+	}
+	return nil
+}
+
+// send calls the control plane. As a real server, it goes by what the body says, and not by the status line.
+func (s *Server) send(ctx context.Context, method, path string, body, metadata any) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	s.mu.Lock()
+	base, transport := strings.TrimSuffix(s.provider.ServerURL, "/"), s.transport
+	s.mu.Unlock()
+	data, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, base+path, bytes.NewReader(data))
+	if err != nil {
+		return errors.New("the control plane's URL can't be used") // the error would repeat the token
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return err
+	}
+	var answer struct {
+		Type       string          `json:"type"`
+		StatusCode int             `json:"status_code"`
+		ErrorCode  int             `json:"error_code"`
+		Error      string          `json:"error"`
+		Metadata   json.RawMessage `json:"metadata"`
+	}
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return fmt.Errorf("status %s: %w", resp.Status, err)
+	}
+	if answer.Type == "error" {
+		return fmt.Errorf("%w: %d %s", ErrRefused, answer.ErrorCode, answer.Error)
+	}
+	if answer.Type != "sync" || answer.StatusCode != 200 {
+		return fmt.Errorf("%w: type %q, status code %d", ErrRefused, answer.Type, answer.StatusCode)
+	}
+	if metadata != nil {
+		return json.Unmarshal(answer.Metadata, metadata)
+	}
+	return nil
+}

@@ -1,0 +1,346 @@
+// Package incusostest simulates IncusOS servers, with real TLS listeners, for tests and
+// demonstrations, as net/http/httptest does for HTTP servers:
+//
+//	server, err := incusostest.New(incusostest.Options{Name: "server01"})
+//	defer server.Close()
+//	err = server.Register(ctx, incusostest.Provider{ServerURL: url, Token: token})
+//
+// A server registers, sends self updates, serves IncusOS's API under /os/ and, for type
+// incus, the part of Incus's API that a control plane uses; it stages updates, reboots, is
+// evacuated and restored, changes its network and rolls that back. Faults can be switched
+// on. Thousands fit into one process.
+package incusostest
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	mrand "math/rand/v2"
+	"net"
+	"net/http"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+)
+
+// Options of New. The zero value is a ready Incus server, member of a cluster of its own.
+type Options struct {
+	// Name is the host name. Default: "sim-" and a part of the machine ID.
+	Name string
+	// Application is the primary one: "incus", "incus-lts-6.0", "migration-manager",
+	// "operations-center", or any other. Default "incus".
+	Application string
+	// Version of the OS and all applications. Default "202608010000".
+	Version string
+	// Standalone: an Incus server that is in no cluster.
+	Standalone bool
+	// Address to listen on. Default: a loopback address of its own, port 8443; where the
+	// system has only one loopback address, any free port of that.
+	Address string
+	// Delays of what takes time on a real server. Default: 10 ms each.
+	UpdateDelay, RebootDelay, EvacuateDelay time.Duration
+	// LegacyReady leaves out system_is_ready, as older releases do, and tells the uptime as a string.
+	LegacyReady bool
+	// Backend is the Unix socket of a real Incus daemon: what is not under /os/ goes there.
+	Backend string
+	// Seed makes the hardware; servers with different seeds differ. Default: random.
+	Seed uint64
+}
+
+func (o Options) withDefaults() Options {
+	if o.Application == "" {
+		o.Application = "incus"
+	}
+	if o.Version == "" {
+		o.Version = "202608010000"
+	}
+	for _, d := range []*time.Duration{&o.UpdateDelay, &o.RebootDelay, &o.EvacuateDelay} {
+		if *d == 0 {
+			*d = 10 * time.Millisecond
+		}
+	}
+	if o.Seed == 0 {
+		o.Seed = mrand.Uint64() | 1
+	}
+	return o
+}
+
+// Server is a simulated IncusOS server. All methods may be called concurrently.
+type Server struct {
+	options   Options
+	handler   http.Handler
+	transport *http.Transport // for what it calls itself
+
+	stop context.CancelFunc // ends what goes on in the background
+	ctx  context.Context
+	wait sync.WaitGroup
+
+	mu       sync.Mutex
+	identity tls.Certificate
+	provider Provider
+	trusted  map[string]bool // fingerprints of client certificates
+	state    state
+	network  network
+	fault    Fault
+	web      *http.Server
+	listener *faultListener
+	address  string // host:port
+	requests map[string]int
+	closed   bool
+}
+
+// Provider is the provider configuration out of a server's seed.
+type Provider struct {
+	// ServerURL of the control plane.
+	ServerURL string
+	Token     string
+	// Certificate of the control plane, to be pinned; nil: any is accepted.
+	Certificate *x509.Certificate
+}
+
+// New boots a server: it listens, and is ready.
+func New(options Options) (*Server, error) {
+	s := &Server{options: options.withDefaults(), trusted: map[string]bool{}, requests: map[string]int{}}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	if err := s.install(); err != nil {
+		return nil, err
+	}
+	s.handler = s.routes()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.listen(s.options.Address); err != nil {
+		s.stop()
+		return nil, err
+	}
+	s.network = newNetwork(s)
+	return s, nil
+}
+
+// install gives the server an identity and a fresh state.
+func (s *Server) install() error {
+	machine := make([]byte, 16)
+	_, _ = rand.Read(machine)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.options.Name == "" {
+		s.options.Name = "sim-" + hex.EncodeToString(machine[:4])
+	}
+	identity, err := selfsigned.New("root@"+s.options.Name, s.options.Name)
+	if err != nil {
+		return err
+	}
+	systemUUID := s.state.systemUUID
+	if systemUUID == "" {
+		systemUUID = uuid.NewString()
+	}
+	s.identity = identity
+	clear(s.trusted)
+	s.state = newState(s.options, hex.EncodeToString(machine), systemUUID)
+	if s.transport != nil {
+		s.transport.CloseIdleConnections()
+	}
+	s.transport = &http.Transport{
+		Proxy:               nil,
+		TLSHandshakeTimeout: 10 * time.Second,
+		IdleConnTimeout:     20 * time.Second,
+		TLSClientConfig: &tls.Config{
+			MinVersion:         tls.VersionTLS13,
+			Certificates:       []tls.Certificate{identity},
+			InsecureSkipVerify: true,
+			VerifyConnection: func(c tls.ConnectionState) error {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				if pinned := s.provider.Certificate; pinned != nil && !c.PeerCertificates[0].Equal(pinned) {
+					return errors.New("the control plane presents another certificate than the pinned one")
+				}
+				return nil
+			},
+		},
+	}
+	return nil
+}
+
+// loopbacks hands out a loopback address of its own to each server of the process: ports of
+// servers that are down stay theirs then. It begins at a random place, for the sake of other processes.
+var loopbacks = struct {
+	sync.Mutex
+	next uint32
+}{next: mrand.Uint32N(200<<16) + 1<<16}
+
+func nextLoopback() string {
+	loopbacks.Lock()
+	defer loopbacks.Unlock()
+	loopbacks.next++
+	n := 1<<16 + loopbacks.next%(253<<16) // 127.1.0.0 to 127.253.255.255
+	if n&0xff == 0 || n&0xff == 0xff {
+		loopbacks.next += 2
+		n += 2
+	}
+	return fmt.Sprintf("127.%d.%d.%d:8443", n>>16&0xff, n>>8&0xff, n&0xff)
+}
+
+// listen starts serving. s.mu is held.
+func (s *Server) listen(address string) error {
+	raw, err := s.bind(address)
+	if err != nil {
+		return err
+	}
+	s.address = raw.Addr().String()
+	s.listener = &faultListener{Listener: raw, fault: s.fault}
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		ClientAuth: tls.RequestClientCert,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			certificate := s.identity
+			return &certificate, nil
+		},
+	}
+	if s.fault.Kind == FaultWrongCertificate {
+		other, err := selfsigned.New("somebody-else")
+		if err != nil {
+			raw.Close()
+			return err
+		}
+		config.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &other, nil }
+	}
+	s.web = &http.Server{
+		Handler:           s.handler,
+		TLSConfig:         config,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       30 * time.Second, // as Incus does
+		ErrorLog:          log.New(io.Discard, "", 0),
+	}
+	web, listener := s.web, s.listener
+	s.wait.Go(func() { _ = web.ServeTLS(listener, "", "") })
+	return nil
+}
+
+func (s *Server) bind(address string) (net.Listener, error) {
+	if address != "" {
+		return net.Listen("tcp", address)
+	}
+	if runtime.GOOS != "linux" {
+		return net.Listen("tcp", "127.0.0.1:0")
+	}
+	for range 20 {
+		if raw, err := net.Listen("tcp", nextLoopback()); err == nil {
+			return raw, nil
+		}
+	}
+	return net.Listen("tcp", "127.0.0.1:0")
+}
+
+// hangUp stops serving, and cuts all connections. s.mu is held.
+func (s *Server) hangUp() {
+	if s.web != nil {
+		s.listener.release()
+		_ = s.web.Close()
+		s.web, s.listener = nil, nil
+	}
+}
+
+// Close shuts the server down for good.
+func (s *Server) Close() {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		s.stop()
+		s.hangUp()
+	}
+	s.mu.Unlock()
+	s.wait.Wait()
+	s.transport.CloseIdleConnections()
+}
+
+// later runs what takes time on a real server, unless the server is closed first.
+func (s *Server) later(delay time.Duration, do func()) {
+	s.wait.Go(func() {
+		timer := time.NewTimer(delay)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			do()
+		case <-s.ctx.Done():
+		}
+	})
+}
+
+// Name returns the host name.
+func (s *Server) Name() string { return s.options.Name }
+
+// URL returns the connection URL.
+func (s *Server) URL() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return "https://" + s.address
+}
+
+// Certificate returns the server's certificate.
+func (s *Server) Certificate() *x509.Certificate {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.identity.Leaf
+}
+
+// CertificatePEM returns the server's certificate in PEM form.
+func (s *Server) CertificatePEM() string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))
+}
+
+// MachineID returns the machine ID of the installation.
+func (s *Server) MachineID() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.machineID
+}
+
+// SystemUUID returns the UUID of the hardware.
+func (s *Server) SystemUUID() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.systemUUID
+}
+
+// Requests returns how many requests to a path have been served.
+func (s *Server) Requests(path string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requests[path]
+}
+
+// Trust makes the server accept a client certificate, as its answer to Register does.
+func (s *Server) Trust(certificate *x509.Certificate) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trusted[fingerprint(certificate)] = true
+}
+
+// Reinstall installs the server anew: same hardware, new certificate and machine ID, no trust.
+func (s *Server) Reinstall() error { return s.install() }
+
+// SwapCertificate makes the server present another certificate from now on.
+func (s *Server) SwapCertificate() error {
+	identity, err := selfsigned.New("root@"+s.options.Name, s.options.Name)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.identity = identity
+	address := s.address
+	s.hangUp() // sessions of the old certificate end with it
+	return s.listen(address)
+}
