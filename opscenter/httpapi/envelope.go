@@ -1,0 +1,166 @@
+package httpapi
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// envelope is the answer of IncusOS's, Incus's and Operations Center's APIs alike. Clients
+// go by its fields, and not by the HTTP status.
+type envelope struct {
+	Type       string `json:"type"`
+	Status     string `json:"status"`
+	StatusCode int    `json:"status_code"`
+	Operation  string `json:"operation"`
+	ErrorCode  int    `json:"error_code"`
+	Error      string `json:"error"`
+	Metadata   any    `json:"metadata"`
+}
+
+func respond(w http.ResponseWriter, metadata any) { respondStatus(w, http.StatusOK, metadata) }
+
+// respondCreated answers with the place of what was created; the body says 200, as everywhere.
+func respondCreated(w http.ResponseWriter, location string, metadata any) {
+	w.Header().Set("Location", location)
+	respondStatus(w, http.StatusCreated, metadata)
+}
+
+func respondStatus(w http.ResponseWriter, status int, metadata any) {
+	send(w, status, envelope{Type: "sync", Status: "Success", StatusCode: http.StatusOK, Metadata: metadata})
+}
+
+func respondError(w http.ResponseWriter, status int, message string) {
+	send(w, status, envelope{Type: "error", ErrorCode: status, Error: message})
+}
+
+func send(w http.ResponseWriter, status int, answer envelope) {
+	data, err := json.Marshal(answer)
+	if err != nil {
+		status, data = http.StatusInternalServerError, []byte(`{"type":"error","error_code":500,"error":"the answer could not be encoded","metadata":null}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(data, '\n'))
+}
+
+// etag returns the ETag of what the API shows of an object.
+func etag(shown any) string {
+	data, err := json.Marshal(shown)
+	if err != nil {
+		return `"none"`
+	}
+	sum := sha256.Sum256(data)
+	return `"` + hex.EncodeToString(sum[:16]) + `"`
+}
+
+// matches returns opscenter.ErrPrecondition unless the request's If-Match, if it has one, names the tag.
+func matches(r *http.Request, tag string) error {
+	wanted := r.Header.Get("If-Match")
+	if wanted == "" {
+		return nil
+	}
+	for one := range strings.SplitSeq(wanted, ",") {
+		// Incus's tools send tags without quotes.
+		if one = strings.TrimSpace(one); one == "*" || strings.Trim(one, `"`) == strings.Trim(tag, `"`) {
+			return nil
+		}
+	}
+	return opscenter.ErrPrecondition
+}
+
+// fail answers an error of the registry.
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	status := statusOf(err)
+	if status == http.StatusInternalServerError {
+		h.options.Logger.ErrorContext(r.Context(), "a request failed", "method", r.Method, "endpoint", r.Pattern, "error", err)
+		respondError(w, status, "Internal server error")
+		return
+	}
+	respondError(w, status, err.Error())
+}
+
+// statuses of errors, the first that matches.
+var statuses = []struct {
+	err    error
+	status int
+}{
+	{errBody, http.StatusBadRequest},
+	{errTooLarge, http.StatusRequestEntityTooLarge},
+	{opscenter.ErrPrecondition, http.StatusPreconditionFailed},
+	{opscenter.ErrNoCertificate, http.StatusBadRequest},
+	{opscenter.ErrTokenMalformed, http.StatusBadRequest},
+	{opscenter.ErrTokenUnknown, http.StatusForbidden},
+	{opscenter.ErrTokenExpired, http.StatusForbidden},
+	{opscenter.ErrTokenExhausted, http.StatusForbidden},
+	{opscenter.ErrUnknownCertificate, http.StatusForbidden},
+	{opscenter.ErrIdentityTaken, http.StatusForbidden},
+	{opscenter.ErrIdentityChanged, http.StatusForbidden},
+	{opscenter.ErrNameTaken, http.StatusConflict},
+	{opscenter.ErrClustered, http.StatusConflict},
+	{opscenter.ErrInvalidToken, http.StatusBadRequest},
+	{opscenter.ErrInvalidCertificate, http.StatusBadRequest},
+	{opscenter.ErrInvalidName, http.StatusBadRequest},
+	{opscenter.ErrInvalidURL, http.StatusBadRequest},
+	{opscenter.ErrInvalidMachineID, http.StatusBadRequest},
+	{opscenter.ErrInvalidSystemUUID, http.StatusBadRequest},
+	{opscenter.ErrInvalidFilter, http.StatusBadRequest},
+	{opscenter.ErrInvalidCursor, http.StatusBadRequest},
+	{opscenter.ErrTooLong, http.StatusBadRequest},
+	{opscenter.ErrNotFound, http.StatusNotFound},
+	{storage.ErrTooLarge, http.StatusBadRequest},
+	{storage.ErrEncoding, http.StatusBadRequest},
+	{storage.ErrClosed, http.StatusServiceUnavailable},
+	{storage.ErrDiskFull, http.StatusInsufficientStorage},
+}
+
+func statusOf(err error) int {
+	for _, known := range statuses {
+		if errors.Is(err, known.err) {
+			return known.status
+		}
+	}
+	return http.StatusInternalServerError
+}
+
+var (
+	errBody     = errors.New("invalid request")
+	errTooLarge = errors.New("the request is too large")
+)
+
+// decode reads a JSON object from a request's body. Unknown fields are ignored: newer clients send them.
+func decode(r *http.Request, into any) error {
+	data, err := io.ReadAll(r.Body)
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return fmt.Errorf("%w: more than %d bytes", errTooLarge, tooLarge.Limit)
+	case err != nil:
+		return fmt.Errorf("%w: the body could not be read", errBody)
+	}
+	return decodeObject(data, into)
+}
+
+func decodeObject(data []byte, into any) error {
+	if trimmed := bytes.TrimSpace(data); len(trimmed) == 0 || trimmed[0] != '{' {
+		return fmt.Errorf("%w: a JSON object is wanted", errBody)
+	}
+	var typeError *json.UnmarshalTypeError
+	err := json.Unmarshal(data, into)
+	switch {
+	case errors.As(err, &typeError) && typeError.Field != "":
+		return fmt.Errorf("%w: field %s: %s is not what is wanted there", errBody, typeError.Field, typeError.Value)
+	case err != nil:
+		return fmt.Errorf("%w: %v", errBody, err)
+	}
+	return nil
+}

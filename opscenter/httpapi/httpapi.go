@@ -1,0 +1,197 @@
+// Package httpapi serves the endpoints that IncusOS servers call, unchanged, and the REST API
+// for operators, in the shapes of Operations Center. It is an http.Handler: mount it on a mux
+// and a TLS configuration of your own, or use NewServer.
+package httpapi
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// Defaults of Options and NewServer.
+const (
+	DefaultMaxBody           = 64 << 10
+	DefaultReadTimeout       = 15 * time.Second
+	DefaultWriteTimeout      = 30 * time.Second
+	DefaultIdleTimeout       = 60 * time.Second
+	DefaultFailuresPerMinute = 30
+	DefaultMaxAddresses      = 10_000
+)
+
+// Options of New.
+type Options struct {
+	// ClientCertificate is what the control plane presents when it connects to servers: they
+	// are told it when they register, and trust it from then on. Required.
+	ClientCertificate *x509.Certificate
+	// Authorize says who may use the operators' API. Default: nobody. See TrustCertificates,
+	// TrustUnixSocket and AnyOf.
+	Authorize Authorizer
+	// Logger gets what goes wrong inside. Default: nothing is logged.
+	Logger *slog.Logger
+	// Version is what GET /1.0 says of the server's version. Default "opscenter".
+	Version string
+	// MaxBody bounds a request's body, in bytes. Default 64 KiB.
+	MaxBody int64
+	// ReadTimeout bounds the time for a request's body. Default 15 s.
+	ReadTimeout time.Duration
+	// WriteTimeout bounds the time in which a reader must take some of a long answer. Default 30 s.
+	WriteTimeout time.Duration
+	// FailuresPerMinute is how many failed registrations an address may have per minute, and
+	// in one burst, before it is answered 429. Default 30; below 0: no limit.
+	FailuresPerMinute int
+	// MaxAddresses is for how many addresses failures are counted at a time. Default 10,000.
+	MaxAddresses int
+}
+
+// Handler serves the API. It may be used concurrently.
+type Handler struct {
+	registry    *opscenter.Registry
+	options     Options
+	certificate string
+	limiter     *limiter
+	mux         *http.ServeMux
+}
+
+// New returns the handler. Errors: opscenter.ErrInvalidOptions.
+func New(registry *opscenter.Registry, options Options) (*Handler, error) {
+	if options.ClientCertificate == nil {
+		return nil, fmt.Errorf("ClientCertificate is missing: %w", opscenter.ErrInvalidOptions)
+	}
+	if options.Authorize == nil {
+		options.Authorize = func(*http.Request) (string, error) { return "", errNobody }
+	}
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
+	}
+	if options.Version == "" {
+		options.Version = "opscenter"
+	}
+	if options.MaxBody <= 0 {
+		options.MaxBody = DefaultMaxBody
+	}
+	if options.ReadTimeout <= 0 {
+		options.ReadTimeout = DefaultReadTimeout
+	}
+	if options.WriteTimeout <= 0 {
+		options.WriteTimeout = DefaultWriteTimeout
+	}
+	if options.FailuresPerMinute == 0 {
+		options.FailuresPerMinute = DefaultFailuresPerMinute
+	}
+	if options.MaxAddresses <= 0 {
+		options.MaxAddresses = DefaultMaxAddresses
+	}
+	h := &Handler{registry: registry, options: options, certificate: opscenter.EncodeCertificate(options.ClientCertificate)}
+	h.limiter = newLimiter(options.FailuresPerMinute, options.MaxAddresses)
+	h.mux = h.routes()
+	return h, nil
+}
+
+func (h *Handler) routes() *http.ServeMux {
+	mux := http.NewServeMux()
+	// For everybody.
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { respond(w, []string{"/1.0"}) })
+	mux.HandleFunc("GET /1.0", h.getServer)
+	// For servers.
+	mux.HandleFunc("POST /1.0/provisioning/servers", h.postServers)
+	mux.HandleFunc("PUT /1.0/provisioning/servers/:self", h.putSelf)
+	// For operators.
+	operators := map[string]http.HandlerFunc{
+		"GET /1.0/provisioning/tokens":            h.getTokens,
+		"POST /1.0/provisioning/tokens":           h.postTokens,
+		"GET /1.0/provisioning/tokens/{uuid}":     h.getToken,
+		"PUT /1.0/provisioning/tokens/{uuid}":     h.putToken,
+		"DELETE /1.0/provisioning/tokens/{uuid}":  h.deleteToken,
+		"GET /1.0/provisioning/servers":           h.getServers,
+		"GET /1.0/provisioning/servers/{name}":    h.getServerByName,
+		"PUT /1.0/provisioning/servers/{name}":    h.putServer,
+		"POST /1.0/provisioning/servers/{name}":   h.postServer,
+		"DELETE /1.0/provisioning/servers/{name}": h.deleteServer,
+	}
+	for pattern, handle := range operators {
+		mux.HandleFunc(pattern, h.authorized(handle))
+	}
+	return mux
+}
+
+// ServeHTTP implements http.Handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(h.options.ReadTimeout)) // not every writer can
+	_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout))
+	r.Body = http.MaxBytesReader(w, r.Body, h.options.MaxBody)
+
+	_, pattern := h.mux.Handler(r)
+	if pattern == "" {
+		h.unmatched(w, r)
+		return
+	}
+	h.mux.ServeHTTP(w, r)
+}
+
+// unmatched answers in the envelope what the mux would say in text.
+func (h *Handler) unmatched(w http.ResponseWriter, r *http.Request) {
+	probe := discardWriter{header: http.Header{}, status: http.StatusOK}
+	h.mux.ServeHTTP(&probe, r)
+	if probe.status == http.StatusMethodNotAllowed {
+		w.Header().Set("Allow", probe.header.Get("Allow"))
+		respondError(w, http.StatusMethodNotAllowed, fmt.Sprintf("Method %s is not allowed here", r.Method))
+		return
+	}
+	respondError(w, http.StatusNotFound, "Not found: there is no such endpoint")
+}
+
+type discardWriter struct {
+	header http.Header
+	status int
+}
+
+func (d *discardWriter) Header() http.Header         { return d.header }
+func (d *discardWriter) WriteHeader(status int)      { d.status = status }
+func (d *discardWriter) Write(p []byte) (int, error) { return len(p), nil }
+
+// getServer answers GET /1.0.
+func (h *Handler) getServer(w http.ResponseWriter, r *http.Request) {
+	auth := "untrusted"
+	if _, err := h.options.Authorize(r); err == nil {
+		auth = "trusted"
+	}
+	respond(w, map[string]any{"api_status": "stable", "api_version": "1.0", "auth": auth,
+		"auth_methods": []string{"tls"}, "server_version": h.options.Version})
+}
+
+// TLSConfig returns a configuration for the endpoint: TLS 1.3, and client certificates asked for, of any origin,
+// as servers present certificates that nobody signed.
+func TLSConfig(certificate tls.Certificate) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequestClientCert}
+}
+
+// NewServer returns an http.Server for the handler, or for a mux that holds it, with time
+// limits on everything a client could hold up. It logs to logger what clients do wrong, at
+// debug level; nil: nowhere.
+func NewServer(handler http.Handler, config *tls.Config, logger *slog.Logger) *http.Server {
+	errorLog := log.New(io.Discard, "", 0)
+	if logger != nil {
+		errorLog = slog.NewLogLogger(logger.Handler(), slog.LevelDebug)
+	}
+	return &http.Server{
+		Handler:           handler,
+		TLSConfig:         config,
+		ReadHeaderTimeout: DefaultReadTimeout,
+		IdleTimeout:       DefaultIdleTimeout,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          errorLog,
+		// Handler sets the deadlines of bodies and answers itself.
+	}
+}
+
+var errNobody = errors.New("no authorizer is configured: the operators' API is closed")

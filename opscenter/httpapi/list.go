@@ -1,0 +1,165 @@
+package httpapi
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// query is what all lists understand.
+type query struct {
+	values    url.Values
+	recursion bool
+	limit     int // 0: all
+	cursor    string
+	next      string // the cursor behind what was listed
+}
+
+// parseQuery refuses parameters it doesn't know: a filter that is ignored would list too much.
+func parseQuery(r *http.Request, known ...string) (*query, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the query can't be read", errBody)
+	}
+	for name, given := range values {
+		if !slices.Contains(known, name) {
+			return nil, fmt.Errorf("%w: parameter %.80q is not known here", errBody, name)
+		}
+		if len(given) > 1 {
+			return nil, fmt.Errorf("%w: parameter %s is given %d times", errBody, name, len(given))
+		}
+	}
+	q := &query{values: values, cursor: values.Get("cursor")}
+	switch values.Get("recursion") {
+	case "", "0":
+	case "1":
+		q.recursion = true
+	default:
+		return nil, fmt.Errorf("%w: recursion is 0 or 1", errBody)
+	}
+	if text := values.Get("limit"); text != "" {
+		if q.limit, err = strconv.Atoi(text); err != nil || q.limit < 1 {
+			return nil, fmt.Errorf("%w: limit %.20q is not a positive number", errBody, text)
+		}
+	}
+	return q, nil
+}
+
+// flag returns a parameter that is true or false, nil if it isn't given.
+func (q *query) flag(name string) (*bool, error) {
+	text := q.values.Get(name)
+	if text == "" {
+		return nil, nil
+	}
+	value, err := strconv.ParseBool(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s %.20q is neither true nor false", errBody, name, text)
+	}
+	return &value, nil
+}
+
+// pageStep is how many rows are read, and held, at a time.
+const pageStep = 32
+
+// pages reads page after page, until the limit or the end. read returns how many rows it got and the next cursor.
+func (q *query) pages(read func(opscenter.Page) (int, string, error)) error {
+	page, left := opscenter.Page{Cursor: q.cursor, Limit: pageStep}, q.limit
+	for {
+		if q.limit > 0 {
+			page.Limit = min(pageStep, left)
+		}
+		n, next, err := read(page)
+		if err != nil {
+			return err
+		}
+		left -= n
+		page.Cursor = next
+		if next == "" || q.limit > 0 && left <= 0 {
+			q.next = next
+			return nil
+		}
+	}
+}
+
+// list writes an answer whose metadata is a list, entry by entry: a long one is sent while
+// it is read. An error before the first entry is answered as any other; after it, the
+// connection is cut, so that nobody takes half a list for a whole one.
+type list struct {
+	w       http.ResponseWriter
+	out     *bufio.Writer
+	handler *Handler
+	begun   bool
+	failed  error
+	sent    time.Time
+}
+
+func newList(w http.ResponseWriter, h *Handler) *list {
+	return &list{w: w, out: bufio.NewWriterSize(w, 32<<10), handler: h}
+}
+
+func (l *list) begin() {
+	l.begun = true
+	l.w.Header().Set("Content-Type", "application/json")
+	l.w.WriteHeader(http.StatusOK)
+	_, _ = l.out.WriteString(`{"type":"sync","status":"Success","status_code":200,"operation":"","error_code":0,"error":"","metadata":[`)
+}
+
+func (l *list) add(entry any) {
+	if l.failed != nil {
+		return
+	}
+	data, err := json.Marshal(entry)
+	if err != nil {
+		l.failed = err
+		return
+	}
+	first := !l.begun
+	if first {
+		l.begin()
+	} else {
+		_ = l.out.WriteByte(',')
+	}
+	if _, err := l.out.Write(data); err != nil {
+		l.failed = err
+		return
+	}
+	if at := time.Now(); first || at.Sub(l.sent) > time.Second {
+		l.sent = at
+		control := http.NewResponseController(l.w)
+		_ = control.SetWriteDeadline(at.Add(l.handler.options.WriteTimeout))
+		if first { // the reader has something to begin with
+			l.failed = l.out.Flush()
+			_ = control.Flush()
+		}
+	}
+}
+
+// end closes the list, with the cursor of what follows in next_cursor, if anything does.
+func (l *list) end(r *http.Request, next string, err error) {
+	if err == nil {
+		err = l.failed
+	}
+	switch {
+	case err != nil && !l.begun:
+		l.handler.fail(l.w, r, err)
+		return
+	case err != nil:
+		l.handler.options.Logger.ErrorContext(r.Context(), "a list was cut short", "endpoint", r.Pattern, "error", err)
+		panic(http.ErrAbortHandler)
+	case !l.begun:
+		l.begin()
+	}
+	_ = l.out.WriteByte(']')
+	if next != "" {
+		_, _ = fmt.Fprintf(l.out, `,"next_cursor":%q`, next)
+	}
+	_, _ = l.out.WriteString("}\n")
+	_ = l.out.Flush()
+}

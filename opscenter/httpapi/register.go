@@ -1,0 +1,144 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// configMap is a map of strings that takes numbers and booleans for their text, as Operations Center's does.
+type configMap map[string]string
+
+func (m *configMap) UnmarshalJSON(data []byte) error {
+	var loose map[string]json.RawMessage
+	if err := json.Unmarshal(data, &loose); err != nil {
+		return err
+	}
+	if loose == nil {
+		*m = nil
+		return nil
+	}
+	out := configMap{}
+	for key, value := range loose {
+		var text string
+		switch {
+		case json.Unmarshal(value, &text) == nil:
+		case len(value) > 0 && (value[0] == '{' || value[0] == '['):
+			return fmt.Errorf("%.80q is neither text, number nor boolean", key)
+		default:
+			text = string(value)
+		}
+		out[key] = text
+	}
+	*m = out
+	return nil
+}
+
+// serverPut is what of a server may be edited.
+type serverPut struct {
+	PublicConnectionURL string    `json:"public_connection_url"`
+	Channel             string    `json:"channel"`
+	Description         string    `json:"description"`
+	Properties          configMap `json:"properties"`
+}
+
+func (p serverPut) spec() opscenter.ServerSpec {
+	return opscenter.ServerSpec{Description: p.Description, Properties: p.Properties, PublicConnectionURL: p.PublicConnectionURL, Channel: p.Channel}
+}
+
+// serverPost is what a server says when it registers, or an operator when it is announced.
+type serverPost struct {
+	serverPut
+	Name          string `json:"name"`
+	ConnectionURL string `json:"connection_url"`
+	SystemUUID    string `json:"system_uuid"`
+	MachineID     string `json:"machine_id"`
+}
+
+// postServers answers POST /1.0/provisioning/servers: with a token a server registers itself,
+// without one an operator announces it.
+func (h *Handler) postServers(w http.ResponseWriter, r *http.Request) {
+	if !r.URL.Query().Has("token") {
+		h.authorized(h.announceServer)(w, r)
+		return
+	}
+	if h.limiter.blocked(r.RemoteAddr) {
+		w.Header().Set("Retry-After", "60")
+		respondError(w, http.StatusTooManyRequests, "Too many failed registrations from this address")
+		return
+	}
+	registered, err := h.register(r)
+	if err != nil {
+		if statusOf(err) != http.StatusInternalServerError {
+			h.limiter.failed(r.RemoteAddr)
+			h.options.Logger.InfoContext(r.Context(), "a registration was refused", "remote", r.RemoteAddr, "error", err)
+		}
+		h.fail(w, r, err)
+		return
+	}
+	respondCreated(w, serverPath(registered.Name), map[string]string{"certificate": h.certificate})
+}
+
+func (h *Handler) register(r *http.Request) (opscenter.Registered, error) {
+	certificate := clientCertificate(r)
+	if certificate == nil {
+		return opscenter.Registered{}, opscenter.ErrNoCertificate
+	}
+	var body serverPost
+	if err := decode(r, &body); err != nil {
+		return opscenter.Registered{}, err
+	}
+	return h.registry.Register(r.Context(), opscenter.Registration{
+		Token: r.URL.Query().Get("token"), Certificate: certificate,
+		Name: body.Name, ConnectionURL: body.ConnectionURL, PublicConnectionURL: body.PublicConnectionURL,
+		Channel: body.Channel, Description: body.Description, Properties: body.Properties,
+		SystemUUID: body.SystemUUID, MachineID: body.MachineID, RemoteAddr: r.RemoteAddr,
+	})
+}
+
+func (h *Handler) announceServer(w http.ResponseWriter, r *http.Request) {
+	var body serverPost
+	err := decode(r, &body)
+	if err == nil {
+		_, err = h.registry.PreRegister(r.Context(), opscenter.Announcing{ServerSpec: body.spec(), Name: body.Name,
+			SystemUUID: body.SystemUUID, MachineID: body.MachineID, ConnectionURL: body.ConnectionURL})
+	}
+	if err != nil {
+		// To an operator a known machine is a conflict, and not a matter of trust.
+		if errors.Is(err, opscenter.ErrIdentityTaken) {
+			respondError(w, http.StatusConflict, err.Error())
+			return
+		}
+		h.fail(w, r, err)
+		return
+	}
+	respondCreated(w, serverPath(body.Name), nil)
+}
+
+// putSelf answers PUT /1.0/provisioning/servers/:self: what a registered server says of itself.
+func (h *Handler) putSelf(w http.ResponseWriter, r *http.Request) {
+	certificate := clientCertificate(r)
+	if certificate == nil {
+		respondError(w, http.StatusForbidden, opscenter.ErrNoCertificate.Error())
+		return
+	}
+	var body struct {
+		ConnectionURL string          `json:"connection_url"`
+		Cause         opscenter.Cause `json:"cause"`
+	}
+	err := decode(r, &body)
+	if err == nil {
+		err = h.registry.SelfUpdate(r.Context(), certificate, opscenter.SelfUpdate{ConnectionURL: body.ConnectionURL, Cause: body.Cause})
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, nil)
+}
+
+func serverPath(name string) string { return "/1.0/provisioning/servers/" + url.PathEscape(name) }

@@ -1,0 +1,246 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// server is what the API shows of a server: Operations Center's fields, and behind them what
+// to do next and why.
+type server struct {
+	Name                string               `json:"name"`
+	ConnectionURL       string               `json:"connection_url"`
+	SystemUUID          string               `json:"system_uuid"`
+	MachineID           string               `json:"machine_id"`
+	PublicConnectionURL string               `json:"public_connection_url"`
+	Channel             string               `json:"channel"`
+	Description         string               `json:"description"`
+	Properties          map[string]string    `json:"properties"`
+	Certificate         string               `json:"certificate"`
+	Fingerprint         string               `json:"fingerprint"`
+	Cluster             string               `json:"cluster"`
+	Type                opscenter.ServerType `json:"server_type"`
+	HardwareData        json.RawMessage      `json:"hardware_data,omitempty"`
+	OSData              *osData              `json:"os_data,omitempty"`
+	VersionData         versionData          `json:"version_data"`
+	Status              opscenter.Status     `json:"server_status"`
+	StatusDetail        string               `json:"server_status_detail"`
+	LastUpdated         time.Time            `json:"last_updated"`
+	LastSeen            time.Time            `json:"last_seen"`
+	Trusted             bool                 `json:"system_state_is_trusted"`
+
+	RecommendedAction       opscenter.Action      `json:"recommended_action"`
+	UpdateState             opscenter.UpdateState `json:"update_state"`
+	RecommendedActionReason string                `json:"recommended_action_reason"`
+	StatusReason            string                `json:"server_status_reason"`
+}
+
+type osData struct {
+	Network  json.RawMessage `json:"network,omitempty"`
+	Security json.RawMessage `json:"security,omitempty"`
+	Storage  json.RawMessage `json:"storage,omitempty"`
+}
+
+type versionData struct {
+	OS            osVersion                  `json:"os"`
+	Applications  []applicationVersion       `json:"applications"`
+	UpdateChannel string                     `json:"update_channel"`
+	NeedsUpdate   bool                       `json:"needs_update"`
+	NeedsReboot   bool                       `json:"needs_reboot"`
+	InMaintenance opscenter.MaintenanceState `json:"in_maintenance"`
+}
+
+type osVersion struct {
+	Name             string `json:"name"`
+	Version          string `json:"version"`
+	VersionNext      string `json:"version_next"`
+	AvailableVersion string `json:"available_version,omitempty"`
+	NeedsReboot      bool   `json:"needs_reboot"`
+	NeedsUpdate      bool   `json:"needs_update"`
+}
+
+type applicationVersion struct {
+	Name             string                     `json:"name"`
+	Version          string                     `json:"version"`
+	FriendlyVersion  string                     `json:"friendly_version,omitempty"`
+	AvailableVersion string                     `json:"available_version,omitempty"`
+	NeedsUpdate      bool                       `json:"needs_update"`
+	InMaintenance    opscenter.MaintenanceState `json:"in_maintenance"`
+}
+
+func showServer(info *opscenter.ServerInfo, facts *opscenter.Facts) *server {
+	s := &info.State
+	recommended := info.Recommendation()
+	out := &server{
+		Name: info.Name, ConnectionURL: info.ConnectionURL, SystemUUID: info.SystemUUID, MachineID: info.MachineID,
+		PublicConnectionURL: info.PublicConnectionURL, Channel: info.Channel, Description: info.Description,
+		Properties: info.Properties, Certificate: info.Certificate, Fingerprint: info.Fingerprint, Cluster: info.Cluster,
+		Type: s.Type, VersionData: showVersions(info), Status: s.Status, StatusDetail: string(s.StatusDetail), StatusReason: s.StatusReason,
+		LastUpdated: later(info.LastUpdated, s.LastUpdated), LastSeen: info.LastSeen, Trusted: s.SystemStateTrusted,
+		RecommendedAction: recommended.Action, UpdateState: recommended.UpdateState, RecommendedActionReason: recommended.Reason,
+	}
+	if out.Properties == nil {
+		out.Properties = map[string]string{}
+	}
+	if facts != nil {
+		out.HardwareData = facts.Hardware
+		out.OSData = &osData{Network: facts.Network, Security: facts.Security, Storage: facts.Storage}
+	}
+	return out
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func showVersions(info *opscenter.ServerInfo) versionData {
+	v, outdated := info.State.Versions, info.Outdated()
+	out := versionData{
+		OS: osVersion{Name: v.OS.Name, Version: v.OS.Version, VersionNext: v.OS.VersionNext, NeedsReboot: v.NeedsReboot()},
+		// An empty list is one.
+		Applications:  []applicationVersion{},
+		UpdateChannel: v.UpdateChannel,
+		NeedsUpdate:   len(outdated) > 0, NeedsReboot: v.NeedsReboot(), InMaintenance: info.State.Maintenance,
+	}
+	if _, ok := v.Staged(opscenter.ComponentOS); ok {
+		out.OS.AvailableVersion = info.Available[opscenter.ComponentOS]
+		_, out.OS.NeedsUpdate = outdated[opscenter.ComponentOS]
+	}
+	for _, a := range v.Applications {
+		shown := applicationVersion{Name: a.Name, Version: a.Version, FriendlyVersion: a.FriendlyVersion, AvailableVersion: info.Available[a.Name]}
+		_, shown.NeedsUpdate = outdated[a.Name]
+		if a.Primary {
+			shown.InMaintenance = info.State.Maintenance
+		}
+		out.Applications = append(out.Applications, shown)
+	}
+	return out
+}
+
+// editable is what the ETag of a server covers: what a PUT replaces, and who it is.
+func editable(info *opscenter.ServerInfo) any {
+	return []any{info.ID, info.Name, info.Description, info.Properties, info.PublicConnectionURL, info.Channel, info.Cluster}
+}
+
+// serverFilters are the parameters of lists of servers.
+var serverFilters = []string{"recursion", "limit", "cursor", "facts", "status", "status_detail", "type", "cluster", "channel",
+	"fingerprint", "needs_update", "needs_reboot", "in_maintenance"}
+
+func (q *query) serverFilter() (opscenter.ServerFilter, error) {
+	v := q.values
+	f := opscenter.ServerFilter{
+		Status: opscenter.Status(v.Get("status")), StatusDetail: opscenter.StatusDetail(v.Get("status_detail")),
+		Type: opscenter.ServerType(v.Get("type")), Cluster: v.Get("cluster"), Channel: v.Get("channel"), Fingerprint: v.Get("fingerprint"),
+	}
+	for name, into := range map[string]**bool{"needs_update": &f.NeedsUpdate, "needs_reboot": &f.NeedsReboot, "in_maintenance": &f.InMaintenance} {
+		value, err := q.flag(name)
+		if err != nil {
+			return f, err
+		}
+		*into = value
+	}
+	return f, nil
+}
+
+// getServers lists servers: their paths, or with recursion=1 all of them, with facts=0 without what is large.
+func (h *Handler) getServers(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, serverFilters...)
+	var filter opscenter.ServerFilter
+	var withFacts *bool
+	if err == nil {
+		filter, err = query.serverFilter()
+	}
+	if err == nil {
+		withFacts, err = query.flag("facts")
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	out := newList(w, h)
+	err = query.pages(func(page opscenter.Page) (int, string, error) {
+		found, err := h.registry.ListServers(r.Context(), filter, page)
+		if err != nil {
+			return 0, "", err
+		}
+		for _, info := range found.Servers {
+			if !query.recursion {
+				out.add(serverPath(info.Name))
+				continue
+			}
+			var facts *opscenter.Facts
+			if withFacts == nil || *withFacts {
+				if facts, err = h.registry.ServerFacts(r.Context(), info.Name); err != nil && statusOf(err) != http.StatusNotFound {
+					return 0, "", err
+				}
+			}
+			out.add(showServer(info, facts))
+		}
+		return len(found.Servers), found.Next, r.Context().Err()
+	})
+	out.end(r, query.next, err)
+}
+
+func (h *Handler) getServerByName(w http.ResponseWriter, r *http.Request) {
+	info, err := h.registry.Server(r.Context(), r.PathValue("name"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	facts, err := h.registry.ServerFacts(r.Context(), info.Name)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	w.Header().Set("ETag", etag(editable(info)))
+	respond(w, showServer(info, facts))
+}
+
+func (h *Handler) putServer(w http.ResponseWriter, r *http.Request) {
+	var body serverPut
+	err := decode(r, &body)
+	if err == nil {
+		err = h.registry.UpdateServer(r.Context(), r.PathValue("name"), body.spec(), func(info *opscenter.ServerInfo) error {
+			return matches(r, etag(editable(info)))
+		})
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, nil)
+}
+
+// postServer renames a server.
+func (h *Handler) postServer(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Name string `json:"name"`
+	}
+	err := decode(r, &body)
+	if err == nil && body.Name == "" {
+		err = fmt.Errorf("%w: field name: the new name is wanted", errBody)
+	}
+	if err == nil {
+		err = h.registry.RenameServer(r.Context(), r.PathValue("name"), body.Name)
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respondCreated(w, serverPath(body.Name), nil)
+}
+
+func (h *Handler) deleteServer(w http.ResponseWriter, r *http.Request) {
+	if err := h.registry.DeleteServer(r.Context(), r.PathValue("name")); err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, nil)
+}

@@ -1,0 +1,102 @@
+package httpapi
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// tokenPut is what of a token may be edited.
+type tokenPut struct {
+	Description   string    `json:"description"`
+	UsesRemaining int64     `json:"uses_remaining"`
+	ExpireAt      time.Time `json:"expire_at"`
+	Channel       string    `json:"channel"`
+}
+
+func (p tokenPut) spec() opscenter.TokenSpec {
+	return opscenter.TokenSpec{Description: p.Description, Uses: p.UsesRemaining, ExpireAt: p.ExpireAt, Channel: p.Channel}
+}
+
+// token is what the API shows.
+type token struct {
+	tokenPut
+	UUID string `json:"uuid"`
+}
+
+func showToken(t *opscenter.Token) token {
+	return token{UUID: t.UUID, tokenPut: tokenPut{Description: t.Description, UsesRemaining: t.UsesRemaining,
+		ExpireAt: t.ExpireAt.Truncate(time.Second), Channel: t.Channel}}
+}
+
+func tokenPath(uuid string) string { return "/1.0/provisioning/tokens/" + uuid }
+
+func (h *Handler) getTokens(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "recursion", "limit", "cursor")
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	list := newList(w, h)
+	err = query.pages(func(page opscenter.Page) (int, string, error) {
+		found, err := h.registry.Tokens(r.Context(), page)
+		for i := range found.Tokens {
+			if t := &found.Tokens[i]; query.recursion {
+				list.add(showToken(t))
+			} else {
+				list.add(tokenPath(t.UUID))
+			}
+		}
+		return len(found.Tokens), found.Next, err
+	})
+	list.end(r, query.next, err)
+}
+
+func (h *Handler) postTokens(w http.ResponseWriter, r *http.Request) {
+	var body tokenPut
+	if err := decode(r, &body); err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	created, err := h.registry.CreateToken(r.Context(), body.spec())
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respondCreated(w, tokenPath(created.UUID), nil)
+}
+
+func (h *Handler) getToken(w http.ResponseWriter, r *http.Request) {
+	found, err := h.registry.Token(r.Context(), r.PathValue("uuid"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	shown := showToken(found)
+	w.Header().Set("ETag", etag(shown))
+	respond(w, shown)
+}
+
+func (h *Handler) putToken(w http.ResponseWriter, r *http.Request) {
+	var body tokenPut
+	err := decode(r, &body)
+	if err == nil {
+		err = h.registry.UpdateToken(r.Context(), r.PathValue("uuid"), body.spec(), func(t *opscenter.Token) error {
+			return matches(r, etag(showToken(t)))
+		})
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, nil)
+}
+
+func (h *Handler) deleteToken(w http.ResponseWriter, r *http.Request) {
+	if err := h.registry.RevokeToken(r.Context(), r.PathValue("uuid")); err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, nil)
+}
