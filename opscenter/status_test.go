@@ -1,0 +1,309 @@
+package opscenter_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+var policy = opscenter.Policy{OfflineThreshold: 3, RebootTimeout: 15 * time.Minute}
+
+// tale applies observations one after the other.
+type tale struct {
+	t       *testing.T
+	at      time.Time
+	state   opscenter.ServerState
+	contact opscenter.Contact
+	events  []opscenter.Event
+}
+
+func begin(t *testing.T, status opscenter.Status, detail opscenter.StatusDetail) *tale {
+	at := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
+	return &tale{t: t, at: at, state: opscenter.ServerState{Name: "a", Status: status, StatusDetail: detail, Type: opscenter.TypeIncus, StatusSince: at}}
+}
+
+func (s *tale) apply(o opscenter.Observation) *tale {
+	s.at = s.at.Add(time.Minute)
+	o.At = s.at
+	next := opscenter.Apply(s.state, s.contact, o, policy)
+	s.state, s.contact = next.State, next.Contact
+	s.events = append(s.events, next.Events...)
+	return s
+}
+
+func (s *tale) fails() *tale {
+	return s.apply(opscenter.Observation{Failure: &opscenter.Failure{Kind: opscenter.FailureTimeout, Message: "no answer"}})
+}
+
+// answers, booted that long ago.
+func (s *tale) answers(up time.Duration, ready bool) *tale {
+	kind := opscenter.TypeIncus
+	return s.apply(opscenter.Observation{Ready: ready, Type: &kind, BootedAt: s.at.Add(time.Minute - up)})
+}
+
+func (s *tale) is(status opscenter.Status, detail opscenter.StatusDetail) *tale {
+	s.t.Helper()
+	require.Equal(s.t, status, s.state.Status)
+	require.Equal(s.t, detail, s.state.StatusDetail)
+	return s
+}
+
+// announce takes in that the server goes down on purpose.
+func (s *tale) announce(detail opscenter.StatusDetail, timeout time.Duration) *tale {
+	s.at = s.at.Add(time.Minute)
+	s.state.Status, s.state.StatusDetail = opscenter.StatusOffline, detail
+	s.state.Announced = &opscenter.Announcement{At: s.at}
+	if timeout > 0 {
+		s.state.Announced.Deadline = s.at.Add(timeout)
+	}
+	return s
+}
+
+const (
+	ready   = opscenter.StatusReady
+	offline = opscenter.StatusOffline
+	pending = opscenter.StatusPending
+	none    = opscenter.DetailNone
+)
+
+func TestStatusMachine(t *testing.T) {
+	t.Run("the first answer makes ready", func(t *testing.T) {
+		s := begin(t, pending, opscenter.DetailRegistering).fails().is(pending, opscenter.DetailRegistering).answers(time.Hour, true).is(ready, none)
+		require.Len(t, s.events, 1)
+		require.Contains(t, s.events[0].Reason, "ready, was pending (registering)")
+	})
+	t.Run("a server that boots stays pending", func(t *testing.T) {
+		begin(t, pending, opscenter.DetailRegistering).answers(time.Second, false).is(pending, opscenter.DetailRegistering).answers(time.Minute, true).is(ready, none)
+	})
+	t.Run("half an answer leaves a new server pending", func(t *testing.T) {
+		s := begin(t, pending, opscenter.DetailRegistering).apply(opscenter.Observation{Ready: true, Unread: []string{"applications"}}).is(pending, opscenter.DetailRegistering)
+		s.answers(time.Hour, true).is(ready, none)
+		s.apply(opscenter.Observation{Ready: true, Unread: []string{"applications"}}).is(ready, none)
+		require.Equal(t, opscenter.TypeIncus, s.state.Type, "and takes nothing from one that is known")
+	})
+	t.Run("one failure is none", func(t *testing.T) {
+		s := begin(t, ready, none).fails().fails().is(ready, none).answers(time.Hour, true).is(ready, none)
+		require.Zero(t, s.contact.Failures)
+		s.fails().fails().is(ready, none).fails().is(offline, opscenter.DetailUnresponsive)
+		require.Contains(t, s.state.StatusReason, "3 polls failed in a row: no answer")
+		s.fails().fails()
+		require.Len(t, s.events, 1, "being down is told once")
+		s.answers(time.Hour, true).is(ready, none)
+	})
+	t.Run("an announced reboot", func(t *testing.T) {
+		s := begin(t, ready, none).announce(opscenter.DetailRebooting, 15*time.Minute)
+		s.answers(10*time.Hour, true).is(offline, opscenter.DetailRebooting) // not gone down, yet
+		s.fails().fails().fails().fails().is(offline, opscenter.DetailRebooting)
+		s.answers(time.Second, false).is(offline, opscenter.DetailRebooting) // booting
+		s.answers(time.Minute, true).is(ready, none)
+		require.Nil(t, s.state.Announced)
+	})
+	t.Run("a reboot too quick for the polls", func(t *testing.T) {
+		begin(t, ready, none).announce(opscenter.DetailRebooting, 15*time.Minute).answers(30*time.Second, true).is(ready, none)
+	})
+	t.Run("a blip before the reboot is not the reboot", func(t *testing.T) {
+		begin(t, ready, none).announce(opscenter.DetailRebooting, 15*time.Minute).fails().answers(10*time.Hour, true).is(offline, opscenter.DetailRebooting)
+	})
+	t.Run("a server that doesn't tell its uptime is back once it was gone", func(t *testing.T) {
+		s := begin(t, ready, none).announce(opscenter.DetailRebooting, 15*time.Minute)
+		kind := opscenter.TypeIncus
+		plain := opscenter.Observation{Ready: true, Type: &kind}
+		s.apply(plain).is(offline, opscenter.DetailRebooting).fails().apply(plain).is(ready, none)
+	})
+	t.Run("a reboot that never ends", func(t *testing.T) {
+		s := begin(t, ready, none).announce(opscenter.DetailRebooting, 5*time.Minute)
+		s.fails().fails().fails().fails().is(offline, opscenter.DetailRebooting).fails().is(offline, opscenter.DetailUnresponsive)
+		require.Contains(t, s.state.StatusReason, "not back from rebooting by its deadline")
+		s.answers(time.Minute, true).is(ready, none)
+	})
+	t.Run("a reboot that never began", func(t *testing.T) {
+		s := begin(t, ready, none).announce(opscenter.DetailRebooting, 3*time.Minute)
+		s.answers(time.Hour, true).answers(time.Hour, true).is(offline, opscenter.DetailRebooting).answers(time.Hour, true).is(ready, none)
+	})
+	t.Run("a boot that never gets ready", func(t *testing.T) {
+		s := begin(t, ready, none).announce(opscenter.DetailRebooting, 3*time.Minute)
+		s.answers(time.Second, false).answers(time.Minute, false).is(offline, opscenter.DetailRebooting)
+		s.answers(2*time.Minute, false).is(offline, opscenter.DetailUnresponsive).answers(9*time.Minute, true).is(ready, none)
+	})
+	t.Run("a reboot nobody announced", func(t *testing.T) {
+		s := begin(t, ready, none).answers(10*time.Second, false).is(offline, opscenter.DetailRebooting)
+		s.answers(70*time.Second, true).is(ready, none)
+	})
+	t.Run("shut down stays shut down, without a deadline", func(t *testing.T) {
+		s := begin(t, ready, none).announce(opscenter.DetailShutDown, 0)
+		for range 100 {
+			s.fails()
+		}
+		s.is(offline, opscenter.DetailShutDown).answers(time.Minute, true).is(ready, none)
+	})
+	t.Run("resumed from suspension, without a boot", func(t *testing.T) {
+		begin(t, ready, none).announce(opscenter.DetailShutDown, 0).answers(time.Hour, true).is(offline, opscenter.DetailShutDown).
+			fails().answers(2*time.Hour, true).is(ready, none)
+	})
+	t.Run("an answer from before the announcement is old news", func(t *testing.T) {
+		s := begin(t, ready, none)
+		s.state.Status, s.state.StatusDetail = offline, opscenter.DetailRebooting
+		s.state.Announced = &opscenter.Announcement{At: s.at.Add(10 * time.Minute), Deadline: s.at.Add(time.Hour)}
+		s.answers(time.Second, true).is(offline, opscenter.DetailRebooting).fails()
+		require.False(t, s.state.Announced.WentDown)
+	})
+	t.Run("maintenance shows as the cluster says", func(t *testing.T) {
+		s := begin(t, ready, none)
+		for _, step := range []struct {
+			m      opscenter.MaintenanceState
+			detail opscenter.StatusDetail
+		}{{opscenter.MaintenanceEvacuating, opscenter.DetailEvacuating}, {opscenter.MaintenanceEvacuated, none}, {opscenter.MaintenanceRestoring, opscenter.DetailRestoring}, {opscenter.NotInMaintenance, none}} {
+			s.apply(opscenter.Observation{Ready: true, Maintenance: &step.m}).is(ready, step.detail)
+		}
+	})
+	t.Run("unregistered servers are left alone", func(t *testing.T) {
+		begin(t, opscenter.StatusUnregistered, none).fails().fails().fails().fails().is(opscenter.StatusUnregistered, none)
+	})
+}
+
+// Whatever happens, in whatever order, the state makes sense and Apply changes nothing it was given.
+func TestStatusMachineInvariants(t *testing.T) {
+	details := map[opscenter.Status][]opscenter.StatusDetail{
+		pending: {none, opscenter.DetailRegistering, opscenter.DetailReconfiguring},
+		ready:   {none, opscenter.DetailUpdating, opscenter.DetailUpdatingApplication, opscenter.DetailEvacuating, opscenter.DetailRestoring},
+		offline: {opscenter.DetailRebooting, opscenter.DetailShutDown, opscenter.DetailUnresponsive},
+	}
+	rapid.Check(t, func(r *rapid.T) {
+		at := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
+		state := opscenter.ServerState{Name: "a", Status: pending, StatusDetail: opscenter.DetailRegistering, Type: opscenter.TypeUnknown}
+		var contact opscenter.Contact
+		failures := 0
+		for range rapid.IntRange(1, 40).Draw(r, "steps") {
+			at = at.Add(time.Duration(rapid.IntRange(1, 600).Draw(r, "seconds")) * time.Second)
+			before := state
+			var announced opscenter.Announcement
+			if state.Announced != nil {
+				announced = *state.Announced
+			}
+			o := opscenter.Observation{At: at}
+			if rapid.Bool().Draw(r, "fails") {
+				o.Failure = &opscenter.Failure{Kind: opscenter.FailureConnect, Message: "refused"}
+				failures++
+			} else {
+				failures = 0
+				o.Ready = rapid.Bool().Draw(r, "ready")
+				if rapid.Bool().Draw(r, "uptime") {
+					o.BootedAt = at.Add(-time.Duration(rapid.IntRange(1, 3600).Draw(r, "up")) * time.Second)
+				}
+				if rapid.Bool().Draw(r, "type") {
+					kind := rapid.SampledFrom(opscenter.ServerTypes).Draw(r, "kind")
+					o.Type = &kind
+				}
+				if rapid.Bool().Draw(r, "maintenance") {
+					m := opscenter.MaintenanceState(rapid.IntRange(0, 3).Draw(r, "m"))
+					o.Maintenance = &m
+				}
+			}
+			next := opscenter.Apply(state, contact, o, policy)
+			if state.Announced != nil {
+				require.Equal(r, announced, *state.Announced, "Apply must not change its arguments")
+			}
+			require.Equal(r, before, state)
+			state, contact = next.State, next.Contact
+			require.Contains(r, details[state.Status], state.StatusDetail, "%s", state.Status)
+			require.Equal(r, failures, contact.Failures)
+			if state.Status != before.Status || state.StatusDetail != before.StatusDetail {
+				require.True(r, next.Changed)
+				require.NotEmpty(r, next.Events, "a change is told")
+				require.NotEmpty(r, state.StatusReason)
+				require.Equal(r, at, state.StatusSince)
+			}
+			if before.Status == ready && state.StatusDetail == opscenter.DetailUnresponsive {
+				require.GreaterOrEqual(r, failures, policy.OfflineThreshold, "no single failure makes offline")
+			}
+			if state.Status == ready {
+				require.Nil(r, state.Announced)
+			}
+			if o.Type == nil {
+				require.Equal(r, before.Type, state.Type, "what was not read stays")
+			}
+			if o.Maintenance == nil {
+				require.Equal(r, before.Maintenance, state.Maintenance)
+			}
+		}
+		// A server that answers for good is ready in the end.
+		kind := opscenter.TypeIncus
+		m := opscenter.NotInMaintenance
+		for range 3 {
+			at = at.Add(policy.RebootTimeout)
+			next := opscenter.Apply(state, contact, opscenter.Observation{At: at, Ready: true, Type: &kind, Maintenance: &m, BootedAt: at.Add(-time.Minute)}, policy)
+			state, contact = next.State, next.Contact
+		}
+		require.Equal(r, ready, state.Status)
+		require.Equal(r, none, state.StatusDetail)
+	})
+}
+
+func TestSelfUpdates(t *testing.T) {
+	for _, cause := range append(opscenter.Causes, "", "invented-by-a-newer-release") {
+		t.Run("cause "+string(cause), func(t *testing.T) {
+			w := memoryWorld(t)
+			before := w.ready(t, 0)
+			revision := w.revision(t)
+			time.Sleep(time.Millisecond)
+			require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{ConnectionURL: "https://10.7.7.7:8443", Cause: cause}))
+			after := w.get(t, "server00")
+			require.True(t, after.LastSeen.After(before.LastSeen))
+			switch cause {
+			case "invented-by-a-newer-release":
+				require.Equal(t, revision, w.revision(t), "changes nothing but last seen")
+				require.Equal(t, before.Server, after.Server)
+				require.Equal(t, before.State, after.State)
+				require.Contains(t, w.log.text(), "invented-by-a-newer-release")
+				return
+			case opscenter.CauseSystemRebootTriggered:
+				require.Equal(t, offline, after.State.Status)
+				require.Equal(t, opscenter.DetailRebooting, after.State.StatusDetail)
+				require.WithinDuration(t, time.Now().Add(opscenter.DefaultRebootTimeout), after.State.Announced.Deadline, time.Minute)
+			case opscenter.CauseSystemShutdownTriggered, opscenter.CauseSuspendTriggered:
+				require.Equal(t, offline, after.State.Status)
+				require.Equal(t, opscenter.DetailShutDown, after.State.StatusDetail)
+				require.Contains(t, after.State.StatusReason, string(cause))
+			default:
+				require.Equal(t, ready, after.State.Status)
+				require.True(t, after.State.PollRequested.After(before.State.PollRequested), "it is polled at once")
+				require.Len(t, w.events(t, opscenter.EventSelfUpdate), 1)
+			}
+			require.Equal(t, "https://10.7.7.7:8443", after.ConnectionURL)
+			require.Len(t, w.events(t, opscenter.EventConnectionURLChanged), 1)
+		})
+	}
+}
+
+func TestSelfUpdateErrors(t *testing.T) {
+	w := memoryWorld(t)
+	w.ready(t, 0)
+	require.ErrorIs(t, w.SelfUpdate(t.Context(), nil, opscenter.SelfUpdate{}), opscenter.ErrNoCertificate)
+	for _, cause := range []opscenter.Cause{"", "unheard-of"} {
+		require.ErrorIs(t, w.SelfUpdate(t.Context(), certificate(9), opscenter.SelfUpdate{Cause: cause}), opscenter.ErrUnknownCertificate)
+	}
+	require.ErrorIs(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{ConnectionURL: "http://a"}), opscenter.ErrInvalidURL)
+	require.ErrorIs(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{ConnectionURL: "https://" + strings.Repeat("a", 5000)}), opscenter.ErrTooLong)
+	require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{}), "an empty URL is unchanged")
+	require.Equal(t, registration(0, "").ConnectionURL, w.get(t, "server00").ConnectionURL)
+}
+
+// A server that reboots, and says when it is ready, is ready at the next poll, whatever its clock says.
+func TestRebootBySelfUpdates(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		info := w.ready(t, 0)
+		require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: opscenter.CauseSystemRebootTriggered}))
+		w.observe(t, failed(info), failed(info), failed(info), failed(info))
+		require.Equal(t, opscenter.DetailRebooting, w.get(t, "server00").State.StatusDetail)
+		require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: opscenter.CauseSystemIsReady}))
+		o := answer(info)
+		o.BootedAt = time.Now().Add(-10 * time.Hour) // a clock that is off
+		w.observe(t, o)
+		require.Equal(t, ready, w.get(t, "server00").State.Status)
+	})
+}
