@@ -26,6 +26,13 @@ func (c *Client) Reboot(ctx context.Context, target opscenter.Target) error {
 
 // post sends a command that is not repeated: where the answer is lost, the outcome is unknown.
 func (c *Client) post(ctx context.Context, target opscenter.Target, path string) error {
+	t, err := c.transport(target)
+	if err != nil {
+		return err
+	}
+	// On a kept connection that the server has closed meanwhile, a command would be lost
+	// without a word: each gets a new one.
+	t.base.CloseIdleConnections()
 	connection, err := c.Connect(ctx, target)
 	if err != nil {
 		return err

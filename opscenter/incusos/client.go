@@ -207,3 +207,10 @@ func (s session) call(method, path string, data any) (*api.Response, error) {
 
 // isStatus reports whether the server answered with that HTTP status.
 func isStatus(err error, status int) bool { return api.StatusErrorCheck(err, status) }
+
+// Pools returns for how many servers connection state is kept.
+func (c *Client) Pools() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.pools)
+}

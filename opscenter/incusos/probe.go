@@ -28,6 +28,9 @@ func (c *Client) Probe(ctx context.Context, target opscenter.Target) opscenter.O
 	o := opscenter.Observation{Server: target.Name, ID: target.ID, At: time.Now().UTC().Round(0)}
 	if err := c.probe(ctx, target, &o); err != nil {
 		o.Failure = failure(err)
+		if ctx.Err() != nil && o.Failure.Kind == opscenter.FailureAnswer {
+			o.Failure.Kind = opscenter.FailureTimeout // cut off in the middle, by us
+		}
 	}
 	o.Took = time.Since(o.At)
 	return o

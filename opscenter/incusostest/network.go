@@ -29,7 +29,7 @@ func newNetwork(s *Server) network {
 			map[string]any{"name": "inst0", "hwaddr": mac(2), "mtu": 9000.0, "lldp": true, "roles": []any{"instances"}, "vlan_tags": []any{100.0, 200.0}},
 		},
 		"wireguard": []any{map[string]any{"name": "wg0", "addresses": []any{"fd00::1/64"}, "port": 51820.0, "private_key": "simulated-private-key",
-			"peers": []any{map[string]any{"public_key": "simulated-public-key", "preshared_key": "simulated-preshared-key", "allowed_ips": []any{"fd00::2/128"}}}}},
+			"peers": []any{map[string]any{"public_key": "public-key-of-a-peer", "preshared_key": "simulated-preshared-key", "allowed_ips": []any{"fd00::2/128"}}}}},
 	}}
 }
 

@@ -1,0 +1,383 @@
+package incusos_test
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// boot starts a simulated server that trusts the returned identity.
+func boot(t testing.TB, options incusostest.Options) (*incusostest.Server, *tls.Certificate) {
+	t.Helper()
+	server, err := incusostest.New(options)
+	require.NoError(t, err)
+	t.Cleanup(server.Close)
+	identity, err := selfsigned.New("control plane")
+	require.NoError(t, err)
+	server.Trust(identity.Leaf)
+	return server, &identity
+}
+
+func newClient(t testing.TB, options incusos.Options) *incusos.Client {
+	client := incusos.New(options)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	return client
+}
+
+func target(s *incusostest.Server) opscenter.Target {
+	return opscenter.Target{Name: s.Name(), ID: s.Name(), ConnectionURL: s.URL(), Certificate: s.CertificatePEM(),
+		Fingerprint: opscenter.Fingerprint(s.Certificate()), Type: opscenter.TypeIncus, MemberName: s.Name()}
+}
+
+func probe(t testing.TB, client *incusos.Client, target opscenter.Target) opscenter.Observation {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	return client.Probe(ctx, target)
+}
+
+func TestProbeReadsWhatTheSpecificationLists(t *testing.T) {
+	for application, kind := range map[string]opscenter.ServerType{"incus": opscenter.TypeIncus, "incus-lts-6.0": opscenter.TypeIncus,
+		"migration-manager": opscenter.TypeMigrationManager, "operations-center": opscenter.TypeOperationsCenter, "something-else": opscenter.TypeUnknown} {
+		for _, legacy := range []bool{false, true} {
+			server, identity := boot(t, incusostest.Options{Application: application, Version: "202608010000", LegacyReady: legacy})
+			client := newClient(t, incusos.Options{Certificate: identity})
+			o := probe(t, client, target(server))
+			require.Nil(t, o.Failure)
+			require.Empty(t, o.Unread)
+			require.True(t, o.Ready)
+			require.Equal(t, kind, *o.Type)
+			require.Equal(t, opscenter.OSVersion{Name: opscenter.OSName, Version: "202608010000"}, o.Versions.OS)
+			require.Equal(t, opscenter.ApplicationVersion{Name: application, Version: "202608010000", FriendlyVersion: "7.3", Primary: true}, o.Versions.Applications[0])
+			require.Equal(t, "stable", o.Versions.UpdateChannel)
+			require.WithinDuration(t, time.Now().Add(-time.Hour), o.BootedAt, time.Minute)
+			require.True(t, *o.SystemStateTrusted)
+			require.Greater(t, len(o.Facts.Hardware), 20<<10)
+			require.Less(t, len(o.Facts.Hardware), 40<<10)
+			for _, part := range []json.RawMessage{o.Facts.Network, o.Facts.Security, o.Facts.Storage} {
+				require.Greater(t, len(part), 300)
+			}
+			require.NotContains(t, string(o.Facts.Network)+string(o.Facts.Security), "simulated-", "secrets are removed")
+			if kind == opscenter.TypeIncus {
+				require.Equal(t, server.Name(), *o.MemberName)
+				require.Equal(t, opscenter.NotInMaintenance, *o.Maintenance)
+			} else {
+				require.Nil(t, o.Maintenance)
+			}
+		}
+	}
+	server, identity := boot(t, incusostest.Options{Standalone: true})
+	o := probe(t, newClient(t, incusos.Options{Certificate: identity, KeepSecrets: true}), target(server))
+	require.Empty(t, *o.MemberName, "an Incus server in no cluster")
+	require.Contains(t, string(o.Facts.Network), "simulated-private-key", "unless they are to be kept")
+}
+
+// Every fault costs no more than the deadline, is told by its kind, and leaves nothing behind.
+func TestFaults(t *testing.T) {
+	server, identity := boot(t, incusostest.Options{})
+	client := newClient(t, incusos.Options{Certificate: identity, Timeout: 300 * time.Millisecond, MaxBody: 1 << 20})
+	where := target(server)
+	want := map[incusostest.FaultKind]string{
+		incusostest.FaultDown: opscenter.FailureConnect, incusostest.FaultSilent: opscenter.FailureTimeout, incusostest.FaultHang: opscenter.FailureTimeout,
+		incusostest.FaultSlow: opscenter.FailureTimeout, incusostest.FaultTrickle: opscenter.FailureTimeout, incusostest.FaultGarbage: opscenter.FailureAnswer,
+		incusostest.FaultTruncated: opscenter.FailureAnswer, incusostest.FaultHuge: opscenter.FailureAnswer, incusostest.FaultWrongCertificate: opscenter.FailureCertificate,
+		incusostest.FaultError: opscenter.FailureAnswer,
+	}
+	for _, kind := range incusostest.Faults {
+		t.Run(string(kind), func(t *testing.T) {
+			require.NoError(t, server.SetFault(incusostest.Fault{Kind: kind}))
+			for range 3 {
+				ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
+				begun := time.Now()
+				o := client.Probe(ctx, where)
+				cancel()
+				require.Less(t, time.Since(begun), 3*time.Second, "the deadline bounds it")
+				require.NotNil(t, o.Failure)
+				require.Equal(t, want[kind], o.Failure.Kind, o.Failure.Message)
+				require.Nil(t, o.Type)
+			}
+			require.NoError(t, server.SetFault(incusostest.Fault{}))
+			require.Nil(t, probe(t, client, where).Failure, "and is over when the fault is")
+		})
+	}
+}
+
+// A server that fails half-way is reached; what could not be read is nil, and named.
+func TestPartialFaults(t *testing.T) {
+	server, identity := boot(t, incusostest.Options{})
+	client := newClient(t, incusos.Options{Certificate: identity, Timeout: 200 * time.Millisecond})
+	for path, lost := range map[string]func(o opscenter.Observation) bool{
+		"/os/1.0/applications":     func(o opscenter.Observation) bool { return o.Type == nil && o.Versions == nil },
+		"/os/1.0/system/update":    func(o opscenter.Observation) bool { return o.Type != nil && o.Versions == nil },
+		"/os/1.0/system/resources": func(o opscenter.Observation) bool { return o.Facts.Hardware == nil && o.Facts.Network != nil },
+		"/os/1.0/system/security":  func(o opscenter.Observation) bool { return o.Facts.Security == nil && o.SystemStateTrusted == nil },
+		"/1.0/cluster/members":     func(o opscenter.Observation) bool { return o.Maintenance == nil && o.MemberName == nil },
+	} {
+		for _, kind := range []incusostest.FaultKind{incusostest.FaultError, incusostest.FaultGarbage, incusostest.FaultTruncated, incusostest.FaultHuge, incusostest.FaultSlow} {
+			require.NoError(t, server.SetFault(incusostest.Fault{Kind: kind, Path: path}))
+			o := probe(t, client, target(server))
+			require.Nil(t, o.Failure, "%s at %s", kind, path)
+			require.True(t, o.Ready)
+			require.True(t, lost(o), "%s at %s: %+v", kind, path, o)
+			require.Len(t, o.Unread, 1)
+			require.Contains(t, o.Unread[0], path)
+		}
+	}
+}
+
+func TestTrust(t *testing.T) {
+	server, identity := boot(t, incusostest.Options{})
+	stranger, err := selfsigned.New("stranger")
+	require.NoError(t, err)
+	for name, certificate := range map[string]*tls.Certificate{"stranger": &stranger, "nobody": nil} {
+		o := probe(t, newClient(t, incusos.Options{Certificate: certificate}), target(server))
+		require.NotNil(t, o.Failure, name)
+		require.Equal(t, opscenter.FailureUntrusted, o.Failure.Kind, name)
+	}
+	// The pin holds on kept connections and on resumed sessions.
+	client := newClient(t, incusos.Options{Certificate: identity})
+	where := target(server)
+	require.Nil(t, probe(t, client, where).Failure)
+	require.NoError(t, server.SwapCertificate())
+	o := probe(t, client, where)
+	require.NotNil(t, o.Failure)
+	require.Equal(t, opscenter.FailureCertificate, o.Failure.Kind)
+	require.Nil(t, probe(t, client, target(server)).Failure, "the registered certificate changed too")
+}
+
+// One connection serves a probe, and the next one.
+func TestConnectionsAreKept(t *testing.T) {
+	server, identity := boot(t, incusostest.Options{})
+	proxy, dials := countingProxy(t, strings.TrimPrefix(server.URL(), "https://"))
+	where := target(server)
+	where.ConnectionURL = "https://" + proxy
+	client := newClient(t, incusos.Options{Certificate: identity})
+	for range 5 {
+		o := probe(t, client, where)
+		require.Nil(t, o.Failure)
+		require.Empty(t, o.Unread)
+	}
+	require.EqualValues(t, 1, dials(), "one connection for 5 probes of a dozen requests")
+}
+
+// countingProxy forwards connections, and counts them.
+func countingProxy(t *testing.T, to string) (address string, dials func() int) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	counted := make(chan int, 1)
+	counted <- 0
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			in, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			counted <- <-counted + 1
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			go pipe(in, out)
+			go pipe(out, in)
+		}
+	}()
+	t.Cleanup(func() { listener.Close(); <-ended })
+	return listener.Addr().String(), func() int { n := <-counted; counted <- n; return n }
+}
+
+func pipe(to, from net.Conn) {
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buffer)
+		if n > 0 {
+			if _, err := to.Write(buffer[:n]); err != nil {
+				break
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	to.Close()
+	from.Close()
+}
+
+// A plain Incus daemon, of either kind of refusal, is still a server.
+func TestPlainIncus(t *testing.T) {
+	for status, text := range map[int]string{http.StatusBadRequest: "System isn't running IncusOS", http.StatusNotFound: "not found"} {
+		identity, err := selfsigned.New("plain")
+		require.NoError(t, err)
+		mux := http.NewServeMux()
+		answer := func(w http.ResponseWriter, metadata any) {
+			_ = json.NewEncoder(w).Encode(map[string]any{"type": "sync", "status": "Success", "status_code": 200, "metadata": metadata})
+		}
+		mux.HandleFunc("/os/", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_ = json.NewEncoder(w).Encode(map[string]any{"type": "error", "error_code": status, "error": text})
+		})
+		auth := "trusted"
+		mux.HandleFunc("GET /1.0", func(w http.ResponseWriter, _ *http.Request) {
+			answer(w, map[string]any{"auth": auth, "environment": map[string]any{"server_version": "6.0.4", "os_name": "Debian GNU/Linux", "os_version": "12", "server_name": "plain"}})
+		})
+		mux.HandleFunc("GET /1.0/resources", func(w http.ResponseWriter, _ *http.Request) {
+			answer(w, map[string]any{"cpu": map[string]any{"total": 2}})
+		})
+		web := httptest.NewUnstartedServer(mux)
+		web.TLS = &tls.Config{Certificates: []tls.Certificate{identity}}
+		web.StartTLS()
+		where := opscenter.Target{Name: "plain", ID: "plain", ConnectionURL: web.URL, Certificate: opscenter.EncodeCertificate(identity.Leaf), Fingerprint: opscenter.Fingerprint(identity.Leaf)}
+		client := newClient(t, incusos.Options{})
+		o := probe(t, client, where)
+		require.Nil(t, o.Failure)
+		require.Empty(t, o.Unread)
+		require.True(t, o.Ready)
+		require.Equal(t, opscenter.TypeIncus, *o.Type)
+		require.Equal(t, "6.0.4", o.Versions.Applications[0].Version)
+		require.JSONEq(t, `{"cpu":{"total":2}}`, string(o.Facts.Hardware))
+		require.Empty(t, o.Versions.Outdated(map[string]string{"os": "202608150000", "incus": "202608150000"}), "no OS update")
+		auth = "untrusted"
+		o = probe(t, client, where)
+		require.Equal(t, opscenter.FailureUntrusted, o.Failure.Kind)
+		web.Close()
+	}
+}
+
+// Requests go to the server, and nowhere else, wherever it points to.
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	identity, err := selfsigned.New("pointer")
+	require.NoError(t, err)
+	reached := false
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true }))
+	defer elsewhere.Close()
+	web := httptest.NewUnstartedServer(http.RedirectHandler(elsewhere.URL, http.StatusFound))
+	web.TLS = &tls.Config{Certificates: []tls.Certificate{identity}}
+	web.StartTLS()
+	defer web.Close()
+	o := probe(t, newClient(t, incusos.Options{}), opscenter.Target{Name: "pointer", ID: "pointer", ConnectionURL: web.URL, Certificate: opscenter.EncodeCertificate(identity.Leaf)})
+	require.NotNil(t, o.Failure)
+	require.Contains(t, o.Failure.Message, incusos.ErrRedirect.Error())
+	require.False(t, reached)
+}
+
+func TestActions(t *testing.T) {
+	server, identity := boot(t, incusostest.Options{EvacuateDelay: 50 * time.Millisecond, RebootDelay: 50 * time.Millisecond})
+	client := newClient(t, incusos.Options{Certificate: identity, Timeout: 2 * time.Second})
+	where := target(server)
+	server.Offer("202608150000")
+	require.NoError(t, client.Update(t.Context(), where))
+	eventually(t, func() bool { _, staged := server.Version(); return staged == "202608150000" })
+	require.NoError(t, client.Evacuate(t.Context(), where))
+	require.Equal(t, "Evacuated", server.MemberStatus())
+	require.Equal(t, opscenter.MaintenanceEvacuated, *probe(t, client, where).Maintenance)
+	require.NoError(t, client.Evacuate(t.Context(), where), "evacuated already")
+	require.NoError(t, client.Reboot(t.Context(), where))
+	eventually(t, func() bool { running, _ := server.Version(); return running == "202608150000" })
+	eventually(t, func() bool { o := probe(t, client, where); return o.Failure == nil && o.Ready })
+	require.NoError(t, client.Restore(t.Context(), where))
+	require.Equal(t, "Online", server.MemberStatus())
+	require.NoError(t, client.Restore(t.Context(), where))
+
+	alone := where
+	alone.MemberName = ""
+	require.ErrorIs(t, client.Evacuate(t.Context(), alone), opscenter.ErrNotApplicable)
+	// An answer that is lost is not a refusal; a connection that never was is one.
+	require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultTruncated}))
+	require.ErrorIs(t, client.Reboot(t.Context(), where), opscenter.ErrOutcomeUnknown)
+	eventually(t, func() bool { return server.Requests("/os/1.0/system/:reboot") == 2 })
+	require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultDown}))
+	err := client.Reboot(t.Context(), where)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, opscenter.ErrOutcomeUnknown)
+}
+
+func eventually(t *testing.T, done func() bool) {
+	t.Helper()
+	require.Eventually(t, done, 10*time.Second, 10*time.Millisecond)
+}
+
+func TestBadTargetsAndClose(t *testing.T) {
+	server, identity := boot(t, incusostest.Options{})
+	client := incusos.New(incusos.Options{Certificate: identity})
+	where := target(server)
+	bad := where
+	bad.ID, bad.Certificate = "bad", "no certificate"
+	require.Contains(t, client.Probe(t.Context(), bad).Failure.Message, opscenter.ErrInvalidCertificate.Error())
+	bad = where
+	bad.ID, bad.ConnectionURL = "bad", "::"
+	require.Contains(t, client.Probe(t.Context(), bad).Failure.Message, opscenter.ErrInvalidURL.Error())
+
+	// Closing ends dials that hang.
+	require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultSilent}))
+	ended := make(chan opscenter.Observation)
+	go func() { ended <- client.Probe(context.Background(), where) }()
+	time.Sleep(50 * time.Millisecond)
+	require.NoError(t, client.Close())
+	select {
+	case o := <-ended:
+		require.NotNil(t, o.Failure)
+	case <-time.After(5 * time.Second):
+		t.Fatal("a dial outlives its client")
+	}
+	require.Contains(t, client.Probe(t.Context(), where).Failure.Message, incusos.ErrClosed.Error())
+}
+
+// Pools of servers nobody asks for any more are forgotten.
+func TestPoolsAreForgotten(t *testing.T) {
+	server, identity := boot(t, incusostest.Options{})
+	client := newClient(t, incusos.Options{Certificate: identity, ForgetAfter: 50 * time.Millisecond})
+	where := target(server)
+	for _, id := range []string{"a", "b", "c"} {
+		where.ID = id
+		require.Nil(t, probe(t, client, where).Failure)
+	}
+	eventually(t, func() bool {
+		where.ID = "d"
+		return probe(t, client, where).Failure == nil && client.Pools() == 1
+	})
+}
+
+// Many probes of a server that says nothing leave no socket and no goroutine.
+func TestNothingIsLeftBehind(t *testing.T) {
+	server, identity := boot(t, incusostest.Options{})
+	client := newClient(t, incusos.Options{Certificate: identity, Timeout: 50 * time.Millisecond})
+	where := target(server)
+	require.Nil(t, probe(t, client, where).Failure)
+	for _, kind := range []incusostest.FaultKind{incusostest.FaultSilent, incusostest.FaultHang} {
+		require.NoError(t, server.SetFault(incusostest.Fault{Kind: kind}))
+		goroutines, files := runtime.NumGoroutine(), openFiles(t)
+		for range 30 {
+			require.NotNil(t, probe(t, client, where).Failure)
+		}
+		require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultDown}))
+		eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+2 && openFiles(t) <= files })
+	}
+}
+
+func openFiles(t *testing.T) int {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0 // not on Linux
+	}
+	return len(entries)
+}
