@@ -247,6 +247,7 @@ func (s *Server) bind(address string) (net.Listener, error) {
 func (s *Server) hangUp() {
 	if s.web != nil {
 		s.listener.release()
+		_ = s.listener.Close() // Serve may not have begun, and web not know of it
 		_ = s.web.Close()
 		s.web, s.listener = nil, nil
 	}

@@ -1,0 +1,381 @@
+package poller_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/poller"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+// The timers are tested here, in a bubble of time, with a prober that opens no socket: real
+// sockets can't be in one. They have their own tests in sockets_test.go.
+
+// world is what the probers of a test see.
+type world struct {
+	t        *testing.T
+	registry *opscenter.Registry
+	began    time.Time
+
+	mu     sync.Mutex
+	polls  map[string][]time.Duration // name → when, since the beginning
+	probe  func(ctx context.Context, target opscenter.Target) *opscenter.Failure
+	active atomic.Int32
+	most   atomic.Int32
+}
+
+func (w *world) Probe(ctx context.Context, target opscenter.Target) opscenter.Observation {
+	if n := w.active.Add(1); n > w.most.Load() {
+		w.most.Store(n)
+	}
+	defer w.active.Add(-1)
+	at := time.Now()
+	w.mu.Lock()
+	w.polls[target.Name] = append(w.polls[target.Name], at.Sub(w.began))
+	probe := w.probe
+	w.mu.Unlock()
+	kind, maintenance := opscenter.TypeIncus, opscenter.NotInMaintenance
+	o := opscenter.Observation{Server: target.Name, ID: target.ID, At: at}
+	if probe != nil {
+		o.Failure = probe(ctx, target)
+	}
+	if o.Failure == nil {
+		o.Ready, o.Type, o.Maintenance = true, &kind, &maintenance
+	}
+	return o
+}
+
+func (w *world) set(probe func(context.Context, opscenter.Target) *opscenter.Failure) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.probe = probe
+}
+
+func (w *world) times(name string) []time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]time.Duration(nil), w.polls[name]...)
+}
+
+var refuse = &opscenter.Failure{Kind: opscenter.FailureConnect, Message: "refused"}
+
+var certificates = sync.OnceValue(func() []opscenter.Registration {
+	var out []opscenter.Registration
+	for n := range 60 {
+		made, err := selfsigned.New(fmt.Sprint("server ", n))
+		if err != nil {
+			panic(err)
+		}
+		out = append(out, opscenter.Registration{Certificate: made.Leaf, Name: fmt.Sprintf("server%02d", n), ConnectionURL: "https://127.0.0.1:1"})
+	}
+	return out
+})
+
+// inBubble runs a test with a registry and a running poller, in a bubble of time.
+func inBubble(t *testing.T, options poller.Options, test func(w *world)) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		registry, err := opscenter.NewRegistry(memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		p, err := poller.New(registry, w, options)
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx) }()
+		synctest.Wait()
+		require.ErrorIs(t, p.Run(ctx), poller.ErrRunning)
+		test(w)
+		cancel()
+		require.ErrorIs(t, <-ended, context.Canceled)
+		require.Zero(t, w.active.Load(), "Run waits for what it began")
+	})
+}
+
+func (w *world) register(n int) opscenter.Registration {
+	token, err := w.registry.CreateToken(w.t.Context(), opscenter.TokenSpec{})
+	require.NoError(w.t, err)
+	reg := certificates()[n]
+	reg.Token = token.UUID
+	_, err = w.registry.Register(w.t.Context(), reg)
+	require.NoError(w.t, err)
+	return reg
+}
+
+func (w *world) state(n int) *opscenter.ServerInfo {
+	info, err := w.registry.Server(w.t.Context(), certificates()[n].Name)
+	require.NoError(w.t, err)
+	return info
+}
+
+func TestANewServerIsPolledAtOnceThenInTurn(t *testing.T) {
+	inBubble(t, poller.Options{}, func(w *world) {
+		w.register(0)
+		synctest.Wait()
+		require.Equal(t, []time.Duration{0}, w.times("server00"))
+		require.Equal(t, opscenter.StatusReady, w.state(0).State.Status)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		times := w.times("server00")
+		require.Len(t, times, 13)
+		for i := 2; i < len(times); i++ {
+			require.Equal(t, 5*time.Minute, times[i]-times[i-1], "every 5 minutes, by default")
+		}
+	})
+}
+
+func TestFailuresBackOffAndAReturnIsSeen(t *testing.T) {
+	inBubble(t, poller.Options{}, func(w *world) {
+		w.register(0)
+		synctest.Wait()
+		w.set(func(context.Context, opscenter.Target) *opscenter.Failure { return refuse })
+		time.Sleep(6 * time.Minute)
+		synctest.Wait()
+		require.Equal(t, opscenter.DetailUnresponsive, w.state(0).State.StatusDetail)
+		time.Sleep(3 * time.Hour)
+		synctest.Wait()
+		times := w.times("server00")
+		var gaps []time.Duration
+		for i := 2; i < len(times); i++ {
+			gaps = append(gaps, times[i]-times[i-1])
+		}
+		require.Equal(t, []time.Duration{10 * time.Second, 10 * time.Second, 10 * time.Second, 20 * time.Second, 40 * time.Second, 80 * time.Second,
+			160 * time.Second, 320 * time.Second, 640 * time.Second, 15 * time.Minute, 15 * time.Minute}, gaps[:11])
+		w.set(nil)
+		time.Sleep(15 * time.Minute)
+		synctest.Wait()
+		require.Equal(t, opscenter.StatusReady, w.state(0).State.Status)
+	})
+}
+
+// A server that says something is polled at once; said ten times meanwhile, once more.
+func TestSelfUpdatesPollAtOnce(t *testing.T) {
+	inBubble(t, poller.Options{Interval: 10_000 * time.Hour}, func(w *world) {
+		reg := w.register(0)
+		synctest.Wait()
+		time.Sleep(time.Second)
+		w.set(func(ctx context.Context, _ opscenter.Target) *opscenter.Failure {
+			time.Sleep(2 * time.Second)
+			return nil
+		})
+		for range 10 {
+			require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{Cause: opscenter.CauseStorageConfigChanged}))
+			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		require.Equal(t, []time.Duration{0, time.Second, 3 * time.Second}, w.times("server00"))
+	})
+}
+
+func TestRebootIsFollowedClosely(t *testing.T) {
+	inBubble(t, poller.Options{}, func(w *world) {
+		reg := w.register(0)
+		synctest.Wait()
+		require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{Cause: opscenter.CauseSystemRebootTriggered}))
+		w.set(func(context.Context, opscenter.Target) *opscenter.Failure { return refuse })
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Len(t, w.times("server00"), 13, "every 5 s while rebooting")
+		require.Equal(t, opscenter.DetailRebooting, w.state(0).State.StatusDetail)
+		w.set(nil)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		require.Equal(t, opscenter.StatusReady, w.state(0).State.Status)
+		// One that never returns is unresponsive in the end.
+		require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{Cause: opscenter.CauseSystemRebootTriggered}))
+		w.set(func(context.Context, opscenter.Target) *opscenter.Failure { return refuse })
+		time.Sleep(opscenter.DefaultRebootTimeout + 10*time.Second)
+		synctest.Wait()
+		require.Equal(t, opscenter.DetailUnresponsive, w.state(0).State.StatusDetail)
+	})
+}
+
+// Servers that never answer cost their deadline, and nobody else's.
+func TestHangingServersDelayNobody(t *testing.T) {
+	inBubble(t, poller.Options{Concurrency: 20, Timeout: 30 * time.Second, Interval: 10_000 * time.Hour}, func(w *world) {
+		hangs := map[string]bool{}
+		for n := range 10 {
+			hangs[certificates()[n].Name] = true
+		}
+		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+			if !hangs[target.Name] {
+				return nil
+			}
+			<-ctx.Done()
+			return &opscenter.Failure{Kind: opscenter.FailureTimeout, Message: "no answer"}
+		})
+		for n := range 50 {
+			w.register(n)
+		}
+		synctest.Wait()
+		for n := 10; n < 50; n++ {
+			require.Equal(t, []time.Duration{0}, w.times(certificates()[n].Name), "at once, beside 10 that hang")
+			require.Equal(t, opscenter.StatusReady, w.state(n).State.Status)
+		}
+		time.Sleep(3 * time.Minute)
+		synctest.Wait()
+		for n := range 10 {
+			require.Equal(t, opscenter.DetailUnresponsive, w.state(n).State.StatusDetail)
+		}
+		require.LessOrEqual(t, w.most.Load(), int32(20))
+	})
+}
+
+func TestConcurrencyIsBounded(t *testing.T) {
+	// The interval is long, so that no server's own turn comes within the test.
+	inBubble(t, poller.Options{Concurrency: 7, Interval: 10_000 * time.Hour}, func(w *world) {
+		w.set(func(context.Context, opscenter.Target) *opscenter.Failure { time.Sleep(time.Second); return nil })
+		for n := range 60 {
+			w.register(n)
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		for n := range 60 {
+			require.Len(t, w.times(certificates()[n].Name), 1)
+		}
+		require.EqualValues(t, 7, w.most.Load())
+	})
+}
+
+func TestRemovedAndRenamedServers(t *testing.T) {
+	inBubble(t, poller.Options{}, func(w *world) {
+		w.register(0)
+		w.register(1)
+		synctest.Wait()
+		require.NoError(t, w.registry.DeleteServer(t.Context(), "server00"))
+		require.NoError(t, w.registry.RenameServer(t.Context(), "server01", "renamed"))
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.Len(t, w.times("server00"), 1)
+		require.Len(t, w.times("server01"), 1)
+		require.InDelta(t, 12, len(w.times("renamed")), 1)
+		// Announced servers are not polled before they register.
+		_, err := w.registry.PreRegister(t.Context(), opscenter.Announcing{Name: "expected", MachineID: "0123456789abcdef0123456789abcdef"})
+		require.NoError(t, err)
+		time.Sleep(time.Hour)
+		require.Empty(t, w.times("expected"))
+	})
+}
+
+// A restart polls nobody early: each server keeps its phase.
+func TestARestartDoesNotStampede(t *testing.T) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		p, err := poller.New(registry, w, poller.Options{})
+		require.NoError(t, err)
+		run := func(d time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			require.ErrorIs(t, p.Run(ctx), context.DeadlineExceeded)
+		}
+		for n := range 50 {
+			w.register(n)
+		}
+		run(time.Hour)
+		before := map[string]int{}
+		for n := range 50 {
+			name := certificates()[n].Name
+			before[name] = len(w.times(name))
+		}
+		run(time.Second)
+		early := 0
+		for name, n := range before {
+			early += len(w.times(name)) - n
+		}
+		require.Less(t, early, 5, "of 50 servers, within the first second")
+		run(5 * time.Minute)
+		for name, n := range before {
+			times := w.times(name)
+			require.Greater(t, len(times), n)
+			require.Zero(t, (times[len(times)-1]-times[n-1])%(5*time.Minute), "in its phase")
+		}
+	})
+}
+
+func TestPoll(t *testing.T) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		p, err := poller.New(registry, w, poller.Options{Timeout: 10 * time.Second})
+		require.NoError(t, err)
+		w.register(0)
+		o, err := p.Poll(t.Context(), "server00")
+		require.NoError(t, err)
+		require.Nil(t, o.Failure)
+		require.Equal(t, opscenter.StatusReady, w.state(0).State.Status)
+		_, err = p.Poll(t.Context(), "nobody")
+		require.ErrorIs(t, err, opscenter.ErrNotFound)
+		_, err = registry.PreRegister(t.Context(), opscenter.Announcing{Name: "expected", MachineID: "0123456789abcdef0123456789abcdef"})
+		require.NoError(t, err)
+		_, err = p.Poll(t.Context(), "expected")
+		require.ErrorIs(t, err, poller.ErrNotRegistered)
+
+		w.set(func(ctx context.Context, _ opscenter.Target) *opscenter.Failure { <-ctx.Done(); return refuse })
+		begun := time.Now()
+		o, err = p.Poll(t.Context(), "server00")
+		require.NoError(t, err)
+		require.NotNil(t, o.Failure)
+		require.Equal(t, 10*time.Second, time.Since(begun), "its own deadline")
+		require.Equal(t, 1, w.state(0).Failures)
+		// A poll that is called off says nothing of the server.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = p.Poll(ctx, "server00")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, 1, w.state(0).Failures)
+		// Polls of one server come one after the other.
+		w.most.Store(0)
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() { _, _ = p.Poll(t.Context(), "server00") })
+		}
+		wg.Wait()
+		require.EqualValues(t, 1, w.most.Load())
+		require.EqualValues(t, 5, p.Stats().Polls)
+	})
+}
+
+func TestOptions(t *testing.T) {
+	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+	require.NoError(t, err)
+	for _, options := range []poller.Options{{Interval: -1}, {FastInterval: -1}, {RetryInterval: -1}, {MaxBackoff: -1}, {Timeout: -1}, {Concurrency: -1}} {
+		_, err := poller.New(registry, nil, options)
+		require.ErrorIs(t, err, opscenter.ErrInvalidOptions)
+	}
+}
+
+// A store that is closed under a running poller ends nothing but the storing.
+func TestClosedStore(t *testing.T) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New()
+		registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		p, err := poller.New(registry, w, poller.Options{})
+		require.NoError(t, err)
+		w.register(0)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		time.AfterFunc(time.Minute, func() { store.Close() })
+		err = p.Run(ctx)
+		require.True(t, errors.Is(err, context.DeadlineExceeded))
+	})
+}
