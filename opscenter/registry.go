@@ -141,6 +141,9 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 // Options returns the options in force, defaults included.
 func (r *Registry) Options() Options { return r.options }
 
+// Store returns the store under the Registry.
+func (r *Registry) Store() storage.Store { return r.store }
+
 // Close flushes what is only in memory: when servers were last seen. It does not close the store.
 func (r *Registry) Close() error { return r.Flush(context.Background()) }
 

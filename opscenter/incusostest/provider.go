@@ -31,11 +31,15 @@ func (s *Server) Register(ctx context.Context, provider Provider) error {
 	s.provider = provider
 	s.mu.Unlock()
 	var err error
-	for attempt := range registerAttempts {
-		if attempt > 0 && !sleep(s, time.Second) {
+	for range registerAttempts {
+		if err = s.RegisterOnce(ctx); err == nil || errors.Is(err, ErrRefused) {
 			return err
 		}
-		if err = s.RegisterOnce(ctx); err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil {
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return err
+		case <-s.ctx.Done():
 			return err
 		}
 	}
