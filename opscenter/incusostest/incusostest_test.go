@@ -1,0 +1,366 @@
+package incusostest_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lxc/incus/v6/shared/api"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// caller talks to a simulated server as a trusted control plane.
+type caller struct {
+	t      testing.TB
+	server *incusostest.Server
+	client *http.Client
+}
+
+func boot(t testing.TB, options incusostest.Options) *caller {
+	t.Helper()
+	server, err := incusostest.New(options)
+	require.NoError(t, err)
+	t.Cleanup(server.Close)
+	identity, err := selfsigned.New("control plane")
+	require.NoError(t, err)
+	server.Trust(identity.Leaf)
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{identity}}}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &caller{t, server, &http.Client{Transport: transport, Timeout: 10 * time.Second}}
+}
+
+type envelope struct {
+	Type      string          `json:"type"`
+	ErrorCode int             `json:"error_code"`
+	Error     string          `json:"error"`
+	Operation string          `json:"operation"`
+	Metadata  json.RawMessage `json:"metadata"`
+}
+
+func (c *caller) try(method, path, body string) (*envelope, error) {
+	req, err := http.NewRequest(method, c.server.URL()+path, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	var out envelope
+	return &out, json.Unmarshal(data, &out)
+}
+
+func (c *caller) call(method, path, body string) *envelope {
+	c.t.Helper()
+	out, err := c.try(method, path, body)
+	require.NoError(c.t, err, "%s %s", method, path)
+	return out
+}
+
+func (c *caller) get(path string, into any) {
+	c.t.Helper()
+	out := c.call("GET", path, "")
+	require.Equal(c.t, "sync", out.Type, "%s: %s", path, out.Error)
+	require.NoError(c.t, json.Unmarshal(out.Metadata, into))
+}
+
+// TestAnswersAgreeWithTheAPIDescription compares what the simulator answers with IncusOS's
+// API description, where that is at hand.
+func TestAnswersAgreeWithTheAPIDescription(t *testing.T) {
+	path := os.Getenv("OPSCENTER_REFERENCE")
+	if path == "" {
+		path = "../../../shared/reference"
+	}
+	text, err := os.ReadFile(filepath.Join(path, "incus-os-rest-api.yaml"))
+	if err != nil {
+		t.Skipf("the API description is not at hand (set OPSCENTER_REFERENCE to its directory): %v", err)
+	}
+	var description map[string]any
+	require.NoError(t, yaml.Unmarshal(text, &description))
+	paths := description["paths"].(map[string]any)
+	c := boot(t, incusostest.Options{})
+	c.server.Offer("202608150000")
+	require.Equal(t, "sync", c.call("POST", "/os/1.0/system/update/:check", "").Type)
+	require.Eventually(t, func() bool { _, next := c.server.Version(); return next != "" }, 5*time.Second, 5*time.Millisecond)
+	checked := 0
+	for _, path := range []string{"/1.0", "/1.0/applications", "/1.0/applications/{name}", "/1.0/system", "/1.0/system/network", "/1.0/system/provider", "/1.0/system/resources",
+		"/1.0/system/security", "/1.0/system/storage", "/1.0/system/update"} {
+		endpoint, ok := paths[path].(map[string]any)
+		require.True(t, ok, "%s is not described", path)
+		schema := dig(endpoint, "get", "responses", "200", "schema", "properties", "metadata")
+		require.NotNil(t, schema, path)
+		var got any
+		c.get("/os"+strings.ReplaceAll(path, "{name}", "incus"), &got)
+		s := schemaChecker{definitions: description["definitions"].(map[string]any)}
+		s.check(path, schema.(map[string]any), got)
+		require.Empty(t, s.wrong)
+		checked++
+	}
+	require.Equal(t, 10, checked)
+}
+
+func dig(doc any, keys ...string) any {
+	for _, key := range keys {
+		m, ok := doc.(map[string]any)
+		if !ok {
+			return nil
+		}
+		doc = m[key]
+	}
+	return doc
+}
+
+type schemaChecker struct {
+	definitions map[string]any
+	wrong       []string
+}
+
+func (s *schemaChecker) complain(format string, args ...any) {
+	s.wrong = append(s.wrong, fmt.Sprintf(format, args...))
+}
+
+// check wants got to hold nothing that the schema doesn't, nor anything of another type.
+func (s *schemaChecker) check(at string, schema map[string]any, got any) {
+	if ref, ok := schema["$ref"].(string); ok {
+		target, ok := s.definitions[ref[strings.LastIndex(ref, "/")+1:]].(map[string]any)
+		if !ok {
+			s.complain("%s: %s is not defined", at, ref)
+			return
+		}
+		s.check(at, target, got)
+		return
+	}
+	if got == nil {
+		return
+	}
+	switch g := got.(type) {
+	case map[string]any:
+		properties, _ := schema["properties"].(map[string]any)
+		additional, _ := schema["additionalProperties"].(map[string]any)
+		if kind := schema["type"]; kind != nil && kind != "object" {
+			s.complain("%s: an object, %v is described", at, kind)
+		}
+		example, _ := schema["example"].(map[string]any)
+		for key, value := range g {
+			place := at + "." + key
+			switch property, ok := properties[key].(map[string]any); {
+			case ok:
+				s.check(place, property, value)
+			case additional != nil:
+				s.check(place, additional, value)
+			case properties != nil:
+				s.complain("%s is not described", place)
+			case example != nil && at != "/1.0/system/resources": // of that only a part is shown
+				if shown, ok := example[key]; !ok {
+					s.complain("%s is not in the example", place)
+				} else {
+					s.check(place, map[string]any{"example": shown}, value)
+				}
+			}
+		}
+	case []any:
+		if kind := schema["type"]; kind != nil && kind != "array" {
+			s.complain("%s: a list, %v is described", at, kind)
+		}
+		if items, ok := schema["items"].(map[string]any); ok {
+			for i, value := range g {
+				s.check(fmt.Sprintf("%s[%d]", at, i), items, value)
+			}
+		}
+	case string:
+		if kind := schema["type"]; kind != nil && kind != "string" {
+			s.complain("%s: text, %v is described", at, kind)
+		}
+	case float64:
+		if kind := schema["type"]; kind != nil && kind != "integer" && kind != "number" {
+			s.complain("%s: a number, %v is described", at, kind)
+		}
+	case bool:
+		if kind := schema["type"]; kind != nil && kind != "boolean" {
+			s.complain("%s: a boolean, %v is described", at, kind)
+		}
+	}
+}
+
+// The checker itself finds what is wrong.
+func TestSchemaChecker(t *testing.T) {
+	schema := map[string]any{"type": "object", "properties": map[string]any{"a": map[string]any{"type": "string"}, "b": map[string]any{"type": "array", "items": map[string]any{"type": "integer"}}}}
+	for text, want := range map[string]int{`{"a":"x","b":[1]}`: 0, `{"a":1}`: 1, `{"b":["x"]}`: 1, `{"c":1}`: 1, `[]`: 1, `{"a":{},"b":true}`: 2} {
+		var got any
+		require.NoError(t, json.Unmarshal([]byte(text), &got))
+		s := schemaChecker{}
+		s.check("", schema, got)
+		require.Len(t, s.wrong, want, text)
+	}
+}
+
+func TestHardwareHasTheShapeOfIncus(t *testing.T) {
+	seen := map[string]bool{}
+	for seed := range uint64(20) {
+		c := boot(t, incusostest.Options{Seed: seed + 1})
+		out := c.call("GET", "/os/1.0/system/resources", "")
+		// The cluster of a core is younger than the client library.
+		d := json.NewDecoder(bytes.NewReader(bytes.ReplaceAll(out.Metadata, []byte(`"cluster":0,`), nil)))
+		d.DisallowUnknownFields()
+		var resources api.Resources
+		require.NoError(t, d.Decode(&resources), "the same fields as Incus's own")
+		require.NotZero(t, resources.CPU.Total)
+		require.Greater(t, len(out.Metadata), 20<<10)
+		require.Less(t, len(out.Metadata), 40<<10)
+		require.False(t, seen[resources.System.UUID], "servers differ")
+		seen[resources.System.UUID] = true
+	}
+}
+
+func TestUntrustedCallers(t *testing.T) {
+	c := boot(t, incusostest.Options{})
+	stranger := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	defer stranger.CloseIdleConnections()
+	c.client = stranger
+	require.Equal(t, "sync", c.call("GET", "/", "").Type)
+	var server struct {
+		Auth string `json:"auth"`
+	}
+	c.get("/1.0", &server)
+	require.Equal(t, "untrusted", server.Auth)
+	for _, path := range []string{"/os/1.0", "/1.0/resources", "/1.0/cluster"} {
+		require.Equal(t, 403, c.call("GET", path, "").ErrorCode, path)
+	}
+}
+
+func TestUpdateRebootEvacuateRestore(t *testing.T) {
+	c := boot(t, incusostest.Options{EvacuateDelay: 30 * time.Millisecond})
+	name := c.server.Name()
+	wait := func(op *envelope) map[string]any {
+		require.Equal(t, "async", op.Type, op.Error)
+		var out map[string]any
+		c.get(op.Operation+"/wait?timeout=5", &out)
+		return out
+	}
+	require.Equal(t, "Success", wait(c.call("POST", "/1.0/cluster/members/"+name+"/state", `{"action":"evacuate","mode":"auto"}`))["status"])
+	require.Equal(t, "Evacuated", c.server.MemberStatus())
+	require.Equal(t, "Success", wait(c.call("POST", "/1.0/cluster/members/"+name+"/state", `{"action":"restore","mode":""}`))["status"])
+	require.Equal(t, "Online", c.server.MemberStatus())
+	require.Equal(t, 400, c.call("POST", "/1.0/cluster/members/"+name+"/state", `{"action":"dance"}`).ErrorCode)
+	require.Equal(t, 404, c.call("POST", "/1.0/cluster/members/other/state", `{"action":"evacuate"}`).ErrorCode)
+	require.Equal(t, 400, boot(t, incusostest.Options{Standalone: true}).call("GET", "/1.0/cluster/members/x", "").ErrorCode, "Server isn't clustered")
+
+	c.server.Offer("202608150000")
+	c.call("POST", "/os/1.0/system/update/:check", "")
+	require.Eventually(t, func() bool { _, next := c.server.Version(); return next == "202608150000" }, 5*time.Second, 5*time.Millisecond)
+	running, _ := c.server.Version()
+	require.Equal(t, "202608010000", running, "staged, and not active")
+	require.Equal(t, "sync", c.call("POST", "/os/1.0/system/:reboot", "").Type)
+	require.Eventually(t, func() bool { running, next := c.server.Version(); return running == "202608150000" && next == "" }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool {
+		out, err := c.try("GET", "/os/1.0", "")
+		return err == nil && strings.Contains(string(out.Metadata), `"system_is_ready":true`)
+	}, 5*time.Second, 5*time.Millisecond, "it is back at its old address")
+}
+
+func TestNetworkChange(t *testing.T) {
+	c := boot(t, incusostest.Options{})
+	var before struct {
+		Config map[string]any `json:"config"`
+	}
+	c.get("/os/1.0/system/network", &before)
+	old := c.server.URL()
+	if !strings.HasSuffix(old, ":8443") {
+		t.Skip("moving takes more than one loopback address")
+	}
+	change := func(host, timeout string) string {
+		data, err := json.Marshal(before)
+		require.NoError(t, err)
+		text := strings.ReplaceAll(string(data), strings.TrimSuffix(strings.TrimPrefix(old, "https://"), ":8443"), host)
+		return strings.Replace(text, `{"config":{`, `{"config":{"confirmation_timeout":"`+timeout+`",`, 1)
+	}
+	require.Equal(t, 400, c.call("PUT", "/os/1.0/system/network", `{"config":{}}`).ErrorCode, "no device at all")
+	require.Equal(t, 400, c.call("PUT", "/os/1.0/system/network", change("127.254.1.1", "soon")).ErrorCode)
+	require.Equal(t, 400, c.call("POST", "/os/1.0/system/network/:confirm", "").ErrorCode, "nothing is pending")
+
+	// It moves, and moves back by itself.
+	require.Equal(t, "sync", c.call("PUT", "/os/1.0/system/network", change("127.254.1.1", "300ms")).Type)
+	require.Eventually(t, func() bool { return c.server.URL() == "https://127.254.1.1:8443" }, 5*time.Second, time.Millisecond)
+	require.Equal(t, 400, c.call("PUT", "/os/1.0/system/network", change("127.254.1.2", "1m")).ErrorCode, "a change is pending")
+	require.Eventually(t, func() bool { return c.server.URL() == old }, 5*time.Second, 5*time.Millisecond)
+	require.Equal(t, "sync", c.call("GET", "/os/1.0", "").Type)
+	// Confirmed, it stays.
+	require.Equal(t, "sync", c.call("PUT", "/os/1.0/system/network", change("127.254.1.3", "1m")).Type)
+	require.Eventually(t, func() bool { return c.server.URL() == "https://127.254.1.3:8443" }, 5*time.Second, time.Millisecond)
+	require.Equal(t, "sync", c.call("POST", "/os/1.0/system/network/:confirm", "").Type)
+	var after struct {
+		State struct {
+			Pending bool `json:"configuration_in_process"`
+		} `json:"state"`
+	}
+	c.get("/os/1.0/system/network", &after)
+	require.False(t, after.State.Pending)
+	require.NoError(t, c.server.SetFault(incusostest.Fault{Kind: incusostest.FaultDown}))
+	_, err := c.try("GET", "/", "")
+	require.Error(t, err)
+}
+
+// Thousands fit into one process.
+func TestManyServers(t *testing.T) {
+	n := 1000
+	if testing.Short() {
+		n = 100
+	}
+	begun := time.Now()
+	servers := make([]*incusostest.Server, n)
+	var wg sync.WaitGroup
+	for i := range servers {
+		wg.Go(func() {
+			server, err := incusostest.New(incusostest.Options{Name: fmt.Sprintf("server%04d", i)})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			servers[i] = server
+		})
+	}
+	wg.Wait()
+	booted := time.Since(begun)
+	addresses := map[string]bool{}
+	for _, s := range servers {
+		addresses[s.URL()] = true
+	}
+	require.Len(t, addresses, n)
+	for _, s := range servers {
+		s.Close()
+	}
+	t.Logf("%d servers booted in %s, closed in %s", n, booted, time.Since(begun)-booted)
+}
+
+func TestUnregistered(t *testing.T) {
+	c := boot(t, incusostest.Options{})
+	require.ErrorIs(t, c.server.SelfUpdate(context.Background(), ""), incusostest.ErrNotRegistered)
+	before := c.server.Certificate()
+	machine, hardware := c.server.MachineID(), c.server.SystemUUID()
+	require.NoError(t, c.server.Reinstall())
+	require.False(t, before.Equal(c.server.Certificate()))
+	require.NotEqual(t, machine, c.server.MachineID())
+	require.Equal(t, hardware, c.server.SystemUUID())
+}
