@@ -203,6 +203,27 @@ func ParseCertificate(text string) (*x509.Certificate, error) {
 	return certificate, nil
 }
 
+// ParseCertificates reads certificates in PEM form, one at least.
+func ParseCertificates(text string) ([]*x509.Certificate, error) {
+	var out []*x509.Certificate
+	rest := []byte(text)
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		one, err := ParseCertificate(string(pem.EncodeToMemory(block)))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, one)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("no PEM certificate: %w", ErrInvalidCertificate)
+	}
+	return out, nil
+}
+
 func checkCertificate(certificate *x509.Certificate) error {
 	if certificate == nil || len(certificate.Raw) == 0 {
 		return ErrNoCertificate

@@ -1,0 +1,277 @@
+// Controlplane is a long-running control plane: IncusOS servers register with it over HTTPS
+// and are polled; operators use its REST API, over a Unix socket or with a trusted certificate.
+//
+//	go run ./examples/controlplane [-listen 127.0.0.1:7443] [-data DIR] [-socket PATH] [-interval 5m] [-trust CERT.pem]
+//
+// It makes its certificates on the first start and keeps them in -data; without -data
+// everything is in memory, and gone when it stops.
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/httpapi"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/poller"
+	"github.com/opscenter-go/sdk/storage"
+	"github.com/opscenter-go/sdk/storage/badgerstore"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+// Times of an orderly stop, which together stay under 5 s.
+const (
+	drainTimeout  = 2 * time.Second
+	tokenLifetime = 24 * time.Hour
+	firstTokenUse = 10
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "controlplane:", err)
+		os.Exit(1)
+	}
+}
+
+// config is what the flags say.
+type config struct {
+	listen, data, socket, trust string
+	interval                    time.Duration
+}
+
+func run(ctx context.Context, args []string, out, logs io.Writer) error {
+	var c config
+	flags := flag.NewFlagSet("controlplane", flag.ContinueOnError)
+	flags.SetOutput(logs)
+	flags.StringVar(&c.listen, "listen", "127.0.0.1:7443", "address for servers and operators")
+	flags.StringVar(&c.data, "data", "", "directory for the store and the certificates; default: in memory")
+	flags.StringVar(&c.socket, "socket", "", "path of a Unix socket for operators, mode 0600")
+	flags.DurationVar(&c.interval, "interval", poller.DefaultInterval, "time between two polls of a server")
+	flags.StringVar(&c.trust, "trust", "", "PEM file with the certificates of operators")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	if c.interval <= 0 {
+		return fmt.Errorf("-interval is %s, it must be positive", c.interval)
+	}
+	return serve(ctx, c, out, slog.New(slog.NewTextHandler(logs, nil)))
+}
+
+func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (err error) {
+	authorize, err := authorizer(c.trust)
+	if err != nil {
+		return err
+	}
+	store, err := openStore(c.data, logger)
+	if err != nil {
+		return err
+	}
+	// In reverse: the registry flushes what it knows into the store, then that is closed.
+	defer func() { err = errors.Join(err, store.Close()) }()
+	certificates, err := loadCertificates(c)
+	if err != nil {
+		return err
+	}
+	registry, err := opscenter.NewRegistry(store, opscenter.Options{Logger: logger})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, registry.Close()) }()
+
+	client := incusos.New(incusos.Options{Certificate: &certificates.client})
+	defer client.Close()
+	polls, err := poller.New(registry, client, poller.Options{Interval: c.interval, Logger: logger})
+	if err != nil {
+		return err
+	}
+	handler, err := httpapi.New(registry, httpapi.Options{ClientCertificate: certificates.client.Leaf, Authorize: authorize, Logger: logger})
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", c.listen)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	socket, err := listenUnix(c.socket)
+	if err != nil {
+		return err
+	}
+	if socket != nil {
+		defer socket.Close()
+	}
+	if err := introduce(ctx, registry, out, listener.Addr(), certificates.server.Leaf); err != nil {
+		return err
+	}
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return ignoreStop(polls.Run(ctx)) })
+	web := httpapi.NewServer(handler, httpapi.TLSConfig(certificates.server), logger)
+	serveUntilDone(ctx, group, web, func() error { return web.ServeTLS(listener, "", "") })
+	if socket != nil {
+		local := httpapi.NewServer(handler, nil, logger)
+		serveUntilDone(ctx, group, local, func() error { return local.Serve(socket) })
+	}
+	err = group.Wait()
+	logger.Info("stopped")
+	return err
+}
+
+// serveUntilDone serves until ctx ends, lets requests under way end, and cuts those that don't.
+func serveUntilDone(ctx context.Context, group *errgroup.Group, server *http.Server, serve func() error) {
+	group.Go(func() error { return ignoreStop(serve()) })
+	group.Go(func() error {
+		<-ctx.Done()
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		defer cancel()
+		if server.Shutdown(drain) != nil {
+			return server.Close()
+		}
+		return nil
+	})
+}
+
+// ignoreStop leaves out the errors that only say that we were stopped.
+func ignoreStop(err error) error {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func openStore(data string, logger *slog.Logger) (storage.Store, error) {
+	if data == "" {
+		logger.Warn("no -data: everything is in memory, and gone when this stops")
+		return memstore.New(), nil
+	}
+	return badgerstore.Open(filepath.Join(data, "store"), badgerstore.Options{Logger: logger})
+}
+
+// certificates of the control plane: what it serves with, and what it presents to servers.
+type certificates struct {
+	server, client tls.Certificate
+}
+
+func loadCertificates(c config) (out certificates, err error) {
+	host, _, err := net.SplitHostPort(c.listen)
+	if err != nil {
+		return out, fmt.Errorf("-listen: %w", err)
+	}
+	hosts := []string{"localhost"}
+	if host != "" {
+		hosts = append(hosts, host)
+	}
+	make := func(name string, hosts ...string) (tls.Certificate, error) { return selfsigned.New(name, hosts...) }
+	if c.data != "" {
+		make = func(name string, hosts ...string) (tls.Certificate, error) {
+			return selfsigned.Load(c.data, name, hosts...)
+		}
+	}
+	if out.server, err = make("server", hosts...); err != nil {
+		return out, err
+	}
+	out.client, err = make("client")
+	return out, err
+}
+
+// authorizer trusts whoever can open the Unix socket, and the certificates in a file.
+func authorizer(path string) (httpapi.Authorizer, error) {
+	if path == "" {
+		return httpapi.TrustUnixSocket(), nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("-trust: %w", err)
+	}
+	trusted, err := opscenter.ParseCertificates(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("-trust %s: %w", path, err)
+	}
+	return httpapi.AnyOf(httpapi.TrustUnixSocket(), httpapi.TrustCertificates(trusted...)), nil
+}
+
+// listenUnix listens on a socket that only its owner can open, at no time anybody else. What
+// an earlier run left there is removed; what is in use is not.
+func listenUnix(path string) (net.Listener, error) {
+	if path == "" {
+		return nil, nil
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
+		if conn, err := net.Dial("unix", path); err == nil {
+			conn.Close()
+			return nil, fmt.Errorf("-socket %s is in use", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	// Made in a directory of its own, and moved when its mode is right.
+	private, err := os.MkdirTemp(filepath.Dir(path), ".socket")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(private)
+	made := filepath.Join(private, "s")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	listener.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(made, 0o600), os.Rename(made, path)); err != nil {
+		listener.Close()
+		return nil, err
+	}
+	return &unixListener{listener, path}, nil
+}
+
+// unixListener removes its file when it is closed.
+type unixListener struct {
+	net.Listener
+	path string
+}
+
+func (l *unixListener) Close() error {
+	err := l.Listener.Close()
+	if err == nil {
+		_ = os.Remove(l.path)
+	}
+	return err
+}
+
+// introduce prints how to reach the control plane and, as long as there are no tokens, a first one.
+func introduce(ctx context.Context, registry *opscenter.Registry, out io.Writer, address net.Addr, certificate *x509.Certificate) error {
+	fmt.Fprintf(out, "URL:         https://%s\n", address)
+	fmt.Fprintf(out, "Fingerprint: %s\n", opscenter.Fingerprint(certificate))
+	page, err := registry.Tokens(ctx, opscenter.Page{Limit: 1})
+	if err != nil || len(page.Tokens) > 0 {
+		return err
+	}
+	token, err := registry.CreateToken(ctx, opscenter.TokenSpec{Description: "first token", Uses: firstTokenUse, ExpireAt: time.Now().Add(tokenLifetime)})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "Token:       %s (%d uses, until %s)\n", token.UUID, token.UsesRemaining, token.ExpireAt.Format(time.RFC3339))
+	return nil
+}
