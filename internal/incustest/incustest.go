@@ -1,0 +1,246 @@
+// Package incustest starts the real Incus daemon for tests: an instance of its own, in a
+// temporary directory and a mount namespace of its own, reaching nothing but loopback.
+package incustest
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// RequireVariable, set to 1, turns a skipped test into a failed one.
+const RequireVariable = "OPSCENTER_REQUIRE_INCUS"
+
+// daemonPath is where Debian's package has the daemon.
+const daemonPath = "/usr/libexec/incus/incusd"
+
+// startTimeout bounds the daemon's start.
+const startTimeout = time.Minute
+
+// Daemon is a running Incus daemon.
+type Daemon struct {
+	// Socket is the path of its Unix socket, on which everything is allowed.
+	Socket string
+	// URL it listens at, over HTTPS.
+	URL string
+	// Certificate it presents.
+	Certificate *x509.Certificate
+	// Version as it says itself.
+	Version string
+
+	t testing.TB
+}
+
+// Start starts a daemon, which is stopped at the end of the test. Where there is none, or it
+// can't be started by this user, the test is skipped, and says why.
+func Start(t testing.TB) *Daemon {
+	t.Helper()
+	skip := t.Skipf
+	if os.Getenv(RequireVariable) == "1" {
+		skip = t.Fatalf
+	}
+	switch {
+	case runtime.GOOS != "linux":
+		skip("the Incus daemon runs on Linux")
+	case os.Getuid() != 0:
+		skip("the Incus daemon wants root")
+	}
+	if _, err := os.Stat(daemonPath); err != nil {
+		skip("there is no Incus daemon (Debian's package incus-base): %v", err)
+	}
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		skip("unshare is needed to start the Incus daemon: %v", err)
+	}
+
+	dir, err := os.MkdirTemp("/tmp", "i") // short: the path of a Unix socket is limited
+	if err != nil {
+		t.Fatal(err)
+	}
+	logs := &logBuffer{}
+	command := exec.Command(unshare, "-m", daemonPath, "--group", "root")
+	command.Env = append(os.Environ(), "INCUS_DIR="+dir, "HTTPS_PROXY=http://127.0.0.1:9", "HTTP_PROXY=http://127.0.0.1:9", "NO_PROXY=127.0.0.1,localhost")
+	command.Stdout, command.Stderr = logs, logs
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = command.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = command.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Second):
+			_ = command.Process.Kill()
+			<-ended
+		}
+		_ = os.RemoveAll(dir)
+	})
+
+	d := &Daemon{Socket: filepath.Join(dir, "unix.socket"), t: t}
+	deadline := time.Now().Add(startTimeout)
+	for {
+		var server struct {
+			Environment struct {
+				Certificate   string `json:"certificate"`
+				ServerVersion string `json:"server_version"`
+			} `json:"environment"`
+		}
+		err := d.Call(http.MethodGet, "/1.0", nil, &server)
+		if err == nil {
+			d.Version = server.Environment.ServerVersion
+			break
+		}
+		select {
+		case <-ended:
+			t.Fatalf("the Incus daemon ended: %s", logs)
+		case <-time.After(100 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the Incus daemon does not answer: %v\n%s", err, logs)
+		}
+	}
+	d.listen()
+	return d
+}
+
+// listen makes the daemon listen on a free port, and reads its certificate.
+func (d *Daemon) listen() {
+	d.t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	address := free.Addr().String()
+	free.Close()
+	if err := d.Call(http.MethodPatch, "/1.0", map[string]any{"config": map[string]string{"core.https_address": address}}, nil); err != nil {
+		d.t.Fatal(err)
+	}
+	d.URL = "https://" + address
+	d.readCertificate()
+}
+
+// readCertificate reads what the daemon presents.
+func (d *Daemon) readCertificate() {
+	d.t.Helper()
+	conn, err := tls.Dial("tcp", strings.TrimPrefix(d.URL, "https://"), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer conn.Close()
+	d.Certificate = conn.ConnectionState().PeerCertificates[0]
+}
+
+// Cluster makes the daemon the first member, by that name, of a cluster. From then on it
+// presents the cluster's certificate.
+func (d *Daemon) Cluster(name string) {
+	d.t.Helper()
+	address := strings.TrimPrefix(d.URL, "https://")
+	if err := d.Call(http.MethodPatch, "/1.0", map[string]any{"config": map[string]string{"cluster.https_address": address}}, nil); err != nil {
+		d.t.Fatal(err)
+	}
+	var operation struct {
+		ID string `json:"id"`
+	}
+	if err := d.Call(http.MethodPut, "/1.0/cluster", map[string]any{"server_name": name, "enabled": true}, &operation); err != nil {
+		d.t.Fatal(err)
+	}
+	if err := d.Call(http.MethodGet, "/1.0/operations/"+operation.ID+"/wait?timeout=25", nil, &struct{}{}); err != nil {
+		d.t.Fatal(err)
+	}
+	d.readCertificate()
+}
+
+// Trust adds a client certificate to the daemon's trust store.
+func (d *Daemon) Trust(certificate *x509.Certificate) {
+	d.t.Helper()
+	body := map[string]any{"name": certificate.Subject.CommonName, "type": "client", "certificate": certificate.Raw}
+	if err := d.Call(http.MethodPost, "/1.0/certificates", body, nil); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// Call calls the daemon's API over its Unix socket, where everything is allowed.
+func (d *Daemon) Call(method, path string, body, into any) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var data []byte
+	if body != nil {
+		var err error
+		if data, err = json.Marshal(body); err != nil {
+			return err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://incus"+path, bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var dialer net.Dialer
+		return dialer.DialContext(ctx, "unix", d.Socket)
+	}}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	var answer struct {
+		Type     string          `json:"type"`
+		Error    string          `json:"error"`
+		Metadata json.RawMessage `json:"metadata"`
+	}
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return err
+	}
+	if answer.Type == "error" {
+		return fmt.Errorf("%s %s: %s", method, path, answer.Error)
+	}
+	if into != nil {
+		return json.Unmarshal(answer.Metadata, into)
+	}
+	return nil
+}
+
+// logBuffer keeps the end of what the daemon says.
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.text.Len() < 64<<10 {
+		l.text.Write(p)
+	}
+	return len(p), nil
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
