@@ -37,7 +37,8 @@ func serial(r *rand.Rand, n int) string {
 	return string(out)
 }
 
-func hardware(seed uint64) json.RawMessage {
+// Hardware returns what a server with that seed answers as its resources.
+func Hardware(seed uint64) json.RawMessage {
 	r := generator(seed, 1)
 	cpu := pick(r, "Intel(R) Xeon(R) Gold 6342 CPU @ 2.80GHz", "Intel(R) Xeon(R) Silver 4314 CPU @ 2.40GHz", "AMD EPYC 7543 32-Core Processor", "AMD EPYC 9354 32-Core Processor")
 	vendor := pick(r, "Dell Inc.", "HPE", "Supermicro", "Lenovo")

@@ -55,7 +55,7 @@ func newState(options Options, machineID, systemUUID string) state {
 		update:      updateConfig{Channel: "stable", CheckFrequency: "6h"},
 		updateState: "Update check completed",
 		clustered:   incus && !options.Standalone, member: "Online", operations: map[string]*operation{},
-		hardware: hardware(options.Seed), storage: storage(options.Seed), security: security(options.Seed),
+		hardware: Hardware(options.Seed), storage: storage(options.Seed), security: security(options.Seed),
 	}
 }
 
