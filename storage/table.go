@@ -14,8 +14,10 @@ type TableSchema struct {
 	Name    string
 	Primary *IndexSchema
 	Indexes []*IndexSchema // the secondary ones
-	encode  func(row any) ([]byte, error)
-	decode  func(data []byte) (any, error)
+	// secret: keys of this table must not show in errors.
+	secret bool
+	encode func(row any) ([]byte, error)
+	decode func(data []byte) (any, error)
 }
 
 // IndexSchema is what a backend knows of an index.
@@ -34,11 +36,10 @@ func (t *TableSchema) Encode(row any) ([]byte, error) {
 		err = t.checkText(data)
 	}
 	if err != nil {
-		return nil, &Error{Table: t.Name, Key: t.Key(row), Err: err}
+		return nil, t.Primary.Wrap(t.Key(row), err)
 	}
 	if len(data) > MaxRowSize {
-		return nil, &Error{Table: t.Name, Key: t.Key(row),
-			Err: fmt.Errorf("row of %d bytes, at most %d are allowed: %w", len(data), MaxRowSize, ErrTooLarge)}
+		return nil, t.Primary.Wrap(t.Key(row), fmt.Errorf("row of %d bytes, at most %d are allowed: %w", len(data), MaxRowSize, ErrTooLarge))
 	}
 	return data, nil
 }
@@ -103,8 +104,12 @@ func (ix *IndexSchema) Positions(row any) ([]Key, error) {
 	return out, nil
 }
 
-// Wrap returns err with the table, the index and the key it is about.
+// Wrap returns err with the table, the index and the key it is about; without the key, where
+// keys are secrets.
 func (ix *IndexSchema) Wrap(key Key, err error) error {
+	if ix.Table.secret {
+		key = nil
+	}
 	return &Error{Table: ix.Table.Name, Index: ix.Name, Key: key, Err: err}
 }
 
@@ -151,6 +156,12 @@ func (t *Table[T]) index(name string, unique bool, keys func(*T) []Key) *Index[T
 	ix := &IndexSchema{Table: t.schema, Name: name, Unique: unique, keys: func(row any) []Key { return keys(row.(*T)) }}
 	t.schema.Indexes = append(t.schema.Indexes, ix)
 	return &Index[T]{schema: ix}
+}
+
+// Secret keeps the keys of this table out of errors: they are secrets.
+func (t *Table[T]) Secret() *Table[T] {
+	t.schema.secret = true
+	return t
 }
 
 // Schema returns the untyped definition, to attach and to read from generic code.

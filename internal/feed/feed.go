@@ -42,11 +42,14 @@ func New(revision uint64, keep int) *Feed {
 	return &Feed{keep: keep, floor: revision, head: revision, wake: make(chan struct{})}
 }
 
-// Publish appends the changes of a commit. Calls must come in commit order: the backend
-// calls it under the lock that orders its commits. It never waits for a reader.
-func (f *Feed) Publish(revision uint64, changes []storage.Change) {
+// Publish appends the changes of a commit, and calls visible, which makes the commit visible:
+// whoever has seen a revision can watch from it, and whoever is told of one can read it. Calls
+// must come in commit order: the backend calls it under the lock that orders its commits. It
+// never waits for a reader.
+func (f *Feed) Publish(revision uint64, changes []storage.Change, visible func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	visible()
 	if f.closed {
 		return
 	}

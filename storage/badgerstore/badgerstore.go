@@ -42,7 +42,8 @@ type Options struct {
 	// Logger gets what Badger has to say. Default: nothing is logged.
 	Logger *slog.Logger
 	// MinFree, in bytes: with less room than this on the file system, Update returns
-	// storage.ErrDiskFull before anything is touched. Default DefaultMinFree; below 0: no check.
+	// storage.ErrDiskFull before anything is touched; Open wants a quarter of it. Default
+	// DefaultMinFree; below 0: no check.
 	MinFree int64
 	// GCInterval is the time between two collections of the value log; one runs at open. Default DefaultGCInterval.
 	GCInterval time.Duration
@@ -129,7 +130,8 @@ func Open(dir string, options ...Options) (*Store, error) {
 		return nil, err
 	}
 	s.journal = j
-	if err := s.checkSpace(); err != nil {
+	// Opening writes less than a running store may: what was in memory when it ended.
+	if err := s.wantSpace(s.options.MinFree / 4); err != nil {
 		j.close()
 		return nil, err
 	}
@@ -258,8 +260,11 @@ func (s *Store) Close() error {
 	s.readers.Unlock()
 	<-s.stopped
 
-	s.mu.Lock() // the last group is committed by whoever holds it
+	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.group != nil {
+		s.commitGroup() // those who joined it wait for that, and who was to do it may come after us
+	}
 	s.feed.Close()
 	err := s.db.Close()
 	s.journal.close()

@@ -36,15 +36,19 @@ func (s *Store) Update(ctx context.Context, fn func(storage.WriteTx) error) erro
 		return err
 	}
 	joined, err := s.join(ctx, fn)
-	if err != nil || joined == nil {
+	if joined == nil {
 		return err
 	}
 	<-joined.done
-	return joined.err
+	if joined.err != nil {
+		return joined.err
+	}
+	return err
 }
 
-// join runs fn and adds what it wrote to the open group, which it returns; nil if there was nothing.
-// The group is committed by the last of those who wait for their turn.
+// join runs fn and adds what it wrote to the open group, which it returns. Where fn wrote
+// nothing, or failed, it is the group whose pending writes fn could read: what it found holds
+// only if they are committed. The group is committed by the last of those who wait for their turn.
 func (s *Store) join(ctx context.Context, fn func(storage.WriteTx) error) (_ *group, err error) {
 	s.waiting.Add(1)
 	s.mu.Lock()
@@ -72,11 +76,8 @@ func (s *Store) join(ctx context.Context, fn func(storage.WriteTx) error) (_ *gr
 		tx.layers[0] = s.group.writes
 	}
 	defer tx.end()
-	if err := fn(tx); err != nil {
-		return nil, err
-	}
-	if len(tx.changes) == 0 {
-		return nil, nil
+	if err := fn(tx); err != nil || len(tx.changes) == 0 {
+		return s.group, err
 	}
 	if s.group != nil && (s.group.size+tx.stored > maxCommit || s.group.entries+tx.writes > storage.MaxTxWrites) {
 		g := s.group
@@ -120,7 +121,7 @@ func (s *Store) commit(writes map[string]write, changes []storage.Change) error 
 	for key, w := range writes {
 		k := []byte(key)
 		if err := next.replace(txn, k, !w.deleted); err != nil {
-			return fmt.Errorf("badgerstore: %w", err)
+			return readError(err)
 		}
 		var err error
 		if w.deleted {
@@ -142,9 +143,8 @@ func (s *Store) commit(writes map[string]write, changes []storage.Change) error 
 		return s.fail(err)
 	}
 	s.state = next
-	s.revision.Store(next.Revision)
+	s.feed.Publish(next.Revision, changes, func() { s.revision.Store(next.Revision) })
 	s.discard()
-	s.feed.Publish(next.Revision, changes)
 	return nil
 }
 
@@ -163,12 +163,14 @@ func commitError(err error) error {
 
 // checkSpace returns ErrDiskFull before a write could run into the end of the disk: Badger
 // writes through memory maps, which can't report it.
-func (s *Store) checkSpace() error {
-	if s.options.MinFree < 0 {
+func (s *Store) checkSpace() error { return s.wantSpace(s.options.MinFree) }
+
+func (s *Store) wantSpace(wanted int64) error {
+	if wanted < 0 {
 		return nil
 	}
-	if free := freeSpace(s.dir); free >= 0 && free < s.options.MinFree {
-		return fmt.Errorf("badgerstore: %s has %d bytes left, %d are wanted: %w", s.dir, free, s.options.MinFree, storage.ErrDiskFull)
+	if free := freeSpace(s.dir); free >= 0 && free < wanted {
+		return fmt.Errorf("badgerstore: %s has %d bytes left, %d are wanted: %w", s.dir, free, wanted, storage.ErrDiskFull)
 	}
 	return nil
 }

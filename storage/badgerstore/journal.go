@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/dgraph-io/badger/v4"
+
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -65,7 +67,7 @@ func lockedError(dir string) error {
 }
 
 func createJournal(dir, path string) (*journal, error) {
-	if found, _ := filepath.Glob(filepath.Join(dir, "MANIFEST*")); len(found) > 0 {
+	if _, err := os.Stat(filepath.Join(dir, badger.ManifestFilename)); err == nil {
 		return nil, fmt.Errorf("badgerstore: %s: %w: the directory holds a Badger database without the file %s", dir, storage.ErrCorrupt, journalName)
 	}
 	// Written aside and renamed, so that it is there whole or not at all.

@@ -116,6 +116,9 @@ func (s *Store) Attach(ctx context.Context, tables ...*storage.TableSchema) erro
 	if s.group != nil {
 		s.commitGroup()
 	}
+	if s.failed != nil {
+		return s.failed
+	}
 	revision, err := s.beginRead()
 	if err != nil {
 		return err
@@ -181,6 +184,9 @@ func (s *Store) storedSchema(t *storage.TableSchema) (*tableSchema, error) {
 }
 
 func (s *Store) putSchema(t *storage.TableSchema, schema tableSchema) error {
+	if err := s.checkSpace(); err != nil {
+		return err
+	}
 	data, err := json.Marshal(schema)
 	if err != nil {
 		return err
@@ -202,8 +208,7 @@ func (s *Store) putSchema(t *storage.TableSchema, schema tableSchema) error {
 		return s.fail(err)
 	}
 	s.state = next
-	s.revision.Store(next.Revision)
-	s.feed.Publish(next.Revision, nil)
+	s.feed.Publish(next.Revision, nil, func() { s.revision.Store(next.Revision) })
 	return nil
 }
 

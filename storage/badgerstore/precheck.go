@@ -17,7 +17,7 @@ import (
 // checkTables reads Badger's tables before Badger does: it opens them in goroutines of its
 // own, where its panic over a damaged one could not be caught.
 func checkTables(dir string, verify bool) error {
-	paths, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Errorf("badgerstore: %w", err)
 	}
@@ -32,7 +32,11 @@ func checkTables(dir string, verify bool) error {
 	if verify {
 		options.ChkMode = badgeroptions.OnTableRead
 	}
-	for _, path := range paths {
+	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
+		if filepath.Ext(path) != ".sst" {
+			continue
+		}
 		if err := checkTable(path, options); err != nil {
 			return fmt.Errorf("badgerstore: %s: %w: %v", path, storage.ErrCorrupt, err)
 		}

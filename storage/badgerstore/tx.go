@@ -125,7 +125,14 @@ func readError(err error) error {
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		return storage.ErrNotFound
 	}
-	return fmt.Errorf("badgerstore: %w", err)
+	if errors.Is(err, badger.ErrDBClosed) {
+		return storage.ErrClosed
+	}
+	// Badger wraps its errors with the key, which may be a secret.
+	for errors.Unwrap(err) != nil {
+		err = errors.Unwrap(err)
+	}
+	return fmt.Errorf("badgerstore: reading: %w", err)
 }
 
 func pending(layers []map[string]write, key []byte) (write, bool) {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -59,7 +60,7 @@ func New(options ...Options) *Store {
 		s.options = options[0]
 	}
 	s.feed = feed.New(0, s.options.FeedSize)
-	db, err := memdb.NewMemDB(s.schema())
+	db, err := memdb.NewMemDB(schemaOf(nil))
 	if err != nil {
 		panic(err) // the schema of no tables is a constant
 	}
@@ -67,14 +68,14 @@ func New(options ...Options) *Store {
 	return s
 }
 
-// schema translates the attached tables for go-memdb.
-func (s *Store) schema() *memdb.DBSchema {
+// schemaOf translates tables for go-memdb.
+func schemaOf(tables map[string]*storage.TableSchema) *memdb.DBSchema {
 	schema := &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		metaTable: {Name: metaTable, Indexes: map[string]*memdb.IndexSchema{
 			"id": {Name: "id", Unique: true, Indexer: constantIndexer{}},
 		}},
 	}}
-	for _, table := range s.tables {
+	for _, table := range tables {
 		indexes := map[string]*memdb.IndexSchema{
 			"id": {Name: "id", Unique: true, Indexer: primaryIndexer{table}},
 		}
@@ -102,20 +103,17 @@ func (s *Store) Attach(ctx context.Context, tables ...*storage.TableSchema) erro
 	if s.closed.Load() {
 		return storage.ErrClosed
 	}
-	added := false
+	wanted := maps.Clone(s.tables)
 	for _, table := range tables {
-		switch known, ok := s.tables[table.Name]; {
-		case !ok:
-			s.tables[table.Name] = table
-			added = true
-		case known != table:
+		if known, ok := wanted[table.Name]; ok && known != table {
 			return &storage.Error{Table: table.Name, Err: storage.ErrSchema}
 		}
+		wanted[table.Name] = table
 	}
-	if !added {
+	if len(wanted) == len(s.tables) {
 		return nil
 	}
-	db, err := memdb.NewMemDB(s.schema())
+	db, err := memdb.NewMemDB(schemaOf(wanted))
 	if err != nil {
 		return fmt.Errorf("memstore: %w", err)
 	}
@@ -135,6 +133,7 @@ func (s *Store) Attach(ctx context.Context, tables ...*storage.TableSchema) erro
 	}
 	to.Commit()
 	s.db.Store(db)
+	s.tables = wanted
 	return nil
 }
 
@@ -178,12 +177,11 @@ func (s *Store) Update(ctx context.Context, fn func(storage.WriteTx) error) erro
 	if len(tx.changes) == 0 {
 		return nil
 	}
-	tx.revision++
-	if err := tx.txn.Insert(metaTable, &meta{tx.revision}); err != nil {
+	revision := tx.Revision() + 1
+	if err := tx.txn.Insert(metaTable, &meta{revision}); err != nil {
 		return fmt.Errorf("memstore: %w", err)
 	}
-	tx.txn.Commit()
-	s.feed.Publish(tx.revision, tx.changes)
+	s.feed.Publish(revision, tx.changes, tx.txn.Commit)
 	return nil
 }
 
@@ -204,28 +202,28 @@ func (s *Store) Close() error {
 
 func (s *Store) begin(write bool) *transaction {
 	db := s.db.Load()
-	tx := &transaction{store: s, schema: db.DBSchema(), txn: db.Txn(write), write: write}
-	if row, _ := tx.txn.First(metaTable, "id"); row != nil {
-		tx.revision = row.(*meta).revision
-	}
-	return tx
+	return &transaction{store: s, schema: db.DBSchema(), txn: db.Txn(write), write: write}
 }
 
 // transaction implements storage.ReadTx and storage.WriteTx.
 type transaction struct {
-	store    *Store
-	schema   *memdb.DBSchema
-	txn      *memdb.Txn
-	write    bool
-	over     bool
-	revision uint64
-	changes  []storage.Change
-	size     int
-	writes   int
-	broken   error // go-memdb failed half-way: nothing of this may be committed
+	store   *Store
+	schema  *memdb.DBSchema
+	txn     *memdb.Txn
+	write   bool
+	over    bool
+	changes []storage.Change
+	size    int
+	writes  int
+	broken  error // go-memdb failed half-way: nothing of this may be committed
 }
 
-func (tx *transaction) Revision() uint64 { return tx.revision }
+func (tx *transaction) Revision() uint64 {
+	if row, _ := tx.txn.First(metaTable, "id"); row != nil {
+		return row.(*meta).revision
+	}
+	return 0
+}
 
 func (tx *transaction) Get(ix *storage.IndexSchema, key storage.Key) (any, error) {
 	if tx.over {
@@ -459,7 +457,7 @@ func (tx *transaction) open(t *storage.TableSchema, found any) (any, error) {
 	}
 	data, err := t.Encode(kept.row)
 	if err != nil || string(data) != kept.data {
-		return nil, errors.Join(&storage.Error{Table: t.Name, Key: t.Key(kept.row), Err: storage.ErrMutated}, err)
+		return nil, errors.Join(t.Primary.Wrap(t.Key(kept.row), storage.ErrMutated), err)
 	}
 	return kept.row, nil
 }
