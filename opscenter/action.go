@@ -20,15 +20,24 @@ import (
 func (r *Registry) BeginAction(ctx context.Context, name string, action Action) (*Operation, *ServerInfo, error) {
 	at := now()
 	operation := &Operation{ID: uuid.NewString(), Action: action, StartedAt: at, Deadline: at.Add(r.options.ActionTimeout)}
-	var info *ServerInfo
+	info, err := r.Server(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	// From before the intent shows: a poll must not take it for a leftover.
+	id := info.ID
+	r.setContact(id, func(c *Contact) { c.Acting++ })
 	var list []Event
-	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
+	err = r.store.Update(ctx, func(tx storage.WriteTx) error {
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
 			return notFound("server", name, err)
 		}
 		if info, err = r.load(tx, server); err != nil {
 			return err
+		}
+		if info.ID != id {
+			return fmt.Errorf("server %q is another by now: %w", name, storage.ErrConflict)
 		}
 		if err := applicable(info, action); err != nil {
 			return err
@@ -57,9 +66,9 @@ func (r *Registry) BeginAction(ctx context.Context, name string, action Action) 
 		return r.record(tx, list...)
 	})
 	if err != nil {
+		r.endActing(id)
 		return nil, nil, err
 	}
-	r.setContact(info.ID, name, func(c *Contact) { c.Acting = true })
 	r.logEvents(ctx, list)
 	return operation, info, nil
 }
@@ -91,35 +100,37 @@ func applicable(info *ServerInfo, action Action) error {
 // an evacuation or a restore, which are done by then; an update and a reboot have only been
 // started, and end when a poll finds them done. A poll is asked for either way. An operation that is
 // over already is left alone.
-func (r *Registry) EndAction(ctx context.Context, name string, operation *Operation, failure error) error {
+func (r *Registry) EndAction(ctx context.Context, server *ServerInfo, operation *Operation, failure error) error {
+	defer r.endActing(server.ID)
 	at := now()
 	var list []Event
-	var id string
 	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
-		list, id = nil, ""
-		state, err := states.Get(tx, nameKey(name))
+		list = nil
+		state, err := states.Get(tx, nameKey(server.Name))
 		if err != nil {
-			return notFound("server", name, err)
+			return notFound("server", server.Name, err)
 		}
-		id = state.ID
+		if state.ID != server.ID {
+			return fmt.Errorf("server %q is another by now: %w", server.Name, storage.ErrConflict)
+		}
 		t := Transition{State: *state}
 		next := &t.State
-		next.PollRequested = at
+		// Polls that began before know less than we do.
+		next.PollRequested, next.NotBefore = at, at
 		if ours := next.Operation != nil && next.Operation.ID == operation.ID; ours {
 			switch {
 			case errors.Is(failure, ErrOutcomeUnknown):
 				// Left to polls, and to the deadline.
 			case failure != nil:
-				next.Operation, next.Announced = nil, nil
 				t.event(at, EventActionFailed, fmt.Sprintf("%s: %v", operation.Action, failure))
-				t.to(at, StatusReady, DetailNone, fmt.Sprintf("%s failed", operation.Action))
+				t.release(at, fmt.Sprintf("%s failed", operation.Action))
 			case operation.Action == ActionEvacuate || operation.Action == ActionRestore:
-				t.endOperation(at, "done")
+				t.event(at, EventActionFinished, fmt.Sprintf("%s: done", operation.Action))
 				next.Maintenance = NotInMaintenance
 				if operation.Action == ActionEvacuate {
 					next.Maintenance = MaintenanceEvacuated
 				}
-				t.to(at, StatusReady, DetailNone, string(operation.Action)+" done")
+				t.release(at, string(operation.Action)+" done")
 			}
 			next.LastUpdated = at
 		}
@@ -129,11 +140,26 @@ func (r *Registry) EndAction(ctx context.Context, name string, operation *Operat
 		list = t.Events
 		return r.record(tx, list...)
 	})
-	if id != "" {
-		r.setContact(id, name, func(c *Contact) { c.Acting = false })
-	}
 	if err == nil {
 		r.logEvents(ctx, list)
 	}
 	return err
+}
+
+func (r *Registry) endActing(id string) {
+	r.setContact(id, func(c *Contact) { c.Acting = max(0, c.Acting-1) })
+}
+
+// release ends the operation, and takes back the status that was given for its sake; what
+// the server has become meanwhile for other reasons, unresponsive say, it stays.
+func (t *Transition) release(at time.Time, reason string) {
+	next, op := &t.State, t.State.Operation
+	next.Operation = nil
+	rebooting := op.Action == ActionReboot && next.StatusDetail == DetailRebooting && next.Announced != nil && next.Announced.At.Equal(op.StartedAt)
+	if rebooting {
+		next.Announced = nil
+	}
+	if rebooting || next.Status == StatusReady && next.StatusDetail == op.detail() {
+		t.to(at, StatusReady, DetailNone, reason)
+	}
 }

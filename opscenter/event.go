@@ -57,24 +57,38 @@ func (r *Registry) record(tx storage.WriteTx, list ...Event) error {
 	if last != nil {
 		next.Value = last.Value
 	}
-	limit := uint64(r.options.MaxEvents)
 	for _, e := range list {
 		next.Value++
 		e.Sequence = next.Value
 		if err := events.Put(tx, &e); err != nil {
 			return err
 		}
-		if next.Value > limit {
-			if old, err := events.Find(tx, storage.UintKey(next.Value-limit)); err != nil {
-				return err
-			} else if old != nil {
-				if err := events.Delete(tx, storage.UintKey(old.Sequence)); err != nil {
-					return err
-				}
-			}
+	}
+	if err := counters.Put(tx, &next); err != nil {
+		return err
+	}
+	return prune(tx, next.Value, uint64(r.options.MaxEvents), len(list))
+}
+
+// prune drops the oldest events beyond the limit: as many as were added, and some more, for
+// a limit that was lowered.
+func prune(tx storage.WriteTx, last, limit uint64, added int) error {
+	var old []uint64
+	for e, err := range events.Scan(tx, storage.Range{}) {
+		if err != nil {
+			return err
+		}
+		if e.Sequence+limit > last || len(old) == added+16 {
+			break
+		}
+		old = append(old, e.Sequence)
+	}
+	for _, sequence := range old {
+		if err := events.Delete(tx, storage.UintKey(sequence)); err != nil {
+			return err
 		}
 	}
-	return counters.Put(tx, &next)
+	return nil
 }
 
 // logEvents writes events to the log, once they are stored.

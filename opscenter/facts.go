@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,9 +29,13 @@ type Facts struct {
 	ReadAt time.Time `json:"read_at,omitzero"`
 }
 
-// MaxFactsSize bounds the facts of a server, in bytes as they are stored, compressed. Larger
-// ones are not stored, and logged.
-const MaxFactsSize = 512 << 10
+// MaxFactsSize bounds the facts of a server, in bytes, before compression: what can't be
+// compressed at all still fits into a row. Larger ones are not stored, and logged.
+const MaxFactsSize = 700 << 10
+
+func (f *Facts) size() int {
+	return len(f.Hardware) + len(f.Network) + len(f.Security) + len(f.Storage)
+}
 
 // factsRow keeps facts compressed.
 type factsRow struct {
@@ -42,13 +47,19 @@ type factsRow struct {
 // ServerFacts returns the facts of a server. ErrNotFound if there is no such server; empty
 // facts if none have been read.
 func (r *Registry) ServerFacts(ctx context.Context, name string) (*Facts, error) {
+	info, err := r.Server(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return r.FactsOf(ctx, info)
+}
+
+// FactsOf returns the facts of a server that was found before, whatever its name is by now;
+// empty facts if none have been read, or it was removed.
+func (r *Registry) FactsOf(ctx context.Context, info *ServerInfo) (*Facts, error) {
 	var row *factsRow
-	err := r.store.View(ctx, func(tx storage.ReadTx) error {
-		server, err := servers.Get(tx, nameKey(name))
-		if err != nil {
-			return notFound("server", name, err)
-		}
-		row, err = facts.Find(tx, storage.StringKey(server.ID))
+	err := r.store.View(ctx, func(tx storage.ReadTx) (err error) {
+		row, err = facts.Find(tx, storage.StringKey(info.ID))
 		return err
 	})
 	if err != nil {
@@ -120,7 +131,7 @@ func prepareFacts(in *Facts, keepSecrets bool) (*preparedFacts, error) {
 			return nil, fmt.Errorf("%s facts: %w", part.name, err)
 		}
 		if !keepSecrets && removeSecrets(doc) {
-			if *part.data, err = json.Marshal(doc); err != nil {
+			if *part.data, err = encodePlain(doc); err != nil {
 				return nil, err
 			}
 		}
@@ -162,15 +173,16 @@ func (p *preparedFacts) merge(old *factsRow, id string, at time.Time) (*factsRow
 		}
 	}
 	merged.ReadAt = time.Time{}
-	data, err := json.Marshal(&merged)
-	if err != nil {
+	var data bytes.Buffer
+	plain := json.NewEncoder(&data)
+	plain.SetEscapeHTML(false) // which would make six bytes of one
+	if err := plain.Encode(&merged); err != nil {
 		return nil, err
 	}
-	row := &factsRow{ID: id, ReadAt: at, Data: encoder().EncodeAll(data, nil)}
-	if len(row.Data) > MaxFactsSize {
-		return nil, fmt.Errorf("facts of %d bytes, compressed; at most %d are allowed: %w", len(row.Data), MaxFactsSize, ErrTooLong)
+	if data.Len() > MaxFactsSize {
+		return nil, fmt.Errorf("facts of %d bytes, at most %d are allowed: %w", data.Len(), MaxFactsSize, ErrTooLong)
 	}
-	return row, nil
+	return &factsRow{ID: id, ReadAt: at, Data: encoder().EncodeAll(data.Bytes(), nil)}, nil
 }
 
 // combineHash replaces, in a stored hash, the parts that were read: "hardware=… network=…".
@@ -193,22 +205,6 @@ func (p *preparedFacts) combineHash(stored string) string {
 	return string(out)
 }
 
-// secretKeys name the values that open something: recovery keys of drives and pools (IncusOS
-// security API), keys of WireGuard interfaces and peers and passwords of proxies (network
-// API), of BMCs, and tokens (provider API).
-var secretKeys = map[string]bool{
-	"encryption_recovery_keys": true,
-	"drive_recovery_keys":      true,
-	"pool_recovery_keys":       true,
-	"private_key":              true,
-	"preshared_key":            true,
-	"password":                 true,
-	"passphrase":               true,
-	"secret":                   true,
-	"token":                    true,
-	"server_token":             true,
-}
-
 // RedactSecrets returns a JSON document without the values of secrets, wherever in it they are.
 // What is not JSON is not returned, but its error.
 func RedactSecrets(data json.RawMessage) (json.RawMessage, error) {
@@ -219,7 +215,30 @@ func RedactSecrets(data json.RawMessage) (json.RawMessage, error) {
 	if !removeSecrets(doc) {
 		return data, nil
 	}
-	return json.Marshal(doc)
+	return encodePlain(doc)
+}
+
+func encodePlain(doc any) (json.RawMessage, error) {
+	var out bytes.Buffer
+	plain := json.NewEncoder(&out)
+	plain.SetEscapeHTML(false)
+	if err := plain.Encode(doc); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSpace(out.Bytes()), nil
+}
+
+// isSecret goes by the name of a value: recovery keys of drives and pools (IncusOS security
+// API), keys of WireGuard interfaces and peers, passwords of proxies and of wake-on-LAN
+// (network API), of BMCs, and tokens (provider API).
+func isSecret(key string) bool {
+	key = strings.ToLower(key)
+	for _, ending := range []string{"password", "passphrase", "secret", "private_key", "preshared_key", "encryption_key", "recovery_key", "recovery_keys", "token"} {
+		if strings.HasSuffix(key, ending) {
+			return true
+		}
+	}
+	return false
 }
 
 // removeSecrets removes secrets in place, and reports whether there were any.
@@ -227,7 +246,7 @@ func removeSecrets(doc any) (found bool) {
 	switch d := doc.(type) {
 	case map[string]any:
 		for key, value := range d {
-			if secretKeys[key] {
+			if isSecret(key) {
 				delete(d, key)
 				found = true
 			} else if removeSecrets(value) {

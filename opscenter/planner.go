@@ -44,6 +44,8 @@ func (p *UpdatePlanner) Recommendations(ctx context.Context, filter ServerFilter
 	return p.registry.Servers(ctx, filter)
 }
 
+var errAbandoned = fmt.Errorf("the actuator did not return: %w", ErrOutcomeUnknown)
+
 // Act carries out one action on one server: the intent is stored, the effect carried out, and
 // its outcome stored; polls then see it through. If the process dies on the way, the server
 // counts as busy until a poll sees the action done, or its deadline passes. Act returns when the
@@ -69,9 +71,21 @@ func (p *UpdatePlanner) Act(ctx context.Context, name string, action Action) err
 	default:
 		effect = p.actuator.Reboot
 	}
-	failure := effect(ctx, info.Target())
-	// The outcome is stored even if the caller has given up meanwhile.
-	if err := p.registry.EndAction(context.WithoutCancel(ctx), name, operation, failure); err != nil {
+	failure := errAbandoned // what stays if the actuator panics
+	end := func() error {   // the outcome is stored even if the caller has given up meanwhile
+		return p.registry.EndAction(context.WithoutCancel(ctx), info, operation, failure)
+	}
+	ended := false
+	defer func() {
+		if !ended {
+			_ = end()
+		}
+	}()
+	bounded, cancel := context.WithDeadline(ctx, operation.Deadline)
+	defer cancel()
+	failure = effect(bounded, info.Target())
+	ended = true
+	if err := end(); err != nil {
 		return err
 	}
 	if failure != nil {

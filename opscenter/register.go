@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -68,7 +69,12 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 		}
 		return Registered{}, err
 	}
-	r.seen(outcome.server.ID, outcome.server.Name, at)
+	r.setContact(outcome.server.ID, func(c *Contact) {
+		if !outcome.repeat {
+			*c = Contact{Acting: c.Acting} // what was known of an earlier installation
+		}
+		c.LastSeen = at
+	})
 	r.logEvents(ctx, outcome.events)
 	return Registered{Name: outcome.server.Name, Repeat: outcome.repeat}, nil
 }
@@ -122,6 +128,11 @@ func (r *Registry) register(tx storage.WriteTx, reg Registration, at time.Time) 
 		return registering{}, err
 	}
 	if machine == nil {
+		if machine, err = reinstallable(tx, reg); err != nil {
+			return registering{}, err
+		}
+	}
+	if machine == nil {
 		return r.registerNew(tx, token, reg, at)
 	}
 	return r.registerKnownMachine(tx, machine, token, reg, at)
@@ -141,6 +152,16 @@ func knownMachine(tx storage.ReadTx, systemUUID, machineID string) (*Server, err
 		}
 	}
 	return nil, nil
+}
+
+// reinstallable returns the server of that name, if its machine may be installed anew, and
+// has no system UUID to know it by: its machine ID goes with the old installation.
+func reinstallable(tx storage.ReadTx, reg Registration) (*Server, error) {
+	server, err := serversByName.Find(tx, storage.StringKey(strings.ToLower(reg.Name)))
+	if err != nil || server == nil || !server.ReinstallAllowed || server.SystemUUID != "" || reg.SystemUUID != "" {
+		return nil, err
+	}
+	return server, nil
 }
 
 // registerAgain answers a server that is registered with this certificate.
@@ -276,7 +297,7 @@ func (r *Registry) registerKnownMachine(tx storage.WriteTx, machine *Server, tok
 	err := states.Modify(tx, nameKey(machine.Name), func(s *ServerState) error {
 		s.Status, s.StatusDetail, s.StatusReason, s.StatusSince = StatusPending, DetailRegistering, "registered, not reached so far", at
 		s.Announced, s.Operation, s.Maintenance, s.MemberName = nil, nil, NotInMaintenance, ""
-		s.PollRequested, s.LastUpdated = at, at
+		s.PollRequested, s.LastUpdated, s.NotBefore = at, at, at
 		return nil
 	})
 	if err != nil {
@@ -284,6 +305,9 @@ func (r *Registry) registerKnownMachine(tx storage.WriteTx, machine *Server, tok
 	}
 	return out, r.record(tx, out.events...)
 }
+
+// recordTimeout bounds the wait for the store to take an event.
+const recordTimeout = 10 * time.Second
 
 // refused records an attempt to be a machine that is another.
 func (r *Registry) refused(ctx context.Context, server *Server, reg Registration, why error) {
@@ -293,6 +317,9 @@ func (r *Registry) refused(ctx context.Context, server *Server, reg Registration
 		event.Server = server.Name
 	}
 	r.log.WarnContext(ctx, string(event.Kind), "server", event.Server, "reason", event.Reason)
+	// Whoever tries that may well hang up before it is recorded.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
 	err := r.store.Update(ctx, func(tx storage.WriteTx) error { return r.record(tx, event) })
 	if err != nil {
 		r.log.ErrorContext(ctx, "an event could not be stored", "kind", event.Kind, "error", err)

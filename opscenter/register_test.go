@@ -3,6 +3,7 @@ package opscenter_test
 import (
 	"context"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -61,7 +62,7 @@ func TestRegisterAgainIsARepeat(t *testing.T) {
 		require.Zero(t, w.uses(t, token))
 
 		w.observe(t, answer(w.get(t, "server00")))
-		require.NoError(t, w.RenameServer(t.Context(), "server00", "renamed"))
+		require.NoError(t, w.RenameServer(t.Context(), "server00", "renamed", nil))
 		require.NoError(t, w.RevokeToken(t.Context(), token))
 		moved := registration(0, token)
 		moved.ConnectionURL = "https://10.9.9.9:8443"
@@ -316,9 +317,11 @@ func TestTokens(t *testing.T) {
 				break
 			}
 			require.Len(t, found.Tokens, 10)
+			text, err := base64.RawURLEncoding.DecodeString(page.Cursor)
+			require.NoError(t, err)
+			requireNoSecret(t, string(text), listed[len(listed)-1])
 		}
-		require.ElementsMatch(t, want, listed)
-		require.IsIncreasing(t, listed)
+		require.Equal(t, want, listed, "the oldest first")
 		for _, secret := range want {
 			requireNoSecret(t, w.log.text(), secret)
 		}

@@ -108,7 +108,7 @@ type Registry struct {
 
 	mu        sync.RWMutex
 	contacts  map[string]*Contact // by server ID
-	unflushed map[string]string   // server ID → name, last seen since the last flush
+	unflushed map[string]bool     // by server ID: seen since the last flush
 	flushed   time.Time
 }
 
@@ -120,7 +120,7 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 		return nil, err
 	}
 	r := &Registry{store: store, options: options, log: options.Logger,
-		contacts: map[string]*Contact{}, unflushed: map[string]string{}, flushed: time.Now()}
+		contacts: map[string]*Contact{}, unflushed: map[string]bool{}, flushed: time.Now()}
 	ctx := context.Background()
 	if err := store.Attach(ctx, allTables()...); err != nil {
 		return nil, err
@@ -165,7 +165,7 @@ func (r *Registry) contact(id string) Contact {
 }
 
 // setContact changes what is known of the polls of a server.
-func (r *Registry) setContact(id, name string, change func(*Contact)) {
+func (r *Registry) setContact(id string, change func(*Contact)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := r.contacts[id]
@@ -176,13 +176,13 @@ func (r *Registry) setContact(id, name string, change func(*Contact)) {
 	before := c.LastSeen
 	change(c)
 	if c.LastSeen.After(before) {
-		r.unflushed[id] = name
+		r.unflushed[id] = true
 	}
 }
 
 // seen notes that a server was in touch.
-func (r *Registry) seen(id, name string, at time.Time) {
-	r.setContact(id, name, func(c *Contact) {
+func (r *Registry) seen(id string, at time.Time) {
+	r.setContact(id, func(c *Contact) {
 		if at.After(c.LastSeen) {
 			c.LastSeen = at
 		}
@@ -204,7 +204,7 @@ const flushStep = 500
 func (r *Registry) Flush(ctx context.Context) error {
 	r.mu.Lock()
 	pending := r.unflushed
-	r.unflushed = map[string]string{}
+	r.unflushed = map[string]bool{}
 	r.flushed = time.Now()
 	times := make(map[string]time.Time, len(pending))
 	for id := range pending {
@@ -215,13 +215,23 @@ func (r *Registry) Flush(ctx context.Context) error {
 	ids := sortedKeys(pending)
 	for len(ids) > 0 {
 		step := ids[:min(flushStep, len(ids))]
+		var gone []string
 		err := r.store.Update(ctx, func(tx storage.WriteTx) error {
+			gone = nil
 			for _, id := range step {
-				state, err := states.Find(tx, nameKey(pending[id]))
+				server, err := byID.Find(tx, storage.StringKey(id))
 				if err != nil {
 					return err
 				}
-				if state == nil || state.ID != id || !times[id].After(state.LastSeen) {
+				if server == nil {
+					gone = append(gone, id)
+					continue
+				}
+				state, err := states.Get(tx, nameKey(server.Name))
+				if err != nil {
+					return err
+				}
+				if !times[id].After(state.LastSeen) {
 					continue
 				}
 				changed := *state
@@ -236,11 +246,14 @@ func (r *Registry) Flush(ctx context.Context) error {
 			r.mu.Lock()
 			for _, id := range ids {
 				if r.contacts[id] != nil {
-					r.unflushed[id] = pending[id]
+					r.unflushed[id] = true
 				}
 			}
 			r.mu.Unlock()
 			return fmt.Errorf("storing when servers were last seen: %w", err)
+		}
+		for _, id := range gone {
+			r.forget(id) // removed while it was in touch
 		}
 		ids = ids[len(step):]
 	}

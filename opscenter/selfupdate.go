@@ -51,12 +51,13 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		update.Cause = CauseNetworkConfigChanged
 	}
 	fingerprint := Fingerprint(certificate)
+	// Strangers are turned away without keeping writers waiting.
+	info, err := r.ServerByFingerprint(ctx, fingerprint)
+	if err != nil {
+		return err
+	}
 	if !update.Cause.known() {
-		info, err := r.ServerByFingerprint(ctx, fingerprint)
-		if err != nil {
-			return err
-		}
-		r.seen(info.ID, info.Name, now())
+		r.seen(info.ID, now())
 		r.log.WarnContext(ctx, "self update with an unknown cause", "server", info.Name, "cause", cut(string(update.Cause)))
 		return nil
 	}
@@ -68,7 +69,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 	at := now()
 	var server *Server
 	var list []Event
-	err := r.store.Update(ctx, func(tx storage.WriteTx) (err error) {
+	err = r.store.Update(ctx, func(tx storage.WriteTx) (err error) {
 		list = nil
 		server, err = byFingerprint.Find(tx, storage.StringKey(fingerprint))
 		if err != nil {
@@ -99,7 +100,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 	if err != nil {
 		return err
 	}
-	r.setContact(server.ID, server.Name, func(c *Contact) {
+	r.setContact(server.ID, func(c *Contact) {
 		c.LastSeen = at
 		if update.Cause == CauseSystemIsReady {
 			c.Failures = 0

@@ -247,8 +247,10 @@ func (r *Registry) edit(ctx context.Context, name string, check func(*ServerInfo
 	return err
 }
 
-// RenameServer gives a server another name. Errors: ErrNotFound, ErrInvalidName, ErrNameTaken, ErrClustered.
-func (r *Registry) RenameServer(ctx context.Context, name, to string) error {
+// RenameServer gives a server another name. check, unless nil, is called with the server as
+// it is, and an error of it ends the renaming: for optimistic locking. Errors: ErrNotFound,
+// ErrInvalidName, ErrNameTaken, ErrClustered; ErrNotReady while an action is under way.
+func (r *Registry) RenameServer(ctx context.Context, name, to string, check func(*ServerInfo) error) error {
 	if err := checkServerName(to); err != nil {
 		return err
 	}
@@ -260,6 +262,18 @@ func (r *Registry) RenameServer(ctx context.Context, name, to string) error {
 		}
 		if server.Cluster != "" {
 			return fmt.Errorf("server %q can't be renamed: %w (%s)", name, ErrClustered, server.Cluster)
+		}
+		info, err := r.load(tx, server)
+		if err != nil {
+			return err
+		}
+		if info.State.Operation != nil {
+			return fmt.Errorf("server %q can't be renamed: %s is under way: %w", name, info.State.Operation.Action, ErrNotReady)
+		}
+		if check != nil {
+			if err := check(info); err != nil {
+				return err
+			}
 		}
 		if to == name {
 			return nil
@@ -284,13 +298,6 @@ func (r *Registry) RenameServer(ctx context.Context, name, to string) error {
 		return r.record(tx, event)
 	})
 	if err == nil {
-		r.mu.Lock()
-		for id, pending := range r.unflushed {
-			if pending == name {
-				r.unflushed[id] = to
-			}
-		}
-		r.mu.Unlock()
 		r.logEvents(ctx, []Event{event})
 	}
 	return err

@@ -39,12 +39,12 @@ func TestEditServers(t *testing.T) {
 		require.ErrorIs(t, w.UpdateServer(t.Context(), "server00", opscenter.ServerSpec{PublicConnectionURL: "x"}, nil), opscenter.ErrInvalidURL)
 
 		for to, want := range map[string]error{"server01": opscenter.ErrNameTaken, "Server01": opscenter.ErrNameTaken, ":self": opscenter.ErrInvalidName, "": opscenter.ErrInvalidName} {
-			require.ErrorIs(t, w.RenameServer(t.Context(), "server00", to), want)
+			require.ErrorIs(t, w.RenameServer(t.Context(), "server00", to, nil), want)
 		}
-		require.ErrorIs(t, w.RenameServer(t.Context(), "nobody", "somebody"), opscenter.ErrNotFound)
+		require.ErrorIs(t, w.RenameServer(t.Context(), "nobody", "somebody", nil), opscenter.ErrNotFound)
 		w.observe(t, withFacts(answer(first), `{"cpu":1}`))
-		require.NoError(t, w.RenameServer(t.Context(), "server00", "SERVER00"), "another case of its own name")
-		require.NoError(t, w.RenameServer(t.Context(), "SERVER00", "renamed"))
+		require.NoError(t, w.RenameServer(t.Context(), "server00", "SERVER00", nil), "another case of its own name")
+		require.NoError(t, w.RenameServer(t.Context(), "SERVER00", "renamed", nil))
 		_, err := w.Server(t.Context(), "server00")
 		require.ErrorIs(t, err, opscenter.ErrNotFound)
 		renamed := w.get(t, "renamed")
@@ -54,7 +54,7 @@ func TestEditServers(t *testing.T) {
 		require.NoError(t, err)
 		require.JSONEq(t, `{"cpu":1}`, string(facts.Hardware), "facts come along")
 		// A poll that began under the old name says nothing of whoever has it now.
-		require.NoError(t, w.RenameServer(t.Context(), "server01", "server00"))
+		require.NoError(t, w.RenameServer(t.Context(), "server01", "server00", nil))
 		w.observe(t, failed(first), failed(first), failed(first), failed(first))
 		require.Equal(t, ready, w.get(t, "server00").State.Status)
 

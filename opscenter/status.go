@@ -124,6 +124,8 @@ type ServerState struct {
 	LastUpdated time.Time
 	// PollRequested is when somebody last asked for a poll out of turn.
 	PollRequested time.Time
+	// NotBefore is when something was learned that is newer than any poll begun before.
+	NotBefore time.Time
 	// Announced is set while a server is down on purpose.
 	Announced *Announcement
 	// Operation is set while an action is under way.
@@ -197,9 +199,11 @@ type Contact struct {
 	Failures     int // consecutive ones
 	FirstFailure time.Time
 	LastFailure  *Failure
-	// Acting is set while this process carries out the state's Operation: then it, and no
-	// poll, says when the operation ends.
-	Acting bool
+	// Acting counts the actions this process carries out on the server: while there are any,
+	// they, and no poll before the deadline, say when the state's Operation ends.
+	Acting int
+	// RefusedFacts is the hash of facts that were too large to store.
+	RefusedFacts string
 }
 
 // Policy is what Apply needs to know beyond the server. See Options for the defaults.
@@ -260,7 +264,7 @@ func (t *Transition) failed(o Observation, policy Policy) {
 		}
 		a.WentDown = true
 		if a.Deadline.IsZero() || o.At.Before(a.Deadline) {
-			return
+			return // a server that was shut down may stay so
 		}
 		detail := next.StatusDetail
 		next.Announced, next.Operation = nil, nil
@@ -270,7 +274,7 @@ func (t *Transition) failed(o Observation, policy Policy) {
 	if contact.Failures < policy.OfflineThreshold || next.Status == StatusUnregistered || next.Status == StatusOffline {
 		return
 	}
-	if next.Operation != nil && !contact.Acting {
+	if op := next.Operation; op != nil && (contact.Acting == 0 || !o.At.Before(op.Deadline)) {
 		t.endOperation(o.At, "the server became unresponsive")
 	}
 	t.to(o.At, StatusOffline, DetailUnresponsive, fmt.Sprintf("%d polls failed in a row: %s", contact.Failures, o.Failure.Message))
@@ -283,7 +287,7 @@ func (t *Transition) answered(o Observation, policy Policy) {
 	t.read(o)
 
 	if a := next.Announced; a != nil {
-		back, late := returned(*a, o), !a.Deadline.IsZero() && !o.At.Before(a.Deadline)
+		back, late := returned(*a, o), !o.At.Before(a.deadline(policy))
 		switch {
 		case o.At.Before(a.At), !back && !late:
 			return // asked before it said so, or still about to go down
@@ -295,7 +299,7 @@ func (t *Transition) answered(o Observation, policy Policy) {
 			return
 		}
 		next.Announced = nil
-		if next.Operation != nil && next.Operation.Action == ActionReboot && !contact.Acting {
+		if next.Operation != nil && next.Operation.Action == ActionReboot && contact.Acting == 0 {
 			if back {
 				t.endOperation(o.At, "the server is back")
 			} else {
@@ -315,6 +319,14 @@ func (t *Transition) answered(o Observation, policy Policy) {
 		return
 	}
 	t.settle(o)
+}
+
+// deadline is when a server that still answers counts as not having gone down.
+func (a Announcement) deadline(policy Policy) time.Time {
+	if a.Deadline.IsZero() {
+		return a.At.Add(policy.RebootTimeout)
+	}
+	return a.Deadline
 }
 
 // returned reports whether an answering server has been down since it was announced.
@@ -352,8 +364,12 @@ func (t *Transition) read(o Observation) {
 // settle gives a ready server its status and detail.
 func (t *Transition) settle(o Observation) {
 	next := &t.State
-	if op := next.Operation; op != nil && !t.Contact.Acting {
+	if op := next.Operation; op != nil {
 		switch {
+		case t.Contact.Acting > 0:
+			if !o.At.Before(op.Deadline) {
+				t.endOperation(o.At, "its deadline has passed")
+			}
 		case op.Action == ActionUpdate && reached(next.Versions, op.Targets):
 			t.endOperation(o.At, "every component has its version")
 		case op.Action == ActionEvacuate && next.Maintenance == MaintenanceEvacuated,
@@ -375,7 +391,7 @@ func (t *Transition) settle(o Observation) {
 	case next.Maintenance == MaintenanceRestoring:
 		detail, reason = DetailRestoring, "the cluster says so"
 	}
-	if next.Status == StatusPending && o.Type == nil {
+	if unknown := next.Type == "" || next.Type == TypeUnknown; o.Type == nil && (next.Status == StatusPending || unknown && next.Status != StatusReady) {
 		// Something answered; whether it is a whole server is not known.
 		next.StatusReason = "answers, but not all could be read"
 		return
@@ -421,13 +437,16 @@ func (t *Transition) to(at time.Time, status Status, detail StatusDetail, reason
 		return
 	}
 	from := describe(next.Status, next.StatusDetail)
-	next.Status, next.StatusDetail, next.StatusReason, next.StatusSince = status, detail, reason, at
+	next.Status, next.StatusDetail, next.StatusReason, next.StatusSince = status, detail, cutTo(reason, maxReason), at
 	t.event(at, EventStatusChanged, fmt.Sprintf("%s, was %s: %s", describe(status, detail), from, reason))
 }
 
 func (t *Transition) event(at time.Time, kind EventKind, reason string) {
-	t.Events = append(t.Events, Event{At: at, Kind: kind, Server: t.State.Name, Reason: reason})
+	t.Events = append(t.Events, Event{At: at, Kind: kind, Server: t.State.Name, Reason: cutTo(reason, maxReason)})
 }
+
+// maxReason bounds the reasons that are stored, in bytes: parts of them come from servers.
+const maxReason = 1000
 
 // describe returns a status with its detail, as "offline (rebooting)".
 func describe(status Status, detail StatusDetail) string {

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -151,6 +152,29 @@ func TestStatusMachine(t *testing.T) {
 		s.state.Announced = &opscenter.Announcement{At: s.at.Add(10 * time.Minute), Deadline: s.at.Add(time.Hour)}
 		s.answers(time.Second, true).is(offline, opscenter.DetailRebooting).fails()
 		require.False(t, s.state.Announced.WentDown)
+	})
+	t.Run("a shutdown that nobody saw, or that never was", func(t *testing.T) {
+		s := begin(t, ready, none).announce(opscenter.DetailShutDown, 0)
+		for range 14 {
+			s.answers(10*time.Hour, true).is(offline, opscenter.DetailShutDown)
+		}
+		s.answers(10*time.Hour, true).is(ready, none)
+	})
+	t.Run("a server that was down before it was ever read stays so until it is", func(t *testing.T) {
+		s := begin(t, pending, opscenter.DetailRegistering)
+		s.state.Type = opscenter.TypeUnknown
+		s.fails().fails().fails().is(offline, opscenter.DetailUnresponsive)
+		s.apply(opscenter.Observation{Ready: true, Unread: []string{"applications"}}).is(offline, opscenter.DetailUnresponsive)
+		s.answers(time.Hour, true).is(ready, none)
+	})
+	t.Run("a reason that is a novel is cut", func(t *testing.T) {
+		s := begin(t, ready, none)
+		for range 3 {
+			s.apply(opscenter.Observation{Failure: &opscenter.Failure{Kind: opscenter.FailureAnswer, Message: strings.Repeat("\xffé", 1<<20)}})
+		}
+		s.is(offline, opscenter.DetailUnresponsive)
+		require.Less(t, len(s.state.StatusReason), 2000)
+		require.True(t, utf8.ValidString(s.state.StatusReason))
 	})
 	t.Run("maintenance shows as the cluster says", func(t *testing.T) {
 		s := begin(t, ready, none)

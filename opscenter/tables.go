@@ -11,6 +11,7 @@ import (
 var (
 	// servers: identity and intent, by name.
 	servers          = storage.NewTable("servers", func(s *Server) storage.Key { return nameKey(s.Name) })
+	byID             = servers.Unique("id", func(s *Server) []storage.Key { return optionalKey(s.ID) })
 	byFingerprint    = servers.Unique("fingerprint", func(s *Server) []storage.Key { return optionalKey(s.Fingerprint) })
 	bySystemUUID     = servers.Unique("system_uuid", func(s *Server) []storage.Key { return optionalKey(s.SystemUUID) })
 	byMachineID      = servers.Unique("machine_id", func(s *Server) []storage.Key { return optionalKey(s.MachineID) })
@@ -25,7 +26,10 @@ var (
 	// facts: what is large, by the ID that outlives a rename.
 	facts = storage.NewTable("facts", func(f *factsRow) storage.Key { return storage.StringKey(f.ID) })
 
-	tokens   = storage.NewTable("tokens", func(t *Token) storage.Key { return storage.StringKey(t.UUID) })
+	// tokens by their UUIDs, which are secrets: lists go by age, so that no cursor tells one.
+	tokens      = storage.NewTable("tokens", func(t *Token) storage.Key { return storage.StringKey(t.UUID) }).Secret()
+	tokensByAge = tokens.Unique("age", func(t *Token) []storage.Key { return []storage.Key{t.position()} })
+
 	channels = storage.NewTable("channels", func(c *Channel) storage.Key { return storage.StringKey(c.Name) })
 
 	// events in the order of their sequence number; counters holds the last one.

@@ -2,6 +2,8 @@ package opscenter
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"time"
 
@@ -135,21 +137,31 @@ type TokenPage struct {
 	Next string
 }
 
-// Tokens lists tokens in the order of their UUIDs, expired and exhausted ones too.
+// position is a token's place in lists: by age, and by hash among those of one instant.
+func (t *Token) position() storage.Key {
+	sum := sha256.Sum256([]byte(t.UUID))
+	return storage.Key(nil).Time(t.CreatedAt).Str(hex.EncodeToString(sum[:]))
+}
+
+// Tokens lists tokens, the oldest first, expired and exhausted ones too.
 func (r *Registry) Tokens(ctx context.Context, page Page) (out TokenPage, err error) {
 	limit := pageSize(page.Limit)
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
 		out = TokenPage{}
-		within, err := page.within(nil)
-		if err != nil {
-			return err
+		within := storage.Range{}
+		if page.Cursor != "" {
+			last, err := decodeCursor(page.Cursor)
+			if err != nil {
+				return err
+			}
+			within.After = storage.Key(last)
 		}
-		for token, err := range tokens.Scan(tx, within) {
+		for token, err := range tokensByAge.Scan(tx, within) {
 			if err != nil {
 				return err
 			}
 			if len(out.Tokens) == limit {
-				out.Next = encodeCursor(out.Tokens[limit-1].UUID)
+				out.Next = encodeCursor(string(out.Tokens[limit-1].position()))
 				break
 			}
 			out.Tokens = append(out.Tokens, *token)

@@ -238,10 +238,12 @@ func checkCertificate(certificate *x509.Certificate) error {
 }
 
 // cut shortens a value for an error.
-func cut(value string) string {
-	const limit = 80
-	if len(value) <= limit {
-		return value
+func cut(value string) string { return cutTo(value, 80) }
+
+// cutTo shortens a text to that many bytes, about, of valid UTF-8.
+func cutTo(value string, limit int) string {
+	if len(value) > limit {
+		value = value[:limit] + "…"
 	}
-	return value[:limit] + "…"
+	return strings.ToValidUTF8(value, "�")
 }

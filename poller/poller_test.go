@@ -255,7 +255,7 @@ func TestRemovedAndRenamedServers(t *testing.T) {
 		w.register(1)
 		synctest.Wait()
 		require.NoError(t, w.registry.DeleteServer(t.Context(), "server00"))
-		require.NoError(t, w.registry.RenameServer(t.Context(), "server01", "renamed"))
+		require.NoError(t, w.registry.RenameServer(t.Context(), "server01", "renamed", nil))
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		require.Len(t, w.times("server00"), 1)

@@ -107,6 +107,7 @@ var statuses = []struct {
 	{opscenter.ErrIdentityChanged, http.StatusForbidden},
 	{opscenter.ErrNameTaken, http.StatusConflict},
 	{opscenter.ErrClustered, http.StatusConflict},
+	{opscenter.ErrNotReady, http.StatusConflict},
 	{opscenter.ErrInvalidToken, http.StatusBadRequest},
 	{opscenter.ErrInvalidCertificate, http.StatusBadRequest},
 	{opscenter.ErrInvalidName, http.StatusBadRequest},

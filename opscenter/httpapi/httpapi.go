@@ -126,7 +126,10 @@ func (h *Handler) routes() *http.ServeMux {
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(h.options.ReadTimeout)) // not every writer can
+	if r.ContentLength != 0 {
+		// Without a body net/http reads ahead, to see a client that leaves: that must not end.
+		_ = control.SetReadDeadline(time.Now().Add(h.options.ReadTimeout)) // not every writer can
+	}
 	_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout))
 	r.Body = http.MaxBytesReader(w, r.Body, h.options.MaxBody)
 

@@ -67,13 +67,12 @@ func (h *Handler) postServers(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if h.limiter.blocked(r.RemoteAddr) {
-		w.Header().Set("Retry-After", "60")
-		respondError(w, http.StatusTooManyRequests, "Too many failed registrations from this address")
+		tooManyFailures(w)
 		return
 	}
 	registered, err := h.register(r)
 	if err != nil {
-		if statusOf(err) != http.StatusInternalServerError {
+		if status := statusOf(err); status < http.StatusInternalServerError {
 			h.limiter.failed(r.RemoteAddr)
 			h.options.Logger.InfoContext(r.Context(), "a registration was refused", "remote", r.RemoteAddr, "error", err)
 		}
@@ -81,6 +80,11 @@ func (h *Handler) postServers(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	respondCreated(w, serverPath(registered.Name), map[string]string{"certificate": h.certificate})
+}
+
+func tooManyFailures(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "60")
+	respondError(w, http.StatusTooManyRequests, "Too many failed requests from this address")
 }
 
 func (h *Handler) register(r *http.Request) (opscenter.Registered, error) {
@@ -121,6 +125,10 @@ func (h *Handler) announceServer(w http.ResponseWriter, r *http.Request) {
 
 // putSelf answers PUT /1.0/provisioning/servers/:self: what a registered server says of itself.
 func (h *Handler) putSelf(w http.ResponseWriter, r *http.Request) {
+	if h.limiter.blocked(r.RemoteAddr) {
+		tooManyFailures(w)
+		return
+	}
 	certificate := clientCertificate(r)
 	if certificate == nil {
 		respondError(w, http.StatusForbidden, opscenter.ErrNoCertificate.Error())
@@ -135,6 +143,9 @@ func (h *Handler) putSelf(w http.ResponseWriter, r *http.Request) {
 		err = h.registry.SelfUpdate(r.Context(), certificate, opscenter.SelfUpdate{ConnectionURL: body.ConnectionURL, Cause: body.Cause})
 	}
 	if err != nil {
+		if errors.Is(err, opscenter.ErrUnknownCertificate) {
+			h.limiter.failed(r.RemoteAddr)
+		}
 		h.fail(w, r, err)
 		return
 	}

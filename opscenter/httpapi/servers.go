@@ -2,11 +2,13 @@ package httpapi
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage"
 )
 
 // server is what the API shows of a server: Operations Center's fields, and behind them what
@@ -177,7 +179,13 @@ func (h *Handler) getServers(w http.ResponseWriter, r *http.Request) {
 			}
 			var facts *opscenter.Facts
 			if withFacts == nil || *withFacts {
-				if facts, err = h.registry.ServerFacts(r.Context(), info.Name); err != nil && statusOf(err) != http.StatusNotFound {
+				facts, err = h.registry.FactsOf(r.Context(), info)
+				if errors.Is(err, storage.ErrCorrupt) {
+					// One server's must not hide the others.
+					h.options.Logger.ErrorContext(r.Context(), "facts can't be read", "server", info.Name, "error", err)
+					facts, err = &opscenter.Facts{}, nil
+				}
+				if err != nil {
 					return 0, "", err
 				}
 			}
@@ -194,7 +202,7 @@ func (h *Handler) getServerByName(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	facts, err := h.registry.ServerFacts(r.Context(), info.Name)
+	facts, err := h.registry.FactsOf(r.Context(), info)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -228,7 +236,9 @@ func (h *Handler) postServer(w http.ResponseWriter, r *http.Request) {
 		err = fmt.Errorf("%w: field name: the new name is wanted", errBody)
 	}
 	if err == nil {
-		err = h.registry.RenameServer(r.Context(), r.PathValue("name"), body.Name)
+		err = h.registry.RenameServer(r.Context(), r.PathValue("name"), body.Name, func(info *opscenter.ServerInfo) error {
+			return matches(r, etag(editable(info)))
+		})
 	}
 	if err != nil {
 		h.fail(w, r, err)
