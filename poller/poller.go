@@ -230,6 +230,9 @@ type loop struct {
 	busy    int
 	done    chan result
 	changes chan opscenter.Changes
+	// stale: something could not be read, and everything is read again then.
+	stale      bool
+	staleUntil time.Time
 }
 
 // result of a worker.
@@ -239,17 +242,24 @@ type result struct {
 }
 
 func (l *loop) follow(ctx context.Context, revision uint64) {
-	for changes, err := range l.registry.Watch(ctx, revision) {
-		if err != nil {
-			if ctx.Err() == nil {
-				l.options.Logger.ErrorContext(ctx, "the change feed ended", "error", err)
+	for ctx.Err() == nil {
+		for changes, err := range l.registry.Watch(ctx, revision) {
+			if err != nil {
+				if ctx.Err() == nil {
+					l.options.Logger.ErrorContext(ctx, "the change feed ended, and is tried again", "error", err)
+				}
+				break
 			}
-			return
+			revision = changes.Revision
+			select {
+			case l.changes <- changes:
+			case <-ctx.Done():
+				return
+			}
 		}
 		select {
-		case l.changes <- changes:
+		case <-time.After(l.options.RetryInterval):
 		case <-ctx.Done():
-			return
 		}
 	}
 }
@@ -262,12 +272,13 @@ func (l *loop) run(ctx context.Context) error {
 		timer.Reset(l.wait(time.Now()))
 		select {
 		case <-timer.C:
+			if l.stale && !time.Now().Before(l.staleUntil) {
+				l.take(ctx, opscenter.Changes{Reset: true})
+			}
 		case r := <-l.done:
 			l.finish(r, time.Now())
 		case changes := <-l.changes:
-			if err := l.apply(ctx, changes); err != nil && ctx.Err() == nil {
-				l.options.Logger.ErrorContext(ctx, "servers could not be read", "error", err)
-			}
+			l.take(ctx, changes)
 		case <-ctx.Done():
 			for l.busy > 0 {
 				l.finish(<-l.done, time.Now())
@@ -277,12 +288,28 @@ func (l *loop) run(ctx context.Context) error {
 	}
 }
 
+// take takes in changes; what could not be read is read again later, with all the rest.
+func (l *loop) take(ctx context.Context, changes opscenter.Changes) {
+	err := l.apply(ctx, changes)
+	if changes.Reset {
+		l.stale = false
+	}
+	if err != nil && ctx.Err() == nil {
+		l.options.Logger.ErrorContext(ctx, "servers could not be read, and are tried again", "error", err)
+		l.stale, l.staleUntil = true, time.Now().Add(l.options.RetryInterval)
+	}
+}
+
 // wait returns how long there is nothing to do.
 func (l *loop) wait(now time.Time) time.Duration {
-	if len(l.queue) == 0 || l.busy >= l.options.Concurrency {
-		return time.Hour
+	wait := time.Hour
+	if l.stale {
+		wait = max(0, l.staleUntil.Sub(now))
 	}
-	return max(0, l.queue[0].due.Sub(now))
+	if len(l.queue) > 0 && l.busy < l.options.Concurrency {
+		wait = min(wait, max(0, l.queue[0].due.Sub(now)))
+	}
+	return wait
 }
 
 // dispatch starts the polls that are due, as many as may run.
@@ -363,18 +390,19 @@ func (l *loop) apply(ctx context.Context, changes opscenter.Changes) error {
 	if changes.Reset {
 		return l.reload(ctx)
 	}
+	var failed error
 	for _, name := range changes.Servers {
 		info, err := l.registry.Server(ctx, name)
-		if errors.Is(err, opscenter.ErrNotFound) {
+		switch {
+		case errors.Is(err, opscenter.ErrNotFound):
 			l.remove(name)
-			continue
+		case err != nil:
+			failed = err // the others are not to suffer
+		default:
+			l.see(info, time.Now())
 		}
-		if err != nil {
-			return err
-		}
-		l.see(info, time.Now())
 	}
-	return nil
+	return failed
 }
 
 func (l *loop) remove(name string) {
@@ -409,7 +437,9 @@ func (l *loop) see(info *opscenter.ServerInfo, now time.Time) {
 			e.began = asked
 			return
 		}
-		l.queue.set(e, now)
+		if e.index < 0 || now.Before(e.due) {
+			l.queue.set(e, now) // who waits for its turn keeps its place
+		}
 	case e.running:
 	case e.index < 0 || due.Before(e.due):
 		l.queue.set(e, due)

@@ -82,6 +82,7 @@ type story struct {
 	url      string
 	endpoint *http.Server
 	servers  map[string]*incusostest.Server
+	lost     string // the name of the one that becomes unreachable
 	tell     func(format string, args ...any)
 	closers  []func()
 }
@@ -267,6 +268,7 @@ func (s *story) boot(ctx context.Context, count int, token *opscenter.Token) (st
 			return "", err
 		}
 		if i == count-1 {
+			s.lost = server.Name()
 			if err := server.SetFault(incusostest.Fault{Kind: incusostest.FaultDown}); err != nil {
 				return "", err
 			}
@@ -290,8 +292,8 @@ func (s *story) settled(ctx context.Context, wanted func(*opscenter.ServerInfo) 
 			if s.servers[info.Name] == nil {
 				continue
 			}
-			down := info.Name[len(info.Name)-2:] == fmt.Sprintf("%02d", len(s.servers)) && info.State.StatusDetail != opscenter.DetailUnresponsive
-			if down || !wanted(info) {
+			lost := info.Name == s.lost && info.State.StatusDetail != opscenter.DetailUnresponsive
+			if lost || !wanted(info) {
 				return false, nil
 			}
 			ours++

@@ -62,9 +62,10 @@ func New(commonName string, hosts ...string) (tls.Certificate, error) {
 // Load reads the certificate kept as name.crt and name.key in dir, and makes it where there is none.
 func Load(dir, name string, hosts ...string) (tls.Certificate, error) {
 	certPath, keyPath := filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key")
-	found, err := tls.LoadX509KeyPair(certPath, keyPath)
-	if err == nil || !errors.Is(err, os.ErrNotExist) {
-		return found, err
+	// A certificate without its key is an identity that was lost, and not one to replace
+	// without a word; a key without its certificate is what a crash leaves of a first start.
+	if _, err := os.Stat(certPath); !errors.Is(err, os.ErrNotExist) {
+		return tls.LoadX509KeyPair(certPath, keyPath)
 	}
 	made, err := New(name, hosts...)
 	if err != nil {
@@ -93,5 +94,12 @@ func write(path, kind string, der []byte) error {
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	return os.Rename(temporary, path)
+	if err := os.Rename(temporary, path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }

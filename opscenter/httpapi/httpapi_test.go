@@ -565,6 +565,29 @@ func TestListsAreStreamed(t *testing.T) {
 	require.Less(t, toFirst, total/4, "the first byte does not wait for the last server")
 }
 
+// A reader that takes its time gets the whole list, however long that is beyond the time for bodies.
+func TestSlowReadersGetWholeLists(t *testing.T) {
+	p := start(t, func(o *httpapi.Options) { o.ReadTimeout = 100 * time.Millisecond })
+	p.add(300, fmt.Sprintf(`{"x":%q}`, strings.Repeat("0123456789abcdef", 2560)))
+	req, err := http.NewRequestWithContext(t.Context(), "GET", p.url+"/1.0/provisioning/servers?recursion=1", nil)
+	require.NoError(t, err)
+	resp, err := p.client(&p.operator).Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	begun := time.Now()
+	var text bytes.Buffer
+	for range 10 {
+		_, err = io.CopyN(&text, resp.Body, 1<<20)
+		require.NoError(t, err)
+		time.Sleep(50 * time.Millisecond) // what is tested is that time passes
+	}
+	_, err = io.Copy(&text, resp.Body)
+	require.NoError(t, err)
+	require.Greater(t, time.Since(begun), 400*time.Millisecond)
+	var a answer
+	require.NoError(t, json.Unmarshal(text.Bytes(), &a))
+}
+
 // An error in the middle of a list cuts the connection: half a list must not look whole.
 func TestABrokenListIsNotWhole(t *testing.T) {
 	p := start(t, nil)

@@ -38,20 +38,18 @@ func (c *Client) post(ctx context.Context, target opscenter.Target, path string)
 		return err
 	}
 	_, err = session{connection}.call(http.MethodPost, path, nil)
-	if _, refused := api.StatusErrorMatch(err); err == nil || refused || errors.Is(err, errDial) || errors.Is(err, errHandshake) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
+	return unlessRefused(err)
 }
 
-// Evacuate moves the instances of a cluster member away, and returns when they are, or when
-// ctx ends. A member that is evacuated already is left as it is.
+// Evacuate moves the instances of a cluster member away, and returns when they are. Once the
+// server has been asked, an error that is not its own word is an opscenter.ErrOutcomeUnknown:
+// ctx ended, or the answer was lost. A member that is evacuated already is left as it is.
 func (c *Client) Evacuate(ctx context.Context, target opscenter.Target) error {
 	return c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "evacuate", Mode: "auto"}, opscenter.MaintenanceEvacuated)
 }
 
-// Restore brings the instances of a cluster member back, and returns when they are, or when
-// ctx ends. A member that is not evacuated is left as it is.
+// Restore brings the instances of a cluster member back, and returns when they are. Errors are
+// as those of Evacuate. A member that is not evacuated is left as it is.
 func (c *Client) Restore(ctx context.Context, target opscenter.Target) error {
 	return c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "restore"}, opscenter.NotInMaintenance)
 }
@@ -74,15 +72,18 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 	}
 	answer, err := s.call(http.MethodPost, "/1.0/cluster/members/"+url.PathEscape(target.MemberName)+"/state", change)
 	if err != nil {
-		return err
+		return unlessRefused(err)
 	}
-	if err := s.wait(ctx, answer.Operation, c.options.Timeout); err != nil {
+	if err := c.wait(ctx, target, answer.Operation); err != nil {
 		return err
 	}
 	// The status can show before the operation ends, and flips back when it fails: it
 	// counts now.
-	if status, err = s.memberStatus(target.MemberName); err != nil {
-		return err
+	if connection, err = c.Connect(ctx, target); err == nil {
+		status, err = session{connection}.memberStatus(target.MemberName)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
 	}
 	if maintenanceOf(status) != want {
 		return fmt.Errorf("server %q is %s after its operation %s ended: %w", target.Name, status, change.Action, errAnswer)
@@ -90,22 +91,43 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 	return nil
 }
 
-// wait waits for an operation of the server, in steps below the time an answer may take.
-func (s session) wait(ctx context.Context, operation string, timeout time.Duration) error {
-	step := max(1, int(timeout.Seconds()/2))
+// unlessRefused makes an unknown outcome of every error but the server's own word, and that
+// of a connection that never was.
+func unlessRefused(err error) error {
+	if _, refused := api.StatusErrorMatch(err); err == nil || refused || errors.Is(err, errDial) || errors.Is(err, errHandshake) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
+}
+
+// waitRetry is the pause after a wait that was cut off.
+const waitRetry = 500 * time.Millisecond
+
+// wait waits for an operation of the server, in steps below the time an answer may take,
+// across lost connections, until ctx ends. An operation the server has forgotten is over.
+func (c *Client) wait(ctx context.Context, target opscenter.Target, operation string) error {
+	step := max(1, int(c.options.Timeout.Seconds()/2))
 	for {
 		var op api.Operation
-		if err := s.get(fmt.Sprintf("%s/wait?timeout=%d", operation, step), &op); err != nil {
-			return err
+		connection, err := c.Connect(ctx, target)
+		if err == nil {
+			err = session{connection}.get(fmt.Sprintf("%s/wait?timeout=%d", operation, step), &op)
 		}
-		if op.StatusCode.IsFinal() {
-			if op.StatusCode != api.Success {
-				return fmt.Errorf("operation %s: %s %s", op.Description, op.Status, op.Err)
-			}
+		switch {
+		case isStatus(err, http.StatusNotFound):
 			return nil
+		case err == nil && op.StatusCode == api.Success:
+			return nil
+		case err == nil && op.StatusCode.IsFinal():
+			return fmt.Errorf("operation %s: %s %s", limited(op.Description, maxText), op.Status, limited(op.Err, maxMessage))
+		case err != nil:
+			select {
+			case <-time.After(waitRetry):
+			case <-ctx.Done():
+			}
 		}
-		if err := ctx.Err(); err != nil {
-			return err
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, errors.Join(ctx.Err(), err))
 		}
 	}
 }

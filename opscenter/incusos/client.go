@@ -24,7 +24,8 @@ import (
 // Defaults of Options.
 const (
 	DefaultTimeout           = 10 * time.Second
-	DefaultMaxBody           = 16 << 20
+	DefaultCallTimeout       = 30 * time.Second
+	DefaultMaxBody           = 4 << 20
 	DefaultMaxConnsPerServer = 4
 	DefaultForgetAfter       = time.Hour
 )
@@ -33,10 +34,12 @@ const (
 type Options struct {
 	// Certificate is the control plane's client certificate, which servers learn when they register.
 	Certificate *tls.Certificate
-	// Timeout bounds a dial with its handshake, and the wait for the headers of an answer.
-	// A whole call is bounded by its context. Default 10 s.
+	// Timeout bounds a dial with its handshake, and the wait for the headers of an answer. Default 10 s.
 	Timeout time.Duration
-	// MaxBody bounds an answer, in bytes. Default 16 MiB.
+	// CallTimeout bounds a call with the body of its answer, where its context doesn't end
+	// it sooner. Default 30 s, at least Timeout.
+	CallTimeout time.Duration
+	// MaxBody bounds an answer, in bytes. Default 4 MiB.
 	MaxBody int64
 	// MaxConnsPerServer bounds the connections to one server. Default 4.
 	MaxConnsPerServer int
@@ -69,6 +72,10 @@ func New(options Options) *Client {
 	if options.Timeout <= 0 {
 		options.Timeout = DefaultTimeout
 	}
+	if options.CallTimeout <= 0 {
+		options.CallTimeout = DefaultCallTimeout
+	}
+	options.CallTimeout = max(options.CallTimeout, options.Timeout)
 	if options.MaxBody <= 0 {
 		options.MaxBody = DefaultMaxBody
 	}

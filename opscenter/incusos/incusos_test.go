@@ -381,3 +381,69 @@ func openFiles(t *testing.T) int {
 	}
 	return len(entries)
 }
+
+// odd starts a TLS server with a handler of the test's own.
+func odd(t *testing.T, handler http.HandlerFunc) opscenter.Target {
+	identity, err := selfsigned.New("odd")
+	require.NoError(t, err)
+	web := httptest.NewUnstartedServer(handler)
+	web.TLS = &tls.Config{Certificates: []tls.Certificate{identity}}
+	web.StartTLS()
+	t.Cleanup(func() { web.CloseClientConnections(); web.Close() })
+	return opscenter.Target{Name: "odd", ID: "odd", ConnectionURL: web.URL, Certificate: opscenter.EncodeCertificate(identity.Leaf)}
+}
+
+// What a server says is bounded, before it is stored or logged.
+func TestWordyServers(t *testing.T) {
+	novel := strings.Repeat("x", 1<<20)
+	o := probe(t, newClient(t, incusos.Options{}), odd(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusInternalServerError)
+		_ = json.NewEncoder(w).Encode(map[string]any{"type": "error", "error_code": 500, "error": novel})
+	}))
+	require.NotNil(t, o.Failure)
+	require.Less(t, len(o.Failure.Message), 1000)
+	o = probe(t, newClient(t, incusos.Options{}), odd(t, func(w http.ResponseWriter, r *http.Request) {
+		answer := map[string]any{"type": "sync", "status_code": 200}
+		switch r.URL.Path {
+		case "/os/1.0":
+			answer["metadata"] = map[string]any{"environment": map[string]any{"os_name": novel, "os_version": novel, "os_version_next": novel, "uptime": 1000}}
+		case "/os/1.0/applications":
+			answer["metadata"] = []string{"/os/1.0/applications/incus"}
+		case "/os/1.0/applications/incus":
+			answer["metadata"] = map[string]any{"state": map[string]any{"version": novel, "friendly_version": novel, "is_primary": true}}
+		case "/os/1.0/system/update":
+			answer["metadata"] = map[string]any{"config": map[string]any{"channel": novel}}
+		default:
+			w.WriteHeader(http.StatusInternalServerError)
+			answer = map[string]any{"type": "error", "error": novel}
+		}
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	require.Nil(t, o.Failure)
+	data, err := json.Marshal(o)
+	require.NoError(t, err)
+	require.Less(t, len(data), 10_000)
+}
+
+// An answer that is complete, and yet never ends, delays a probe by little.
+func TestAnswersThatDoNotEnd(t *testing.T) {
+	where := odd(t, func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewEncoder(w).Encode(map[string]any{"type": "sync", "status_code": 200, "metadata": map[string]any{"environment": map[string]any{"uptime": 1000}}})
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
+	begun := time.Now()
+	o := probe(t, newClient(t, incusos.Options{}), where)
+	require.Nil(t, o.Failure)
+	require.Less(t, time.Since(begun), 8*time.Second)
+	// A body that stops in the middle is bounded even where the caller gave no deadline.
+	where = odd(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write([]byte(`{"type":"sync","meta`))
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
+	client := newClient(t, incusos.Options{Timeout: 200 * time.Millisecond, CallTimeout: 300 * time.Millisecond})
+	begun = time.Now()
+	require.ErrorIs(t, client.Update(context.Background(), where), opscenter.ErrOutcomeUnknown)
+	require.Less(t, time.Since(begun), 5*time.Second)
+}

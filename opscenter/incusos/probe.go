@@ -18,6 +18,13 @@ import (
 // releases without system_is_ready).
 const readyUptime = 120 * time.Second
 
+// Limits of what is taken from a server's word.
+const (
+	maxMessage      = 500 // bytes of an error
+	maxText         = 256 // bytes of a name or a version
+	maxApplications = 64
+)
+
 // notIncusOS is what a newer Incus daemon that is not on IncusOS answers to /os/ requests.
 const notIncusOS = "System isn't running IncusOS"
 
@@ -96,7 +103,7 @@ func (p *probe) try(what string, read func() error) bool {
 		err = read()
 	}
 	if err != nil {
-		p.o.Unread = append(p.o.Unread, fmt.Sprintf("%s: %v", what, err))
+		p.o.Unread = append(p.o.Unread, limited(fmt.Sprintf("%s: %v", what, err), maxMessage))
 		return false
 	}
 	return true
@@ -112,7 +119,7 @@ func (p *probe) incusOS(e environment) {
 	if up > 0 {
 		p.o.BootedAt = p.o.At.Add(-up)
 	}
-	versions := opscenter.Versions{OS: opscenter.OSVersion{Name: e.OSName, Version: e.OSVersion, VersionNext: e.OSVersionNext}}
+	versions := opscenter.Versions{OS: opscenter.OSVersion{Name: limited(e.OSName, maxText), Version: limited(e.OSVersion, maxText), VersionNext: limited(e.OSVersionNext, maxText)}}
 	kind := opscenter.TypeUnknown
 	applications := p.try("applications", func() (err error) {
 		versions.Applications, kind, err = p.applications()
@@ -131,7 +138,7 @@ func (p *probe) incusOS(e environment) {
 			} `json:"state"`
 		}
 		err := p.get("/os/1.0/system/update", &answer)
-		versions.UpdateChannel, versions.OS.NeedsReboot = answer.Config.Channel, answer.State.NeedsReboot
+		versions.UpdateChannel, versions.OS.NeedsReboot = limited(answer.Config.Channel, maxText), answer.State.NeedsReboot
 		return err
 	})
 	if applications && update {
@@ -155,6 +162,9 @@ func (p *probe) applications() ([]opscenter.ApplicationVersion, opscenter.Server
 	if err := p.get("/os/1.0/applications", &paths); err != nil {
 		return nil, "", err
 	}
+	if len(paths) > maxApplications {
+		return nil, "", fmt.Errorf("%w: %d applications, at most %d are taken", errAnswer, len(paths), maxApplications)
+	}
 	kind := opscenter.TypeUnknown
 	var out []opscenter.ApplicationVersion
 	for _, path := range paths {
@@ -169,8 +179,8 @@ func (p *probe) applications() ([]opscenter.ApplicationVersion, opscenter.Server
 		if err := p.get("/os/1.0/applications/"+url.PathEscape(name), &answer); err != nil {
 			return nil, "", err
 		}
-		out = append(out, opscenter.ApplicationVersion{Name: name, Version: answer.State.Version,
-			FriendlyVersion: answer.State.FriendlyVersion, Primary: answer.State.IsPrimary})
+		out = append(out, opscenter.ApplicationVersion{Name: limited(name, maxText), Version: limited(answer.State.Version, maxText),
+			FriendlyVersion: limited(answer.State.FriendlyVersion, maxText), Primary: answer.State.IsPrimary})
 		if answer.State.IsPrimary {
 			kind = opscenter.TypeOfApplication(name)
 		}
@@ -250,7 +260,7 @@ func (p *probe) incus() (*incusServer, error) {
 func (p *probe) membership(server *incusServer) error {
 	name, maintenance := "", opscenter.NotInMaintenance
 	if server.Environment.ServerClustered {
-		name = server.Environment.ServerName
+		name = limited(server.Environment.ServerName, maxText)
 		status, err := p.memberStatus(name)
 		if err != nil {
 			return err
@@ -292,9 +302,9 @@ func (p *probe) plainIncus() error {
 	kind := opscenter.TypeIncus
 	p.o.Type = &kind
 	p.o.Versions = &opscenter.Versions{
-		OS: opscenter.OSVersion{Name: server.Environment.OSName, Version: server.Environment.OSVersion},
-		Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: server.Environment.ServerVersion,
-			FriendlyVersion: server.Environment.ServerVersion, Primary: true}},
+		OS: opscenter.OSVersion{Name: limited(server.Environment.OSName, maxText), Version: limited(server.Environment.OSVersion, maxText)},
+		Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: limited(server.Environment.ServerVersion, maxText),
+			FriendlyVersion: limited(server.Environment.ServerVersion, maxText), Primary: true}},
 	}
 	p.try("cluster membership", func() error { return p.membership(server) })
 	f := &opscenter.Facts{}

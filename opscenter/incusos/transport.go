@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,6 +35,7 @@ type transport struct {
 	base    *http.Transport
 	host    string
 	maxBody int64
+	timeout time.Duration // of a call with its body
 	closing chan struct{}
 	once    sync.Once
 }
@@ -42,7 +44,7 @@ type transport struct {
 const idleTimeout = 25 * time.Second
 
 func newTransport(host string, pinned *x509.Certificate, identity *tls.Certificate, options Options) *transport {
-	t := &transport{host: host, maxBody: options.MaxBody, closing: make(chan struct{})}
+	t := &transport{host: host, maxBody: options.MaxBody, timeout: options.CallTimeout, closing: make(chan struct{})}
 	config := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		// The pin below takes the place of names and authorities: the certificate itself
@@ -106,11 +108,13 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" || req.URL.Host != t.host {
 		return nil, ErrRedirect
 	}
-	resp, err := t.base.RoundTrip(req)
+	ctx, cancel := context.WithTimeout(req.Context(), t.timeout)
+	resp, err := t.base.RoundTrip(req.WithContext(ctx))
 	if err != nil {
+		cancel()
 		return nil, err
 	}
-	resp.Body = &body{ReadCloser: resp.Body, left: t.maxBody}
+	resp.Body = &body{ReadCloser: resp.Body, left: t.maxBody, cancel: cancel}
 	return resp, nil
 }
 
@@ -125,10 +129,14 @@ type body struct {
 	io.ReadCloser
 	left   int64
 	failed error
+	cancel context.CancelFunc
 }
 
-// drain is how much is read for the sake of the connection; beyond, a new one is cheaper.
-const drain = 64 << 10
+// How much is read for the sake of the connection, and for how long; beyond, a new one is cheaper.
+const (
+	drain        = 64 << 10
+	drainTimeout = 200 * time.Millisecond
+)
 
 func (b *body) Read(p []byte) (int, error) {
 	if b.failed != nil {
@@ -147,22 +155,35 @@ func (b *body) Read(p []byte) (int, error) {
 }
 
 func (b *body) Close() error {
+	defer b.cancel()
 	if b.failed == nil {
+		// A peer may keep an answer open for ever.
+		stop := time.AfterFunc(drainTimeout, b.cancel)
 		_, _ = io.CopyN(io.Discard, b.ReadCloser, drain)
+		stop.Stop()
 	}
 	return b.ReadCloser.Close()
 }
 
+// limited cuts a text that comes from a server.
+func limited(text string, limit int) string {
+	if len(text) > limit {
+		text = text[:limit] + "…"
+	}
+	return strings.ToValidUTF8(text, "�")
+}
+
 // failure says, in the terms of opscenter, why a server was not reached.
 func failure(err error) *opscenter.Failure {
-	f := &opscenter.Failure{Kind: opscenter.FailureAnswer, Message: err.Error()}
+	f := &opscenter.Failure{Kind: opscenter.FailureAnswer, Message: limited(err.Error(), maxMessage)}
 	var timeout net.Error
 	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
-	var alert tls.AlertError
+	var operation *net.OpError
 	switch {
 	case errors.Is(err, ErrCertificate):
 		f.Kind = opscenter.FailureCertificate
-	case isStatus(err, http.StatusForbidden), errors.As(err, &alert), errors.Is(err, errUntrusted):
+	case isStatus(err, http.StatusForbidden), errors.Is(err, errUntrusted),
+		errors.As(err, &operation) && operation.Op == "remote error": // a TLS alert: it refuses our certificate
 		f.Kind = opscenter.FailureUntrusted
 	case errors.Is(err, errDial):
 		f.Kind = opscenter.FailureConnect

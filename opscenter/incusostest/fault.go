@@ -59,12 +59,8 @@ func (s *Server) SetFault(fault Fault) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fault = fault
-	address := s.address
 	s.hangUp()
-	if fault.Kind == FaultDown || s.closed {
-		return nil
-	}
-	return s.listen(address)
+	return s.serve()
 }
 
 // faultListener accepts connections and, for FaultSilent, keeps them from being served.
@@ -72,8 +68,9 @@ type faultListener struct {
 	net.Listener
 	fault Fault
 
-	mu   sync.Mutex
-	held []net.Conn
+	mu       sync.Mutex
+	held     []net.Conn
+	released bool
 }
 
 func (l *faultListener) Accept() (net.Conn, error) {
@@ -83,7 +80,11 @@ func (l *faultListener) Accept() (net.Conn, error) {
 			return conn, err
 		}
 		l.mu.Lock()
-		l.held = append(l.held, conn)
+		if l.released {
+			conn.Close()
+		} else {
+			l.held = append(l.held, conn)
+		}
 		l.mu.Unlock()
 	}
 }
@@ -94,7 +95,7 @@ func (l *faultListener) release() {
 	for _, conn := range l.held {
 		conn.Close()
 	}
-	l.held = nil
+	l.held, l.released = nil, true
 }
 
 // faulty applies the faults that concern answers.

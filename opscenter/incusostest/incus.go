@@ -168,10 +168,13 @@ func (s *Server) postMember(w http.ResponseWriter, r *http.Request) {
 	if s.state.member != after {
 		s.state.member = during
 	}
-	s.later(s.options.EvacuateDelay, func() {
+	installation := s.state.machineID
+	s.laterLocked(s.options.EvacuateDelay, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.state.member = after
+		if s.state.machineID == installation {
+			s.state.member = after
+		}
 		close(op.done)
 	})
 	w.Header().Set("Location", "/1.0/operations/"+op.id)

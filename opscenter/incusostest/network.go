@@ -3,7 +3,6 @@ package incusostest
 import (
 	"net"
 	"net/http"
-	"strings"
 	"time"
 )
 
@@ -128,7 +127,7 @@ func (s *Server) putNetwork(w http.ResponseWriter, r *http.Request) {
 		s.network.before, s.network.pending = before, true
 		s.network.timer = time.AfterFunc(timeout, s.rollBack)
 	}
-	s.later(0, s.applyNetwork)
+	s.laterLocked(0, s.applyNetwork)
 }
 
 func (s *Server) rollBack() {
@@ -146,7 +145,7 @@ func (s *Server) rollBack() {
 func (s *Server) applyNetwork() {
 	s.mu.Lock()
 	host := managementHost(s.network.config)
-	current, port, _ := strings.Cut(s.address, ":")
+	current, port, _ := net.SplitHostPort(s.address)
 	if host != "" && host != current && s.web != nil {
 		s.hangUp()
 		if s.listen(net.JoinHostPort(host, port)) != nil {

@@ -255,18 +255,31 @@ func (s *Server) checkUpdate(w http.ResponseWriter, r *http.Request) {
 		respondError(w, http.StatusNotFound, "Not Found")
 		return
 	}
+	var body struct {
+		OSOnly bool `json:"os_only"`
+	}
+	if r.ContentLength != 0 && !decode(w, r, &body) {
+		return
+	}
 	s.mu.Lock()
 	busy := s.state.updating
 	s.state.updating = true
 	s.state.lastCheck = time.Now()
 	s.mu.Unlock()
+	if body.OSOnly { // answers when it is done
+		if sleep(s, s.options.UpdateDelay) {
+			s.applyUpdate(true)
+			respond(w, nil)
+		}
+		return
+	}
 	respond(w, nil)
 	if !busy {
-		s.later(s.options.UpdateDelay, s.applyUpdate)
+		s.later(s.options.UpdateDelay, func() { s.applyUpdate(false) })
 	}
 }
 
-func (s *Server) applyUpdate() {
+func (s *Server) applyUpdate(osOnly bool) {
 	s.mu.Lock()
 	s.state.updating = false
 	osUpdated, updated := false, false
@@ -274,7 +287,7 @@ func (s *Server) applyUpdate() {
 		s.state.next, osUpdated = s.state.available, true
 	}
 	for i := range s.state.applications {
-		if a := &s.state.applications[i]; newer(s.state.available, a.version) {
+		if a := &s.state.applications[i]; !osOnly && newer(s.state.available, a.version) {
 			a.version, updated = s.state.available, true
 		}
 	}
@@ -331,7 +344,7 @@ func (s *Server) Crash() { s.down() }
 func (s *Server) down() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.state.ready = false
+	s.state.ready, s.off = false, true
 	s.network.forget()
 	s.hangUp()
 }
@@ -344,8 +357,9 @@ func (s *Server) PowerOn() {
 	}
 	s.state.next = ""
 	s.state.bootedAt = time.Now()
-	if !s.closed && s.web == nil {
-		_ = s.listen(s.address)
+	s.off = false
+	if s.web == nil {
+		_ = s.serve()
 	}
 	s.mu.Unlock()
 	if sleep(s, s.options.RebootDelay) {

@@ -97,6 +97,7 @@ type Server struct {
 	listener *faultListener
 	address  string // host:port
 	requests map[string]int
+	off      bool // powered off, or on its way through a reboot
 	closed   bool
 }
 
@@ -268,6 +269,16 @@ func (s *Server) Close() {
 
 // later runs what takes time on a real server, unless the server is closed first.
 func (s *Server) later(delay time.Duration, do func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.laterLocked(delay, do)
+}
+
+// laterLocked is later for those who hold s.mu.
+func (s *Server) laterLocked(delay time.Duration, do func()) {
+	if s.closed {
+		return
+	}
 	s.wait.Go(func() {
 		timer := time.NewTimer(delay)
 		defer timer.Stop()
@@ -341,7 +352,14 @@ func (s *Server) SwapCertificate() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.identity = identity
-	address := s.address
 	s.hangUp() // sessions of the old certificate end with it
-	return s.listen(address)
+	return s.serve()
+}
+
+// serve listens where the server is to be found, unless it is down. s.mu is held.
+func (s *Server) serve() error {
+	if s.closed || s.off || s.fault.Kind == FaultDown {
+		return nil
+	}
+	return s.listen(s.address)
 }
