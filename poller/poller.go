@@ -69,7 +69,7 @@ func (o Options) withDefaults() (Options, error) {
 		}
 	}
 	if o.Concurrency < 0 {
-		return o, fmt.Errorf("Concurrency is %d, it must not be negative: %w", o.Concurrency, opscenter.ErrInvalidOptions)
+		return o, fmt.Errorf("option Concurrency is %d, it must not be negative: %w", o.Concurrency, opscenter.ErrInvalidOptions)
 	}
 	if o.Concurrency == 0 {
 		o.Concurrency = DefaultConcurrency

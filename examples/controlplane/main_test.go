@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 type process struct {
 	t           *testing.T
 	cmd         *exec.Cmd
-	url, token  string
+	url         string
 	fingerprint string
 	logs        *bytes.Buffer
 	socket      string
