@@ -207,9 +207,6 @@ func allPairs(tx storage.ReadTx, page Page) iter.Seq2[pair, error] {
 				return
 			}
 			state, err, ok := nextState()
-			for ok && err == nil && state.Name < server.Name {
-				state, err, ok = nextState()
-			}
 			if err != nil {
 				yield(pair{}, err)
 				return

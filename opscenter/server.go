@@ -100,10 +100,14 @@ func (r *Registry) info(server *Server, state *ServerState, available map[string
 	if state != nil {
 		out.State = *state
 	}
-	c := r.contact(server.ID)
-	out.LastSeen, out.Failures = out.State.LastSeen, c.Failures
-	if c.LastSeen.After(out.LastSeen) {
-		out.LastSeen = c.LastSeen
+	out.LastSeen = out.State.LastSeen
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if c := r.contacts[server.ID]; c != nil {
+		out.Failures = c.Failures
+		if c.LastSeen.After(out.LastSeen) {
+			out.LastSeen = c.LastSeen
+		}
 	}
 	return out
 }

@@ -364,3 +364,12 @@ func TestUnregistered(t *testing.T) {
 	require.NotEqual(t, machine, c.server.MachineID())
 	require.Equal(t, hardware, c.server.SystemUUID())
 }
+
+// controlPlane makes an identity for the Example.
+func controlPlane() tls.Certificate {
+	made, err := selfsigned.New("control plane")
+	if err != nil {
+		panic(err)
+	}
+	return made
+}

@@ -1,0 +1,88 @@
+package opscenter_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+func ExampleRecommend() {
+	r := opscenter.Recommend(opscenter.Condition{Type: opscenter.TypeIncus, Status: opscenter.StatusReady, NeedsReboot: true})
+	fmt.Println(r.Action)
+	fmt.Println(r.Reason)
+	// Output:
+	// evacuate
+	// a reboot is required, and type incus is evacuated before (needs update false, needs reboot true, in maintenance false)
+}
+
+// A server registers, is polled, and gets its recommended action. Package httpapi calls
+// Register for you, and package poller RecordObservations.
+func ExampleRegistry() {
+	ctx := context.Background()
+	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer registry.Close()
+	token, err := registry.CreateToken(ctx, opscenter.TokenSpec{Uses: 1})
+	if err != nil {
+		log.Fatal(err)
+	}
+	registered, err := registry.Register(ctx, opscenter.Registration{Token: token.UUID, Certificate: certificate(0),
+		Name: "server01", ConnectionURL: "https://10.0.0.1:8443", MachineID: "af94e64e199341b68f10a8eebb828fce"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	server, err := registry.Server(ctx, registered.Name)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(server.Name, "is", server.State.Status)
+
+	kind := opscenter.TypeIncus
+	err = registry.RecordObservations(ctx, opscenter.Observation{Server: server.Name, ID: server.ID, At: time.Now(), Ready: true, Type: &kind,
+		Versions: &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "202608010000"}}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := registry.PublishUpdate(ctx, "stable", "202608150000", opscenter.ComponentOS); err != nil {
+		log.Fatal(err)
+	}
+	for server, err := range registry.Servers(ctx, opscenter.ServerFilter{Status: opscenter.StatusReady}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		recommended := server.Recommendation()
+		fmt.Println(server.Name, "is", server.State.Status)
+		fmt.Printf("%s: %s\n", recommended.Action, recommended.Reason)
+	}
+	// Output:
+	// server01 is pending
+	// server01 is ready
+	// update: os 202608010000 → 202608150000: a newer version is available (needs update true, needs reboot false, in maintenance false)
+}
+
+// Everything that is decided or changed is an event, with its reason.
+func ExampleRegistry_Events() {
+	ctx := context.Background()
+	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := registry.PublishUpdate(ctx, "stable", "202608150000", "os", "incus"); err != nil {
+		log.Fatal(err)
+	}
+	events, err := registry.Events(ctx, opscenter.EventFilter{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, e := range events {
+		fmt.Println(e.Sequence, e.Kind, e.Reason)
+	}
+	// Output:
+	// 1 update-published version 202608150000 of [os incus] in channel stable
+}
