@@ -183,6 +183,9 @@ func (s *suite) kill(t *testing.T) {
 				pair, err := ts.counter.Get(tx, itemKey(id))
 				require.NoError(t, err)
 				require.Equal(t, row.Size, pair.Size, "half a transaction")
+				if !strings.Contains(id, fmt.Sprintf("-%d-", round)) {
+					continue // its index entries were looked at in its own round
+				}
 				found, err := ids(ts.bySize.Scan(tx, storage.Range{Prefix: storage.UintKey(row.Size)}))
 				require.NoError(t, err)
 				require.Contains(t, found, id)
@@ -193,7 +196,14 @@ func (s *suite) kill(t *testing.T) {
 	}
 }
 
-func textOf(row *item) string { return strings.Repeat(row.ID[:1], int(row.Size%20_000)) }
+// textOf makes texts of all sizes, some of them for the value log.
+func textOf(row *item) string {
+	size := row.Size % 2000
+	if row.Size%20 == 0 {
+		size = 20_000
+	}
+	return strings.Repeat(row.ID[:1], int(size))
+}
 
 // child writes rows from several goroutines, and prints each acknowledged one.
 func (s *suite) child(t *testing.T) {
