@@ -63,32 +63,59 @@ func (r *Registry) record(tx storage.WriteTx, list ...Event) error {
 		if err := events.Put(tx, &e); err != nil {
 			return err
 		}
+		if err := r.drop(tx, e.Sequence); err != nil {
+			return err
+		}
 	}
-	if err := counters.Put(tx, &next); err != nil {
-		return err
-	}
-	return prune(tx, next.Value, uint64(r.options.MaxEvents), len(list))
+	return counters.Put(tx, &next)
 }
 
-// prune drops the oldest events beyond the limit: as many as were added, and some more, for
-// a limit that was lowered.
-func prune(tx storage.WriteTx, last, limit uint64, added int) error {
-	var old []uint64
-	for e, err := range events.Scan(tx, storage.Range{}) {
-		if err != nil {
-			return err
-		}
-		if e.Sequence+limit > last || len(old) == added+16 {
-			break
-		}
-		old = append(old, e.Sequence)
+// drop deletes the event that the newest one pushes over the limit. It goes by the number:
+// to look for the oldest would mean to walk over all that were deleted.
+func (r *Registry) drop(tx storage.WriteTx, newest uint64) error {
+	limit := uint64(r.options.MaxEvents)
+	if newest <= limit {
+		return nil
 	}
-	for _, sequence := range old {
-		if err := events.Delete(tx, storage.UintKey(sequence)); err != nil {
-			return err
-		}
+	if err := events.Delete(tx, storage.UintKey(newest-limit)); err != nil && !isNotFound(err) {
+		return err
 	}
 	return nil
+}
+
+// pruneStep is how many events one transaction of pruneEvents deletes.
+const pruneStep = 500
+
+// pruneEvents deletes what is over a limit that was lowered since the events were recorded.
+func (r *Registry) pruneEvents(ctx context.Context) error {
+	for {
+		var old []uint64
+		err := r.store.Update(ctx, func(tx storage.WriteTx) error {
+			old = nil
+			last, err := counters.Find(tx, storage.StringKey("events"))
+			if err != nil || last == nil {
+				return err
+			}
+			for e, err := range events.Scan(tx, storage.Range{}) {
+				if err != nil {
+					return err
+				}
+				if e.Sequence+uint64(r.options.MaxEvents) > last.Value || len(old) == pruneStep {
+					break
+				}
+				old = append(old, e.Sequence)
+			}
+			for _, sequence := range old {
+				if err := events.Delete(tx, storage.UintKey(sequence)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil || len(old) < pruneStep {
+			return err
+		}
+	}
 }
 
 // logEvents writes events to the log, once they are stored.

@@ -132,6 +132,9 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 		}
 		return channels.Put(tx, &Channel{Name: options.DefaultChannel, LastUpdated: now()})
 	})
+	if err == nil {
+		err = r.pruneEvents(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
