@@ -1,0 +1,365 @@
+// Package jsonfilter copies JSON documents without some of their members, in one pass, and
+// without building them in memory: it is on the path of every poll.
+package jsonfilter
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+)
+
+// ErrSyntax: what was given is not one JSON document.
+var ErrSyntax = errors.New("not a JSON document")
+
+// maxDepth bounds the nesting of a document, as encoding/json does, only sooner.
+const maxDepth = 1000
+
+// Append appends src to dst, without white space between its tokens, and without the members
+// of objects for whose key drop returns true, however deep they lie. Invalid UTF-8 becomes
+// U+FFFD. removed tells whether anything was dropped. Errors: ErrSyntax, with the position;
+// dst is returned as it was then.
+func Append(dst, src []byte, drop func(key []byte) bool) (out []byte, removed bool, err error) {
+	f := filter{src: src, out: dst, drop: drop}
+	f.space()
+	if f.value(0) {
+		f.space()
+		if f.at != len(src) {
+			f.fail()
+		}
+	}
+	if f.failed {
+		return dst, false, fmt.Errorf("%w: byte %d of %d", ErrSyntax, f.at, len(src))
+	}
+	return f.out, f.removed, nil
+}
+
+type filter struct {
+	src, out []byte
+	at       int
+	drop     func(key []byte) bool
+	removed  bool
+	failed   bool
+	skip     bool // nothing is written
+	keyed    int  // the length of the last key, in its quotes
+	plain    bool // it is written as it stands there
+}
+
+func (f *filter) put(c byte) {
+	if !f.skip {
+		f.out = append(f.out, c)
+	}
+}
+
+func (f *filter) puts(s []byte) {
+	if !f.skip {
+		f.out = append(f.out, s...)
+	}
+}
+
+func (f *filter) fail() bool {
+	f.failed = true
+	return false
+}
+
+func (f *filter) space() {
+	for f.at < len(f.src) {
+		switch f.src[f.at] {
+		case ' ', '\t', '\n', '\r':
+			f.at++
+		default:
+			return
+		}
+	}
+}
+
+// next returns the next byte, 0 at the end.
+func (f *filter) next() byte {
+	if f.at < len(f.src) {
+		return f.src[f.at]
+	}
+	return 0
+}
+
+func (f *filter) value(depth int) bool {
+	if depth > maxDepth {
+		return f.fail()
+	}
+	switch c := f.next(); c {
+	case '{':
+		return f.object(depth)
+	case '[':
+		return f.array(depth)
+	case '"':
+		return f.text()
+	case 't':
+		return f.word("true")
+	case 'f':
+		return f.word("false")
+	case 'n':
+		return f.word("null")
+	default:
+		if c == '-' || c >= '0' && c <= '9' {
+			return f.number()
+		}
+		return f.fail()
+	}
+}
+
+func (f *filter) word(word string) bool {
+	if len(f.src)-f.at < len(word) || string(f.src[f.at:f.at+len(word)]) != word {
+		return f.fail()
+	}
+	f.puts(f.src[f.at : f.at+len(word)])
+	f.at += len(word)
+	return true
+}
+
+func (f *filter) digits() bool {
+	begin := f.at
+	for c := f.next(); c >= '0' && c <= '9'; c = f.next() {
+		f.at++
+	}
+	return f.at > begin
+}
+
+func (f *filter) number() bool {
+	begin := f.at
+	if f.next() == '-' {
+		f.at++
+	}
+	if f.next() == '0' {
+		f.at++
+	} else if !f.digits() {
+		return f.fail()
+	}
+	if f.next() == '.' {
+		f.at++
+		if !f.digits() {
+			return f.fail()
+		}
+	}
+	if c := f.next(); c == 'e' || c == 'E' {
+		f.at++
+		if c := f.next(); c == '+' || c == '-' {
+			f.at++
+		}
+		if !f.digits() {
+			return f.fail()
+		}
+	}
+	f.puts(f.src[begin:f.at])
+	return true
+}
+
+// scan moves behind a string, and returns it with its quotes.
+func (f *filter) scan() (text []byte, plain, ok bool) {
+	begin := f.at
+	plain = true
+	for i := f.at + 1; i < len(f.src); i++ {
+		switch c := f.src[i]; {
+		case c == '"':
+			f.at = i + 1
+			return f.src[begin:f.at], plain, true
+		case c == '\\':
+			plain = false
+			i++
+			if i == len(f.src) {
+				f.at = i
+				return nil, false, f.fail()
+			}
+			switch f.src[i] {
+			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+			case 'u':
+				for range 4 {
+					i++
+					if i == len(f.src) || !hex(f.src[i]) {
+						f.at = i
+						return nil, false, f.fail()
+					}
+				}
+			default:
+				f.at = i
+				return nil, false, f.fail()
+			}
+		case c < ' ':
+			f.at = i
+			return nil, false, f.fail()
+		case c >= utf8.RuneSelf:
+			plain = false
+		}
+	}
+	f.at = len(f.src)
+	return nil, false, f.fail()
+}
+
+func hex(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
+
+func (f *filter) text() bool {
+	text, plain, ok := f.scan()
+	if ok {
+		f.write(text, plain)
+	}
+	return ok
+}
+
+func (f *filter) write(text []byte, plain bool) {
+	if plain || f.skip || utf8.Valid(text) {
+		f.puts(text)
+		return
+	}
+	for len(text) > 0 {
+		r, size := utf8.DecodeRune(text) // an invalid byte is decoded as U+FFFD, each by itself
+		f.out = utf8.AppendRune(f.out, r)
+		text = text[size:]
+	}
+}
+
+// key moves behind the key of a member and its colon, and returns it, decoded.
+func (f *filter) key() (key []byte, ok bool) {
+	if f.next() != '"' {
+		return nil, f.fail()
+	}
+	text, plain, ok := f.scan()
+	if !ok {
+		return nil, false
+	}
+	f.keyed, f.plain = len(text), plain
+	key = text[1 : len(text)-1]
+	if !plain {
+		var decoded string
+		if json.Unmarshal(text, &decoded) != nil {
+			return nil, f.fail()
+		}
+		key = []byte(decoded)
+	}
+	f.space()
+	if f.next() != ':' {
+		return nil, f.fail()
+	}
+	f.at++
+	f.space()
+	return key, true
+}
+
+func (f *filter) object(depth int) bool {
+	f.put('{')
+	f.at++
+	f.space()
+	if f.next() == '}' {
+		f.at++
+		f.put('}')
+		return true
+	}
+	for first := true; ; {
+		begin := f.at
+		key, ok := f.key()
+		if !ok {
+			return false
+		}
+		before := len(f.out)
+		dropped := f.drop(key)
+		if !dropped {
+			if !first {
+				f.put(',')
+			}
+			f.write(f.src[begin:begin+f.keyed], f.plain)
+			f.put(':')
+			first = false
+		}
+		if !f.value(depth + 1) {
+			return false
+		}
+		if dropped {
+			f.out, f.removed = f.out[:before], true
+		}
+		f.space()
+		switch f.next() {
+		case ',':
+			f.at++
+			f.space()
+		case '}':
+			f.at++
+			f.put('}')
+			return true
+		default:
+			return f.fail()
+		}
+	}
+}
+
+func (f *filter) array(depth int) bool {
+	f.put('[')
+	f.at++
+	f.space()
+	if f.next() == ']' {
+		f.at++
+		f.put(']')
+		return true
+	}
+	for {
+		if !f.value(depth + 1) {
+			return false
+		}
+		f.space()
+		switch f.next() {
+		case ',':
+			f.put(',')
+			f.at++
+			f.space()
+		case ']':
+			f.at++
+			f.put(']')
+			return true
+		default:
+			return f.fail()
+		}
+	}
+}
+
+// Members calls use with the key and the value, as they stand there, of each member of the
+// object src. Errors: ErrSyntax, if src is not one JSON object; use may have been called then.
+func Members(src []byte, use func(key, value []byte)) error {
+	f := filter{src: src, skip: true, drop: func([]byte) bool { return false }}
+	f.space()
+	if f.next() == '{' && f.members(use) {
+		f.space()
+		if f.at == len(src) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: byte %d of %d", ErrSyntax, f.at, len(src))
+}
+
+func (f *filter) members(use func(key, value []byte)) bool {
+	f.at++
+	f.space()
+	if f.next() == '}' {
+		f.at++
+		return true
+	}
+	for {
+		key, ok := f.key()
+		if !ok {
+			return false
+		}
+		begin := f.at
+		if !f.value(1) {
+			return false
+		}
+		use(key, f.src[begin:f.at])
+		f.space()
+		switch f.next() {
+		case ',':
+			f.at++
+			f.space()
+		case '}':
+			f.at++
+			return true
+		default:
+			return f.fail()
+		}
+	}
+}
