@@ -28,7 +28,7 @@ func (r *Registry) BeginAction(ctx context.Context, name string, action Action) 
 	id := info.ID
 	r.setContact(id, func(c *Contact) { c.Acting++ })
 	var list []Event
-	err = r.store.Update(ctx, func(tx storage.WriteTx) error {
+	err = r.update(ctx, func(tx *writing) error {
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
 			return notFound("server", name, err)
@@ -59,7 +59,7 @@ func (r *Registry) BeginAction(ctx context.Context, name string, action Action) 
 		}
 		t.event(at, EventActionStarted, string(action))
 		next.LastUpdated = at
-		if err := states.Put(tx, next); err != nil {
+		if err := tx.putState(next); err != nil {
 			return err
 		}
 		list = t.Events
@@ -104,7 +104,7 @@ func (r *Registry) EndAction(ctx context.Context, server *ServerInfo, operation 
 	defer r.endActing(server.ID)
 	at := now()
 	var list []Event
-	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
+	err := r.update(ctx, func(tx *writing) error {
 		list = nil
 		state, err := states.Get(tx, nameKey(server.Name))
 		if err != nil {
@@ -134,7 +134,7 @@ func (r *Registry) EndAction(ctx context.Context, server *ServerInfo, operation 
 			}
 			next.LastUpdated = at
 		}
-		if err := states.Put(tx, next); err != nil {
+		if err := tx.putState(next); err != nil {
 			return err
 		}
 		list = t.Events

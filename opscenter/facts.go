@@ -3,16 +3,16 @@ package opscenter
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"strings"
+	"strconv"
 	"sync"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/opscenter-go/sdk/internal/jsonfilter"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -42,6 +42,8 @@ type factsRow struct {
 	ID     string // the server's
 	ReadAt time.Time
 	Data   []byte
+	// Changes is how many changes there were so far: the number of the last one.
+	Changes uint64
 }
 
 // ServerFacts returns the facts of a server. ErrNotFound if there is no such server; empty
@@ -101,49 +103,68 @@ func (f *factsRow) open() (*Facts, error) {
 	return out, nil
 }
 
-// preparedFacts is what becomes of the facts of an observation.
-type preparedFacts struct {
-	facts Facts
-	// hash of each part that was read, without what changes all the time.
-	hash map[string]string
+type factsPart struct {
+	name string
+	data *json.RawMessage
 }
 
 // parts names the parts in a fixed order.
-func (f *Facts) parts() []struct {
-	name string
-	data *json.RawMessage
-} {
-	return []struct {
-		name string
-		data *json.RawMessage
-	}{{"hardware", &f.Hardware}, {"network", &f.Network}, {"security", &f.Security}, {"storage", &f.Storage}}
+func (f *Facts) parts() [4]factsPart {
+	return [4]factsPart{{"hardware", &f.Hardware}, {"network", &f.Network}, {"security", &f.Security}, {"storage", &f.Storage}}
 }
 
-// prepareFacts removes secrets, unless they are to be kept, and hashes what doesn't change by itself.
-func prepareFacts(in *Facts, keepSecrets bool) (*preparedFacts, error) {
-	out := &preparedFacts{facts: *in, hash: map[string]string{}}
-	for _, part := range out.facts.parts() {
+// factsDigest is the digest of each part of facts, without secrets and without what changes
+// all the time; 0 for a part that was not read.
+type factsDigest [4]uint64
+
+// buffers for digests: facts are as large as they are many.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// maxBuffer bounds the buffers that are kept, in bytes.
+const maxBuffer = 256 << 10
+
+func (f *Facts) digest(keepSecrets bool) (out factsDigest, err error) {
+	buffer := buffers.Get().(*[]byte)
+	defer func() {
+		if cap(*buffer) <= maxBuffer {
+			buffers.Put(buffer)
+		}
+	}()
+	drop := steady
+	if keepSecrets {
+		drop = isVolatile
+	}
+	for i, part := range f.parts() {
 		if *part.data == nil {
 			continue
 		}
-		doc, err := parse(*part.data)
+		if *buffer, _, err = jsonfilter.Append((*buffer)[:0], *part.data, drop); err != nil {
+			return out, fmt.Errorf("%s facts: %w", part.name, err)
+		}
+		out[i] = max(1, xxhash.Sum64(*buffer))
+	}
+	return out, nil
+}
+
+// steady drops what is no part of what facts say: secrets, and what changes all the time.
+func steady(key []byte) bool { return isVolatile(key) || isSecret(key) }
+
+func isVolatile(key []byte) bool { return volatileKeys[string(key)] }
+
+// redacted returns facts without secrets.
+func (f *Facts) redacted() (*Facts, error) {
+	out := *f
+	for _, part := range out.parts() {
+		if *part.data == nil {
+			continue
+		}
+		clean, err := RedactSecrets(*part.data)
 		if err != nil {
 			return nil, fmt.Errorf("%s facts: %w", part.name, err)
 		}
-		if !keepSecrets && removeSecrets(doc) {
-			if *part.data, err = encodePlain(doc); err != nil {
-				return nil, err
-			}
-		}
-		removeVolatile(doc)
-		steady, err := json.Marshal(doc)
-		if err != nil {
-			return nil, err
-		}
-		sum := sha256.Sum256(steady)
-		out.hash[part.name] = hex.EncodeToString(sum[:8])
+		*part.data = clean
 	}
-	return out, nil
+	return &out, nil
 }
 
 func parse(data []byte) (any, error) {
@@ -156,44 +177,39 @@ func parse(data []byte) (any, error) {
 	return doc, nil
 }
 
-// merge returns the row that holds what was read over what was stored, and the hash of all of it.
-func (p *preparedFacts) merge(old *factsRow, id string, at time.Time) (*factsRow, error) {
-	merged := Facts{}
-	if old != nil {
-		before, err := old.open()
-		if err != nil {
-			return nil, err
-		}
-		merged = *before
-	}
-	read := p.facts.parts()
-	for i, part := range merged.parts() {
-		if *read[i].data != nil {
-			*part.data = *read[i].data
+// mergeFacts returns what was read over what was stored, and the row that holds it.
+func mergeFacts(before, read *Facts, id string, at time.Time) (merged *Facts, row *factsRow, err error) {
+	all := *before
+	from := read.parts()
+	for i, part := range all.parts() {
+		if *from[i].data != nil {
+			*part.data = *from[i].data
 		}
 	}
-	merged.ReadAt = time.Time{}
+	all.ReadAt = time.Time{}
 	var data bytes.Buffer
 	plain := json.NewEncoder(&data)
 	plain.SetEscapeHTML(false) // which would make six bytes of one
-	if err := plain.Encode(&merged); err != nil {
-		return nil, err
+	if err := plain.Encode(&all); err != nil {
+		return nil, nil, err
 	}
 	if data.Len() > MaxFactsSize {
-		return nil, fmt.Errorf("facts of %d bytes, at most %d are allowed: %w", data.Len(), MaxFactsSize, ErrTooLong)
+		return nil, nil, fmt.Errorf("facts of %d bytes, at most %d are allowed: %w", data.Len(), MaxFactsSize, ErrTooLong)
 	}
-	return &factsRow{ID: id, ReadAt: at, Data: encoder().EncodeAll(data.Bytes(), nil)}, nil
+	return &all, &factsRow{ID: id, ReadAt: at, Data: encoder().EncodeAll(data.Bytes(), nil)}, nil
 }
 
 // combineHash replaces, in a stored hash, the parts that were read: "hardware=… network=…".
-func (p *preparedFacts) combineHash(stored string) string {
+func (d factsDigest) combine(stored string) string {
 	known := map[string]string{}
 	for entry := range bytes.FieldsSeq([]byte(stored)) {
 		name, sum, _ := bytes.Cut(entry, []byte("="))
 		known[string(name)] = string(sum)
 	}
-	for name, sum := range p.hash {
-		known[name] = sum
+	for i, part := range (&Facts{}).parts() {
+		if d[i] != 0 {
+			known[part.name] = strconv.FormatUint(d[i], 16)
+		}
 	}
 	var out []byte
 	for _, name := range sortedKeys(known) {
@@ -208,14 +224,14 @@ func (p *preparedFacts) combineHash(stored string) string {
 // RedactSecrets returns a JSON document without the values of secrets, wherever in it they are.
 // What is not JSON is not returned, but its error.
 func RedactSecrets(data json.RawMessage) (json.RawMessage, error) {
-	doc, err := parse(data)
+	out, removed, err := jsonfilter.Append(make([]byte, 0, len(data)), data, isSecret)
 	if err != nil {
 		return nil, err
 	}
-	if !removeSecrets(doc) {
+	if !removed {
 		return data, nil
 	}
-	return encodePlain(doc)
+	return out, nil
 }
 
 func encodePlain(doc any) (json.RawMessage, error) {
@@ -231,37 +247,17 @@ func encodePlain(doc any) (json.RawMessage, error) {
 // isSecret goes by the name of a value: recovery keys of drives and pools (IncusOS security
 // API), keys of WireGuard interfaces and peers, passwords of proxies and of wake-on-LAN
 // (network API), of BMCs, and tokens (provider API).
-func isSecret(key string) bool {
-	key = strings.ToLower(key)
-	for _, ending := range []string{"password", "passphrase", "secret", "private_key", "preshared_key", "encryption_key", "recovery_key", "recovery_keys", "token"} {
-		if strings.HasSuffix(key, ending) {
+func isSecret(key []byte) bool {
+	for _, ending := range secretEndings {
+		if len(key) >= len(ending) && bytes.EqualFold(key[len(key)-len(ending):], ending) {
 			return true
 		}
 	}
 	return false
 }
 
-// removeSecrets removes secrets in place, and reports whether there were any.
-func removeSecrets(doc any) (found bool) {
-	switch d := doc.(type) {
-	case map[string]any:
-		for key, value := range d {
-			if isSecret(key) {
-				delete(d, key)
-				found = true
-			} else if removeSecrets(value) {
-				found = true
-			}
-		}
-	case []any:
-		for _, value := range d {
-			if removeSecrets(value) {
-				found = true
-			}
-		}
-	}
-	return found
-}
+var secretEndings = [][]byte{[]byte("password"), []byte("passphrase"), []byte("secret"), []byte("private_key"), []byte("preshared_key"),
+	[]byte("encryption_key"), []byte("recovery_key"), []byte("recovery_keys"), []byte("token")}
 
 // volatileKeys name what changes by itself from poll to poll, and says nothing new.
 var volatileKeys = map[string]bool{
@@ -271,21 +267,4 @@ var volatileKeys = map[string]bool{
 	"power_on_hours": true, "data_units_read": true, "data_units_written": true, "temperature": true,
 	"ttl": true, "age": true, "frequency": true, "last_handshake": true, "rx_bytes": true, "tx_bytes": true,
 	"progress": true,
-}
-
-func removeVolatile(doc any) {
-	switch d := doc.(type) {
-	case map[string]any:
-		for key, value := range d {
-			if volatileKeys[key] {
-				delete(d, key)
-			} else {
-				removeVolatile(value)
-			}
-		}
-	case []any:
-		for _, value := range d {
-			removeVolatile(value)
-		}
-	}
 }

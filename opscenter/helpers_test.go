@@ -148,6 +148,9 @@ func failed(info *opscenter.ServerInfo) opscenter.Observation {
 
 func (w *world) observe(t testing.TB, o ...opscenter.Observation) {
 	t.Helper()
+	if last := o[len(o)-1].At; last.After(time.Now()) {
+		w.SetClock(func() time.Time { return last }) // time passes in the test
+	}
 	require.NoError(t, w.RecordObservations(t.Context(), o...))
 }
 
@@ -182,4 +185,9 @@ func (w *world) revision(t testing.TB) uint64 {
 func requireNoSecret(t testing.TB, text, secret string) {
 	t.Helper()
 	require.False(t, strings.Contains(text, secret), "a secret shows in: %.300s", text)
+}
+
+func (w *world) setCluster(t testing.TB, server, cluster string) {
+	t.Helper()
+	require.NoError(t, w.SetCluster(context.Background(), server, cluster))
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
 
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -14,17 +17,120 @@ const observeStep = 50
 // observeSize is how many bytes of facts one transaction takes, beyond its first observation.
 const observeSize = 1 << 20
 
+// digest is what an observation finds, in short: what is light, and the facts, 0 if there are none.
+type digest struct{ light, facts uint64 }
+
+// digestOf returns the digest of an observation; zero if it is of no kind that finds nothing
+// new: a failure, a server that is not ready, or one that could not be read as a whole.
+func digestOf(o *Observation, keepSecrets bool) digest {
+	if o.Failure != nil || !o.Ready || len(o.Unread) > 0 || o.Type == nil || o.Versions == nil {
+		return digest{}
+	}
+	var h xxhash.Digest
+	h.Reset()
+	text := func(s string) {
+		_, _ = h.WriteString(s)
+		_, _ = h.Write([]byte{0})
+	}
+	flag := func(b bool) {
+		if b {
+			text("1")
+		} else {
+			text("0")
+		}
+	}
+	v := o.Versions
+	text(string(*o.Type))
+	text(o.Presented)
+	text(o.Trust)
+	text(v.OS.Name)
+	text(v.OS.Version)
+	text(v.OS.VersionNext)
+	flag(v.OS.NeedsReboot)
+	text(v.UpdateChannel)
+	for i := range v.Applications {
+		a := &v.Applications[i]
+		text(a.Name)
+		text(a.Version)
+		text(a.FriendlyVersion)
+		flag(a.Primary)
+	}
+	if o.Maintenance != nil {
+		text(o.Maintenance.String())
+	}
+	text("member")
+	if o.MemberName != nil {
+		text(*o.MemberName)
+	}
+	text("trusted")
+	if o.SystemStateTrusted != nil {
+		flag(*o.SystemStateTrusted)
+	}
+	out := digest{light: max(1, h.Sum64())}
+	if o.Facts != nil {
+		parts, err := o.Facts.digest(keepSecrets)
+		if err != nil {
+			return digest{}
+		}
+		out.facts = parts.sum()
+	}
+	return out
+}
+
+// sum returns one number for all parts.
+func (d factsDigest) sum() uint64 {
+	var data [32]byte
+	for i, part := range d {
+		for j := range 8 {
+			data[8*i+j] = byte(part >> (8 * j))
+		}
+	}
+	return max(1, xxhash.Sum64(data[:]))
+}
+
+// RecordUnchanged takes in an observation that finds just what the last one of a steady
+// server found, and returns true: nothing is stored, and the store is not asked. All others
+// it leaves alone, and returns false: they are for RecordObservations.
+func (r *Registry) RecordUnchanged(o *Observation) bool {
+	found := digestOf(o, r.options.KeepSecrets)
+	if found == (digest{}) {
+		return false
+	}
+	m := &r.memory
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := m.tracks[o.ID]
+	if t == nil || t.settled.light != found.light || found.facts != 0 && t.settled.facts != found.facts || m.guard.on {
+		return false
+	}
+	if !t.contact.LastSeen.Equal(o.At) {
+		t.contact.LastSeen = o.At
+		m.toFlush(o.ID, t)
+	}
+	m.guard.observe(&t.watched, m.elapsed(), false)
+	return true
+}
+
 // RecordObservations takes in what polls found out. What is new is stored; an observation
 // that finds nothing new writes nothing durable. Observations of servers that are gone, or
-// whose name is another's by now, are dropped. Those of one server must come in order.
+// that began before something newer was learned, are dropped. Those of one server must come
+// in order. When it fails, what of them is not stored can be given to it again.
 func (r *Registry) RecordObservations(ctx context.Context, observations ...Observation) error {
 	for len(observations) > 0 {
 		step := observations[:stepLength(observations)]
 		observations = observations[len(step):]
+		if len(step) == 1 && r.RecordUnchanged(&step[0]) {
+			continue
+		}
 		if err := r.recordStep(ctx, step); err != nil {
 			return fmt.Errorf("storing %d observations: %w", len(step), err)
 		}
 	}
+	return r.FlushDue(ctx)
+}
+
+// FlushDue flushes if Options.LastSeenInterval has passed since the last time.
+func (r *Registry) FlushDue(ctx context.Context) error {
 	if r.flushDue() {
 		return r.Flush(ctx)
 	}
@@ -34,6 +140,9 @@ func (r *Registry) RecordObservations(ctx context.Context, observations ...Obser
 // stepLength returns how many observations go into the next transaction: of each server one
 // at the most, so that each builds on the one before, and of facts not too many.
 func stepLength(observations []Observation) int {
+	if len(observations) == 1 {
+		return 1
+	}
 	seen := map[string]bool{}
 	size := 0
 	for i, o := range observations {
@@ -51,35 +160,51 @@ func stepLength(observations []Observation) int {
 // observed is an observation on its way into the store.
 type observed struct {
 	Observation
-	facts      *preparedFacts
+	parts      factsDigest
+	found      digest
 	transition Transition
 	plain      Transition // without the facts
 	hash       string     // of the facts, with what is stored
 	known      bool
+	state      ServerState // as it is stored, but for beginnings in the future
+	rewound    bool        // there were some
+	name       string      // of the server by now
+	epoch      uint32      // of the memory, when the store was read
+	follow     string      // the certificate of its cluster, which it presents now
 }
 
 func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 	list := make([]observed, len(step))
 	for i, o := range step {
-		list[i] = observed{Observation: o}
+		o.At = r.notInFuture(o.At)
+		list[i] = observed{Observation: o, found: digestOf(&o, r.options.KeepSecrets)}
 		if o.Facts == nil {
 			continue
 		}
-		prepared, err := prepareFacts(o.Facts, r.options.KeepSecrets)
+		parts, err := o.Facts.digest(r.options.KeepSecrets)
 		if err != nil {
-			r.log.WarnContext(ctx, "facts could not be read", "server", o.Server, "error", err)
+			// The rest of what it found counts; what is not JSON was not read.
+			list[i].Facts = nil
+			list[i].Unread = append(list[i].Unread[:len(list[i].Unread):len(list[i].Unread)], err.Error())
 			continue
 		}
-		list[i].facts = prepared
+		list[i].parts = parts
 	}
 	// Most polls find nothing new: look first, without keeping writers waiting.
 	changed := false
 	err := r.store.View(ctx, func(tx storage.ReadTx) error {
 		for i := range list {
-			if err := r.observe(tx, &list[i]); err != nil {
+			o := &list[i]
+			if err := r.find(tx, o); err != nil || !o.known {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			if err := r.observe(tx, o, r.memory.judge(o.ID, o.state.Status == StatusReady, o.Failure != nil)); err != nil {
 				return err
 			}
-			changed = changed || list[i].known && list[i].transition.Changed
+			changed = changed || o.changes(&r.memory)
 		}
 		return nil
 	})
@@ -87,12 +212,19 @@ func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 		return err
 	}
 	if changed {
-		err := r.store.Update(ctx, func(tx storage.WriteTx) error {
+		err := r.update(ctx, func(tx *writing) error {
 			for i := range list {
-				if err := r.observe(tx, &list[i]); err != nil {
+				o := &list[i]
+				if err := r.find(tx, o); err != nil || !o.known {
+					if err != nil {
+						return err
+					}
+					continue
+				}
+				if err := r.observe(tx, o, r.FleetUnreachable()); err != nil {
 					return err
 				}
-				if err := r.storeObserved(ctx, tx, &list[i]); err != nil {
+				if err := r.storeObserved(ctx, tx, o); err != nil {
 					return err
 				}
 			}
@@ -103,87 +235,228 @@ func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 		}
 	}
 	for i := range list {
-		o := &list[i]
-		if !o.known {
+		if o := &list[i]; o.known {
+			r.memory.observed(o, changed)
+			r.logEvents(ctx, o.transition.Events)
+		}
+	}
+	return r.warnFleet(ctx)
+}
+
+// find finds the state of the server of an observation, whatever its name is by now.
+func (r *Registry) find(tx storage.ReadTx, o *observed) error {
+	o.known, o.name = false, o.Server
+	state, err := states.Find(tx, nameKey(o.name))
+	if err != nil {
+		return err
+	}
+	if state == nil || state.ID != o.ID {
+		server, err := byID.Find(tx, storage.StringKey(o.ID))
+		if err != nil || server == nil {
+			return err
+		}
+		o.name = server.Name
+		if state, err = states.Get(tx, nameKey(o.name)); err != nil {
+			return err
+		}
+	}
+	// A time that is still to come tells that the clock was set back, and nothing else.
+	if o.At.Before(state.NotBefore) && !r.now().Before(state.NotBefore) {
+		return nil
+	}
+	o.known = true
+	o.state, o.rewound = rewound(*state, r.now(), o.At)
+	return nil
+}
+
+// now is the time of day; a clock that can be set, for tests.
+func (r *Registry) now() time.Time { return r.clock().UTC().Round(0) }
+
+// notInFuture returns a time that has come: of one that hasn't, the clock was set back since.
+func (r *Registry) notInFuture(at time.Time) time.Time {
+	if now := r.now(); at.After(now) {
+		return now
+	}
+	return at
+}
+
+// rewound returns a state whose beginnings are not in the future, as they are once the clock
+// was set back: what is to take its time takes it from the poll on. It tells if that was needed.
+func rewound(state ServerState, now, at time.Time) (ServerState, bool) {
+	before := state
+	if a := state.Announced; a != nil && a.At.After(now) {
+		moved := *a
+		moved.At = at
+		if !a.Deadline.IsZero() {
+			moved.Deadline = at.Add(a.Deadline.Sub(a.At))
+		}
+		state.Announced = &moved
+	}
+	if op := state.Operation; op != nil && op.StartedAt.After(now) {
+		moved := *op
+		moved.StartedAt, moved.Deadline = at, at.Add(op.Deadline.Sub(op.StartedAt))
+		state.Operation = &moved
+	}
+	return state, state.Announced != before.Announced || state.Operation != before.Operation
+}
+
+// observe computes what an observation makes of the state that was found.
+func (r *Registry) observe(tx storage.ReadTx, o *observed, fleetUnreachable bool) (err error) {
+	state := o.state
+	policy := r.policy()
+	policy.FleetUnreachable = fleetUnreachable
+	var contact Contact
+	contact, o.epoch = r.memory.contact(o.ID)
+	o.plain = Apply(state, contact, o.Observation, policy)
+	o.plain.Changed = o.plain.Changed || o.rewound
+	o.transition = o.plain
+	if o.follow, err = r.followed(tx, o); err != nil {
+		return err
+	}
+	if o.Facts == nil {
+		return nil
+	}
+	o.hash = o.parts.combine(state.FactsHash)
+	switch {
+	case o.hash == o.plain.Contact.RefusedFacts:
+	case o.hash != state.FactsHash:
+		o.transition.State.FactsHash = o.hash
+		o.transition.State.LastUpdated = o.At
+		o.transition.Changed = true
+	default:
+		o.plain.Contact.RefusedFacts = ""
+		o.transition.Contact.RefusedFacts = ""
+		o.transition.Judged = append(o.transition.Judged, WarningFacts)
+	}
+	return nil
+}
+
+// changes reports whether anything is to be stored.
+func (o *observed) changes(m *memory) bool {
+	return o.transition.Changed || o.follow != "" || m.needsWarning(o.ID, &o.transition)
+}
+
+func (r *Registry) storeObserved(ctx context.Context, tx *writing, o *observed) error {
+	if o.transition.Changed {
+		if err := r.storeState(ctx, tx, o); err != nil {
+			return err
+		}
+	}
+	if o.follow != "" {
+		if err := r.acceptCertificate(tx, o.name, o.follow, "its cluster's", o.At); err != nil {
+			return err
+		}
+	}
+	for _, w := range o.transition.Warnings {
+		if err := r.raise(tx, o.name, o.ID, w, o.At); err != nil {
+			return err
+		}
+	}
+	for _, kind := range o.transition.Judged {
+		if !o.transition.clears(kind) {
 			continue
 		}
-		r.setContact(o.ID, func(c *Contact) {
-			acting, seen := c.Acting, c.LastSeen
-			*c = o.transition.Contact
-			c.Acting = acting
-			if seen.After(c.LastSeen) {
-				c.LastSeen = seen
-			}
-		})
-		r.logEvents(ctx, o.transition.Events)
-	}
-	return nil
-}
-
-// observe computes what an observation makes of the stored state.
-func (r *Registry) observe(tx storage.ReadTx, o *observed) error {
-	state, err := states.Find(tx, nameKey(o.Server))
-	if err != nil {
-		return err
-	}
-	if o.known = state != nil && state.ID == o.ID && !o.At.Before(state.NotBefore); !o.known {
-		return nil
-	}
-	o.plain = Apply(*state, r.contact(o.ID), o.Observation, r.policy())
-	o.transition = o.plain
-	if o.facts != nil {
-		o.hash = o.facts.combineHash(state.FactsHash)
-		if o.hash != state.FactsHash && o.hash != o.plain.Contact.RefusedFacts {
-			o.transition.State.FactsHash = o.hash
-			o.transition.State.LastUpdated = o.At
-			o.transition.Changed = true
+		if err := r.clear(tx, o.name, o.ID, kind, o.At, "its cause is gone"); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (r *Registry) storeObserved(ctx context.Context, tx storage.WriteTx, o *observed) error {
-	if !o.known || !o.transition.Changed {
-		return nil
-	}
-	before, err := states.Get(tx, nameKey(o.Server))
+func (r *Registry) storeState(ctx context.Context, tx *writing, o *observed) error {
+	before, err := states.Get(tx, nameKey(o.name))
 	if err != nil {
 		return err
 	}
-	if o.facts != nil && o.transition.State.FactsHash != before.FactsHash {
+	if o.Facts != nil && o.transition.State.FactsHash != before.FactsHash {
 		switch err := r.storeFacts(tx, o); {
 		case errors.Is(err, ErrTooLong):
 			// Once is enough: the same facts are not tried again, and nothing else is lost.
 			r.log.WarnContext(ctx, "facts are not stored", "server", o.Server, "error", err)
 			o.transition = o.plain
 			o.transition.Contact.RefusedFacts = o.hash
+			o.transition.Warnings = append(o.transition.Warnings, Warned{Kind: WarningFacts, Message: err.Error()})
 			if !o.transition.Changed {
 				return nil
 			}
 		case err != nil:
 			return err
+		default:
+			o.transition.Contact.RefusedFacts = ""
+			o.transition.Judged = append(o.transition.Judged, WarningFacts)
 		}
 	}
 	if seen := o.transition.Contact.LastSeen; seen.After(o.transition.State.LastSeen) {
 		o.transition.State.LastSeen = seen // it is written anyway
 	}
-	if err := states.Put(tx, &o.transition.State); err != nil {
+	if err := tx.putState(&o.transition.State); err != nil {
 		return err
 	}
 	return r.record(tx, o.transition.Events...)
 }
 
 func (r *Registry) storeFacts(tx storage.WriteTx, o *observed) error {
+	read := o.Facts
+	if !r.options.KeepSecrets {
+		clean, err := read.redacted()
+		if err != nil {
+			return err
+		}
+		read = clean
+	}
+	before, changes := &Facts{}, uint64(0)
 	old, err := facts.Find(tx, storage.StringKey(o.ID))
 	if err != nil && !errors.Is(err, storage.ErrCorrupt) {
 		return err
 	}
-	row, err := o.facts.merge(old, o.ID, o.At)
-	if errors.Is(err, storage.ErrCorrupt) {
-		row, err = o.facts.merge(nil, o.ID, o.At) // what can't be read is replaced
+	if old != nil {
+		changes = old.Changes
+		if before, err = old.open(); err != nil {
+			before = &Facts{} // what can't be read is replaced
+		}
 	}
+	merged, row, err := mergeFacts(before, read, o.ID, o.At)
 	if err != nil {
 		return err
 	}
+	row.Changes = changes
+	changed, err := r.recordFactsChange(tx, o.ID, changes+1, o.At, before, merged)
+	if err != nil {
+		return err
+	}
+	if changed {
+		row.Changes++
+	}
 	return facts.Put(tx, row)
+}
+
+// observed takes in what became of an observation. stored tells whether there was a
+// transaction: then the next observation is looked at once more.
+func (m *memory) observed(o *observed, stored bool) {
+	m.mu.Lock()
+	t := m.tracks[o.ID]
+	if t == nil {
+		m.mu.Unlock()
+		return // removed meanwhile
+	}
+	m.see(o.ID, t, func(c *Contact) {
+		acting, seen := c.Acting, c.LastSeen
+		*c = o.transition.Contact
+		c.Acting = acting
+		if o.Failure != nil {
+			c.LastSeen = seen
+		}
+	})
+	if found := o.found; !stored && t.epoch == o.epoch && found != (digest{}) && o.transition.plain() && !m.hasWarnings(o.ID) {
+		if found.facts == 0 && t.settled.light == found.light {
+			found.facts = t.settled.facts
+		}
+		t.settled = found
+	} else {
+		t.settled = digest{}
+	}
+	m.mu.Unlock()
+	for _, w := range o.transition.Warnings {
+		m.repeat(o.ID, w, o.At)
+	}
 }

@@ -59,7 +59,7 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 	}
 	at := now()
 	var outcome registering
-	err := r.store.Update(ctx, func(tx storage.WriteTx) (err error) {
+	err := r.update(ctx, func(tx *writing) (err error) {
 		outcome, err = r.register(tx, reg, at)
 		return err
 	})
@@ -111,7 +111,7 @@ type registering struct {
 	events []Event
 }
 
-func (r *Registry) register(tx storage.WriteTx, reg Registration, at time.Time) (registering, error) {
+func (r *Registry) register(tx *writing, reg Registration, at time.Time) (registering, error) {
 	known, err := byFingerprint.Find(tx, storage.StringKey(Fingerprint(reg.Certificate)))
 	if err != nil {
 		return registering{}, err
@@ -165,7 +165,7 @@ func reinstallable(tx storage.ReadTx, reg Registration) (*Server, error) {
 }
 
 // registerAgain answers a server that is registered with this certificate.
-func (r *Registry) registerAgain(tx storage.WriteTx, known *Server, reg Registration, at time.Time) (registering, error) {
+func (r *Registry) registerAgain(tx *writing, known *Server, reg Registration, at time.Time) (registering, error) {
 	out := registering{server: known, repeat: true}
 	if differs(known.SystemUUID, reg.SystemUUID) || differs(known.MachineID, reg.MachineID) {
 		return out, fmt.Errorf("server %q: %w", known.Name, ErrIdentityChanged)
@@ -198,7 +198,7 @@ func (r *Registry) registerAgain(tx storage.WriteTx, known *Server, reg Registra
 	}
 	out.server = &changed
 	// It may be the first thing a server says after a boot: look at it.
-	if err := requestPoll(tx, known.Name, at); err != nil {
+	if err := requestPoll(tx, known.Name, at, changed.ConnectionURL != known.ConnectionURL); err != nil {
 		return out, err
 	}
 	return out, r.record(tx, out.events...)
@@ -208,7 +208,7 @@ func (r *Registry) registerAgain(tx storage.WriteTx, known *Server, reg Registra
 func differs(have, said string) bool { return have != "" && said != "" && have != said }
 
 // registerNew records a server nobody has heard of.
-func (r *Registry) registerNew(tx storage.WriteTx, token *Token, reg Registration, at time.Time) (registering, error) {
+func (r *Registry) registerNew(tx *writing, token *Token, reg Registration, at time.Time) (registering, error) {
 	if err := nameFree(tx, reg.Name, ""); err != nil {
 		return registering{}, err
 	}
@@ -229,7 +229,7 @@ func (r *Registry) registerNew(tx storage.WriteTx, token *Token, reg Registratio
 	if err := servers.Insert(tx, server); err != nil {
 		return registering{}, err
 	}
-	if err := states.Put(tx, state); err != nil {
+	if err := tx.putState(state); err != nil {
 		return registering{}, err
 	}
 	out := registering{server: server, events: []Event{{At: at, Kind: EventServerRegistered, Server: server.Name,
@@ -256,7 +256,7 @@ func (r *Registry) channelFor(tx storage.ReadTx, wanted ...string) (string, erro
 
 // registerKnownMachine gives a certificate to a machine that was announced, or is installed
 // anew by leave of the operator; anybody else is refused.
-func (r *Registry) registerKnownMachine(tx storage.WriteTx, machine *Server, token *Token, reg Registration, at time.Time) (registering, error) {
+func (r *Registry) registerKnownMachine(tx *writing, machine *Server, token *Token, reg Registration, at time.Time) (registering, error) {
 	out := registering{server: machine}
 	announced := machine.Certificate == ""
 	if !announced && !machine.ReinstallAllowed {
@@ -279,7 +279,7 @@ func (r *Registry) registerKnownMachine(tx storage.WriteTx, machine *Server, tok
 		changed.SystemUUID = reg.SystemUUID
 	}
 	changed.Certificate, changed.Fingerprint = EncodeCertificate(reg.Certificate), Fingerprint(reg.Certificate)
-	changed.ConnectionURL, changed.ReinstallAllowed = reg.ConnectionURL, false
+	changed.ConnectionURL, changed.ReinstallAllowed, changed.ServedFingerprint = reg.ConnectionURL, false, ""
 	if changed.PublicConnectionURL == "" {
 		changed.PublicConnectionURL = reg.PublicConnectionURL
 	}
@@ -294,10 +294,11 @@ func (r *Registry) registerKnownMachine(tx storage.WriteTx, machine *Server, tok
 		event.Reason = fmt.Sprintf("announced before, admitted by %s from %s, certificate %.12s", token.label(), reg.RemoteAddr, changed.Fingerprint)
 	}
 	out.server, out.events = &changed, []Event{event}
-	err := states.Modify(tx, nameKey(machine.Name), func(s *ServerState) error {
+	err := tx.modifyState(machine.Name, func(s *ServerState) error {
 		s.Status, s.StatusDetail, s.StatusReason, s.StatusSince = StatusPending, DetailRegistering, "registered, not reached so far", at
 		s.Announced, s.Operation, s.Maintenance, s.MemberName = nil, nil, NotInMaintenance, ""
 		s.PollRequested, s.LastUpdated, s.NotBefore = at, at, at
+		s.Presented, s.Outages, s.FlappingSince = "", nil, time.Time{}
 		return nil
 	})
 	if err != nil {
@@ -326,13 +327,14 @@ func (r *Registry) refused(ctx context.Context, server *Server, reg Registration
 	}
 }
 
-// requestPoll asks for a poll out of turn.
-func requestPoll(tx storage.WriteTx, name string, at time.Time) error {
-	state, err := states.Get(tx, nameKey(name))
-	if err != nil {
-		return err
-	}
-	changed := *state
-	changed.PollRequested = at
-	return states.Put(tx, &changed)
+// requestPoll asks for a poll out of turn. If the server has moved, polls begun before say
+// nothing of it.
+func requestPoll(tx *writing, name string, at time.Time, moved bool) error {
+	return tx.modifyState(name, func(s *ServerState) error {
+		s.PollRequested = at
+		if moved {
+			s.NotBefore = at
+		}
+		return nil
+	})
 }

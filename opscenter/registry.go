@@ -15,6 +15,7 @@ import (
 	"iter"
 	"log/slog"
 	"maps"
+	"math"
 	"sync"
 	"time"
 
@@ -30,6 +31,13 @@ const (
 	DefaultTokenLifetime    = 24 * time.Hour
 	DefaultLastSeenInterval = 3 * time.Minute
 	DefaultMaxEvents        = 10_000
+	DefaultMaxFactsHistory  = 20
+	DefaultFlapThreshold    = 3
+	DefaultFlapWindow       = time.Hour
+	DefaultFlapSteady       = 15 * time.Minute
+	DefaultGuardShare       = 0.5
+	DefaultGuardMinimum     = 5
+	DefaultGuardWindow      = 15 * time.Second
 	DefaultPageSize         = 100
 	// MaxPageSize bounds what one call of a List method returns.
 	MaxPageSize = 1000
@@ -55,6 +63,20 @@ type Options struct {
 	LastSeenInterval time.Duration
 	// MaxEvents is how many events are kept. Default 10,000.
 	MaxEvents int
+	// MaxFactsHistory is how many changes of its facts are kept of a server. Default 20.
+	MaxFactsHistory int
+	// FlapThreshold is how many times within FlapWindow a server must become unresponsive to
+	// be held offline, as flapping, until it has been steady for FlapSteady. Default 3 times
+	// within 1 hour, 15 minutes.
+	FlapThreshold int
+	FlapWindow    time.Duration
+	FlapSteady    time.Duration
+	// GuardShare is the share of the servers polled within GuardWindow that must fail for the
+	// control plane to suspect itself, and to make nobody offline until it is over; at least
+	// GuardMinimum servers. Default half, 5 servers, 15 s. A negative share switches that off.
+	GuardShare   float64
+	GuardMinimum int
+	GuardWindow  time.Duration
 	// KeepSecrets stores facts with the recovery keys, private keys and passwords in them.
 	KeepSecrets bool
 }
@@ -73,7 +95,9 @@ func (o Options) withDefaults() (Options, error) {
 		name  string
 		value *int
 		def   int
-	}{{"OfflineThreshold", &o.OfflineThreshold, DefaultOfflineThreshold}, {"MaxEvents", &o.MaxEvents, DefaultMaxEvents}} {
+	}{{"OfflineThreshold", &o.OfflineThreshold, DefaultOfflineThreshold}, {"MaxEvents", &o.MaxEvents, DefaultMaxEvents},
+		{"MaxFactsHistory", &o.MaxFactsHistory, DefaultMaxFactsHistory}, {"FlapThreshold", &o.FlapThreshold, DefaultFlapThreshold},
+		{"GuardMinimum", &o.GuardMinimum, DefaultGuardMinimum}} {
 		if *n.value < 0 {
 			return o, fmt.Errorf("%s is %d, it must not be negative: %w", n.name, *n.value, ErrInvalidOptions)
 		}
@@ -86,13 +110,22 @@ func (o Options) withDefaults() (Options, error) {
 		value *time.Duration
 		def   time.Duration
 	}{{"RebootTimeout", &o.RebootTimeout, DefaultRebootTimeout}, {"ActionTimeout", &o.ActionTimeout, DefaultActionTimeout},
-		{"TokenLifetime", &o.TokenLifetime, DefaultTokenLifetime}, {"LastSeenInterval", &o.LastSeenInterval, DefaultLastSeenInterval}} {
+		{"TokenLifetime", &o.TokenLifetime, DefaultTokenLifetime}, {"LastSeenInterval", &o.LastSeenInterval, DefaultLastSeenInterval},
+		{"FlapWindow", &o.FlapWindow, DefaultFlapWindow}, {"FlapSteady", &o.FlapSteady, DefaultFlapSteady}, {"GuardWindow", &o.GuardWindow, DefaultGuardWindow}} {
 		if *d.value < 0 {
 			return o, fmt.Errorf("%s is %s, it must not be negative: %w", d.name, *d.value, ErrInvalidOptions)
 		}
 		if *d.value == 0 {
 			*d.value = d.def
 		}
+	}
+	switch {
+	case o.GuardShare == 0:
+		o.GuardShare = DefaultGuardShare
+	case o.GuardShare < 0:
+		o.GuardShare = math.Inf(1)
+	case o.GuardShare > 1 || math.IsNaN(o.GuardShare):
+		return o, fmt.Errorf("GuardShare is %v, it must not be more than 1: %w", o.GuardShare, ErrInvalidOptions)
 	}
 	return o, nil
 }
@@ -106,10 +139,9 @@ type Registry struct {
 	options Options
 	log     *slog.Logger
 
-	mu        sync.RWMutex
-	contacts  map[string]*Contact // by server ID
-	unflushed map[string]bool     // by server ID: seen since the last flush
-	flushed   time.Time
+	clock    func() time.Time
+	memory   memory
+	flushing sync.Mutex // held by the one who stores when servers were last seen
 }
 
 // NewRegistry returns a Registry over a store. The store stays the caller's: close it after
@@ -119,8 +151,12 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{store: store, options: options, log: options.Logger,
-		contacts: map[string]*Contact{}, unflushed: map[string]bool{}, flushed: time.Now()}
+	r := &Registry{store: store, options: options, log: options.Logger, clock: time.Now}
+	r.memory.tracks, r.memory.ghosts = map[string]*track{}, map[string]bool{}
+	r.memory.counts, r.memory.open = map[census]int{}, map[warningSubject]*alarm{}
+	r.memory.begun = time.Now()
+	r.memory.flushed = r.memory.begun
+	r.memory.guard = guard{share: options.GuardShare, minimum: options.GuardMinimum, window: options.GuardWindow}
 	ctx := context.Background()
 	if err := store.Attach(ctx, allTables()...); err != nil {
 		return nil, err
@@ -135,6 +171,9 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 	if err == nil {
 		err = r.pruneEvents(ctx)
 	}
+	if err == nil {
+		err = store.View(ctx, r.memory.load)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -147,127 +186,16 @@ func (r *Registry) Options() Options { return r.options }
 // Store returns the store under the Registry.
 func (r *Registry) Store() storage.Store { return r.store }
 
-// Close flushes what is only in memory: when servers were last seen. It does not close the store.
+// Close flushes what is only in memory, see Flush. It does not close the store.
 func (r *Registry) Close() error { return r.Flush(context.Background()) }
 
 // now is the time as it is stored: UTC, without a monotonic reading.
 func now() time.Time { return time.Now().UTC().Round(0) }
 
 func (r *Registry) policy() Policy {
-	return Policy{OfflineThreshold: r.options.OfflineThreshold, RebootTimeout: r.options.RebootTimeout}
-}
-
-// contact returns a copy of what is known of the polls of a server.
-func (r *Registry) contact(id string) Contact {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	if c := r.contacts[id]; c != nil {
-		return *c
-	}
-	return Contact{}
-}
-
-// setContact changes what is known of the polls of a server.
-func (r *Registry) setContact(id string, change func(*Contact)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	c := r.contacts[id]
-	if c == nil {
-		c = &Contact{}
-		r.contacts[id] = c
-	}
-	before := c.LastSeen
-	change(c)
-	if c.LastSeen.After(before) {
-		r.unflushed[id] = true
-	}
-}
-
-// seen notes that a server was in touch.
-func (r *Registry) seen(id string, at time.Time) {
-	r.setContact(id, func(c *Contact) {
-		if at.After(c.LastSeen) {
-			c.LastSeen = at
-		}
-	})
-}
-
-func (r *Registry) forget(id string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.contacts, id)
-	delete(r.unflushed, id)
-}
-
-// flushStep is how many servers one transaction of Flush writes.
-const flushStep = 500
-
-// Flush stores when servers were last seen. The Registry does so itself, every
-// Options.LastSeenInterval while observations come in, and at Close.
-func (r *Registry) Flush(ctx context.Context) error {
-	r.mu.Lock()
-	pending := r.unflushed
-	r.unflushed = map[string]bool{}
-	r.flushed = time.Now()
-	times := make(map[string]time.Time, len(pending))
-	for id := range pending {
-		times[id] = r.contacts[id].LastSeen
-	}
-	r.mu.Unlock()
-
-	ids := sortedKeys(pending)
-	for len(ids) > 0 {
-		step := ids[:min(flushStep, len(ids))]
-		var gone []string
-		err := r.store.Update(ctx, func(tx storage.WriteTx) error {
-			gone = nil
-			for _, id := range step {
-				server, err := byID.Find(tx, storage.StringKey(id))
-				if err != nil {
-					return err
-				}
-				if server == nil {
-					gone = append(gone, id)
-					continue
-				}
-				state, err := states.Get(tx, nameKey(server.Name))
-				if err != nil {
-					return err
-				}
-				if !times[id].After(state.LastSeen) {
-					continue
-				}
-				changed := *state
-				changed.LastSeen = times[id]
-				if err := states.Put(tx, &changed); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			r.mu.Lock()
-			for _, id := range ids {
-				if r.contacts[id] != nil {
-					r.unflushed[id] = true
-				}
-			}
-			r.mu.Unlock()
-			return fmt.Errorf("storing when servers were last seen: %w", err)
-		}
-		for _, id := range gone {
-			r.forget(id) // removed while it was in touch
-		}
-		ids = ids[len(step):]
-	}
-	return nil
-}
-
-// flushDue reports whether it is time for a flush.
-func (r *Registry) flushDue() bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return len(r.unflushed) > 0 && time.Since(r.flushed) >= r.options.LastSeenInterval
+	o := &r.options
+	return Policy{OfflineThreshold: o.OfflineThreshold, RebootTimeout: o.RebootTimeout,
+		FlapThreshold: o.FlapThreshold, FlapWindow: o.FlapWindow, FlapSteady: o.FlapSteady}
 }
 
 // Changes is a step of the change feed.
@@ -278,14 +206,16 @@ type Changes struct {
 	Reset bool
 	// Servers whose record, status or versions changed, or that were removed, by name.
 	Servers []string
+	// Warnings that were raised, changed or cleared, by UUID.
+	Warnings []string
 }
 
-// Watch yields the names of the servers that change after revision since; 0 begins with what
+// Watch yields which servers and warnings change after revision since; 0 begins with what
 // the store still remembers, or with a Reset. It never delays those who change them: what a
 // slow reader missed is merged. It ends with ctx's error.
 func (r *Registry) Watch(ctx context.Context, since uint64) iter.Seq2[Changes, error] {
 	return func(yield func(Changes, error) bool) {
-		for batch, err := range r.store.Watch(ctx, since, servers.Name(), states.Name()) {
+		for batch, err := range r.store.Watch(ctx, since, servers.Name(), states.Name(), warnings.Name()) {
 			if err != nil {
 				yield(Changes{}, err)
 				return
@@ -293,7 +223,11 @@ func (r *Registry) Watch(ctx context.Context, since uint64) iter.Seq2[Changes, e
 			out := Changes{Revision: batch.Revision, Reset: batch.Reset}
 			names := map[string]bool{}
 			for _, change := range batch.Changes {
-				if name, ok := change.Key.FirstString(); ok && !names[name] {
+				switch name, ok := change.Key.FirstString(); {
+				case !ok:
+				case change.Table == warnings.Name():
+					out.Warnings = append(out.Warnings, name)
+				case !names[name]:
 					names[name] = true
 					out.Servers = append(out.Servers, name)
 				}

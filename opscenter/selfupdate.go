@@ -69,7 +69,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 	at := now()
 	var server *Server
 	var list []Event
-	err = r.store.Update(ctx, func(tx storage.WriteTx) (err error) {
+	err = r.update(ctx, func(tx *writing) (err error) {
 		list = nil
 		server, err = byFingerprint.Find(tx, storage.StringKey(fingerprint))
 		if err != nil {
@@ -78,7 +78,8 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		if server == nil {
 			return ErrUnknownCertificate
 		}
-		if update.ConnectionURL != "" && update.ConnectionURL != server.ConnectionURL {
+		moved := update.ConnectionURL != "" && update.ConnectionURL != server.ConnectionURL
+		if moved {
 			changed := *server
 			changed.ConnectionURL, changed.LastUpdated = update.ConnectionURL, at
 			if err := servers.Put(tx, &changed); err != nil {
@@ -91,7 +92,10 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 			return err
 		}
 		t := r.applyCause(*state, update.Cause, at)
-		if err := states.Put(tx, &t.State); err != nil {
+		if moved {
+			t.State.NotBefore = at // polls begun before asked elsewhere
+		}
+		if err := tx.putState(&t.State); err != nil {
 			return err
 		}
 		list = append(list, t.Events...)

@@ -31,6 +31,9 @@ type Server struct {
 	Certificate string
 	// Fingerprint of the certificate, SHA-256 in hexadecimal digits.
 	Fingerprint string
+	// ServedFingerprint is of a certificate that is accepted beside it when the server is
+	// connected to, its cluster's, say. See Registry.AcceptCertificate.
+	ServedFingerprint string
 	// SystemUUID and MachineID tell the machine; empty where there is none.
 	SystemUUID string
 	MachineID  string
@@ -78,8 +81,8 @@ func (i *ServerInfo) Recommendation() Recommendation {
 
 // Target returns what is needed to connect to the server.
 func (i *ServerInfo) Target() Target {
-	return Target{Name: i.Name, ID: i.ID, ConnectionURL: i.ConnectionURL, Certificate: i.Certificate,
-		Fingerprint: i.Fingerprint, Type: i.State.Type, MemberName: i.State.MemberName}
+	return Target{Name: i.Name, ID: i.ID, ConnectionURL: i.ConnectionURL, PublicConnectionURL: i.PublicConnectionURL,
+		Fingerprint: i.Fingerprint, ServedFingerprint: i.ServedFingerprint, Type: i.State.Type, MemberName: i.State.MemberName}
 }
 
 // Target is what is needed to connect to a server.
@@ -87,11 +90,16 @@ type Target struct {
 	Name          string
 	ID            string
 	ConnectionURL string
-	// Certificate the server must present, PEM, and its fingerprint.
-	Certificate string
-	Fingerprint string
-	Type        ServerType
-	MemberName  string // in its Incus cluster
+	// PublicConnectionURL names the host for which a publicly trusted certificate is accepted, too.
+	PublicConnectionURL string
+	// Fingerprint of the certificate the server must present, and of another that is accepted
+	// beside it; SHA-256 in hexadecimal digits.
+	Fingerprint       string
+	ServedFingerprint string
+	Type              ServerType
+	MemberName        string // in its Incus cluster
+	// Light asks a Prober to leave out the facts.
+	Light bool
 }
 
 // info joins a server with its state.
@@ -101,13 +109,10 @@ func (r *Registry) info(server *Server, state *ServerState, available map[string
 		out.State = *state
 	}
 	out.LastSeen = out.State.LastSeen
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	if c := r.contacts[server.ID]; c != nil {
-		out.Failures = c.Failures
-		if c.LastSeen.After(out.LastSeen) {
-			out.LastSeen = c.LastSeen
-		}
+	c := r.contact(server.ID)
+	out.Failures = c.Failures
+	if !c.LastSeen.IsZero() {
+		out.LastSeen = c.LastSeen
 	}
 	return out
 }
@@ -259,7 +264,7 @@ func (r *Registry) RenameServer(ctx context.Context, name, to string, check func
 		return err
 	}
 	event := Event{At: now(), Kind: EventServerRenamed, Server: to, Reason: "was " + name}
-	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
+	err := r.store.Update(ctx, func(tx storage.WriteTx) error { // what the memory has is by ID
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
 			return notFound("server", name, err)
@@ -323,8 +328,7 @@ func nameFree(tx storage.ReadTx, name, id string) error {
 // registers again is admitted as a new one. Errors: ErrNotFound, ErrClustered.
 func (r *Registry) DeleteServer(ctx context.Context, name string) error {
 	event := Event{At: now(), Kind: EventServerDeleted, Server: name, Reason: "removed by an operator"}
-	var id string
-	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
+	err := r.update(ctx, func(tx *writing) error {
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
 			return notFound("server", name, err)
@@ -332,20 +336,21 @@ func (r *Registry) DeleteServer(ctx context.Context, name string) error {
 		if server.Cluster != "" {
 			return fmt.Errorf("server %q can't be removed: %w (%s)", name, ErrClustered, server.Cluster)
 		}
-		id = server.ID
 		if err := servers.Delete(tx, nameKey(name)); err != nil {
 			return err
 		}
-		if err := states.Delete(tx, nameKey(name)); err != nil && !isNotFound(err) {
+		if err := tx.deleteState(name, server.ID); err != nil {
 			return err
 		}
-		if err := facts.Delete(tx, storage.StringKey(id)); err != nil && !isNotFound(err) {
+		if err := deleteFacts(tx, server.ID); err != nil {
+			return err
+		}
+		if err := r.clearAll(tx, name, server.ID, event.At); err != nil {
 			return err
 		}
 		return r.record(tx, event)
 	})
 	if err == nil {
-		r.forget(id)
 		r.logEvents(ctx, []Event{event})
 	}
 	return err
@@ -395,7 +400,7 @@ func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, 
 		StatusSince: at, Type: TypeUnknown, LastUpdated: at}
 	event := Event{At: at, Kind: EventServerAnnounced, Server: a.Name, Reason: "expected to register itself"}
 	var out *ServerInfo
-	err = r.store.Update(ctx, func(tx storage.WriteTx) error {
+	err = r.update(ctx, func(tx *writing) error {
 		if err := channelExists(tx, a.Channel); err != nil {
 			return err
 		}
@@ -412,7 +417,7 @@ func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, 
 		if err := servers.Insert(tx, server); err != nil {
 			return err
 		}
-		if err := states.Insert(tx, state); err != nil {
+		if err := tx.putState(state); err != nil {
 			return err
 		}
 		if out, err = r.load(tx, server); err != nil {

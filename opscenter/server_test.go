@@ -249,7 +249,10 @@ func TestAnUnchangedPollWritesNothing(t *testing.T) {
 		o.Maintenance, o.Facts = &maintenance, &opscenter.Facts{Hardware: json.RawMessage(`{"cpu"`)}
 		w.observe(t, o)
 		require.Equal(t, opscenter.MaintenanceEvacuated, w.get(t, "server00").State.Maintenance)
-		require.Contains(t, w.log.text(), "facts could not be read")
+		list, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: opscenter.WarningUnreadable}, opscenter.Page{})
+		require.NoError(t, err)
+		require.Len(t, list.Warnings, 1)
+		require.Contains(t, list.Warnings[0].Message, "hardware facts")
 	})
 }
 
@@ -406,7 +409,7 @@ func TestAct(t *testing.T) {
 		var result error
 		var during *opscenter.ServerInfo
 		planner := opscenter.NewUpdatePlanner(w.Registry, actuator(func(action opscenter.Action, target opscenter.Target) error {
-			require.Equal(t, info.Certificate, target.Certificate)
+			require.Equal(t, info.Fingerprint, target.Fingerprint)
 			during = w.get(t, target.Name)
 			return result
 		}))

@@ -132,6 +132,14 @@ type ServerState struct {
 	Operation *Operation
 	// FactsHash is the hash of the stored facts, without what changes all the time.
 	FactsHash string
+	// Presented is the fingerprint of the certificate the server presented last, whether that
+	// was accepted or not.
+	Presented string
+	// Outages are the times at which the server became unresponsive, the last ones, within
+	// Options.FlapWindow.
+	Outages []time.Time
+	// FlappingSince is set while the server goes up and down, and is held offline for that.
+	FlappingSince time.Time
 }
 
 // Announcement tells that a server goes down, or is sent down, on purpose.
@@ -176,8 +184,14 @@ type Observation struct {
 	At     time.Time // when the poll began
 	Took   time.Duration
 
+	// Light is set if only what is light was asked for: no facts.
+	Light bool
 	// Failure is set if the server was not reached.
 	Failure *Failure
+	// Presented is the fingerprint of the certificate the server presented; empty if it came to none.
+	Presented string
+	// Trust says why that certificate is accepted, if it is another than the server registered with.
+	Trust string
 	// Ready is the server's own word; a server that answers and is not ready is still booting.
 	Ready bool
 	// BootedAt is zero if the server doesn't tell.
@@ -199,6 +213,8 @@ type Contact struct {
 	Failures     int // consecutive ones
 	FirstFailure time.Time
 	LastFailure  *Failure
+	// AnsweringSince is when the first of the answers since the last failure came.
+	AnsweringSince time.Time
 	// Acting counts the actions this process carries out on the server: while there are any,
 	// they, and no poll before the deadline, say when the state's Operation ends.
 	Acting int
@@ -210,6 +226,13 @@ type Contact struct {
 type Policy struct {
 	OfflineThreshold int
 	RebootTimeout    time.Duration
+	// FlapThreshold outages within FlapWindow make a server flapping, until it is steady for
+	// FlapSteady; 0: nothing does.
+	FlapThreshold          int
+	FlapWindow, FlapSteady time.Duration
+	// FleetUnreachable tells that so much of the fleet fails at once that the fault is taken to
+	// be the control plane's own: no failure makes a server offline.
+	FleetUnreachable bool
 }
 
 // Transition is the outcome of Apply.
@@ -219,6 +242,10 @@ type Transition struct {
 	// Changed tells whether State differs from what it was.
 	Changed bool
 	Events  []Event
+	// Warnings are there to be raised, or seen once more; of the kinds in Judged, all others
+	// of the server are cleared.
+	Warnings []Warned
+	Judged   []WarningKind
 }
 
 // bootSlack is how far the clocks of two machines may disagree about when a boot was.
@@ -232,6 +259,9 @@ const bootSlack = 5 * time.Second
 //   - A server that went down on purpose stays so until it is back: booted since, or
 //     unreachable and reachable again; or until its deadline has passed.
 //   - What could not be read keeps its value.
+//   - A server that became unresponsive FlapThreshold times within FlapWindow is held offline
+//     until it has answered, or not answered, for FlapSteady.
+//   - While the fleet is unreachable, nobody becomes offline.
 func Apply(state ServerState, contact Contact, o Observation, policy Policy) Transition {
 	t := Transition{State: state, Contact: contact}
 	next := &t.State
@@ -239,11 +269,13 @@ func Apply(state ServerState, contact Contact, o Observation, policy Policy) Tra
 		announced := *state.Announced // rows are shared: what changes is copied
 		next.Announced = &announced
 	}
+	t.presented(o)
 	if o.Failure != nil {
 		t.failed(o, policy)
 	} else {
 		t.answered(o, policy)
 	}
+	t.warn(o, policy)
 	t.Changed = !reflect.DeepEqual(*next, state)
 	if t.Changed {
 		next.LastUpdated = o.At
@@ -258,12 +290,14 @@ func (t *Transition) failed(o Observation, policy Policy) {
 	}
 	contact.Failures++
 	contact.LastFailure = o.Failure
+	contact.AnsweringSince = time.Time{}
+	t.steadilyDown(o, policy)
 	if a := next.Announced; a != nil {
 		if o.At.Before(a.At) {
 			return // asked before it said so
 		}
 		a.WentDown = true
-		if a.Deadline.IsZero() || o.At.Before(a.Deadline) {
+		if a.Deadline.IsZero() || o.At.Before(a.Deadline) || policy.FleetUnreachable {
 			return // a server that was shut down may stay so
 		}
 		detail := next.StatusDetail
@@ -271,19 +305,23 @@ func (t *Transition) failed(o Observation, policy Policy) {
 		t.to(o.At, StatusOffline, DetailUnresponsive, fmt.Sprintf("not back from %s by its deadline: %s", detail, o.Failure.Message))
 		return
 	}
-	if contact.Failures < policy.OfflineThreshold || next.Status == StatusUnregistered || next.Status == StatusOffline {
+	if policy.FleetUnreachable || contact.Failures < policy.OfflineThreshold || next.Status == StatusUnregistered || next.Status == StatusOffline {
 		return
 	}
 	if op := next.Operation; op != nil && (contact.Acting == 0 || !o.At.Before(op.Deadline)) {
 		t.endOperation(o.At, "the server became unresponsive")
 	}
 	t.to(o.At, StatusOffline, DetailUnresponsive, fmt.Sprintf("%d polls failed in a row: %s", contact.Failures, o.Failure.Message))
+	t.outage(o.At, policy)
 }
 
 func (t *Transition) answered(o Observation, policy Policy) {
 	next, contact := &t.State, &t.Contact
 	contact.LastSeen = o.At
 	contact.Failures, contact.LastFailure, contact.FirstFailure = 0, nil, time.Time{}
+	if contact.AnsweringSince.IsZero() || contact.AnsweringSince.After(o.At) {
+		contact.AnsweringSince = o.At
+	}
 	t.read(o)
 
 	if a := next.Announced; a != nil {
@@ -318,7 +356,7 @@ func (t *Transition) answered(o Observation, policy Policy) {
 		}
 		return
 	}
-	t.settle(o)
+	t.settle(o, policy)
 }
 
 // deadline is when a server that still answers counts as not having gone down.
@@ -362,7 +400,7 @@ func (t *Transition) read(o Observation) {
 }
 
 // settle gives a ready server its status and detail.
-func (t *Transition) settle(o Observation) {
+func (t *Transition) settle(o Observation, policy Policy) {
 	next := &t.State
 	if op := next.Operation; op != nil {
 		switch {
@@ -394,6 +432,9 @@ func (t *Transition) settle(o Observation) {
 	if unknown := next.Type == "" || next.Type == TypeUnknown; o.Type == nil && (next.Status == StatusPending || unknown && next.Status != StatusReady) {
 		// Something answered; whether it is a whole server is not known.
 		next.StatusReason = "answers, but not all could be read"
+		return
+	}
+	if t.held(o, policy) {
 		return
 	}
 	if next.Status != StatusReady || next.StatusDetail != detail {

@@ -26,6 +26,19 @@ var (
 	// facts: what is large, by the ID that outlives a rename.
 	facts = storage.NewTable("facts", func(f *factsRow) storage.Key { return storage.StringKey(f.ID) })
 
+	// factsHistory: what changed in them, by server ID and number.
+	factsHistory = storage.NewTable("facts_history", func(c *factsChangeRow) storage.Key {
+		return storage.StringKey(c.ID).Uint(c.Number)
+	})
+
+	// seen: when servers were last in touch, many to a row.
+	seenMembersTable = storage.NewTable("seen_members", func(s *seenMembers) storage.Key { return storage.UintKey(s.Bucket) })
+	seenTimesTable   = storage.NewTable("seen_times", func(s *seenTimes) storage.Key { return storage.UintKey(s.Bucket) })
+
+	// warnings by their UUIDs, which sort by age.
+	warnings          = storage.NewTable("warnings", func(w *Warning) storage.Key { return storage.StringKey(w.UUID) })
+	warningsBySubject = warnings.Unique("subject", func(w *Warning) []storage.Key { return []storage.Key{w.subject().key()} })
+
 	// tokens by their UUIDs, which are secrets: lists go by age, so that no cursor tells one.
 	tokens      = storage.NewTable("tokens", func(t *Token) storage.Key { return storage.StringKey(t.UUID) }).Secret()
 	tokensByAge = tokens.Unique("age", func(t *Token) []storage.Key { return []storage.Key{t.position()} })
@@ -39,8 +52,8 @@ var (
 )
 
 func allTables() []*storage.TableSchema {
-	return []*storage.TableSchema{servers.Schema(), states.Schema(), facts.Schema(), tokens.Schema(),
-		channels.Schema(), events.Schema(), counters.Schema()}
+	return []*storage.TableSchema{servers.Schema(), states.Schema(), facts.Schema(), factsHistory.Schema(),
+		seenMembersTable.Schema(), seenTimesTable.Schema(), warnings.Schema(), tokens.Schema(), channels.Schema(), events.Schema(), counters.Schema()}
 }
 
 type counter struct {

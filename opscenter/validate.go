@@ -176,6 +176,14 @@ func normalMachineID(value string) (string, error) {
 	return strings.ToLower(value), nil
 }
 
+// checkFingerprint returns a fingerprint in lower case; empty is allowed.
+func checkFingerprint(fingerprint string) (string, error) {
+	if raw, err := hex.DecodeString(fingerprint); err != nil || len(raw) != 0 && len(raw) != sha256.Size {
+		return "", fmt.Errorf("fingerprint %q, SHA-256 in 64 hexadecimal digits is wanted: %w", cut(fingerprint), ErrInvalidCertificate)
+	}
+	return strings.ToLower(fingerprint), nil
+}
+
 // Fingerprint returns the SHA-256 fingerprint of a certificate in hexadecimal digits, as Incus writes it.
 func Fingerprint(certificate *x509.Certificate) string {
 	sum := sha256.Sum256(certificate.Raw)

@@ -25,6 +25,15 @@ const validity = 10 * 365 * 24 * time.Hour
 // New makes a certificate for use on either side of a connection. hosts are the names and
 // addresses it is for.
 func New(commonName string, hosts ...string) (tls.Certificate, error) {
+	return newUntil(time.Now().Add(validity), commonName, hosts)
+}
+
+// Expired makes a certificate that expired a minute ago.
+func Expired(commonName string, hosts ...string) (tls.Certificate, error) {
+	return newUntil(time.Now().Add(-time.Minute), commonName, hosts)
+}
+
+func newUntil(notAfter time.Time, commonName string, hosts []string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
@@ -37,7 +46,7 @@ func New(commonName string, hosts ...string) (tls.Certificate, error) {
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: commonName},
 		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(validity),
+		NotAfter:     notAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}

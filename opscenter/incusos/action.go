@@ -26,14 +26,14 @@ func (c *Client) Reboot(ctx context.Context, target opscenter.Target) error {
 
 // post sends a command that is not repeated: where the answer is lost, the outcome is unknown.
 func (c *Client) post(ctx context.Context, target opscenter.Target, path string) error {
-	t, err := c.transport(target)
+	p, err := c.fleet.peer(target)
 	if err != nil {
 		return err
 	}
 	// On a kept connection that the server has closed meanwhile, a command would be lost
 	// without a word: each gets a new one.
-	t.base.CloseIdleConnections()
-	connection, err := c.Connect(ctx, target)
+	p.alone = true
+	connection, err := connect(ctx, target, p)
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 	if target.MemberName == "" {
 		return fmt.Errorf("server %q: %s is for members of an Incus cluster: %w", target.Name, change.Action, opscenter.ErrNotApplicable)
 	}
-	status, err := s.memberStatus(target.MemberName)
+	status, err := memberStatus(s, target.MemberName)
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 	// The status can show before the operation ends, and flips back when it fails: it
 	// counts now.
 	if connection, err = c.Connect(ctx, target); err == nil {
-		status, err = session{connection}.memberStatus(target.MemberName)
+		status, err = memberStatus(session{connection}, target.MemberName)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)

@@ -6,13 +6,12 @@ package incusos
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
-	"sync"
 	"time"
 
 	incus "github.com/lxc/incus/v6/client"
@@ -27,7 +26,8 @@ const (
 	DefaultCallTimeout       = 30 * time.Second
 	DefaultMaxBody           = 4 << 20
 	DefaultMaxConnsPerServer = 4
-	DefaultForgetAfter       = time.Hour
+	DefaultMaxIdleConns      = 512
+	DefaultMaxSessions       = 100_000
 )
 
 // Options of New. The zero value, but for the Certificate, is what most programs want.
@@ -43,28 +43,26 @@ type Options struct {
 	MaxBody int64
 	// MaxConnsPerServer bounds the connections to one server. Default 4.
 	MaxConnsPerServer int
-	// ForgetAfter is how long the connection state of a server is kept without being used. Default 1 hour.
-	ForgetAfter time.Duration
+	// MaxIdleConns bounds the connections that are kept open, unused, for all servers
+	// together. An Incus daemon closes them after 30 s: more than polls come within that time
+	// are of no use. Default 512, 40 KiB of memory each.
+	MaxIdleConns int
+	// MaxSessions bounds for how many servers a TLS session is kept, 2 to 3 KiB each. At the
+	// least as many as there are servers, or each poll is a full handshake. Default 100,000.
+	MaxSessions int
+	// Roots are the authorities whose certificates are accepted for the host of a server's
+	// public connection URL. Default: the system's.
+	Roots *x509.CertPool
 	// KeepSecrets leaves recovery keys, private keys and passwords in the facts that are read.
 	KeepSecrets bool
 }
 
-// Client talks to servers. It keeps one connection pool per server. All methods may be called
-// concurrently. It implements poller.Prober and opscenter.Actuator.
+// Client talks to servers. It keeps connections and TLS sessions, both bounded for all
+// servers together. All methods may be called concurrently. It implements poller.Prober and
+// opscenter.Actuator.
 type Client struct {
 	options Options
-
-	mu     sync.Mutex
-	pools  map[string]*pool // by server ID
-	swept  time.Time
-	closed bool
-}
-
-type pool struct {
-	url         string
-	fingerprint string
-	transport   *transport
-	used        time.Time
+	fleet   *fleet
 }
 
 // New returns a Client. Close it when it is not used any more.
@@ -82,10 +80,13 @@ func New(options Options) *Client {
 	if options.MaxConnsPerServer <= 0 {
 		options.MaxConnsPerServer = DefaultMaxConnsPerServer
 	}
-	if options.ForgetAfter <= 0 {
-		options.ForgetAfter = DefaultForgetAfter
+	if options.MaxIdleConns <= 0 {
+		options.MaxIdleConns = DefaultMaxIdleConns
 	}
-	return &Client{options: options, pools: map[string]*pool{}, swept: time.Now()}
+	if options.MaxSessions <= 0 {
+		options.MaxSessions = DefaultMaxSessions
+	}
+	return &Client{options: options, fleet: newFleet(options)}
 }
 
 // ErrClosed: the Client is closed.
@@ -94,76 +95,45 @@ var ErrClosed = errors.New("the client is closed")
 // Close ends dials under way, and closes all idle connections; those in use close when their
 // calls end. Later calls fail with ErrClosed.
 func (c *Client) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.closed = true
-	for id, p := range c.pools {
-		p.transport.close()
-		delete(c.pools, id)
-	}
+	c.fleet.close()
+	c.fleet.base.CloseIdleConnections()
 	return nil
 }
 
-// transport returns the connection pool of a server, a new one if it moved or was given another certificate.
-func (c *Client) transport(target opscenter.Target) (*transport, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return nil, ErrClosed
-	}
-	at := time.Now()
-	c.sweep(at)
-	p := c.pools[target.ID]
-	if p != nil && p.url == target.ConnectionURL && p.fingerprint == target.Fingerprint {
-		p.used = at
-		return p.transport, nil
-	}
-	if p != nil {
-		p.transport.close()
-		delete(c.pools, target.ID)
-	}
-	pinned, err := opscenter.ParseCertificate(target.Certificate)
-	if err != nil {
-		return nil, fmt.Errorf("certificate of server %q: %w", target.Name, err)
-	}
-	u, err := url.Parse(target.ConnectionURL)
-	if err != nil || u.Host == "" {
-		return nil, fmt.Errorf("connection URL of server %q: %w", target.Name, opscenter.ErrInvalidURL)
-	}
-	p = &pool{url: target.ConnectionURL, fingerprint: target.Fingerprint, used: at,
-		transport: newTransport(u.Host, pinned, c.options.Certificate, c.options)}
-	c.pools[target.ID] = p
-	return p.transport, nil
+// Stats tells of connections, since New.
+type Stats struct {
+	// Open is how many connections there are now, idle ones included.
+	Open int64
+	// Dials is how many were begun; of those that came to it, FullHandshakes were new TLS
+	// sessions, and ResumedHandshakes went on with an old one.
+	Dials, FullHandshakes, ResumedHandshakes int64
+	// Sessions is for how many servers there is a TLS session to go on with.
+	Sessions int
 }
 
-// sweep forgets the pools of servers that nobody has asked for in a while: deleted ones, most often.
-func (c *Client) sweep(at time.Time) {
-	if at.Sub(c.swept) < c.options.ForgetAfter/4 {
-		return
-	}
-	c.swept = at
-	for id, p := range c.pools {
-		if at.Sub(p.used) > c.options.ForgetAfter {
-			p.transport.close()
-			delete(c.pools, id)
-		}
-	}
+// Stats returns how many connections there are and were.
+func (c *Client) Stats() Stats {
+	f := c.fleet
+	return Stats{Open: f.open.Load(), Dials: f.dialled.Load(), FullHandshakes: f.full.Load(), ResumedHandshakes: f.resumed.Load(), Sessions: f.sessions.len()}
 }
 
 // Connect returns an Incus client for the server, bound to ctx in all its later requests.
 // It opens no connection by itself.
 func (c *Client) Connect(ctx context.Context, target opscenter.Target) (incus.InstanceServer, error) {
-	t, err := c.transport(target)
+	p, err := c.fleet.peer(target)
 	if err != nil {
 		return nil, err
 	}
+	return connect(ctx, target, p)
+}
+
+func connect(ctx context.Context, target opscenter.Target, p *peer) (incus.InstanceServer, error) {
 	return incus.ConnectIncusWithContext(ctx, target.ConnectionURL, &incus.ConnectionArgs{
 		UserAgent:        "opscenter",
 		SkipGetServer:    true,
 		SkipGetEvents:    true,
-		TLSServerCert:    target.Certificate,
 		Proxy:            func(*http.Request) (*url.URL, error) { return nil, nil },
-		TransportWrapper: func(*http.Transport) incus.HTTPTransporter { return t },
+		TransportWrapper: func(*http.Transport) incus.HTTPTransporter { return p },
 	})
 }
 
@@ -184,18 +154,6 @@ func (s session) get(path string, out any) error {
 	return nil
 }
 
-// raw returns the metadata of an answer, which must be an object, as it is.
-func (s session) raw(path string) (json.RawMessage, error) {
-	answer, err := s.call(http.MethodGet, path, nil)
-	if err != nil {
-		return nil, err
-	}
-	if !strings.HasPrefix(string(answer.Metadata), "{") {
-		return nil, fmt.Errorf("GET %s: %w: no object", path, errAnswer)
-	}
-	return answer.Metadata, nil
-}
-
 var (
 	errAnswer    = errors.New("not an answer of this API")
 	errUntrusted = errors.New("the server does not trust the control plane's certificate")
@@ -214,10 +172,3 @@ func (s session) call(method, path string, data any) (*api.Response, error) {
 
 // isStatus reports whether the server answered with that HTTP status.
 func isStatus(err error, status int) bool { return api.StatusErrorCheck(err, status) }
-
-// Pools returns for how many servers connection state is kept.
-func (c *Client) Pools() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.pools)
-}

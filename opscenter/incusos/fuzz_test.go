@@ -30,7 +30,7 @@ func FuzzProbe(f *testing.F) {
 	f.Cleanup(web.Close)
 	client := incusos.New(incusos.Options{Timeout: 5 * time.Second})
 	f.Cleanup(func() { client.Close() })
-	where := opscenter.Target{Name: "fuzzed", ID: "fuzzed", ConnectionURL: web.URL, Certificate: opscenter.EncodeCertificate(identity.Leaf)}
+	where := opscenter.Target{Name: "fuzzed", ID: "fuzzed", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf)}
 	f.Add([]byte(`{"type":"sync","status_code":200,"metadata":{"environment":{"os_name":"IncusOS","uptime":"12","system_is_ready":true},"config":{},"state":{"is_primary":true}}}`))
 	f.Add([]byte(`{"type":"sync","metadata":["/os/1.0/applications/incus"]}`))
 	f.Add([]byte(`{"type":"error","error":"System isn't running IncusOS"}`))

@@ -43,8 +43,7 @@ func newClient(t testing.TB, options incusos.Options) *incusos.Client {
 }
 
 func target(s *incusostest.Server) opscenter.Target {
-	return opscenter.Target{Name: s.Name(), ID: s.Name(), ConnectionURL: s.URL(), Certificate: s.CertificatePEM(),
-		Fingerprint: opscenter.Fingerprint(s.Certificate()), Type: opscenter.TypeIncus, MemberName: s.Name()}
+	return opscenter.Target{Name: s.Name(), ID: s.Name(), ConnectionURL: s.URL(), Fingerprint: opscenter.Fingerprint(s.Certificate()), Type: opscenter.TypeIncus, MemberName: s.Name()}
 }
 
 func probe(t testing.TB, client *incusos.Client, target opscenter.Target) opscenter.Observation {
@@ -99,7 +98,7 @@ func TestFaults(t *testing.T) {
 		incusostest.FaultDown: opscenter.FailureConnect, incusostest.FaultSilent: opscenter.FailureTimeout, incusostest.FaultHang: opscenter.FailureTimeout,
 		incusostest.FaultSlow: opscenter.FailureTimeout, incusostest.FaultTrickle: opscenter.FailureTimeout, incusostest.FaultGarbage: opscenter.FailureAnswer,
 		incusostest.FaultTruncated: opscenter.FailureAnswer, incusostest.FaultHuge: opscenter.FailureAnswer, incusostest.FaultWrongCertificate: opscenter.FailureCertificate,
-		incusostest.FaultError: opscenter.FailureAnswer,
+		incusostest.FaultError: opscenter.FailureAnswer, incusostest.FaultExpiredCertificate: opscenter.FailureCertificate, incusostest.FaultReset: opscenter.FailureAnswer,
 	}
 	for _, kind := range incusostest.Faults {
 		t.Run(string(kind), func(t *testing.T) {
@@ -246,7 +245,7 @@ func TestPlainIncus(t *testing.T) {
 		web := httptest.NewUnstartedServer(mux)
 		web.TLS = &tls.Config{Certificates: []tls.Certificate{identity}}
 		web.StartTLS()
-		where := opscenter.Target{Name: "plain", ID: "plain", ConnectionURL: web.URL, Certificate: opscenter.EncodeCertificate(identity.Leaf), Fingerprint: opscenter.Fingerprint(identity.Leaf)}
+		where := opscenter.Target{Name: "plain", ID: "plain", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf)}
 		client := newClient(t, incusos.Options{})
 		o := probe(t, client, where)
 		require.Nil(t, o.Failure)
@@ -274,7 +273,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	web.TLS = &tls.Config{Certificates: []tls.Certificate{identity}}
 	web.StartTLS()
 	defer web.Close()
-	o := probe(t, newClient(t, incusos.Options{}), opscenter.Target{Name: "pointer", ID: "pointer", ConnectionURL: web.URL, Certificate: opscenter.EncodeCertificate(identity.Leaf)})
+	o := probe(t, newClient(t, incusos.Options{}), opscenter.Target{Name: "pointer", ID: "pointer", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf)})
 	require.NotNil(t, o.Failure)
 	require.Contains(t, o.Failure.Message, incusos.ErrRedirect.Error())
 	require.False(t, reached)
@@ -321,7 +320,7 @@ func TestBadTargetsAndClose(t *testing.T) {
 	client := incusos.New(incusos.Options{Certificate: identity})
 	where := target(server)
 	bad := where
-	bad.ID, bad.Certificate = "bad", "no certificate"
+	bad.ID, bad.Fingerprint = "bad", "no certificate"
 	require.Contains(t, client.Probe(t.Context(), bad).Failure.Message, opscenter.ErrInvalidCertificate.Error())
 	bad = where
 	bad.ID, bad.ConnectionURL = "bad", "::"
@@ -340,21 +339,6 @@ func TestBadTargetsAndClose(t *testing.T) {
 		t.Fatal("a dial outlives its client")
 	}
 	require.Contains(t, client.Probe(t.Context(), where).Failure.Message, incusos.ErrClosed.Error())
-}
-
-// Pools of servers nobody asks for any more are forgotten.
-func TestPoolsAreForgotten(t *testing.T) {
-	server, identity := boot(t, incusostest.Options{})
-	client := newClient(t, incusos.Options{Certificate: identity, ForgetAfter: 50 * time.Millisecond})
-	where := target(server)
-	for _, id := range []string{"a", "b", "c"} {
-		where.ID = id
-		require.Nil(t, probe(t, client, where).Failure)
-	}
-	eventually(t, func() bool {
-		where.ID = "d"
-		return probe(t, client, where).Failure == nil && client.Pools() == 1
-	})
 }
 
 // Many probes of a server that says nothing leave no socket and no goroutine.
@@ -390,7 +374,7 @@ func odd(t *testing.T, handler http.HandlerFunc) opscenter.Target {
 	web.TLS = &tls.Config{Certificates: []tls.Certificate{identity}}
 	web.StartTLS()
 	t.Cleanup(func() { web.CloseClientConnections(); web.Close() })
-	return opscenter.Target{Name: "odd", ID: "odd", ConnectionURL: web.URL, Certificate: opscenter.EncodeCertificate(identity.Leaf)}
+	return opscenter.Target{Name: "odd", ID: "odd", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf)}
 }
 
 // What a server says is bounded, before it is stored or logged.
@@ -425,7 +409,7 @@ func TestWordyServers(t *testing.T) {
 	require.Less(t, len(data), 10_000)
 }
 
-// An answer that is complete, and yet never ends, delays a probe by little.
+// An answer that never ends is none, and costs no more than the deadline of a call.
 func TestAnswersThatDoNotEnd(t *testing.T) {
 	where := odd(t, func(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(map[string]any{"type": "sync", "status_code": 200, "metadata": map[string]any{"environment": map[string]any{"uptime": 1000}}})
@@ -433,9 +417,10 @@ func TestAnswersThatDoNotEnd(t *testing.T) {
 		<-r.Context().Done()
 	})
 	begun := time.Now()
-	o := probe(t, newClient(t, incusos.Options{}), where)
-	require.Nil(t, o.Failure)
-	require.Less(t, time.Since(begun), 8*time.Second)
+	o := probe(t, newClient(t, incusos.Options{Timeout: 200 * time.Millisecond, CallTimeout: 300 * time.Millisecond}), where)
+	require.NotNil(t, o.Failure)
+	require.Equal(t, opscenter.FailureTimeout, o.Failure.Kind)
+	require.Less(t, time.Since(begun), 3*time.Second)
 	// A body that stops in the middle is bounded even where the caller gave no deadline.
 	where = odd(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(`{"type":"sync","meta`))

@@ -4,13 +4,18 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/lxc/incus/v6/shared/api"
+
+	"github.com/opscenter-go/sdk/internal/jsonfilter"
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
@@ -32,23 +37,33 @@ const notIncusOS = "System isn't running IncusOS"
 // data, version information. It never returns an error: why a server was not reached is part
 // of the observation, and so is what could not be read. ctx bounds all of it.
 func (c *Client) Probe(ctx context.Context, target opscenter.Target) opscenter.Observation {
-	o := opscenter.Observation{Server: target.Name, ID: target.ID, At: time.Now().UTC().Round(0)}
+	o := opscenter.Observation{Server: target.Name, ID: target.ID, At: time.Now().UTC().Round(0), Light: target.Light}
+	begun := time.Now()
 	if err := c.probe(ctx, target, &o); err != nil {
 		o.Failure = failure(err)
 		if ctx.Err() != nil && o.Failure.Kind == opscenter.FailureAnswer {
 			o.Failure.Kind = opscenter.FailureTimeout // cut off in the middle, by us
 		}
+		var refused *certificateError
+		if errors.As(err, &refused) {
+			o.Presented = refused.presented
+		}
 	}
-	o.Took = time.Since(o.At)
+	o.Took = time.Since(begun)
 	return o
 }
 
 func (c *Client) probe(ctx context.Context, target opscenter.Target, o *opscenter.Observation) error {
-	connection, err := c.Connect(ctx, target)
+	peer, err := c.fleet.peer(target)
 	if err != nil {
 		return err
 	}
-	p := &probe{session: session{connection}, ctx: ctx, o: o, keepSecrets: c.options.KeepSecrets}
+	p := &probe{peer: peer, o: o, light: target.Light, member: target.MemberName, keepSecrets: c.options.KeepSecrets}
+	p.ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		if used, ok := info.Conn.(*conn); ok {
+			o.Presented, o.Trust = used.presented, used.trust
+		}
+	}})
 	var root struct {
 		Environment environment `json:"environment"`
 	}
@@ -65,11 +80,90 @@ func (c *Client) probe(ctx context.Context, target opscenter.Target, o *opscente
 
 // probe is one look at one server.
 type probe struct {
-	session
+	peer        *peer
 	ctx         context.Context // of this call alone
 	o           *opscenter.Observation
+	light       bool   // no facts
+	member      string // of a cluster, as it was known before
 	keepSecrets bool
 }
+
+// get reads the metadata of an answer into out. It goes to the transport directly: the Incus
+// client sets up TLS anew for each connection, and reads each answer three times over.
+func (p *probe) get(path string, out any) error {
+	metadata, err := p.raw(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(metadata, out); err != nil {
+		return fmt.Errorf("GET %s: %w", path, err)
+	}
+	return nil
+}
+
+// object returns the metadata of an answer, which must be an object, as it is.
+func (p *probe) object(path string) (json.RawMessage, error) {
+	metadata, err := p.raw(path)
+	if err == nil && !bytes.HasPrefix(metadata, []byte("{")) {
+		err = fmt.Errorf("GET %s: %w: no object", path, errAnswer)
+	}
+	return metadata, err
+}
+
+// raw returns the metadata of an answer. Errors of the server are api.StatusErrors.
+func (p *probe) raw(path string) (json.RawMessage, error) {
+	req := &http.Request{Method: http.MethodGet, Header: http.Header{"User-Agent": userAgent}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	var err error
+	if req.URL, err = url.Parse("https://" + p.peer.host + path); err != nil {
+		return nil, fmt.Errorf("GET %s: %w", path, err)
+	}
+	resp, err := p.peer.RoundTrip(req.WithContext(p.ctx))
+	if err != nil {
+		return nil, fmt.Errorf("GET %s: %w", path, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode < http.StatusBadRequest {
+		return nil, fmt.Errorf("GET %s: %w", path, ErrRedirect)
+	}
+	var data bytes.Buffer
+	if n := resp.ContentLength; n > 0 && n <= p.peer.fleet.options.MaxBody {
+		data.Grow(int(n) + bytes.MinRead)
+	}
+	if _, err := data.ReadFrom(resp.Body); err != nil {
+		return nil, fmt.Errorf("GET %s: %w", path, err)
+	}
+	var kind, message string
+	var code int
+	var metadata json.RawMessage
+	err = jsonfilter.Members(data.Bytes(), func(key, value []byte) {
+		switch string(key) {
+		case "type":
+			_ = json.Unmarshal(value, &kind)
+		case "error":
+			_ = json.Unmarshal(value, &message)
+		case "error_code":
+			_ = json.Unmarshal(value, &code)
+		case "metadata":
+			metadata = value
+		}
+	})
+	switch {
+	case err == nil && kind == string(api.ErrorResponse):
+		if code == 0 {
+			code = resp.StatusCode
+		}
+		return nil, fmt.Errorf("GET %s: %w", path, api.StatusErrorf(code, "%s", limited(message, maxMessage)))
+	case err != nil && resp.StatusCode >= http.StatusBadRequest: // a proxy's own word
+		return nil, fmt.Errorf("GET %s: %w", path, api.StatusErrorf(resp.StatusCode, "%s", http.StatusText(resp.StatusCode)))
+	case err != nil:
+		return nil, fmt.Errorf("GET %s: %w: %w", path, errAnswer, err)
+	case kind != string(api.SyncResponse):
+		return nil, fmt.Errorf("GET %s: %w: type %q", path, errAnswer, limited(kind, maxText))
+	}
+	return metadata, nil
+}
+
+var userAgent = []string{"opscenter"}
 
 // environment is what GET /os/1.0 tells.
 type environment struct {
@@ -147,6 +241,9 @@ func (p *probe) incusOS(e environment) {
 	p.facts()
 	if kind == opscenter.TypeIncus {
 		p.try("cluster membership", func() error {
+			if p.member != "" && p.stillMember() {
+				return nil
+			}
 			server, err := p.incus()
 			if err != nil {
 				return err
@@ -154,6 +251,18 @@ func (p *probe) incusOS(e environment) {
 			return p.membership(server)
 		})
 	}
+}
+
+// stillMember reads the status of the member the server was before; in case of doubt it asks
+// for all of it again.
+func (p *probe) stillMember() bool {
+	status, err := memberStatus(p, p.member)
+	if err != nil {
+		return false
+	}
+	maintenance := maintenanceOf(status)
+	p.o.MemberName, p.o.Maintenance = &p.member, &maintenance
+	return true
 }
 
 // applications reads the installed applications, and the type the primary one makes of the server.
@@ -190,13 +299,16 @@ func (p *probe) applications() ([]opscenter.ApplicationVersion, opscenter.Server
 
 // facts reads what is large.
 func (p *probe) facts() {
+	if p.light {
+		return
+	}
 	f := &opscenter.Facts{}
 	for _, part := range []struct {
 		name string
 		into *json.RawMessage
 	}{{"resources", &f.Hardware}, {"network", &f.Network}, {"security", &f.Security}, {"storage", &f.Storage}} {
 		p.try(part.name, func() (err error) {
-			*part.into, err = p.raw("/os/1.0/system/" + part.name)
+			*part.into, err = p.object("/os/1.0/system/" + part.name)
 			return err
 		})
 	}
@@ -261,7 +373,7 @@ func (p *probe) membership(server *incusServer) error {
 	name, maintenance := "", opscenter.NotInMaintenance
 	if server.Environment.ServerClustered {
 		name = limited(server.Environment.ServerName, maxText)
-		status, err := p.memberStatus(name)
+		status, err := memberStatus(p, name)
 		if err != nil {
 			return err
 		}
@@ -271,11 +383,16 @@ func (p *probe) membership(server *incusServer) error {
 	return nil
 }
 
-func (s session) memberStatus(name string) (string, error) {
+// getter reads the metadata of an answer.
+type getter interface {
+	get(path string, out any) error
+}
+
+func memberStatus(from getter, name string) (string, error) {
 	var member struct {
 		Status string `json:"status"`
 	}
-	err := s.get("/1.0/cluster/members/"+url.PathEscape(name), &member)
+	err := from.get("/1.0/cluster/members/"+url.PathEscape(name), &member)
 	return member.Status, err
 }
 
@@ -307,9 +424,12 @@ func (p *probe) plainIncus() error {
 			FriendlyVersion: limited(server.Environment.ServerVersion, maxText), Primary: true}},
 	}
 	p.try("cluster membership", func() error { return p.membership(server) })
+	if p.light {
+		return nil
+	}
 	f := &opscenter.Facts{}
 	p.try("resources", func() (err error) {
-		f.Hardware, err = p.raw("/1.0/resources")
+		f.Hardware, err = p.object("/1.0/resources")
 		return err
 	})
 	p.keep(f)

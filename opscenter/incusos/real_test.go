@@ -135,8 +135,7 @@ func TestRealEvacuation(t *testing.T) {
 	daemon.Trust(identity.Leaf)
 	daemon.Cluster("one")
 	client := newClient(t, incusos.Options{Certificate: &identity})
-	where := opscenter.Target{Name: "one", ID: "one", ConnectionURL: daemon.URL, Certificate: opscenter.EncodeCertificate(daemon.Certificate),
-		Fingerprint: opscenter.Fingerprint(daemon.Certificate), MemberName: "one"}
+	where := opscenter.Target{Name: "one", ID: "one", ConnectionURL: daemon.URL, Fingerprint: opscenter.Fingerprint(daemon.Certificate), MemberName: "one"}
 	look := func() opscenter.MaintenanceState {
 		o := probe(t, client, where)
 		require.Nil(t, o.Failure, "%+v", o.Failure)

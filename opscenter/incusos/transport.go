@@ -2,23 +2,29 @@ package incusos
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/cespare/xxhash/v2"
 
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
 // Errors of connections.
 var (
-	// ErrCertificate: the server presents another certificate than the one it is registered with.
+	// ErrCertificate: the server presents a certificate that is not accepted.
 	ErrCertificate = errors.New("the server presents another certificate than the registered one")
 	// ErrBodyTooLarge: an answer is larger than Options.MaxBody.
 	ErrBodyTooLarge = errors.New("the answer is too large")
@@ -29,98 +35,210 @@ var (
 	errHandshake = errors.New("TLS handshake failed")
 )
 
-// transport is the connection pool of one server. It replaces the one the Incus client makes
-// for each connection, which has no deadlines and keeps nothing alive.
-type transport struct {
-	base    *http.Transport
-	host    string
-	maxBody int64
-	timeout time.Duration // of a call with its body
-	closing chan struct{}
-	once    sync.Once
+// fleet is the connections to all servers: one http.Transport, so that what it keeps open is
+// bounded for all of them together, under a name of its own for each server, so that nobody
+// gets a connection that was checked for another.
+type fleet struct {
+	base     *http.Transport
+	options  Options
+	sessions *sessions
+	closing  context.Context
+	close    context.CancelFunc
+	serial   atomic.Uint64 // of connections that are not shared
+
+	open, dialled, full, resumed atomic.Int64
 }
 
 // idleTimeout is below the 30 s after which an Incus daemon closes idle connections.
 const idleTimeout = 25 * time.Second
 
-func newTransport(host string, pinned *x509.Certificate, identity *tls.Certificate, options Options) *transport {
-	t := &transport{host: host, maxBody: options.MaxBody, timeout: options.CallTimeout, closing: make(chan struct{})}
-	config := &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		// The pin below takes the place of names and authorities: the certificate itself
-		// is the identity. VerifyConnection runs on resumed sessions too.
-		InsecureSkipVerify: true,
-		VerifyConnection: func(state tls.ConnectionState) error {
-			if len(state.PeerCertificates) == 0 || !state.PeerCertificates[0].Equal(pinned) {
-				return ErrCertificate
-			}
-			return nil
-		},
-		ClientSessionCache: tls.NewLRUClientSessionCache(1),
-	}
-	if identity != nil {
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return identity, nil }
-	}
-	t.base = &http.Transport{
-		Proxy: nil,
-		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return t.dial(ctx, network, address, config, options.Timeout)
-		},
+func newFleet(options Options) *fleet {
+	f := &fleet{options: options, sessions: newSessions(options.MaxSessions)}
+	f.closing, f.close = context.WithCancel(context.Background())
+	f.base = &http.Transport{
+		Proxy:                 nil,
+		DialTLSContext:        func(ctx context.Context, network, _ string) (net.Conn, error) { return f.dial(ctx, network) },
+		MaxIdleConns:          options.MaxIdleConns,
 		MaxIdleConnsPerHost:   1,
 		MaxConnsPerHost:       options.MaxConnsPerServer,
 		IdleConnTimeout:       idleTimeout,
 		ResponseHeaderTimeout: options.Timeout,
 		ForceAttemptHTTP2:     false,
+		DisableCompression:    true,
 	}
-	return t
+	return f
+}
+
+// peer is a server as it is connected to. It implements the Incus client's HTTPTransporter.
+type peer struct {
+	fleet   *fleet
+	name    string // under which its connections are kept
+	session uint64
+	host    string // of its URL, with the port
+	server  string // without
+	pins    [2][sha256.Size]byte
+	pinned  [2]bool
+	public  string // the host a publicly trusted certificate may be for
+	alone   bool   // each request on a connection of its own
+}
+
+type peerKey struct{}
+
+func (f *fleet) peer(target opscenter.Target) (*peer, error) {
+	u, err := url.Parse(target.ConnectionURL)
+	if err != nil || u.Host == "" || u.Scheme != "https" {
+		return nil, fmt.Errorf("connection URL of server %q: %w", target.Name, opscenter.ErrInvalidURL)
+	}
+	p := &peer{fleet: f, host: u.Host, server: u.Hostname()}
+	for i, fingerprint := range []string{target.Fingerprint, target.ServedFingerprint} {
+		if fingerprint == "" {
+			continue
+		}
+		if n, err := hex.Decode(p.pins[i][:], []byte(fingerprint)); err != nil || n != sha256.Size {
+			return nil, fmt.Errorf("fingerprint of server %q: %w", target.Name, opscenter.ErrInvalidCertificate)
+		}
+		p.pinned[i] = true
+	}
+	if !p.pinned[0] {
+		return nil, fmt.Errorf("server %q has no certificate: %w", target.Name, opscenter.ErrInvalidCertificate)
+	}
+	if target.PublicConnectionURL != "" {
+		if public, err := url.Parse(target.PublicConnectionURL); err == nil {
+			p.public = public.Hostname()
+		}
+	}
+	var h xxhash.Digest
+	h.Reset()
+	for _, part := range []string{target.ID, target.ConnectionURL, target.Fingerprint, target.ServedFingerprint, p.public} {
+		_, _ = h.WriteString(part)
+		_, _ = h.Write([]byte{0})
+	}
+	p.session = h.Sum64()
+	p.name = strconv.FormatUint(p.session, 16)
+	return p, nil
+}
+
+// conn is a connection whose certificate was checked.
+type conn struct {
+	*tls.Conn
+	fleet     *fleet
+	presented string // fingerprint
+	trust     string // why it is accepted, unless it is the registered one
+	closed    atomic.Bool
+}
+
+func (c *conn) Close() error {
+	if !c.closed.Swap(true) {
+		c.fleet.open.Add(-1)
+	}
+	return c.Conn.Close()
+}
+
+// certificateError tells what was presented.
+type certificateError struct{ presented string }
+
+func (e *certificateError) Error() string {
+	return fmt.Sprintf("%v: fingerprint %s", ErrCertificate, e.presented)
+}
+func (e *certificateError) Unwrap() error { return ErrCertificate }
+
+// check is the pin, which takes the place of names and authorities: the certificate itself is
+// the identity. It runs on resumed sessions, too, unlike VerifyPeerCertificate.
+func (p *peer) check(chain []*x509.Certificate) (presented, trust string, err error) {
+	if len(chain) == 0 {
+		return "", "", ErrCertificate
+	}
+	sum := sha256.Sum256(chain[0].Raw)
+	presented = hex.EncodeToString(sum[:])
+	switch {
+	case p.pinned[0] && sum == p.pins[0]:
+		return presented, "", nil
+	case p.pinned[1] && sum == p.pins[1]:
+		return presented, "it was accepted beside the registered one", nil
+	case p.public != "":
+		others := x509.NewCertPool()
+		for _, c := range chain[1:] {
+			others.AddCert(c)
+		}
+		if _, err := chain[0].Verify(x509.VerifyOptions{DNSName: p.public, Roots: p.fleet.options.Roots, Intermediates: others}); err == nil {
+			return presented, "it is publicly trusted for " + p.public, nil
+		}
+	}
+	return presented, "", &certificateError{presented}
 }
 
 // dial connects and shakes hands under one deadline of its own: net/http lets a dial outlive
 // the request it was begun for.
-func (t *transport) dial(ctx context.Context, network, address string, config *tls.Config, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+func (f *fleet) dial(ctx context.Context, network string) (net.Conn, error) {
+	p, ok := ctx.Value(peerKey{}).(*peer)
+	if !ok {
+		return nil, fmt.Errorf("%w: no server is named", errDial)
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.options.Timeout)
 	defer cancel()
-	go func() {
-		select {
-		case <-t.closing:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
+	stop := context.AfterFunc(f.closing, cancel)
+	defer stop()
+	f.dialled.Add(1)
 	var dialer net.Dialer
-	raw, err := dialer.DialContext(ctx, network, address)
+	raw, err := dialer.DialContext(ctx, network, p.host)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errDial, err)
 	}
-	conn := tls.Client(raw, config)
-	if err := conn.HandshakeContext(ctx); err != nil {
+	c := &conn{fleet: f}
+	config := &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		ServerName:         p.server,
+		InsecureSkipVerify: true, // VerifyConnection does it
+		VerifyConnection: func(state tls.ConnectionState) (err error) {
+			c.presented, c.trust, err = p.check(state.PeerCertificates)
+			return err
+		},
+		ClientSessionCache: sessionOf{f.sessions, p.session},
+	}
+	if identity := f.options.Certificate; identity != nil {
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return identity, nil }
+	}
+	c.Conn = tls.Client(raw, config)
+	if err := c.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		return nil, fmt.Errorf("%w: %w", errHandshake, err)
 	}
-	return conn, nil
+	if c.ConnectionState().DidResume {
+		f.resumed.Add(1)
+	} else {
+		f.full.Add(1)
+	}
+	f.open.Add(1)
+	return c, nil
 }
 
 // Transport implements the Incus client's HTTPTransporter.
-func (t *transport) Transport() *http.Transport { return t.base }
+func (p *peer) Transport() *http.Transport { return p.fleet.base }
 
-// RoundTrip sends a request to the server of this transport, and to no other.
-func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" || req.URL.Host != t.host {
+// RoundTrip sends a request to this server, and to no other.
+func (p *peer) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != "https" || req.URL.Host != p.host {
 		return nil, ErrRedirect
 	}
-	ctx, cancel := context.WithTimeout(req.Context(), t.timeout)
-	resp, err := t.base.RoundTrip(req.WithContext(ctx))
+	if p.fleet.closing.Err() != nil {
+		return nil, ErrClosed
+	}
+	ctx, cancel := context.WithTimeout(context.WithValue(req.Context(), peerKey{}, p), p.fleet.options.CallTimeout)
+	named := req.WithContext(ctx)
+	where := *req.URL
+	where.Host = p.name
+	if p.alone {
+		where.Host += "-" + strconv.FormatUint(p.fleet.serial.Add(1), 10)
+		named.Close = true
+	}
+	named.URL, named.Host = &where, p.host
+	resp, err := p.fleet.base.RoundTrip(named)
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	resp.Body = &body{ReadCloser: resp.Body, left: t.maxBody, cancel: cancel}
+	resp.Body = &body{ReadCloser: resp.Body, left: p.fleet.options.MaxBody, cancel: cancel}
 	return resp, nil
-}
-
-func (t *transport) close() {
-	t.once.Do(func() { close(t.closing) })
-	t.base.CloseIdleConnections()
 }
 
 // body limits what is read of an answer, and reads what the Incus client leaves of it, so

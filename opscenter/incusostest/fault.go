@@ -2,6 +2,7 @@ package incusostest
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -33,13 +34,17 @@ const (
 	FaultHuge FaultKind = "huge"
 	// FaultWrongCertificate: somebody else's certificate is presented.
 	FaultWrongCertificate FaultKind = "wrong certificate"
+	// FaultExpiredCertificate: somebody else's certificate is presented, one that has expired.
+	FaultExpiredCertificate FaultKind = "expired certificate"
+	// FaultReset: connections are reset in the middle of an answer.
+	FaultReset FaultKind = "reset"
 	// FaultError: every request fails with status 500.
 	FaultError FaultKind = "error 500"
 )
 
 // Faults lists all kinds but none.
 var Faults = []FaultKind{FaultDown, FaultSilent, FaultHang, FaultSlow, FaultTrickle, FaultGarbage, FaultTruncated,
-	FaultHuge, FaultWrongCertificate, FaultError}
+	FaultHuge, FaultWrongCertificate, FaultExpiredCertificate, FaultReset, FaultError}
 
 // Fault is a failure to switch on.
 type Fault struct {
@@ -141,6 +146,18 @@ func (s *Server) faulty(next http.Handler) http.Handler {
 			_, _ = w.Write(answer.body.Bytes()[:answer.body.Len()/2])
 			_ = http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler)
+		case FaultReset:
+			answer := record(next, r)
+			w.Header().Set("Content-Length", fmt.Sprint(answer.body.Len()))
+			copyHead(w, answer)
+			_, _ = w.Write(answer.body.Bytes()[:answer.body.Len()/2])
+			_ = http.NewResponseController(w).Flush()
+			if over, ok := r.Context().Value(connKey{}).(*tls.Conn); ok {
+				if raw, ok := over.NetConn().(*net.TCPConn); ok {
+					_ = raw.SetLinger(0) // closing it resets it
+				}
+			}
+			panic(http.ErrAbortHandler)
 		case FaultHuge:
 			_, _ = w.Write([]byte(`{"type":"sync","status":"Success","status_code":200,"metadata":{"x":"`))
 			chunk := bytes.Repeat([]byte("x"), 1<<20)
@@ -156,6 +173,9 @@ func (s *Server) faulty(next http.Handler) http.Handler {
 		}
 	})
 }
+
+// connKey is where a request's context has its connection.
+type connKey struct{}
 
 // pause waits, and reports whether the client and the server are still there.
 func pause(r *http.Request, s *Server, d time.Duration) bool {

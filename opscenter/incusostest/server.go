@@ -81,6 +81,9 @@ type Server struct {
 	options   Options
 	handler   http.Handler
 	transport *http.Transport // for what it calls itself
+	connsMu   sync.Mutex
+	conns     map[net.Conn]bool
+	presented *tls.Certificate // when it is connected to; nil: its own
 
 	stop context.CancelFunc // ends what goes on in the background
 	ctx  context.Context
@@ -206,11 +209,18 @@ func (s *Server) listen(address string) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			certificate := s.identity
+			if s.presented != nil {
+				certificate = *s.presented
+			}
 			return &certificate, nil
 		},
 	}
-	if s.fault.Kind == FaultWrongCertificate {
-		other, err := selfsigned.New("somebody-else")
+	if s.fault.Kind == FaultWrongCertificate || s.fault.Kind == FaultExpiredCertificate {
+		made := selfsigned.New
+		if s.fault.Kind == FaultExpiredCertificate {
+			made = selfsigned.Expired
+		}
+		other, err := made("somebody-else")
 		if err != nil {
 			raw.Close()
 			return err
@@ -220,6 +230,8 @@ func (s *Server) listen(address string) error {
 	s.web = &http.Server{
 		Handler:           s.handler,
 		TLSConfig:         config,
+		ConnState:         s.track,
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       30 * time.Second, // as Incus does
 		ErrorLog:          log.New(io.Discard, "", 0),
@@ -353,6 +365,42 @@ func (s *Server) SwapCertificate() error {
 	defer s.mu.Unlock()
 	s.identity = identity
 	s.hangUp() // sessions of the old certificate end with it
+	return s.serve()
+}
+
+// Cut closes the connections there are, as an Incus daemon does with those that are idle for
+// 30 s. TLS sessions can be gone on with.
+func (s *Server) Cut() {
+	s.connsMu.Lock()
+	defer s.connsMu.Unlock()
+	for conn := range s.conns {
+		conn.Close()
+	}
+}
+
+// track keeps the connections there are.
+func (s *Server) track(conn net.Conn, state http.ConnState) {
+	s.connsMu.Lock()
+	defer s.connsMu.Unlock()
+	switch state {
+	case http.StateNew:
+		if s.conns == nil {
+			s.conns = map[net.Conn]bool{}
+		}
+		s.conns[conn] = true
+	case http.StateClosed, http.StateHijacked:
+		delete(s.conns, conn)
+	}
+}
+
+// Present makes the server answer with another certificate than its own, as a member of a
+// cluster does, or one with a publicly trusted certificate; nil: with its own again. Who it is
+// for what it calls itself does not change.
+func (s *Server) Present(certificate *tls.Certificate) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.presented = certificate
+	s.hangUp()
 	return s.serve()
 }
 

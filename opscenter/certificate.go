@@ -1,0 +1,72 @@
+package opscenter
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// A server is connected to by the certificate it registered with. Two things change what it
+// presents without changing who it is: as a member of an Incus cluster it answers with the
+// cluster's certificate, and with a publicly trusted one if it has got one for the name that
+// its users call it by. The second proves itself; the first is accepted by an operator, once
+// for the cluster, and then for each of its members.
+
+// AcceptCertificate accepts that a server presents the certificate with that fingerprint,
+// SHA-256 in hexadecimal digits, when it is connected to, beside the one it registered with,
+// which it is still known by. It takes the place of one that was accepted before; an empty
+// fingerprint takes it back. Members of the same cluster that present it are followed. See
+// WarningCertificate for when that is needed, and the server's State.Presented for the
+// fingerprint: compare it with what the server itself says. Errors: ErrNotFound,
+// ErrInvalidCertificate.
+func (r *Registry) AcceptCertificate(ctx context.Context, name, fingerprint string) error {
+	fingerprint, err := checkFingerprint(fingerprint)
+	if err != nil {
+		return fmt.Errorf("server %q: %w", cut(name), err)
+	}
+	at := now()
+	return r.update(ctx, func(tx *writing) error {
+		return r.acceptCertificate(tx, name, fingerprint, "by an operator", at)
+	})
+}
+
+func (r *Registry) acceptCertificate(tx *writing, name, fingerprint, why string, at time.Time) error {
+	server, err := servers.Get(tx, nameKey(name))
+	if err != nil {
+		return notFound("server", name, err)
+	}
+	changed := *server
+	changed.ServedFingerprint, changed.LastUpdated = fingerprint, at
+	if err := servers.Put(tx, &changed); err != nil {
+		return err
+	}
+	if err := requestPoll(tx, name, at, true); err != nil {
+		return err
+	}
+	return r.record(tx, Event{At: at, Kind: EventCertificateAccepted, Server: name,
+		Reason: fmt.Sprintf("certificate %.12s is accepted %s, was %.12s", fingerprint, why, server.ServedFingerprint)})
+}
+
+// followed returns the fingerprint a server presents, if it is refused so far, but known to be
+// its cluster's: another member's own, as the first member's becomes the cluster's, or one
+// accepted for another member.
+func (r *Registry) followed(tx storage.ReadTx, o *observed) (string, error) {
+	if o.Failure == nil || o.Failure.Kind != FailureCertificate || o.Presented == "" {
+		return "", nil
+	}
+	server, err := servers.Get(tx, nameKey(o.name))
+	if err != nil || server.Cluster == "" || server.ServedFingerprint == o.Presented {
+		return "", err
+	}
+	for member, err := range serversByCluster.Scan(tx, storage.Range{Prefix: storage.StringKey(server.Cluster)}) {
+		if err != nil {
+			return "", err
+		}
+		if member.ID != server.ID && (member.Fingerprint == o.Presented || member.ServedFingerprint == o.Presented) {
+			return o.Presented, nil
+		}
+	}
+	return "", nil
+}

@@ -1,0 +1,19 @@
+package opscenter
+
+import (
+	"context"
+	"time"
+)
+
+// SetClock sets the time of day, as the operating system's may be set.
+func (r *Registry) SetClock(clock func() time.Time) { r.clock = clock }
+
+// SetCluster makes a server a member of a cluster.
+func (r *Registry) SetCluster(ctx context.Context, name, cluster string) error {
+	return r.update(ctx, func(tx *writing) error {
+		return servers.Modify(tx, nameKey(name), func(s *Server) error {
+			s.Cluster = cluster
+			return nil
+		})
+	})
+}

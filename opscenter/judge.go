@@ -1,0 +1,131 @@
+package opscenter
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The parts of Apply that doubt what they see: certificates, servers that go up and down, and
+// what is worth a warning.
+
+// presented takes in which certificate the server presented. A new one is never passed over
+// in silence.
+func (t *Transition) presented(o Observation) {
+	next := &t.State
+	if o.Presented == "" || o.Presented == next.Presented {
+		return
+	}
+	before := next.Presented
+	next.Presented = o.Presented
+	refused := o.Failure != nil && o.Failure.Kind == FailureCertificate
+	switch {
+	case refused:
+		next.StatusReason = cutTo(o.Failure.Message, maxReason)
+		t.event(o.At, EventCertificateChanged, fmt.Sprintf("presents certificate %.12s, which is not accepted: %s", o.Presented, o.Failure.Message))
+	case before != "" || o.Trust != "":
+		why := "the one it registered with"
+		if o.Trust != "" {
+			why = o.Trust
+		}
+		t.event(o.At, EventCertificateChanged, fmt.Sprintf("presents certificate %.12s, which is accepted: %s", o.Presented, why))
+	}
+}
+
+// outage notes that the server became unresponsive, and whether it does so too often.
+func (t *Transition) outage(at time.Time, policy Policy) {
+	next := &t.State
+	if policy.FlapThreshold <= 0 {
+		return
+	}
+	recent := []time.Time{}
+	for _, one := range next.Outages {
+		if age := at.Sub(one); age >= 0 && age < policy.FlapWindow {
+			recent = append(recent, one)
+		}
+	}
+	recent = append(recent, at)
+	if extra := len(recent) - policy.FlapThreshold; extra > 0 {
+		recent = recent[extra:]
+	}
+	next.Outages = recent
+	if len(recent) >= policy.FlapThreshold && next.FlappingSince.IsZero() {
+		next.FlappingSince = at
+		t.event(at, EventFlapping, fmt.Sprintf("became unresponsive %d times within %s: held offline until it is steady for %s", len(recent), policy.FlapWindow, policy.FlapSteady))
+	}
+}
+
+// held reports whether an answering server is held offline, because it goes up and down.
+func (t *Transition) held(o Observation, policy Policy) bool {
+	next := &t.State
+	if next.FlappingSince.IsZero() {
+		return false
+	}
+	if next.Status == StatusOffline && o.At.Sub(t.Contact.AnsweringSince) < policy.FlapSteady {
+		if next.StatusDetail != DetailUnresponsive {
+			t.to(o.At, StatusOffline, DetailUnresponsive, "answers, but goes up and down: held until it is steady")
+		}
+		return true
+	}
+	t.steady(o.At, fmt.Sprintf("has answered for %s", policy.FlapSteady))
+	return false
+}
+
+// steadilyDown ends the flapping of a server that simply stays down.
+func (t *Transition) steadilyDown(o Observation, policy Policy) {
+	if !t.State.FlappingSince.IsZero() && o.At.Sub(t.Contact.FirstFailure) >= policy.FlapSteady {
+		t.steady(o.At, fmt.Sprintf("has not answered for %s", policy.FlapSteady))
+	}
+}
+
+func (t *Transition) steady(at time.Time, why string) {
+	t.State.FlappingSince, t.State.Outages = time.Time{}, nil
+	t.event(at, EventSteady, "no longer up and down: "+why)
+}
+
+// warn says which warnings the server deserves.
+func (t *Transition) warn(o Observation, policy Policy) {
+	s := &t.State
+	judge := func(kind WarningKind, holds bool, message string) {
+		t.Judged = append(t.Judged, kind)
+		if holds {
+			t.Warnings = append(t.Warnings, Warned{Kind: kind, Message: cutTo(message, maxReason)})
+		}
+	}
+	judge(WarningFlapping, !s.FlappingSince.IsZero(), "goes up and down; held offline since "+s.FlappingSince.Format(time.RFC3339))
+	if o.Failure == nil {
+		judge(WarningUnreachable, false, "")
+		judge(WarningCertificate, false, "")
+		judge(WarningUntrusted, false, "")
+		if o.Light && len(o.Unread) == 0 {
+			return // it did not try the rest
+		}
+		judge(WarningUnreadable, len(o.Unread) > 0, "could not be read, and is kept as it was: "+strings.Join(o.Unread, "; "))
+		return
+	}
+	down := s.Status == StatusOffline && s.StatusDetail == DetailUnresponsive
+	judge(WarningUnreachable, down, o.Failure.Message)
+	if o.Presented != "" {
+		judge(WarningCertificate, o.Failure.Kind == FailureCertificate, o.Failure.Message)
+	}
+	if o.Failure.Kind == FailureUntrusted {
+		// For some seconds after a registration that is as it should be.
+		if t.Contact.Failures >= policy.OfflineThreshold {
+			judge(WarningUntrusted, true, o.Failure.Message)
+		}
+	}
+}
+
+// plain reports whether nothing is under way on a server, and nothing is in doubt: then the
+// same observation finds nothing new the next time.
+func (t *Transition) plain() bool {
+	s := &t.State
+	return s.Status == StatusReady && s.StatusDetail == DetailNone && s.Announced == nil && s.Operation == nil &&
+		s.FlappingSince.IsZero() && t.Contact.Failures == 0 && t.Contact.Acting == 0 && len(t.Warnings) == 0 && len(t.Events) == 0
+}
+
+// clears reports whether the kind was judged, and is not deserved.
+func (t *Transition) clears(kind WarningKind) bool {
+	return slices.Contains(t.Judged, kind) && !slices.ContainsFunc(t.Warnings, func(w Warned) bool { return w.Kind == kind })
+}

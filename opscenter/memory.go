@@ -1,0 +1,206 @@
+package opscenter
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// memory is what a Registry keeps out of the store, because it changes with every poll, or
+// because it would have to be counted again and again.
+type memory struct {
+	mu      sync.RWMutex
+	tracks  map[string]*track         // by server ID
+	ghosts  map[string]bool           // removed before they were known here
+	counts  map[census]int            // of the stored states
+	buckets [seenBuckets]seenBucket   // of when servers were last seen
+	open    map[warningSubject]*alarm // the warnings there are
+	guard   guard
+	flushed time.Time
+	pending int // things to flush
+	begun   time.Time
+}
+
+// track is what is known in memory of one server.
+type track struct {
+	contact   Contact
+	unflushed bool   // seen since the last flush
+	epoch     uint32 // grows when the stored state was written
+	// settled is the digest of observations that find nothing new; zero: there is none.
+	settled digest
+	watched watched // by the guard
+}
+
+// census is what servers are counted by.
+type census struct {
+	Status Status
+	Detail StatusDetail
+	Type   ServerType
+}
+
+func censusOf(s *ServerState) census {
+	if s == nil {
+		return census{}
+	}
+	return census{s.Status, s.StatusDetail, s.Type}
+}
+
+// load reads what the memory begins with.
+func (m *memory) load(tx storage.ReadTx) error {
+	for state, err := range states.Scan(tx, storage.Range{}) {
+		if err != nil {
+			return err
+		}
+		m.counts[censusOf(state)]++
+		m.add(state.ID)
+	}
+	if err := m.loadSeen(tx); err != nil {
+		return err
+	}
+	return m.loadWarnings(tx)
+}
+
+// add makes a server known.
+func (m *memory) add(id string) *track {
+	t := &track{}
+	m.tracks[id] = t
+	m.buckets[bucketOf(id)].add(id)
+	return t
+}
+
+// committed takes in what a transaction wrote. Transactions may come out of order; counts
+// are sums, and each server is added and removed once.
+func (m *memory) committed(w *writing) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range w.states {
+		if c.before != (census{}) {
+			if m.counts[c.before]--; m.counts[c.before] == 0 {
+				delete(m.counts, c.before)
+			}
+		}
+		if c.after != (census{}) {
+			m.counts[c.after]++
+		}
+		t := m.tracks[c.id]
+		switch {
+		case c.after == (census{}) && t == nil:
+			m.ghosts[c.id] = true
+		case c.after == (census{}):
+			m.remove(c.id, t)
+		case t == nil && m.ghosts[c.id]:
+			delete(m.ghosts, c.id)
+		case t == nil:
+			m.add(c.id)
+		default:
+			t.epoch++
+			t.settled = digest{}
+		}
+	}
+	m.warned(w)
+}
+
+func (m *memory) remove(id string, t *track) {
+	m.guard.forget(t)
+	delete(m.tracks, id)
+	m.buckets[bucketOf(id)].remove(id)
+}
+
+// contact returns a copy of what is known of the polls of a server.
+func (m *memory) contact(id string) (Contact, uint32) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if t := m.tracks[id]; t != nil {
+		return t.contact, t.epoch
+	}
+	return Contact{}, 0
+}
+
+// change changes what is known of the polls of a server that is there.
+func (m *memory) change(id string, change func(*Contact)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := m.tracks[id]
+	if t == nil {
+		if m.ghosts[id] {
+			return
+		}
+		t = m.add(id) // so fresh that its creation has not been heard of
+	}
+	t.settled = digest{}
+	m.see(id, t, change)
+}
+
+// see changes a contact, and notes when the server was seen.
+func (m *memory) see(id string, t *track, change func(*Contact)) {
+	before := t.contact.LastSeen
+	change(&t.contact)
+	if !t.contact.LastSeen.Equal(before) {
+		m.toFlush(id, t)
+	}
+}
+
+func (m *memory) toFlush(id string, t *track) {
+	if !t.unflushed {
+		t.unflushed = true
+		m.buckets[bucketOf(id)].unflushed = true
+		m.pending++
+	}
+}
+
+// elapsed is a clock that no change of the time of day moves.
+func (m *memory) elapsed() time.Duration { return time.Since(m.begun) }
+
+// Counts tells how many servers there are of each status, detail and type.
+func (r *Registry) Counts() []ServerCount {
+	m := &r.memory
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	out := make([]ServerCount, 0, len(m.counts))
+	for c, n := range m.counts {
+		out = append(out, ServerCount{Status: c.Status, StatusDetail: c.Detail, Type: c.Type, Count: n})
+	}
+	return out
+}
+
+// ServerCount is how many servers have a status, a detail and a type.
+type ServerCount struct {
+	Status       Status
+	StatusDetail StatusDetail
+	Type         ServerType
+	Count        int
+}
+
+// contact returns a copy of what is known of the polls of a server.
+func (r *Registry) contact(id string) Contact {
+	c, _ := r.memory.contact(id)
+	return c
+}
+
+// setContact changes what is known of the polls of a server.
+func (r *Registry) setContact(id string, change func(*Contact)) { r.memory.change(id, change) }
+
+// seen notes that a server was in touch.
+func (r *Registry) seen(id string, at time.Time) {
+	r.setContact(id, func(c *Contact) { c.LastSeen = at })
+}
+
+// Flush stores what is only in memory: when servers were last seen, and how often there was
+// cause for each warning. The Registry does so itself, every Options.LastSeenInterval while
+// observations come in, and at Close.
+func (r *Registry) Flush(ctx context.Context) error {
+	if err := r.flushSeen(ctx); err != nil {
+		return err
+	}
+	return r.flushWarnings(ctx)
+}
+
+// flushDue reports whether it is time for a flush.
+func (r *Registry) flushDue() bool {
+	m := &r.memory
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.pending > 0 && time.Since(m.flushed) >= r.options.LastSeenInterval
+}

@@ -1,0 +1,428 @@
+package opscenter
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// WarningKind says what a warning is about. Those that Operations Center has are named as there.
+type WarningKind string
+
+// The kinds the SDK raises itself; programs may raise others.
+const (
+	// WarningUnreachable: the server is offline, and did not say that it would be. Cleared when
+	// it answers.
+	WarningUnreachable WarningKind = "Server unreachable"
+	// WarningCertificate: the server presents a certificate that is not the registered one, nor
+	// accepted since. Cleared when it presents one that is; see AcceptCertificate.
+	WarningCertificate WarningKind = "Server certificate changed"
+	// WarningUntrusted: the server refuses the control plane's client certificate. Cleared when
+	// it answers.
+	WarningUntrusted WarningKind = "Control plane not trusted"
+	// WarningFlapping: the server goes up and down, and is held offline. Cleared when it has
+	// been steady for Options.FlapSteady.
+	WarningFlapping WarningKind = "Server flapping"
+	// WarningUnreadable: the server answers, but not all of it could be read; the old values
+	// are kept. Cleared when a poll reads all.
+	WarningUnreadable WarningKind = "Server partly unreadable"
+	// WarningFacts: the server's facts are larger than MaxFactsSize, and not stored. Cleared
+	// when they are stored again.
+	WarningFacts WarningKind = "Server facts too large"
+	// WarningFleet: so many servers fail at once that the control plane suspects itself: nobody
+	// becomes offline. Cleared when most of those that are asked answer.
+	WarningFleet WarningKind = "Fleet unreachable"
+	// WarningBehind: polls don't keep up with their schedule. Cleared when they do.
+	WarningBehind WarningKind = "Polling behind schedule"
+)
+
+// Warned is a warning as it is raised.
+type Warned struct {
+	Kind    WarningKind
+	Message string
+}
+
+// Warning is something an operator should know, for as long as it holds: it goes away by
+// itself when its cause is gone. Its coming and going are events.
+type Warning struct {
+	// UUID names the warning; later ones sort behind earlier ones.
+	UUID string
+	Kind WarningKind
+	// Server is the name of the server it is about; empty: the fleet.
+	Server   string
+	ServerID string
+	Message  string
+	// FirstSeen and LastSeen are when there was cause for it, and Count how often.
+	FirstSeen time.Time
+	LastSeen  time.Time
+	Count     int
+	// Acknowledged is for operators to set: somebody knows.
+	Acknowledged bool
+	LastUpdated  time.Time
+}
+
+// warningSubject is what there is one warning of at a time.
+type warningSubject struct {
+	kind     WarningKind
+	serverID string
+}
+
+func (s warningSubject) key() storage.Key { return storage.StringKey(s.serverID).Str(string(s.kind)) }
+
+func (w *Warning) subject() warningSubject { return warningSubject{w.Kind, w.ServerID} }
+
+// alarm is the memory of a warning: what changes with every poll.
+type alarm struct {
+	uuid      string
+	message   string
+	count     int // since the last flush
+	last      time.Time
+	unflushed bool
+}
+
+func (m *memory) loadWarnings(tx storage.ReadTx) error {
+	for w, err := range warnings.Scan(tx, storage.Range{}) {
+		if err != nil {
+			return err
+		}
+		m.open[w.subject()] = &alarm{uuid: w.UUID, message: w.Message, last: w.LastSeen}
+		if w.Kind == WarningFleet && w.ServerID == "" {
+			m.guard.trip()
+		}
+	}
+	return nil
+}
+
+// warned takes in the warnings a transaction raised and cleared.
+func (m *memory) warned(w *writing) {
+	for _, subject := range w.closed {
+		if a := m.open[subject]; a != nil && a.unflushed {
+			m.pending--
+		}
+		delete(m.open, subject)
+	}
+	for _, raised := range w.raised {
+		m.open[raised.subject()] = &alarm{uuid: raised.UUID, message: raised.Message, last: raised.LastSeen}
+	}
+}
+
+// needsWarning reports whether the store must change for these warnings: one is not there, or
+// one that is has no cause any more.
+func (m *memory) needsWarning(id string, t *Transition) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, w := range t.Warnings {
+		if m.open[warningSubject{w.Kind, id}] == nil {
+			return true
+		}
+	}
+	for _, kind := range t.Judged {
+		if m.open[warningSubject{kind, id}] != nil && t.clears(kind) {
+			return true
+		}
+	}
+	return false
+}
+
+// hasWarnings reports whether there are warnings of a server that polls raise and clear.
+func (m *memory) hasWarnings(id string) bool {
+	for _, kind := range []WarningKind{WarningUnreachable, WarningCertificate, WarningUntrusted, WarningFlapping, WarningUnreadable, WarningFacts} {
+		if m.open[warningSubject{kind, id}] != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// repeat counts that there is cause for a warning still.
+func (m *memory) repeat(id string, w Warned, at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a := m.open[warningSubject{w.Kind, id}]
+	if a == nil || !at.After(a.last) {
+		return
+	}
+	a.count++
+	a.last, a.message = at, w.Message
+	if !a.unflushed {
+		a.unflushed = true
+		m.pending++
+	}
+}
+
+// raise stores a warning, unless it is there. A warning of the fleet has no server.
+func (r *Registry) raise(tx *writing, server, id string, w Warned, at time.Time) error {
+	known, err := warningsBySubject.Find(tx, warningSubject{w.Kind, id}.key())
+	if err != nil || known != nil {
+		return err
+	}
+	row := Warning{UUID: newUUID(), Kind: w.Kind, ServerID: id, Message: w.Message, FirstSeen: at, LastSeen: at, LastUpdated: at, Count: 1}
+	if err := warnings.Put(tx, &row); err != nil {
+		return err
+	}
+	tx.raised = append(tx.raised, row)
+	return r.record(tx, Event{At: at, Kind: EventWarningRaised, Server: server, Reason: cutTo(fmt.Sprintf("%s: %s", w.Kind, w.Message), maxReason)})
+}
+
+// clear removes a warning, if it is there.
+func (r *Registry) clear(tx *writing, server, id string, kind WarningKind, at time.Time, why string) error {
+	known, err := warningsBySubject.Find(tx, warningSubject{kind, id}.key())
+	if err != nil || known == nil {
+		return err
+	}
+	if err := warnings.Delete(tx, storage.StringKey(known.UUID)); err != nil {
+		return err
+	}
+	tx.closed = append(tx.closed, known.subject())
+	return r.record(tx, Event{At: at, Kind: EventWarningCleared, Server: server, Reason: fmt.Sprintf("%s: %s", kind, why)})
+}
+
+// clearAll removes all warnings of a server that is removed itself.
+func (r *Registry) clearAll(tx *writing, server, id string, at time.Time) error {
+	var kinds []WarningKind
+	for w, err := range warningsBySubject.Scan(tx, storage.Range{Prefix: storage.StringKey(id)}) {
+		if err != nil {
+			return err
+		}
+		kinds = append(kinds, w.Kind)
+	}
+	for _, kind := range kinds {
+		if err := r.clear(tx, server, id, kind, at, "the server was removed"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newUUID returns one that sorts by when it was made.
+func newUUID() string { return uuid.Must(uuid.NewV7()).String() }
+
+// Warn raises a warning about a server, or, with an empty name, about the fleet; if there is
+// one of that kind, it is seen once more. It stays until ClearWarning. Errors: ErrNotFound,
+// ErrTooLong.
+func (r *Registry) Warn(ctx context.Context, server string, w Warned) error {
+	if err := checkLength("kind of warning", string(w.Kind), MaxLabelLength); err != nil {
+		return err
+	}
+	if w.Kind == "" {
+		return fmt.Errorf("warning: a kind is wanted: %w", ErrInvalidName)
+	}
+	w.Message = cutTo(w.Message, maxReason)
+	at := now()
+	var id string
+	err := r.update(ctx, func(tx *writing) (err error) {
+		if id, err = serverID(tx, server); err != nil {
+			return err
+		}
+		return r.raise(tx, server, id, w, at)
+	})
+	if err == nil {
+		r.memory.repeat(id, w, at)
+		r.log.WarnContext(ctx, string(w.Kind), "server", server, "message", w.Message)
+	}
+	return err
+}
+
+// ClearWarning removes the warning of that kind about a server, or, with an empty name, about
+// the fleet; if there is none, that is no error. Errors: ErrNotFound: there is no such server.
+func (r *Registry) ClearWarning(ctx context.Context, server string, kind WarningKind) error {
+	at := now()
+	return r.update(ctx, func(tx *writing) error {
+		id, err := serverID(tx, server)
+		if err != nil {
+			return err
+		}
+		return r.clear(tx, server, id, kind, at, "its cause is gone")
+	})
+}
+
+func serverID(tx storage.ReadTx, name string) (string, error) {
+	if name == "" {
+		return "", nil
+	}
+	server, err := servers.Get(tx, nameKey(name))
+	if err != nil {
+		return "", notFound("server", name, err)
+	}
+	return server.ID, nil
+}
+
+// AcknowledgeWarning notes that somebody knows, or takes that back. check, unless nil, is
+// called with the warning as it is, and an error of it ends the update: for optimistic
+// locking. Errors: ErrNotFound.
+func (r *Registry) AcknowledgeWarning(ctx context.Context, id string, acknowledged bool, check func(*Warning) error) error {
+	at := now()
+	return r.update(ctx, func(tx *writing) error {
+		known, err := warnings.Get(tx, storage.StringKey(id))
+		if err != nil {
+			return notFound("warning", id, err)
+		}
+		shown, err := r.showWarning(tx, known)
+		if err != nil {
+			return err
+		}
+		if check != nil {
+			if err := check(shown); err != nil {
+				return err
+			}
+		}
+		if known.Acknowledged == acknowledged {
+			return nil
+		}
+		changed := *known
+		changed.Acknowledged, changed.LastUpdated = acknowledged, at
+		if err := warnings.Put(tx, &changed); err != nil {
+			return err
+		}
+		return r.record(tx, Event{At: at, Kind: EventWarningAcknowledged, Server: shown.Server, Reason: fmt.Sprintf("%s: %t", known.Kind, acknowledged)})
+	})
+}
+
+// showWarning adds to a stored warning the name of its server, and what is not flushed.
+func (r *Registry) showWarning(tx storage.ReadTx, stored *Warning) (*Warning, error) {
+	out := *stored
+	if out.ServerID != "" {
+		server, err := byID.Find(tx, storage.StringKey(out.ServerID))
+		if err != nil {
+			return nil, err
+		}
+		if server != nil {
+			out.Server = server.Name
+		}
+	}
+	m := &r.memory
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if a := m.open[out.subject()]; a != nil && a.uuid == out.UUID && a.unflushed {
+		out.Count, out.LastSeen, out.Message = out.Count+a.count, a.last, a.message
+	}
+	return &out, nil
+}
+
+// Warning returns a warning by its UUID, or ErrNotFound.
+func (r *Registry) Warning(ctx context.Context, id string) (out *Warning, err error) {
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		known, err := warnings.Get(tx, storage.StringKey(id))
+		if err != nil {
+			return notFound("warning", id, err)
+		}
+		out, err = r.showWarning(tx, known)
+		return err
+	})
+	return out, err
+}
+
+// WarningFilter selects warnings: those that match all that is set. The zero value selects all.
+type WarningFilter struct {
+	Kind WarningKind
+	// Server selects the warnings about the server of that name; ErrNotFound if there is none.
+	Server       string
+	Acknowledged *bool
+}
+
+// WarningPage is a page of warnings.
+type WarningPage struct {
+	Warnings []*Warning
+	// Next is the cursor of the next page; empty on the last.
+	Next string
+}
+
+// ListWarnings returns a page of the warnings that match, the oldest first. Errors:
+// ErrInvalidCursor, ErrNotFound.
+func (r *Registry) ListWarnings(ctx context.Context, filter WarningFilter, page Page) (out WarningPage, err error) {
+	limit := pageSize(page.Limit)
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		out = WarningPage{}
+		id, err := serverID(tx, filter.Server)
+		if err != nil {
+			return err
+		}
+		within, err := page.within(nil)
+		if err != nil {
+			return err
+		}
+		for w, err := range warnings.Scan(tx, within) {
+			if err != nil {
+				return err
+			}
+			if filter.Kind != "" && w.Kind != filter.Kind || id != "" && w.ServerID != id ||
+				filter.Acknowledged != nil && w.Acknowledged != *filter.Acknowledged {
+				continue
+			}
+			if len(out.Warnings) == limit {
+				out.Next = encodeCursor(out.Warnings[limit-1].UUID)
+				break
+			}
+			shown, err := r.showWarning(tx, w)
+			if err != nil {
+				return err
+			}
+			out.Warnings = append(out.Warnings, shown)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// warningStep is how many warnings one transaction of a flush writes.
+const warningStep = 500
+
+// flushWarnings stores how often there was cause for warnings since the last time.
+func (r *Registry) flushWarnings(ctx context.Context) error {
+	m := &r.memory
+	for {
+		type seenAgain struct {
+			subject warningSubject
+			alarm   alarm
+		}
+		var list []seenAgain
+		m.mu.Lock()
+		for subject, a := range m.open {
+			if a.unflushed && len(list) < warningStep {
+				list = append(list, seenAgain{subject, *a})
+				a.unflushed, a.count = false, 0
+				m.pending--
+			}
+		}
+		m.mu.Unlock()
+		if len(list) == 0 {
+			return nil
+		}
+		err := r.store.Update(ctx, func(tx storage.WriteTx) error {
+			for _, one := range list {
+				known, err := warnings.Find(tx, storage.StringKey(one.alarm.uuid))
+				if err != nil {
+					return err
+				}
+				if known == nil {
+					continue // cleared meanwhile
+				}
+				changed := *known
+				changed.Count += one.alarm.count
+				changed.LastSeen, changed.Message = one.alarm.last, one.alarm.message
+				if err := warnings.Put(tx, &changed); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			m.mu.Lock()
+			for _, one := range list {
+				if a := m.open[one.subject]; a != nil && a.uuid == one.alarm.uuid {
+					a.count += one.alarm.count
+					if !a.unflushed {
+						a.unflushed = true
+						m.pending++
+					}
+				}
+			}
+			m.mu.Unlock()
+			return fmt.Errorf("storing how often warnings were seen: %w", err)
+		}
+	}
+}
