@@ -33,7 +33,8 @@ type Facts struct {
 // compressed at all still fits into a row. Larger ones are not stored, and logged.
 const MaxFactsSize = 700 << 10
 
-func (f *Facts) size() int {
+// Size returns how large the facts are, in bytes.
+func (f *Facts) Size() int {
 	return len(f.Hardware) + len(f.Network) + len(f.Security) + len(f.Storage)
 }
 
@@ -73,25 +74,30 @@ func (r *Registry) FactsOf(ctx context.Context, info *ServerInfo) (*Facts, error
 	return row.open()
 }
 
-var decoder = sync.OnceValue(func() *zstd.Decoder {
+// Both are made when the program begins, not when they are first used: they hold channels,
+// which would belong to the synctest bubble of the test that happened to come first.
+var decoder, encoder = newDecoder(), newEncoder()
+
+func newDecoder() *zstd.Decoder {
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(64<<20))
 	if err != nil {
 		panic(err) // the options are constants
 	}
 	return d
-})
+}
 
-var encoder = sync.OnceValue(func() *zstd.Encoder {
+func newEncoder() *zstd.Encoder {
 	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2),
 		zstd.WithWindowSize(256<<10), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		panic(err) // the options are constants
 	}
+	_ = e.EncodeAll(nil, nil) // makes its channel
 	return e
-})
+}
 
 func (f *factsRow) open() (*Facts, error) {
-	data, err := decoder().DecodeAll(f.Data, nil)
+	data, err := decoder.DecodeAll(f.Data, nil)
 	if err != nil {
 		return nil, fmt.Errorf("facts of server ID %s: %w: %v", f.ID, storage.ErrCorrupt, err)
 	}
@@ -196,7 +202,7 @@ func mergeFacts(before, read *Facts, id string, at time.Time) (merged *Facts, ro
 	if data.Len() > MaxFactsSize {
 		return nil, nil, fmt.Errorf("facts of %d bytes, at most %d are allowed: %w", data.Len(), MaxFactsSize, ErrTooLong)
 	}
-	return &all, &factsRow{ID: id, ReadAt: at, Data: encoder().EncodeAll(data.Bytes(), nil)}, nil
+	return &all, &factsRow{ID: id, ReadAt: at, Data: encoder.EncodeAll(data.Bytes(), nil)}, nil
 }
 
 // combineHash replaces, in a stored hash, the parts that were read: "hardware=… network=…".

@@ -59,7 +59,7 @@ func (r *Registry) FactsHistory(ctx context.Context, name string) (out []FactsCh
 			if err != nil {
 				return err
 			}
-			data, err := decoder().DecodeAll(row.Data, nil)
+			data, err := decoder.DecodeAll(row.Data, nil)
 			var change FactsChange
 			if err == nil {
 				err = json.Unmarshal(data, &change)
@@ -85,7 +85,7 @@ func (r *Registry) recordFactsChange(tx storage.WriteTx, id string, number uint6
 	if err != nil {
 		return false, err
 	}
-	row := &factsChangeRow{ID: id, Number: number, At: at, Data: encoder().EncodeAll(data, nil)}
+	row := &factsChangeRow{ID: id, Number: number, At: at, Data: encoder.EncodeAll(data, nil)}
 	if err := factsHistory.Put(tx, row); err != nil {
 		return false, err
 	}

@@ -11,11 +11,14 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// observeStep is how many observations one transaction stores.
-const observeStep = 50
-
-// observeSize is how many bytes of facts one transaction takes, beyond its first observation.
-const observeSize = 1 << 20
+// Limits of what RecordObservations stores in one transaction: it is all stored, or nothing
+// of it. More than that, or two of one server, take several.
+const (
+	// MaxObservations is how many.
+	MaxObservations = 50
+	// MaxObservationsSize is how many bytes of facts, beyond the first observation.
+	MaxObservationsSize = 1 << 20
+)
 
 // digest is what an observation finds, in short: what is light, and the facts, 0 if there are none.
 type digest struct{ light, facts uint64 }
@@ -126,7 +129,11 @@ func (r *Registry) RecordObservations(ctx context.Context, observations ...Obser
 			return fmt.Errorf("storing %d observations: %w", len(step), err)
 		}
 	}
-	return r.FlushDue(ctx)
+	if err := r.FlushDue(ctx); err != nil {
+		// The observations are stored; what is flushed is kept, and tried again.
+		r.log.ErrorContext(ctx, "when servers were last seen could not be stored, and is kept", "error", err)
+	}
+	return nil
 }
 
 // FlushDue flushes if Options.LastSeenInterval has passed since the last time.
@@ -147,9 +154,9 @@ func stepLength(observations []Observation) int {
 	size := 0
 	for i, o := range observations {
 		if o.Facts != nil {
-			size += o.Facts.size()
+			size += o.Facts.Size()
 		}
-		if i > 0 && (i == observeStep || seen[o.ID] || size > observeSize) {
+		if i > 0 && (i == MaxObservations || seen[o.ID] || size > MaxObservationsSize) {
 			return i
 		}
 		seen[o.ID] = true
@@ -240,7 +247,11 @@ func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 			r.logEvents(ctx, o.transition.Events)
 		}
 	}
-	return r.warnFleet(ctx)
+	if err := r.warnFleet(ctx); err != nil {
+		// The observations are stored; the warning is tried again with the next ones.
+		r.log.ErrorContext(ctx, "a warning could not be stored", "kind", WarningFleet, "error", err)
+	}
+	return nil
 }
 
 // find finds the state of the server of an observation, whatever its name is by now.

@@ -2,6 +2,7 @@ package poller_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -27,11 +28,13 @@ type world struct {
 	registry *opscenter.Registry
 	began    time.Time
 
-	mu     sync.Mutex
-	polls  map[string][]time.Duration // name → when, since the beginning
-	probe  func(ctx context.Context, target opscenter.Target) *opscenter.Failure
-	active atomic.Int32
-	most   atomic.Int32
+	mu      sync.Mutex
+	polls   map[string][]time.Duration // name → when, since the beginning
+	probe   func(ctx context.Context, target opscenter.Target) *opscenter.Failure
+	active  atomic.Int32
+	most    atomic.Int32
+	facts   bool   // are read
+	version string // of the OS
 }
 
 func (w *world) Probe(ctx context.Context, target opscenter.Target) opscenter.Observation {
@@ -42,15 +45,19 @@ func (w *world) Probe(ctx context.Context, target opscenter.Target) opscenter.Ob
 	at := time.Now()
 	w.mu.Lock()
 	w.polls[target.Name] = append(w.polls[target.Name], at.Sub(w.began))
-	probe := w.probe
+	probe, version, facts := w.probe, w.version, w.facts
 	w.mu.Unlock()
 	kind, maintenance := opscenter.TypeIncus, opscenter.NotInMaintenance
-	o := opscenter.Observation{Server: target.Name, ID: target.ID, At: at}
+	o := opscenter.Observation{Server: target.Name, ID: target.ID, At: at, Light: target.Light}
 	if probe != nil {
 		o.Failure = probe(ctx, target)
 	}
 	if o.Failure == nil {
 		o.Ready, o.Type, o.Maintenance = true, &kind, &maintenance
+		o.Versions = &opscenter.Versions{OS: opscenter.OSVersion{Version: version}}
+		if facts && !target.Light {
+			o.Facts = &opscenter.Facts{Hardware: json.RawMessage(`{"cpu":1}`)}
+		}
 	}
 	return o
 }
@@ -123,6 +130,8 @@ func TestANewServerIsPolledAtOnceThenInTurn(t *testing.T) {
 		w.register(0)
 		synctest.Wait()
 		require.Equal(t, []time.Duration{0}, w.times("server00"))
+		time.Sleep(poller.DefaultBatchDelay)
+		synctest.Wait()
 		require.Equal(t, opscenter.StatusReady, w.state(0).State.Status)
 		time.Sleep(time.Hour)
 		synctest.Wait()
@@ -175,7 +184,10 @@ func TestSelfUpdatesPollAtOnce(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		require.Equal(t, []time.Duration{0, time.Second, 3 * time.Second}, w.times("server00"))
+		times := w.times("server00")
+		require.Len(t, times, 3)
+		require.Equal(t, []time.Duration{0, time.Second}, times[:2])
+		require.InDelta(t, 3*time.Second, times[2], float64(100*time.Millisecond), "once the one under way is stored")
 	})
 }
 
@@ -190,7 +202,7 @@ func TestRebootIsFollowedClosely(t *testing.T) {
 		require.Len(t, w.times("server00"), 13, "every 5 s while rebooting")
 		require.Equal(t, opscenter.DetailRebooting, w.state(0).State.StatusDetail)
 		w.set(nil)
-		time.Sleep(5 * time.Second)
+		time.Sleep(5*time.Second + 2*poller.DefaultBatchDelay)
 		synctest.Wait()
 		require.Equal(t, opscenter.StatusReady, w.state(0).State.Status)
 		// One that never returns is unresponsive in the end.
@@ -219,6 +231,7 @@ func TestHangingServersDelayNobody(t *testing.T) {
 		for n := range 50 {
 			w.register(n)
 		}
+		time.Sleep(poller.DefaultBatchDelay)
 		synctest.Wait()
 		for n := 10; n < 50; n++ {
 			require.Equal(t, []time.Duration{0}, w.times(certificates()[n].Name), "at once, beside 10 that hang")
@@ -236,7 +249,10 @@ func TestHangingServersDelayNobody(t *testing.T) {
 func TestConcurrencyIsBounded(t *testing.T) {
 	// The interval is long, so that no server's own turn comes within the test.
 	inBubble(t, poller.Options{Concurrency: 7, Interval: 10_000 * time.Hour}, func(w *world) {
-		w.set(func(context.Context, opscenter.Target) *opscenter.Failure { time.Sleep(time.Second); return nil })
+		w.set(func(context.Context, opscenter.Target) *opscenter.Failure {
+			time.Sleep(900 * time.Millisecond)
+			return nil
+		})
 		for n := range 60 {
 			w.register(n)
 		}
@@ -355,7 +371,8 @@ func TestPoll(t *testing.T) {
 func TestOptions(t *testing.T) {
 	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
 	require.NoError(t, err)
-	for _, options := range []poller.Options{{Interval: -1}, {FastInterval: -1}, {RetryInterval: -1}, {MaxBackoff: -1}, {Timeout: -1}, {Concurrency: -1}} {
+	for _, options := range []poller.Options{{Interval: -1}, {FastInterval: -1}, {RetryInterval: -1}, {MaxBackoff: -1}, {Timeout: -1}, {Concurrency: -1},
+		{SlowConcurrency: -1}, {SlowAfter: -1}, {BatchSize: -1}, {BatchDelay: -1}, {MaxPending: -1}, {MaxPendingSize: -1}, {Grace: -1}, {FactsInterval: -1}, {MaxLag: -1}} {
 		_, err := poller.New(registry, nil, options)
 		require.ErrorIs(t, err, opscenter.ErrInvalidOptions)
 	}

@@ -42,12 +42,24 @@ func TestNext(t *testing.T) {
 		{opscenter.StatusOffline, opscenter.DetailUnresponsive, 10, 15 * time.Minute},
 		{opscenter.StatusOffline, opscenter.DetailShutDown, 1_000_000_000, 15 * time.Minute},
 	} {
-		require.Equal(t, now.Add(test.want), usual.next(server("a", test.status, test.detail, test.failures), now), "%+v", test)
+		wait, _ := usual.next(server("a", test.status, test.detail, test.failures), now)
+		require.Equal(t, test.want, wait, "%+v", test)
 	}
-	require.Equal(t, never, usual.next(server("a", opscenter.StatusUnregistered, "", 0), now))
+	wait, _ := usual.next(server("a", opscenter.StatusUnregistered, "", 0), now)
+	require.Equal(t, never, wait)
 	bare := server("a", opscenter.StatusReady, "", 0)
 	bare.Certificate = ""
-	require.Equal(t, never, usual.next(bare, now))
+	wait, _ = usual.next(bare, now)
+	require.Equal(t, never, wait)
+	for _, test := range []struct {
+		status   opscenter.Status
+		failures int
+		failing  bool
+	}{{opscenter.StatusReady, 0, false}, {opscenter.StatusReady, 1, true}, {opscenter.StatusOffline, 0, true}, {opscenter.StatusOffline, 5, true},
+		{opscenter.StatusPending, 0, false}, {opscenter.StatusPending, 1, true}} {
+		_, failing := usual.next(server("a", test.status, "", test.failures), now)
+		require.Equal(t, test.failing, failing, "%+v", test)
+	}
 }
 
 // The phase of a server is stable: whenever it is asked, its turns lie one interval apart.
@@ -55,18 +67,19 @@ func TestPhase(t *testing.T) {
 	now := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
 	for i := range 100 {
 		id := fmt.Sprint("id ", i)
-		first := usual.phased(id, now)
-		require.True(t, first.After(now))
-		require.LessOrEqual(t, first.Sub(now), usual.interval)
-		require.Equal(t, first, usual.phased(id, first.Add(-time.Nanosecond)), "a restart in between changes nothing")
-		require.Equal(t, first.Add(usual.interval), usual.phased(id, first))
-		require.Equal(t, first.Add(usual.interval), usual.phased(id, first.Add(20*time.Second)), "nor does a poll that took its time")
+		wait := usual.phased(id, now)
+		require.Positive(t, wait)
+		require.LessOrEqual(t, wait, usual.interval)
+		first := now.Add(wait)
+		require.Equal(t, time.Nanosecond, usual.phased(id, first.Add(-time.Nanosecond)), "a restart in between changes nothing")
+		require.Equal(t, usual.interval, usual.phased(id, first))
+		require.Equal(t, usual.interval-20*time.Second, usual.phased(id, first.Add(20*time.Second)), "nor does a poll that took its time")
 	}
 	// Many servers spread over the interval.
 	const fleet = 100_000
-	perSecond := map[int64]int{}
+	perSecond := map[time.Duration]int{}
 	for i := range fleet {
-		perSecond[usual.phased(fmt.Sprintf("%08x-0000-4000-8000-%012x", i, i*7), now).Unix()]++
+		perSecond[usual.phased(fmt.Sprintf("%08x-0000-4000-8000-%012x", i, i*7), now).Truncate(time.Second)]++
 	}
 	largest := 0
 	for _, n := range perSecond {
@@ -77,35 +90,64 @@ func TestPhase(t *testing.T) {
 }
 
 func TestQueue(t *testing.T) {
-	base := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
 	r := rand.New(rand.NewPCG(1, 1))
-	var q queue
+	var q, other queue
 	var entries []*entry
-	for i := range 200 {
-		e := &entry{name: fmt.Sprint(i), index: -1}
+	for range 200 {
+		e := &entry{}
 		entries = append(entries, e)
-		q.set(e, base.Add(time.Duration(r.IntN(1000))*time.Second))
+		q.set(e, time.Duration(r.IntN(1000))*time.Second)
 	}
 	for range 2000 {
 		e := entries[r.IntN(len(entries))]
-		switch r.IntN(4) {
+		switch r.IntN(5) {
 		case 0:
-			q.remove(e)
+			e.leave()
 		case 1:
-			q.set(e, never)
+			other.set(e, time.Duration(r.IntN(1000))*time.Second)
 		default:
-			q.set(e, base.Add(time.Duration(r.IntN(1000))*time.Second))
+			q.set(e, time.Duration(r.IntN(1000))*time.Second)
 		}
 	}
-	for i, e := range q {
-		require.Equal(t, i, e.index)
+	for _, q := range []*queue{&q, &other} {
+		for i, e := range *q {
+			require.Equal(t, i, e.index)
+			require.Same(t, q, e.queue)
+		}
+		var order []time.Duration
+		for len(*q) > 0 {
+			e := (*q)[0]
+			require.Nil(t, q.first(e.due-1))
+			require.Same(t, e, q.first(e.due))
+			e.leave()
+			require.Nil(t, e.queue)
+			order = append(order, e.due)
+		}
+		require.True(t, slices.IsSorted(order))
 	}
-	var order []time.Time
-	for len(q) > 0 {
-		e := q[0]
-		q.remove(e)
-		require.Equal(t, -1, e.index)
-		order = append(order, e.due)
+}
+
+func TestLane(t *testing.T) {
+	r := rand.New(rand.NewPCG(2, 2))
+	l := lane{limit: 3}
+	var in []*entry // in the order in which they began
+	for range 1000 {
+		if i := r.IntN(len(in) + 1); i < len(in) && (l.full() || r.IntN(2) == 0) {
+			l.remove(in[i])
+			in = slices.Delete(in, i, i+1)
+		} else if !l.full() {
+			e := &entry{}
+			l.add(e)
+			in = append(in, e)
+		}
+		require.Equal(t, len(in), l.busy)
+		var got []*entry
+		for e := l.first; e != nil; e = e.next {
+			got = append(got, e)
+		}
+		require.Equal(t, len(in), len(got))
+		for i := range got {
+			require.Same(t, in[i], got[i])
+		}
 	}
-	require.True(t, slices.IsSortedFunc(order, time.Time.Compare))
 }

@@ -55,6 +55,26 @@ type Store interface {
 	Close() error
 }
 
+// Stats is what a store has done since it was opened.
+type Stats struct {
+	// Commits that changed something; Updates that are committed together count once.
+	Commits uint64
+	// Failed is how many commits the store refused or could not carry out.
+	Failed uint64
+	// Written is the size of the rows and keys in those commits, in bytes, as far as the store
+	// knows it; 0: it doesn't.
+	Written uint64
+	// Watchers is how many Watches there are, and WatchLag how many revisions the slowest of
+	// them is behind.
+	Watchers int
+	WatchLag uint64
+}
+
+// Measured is a Store that counts. Both backends of the SDK do; it is optional.
+type Measured interface {
+	Stats() Stats
+}
+
 // ReadTx reads one snapshot. It must not be used by several goroutines at once, nor after its function returned.
 type ReadTx interface {
 	// Revision is the store's revision this snapshot shows: it grows with every commit

@@ -27,6 +27,8 @@ type Feed struct {
 	head   uint64        // the last published revision
 	wake   chan struct{} // closed at the next publication
 	closed bool
+	// readers are the positions of those who watch.
+	readers map[*uint64]bool
 }
 
 type entry struct {
@@ -39,7 +41,7 @@ func New(revision uint64, keep int) *Feed {
 	if keep <= 0 {
 		keep = DefaultKeep
 	}
-	return &Feed{keep: keep, floor: revision, head: revision, wake: make(chan struct{})}
+	return &Feed{keep: keep, floor: revision, head: revision, wake: make(chan struct{}), readers: map[*uint64]bool{}}
 }
 
 // Publish appends the changes of a commit, and calls visible, which makes the commit visible:
@@ -80,12 +82,30 @@ func (f *Feed) Close() {
 	}
 }
 
+// Readers returns how many watch, and how many revisions the slowest of them is behind.
+func (f *Feed) Readers() (n int, lag uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for reached := range f.readers {
+		if f.head > *reached {
+			lag = max(lag, f.head-*reached)
+		}
+	}
+	return len(f.readers), lag
+}
+
 // Watch implements storage.Store.Watch.
 func (f *Feed) Watch(ctx context.Context, since uint64, tables ...string) iter.Seq2[storage.Batch, error] {
 	return func(yield func(storage.Batch, error) bool) {
 		position := since
+		reached := new(uint64)
+		defer func() {
+			f.mu.Lock()
+			delete(f.readers, reached)
+			f.mu.Unlock()
+		}()
 		for {
-			batch, wake, closed := f.next(position, tables)
+			batch, wake, closed := f.next(position, tables, reached)
 			if batch.Revision != position || batch.Reset {
 				position = batch.Revision
 				if (batch.Reset || len(batch.Changes) > 0) && !yield(batch, nil) {
@@ -112,9 +132,11 @@ func (f *Feed) Watch(ctx context.Context, since uint64, tables ...string) iter.S
 }
 
 // next returns what comes after position, at most maxBatch changes and never half a revision.
-func (f *Feed) next(position uint64, tables []string) (batch storage.Batch, wake <-chan struct{}, closed bool) {
+func (f *Feed) next(position uint64, tables []string, reached *uint64) (batch storage.Batch, wake <-chan struct{}, closed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	*reached = position
+	f.readers[reached] = true
 	if position < f.floor || position > f.head {
 		return storage.Batch{Revision: f.head, Reset: true}, f.wake, f.closed
 	}

@@ -85,6 +85,8 @@ type Store struct {
 	failed  error // Badger failed in a commit: only a reopened store knows the outcome
 	tables  atomic.Pointer[map[string]*storage.TableSchema]
 
+	commits, refused, written atomic.Uint64
+
 	revision atomic.Uint64
 
 	readers struct {

@@ -103,7 +103,20 @@ func (s *Store) commitGroup() {
 	g := s.group
 	s.group = nil
 	g.err = s.commit(g.writes, g.changes)
+	if g.err != nil {
+		s.refused.Add(1)
+	} else {
+		s.commits.Add(1)
+		s.written.Add(uint64(g.size))
+	}
 	close(g.done)
+}
+
+// Stats implements storage.Measured.
+func (s *Store) Stats() storage.Stats {
+	out := storage.Stats{Commits: s.commits.Load(), Failed: s.refused.Load(), Written: s.written.Load()}
+	out.Watchers, out.WatchLag = s.feed.Readers()
+	return out
 }
 
 // commit writes one revision. s.mu is held.

@@ -36,6 +36,8 @@ type Store struct {
 	options Options
 	feed    *feed.Feed
 	closed  atomic.Bool
+	commits atomic.Uint64
+	written atomic.Uint64 // bytes
 
 	mu     sync.Mutex // held by the writer, and to change the schema
 	db     atomic.Pointer[memdb.MemDB]
@@ -182,7 +184,16 @@ func (s *Store) Update(ctx context.Context, fn func(storage.WriteTx) error) erro
 		return fmt.Errorf("memstore: %w", err)
 	}
 	s.feed.Publish(revision, tx.changes, tx.txn.Commit)
+	s.commits.Add(1)
+	s.written.Add(uint64(tx.size))
 	return nil
+}
+
+// Stats implements storage.Measured.
+func (s *Store) Stats() storage.Stats {
+	out := storage.Stats{Commits: s.commits.Load(), Written: s.written.Load()}
+	out.Watchers, out.WatchLag = s.feed.Readers()
+	return out
 }
 
 // Watch implements storage.Store.

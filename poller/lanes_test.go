@@ -1,0 +1,425 @@
+package poller_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/poller"
+	"github.com/opscenter-go/sdk/storage"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+func hang(ctx context.Context, _ opscenter.Target) *opscenter.Failure {
+	<-ctx.Done()
+	return &opscenter.Failure{Kind: opscenter.FailureTimeout, Message: "no answer"}
+}
+
+// More servers hang than there is concurrency, and the living are polled in time.
+func TestTheDeadDoNotStarveTheLiving(t *testing.T) {
+	inBubble(t, poller.Options{Concurrency: 4, SlowConcurrency: 40, Interval: time.Minute}, func(w *world) {
+		dead := map[string]bool{}
+		for n := range 60 {
+			w.register(n)
+			if n%2 == 0 {
+				dead[certificates()[n].Name] = true
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		// From now on half of them hang: too few at a time for the guard, which is not the matter here.
+		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+			if dead[target.Name] {
+				return hang(ctx, target)
+			}
+			return nil
+		})
+		before := time.Since(w.began)
+		time.Sleep(30 * time.Minute)
+		synctest.Wait()
+		for n := range 60 {
+			name := certificates()[n].Name
+			if dead[name] {
+				continue
+			}
+			var last time.Duration
+			polls := 0
+			for _, at := range w.times(name) {
+				if at < before {
+					last = at
+					continue
+				}
+				polls++
+				// Others may be asked earlier than their turn; nobody later, but for the second
+				// in which the first of the dead are found to be slow.
+				require.LessOrEqual(t, at-last, time.Minute+10*time.Second, "%s at %s", name, at)
+				last = at
+			}
+			require.GreaterOrEqual(t, polls, 29)
+		}
+		require.LessOrEqual(t, w.most.Load(), int32(44))
+	})
+}
+
+// Those that back off have half of the slow lane; whoever is found to be slow has the rest.
+func TestSlowLaneIsShared(t *testing.T) {
+	inBubble(t, poller.Options{Concurrency: 2, SlowConcurrency: 10, Interval: 10_000 * time.Hour, RetryInterval: time.Second, MaxBackoff: time.Second}, func(w *world) {
+		w.set(hang)
+		for n := range 30 {
+			w.register(n)
+		}
+		// All hang from the first poll on: the lane fills with them, and the main one stays open for new ones.
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		for n := range 30 {
+			require.NotEmpty(t, w.times(certificates()[n].Name), "each had its turn")
+		}
+		require.LessOrEqual(t, w.most.Load(), int32(12))
+		begun := time.Since(w.began)
+		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+			if target.Name == certificates()[40].Name {
+				return nil
+			}
+			return hang(ctx, target)
+		})
+		w.register(40)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.NotEmpty(t, w.times(certificates()[40].Name))
+		require.Less(t, w.times(certificates()[40].Name)[0], begun+2*time.Second, "a new server does not wait for the dead")
+	})
+}
+
+// Who waits the longest comes first, and being late is told, once, and when it is over.
+func TestBehindSchedule(t *testing.T) {
+	inBubble(t, poller.Options{Concurrency: 1, Interval: 50 * time.Second, SlowAfter: time.Hour}, func(w *world) {
+		for n := range 60 {
+			w.register(n)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Empty(t, w.warnings())
+		w.set(func(context.Context, opscenter.Target) *opscenter.Failure { time.Sleep(2 * time.Second); return nil })
+		time.Sleep(20 * time.Minute) // 60 polls of 2 s are due every 50 s
+		synctest.Wait()
+		require.Equal(t, []opscenter.WarningKind{opscenter.WarningBehind}, w.warnings())
+		least, most := 1000, 0
+		for n := range 60 {
+			polls := 0
+			for _, at := range w.times(certificates()[n].Name) {
+				if at > 5*time.Minute {
+					polls++
+				}
+			}
+			least, most = min(least, polls), max(most, polls)
+		}
+		require.LessOrEqual(t, most-least, 1, "fair")
+		w.set(nil)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		require.Empty(t, w.warnings())
+		events, err := w.registry.Events(context.Background(), opscenter.EventFilter{Limit: 1000, Newest: true})
+		require.NoError(t, err)
+		raised := 0
+		for _, e := range events {
+			if e.Kind == opscenter.EventWarningRaised {
+				raised++
+			}
+		}
+		require.Equal(t, 1, raised)
+	})
+}
+
+func (w *world) warnings() []opscenter.WarningKind {
+	w.t.Helper()
+	page, err := w.registry.ListWarnings(context.Background(), opscenter.WarningFilter{}, opscenter.Page{Limit: 1000})
+	require.NoError(w.t, err)
+	var out []opscenter.WarningKind
+	for _, one := range page.Warnings {
+		if one.Kind != opscenter.WarningUnreachable {
+			out = append(out, one.Kind)
+		}
+	}
+	return out
+}
+
+// Facts are asked for at their own interval, and at once when the server says something.
+func TestFactsInterval(t *testing.T) {
+	var light, heavy atomic.Int32
+	options := poller.Options{Interval: time.Minute, FactsInterval: 10 * time.Minute, OnPoll: func(o *opscenter.Observation) {
+		if o.Light {
+			light.Add(1)
+		} else {
+			heavy.Add(1)
+		}
+	}}
+	inBubble(t, options, func(w *world) {
+		w.facts = true
+		reg := w.register(0)
+		time.Sleep(time.Hour + time.Second)
+		synctest.Wait()
+		require.InDelta(t, 7, heavy.Load(), 1)
+		require.InDelta(t, 54, light.Load(), 2)
+		before := heavy.Load()
+		require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{Cause: opscenter.CauseStorageConfigChanged}))
+		synctest.Wait()
+		require.Equal(t, before+1, heavy.Load())
+	})
+}
+
+// The first failure has others asked at once: an outage of ours shows before a server is
+// given up, however few are due.
+func TestOthersAreAskedWhenOneFails(t *testing.T) {
+	inBubble(t, poller.Options{Interval: time.Hour}, func(w *world) {
+		for n := range 30 {
+			w.register(n)
+		}
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		w.set(func(context.Context, opscenter.Target) *opscenter.Failure { return refuse })
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		page, err := w.registry.ListServers(t.Context(), opscenter.ServerFilter{Status: opscenter.StatusOffline}, opscenter.Page{})
+		require.NoError(t, err)
+		require.Empty(t, page.Servers, "30 servers polled once an hour, and none was taken for dead")
+		require.True(t, w.registry.FleetUnreachable())
+		w.set(nil)
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		require.False(t, w.registry.FleetUnreachable())
+		require.Empty(t, w.warnings())
+		// One that is dead is found out.
+		w.set(func(_ context.Context, target opscenter.Target) *opscenter.Failure {
+			if target.Name == "server07" {
+				return refuse
+			}
+			return nil
+		})
+		time.Sleep(time.Hour + time.Minute)
+		synctest.Wait()
+		require.Equal(t, opscenter.DetailUnresponsive, w.state(7).State.StatusDetail)
+		require.False(t, w.registry.FleetUnreachable())
+	})
+}
+
+// refusing is a store that can be made to refuse writes, as a full disk does.
+type refusing struct {
+	storage.Store
+	refuse atomic.Bool
+}
+
+func (s *refusing) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
+	if s.refuse.Load() {
+		return fmt.Errorf("refusing: %w", storage.ErrDiskFull)
+	}
+	return s.Store.Update(ctx, fn)
+}
+
+func TestStoreRefusesForAWhile(t *testing.T) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		store := &refusing{Store: memstore.New()}
+		registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		// So little may be held that some has to be found again.
+		p, err := poller.New(registry, w, poller.Options{Interval: time.Minute, MaxPending: 16, BatchSize: 4})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx) }()
+		for n := range 60 {
+			w.register(n)
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		require.Zero(t, p.Stats().Pending)
+		revision, err := registry.Revision(ctx)
+		require.NoError(t, err)
+
+		store.refuse.Store(true)
+		w.mu.Lock()
+		w.version = "202609010000"
+		w.mu.Unlock()
+		before := p.Stats()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		held := p.Stats()
+		require.LessOrEqual(t, held.Pending, 16, "bounded")
+		require.Positive(t, held.Pending)
+		require.Positive(t, held.Dropped-before.Dropped)
+		require.Positive(t, held.Refused)
+		now, err := registry.Revision(ctx)
+		require.NoError(t, err)
+		require.Equal(t, revision, now)
+
+		store.refuse.Store(false)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		for n := range 60 {
+			require.Equal(t, "202609010000", w.state(n).State.Versions.OS.Version, "nothing is lost")
+			require.Zero(t, w.state(n).Failures)
+		}
+		require.Zero(t, p.Stats().Pending)
+
+		// It refuses when Run is to end, as well: Run ends.
+		store.refuse.Store(true)
+		w.mu.Lock()
+		w.version = "202610010000"
+		w.mu.Unlock()
+		time.Sleep(2 * time.Minute)
+		cancel()
+		err = <-ended
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorIs(t, err, storage.ErrDiskFull, "and says that when servers were last seen is not stored")
+	})
+}
+
+// An observation the store will never take harms nobody else.
+type poisoned struct {
+	storage.Store
+}
+
+func (s *poisoned) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
+	return s.Store.Update(ctx, func(tx storage.WriteTx) error { return fn(&poisonedTx{tx}) })
+}
+
+type poisonedTx struct{ storage.WriteTx }
+
+func (tx *poisonedTx) Put(table *storage.TableSchema, row any) error {
+	if state, ok := row.(*opscenter.ServerState); ok && state.Name == "server03" && state.Status == opscenter.StatusReady {
+		return fmt.Errorf("poisoned: %w", storage.ErrTooLarge)
+	}
+	return tx.WriteTx.Put(table, row)
+}
+
+func TestOnePoisonedObservation(t *testing.T) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		registry, err := opscenter.NewRegistry(&poisoned{memstore.New()}, opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		p, err := poller.New(registry, w, poller.Options{})
+		require.NoError(t, err)
+		for n := range 10 {
+			w.register(n)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.ErrorIs(t, p.Run(ctx), context.DeadlineExceeded)
+		for n := range 10 {
+			want := opscenter.StatusReady
+			if n == 3 {
+				want = opscenter.StatusPending
+			}
+			require.Equal(t, want, w.state(n).State.Status)
+		}
+		require.Positive(t, p.Stats().Dropped)
+	})
+}
+
+// Run ends within its grace, even if a prober does not keep its word.
+func TestGrace(t *testing.T) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		release := make(chan struct{})
+		w.set(func(context.Context, opscenter.Target) *opscenter.Failure { <-release; return nil })
+		p, err := poller.New(registry, w, poller.Options{Grace: 3 * time.Second})
+		require.NoError(t, err)
+		w.register(0)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx) }()
+		time.Sleep(time.Second)
+		cancel()
+		begun := time.Now()
+		err = <-ended
+		require.Equal(t, 3*time.Second, time.Since(begun))
+		require.ErrorIs(t, err, poller.ErrGrace)
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorContains(t, err, "1 polls")
+		close(release)
+		synctest.Wait() // and what is left ends when the prober does
+	})
+}
+
+// What polls found is stored when Run returns, whatever the batches would wait for.
+func TestStopStoresWhatWasFound(t *testing.T) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		p, err := poller.New(registry, w, poller.Options{BatchDelay: time.Hour})
+		require.NoError(t, err)
+		for n := range 10 {
+			w.register(n)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx) }()
+		time.Sleep(time.Second)
+		require.Equal(t, opscenter.StatusPending, w.state(0).State.Status)
+		require.Equal(t, 10, p.Stats().Pending)
+		cancel()
+		require.ErrorIs(t, <-ended, context.Canceled)
+		for n := range 10 {
+			require.Equal(t, opscenter.StatusReady, w.state(n).State.Status)
+		}
+		again, err := opscenter.NewRegistry(registry.Store(), opscenter.Options{})
+		require.NoError(t, err)
+		info, err := again.Server(context.Background(), "server00")
+		require.NoError(t, err)
+		require.WithinDuration(t, w.began, info.LastSeen, time.Millisecond, "last seen, too")
+	})
+}
+
+// A batch is stored when it is full, or when its time has come.
+func TestBatches(t *testing.T) {
+	for name, test := range map[string]struct {
+		options poller.Options
+		after   time.Duration
+	}{"by count": {poller.Options{BatchSize: 1, BatchDelay: time.Hour}, 0}, "by time": {poller.Options{BatchSize: 50, BatchDelay: 2 * time.Second}, 2 * time.Second}} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, test.options, func(w *world) {
+				w.register(0)
+				synctest.Wait()
+				if test.after > 0 {
+					require.Equal(t, opscenter.StatusPending, w.state(0).State.Status)
+					time.Sleep(test.after)
+					synctest.Wait()
+				}
+				require.Equal(t, opscenter.StatusReady, w.state(0).State.Status)
+			})
+		})
+	}
+}
+
+func TestRunAgain(t *testing.T) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		p, err := poller.New(registry, w, poller.Options{})
+		require.NoError(t, err)
+		w.register(0)
+		for range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+			err := p.Run(ctx)
+			cancel()
+			require.True(t, errors.Is(err, context.DeadlineExceeded))
+		}
+		require.GreaterOrEqual(t, len(w.times("server00")), 6)
+	})
+}

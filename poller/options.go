@@ -1,0 +1,117 @@
+package poller
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// Defaults of Options.
+const (
+	DefaultInterval        = 5 * time.Minute
+	DefaultFastInterval    = 5 * time.Second
+	DefaultRetryInterval   = 10 * time.Second
+	DefaultMaxBackoff      = 15 * time.Minute
+	DefaultTimeout         = 30 * time.Second
+	DefaultConcurrency     = 64
+	DefaultSlowConcurrency = 512
+	DefaultSlowAfter       = time.Second
+	DefaultBatchSize       = 50
+	DefaultBatchDelay      = 50 * time.Millisecond
+	DefaultMaxPending      = 1000
+	DefaultMaxPendingSize  = 64 << 20
+	DefaultGrace           = 10 * time.Second
+	// DefaultMaxLag applies to intervals of 5 minutes and more; to shorter ones a fifth of them.
+	DefaultMaxLag = time.Minute
+)
+
+// Options of New. The zero value is what most programs want.
+type Options struct {
+	// Logger gets what goes wrong inside. Default: nothing is logged.
+	Logger *slog.Logger
+	// Interval between two polls of a server that is ready. Default 5 minutes.
+	Interval time.Duration
+	// FactsInterval is the time between two polls that read the facts, too: hardware, network,
+	// security, storage. The others ask for less than half as much. Default: Interval.
+	FactsInterval time.Duration
+	// FastInterval is for servers on their way: pending, updating, evacuating, rebooting, restoring. Default 5 s.
+	FastInterval time.Duration
+	// RetryInterval is the time to a second look after a poll failed, and the first step of
+	// the backoff while a server is offline. Default 10 s.
+	RetryInterval time.Duration
+	// MaxBackoff is the last step of the backoff. Default 15 minutes.
+	MaxBackoff time.Duration
+	// Timeout bounds a poll. Those under way share their deadlines: it may be a thirty-second
+	// part longer. Default 30 s.
+	Timeout time.Duration
+	// Concurrency is how many polls Run has under way at the most, beside those that
+	// SlowConcurrency is for. Default 64.
+	Concurrency int
+	// SlowConcurrency is how many polls may be under way of servers that failed last time, or
+	// that have kept a poll waiting for SlowAfter: they must not keep the others waiting. Each
+	// costs a connection and some 50 KiB. Default 512, 1 s.
+	SlowConcurrency int
+	SlowAfter       time.Duration
+	// BatchSize is how many observations that found something new are stored together, at the
+	// most, and BatchDelay how long the first of them waits for others. Default 50, 50 ms.
+	BatchSize  int
+	BatchDelay time.Duration
+	// MaxPending is how many observations are held, and MaxPendingSize how many bytes of facts,
+	// while the store refuses to take them. What comes beyond is not held: those servers are
+	// polled again later. Default 1,000, 64 MiB.
+	MaxPending     int
+	MaxPendingSize int
+	// MaxLag is how late the server that has waited the longest may be before the poller counts
+	// as behind its schedule, and warns. Default 1 minute, at the most a fifth of Interval.
+	MaxLag time.Duration
+	// Grace bounds how long Run takes to end. Default 10 s.
+	Grace time.Duration
+	// OnPoll, if set, is called with the outcome of each poll, before that is stored, from
+	// several goroutines at once. It must not hold them up, nor keep the observation.
+	OnPoll func(o *opscenter.Observation)
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	for _, d := range []struct {
+		name  string
+		value *time.Duration
+		def   time.Duration
+	}{{"Interval", &o.Interval, DefaultInterval}, {"FastInterval", &o.FastInterval, DefaultFastInterval}, {"RetryInterval", &o.RetryInterval, DefaultRetryInterval},
+		{"MaxBackoff", &o.MaxBackoff, DefaultMaxBackoff}, {"Timeout", &o.Timeout, DefaultTimeout}, {"SlowAfter", &o.SlowAfter, DefaultSlowAfter},
+		{"BatchDelay", &o.BatchDelay, DefaultBatchDelay}, {"Grace", &o.Grace, DefaultGrace}, {"FactsInterval", &o.FactsInterval, 0}, {"MaxLag", &o.MaxLag, 0}} {
+		if *d.value < 0 {
+			return o, fmt.Errorf("%s is %s, it must not be negative: %w", d.name, *d.value, opscenter.ErrInvalidOptions)
+		}
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+	}
+	for _, n := range []struct {
+		name  string
+		value *int
+		def   int
+	}{{"Concurrency", &o.Concurrency, DefaultConcurrency}, {"SlowConcurrency", &o.SlowConcurrency, DefaultSlowConcurrency}, {"BatchSize", &o.BatchSize, DefaultBatchSize},
+		{"MaxPending", &o.MaxPending, DefaultMaxPending}, {"MaxPendingSize", &o.MaxPendingSize, DefaultMaxPendingSize}} {
+		if *n.value < 0 {
+			return o, fmt.Errorf("%s is %d, it must not be negative: %w", n.name, *n.value, opscenter.ErrInvalidOptions)
+		}
+		if *n.value == 0 {
+			*n.value = n.def
+		}
+	}
+	// Nothing that is meant to be quicker than a poll in turn is slower than it.
+	o.FastInterval, o.RetryInterval = min(o.FastInterval, o.Interval), min(o.RetryInterval, o.Interval)
+	if o.FactsInterval == 0 {
+		o.FactsInterval = o.Interval
+	}
+	if o.MaxLag == 0 {
+		o.MaxLag = min(DefaultMaxLag, o.Interval/5)
+	}
+	o.BatchSize = min(o.BatchSize, opscenter.MaxObservations)
+	return o, nil
+}

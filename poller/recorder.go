@@ -1,0 +1,252 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// record is an observation that finds something new, on its way into the store. Its server
+// is not polled again before it is stored, or given up: so the order is kept.
+type record struct {
+	entry       *entry
+	observation opscenter.Observation
+	at          time.Duration // when the poll ended
+}
+
+func (r *record) size() int {
+	if r.observation.Facts == nil {
+		return 0
+	}
+	return r.observation.Facts.Size()
+}
+
+// recorder stores observations in batches.
+type recorder struct {
+	*loop
+	wait   sync.WaitGroup
+	care   sync.WaitGroup
+	cancel context.CancelFunc
+	ending chan struct{}
+}
+
+// Pauses between two attempts to store what the store refused.
+const (
+	storeRetry    = time.Second
+	maxStoreRetry = 30 * time.Second
+)
+
+// careInterval is how often it is looked whether anything is to be flushed, or to be warned of.
+const careInterval = time.Second
+
+func newRecorder(l *loop) *recorder { return &recorder{loop: l, ending: make(chan struct{})} }
+
+func (r *recorder) start(ctx context.Context) {
+	// What was found is stored, even while Run ends.
+	ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	n := min(4, runtime.GOMAXPROCS(0)) // taking facts in is work, and the store commits them together
+	for range n {
+		b := &batch{recorder: r, limit: max(1, r.options.MaxPending/n), maxSize: max(1, r.options.MaxPendingSize/n)}
+		r.wait.Go(func() { b.run(ctx) })
+	}
+	r.care.Go(func() { r.takeCare(ctx) })
+}
+
+// stop stores what is left. Nothing may be handed over any more.
+func (r *recorder) stop() {
+	close(r.records)
+	r.wait.Wait()
+	close(r.ending)
+	r.care.Wait()
+	r.cancel()
+}
+
+// giveUp ends what does not end.
+func (r *recorder) giveUp() { r.cancel() }
+
+// takeCare flushes what is only in memory, and tells when the poller falls behind.
+func (r *recorder) takeCare(ctx context.Context) {
+	ticker := time.NewTicker(careInterval)
+	defer ticker.Stop()
+	warned := false
+	for {
+		select {
+		case <-ticker.C:
+		case <-r.ending:
+			return
+		}
+		if err := r.registry.FlushDue(ctx); err != nil && !errors.Is(err, storage.ErrClosed) {
+			r.options.Logger.ErrorContext(ctx, "when servers were last seen could not be stored, and is kept", "error", err)
+		}
+		lag := time.Duration(r.lag.Load())
+		behind := lag > r.options.MaxLag || r.behind.Load() && lag > r.options.MaxLag/2
+		r.behind.Store(behind)
+		var err error
+		switch {
+		case behind && !warned:
+			err = r.registry.Warn(ctx, "", opscenter.Warned{Kind: opscenter.WarningBehind,
+				Message: fmt.Sprintf("a server has waited %s for its turn: more polls are due than %d at a time can do, or than this machine can", lag.Round(time.Second), r.options.Concurrency)})
+		case !behind && warned:
+			err = r.registry.ClearWarning(ctx, "", opscenter.WarningBehind)
+		}
+		if err == nil {
+			warned = behind
+		}
+	}
+}
+
+// batch is what one goroutine of a recorder holds.
+type batch struct {
+	*recorder
+	list           []record
+	size           int
+	limit, maxSize int
+	pause          time.Duration // until the next attempt; 0: the store takes what it is given
+	failed         bool          // just now
+}
+
+// maxBatch is how many bytes of facts are stored together, beyond the first server's.
+const maxBatch = opscenter.MaxObservationsSize
+
+func (b *batch) run(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case one, ok := <-b.records:
+			if !ok {
+				b.store(ctx)
+				b.abandon(ctx)
+				return
+			}
+			b.add(ctx, one)
+			switch {
+			case b.pause > 0: // the timer runs
+			case len(b.list) >= b.options.BatchSize || b.size > maxBatch:
+				b.store(ctx)
+			case len(b.list) == 1:
+				timer.Reset(b.options.BatchDelay)
+			}
+		case <-timer.C:
+			b.store(ctx)
+		}
+		if b.failed {
+			b.failed = false
+			timer.Reset(b.pause)
+		}
+	}
+}
+
+// add takes in an observation, unless too much is held already.
+func (b *batch) add(ctx context.Context, one record) {
+	size := one.size()
+	if b.pause > 0 && (len(b.list) >= b.limit || b.size+size > b.maxSize) {
+		b.drop(ctx, one)
+		return
+	}
+	b.list = append(b.list, one)
+	b.size += size
+	b.pending.Add(1)
+}
+
+// store stores what is held, in the order in which it came. What the store refuses for a
+// while is kept.
+func (b *batch) store(ctx context.Context) {
+	for len(b.list) > 0 {
+		n, size := 0, 0
+		for n < len(b.list) && n < b.options.BatchSize {
+			if size += b.list[n].size(); n > 0 && size > maxBatch {
+				break
+			}
+			n++
+		}
+		if !b.storeSome(ctx, n) {
+			b.pause, b.failed = min(maxStoreRetry, max(storeRetry, 2*b.pause)), true
+			return
+		}
+		b.pause = 0
+	}
+	b.list, b.size = nil, 0
+}
+
+// storeSome stores the first n. It reports whether the store is of use.
+func (b *batch) storeSome(ctx context.Context, n int) bool {
+	observations := make([]opscenter.Observation, n)
+	for i := range observations {
+		observations[i] = b.list[i].observation
+	}
+	err := b.registry.RecordObservations(ctx, observations...)
+	if err != nil && n > 1 && !temporary(err) {
+		// One of them must not harm the others.
+		for range n {
+			if !b.storeSome(ctx, 1) {
+				return false
+			}
+		}
+		return true
+	}
+	if err != nil {
+		b.refused.Add(1)
+		b.options.Logger.ErrorContext(ctx, "observations could not be stored", "servers", n, "first", observations[0].Server, "kept", temporary(err), "error", err)
+		if temporary(err) {
+			return false
+		}
+		b.drop(ctx, b.list[0])
+	}
+	done := b.list[:n]
+	b.list = b.list[n:]
+	b.pending.Add(-int64(n))
+	for _, one := range done {
+		b.size -= one.size()
+		if err == nil {
+			b.stored.Add(1)
+			b.tell(ctx, one)
+		}
+	}
+	return true
+}
+
+// temporary reports whether the store may take later what it refuses now.
+func temporary(err error) bool {
+	for _, lasting := range []error{storage.ErrTooLarge, storage.ErrEncoding, storage.ErrCorrupt, storage.ErrMutated, storage.ErrExists, storage.ErrSchema, storage.ErrClosed, storage.ErrNotFound} {
+		if errors.Is(err, lasting) {
+			return false
+		}
+	}
+	return true
+}
+
+// tell tells the loop how a server is, now that it is stored.
+func (b *batch) tell(ctx context.Context, one record) {
+	o := &one.observation
+	b.unlock(o.ID)
+	r := result{entry: one.entry, final: true, at: one.at, failed: o.Failure != nil, facts: o.Facts != nil}
+	if info, err := b.registry.Server(ctx, o.Server); err == nil && info.ID == o.ID {
+		r.info = info
+	}
+	b.done <- r
+}
+
+// drop gives an observation up: the server is polled again.
+func (b *batch) drop(ctx context.Context, one record) {
+	b.dropped.Add(1)
+	b.unlock(one.observation.ID)
+	b.done <- result{entry: one.entry, final: true, at: one.at, failed: one.observation.Failure != nil}
+}
+
+// abandon gives up what is held, at the end.
+func (b *batch) abandon(ctx context.Context) {
+	if len(b.list) > 0 {
+		b.options.Logger.ErrorContext(ctx, "the store took no more; what was found last is found again after the next start", "servers", len(b.list))
+	}
+	for _, one := range b.list {
+		b.pending.Add(-1)
+		b.drop(ctx, one)
+	}
+}

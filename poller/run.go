@@ -1,0 +1,470 @@
+package poller
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// Run polls until ctx ends, and returns its error once everything it began has ended, or
+// with ErrGrace after Options.Grace. It follows the Registry's change feed: new servers are
+// polled at once, removed ones no more. What was found is stored by then, and so is when
+// servers were last seen.
+func (p *Poller) Run(ctx context.Context) error {
+	if p.active.Swap(true) {
+		return ErrRunning
+	}
+	defer p.active.Store(false)
+	l := newLoop(p)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	revision, err := p.registry.Revision(ctx)
+	if err != nil {
+		return err
+	}
+	if err := l.reload(ctx); err != nil {
+		return err
+	}
+	var followers sync.WaitGroup
+	followers.Go(func() { l.follow(ctx, revision) })
+	recorder := newRecorder(l)
+	recorder.start(ctx)
+	l.run(ctx)
+
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.stopWorkers()
+		followers.Wait()
+		recorder.stop()
+	}()
+	go l.discard(ended)
+	grace := time.NewTimer(p.options.Grace)
+	defer grace.Stop()
+	select {
+	case <-ended:
+	case <-grace.C:
+		recorder.giveUp()
+		return errors.Join(ctx.Err(), fmt.Errorf("%w of %s: %d polls are under way, %d observations are not stored", ErrGrace, p.options.Grace, p.running.Load(), p.pending.Load()))
+	}
+	flush, stop := context.WithTimeout(context.WithoutCancel(ctx), p.options.Grace)
+	defer stop()
+	return errors.Join(ctx.Err(), p.registry.Flush(flush))
+}
+
+// loop is the state of a Run. Only its own goroutine touches it, but for the channels.
+type loop struct {
+	*Poller
+	begun   time.Time
+	entries map[string]*entry // by name
+	living  queue
+	failing queue
+	main    lane
+	slow    lane
+	idle    int // workers
+	workers sync.WaitGroup
+	work    chan task
+	done    chan result
+	changes chan opscenter.Changes
+	records chan record
+	// stale: something could not be read, and everything is read again then.
+	stale      bool
+	staleUntil time.Duration
+	asked      time.Duration // when others were last asked because one failed
+	generation generation
+}
+
+// generation is a context that all polls share which begin within a short time.
+type generation struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	until  time.Duration
+}
+
+// task is a poll to carry out.
+type task struct {
+	entry  *entry
+	target opscenter.Target
+	ctx    context.Context // of the generation
+}
+
+// result tells of a poll. Those that found something new come twice: when the poll is over,
+// and when what it found is stored.
+type result struct {
+	entry *entry
+	over  bool // the worker is free
+	final bool // the entry can have its next turn
+	// unchanged: the server is steady, and nothing is new. Otherwise info is how it is now,
+	// nil if that could not be found out.
+	unchanged bool
+	failed    bool
+	at        time.Duration // when the poll ended
+	facts     bool          // were read
+	info      *opscenter.ServerInfo
+}
+
+func newLoop(p *Poller) *loop {
+	return &loop{Poller: p, begun: time.Now(), entries: map[string]*entry{}, main: lane{limit: p.options.Concurrency}, slow: lane{limit: p.options.SlowConcurrency},
+		work: make(chan task), done: make(chan result, 64), changes: make(chan opscenter.Changes), records: make(chan record, 2*p.options.BatchSize)}
+}
+
+// now is the time since the beginning.
+func (l *loop) now() time.Duration { return time.Since(l.begun) }
+
+func (l *loop) follow(ctx context.Context, revision uint64) {
+	for ctx.Err() == nil {
+		for changes, err := range l.registry.Watch(ctx, revision) {
+			if err != nil {
+				if ctx.Err() == nil {
+					l.options.Logger.ErrorContext(ctx, "the change feed ended, and is tried again", "error", err)
+				}
+				break
+			}
+			revision = changes.Revision
+			if len(changes.Servers) == 0 && !changes.Reset {
+				continue
+			}
+			select {
+			case l.changes <- changes:
+			case <-ctx.Done():
+				return
+			}
+		}
+		select {
+		case <-time.After(l.options.RetryInterval):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (l *loop) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		l.dispatch(ctx)
+		timer.Reset(l.wait())
+		select {
+		case <-timer.C:
+			if l.stale && l.now() >= l.staleUntil {
+				l.take(ctx, opscenter.Changes{Reset: true})
+			}
+		case r := <-l.done:
+			l.finish(ctx, r)
+			for range len(l.done) {
+				l.finish(ctx, <-l.done)
+			}
+		case changes := <-l.changes:
+			l.take(ctx, changes)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// stopWorkers waits for the polls under way.
+func (l *loop) stopWorkers() {
+	close(l.work)
+	if l.generation.cancel != nil {
+		l.generation.cancel()
+	}
+	l.workers.Wait()
+}
+
+// discard takes outcomes that nobody waits for any more, until everything has ended.
+func (l *loop) discard(ended <-chan struct{}) {
+	for {
+		select {
+		case <-l.done:
+		case <-ended:
+			return
+		}
+	}
+}
+
+// take takes in changes; what could not be read is read again later, with all the rest.
+func (l *loop) take(ctx context.Context, changes opscenter.Changes) {
+	err := l.apply(ctx, changes)
+	if changes.Reset {
+		l.stale = false
+	}
+	if err != nil && ctx.Err() == nil {
+		l.options.Logger.ErrorContext(ctx, "servers could not be read, and are tried again", "error", err)
+		l.stale, l.staleUntil = true, l.now()+l.options.RetryInterval
+	}
+}
+
+// wait returns how long there is nothing to do.
+func (l *loop) wait() time.Duration {
+	now, wait := l.now(), time.Hour
+	until := func(at time.Duration) { wait = min(wait, max(0, at-now)) }
+	if l.stale {
+		until(l.staleUntil)
+	}
+	if len(l.living) > 0 && !l.main.full() {
+		until(l.living[0].due)
+	}
+	if len(l.failing) > 0 && !l.reserved() {
+		until(l.failing[0].due)
+	}
+	if l.main.first != nil && !l.slow.full() {
+		until(l.main.first.began + l.options.SlowAfter)
+	}
+	return wait
+}
+
+// reserved reports whether what is left of the slow lane is kept for polls that turn out to be slow.
+func (l *loop) reserved() bool { return l.slow.busy >= max(1, l.slow.limit/2) }
+
+// dispatch starts the polls that are due, as many as may run.
+func (l *loop) dispatch(ctx context.Context) {
+	now := l.now()
+	// Who keeps a poll waiting makes room for the others.
+	for e := l.main.first; e != nil && !l.slow.full() && e.began+l.options.SlowAfter <= now; e = l.main.first {
+		l.main.remove(e)
+		l.slow.add(e)
+	}
+	for e := l.living.first(now); e != nil && !l.main.full(); e = l.living.first(now) {
+		l.begin(ctx, &l.living, &l.main, e, now)
+	}
+	for e := l.failing.first(now); e != nil && !l.reserved(); e = l.failing.first(now) {
+		l.begin(ctx, &l.failing, &l.slow, e, now)
+	}
+	lag := time.Duration(0)
+	if e := l.living.first(now); e != nil {
+		lag = now - e.due
+	}
+	l.lag.Store(int64(lag))
+	l.servers.Store(int64(len(l.entries)))
+	l.Poller.slow.Store(int64(l.slow.busy))
+}
+
+func (l *loop) begin(ctx context.Context, q *queue, lane *lane, e *entry, now time.Duration) {
+	heap.Pop(q)
+	e.running, e.began = true, now
+	lane.add(e)
+	if l.generation.ctx == nil || now >= l.generation.until {
+		// Polls that begin close to each other share a deadline: each of its own would cost
+		// more than all else about them.
+		step := l.options.Timeout / 32
+		l.generation.ctx, l.generation.cancel = context.WithTimeout(ctx, l.options.Timeout+step)
+		l.generation.until = now + step
+	}
+	t := task{entry: e, target: e.target, ctx: l.generation.ctx}
+	t.target.Light = now < e.facts
+	if l.idle > 0 {
+		l.idle--
+		l.work <- t
+		return
+	}
+	l.workers.Go(func() { l.serve(ctx, t) })
+}
+
+// serve carries out polls, one after the other.
+func (l *loop) serve(ctx context.Context, t task) {
+	for ok := true; ok; t, ok = <-l.work {
+		l.done <- l.poll(ctx, t)
+	}
+}
+
+// poll carries out a poll. What is new goes to a recorder, which tells of it when it is stored.
+func (l *loop) poll(ctx context.Context, t task) result {
+	id := t.target.ID
+	r := result{entry: t.entry, over: true, final: true, at: l.now()}
+	if err := l.lock(ctx, id); err != nil {
+		return r
+	}
+	o, err := l.probe(ctx, t.ctx, t.target)
+	r.at = l.now()
+	if err != nil {
+		l.unlock(id)
+		return r
+	}
+	if l.registry.RecordUnchanged(&o) {
+		l.unchanged.Add(1)
+		l.unlock(id)
+		r.unchanged, r.facts = true, o.Facts != nil
+		return r
+	}
+	l.hand(t.entry, o, r.at)
+	return result{entry: t.entry, over: true}
+}
+
+// hand gives an observation to a recorder. Apart, so that one that is not given stays on the stack.
+func (l *loop) hand(e *entry, o opscenter.Observation, at time.Duration) {
+	l.records <- record{entry: e, observation: o, at: at}
+}
+
+// finish takes in the outcome of a poll.
+func (l *loop) finish(ctx context.Context, r result) {
+	e := r.entry
+	if r.over {
+		e.lane.remove(e)
+		l.idle++
+	}
+	if !r.final {
+		return
+	}
+	e.running = false
+	if e.removed {
+		return
+	}
+	if e.stale { // changed while it was polled, by the poll itself most often
+		e.stale = false
+		if info, err := l.registry.Server(ctx, e.target.Name); err == nil && info.ID == e.target.ID {
+			r.info, r.unchanged = info, false
+		}
+	}
+	now := r.at // the turns are counted from the polls, not from when they were stored
+	if r.facts {
+		// Half an interval early is better than one late.
+		e.facts = now + l.options.FactsInterval - min(l.options.FactsInterval, l.options.Interval)/2
+	}
+	if r.failed && !e.failing {
+		l.askAround(e, now)
+	}
+	switch {
+	case e.again:
+		e.again, e.facts = false, 0
+		l.enqueue(e, now)
+	case r.info != nil:
+		l.schedule(e, r.info, now)
+	case r.unchanged:
+		e.failing = false
+		l.living.set(e, now+l.timing.phased(e.target.ID, l.timeOfDay(now)))
+	default: // not found, not readable, or not stored: the feed tells of the first, the next poll of the others
+		l.enqueue(e, now+l.options.RetryInterval)
+	}
+}
+
+// timeOfDay is what the clock showed, or will, by what it shows now.
+func (l *loop) timeOfDay(at time.Duration) time.Time { return time.Now().Add(at - l.now()) }
+
+// schedule gives a server its next turn by how it is.
+func (l *loop) schedule(e *entry, info *opscenter.ServerInfo, now time.Duration) {
+	wait, failing := l.timing.next(info, l.timeOfDay(now))
+	e.failing = failing
+	if wait == never {
+		e.leave()
+		return
+	}
+	l.enqueue(e, now+wait)
+}
+
+func (l *loop) enqueue(e *entry, due time.Duration) {
+	if e.failing {
+		l.failing.set(e, due)
+	} else {
+		l.living.set(e, due)
+	}
+}
+
+// askAround polls some other servers at once, when one begins to fail: whether it is the
+// server, or all of us, shows before the server is given up.
+func (l *loop) askAround(failed *entry, now time.Duration) {
+	o := l.registry.Options()
+	if o.GuardShare > 1 || l.asked > 0 && now-l.asked < l.options.RetryInterval {
+		return
+	}
+	l.asked = now
+	for range min(2*o.GuardMinimum, len(l.living)) {
+		e := l.living[rand.IntN(len(l.living))]
+		if e != failed && e.due > now {
+			l.living.set(e, now)
+		}
+	}
+}
+
+// reload reads all servers, and forgets those that are gone.
+func (l *loop) reload(ctx context.Context) error {
+	gone := map[string]*entry{}
+	for name, e := range l.entries {
+		gone[name] = e
+	}
+	for info, err := range l.registry.Servers(ctx, opscenter.ServerFilter{}) {
+		if err != nil {
+			return err
+		}
+		delete(gone, info.Name)
+		l.see(info)
+	}
+	for name := range gone {
+		l.remove(name)
+	}
+	return nil
+}
+
+// apply takes in what the change feed tells.
+func (l *loop) apply(ctx context.Context, changes opscenter.Changes) error {
+	if changes.Reset {
+		return l.reload(ctx)
+	}
+	var failed error
+	for _, name := range changes.Servers {
+		info, err := l.registry.Server(ctx, name)
+		switch {
+		case errors.Is(err, opscenter.ErrNotFound):
+			l.remove(name)
+		case err != nil:
+			failed = err // the others are not to suffer
+		default:
+			l.see(info)
+		}
+	}
+	return failed
+}
+
+func (l *loop) remove(name string) {
+	if e := l.entries[name]; e != nil {
+		e.leave()
+		e.removed = true
+		delete(l.entries, name)
+	}
+}
+
+// see takes in a server as it is now: a new one, one that asks for a poll, or one whose next
+// turn comes sooner than was thought.
+func (l *loop) see(info *opscenter.ServerInfo) {
+	e := l.entries[info.Name]
+	if e != nil && e.target.ID != info.ID {
+		l.remove(info.Name) // another server, by the same name
+		e = nil
+	}
+	fresh := e == nil
+	if fresh {
+		e = &entry{}
+		l.entries[info.Name] = e
+	}
+	e.target = info.Target()
+	now, request := l.now(), !info.State.PollRequested.Equal(e.asked)
+	e.asked = info.State.PollRequested
+	if fresh && time.Since(e.asked) >= l.options.Interval {
+		request = false // from before the program began
+	}
+	wait, failing := l.timing.next(info, time.Now())
+	switch {
+	case wait == never:
+		e.leave()
+	case e.running && request:
+		e.again = true // once more, however often it was asked
+	case e.running:
+		e.stale = true
+	case request:
+		e.failing, e.facts = failing && !fresh, 0
+		if e.queue == nil || e.due > now {
+			l.enqueue(e, now) // who waits for its turn keeps its place
+		}
+	case fresh && failing:
+		// Those that were dead before the program began are not all asked at once.
+		e.failing = true
+		l.enqueue(e, now+l.timing.phased(info.ID, time.Now()))
+	case e.queue == nil || now+wait < e.due || failing != e.failing:
+		e.failing = failing
+		l.enqueue(e, now+wait)
+	}
+}
