@@ -155,8 +155,6 @@ func (f *Facts) digest(keepSecrets bool) (out factsDigest, err error) {
 // steady drops what is no part of what facts say: secrets, and what changes all the time.
 func steady(key []byte) bool { return isVolatile(key) || isSecret(key) }
 
-func isVolatile(key []byte) bool { return volatileKeys[string(key)] }
-
 // redacted returns facts without secrets.
 func (f *Facts) redacted() (*Facts, error) {
 	out := *f
@@ -254,8 +252,18 @@ func encodePlain(doc any) (json.RawMessage, error) {
 // API), keys of WireGuard interfaces and peers, passwords of proxies and of wake-on-LAN
 // (network API), of BMCs, and tokens (provider API).
 func isSecret(key []byte) bool {
+	n := len(key)
+	if n < len("token") {
+		return false
+	}
+	// Nearly all keys are told by their last two letters to be none.
+	switch (uint16(key[n-2])<<8 | uint16(key[n-1])) | 0x2020 {
+	case 'r'<<8 | 'd', 's'<<8 | 'e', 'e'<<8 | 't', 'e'<<8 | 'y', 'y'<<8 | 's', 'e'<<8 | 'n':
+	default:
+		return false
+	}
 	for _, ending := range secretEndings {
-		if len(key) >= len(ending) && bytes.EqualFold(key[len(key)-len(ending):], ending) {
+		if n >= len(ending) && bytes.EqualFold(key[n-len(ending):], ending) {
 			return true
 		}
 	}
@@ -265,12 +273,16 @@ func isSecret(key []byte) bool {
 var secretEndings = [][]byte{[]byte("password"), []byte("passphrase"), []byte("secret"), []byte("private_key"), []byte("preshared_key"),
 	[]byte("encryption_key"), []byte("recovery_key"), []byte("recovery_keys"), []byte("token")}
 
-// volatileKeys name what changes by itself from poll to poll, and says nothing new.
-var volatileKeys = map[string]bool{
-	"stats": true, "counters": true, "load": true, "uptime": true, "last_check": true,
-	"used": true, "free": true, "available": true, "usage": true, "hugepages_used": true,
-	"usage_in_bytes": true, "pool_allocated_space_in_bytes": true, "raw_pool_size_in_bytes_used": true,
-	"power_on_hours": true, "data_units_read": true, "data_units_written": true, "temperature": true,
-	"ttl": true, "age": true, "frequency": true, "last_handshake": true, "rx_bytes": true, "tx_bytes": true,
-	"progress": true,
+// isVolatile goes by the name of what changes by itself from poll to poll, and says nothing
+// new: counters, free space, uptimes, ages of LLDP neighbours.
+func isVolatile(key []byte) bool {
+	switch string(key) {
+	case "stats", "counters", "load", "uptime", "last_check",
+		"used", "free", "available", "usage", "hugepages_used",
+		"usage_in_bytes", "pool_allocated_space_in_bytes", "raw_pool_size_in_bytes_used",
+		"power_on_hours", "data_units_read", "data_units_written", "temperature",
+		"ttl", "age", "frequency", "last_handshake", "rx_bytes", "tx_bytes", "progress":
+		return true
+	}
+	return false
 }

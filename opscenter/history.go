@@ -151,7 +151,7 @@ func (c *FactsChange) diff(path string, a, b any) {
 			}
 			slices.Sort(keys)
 			for _, key := range keys {
-				if volatileKeys[key] {
+				if isVolatile([]byte(key)) {
 					continue
 				}
 				from, had := x[key]

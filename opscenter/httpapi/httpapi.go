@@ -106,16 +106,20 @@ func (h *Handler) routes() *http.ServeMux {
 	mux.HandleFunc("PUT /1.0/provisioning/servers/:self", h.putSelf)
 	// For operators.
 	operators := map[string]http.HandlerFunc{
-		"GET /1.0/provisioning/tokens":            h.getTokens,
-		"POST /1.0/provisioning/tokens":           h.postTokens,
-		"GET /1.0/provisioning/tokens/{uuid}":     h.getToken,
-		"PUT /1.0/provisioning/tokens/{uuid}":     h.putToken,
-		"DELETE /1.0/provisioning/tokens/{uuid}":  h.deleteToken,
-		"GET /1.0/provisioning/servers":           h.getServers,
-		"GET /1.0/provisioning/servers/{name}":    h.getServerByName,
-		"PUT /1.0/provisioning/servers/{name}":    h.putServer,
-		"POST /1.0/provisioning/servers/{name}":   h.postServer,
-		"DELETE /1.0/provisioning/servers/{name}": h.deleteServer,
+		"GET /1.0/provisioning/tokens":                              h.getTokens,
+		"POST /1.0/provisioning/tokens":                             h.postTokens,
+		"GET /1.0/provisioning/tokens/{uuid}":                       h.getToken,
+		"PUT /1.0/provisioning/tokens/{uuid}":                       h.putToken,
+		"DELETE /1.0/provisioning/tokens/{uuid}":                    h.deleteToken,
+		"GET /1.0/provisioning/servers":                             h.getServers,
+		"GET /1.0/provisioning/servers/{name}":                      h.getServerByName,
+		"PUT /1.0/provisioning/servers/{name}":                      h.putServer,
+		"POST /1.0/provisioning/servers/{name}":                     h.postServer,
+		"DELETE /1.0/provisioning/servers/{name}":                   h.deleteServer,
+		"POST /1.0/provisioning/servers/{name}/:accept-certificate": h.acceptCertificate,
+		"GET /1.0/warnings":                                         h.getWarnings,
+		"GET /1.0/warnings/{uuid}":                                  h.getWarning,
+		"PUT /1.0/warnings/{uuid}":                                  h.putWarning,
 	}
 	for pattern, handle := range operators {
 		mux.HandleFunc(pattern, h.authorized(handle))

@@ -24,6 +24,8 @@ type server struct {
 	Properties          map[string]string    `json:"properties"`
 	Certificate         string               `json:"certificate"`
 	Fingerprint         string               `json:"fingerprint"`
+	ServedFingerprint   string               `json:"served_fingerprint"`
+	Presented           string               `json:"presented_fingerprint"`
 	Cluster             string               `json:"cluster"`
 	Type                opscenter.ServerType `json:"server_type"`
 	HardwareData        json.RawMessage      `json:"hardware_data,omitempty"`
@@ -80,7 +82,7 @@ func showServer(info *opscenter.ServerInfo, facts *opscenter.Facts) *server {
 	out := &server{
 		Name: info.Name, ConnectionURL: info.ConnectionURL, SystemUUID: info.SystemUUID, MachineID: info.MachineID,
 		PublicConnectionURL: info.PublicConnectionURL, Channel: info.Channel, Description: info.Description,
-		Properties: info.Properties, Certificate: info.Certificate, Fingerprint: info.Fingerprint, Cluster: info.Cluster,
+		Properties: info.Properties, Certificate: info.Certificate, Fingerprint: info.Fingerprint, ServedFingerprint: info.ServedFingerprint, Presented: s.Presented, Cluster: info.Cluster,
 		Type: s.Type, VersionData: showVersions(info), Status: s.Status, StatusDetail: string(s.StatusDetail), StatusReason: s.StatusReason,
 		LastUpdated: later(info.LastUpdated, s.LastUpdated), LastSeen: info.LastSeen, Trusted: s.SystemStateTrusted,
 		RecommendedAction: recommended.Action, UpdateState: recommended.UpdateState, RecommendedActionReason: recommended.Reason,
@@ -249,6 +251,26 @@ func (h *Handler) postServer(w http.ResponseWriter, r *http.Request) {
 
 func (h *Handler) deleteServer(w http.ResponseWriter, r *http.Request) {
 	if err := h.registry.DeleteServer(r.Context(), r.PathValue("name")); err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, nil)
+}
+
+// acceptCertificate accepts another certificate of a server, beside the one it registered
+// with; an empty fingerprint takes that back.
+func (h *Handler) acceptCertificate(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Fingerprint *string `json:"fingerprint"`
+	}
+	err := decode(r, &body)
+	if err == nil && body.Fingerprint == nil {
+		err = fmt.Errorf("%w: field fingerprint: it is wanted", errBody)
+	}
+	if err == nil {
+		err = h.registry.AcceptCertificate(r.Context(), r.PathValue("name"), *body.Fingerprint)
+	}
+	if err != nil {
 		h.fail(w, r, err)
 		return
 	}

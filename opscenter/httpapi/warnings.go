@@ -1,0 +1,123 @@
+package httpapi
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// warningStatus is the acknowledgement of a warning, as Operations Center names it.
+type warningStatus string
+
+const (
+	warningNew          warningStatus = "new"
+	warningAcknowledged warningStatus = "acknowledged"
+)
+
+// warningPut is what of a warning may be edited.
+type warningPut struct {
+	Status warningStatus `json:"status"`
+}
+
+// warningScope is what a warning is about.
+type warningScope struct {
+	Scope      string `json:"scope"`
+	EntityType string `json:"entity_type"`
+	Entity     string `json:"entity"`
+}
+
+// warning is what the API shows.
+type warning struct {
+	warningPut
+	UUID            string                `json:"uuid"`
+	Scope           warningScope          `json:"scope"`
+	Type            opscenter.WarningKind `json:"type"`
+	FirstOccurrence time.Time             `json:"first_occurrence"`
+	LastOccurrence  time.Time             `json:"last_occurrence"`
+	LastUpdated     time.Time             `json:"last_updated"`
+	Messages        []string              `json:"messages"`
+	Count           int                   `json:"count"`
+}
+
+func showWarning(w *opscenter.Warning) warning {
+	out := warning{UUID: w.UUID, Type: w.Kind, Scope: warningScope{Scope: "poll", EntityType: "fleet"}, warningPut: warningPut{warningNew},
+		FirstOccurrence: w.FirstSeen, LastOccurrence: w.LastSeen, LastUpdated: later(w.LastUpdated, w.LastSeen), Messages: []string{w.Message}, Count: w.Count}
+	if w.ServerID != "" {
+		out.Scope.EntityType, out.Scope.Entity = "server", w.Server
+	}
+	if w.Acknowledged {
+		out.Status = warningAcknowledged
+	}
+	return out
+}
+
+// acknowledgement is what the ETag of a warning covers: what a PUT replaces, and of which.
+func acknowledgement(w *opscenter.Warning) any { return []any{w.UUID, w.Acknowledged} }
+
+func (s warningStatus) acknowledged() (bool, error) {
+	switch s {
+	case warningNew:
+		return false, nil
+	case warningAcknowledged:
+		return true, nil
+	}
+	return false, fmt.Errorf("%w: field status: %.40q is neither %q nor %q", errBody, string(s), warningNew, warningAcknowledged)
+}
+
+// getWarnings lists warnings, the oldest first, whole with and without recursion.
+func (h *Handler) getWarnings(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "recursion", "limit", "cursor", "type", "server", "status")
+	var filter opscenter.WarningFilter
+	if err == nil {
+		filter.Kind, filter.Server = opscenter.WarningKind(query.values.Get("type")), query.values.Get("server")
+		if status := query.values.Get("status"); status != "" {
+			var wanted bool
+			wanted, err = warningStatus(status).acknowledged()
+			filter.Acknowledged = &wanted
+		}
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	list := newList(w, h)
+	err = query.pages(func(page opscenter.Page) (int, string, error) {
+		found, err := h.registry.ListWarnings(r.Context(), filter, page)
+		for _, one := range found.Warnings {
+			list.add(showWarning(one))
+		}
+		return len(found.Warnings), found.Next, err
+	})
+	list.end(r, query.next, err)
+}
+
+func (h *Handler) getWarning(w http.ResponseWriter, r *http.Request) {
+	found, err := h.registry.Warning(r.Context(), r.PathValue("uuid"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	w.Header().Set("ETag", etag(acknowledgement(found)))
+	respond(w, showWarning(found))
+}
+
+func (h *Handler) putWarning(w http.ResponseWriter, r *http.Request) {
+	var body warningPut
+	var acknowledged bool
+	err := decode(r, &body)
+	if err == nil {
+		acknowledged, err = body.Status.acknowledged()
+	}
+	if err == nil {
+		err = h.registry.AcknowledgeWarning(r.Context(), r.PathValue("uuid"), acknowledged, func(known *opscenter.Warning) error {
+			return matches(r, etag(acknowledgement(known)))
+		})
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, nil)
+}

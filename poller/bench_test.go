@@ -1,0 +1,419 @@
+package poller_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/poller"
+	"github.com/opscenter-go/sdk/storage"
+	"github.com/opscenter-go/sdk/storage/badgerstore"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+// concurrency of the polls, and of the bare loop they are measured against.
+const concurrency = 64
+
+// bench is a registry with simulated servers in it.
+type bench struct {
+	registry *opscenter.Registry
+	store    storage.Store
+	identity tls.Certificate
+	sims     *simulators
+}
+
+func benchIdentity(b *testing.B) tls.Certificate {
+	identity, err := selfsigned.New("control plane")
+	if err != nil {
+		b.Fatal(err)
+	}
+	return identity
+}
+
+func benchStore(b *testing.B) storage.Store {
+	store, err := badgerstore.Open(b.TempDir(), badgerstore.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { store.Close() })
+	return store
+}
+
+func (t *bench) register(b *testing.B) {
+	token, err := t.registry.CreateToken(b.Context(), opscenter.TokenSpec{Uses: int64(len(t.sims.servers))})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i, s := range t.sims.servers {
+		certificate, err := opscenter.ParseCertificate(s.Certificate)
+		if err != nil {
+			b.Fatal(err)
+		}
+		_, err = t.registry.Register(b.Context(), opscenter.Registration{Token: token.UUID, Certificate: certificate, Name: s.Name, ConnectionURL: s.URL, MachineID: fmt.Sprintf("%032x", i+1)})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// newBench registers n simulated servers over Badger.
+func newBench(b *testing.B, sims *simulators, identity tls.Certificate) *bench {
+	store := benchStore(b)
+	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	t := &bench{registry: registry, store: store, identity: identity, sims: sims}
+	t.register(b)
+	return t
+}
+
+// always polls without a pause: whoever was polled is due again.
+func always() poller.Options {
+	return poller.Options{Interval: time.Millisecond, FactsInterval: time.Nanosecond, Concurrency: concurrency, RetryInterval: 5 * time.Second, MaxLag: time.Hour}
+}
+
+// run runs a poller until stop is called.
+func (t *bench) run(b *testing.B, client *incusos.Client, options poller.Options) (p *poller.Poller, stop func()) {
+	p, err := poller.New(t.registry, client, options)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = p.Run(ctx)
+	}()
+	return p, func() { cancel(); <-ended }
+}
+
+func (t *bench) ready() int {
+	for _, c := range t.registry.Counts() {
+		if c.Status == opscenter.StatusReady {
+			return c.Count
+		}
+	}
+	return 0
+}
+
+func waitFor(b *testing.B, limit time.Duration, done func() bool) time.Duration {
+	b.Helper()
+	begun := time.Now()
+	for !done() {
+		if time.Since(begun) > limit {
+			b.Fatalf("not within %s", limit)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return time.Since(begun)
+}
+
+func rate(n int, d time.Duration) float64 { return float64(n) / d.Seconds() }
+
+// BenchmarkPolls sweeps over simulated servers in another process of the same machine. An
+// operation is a sweep. bare is a loop over net/http that performs the same requests over
+// the same kind of connections, and throws the bodies away.
+func BenchmarkPolls(b *testing.B) {
+	identity := benchIdentity(b)
+	for _, n := range []int{1000, 5000} {
+		sims := startSimulators(b, n, opscenter.EncodeCertificate(identity.Leaf))
+		for _, kind := range []struct {
+			name string
+			idle int
+		}{{"resumed", 1}, {"kept", n}} {
+			b.Run(fmt.Sprintf("servers=%d/%s/bare", n, kind.name), func(b *testing.B) { bareSweeps(b, sims, identity, kind.idle) })
+			b.Run(fmt.Sprintf("servers=%d/%s/ours", n, kind.name), func(b *testing.B) { ourSweeps(b, sims, identity, kind.idle, n) })
+		}
+		b.Run(fmt.Sprintf("servers=%d/cold", n), func(b *testing.B) { coldSweep(b, sims, identity, n) })
+		b.Run(fmt.Sprintf("servers=%d/silent", n), func(b *testing.B) { silentSweeps(b, sims, identity, n) })
+		sims.stop()
+	}
+}
+
+func ourSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle, n int) {
+	t := newBench(b, sims, identity)
+	client := incusos.New(incusos.Options{Certificate: &identity, MaxIdleConns: idle})
+	defer client.Close()
+	p, stop := t.run(b, client, always())
+	defer stop()
+	settled := p.Stats().Unchanged
+	waitFor(b, time.Minute*5, func() bool { return t.ready() == n && p.Stats().Unchanged > settled+int64(n) })
+	full, before := client.Stats().FullHandshakes, stats(t.store)
+	begun, sweeps := time.Now(), 0
+	for b.Loop() {
+		polls := p.Stats().Polls
+		waitFor(b, 5*time.Minute, func() bool { return p.Stats().Polls >= polls+int64(n) })
+		sweeps++
+	}
+	b.ReportMetric(rate(n*sweeps, time.Since(begun)), "polls/s")
+	b.ReportMetric(float64(client.Stats().FullHandshakes-full), "full-handshakes")
+	b.ReportMetric(float64(stats(t.store).Commits-before.Commits)/float64(sweeps), "commits/op")
+	b.ReportMetric(float64(stats(t.store).Written-before.Written)/float64(sweeps), "B-written/op")
+}
+
+func stats(s storage.Store) storage.Stats { return s.(storage.Measured).Stats() }
+
+// coldSweep is the first sweep: full handshakes, and everything is new.
+func coldSweep(b *testing.B, sims *simulators, identity tls.Certificate, n int) {
+	for b.Loop() {
+		b.StopTimer()
+		t := newBench(b, sims, identity)
+		client := incusos.New(incusos.Options{Certificate: &identity})
+		b.StartTimer()
+		_, stop := t.run(b, client, poller.Options{Concurrency: concurrency})
+		waitFor(b, 5*time.Minute, func() bool { return t.ready() == n })
+		b.StopTimer()
+		stop()
+		client.Close()
+		b.StartTimer()
+	}
+	b.ReportMetric(rate(n*b.N, b.Elapsed()), "polls/s")
+}
+
+// silentSweeps polls with a tenth of the servers accepting and staying silent.
+func silentSweeps(b *testing.B, sims *simulators, identity tls.Certificate, n int) {
+	t := newBench(b, sims, identity)
+	client := incusos.New(incusos.Options{Certificate: &identity, MaxIdleConns: 1, Timeout: 2 * time.Second})
+	defer client.Close()
+	p, stop := t.run(b, client, always())
+	defer stop()
+	waitFor(b, 5*time.Minute, func() bool { return t.ready() == n && p.Stats().Unchanged > int64(2*n) })
+	sweep := func(living int) time.Duration {
+		from := p.Stats().Unchanged
+		return waitFor(b, 5*time.Minute, func() bool { return p.Stats().Unchanged >= from+int64(living) })
+	}
+	all := sweep(n)
+	sims.silence(n / 10)
+	defer sims.silence(0)
+	// The first sweep meets them: until each was found to be silent.
+	failed := p.Stats().Failed
+	first := waitFor(b, 5*time.Minute, func() bool { return p.Stats().Failed >= failed+int64(n/10) })
+	goroutines, files := 0, 0
+	for b.Loop() {
+		sweep(n * 9 / 10)
+	}
+	living := time.Duration(float64(b.Elapsed()) / float64(b.N))
+	goroutines, files = runtime.NumGoroutine(), openFiles()
+	failed = p.Stats().Failed
+	waitFor(b, 5*time.Minute, func() bool { return p.Stats().Failed >= failed+1000 })
+	b.ReportMetric(all.Seconds(), "s-sweep-without")
+	b.ReportMetric(first.Seconds(), "s-first-sweep")
+	b.ReportMetric(rate(n*9/10, living)/rate(n, all), "of-rate-without")
+	b.ReportMetric(float64(runtime.NumGoroutine()-goroutines), "goroutines-per-1000-failed")
+	b.ReportMetric(float64(openFiles()-files), "files-per-1000-failed")
+}
+
+func openFiles() int {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	return len(entries)
+}
+
+// bareSweeps performs the requests of a poll in a bare loop.
+func bareSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle int) {
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{identity}, ClientSessionCache: tls.NewLRUClientSessionCache(len(sims.servers))},
+		MaxIdleConns: idle, MaxIdleConnsPerHost: 1, DisableCompression: true}
+	defer transport.CloseIdleConnections()
+	sweep := func() {
+		var next atomic.Int64
+		var wait sync.WaitGroup
+		for range concurrency {
+			wait.Go(func() {
+				for i := next.Add(1) - 1; i < int64(len(sims.servers)); i = next.Add(1) - 1 {
+					s := sims.servers[i]
+					for _, path := range []string{"/os/1.0", "/os/1.0/applications", "/os/1.0/applications/incus", "/os/1.0/system/update", "/os/1.0/system/resources",
+						"/os/1.0/system/network", "/os/1.0/system/security", "/os/1.0/system/storage", "/1.0/cluster/members/" + s.Name} {
+						req, err := http.NewRequest(http.MethodGet, s.URL+path, nil)
+						if err != nil {
+							b.Error(err)
+							return
+						}
+						resp, err := transport.RoundTrip(req)
+						if err != nil {
+							b.Error(err)
+							return
+						}
+						if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+							b.Error(resp.Status, err)
+						}
+						resp.Body.Close()
+					}
+				}
+			})
+		}
+		wait.Wait()
+	}
+	sweep() // full handshakes
+	begun, sweeps := time.Now(), 0
+	for b.Loop() {
+		sweep()
+		sweeps++
+	}
+	b.ReportMetric(rate(len(sims.servers)*sweeps, time.Since(begun)), "polls/s")
+}
+
+// steady is a prober without sockets: every answer is the last one again.
+type steady struct {
+	kind        opscenter.ServerType
+	maintenance opscenter.MaintenanceState
+	versions    opscenter.Versions
+	facts       *opscenter.Facts
+}
+
+func (s *steady) Probe(_ context.Context, target opscenter.Target) opscenter.Observation {
+	return opscenter.Observation{Server: target.Name, ID: target.ID, At: time.Now(), Ready: true, Presented: target.Fingerprint,
+		Type: &s.kind, Maintenance: &s.maintenance, Versions: &s.versions, MemberName: &target.Name, Facts: s.facts}
+}
+
+// registerMany registers servers first to last.
+func registerMany(b *testing.B, registry *opscenter.Registry, first, last int, url func(i int) string, served string) {
+	made := benchIdentity(b)
+	var wait sync.WaitGroup
+	var next atomic.Int64
+	next.Store(int64(first) - 1)
+	for range 64 {
+		wait.Go(func() {
+			for i := next.Add(1); i <= int64(last); i = next.Add(1) {
+				// Only the raw bytes make the identity here; to sign for each would take its time.
+				certificate := &x509.Certificate{Raw: append(fmt.Appendf(nil, "%08d", i), made.Leaf.Raw...), PublicKey: made.Leaf.PublicKey}
+				token, err := registry.CreateToken(b.Context(), opscenter.TokenSpec{})
+				if err == nil {
+					_, err = registry.Register(b.Context(), opscenter.Registration{Token: token.UUID, Certificate: certificate, Name: fmt.Sprintf("server%06d", i),
+						ConnectionURL: url(int(i)), MachineID: fmt.Sprintf("%032x", i)})
+				}
+				if err == nil && served != "" {
+					err = registry.AcceptCertificate(b.Context(), fmt.Sprintf("server%06d", i), served)
+				}
+				if err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wait.Wait()
+}
+
+// BenchmarkSweep sweeps over 100,000 registered servers without sockets: what the schedule
+// and the registry cost. An operation is one unchanged poll.
+func BenchmarkSweep(b *testing.B) {
+	const n = 100_000
+	for _, backend := range []string{"memory", "badger"} {
+		var store storage.Store = memstore.New()
+		if backend == "badger" {
+			store = benchStore(b)
+		}
+		registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		registerMany(b, registry, 1, n, func(i int) string { return fmt.Sprintf("https://10.%d.%d.%d:8443", i>>16, i>>8&0xff, i&0xff) }, "")
+		for _, what := range []string{"light", "facts"} {
+			b.Run(backend+"/"+what, func(b *testing.B) {
+				prober := &steady{kind: opscenter.TypeIncus, versions: opscenter.Versions{OS: opscenter.OSVersion{Name: "IncusOS", Version: "202608010000"},
+					Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "202608010000", Primary: true}}}}
+				if what == "facts" {
+					prober.facts = &opscenter.Facts{Hardware: incusostest.Hardware(1)}
+				}
+				t := &bench{registry: registry, store: store}
+				options := always()
+				p, err := poller.New(registry, prober, options)
+				if err != nil {
+					b.Fatal(err)
+				}
+				ctx, cancel := context.WithCancel(context.Background())
+				ended := make(chan struct{})
+				go func() { defer close(ended); _ = p.Run(ctx) }()
+				waitFor(b, 10*time.Minute, func() bool { return t.ready() == n && p.Stats().Unchanged > 2*n })
+				var before, after runtime.MemStats
+				stored := stats(store)
+				runtime.ReadMemStats(&before)
+				begun, from := time.Now(), p.Stats().Polls
+				for b.Loop() {
+					runtime.Gosched()
+					for polls := p.Stats().Polls; p.Stats().Polls < polls+1000; {
+						time.Sleep(100 * time.Microsecond)
+					}
+				}
+				polls, took := p.Stats().Polls-from, time.Since(begun)
+				runtime.ReadMemStats(&after)
+				// The flush of when servers were last seen is part of what polls write.
+				if err := registry.Flush(context.Background()); err != nil {
+					b.Fatal(err)
+				}
+				per := func(v uint64) float64 { return float64(v) / float64(polls) }
+				b.ReportMetric(float64(took.Microseconds())/float64(polls), "µs/poll")
+				b.ReportMetric(per(after.Mallocs-before.Mallocs), "allocs/poll")
+				b.ReportMetric(per(after.TotalAlloc-before.TotalAlloc), "B/poll")
+				b.ReportMetric(float64(stats(store).Written-stored.Written), "B-written")
+				b.ReportMetric(float64(stats(store).Commits-stored.Commits), "commits")
+				b.ReportMetric(float64(polls), "polls")
+				cancel()
+				<-ended
+			})
+		}
+		runtime.GC()
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		b.Logf("%s: heap of %d servers, poller and all: %d MiB, %d B per server", backend, n, stats.HeapAlloc>>20, stats.HeapAlloc/n)
+		store.Close()
+	}
+}
+
+// BenchmarkFleet polls 100,000 servers over real sockets, with the options the README gives
+// for 4 GB: 50 simulated servers in another process stand for 2,000 each. An operation is a
+// sweep with resumed sessions.
+func BenchmarkFleet(b *testing.B) {
+	if os.Getenv("OPSCENTER_BENCH_FLEET") == "" {
+		b.Skip("it takes 10 minutes: set OPSCENTER_BENCH_FLEET=1")
+	}
+	const n, sims = 100_000, 50
+	identity := benchIdentity(b)
+	served := startSimulators(b, sims, opscenter.EncodeCertificate(identity.Leaf))
+	store := benchStore(b)
+	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i, s := range served.servers {
+		certificate, err := opscenter.ParseCertificate(s.Certificate)
+		if err != nil {
+			b.Fatal(err)
+		}
+		registerMany(b, registry, i*n/sims+1, (i+1)*n/sims, func(int) string { return s.URL }, opscenter.Fingerprint(certificate))
+	}
+	client := incusos.New(incusos.Options{Certificate: &identity, MaxSessions: n + n/10, MaxIdleConns: 64})
+	defer client.Close()
+	t := &bench{registry: registry, store: store}
+	p, stop := t.run(b, client, always())
+	defer stop()
+	waitFor(b, 30*time.Minute, func() bool { return t.ready() == n && p.Stats().Unchanged > n })
+	full := client.Stats().FullHandshakes
+	for b.Loop() {
+		polls := p.Stats().Polls
+		waitFor(b, 30*time.Minute, func() bool { return p.Stats().Polls >= polls+n })
+	}
+	b.ReportMetric(rate(n*b.N, b.Elapsed()), "polls/s")
+	b.ReportMetric(float64(client.Stats().FullHandshakes-full), "full-handshakes")
+	b.ReportMetric(float64(client.Stats().Sessions), "sessions")
+	status, _ := os.ReadFile("/proc/self/status")
+	for line := range strings.Lines(string(status)) {
+		if strings.HasPrefix(line, "VmHWM") || strings.HasPrefix(line, "VmRSS") {
+			b.Log(strings.TrimSpace(line))
+		}
+	}
+}
