@@ -426,3 +426,15 @@ func (r *Registry) flushWarnings(ctx context.Context) error {
 		}
 	}
 }
+
+// CountWarnings returns how many warnings there are of each kind.
+func (r *Registry) CountWarnings() map[WarningKind]int {
+	m := &r.memory
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	out := map[WarningKind]int{}
+	for subject := range m.open {
+		out[subject.kind]++
+	}
+	return out
+}

@@ -372,8 +372,13 @@ func (l *loop) askAround(failed *entry, now time.Duration) {
 		return
 	}
 	l.asked = now
-	for range min(2*o.GuardMinimum, len(l.living)) {
-		e := l.living[rand.IntN(len(l.living))]
+	// Some that lie next to each other in the heap, from anywhere: they are in no order that matters.
+	n := min(2*o.GuardMinimum, len(l.living))
+	others := make([]*entry, 0, n)
+	for i, first := 0, rand.IntN(max(1, len(l.living))); i < n; i++ {
+		others = append(others, l.living[(first+i)%len(l.living)])
+	}
+	for _, e := range others {
 		if e != failed && e.due > now {
 			l.living.set(e, now)
 		}
