@@ -49,9 +49,9 @@ func (r *Registry) acceptCertificate(tx *writing, name, fingerprint, why string,
 		Reason: fmt.Sprintf("certificate %.12s is accepted %s, was %.12s", fingerprint, why, server.ServedFingerprint)})
 }
 
-// followed returns the fingerprint a server presents, if it is refused so far, but known to be
-// its cluster's: another member's own, as the first member's becomes the cluster's, or one
-// accepted for another member.
+// followed returns the fingerprint a server presents, if it is refused so far, but was
+// accepted for another member of its cluster. A cluster's certificate is made when the cluster
+// is: until an operator accepts it for one member, nothing tells whose it is.
 func (r *Registry) followed(tx storage.ReadTx, o *observed) (string, error) {
 	if o.Failure == nil || o.Failure.Kind != FailureCertificate || o.Presented == "" {
 		return "", nil
@@ -64,7 +64,7 @@ func (r *Registry) followed(tx storage.ReadTx, o *observed) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if member.ID != server.ID && (member.Fingerprint == o.Presented || member.ServedFingerprint == o.Presented) {
+		if member.ID != server.ID && member.ServedFingerprint == o.Presented {
 			return o.Presented, nil
 		}
 	}

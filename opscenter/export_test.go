@@ -17,3 +17,17 @@ func (r *Registry) SetCluster(ctx context.Context, name, cluster string) error {
 		})
 	})
 }
+
+// Tracked returns of how many servers something is kept in memory.
+func (r *Registry) Tracked() int {
+	r.memory.mu.RLock()
+	defer r.memory.mu.RUnlock()
+	return len(r.memory.tracks)
+}
+
+// FlushPending reports whether anything is left to flush.
+func (r *Registry) FlushPending() bool {
+	r.memory.mu.RLock()
+	defer r.memory.mu.RUnlock()
+	return r.memory.pending != 0
+}

@@ -71,7 +71,19 @@ func (r *Registry) FactsOf(ctx context.Context, info *ServerInfo) (*Facts, error
 	if row == nil {
 		return &Facts{}, nil
 	}
-	return row.open()
+	out, err := row.open()
+	if err == nil && !r.options.KeepSecrets {
+		return out.redacted() // they may be from a time when secrets were kept
+	}
+	return out, err
+}
+
+// same reports whether two rows are the same version of the same facts.
+func (f *factsRow) same(other *factsRow) bool {
+	if f == nil || other == nil {
+		return f == other
+	}
+	return f.Changes == other.Changes && f.ReadAt.Equal(other.ReadAt) && bytes.Equal(f.Data, other.Data)
 }
 
 // Both are made when the program begins, not when they are first used: they hold channels,
@@ -279,9 +291,9 @@ func isVolatile(key []byte) bool {
 	switch string(key) {
 	case "stats", "counters", "load", "uptime", "last_check",
 		"used", "free", "available", "usage", "hugepages_used",
-		"usage_in_bytes", "pool_allocated_space_in_bytes", "raw_pool_size_in_bytes_used",
+		"usage_in_bytes", "available_in_bytes", "usable_pool_size_in_bytes", "raw_read_error_rate", "seek_error_rate", "pool_allocated_space_in_bytes", "raw_pool_size_in_bytes_used",
 		"power_on_hours", "data_units_read", "data_units_written", "temperature",
-		"ttl", "age", "frequency", "last_handshake", "rx_bytes", "tx_bytes", "progress":
+		"ttl", "age", "frequency", "last_handshake", "latest_handshake", "rx_bytes", "tx_bytes", "progress":
 		return true
 	}
 	return false

@@ -10,8 +10,8 @@ import (
 // a large share of the servers that were asked within a window fail, it suspects us. It
 // watches servers that are ready; those known to be offline say nothing new.
 //
-// To set it off, a server counts once for its last answer, or for the first failure since,
-// so that those that fail, and are asked again and again, don't weigh more than the others.
+// To set it off, a server counts once within a window, for its last answer or for its first
+// failure, so that those that fail, and are asked again and again, don't weigh more than the others.
 // Once it is set off, each server that was asked since counts with its last outcome, and it
 // ends when fewer than the share fail.
 type guard struct {
@@ -29,16 +29,13 @@ type watched struct {
 	previous, next *watched
 	at             time.Duration
 	listed, failed bool
-	streak         bool // it failed last time
 }
 
 // observe takes in the outcome of a poll of a server that is ready.
 func (g *guard) observe(w *watched, at time.Duration, failed bool) {
 	g.expire(at)
-	again := failed && w.streak
-	w.streak = failed
-	if !g.on && again {
-		return
+	if !g.on && failed && w.listed && w.failed {
+		return // it counts once in a window
 	}
 	g.drop(w)
 	w.at, w.failed = at, failed
@@ -46,10 +43,14 @@ func (g *guard) observe(w *watched, at time.Duration, failed bool) {
 	switch {
 	case !g.on && failed && g.failing >= g.minimum && float64(g.failing) >= g.share*float64(g.asked):
 		g.trip()
-	case g.on && g.asked >= g.minimum && float64(g.failing) < g.share*float64(g.asked):
+	case g.on && g.asked >= g.minimum && float64(g.failing) < ease*g.share*float64(g.asked):
 		g.on = false
 	}
 }
+
+// ease is by how much less than the share must fail for the guard to end, so that it does not
+// go on and off where just about the share fails.
+const ease = 0.9
 
 // trip sets the guard off: from now on only those count that fail already, and who is asked next.
 func (g *guard) trip() {
@@ -73,7 +74,6 @@ func (g *guard) expire(now time.Duration) {
 // leave takes a server out that is not ready any more. What it failed still counts within the
 // window, unless the guard is on: then nobody leaves for having failed.
 func (g *guard) leave(w *watched) {
-	w.streak = false
 	if g.on {
 		g.drop(w)
 	}
@@ -114,9 +114,6 @@ func (g *guard) drop(w *watched) {
 	}
 }
 
-// forget takes out a server that was removed.
-func (g *guard) forget(t *track) { g.drop(&t.watched) }
-
 // judge shows the guard an outcome, and returns whether the fleet counts as unreachable.
 func (m *memory) judge(id string, ready, failed bool) bool {
 	m.mu.Lock()
@@ -129,10 +126,15 @@ func (m *memory) judge(id string, ready, failed bool) bool {
 	default:
 		m.guard.leave(&t.watched)
 	}
-	if m.guard.on && m.guard.asked < m.guard.minimum && m.count(StatusReady) < m.guard.minimum {
-		m.guard.on = false // a fleet that has become too small to tell
-	}
+	m.endSmall()
 	return m.guard.on
+}
+
+// endSmall ends the guard of a fleet that has become too small to tell.
+func (m *memory) endSmall() {
+	if m.guard.on && m.guard.asked < m.guard.minimum && m.count(StatusReady) < m.guard.minimum {
+		m.guard.on = false
+	}
 }
 
 // count returns how many servers have a status.

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opscenter-go/sdk/storage"
@@ -43,7 +45,9 @@ type factsChangeRow struct {
 	ID     string // the server's
 	Number uint64
 	At     time.Time
-	Data   []byte // compressed
+	// Secrets tells that it was written by a Registry that keeps them.
+	Secrets bool
+	Data    []byte // compressed
 }
 
 // FactsHistory returns how a server's facts changed, the newest change first, at most
@@ -68,6 +72,11 @@ func (r *Registry) FactsHistory(ctx context.Context, name string) (out []FactsCh
 				return fmt.Errorf("history of the facts of server %q: %w: %v", name, storage.ErrCorrupt, err)
 			}
 			change.Number, change.At = row.Number, row.At
+			if row.Secrets && !r.options.KeepSecrets {
+				for i := range change.Changes { // that it changed, and no more
+					change.Changes[i].From, change.Changes[i].To = "", ""
+				}
+			}
 			out = append(out, change)
 		}
 		return nil
@@ -75,31 +84,36 @@ func (r *Registry) FactsHistory(ctx context.Context, name string) (out []FactsCh
 	return out, err
 }
 
-// recordFactsChange stores how facts changed, if they did, and drops what is over the limit.
-func (r *Registry) recordFactsChange(tx storage.WriteTx, id string, number uint64, at time.Time, before, after *Facts) (changed bool, err error) {
-	change := diffFacts(before, after)
+// changeOfFacts returns the row that tells how facts changed, nil if they did not.
+func changeOfFacts(id string, number uint64, at time.Time, before, after *Facts, keepSecrets bool) (*factsChangeRow, error) {
+	change := diffFacts(before, after, keepSecrets)
 	if len(change.Changes) == 0 {
-		return false, nil
+		return nil, nil
 	}
 	data, err := json.Marshal(&change)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	row := &factsChangeRow{ID: id, Number: number, At: at, Data: encoder.EncodeAll(data, nil)}
+	return &factsChangeRow{ID: id, Number: number, At: at, Secrets: keepSecrets, Data: encoder.EncodeAll(data, nil)}, nil
+}
+
+// recordFactsChange stores how facts changed, and drops what is over the limit.
+func (r *Registry) recordFactsChange(tx storage.WriteTx, row *factsChangeRow) error {
 	if err := factsHistory.Put(tx, row); err != nil {
-		return false, err
+		return err
 	}
 	// By number, without looking for the oldest; more than one only after the limit was lowered.
-	for limit := uint64(r.options.MaxFactsHistory); number > limit; number-- {
-		err := factsHistory.Delete(tx, storage.StringKey(id).Uint(number-limit))
+	limit := uint64(r.options.MaxFactsHistory)
+	for number := row.Number; number > limit; number-- {
+		err := factsHistory.Delete(tx, storage.StringKey(row.ID).Uint(number-limit))
 		if isNotFound(err) {
-			return true, nil
+			return nil
 		}
 		if err != nil {
-			return false, err
+			return err
 		}
 	}
-	return true, nil
+	return nil
 }
 
 // deleteFacts removes the facts of a server, and their history.
@@ -122,8 +136,13 @@ func deleteFacts(tx storage.WriteTx, id string) error {
 	return nil
 }
 
-// diffFacts lists what differs, but for what changes all the time.
-func diffFacts(before, after *Facts) (out FactsChange) {
+// maxMore bounds how far changes are counted that are not kept.
+const maxMore = 1000
+
+// diffFacts lists what differs, but for what changes all the time and, unless they are to be
+// kept, secrets.
+func diffFacts(before, after *Facts, keepSecrets bool) FactsChange {
+	d := differ{keepSecrets: keepSecrets}
 	old := before.parts()
 	for i, part := range after.parts() {
 		if *old[i].data == nil || *part.data == nil || bytes.Equal(*old[i].data, *part.data) {
@@ -134,12 +153,36 @@ func diffFacts(before, after *Facts) (out FactsChange) {
 		if errA != nil || errB != nil {
 			continue
 		}
-		out.diff(part.name, a, b)
+		d.path = append(d.path[:0], part.name)
+		d.diff(a, b)
 	}
-	return out
+	return d.out
 }
 
-func (c *FactsChange) diff(path string, a, b any) {
+// differ compares documents. The path to where it is is put together only for what differs.
+type differ struct {
+	keepSecrets bool
+	path        []any // keys and indexes
+	out         FactsChange
+}
+
+func (d *differ) full() bool { return d.out.More >= maxMore }
+
+// within compares what lies one step further down.
+func (d *differ) within(step, from, to any, had, has bool) {
+	d.path = append(d.path, step)
+	switch {
+	case had && has:
+		d.diff(from, to)
+	case had:
+		d.add(from, nil, true, false)
+	default:
+		d.add(nil, to, false, true)
+	}
+	d.path = d.path[:len(d.path)-1]
+}
+
+func (d *differ) diff(a, b any) {
 	switch x := a.(type) {
 	case map[string]any:
 		if y, ok := b.(map[string]any); ok {
@@ -151,18 +194,13 @@ func (c *FactsChange) diff(path string, a, b any) {
 			}
 			slices.Sort(keys)
 			for _, key := range keys {
-				if isVolatile([]byte(key)) {
+				if isVolatile([]byte(key)) || !d.keepSecrets && isSecret([]byte(key)) {
 					continue
 				}
 				from, had := x[key]
 				to, has := y[key]
-				switch {
-				case had && has:
-					c.diff(path+"."+key, from, to)
-				case had:
-					c.add(path+"."+key, shorten(from), "")
-				default:
-					c.add(path+"."+key, "", shorten(to))
+				if d.within(key, from, to, had, has); d.full() {
+					return
 				}
 			}
 			return
@@ -170,38 +208,67 @@ func (c *FactsChange) diff(path string, a, b any) {
 	case []any:
 		if y, ok := b.([]any); ok {
 			for i := range max(len(x), len(y)) {
-				at := fmt.Sprintf("%s[%d]", path, i)
-				switch {
-				case i >= len(y):
-					c.add(at, shorten(x[i]), "")
-				case i >= len(x):
-					c.add(at, "", shorten(y[i]))
-				default:
-					c.diff(at, x[i], y[i])
+				var from, to any
+				if i < len(x) {
+					from = x[i]
+				}
+				if i < len(y) {
+					to = y[i]
+				}
+				if d.within(i, from, to, i < len(x), i < len(y)); d.full() {
+					return
 				}
 			}
 			return
 		}
 	}
-	if from, to := plainJSON(a), plainJSON(b); from != to {
-		c.add(path, cutTo(from, MaxFactValue), cutTo(to, MaxFactValue))
+	if !reflect.DeepEqual(a, b) {
+		d.add(a, b, true, true)
 	}
 }
 
-func (c *FactsChange) add(path, from, to string) {
-	if len(c.Changes) == MaxFactChanges {
-		c.More++
+func (d *differ) add(from, to any, had, has bool) {
+	if len(d.out.Changes) == MaxFactChanges {
+		d.out.More++
 		return
 	}
-	c.Changes = append(c.Changes, FactChange{Path: cutTo(path, MaxFactValue), From: from, To: to})
+	change := FactChange{Path: d.where()}
+	if had {
+		change.From = d.show(from)
+	}
+	if has {
+		change.To = d.show(to)
+	}
+	d.out.Changes = append(d.out.Changes, change)
 }
 
-func shorten(value any) string { return cutTo(plainJSON(value), MaxFactValue) }
+func (d *differ) where() string {
+	var out strings.Builder
+	for i, step := range d.path {
+		switch step := step.(type) {
+		case int:
+			fmt.Fprintf(&out, "[%d]", step)
+		case string:
+			if i > 0 {
+				out.WriteByte('.')
+			}
+			out.WriteString(step[:min(len(step), MaxFactValue)])
+		}
+		if out.Len() > MaxFactValue {
+			break
+		}
+	}
+	return cutTo(out.String(), MaxFactValue)
+}
 
-func plainJSON(value any) string {
+// show returns a value as JSON, cut, without secrets unless they are to be kept.
+func (d *differ) show(value any) string {
 	data, err := encodePlain(value)
+	if err == nil && !d.keepSecrets {
+		data, err = RedactSecrets(data)
+	}
 	if err != nil {
 		return ""
 	}
-	return string(data)
+	return cutTo(string(data), MaxFactValue)
 }

@@ -2,6 +2,7 @@ package opscenter
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -29,6 +30,9 @@ func (t *Transition) presented(o Observation) {
 		if o.Trust != "" {
 			why = o.Trust
 		}
+		if o.Failure == nil && next.Status == StatusReady && next.StatusDetail == DetailNone {
+			next.StatusReason = reasonReady // and no longer the alarm
+		}
 		t.event(o.At, EventCertificateChanged, fmt.Sprintf("presents certificate %.12s, which is accepted: %s", o.Presented, why))
 	}
 }
@@ -36,7 +40,7 @@ func (t *Transition) presented(o Observation) {
 // outage notes that the server became unresponsive, and whether it does so too often.
 func (t *Transition) outage(at time.Time, policy Policy) {
 	next := &t.State
-	if policy.FlapThreshold <= 0 {
+	if policy.FlapThreshold <= 0 || policy.FlapThreshold == math.MaxInt {
 		return
 	}
 	recent := []time.Time{}
@@ -72,6 +76,9 @@ func (t *Transition) held(o Observation, policy Policy) bool {
 	return false
 }
 
+// wholePolls is how many polls in a row must read all for a server to be no longer partly unreadable.
+const wholePolls = 3
+
 // steadilyDown ends the flapping of a server that simply stays down.
 func (t *Transition) steadilyDown(o Observation, policy Policy) {
 	if !t.State.FlappingSince.IsZero() && o.At.Sub(t.Contact.FirstFailure) >= policy.FlapSteady {
@@ -98,10 +105,10 @@ func (t *Transition) warn(o Observation, policy Policy) {
 		judge(WarningUnreachable, false, "")
 		judge(WarningCertificate, false, "")
 		judge(WarningUntrusted, false, "")
-		if o.Light && len(o.Unread) == 0 {
-			return // it did not try the rest
+		// A light poll did not try all; and one whole poll between others that are not is no end of it.
+		if len(o.Unread) > 0 || t.Contact.Whole >= wholePolls {
+			judge(WarningUnreadable, len(o.Unread) > 0, "could not be read, and is kept as it was: "+strings.Join(o.Unread, "; "))
 		}
-		judge(WarningUnreadable, len(o.Unread) > 0, "could not be read, and is kept as it was: "+strings.Join(o.Unread, "; "))
 		return
 	}
 	down := s.Status == StatusOffline && s.StatusDetail == DetailUnresponsive

@@ -13,14 +13,18 @@ import (
 type memory struct {
 	mu      sync.RWMutex
 	tracks  map[string]*track         // by server ID
-	ghosts  map[string]bool           // removed before they were known here
 	counts  map[census]int            // of the stored states
 	buckets [seenBuckets]seenBucket   // of when servers were last seen
 	open    map[warningSubject]*alarm // the warnings there are
-	guard   guard
-	flushed time.Time
-	pending int // things to flush
-	begun   time.Time
+	// While transactions are under way, whose outcome is heard of in any order: servers that
+	// were removed, and the number of the transaction that cleared a warning.
+	underway int
+	ghosts   map[string]bool
+	cleared  map[warningSubject]uint64
+	guard    guard
+	flushed  time.Time
+	pending  int // things to flush
+	begun    time.Time
 }
 
 // track is what is known in memory of one server.
@@ -28,6 +32,7 @@ type track struct {
 	contact   Contact
 	unflushed bool   // seen since the last flush
 	epoch     uint32 // grows when the stored state was written
+	contacts  uint32 // grows when something else than a poll changed the contact
 	// settled is the digest of observations that find nothing new; zero: there is none.
 	settled digest
 	watched watched // by the guard
@@ -54,12 +59,16 @@ func (m *memory) load(tx storage.ReadTx) error {
 			return err
 		}
 		m.counts[censusOf(state)]++
-		m.add(state.ID)
+		m.add(state.ID).contact.LastSeen = state.LastSeen
 	}
 	if err := m.loadSeen(tx); err != nil {
 		return err
 	}
-	return m.loadWarnings(tx)
+	if err := m.loadWarnings(tx); err != nil {
+		return err
+	}
+	m.endSmall()
+	return nil
 }
 
 // add makes a server known.
@@ -77,12 +86,10 @@ func (m *memory) committed(w *writing) {
 	defer m.mu.Unlock()
 	for _, c := range w.states {
 		if c.before != (census{}) {
-			if m.counts[c.before]--; m.counts[c.before] == 0 {
-				delete(m.counts, c.before)
-			}
+			m.tally(c.before, -1)
 		}
 		if c.after != (census{}) {
-			m.counts[c.after]++
+			m.tally(c.after, 1)
 		}
 		t := m.tracks[c.id]
 		switch {
@@ -90,8 +97,8 @@ func (m *memory) committed(w *writing) {
 			m.ghosts[c.id] = true
 		case c.after == (census{}):
 			m.remove(c.id, t)
-		case t == nil && m.ghosts[c.id]:
-			delete(m.ghosts, c.id)
+		case t == nil && (m.ghosts[c.id] || c.before != (census{})):
+			// Removed meanwhile; or made in a transaction that will be heard of later.
 		case t == nil:
 			m.add(c.id)
 		default:
@@ -102,35 +109,58 @@ func (m *memory) committed(w *writing) {
 	m.warned(w)
 }
 
+// begin and end frame a transaction.
+func (m *memory) begin() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.underway++
+}
+
+func (m *memory) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.underway--; m.underway == 0 {
+		clear(m.ghosts)
+		clear(m.cleared)
+	}
+}
+
+func (m *memory) tally(c census, n int) {
+	if m.counts[c] += n; m.counts[c] == 0 {
+		delete(m.counts, c)
+	}
+}
+
 func (m *memory) remove(id string, t *track) {
-	m.guard.forget(t)
+	m.guard.drop(&t.watched)
+	m.endSmall()
+	if t.unflushed {
+		m.pending--
+	}
 	delete(m.tracks, id)
 	m.buckets[bucketOf(id)].remove(id)
 }
 
-// contact returns a copy of what is known of the polls of a server.
-func (m *memory) contact(id string) (Contact, uint32) {
+// mark notes how new is what is known of the servers of some observations.
+func (m *memory) mark(list []observed) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	if t := m.tracks[id]; t != nil {
-		return t.contact, t.epoch
+	for i := range list {
+		if t := m.tracks[list[i].ID]; t != nil {
+			list[i].epoch, list[i].contacts = t.epoch, t.contacts
+		}
 	}
-	return Contact{}, 0
 }
 
-// change changes what is known of the polls of a server that is there.
+// change changes what is known of the polls of a server, unless it was removed.
 func (m *memory) change(id string, change func(*Contact)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := m.tracks[id]
-	if t == nil {
-		if m.ghosts[id] {
-			return
-		}
-		t = m.add(id) // so fresh that its creation has not been heard of
+	if t := m.tracks[id]; t != nil {
+		t.settled = digest{}
+		t.contacts++
+		m.see(id, t, change)
 	}
-	t.settled = digest{}
-	m.see(id, t, change)
 }
 
 // see changes a contact, and notes when the server was seen.
@@ -175,8 +205,13 @@ type ServerCount struct {
 
 // contact returns a copy of what is known of the polls of a server.
 func (r *Registry) contact(id string) Contact {
-	c, _ := r.memory.contact(id)
-	return c
+	m := &r.memory
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if t := m.tracks[id]; t != nil {
+		return t.contact
+	}
+	return Contact{}
 }
 
 // setContact changes what is known of the polls of a server.
@@ -191,6 +226,8 @@ func (r *Registry) seen(id string, at time.Time) {
 // cause for each warning. The Registry does so itself, every Options.LastSeenInterval while
 // observations come in, and at Close.
 func (r *Registry) Flush(ctx context.Context) error {
+	r.flushing.Lock() // one at a time
+	defer r.flushing.Unlock()
 	if err := r.flushSeen(ctx); err != nil {
 		return err
 	}

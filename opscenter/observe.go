@@ -65,10 +65,6 @@ func digestOf(o *Observation, keepSecrets bool) digest {
 	if o.MemberName != nil {
 		text(*o.MemberName)
 	}
-	text("trusted")
-	if o.SystemStateTrusted != nil {
-		flag(*o.SystemStateTrusted)
-	}
 	out := digest{light: max(1, h.Sum64())}
 	if o.Facts != nil {
 		parts, err := o.Facts.digest(keepSecrets)
@@ -76,6 +72,12 @@ func digestOf(o *Observation, keepSecrets bool) digest {
 			return digest{}
 		}
 		out.facts = parts.sum()
+	}
+	if o.SystemStateTrusted != nil { // read with the facts
+		out.facts = max(1, out.facts*2)
+		if *o.SystemStateTrusted {
+			out.facts++
+		}
 	}
 	return out
 }
@@ -106,8 +108,8 @@ func (r *Registry) RecordUnchanged(o *Observation) bool {
 	if t == nil || t.settled.light != found.light || found.facts != 0 && t.settled.facts != found.facts || m.guard.on {
 		return false
 	}
-	if !t.contact.LastSeen.Equal(o.At) {
-		t.contact.LastSeen = o.At
+	if at := r.notInFuture(o.At); !t.contact.LastSeen.Equal(at) {
+		t.contact.LastSeen = at
 		m.toFlush(o.ID, t)
 	}
 	m.guard.observe(&t.watched, m.elapsed(), false)
@@ -117,7 +119,8 @@ func (r *Registry) RecordUnchanged(o *Observation) bool {
 // RecordObservations takes in what polls found out. What is new is stored; an observation
 // that finds nothing new writes nothing durable. Observations of servers that are gone, or
 // that began before something newer was learned, are dropped. Those of one server must come
-// in order. When it fails, what of them is not stored can be given to it again.
+// // in order. Each transaction of MaxObservations takes all it is given, or nothing: who wants to
+// give again what failed hands over no more than that at a time.
 func (r *Registry) RecordObservations(ctx context.Context, observations ...Observation) error {
 	for len(observations) > 0 {
 		step := observations[:stepLength(observations)]
@@ -125,7 +128,16 @@ func (r *Registry) RecordObservations(ctx context.Context, observations ...Obser
 		if len(step) == 1 && r.RecordUnchanged(&step[0]) {
 			continue
 		}
-		if err := r.recordStep(ctx, step); err != nil {
+		err := r.recordStep(ctx, step)
+		if errors.Is(err, storage.ErrTooLarge) && len(step) > 1 {
+			// With the facts that are stored already, they may be too many for one transaction.
+			for i := range step {
+				if err = r.recordStep(ctx, step[i:i+1]); err != nil {
+					break
+				}
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("storing %d observations: %w", len(step), err)
 		}
 	}
@@ -136,8 +148,16 @@ func (r *Registry) RecordObservations(ctx context.Context, observations ...Obser
 	return nil
 }
 
-// FlushDue flushes if Options.LastSeenInterval has passed since the last time.
+// FlushDue flushes if Options.LastSeenInterval has passed since the last time, and sees to the
+// warning that the fleet is unreachable. RecordObservations calls it; who takes in most of
+// what comes by RecordUnchanged calls it now and then.
 func (r *Registry) FlushDue(ctx context.Context) error {
+	if err := r.warnFleet(ctx); err != nil {
+		return err
+	}
+	if r.FleetUnreachable() {
+		r.memory.repeat("", Warned{Kind: WarningFleet}, now())
+	}
 	if r.flushDue() {
 		return r.Flush(ctx)
 	}
@@ -176,8 +196,10 @@ type observed struct {
 	state      ServerState // as it is stored, but for beginnings in the future
 	rewound    bool        // there were some
 	name       string      // of the server by now
-	epoch      uint32      // of the memory, when the store was read
-	follow     string      // the certificate of its cluster, which it presents now
+	epoch      uint32      // of the state, before the store was read
+	contacts   uint32      // of the contact, likewise
+	prepared   *preparedFacts
+	follow     string // the certificate of its cluster, which it presents now
 }
 
 func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
@@ -197,6 +219,8 @@ func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 		}
 		list[i].parts = parts
 	}
+	// What is written after this is newer than what is found below.
+	r.memory.mark(list)
 	// Most polls find nothing new: look first, without keeping writers waiting.
 	changed := false
 	err := r.store.View(ctx, func(tx storage.ReadTx) error {
@@ -219,6 +243,7 @@ func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 		return err
 	}
 	if changed {
+		r.prepareFacts(list)
 		err := r.update(ctx, func(tx *writing) error {
 			for i := range list {
 				o := &list[i]
@@ -243,7 +268,7 @@ func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 	}
 	for i := range list {
 		if o := &list[i]; o.known {
-			r.memory.observed(o, changed)
+			r.memory.observed(o, changed, r.now())
 			r.logEvents(ctx, o.transition.Events)
 		}
 	}
@@ -316,14 +341,19 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed, fleetUnreachable bool
 	state := o.state
 	policy := r.policy()
 	policy.FleetUnreachable = fleetUnreachable
-	var contact Contact
-	contact, o.epoch = r.memory.contact(o.ID)
-	o.plain = Apply(state, contact, o.Observation, policy)
-	o.plain.Changed = o.plain.Changed || o.rewound
-	o.transition = o.plain
+	contact := r.contact(o.ID)
 	if o.follow, err = r.followed(tx, o); err != nil {
 		return err
 	}
+	if o.follow != "" {
+		// It is asked again at once: this was no failure of the server.
+		o.plain = Transition{State: state, Contact: contact}
+		o.transition = o.plain
+		return nil
+	}
+	o.plain = Apply(state, contact, o.Observation, policy)
+	o.plain.Changed = o.plain.Changed || o.rewound
+	o.transition = o.plain
 	if o.Facts == nil {
 		return nil
 	}
@@ -406,44 +436,89 @@ func (r *Registry) storeState(ctx context.Context, tx *writing, o *observed) err
 	return r.record(tx, o.transition.Events...)
 }
 
-func (r *Registry) storeFacts(tx storage.WriteTx, o *observed) error {
-	read := o.Facts
-	if !r.options.KeepSecrets {
-		clean, err := read.redacted()
-		if err != nil {
-			return err
+// preparedFacts is what is to be stored of facts, worked out before the transaction: it
+// takes its time, and nobody else can write then.
+type preparedFacts struct {
+	before *factsRow // what it was worked out from; nil: there was none
+	row    *factsRow
+	change *factsChangeRow // nil: nothing that is kept a history of
+	err    error
+}
+
+// prepareFacts works out what is to be stored of the facts that changed.
+func (r *Registry) prepareFacts(list []observed) {
+	for i := range list {
+		o := &list[i]
+		if !o.known || o.Facts == nil || !o.transition.Changed || o.transition.State.FactsHash == o.state.FactsHash {
+			continue
 		}
-		read = clean
+		var before *factsRow
+		err := r.store.View(context.Background(), func(tx storage.ReadTx) (err error) {
+			before, err = facts.Find(tx, storage.StringKey(o.ID))
+			return err
+		})
+		if err == nil {
+			o.prepared = r.mergeFacts(before, o)
+		}
 	}
-	before, changes := &Facts{}, uint64(0)
-	old, err := facts.Find(tx, storage.StringKey(o.ID))
-	if err != nil && !errors.Is(err, storage.ErrCorrupt) {
-		return err
+}
+
+// mergeFacts merges what was read into what is stored. What can't be read is replaced.
+func (r *Registry) mergeFacts(stored *factsRow, o *observed) *preparedFacts {
+	p := &preparedFacts{before: stored}
+	read, before, changes := o.Facts, &Facts{}, uint64(0)
+	if stored != nil {
+		changes = stored.Changes
+		if opened, err := stored.open(); err == nil {
+			before = opened
+		}
 	}
-	if old != nil {
-		changes = old.Changes
-		if before, err = old.open(); err != nil {
-			before = &Facts{} // what can't be read is replaced
+	if !r.options.KeepSecrets {
+		// Of what is stored, too: it may be from a time when they were kept.
+		if read, p.err = read.redacted(); p.err != nil {
+			return p
+		}
+		if clean, err := before.redacted(); err == nil {
+			before = clean
+		} else {
+			before = &Facts{}
 		}
 	}
 	merged, row, err := mergeFacts(before, read, o.ID, o.At)
 	if err != nil {
+		p.err = err
+		return p
+	}
+	p.row = row
+	p.row.Changes = changes
+	if p.change, p.err = changeOfFacts(o.ID, changes+1, o.At, before, merged, r.options.KeepSecrets); p.change != nil {
+		p.row.Changes++
+	}
+	return p
+}
+
+func (r *Registry) storeFacts(tx storage.WriteTx, o *observed) error {
+	stored, err := facts.Find(tx, storage.StringKey(o.ID))
+	if err != nil && !errors.Is(err, storage.ErrCorrupt) {
 		return err
 	}
-	row.Changes = changes
-	changed, err := r.recordFactsChange(tx, o.ID, changes+1, o.At, before, merged)
-	if err != nil {
+	if o.prepared == nil || !stored.same(o.prepared.before) {
+		o.prepared = r.mergeFacts(stored, o)
+	}
+	if err := o.prepared.err; err != nil {
 		return err
 	}
-	if changed {
-		row.Changes++
+	if o.prepared.change != nil {
+		if err := r.recordFactsChange(tx, o.prepared.change); err != nil {
+			return err
+		}
 	}
-	return facts.Put(tx, row)
+	return facts.Put(tx, o.prepared.row)
 }
 
 // observed takes in what became of an observation. stored tells whether there was a
 // transaction: then the next observation is looked at once more.
-func (m *memory) observed(o *observed, stored bool) {
+func (m *memory) observed(o *observed, stored bool, at time.Time) {
 	m.mu.Lock()
 	t := m.tracks[o.ID]
 	if t == nil {
@@ -452,9 +527,12 @@ func (m *memory) observed(o *observed, stored bool) {
 	}
 	m.see(o.ID, t, func(c *Contact) {
 		acting, seen := c.Acting, c.LastSeen
-		*c = o.transition.Contact
-		c.Acting = acting
-		if o.Failure != nil {
+		if t.contacts == o.contacts { // else something else was heard of it, which counts for more
+			*c = o.transition.Contact
+			c.Acting = acting
+		}
+		c.LastSeen = o.transition.Contact.LastSeen
+		if o.Failure != nil || seen.After(c.LastSeen) && !seen.After(at) {
 			c.LastSeen = seen
 		}
 	})

@@ -17,6 +17,7 @@ import (
 	"maps"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opscenter-go/sdk/storage"
@@ -67,13 +68,14 @@ type Options struct {
 	MaxFactsHistory int
 	// FlapThreshold is how many times within FlapWindow a server must become unresponsive to
 	// be held offline, as flapping, until it has been steady for FlapSteady. Default 3 times
-	// within 1 hour, 15 minutes.
+	// within 1 hour, 15 minutes. A negative threshold switches that off.
 	FlapThreshold int
 	FlapWindow    time.Duration
 	FlapSteady    time.Duration
 	// GuardShare is the share of the servers polled within GuardWindow that must fail for the
 	// control plane to suspect itself, and to make nobody offline until it is over; at least
-	// GuardMinimum servers. Default half, 5 servers, 15 s. A negative share switches that off.
+	// GuardMinimum servers. It ends when a tenth less than that fail. Default half, 5 servers,
+	// 15 s. A negative share switches that off.
 	GuardShare   float64
 	GuardMinimum int
 	GuardWindow  time.Duration
@@ -96,7 +98,7 @@ func (o Options) withDefaults() (Options, error) {
 		value *int
 		def   int
 	}{{"OfflineThreshold", &o.OfflineThreshold, DefaultOfflineThreshold}, {"MaxEvents", &o.MaxEvents, DefaultMaxEvents},
-		{"MaxFactsHistory", &o.MaxFactsHistory, DefaultMaxFactsHistory}, {"FlapThreshold", &o.FlapThreshold, DefaultFlapThreshold},
+		{"MaxFactsHistory", &o.MaxFactsHistory, DefaultMaxFactsHistory},
 		{"GuardMinimum", &o.GuardMinimum, DefaultGuardMinimum}} {
 		if *n.value < 0 {
 			return o, fmt.Errorf("%s is %d, it must not be negative: %w", n.name, *n.value, ErrInvalidOptions)
@@ -120,6 +122,12 @@ func (o Options) withDefaults() (Options, error) {
 		}
 	}
 	switch {
+	case o.FlapThreshold == 0:
+		o.FlapThreshold = DefaultFlapThreshold
+	case o.FlapThreshold < 0:
+		o.FlapThreshold = math.MaxInt
+	}
+	switch {
 	case o.GuardShare == 0:
 		o.GuardShare = DefaultGuardShare
 	case o.GuardShare < 0:
@@ -141,7 +149,8 @@ type Registry struct {
 
 	clock    func() time.Time
 	memory   memory
-	flushing sync.Mutex // held by the one who stores when servers were last seen
+	writes   atomic.Uint64 // transactions, in their order
+	flushing sync.Mutex    // held by the one who flushes
 }
 
 // NewRegistry returns a Registry over a store. The store stays the caller's: close it after
@@ -152,7 +161,7 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 		return nil, err
 	}
 	r := &Registry{store: store, options: options, log: options.Logger, clock: time.Now}
-	r.memory.tracks, r.memory.ghosts = map[string]*track{}, map[string]bool{}
+	r.memory.tracks, r.memory.ghosts, r.memory.cleared = map[string]*track{}, map[string]bool{}, map[warningSubject]uint64{}
 	r.memory.counts, r.memory.open = map[census]int{}, map[warningSubject]*alarm{}
 	r.memory.begun = time.Now()
 	r.memory.flushed = r.memory.begun

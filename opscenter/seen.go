@@ -83,7 +83,9 @@ func (m *memory) loadSeen(tx storage.ReadTx) error {
 			}
 			ages = ages[n:]
 			if t := m.tracks[id]; t != nil && age > 0 {
-				t.contact.LastSeen = times.Newest.Add(-time.Duration(age-1) * time.Millisecond)
+				if at := times.Newest.Add(-time.Duration(age-1) * time.Millisecond); at.After(t.contact.LastSeen) {
+					t.contact.LastSeen = at // what is in the state row may be newer
+				}
 			}
 		}
 	}
@@ -132,26 +134,29 @@ func (m *memory) again(bucket uint64) {
 // flushStep is how many buckets one transaction of a flush writes.
 const flushStep = 64
 
+// flushSize is how many bytes it writes, but for the last bucket.
+const flushSize = 1 << 20
+
 func (r *Registry) flushSeen(ctx context.Context) error {
-	r.flushing.Lock()
-	defer r.flushing.Unlock()
 	m := &r.memory
 	m.mu.Lock()
 	m.flushed = time.Now()
 	m.mu.Unlock()
-	for first := uint64(0); first < seenBuckets; first += flushStep {
+	for bucket := uint64(0); bucket < seenBuckets; {
 		var members []*seenMembers
 		var times []*seenTimes
 		m.mu.Lock()
-		for bucket := first; bucket < first+flushStep; bucket++ {
+		for size := 0; bucket < seenBuckets && len(times) < flushStep && size < flushSize; bucket++ {
 			if !m.buckets[bucket].unflushed {
 				continue
 			}
 			who, when := m.rows(bucket)
 			if who != nil {
 				members = append(members, who)
+				size += 50 * len(who.IDs)
 			}
 			times = append(times, when)
+			size += 2 * len(when.Ages)
 		}
 		m.mu.Unlock()
 		if len(times) == 0 {

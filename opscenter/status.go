@@ -215,6 +215,8 @@ type Contact struct {
 	LastFailure  *Failure
 	// AnsweringSince is when the first of the answers since the last failure came.
 	AnsweringSince time.Time
+	// Whole is how many polls in a row read everything, as far as it matters: light ones don't count.
+	Whole int
 	// Acting counts the actions this process carries out on the server: while there are any,
 	// they, and no poll before the deadline, say when the state's Operation ends.
 	Acting int
@@ -290,7 +292,16 @@ func (t *Transition) failed(o Observation, policy Policy) {
 	}
 	contact.Failures++
 	contact.LastFailure = o.Failure
-	contact.AnsweringSince = time.Time{}
+	if policy.FleetUnreachable && next.Status == StatusReady {
+		// Whoever fails for a reason of ours has all its failures before it once that is over.
+		contact.Failures = 1
+	}
+	if contact.Failures >= policy.OfflineThreshold {
+		contact.AnsweringSince = time.Time{} // one failure is none
+	}
+	if contact.FirstFailure.After(o.At) {
+		contact.FirstFailure = o.At // the clock was set back
+	}
 	t.steadilyDown(o, policy)
 	if a := next.Announced; a != nil {
 		if o.At.Before(a.At) {
@@ -321,6 +332,12 @@ func (t *Transition) answered(o Observation, policy Policy) {
 	contact.Failures, contact.LastFailure, contact.FirstFailure = 0, nil, time.Time{}
 	if contact.AnsweringSince.IsZero() || contact.AnsweringSince.After(o.At) {
 		contact.AnsweringSince = o.At
+	}
+	switch {
+	case len(o.Unread) > 0:
+		contact.Whole = 0
+	case !o.Light && contact.Whole < wholePolls:
+		contact.Whole++
 	}
 	t.read(o)
 
@@ -420,7 +437,7 @@ func (t *Transition) settle(o Observation, policy Policy) {
 		}
 	}
 	detail := DetailNone
-	reason := "answers, and is ready"
+	reason := reasonReady
 	switch {
 	case next.Operation != nil:
 		detail, reason = next.Operation.detail(), string(next.Operation.Action)+" under way"
@@ -485,6 +502,8 @@ func (t *Transition) to(at time.Time, status Status, detail StatusDetail, reason
 func (t *Transition) event(at time.Time, kind EventKind, reason string) {
 	t.Events = append(t.Events, Event{At: at, Kind: kind, Server: t.State.Name, Reason: cutTo(reason, maxReason)})
 }
+
+const reasonReady = "answers, and is ready"
 
 // maxReason bounds the reasons that are stored, in bytes: parts of them come from servers.
 const maxReason = 1000

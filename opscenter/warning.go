@@ -3,6 +3,9 @@ package opscenter
 import (
 	"context"
 	"fmt"
+	"iter"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -82,6 +85,7 @@ type alarm struct {
 	count     int // since the last flush
 	last      time.Time
 	unflushed bool
+	number    uint64 // of the transaction that raised it
 }
 
 func (m *memory) loadWarnings(tx storage.ReadTx) error {
@@ -100,13 +104,25 @@ func (m *memory) loadWarnings(tx storage.ReadTx) error {
 // warned takes in the warnings a transaction raised and cleared.
 func (m *memory) warned(w *writing) {
 	for _, subject := range w.closed {
-		if a := m.open[subject]; a != nil && a.unflushed {
+		m.cleared[subject] = max(m.cleared[subject], w.number)
+		a := m.open[subject]
+		if a == nil || a.number > w.number {
+			continue // raised again since
+		}
+		if a.unflushed {
 			m.pending--
 		}
 		delete(m.open, subject)
 	}
 	for _, raised := range w.raised {
-		m.open[raised.subject()] = &alarm{uuid: raised.UUID, message: raised.Message, last: raised.LastSeen}
+		subject := raised.subject()
+		if m.cleared[subject] > w.number {
+			continue // cleared again, which was heard of first
+		}
+		m.open[subject] = &alarm{uuid: raised.UUID, message: raised.Message, last: raised.LastSeen, number: w.number}
+		if t := m.tracks[raised.ServerID]; t != nil {
+			t.settled = digest{} // a poll has to see whether it still holds
+		}
 	}
 }
 
@@ -143,11 +159,14 @@ func (m *memory) repeat(id string, w Warned, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a := m.open[warningSubject{w.Kind, id}]
-	if a == nil || !at.After(a.last) {
+	if a == nil || at.Equal(a.last) {
 		return
 	}
 	a.count++
-	a.last, a.message = at, w.Message
+	a.last = at
+	if w.Message != "" {
+		a.message = w.Message
+	}
 	if !a.unflushed {
 		a.unflushed = true
 		m.pending++
@@ -203,7 +222,7 @@ func newUUID() string { return uuid.Must(uuid.NewV7()).String() }
 
 // Warn raises a warning about a server, or, with an empty name, about the fleet; if there is
 // one of that kind, it is seen once more. It stays until ClearWarning. Errors: ErrNotFound,
-// ErrTooLong.
+// ErrTooLong. Warnings of the kinds above are cleared as it says there.
 func (r *Registry) Warn(ctx context.Context, server string, w Warned) error {
 	if err := checkLength("kind of warning", string(w.Kind), MaxLabelLength); err != nil {
 		return err
@@ -214,17 +233,24 @@ func (r *Registry) Warn(ctx context.Context, server string, w Warned) error {
 	w.Message = cutTo(w.Message, maxReason)
 	at := now()
 	var id string
+	raised := false
 	err := r.update(ctx, func(tx *writing) (err error) {
 		if id, err = serverID(tx, server); err != nil {
 			return err
 		}
-		return r.raise(tx, server, id, w, at)
+		err = r.raise(tx, server, id, w, at)
+		raised = len(tx.raised) > 0
+		return err
 	})
-	if err == nil {
-		r.memory.repeat(id, w, at)
+	switch {
+	case err != nil:
+		return err
+	case raised:
 		r.log.WarnContext(ctx, string(w.Kind), "server", server, "message", w.Message)
+	default:
+		r.memory.repeat(id, w, at)
 	}
-	return err
+	return nil
 }
 
 // ClearWarning removes the warning of that kind about a server, or, with an empty name, about
@@ -345,12 +371,15 @@ func (r *Registry) ListWarnings(ctx context.Context, filter WarningFilter, page 
 		if err != nil {
 			return err
 		}
-		for w, err := range warnings.Scan(tx, within) {
+		found := warnings.Scan(tx, within)
+		if id != "" {
+			found = r.warningsOf(tx, id, page)
+		}
+		for w, err := range found {
 			if err != nil {
 				return err
 			}
-			if filter.Kind != "" && w.Kind != filter.Kind || id != "" && w.ServerID != id ||
-				filter.Acknowledged != nil && w.Acknowledged != *filter.Acknowledged {
+			if filter.Kind != "" && w.Kind != filter.Kind || filter.Acknowledged != nil && w.Acknowledged != *filter.Acknowledged {
 				continue
 			}
 			if len(out.Warnings) == limit {
@@ -368,30 +397,58 @@ func (r *Registry) ListWarnings(ctx context.Context, filter WarningFilter, page 
 	return out, err
 }
 
+// warningsOf yields the warnings about a server, the oldest first: there are few.
+func (r *Registry) warningsOf(tx storage.ReadTx, id string, page Page) iter.Seq2[*Warning, error] {
+	return func(yield func(*Warning, error) bool) {
+		after := ""
+		if page.Cursor != "" {
+			var err error
+			if after, err = decodeCursor(page.Cursor); err != nil {
+				yield(nil, err)
+				return
+			}
+		}
+		var list []*Warning
+		for w, err := range warningsBySubject.Scan(tx, storage.Range{Prefix: storage.StringKey(id)}) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if w.UUID > after {
+				list = append(list, w)
+			}
+		}
+		slices.SortFunc(list, func(a, b *Warning) int { return strings.Compare(a.UUID, b.UUID) })
+		for _, w := range list {
+			if !yield(w, nil) {
+				return
+			}
+		}
+	}
+}
+
 // warningStep is how many warnings one transaction of a flush writes.
 const warningStep = 500
 
-// flushWarnings stores how often there was cause for warnings since the last time.
+// flushWarnings stores how often there was cause for warnings since the last time. What comes
+// while it does is left to the next.
 func (r *Registry) flushWarnings(ctx context.Context) error {
 	m := &r.memory
-	for {
-		type seenAgain struct {
-			subject warningSubject
-			alarm   alarm
+	type seenAgain struct {
+		subject warningSubject
+		alarm   alarm
+	}
+	var all []seenAgain
+	m.mu.Lock()
+	for subject, a := range m.open {
+		if a.unflushed {
+			all = append(all, seenAgain{subject, *a})
+			a.unflushed, a.count = false, 0
+			m.pending--
 		}
-		var list []seenAgain
-		m.mu.Lock()
-		for subject, a := range m.open {
-			if a.unflushed && len(list) < warningStep {
-				list = append(list, seenAgain{subject, *a})
-				a.unflushed, a.count = false, 0
-				m.pending--
-			}
-		}
-		m.mu.Unlock()
-		if len(list) == 0 {
-			return nil
-		}
+	}
+	m.mu.Unlock()
+	for list := range slices.Chunk(all, warningStep) {
 		err := r.store.Update(ctx, func(tx storage.WriteTx) error {
 			for _, one := range list {
 				known, err := warnings.Find(tx, storage.StringKey(one.alarm.uuid))
@@ -410,21 +467,28 @@ func (r *Registry) flushWarnings(ctx context.Context) error {
 			}
 			return nil
 		})
-		if err != nil {
-			m.mu.Lock()
-			for _, one := range list {
-				if a := m.open[one.subject]; a != nil && a.uuid == one.alarm.uuid {
-					a.count += one.alarm.count
-					if !a.unflushed {
-						a.unflushed = true
-						m.pending++
-					}
+		if err == nil {
+			continue
+		}
+		// This step, and those that were not tried.
+		done := 0
+		for done < len(all) && all[done].subject != list[0].subject {
+			done++
+		}
+		m.mu.Lock()
+		for _, one := range all[done:] {
+			if a := m.open[one.subject]; a != nil && a.uuid == one.alarm.uuid {
+				a.count += one.alarm.count
+				if !a.unflushed {
+					a.unflushed = true
+					m.pending++
 				}
 			}
-			m.mu.Unlock()
-			return fmt.Errorf("storing how often warnings were seen: %w", err)
 		}
+		m.mu.Unlock()
+		return fmt.Errorf("storing how often warnings were seen: %w", err)
 	}
+	return nil
 }
 
 // CountWarnings returns how many warnings there are of each kind.

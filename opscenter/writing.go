@@ -11,6 +11,7 @@ import (
 type writing struct {
 	storage.WriteTx
 	states []stateChange
+	number uint64 // of the transaction: later ones have greater ones
 	raised []Warning
 	closed []warningSubject
 }
@@ -23,9 +24,11 @@ type stateChange struct {
 
 // update runs fn in a transaction. All that writes states or warnings goes through it.
 func (r *Registry) update(ctx context.Context, fn func(tx *writing) error) error {
+	r.memory.begin()
+	defer r.memory.end()
 	var w writing
 	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
-		w = writing{WriteTx: tx}
+		w = writing{WriteTx: tx, number: r.writes.Add(1)}
 		return fn(&w)
 	})
 	if err == nil {

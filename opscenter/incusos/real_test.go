@@ -155,3 +155,46 @@ func TestRealEvacuation(t *testing.T) {
 	where.MemberName = "nobody"
 	require.Error(t, client.Evacuate(t.Context(), where))
 }
+
+// TestRealConnections: the real daemon's sessions are gone on with, and what its certificate
+// becomes when it is clustered is followed once it is accepted, and not before.
+func TestRealConnections(t *testing.T) {
+	identity, err := selfsigned.New("control-plane")
+	require.NoError(t, err)
+	var daemons []*incustest.Daemon
+	var targets []opscenter.Target
+	for _, name := range []string{"one", "two"} {
+		daemon := incustest.Start(t)
+		daemon.Trust(identity.Leaf)
+		daemons = append(daemons, daemon)
+		targets = append(targets, opscenter.Target{Name: name, ID: name, ConnectionURL: daemon.URL, Fingerprint: opscenter.Fingerprint(daemon.Certificate)})
+	}
+	// One idle connection for both: each poll ends the other's.
+	client := newClient(t, incusos.Options{Certificate: &identity, MaxIdleConns: 1})
+	for range 3 {
+		for _, where := range targets {
+			o := probe(t, client, where)
+			require.Nil(t, o.Failure, "%+v", o.Failure)
+			require.Empty(t, o.Unread)
+			require.Equal(t, where.Fingerprint, o.Presented)
+			require.NotEmpty(t, o.Facts.Hardware)
+		}
+	}
+	stats := client.Stats()
+	require.EqualValues(t, 2, stats.FullHandshakes)
+	require.EqualValues(t, 4, stats.ResumedHandshakes)
+
+	own := targets[0]
+	daemons[0].Cluster("one")
+	o := probe(t, client, own)
+	t.Logf("registered with %.12s, presents %.12s once clustered: %+v", own.Fingerprint, o.Presented, o.Failure)
+	if o.Failure != nil {
+		require.Equal(t, opscenter.FailureCertificate, o.Failure.Kind)
+		require.NotEqual(t, own.Fingerprint, o.Presented)
+		own.ServedFingerprint = o.Presented
+		o = probe(t, client, own)
+	}
+	require.Nil(t, o.Failure, "%+v", o.Failure)
+	require.Equal(t, "one", *o.MemberName)
+	require.Equal(t, opscenter.NotInMaintenance, *o.Maintenance)
+}
