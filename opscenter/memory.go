@@ -226,8 +226,12 @@ func (r *Registry) seen(id string, at time.Time) {
 // cause for each warning. The Registry does so itself, every Options.LastSeenInterval while
 // observations come in, and at Close.
 func (r *Registry) Flush(ctx context.Context) error {
-	r.flushing.Lock() // one at a time
-	defer r.flushing.Unlock()
+	select { // one at a time
+	case r.flushing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-r.flushing }()
 	if err := r.flushSeen(ctx); err != nil {
 		return err
 	}

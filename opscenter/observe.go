@@ -158,7 +158,7 @@ func (r *Registry) FlushDue(ctx context.Context) error {
 	if r.FleetUnreachable() {
 		r.memory.repeat("", Warned{Kind: WarningFleet}, now())
 	}
-	if r.flushDue() {
+	if r.flushDue() && len(r.flushing) == 0 { // who flushes already sees to it
 		return r.Flush(ctx)
 	}
 	return nil

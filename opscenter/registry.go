@@ -16,7 +16,6 @@ import (
 	"log/slog"
 	"maps"
 	"math"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -150,7 +149,7 @@ type Registry struct {
 	clock    func() time.Time
 	memory   memory
 	writes   atomic.Uint64 // transactions, in their order
-	flushing sync.Mutex    // held by the one who flushes
+	flushing chan struct{} // full while somebody flushes
 }
 
 // NewRegistry returns a Registry over a store. The store stays the caller's: close it after
@@ -160,7 +159,7 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{store: store, options: options, log: options.Logger, clock: time.Now}
+	r := &Registry{store: store, options: options, log: options.Logger, clock: time.Now, flushing: make(chan struct{}, 1)}
 	r.memory.tracks, r.memory.ghosts, r.memory.cleared = map[string]*track{}, map[string]bool{}, map[warningSubject]uint64{}
 	r.memory.counts, r.memory.open = map[census]int{}, map[warningSubject]*alarm{}
 	r.memory.begun = time.Now()

@@ -24,7 +24,7 @@ func hang(ctx context.Context, _ opscenter.Target) *opscenter.Failure {
 
 // More servers hang than there is concurrency, and the living are polled in time.
 func TestTheDeadDoNotStarveTheLiving(t *testing.T) {
-	inBubble(t, poller.Options{Concurrency: 4, SlowConcurrency: 40, Interval: time.Minute}, func(w *world) {
+	inBubble(t, poller.Options{Concurrency: 4, SlowConcurrency: 30, RetryConcurrency: 8, OfflineConcurrency: 2, Interval: time.Minute}, func(w *world) {
 		dead := map[string]bool{}
 		for n := range 60 {
 			w.register(n)
@@ -68,32 +68,277 @@ func TestTheDeadDoNotStarveTheLiving(t *testing.T) {
 	})
 }
 
-// Those that back off have half of the slow lane; whoever is found to be slow has the rest.
-func TestSlowLaneIsShared(t *testing.T) {
-	inBubble(t, poller.Options{Concurrency: 2, SlowConcurrency: 10, Interval: 10_000 * time.Hour, RetryInterval: time.Second, MaxBackoff: time.Second}, func(w *world) {
-		w.set(hang)
-		for n := range 30 {
+// However many are dead, and however slow, each class of servers has a budget of its own.
+func TestEachClassHasItsBudget(t *testing.T) {
+	inBubble(t, poller.Options{Concurrency: 2, SlowConcurrency: 4, RetryConcurrency: 4, OfflineConcurrency: 2, Interval: 5 * time.Minute, RetryInterval: time.Second, MaxBackoff: time.Second}, func(w *world) {
+		for n := range 50 {
 			w.register(n)
 		}
-		// All hang from the first poll on: the lane fills with them, and the main one stays open for new ones.
-		time.Sleep(5 * time.Minute)
+		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		for n := range 30 {
-			require.NotEmpty(t, w.times(certificates()[n].Name), "each had its turn")
-		}
-		require.LessOrEqual(t, w.most.Load(), int32(12))
-		begun := time.Since(w.began)
+		// 20 die one after the other, too far apart for the guard.
+		var dead atomic.Int32
 		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
-			if target.Name == certificates()[40].Name {
-				return nil
+			for n := range dead.Load() {
+				if target.Name == certificates()[n].Name {
+					return hang(ctx, target)
+				}
 			}
-			return hang(ctx, target)
+			return nil
 		})
-		w.register(40)
-		time.Sleep(2 * time.Second)
+		for range 20 {
+			dead.Add(1)
+			time.Sleep(10 * time.Minute)
+		}
 		synctest.Wait()
-		require.NotEmpty(t, w.times(certificates()[40].Name))
-		require.Less(t, w.times(certificates()[40].Name)[0], begun+2*time.Second, "a new server does not wait for the dead")
+		require.False(t, w.registry.FleetUnreachable())
+		for n := range 20 {
+			require.Equal(t, opscenter.DetailUnresponsive, w.state(n).State.StatusDetail, "server %d", n)
+		}
+		// One fails once: it is looked at again in time, beside 20 that hang.
+		var once atomic.Bool
+		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+			for n := range 20 {
+				if target.Name == certificates()[n].Name {
+					return hang(ctx, target)
+				}
+			}
+			if target.Name == "server30" && !once.Swap(true) {
+				return refuse
+			}
+			return nil
+		})
+		reg := certificates()[30]
+		begun := time.Since(w.began)
+		require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{}))
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		times := w.times("server30")
+		require.Less(t, times[len(times)-1], begun+2*time.Second, "the second look")
+		require.Zero(t, w.state(30).Failures)
+		// A new server whose first poll fails, as it is usual, is polled again soon.
+		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+			if target.Name == "server55" && len(w.times("server55")) == 1 {
+				return refuse
+			}
+			for n := range 20 {
+				if target.Name == certificates()[n].Name {
+					return hang(ctx, target)
+				}
+			}
+			return nil
+		})
+		w.register(55)
+		time.Sleep(7 * time.Second)
+		synctest.Wait()
+		require.Equal(t, opscenter.StatusReady, w.state(55).State.Status)
+		require.LessOrEqual(t, w.most.Load(), int32(12))
+		require.Zero(t, w.poller.Stats().Lag)
+		require.Positive(t, w.poller.Stats().OfflineLag, "20 that hang for 30 s each, 2 at a time")
+	})
+}
+
+// Servers that answer, but slowly, keep their budget busy, and a failed one gets its second look.
+func TestSlowServersDoNotStarveSecondLooks(t *testing.T) {
+	inBubble(t, poller.Options{Concurrency: 4, SlowConcurrency: 4, Interval: time.Minute}, func(w *world) {
+		var failed atomic.Bool
+		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+			time.Sleep(8 * time.Second)
+			if target.Name == "server00" && !failed.Swap(true) {
+				return refuse
+			}
+			return nil
+		})
+		for n := range 60 {
+			w.register(n)
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		require.Equal(t, opscenter.StatusReady, w.state(0).State.Status)
+		require.True(t, w.poller.Stats().Behind, "and it is told that it is all too much")
+	})
+}
+
+// A recorder may store an outcome before the loop has heard that the poll is over.
+func TestStoredBeforeOver(t *testing.T) {
+	for range 20 {
+		inBubble(t, poller.Options{BatchSize: 1, FastInterval: 1}, func(w *world) {
+			for n := range 20 {
+				w.register(n)
+			}
+			for range 20 {
+				for n := range 20 {
+					require.NoError(t, w.registry.SelfUpdate(t.Context(), certificates()[n].Certificate, opscenter.SelfUpdate{Cause: opscenter.CauseOSUpdateApplied}))
+				}
+				time.Sleep(time.Millisecond)
+			}
+			synctest.Wait()
+			require.Zero(t, w.poller.Stats().Running)
+		})
+	}
+}
+
+// A poll that had to wait for another of the same server has all of its time.
+func TestWaitingForAnotherPollCostsNoTime(t *testing.T) {
+	inBubble(t, poller.Options{Timeout: 30 * time.Second}, func(w *world) {
+		reg := w.register(0)
+		time.Sleep(time.Minute)
+		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+			select {
+			case <-time.After(20 * time.Second):
+				return nil
+			case <-ctx.Done():
+				return refuse
+			}
+		})
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			o, err := w.poller.Poll(w.t.Context(), "server00")
+			require.NoError(t, err)
+			require.Nil(t, o.Failure)
+		}()
+		time.Sleep(time.Second)
+		require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{}))
+		<-ended
+		time.Sleep(25 * time.Second)
+		synctest.Wait()
+		require.Zero(t, w.state(0).Failures)
+		require.Zero(t, w.poller.Stats().Failed)
+		require.WithinDuration(t, time.Now(), w.state(0).LastSeen, 30*time.Second)
+	})
+}
+
+// Facts that could not be read are asked for again at the next poll, not at their interval.
+func TestFactsThatFailedAreReadSoon(t *testing.T) {
+	var heavy atomic.Int32
+	options := poller.Options{Interval: time.Minute, FactsInterval: 24 * time.Hour, OnPoll: func(o *opscenter.Observation) {
+		if !o.Light {
+			heavy.Add(1)
+		}
+		if heavy.Load() <= 3 && o.Facts != nil {
+			o.Unread = []string{"resources: reset"}
+		}
+	}}
+	inBubble(t, options, func(w *world) {
+		w.facts = true
+		w.register(0)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		require.EqualValues(t, 4, heavy.Load())
+	})
+}
+
+// A warning of being behind that an earlier process left is cleared.
+func TestBehindOfAnEarlierRun(t *testing.T) {
+	inBubble(t, poller.Options{}, func(w *world) {
+		require.NoError(t, w.registry.Warn(t.Context(), "", opscenter.Warned{Kind: opscenter.WarningBehind}))
+	})
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+		require.NoError(t, err)
+		require.NoError(t, registry.Warn(t.Context(), "", opscenter.Warned{Kind: opscenter.WarningBehind}))
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		p, err := poller.New(registry, w, poller.Options{})
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.ErrorIs(t, p.Run(ctx), context.DeadlineExceeded)
+		require.Empty(t, w.warnings())
+	})
+}
+
+// One poll that does not end costs the others nothing: what they found is stored.
+func TestGraceForTheOthers(t *testing.T) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		release := make(chan struct{})
+		w.set(func(_ context.Context, target opscenter.Target) *opscenter.Failure {
+			if target.Name == "server00" {
+				<-release
+			}
+			return nil
+		})
+		p, err := poller.New(registry, w, poller.Options{Grace: 4 * time.Second, BatchDelay: time.Hour})
+		require.NoError(t, err)
+		for n := range 10 {
+			w.register(n)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx) }()
+		time.Sleep(time.Second)
+		cancel()
+		begun := time.Now()
+		require.ErrorIs(t, <-ended, poller.ErrGrace)
+		require.Equal(t, 4*time.Second, time.Since(begun))
+		for n := 1; n < 10; n++ {
+			require.Equal(t, opscenter.StatusReady, w.state(n).State.Status)
+		}
+		again, err := opscenter.NewRegistry(registry.Store(), opscenter.Options{})
+		require.NoError(t, err)
+		info, err := again.Server(context.Background(), "server01")
+		require.NoError(t, err)
+		require.WithinDuration(t, w.began, info.LastSeen, time.Millisecond)
+		close(release)
+		synctest.Wait()
+	})
+}
+
+// hanging is a store that takes nothing, and says nothing, until it is released.
+type hanging struct {
+	storage.Store
+	hang atomic.Pointer[chan struct{}]
+}
+
+func (s *hanging) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
+	if released := s.hang.Load(); released != nil {
+		<-*released
+	}
+	return s.Store.Update(ctx, fn)
+}
+
+// A store that hangs stops nobody whose poll finds nothing new; nor does it keep Run from ending.
+func TestStoreHangs(t *testing.T) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		store := &hanging{Store: memstore.New()}
+		registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		p, err := poller.New(registry, w, poller.Options{Interval: time.Minute, BatchSize: 1, Concurrency: 4, SlowConcurrency: 4, Timeout: 5 * time.Second})
+		require.NoError(t, err)
+		for n := range 40 {
+			w.register(n)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx) }()
+		time.Sleep(3 * time.Minute)
+		synctest.Wait()
+		released := make(chan struct{})
+		store.hang.Store(&released)
+		w.mu.Lock()
+		w.versions = map[string]string{} // every other server has something new
+		for n := range 20 {
+			w.versions[certificates()[n].Name] = "202609010000"
+		}
+		w.mu.Unlock()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		for n := 20; n < 40; n++ {
+			require.WithinDuration(t, time.Now(), w.state(n).LastSeen, 2*time.Minute, "server %d", n)
+		}
+		cancel()
+		begun := time.Now()
+		require.ErrorIs(t, <-ended, poller.ErrGrace)
+		require.LessOrEqual(t, time.Since(begun), poller.DefaultGrace)
+		close(released)
+		synctest.Wait()
 	})
 }
 

@@ -18,11 +18,14 @@ const (
 	DefaultConcurrency     = 64
 	DefaultSlowConcurrency = 512
 	DefaultSlowAfter       = time.Second
-	DefaultBatchSize       = 50
-	DefaultBatchDelay      = 50 * time.Millisecond
-	DefaultMaxPending      = 1000
-	DefaultMaxPendingSize  = 64 << 20
-	DefaultGrace           = 10 * time.Second
+	// DefaultRetryConcurrency and DefaultOfflineConcurrency are for servers that fail.
+	DefaultRetryConcurrency   = 256
+	DefaultOfflineConcurrency = 128
+	DefaultBatchSize          = 50
+	DefaultBatchDelay         = 50 * time.Millisecond
+	DefaultMaxPending         = 1000
+	DefaultMaxPendingSize     = 64 << 20
+	DefaultGrace              = 10 * time.Second
 	// DefaultMaxLag applies to intervals of 5 minutes and more; to shorter ones a fifth of them.
 	DefaultMaxLag = time.Minute
 )
@@ -46,25 +49,31 @@ type Options struct {
 	// Timeout bounds a poll. Those under way share their deadlines: it may be a thirty-second
 	// part longer. Default 30 s.
 	Timeout time.Duration
-	// Concurrency is how many polls Run has under way at the most, beside those that
-	// SlowConcurrency is for. Default 64.
+	// Concurrency is how many polls Run has under way at the most of servers that answered last
+	// time. The others have budgets of their own, so that they keep nobody waiting; each poll
+	// costs a connection and some 50 KiB. Default 64.
 	Concurrency int
-	// SlowConcurrency is how many polls may be under way of servers that failed last time, or
-	// that have kept a poll waiting for SlowAfter: they must not keep the others waiting. Each
-	// costs a connection and some 50 KiB. Default 512, 1 s.
+	// SlowConcurrency is for polls that were begun under Concurrency, and have taken SlowAfter
+	// already. Default 512, 1 s.
 	SlowConcurrency int
 	SlowAfter       time.Duration
+	// RetryConcurrency is for servers that failed last time, and are not offline: a second look,
+	// or a reboot that is waited for. Default 256.
+	RetryConcurrency int
+	// OfflineConcurrency is for servers that are offline. Default 128.
+	OfflineConcurrency int
 	// BatchSize is how many observations that found something new are stored together, at the
 	// most, and BatchDelay how long the first of them waits for others. Default 50, 50 ms.
 	BatchSize  int
 	BatchDelay time.Duration
 	// MaxPending is how many observations are held, and MaxPendingSize how many bytes of facts,
 	// while the store refuses to take them. What comes beyond is not held: those servers are
-	// polled again later. Default 1,000, 64 MiB.
+	// polled again in their next turn. Default 1,000, 64 MiB.
 	MaxPending     int
 	MaxPendingSize int
 	// MaxLag is how late the server that has waited the longest may be before the poller counts
-	// as behind its schedule, and warns. Default 1 minute, at the most a fifth of Interval.
+	// as behind its schedule, and warns; offline ones don't count. Default 1 minute, or a fifth
+	// of Interval if that is less.
 	MaxLag time.Duration
 	// Grace bounds how long Run takes to end. Default 10 s.
 	Grace time.Duration
@@ -95,7 +104,8 @@ func (o Options) withDefaults() (Options, error) {
 		name  string
 		value *int
 		def   int
-	}{{"Concurrency", &o.Concurrency, DefaultConcurrency}, {"SlowConcurrency", &o.SlowConcurrency, DefaultSlowConcurrency}, {"BatchSize", &o.BatchSize, DefaultBatchSize},
+	}{{"Concurrency", &o.Concurrency, DefaultConcurrency}, {"SlowConcurrency", &o.SlowConcurrency, DefaultSlowConcurrency},
+		{"RetryConcurrency", &o.RetryConcurrency, DefaultRetryConcurrency}, {"OfflineConcurrency", &o.OfflineConcurrency, DefaultOfflineConcurrency}, {"BatchSize", &o.BatchSize, DefaultBatchSize},
 		{"MaxPending", &o.MaxPending, DefaultMaxPending}, {"MaxPendingSize", &o.MaxPendingSize, DefaultMaxPendingSize}} {
 		if *n.value < 0 {
 			return o, fmt.Errorf("%s is %d, it must not be negative: %w", n.name, *n.value, opscenter.ErrInvalidOptions)
@@ -112,6 +122,6 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MaxLag == 0 {
 		o.MaxLag = min(DefaultMaxLag, o.Interval/5)
 	}
-	o.BatchSize = min(o.BatchSize, opscenter.MaxObservations)
+	o.BatchSize = min(o.BatchSize, opscenter.MaxObservations, o.MaxPending)
 	return o, nil
 }

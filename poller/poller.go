@@ -36,8 +36,9 @@ type Poller struct {
 	active atomic.Bool
 
 	polls, failed, unchanged, stored, dropped, refused atomic.Int64
-	running, slow, pending, lag, servers               atomic.Int64
-	behind                                             atomic.Bool
+	running, slow, pending, lag, offlineLag, servers   atomic.Int64
+	pendingSize                                        atomic.Int64
+	behind, refusing                                   atomic.Bool
 }
 
 // New returns a Poller. It does nothing before Run or Poll is called.
@@ -69,10 +70,10 @@ type Stats struct {
 	// fail or take their time.
 	Running, Slow int
 	// Lag is how long the server has waited for its turn that has waited the longest, of those
-	// that don't fail, when Run last looked. It stays near 0 while the poller keeps up; Behind
-	// is set while it doesn't.
-	Lag    time.Duration
-	Behind bool
+	// that are not offline, when Run last looked. It stays near 0 while the poller keeps up;
+	// Behind is set while it doesn't. OfflineLag is the same of those that are offline.
+	Lag, OfflineLag time.Duration
+	Behind          bool
 	// Polls ended so far: how many of them failed, how many found nothing new, and how many
 	// were of interest, and are stored.
 	Polls, Failed, Unchanged, Stored int64
@@ -85,13 +86,14 @@ type Stats struct {
 // Stats returns what the Poller is doing.
 func (p *Poller) Stats() Stats {
 	return Stats{Servers: int(p.servers.Load()), Running: int(p.running.Load()), Slow: int(p.slow.Load()),
-		Lag: time.Duration(p.lag.Load()), Behind: p.behind.Load(),
+		Lag: time.Duration(p.lag.Load()), OfflineLag: time.Duration(p.offlineLag.Load()), Behind: p.behind.Load(),
 		Polls: p.polls.Load(), Failed: p.failed.Load(), Unchanged: p.unchanged.Load(), Stored: p.stored.Load(),
 		Pending: int(p.pending.Load()), Refused: p.refused.Load(), Dropped: p.dropped.Load()}
 }
 
 // Poll polls one server now, and returns what was found once that is stored. Polls of the
-// same server come one after the other. It needs no Run. Errors: opscenter.ErrNotFound,
+// same server come one after the other: while Run holds an observation of the server that the
+// store refuses, it waits, until ctx ends. It needs no Run. Errors: opscenter.ErrNotFound,
 // ErrNotRegistered, ctx's, and the store's; a server that can't be reached is no error, but a
 // Failure of the observation.
 func (p *Poller) Poll(ctx context.Context, name string) (opscenter.Observation, error) {
@@ -102,10 +104,21 @@ func (p *Poller) Poll(ctx context.Context, name string) (opscenter.Observation, 
 	if info.Certificate == "" {
 		return opscenter.Observation{}, fmt.Errorf("server %q: %w", name, ErrNotRegistered)
 	}
-	if err := p.lock(ctx, info.ID); err != nil {
+	waited, err := p.lock(ctx, info.ID)
+	if err != nil {
 		return opscenter.Observation{}, err
 	}
 	defer p.unlock(info.ID)
+	if waited { // it may have moved meanwhile
+		again, err := p.registry.Server(ctx, name)
+		if err != nil {
+			return opscenter.Observation{}, err
+		}
+		if again.ID != info.ID {
+			return opscenter.Observation{}, fmt.Errorf("server %q is another by now: %w", name, opscenter.ErrNotFound)
+		}
+		info = again
+	}
 	bounded, cancel := context.WithTimeout(ctx, p.options.Timeout)
 	defer cancel()
 	o, err := p.probe(ctx, bounded, info.Target())
@@ -115,15 +128,15 @@ func (p *Poller) Poll(ctx context.Context, name string) (opscenter.Observation, 
 	return o, p.registry.RecordObservations(ctx, o)
 }
 
-// lock waits until no other poll of that server is under way.
-func (p *Poller) lock(ctx context.Context, id string) error {
-	for {
+// lock waits until no other poll of that server is under way, and tells if it had to.
+func (p *Poller) lock(ctx context.Context, id string) (waited bool, err error) {
+	for ; ; waited = true {
 		p.mu.Lock()
 		held, busy := p.locks[id]
 		if !busy {
 			p.locks[id] = nil
 			p.mu.Unlock()
-			return nil
+			return waited, nil
 		}
 		if held == nil {
 			held = make(chan struct{})
@@ -133,7 +146,7 @@ func (p *Poller) lock(ctx context.Context, id string) error {
 		select {
 		case <-held:
 		case <-ctx.Done():
-			return ctx.Err()
+			return waited, ctx.Err()
 		}
 	}
 }

@@ -34,6 +34,7 @@ type recorder struct {
 	care   sync.WaitGroup
 	cancel context.CancelFunc
 	ending chan struct{}
+	haste  chan struct{} // closed when nothing is to wait for others any more
 }
 
 // Pauses between two attempts to store what the store refused.
@@ -45,18 +46,23 @@ const (
 // careInterval is how often it is looked whether anything is to be flushed, or to be warned of.
 const careInterval = time.Second
 
-func newRecorder(l *loop) *recorder { return &recorder{loop: l, ending: make(chan struct{})} }
+func newRecorder(l *loop) *recorder {
+	return &recorder{loop: l, ending: make(chan struct{}), haste: make(chan struct{})}
+}
 
 func (r *recorder) start(ctx context.Context) {
 	// What was found is stored, even while Run ends.
 	ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	n := min(4, runtime.GOMAXPROCS(0)) // taking facts in is work, and the store commits them together
 	for range n {
-		b := &batch{recorder: r, limit: max(1, r.options.MaxPending/n), maxSize: max(1, r.options.MaxPendingSize/n)}
+		b := &batch{recorder: r}
 		r.wait.Go(func() { b.run(ctx) })
 	}
 	r.care.Go(func() { r.takeCare(ctx) })
 }
+
+// hurry has everything stored at once from now on.
+func (r *recorder) hurry() { close(r.haste) }
 
 // stop stores what is left. Nothing may be handed over any more.
 func (r *recorder) stop() {
@@ -74,7 +80,7 @@ func (r *recorder) giveUp() { r.cancel() }
 func (r *recorder) takeCare(ctx context.Context) {
 	ticker := time.NewTicker(careInterval)
 	defer ticker.Stop()
-	warned := false
+	warned := r.registry.CountWarnings()[opscenter.WarningBehind] > 0 // by an earlier Run
 	for {
 		select {
 		case <-ticker.C:
@@ -89,7 +95,7 @@ func (r *recorder) takeCare(ctx context.Context) {
 		r.behind.Store(behind)
 		var err error
 		switch {
-		case behind && !warned:
+		case behind:
 			err = r.registry.Warn(ctx, "", opscenter.Warned{Kind: opscenter.WarningBehind,
 				Message: fmt.Sprintf("a server has waited %s for its turn: more polls are due than %d at a time can do, or than this machine can", lag.Round(time.Second), r.options.Concurrency)})
 		case !behind && warned:
@@ -104,11 +110,11 @@ func (r *recorder) takeCare(ctx context.Context) {
 // batch is what one goroutine of a recorder holds.
 type batch struct {
 	*recorder
-	list           []record
-	size           int
-	limit, maxSize int
-	pause          time.Duration // until the next attempt; 0: the store takes what it is given
-	failed         bool          // just now
+	list   []record
+	size   int
+	hasty  bool
+	pause  time.Duration // until the next attempt; 0: the store takes what it is given
+	failed bool          // just now
 }
 
 // maxBatch is how many bytes of facts are stored together, beyond the first server's.
@@ -117,6 +123,7 @@ const maxBatch = opscenter.MaxObservationsSize
 func (b *batch) run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	haste := b.haste
 	for {
 		select {
 		case one, ok := <-b.records:
@@ -128,12 +135,15 @@ func (b *batch) run(ctx context.Context) {
 			b.add(ctx, one)
 			switch {
 			case b.pause > 0: // the timer runs
-			case len(b.list) >= b.options.BatchSize || b.size > maxBatch:
+			case len(b.list) >= b.options.BatchSize || b.size > maxBatch || b.hasty:
 				b.store(ctx)
 			case len(b.list) == 1:
 				timer.Reset(b.options.BatchDelay)
 			}
 		case <-timer.C:
+			b.store(ctx)
+		case <-haste:
+			haste, b.hasty = nil, true
 			b.store(ctx)
 		}
 		if b.failed {
@@ -143,16 +153,14 @@ func (b *batch) run(ctx context.Context) {
 	}
 }
 
-// add takes in an observation, unless too much is held already.
+// add takes in an observation, unless the store refuses them, and too much is held already.
 func (b *batch) add(ctx context.Context, one record) {
-	size := one.size()
-	if b.pause > 0 && (len(b.list) >= b.limit || b.size+size > b.maxSize) {
-		b.drop(ctx, one)
+	if b.pause > 0 && (b.pending.Load() > int64(b.options.MaxPending) || b.pendingSize.Load() > int64(b.options.MaxPendingSize)) {
+		b.drop(one)
 		return
 	}
 	b.list = append(b.list, one)
-	b.size += size
-	b.pending.Add(1)
+	b.size += one.size()
 }
 
 // store stores what is held, in the order in which it came. What the store refuses for a
@@ -168,9 +176,11 @@ func (b *batch) store(ctx context.Context) {
 		}
 		if !b.storeSome(ctx, n) {
 			b.pause, b.failed = min(maxStoreRetry, max(storeRetry, 2*b.pause)), true
+			b.refusing.Store(true)
 			return
 		}
 		b.pause = 0
+		b.refusing.Store(false)
 	}
 	b.list, b.size = nil, 0
 }
@@ -182,7 +192,8 @@ func (b *batch) storeSome(ctx context.Context, n int) bool {
 		observations[i] = b.list[i].observation
 	}
 	err := b.registry.RecordObservations(ctx, observations...)
-	if err != nil && n > 1 && !temporary(err) {
+	closed := errors.Is(err, storage.ErrClosed)
+	if err != nil && n > 1 && !temporary(err) && !closed {
 		// One of them must not harm the others.
 		for range n {
 			if !b.storeSome(ctx, 1) {
@@ -197,17 +208,17 @@ func (b *batch) storeSome(ctx context.Context, n int) bool {
 		if temporary(err) {
 			return false
 		}
-		b.drop(ctx, b.list[0])
 	}
 	done := b.list[:n]
 	b.list = b.list[n:]
-	b.pending.Add(-int64(n))
 	for _, one := range done {
 		b.size -= one.size()
-		if err == nil {
-			b.stored.Add(1)
-			b.tell(ctx, one)
+		if err != nil {
+			b.drop(one)
+			continue
 		}
+		b.stored.Add(1)
+		b.tell(ctx, one)
 	}
 	return true
 }
@@ -225,19 +236,26 @@ func temporary(err error) bool {
 // tell tells the loop how a server is, now that it is stored.
 func (b *batch) tell(ctx context.Context, one record) {
 	o := &one.observation
-	b.unlock(o.ID)
-	r := result{entry: one.entry, final: true, at: one.at, failed: o.Failure != nil, facts: o.Facts != nil}
+	b.release(one)
+	r := result{entry: one.entry, final: true, at: one.at, failed: o.Failure != nil, facts: o.Facts != nil && len(o.Unread) == 0}
 	if info, err := b.registry.Server(ctx, o.Server); err == nil && info.ID == o.ID {
 		r.info = info
 	}
 	b.done <- r
 }
 
-// drop gives an observation up: the server is polled again.
-func (b *batch) drop(ctx context.Context, one record) {
-	b.dropped.Add(1)
+// release lets the server be polled again.
+func (b *batch) release(one record) {
+	b.pending.Add(-1)
+	b.pendingSize.Add(-int64(one.size()))
 	b.unlock(one.observation.ID)
-	b.done <- result{entry: one.entry, final: true, at: one.at, failed: one.observation.Failure != nil}
+}
+
+// drop gives an observation up: the server is polled again in its turn.
+func (b *batch) drop(one record) {
+	b.dropped.Add(1)
+	b.release(one)
+	b.done <- result{entry: one.entry, final: true, at: one.at, failed: one.observation.Failure != nil, dropped: true}
 }
 
 // abandon gives up what is held, at the end.
@@ -246,7 +264,6 @@ func (b *batch) abandon(ctx context.Context) {
 		b.options.Logger.ErrorContext(ctx, "the store took no more; what was found last is found again after the next start", "servers", len(b.list))
 	}
 	for _, one := range b.list {
-		b.pending.Add(-1)
-		b.drop(ctx, one)
+		b.drop(one)
 	}
 }

@@ -1,7 +1,6 @@
 package poller
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +20,11 @@ func (p *Poller) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer p.active.Store(false)
+	defer func() {
+		p.behind.Store(false)
+		p.lag.Store(0)
+		p.offlineLag.Store(0)
+	}()
 	l := newLoop(p)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -37,6 +41,11 @@ func (p *Poller) Run(ctx context.Context) error {
 	recorder.start(ctx)
 	l.run(ctx)
 
+	return errors.Join(ctx.Err(), l.end(ctx, recorder, &followers))
+}
+
+// end waits for all that was begun, and stores what is only in memory, within the grace.
+func (l *loop) end(ctx context.Context, recorder *recorder, followers *sync.WaitGroup) error {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -45,17 +54,31 @@ func (p *Poller) Run(ctx context.Context) error {
 		recorder.stop()
 	}()
 	go l.discard(ended)
-	grace := time.NewTimer(p.options.Grace)
-	defer grace.Stop()
+	recorder.hurry()
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.options.Grace)
+	defer cancel()
+	// A poll that does not end must not cost what the others found: part of the grace is theirs.
+	most := time.NewTimer(l.options.Grace * 3 / 4)
+	defer most.Stop()
 	select {
 	case <-ended:
-	case <-grace.C:
-		recorder.giveUp()
-		return errors.Join(ctx.Err(), fmt.Errorf("%w of %s: %d polls are under way, %d observations are not stored", ErrGrace, p.options.Grace, p.running.Load(), p.pending.Load()))
+	case <-most.C:
 	}
-	flush, stop := context.WithTimeout(context.WithoutCancel(ctx), p.options.Grace)
-	defer stop()
-	return errors.Join(ctx.Err(), p.registry.Flush(flush))
+	flushed := make(chan error, 1) // a store may not end with its context
+	go func() { flushed <- l.registry.Flush(bounded) }()
+	var err error
+	select {
+	case err = <-flushed:
+	case <-bounded.Done():
+		err = fmt.Errorf("when servers were last seen is not stored: %w", bounded.Err())
+	}
+	select {
+	case <-ended:
+		return err
+	case <-bounded.Done():
+	}
+	recorder.giveUp()
+	return errors.Join(err, fmt.Errorf("%w of %s: %d polls are under way, %d observations are not stored", ErrGrace, l.options.Grace, l.running.Load(), l.pending.Load()))
 }
 
 // loop is the state of a Run. Only its own goroutine touches it, but for the channels.
@@ -63,11 +86,10 @@ type loop struct {
 	*Poller
 	begun   time.Time
 	entries map[string]*entry // by name
-	living  queue
-	failing queue
-	main    lane
-	slow    lane
-	idle    int // workers
+	queues  [3]queue          // by class
+	lanes   [3]lane           // likewise
+	slow    lane              // of the living
+	idle    int               // workers
 	workers sync.WaitGroup
 	work    chan task
 	done    chan result
@@ -104,14 +126,16 @@ type result struct {
 	// nil if that could not be found out.
 	unchanged bool
 	failed    bool
+	dropped   bool          // what was found is not stored
 	at        time.Duration // when the poll ended
 	facts     bool          // were read
 	info      *opscenter.ServerInfo
 }
 
 func newLoop(p *Poller) *loop {
-	return &loop{Poller: p, begun: time.Now(), entries: map[string]*entry{}, main: lane{limit: p.options.Concurrency}, slow: lane{limit: p.options.SlowConcurrency},
-		work: make(chan task), done: make(chan result, 64), changes: make(chan opscenter.Changes), records: make(chan record, 2*p.options.BatchSize)}
+	return &loop{Poller: p, begun: time.Now(), entries: map[string]*entry{}, slow: lane{limit: p.options.SlowConcurrency},
+		lanes: [3]lane{living: {limit: p.options.Concurrency}, suspect: {limit: p.options.RetryConcurrency}, dead: {limit: p.options.OfflineConcurrency}},
+		work:  make(chan task), done: make(chan result, 64), changes: make(chan opscenter.Changes), records: make(chan record, 2*p.options.BatchSize)}
 }
 
 // now is the time since the beginning.
@@ -206,46 +230,51 @@ func (l *loop) wait() time.Duration {
 	if l.stale {
 		until(l.staleUntil)
 	}
-	if len(l.living) > 0 && !l.main.full() {
-		until(l.living[0].due)
+	for class := range l.queues {
+		if q := l.queues[class]; len(q) == 0 {
+			continue
+		} else if due := q[0].due; !l.lanes[class].full() {
+			until(due)
+		} else {
+			until(max(due, now) + lagInterval) // to tell how late it is
+		}
 	}
-	if len(l.failing) > 0 && !l.reserved() {
-		until(l.failing[0].due)
-	}
-	if l.main.first != nil && !l.slow.full() {
-		until(l.main.first.began + l.options.SlowAfter)
+	if first := l.lanes[living].first; first != nil && !l.slow.full() {
+		until(first.began + l.options.SlowAfter)
 	}
 	return wait
 }
 
-// reserved reports whether what is left of the slow lane is kept for polls that turn out to be slow.
-func (l *loop) reserved() bool { return l.slow.busy >= max(1, l.slow.limit/2) }
+// lagInterval is how often it is looked how late those are for whom there is no room.
+const lagInterval = time.Second
 
 // dispatch starts the polls that are due, as many as may run.
 func (l *loop) dispatch(ctx context.Context) {
 	now := l.now()
 	// Who keeps a poll waiting makes room for the others.
-	for e := l.main.first; e != nil && !l.slow.full() && e.began+l.options.SlowAfter <= now; e = l.main.first {
-		l.main.remove(e)
+	main := &l.lanes[living]
+	for e := main.first; e != nil && !l.slow.full() && e.began+l.options.SlowAfter <= now; e = main.first {
+		main.remove(e)
 		l.slow.add(e)
 	}
-	for e := l.living.first(now); e != nil && !l.main.full(); e = l.living.first(now) {
-		l.begin(ctx, &l.living, &l.main, e, now)
+	var lags [3]time.Duration
+	for class := range l.queues {
+		q, lane := &l.queues[class], &l.lanes[class]
+		for e := q.first(now); e != nil && !lane.full(); e = q.first(now) {
+			l.begin(ctx, e, lane, now)
+		}
+		if e := q.first(now); e != nil {
+			lags[class] = now - e.due
+		}
 	}
-	for e := l.failing.first(now); e != nil && !l.reserved(); e = l.failing.first(now) {
-		l.begin(ctx, &l.failing, &l.slow, e, now)
-	}
-	lag := time.Duration(0)
-	if e := l.living.first(now); e != nil {
-		lag = now - e.due
-	}
-	l.lag.Store(int64(lag))
+	l.lag.Store(int64(max(lags[living], lags[suspect])))
+	l.offlineLag.Store(int64(lags[dead]))
 	l.servers.Store(int64(len(l.entries)))
-	l.Poller.slow.Store(int64(l.slow.busy))
+	l.Poller.slow.Store(int64(l.slow.busy + l.lanes[suspect].busy + l.lanes[dead].busy))
 }
 
-func (l *loop) begin(ctx context.Context, q *queue, lane *lane, e *entry, now time.Duration) {
-	heap.Pop(q)
+func (l *loop) begin(ctx context.Context, e *entry, lane *lane, now time.Duration) {
+	e.leave()
 	e.running, e.began = true, now
 	lane.add(e)
 	if l.generation.ctx == nil || now >= l.generation.until {
@@ -276,8 +305,23 @@ func (l *loop) serve(ctx context.Context, t task) {
 func (l *loop) poll(ctx context.Context, t task) result {
 	id := t.target.ID
 	r := result{entry: t.entry, over: true, final: true, at: l.now()}
-	if err := l.lock(ctx, id); err != nil {
+	waited, err := l.lock(ctx, id)
+	if err != nil {
 		return r
+	}
+	if waited {
+		// Its time begins now; and it may have moved, or be gone.
+		info, err := l.registry.Server(ctx, t.target.Name)
+		if err != nil || info.ID != id {
+			l.unlock(id)
+			return r
+		}
+		light := t.target.Light
+		t.target = info.Target()
+		t.target.Light = light
+		var cancel context.CancelFunc
+		t.ctx, cancel = context.WithTimeout(ctx, l.options.Timeout)
+		defer cancel()
 	}
 	o, err := l.probe(ctx, t.ctx, t.target)
 	r.at = l.now()
@@ -291,13 +335,42 @@ func (l *loop) poll(ctx context.Context, t task) result {
 		r.unchanged, r.facts = true, o.Facts != nil
 		return r
 	}
-	l.hand(t.entry, o, r.at)
-	return result{entry: t.entry, over: true}
+	r.final = l.hand(t.entry, o, r.at)
+	if r.final {
+		r.failed, r.dropped = o.Failure != nil, true
+		l.unlock(id)
+	}
+	return r
 }
 
-// hand gives an observation to a recorder. Apart, so that one that is not given stays on the stack.
-func (l *loop) hand(e *entry, o opscenter.Observation, at time.Duration) {
-	l.records <- record{entry: e, observation: o, at: at}
+// hand gives an observation to a recorder, or reports that it is given up: the store refuses
+// what it is given, and enough is held, or it has taken nothing for as long as a poll may take.
+// It is apart, so that an observation that is not handed over stays on the stack.
+func (l *loop) hand(e *entry, o opscenter.Observation, at time.Duration) (dropped bool) {
+	one := record{entry: e, observation: o, at: at}
+	size := int64(one.size())
+	if l.refusing.Load() && (l.pending.Load() >= int64(l.options.MaxPending) || l.pendingSize.Load()+size > int64(l.options.MaxPendingSize)) {
+		l.dropped.Add(1)
+		return true
+	}
+	l.pending.Add(1)
+	l.pendingSize.Add(size)
+	select {
+	case l.records <- one:
+		return false
+	default:
+	}
+	patience := time.NewTimer(l.options.Timeout)
+	defer patience.Stop()
+	select {
+	case l.records <- one:
+		return false
+	case <-patience.C:
+	}
+	l.pending.Add(-1)
+	l.pendingSize.Add(-size)
+	l.dropped.Add(1)
+	return true
 }
 
 // finish takes in the outcome of a poll.
@@ -306,6 +379,12 @@ func (l *loop) finish(ctx context.Context, r result) {
 	if r.over {
 		e.lane.remove(e)
 		l.idle++
+		if e.early != nil { // stored already
+			r, e.early = *e.early, nil
+		}
+	} else if e.lane != nil {
+		e.early = &r // the worker is not back, yet
+		return
 	}
 	if !r.final {
 		return
@@ -325,7 +404,7 @@ func (l *loop) finish(ctx context.Context, r result) {
 		// Half an interval early is better than one late.
 		e.facts = now + l.options.FactsInterval - min(l.options.FactsInterval, l.options.Interval)/2
 	}
-	if r.failed && !e.failing {
+	if r.failed && e.class == living {
 		l.askAround(e, now)
 	}
 	switch {
@@ -335,9 +414,11 @@ func (l *loop) finish(ctx context.Context, r result) {
 	case r.info != nil:
 		l.schedule(e, r.info, now)
 	case r.unchanged:
-		e.failing = false
-		l.living.set(e, now+l.timing.phased(e.target.ID, l.timeOfDay(now)))
-	default: // not found, not readable, or not stored: the feed tells of the first, the next poll of the others
+		e.class = living
+		l.enqueue(e, now+l.timing.phased(e.target.ID, l.timeOfDay(now)))
+	case r.dropped: // the store has enough to do
+		l.enqueue(e, now+l.timing.phased(e.target.ID, l.timeOfDay(now)))
+	default: // not found, or not readable: the feed tells of the first, the next poll of the other
 		l.enqueue(e, now+l.options.RetryInterval)
 	}
 }
@@ -347,8 +428,8 @@ func (l *loop) timeOfDay(at time.Duration) time.Time { return time.Now().Add(at 
 
 // schedule gives a server its next turn by how it is.
 func (l *loop) schedule(e *entry, info *opscenter.ServerInfo, now time.Duration) {
-	wait, failing := l.timing.next(info, l.timeOfDay(now))
-	e.failing = failing
+	wait, class := l.timing.next(info, l.timeOfDay(now))
+	e.class = class
 	if wait == never {
 		e.leave()
 		return
@@ -357,11 +438,7 @@ func (l *loop) schedule(e *entry, info *opscenter.ServerInfo, now time.Duration)
 }
 
 func (l *loop) enqueue(e *entry, due time.Duration) {
-	if e.failing {
-		l.failing.set(e, due)
-	} else {
-		l.living.set(e, due)
-	}
+	l.queues[e.class].set(e, due)
 }
 
 // askAround polls some other servers at once, when one begins to fail: whether it is the
@@ -373,14 +450,15 @@ func (l *loop) askAround(failed *entry, now time.Duration) {
 	}
 	l.asked = now
 	// Some that lie next to each other in the heap, from anywhere: they are in no order that matters.
-	n := min(2*o.GuardMinimum, len(l.living))
+	q := &l.queues[living]
+	n := min(2*o.GuardMinimum, len(*q))
 	others := make([]*entry, 0, n)
-	for i, first := 0, rand.IntN(max(1, len(l.living))); i < n; i++ {
-		others = append(others, l.living[(first+i)%len(l.living)])
+	for i, first := 0, rand.IntN(max(1, len(*q))); i < n; i++ {
+		others = append(others, (*q)[(first+i)%len(*q)])
 	}
 	for _, e := range others {
 		if e != failed && e.due > now {
-			l.living.set(e, now)
+			q.set(e, now)
 		}
 	}
 }
@@ -451,25 +529,27 @@ func (l *loop) see(info *opscenter.ServerInfo) {
 	if fresh && time.Since(e.asked) >= l.options.Interval {
 		request = false // from before the program began
 	}
-	wait, failing := l.timing.next(info, time.Now())
+	wait, class := l.timing.next(info, time.Now())
 	switch {
 	case wait == never:
 		e.leave()
+		e.stale = e.running
 	case e.running && request:
 		e.again = true // once more, however often it was asked
 	case e.running:
 		e.stale = true
 	case request:
-		e.failing, e.facts = failing && !fresh, 0
-		if e.queue == nil || e.due > now {
+		// A server that says something is not dead; what it says is looked at now.
+		e.class, e.facts = min(class, suspect), 0
+		if e.queue != &l.queues[e.class] || e.due > now {
 			l.enqueue(e, now) // who waits for its turn keeps its place
 		}
-	case fresh && failing:
+	case fresh && class == dead:
 		// Those that were dead before the program began are not all asked at once.
-		e.failing = true
+		e.class = dead
 		l.enqueue(e, now+l.timing.phased(info.ID, time.Now()))
-	case e.queue == nil || now+wait < e.due || failing != e.failing:
-		e.failing = failing
+	case e.queue == nil || now+wait < e.due || class != e.class:
+		e.class = class
 		l.enqueue(e, now+wait)
 	}
 }

@@ -18,23 +18,35 @@ type timing struct {
 // never is how long those wait that are not polled.
 const never = time.Duration(-1)
 
+// class is which servers a server waits with, and takes its turns from.
+type class int
+
+const (
+	living  class = iota // answered last time
+	suspect              // failed last time, and is not given up: on its way, or asked once more
+	dead                 // offline
+)
+
 // next returns how long after a poll, or after it was first heard of, a server is due, and
-// whether it then waits with those that fail. Servers in a steady state keep their phase: a
+// with whom it waits. Servers in a steady state keep their phase: a
 // point in the interval that comes from their ID, so that a fleet spreads over it, and a
 // restart polls nobody early. now is the time of day.
-func (t timing) next(info *opscenter.ServerInfo, now time.Time) (wait time.Duration, failing bool) {
-	failing = info.Failures > 0
+func (t timing) next(info *opscenter.ServerInfo, now time.Time) (wait time.Duration, with class) {
+	failing := living
+	if info.Failures > 0 {
+		failing = suspect
+	}
 	switch s := &info.State; {
 	case s.Status == opscenter.StatusUnregistered || info.Certificate == "":
-		return never, false
+		return never, living
 	case s.Status == opscenter.StatusOffline && s.StatusDetail != opscenter.DetailRebooting:
-		return t.backoff(info.Failures), true
+		return t.backoff(info.Failures), dead
 	case s.Status != opscenter.StatusReady || s.StatusDetail != opscenter.DetailNone:
 		return t.fast, failing // on its way: pending, rebooting, updating, evacuating, restoring
-	case failing:
-		return t.retry, true
+	case failing == suspect:
+		return t.retry, suspect
 	}
-	return t.phased(info.ID, now), false
+	return t.phased(info.ID, now), living
 }
 
 // backoff doubles with each failure beyond the one that made the server offline.
@@ -70,7 +82,8 @@ type entry struct {
 	facts   time.Duration // when they are to be read again
 	began   time.Duration // of the poll under way
 	lane    *lane         // of the poll under way
-	failing bool          // the last poll failed, or the server is offline
+	class   class
+	early   *result // of a poll that was stored before it was heard to be over
 	running bool
 	again   bool // asked for while running
 	removed bool

@@ -54,11 +54,11 @@ func TestNext(t *testing.T) {
 	for _, test := range []struct {
 		status   opscenter.Status
 		failures int
-		failing  bool
-	}{{opscenter.StatusReady, 0, false}, {opscenter.StatusReady, 1, true}, {opscenter.StatusOffline, 0, true}, {opscenter.StatusOffline, 5, true},
-		{opscenter.StatusPending, 0, false}, {opscenter.StatusPending, 1, true}} {
-		_, failing := usual.next(server("a", test.status, "", test.failures), now)
-		require.Equal(t, test.failing, failing, "%+v", test)
+		class    class
+	}{{opscenter.StatusReady, 0, living}, {opscenter.StatusReady, 1, suspect}, {opscenter.StatusOffline, 0, dead}, {opscenter.StatusOffline, 5, dead},
+		{opscenter.StatusPending, 0, living}, {opscenter.StatusPending, 1, suspect}} {
+		_, with := usual.next(server("a", test.status, "", test.failures), now)
+		require.Equal(t, test.class, with, "%+v", test)
 	}
 }
 
