@@ -26,6 +26,9 @@ func (c *Client) Reboot(ctx context.Context, target opscenter.Target) error {
 
 // post sends a command that is not repeated: where the answer is lost, the outcome is unknown.
 func (c *Client) post(ctx context.Context, target opscenter.Target, path string) error {
+	if err := ctx.Err(); err != nil {
+		return err // nothing was asked
+	}
 	p, err := c.fleet.peer(target)
 	if err != nil {
 		return err
@@ -94,7 +97,7 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 // unlessRefused makes an unknown outcome of every error but the server's own word, and that
 // of a connection that never was.
 func unlessRefused(err error) error {
-	if _, refused := api.StatusErrorMatch(err); err == nil || refused || errors.Is(err, errDial) || errors.Is(err, errHandshake) {
+	if _, refused := api.StatusErrorMatch(err); err == nil || refused || errors.Is(err, errDial) || errors.Is(err, errHandshake) || errors.Is(err, ErrClosed) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)

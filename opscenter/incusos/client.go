@@ -28,13 +28,14 @@ const (
 	DefaultMaxConnsPerServer = 4
 	DefaultMaxIdleConns      = 512
 	DefaultMaxSessions       = 100_000
+	DefaultSessionLifetime   = 24 * time.Hour
 )
 
 // Options of New. The zero value, but for the Certificate, is what most programs want.
 type Options struct {
 	// Certificate is the control plane's client certificate, which servers learn when they register.
 	Certificate *tls.Certificate
-	// Timeout bounds a dial with its handshake, and the wait for the headers of an answer. Default 10 s.
+	// Timeout bounds a dial with its handshake, where the call's context doesn't end sooner, and the wait for the headers of an answer. Default 10 s.
 	Timeout time.Duration
 	// CallTimeout bounds a call with the body of its answer, where its context doesn't end
 	// it sooner. Default 30 s, at least Timeout.
@@ -50,6 +51,10 @@ type Options struct {
 	// MaxSessions bounds for how many servers a TLS session is kept, 2 to 3 KiB each. At the
 	// least as many as there are servers, or each poll is a full handshake. Default 100,000.
 	MaxSessions int
+	// SessionLifetime is for how long a server's TLS session is gone on with before it has to show
+	// its certificate again, in a full handshake: until then a server that changes its certificate
+	// without giving up its sessions is not found out. Default 24 hours.
+	SessionLifetime time.Duration
 	// Roots are the authorities whose certificates are accepted for the host of a server's
 	// public connection URL. Default: the system's.
 	Roots *x509.CertPool
@@ -82,6 +87,9 @@ func New(options Options) *Client {
 	}
 	if options.MaxIdleConns <= 0 {
 		options.MaxIdleConns = DefaultMaxIdleConns
+	}
+	if options.SessionLifetime <= 0 {
+		options.SessionLifetime = DefaultSessionLifetime
 	}
 	if options.MaxSessions <= 0 {
 		options.MaxSessions = DefaultMaxSessions

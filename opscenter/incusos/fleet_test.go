@@ -2,8 +2,10 @@ package incusos_test
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -175,4 +177,70 @@ func TestNamesThatDoNotResolve(t *testing.T) {
 	require.Equal(t, opscenter.FailureConnect, o.Failure.Kind)
 	require.Contains(t, o.Failure.Message, "no-such-host.invalid")
 	require.False(t, strings.Contains(o.Failure.Message, "BEGIN"), "nothing but what is of use")
+}
+
+// What says nothing is not read: it must not look like a server without versions, type or maintenance.
+func TestEmptyAnswersWorsenNothing(t *testing.T) {
+	answers := map[string]string{
+		"/os/1.0":                      `{"environment":{"os_name":"IncusOS","os_version":"202608010000","uptime":1000}}`,
+		"/os/1.0/applications":         `["/os/1.0/applications/incus"]`,
+		"/os/1.0/applications/incus":   `{"state":{"is_primary":true,"version":"202608010000"}}`,
+		"/os/1.0/system/update":        `{"config":{"channel":"stable"},"state":{"needs_reboot":true}}`,
+		"/os/1.0/system/resources":     `{}`,
+		"/os/1.0/system/network":       `{}`,
+		"/os/1.0/system/security":      `{}`,
+		"/os/1.0/system/storage":       `{}`,
+		"/1.0/cluster/members/one":     `{"status":"Evacuated"}`,
+		"/1.0":                         `{"auth":"trusted","environment":{"server_clustered":true,"server_name":"one"}}`,
+		"/os/1.0/applications/nothing": `{"state":{}}`,
+	}
+	for path, lost := range map[string]func(o opscenter.Observation) bool{
+		"/os/1.0": func(o opscenter.Observation) bool {
+			return o.Failure != nil && o.Failure.Kind == opscenter.FailureAnswer
+		},
+		"/os/1.0/applications":       func(o opscenter.Observation) bool { return o.Type == nil && o.Versions == nil },
+		"/os/1.0/applications/incus": func(o opscenter.Observation) bool { return o.Type == nil && o.Versions == nil },
+		"/os/1.0/system/update":      func(o opscenter.Observation) bool { return o.Type != nil && o.Versions == nil },
+		"/os/1.0/system/resources":   func(o opscenter.Observation) bool { return o.Facts.Hardware == nil && o.Facts.Network != nil },
+		"/1.0/cluster/members/one":   func(o opscenter.Observation) bool { return o.Maintenance == nil && o.Type != nil },
+	} {
+		for _, instead := range []string{"null", `"text"`, "{}", "[]", `["/os/1.0/applications/nothing"]`} {
+			if instead == "{}" && path != "/1.0/cluster/members/one" && path != "/os/1.0/applications/incus" {
+				continue // an object that may be as it is
+			}
+			where := odd(t, func(w http.ResponseWriter, r *http.Request) {
+				metadata := answers[r.URL.Path]
+				if r.URL.Path == path {
+					metadata = instead
+				}
+				fmt.Fprintf(w, `{"type":"sync","status_code":200,"metadata":%s}`, metadata)
+			})
+			where.MemberName = "one"
+			o := probe(t, newClient(t, incusos.Options{}), where)
+			require.True(t, lost(o), "%s at %s: %+v", instead, path, o)
+			require.True(t, o.Failure != nil || len(o.Unread) == 1, "%s at %s: %v", instead, path, o.Unread)
+		}
+	}
+}
+
+// Only an alert about our certificate says that the server doesn't trust us.
+func TestOtherAlertsAreNoDistrust(t *testing.T) {
+	identity, err := selfsigned.New("old")
+	require.NoError(t, err)
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{identity}, MaxVersion: tls.VersionTLS12})
+	require.NoError(t, err)
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.(*tls.Conn).Handshake()
+			conn.Close()
+		}
+	}()
+	o := probe(t, newClient(t, incusos.Options{}), opscenter.Target{Name: "old", ID: "old", ConnectionURL: "https://" + listener.Addr().String(), Fingerprint: opscenter.Fingerprint(identity.Leaf)})
+	require.NotNil(t, o.Failure)
+	require.Equal(t, opscenter.FailureAnswer, o.Failure.Kind, o.Failure.Message)
 }

@@ -28,6 +28,7 @@ const (
 	maxMessage      = 500 // bytes of an error
 	maxText         = 256 // bytes of a name or a version
 	maxApplications = 64
+	maxAhead        = 256 << 10 // bytes of room made for an answer before it comes
 )
 
 // notIncusOS is what a newer Incus daemon that is not on IncusOS answers to /os/ requests.
@@ -95,6 +96,10 @@ func (p *probe) get(path string, out any) error {
 	if err != nil {
 		return err
 	}
+	if len(metadata) == 0 || string(metadata) == "null" {
+		// It would leave out as it is, and what is not known would look like what is not.
+		return fmt.Errorf("GET %s: %w: no metadata", path, errAnswer)
+	}
 	if err := json.Unmarshal(metadata, out); err != nil {
 		return fmt.Errorf("GET %s: %w", path, err)
 	}
@@ -105,7 +110,7 @@ func (p *probe) get(path string, out any) error {
 func (p *probe) object(path string) (json.RawMessage, error) {
 	metadata, err := p.raw(path)
 	if err == nil && !bytes.HasPrefix(metadata, []byte("{")) {
-		err = fmt.Errorf("GET %s: %w: no object", path, errAnswer)
+		return nil, fmt.Errorf("GET %s: %w: no object", path, errAnswer)
 	}
 	return metadata, err
 }
@@ -126,9 +131,8 @@ func (p *probe) raw(path string) (json.RawMessage, error) {
 		return nil, fmt.Errorf("GET %s: %w", path, ErrRedirect)
 	}
 	var data bytes.Buffer
-	if n := resp.ContentLength; n > 0 && n <= p.peer.fleet.options.MaxBody {
-		data.Grow(int(n) + bytes.MinRead)
-	}
+	// Room for what was announced, as far as that is usual: anybody can announce much.
+	data.Grow(int(min(max(resp.ContentLength, 0), maxAhead)) + bytes.MinRead)
 	if _, err := data.ReadFrom(resp.Body); err != nil {
 		return nil, fmt.Errorf("GET %s: %w", path, err)
 	}
@@ -274,7 +278,7 @@ func (p *probe) applications() ([]opscenter.ApplicationVersion, opscenter.Server
 	if len(paths) > maxApplications {
 		return nil, "", fmt.Errorf("%w: %d applications, at most %d are taken", errAnswer, len(paths), maxApplications)
 	}
-	kind := opscenter.TypeUnknown
+	kind, primary := opscenter.TypeUnknown, false
 	var out []opscenter.ApplicationVersion
 	for _, path := range paths {
 		name := path[strings.LastIndex(path, "/")+1:]
@@ -291,8 +295,12 @@ func (p *probe) applications() ([]opscenter.ApplicationVersion, opscenter.Server
 		out = append(out, opscenter.ApplicationVersion{Name: limited(name, maxText), Version: limited(answer.State.Version, maxText),
 			FriendlyVersion: limited(answer.State.FriendlyVersion, maxText), Primary: answer.State.IsPrimary})
 		if answer.State.IsPrimary {
-			kind = opscenter.TypeOfApplication(name)
+			kind, primary = opscenter.TypeOfApplication(name), true
 		}
+	}
+	if !primary {
+		// As while it is being set up: that says nothing of what it is.
+		return nil, "", fmt.Errorf("%w: none of %d applications is the primary one", errAnswer, len(paths))
 	}
 	return out, kind, nil
 }
@@ -392,7 +400,11 @@ func memberStatus(from getter, name string) (string, error) {
 	var member struct {
 		Status string `json:"status"`
 	}
-	err := from.get("/1.0/cluster/members/"+url.PathEscape(name), &member)
+	path := "/1.0/cluster/members/" + url.PathEscape(name)
+	err := from.get(path, &member)
+	if err == nil && member.Status == "" {
+		err = fmt.Errorf("GET %s: %w: no status", path, errAnswer)
+	}
 	return member.Status, err
 }
 

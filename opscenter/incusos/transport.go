@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"net"
 	"net/http"
@@ -16,8 +17,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"github.com/cespare/xxhash/v2"
 
 	"github.com/opscenter-go/sdk/opscenter"
 )
@@ -40,11 +39,12 @@ var (
 // gets a connection that was checked for another.
 type fleet struct {
 	base     *http.Transport
+	once     *http.Transport // for connections that serve one request
+	seed     maphash.Seed    // of the names: who knew it could choose a server's to be another's
 	options  Options
 	sessions *sessions
 	closing  context.Context
 	close    context.CancelFunc
-	serial   atomic.Uint64 // of connections that are not shared
 
 	open, dialled, full, resumed atomic.Int64
 }
@@ -53,7 +53,7 @@ type fleet struct {
 const idleTimeout = 25 * time.Second
 
 func newFleet(options Options) *fleet {
-	f := &fleet{options: options, sessions: newSessions(options.MaxSessions)}
+	f := &fleet{options: options, seed: maphash.MakeSeed(), sessions: newSessions(options.MaxSessions, options.SessionLifetime)}
 	f.closing, f.close = context.WithCancel(context.Background())
 	f.base = &http.Transport{
 		Proxy:                 nil,
@@ -64,6 +64,13 @@ func newFleet(options Options) *fleet {
 		IdleConnTimeout:       idleTimeout,
 		ResponseHeaderTimeout: options.Timeout,
 		ForceAttemptHTTP2:     false,
+		DisableCompression:    true,
+	}
+	f.once = &http.Transport{
+		Proxy:                 nil,
+		DialTLSContext:        f.base.DialTLSContext,
+		DisableKeepAlives:     true,
+		ResponseHeaderTimeout: options.Timeout,
 		DisableCompression:    true,
 	}
 	return f
@@ -82,7 +89,14 @@ type peer struct {
 	alone   bool   // each request on a connection of its own
 }
 
-type peerKey struct{}
+// call is what a dial has to know of the request it is begun for: net/http hands it neither
+// the end of its context nor its deadline.
+type call struct {
+	*peer
+	deadline time.Time
+}
+
+type callKey struct{}
 
 func (f *fleet) peer(target opscenter.Target) (*peer, error) {
 	u, err := url.Parse(target.ConnectionURL)
@@ -107,11 +121,11 @@ func (f *fleet) peer(target opscenter.Target) (*peer, error) {
 			p.public = public.Hostname()
 		}
 	}
-	var h xxhash.Digest
-	h.Reset()
-	for _, part := range []string{target.ID, target.ConnectionURL, target.Fingerprint, target.ServedFingerprint, p.public} {
+	var h maphash.Hash
+	h.SetSeed(f.seed)
+	for _, part := range [...]string{target.ID, target.ConnectionURL, target.Fingerprint, target.ServedFingerprint, p.public} {
 		_, _ = h.WriteString(part)
-		_, _ = h.Write([]byte{0})
+		_ = h.WriteByte(0)
 	}
 	p.session = h.Sum64()
 	p.name = strconv.FormatUint(p.session, 16)
@@ -125,6 +139,7 @@ type conn struct {
 	presented string // fingerprint
 	trust     string // why it is accepted, unless it is the registered one
 	closed    atomic.Bool
+	proven    time.Time // the full handshake its session goes back to
 }
 
 func (c *conn) Close() error {
@@ -170,12 +185,16 @@ func (p *peer) check(chain []*x509.Certificate) (presented, trust string, err er
 // dial connects and shakes hands under one deadline of its own: net/http lets a dial outlive
 // the request it was begun for.
 func (f *fleet) dial(ctx context.Context, network string) (net.Conn, error) {
-	p, ok := ctx.Value(peerKey{}).(*peer)
+	p, ok := ctx.Value(callKey{}).(call)
 	if !ok {
 		return nil, fmt.Errorf("%w: no server is named", errDial)
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.options.Timeout)
 	defer cancel()
+	if !p.deadline.IsZero() {
+		ctx, cancel = context.WithDeadline(ctx, p.deadline)
+		defer cancel()
+	}
 	stop := context.AfterFunc(f.closing, cancel)
 	defer stop()
 	f.dialled.Add(1)
@@ -193,7 +212,7 @@ func (f *fleet) dial(ctx context.Context, network string) (net.Conn, error) {
 			c.presented, c.trust, err = p.check(state.PeerCertificates)
 			return err
 		},
-		ClientSessionCache: sessionOf{f.sessions, p.session},
+		ClientSessionCache: sessionOf{f.sessions, p.session, c},
 	}
 	if identity := f.options.Certificate; identity != nil {
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return identity, nil }
@@ -207,6 +226,7 @@ func (f *fleet) dial(ctx context.Context, network string) (net.Conn, error) {
 		f.resumed.Add(1)
 	} else {
 		f.full.Add(1)
+		c.proven = time.Now()
 	}
 	f.open.Add(1)
 	return c, nil
@@ -223,16 +243,17 @@ func (p *peer) RoundTrip(req *http.Request) (*http.Response, error) {
 	if p.fleet.closing.Err() != nil {
 		return nil, ErrClosed
 	}
-	ctx, cancel := context.WithTimeout(context.WithValue(req.Context(), peerKey{}, p), p.fleet.options.CallTimeout)
-	named := req.WithContext(ctx)
+	ctx, cancel := context.WithTimeout(req.Context(), p.fleet.options.CallTimeout)
+	deadline, _ := ctx.Deadline()
+	named := req.WithContext(context.WithValue(ctx, callKey{}, call{p, deadline}))
 	where := *req.URL
 	where.Host = p.name
-	if p.alone {
-		where.Host += "-" + strconv.FormatUint(p.fleet.serial.Add(1), 10)
-		named.Close = true
-	}
 	named.URL, named.Host = &where, p.host
-	resp, err := p.fleet.base.RoundTrip(named)
+	transport := p.fleet.base
+	if p.alone {
+		transport = p.fleet.once
+	}
+	resp, err := transport.RoundTrip(named)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -296,12 +317,10 @@ func failure(err error) *opscenter.Failure {
 	f := &opscenter.Failure{Kind: opscenter.FailureAnswer, Message: limited(err.Error(), maxMessage)}
 	var timeout net.Error
 	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
-	var operation *net.OpError
 	switch {
 	case errors.Is(err, ErrCertificate):
 		f.Kind = opscenter.FailureCertificate
-	case isStatus(err, http.StatusForbidden), errors.Is(err, errUntrusted),
-		errors.As(err, &operation) && operation.Op == "remote error": // a TLS alert: it refuses our certificate
+	case isStatus(err, http.StatusForbidden), errors.Is(err, errUntrusted), refusesOurs(err):
 		f.Kind = opscenter.FailureUntrusted
 	case errors.Is(err, errDial):
 		f.Kind = opscenter.FailureConnect
@@ -309,4 +328,14 @@ func failure(err error) *opscenter.Failure {
 		f.Kind = opscenter.FailureTimeout
 	}
 	return f
+}
+
+// refusesOurs reports whether a TLS alert says that the server does not accept our certificate.
+func refusesOurs(err error) bool {
+	var operation *net.OpError
+	if !errors.As(err, &operation) || operation.Op != "remote error" {
+		return false
+	}
+	alert := operation.Err.Error() // its type is not exported
+	return strings.Contains(alert, "certificate") || strings.Contains(alert, "access denied")
 }

@@ -44,7 +44,7 @@ func New(options Options) *Collector {
 	}
 	return &Collector{options: options,
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "opscenter_polls_total",
-			Help: "Polls by outcome: answered, partial (not all could be read), or the kind of failure: connect, timeout, certificate, untrusted, answer."}, []string{"outcome"}),
+			Help: "Polls by outcome: answered, partial (not all could be read), or the kind of failure: connect, timeout, certificate, untrusted, answer, other."}, []string{"outcome"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "opscenter_poll_duration_seconds",
 			Help: "How long polls took, failed ones included.", Buckets: options.Buckets}),
 	}
@@ -59,7 +59,11 @@ func (c *Collector) OnPoll(o *opscenter.Observation) {
 func outcome(o *opscenter.Observation) string {
 	switch {
 	case o.Failure != nil:
-		return o.Failure.Kind
+		switch kind := o.Failure.Kind; kind {
+		case opscenter.FailureConnect, opscenter.FailureTimeout, opscenter.FailureCertificate, opscenter.FailureUntrusted, opscenter.FailureAnswer:
+			return kind
+		}
+		return "other" // of a prober that has kinds of its own: labels are to be few
 	case len(o.Unread) > 0:
 		return "partial"
 	}
@@ -80,7 +84,8 @@ var (
 
 	polled    = describe("polled_servers", "Servers that are polled.")
 	running   = describe("polls_running", "Polls under way, by lane: those of servers that fail or take their time have one of their own.", "lane")
-	lag       = describe("poll_lag_seconds", "How long the server has waited for its turn that has waited the longest.")
+	lag       = describe("poll_lag_seconds", "How long the server has waited for its turn that has waited the longest, of those that are not offline.")
+	offline   = describe("poll_offline_lag_seconds", "The same, of those that are offline.")
 	unchanged = describe("polls_unchanged_total", "Polls that found nothing new.")
 	stored    = describe("observations_stored_total", "Polls whose outcome was of interest, and is stored.")
 	pending   = describe("observations_pending", "Outcomes of polls that wait to be stored.")
@@ -101,7 +106,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{servers, warnings, unreachable, polled, running, lag, unchanged, stored, pending, dropped, refused,
+	for _, d := range []*prometheus.Desc{servers, warnings, unreachable, polled, running, lag, offline, unchanged, stored, pending, dropped, refused,
 		open, dials, handshakes, sessions, commits, failed, written, watchers, watchLag} {
 		out <- d
 	}
@@ -136,6 +141,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		gauge(running, float64(s.Running-min(s.Running, s.Slow)), "main")
 		gauge(running, float64(s.Slow), "slow")
 		gauge(lag, s.Lag.Seconds())
+		gauge(offline, s.OfflineLag.Seconds())
 		counter(unchanged, float64(s.Unchanged))
 		counter(stored, float64(s.Stored))
 		gauge(pending, float64(s.Pending))
