@@ -282,6 +282,10 @@ func (s *steady) Probe(_ context.Context, target opscenter.Target) opscenter.Obs
 // registerMany registers servers first to last.
 func registerMany(b *testing.B, registry *opscenter.Registry, first, last int, url func(i int) string, served string) {
 	made := benchIdentity(b)
+	token, err := registry.CreateToken(b.Context(), opscenter.TokenSpec{Uses: opscenter.MaxTokenUses})
+	if err != nil {
+		b.Fatal(err)
+	}
 	var wait sync.WaitGroup
 	var next atomic.Int64
 	next.Store(int64(first) - 1)
@@ -290,11 +294,8 @@ func registerMany(b *testing.B, registry *opscenter.Registry, first, last int, u
 			for i := next.Add(1); i <= int64(last); i = next.Add(1) {
 				// Only the raw bytes make the identity here; to sign for each would take its time.
 				certificate := &x509.Certificate{Raw: append(fmt.Appendf(nil, "%08d", i), made.Leaf.Raw...), PublicKey: made.Leaf.PublicKey}
-				token, err := registry.CreateToken(b.Context(), opscenter.TokenSpec{})
-				if err == nil {
-					_, err = registry.Register(b.Context(), opscenter.Registration{Token: token.UUID, Certificate: certificate, Name: fmt.Sprintf("server%06d", i),
-						ConnectionURL: url(int(i)), MachineID: fmt.Sprintf("%032x", i)})
-				}
+				_, err := registry.Register(b.Context(), opscenter.Registration{Token: token.UUID, Certificate: certificate, Name: fmt.Sprintf("server%06d", i),
+					ConnectionURL: url(int(i)), MachineID: fmt.Sprintf("%032x", i)})
 				if err == nil && served != "" {
 					err = registry.AcceptCertificate(b.Context(), fmt.Sprintf("server%06d", i), served)
 				}
