@@ -216,12 +216,9 @@ func TestFactsThatFailedAreReadSoon(t *testing.T) {
 		if !o.Light {
 			heavy.Add(1)
 		}
-		if heavy.Load() <= 3 && o.Facts != nil {
-			o.Unread = []string{"resources: reset"}
-		}
 	}}
 	inBubble(t, options, func(w *world) {
-		w.facts = true
+		w.facts, w.unread = true, 3
 		w.register(0)
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()

@@ -175,7 +175,8 @@ func (p *Poller) probe(ctx, bounded context.Context, target opscenter.Target) (o
 		p.failed.Add(1)
 	}
 	if p.options.OnPoll != nil {
-		p.options.OnPoll(&o)
+		shown := o // apart, so that without OnPoll nothing goes to the heap
+		p.options.OnPoll(&shown)
 	}
 	return o, nil
 }

@@ -34,6 +34,7 @@ type world struct {
 	active   atomic.Int32
 	most     atomic.Int32
 	facts    bool              // are read
+	unread   int               // how many times not all of them
 	version  string            // of the OS
 	versions map[string]string // of some servers
 	poller   *poller.Poller
@@ -62,6 +63,12 @@ func (w *world) Probe(ctx context.Context, target opscenter.Target) opscenter.Ob
 		o.Versions = &opscenter.Versions{OS: opscenter.OSVersion{Version: version}}
 		if facts && !target.Light {
 			o.Facts = &opscenter.Facts{Hardware: json.RawMessage(`{"cpu":1}`)}
+			w.mu.Lock()
+			if w.unread > 0 {
+				w.unread--
+				o.Unread = []string{"network: reset"}
+			}
+			w.mu.Unlock()
 		}
 	}
 	return o
