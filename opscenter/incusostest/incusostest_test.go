@@ -304,13 +304,20 @@ func TestNetworkChange(t *testing.T) {
 	require.Equal(t, 400, c.call("POST", "/os/1.0/system/network/:confirm", "").ErrorCode, "nothing is pending")
 
 	// It moves, and moves back by itself.
-	require.Equal(t, "sync", c.call("PUT", "/os/1.0/system/network", change("127.254.1.1", "300ms")).Type)
+	move := func(host, timeout string) {
+		t.Helper()
+		// The answer can be lost, as the address moves.
+		if answer, err := c.try("PUT", "/os/1.0/system/network", change(host, timeout)); err == nil {
+			require.Equal(t, "sync", answer.Type)
+		}
+	}
+	move("127.254.1.1", "300ms")
 	require.Eventually(t, func() bool { return c.server.URL() == "https://127.254.1.1:8443" }, 5*time.Second, time.Millisecond)
 	require.Equal(t, 400, c.call("PUT", "/os/1.0/system/network", change("127.254.1.2", "1m")).ErrorCode, "a change is pending")
 	require.Eventually(t, func() bool { return c.server.URL() == old }, 5*time.Second, 5*time.Millisecond)
 	require.Equal(t, "sync", c.call("GET", "/os/1.0", "").Type)
 	// Confirmed, it stays.
-	require.Equal(t, "sync", c.call("PUT", "/os/1.0/system/network", change("127.254.1.3", "1m")).Type)
+	move("127.254.1.3", "1m")
 	require.Eventually(t, func() bool { return c.server.URL() == "https://127.254.1.3:8443" }, 5*time.Second, time.Millisecond)
 	require.Equal(t, "sync", c.call("POST", "/os/1.0/system/network/:confirm", "").Type)
 	var after struct {
