@@ -10,7 +10,7 @@ import (
 )
 
 // sessions keeps a TLS session for each server, so that only the first handshake is a full
-// one. What crypto/tls would keep holds parsed certificates; here it is its bytes, 2 KiB or
+// one. What crypto/tls would keep holds parsed certificates; here it is its bytes, 1 KiB or
 // so for a server. Those that were not used the longest make room.
 //
 // A session goes on as the server it was begun with, whatever certificate that has by now:
