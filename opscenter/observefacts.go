@@ -1,0 +1,88 @@
+package opscenter
+
+import (
+	"context"
+	"errors"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// preparedFacts is what is to be stored of facts, worked out before the transaction: it
+// takes its time, and nobody else can write then.
+type preparedFacts struct {
+	before *factsRow // what it was worked out from; nil: there was none
+	row    *factsRow
+	change *factsChangeRow // nil: nothing that is kept a history of
+	err    error
+}
+
+// prepareFacts works out what is to be stored of the facts that changed.
+func (r *Registry) prepareFacts(list []observed) {
+	for i := range list {
+		o := &list[i]
+		if !o.known || o.Facts == nil || !o.transition.Changed || o.transition.State.FactsHash == o.state.FactsHash {
+			continue
+		}
+		var before *factsRow
+		err := r.store.View(context.Background(), func(tx storage.ReadTx) (err error) {
+			before, err = facts.Find(tx, storage.StringKey(o.ID))
+			return err
+		})
+		if err == nil {
+			o.prepared = r.mergeFacts(before, o)
+		}
+	}
+}
+
+// mergeFacts merges what was read into what is stored. What can't be read is replaced.
+func (r *Registry) mergeFacts(stored *factsRow, o *observed) *preparedFacts {
+	p := &preparedFacts{before: stored}
+	read, before, changes := o.Facts, &Facts{}, uint64(0)
+	if stored != nil {
+		changes = stored.Changes
+		if opened, err := stored.open(); err == nil {
+			before = opened
+		}
+	}
+	if !r.options.KeepSecrets {
+		// Of what is stored, too: it may be from a time when they were kept.
+		if read, p.err = read.redacted(); p.err != nil {
+			return p
+		}
+		if clean, err := before.redacted(); err == nil {
+			before = clean
+		} else {
+			before = &Facts{}
+		}
+	}
+	merged, row, err := mergeFacts(before, read, o.ID, o.At)
+	if err != nil {
+		p.err = err
+		return p
+	}
+	p.row = row
+	p.row.Changes = changes
+	if p.change, p.err = changeOfFacts(o.ID, changes+1, o.At, before, merged, r.options.KeepSecrets); p.change != nil {
+		p.row.Changes++
+	}
+	return p
+}
+
+func (r *Registry) storeFacts(tx storage.WriteTx, o *observed) error {
+	stored, err := facts.Find(tx, storage.StringKey(o.ID))
+	if err != nil && !errors.Is(err, storage.ErrCorrupt) {
+		return err
+	}
+	if o.prepared == nil || !stored.same(o.prepared.before) {
+		o.prepared = r.mergeFacts(stored, o)
+	}
+	if err := o.prepared.err; err != nil {
+		return err
+	}
+	if o.prepared.change != nil {
+		if err := r.recordFactsChange(tx, o.prepared.change); err != nil {
+			return err
+		}
+	}
+	return facts.Put(tx, o.prepared.row)
+}
