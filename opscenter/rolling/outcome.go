@@ -1,0 +1,206 @@
+package rolling
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// resolve finds out how the steps under way ended.
+func (a *advance) resolve() {
+	for i := range a.u.Members {
+		m := &a.u.Members[i]
+		s := a.server(m)
+		if s != nil && s.Name != m.Server {
+			m.Server = s.Name
+			a.Changed = true
+		}
+		if gone := a.gone(m, s); gone != "" {
+			if m.Left == "" || m.Step != nil {
+				if m.Step != nil {
+					a.ended(m, gone, "")
+				}
+				m.Left, m.Step, m.Begun = gone, nil, false
+				a.note(m.Server, NoteLeft, gone)
+			}
+			continue
+		}
+		if m.Step != nil {
+			a.resolveStep(m, s)
+		}
+		if m.Evacuated && m.Step == nil && s.Ready && !s.Evacuated && !s.Moving {
+			m.Evacuated = false // somebody restored it
+			a.note(m.Server, NoteEnded, "it is not evacuated any more")
+		}
+	}
+}
+
+// gone says why a member is none any more.
+func (a *advance) gone(m *Member, s *Server) string {
+	switch {
+	case s == nil:
+		return "the server was removed"
+	case a.u.Cluster && s.Cluster != a.u.Name:
+		return "the server is not a member of the cluster any more"
+	case !a.u.Cluster && s.Cluster != "":
+		return "the server is a member of a cluster now"
+	}
+	return ""
+}
+
+func (a *advance) resolveStep(m *Member, s *Server) {
+	step := m.Step
+	switch {
+	case s.Operation != nil && s.Operation.ID == step.ID:
+		if a.v.Now.After(step.Deadline.Add(deadlineSlack)) {
+			a.failed(m, s, fmt.Sprintf("not done within %s", step.Deadline.Sub(step.StartedAt)))
+			return
+		}
+		a.progress = true
+		if step.Epoch != a.v.Epoch {
+			a.takeOver(m, s)
+		}
+		return
+	case s.Last != nil && s.Last.ID == step.ID && s.Last.Failed != "":
+		if step.Action == Reboot && s.Running == m.Version && m.Version != "" && s.Ready && s.Staged == "" {
+			break // late, but there
+		}
+		a.failed(m, s, s.Last.Failed)
+		return
+	}
+	if (step.Action == Update || step.Action == Reboot) && s.Good == 0 && !a.v.Now.After(step.Deadline.Add(deadlineSlack)) {
+		a.progress = true
+		return // what it is like by now was not read as a whole, yet
+	}
+	// Over, by its own word or because nobody knows of it any more: what it is like counts.
+	if wrong := a.lacks(m, s); wrong != "" {
+		a.failed(m, s, wrong)
+		return
+	}
+	note := ""
+	if s.Last == nil || s.Last.ID != step.ID {
+		note = "how it ended was not heard; the server is as it should be"
+	}
+	a.succeeded(m, s, note)
+}
+
+// takeOver carries on with a step that another controller began. All but a reboot and a
+// power off can be asked for again.
+func (a *advance) takeOver(m *Member, s *Server) {
+	step := m.Step
+	step.Epoch = a.v.Epoch
+	a.note(m.Server, NoteTakeOver, fmt.Sprintf("%s, begun before the controller restarted", step.Action))
+	if step.Action == Reboot || step.Action == PowerOff {
+		return
+	}
+	c := a.command(m, step.Action)
+	c.ID, c.Why, c.Again = step.ID, step.Why, true
+	a.Commands = append(a.Commands, c)
+}
+
+// lacks says what a server lacks that a step was to bring about.
+func (a *advance) lacks(m *Member, s *Server) string {
+	switch m.Step.Action {
+	case Update:
+		if s.behind(m.Targets) {
+			return "the versions are not there: " + s.describe(s.Outdated(m.Targets))
+		}
+	case Evacuate:
+		if !s.Evacuated {
+			return "the server is not evacuated"
+		}
+	case Restore:
+		if s.Evacuated || s.Moving {
+			return "the server is not restored"
+		}
+	case Reboot:
+		switch {
+		case m.Version != "" && s.Running != m.Version && !Newer(s.Running, m.Version):
+			return fmt.Sprintf("it returned on version %s, %s was staged", orUnknown(s.Running), m.Version)
+		case !s.Ready:
+			return "the server is not ready: " + s.Condition
+		}
+	}
+	return ""
+}
+
+func orUnknown(version string) string {
+	if version == "" {
+		return "unknown"
+	}
+	return version
+}
+
+func (a *advance) ended(m *Member, failed, note string) {
+	step := m.Step
+	m.Done = append(m.Done, Done{Action: step.Action, Why: step.Why, Attempt: step.Attempt, StartedAt: step.StartedAt, EndedAt: a.v.Now, Failed: failed, Note: note})
+	if over := len(m.Done) - MaxDone; over > 0 {
+		m.Done = append([]Done(nil), m.Done[over:]...)
+	}
+	m.Step = nil
+	a.Changed = true
+}
+
+func (a *advance) succeeded(m *Member, s *Server, note string) {
+	action := m.Step.Action
+	a.ended(m, "", note)
+	m.Attempts, m.NotBefore = 0, time.Time{}
+	switch action {
+	case Evacuate:
+		m.Evacuated = a.p.Goal != GoalEvacuate // that is to stay
+	case Restore:
+		m.Evacuated = false
+		a.u.FreeAt = a.v.Now.Add(a.u.PostRestoreDelay)
+	case Reboot:
+		m.Rebooted, m.Reboot, m.Version = true, false, ""
+	}
+	a.note(m.Server, NoteEnded, string(action))
+}
+
+// failed notes a failed attempt, and decides whether there is another.
+func (a *advance) failed(m *Member, s *Server, reason string) {
+	step := *m.Step
+	a.ended(m, reason, "")
+	m.Attempts = step.Attempt
+	if step.Action == Evacuate && (s.Evacuated || s.Moving) {
+		// In doubt whose it is, ours: it must not stay so when the rollout is cancelled.
+		m.Evacuated = a.p.Goal != GoalEvacuate
+	}
+	a.note(m.Server, NoteFailed, fmt.Sprintf("%s, attempt %d: %s", step.Action, step.Attempt, reason))
+	// A server that went down is not sent down again: it may have a reason not to come back.
+	final := step.Action == Reboot && (!s.Ready || strings.HasPrefix(reason, "it returned on"))
+	if !final && step.Attempt <= a.p.Retries {
+		m.NotBefore = a.v.Now.Add(a.p.backoff(step.Attempt))
+		return
+	}
+	a.fail(m.Server, step.Action, step.Attempt, reason)
+}
+
+// fail brings the unit to a halt.
+func (a *advance) fail(server string, action Action, attempts int, reason string) {
+	u := a.u
+	if u.Failure != nil {
+		return
+	}
+	u.Status = UnitFailed
+	u.Failure = &Failure{At: a.v.Now, Server: server, Action: action, Attempts: attempts, Reason: reason, Advice: advice(action, attempts)}
+	u.Waiting, u.WaitingSince, u.Window = "", time.Time{}, false
+	a.Changed = true
+}
+
+func advice(action Action, attempts int) string {
+	const cancel = ", or cancel the rollout"
+	switch {
+	case attempts == 0:
+		return "see to what it waits for, then resume; a server that somebody evacuated is left so from then on" + cancel
+	case action == Update:
+		return "see the server's log of updates, then resume to try it again" + cancel
+	case action == Evacuate:
+		return "see the operation on the server: an instance may refuse to move; then resume to try it again, or cancel with restore"
+	case action == Reboot:
+		return "look at the server's console; resume once it is back: if it is on the version it should be on, it is restored, else it is rebooted once more"
+	case action == Restore:
+		return "see the operation on the server: an instance may not find its way back; then resume to try it again, or restore it by hand and resume"
+	}
+	return "see the server, then resume to try it again" + cancel
+}

@@ -1,0 +1,258 @@
+package rolling
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// ErrInvalid: a policy or a selector can't be used.
+var ErrInvalid = errors.New("invalid")
+
+// Defaults of Policy.
+const (
+	DefaultMaxUnavailable = 1
+	DefaultParallel       = 1
+	DefaultStepTimeout    = time.Hour
+	DefaultRebootTimeout  = 15 * time.Minute
+	DefaultRetries        = 2
+	DefaultBackoff        = 30 * time.Second
+	DefaultMaxBackoff     = 10 * time.Minute
+	DefaultStopThreshold  = 1
+	DefaultGoodPolls      = 1
+	DefaultGateTimeout    = time.Hour
+)
+
+// Limits of Policy.
+const (
+	// MaxWaves bounds Waves, MaxWindows the Windows.
+	MaxWaves   = 100
+	MaxWindows = 50
+	// MaxRetries bounds Retries.
+	MaxRetries = 20
+)
+
+// assumed is how long an action is taken to last where there is no history of it.
+var assumed = map[Action]time.Duration{Update: 5 * time.Minute, Evacuate: 10 * time.Minute, Reboot: 5 * time.Minute,
+	Restore: 10 * time.Minute, PowerOff: time.Minute}
+
+// Goal is what a rollout is to reach.
+type Goal string
+
+const (
+	// GoalUpdate updates what needs it, and reboots what needs that then. The default.
+	GoalUpdate Goal = "update"
+	// GoalStage updates, and leaves the reboots for later.
+	GoalStage Goal = "stage"
+	// GoalReboot reboots every server, whether it needs it or not.
+	GoalReboot Goal = "reboot"
+	// The others carry out one action on the servers that are named, members of clusters or not.
+	GoalEvacuate   Goal = "evacuate-server"
+	GoalRestore    Goal = "restore-server"
+	GoalPowerOff   Goal = "poweroff-server"
+	GoalRebootOnly Goal = "reboot-server"
+	GoalUpdateOnly Goal = "update-server"
+)
+
+// Goals lists all goals.
+var Goals = []Goal{GoalUpdate, GoalStage, GoalReboot, GoalEvacuate, GoalRestore, GoalPowerOff, GoalRebootOnly, GoalUpdateOnly}
+
+// single returns the one action of a goal that has one.
+func (g Goal) single() Action {
+	switch g {
+	case GoalEvacuate:
+		return Evacuate
+	case GoalRestore:
+		return Restore
+	case GoalPowerOff:
+		return PowerOff
+	case GoalRebootOnly:
+		return Reboot
+	case GoalUpdateOnly:
+		return Update
+	}
+	return None
+}
+
+// GoalOf returns the goal that carries out one action on one server.
+func GoalOf(action Action) (Goal, bool) {
+	for _, g := range Goals {
+		if action != None && g.single() == action {
+			return g, true
+		}
+	}
+	return "", false
+}
+
+// Modes of Evacuate and Restore, as Incus names them.
+var (
+	EvacuateModes = []string{"auto", "migrate", "live-migrate", "stop"}
+	RestoreModes  = []string{"", "skip"}
+)
+
+// Policy is how carefully a rollout goes about it. The zero value updates one server after the
+// other, and stops at the first failure.
+type Policy struct {
+	// Goal, default GoalUpdate.
+	Goal Goal `json:"goal,omitempty"`
+	// MaxUnavailable is how many members of a cluster may be out at a time; never as many as
+	// would cost the cluster its database quorum. Default 1.
+	MaxUnavailable int `json:"max_unavailable,omitempty"`
+	// Parallel is how many clusters, and servers in none, are begun with at a time. Those that
+	// failed, and are resumed together, go on together. Default 1.
+	Parallel int `json:"parallel,omitempty"`
+	// Canaries are the clusters and servers, by name, that go first, as a wave of their own,
+	// and Soak is for how long what comes then waits to see how they do.
+	Canaries []string      `json:"canaries,omitempty"`
+	Soak     time.Duration `json:"soak,omitempty"`
+	// Waves come one after the other; what is in none comes last.
+	Waves []Wave `json:"waves,omitempty"`
+	// Windows in which actions may begin; none: at any time. A server is begun with if all
+	// that is to be done with it is expected to fit; what did not come to its end waits for the
+	// next window, and goes on there.
+	Windows []Window `json:"windows,omitempty"`
+	// EvacuateMode is auto (default), migrate, live-migrate or stop; RestoreMode is empty, or
+	// skip to leave the instances where they are.
+	EvacuateMode string `json:"evacuate_mode,omitempty"`
+	RestoreMode  string `json:"restore_mode,omitempty"`
+	// PostRestoreDelay is waited after a member is restored, before the next one.
+	PostRestoreDelay time.Duration `json:"post_restore_delay,omitempty"`
+	// StepTimeout bounds each action but a reboot. Default 1 hour. RebootTimeout is how long a
+	// server may take to be back, and ready. Default 15 minutes.
+	StepTimeout   time.Duration `json:"step_timeout,omitempty"`
+	RebootTimeout time.Duration `json:"reboot_timeout,omitempty"`
+	// Retries is how often an action that failed is tried again, Backoff the pause before,
+	// doubled each time up to 10 minutes. Default 2, and 30 seconds; below 0: none. A server that did not
+	// come back from a reboot, or came back with the wrong version, is not rebooted again.
+	Retries int           `json:"retries,omitempty"`
+	Backoff time.Duration `json:"backoff,omitempty"`
+	// StopThreshold is how many failures in one wave pause the rollout. Default 1.
+	StopThreshold int `json:"stop_threshold,omitempty"`
+	// GoodPolls is how many polls in a row must find every member of a cluster online, and
+	// ready, before the next is begun with. Default 1.
+	GoodPolls int `json:"good_polls,omitempty"`
+	// GateTimeout is how long what must hold before a step is waited for, until that counts as
+	// a failure. It does not run while a window is waited for. Default 1 hour.
+	GateTimeout time.Duration `json:"gate_timeout,omitempty"`
+	// ControlPlane names the servers on which the control plane itself runs as an instance:
+	// they are last.
+	ControlPlane []string `json:"control_plane,omitempty"`
+	// SkipBlocked leaves out what is blocked from the beginning, instead of refusing to start.
+	SkipBlocked bool `json:"skip_blocked,omitempty"`
+	// Force leaves out all that must hold before a step, but that the server answers and
+	// nothing else is under way. For single actions.
+	Force bool `json:"force,omitempty"`
+}
+
+// Wave is a part of the fleet that is done before the next part begins. A cluster, or server
+// in none, belongs to the first wave that takes it.
+type Wave struct {
+	Name string `json:"name,omitempty"`
+	// Names of clusters and servers in it.
+	Names []string `json:"names,omitempty"`
+	// Properties that clusters and servers in it have.
+	Properties map[string]string `json:"properties,omitempty"`
+	// Percent of all clusters and servers, counted with those in the waves before, by their
+	// hash: the same ones each time.
+	Percent int `json:"percent,omitempty"`
+	// Soak is waited after it.
+	Soak time.Duration `json:"soak,omitempty"`
+}
+
+// WithDefaults returns the policy as it is applied, or ErrInvalid with what is wrong.
+func (p Policy) WithDefaults() (Policy, error) {
+	if p.Goal == "" {
+		p.Goal = GoalUpdate
+	}
+	if !slices.Contains(Goals, p.Goal) {
+		return p, fmt.Errorf("%w: goal %.40q, known are %q", ErrInvalid, p.Goal, Goals)
+	}
+	for _, n := range []struct {
+		name     string
+		value    *int
+		def, max int
+	}{
+		{"max_unavailable", &p.MaxUnavailable, DefaultMaxUnavailable, 1000},
+		{"parallel", &p.Parallel, DefaultParallel, 10_000},
+		{"stop_threshold", &p.StopThreshold, DefaultStopThreshold, 1_000_000},
+		{"good_polls", &p.GoodPolls, DefaultGoodPolls, 100},
+	} {
+		if *n.value < 0 || *n.value > n.max {
+			return p, fmt.Errorf("%w: %s is %d, it must be between 1 and %d", ErrInvalid, n.name, *n.value, n.max)
+		}
+		if *n.value == 0 {
+			*n.value = n.def
+		}
+	}
+	for _, d := range []struct {
+		name  string
+		value *time.Duration
+		def   time.Duration
+	}{
+		{"soak", &p.Soak, 0}, {"post_restore_delay", &p.PostRestoreDelay, 0}, {"step_timeout", &p.StepTimeout, DefaultStepTimeout},
+		{"reboot_timeout", &p.RebootTimeout, DefaultRebootTimeout}, {"backoff", &p.Backoff, DefaultBackoff},
+		{"gate_timeout", &p.GateTimeout, DefaultGateTimeout},
+	} {
+		if *d.value < 0 {
+			return p, fmt.Errorf("%w: %s is %s, it must not be negative", ErrInvalid, d.name, *d.value)
+		}
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+	}
+	switch {
+	case p.Retries == 0:
+		p.Retries = DefaultRetries
+	case p.Retries < 0:
+		p.Retries = -1
+	case p.Retries > MaxRetries:
+		return p, fmt.Errorf("%w: retries is %d, at most %d are allowed", ErrInvalid, p.Retries, MaxRetries)
+	}
+	if p.EvacuateMode == "" {
+		p.EvacuateMode = "auto"
+	}
+	if !slices.Contains(EvacuateModes, p.EvacuateMode) {
+		return p, fmt.Errorf("%w: evacuate_mode %.40q, known are %q", ErrInvalid, p.EvacuateMode, EvacuateModes)
+	}
+	if !slices.Contains(RestoreModes, p.RestoreMode) {
+		return p, fmt.Errorf("%w: restore_mode %.40q, known are %q", ErrInvalid, p.RestoreMode, RestoreModes)
+	}
+	if len(p.Waves) > MaxWaves || len(p.Windows) > MaxWindows || len(p.Canaries)+len(p.ControlPlane) > MaxSelected {
+		return p, fmt.Errorf("%w: at most %d waves, %d windows, and %d canaries and servers of the control plane are allowed", ErrInvalid, MaxWaves, MaxWindows, MaxSelected)
+	}
+	for i, w := range p.Waves {
+		if w.Percent < 0 || w.Percent > 100 || w.Soak < 0 {
+			return p, fmt.Errorf("%w: wave %d: percent is %d, soak %s", ErrInvalid, i+1, w.Percent, w.Soak)
+		}
+		if len(w.Names) == 0 && len(w.Properties) == 0 && w.Percent == 0 {
+			return p, fmt.Errorf("%w: wave %d takes nothing: names, properties or a percentage are wanted", ErrInvalid, i+1)
+		}
+		if len(w.Names) > MaxSelected {
+			return p, fmt.Errorf("%w: wave %d has %d names, at most %d are allowed", ErrInvalid, i+1, len(w.Names), MaxSelected)
+		}
+	}
+	if _, err := newCalendar(p.Windows); err != nil {
+		return p, err
+	}
+	return p, nil
+}
+
+// timeout of an action.
+func (p *Policy) timeout(action Action) time.Duration {
+	if action == Reboot {
+		return p.RebootTimeout
+	}
+	return p.StepTimeout
+}
+
+// backoff is the pause after so many failed attempts.
+func (p *Policy) backoff(attempts int) time.Duration {
+	d := p.Backoff
+	for range attempts - 1 {
+		if d *= 2; d >= DefaultMaxBackoff {
+			return max(DefaultMaxBackoff, p.Backoff)
+		}
+	}
+	return d
+}

@@ -1,0 +1,447 @@
+package rolling
+
+import (
+	"cmp"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Fleet is what a rollout is made of.
+type Fleet struct {
+	// Servers are all there are.
+	Servers []*Server
+	// Cluster returns what is known of a cluster's record; nil if there is none.
+	Cluster func(name string) *Cluster
+	// Busy says what is under way with a unit already; empty: nothing.
+	Busy func(unit string, cluster bool) string
+}
+
+// Blocker is something that is in the way of a plan.
+type Blocker struct {
+	Unit   string `json:"unit"`
+	Server string `json:"server,omitempty"` // empty: the unit as a whole
+	Reason string `json:"reason"`
+	// Soft: it passes by itself, or is worked around, as the reason says; it does not keep a
+	// rollout from starting.
+	Soft bool `json:"soft,omitempty"`
+}
+
+// Left is a server with which nothing is done, and why.
+type Left struct {
+	Unit   string `json:"unit"`
+	Server string `json:"server"`
+	Reason string `json:"reason"`
+}
+
+// selection is what New works with.
+type selection struct {
+	fleet    Fleet
+	selector Selector
+	policy   Policy
+	at       time.Time
+	calendar *calendar
+	longest  time.Duration
+
+	named    map[string]bool // servers by name, of the selector
+	last     map[string]bool // servers of the control plane
+	known    map[string]bool // all names there are, of clusters and servers
+	mean     map[Action]time.Duration
+	blockers []Blocker
+	left     []Left
+}
+
+// candidate is a unit with its servers.
+type candidate struct {
+	*Unit
+	servers    []*Server // in the order of its members
+	properties map[string]string
+	control    bool // has a server of the control plane
+}
+
+// Selected is what New makes.
+type Selected struct {
+	State *State
+	Units []*Unit
+	// Servers of the units' members, in their order.
+	Servers  [][]*Server
+	Blockers []Blocker
+	Left     []Left
+}
+
+// New makes the units of a rollout of what the selector selects, in the order of their waves,
+// and says what is in the way, and what is left alone. Units that are blocked are left out.
+// Errors: ErrInvalid.
+func New(fleet Fleet, selector Selector, policy Policy, at time.Time) (*Selected, error) {
+	policy, err := policy.WithDefaults()
+	if err == nil {
+		err = selector.Check()
+	}
+	if err != nil {
+		return nil, err
+	}
+	cal, err := newCalendar(policy.Windows)
+	if err != nil {
+		return nil, err
+	}
+	s := &selection{fleet: fleet, selector: selector, policy: policy, at: at, calendar: cal}
+	if len(policy.Windows) > 0 {
+		s.longest = cal.longest(at)
+	}
+	candidates, err := s.candidates()
+	if err != nil {
+		return nil, err
+	}
+	s.mean = mean(fleet.Servers)
+	kept := candidates[:0]
+	for _, c := range candidates {
+		if s.prepare(c) {
+			kept = append(kept, c)
+		}
+	}
+	state := &State{Policy: policy, Status: StatusRunning, Units: len(kept), StartedAt: at}
+	if err := s.waves(state, kept); err != nil {
+		return nil, err
+	}
+	out := &Selected{State: state, Blockers: s.blockers, Left: s.left}
+	for _, c := range kept {
+		out.Units, out.Servers = append(out.Units, c.Unit), append(out.Servers, c.servers)
+	}
+	return out, nil
+}
+
+func set(names []string) map[string]bool {
+	out := make(map[string]bool, len(names))
+	for _, name := range names {
+		out[name] = true
+	}
+	return out
+}
+
+// candidates groups the servers, and returns what is selected, by name.
+func (s *selection) candidates() ([]*candidate, error) {
+	sel := &s.selector
+	clusters := set(sel.Clusters)
+	s.named, s.last = set(sel.Servers), set(s.policy.ControlPlane)
+	s.known = make(map[string]bool, len(s.fleet.Servers))
+	groups := map[string]*candidate{}
+	var all []*candidate
+	single := s.policy.Goal.single() != None
+	if single && (sel.All || len(sel.Clusters) > 0 || sel.Channel != "" || len(sel.Properties) > 0) {
+		return nil, fmt.Errorf("%w: goal %s wants its servers by name", ErrInvalid, s.policy.Goal)
+	}
+	for _, server := range s.fleet.Servers {
+		s.known[server.Name] = true
+		if server.Cluster == "" {
+			all = append(all, &candidate{Unit: &Unit{Name: server.Name}, servers: []*Server{server}, properties: server.Properties})
+			continue
+		}
+		if s.named[server.Name] && !single {
+			return nil, fmt.Errorf("%w: server %q is a member of cluster %q: select the cluster", ErrInvalid, server.Name, server.Cluster)
+		}
+		c := groups[server.Cluster]
+		if c == nil {
+			c = &candidate{Unit: &Unit{Name: server.Cluster, Cluster: true}}
+			groups[server.Cluster] = c
+			all = append(all, c)
+			s.known[server.Cluster] = true
+		}
+		c.servers = append(c.servers, server)
+	}
+	for _, list := range [][]string{sel.Clusters, sel.Servers, s.policy.Canaries, s.policy.ControlPlane} {
+		for _, name := range list {
+			if !s.known[name] {
+				return nil, fmt.Errorf("%w: there is no server, and no cluster with members, named %.100q", ErrInvalid, name)
+			}
+		}
+	}
+	out := all[:0]
+	for _, c := range all {
+		if c.Cluster && s.fleet.Cluster != nil {
+			if record := s.fleet.Cluster(c.Name); record != nil {
+				c.properties, c.PostRestoreDelay, c.RestoreMode = record.Properties, record.PostRestoreDelay, record.RestoreMode
+			}
+		}
+		selected := sel.All
+		for _, server := range c.servers {
+			selected = selected || s.named[server.Name] || sel.Channel != "" && server.Channel == sel.Channel
+		}
+		selected = selected || c.Cluster && clusters[c.Name] || len(sel.Properties) > 0 && matches(c.properties, sel.Properties)
+		if selected {
+			out = append(out, c)
+		}
+	}
+	slices.SortFunc(out, func(a, b *candidate) int { return cmp.Compare(a.Name, b.Name) })
+	for _, c := range out {
+		slices.SortFunc(c.servers, func(a, b *Server) int {
+			if s.last[a.Name] != s.last[b.Name] {
+				if s.last[a.Name] {
+					return 1
+				}
+				return -1
+			}
+			return cmp.Compare(a.Name, b.Name)
+		})
+	}
+	return out, nil
+}
+
+// mean returns how long actions took in the fleet.
+func mean(servers []*Server) map[Action]time.Duration {
+	sum, count := map[Action]time.Duration{}, map[Action]time.Duration{}
+	for _, s := range servers {
+		for action, took := range s.Took {
+			sum[action] += took
+			count[action]++
+		}
+	}
+	for action := range sum {
+		sum[action] /= count[action]
+	}
+	return sum
+}
+
+// prepare fills in a unit, and reports whether anything is to be done that can be.
+func (s *selection) prepare(c *candidate) bool {
+	u := c.Unit
+	u.Status = UnitPending
+	u.Members = make([]Member, len(c.servers))
+	work := false
+	for i, server := range c.servers {
+		u.Members[i] = s.member(server)
+		work = work || u.Members[i].Left == ""
+		c.control = c.control || s.last[server.Name]
+	}
+	for i := range u.Members {
+		if m := &u.Members[i]; m.Left != "" {
+			s.left = append(s.left, Left{Unit: u.Name, Server: m.Server, Reason: m.Left})
+		}
+	}
+	if !work {
+		return false
+	}
+	s.expect(c)
+	if u.PostRestoreDelay == 0 {
+		u.PostRestoreDelay = s.policy.PostRestoreDelay
+	}
+	if s.policy.RestoreMode != "" {
+		u.RestoreMode = s.policy.RestoreMode
+	}
+	return !s.blocked(c)
+}
+
+// member decides what is to be done with a server.
+func (s *selection) member(server *Server) Member {
+	m := Member{Server: server.Name, ID: server.ID, EvacuatedBefore: server.Evacuated}
+	goal := s.policy.Goal
+	if action := goal.single(); action != None {
+		switch {
+		case !s.named[server.Name]:
+			m.Left = "another server was asked for"
+		case (action == Evacuate || action == Restore) && !server.Incus:
+			m.Left = string(action) + " is for type incus"
+		case action == Evacuate && server.Evacuated:
+			m.Left = "it is evacuated"
+		case action == Restore && !server.Evacuated && !server.Moving:
+			m.Left = "it is not evacuated"
+		case action == Update:
+			if m.Targets = server.Outdated(server.Available); m.Targets == nil {
+				m.Left = "it is up to date"
+			}
+		}
+		return m
+	}
+	if goal == GoalReboot {
+		m.Reboot = true
+		return m
+	}
+	m.Targets = server.Outdated(server.Available)
+	switch {
+	case len(server.Versions) == 0:
+	case m.Targets == nil && (goal == GoalStage || !server.NeedsReboot):
+		m.Left = "it is up to date"
+	}
+	return m
+}
+
+// expect sets how long actions in the unit are taken to last.
+func (s *selection) expect(c *candidate) {
+	own := mean(c.servers)
+	c.Expected = make(map[Action]time.Duration, len(assumed))
+	for action, guess := range assumed {
+		c.Expected[action] = own[action]
+		if own[action] <= 0 {
+			c.Expected[action] = s.mean[action]
+		}
+		if c.Expected[action] <= 0 {
+			c.Expected[action] = guess
+			c.Assumed = true
+		}
+	}
+}
+
+// blocked notes what is in the way of a unit, and reports whether that keeps it from being begun.
+func (s *selection) blocked(c *candidate) (hard bool) {
+	u, single := c.Unit, s.policy.Goal.single()
+	block := func(server, reason string, soft bool) {
+		s.blockers = append(s.blockers, Blocker{Unit: u.Name, Server: server, Reason: reason, Soft: soft})
+		hard = hard || !soft
+	}
+	if s.fleet.Busy != nil {
+		if busy := s.fleet.Busy(u.Name, u.Cluster); busy != "" {
+			block("", "another operation is running: "+busy, false)
+		}
+	}
+	channel := ""
+	for i, server := range c.servers {
+		m := &u.Members[i]
+		acts := m.Left == ""
+		switch {
+		case server.Operation != nil:
+			block(server.Name, fmt.Sprintf("another operation is running: %s", server.Operation.Action), false)
+		case server.Moving && single != Restore:
+			block(server.Name, "it is being evacuated or restored by somebody else", false)
+		case !server.Ready && (acts || !s.policy.Force):
+			block(server.Name, "not ready: "+server.Condition, false)
+		case acts && len(server.Versions) == 0 && single == None:
+			block(server.Name, "its versions are not known", false)
+		case server.Evacuated && single == None && acts:
+			block(server.Name, "evacuated by somebody else: it is left so", true)
+		}
+		switch {
+		case channel == "":
+			channel = server.Channel
+		case server.Channel != channel && single == None && s.policy.Goal != GoalReboot:
+			block(server.Name, fmt.Sprintf("it follows channel %s, others in its cluster channel %s", server.Channel, channel), false)
+		}
+	}
+	if hard {
+		return true
+	}
+	if !s.policy.Force && u.Cluster && single != Update && single != Restore && s.policy.Goal != GoalStage {
+		a := advance{u: u, p: &s.policy, v: View{Now: s.at, Servers: c.servers}}
+		costs := true
+		for i := range u.Members {
+			u.Members[i].index = i
+		}
+		for i := range u.Members {
+			if m := &u.Members[i]; m.Left == "" {
+				costs = costs && a.costsQuorum(m)
+			}
+		}
+		if costs {
+			block("", "no quorum if one more leaves", false)
+		}
+	}
+	if len(s.policy.Windows) > 0 && !s.policy.Force {
+		takes := u.Expected[single]
+		if single == None {
+			takes = u.Expected[Update]
+			if s.policy.Goal != GoalStage {
+				takes = max(takes, u.Expected[Evacuate]+u.Expected[Reboot]+u.Expected[Restore])
+				if !c.servers[0].Incus {
+					takes = max(u.Expected[Update], u.Expected[Reboot])
+				}
+			}
+		}
+		if takes > s.longest {
+			block("", fmt.Sprintf("out of window: a server is expected to take %s, the longest maintenance window has %s", takes, s.longest), false)
+		} else if again, ok := s.calendar.fits(s.at, takes); !ok {
+			block("", "out of window until "+again.UTC().Format(time.RFC3339), true)
+		}
+	}
+	return hard
+}
+
+// waves puts the units into waves, and in their order.
+func (s *selection) waves(state *State, list []*candidate) error {
+	p := &s.policy
+	var waves []Wave
+	if len(p.Canaries) > 0 {
+		waves = append(waves, Wave{Name: "canary", Names: p.Canaries, Soak: p.Soak})
+	}
+	for i, w := range p.Waves {
+		if w.Name == "" {
+			w.Name = fmt.Sprint(i + 1)
+		}
+		for _, name := range w.Names {
+			if !s.known[name] {
+				return fmt.Errorf("%w: wave %s: there is no server, and no cluster with members, named %.100q", ErrInvalid, w.Name, name)
+			}
+		}
+		waves = append(waves, w)
+	}
+	waves = append(waves, Wave{Name: "rest"}, Wave{Name: "control plane"})
+	rest, control := len(waves)-2, len(waves)-1
+	names := make([]map[string]bool, len(waves))
+	for i, w := range waves {
+		names[i] = set(w.Names)
+	}
+	taken := 0
+	for _, c := range list {
+		c.Wave = rest
+		if c.control {
+			c.Wave = control
+			continue
+		}
+		for i, w := range waves[:rest] {
+			named := names[i][c.Name]
+			for _, server := range c.servers {
+				named = named || names[i][server.Name]
+			}
+			if named || len(w.Properties) > 0 && matches(c.properties, w.Properties) {
+				c.Wave = i
+				break
+			}
+		}
+	}
+	var byHash []*candidate
+	for i, w := range waves[:rest] {
+		for _, c := range list {
+			if c.Wave == i {
+				taken++
+			}
+		}
+		if w.Percent == 0 {
+			continue
+		}
+		if byHash == nil {
+			byHash = sortedByHash(list)
+		}
+		wanted := (len(list)*w.Percent + 99) / 100
+		for _, c := range byHash {
+			if taken >= wanted {
+				break
+			}
+			if c.Wave == rest {
+				c.Wave = i
+				taken++
+			}
+		}
+	}
+	slices.SortStableFunc(list, func(a, b *candidate) int { return cmp.Compare(a.Wave, b.Wave) })
+	for i := 0; i < len(list); {
+		from, wave := i, list[i].Wave
+		for i < len(list) && list[i].Wave == wave {
+			list[i].Wave = len(state.Waves)
+			i++
+		}
+		state.Waves = append(state.Waves, WaveState{Name: waves[wave].Name, From: from, To: i, Soak: waves[wave].Soak})
+	}
+	return nil
+}
+
+func sortedByHash(list []*candidate) []*candidate {
+	hashes := make(map[*candidate]uint64, len(list))
+	for _, c := range list {
+		h := fnv.New64a()
+		_, _ = h.Write([]byte(c.Name))
+		hashes[c] = h.Sum64()
+	}
+	out := slices.SortedFunc(maps.Keys(hashes), func(a, b *candidate) int {
+		return cmp.Or(cmp.Compare(hashes[a], hashes[b]), cmp.Compare(a.Name, b.Name))
+	})
+	return out
+}

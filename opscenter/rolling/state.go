@@ -1,0 +1,270 @@
+package rolling
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// ErrState: what was asked for is not possible in the state the rollout is in.
+var ErrState = errors.New("not possible now")
+
+// Status is where a rollout is.
+type Status string
+
+const (
+	StatusStarting   Status = "starting" // being written down
+	StatusRunning    Status = "running"
+	StatusPaused     Status = "paused"     // by somebody, or by a failure; Reason says which
+	StatusCancelling Status = "cancelling" // see CancelMode
+	StatusDone       Status = "done"
+	StatusCancelled  Status = "cancelled"
+)
+
+// Ended reports whether nothing more happens.
+func (s Status) Ended() bool { return s == StatusDone || s == StatusCancelled }
+
+// CancelMode is how a rollout is given up.
+type CancelMode string
+
+const (
+	// CancelStop begins nothing more: what is under way ends, evacuated servers stay so.
+	CancelStop CancelMode = "stop"
+	// CancelFinish finishes the servers that are out.
+	CancelFinish CancelMode = "finish"
+	// CancelRestore restores at once, maintenance window or not, all servers the rollout has evacuated.
+	CancelRestore CancelMode = "restore"
+)
+
+// CancelModes lists them.
+var CancelModes = []CancelMode{CancelStop, CancelFinish, CancelRestore}
+
+// State is how far a rollout is, but for its units, which are apart: there may be many.
+type State struct {
+	Policy Policy
+	Status Status
+	// Reason says why it is paused, cancelling or cancelled.
+	Reason string
+	Cancel CancelMode
+	Waves  []WaveState
+	// Next is the index of the unit to be begun with next: they are in order.
+	Next  int
+	Units int
+	// Running is how many units are being worked on, Failed how many wait to be resumed.
+	Running, Failed int
+	// Steps is how many actions were expected, StepsDone how many succeeded.
+	Steps, StepsDone int
+	StartedAt        time.Time
+	EndedAt          time.Time
+}
+
+// WaveState is how far a wave is.
+type WaveState struct {
+	Name string
+	// From and To are the indexes of its units, To exclusive.
+	From, To int
+	// Ended is how many of them did, Failures how often one failed.
+	Ended, Failures int
+	Soak            time.Duration
+	StartedAt       time.Time
+	EndedAt         time.Time
+}
+
+// Calendar answers when a policy's maintenance windows are open. Not for concurrent use.
+type Calendar struct{ calendar }
+
+// NewCalendar returns the calendar of a policy.
+func NewCalendar(windows []Window) (*Calendar, error) {
+	c, err := newCalendar(windows)
+	if err != nil {
+		return nil, err
+	}
+	return &Calendar{*c}, nil
+}
+
+// Open reports whether actions may begin at t, and when to ask again if not.
+func (c *Calendar) Open(t time.Time) (again time.Time, ok bool) { return c.fits(t, 0) }
+
+// wave returns the wave of a unit by its index.
+func (s *State) wave(index int) *WaveState {
+	for i := range s.Waves {
+		if index < s.Waves[i].To {
+			return &s.Waves[i]
+		}
+	}
+	return nil
+}
+
+// Admit reports whether the next unit may be begun with now; if not, when to ask again, if
+// that is only a matter of time, and what it waits for.
+func (s *State) Admit(now time.Time) (ok bool, again time.Time, why string) {
+	if s.Status != StatusRunning || s.Next >= s.Units {
+		return false, time.Time{}, ""
+	}
+	if s.Running >= s.Policy.Parallel {
+		return false, time.Time{}, fmt.Sprintf("%d at a time", s.Policy.Parallel)
+	}
+	for i := range s.Waves {
+		w := &s.Waves[i]
+		if s.Next < w.To {
+			break
+		}
+		if w.Ended+w.Failures < w.To-w.From || w.EndedAt.IsZero() {
+			return false, time.Time{}, "wave " + w.Name
+		}
+		if soaked := w.EndedAt.Add(w.Soak); i+1 < len(s.Waves) && s.Next < s.Waves[i+1].To && now.Before(soaked) {
+			return false, soaked, fmt.Sprintf("wave %s soaks until %s", w.Name, soaked.UTC().Format(time.RFC3339))
+		}
+	}
+	return true, time.Time{}, ""
+}
+
+// Begin begins with the next unit.
+func (s *State) Begin(u *Unit, now time.Time) {
+	u.Status, u.StartedAt = UnitRunning, now
+	s.Next++
+	s.Running++
+	if w := s.wave(s.Next - 1); w.StartedAt.IsZero() {
+		w.StartedAt = now
+	}
+}
+
+// Drop cancels the next unit, with which was not begun.
+func (s *State) Drop(u *Unit, now time.Time) {
+	u.Status, u.EndedAt = UnitCancelled, now
+	w := s.wave(s.Next)
+	s.Next++
+	w.Ended++
+}
+
+// Moved takes note of what became of a unit, by its index, that had a status before.
+func (s *State) Moved(u *Unit, index int, before UnitStatus, now time.Time) {
+	if u.Status == before {
+		return
+	}
+	w := s.wave(index)
+	switch before {
+	case UnitRunning:
+		s.Running--
+	case UnitFailed:
+		s.Failed--
+		w.Failures--
+	}
+	switch {
+	case u.Status == UnitRunning:
+		s.Running++
+		w.EndedAt = time.Time{}
+	case u.Status == UnitFailed:
+		s.Failed++
+		w.Failures++
+		if w.Failures >= s.Policy.StopThreshold || s.Cancel != "" {
+			s.pause(u.Failure.describe(u))
+		}
+	default:
+		w.Ended++
+	}
+	if w.Ended+w.Failures == w.To-w.From {
+		w.EndedAt = now
+	}
+}
+
+func (f *Failure) describe(u *Unit) string {
+	what := string(f.Action)
+	if f.Server != "" {
+		what += " of server " + f.Server
+	}
+	if u.Cluster {
+		what += " in cluster " + u.Name
+	}
+	if what == "" {
+		what = u.Name
+	}
+	attempts := ""
+	if f.Attempts > 0 {
+		attempts = fmt.Sprintf(" (attempt %d)", f.Attempts)
+	}
+	return fmt.Sprintf("%s%s: %s. What to do: %s", what, attempts, f.Reason, f.Advice)
+}
+
+func (s *State) pause(reason string) {
+	if s.Status == StatusRunning || s.Status == StatusCancelling {
+		s.Status, s.Reason = StatusPaused, reason
+	}
+}
+
+// Pause begins nothing more until Resume; what is under way ends.
+func (s *State) Pause(reason string) error {
+	if s.Status != StatusRunning && s.Status != StatusCancelling {
+		return fmt.Errorf("%w: the rollout is %s", ErrState, s.Status)
+	}
+	s.pause(reason)
+	return nil
+}
+
+// Resume goes on. The units that failed are to be resumed, each by Unit.Resume.
+func (s *State) Resume() error {
+	if s.Status != StatusPaused {
+		return fmt.Errorf("%w: the rollout is %s, not paused", ErrState, s.Status)
+	}
+	s.Status, s.Reason = StatusRunning, ""
+	if s.Cancel != "" {
+		s.Status, s.Reason = StatusCancelling, "cancelled: "+string(s.Cancel)
+	}
+	return nil
+}
+
+// Abandon cancels the rollout in one of three ways. It can be called again, with another
+// mode. Units that failed are to be resumed, each by Unit.Resume: what is left to do in them is another now.
+func (s *State) Abandon(mode CancelMode) error {
+	if !slices.Contains(CancelModes, mode) {
+		return fmt.Errorf("%w: cancel mode %.40q, known are %q", ErrInvalid, mode, CancelModes)
+	}
+	if s.Status.Ended() || s.Status == StatusStarting {
+		return fmt.Errorf("%w: the rollout is %s", ErrState, s.Status)
+	}
+	s.Status, s.Cancel, s.Reason = StatusCancelling, mode, "cancelled: "+string(mode)
+	return nil
+}
+
+// Finish ends the rollout if nothing is left to do, or pauses it if all that is left waits
+// for somebody. It reports whether anything changed.
+func (s *State) Finish(now time.Time) bool {
+	if s.Next < s.Units || s.Running > 0 || s.Status != StatusRunning && s.Status != StatusCancelling {
+		return false
+	}
+	switch {
+	case s.Failed > 0:
+		s.pause(fmt.Sprintf("%d of %d failed, all others are done; resume to try them again, or cancel", s.Failed, s.Units))
+		return true
+	case s.Cancel != "":
+		s.Status = StatusCancelled
+	default:
+		s.Status, s.Reason = StatusDone, ""
+	}
+	s.EndedAt = now
+	return true
+}
+
+// Resume lets a unit that failed go on from where it came to a halt. A server that somebody
+// evacuated meanwhile is left so from then on. servers are those of its members, in their order.
+func (u *Unit) Resume(servers []*Server) {
+	if u.Status != UnitFailed {
+		return
+	}
+	u.Status, u.Failure = UnitRunning, nil
+	u.Waiting, u.WaitingSince, u.Window = "", time.Time{}, false
+	for i := range u.Members {
+		m, s := &u.Members[i], servers[i]
+		m.Attempts, m.NotBefore = 0, time.Time{}
+		if s == nil {
+			continue
+		}
+		if s.NeedsReboot {
+			m.Rebooted = false
+		}
+		if s.Evacuated && !m.Evacuated && !m.Begun {
+			m.EvacuatedBefore = true
+		}
+	}
+}
