@@ -11,66 +11,99 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
+// Intent is an action that is about to be carried out.
+type Intent struct {
+	// Server by its name, or if ID is set, by that.
+	Server   string
+	ServerID string
+	Action   Action
+	// ID of the Operation. Default: a random one.
+	ID string
+	// Mode of an evacuation or a restore, as Incus names it.
+	Mode string
+	// Owner is who has claimed the server's cluster, or the server, see Tx.Claim.
+	Owner string
+	// Targets are the versions an update is to reach. Default: the newest in its channel.
+	Targets map[string]string
+	// Timeout after which it counts as failed. Default: Options.RebootTimeout, or ActionTimeout.
+	Timeout time.Duration
+}
+
 // BeginAction stores the intent to act on a server, before anything is done to it: from then
 // on the server counts as busy, on every controller of the store, until EndAction, the
 // observation that the action is done, or its deadline. It returns what the action needs.
 //
 // Errors: ErrNotFound; ErrNotReady if the server is not ready or something is under way;
-// ErrNotApplicable for evacuate and restore on another type than incus, or outside a cluster.
+// ErrBusy if a rollout has claimed it; ErrNotApplicable for evacuate and restore on another type than incus.
 func (r *Registry) BeginAction(ctx context.Context, name string, action Action) (*Operation, *ServerInfo, error) {
-	at := now()
-	operation := &Operation{ID: uuid.NewString(), Action: action, StartedAt: at, Deadline: at.Add(r.options.ActionTimeout)}
-	info, err := r.Server(ctx, name)
+	var operation *Operation
+	var info *ServerInfo
+	id := uuid.NewString()
+	err := r.Write(ctx, func(tx *Tx) (err error) {
+		operation, info, err = tx.Begin(Intent{Server: name, Action: action, ID: id})
+		return err
+	})
 	if err != nil {
+		return nil, nil, err
+	}
+	return operation, info, nil
+}
+
+// Begin stores the intent to act on a server, as Registry.BeginAction does. Whoever begins an
+// action carries it out, by UpdatePlanner.CarryOut, once the transaction is committed.
+func (t *Tx) Begin(intent Intent) (*Operation, *ServerInfo, error) {
+	r, at := t.registry, now()
+	info, err := t.Snapshot().find(intent.Server, intent.ServerID)
+	if err != nil {
+		return nil, nil, err
+	}
+	timeout := intent.Timeout
+	if timeout <= 0 {
+		timeout = r.options.ActionTimeout
+		if intent.Action == ActionReboot {
+			timeout = r.options.RebootTimeout
+		}
+	}
+	if intent.ID == "" {
+		intent.ID = uuid.NewString()
+	}
+	if err := t.claimed(info, intent.Owner); err != nil {
+		return nil, nil, err
+	}
+	if err := applicable(info, intent.Action); err != nil {
 		return nil, nil, err
 	}
 	// From before the intent shows: a poll must not take it for a leftover.
-	id := info.ID
-	r.setContact(id, func(c *Contact) { c.Acting++ })
-	var list []Event
-	err = r.update(ctx, func(tx *writing) error {
-		server, err := servers.Get(tx, nameKey(name))
-		if err != nil {
-			return notFound("server", name, err)
-		}
-		if info, err = r.load(tx, server); err != nil {
-			return err
-		}
-		if info.ID != id {
-			return fmt.Errorf("server %q is another by now: %w", name, storage.ErrConflict)
-		}
-		if err := applicable(info, action); err != nil {
-			return err
-		}
-		t := Transition{State: info.State}
-		next := &t.State
-		operation.Targets = nil
-		next.Operation = operation
-		switch action {
-		case ActionUpdate:
+	t.act(info.ID)
+	operation := &Operation{ID: intent.ID, Action: intent.Action, Mode: intent.Mode, Owner: intent.Owner, StartedAt: at, Deadline: at.Add(timeout)}
+	change := Transition{State: info.State}
+	next := &change.State
+	next.Operation = operation
+	switch intent.Action {
+	case ActionUpdate:
+		if operation.Targets = intent.Targets; operation.Targets == nil {
 			operation.Targets = info.Outdated()
-			t.to(at, StatusReady, operation.detail(), "asked to update")
-		case ActionReboot:
-			operation.Deadline = at.Add(r.options.RebootTimeout)
-			next.Announced = &Announcement{At: at, Deadline: operation.Deadline}
-			t.to(at, StatusOffline, DetailRebooting, "asked to reboot")
-		default:
-			t.to(at, StatusReady, operation.detail(), "asked to "+string(action))
 		}
-		t.event(at, EventActionStarted, string(action))
-		next.LastUpdated = at
-		if err := tx.putState(next); err != nil {
-			return err
-		}
-		list = t.Events
-		return r.record(tx, list...)
-	})
-	if err != nil {
-		r.endActing(id)
+		change.to(at, StatusReady, operation.detail(), "asked to update")
+	case ActionReboot:
+		next.Announced = &Announcement{At: at, Deadline: operation.Deadline}
+		change.to(at, StatusOffline, DetailRebooting, "asked to reboot")
+	case ActionPowerOff:
+		next.Announced = &Announcement{At: at}
+		change.to(at, StatusOffline, DetailShutDown, "asked to power off")
+	default:
+		change.to(at, StatusReady, operation.detail(), "asked to "+string(intent.Action))
+	}
+	text := string(intent.Action)
+	if intent.Owner != "" {
+		text += ", a step of rollout " + intent.Owner
+	}
+	change.event(at, EventActionStarted, text)
+	next.LastUpdated = at
+	if err := t.writing.putState(next); err != nil {
 		return nil, nil, err
 	}
-	r.logEvents(ctx, list)
-	return operation, info, nil
+	return operation, info, t.Record(change.Events...)
 }
 
 func applicable(info *ServerInfo, action Action) error {
@@ -82,14 +115,11 @@ func applicable(info *ServerInfo, action Action) error {
 		return fmt.Errorf("server %q is %s: %w", info.Name, describe(s.Status, s.StatusDetail), ErrNotReady)
 	}
 	switch action {
-	case ActionUpdate, ActionReboot:
+	case ActionUpdate, ActionReboot, ActionPowerOff:
 		return nil
 	case ActionEvacuate, ActionRestore:
 		if s.Type != TypeIncus {
 			return fmt.Errorf("server %q: %s is for type incus, not %s: %w", info.Name, action, s.Type, ErrNotApplicable)
-		}
-		if s.MemberName == "" {
-			return fmt.Errorf("server %q: %s is for members of an Incus cluster: %w", info.Name, action, ErrNotApplicable)
 		}
 		return nil
 	}
@@ -97,7 +127,7 @@ func applicable(info *ServerInfo, action Action) error {
 }
 
 // EndAction tells how the effect of an action went. A failure ends the action. A success ends
-// an evacuation or a restore, which are done by then; an update and a reboot have only been
+// an evacuation, a restore or a power off, which are done by then; an update and a reboot have only been
 // started, and end when a poll finds them done. A poll is asked for either way. An operation that is
 // over already is left alone.
 func (r *Registry) EndAction(ctx context.Context, server *ServerInfo, operation *Operation, failure error) error {
@@ -106,32 +136,16 @@ func (r *Registry) EndAction(ctx context.Context, server *ServerInfo, operation 
 	var list []Event
 	err := r.update(ctx, func(tx *writing) error {
 		list = nil
-		state, err := states.Get(tx, nameKey(server.Name))
+		state, err := stateOf(tx, server)
 		if err != nil {
-			return notFound("server", server.Name, err)
-		}
-		if state.ID != server.ID {
-			return fmt.Errorf("server %q is another by now: %w", server.Name, storage.ErrConflict)
+			return err
 		}
 		t := Transition{State: *state}
 		next := &t.State
 		// Polls that began before know less than we do.
 		next.PollRequested, next.NotBefore = at, at
 		if ours := next.Operation != nil && next.Operation.ID == operation.ID; ours {
-			switch {
-			case errors.Is(failure, ErrOutcomeUnknown):
-				// Left to polls, and to the deadline.
-			case failure != nil:
-				t.event(at, EventActionFailed, fmt.Sprintf("%s: %v", operation.Action, failure))
-				t.release(at, fmt.Sprintf("%s failed", operation.Action))
-			case operation.Action == ActionEvacuate || operation.Action == ActionRestore:
-				t.event(at, EventActionFinished, fmt.Sprintf("%s: done", operation.Action))
-				next.Maintenance = NotInMaintenance
-				if operation.Action == ActionEvacuate {
-					next.Maintenance = MaintenanceEvacuated
-				}
-				t.release(at, string(operation.Action)+" done")
-			}
+			t.end(at, failure)
 			next.LastUpdated = at
 		}
 		if err := tx.putState(next); err != nil {
@@ -146,20 +160,95 @@ func (r *Registry) EndAction(ctx context.Context, server *ServerInfo, operation 
 	return err
 }
 
-func (r *Registry) endActing(id string) {
-	r.setContact(id, func(c *Contact) { c.Acting = max(0, c.Acting-1) })
+// stateOf returns the state of a server, whatever its name is by now.
+func stateOf(tx *writing, server *ServerInfo) (*ServerState, error) {
+	known, err := byID.Find(tx, storage.StringKey(server.ID))
+	if err != nil {
+		return nil, err
+	}
+	if known == nil {
+		return nil, fmt.Errorf("server %q was removed: %w", server.Name, storage.ErrConflict)
+	}
+	return states.Get(tx, nameKey(known.Name))
 }
 
-// release ends the operation, and takes back the status that was given for its sake; what
-// the server has become meanwhile for other reasons, unresponsive say, it stays.
-func (t *Transition) release(at time.Time, reason string) {
+// end ends the operation as its effect went.
+func (t *Transition) end(at time.Time, failure error) {
 	next, op := &t.State, t.State.Operation
-	next.Operation = nil
-	rebooting := op.Action == ActionReboot && next.StatusDetail == DetailRebooting && next.Announced != nil && next.Announced.At.Equal(op.StartedAt)
-	if rebooting {
+	switch {
+	case errors.Is(failure, ErrOutcomeUnknown):
+		// Left to polls, and to the deadline.
+	case failure != nil:
+		t.endOperation(at, failure.Error(), "")
+		t.release(at, op, fmt.Sprintf("%s failed", op.Action))
+	case op.Action == ActionPowerOff:
+		t.endOperation(at, "", "the server has accepted it")
+	case op.Action == ActionEvacuate || op.Action == ActionRestore:
+		t.endOperation(at, "", "done")
+		next.Maintenance = NotInMaintenance
+		if op.Action == ActionEvacuate {
+			next.Maintenance = MaintenanceEvacuated
+		} else {
+			next.Stopped = nil
+		}
+		t.release(at, op, string(op.Action)+" done")
+	}
+}
+
+func (r *Registry) endActing(id string) {
+	r.setContact(id, func(c *Contact) {
+		c.Acting = max(0, c.Acting-1)
+		c.Good = 0
+	})
+}
+
+// release takes back the status that was given for the sake of an operation that is over; what
+// the server has become meanwhile for other reasons, unresponsive say, it stays.
+func (t *Transition) release(at time.Time, op *Operation, reason string) {
+	next := &t.State
+	down := (op.Action == ActionReboot || op.Action == ActionPowerOff) && next.StatusDetail == op.detail() && next.Announced != nil && next.Announced.At.Equal(op.StartedAt)
+	if down {
 		next.Announced = nil
 	}
-	if rebooting || next.Status == StatusReady && next.StatusDetail == op.detail() {
+	if down || next.Status == StatusReady && next.StatusDetail == op.detail() {
 		t.to(at, StatusReady, DetailNone, reason)
 	}
 }
+
+// rememberStopped stores which instances of a standalone server are about to be stopped, with
+// those that were before.
+func (r *Registry) rememberStopped(ctx context.Context, server *ServerInfo, operation *Operation, instances []Instance) (all []Instance, err error) {
+	err = r.update(ctx, func(tx *writing) error {
+		state, err := stateOf(tx, server)
+		if err != nil {
+			return err
+		}
+		if state.Operation == nil || state.Operation.ID != operation.ID {
+			return fmt.Errorf("server %q: the evacuation is over: %w", server.Name, storage.ErrConflict)
+		}
+		changed := *state
+		stopped := Stopped{At: now()}
+		known := map[Instance]bool{}
+		if state.Stopped != nil {
+			stopped.At = state.Stopped.At
+			for _, i := range state.Stopped.Instances {
+				known[i] = true
+			}
+			stopped.Instances = append(stopped.Instances, state.Stopped.Instances...)
+		}
+		for _, i := range instances {
+			if !known[i] {
+				stopped.Instances = append(stopped.Instances, i)
+			}
+		}
+		if n := len(stopped.Instances); n > MaxStopped {
+			return fmt.Errorf("server %q: %d instances, at most %d can be remembered: %w", server.Name, n, MaxStopped, ErrTooLong)
+		}
+		changed.Stopped, all = &stopped, stopped.Instances
+		return tx.putState(&changed)
+	})
+	return all, err
+}
+
+// MaxStopped bounds the instances of a standalone server that are stopped, and remembered.
+const MaxStopped = 5000

@@ -57,8 +57,15 @@ func (r *Registry) followed(tx storage.ReadTx, o *observed) (string, error) {
 		return "", nil
 	}
 	server, err := servers.Get(tx, nameKey(o.name))
-	if err != nil || server.Cluster == "" || server.ServedFingerprint == o.Presented {
+	if err != nil || server.ServedFingerprint == o.Presented {
 		return "", err
+	}
+	if server.Cluster == "" {
+		_, accept, err := r.discovered(tx, server, o)
+		return accept, err
+	}
+	if cluster, err := clusters.Find(tx, nameKey(server.Cluster)); err != nil || cluster != nil && cluster.Fingerprint == o.Presented {
+		return o.Presented, err
 	}
 	for member, err := range serversByCluster.Scan(tx, storage.Range{Prefix: storage.StringKey(server.Cluster)}) {
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -101,7 +102,7 @@ func (r *Registry) PublishUpdate(ctx context.Context, channel, version string, c
 			changed.Versions = map[string]string{}
 		}
 		for _, component := range components {
-			if have, ok := changed.Versions[component]; !ok || newerVersion(version, have) {
+			if have, ok := changed.Versions[component]; !ok || rolling.Newer(version, have) {
 				changed.Versions[component] = version
 			}
 		}

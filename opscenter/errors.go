@@ -49,6 +49,14 @@ var (
 	// ErrOutcomeUnknown: an Actuator sent its request, and can't tell whether it was carried
 	// out. Polls will.
 	ErrOutcomeUnknown = errors.New("outcome is unknown")
+	// ErrBusy: a rollout, or another operation, has reserved the cluster or the server.
+	ErrBusy = errors.New("another operation is under way")
+	// ErrClusterTaken: another cluster has that name.
+	ErrClusterTaken = errors.New("cluster name is taken")
+	// ErrHasMembers: a cluster with members can't be removed, unless forced.
+	ErrHasMembers = errors.New("cluster has members")
+	// ErrBlocked: what a plan says is in the way.
+	ErrBlocked = errors.New("blocked")
 	// ErrNotApplicable: servers of this type know no such action.
 	ErrNotApplicable = errors.New("action is not applicable")
 )

@@ -38,6 +38,15 @@ const (
 	EventActionStarted        EventKind = "action-started"
 	EventActionFinished       EventKind = "action-finished"
 	EventActionFailed         EventKind = "action-failed"
+	EventClusterCreated       EventKind = "cluster-created"
+	EventClusterUpdated       EventKind = "cluster-updated"
+	EventClusterRenamed       EventKind = "cluster-renamed"
+	EventClusterDeleted       EventKind = "cluster-deleted"
+	EventClusterMemberAdded   EventKind = "cluster-member-added"
+	EventClusterMemberRemoved EventKind = "cluster-member-removed"
+	EventClusterDiscovered    EventKind = "cluster-member-discovered"
+	EventRollout              EventKind = "rollout"
+	EventRolloutStep          EventKind = "rollout-step"
 )
 
 // Event tells of something that was decided or changed, and why. Events hold no secrets:
@@ -48,7 +57,10 @@ type Event struct {
 	At       time.Time
 	Kind     EventKind
 	Server   string // name at the time; empty if it is about none
-	Reason   string
+	// Cluster and Rollout it is about; empty: none.
+	Cluster string
+	Rollout string
+	Reason  string
 }
 
 // record appends events, and drops what is over Options.MaxEvents.

@@ -65,6 +65,9 @@ func digestOf(o *Observation, keepSecrets bool) digest {
 	if o.MemberName != nil {
 		text(*o.MemberName)
 	}
+	for _, role := range o.MemberRoles {
+		text(role)
+	}
 	out := digest{light: max(1, h.Sum64())}
 	if o.Facts != nil {
 		parts, err := o.Facts.digest(keepSecrets)
@@ -112,6 +115,7 @@ func (r *Registry) RecordUnchanged(o *Observation) bool {
 		t.contact.LastSeen = at
 		m.toFlush(o.ID, t)
 	}
+	t.contact.Good++
 	m.guard.observe(&t.watched, m.elapsed(), false)
 	return true
 }
@@ -200,6 +204,7 @@ type observed struct {
 	contacts   uint32      // of the contact, likewise
 	prepared   *preparedFacts
 	follow     string // the certificate of its cluster, which it presents now
+	adopt      string // the cluster it is found to be a member of
 }
 
 func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
@@ -351,6 +356,15 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed, fleetUnreachable bool
 		o.transition = o.plain
 		return nil
 	}
+	if r.options.AdoptMembers && o.Failure == nil && o.MemberName != nil && *o.MemberName != "" {
+		server, err := servers.Get(tx, nameKey(o.name))
+		if err != nil {
+			return err
+		}
+		if o.adopt, _, err = r.discovered(tx, server, o); err != nil {
+			return err
+		}
+	}
 	o.plain = Apply(state, contact, o.Observation, policy)
 	o.plain.Changed = o.plain.Changed || o.rewound
 	o.transition = o.plain
@@ -374,7 +388,7 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed, fleetUnreachable bool
 
 // changes reports whether anything is to be stored.
 func (o *observed) changes(m *memory) bool {
-	return o.transition.Changed || o.follow != "" || m.needsWarning(o.ID, &o.transition)
+	return o.transition.Changed || o.follow != "" || o.adopt != "" || m.needsWarning(o.ID, &o.transition)
 }
 
 func (r *Registry) storeObserved(ctx context.Context, tx *writing, o *observed) error {
@@ -385,6 +399,15 @@ func (r *Registry) storeObserved(ctx context.Context, tx *writing, o *observed) 
 	}
 	if o.follow != "" {
 		if err := r.acceptCertificate(tx, o.name, o.follow, "its cluster's", o.At); err != nil {
+			return err
+		}
+	}
+	if o.adopt != "" {
+		cluster, err := clusters.Get(tx, nameKey(o.adopt))
+		if err != nil {
+			return err
+		}
+		if err := (&Tx{WriteTx: tx, registry: r, writing: tx}).join(cluster, o.At, "a poll found it to be its member "+o.transition.State.MemberName, o.name); err != nil {
 			return err
 		}
 	}

@@ -3,17 +3,21 @@ package opscenter
 import (
 	"fmt"
 	"strings"
+
+	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
-// Action is what can be done to a server on its way through an update.
-type Action string
+// Action is what can be done to a server. All but power off are recommended on its way
+// through an update.
+type Action = rolling.Action
 
 const (
-	ActionNone     Action = ""
-	ActionUpdate   Action = "update"
-	ActionEvacuate Action = "evacuate"
-	ActionReboot   Action = "reboot"
-	ActionRestore  Action = "restore"
+	ActionNone     = rolling.None
+	ActionUpdate   = rolling.Update
+	ActionEvacuate = rolling.Evacuate
+	ActionReboot   = rolling.Reboot
+	ActionRestore  = rolling.Restore
+	ActionPowerOff = rolling.PowerOff
 )
 
 // UpdateState is where a server stands in an update. The names are those of Operations Center.

@@ -78,6 +78,10 @@ type Options struct {
 	GuardShare   float64
 	GuardMinimum int
 	GuardWindow  time.Duration
+	// AdoptMembers adds a server that presents the certificate of a known cluster, and says
+	// that it is a member of it, to the cluster's record, and pins that certificate for it.
+	// Default: it is only shown, and an operator adds it (AddClusterMembers).
+	AdoptMembers bool
 	// KeepSecrets stores facts with the recovery keys, private keys and passwords in them.
 	KeepSecrets bool
 }
@@ -216,14 +220,16 @@ type Changes struct {
 	Servers []string
 	// Warnings that were raised, changed or cleared, by UUID.
 	Warnings []string
+	// Clusters whose record changed, or that were removed, by name.
+	Clusters []string
 }
 
-// Watch yields which servers and warnings change after revision since; 0 begins with what
+// Watch yields which servers, clusters and warnings change after revision since; 0 begins with what
 // the store still remembers, or with a Reset. It never delays those who change them: what a
 // slow reader missed is merged. It ends with ctx's error.
 func (r *Registry) Watch(ctx context.Context, since uint64) iter.Seq2[Changes, error] {
 	return func(yield func(Changes, error) bool) {
-		for batch, err := range r.store.Watch(ctx, since, servers.Name(), states.Name(), warnings.Name()) {
+		for batch, err := range r.store.Watch(ctx, since, servers.Name(), states.Name(), warnings.Name(), clusters.Name()) {
 			if err != nil {
 				yield(Changes{}, err)
 				return
@@ -235,6 +241,8 @@ func (r *Registry) Watch(ctx context.Context, since uint64) iter.Seq2[Changes, e
 				case !ok:
 				case change.Table == warnings.Name():
 					out.Warnings = append(out.Warnings, name)
+				case change.Table == clusters.Name():
+					out.Clusters = append(out.Clusters, name)
 				case !names[name]:
 					names[name] = true
 					out.Servers = append(out.Servers, name)

@@ -55,8 +55,10 @@ type ServerInfo struct {
 	State ServerState
 	// LastSeen is when the server was last in touch, either way.
 	LastSeen time.Time
-	// Failures is how many polls failed in a row since.
-	Failures int
+	// Failures is how many polls failed in a row since, and GoodPolls how many found it ready,
+	// and could read all of it, since an action on it last began or ended.
+	Failures  int
+	GoodPolls int
 	// Available is the newest version of each component in the server's channel. Read only.
 	Available map[string]string
 }
@@ -110,7 +112,7 @@ func (r *Registry) info(server *Server, state *ServerState, available map[string
 	}
 	out.LastSeen = out.State.LastSeen
 	c := r.contact(server.ID)
-	out.Failures = c.Failures
+	out.Failures, out.GoodPolls = c.Failures, c.Good
 	if !c.LastSeen.IsZero() {
 		out.LastSeen = c.LastSeen
 	}
@@ -335,6 +337,9 @@ func (r *Registry) DeleteServer(ctx context.Context, name string) error {
 		}
 		if server.Cluster != "" {
 			return fmt.Errorf("server %q can't be removed: %w (%s)", name, ErrClustered, server.Cluster)
+		}
+		if err := claimedBy(tx, server.ID, false, ""); err != nil {
+			return fmt.Errorf("server %q can't be removed: %w", name, err)
 		}
 		if err := servers.Delete(tx, nameKey(name)); err != nil {
 			return err

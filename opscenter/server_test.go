@@ -392,11 +392,23 @@ type actuator func(action opscenter.Action, target opscenter.Target) error
 func (a actuator) Update(_ context.Context, t opscenter.Target) error {
 	return a(opscenter.ActionUpdate, t)
 }
-func (a actuator) Evacuate(_ context.Context, t opscenter.Target) error {
+func (a actuator) Evacuate(_ context.Context, t opscenter.Target, _ string) error {
 	return a(opscenter.ActionEvacuate, t)
 }
-func (a actuator) Restore(_ context.Context, t opscenter.Target) error {
+func (a actuator) Restore(_ context.Context, t opscenter.Target, _ string) error {
 	return a(opscenter.ActionRestore, t)
+}
+func (a actuator) PowerOff(_ context.Context, t opscenter.Target) error {
+	return a(opscenter.ActionPowerOff, t)
+}
+func (a actuator) RunningInstances(context.Context, opscenter.Target) ([]opscenter.Instance, error) {
+	return nil, nil
+}
+func (a actuator) StopInstance(context.Context, opscenter.Target, opscenter.Instance) error {
+	return nil
+}
+func (a actuator) StartInstance(context.Context, opscenter.Target, opscenter.Instance) error {
+	return nil
 }
 func (a actuator) Reboot(_ context.Context, t opscenter.Target) error {
 	return a(opscenter.ActionReboot, t)
@@ -474,7 +486,6 @@ func TestAct(t *testing.T) {
 		alone := ""
 		o.MemberName = &alone
 		w.observe(t, o)
-		require.ErrorIs(t, act(opscenter.ActionEvacuate), opscenter.ErrNotApplicable, "evacuation is for members of clusters")
 		kind := opscenter.TypeMigrationManager
 		o.Type = &kind
 		w.observe(t, o)
@@ -517,7 +528,7 @@ func TestActSurvivesACrash(t *testing.T) {
 	last.observe(t, o)
 	s = last.get(t, "server00").State
 	require.Nil(t, s.Operation, "its deadline has passed")
-	require.Contains(t, last.events(t, opscenter.EventActionFinished)[1].Reason, "deadline")
+	require.Contains(t, last.events(t, opscenter.EventActionFailed)[0].Reason, "deadline")
 }
 
 func TestOptionsAreValidated(t *testing.T) {

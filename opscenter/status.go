@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
 // Status is the state of a server as the control plane sees it. The names are those of Operations Center.
@@ -115,6 +117,9 @@ type ServerState struct {
 	Maintenance MaintenanceState
 	// MemberName is the server's name in its Incus cluster; empty if it is in none.
 	MemberName string
+	// MemberRoles are its roles there, as Incus names them: database, database-leader,
+	// database-standby and others.
+	MemberRoles []string
 	// SystemStateTrusted is IncusOS's own word on its secure boot state.
 	SystemStateTrusted bool
 
@@ -128,8 +133,14 @@ type ServerState struct {
 	NotBefore time.Time
 	// Announced is set while a server is down on purpose.
 	Announced *Announcement
-	// Operation is set while an action is under way.
-	Operation *Operation
+	// Operation is set while an action is under way, LastOperation is how the last one ended.
+	Operation     *Operation
+	LastOperation *Outcome
+	// Took is how long the last successful action of each kind took.
+	Took map[Action]time.Duration
+	// Stopped are the instances that the evacuation of a standalone Incus server stopped: they
+	// are started again when it is restored.
+	Stopped *Stopped
 	// FactsHash is the hash of the stored facts, without what changes all the time.
 	FactsHash string
 	// Presented is the fingerprint of the certificate the server presented last, whether that
@@ -153,12 +164,38 @@ type Announcement struct {
 
 // Operation is an action under way: the intent, stored before the effect.
 type Operation struct {
-	ID        string
-	Action    Action
+	ID     string
+	Action Action
+	// Mode of an evacuation or a restore, as Incus names it.
+	Mode string
+	// Owner is the rollout it is a step of; empty: none.
+	Owner     string
 	StartedAt time.Time
 	Deadline  time.Time
 	// Targets are the versions an update is to reach, per component.
 	Targets map[string]string
+}
+
+// Outcome is how an action ended.
+type Outcome struct {
+	ID        string // of the Operation
+	Action    Action
+	Owner     string
+	StartedAt time.Time
+	EndedAt   time.Time
+	// Failed says why it failed; empty: it did not.
+	Failed string
+}
+
+// Stopped are instances that were stopped, to be started again.
+type Stopped struct {
+	At        time.Time
+	Instances []Instance
+}
+
+// Instance names an instance of an Incus server.
+type Instance struct {
+	Project, Name string
 }
 
 // Failure tells why a poll did not reach a server.
@@ -201,6 +238,7 @@ type Observation struct {
 	Versions           *Versions
 	Maintenance        *MaintenanceState
 	MemberName         *string
+	MemberRoles        []string // read with the Maintenance of a member
 	SystemStateTrusted *bool
 	Facts              *Facts
 	// Unread names what could not be read, and why.
@@ -215,6 +253,9 @@ type Contact struct {
 	LastFailure  *Failure
 	// AnsweringSince is when the first of the answers since the last failure came.
 	AnsweringSince time.Time
+	// Good is how many polls in a row found it ready, and could read all of it, since the last
+	// action on it began or ended.
+	Good int
 	// Whole is how many polls in a row read everything, as far as it matters: light ones don't count.
 	Whole int
 	// Acting counts the actions this process carries out on the server: while there are any,
@@ -291,6 +332,7 @@ func (t *Transition) failed(o Observation, policy Policy) {
 		contact.FirstFailure = o.At
 	}
 	contact.Failures++
+	contact.Good = 0
 	contact.LastFailure = o.Failure
 	if policy.FleetUnreachable && next.Status == StatusReady {
 		// Whoever fails for a reason of ours has all its failures before it once that is over.
@@ -308,11 +350,17 @@ func (t *Transition) failed(o Observation, policy Policy) {
 			return // asked before it said so
 		}
 		a.WentDown = true
+		if op := next.Operation; op != nil && op.Action == ActionPowerOff && contact.Acting == 0 {
+			t.endOperation(o.At, "", "it is down")
+		}
 		if a.Deadline.IsZero() || o.At.Before(a.Deadline) || policy.FleetUnreachable {
 			return // a server that was shut down may stay so
 		}
 		detail := next.StatusDetail
-		next.Announced, next.Operation = nil, nil
+		next.Announced = nil
+		if next.Operation != nil {
+			t.endOperation(o.At, fmt.Sprintf("not back from %s by its deadline", detail), o.Failure.Message)
+		}
 		t.to(o.At, StatusOffline, DetailUnresponsive, fmt.Sprintf("not back from %s by its deadline: %s", detail, o.Failure.Message))
 		return
 	}
@@ -320,7 +368,7 @@ func (t *Transition) failed(o Observation, policy Policy) {
 		return
 	}
 	if op := next.Operation; op != nil && (contact.Acting == 0 || !o.At.Before(op.Deadline)) {
-		t.endOperation(o.At, "the server became unresponsive")
+		t.endOperation(o.At, "the server became unresponsive", o.Failure.Message)
 	}
 	t.to(o.At, StatusOffline, DetailUnresponsive, fmt.Sprintf("%d polls failed in a row: %s", contact.Failures, o.Failure.Message))
 	t.outage(o.At, policy)
@@ -332,6 +380,12 @@ func (t *Transition) answered(o Observation, policy Policy) {
 	contact.Failures, contact.LastFailure, contact.FirstFailure = 0, nil, time.Time{}
 	if contact.AnsweringSince.IsZero() || contact.AnsweringSince.After(o.At) {
 		contact.AnsweringSince = o.At
+	}
+	switch {
+	case len(o.Unread) > 0 || !o.Ready:
+		contact.Good = 0
+	default:
+		contact.Good++
 	}
 	switch {
 	case len(o.Unread) > 0:
@@ -350,15 +404,21 @@ func (t *Transition) answered(o Observation, policy Policy) {
 			a.WentDown = true
 			return // back, and booting
 		case !o.Ready:
+			if op := next.Operation; op != nil && op.Action == ActionReboot {
+				t.endOperation(o.At, "answers, but has not become ready by its deadline", "")
+			}
 			t.to(o.At, StatusOffline, DetailUnresponsive, "answers, but has not become ready by its deadline")
 			return
 		}
 		next.Announced = nil
-		if next.Operation != nil && next.Operation.Action == ActionReboot && contact.Acting == 0 {
-			if back {
-				t.endOperation(o.At, "the server is back")
-			} else {
-				t.endOperation(o.At, "the server did not go down by the deadline")
+		if op := next.Operation; op != nil && (op.Action == ActionReboot || op.Action == ActionPowerOff) && contact.Acting == 0 {
+			switch {
+			case !back:
+				t.endOperation(o.At, "the server did not go down by the deadline", "")
+			case op.Action == ActionReboot:
+				t.endOperation(o.At, "", "the server is back")
+			default:
+				t.endOperation(o.At, "", "the server was down, and is back")
 			}
 		}
 	}
@@ -405,11 +465,18 @@ func (t *Transition) read(o Observation) {
 	if o.Versions != nil {
 		next.Versions = *o.Versions
 	}
-	if o.Maintenance != nil {
-		next.Maintenance = *o.Maintenance
-	}
 	if o.MemberName != nil {
+		if *o.MemberName != "" {
+			next.Stopped = nil // its cluster sees to them from now on
+		}
 		next.MemberName = *o.MemberName
+	}
+	if o.Maintenance != nil && next.Stopped == nil {
+		// Of a standalone server Incus doesn't know that it is evacuated: we do.
+		next.Maintenance = *o.Maintenance
+		if !slices.Equal(next.MemberRoles, o.MemberRoles) {
+			next.MemberRoles = o.MemberRoles
+		}
 	}
 	if o.SystemStateTrusted != nil {
 		next.SystemStateTrusted = *o.SystemStateTrusted
@@ -423,17 +490,18 @@ func (t *Transition) settle(o Observation, policy Policy) {
 		switch {
 		case t.Contact.Acting > 0:
 			if !o.At.Before(op.Deadline) {
-				t.endOperation(o.At, "its deadline has passed")
+				t.endOperation(o.At, "its deadline has passed", "")
 			}
 		case op.Action == ActionUpdate && reached(next.Versions, op.Targets):
-			t.endOperation(o.At, "every component has its version")
-		case op.Action == ActionEvacuate && next.Maintenance == MaintenanceEvacuated,
-			op.Action == ActionRestore && next.Maintenance == NotInMaintenance:
-			t.endOperation(o.At, "the server is "+next.Maintenance.String())
+			t.endOperation(o.At, "", "every component has its version")
+		case op.Owner == "" && next.Stopped == nil && (op.Action == ActionEvacuate && next.Maintenance == MaintenanceEvacuated ||
+			op.Action == ActionRestore && next.Maintenance == NotInMaintenance):
+			// The status can show before all is done: a rollout waits for the operation.
+			t.endOperation(o.At, "", "the server is "+next.Maintenance.String())
 		case op.Action == ActionReboot:
-			t.endOperation(o.At, "the server is back")
+			t.endOperation(o.At, "", "the server is back")
 		case !o.At.Before(op.Deadline):
-			t.endOperation(o.At, "its deadline has passed")
+			t.endOperation(o.At, "its deadline has passed", "")
 		}
 	}
 	detail := DetailNone
@@ -470,6 +538,8 @@ func (op *Operation) detail() StatusDetail {
 		return DetailEvacuating
 	case ActionRestore:
 		return DetailRestoring
+	case ActionPowerOff:
+		return DetailShutDown
 	}
 	return DetailRebooting
 }
@@ -477,16 +547,30 @@ func (op *Operation) detail() StatusDetail {
 // reached reports whether every component has at least its target version.
 func reached(v Versions, targets map[string]string) bool {
 	for component, target := range targets {
-		if have, ok := v.Staged(component); ok && newerVersion(target, have) {
+		if have, ok := v.Staged(component); ok && rolling.Newer(target, have) {
 			return false
 		}
 	}
 	return true
 }
 
-func (t *Transition) endOperation(at time.Time, why string) {
-	t.event(at, EventActionFinished, fmt.Sprintf("%s: %s", t.State.Operation.Action, why))
-	t.State.Operation = nil
+// endOperation ends the operation under way: failed says why it failed, empty that it did not; why, what else is to be said.
+func (t *Transition) endOperation(at time.Time, failed, why string) {
+	next, op := &t.State, t.State.Operation
+	kind := EventActionFinished
+	if failed != "" {
+		kind, why = EventActionFailed, strings.TrimSuffix(failed+": "+why, ": ")
+	}
+	t.event(at, kind, fmt.Sprintf("%s: %s", op.Action, why))
+	next.LastOperation = &Outcome{ID: op.ID, Action: op.Action, Owner: op.Owner, StartedAt: op.StartedAt, EndedAt: at, Failed: cutTo(failed, maxReason)}
+	if took := at.Sub(op.StartedAt); failed == "" && took > 0 {
+		next.Took = maps.Clone(next.Took)
+		if next.Took == nil {
+			next.Took = map[Action]time.Duration{}
+		}
+		next.Took[op.Action] = took
+	}
+	next.Operation = nil
 }
 
 func (t *Transition) to(at time.Time, status Status, detail StatusDetail, reason string) {

@@ -45,6 +45,12 @@ var (
 
 	channels = storage.NewTable("channels", func(c *Channel) storage.Key { return storage.StringKey(c.Name) })
 
+	// clusters by name; claims: which of them, and which servers in none, are reserved for an operation.
+	clusters              = storage.NewTable("clusters", func(c *Cluster) storage.Key { return nameKey(c.Name) })
+	clustersByFingerprint = clusters.Index("fingerprint", func(c *Cluster) []storage.Key { return optionalKey(c.Fingerprint) })
+	clustersByName        = clusters.Unique("folded_name", func(c *Cluster) []storage.Key { return optionalKey(strings.ToLower(c.Name)) })
+	claims                = storage.NewTable("claims", func(c *Claim) storage.Key { return claimKey(c.Unit, c.Cluster) })
+
 	// events in the order of their sequence number; counters holds the last one.
 	events         = storage.NewTable("events", func(e *Event) storage.Key { return storage.UintKey(e.Sequence) })
 	eventsByServer = events.Index("server", func(e *Event) []storage.Key { return optionalKey(e.Server) })
@@ -53,7 +59,7 @@ var (
 
 func allTables() []*storage.TableSchema {
 	return []*storage.TableSchema{servers.Schema(), states.Schema(), facts.Schema(), factsHistory.Schema(),
-		seenMembersTable.Schema(), seenTimesTable.Schema(), warnings.Schema(), tokens.Schema(), channels.Schema(), events.Schema(), counters.Schema()}
+		seenMembersTable.Schema(), seenTimesTable.Schema(), warnings.Schema(), tokens.Schema(), channels.Schema(), clusters.Schema(), claims.Schema(), events.Schema(), counters.Schema()}
 }
 
 type counter struct {
@@ -70,3 +76,6 @@ func optionalKey(value string) []storage.Key {
 	}
 	return []storage.Key{storage.StringKey(value)}
 }
+
+// rangeAll is all of a table.
+var rangeAll storage.Range

@@ -3,6 +3,8 @@ package opscenter
 import (
 	"fmt"
 	"strconv"
+
+	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
 // OSName is what the operating system is called whose updates we speak of.
@@ -10,7 +12,7 @@ const OSName = "IncusOS"
 
 // ComponentOS is the name of the operating system among the components of an update; the
 // others have the names of the applications.
-const ComponentOS = "os"
+const ComponentOS = rolling.ComponentOS
 
 // Versions is what runs on a server.
 type Versions struct {
@@ -70,7 +72,7 @@ func (v Versions) NeedsReboot() bool {
 func (v Versions) Outdated(available map[string]string) map[string]string {
 	var out map[string]string
 	note := func(component, have string) {
-		if newest, ok := available[component]; ok && newerVersion(newest, have) {
+		if newest, ok := available[component]; ok && rolling.Newer(newest, have) {
 			if out == nil {
 				out = map[string]string{}
 			}
@@ -84,14 +86,6 @@ func (v Versions) Outdated(available map[string]string) map[string]string {
 		note(a.Name, a.Version)
 	}
 	return out
-}
-
-// newerVersion reports whether a is greater than b. Versions are numbers, YYYYMMDDHHMM;
-// what is none is neither greater nor smaller.
-func newerVersion(a, b string) bool {
-	x, errX := strconv.ParseUint(a, 10, 64)
-	y, errY := strconv.ParseUint(b, 10, 64)
-	return errX == nil && errY == nil && x > y
 }
 
 // checkVersion wants a number in decimal digits.

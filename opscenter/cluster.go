@@ -1,0 +1,503 @@
+package opscenter
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// ClusterStatus is where a cluster's record is. The names are those of Operations Center.
+type ClusterStatus string
+
+const (
+	// ClusterPending: it is being formed, or was not seen as one, yet.
+	ClusterPending ClusterStatus = "pending"
+	// ClusterReady: its servers are members of an Incus cluster.
+	ClusterReady ClusterStatus = "ready"
+)
+
+// Cluster is the record of an Incus cluster. Its members are the servers whose Cluster it is.
+type Cluster struct {
+	// ID is given by the Registry, and never changes.
+	ID          string
+	Name        string
+	Description string
+	Properties  map[string]string
+	// ConnectionURL is where its users reach it, a load balancer say; the control plane goes
+	// by its members'. May be empty.
+	ConnectionURL string
+	// Channel all its members follow.
+	Channel string
+	// Certificate all its members present (PEM), and its fingerprint; empty: not known.
+	Certificate string
+	Fingerprint string
+	Status      ClusterStatus
+	// PostRestoreDelay is waited after a member is restored, before the next one is evacuated;
+	// RestoreMode is empty, or "skip" to leave evacuated instances where they are.
+	PostRestoreDelay time.Duration
+	RestoreMode      string
+
+	CreatedAt   time.Time
+	LastUpdated time.Time
+}
+
+// ClusterSpec is what an operator says of a cluster.
+type ClusterSpec struct {
+	Description   string
+	Properties    map[string]string
+	ConnectionURL string
+	// Channel must exist. Default: Options.DefaultChannel.
+	Channel          string
+	PostRestoreDelay time.Duration
+	RestoreMode      string
+}
+
+func (r *Registry) checkClusterSpec(spec *ClusterSpec) error {
+	if err := checkLength("description", spec.Description, MaxDescriptionLength); err != nil {
+		return err
+	}
+	if err := checkProperties(spec.Properties); err != nil {
+		return err
+	}
+	if spec.ConnectionURL != "" {
+		if err := checkURL("connection URL", spec.ConnectionURL); err != nil {
+			return err
+		}
+	}
+	if spec.PostRestoreDelay < 0 {
+		return fmt.Errorf("post restore delay %s: must not be negative: %w", spec.PostRestoreDelay, ErrInvalidOptions)
+	}
+	if !slices.Contains(rolling.RestoreModes, spec.RestoreMode) {
+		return fmt.Errorf("restore mode %q, known are %q: %w", cut(spec.RestoreMode), rolling.RestoreModes, ErrInvalidOptions)
+	}
+	if spec.Channel == "" {
+		spec.Channel = r.options.DefaultChannel
+	}
+	return nil
+}
+
+func (c *Cluster) apply(spec ClusterSpec) {
+	c.Description, c.Properties, c.ConnectionURL, c.Channel = spec.Description, cloneProperties(spec.Properties), spec.ConnectionURL, spec.Channel
+	c.PostRestoreDelay, c.RestoreMode = spec.PostRestoreDelay, spec.RestoreMode
+}
+
+// CreateCluster records a cluster with its members, which must be registered, and in none.
+// Nothing is done to the servers: see package cluster for forming one. Errors:
+// ErrInvalidName and the other validation errors, ErrClusterTaken, ErrNotFound, ErrClustered, ErrBusy.
+func (r *Registry) CreateCluster(ctx context.Context, name string, spec ClusterSpec, members ...string) (*Cluster, error) {
+	if err := checkObjectName("cluster", name); err != nil {
+		return nil, err
+	}
+	if err := r.checkClusterSpec(&spec); err != nil {
+		return nil, fmt.Errorf("cluster %q: %w", name, err)
+	}
+	at := now()
+	cluster := &Cluster{ID: uuid.NewString(), Name: name, Status: ClusterPending, CreatedAt: at, LastUpdated: at}
+	cluster.apply(spec)
+	err := r.Write(ctx, func(tx *Tx) error {
+		known, err := clustersByName.Find(tx, storage.StringKey(strings.ToLower(name)))
+		if err != nil {
+			return err
+		}
+		if known != nil {
+			return fmt.Errorf("cluster name %q: %w", name, ErrClusterTaken)
+		}
+		if err := channelExists(tx, spec.Channel); err != nil {
+			return err
+		}
+		if err := clusters.Insert(tx, cluster); err != nil {
+			return err
+		}
+		if err := tx.Record(Event{At: at, Kind: EventClusterCreated, Cluster: name, Reason: fmt.Sprintf("with %d servers, channel %s", len(members), spec.Channel)}); err != nil {
+			return err
+		}
+		return tx.join(cluster, at, "by an operator", members...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return cluster, nil
+}
+
+// join makes servers members of a cluster.
+func (t *Tx) join(cluster *Cluster, at time.Time, why string, members ...string) error {
+	if err := claimedBy(t, cluster.Name, true, ""); err != nil {
+		return err
+	}
+	for _, name := range members {
+		server, err := servers.Get(t, nameKey(name))
+		if err != nil {
+			return notFound("server", name, err)
+		}
+		switch {
+		case server.Cluster == cluster.Name:
+			continue
+		case server.Cluster != "":
+			return fmt.Errorf("server %q: %w (%s)", name, ErrClustered, server.Cluster)
+		case server.Certificate == "":
+			return fmt.Errorf("server %q has not registered, yet: %w", name, ErrNotReady)
+		}
+		if err := claimedBy(t, server.ID, false, ""); err != nil {
+			return err
+		}
+		changed := *server
+		changed.Cluster, changed.Channel, changed.LastUpdated = cluster.Name, cluster.Channel, at
+		if cluster.Fingerprint != "" {
+			changed.ServedFingerprint = cluster.Fingerprint
+		}
+		if err := servers.Put(t, &changed); err != nil {
+			return err
+		}
+		if err := requestPoll(t.writing, name, at, true); err != nil {
+			return err
+		}
+		if err := t.Record(Event{At: at, Kind: EventClusterMemberAdded, Server: name, Cluster: cluster.Name, Reason: why + ", channel " + cluster.Channel}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AddClusterMembers adds servers to a cluster's record; those that are in it already are left
+// alone. It is how an operator adopts servers that polls have found to be members of an Incus
+// cluster. They follow its channel from then on, and its certificate is pinned for them.
+// Errors: ErrNotFound, ErrClustered, ErrNotReady for one that has not registered, ErrBusy.
+func (r *Registry) AddClusterMembers(ctx context.Context, name string, members ...string) error {
+	at := now()
+	return r.Write(ctx, func(tx *Tx) error {
+		cluster, err := tx.Snapshot().Cluster(name)
+		if err != nil {
+			return err
+		}
+		return tx.join(cluster, at, "by an operator", members...)
+	})
+}
+
+// RemoveClusterMembers takes servers out of a cluster's record; those that are not in it are
+// left alone. The channel they followed stays theirs. Errors: ErrNotFound, ErrBusy.
+func (r *Registry) RemoveClusterMembers(ctx context.Context, name string, members ...string) error {
+	at := now()
+	return r.Write(ctx, func(tx *Tx) error {
+		cluster, err := tx.Snapshot().Cluster(name)
+		if err != nil {
+			return err
+		}
+		if err := claimedBy(tx, name, true, ""); err != nil {
+			return err
+		}
+		for _, member := range members {
+			server, err := servers.Get(tx, nameKey(member))
+			if err != nil {
+				return notFound("server", member, err)
+			}
+			if server.Cluster != name {
+				continue
+			}
+			if err := tx.leave(server, cluster, at, "by an operator"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (t *Tx) leave(server *Server, cluster *Cluster, at time.Time, why string) error {
+	changed := *server
+	changed.Cluster, changed.LastUpdated = "", at
+	if changed.ServedFingerprint == cluster.Fingerprint {
+		changed.ServedFingerprint = ""
+	}
+	if err := servers.Put(t, &changed); err != nil {
+		return err
+	}
+	if err := requestPoll(t.writing, server.Name, at, true); err != nil {
+		return err
+	}
+	return t.Record(Event{At: at, Kind: EventClusterMemberRemoved, Server: server.Name, Cluster: cluster.Name, Reason: why})
+}
+
+// UpdateCluster replaces what an operator says of a cluster; its channel is that of all its
+// members. check, unless nil, is called with the cluster as it is, and an error of it ends
+// the update: for optimistic locking. Errors: ErrNotFound, the validation errors, ErrBusy if the channel
+// is another one while a rollout is under way.
+func (r *Registry) UpdateCluster(ctx context.Context, name string, spec ClusterSpec, check func(*Cluster) error) error {
+	if err := r.checkClusterSpec(&spec); err != nil {
+		return fmt.Errorf("cluster %q: %w", cut(name), err)
+	}
+	return r.editCluster(ctx, name, check, func(tx *Tx, c *Cluster) (*Event, error) {
+		if c.Channel != spec.Channel {
+			if err := channelExists(tx, spec.Channel); err != nil {
+				return nil, err
+			}
+			if err := claimedBy(tx, name, true, ""); err != nil {
+				return nil, err
+			}
+			if err := tx.eachMember(name, func(s *Server) { s.Channel = spec.Channel }); err != nil {
+				return nil, err
+			}
+		}
+		c.apply(spec)
+		return &Event{Kind: EventClusterUpdated, Reason: "edited, channel " + spec.Channel}, nil
+	})
+}
+
+// SetClusterStatus notes where a cluster is.
+func (r *Registry) SetClusterStatus(ctx context.Context, name string, status ClusterStatus) error {
+	return r.editCluster(ctx, name, nil, func(_ *Tx, c *Cluster) (*Event, error) {
+		if c.Status == status {
+			return nil, errUnchanged
+		}
+		c.Status = status
+		return &Event{Kind: EventClusterUpdated, Reason: "status " + string(status)}, nil
+	})
+}
+
+// SetClusterCertificate notes which certificate the members of a cluster present: it is
+// pinned for each of them, beside the one it registered with. Errors: ErrNotFound.
+func (r *Registry) SetClusterCertificate(ctx context.Context, name string, certificate *x509.Certificate) error {
+	if err := checkCertificate(certificate); err != nil {
+		return err
+	}
+	fingerprint := Fingerprint(certificate)
+	return r.editCluster(ctx, name, nil, func(tx *Tx, c *Cluster) (*Event, error) {
+		before := c.Fingerprint
+		c.Certificate, c.Fingerprint = EncodeCertificate(certificate), fingerprint
+		changed := before != fingerprint
+		err := tx.eachMember(name, func(s *Server) {
+			changed = changed || s.ServedFingerprint != fingerprint
+			s.ServedFingerprint = fingerprint
+		})
+		if err != nil || !changed {
+			return nil, cmpOr(err, errUnchanged)
+		}
+		at := now()
+		for _, member := range tx.names {
+			if err := requestPoll(tx.writing, member, at, true); err != nil {
+				return nil, err
+			}
+		}
+		return &Event{Kind: EventCertificateAccepted, Reason: fmt.Sprintf("the cluster's certificate is %.12s, was %.12s", fingerprint, before)}, nil
+	})
+}
+
+var errUnchanged = errors.New("nothing changes")
+
+func cmpOr(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// eachMember changes all members of a cluster, and leaves their names in names.
+func (t *Tx) eachMember(cluster string, change func(*Server)) error {
+	var list []*Server
+	for server, err := range serversByCluster.Scan(t, storage.Range{Prefix: storage.StringKey(cluster)}) {
+		if err != nil {
+			return err
+		}
+		list = append(list, server)
+	}
+	t.names = nil
+	for _, server := range list {
+		changed := *server
+		change(&changed)
+		changed.LastUpdated = now()
+		if err := servers.Put(t, &changed); err != nil {
+			return err
+		}
+		t.names = append(t.names, server.Name)
+	}
+	return nil
+}
+
+func (r *Registry) editCluster(ctx context.Context, name string, check func(*Cluster) error, change func(*Tx, *Cluster) (*Event, error)) error {
+	err := r.Write(ctx, func(tx *Tx) error {
+		cluster, err := tx.Snapshot().Cluster(name)
+		if err != nil {
+			return err
+		}
+		if check != nil {
+			if err := check(cluster); err != nil {
+				return err
+			}
+		}
+		changed := *cluster
+		event, err := change(tx, &changed)
+		if err != nil {
+			return err
+		}
+		changed.LastUpdated = now()
+		event.At, event.Cluster = changed.LastUpdated, name
+		if err := clusters.Put(tx, &changed); err != nil {
+			return err
+		}
+		return tx.Record(*event)
+	})
+	if errors.Is(err, errUnchanged) {
+		return nil
+	}
+	return err
+}
+
+// RenameCluster gives a cluster another name. check is as for UpdateCluster. Errors:
+// ErrNotFound, ErrInvalidName, ErrClusterTaken, ErrBusy.
+func (r *Registry) RenameCluster(ctx context.Context, name, to string, check func(*Cluster) error) error {
+	if err := checkObjectName("cluster", to); err != nil {
+		return err
+	}
+	at := now()
+	return r.Write(ctx, func(tx *Tx) error {
+		cluster, err := tx.Snapshot().Cluster(name)
+		if err != nil {
+			return err
+		}
+		if check != nil {
+			if err := check(cluster); err != nil {
+				return err
+			}
+		}
+		if to == name {
+			return nil
+		}
+		known, err := clustersByName.Find(tx, storage.StringKey(strings.ToLower(to)))
+		if err != nil {
+			return err
+		}
+		if known != nil && known.ID != cluster.ID {
+			return fmt.Errorf("cluster name %q: %w", to, ErrClusterTaken)
+		}
+		if err := claimedBy(tx, name, true, ""); err != nil {
+			return err
+		}
+		if err := clusters.Delete(tx, nameKey(name)); err != nil {
+			return err
+		}
+		changed := *cluster
+		changed.Name, changed.LastUpdated = to, at
+		if err := clusters.Put(tx, &changed); err != nil {
+			return err
+		}
+		if err := tx.eachMember(name, func(s *Server) { s.Cluster = to }); err != nil {
+			return err
+		}
+		return tx.Record(Event{At: at, Kind: EventClusterRenamed, Cluster: to, Reason: "was " + name})
+	})
+}
+
+// DeleteCluster removes a cluster's record. With members it is refused, unless forced: then
+// they are in no cluster any more. Nothing is done to the servers. Errors: ErrNotFound,
+// ErrHasMembers, ErrBusy.
+func (r *Registry) DeleteCluster(ctx context.Context, name string, force bool) error {
+	at := now()
+	return r.Write(ctx, func(tx *Tx) error {
+		cluster, err := tx.Snapshot().Cluster(name)
+		if err != nil {
+			return err
+		}
+		if err := claimedBy(tx, name, true, ""); err != nil {
+			return err
+		}
+		var members []*Server
+		for server, err := range serversByCluster.Scan(tx, storage.Range{Prefix: storage.StringKey(name)}) {
+			if err != nil {
+				return err
+			}
+			members = append(members, server)
+		}
+		if len(members) > 0 && !force {
+			return fmt.Errorf("cluster %q has %d: %w", name, len(members), ErrHasMembers)
+		}
+		for _, server := range members {
+			if err := tx.leave(server, cluster, at, "its cluster was removed"); err != nil {
+				return err
+			}
+		}
+		if err := clusters.Delete(tx, nameKey(name)); err != nil {
+			return err
+		}
+		return tx.Record(Event{At: at, Kind: EventClusterDeleted, Cluster: name, Reason: "removed by an operator"})
+	})
+}
+
+// Cluster returns a cluster by name, or ErrNotFound.
+func (r *Registry) Cluster(ctx context.Context, name string) (out *Cluster, err error) {
+	err = r.Read(ctx, func(s *Snapshot) error {
+		cluster, err := s.Cluster(name)
+		if err != nil {
+			return err
+		}
+		copied := *cluster
+		copied.Properties = maps.Clone(cluster.Properties)
+		out = &copied
+		return nil
+	})
+	return out, err
+}
+
+// ClusterPage is a page of clusters.
+type ClusterPage struct {
+	Clusters []*Cluster
+	// Next is the cursor of the next page; empty on the last.
+	Next string
+}
+
+// ListClusters returns a page of clusters, by name. Errors: ErrInvalidCursor.
+func (r *Registry) ListClusters(ctx context.Context, page Page) (out ClusterPage, err error) {
+	limit := pageSize(page.Limit)
+	err = r.Read(ctx, func(s *Snapshot) error {
+		out = ClusterPage{}
+		within, err := page.within(nil)
+		if err != nil {
+			return err
+		}
+		for cluster, err := range clusters.Scan(s, within) {
+			if err != nil {
+				return err
+			}
+			if len(out.Clusters) == limit {
+				out.Next = encodeCursor(out.Clusters[limit-1].Name)
+				break
+			}
+			copied := *cluster
+			out.Clusters = append(out.Clusters, &copied)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// discovered is a server that presents a cluster's certificate without being in its record:
+// with Options.AdoptMembers it is adopted, in two steps. First the certificate is accepted;
+// when a poll has then read that the server is a member of a cluster, it is added.
+func (r *Registry) discovered(tx storage.ReadTx, server *Server, o *observed) (adopt, accept string, err error) {
+	if !r.options.AdoptMembers || server.Cluster != "" || o.Presented == "" {
+		return "", "", nil
+	}
+	for cluster, err := range clustersByFingerprint.Scan(tx, storage.Range{Prefix: storage.StringKey(o.Presented)}) {
+		if err != nil {
+			return "", "", err
+		}
+		switch {
+		case o.Failure != nil && o.Failure.Kind == FailureCertificate:
+			return "", cluster.Fingerprint, nil
+		case o.Failure == nil && o.MemberName != nil && *o.MemberName != "":
+			if errors.Join(claimedBy(tx, cluster.Name, true, ""), claimedBy(tx, server.ID, false, "")) != nil {
+				return "", "", nil // when the rollout is over
+			}
+			return cluster.Name, "", nil
+		}
+		break
+	}
+	return "", "", nil
+}

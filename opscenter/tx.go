@@ -1,0 +1,213 @@
+package opscenter
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Tx is a transaction of the Registry, for packages that build on it: what they store in
+// tables of their own is committed with what they do to servers, or not at all.
+type Tx struct {
+	storage.WriteTx
+	registry *Registry
+	writing  *writing
+	acting   map[string]bool // servers that this process acts on from before the commit, of all runs
+	begun    map[string]bool // of this run
+	events   []Event
+	names    []string // of the members that were changed last
+}
+
+// Snapshot reads what the transaction sees.
+func (t *Tx) Snapshot() *Snapshot { return &Snapshot{ReadTx: t.WriteTx, registry: t.registry} }
+
+// Record appends events.
+func (t *Tx) Record(list ...Event) error {
+	for i := range list {
+		list[i].Reason = cutTo(list[i].Reason, maxReason)
+	}
+	t.events = append(t.events, list...)
+	return t.registry.record(t.writing, list...)
+}
+
+// act notes that this process acts on a server, from before that is committed.
+func (t *Tx) act(id string) {
+	t.begun[id] = true
+	if !t.acting[id] {
+		t.acting[id] = true
+		t.registry.beginActing(id)
+	}
+}
+
+func (r *Registry) beginActing(id string) {
+	r.setContact(id, func(c *Contact) { c.Acting, c.Good = c.Acting+1, 0 })
+}
+
+// Write runs fn in a transaction: all that it does is stored, or nothing. fn may be run more
+// than once, as storage.Store.Update says.
+func (r *Registry) Write(ctx context.Context, fn func(*Tx) error) error {
+	acting := map[string]bool{}
+	var tx *Tx
+	err := r.update(ctx, func(w *writing) error {
+		tx = &Tx{WriteTx: w, registry: r, writing: w, acting: acting, begun: map[string]bool{}}
+		return fn(tx)
+	})
+	for id := range acting {
+		if err != nil || !tx.begun[id] {
+			r.endActing(id)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	r.logEvents(ctx, tx.events)
+	return nil
+}
+
+// Snapshot is what was stored at one moment.
+type Snapshot struct {
+	storage.ReadTx
+	registry *Registry
+}
+
+// Read runs fn on a snapshot.
+func (r *Registry) Read(ctx context.Context, fn func(*Snapshot) error) error {
+	return r.store.View(ctx, func(tx storage.ReadTx) error { return fn(&Snapshot{ReadTx: tx, registry: r}) })
+}
+
+// ServerByID returns a server by its ID, or ErrNotFound.
+func (s *Snapshot) ServerByID(id string) (*ServerInfo, error) { return s.find("", id) }
+
+// Server returns a server by its name, or ErrNotFound.
+func (s *Snapshot) Server(name string) (*ServerInfo, error) { return s.find(name, "") }
+
+func (s *Snapshot) find(name, id string) (*ServerInfo, error) {
+	var server *Server
+	var err error
+	if id != "" {
+		server, err = byID.Find(s, storage.StringKey(id))
+		name = id
+	} else {
+		server, err = servers.Find(s, nameKey(name))
+	}
+	if err == nil && server == nil {
+		err = fmt.Errorf("server %q: %w", cut(name), ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.registry.load(s, server)
+}
+
+// Servers yields the servers that match, by name.
+func (s *Snapshot) Servers(filter ServerFilter) iter.Seq2[*ServerInfo, error] {
+	return s.registry.scan(s, filter, Page{})
+}
+
+// Cluster returns a cluster by its name, or ErrNotFound.
+func (s *Snapshot) Cluster(name string) (*Cluster, error) {
+	cluster, err := clusters.Get(s, nameKey(name))
+	return cluster, notFound("cluster", name, err)
+}
+
+// ClaimOf returns who has claimed a cluster, or a server that is in none; nil: nobody.
+func (s *Snapshot) ClaimOf(unit string, cluster bool) (*Claim, error) {
+	return claims.Find(s, claimKey(unit, cluster))
+}
+
+// Rolling returns what decisions about rolling operations are made on.
+func (i *ServerInfo) Rolling() *rolling.Server {
+	s := &i.State
+	out := &rolling.Server{Name: i.Name, ID: i.ID, Cluster: i.Cluster, Channel: i.Channel, Properties: i.Properties, Incus: s.Type == TypeIncus,
+		Ready: s.Status == StatusReady && s.StatusDetail == DetailNone && s.Operation == nil, Online: s.Status == StatusReady,
+		Condition: describe(s.Status, s.StatusDetail), Running: s.Versions.OS.Version, NeedsReboot: s.Versions.NeedsReboot(),
+		Available: i.Available, Evacuated: s.Maintenance == MaintenanceEvacuated, Took: s.Took, Good: i.GoodPolls}
+	out.Moving = s.Maintenance == MaintenanceEvacuating || s.Maintenance == MaintenanceRestoring || s.Stopped != nil && !out.Evacuated
+	if next := s.Versions.OS.VersionNext; next != s.Versions.OS.Version {
+		out.Staged = next
+	}
+	if n := len(s.Versions.Applications); n > 0 || s.Versions.OS.Version != "" {
+		out.Versions = make(map[string]string, n+1)
+		if have, ok := s.Versions.Staged(ComponentOS); ok {
+			out.Versions[ComponentOS] = have
+		}
+		for k := range s.Versions.Applications {
+			out.Versions[s.Versions.Applications[k].Name] = s.Versions.Applications[k].Version
+		}
+	}
+	for _, role := range s.MemberRoles {
+		out.Voter = out.Voter || role == "database" || role == "database-leader"
+	}
+	out.RolesKnown = s.MemberRoles != nil
+	if op := s.Operation; op != nil {
+		out.Operation = &rolling.Operation{ID: op.ID, Action: op.Action, Deadline: op.Deadline}
+	}
+	if last := s.LastOperation; last != nil {
+		out.Last = &rolling.Outcome{ID: last.ID, Action: last.Action, EndedAt: last.EndedAt, Failed: last.Failed}
+	}
+	return out
+}
+
+// Claim reserves a cluster, or a server that is in none, for one operation at a time.
+type Claim struct {
+	Unit    string // name of the cluster, or ID of the server
+	Cluster bool
+	Owner   string // ID of the rollout
+	// What it is, for those who are turned away.
+	What  string
+	Since time.Time
+}
+
+// claimKey keeps clusters and servers apart. A server is claimed by its ID: it may be renamed.
+func claimKey(unit string, cluster bool) storage.Key {
+	if cluster {
+		return storage.StringKey("cluster").Str(unit)
+	}
+	return storage.StringKey("server").Str(unit)
+}
+
+// Claim reserves a cluster, or a server that is in none. ErrBusy if somebody else has.
+func (t *Tx) Claim(claim Claim) error {
+	known, err := claims.Find(t, claimKey(claim.Unit, claim.Cluster))
+	if err != nil {
+		return err
+	}
+	if known != nil && known.Owner != claim.Owner {
+		return known.busy()
+	}
+	return claims.Put(t, &claim)
+}
+
+func (c *Claim) busy() error {
+	return fmt.Errorf("%s is under way since %s (%s): %w", c.What, c.Since.Format(time.RFC3339), c.Owner, ErrBusy)
+}
+
+// Release gives back what was claimed by an owner.
+func (t *Tx) Release(owner, unit string, cluster bool) error {
+	known, err := claims.Find(t, claimKey(unit, cluster))
+	if err != nil || known == nil || known.Owner != owner {
+		return err
+	}
+	return claims.Delete(t, claimKey(unit, cluster))
+}
+
+// claimed returns ErrBusy if somebody else than the owner has claimed a server, or its cluster.
+func (t *Tx) claimed(info *ServerInfo, owner string) error {
+	unit, cluster := info.ID, false
+	if info.Cluster != "" {
+		unit, cluster = info.Cluster, true
+	}
+	return claimedBy(t, unit, cluster, owner)
+}
+
+func claimedBy(tx storage.ReadTx, unit string, cluster bool, owner string) error {
+	known, err := claims.Find(tx, claimKey(unit, cluster))
+	if err != nil || known == nil || known.Owner == owner {
+		return err
+	}
+	return fmt.Errorf("%q: %w", unit, known.busy())
+}
