@@ -162,6 +162,10 @@ func (p *UpdatePlanner) CarryOut(ctx context.Context, server *ServerInfo, operat
 		bounded, cancel := context.WithDeadline(ctx, operation.Deadline)
 		defer cancel()
 		failure = p.effect(bounded, server, operation)
+		if failure != nil && ctx.Err() != nil && (operation.Action == ActionEvacuate || operation.Action == ActionRestore) {
+			// Given up in the middle, as when the controller stops: that is no word of the server.
+			failure = fmt.Errorf("%w: %w", ErrOutcomeUnknown, failure)
+		}
 	}
 	ended = true
 	if err := end(); err != nil {

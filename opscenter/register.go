@@ -327,6 +327,20 @@ func (r *Registry) refused(ctx context.Context, server *Server, reg Registration
 	}
 }
 
+// RequestPoll asks whoever polls for a poll of servers out of turn. Those that are gone are
+// left out.
+func (r *Registry) RequestPoll(ctx context.Context, names ...string) error {
+	at := now()
+	return r.update(ctx, func(tx *writing) error {
+		for _, name := range names {
+			if err := requestPoll(tx, name, at, false); err != nil && !isNotFound(err) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // requestPoll asks for a poll out of turn. If the server has moved, polls begun before say
 // nothing of it.
 func requestPoll(tx *writing, name string, at time.Time, moved bool) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/lxc/incus/v6/shared/api"
@@ -44,17 +45,28 @@ func (c *Client) post(ctx context.Context, target opscenter.Target, path string)
 	return unlessRefused(err)
 }
 
-// Evacuate moves the instances of a cluster member away, and returns when they are. Once the
-// server has been asked, an error that is not its own word is an opscenter.ErrOutcomeUnknown:
-// ctx ended, or the answer was lost. A member that is evacuated already is left as it is.
-func (c *Client) Evacuate(ctx context.Context, target opscenter.Target) error {
-	return c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "evacuate", Mode: "auto"}, opscenter.MaintenanceEvacuated)
+// PowerOff shuts the server down. It returns when the server has accepted that.
+func (c *Client) PowerOff(ctx context.Context, target opscenter.Target) error {
+	return c.post(ctx, target, "/os/1.0/system/:poweroff")
 }
 
-// Restore brings the instances of a cluster member back, and returns when they are. Errors are
-// as those of Evacuate. A member that is not evacuated is left as it is.
-func (c *Client) Restore(ctx context.Context, target opscenter.Target) error {
-	return c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "restore"}, opscenter.NotInMaintenance)
+// Evacuate moves the instances of a cluster member away, and returns when they are. Mode is
+// auto, migrate, live-migrate or stop; empty: auto. The only member of a cluster has nowhere
+// to move them to: there auto stops them. Once the server has been asked, an error that is not
+// its own word is an opscenter.ErrOutcomeUnknown: ctx ended, or the answer was lost. A member
+// that is evacuated already is left as it is, one that is on the way is waited for.
+func (c *Client) Evacuate(ctx context.Context, target opscenter.Target, mode string) error {
+	if mode == "" {
+		mode = "auto"
+	}
+	return c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "evacuate", Mode: mode}, opscenter.MaintenanceEvacuated)
+}
+
+// Restore brings the instances of a cluster member back, and returns when they are; mode skip
+// leaves them where they are. Errors are as those of Evacuate. A member that is not evacuated
+// is left as it is.
+func (c *Client) Restore(ctx context.Context, target opscenter.Target, mode string) error {
+	return c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "restore", Mode: mode}, opscenter.NotInMaintenance)
 }
 
 func (c *Client) setMember(ctx context.Context, target opscenter.Target, change api.ClusterMemberStatePost, want opscenter.MaintenanceState) error {
@@ -66,12 +78,26 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 	if target.MemberName == "" {
 		return fmt.Errorf("server %q: %s is for members of an Incus cluster: %w", target.Name, change.Action, opscenter.ErrNotApplicable)
 	}
+	// The status shows before the operation ends: one that another controller began, or that
+	// was cut off, is waited for first, however it ends.
+	if err := c.settle(ctx, target, s); err != nil {
+		return err
+	}
 	status, err := memberStatus(s, target.MemberName)
 	if err != nil {
 		return err
 	}
 	if maintenanceOf(status) == want {
 		return nil // older daemons refuse to do again what is done
+	}
+	if change.Mode == "auto" {
+		var members []string
+		if err := s.get("/1.0/cluster/members", &members); err != nil {
+			return err
+		}
+		if len(members) == 1 {
+			change.Mode = "stop"
+		}
 	}
 	answer, err := s.call(http.MethodPost, "/1.0/cluster/members/"+url.PathEscape(target.MemberName)+"/state", change)
 	if err != nil {
@@ -92,6 +118,31 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 		return fmt.Errorf("server %q is %s after its operation %s ended: %w", target.Name, status, change.Action, errAnswer)
 	}
 	return nil
+}
+
+// settle waits for an evacuation or a restore of the member that is under way.
+func (c *Client) settle(ctx context.Context, target opscenter.Target, s session) error {
+	var operations map[string][]api.Operation // by status
+	if err := s.get("/1.0/operations?recursion=1", &operations); err != nil {
+		return err
+	}
+	for _, list := range operations {
+		for _, op := range list {
+			if op.StatusCode.IsFinal() || op.Location != target.MemberName && op.Location != "none" && op.Location != "" || !isMaintenance(op.Description) {
+				continue
+			}
+			if err := c.wait(ctx, target, "/1.0/operations/"+url.PathEscape(op.ID)); errors.Is(err, opscenter.ErrOutcomeUnknown) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// isMaintenance reports whether that is how Incus describes an evacuation or a restore.
+func isMaintenance(description string) bool {
+	text := strings.ToLower(description)
+	return strings.Contains(text, "evacuat") || strings.Contains(text, "restoring cluster") || strings.Contains(text, "restore server")
 }
 
 // unlessRefused makes an unknown outcome of every error but the server's own word, and that

@@ -286,20 +286,20 @@ func TestActions(t *testing.T) {
 	server.Offer("202608150000")
 	require.NoError(t, client.Update(t.Context(), where))
 	eventually(t, func() bool { _, staged := server.Version(); return staged == "202608150000" })
-	require.NoError(t, client.Evacuate(t.Context(), where))
+	require.NoError(t, client.Evacuate(t.Context(), where, "auto"))
 	require.Equal(t, "Evacuated", server.MemberStatus())
 	require.Equal(t, opscenter.MaintenanceEvacuated, *probe(t, client, where).Maintenance)
-	require.NoError(t, client.Evacuate(t.Context(), where), "evacuated already")
+	require.NoError(t, client.Evacuate(t.Context(), where, "auto"), "evacuated already")
 	require.NoError(t, client.Reboot(t.Context(), where))
 	eventually(t, func() bool { running, _ := server.Version(); return running == "202608150000" })
 	eventually(t, func() bool { o := probe(t, client, where); return o.Failure == nil && o.Ready })
-	require.NoError(t, client.Restore(t.Context(), where))
+	require.NoError(t, client.Restore(t.Context(), where, ""))
 	require.Equal(t, "Online", server.MemberStatus())
-	require.NoError(t, client.Restore(t.Context(), where))
+	require.NoError(t, client.Restore(t.Context(), where, ""))
 
 	alone := where
 	alone.MemberName = ""
-	require.ErrorIs(t, client.Evacuate(t.Context(), alone), opscenter.ErrNotApplicable)
+	require.ErrorIs(t, client.Evacuate(t.Context(), alone, ""), opscenter.ErrNotApplicable)
 	// An answer that is lost is not a refusal; a connection that never was is one.
 	require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultTruncated}))
 	require.ErrorIs(t, client.Reboot(t.Context(), where), opscenter.ErrOutcomeUnknown)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -260,12 +261,12 @@ func (p *probe) incusOS(e environment) {
 // stillMember reads the status of the member the server was before; in case of doubt it asks
 // for all of it again.
 func (p *probe) stillMember() bool {
-	status, err := memberStatus(p, p.member)
+	member, err := readMember(p, p.member)
 	if err != nil {
 		return false
 	}
-	maintenance := maintenanceOf(status)
-	p.o.MemberName, p.o.Maintenance = &p.member, &maintenance
+	maintenance := maintenanceOf(member.Status)
+	p.o.MemberName, p.o.Maintenance, p.o.MemberRoles = &p.member, &maintenance, member.roles()
 	return true
 }
 
@@ -381,11 +382,11 @@ func (p *probe) membership(server *incusServer) error {
 	name, maintenance := "", opscenter.NotInMaintenance
 	if server.Environment.ServerClustered {
 		name = limited(server.Environment.ServerName, maxText)
-		status, err := memberStatus(p, name)
+		member, err := readMember(p, name)
 		if err != nil {
 			return err
 		}
-		maintenance = maintenanceOf(status)
+		maintenance, p.o.MemberRoles = maintenanceOf(member.Status), member.roles()
 	}
 	p.o.MemberName, p.o.Maintenance = &name, &maintenance
 	return nil
@@ -396,16 +397,40 @@ type getter interface {
 	get(path string, out any) error
 }
 
-func memberStatus(from getter, name string) (string, error) {
-	var member struct {
-		Status string `json:"status"`
+// member is what is looked at of a cluster's member.
+type member struct {
+	Status string   `json:"status"`
+	Roles  []string `json:"roles"`
+}
+
+// maxRoles bounds what is taken of a member's roles.
+const maxRoles = 16
+
+func (m *member) roles() []string {
+	out := make([]string, 0, len(m.Roles))
+	for _, role := range m.Roles[:min(len(m.Roles), maxRoles)] {
+		out = append(out, limited(role, maxText))
 	}
+	slices.Sort(out)
+	return out
+}
+
+func memberStatus(from getter, name string) (string, error) {
+	m, err := readMember(from, name)
+	if err != nil {
+		return "", err
+	}
+	return m.Status, nil
+}
+
+func readMember(from getter, name string) (*member, error) {
+	var member member
 	path := "/1.0/cluster/members/" + url.PathEscape(name)
 	err := from.get(path, &member)
 	if err == nil && member.Status == "" {
 		err = fmt.Errorf("GET %s: %w: no status", path, errAnswer)
 	}
-	return member.Status, err
+	return &member, err
 }
 
 // maintenanceOf translates the status of a cluster member.

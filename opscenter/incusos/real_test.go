@@ -145,15 +145,15 @@ func TestRealEvacuation(t *testing.T) {
 	}
 	require.Equal(t, opscenter.NotInMaintenance, look())
 	for range 2 { // again is no error, whatever the daemon says to that
-		require.NoError(t, client.Evacuate(t.Context(), where))
+		require.NoError(t, client.Evacuate(t.Context(), where, "auto"))
 		require.Equal(t, opscenter.MaintenanceEvacuated, look())
 	}
 	for range 2 {
-		require.NoError(t, client.Restore(t.Context(), where))
+		require.NoError(t, client.Restore(t.Context(), where, ""))
 		require.Equal(t, opscenter.NotInMaintenance, look())
 	}
 	where.MemberName = "nobody"
-	require.Error(t, client.Evacuate(t.Context(), where))
+	require.Error(t, client.Evacuate(t.Context(), where, "auto"))
 }
 
 // TestRealConnections: the real daemon's sessions are gone on with, and what its certificate

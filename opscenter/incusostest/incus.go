@@ -14,16 +14,17 @@ import (
 
 // operation is a background operation of Incus.
 type operation struct {
-	id, description string
-	createdAt       time.Time
-	done            chan struct{}
-	failed          string // valid once done is closed
+	id, description, location string
+	createdAt                 time.Time
+	metadata                  any
+	done                      chan struct{}
+	failed                    string // valid once done is closed
 }
 
 func (o *operation) document() map[string]any {
 	out := map[string]any{"id": o.id, "class": "task", "description": o.description, "created_at": o.createdAt.UTC(),
-		"updated_at": time.Now().UTC(), "status": "Running", "status_code": 103, "resources": nil, "metadata": nil,
-		"may_cancel": false, "err": "", "location": "none"}
+		"updated_at": time.Now().UTC(), "status": "Running", "status_code": 103, "resources": nil, "metadata": o.metadata,
+		"may_cancel": false, "err": "", "location": o.location}
 	select {
 	case <-o.done:
 		out["status"], out["status_code"], out["err"] = "Success", 200, o.failed
@@ -52,23 +53,24 @@ func (s *Server) incusRoutes(mux *http.ServeMux) {
 			handle(w, r)
 		})
 	}
-	trusted("GET /1.0/cluster", func(w http.ResponseWriter, _ *http.Request) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		name := ""
-		if s.state.clustered {
-			name = s.options.Name
-		}
-		respond(w, map[string]any{"server_name": name, "enabled": s.state.clustered, "member_config": []any{}})
-	})
+	trusted("GET /1.0/cluster", s.getCluster)
 	if isIncus(s.options.Application) {
 		trusted("GET /1.0/resources", func(w http.ResponseWriter, _ *http.Request) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			respond(w, s.state.hardware)
 		})
+		trusted("PATCH /1.0", s.patchConfig)
+		trusted("PUT /1.0/cluster", s.putCluster)
+		trusted("GET /1.0/cluster/members", s.getMembers)
+		trusted("POST /1.0/cluster/members", s.postMembers)
 		trusted("GET /1.0/cluster/members/{name}", s.getMember)
+		trusted("DELETE /1.0/cluster/members/{name}", s.deleteMember)
 		trusted("POST /1.0/cluster/members/{name}/state", s.postMember)
+		trusted("GET /1.0/instances", s.getInstances)
+		trusted("GET /1.0/instances/{name}", s.getInstance)
+		trusted("PUT /1.0/instances/{name}/state", s.putInstance)
+		trusted("GET /1.0/operations", s.getOperations)
 		trusted("GET /1.0/operations/{id}", s.getOperation)
 		trusted("GET /1.0/operations/{id}/wait", s.waitOperation)
 	}
@@ -104,82 +106,40 @@ func (s *Server) proxyRoutes(mux *http.ServeMux) {
 	})
 }
 
-func (s *Server) getServer(w http.ResponseWriter, r *http.Request) {
-	trusted := s.isTrusted(r)
+// begin begins an operation that takes that long, and answers with it. end says why it fails, empty if it doesn't.
+func (s *Server) begin(w http.ResponseWriter, description string, takes time.Duration, metadata any, end func() string) {
+	op := &operation{id: uuid.NewString(), description: description, location: s.options.Name, createdAt: time.Now(), done: make(chan struct{}), metadata: metadata}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	answer := map[string]any{"api_extensions": []string{"clustering", "clustering_evacuate", "resources"}, "api_status": "stable",
-		"api_version": "1.0", "auth": "untrusted", "public": false, "auth_methods": []string{"tls"}}
-	if trusted {
-		name := s.options.Name
-		answer["auth"], answer["auth_user_method"] = "trusted", "tls"
-		answer["config"] = map[string]any{"core.https_address": s.address}
-		answer["environment"] = map[string]any{"addresses": []string{s.address}, "architectures": []string{"x86_64", "i686"},
-			"kernel": "Linux", "kernel_architecture": "x86_64", "os_name": "IncusOS", "os_version": s.state.version,
-			"server": "incus", "server_version": "7.3", "server_name": name, "server_clustered": s.state.clustered, "project": "default"}
-	}
-	respond(w, answer)
-}
-
-// getMember answers for the server itself: its cluster has one member.
-func (s *Server) getMember(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case !s.state.clustered:
-		respondError(w, http.StatusBadRequest, "Server isn't clustered")
-	case r.PathValue("name") != s.options.Name:
-		respondError(w, http.StatusNotFound, "Cluster member not found")
-	default:
-		respond(w, map[string]any{"server_name": s.options.Name, "url": "https://" + s.address, "database": true,
-			"status": s.state.member, "message": "Fully operational", "architecture": "x86_64", "failure_domain": "default",
-			"description": "", "config": map[string]any{}, "roles": []string{"database-leader", "database"}, "groups": []string{"default"}})
-	}
-}
-
-func (s *Server) postMember(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Action string `json:"action"`
-		Mode   string `json:"mode"`
-	}
-	if !decode(w, r, &body) {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var during, after string
-	switch {
-	case !s.state.clustered:
-		respondError(w, http.StatusBadRequest, "Server isn't clustered")
-		return
-	case r.PathValue("name") != s.options.Name:
-		respondError(w, http.StatusNotFound, "Cluster member not found")
-		return
-	case body.Action == "evacuate":
-		during, after = "Evacuating", "Evacuated"
-	case body.Action == "restore":
-		during, after = "Restoring", "Online"
-	default:
-		respondError(w, http.StatusBadRequest, "Unknown action %q", body.Action)
-		return
-	}
-	op := &operation{id: uuid.NewString(), description: body.Action + " server", createdAt: time.Now(), done: make(chan struct{})}
 	s.state.operations[op.id] = op
-	if s.state.member != after {
-		s.state.member = during
-	}
 	installation := s.state.machineID
-	s.laterLocked(s.options.EvacuateDelay, func() {
+	s.laterLocked(takes, func() {
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.state.machineID == installation {
-			s.state.member = after
+		same := s.state.machineID == installation
+		s.mu.Unlock()
+		if same {
+			op.failed = end()
 		}
 		close(op.done)
 	})
+	s.mu.Unlock()
 	w.Header().Set("Location", "/1.0/operations/"+op.id)
 	send(w, http.StatusAccepted, envelope{Type: "async", Status: "Operation created", StatusCode: 100,
 		Operation: "/1.0/operations/" + op.id, Metadata: op.document()})
+}
+
+// getOperations lists the operations by status, as Incus does.
+func (s *Server) getOperations(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string][]any{}
+	for _, op := range s.state.operations {
+		select {
+		case <-op.done:
+		default:
+			out["running"] = append(out["running"], op.document())
+		}
+	}
+	respond(w, out)
 }
 
 func (s *Server) operation(w http.ResponseWriter, r *http.Request) *operation {

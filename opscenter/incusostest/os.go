@@ -26,8 +26,7 @@ type state struct {
 	updateState string
 	updating    bool
 
-	clustered  bool
-	member     string // status in the cluster
+	config     map[string]any // Incus's, as it was set
 	operations map[string]*operation
 
 	hardware, storage, security json.RawMessage
@@ -46,7 +45,6 @@ type updateConfig struct {
 }
 
 func newState(options Options, machineID, systemUUID string) state {
-	incus := isIncus(options.Application)
 	return state{
 		machineID: machineID, systemUUID: systemUUID,
 		version: options.Version, available: options.Version,
@@ -54,8 +52,8 @@ func newState(options Options, machineID, systemUUID string) state {
 		bootedAt:     time.Now().Add(-time.Hour), ready: true,
 		update:      updateConfig{Channel: "stable", CheckFrequency: "6h"},
 		updateState: "Update check completed",
-		clustered:   incus && !options.Standalone, member: "Online", operations: map[string]*operation{},
-		hardware: Hardware(options.Seed), storage: storage(options.Seed), security: security(options.Seed),
+		operations:  map[string]*operation{},
+		hardware:    Hardware(options.Seed), storage: storage(options.Seed), security: security(options.Seed),
 	}
 }
 
@@ -68,6 +66,7 @@ func (s *Server) Offer(version string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.available = version
+	s.unsaved()
 }
 
 // Version returns the running OS version, and the staged one if there is any.
@@ -82,13 +81,6 @@ func (s *Server) SetReady(ready bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.ready = ready
-}
-
-// MemberStatus returns the status in the server's cluster.
-func (s *Server) MemberStatus() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.state.member
 }
 
 // envelope is the answer of all three APIs.
@@ -292,6 +284,7 @@ func (s *Server) applyUpdate(osOnly bool) {
 		}
 	}
 	s.mu.Unlock()
+	s.save()
 	if osUpdated {
 		_ = s.SelfUpdate(s.ctx, "os-update-applied")
 	}
@@ -309,6 +302,11 @@ func newer(a, b string) bool {
 func (s *Server) power(w http.ResponseWriter, r *http.Request) {
 	switch r.PathValue("action") {
 	case ":reboot":
+		s.mu.Lock()
+		s.rebooting = true
+		s.reboots++
+		s.mu.Unlock()
+		s.save()
 		respond(w, nil)
 		s.later(0, func() { s.Reboot() })
 	case ":poweroff":
@@ -327,9 +325,19 @@ func (s *Server) power(w http.ResponseWriter, r *http.Request) {
 func (s *Server) Reboot() {
 	_ = s.SelfUpdate(s.ctx, "system-reboot-triggered")
 	s.down()
+	if s.options.WhileDown != nil {
+		s.options.WhileDown()
+	}
 	if sleep(s, s.options.RebootDelay) {
 		s.PowerOn()
 	}
+}
+
+// Reboots returns how often the server was asked to reboot, and accepted.
+func (s *Server) Reboots() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reboots
 }
 
 // PowerOff shuts the server down, which says so with that cause.
@@ -343,10 +351,11 @@ func (s *Server) Crash() { s.down() }
 
 func (s *Server) down() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.state.ready, s.off = false, true
 	s.network.forget()
 	s.hangUp()
+	s.mu.Unlock()
+	s.save()
 }
 
 // PowerOn boots a server that is down; a staged version becomes active.
@@ -357,11 +366,12 @@ func (s *Server) PowerOn() {
 	}
 	s.state.next = ""
 	s.state.bootedAt = time.Now()
-	s.off = false
+	s.off, s.rebooting = false, false
 	if s.web == nil {
 		_ = s.serve()
 	}
 	s.mu.Unlock()
+	s.save()
 	if sleep(s, s.options.RebootDelay) {
 		s.SetReady(true)
 		_ = s.SelfUpdate(s.ctx, "system-is-ready")

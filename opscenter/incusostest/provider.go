@@ -30,6 +30,7 @@ func (s *Server) Register(ctx context.Context, provider Provider) error {
 	s.mu.Lock()
 	s.provider = provider
 	s.mu.Unlock()
+	s.save()
 	var err error
 	for range registerAttempts {
 		if err = s.RegisterOnce(ctx); err == nil || errors.Is(err, ErrRefused) {

@@ -54,6 +54,12 @@ type Options struct {
 	LegacyReady bool
 	// Backend is the Unix socket of a real Incus daemon: what is not under /os/ goes there.
 	Backend string
+	// WhileDown is called while the server is down, on its way through a reboot: whoever has
+	// a Backend restarts it there.
+	WhileDown func()
+	// StateDir keeps what the server is: one that is made with the same name and directory
+	// goes on from there, and where the process ended in the middle of a reboot, that goes on too.
+	StateDir string
 	// Seed makes the hardware; servers with different seeds differ. Default: random.
 	Seed uint64
 }
@@ -102,6 +108,12 @@ type Server struct {
 	requests map[string]int
 	off      bool // powered off, or on its way through a reboot
 	closed   bool
+	// rebooting: it was asked to, and is not back. reboots is how often it was.
+	rebooting bool
+	reboots   int
+	incus     *daemon
+
+	saving sync.Mutex // the file
 }
 
 // Provider is the provider configuration out of a server's seed.
@@ -120,6 +132,9 @@ func New(options Options) (*Server, error) {
 	if err := s.install(); err != nil {
 		return nil, err
 	}
+	if err := s.restore(); err != nil {
+		return nil, err
+	}
 	s.handler = s.routes()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,6 +143,13 @@ func New(options Options) (*Server, error) {
 		return nil, err
 	}
 	s.network = newNetwork(s)
+	if s.rebooting || s.off {
+		s.hangUp()
+	}
+	if s.rebooting { // the process ended in the middle
+		s.off = true
+		s.laterLocked(s.options.RebootDelay, s.PowerOn)
+	}
 	return s, nil
 }
 
@@ -151,6 +173,7 @@ func (s *Server) install() error {
 	s.identity = identity
 	clear(s.trusted)
 	s.state = newState(s.options, hex.EncodeToString(machine), systemUUID)
+	s.incus = newDaemon(s, isIncus(s.options.Application) && !s.options.Standalone)
 	if s.transport != nil {
 		s.transport.CloseIdleConnections()
 	}
@@ -207,10 +230,13 @@ func (s *Server) listen(address string) error {
 		ClientAuth: tls.RequestClientCert,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			s.mu.Lock()
-			defer s.mu.Unlock()
-			certificate := s.identity
-			if s.presented != nil {
-				certificate = *s.presented
+			certificate, presented, incus := s.identity, s.presented, s.incus
+			s.mu.Unlock()
+			if presented == nil {
+				presented = incus.shared()
+			}
+			if presented != nil {
+				certificate = *presented
 			}
 			return &certificate, nil
 		},
@@ -350,6 +376,7 @@ func (s *Server) Trust(certificate *x509.Certificate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.trusted[fingerprint(certificate)] = true
+	s.unsaved()
 }
 
 // Reinstall installs the server anew: same hardware, new certificate and machine ID, no trust.

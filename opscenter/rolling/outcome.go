@@ -30,7 +30,7 @@ func (a *advance) resolve() {
 		}
 		if m.Evacuated && m.Step == nil && s.Ready && !s.Evacuated && !s.Moving {
 			m.Evacuated = false // somebody restored it
-			a.note(m.Server, NoteEnded, "it is not evacuated any more")
+			a.note(m.Server, NoteNoticed, "it is not evacuated any more")
 		}
 	}
 }

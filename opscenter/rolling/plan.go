@@ -269,8 +269,7 @@ func (m *model) run(now time.Time) {
 
 // touch copies a unit, and its servers, before they change.
 func (m *model) touch(i int) {
-	u := *m.first[i]
-	u.Members = slices.Clone(u.Members)
+	u := m.first[i].Clone()
 	list := make([]*Server, len(u.Members))
 	copies := make([]Server, len(u.Members))
 	for k, s := range m.original[i] {
@@ -280,14 +279,7 @@ func (m *model) touch(i int) {
 			list[k] = &copies[k]
 		}
 	}
-	for k := range u.Members {
-		if step := u.Members[k].Step; step != nil {
-			copied := *step
-			u.Members[k].Step = &copied
-		}
-		u.Members[k].Done = slices.Clip(u.Members[k].Done)
-	}
-	m.units[i], m.servers[i] = &u, list
+	m.units[i], m.servers[i] = u, list
 }
 
 // underway takes steps that are under way to end when they are expected to.

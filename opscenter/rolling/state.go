@@ -86,6 +86,13 @@ func NewCalendar(windows []Window) (*Calendar, error) {
 // Open reports whether actions may begin at t, and when to ask again if not.
 func (c *Calendar) Open(t time.Time) (again time.Time, ok bool) { return c.fits(t, 0) }
 
+// Clone returns a copy of a state that can be changed without changing the original.
+func (s *State) Clone() *State {
+	out := *s
+	out.Waves = slices.Clone(s.Waves)
+	return &out
+}
+
 // wave returns the wave of a unit by its index.
 func (s *State) wave(index int) *WaveState {
 	for i := range s.Waves {

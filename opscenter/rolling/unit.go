@@ -1,6 +1,7 @@
 package rolling
 
 import (
+	"slices"
 	"time"
 )
 
@@ -48,6 +49,25 @@ type Unit struct {
 	Failure *Failure
 	// Steps is how many actions were expected when it was planned.
 	Steps int
+}
+
+// Clone returns a copy of a unit that can be advanced without changing the original.
+func (u *Unit) Clone() *Unit {
+	out := *u
+	out.Members = slices.Clone(u.Members)
+	for i := range out.Members {
+		m := &out.Members[i]
+		if m.Step != nil {
+			step := *m.Step
+			m.Step = &step
+		}
+		m.Done = slices.Clip(m.Done)
+	}
+	if u.Failure != nil {
+		failure := *u.Failure
+		out.Failure = &failure
+	}
+	return &out
 }
 
 // Member is a server on its way through a rollout.
@@ -187,6 +207,7 @@ const (
 	NoteFailed   NoteKind = "failed"
 	NoteLeft     NoteKind = "left"
 	NoteWaiting  NoteKind = "waiting"
+	NoteNoticed  NoteKind = "noticed"
 	NoteTakeOver NoteKind = "taken over"
 )
 

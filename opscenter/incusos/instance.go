@@ -1,0 +1,112 @@
+package incusos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/lxc/incus/v6/shared/api"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// shutdownTimeout is for instances that name none, in seconds, as Incus has it.
+const shutdownTimeout = 30
+
+// errEphemeral: Incus deletes such an instance when it stops.
+var errEphemeral = errors.New("it is ephemeral: to stop it is to delete it; stop it yourself if that is meant")
+
+// RunningInstances returns the instances of all projects that run on the server. It fails if
+// one of them is ephemeral: stopping it would delete it.
+func (c *Client) RunningInstances(ctx context.Context, target opscenter.Target) ([]opscenter.Instance, error) {
+	connection, err := c.Connect(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	var all []struct {
+		Name      string `json:"name"`
+		Project   string `json:"project"`
+		Status    string `json:"status"`
+		Ephemeral bool   `json:"ephemeral"`
+	}
+	if err := (session{connection}).get("/1.0/instances?recursion=1&all-projects=true", &all); err != nil {
+		return nil, err
+	}
+	var out []opscenter.Instance
+	for _, i := range all {
+		if i.Status == api.Stopped.String() || i.Status == api.Error.String() {
+			continue
+		}
+		if i.Ephemeral {
+			return nil, fmt.Errorf("instance %s of project %s: %w", limited(i.Name, maxText), limited(i.Project, maxText), errEphemeral)
+		}
+		out = append(out, opscenter.Instance{Project: i.Project, Name: i.Name})
+	}
+	return out, nil
+}
+
+// StopInstance stops an instance as Incus does when its host shuts down: it is asked to, and
+// after its boot.host_shutdown_timeout (default 30 s) made to. One that does not run, or is
+// gone, is left alone.
+func (c *Client) StopInstance(ctx context.Context, target opscenter.Target, instance opscenter.Instance) error {
+	found, err := c.instance(ctx, target, instance)
+	if err != nil || found == nil || found.Status == api.Stopped.String() {
+		return err
+	}
+	if found.Ephemeral {
+		return errEphemeral
+	}
+	timeout := shutdownTimeout
+	if seconds, err := strconv.Atoi(found.ExpandedConfig["boot.host_shutdown_timeout"]); err == nil && seconds >= 0 {
+		timeout = seconds
+	}
+	err = c.setInstance(ctx, target, instance, api.InstanceStatePut{Action: "stop", Timeout: timeout})
+	if err == nil || errors.Is(err, opscenter.ErrOutcomeUnknown) {
+		return err
+	}
+	return c.setInstance(ctx, target, instance, api.InstanceStatePut{Action: "stop", Force: true})
+}
+
+// StartInstance starts an instance. One that runs, or is gone, is left alone.
+func (c *Client) StartInstance(ctx context.Context, target opscenter.Target, instance opscenter.Instance) error {
+	found, err := c.instance(ctx, target, instance)
+	if err != nil || found == nil || found.Status == api.Running.String() {
+		return err
+	}
+	return c.setInstance(ctx, target, instance, api.InstanceStatePut{Action: "start"})
+}
+
+func instancePath(i opscenter.Instance, part string) string {
+	return "/1.0/instances/" + url.PathEscape(i.Name) + part + "?project=" + url.QueryEscape(i.Project)
+}
+
+// instance returns an instance, nil if there is none.
+func (c *Client) instance(ctx context.Context, target opscenter.Target, i opscenter.Instance) (*api.Instance, error) {
+	connection, err := c.Connect(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	var out api.Instance
+	switch err := (session{connection}).get(instancePath(i, ""), &out); {
+	case isStatus(err, http.StatusNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return &out, nil
+}
+
+func (c *Client) setInstance(ctx context.Context, target opscenter.Target, i opscenter.Instance, change api.InstanceStatePut) error {
+	connection, err := c.Connect(ctx, target)
+	if err != nil {
+		return err
+	}
+	answer, err := session{connection}.call(http.MethodPut, instancePath(i, "/state"), change)
+	if err != nil {
+		return unlessRefused(err)
+	}
+	return c.wait(ctx, target, answer.Operation)
+}

@@ -1,0 +1,612 @@
+package incusostest
+
+import (
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+)
+
+// daemon is the database of an Incus cluster, which its members share, or of a server in none.
+type daemon struct {
+	mu          sync.Mutex
+	clustered   bool
+	certificate *tls.Certificate // of the cluster; nil: members present their own
+	members     []*clusterMember
+	instances   []*Instance
+	tokens      map[string]string // join tokens: the name by the secret
+	file        string            // where it is kept; empty: nowhere
+}
+
+type clusterMember struct {
+	server *Server
+	name   string
+	status string
+	action string // evacuation or restore under way
+}
+
+// Instance is a simulated instance.
+type Instance struct {
+	Project, Name string
+	// Location is the server it is on, Running whether it runs.
+	Location  string
+	Running   bool
+	Ephemeral bool
+	// Origin is the server it was evacuated from.
+	Origin string
+}
+
+func newDaemon(s *Server, clustered bool) *daemon {
+	return &daemon{clustered: clustered, tokens: map[string]string{}, members: []*clusterMember{{server: s, name: s.options.Name, status: "Online"}}}
+}
+
+// shared returns the cluster's certificate, nil if its members present their own.
+func (d *daemon) shared() *tls.Certificate {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.certificate
+}
+
+// member returns a member by name. d.mu is held.
+func (d *daemon) member(name string) *clusterMember {
+	for _, m := range d.members {
+		if m.name == name {
+			return m
+		}
+	}
+	return nil
+}
+
+// db returns the database of the server.
+func (s *Server) db() *daemon {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.incus
+}
+
+// isDown reports whether the server is down.
+func (s *Server) isDown() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.off || s.closed || s.fault.Kind == FaultDown
+}
+
+// MemberStatus returns the status in the server's cluster.
+func (s *Server) MemberStatus() string {
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.member(s.options.Name).status
+}
+
+// SetMemberStatus sets the status in the server's cluster, as if somebody had evacuated or
+// restored it by hand.
+func (s *Server) SetMemberStatus(status string) {
+	d := s.db()
+	d.mu.Lock()
+	d.member(s.options.Name).status = status
+	d.mu.Unlock()
+	d.save()
+}
+
+// AddInstance adds an instance to the server.
+func (s *Server) AddInstance(project, name string, running bool) {
+	d := s.db()
+	d.mu.Lock()
+	d.instances = append(d.instances, &Instance{Project: project, Name: name, Location: s.options.Name, Running: running})
+	d.mu.Unlock()
+	d.save()
+}
+
+// Instances returns the instances of the server's cluster.
+func (s *Server) Instances() []Instance {
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]Instance, 0, len(d.instances))
+	for _, i := range d.instances {
+		out = append(out, *i)
+	}
+	return out
+}
+
+// Cluster makes servers members of one Incus cluster. They present its certificate from
+// then on. With Options.StateDir the cluster is kept there, by the name of its first member.
+func Cluster(servers ...*Server) error {
+	first := servers[0]
+	d := first.db()
+	if d.restored() {
+		for _, s := range servers[1:] {
+			s.enter(d)
+		}
+		return nil
+	}
+	certificate, err := selfsigned.New("cluster-of-" + first.options.Name)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.clustered, d.certificate = true, &certificate
+	d.mu.Unlock()
+	for _, s := range servers[1:] {
+		s.enter(d)
+	}
+	d.save()
+	return nil
+}
+
+// enter makes a server a member of a cluster. Its certificate is looked up with each
+// handshake; connections that are open stay.
+func (s *Server) enter(d *daemon) {
+	d.mu.Lock()
+	if m := d.member(s.options.Name); m != nil {
+		m.server = s
+	} else {
+		d.members = append(d.members, &clusterMember{server: s, name: s.options.Name, status: "Online"})
+	}
+	d.mu.Unlock()
+	s.mu.Lock()
+	s.incus = d
+	s.mu.Unlock()
+}
+
+// ClusterCertificate returns the certificate of the server's cluster, nil if it has none.
+func (s *Server) ClusterCertificate() *tls.Certificate { return s.db().shared() }
+
+func (s *Server) getServer(w http.ResponseWriter, r *http.Request) {
+	trusted := s.isTrusted(r)
+	d := s.db()
+	certificate := d.shared()
+	d.mu.Lock()
+	clustered := d.clustered
+	d.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	answer := map[string]any{"api_extensions": []string{"clustering", "clustering_evacuate", "resources"}, "api_status": "stable",
+		"api_version": "1.0", "auth": "untrusted", "public": false, "auth_methods": []string{"tls"}}
+	if trusted {
+		if certificate == nil {
+			certificate = &s.identity
+		}
+		config := map[string]any{"core.https_address": s.address}
+		for key, value := range s.state.config {
+			config[key] = value
+		}
+		answer["auth"], answer["auth_user_method"] = "trusted", "tls"
+		answer["config"] = config
+		answer["environment"] = map[string]any{"addresses": []string{s.address}, "architectures": []string{"x86_64", "i686"},
+			"certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate[0]})), "certificate_fingerprint": fingerprint(certificate.Leaf),
+			"kernel": "Linux", "kernel_architecture": "x86_64", "os_name": "IncusOS", "os_version": s.state.version,
+			"server": "incus", "server_version": "7.3", "server_name": s.options.Name, "server_clustered": clustered, "project": "default"}
+	}
+	respond(w, answer)
+}
+
+func (s *Server) patchConfig(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Config map[string]any `json:"config"`
+	}
+	if !decode(w, r, &body) {
+		return
+	}
+	s.mu.Lock()
+	if s.state.config == nil {
+		s.state.config = map[string]any{}
+	}
+	for key, value := range body.Config {
+		s.state.config[key] = value
+	}
+	s.mu.Unlock()
+	respond(w, nil)
+}
+
+func (s *Server) getCluster(w http.ResponseWriter, _ *http.Request) {
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	name := ""
+	if d.clustered {
+		name = s.options.Name
+	}
+	respond(w, map[string]any{"server_name": name, "enabled": d.clustered, "member_config": []any{}})
+}
+
+// joinToken is what a join token holds, in base64.
+type joinToken struct {
+	ServerName  string    `json:"server_name"`
+	Fingerprint string    `json:"fingerprint"`
+	Addresses   []string  `json:"addresses"`
+	Secret      string    `json:"secret"`
+	ExpiresAt   time.Time `json:"expires_at"`
+}
+
+// joinable are the clusters of this process, by the secret of their join tokens.
+var joinable sync.Map
+
+func (s *Server) postMembers(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		ServerName string `json:"server_name"`
+	}
+	if !decode(w, r, &body) {
+		return
+	}
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case !d.clustered:
+		respondError(w, http.StatusBadRequest, "Server isn't clustered")
+		return
+	case d.member(body.ServerName) != nil:
+		respondError(w, http.StatusConflict, "The cluster already has a member with name: %s", body.ServerName)
+		return
+	}
+	secret := uuid.NewString()
+	for old, name := range d.tokens {
+		if name == body.ServerName {
+			delete(d.tokens, old) // there is one for each at a time
+			joinable.Delete(old)
+		}
+	}
+	d.tokens[secret] = body.ServerName
+	joinable.Store(secret, d)
+	print := ""
+	if d.certificate != nil {
+		print = fingerprint(d.certificate.Leaf)
+	}
+	s.mu.Lock()
+	address := s.address
+	s.mu.Unlock()
+	op := &operation{id: uuid.NewString(), description: "Executing token operation", location: s.options.Name, createdAt: time.Now(), done: make(chan struct{}),
+		metadata: map[string]any{"serverName": body.ServerName, "secret": secret, "fingerprint": print, "addresses": []string{address}, "expiresAt": time.Now().Add(3 * time.Hour)}}
+	w.Header().Set("Location", "/1.0/operations/"+op.id)
+	send(w, http.StatusAccepted, envelope{Type: "async", Status: "Operation created", StatusCode: 100, Operation: "/1.0/operations/" + op.id, Metadata: op.document()})
+}
+
+// putCluster makes the server a cluster of one, or a member of another one's.
+func (s *Server) putCluster(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		ServerName     string `json:"server_name"`
+		Enabled        bool   `json:"enabled"`
+		ServerAddress  string `json:"server_address"`
+		ClusterAddress string `json:"cluster_address"`
+		Certificate    string `json:"cluster_certificate"`
+		Token          string `json:"cluster_token"`
+	}
+	if !decode(w, r, &body) {
+		return
+	}
+	d := s.db()
+	d.mu.Lock()
+	clustered := d.clustered
+	d.mu.Unlock()
+	s.mu.Lock()
+	address, _ := s.state.config["cluster.https_address"].(string)
+	s.mu.Unlock()
+	switch {
+	case clustered:
+		respondError(w, http.StatusBadRequest, "This server is already clustered")
+		return
+	case !body.Enabled || body.ServerName != s.options.Name:
+		respondError(w, http.StatusBadRequest, "A simulated server is a member under its own name")
+		return
+	case body.Token == "":
+		if address == "" {
+			respondError(w, http.StatusBadRequest, "No cluster.https_address config key is set on this member")
+			return
+		}
+		certificate, err := selfsigned.New("cluster-of-" + s.options.Name)
+		if err != nil {
+			respondError(w, http.StatusInternalServerError, "%v", err)
+			return
+		}
+		s.begin(w, "Creating bootstrap node", s.options.EvacuateDelay, nil, func() string {
+			d.mu.Lock()
+			d.clustered, d.certificate = true, &certificate
+			d.mu.Unlock()
+			d.save()
+			return ""
+		})
+		return
+	}
+	data, err := base64.StdEncoding.DecodeString(body.Token)
+	var token joinToken
+	if err == nil {
+		err = json.Unmarshal(data, &token)
+	}
+	found, ok := joinable.Load(token.Secret)
+	if err != nil || !ok || body.Certificate == "" || body.ClusterAddress == "" {
+		respondError(w, http.StatusBadRequest, "The join token, the cluster's certificate or its address can't be used")
+		return
+	}
+	cluster := found.(*daemon)
+	s.begin(w, "Joining cluster", s.options.EvacuateDelay, nil, func() string {
+		cluster.mu.Lock()
+		name, ok := cluster.tokens[token.Secret]
+		delete(cluster.tokens, token.Secret)
+		cluster.mu.Unlock()
+		joinable.Delete(token.Secret)
+		if !ok || name != body.ServerName {
+			return "Provided certificate isn't correct"
+		}
+		s.enter(cluster)
+		cluster.save()
+		return ""
+	})
+}
+
+func (s *Server) getMembers(w http.ResponseWriter, r *http.Request) {
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.clustered {
+		respondError(w, http.StatusBadRequest, "Server isn't clustered")
+		return
+	}
+	out := []any{}
+	for _, m := range d.members {
+		if r.URL.Query().Get("recursion") == "1" {
+			out = append(out, d.document(m))
+		} else {
+			out = append(out, "/1.0/cluster/members/"+m.name)
+		}
+	}
+	respond(w, out)
+}
+
+// voters is how many members of a cluster vote.
+const voters = 3
+
+// document is what is told of a member. d.mu is held.
+func (d *daemon) document(m *clusterMember) map[string]any {
+	status, message, url := m.status, "Fully operational", ""
+	if m.server != nil {
+		url = m.server.URL()
+	}
+	if m.server == nil || m.server.isDown() {
+		status, message = "Offline", "No heartbeat"
+	}
+	roles := []string{}
+	switch i := slices.Index(d.members, m); {
+	case i == 0:
+		roles = []string{"database-leader", "database"}
+	case i < voters && len(d.members) >= voters:
+		roles = []string{"database"}
+	default:
+		roles = []string{"database-standby"}
+	}
+	return map[string]any{"server_name": m.name, "url": url, "database": len(roles) > 0 && roles[0] != "database-standby",
+		"status": status, "message": message, "architecture": "x86_64", "failure_domain": "default",
+		"description": "", "config": map[string]any{}, "roles": roles, "groups": []string{"default"}}
+}
+
+// find answers for a member that is none.
+func (s *Server) find(w http.ResponseWriter, d *daemon, name string) *clusterMember {
+	if !d.clustered {
+		respondError(w, http.StatusBadRequest, "Server isn't clustered")
+		return nil
+	}
+	m := d.member(name)
+	if m == nil {
+		respondError(w, http.StatusNotFound, "Cluster member not found")
+	}
+	return m
+}
+
+func (s *Server) getMember(w http.ResponseWriter, r *http.Request) {
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if m := s.find(w, d, r.PathValue("name")); m != nil {
+		respond(w, d.document(m))
+	}
+}
+
+// deleteMember removes a member that has no instances; it is a server in no cluster again.
+func (s *Server) deleteMember(w http.ResponseWriter, r *http.Request) {
+	d := s.db()
+	d.mu.Lock()
+	m := s.find(w, d, r.PathValue("name"))
+	if m == nil {
+		d.mu.Unlock()
+		return
+	}
+	for _, i := range d.instances {
+		if i.Location == m.name {
+			d.mu.Unlock()
+			respondError(w, http.StatusBadRequest, "Cluster member still has the following instances: %s", i.Name)
+			return
+		}
+	}
+	d.members = slices.DeleteFunc(d.members, func(other *clusterMember) bool { return other == m })
+	d.mu.Unlock()
+	d.save()
+	if m.server != nil {
+		fresh := newDaemon(m.server, false)
+		m.server.mu.Lock()
+		m.server.incus = fresh
+		delete(m.server.state.config, "cluster.https_address")
+		m.server.mu.Unlock()
+	}
+	respond(w, nil)
+}
+
+func (s *Server) postMember(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Action string `json:"action"`
+		Mode   string `json:"mode"`
+	}
+	if !decode(w, r, &body) {
+		return
+	}
+	d := s.db()
+	d.mu.Lock()
+	m := s.find(w, d, r.PathValue("name"))
+	if m == nil {
+		d.mu.Unlock()
+		return
+	}
+	description := ""
+	switch {
+	case body.Action == "evacuate":
+		description = "Evacuating cluster member"
+		if m.status != "Evacuated" {
+			m.status = "Evacuating"
+		}
+	case body.Action == "restore":
+		description = "Restoring cluster member"
+		if m.status != "Online" {
+			m.status = "Restoring"
+		}
+	default:
+		d.mu.Unlock()
+		respondError(w, http.StatusBadRequest, "Unknown action %q", body.Action)
+		return
+	}
+	m.action = body.Action + " " + body.Mode
+	d.mu.Unlock()
+	d.save()
+	s.begin(w, description, s.options.EvacuateDelay, nil, func() string { return d.finish(m) })
+}
+
+// finish ends the evacuation or the restore of a member that is under way.
+func (d *daemon) finish(m *clusterMember) string {
+	defer d.save()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	action, mode, _ := strings.Cut(m.action, " ")
+	m.action = ""
+	if action == "evacuate" {
+		if failed := d.evacuate(m, mode); failed != "" {
+			m.status = "Online"
+			return failed
+		}
+		m.status = "Evacuated"
+		return ""
+	}
+	for _, i := range d.instances {
+		if i.Origin != m.name {
+			continue
+		}
+		if mode != "skip" {
+			i.Location, i.Running = m.name, true
+		}
+		i.Origin = ""
+	}
+	m.status = "Online"
+	return ""
+}
+
+// evacuate moves the running instances of a member to others, or stops them. d.mu is held.
+func (d *daemon) evacuate(m *clusterMember, mode string) string {
+	var others []string
+	for _, other := range d.members {
+		if other != m && other.status == "Online" && other.server != nil && !other.server.isDown() {
+			others = append(others, other.name)
+		}
+	}
+	next := 0
+	for _, i := range d.instances {
+		if i.Location != m.name || !i.Running {
+			continue
+		}
+		switch {
+		case mode == "stop":
+			i.Running = false
+		case len(others) == 0:
+			return fmt.Sprintf("Failed getting target for instance %q: no other member is online", i.Name)
+		default:
+			i.Location = others[next%len(others)]
+			next++
+		}
+		i.Origin = m.name
+	}
+	return ""
+}
+
+// document is what is told of an instance.
+func (i *Instance) document() map[string]any {
+	status, code := "Stopped", 102
+	if i.Running {
+		status, code = "Running", 103
+	}
+	return map[string]any{"name": i.Name, "project": i.Project, "status": status, "status_code": code, "location": i.Location, "ephemeral": i.Ephemeral,
+		"type": "container", "architecture": "x86_64", "config": map[string]any{}, "expanded_config": map[string]any{}, "devices": map[string]any{}, "profiles": []string{"default"}}
+}
+
+func (s *Server) getInstances(w http.ResponseWriter, _ *http.Request) {
+	out := []any{}
+	for _, i := range s.Instances() {
+		out = append(out, i.document())
+	}
+	respond(w, out)
+}
+
+// instance finds the one a request names. d.mu is held.
+func (d *daemon) instance(w http.ResponseWriter, r *http.Request) *Instance {
+	project := r.URL.Query().Get("project")
+	if project == "" {
+		project = "default"
+	}
+	for _, i := range d.instances {
+		if i.Name == r.PathValue("name") && i.Project == project {
+			return i
+		}
+	}
+	respondError(w, http.StatusNotFound, "Instance not found")
+	return nil
+}
+
+func (s *Server) getInstance(w http.ResponseWriter, r *http.Request) {
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if i := d.instance(w, r); i != nil {
+		respond(w, i.document())
+	}
+}
+
+func (s *Server) putInstance(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Action string `json:"action"`
+	}
+	if !decode(w, r, &body) {
+		return
+	}
+	d := s.db()
+	d.mu.Lock()
+	i := d.instance(w, r)
+	d.mu.Unlock()
+	if i == nil {
+		return
+	}
+	s.begin(w, body.Action+" instance", s.options.EvacuateDelay/4, nil, func() string {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		switch {
+		case body.Action == "start" && i.Running, body.Action == "stop" && !i.Running:
+			return "The instance is already " + map[string]string{"start": "running", "stop": "stopped"}[body.Action]
+		case body.Action == "start":
+			i.Running = true
+		case body.Action == "stop":
+			i.Running = false
+			if i.Ephemeral {
+				d.instances = slices.DeleteFunc(d.instances, func(other *Instance) bool { return other == i })
+			}
+		default:
+			return "unknown action"
+		}
+		go d.save()
+		return ""
+	})
+}

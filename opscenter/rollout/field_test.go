@@ -1,0 +1,277 @@
+package rollout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/rollout"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// field is a fleet that lives in the bubble of a test: what servers do takes its time there.
+// It is the planner's actuator, and the manager's poller.
+type field struct {
+	mu       sync.Mutex
+	registry *opscenter.Registry
+	servers  map[string]*machine // by name
+	takes    map[opscenter.Action]time.Duration
+	calls    []string
+	fails    map[string]error // by "action name", once
+	before   func(call string) error
+}
+
+// machine is a server.
+type machine struct {
+	name, version, staged, app string
+	offered                    string
+	evacuated                  bool
+	bootedAt                   time.Time
+	down                       bool
+	dead                       bool // does not come back
+	reboots                    int
+	running                    []opscenter.Instance
+	alone                      bool
+}
+
+const (
+	oldVersion = "202608010000"
+	newVersion = "202608150000"
+)
+
+func newField() *field {
+	return &field{servers: map[string]*machine{}, fails: map[string]error{},
+		takes: map[opscenter.Action]time.Duration{opscenter.ActionUpdate: 2 * time.Minute, opscenter.ActionEvacuate: 5 * time.Minute, opscenter.ActionReboot: 3 * time.Minute, opscenter.ActionRestore: 4 * time.Minute}}
+}
+
+var (
+	identities   []*selfIdentity
+	identitiesMu sync.Mutex
+)
+
+type selfIdentity struct{ registration opscenter.Registration }
+
+// identity returns the n-th certificate of those that all tests share.
+func identity(t testing.TB, n int) opscenter.Registration {
+	identitiesMu.Lock()
+	defer identitiesMu.Unlock()
+	for len(identities) <= n {
+		made, err := selfsigned.New(fmt.Sprint("machine ", len(identities)))
+		require.NoError(t, err)
+		identities = append(identities, &selfIdentity{opscenter.Registration{Certificate: made.Leaf}})
+	}
+	return identities[n].registration
+}
+
+// register registers servers with the registry of a field, in a cluster unless that is empty.
+func (f *field) register(t testing.TB, cluster string, names ...string) {
+	ctx := context.Background()
+	token, err := f.registry.CreateToken(ctx, opscenter.TokenSpec{Uses: int64(len(names)), ExpireAt: time.Now().Add(time.Hour)})
+	require.NoError(t, err)
+	for _, name := range names {
+		registration := identity(t, len(f.servers))
+		registration.Token, registration.Name, registration.ConnectionURL = token.UUID, name, "https://127.0.0.1:8443"
+		_, err := f.registry.Register(ctx, registration)
+		require.NoError(t, err)
+		f.servers[name] = &machine{name: name, version: oldVersion, app: oldVersion, offered: newVersion, bootedAt: time.Now().Add(-time.Hour), alone: cluster == ""}
+		_, err = f.Poll(ctx, name)
+		require.NoError(t, err)
+	}
+	if cluster != "" {
+		_, err := f.registry.CreateCluster(ctx, cluster, opscenter.ClusterSpec{}, names...)
+		require.NoError(t, err)
+		for _, name := range names {
+			_, err = f.Poll(ctx, name)
+			require.NoError(t, err)
+		}
+	}
+}
+
+func (f *field) Poll(ctx context.Context, name string) (opscenter.Observation, error) {
+	info, err := f.registry.Server(ctx, name)
+	if err != nil {
+		return opscenter.Observation{}, err
+	}
+	f.mu.Lock()
+	m := f.servers[name]
+	o := opscenter.Observation{Server: name, ID: info.ID, At: time.Now().UTC(), Ready: true}
+	if m.down {
+		o.Ready = false
+		o.Failure = &opscenter.Failure{Kind: opscenter.FailureConnect, Message: "connection refused"}
+	} else {
+		kind, maintenance, member := opscenter.TypeIncus, opscenter.NotInMaintenance, name
+		if m.evacuated {
+			maintenance = opscenter.MaintenanceEvacuated
+		}
+		if m.alone {
+			member = ""
+		}
+		o.Type, o.Maintenance, o.MemberName, o.BootedAt = &kind, &maintenance, &member, m.bootedAt
+		o.Versions = &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: m.version, VersionNext: m.staged},
+			Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: m.app, Primary: true}}, UpdateChannel: "stable"}
+	}
+	f.mu.Unlock()
+	return o, f.registry.RecordObservations(ctx, o)
+}
+
+// call notes a call, and fails it if that was asked for.
+func (f *field) call(action opscenter.Action, name string) (*machine, error) {
+	call := string(action) + " " + name
+	if f.before != nil {
+		if err := f.before(call); err != nil {
+			return nil, err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, call)
+	if err := f.fails[call]; err != nil {
+		delete(f.fails, call)
+		return nil, err
+	}
+	m := f.servers[name]
+	if m.down {
+		return nil, errors.New("connection refused")
+	}
+	return m, nil
+}
+
+// later does something once time has passed, whoever has given up meanwhile.
+func (f *field) later(d time.Duration, do func()) {
+	time.AfterFunc(d, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		do()
+	})
+}
+
+func (f *field) Update(_ context.Context, t opscenter.Target) error {
+	m, err := f.call(opscenter.ActionUpdate, t.Name)
+	if err == nil {
+		f.later(f.takes[opscenter.ActionUpdate], func() {
+			m.app = m.offered
+			if m.version != m.offered {
+				m.staged = m.offered
+			}
+		})
+	}
+	return err
+}
+
+func (f *field) wait(ctx context.Context, d time.Duration, do func()) error {
+	f.later(d, do)
+	select {
+	case <-time.After(d + time.Second):
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, ctx.Err())
+	}
+}
+
+func (f *field) Evacuate(ctx context.Context, t opscenter.Target, _ string) error {
+	m, err := f.call(opscenter.ActionEvacuate, t.Name)
+	if err != nil || m.is(&f.mu, &m.evacuated) {
+		return err
+	}
+	return f.wait(ctx, f.takes[opscenter.ActionEvacuate], func() { m.evacuated = true })
+}
+
+func (m *machine) is(mu *sync.Mutex, flag *bool) bool {
+	mu.Lock()
+	defer mu.Unlock()
+	return *flag
+}
+
+func (f *field) Restore(ctx context.Context, t opscenter.Target, _ string) error {
+	m, err := f.call(opscenter.ActionRestore, t.Name)
+	if err != nil || !m.is(&f.mu, &m.evacuated) {
+		return err
+	}
+	return f.wait(ctx, f.takes[opscenter.ActionRestore], func() { m.evacuated = false })
+}
+
+func (f *field) Reboot(_ context.Context, t opscenter.Target) error {
+	m, err := f.call(opscenter.ActionReboot, t.Name)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	m.down = true
+	m.reboots++
+	dead := m.dead
+	f.mu.Unlock()
+	if !dead {
+		f.later(f.takes[opscenter.ActionReboot], func() {
+			m.down, m.bootedAt = false, time.Now()
+			if m.staged != "" {
+				m.version, m.staged = m.staged, ""
+			}
+		})
+	}
+	return nil
+}
+
+func (f *field) PowerOff(_ context.Context, t opscenter.Target) error {
+	m, err := f.call(opscenter.ActionPowerOff, t.Name)
+	if err == nil {
+		f.mu.Lock()
+		m.down = true
+		f.mu.Unlock()
+	}
+	return err
+}
+
+func (f *field) RunningInstances(_ context.Context, t opscenter.Target) ([]opscenter.Instance, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]opscenter.Instance(nil), f.servers[t.Name].running...), nil
+}
+
+func (f *field) StopInstance(_ context.Context, t opscenter.Target, i opscenter.Instance) error {
+	m, err := f.call("stop", t.Name)
+	if err == nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for k, other := range m.running {
+			if other == i {
+				m.running = append(m.running[:k:k], m.running[k+1:]...)
+			}
+		}
+	}
+	return err
+}
+
+func (f *field) StartInstance(_ context.Context, t opscenter.Target, i opscenter.Instance) error {
+	m, err := f.call("start", t.Name)
+	if err == nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		m.running = append(m.running, i)
+	}
+	return err
+}
+
+// called returns the calls so far.
+func (f *field) called() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]string(nil), f.calls...)
+}
+
+// open makes a registry and a manager over a store.
+func (f *field) open(t testing.TB, store storage.Store, options rollout.Options) *rollout.Manager {
+	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+	require.NoError(t, err)
+	f.registry = registry
+	options.Poller = f
+	manager, err := rollout.New(opscenter.NewUpdatePlanner(registry, f), options)
+	require.NoError(t, err)
+	return manager
+}

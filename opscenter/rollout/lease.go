@@ -1,0 +1,73 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// leaseKey: one controller carries out all rollouts of a store.
+const leaseKey = "rollouts"
+
+// acquire takes the lease, if nobody holds it, and returns its epoch. If somebody does, it
+// returns until when at the least.
+func (m *Manager) acquire(ctx context.Context) (epoch uint64, until time.Time, err error) {
+	err = m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		epoch, until = 0, time.Time{}
+		l, err := leases.Find(tx, storage.StringKey(leaseKey))
+		if err != nil {
+			return err
+		}
+		next := lease{Name: leaseKey, Holder: m.holder, Epoch: 1, Expires: now().Add(m.options.Lease)}
+		if l != nil {
+			// A lease that ends much later than it could was given when the clock was ahead.
+			if held := l.Expires.Sub(now()); l.Holder != "" && l.Holder != m.holder && held > 0 && held <= 2*m.options.Lease {
+				until = l.Expires
+				return nil
+			}
+			next.Epoch = l.Epoch + 1
+		}
+		epoch = next.Epoch
+		return leases.Put(tx, &next)
+	})
+	return epoch, until, err
+}
+
+// held returns errLease unless the lease is still that of an epoch.
+func (m *Manager) held(tx storage.ReadTx, epoch uint64) error {
+	l, err := leases.Find(tx, storage.StringKey(leaseKey))
+	if err != nil {
+		return err
+	}
+	if l == nil || l.Holder != m.holder || l.Epoch != epoch {
+		return errLease
+	}
+	return nil
+}
+
+// renew prolongs the lease.
+func (m *Manager) renew(ctx context.Context, epoch uint64) error {
+	return m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		if err := m.held(tx, epoch); err != nil {
+			return err
+		}
+		return leases.Put(tx, &lease{Name: leaseKey, Holder: m.holder, Epoch: epoch, Expires: now().Add(m.options.Lease)})
+	})
+}
+
+// release gives the lease back.
+func (m *Manager) release(ctx context.Context, epoch uint64) error {
+	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		if err := m.held(tx, epoch); err != nil {
+			return err
+		}
+		return leases.Put(tx, &lease{Name: leaseKey, Epoch: epoch})
+	})
+	if err != nil {
+		return fmt.Errorf("giving back the lease: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,282 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// unitsPerStep is how many units one transaction writes.
+const unitsPerStep = 200
+
+// startTimeout is after which a rollout that was not written down as a whole is taken to be
+// one whose controller died.
+const startTimeout = time.Minute
+
+type requester struct{}
+
+// By returns a context whose rollouts are recorded as asked for by somebody.
+func By(ctx context.Context, who string) context.Context {
+	return context.WithValue(ctx, requester{}, who)
+}
+
+// Start starts a rollout of what the selector selects. The versions that its servers are to
+// reach are those available now, whatever is published meanwhile. It is carried out by Run,
+// of whichever Manager of the store runs. If nothing is to be done it has ended already.
+//
+// Errors: rolling.ErrInvalid; opscenter.ErrBlocked with what is in the way, see
+// rolling.Plan.Blocked; opscenter.ErrBusy if another operation has reserved a cluster.
+func (m *Manager) Start(ctx context.Context, selector rolling.Selector, policy rolling.Policy) (*Rollout, error) {
+	return m.start(ctx, selector, policy, nil)
+}
+
+// StartPlan starts a rollout of a plan. If it would not do what the plan says, because things have
+// changed since, it is ErrStale, with the difference. Errors are those of Start.
+func (m *Manager) StartPlan(ctx context.Context, plan *rolling.Plan) (*Rollout, error) {
+	return m.start(ctx, plan.Selector, plan.Policy, plan)
+}
+
+func (m *Manager) start(ctx context.Context, selector rolling.Selector, policy rolling.Policy, wanted *rolling.Plan) (*Rollout, error) {
+	plan, selected, err := m.planner.Prepare(ctx, selector, policy)
+	if err != nil {
+		return nil, err
+	}
+	if wanted != nil {
+		if difference := wanted.Difference(plan); difference != "" {
+			return nil, fmt.Errorf("%w: %s", ErrStale, difference)
+		}
+	}
+	if blocked := plan.Blocked(); len(blocked) > 0 && !plan.Policy.SkipBlocked {
+		return nil, blockedError(blocked)
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return nil, err
+	}
+	at := now()
+	who, _ := ctx.Value(requester{}).(string)
+	r := &Rollout{ID: id.String(), Selector: selector, State: *selected.State, RequestedBy: who, CreatedAt: at, ExpectedEnd: plan.End, LastUpdated: at}
+	r.State.Status, r.State.StartedAt = rolling.StatusStarting, at
+	for _, u := range selected.Units {
+		r.Servers += len(u.Members)
+	}
+	if err := m.write(ctx, r, selected.Units); err != nil {
+		return nil, err
+	}
+	m.wake()
+	return m.Get(ctx, r.ID)
+}
+
+func blockedError(list []rolling.Blocker) error {
+	var texts []string
+	for i, b := range list {
+		if i == 5 {
+			texts = append(texts, fmt.Sprintf("and %d more", len(list)-i))
+			break
+		}
+		text := b.Unit
+		if b.Server != "" && b.Server != b.Unit {
+			text += ", server " + b.Server
+		}
+		texts = append(texts, text+": "+b.Reason)
+	}
+	return fmt.Errorf("%w: %s", opscenter.ErrBlocked, strings.Join(texts, "; "))
+}
+
+// write stores a rollout with its units, in several steps if there are many: until the last
+// it is starting, and nobody touches it.
+func (m *Manager) write(ctx context.Context, r *Rollout, list []*rolling.Unit) error {
+	for from := 0; ; from += unitsPerStep {
+		to := min(from+unitsPerStep, len(list))
+		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+			if from == 0 {
+				if err := rollouts.Insert(tx, r); err != nil {
+					return err
+				}
+			}
+			for i, u := range list[from:to] {
+				if err := units.Put(tx, &Unit{Rollout: r.ID, Index: from + i, Unit: *u}); err != nil {
+					return err
+				}
+				if err := tx.Claim(opscenter.Claim{Unit: claimName(u), Cluster: u.Cluster, Owner: r.ID, What: r.What(), Since: r.CreatedAt}); err != nil {
+					return err
+				}
+			}
+			if to < len(list) {
+				return nil
+			}
+			stored, err := find(tx, r.ID)
+			if err != nil {
+				return err
+			}
+			begun := stored.clone()
+			begun.State.Status, begun.LastUpdated = rolling.StatusRunning, now()
+			text := fmt.Sprintf("begun, with %d clusters and servers, %d steps expected", len(list), begun.State.Steps)
+			if len(list) == 0 {
+				begun.State.Reason = "there is nothing to do"
+				begun.State.Status, begun.State.EndedAt = rolling.StatusDone, begun.LastUpdated
+				text = begun.State.Reason
+			}
+			if err := rollouts.Put(tx, begun); err != nil {
+				return err
+			}
+			return tx.Record(event(begun, "", "", opscenter.EventRollout, text))
+		})
+		if err != nil {
+			if from > 0 {
+				err = errors.Join(err, m.erase(context.WithoutCancel(ctx), r.ID))
+			}
+			return err
+		}
+		if to == len(list) {
+			return nil
+		}
+	}
+}
+
+// claimName is what a unit is claimed by: a server by its ID, as it may be renamed.
+func claimName(u *rolling.Unit) string {
+	if u.Cluster {
+		return u.Name
+	}
+	return u.Members[0].ID
+}
+
+func event(r *Rollout, server, cluster string, kind opscenter.EventKind, reason string) opscenter.Event {
+	return opscenter.Event{At: now(), Kind: kind, Server: server, Cluster: cluster, Rollout: r.ID, Reason: reason}
+}
+
+// erase removes a rollout with its units and claims, in steps.
+func (m *Manager) erase(ctx context.Context, id string) error {
+	for more := true; more; {
+		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+			more = false
+			var list []*Unit
+			for u, err := range units.Scan(tx, storage.Range{Prefix: storage.StringKey(id)}) {
+				if err != nil {
+					return err
+				}
+				if more = len(list) == unitsPerStep; more {
+					break
+				}
+				list = append(list, u)
+			}
+			for _, u := range list {
+				if err := tx.Release(id, claimName(&u.Unit), u.Cluster); err != nil {
+					return err
+				}
+				if err := units.Delete(tx, storage.StringKey(id).Uint(uint64(u.Index))); err != nil {
+					return err
+				}
+			}
+			if more {
+				return nil
+			}
+			if err := rollouts.Delete(tx, storage.StringKey(id)); err != nil && !errors.Is(err, opscenter.ErrNotFound) {
+				return err
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Pause begins nothing more of a rollout until Resume; what is under way ends. Errors:
+// opscenter.ErrNotFound, rolling.ErrState.
+func (m *Manager) Pause(ctx context.Context, id, reason string) error {
+	if reason == "" {
+		reason = "by an operator"
+	}
+	return m.change(ctx, id, func(tx *opscenter.Tx, r *Rollout) (string, error) {
+		return "paused: " + reason, r.State.Pause(reason)
+	})
+}
+
+// Resume goes on with a rollout that was paused, by somebody or by a failure: what failed is
+// tried again. Errors: opscenter.ErrNotFound, rolling.ErrState.
+func (m *Manager) Resume(ctx context.Context, id string) error {
+	return m.change(ctx, id, func(tx *opscenter.Tx, r *Rollout) (string, error) {
+		if err := r.State.Resume(); err != nil {
+			return "", err
+		}
+		return "resumed", resumeUnits(tx, r)
+	})
+}
+
+// Cancel gives a rollout up, in one of three ways. It may be called again, with another one. It
+// is over when what is under way has ended. Errors: opscenter.ErrNotFound, rolling.ErrState, rolling.ErrInvalid.
+func (m *Manager) Cancel(ctx context.Context, id string, mode rolling.CancelMode) error {
+	return m.change(ctx, id, func(tx *opscenter.Tx, r *Rollout) (string, error) {
+		if err := r.State.Abandon(mode); err != nil {
+			return "", err
+		}
+		return "cancelled: " + string(mode), resumeUnits(tx, r)
+	})
+}
+
+// resumeUnits lets the units that failed go on.
+func resumeUnits(tx *opscenter.Tx, r *Rollout) error {
+	if r.State.Failed == 0 {
+		return nil
+	}
+	var failed []*Unit
+	for u, err := range units.Scan(tx, storage.Range{Prefix: storage.StringKey(r.ID)}) {
+		if err != nil {
+			return err
+		}
+		if u.Status == rolling.UnitFailed {
+			failed = append(failed, u)
+		}
+	}
+	for _, u := range failed {
+		members, err := serversOf(tx.Snapshot(), &u.Unit)
+		if err != nil {
+			return err
+		}
+		next := &Unit{Rollout: u.Rollout, Index: u.Index, Unit: *u.Unit.Clone()}
+		next.Resume(members)
+		r.State.Moved(&next.Unit, u.Index, rolling.UnitFailed, now())
+		if err := units.Put(tx, next); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// change changes a rollout, and says so.
+func (m *Manager) change(ctx context.Context, id string, change func(*opscenter.Tx, *Rollout) (string, error)) error {
+	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		r, err := find(tx, id)
+		if err != nil {
+			return err
+		}
+		next := r.clone()
+		text, err := change(tx, next)
+		if err != nil {
+			return err
+		}
+		if who, ok := ctx.Value(requester{}).(string); ok && who != "" {
+			text += ", by " + who
+		}
+		next.LastUpdated = now()
+		if err := rollouts.Put(tx, next); err != nil {
+			return err
+		}
+		return tx.Record(event(next, "", "", opscenter.EventRollout, text))
+	})
+	if err == nil {
+		m.wake()
+	}
+	return err
+}
