@@ -95,7 +95,21 @@ func (f *field) register(t testing.TB, cluster string, names ...string) {
 }
 
 func (f *field) Poll(ctx context.Context, name string) (opscenter.Observation, error) {
-	info, err := f.registry.Server(ctx, name)
+	return f.poll(ctx, f.registry, name)
+}
+
+// polls asks for one registry, of several over one store.
+type polls struct {
+	*field
+	registry *opscenter.Registry
+}
+
+func (p polls) Poll(ctx context.Context, name string) (opscenter.Observation, error) {
+	return p.poll(ctx, p.registry, name)
+}
+
+func (f *field) poll(ctx context.Context, registry *opscenter.Registry, name string) (opscenter.Observation, error) {
+	info, err := registry.Server(ctx, name)
 	if err != nil {
 		return opscenter.Observation{}, err
 	}
@@ -118,7 +132,7 @@ func (f *field) Poll(ctx context.Context, name string) (opscenter.Observation, e
 			Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: m.app, Primary: true}}, UpdateChannel: "stable"}
 	}
 	f.mu.Unlock()
-	return o, f.registry.RecordObservations(ctx, o)
+	return o, registry.RecordObservations(ctx, o)
 }
 
 // call notes a call, and fails it if that was asked for.
@@ -270,7 +284,7 @@ func (f *field) open(t testing.TB, store storage.Store, options rollout.Options)
 	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
 	require.NoError(t, err)
 	f.registry = registry
-	options.Poller = f
+	options.Poller = polls{f, registry}
 	manager, err := rollout.New(opscenter.NewUpdatePlanner(registry, f), options)
 	require.NoError(t, err)
 	return manager

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,6 +52,16 @@ func await(t *testing.T, m *rollout.Manager, id string, limit time.Duration, sta
 			return r
 		}
 		require.True(t, time.Now().Before(deadline), "%s is %s (%s) after %s\n%s", id, r.State.Status, r.State.Reason, limit, waits(t, m, id))
+		time.Sleep(time.Second)
+	}
+}
+
+// awaitCall waits until a server is asked for something.
+func awaitCall(t *testing.T, f *field, call string) {
+	t.Helper()
+	deadline := time.Now().Add(5 * time.Hour)
+	for !slices.Contains(f.called(), call) {
+		require.True(t, time.Now().Before(deadline), call)
 		time.Sleep(time.Second)
 	}
 }
@@ -200,9 +211,7 @@ func TestCancel(t *testing.T) {
 				r, err := m.Start(t.Context(), everything, rolling.Policy{})
 				require.NoError(t, err)
 				defer run(t, m)()
-				for !slices.Contains(f.called(), "evacuate a") {
-					time.Sleep(time.Second)
-				}
+				awaitCall(t, f, "evacuate a")
 				require.ErrorIs(t, m.Cancel(t.Context(), r.ID, "burn"), rolling.ErrInvalid)
 				require.NoError(t, m.Cancel(t.Context(), r.ID, mode))
 				r = await(t, m, r.ID, time.Hour, rolling.StatusCancelled)
@@ -221,34 +230,43 @@ func TestCancel(t *testing.T) {
 // TestHealthGate: the embedder's own gate keeps servers from being begun with; one that hangs
 // or panics is closed.
 func TestHealthGate(t *testing.T) {
+	var mu sync.Mutex
 	var closed error
 	mode := ""
+	set := func(to string, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		mode, closed = to, err
+	}
 	options := rollout.Options{HealthGate: func(ctx context.Context, unit string, members []*opscenter.ServerInfo) error {
 		if unit != "c1" || len(members) != 2 {
 			return errors.New("not what is asked about")
 		}
-		switch mode {
+		mu.Lock()
+		what, err := mode, closed
+		mu.Unlock()
+		switch what {
 		case "hangs":
 			<-ctx.Done()
 		case "panics":
 			panic("oops")
 		}
-		return closed
+		return err
 	}}
 	bubble(t, options, func(t *testing.T, f *field, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b")
 		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
 		r, err := m.Start(t.Context(), everything, rolling.Policy{})
 		require.NoError(t, err)
-		closed = errors.New("the storage is rebalancing")
+		set("", errors.New("the storage is rebalancing"))
 		stop := run(t, m)
 		for what, text := range map[string]string{"": "the storage is rebalancing", "hangs": "no answer within 10s", "panics": "it panicked: oops"} {
-			mode = what
+			set(what, errors.New("the storage is rebalancing"))
 			time.Sleep(2 * time.Minute)
 			require.Contains(t, waits(t, m, r.ID), text)
 		}
 		require.Empty(t, f.called())
-		mode, closed = "", nil
+		set("", nil)
 		await(t, m, r.ID, 3*time.Hour, rolling.StatusDone)
 		stop()
 	})
@@ -269,9 +287,7 @@ func TestTwoControllers(t *testing.T) {
 		r, err := one.Start(t.Context(), everything, rolling.Policy{})
 		require.NoError(t, err)
 		stopOne, stopTwo := run(t, one), run(t, two)
-		for !slices.Contains(f.called(), "reboot a") {
-			time.Sleep(time.Second)
-		}
+		awaitCall(t, f, "reboot a")
 		counts := map[string]int{}
 		for _, c := range f.called() {
 			counts[c]++
