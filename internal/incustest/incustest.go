@@ -42,13 +42,22 @@ type Daemon struct {
 	Certificate *x509.Certificate
 	// Version as it says itself.
 	Version string
+	// Dir is its INCUS_DIR.
+	Dir string
 
-	t testing.TB
+	t       testing.TB
+	host    string
+	unshare string
+	command *exec.Cmd
+	ended   chan struct{}
 }
 
 // Start starts a daemon, which is stopped at the end of the test. Where there is none, or it
 // can't be started by this user, the test is skipped, and says why.
-func Start(t testing.TB) *Daemon {
+func Start(t testing.TB) *Daemon { return StartOn(t, "127.0.0.1") }
+
+// StartOn starts a daemon that listens on a loopback address of its own.
+func StartOn(t testing.TB, host string) *Daemon {
 	t.Helper()
 	skip := t.Skipf
 	if os.Getenv(RequireVariable) == "1" {
@@ -72,31 +81,34 @@ func Start(t testing.TB) *Daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
+	d := &Daemon{Socket: filepath.Join(dir, "unix.socket"), Dir: dir, t: t, unshare: unshare, host: host}
+	t.Cleanup(func() {
+		d.Stop(false)
+		_ = os.RemoveAll(dir)
+	})
+	if err := d.boot(); err != nil {
+		t.Fatal(err)
+	}
+	d.listen()
+	return d
+}
+
+// boot starts the daemon's process, and waits until it answers.
+func (d *Daemon) boot() error {
 	logs := &logBuffer{}
-	command := exec.Command(unshare, "-m", daemonPath, "--group", "root")
-	command.Env = append(os.Environ(), "INCUS_DIR="+dir, "HTTPS_PROXY=http://127.0.0.1:9", "HTTP_PROXY=http://127.0.0.1:9", "NO_PROXY=127.0.0.1,localhost")
+	command := exec.Command(d.unshare, "-m", daemonPath, "--group", "root")
+	command.Env = append(os.Environ(), "INCUS_DIR="+d.Dir, "HTTPS_PROXY=http://127.0.0.1:9", "HTTP_PROXY=http://127.0.0.1:9", "NO_PROXY=127.0.0.0/8,localhost")
 	command.Stdout, command.Stderr = logs, logs
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := command.Start(); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		_ = command.Wait()
 	}()
-	t.Cleanup(func() {
-		_ = command.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(20 * time.Second):
-			_ = command.Process.Kill()
-			<-ended
-		}
-		_ = os.RemoveAll(dir)
-	})
-
-	d := &Daemon{Socket: filepath.Join(dir, "unix.socket"), t: t}
+	d.command, d.ended = command, ended
 	deadline := time.Now().Add(startTimeout)
 	for {
 		var server struct {
@@ -108,25 +120,57 @@ func Start(t testing.TB) *Daemon {
 		err := d.Call(http.MethodGet, "/1.0", nil, &server)
 		if err == nil {
 			d.Version = server.Environment.ServerVersion
-			break
+			return nil
 		}
 		select {
 		case <-ended:
-			t.Fatalf("the Incus daemon ended: %s", logs)
+			return fmt.Errorf("the Incus daemon ended: %s", logs)
 		case <-time.After(100 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the Incus daemon does not answer: %v\n%s", err, logs)
+			return fmt.Errorf("the Incus daemon does not answer: %v\n%s", err, logs)
 		}
 	}
-	d.listen()
-	return d
+}
+
+// stopTimeout is how long the daemon may take to end in order.
+const stopTimeout = 30 * time.Second
+
+// Stop ends the daemon's process: in order, or with kill at once.
+func (d *Daemon) Stop(kill bool) {
+	if kill {
+		_ = d.command.Process.Kill()
+	} else {
+		_ = d.command.Process.Signal(syscall.SIGTERM)
+	}
+	select {
+	case <-d.ended:
+	case <-time.After(stopTimeout):
+		_ = d.command.Process.Kill()
+		<-d.ended
+	}
+}
+
+// Restart stops the daemon in order, and starts it again, as a reboot of its host does but for
+// the containers, which go on.
+func (d *Daemon) Restart() error {
+	d.Stop(false)
+	return d.boot()
+}
+
+// ClusterKeyPair returns the certificate and key of the daemon's cluster.
+func (d *Daemon) ClusterKeyPair() (tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(filepath.Join(d.Dir, "cluster.crt"), filepath.Join(d.Dir, "cluster.key"))
+	if err == nil && pair.Leaf == nil {
+		pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0])
+	}
+	return pair, err
 }
 
 // listen makes the daemon listen on a free port, and reads its certificate.
 func (d *Daemon) listen() {
 	d.t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	free, err := net.Listen("tcp", d.host+":0")
 	if err != nil {
 		d.t.Fatal(err)
 	}

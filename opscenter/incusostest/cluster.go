@@ -157,6 +157,7 @@ func (s *Server) enter(d *daemon) {
 	d.mu.Unlock()
 	s.mu.Lock()
 	s.incus = d
+	s.endSessions()
 	s.mu.Unlock()
 }
 
@@ -314,6 +315,9 @@ func (s *Server) putCluster(w http.ResponseWriter, r *http.Request) {
 			d.mu.Lock()
 			d.clustered, d.certificate = true, &certificate
 			d.mu.Unlock()
+			s.mu.Lock()
+			s.endSessions()
+			s.mu.Unlock()
 			d.save()
 			return ""
 		})
@@ -435,6 +439,7 @@ func (s *Server) deleteMember(w http.ResponseWriter, r *http.Request) {
 		fresh := newDaemon(m.server, false)
 		m.server.mu.Lock()
 		m.server.incus = fresh
+		m.server.endSessions()
 		delete(m.server.state.config, "cluster.https_address")
 		m.server.mu.Unlock()
 	}

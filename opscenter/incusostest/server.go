@@ -103,6 +103,7 @@ type Server struct {
 	network  network
 	fault    Fault
 	web      *http.Server
+	tls      *tls.Config // of the listener
 	listener *faultListener
 	address  string // host:port
 	requests map[string]int
@@ -263,7 +264,9 @@ func (s *Server) listen(address string) error {
 		ErrorLog:          log.New(io.Discard, "", 0),
 	}
 	web, listener := s.web, s.listener
-	s.wait.Go(func() { _ = web.ServeTLS(listener, "", "") })
+	config.NextProtos = []string{"http/1.1"}
+	s.tls = config
+	s.wait.Go(func() { _ = web.Serve(tls.NewListener(listener, config)) })
 	return nil
 }
 
@@ -429,6 +432,16 @@ func (s *Server) Present(certificate *tls.Certificate) error {
 	s.presented = certificate
 	s.hangUp()
 	return s.serve()
+}
+
+// endSessions ends the TLS sessions there are: who comes again sees the certificate anew.
+// Connections that are open stay. s.mu is held.
+func (s *Server) endSessions() {
+	if s.tls != nil {
+		var key [32]byte
+		_, _ = rand.Read(key[:])
+		s.tls.SetSessionTicketKeys([][32]byte{key})
+	}
 }
 
 // serve listens where the server is to be found, unless it is down. s.mu is held.

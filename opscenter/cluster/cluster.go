@@ -1,0 +1,436 @@
+// Package cluster forms Incus clusters out of registered servers, adds servers to them, and
+// removes them. What is done is done step by step, each of which leaves alone what is done
+// already: what failed in the middle is gone on with by asking for the same again.
+package cluster
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// Incus is what is asked of servers. Package incusos implements it.
+type Incus interface {
+	// ClusterState reads whether a server is a member of a cluster, and of which.
+	ClusterState(ctx context.Context, target opscenter.Target) (State, error)
+	// SetClusterAddress sets the address the server is reached at by the other members.
+	SetClusterAddress(ctx context.Context, target opscenter.Target, address string) error
+	// Bootstrap makes a server the first member of a cluster, and returns the cluster's certificate.
+	Bootstrap(ctx context.Context, target opscenter.Target, name string) (*x509.Certificate, error)
+	// JoinToken asks a member for a token by which a server becomes another, by that name.
+	JoinToken(ctx context.Context, target opscenter.Target, name string) (string, error)
+	// MemberConfig asks a member what those who join have to configure for themselves.
+	MemberConfig(ctx context.Context, target opscenter.Target) ([]Config, error)
+	// Join makes a server a member.
+	Join(ctx context.Context, target opscenter.Target, join Join) error
+	// RemoveMember takes another member out of the cluster.
+	RemoveMember(ctx context.Context, target opscenter.Target, name string) error
+}
+
+// State is what a server says of its cluster.
+type State struct {
+	// Address is its cluster.https_address.
+	Address string
+	// Name of the server in its cluster; empty: it is in none, and what follows is, too.
+	Name string
+	// Certificate is the cluster's.
+	Certificate *x509.Certificate
+	Members     []Member
+}
+
+// Member of a cluster.
+type Member struct{ Name, Status, URL string }
+
+// Config is a value that each member has for itself.
+type Config struct{ Entity, Name, Key, Value string }
+
+// Join is what a server joins a cluster with.
+type Join struct {
+	Name           string
+	Address        string // of the server
+	ClusterAddress string // of a member
+	Certificate    *x509.Certificate
+	Token          string
+	Config         []Config
+}
+
+// DefaultTimeout is what Options.Timeout is by default.
+const DefaultTimeout = 5 * time.Minute
+
+// Options of New. The zero value is what most programs want.
+type Options struct {
+	// Logger gets each step. Default: nothing is logged.
+	Logger *slog.Logger
+	// Timeout bounds the work on one server. Default 5 minutes.
+	Timeout time.Duration
+	// Address returns the address, host:port, at which other members reach a server. Default:
+	// that of its connection URL.
+	Address func(server *opscenter.ServerInfo) string
+	// Configure returns the values of a server that joins for what each member has for itself,
+	// given what is asked for. Default: the values that are given, mostly empty: Incus's defaults.
+	Configure func(server *opscenter.ServerInfo, asked []Config) []Config
+}
+
+// Manager forms clusters. All methods may be called concurrently.
+type Manager struct {
+	registry *opscenter.Registry
+	incus    Incus
+	options  Options
+}
+
+// New returns a Manager.
+func New(registry *opscenter.Registry, incus Incus, options Options) *Manager {
+	if options.Logger == nil {
+		options.Logger = slog.New(slog.DiscardHandler)
+	}
+	if options.Timeout <= 0 {
+		options.Timeout = DefaultTimeout
+	}
+	if options.Address == nil {
+		options.Address = addressOf
+	}
+	if options.Configure == nil {
+		options.Configure = func(_ *opscenter.ServerInfo, asked []Config) []Config { return asked }
+	}
+	return &Manager{registry: registry, incus: incus, options: options}
+}
+
+func addressOf(server *opscenter.ServerInfo) string {
+	u, err := url.Parse(server.ConnectionURL)
+	if err != nil {
+		return ""
+	}
+	if u.Port() == "" {
+		return u.Hostname() + ":443"
+	}
+	return u.Host
+}
+
+// ErrUnsuitable: servers can't be made members of one cluster as they are.
+var ErrUnsuitable = errors.New("not suitable")
+
+// Error tells how far it came. Asking for the same again goes on from there.
+type Error struct {
+	// Done are the steps that were taken, or found taken already.
+	Done []string
+	// Step is the one that failed.
+	Step string
+	Err  error
+}
+
+func (e *Error) Error() string {
+	done := "nothing was done"
+	if len(e.Done) > 0 {
+		done = "done: " + strings.Join(e.Done, "; ")
+	}
+	return fmt.Sprintf("%s: %v (%s; ask for the same again to go on)", e.Step, e.Err, done)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// work is one call.
+type work struct {
+	*Manager
+	name string
+	done []string
+}
+
+// step takes a step, within its time.
+func (w *work) step(ctx context.Context, what string, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, w.options.Timeout)
+	defer cancel()
+	if err := do(ctx); err != nil {
+		return &Error{Done: slices.Clone(w.done), Step: what, Err: err}
+	}
+	w.done = append(w.done, what)
+	w.options.Logger.InfoContext(ctx, "cluster", "cluster", w.name, "step", what)
+	return nil
+}
+
+// Form forms a cluster of registered Incus servers, the first of which makes it and the
+// others join. It is recorded first, if it is not yet; a record with other members than
+// these, or a part of them, is refused. Once formed its certificate is pinned for all members.
+//
+// Before anything is done the servers are checked: all are ready, of type incus, on the same
+// versions and channel, with no update, reboot or maintenance pending, and in no other
+// cluster; else it is ErrUnsuitable with all that is wrong. A failure in the middle is an
+// *Error that tells how far it came.
+func (m *Manager) Form(ctx context.Context, name string, servers ...string) error {
+	w := &work{Manager: m, name: name}
+	if len(servers) == 0 {
+		return fmt.Errorf("cluster %q: %w: at least one server is wanted", name, ErrUnsuitable)
+	}
+	infos, err := w.load(ctx, servers)
+	if err != nil {
+		return err
+	}
+	if err := w.suitable(infos, nil); err != nil {
+		return err
+	}
+	record, err := m.registry.Cluster(ctx, name)
+	switch {
+	case errors.Is(err, opscenter.ErrNotFound):
+		err = w.step(ctx, "record the cluster", func(ctx context.Context) error {
+			_, err := m.registry.CreateCluster(ctx, name, opscenter.ClusterSpec{Channel: infos[0].Channel}, servers...)
+			return err
+		})
+	case err == nil && record.Status == opscenter.ClusterReady:
+		for _, info := range infos {
+			if info.Cluster != name {
+				return fmt.Errorf("cluster %q has been formed already: %w: add servers to it instead", name, ErrUnsuitable)
+			}
+		}
+	case err == nil:
+		err = w.step(ctx, "record its members", func(ctx context.Context) error {
+			return m.registry.AddClusterMembers(ctx, name, servers...)
+		})
+	}
+	if err != nil {
+		return err
+	}
+	certificate, err := w.first(ctx, infos[0])
+	if err != nil {
+		return err
+	}
+	for _, info := range infos[1:] {
+		if err := w.join(ctx, infos[0].Name, info.Name, certificate); err != nil {
+			return err
+		}
+	}
+	return w.step(ctx, "note that it is ready", func(ctx context.Context) error {
+		return m.registry.SetClusterStatus(ctx, name, opscenter.ClusterReady)
+	})
+}
+
+// AddServers makes registered servers members of a cluster that was formed. The checks and
+// errors are those of Form, the versions and the channel those of the cluster's members.
+func (m *Manager) AddServers(ctx context.Context, name string, servers ...string) error {
+	w := &work{Manager: m, name: name}
+	record, err := m.registry.Cluster(ctx, name)
+	if err != nil {
+		return err
+	}
+	infos, err := w.load(ctx, servers)
+	if err != nil {
+		return err
+	}
+	members, err := w.members(ctx, servers)
+	if err != nil {
+		return err
+	}
+	if len(members) == 0 {
+		return fmt.Errorf("cluster %q: %w: it has no other member to join", name, ErrUnsuitable)
+	}
+	if err := w.suitable(infos, members[0]); err != nil {
+		return err
+	}
+	certificate, err := opscenter.ParseCertificate(record.Certificate)
+	if err != nil {
+		return fmt.Errorf("cluster %q: its certificate is not known: %w", name, err)
+	}
+	if err := w.step(ctx, "record its members", func(ctx context.Context) error {
+		return m.registry.AddClusterMembers(ctx, name, servers...)
+	}); err != nil {
+		return err
+	}
+	for _, info := range infos {
+		if err := w.join(ctx, members[0].Name, info.Name, certificate); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RemoveServer takes a server out of its cluster, and out of its record. It must be evacuated
+// or empty: Incus refuses to remove a member with instances. The last member is not removed.
+func (m *Manager) RemoveServer(ctx context.Context, name, server string) error {
+	w := &work{Manager: m, name: name}
+	info, err := m.registry.Server(ctx, server)
+	if err != nil {
+		return err
+	}
+	if info.Cluster != name {
+		return fmt.Errorf("server %q is not a member of cluster %q: %w", server, name, opscenter.ErrNotFound)
+	}
+	members, err := w.members(ctx, []string{server})
+	if err != nil {
+		return err
+	}
+	if len(members) == 0 {
+		return fmt.Errorf("server %q is the last member of cluster %q: %w", server, name, ErrUnsuitable)
+	}
+	member := info.State.MemberName
+	if member == "" {
+		member = server
+	}
+	if err := w.step(ctx, "remove member "+member, func(ctx context.Context) error {
+		return m.incus.RemoveMember(ctx, members[0].Target(), member)
+	}); err != nil {
+		return err
+	}
+	return w.step(ctx, "take it out of the record", func(ctx context.Context) error {
+		return m.registry.RemoveClusterMembers(ctx, name, server)
+	})
+}
+
+func (w *work) load(ctx context.Context, servers []string) (out []*opscenter.ServerInfo, err error) {
+	for i, name := range servers {
+		if slices.Contains(servers[:i], name) {
+			return nil, fmt.Errorf("cluster %q: %w: server %q is named twice", w.name, ErrUnsuitable, name)
+		}
+		info, err := w.registry.Server(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, info)
+	}
+	return out, nil
+}
+
+// members returns the members of the cluster, but for some.
+func (w *work) members(ctx context.Context, but []string) (out []*opscenter.ServerInfo, err error) {
+	for info, err := range w.registry.Servers(ctx, opscenter.ServerFilter{Cluster: w.name}) {
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(but, info.Name) && info.State.Status == opscenter.StatusReady {
+			out = append(out, info)
+		}
+	}
+	return out, nil
+}
+
+// suitable checks that servers can be members of one cluster, with like, if that is given.
+func (w *work) suitable(infos []*opscenter.ServerInfo, like *opscenter.ServerInfo) error {
+	if like == nil {
+		like = infos[0]
+	}
+	var wrong []string
+	for _, info := range infos {
+		note := func(format string, args ...any) {
+			wrong = append(wrong, fmt.Sprintf("server %s: ", info.Name)+fmt.Sprintf(format, args...))
+		}
+		s := &info.State
+		if info.Cluster != "" && info.Cluster != w.name {
+			note("it is a member of cluster %s", info.Cluster)
+		}
+		if s.Status != opscenter.StatusReady || s.StatusDetail != opscenter.DetailNone {
+			note("it is %s %s", s.Status, s.StatusDetail)
+			continue
+		}
+		if s.Type != opscenter.TypeIncus {
+			note("it is of type %s, not incus", s.Type)
+		}
+		if have, want := versions(info), versions(like); have != want {
+			note("its versions are %s, those of %s are %s", have, like.Name, want)
+		}
+		if info.Channel != like.Channel && info.Cluster != w.name {
+			note("it follows channel %s, %s follows %s", info.Channel, like.Name, like.Channel)
+		}
+		if info.NeedsUpdate() {
+			note("an update is pending")
+		}
+		if info.NeedsReboot() {
+			note("a reboot is pending")
+		}
+		if info.InMaintenance() {
+			note("it is in maintenance (%s)", s.Maintenance)
+		}
+		if w.options.Address(info) == "" {
+			note("its address is not known")
+		}
+	}
+	if wrong != nil {
+		return fmt.Errorf("cluster %q: %w: %s", w.name, ErrUnsuitable, strings.Join(wrong, "; "))
+	}
+	return nil
+}
+
+// versions returns what runs on a server, as far as members of a cluster must agree in it.
+func versions(info *opscenter.ServerInfo) string {
+	v := info.State.Versions
+	out := "os " + v.OS.Version
+	for _, a := range v.Applications {
+		if a.Primary {
+			out += ", " + a.Name + " " + a.Version
+		}
+	}
+	return out
+}
+
+// first makes the first server a cluster, and pins the cluster's certificate.
+func (w *work) first(ctx context.Context, info *opscenter.ServerInfo) (certificate *x509.Certificate, err error) {
+	var state State
+	err = w.step(ctx, "look at "+info.Name, func(ctx context.Context) error {
+		state, err = w.incus.ClusterState(ctx, info.Target())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if certificate = state.Certificate; state.Name == "" {
+		err = w.step(ctx, "set the address of "+info.Name, func(ctx context.Context) error {
+			return w.incus.SetClusterAddress(ctx, info.Target(), w.options.Address(info))
+		})
+		if err == nil {
+			err = w.step(ctx, "make "+info.Name+" a cluster", func(ctx context.Context) error {
+				certificate, err = w.incus.Bootstrap(ctx, info.Target(), info.Name)
+				return err
+			})
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return certificate, w.step(ctx, "pin the cluster's certificate", func(ctx context.Context) error {
+		return w.registry.SetClusterCertificate(ctx, w.name, certificate)
+	})
+}
+
+// join makes a server a member of the cluster that another one is a member of.
+func (w *work) join(ctx context.Context, first, name string, certificate *x509.Certificate) error {
+	var state State
+	var member, info *opscenter.ServerInfo
+	err := w.step(ctx, "look at "+name, func(ctx context.Context) (err error) {
+		if member, err = w.registry.Server(ctx, first); err != nil {
+			return err
+		}
+		if info, err = w.registry.Server(ctx, name); err != nil {
+			return err
+		}
+		state, err = w.incus.ClusterState(ctx, info.Target())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if state.Name != "" {
+		if !state.Certificate.Equal(certificate) {
+			return &Error{Done: w.done, Step: "look at " + name, Err: fmt.Errorf("%w: it is a member of another Incus cluster", ErrUnsuitable)}
+		}
+		return nil // it has joined already
+	}
+	return w.step(ctx, "let "+name+" join", func(ctx context.Context) error {
+		if err := w.incus.SetClusterAddress(ctx, info.Target(), w.options.Address(info)); err != nil {
+			return err
+		}
+		config, err := w.incus.MemberConfig(ctx, member.Target())
+		if err != nil {
+			return err
+		}
+		token, err := w.incus.JoinToken(ctx, member.Target(), name)
+		if err != nil {
+			return err
+		}
+		return w.incus.Join(ctx, info.Target(), Join{Name: name, Address: w.options.Address(info), ClusterAddress: w.options.Address(member),
+			Certificate: certificate, Token: token, Config: w.options.Configure(info, config)})
+	})
+}

@@ -1,0 +1,209 @@
+package cluster_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/cluster"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/poller"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+// site is a registry with simulated servers that are in no cluster.
+type site struct {
+	*opscenter.Registry
+	polls   *poller.Poller
+	client  *incusos.Client
+	servers map[string]*incusostest.Server
+}
+
+func newSite(t *testing.T, options map[string]incusostest.Options, names ...string) *site {
+	identity, err := selfsigned.New("control-plane")
+	require.NoError(t, err)
+	registry, err := opscenter.NewRegistry(memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{FlapThreshold: -1})
+	require.NoError(t, err)
+	s := &site{Registry: registry, servers: map[string]*incusostest.Server{}, client: newClient(t, &identity)}
+	s.polls, err = poller.New(registry, s.client, poller.Options{Timeout: 20 * time.Second})
+	require.NoError(t, err)
+	token, err := registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: int64(len(names))})
+	require.NoError(t, err)
+	for _, name := range names {
+		o := options[name]
+		o.Name, o.Standalone = name, true
+		server, err := incusostest.New(o)
+		require.NoError(t, err)
+		t.Cleanup(server.Close)
+		server.Trust(identity.Leaf)
+		_, err = registry.Register(t.Context(), opscenter.Registration{Token: token.UUID, Certificate: server.Certificate(), Name: name, ConnectionURL: server.URL(), MachineID: server.MachineID()})
+		require.NoError(t, err)
+		s.servers[name] = server
+		s.poll(t, name)
+	}
+	return s
+}
+
+func newClient(t *testing.T, identity *tls.Certificate) *incusos.Client {
+	client := incusos.New(incusos.Options{Certificate: identity})
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+func (s *site) poll(t *testing.T, name string) *opscenter.ServerInfo {
+	t.Helper()
+	o, err := s.polls.Poll(t.Context(), name)
+	require.NoError(t, err)
+	require.Nil(t, o.Failure, "%s: %+v", name, o.Failure)
+	info, err := s.Server(t.Context(), name)
+	require.NoError(t, err)
+	return info
+}
+
+func TestForm(t *testing.T) {
+	s := newSite(t, nil, "a", "b", "c", "d")
+	m := cluster.New(s.Registry, s.client, cluster.Options{})
+	require.NoError(t, m.Form(t.Context(), "c1", "a", "b", "c"))
+	record, err := s.Cluster(t.Context(), "c1")
+	require.NoError(t, err)
+	require.Equal(t, opscenter.ClusterReady, record.Status)
+	require.Equal(t, opscenter.Fingerprint(s.servers["a"].ClusterCertificate().Leaf), record.Fingerprint)
+	for _, name := range []string{"a", "b", "c"} {
+		s.servers[name].Cut() // as a daemon does with connections that are idle
+		info := s.poll(t, name)
+		require.Equal(t, "c1", info.Cluster)
+		require.Equal(t, name, info.State.MemberName)
+		require.Equal(t, record.Fingerprint, info.State.Presented, "it answers with the cluster's certificate, which is accepted")
+		require.NotEmpty(t, info.State.MemberRoles)
+	}
+	require.NoError(t, m.Form(t.Context(), "c1", "a", "b", "c"), "again is no error")
+	require.ErrorIs(t, m.Form(t.Context(), "c1", "a", "d"), cluster.ErrUnsuitable)
+
+	require.NoError(t, m.AddServers(t.Context(), "c1", "d"))
+	require.NoError(t, m.AddServers(t.Context(), "c1", "d"))
+	require.Equal(t, "d", s.poll(t, "d").State.MemberName)
+
+	s.servers["d"].AddInstance("default", "one", true)
+	require.ErrorContains(t, m.RemoveServer(t.Context(), "c1", "d"), "still has the following instances")
+	require.Equal(t, "c1", s.poll(t, "d").Cluster)
+	require.NoError(t, s.client.Evacuate(t.Context(), s.poll(t, "d").Target(), "auto"))
+	require.NoError(t, m.RemoveServer(t.Context(), "c1", "d"))
+	info := s.poll(t, "d")
+	require.Empty(t, info.Cluster)
+	require.Empty(t, info.State.MemberName)
+	require.ErrorIs(t, m.RemoveServer(t.Context(), "c1", "d"), opscenter.ErrNotFound)
+}
+
+func TestUnsuitable(t *testing.T) {
+	s := newSite(t, map[string]incusostest.Options{"old": {Version: "202607010000"}, "other": {Application: "migration-manager"}}, "a", "old", "other", "gone", "away", "taken")
+	m := cluster.New(s.Registry, s.client, cluster.Options{})
+	require.NoError(t, s.PublishUpdate(t.Context(), "stable", "202608010000", "os"))
+	require.NoError(t, s.SetChannel(t.Context(), "testing", ""))
+	require.NoError(t, s.UpdateServer(t.Context(), "away", opscenter.ServerSpec{Channel: "testing"}, nil))
+	_, err := s.CreateCluster(t.Context(), "c0", opscenter.ClusterSpec{}, "taken")
+	require.NoError(t, err)
+	s.servers["gone"].Crash()
+	for range 3 {
+		_, err := s.polls.Poll(t.Context(), "gone")
+		require.NoError(t, err)
+	}
+	err = m.Form(t.Context(), "c1", "a", "old", "other", "gone", "away", "taken")
+	require.ErrorIs(t, err, cluster.ErrUnsuitable)
+	for _, text := range []string{"server old: its versions are os 202607010000", "server old: an update is pending", "server other: it is of type migration-manager",
+		"server gone: it is offline unresponsive", "server away: it follows channel testing", "server taken: it is a member of cluster c0"} {
+		require.ErrorContains(t, err, text)
+	}
+	_, err = s.Cluster(t.Context(), "c1")
+	require.ErrorIs(t, err, opscenter.ErrNotFound, "nothing is done before all is checked")
+	require.ErrorIs(t, m.Form(t.Context(), "c1"), cluster.ErrUnsuitable)
+	require.ErrorIs(t, m.Form(t.Context(), "c1", "a", "a"), cluster.ErrUnsuitable)
+	require.ErrorIs(t, m.Form(t.Context(), "c1", "nobody"), opscenter.ErrNotFound)
+	require.ErrorIs(t, m.AddServers(t.Context(), "c1", "a"), opscenter.ErrNotFound)
+}
+
+// flaky is a client whose n-th call fails, before it is made or after.
+type flaky struct {
+	cluster.Incus
+	left  int
+	after bool
+}
+
+var errCut = errors.New("the line was cut")
+
+func (f *flaky) do(call func() error) error {
+	f.left--
+	if f.left == 0 && !f.after {
+		return errCut
+	}
+	err := call()
+	if f.left == 0 {
+		return errCut
+	}
+	return err
+}
+
+func (f *flaky) ClusterState(ctx context.Context, t opscenter.Target) (out cluster.State, err error) {
+	return out, f.do(func() error { out, err = f.Incus.ClusterState(ctx, t); return err })
+}
+func (f *flaky) SetClusterAddress(ctx context.Context, t opscenter.Target, address string) error {
+	return f.do(func() error { return f.Incus.SetClusterAddress(ctx, t, address) })
+}
+func (f *flaky) Bootstrap(ctx context.Context, t opscenter.Target, name string) (out *x509.Certificate, err error) {
+	return out, f.do(func() error { out, err = f.Incus.Bootstrap(ctx, t, name); return err })
+}
+func (f *flaky) JoinToken(ctx context.Context, t opscenter.Target, name string) (out string, err error) {
+	return out, f.do(func() error { out, err = f.Incus.JoinToken(ctx, t, name); return err })
+}
+func (f *flaky) MemberConfig(ctx context.Context, t opscenter.Target) (out []cluster.Config, err error) {
+	return out, f.do(func() error { out, err = f.Incus.MemberConfig(ctx, t); return err })
+}
+func (f *flaky) Join(ctx context.Context, t opscenter.Target, join cluster.Join) error {
+	return f.do(func() error { return f.Incus.Join(ctx, t, join) })
+}
+
+// TestFormGoesOn: a failure at any call tells how far it came; asked for again, it goes on.
+// Only where the very answer that tells the cluster's certificate is lost somebody has to
+// say that it is the right one.
+func TestFormGoesOn(t *testing.T) {
+	for n := 1; n <= 8; n++ {
+		for _, after := range []bool{false, true} {
+			t.Run(fmt.Sprint(n, after), func(t *testing.T) {
+				t.Parallel()
+				s := newSite(t, nil, "a", "b")
+				err := cluster.New(s.Registry, &flaky{Incus: s.client, left: n, after: after}, cluster.Options{}).Form(t.Context(), "c1", "a", "b")
+				require.ErrorIs(t, err, errCut)
+				var failed *cluster.Error
+				require.ErrorAs(t, err, &failed)
+				require.True(t, slices.Contains(failed.Done, "record the cluster"), err)
+				m := cluster.New(s.Registry, s.client, cluster.Options{})
+				if err = m.Form(t.Context(), "c1", "a", "b"); err != nil {
+					o, err := s.polls.Poll(t.Context(), "a")
+					require.NoError(t, err)
+					require.NotNil(t, o.Failure)
+					require.Equal(t, opscenter.FailureCertificate, o.Failure.Kind)
+					require.NoError(t, s.AcceptCertificate(t.Context(), "a", o.Presented))
+					s.poll(t, "a")
+					require.NoError(t, m.Form(t.Context(), "c1", "a", "b"))
+				}
+				require.Equal(t, "b", s.poll(t, "b").State.MemberName)
+				require.Len(t, mustState(t, s, "a").Members, 2)
+			})
+		}
+	}
+}
+
+func mustState(t *testing.T, s *site, name string) cluster.State {
+	state, err := s.client.ClusterState(t.Context(), s.poll(t, name).Target())
+	require.NoError(t, err)
+	return state
+}
