@@ -223,6 +223,14 @@ func (d *Daemon) Trust(certificate *x509.Certificate) {
 	}
 }
 
+// transport reaches the daemon over its Unix socket.
+func (d *Daemon) transport() *http.Transport {
+	return &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var dialer net.Dialer
+		return dialer.DialContext(ctx, "unix", d.Socket)
+	}}
+}
+
 // Call calls the daemon's API over its Unix socket, where everything is allowed.
 func (d *Daemon) Call(method, path string, body, into any) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -238,11 +246,7 @@ func (d *Daemon) Call(method, path string, body, into any) error {
 	if err != nil {
 		return err
 	}
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var dialer net.Dialer
-		return dialer.DialContext(ctx, "unix", d.Socket)
-	}}
-	resp, err := transport.RoundTrip(req)
+	resp, err := d.transport().RoundTrip(req)
 	if err != nil {
 		return err
 	}

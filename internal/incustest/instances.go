@@ -1,0 +1,175 @@
+package incustest
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"testing"
+	"time"
+)
+
+// busyboxPath is where Debian's package busybox-static has it.
+const busyboxPath = "/bin/busybox"
+
+// image is the file of a container image: Debian's static busybox, and an init that ends when
+// it is asked to, and otherwise sleeps.
+func image(t testing.TB) []byte {
+	t.Helper()
+	busybox, err := os.ReadFile(busyboxPath)
+	if err != nil {
+		skip := t.Skipf
+		if os.Getenv(RequireVariable) == "1" {
+			skip = t.Fatalf
+		}
+		skip("containers are made of Debian's package busybox-static: %v", err)
+	}
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	add := func(name string, mode int64, data []byte) {
+		header := &tar.Header{Name: name, Mode: mode, Size: int64(len(data)), ModTime: time.Unix(1700000000, 0), Typeflag: tar.TypeReg}
+		if data == nil {
+			header.Typeflag = tar.TypeDir
+		}
+		if err := w.WriteHeader(header); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("metadata.yaml", 0o644, []byte("architecture: x86_64\ncreation_date: 1700000000\nproperties:\n  description: busybox\n"))
+	for _, dir := range []string{"rootfs/", "rootfs/bin/", "rootfs/sbin/", "rootfs/dev/", "rootfs/proc/", "rootfs/sys/", "rootfs/tmp/", "rootfs/run/", "rootfs/etc/", "rootfs/var/", "rootfs/root/"} {
+		add(dir, 0o755, nil)
+	}
+	add("rootfs/bin/busybox", 0o755, busybox)
+	add("rootfs/sbin/init", 0o755, []byte("#!/bin/busybox sh\ntrap 'exit 0' TERM PWR INT\nwhile :; do /bin/busybox sleep 1 & wait $!; done\n"))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// Instance is what the daemon tells of one.
+type Instance struct {
+	Name     string `json:"name"`
+	Project  string `json:"project"`
+	Status   string `json:"status"`
+	Location string `json:"location"`
+}
+
+// Instances returns the instances of all projects.
+func (d *Daemon) Instances() (out []Instance, err error) {
+	err = d.Call(http.MethodGet, "/1.0/instances?recursion=1&all-projects=true", nil, &out)
+	return out, err
+}
+
+// Do calls the daemon's API, and waits for the operation if there is one.
+func (d *Daemon) Do(method, path string, body any) error {
+	var op struct {
+		ID    string `json:"id"`
+		Class string `json:"class"`
+	}
+	if err := d.Call(method, path, body, &op); err != nil || op.ID == "" || op.Class == "" {
+		if _, object := err.(*json.UnmarshalTypeError); object {
+			return nil
+		}
+		return err
+	}
+	var ended struct {
+		Err    string `json:"err"`
+		Status string `json:"status"`
+	}
+	if err := d.Call(http.MethodGet, "/1.0/operations/"+op.ID+"/wait?timeout=25", nil, &ended); err != nil {
+		return err
+	}
+	if ended.Err != "" || ended.Status != "Success" {
+		return fmt.Errorf("%s %s: %s %s", method, path, ended.Status, ended.Err)
+	}
+	return nil
+}
+
+// MustDo is Do for what must work.
+func (d *Daemon) MustDo(method, path string, body any) {
+	d.t.Helper()
+	if err := d.Do(method, path, body); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// Furnish gives the daemon, or the cluster with those members, a storage pool and an image.
+func (d *Daemon) Furnish(members ...string) {
+	d.t.Helper()
+	pool := map[string]any{"name": "default", "driver": "dir"}
+	for _, m := range members {
+		d.MustDo(http.MethodPost, "/1.0/storage-pools?target="+m, pool)
+	}
+	d.MustDo(http.MethodPost, "/1.0/storage-pools", pool)
+	d.MustDo(http.MethodPut, "/1.0/profiles/default", map[string]any{"description": "", "config": map[string]string{},
+		"devices": map[string]any{"root": map[string]string{"type": "disk", "path": "/", "pool": "default"}}})
+	if err := d.upload(image(d.t)); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// upload stores an image, under the alias "busybox".
+func (d *Daemon) upload(data []byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://incus/1.0/images", bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/octet-stream")
+	resp, err := d.transport().RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	var answer struct {
+		Error     string `json:"error"`
+		Operation string `json:"operation"`
+	}
+	if err := json.Unmarshal(text, &answer); err != nil || answer.Error != "" {
+		return fmt.Errorf("the image was refused: %s", text)
+	}
+	var ended struct {
+		Err      string `json:"err"`
+		Metadata struct {
+			Fingerprint string `json:"fingerprint"`
+		} `json:"metadata"`
+	}
+	if err := d.Call(http.MethodGet, answer.Operation+"/wait?timeout=25", nil, &ended); err != nil || ended.Err != "" {
+		return fmt.Errorf("the image was refused: %v %s", err, ended.Err)
+	}
+	return d.Do(http.MethodPost, "/1.0/images/aliases", map[string]string{"name": "busybox", "target": ended.Metadata.Fingerprint})
+}
+
+// Launch creates a container, on a member of the cluster unless that is empty, and starts it.
+func (d *Daemon) Launch(name, member string) {
+	d.t.Helper()
+	target := ""
+	if member != "" {
+		target = "?target=" + member
+	}
+	d.MustDo(http.MethodPost, "/1.0/instances"+target, map[string]any{"name": name, "type": "container", "source": map[string]string{"type": "image", "alias": "busybox"}})
+	d.MustDo(http.MethodPut, "/1.0/instances/"+name+"/state", map[string]any{"action": "start", "timeout": 20})
+}
+
+// Empty creates an instance without a root file system, which is never started.
+func (d *Daemon) Empty(name, member string) {
+	d.t.Helper()
+	target := ""
+	if member != "" {
+		target = "?target=" + member
+	}
+	d.MustDo(http.MethodPost, "/1.0/instances"+target, map[string]any{"name": name, "type": "container", "source": map[string]string{"type": "none"}})
+}

@@ -1,0 +1,346 @@
+package rollout_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/internal/incustest"
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/cluster"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/opscenter/rollout"
+	"github.com/opscenter-go/sdk/poller"
+	"github.com/opscenter-go/sdk/storage/badgerstore"
+)
+
+// controllerVariable makes the test binary a controller over the store in that directory.
+const controllerVariable = "OPSCENTER_TEST_CONTROLLER"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(controllerVariable); dir != "" {
+		if err := controller(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// plane is a control plane over a directory.
+type plane struct {
+	registry *opscenter.Registry
+	client   *incusos.Client
+	polls    *poller.Poller
+	manager  *rollout.Manager
+	identity tls.Certificate
+	close    func() error
+}
+
+func openPlane(dir string) (*plane, error) {
+	identity, err := selfsigned.Load(dir, "client")
+	if err != nil {
+		return nil, err
+	}
+	store, err := badgerstore.Open(filepath.Join(dir, "store"), badgerstore.Options{MinFree: 1})
+	if err != nil {
+		return nil, err
+	}
+	registry, err := opscenter.NewRegistry(store, opscenter.Options{FlapThreshold: -1, GuardShare: -1})
+	if err != nil {
+		return nil, err
+	}
+	p := &plane{registry: registry, identity: identity, client: incusos.New(incusos.Options{Certificate: &identity, CallTimeout: time.Minute})}
+	p.close = func() error { return errors.Join(p.client.Close(), registry.Close(), store.Close()) }
+	if p.polls, err = poller.New(registry, p.client, poller.Options{Timeout: 20 * time.Second}); err != nil {
+		return nil, err
+	}
+	p.manager, err = rollout.New(opscenter.NewUpdatePlanner(registry, p.client), rollout.Options{Poller: p.polls, PollInterval: 300 * time.Millisecond, Lease: time.Second})
+	return p, err
+}
+
+// controller carries out what there is, and ends when that has.
+func controller(dir string) error {
+	p, err := openPlane(dir)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- p.manager.Run(ctx) }()
+	for {
+		page, err := p.manager.List(ctx, "", 1)
+		if err != nil {
+			return err
+		}
+		if s := page.Rollouts[0].State; s.Status.Ended() || s.Status == rolling.StatusPaused {
+			cancel()
+			<-ended
+			return errors.Join(p.close(), map[bool]error{true: fmt.Errorf("it is %s: %s", s.Status, s.Reason)}[s.Status != rolling.StatusDone])
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			list, _ := p.manager.Units(context.Background(), page.Rollouts[0].ID, 0, 0)
+			for _, u := range list {
+				err = errors.Join(err, fmt.Errorf("%s %s: %s %+v", u.Name, u.Status, u.Waiting, u.Members))
+			}
+			return errors.Join(ctx.Err(), err)
+		}
+	}
+}
+
+// spawn starts a controller in a process of its own.
+func spawn(t *testing.T, dir string) (*exec.Cmd, chan error) {
+	command := exec.Command(os.Args[0], "-test.run=^$")
+	command.Env = append(os.Environ(), controllerVariable+"="+dir)
+	command.Stderr = testWriter{t}
+	require.NoError(t, command.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- command.Wait() }()
+	return command, ended
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Logf("controller: %s", p)
+	return len(p), nil
+}
+
+var _ io.Writer = testWriter{}
+
+// front puts a simulated IncusOS in front of a real daemon, which is restarted when it reboots.
+func front(t *testing.T, name string, daemon *incustest.Daemon, options incusostest.Options) *incusostest.Server {
+	options.Name, options.Backend, options.Version = name, daemon.Socket, oldVersion
+	options.WhileDown = func() {
+		if err := daemon.Restart(); err != nil {
+			t.Errorf("restarting the daemon of %s: %v", name, err)
+		}
+	}
+	server, err := incusostest.New(options)
+	require.NoError(t, err)
+	t.Cleanup(server.Close)
+	server.Offer(newVersion)
+	return server
+}
+
+func (p *plane) register(t *testing.T, servers ...*incusostest.Server) {
+	token, err := p.registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: int64(len(servers))})
+	require.NoError(t, err)
+	for _, s := range servers {
+		s.Trust(p.identity.Leaf)
+		_, err = p.registry.Register(t.Context(), opscenter.Registration{Token: token.UUID, Certificate: s.Certificate(), Name: s.Name(), ConnectionURL: s.URL(), MachineID: s.MachineID()})
+		require.NoError(t, err)
+		p.poll(t, s.Name())
+	}
+}
+
+func (p *plane) poll(t *testing.T, name string) {
+	t.Helper()
+	o, err := p.polls.Poll(t.Context(), name)
+	require.NoError(t, err)
+	require.Nil(t, o.Failure, "%s: %+v", name, o.Failure)
+	require.Empty(t, o.Unread)
+}
+
+// TestRealRollingUpdate forms a cluster of three real daemons by our own code, with containers
+// that run and others that don't, and updates it, with evacuations, restarts of the daemons
+// and restores; the controller is killed in the middle. At every moment at most one member is
+// out; at the end everything is where it was, and runs.
+func TestRealRollingUpdate(t *testing.T) {
+	var daemons []*incustest.Daemon
+	var servers []*incusostest.Server
+	names := []string{"m1", "m2", "m3"}
+	addresses := map[string]string{}
+	for i, name := range names {
+		d := incustest.StartOn(t, fmt.Sprintf("127.0.0.%d", i+1))
+		daemons = append(daemons, d)
+		addresses[name] = strings.TrimPrefix(d.URL, "https://")
+	}
+	for i, name := range names {
+		servers = append(servers, front(t, name, daemons[i], incusostest.Options{}))
+	}
+	dir := t.TempDir()
+	p, err := openPlane(dir)
+	require.NoError(t, err)
+	p.register(t, servers...)
+	former := cluster.New(p.registry, p.client, cluster.Options{Address: func(s *opscenter.ServerInfo) string { return addresses[s.Name] }})
+	begun := time.Now()
+	require.NoError(t, former.Form(t.Context(), "c1", names...))
+	require.NoError(t, former.Form(t.Context(), "c1", names...), "again is no error")
+	t.Logf("formed in %s", time.Since(begun))
+	record, err := p.registry.Cluster(t.Context(), "c1")
+	require.NoError(t, err)
+	pair, err := daemons[1].ClusterKeyPair()
+	require.NoError(t, err)
+	require.Equal(t, opscenter.Fingerprint(pair.Leaf), record.Fingerprint, "the pin is the real cluster's certificate")
+	for _, s := range servers {
+		require.NoError(t, s.Present(&pair), "as a daemon without a simulator in front of it does")
+	}
+
+	daemons[0].Furnish(names...)
+	for i, name := range names {
+		daemons[0].Launch(fmt.Sprintf("run%d", i+1), name)
+		daemons[0].Empty(fmt.Sprintf("off%d", i+1), name)
+	}
+	daemons[0].MustDo(http.MethodPost, "/1.0/projects", map[string]any{"name": "p1"})
+	daemons[0].MustDo(http.MethodPost, "/1.0/storage-pools/default/volumes/custom?target=m2", map[string]any{"name": "v1"})
+	before, err := daemons[0].Instances()
+	require.NoError(t, err)
+	require.Len(t, before, 6)
+
+	for _, name := range names {
+		p.poll(t, name)
+	}
+	require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", newVersion, "os"))
+	r, err := p.manager.Start(t.Context(), everything, rolling.Policy{Backoff: time.Second, RebootTimeout: 2 * time.Minute})
+	require.NoError(t, err)
+	require.Equal(t, 12, r.State.Steps)
+	require.NoError(t, p.close())
+
+	watched, stop := context.WithCancel(t.Context())
+	most, looks := watchMembers(watched, daemons)
+	child, ended := spawn(t, dir)
+	require.Eventually(t, func() bool { return servers[0].Reboots() == 1 }, 2*time.Minute, 5*time.Millisecond)
+	require.NoError(t, child.Process.Kill())
+	<-ended
+	// Once more, as soon as the next member shows as evacuated: this daemon shows that before
+	// the operation ends, which is to be waited for, and not taken for done.
+	child, ended = spawn(t, dir)
+	require.Eventually(t, func() bool { return slices.Contains(evacuated(daemons), "m2") }, 2*time.Minute, 5*time.Millisecond)
+	require.NoError(t, child.Process.Kill())
+	<-ended
+	_, ended = spawn(t, dir)
+	require.NoError(t, <-ended)
+	stop()
+	require.LessOrEqual(t, most.Load(), int32(1), "members out at a time")
+	require.Greater(t, looks.Load(), int32(20))
+	after, err := daemons[0].Instances()
+	require.NoError(t, err)
+	require.ElementsMatch(t, before, after, "everything is where it was, and runs")
+	require.Empty(t, evacuated(daemons))
+	for _, s := range servers {
+		require.Equal(t, 1, s.Reboots(), s.Name())
+		running, _ := s.Version()
+		require.Equal(t, newVersion, running)
+	}
+	t.Logf("updated in %s, looked at %d times", time.Since(begun), looks.Load())
+}
+
+// evacuated returns the members that are, or are on the way.
+func evacuated(daemons []*incustest.Daemon) (out []string) {
+	for _, d := range daemons {
+		var members []struct {
+			Name   string `json:"server_name"`
+			Status string `json:"status"`
+		}
+		if d.Call(http.MethodGet, "/1.0/cluster/members?recursion=1", nil, &members) != nil {
+			continue
+		}
+		for _, m := range members {
+			if strings.HasPrefix(m.Status, "Evacuat") {
+				out = append(out, m.Name)
+			}
+		}
+		break
+	}
+	return out
+}
+
+// watchMembers looks at the members all the time, and counts how many are out at most.
+func watchMembers(ctx context.Context, daemons []*incustest.Daemon) (most, looks *atomic.Int32) {
+	most, looks = &atomic.Int32{}, &atomic.Int32{}
+	var once sync.Mutex
+	go func() {
+		once.Lock()
+		defer once.Unlock()
+		for ctx.Err() == nil {
+			for _, d := range daemons {
+				var members []struct {
+					Status string `json:"status"`
+				}
+				if d.Call(http.MethodGet, "/1.0/cluster/members?recursion=1", nil, &members) != nil {
+					continue // that one restarts: ask another
+				}
+				out := int32(0)
+				for _, m := range members {
+					if m.Status != "Online" {
+						out++
+					}
+				}
+				most.Store(max(most.Load(), out))
+				looks.Add(1)
+				break
+			}
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return most, looks
+}
+
+// TestRealStandalone does the same with a daemon in no cluster: evacuate stops its running
+// containers, and restore starts exactly those.
+func TestRealStandalone(t *testing.T) {
+	daemon := incustest.Start(t)
+	server := front(t, "alone", daemon, incusostest.Options{Standalone: true})
+	daemon.Furnish()
+	daemon.Launch("run1", "")
+	daemon.Launch("run2", "")
+	daemon.Empty("off1", "")
+	before, err := daemon.Instances()
+	require.NoError(t, err)
+	dir := t.TempDir()
+	p, err := openPlane(dir)
+	require.NoError(t, err)
+	p.register(t, server)
+	require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", newVersion, "os"))
+	_, err = p.manager.Start(t.Context(), everything, rolling.Policy{Backoff: time.Second, RebootTimeout: 2 * time.Minute})
+	require.NoError(t, err)
+	require.NoError(t, p.close())
+	running := func() (n int) {
+		list, err := daemon.Instances()
+		if err != nil {
+			return -1
+		}
+		for _, i := range list {
+			if i.Status == "Running" {
+				n++
+			}
+		}
+		return n
+	}
+	require.Equal(t, 2, running())
+	child, ended := spawn(t, dir)
+	require.Eventually(t, func() bool { n := running(); return n == 0 || n == 1 }, time.Minute, time.Millisecond)
+	require.NoError(t, child.Process.Kill())
+	<-ended
+	_, ended = spawn(t, dir)
+	require.NoError(t, <-ended)
+	after, err := daemon.Instances()
+	require.NoError(t, err)
+	require.ElementsMatch(t, before, after)
+	require.Equal(t, 1, server.Reboots())
+}
