@@ -131,6 +131,7 @@ func applicable(info *ServerInfo, action Action) error {
 // started, and end when a poll finds them done. A poll is asked for either way. An operation that is
 // over already is left alone.
 func (r *Registry) EndAction(ctx context.Context, server *ServerInfo, operation *Operation, failure error) error {
+	defer r.doubt(server.ID)
 	defer r.endActing(server.ID)
 	at := now()
 	var list []Event
@@ -198,7 +199,6 @@ func (t *Transition) end(at time.Time, failure error) {
 func (r *Registry) endActing(id string) {
 	r.setContact(id, func(c *Contact) {
 		c.Acting = max(0, c.Acting-1)
-		c.Good = 0
 	})
 }
 

@@ -44,7 +44,12 @@ func (t *Tx) act(id string) {
 }
 
 func (r *Registry) beginActing(id string) {
-	r.setContact(id, func(c *Contact) { c.Acting, c.Good = c.Acting+1, 0 })
+	r.setContact(id, func(c *Contact) { c.Acting++ })
+}
+
+// doubt forgets the good polls there were: what they found is to be found once more.
+func (r *Registry) doubt(id string) {
+	r.setContact(id, func(c *Contact) { c.Good = 0 })
 }
 
 // Write runs fn in a transaction: all that it does is stored, or nothing. fn may be run more
@@ -57,7 +62,9 @@ func (r *Registry) Write(ctx context.Context, fn func(*Tx) error) error {
 		return fn(tx)
 	})
 	for id := range acting {
-		if err != nil || !tx.begun[id] {
+		if err == nil && tx.begun[id] {
+			r.doubt(id) // not before: fn may decide by it, and is run more than once
+		} else {
 			r.endActing(id)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/rollout"
 )
 
 // Authorizer says who sends a request to the operators' API, or, with an error, that the
@@ -77,7 +78,7 @@ func (h *Handler) authorized(handle http.HandlerFunc) http.HandlerFunc {
 		if r.Method != http.MethodGet {
 			h.options.Logger.InfoContext(r.Context(), "operator's request", "principal", principal, "method", r.Method, "endpoint", r.Pattern)
 		}
-		handle(w, r)
+		handle(w, r.WithContext(rollout.By(r.Context(), principal)))
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	clusters "github.com/opscenter-go/sdk/opscenter/cluster"
+	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -108,6 +110,16 @@ var statuses = []struct {
 	{opscenter.ErrNameTaken, http.StatusConflict},
 	{opscenter.ErrClustered, http.StatusConflict},
 	{opscenter.ErrNotReady, http.StatusConflict},
+	{opscenter.ErrBusy, http.StatusConflict},
+	{opscenter.ErrClusterTaken, http.StatusConflict},
+	{opscenter.ErrHasMembers, http.StatusConflict},
+	{opscenter.ErrBlocked, http.StatusPreconditionFailed},
+	{rolling.ErrState, http.StatusConflict},
+	{rolling.ErrInvalid, http.StatusBadRequest},
+	{clusters.ErrUnsuitable, http.StatusPreconditionFailed},
+	{errNoRollouts, http.StatusNotImplemented},
+	{opscenter.ErrInvalidOptions, http.StatusBadRequest},
+	{opscenter.ErrNotApplicable, http.StatusBadRequest},
 	{opscenter.ErrInvalidToken, http.StatusBadRequest},
 	{opscenter.ErrInvalidCertificate, http.StatusBadRequest},
 	{opscenter.ErrInvalidName, http.StatusBadRequest},

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/rollout"
 )
 
 // Defaults of Options and NewServer.
@@ -39,6 +40,10 @@ type Options struct {
 	Logger *slog.Logger
 	// Version is what GET /1.0 says of the server's version. Default "opscenter".
 	Version string
+	// Rollouts carries out rolling updates and single actions; nil: those endpoints answer 501.
+	Rollouts *rollout.Manager
+	// Clusters forms clusters; nil: they are only recorded.
+	Clusters Former
 	// MaxBody bounds a request's body, in bytes. Default 64 KiB.
 	MaxBody int64
 	// ReadTimeout bounds the time for a request's body. Default 15 s.
@@ -117,9 +122,29 @@ func (h *Handler) routes() *http.ServeMux {
 		"POST /1.0/provisioning/servers/{name}":                     h.postServer,
 		"DELETE /1.0/provisioning/servers/{name}":                   h.deleteServer,
 		"POST /1.0/provisioning/servers/{name}/:accept-certificate": h.acceptCertificate,
+		"GET /1.0/provisioning/clusters":                            h.getClusters,
+		"POST /1.0/provisioning/clusters":                           h.postClusters,
+		"GET /1.0/provisioning/clusters/{name}":                     h.getClusterByName,
+		"PUT /1.0/provisioning/clusters/{name}":                     h.putCluster,
+		"POST /1.0/provisioning/clusters/{name}":                    h.postCluster,
+		"DELETE /1.0/provisioning/clusters/{name}":                  h.deleteCluster,
+		"POST /1.0/provisioning/clusters/{name}/:add-servers":       h.addServers,
+		"POST /1.0/provisioning/clusters/{name}/:remove-servers":    h.removeServers,
+		"POST /1.0/provisioning/clusters/{name}/:update":            h.updateCluster,
+		"POST /1.0/provisioning/clusters/{name}/:reboot":            h.rebootCluster,
+		"POST /1.0/provisioning/clusters/{name}/:cancel-operation":  h.cancelCluster,
+		"GET /1.0/provisioning/rollouts":                            h.getRollouts,
+		"POST /1.0/provisioning/rollouts":                           h.postRollouts,
+		"GET /1.0/provisioning/rollouts/{uuid}":                     h.getRollout,
+		"GET /1.0/provisioning/rollouts/{uuid}/units":               h.getRolloutUnits,
+		"GET /1.0/provisioning/rollouts/{uuid}/plan":                h.getRolloutPlan,
+		"POST /1.0/provisioning/rollouts/{uuid}/{action}":           h.changeRollout,
 		"GET /1.0/warnings":                                         h.getWarnings,
 		"GET /1.0/warnings/{uuid}":                                  h.getWarning,
 		"PUT /1.0/warnings/{uuid}":                                  h.putWarning,
+	}
+	for _, action := range []opscenter.Action{opscenter.ActionUpdate, opscenter.ActionEvacuate, opscenter.ActionReboot, opscenter.ActionRestore, opscenter.ActionPowerOff} {
+		operators["POST /1.0/provisioning/servers/{name}/system/:"+string(action)] = h.actOn(action)
 	}
 	for pattern, handle := range operators {
 		mux.HandleFunc(pattern, h.authorized(handle))

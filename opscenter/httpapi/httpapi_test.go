@@ -67,6 +67,15 @@ func newCertificate(t testing.TB, name string) tls.Certificate {
 
 func start(t testing.TB, change func(*httpapi.Options)) *plane {
 	t.Helper()
+	return startWith(t, func(_ *plane, o *httpapi.Options) {
+		if change != nil {
+			change(o)
+		}
+	})
+}
+
+func startWith(t testing.TB, change func(*plane, *httpapi.Options)) *plane {
+	t.Helper()
 	p := &plane{t: t, own: newCertificate(t, "control plane"), operator: newCertificate(t, "operator"), log: &syncBuffer{}}
 	logger := slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	store := storetest.Twice(memstore.New(memstore.Options{DetectMutation: true}))
@@ -75,9 +84,7 @@ func start(t testing.TB, change func(*httpapi.Options)) *plane {
 	require.NoError(t, err)
 	options := httpapi.Options{ClientCertificate: p.own.Leaf, Logger: logger, FailuresPerMinute: -1,
 		Authorize: httpapi.AnyOf(httpapi.TrustCertificates(p.operator.Leaf), httpapi.TrustUnixSocket())}
-	if change != nil {
-		change(&options)
-	}
+	change(p, &options)
 	p.handler, err = httpapi.New(p.registry, options)
 	require.NoError(t, err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -30,10 +30,10 @@ type Plan struct {
 
 // PlanWave is a wave of a plan.
 type PlanWave struct {
-	Name    string        `json:"name"`
-	Units   int           `json:"units"`
-	Servers int           `json:"servers"`
-	Soak    time.Duration `json:"soak,omitempty"`
+	Name    string `json:"name"`
+	Units   int    `json:"units"`
+	Servers int    `json:"servers"`
+	Soak    string `json:"soak,omitempty"`
 }
 
 // PlanStep is a step of a plan.
@@ -136,7 +136,7 @@ func Make(fleet Fleet, selector Selector, policy Policy, at time.Time) (*Plan, *
 	}
 	plan := &Plan{At: at, Selector: selector, Policy: selected.State.Policy, Blockers: selected.Blockers, Left: selected.Left}
 	for _, w := range selected.State.Waves {
-		wave := PlanWave{Name: w.Name, Units: w.To - w.From, Soak: w.Soak}
+		wave := PlanWave{Name: w.Name, Units: w.To - w.From, Soak: soakText(w.Soak)}
 		for _, u := range selected.Units[w.From:w.To] {
 			wave.Servers += len(u.Members)
 			plan.Assumed = plan.Assumed || u.Assumed
@@ -156,13 +156,20 @@ func Make(fleet Fleet, selector Selector, policy Policy, at time.Time) (*Plan, *
 	return plan, selected, nil
 }
 
+func soakText(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return d.String()
+}
+
 // Ahead is what a rollout is expected to do from a moment on.
 type Ahead struct {
-	Steps []PlanStep
+	Steps []PlanStep `json:"steps"`
 	// Blockers are what it comes to a halt at.
-	Blockers []Blocker
+	Blockers []Blocker `json:"blockers"`
 	// End is when it is expected to end; zero: it does not.
-	End     time.Time
+	End     time.Time `json:"end"`
 	perUnit []int
 }
 

@@ -327,3 +327,17 @@ func BenchmarkPlan(b *testing.B) {
 		})
 	}
 }
+
+// TestJSON: durations are texts, and a policy comes back as it was.
+func TestJSON(t *testing.T) {
+	p, err := rolling.Policy{Soak: time.Hour, GateTimeout: 90 * time.Second, Waves: []rolling.Wave{{Percent: 5, Soak: time.Minute}}}.WithDefaults()
+	require.NoError(t, err)
+	data, err := json.Marshal(p)
+	require.NoError(t, err)
+	require.Contains(t, string(data), `"soak":"1h0m0s"`)
+	require.Contains(t, string(data), `"soak":"1m0s"`)
+	var read rolling.Policy
+	require.NoError(t, json.Unmarshal(data, &read))
+	require.Equal(t, p, read)
+	require.ErrorContains(t, json.Unmarshal([]byte(`{"soak":"soon"}`), &read), `duration "soon"`)
+}

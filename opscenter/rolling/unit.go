@@ -107,6 +107,23 @@ type Member struct {
 	index int // among the members
 }
 
+// State says for people where the server is.
+func (m *Member) State() string {
+	switch {
+	case m.Step != nil:
+		return string(m.Step.Action) + " under way"
+	case m.Left != "":
+		return "left alone"
+	case m.Finished:
+		return "done"
+	case m.Evacuated:
+		return "evacuated"
+	case m.Begun:
+		return "begun"
+	}
+	return "waiting for its turn"
+}
+
 // MaxDone bounds the ended steps that are kept of a server in one rollout.
 const MaxDone = 50
 

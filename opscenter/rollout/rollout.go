@@ -271,6 +271,41 @@ func (m *Manager) Units(ctx context.Context, id string, from, limit int) (out []
 	return out, err
 }
 
+// UnitOf returns the rollout that a cluster, or a server in none, is part of, and the unit it
+// is there; nil if there is none.
+func (m *Manager) UnitOf(ctx context.Context, name string, cluster bool) (r *Rollout, u *Unit, err error) {
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		r, u = nil, nil
+		key := name
+		if !cluster {
+			info, err := s.Server(name)
+			if err != nil {
+				return err
+			}
+			key = info.ID
+		}
+		claim, err := s.ClaimOf(key, cluster)
+		if err != nil || claim == nil {
+			return err
+		}
+		found, err := rollouts.Find(s, storage.StringKey(claim.Owner))
+		if err != nil || found == nil {
+			return err
+		}
+		for one, err := range units.Scan(s, storage.Range{Prefix: storage.StringKey(claim.Owner)}) {
+			if err != nil {
+				return err
+			}
+			if claimName(&one.Unit) == key && one.Cluster == cluster {
+				r, u = found.clone(), &Unit{Rollout: one.Rollout, Index: one.Index, Unit: *one.Unit.Clone()}
+				break
+			}
+		}
+		return nil
+	})
+	return r, u, err
+}
+
 // Forecast runs a rollout forward from where it is: which steps are left, when it is expected
 // to end, and what it comes to a halt at. Errors: opscenter.ErrNotFound.
 func (m *Manager) Forecast(ctx context.Context, id string) (out *rolling.Ahead, err error) {

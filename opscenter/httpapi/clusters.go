@@ -1,0 +1,473 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/opscenter/rollout"
+)
+
+// Former forms clusters; cluster.Manager does.
+type Former interface {
+	Form(ctx context.Context, name string, servers ...string) error
+	AddServers(ctx context.Context, name string, servers ...string) error
+	RemoveServer(ctx context.Context, name, server string) error
+}
+
+// clusterPut is what of a cluster may be edited.
+type clusterPut struct {
+	Description   string            `json:"description"`
+	Properties    map[string]string `json:"properties"`
+	ConnectionURL string            `json:"connection_url"`
+	Channel       string            `json:"channel"`
+	Config        clusterConfig     `json:"config"`
+}
+
+type clusterConfig struct {
+	RollingRestart rollingRestart `json:"rolling_restart"`
+}
+
+type rollingRestart struct {
+	PostRestoreDelay string `json:"post_restore_delay"`
+	RestoreMode      string `json:"restore_mode"`
+}
+
+func (c clusterPut) spec() (opscenter.ClusterSpec, error) {
+	spec := opscenter.ClusterSpec{Description: c.Description, Properties: c.Properties, ConnectionURL: c.ConnectionURL, Channel: c.Channel, RestoreMode: c.Config.RollingRestart.RestoreMode}
+	if text := c.Config.RollingRestart.PostRestoreDelay; text != "" {
+		var err error
+		if spec.PostRestoreDelay, err = time.ParseDuration(text); err != nil {
+			return spec, fmt.Errorf("%w: field post_restore_delay: %.40q is no duration as 15m", errBody, text)
+		}
+	}
+	return spec, nil
+}
+
+// cluster is what the API shows of a cluster, in Operations Center's shape.
+type cluster struct {
+	clusterPut
+	Name         string                  `json:"name"`
+	Certificate  string                  `json:"certificate"`
+	Fingerprint  string                  `json:"fingerprint"`
+	Status       opscenter.ClusterStatus `json:"status"`
+	LastUpdated  time.Time               `json:"last_updated"`
+	ServerNames  []string                `json:"server_names"`
+	UpdateStatus clusterUpdateStatus     `json:"update_status"`
+}
+
+type clusterUpdateStatus struct {
+	NeedsUpdate      []string         `json:"needs_update"`
+	NeedsReboot      []string         `json:"needs_reboot"`
+	InMaintenance    []string         `json:"in_maintenance"`
+	InProgressStatus inProgressStatus `json:"in_progress_status"`
+}
+
+type inProgressStatus struct {
+	InProgress        string    `json:"in_progress"`
+	StatusDescription string    `json:"status_description"`
+	EvacuatedBefore   []string  `json:"evacuated_before"`
+	PendingReboot     []string  `json:"pending_reboot"`
+	Error             string    `json:"error"`
+	LastUpdated       time.Time `json:"last_updated"`
+	// Rollout is where more of it is to be seen.
+	Rollout string `json:"rollout,omitempty"`
+}
+
+func (h *Handler) showCluster(ctx context.Context, c *opscenter.Cluster) (*cluster, error) {
+	out := &cluster{Name: c.Name, Certificate: c.Certificate, Fingerprint: c.Fingerprint, Status: c.Status, LastUpdated: c.LastUpdated, ServerNames: []string{},
+		clusterPut:   clusterPut{Description: c.Description, Properties: c.Properties, ConnectionURL: c.ConnectionURL, Channel: c.Channel},
+		UpdateStatus: clusterUpdateStatus{NeedsUpdate: []string{}, NeedsReboot: []string{}, InMaintenance: []string{}}}
+	if out.Properties == nil {
+		out.Properties = map[string]string{}
+	}
+	if c.PostRestoreDelay > 0 {
+		out.Config.RollingRestart.PostRestoreDelay = c.PostRestoreDelay.String()
+	}
+	out.Config.RollingRestart.RestoreMode = c.RestoreMode
+	s := &out.UpdateStatus
+	for info, err := range h.registry.Servers(ctx, opscenter.ServerFilter{Cluster: c.Name}) {
+		if err != nil {
+			return nil, err
+		}
+		out.ServerNames = append(out.ServerNames, info.Name)
+		if info.NeedsUpdate() {
+			s.NeedsUpdate = append(s.NeedsUpdate, info.Name)
+		}
+		if info.NeedsReboot() {
+			s.NeedsReboot = append(s.NeedsReboot, info.Name)
+		}
+		if info.InMaintenance() {
+			s.InMaintenance = append(s.InMaintenance, info.Name)
+		}
+	}
+	s.InProgressStatus.EvacuatedBefore, s.InProgressStatus.PendingReboot = []string{}, []string{}
+	if h.options.Rollouts == nil {
+		return out, nil
+	}
+	r, u, err := h.options.Rollouts.UnitOf(ctx, c.Name, true)
+	if err == nil && r != nil {
+		s.InProgressStatus.show(r, u)
+	}
+	return out, err
+}
+
+// show fills in what is under way, in Operations Center's words.
+func (s *inProgressStatus) show(r *rollout.Rollout, u *rollout.Unit) {
+	switch r.State.Policy.Goal {
+	case rolling.GoalStage:
+		s.InProgress = "applying updates"
+	case rolling.GoalUpdate:
+		s.InProgress = "applying updates with reboot"
+	default:
+		s.InProgress = "restarting servers"
+	}
+	if r.State.Status == rolling.StatusPaused {
+		s.InProgress, s.Error = "error", r.State.Reason
+	}
+	done := 0
+	for i := range u.Members {
+		m := &u.Members[i]
+		if m.Finished || m.Left != "" {
+			done++
+		} else if r.State.Policy.Goal == rolling.GoalReboot && m.Reboot && (m.Step == nil || m.Step.Action != rolling.Reboot) {
+			s.PendingReboot = append(s.PendingReboot, m.Server)
+		}
+		if m.EvacuatedBefore {
+			s.EvacuatedBefore = append(s.EvacuatedBefore, m.Server)
+		}
+		if m.Step != nil {
+			s.StatusDescription = fmt.Sprintf("%s of server %s", m.Step.Action, m.Server)
+		}
+	}
+	if s.StatusDescription == "" && u.Waiting != "" {
+		s.StatusDescription = "waits for " + u.Waiting
+	}
+	s.StatusDescription = fmt.Sprintf("[%d/%d] %s", done, len(u.Members), s.StatusDescription)
+	s.LastUpdated, s.Rollout = r.LastUpdated, rolloutPath(r.ID)
+}
+
+// editableCluster is what the ETag of a cluster covers.
+func editableCluster(c *opscenter.Cluster) any {
+	return []any{c.ID, c.Name, c.Description, c.Properties, c.ConnectionURL, c.Channel, c.PostRestoreDelay, c.RestoreMode}
+}
+
+func clusterPath(name string) string { return "/1.0/provisioning/clusters/" + name }
+
+func (h *Handler) getClusters(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "recursion", "limit", "cursor")
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	list := newList(w, h)
+	err = query.pages(func(page opscenter.Page) (int, string, error) {
+		found, err := h.registry.ListClusters(r.Context(), page)
+		for _, c := range found.Clusters {
+			if !query.recursion {
+				list.add(clusterPath(c.Name))
+				continue
+			}
+			shown, err := h.showCluster(r.Context(), c)
+			if err != nil {
+				return 0, "", err
+			}
+			list.add(shown)
+		}
+		return len(found.Clusters), found.Next, err
+	})
+	list.end(r, query.next, err)
+}
+
+// postClusters records a cluster; where a Former is set up, its servers are made one first.
+func (h *Handler) postClusters(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		clusterPut
+		Name        string   `json:"name"`
+		ServerNames []string `json:"server_names"`
+		Certificate string   `json:"certificate"`
+	}
+	err := decode(r, &body)
+	var spec opscenter.ClusterSpec
+	if err == nil {
+		spec, err = body.spec()
+	}
+	if err == nil {
+		_, err = h.registry.CreateCluster(r.Context(), body.Name, spec, body.ServerNames...)
+		if errors.Is(err, opscenter.ErrClusterTaken) && h.options.Clusters != nil {
+			if known, lookup := h.registry.Cluster(r.Context(), body.Name); lookup == nil && known.Status == opscenter.ClusterPending {
+				err = nil // its forming failed in the middle, and goes on
+			}
+		}
+	}
+	if err == nil && h.options.Clusters != nil && len(body.ServerNames) > 0 {
+		h.patient(w, func() { err = h.options.Clusters.Form(r.Context(), body.Name, body.ServerNames...) })
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respondCreated(w, clusterPath(body.Name), nil)
+}
+
+// patient waits for work that takes longer than an answer otherwise may.
+func (h *Handler) patient(w http.ResponseWriter, work func()) {
+	control := http.NewResponseController(w)
+	_ = control.SetWriteDeadline(time.Time{})
+	work()
+	_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout))
+}
+
+func (h *Handler) getClusterByName(w http.ResponseWriter, r *http.Request) {
+	c, err := h.registry.Cluster(r.Context(), r.PathValue("name"))
+	var shown *cluster
+	if err == nil {
+		shown, err = h.showCluster(r.Context(), c)
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	w.Header().Set("ETag", etag(editableCluster(c)))
+	respond(w, shown)
+}
+
+func (h *Handler) putCluster(w http.ResponseWriter, r *http.Request) {
+	var body clusterPut
+	err := decode(r, &body)
+	var spec opscenter.ClusterSpec
+	if err == nil {
+		spec, err = body.spec()
+	}
+	if err == nil {
+		err = h.registry.UpdateCluster(r.Context(), r.PathValue("name"), spec, func(c *opscenter.Cluster) error { return matches(r, etag(editableCluster(c))) })
+	}
+	h.done(w, r, err)
+}
+
+// done answers what has nothing to show.
+func (h *Handler) done(w http.ResponseWriter, r *http.Request, err error) {
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, nil)
+}
+
+// postCluster renames a cluster.
+func (h *Handler) postCluster(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Name string `json:"name"`
+	}
+	err := decode(r, &body)
+	if err == nil && body.Name == "" {
+		err = fmt.Errorf("%w: field name: the new name is wanted", errBody)
+	}
+	if err == nil {
+		err = h.registry.RenameCluster(r.Context(), r.PathValue("name"), body.Name, func(c *opscenter.Cluster) error { return matches(r, etag(editableCluster(c))) })
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respondCreated(w, clusterPath(body.Name), nil)
+}
+
+// deleteCluster removes a cluster's record: with mode force although it has members, which
+// stay, in no cluster.
+func (h *Handler) deleteCluster(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "mode")
+	force := false
+	if err == nil {
+		switch mode := query.values.Get("mode"); mode {
+		case "", "normal":
+		case "force":
+			force = true
+		default:
+			err = fmt.Errorf("%w: mode %.40q is not known here, normal and force are", errBody, mode)
+		}
+	}
+	if err == nil {
+		err = h.registry.DeleteCluster(r.Context(), r.PathValue("name"), force)
+	}
+	h.done(w, r, err)
+}
+
+// serverNames reads which servers are to be added or removed.
+func serverNames(r *http.Request) ([]string, error) {
+	var body struct {
+		ServerNames []string `json:"server_names"`
+	}
+	err := decode(r, &body)
+	if err == nil && len(body.ServerNames) == 0 {
+		err = fmt.Errorf("%w: field server_names: at least one server is wanted", errBody)
+	}
+	return body.ServerNames, err
+}
+
+// addServers makes servers members of a cluster; without a Former, of its record.
+func (h *Handler) addServers(w http.ResponseWriter, r *http.Request) {
+	names, err := serverNames(r)
+	switch {
+	case err != nil:
+	case h.options.Clusters != nil:
+		h.patient(w, func() { err = h.options.Clusters.AddServers(r.Context(), r.PathValue("name"), names...) })
+	default:
+		err = h.registry.AddClusterMembers(r.Context(), r.PathValue("name"), names...)
+	}
+	h.done(w, r, err)
+}
+
+func (h *Handler) removeServers(w http.ResponseWriter, r *http.Request) {
+	names, err := serverNames(r)
+	switch {
+	case err != nil:
+	case h.options.Clusters != nil:
+		h.patient(w, func() {
+			for _, name := range names {
+				if err = h.options.Clusters.RemoveServer(r.Context(), r.PathValue("name"), name); err != nil {
+					return
+				}
+			}
+		})
+	default:
+		err = h.registry.RemoveClusterMembers(r.Context(), r.PathValue("name"), names...)
+	}
+	h.done(w, r, err)
+}
+
+// updateCluster updates all members, and with reboot reboots them, one by one.
+func (h *Handler) updateCluster(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Reboot bool `json:"reboot"`
+	}
+	if err := decode(r, &body); err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	goal := rolling.GoalStage
+	if body.Reboot {
+		goal = rolling.GoalUpdate
+	}
+	h.operate(w, r, rolling.Selector{Clusters: []string{r.PathValue("name")}}, rolling.Policy{Goal: goal})
+}
+
+func (h *Handler) rebootCluster(w http.ResponseWriter, r *http.Request) {
+	h.operate(w, r, rolling.Selector{Clusters: []string{r.PathValue("name")}}, rolling.Policy{Goal: rolling.GoalReboot})
+}
+
+// cancelCluster cancels what is under way with a cluster: by default the servers at hand are
+// finished; mode stop and mode restore do otherwise.
+func (h *Handler) cancelCluster(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "mode")
+	var found *rollout.Rollout
+	if err == nil {
+		found, _, err = h.rolloutOf(r.Context(), r.PathValue("name"))
+	}
+	if err == nil {
+		err = h.options.Rollouts.Cancel(r.Context(), found.ID, cancelMode(query))
+	}
+	h.done(w, r, err)
+}
+
+func cancelMode(q *query) rolling.CancelMode {
+	if mode := q.values.Get("mode"); mode != "" {
+		return rolling.CancelMode(mode)
+	}
+	return rolling.CancelFinish
+}
+
+var errNoRollouts = errors.New("rollouts are not set up here")
+
+// rolloutOf returns the rollout that a cluster is part of.
+func (h *Handler) rolloutOf(ctx context.Context, name string) (*rollout.Rollout, *rollout.Unit, error) {
+	if h.options.Rollouts == nil {
+		return nil, nil, errNoRollouts
+	}
+	if _, err := h.registry.Cluster(ctx, name); err != nil {
+		return nil, nil, err
+	}
+	r, u, err := h.options.Rollouts.UnitOf(ctx, name, true)
+	if err == nil && r == nil {
+		err = fmt.Errorf("cluster %q: nothing is under way: %w", name, rolling.ErrState)
+	}
+	return r, u, err
+}
+
+// operate starts a rollout, or with dry-run=1 shows what it would do.
+func (h *Handler) operate(w http.ResponseWriter, r *http.Request, selector rolling.Selector, policy rolling.Policy) {
+	query, err := parseQuery(r, "dry-run", "force")
+	var dry, force *bool
+	if err == nil {
+		dry, err = query.flag("dry-run")
+	}
+	if err == nil {
+		force, err = query.flag("force")
+	}
+	if err == nil && h.options.Rollouts == nil {
+		err = errNoRollouts
+	}
+	if err == nil {
+		policy.Force = force != nil && *force
+		if dry != nil && *dry {
+			h.showPlan(w, r, selector, policy)
+			return
+		}
+		var started *rollout.Rollout
+		if started, err = h.options.Rollouts.Start(r.Context(), selector, policy); err == nil {
+			w.Header().Set("Location", rolloutPath(started.ID))
+		}
+	}
+	h.done(w, r, err)
+}
+
+// actOn is what system/:evacuate and the others do: one action on one server.
+func (h *Handler) actOn(action opscenter.Action) http.HandlerFunc {
+	goal, _ := rolling.GoalOf(action)
+	return func(w http.ResponseWriter, r *http.Request) {
+		name := r.PathValue("name")
+		if _, err := h.registry.Server(r.Context(), name); err != nil {
+			h.fail(w, r, err)
+			return
+		}
+		if action == opscenter.ActionUpdate && r.ContentLength != 0 {
+			if err := checkUpdate(r); err != nil {
+				h.fail(w, r, err)
+				return
+			}
+		}
+		h.operate(w, r, rolling.Selector{Servers: []string{name}}, rolling.Policy{Goal: goal})
+	}
+}
+
+// checkUpdate reads which components are to be updated: it is all or nothing.
+func checkUpdate(r *http.Request) error {
+	type component struct {
+		Name    string `json:"name"`
+		Trigger bool   `json:"trigger_update"`
+	}
+	var body struct {
+		OS           component   `json:"os"`
+		Applications []component `json:"applications"`
+	}
+	var raw json.RawMessage
+	if err := decode(r, &raw); err != nil {
+		return err
+	}
+	if err := decodeObject(raw, &body); err != nil {
+		return err
+	}
+	wanted := body.OS.Trigger
+	for _, a := range body.Applications {
+		wanted = wanted || a.Trigger
+	}
+	if len(raw) > 2 && !wanted {
+		return fmt.Errorf("%w: nothing is to be updated: trigger_update is nowhere set", errBody)
+	}
+	return nil
+}

@@ -1,0 +1,314 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/opscenter/rollout"
+)
+
+func rolloutPath(id string) string { return "/1.0/provisioning/rollouts/" + id }
+
+// rolloutPost is what a plan, or a rollout, is made of.
+type rolloutPost struct {
+	Selector rolling.Selector `json:"selector"`
+	Policy   rolling.Policy   `json:"policy"`
+}
+
+// shownRollout is what the API shows of a rollout.
+type shownRollout struct {
+	UUID         string             `json:"uuid"`
+	Selector     rolling.Selector   `json:"selector"`
+	Policy       rolling.Policy     `json:"policy"`
+	Status       rolling.Status     `json:"status"`
+	StatusReason string             `json:"status_reason"`
+	CancelMode   rolling.CancelMode `json:"cancel_mode,omitempty"`
+	RequestedBy  string             `json:"requested_by"`
+	Waves        []shownWave        `json:"waves"`
+	Units        int                `json:"units"`
+	UnitsRunning int                `json:"units_running"`
+	UnitsFailed  int                `json:"units_failed"`
+	Servers      int                `json:"servers"`
+	Steps        int                `json:"steps"`
+	StepsDone    int                `json:"steps_done"`
+	StartedAt    time.Time          `json:"started_at"`
+	ExpectedEnd  time.Time          `json:"expected_end"`
+	EndedAt      time.Time          `json:"ended_at"`
+	LastUpdated  time.Time          `json:"last_updated"`
+}
+
+type shownWave struct {
+	Name      string    `json:"name"`
+	Units     int       `json:"units"`
+	Ended     int       `json:"units_ended"`
+	Failed    int       `json:"units_failed"`
+	StartedAt time.Time `json:"started_at"`
+	EndedAt   time.Time `json:"ended_at"`
+}
+
+func showRollout(r *rollout.Rollout) shownRollout {
+	s := &r.State
+	out := shownRollout{UUID: r.ID, Selector: r.Selector, Policy: s.Policy, Status: s.Status, StatusReason: s.Reason, CancelMode: s.Cancel, RequestedBy: r.RequestedBy,
+		Waves: []shownWave{}, Units: s.Units, UnitsRunning: s.Running, UnitsFailed: s.Failed, Servers: r.Servers, Steps: s.Steps, StepsDone: s.StepsDone,
+		StartedAt: s.StartedAt, ExpectedEnd: r.ExpectedEnd, EndedAt: s.EndedAt, LastUpdated: r.LastUpdated}
+	for _, w := range s.Waves {
+		out.Waves = append(out.Waves, shownWave{w.Name, w.To - w.From, w.Ended, w.Failures, w.StartedAt, w.EndedAt})
+	}
+	return out
+}
+
+// shownUnit is what the API shows of a cluster, or a server in none, in a rollout.
+type shownUnit struct {
+	Index     int                `json:"index"`
+	Name      string             `json:"name"`
+	Cluster   bool               `json:"cluster"`
+	Wave      int                `json:"wave"`
+	Status    rolling.UnitStatus `json:"status"`
+	Waiting   string             `json:"waiting"`
+	Failure   *shownFailure      `json:"failure"`
+	StartedAt time.Time          `json:"started_at"`
+	EndedAt   time.Time          `json:"ended_at"`
+	Servers   []shownMember      `json:"servers"`
+}
+
+type shownFailure struct {
+	At       time.Time      `json:"at"`
+	Server   string         `json:"server"`
+	Action   rolling.Action `json:"action"`
+	Attempts int            `json:"attempts"`
+	Reason   string         `json:"reason"`
+	Advice   string         `json:"advice"`
+}
+
+type shownMember struct {
+	Server          string            `json:"server"`
+	State           string            `json:"state"`
+	Left            string            `json:"left,omitempty"`
+	Targets         map[string]string `json:"targets"`
+	EvacuatedBefore bool              `json:"evacuated_before"`
+	Evacuated       bool              `json:"evacuated"`
+	Step            *shownStep        `json:"step"`
+	Done            []shownStep       `json:"done"`
+}
+
+type shownStep struct {
+	Action    rolling.Action `json:"action"`
+	Why       string         `json:"why"`
+	Attempt   int            `json:"attempt"`
+	StartedAt time.Time      `json:"started_at"`
+	Deadline  *time.Time     `json:"deadline,omitempty"`
+	EndedAt   *time.Time     `json:"ended_at,omitempty"`
+	Failed    string         `json:"failed,omitempty"`
+	Note      string         `json:"note,omitempty"`
+}
+
+func showUnit(u *rollout.Unit) shownUnit {
+	out := shownUnit{Index: u.Index, Name: u.Name, Cluster: u.Cluster, Wave: u.Wave, Status: u.Status, Waiting: u.Waiting, StartedAt: u.StartedAt, EndedAt: u.EndedAt, Servers: []shownMember{}}
+	if f := u.Failure; f != nil {
+		out.Failure = &shownFailure{f.At, f.Server, f.Action, f.Attempts, f.Reason, f.Advice}
+	}
+	for i := range u.Members {
+		m := &u.Members[i]
+		shown := shownMember{Server: m.Server, State: m.State(), Left: m.Left, Targets: m.Targets, EvacuatedBefore: m.EvacuatedBefore, Evacuated: m.Evacuated, Done: []shownStep{}}
+		if s := m.Step; s != nil {
+			shown.Step = &shownStep{Action: s.Action, Why: s.Why, Attempt: s.Attempt, StartedAt: s.StartedAt, Deadline: &s.Deadline}
+		}
+		for k := range m.Done {
+			d := &m.Done[k]
+			shown.Done = append(shown.Done, shownStep{Action: d.Action, Why: d.Why, Attempt: d.Attempt, StartedAt: d.StartedAt, EndedAt: &d.EndedAt, Failed: d.Failed, Note: d.Note})
+		}
+		out.Servers = append(out.Servers, shown)
+	}
+	return out
+}
+
+// showPlan answers with what a rollout would do.
+func (h *Handler) showPlan(w http.ResponseWriter, r *http.Request, selector rolling.Selector, policy rolling.Policy) {
+	plan, err := h.options.Rollouts.Planner().Plan(r.Context(), selector, policy)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, plan)
+}
+
+// knownFields refuses fields a type doesn't have: a limit that is ignored for a typing error
+// would be none.
+func knownFields(data json.RawMessage, of reflect.Type, where string) error {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(data, &fields) != nil {
+		return nil // for others to say
+	}
+	known := map[string]bool{}
+	for i := range of.NumField() {
+		name, _, _ := strings.Cut(of.Field(i).Tag.Get("json"), ",")
+		known[name] = true
+	}
+	for name := range fields {
+		if !known[name] {
+			return fmt.Errorf("%w: field %s.%.60s is not known", errBody, where, name)
+		}
+	}
+	return nil
+}
+
+// postRollouts shows a plan; with dry-run=0 it is carried out.
+func (h *Handler) postRollouts(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "dry-run")
+	var dry *bool
+	if err == nil {
+		dry, err = query.flag("dry-run")
+	}
+	var raw struct {
+		Selector json.RawMessage `json:"selector"`
+		Policy   json.RawMessage `json:"policy"`
+	}
+	var body rolloutPost
+	if err == nil {
+		err = decode(r, &raw)
+	}
+	for _, part := range []struct {
+		data json.RawMessage
+		into any
+		name string
+	}{{raw.Selector, &body.Selector, "selector"}, {raw.Policy, &body.Policy, "policy"}} {
+		if err == nil && len(part.data) > 0 {
+			if err = knownFields(part.data, reflect.TypeOf(part.into).Elem(), part.name); err == nil {
+				err = decodeObject(part.data, part.into)
+			}
+		}
+	}
+	if err == nil && h.options.Rollouts == nil {
+		err = errNoRollouts
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	if dry == nil || *dry {
+		h.showPlan(w, r, body.Selector, body.Policy)
+		return
+	}
+	started, err := h.options.Rollouts.Start(r.Context(), body.Selector, body.Policy)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respondCreated(w, rolloutPath(started.ID), showRollout(started))
+}
+
+// getRollouts lists rollouts, the newest first.
+func (h *Handler) getRollouts(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "recursion", "limit", "cursor")
+	if err == nil && h.options.Rollouts == nil {
+		err = errNoRollouts
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	list := newList(w, h)
+	err = query.pages(func(page opscenter.Page) (int, string, error) {
+		found, err := h.options.Rollouts.List(r.Context(), page.Cursor, page.Limit)
+		for _, one := range found.Rollouts {
+			if query.recursion {
+				list.add(showRollout(one))
+			} else {
+				list.add(rolloutPath(one.ID))
+			}
+		}
+		return len(found.Rollouts), found.Next, err
+	})
+	list.end(r, query.next, err)
+}
+
+func (h *Handler) getRollout(w http.ResponseWriter, r *http.Request) {
+	if h.options.Rollouts == nil {
+		h.fail(w, r, errNoRollouts)
+		return
+	}
+	found, err := h.options.Rollouts.Get(r.Context(), r.PathValue("uuid"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, showRollout(found))
+}
+
+// getRolloutUnits lists the clusters and servers of a rollout, each with what was done, is
+// under way, and is waited for.
+func (h *Handler) getRolloutUnits(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "recursion", "limit", "cursor")
+	if err == nil && h.options.Rollouts == nil {
+		err = errNoRollouts
+	}
+	if err == nil {
+		_, err = h.options.Rollouts.Get(r.Context(), r.PathValue("uuid"))
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	list := newList(w, h)
+	err = query.pages(func(page opscenter.Page) (int, string, error) {
+		from := 0
+		if page.Cursor != "" {
+			if from, err = strconv.Atoi(page.Cursor); err != nil || from < 0 {
+				return 0, "", fmt.Errorf("cursor %.20q: %w", page.Cursor, opscenter.ErrInvalidCursor)
+			}
+		}
+		found, err := h.options.Rollouts.Units(r.Context(), r.PathValue("uuid"), from, page.Limit)
+		for _, u := range found {
+			list.add(showUnit(u))
+		}
+		next := ""
+		if len(found) == page.Limit {
+			next = strconv.Itoa(found[len(found)-1].Index + 1)
+		}
+		return len(found), next, err
+	})
+	list.end(r, query.next, err)
+}
+
+// getRolloutPlan shows what is left to do, run forward from where it is.
+func (h *Handler) getRolloutPlan(w http.ResponseWriter, r *http.Request) {
+	if h.options.Rollouts == nil {
+		h.fail(w, r, errNoRollouts)
+		return
+	}
+	ahead, err := h.options.Rollouts.Forecast(r.Context(), r.PathValue("uuid"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, ahead)
+}
+
+// changeRollout pauses, resumes or cancels a rollout.
+func (h *Handler) changeRollout(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "mode")
+	if err == nil && h.options.Rollouts == nil {
+		err = errNoRollouts
+	}
+	if err == nil {
+		id := r.PathValue("uuid")
+		switch action := r.PathValue("action"); action {
+		case ":pause":
+			err = h.options.Rollouts.Pause(r.Context(), id, "")
+		case ":resume":
+			err = h.options.Rollouts.Resume(r.Context(), id)
+		case ":cancel":
+			err = h.options.Rollouts.Cancel(r.Context(), id, cancelMode(query))
+		default:
+			err = fmt.Errorf("action %.40q: %w", action, opscenter.ErrNotFound)
+		}
+	}
+	h.done(w, r, err)
+}
