@@ -1,6 +1,7 @@
 package opscenter
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -278,7 +279,7 @@ func (r *Registry) SetClusterCertificate(ctx context.Context, name string, certi
 			s.ServedFingerprint = fingerprint
 		})
 		if err != nil || !changed {
-			return nil, cmpOr(err, errUnchanged)
+			return nil, cmp.Or(err, errUnchanged)
 		}
 		at := now()
 		for _, member := range tx.names {
@@ -291,13 +292,6 @@ func (r *Registry) SetClusterCertificate(ctx context.Context, name string, certi
 }
 
 var errUnchanged = errors.New("nothing changes")
-
-func cmpOr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
-}
 
 // eachMember changes all members of a cluster, and leaves their names in names.
 func (t *Tx) eachMember(cluster string, change func(*Server)) error {
@@ -488,8 +482,24 @@ func (r *Registry) discovered(tx storage.ReadTx, server *Server, o *observed) (a
 		if err != nil {
 			return "", "", err
 		}
+		// Whoever says to be where a member is already, or to be that member, is no other one.
+		for member, err := range serversByCluster.Scan(tx, storage.Range{Prefix: storage.StringKey(cluster.Name)}) {
+			if err != nil {
+				return "", "", err
+			}
+			state, err := states.Get(tx, nameKey(member.Name))
+			if err != nil {
+				return "", "", err
+			}
+			if member.ConnectionURL == server.ConnectionURL || o.MemberName != nil && state.MemberName == *o.MemberName {
+				return "", "", nil
+			}
+		}
 		switch {
 		case o.Failure != nil && o.Failure.Kind == FailureCertificate:
+			if server.ServedFingerprint != "" {
+				return "", "", nil // what an operator accepted is for an operator to change
+			}
 			return "", cluster.Fingerprint, nil
 		case o.Failure == nil && o.MemberName != nil && *o.MemberName != "":
 			if errors.Join(claimedBy(tx, cluster.Name, true, ""), claimedBy(tx, server.ID, false, "")) != nil {

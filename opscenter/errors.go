@@ -57,6 +57,8 @@ var (
 	ErrHasMembers = errors.New("cluster has members")
 	// ErrBlocked: what a plan says is in the way.
 	ErrBlocked = errors.New("blocked")
+	// ErrRefused: the server itself refused an action, or says that it failed.
+	ErrRefused = errors.New("the server refused")
 	// ErrNotApplicable: servers of this type know no such action.
 	ErrNotApplicable = errors.New("action is not applicable")
 )

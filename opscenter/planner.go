@@ -146,6 +146,10 @@ var errNoActuator = fmt.Errorf("the planner has no actuator: %w", ErrInvalidOpti
 
 // CarryOut carries out an action that was begun, by Tx.Begin, and stores its outcome.
 func (p *UpdatePlanner) CarryOut(ctx context.Context, server *ServerInfo, operation *Operation) error {
+	return p.carryOut(ctx, server, operation, false)
+}
+
+func (p *UpdatePlanner) carryOut(ctx context.Context, server *ServerInfo, operation *Operation, again bool) error {
 	failure := errAbandoned // what stays if the actuator panics
 	end := func() error {   // the outcome is stored even if the caller has given up meanwhile
 		return p.registry.EndAction(context.WithoutCancel(ctx), server, operation, failure)
@@ -162,6 +166,9 @@ func (p *UpdatePlanner) CarryOut(ctx context.Context, server *ServerInfo, operat
 		bounded, cancel := context.WithDeadline(ctx, operation.Deadline)
 		defer cancel()
 		failure = p.effect(bounded, server, operation)
+		if failure != nil && again && !errors.Is(failure, ErrRefused) {
+			failure = fmt.Errorf("%w: %w", ErrOutcomeUnknown, failure)
+		}
 		if failure != nil && ctx.Err() != nil && (operation.Action == ActionEvacuate || operation.Action == ActionRestore) {
 			// Given up in the middle, as when the controller stops: that is no word of the server.
 			failure = fmt.Errorf("%w: %w", ErrOutcomeUnknown, failure)
@@ -177,8 +184,10 @@ func (p *UpdatePlanner) CarryOut(ctx context.Context, server *ServerInfo, operat
 	return nil
 }
 
-// CarryOn carries out once more an action whose controller is gone, and which can be asked for
-// again: all but a reboot and a power off. It does nothing if the action is over. Errors: ErrNotFound.
+// CarryOn carries out once more an action whose controller is gone, or whose outcome was not
+// heard, and which can be asked for again: all but a reboot and a power off. It does nothing if
+// the action is over. An error leaves the action under way: what was asked for before may go on.
+// Errors: ErrNotFound, ErrNotApplicable, ErrOutcomeUnknown.
 func (p *UpdatePlanner) CarryOn(ctx context.Context, id, operation string) error {
 	// From before it is looked at: a poll must not take it for a leftover.
 	p.registry.beginActing(id)
@@ -191,12 +200,19 @@ func (p *UpdatePlanner) CarryOn(ctx context.Context, id, operation string) error
 		p.registry.endActing(id)
 		return err
 	}
-	return p.CarryOut(ctx, info, info.State.Operation)
+	if action := info.State.Operation.Action; action == ActionReboot || action == ActionPowerOff {
+		p.registry.endActing(id)
+		return fmt.Errorf("%s of server %q can't be asked for twice: %w", action, info.Name, ErrNotApplicable)
+	}
+	return p.carryOut(ctx, info, info.State.Operation, true)
 }
 
 func (p *UpdatePlanner) effect(ctx context.Context, server *ServerInfo, operation *Operation) error {
 	target := server.Target()
 	alone := target.MemberName == ""
+	if alone && server.Cluster != "" && (operation.Action == ActionEvacuate || operation.Action == ActionRestore) {
+		return fmt.Errorf("it is not known which member of cluster %q it is: %w", server.Cluster, ErrNotReady)
+	}
 	switch operation.Action {
 	case ActionUpdate:
 		return p.actuator.Update(ctx, target)
@@ -238,8 +254,8 @@ func (p *UpdatePlanner) stop(ctx context.Context, server *ServerInfo, operation 
 // start restores a server that is in no cluster: exactly the instances that were stopped are
 // started again.
 func (p *UpdatePlanner) start(ctx context.Context, server *ServerInfo, operation *Operation) error {
-	if server.State.Stopped == nil || operation.Mode == "skip" {
-		return nil
+	if server.State.Stopped == nil {
+		return nil // whatever the mode: what was stopped, and not moved, is to be started
 	}
 	target := server.Target()
 	return eachInstance(server.State.Stopped.Instances, func(i Instance) error { return p.actuator.StartInstance(ctx, target, i) })

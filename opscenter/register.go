@@ -299,6 +299,7 @@ func (r *Registry) registerKnownMachine(tx *writing, machine *Server, token *Tok
 		s.Announced, s.Operation, s.Maintenance, s.MemberName = nil, nil, NotInMaintenance, ""
 		s.PollRequested, s.LastUpdated, s.NotBefore = at, at, at
 		s.Presented, s.Outages, s.FlappingSince = "", nil, time.Time{}
+		s.Stopped, s.MemberRoles, s.LastOperation, s.BootedAt = nil, nil, nil, time.Time{}
 		return nil
 	})
 	if err != nil {

@@ -130,6 +130,9 @@ func (r *Registry) applyCause(state ServerState, cause Cause, at time.Time) Tran
 	switch cause {
 	case CauseSystemRebootTriggered:
 		next.Announced = &Announcement{At: at, Deadline: at.Add(r.options.RebootTimeout)}
+		if op := next.Operation; op != nil && op.Action == ActionReboot && op.Deadline.After(next.Announced.Deadline) {
+			next.Announced.Deadline = op.Deadline // it was given more time
+		}
 		t.to(at, StatusOffline, DetailRebooting, "the server said that it reboots")
 	case CauseSystemShutdownTriggered, CauseSuspendTriggered:
 		next.Announced = &Announcement{At: at}

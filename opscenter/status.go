@@ -123,6 +123,8 @@ type ServerState struct {
 	// SystemStateTrusted is IncusOS's own word on its secure boot state.
 	SystemStateTrusted bool
 
+	// BootedAt is when the server last booted, as it said when that was first seen; zero: not known.
+	BootedAt time.Time
 	// LastSeen as last flushed; the Registry knows better, see ServerInfo.LastSeen.
 	LastSeen time.Time
 	// LastUpdated is when anything but LastSeen changed.
@@ -253,8 +255,8 @@ type Contact struct {
 	LastFailure  *Failure
 	// AnsweringSince is when the first of the answers since the last failure came.
 	AnsweringSince time.Time
-	// Good is how many polls in a row found it ready, and could read all of it, since the last
-	// action on it began or ended.
+	// Good is how many polls in a row found it ready, and could read its type, its versions and
+	// its membership, since the last action on it began or ended.
 	Good int
 	// Whole is how many polls in a row read everything, as far as it matters: light ones don't count.
 	Whole int
@@ -293,6 +295,9 @@ type Transition struct {
 
 // bootSlack is how far the clocks of two machines may disagree about when a boot was.
 const bootSlack = 5 * time.Second
+
+// bootDrift is by how much the time of a boot must differ from the one known to be another.
+const bootDrift = 15 * time.Second
 
 // Apply applies an observation to the state of a server. It is pure: the same input always
 // gives the same outcome. The rules are those of the status machine in the design:
@@ -382,10 +387,13 @@ func (t *Transition) answered(o Observation, policy Policy) {
 		contact.AnsweringSince = o.At
 	}
 	switch {
-	case len(o.Unread) > 0 || !o.Ready:
+	case !o.Ready || o.Type == nil || o.Versions == nil || *o.Type == TypeIncus && o.Maintenance == nil:
 		contact.Good = 0
 	default:
 		contact.Good++
+	}
+	if booted := next.BootedAt; !o.BootedAt.IsZero() && (booted.IsZero() || o.BootedAt.Sub(booted).Abs() > bootDrift) {
+		next.BootedAt = o.BootedAt.Truncate(time.Second)
 	}
 	switch {
 	case len(o.Unread) > 0:
@@ -474,7 +482,7 @@ func (t *Transition) read(o Observation) {
 	if o.Maintenance != nil && next.Stopped == nil {
 		// Of a standalone server Incus doesn't know that it is evacuated: we do.
 		next.Maintenance = *o.Maintenance
-		if !slices.Equal(next.MemberRoles, o.MemberRoles) {
+		if !slices.Equal(next.MemberRoles, o.MemberRoles) || (next.MemberRoles == nil) != (o.MemberRoles == nil) {
 			next.MemberRoles = o.MemberRoles
 		}
 	}

@@ -83,6 +83,7 @@ func StartOn(t testing.TB, host string) *Daemon {
 	}
 	d := &Daemon{Socket: filepath.Join(dir, "unix.socket"), Dir: dir, t: t, unshare: unshare, host: host}
 	t.Cleanup(func() {
+		d.stopContainers()
 		d.Stop(false)
 		_ = os.RemoveAll(dir)
 	})

@@ -9,6 +9,10 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -47,7 +51,7 @@ func image(t testing.TB) []byte {
 		add(dir, 0o755, nil)
 	}
 	add("rootfs/bin/busybox", 0o755, busybox)
-	add("rootfs/sbin/init", 0o755, []byte("#!/bin/busybox sh\ntrap 'exit 0' TERM PWR INT\nwhile :; do /bin/busybox sleep 1 & wait $!; done\n"))
+	add("rootfs/sbin/init", 0o755, []byte("#!/bin/busybox sh\ntrap 'exit 0' TERM PWR INT\nwhile :; do /bin/busybox sleep 1; done\n"))
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -66,6 +70,27 @@ type Instance struct {
 func (d *Daemon) Instances() (out []Instance, err error) {
 	err = d.Call(http.MethodGet, "/1.0/instances?recursion=1&all-projects=true", nil, &out)
 	return out, err
+}
+
+// stopContainers stops the containers that run on the daemon: they would outlive it.
+func (d *Daemon) stopContainers() {
+	list, err := d.Instances()
+	for _, i := range list {
+		if err == nil && i.Status == "Running" {
+			_ = d.Do(http.MethodPut, "/1.0/instances/"+i.Name+"/state?project="+i.Project, map[string]any{"action": "stop", "force": true})
+		}
+	}
+	// Those that can't be asked for any more are found by the directory they are in.
+	processes, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range processes {
+		text, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(text), "[lxc monitor] "+d.Dir) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 // Do calls the daemon's API, and waits for the operation if there is one.

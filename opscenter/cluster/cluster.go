@@ -4,11 +4,13 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"slices"
 	"strings"
@@ -29,6 +31,8 @@ type Incus interface {
 	JoinToken(ctx context.Context, target opscenter.Target, name string) (string, error)
 	// MemberConfig asks a member what those who join have to configure for themselves.
 	MemberConfig(ctx context.Context, target opscenter.Target) ([]Config, error)
+	// Contents says what a server has that would be lost if it joined a cluster.
+	Contents(ctx context.Context, target opscenter.Target) (string, error)
 	// Join makes a server a member.
 	Join(ctx context.Context, target opscenter.Target, join Join) error
 	// RemoveMember takes another member out of the cluster.
@@ -109,7 +113,7 @@ func addressOf(server *opscenter.ServerInfo) string {
 		return ""
 	}
 	if u.Port() == "" {
-		return u.Hostname() + ":443"
+		return net.JoinHostPort(u.Hostname(), "443")
 	}
 	return u.Host
 }
@@ -172,23 +176,35 @@ func (m *Manager) Form(ctx context.Context, name string, servers ...string) erro
 	if err != nil {
 		return err
 	}
-	if err := w.suitable(infos, nil); err != nil {
+	record, err := m.registry.Cluster(ctx, name)
+	if err != nil && !errors.Is(err, opscenter.ErrNotFound) {
 		return err
 	}
-	record, err := m.registry.Cluster(ctx, name)
+	if record != nil {
+		if others, err := w.others(ctx, servers); err != nil || len(others) > 0 {
+			return cmp.Or(err, fmt.Errorf("cluster %q: %w: its record has other members, as %s; add servers to it instead", name, ErrUnsuitable, strings.Join(others, ", ")))
+		}
+	}
+	infos, joined, err := w.order(ctx, infos, record)
+	if err != nil {
+		return err
+	}
+	if err := w.suitable(infos[joined:], infos[0]); err != nil {
+		return err
+	}
 	switch {
-	case errors.Is(err, opscenter.ErrNotFound):
+	case record == nil:
 		err = w.step(ctx, "record the cluster", func(ctx context.Context) error {
 			_, err := m.registry.CreateCluster(ctx, name, opscenter.ClusterSpec{Channel: infos[0].Channel}, servers...)
 			return err
 		})
-	case err == nil && record.Status == opscenter.ClusterReady:
+	case record.Status == opscenter.ClusterReady:
 		for _, info := range infos {
 			if info.Cluster != name {
 				return fmt.Errorf("cluster %q has been formed already: %w: add servers to it instead", name, ErrUnsuitable)
 			}
 		}
-	case err == nil:
+	default: // pending: it goes on
 		err = w.step(ctx, "record its members", func(ctx context.Context) error {
 			return m.registry.AddClusterMembers(ctx, name, servers...)
 		})
@@ -222,19 +238,20 @@ func (m *Manager) AddServers(ctx context.Context, name string, servers ...string
 	if err != nil {
 		return err
 	}
-	members, err := w.members(ctx, servers)
-	if err != nil {
-		return err
-	}
-	if len(members) == 0 {
-		return fmt.Errorf("cluster %q: %w: it has no other member to join", name, ErrUnsuitable)
-	}
-	if err := w.suitable(infos, members[0]); err != nil {
-		return err
-	}
 	certificate, err := opscenter.ParseCertificate(record.Certificate)
 	if err != nil {
 		return fmt.Errorf("cluster %q: its certificate is not known: %w", name, err)
+	}
+	member, err := w.member(ctx, certificate, servers)
+	if err != nil {
+		return err
+	}
+	infos, joined, err := w.order(ctx, infos, record)
+	if err != nil {
+		return err
+	}
+	if err := w.suitable(infos[joined:], member); err != nil {
+		return err
 	}
 	if err := w.step(ctx, "record its members", func(ctx context.Context) error {
 		return m.registry.AddClusterMembers(ctx, name, servers...)
@@ -242,7 +259,7 @@ func (m *Manager) AddServers(ctx context.Context, name string, servers ...string
 		return err
 	}
 	for _, info := range infos {
-		if err := w.join(ctx, members[0].Name, info.Name, certificate); err != nil {
+		if err := w.join(ctx, member.Name, info.Name, certificate); err != nil {
 			return err
 		}
 	}
@@ -251,6 +268,8 @@ func (m *Manager) AddServers(ctx context.Context, name string, servers ...string
 
 // RemoveServer takes a server out of its cluster, and out of its record. It must be evacuated
 // or empty: Incus refuses to remove a member with instances. The last member is not removed.
+// Incus resets the removed server, which forgets all it had, its trust in the control plane
+// included: it is to be installed anew, see opscenter.Registry.AllowReinstall.
 func (m *Manager) RemoveServer(ctx context.Context, name, server string) error {
 	w := &work{Manager: m, name: name}
 	info, err := m.registry.Server(ctx, server)
@@ -260,19 +279,27 @@ func (m *Manager) RemoveServer(ctx context.Context, name, server string) error {
 	if info.Cluster != name {
 		return fmt.Errorf("server %q is not a member of cluster %q: %w", server, name, opscenter.ErrNotFound)
 	}
-	members, err := w.members(ctx, []string{server})
+	record, err := m.registry.Cluster(ctx, name)
 	if err != nil {
 		return err
 	}
-	if len(members) == 0 {
-		return fmt.Errorf("server %q is the last member of cluster %q: %w", server, name, ErrUnsuitable)
+	certificate, err := opscenter.ParseCertificate(record.Certificate)
+	if err != nil {
+		return fmt.Errorf("cluster %q: its certificate is not known: %w", name, err)
+	}
+	other, err := w.member(ctx, certificate, []string{server})
+	if err != nil {
+		return err
 	}
 	member := info.State.MemberName
+	if state, err := m.incus.ClusterState(ctx, info.Target()); err == nil && state.Name != "" {
+		member = state.Name // by its own word
+	}
 	if member == "" {
-		member = server
+		return fmt.Errorf("server %q: %w: it is not known which member of cluster %q it is", server, ErrUnsuitable, name)
 	}
 	if err := w.step(ctx, "remove member "+member, func(ctx context.Context) error {
-		return m.incus.RemoveMember(ctx, members[0].Target(), member)
+		return m.incus.RemoveMember(ctx, other.Target(), member)
 	}); err != nil {
 		return err
 	}
@@ -295,24 +322,89 @@ func (w *work) load(ctx context.Context, servers []string) (out []*opscenter.Ser
 	return out, nil
 }
 
-// members returns the members of the cluster, but for some.
-func (w *work) members(ctx context.Context, but []string) (out []*opscenter.ServerInfo, err error) {
+// others returns the members of the cluster's record, but for some.
+func (w *work) others(ctx context.Context, but []string) (out []string, err error) {
 	for info, err := range w.registry.Servers(ctx, opscenter.ServerFilter{Cluster: w.name}) {
 		if err != nil {
 			return nil, err
 		}
-		if !slices.Contains(but, info.Name) && info.State.Status == opscenter.StatusReady {
-			out = append(out, info)
+		if !slices.Contains(but, info.Name) {
+			out = append(out, info.Name)
 		}
 	}
 	return out, nil
 }
 
+// member returns a member of the cluster, by its own word, that is none of some.
+func (w *work) member(ctx context.Context, certificate *x509.Certificate, but []string) (*opscenter.ServerInfo, error) {
+	names, err := w.others(ctx, but)
+	if err != nil {
+		return nil, err
+	}
+	failures := []error{fmt.Errorf("cluster %q: %w: it has no other member that answers", w.name, ErrUnsuitable)}
+	for _, name := range names {
+		info, err := w.registry.Server(ctx, name)
+		if err != nil || info.State.Status != opscenter.StatusReady {
+			continue
+		}
+		state, err := w.state(ctx, info)
+		switch {
+		case err != nil:
+			failures = append(failures, err)
+		case state.Name != "" && state.Certificate.Equal(certificate):
+			return info, nil
+		}
+	}
+	return nil, errors.Join(failures...)
+}
+
+func (w *work) state(ctx context.Context, info *opscenter.ServerInfo) (State, error) {
+	ctx, cancel := context.WithTimeout(ctx, w.options.Timeout)
+	defer cancel()
+	state, err := w.incus.ClusterState(ctx, info.Target())
+	if err != nil {
+		return state, &Error{Done: slices.Clone(w.done), Step: "look at " + info.Name, Err: err}
+	}
+	return state, nil
+}
+
+// order puts those that are members already first, and counts them: one of them is the one
+// that others join. What is a cluster with servers that are none of these is refused.
+func (w *work) order(ctx context.Context, infos []*opscenter.ServerInfo, record *opscenter.Cluster) (out []*opscenter.ServerInfo, joined int, err error) {
+	var rest []*opscenter.ServerInfo
+	var names []string
+	for _, info := range infos {
+		names = append(names, info.Name)
+	}
+	for _, info := range infos {
+		if info.State.Status != opscenter.StatusReady || info.State.Type != opscenter.TypeIncus {
+			rest = append(rest, info) // it is found unsuitable
+			continue
+		}
+		state, err := w.state(ctx, info)
+		if err != nil {
+			return nil, 0, err
+		}
+		if state.Name == "" {
+			rest = append(rest, info)
+			continue
+		}
+		known := record != nil && record.Fingerprint != ""
+		if known && opscenter.Fingerprint(state.Certificate) != record.Fingerprint {
+			return nil, 0, fmt.Errorf("cluster %q: %w: server %s is a member of another Incus cluster", w.name, ErrUnsuitable, info.Name)
+		}
+		for _, m := range state.Members {
+			if !known && !slices.Contains(names, m.Name) {
+				return nil, 0, fmt.Errorf("cluster %q: %w: server %s is a member of an Incus cluster with %s, which is none of these", w.name, ErrUnsuitable, info.Name, m.Name)
+			}
+		}
+		out = append(out, info)
+	}
+	return append(out, rest...), len(out), nil
+}
+
 // suitable checks that servers can be members of one cluster, with like, if that is given.
 func (w *work) suitable(infos []*opscenter.ServerInfo, like *opscenter.ServerInfo) error {
-	if like == nil {
-		like = infos[0]
-	}
 	var wrong []string
 	for _, info := range infos {
 		note := func(format string, args ...any) {
@@ -419,6 +511,9 @@ func (w *work) join(ctx context.Context, first, name string, certificate *x509.C
 		return nil // it has joined already
 	}
 	return w.step(ctx, "let "+name+" join", func(ctx context.Context) error {
+		if has, err := w.incus.Contents(ctx, info.Target()); err != nil || has != "" {
+			return cmp.Or(err, fmt.Errorf("%w: it has %s, which would be lost", ErrUnsuitable, has))
+		}
 		if err := w.incus.SetClusterAddress(ctx, info.Target(), w.options.Address(info)); err != nil {
 			return err
 		}
@@ -430,7 +525,23 @@ func (w *work) join(ctx context.Context, first, name string, certificate *x509.C
 		if err != nil {
 			return err
 		}
-		return w.incus.Join(ctx, info.Target(), Join{Name: name, Address: w.options.Address(info), ClusterAddress: w.options.Address(member),
+		asked := w.incus.Join(ctx, info.Target(), Join{Name: name, Address: w.options.Address(info), ClusterAddress: w.options.Address(member),
 			Certificate: certificate, Token: token, Config: w.options.Configure(info, config)})
+		if asked != nil && !errors.Is(asked, opscenter.ErrOutcomeUnknown) {
+			return asked
+		}
+		// It is a member when both sides say so.
+		state, err := w.incus.ClusterState(ctx, info.Target())
+		switch {
+		case err != nil:
+			return errors.Join(asked, err)
+		case state.Name == "" || !state.Certificate.Equal(certificate):
+			return errors.Join(asked, fmt.Errorf("server %s says that it is no member of the cluster", name))
+		}
+		first, err := w.incus.ClusterState(ctx, member.Target())
+		if err == nil && !slices.ContainsFunc(first.Members, func(m Member) bool { return m.Name == state.Name }) {
+			err = fmt.Errorf("server %s does not know member %s", member.Name, state.Name)
+		}
+		return err
 	})
 }

@@ -88,7 +88,18 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 		return err
 	}
 	if maintenanceOf(status) == want {
-		return nil // older daemons refuse to do again what is done
+		if want != opscenter.MaintenanceEvacuated {
+			return nil // older daemons refuse to do again what is done
+		}
+		left, err := c.left(ctx, target)
+		if err != nil || left == "" {
+			return err
+		}
+		// The daemon died in the middle: the status shows from the beginning, and stays. It
+		// is taken back first, as it can't be asked for again.
+		if err := c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "restore"}, opscenter.NotInMaintenance); err != nil {
+			return err
+		}
 	}
 	if change.Mode == "auto" {
 		var members []string
@@ -103,7 +114,7 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 	if err != nil {
 		return unlessRefused(err)
 	}
-	if err := c.wait(ctx, target, answer.Operation); err != nil {
+	if err := c.wait(ctx, target, answer.Operation); err != nil && !errors.Is(err, errForgotten) {
 		return err
 	}
 	// The status can show before the operation ends, and flips back when it fails: it
@@ -115,9 +126,41 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 		return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
 	}
 	if maintenanceOf(status) != want {
-		return fmt.Errorf("server %q is %s after its operation %s ended: %w", target.Name, status, change.Action, errAnswer)
+		return fmt.Errorf("server %q is %s after its operation %s ended: %w", target.Name, status, change.Action, opscenter.ErrRefused)
+	}
+	if want == opscenter.MaintenanceEvacuated {
+		left, err := c.left(ctx, target)
+		if err != nil {
+			return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
+		}
+		if left != "" {
+			return fmt.Errorf("instance %s runs on server %q still: %w", left, target.Name, opscenter.ErrRefused)
+		}
 	}
 	return nil
+}
+
+// left returns an instance that runs on a cluster's member; empty: none does.
+func (c *Client) left(ctx context.Context, target opscenter.Target) (string, error) {
+	s, err := c.session(ctx, target)
+	if err != nil {
+		return "", err
+	}
+	var all []struct {
+		Name     string `json:"name"`
+		Status   string `json:"status"`
+		Location string `json:"location"`
+	}
+	filter := url.QueryEscape("location eq " + target.MemberName + " and status eq Running")
+	if err := s.get("/1.0/instances?recursion=1&all-projects=true&filter="+filter, &all); err != nil {
+		return "", err
+	}
+	for _, i := range all {
+		if i.Location == target.MemberName && i.Status == api.Running.String() {
+			return limited(i.Name, maxText), nil
+		}
+	}
+	return "", nil
 }
 
 // settle waits for an evacuation or a restore of the member that is under way.
@@ -148,7 +191,10 @@ func isMaintenance(description string) bool {
 // unlessRefused makes an unknown outcome of every error but the server's own word, and that
 // of a connection that never was.
 func unlessRefused(err error) error {
-	if _, refused := api.StatusErrorMatch(err); err == nil || refused || errors.Is(err, errDial) || errors.Is(err, errHandshake) || errors.Is(err, ErrClosed) {
+	if _, refused := api.StatusErrorMatch(err); refused {
+		return fmt.Errorf("%w: %w", opscenter.ErrRefused, err)
+	}
+	if err == nil || errors.Is(err, errDial) || errors.Is(err, errHandshake) || errors.Is(err, ErrClosed) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
@@ -157,8 +203,12 @@ func unlessRefused(err error) error {
 // waitRetry is the pause after a wait that was cut off.
 const waitRetry = 500 * time.Millisecond
 
+// errForgotten: the server knows of the operation no more, as some seconds after its end, or
+// when it restarted: what it is like tells how it ended.
+var errForgotten = fmt.Errorf("the operation is not known any more: %w", opscenter.ErrOutcomeUnknown)
+
 // wait waits for an operation of the server, in steps below the time an answer may take,
-// across lost connections, until ctx ends. An operation the server has forgotten is over.
+// across lost connections, until ctx ends.
 func (c *Client) wait(ctx context.Context, target opscenter.Target, operation string) error {
 	step := max(1, int(c.options.Timeout.Seconds()/2))
 	for {
@@ -168,13 +218,29 @@ func (c *Client) wait(ctx context.Context, target opscenter.Target, operation st
 			err = session{connection}.get(fmt.Sprintf("%s/wait?timeout=%d", operation, step), &op)
 		}
 		switch {
-		case isStatus(err, http.StatusNotFound):
-			return nil
 		case err == nil && op.StatusCode == api.Success:
 			return nil
 		case err == nil && op.StatusCode.IsFinal():
-			return fmt.Errorf("operation %s: %s %s", limited(op.Description, maxText), op.Status, limited(op.Err, maxMessage))
+			return operationError(&op)
 		case err != nil:
+			if _, word := api.StatusErrorMatch(err); word {
+				// Incus answers the wait for an operation that failed with the operation's own
+				// error, whatever its status.
+				connection, again := c.Connect(ctx, target)
+				if again == nil {
+					again = session{connection}.get(operation, &op)
+				}
+				switch {
+				case again == nil && op.StatusCode == api.Success:
+					return nil
+				case again == nil && op.StatusCode.IsFinal():
+					return operationError(&op)
+				case isStatus(again, http.StatusNotFound) && !isStatus(err, http.StatusNotFound):
+					return fmt.Errorf("%w: %w", opscenter.ErrRefused, err)
+				case isStatus(again, http.StatusNotFound):
+					return errForgotten
+				}
+			}
 			select {
 			case <-time.After(waitRetry):
 			case <-ctx.Done():
@@ -184,4 +250,9 @@ func (c *Client) wait(ctx context.Context, target opscenter.Target, operation st
 			return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, errors.Join(ctx.Err(), err))
 		}
 	}
+}
+
+// operationError is why an operation failed.
+func operationError(op *api.Operation) error {
+	return fmt.Errorf("%w: operation %s: %s %s", opscenter.ErrRefused, limited(op.Description, maxText), op.Status, limited(op.Err, maxMessage))
 }

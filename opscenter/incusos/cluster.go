@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/lxc/incus/v6/shared/api"
@@ -81,7 +83,7 @@ func (c *Client) SetClusterAddress(ctx context.Context, target opscenter.Target,
 		return err
 	}
 	change := map[string]any{}
-	if have, _ := server.Config["core.https_address"].(string); have != address && !covers(have, address) {
+	if have, _ := server.Config["core.https_address"].(string); have != address && !covers(have) {
 		change["core.https_address"] = address
 	}
 	if have, _ := server.Config["cluster.https_address"].(string); have != address {
@@ -94,11 +96,14 @@ func (c *Client) SetClusterAddress(ctx context.Context, target opscenter.Target,
 	return unlessRefused(err)
 }
 
-// covers reports whether a server that listens at all its addresses, as ":8443", listens at that one.
-func covers(listen, address string) bool {
-	l, errL := url.Parse("https://" + listen)
-	a, errA := url.Parse("https://" + address)
-	return errL == nil && errA == nil && l.Port() == a.Port() && (l.Hostname() == "" || l.Hostname() == "::" || l.Hostname() == "0.0.0.0")
+// covers reports whether a server listens at all its addresses, as ":8443".
+// Such a one is never narrowed: others may reach the server elsewhere.
+func covers(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		host = strings.Trim(listen, "[]")
+	}
+	return listen != "" && (host == "" || host == "::" || host == "0.0.0.0")
 }
 
 // Bootstrap makes the server the first member, by that name, of a cluster, and returns the
@@ -176,6 +181,49 @@ func (c *Client) Join(ctx context.Context, target opscenter.Target, join cluster
 		return unlessRefused(err)
 	}
 	return c.wait(ctx, target, answer.Operation)
+}
+
+// Contents says what a server has that would be lost if it joined a cluster, whose database
+// takes the place of its own: instances, storage pools, managed networks, projects. Empty: nothing.
+func (c *Client) Contents(ctx context.Context, target opscenter.Target) (string, error) {
+	s, err := c.session(ctx, target)
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	for _, kind := range []struct{ path, name, but string }{
+		{"/1.0/instances?all-projects=true", "instances", ""}, {"/1.0/storage-pools", "storage pools", ""},
+		{"/1.0/networks", "networks", ""}, {"/1.0/projects", "projects", "/1.0/projects/default"},
+	} {
+		var list []string
+		if kind.name == "networks" {
+			var networks []struct {
+				Name    string `json:"name"`
+				Managed bool   `json:"managed"`
+			}
+			err = s.get(kind.path+"?recursion=1", &networks)
+			for _, n := range networks {
+				if n.Managed {
+					list = append(list, n.Name)
+				}
+			}
+		} else {
+			err = s.get(kind.path, &list)
+		}
+		if isStatus(err, http.StatusNotFound) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		for _, path := range list {
+			if path != kind.but {
+				found = append(found, fmt.Sprintf("%s (%s)", kind.name, limited(path[strings.LastIndex(path, "/")+1:], maxText)))
+				break
+			}
+		}
+	}
+	return strings.Join(found, ", "), nil
 }
 
 // MemberConfig returns what a joining member has to configure for itself, as the source of a

@@ -26,6 +26,13 @@ func (c *Client) RunningInstances(ctx context.Context, target opscenter.Target) 
 	if err != nil {
 		return nil, err
 	}
+	var server incusServer
+	if err := (session{connection}).get("/1.0", &server); err != nil {
+		return nil, err
+	}
+	if server.Environment.ServerClustered {
+		return nil, fmt.Errorf("the server is a member of a cluster, whose instances these are: %w", opscenter.ErrNotApplicable)
+	}
 	var all []struct {
 		Name      string `json:"name"`
 		Project   string `json:"project"`
@@ -63,11 +70,26 @@ func (c *Client) StopInstance(ctx context.Context, target opscenter.Target, inst
 	if seconds, err := strconv.Atoi(found.ExpandedConfig["boot.host_shutdown_timeout"]); err == nil && seconds >= 0 {
 		timeout = seconds
 	}
-	err = c.setInstance(ctx, target, instance, api.InstanceStatePut{Action: "stop", Timeout: timeout})
-	if err == nil || errors.Is(err, opscenter.ErrOutcomeUnknown) {
-		return err
+	stopped := func(err error) (bool, error) {
+		if err == nil || !errors.Is(err, opscenter.ErrRefused) && !errors.Is(err, errForgotten) {
+			return err == nil, err
+		}
+		// It may have ended by itself meanwhile.
+		again, lookup := c.instance(ctx, target, instance)
+		return lookup == nil && (again == nil || again.Status == api.Stopped.String()), errors.Join(err, lookup)
 	}
-	return c.setInstance(ctx, target, instance, api.InstanceStatePut{Action: "stop", Force: true})
+	done, err := stopped(c.setInstance(ctx, target, instance, api.InstanceStatePut{Action: "stop", Timeout: timeout}))
+	if done || !errors.Is(err, opscenter.ErrRefused) {
+		return unlessDone(done, err)
+	}
+	return unlessDone(stopped(c.setInstance(ctx, target, instance, api.InstanceStatePut{Action: "stop", Force: true})))
+}
+
+func unlessDone(done bool, err error) error {
+	if done {
+		return nil
+	}
+	return err
 }
 
 // StartInstance starts an instance. One that runs, or is gone, is left alone.
@@ -76,7 +98,12 @@ func (c *Client) StartInstance(ctx context.Context, target opscenter.Target, ins
 	if err != nil || found == nil || found.Status == api.Running.String() {
 		return err
 	}
-	return c.setInstance(ctx, target, instance, api.InstanceStatePut{Action: "start"})
+	err = c.setInstance(ctx, target, instance, api.InstanceStatePut{Action: "start"})
+	if err != nil && (errors.Is(err, opscenter.ErrRefused) || errors.Is(err, errForgotten)) {
+		again, lookup := c.instance(ctx, target, instance)
+		return unlessDone(lookup == nil && (again == nil || again.Status == api.Running.String()), err)
+	}
+	return err
 }
 
 func instancePath(i opscenter.Instance, part string) string {

@@ -439,6 +439,7 @@ func (s *Server) deleteMember(w http.ResponseWriter, r *http.Request) {
 		fresh := newDaemon(m.server, false)
 		m.server.mu.Lock()
 		m.server.incus = fresh
+		clear(m.server.trusted) // it is reset, and trusts nobody
 		m.server.endSessions()
 		delete(m.server.state.config, "cluster.https_address")
 		m.server.mu.Unlock()
@@ -549,10 +550,15 @@ func (i *Instance) document() map[string]any {
 		"type": "container", "architecture": "x86_64", "config": map[string]any{}, "expanded_config": map[string]any{}, "devices": map[string]any{}, "profiles": []string{"default"}}
 }
 
-func (s *Server) getInstances(w http.ResponseWriter, _ *http.Request) {
+// getInstances lists all of the cluster's: filters are for the one who asks to apply again.
+func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) {
 	out := []any{}
 	for _, i := range s.Instances() {
-		out = append(out, i.document())
+		if r.URL.Query().Get("recursion") == "1" {
+			out = append(out, i.document())
+		} else {
+			out = append(out, "/1.0/instances/"+i.Name)
+		}
 	}
 	respond(w, out)
 }
@@ -611,7 +617,7 @@ func (s *Server) putInstance(w http.ResponseWriter, r *http.Request) {
 		default:
 			return "unknown action"
 		}
-		go d.save()
+		s.later(0, d.save)
 		return ""
 	})
 }

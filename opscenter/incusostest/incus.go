@@ -106,6 +106,9 @@ func (s *Server) proxyRoutes(mux *http.ServeMux) {
 	})
 }
 
+// forgetAfter is after which Incus knows of an operation that ended no more.
+const forgetAfter = 5 * time.Second
+
 // begin begins an operation that takes that long, and answers with it. end says why it fails, empty if it doesn't.
 func (s *Server) begin(w http.ResponseWriter, description string, takes time.Duration, metadata any, end func() string) {
 	op := &operation{id: uuid.NewString(), description: description, location: s.options.Name, createdAt: time.Now(), done: make(chan struct{}), metadata: metadata}
@@ -120,6 +123,11 @@ func (s *Server) begin(w http.ResponseWriter, description string, takes time.Dur
 			op.failed = end()
 		}
 		close(op.done)
+		s.later(forgetAfter, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.state.operations, op.id)
+		})
 	})
 	s.mu.Unlock()
 	w.Header().Set("Location", "/1.0/operations/"+op.id)
@@ -171,6 +179,10 @@ func (s *Server) waitOperation(w http.ResponseWriter, r *http.Request) {
 	}
 	select {
 	case <-op.done:
+		if op.failed != "" { // as Incus does: with the operation's own error
+			respondError(w, http.StatusBadRequest, "%s", op.failed)
+			return
+		}
 	case <-ctx.Done():
 	case <-s.ctx.Done():
 	}

@@ -186,6 +186,8 @@ func (d *daemon) restored() bool {
 // the server's own instances. An evacuation or a restore that was under way goes on.
 func (s *Server) restoreCluster() error {
 	d := s.incus
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.file = filepath.Join(s.options.StateDir, "incus-"+s.options.Name+".json")
 	data, err := os.ReadFile(d.file)
 	if errors.Is(err, fs.ErrNotExist) {

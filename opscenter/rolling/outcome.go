@@ -28,8 +28,14 @@ func (a *advance) resolve() {
 		if m.Step != nil {
 			a.resolveStep(m, s)
 		}
+		if m.Asked && !m.Evacuated && m.Step == nil && (s.Evacuated || s.Moving) {
+			m.Evacuated, a.Changed = true, true // whatever was heard of it, it was asked for
+		}
+		if m.Reboot && m.Step == nil && !m.RebootAsked.IsZero() && s.BootedAt.After(m.RebootAsked) {
+			m.Reboot, m.Rebooted, a.Changed = false, true, true // late, but done
+		}
 		if m.Evacuated && m.Step == nil && s.Ready && !s.Evacuated && !s.Moving {
-			m.Evacuated = false // somebody restored it
+			m.Evacuated, m.Asked = false, false // somebody restored it
 			a.note(m.Server, NoteNoticed, "it is not evacuated any more")
 		}
 	}
@@ -133,7 +139,7 @@ func orUnknown(version string) string {
 
 func (a *advance) ended(m *Member, failed, note string) {
 	step := m.Step
-	m.Done = append(m.Done, Done{Action: step.Action, Why: step.Why, Attempt: step.Attempt, StartedAt: step.StartedAt, EndedAt: a.v.Now, Failed: failed, Note: note})
+	m.Done = append(m.Done, Done{Action: step.Action, Why: step.Why, Attempt: step.Attempt, StartedAt: step.StartedAt, EndedAt: a.v.Now, Failed: cut(failed), Note: note})
 	if over := len(m.Done) - MaxDone; over > 0 {
 		m.Done = append([]Done(nil), m.Done[over:]...)
 	}
@@ -144,12 +150,12 @@ func (a *advance) ended(m *Member, failed, note string) {
 func (a *advance) succeeded(m *Member, s *Server, note string) {
 	action := m.Step.Action
 	a.ended(m, "", note)
-	m.Attempts, m.NotBefore = 0, time.Time{}
+	m.Attempts, m.NotBefore, m.Failing = 0, time.Time{}, None
 	switch action {
 	case Evacuate:
-		m.Evacuated = a.p.Goal != GoalEvacuate // that is to stay
+		m.Evacuated = true
 	case Restore:
-		m.Evacuated = false
+		m.Evacuated, m.Asked = false, false
 		a.u.FreeAt = a.v.Now.Add(a.u.PostRestoreDelay)
 	case Reboot:
 		m.Rebooted, m.Reboot, m.Version = true, false, ""
@@ -161,11 +167,11 @@ func (a *advance) succeeded(m *Member, s *Server, note string) {
 func (a *advance) failed(m *Member, s *Server, reason string) {
 	step := *m.Step
 	a.ended(m, reason, "")
-	m.Attempts = step.Attempt
+	m.Attempts, m.Failing = step.Attempt, step.Action
 	if step.Action == Evacuate && (s.Evacuated || s.Moving) {
-		// In doubt whose it is, ours: it must not stay so when the rollout is cancelled.
-		m.Evacuated = a.p.Goal != GoalEvacuate
+		m.Evacuated = true // in doubt whose it is, ours: it must not stay so when the rollout is cancelled
 	}
+	reason = cut(reason)
 	a.note(m.Server, NoteFailed, fmt.Sprintf("%s, attempt %d: %s", step.Action, step.Attempt, reason))
 	// A server that went down is not sent down again: it may have a reason not to come back.
 	final := step.Action == Reboot && (!s.Ready || strings.HasPrefix(reason, "it returned on"))

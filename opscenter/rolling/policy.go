@@ -232,6 +232,16 @@ func (p Policy) WithDefaults() (Policy, error) {
 			return p, fmt.Errorf("%w: wave %d has %d names, at most %d are allowed", ErrInvalid, i+1, len(w.Names), MaxSelected)
 		}
 	}
+	names := 0
+	for _, w := range p.Waves {
+		names += len(w.Names)
+	}
+	if names > MaxSelected {
+		return p, fmt.Errorf("%w: the waves have %d names, at most %d are allowed", ErrInvalid, names, MaxSelected)
+	}
+	if p.Force && p.Goal.single() == None {
+		return p, fmt.Errorf("%w: force is for single actions, not for goal %s", ErrInvalid, p.Goal)
+	}
 	if _, err := newCalendar(p.Windows); err != nil {
 		return p, err
 	}

@@ -294,6 +294,9 @@ func (s *selection) blocked(c *candidate) (hard bool) {
 			block("", "another operation is running: "+busy, false)
 		}
 	}
+	if n := len(c.servers); n > MaxMembers {
+		block("", fmt.Sprintf("it has %d members, at most %d can be rolled through", n, MaxMembers), false)
+	}
 	channel := ""
 	for i, server := range c.servers {
 		m := &u.Members[i]

@@ -54,6 +54,8 @@ type Server struct {
 	// Staged is the one that is active after the next reboot, if that differs.
 	Staged      string
 	NeedsReboot bool
+	// BootedAt is when it last booted, as far as that is known.
+	BootedAt time.Time
 	// Available is the newest version of each component in its channel.
 	Available map[string]string
 

@@ -253,6 +253,13 @@ func (s *State) Finish(now time.Time) bool {
 	return true
 }
 
+// Halt makes a unit fail for a reason that is none of its servers'.
+func (u *Unit) Halt(now time.Time, reason string) {
+	u.Status = UnitFailed
+	u.Failure = &Failure{At: now, Reason: cut(reason), Advice: "see to the reason, then resume, or cancel the rollout"}
+	u.Waiting, u.WaitingSince, u.Window = "", time.Time{}, false
+}
+
 // Resume lets a unit that failed go on from where it came to a halt. A server that somebody
 // evacuated meanwhile is left so from then on. servers are those of its members, in their order.
 func (u *Unit) Resume(servers []*Server) {
@@ -263,11 +270,11 @@ func (u *Unit) Resume(servers []*Server) {
 	u.Waiting, u.WaitingSince, u.Window = "", time.Time{}, false
 	for i := range u.Members {
 		m, s := &u.Members[i], servers[i]
-		m.Attempts, m.NotBefore = 0, time.Time{}
+		m.Attempts, m.NotBefore, m.Failing = 0, time.Time{}, None
 		if s == nil {
 			continue
 		}
-		if s.NeedsReboot {
+		if m.needsReboot(s) {
 			m.Rebooted = false
 		}
 		if s.Evacuated && !m.Evacuated && !m.Begun {

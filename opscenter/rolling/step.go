@@ -91,10 +91,11 @@ func (a *advance) next(m *Member, s *Server) Action {
 }
 
 func (a *advance) nextReboot(m *Member, s *Server) Action {
+	needs := m.needsReboot(s) || m.Reboot && !m.Rebooted
 	switch {
-	case !s.NeedsReboot && (m.Rebooted || !m.Reboot) && m.Evacuated:
+	case !needs && m.Evacuated:
 		return Restore
-	case !s.NeedsReboot && (m.Rebooted || !m.Reboot):
+	case !needs:
 		return None
 	case s.Incus && !s.Evacuated:
 		return Evacuate
@@ -121,12 +122,12 @@ func (a *advance) nextSingle(m *Member, s *Server, action Action) Action {
 // why says why an action is the next.
 func (a *advance) why(m *Member, s *Server, action Action) string {
 	switch {
+	case action == Restore && a.cancel == CancelRestore:
+		return "the rollout was cancelled, and had evacuated it"
 	case a.p.Goal.single() != None:
 		return "it was asked for"
 	case action == Update:
 		return s.describe(s.Outdated(m.Targets))
-	case action == Restore && a.cancel == CancelRestore:
-		return "the rollout was cancelled, and had evacuated it"
 	case action == Restore:
 		return "it was evacuated for its reboot"
 	case s.NeedsReboot && s.Staged != "":
@@ -151,7 +152,7 @@ func (a *advance) end() {
 			continue
 		}
 		s := a.server(m)
-		if m.Rebooted && s.Ready && s.NeedsReboot && (a.cancel == "" || a.cancel == CancelFinish) && a.p.Goal.single() == None {
+		if m.Rebooted && s.Ready && m.needsReboot(s) && (a.cancel == "" || a.cancel == CancelFinish) && a.p.Goal.single() == None {
 			a.fail(m.Server, Reboot, max(1, m.Attempts), "it needs a reboot still, after its reboot")
 			return
 		}
@@ -166,9 +167,10 @@ func (a *advance) end() {
 		}
 		if !s.Ready && m.Begun && a.cancel == "" && a.p.Goal != GoalPowerOff {
 			all = false // nothing is known to be left, but it is not back
+			a.waitOn("", None, fmt.Sprintf("server %s, with which all is done, is %s", m.Server, s.Condition))
 			continue
 		}
-		if m.Begun {
+		if m.Begun && !(a.cancel != "" && m.Evacuated) {
 			m.Begun = false
 			a.Changed = true
 		}
@@ -224,7 +226,7 @@ func (a *advance) endUnit(status UnitStatus) {
 func (a *advance) begin() {
 	u := a.u
 	if a.v.Hold != "" {
-		a.waitWindow("", None, a.v.Hold, time.Time{})
+		a.waitWindow("", None, a.v.Hold, a.v.Now.Add(HoldInterval))
 		return
 	}
 	// First what was begun: a member that is out comes back before another one goes.
@@ -264,7 +266,10 @@ func (a *advance) begin() {
 		if m.Begun || m.Evacuated {
 			continue
 		}
-		if a.try(m); a.all {
+		if a.try(m); m.Begun {
+			out++
+		}
+		if a.all || out >= a.p.MaxUnavailable {
 			break // what is in the way is in everybody's way
 		}
 	}
@@ -279,6 +284,15 @@ func (a *advance) try(m *Member) {
 	action := a.next(m, s)
 	if action == None {
 		return
+	}
+	if m.Failing != action {
+		m.Attempts, m.NotBefore = 0, time.Time{} // that was another one
+	}
+	if late := a.v.Now.Add(a.p.backoff(max(1, m.Attempts))); m.NotBefore.After(late) {
+		m.NotBefore = late // the clock was set back
+	}
+	if late := a.v.Now.Add(a.u.PostRestoreDelay); a.u.FreeAt.After(late) {
+		a.u.FreeAt = late
 	}
 	if a.v.Now.Before(m.NotBefore) {
 		a.waitWindow(m.Server, action, fmt.Sprintf("attempt %d of %d", m.Attempts+1, max(0, a.p.Retries)+1), m.NotBefore)
@@ -311,7 +325,7 @@ func (a *advance) try(m *Member) {
 			return
 		}
 		if fresh && a.v.Gate != "" {
-			a.waitOn(m.Server, action, "the health gate: "+a.v.Gate)
+			a.waitOn(m.Server, action, "the health gate: "+cut(a.v.Gate))
 			a.all = true
 			return
 		}
@@ -328,7 +342,9 @@ func (a *advance) command(m *Member, action Action) Command {
 			c.Mode = "stop" // there is nowhere to go
 		}
 	case Restore:
-		c.Mode = a.u.RestoreMode
+		if len(a.u.Members) > 1 { // what was stopped, and not moved, is to be started
+			c.Mode = a.u.RestoreMode
+		}
 	case Update:
 		c.Targets = m.Targets
 	}
@@ -343,8 +359,11 @@ func (a *advance) start(m *Member, s *Server, action Action, why string) {
 	if action != Update {
 		m.Begun = true
 	}
-	if action == Reboot {
-		m.Version = s.Staged
+	switch action {
+	case Reboot:
+		m.Version, m.RebootAsked = s.Staged, a.v.Now
+	case Evacuate:
+		m.Asked = true
 	}
 	c := a.command(m, action)
 	c.ID, c.Why = step.ID, why

@@ -250,7 +250,7 @@ func happen(t *testing.T, w *world, words []string) {
 		s.Evacuated = false
 	case "returns": // a server that did not come back in time, with a version
 		w.online(s)
-		s.Running, s.Staged, s.NeedsReboot = words[2], "", false
+		s.Running, s.Staged, s.NeedsReboot, s.BootedAt = words[2], "", false, w.now
 		s.Versions = map[string]string{"os": words[2], "incus": words[2]}
 	case "remove":
 		delete(w.servers, s.ID)

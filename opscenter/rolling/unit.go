@@ -2,6 +2,7 @@ package rolling
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -85,6 +86,10 @@ type Member struct {
 	EvacuatedBefore bool
 	// Evacuated: this rollout did, and has not restored it.
 	Evacuated bool
+	// Asked: this rollout asked it to be evacuated. Found evacuated later, that is its doing.
+	Asked bool
+	// RebootAsked is when it was last asked to reboot.
+	RebootAsked time.Time
 	// Begun: it was taken out, or is about to be, and is not done.
 	Begun bool
 	// Rebooted by this rollout.
@@ -98,6 +103,7 @@ type Member struct {
 	Step *Step
 	// Attempts of the action that failed last, the next not before NotBefore.
 	Attempts  int
+	Failing   Action
 	NotBefore time.Time
 	// Number of the steps so far.
 	Number int
@@ -124,8 +130,33 @@ func (m *Member) State() string {
 	return "waiting for its turn"
 }
 
-// MaxDone bounds the ended steps that are kept of a server in one rollout.
-const MaxDone = 50
+// needsReboot reports whether a member is to be rebooted for the rollout's sake. After its
+// reboot what was staged meanwhile is another rollout's.
+func (m *Member) needsReboot(s *Server) bool {
+	if !m.Rebooted || !s.NeedsReboot {
+		return s.NeedsReboot
+	}
+	target := m.Targets[ComponentOS]
+	return s.Staged == "" || Newer(target, s.Running)
+}
+
+// Limits of what is kept of a unit.
+const (
+	// MaxDone bounds the ended steps that are kept of a server in one rollout.
+	MaxDone = 20
+	// MaxText bounds a text that comes from servers, in bytes.
+	MaxText = 300
+	// MaxMembers bounds the members of a cluster that can be rolled through.
+	MaxMembers = 300
+)
+
+// cut bounds a text from elsewhere.
+func cut(text string) string {
+	if len(text) > MaxText {
+		text = text[:MaxText] + "…"
+	}
+	return strings.ToValidUTF8(text, "�")
+}
 
 // Step is an action under way.
 type Step struct {
@@ -168,7 +199,7 @@ type View struct {
 	Now time.Time
 	// Servers are those of the unit's members, in their order; nil for one that is gone.
 	Servers []*Server
-	// Hold says why nothing may be begun at all; empty: it may.
+	// Hold says why nothing may be begun at all; empty: it may. It is to be asked for again after HoldInterval.
 	Hold string
 	// Gate says why the embedder's own health gate is closed; asked for when a Result says AskGate.
 	Gate string
@@ -181,6 +212,9 @@ type View struct {
 
 	quiet bool // no notes are wanted
 }
+
+// HoldInterval is when to look again while nothing may be begun.
+const HoldInterval = 10 * time.Second
 
 // Command is an action to carry out.
 type Command struct {

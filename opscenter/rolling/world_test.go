@@ -255,6 +255,11 @@ func (w *world) carryOut(c rolling.Command) {
 		w.after(w.duration(s.Name, c.Action), end("the connection was lost", effect))
 	case "old version":
 		w.after(w.duration(s.Name, c.Action), end("", func() { s.Staged, s.NeedsReboot = "", false }))
+	case "newer staged":
+		w.after(w.duration(s.Name, c.Action), end("", func() {
+			effect()
+			s.Staged, s.NeedsReboot = "9", true
+		}))
 	case "needs reboot":
 		w.after(w.duration(s.Name, c.Action), end("", func() { effect(); s.NeedsReboot = true }))
 	case "no return":
@@ -284,7 +289,7 @@ func (w *world) apply(s *rolling.Server, c rolling.Command) {
 		if s.Staged != "" {
 			s.Running = s.Staged
 		}
-		s.Staged, s.NeedsReboot = "", false
+		s.Staged, s.NeedsReboot, s.BootedAt = "", false, w.now
 	case rolling.PowerOff:
 		s.Ready, s.Online, s.Condition = false, false, "offline (shut down)"
 	}
