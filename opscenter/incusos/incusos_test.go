@@ -415,6 +415,7 @@ func TestAnswersThatDoNotEnd(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(map[string]any{"type": "sync", "status_code": 200, "metadata": map[string]any{"environment": map[string]any{"uptime": 1000}}})
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
+		panic(http.ErrAbortHandler) // not even then
 	})
 	begun := time.Now()
 	o := probe(t, newClient(t, incusos.Options{Timeout: 200 * time.Millisecond, CallTimeout: 300 * time.Millisecond}), where)

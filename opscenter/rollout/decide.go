@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -74,6 +75,9 @@ func (e *engine) decide(s *opscenter.Snapshot, u *unitCourse) (*decision, error)
 
 // unit looks at a unit, and does what is to be done next.
 func (e *engine) unit(u *unitCourse) error {
+	if err := e.keep(); err != nil {
+		return err
+	}
 	var d *decision
 	err := e.registry.Read(e.ctx, func(s *opscenter.Snapshot) (err error) {
 		d, err = e.decide(s, u)
@@ -94,17 +98,22 @@ func (e *engine) unit(u *unitCourse) error {
 		})
 	}
 	switch {
-	case errors.Is(err, errLease) || e.ctx.Err() != nil:
+	case errors.Is(err, errLease) || err != nil && e.ctx.Err() != nil:
 		return err
 	case err != nil:
 		// What it is about is tried again; other units are not kept waiting.
 		e.log.ErrorContext(e.ctx, "a rollout's next step could not be stored, and is tried again", "rollout", u.id, "error", err)
 		u.wake = time.Now().Add(retryInterval)
+		if u.errors++; u.errors >= maxErrors {
+			e.halt(u, err)
+		}
 		return nil
 	case d.gone:
 		e.forget(u)
 		return nil
 	}
+	u.errors = 0
+	// What is stored is carried out, even if this controller is to end: it waits for it.
 	for _, b := range started {
 		e.carryOut(u, b.info, b.operation)
 	}
@@ -129,6 +138,42 @@ func (e *engine) unit(u *unitCourse) error {
 		}
 	}
 	return nil
+}
+
+// maxErrors is how often a unit's next step may fail to be stored, in a row, until the unit
+// fails for that.
+const maxErrors = 10
+
+// halt makes a unit fail whose next step can't be stored: somebody has to know.
+func (e *engine) halt(u *unitCourse, reason error) {
+	err := e.registry.Write(e.ctx, func(tx *opscenter.Tx) error {
+		if err := e.held(tx, e.epoch); err != nil {
+			return err
+		}
+		stored, err := units.Get(tx, storage.StringKey(u.id).Uint(uint64(u.index)))
+		if err != nil {
+			return err
+		}
+		known, err := find(tx, u.id)
+		if err != nil || stored.Status != rolling.UnitRunning {
+			return err
+		}
+		next, r := &Unit{Rollout: stored.Rollout, Index: stored.Index, Unit: *stored.Unit.Clone()}, known.clone()
+		next.Halt(now(), fmt.Sprintf("the next step can't be stored: %v", reason))
+		r.State.Moved(&next.Unit, next.Index, stored.Status, now())
+		if err := units.Put(tx, next); err != nil {
+			return err
+		}
+		if err := rollouts.Put(tx, r); err != nil {
+			return err
+		}
+		return tx.Record(event(r, "", "", opscenter.EventRollout, fmt.Sprintf("%s: %s", r.State.Status, next.Failure.Reason)))
+	})
+	if err != nil {
+		e.failed(e.ctx, err)
+	} else {
+		u.errors = 0
+	}
 }
 
 // later makes a time of the day one of the monotonic clock.
@@ -215,6 +260,9 @@ func (e *engine) store(tx *opscenter.Tx, d *decision) (started []begun, err erro
 // rollout looks at a rollout as a whole: it begins with the next units, or drops them, and
 // ends it. It reports whether there is more to do at once.
 func (e *engine) rollout(c *course) (more bool, err error) {
+	if err := e.keep(); err != nil {
+		return false, err
+	}
 	var added []*Unit
 	var again time.Time
 	ended := false
@@ -234,7 +282,8 @@ func (e *engine) rollout(c *course) (more bool, err error) {
 		}
 		r, at := stored.clone(), now()
 		var list []opscenter.Event
-		for len(added) < unitsPerStep {
+		members := 0
+		for len(added) < unitsPerStep && members < membersPerStep {
 			cancelling := r.State.Status == rolling.StatusCancelling && r.State.Next < r.State.Units
 			ok, wake, _ := r.State.Admit(at)
 			if again = wake; !ok && !cancelling {
@@ -257,8 +306,9 @@ func (e *engine) rollout(c *course) (more bool, err error) {
 				return err
 			}
 			added = append(added, next)
+			members += len(next.Members)
 		}
-		more = len(added) == unitsPerStep
+		more = len(added) == unitsPerStep || members >= membersPerStep
 		if r.State.Finish(at) {
 			text := string(r.State.Status)
 			if r.State.Reason != "" {
@@ -277,7 +327,7 @@ func (e *engine) rollout(c *course) (more bool, err error) {
 	})
 	switch {
 	case errors.Is(err, idle):
-	case errors.Is(err, errLease) || e.ctx.Err() != nil:
+	case errors.Is(err, errLease) || err != nil && e.ctx.Err() != nil:
 		return false, err
 	case err != nil:
 		e.log.ErrorContext(e.ctx, "a rollout could not go on, and is tried again", "rollout", c.id, "error", err)
@@ -296,7 +346,7 @@ func (e *engine) rollout(c *course) (more bool, err error) {
 			e.unname(u)
 		}
 		delete(e.rollouts, c.id)
-		if err := e.prune(); err != nil {
+		if err := e.prune(e.ctx); err != nil {
 			e.failed(e.ctx, err)
 		}
 		return false, nil
@@ -308,15 +358,15 @@ func (e *engine) rollout(c *course) (more bool, err error) {
 }
 
 // prune removes the oldest of the rollouts that ended, beyond Options.MaxHistory.
-func (e *engine) prune() error {
+func (m *Manager) prune(ctx context.Context) error {
 	var old []string
-	err := e.registry.Read(e.ctx, func(s *opscenter.Snapshot) error {
+	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		kept := 0
 		for r, err := range byEnd.Scan(s, storage.Range{Prefix: storage.StringKey("ended"), Reverse: true}) {
 			if err != nil {
 				return err
 			}
-			if kept++; kept > e.options.MaxHistory {
+			if kept++; kept > m.options.MaxHistory {
 				old = append(old, r.ID)
 			}
 		}
@@ -324,7 +374,7 @@ func (e *engine) prune() error {
 	})
 	for _, id := range old {
 		if err == nil {
-			err = e.erase(e.ctx, id)
+			err = m.erase(ctx, id)
 		}
 	}
 	return err

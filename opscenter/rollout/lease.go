@@ -21,10 +21,10 @@ func (m *Manager) acquire(ctx context.Context) (epoch uint64, until time.Time, e
 		if err != nil {
 			return err
 		}
-		next := lease{Name: leaseKey, Holder: m.holder, Epoch: 1, Expires: now().Add(m.options.Lease)}
+		next := lease{Name: leaseKey, Holder: m.holder, Epoch: 1, Expires: now().Add(m.options.Lease), Term: m.options.Lease}
 		if l != nil {
 			// A lease that ends much later than it could was given when the clock was ahead.
-			if held := l.Expires.Sub(now()); l.Holder != "" && l.Holder != m.holder && held > 0 && held <= 2*m.options.Lease {
+			if held := l.Expires.Sub(now()); l.Holder != "" && l.Holder != m.holder && held > 0 && held <= l.Term {
 				until = l.Expires
 				return nil
 			}
@@ -54,7 +54,7 @@ func (m *Manager) renew(ctx context.Context, epoch uint64) error {
 		if err := m.held(tx, epoch); err != nil {
 			return err
 		}
-		return leases.Put(tx, &lease{Name: leaseKey, Holder: m.holder, Epoch: epoch, Expires: now().Add(m.options.Lease)})
+		return leases.Put(tx, &lease{Name: leaseKey, Holder: m.holder, Epoch: epoch, Expires: now().Add(m.options.Lease), Term: m.options.Lease})
 	})
 }
 

@@ -100,14 +100,15 @@ type lease struct {
 	Holder  string
 	Epoch   uint64 // grows with each holder: what an earlier one began is taken over
 	Expires time.Time
+	Term    time.Duration // for how long it was given
 }
 
 var (
 	rollouts = storage.NewTable("rollouts", func(r *Rollout) storage.Key { return storage.StringKey(r.ID) })
-	// byEnd has those that have not ended under "", the others under "ended".
+	// byEnd has those that have not ended under "", the others under "ended", by when they did.
 	byEnd = rollouts.Index("end", func(r *Rollout) []storage.Key {
 		if r.State.Status.Ended() {
-			return []storage.Key{storage.StringKey("ended")}
+			return []storage.Key{storage.StringKey("ended").Uint(uint64(max(0, r.State.EndedAt.UnixNano())))}
 		}
 		return []storage.Key{storage.StringKey("")}
 	})

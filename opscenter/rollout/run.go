@@ -107,6 +107,8 @@ type engine struct {
 	events   chan func()              // what other goroutines have to say
 	polls    chan struct{}            // bounds them
 	polling  map[string]bool          // servers that are asked now
+	reload   time.Time                // when to look for rollouts that are not known; zero: not
+	renewed  time.Time
 }
 
 // course is a rollout under way.
@@ -128,7 +130,8 @@ type unitCourse struct {
 	poll  time.Time // when its servers are asked next; zero: they are not
 	names []string
 	gate  *gate
-	retry bool
+	// errors in a row, of storing its next step.
+	errors int
 }
 
 // gate is what the embedder's health gate said.
@@ -142,7 +145,7 @@ type gate struct {
 func (m *Manager) lead(ctx context.Context, epoch uint64) {
 	ctx, cancel := context.WithCancel(ctx)
 	e := &engine{Manager: m, epoch: epoch, ctx: ctx, rollouts: map[string]*course{}, byServer: map[string][]*unitCourse{},
-		events: make(chan func()), polls: make(chan struct{}, m.options.MaxPolls), polling: map[string]bool{}}
+		events: make(chan func()), polls: make(chan struct{}, m.options.MaxPolls), polling: map[string]bool{}, renewed: time.Now()}
 	err := e.run()
 	cancel()
 	e.drain()
@@ -187,27 +190,32 @@ func (e *engine) say(do func()) {
 }
 
 func (e *engine) run() error {
-	open, revision, err := e.open(e.ctx)
+	_, revision, err := e.open(e.ctx)
+	if err == nil {
+		err = e.loadAll()
+	}
 	if err != nil {
 		return err
 	}
-	for _, r := range open {
-		if err := e.load(r.ID); err != nil {
-			return err
-		}
-	}
 	e.group.Go(func() { e.follow(revision) })
-	renewed := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		next := renewed.Add(e.options.Lease / 3)
+		if !e.reload.IsZero() && !e.reload.After(time.Now()) {
+			if err := e.loadAll(); err != nil {
+				return err
+			}
+		}
 		wake, err := e.round()
 		if err != nil {
 			return err
 		}
-		if len(e.rollouts) == 0 {
+		if len(e.rollouts) == 0 && e.reload.IsZero() {
 			return nil
+		}
+		next := e.renewed.Add(e.options.Lease / 3)
+		if !e.reload.IsZero() && e.reload.Before(next) {
+			next = e.reload
 		}
 		if !wake.IsZero() && wake.Before(next) {
 			next = wake
@@ -218,18 +226,55 @@ func (e *engine) run() error {
 		case do := <-e.events:
 			do()
 		case <-e.changed:
+			e.reload = time.Now()
 			for _, c := range e.rollouts {
 				c.look = true
 			}
 		case <-e.ctx.Done():
 			return e.ctx.Err()
 		}
-		if time.Since(renewed) >= e.options.Lease/3 {
-			if err := e.renew(e.ctx, e.epoch); err != nil {
-				return err
-			}
-			renewed = time.Now()
+		if err := e.keep(); err != nil {
+			return err
 		}
+	}
+}
+
+// keep renews the lease when a third of its time is over.
+func (e *engine) keep() error {
+	if time.Since(e.renewed) < e.options.Lease/3 {
+		return nil
+	}
+	begun := time.Now()
+	err := e.renew(e.ctx, e.epoch)
+	if err == nil {
+		e.renewed = begun
+	}
+	return err
+}
+
+// loadAll loads the rollouts that are not known, yet. What can't be is tried again.
+func (e *engine) loadAll() error {
+	open, _, err := e.open(e.ctx)
+	if err != nil {
+		return err
+	}
+	e.reload = time.Time{}
+	for _, r := range open {
+		if e.rollouts[r.ID] == nil {
+			e.loadOne(r.ID)
+		}
+	}
+	return nil
+}
+
+// startInterval is when to look again whether a rollout that is being started has been, or is dead.
+const startInterval = 5 * time.Second
+
+// loadOne loads a rollout; one that can't be must not keep the others from going on.
+func (e *engine) loadOne(id string) {
+	if err := e.load(id); err != nil {
+		e.failed(e.ctx, fmt.Errorf("rollout %s: %w", id, err))
+		e.reload = time.Now().Add(retryInterval)
 	}
 }
 
@@ -277,11 +322,12 @@ func (e *engine) take(all bool, names, ids []string) {
 			u.look = true
 		}
 	}
+	if all {
+		e.reload = time.Now()
+	}
 	for _, id := range ids {
 		if e.rollouts[id] == nil {
-			if err := e.load(id); err != nil {
-				e.failed(e.ctx, err)
-			}
+			e.loadOne(id)
 		}
 	}
 }
@@ -296,7 +342,10 @@ func (e *engine) load(id string) error {
 			return err
 		}
 		if r.State.Status == rolling.StatusStarting {
-			erase = now().Sub(r.CreatedAt) > startTimeout
+			erase = now().Sub(r.LastUpdated) > startTimeout
+			if e.reload.IsZero() {
+				e.reload = time.Now().Add(startInterval)
+			}
 			return nil
 		}
 		calendar, err := rolling.NewCalendar(r.State.Policy.Windows)
@@ -445,11 +494,34 @@ func (e *engine) carryOut(u *unitCourse, info *opscenter.ServerInfo, operation *
 		ctx = context.WithoutCancel(ctx)
 	}
 	e.group.Go(func() {
-		if err := e.planner.CarryOut(ctx, info, operation); err != nil {
+		err := e.planner.CarryOut(ctx, info, operation)
+		if err != nil {
 			e.log.WarnContext(ctx, "a step failed", "server", info.Name, "action", operation.Action, "error", err)
+			e.insist(info.Name, info.ID, operation.ID, operation.Action)
 		}
 		e.say(func() { u.look = true })
 	})
+}
+
+// insistInterval is the first pause before an action is asked for again whose outcome was not heard.
+const insistInterval = 5 * time.Second
+
+// insist asks again for an action whose outcome was not heard, until it is, or the operation is over.
+func (e *engine) insist(name, id, operation string, action rolling.Action) {
+	if action == rolling.Reboot || action == rolling.PowerOff {
+		return // for polls to find out
+	}
+	for pause := insistInterval; ; pause = min(2*pause, time.Minute) {
+		sleep(e.ctx, pause)
+		if e.ctx.Err() != nil {
+			return
+		}
+		err := e.planner.CarryOn(e.ctx, id, operation)
+		if err == nil || errors.Is(err, opscenter.ErrNotFound) || errors.Is(err, opscenter.ErrRefused) {
+			return
+		}
+		e.log.WarnContext(e.ctx, "the outcome of a step is not known, yet", "server", name, "action", action, "error", err)
+	}
 }
 
 // carryOn carries out again what an earlier controller began.
@@ -457,6 +529,7 @@ func (e *engine) carryOn(u *unitCourse, c rolling.Command) {
 	e.group.Go(func() {
 		if err := e.planner.CarryOn(e.ctx, c.ServerID, c.ID); err != nil {
 			e.log.WarnContext(e.ctx, "a step that was taken over failed", "server", c.Server, "action", c.Action, "error", err)
+			e.insist(c.Server, c.ServerID, c.ID, c.Action)
 		}
 		e.say(func() { u.look = true })
 	})

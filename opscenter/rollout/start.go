@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,8 +15,22 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// unitsPerStep is how many units one transaction writes.
-const unitsPerStep = 200
+// Limits of what one transaction writes: units, and members of theirs beyond the first unit.
+const (
+	unitsPerStep   = 200
+	membersPerStep = 1500
+)
+
+// stepOf returns how many units go into the next transaction.
+func stepOf(list []*rolling.Unit) int {
+	members := 0
+	for i, u := range list {
+		if members += len(u.Members); i == unitsPerStep || i > 0 && members > membersPerStep {
+			return i
+		}
+	}
+	return len(list)
+}
 
 // startTimeout is after which a rollout that was not written down as a whole is taken to be
 // one whose controller died.
@@ -94,31 +109,35 @@ func blockedError(list []rolling.Blocker) error {
 // write stores a rollout with its units, in several steps if there are many: until the last
 // it is starting, and nobody touches it.
 func (m *Manager) write(ctx context.Context, r *Rollout, list []*rolling.Unit) error {
-	for from := 0; ; from += unitsPerStep {
-		to := min(from+unitsPerStep, len(list))
+	for from, to := 0, 0; ; from = to {
+		to = from + stepOf(list[from:])
 		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			if from == 0 {
 				if err := rollouts.Insert(tx, r); err != nil {
 					return err
 				}
 			}
+			stored, err := find(tx, r.ID) // it may have been cancelled, or given up for dead
+			if err != nil {
+				return err
+			}
 			for i, u := range list[from:to] {
 				if err := units.Put(tx, &Unit{Rollout: r.ID, Index: from + i, Unit: *u}); err != nil {
+					return err
+				}
+				if err := unchanged(tx, u); err != nil {
 					return err
 				}
 				if err := tx.Claim(opscenter.Claim{Unit: claimName(u), Cluster: u.Cluster, Owner: r.ID, What: r.What(), Since: r.CreatedAt}); err != nil {
 					return err
 				}
 			}
-			if to < len(list) {
-				return nil
-			}
-			stored, err := find(tx, r.ID)
-			if err != nil {
-				return err
-			}
 			begun := stored.clone()
-			begun.State.Status, begun.LastUpdated = rolling.StatusRunning, now()
+			begun.LastUpdated = now()
+			if to < len(list) {
+				return rollouts.Put(tx, begun)
+			}
+			begun.State.Status = rolling.StatusRunning
 			text := fmt.Sprintf("begun, with %d clusters and servers, %d steps expected", len(list), begun.State.Steps)
 			if len(list) == 0 {
 				begun.State.Reason = "there is nothing to do"
@@ -137,9 +156,36 @@ func (m *Manager) write(ctx context.Context, r *Rollout, list []*rolling.Unit) e
 			return err
 		}
 		if to == len(list) {
-			return nil
+			if len(list) == 0 {
+				err = m.prune(ctx) // of those that end at once there may be many
+			}
+			return err
 		}
 	}
+}
+
+// unchanged returns ErrStale if a cluster has other members than when it was planned.
+func unchanged(tx *opscenter.Tx, u *rolling.Unit) error {
+	if !u.Cluster {
+		return nil
+	}
+	known := map[string]bool{}
+	for i := range u.Members {
+		known[u.Members[i].ID] = true
+	}
+	for info, err := range tx.Snapshot().Servers(opscenter.ServerFilter{Cluster: u.Name}) {
+		if err != nil {
+			return err
+		}
+		if !known[info.ID] {
+			return fmt.Errorf("%w: server %q joined cluster %q meanwhile", ErrStale, info.Name, u.Name)
+		}
+		delete(known, info.ID)
+	}
+	if len(known) > 0 {
+		return fmt.Errorf("%w: a server left cluster %q meanwhile", ErrStale, u.Name)
+	}
+	return nil
 }
 
 // claimName is what a unit is claimed by: a server by its ID, as it may be renamed.
@@ -206,51 +252,82 @@ func (m *Manager) Pause(ctx context.Context, id, reason string) error {
 // Resume goes on with a rollout that was paused, by somebody or by a failure: what failed is
 // tried again. Errors: opscenter.ErrNotFound, rolling.ErrState.
 func (m *Manager) Resume(ctx context.Context, id string) error {
-	return m.change(ctx, id, func(tx *opscenter.Tx, r *Rollout) (string, error) {
-		if err := r.State.Resume(); err != nil {
-			return "", err
-		}
-		return "resumed", resumeUnits(tx, r)
-	})
+	r, err := m.Get(ctx, id)
+	if err == nil {
+		err = r.State.Resume() // is it possible at all?
+	}
+	if err == nil {
+		err = m.resumeUnits(ctx, id) // while it is paused nothing begins
+	}
+	if err != nil {
+		return err
+	}
+	return m.change(ctx, id, func(_ *opscenter.Tx, r *Rollout) (string, error) { return "resumed", r.State.Resume() })
 }
 
 // Cancel gives a rollout up, in one of three ways. It may be called again, with another one. It
-// is over when what is under way has ended. Errors: opscenter.ErrNotFound, rolling.ErrState, rolling.ErrInvalid.
+// is over when what is under way has ended. One that is being started is removed. Errors:
+// opscenter.ErrNotFound, rolling.ErrState, rolling.ErrInvalid.
 func (m *Manager) Cancel(ctx context.Context, id string, mode rolling.CancelMode) error {
-	return m.change(ctx, id, func(tx *opscenter.Tx, r *Rollout) (string, error) {
-		if err := r.State.Abandon(mode); err != nil {
-			return "", err
-		}
-		return "cancelled: " + string(mode), resumeUnits(tx, r)
-	})
+	r, err := m.Get(ctx, id)
+	if err == nil && r.State.Status == rolling.StatusStarting && slices.Contains(rolling.CancelModes, mode) {
+		return m.erase(ctx, id)
+	}
+	if err == nil {
+		err = m.change(ctx, id, func(_ *opscenter.Tx, r *Rollout) (string, error) {
+			return "cancelled: " + string(mode), r.State.Abandon(mode)
+		})
+	}
+	if err == nil {
+		err = m.resumeUnits(ctx, id) // what is left to do in them is another now
+	}
+	return err
 }
 
-// resumeUnits lets the units that failed go on.
-func resumeUnits(tx *opscenter.Tx, r *Rollout) error {
-	if r.State.Failed == 0 {
-		return nil
-	}
-	var failed []*Unit
-	for u, err := range units.Scan(tx, storage.Range{Prefix: storage.StringKey(r.ID)}) {
+// resumesPerStep is how many units one transaction lets go on: they hold what was done with each server.
+const resumesPerStep = 10
+
+// resumeUnits lets the units that failed go on, in steps.
+func (m *Manager) resumeUnits(ctx context.Context, id string) error {
+	for more := true; more; {
+		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+			more = false
+			stored, err := find(tx, id)
+			if err != nil || stored.State.Failed == 0 {
+				return err
+			}
+			var failed []*Unit
+			for u, err := range units.Scan(tx, storage.Range{Prefix: storage.StringKey(id)}) {
+				if err != nil {
+					return err
+				}
+				if u.Status == rolling.UnitFailed {
+					if more = len(failed) == resumesPerStep; more {
+						break
+					}
+					failed = append(failed, u)
+				}
+			}
+			r := stored.clone()
+			for _, u := range failed {
+				members, err := serversOf(tx.Snapshot(), &u.Unit)
+				if err != nil {
+					return err
+				}
+				next := &Unit{Rollout: u.Rollout, Index: u.Index, Unit: *u.Unit.Clone()}
+				next.Resume(members)
+				r.State.Moved(&next.Unit, u.Index, rolling.UnitFailed, now())
+				if err := units.Put(tx, next); err != nil {
+					return err
+				}
+			}
+			return rollouts.Put(tx, r)
+		})
 		if err != nil {
 			return err
 		}
-		if u.Status == rolling.UnitFailed {
-			failed = append(failed, u)
-		}
 	}
-	for _, u := range failed {
-		members, err := serversOf(tx.Snapshot(), &u.Unit)
-		if err != nil {
-			return err
-		}
-		next := &Unit{Rollout: u.Rollout, Index: u.Index, Unit: *u.Unit.Clone()}
-		next.Resume(members)
-		r.State.Moved(&next.Unit, u.Index, rolling.UnitFailed, now())
-		if err := units.Put(tx, next); err != nil {
-			return err
-		}
-	}
+	m.wake()
 	return nil
 }
 
