@@ -492,6 +492,16 @@ func (d *daemon) finish(m *clusterMember) string {
 	defer d.mu.Unlock()
 	action, mode, _ := strings.Cut(m.action, " ")
 	m.action = ""
+	if s := m.server; s != nil {
+		switch {
+		case action == "evacuate" && s.has(TroubleEvacuation):
+			m.status = "Online"
+			return "Failed to migrate instance \"stubborn\" in project \"default\""
+		case action == "restore" && s.has(TroubleRestore):
+			m.status = "Evacuated"
+			return "Failed to start instance \"stubborn\""
+		}
+	}
 	if action == "evacuate" {
 		if failed := d.evacuate(m, mode); failed != "" {
 			m.status = "Online"

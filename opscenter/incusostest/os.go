@@ -274,6 +274,10 @@ func (s *Server) checkUpdate(w http.ResponseWriter, r *http.Request) {
 func (s *Server) applyUpdate(osOnly bool) {
 	s.mu.Lock()
 	s.state.updating = false
+	if s.trouble == TroubleUpdate {
+		s.mu.Unlock()
+		return
+	}
 	osUpdated, updated := false, false
 	if newer(s.state.available, s.state.version) && s.state.next != s.state.available {
 		s.state.next, osUpdated = s.state.available, true
@@ -328,7 +332,7 @@ func (s *Server) Reboot() {
 	if s.options.WhileDown != nil {
 		s.options.WhileDown()
 	}
-	if sleep(s, s.options.RebootDelay) {
+	if sleep(s, s.options.RebootDelay) && !s.has(TroubleReboot) {
 		s.PowerOn()
 	}
 }
@@ -361,7 +365,7 @@ func (s *Server) down() {
 // PowerOn boots a server that is down; a staged version becomes active.
 func (s *Server) PowerOn() {
 	s.mu.Lock()
-	if s.needsReboot() {
+	if s.needsReboot() && s.trouble != TroubleVersion {
 		s.state.alternate, s.state.version = s.state.version, s.state.next
 	}
 	s.state.next = ""

@@ -112,6 +112,7 @@ type Server struct {
 	// rebooting: it was asked to, and is not back. reboots is how often it was.
 	rebooting bool
 	reboots   int
+	trouble   Trouble
 	incus     *daemon
 
 	saving sync.Mutex // the file
