@@ -28,8 +28,10 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
@@ -106,7 +108,12 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	if err != nil {
 		return err
 	}
-	handler, err := httpapi.New(registry, httpapi.Options{ClientCertificate: certificates.client.Leaf, Authorize: authorize, Logger: logger})
+	rollouts, err := rollout.New(opscenter.NewUpdatePlanner(registry, client), rollout.Options{Poller: polls, Logger: logger})
+	if err != nil {
+		return err
+	}
+	handler, err := httpapi.New(registry, httpapi.Options{ClientCertificate: certificates.client.Leaf, Authorize: authorize, Logger: logger,
+		Rollouts: rollouts, Clusters: cluster.New(registry, client, cluster.Options{Logger: logger})})
 	if err != nil {
 		return err
 	}
@@ -128,6 +135,7 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ignoreStop(polls.Run(ctx)) })
+	group.Go(func() error { return ignoreStop(rollouts.Run(ctx)) })
 	web := httpapi.NewServer(handler, httpapi.TLSConfig(certificates.server), logger)
 	serveUntilDone(ctx, group, web, func() error { return web.ServeTLS(listener, "", "") })
 	if socket != nil {

@@ -139,6 +139,12 @@ func orUnknown(version string) string {
 
 func (a *advance) ended(m *Member, failed, note string) {
 	step := m.Step
+	a.u.Touched = true
+	if a.v.quiet && a.p.Goal.single() == None {
+		m.Step = nil
+		a.Changed = true
+		return
+	}
 	m.Done = append(m.Done, Done{Action: step.Action, Why: step.Why, Attempt: step.Attempt, StartedAt: step.StartedAt, EndedAt: a.v.Now, Failed: cut(failed), Note: note})
 	if over := len(m.Done) - MaxDone; over > 0 {
 		m.Done = append([]Done(nil), m.Done[over:]...)

@@ -191,7 +191,7 @@ func Forecast(state *State, units []*Unit, servers [][]*Server, now time.Time) (
 		}
 	}
 	m.ahead.Steps = make([]PlanStep, 0, expected)
-	m.units, m.servers = make([]*Unit, len(units)), make([][]*Server, len(units))
+	m.units, m.servers, m.models = make([]*Unit, len(units)), make([][]*Server, len(units)), make([][]modelServer, len(units))
 	m.run(now)
 	if m.state.Status.Ended() {
 		m.ahead.End = m.now
@@ -208,6 +208,7 @@ type model struct {
 	original [][]*Server
 	units    []*Unit // copies of those that were touched
 	servers  [][]*Server
+	models   [][]modelServer
 	events   events
 	now      time.Time
 	ahead    *Ahead
@@ -274,18 +275,26 @@ func (m *model) run(now time.Time) {
 	}
 }
 
+// modelServer is a server with room for what is under way, and was.
+type modelServer struct {
+	Server
+	operation Operation
+	last      Outcome
+}
+
 // touch copies a unit, and its servers, before they change.
 func (m *model) touch(i int) {
 	u := m.first[i].Clone()
 	list := make([]*Server, len(u.Members))
-	copies := make([]Server, len(u.Members))
+	copies := make([]modelServer, len(u.Members))
 	for k, s := range m.original[i] {
 		if s != nil {
-			copies[k] = *s
+			copies[k].Server = *s
 			copies[k].Good = m.policy.GoodPolls
-			list[k] = &copies[k]
+			list[k] = &copies[k].Server
 		}
 	}
+	m.models[i] = copies
 	m.units[i], m.servers[i] = u, list
 }
 
@@ -355,7 +364,7 @@ func (m *model) advance(i int) {
 	}
 	m.state.Moved(u, i, before, m.now)
 	if u.Status.ended() {
-		m.units[i], m.servers[i] = nil, nil
+		m.units[i], m.servers[i], m.models[i] = nil, nil, nil
 	}
 }
 
@@ -365,7 +374,9 @@ func (m *model) start(i int, c Command) {
 	k := slices.IndexFunc(u.Members, func(member Member) bool { return member.ID == c.ServerID })
 	s := m.servers[i][k]
 	end := m.now.Add(u.Expected[c.Action])
-	s.Operation = &Operation{ID: c.ID, Action: c.Action, Deadline: m.now.Add(c.Timeout)}
+	model := &m.models[i][k]
+	model.operation = Operation{ID: c.ID, Action: c.Action, Deadline: m.now.Add(c.Timeout)}
+	s.Operation = &model.operation
 	s.Ready = false
 	s.Online = c.Action != Reboot && c.Action != PowerOff
 	m.ahead.Steps = append(m.ahead.Steps, PlanStep{Number: len(m.ahead.Steps) + 1, Wave: m.state.Waves[u.Wave].Name, Unit: u.Name, Server: c.Server,
@@ -383,7 +394,9 @@ func (m *model) complete(e event) {
 	if s == nil || s.Operation == nil || member.Step == nil || s.Operation.ID != member.Step.ID {
 		return
 	}
-	s.Last = &Outcome{ID: s.Operation.ID, Action: s.Operation.Action, EndedAt: m.now}
+	model := &m.models[e.unit][e.member]
+	model.last = Outcome{ID: s.Operation.ID, Action: s.Operation.Action, EndedAt: m.now}
+	s.Last = &model.last
 	s.Operation = nil
 	s.Ready, s.Online = true, true
 	switch s.Last.Action {

@@ -207,12 +207,7 @@ func (a *advance) settled(m *Member, s *Server) bool {
 
 // touched reports whether anything was done in the unit.
 func (a *advance) touched() bool {
-	for i := range a.u.Members {
-		if len(a.u.Members[i].Done) > 0 {
-			return a.p.Goal != GoalPowerOff && a.p.Goal != GoalEvacuate
-		}
-	}
-	return false
+	return a.u.Touched && a.p.Goal != GoalPowerOff && a.p.Goal != GoalEvacuate
 }
 
 func (a *advance) endUnit(status UnitStatus) {
@@ -353,7 +348,11 @@ func (a *advance) command(m *Member, action Action) Command {
 
 func (a *advance) start(m *Member, s *Server, action Action, why string) {
 	m.Number++
-	step := &Step{ID: a.v.Prefix + m.ID + "." + strconv.Itoa(m.Number), Action: action, Why: why, Attempt: m.Attempts + 1,
+	id := m.ID // on a model nobody confuses it with the one before
+	if !a.v.quiet {
+		id = a.v.Prefix + m.ID + "." + strconv.Itoa(m.Number)
+	}
+	step := &Step{ID: id, Action: action, Why: why, Attempt: m.Attempts + 1,
 		StartedAt: a.v.Now, Deadline: a.v.Now.Add(a.p.timeout(action)), Epoch: a.v.Epoch}
 	m.Step = step
 	if action != Update {

@@ -48,6 +48,8 @@ type Unit struct {
 	Told string
 	// Failure is why it failed.
 	Failure *Failure
+	// Touched: something was done with a member.
+	Touched bool
 	// Steps is how many actions were expected when it was planned.
 	Steps int
 }
