@@ -190,7 +190,7 @@ func TestFailurePausesAndResumes(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, m.Resume(t.Context(), r.ID))
 		require.ErrorIs(t, m.Resume(t.Context(), r.ID), rolling.ErrState)
-		r = await(t, m, r.ID, 5*time.Hour, rolling.StatusDone)
+		await(t, m, r.ID, 5*time.Hour, rolling.StatusDone)
 		for _, s := range f.servers {
 			require.Equal(t, 1, s.reboots, s.name)
 			require.Equal(t, newVersion, s.version)
@@ -214,7 +214,7 @@ func TestCancel(t *testing.T) {
 				awaitCall(t, f, "evacuate a")
 				require.ErrorIs(t, m.Cancel(t.Context(), r.ID, "burn"), rolling.ErrInvalid)
 				require.NoError(t, m.Cancel(t.Context(), r.ID, mode))
-				r = await(t, m, r.ID, time.Hour, rolling.StatusCancelled)
+				await(t, m, r.ID, time.Hour, rolling.StatusCancelled)
 				a := f.servers["a"]
 				require.Equal(t, mode == rolling.CancelStop, a.evacuated)
 				require.Equal(t, mode == rolling.CancelFinish, a.reboots == 1)

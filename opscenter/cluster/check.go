@@ -1,0 +1,162 @@
+package cluster
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+func (w *work) load(ctx context.Context, servers []string) (out []*opscenter.ServerInfo, err error) {
+	for i, name := range servers {
+		if slices.Contains(servers[:i], name) {
+			return nil, fmt.Errorf("cluster %q: %w: server %q is named twice", w.name, ErrUnsuitable, name)
+		}
+		info, err := w.registry.Server(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, info)
+	}
+	return out, nil
+}
+
+// others returns the members of the cluster's record, but for some.
+func (w *work) others(ctx context.Context, but []string) (out []string, err error) {
+	for info, err := range w.registry.Servers(ctx, opscenter.ServerFilter{Cluster: w.name}) {
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(but, info.Name) {
+			out = append(out, info.Name)
+		}
+	}
+	return out, nil
+}
+
+// member returns a member of the cluster, by its own word, that is none of some.
+func (w *work) member(ctx context.Context, certificate *x509.Certificate, but []string) (*opscenter.ServerInfo, error) {
+	names, err := w.others(ctx, but)
+	if err != nil {
+		return nil, err
+	}
+	failures := []error{fmt.Errorf("cluster %q: %w: it has no other member that answers", w.name, ErrUnsuitable)}
+	for _, name := range names {
+		info, err := w.registry.Server(ctx, name)
+		if err != nil || info.State.Status != opscenter.StatusReady {
+			continue
+		}
+		state, err := w.state(ctx, info)
+		switch {
+		case err != nil:
+			failures = append(failures, err)
+		case state.Name != "" && state.Certificate.Equal(certificate):
+			return info, nil
+		}
+	}
+	return nil, errors.Join(failures...)
+}
+
+func (w *work) state(ctx context.Context, info *opscenter.ServerInfo) (State, error) {
+	ctx, cancel := context.WithTimeout(ctx, w.options.Timeout)
+	defer cancel()
+	state, err := w.incus.ClusterState(ctx, info.Target())
+	if err != nil {
+		return state, &Error{Done: slices.Clone(w.done), Step: "look at " + info.Name, Err: err}
+	}
+	return state, nil
+}
+
+// order puts those that are members already first, and counts them: one of them is the one
+// that others join. What is a cluster with servers that are none of these is refused.
+func (w *work) order(ctx context.Context, infos []*opscenter.ServerInfo, record *opscenter.Cluster) (out []*opscenter.ServerInfo, joined int, err error) {
+	var rest []*opscenter.ServerInfo
+	var names []string
+	for _, info := range infos {
+		names = append(names, info.Name)
+	}
+	for _, info := range infos {
+		if info.State.Status != opscenter.StatusReady || info.State.Type != opscenter.TypeIncus {
+			rest = append(rest, info) // it is found unsuitable
+			continue
+		}
+		state, err := w.state(ctx, info)
+		if err != nil {
+			return nil, 0, err
+		}
+		if state.Name == "" {
+			rest = append(rest, info)
+			continue
+		}
+		known := record != nil && record.Fingerprint != ""
+		if known && opscenter.Fingerprint(state.Certificate) != record.Fingerprint {
+			return nil, 0, fmt.Errorf("cluster %q: %w: server %s is a member of another Incus cluster", w.name, ErrUnsuitable, info.Name)
+		}
+		for _, m := range state.Members {
+			if !known && !slices.Contains(names, m.Name) {
+				return nil, 0, fmt.Errorf("cluster %q: %w: server %s is a member of an Incus cluster with %s, which is none of these", w.name, ErrUnsuitable, info.Name, m.Name)
+			}
+		}
+		out = append(out, info)
+	}
+	return append(out, rest...), len(out), nil
+}
+
+// suitable checks that servers can be members of one cluster, with like, if that is given.
+func (w *work) suitable(infos []*opscenter.ServerInfo, like *opscenter.ServerInfo) error {
+	var wrong []string
+	for _, info := range infos {
+		note := func(format string, args ...any) {
+			wrong = append(wrong, fmt.Sprintf("server %s: ", info.Name)+fmt.Sprintf(format, args...))
+		}
+		s := &info.State
+		if info.Cluster != "" && info.Cluster != w.name {
+			note("it is a member of cluster %s", info.Cluster)
+		}
+		if s.Status != opscenter.StatusReady || s.StatusDetail != opscenter.DetailNone {
+			note("it is %s %s", s.Status, s.StatusDetail)
+			continue
+		}
+		if s.Type != opscenter.TypeIncus {
+			note("it is of type %s, not incus", s.Type)
+		}
+		if have, want := versions(info), versions(like); have != want {
+			note("its versions are %s, those of %s are %s", have, like.Name, want)
+		}
+		if info.Channel != like.Channel && info.Cluster != w.name {
+			note("it follows channel %s, %s follows %s", info.Channel, like.Name, like.Channel)
+		}
+		if info.NeedsUpdate() {
+			note("an update is pending")
+		}
+		if info.NeedsReboot() {
+			note("a reboot is pending")
+		}
+		if info.InMaintenance() {
+			note("it is in maintenance (%s)", s.Maintenance)
+		}
+		if w.options.Address(info) == "" {
+			note("its address is not known")
+		}
+	}
+	if wrong != nil {
+		return fmt.Errorf("cluster %q: %w: %s", w.name, ErrUnsuitable, strings.Join(wrong, "; "))
+	}
+	return nil
+}
+
+// versions returns what runs on a server, as far as members of a cluster must agree in it.
+func versions(info *opscenter.ServerInfo) string {
+	v := info.State.Versions
+	out := "os " + v.OS.Version
+	for _, a := range v.Applications {
+		if a.Primary {
+			out += ", " + a.Name + " " + a.Version
+		}
+	}
+	return out
+}

@@ -1,0 +1,80 @@
+package opscenter
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+)
+
+// Operation is an action under way: the intent, stored before the effect.
+type Operation struct {
+	ID     string
+	Action Action
+	// Mode of an evacuation or a restore, as Incus names it.
+	Mode string
+	// Owner is the rollout it is a step of; empty: none.
+	Owner     string
+	StartedAt time.Time
+	Deadline  time.Time
+	// Targets are the versions an update is to reach, per component.
+	Targets map[string]string
+}
+
+// Outcome is how an action ended.
+type Outcome struct {
+	ID        string // of the Operation
+	Action    Action
+	Owner     string
+	StartedAt time.Time
+	EndedAt   time.Time
+	// Failed says why it failed; empty: it did not.
+	Failed string
+}
+
+// Stopped are instances that were stopped, to be started again.
+type Stopped struct {
+	At        time.Time
+	Instances []Instance
+}
+
+// Instance names an instance of an Incus server.
+type Instance struct {
+	Project, Name string
+}
+
+// endOperation ends the operation under way: failed says why it failed, empty that it did not; why, what else is to be said.
+func (t *Transition) endOperation(at time.Time, failed, why string) {
+	next, op := &t.State, t.State.Operation
+	kind := EventActionFinished
+	if failed != "" {
+		kind, why = EventActionFailed, strings.TrimSuffix(failed+": "+why, ": ")
+	}
+	t.event(at, kind, fmt.Sprintf("%s: %s", op.Action, why))
+	next.LastOperation = &Outcome{ID: op.ID, Action: op.Action, Owner: op.Owner, StartedAt: op.StartedAt, EndedAt: at, Failed: cutTo(failed, maxReason)}
+	if took := at.Sub(op.StartedAt); failed == "" && took > 0 {
+		next.Took = maps.Clone(next.Took)
+		if next.Took == nil {
+			next.Took = map[Action]time.Duration{}
+		}
+		next.Took[op.Action] = took
+	}
+	next.Operation = nil
+}
+
+func (op *Operation) detail() StatusDetail {
+	switch op.Action {
+	case ActionUpdate:
+		if _, ok := op.Targets[ComponentOS]; !ok && len(op.Targets) > 0 {
+			return DetailUpdatingApplication
+		}
+		return DetailUpdating
+	case ActionEvacuate:
+		return DetailEvacuating
+	case ActionRestore:
+		return DetailRestoring
+	case ActionPowerOff:
+		return DetailShutDown
+	}
+	return DetailRebooting
+}
