@@ -2,7 +2,9 @@
 //
 // It holds no code. Start with package opscenter: its Registry knows who the servers are,
 // its UpdatePlanner what to do next; package poller finds out how they are; package httpapi
-// (opscenter/httpapi) serves the endpoints that IncusOS servers call. They stand on a
+// (opscenter/httpapi) serves the endpoints that IncusOS servers call. Package rolling
+// (opscenter/rolling) decides what a rolling update does, package rollout (opscenter/rollout)
+// carries it out, package cluster (opscenter/cluster) forms Incus clusters. They stand on a
 // storage.Store: storage/memstore in memory, storage/badgerstore on disk. The programs
 // under examples show the whole of it at work.
 package sdk

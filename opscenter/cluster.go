@@ -252,6 +252,34 @@ func (r *Registry) UpdateCluster(ctx context.Context, name string, spec ClusterS
 	})
 }
 
+// SetMemberName notes by which name a server is a member of its Incus cluster, as somebody
+// knows who has just made it one: until then it can't be evacuated. Polls tell from then on.
+// Errors: ErrNotFound, ErrTooLong.
+func (r *Registry) SetMemberName(ctx context.Context, server, member string) error {
+	if err := checkLength("member name", member, MaxNameLength); err != nil {
+		return err
+	}
+	at := now()
+	return r.Write(ctx, func(tx *Tx) error {
+		state, err := states.Get(tx, nameKey(server))
+		if err != nil {
+			return notFound("server", server, err)
+		}
+		if state.MemberName == member {
+			return nil
+		}
+		changed := *state
+		changed.MemberName, changed.LastUpdated, changed.NotBefore = member, at, at
+		if member != "" {
+			changed.Stopped = nil
+		}
+		if err := tx.writing.putState(&changed); err != nil {
+			return err
+		}
+		return tx.Record(Event{At: at, Kind: EventClusterDiscovered, Server: server, Reason: fmt.Sprintf("is member %s of an Incus cluster", member)})
+	})
+}
+
 // SetClusterStatus notes where a cluster is.
 func (r *Registry) SetClusterStatus(ctx context.Context, name string, status ClusterStatus) error {
 	return r.editCluster(ctx, name, nil, func(_ *Tx, c *Cluster) (*Event, error) {

@@ -158,6 +158,7 @@ func TestDiscovery(t *testing.T) {
 		w.observe(t, o)
 		now := w.get(t, "server01")
 		require.Equal(t, "server01", now.State.MemberName)
+		require.Contains(t, w.events(t, opscenter.EventClusterDiscovered)[1].Reason, "is member server01 of an Incus cluster")
 		require.Equal(t, []string{"database"}, now.State.MemberRoles)
 		if !adopt {
 			require.Empty(t, now.Cluster)

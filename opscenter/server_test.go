@@ -342,7 +342,7 @@ func TestEvents(t *testing.T) {
 	}()
 	w.ready(t, 0)
 	var last uint64
-	for _, want := range []opscenter.EventKind{opscenter.EventTokenCreated, opscenter.EventServerRegistered, opscenter.EventStatusChanged} {
+	for _, want := range []opscenter.EventKind{opscenter.EventTokenCreated, opscenter.EventServerRegistered, opscenter.EventClusterDiscovered, opscenter.EventStatusChanged} {
 		e := <-seen
 		require.Equal(t, want, e.Kind)
 		require.Equal(t, last+1, e.Sequence)
@@ -359,7 +359,7 @@ func TestEvents(t *testing.T) {
 	all, err := w.Events(t.Context(), opscenter.EventFilter{Limit: 1000})
 	require.NoError(t, err)
 	require.Len(t, all, 20, "events are bounded")
-	require.EqualValues(t, 53, all[19].Sequence)
+	require.EqualValues(t, 54, all[19].Sequence)
 	newest, err := w.Events(t.Context(), opscenter.EventFilter{Newest: true, Limit: 5})
 	require.NoError(t, err)
 	slices.Reverse(newest)

@@ -441,6 +441,13 @@ func (t *Transition) read(o Observation) {
 		if *o.MemberName != "" {
 			next.Stopped = nil // its cluster sees to them from now on
 		}
+		switch before := next.MemberName; {
+		case *o.MemberName == before:
+		case *o.MemberName == "":
+			t.event(o.At, EventClusterDiscovered, fmt.Sprintf("is in no Incus cluster any more, was member %s of one", before))
+		default:
+			t.event(o.At, EventClusterDiscovered, fmt.Sprintf("is member %s of an Incus cluster", *o.MemberName))
+		}
 		next.MemberName = *o.MemberName
 	}
 	if o.Maintenance != nil && next.Stopped == nil {

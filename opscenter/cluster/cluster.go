@@ -333,7 +333,10 @@ func (w *work) first(ctx context.Context, info *opscenter.ServerInfo) (certifica
 		}
 	}
 	return certificate, w.step(ctx, "pin the cluster's certificate", func(ctx context.Context) error {
-		return w.registry.SetClusterCertificate(ctx, w.name, certificate)
+		if err := w.registry.SetClusterCertificate(ctx, w.name, certificate); err != nil {
+			return err
+		}
+		return w.registry.SetMemberName(ctx, info.Name, cmp.Or(state.Name, info.Name))
 	})
 }
 
@@ -358,7 +361,7 @@ func (w *work) join(ctx context.Context, first, name string, certificate *x509.C
 		if !state.Certificate.Equal(certificate) {
 			return &Error{Done: w.done, Step: "look at " + name, Err: fmt.Errorf("%w: it is a member of another Incus cluster", ErrUnsuitable)}
 		}
-		return nil // it has joined already
+		return w.registry.SetMemberName(ctx, name, state.Name) // it has joined already
 	}
 	return w.step(ctx, "let "+name+" join", func(ctx context.Context) error {
 		if has, err := w.incus.Contents(ctx, info.Target()); err != nil || has != "" {
@@ -392,6 +395,9 @@ func (w *work) join(ctx context.Context, first, name string, certificate *x509.C
 		if err == nil && !slices.ContainsFunc(first.Members, func(m Member) bool { return m.Name == state.Name }) {
 			err = fmt.Errorf("server %s does not know member %s", member.Name, state.Name)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return w.registry.SetMemberName(ctx, name, state.Name)
 	})
 }

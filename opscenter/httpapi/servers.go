@@ -27,6 +27,8 @@ type server struct {
 	ServedFingerprint   string               `json:"served_fingerprint"`
 	Presented           string               `json:"presented_fingerprint"`
 	Cluster             string               `json:"cluster"`
+	MemberName          string               `json:"member_name"`
+	MemberRoles         []string             `json:"member_roles"`
 	Type                opscenter.ServerType `json:"server_type"`
 	HardwareData        json.RawMessage      `json:"hardware_data,omitempty"`
 	OSData              *osData              `json:"os_data,omitempty"`
@@ -83,6 +85,7 @@ func showServer(info *opscenter.ServerInfo, facts *opscenter.Facts) *server {
 		Name: info.Name, ConnectionURL: info.ConnectionURL, SystemUUID: info.SystemUUID, MachineID: info.MachineID,
 		PublicConnectionURL: info.PublicConnectionURL, Channel: info.Channel, Description: info.Description,
 		Properties: info.Properties, Certificate: info.Certificate, Fingerprint: info.Fingerprint, ServedFingerprint: info.ServedFingerprint, Presented: s.Presented, Cluster: info.Cluster,
+		MemberName: s.MemberName, MemberRoles: s.MemberRoles,
 		Type: s.Type, VersionData: showVersions(info), Status: s.Status, StatusDetail: string(s.StatusDetail), StatusReason: s.StatusReason,
 		LastUpdated: later(info.LastUpdated, s.LastUpdated), LastSeen: info.LastSeen, Trusted: s.SystemStateTrusted,
 		RecommendedAction: recommended.Action, UpdateState: recommended.UpdateState, RecommendedActionReason: recommended.Reason,
