@@ -71,6 +71,27 @@ func (m *memory) load(tx storage.ReadTx) error {
 	return nil
 }
 
+// Refresh makes the servers known that another Registry over the same store has registered:
+// what polls find of a server that is not known counts for nothing. Who takes over from
+// another controller calls it; package rollout does.
+func (r *Registry) Refresh(ctx context.Context) error {
+	m := &r.memory
+	return r.store.View(ctx, func(tx storage.ReadTx) error {
+		for state, err := range states.Scan(tx, storage.Range{}) {
+			if err != nil {
+				return err
+			}
+			m.mu.Lock()
+			if m.tracks[state.ID] == nil && !m.ghosts[state.ID] {
+				m.tally(censusOf(state), 1)
+				m.add(state.ID).contact.LastSeen = state.LastSeen
+			}
+			m.mu.Unlock()
+		}
+		return nil
+	})
+}
+
 // add makes a server known.
 func (m *memory) add(id string) *track {
 	t := &track{}

@@ -369,7 +369,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 	if testing.Short() || raceEnabled {
 		some := points[:0]
 		for i, p := range points {
-			if i%7 == 0 || p.call {
+			if i%15 == 0 || p.call && i%3 == 0 {
 				some = append(some, p)
 			}
 		}

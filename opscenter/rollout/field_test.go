@@ -135,6 +135,23 @@ func (f *field) poll(ctx context.Context, registry *opscenter.Registry, name str
 	return o, registry.RecordObservations(ctx, o)
 }
 
+// server returns a copy of a server.
+func (f *field) server(name string) machine {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return *f.servers[name]
+}
+
+// all returns copies of all servers.
+func (f *field) all() (out []machine) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range f.servers {
+		out = append(out, *m)
+	}
+	return out
+}
+
 // call notes a call, and fails it if that was asked for.
 func (f *field) call(action opscenter.Action, name string) (*machine, error) {
 	call := string(action) + " " + name

@@ -35,7 +35,7 @@ func TestStoppedAgainAndAgain(t *testing.T) {
 				}
 				require.NoError(t, err)
 				require.Equal(t, rolling.StatusDone, r.State.Status, "%s\n%s", r.State.Reason, waits(t, m, r.ID))
-				for _, s := range f.servers {
+				for _, s := range f.all() {
 					require.Equal(t, 1, s.reboots, s.name)
 					require.False(t, s.evacuated)
 				}
@@ -69,7 +69,7 @@ func TestStoppedAtEachIntent(t *testing.T) {
 				if found || r.State.Status.Ended() {
 					break
 				}
-				time.Sleep(10 * time.Millisecond)
+				time.Sleep(time.Second)
 			}
 			stop()
 			if r.State.Status.Ended() || r.State.Status == rolling.StatusPaused {
@@ -78,7 +78,7 @@ func TestStoppedAtEachIntent(t *testing.T) {
 		}
 		require.Equal(t, rolling.StatusDone, r.State.Status, r.State.Reason)
 		require.Len(t, seen, 6)
-		for _, s := range f.servers {
+		for _, s := range f.all() {
 			require.Equal(t, 1, s.reboots, s.name)
 		}
 	})
@@ -96,7 +96,7 @@ func TestUnknownOutcome(t *testing.T) {
 		require.NoError(t, err)
 		defer run(t, m)()
 		await(t, m, r.ID, 45*time.Minute, rolling.StatusDone)
-		for _, s := range f.servers {
+		for _, s := range f.all() {
 			require.Equal(t, 1, s.reboots, s.name)
 		}
 	})

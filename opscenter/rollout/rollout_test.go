@@ -119,12 +119,12 @@ func TestRollingUpdate(t *testing.T) {
 			}
 		}
 		require.Equal(t, planned, done, "what was done is the plan")
-		for _, s := range f.servers {
+		for _, s := range f.all() {
 			require.Equal(t, 1, s.reboots)
 			require.Equal(t, newVersion, s.version)
 			require.False(t, s.evacuated)
 		}
-		require.ElementsMatch(t, []opscenter.Instance{one, two}, f.servers["d"].running)
+		require.ElementsMatch(t, []opscenter.Instance{one, two}, f.server("d").running)
 		require.Equal(t, r.State.Steps, r.State.StepsDone)
 		list, err := m.Units(t.Context(), r.ID, 0, 0)
 		require.NoError(t, err)
@@ -191,7 +191,7 @@ func TestFailurePausesAndResumes(t *testing.T) {
 		require.NoError(t, m.Resume(t.Context(), r.ID))
 		require.ErrorIs(t, m.Resume(t.Context(), r.ID), rolling.ErrState)
 		await(t, m, r.ID, 5*time.Hour, rolling.StatusDone)
-		for _, s := range f.servers {
+		for _, s := range f.all() {
 			require.Equal(t, 1, s.reboots, s.name)
 			require.Equal(t, newVersion, s.version)
 			require.False(t, s.evacuated)
@@ -215,10 +215,10 @@ func TestCancel(t *testing.T) {
 				require.ErrorIs(t, m.Cancel(t.Context(), r.ID, "burn"), rolling.ErrInvalid)
 				require.NoError(t, m.Cancel(t.Context(), r.ID, mode))
 				await(t, m, r.ID, time.Hour, rolling.StatusCancelled)
-				a := f.servers["a"]
+				a := f.server("a")
 				require.Equal(t, mode == rolling.CancelStop, a.evacuated)
 				require.Equal(t, mode == rolling.CancelFinish, a.reboots == 1)
-				require.Zero(t, f.servers["b"].reboots)
+				require.Zero(t, f.server("b").reboots)
 				require.NotContains(t, f.called(), "update d")
 				_, _, err = f.registry.BeginAction(t.Context(), "d", opscenter.ActionReboot)
 				require.NoError(t, err, "nothing is reserved any more")
@@ -296,7 +296,7 @@ func TestTwoControllers(t *testing.T) {
 		stopOne()
 		await(t, two, r.ID, 3*time.Hour, rolling.StatusDone)
 		stopTwo()
-		for _, s := range f.servers {
+		for _, s := range f.all() {
 			require.Equal(t, 1, s.reboots, s.name)
 		}
 	})
@@ -367,18 +367,18 @@ func TestSingleActions(t *testing.T) {
 			return err
 		}
 		require.NoError(t, do(rolling.GoalEvacuate, "a"))
-		require.True(t, f.servers["a"].evacuated)
+		require.True(t, f.server("a").evacuated)
 		require.ErrorIs(t, do(rolling.GoalEvacuate, "b"), opscenter.ErrBlocked, "one is enough")
 		require.NoError(t, do(rolling.GoalRebootOnly, "a"))
-		require.Equal(t, 1, f.servers["a"].reboots)
+		require.Equal(t, 1, f.server("a").reboots)
 		require.NoError(t, do(rolling.GoalRestore, "a"))
-		require.False(t, f.servers["a"].evacuated)
+		require.False(t, f.server("a").evacuated)
 		require.NoError(t, do(rolling.GoalUpdateOnly, "a"), "it is up to date: nothing is done")
 		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
 		require.NoError(t, do(rolling.GoalUpdateOnly, "a"))
-		require.Equal(t, newVersion, f.servers["a"].staged)
+		require.Equal(t, newVersion, f.server("a").staged)
 		require.NoError(t, do(rolling.GoalPowerOff, "b"))
-		require.True(t, f.servers["b"].down)
+		require.True(t, f.server("b").down)
 		info, err := f.registry.Server(t.Context(), "b")
 		require.NoError(t, err)
 		require.Equal(t, opscenter.DetailShutDown, info.State.StatusDetail)

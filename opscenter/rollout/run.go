@@ -189,7 +189,11 @@ func (e *engine) say(do func()) {
 }
 
 func (e *engine) run() error {
-	_, revision, err := e.open(e.ctx)
+	err := e.registry.Refresh(e.ctx)
+	var revision uint64
+	if err == nil {
+		_, revision, err = e.open(e.ctx)
+	}
 	if err == nil {
 		err = e.loadAll()
 	}
