@@ -103,10 +103,18 @@ func respondError(w http.ResponseWriter, status int, format string, args ...any)
 }
 
 func send(w http.ResponseWriter, status int, answer envelope) {
+	data, err := json.Marshal(answer)
+	if err != nil {
+		status, data = http.StatusInternalServerError, []byte(`{"type":"error","error_code":500,"error":"the answer could not be encoded"}`)
+	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(answer)
+	_, _ = w.Write(data)
 }
+
+// sent makes sure that an answer is on its way before the server goes down.
+func sent(w http.ResponseWriter) { _ = http.NewResponseController(w).Flush() }
 
 func fingerprint(certificate *x509.Certificate) string {
 	sum := sha256.Sum256(certificate.Raw)
@@ -312,12 +320,15 @@ func (s *Server) power(w http.ResponseWriter, r *http.Request) {
 		s.mu.Unlock()
 		s.save()
 		respond(w, nil)
+		sent(w)
 		s.later(0, func() { s.Reboot() })
 	case ":poweroff":
 		respond(w, nil)
+		sent(w)
 		s.later(0, func() { s.PowerOff("system-shutdown-triggered") })
 	case ":suspend":
 		respond(w, nil)
+		sent(w)
 		s.later(0, func() { s.PowerOff("suspend-triggered") })
 	default:
 		respondError(w, http.StatusNotFound, "Not Found")
