@@ -474,11 +474,23 @@ type ClusterPage struct {
 	Next string
 }
 
-// ListClusters returns a page of clusters, by name. Errors: ErrInvalidCursor.
-func (r *Registry) ListClusters(ctx context.Context, page Page) (out ClusterPage, err error) {
+// ClusterFilter selects clusters. The zero value selects all.
+type ClusterFilter struct {
+	// Expression in the language of package expression. It may name name, description,
+	// properties, connection_url, channel, fingerprint, status, created_at and last_updated.
+	Expression string
+}
+
+// ListClusters returns a page of the clusters that match, by name. Errors: ErrInvalidFilter,
+// ErrInvalidCursor.
+func (r *Registry) ListClusters(ctx context.Context, filter ClusterFilter, page Page) (out ClusterPage, err error) {
 	limit := pageSize(page.Limit)
 	err = r.Read(ctx, func(s *Snapshot) error {
 		out = ClusterPage{}
+		expression, err := compileFilter(filter.Expression, clusterSchema)
+		if err != nil {
+			return err
+		}
 		within, err := page.within(nil)
 		if err != nil {
 			return err
@@ -487,6 +499,9 @@ func (r *Registry) ListClusters(ctx context.Context, page Page) (out ClusterPage
 			if err != nil {
 				return err
 			}
+			if expression != nil && !matchesCluster(expression, cluster) {
+				continue
+			}
 			if len(out.Clusters) == limit {
 				out.Next = encodeCursor(out.Clusters[limit-1].Name)
 				break
@@ -494,7 +509,7 @@ func (r *Registry) ListClusters(ctx context.Context, page Page) (out ClusterPage
 			copied := *cluster
 			out.Clusters = append(out.Clusters, &copied)
 		}
-		return nil
+		return filterError(expression, page)
 	})
 	return out, err
 }

@@ -102,7 +102,7 @@ func TestClusters(t *testing.T) {
 		require.NoError(t, w.DeleteCluster(t.Context(), "c9", true))
 		require.Empty(t, w.get(t, "server00").Cluster)
 		require.Empty(t, w.get(t, "server00").ServedFingerprint)
-		page, err := w.ListClusters(t.Context(), opscenter.Page{})
+		page, err := w.ListClusters(t.Context(), opscenter.ClusterFilter{}, opscenter.Page{})
 		require.NoError(t, err)
 		require.Empty(t, page.Clusters)
 	})
@@ -118,7 +118,7 @@ func TestClusterPages(t *testing.T) {
 	}
 	slices.Sort(want)
 	for page := (opscenter.Page{Limit: 3}); ; {
-		found, err := w.ListClusters(t.Context(), page)
+		found, err := w.ListClusters(t.Context(), opscenter.ClusterFilter{}, page)
 		require.NoError(t, err)
 		for _, c := range found.Clusters {
 			got = append(got, c.Name)

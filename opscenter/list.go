@@ -58,6 +58,14 @@ type ServerFilter struct {
 	NeedsUpdate   *bool
 	NeedsReboot   *bool
 	InMaintenance *bool
+	// Expression selects further, in the language of package expression. It may name what the
+	// REST API shows of a server, by the names there: name, connection_url, public_connection_url,
+	// channel, description, properties, fingerprint, system_uuid, machine_id, cluster,
+	// member_name, member_roles, server_type, server_status, server_status_detail,
+	// server_status_reason, os_version, os_version_next, needs_update, needs_reboot,
+	// in_maintenance, recommended_action, system_state_is_trusted, last_updated, last_seen; and
+	// hardware_data and os_data, for which the facts of each server are read.
+	Expression string
 }
 
 // check refuses names that no server can have, so that a typing error is not an empty list.
@@ -148,6 +156,11 @@ func (r *Registry) scan(tx storage.ReadTx, filter ServerFilter, page Page) iter.
 			yield(nil, err)
 			return
 		}
+		expression, err := compileFilter(filter.Expression, serverSchema)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
 		var pairs iter.Seq2[pair, error]
 		switch {
 		case filter.Fingerprint != "":
@@ -178,9 +191,23 @@ func (r *Registry) scan(tx storage.ReadTx, filter ServerFilter, page Page) iter.
 			if !filter.matches(p.server, p.state, versions) {
 				continue
 			}
-			if !yield(r.info(p.server, p.state, versions), nil) {
+			info := r.info(p.server, p.state, versions)
+			if expression != nil {
+				ok, err := r.matchesServer(tx, expression, info)
+				if err != nil {
+					yield(nil, err)
+					return
+				}
+				if !ok {
+					continue
+				}
+			}
+			if !yield(info, nil) {
 				return
 			}
+		}
+		if err := filterError(expression, page); err != nil {
+			yield(nil, err)
 		}
 	}
 }

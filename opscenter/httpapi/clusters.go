@@ -160,14 +160,15 @@ func editableCluster(c *opscenter.Cluster) any {
 func clusterPath(name string) string { return "/1.0/provisioning/clusters/" + name }
 
 func (h *Handler) getClusters(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "recursion", "limit", "cursor")
+	query, err := parseQuery(r, "recursion", "limit", "cursor", "filter")
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
+	filter := opscenter.ClusterFilter{Expression: query.values.Get("filter")}
 	list := newList(w, h)
 	err = query.pages(func(page opscenter.Page) (int, string, error) {
-		found, err := h.registry.ListClusters(r.Context(), page)
+		found, err := h.registry.ListClusters(r.Context(), filter, page)
 		for _, c := range found.Clusters {
 			if !query.recursion {
 				list.add(clusterPath(c.Name))

@@ -138,13 +138,14 @@ func editable(info *opscenter.ServerInfo) any {
 
 // serverFilters are the parameters of lists of servers.
 var serverFilters = []string{"recursion", "limit", "cursor", "facts", "status", "status_detail", "type", "cluster", "channel",
-	"fingerprint", "needs_update", "needs_reboot", "in_maintenance"}
+	"fingerprint", "needs_update", "needs_reboot", "in_maintenance", "filter"}
 
 func (q *query) serverFilter() (opscenter.ServerFilter, error) {
 	v := q.values
 	f := opscenter.ServerFilter{
 		Status: opscenter.Status(v.Get("status")), StatusDetail: opscenter.StatusDetail(v.Get("status_detail")),
 		Type: opscenter.ServerType(v.Get("type")), Cluster: v.Get("cluster"), Channel: v.Get("channel"), Fingerprint: v.Get("fingerprint"),
+		Expression: v.Get("filter"),
 	}
 	for name, into := range map[string]**bool{"needs_update": &f.NeedsUpdate, "needs_reboot": &f.NeedsReboot, "in_maintenance": &f.InMaintenance} {
 		value, err := q.flag(name)

@@ -1,0 +1,113 @@
+package opscenter
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/expression"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// serverSchema is what an expression about servers may name: fields of the REST API, under
+// their names there.
+var serverSchema = &expression.Schema{
+	Fields: map[string]any{
+		"name": "", "connection_url": "", "public_connection_url": "", "channel": "", "description": "", "properties": map[string]string{},
+		"fingerprint": "", "system_uuid": "", "machine_id": "", "cluster": "", "member_name": "", "member_roles": []string{},
+		"server_type": "", "server_status": "", "server_status_detail": "", "server_status_reason": "", "os_version": "", "os_version_next": "",
+		"needs_update": false, "needs_reboot": false, "in_maintenance": false, "recommended_action": "", "system_state_is_trusted": false,
+		"last_updated": time.Time{}, "last_seen": time.Time{},
+	},
+	Documents: []string{"hardware_data", "os_data"},
+}
+
+// clusterSchema is what an expression about clusters may name.
+var clusterSchema = &expression.Schema{Fields: map[string]any{
+	"name": "", "description": "", "properties": map[string]string{}, "connection_url": "", "channel": "", "fingerprint": "", "status": "",
+	"created_at": time.Time{}, "last_updated": time.Time{},
+}}
+
+// compileFilter compiles an expression; nil, if it is empty.
+func compileFilter(text string, schema *expression.Schema) (*expression.Matcher, error) {
+	if text == "" {
+		return nil, nil
+	}
+	program, err := expression.Compile(text, schema)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidFilter, err)
+	}
+	return program.Matcher(), nil
+}
+
+// filterError is why an expression could be evaluated for nothing, once all was looked at,
+// from the beginning.
+func filterError(m *expression.Matcher, page Page) error {
+	if m == nil || page.Cursor != "" || m.Err() == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrInvalidFilter, m.Err())
+}
+
+// matchesServer evaluates an expression for a server. Facts are read only if it names them.
+func (r *Registry) matchesServer(tx storage.ReadTx, m *expression.Matcher, info *ServerInfo) (bool, error) {
+	s := &info.State
+	for name, value := range map[string]any{
+		"name": info.Name, "connection_url": info.ConnectionURL, "public_connection_url": info.PublicConnectionURL, "channel": info.Channel,
+		"description": info.Description, "properties": info.Properties, "fingerprint": info.Fingerprint, "system_uuid": info.SystemUUID,
+		"machine_id": info.MachineID, "cluster": info.Cluster, "member_name": s.MemberName, "member_roles": s.MemberRoles,
+		"server_type": string(s.Type), "server_status": string(s.Status), "server_status_detail": string(s.StatusDetail), "server_status_reason": s.StatusReason,
+		"os_version": s.Versions.OS.Version, "os_version_next": s.Versions.OS.VersionNext, "needs_reboot": info.NeedsReboot(),
+		"in_maintenance": info.InMaintenance(), "system_state_is_trusted": s.SystemStateTrusted, "last_seen": info.LastSeen,
+	} {
+		m.Set(name, value)
+	}
+	last := info.LastUpdated
+	if s.LastUpdated.After(last) {
+		last = s.LastUpdated
+	}
+	m.Set("last_updated", last)
+	if m.Uses("needs_update") {
+		m.Set("needs_update", info.NeedsUpdate())
+	}
+	if m.Uses("recommended_action") {
+		m.Set("recommended_action", string(info.Recommendation().Action))
+	}
+	if m.Uses("hardware_data") || m.Uses("os_data") {
+		row, err := facts.Find(tx, storage.StringKey(info.ID))
+		found := &Facts{}
+		if err == nil && row != nil {
+			if found, err = row.open(); err == nil && !r.options.KeepSecrets {
+				found, err = found.redacted()
+			}
+		}
+		if err != nil {
+			return false, err
+		}
+		m.SetDocument("hardware_data", found.Hardware)
+		data, err := json.Marshal(map[string]json.RawMessage{"network": orNull(found.Network), "security": orNull(found.Security), "storage": orNull(found.Storage)})
+		if err != nil {
+			return false, err
+		}
+		m.SetDocument("os_data", data)
+	}
+	return m.Matches(), nil
+}
+
+func orNull(data json.RawMessage) json.RawMessage {
+	if len(data) == 0 {
+		return json.RawMessage("null")
+	}
+	return data
+}
+
+// matchesCluster evaluates an expression for a cluster.
+func matchesCluster(m *expression.Matcher, c *Cluster) bool {
+	for name, value := range map[string]any{
+		"name": c.Name, "description": c.Description, "properties": c.Properties, "connection_url": c.ConnectionURL, "channel": c.Channel,
+		"fingerprint": c.Fingerprint, "status": string(c.Status), "created_at": c.CreatedAt, "last_updated": c.LastUpdated,
+	} {
+		m.Set(name, value)
+	}
+	return m.Matches()
+}
