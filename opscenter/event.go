@@ -13,6 +13,7 @@ type EventKind string
 
 const (
 	EventServerRegistered     EventKind = "server-registered"
+	EventServerAdopted        EventKind = "server-adopted"
 	EventServerReinstalled    EventKind = "server-reinstalled"
 	EventServerAnnounced      EventKind = "server-pre-registered"
 	EventRegistrationRefused  EventKind = "registration-refused"

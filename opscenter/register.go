@@ -224,17 +224,21 @@ func (r *Registry) registerNew(tx *writing, token *Token, reg Registration, at t
 		SystemUUID: reg.SystemUUID, MachineID: reg.MachineID,
 		CreatedAt: at, RegisteredAt: at, LastUpdated: at,
 	}
-	state := &ServerState{Name: server.Name, ID: server.ID, Status: StatusPending, StatusDetail: DetailRegistering,
-		StatusReason: "registered, not reached so far", StatusSince: at, Type: TypeUnknown, LastSeen: at, LastUpdated: at, PollRequested: at}
-	if err := servers.Insert(tx, server); err != nil {
-		return registering{}, err
-	}
-	if err := tx.putState(state); err != nil {
+	if err := tx.insertPending(server, at); err != nil {
 		return registering{}, err
 	}
 	out := registering{server: server, events: []Event{{At: at, Kind: EventServerRegistered, Server: server.Name,
 		Reason: fmt.Sprintf("admitted by %s from %s, certificate %.12s", token.label(), reg.RemoteAddr, server.Fingerprint)}}}
 	return out, r.record(tx, out.events...)
+}
+
+// insertPending stores a server that was not reached so far, and asks for its first poll.
+func (w *writing) insertPending(server *Server, at time.Time) error {
+	if err := servers.Insert(w, server); err != nil {
+		return err
+	}
+	return w.putState(&ServerState{Name: server.Name, ID: server.ID, Status: StatusPending, StatusDetail: DetailRegistering,
+		StatusReason: "registered, not reached so far", StatusSince: at, Type: TypeUnknown, LastSeen: at, LastUpdated: at, PollRequested: at})
 }
 
 // channelFor returns the first of these that exists: the wanted ones, else the default.

@@ -121,6 +121,9 @@ func (s *Snapshot) Cluster(name string) (*Cluster, error) {
 	return cluster, notFound("cluster", name, err)
 }
 
+// Clusters yields the clusters, by name.
+func (s *Snapshot) Clusters() iter.Seq2[*Cluster, error] { return clusters.Scan(s, rangeAll) }
+
 // ClaimOf returns who has claimed a cluster, or a server that is in none; nil: nobody.
 func (s *Snapshot) ClaimOf(unit string, cluster bool) (*Claim, error) {
 	return claims.Find(s, claimKey(unit, cluster))

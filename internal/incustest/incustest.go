@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -44,6 +45,8 @@ type Daemon struct {
 	Version string
 	// Dir is its INCUS_DIR.
 	Dir string
+	// Image is the fingerprint of the image that Furnish has stored.
+	Image string
 
 	t       testing.TB
 	host    string
@@ -84,6 +87,7 @@ func StartOn(t testing.TB, host string) *Daemon {
 	d := &Daemon{Socket: filepath.Join(dir, "unix.socket"), Dir: dir, t: t, unshare: unshare, host: host}
 	t.Cleanup(func() {
 		d.stopContainers()
+		d.removeBridges()
 		d.Stop(false)
 		_ = os.RemoveAll(dir)
 	})
@@ -271,6 +275,52 @@ func (d *Daemon) Call(method, path string, body, into any) error {
 		return json.Unmarshal(answer.Metadata, into)
 	}
 	return nil
+}
+
+// removeBridges removes what would stay in the host's network when the daemon is gone.
+func (d *Daemon) removeBridges() {
+	var networks []struct {
+		Name    string `json:"name"`
+		Type    string `json:"type"`
+		Managed bool   `json:"managed"`
+		Project string `json:"project"`
+	}
+	if d.Get("/1.0/networks?recursion=1&all-projects=true", &networks) != nil {
+		return
+	}
+	for _, n := range networks {
+		if n.Managed && n.Type == "bridge" {
+			_ = d.Do(http.MethodDelete, "/1.0/networks/"+n.Name+"?project="+n.Project, nil)
+		}
+	}
+}
+
+// Get reads from the daemon's API over its Unix socket.
+func (d *Daemon) Get(path string, into any) error { return d.Call(http.MethodGet, path, nil, into) }
+
+// TrustToken returns a token by which a client becomes trusted.
+func (d *Daemon) TrustToken() string {
+	d.t.Helper()
+	var op struct {
+		Metadata struct {
+			Request struct {
+				Name string `json:"name"`
+			} `json:"request"`
+			Secret      string    `json:"secret"`
+			Fingerprint string    `json:"fingerprint"`
+			Addresses   []string  `json:"addresses"`
+			ExpiresAt   time.Time `json:"expiresAt"`
+		} `json:"metadata"`
+	}
+	if err := d.Call(http.MethodPost, "/1.0/certificates", map[string]any{"name": "control-plane", "type": "client", "token": true}, &op); err != nil {
+		d.t.Fatal(err)
+	}
+	m := op.Metadata
+	data, err := json.Marshal(map[string]any{"client_name": m.Request.Name, "fingerprint": m.Fingerprint, "addresses": m.Addresses, "secret": m.Secret, "expires_at": m.ExpiresAt})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return base64.StdEncoding.EncodeToString(data)
 }
 
 // logBuffer keeps the end of what the daemon says.

@@ -175,6 +175,7 @@ func (d *Daemon) upload(data []byte) error {
 	if err := d.Call(http.MethodGet, answer.Operation+"/wait?timeout=25", nil, &ended); err != nil || ended.Err != "" {
 		return fmt.Errorf("the image was refused: %v %s", err, ended.Err)
 	}
+	d.Image = ended.Metadata.Fingerprint
 	return d.Do(http.MethodPost, "/1.0/images/aliases", map[string]string{"name": "busybox", "target": ended.Metadata.Fingerprint})
 }
 

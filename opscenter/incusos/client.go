@@ -24,7 +24,9 @@ import (
 const (
 	DefaultTimeout           = 10 * time.Second
 	DefaultCallTimeout       = 30 * time.Second
+	DefaultListTimeout       = 2 * time.Minute
 	DefaultMaxBody           = 4 << 20
+	DefaultMaxList           = 1 << 30
 	DefaultMaxConnsPerServer = 4
 	DefaultMaxIdleConns      = 512
 	DefaultMaxSessions       = 100_000
@@ -40,8 +42,14 @@ type Options struct {
 	// CallTimeout bounds a call with the body of its answer, where its context doesn't end
 	// it sooner. Default 30 s, at least Timeout.
 	CallTimeout time.Duration
-	// MaxBody bounds an answer, in bytes. Default 4 MiB.
+	// ListTimeout bounds the wait for a list of the inventory to begin: a daemon looks at each
+	// running instance before it answers. Default 2 minutes, at least Timeout.
+	ListTimeout time.Duration
+	// MaxBody bounds an answer, and an entry of a list of the inventory, in bytes. Default 4 MiB.
 	MaxBody int64
+	// MaxList bounds a list of the inventory, of which one entry is held at a time, in bytes.
+	// Default 1 GiB.
+	MaxList int64
 	// MaxConnsPerServer bounds the connections to one server. Default 4.
 	MaxConnsPerServer int
 	// MaxIdleConns bounds the connections that are kept open, unused, for all servers
@@ -63,8 +71,8 @@ type Options struct {
 }
 
 // Client talks to servers. It keeps connections and TLS sessions, both bounded for all
-// servers together. All methods may be called concurrently. It implements poller.Prober and
-// opscenter.Actuator.
+// servers together. All methods may be called concurrently. It implements poller.Prober,
+// opscenter.Actuator, cluster.Incus and inventory.Incus.
 type Client struct {
 	options Options
 	fleet   *fleet
@@ -79,6 +87,13 @@ func New(options Options) *Client {
 		options.CallTimeout = DefaultCallTimeout
 	}
 	options.CallTimeout = max(options.CallTimeout, options.Timeout)
+	if options.ListTimeout <= 0 {
+		options.ListTimeout = DefaultListTimeout
+	}
+	options.ListTimeout = max(options.ListTimeout, options.Timeout)
+	if options.MaxList <= 0 {
+		options.MaxList = DefaultMaxList
+	}
 	if options.MaxBody <= 0 {
 		options.MaxBody = DefaultMaxBody
 	}
@@ -105,6 +120,7 @@ var ErrClosed = errors.New("the client is closed")
 func (c *Client) Close() error {
 	c.fleet.close()
 	c.fleet.base.CloseIdleConnections()
+	c.fleet.patient.CloseIdleConnections()
 	return nil
 }
 

@@ -40,6 +40,7 @@ var (
 type fleet struct {
 	base     *http.Transport
 	once     *http.Transport // for connections that serve one request
+	patient  *http.Transport // for answers that take long to begin
 	seed     maphash.Seed    // of the names: who knew it could choose a server's to be another's
 	options  Options
 	sessions *sessions
@@ -48,6 +49,9 @@ type fleet struct {
 
 	open, dialled, full, resumed atomic.Int64
 }
+
+// maxListTime bounds the time for a list whose caller sets none.
+const maxListTime = time.Hour
 
 // idleTimeout is below the 30 s after which an Incus daemon closes idle connections.
 const idleTimeout = 25 * time.Second
@@ -73,6 +77,16 @@ func newFleet(options Options) *fleet {
 		ResponseHeaderTimeout: options.Timeout,
 		DisableCompression:    true,
 	}
+	f.patient = &http.Transport{
+		Proxy:                 nil,
+		DialTLSContext:        f.base.DialTLSContext,
+		MaxIdleConns:          options.MaxIdleConns,
+		MaxIdleConnsPerHost:   1,
+		MaxConnsPerHost:       options.MaxConnsPerServer,
+		IdleConnTimeout:       idleTimeout,
+		ResponseHeaderTimeout: options.ListTimeout,
+		DisableCompression:    true,
+	}
 	return f
 }
 
@@ -87,6 +101,7 @@ type peer struct {
 	pinned  [2]bool
 	public  string // the host a publicly trusted certificate may be for
 	alone   bool   // each request on a connection of its own
+	patient bool   // answers may take long, and be long
 }
 
 // call is what a dial has to know of the request it is begun for: net/http hands it neither
@@ -243,22 +258,25 @@ func (p *peer) RoundTrip(req *http.Request) (*http.Response, error) {
 	if p.fleet.closing.Err() != nil {
 		return nil, ErrClosed
 	}
-	ctx, cancel := context.WithTimeout(req.Context(), p.fleet.options.CallTimeout)
+	transport, timeout, limit := p.fleet.base, p.fleet.options.CallTimeout, p.fleet.options.MaxBody
+	switch {
+	case p.alone:
+		transport = p.fleet.once
+	case p.patient:
+		transport, timeout, limit = p.fleet.patient, maxListTime, p.fleet.options.MaxList
+	}
+	ctx, cancel := context.WithTimeout(req.Context(), timeout)
 	deadline, _ := ctx.Deadline()
 	named := req.WithContext(context.WithValue(ctx, callKey{}, call{p, deadline}))
 	where := *req.URL
 	where.Host = p.name
 	named.URL, named.Host = &where, p.host
-	transport := p.fleet.base
-	if p.alone {
-		transport = p.fleet.once
-	}
 	resp, err := transport.RoundTrip(named)
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	resp.Body = &body{ReadCloser: resp.Body, left: p.fleet.options.MaxBody, cancel: cancel}
+	resp.Body = &body{ReadCloser: resp.Body, left: limit, cancel: cancel}
 	return resp, nil
 }
 

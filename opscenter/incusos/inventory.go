@@ -1,0 +1,361 @@
+package incusos
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/lxc/incus/v6/shared/api"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/inventory"
+)
+
+// Limits of the stream of events.
+const (
+	maxEvent     = 1 << 20 // bytes
+	maxBuffered  = 256     // events that were received, and not taken
+	pingInterval = 20 * time.Second
+	pongTimeout  = 60 * time.Second
+)
+
+// Describe asks an Incus daemon what it is. It implements, with the methods below, inventory.Incus.
+func (c *Client) Describe(ctx context.Context, target opscenter.Target) (out inventory.Daemon, err error) {
+	var server struct {
+		Auth        string   `json:"auth"`
+		Extensions  []string `json:"api_extensions"`
+		Environment struct {
+			Clustered bool `json:"server_clustered"`
+		} `json:"environment"`
+	}
+	data, err := c.ReadObject(ctx, target, "/1.0")
+	if err == nil {
+		err = json.Unmarshal(data, &server)
+	}
+	if err == nil && server.Auth != "trusted" {
+		err = errUntrusted
+	}
+	return inventory.Daemon{Clustered: server.Environment.Clustered, Extensions: server.Extensions}, err
+}
+
+// ReadObject returns the metadata of what a daemon answers, which must be an object.
+func (c *Client) ReadObject(ctx context.Context, target opscenter.Target, path string) (json.RawMessage, error) {
+	peer, err := c.fleet.peer(target)
+	if err != nil {
+		return nil, err
+	}
+	return (&probe{peer: peer, ctx: ctx}).object(path)
+}
+
+// ReadList calls use with each entry of a list that a daemon answers, as it comes: of a long
+// one only an entry is held. The daemon may take ListTimeout to begin with it; ctx bounds it
+// as a whole.
+func (c *Client) ReadList(ctx context.Context, target opscenter.Target, path string, use func(json.RawMessage) error) error {
+	p, err := c.fleet.peer(target)
+	if err != nil {
+		return err
+	}
+	p.patient = true
+	req := &http.Request{Method: http.MethodGet, Header: http.Header{"User-Agent": userAgent}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	if req.URL, err = url.Parse("https://" + p.host + path); err != nil {
+		return fmt.Errorf("GET %s: %w", path, err)
+	}
+	resp, err := p.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		return fmt.Errorf("GET %s: %w", path, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode < http.StatusBadRequest {
+		return fmt.Errorf("GET %s: %w", path, ErrRedirect)
+	}
+	if err := readList(resp.Body, c.options.MaxBody, use); err != nil {
+		if resp.StatusCode >= http.StatusBadRequest && errors.Is(err, errAnswer) { // a proxy's own word
+			err = api.StatusErrorf(resp.StatusCode, "%s", http.StatusText(resp.StatusCode))
+		}
+		return fmt.Errorf("GET %s: %w", path, err)
+	}
+	return nil
+}
+
+// readList reads an envelope whose metadata is a list, entry by entry, none of them over the limit.
+func readList(body io.Reader, limit int64, use func(json.RawMessage) error) error {
+	bounded := &entryReader{Reader: body, limit: limit, left: limit}
+	d := json.NewDecoder(bounded)
+	var kind, message string
+	var code int
+	listed := false
+	wrong := func(err error) error { return fmt.Errorf("%w: %w", errAnswer, err) }
+	if token, err := d.Token(); err != nil || token != json.Delim('{') {
+		return wrong(errors.Join(err, errNoObject))
+	}
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return wrong(err)
+		}
+		switch key {
+		case "type":
+			err = d.Decode(&kind)
+		case "error":
+			err = d.Decode(&message)
+		case "error_code":
+			err = d.Decode(&code)
+		case "metadata":
+			if kind == string(api.SyncResponse) {
+				listed = true
+				if err := readEntries(d, bounded, use); err != nil {
+					return err
+				}
+				continue
+			}
+			fallthrough
+		default:
+			var skipped json.RawMessage
+			err = d.Decode(&skipped)
+		}
+		if err != nil {
+			return wrong(err)
+		}
+	}
+	if _, err := d.Token(); err != nil { // it ends
+		return wrong(err)
+	}
+	switch {
+	case kind == string(api.ErrorResponse):
+		if code == 0 {
+			code = http.StatusInternalServerError
+		}
+		return api.StatusErrorf(code, "%s", limited(message, maxMessage))
+	case !listed:
+		return fmt.Errorf("%w: type %q, no list", errAnswer, limited(kind, maxText))
+	}
+	return nil
+}
+
+var errNoObject = errors.New("no object")
+
+func readEntries(d *json.Decoder, bounded *entryReader, use func(json.RawMessage) error) error {
+	switch token, err := d.Token(); {
+	case err != nil:
+		return fmt.Errorf("%w: %w", errAnswer, err)
+	case token == nil: // an empty list of some daemons
+		return nil
+	case token != json.Delim('['):
+		return fmt.Errorf("%w: the metadata is no list", errAnswer)
+	}
+	var entry json.RawMessage
+	for d.More() {
+		bounded.left = bounded.limit
+		entry = entry[:0]
+		if err := d.Decode(&entry); err != nil {
+			return fmt.Errorf("%w: %w", errAnswer, err)
+		}
+		if err := use(entry); err != nil {
+			return err
+		}
+	}
+	_, err := d.Token()
+	return err
+}
+
+// entryReader bounds what is read for one entry.
+type entryReader struct {
+	io.Reader
+	limit, left int64
+}
+
+func (r *entryReader) Read(p []byte) (int, error) {
+	if r.left <= 0 {
+		return 0, ErrBodyTooLarge
+	}
+	n, err := r.Reader.Read(p)
+	r.left -= int64(n)
+	return n, err
+}
+
+// Events listens to the lifecycle events of all projects. When it returns, the daemon does
+// send them: it has answered what only somebody who listens can ask. The stream ends with
+// ctx, or when the daemon was not heard of for a minute.
+func (c *Client) Events(ctx context.Context, target opscenter.Target) (inventory.Stream, error) {
+	p, err := c.fleet.peer(target)
+	if err != nil {
+		return nil, err
+	}
+	if c.fleet.closing.Err() != nil {
+		return nil, ErrClosed
+	}
+	bounded, cancel := context.WithTimeout(ctx, c.options.Timeout)
+	defer cancel()
+	deadline, _ := bounded.Deadline()
+	dialer := websocket.Dialer{
+		HandshakeTimeout: c.options.Timeout,
+		ReadBufferSize:   4 << 10,
+		WriteBufferSize:  1 << 10,
+		NetDialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return c.fleet.dial(context.WithValue(ctx, callKey{}, call{p, deadline}), network)
+		},
+	}
+	const path = "/1.0/events?type=lifecycle&all-projects=true"
+	conn, resp, err := dialer.DialContext(bounded, "wss://"+p.host+path, http.Header{"User-Agent": userAgent})
+	if err != nil {
+		if resp != nil {
+			resp.Body.Close()
+			err = api.StatusErrorf(resp.StatusCode, "%s", http.StatusText(resp.StatusCode))
+		}
+		return nil, fmt.Errorf("GET %s: %w", path, err)
+	}
+	s := &stream{conn: conn, events: make(chan *inventory.Event, maxBuffered), ended: make(chan struct{}), heard: make(chan struct{})}
+	s.begin(ctx, c.fleet.closing)
+	select {
+	case <-s.heard:
+		return s, nil
+	case <-s.ended:
+		err = s.err
+	case <-bounded.Done():
+		err = bounded.Err()
+	}
+	s.Close()
+	return nil, fmt.Errorf("GET %s: %w", path, err)
+}
+
+// stream is a websocket. The Incus client's own delivers events from goroutines of their own,
+// in no order, and does not end with its context.
+type stream struct {
+	conn   *websocket.Conn
+	events chan *inventory.Event
+	ended  chan struct{} // the reader has ended, with err
+	err    error
+	heard  chan struct{} // the first ping was answered
+	once   sync.Once
+	stop   context.CancelFunc
+	group  sync.WaitGroup
+}
+
+func (s *stream) begin(ctx, closing context.Context) {
+	ctx, s.stop = context.WithCancel(ctx)
+	stopped := context.AfterFunc(closing, s.stop)
+	s.conn.SetReadLimit(maxEvent)
+	alive := func() { _ = s.conn.SetReadDeadline(time.Now().Add(pongTimeout)) }
+	alive()
+	s.conn.SetPongHandler(func(string) error {
+		alive()
+		s.once.Do(func() { close(s.heard) })
+		return nil
+	})
+	s.group.Go(func() {
+		defer close(s.ended)
+		s.err = s.read(ctx, alive)
+	})
+	s.group.Go(func() {
+		defer stopped()
+		s.ping(ctx)
+		s.conn.Close() // ends the reader
+	})
+}
+
+func (s *stream) ping(ctx context.Context) {
+	ticker := time.NewTicker(pingInterval)
+	defer ticker.Stop()
+	for {
+		if s.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(pingInterval)) != nil {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		case <-s.ended:
+			return
+		}
+	}
+}
+
+func (s *stream) read(ctx context.Context, alive func()) error {
+	for {
+		_, data, err := s.conn.ReadMessage()
+		if err != nil {
+			return err
+		}
+		alive()
+		event, err := parseEvent(data)
+		if err != nil {
+			return err
+		}
+		if event == nil {
+			continue
+		}
+		select {
+		case s.events <- event:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// parseEvent reads an event; nil for one that is no lifecycle event. What can't be read is an
+// error: it may have told something.
+func parseEvent(data []byte) (*inventory.Event, error) {
+	var raw struct {
+		Type      string              `json:"type"`
+		Timestamp time.Time           `json:"timestamp"`
+		Metadata  *api.EventLifecycle `json:"metadata"`
+		Location  string              `json:"location"`
+		Project   string              `json:"project"`
+	}
+	var kind struct {
+		Type string `json:"type"`
+	}
+	if err := json.Unmarshal(data, &kind); err != nil {
+		return nil, fmt.Errorf("%w: %w", errAnswer, err)
+	}
+	if kind.Type != api.EventTypeLifecycle {
+		return nil, nil
+	}
+	if err := json.Unmarshal(data, &raw); err != nil {
+		return nil, fmt.Errorf("%w: %w", errAnswer, err)
+	}
+	if raw.Metadata == nil || raw.Metadata.Action == "" {
+		return nil, fmt.Errorf("%w: an event without an action", errAnswer)
+	}
+	out := &inventory.Event{Action: raw.Metadata.Action, Source: raw.Metadata.Source, Project: raw.Project, Location: raw.Location, At: raw.Timestamp}
+	out.OldName, _ = raw.Metadata.Context["old_name"].(string)
+	if r := raw.Metadata.Requestor; r != nil && r.Username != "" {
+		out.Requestor = r.Protocol + "/" + r.Username
+	}
+	return out, nil
+}
+
+// Next returns the next event, in the order in which the daemon sent them.
+func (s *stream) Next() (*inventory.Event, error) {
+	select {
+	case e := <-s.events:
+		return e, nil
+	default:
+	}
+	select {
+	case e := <-s.events:
+		return e, nil
+	case <-s.ended:
+		select {
+		case e := <-s.events: // what came before the end
+			return e, nil
+		default:
+			return nil, s.err
+		}
+	}
+}
+
+// Close ends the stream, and waits for what it began.
+func (s *stream) Close() error {
+	s.stop()
+	s.group.Wait()
+	return nil
+}

@@ -1,0 +1,188 @@
+package inventory_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter/inventory"
+)
+
+// caller asks a daemon directly, past everything that is tested.
+type caller func(path string, into any) error
+
+// fresh lists all that a daemon has: the documents, by the names of the objects. It knows
+// nothing of how the inventory does that.
+func fresh(call caller) (map[string]map[string]any, error) {
+	out := map[string]map[string]any{}
+	list := func(kind, path, parent, project string, optional bool) ([]map[string]any, error) {
+		var entries []map[string]any
+		if err := call(path, &entries); err != nil {
+			if optional {
+				return nil, nil
+			}
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		for _, e := range entries {
+			if managed, ok := e["managed"]; ok && managed == false {
+				continue
+			}
+			name, _ := e["name"].(string)
+			for _, other := range []string{"server_name", "fingerprint", "listen_address"} {
+				if text, ok := e[other].(string); ok && kind != "instance" && (other != "server_name" || kind == "cluster_member") {
+					name = text
+				}
+			}
+			in, _ := e["project"].(string)
+			if in == "" {
+				in = project
+			}
+			typ, location := "", ""
+			if kind == "storage_volume" {
+				typ, _ = e["type"].(string)
+			}
+			if kind == "storage_volume" || kind == "storage_bucket" || kind == "network_forward" {
+				if location, _ = e["location"].(string); location == "none" {
+					location = ""
+				}
+			}
+			out[strings.Join([]string{kind, in, parent, typ, name, location}, "|")] = stripped(e)
+		}
+		return entries, nil
+	}
+	for _, k := range []struct {
+		kind, path string
+		optional   bool
+	}{{"project", "projects?recursion=1", false}, {"profile", "profiles?recursion=1&all-projects=true", false}, {"image", "images?recursion=1&all-projects=true", false},
+		{"instance", "instances?recursion=2&all-projects=true", false}, {"network_acl", "network-acls?recursion=1&all-projects=true", false},
+		{"network_zone", "network-zones?recursion=1&all-projects=true", false}, {"network_integration", "network-integrations?recursion=1", false},
+		{"network_address_set", "network-address-sets?recursion=1&all-projects=true", true}, {"cluster_member", "cluster/members?recursion=1", true}} {
+		if _, err := list(k.kind, "/1.0/"+k.path, "", "", k.optional); err != nil {
+			return nil, err
+		}
+	}
+	networks, err := list("network", "/1.0/networks?recursion=1&all-projects=true", "", "", false)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range networks {
+		if n["managed"] == false {
+			continue
+		}
+		name, project := n["name"].(string), n["project"].(string)
+		for kind, path := range map[string]string{"network_forward": "forwards", "network_load_balancer": "load-balancers", "network_peer": "peers"} {
+			if _, err := list(kind, "/1.0/networks/"+name+"/"+path+"?recursion=1&project="+url.QueryEscape(project), name, project, true); err != nil {
+				return nil, err
+			}
+		}
+	}
+	pools, err := list("storage_pool", "/1.0/storage-pools?recursion=1", "", "", false)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range pools {
+		name := p["name"].(string)
+		for kind, path := range map[string]string{"storage_volume": "volumes", "storage_bucket": "buckets"} {
+			if _, err := list(kind, "/1.0/storage-pools/"+name+"/"+path+"?recursion=1&all-projects=true", name, "", false); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
+}
+
+// stripped is a document without what changes by itself, and with its sets in order.
+func stripped(e map[string]any) map[string]any {
+	e = maps.Clone(e)
+	for _, name := range []string{"state", "message", "project"} {
+		delete(e, name)
+	}
+	for _, name := range []string{"used_by", "locations", "roles", "groups"} {
+		if list, ok := e[name].([]any); ok {
+			list = slices.Clone(list)
+			slices.SortFunc(list, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+			e[name] = list
+		}
+	}
+	return e
+}
+
+// kept is what the inventory has of a cluster, in the same form.
+func kept(ctx context.Context, m *inventory.Manager, cluster string) (map[string]map[string]any, error) {
+	out := map[string]map[string]any{}
+	for o, err := range m.Objects(ctx, inventory.Query{Cluster: cluster}) {
+		if err != nil {
+			return nil, err
+		}
+		var document map[string]any
+		if err := json.Unmarshal(o.Object, &document); err != nil {
+			return nil, err
+		}
+		location := ""
+		if o.Kind == "storage_volume" || o.Kind == "storage_bucket" || o.Kind == "network_forward" {
+			if location, _ = document["location"].(string); location == "none" {
+				location = ""
+			}
+		}
+		key := strings.Join([]string{string(o.Kind), o.Project, o.Parent, o.Type, o.Name, location}, "|")
+		if out[key] != nil {
+			return nil, fmt.Errorf("%s is there twice", key)
+		}
+		out[key] = stripped(document)
+	}
+	return out, nil
+}
+
+// difference says how two listings differ; empty: they don't.
+func difference(want, have map[string]map[string]any) string {
+	var out []string
+	for key := range want {
+		switch {
+		case have[key] == nil:
+			out = append(out, "missing "+key)
+		case !reflect.DeepEqual(want[key], have[key]):
+			w, _ := json.Marshal(want[key])
+			h, _ := json.Marshal(have[key])
+			out = append(out, fmt.Sprintf("%s is %s, and kept as %s", key, w, h))
+		}
+	}
+	for key := range have {
+		if want[key] == nil {
+			out = append(out, "kept, and gone: "+key)
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, "\n")
+}
+
+// agrees requires the inventory to be as a fresh listing within a time, and says how long it took.
+func agrees(t *testing.T, m *inventory.Manager, cluster string, call caller, within time.Duration, what string) time.Duration {
+	t.Helper()
+	begun := time.Now()
+	for {
+		asked := time.Now()
+		have, err := kept(t.Context(), m, cluster)
+		require.NoError(t, err)
+		want, err := fresh(call)
+		var differs string
+		if err == nil {
+			if differs = difference(want, have); differs == "" {
+				return asked.Sub(begun)
+			}
+		}
+		if time.Since(begun) > within {
+			status, _ := m.Status(t.Context())
+			require.Fail(t, "the inventory does not agree", "after %s, %s: %v\n%s\n%+v", what, time.Since(begun), err, differs, status)
+		}
+		time.Sleep(20 * time.Millisecond) // between two looks
+	}
+}

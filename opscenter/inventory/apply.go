@@ -1,0 +1,271 @@
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Limits of one transaction.
+const (
+	batchRows = 200
+	batchSize = 1 << 20
+)
+
+// origin is how the changes of a batch were found.
+type origin struct {
+	source Source
+	cause  cause
+	// silent: nothing is a change, as the inventory of the unit only begins.
+	silent bool
+}
+
+// batch collects what is to be written of a unit, and writes it in steps. Only the worker of
+// the unit writes its objects.
+type batch struct {
+	m      *Manager
+	unit   string
+	origin origin
+	put    []*row
+	gone   []storage.Key
+	size   int
+	wrote  int // rows, so far
+}
+
+func (m *Manager) batch(unit string, origin origin) *batch {
+	return &batch{m: m, unit: unit, origin: origin}
+}
+
+func (b *batch) add(ctx context.Context, r *row) error {
+	b.put = append(b.put, r)
+	b.size += len(r.Object)
+	return b.flushIf(ctx)
+}
+
+func (b *batch) remove(ctx context.Context, key storage.Key) error {
+	b.gone = append(b.gone, key)
+	return b.flushIf(ctx)
+}
+
+func (b *batch) flushIf(ctx context.Context) error {
+	if len(b.put)+len(b.gone) < batchRows && b.size < batchSize {
+		return nil
+	}
+	return b.flush(ctx)
+}
+
+func now() time.Time { return time.Now().UTC().Round(0) }
+
+// flush writes what was collected, if there is any.
+func (b *batch) flush(ctx context.Context) error {
+	if len(b.put)+len(b.gone) == 0 {
+		return nil
+	}
+	at := now()
+	err := b.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+		var list []changeRow
+		for _, r := range b.put {
+			c, err := put(tx, r, at)
+			if err != nil {
+				return err
+			}
+			if c != nil {
+				list = append(list, *c)
+			}
+		}
+		for _, key := range b.gone {
+			old, err := objects.Find(tx, key)
+			if err != nil {
+				return err
+			}
+			if old == nil {
+				continue
+			}
+			if err := objects.Delete(tx, key); err != nil {
+				return err
+			}
+			list = append(list, old.change(ChangeDeleted, at))
+		}
+		if b.origin.silent {
+			return nil
+		}
+		for i := range list {
+			b.origin.mark(&list[i])
+		}
+		return b.m.record(tx, list)
+	})
+	if err == nil {
+		b.wrote += len(b.put) + len(b.gone)
+		b.put, b.gone, b.size = nil, nil, 0
+	}
+	return err
+}
+
+func (o *origin) mark(c *changeRow) {
+	c.Source, c.Event, c.Requestor = o.source, o.cause.action, o.cause.requestor
+}
+
+// put stores an object as it is found to be, and tells what changed of it; nil: nothing that counts.
+func put(tx storage.WriteTx, found *row, at time.Time) (*changeRow, error) {
+	old, err := objects.Find(tx, found.key())
+	if err != nil {
+		return nil, err
+	}
+	next := *found
+	next.LastUpdated = at
+	if old == nil {
+		next.UUID, next.FirstSeen = newUUID(), at
+		c := next.change(ChangeCreated, at)
+		return &c, objects.Put(tx, &next)
+	}
+	fields, same := diff(old.Object, found.Object)
+	next.UUID, next.FirstSeen = old.UUID, old.FirstSeen
+	if same && old.Location == found.Location {
+		next.LastUpdated = old.LastUpdated // another way to write the same
+	}
+	if err := objects.Put(tx, &next); err != nil || len(fields) == 0 {
+		return nil, err
+	}
+	c := next.change(ChangeUpdated, at)
+	c.Fields = fields
+	return &c, nil
+}
+
+func newUUID() string { return uuid.Must(uuid.NewV7()).String() }
+
+func (r *row) change(action ChangeAction, at time.Time) changeRow {
+	return changeRow{Unit: r.Unit, Change: Change{At: at, Action: action, UUID: r.UUID, Kind: r.Kind, Project: r.Project, Parent: r.Parent, Type: r.Type, Name: r.Name}}
+}
+
+// rename gives an object its new name; what it is otherwise is looked at later. Whatever had
+// that name is gone.
+func (b *batch) rename(ctx context.Context, from, to ref) error {
+	at := now()
+	return b.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+		olds, err := rowsOf(tx, b.unit, from)
+		if err != nil || len(olds) == 0 {
+			return err
+		}
+		var list []changeRow
+		for _, old := range olds {
+			next := *old
+			next.Name, next.LastUpdated = to.name, at
+			taken, err := objects.Find(tx, next.key())
+			if err != nil {
+				return err
+			}
+			if taken != nil {
+				if err := objects.Delete(tx, taken.key()); err != nil {
+					return err
+				}
+				list = append(list, taken.change(ChangeDeleted, at))
+			}
+			if err := objects.Delete(tx, old.key()); err != nil {
+				return err
+			}
+			if err := objects.Put(tx, &next); err != nil {
+				return err
+			}
+			c := next.change(ChangeRenamed, at)
+			c.Fields = []FieldChange{{Path: "name", From: encode(from.name), To: encode(to.name)}}
+			list = append(list, c)
+		}
+		for i := range list {
+			b.origin.mark(&list[i])
+		}
+		return b.m.record(tx, list)
+	})
+}
+
+func rowsOf(tx storage.ReadTx, unit string, r ref) (out []*row, err error) {
+	for found, err := range objects.Scan(tx, storage.Range{Prefix: r.prefix(unit)}) {
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, found)
+	}
+	return out, nil
+}
+
+// known is what is stored of a part of a unit: a sum of each object, by its key.
+type known map[string]uint64
+
+func (m *Manager) known(ctx context.Context, unit string, prefix storage.Key, holds func(*row) bool) (known, error) {
+	out := known{}
+	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		clear(out)
+		for r, err := range objects.Scan(s, storage.Range{Prefix: prefix}) {
+			if err != nil {
+				return err
+			}
+			if holds(r) {
+				out[string(r.key())] = r.sum()
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// sum is of all that a listing can change.
+func (r *row) sum() uint64 { return xxhash.Sum64(r.Object) + xxhash.Sum64String(r.Location) }
+
+// compare takes an object out of what is known, and writes it if it is another than it was.
+func (b *batch) compare(ctx context.Context, have known, found *row) error {
+	found.Unit = b.unit
+	key := found.key()
+	if err := storage.CheckKey(key); err != nil {
+		b.m.log.WarnContext(ctx, "an object can't be kept", "kind", found.Kind, "name", limited(found.Name), "error", err)
+		return nil
+	}
+	sum, there := have[string(key)]
+	delete(have, string(key))
+	if there && sum == found.sum() {
+		return nil
+	}
+	return b.add(ctx, found)
+}
+
+// purge removes all objects of a unit that is no more, and what is known of it.
+func (m *Manager) purge(ctx context.Context, unit string) error {
+	for {
+		n := 0
+		err := m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+			n = 0
+			var keys []storage.Key
+			for r, err := range objects.Scan(tx, storage.Range{Prefix: storage.StringKey(unit)}) {
+				if err != nil {
+					return err
+				}
+				if keys = append(keys, r.key()); len(keys) == batchRows {
+					break
+				}
+			}
+			for _, key := range keys {
+				if err := objects.Delete(tx, key); err != nil {
+					return err
+				}
+			}
+			if n = len(keys); n == batchRows {
+				return nil
+			}
+			if err := units.Delete(tx, storage.StringKey(unit)); err != nil && !errors.Is(err, storage.ErrNotFound) {
+				return err
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("removing the inventory of %s: %w", unit, err)
+		}
+		if n < batchRows {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,124 @@
+package inventory
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Limits of what is kept of a change.
+const (
+	// MaxFields is how many fields of a change are named.
+	MaxFields = 50
+	// MaxValue bounds each of a field's values, in bytes of JSON; a longer one is left out.
+	MaxValue = 1 << 10
+)
+
+// FieldChange is a field that changed.
+type FieldChange struct {
+	// Path to it: description, config["ipv4.address"], devices.root.size.
+	Path string
+	// From and To are its values, as JSON; empty: it was not, or is not, there, or is over MaxValue.
+	From json.RawMessage `json:",omitempty"`
+	To   json.RawMessage `json:",omitempty"`
+}
+
+// derived are the members that follow from other objects, or from what an instance does by
+// itself: they are kept current, and are no changes of the object.
+var derived = map[string]bool{"used_by": true, "last_used_at": true, "state": true}
+
+// diff tells what changed between two documents. same reports that nothing did at all, not
+// even what is derived.
+func diff(from, to json.RawMessage) (fields []FieldChange, same bool) {
+	if bytes.Equal(from, to) {
+		return nil, true
+	}
+	var before, after map[string]any
+	if decodeNumbers(from, &before) != nil || decodeNumbers(to, &after) != nil {
+		return []FieldChange{{Path: "", From: bounded(from), To: bounded(to)}}, false
+	}
+	same = reflect.DeepEqual(before, after)
+	for name := range derived {
+		delete(before, name)
+		delete(after, name)
+	}
+	d := differ{}
+	d.objects("", before, after)
+	return d.fields, same
+}
+
+func decodeNumbers(data []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	return d.Decode(into)
+}
+
+type differ struct{ fields []FieldChange }
+
+func (d *differ) objects(path string, from, to map[string]any) {
+	keys := slices.Sorted(maps.Keys(from))
+	for key := range to {
+		if _, both := from[key]; !both {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	for _, key := range keys {
+		before, was := from[key]
+		after, is := to[key]
+		if was && is && reflect.DeepEqual(before, after) {
+			continue
+		}
+		below := join(path, key)
+		inner, ok1 := before.(map[string]any)
+		outer, ok2 := after.(map[string]any)
+		if ok1 && ok2 {
+			d.objects(below, inner, outer)
+			continue
+		}
+		if len(d.fields) == MaxFields {
+			return
+		}
+		change := FieldChange{Path: below}
+		if was {
+			change.From = encode(before)
+		}
+		if is {
+			change.To = encode(after)
+		}
+		d.fields = append(d.fields, change)
+	}
+}
+
+func encode(value any) json.RawMessage {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return nil
+	}
+	return bounded(data)
+}
+
+func bounded(data json.RawMessage) json.RawMessage {
+	if len(data) > MaxValue {
+		return nil
+	}
+	return data
+}
+
+// join extends a path in the way an expression would name it.
+func join(path, key string) string {
+	plain := key != "" && !strings.ContainsFunc(key, func(r rune) bool {
+		return r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	}) && (key[0] < '0' || key[0] > '9')
+	switch {
+	case !plain:
+		return path + "[" + strconv.Quote(key) + "]"
+	case path == "":
+		return key
+	}
+	return path + "." + key
+}

@@ -1,0 +1,244 @@
+package inventory
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// ChangeAction is what happened to an object.
+type ChangeAction string
+
+const (
+	ChangeCreated ChangeAction = "created"
+	ChangeUpdated ChangeAction = "updated"
+	ChangeRenamed ChangeAction = "renamed"
+	ChangeDeleted ChangeAction = "deleted"
+)
+
+// Source is how a change was found out.
+type Source string
+
+const (
+	// SourceEvent: Incus said that something had happened to the object, or to what it has to do with.
+	SourceEvent Source = "event"
+	// SourceScan: it was different when all was listed.
+	SourceScan Source = "scan"
+)
+
+// Change is what happened to an object, and when. What was there when the inventory of a
+// cluster began is no change, and neither is what only follows from other objects, as who uses it.
+type Change struct {
+	// Sequence numbers grow for the life of the store.
+	Sequence uint64
+	At       time.Time
+	Action   ChangeAction
+	Source   Source
+	// Event is the lifecycle event's name, and Requestor who caused it, as far as that is known.
+	Event     string
+	Requestor string
+	// Object it happened to, as it was called then.
+	UUID    string
+	Kind    Kind
+	Cluster string // name, empty if it is gone
+	Project string
+	Parent  string
+	Type    string
+	Name    string
+	// Fields that changed; of renamed objects the name.
+	Fields []FieldChange
+}
+
+// changeRow is a change as it is stored.
+type changeRow struct {
+	Change
+	Unit string
+}
+
+// record stores changes, and drops what is over the limits.
+func (m *Manager) record(tx storage.WriteTx, list []changeRow) error {
+	if len(list) == 0 {
+		return nil
+	}
+	last, err := counters.Find(tx, storage.StringKey("changes"))
+	if err != nil {
+		return err
+	}
+	next := counter{Name: "changes"}
+	if last != nil {
+		next.Value = last.Value
+	}
+	for i := range list {
+		next.Value++
+		c := list[i]
+		c.Sequence = next.Value
+		if err := changes.Put(tx, &c); err != nil {
+			return err
+		}
+		if limit := uint64(m.options.MaxChanges); c.Sequence > limit {
+			if err := drop(tx, c.Sequence-limit); err != nil {
+				return err
+			}
+		}
+		if err := m.dropOf(tx, c.UUID); err != nil {
+			return err
+		}
+	}
+	return counters.Put(tx, &next)
+}
+
+func drop(tx storage.WriteTx, sequence uint64) error {
+	found, err := changes.Find(tx, storage.UintKey(sequence))
+	if err != nil || found == nil {
+		return err
+	}
+	return changes.Delete(tx, storage.UintKey(sequence))
+}
+
+// dropOf keeps the last changes of an object.
+func (m *Manager) dropOf(tx storage.WriteTx, uuid string) error {
+	var all []uint64
+	for c, err := range changesByObject.Scan(tx, storage.Range{Prefix: storage.StringKey(uuid)}) {
+		if err != nil {
+			return err
+		}
+		all = append(all, c.Sequence)
+	}
+	for ; len(all) > m.options.MaxHistory; all = all[1:] {
+		if err := drop(tx, all[0]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// History returns the last changes of an object, the newest first, at most Options.MaxHistory;
+// of one that was deleted, too, as long as they are kept. Errors: opscenter.ErrNotFound for an
+// object that is not there, and of which nothing is kept.
+func (m *Manager) History(ctx context.Context, uuid string) (out []Change, err error) {
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		out = nil
+		names := newNames(s)
+		for c, err := range changesByObject.Scan(s, storage.Range{Prefix: storage.StringKey(uuid), Reverse: true}) {
+			if err != nil {
+				return err
+			}
+			shown, err := c.show(names)
+			if err != nil {
+				return err
+			}
+			out = append(out, shown)
+		}
+		if len(out) > 0 {
+			return nil
+		}
+		found, err := byUUID.Find(s, storage.StringKey(uuid))
+		if err == nil && found == nil {
+			err = fmt.Errorf("object %.80q: %w", uuid, opscenter.ErrNotFound)
+		}
+		return err
+	})
+	return out, err
+}
+
+func (c *changeRow) show(names *names) (Change, error) {
+	out := c.Change
+	unit, err := names.unit(c.Unit)
+	if err == nil && unit != nil {
+		out.Cluster = unit.name
+	}
+	return out, err
+}
+
+// Changes returns changes after a sequence number, the oldest first; limit is
+// opscenter.DefaultPageSize by default, at most MaxPageSize. Those that were dropped meanwhile
+// show as a gap in the numbers.
+func (m *Manager) Changes(ctx context.Context, after uint64, limit int) (out []Change, err error) {
+	limit = pageSize(limit)
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		out = nil
+		names := newNames(s)
+		for c, err := range changes.Scan(s, storage.Range{After: storage.UintKey(after)}) {
+			if err != nil {
+				return err
+			}
+			if len(out) == limit {
+				break
+			}
+			shown, err := c.show(names)
+			if err != nil {
+				return err
+			}
+			out = append(out, shown)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// LastChange returns the sequence number of the last change: where a WatchChanges goes on
+// from what is listed now.
+func (m *Manager) LastChange(ctx context.Context) (out uint64, err error) {
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		out = 0
+		last, err := counters.Find(s, storage.StringKey("changes"))
+		if err == nil && last != nil {
+			out = last.Value
+		}
+		return err
+	})
+	return out, err
+}
+
+// WatchChanges yields the changes after a sequence number, then each new one as it is found,
+// in order. It ends with ctx's error.
+func (m *Manager) WatchChanges(ctx context.Context, after uint64) iter.Seq2[Change, error] {
+	return func(yield func(Change, error) bool) {
+		revision, err := m.registry.Revision(ctx)
+		if err != nil {
+			yield(Change{}, err)
+			return
+		}
+		catchUp := func() bool {
+			for {
+				page, err := m.Changes(ctx, after, opscenter.MaxPageSize)
+				if err != nil {
+					yield(Change{}, err)
+					return false
+				}
+				for _, c := range page {
+					after = c.Sequence
+					if !yield(c, nil) {
+						return false
+					}
+				}
+				if len(page) < opscenter.MaxPageSize {
+					return true
+				}
+			}
+		}
+		if !catchUp() {
+			return
+		}
+		for _, err := range m.registry.Store().Watch(ctx, revision, changes.Name()) {
+			if err != nil {
+				yield(Change{}, err)
+				return
+			}
+			if !catchUp() {
+				return
+			}
+		}
+	}
+}
+
+func pageSize(limit int) int {
+	if limit <= 0 {
+		return opscenter.DefaultPageSize
+	}
+	return min(limit, opscenter.MaxPageSize)
+}

@@ -1,0 +1,308 @@
+// Package inventory knows what is in every Incus cluster: instances, networks, volumes and all
+// else, complete, current and searchable.
+//
+//	objects, err := inventory.New(registry, client, inventory.Options{})
+//	go objects.Run(ctx)
+//	page, err := objects.List(ctx, inventory.Query{Kinds: []inventory.Kind{inventory.KindNetwork},
+//		Filter: `object.config["ipv4.address"] == "10.115.25.1/24"`})
+//
+// It follows the registry: each cluster, and each Incus server in none, is a unit. One worker
+// for each of them listens to Incus's lifecycle events and looks at exactly the objects they
+// name, and at what may have changed with them. When it begins, when the stream of events was
+// cut, when it can't follow, when an event is not known, and every few hours, all is listed
+// anew: what events did not tell is late then, and never stays wrong.
+package inventory
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// Defaults of Options.
+const (
+	DefaultScanInterval    = 6 * time.Hour
+	DefaultMembersInterval = time.Minute
+	DefaultDebounce        = 100 * time.Millisecond
+	DefaultSettle          = 10 * time.Second
+	DefaultMaxScans        = 16
+	DefaultMaxSlowScans    = 64
+	DefaultSlowAfter       = 5 * time.Second
+	DefaultScanTimeout     = 15 * time.Minute
+	DefaultMaxStreams      = 2000
+	DefaultMaxConnects     = 32
+	DefaultMaxBackoff      = 5 * time.Minute
+	DefaultMaxHistory      = 20
+	DefaultMaxChanges      = 100_000
+)
+
+// Options of New. The zero value is what most programs want.
+type Options struct {
+	// Logger gets what goes wrong inside. Default: nothing is logged.
+	Logger *slog.Logger
+	// ScanInterval is the time between two scans of a unit that nothing else has caused, each
+	// unit at a time of its own. Default 6 hours.
+	ScanInterval time.Duration
+	// MembersInterval is the time between two looks at the members of a cluster: no event tells
+	// that one has died. If one has, or is back, all is scanned. Default 1 minute.
+	MembersInterval time.Duration
+	// Debounce is how long others are waited for after an event, to look once. Default 100 ms.
+	Debounce time.Duration
+	// Settle is after which an instance that was started is looked at again: its addresses come
+	// later, and no event tells of them. Default 10 s.
+	Settle time.Duration
+	// MaxPending is how many objects of a unit may wait to be looked at; beyond, it is scanned. Default 1,000.
+	MaxPending int
+	// MaxScans is how many units are scanned at once. A scan that has taken SlowAfter makes room
+	// for another, until there are MaxSlowScans of those; none takes longer than ScanTimeout.
+	// Default 16, 5 s, 64, 15 minutes.
+	MaxScans     int
+	SlowAfter    time.Duration
+	MaxSlowScans int
+	ScanTimeout  time.Duration
+	// MaxStreams is how many units are listened to, at some 50 KiB of memory each. What is in
+	// those beyond shows with their scans only. Default 2,000.
+	MaxStreams int
+	// MaxConnects is how many units are being connected to at once. Default 32.
+	MaxConnects int
+	// MaxBackoff bounds the time between two tries to reach a unit. Default 5 minutes.
+	MaxBackoff time.Duration
+	// MaxHistory is how many changes are kept of an object, MaxChanges how many of all together.
+	// Default 20, and 100,000.
+	MaxHistory int
+	MaxChanges int
+	// KeepSecrets stores objects with the passwords and keys in their configuration.
+	KeepSecrets bool
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	for _, d := range []struct {
+		name  string
+		value *time.Duration
+		def   time.Duration
+	}{{"ScanInterval", &o.ScanInterval, DefaultScanInterval}, {"MembersInterval", &o.MembersInterval, DefaultMembersInterval}, {"Debounce", &o.Debounce, DefaultDebounce},
+		{"Settle", &o.Settle, DefaultSettle}, {"SlowAfter", &o.SlowAfter, DefaultSlowAfter}, {"ScanTimeout", &o.ScanTimeout, DefaultScanTimeout}, {"MaxBackoff", &o.MaxBackoff, DefaultMaxBackoff}} {
+		if *d.value < 0 {
+			return o, fmt.Errorf("%s is %s, it must not be negative: %w", d.name, *d.value, opscenter.ErrInvalidOptions)
+		}
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+	}
+	for _, n := range []struct {
+		name  string
+		value *int
+		def   int
+	}{{"MaxPending", &o.MaxPending, DefaultMaxPending}, {"MaxScans", &o.MaxScans, DefaultMaxScans}, {"MaxSlowScans", &o.MaxSlowScans, DefaultMaxSlowScans}, {"MaxStreams", &o.MaxStreams, DefaultMaxStreams},
+		{"MaxConnects", &o.MaxConnects, DefaultMaxConnects}, {"MaxHistory", &o.MaxHistory, DefaultMaxHistory}, {"MaxChanges", &o.MaxChanges, DefaultMaxChanges}} {
+		if *n.value < 0 {
+			return o, fmt.Errorf("%s is %d, it must not be negative: %w", n.name, *n.value, opscenter.ErrInvalidOptions)
+		}
+		if *n.value == 0 {
+			*n.value = n.def
+		}
+	}
+	return o, nil
+}
+
+// Daemon is what an Incus daemon says of itself.
+type Daemon struct {
+	// Clustered: it is a member of a cluster.
+	Clustered bool
+	// Extensions of its API.
+	Extensions []string
+}
+
+// Incus reads from Incus daemons. Package opscenter/incusos implements it. All methods return
+// when ctx ends, at the latest.
+type Incus interface {
+	// Describe asks the daemon what it is.
+	Describe(ctx context.Context, target opscenter.Target) (Daemon, error)
+	// ReadList calls use with each entry of a list, as it comes. The entry is use's for the call only.
+	ReadList(ctx context.Context, target opscenter.Target, path string, use func(entry json.RawMessage) error) error
+	// ReadObject returns an object.
+	ReadObject(ctx context.Context, target opscenter.Target, path string) (json.RawMessage, error)
+	// Events listens to lifecycle events of all projects. From its return on, none is missed
+	// before Next fails.
+	Events(ctx context.Context, target opscenter.Target) (Stream, error)
+}
+
+// Stream is a stream of events, in the order in which the daemon sends them.
+type Stream interface {
+	// Next waits for the next event. Any error is the end of the stream.
+	Next() (*Event, error)
+	// Close ends the stream; Next returns.
+	Close() error
+}
+
+// Refusal is an error that is a daemon's own word, with its HTTP status. Errors that are none
+// say that it was not reached.
+type Refusal interface {
+	error
+	Status() int
+}
+
+// Errors of Manager, beside those of package opscenter.
+var (
+	// ErrRunning: the Manager runs already.
+	ErrRunning = errors.New("the inventory runs already")
+	// ErrNotRunning: nobody would do what is asked for.
+	ErrNotRunning = errors.New("the inventory does not run")
+)
+
+// Manager keeps the inventory current while it runs, and answers questions at any time. All
+// methods may be called concurrently.
+type Manager struct {
+	registry *opscenter.Registry
+	incus    Incus
+	options  Options
+	log      *slog.Logger
+
+	running  sync.Mutex
+	connects chan struct{}
+	streams  chan struct{}
+	scans    slots
+
+	mu      sync.Mutex
+	workers map[string]*worker // by ID of the unit
+}
+
+// New returns a Manager. Nothing is read before Run. Errors: opscenter.ErrInvalidOptions.
+func New(registry *opscenter.Registry, incus Incus, options Options) (*Manager, error) {
+	options, err := options.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := registry.Store().Attach(context.Background(), allTables()...); err != nil {
+		return nil, err
+	}
+	return &Manager{registry: registry, incus: incus, options: options, log: options.Logger, workers: map[string]*worker{},
+		connects: make(chan struct{}, options.MaxConnects), streams: make(chan struct{}, options.MaxStreams),
+		scans: slots{fast: make(chan struct{}, options.MaxScans), slow: make(chan struct{}, options.MaxSlowScans)}}, nil
+}
+
+// Status is how current the inventory of a unit is.
+type Status struct {
+	// Cluster is its name, or that of the server in none.
+	Cluster string
+	// Server through which it is read.
+	Server string
+	// Following: events are listened to, and all was read since. What changes shows within
+	// seconds; else it shows with the next scan.
+	Following bool
+	// ScannedAt is when all was last read, ScanTook how long that took, ScanReason why it was done.
+	ScannedAt  time.Time
+	ScanTook   time.Duration
+	ScanReason string
+	// Scans so far, and Events that were taken in.
+	Scans, Events int
+	// Pending is how many objects wait to be looked at.
+	Pending int
+	// Skipped kinds, with the reason: what the daemon does not offer.
+	Skipped map[Kind]string
+	// Failure is why it is not current, empty if it is; since when, and when it is tried again.
+	Failure   string
+	FailedAt  time.Time
+	NextRetry time.Time
+}
+
+// Status returns how current the units are that are kept, by name. It is empty unless the
+// Manager runs.
+func (m *Manager) Status(ctx context.Context) (out []Status, err error) {
+	m.mu.Lock()
+	workers := make([]*worker, 0, len(m.workers))
+	for _, w := range m.workers {
+		workers = append(workers, w)
+	}
+	m.mu.Unlock()
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		out = nil
+		names := newNames(s)
+		for _, w := range workers {
+			u, err := names.unit(w.id)
+			if err != nil {
+				return err
+			}
+			if u == nil {
+				continue
+			}
+			status := w.show()
+			status.Cluster = u.name
+			out = append(out, status)
+		}
+		return nil
+	})
+	slices.SortFunc(out, func(a, b Status) int { return strings.Compare(a.Cluster, b.Cluster) })
+	return out, err
+}
+
+// Resync looks at an object now, and returns when it is as its daemon says. Errors:
+// opscenter.ErrNotFound, ErrNotRunning, and why the daemon could not be asked.
+func (m *Manager) Resync(ctx context.Context, uuid string) error {
+	var found *row
+	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
+		found, err = objectOf(s, uuid)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return m.request(ctx, found.Unit, &request{ref: found.ref(), done: make(chan error, 1)})
+}
+
+// ResyncCluster scans a cluster, or a server in none, now, and returns when that is done.
+// Errors are those of Resync.
+func (m *Manager) ResyncCluster(ctx context.Context, name string) error {
+	var found []*unitInfo
+	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
+		found, err = newNames(s).named(name)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		return fmt.Errorf("cluster %.80q: %w", name, opscenter.ErrNotFound)
+	}
+	for _, u := range found {
+		if err := m.request(ctx, u.id, &request{scan: true, done: make(chan error, 1)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Manager) request(ctx context.Context, unit string, r *request) error {
+	m.mu.Lock()
+	w := m.workers[unit]
+	m.mu.Unlock()
+	if w == nil {
+		return ErrNotRunning
+	}
+	select {
+	case w.requests <- r:
+	case <-w.ended:
+		return ErrNotRunning
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-r.done:
+		return err
+	case <-w.ended:
+		return ErrNotRunning
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,188 @@
+package inventory
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opscenter-go/sdk/internal/jsonfilter"
+)
+
+// MaxObjectSize bounds what is kept of an object, in bytes. Of a larger one, the largest
+// members are left out, until it fits; Object.Truncated names them.
+const MaxObjectSize = 512 << 10
+
+// errUnmanaged: a network that Incus does not manage is an interface of a server's hardware.
+var errUnmanaged = errors.New("not a managed network")
+
+// member of a document.
+type member struct {
+	key   string
+	value []byte
+}
+
+// normalize makes a row of what Incus tells of an object: always the same for the same
+// object, whether it was listed or asked for, and without what changes all the time. what
+// says where it was found: its kind, its parent, and its project if it doesn't say so itself.
+func normalize(what ref, data []byte, keepSecrets bool) (*row, error) {
+	out := &row{Kind: what.kind, Parent: what.parent}
+	var members []member
+	var failed error
+	managed := true
+	err := jsonfilter.Members(data, func(key, value []byte) {
+		if failed != nil {
+			return
+		}
+		name := string(key)
+		var into *string
+		switch name {
+		case "name":
+			into = &out.Name
+		case "project":
+			into = &out.Project
+		case "location":
+			into = &out.Location
+		case "type":
+			if what.kind == KindStorageVolume {
+				into = &out.Type
+			}
+		case "server_name":
+			if what.kind == KindClusterMember {
+				into = &out.Name
+			}
+		case "fingerprint":
+			if what.kind == KindImage {
+				into = &out.Name
+			}
+		case "listen_address":
+			if what.kind == KindNetworkForward || what.kind == KindNetworkLoadBalancer {
+				into = &out.Name
+			}
+		case "managed":
+			managed = string(value) != "false"
+		}
+		if into != nil {
+			if err := json.Unmarshal(value, into); err != nil {
+				failed = fmt.Errorf("member %s: %w", name, err)
+				return
+			}
+		}
+		if what.kind == KindClusterMember && name == "message" {
+			return // it counts the seconds since a heartbeat; the status says the rest
+		}
+		value, failed = normalMember(name, value, keepSecrets)
+		members = append(members, member{name, value})
+	})
+	switch {
+	case err != nil || failed != nil:
+		return nil, fmt.Errorf("%s: %w", what.kind, errors.Join(err, failed))
+	case out.Name == "":
+		return nil, fmt.Errorf("%s without a name", what.kind)
+	case what.kind == KindNetwork && !managed:
+		return nil, errUnmanaged
+	}
+	info := what.kind.info()
+	if !info.project {
+		out.Project = ""
+	} else if out.Project == "" { // not all kinds say it, and not always
+		out.Project = what.project
+	}
+	if out.Location == "none" || !info.located {
+		out.Location = ""
+	}
+	if info.project && !slices.ContainsFunc(members, func(m member) bool { return m.key == "project" && string(m.value) != `""` }) {
+		members = slices.DeleteFunc(members, func(m member) bool { return m.key == "project" })
+		project, _ := json.Marshal(out.Project)
+		members = append(members, member{"project", project})
+	}
+	out.Object, out.Truncated = assemble(members)
+	return out, nil
+}
+
+// normalMember returns a member's value without white space, secrets, and what changes all the time.
+func normalMember(name string, value []byte, keepSecrets bool) ([]byte, error) {
+	switch name {
+	case "used_by", "locations", "roles", "groups": // sets, in an order that means nothing
+		var list []string
+		if json.Unmarshal(value, &list) == nil && list != nil {
+			slices.Sort(list)
+			return json.Marshal(list)
+		}
+	case "state":
+		return normalState(value)
+	}
+	drop := isSecret
+	if keepSecrets {
+		drop = func([]byte) bool { return false }
+	}
+	out, _, err := jsonfilter.Append(nil, value, drop)
+	return out, err
+}
+
+// isSecret reports whether a configuration key's value is a secret, wherever it lies: passwords
+// of BGP peers, keys of DNS zones, keys and passwords of integrations and storage.
+func isSecret(key []byte) bool {
+	name := string(key)
+	switch {
+	case strings.HasSuffix(name, ".password"), strings.HasSuffix(name, ".client_key"), strings.HasSuffix(name, ".api_key"), strings.HasSuffix(name, ".secret"):
+		return true
+	case strings.HasPrefix(name, "peers.") && strings.HasSuffix(name, ".key"):
+		return true
+	}
+	return false
+}
+
+// normalState keeps of an instance's state what stays while nothing happens to it.
+func normalState(value []byte) ([]byte, error) {
+	var state *struct {
+		Status     json.RawMessage `json:"status,omitempty"`
+		StatusCode json.RawMessage `json:"status_code,omitempty"`
+		StartedAt  json.RawMessage `json:"started_at,omitempty"`
+		OSInfo     json.RawMessage `json:"os_info,omitempty"`
+		Network    map[string]struct {
+			Addresses json.RawMessage `json:"addresses,omitempty"`
+			Hwaddr    json.RawMessage `json:"hwaddr,omitempty"`
+			HostName  json.RawMessage `json:"host_name,omitempty"`
+			MTU       json.RawMessage `json:"mtu,omitempty"`
+			State     json.RawMessage `json:"state,omitempty"`
+			Type      json.RawMessage `json:"type,omitempty"`
+		} `json:"network,omitempty"`
+	}
+	if err := json.Unmarshal(value, &state); err != nil {
+		// Other kinds have states that are words.
+		out, _, err := jsonfilter.Append(nil, value, func([]byte) bool { return false })
+		return out, err
+	}
+	return json.Marshal(state)
+}
+
+// assemble puts members together, without the largest as long as that is over the limit.
+func assemble(members []member) (out json.RawMessage, truncated []string) {
+	size := 2
+	for _, m := range members {
+		size += len(m.key) + len(m.value) + 4
+	}
+	for size > MaxObjectSize && len(members) > 0 {
+		largest := 0
+		for i, m := range members {
+			if len(m.value) > len(members[largest].value) {
+				largest = i
+			}
+		}
+		truncated = append(truncated, members[largest].key)
+		size -= len(members[largest].key) + len(members[largest].value) + 4
+		members = slices.Delete(members, largest, largest+1)
+	}
+	out = make(json.RawMessage, 0, size)
+	out = append(out, '{')
+	for i, m := range members {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		key, _ := json.Marshal(m.key)
+		out = append(append(append(out, key...), ':'), m.value...)
+	}
+	return append(out, '}'), truncated
+}

@@ -1,0 +1,122 @@
+package inventory
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Object is something that is in an Incus cluster, or on an Incus server in none, which
+// counts as a cluster of one by its own name.
+type Object struct {
+	// UUID names the object in the inventory, and stays when the object is renamed.
+	UUID string
+	Kind Kind
+	// Cluster is the name of the cluster, or of the server in none.
+	Cluster string
+	// Server is the name of the server it is on; empty, if it is on all of the cluster's.
+	Server string
+	// Project it is in, and Parent: the network of a forward, load balancer or peer, the storage
+	// pool of a volume or bucket. Empty where there is none.
+	Project string
+	Parent  string
+	// Type of a storage volume: container, virtual-machine, image, custom. Else empty.
+	Type string
+	// Name: the fingerprint of an image, the listen address of a forward or load balancer; that
+	// of a snapshot of a volume is the volume's, a slash, and its own.
+	Name string
+	// FirstSeen is when the inventory first had it, LastUpdated when anything of it changed.
+	FirstSeen   time.Time
+	LastUpdated time.Time
+	// Truncated are the members that were left out of Object, as it was over MaxObjectSize.
+	Truncated []string
+	// Object is what Incus tells of it, as JSON, without secrets. An instance has its snapshots
+	// and backups, and of its state what does not change all the time: the addresses of its
+	// interfaces are those of when it was last read, no event tells of them.
+	Object json.RawMessage
+}
+
+// row is an object as it is stored. What it is in is stored by ID, which outlives renames.
+type row struct {
+	Unit     string // ID of the cluster, or of the server in none
+	Kind     Kind
+	Project  string `json:",omitempty"`
+	Parent   string `json:",omitempty"`
+	Type     string `json:",omitempty"`
+	Name     string
+	Location string `json:",omitempty"` // member it is on, by its name in Incus
+
+	UUID        string
+	FirstSeen   time.Time
+	LastUpdated time.Time
+	Truncated   []string        `json:",omitempty"`
+	Object      json.RawMessage `json:",omitempty"`
+}
+
+// unitRow says that there is, or was, an inventory of a unit.
+type unitRow struct {
+	ID string
+	// Cluster: it is one; else a server in none.
+	Cluster bool
+	// ScannedAt is when all of it had been read for the first time. From then on what comes and
+	// goes is a change.
+	ScannedAt time.Time
+}
+
+type counter struct {
+	Name  string
+	Value uint64
+}
+
+var (
+	objects = storage.NewTable("inventory_objects", func(r *row) storage.Key { return r.key() })
+	byUUID  = objects.Unique("uuid", func(r *row) []storage.Key { return []storage.Key{storage.StringKey(r.UUID)} })
+	units   = storage.NewTable("inventory_units", func(u *unitRow) storage.Key { return storage.StringKey(u.ID) })
+
+	// changes by number; those of an object by its UUID, which outlives it.
+	changes         = storage.NewTable("inventory_changes", func(c *changeRow) storage.Key { return storage.UintKey(c.Sequence) })
+	changesByObject = changes.Index("object", func(c *changeRow) []storage.Key { return []storage.Key{storage.StringKey(c.UUID)} })
+	counters        = storage.NewTable("inventory_counters", func(c *counter) storage.Key { return storage.StringKey(c.Name) })
+)
+
+func allTables() []*storage.TableSchema {
+	return []*storage.TableSchema{objects.Schema(), units.Schema(), changes.Schema(), counters.Schema()}
+}
+
+// key orders objects by unit, kind, project, parent, type and name. Where several members may
+// have one of the same name, the member is part of it.
+func (r *row) key() storage.Key {
+	key := storage.StringKey(r.Unit).Str(string(r.Kind)).Str(r.Project).Str(r.Parent).Str(r.Type).Str(r.Name)
+	if info := r.Kind.info(); info != nil && info.local {
+		key = key.Str(r.Location)
+	}
+	return key
+}
+
+// ref names an object by what Incus names it by.
+type ref struct {
+	kind    Kind
+	project string
+	parent  string
+	typ     string
+	name    string
+}
+
+func (r *row) ref() ref { return ref{r.Kind, r.Project, r.Parent, r.Type, r.Name} }
+
+// prefix of the rows that a ref names: more than one, where several members have one.
+func (r ref) prefix(unit string) storage.Key {
+	return storage.StringKey(unit).Str(string(r.kind)).Str(r.project).Str(r.parent).Str(r.typ).Str(r.name)
+}
+
+// scope is a part of a unit that is listed as a whole: a kind, in one parent if that is not empty.
+type scope struct {
+	kind   Kind
+	parent string
+}
+
+// holds reports whether an object is in the scope.
+func (s scope) holds(r *row) bool {
+	return r.Kind == s.kind && (s.parent == "" || r.Parent == s.parent)
+}

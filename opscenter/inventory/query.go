@@ -1,0 +1,442 @@
+package inventory
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"iter"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/expression"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// ErrInvalidQuery: what is asked for can't be.
+var ErrInvalidQuery = errors.New("invalid query")
+
+// Query selects objects: those that match all that is set. The zero value selects all.
+type Query struct {
+	// Kinds to select; empty: all.
+	Kinds []Kind
+	// Cluster by name; a server in none counts as one by its own name.
+	Cluster string
+	// Server by name: what is on it.
+	Server  string
+	Project string
+	Parent  string
+	Type    string
+	Name    string
+	// Search selects names that contain all its words, in any order and without regard to case.
+	Search string
+	// Filter is an expression in the language of package expression. It may name uuid, kind,
+	// cluster, server, project_name (or project), parent_name (or parent), type, name,
+	// first_seen, last_updated, and object: Incus's own fields. An object that does not have
+	// what the expression is about does not match.
+	Filter string
+	// Limit bounds a page; default opscenter.DefaultPageSize, at most MaxPageSize. Cursor is the
+	// Next of the page before: it stays good while objects come and go, and clusters are renamed.
+	Limit  int
+	Cursor string
+}
+
+// schema is what expressions about objects may name.
+var schema = &expression.Schema{Fields: map[string]any{
+	"uuid": "", "kind": "", "cluster": "", "server": "", "project": "", "project_name": "", "parent": "", "parent_name": "",
+	"type": "", "name": "", "first_seen": time.Time{}, "last_updated": time.Time{},
+}, Documents: []string{"object"}}
+
+// Page is a page of objects, in a stable order: those of a cluster together, there by kind,
+// project, parent, type and name.
+type Page struct {
+	Objects []*Object
+	// Next is the cursor of the next page; empty on the last.
+	Next string
+}
+
+// List returns a page of the objects that match. Errors: ErrInvalidQuery, with the place in
+// the text for a filter; opscenter.ErrInvalidCursor.
+func (m *Manager) List(ctx context.Context, q Query) (out Page, err error) {
+	limit := pageSize(q.Limit)
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		out = Page{}
+		var last storage.Key
+		return m.scan(ctx, s, q, func(o *Object, r *row) error {
+			if len(out.Objects) == limit {
+				out.Next = encodeCursor(last)
+				return errStop
+			}
+			out.Objects, last = append(out.Objects, o), r.key()
+			return nil
+		})
+	})
+	return out, err
+}
+
+// Objects yields all objects that match, out of one snapshot, in the order of List. Limit does
+// not count. Don't hold it up: the snapshot stays in memory, or on disk, until the loop ends.
+func (m *Manager) Objects(ctx context.Context, q Query) iter.Seq2[*Object, error] {
+	return func(yield func(*Object, error) bool) {
+		err := m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+			return m.scan(ctx, s, q, func(o *Object, _ *row) error {
+				if !yield(o, nil) {
+					return errStop
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// Counts of objects.
+type Counts struct {
+	Total     int
+	ByKind    map[Kind]int
+	ByCluster map[string]int
+	// ByProject counts what is in one, in all clusters together.
+	ByProject map[string]int
+}
+
+// Count counts the objects that match. Errors are those of List.
+func (m *Manager) Count(ctx context.Context, q Query) (out Counts, err error) {
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		out = Counts{ByKind: map[Kind]int{}, ByCluster: map[string]int{}, ByProject: map[string]int{}}
+		return m.scan(ctx, s, q, func(o *Object, _ *row) error {
+			out.Total++
+			out.ByKind[o.Kind]++
+			out.ByCluster[o.Cluster]++
+			if o.Project != "" {
+				out.ByProject[o.Project]++
+			}
+			return nil
+		})
+	})
+	return out, err
+}
+
+// Get returns an object. Errors: opscenter.ErrNotFound.
+func (m *Manager) Get(ctx context.Context, uuid string) (out *Object, err error) {
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		r, err := objectOf(s, uuid)
+		if err != nil {
+			return err
+		}
+		names := newNames(s)
+		u, err := names.unit(r.Unit)
+		if err != nil {
+			return err
+		}
+		if u == nil {
+			return fmt.Errorf("object %.80q: %w", uuid, opscenter.ErrNotFound)
+		}
+		server, err := names.server(u, r)
+		out = r.show(u, server)
+		return err
+	})
+	return out, err
+}
+
+// objectOf returns an object by its UUID, or opscenter.ErrNotFound.
+func objectOf(s *opscenter.Snapshot, uuid string) (*row, error) {
+	r, err := byUUID.Find(s, storage.StringKey(uuid))
+	if err == nil && r == nil {
+		err = fmt.Errorf("object %.80q: %w", uuid, opscenter.ErrNotFound)
+	}
+	return r, err
+}
+
+func (r *row) show(u *unitInfo, server string) *Object {
+	return &Object{UUID: r.UUID, Kind: r.Kind, Cluster: u.name, Server: server, Project: r.Project, Parent: r.Parent, Type: r.Type, Name: r.Name,
+		FirstSeen: r.FirstSeen, LastUpdated: r.LastUpdated, Truncated: r.Truncated, Object: r.Object}
+}
+
+// encodeCursor makes a cursor of the key of the last object of a page. What is in it is nobody's business.
+func encodeCursor(last storage.Key) string { return base64.RawURLEncoding.EncodeToString(last) }
+
+func decodeCursor(cursor string) (storage.Key, error) {
+	key, err := base64.RawURLEncoding.DecodeString(cursor)
+	if _, ok := storage.Key(key).FirstString(); err != nil || !ok || len(key) > storage.MaxKeySize {
+		return nil, fmt.Errorf("cursor %.80q: %w", cursor, opscenter.ErrInvalidCursor)
+	}
+	return key, nil
+}
+
+// errStop ends a scan early.
+var errStop = errors.New("enough")
+
+// chunk is how many objects are evaluated together, by each of the processors.
+const chunk = 1024
+
+// scan calls use with each object that matches. use may end it with errStop.
+func (m *Manager) scan(ctx context.Context, s *opscenter.Snapshot, q Query, use func(*Object, *row) error) error {
+	run, err := q.compile(s)
+	if err != nil {
+		return err
+	}
+	err = run.units(ctx, func(u *unitInfo, r storage.Range) error {
+		for found, err := range objects.Scan(s, r) {
+			if err != nil {
+				return err
+			}
+			if err := run.look(ctx, u, found, use); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		err = run.flush(ctx, use)
+	}
+	switch {
+	case errors.Is(err, errStop):
+		return nil
+	case err == nil && q.Cursor == "" && run.matcher != nil && run.matcher.Err() != nil:
+		return fmt.Errorf("%w: filter: %w", ErrInvalidQuery, run.matcher.Err())
+	}
+	return err
+}
+
+// running is a query on its way.
+type running struct {
+	q       Query
+	s       *opscenter.Snapshot
+	names   *names
+	kinds   []Kind
+	words   []string
+	after   storage.Key
+	matcher *expression.Matcher
+	others  []*expression.Matcher // of the other processors
+	waiting []candidate
+	// size of a step: it grows, so that a short page is quick and a long scan is not slow
+	step int
+}
+
+// candidate is an object that matches, but for the expression.
+type candidate struct {
+	unit    *unitInfo
+	row     *row
+	server  string
+	matches bool
+}
+
+func (q Query) compile(s *opscenter.Snapshot) (*running, error) {
+	run := &running{q: q, s: s, names: newNames(s), kinds: slices.Clone(q.Kinds), words: strings.Fields(strings.ToLower(q.Search)), step: 64}
+	for _, kind := range q.Kinds {
+		if err := kind.check(); err != nil {
+			return nil, err
+		}
+	}
+	slices.Sort(run.kinds)
+	run.kinds = slices.Compact(run.kinds)
+	if q.Cursor != "" {
+		var err error
+		if run.after, err = decodeCursor(q.Cursor); err != nil {
+			return nil, err
+		}
+	}
+	if q.Filter != "" {
+		program, err := expression.Compile(q.Filter, schema)
+		if err != nil {
+			return nil, fmt.Errorf("%w: filter: %w", ErrInvalidQuery, err)
+		}
+		run.matcher = program.Matcher()
+		for range runtime.GOMAXPROCS(0) - 1 {
+			run.others = append(run.others, program.Matcher())
+		}
+	}
+	return run, nil
+}
+
+// units calls use with the ranges of objects that may match, in order.
+func (run *running) units(ctx context.Context, use func(*unitInfo, storage.Range) error) error {
+	if run.q.Cluster != "" {
+		list, err := run.names.named(run.q.Cluster)
+		if err != nil {
+			return err
+		}
+		slices.SortFunc(list, func(a, b *unitInfo) int { return strings.Compare(a.id, b.id) })
+		for _, u := range list {
+			if err := run.ranges(u, use); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	within := storage.Range{}
+	if first, ok := run.after.FirstString(); ok {
+		u, err := run.names.unit(first)
+		if err != nil {
+			return err
+		}
+		if u != nil {
+			if err := run.ranges(u, use); err != nil {
+				return err
+			}
+		}
+		within.After = storage.StringKey(first)
+	}
+	for row, err := range units.Scan(run.s, within) {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		u, err := run.names.unit(row.ID)
+		if err != nil {
+			return err
+		}
+		if u == nil {
+			continue // it is no more, and its objects are on their way out
+		}
+		if err := run.ranges(u, use); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (run *running) ranges(u *unitInfo, use func(*unitInfo, storage.Range) error) error {
+	unit := storage.StringKey(u.id)
+	prefixes := []storage.Key{unit}
+	if len(run.kinds) > 0 {
+		prefixes = nil
+		for _, kind := range run.kinds {
+			prefix := unit.Str(string(kind))
+			if run.q.Project != "" {
+				prefix = prefix.Str(run.q.Project)
+			}
+			prefixes = append(prefixes, prefix)
+		}
+	}
+	for _, prefix := range prefixes {
+		r := storage.Range{Prefix: prefix, After: run.after}
+		if run.after != nil && run.after.Compare(prefix) < 0 {
+			r.After = nil
+		}
+		if run.after != nil && !run.after.HasPrefix(prefix) && run.after.Compare(prefix) > 0 {
+			continue // it was on pages before
+		}
+		if err := use(u, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// look decides on an object, or lets it wait for the expression.
+func (run *running) look(ctx context.Context, u *unitInfo, r *row, use func(*Object, *row) error) error {
+	q := &run.q
+	switch {
+	case q.Project != "" && r.Project != q.Project, q.Parent != "" && r.Parent != q.Parent, q.Type != "" && r.Type != q.Type, q.Name != "" && r.Name != q.Name:
+		return nil
+	}
+	if len(run.words) > 0 {
+		name := strings.ToLower(r.Name)
+		for _, word := range run.words {
+			if !strings.Contains(name, word) {
+				return nil
+			}
+		}
+	}
+	server, err := run.names.server(u, r)
+	if err != nil || q.Server != "" && server != q.Server {
+		return err
+	}
+	if run.matcher == nil {
+		return use(r.show(u, server), r)
+	}
+	run.waiting = append(run.waiting, candidate{u, r, server, false})
+	if len(run.waiting) < run.step {
+		return nil
+	}
+	run.step = min(2*run.step, chunk*(1+len(run.others)))
+	return run.flush(ctx, use)
+}
+
+// flush evaluates the expression for those that wait, on all processors.
+func (run *running) flush(ctx context.Context, use func(*Object, *row) error) error {
+	if len(run.waiting) == 0 {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	parts := 1 + len(run.others)
+	if len(run.waiting) < 4*parts {
+		parts = 1
+	}
+	each := (len(run.waiting) + parts - 1) / parts
+	var group sync.WaitGroup
+	for i := 1; i < parts; i++ {
+		from, to := min(i*each, len(run.waiting)), min((i+1)*each, len(run.waiting))
+		group.Go(func() { evaluate(run.others[i-1], run.waiting[from:to]) })
+	}
+	evaluate(run.matcher, run.waiting[:min(each, len(run.waiting))])
+	group.Wait()
+	for _, other := range run.others {
+		run.matcher.Merge(other)
+	}
+	list := run.waiting
+	run.waiting = run.waiting[:0]
+	for i := range list {
+		if list[i].matches {
+			if err := use(list[i].row.show(list[i].unit, list[i].server), list[i].row); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func evaluate(m *expression.Matcher, list []candidate) {
+	uses := func(names ...string) bool { return slices.ContainsFunc(names, m.Uses) }
+	uuid, kind, cluster, server := uses("uuid"), uses("kind"), uses("cluster"), uses("server")
+	project, parent, typ, name := uses("project", "project_name"), uses("parent", "parent_name"), uses("type"), uses("name")
+	first, last := uses("first_seen"), uses("last_updated")
+	for i := range list {
+		c := &list[i]
+		if uuid {
+			m.Set("uuid", c.row.UUID)
+		}
+		if kind {
+			m.Set("kind", string(c.row.Kind))
+		}
+		if cluster {
+			m.Set("cluster", c.unit.name)
+		}
+		if server {
+			m.Set("server", c.server)
+		}
+		if project {
+			m.Set("project", c.row.Project)
+			m.Set("project_name", c.row.Project)
+		}
+		if parent {
+			m.Set("parent", c.row.Parent)
+			m.Set("parent_name", c.row.Parent)
+		}
+		if typ {
+			m.Set("type", c.row.Type)
+		}
+		if name {
+			m.Set("name", c.row.Name)
+		}
+		if first {
+			m.Set("first_seen", c.row.FirstSeen)
+		}
+		if last {
+			m.Set("last_updated", c.row.LastUpdated)
+		}
+		m.SetDocument("object", c.row.Object)
+		c.matches = m.Matches()
+	}
+}

@@ -1,0 +1,203 @@
+package inventory_test
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/internal/incustest"
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/poller"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+// within is how soon the inventory must agree with what a daemon says.
+const within = 2 * time.Second
+
+// plane is a control plane with an inventory.
+type plane struct {
+	*opscenter.Registry
+	client  *incusos.Client
+	polls   *poller.Poller
+	objects *inventory.Manager
+}
+
+func newPlane(t *testing.T, options inventory.Options) *plane {
+	t.Helper()
+	identity, err := selfsigned.New("control-plane")
+	require.NoError(t, err)
+	p := &plane{client: incusos.New(incusos.Options{Certificate: &identity})}
+	t.Cleanup(func() { p.client.Close() })
+	p.Registry, err = opscenter.NewRegistry(memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{FlapThreshold: -1, GuardShare: -1})
+	require.NoError(t, err)
+	p.polls, err = poller.New(p.Registry, p.client, poller.Options{Interval: time.Second, RetryInterval: 200 * time.Millisecond, Timeout: 5 * time.Second})
+	require.NoError(t, err)
+	p.objects, err = inventory.New(p.Registry, p.client, options)
+	require.NoError(t, err)
+	return p
+}
+
+// run polls and keeps the inventory, until the test ends.
+func (p *plane) run(t *testing.T) {
+	t.Helper()
+	background(t, p.polls.Run)
+	background(t, p.objects.Run)
+}
+
+// following waits until a cluster's inventory is current.
+func (p *plane) following(t *testing.T, cluster string, timeout time.Duration) inventory.Status {
+	t.Helper()
+	var out inventory.Status
+	require.Eventually(t, func() bool {
+		all, err := p.objects.Status(t.Context())
+		require.NoError(t, err)
+		for _, s := range all {
+			if s.Cluster == cluster {
+				out = s
+				return s.Following
+			}
+		}
+		return false
+	}, timeout, 20*time.Millisecond, "%s is not followed", cluster)
+	return out
+}
+
+// TestRealInventory makes, changes, renames and removes every kind of object that Debian's
+// daemon can make here, and requires the inventory to agree, through events alone.
+func TestRealInventory(t *testing.T) {
+	daemon := incustest.Start(t)
+	p := newPlane(t, inventory.Options{})
+	names, err := p.client.Adopt(t.Context(), p.Registry, daemon.URL, daemon.TrustToken(), incusos.AdoptOptions{Name: "solo"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"solo"}, names)
+	p.run(t)
+	p.following(t, "solo", 20*time.Second)
+	daemon.Furnish()
+	agrees(t, p.objects, "solo", daemon.Get, 5*time.Second, "furnishing")
+	before := p.following(t, "solo", time.Second)
+	for _, step := range everything(t, "solo") {
+		step.do(daemon)
+		took := agrees(t, p.objects, "solo", daemon.Get, within, step.name)
+		t.Logf("%-40s %s", step.name, took.Round(time.Millisecond))
+	}
+	after := p.following(t, "solo", time.Second)
+	t.Logf("%+v", after)
+	require.Equal(t, before.Scans+3, after.Scans, "events were enough, but where a project was changed, renamed and removed")
+}
+
+// step is something that is done to a daemon.
+type step struct {
+	name string
+	do   func(*incustest.Daemon)
+}
+
+func call(name, method, path string, body any) step {
+	return step{name, func(d *incustest.Daemon) {
+		if fields, ok := body.(object); ok && fields["target"] == "IMAGE" {
+			fields["target"] = d.Image
+		}
+		d.MustDo(method, "/1.0/"+strings.ReplaceAll(path, "IMAGE", d.Image), body)
+	}}
+}
+
+type object = map[string]any
+
+// everything is one step after the other for every kind of object.
+func everything(t *testing.T, unique string) []step {
+	bridge := fmt.Sprintf("t%dbr", os.Getpid()%100000)
+	cow := object{"name": "web", "type": "container", "source": object{"type": "image", "alias": "busybox"}}
+	return []step{
+		call("project created", http.MethodPost, "projects", object{"name": "p1", "config": object{"features.networks": "true", "features.networks.zones": "true"}}),
+		call("project without profiles created", http.MethodPost, "projects", object{"name": "p3", "config": object{"features.profiles": "false", "features.images": "false", "features.storage.volumes": "false"}}),
+		call("project changed", http.MethodPatch, "projects/p1", object{"description": "first"}),
+		call("profile created", http.MethodPost, "profiles", object{"name": "small", "config": object{"limits.cpu": "1"}}),
+		call("profile in a project", http.MethodPost, "profiles?project=p1", object{"name": "small"}),
+		call("profile changed", http.MethodPatch, "profiles/small", object{"description": "1 CPU"}),
+		call("profile renamed", http.MethodPost, "profiles/small", object{"name": "tiny"}),
+		call("bridge created", http.MethodPost, "networks", object{"name": bridge, "type": "bridge", "config": object{"ipv4.address": "10.115.25.1/24", "ipv6.address": "none", "ipv4.nat": "false"}}),
+		call("bridge changed", http.MethodPatch, "networks/"+bridge, object{"description": "a bridge", "config": object{"ipv4.dhcp": "false"}}),
+		call("forward created", http.MethodPost, "networks/"+bridge+"/forwards", object{"listen_address": "10.115.25.10", "config": object{}}),
+		call("forward changed", http.MethodPatch, "networks/"+bridge+"/forwards/10.115.25.10", object{"description": "web"}),
+		call("forward removed", http.MethodDelete, "networks/"+bridge+"/forwards/10.115.25.10", nil),
+		call("macvlan created", http.MethodPost, "networks", object{"name": "mv0", "type": "macvlan", "config": object{"parent": "lo"}}),
+		call("macvlan renamed", http.MethodPost, "networks/mv0", object{"name": "mv1"}),
+		call("ACL created", http.MethodPost, "network-acls", object{"name": "web", "ingress": []object{{"action": "allow", "protocol": "tcp", "destination_port": "80", "state": "enabled"}}}),
+		call("ACL in a project", http.MethodPost, "network-acls?project=p1", object{"name": "web"}),
+		call("ACL changed", http.MethodPatch, "network-acls/web", object{"description": "port 80"}),
+		call("ACL renamed", http.MethodPost, "network-acls/web", object{"name": "web80"}),
+		call("ACL used", http.MethodPatch, "networks/"+bridge, object{"config": object{"security.acls": "web80"}}),
+		call("ACL not used", http.MethodPut, "networks/"+bridge, object{"description": "", "config": object{"ipv4.address": "10.115.25.1/24", "ipv6.address": "none", "ipv4.nat": "false", "ipv4.dhcp": "false"}}),
+		call("zone created", http.MethodPost, "network-zones", object{"name": "example.net"}),
+		call("zone changed", http.MethodPatch, "network-zones/example.net", object{"description": "names"}),
+		call("zone's record created", http.MethodPost, "network-zones/example.net/records", object{"name": "www", "entries": []object{{"type": "A", "value": "10.0.0.1", "ttl": 300}}}),
+		call("zone used", http.MethodPatch, "networks/"+bridge, object{"config": object{"dns.zone.forward": "example.net"}}),
+		call("bridge removed", http.MethodDelete, "networks/"+bridge, nil),
+		call("zone removed", http.MethodDelete, "network-zones/example.net", nil),
+		call("integration created", http.MethodPost, "network-integrations", object{"name": "east", "type": "ovn", "config": object{"ovn.northbound_connection": "tcp:127.0.0.1:6641", "ovn.transit.pattern": "ts-{{ networkName }}"}}),
+		call("integration changed", http.MethodPut, "network-integrations/east", object{"description": "east", "config": object{"ovn.northbound_connection": "tcp:127.0.0.1:6642", "ovn.transit.pattern": "ts-{{ networkName }}"}}),
+		call("integration renamed", http.MethodPost, "network-integrations/east", object{"name": "west"}),
+		call("integration removed", http.MethodDelete, "network-integrations/west", nil),
+		call("pool created", http.MethodPost, "storage-pools", object{"name": "second", "driver": "dir"}),
+		call("pool changed", http.MethodPatch, "storage-pools/second", object{"description": "another"}),
+		call("volume created", http.MethodPost, "storage-pools/second/volumes/custom", object{"name": "data", "type": "custom"}),
+		call("volume in a project", http.MethodPost, "storage-pools/second/volumes/custom?project=p1", object{"name": "data", "type": "custom"}),
+		call("volume in a project without", http.MethodPost, "storage-pools/second/volumes/custom?project=p3", object{"name": "p3_data", "type": "custom"}),
+		call("volume of an odd name", http.MethodPost, "storage-pools/second/volumes/custom", object{"name": "default_data", "type": "custom"}),
+		call("volume changed", http.MethodPatch, "storage-pools/second/volumes/custom/data", object{"description": "some"}),
+		call("volume of an odd name changed", http.MethodPatch, "storage-pools/second/volumes/custom/default_data", object{"description": "odd"}),
+		call("volume's snapshot created", http.MethodPost, "storage-pools/second/volumes/custom/data/snapshots", object{"name": "s0"}),
+		call("volume's snapshot changed", http.MethodPut, "storage-pools/second/volumes/custom/data/snapshots/s0", object{"description": "before"}),
+		call("volume's snapshot renamed", http.MethodPost, "storage-pools/second/volumes/custom/data/snapshots/s0", object{"name": "s1"}),
+		call("volume renamed", http.MethodPost, "storage-pools/second/volumes/custom/data", object{"name": "more"}),
+		call("empty instance created", http.MethodPost, "instances", object{"name": "empty", "type": "container", "source": object{"type": "none"}}),
+		call("instance in a project", http.MethodPost, "instances?project=p1", object{"name": "empty", "type": "container", "source": object{"type": "none"}, "devices": object{"root": object{"type": "disk", "path": "/", "pool": "second"}}}),
+		call("instance in a project without profiles", http.MethodPost, "instances?project=p3", object{"name": "third", "type": "container", "source": object{"type": "none"}}),
+		call("container created", http.MethodPost, "instances", cow),
+		call("container started", http.MethodPut, "instances/web/state", object{"action": "start", "timeout": 20}),
+		call("container changed", http.MethodPatch, "instances/web", object{"description": "a web server", "config": object{"user.role": "web"}}),
+		call("container given a volume", http.MethodPatch, "instances/web", object{"devices": object{"more": object{"type": "disk", "pool": "second", "source": "more", "path": "/mnt"}}}),
+		call("container given a profile", http.MethodPatch, "instances/web", object{"profiles": []string{"default", "tiny"}}),
+		call("profile changed under a container", http.MethodPatch, "profiles/tiny", object{"config": object{"user.tier": "1"}}),
+		call("container's snapshot created", http.MethodPost, "instances/web/snapshots", object{"name": "snap0"}),
+		call("container's snapshot renamed", http.MethodPost, "instances/web/snapshots/snap0", object{"name": "snap1"}),
+		call("container's backup created", http.MethodPost, "instances/web/backups", object{"name": "b0", "compression_algorithm": "none"}),
+		call("container's backup renamed", http.MethodPost, "instances/web/backups/b0", object{"name": "b1"}),
+		call("container's backup removed", http.MethodDelete, "instances/web/backups/b1", nil),
+		call("container frozen", http.MethodPut, "instances/web/state", object{"action": "freeze", "timeout": 20}),
+		call("container thawed", http.MethodPut, "instances/web/state", object{"action": "unfreeze", "timeout": 20}),
+		call("container stopped", http.MethodPut, "instances/web/state", object{"action": "stop", "timeout": 20, "force": true}),
+		call("container restored", http.MethodPut, "instances/web", object{"restore": "snap1"}),
+		call("container renamed", http.MethodPost, "instances/web", object{"name": "shop"}),
+		call("container's snapshot removed", http.MethodDelete, "instances/shop/snapshots/snap1", nil),
+		call("image's alias changed", http.MethodPatch, "images/aliases/busybox", object{"description": "small"}),
+		call("image's alias created", http.MethodPost, "images/aliases", object{"name": "bb", "target": "IMAGE"}),
+		call("image changed", http.MethodPatch, "images/IMAGE", object{"properties": object{"release": "1"}}),
+		call("container removed", http.MethodDelete, "instances/shop", nil),
+		call("instance renamed", http.MethodPost, "instances/empty", object{"name": "void"}),
+		call("instance removed", http.MethodDelete, "instances/void", nil),
+		call("instance in a project removed", http.MethodDelete, "instances/empty?project=p1", nil),
+		call("instance of the third project removed", http.MethodDelete, "instances/third?project=p3", nil),
+		call("volume's snapshot removed", http.MethodDelete, "storage-pools/second/volumes/custom/more/snapshots/s1", nil),
+		call("volume removed", http.MethodDelete, "storage-pools/second/volumes/custom/more", nil),
+		call("volume of an odd name removed", http.MethodDelete, "storage-pools/second/volumes/custom/default_data", nil),
+		call("volume of the third project removed", http.MethodDelete, "storage-pools/second/volumes/custom/p3_data", nil),
+		call("volume in a project removed", http.MethodDelete, "storage-pools/second/volumes/custom/data?project=p1", nil),
+		call("pool removed", http.MethodDelete, "storage-pools/second", nil),
+		call("ACL in a project removed", http.MethodDelete, "network-acls/web?project=p1", nil),
+		call("ACL removed", http.MethodDelete, "network-acls/web80", nil),
+		call("macvlan removed", http.MethodDelete, "networks/mv1", nil),
+		call("profile removed", http.MethodDelete, "profiles/tiny", nil),
+		call("profile in a project removed", http.MethodDelete, "profiles/small?project=p1", nil),
+		call("project renamed", http.MethodPost, "projects/p1", object{"name": "p2"}),
+		call("project removed", http.MethodDelete, "projects/p2", nil),
+		call("image removed", http.MethodDelete, "images/IMAGE", nil),
+	}
+}

@@ -1,0 +1,442 @@
+package inventory
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// scanRetry is before the second try of a scan that could not read all; it doubles.
+const scanRetry = 5 * time.Second
+
+// minScanGap is the least time between two scans that events have caused.
+const minScanGap = time.Second
+
+// lister reads lists into a batch.
+type lister struct {
+	w     *worker
+	batch *batch
+	// unread is why some of it could not be read: nothing is removed for that.
+	unread error
+}
+
+func (w *worker) lister(o origin) *lister { return &lister{w: w, batch: w.m.batch(w.id, o)} }
+
+// status returns the HTTP status a daemon answered with; 0: it was not reached.
+func status(err error) int {
+	var refusal Refusal
+	if errors.As(err, &refusal) {
+		return refusal.Status()
+	}
+	return 0
+}
+
+// unsupported reports whether a daemon says that it has no such thing.
+func unsupported(err error) bool {
+	code := status(err)
+	return code == http.StatusNotFound || code == http.StatusNotImplemented || code == http.StatusBadRequest && strings.Contains(err.Error(), "not support")
+}
+
+// scan lists all of the unit, and writes what has changed. An error is the end of the
+// connection; what could not be read of it else is tried again later.
+func (w *worker) scan(ctx context.Context, why string) error {
+	release, err := w.m.scans.acquire(ctx, w.m.options.SlowAfter)
+	if err != nil {
+		return err
+	}
+	defer release()
+	begun := time.Now()
+	bounded, cancel := context.WithTimeout(ctx, w.m.options.ScanTimeout)
+	defer cancel()
+	first, err := w.unscanned(ctx)
+	if err != nil {
+		return err
+	}
+	if w.daemon, err = w.m.incus.Describe(bounded, w.target); err != nil {
+		return err
+	}
+	l := w.lister(origin{source: SourceScan, silent: first})
+	skipped := map[Kind]string{}
+	for i := range kinds {
+		info := &kinds[i]
+		why := w.missing(info)
+		if why == "" {
+			err = l.all(bounded, scope{kind: info.kind})
+			switch {
+			case err == nil:
+				continue
+			case !unsupported(err):
+				return err
+			}
+			why = limited(err.Error())
+		}
+		skipped[info.kind] = why
+		if err := l.none(bounded, info.kind); err != nil {
+			return err
+		}
+	}
+	if first && l.unread == nil {
+		if err := w.scanned(ctx); err != nil {
+			return err
+		}
+	}
+	took := time.Since(begun)
+	w.scanNext = time.Now().Add(max(minScanGap, share*took))
+	w.set(func(s *Status) {
+		s.Skipped, s.Scans = skipped, s.Scans+1
+		if l.unread == nil {
+			s.ScannedAt, s.ScanTook, s.ScanReason = now(), took, why
+		}
+	})
+	if l.unread == nil {
+		w.failures, w.scanRetry = 0, time.Time{}
+		return nil
+	}
+	w.scanRetry = time.Now().Add(min(w.m.options.MaxBackoff, scanRetry<<min(w.failures, 10)))
+	w.failures++
+	w.set(func(s *Status) {
+		if s.Failure == "" {
+			s.FailedAt = now()
+		}
+		s.Following, s.Failure, s.NextRetry = false, limited(l.unread.Error()), w.scanRetry.UTC().Round(0)
+	})
+	w.m.log.WarnContext(ctx, "a scan of the inventory was incomplete, and is tried again", "unit", w.id, "error", l.unread)
+	return nil
+}
+
+// unscanned reports whether the unit was never read as a whole.
+func (w *worker) unscanned(ctx context.Context) (first bool, err error) {
+	err = w.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		u, err := units.Find(s, storage.StringKey(w.id))
+		first = u == nil || u.ScannedAt.IsZero()
+		return err
+	})
+	return first, err
+}
+
+func (w *worker) scanned(ctx context.Context) error {
+	return w.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+		return units.Modify(tx, storage.StringKey(w.id), func(u *unitRow) error {
+			u.ScannedAt = now()
+			return nil
+		})
+	})
+}
+
+// missing says why the daemon has no objects of a kind; empty: it may have.
+func (w *worker) missing(info *kindInfo) string {
+	for _, extension := range info.extensions {
+		if !slices.Contains(w.daemon.Extensions, extension) {
+			return "the daemon has no API extension " + extension
+		}
+	}
+	if info.kind == KindClusterMember && !w.daemon.Clustered {
+		return "the server is in no cluster"
+	}
+	return ""
+}
+
+// none removes what there was of a kind that there is no more.
+func (l *lister) none(ctx context.Context, kind Kind) error {
+	have, err := l.known(ctx, scope{kind: kind})
+	if err != nil {
+		return err
+	}
+	return l.remove(ctx, have)
+}
+
+func (l *lister) known(ctx context.Context, s scope) (known, error) {
+	return l.w.m.known(ctx, l.w.id, storage.StringKey(l.w.id).Str(string(s.kind)), s.holds)
+}
+
+// remove removes what was known and not found, and writes what is left to write.
+func (l *lister) remove(ctx context.Context, have known) error {
+	for key := range have {
+		if err := l.batch.remove(ctx, storage.Key(key)); err != nil {
+			return err
+		}
+	}
+	return l.batch.flush(ctx)
+}
+
+// all lists a scope, and writes what has changed. Errors of the daemon's own are for the
+// caller where they are about the kind, and noted where they are about one parent.
+func (l *lister) all(ctx context.Context, s scope) error {
+	info := s.kind.info()
+	have, err := l.known(ctx, s)
+	if err != nil {
+		return err
+	}
+	before := l.unread
+	if info.parent == "" {
+		if err := l.list(ctx, have, ref{kind: s.kind}, listPath(info)); err != nil {
+			return l.note(err, "")
+		}
+	} else {
+		parents, err := l.w.parents(ctx, info, s.parent)
+		if err != nil {
+			return err
+		}
+		for _, p := range parents {
+			err := l.list(ctx, have, ref{kind: s.kind, parent: p.Name, project: p.Project}, childPath(info, p))
+			if err != nil && !unsupported(err) {
+				if err := l.note(err, p.Name); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if l.unread != before {
+		return l.batch.flush(ctx)
+	}
+	return l.remove(ctx, have)
+}
+
+// note keeps an error of the daemon's own, which is no reason to give up; others, and those
+// that say that there is no such kind, are the caller's.
+func (l *lister) note(err error, parent string) error {
+	if status(err) == 0 || parent == "" && unsupported(err) {
+		return err
+	}
+	if parent != "" {
+		err = fmt.Errorf("in %s: %w", limited(parent), err)
+	}
+	l.unread = errors.Join(l.unread, err)
+	return nil
+}
+
+// list reads a list, and takes what it finds out of what is known.
+func (l *lister) list(ctx context.Context, have known, what ref, path string) error {
+	return l.w.m.incus.ReadList(ctx, l.w.target, path, func(entry json.RawMessage) error {
+		found, err := normalize(what, entry, l.w.m.options.KeepSecrets)
+		switch {
+		case errors.Is(err, errUnmanaged):
+			return nil
+		case err != nil:
+			l.unread = errors.Join(l.unread, err)
+			return nil
+		}
+		return l.batch.compare(ctx, have, found)
+	})
+}
+
+func listPath(info *kindInfo) string {
+	path := "/1.0/" + info.collection + "?recursion=" + info.recursion
+	if info.project {
+		path += "&all-projects=true"
+	}
+	return path
+}
+
+// parent is what objects are in.
+type parent struct{ Name, Project string }
+
+func childPath(info *kindInfo, p parent) string {
+	path := "/1.0/" + info.parent.info().collection + "/" + url.PathEscape(p.Name) + "/" + info.collection + "?recursion=" + info.recursion
+	if info.parent == KindNetwork {
+		return path + "&project=" + url.QueryEscape(p.Project)
+	}
+	return path + "&all-projects=true"
+}
+
+// parents returns the networks, or storage pools, that may have objects of a kind.
+func (w *worker) parents(ctx context.Context, info *kindInfo, name string) (out []parent, err error) {
+	err = w.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		out = nil
+		for r, err := range objects.Scan(s, storage.Range{Prefix: storage.StringKey(w.id).Str(string(info.parent))}) {
+			if err != nil {
+				return err
+			}
+			if name != "" && r.Name != name {
+				continue
+			}
+			if info.parents != nil {
+				var object struct {
+					Type string `json:"type"`
+				}
+				if json.Unmarshal(r.Object, &object) != nil || !slices.Contains(info.parents, object.Type) {
+					continue
+				}
+			}
+			out = append(out, parent{r.Name, r.Project})
+		}
+		return nil
+	})
+	return out, err
+}
+
+// do does what an event about an object has made necessary.
+func (w *worker) do(ctx context.Context, t *task) error {
+	if t.renamed != nil {
+		return w.m.batch(w.id, origin{source: SourceEvent, cause: t.cause}).rename(ctx, *t.renamed, t.ref)
+	}
+	if t.ref.kind == KindInstance {
+		switch t.cause.action {
+		case "instance-started", "instance-restarted", "instance-resumed", "instance-ready", "instance-agent-started", "instance-created":
+			if len(w.settling) < maxSettling {
+				w.settling = append(w.settling, settling{t.ref, time.Now().Add(w.m.options.Settle)})
+			}
+		}
+	}
+	err := w.refresh(ctx, t.ref, t.cause)
+	if err != nil && status(err) != 0 {
+		// It could not say, as when the member that has it is away.
+		w.demand("an object could not be read: " + limited(err.Error()))
+		return nil
+	}
+	return err
+}
+
+// refresh looks at one object, and writes what has changed of it.
+func (w *worker) refresh(ctx context.Context, r ref, why cause) error {
+	info := r.kind.info()
+	if w.missing(info) != "" {
+		return nil
+	}
+	l := w.lister(origin{source: SourceEvent, cause: why})
+	have := known{}
+	if err := w.add(ctx, have, r); err != nil {
+		return err
+	}
+	var err error
+	if r.kind == KindClusterMember || info.parent != "" {
+		err = l.search(ctx, have, r)
+	} else {
+		err = l.get(ctx, have, r)
+	}
+	if err != nil && status(err) != http.StatusNotFound {
+		return err
+	}
+	if l.unread != nil {
+		return errors.Join(l.unread, l.batch.flush(ctx))
+	}
+	return l.remove(ctx, have)
+}
+
+// add adds what is stored of an object to what is known.
+func (w *worker) add(ctx context.Context, have known, r ref) error {
+	more, err := w.m.known(ctx, w.id, r.prefix(w.id), func(*row) bool { return true })
+	for key, sum := range more {
+		have[key] = sum
+	}
+	return err
+}
+
+// get asks for an object by its path.
+func (l *lister) get(ctx context.Context, have known, r ref) error {
+	info := r.kind.info()
+	path := "/1.0/" + info.collection + "/" + url.PathEscape(r.name)
+	query := url.Values{}
+	if info.project {
+		query.Set("project", r.project)
+	}
+	if r.kind == KindInstance {
+		query.Set("recursion", "1")
+	}
+	if len(query) > 0 {
+		path += "?" + query.Encode()
+	}
+	data, err := l.w.m.incus.ReadObject(ctx, l.w.target, path)
+	if err != nil {
+		return err
+	}
+	return l.found(ctx, have, r, data)
+}
+
+// search looks for an object where there may be several of its name, one a member.
+func (l *lister) search(ctx context.Context, have known, r ref) error {
+	info := r.kind.info()
+	path := listPath(info)
+	if info.parent != "" {
+		path = "/1.0/" + info.parent.info().collection + "/" + url.PathEscape(r.parent) + "/" + info.collection
+		if r.typ != "" {
+			path += "/" + url.PathEscape(r.typ)
+		}
+		path += "?recursion=" + info.recursion + "&project=" + url.QueryEscape(r.project)
+		if r.kind == KindStorageVolume && plain(r.name) {
+			path += "&filter=" + url.QueryEscape("name eq "+r.name)
+		}
+	}
+	return l.w.m.incus.ReadList(ctx, l.w.target, path, func(entry json.RawMessage) error { return l.found(ctx, have, r, entry) })
+}
+
+// plain reports whether a name means itself in a filter of Incus's, or more, and never less.
+func plain(name string) bool {
+	return !strings.ContainsFunc(name, func(r rune) bool {
+		return r != '-' && r != '_' && r != '.' && r != '/' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	})
+}
+
+// found takes in an object, if it is the one that is looked for.
+func (l *lister) found(ctx context.Context, have known, r ref, data json.RawMessage) error {
+	found, err := normalize(r, data, l.w.m.options.KeepSecrets)
+	switch {
+	case errors.Is(err, errUnmanaged):
+		return nil
+	case err != nil:
+		l.unread = errors.Join(l.unread, err)
+		return nil
+	case found.Name != r.name || found.Type != r.typ:
+		return nil
+	}
+	if found.Project != r.project { // the project has none of its own, and this is the default one's
+		if err := l.w.add(ctx, have, found.ref()); err != nil {
+			return err
+		}
+	}
+	return l.batch.compare(ctx, have, found)
+}
+
+// relist lists scopes again.
+func (w *worker) relist(ctx context.Context, scopes map[scope]cause) error {
+	for i := range kinds { // parents first
+		for s, why := range scopes {
+			if s.kind != kinds[i].kind || w.missing(&kinds[i]) != "" {
+				continue
+			}
+			if _, whole := scopes[scope{kind: s.kind}]; whole && s.parent != "" {
+				continue
+			}
+			l := w.lister(origin{source: SourceEvent, cause: why})
+			err := l.all(ctx, s)
+			if err != nil && status(err) == 0 {
+				return err
+			}
+			if err = errors.Join(err, l.unread); err != nil {
+				w.demand("a list could not be read: " + limited(err.Error()))
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// lookAtMembers finds out whether a member has died or come back: there may be events that
+// never reached us then, and instances that nobody spoke of.
+func (w *worker) lookAtMembers(ctx context.Context) error {
+	if !w.daemon.Clustered {
+		_, err := w.m.incus.Describe(ctx, w.target)
+		if status(err) != 0 {
+			err = nil
+		}
+		return err
+	}
+	l := w.lister(origin{source: SourceScan})
+	err := l.all(ctx, scope{kind: KindClusterMember})
+	if err != nil && status(err) == 0 {
+		return err
+	}
+	if l.batch.wrote > 0 {
+		w.demand("a member of the cluster has changed")
+	}
+	return nil
+}

@@ -1,0 +1,466 @@
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// share is which part of its time a unit may spend with listing again what events say: after a
+// list that took a second, it is idle for ten.
+const share = 10
+
+// firstBackoff is before the second try to reach a unit.
+const firstBackoff = time.Second
+
+// maxSettling is how many instances wait to be looked at once more.
+const maxSettling = 1000
+
+// request is something that somebody waits for.
+type request struct {
+	ref  ref
+	scan bool
+	done chan error
+}
+
+// worker keeps the inventory of one unit. All that is written of it, its goroutine writes.
+type worker struct {
+	m        *Manager
+	id       string
+	cancel   context.CancelFunc
+	ended    chan struct{}
+	requests chan *request
+	notify   chan struct{} // something was added to pending
+	wake     chan struct{} // its servers have changed
+
+	mu      sync.Mutex
+	members map[string]bool
+	pending *pending
+	since   time.Time // when pending was no longer empty
+	status  Status
+
+	// of the goroutine alone
+	attempt    int
+	target     opscenter.Target
+	daemon     Daemon
+	settling   []settling
+	scopesNext time.Time // before which nothing is listed again
+	scanNext   time.Time // before which no event causes a scan
+	scanRetry  time.Time // when a scan that failed is tried again; zero: none
+	failures   int
+}
+
+type settling struct {
+	ref ref
+	at  time.Time
+}
+
+func newWorker(m *Manager, id string) *worker {
+	return &worker{m: m, id: id, ended: make(chan struct{}), requests: make(chan *request), notify: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), pending: newPending(m.options.MaxPending)}
+}
+
+func (w *worker) start(ctx context.Context) {
+	ctx, w.cancel = context.WithCancel(ctx)
+	go func() {
+		defer close(w.ended)
+		defer w.cancel()
+		w.run(ctx)
+	}()
+}
+
+func (w *worker) stop() { w.cancel() }
+
+// setMembers tells which servers there are, and that something about them has changed.
+func (w *worker) setMembers(members map[string]bool) {
+	w.mu.Lock()
+	w.members = maps.Clone(members)
+	w.mu.Unlock()
+	signal(w.wake)
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (w *worker) show() Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := w.status
+	out.Skipped = maps.Clone(w.status.Skipped)
+	out.Pending = len(w.pending.tasks)
+	out.Events = w.pending.events
+	return out
+}
+
+func (w *worker) set(change func(*Status)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change(&w.status)
+}
+
+// run connects, follows, and does that again when the connection is lost.
+func (w *worker) run(ctx context.Context) {
+	backoff := firstBackoff
+	for ctx.Err() == nil {
+		w.drain(w.wake)
+		err := w.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		w.mu.Lock()
+		followed := w.status.Following
+		w.status.Following = false
+		w.mu.Unlock()
+		if followed {
+			backoff = firstBackoff
+		}
+		retry := time.Now().Add(jitter(backoff))
+		w.set(func(s *Status) {
+			if s.Failure == "" {
+				s.FailedAt = now()
+			}
+			s.Failure, s.NextRetry = limited(err.Error()), retry.UTC().Round(0)
+		})
+		w.m.log.InfoContext(ctx, "the inventory of a unit is not current", "unit", w.id, "error", err, "retry", time.Until(retry).Round(time.Millisecond))
+		w.attempt++
+		if !w.pause(ctx, retry, err) {
+			return
+		}
+		backoff = min(2*backoff, w.m.options.MaxBackoff)
+	}
+}
+
+func (w *worker) drain(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+	}
+}
+
+// jitter spreads what failed together.
+func jitter(d time.Duration) time.Duration {
+	return d/2 + time.Duration(xxhash.Sum64String(d.String()+time.Now().String())%uint64(d/2+1))
+}
+
+// pause waits until it is time, or a server of the unit has changed to be ready. Who asks for
+// something meanwhile learns why it can't be.
+func (w *worker) pause(ctx context.Context, until time.Time, why error) bool {
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return true
+		case <-w.wake:
+			if _, err := w.choose(ctx); err == nil && time.Until(until) > firstBackoff {
+				return true
+			}
+		case r := <-w.requests:
+			r.done <- why
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+var errNoServer = errors.New("no server of it is ready")
+
+// choose returns the server to read from: one that is ready, another each time one has failed.
+func (w *worker) choose(ctx context.Context) (opscenter.Target, error) {
+	w.mu.Lock()
+	members := slices.Sorted(maps.Keys(w.members))
+	w.mu.Unlock()
+	var ready []opscenter.Target
+	for _, name := range members {
+		info, err := w.m.registry.Server(ctx, name)
+		switch {
+		case errors.Is(err, opscenter.ErrNotFound):
+			continue
+		case err != nil:
+			return opscenter.Target{}, err
+		}
+		if info.State.Status == opscenter.StatusReady {
+			ready = append(ready, info.Target())
+		}
+	}
+	if len(ready) == 0 {
+		return opscenter.Target{}, errNoServer
+	}
+	// Units begin at different members, so that not all of them burden the first.
+	return ready[(uint64(w.attempt)+xxhash.Sum64String(w.id))%uint64(len(ready))], nil
+}
+
+// session listens, scans, and follows, until the connection is lost.
+func (w *worker) session(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	target, err := w.choose(ctx)
+	if err != nil {
+		return err
+	}
+	w.target = target
+	stream, err := w.connect(ctx)
+	if err != nil {
+		return fmt.Errorf("server %s: %w", target.Name, err)
+	}
+	lost := make(chan error, 1)
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	if stream != nil {
+		defer func() { <-w.m.streams }()
+		defer stream.Close()
+		reading.Go(func() { lost <- w.read(stream) })
+	}
+	w.set(func(s *Status) { s.Server = target.Name })
+	w.demand("connected")
+	w.scanNext, w.scanRetry = time.Time{}, time.Time{}
+	return w.loop(ctx, lost, stream != nil)
+}
+
+// connect opens the stream; nil, if there are too many.
+func (w *worker) connect(ctx context.Context) (Stream, error) {
+	select {
+	case w.m.connects <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-w.m.connects }()
+	select {
+	case w.m.streams <- struct{}{}:
+	default:
+		return nil, nil
+	}
+	stream, err := w.m.incus.Events(ctx, w.target)
+	if err != nil {
+		<-w.m.streams
+	}
+	return stream, err
+}
+
+// read takes in events. It never waits for what is done about them.
+func (w *worker) read(stream Stream) error {
+	for {
+		e, err := stream.Next()
+		if err != nil {
+			return err
+		}
+		w.mu.Lock()
+		empty := w.pending.empty()
+		w.pending.add(e)
+		if empty && !w.pending.empty() {
+			w.since = time.Now()
+		}
+		w.mu.Unlock()
+		signal(w.notify)
+	}
+}
+
+// demand asks for a scan.
+func (w *worker) demand(why string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.pending.empty() {
+		w.since = time.Now()
+	}
+	w.pending.demand(why)
+}
+
+// loop does what is due, and waits for more.
+func (w *worker) loop(ctx context.Context, lost <-chan error, following bool) error {
+	o := &w.m.options
+	interval := o.ScanInterval
+	scheduled := time.Now().Add(phased(w.id, interval))
+	members := time.Now().Add(o.MembersInterval)
+	first := true
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-w.notify:
+		case <-w.wake: // a server may have moved, and the one that is listened to be gone
+			if !w.current(ctx) {
+				return errMoved
+			}
+		case err := <-lost:
+			return fmt.Errorf("the stream of events was lost: %w", err)
+		case r := <-w.requests:
+			r.done <- w.answer(ctx, r)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		at := time.Now()
+		switch {
+		case !at.Before(scheduled):
+			w.demand("scheduled")
+			w.scanNext = time.Time{}
+			scheduled = at.Add(phased(w.id, interval))
+		case !w.scanRetry.IsZero() && !at.Before(w.scanRetry):
+			w.demand("the last one was incomplete")
+			w.scanNext, w.scanRetry = time.Time{}, time.Time{}
+		}
+		if !first && !at.Before(members) {
+			if err := w.lookAtMembers(ctx); err != nil {
+				return err
+			}
+			members = time.Now().Add(o.MembersInterval)
+		}
+		if err := w.work(ctx); err != nil {
+			return err
+		}
+		if w.scanRetry.IsZero() {
+			w.set(func(s *Status) {
+				s.Following, s.Failure, s.FailedAt, s.NextRetry = following, "", time.Time{}, time.Time{}
+			})
+			if !following {
+				w.set(func(s *Status) { s.Failure = "there are more units than are listened to (MaxStreams)" })
+			}
+		}
+		first = false
+		timer.Reset(time.Until(w.due(scheduled, members)))
+	}
+}
+
+var errMoved = errors.New("the server it was read from has moved, or is not ready any more")
+
+// current reports whether the server that is read from is where it was, and ready.
+func (w *worker) current(ctx context.Context) bool {
+	info, err := w.m.registry.Server(ctx, w.target.Name)
+	if err != nil {
+		return !errors.Is(err, opscenter.ErrNotFound)
+	}
+	now := info.Target()
+	return info.State.Status == opscenter.StatusReady && now.ID == w.target.ID && now.ConnectionURL == w.target.ConnectionURL &&
+		now.Fingerprint == w.target.Fingerprint && now.ServedFingerprint == w.target.ServedFingerprint && w.isMember(info.Name)
+}
+
+func (w *worker) isMember(name string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.members[name]
+}
+
+// phased returns how long it is to the next point in time of a unit's own phase.
+func phased(id string, interval time.Duration) time.Duration {
+	phase := time.Duration(xxhash.Sum64String(id) % uint64(interval))
+	wait := phase - time.Duration(time.Now().UnixNano()%int64(interval))
+	if wait <= 0 {
+		wait += interval
+	}
+	return wait
+}
+
+// due returns when there is something to do next.
+func (w *worker) due(times ...time.Time) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.pending.empty() {
+		next := w.since.Add(w.m.options.Debounce)
+		switch {
+		case w.pending.scan != "":
+			next = later(next, w.scanNext)
+		case len(w.pending.tasks) == 0:
+			next = later(next, w.scopesNext)
+		}
+		times = append(times, next)
+	}
+	if !w.scanRetry.IsZero() {
+		times = append(times, w.scanRetry)
+	}
+	if len(w.settling) > 0 {
+		times = append(times, w.settling[0].at)
+	}
+	return slices.MinFunc(times, time.Time.Compare)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// work does what is due: a scan, or the objects that events named and then what may have
+// changed with them.
+func (w *worker) work(ctx context.Context) error {
+	at := time.Now()
+	w.mu.Lock()
+	for len(w.settling) > 0 && !at.Before(w.settling[0].at) {
+		if w.pending.empty() {
+			w.since = at.Add(-w.m.options.Debounce)
+		}
+		if w.pending.scan == "" {
+			w.pending.look(w.settling[0].ref, cause{})
+		}
+		w.settling = w.settling[1:]
+	}
+	if w.pending.empty() || at.Before(w.since.Add(w.m.options.Debounce)) && w.pending.scan != "connected" {
+		w.mu.Unlock()
+		return nil
+	}
+	if why := w.pending.scan; why != "" {
+		if at.Before(w.scanNext) {
+			w.mu.Unlock()
+			return nil
+		}
+		w.pending.scan = ""
+		w.mu.Unlock()
+		return w.scan(ctx, why)
+	}
+	tasks := w.pending.take()
+	w.mu.Unlock()
+	for i := range tasks {
+		if err := w.do(ctx, &tasks[i]); err != nil {
+			return err
+		}
+	}
+	if time.Now().Before(w.scopesNext) {
+		return nil
+	}
+	w.mu.Lock()
+	scopes := w.pending.scopes
+	w.pending.scopes = map[scope]cause{}
+	if !w.pending.empty() {
+		w.since = time.Now()
+	}
+	w.mu.Unlock()
+	if len(scopes) == 0 {
+		return nil
+	}
+	begun := time.Now()
+	if err := w.relist(ctx, scopes); err != nil {
+		return err
+	}
+	w.scopesNext = time.Now().Add(share * time.Since(begun))
+	return nil
+}
+
+// answer does what somebody waits for.
+func (w *worker) answer(ctx context.Context, r *request) error {
+	if !r.scan {
+		return w.refresh(ctx, r.ref, cause{})
+	}
+	w.mu.Lock()
+	w.pending.demand("asked for")
+	w.pending.scan = ""
+	w.mu.Unlock()
+	if err := w.scan(ctx, "asked for"); err != nil {
+		return err
+	}
+	if !w.scanRetry.IsZero() {
+		return errors.New(w.show().Failure)
+	}
+	return nil
+}
