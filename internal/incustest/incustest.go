@@ -163,6 +163,9 @@ func (d *Daemon) Restart() error {
 	return d.boot()
 }
 
+// Revive starts the daemon again after it was stopped, or killed.
+func (d *Daemon) Revive() error { return d.boot() }
+
 // ClusterKeyPair returns the certificate and key of the daemon's cluster.
 func (d *Daemon) ClusterKeyPair() (tls.Certificate, error) {
 	pair, err := tls.LoadX509KeyPair(filepath.Join(d.Dir, "cluster.crt"), filepath.Join(d.Dir, "cluster.key"))

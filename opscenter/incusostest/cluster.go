@@ -24,7 +24,10 @@ type daemon struct {
 	certificate *tls.Certificate // of the cluster; nil: members present their own
 	members     []*clusterMember
 	instances   []*Instance
+	things      []*thing
+	listeners   map[*subscriber]*Server
 	tokens      map[string]string // join tokens: the name by the secret
+	trust       map[string]string // trust tokens: the client's name by the secret
 	file        string            // where it is kept; empty: nowhere
 }
 
@@ -44,10 +47,19 @@ type Instance struct {
 	Ephemeral bool
 	// Origin is the server it was evacuated from.
 	Origin string
+	// Description, Config and Profiles; no profiles: the default one.
+	Description string
+	Config      map[string]string
+	Profiles    []string
+
+	snapshots []string
 }
 
 func newDaemon(s *Server, clustered bool) *daemon {
-	return &daemon{clustered: clustered, tokens: map[string]string{}, members: []*clusterMember{{server: s, name: s.options.Name, status: "Online"}}}
+	return &daemon{clustered: clustered, tokens: map[string]string{}, trust: map[string]string{}, listeners: map[*subscriber]*Server{}, things: []*thing{
+		{of: collectionOf("projects"), name: "default", document: map[string]any{"description": "Default Incus project"}},
+		{of: collectionOf("profiles"), project: "default", name: "default", document: map[string]any{"description": "Default Incus profile"}},
+	}, members: []*clusterMember{{server: s, name: s.options.Name, status: "Online"}}}
 }
 
 // shared returns the cluster's certificate, nil if its members present their own.
@@ -104,6 +116,7 @@ func (s *Server) AddInstance(project, name string, running bool) {
 	d := s.db()
 	d.mu.Lock()
 	d.instances = append(d.instances, &Instance{Project: project, Name: name, Location: s.options.Name, Running: running})
+	d.emit(s, "instance-created", "/1.0/instances/"+name+inProject(project), project, nil)
 	d.mu.Unlock()
 	d.save()
 }
@@ -173,7 +186,7 @@ func (s *Server) getServer(w http.ResponseWriter, r *http.Request) {
 	d.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	answer := map[string]any{"api_extensions": []string{"clustering", "clustering_evacuate", "resources"}, "api_status": "stable",
+	answer := map[string]any{"api_extensions": extensions, "api_status": "stable",
 		"api_version": "1.0", "auth": "untrusted", "public": false, "auth_methods": []string{"tls"}}
 	if trusted {
 		if certificate == nil {
@@ -508,6 +521,7 @@ func (d *daemon) finish(m *clusterMember) string {
 			return failed
 		}
 		m.status = "Evacuated"
+		d.announce(m, "cluster-member-evacuated")
 		return ""
 	}
 	for _, i := range d.instances {
@@ -520,7 +534,15 @@ func (d *daemon) finish(m *clusterMember) string {
 		i.Origin = ""
 	}
 	m.status = "Online"
+	d.announce(m, "cluster-member-restored")
 	return ""
+}
+
+// announce tells of a member. d.mu is held.
+func (d *daemon) announce(m *clusterMember, action string) {
+	if m.server != nil {
+		d.emit(m.server, action, "/1.0/cluster/members/"+m.name, "", nil)
+	}
 }
 
 // evacuate moves the running instances of a member to others, or stops them. d.mu is held.

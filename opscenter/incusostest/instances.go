@@ -1,31 +1,189 @@
 package incusostest
 
 import (
+	"cmp"
+	"maps"
 	"net/http"
 	"slices"
+	"time"
+
+	"github.com/lxc/incus/v6/shared/api"
 )
 
-// document is what is told of an instance.
-func (i *Instance) document() map[string]any {
-	status, code := "Stopped", 102
-	if i.Running {
-		status, code = "Running", 103
+func (i *Instance) profiles() []string {
+	if i.Profiles == nil {
+		return []string{"default"}
 	}
-	return map[string]any{"name": i.Name, "project": i.Project, "status": status, "status_code": code, "location": i.Location, "ephemeral": i.Ephemeral,
-		"type": "container", "architecture": "x86_64", "config": map[string]any{}, "expanded_config": map[string]any{}, "devices": map[string]any{}, "profiles": []string{"default"}}
+	return i.Profiles
 }
 
-// getInstances lists all of the cluster's: filters are for the one who asks to apply again.
+func (i *Instance) path() string { return "/1.0/instances/" + i.Name + inProject(i.Project) }
+
+// full is what is told of an instance, in the shape of Incus's API.
+func (i *Instance) full() api.InstanceFull {
+	out := api.InstanceFull{State: &api.InstanceState{}}
+	out.Name, out.Project, out.Location, out.Ephemeral, out.Type, out.Architecture = i.Name, i.Project, i.Location, i.Ephemeral, "container", "x86_64"
+	out.Description, out.Profiles = i.Description, i.profiles()
+	out.Status, out.StatusCode = api.Stopped.String(), api.Stopped
+	if i.Running {
+		out.Status, out.StatusCode = api.Running.String(), api.Running
+		out.State.Memory.Usage, out.State.CPU.Usage = time.Now().UnixNano()%1e9, time.Now().UnixNano()
+		out.State.Network = map[string]api.InstanceStateNetwork{"eth0": {Hwaddr: "10:66:6a:00:00:01", State: "up", Type: "broadcast", Mtu: 1500,
+			Addresses: []api.InstanceStateNetworkAddress{{Family: "inet", Address: "10.115.25.20", Netmask: "24", Scope: "global"}},
+			Counters:  api.InstanceStateNetworkCounters{BytesReceived: time.Now().UnixNano()}}}
+	}
+	out.State.Status, out.State.StatusCode = out.Status, out.StatusCode
+	out.Config, out.Devices = map[string]string{}, map[string]map[string]string{}
+	maps.Copy(out.Config, i.Config)
+	out.ExpandedConfig, out.ExpandedDevices = out.Config, map[string]map[string]string{"root": {"type": "disk", "path": "/", "pool": "local"}}
+	for _, s := range i.snapshots {
+		out.Snapshots = append(out.Snapshots, api.InstanceSnapshot{Name: s, Profiles: i.profiles(), Architecture: "x86_64"})
+	}
+	return out
+}
+
+// shown is what is told of an instance, with its snapshots and its state if that is asked for.
+func (i *Instance) shown(full bool) any {
+	out := i.full()
+	if full {
+		return out
+	}
+	return out.Instance
+}
+
+// getInstances lists the cluster's: filters are for the one who asks to apply again.
 func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) {
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	q := r.URL.Query()
 	out := []any{}
-	for _, i := range s.Instances() {
-		if r.URL.Query().Get("recursion") == "1" {
-			out = append(out, i.document())
-		} else {
-			out = append(out, "/1.0/instances/"+i.Name)
+	for _, i := range d.instances {
+		switch {
+		case q.Get("all-projects") != "true" && q.Get("project") != "" && q.Get("project") != i.Project:
+		case q.Get("recursion") == "1", q.Get("recursion") == "2":
+			out = append(out, i.shown(q.Get("recursion") == "2"))
+		default:
+			out = append(out, i.path())
 		}
 	}
 	respond(w, out)
+}
+
+// postInstances makes an instance, which does not run.
+func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) {
+	var body api.InstancesPost
+	if !decode(w, r, &body) {
+		return
+	}
+	project := cmp.Or(r.URL.Query().Get("project"), "default")
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if body.Name == "" || slices.ContainsFunc(d.instances, func(i *Instance) bool { return i.Name == body.Name && i.Project == project }) {
+		respondError(w, http.StatusConflict, "Instance %q can't be made", body.Name)
+		return
+	}
+	i := &Instance{Project: project, Name: body.Name, Location: cmp.Or(r.URL.Query().Get("target"), s.options.Name), Description: body.Description, Config: body.Config, Profiles: body.Profiles}
+	s.background(w, d, "Creating instance", func() {
+		d.instances = append(d.instances, i)
+		d.emit(s, "instance-created", i.path(), project, nil)
+	})
+}
+
+// background answers with an operation that does something at its end. d.mu is held, by do as well.
+func (s *Server) background(w http.ResponseWriter, d *daemon, description string, do func()) {
+	s.begin(w, description, time.Millisecond, nil, func() string {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		do()
+		s.later(0, d.save)
+		return ""
+	})
+}
+
+func (s *Server) patchInstance(w http.ResponseWriter, r *http.Request) {
+	var body api.InstancePut
+	if !decode(w, r, &body) {
+		return
+	}
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := d.instance(w, r)
+	if i == nil {
+		return
+	}
+	s.background(w, d, "Updating instance", func() {
+		if body.Description != "" {
+			i.Description = body.Description
+		}
+		if body.Profiles != nil {
+			i.Profiles = body.Profiles
+		}
+		config := maps.Clone(i.Config)
+		if config == nil {
+			config = map[string]string{}
+		}
+		maps.Copy(config, body.Config)
+		i.Config = config
+		d.emit(s, "instance-updated", i.path(), i.Project, nil)
+	})
+}
+
+func (s *Server) renameInstance(w http.ResponseWriter, r *http.Request) {
+	var body api.InstancePost
+	if !decode(w, r, &body) {
+		return
+	}
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := d.instance(w, r)
+	if i == nil {
+		return
+	}
+	if body.Name == "" || slices.ContainsFunc(d.instances, func(o *Instance) bool { return o.Name == body.Name && o.Project == i.Project }) {
+		respondError(w, http.StatusConflict, "Instance %q can't be had", body.Name)
+		return
+	}
+	s.background(w, d, "Renaming instance", func() {
+		old := i.Name
+		i.Name = body.Name
+		d.emit(s, "instance-renamed", i.path(), i.Project, map[string]any{"old_name": old})
+	})
+}
+
+func (s *Server) deleteInstance(w http.ResponseWriter, r *http.Request) {
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := d.instance(w, r)
+	if i == nil {
+		return
+	}
+	s.background(w, d, "Deleting instance", func() {
+		d.instances = slices.DeleteFunc(d.instances, func(o *Instance) bool { return o == i })
+		d.emit(s, "instance-deleted", i.path(), i.Project, nil)
+	})
+}
+
+func (s *Server) postSnapshots(w http.ResponseWriter, r *http.Request) {
+	var body api.InstanceSnapshotsPost
+	if !decode(w, r, &body) {
+		return
+	}
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := d.instance(w, r)
+	if i == nil {
+		return
+	}
+	s.background(w, d, "Snapshotting instance", func() {
+		i.snapshots = append(i.snapshots, body.Name)
+		d.emit(s, "instance-snapshot-created", "/1.0/instances/"+i.Name+"/snapshots/"+body.Name+inProject(i.Project), i.Project, nil)
+	})
 }
 
 // instance finds the one a request names. d.mu is held.
@@ -48,7 +206,7 @@ func (s *Server) getInstance(w http.ResponseWriter, r *http.Request) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if i := d.instance(w, r); i != nil {
-		respond(w, i.document())
+		respond(w, i.shown(r.URL.Query().Get("recursion") == "1"))
 	}
 }
 
@@ -74,9 +232,12 @@ func (s *Server) putInstance(w http.ResponseWriter, r *http.Request) {
 			return "The instance is already " + map[string]string{"start": "running", "stop": "stopped"}[body.Action]
 		case body.Action == "start":
 			i.Running = true
+			d.emit(s, "instance-started", i.path(), i.Project, nil)
 		case body.Action == "stop":
 			i.Running = false
+			d.emit(s, "instance-shutdown", i.path(), i.Project, nil)
 			if i.Ephemeral {
+				d.emit(s, "instance-deleted", i.path(), i.Project, nil)
 				d.instances = slices.DeleteFunc(d.instances, func(other *Instance) bool { return other == i })
 			}
 		default:

@@ -28,8 +28,9 @@ type FieldChange struct {
 }
 
 // derived are the members that follow from other objects, or from what an instance does by
-// itself: they are kept current, and are no changes of the object.
-var derived = map[string]bool{"used_by": true, "last_used_at": true, "state": true}
+// itself: they are kept current, and are no changes of the object. Nor is the name, which tells
+// one object from another: it only changes when the object is renamed.
+var derived = map[string]bool{"used_by": true, "last_used_at": true, "state": true, "name": true}
 
 // diff tells what changed between two documents. same reports that nothing did at all, not
 // even what is derived.

@@ -1,7 +1,9 @@
 package inventory_test
 
 import (
+	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/incustest"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/poller"
@@ -83,7 +86,7 @@ func TestRealInventory(t *testing.T) {
 	daemon.Furnish()
 	agrees(t, p.objects, "solo", daemon.Get, 5*time.Second, "furnishing")
 	before := p.following(t, "solo", time.Second)
-	for _, step := range everything(t, "solo") {
+	for _, step := range everything() {
 		step.do(daemon)
 		took := agrees(t, p.objects, "solo", daemon.Get, within, step.name)
 		t.Logf("%-40s %s", step.name, took.Round(time.Millisecond))
@@ -91,6 +94,130 @@ func TestRealInventory(t *testing.T) {
 	after := p.following(t, "solo", time.Second)
 	t.Logf("%+v", after)
 	require.Equal(t, before.Scans+3, after.Scans, "events were enough, but where a project was changed, renamed and removed")
+}
+
+// TestRealCuts does all of it again, while the connections are cut at random moments, and the
+// daemon is killed and started again in the middle: what was missed is found.
+func TestRealCuts(t *testing.T) {
+	daemon := incustest.Start(t)
+	between := newProxy(t, strings.TrimPrefix(daemon.URL, "https://"))
+	p := newPlane(t, inventory.Options{MaxBackoff: 2 * time.Second})
+	_, err := p.client.Adopt(t.Context(), p.Registry, between.url(), daemon.TrustToken(), incusos.AdoptOptions{Name: "solo"})
+	require.NoError(t, err)
+	p.run(t)
+	p.following(t, "solo", 20*time.Second)
+	daemon.Furnish()
+	random := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
+	background(t, func(ctx context.Context) error {
+		for {
+			select {
+			case <-time.After(time.Duration(20+random.IntN(500)) * time.Millisecond):
+				between.cut()
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	steps := everything()
+	kill := len(steps) / 2
+	for i, step := range steps {
+		if i == kill {
+			daemon.Stop(true)
+			require.NoError(t, daemon.Revive())
+		}
+		step.do(daemon)
+		if i%10 == 9 || i == kill {
+			took := agrees(t, p.objects, "solo", daemon.Get, 30*time.Second, step.name)
+			t.Logf("%-40s %s", step.name, took.Round(time.Millisecond))
+		}
+	}
+	t.Logf("%d cuts, %+v", between.cuts, p.following(t, "solo", 20*time.Second))
+}
+
+// TestRealClusterInventory keeps the inventory of a cluster of three: volumes of one name on several
+// members, instances that move, members that die and come back.
+func TestRealClusterInventory(t *testing.T) {
+	p := newPlane(t, inventory.Options{MaxBackoff: 2 * time.Second, MembersInterval: time.Second})
+	var daemons []*incustest.Daemon
+	for i, name := range []string{"a", "b", "c"} {
+		daemon := incustest.StartOn(t, fmt.Sprintf("127.0.0.%d", i+1))
+		_, err := p.client.Adopt(t.Context(), p.Registry, daemon.URL, daemon.TrustToken(), incusos.AdoptOptions{Name: name})
+		require.NoError(t, err)
+		daemons = append(daemons, daemon)
+	}
+	p.run(t)
+	p.following(t, "b", 20*time.Second)
+	require.NoError(t, cluster.New(p.Registry, p.client, cluster.Options{}).Form(t.Context(), "c1", "a", "b", "c"))
+	p.following(t, "c1", 30*time.Second)
+	leader := daemons[0]
+	agree := func(limit time.Duration, what string) {
+		t.Helper()
+		took := agrees(t, p.objects, "c1", leader.Get, limit, what)
+		t.Logf("%-40s %s", what, took.Round(time.Millisecond))
+	}
+	agree(10*time.Second, "formed")
+	leader.Furnish("a", "b", "c")
+	agree(5*time.Second, "furnished")
+	for _, member := range []string{"a", "b", "c"} {
+		leader.MustDo(http.MethodPost, "/1.0/storage-pools/default/volumes/custom?target="+member, object{"name": "data", "type": "custom"})
+		agree(within, "volume on "+member)
+	}
+	leader.MustDo(http.MethodPatch, "/1.0/storage-pools/default/volumes/custom/data?target=b", object{"description": "b's"})
+	agree(within, "volume on b changed")
+	leader.MustDo(http.MethodDelete, "/1.0/storage-pools/default/volumes/custom/data?target=a", nil)
+	agree(within, "volume on a removed")
+	page, err := p.objects.List(t.Context(), inventory.Query{Kinds: []inventory.Kind{inventory.KindStorageVolume}, Name: "data", Server: "b"})
+	require.NoError(t, err)
+	require.Len(t, page.Objects, 1)
+	require.Contains(t, string(page.Objects[0].Object), "b's")
+	for _, member := range []string{"b", "c"} {
+		leader.Launch("web-"+member, member)
+		agree(within, "container on "+member)
+	}
+	history, err := p.objects.List(t.Context(), inventory.Query{Kinds: []inventory.Kind{inventory.KindInstance}, Name: "web-b"})
+	require.NoError(t, err)
+	require.Equal(t, "b", history.Objects[0].Server)
+
+	leader.MustDo(http.MethodPost, "/1.0/cluster/members/b/state", object{"action": "evacuate", "mode": "auto"})
+	agree(2*within, "b evacuated")
+	moved, err := p.objects.Get(t.Context(), history.Objects[0].UUID)
+	require.NoError(t, err)
+	require.NotEqual(t, "b", moved.Server)
+	leader.MustDo(http.MethodPost, "/1.0/cluster/members/b/state", object{"action": "restore"})
+	agree(2*within, "b restored")
+
+	// The member that is listened to, and then each of the others, dies and comes back; what
+	// happens meanwhile is found.
+	for i := range daemons {
+		through := p.following(t, "c1", 30*time.Second).Server
+		victim := daemons[(strings.Index("abc", through)+i)%3]
+		if leader = daemons[0]; victim == leader {
+			leader = daemons[1]
+		}
+		victim.Stop(true)
+		leader.MustDo(http.MethodPost, "/1.0/projects", object{"name": fmt.Sprintf("p%d", i)})
+		require.NoError(t, victim.Revive())
+		agree(60*time.Second, fmt.Sprintf("member %d killed and back", i))
+	}
+
+	// Somebody who comes later adopts the cluster as it is.
+	second := newPlane(t, inventory.Options{})
+	names, err := second.client.Adopt(t.Context(), second.Registry, "", daemons[1].TrustToken(), incusos.AdoptOptions{Name: "late"})
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{"a", "b", "c"}, names)
+	second.run(t)
+	second.following(t, "late", 30*time.Second)
+	agrees(t, second.objects, "late", daemons[1].Get, 10*time.Second, "adopted")
+	for _, name := range names {
+		require.Eventually(t, func() bool {
+			info, err := second.Server(t.Context(), name)
+			require.NoError(t, err)
+			return info.State.Status == opscenter.StatusReady && info.State.MemberName == name
+		}, 20*time.Second, 50*time.Millisecond, name)
+	}
+	counts, err := second.objects.Count(t.Context(), inventory.Query{})
+	require.NoError(t, err)
+	require.Equal(t, 3, counts.ByKind[inventory.KindClusterMember])
 }
 
 // step is something that is done to a daemon.
@@ -111,7 +238,7 @@ func call(name, method, path string, body any) step {
 type object = map[string]any
 
 // everything is one step after the other for every kind of object.
-func everything(t *testing.T, unique string) []step {
+func everything() []step {
 	bridge := fmt.Sprintf("t%dbr", os.Getpid()%100000)
 	cow := object{"name": "web", "type": "container", "source": object{"type": "image", "alias": "busybox"}}
 	return []step{

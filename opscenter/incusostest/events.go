@@ -1,0 +1,117 @@
+package incusostest
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/lxc/incus/v6/shared/api"
+)
+
+// maxUnsent is how many events wait for a listener, before it is cut off.
+const maxUnsent = 512
+
+type lifecycleEvent struct {
+	Type      string             `json:"type"`
+	Timestamp time.Time          `json:"timestamp"`
+	Metadata  api.EventLifecycle `json:"metadata"`
+	Location  string             `json:"location"`
+	Project   string             `json:"project"`
+}
+
+// emit tells all who listen, at whichever member. d.mu is held.
+func (d *daemon) emit(s *Server, action, source, project string, context map[string]any) {
+	if project == "" {
+		project = "default"
+	}
+	e := lifecycleEvent{Type: api.EventTypeLifecycle, Timestamp: time.Now(), Location: s.location(d), Project: project,
+		Metadata: api.EventLifecycle{Action: action, Source: source, Context: context, Project: project,
+			Requestor: &api.EventLifecycleRequestor{Username: "operator", Protocol: "tls", Address: "127.0.0.1"}}}
+	for l := range d.listeners {
+		select {
+		case l.queue <- e:
+		default:
+			l.cut() // it is too slow
+		}
+	}
+}
+
+// Emit sends a lifecycle event, of whatever action, about nothing that was done.
+func (s *Server) Emit(action, source string) {
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.emit(s, action, source, "default", nil)
+}
+
+// subscriber is the websocket of somebody who listens.
+type subscriber struct {
+	conn  *websocket.Conn
+	queue chan lifecycleEvent
+}
+
+func (l *subscriber) cut() { l.conn.Close() }
+
+// getEvents serves the stream of events until it is cut, or the server goes down.
+func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
+	upgrader := websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
+	conn, err := upgrader.Upgrade(w, r, nil)
+	if err != nil {
+		return // it has answered
+	}
+	l := &subscriber{conn: conn, queue: make(chan lifecycleEvent, maxUnsent)}
+	d := s.db()
+	d.mu.Lock()
+	d.listeners[l] = s
+	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		delete(d.listeners, l)
+		d.mu.Unlock()
+	}()
+	s.mu.Lock()
+	down := s.off || s.closed || s.web == nil
+	s.mu.Unlock()
+	if down {
+		conn.Close()
+		return
+	}
+	ended := make(chan struct{})
+	s.wait.Go(func() {
+		defer close(ended)
+		for { // answers pings
+			if _, _, err := conn.ReadMessage(); err != nil {
+				return
+			}
+		}
+	})
+	defer func() {
+		conn.Close()
+		<-ended
+	}()
+	for {
+		select {
+		case e := <-l.queue:
+			_ = conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
+			if conn.WriteJSON(e) != nil {
+				return
+			}
+		case <-ended:
+			return
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// cutEvents ends the streams of events that are served by the server.
+func (s *Server) cutEvents() {
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for l, by := range d.listeners {
+		if by == s {
+			l.cut()
+		}
+	}
+}

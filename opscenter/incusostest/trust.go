@@ -1,0 +1,89 @@
+package incusostest
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/lxc/incus/v6/shared/api"
+)
+
+// TrustToken returns a token by which a client becomes trusted, once, by the server or all
+// members of its cluster, as `incus config trust add` does.
+func (s *Server) TrustToken(client string) string {
+	d := s.db()
+	presented := s.Certificate()
+	if shared := d.shared(); shared != nil {
+		presented = shared.Leaf
+	}
+	secret := uuid.NewString()
+	s.mu.Lock()
+	address := s.address
+	s.mu.Unlock()
+	d.mu.Lock()
+	d.trust[secret] = client
+	d.mu.Unlock()
+	token := api.CertificateAddToken{ClientName: client, Fingerprint: fingerprint(presented), Addresses: []string{address}, Secret: secret, ExpiresAt: time.Now().Add(time.Hour)}
+	return token.String()
+}
+
+// postCertificates trusts whoever comes with a trust token, which is good for once.
+func (s *Server) postCertificates(w http.ResponseWriter, r *http.Request) {
+	var body api.CertificatesPost
+	if !decode(w, r, &body) {
+		return
+	}
+	var token api.CertificateAddToken
+	data, err := base64.StdEncoding.DecodeString(body.TrustToken)
+	if err == nil {
+		err = json.Unmarshal(data, &token)
+	}
+	d := s.db()
+	d.mu.Lock()
+	_, known := d.trust[token.Secret]
+	delete(d.trust, token.Secret)
+	var members []*Server
+	for _, m := range d.members {
+		if m.server != nil {
+			members = append(members, m.server)
+		}
+	}
+	d.mu.Unlock()
+	if err != nil || !known || r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		respondError(w, http.StatusForbidden, "not authorized")
+		return
+	}
+	for _, m := range members {
+		m.Trust(r.TLS.PeerCertificates[0])
+	}
+	respondCreated(w, "/1.0/certificates/"+fingerprint(r.TLS.PeerCertificates[0]))
+}
+
+func respondCreated(w http.ResponseWriter, location string) {
+	w.Header().Set("Location", location)
+	send(w, http.StatusCreated, envelope{Type: "sync", Status: "Success", StatusCode: 200})
+}
+
+// getCertificates lists the certificates of the members, which trust each other.
+func (s *Server) getCertificates(w http.ResponseWriter, _ *http.Request) {
+	d := s.db()
+	d.mu.Lock()
+	members := append([]*clusterMember(nil), d.members...)
+	clustered := d.clustered
+	d.mu.Unlock()
+	out := []api.Certificate{}
+	for _, m := range members {
+		if !clustered || m.server == nil {
+			continue
+		}
+		certificate := m.server.Certificate()
+		c := api.Certificate{Fingerprint: fingerprint(certificate)}
+		c.Name, c.Type = m.name, api.CertificateTypeServer
+		c.Certificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw}))
+		out = append(out, c)
+	}
+	respond(w, out)
+}

@@ -1,0 +1,547 @@
+package inventory_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// operator uses a simulated server's Incus, as people do.
+type operator struct {
+	t      *testing.T
+	server *incusostest.Server
+	client *http.Client
+}
+
+func newOperator(t *testing.T, server *incusostest.Server) *operator {
+	t.Helper()
+	identity, err := selfsigned.New("operator")
+	require.NoError(t, err)
+	server.Trust(identity.Leaf)
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{identity}}}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &operator{t, server, &http.Client{Transport: transport}}
+}
+
+// do sends a request, and waits for its operation.
+func (o *operator) do(method, path string, body, into any) error {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(o.t.Context(), method, o.server.URL()+path, bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	resp, err := o.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	var answer struct {
+		Type, Error, Operation string
+		Metadata               json.RawMessage
+	}
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return err
+	}
+	switch {
+	case answer.Type == "error":
+		return errors.New(answer.Error)
+	case answer.Operation != "":
+		return o.do(http.MethodGet, answer.Operation+"/wait?timeout=10", nil, nil)
+	case into != nil:
+		return json.Unmarshal(answer.Metadata, into)
+	}
+	return nil
+}
+
+func (o *operator) get(path string, into any) error { return o.do(http.MethodGet, path, nil, into) }
+
+func (o *operator) must(method, path string, body any) {
+	o.t.Helper()
+	require.NoError(o.t, o.do(method, "/1.0/"+path, body, nil), "%s %s", method, path)
+}
+
+// boot starts a simulated Incus server that is in no cluster.
+func boot(t *testing.T, name string) *incusostest.Server {
+	t.Helper()
+	s, err := incusostest.New(incusostest.Options{Name: name, Standalone: true, EvacuateDelay: time.Millisecond})
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	return s
+}
+
+// adopt takes a server, or its cluster, in.
+func (p *plane) adopt(t *testing.T, s *incusostest.Server, name string) []string {
+	t.Helper()
+	names, err := p.client.Adopt(t.Context(), p.Registry, s.URL(), s.TrustToken("control-plane"), incusos.AdoptOptions{Name: name})
+	require.NoError(t, err)
+	return names
+}
+
+// TestEveryKind makes, changes, renames and removes an object of every kind, those, too, that
+// no daemon without a hypervisor, OVN and MinIO can make, and requires the inventory to follow
+// through events alone.
+func TestEveryKind(t *testing.T) {
+	s := boot(t, "sim")
+	p := newPlane(t, inventory.Options{})
+	require.Equal(t, []string{"sim"}, p.adopt(t, s, ""))
+	p.run(t)
+	before := p.following(t, "sim", 10*time.Second)
+	require.Equal(t, map[inventory.Kind]string{inventory.KindClusterMember: "the server is in no cluster"}, before.Skipped)
+	o := newOperator(t, s)
+	for _, step := range []struct {
+		method, path string
+		body         any
+	}{
+		{"POST", "storage-pools", object{"name": "local", "driver": "zfs"}},
+		{"POST", "projects", object{"name": "p1"}},
+		{"POST", "networks", object{"name": "ovn0", "type": "ovn", "config": object{"ipv4.address": "10.1.0.1/24"}}},
+		{"POST", "networks/ovn0/forwards", object{"listen_address": "192.0.2.1"}},
+		{"PATCH", "networks/ovn0/forwards/192.0.2.1", object{"description": "x"}},
+		{"POST", "networks/ovn0/load-balancers", object{"listen_address": "192.0.2.2"}},
+		{"PATCH", "networks/ovn0/load-balancers/192.0.2.2", object{"description": "x"}},
+		{"POST", "networks/ovn0/peers", object{"name": "east", "target_integration": "i1"}},
+		{"PATCH", "networks/ovn0/peers/east", object{"description": "x"}},
+		{"POST", "network-integrations", object{"name": "i1", "type": "ovn"}},
+		{"POST", "network-integrations/i1", object{"name": "i2"}},
+		{"POST", "network-address-sets", object{"name": "set", "addresses": []string{"192.0.2.0/24"}}},
+		{"PATCH", "network-address-sets/set", object{"addresses": []string{"192.0.2.0/25"}}},
+		{"POST", "network-address-sets/set", object{"name": "set2"}},
+		{"POST", "network-acls?project=p1", object{"name": "acl"}},
+		{"POST", "network-zones", object{"name": "example.net"}},
+		{"POST", "storage-pools/local/buckets", object{"name": "bucket1"}},
+		{"PATCH", "storage-pools/local/buckets/bucket1", object{"description": "x"}},
+		{"POST", "storage-pools/local/volumes/custom", object{"name": "v1"}},
+		{"POST", "storage-pools/local/volumes/custom/v1/snapshots", object{"name": "s1"}},
+		{"POST", "storage-pools/local/volumes/custom/v1", object{"name": "v2"}},
+		{"POST", "images", object{"fingerprint": strings.Repeat("ab", 32)}},
+		{"POST", "profiles?project=p1", object{"name": "small"}},
+		{"POST", "profiles/small?project=p1", object{"name": "tiny"}},
+		{"POST", "instances?project=p1", object{"name": "c1", "profiles": []string{"tiny"}}},
+		{"POST", "profiles/tiny?project=p1", object{"name": "nano"}},
+		{"PUT", "instances/c1/state?project=p1", object{"action": "start"}},
+		{"POST", "instances/c1/snapshots?project=p1", object{"name": "s1"}},
+		{"PATCH", "instances/c1?project=p1", object{"config": object{"user.x": "1"}}},
+		{"POST", "instances/c1?project=p1", object{"name": "c2"}},
+		{"DELETE", "instances/c2?project=p1", nil},
+		{"POST", "networks/ovn0", object{"name": "ovn1"}},
+		{"DELETE", "networks/ovn1/forwards/192.0.2.1", nil},
+		{"DELETE", "networks/ovn1/load-balancers/192.0.2.2", nil},
+		{"DELETE", "networks/ovn1/peers/east", nil},
+		{"DELETE", "networks/ovn1", nil},
+		{"DELETE", "network-integrations/i2", nil},
+		{"DELETE", "network-address-sets/set2", nil},
+		{"DELETE", "network-zones/example.net", nil},
+		{"DELETE", "storage-pools/local/buckets/bucket1", nil},
+		{"DELETE", "storage-pools/local/volumes/custom/v2", nil},
+		{"DELETE", "images/" + strings.Repeat("ab", 32), nil},
+		{"DELETE", "storage-pools/local", nil},
+	} {
+		o.must(step.method, step.path, step.body)
+		agrees(t, p.objects, "sim", o.get, within, step.method+" "+step.path)
+	}
+	require.Equal(t, before.Scans, p.following(t, "sim", time.Second).Scans, "through events alone")
+}
+
+// TestModel does random things to a cluster of two, while streams are cut, members crash,
+// more happens than can be followed, and events come that nobody knows: in the end all agrees.
+func TestModel(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 1))
+	a, b := boot(t, "a"), boot(t, "b")
+	require.NoError(t, incusostest.Cluster(a, b))
+	p := newPlane(t, inventory.Options{MaxPending: 8, MaxBackoff: time.Second, MembersInterval: 300 * time.Millisecond, Debounce: 20 * time.Millisecond, MaxHistory: 5})
+	require.ElementsMatch(t, []string{"a", "b"}, p.adopt(t, a, "c1"))
+	p.run(t)
+	p.following(t, "c1", 10*time.Second)
+	operators := []*operator{newOperator(t, a), newOperator(t, b)}
+	o := operators[0]
+	o.must("POST", "storage-pools", object{"name": "local"})
+	o.must("POST", "networks", object{"name": "net", "type": "ovn"})
+	done, rounds := 0, 12
+	for round := range rounds {
+		for range 5 + random.IntN(20) {
+			if randomly(random, operators[random.IntN(2)]) {
+				done++
+			}
+			if random.IntN(12) == 0 {
+				[]func(){a.Cut, b.Cut, func() { a.Emit("something-new", "/1.0/what") }, func() { b.Emit("network-updated", "%%%") }}[random.IntN(4)]()
+			}
+		}
+		switch round {
+		case rounds / 3:
+			b.Crash()
+			randomly(random, o)
+			b.PowerOn()
+		case 2 * rounds / 3:
+			a.Crash()
+			randomly(random, operators[1])
+			a.PowerOn()
+		}
+		agrees(t, p.objects, "c1", o.get, 20*time.Second, fmt.Sprintf("round %d", round))
+	}
+	require.Greater(t, done, 30, "most of it worked")
+	total := 0
+	for object, err := range p.objects.Objects(t.Context(), inventory.Query{}) {
+		require.NoError(t, err)
+		history, err := p.objects.History(t.Context(), object.UUID)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(history), 5)
+		total += len(history)
+	}
+	require.NotZero(t, total)
+}
+
+// randomly does something, and reports whether it was possible.
+func randomly(random *rand.Rand, o *operator) bool {
+	name := func(prefix string) string { return fmt.Sprint(prefix, random.IntN(6)) }
+	project := []string{"default", "p0", "p1"}[random.IntN(3)]
+	list := []struct{ collection, prefix, extra string }{{"profiles", "pr", ""}, {"network-acls", "acl", ""}, {"networks", "n", `"type":"ovn"`}, {"storage-pools/local/volumes/custom", "v", ""},
+		{"network-zones", "z", ""}, {"networks/net/peers", "peer", ""}, {"storage-pools/local/buckets", "bucket", ""}, {"instances", "c", ""}, {"instances", "c", ""}, {"instances", "c", ""}}
+	kind := list[random.IntN(len(list))]
+	query := "?project=" + project
+	if strings.HasPrefix(kind.collection, "networks/net") {
+		query = ""
+	}
+	path := "/1.0/" + kind.collection + "/" + name(kind.prefix) + query
+	switch random.IntN(8) {
+	case 0, 1, 2:
+		body := fmt.Sprintf(`{"name":%q,"description":"made"`, name(kind.prefix))
+		if kind.extra != "" {
+			body += "," + kind.extra
+		}
+		return o.do("POST", "/1.0/"+kind.collection+query, json.RawMessage(body+"}"), nil) == nil
+	case 3:
+		return o.do("PATCH", path, object{"description": fmt.Sprint(random.IntN(100))}, nil) == nil
+	case 4:
+		return o.do("POST", path, object{"name": name(kind.prefix)}, nil) == nil
+	case 5:
+		return o.do("DELETE", path, nil, nil) == nil
+	case 6:
+		return o.do("PUT", "/1.0/instances/"+name("c")+"/state?project="+project, object{"action": []string{"start", "stop"}[random.IntN(2)]}, nil) == nil
+	default:
+		if random.IntN(3) > 0 {
+			return o.do("POST", "/1.0/projects", object{"name": project}, nil) == nil
+		}
+		return o.do("DELETE", "/1.0/projects/"+project, nil, nil) == nil
+	}
+}
+
+// TestUnchangedScanWritesNothing: a scan that finds nothing new commits nothing, and one that
+// does writes only that.
+func TestUnchangedScanWritesNothing(t *testing.T) {
+	s := boot(t, "sim")
+	s.Furnish(300)
+	p := newPlane(t, inventory.Options{MembersInterval: time.Hour})
+	p.adopt(t, s, "")
+	stop := background(t, p.polls.Run)
+	require.Eventually(t, func() bool {
+		info, err := p.Server(t.Context(), "sim")
+		return err == nil && info.State.Status == opscenter.StatusReady
+	}, 10*time.Second, 10*time.Millisecond)
+	stop()
+	background(t, p.objects.Run)
+	p.following(t, "sim", 10*time.Second)
+	measured := p.Store().(storage.Measured)
+	before := measured.Stats()
+	for range 3 {
+		require.NoError(t, p.objects.ResyncCluster(t.Context(), "sim"))
+	}
+	require.Equal(t, before.Commits, measured.Stats().Commits)
+	changes, err := p.objects.Changes(t.Context(), 0, 0)
+	require.NoError(t, err)
+	require.Empty(t, changes, "what was there from the beginning is no change")
+	require.Equal(t, 4, p.following(t, "sim", time.Second).Scans)
+	status := p.following(t, "sim", time.Second)
+	require.Equal(t, "asked for", status.ScanReason)
+	require.Error(t, p.objects.ResyncCluster(t.Context(), "nobody"))
+}
+
+// TestHistory: what happens to an object is kept, with who did it; a renamed one stays the same.
+func TestHistory(t *testing.T) {
+	s := boot(t, "sim")
+	p := newPlane(t, inventory.Options{MaxHistory: 4})
+	p.adopt(t, s, "")
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	after, err := p.objects.LastChange(t.Context())
+	require.NoError(t, err)
+	o := newOperator(t, s)
+	step := func(method, path string, body any) {
+		o.must(method, path, body)
+		agrees(t, p.objects, "sim", o.get, within, path)
+	}
+	step("POST", "networks", object{"name": "n1", "type": "ovn", "config": object{"ipv4.address": "10.0.0.1/24"}})
+	step("PATCH", "networks/n1", object{"config": object{"ipv4.address": "10.0.1.1/24", "ipv6.address": "none"}})
+	step("POST", "networks/n1", object{"name": "n2"})
+	page, err := p.objects.List(t.Context(), inventory.Query{Kinds: []inventory.Kind{inventory.KindNetwork}, Name: "n2"})
+	require.NoError(t, err)
+	require.Len(t, page.Objects, 1)
+	id := page.Objects[0].UUID
+	history, err := p.objects.History(t.Context(), id)
+	require.NoError(t, err)
+	require.Len(t, history, 3)
+	require.Equal(t, inventory.ChangeRenamed, history[0].Action)
+	require.Equal(t, []inventory.FieldChange{{Path: "name", From: []byte(`"n1"`), To: []byte(`"n2"`)}}, history[0].Fields)
+	require.Equal(t, inventory.ChangeUpdated, history[1].Action)
+	require.Equal(t, "network-updated", history[1].Event)
+	require.Equal(t, "tls/operator", history[1].Requestor)
+	require.Equal(t, inventory.SourceEvent, history[1].Source)
+	require.Equal(t, "sim", history[1].Cluster)
+	require.Equal(t, []inventory.FieldChange{{Path: `config["ipv4.address"]`, From: []byte(`"10.0.0.1/24"`), To: []byte(`"10.0.1.1/24"`)}, {Path: `config["ipv6.address"]`, To: []byte(`"none"`)}}, history[1].Fields)
+	require.Equal(t, inventory.ChangeCreated, history[2].Action)
+	for n := range 4 {
+		step("PATCH", "networks/n2", object{"description": fmt.Sprint(n)})
+	}
+	history, err = p.objects.History(t.Context(), id)
+	require.NoError(t, err)
+	require.Len(t, history, 4, "MaxHistory")
+	step("DELETE", "networks/n2", nil)
+	history, err = p.objects.History(t.Context(), id)
+	require.NoError(t, err, "what is gone has a history still")
+	require.Equal(t, inventory.ChangeDeleted, history[0].Action)
+	_, err = p.objects.Get(t.Context(), id)
+	require.ErrorIs(t, err, opscenter.ErrNotFound)
+	_, err = p.objects.History(t.Context(), "none")
+	require.ErrorIs(t, err, opscenter.ErrNotFound)
+
+	// No secret is kept.
+	o.must("POST", "networks", object{"name": "n3", "type": "ovn", "config": object{"bgp.peers.x.password": "hunter2", "bgp.peers.x.address": "10.0.0.9"}})
+	require.Eventually(t, func() bool {
+		page, err = p.objects.List(t.Context(), inventory.Query{Name: "n3"})
+		require.NoError(t, err)
+		return len(page.Objects) == 1
+	}, within, 10*time.Millisecond)
+	require.Contains(t, string(page.Objects[0].Object), "bgp.peers.x.address")
+	require.NotContains(t, string(page.Objects[0].Object), "hunter2")
+
+	// The stream tells all of it, what is dropped as a gap, and goes on with what comes.
+	o.must("POST", "projects", object{"name": "later"})
+	var last uint64
+	for c, err := range p.objects.WatchChanges(t.Context(), after) {
+		require.NoError(t, err)
+		require.Greater(t, c.Sequence, last)
+		last = c.Sequence
+		if c.Kind == inventory.KindProject && c.Name == "later" {
+			break
+		}
+	}
+}
+
+// TestSlowClusterDelaysNobody: one that hangs in its scan, and one that is down, leave the
+// others alone, even if one at a time is scanned.
+func TestSlowClusterDelaysNobody(t *testing.T) {
+	p := newPlane(t, inventory.Options{MaxScans: 1, SlowAfter: 50 * time.Millisecond, MaxBackoff: time.Second})
+	servers := map[string]*incusostest.Server{}
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		servers[name] = boot(t, name)
+		servers[name].Furnish(50)
+		p.adopt(t, servers[name], "")
+	}
+	require.NoError(t, servers["a"].SetFault(incusostest.Fault{Kind: incusostest.FaultHang, Path: "/1.0/instances"}))
+	require.NoError(t, servers["b"].SetFault(incusostest.Fault{Kind: incusostest.FaultGarbage, Path: "/1.0/profiles"}))
+	p.run(t)
+	for _, name := range []string{"c", "d", "e"} {
+		p.following(t, name, 10*time.Second)
+	}
+	require.NoError(t, servers["a"].SetFault(incusostest.Fault{}))
+	require.NoError(t, servers["b"].SetFault(incusostest.Fault{}))
+	p.following(t, "a", 20*time.Second)
+	p.following(t, "b", 20*time.Second)
+}
+
+// TestUnits: the inventory follows the registry. A server that is removed, or joins a cluster,
+// takes its objects along.
+func TestUnits(t *testing.T) {
+	a, b := boot(t, "a"), boot(t, "b")
+	a.Furnish(20)
+	b.Furnish(600) // more than is removed in one transaction
+	p := newPlane(t, inventory.Options{})
+	p.adopt(t, a, "")
+	p.adopt(t, b, "")
+	p.run(t)
+	p.following(t, "a", 10*time.Second)
+	p.following(t, "b", 10*time.Second)
+	count := func(cluster string) int {
+		counts, err := p.objects.Count(t.Context(), inventory.Query{Cluster: cluster})
+		require.NoError(t, err)
+		return counts.Total
+	}
+	require.Greater(t, count("b"), 500)
+	require.NoError(t, p.RenameServer(t.Context(), "a", "first", nil))
+	before := count("first")
+	require.NotZero(t, before)
+	require.Zero(t, count("a"))
+	require.NoError(t, p.DeleteServer(t.Context(), "b"))
+	gone := func() bool { return count("") == before }
+	require.Eventually(t, gone, 10*time.Second, 20*time.Millisecond)
+	require.NoError(t, incusostest.Cluster(a))
+	_, err := p.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{}, "first")
+	require.NoError(t, err)
+	require.NoError(t, p.SetClusterCertificate(t.Context(), "c1", a.ClusterCertificate().Leaf))
+	p.following(t, "c1", 20*time.Second)
+	require.Equal(t, before+1, count("c1"), "the member is one")
+	require.Equal(t, before+1, count(""))
+	require.NoError(t, p.RenameCluster(t.Context(), "c1", "c2", nil))
+	require.Equal(t, before+1, count("c2"))
+	status := p.following(t, "c2", 10*time.Second)
+	require.Equal(t, "first", status.Server)
+}
+
+// TestLimits: what is over a limit is kept as far as it goes, and said so.
+func TestLimits(t *testing.T) {
+	s, other := boot(t, "sim"), boot(t, "other")
+	p := newPlane(t, inventory.Options{MaxStreams: 1, MaxChanges: 3})
+	p.adopt(t, s, "")
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	p.adopt(t, other, "")
+	require.Eventually(t, func() bool {
+		all, err := p.objects.Status(t.Context())
+		require.NoError(t, err)
+		return len(all) == 2 && all[0].Cluster == "other" && all[0].Scans == 1 && !all[0].Following && strings.Contains(all[0].Failure, "MaxStreams")
+	}, 10*time.Second, 20*time.Millisecond, "MaxStreams: it is scanned, and not listened to")
+
+	o := newOperator(t, s)
+	o.must("POST", "networks", object{"name": "big", "type": "ovn", "description": strings.Repeat("x", inventory.MaxObjectSize)})
+	var found []*inventory.Object
+	require.Eventually(t, func() bool {
+		page, err := p.objects.List(t.Context(), inventory.Query{Cluster: "sim", Name: "big"})
+		require.NoError(t, err)
+		found = page.Objects
+		return len(found) == 1
+	}, within, 20*time.Millisecond)
+	require.Equal(t, []string{"description"}, found[0].Truncated, "MaxObjectSize")
+	require.Contains(t, string(found[0].Object), `"type":"ovn"`)
+	for n := range 5 {
+		o.must("POST", "projects", object{"name": fmt.Sprint("p", n)})
+	}
+	require.Eventually(t, func() bool {
+		counts, err := p.objects.Count(t.Context(), inventory.Query{Kinds: []inventory.Kind{inventory.KindProject}, Cluster: "sim"})
+		require.NoError(t, err)
+		return counts.Total == 6
+	}, within, 20*time.Millisecond)
+	changes, err := p.objects.Changes(t.Context(), 0, 0)
+	require.NoError(t, err)
+	require.Len(t, changes, 3, "MaxChanges")
+	_, err = inventory.New(p.Registry, p.client, inventory.Options{MaxScans: -1})
+	require.ErrorIs(t, err, opscenter.ErrInvalidOptions)
+}
+
+// TestQueries asks in all ways.
+func TestQueries(t *testing.T) {
+	p := newPlane(t, inventory.Options{})
+	for _, name := range []string{"east", "west"} {
+		s := boot(t, name)
+		s.Furnish(60)
+		p.adopt(t, s, "")
+	}
+	p.run(t)
+	p.following(t, "east", 10*time.Second)
+	p.following(t, "west", 10*time.Second)
+	names := func(q inventory.Query) (out []string) {
+		for page := ""; ; {
+			q.Cursor = page
+			found, err := p.objects.List(t.Context(), q)
+			require.NoError(t, err, q)
+			for _, o := range found.Objects {
+				out = append(out, o.Cluster+"/"+string(o.Kind)+"/"+o.Project+"/"+o.Name)
+			}
+			if page = found.Next; page == "" {
+				return out
+			}
+		}
+	}
+	all := names(inventory.Query{Limit: 7})
+	require.Equal(t, all, names(inventory.Query{}), "pages")
+	require.Len(t, slices.Compact(slices.Sorted(slices.Values(all))), len(all))
+	kinds := []inventory.Kind{inventory.KindStorageVolume, inventory.KindProfile}
+	require.Equal(t, names(inventory.Query{Kinds: kinds, Limit: 5}), names(inventory.Query{Kinds: kinds}))
+	counts, err := p.objects.Count(t.Context(), inventory.Query{})
+	require.NoError(t, err)
+	require.Equal(t, len(all), counts.Total)
+	require.Equal(t, counts.ByCluster["east"], counts.ByCluster["west"])
+	require.Len(t, counts.ByKind, len(inventory.Kinds)-1, "all but members of clusters")
+	require.NotZero(t, counts.ByProject["web"])
+
+	for text, want := range map[string]int{
+		`object.config["ipv4.address"] == "10.115.25.1/24"`:                         2,
+		`cluster == "east" and kind == "network"`:                                   1,
+		`"/1.0/instances/c0001?project=web" in object.used_by`:                      2 * 2, // project, profile; no pool is named so
+		`kind == "instance" and object.config["user.role"] == "db"`:                 0,
+		`server == "west" and kind == "instance" and name == "c0002"`:               1,
+		`kind == "network_acl" and any(object.ingress, .destination_port == "443")`: 2,
+		`parent_name == "net0" and kind == "network_forward"`:                       2,
+		`object.nothing.at.all == 1`:                                                0,
+		`last_updated < first_seen`:                                                 0,
+		`len(uuid) == 36 and type == "custom" and project_name == project and parent == "local" and first_seen > date("2026-01-01")`: -1,
+	} {
+		got := len(names(inventory.Query{Filter: text}))
+		switch text {
+		case `"/1.0/instances/c0001?project=web" in object.used_by`:
+			require.NotZero(t, got, text)
+		case `kind == "instance" and object.config["user.role"] == "db"`:
+			require.NotZero(t, got, text)
+		default:
+			if want < 0 {
+				require.NotZero(t, got, text)
+			} else {
+				require.Equal(t, want, got, text)
+			}
+		}
+		require.Equal(t, names(inventory.Query{Filter: text}), names(inventory.Query{Filter: text, Limit: 1}), text)
+	}
+	require.Len(t, names(inventory.Query{Search: "C0002"}), 2*2, "the instance and its volume")
+	require.Len(t, names(inventory.Query{Search: "0004 data", Cluster: "east"}), 1)
+	require.NotEmpty(t, names(inventory.Query{Project: "default", Parent: "local", Type: "custom"}))
+	require.NotEmpty(t, names(inventory.Query{Server: "east", Kinds: []inventory.Kind{inventory.KindInstance}, Project: "web", Limit: 2}))
+	require.Empty(t, names(inventory.Query{Cluster: "nobody"}))
+	for _, q := range []inventory.Query{{Filter: `nmae == "x"`}, {Filter: `name ==`}, {Kinds: []inventory.Kind{"x"}}, {Filter: `object.config > 3`}, {Filter: `object.name > 3`}} {
+		_, err := p.objects.List(t.Context(), q)
+		require.ErrorIs(t, err, inventory.ErrInvalidQuery, q)
+		if q.Filter != "" {
+			require.ErrorContains(t, err, "column")
+		}
+	}
+	for _, cursor := range []string{"!", "AAAA", "YWJj"} {
+		_, err := p.objects.List(t.Context(), inventory.Query{Cursor: cursor})
+		require.ErrorIs(t, err, opscenter.ErrInvalidCursor)
+	}
+	first, err := p.objects.List(t.Context(), inventory.Query{Limit: 1})
+	require.NoError(t, err)
+	got, err := p.objects.Get(t.Context(), first.Objects[0].UUID)
+	require.NoError(t, err)
+	require.Equal(t, first.Objects[0], got)
+	require.NoError(t, p.objects.Resync(t.Context(), got.UUID))
+	require.ErrorIs(t, p.objects.Resync(t.Context(), "none"), opscenter.ErrNotFound)
+
+	idle, err := inventory.New(p.Registry, p.client, inventory.Options{})
+	require.NoError(t, err)
+	require.ErrorIs(t, idle.Resync(t.Context(), got.UUID), inventory.ErrNotRunning)
+	require.ErrorIs(t, p.objects.Run(t.Context()), inventory.ErrRunning)
+}
