@@ -13,6 +13,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	clusters "github.com/opscenter-go/sdk/opscenter/cluster"
+	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -118,6 +119,11 @@ var statuses = []struct {
 	{rolling.ErrInvalid, http.StatusBadRequest},
 	{clusters.ErrUnsuitable, http.StatusPreconditionFailed},
 	{errNoRollouts, http.StatusNotImplemented},
+	{errNoInventory, http.StatusNotImplemented},
+	{errNoAdopter, http.StatusNotImplemented},
+	{inventory.ErrInvalidQuery, http.StatusBadRequest},
+	{inventory.ErrNotRunning, http.StatusServiceUnavailable},
+	{opscenter.ErrRefused, http.StatusBadGateway},
 	{opscenter.ErrInvalidOptions, http.StatusBadRequest},
 	{opscenter.ErrNotApplicable, http.StatusBadRequest},
 	{opscenter.ErrInvalidToken, http.StatusBadRequest},

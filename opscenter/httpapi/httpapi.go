@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 )
 
@@ -44,6 +45,10 @@ type Options struct {
 	Rollouts *rollout.Manager
 	// Clusters forms clusters; nil: they are only recorded.
 	Clusters Former
+	// Inventory is what is in the clusters; nil: those endpoints answer 501.
+	Inventory *inventory.Manager
+	// Adopt takes in Incus servers that don't register themselves; nil: that is answered 501.
+	Adopt Adopter
 	// MaxBody bounds a request's body, in bytes. Default 64 KiB.
 	MaxBody int64
 	// ReadTimeout bounds the time for a request's body. Default 15 s.
@@ -146,6 +151,7 @@ func (h *Handler) routes() *http.ServeMux {
 	for _, action := range []opscenter.Action{opscenter.ActionUpdate, opscenter.ActionEvacuate, opscenter.ActionReboot, opscenter.ActionRestore, opscenter.ActionPowerOff} {
 		operators["POST /1.0/provisioning/servers/{name}/system/:"+string(action)] = h.actOn(action)
 	}
+	h.inventoryRoutes(operators)
 	for pattern, handle := range operators {
 		mux.HandleFunc(pattern, h.authorized(handle))
 	}

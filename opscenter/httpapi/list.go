@@ -70,10 +70,15 @@ const pageStep = 32
 
 // pages reads page after page, until the limit or the end. read returns how many rows it got and the next cursor.
 func (q *query) pages(read func(opscenter.Page) (int, string, error)) error {
-	page, left := opscenter.Page{Cursor: q.cursor, Limit: pageStep}, q.limit
+	return q.pagesOf(pageStep, read)
+}
+
+// pagesOf is pages with a step of its own.
+func (q *query) pagesOf(step int, read func(opscenter.Page) (int, string, error)) error {
+	page, left := opscenter.Page{Cursor: q.cursor, Limit: step}, q.limit
 	for {
 		if q.limit > 0 {
-			page.Limit = min(pageStep, left)
+			page.Limit = min(step, left)
 		}
 		n, next, err := read(page)
 		if err != nil {

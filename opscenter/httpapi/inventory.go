@@ -1,0 +1,380 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/inventory"
+)
+
+// Adopter takes an Incus server, or all members of its cluster, into the registry, by an Incus
+// trust token, and returns the names of the servers. incusos.Client's Adopt does.
+type Adopter func(ctx context.Context, connectionURL, trustToken, name, channel string) ([]string, error)
+
+var (
+	errNoInventory = errors.New("no inventory is set up")
+	errNoAdopter   = errors.New("adoption is not set up")
+)
+
+// inventoryObject is what the API shows of an object, in Operations Center's shape and, behind
+// it, what only we tell.
+type inventoryObject struct {
+	UUID        string          `json:"uuid"`
+	Cluster     string          `json:"cluster"`
+	Server      string          `json:"server,omitempty"`
+	ProjectName string          `json:"project_name,omitempty"`
+	ParentName  string          `json:"parent_name,omitempty"`
+	Name        string          `json:"name"`
+	Type        string          `json:"type,omitempty"`
+	Object      json.RawMessage `json:"object"`
+	LastUpdated time.Time       `json:"last_updated"`
+	FirstSeen   time.Time       `json:"first_seen"`
+	Truncated   []string        `json:"truncated,omitempty"`
+}
+
+func showObject(o *inventory.Object) inventoryObject {
+	return inventoryObject{UUID: o.UUID, Cluster: o.Cluster, Server: o.Server, ProjectName: o.Project, ParentName: o.Parent, Name: o.Name, Type: o.Type,
+		Object: o.Object, LastUpdated: o.LastUpdated, FirstSeen: o.FirstSeen, Truncated: o.Truncated}
+}
+
+func objectPath(o *inventory.Object) string {
+	return "/1.0/inventory/" + o.Kind.Plural() + "/" + url.PathEscape(o.UUID)
+}
+
+// inventoryRoutes are those of the inventory: a list for each kind, and what is common.
+func (h *Handler) inventoryRoutes(operators map[string]http.HandlerFunc) {
+	operators["GET /1.0/inventory/query"] = h.withInventory(h.queryInventory)
+	operators["GET /1.0/inventory/changes"] = h.withInventory(h.getChanges)
+	operators["GET /1.0/inventory/status"] = h.withInventory(h.getInventoryStatus)
+	operators["GET /1.0/inventory/counts"] = h.withInventory(h.getCounts)
+	operators["POST /1.0/provisioning/clusters/{name}/:resync-inventory"] = h.withInventory(h.resyncCluster)
+	operators["POST /1.0/provisioning/servers/:adopt"] = h.adopt
+	for _, kind := range inventory.Kinds {
+		path := "/1.0/inventory/" + kind.Plural()
+		operators["GET "+path] = h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getObjects(w, r, kind) })
+		operators["GET "+path+"/{uuid}"] = h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getObject(w, r, kind) })
+		operators["GET "+path+"/{uuid}/history"] = h.withInventory(h.getHistory)
+		operators["POST "+path+"/{uuid}/:resync"] = h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.resyncObject(w, r, kind) })
+	}
+}
+
+func (h *Handler) withInventory(handle http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if h.options.Inventory == nil {
+			h.fail(w, r, errNoInventory)
+			return
+		}
+		handle(w, r)
+	}
+}
+
+// objectFilters are the parameters of all lists of objects.
+var objectFilters = []string{"recursion", "limit", "cursor", "filter", "cluster", "server", "project", "parent", "type", "name", "search"}
+
+func (q *query) objects(kinds ...inventory.Kind) inventory.Query {
+	v := q.values
+	return inventory.Query{Kinds: kinds, Cluster: v.Get("cluster"), Server: v.Get("server"), Project: v.Get("project"), Parent: v.Get("parent"),
+		Type: v.Get("type"), Name: v.Get("name"), Search: v.Get("search"), Filter: v.Get("filter")}
+}
+
+// objectStep is how many objects are read, and held, at a time.
+const objectStep = 500
+
+func (h *Handler) getObjects(w http.ResponseWriter, r *http.Request, kind inventory.Kind) {
+	q, err := parseQuery(r, objectFilters...)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	asked := q.objects(kind)
+	out := newList(w, h)
+	err = q.pagesOf(objectStep, func(page opscenter.Page) (int, string, error) {
+		asked.Cursor, asked.Limit = page.Cursor, page.Limit
+		found, err := h.options.Inventory.List(r.Context(), asked)
+		for _, o := range found.Objects {
+			if q.recursion {
+				out.add(showObject(o))
+			} else {
+				out.add(objectPath(o))
+			}
+		}
+		return len(found.Objects), found.Next, err
+	})
+	out.end(r, q.next, err)
+}
+
+// object finds the one a request names, under its kind.
+func (h *Handler) object(r *http.Request, kind inventory.Kind) (*inventory.Object, error) {
+	o, err := h.options.Inventory.Get(r.Context(), r.PathValue("uuid"))
+	if err == nil && o.Kind != kind {
+		err = fmt.Errorf("%s %.80q: %w", kind, r.PathValue("uuid"), opscenter.ErrNotFound)
+	}
+	return o, err
+}
+
+func (h *Handler) getObject(w http.ResponseWriter, r *http.Request, kind inventory.Kind) {
+	o, err := h.object(r, kind)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, showObject(o))
+}
+
+func (h *Handler) resyncObject(w http.ResponseWriter, r *http.Request, kind inventory.Kind) {
+	_, err := h.object(r, kind)
+	if err == nil {
+		err = h.options.Inventory.Resync(r.Context(), r.PathValue("uuid"))
+	}
+	h.done(w, r, err)
+}
+
+func (h *Handler) resyncCluster(w http.ResponseWriter, r *http.Request) {
+	h.done(w, r, h.options.Inventory.ResyncCluster(r.Context(), r.PathValue("name")))
+}
+
+// change is what the API shows of a change.
+type change struct {
+	Sequence  uint64                 `json:"sequence"`
+	At        time.Time              `json:"at"`
+	Action    inventory.ChangeAction `json:"action"`
+	Source    inventory.Source       `json:"source"`
+	Event     string                 `json:"event,omitempty"`
+	Requestor string                 `json:"requestor,omitempty"`
+	UUID      string                 `json:"uuid"`
+	Kind      inventory.Kind         `json:"kind"`
+	Cluster   string                 `json:"cluster"`
+	Project   string                 `json:"project_name,omitempty"`
+	Parent    string                 `json:"parent_name,omitempty"`
+	Type      string                 `json:"type,omitempty"`
+	Name      string                 `json:"name"`
+	Fields    []fieldChange          `json:"fields,omitempty"`
+}
+
+type fieldChange struct {
+	Path string          `json:"path"`
+	From json.RawMessage `json:"from,omitempty"`
+	To   json.RawMessage `json:"to,omitempty"`
+}
+
+func showChanges(list []inventory.Change) []change {
+	out := make([]change, 0, len(list))
+	for i := range list {
+		c := &list[i]
+		shown := change{Sequence: c.Sequence, At: c.At, Action: c.Action, Source: c.Source, Event: c.Event, Requestor: c.Requestor, UUID: c.UUID,
+			Kind: c.Kind, Cluster: c.Cluster, Project: c.Project, Parent: c.Parent, Type: c.Type, Name: c.Name}
+		for _, f := range c.Fields {
+			shown.Fields = append(shown.Fields, fieldChange(f))
+		}
+		out = append(out, shown)
+	}
+	return out
+}
+
+func (h *Handler) getHistory(w http.ResponseWriter, r *http.Request) {
+	list, err := h.options.Inventory.History(r.Context(), r.PathValue("uuid"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, showChanges(list))
+}
+
+// getChanges lists what changed, after a sequence number.
+func (h *Handler) getChanges(w http.ResponseWriter, r *http.Request) {
+	q, err := parseQuery(r, "after", "limit")
+	var after uint64
+	if err == nil && q.values.Get("after") != "" {
+		if after, err = strconv.ParseUint(q.values.Get("after"), 10, 64); err != nil {
+			err = fmt.Errorf("%w: after %.20q is no number", errBody, q.values.Get("after"))
+		}
+	}
+	var list []inventory.Change
+	if err == nil {
+		list, err = h.options.Inventory.Changes(r.Context(), after, q.limit)
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, showChanges(list))
+}
+
+// unitStatus is how current the inventory of a cluster is.
+type unitStatus struct {
+	Cluster     string                    `json:"cluster"`
+	Server      string                    `json:"server"`
+	Following   bool                      `json:"following"`
+	ScannedAt   time.Time                 `json:"scanned_at"`
+	ScanSeconds float64                   `json:"scan_seconds"`
+	ScanReason  string                    `json:"scan_reason"`
+	Scans       int                       `json:"scans"`
+	Events      int                       `json:"events"`
+	Pending     int                       `json:"pending"`
+	Skipped     map[inventory.Kind]string `json:"skipped"`
+	Failure     string                    `json:"failure"`
+	FailedAt    time.Time                 `json:"failed_at"`
+	NextRetry   time.Time                 `json:"next_retry"`
+}
+
+func (h *Handler) getInventoryStatus(w http.ResponseWriter, r *http.Request) {
+	if _, err := parseQuery(r); err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	list, err := h.options.Inventory.Status(r.Context())
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	out := make([]unitStatus, 0, len(list))
+	for _, s := range list {
+		out = append(out, unitStatus{Cluster: s.Cluster, Server: s.Server, Following: s.Following, ScannedAt: s.ScannedAt, ScanSeconds: s.ScanTook.Seconds(), ScanReason: s.ScanReason,
+			Scans: s.Scans, Events: s.Events, Pending: s.Pending, Skipped: s.Skipped, Failure: s.Failure, FailedAt: s.FailedAt, NextRetry: s.NextRetry})
+	}
+	respond(w, out)
+}
+
+// kindsOf returns the kinds that a query names, in the singular or the plural.
+func kindsOf(values []string) (out []inventory.Kind) {
+	for _, text := range values {
+		kind := inventory.Kind(text)
+		for _, known := range inventory.Kinds {
+			if text == known.Plural() {
+				kind = known
+			}
+		}
+		out = append(out, kind)
+	}
+	return out
+}
+
+// parseInventory is parseQuery with several kinds.
+func parseInventory(r *http.Request, known ...string) (*query, []inventory.Kind, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: the query can't be read", errBody)
+	}
+	kinds := kindsOf(values["kind"])
+	values.Del("kind")
+	single := *r
+	where := *r.URL
+	where.RawQuery = values.Encode()
+	single.URL = &where
+	q, err := parseQuery(&single, known...)
+	return q, kinds, err
+}
+
+func (h *Handler) getCounts(w http.ResponseWriter, r *http.Request) {
+	q, kinds, err := parseInventory(r, "filter", "cluster", "server", "project", "parent", "type", "name", "search")
+	var counts inventory.Counts
+	if err == nil {
+		counts, err = h.options.Inventory.Count(r.Context(), q.objects(kinds...))
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, map[string]any{"total": counts.Total, "by_kind": counts.ByKind, "by_cluster": counts.ByCluster, "by_project": counts.ByProject})
+}
+
+// queryInventory answers with what matches, cluster by cluster, in Operations Center's shape.
+func (h *Handler) queryInventory(w http.ResponseWriter, r *http.Request) {
+	q, kinds, err := parseInventory(r, "filter", "cluster", "server", "project", "parent", "type", "name", "search")
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	if len(kinds) == 0 {
+		kinds = inventory.Kinds
+	}
+	asked := q.objects(kinds...)
+	out := newList(w, h)
+	var cluster string
+	var servers []string
+	found := map[inventory.Kind][]inventoryObject{}
+	flush := func() {
+		if len(found) == 0 {
+			return
+		}
+		slices.Sort(servers)
+		aggregate := map[string]any{"cluster": cluster, "servers": slices.Compact(servers)}
+		for _, kind := range kinds {
+			list := found[kind]
+			if list == nil {
+				list = []inventoryObject{}
+			}
+			aggregate[kind.Plural()] = list
+		}
+		out.add(aggregate)
+		clear(found)
+		servers = []string{}
+	}
+	servers = []string{}
+	asked.Limit = objectStep
+	for err == nil {
+		var page inventory.Page
+		if page, err = h.options.Inventory.List(r.Context(), asked); err != nil {
+			break
+		}
+		for _, o := range page.Objects {
+			if o.Cluster != cluster {
+				flush()
+				cluster = o.Cluster
+			}
+			if o.Server != "" {
+				servers = append(servers, o.Server)
+			}
+			found[o.Kind] = append(found[o.Kind], showObject(o))
+		}
+		if asked.Cursor = page.Next; asked.Cursor == "" {
+			flush()
+			break
+		}
+	}
+	out.end(r, "", err)
+}
+
+// adopt takes an Incus server, or a cluster, in that does not register itself.
+func (h *Handler) adopt(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		ConnectionURL string `json:"connection_url"`
+		TrustToken    string `json:"trust_token"`
+		Name          string `json:"name"`
+		Channel       string `json:"channel"`
+	}
+	err := decode(r, &body)
+	switch {
+	case err == nil && h.options.Adopt == nil:
+		err = errNoAdopter
+	case err == nil && body.TrustToken == "":
+		err = fmt.Errorf("%w: field trust_token: it is wanted", errBody)
+	}
+	var names []string
+	if err == nil {
+		names, err = h.options.Adopt(r.Context(), body.ConnectionURL, body.TrustToken, body.Name, body.Channel)
+	}
+	if err != nil && statusOf(err) == http.StatusInternalServerError {
+		// The server there, or the token, is not as the operator thinks: it is for him to know.
+		h.options.Logger.WarnContext(r.Context(), "a server was not adopted", "url", body.ConnectionURL, "error", err)
+		respondError(w, http.StatusBadGateway, err.Error())
+		return
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	paths := make([]string, 0, len(names))
+	for _, name := range names {
+		paths = append(paths, serverPath(name))
+	}
+	respondStatus(w, http.StatusCreated, paths)
+}

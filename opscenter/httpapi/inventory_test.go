@@ -1,0 +1,178 @@
+package httpapi_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	yaml "go.yaml.in/yaml/v3"
+
+	"github.com/opscenter-go/sdk/opscenter/httpapi"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/poller"
+)
+
+// inventoried is a plane that keeps an inventory, and a simulated Incus that it has adopted.
+func inventoried(t *testing.T) (*plane, *incusostest.Server) {
+	var run []func(context.Context) error
+	p := startWith(t, func(p *plane, o *httpapi.Options) {
+		client := incusos.New(incusos.Options{Certificate: &p.own})
+		t.Cleanup(func() { client.Close() })
+		polls, err := poller.New(p.registry, client, poller.Options{})
+		require.NoError(t, err)
+		o.Inventory, err = inventory.New(p.registry, client, inventory.Options{})
+		require.NoError(t, err)
+		o.Adopt = func(ctx context.Context, url, token, name, channel string) ([]string, error) {
+			return client.Adopt(ctx, p.registry, url, token, incusos.AdoptOptions{Name: name, Channel: channel})
+		}
+		run = append(run, polls.Run, o.Inventory.Run)
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	for _, f := range run {
+		go func() {
+			_ = f(ctx)
+			ended <- struct{}{}
+		}()
+	}
+	t.Cleanup(func() {
+		cancel()
+		for range run {
+			<-ended
+		}
+	})
+	server, err := incusostest.New(incusostest.Options{Name: "sim", Standalone: true})
+	require.NoError(t, err)
+	t.Cleanup(server.Close)
+	server.Furnish(60)
+	return p, server
+}
+
+func TestInventory(t *testing.T) {
+	p, server := inventoried(t)
+	client := p.client(&p.operator)
+	const base = "/1.0/inventory/"
+
+	token := server.TrustToken("control-plane")
+	body := fmt.Sprintf(`{"connection_url":%q,"trust_token":%q}`, server.URL(), token)
+	require.Equal(t, http.StatusForbidden, p.call(p.client(nil), "POST", "/1.0/provisioning/servers/:adopt", body).ErrorCode)
+	for _, bad := range []string{`{}`, `{"trust_token":"nonsense"}`, fmt.Sprintf(`{"connection_url":"https://127.0.0.1:1","trust_token":%q}`, token)} {
+		answer := p.call(client, "POST", "/1.0/provisioning/servers/:adopt", bad)
+		require.Contains(t, []int{http.StatusBadRequest, http.StatusBadGateway}, answer.ErrorCode, answer.Error)
+		require.NotContains(t, answer.Error, token)
+	}
+	var adopted []string
+	p.call(client, "POST", "/1.0/provisioning/servers/:adopt", body).decode(t, &adopted)
+	require.Equal(t, []string{"/1.0/provisioning/servers/sim"}, adopted)
+	p.until(client, base+"status", `"following":true`)
+
+	var all []map[string]any
+	p.call(client, "GET", base+"instances?recursion=1", "").decode(t, &all)
+	require.NotEmpty(t, all)
+	var paths []string
+	p.call(client, "GET", base+"instances", "").decode(t, &paths)
+	require.Len(t, paths, len(all))
+	require.Equal(t, base+"instances/"+all[0]["uuid"].(string), paths[0])
+	var one map[string]any
+	p.call(client, "GET", paths[0], "").decode(t, &one)
+	require.Equal(t, all[0], one)
+	require.Equal(t, "sim", one["cluster"])
+	require.Equal(t, "sim", one["server"])
+	require.Equal(t, http.StatusNotFound, p.call(client, "GET", strings.Replace(paths[0], "instances", "networks", 1), "").ErrorCode, "it is no network")
+
+	filtered := func(path, filter string) (out []map[string]any) {
+		p.call(client, "GET", path+"&filter="+url.QueryEscape(filter), "").decode(t, &out)
+		return out
+	}
+	require.Len(t, filtered(base+"networks?recursion=1", `object.config["ipv4.address"] == "10.115.25.1/24"`), 1)
+	require.Empty(t, filtered(base+"networks?recursion=1&cluster=other", `true`))
+	require.NotEmpty(t, filtered(base+"instances?recursion=1&project=web&cluster=sim&server=sim", `"default" in object.profiles`))
+	aggregates := filtered(base+"query?kind=network&kind=storage_pools", `name != "x"`)
+	require.Len(t, aggregates, 1)
+	require.Len(t, aggregates[0]["networks"], 1)
+	require.Len(t, aggregates[0]["storage_pools"], 1)
+	require.NotContains(t, aggregates[0], "instances")
+	page := p.call(client, "GET", base+"instances?limit=3", "")
+	page.decode(t, &paths)
+	require.Len(t, paths, 3)
+	for _, bad := range []string{"instances?filter=nmae", "instances?filter=name+%3D%3D", "query?kind=x", "query?recursion=1", "changes?after=x", "instances?cursor=!", "status?x=1", "counts?kind=x"} {
+		require.Equal(t, http.StatusBadRequest, p.call(client, "GET", base+bad, "").ErrorCode, bad)
+	}
+	require.Contains(t, p.call(client, "GET", base+"instances?filter="+url.QueryEscape(`nmae == "x"`), "").Error, "line 1, column 1: unknown name nmae")
+	require.Contains(t, string(p.call(client, "GET", base+"counts?kind=network", "").Metadata), `"by_kind":{"network":1}`)
+
+	server.AddInstance("default", "new", true)
+	p.until(client, base+"instances?recursion=1&name=new", `"name":"new"`)
+	changes := p.until(client, base+"changes?after=0&limit=10", `"event":"instance-created"`)
+	require.Contains(t, changes, `"requestor":"tls/operator"`)
+	p.call(client, "GET", base+"instances?name=new", "").decode(t, &paths)
+	require.Contains(t, string(p.call(client, "GET", paths[0]+"/history", "").Metadata), `"action":"created"`)
+	require.Empty(t, p.call(client, "POST", paths[0]+"/:resync", "").Error)
+	require.Equal(t, http.StatusNotFound, p.call(client, "POST", base+"instances/none/:resync", "").ErrorCode)
+	require.Empty(t, p.call(client, "POST", "/1.0/provisioning/clusters/sim/:resync-inventory", "").Error)
+
+	// The same expressions select servers and clusters.
+	require.Len(t, filtered("/1.0/provisioning/servers?recursion=1&facts=0", `server_type == "incus" and name startsWith "s"`), 1)
+	require.Empty(t, filtered("/1.0/provisioning/clusters?recursion=1", `channel == "x"`))
+	require.Equal(t, http.StatusBadRequest, p.call(client, "GET", "/1.0/provisioning/clusters?filter=x", "").ErrorCode)
+
+	without := start(t, nil)
+	require.Equal(t, http.StatusNotImplemented, without.call(without.client(&without.operator), "GET", base+"networks", "").ErrorCode)
+	require.Equal(t, http.StatusForbidden, without.call(without.client(nil), "GET", base+"networks", "").ErrorCode)
+}
+
+// TestInventoryShapes compares what is shown with Operations Center's API description.
+func TestInventoryShapes(t *testing.T) {
+	reference := os.Getenv("OPSCENTER_REFERENCE")
+	if reference == "" {
+		t.Skip("OPSCENTER_REFERENCE does not name the directory of the API descriptions")
+	}
+	text, err := os.ReadFile(reference + "/operations-center-rest-api.yaml")
+	require.NoError(t, err)
+	var api struct {
+		Definitions map[string]struct {
+			Properties map[string]any `yaml:"properties"`
+		} `yaml:"definitions"`
+		Paths map[string]any `yaml:"paths"`
+	}
+	require.NoError(t, yaml.Unmarshal(text, &api))
+	p, server := inventoried(t)
+	client := p.client(&p.operator)
+	p.call(client, "POST", "/1.0/provisioning/servers/:adopt", fmt.Sprintf(`{"trust_token":%q}`, server.TrustToken("x")))
+	p.until(client, "/1.0/inventory/status", `"following":true`)
+	var aggregates []map[string]any
+	p.call(client, "GET", "/1.0/inventory/query", "").decode(t, &aggregates)
+	for field := range api.Definitions["InventoryAggregate"].Properties {
+		require.Contains(t, aggregates[0], field)
+	}
+	definitions := map[inventory.Kind]string{"network_acl": "NetworkACL"}
+	for _, kind := range inventory.Kinds {
+		if kind == inventory.KindClusterMember {
+			continue // Operations Center has none
+		}
+		for _, path := range []string{"", "/{uuid}", "/{uuid}/:resync"} {
+			require.Contains(t, api.Paths, "/1.0/inventory/"+kind.Plural()+path)
+		}
+		name := definitions[kind]
+		if name == "" {
+			for word := range strings.SplitSeq(string(kind), "_") {
+				name += strings.ToUpper(word[:1]) + word[1:]
+			}
+		}
+		properties := api.Definitions["Inventory"+name].Properties
+		require.NotEmpty(t, properties, name)
+		var shown []map[string]any
+		p.call(client, "GET", "/1.0/inventory/"+kind.Plural()+"?recursion=1", "").decode(t, &shown)
+		require.NotEmpty(t, shown, kind)
+		for field := range properties {
+			require.Contains(t, shown[0], field, kind)
+		}
+	}
+}
