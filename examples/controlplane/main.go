@@ -31,6 +31,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
@@ -112,8 +113,15 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	if err != nil {
 		return err
 	}
+	objects, err := inventory.New(registry, client, inventory.Options{Logger: logger})
+	if err != nil {
+		return err
+	}
+	adopt := func(ctx context.Context, url, token, name, channel string) ([]string, error) {
+		return client.Adopt(ctx, registry, url, token, incusos.AdoptOptions{Name: name, Channel: channel})
+	}
 	handler, err := httpapi.New(registry, httpapi.Options{ClientCertificate: certificates.client.Leaf, Authorize: authorize, Logger: logger,
-		Rollouts: rollouts, Clusters: cluster.New(registry, client, cluster.Options{Logger: logger})})
+		Rollouts: rollouts, Clusters: cluster.New(registry, client, cluster.Options{Logger: logger}), Inventory: objects, Adopt: adopt})
 	if err != nil {
 		return err
 	}
@@ -136,6 +144,7 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ignoreStop(polls.Run(ctx)) })
 	group.Go(func() error { return ignoreStop(rollouts.Run(ctx)) })
+	group.Go(func() error { return ignoreStop(objects.Run(ctx)) })
 	web := httpapi.NewServer(handler, httpapi.TLSConfig(certificates.server), logger)
 	serveUntilDone(ctx, group, web, func() error { return web.ServeTLS(listener, "", "") })
 	if socket != nil {

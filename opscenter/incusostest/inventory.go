@@ -47,7 +47,7 @@ var collections = []collection{
 }
 
 // extensions that an Incus has which serves all of this.
-var extensions = []string{"clustering", "clustering_evacuate", "resources", "projects", "network_acl", "network_forward", "network_load_balancer", "network_peer",
+var extensions = []string{"etag", "patch", "storage", "network", "event_lifecycle", "container_full", "image_types", "instances", "network_integrations_peer_name", "storage_api_volume_snapshots", "clustering", "clustering_evacuate", "resources", "projects", "network_acl", "network_forward", "network_load_balancer", "network_peer",
 	"network_dns", "network_address_set", "network_integrations", "storage_buckets", "instance_all_projects", "instance_get_full", "images_all_projects",
 	"networks_all_projects", "network_acls_all_projects", "network_zones_all_projects", "profiles_all_projects", "storage_volumes_all_projects", "storage_buckets_all_projects"}
 

@@ -65,13 +65,13 @@ func (m *Manager) List(ctx context.Context, q Query) (out Page, err error) {
 	limit := pageSize(q.Limit)
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		out = Page{}
-		var last storage.Key
+		var last *row
 		return m.scan(ctx, s, q, func(o *Object, r *row) error {
 			if len(out.Objects) == limit {
-				out.Next = encodeCursor(last)
+				out.Next = encodeCursor(last.key())
 				return errStop
 			}
-			out.Objects, last = append(out.Objects, o), r.key()
+			out.Objects, last = append(out.Objects, o), r
 			return nil
 		})
 	})

@@ -1,0 +1,78 @@
+package inventory
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Interpret shows what an event means, for tests: why all is scanned, what is looked at by
+// name, and what is listed again.
+func Interpret(e *Event) (scan string, names []string, lists []string, renamed string) {
+	out := interpret(e)
+	for _, r := range out.refs {
+		names = append(names, string(r.kind)+"|"+r.project+"|"+r.parent+"|"+r.typ+"|"+r.name)
+	}
+	for _, s := range out.scopes {
+		lists = append(lists, string(s.kind)+"|"+s.parent)
+	}
+	if out.renamed != nil {
+		renamed = out.renamed.name
+	}
+	return out.scan, names, lists, renamed
+}
+
+// Normalize makes of a document what is kept of it.
+func Normalize(kind Kind, data []byte) (object json.RawMessage, name string, truncated []string, err error) {
+	r, err := normalize(ref{kind: kind, project: "default"}, data, false)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	return r.Object, r.Name, r.Truncated, nil
+}
+
+// Diff shows what changed between two documents.
+func Diff(from, to json.RawMessage) ([]FieldChange, bool) { return diff(from, to) }
+
+// Pending counts what a number of events makes necessary.
+func Pending(limit int, list ...*Event) (tasks, lists int, scan string) {
+	p := newPending(limit)
+	for _, e := range list {
+		p.add(e)
+	}
+	return len(p.tasks), len(p.scopes), p.scan
+}
+
+// Fill stores objects of a unit as a scan does, for benchmarks.
+func (m *Manager) Fill(ctx context.Context, unit string, documents map[Kind][]json.RawMessage) error {
+	err := m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+		return units.Put(tx, &unitRow{ID: unit, ScannedAt: now()})
+	})
+	if err != nil {
+		return err
+	}
+	b := m.batch(unit, origin{source: SourceScan, silent: true})
+	for kind, list := range documents {
+		for _, data := range list {
+			r, err := normalize(ref{kind: kind, project: "default", parent: parentIn(kind)}, data, false)
+			if err != nil {
+				return err
+			}
+			if err := b.compare(ctx, known{}, r); err != nil {
+				return err
+			}
+		}
+	}
+	return b.flush(ctx)
+}
+
+func parentIn(kind Kind) string {
+	switch kind.info().parent {
+	case KindNetwork:
+		return "net0"
+	case KindStoragePool:
+		return "local"
+	}
+	return ""
+}
