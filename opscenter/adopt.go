@@ -39,8 +39,11 @@ type AdoptedServer struct {
 // already stay as they are, and join the cluster's record. Package opscenter/incusos's
 // Client.Adopt does all of it with an Incus trust token.
 //
+// Which certificate is a member's own is the cluster's word: a server that is registered with
+// it already, and is not known as a member, is not touched (ErrIdentityTaken).
+//
 // Errors: ErrInvalidName, ErrInvalidURL, ErrInvalidCertificate, ErrNoCertificate, ErrNotFound
-// for a channel; ErrNameTaken, ErrClusterTaken by another cluster, ErrClustered, ErrBusy.
+// for a channel; ErrNameTaken, ErrIdentityTaken, ErrClusterTaken by another cluster, ErrClustered, ErrBusy.
 func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 	if a.Channel == "" {
 		a.Channel = r.options.DefaultChannel
@@ -75,6 +78,10 @@ func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 		if err := channelExists(tx, a.Channel); err != nil {
 			return err
 		}
+		a := a
+		if err := tx.adoptedBefore(&a); err != nil {
+			return err
+		}
 		var names []string
 		for i := range a.Servers {
 			name, err := tx.adopt(&a, &a.Servers[i], at)
@@ -94,6 +101,35 @@ func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 	})
 }
 
+// adoptedBefore finds the record there is of the cluster: its name may be another by now.
+func (t *Tx) adoptedBefore(a *Adoption) error {
+	if a.Cluster == "" {
+		return nil
+	}
+	for known, err := range clustersByFingerprint.Scan(t, storage.Range{Prefix: storage.StringKey(Fingerprint(a.Certificate))}) {
+		if err != nil {
+			return err
+		}
+		a.Cluster = known.Name
+		break
+	}
+	return nil
+}
+
+// CheckAdoption tells whether an Adoption can have that name and channel, as far as that can be
+// known before it is made; both may be empty.
+func (r *Registry) CheckAdoption(ctx context.Context, name, channel string) error {
+	if name != "" {
+		if err := checkObjectName("cluster", name); err != nil && checkServerName(name) != nil {
+			return err
+		}
+	}
+	if channel == "" {
+		return nil
+	}
+	return r.Read(ctx, func(s *Snapshot) error { return channelExists(s, channel) })
+}
+
 // adopt records a server, unless it is there, and returns its name.
 func (t *Tx) adopt(a *Adoption, s *AdoptedServer, at time.Time) (string, error) {
 	fingerprint := Fingerprint(s.Certificate)
@@ -101,8 +137,14 @@ func (t *Tx) adopt(a *Adoption, s *AdoptedServer, at time.Time) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	if known != nil {
+	switch {
+	case known == nil:
+	case known.Cluster == a.Cluster && (a.Cluster == "" || known.ServedFingerprint == Fingerprint(a.Certificate)):
 		return known.Name, nil
+	default:
+		// Whose certificate that is, is only the cluster's word: it must not get hold of somebody
+		// else's record, nor of what is accepted from him.
+		return "", fmt.Errorf("server %q is registered with the certificate of %q; if it is a member of the cluster, add it (AddClusterMembers): %w", known.Name, s.Name, ErrIdentityTaken)
 	}
 	if err := nameFree(t, s.Name, ""); err != nil {
 		return "", err

@@ -499,6 +499,9 @@ func (r *Registry) ListClusters(ctx context.Context, filter ClusterFilter, page 
 			if err != nil {
 				return err
 			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			if expression != nil && !matchesCluster(expression, cluster) {
 				continue
 			}

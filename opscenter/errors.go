@@ -59,6 +59,8 @@ var (
 	ErrBlocked = errors.New("blocked")
 	// ErrRefused: the server itself refused an action, or says that it failed.
 	ErrRefused = errors.New("the server refused")
+	// ErrUnreachable: the server was not reached, or is not the one it should be.
+	ErrUnreachable = errors.New("the server could not be reached")
 	// ErrNotApplicable: servers of this type know no such action.
 	ErrNotApplicable = errors.New("action is not applicable")
 )

@@ -104,7 +104,7 @@ func (f ServerFilter) matches(server *Server, state *ServerState, available map[
 func (r *Registry) Servers(ctx context.Context, filter ServerFilter) iter.Seq2[*ServerInfo, error] {
 	return func(yield func(*ServerInfo, error) bool) {
 		err := r.store.View(ctx, func(tx storage.ReadTx) error {
-			for info, err := range r.scan(tx, filter, Page{}) {
+			for info, err := range r.scan(ctx, tx, filter, Page{}) {
 				if err != nil {
 					return err
 				}
@@ -133,7 +133,7 @@ func (r *Registry) ListServers(ctx context.Context, filter ServerFilter, page Pa
 	limit := pageSize(page.Limit)
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
 		out = ServerPage{}
-		for info, err := range r.scan(tx, filter, page) {
+		for info, err := range r.scan(ctx, tx, filter, page) {
 			if err != nil {
 				return err
 			}
@@ -150,7 +150,7 @@ func (r *Registry) ListServers(ctx context.Context, filter ServerFilter, page Pa
 
 // scan yields the servers that match from a page on, by the index that leaves the fewest to
 // look at. In each of them entries with the same key come by name.
-func (r *Registry) scan(tx storage.ReadTx, filter ServerFilter, page Page) iter.Seq2[*ServerInfo, error] {
+func (r *Registry) scan(ctx context.Context, tx storage.ReadTx, filter ServerFilter, page Page) iter.Seq2[*ServerInfo, error] {
 	return func(yield func(*ServerInfo, error) bool) {
 		if err := filter.check(); err != nil {
 			yield(nil, err)
@@ -193,6 +193,10 @@ func (r *Registry) scan(tx storage.ReadTx, filter ServerFilter, page Page) iter.
 			}
 			info := r.info(p.server, p.state, versions)
 			if expression != nil {
+				if err := ctx.Err(); err != nil {
+					yield(nil, err)
+					return
+				}
 				ok, err := r.matchesServer(tx, expression, info)
 				if err != nil {
 					yield(nil, err)

@@ -112,7 +112,7 @@ func (s *Snapshot) find(name, id string) (*ServerInfo, error) {
 
 // Servers yields the servers that match, by name.
 func (s *Snapshot) Servers(filter ServerFilter) iter.Seq2[*ServerInfo, error] {
-	return s.registry.scan(s, filter, Page{})
+	return s.registry.scan(context.Background(), s, filter, Page{})
 }
 
 // Cluster returns a cluster by its name, or ErrNotFound.

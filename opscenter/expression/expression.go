@@ -14,13 +14,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
+	"reflect"
+	"time"
 
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/ast"
+	"github.com/expr-lang/expr/conf"
 	"github.com/expr-lang/expr/file"
+	"github.com/expr-lang/expr/parser"
 	"github.com/expr-lang/expr/types"
 	"github.com/expr-lang/expr/vm"
+	"github.com/expr-lang/expr/vm/runtime"
 
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
 )
@@ -34,9 +38,17 @@ const (
 	// MaxSteps bounds how many elements the predicates of one evaluation look at: those of
 	// any, all, filter, map and the like, nested ones multiplied.
 	MaxSteps = 100_000
-	// MaxMemory bounds what one evaluation may build, in elements.
+	// MaxMemory bounds what one evaluation may build, in elements of lists.
 	MaxMemory = 200_000
+	// MaxText bounds the strings that one evaluation puts together, in bytes.
+	MaxText = 1 << 20
+	// MaxTime bounds one evaluation, as far as its predicates go: what is outside of them is
+	// done once.
+	MaxTime = 100 * time.Millisecond
 )
+
+// disabled are functions of the language that can take any time or memory with a few words.
+var disabled = []string{"repeat", "flatten", "concat", "join", "replace", "split", "splitAfter", "toJSON", "fromJSON", "uniq", "toBase64", "fromBase64"}
 
 // ErrInvalid: the text is no expression, or one about fields that there are not.
 var ErrInvalid = errors.New("invalid filter expression")
@@ -73,8 +85,12 @@ type Program struct {
 	parts   map[string]*part
 }
 
-// step is the name, which no text can hold, of what counts steps.
-const step = "__step"
+// step and add are the names of what counts steps and puts strings together; no expression may
+// use them.
+const (
+	step = "__step"
+	add  = "__add"
+)
 
 // Compile checks an expression against what it may be about. Errors: *Error, which is an
 // ErrInvalid.
@@ -82,12 +98,10 @@ func Compile(text string, schema *Schema) (*Program, error) {
 	if len(text) > MaxLength {
 		return nil, &Error{Line: 1, Column: MaxLength, Message: fmt.Sprintf("it has %d bytes, at most %d are allowed", len(text), MaxLength)}
 	}
-	for _, name := range []string{step, "$env"} { // with $env nobody could tell what is used
-		if at := strings.Index(text, name); at >= 0 {
-			return nil, &Error{Line: 1, Column: 1 + at, Message: "unknown name " + name}
-		}
+	if err := checkSyntax(text); err != nil {
+		return nil, err
 	}
-	env := types.Map{step: types.TypeOf(func(any) (any, error) { return nil, nil })}
+	env := types.Map{step: types.TypeOf(func(any) (any, error) { return nil, nil }), add: types.TypeOf(func(any, any) (any, error) { return nil, nil })}
 	for name, value := range schema.Fields {
 		env[name] = types.TypeOf(value)
 	}
@@ -97,7 +111,11 @@ func Compile(text string, schema *Schema) (*Program, error) {
 	}
 	p := &Program{text: text, fields: map[string]bool{}, parts: map[string]*part{}}
 	uses := &uses{documents: documents, program: p, inner: map[ast.Node]bool{}}
-	compiled, err := expr.Compile(text, expr.Env(env), expr.AsBool(), expr.MaxNodes(MaxNodes), expr.Patch(uses), expr.Patch(lenient{}))
+	options := []expr.Option{expr.Env(env), expr.AsBool(), expr.MaxNodes(MaxNodes), expr.Patch(uses), expr.Patch(bounded{})}
+	for _, name := range disabled {
+		options = append(options, expr.DisableBuiltin(name))
+	}
+	compiled, err := expr.Compile(text, options...)
 	if err != nil {
 		return nil, compileError(err)
 	}
@@ -108,6 +126,46 @@ func Compile(text string, schema *Schema) (*Program, error) {
 		}
 	}
 	return p, nil
+}
+
+// checkSyntax refuses what could not be bounded: names of ours, $env, with which nobody could tell
+// what is used, and patterns that come from what is looked at.
+func checkSyntax(text string) error {
+	config := conf.CreateNew()
+	config.MaxNodes = MaxNodes
+	for _, name := range disabled {
+		config.Disabled[name] = true
+	}
+	tree, err := parser.ParseWithConfig(text, config)
+	if err != nil {
+		return compileError(err)
+	}
+	check := &syntax{}
+	ast.Walk(&tree.Node, check)
+	if check.wrong == nil {
+		return nil
+	}
+	at := &file.Error{Location: check.wrong.Location(), Message: check.why}
+	return compileError(at.Bind(tree.Source))
+}
+
+type syntax struct {
+	wrong ast.Node
+	why   string
+}
+
+// Visit implements ast.Visitor.
+func (s *syntax) Visit(node *ast.Node) {
+	switch n := (*node).(type) {
+	case *ast.IdentifierNode:
+		if n.Value == step || n.Value == add || n.Value == "$env" {
+			s.wrong, s.why = n, "unknown name "+n.Value
+		}
+	case *ast.BinaryNode:
+		if _, constant := n.Right.(*ast.StringNode); n.Operator == "matches" && !constant {
+			s.wrong, s.why = n, "the pattern of matches must be a text"
+		}
+	}
 }
 
 func compileError(err error) error {
@@ -255,12 +313,17 @@ func (u *uses) path(n ast.Node) (document string, path []string, ok bool) {
 	return "", nil, false
 }
 
-// lenient makes each member of what is nil nil, and counts the steps of predicates.
-type lenient struct{}
+// bounded makes each member of what is nil nil, counts the steps of predicates, and measures
+// the strings that are put together.
+type bounded struct{}
 
 // Visit implements ast.Visitor.
-func (lenient) Visit(node *ast.Node) {
+func (bounded) Visit(node *ast.Node) {
 	switch n := (*node).(type) {
+	case *ast.BinaryNode:
+		if n.Operator == "+" && mayBeText(n.Left) && mayBeText(n.Right) {
+			ast.Patch(node, &ast.CallNode{Callee: &ast.IdentifierNode{Value: add}, Arguments: []ast.Node{n.Left, n.Right}})
+		}
 	case *ast.MemberNode:
 		if !n.Optional {
 			n.Optional = true
@@ -276,12 +339,20 @@ func (lenient) Visit(node *ast.Node) {
 	}
 }
 
+// mayBeText reports whether a part may be a string, as far as is known before it is evaluated.
+func mayBeText(n ast.Node) bool {
+	t := n.Type()
+	return t == nil || t.Kind() == reflect.String || t.Kind() == reflect.Interface
+}
+
 // Evaluator evaluates a program for one object after the other. It must not be used concurrently.
 type Evaluator struct {
 	program *Program
 	vm      vm.VM
 	env     map[string]any
 	steps   int
+	text    int
+	begun   time.Time
 	failed  error
 }
 
@@ -289,17 +360,42 @@ type Evaluator struct {
 func (p *Program) Evaluator() *Evaluator {
 	e := &Evaluator{program: p, env: map[string]any{}}
 	e.vm.MemoryBudget = MaxMemory
-	e.env[step] = e.step
+	e.env[step], e.env[add] = e.step, e.add
 	return e
 }
 
-var errSteps = fmt.Errorf("more than %d steps", MaxSteps)
+var (
+	errSteps = fmt.Errorf("more than %d steps", MaxSteps)
+	errText  = fmt.Errorf("strings of more than %d bytes", MaxText)
+	errTime  = fmt.Errorf("it took longer than %s", MaxTime)
+)
+
+// unwatched is how many steps are done before the clock is looked at.
+const unwatched = 100
 
 func (e *Evaluator) step(value any) (any, error) {
-	if e.steps++; e.steps > MaxSteps {
+	e.steps++
+	switch {
+	case e.steps > MaxSteps:
 		return nil, errSteps
+	case e.steps == unwatched:
+		e.begun = time.Now()
+	case e.steps > unwatched && time.Since(e.begun) > MaxTime:
+		return nil, errTime
 	}
 	return value, nil
+}
+
+func (e *Evaluator) add(a, b any) (any, error) {
+	left, ok1 := a.(string)
+	right, ok2 := b.(string)
+	if !ok1 || !ok2 {
+		return runtime.Add(a, b), nil
+	}
+	if e.text += len(left) + len(right); e.text > MaxText {
+		return nil, errText
+	}
+	return left + right, nil
 }
 
 // Uses reports whether the expression names that field or document.
@@ -330,7 +426,7 @@ func (e *Evaluator) SetDocument(name string, data []byte) {
 // object: it compares what can't be compared, or is over a limit.
 func (e *Evaluator) Match() (bool, error) {
 	failed := e.failed
-	e.failed, e.steps = nil, 0
+	e.failed, e.steps, e.text = nil, 0, 0
 	if failed != nil {
 		return false, failed
 	}

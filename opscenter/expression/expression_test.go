@@ -1,7 +1,6 @@
 package expression_test
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -34,39 +33,40 @@ func match(t *testing.T, text, document string) (bool, error) {
 // TestMatch evaluates what users write.
 func TestMatch(t *testing.T) {
 	for text, want := range map[string]bool{
-		`object.config["ipv4.address"] == "10.115.25.1/24"`:                   true,
-		`object.config["ipv4.address"] == "10.115.25.2/24"`:                   false,
-		`"/1.0/profiles/default" in object.used_by`:                           true,
-		`"/1.0/profiles/other" in object.used_by`:                             false,
-		`name == "br0" and project_name == "default"`:                         true,
-		`object.name == name`:                                                 true,
-		`object["config"]["ipv6.address"] == "none"`:                          true,
-		`"ipv4.address" in object.config`:                                     true,
-		`"ipv9.address" in object.config`:                                     false,
-		`object.mtu > 1400 && object.managed`:                                 true,
-		`object.nothing == nil`:                                               true,
-		`object.nothing.at.all == "x"`:                                        false,
-		`object.nothing["at"].all == nil`:                                     true,
-		`"x" in object.nothing`:                                               false,
-		`any(object.used_by, # contains "instances")`:                         true,
-		`all(object.used_by, {# startsWith "/1.0/"})`:                         true,
-		`len(filter(object.nested.a.b, .c > 1)) == 1`:                         true,
-		`object.nested.a.b[1].c == 2`:                                         true,
-		`object.config["p"+"äth"] == "ä"`:                                     true,
-		`object.config["päth"] == "ä" and object.config.päth == "ä"`:          true,
-		`properties.rack == "7" and properties["row"] == ""`:                  true,
-		`last_updated < date("2026-12-01")`:                                   true,
-		`object.config[object.name] == nil`:                                   true,
-		`keys(object.config) | len() == 3`:                                    true,
-		`let c = object.config; c["ipv6.address"] == "none"`:                  true,
-		`(object.description ?? "x") == ""`:                                   true,
-		`(object.nothing.here ?? "x") == "x"`:                                 true,
-		`name matches "^br[0-9]+$"`:                                           true,
-		`not (name startsWith "x") and total in 1..5`:                         true,
-		`object.config["ipv4.address"] == "x" or object.config != nil`:        true,
-		`any(object.nested.a.b, any(object.used_by, # != "") and .c == 2)`:    true,
-		`object?.config?.["ipv6.address"] == "none"`:                          true,
-		`object.used_by[0] == "/1.0/profiles/default" && name in ["br0","x"]`: true,
+		`object.config["ipv4.address"] == "10.115.25.1/24"`:                                        true,
+		`object.config["ipv4.address"] == "10.115.25.2/24"`:                                        false,
+		`"/1.0/profiles/default" in object.used_by`:                                                true,
+		`"/1.0/profiles/other" in object.used_by`:                                                  false,
+		`name == "br0" and project_name == "default"`:                                              true,
+		`object.name == name`:                                                                      true,
+		`object["config"]["ipv6.address"] == "none"`:                                               true,
+		`"ipv4.address" in object.config`:                                                          true,
+		`"ipv9.address" in object.config`:                                                          false,
+		`object.mtu > 1400 && object.managed`:                                                      true,
+		`name + "-" + project_name == "br0-default" and object.mtu + 1 == 1501 and name != "$env"`: true,
+		`object.nothing == nil`:                                                                    true,
+		`object.nothing.at.all == "x"`:                                                             false,
+		`object.nothing["at"].all == nil`:                                                          true,
+		`"x" in object.nothing`:                                                                    false,
+		`any(object.used_by, # contains "instances")`:                                              true,
+		`all(object.used_by, {# startsWith "/1.0/"})`:                                              true,
+		`len(filter(object.nested.a.b, .c > 1)) == 1`:                                              true,
+		`object.nested.a.b[1].c == 2`:                                                              true,
+		`object.config["p"+"äth"] == "ä"`:                                                          true,
+		`object.config["päth"] == "ä" and object.config.päth == "ä"`:                               true,
+		`properties.rack == "7" and properties["row"] == ""`:                                       true,
+		`last_updated < date("2026-12-01")`:                                                        true,
+		`object.config[object.name] == nil`:                                                        true,
+		`keys(object.config) | len() == 3`:                                                         true,
+		`let c = object.config; c["ipv6.address"] == "none"`:                                       true,
+		`(object.description ?? "x") == ""`:                                                        true,
+		`(object.nothing.here ?? "x") == "x"`:                                                      true,
+		`name matches "^br[0-9]+$"`:                                                                true,
+		`not (name startsWith "x") and total in 1..5`:                                              true,
+		`object.config["ipv4.address"] == "x" or object.config != nil`:                             true,
+		`any(object.nested.a.b, any(object.used_by, # != "") and .c == 2)`:                         true,
+		`object?.config?.["ipv6.address"] == "none"`:                                               true,
+		`object.used_by[0] == "/1.0/profiles/default" && name in ["br0","x"]`:                      true,
 	} {
 		got, err := match(t, text, network)
 		require.NoError(t, err, text)
@@ -80,33 +80,36 @@ func TestMatch(t *testing.T) {
 // TestPartsAreEnough: what is decoded of a document does not change what an expression sees,
 // whatever else it names.
 func TestPartsAreEnough(t *testing.T) {
-	for _, text := range []string{`object.config["ipv6.address"]`, `object.nested.a`, `object.used_by`, `object.nested.a.b`, `object.mtu`, `object`} {
-		got, err := match(t, `toJSON(`+text+`) == toJSON(fromJSON(name == "" ? "" : `+strconvQuote(network)+`)`+strings.TrimPrefix(text, "object")+`)`, network)
+	for _, text := range []string{
+		`object.nested.a.b[0].c == 1 and len(object.nested.a) == 1 and len(object.nested) == 1 and len(object) == 7`,
+		`object.config["ipv6.address"] == "none" and len(object.config) == 3`,
+		`let o = object; o.config["ipv6.address"] == "none" and o.mtu == 1500`,
+		`object[name == "br0" ? "mtu" : "x"] == 1500 and object.mtu == 1500`,
+		`get(object, "mtu") == 1500 and object.managed`,
+		`(object | keys() | len()) == 7 and object.name == "br0"`,
+		`any([object], .config["ipv6.address"] == "none")`,
+	} {
+		got, err := match(t, text, network)
 		require.NoError(t, err, text)
 		require.True(t, got, text)
 	}
-	got, err := match(t, `object.nested.a.b[0].c == 1 and len(object.nested.a) == 1 and len(object.nested) == 1 and len(object) == 7`, network)
-	require.NoError(t, err)
-	require.True(t, got)
-}
-
-func strconvQuote(s string) string {
-	data, _ := json.Marshal(s)
-	return string(data)
 }
 
 // TestErrors: a bad expression is refused with its place.
 func TestErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		`nmae == "x"`:           "line 1, column 1: unknown name nmae",
-		`name == `:              "line 1, column 8: unexpected token EOF",
-		"name ==\n  $":          "line 2, column ",
-		`name > 5`:              "line 1, column 6: invalid operation",
-		`name`:                  "line 1, column 1: expected bool, but got string",
-		``:                      "unexpected token EOF",
-		`$env["name"] == "br0"`: "unknown name $env",
-		`__step(name) == nil`:   "unknown name __step",
-		`name matches "("`:      "line 1, column ",
+		`nmae == "x"`:               "line 1, column 1: unknown name nmae",
+		`name == `:                  "line 1, column 8: unexpected token EOF",
+		"name ==\n  $":              "line 2, column ",
+		`name > 5`:                  "line 1, column 6: invalid operation",
+		`name`:                      "line 1, column 1: expected bool, but got string",
+		``:                          "unexpected token EOF",
+		`$env["name"] == "br0"`:     "unknown name $env",
+		`__step(name) == nil`:       "unknown name __step",
+		`name matches object.name`:  "the pattern of matches must be a text",
+		`len(repeat("x", 9)) > 0`:   "unknown name repeat",
+		`object.x == fromJSON("1")`: "unknown name fromJSON",
+		`name matches "("`:          "line 1, column ",
 		strings.Repeat("name == name and ", 300) + "true": "at most 4096",
 		strings.Repeat("!", 700) + "true":                 "exceeds maximum allowed nodes",
 	} {
@@ -123,13 +126,15 @@ func TestBounds(t *testing.T) {
 		`all(object.list, all(object.list, all(object.list, # == 1)))`,
 		`count(1..1000, count(1..1000, count(1..1000, # > 3) == 7) == 7) == 7`,
 		`len(map(1..500000, #)) > 0`,
-		`len(repeat("x", 100000000)) > 0`,
+		`let a = name+name+name+name; let b = a+a+a+a; let c = b+b+b+b; let d = c+c+c+c; let e = d+d+d+d; let f = e+e+e+e; let g = f+f+f+f; let h = g+g+g+g; let i = h+h+h+h; let j = i+i+i+i; let k = j+j+j+j; len(k+k+k+k) > 0`,
+		`all(object.list, not ("q" in object.list))`,
+		`all(object.list, len(sort(object.list)) > 0)`,
 		`reduce(1..90000, #acc + reduce(1..90000, #acc + #)) > 0`,
 	} {
 		begun := time.Now()
 		_, err := match(t, text, many)
 		require.Error(t, err, text)
-		require.Less(t, time.Since(begun), 5*time.Second, text)
+		require.Less(t, time.Since(begun), 3*time.Second, text)
 	}
 	ok, err := match(t, `all(object.list, # == 1)`, many)
 	require.NoError(t, err)

@@ -98,6 +98,8 @@ var statuses = []struct {
 	status int
 }{
 	{errBody, http.StatusBadRequest},
+	{opscenter.ErrUnreachable, http.StatusBadGateway},
+	{opscenter.ErrRefused, http.StatusBadGateway},
 	{errTooLarge, http.StatusRequestEntityTooLarge},
 	{opscenter.ErrPrecondition, http.StatusPreconditionFailed},
 	{opscenter.ErrNoCertificate, http.StatusBadRequest},
@@ -123,7 +125,6 @@ var statuses = []struct {
 	{errNoAdopter, http.StatusNotImplemented},
 	{inventory.ErrInvalidQuery, http.StatusBadRequest},
 	{inventory.ErrNotRunning, http.StatusServiceUnavailable},
-	{opscenter.ErrRefused, http.StatusBadGateway},
 	{opscenter.ErrInvalidOptions, http.StatusBadRequest},
 	{opscenter.ErrNotApplicable, http.StatusBadRequest},
 	{opscenter.ErrInvalidToken, http.StatusBadRequest},

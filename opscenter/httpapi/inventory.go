@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -296,29 +297,9 @@ func (h *Handler) queryInventory(w http.ResponseWriter, r *http.Request) {
 	if len(kinds) == 0 {
 		kinds = inventory.Kinds
 	}
-	asked := q.objects(kinds...)
-	out := newList(w, h)
-	var cluster string
-	var servers []string
-	found := map[inventory.Kind][]inventoryObject{}
-	flush := func() {
-		if len(found) == 0 {
-			return
-		}
-		slices.Sort(servers)
-		aggregate := map[string]any{"cluster": cluster, "servers": slices.Compact(servers)}
-		for _, kind := range kinds {
-			list := found[kind]
-			if list == nil {
-				list = []inventoryObject{}
-			}
-			aggregate[kind.Plural()] = list
-		}
-		out.add(aggregate)
-		clear(found)
-		servers = []string{}
-	}
-	servers = []string{}
+	slices.Sort(kinds)
+	asked := q.objects(slices.Compact(kinds)...)
+	out := &aggregates{list: newList(w, h), kinds: asked.Kinds}
 	asked.Limit = objectStep
 	for err == nil {
 		var page inventory.Page
@@ -326,21 +307,77 @@ func (h *Handler) queryInventory(w http.ResponseWriter, r *http.Request) {
 			break
 		}
 		for _, o := range page.Objects {
-			if o.Cluster != cluster {
-				flush()
-				cluster = o.Cluster
-			}
-			if o.Server != "" {
-				servers = append(servers, o.Server)
-			}
-			found[o.Kind] = append(found[o.Kind], showObject(o))
+			out.object(o)
 		}
 		if asked.Cursor = page.Next; asked.Cursor == "" {
-			flush()
+			out.close()
 			break
 		}
 	}
 	out.end(r, "", err)
+}
+
+// aggregates writes what there is, cluster by cluster and there kind by kind, as it comes.
+type aggregates struct {
+	*list
+	kinds   []inventory.Kind
+	cluster string
+	open    bool
+	next    int // of kinds: the one that is being written is before it
+	servers map[string]bool
+	count   int // of the kind that is being written
+}
+
+func (a *aggregates) object(o *inventory.Object) {
+	if !a.open || o.Cluster != a.cluster {
+		a.close()
+		name, _ := json.Marshal(o.Cluster)
+		a.part([]byte(`{"cluster":`), name)
+		a.open, a.cluster, a.next, a.servers = true, o.Cluster, 0, map[string]bool{}
+	}
+	for a.next == 0 || a.kinds[a.next-1] != o.Kind {
+		a.kind()
+	}
+	data, err := json.Marshal(showObject(o))
+	if err != nil {
+		a.failed = err
+		return
+	}
+	if a.count++; a.count > 1 {
+		a.write([]byte(","))
+	}
+	a.write(data)
+	if o.Server != "" {
+		a.servers[o.Server] = true
+	}
+}
+
+// kind ends the list of a kind, and begins that of the next one.
+func (a *aggregates) kind() {
+	if a.next > 0 {
+		a.write([]byte("]"))
+	}
+	if a.next < len(a.kinds) {
+		a.write([]byte(`,"` + a.kinds[a.next].Plural() + `":[`))
+	}
+	a.next, a.count = a.next+1, 0
+}
+
+// close ends a cluster.
+func (a *aggregates) close() {
+	if !a.open {
+		return
+	}
+	for a.next <= len(a.kinds) {
+		a.kind()
+	}
+	servers := slices.Sorted(maps.Keys(a.servers))
+	if servers == nil {
+		servers = []string{}
+	}
+	data, _ := json.Marshal(servers)
+	a.write([]byte(`,"servers":`), data, []byte("}"))
+	a.open = false
 }
 
 // adopt takes an Incus server, or a cluster, in that does not register itself.
@@ -361,12 +398,6 @@ func (h *Handler) adopt(w http.ResponseWriter, r *http.Request) {
 	var names []string
 	if err == nil {
 		names, err = h.options.Adopt(r.Context(), body.ConnectionURL, body.TrustToken, body.Name, body.Channel)
-	}
-	if err != nil && statusOf(err) == http.StatusInternalServerError {
-		// The server there, or the token, is not as the operator thinks: it is for him to know.
-		h.options.Logger.WarnContext(r.Context(), "a server was not adopted", "url", body.ConnectionURL, "error", err)
-		respondError(w, http.StatusBadGateway, err.Error())
-		return
 	}
 	if err != nil {
 		h.fail(w, r, err)

@@ -117,31 +117,44 @@ func (l *list) begin() {
 }
 
 func (l *list) add(entry any) {
+	data, err := json.Marshal(entry)
+	if err != nil && l.failed == nil {
+		l.failed = err
+	}
+	l.part(data)
+}
+
+// part begins an entry of the list with what is the first of it, or all.
+func (l *list) part(first ...[]byte) {
 	if l.failed != nil {
 		return
 	}
-	data, err := json.Marshal(entry)
-	if err != nil {
-		l.failed = err
-		return
-	}
-	first := !l.begun
-	if first {
+	begins := !l.begun
+	if begins {
 		l.begin()
 	} else {
 		_ = l.out.WriteByte(',')
 	}
-	if _, err := l.out.Write(data); err != nil {
-		l.failed = err
+	l.write(first...)
+	if begins && l.failed == nil { // the reader has something to begin with
+		l.failed = l.out.Flush()
+		_ = http.NewResponseController(l.w).Flush()
+	}
+}
+
+// write writes more of an entry.
+func (l *list) write(data ...[]byte) {
+	if l.failed != nil {
 		return
 	}
-	if at := time.Now(); first || at.Sub(l.sent) > time.Second {
+	if at := time.Now(); at.Sub(l.sent) > time.Second {
 		l.sent = at
-		control := http.NewResponseController(l.w)
-		_ = control.SetWriteDeadline(at.Add(l.handler.options.WriteTimeout))
-		if first { // the reader has something to begin with
-			l.failed = l.out.Flush()
-			_ = control.Flush()
+		_ = http.NewResponseController(l.w).SetWriteDeadline(at.Add(l.handler.options.WriteTimeout))
+	}
+	for _, d := range data {
+		if _, err := l.out.Write(d); err != nil {
+			l.failed = err
+			return
 		}
 	}
 }

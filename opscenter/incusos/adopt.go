@@ -1,13 +1,16 @@
 package incusos
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -19,9 +22,9 @@ import (
 // Errors of Adopt.
 var (
 	// ErrTrustToken: the text is no trust token of Incus's.
-	ErrTrustToken = errors.New("invalid trust token")
+	ErrTrustToken = fmt.Errorf("not a trust token of Incus's: %w", opscenter.ErrInvalidToken)
 	// ErrTrustTokenExpired: it was one.
-	ErrTrustTokenExpired = errors.New("the trust token has expired")
+	ErrTrustTokenExpired = fmt.Errorf("the trust token: %w", opscenter.ErrTokenExpired)
 )
 
 // AdoptOptions of Adopt. The zero value is what most programs want.
@@ -36,45 +39,64 @@ type AdoptOptions struct {
 // Adopt takes an Incus server, or all members of an Incus cluster, into the registry: ones
 // that don't register themselves, as those that are not on IncusOS. The trust token is what
 // `incus config trust add` prints there. Its fingerprint is that of the certificate the server
-// must present, before it is told anything; empty url: the first of the token's addresses that
+// must present, before it is told anything. where is its URL; empty: the first of the token's addresses that
 // answers. From then on they are polled, and have an inventory, as all others.
 //
 // Again, with the same token, is no error: members that are new are added. It returns the names of the servers. Errors: ErrTrustToken,
-// ErrTrustTokenExpired, ErrCertificate if another server answers there, opscenter.ErrRefused
-// if it does not take the token, and those of Registry.Adopt.
-func (c *Client) Adopt(ctx context.Context, registry *opscenter.Registry, url, trustToken string, options AdoptOptions) ([]string, error) {
+// ErrTrustTokenExpired, opscenter.ErrUnreachable, with ErrCertificate if another server answers
+// there, opscenter.ErrRefused if it does not take the token, and those of Registry.Adopt.
+func (c *Client) Adopt(ctx context.Context, registry *opscenter.Registry, where, trustToken string, options AdoptOptions) ([]string, error) {
 	token, err := parseTrustToken(trustToken)
 	if err != nil {
 		return nil, err
 	}
+	// Before the token is spent, all is checked that can be.
+	if err := registry.CheckAdoption(ctx, options.Name, options.Channel); err != nil {
+		return nil, err
+	}
 	addresses := token.Addresses
-	if url != "" {
-		addresses = []string{strings.TrimPrefix(strings.TrimSuffix(url, "/"), "https://")}
+	if where != "" {
+		u, err := url.Parse(where)
+		if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+			return nil, fmt.Errorf("the URL of an Incus server is https://, a host and a port: %w", opscenter.ErrInvalidURL)
+		}
+		addresses = []string{u.Host}
+	}
+	if len(addresses) == 0 {
+		return nil, fmt.Errorf("%w: it has no addresses, and no URL is given", ErrTrustToken)
 	}
 	var failed error
-	for _, address := range addresses {
+	for _, address := range addresses[:min(len(addresses), maxAddresses)] {
 		target := opscenter.Target{Name: address, ID: "adopt " + address, ConnectionURL: "https://" + address, Fingerprint: token.Fingerprint}
 		found, err := c.introduce(ctx, target, token, trustToken)
 		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("%s: %w", address, err))
-			if errors.Is(err, errDial) || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", limited(address, maxText), err))
+			// Somebody else may be there, who was told nothing.
+			if errors.Is(err, errDial) || errors.Is(err, errHandshake) || errors.Is(err, ErrCertificate) {
 				continue
 			}
-			return nil, failed
+			return nil, unreachable(failed)
 		}
 		adoption, err := found.adoption(target, options)
 		if err != nil {
-			return nil, err
+			return nil, unreachable(err)
 		}
 		if err := registry.Adopt(ctx, *adoption); err != nil {
 			return nil, err
 		}
 		return adoptedNames(ctx, registry, adoption)
 	}
-	if failed == nil {
-		failed = fmt.Errorf("%w: it has no addresses, and no URL is given", ErrTrustToken)
+	return nil, unreachable(failed)
+}
+
+// maxAddresses is how many of a token's addresses are tried.
+const maxAddresses = 16
+
+func unreachable(err error) error {
+	if errors.Is(err, opscenter.ErrRefused) {
+		return err
 	}
-	return nil, failed
+	return fmt.Errorf("%w: %w", opscenter.ErrUnreachable, err)
 }
 
 // parseTrustToken reads a token. Its text is a secret: no error holds any of it.
@@ -115,8 +137,8 @@ func (c *Client) introduce(ctx context.Context, target opscenter.Target, token *
 	if out.Auth != "trusted" {
 		put := api.CertificatesPost{TrustToken: strings.TrimSpace(text)}
 		put.Type, put.Name = api.CertificateTypeClient, token.ClientName
-		if _, err := s.call(http.MethodPost, "/1.0/certificates", put); err != nil {
-			return nil, unlessRefused(err)
+		if err := c.sendSecret(ctx, target, "/1.0/certificates", put, strings.TrimSpace(text), token.Secret); err != nil {
+			return nil, err
 		}
 		out = found{}
 		if err := s.get("/1.0", &out); err != nil {
@@ -135,6 +157,50 @@ func (c *Client) introduce(ctx context.Context, target opscenter.Target, token *
 		}
 	}
 	return &out, nil
+}
+
+// sendSecret posts what holds secrets: past the Incus client, which may log what it sends, and
+// with nothing of them in errors.
+func (c *Client) sendSecret(ctx context.Context, target opscenter.Target, path string, body any, secrets ...string) error {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	p, err := c.fleet.peer(target)
+	if err != nil {
+		return err
+	}
+	p.alone = true
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+p.host+path, bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header["User-Agent"] = userAgent
+	resp, err := p.RoundTrip(req)
+	if err != nil {
+		return fmt.Errorf("POST %s: %w", path, err)
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		Type  string `json:"type"`
+		Error string `json:"error"`
+	}
+	text, err := io.ReadAll(resp.Body)
+	if err == nil {
+		err = json.Unmarshal(text, &answer)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("POST %s: %w", path, errAnswer)
+	case answer.Type == string(api.SyncResponse):
+		return nil
+	}
+	message := answer.Error
+	for _, secret := range secrets {
+		message = strings.ReplaceAll(message, secret, "…")
+	}
+	return fmt.Errorf("POST %s: %w: %s", path, opscenter.ErrRefused, limited(message, maxMessage))
 }
 
 // adoption is how the registry is to have it. A member's own certificate is the one it is

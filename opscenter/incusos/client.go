@@ -50,7 +50,8 @@ type Options struct {
 	// MaxList bounds a list of the inventory, of which one entry is held at a time, in bytes.
 	// Default 1 GiB.
 	MaxList int64
-	// MaxConnsPerServer bounds the connections to one server. Default 4.
+	// MaxConnsPerServer bounds the connections to one server; those that read lists of the
+	// inventory, and listen to events, are apart. Default 4.
 	MaxConnsPerServer int
 	// MaxIdleConns bounds the connections that are kept open, unused, for all servers
 	// together. An Incus daemon closes them after 30 s: more than polls come within that time

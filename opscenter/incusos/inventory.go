@@ -76,7 +76,7 @@ func (c *Client) ReadList(ctx context.Context, target opscenter.Target, path str
 	if resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode < http.StatusBadRequest {
 		return fmt.Errorf("GET %s: %w", path, ErrRedirect)
 	}
-	if err := readList(resp.Body, c.options.MaxBody, use); err != nil {
+	if err := readList(resp.Body, resp.StatusCode, c.options.MaxBody, use); err != nil {
 		if resp.StatusCode >= http.StatusBadRequest && errors.Is(err, errAnswer) { // a proxy's own word
 			err = api.StatusErrorf(resp.StatusCode, "%s", http.StatusText(resp.StatusCode))
 		}
@@ -86,7 +86,7 @@ func (c *Client) ReadList(ctx context.Context, target opscenter.Target, path str
 }
 
 // readList reads an envelope whose metadata is a list, entry by entry, none of them over the limit.
-func readList(body io.Reader, limit int64, use func(json.RawMessage) error) error {
+func readList(body io.Reader, status int, limit int64, use func(json.RawMessage) error) error {
 	bounded := &entryReader{Reader: body, limit: limit, left: limit}
 	d := json.NewDecoder(bounded)
 	var kind, message string
@@ -131,7 +131,7 @@ func readList(body io.Reader, limit int64, use func(json.RawMessage) error) erro
 	switch {
 	case kind == string(api.ErrorResponse):
 		if code == 0 {
-			code = http.StatusInternalServerError
+			code = status
 		}
 		return api.StatusErrorf(code, "%s", limited(message, maxMessage))
 	case !listed:
@@ -156,6 +156,9 @@ func readEntries(d *json.Decoder, bounded *entryReader, use func(json.RawMessage
 		bounded.left = bounded.limit
 		entry = entry[:0]
 		if err := d.Decode(&entry); err != nil {
+			if errors.Is(err, ErrBodyTooLarge) { // the daemon answers, and others of its lists can be read
+				return fmt.Errorf("%w: %w", api.StatusErrorf(http.StatusRequestEntityTooLarge, "an entry of more than %d bytes", bounded.limit), err)
+			}
 			return fmt.Errorf("%w: %w", errAnswer, err)
 		}
 		if err := use(entry); err != nil {
@@ -195,22 +198,41 @@ func (c *Client) Events(ctx context.Context, target opscenter.Target) (inventory
 	bounded, cancel := context.WithTimeout(ctx, c.options.Timeout)
 	defer cancel()
 	deadline, _ := bounded.Deadline()
+	stop := func() bool { return true }
 	dialer := websocket.Dialer{
 		HandshakeTimeout: c.options.Timeout,
 		ReadBufferSize:   4 << 10,
 		WriteBufferSize:  1 << 10,
 		NetDialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return c.fleet.dial(context.WithValue(ctx, callKey{}, call{p, deadline}), network)
+			conn, err := c.fleet.dial(context.WithValue(ctx, callKey{}, call{p, deadline}), network)
+			if err == nil { // the upgrade does not end with its context otherwise
+				ending, cancel := context.WithCancel(bounded)
+				closing := context.AfterFunc(c.fleet.closing, cancel)
+				stopped := context.AfterFunc(ending, func() { conn.Close() })
+				stop = func() bool {
+					defer cancel()
+					closing()
+					return stopped()
+				}
+			}
+			return conn, err
 		},
 	}
 	const path = "/1.0/events?type=lifecycle&all-projects=true"
 	conn, resp, err := dialer.DialContext(bounded, "wss://"+p.host+path, http.Header{"User-Agent": userAgent})
-	if err != nil {
+	stop()
+	switch {
+	case err != nil && bounded.Err() != nil:
+		return nil, fmt.Errorf("GET %s: %w", path, bounded.Err())
+	case err != nil:
 		if resp != nil {
 			resp.Body.Close()
 			err = api.StatusErrorf(resp.StatusCode, "%s", http.StatusText(resp.StatusCode))
 		}
 		return nil, fmt.Errorf("GET %s: %w", path, err)
+	case resp.Header.Get("Sec-WebSocket-Extensions") != "": // nobody asked to compress: what is small could be anything
+		conn.Close()
+		return nil, fmt.Errorf("GET %s: %w: an extension that was not asked for", path, errAnswer)
 	}
 	s := &stream{conn: conn, events: make(chan *inventory.Event, maxBuffered), ended: make(chan struct{}), heard: make(chan struct{})}
 	s.begin(ctx, c.fleet.closing)

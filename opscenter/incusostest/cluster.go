@@ -25,10 +25,10 @@ type daemon struct {
 	members     []*clusterMember
 	instances   []*Instance
 	things      []*thing
-	listeners   map[*subscriber]*Server
-	tokens      map[string]string // join tokens: the name by the secret
-	trust       map[string]string // trust tokens: the client's name by the secret
-	file        string            // where it is kept; empty: nowhere
+	listeners   map[*subscriber]*Server // by whom they are served
+	tokens      map[string]string       // join tokens: the name by the secret
+	trust       map[string]string       // trust tokens: the client's name by the secret
+	file        string                  // where it is kept; empty: nowhere
 }
 
 type clusterMember struct {

@@ -48,6 +48,7 @@ func (s *Server) Emit(action, source string) {
 type subscriber struct {
 	conn  *websocket.Conn
 	queue chan lifecycleEvent
+	web   *http.Server // that it came in through
 }
 
 func (l *subscriber) cut() { l.conn.Close() }
@@ -59,7 +60,9 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // it has answered
 	}
-	l := &subscriber{conn: conn, queue: make(chan lifecycleEvent, maxUnsent)}
+	defer conn.Close()
+	web, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
+	l := &subscriber{conn: conn, queue: make(chan lifecycleEvent, maxUnsent), web: web}
 	d := s.db()
 	d.mu.Lock()
 	d.listeners[l] = s
@@ -69,22 +72,24 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
 		delete(d.listeners, l)
 		d.mu.Unlock()
 	}()
-	s.mu.Lock()
-	down := s.off || s.closed || s.web == nil
-	s.mu.Unlock()
-	if down {
-		conn.Close()
-		return
-	}
 	ended := make(chan struct{})
-	s.wait.Go(func() {
+	read := func() {
 		defer close(ended)
 		for { // answers pings
 			if _, _, err := conn.ReadMessage(); err != nil {
 				return
 			}
 		}
-	})
+	}
+	s.mu.Lock()
+	down := s.closed || s.web != web
+	if !down {
+		s.wait.Go(read)
+	}
+	s.mu.Unlock()
+	if down {
+		return
+	}
 	defer func() {
 		conn.Close()
 		<-ended
@@ -104,13 +109,13 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// cutEvents ends the streams of events that are served by the server.
-func (s *Server) cutEvents() {
+// cutEvents ends the streams of events that came in through a listener of the server's.
+func (s *Server) cutEvents(web *http.Server) {
 	d := s.db()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for l, by := range d.listeners {
-		if by == s {
+	for l := range d.listeners {
+		if l.web == web {
 			l.cut()
 		}
 	}

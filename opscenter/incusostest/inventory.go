@@ -1,8 +1,10 @@
 package incusostest
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -277,6 +279,22 @@ func (d *daemon) at(p *place, location string) (out []*thing) {
 		}
 	}
 	return out
+}
+
+// buffered reads a request before, and sends the answer after it is handled: what is locked for
+// that does not wait for anybody's connection.
+func buffered(handle http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+		if err != nil {
+			respondError(w, http.StatusBadRequest, "%v", err)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		answer := record(handle, r)
+		copyHead(w, answer)
+		_, _ = w.Write(answer.body.Bytes())
+	}
 }
 
 // objects serves all lists, and what is in them.

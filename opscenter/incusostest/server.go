@@ -288,8 +288,8 @@ func (s *Server) bind(address string) (net.Listener, error) {
 
 // hangUp stops serving, and cuts all connections. s.mu is held.
 func (s *Server) hangUp() {
-	s.wait.Go(s.cutEvents) // their connections are no longer the listener's; s.mu must not be held for it
-	if s.web != nil {
+	if web := s.web; web != nil {
+		s.wait.Go(func() { s.cutEvents(web) }) // their connections are not web's any more; s.mu must not be held for it
 		s.listener.release()
 		_ = s.listener.Close() // Serve may not have begun, and web not know of it
 		_ = s.web.Close()
@@ -403,7 +403,10 @@ func (s *Server) SwapCertificate() error {
 // Cut closes the connections there are, as an Incus daemon does with those that are idle for
 // 30 s. TLS sessions can be gone on with.
 func (s *Server) Cut() {
-	s.cutEvents()
+	s.mu.Lock()
+	web := s.web
+	s.mu.Unlock()
+	defer s.cutEvents(web)
 	s.connsMu.Lock()
 	defer s.connsMu.Unlock()
 	for conn := range s.conns {

@@ -63,15 +63,38 @@ func (b *batch) flushIf(ctx context.Context) error {
 
 func now() time.Time { return time.Now().UTC().Round(0) }
 
-// flush writes what was collected, if there is any.
+// flush writes what was collected, if there is any. What is too much for one transaction goes
+// in several; an object that is too much for one is left out.
 func (b *batch) flush(ctx context.Context) error {
-	if len(b.put)+len(b.gone) == 0 {
+	put, gone := b.put, b.gone
+	b.put, b.gone, b.size = nil, nil, 0
+	return b.write(ctx, put, gone)
+}
+
+func (b *batch) write(ctx context.Context, put []*row, gone []storage.Key) error {
+	if len(put)+len(gone) == 0 {
 		return nil
 	}
+	err := b.commit(ctx, put, gone)
+	if !errors.Is(err, storage.ErrTooLarge) {
+		return err
+	}
+	if len(put)+len(gone) == 1 {
+		b.m.log.WarnContext(ctx, "an object can't be kept", "unit", b.unit, "error", err)
+		return nil
+	}
+	i, k := (len(put)+1)/2, len(gone)/2
+	if err := b.write(ctx, put[:i], gone[:k]); err != nil {
+		return err
+	}
+	return b.write(ctx, put[i:], gone[k:])
+}
+
+func (b *batch) commit(ctx context.Context, putting []*row, gone []storage.Key) error {
 	at := now()
 	err := b.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
 		var list []changeRow
-		for _, r := range b.put {
+		for _, r := range putting {
 			c, err := put(tx, r, at)
 			if err != nil {
 				return err
@@ -80,7 +103,7 @@ func (b *batch) flush(ctx context.Context) error {
 				list = append(list, *c)
 			}
 		}
-		for _, key := range b.gone {
+		for _, key := range gone {
 			old, err := objects.Find(tx, key)
 			if err != nil {
 				return err
@@ -102,8 +125,7 @@ func (b *batch) flush(ctx context.Context) error {
 		return b.m.record(tx, list)
 	})
 	if err == nil {
-		b.wrote += len(b.put) + len(b.gone)
-		b.put, b.gone, b.size = nil, nil, 0
+		b.wrote += len(putting) + len(gone)
 	}
 	return err
 }
@@ -145,8 +167,9 @@ func (r *row) change(action ChangeAction, at time.Time) changeRow {
 }
 
 // rename gives an object its new name; what it is otherwise is looked at later. Whatever had
-// that name is gone.
-func (b *batch) rename(ctx context.Context, from, to ref) error {
+// that name is gone; but if that was first seen after the renaming was learned of, a scan has
+// seen the outcome already.
+func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) error {
 	at := now()
 	return b.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
 		olds, err := rowsOf(tx, b.unit, from)
@@ -160,6 +183,9 @@ func (b *batch) rename(ctx context.Context, from, to ref) error {
 			taken, err := objects.Find(tx, next.key())
 			if err != nil {
 				return err
+			}
+			if taken != nil && taken.FirstSeen.After(learned) {
+				continue
 			}
 			if taken != nil {
 				if err := objects.Delete(tx, taken.key()); err != nil {

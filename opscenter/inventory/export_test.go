@@ -39,7 +39,7 @@ func Diff(from, to json.RawMessage) ([]FieldChange, bool) { return diff(from, to
 func Pending(limit int, list ...*Event) (tasks, lists int, scan string) {
 	p := newPending(limit)
 	for _, e := range list {
-		p.add(e)
+		p.add(e, now())
 	}
 	return len(p.tasks), len(p.scopes), p.scan
 }

@@ -99,6 +99,41 @@ func drop(tx storage.WriteTx, sequence uint64) error {
 	return changes.Delete(tx, storage.UintKey(sequence))
 }
 
+// maxDropped bounds how many changes of an object go at a time, after a limit was lowered.
+const maxDropped = 20
+
+// prune drops what is over a limit that was lowered since it was recorded.
+func (m *Manager) prune(ctx context.Context) error {
+	for {
+		var old []uint64
+		err := m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+			old = nil
+			last, err := counters.Find(tx, storage.StringKey("changes"))
+			if err != nil || last == nil {
+				return err
+			}
+			for c, err := range changes.Scan(tx, storage.Range{}) {
+				if err != nil {
+					return err
+				}
+				if c.Sequence+uint64(m.options.MaxChanges) > last.Value || len(old) == batchRows {
+					break
+				}
+				old = append(old, c.Sequence)
+			}
+			for _, sequence := range old {
+				if err := changes.Delete(tx, storage.UintKey(sequence)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil || len(old) < batchRows {
+			return err
+		}
+	}
+}
+
 // dropOf keeps the last changes of an object.
 func (m *Manager) dropOf(tx storage.WriteTx, uuid string) error {
 	var all []uint64
@@ -108,7 +143,7 @@ func (m *Manager) dropOf(tx storage.WriteTx, uuid string) error {
 		}
 		all = append(all, c.Sequence)
 	}
-	for ; len(all) > m.options.MaxHistory; all = all[1:] {
+	for n := 0; len(all) > m.options.MaxHistory && n < maxDropped; all, n = all[1:], n+1 {
 		if err := drop(tx, all[0]); err != nil {
 			return err
 		}

@@ -61,8 +61,9 @@ type Options struct {
 	Settle time.Duration
 	// MaxPending is how many objects of a unit may wait to be looked at; beyond, it is scanned. Default 1,000.
 	MaxPending int
-	// MaxScans is how many units are scanned at once. A scan that has taken SlowAfter makes room
-	// for another, until there are MaxSlowScans of those; none takes longer than ScanTimeout.
+	// MaxScans is how many units are scanned at once, and in how many lists are read again that
+	// events have made necessary. What has taken SlowAfter makes room for another, until there
+	// are MaxSlowScans of those; nothing takes longer than ScanTimeout.
 	// Default 16, 5 s, 64, 15 minutes.
 	MaxScans     int
 	SlowAfter    time.Duration
@@ -172,7 +173,8 @@ type Manager struct {
 	running  sync.Mutex
 	connects chan struct{}
 	streams  chan struct{}
-	scans    slots
+	scans    slots // of scans
+	lists    slots // of what events make us list again
 
 	mu      sync.Mutex
 	workers map[string]*worker // by ID of the unit
@@ -189,7 +191,7 @@ func New(registry *opscenter.Registry, incus Incus, options Options) (*Manager, 
 	}
 	return &Manager{registry: registry, incus: incus, options: options, log: options.Logger, workers: map[string]*worker{},
 		connects: make(chan struct{}, options.MaxConnects), streams: make(chan struct{}, options.MaxStreams),
-		scans: slots{fast: make(chan struct{}, options.MaxScans), slow: make(chan struct{}, options.MaxSlowScans)}}, nil
+		scans: newSlots(options), lists: newSlots(options)}, nil
 }
 
 // Status is how current the inventory of a unit is.

@@ -23,6 +23,17 @@ type member struct {
 	value []byte
 }
 
+// size is what a member takes in a row, where some characters are written as six.
+func (m *member) size() int {
+	escaped := 0
+	for _, c := range m.value {
+		if c == '<' || c == '>' || c == '&' || c == 0xe2 { // the last begins the line separators
+			escaped++
+		}
+	}
+	return len(m.key) + len(m.value) + 5*escaped + 4
+}
+
 // normalize makes a row of what Incus tells of an object: always the same for the same
 // object, whether it was listed or asked for, and without what changes all the time. what
 // says where it was found: its kind, its parent, and its project if it doesn't say so itself.
@@ -162,17 +173,17 @@ func normalState(value []byte) ([]byte, error) {
 func assemble(members []member) (out json.RawMessage, truncated []string) {
 	size := 2
 	for _, m := range members {
-		size += len(m.key) + len(m.value) + 4
+		size += m.size()
 	}
 	for size > MaxObjectSize && len(members) > 0 {
 		largest := 0
 		for i, m := range members {
-			if len(m.value) > len(members[largest].value) {
+			if m.size() > members[largest].size() {
 				largest = i
 			}
 		}
 		truncated = append(truncated, members[largest].key)
-		size -= len(members[largest].key) + len(members[largest].value) + 4
+		size -= members[largest].size()
 		members = slices.Delete(members, largest, largest+1)
 	}
 	out = make(json.RawMessage, 0, size)

@@ -1,5 +1,7 @@
 package inventory
 
+import "time"
+
 // DefaultMaxPending is how many objects of a cluster may wait to be looked at.
 const DefaultMaxPending = 1000
 
@@ -14,6 +16,7 @@ type task struct {
 	ref     ref
 	renamed *ref // what it was
 	cause   cause
+	at      time.Time // when it was learned, by our clock
 }
 
 // pending is what events have made necessary, and was not done yet. It is bounded: what is
@@ -26,7 +29,8 @@ type pending struct {
 	last   map[ref]int
 	scopes map[scope]cause
 	scan   string
-	events int // that were taken in, since the last scan
+	settle []ref // to be looked at once more, later
+	events int   // that were taken in
 }
 
 func newPending(limit int) *pending {
@@ -35,52 +39,63 @@ func newPending(limit int) *pending {
 
 func (p *pending) empty() bool { return len(p.tasks) == 0 && len(p.scopes) == 0 && p.scan == "" }
 
-// add takes in an event.
-func (p *pending) add(e *Event) {
+// add takes in an event. What it names is looked at even where a scan is due: that may be a
+// while to come.
+func (p *pending) add(e *Event, at time.Time) {
 	p.events++
 	effect := interpret(e)
 	why := cause{limited(e.Action), limited(e.Requestor)}
 	if effect.scan != "" {
 		p.demand(effect.scan)
 	}
-	if p.scan != "" {
-		return // it is all looked at anyway
-	}
 	if effect.renamed != nil {
-		p.tasks = append(p.tasks, task{ref: effect.refs[0], renamed: effect.renamed, cause: why})
+		p.tasks = append(p.tasks, task{ref: effect.refs[0], renamed: effect.renamed, cause: why, at: at})
 		delete(p.last, *effect.renamed)
 		delete(p.last, effect.refs[0])
-		p.look(*effect.renamed, why)
+		p.look(*effect.renamed, why, at)
 	}
 	for _, r := range effect.refs {
-		p.look(r, why)
+		p.look(r, why, at)
 	}
 	for _, s := range effect.scopes {
 		if _, there := p.scopes[s]; !there {
 			p.scopes[s] = why
 		}
 	}
-	if len(p.tasks)+len(p.scopes) > p.limit {
+	if settles[e.Action] {
+		p.settle = append(p.settle, effect.refs...)
+	}
+	if len(p.tasks)+len(p.scopes) > p.limit || len(p.settle) > p.limit {
+		p.forget()
 		p.demand("more events than can be followed")
 	}
 }
 
+// settles are actions after which an object changes once more without a word: addresses come
+// after the start, and an image is removed after it was refreshed.
+var settles = map[string]bool{"instance-started": true, "instance-restarted": true, "instance-resumed": true, "instance-ready": true,
+	"instance-agent-started": true, "instance-created": true, "image-refreshed": true}
+
 // look notes that an object is to be looked at.
-func (p *pending) look(r ref, why cause) {
-	if at, there := p.last[r]; there {
-		p.tasks[at].cause = why
+func (p *pending) look(r ref, why cause, at time.Time) {
+	if i, there := p.last[r]; there {
+		p.tasks[i].cause = why
 		return
 	}
 	p.last[r] = len(p.tasks)
-	p.tasks = append(p.tasks, task{ref: r, cause: why})
+	p.tasks = append(p.tasks, task{ref: r, cause: why, at: at})
 }
 
-// demand makes a scan of all else.
+// demand asks for a scan.
 func (p *pending) demand(why string) {
 	if p.scan == "" {
 		p.scan = why
 	}
-	p.tasks, p.last, p.scopes = nil, map[ref]int{}, map[scope]cause{}
+}
+
+// forget forgets what a scan finds as well.
+func (p *pending) forget() {
+	p.tasks, p.last, p.scopes, p.settle = nil, map[ref]int{}, map[scope]cause{}, nil
 }
 
 // take returns the tasks, and forgets them.

@@ -378,10 +378,13 @@ func (run *running) flush(ctx context.Context, use func(*Object, *row) error) er
 	var group sync.WaitGroup
 	for i := 1; i < parts; i++ {
 		from, to := min(i*each, len(run.waiting)), min((i+1)*each, len(run.waiting))
-		group.Go(func() { evaluate(run.others[i-1], run.waiting[from:to]) })
+		group.Go(func() { evaluate(ctx, run.others[i-1], run.waiting[from:to]) })
 	}
-	evaluate(run.matcher, run.waiting[:min(each, len(run.waiting))])
+	evaluate(ctx, run.matcher, run.waiting[:min(each, len(run.waiting))])
 	group.Wait()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	for _, other := range run.others {
 		run.matcher.Merge(other)
 	}
@@ -397,13 +400,16 @@ func (run *running) flush(ctx context.Context, use func(*Object, *row) error) er
 	return nil
 }
 
-func evaluate(m *expression.Matcher, list []candidate) {
+func evaluate(ctx context.Context, m *expression.Matcher, list []candidate) {
 	uses := func(names ...string) bool { return slices.ContainsFunc(names, m.Uses) }
 	uuid, kind, cluster, server := uses("uuid"), uses("kind"), uses("cluster"), uses("server")
 	project, parent, typ, name := uses("project", "project_name"), uses("parent", "parent_name"), uses("type"), uses("name")
 	first, last := uses("first_seen"), uses("last_updated")
 	for i := range list {
 		c := &list[i]
+		if i%16 == 0 && ctx.Err() != nil {
+			return
+		}
 		if uuid {
 			m.Set("uuid", c.row.UUID)
 		}

@@ -21,12 +21,23 @@ const scanRetry = 5 * time.Second
 // minScanGap is the least time between two scans that events have caused.
 const minScanGap = time.Second
 
+// refreshTimeout bounds a look at one object, and one at the members.
+const refreshTimeout = time.Minute
+
 // lister reads lists into a batch.
 type lister struct {
 	w     *worker
 	batch *batch
-	// unread is why some of it could not be read: nothing is removed for that.
+	// unread is why the first of what could not be read could not be: nothing is removed for it.
+	// missed is how many there are.
 	unread error
+	missed int
+}
+
+func (l *lister) miss(err error) {
+	if l.missed++; l.missed == 1 {
+		l.unread = err
+	}
 }
 
 func (w *worker) lister(o origin) *lister { return &lister{w: w, batch: w.m.batch(w.id, o)} }
@@ -40,10 +51,11 @@ func status(err error) int {
 	return 0
 }
 
-// unsupported reports whether a daemon says that it has no such thing.
+// unsupported reports whether a daemon says that it has no such thing. "Not found" does not say
+// that: Incus answers a whole list so if one of its entries goes meanwhile.
 func unsupported(err error) bool {
 	code := status(err)
-	return code == http.StatusNotFound || code == http.StatusNotImplemented || code == http.StatusBadRequest && strings.Contains(err.Error(), "not support")
+	return code == http.StatusNotImplemented || code == http.StatusBadRequest && strings.Contains(err.Error(), "not support")
 }
 
 // scan lists all of the unit, and writes what has changed. An error is the end of the
@@ -84,7 +96,7 @@ func (w *worker) scan(ctx context.Context, why string) error {
 			return err
 		}
 	}
-	if first && l.unread == nil {
+	if first {
 		if err := w.scanned(ctx); err != nil {
 			return err
 		}
@@ -101,15 +113,15 @@ func (w *worker) scan(ctx context.Context, why string) error {
 		w.failures, w.scanRetry = 0, time.Time{}
 		return nil
 	}
-	w.scanRetry = time.Now().Add(min(w.m.options.MaxBackoff, scanRetry<<min(w.failures, 10)))
+	w.scanRetry = time.Now().Add(max(share*took, min(w.m.options.MaxBackoff, scanRetry<<min(w.failures, 10))))
 	w.failures++
 	w.set(func(s *Status) {
 		if s.Failure == "" {
 			s.FailedAt = now()
 		}
-		s.Following, s.Failure, s.NextRetry = false, limited(l.unread.Error()), w.scanRetry.UTC().Round(0)
+		s.Following, s.Failure, s.NextRetry = false, limited(fmt.Sprintf("%d could not be read, the first: %v", l.missed, l.unread)), w.scanRetry.UTC().Round(0)
 	})
-	w.m.log.WarnContext(ctx, "a scan of the inventory was incomplete, and is tried again", "unit", w.id, "error", l.unread)
+	w.m.log.WarnContext(ctx, "a scan of the inventory was incomplete, and is tried again", "unit", w.id, "missed", l.missed, "error", limited(l.unread.Error()))
 	return nil
 }
 
@@ -176,7 +188,7 @@ func (l *lister) all(ctx context.Context, s scope) error {
 	if err != nil {
 		return err
 	}
-	before := l.unread
+	before := l.missed
 	if info.parent == "" {
 		if err := l.list(ctx, have, ref{kind: s.kind}, listPath(info)); err != nil {
 			return l.note(err, "")
@@ -195,7 +207,7 @@ func (l *lister) all(ctx context.Context, s scope) error {
 			}
 		}
 	}
-	if l.unread != before {
+	if l.missed != before {
 		return l.batch.flush(ctx)
 	}
 	return l.remove(ctx, have)
@@ -210,7 +222,7 @@ func (l *lister) note(err error, parent string) error {
 	if parent != "" {
 		err = fmt.Errorf("in %s: %w", limited(parent), err)
 	}
-	l.unread = errors.Join(l.unread, err)
+	l.miss(err)
 	return nil
 }
 
@@ -222,7 +234,7 @@ func (l *lister) list(ctx context.Context, have known, what ref, path string) er
 		case errors.Is(err, errUnmanaged):
 			return nil
 		case err != nil:
-			l.unread = errors.Join(l.unread, err)
+			l.miss(err)
 			return nil
 		}
 		return l.batch.compare(ctx, have, found)
@@ -277,15 +289,7 @@ func (w *worker) parents(ctx context.Context, info *kindInfo, name string) (out 
 // do does what an event about an object has made necessary.
 func (w *worker) do(ctx context.Context, t *task) error {
 	if t.renamed != nil {
-		return w.m.batch(w.id, origin{source: SourceEvent, cause: t.cause}).rename(ctx, *t.renamed, t.ref)
-	}
-	if t.ref.kind == KindInstance {
-		switch t.cause.action {
-		case "instance-started", "instance-restarted", "instance-resumed", "instance-ready", "instance-agent-started", "instance-created":
-			if len(w.settling) < maxSettling {
-				w.settling = append(w.settling, settling{t.ref, time.Now().Add(w.m.options.Settle)})
-			}
-		}
+		return w.m.batch(w.id, origin{source: SourceEvent, cause: t.cause}).rename(ctx, *t.renamed, t.ref, t.at)
 	}
 	err := w.refresh(ctx, t.ref, t.cause)
 	if err != nil && status(err) != 0 {
@@ -302,6 +306,8 @@ func (w *worker) refresh(ctx context.Context, r ref, why cause) error {
 	if w.missing(info) != "" {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
 	l := w.lister(origin{source: SourceEvent, cause: why})
 	have := known{}
 	if err := w.add(ctx, have, r); err != nil {
@@ -383,7 +389,7 @@ func (l *lister) found(ctx context.Context, have known, r ref, data json.RawMess
 	case errors.Is(err, errUnmanaged):
 		return nil
 	case err != nil:
-		l.unread = errors.Join(l.unread, err)
+		l.miss(err)
 		return nil
 	case found.Name != r.name || found.Type != r.typ:
 		return nil
@@ -398,6 +404,13 @@ func (l *lister) found(ctx context.Context, have known, r ref, data json.RawMess
 
 // relist lists scopes again.
 func (w *worker) relist(ctx context.Context, scopes map[scope]cause) error {
+	release, err := w.m.lists.acquire(ctx, w.m.options.SlowAfter)
+	if err != nil {
+		return err
+	}
+	defer release()
+	ctx, cancel := context.WithTimeout(ctx, w.m.options.ScanTimeout)
+	defer cancel()
 	for i := range kinds { // parents first
 		for s, why := range scopes {
 			if s.kind != kinds[i].kind || w.missing(&kinds[i]) != "" {
@@ -423,6 +436,8 @@ func (w *worker) relist(ctx context.Context, scopes map[scope]cause) error {
 // lookAtMembers finds out whether a member has died or come back: there may be events that
 // never reached us then, and instances that nobody spoke of.
 func (w *worker) lookAtMembers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
 	if !w.daemon.Clustered {
 		_, err := w.m.incus.Describe(ctx, w.target)
 		if status(err) != 0 {

@@ -76,35 +76,40 @@ func (m *Manager) Run(ctx context.Context) error {
 			<-w.ended
 		}
 	}()
-	// Events of the registry before this are in what is read.
-	revision, err := m.registry.Revision(ctx)
-	if err != nil {
+	if err := m.prune(ctx); err != nil {
 		return err
 	}
 	roster := newRoster()
-	if err := m.load(ctx, roster); err != nil {
-		return err
-	}
 	for ctx.Err() == nil {
-		for changed, err := range m.registry.Watch(ctx, revision) {
-			if err == nil {
-				err = m.follow(ctx, roster, &changed)
-			}
-			if err != nil {
-				if errors.Is(err, storage.ErrClosed) {
-					return err
-				}
-				if ctx.Err() == nil {
-					m.log.ErrorContext(ctx, "the registry could not be followed, and is tried again", "error", err)
-				}
-				revision = 0 // all is read again
-				break
-			}
-			revision = changed.Revision
+		revision, err := m.registry.Revision(ctx)
+		if err == nil {
+			err = m.load(ctx, roster)
+		}
+		if err == nil {
+			err = m.watch(ctx, roster, revision)
+		}
+		if errors.Is(err, storage.ErrClosed) {
+			return err
+		}
+		if ctx.Err() == nil {
+			m.log.ErrorContext(ctx, "the registry could not be followed, and is read again", "error", err)
 		}
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
+		}
+	}
+	return ctx.Err()
+}
+
+// watch follows the registry until something goes wrong.
+func (m *Manager) watch(ctx context.Context, roster *roster, revision uint64) error {
+	for changed, err := range m.registry.Watch(ctx, revision) {
+		if err == nil {
+			err = m.follow(ctx, roster, &changed)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return ctx.Err()
@@ -144,6 +149,11 @@ func (m *Manager) load(ctx context.Context, r *roster) error {
 	for name := range gone {
 		r.set(name, "", false)
 	}
+	m.mu.Lock()
+	for id := range m.workers { // those that should have ended before
+		old = append(old, id)
+	}
+	m.mu.Unlock()
 	for _, id := range old {
 		if len(r.members[id]) == 0 {
 			if err := m.end(ctx, r, id); err != nil {
@@ -241,6 +251,10 @@ func (m *Manager) end(ctx context.Context, r *roster, id string) error {
 
 // slots bounds scans. One that is slow moves out of the way of the others.
 type slots struct{ fast, slow chan struct{} }
+
+func newSlots(o Options) slots {
+	return slots{fast: make(chan struct{}, o.MaxScans), slow: make(chan struct{}, o.MaxSlowScans)}
+}
 
 // acquire waits for a slot. after is how long it may be held before it is slow.
 func (s slots) acquire(ctx context.Context, after time.Duration) (release func(), err error) {

@@ -21,8 +21,8 @@ const share = 10
 // firstBackoff is before the second try to reach a unit.
 const firstBackoff = time.Second
 
-// maxSettling is how many instances wait to be looked at once more.
-const maxSettling = 1000
+// steady is how long a unit must at least be followed, before the next loss counts as the first.
+const steady = 10 * time.Second
 
 // request is something that somebody waits for.
 type request struct {
@@ -115,17 +115,18 @@ func (w *worker) run(ctx context.Context) {
 	backoff := firstBackoff
 	for ctx.Err() == nil {
 		w.drain(w.wake)
+		begun := time.Now()
 		err := w.session(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		w.mu.Lock()
-		followed := w.status.Following
-		w.status.Following = false
-		w.mu.Unlock()
-		if followed {
+		// A stream that breaks again and again must not make a scan of each time.
+		if w.status.Following && time.Since(begun) > max(steady, share*w.status.ScanTook) {
 			backoff = firstBackoff
 		}
+		w.status.Following = false
+		w.mu.Unlock()
 		retry := time.Now().Add(jitter(backoff))
 		w.set(func(s *Status) {
 			if s.Failure == "" {
@@ -154,17 +155,18 @@ func jitter(d time.Duration) time.Duration {
 	return d/2 + time.Duration(xxhash.Sum64String(d.String()+time.Now().String())%uint64(d/2+1))
 }
 
-// pause waits until it is time, or a server of the unit has changed to be ready. Who asks for
+// pause waits until it is time, or other servers of the unit are ready, or the same elsewhere. Who asks for
 // something meanwhile learns why it can't be.
 func (w *worker) pause(ctx context.Context, until time.Time, why error) bool {
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
+	before, _ := w.ready(ctx)
 	for {
 		select {
 		case <-timer.C:
 			return true
 		case <-w.wake:
-			if _, err := w.choose(ctx); err == nil && time.Until(until) > firstBackoff {
+			if now, err := w.ready(ctx); err == nil && len(now) > 0 && !slices.Equal(now, before) {
 				return true
 			}
 		case r := <-w.requests:
@@ -177,23 +179,31 @@ func (w *worker) pause(ctx context.Context, until time.Time, why error) bool {
 
 var errNoServer = errors.New("no server of it is ready")
 
-// choose returns the server to read from: one that is ready, another each time one has failed.
-func (w *worker) choose(ctx context.Context) (opscenter.Target, error) {
+// ready returns the servers that can be read from, by name.
+func (w *worker) ready(ctx context.Context) (out []opscenter.Target, err error) {
 	w.mu.Lock()
 	members := slices.Sorted(maps.Keys(w.members))
 	w.mu.Unlock()
-	var ready []opscenter.Target
 	for _, name := range members {
 		info, err := w.m.registry.Server(ctx, name)
 		switch {
 		case errors.Is(err, opscenter.ErrNotFound):
 			continue
 		case err != nil:
-			return opscenter.Target{}, err
+			return nil, err
 		}
 		if info.State.Status == opscenter.StatusReady {
-			ready = append(ready, info.Target())
+			out = append(out, info.Target())
 		}
+	}
+	return out, nil
+}
+
+// choose returns the server to read from: one that is ready, another each time one has failed.
+func (w *worker) choose(ctx context.Context) (opscenter.Target, error) {
+	ready, err := w.ready(ctx)
+	if err != nil {
+		return opscenter.Target{}, err
 	}
 	if len(ready) == 0 {
 		return opscenter.Target{}, errNoServer
@@ -224,7 +234,7 @@ func (w *worker) session(ctx context.Context) error {
 		reading.Go(func() { lost <- w.read(stream) })
 	}
 	w.set(func(s *Status) { s.Server = target.Name })
-	w.demand("connected")
+	w.demand(connected)
 	w.scanNext, w.scanRetry = time.Time{}, time.Time{}
 	return w.loop(ctx, lost, stream != nil)
 }
@@ -256,11 +266,13 @@ func (w *worker) read(stream Stream) error {
 		if err != nil {
 			return err
 		}
+		at := time.Now()
 		w.mu.Lock()
+		before := len(w.pending.tasks)
 		empty := w.pending.empty()
-		w.pending.add(e)
-		if empty && !w.pending.empty() {
-			w.since = time.Now()
+		w.pending.add(e, at.UTC().Round(0))
+		if empty && !w.pending.empty() || before == 0 && len(w.pending.tasks) > 0 {
+			w.since = at
 		}
 		w.mu.Unlock()
 		signal(w.notify)
@@ -297,7 +309,9 @@ func (w *worker) loop(ctx context.Context, lost <-chan error, following bool) er
 		case err := <-lost:
 			return fmt.Errorf("the stream of events was lost: %w", err)
 		case r := <-w.requests:
-			r.done <- w.answer(ctx, r)
+			if err := w.answer(ctx, r); err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -316,6 +330,9 @@ func (w *worker) loop(ctx context.Context, lost <-chan error, following bool) er
 				return err
 			}
 			members = time.Now().Add(o.MembersInterval)
+			if !following && len(w.m.streams) < cap(w.m.streams) {
+				return errRoom
+			}
 		}
 		if err := w.work(ctx); err != nil {
 			return err
@@ -333,7 +350,33 @@ func (w *worker) loop(ctx context.Context, lost <-chan error, following bool) er
 	}
 }
 
-var errMoved = errors.New("the server it was read from has moved, or is not ready any more")
+var (
+	errMoved = errors.New("the server it was read from has moved, or is not ready any more")
+	errRoom  = errors.New("there is room to listen to it now")
+)
+
+// judge says whether the unit is current.
+func (w *worker) judge(following bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s, why := &w.status, ""
+	switch {
+	case !w.scanRetry.IsZero():
+		return // the scan has said it
+	case w.pending.scan != "":
+		why = "a scan is due: " + w.pending.scan
+	case !following:
+		why = "there are more units than are listened to (MaxStreams)"
+	}
+	s.Following = why == ""
+	switch {
+	case why == "":
+		s.FailedAt, s.NextRetry = time.Time{}, time.Time{}
+	case s.Failure == "":
+		s.FailedAt = now()
+	}
+	s.Failure = why
+}
 
 // current reports whether the server that is read from is where it was, and ready.
 func (w *worker) current(ctx context.Context) bool {
@@ -374,6 +417,11 @@ func (w *worker) due(times ...time.Time) time.Time {
 		case len(w.pending.tasks) == 0:
 			next = later(next, w.scopesNext)
 		}
+		if w.pending.scan != "" && len(w.pending.tasks) > 0 { // the scan is not what they wait for
+			next = w.since.Add(w.m.options.Debounce)
+		} else if w.pending.scan != "" && len(w.pending.scopes) > 0 && w.scopesNext.Before(next) {
+			next = later(w.since.Add(w.m.options.Debounce), w.scopesNext)
+		}
 		times = append(times, next)
 	}
 	if !w.scanRetry.IsZero() {
@@ -397,27 +445,28 @@ func later(a, b time.Time) time.Time {
 func (w *worker) work(ctx context.Context) error {
 	at := time.Now()
 	w.mu.Lock()
+	for _, r := range w.pending.settle {
+		w.settling = append(w.settling, settling{r, at.Add(w.m.options.Settle)})
+	}
+	w.pending.settle = nil
+	if len(w.settling) > w.m.options.MaxPending {
+		w.settling = nil
+		w.pending.demand("more instances were started than can be followed")
+	}
 	for len(w.settling) > 0 && !at.Before(w.settling[0].at) {
 		if w.pending.empty() {
 			w.since = at.Add(-w.m.options.Debounce)
 		}
-		if w.pending.scan == "" {
-			w.pending.look(w.settling[0].ref, cause{})
-		}
+		w.pending.look(w.settling[0].ref, cause{}, now())
 		w.settling = w.settling[1:]
 	}
-	if w.pending.empty() || at.Before(w.since.Add(w.m.options.Debounce)) && w.pending.scan != "connected" {
+	if w.pending.empty() || at.Before(w.since.Add(w.m.options.Debounce)) && w.pending.scan != connected {
 		w.mu.Unlock()
 		return nil
 	}
-	if why := w.pending.scan; why != "" {
-		if at.Before(w.scanNext) {
-			w.mu.Unlock()
-			return nil
-		}
-		w.pending.scan = ""
+	if w.pending.scan != "" && !at.Before(w.scanNext) {
 		w.mu.Unlock()
-		return w.scan(ctx, why)
+		return w.scanAll(ctx)
 	}
 	tasks := w.pending.take()
 	w.mu.Unlock()
@@ -432,9 +481,6 @@ func (w *worker) work(ctx context.Context) error {
 	w.mu.Lock()
 	scopes := w.pending.scopes
 	w.pending.scopes = map[scope]cause{}
-	if !w.pending.empty() {
-		w.since = time.Now()
-	}
 	w.mu.Unlock()
 	if len(scopes) == 0 {
 		return nil
@@ -447,20 +493,55 @@ func (w *worker) work(ctx context.Context) error {
 	return nil
 }
 
-// answer does what somebody waits for.
-func (w *worker) answer(ctx context.Context, r *request) error {
-	if !r.scan {
-		return w.refresh(ctx, r.ref, cause{})
-	}
+// connected is why a unit is scanned that is listened to from now on.
+const connected = "connected"
+
+// scanAll scans, for all reasons there are until now. What was renamed is noted before, or it
+// would be another object.
+func (w *worker) scanAll(ctx context.Context) error {
 	w.mu.Lock()
-	w.pending.demand("asked for")
+	why, tasks := w.pending.scan, w.pending.tasks
+	w.pending.forget()
 	w.pending.scan = ""
 	w.mu.Unlock()
-	if err := w.scan(ctx, "asked for"); err != nil {
+	for i := range tasks {
+		if tasks[i].renamed == nil {
+			continue
+		}
+		if err := w.do(ctx, &tasks[i]); err != nil {
+			return err
+		}
+	}
+	return w.scan(ctx, why)
+}
+
+// answer does what somebody waits for. An error is the end of the session.
+func (w *worker) answer(ctx context.Context, r *request) error {
+	if !r.scan {
+		err := w.lookAt(ctx, r.ref)
+		r.done <- err
+		if status(err) != 0 {
+			return nil
+		}
 		return err
 	}
-	if !w.scanRetry.IsZero() {
-		return errors.New(w.show().Failure)
+	w.demand("asked for")
+	err := w.scanAll(ctx)
+	if err == nil && !w.scanRetry.IsZero() {
+		r.done <- errors.New(w.show().Failure)
+		return nil
 	}
-	return nil
+	r.done <- err
+	return err
+}
+
+// lookAt looks at an object of a daemon that may not have said so far what it is.
+func (w *worker) lookAt(ctx context.Context, r ref) error {
+	if len(w.daemon.Extensions) == 0 {
+		var err error
+		if w.daemon, err = w.m.incus.Describe(ctx, w.target); err != nil {
+			return err
+		}
+	}
+	return w.refresh(ctx, r, cause{})
 }

@@ -1,0 +1,187 @@
+package inventory_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/lxc/incus/v6/shared/api"
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter/inventory"
+)
+
+// TestInterpret says what events mean.
+func TestInterpret(t *testing.T) {
+	for _, c := range []struct {
+		event   inventory.Event
+		scan    string
+		names   string
+		lists   string // some of them
+		renamed string
+	}{
+		{event: inventory.Event{Action: "instance-started", Source: "/1.0/instances/c1?project=p1", Project: "p1"}, names: "instance|p1|||c1"},
+		{event: inventory.Event{Action: "instance-created", Source: "/1.0/instances/c%201"}, names: "instance|default|||c 1", lists: "storage_volume|"},
+		{event: inventory.Event{Action: "instance-renamed", Source: "/1.0/instances/c2", Project: "p9", OldName: "c1"}, names: "instance|p9|||c2", renamed: "c1", lists: "project|"},
+		{event: inventory.Event{Action: "instance-backup-renamed", Source: "/1.0/instances/e2/backups/b1", OldName: "e1/b0"}, names: "instance|default|||e2"},
+		{event: inventory.Event{Action: "instance-snapshot-created", Source: "/1.0/instances/e1/snapshots/s0"}, names: "instance|default|||e1", lists: "storage_volume|"},
+		{event: inventory.Event{Action: "storage-volume-created", Source: "/1.0/storage-pools/local/volumes/custom/default_v1"}, names: "storage_volume|default|local|custom|v1 storage_volume|default|local|custom|default_v1", lists: "storage_pool|"},
+		{event: inventory.Event{Action: "storage-volume-renamed", Source: "/1.0/storage-pools/local/volumes/custom/p1_v2?project=p1", OldName: "v1"}, names: "storage_volume|p1|local|custom|v2 storage_volume|p1|local|custom|p1_v2", renamed: "v1", lists: "storage_volume|local"},
+		{event: inventory.Event{Action: "storage-volume-snapshot-created", Source: "/1.0/storage-pools/local/volumes/custom/v1/snapshots/s0"}, names: "storage_volume|default|local|custom|v1/s0"},
+		{event: inventory.Event{Action: "network-forward-updated", Source: "/1.0/networks/br0/forwards/10.0.0.1"}, names: "network_forward|default|br0||10.0.0.1", lists: "network|"},
+		{event: inventory.Event{Action: "network-deleted", Source: "/1.0/networks/br0"}, names: "network|default|||br0", lists: "network_forward|br0"},
+		{event: inventory.Event{Action: "network-renamed", Source: "/1.0/networks/br1", OldName: "br0"}, names: "network|default|||br1", lists: "network_forward|", renamed: "br0"},
+		{event: inventory.Event{Action: "network-integration-deleted", Source: "/1.0/network-integrations/west", OldName: "east"}, names: "network_integration||||west", renamed: "east"},
+		{event: inventory.Event{Action: "network-zone-record-created", Source: "/1.0/network-zones/example.net/records/r1"}, names: "network_zone|default|||example.net"},
+		{event: inventory.Event{Action: "image-alias-created", Source: "/1.0/images/aliases/busybox"}, lists: "image|"},
+		{event: inventory.Event{Action: "instance-exec", Source: "/1.0/instances/c1"}},
+		{event: inventory.Event{Action: "project-deleted", Source: "/1.0/projects/p1"}, scan: "project-deleted"},
+		{event: inventory.Event{Action: "cluster-member-removed", Source: "/1.0/cluster/members/a"}, scan: "event cluster-member-removed"},
+		{event: inventory.Event{Action: "network-teleported", Source: "/1.0/networks/br0"}, scan: "event network-teleported"},
+		{event: inventory.Event{Action: "instance-created", Source: "/2.0/instances/c1"}, scan: "event instance-created about /2.0/instances/c1"},
+		{event: inventory.Event{Action: "instance-created", Source: "%zz"}, scan: "event instance-created about %zz"},
+		{event: inventory.Event{Action: "storage-volume-created", Source: "/1.0/storage-pools/local/volumes/custom"}, scan: "event storage-volume-created about /1.0/storage-pools/local/volumes/custom"},
+	} {
+		scan, names, lists, renamed := inventory.Interpret(&c.event)
+		what := fmt.Sprint(c.event)
+		require.Equal(t, c.scan, scan, what)
+		require.Equal(t, c.names, strings.Join(names, " "), what)
+		require.Equal(t, c.renamed, renamed, what)
+		if c.lists != "" {
+			require.Contains(t, lists, c.lists, what)
+		} else {
+			require.True(t, c.scan != "" || len(lists) == 0 || strings.Contains(what, "-backup-") || strings.Contains(what, "snapshot") || strings.Contains(what, "integration") || strings.Contains(what, "zone"), what)
+		}
+	}
+}
+
+// TestNoKnownActionIsIgnoredByAccident goes over the actions of the Incus client: each leads
+// to a look, or a scan, or is known to change nothing.
+func TestNoKnownActionIsIgnoredByAccident(t *testing.T) {
+	source := map[string]string{"instance": "/1.0/instances/x", "image": "/1.0/images/x", "profile": "/1.0/profiles/x", "network-forward": "/1.0/networks/n/forwards/x",
+		"network-load-balancer": "/1.0/networks/n/load-balancers/x", "network-peer": "/1.0/networks/n/peers/x", "network-acl": "/1.0/network-acls/x",
+		"network-address-set": "/1.0/network-address-sets/x", "network-integration": "/1.0/network-integrations/x", "network-zone": "/1.0/network-zones/x",
+		"network": "/1.0/networks/x", "storage-pool": "/1.0/storage-pools/x", "storage-volume": "/1.0/storage-pools/p/volumes/custom/x", "storage-bucket": "/1.0/storage-pools/p/buckets/x"}
+	quiet := regexp.MustCompile(`^(certificate|warning|cluster-(token|certificate)|operation|.*-(retrieved|exec|console|console-reset)$|image-secret|instance-(file|log|metadata)|storage-(volume|bucket)-(backup|file|key))`)
+	for _, action := range []string{api.EventLifecycleInstanceCreated, api.EventLifecycleInstanceMigrated, api.EventLifecycleInstanceSnapshotUpdated, api.EventLifecycleInstanceExec,
+		api.EventLifecycleInstanceFilePushed, api.EventLifecycleNetworkACLRenamed, api.EventLifecycleNetworkAddressSetUpdated, api.EventLifecycleNetworkPeerDeleted, api.EventLifecycleNetworkLoadBalancerCreated,
+		api.EventLifecycleNetworkIntegrationRenamed, api.EventLifecycleNetworkZoneRecordUpdated, api.EventLifecycleStorageVolumeRestored, api.EventLifecycleStorageBucketUpdated, api.EventLifecycleStoragePoolDeleted,
+		api.EventLifecycleImageRefreshed, api.EventLifecycleImageAliasRenamed, api.EventLifecycleProfileRenamed, api.EventLifecycleProjectRenamed, api.EventLifecycleConfigUpdated, api.EventLifecycleClusterMemberEvacuated,
+		api.EventLifecycleClusterGroupUpdated, api.EventLifecycleCertificateCreated, api.EventLifecycleWarningReset, api.EventLifecycleStorageBucketKeyCreated, api.EventLifecycleInstanceShutdown, api.EventLifecycleInstanceReady,
+		api.EventLifecycleStorageVolumeSnapshotRenamed, api.EventLifecycleStorageVolumeBackupCreated, api.EventLifecycleInstanceConsoleReset, api.EventLifecycleOperationCancelled, api.EventLifecycleImageSecretCreated} {
+		at := ""
+		for prefix, path := range source {
+			if strings.HasPrefix(action, prefix+"-") && len(path) > len(at) {
+				at = path
+			}
+		}
+		scan, names, lists, _ := inventory.Interpret(&inventory.Event{Action: action, Source: at})
+		require.Equal(t, quiet.MatchString(action), scan == "" && len(names)+len(lists) == 0, action)
+	}
+}
+
+// TestPending: events about the same object are one look; a renaming is none; too many are a scan.
+func TestPending(t *testing.T) {
+	about := func(action, name, old string) *inventory.Event {
+		return &inventory.Event{Action: action, Source: "/1.0/profiles/" + name, OldName: old}
+	}
+	tasks, lists, scan := inventory.Pending(10, about("profile-created", "a", ""), about("profile-updated", "a", ""), about("profile-updated", "a", ""))
+	require.Equal(t, 1, tasks)
+	require.Equal(t, 6, lists)
+	require.Empty(t, scan)
+	tasks, _, _ = inventory.Pending(20, about("profile-created", "a", ""), about("profile-renamed", "b", "a"), about("profile-created", "a", ""))
+	require.Equal(t, 4, tasks, "a, from a to b, a and b; a again is one of those")
+	var many []*inventory.Event
+	for i := range 12 {
+		many = append(many, about("profile-updated", fmt.Sprint(i), ""))
+	}
+	tasks, lists, scan = inventory.Pending(10, many...)
+	require.LessOrEqual(t, tasks+lists, 10, "what comes after is looked at until the scan")
+	require.Contains(t, scan, "more events than can be followed")
+}
+
+// TestNormalize keeps what stays, without secrets, always in the same way.
+func TestNormalize(t *testing.T) {
+	listed := `{"name":"c1", "status":"Running","config":{"user.x":"1","a.password":"hunter2"},"used_by":["b","a"],"project":"",
+		"state":{"status":"Running","cpu":{"usage":7},"pid":4,"network":{"eth0":{"addresses":[{"address":"10.0.0.1"}],"counters":{"bytes_sent":9},"state":"up"}}},"location":"none"}`
+	one, name, _, err := inventory.Normalize(inventory.KindInstance, []byte(listed))
+	require.NoError(t, err)
+	require.Equal(t, "c1", name)
+	other, _, _, err := inventory.Normalize(inventory.KindInstance, []byte(strings.NewReplacer(`"usage":7`, `"usage":8`, `"bytes_sent":9`, `"bytes_sent":10`, `["b","a"]`, `[ "a","b"]`, `,"project":""`, ``).Replace(listed)))
+	require.NoError(t, err)
+	require.Equal(t, string(one), string(other))
+	require.JSONEq(t, `{"name":"c1","status":"Running","config":{"user.x":"1"},"used_by":["a","b"],"project":"default","location":"none",
+		"state":{"status":"Running","network":{"eth0":{"addresses":[{"address":"10.0.0.1"}],"state":"up"}}}}`, string(one))
+	for _, bad := range []string{`{}`, `[]`, `{"name":7}`, `{"name":"x"`, ``} {
+		_, _, _, err := inventory.Normalize(inventory.KindProfile, []byte(bad))
+		require.Error(t, err, bad)
+	}
+	fields, same := inventory.Diff([]byte(`{"a":1,"used_by":[]}`), []byte(`{"used_by":["x"],"a":1}`))
+	require.Empty(t, fields)
+	require.False(t, same)
+	_, same = inventory.Diff([]byte(`{"a":1,"b":2}`), []byte(`{"b":2,"a":1}`))
+	require.True(t, same, "another order is no change")
+	from, to := map[string]any{}, map[string]any{}
+	for i := range 2 * inventory.MaxFields {
+		from[fmt.Sprint("f", i)], to[fmt.Sprint("f", i)] = strings.Repeat("x", inventory.MaxValue), i
+	}
+	before, _ := json.Marshal(from)
+	after, _ := json.Marshal(to)
+	fields, _ = inventory.Diff(before, after)
+	require.Len(t, fields, inventory.MaxFields)
+	require.Empty(t, fields[0].From, "MaxValue")
+	require.NotEmpty(t, fields[0].To)
+}
+
+func FuzzInterpret(f *testing.F) {
+	f.Add("instance-created", "/1.0/instances/c1?project=p1", "p1", "")
+	f.Add("storage-volume-renamed", "/1.0/storage-pools/local/volumes/custom/p1_v2?project=p1", "p1", "v1")
+	f.Add("network-peer-updated", "/1.0/networks/%2f/peers/..", "", "x")
+	f.Fuzz(func(t *testing.T, action, source, project, old string) {
+		scan, names, lists, _ := inventory.Interpret(&inventory.Event{Action: action, Source: source, Project: project, OldName: old})
+		if scan == "" && len(names) == 0 && len(lists) > 0 {
+			require.True(t, strings.HasPrefix(action, "image-alias-") || strings.HasPrefix(action, "cluster-"))
+		}
+	})
+}
+
+func FuzzNormalize(f *testing.F) {
+	f.Add("instance", `{"name":"c1","state":{"network":{"eth0":{}}},"config":{"x":"y"},"used_by":["b","a"]}`)
+	f.Add("network", `{"name":"n","managed":false}`)
+	f.Add("storage_volume", `{"name":"v/s","type":"custom","location":"a"}`)
+	f.Fuzz(func(t *testing.T, kind, text string) {
+		if !strings.Contains(fmt.Sprint(inventory.Kinds), kind) || kind == "" || strings.Contains(kind, " ") {
+			return
+		}
+		known := false
+		for _, k := range inventory.Kinds {
+			known = known || string(k) == kind
+		}
+		if !known {
+			return
+		}
+		object, name, truncated, err := inventory.Normalize(inventory.Kind(kind), []byte(text))
+		if err != nil {
+			return
+		}
+		require.NotEmpty(t, name)
+		require.True(t, json.Valid(object), "%s", object)
+		again, _, _, err := inventory.Normalize(inventory.Kind(kind), object)
+		if len(truncated) == 0 && err == nil {
+			require.Equal(t, string(object), string(again), "it is always the same")
+		}
+	})
+}
+
+// TestDocsNameAllKinds keeps README's list of what is inventoried true.
+func TestDocsNameAllKinds(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	require.NoError(t, err)
+	for _, kind := range inventory.Kinds {
+		require.Contains(t, string(text), strings.ReplaceAll(string(kind), "_", " "), kind)
+	}
+}
