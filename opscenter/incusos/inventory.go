@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"sync"
 	"time"
 
@@ -224,6 +225,8 @@ func (c *Client) Events(ctx context.Context, target opscenter.Target) (inventory
 	switch {
 	case err != nil && bounded.Err() != nil:
 		return nil, fmt.Errorf("GET %s: %w", path, bounded.Err())
+	case errors.Is(err, os.ErrDeadlineExceeded): // of the connection, which is the context's
+		return nil, fmt.Errorf("GET %s: %w", path, context.DeadlineExceeded)
 	case err != nil:
 		if resp != nil {
 			resp.Body.Close()

@@ -1,0 +1,4 @@
+package incusos
+
+// ParseEvent reads a message of the stream of events.
+var ParseEvent = parseEvent
