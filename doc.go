@@ -4,7 +4,8 @@
 // its UpdatePlanner what to do next; package poller finds out how they are; package httpapi
 // (opscenter/httpapi) serves the endpoints that IncusOS servers call. Package rolling
 // (opscenter/rolling) decides what a rolling update does, package rollout (opscenter/rollout)
-// carries it out, package cluster (opscenter/cluster) forms Incus clusters. They stand on a
+// carries it out, package cluster (opscenter/cluster) forms Incus clusters, package inventory
+// (opscenter/inventory) knows what is in them. They stand on a
 // storage.Store: storage/memstore in memory, storage/badgerstore on disk. The programs
 // under examples show the whole of it at work.
 package sdk
