@@ -98,7 +98,7 @@ func TestFaults(t *testing.T) {
 		incusostest.FaultDown: opscenter.FailureConnect, incusostest.FaultSilent: opscenter.FailureTimeout, incusostest.FaultHang: opscenter.FailureTimeout,
 		incusostest.FaultSlow: opscenter.FailureTimeout, incusostest.FaultTrickle: opscenter.FailureTimeout, incusostest.FaultGarbage: opscenter.FailureAnswer,
 		incusostest.FaultTruncated: opscenter.FailureAnswer, incusostest.FaultHuge: opscenter.FailureAnswer, incusostest.FaultWrongCertificate: opscenter.FailureCertificate,
-		incusostest.FaultError: opscenter.FailureAnswer, incusostest.FaultExpiredCertificate: opscenter.FailureCertificate, incusostest.FaultReset: opscenter.FailureAnswer,
+		incusostest.FaultError: opscenter.FailureAnswer, incusostest.FaultNotFound: opscenter.FailureAnswer, incusostest.FaultExpiredCertificate: opscenter.FailureCertificate, incusostest.FaultReset: opscenter.FailureAnswer,
 	}
 	for _, kind := range incusostest.Faults {
 		t.Run(string(kind), func(t *testing.T) {

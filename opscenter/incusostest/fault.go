@@ -40,11 +40,13 @@ const (
 	FaultReset FaultKind = "reset"
 	// FaultError: every request fails with status 500.
 	FaultError FaultKind = "error 500"
+	// FaultNotFound: every request is answered with status 404.
+	FaultNotFound FaultKind = "not found"
 )
 
 // Faults lists all kinds but none.
 var Faults = []FaultKind{FaultDown, FaultSilent, FaultHang, FaultSlow, FaultTrickle, FaultGarbage, FaultTruncated,
-	FaultHuge, FaultWrongCertificate, FaultExpiredCertificate, FaultReset, FaultError}
+	FaultHuge, FaultWrongCertificate, FaultExpiredCertificate, FaultReset, FaultError, FaultNotFound}
 
 // Fault is a failure to switch on.
 type Fault struct {
@@ -168,6 +170,8 @@ func (s *Server) faulty(next http.Handler) http.Handler {
 			}
 		case FaultError:
 			respondError(w, http.StatusInternalServerError, "Something is wrong inside")
+		case FaultNotFound:
+			respondError(w, http.StatusNotFound, "Not Found")
 		default:
 			next.ServeHTTP(w, r)
 		}

@@ -375,6 +375,70 @@ func TestSlowClusterDelaysNobody(t *testing.T) {
 	p.following(t, "b", 20*time.Second)
 }
 
+// TestNothingIsLostInDoubt: what can't be read is kept as it was, a scan that failed is due
+// still, and neither is called current.
+func TestNothingIsLostInDoubt(t *testing.T) {
+	s := boot(t, "sim")
+	s.Furnish(60)
+	p := newPlane(t, inventory.Options{MaxBackoff: time.Second})
+	p.adopt(t, s, "")
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	before, err := kept(t.Context(), p.objects, "sim")
+	require.NoError(t, err)
+	status := func() inventory.Status {
+		all, err := p.objects.Status(t.Context())
+		require.NoError(t, err)
+		require.Len(t, all, 1)
+		return all[0]
+	}
+	for _, fault := range []incusostest.Fault{{Kind: incusostest.FaultNotFound, Path: "/1.0/storage-pools"}, {Kind: incusostest.FaultNotFound, Path: "/1.0/storage-pools/local/volumes"},
+		{Kind: incusostest.FaultError, Path: "/1.0/networks"}, {Kind: incusostest.FaultGarbage, Path: "/1.0/profiles"}, {Kind: incusostest.FaultTruncated, Path: "/1.0/instances"}} {
+		require.NoError(t, s.SetFault(fault))
+		require.Eventually(t, func() bool { return p.objects.ResyncCluster(t.Context(), "sim") != nil }, 10*time.Second, 10*time.Millisecond, fault)
+		require.Eventually(t, func() bool { return !status().Following && status().Failure != "" }, 10*time.Second, 10*time.Millisecond, fault)
+		during, err := kept(t.Context(), p.objects, "sim")
+		require.NoError(t, err)
+		require.Empty(t, difference(before, during), fault)
+		require.NoError(t, s.SetFault(incusostest.Fault{}))
+		p.following(t, "sim", 20*time.Second)
+	}
+	after, err := kept(t.Context(), p.objects, "sim")
+	require.NoError(t, err)
+	require.Empty(t, difference(before, after))
+	changes, err := p.objects.Changes(t.Context(), 0, 0)
+	require.NoError(t, err)
+	require.Empty(t, changes, "nothing has happened")
+}
+
+// TestLargeObjects: one that is too much for a row, or for an answer, stops nobody.
+func TestLargeObjects(t *testing.T) {
+	s := boot(t, "sim")
+	p := newPlane(t, inventory.Options{MaxBackoff: time.Second})
+	p.adopt(t, s, "")
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	o := newOperator(t, s)
+	for i := range 8 { // each of these characters is six in a row
+		o.must("POST", "profiles", object{"name": fmt.Sprint("markup", i), "description": strings.Repeat("<", 150_000), "config": object{"user.x": strings.Repeat("&", 20_000)}})
+	}
+	o.must("POST", "profiles", object{"name": "last"})
+	var found inventory.Page
+	require.Eventually(t, func() bool {
+		var err error
+		found, err = p.objects.List(t.Context(), inventory.Query{Kinds: []inventory.Kind{inventory.KindProfile}, Search: "a"})
+		require.NoError(t, err)
+		return len(found.Objects) == 10
+	}, 5*time.Second, 20*time.Millisecond)
+	for _, profile := range found.Objects {
+		if strings.HasPrefix(profile.Name, "markup") {
+			require.Equal(t, []string{"description"}, profile.Truncated)
+		}
+	}
+	require.NoError(t, p.objects.ResyncCluster(t.Context(), "sim"))
+	p.following(t, "sim", time.Second)
+}
+
 // TestUnits: the inventory follows the registry. A server that is removed, or joins a cluster,
 // takes its objects along.
 func TestUnits(t *testing.T) {

@@ -337,14 +337,7 @@ func (w *worker) loop(ctx context.Context, lost <-chan error, following bool) er
 		if err := w.work(ctx); err != nil {
 			return err
 		}
-		if w.scanRetry.IsZero() {
-			w.set(func(s *Status) {
-				s.Following, s.Failure, s.FailedAt, s.NextRetry = following, "", time.Time{}, time.Time{}
-			})
-			if !following {
-				w.set(func(s *Status) { s.Failure = "there are more units than are listened to (MaxStreams)" })
-			}
-		}
+		w.judge(following)
 		first = false
 		timer.Reset(time.Until(w.due(scheduled, members)))
 	}
