@@ -150,9 +150,11 @@ func difference(want, have map[string]map[string]any) string {
 		case have[key] == nil:
 			out = append(out, "missing "+key)
 		case !reflect.DeepEqual(want[key], have[key]):
-			w, _ := json.Marshal(want[key])
-			h, _ := json.Marshal(have[key])
-			out = append(out, fmt.Sprintf("%s is %s, and kept as %s", key, w, h))
+			for name := range maps.Keys(merged(want[key], have[key])) {
+				if !reflect.DeepEqual(want[key][name], have[key][name]) {
+					out = append(out, fmt.Sprintf("%s: %s is %v, and kept as %v", key, name, want[key][name], have[key][name]))
+				}
+			}
 		}
 	}
 	for key := range have {
@@ -164,10 +166,17 @@ func difference(want, have map[string]map[string]any) string {
 	return strings.Join(out, "\n")
 }
 
+func merged(a, b map[string]any) map[string]any {
+	out := maps.Clone(a)
+	maps.Copy(out, b)
+	return out
+}
+
 // agrees requires the inventory to be as a fresh listing within a time, and says how long it took.
 func agrees(t *testing.T, m *inventory.Manager, cluster string, call caller, within time.Duration, what string) time.Duration {
 	t.Helper()
 	begun := time.Now()
+	shown := begun
 	for {
 		asked := time.Now()
 		have, err := kept(t.Context(), m, cluster)
@@ -178,6 +187,11 @@ func agrees(t *testing.T, m *inventory.Manager, cluster string, call caller, wit
 			if differs = difference(want, have); differs == "" {
 				return asked.Sub(begun)
 			}
+		}
+		if time.Since(shown) > 5*time.Second {
+			shown = time.Now()
+			status, _ := m.Status(t.Context())
+			t.Logf("%s: after %s: %v\n%s\n%+v", what, time.Since(begun).Round(time.Second), err, differs, status)
 		}
 		if time.Since(begun) > within {
 			status, _ := m.Status(t.Context())

@@ -7,7 +7,7 @@
 //		Filter: `object.config["ipv4.address"] == "10.115.25.1/24"`})
 //
 // It follows the registry: each cluster, and each Incus server in none, is a unit. One worker
-// for each of them listens to Incus's lifecycle events and looks at exactly the objects they
+// for each of them listens to the lifecycle events of each member and looks at exactly the objects they
 // name, and at what may have changed with them. When it begins, when the stream of events was
 // cut, when it can't follow, when an event is not known, and every few hours, all is listed
 // anew: what events did not tell is late then, and never stays wrong.
@@ -37,7 +37,7 @@ const (
 	DefaultMaxSlowScans    = 64
 	DefaultSlowAfter       = 5 * time.Second
 	DefaultScanTimeout     = 15 * time.Minute
-	DefaultMaxStreams      = 2000
+	DefaultMaxStreams      = 4000
 	DefaultMaxConnects     = 32
 	DefaultMaxBackoff      = 5 * time.Minute
 	DefaultMaxHistory      = 20
@@ -69,8 +69,8 @@ type Options struct {
 	SlowAfter    time.Duration
 	MaxSlowScans int
 	ScanTimeout  time.Duration
-	// MaxStreams is how many units are listened to, at some 50 KiB of memory each. What is in
-	// those beyond shows with their scans only. Default 2,000.
+	// MaxStreams is how many servers are listened to, each member of each cluster, at some 50 KiB
+	// of memory each. What is in units beyond shows with their scans only. Default 4,000.
 	MaxStreams int
 	// MaxConnects is how many units are being connected to at once. Default 32.
 	MaxConnects int

@@ -59,18 +59,16 @@ func (p *plane) run(t *testing.T) {
 func (p *plane) following(t *testing.T, cluster string, timeout time.Duration) inventory.Status {
 	t.Helper()
 	var out inventory.Status
-	require.Eventually(t, func() bool {
+	for begun := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		all, err := p.objects.Status(t.Context())
 		require.NoError(t, err)
 		for _, s := range all {
-			if s.Cluster == cluster {
-				out = s
-				return s.Following
+			if out = s; s.Cluster == cluster && s.Following {
+				return out
 			}
 		}
-		return false
-	}, timeout, 20*time.Millisecond, "%s is not followed", cluster)
-	return out
+		require.Less(t, time.Since(begun), timeout, "%s is not followed: %+v", cluster, all)
+	}
 }
 
 // TestRealInventory makes, changes, renames and removes every kind of object that Debian's
@@ -189,14 +187,22 @@ func TestRealClusterInventory(t *testing.T) {
 	// The member that is listened to, and then each of the others, dies and comes back; what
 	// happens meanwhile is found.
 	for i := range daemons {
+		begun := time.Now()
+		step := func(what string) {
+			t.Logf("    %-36s %s", what, time.Since(begun).Round(time.Millisecond))
+		}
 		through := p.following(t, "c1", 30*time.Second).Server
+		step("followed through " + through)
 		victim := daemons[(strings.Index("abc", through)+i)%3]
 		if leader = daemons[0]; victim == leader {
 			leader = daemons[1]
 		}
 		victim.Stop(true)
+		step("killed")
 		leader.MustDo(http.MethodPost, "/1.0/projects", object{"name": fmt.Sprintf("p%d", i)})
+		step("project created")
 		require.NoError(t, victim.Revive())
+		step("revived")
 		agree(60*time.Second, fmt.Sprintf("member %d killed and back", i))
 	}
 

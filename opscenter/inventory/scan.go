@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,6 +33,8 @@ type lister struct {
 	// missed is how many there are.
 	unread error
 	missed int
+	// doubtful: an instance is in error, as those are whose member does not answer.
+	doubtful bool
 }
 
 func (l *lister) miss(err error) {
@@ -189,6 +192,9 @@ func (l *lister) all(ctx context.Context, s scope) error {
 		return err
 	}
 	before := l.missed
+	if s.kind == KindInstance {
+		defer func() { l.w.doubtful = l.doubtful }()
+	}
 	if info.parent == "" {
 		if err := l.list(ctx, have, ref{kind: s.kind}, listPath(info)); err != nil {
 			return l.note(err, "")
@@ -237,8 +243,15 @@ func (l *lister) list(ctx context.Context, have known, what ref, path string) er
 			l.miss(err)
 			return nil
 		}
+		l.doubtful = l.doubtful || inError(found)
 		return l.batch.compare(ctx, have, found)
 	})
+}
+
+// inError reports whether an instance's status is Error: its own, or that of a member that
+// does not answer, and no event tells when it does again.
+func inError(r *row) bool {
+	return r.Kind == KindInstance && bytes.Contains(r.Object, []byte(`"status":"Error"`))
 }
 
 func listPath(info *kindInfo) string {
@@ -399,6 +412,7 @@ func (l *lister) found(ctx context.Context, have known, r ref, data json.RawMess
 			return err
 		}
 	}
+	l.w.doubtful = l.w.doubtful || inError(found)
 	return l.batch.compare(ctx, have, found)
 }
 
@@ -438,6 +452,14 @@ func (w *worker) relist(ctx context.Context, scopes map[scope]cause) error {
 func (w *worker) lookAtMembers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 	defer cancel()
+	if w.doubtful {
+		w.mu.Lock()
+		if w.pending.empty() {
+			w.since = time.Now()
+		}
+		w.pending.scopes[scope{kind: KindInstance}] = cause{}
+		w.mu.Unlock()
+	}
 	if !w.daemon.Clustered {
 		_, err := w.m.incus.Describe(ctx, w.target)
 		if status(err) != 0 {

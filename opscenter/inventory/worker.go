@@ -14,9 +14,12 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// share is which part of its time a unit may spend with listing again what events say: after a
-// list that took a second, it is idle for ten.
+// share is which part of its time a unit may spend with scans that events have caused: after
+// one that took a second, there is none for ten.
 const share = 10
+
+// scopesShare is the same of the lists of what an object has to do with, which are short.
+const scopesShare = 2
 
 // firstBackoff is before the second try to reach a unit.
 const firstBackoff = time.Second
@@ -56,6 +59,7 @@ type worker struct {
 	scanNext   time.Time // before which no event causes a scan
 	scanRetry  time.Time // when a scan that failed is tried again; zero: none
 	failures   int
+	doubtful   bool // there are instances whose member could not say how they are
 }
 
 type settling struct {
@@ -221,42 +225,29 @@ func (w *worker) session(ctx context.Context) error {
 		return err
 	}
 	w.target = target
-	stream, err := w.connect(ctx)
-	if err != nil {
+	stream, release, err := w.open(ctx, target)
+	if err != nil && !errors.Is(err, errStreams) {
 		return fmt.Errorf("server %s: %w", target.Name, err)
 	}
 	lost := make(chan error, 1)
 	var reading sync.WaitGroup
 	defer reading.Wait()
+	others := newListeners(w)
+	defer others.group.Wait()
+	defer cancel()
 	if stream != nil {
-		defer func() { <-w.m.streams }()
+		defer release()
 		defer stream.Close()
 		reading.Go(func() { lost <- w.read(stream) })
+		if err := others.update(ctx, true); err != nil {
+			return err
+		}
+		others.tried(ctx)
 	}
 	w.set(func(s *Status) { s.Server = target.Name })
 	w.demand(connected)
 	w.scanNext, w.scanRetry = time.Time{}, time.Time{}
-	return w.loop(ctx, lost, stream != nil)
-}
-
-// connect opens the stream; nil, if there are too many.
-func (w *worker) connect(ctx context.Context) (Stream, error) {
-	select {
-	case w.m.connects <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	defer func() { <-w.m.connects }()
-	select {
-	case w.m.streams <- struct{}{}:
-	default:
-		return nil, nil
-	}
-	stream, err := w.m.incus.Events(ctx, w.target)
-	if err != nil {
-		<-w.m.streams
-	}
-	return stream, err
+	return w.loop(ctx, lost, others, stream != nil)
 }
 
 // read takes in events. It never waits for what is done about them.
@@ -290,7 +281,7 @@ func (w *worker) demand(why string) {
 }
 
 // loop does what is due, and waits for more.
-func (w *worker) loop(ctx context.Context, lost <-chan error, following bool) error {
+func (w *worker) loop(ctx context.Context, lost <-chan error, others *listeners, following bool) error {
 	o := &w.m.options
 	interval := o.ScanInterval
 	scheduled := time.Now().Add(phased(w.id, interval))
@@ -305,6 +296,11 @@ func (w *worker) loop(ctx context.Context, lost <-chan error, following bool) er
 		case <-w.wake: // a server may have moved, and the one that is listened to be gone
 			if !w.current(ctx) {
 				return errMoved
+			}
+			if following {
+				if err := others.update(ctx, false); err != nil {
+					return err
+				}
 			}
 		case err := <-lost:
 			return fmt.Errorf("the stream of events was lost: %w", err)
@@ -337,7 +333,7 @@ func (w *worker) loop(ctx context.Context, lost <-chan error, following bool) er
 		if err := w.work(ctx); err != nil {
 			return err
 		}
-		w.judge(following)
+		w.judge(following, others.missing())
 		first = false
 		timer.Reset(time.Until(w.due(scheduled, members)))
 	}
@@ -349,7 +345,7 @@ var (
 )
 
 // judge says whether the unit is current.
-func (w *worker) judge(following bool) {
+func (w *worker) judge(following bool, deaf string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s, why := &w.status, ""
@@ -359,7 +355,9 @@ func (w *worker) judge(following bool) {
 	case w.pending.scan != "":
 		why = "a scan is due: " + w.pending.scan
 	case !following:
-		why = "there are more units than are listened to (MaxStreams)"
+		why = errStreams.Error()
+	case deaf != "":
+		why = deaf
 	}
 	s.Following = why == ""
 	switch {
@@ -378,8 +376,7 @@ func (w *worker) current(ctx context.Context) bool {
 		return !errors.Is(err, opscenter.ErrNotFound)
 	}
 	now := info.Target()
-	return info.State.Status == opscenter.StatusReady && now.ID == w.target.ID && now.ConnectionURL == w.target.ConnectionURL &&
-		now.Fingerprint == w.target.Fingerprint && now.ServedFingerprint == w.target.ServedFingerprint && w.isMember(info.Name)
+	return info.State.Status == opscenter.StatusReady && sameServer(&now, &w.target) && w.isMember(info.Name)
 }
 
 func (w *worker) isMember(name string) bool {
@@ -482,7 +479,7 @@ func (w *worker) work(ctx context.Context) error {
 	if err := w.relist(ctx, scopes); err != nil {
 		return err
 	}
-	w.scopesNext = time.Now().Add(share * time.Since(begun))
+	w.scopesNext = time.Now().Add(scopesShare * time.Since(begun))
 	return nil
 }
 
