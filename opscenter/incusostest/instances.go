@@ -43,8 +43,12 @@ func (i *Instance) full() api.InstanceFull {
 }
 
 // shown is what is told of an instance, with its snapshots and its state if that is asked for.
-func (i *Instance) shown(full bool) any {
+// Of one whose member is down, nobody knows how it is. d.mu is held.
+func (d *daemon) shown(i *Instance, full bool) any {
 	out := i.full()
+	if m := d.member(i.Location); d.clustered && m != nil && (m.server == nil || m.server.isDown()) {
+		out.Status, out.StatusCode, out.State = api.Error.String(), api.Error, nil
+	}
 	if full {
 		return out
 	}
@@ -62,7 +66,7 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case q.Get("all-projects") != "true" && q.Get("project") != "" && q.Get("project") != i.Project:
 		case q.Get("recursion") == "1", q.Get("recursion") == "2":
-			out = append(out, i.shown(q.Get("recursion") == "2"))
+			out = append(out, d.shown(i, q.Get("recursion") == "2"))
 		default:
 			out = append(out, i.path())
 		}
@@ -206,7 +210,7 @@ func (s *Server) getInstance(w http.ResponseWriter, r *http.Request) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if i := d.instance(w, r); i != nil {
-		respond(w, i.shown(r.URL.Query().Get("recursion") == "1"))
+		respond(w, d.shown(i, r.URL.Query().Get("recursion") == "1"))
 	}
 }
 

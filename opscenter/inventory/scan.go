@@ -461,11 +461,7 @@ func (w *worker) lookAtMembers(ctx context.Context) error {
 		w.mu.Unlock()
 	}
 	if !w.daemon.Clustered {
-		_, err := w.m.incus.Describe(ctx, w.target)
-		if status(err) != 0 {
-			err = nil
-		}
-		return err
+		return nil // the stream of events, or the poller, tells when it is gone
 	}
 	l := w.lister(origin{source: SourceScan})
 	err := l.all(ctx, scope{kind: KindClusterMember})

@@ -252,6 +252,35 @@ func randomly(random *rand.Rand, o *operator) bool {
 	}
 }
 
+// TestMemberAway: what nobody told about while a member was away is found when it is back, and
+// so is how its instances are, of which no event tells.
+func TestMemberAway(t *testing.T) {
+	a, b := boot(t, "a"), boot(t, "b")
+	require.NoError(t, incusostest.Cluster(a, b))
+	p := newPlane(t, inventory.Options{MaxBackoff: time.Second, MembersInterval: 200 * time.Millisecond})
+	p.adopt(t, a, "c1")
+	b.AddInstance("default", "web", true)
+	p.run(t)
+	p.following(t, "c1", 10*time.Second)
+	o := newOperator(t, a)
+	state := func() string {
+		page, err := p.objects.List(t.Context(), inventory.Query{Kinds: []inventory.Kind{inventory.KindInstance}, Filter: `object.status == "Running"`})
+		require.NoError(t, err)
+		if len(page.Objects) == 1 {
+			return "Running"
+		}
+		return "Error"
+	}
+	require.Equal(t, "Running", state())
+	b.Crash()
+	require.Eventually(t, func() bool { return state() == "Error" }, 10*time.Second, 10*time.Millisecond)
+	agrees(t, p.objects, "c1", o.get, 10*time.Second, "b is away")
+	b.PowerOn()
+	agrees(t, p.objects, "c1", o.get, 10*time.Second, "b is back")
+	require.Equal(t, "Running", state())
+	p.following(t, "c1", 10*time.Second)
+}
+
 // TestUnchangedScanWritesNothing: a scan that finds nothing new commits nothing, and one that
 // does writes only that.
 func TestUnchangedScanWritesNothing(t *testing.T) {
