@@ -25,10 +25,10 @@ type daemon struct {
 	members     []*clusterMember
 	instances   []*Instance
 	things      []*thing
-	listeners   map[*subscriber]*Server // by whom they are served
-	tokens      map[string]string       // join tokens: the name by the secret
-	trust       map[string]string       // trust tokens: the client's name by the secret
-	file        string                  // where it is kept; empty: nowhere
+	listeners   map[*subscriber]bool
+	tokens      map[string]string // join tokens: the name by the secret
+	trust       map[string]string // trust tokens: the client's name by the secret
+	file        string            // where it is kept; empty: nowhere
 }
 
 type clusterMember struct {
@@ -56,7 +56,7 @@ type Instance struct {
 }
 
 func newDaemon(s *Server, clustered bool) *daemon {
-	return &daemon{clustered: clustered, tokens: map[string]string{}, trust: map[string]string{}, listeners: map[*subscriber]*Server{}, things: []*thing{
+	return &daemon{clustered: clustered, tokens: map[string]string{}, trust: map[string]string{}, listeners: map[*subscriber]bool{}, things: []*thing{
 		{of: collectionOf("projects"), name: "default", document: map[string]any{"description": "Default Incus project"}},
 		{of: collectionOf("profiles"), project: "default", name: "default", document: map[string]any{"description": "Default Incus profile"}},
 	}, members: []*clusterMember{{server: s, name: s.options.Name, status: "Online"}}}

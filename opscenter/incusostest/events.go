@@ -65,7 +65,7 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
 	l := &subscriber{conn: conn, queue: make(chan lifecycleEvent, maxUnsent), web: web}
 	d := s.db()
 	d.mu.Lock()
-	d.listeners[l] = s
+	d.listeners[l] = true
 	d.mu.Unlock()
 	defer func() {
 		d.mu.Lock()

@@ -106,9 +106,10 @@ func (s *Server) background(w http.ResponseWriter, d *daemon, description string
 	})
 }
 
-func (s *Server) patchInstance(w http.ResponseWriter, r *http.Request) {
-	var body api.InstancePut
-	if !decode(w, r, &body) {
+// changeInstance answers with an operation that changes the instance a request names, unless
+// refuse says why not.
+func (s *Server) changeInstance(w http.ResponseWriter, r *http.Request, body any, description string, refuse func(*daemon, *Instance) string, change func(*daemon, *Instance)) {
+	if body != nil && !decode(w, r, body) {
 		return
 	}
 	d := s.db()
@@ -118,17 +119,26 @@ func (s *Server) patchInstance(w http.ResponseWriter, r *http.Request) {
 	if i == nil {
 		return
 	}
-	s.background(w, d, "Updating instance", func() {
+	if refuse != nil {
+		if why := refuse(d, i); why != "" {
+			respondError(w, http.StatusConflict, "%s", why)
+			return
+		}
+	}
+	s.background(w, d, description, func() { change(d, i) })
+}
+
+func (s *Server) patchInstance(w http.ResponseWriter, r *http.Request) {
+	var body api.InstancePut
+	s.changeInstance(w, r, &body, "Updating instance", nil, func(d *daemon, i *Instance) {
 		if body.Description != "" {
 			i.Description = body.Description
 		}
 		if body.Profiles != nil {
 			i.Profiles = body.Profiles
 		}
-		config := maps.Clone(i.Config)
-		if config == nil {
-			config = map[string]string{}
-		}
+		config := map[string]string{}
+		maps.Copy(config, i.Config)
 		maps.Copy(config, body.Config)
 		i.Config = config
 		d.emit(s, "instance-updated", i.path(), i.Project, nil)
@@ -137,21 +147,13 @@ func (s *Server) patchInstance(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) renameInstance(w http.ResponseWriter, r *http.Request) {
 	var body api.InstancePost
-	if !decode(w, r, &body) {
-		return
+	taken := func(d *daemon, i *Instance) string {
+		if body.Name == "" || slices.ContainsFunc(d.instances, func(o *Instance) bool { return o.Name == body.Name && o.Project == i.Project }) {
+			return "There can't be an instance of that name"
+		}
+		return ""
 	}
-	d := s.db()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	i := d.instance(w, r)
-	if i == nil {
-		return
-	}
-	if body.Name == "" || slices.ContainsFunc(d.instances, func(o *Instance) bool { return o.Name == body.Name && o.Project == i.Project }) {
-		respondError(w, http.StatusConflict, "Instance %q can't be had", body.Name)
-		return
-	}
-	s.background(w, d, "Renaming instance", func() {
+	s.changeInstance(w, r, &body, "Renaming instance", taken, func(d *daemon, i *Instance) {
 		old := i.Name
 		i.Name = body.Name
 		d.emit(s, "instance-renamed", i.path(), i.Project, map[string]any{"old_name": old})
@@ -159,14 +161,7 @@ func (s *Server) renameInstance(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) deleteInstance(w http.ResponseWriter, r *http.Request) {
-	d := s.db()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	i := d.instance(w, r)
-	if i == nil {
-		return
-	}
-	s.background(w, d, "Deleting instance", func() {
+	s.changeInstance(w, r, nil, "Deleting instance", nil, func(d *daemon, i *Instance) {
 		d.instances = slices.DeleteFunc(d.instances, func(o *Instance) bool { return o == i })
 		d.emit(s, "instance-deleted", i.path(), i.Project, nil)
 	})
@@ -174,17 +169,7 @@ func (s *Server) deleteInstance(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) postSnapshots(w http.ResponseWriter, r *http.Request) {
 	var body api.InstanceSnapshotsPost
-	if !decode(w, r, &body) {
-		return
-	}
-	d := s.db()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	i := d.instance(w, r)
-	if i == nil {
-		return
-	}
-	s.background(w, d, "Snapshotting instance", func() {
+	s.changeInstance(w, r, &body, "Snapshotting instance", nil, func(d *daemon, i *Instance) {
 		i.snapshots = append(i.snapshots, body.Name)
 		d.emit(s, "instance-snapshot-created", "/1.0/instances/"+i.Name+"/snapshots/"+body.Name+inProject(i.Project), i.Project, nil)
 	})
