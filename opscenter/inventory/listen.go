@@ -106,7 +106,7 @@ func (l *listeners) listen(ctx context.Context, known *listener) {
 	name := known.target.Name
 	for ctx.Err() == nil {
 		begun := time.Now()
-		stream, release, err := l.w.open(ctx, known.target)
+		stream, release, err := l.w.open(ctx, known.target, false)
 		if err == nil {
 			l.set(known, "")
 			if !first || !known.early {
@@ -162,22 +162,39 @@ func (l *listeners) missing() string {
 	return ""
 }
 
-// open opens a stream, if there may be one more. release gives its place back.
-func (w *worker) open(ctx context.Context, target opscenter.Target) (stream Stream, release func(), err error) {
+// open opens a stream, if there may be one more, or its place is reserved. release gives the
+// place back.
+func (w *worker) open(ctx context.Context, target opscenter.Target, reserved bool) (stream Stream, release func(), err error) {
+	release = func() { <-w.m.streams }
+	if !reserved && !w.place() {
+		return nil, nil, errStreams
+	}
 	select {
 	case w.m.connects <- struct{}{}:
 	case <-ctx.Done():
+		release()
 		return nil, nil, ctx.Err()
 	}
 	defer func() { <-w.m.connects }()
-	select {
-	case w.m.streams <- struct{}{}:
-	default:
-		return nil, nil, errStreams
-	}
 	if stream, err = w.m.incus.Events(ctx, target); err != nil {
-		<-w.m.streams
+		release()
 		return nil, nil, err
 	}
-	return stream, func() { <-w.m.streams }, nil
+	return stream, release, nil
+}
+
+// place takes a place for a stream, if there is one.
+func (w *worker) place() bool {
+	select {
+	case w.m.streams <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// reserve takes a place for the next session.
+func (w *worker) reserve() bool {
+	w.reserved = w.place()
+	return w.reserved
 }

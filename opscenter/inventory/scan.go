@@ -305,7 +305,7 @@ func (w *worker) do(ctx context.Context, t *task) error {
 		return w.m.batch(w.id, origin{source: SourceEvent, cause: t.cause}).rename(ctx, *t.renamed, t.ref, t.at)
 	}
 	err := w.refresh(ctx, t.ref, t.cause)
-	if err != nil && status(err) != 0 {
+	if err != nil && (status(err) != 0 || errors.Is(err, errUnread)) {
 		// It could not say, as when the member that has it is away.
 		w.demand("an object could not be read: " + limited(err.Error()))
 		return nil
@@ -336,10 +336,13 @@ func (w *worker) refresh(ctx context.Context, r ref, why cause) error {
 		return err
 	}
 	if l.unread != nil {
-		return errors.Join(l.unread, l.batch.flush(ctx))
+		return fmt.Errorf("%w: %w", errUnread, errors.Join(l.unread, l.batch.flush(ctx)))
 	}
 	return l.remove(ctx, have)
 }
+
+// errUnread: the daemon has answered, and not what could be understood.
+var errUnread = errors.New("not understood")
 
 // add adds what is stored of an object to what is known.
 func (w *worker) add(ctx context.Context, have known, r ref) error {

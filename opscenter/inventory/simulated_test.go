@@ -509,7 +509,7 @@ func TestUnits(t *testing.T) {
 // TestLimits: what is over a limit is kept as far as it goes, and said so.
 func TestLimits(t *testing.T) {
 	s, other := boot(t, "sim"), boot(t, "other")
-	p := newPlane(t, inventory.Options{MaxStreams: 1, MaxChanges: 3})
+	p := newPlane(t, inventory.Options{MaxStreams: 1, MaxChanges: 3, MembersInterval: 100 * time.Millisecond})
 	p.adopt(t, s, "")
 	p.run(t)
 	p.following(t, "sim", 10*time.Second)
@@ -542,6 +542,8 @@ func TestLimits(t *testing.T) {
 	changes, err := p.objects.Changes(t.Context(), 0, 0)
 	require.NoError(t, err)
 	require.Len(t, changes, 3, "MaxChanges")
+	require.NoError(t, p.DeleteServer(t.Context(), "sim"))
+	p.following(t, "other", 10*time.Second) // its place is free
 	_, err = inventory.New(p.Registry, p.client, inventory.Options{MaxScans: -1})
 	require.ErrorIs(t, err, opscenter.ErrInvalidOptions)
 }

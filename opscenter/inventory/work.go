@@ -58,7 +58,7 @@ func (w *worker) loop(ctx context.Context, lost <-chan error, others *listeners,
 				return err
 			}
 			members = time.Now().Add(o.MembersInterval)
-			if !following && len(w.m.streams) < cap(w.m.streams) {
+			if !following && w.reserve() {
 				return errRoom
 			}
 		}
@@ -242,7 +242,7 @@ func (w *worker) answer(ctx context.Context, r *request) error {
 	if !r.scan {
 		err := w.lookAt(ctx, r.ref)
 		r.done <- err
-		if status(err) != 0 {
+		if status(err) != 0 || errors.Is(err, errUnread) {
 			return nil
 		}
 		return err

@@ -60,6 +60,7 @@ type worker struct {
 	scanNext   time.Time // before which no event causes a scan
 	scanRetry  time.Time // when a scan that failed is tried again; zero: none
 	failures   int
+	reserved   bool // a place for a stream is this one's
 	doubtful   bool // there are instances whose member could not say how they are
 }
 
@@ -79,6 +80,9 @@ func (w *worker) start(ctx context.Context) {
 		defer close(w.ended)
 		defer w.cancel()
 		w.run(ctx)
+		if w.reserved {
+			<-w.m.streams
+		}
 	}()
 }
 
@@ -226,7 +230,9 @@ func (w *worker) session(ctx context.Context) error {
 		return err
 	}
 	w.target = target
-	stream, release, err := w.open(ctx, target)
+	reserved := w.reserved
+	w.reserved = false
+	stream, release, err := w.open(ctx, target, reserved)
 	if err != nil && !errors.Is(err, errStreams) {
 		return fmt.Errorf("server %s: %w", target.Name, err)
 	}
