@@ -55,18 +55,37 @@ func (k Key) String() string {
 func (k Key) Str(s string) Key {
 	out := make(Key, len(k), len(k)+len(s)+3)
 	copy(out, k)
-	out = append(out, tagString)
+	return out.appendString(s)
+}
+
+// appendString writes a string part behind k, in place where there is room.
+func (k Key) appendString(s string) Key {
+	k = append(k, tagString)
 	for {
 		i := strings.IndexByte(s, escape)
 		if i < 0 {
 			break
 		}
-		out = append(out, s[:i]...)
-		out = append(out, escape, escaped)
+		k = append(k, s[:i]...)
+		k = append(k, escape, escaped)
 		s = s[i+1:]
 	}
-	out = append(out, s...)
-	return append(out, escape, terminator)
+	k = append(k, s...)
+	return append(k, escape, terminator)
+}
+
+// StringsKey is the key of several strings, as StringKey(parts[0]).Str(parts[1]) and so on, in
+// one piece of memory.
+func StringsKey(parts ...string) Key {
+	size := 0
+	for _, s := range parts {
+		size += len(s) + 3 + strings.Count(s, "\x00")
+	}
+	out := make(Key, 0, size)
+	for _, s := range parts {
+		out = out.appendString(s)
+	}
+	return out
 }
 
 // Uint returns k extended by a number; numbers order by value.

@@ -73,3 +73,8 @@ func FuzzKey(f *testing.F) {
 		storage.Key(a).FirstString()
 	})
 }
+
+func TestStringsKey(t *testing.T) {
+	require.Equal(t, storage.StringKey("a").Str("").Str("b\x00c").Str("\x00"), storage.StringsKey("a", "", "b\x00c", "\x00"))
+	require.Empty(t, storage.StringsKey())
+}

@@ -79,18 +79,26 @@ func (n *names) server(u *unitInfo, r *row) (string, error) {
 		return "", nil
 	}
 	if u.servers == nil {
-		u.servers = map[string]string{}
-		for s, err := range n.s.Servers(opscenter.ServerFilter{Cluster: u.name}) {
-			if err != nil {
-				return "", err
-			}
-			u.servers[s.State.MemberName] = s.Name
+		if err := n.members(u); err != nil {
+			return "", err
 		}
 	}
 	if name := u.servers[location]; name != "" {
 		return name, nil
 	}
 	return location, nil
+}
+
+// members reads what the servers of a cluster are called.
+func (n *names) members(u *unitInfo) error {
+	u.servers = map[string]string{}
+	for s, err := range n.s.Servers(opscenter.ServerFilter{Cluster: u.name}) {
+		if err != nil {
+			return err
+		}
+		u.servers[s.State.MemberName] = s.Name
+	}
+	return nil
 }
 
 // named returns the units of that name: a cluster's, or a server's in none.

@@ -87,11 +87,10 @@ func allTables() []*storage.TableSchema {
 // key orders objects by unit, kind, project, parent, type and name. Where several members may
 // have one of the same name, the member is part of it.
 func (r *row) key() storage.Key {
-	key := storage.StringKey(r.Unit).Str(string(r.Kind)).Str(r.Project).Str(r.Parent).Str(r.Type).Str(r.Name)
 	if info := r.Kind.info(); info != nil && info.local {
-		key = key.Str(r.Location)
+		return storage.StringsKey(r.Unit, string(r.Kind), r.Project, r.Parent, r.Type, r.Name, r.Location)
 	}
-	return key
+	return storage.StringsKey(r.Unit, string(r.Kind), r.Project, r.Parent, r.Type, r.Name)
 }
 
 // ref names an object by what Incus names it by.
@@ -107,7 +106,7 @@ func (r *row) ref() ref { return ref{r.Kind, r.Project, r.Parent, r.Type, r.Name
 
 // prefix of the rows that a ref names: more than one, where several members have one.
 func (r ref) prefix(unit string) storage.Key {
-	return storage.StringKey(unit).Str(string(r.kind)).Str(r.project).Str(r.parent).Str(r.typ).Str(r.name)
+	return storage.StringsKey(unit, string(r.kind), r.project, r.parent, r.typ, r.name)
 }
 
 // scope is a part of a unit that is listed as a whole: a kind, in one parent if that is not empty.
