@@ -19,7 +19,12 @@ type lifecycleEvent struct {
 	Project   string             `json:"project"`
 }
 
-// emit tells all who listen, at whichever member. d.mu is held.
+// deaf is for how long the other members do not hear of what happens on one that has booted:
+// they listen to it again with one of their next heartbeats, as those of Incus do.
+const deaf = 5 * time.Second
+
+// emit tells all who listen, at whichever member; of what happens on one that has just booted,
+// only those who listen there. d.mu is held.
 func (d *daemon) emit(s *Server, action, source, project string, context map[string]any) {
 	if project == "" {
 		project = "default"
@@ -27,7 +32,13 @@ func (d *daemon) emit(s *Server, action, source, project string, context map[str
 	e := lifecycleEvent{Type: api.EventTypeLifecycle, Timestamp: time.Now(), Location: s.location(d), Project: project,
 		Metadata: api.EventLifecycle{Action: action, Source: source, Context: context, Project: project,
 			Requestor: &api.EventLifecycleRequestor{Username: "operator", Protocol: "tls", Address: "127.0.0.1"}}}
+	s.mu.Lock()
+	alone, web := time.Since(s.state.bootedAt) < deaf, s.web
+	s.mu.Unlock()
 	for l := range d.listeners {
+		if alone && l.web != web {
+			continue
+		}
 		select {
 		case l.queue <- e:
 		default:

@@ -277,6 +277,9 @@ func TestMemberAway(t *testing.T) {
 	agrees(t, p.objects, "c1", o.get, 10*time.Second, "b is away")
 	b.PowerOn()
 	agrees(t, p.objects, "c1", o.get, 10*time.Second, "b is back")
+	p.following(t, "c1", 10*time.Second)
+	newOperator(t, b).must("POST", "profiles", object{"name": "made-on-b"}) // a does not listen to b again, yet
+	agrees(t, p.objects, "c1", o.get, within, "something was made on b")
 	require.Equal(t, "Running", state())
 	p.following(t, "c1", 10*time.Second)
 }
