@@ -188,19 +188,7 @@ func TestWithoutRollouts(t *testing.T) {
 
 // TestShapes holds what is shown of clusters to the API description.
 func TestShapes(t *testing.T) {
-	reference := os.Getenv("OPSCENTER_REFERENCE")
-	if reference == "" {
-		t.Skip("OPSCENTER_REFERENCE does not name the directory of the API descriptions")
-	}
-	text, err := os.ReadFile(reference + "/operations-center-rest-api.yaml")
-	require.NoError(t, err)
-	var api struct {
-		Definitions map[string]struct {
-			Properties map[string]any `yaml:"properties"`
-		} `yaml:"definitions"`
-		Paths map[string]any `yaml:"paths"`
-	}
-	require.NoError(t, yaml.Unmarshal(text, &api))
+	api := readDescription(t)
 	p := start(t, nil)
 	client := p.client(&p.operator)
 	p.call(client, "POST", "/1.0/provisioning/clusters", `{"name":"c1"}`)
@@ -223,4 +211,25 @@ func TestShapes(t *testing.T) {
 		require.NotEqual(t, http.StatusMethodNotAllowed, answer.ErrorCode)
 		require.NotContains(t, answer.Error, "no such endpoint")
 	}
+}
+
+// description is Operations Center's API, as far as it is compared.
+type description struct {
+	Definitions map[string]struct {
+		Properties map[string]any `yaml:"properties"`
+	} `yaml:"definitions"`
+	Paths map[string]any `yaml:"paths"`
+}
+
+// readDescription reads it; where it is not at hand, the test is skipped.
+func readDescription(t *testing.T) (api description) {
+	t.Helper()
+	reference := os.Getenv("OPSCENTER_REFERENCE")
+	if reference == "" {
+		t.Skip("OPSCENTER_REFERENCE does not name the directory of the API descriptions")
+	}
+	text, err := os.ReadFile(reference + "/operations-center-rest-api.yaml")
+	require.NoError(t, err)
+	require.NoError(t, yaml.Unmarshal(text, &api))
+	return api
 }

@@ -5,12 +5,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	yaml "go.yaml.in/yaml/v3"
 
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
@@ -130,19 +128,7 @@ func TestInventory(t *testing.T) {
 
 // TestInventoryShapes compares what is shown with Operations Center's API description.
 func TestInventoryShapes(t *testing.T) {
-	reference := os.Getenv("OPSCENTER_REFERENCE")
-	if reference == "" {
-		t.Skip("OPSCENTER_REFERENCE does not name the directory of the API descriptions")
-	}
-	text, err := os.ReadFile(reference + "/operations-center-rest-api.yaml")
-	require.NoError(t, err)
-	var api struct {
-		Definitions map[string]struct {
-			Properties map[string]any `yaml:"properties"`
-		} `yaml:"definitions"`
-		Paths map[string]any `yaml:"paths"`
-	}
-	require.NoError(t, yaml.Unmarshal(text, &api))
+	api := readDescription(t)
 	p, server := inventoried(t)
 	client := p.client(&p.operator)
 	p.call(client, "POST", "/1.0/provisioning/servers/:adopt", fmt.Sprintf(`{"trust_token":%q}`, server.TrustToken("x")))

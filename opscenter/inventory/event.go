@@ -33,7 +33,7 @@ type effect struct {
 	scan string
 }
 
-// effects of the actions that are known, by the beginning of their name, up to what was done.
+// related are the kinds of which others may change when an object does, by its kind.
 var related = map[Kind][]Kind{
 	// Whoever uses something shows there, and a volume comes and goes with its instance.
 	KindInstance:            {KindProject, KindProfile, KindNetwork, KindNetworkACL, KindStoragePool, KindStorageVolume, KindImage},

@@ -551,6 +551,38 @@ func TestLimits(t *testing.T) {
 	require.ErrorIs(t, err, opscenter.ErrInvalidOptions)
 }
 
+// TestScansAlone: what is not listened to is found by the scans that come at their time, what
+// is gone as well, and the history says that it was a scan.
+func TestScansAlone(t *testing.T) {
+	first, other := boot(t, "first"), boot(t, "other")
+	p := newPlane(t, inventory.Options{MaxStreams: 1, ScanInterval: 200 * time.Millisecond})
+	p.adopt(t, first, "")
+	p.run(t)
+	p.following(t, "first", 10*time.Second)
+	p.adopt(t, other, "")
+	o := newOperator(t, other)
+	agrees(t, p.objects, "other", o.get, 10*time.Second, "adopted")
+	scanned := func() bool {
+		all, err := p.objects.Status(t.Context())
+		require.NoError(t, err)
+		return all[1].Cluster == "other" && all[1].Events == 0 && all[1].ScanReason == "scheduled"
+	}
+	require.Eventually(t, scanned, 10*time.Second, 10*time.Millisecond)
+	o.must("POST", "profiles", object{"name": "short-lived"})
+	agrees(t, p.objects, "other", o.get, 10*time.Second, "made")
+	o.must("DELETE", "profiles/short-lived", nil)
+	agrees(t, p.objects, "other", o.get, 10*time.Second, "removed")
+	changes, err := p.objects.Changes(t.Context(), 0, 0)
+	require.NoError(t, err)
+	var got []string
+	for _, c := range changes {
+		if c.Name == "short-lived" {
+			got = append(got, string(c.Action)+" "+string(c.Source))
+		}
+	}
+	require.Equal(t, []string{"created scan", "deleted scan"}, got)
+}
+
 // TestQueries asks in all ways.
 func TestQueries(t *testing.T) {
 	p := newPlane(t, inventory.Options{})
