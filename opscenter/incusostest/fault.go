@@ -53,8 +53,12 @@ type Fault struct {
 	Kind FaultKind
 	// Delay for FaultSlow and FaultTrickle. Default 1 s.
 	Delay time.Duration
-	// Path limits the faults of answers to paths that begin with it; empty: all.
-	Path string
+	// Path limits the faults of answers to paths that begin with it, Method to requests with
+	// it; empty: all.
+	Path   string
+	Method string
+	// Times is how many answers it spoils before it is over; 0: all.
+	Times int
 }
 
 // SetFault switches a fault on, or off with the zero value. Connections are cut either way,
@@ -111,8 +115,14 @@ func (s *Server) faulty(next http.Handler) http.Handler {
 		s.mu.Lock()
 		fault := s.fault
 		s.requests[r.URL.Path]++
+		hit := fault.Kind != FaultNone && strings.HasPrefix(r.URL.Path, fault.Path) && (fault.Method == "" || r.Method == fault.Method)
+		if hit && fault.Times > 0 {
+			if s.fault.Times--; s.fault.Times == 0 {
+				s.fault = Fault{}
+			}
+		}
 		s.mu.Unlock()
-		if fault.Kind == FaultNone || !strings.HasPrefix(r.URL.Path, fault.Path) {
+		if !hit {
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -199,7 +199,10 @@ func TestRealClusterInventory(t *testing.T) {
 		}
 		victim.Stop(true)
 		step("killed")
-		leader.MustDo(http.MethodPost, "/1.0/projects", object{"name": fmt.Sprintf("p%d", i)})
+		require.Eventually(t, func() bool { // the others elect a new leader of their database first
+			err := leader.Do(http.MethodPost, "/1.0/projects", object{"name": fmt.Sprintf("p%d", i)})
+			return err == nil || strings.Contains(err.Error(), "already exists")
+		}, 30*time.Second, 100*time.Millisecond)
 		step("project created")
 		require.NoError(t, victim.Revive())
 		step("revived")

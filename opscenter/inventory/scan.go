@@ -175,6 +175,9 @@ func (l *lister) known(ctx context.Context, s scope) (known, error) {
 
 // remove removes what was known and not found, and writes what is left to write.
 func (l *lister) remove(ctx context.Context, have known) error {
+	if err := l.confirm(ctx, have); err != nil {
+		return err
+	}
 	for key := range have {
 		if err := l.batch.remove(ctx, storage.Key(key)); err != nil {
 			return err
@@ -338,7 +341,66 @@ func (w *worker) refresh(ctx context.Context, r ref, why cause) error {
 	if l.unread != nil {
 		return fmt.Errorf("%w: %w", errUnread, errors.Join(l.unread, l.batch.flush(ctx)))
 	}
-	return l.remove(ctx, have)
+	if err := l.remove(ctx, have); err != nil {
+		return err
+	}
+	if l.unread != nil {
+		return fmt.Errorf("%w: %w", errUnread, l.unread)
+	}
+	return nil
+}
+
+// confirmAfter are the pauses before an instance that was not found is looked for again.
+var confirmAfter = []time.Duration{100 * time.Millisecond, 400 * time.Millisecond}
+
+// confirm looks once more for instances of a cluster that were not found: while one moves from
+// a member to another, neither may own up to it, and it would come back as another object.
+// Where an event has said that it is gone, it is.
+func (l *lister) confirm(ctx context.Context, have known) error {
+	if len(have) == 0 || !l.w.daemon.Clustered || l.batch.origin.cause.action == "instance-deleted" {
+		return nil
+	}
+	var lost []ref
+	err := l.w.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		lost = nil
+		for key := range have {
+			r, err := objects.Find(s, storage.Key(key))
+			if err != nil {
+				return err
+			}
+			if r != nil && r.Kind == KindInstance {
+				lost = append(lost, r.ref())
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i := 0; i < len(confirmAfter) && len(lost) > 0; i++ {
+		select {
+		case <-time.After(confirmAfter[i]):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		var still []ref
+		for _, r := range lost {
+			err := l.get(ctx, have, r)
+			switch {
+			case status(err) == http.StatusNotFound:
+				still = append(still, r)
+			case err != nil && status(err) == 0:
+				return err
+			default: // found, or it could not say: then what was known of it stays
+				if err != nil {
+					l.miss(err)
+				}
+				delete(have, string(r.prefix(l.w.id)))
+			}
+		}
+		lost = still
+	}
+	return nil
 }
 
 // errUnread: the daemon has answered, and not what could be understood.

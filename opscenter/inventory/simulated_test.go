@@ -443,6 +443,37 @@ func TestNothingIsLostInDoubt(t *testing.T) {
 	require.Empty(t, changes, "nothing has happened")
 }
 
+// TestMovingInstance: an instance of a cluster that is not found for a moment, as while it moves
+// from a member to another, stays the object it is, whoever missed it. One that is gone goes.
+func TestMovingInstance(t *testing.T) {
+	s := boot(t, "sim")
+	s.Furnish(60)
+	p := newPlane(t, inventory.Options{MaxBackoff: time.Second})
+	require.NoError(t, incusostest.Cluster(s))
+	p.adopt(t, s, "")
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	page, err := p.objects.List(t.Context(), inventory.Query{Kinds: []inventory.Kind{inventory.KindInstance}})
+	require.NoError(t, err)
+	moving := page.Objects[0]
+	path := "/1.0/instances/" + moving.Name
+	require.NoError(t, s.SetFault(incusostest.Fault{Kind: incusostest.FaultNotFound, Path: path, Times: 1}))
+	require.Eventually(t, func() bool { // the streams were cut
+		err := p.objects.Resync(t.Context(), moving.UUID)
+		return err == nil && s.Requests(path) > 1
+	}, 10*time.Second, 10*time.Millisecond)
+	again, err := p.objects.Get(t.Context(), moving.UUID)
+	require.NoError(t, err)
+	require.Equal(t, moving.Name, again.Name)
+	p.following(t, "sim", 10*time.Second)
+
+	newOperator(t, s).must("DELETE", "instances/"+moving.Name+"?project="+moving.Project, nil)
+	require.Eventually(t, func() bool {
+		_, err := p.objects.Get(t.Context(), moving.UUID)
+		return errors.Is(err, opscenter.ErrNotFound)
+	}, 5*time.Second, 10*time.Millisecond)
+}
+
 // TestLargeObjects: one that is too much for a row, or for an answer, stops nobody.
 func TestLargeObjects(t *testing.T) {
 	s := boot(t, "sim")
