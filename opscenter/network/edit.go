@@ -1,0 +1,117 @@
+package network
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Edit is a small change of a configuration. Those that are set are made; their zero values
+// change nothing.
+type Edit struct {
+	// AddVLANTags and RemoveVLANTags change the tags of Interface, an interface or a bond. Tags
+	// that are there already, or not, are left alone.
+	Interface      string `json:"interface,omitempty"`
+	AddVLANTags    []int  `json:"add_vlan_tags,omitempty"`
+	RemoveVLANTags []int  `json:"remove_vlan_tags,omitempty"`
+	// DNS, Time and Proxy replace what is there.
+	DNS   *DNS   `json:"dns,omitempty"`
+	Time  *Time  `json:"time,omitempty"`
+	Proxy *Proxy `json:"proxy,omitempty"`
+}
+
+// HasSecrets reports whether there are secrets in the edit itself.
+func (e *Edit) HasSecrets() bool {
+	if e.Proxy == nil {
+		return false
+	}
+	for _, s := range e.Proxy.Servers {
+		if s.Password != "" && s.Password != Hidden && s.Password != Removed {
+			return true
+		}
+	}
+	return false
+}
+
+// Apply returns the configuration with the edit made. Errors: ErrInvalid.
+func (e *Edit) Apply(to *Config) (*Config, error) {
+	out, err := to.Clone()
+	if err != nil {
+		return nil, err
+	}
+	if e.DNS != nil {
+		out.DNS = e.DNS
+	}
+	if e.Time != nil {
+		out.Time = e.Time
+	}
+	if e.Proxy != nil {
+		out.Proxy = e.Proxy
+	}
+	if len(e.AddVLANTags)+len(e.RemoveVLANTags) == 0 {
+		if e.Interface != "" {
+			return nil, fmt.Errorf("%w: nothing is said to be done with interface %s", ErrInvalid, shown(e.Interface))
+		}
+		return out.Clone() // apart from the edit
+	}
+	for _, d := range out.devices() {
+		if d.name != e.Interface || d.tags == nil {
+			continue
+		}
+		tags := *d.tags
+		for _, tag := range e.AddVLANTags {
+			if !slices.Contains(tags, tag) {
+				tags = append(tags, tag)
+			}
+		}
+		*d.tags = slices.DeleteFunc(tags, func(tag int) bool { return slices.Contains(e.RemoveVLANTags, tag) })
+		return out.Clone()
+	}
+	return nil, fmt.Errorf("%w: there is no interface and no bond %s", ErrInvalid, shown(e.Interface))
+}
+
+// Plan is what applying a configuration would do.
+type Plan struct {
+	// Config is what would be sent, secrets included; Current what the server has.
+	Config, Current *Config `json:"-"`
+	// Changes are what differs, for people; secrets are hidden.
+	Changes []Difference `json:"changes"`
+	// Problems are in the way. Old are those the server's configuration has already: they are no reason to refuse.
+	Problems []Problem `json:"problems"`
+	Old      []Problem `json:"old_problems"`
+	// Moves tells that the addresses the server is managed at change.
+	Moves bool `json:"moves"`
+}
+
+// Make plans to give a server with the configuration current the configuration wanted.
+// Secrets that wanted does not tell are kept. Neither is modified.
+func Make(current, wanted *Config, rules Rules) (*Plan, error) {
+	to, err := wanted.Clone()
+	if err != nil {
+		return nil, err
+	}
+	to.ConfirmationTimeout = ""
+	p := &Plan{Config: to, Current: current, Problems: to.keepSecrets(current)}
+	had := current.Validate(rules)
+	for _, problem := range to.Validate(rules) {
+		if slices.Contains(had, problem) {
+			p.Old = append(p.Old, problem)
+		} else {
+			p.Problems = append(p.Problems, problem)
+		}
+	}
+	if p.Changes, err = Diff(current, to); err != nil {
+		return nil, err
+	}
+	before, dynamicBefore := current.ManagementAddresses()
+	after, dynamicAfter := to.ManagementAddresses()
+	p.Moves = !slices.Equal(before, after) || dynamicBefore != dynamicAfter || !slices.Equal(current.Managers(), to.Managers())
+	return p, nil
+}
+
+// Err returns a ValidationError if there are problems.
+func (p *Plan) Err() error {
+	if len(p.Problems) == 0 {
+		return nil
+	}
+	return &ValidationError{p.Problems}
+}

@@ -1,0 +1,285 @@
+package network_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter/network"
+)
+
+const (
+	key1 = "QEPmYUWzzmWKLGnAKpCJhxUJp/u0Lz1cWkr4ruZ9Xk8="
+	key2 = "ALqTjMGw2cGq9VnHWnT2sZ+9f3zVqOd6c4tHYRwPM1k="
+)
+
+// whole is a configuration with a bit of everything, and fields of a newer release.
+const whole = `{"dns":{"hostname":"server01","domain":"example.com","search_domains":["example.com"],"nameservers":["10.0.0.53"],"dnssec":"yes"},` +
+	`"time":{"ntp_servers":["ntp.example.com"],"timezone":"Europe/Berlin"},` +
+	`"proxy":{"servers":{"main":{"host":"proxy.example.com:8080","use_tls":true,"auth":"basic","username":"me","password":"proxy-secret"}},"rules":[{"destination":"*","target":"main"}]},` +
+	`"interfaces":[{"name":"mgmt","hwaddr":"10:66:6a:1a:20:0f","addresses":["10.0.0.10/24"],"roles":["management"],"routes":[{"to":"0.0.0.0/0","via":"10.0.0.1"}],"quantum":{"b":2,"a":1.50}},` +
+	`{"name":"inst0","hwaddr":"enp6s0","mtu":9000,"roles":["instances"],"vlan_tags":[100,200],"lldp":false}],` +
+	`"bonds":[{"name":"bond0","mode":"802.3ad","members":["10:66:6a:1a:20:11","10:66:6a:1a:20:12"],"mtu":9000}],` +
+	`"vlans":[{"name":"stor","parent":"bond0","id":30,"addresses":["10.30.0.10/24"],"mtu":9000,"roles":["storage"]}],` +
+	`"wireguard":[{"name":"wg0","addresses":["fd00::1/64"],"port":51820,"private_key":"` + key1 + `","peers":[{"public_key":"` + key2 + `","preshared_key":"` + key1 + `","allowed_ips":["fd00::2/128"],"endpoint":"peer.example.com:51820"}]}],` +
+	`"next":[1,2]}`
+
+func decode(t testing.TB, text string) *network.Config {
+	t.Helper()
+	c, err := network.Decode([]byte(text))
+	require.NoError(t, err)
+	return c
+}
+
+func encode(t testing.TB, c *network.Config) string {
+	t.Helper()
+	data, err := c.Encode()
+	require.NoError(t, err)
+	return string(data)
+}
+
+func TestRoundTrip(t *testing.T) {
+	require.Equal(t, whole, encode(t, decode(t, whole)))
+	require.Empty(t, decode(t, whole).Validate(network.Rules{}))
+	c := decode(t, whole)
+	c.Interfaces[0].MTU = 1400
+	require.Contains(t, encode(t, c), `"quantum":{"b":2,"a":1.50},"mtu":1400}`)
+}
+
+// TestValidate breaks one thing at a time, and wants its field named.
+func TestValidate(t *testing.T) {
+	for want, change := range map[string]func(*network.Config){
+		`interfaces: at least one`:                                            func(c *network.Config) { c.Interfaces, c.Bonds, c.VLANs = nil, nil, nil },
+		`interfaces[1].name: "mgmt" is the name of interfaces[0]`:             func(c *network.Config) { c.Interfaces[1].Name = "mgmt" },
+		`interfaces[0].name: a name is wanted`:                                func(c *network.Config) { c.Interfaces[0].Name = "" },
+		`interfaces[0].name: "management0123" is longer than 13`:              func(c *network.Config) { c.Interfaces[0].Name = "management0123" },
+		`interfaces[0].name: "_x" begins`:                                     func(c *network.Config) { c.Interfaces[0].Name = "_x" },
+		`interfaces[0].name: "a/b" is not`:                                    func(c *network.Config) { c.Interfaces[0].Name = "a/b" },
+		`interfaces[0].hwaddr: a MAC address`:                                 func(c *network.Config) { c.Interfaces[0].Hwaddr = "" },
+		`interfaces[0].hwaddr: "10:66:6a:1a:20" is neither`:                   func(c *network.Config) { c.Interfaces[0].Hwaddr = "10:66:6a:1a:20" },
+		`interfaces[0].hwaddr: "01:66:6a:1a:20:0f" is not the MAC`:            func(c *network.Config) { c.Interfaces[0].Hwaddr = "01:66:6a:1a:20:0f" },
+		`interfaces[1].hwaddr: "10:66:6A:1A:20:0F" is interfaces[0].hwaddr`:   func(c *network.Config) { c.Interfaces[1].Hwaddr = "10:66:6A:1A:20:0F" },
+		`interfaces[0].addresses[0]: "10.0.0.10" has no prefix`:               func(c *network.Config) { c.Interfaces[0].Addresses[0] = "10.0.0.10" },
+		`interfaces[0].addresses[0]: "10.0.0.10/33" is not an IP`:             func(c *network.Config) { c.Interfaces[0].Addresses[0] = "10.0.0.10/33" },
+		`interfaces[0].addresses[0]: "10.0.0.0/24" is the address of a net`:   func(c *network.Config) { c.Interfaces[0].Addresses[0] = "10.0.0.0/24" },
+		`interfaces[0].addresses[0]: "10.0.0.255/24" is the address of a`:     func(c *network.Config) { c.Interfaces[0].Addresses[0] = "10.0.0.255/24" },
+		`interfaces[0].addresses[0]: "224.0.0.1/24" is not an address of one`: func(c *network.Config) { c.Interfaces[0].Addresses[0] = "224.0.0.1/24" },
+		`vlans[0].addresses[0]: "10.0.0.10" is the address interfaces[0]`:     func(c *network.Config) { c.VLANs[0].Addresses[0] = "10.0.0.10/16" },
+		`interfaces[0].addresses[1]: "10.0.0.10/24" is there twice`:           func(c *network.Config) { c.Interfaces[0].Addresses = []string{"10.0.0.10/24", "10.0.0.10/24"} },
+		`interfaces[0].mtu: 60 is not in the range 68 to 9000`:                func(c *network.Config) { c.Interfaces[0].MTU = 60 },
+		`wireguard[0].mtu: 1000 is not in the range 1280`:                     func(c *network.Config) { c.WireGuard[0].MTU = 1000 },
+		`vlans[0].mtu: 9000 is more than that of its parent "bond0", 1500`:    func(c *network.Config) { c.Bonds[0].MTU = 0 },
+		`interfaces[0].roles[0]: "boss" is none of`:                           func(c *network.Config) { c.Interfaces[0].Roles[0] = "boss" },
+		`interfaces[1].roles[1]: "instances" is there twice`:                  func(c *network.Config) { c.Interfaces[1].Roles = []string{"instances", "instances"} },
+		`interfaces[0].required_for_online: "yes" is none of`:                 func(c *network.Config) { c.Interfaces[0].RequiredForOnline = "yes" },
+		`interfaces[0].routes[0].via: "10.9.0.1" is on no network`:            func(c *network.Config) { c.Interfaces[0].Routes[0].Via = "10.9.0.1" },
+		`interfaces[0].routes[0].via: "fd00::1" is not of the same family`:    func(c *network.Config) { c.Interfaces[0].Routes[0].Via = "fd00::1" },
+		`interfaces[0].routes[0].via: the device has no address by dhcp4`:     func(c *network.Config) { c.Interfaces[0].Routes[0].Via = "dhcp4" },
+		`interfaces[0].routes[0].to: "internet" is not a network`:             func(c *network.Config) { c.Interfaces[0].Routes[0].To = "internet" },
+		`interfaces[1].vlan_tags[1]: 4095 is not in the range`:                func(c *network.Config) { c.Interfaces[1].VLANTags[1] = 4095 },
+		`interfaces[1].vlan_tags[1]: 100 is there twice`:                      func(c *network.Config) { c.Interfaces[1].VLANTags[1] = 100 },
+		`interfaces[0].firewall_rules[0].source: "here" is not`: func(c *network.Config) {
+			c.Interfaces[0].FirewallRules = []network.FirewallRule{{Action: "accept", Source: "here"}}
+		},
+		`bonds[0].mode: "fast" is none of`:                                 func(c *network.Config) { c.Bonds[0].Mode = "fast" },
+		`bonds[0].members: at least one`:                                   func(c *network.Config) { c.Bonds[0].Members = nil },
+		`bonds[0].members[1]: "10:66:6a:1a:20:0f" is interfaces[0].hwaddr`: func(c *network.Config) { c.Bonds[0].Members[1] = "10:66:6a:1a:20:0f" },
+		`vlans[0].parent: there is no interface and no bond "bond1"`:       func(c *network.Config) { c.VLANs[0].Parent = "bond1" },
+		`vlans[0].id: 0 is not in the range`:                               func(c *network.Config) { c.VLANs[0].ID = 0 },
+		`vlans[1].id: 30 on "bond0" is vlans[0]`: func(c *network.Config) {
+			c.VLANs = append(c.VLANs, network.VLAN{Name: "again", Parent: "bond0", ID: 30})
+		},
+		`interfaces[0].addresses: no device with role management has`:      func(c *network.Config) { c.Interfaces[0].Addresses, c.Interfaces[0].Routes = nil, nil },
+		`dns.nameservers[0]: "not a host!" is neither`:                     func(c *network.Config) { c.DNS.Nameservers[0] = "not a host!" },
+		`dns.hostname: "-x" is not a host name`:                            func(c *network.Config) { c.DNS.Hostname = "-x" },
+		`time.timezone: "Mars/Olympus Mons" is not a time zone`:            func(c *network.Config) { c.Time.Timezone = "Mars/Olympus Mons" },
+		`time.ntp_servers[0]: "" is neither`:                               func(c *network.Config) { c.Time.NTPServers[0] = "" },
+		`proxy.servers["main"].host: "proxy" is not a host with a port`:    func(c *network.Config) { s := c.Proxy.Servers["main"]; s.Host = "proxy"; c.Proxy.Servers["main"] = s },
+		`proxy.rules[0].target: there is no proxy server "other"`:          func(c *network.Config) { c.Proxy.Rules[0].Target = "other" },
+		`wireguard[0].private_key: it is not a WireGuard key`:              func(c *network.Config) { c.WireGuard[0].PrivateKey = "not a key" },
+		`wireguard[0].peers[0].endpoint: "peer" is not a host with a port`: func(c *network.Config) { c.WireGuard[0].Peers[0].Endpoint = "peer" },
+		`wireguard[0].peers[0].allowed_ips[0]: "all" is not a network`:     func(c *network.Config) { c.WireGuard[0].Peers[0].AllowedIPs[0] = "all" },
+		`wireguard[0].peers[1].public_key: it is that of another`:          func(c *network.Config) { c.WireGuard[0].Peers = append(c.WireGuard[0].Peers, c.WireGuard[0].Peers[0]) },
+		`confirmation_timeout: "soon" is not a duration`:                   func(c *network.Config) { c.ConfirmationTimeout = "soon" },
+	} {
+		c := decode(t, whole)
+		change(c)
+		problems := c.Validate(network.Rules{})
+		require.NotEmpty(t, problems, want)
+		err := &network.ValidationError{Problems: problems}
+		require.ErrorIs(t, err, network.ErrInvalid)
+		require.Contains(t, err.Error(), want)
+		require.NotContains(t, err.Error(), "not a key")
+	}
+	c := decode(t, whole)
+	c.Interfaces[0].Addresses, c.Interfaces[0].Routes = nil, nil
+	require.Empty(t, c.Validate(network.Rules{AllowUnmanaged: true}))
+	// Without any device for management, IncusOS takes those with addresses.
+	c = decode(t, `{"interfaces":[{"name":"a","hwaddr":"enp1s0","addresses":["dhcp4"]},{"name":"b","hwaddr":"enp2s0"}]}`)
+	require.Empty(t, c.Validate(network.Rules{}))
+	require.Equal(t, []string{"a"}, c.Managers())
+	addresses, more := c.ManagementAddresses()
+	require.Empty(t, addresses)
+	require.True(t, more)
+}
+
+func TestManyProblems(t *testing.T) {
+	c := decode(t, whole)
+	for i := range 20 {
+		c.Interfaces = append(c.Interfaces, network.Interface{Name: fmt.Sprint("n", i)})
+	}
+	require.Contains(t, (&network.ValidationError{Problems: c.Validate(network.Rules{})}).Error(), "and 10 more")
+	c.Interfaces = make([]network.Interface, network.MaxDevices+1)
+	require.Len(t, c.Validate(network.Rules{}), 1)
+}
+
+func TestDiff(t *testing.T) {
+	from, to := decode(t, whole), decode(t, whole)
+	to.Interfaces[0].Addresses[0] = "10.0.0.11/24"
+	to.Interfaces[1].VLANTags = append(to.Interfaces[1].VLANTags, 300)
+	to.Interfaces[1].LLDP = true
+	to.Bonds = nil
+	to.VLANs = nil
+	to.WireGuard[0].PrivateKey = key2
+	to.DNS.Nameservers = nil
+	to.ConfirmationTimeout = "5m"
+	to.Interfaces = append(to.Interfaces, network.Interface{Name: "new", Hwaddr: "enp7s0"})
+	changes, err := network.Diff(from, to)
+	require.NoError(t, err)
+	var lines []string
+	for _, c := range changes {
+		lines = append(lines, c.String())
+	}
+	require.Equal(t, []string{
+		`- bonds[bond0]: {"members":["10:66:6a:1a:20:11","10:66:6a:1a:20:12"],"mode":"802.3ad","mtu":9000,"name":"bond0"}`,
+		`- dns.nameservers: ["10.0.0.53"]`,
+		`+ interfaces[inst0].lldp: true`,
+		`~ interfaces[inst0].vlan_tags: [100,200] → [100,200,300]`,
+		`~ interfaces[mgmt].addresses: ["10.0.0.10/24"] → ["10.0.0.11/24"]`,
+		`+ interfaces[new]: {"hwaddr":"enp7s0","name":"new"}`,
+		`- vlans[stor]: {"addresses":["10.30.0.10/24"],"id":30,"mtu":9000,"name":"stor","parent":"bond0","roles":["storage"]}`,
+		`~ wireguard[0].private_key: "(hidden)" → "(hidden, another)"`,
+	}, lines)
+	require.NotContains(t, strings.Join(lines, "\n"), key1)
+	require.NotContains(t, strings.Join(lines, "\n"), key2)
+	none, err := network.Diff(from, from)
+	require.NoError(t, err)
+	require.Empty(t, none)
+}
+
+func TestSecrets(t *testing.T) {
+	c := decode(t, whole)
+	hidden, err := c.Hide()
+	require.NoError(t, err)
+	shown := encode(t, hidden) + fmt.Sprintf("%v %+v %#v", hidden, hidden, hidden) + fmt.Sprint(c.WireGuard[0].PrivateKey)
+	for _, secret := range []string{key1, "proxy-secret"} {
+		require.NotContains(t, shown, secret)
+		require.NotContains(t, shown, fmt.Sprint([]byte(secret))[1:20])
+	}
+	require.Equal(t, 3, strings.Count(encode(t, hidden), "(hidden)"))
+	// Read, changed, sent: the secrets are those the server has.
+	hidden.Interfaces[0].MTU = 1400
+	p, err := network.Make(c, hidden, network.Rules{})
+	require.NoError(t, err)
+	require.NoError(t, p.Err())
+	require.Len(t, p.Changes, 1)
+	require.Equal(t, network.Secret(key1), p.Config.WireGuard[0].PrivateKey)
+	require.Equal(t, network.Secret("proxy-secret"), p.Config.Proxy.Servers["main"].Password)
+	require.Equal(t, network.Hidden, hidden.WireGuard[0].PrivateKey, "what was given is not modified")
+	// Left out, they stay too; taken away only on purpose.
+	bare := decode(t, whole)
+	bare.WireGuard[0].PrivateKey, bare.WireGuard[0].Peers[0].PresharedKey = "", network.Removed
+	p, err = network.Make(c, bare, network.Rules{})
+	require.NoError(t, err)
+	require.NoError(t, p.Err())
+	require.Equal(t, network.Secret(key1), p.Config.WireGuard[0].PrivateKey)
+	require.Empty(t, p.Config.WireGuard[0].Peers[0].PresharedKey)
+	// A password is not sent to another host than the one it was for.
+	other := decode(t, encode(t, hidden))
+	s := other.Proxy.Servers["main"]
+	s.Host = "evil.example.com:8080"
+	other.Proxy.Servers["main"] = s
+	p, err = network.Make(c, other, network.Rules{})
+	require.NoError(t, err)
+	require.ErrorContains(t, p.Err(), `proxy.servers["main"].password: where it is sent has changed`)
+	// What is hidden, and not there, can't be kept.
+	other = decode(t, encode(t, hidden))
+	other.WireGuard[0].Name = "wg1"
+	p, err = network.Make(c, other, network.Rules{})
+	require.NoError(t, err)
+	require.ErrorContains(t, p.Err(), "wireguard[0].private_key: it is hidden")
+}
+
+func TestEdits(t *testing.T) {
+	c := decode(t, whole)
+	for _, e := range []struct {
+		edit network.Edit
+		want string
+	}{
+		{network.Edit{Interface: "inst0", AddVLANTags: []int{300, 100}}, `"vlan_tags":[100,200,300]`},
+		{network.Edit{Interface: "inst0", RemoveVLANTags: []int{100, 7}}, `"vlan_tags":[200]`},
+		{network.Edit{Interface: "inst0", AddVLANTags: []int{5}, RemoveVLANTags: []int{100, 200}}, `"vlan_tags":[5]`},
+		{network.Edit{Interface: "bond0", AddVLANTags: []int{7}}, `"mtu":9000,"vlan_tags":[7]}`},
+		{network.Edit{DNS: &network.DNS{Nameservers: []string{"10.0.0.54"}}}, `"dns":{"nameservers":["10.0.0.54"]}`},
+		{network.Edit{Time: &network.Time{NTPServers: []string{"a.example.com"}}}, `"time":{"ntp_servers":["a.example.com"]}`},
+		{network.Edit{Proxy: &network.Proxy{}}, `"proxy":{}`},
+	} {
+		out, err := e.edit.Apply(c)
+		require.NoError(t, err)
+		require.Contains(t, encode(t, out), e.want)
+		require.Contains(t, encode(t, out), `"quantum":{"b":2,"a":1.50}`)
+		require.Equal(t, whole, encode(t, c), "the original is not modified")
+	}
+	for _, e := range []network.Edit{{Interface: "none", AddVLANTags: []int{1}}, {Interface: "stor", AddVLANTags: []int{1}}, {Interface: "inst0"}} {
+		_, err := e.Apply(c)
+		require.ErrorIs(t, err, network.ErrInvalid)
+	}
+	require.False(t, (&network.Edit{}).HasSecrets())
+	require.True(t, (&network.Edit{Proxy: &network.Proxy{Servers: map[string]network.ProxyServer{"a": {Password: "x"}}}}).HasSecrets())
+}
+
+// FuzzNetwork: whatever is read is written with every field as it was; nothing that is said
+// about it panics, or tells a secret.
+func FuzzNetwork(f *testing.F) {
+	f.Add(everyField(f))
+	f.Add([]byte(`{"config":` + whole + `,"state":{"interfaces":{"mgmt":{"addresses":["10.0.0.10"],"extra":[null]}},"configuration_in_process":false}}`))
+	f.Add([]byte(`{"config":{"interfaces":[{"name":"x","addresses":null,"mtu":0,"vlan_tags":[]}]}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var n network.Network
+		if json.Unmarshal(data, &n) != nil {
+			return
+		}
+		out, err := json.Marshal(n)
+		require.NoError(t, err)
+		require.Equal(t, generic(t, data), generic(t, out))
+		if n.Config == nil {
+			return
+		}
+		again, err := n.Config.Clone()
+		require.NoError(t, err)
+		require.Equal(t, encode(t, n.Config), encode(t, again))
+		again.Validate(network.Rules{})
+		none, err := network.Diff(n.Config, again)
+		require.NoError(t, err)
+		require.Empty(t, none)
+		p, err := network.Make(n.Config, again, network.Rules{})
+		require.NoError(t, err)
+		require.Empty(t, p.Changes)
+		hidden, err := n.Config.Hide()
+		require.NoError(t, err)
+		p, err = network.Make(n.Config, hidden, network.Rules{})
+		require.NoError(t, err)
+		_ = p.Err()
+	})
+}
+
+func generic(t *testing.T, data []byte) (out any) {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	require.NoError(t, d.Decode(&out))
+	return out
+}
