@@ -27,6 +27,11 @@ type Intent struct {
 	Targets map[string]string
 	// Timeout after which it counts as failed. Default: Options.RebootTimeout, or ActionTimeout.
 	Timeout time.Duration
+	// Force begins it although the server is not ready, or something is under way on it or its
+	// cluster: an operation of its own that it takes the place of counts as failed.
+	Force bool
+	// Note is for the event: what it is about.
+	Note string
 }
 
 // BeginAction stores the intent to act on a server, before anything is done to it: from then
@@ -36,11 +41,15 @@ type Intent struct {
 // Errors: ErrNotFound; ErrNotReady if the server is not ready or something is under way;
 // ErrBusy if a rollout has claimed it; ErrNotApplicable for evacuate and restore on another type than incus.
 func (r *Registry) BeginAction(ctx context.Context, name string, action Action) (*Operation, *ServerInfo, error) {
-	var operation *Operation
-	var info *ServerInfo
-	id := uuid.NewString()
-	err := r.Write(ctx, func(tx *Tx) (err error) {
-		operation, info, err = tx.Begin(Intent{Server: name, Action: action, ID: id})
+	return r.begin(ctx, Intent{Server: name, Action: action})
+}
+
+func (r *Registry) begin(ctx context.Context, intent Intent) (operation *Operation, info *ServerInfo, err error) {
+	if intent.ID == "" {
+		intent.ID = uuid.NewString()
+	}
+	err = r.Write(ctx, func(tx *Tx) (err error) {
+		operation, info, err = tx.Begin(intent)
 		return err
 	})
 	if err != nil {
@@ -67,10 +76,12 @@ func (t *Tx) Begin(intent Intent) (*Operation, *ServerInfo, error) {
 	if intent.ID == "" {
 		intent.ID = uuid.NewString()
 	}
-	if err := t.claimed(info, intent.Owner); err != nil {
-		return nil, nil, err
+	if !intent.Force {
+		if err := t.claimed(info, intent.Owner); err != nil {
+			return nil, nil, err
+		}
 	}
-	if err := applicable(info, intent.Action); err != nil {
+	if err := applicable(info, intent.Action, intent.Force); err != nil {
 		return nil, nil, err
 	}
 	// From before the intent shows: a poll must not take it for a leftover.
@@ -78,6 +89,9 @@ func (t *Tx) Begin(intent Intent) (*Operation, *ServerInfo, error) {
 	operation := &Operation{ID: intent.ID, Action: intent.Action, Mode: intent.Mode, Owner: intent.Owner, StartedAt: at, Deadline: at.Add(timeout)}
 	change := Transition{State: info.State}
 	next := &change.State
+	if next.Operation != nil { // forced
+		change.endOperation(at, fmt.Sprintf("%s took its place", intent.Action), "")
+	}
 	next.Operation = operation
 	switch intent.Action {
 	case ActionUpdate:
@@ -88,15 +102,24 @@ func (t *Tx) Begin(intent Intent) (*Operation, *ServerInfo, error) {
 	case ActionReboot:
 		next.Announced = &Announcement{At: at, Deadline: operation.Deadline}
 		change.to(at, StatusOffline, DetailRebooting, "asked to reboot")
-	case ActionPowerOff:
+	case ActionPowerOff, ActionSuspend:
 		next.Announced = &Announcement{At: at}
-		change.to(at, StatusOffline, DetailShutDown, "asked to power off")
+		change.to(at, StatusOffline, DetailShutDown, "asked to "+actionWords[intent.Action])
+	case ActionReconfigure, ActionFactoryReset:
+		next.Announced = nil
+		change.to(at, StatusPending, operation.detail(), "asked to "+actionWords[intent.Action])
 	default:
 		change.to(at, StatusReady, operation.detail(), "asked to "+string(intent.Action))
 	}
 	text := string(intent.Action)
-	if intent.Owner != "" {
+	switch {
+	case intent.Note != "":
+		text += ": " + intent.Note
+	case intent.Owner != "":
 		text += ", a step of rollout " + intent.Owner
+	}
+	if intent.Force {
+		text += ", forced"
 	}
 	change.event(at, EventActionStarted, text)
 	next.LastUpdated = at
@@ -106,16 +129,21 @@ func (t *Tx) Begin(intent Intent) (*Operation, *ServerInfo, error) {
 	return operation, info, t.Record(change.Events...)
 }
 
-func applicable(info *ServerInfo, action Action) error {
+var actionWords = map[Action]string{ActionPowerOff: "power off", ActionSuspend: "suspend", ActionReconfigure: "change its configuration", ActionFactoryReset: "install itself anew"}
+
+func applicable(info *ServerInfo, action Action, force bool) error {
 	s := &info.State
-	if s.Operation != nil {
+	switch {
+	case force && info.Fingerprint == "":
+		return fmt.Errorf("server %q has not registered: %w", info.Name, ErrNotReady)
+	case force:
+	case s.Operation != nil:
 		return fmt.Errorf("server %q: %s is under way since %s: %w", info.Name, s.Operation.Action, s.Operation.StartedAt.Format(time.RFC3339), ErrNotReady)
-	}
-	if s.Status != StatusReady || s.StatusDetail != DetailNone {
+	case s.Status != StatusReady || s.StatusDetail != DetailNone:
 		return fmt.Errorf("server %q is %s: %w", info.Name, describe(s.Status, s.StatusDetail), ErrNotReady)
 	}
 	switch action {
-	case ActionUpdate, ActionReboot, ActionPowerOff:
+	case ActionUpdate, ActionReboot, ActionPowerOff, ActionSuspend, ActionReconfigure, ActionFactoryReset:
 		return nil
 	case ActionEvacuate, ActionRestore:
 		if s.Type != TypeIncus {
@@ -133,32 +161,40 @@ func applicable(info *ServerInfo, action Action) error {
 func (r *Registry) EndAction(ctx context.Context, server *ServerInfo, operation *Operation, failure error) error {
 	defer r.doubt(server.ID)
 	defer r.endActing(server.ID)
+	return r.Write(ctx, func(tx *Tx) error { return tx.End(server, operation.ID, failure) })
+}
+
+// End tells how the effect of an action went, as Registry.EndAction does. Whoever began it in
+// this process calls Registry.Acted once that is committed.
+func (t *Tx) End(server *ServerInfo, operation string, failure error) error {
 	at := now()
-	var list []Event
-	err := r.update(ctx, func(tx *writing) error {
-		list = nil
-		state, err := stateOf(tx, server)
-		if err != nil {
-			return err
-		}
-		t := Transition{State: *state}
-		next := &t.State
-		// Polls that began before know less than we do.
-		next.PollRequested, next.NotBefore = at, at
-		if ours := next.Operation != nil && next.Operation.ID == operation.ID; ours {
-			t.end(at, failure)
-			next.LastUpdated = at
-		}
-		if err := tx.putState(next); err != nil {
-			return err
-		}
-		list = t.Events
-		return r.record(tx, list...)
-	})
-	if err == nil {
-		r.logEvents(ctx, list)
+	state, err := stateOf(t.writing, server)
+	if err != nil {
+		return err
 	}
-	return err
+	change := Transition{State: *state}
+	next := &change.State
+	// Polls that began before know less than we do.
+	next.PollRequested, next.NotBefore = at, at
+	if ours := next.Operation != nil && next.Operation.ID == operation; ours {
+		change.end(at, failure)
+		next.LastUpdated = at
+	}
+	if err := t.writing.putState(next); err != nil {
+		return err
+	}
+	return t.Record(change.Events...)
+}
+
+// Acting tells that this process carries out an action on a server that another run of it has
+// begun: from now on no poll says, before the deadline, that it is over. Acted is its end.
+func (r *Registry) Acting(id string) { r.beginActing(id) }
+
+// Acted tells that this process is done with an action on a server, which it began with
+// Tx.Begin, or took up with Acting: from now on polls judge it.
+func (r *Registry) Acted(id string) {
+	r.endActing(id)
+	r.doubt(id)
 }
 
 // stateOf returns the state of a server, whatever its name is by now.
@@ -182,8 +218,11 @@ func (t *Transition) end(at time.Time, failure error) {
 	case failure != nil:
 		t.endOperation(at, failure.Error(), "")
 		t.release(at, op, fmt.Sprintf("%s failed", op.Action))
-	case op.Action == ActionPowerOff:
+	case op.down():
 		t.endOperation(at, "", "the server has accepted it")
+	case op.Action == ActionReconfigure:
+		t.endOperation(at, "", "done")
+		t.release(at, op, "reconfigured")
 	case op.Action == ActionEvacuate || op.Action == ActionRestore:
 		t.endOperation(at, "", "done")
 		next.Maintenance = NotInMaintenance
@@ -206,11 +245,11 @@ func (r *Registry) endActing(id string) {
 // the server has become meanwhile for other reasons, unresponsive say, it stays.
 func (t *Transition) release(at time.Time, op *Operation, reason string) {
 	next := &t.State
-	down := (op.Action == ActionReboot || op.Action == ActionPowerOff) && next.StatusDetail == op.detail() && next.Announced != nil && next.Announced.At.Equal(op.StartedAt)
+	down := (op.Action == ActionReboot || op.down()) && next.StatusDetail == op.detail() && next.Announced != nil && next.Announced.At.Equal(op.StartedAt)
 	if down {
 		next.Announced = nil
 	}
-	if down || next.Status == StatusReady && next.StatusDetail == op.detail() {
+	if down || (next.Status == StatusReady || op.pending() && next.Status == StatusPending) && next.StatusDetail == op.detail() {
 		t.to(at, StatusReady, DetailNone, reason)
 	}
 }

@@ -113,7 +113,7 @@ func (t *Transition) warn(o Observation, policy Policy) {
 	}
 	down := s.Status == StatusOffline && s.StatusDetail == DetailUnresponsive
 	judge(WarningUnreachable, down, o.Failure.Message)
-	if o.Presented != "" {
+	if op := s.Operation; o.Presented != "" && (op == nil || op.Action != ActionFactoryReset) {
 		judge(WarningCertificate, o.Failure.Kind == FailureCertificate, o.Failure.Message)
 	}
 	if o.Failure.Kind == FailureUntrusted {

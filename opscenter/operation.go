@@ -13,7 +13,7 @@ type Operation struct {
 	Action Action
 	// Mode of an evacuation or a restore, as Incus names it.
 	Mode string
-	// Owner is the rollout it is a step of; empty: none.
+	// Owner is the rollout, or the change, it is a step of; empty: none.
 	Owner     string
 	StartedAt time.Time
 	Deadline  time.Time
@@ -62,6 +62,15 @@ func (t *Transition) endOperation(at time.Time, failed, why string) {
 	next.Operation = nil
 }
 
+// down reports whether the server goes down with the action, and stays so until somebody wakes it.
+func (op *Operation) down() bool { return op.Action == ActionPowerOff || op.Action == ActionSuspend }
+
+// pending reports whether the server is neither ready nor offline meanwhile: it may be away for
+// a while, and at another address.
+func (op *Operation) pending() bool {
+	return op.Action == ActionReconfigure || op.Action == ActionFactoryReset
+}
+
 func (op *Operation) detail() StatusDetail {
 	switch op.Action {
 	case ActionUpdate:
@@ -73,8 +82,12 @@ func (op *Operation) detail() StatusDetail {
 		return DetailEvacuating
 	case ActionRestore:
 		return DetailRestoring
-	case ActionPowerOff:
+	case ActionPowerOff, ActionSuspend:
 		return DetailShutDown
+	case ActionReconfigure:
+		return DetailReconfiguring
+	case ActionFactoryReset:
+		return DetailRegistering
 	}
 	return DetailRebooting
 }

@@ -22,9 +22,10 @@ type Actuator interface {
 	Evacuate(ctx context.Context, target Target, mode string) error
 	// Restore brings them back, and returns when they are; mode is empty, or skip.
 	Restore(ctx context.Context, target Target, mode string) error
-	// Reboot and PowerOff return when the server has accepted that.
+	// Reboot, PowerOff and Suspend return when the server has accepted that.
 	Reboot(ctx context.Context, target Target) error
 	PowerOff(ctx context.Context, target Target) error
+	Suspend(ctx context.Context, target Target) error
 	// RunningInstances returns the instances that run on a server that is in no cluster.
 	RunningInstances(ctx context.Context, target Target) ([]Instance, error)
 	// StopInstance and StartInstance return when it is; one that is already, or that is gone, is left alone.
@@ -132,10 +133,15 @@ var errAbandoned = fmt.Errorf("the actuator did not return: %w", ErrOutcomeUnkno
 //
 // Errors are those of Registry.BeginAction, and what the server says.
 func (p *UpdatePlanner) Act(ctx context.Context, name string, action Action) error {
+	return p.ActOn(ctx, Intent{Server: name, Action: action})
+}
+
+// ActOn is Act for an intent with more to it: a mode, a timeout, or force.
+func (p *UpdatePlanner) ActOn(ctx context.Context, intent Intent) error {
 	if p.actuator == nil {
 		return errNoActuator
 	}
-	operation, info, err := p.registry.BeginAction(ctx, name, action)
+	operation, info, err := p.registry.begin(ctx, intent)
 	if err != nil {
 		return err
 	}
@@ -185,7 +191,7 @@ func (p *UpdatePlanner) carryOut(ctx context.Context, server *ServerInfo, operat
 }
 
 // CarryOn carries out once more an action whose controller is gone, or whose outcome was not
-// heard, and which can be asked for again: all but a reboot and a power off. It does nothing if
+// heard, and which can be asked for again: an update, an evacuation, a restore. It does nothing if
 // the action is over. An error leaves the action under way: what was asked for before may go on.
 // Errors: ErrNotFound, ErrNotApplicable, ErrOutcomeUnknown.
 func (p *UpdatePlanner) CarryOn(ctx context.Context, id, operation string) error {
@@ -200,7 +206,7 @@ func (p *UpdatePlanner) CarryOn(ctx context.Context, id, operation string) error
 		p.registry.endActing(id)
 		return err
 	}
-	if action := info.State.Operation.Action; action == ActionReboot || action == ActionPowerOff {
+	if action := info.State.Operation.Action; action != ActionUpdate && action != ActionEvacuate && action != ActionRestore {
 		p.registry.endActing(id)
 		return fmt.Errorf("%s of server %q can't be asked for twice: %w", action, info.Name, ErrNotApplicable)
 	}
@@ -220,6 +226,8 @@ func (p *UpdatePlanner) effect(ctx context.Context, server *ServerInfo, operatio
 		return p.actuator.Reboot(ctx, target)
 	case ActionPowerOff:
 		return p.actuator.PowerOff(ctx, target)
+	case ActionSuspend:
+		return p.actuator.Suspend(ctx, target)
 	case ActionEvacuate:
 		if alone {
 			return p.stop(ctx, server, operation)

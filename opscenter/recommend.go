@@ -18,6 +18,15 @@ const (
 	ActionReboot   = rolling.Reboot
 	ActionRestore  = rolling.Restore
 	ActionPowerOff = rolling.PowerOff
+
+	// Those below are no part of a rollout.
+
+	// ActionSuspend suspends the server to memory: it is back when somebody wakes it.
+	ActionSuspend Action = "suspend"
+	// ActionReconfigure changes the server's configuration, its network above all.
+	ActionReconfigure Action = "reconfigure"
+	// ActionFactoryReset installs the server anew: it registers again, with another certificate.
+	ActionFactoryReset Action = "factory-reset"
 )
 
 // UpdateState is where a server stands in an update. The names are those of Operations Center.

@@ -401,6 +401,9 @@ func (a actuator) Restore(_ context.Context, t opscenter.Target, _ string) error
 func (a actuator) PowerOff(_ context.Context, t opscenter.Target) error {
 	return a(opscenter.ActionPowerOff, t)
 }
+func (a actuator) Suspend(_ context.Context, t opscenter.Target) error {
+	return a(opscenter.ActionSuspend, t)
+}
 func (a actuator) RunningInstances(context.Context, opscenter.Target) ([]opscenter.Instance, error) {
 	return nil, nil
 }

@@ -122,6 +122,8 @@ type ServerState struct {
 	MemberRoles []string
 	// SystemStateTrusted is IncusOS's own word on its secure boot state.
 	SystemStateTrusted bool
+	// Update is how it updates itself; nil: that was never read, or it is not on IncusOS.
+	Update *UpdateSettings
 
 	// BootedAt is when the server last booted, as it said when that was first seen; zero: not known.
 	BootedAt time.Time
@@ -206,6 +208,7 @@ type Observation struct {
 	MemberName         *string
 	MemberRoles        []string // read with the Maintenance of a member
 	SystemStateTrusted *bool
+	Update             *UpdateSettings
 	Facts              *Facts
 	// Unread names what could not be read, and why.
 	Unread []string
@@ -319,7 +322,7 @@ func (t *Transition) failed(o Observation, policy Policy) {
 			return // asked before it said so
 		}
 		a.WentDown = true
-		if op := next.Operation; op != nil && op.Action == ActionPowerOff && contact.Acting == 0 {
+		if op := next.Operation; op != nil && op.down() && contact.Acting == 0 {
 			t.endOperation(o.At, "", "it is down")
 		}
 		if a.Deadline.IsZero() || o.At.Before(a.Deadline) || policy.FleetUnreachable {
@@ -335,6 +338,9 @@ func (t *Transition) failed(o Observation, policy Policy) {
 	}
 	if policy.FleetUnreachable || contact.Failures < policy.OfflineThreshold || next.Status == StatusUnregistered || next.Status == StatusOffline {
 		return
+	}
+	if op := next.Operation; op != nil && op.pending() && o.At.Before(op.Deadline) {
+		return // it may be at another address, and be back at this one
 	}
 	if op := next.Operation; op != nil && (contact.Acting == 0 || !o.At.Before(op.Deadline)) {
 		t.endOperation(o.At, "the server became unresponsive", o.Failure.Message)
@@ -383,7 +389,7 @@ func (t *Transition) answered(o Observation, policy Policy) {
 			return
 		}
 		next.Announced = nil
-		if op := next.Operation; op != nil && (op.Action == ActionReboot || op.Action == ActionPowerOff) && contact.Acting == 0 {
+		if op := next.Operation; op != nil && (op.Action == ActionReboot || op.down()) && contact.Acting == 0 {
 			switch {
 			case !back:
 				t.endOperation(o.At, "the server did not go down by the deadline", "")
@@ -457,6 +463,9 @@ func (t *Transition) read(o Observation) {
 			next.MemberRoles = o.MemberRoles
 		}
 	}
+	if o.Update != nil && (next.Update == nil || *next.Update != *o.Update) {
+		next.Update = o.Update
+	}
 	if o.SystemStateTrusted != nil {
 		next.SystemStateTrusted = *o.SystemStateTrusted
 	}
@@ -479,9 +488,14 @@ func (t *Transition) settle(o Observation, policy Policy) {
 			t.endOperation(o.At, "", "the server is "+next.Maintenance.String())
 		case op.Action == ActionReboot:
 			t.endOperation(o.At, "", "the server is back")
+		case op.Action == ActionFactoryReset && o.BootedAt.After(op.StartedAt.Add(bootSlack)):
+			t.endOperation(o.At, "the server has booted, and is what it was", "")
 		case !o.At.Before(op.Deadline):
 			t.endOperation(o.At, "its deadline has passed", "")
 		}
+	}
+	if op := next.Operation; op != nil && op.pending() {
+		return // whoever changes it says when that is over, or the deadline does
 	}
 	detail := DetailNone
 	reason := reasonReady

@@ -36,8 +36,20 @@ type TokenSpec struct {
 }
 
 // CreateToken creates a token. Errors: ErrInvalidToken, ErrTooLong, ErrNotFound for the channel.
-func (r *Registry) CreateToken(ctx context.Context, spec TokenSpec) (*Token, error) {
-	at := now()
+func (r *Registry) CreateToken(ctx context.Context, spec TokenSpec) (token *Token, err error) {
+	err = r.Write(ctx, func(tx *Tx) (err error) {
+		token, err = tx.CreateToken(spec)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return token, nil
+}
+
+// CreateToken creates a token, as Registry.CreateToken does.
+func (t *Tx) CreateToken(spec TokenSpec) (*Token, error) {
+	r, at := t.registry, now()
 	if spec.Uses == 0 {
 		spec.Uses = 1
 	}
@@ -53,20 +65,13 @@ func (r *Registry) CreateToken(ctx context.Context, spec TokenSpec) (*Token, err
 	}
 	event := Event{At: at, Kind: EventTokenCreated, Reason: fmt.Sprintf("%s: %d uses until %s, channel %s",
 		token.label(), token.UsesRemaining, token.ExpireAt.Format(time.RFC3339), token.Channel)}
-	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
-		if err := channelExists(tx, token.Channel); err != nil {
-			return err
-		}
-		if err := tokens.Insert(tx, token); err != nil {
-			return err
-		}
-		return r.record(tx, event)
-	})
-	if err != nil {
+	if err := channelExists(t, token.Channel); err != nil {
 		return nil, err
 	}
-	r.logEvents(ctx, []Event{event})
-	return token, nil
+	if err := tokens.Insert(t, token); err != nil {
+		return nil, err
+	}
+	return token, t.Record(event)
 }
 
 func (r *Registry) fillToken(token *Token, spec TokenSpec) error {

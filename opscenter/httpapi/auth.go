@@ -12,7 +12,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/opscenter-go/sdk/opscenter"
-	"github.com/opscenter-go/sdk/opscenter/rollout"
 )
 
 // Authorizer says who sends a request to the operators' API, or, with an error, that the
@@ -78,7 +77,7 @@ func (h *Handler) authorized(handle http.HandlerFunc) http.HandlerFunc {
 		if r.Method != http.MethodGet {
 			h.options.Logger.InfoContext(r.Context(), "operator's request", "principal", principal, "method", r.Method, "endpoint", r.Pattern)
 		}
-		handle(w, r.WithContext(rollout.By(r.Context(), principal)))
+		handle(w, r.WithContext(opscenter.By(r.Context(), principal)))
 	}
 }
 

@@ -50,6 +50,11 @@ func (c *Client) PowerOff(ctx context.Context, target opscenter.Target) error {
 	return c.post(ctx, target, "/os/1.0/system/:poweroff")
 }
 
+// Suspend suspends the server to memory. It returns when the server has accepted that.
+func (c *Client) Suspend(ctx context.Context, target opscenter.Target) error {
+	return c.post(ctx, target, "/os/1.0/system/:suspend")
+}
+
 // Evacuate moves the instances of a cluster member away, and returns when they are. Mode is
 // auto, migrate, live-migrate or stop; empty: auto. The only member of a cluster has nowhere
 // to move them to: there auto stops them. Once the server has been asked, an error that is not

@@ -230,7 +230,9 @@ func (p *probe) incusOS(e environment) {
 	update := p.try("update", func() error {
 		var answer struct {
 			Config struct {
-				Channel string `json:"channel"`
+				Channel        string `json:"channel"`
+				AutoReboot     bool   `json:"auto_reboot"`
+				CheckFrequency string `json:"check_frequency"`
 			} `json:"config"`
 			State struct {
 				NeedsReboot bool `json:"needs_reboot"`
@@ -238,6 +240,9 @@ func (p *probe) incusOS(e environment) {
 		}
 		err := p.get("/os/1.0/system/update", &answer)
 		versions.UpdateChannel, versions.OS.NeedsReboot = limited(answer.Config.Channel, maxText), answer.State.NeedsReboot
+		if err == nil {
+			p.o.Update = &opscenter.UpdateSettings{AutoReboot: answer.Config.AutoReboot, Channel: versions.UpdateChannel, CheckFrequency: limited(answer.Config.CheckFrequency, maxText)}
+		}
 		return err
 	})
 	if applications && update {

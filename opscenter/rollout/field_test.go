@@ -258,6 +258,15 @@ func (f *field) PowerOff(_ context.Context, t opscenter.Target) error {
 	}
 	return err
 }
+func (f *field) Suspend(_ context.Context, t opscenter.Target) error {
+	m, err := f.call(opscenter.ActionSuspend, t.Name)
+	if err == nil {
+		f.mu.Lock()
+		m.down = true
+		f.mu.Unlock()
+	}
+	return err
+}
 
 func (f *field) RunningInstances(_ context.Context, t opscenter.Target) ([]opscenter.Instance, error) {
 	f.mu.Lock()

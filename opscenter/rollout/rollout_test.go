@@ -94,7 +94,7 @@ func TestRollingUpdate(t *testing.T) {
 		}
 		require.Len(t, planned, 16, plan.String())
 
-		r, err := m.StartPlan(rollout.By(t.Context(), "alice"), plan)
+		r, err := m.StartPlan(opscenter.By(t.Context(), "alice"), plan)
 		require.NoError(t, err)
 		require.Equal(t, "alice", r.RequestedBy)
 		_, err = m.Start(t.Context(), rolling.Selector{Clusters: []string{"c1"}}, rolling.Policy{})

@@ -36,13 +36,6 @@ func stepOf(list []*rolling.Unit) int {
 // one whose controller died.
 const startTimeout = time.Minute
 
-type requester struct{}
-
-// By returns a context whose rollouts are recorded as asked for by somebody.
-func By(ctx context.Context, who string) context.Context {
-	return context.WithValue(ctx, requester{}, who)
-}
-
 // Start starts a rollout of what the selector selects. The versions that its servers are to
 // reach are those available now, whatever is published meanwhile. It is carried out by Run,
 // of whichever Manager of the store runs. If nothing is to be done it has ended already.
@@ -77,7 +70,7 @@ func (m *Manager) start(ctx context.Context, selector rolling.Selector, policy r
 		return nil, err
 	}
 	at := now()
-	who, _ := ctx.Value(requester{}).(string)
+	who := opscenter.Principal(ctx)
 	r := &Rollout{ID: id.String(), Selector: selector, State: *selected.State, RequestedBy: who, CreatedAt: at, ExpectedEnd: plan.End, LastUpdated: at}
 	r.State.Status, r.State.StartedAt = rolling.StatusStarting, at
 	for _, u := range selected.Units {
@@ -343,7 +336,7 @@ func (m *Manager) change(ctx context.Context, id string, change func(*opscenter.
 		if err != nil {
 			return err
 		}
-		if who, ok := ctx.Value(requester{}).(string); ok && who != "" {
+		if who := opscenter.Principal(ctx); who != "" {
 			text += ", by " + who
 		}
 		next.LastUpdated = now()

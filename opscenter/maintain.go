@@ -1,0 +1,83 @@
+package opscenter
+
+import (
+	"fmt"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// UpdateSettings are how a server updates itself, as far as a control plane has a say in it
+// (IncusOS API, SystemUpdateConfig).
+type UpdateSettings struct {
+	AutoReboot     bool
+	Channel        string
+	CheckFrequency string
+}
+
+// ManagedUpdates are the settings of a server whose control plane says when to update, and to
+// reboot: never by itself.
+func ManagedUpdates(channel string) UpdateSettings {
+	return UpdateSettings{Channel: channel, CheckFrequency: "never"}
+}
+
+// Move notes that a server is reached at another connection URL, because somebody has found it
+// there. Errors: ErrInvalidURL, and storage.ErrConflict if the server was removed.
+func (t *Tx) Move(server *ServerInfo, url, why string) error {
+	if err := checkURL("connection URL", url); err != nil {
+		return err
+	}
+	known, err := byID.Find(t, storage.StringKey(server.ID))
+	if err != nil {
+		return err
+	}
+	if known == nil {
+		return fmt.Errorf("server %q was removed: %w", server.Name, storage.ErrConflict)
+	}
+	if known.ConnectionURL == url {
+		return nil
+	}
+	at := now()
+	changed := *known
+	changed.ConnectionURL, changed.LastUpdated = url, at
+	if err := servers.Put(t, &changed); err != nil {
+		return err
+	}
+	if err := requestPoll(t.writing, known.Name, at, true); err != nil {
+		return err
+	}
+	return t.Record(Event{At: at, Kind: EventConnectionURLChanged, Server: known.Name, Reason: fmt.Sprintf("%s: now %s, was %s", why, url, known.ConnectionURL)})
+}
+
+// AllowReinstall lets the machine register once more with another certificate, or takes that
+// back, as Registry.AllowReinstall does.
+func (t *Tx) AllowReinstall(server *ServerInfo, allow bool, why string) error {
+	known, err := byID.Find(t, storage.StringKey(server.ID))
+	if err != nil || known == nil || known.ReinstallAllowed == allow {
+		return err
+	}
+	at := now()
+	changed := *known
+	changed.ReinstallAllowed, changed.LastUpdated = allow, at
+	if err := servers.Put(t, &changed); err != nil {
+		return err
+	}
+	return t.Record(Event{At: at, Kind: EventReinstallAllowed, Server: known.Name, Reason: fmt.Sprintf("another certificate is accepted once: %t: %s", allow, why)})
+}
+
+// RevokeToken revokes a token, as Registry.RevokeToken does; one that is gone already is no error.
+func (t *Tx) RevokeToken(id string) error {
+	token, err := tokens.Find(t, storage.StringKey(id))
+	if err != nil || token == nil {
+		return err
+	}
+	if err := tokens.Delete(t, storage.StringKey(id)); err != nil {
+		return err
+	}
+	return t.Record(Event{At: now(), Kind: EventTokenRevoked, Reason: token.label()})
+}
+
+// TokenUsed reports whether a token is used up, or gone.
+func (s *Snapshot) TokenUsed(id string) (bool, error) {
+	token, err := tokens.Find(s, storage.StringKey(id))
+	return err == nil && (token == nil || token.UsesRemaining == 0), err
+}
