@@ -48,6 +48,7 @@ const (
 	EventClusterDiscovered    EventKind = "cluster-member-discovered"
 	EventRollout              EventKind = "rollout"
 	EventRolloutStep          EventKind = "rollout-step"
+	EventConfigurationChange  EventKind = "configuration-change"
 )
 
 // Event tells of something that was decided or changed, and why. Events hold no secrets:

@@ -39,6 +39,9 @@ const (
 	// WarningFleet: so many servers fail at once that the control plane suspects itself: nobody
 	// becomes offline. Cleared when most of those that are asked answer.
 	WarningFleet WarningKind = "Fleet unreachable"
+	// WarningUpdateSettings: the server's update settings are not those of a managed server, and
+	// are put back. Cleared when they are.
+	WarningUpdateSettings WarningKind = "Server update settings changed"
 	// WarningBehind: polls don't keep up with their schedule. Cleared when they do.
 	WarningBehind WarningKind = "Polling behind schedule"
 )

@@ -43,7 +43,9 @@ type Options struct {
 	// it sooner. Default 30 s, at least Timeout.
 	CallTimeout time.Duration
 	// ListTimeout bounds the wait for a list of the inventory to begin: a daemon looks at each
-	// running instance before it answers. Default 2 minutes, at least Timeout.
+	// running instance before it answers. It bounds the wait for the answer to a change of a
+	// server's configuration, too: IncusOS answers once its network is up. Default 2 minutes, at
+	// least Timeout.
 	ListTimeout time.Duration
 	// MaxBody bounds an answer, and an entry of a list of the inventory, in bytes. Default 4 MiB.
 	MaxBody int64
@@ -73,7 +75,7 @@ type Options struct {
 
 // Client talks to servers. It keeps connections and TLS sessions, both bounded for all
 // servers together. All methods may be called concurrently. It implements poller.Prober,
-// opscenter.Actuator, cluster.Incus and inventory.Incus.
+// opscenter.Actuator, cluster.Incus, inventory.Incus and system.OS.
 type Client struct {
 	options Options
 	fleet   *fleet
@@ -181,6 +183,7 @@ func (s session) get(path string, out any) error {
 
 var (
 	errAnswer    = errors.New("not an answer of this API")
+	errForeign   = errors.New("") // marks what a gateway between says, and not the API
 	errUntrusted = errors.New("the server does not trust the control plane's certificate")
 )
 

@@ -75,6 +75,7 @@ func TestProbeReadsWhatTheSpecificationLists(t *testing.T) {
 				require.Greater(t, len(part), 300)
 			}
 			require.NotContains(t, string(o.Facts.Network)+string(o.Facts.Security), "simulated-", "secrets are removed")
+			require.NotContains(t, string(o.Facts.Network), "c2ltdWxhdGVk", "those in base64 are, too")
 			if kind == opscenter.TypeIncus {
 				require.Equal(t, server.Name(), *o.MemberName)
 				require.Equal(t, opscenter.NotInMaintenance, *o.Maintenance)
@@ -86,7 +87,7 @@ func TestProbeReadsWhatTheSpecificationLists(t *testing.T) {
 	server, identity := boot(t, incusostest.Options{Standalone: true})
 	o := probe(t, newClient(t, incusos.Options{Certificate: identity, KeepSecrets: true}), target(server))
 	require.Empty(t, *o.MemberName, "an Incus server in no cluster")
-	require.Contains(t, string(o.Facts.Network), "simulated-private-key", "unless they are to be kept")
+	require.Contains(t, string(o.Facts.Network), "c2ltdWxhdGVkLXByaXZhdGUta2V5", "unless they are to be kept")
 }
 
 // Every fault costs no more than the deadline, is told by its kind, and leaves nothing behind.

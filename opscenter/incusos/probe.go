@@ -118,24 +118,28 @@ func (p *probe) object(path string) (json.RawMessage, error) {
 
 // raw returns the metadata of an answer. Errors of the server are api.StatusErrors.
 func (p *probe) raw(path string) (json.RawMessage, error) {
-	req := &http.Request{Method: http.MethodGet, Header: http.Header{"User-Agent": userAgent}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
-	var err error
-	if req.URL, err = url.Parse("https://" + p.peer.host + path); err != nil {
-		return nil, fmt.Errorf("GET %s: %w", path, err)
-	}
-	resp, err := p.peer.RoundTrip(req.WithContext(p.ctx))
+	return p.exchange(http.MethodGet, path, nil)
+}
+
+// exchange sends a request, and returns the metadata of the answer.
+func (p *probe) exchange(method, path string, body []byte) (json.RawMessage, error) {
+	req, err := p.peer.request(p.ctx, method, path, body)
 	if err != nil {
-		return nil, fmt.Errorf("GET %s: %w", path, err)
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	resp, err := p.peer.RoundTrip(req)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode < http.StatusBadRequest {
-		return nil, fmt.Errorf("GET %s: %w", path, ErrRedirect)
+		return nil, fmt.Errorf("%s %s: %w", method, path, ErrRedirect)
 	}
 	var data bytes.Buffer
 	// Room for what was announced, as far as that is usual: anybody can announce much.
 	data.Grow(int(min(max(resp.ContentLength, 0), maxAhead)) + bytes.MinRead)
 	if _, err := data.ReadFrom(resp.Body); err != nil {
-		return nil, fmt.Errorf("GET %s: %w", path, err)
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
 	var kind, message string
 	var code int
@@ -157,13 +161,13 @@ func (p *probe) raw(path string) (json.RawMessage, error) {
 		if code == 0 {
 			code = resp.StatusCode
 		}
-		return nil, fmt.Errorf("GET %s: %w", path, api.StatusErrorf(code, "%s", limited(message, maxMessage)))
+		return nil, fmt.Errorf("%s %s: %w", method, path, api.StatusErrorf(code, "%s", limited(message, maxMessage)))
 	case err != nil && resp.StatusCode >= http.StatusBadRequest: // a proxy's own word
-		return nil, fmt.Errorf("GET %s: %w", path, api.StatusErrorf(resp.StatusCode, "%s", http.StatusText(resp.StatusCode)))
+		return nil, fmt.Errorf("%s %s: %w%w", method, path, errForeign, api.StatusErrorf(resp.StatusCode, "%s", http.StatusText(resp.StatusCode)))
 	case err != nil:
-		return nil, fmt.Errorf("GET %s: %w: %w", path, errAnswer, err)
+		return nil, fmt.Errorf("%s %s: %w: %w", method, path, errAnswer, err)
 	case kind != string(api.SyncResponse):
-		return nil, fmt.Errorf("GET %s: %w: type %q", path, errAnswer, limited(kind, maxText))
+		return nil, fmt.Errorf("%s %s: %w: type %q", method, path, errAnswer, limited(kind, maxText))
 	}
 	return metadata, nil
 }

@@ -41,6 +41,7 @@ type fleet struct {
 	base     *http.Transport
 	once     *http.Transport // for connections that serve one request
 	patient  *http.Transport // for answers that take long to begin
+	changes  *http.Transport // for both
 	seed     maphash.Seed    // of the names: who knew it could choose a server's to be another's
 	options  Options
 	sessions *sessions
@@ -87,6 +88,8 @@ func newFleet(options Options) *fleet {
 		ResponseHeaderTimeout: options.ListTimeout,
 		DisableCompression:    true,
 	}
+	f.changes = f.once.Clone()
+	f.changes.ResponseHeaderTimeout = options.ListTimeout
 	return f
 }
 
@@ -101,7 +104,8 @@ type peer struct {
 	pinned  [2]bool
 	public  string // the host a publicly trusted certificate may be for
 	alone   bool   // each request on a connection of its own
-	patient bool   // answers may take long, and be long
+	patient bool   // answers may take long, and unless it is alone be long
+	large   bool   // answers may be long
 }
 
 // call is what a dial has to know of the request it is begun for: net/http hands it neither
@@ -260,6 +264,11 @@ func (p *peer) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	transport, timeout, limit := p.fleet.base, p.fleet.options.CallTimeout, p.fleet.options.MaxBody
 	switch {
+	case p.alone && p.patient:
+		transport, timeout = p.fleet.changes, maxListTime
+		if p.large {
+			limit = p.fleet.options.MaxList
+		}
 	case p.alone:
 		transport = p.fleet.once
 	case p.patient:

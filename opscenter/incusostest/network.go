@@ -1,8 +1,12 @@
 package incusostest
 
 import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -12,12 +16,79 @@ type network struct {
 	before  map[string]any // what a roll-back returns to
 	timer   *time.Timer
 	pending bool
+	// killed are addresses that nobody reaches, whatever the configuration says; lease is what DHCP
+	// gives for management, and port where it listens after the next change; empty: as before.
+	killed map[string]bool
+	lease  string
+	port   string
+	stuck  bool
+	muted  bool
+}
+
+// KillAddress makes an IP address unreachable, as if its cable were cut, or reachable again.
+// Connections over it are cut.
+func (s *Server) KillAddress(host string, killed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if killed {
+		s.network.killed[host] = true
+	} else {
+		delete(s.network.killed, host)
+	}
+	if current, _, _ := net.SplitHostPort(s.address); current == host && !s.off && !s.closed {
+		s.hangUp()
+		_ = s.serve()
+	}
+}
+
+// SetLease sets the address that DHCP gives to management.
+func (s *Server) SetLease(host string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.network.lease = host
+}
+
+// SetPort makes the server listen on another port after its next change of the network.
+func (s *Server) SetPort(port string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.network.port = port
+}
+
+// SetStuck makes the server accept changes of its network, and stay at its address with the
+// configuration it has, or ends that.
+func (s *Server) SetStuck(stuck bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.network.stuck = stuck
+}
+
+// SetMuted keeps the server from sending self updates, or ends that.
+func (s *Server) SetMuted(muted bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.network.muted = muted
+}
+
+// NetworkConfig returns the network configuration the server has, as JSON.
+func (s *Server) NetworkConfig() json.RawMessage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	data, _ := json.Marshal(s.network.config) // it came from JSON
+	return data
+}
+
+// NetworkPending reports whether a change of the network waits for its confirmation.
+func (s *Server) NetworkPending() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.network.pending
 }
 
 func newNetwork(s *Server) network {
 	host, _, _ := net.SplitHostPort(s.address)
 	mac := func(n int) string { return macAddress(s.options.Seed, n) }
-	return network{config: map[string]any{
+	return network{killed: map[string]bool{}, config: map[string]any{
 		"dns":  map[string]any{"domain": "example.test", "hostname": s.options.Name, "nameservers": []any{"127.0.0.53"}, "search_domains": []any{"example.test"}},
 		"time": map[string]any{"ntp_servers": []any{"ntp.example.test"}, "timezone": "UTC"},
 		"proxy": map[string]any{"servers": map[string]any{"main": map[string]any{"host": "proxy.example.test:8080", "use_tls": true,
@@ -27,8 +98,8 @@ func newNetwork(s *Server) network {
 			map[string]any{"name": "stor", "hwaddr": mac(1), "addresses": []any{"dhcp4", "slaac"}, "mtu": 9000.0, "lldp": true, "roles": []any{"storage", "cluster"}},
 			map[string]any{"name": "inst0", "hwaddr": mac(2), "mtu": 9000.0, "lldp": true, "roles": []any{"instances"}, "vlan_tags": []any{100.0, 200.0}},
 		},
-		"wireguard": []any{map[string]any{"name": "wg0", "addresses": []any{"fd00::1/64"}, "port": 51820.0, "private_key": "simulated-private-key",
-			"peers": []any{map[string]any{"public_key": "public-key-of-a-peer", "preshared_key": "simulated-preshared-key", "allowed_ips": []any{"fd00::2/128"}}}}},
+		"wireguard": []any{map[string]any{"name": "wg0", "addresses": []any{"fd00::1/64"}, "port": 51820.0, "private_key": simulatedKey("private"),
+			"peers": []any{map[string]any{"public_key": simulatedKey("peer"), "preshared_key": simulatedKey("preshared"), "allowed_ips": []any{"fd00::2/128"}}}}},
 	}}
 }
 
@@ -61,18 +132,30 @@ func hasRole(device map[string]any, role string) bool {
 	return false
 }
 
-// managementHost returns the address a configuration gives to management; empty if none.
-func managementHost(config map[string]any) string {
-	list, _ := config["interfaces"].([]any)
-	for _, entry := range list {
-		device, _ := entry.(map[string]any)
-		addresses, _ := device["addresses"].([]any)
-		if !hasRole(device, "management") || len(addresses) == 0 {
-			continue
-		}
-		address, _ := addresses[0].(string)
-		if ip, _, err := net.ParseCIDR(address); err == nil {
-			return ip.String()
+// simulatedKey makes a WireGuard key, which is 32 bytes, out of a name.
+func simulatedKey(name string) string {
+	return base64.StdEncoding.EncodeToString(fmt.Appendf(nil, "%.32s", "simulated-"+name+"-key"+strings.Repeat(".", 32)))
+}
+
+// managementHost returns the address a configuration gives to management; empty if none. s.mu is held.
+func (n *network) managementHost() string {
+	for _, kind := range []string{"interfaces", "bonds", "vlans"} {
+		list, _ := n.config[kind].([]any)
+		for _, entry := range list {
+			device, _ := entry.(map[string]any)
+			addresses, _ := device["addresses"].([]any)
+			if !hasRole(device, "management") {
+				continue
+			}
+			for _, address := range addresses {
+				text, _ := address.(string)
+				if ip, _, err := net.ParseCIDR(text); err == nil {
+					return ip.String()
+				}
+				if text == "dhcp4" && n.lease != "" {
+					return n.lease
+				}
+			}
 		}
 	}
 	return ""
@@ -85,6 +168,15 @@ func (n *network) forget() {
 		n.timer.Stop()
 		n.config, n.pending = n.before, false
 	}
+}
+
+// home returns where the configuration puts a server that was at an address. s.mu is held.
+func (n *network) home(address string) string {
+	host, port, _ := net.SplitHostPort(address)
+	if configured := n.managementHost(); configured != "" {
+		host = configured
+	}
+	return net.JoinHostPort(host, port)
 }
 
 func (s *Server) putNetwork(w http.ResponseWriter, r *http.Request) {
@@ -121,9 +213,13 @@ func (s *Server) putNetwork(w http.ResponseWriter, r *http.Request) {
 	}
 	respond(w, nil)
 	_ = http.NewResponseController(w).Flush()
+	if s.network.stuck {
+		return
+	}
 	before := s.network.config
 	s.network.config = body.Config
-	if timeout > 0 {
+	s.unsaved()
+	if timeout > 0 && !s.options.LegacyNetwork {
 		s.network.before, s.network.pending = before, true
 		s.network.timer = time.AfterFunc(timeout, s.rollBack)
 	}
@@ -144,20 +240,21 @@ func (s *Server) rollBack() {
 // applyNetwork moves the server to the address its configuration gives to management.
 func (s *Server) applyNetwork() {
 	s.mu.Lock()
-	host := managementHost(s.network.config)
-	current, port, _ := net.SplitHostPort(s.address)
-	if host != "" && host != current && s.web != nil {
+	to := s.network.home(s.address)
+	if host, _, _ := net.SplitHostPort(to); s.network.port != "" {
+		to = net.JoinHostPort(host, s.network.port)
+	}
+	if to != s.address && !s.off && !s.closed {
 		s.hangUp()
-		if s.listen(net.JoinHostPort(host, port)) != nil {
-			s.address = net.JoinHostPort(host, port) // configured, and not reachable
-		}
+		s.address = to // configured, if it is not reachable
+		_ = s.serve()
 	}
 	s.mu.Unlock()
 	_ = s.SelfUpdate(s.ctx, "network-config-changed")
 }
 
 func (s *Server) confirmNetwork(w http.ResponseWriter, r *http.Request) {
-	if r.PathValue("action") != ":confirm" {
+	if r.PathValue("action") != ":confirm" || s.options.LegacyNetwork {
 		respondError(w, http.StatusNotFound, "Not Found")
 		return
 	}

@@ -30,6 +30,7 @@ type state struct {
 	operations map[string]*operation
 
 	hardware, storage, security json.RawMessage
+	kernel, logging             json.RawMessage // configurations
 }
 
 type application struct {
@@ -54,6 +55,7 @@ func newState(options Options, machineID, systemUUID string) state {
 		updateState: "Update check completed",
 		operations:  map[string]*operation{},
 		hardware:    Hardware(options.Seed), storage: storage(options.Seed), security: security(options.Seed),
+		kernel: json.RawMessage(`{}`), logging: json.RawMessage(`{}`),
 	}
 }
 
@@ -184,11 +186,15 @@ func (s *Server) osRoutes(mux *http.ServeMux) {
 		return nil
 	})
 	get("/1.0/system", func(*http.Request) any {
-		return []string{"/1.0/system/network", "/1.0/system/provider", "/1.0/system/resources", "/1.0/system/security", "/1.0/system/storage", "/1.0/system/update"}
+		return []string{"/1.0/system/kernel", "/1.0/system/logging", "/1.0/system/network", "/1.0/system/provider", "/1.0/system/resources", "/1.0/system/security", "/1.0/system/storage", "/1.0/system/update"}
 	})
 	get("/1.0/system/resources", func(*http.Request) any { return s.state.hardware })
 	get("/1.0/system/storage", func(*http.Request) any { return s.state.storage })
 	get("/1.0/system/security", func(*http.Request) any { return s.state.security })
+	get("/1.0/system/kernel", func(*http.Request) any {
+		return map[string]any{"config": s.state.kernel, "state": map[string]any{"memory": map[string]any{}}}
+	})
+	get("/1.0/system/logging", func(*http.Request) any { return map[string]any{"config": s.state.logging, "state": map[string]any{}} })
 	get("/1.0/system/network", func(*http.Request) any { return s.network.document(s) })
 	get("/1.0/system/update", func(*http.Request) any {
 		out := map[string]any{"needs_reboot": s.needsReboot(), "status": s.state.updateState}
@@ -204,6 +210,14 @@ func (s *Server) osRoutes(mux *http.ServeMux) {
 	})
 	mux.HandleFunc("PUT /os/1.0/system/update", s.putUpdate)
 	mux.HandleFunc("PUT /os/1.0/system/network", s.putNetwork)
+	for section, set := range map[string]func(json.RawMessage) error{
+		"kernel":   func(config json.RawMessage) error { s.state.kernel = config; return nil },
+		"logging":  func(config json.RawMessage) error { s.state.logging = config; return nil },
+		"storage":  s.setStorage,
+		"provider": s.setProvider,
+	} {
+		mux.HandleFunc("PUT /os/1.0/system/"+section, s.putSection(set))
+	}
 	mux.HandleFunc("POST /os/1.0/system/network/{action}", s.confirmNetwork)
 	mux.HandleFunc("POST /os/1.0/system/update/{action}", s.checkUpdate)
 	mux.HandleFunc("POST /os/1.0/system/{action}", s.power)
@@ -326,6 +340,8 @@ func (s *Server) power(w http.ResponseWriter, r *http.Request) {
 		respond(w, nil)
 		sent(w)
 		s.later(0, func() { s.PowerOff("system-shutdown-triggered") })
+	case ":factory-reset":
+		s.factoryReset(w, r)
 	case ":suspend":
 		respond(w, nil)
 		sent(w)
@@ -369,6 +385,7 @@ func (s *Server) down() {
 	s.state.ready, s.off = false, true
 	s.network.forget()
 	s.hangUp()
+	s.address = s.network.home(s.address)
 	s.mu.Unlock()
 	s.save()
 }

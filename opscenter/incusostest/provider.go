@@ -75,9 +75,12 @@ func (s *Server) RegisterOnce(ctx context.Context) error {
 // SelfUpdate tells the control plane where the server is, and why it says so.
 func (s *Server) SelfUpdate(ctx context.Context, cause string) error {
 	s.mu.Lock()
-	registered := s.provider.ServerURL != ""
+	registered, muted := s.provider.ServerURL != "", s.network.muted
 	body := map[string]string{"connection_url": "https://" + s.address, "cause": cause}
 	s.mu.Unlock()
+	if muted {
+		return nil
+	}
 	if !registered {
 		return ErrNotRegistered
 	}

@@ -50,6 +50,8 @@ type Options struct {
 	Address string
 	// Delays of what takes time on a real server. Default: 10 ms each.
 	UpdateDelay, RebootDelay, EvacuateDelay time.Duration
+	// LegacyNetwork knows no changes of the network that are undone unless they are confirmed, as older releases.
+	LegacyNetwork bool
 	// LegacyReady leaves out system_is_ready, as older releases do, and tells the uptime as a string.
 	LegacyReady bool
 	// Backend is the Unix socket of a real Incus daemon: what is not under /os/ goes there.
@@ -453,6 +455,9 @@ func (s *Server) endSessions() {
 // serve listens where the server is to be found, unless it is down. s.mu is held.
 func (s *Server) serve() error {
 	if s.closed || s.off || s.fault.Kind == FaultDown {
+		return nil
+	}
+	if host, _, _ := net.SplitHostPort(s.address); s.network.killed[host] {
 		return nil
 	}
 	return s.listen(s.address)

@@ -15,10 +15,12 @@ const (
 	TroubleVersion Trouble = "returns-on-old-version"
 	// TroubleUpdate: the server is asked to update, and does nothing.
 	TroubleUpdate Trouble = "update-does-nothing"
+	// TroubleReset: the server is asked for a factory reset, and comes back as it was.
+	TroubleReset Trouble = "reset-does-nothing"
 )
 
 // Troubles lists all but none.
-var Troubles = []Trouble{TroubleEvacuation, TroubleRestore, TroubleReboot, TroubleVersion, TroubleUpdate}
+var Troubles = []Trouble{TroubleEvacuation, TroubleRestore, TroubleReboot, TroubleVersion, TroubleUpdate, TroubleReset}
 
 // SetTrouble makes something go wrong from now on, or nothing any more; a server that did not
 // come back from a reboot does then.

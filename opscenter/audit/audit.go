@@ -1,0 +1,484 @@
+// Package audit keeps a log of who changed what, when, and how that ended.
+//
+//	log, err := audit.New(registry, audit.Options{})
+//	err = log.Do(ctx, audit.Entry{Action: "network.apply", Server: "server01"}, func(ctx context.Context) error { … })
+//
+// Who asks is the principal of the context, see opscenter.By. An entry is stored before
+// anything is done, and its outcome after: what the control plane did not live to see ended
+// has outcome unknown.
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Outcome is how a change ended.
+type Outcome string
+
+const (
+	// UnderWay: it has not ended.
+	UnderWay Outcome = "under way"
+	Done     Outcome = "done"
+	Failed   Outcome = "failed"
+	// Unknown: whether it was carried out is not known.
+	Unknown Outcome = "unknown"
+)
+
+// Outcomes lists all outcomes.
+var Outcomes = []Outcome{UnderWay, Done, Failed, Unknown}
+
+// Entry is a change that somebody asked for. There are no secrets in it.
+type Entry struct {
+	// Sequence numbers grow, without gaps, for the life of the store.
+	Sequence uint64 `json:"sequence"`
+	ID       string `json:"uuid"`
+	// By is the principal, from the authorizer; empty: the embedding program itself.
+	By string `json:"by"`
+	// Action is what was asked for, Server, Cluster and Object to what, as far as it is about one.
+	Action  string `json:"action"`
+	Server  string `json:"server,omitempty"`
+	Cluster string `json:"cluster,omitempty"`
+	Object  string `json:"object,omitempty"`
+	// Detail says more, for people.
+	Detail  string    `json:"detail,omitempty"`
+	At      time.Time `json:"at"`
+	Outcome Outcome   `json:"outcome"`
+	// Error is why it failed, or why nobody knows.
+	Error   string    `json:"error,omitempty"`
+	EndedAt time.Time `json:"ended_at,omitzero"`
+}
+
+// Limits.
+const (
+	DefaultMaxEntries = 10_000
+	// MaxText bounds each text of an entry, in bytes; longer ones are cut.
+	MaxText = 2000
+	// MaxPage bounds what one call of List returns, DefaultPage is how much it does.
+	MaxPage     = 1000
+	DefaultPage = 100
+)
+
+// Options of New.
+type Options struct {
+	// MaxEntries is how many are kept, the newest. Default 10,000.
+	MaxEntries int
+}
+
+var (
+	entries = storage.NewTable("audit", func(e *Entry) storage.Key { return storage.UintKey(e.Sequence) })
+	byID    = entries.Unique("id", func(e *Entry) []storage.Key { return []storage.Key{storage.StringKey(e.ID)} })
+	open    = entries.Index("open", func(e *Entry) []storage.Key {
+		if e.Outcome != UnderWay {
+			return nil
+		}
+		return []storage.Key{storage.StringKey("")}
+	})
+	counters = storage.NewTable("audit_counters", func(c *counter) storage.Key { return storage.StringKey(c.Name) })
+)
+
+type counter struct {
+	Name  string
+	Value uint64
+}
+
+// Log is the log. All methods may be called concurrently.
+type Log struct {
+	registry *opscenter.Registry
+	options  Options
+}
+
+// New returns the log of a registry's store. What an earlier process left under way has outcome unknown from now on.
+// Errors: opscenter.ErrInvalidOptions, and those of the store.
+func New(registry *opscenter.Registry, options Options) (*Log, error) {
+	if options.MaxEntries < 0 {
+		return nil, fmt.Errorf("MaxEntries is %d, it must not be negative: %w", options.MaxEntries, opscenter.ErrInvalidOptions)
+	}
+	if options.MaxEntries == 0 {
+		options.MaxEntries = DefaultMaxEntries
+	}
+	l := &Log{registry: registry, options: options}
+	ctx := context.Background()
+	if err := registry.Store().Attach(ctx, entries.Schema(), counters.Schema()); err != nil {
+		return nil, err
+	}
+	return l, errors.Join(l.leftovers(ctx), l.prune(ctx))
+}
+
+// step is how many entries one transaction changes.
+const step = 200
+
+func (l *Log) leftovers(ctx context.Context) error {
+	for {
+		n := 0
+		err := l.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+			n = 0
+			var list []*Entry
+			for e, err := range open.Scan(tx, storage.Range{}) {
+				if err != nil {
+					return err
+				}
+				if list = append(list, e); len(list) == step {
+					break
+				}
+			}
+			for _, e := range list {
+				changed := *e
+				changed.Outcome, changed.Error, changed.EndedAt = Unknown, "the control plane ended before it did", now()
+				if err := entries.Put(tx, &changed); err != nil {
+					return err
+				}
+			}
+			n = len(list)
+			return nil
+		})
+		if err != nil || n < step {
+			return err
+		}
+	}
+}
+
+// prune deletes what is over a limit that was lowered.
+func (l *Log) prune(ctx context.Context) error {
+	for {
+		n := 0
+		err := l.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+			n = 0
+			last, err := counters.Find(tx, storage.StringKey("audit"))
+			if err != nil || last == nil {
+				return err
+			}
+			var old []storage.Key
+			for e, err := range entries.Scan(tx, storage.Range{}) {
+				if err != nil {
+					return err
+				}
+				if e.Sequence+uint64(l.options.MaxEntries) > last.Value || len(old) == step {
+					break
+				}
+				old = append(old, storage.UintKey(e.Sequence))
+			}
+			for _, key := range old {
+				if err := entries.Delete(tx, key); err != nil {
+					return err
+				}
+			}
+			n = len(old)
+			return nil
+		})
+		if err != nil || n < step {
+			return err
+		}
+	}
+}
+
+func now() time.Time { return time.Now().UTC().Round(0) }
+
+func limited(text string) string {
+	text = strings.ToValidUTF8(text, "�")
+	if len(text) > MaxText {
+		text = strings.ToValidUTF8(text[:MaxText], "") + "…"
+	}
+	return text
+}
+
+// add stores a new entry.
+func (l *Log) add(ctx context.Context, e Entry) (*Entry, error) {
+	e.ID, e.By, e.At, e.Outcome = uuid.Must(uuid.NewV7()).String(), limited(opscenter.Principal(ctx)), now(), UnderWay
+	for _, text := range []*string{&e.Action, &e.Server, &e.Cluster, &e.Object, &e.Detail} {
+		*text = limited(*text)
+	}
+	err := l.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+		last, err := counters.Find(tx, storage.StringKey("audit"))
+		if err != nil {
+			return err
+		}
+		next := counter{Name: "audit"}
+		if last != nil {
+			next.Value = last.Value
+		}
+		next.Value++
+		row := e
+		row.Sequence = next.Value
+		e.Sequence = next.Value
+		if err := entries.Put(tx, &row); err != nil {
+			return err
+		}
+		if limit := uint64(l.options.MaxEntries); next.Value > limit {
+			if err := entries.Delete(tx, storage.UintKey(next.Value-limit)); err != nil && !errors.Is(err, storage.ErrNotFound) {
+				return err
+			}
+		}
+		return counters.Put(tx, &next)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("audit log: %w", err)
+	}
+	return &e, nil
+}
+
+type entryKey struct{}
+
+// ID returns the entry that what is done in a context belongs to; empty: none.
+func ID(ctx context.Context) string {
+	id, _ := ctx.Value(entryKey{}).(string)
+	return id
+}
+
+// With returns a context in which what is done belongs to an entry, as it was taken up after a
+// restart, say.
+func With(ctx context.Context, id string) context.Context {
+	if id == "" {
+		return ctx
+	}
+	return context.WithValue(ctx, entryKey{}, id)
+}
+
+// endTimeout bounds the wait for the store to take an outcome.
+const endTimeout = 10 * time.Second
+
+// Do logs what do does: that it was asked for, before, and how it ended, after. What it calls
+// belongs to the same entry: a Do within another adds what it says in its Detail to that one,
+// and where that one has no Server, Cluster or Object its own. An entry that can't be stored
+// is an error, and nothing is done then. A nil Log does without.
+func (l *Log) Do(ctx context.Context, e Entry, do func(context.Context) error) (err error) {
+	if l == nil {
+		return do(ctx)
+	}
+	if id := ID(ctx); id != "" {
+		if err := l.edit(ctx, id, func(known *Entry) { known.merge(e) }); err != nil {
+			return err
+		}
+		return do(ctx)
+	}
+	added, err := l.add(ctx, e)
+	if err != nil {
+		return err
+	}
+	failure := errAbandoned
+	defer func() { // also if it panics
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+		defer cancel()
+		if ended := l.End(ctx, added.ID, failure); err == nil {
+			err = ended
+		}
+	}()
+	failure = do(context.WithValue(ctx, entryKey{}, added.ID))
+	return failure
+}
+
+var errAbandoned = fmt.Errorf("it was abandoned: %w", opscenter.ErrOutcomeUnknown)
+
+func (e *Entry) merge(other Entry) {
+	for _, pair := range []struct {
+		into *string
+		text string
+	}{{&e.Server, other.Server}, {&e.Cluster, other.Cluster}, {&e.Object, other.Object}} {
+		if *pair.into == "" {
+			*pair.into = limited(pair.text)
+		}
+	}
+	switch {
+	case e.Detail == "":
+		e.Detail = limited(other.Detail)
+	case other.Detail != "" && !strings.Contains(e.Detail, other.Detail):
+		e.Detail = limited(e.Detail + "; " + other.Detail)
+	}
+}
+
+// Note adds to the detail of the entry that what is done in ctx belongs to; without one it
+// does nothing.
+func (l *Log) Note(ctx context.Context, detail string) error {
+	id := ID(ctx)
+	if l == nil || id == "" {
+		return nil
+	}
+	return l.edit(ctx, id, func(e *Entry) { e.merge(Entry{Detail: detail}) })
+}
+
+// End notes how the change of an entry ended, once more if somebody knows better by then: one
+// that has ended as unknown may still be done. An entry that is dropped, or has an outcome
+// that is known, stays as it is. An opscenter.ErrOutcomeUnknown, or the end of a context, is
+// outcome unknown.
+func (l *Log) End(ctx context.Context, id string, failure error) error {
+	if l == nil || id == "" {
+		return nil
+	}
+	return l.edit(ctx, id, func(e *Entry) {
+		if e.Outcome == Done || e.Outcome == Failed {
+			return
+		}
+		e.Outcome, e.Error, e.EndedAt = Done, "", now()
+		if failure == nil {
+			return
+		}
+		e.Outcome, e.Error = Failed, limited(failure.Error())
+		if errors.Is(failure, opscenter.ErrOutcomeUnknown) || errors.Is(failure, context.Canceled) || errors.Is(failure, context.DeadlineExceeded) {
+			e.Outcome = Unknown
+		}
+	})
+}
+
+func (l *Log) edit(ctx context.Context, id string, change func(*Entry)) error {
+	err := l.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+		known, err := byID.Find(tx, storage.StringKey(id))
+		if err != nil || known == nil {
+			return err
+		}
+		changed := *known
+		change(&changed)
+		if changed == *known {
+			return nil
+		}
+		return entries.Put(tx, &changed)
+	})
+	if err != nil {
+		return fmt.Errorf("audit log: %w", err)
+	}
+	return nil
+}
+
+// Query selects entries. The zero value selects all, the newest first.
+type Query struct {
+	By, Action, Server, Cluster string
+	Outcome                     Outcome
+	// Since and Until bound when it was asked for; zero: no bound. Until is exclusive.
+	Since, Until time.Time
+	// Before selects entries with a smaller sequence number: the Next of the page before.
+	// Oldest turns the order around, and Before into its opposite.
+	Before uint64
+	Oldest bool
+	// Limit is how many are returned at most. Default 100, at most 1000.
+	Limit int
+}
+
+func (q *Query) matches(e *Entry) bool {
+	return (q.By == "" || q.By == e.By) && (q.Action == "" || q.Action == e.Action) && (q.Server == "" || q.Server == e.Server) &&
+		(q.Cluster == "" || q.Cluster == e.Cluster) && (q.Outcome == "" || q.Outcome == e.Outcome) &&
+		(q.Since.IsZero() || !e.At.Before(q.Since)) && (q.Until.IsZero() || e.At.Before(q.Until))
+}
+
+// Page is a page of entries.
+type Page struct {
+	Entries []Entry
+	// Next goes on, as Query.Before; 0: that was all.
+	Next uint64
+}
+
+// List returns entries. Errors: opscenter.ErrInvalidFilter.
+func (l *Log) List(ctx context.Context, q Query) (out Page, err error) {
+	if q.Outcome != "" && !slices.Contains(Outcomes, q.Outcome) {
+		return out, fmt.Errorf("outcome %.40q is not known: %w", q.Outcome, opscenter.ErrInvalidFilter)
+	}
+	limit := q.Limit
+	if limit <= 0 {
+		limit = DefaultPage
+	}
+	limit = min(limit, MaxPage)
+	err = l.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		out = Page{}
+		within := storage.Range{Reverse: !q.Oldest}
+		if q.Before > 0 {
+			within.After = storage.UintKey(q.Before)
+		}
+		for e, err := range entries.Scan(s, within) {
+			switch {
+			case err != nil:
+				return err
+			case !q.matches(e):
+				continue
+			case len(out.Entries) == limit:
+				out.Next = out.Entries[limit-1].Sequence
+				return nil
+			}
+			out.Entries = append(out.Entries, *e)
+		}
+		return ctx.Err()
+	})
+	return out, err
+}
+
+// Get returns an entry, or opscenter.ErrNotFound.
+func (l *Log) Get(ctx context.Context, id string) (out *Entry, err error) {
+	err = l.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		known, err := byID.Find(s, storage.StringKey(id))
+		if err == nil && known == nil {
+			err = fmt.Errorf("audit entry %.40q: %w", id, opscenter.ErrNotFound)
+		}
+		if err == nil {
+			e := *known
+			out = &e
+		}
+		return err
+	})
+	return out, err
+}
+
+// Watch yields the entries after sequence number after, then each new one, and each again when
+// its outcome or detail changes. What changed more than once meanwhile is yielded once. It
+// ends with ctx's error.
+func (l *Log) Watch(ctx context.Context, after uint64) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		revision, err := l.registry.Revision(ctx)
+		if err != nil {
+			yield(Entry{}, err)
+			return
+		}
+		all := func() bool {
+			for from := after; ; {
+				page, err := l.List(ctx, Query{Oldest: true, Before: from, Limit: MaxPage})
+				if err != nil {
+					yield(Entry{}, err)
+					return false
+				}
+				for _, e := range page.Entries {
+					if !yield(e, nil) {
+						return false
+					}
+				}
+				if from = page.Next; from == 0 {
+					return true
+				}
+			}
+		}
+		if !all() {
+			return
+		}
+		for batch, err := range l.registry.Store().Watch(ctx, revision, entries.Name()) {
+			if err != nil {
+				yield(Entry{}, err)
+				return
+			}
+			if batch.Reset {
+				if !all() {
+					return
+				}
+				continue
+			}
+			for _, change := range batch.Changes {
+				var found *Entry
+				err := l.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
+					found, err = entries.Find(s, change.Key)
+					return err
+				})
+				if err != nil {
+					yield(Entry{}, err)
+					return
+				}
+				if found != nil && found.Sequence > after && !yield(*found, nil) {
+					return
+				}
+			}
+		}
+	}
+}

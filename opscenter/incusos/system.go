@@ -1,0 +1,177 @@
+package incusos
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"net/url"
+
+	"github.com/lxc/incus/v6/shared/api"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/network"
+	"github.com/opscenter-go/sdk/opscenter/system"
+)
+
+// ReadSystem returns what GET /os/1.0/system/<section> answers. It implements, with the methods
+// below, system.OS.
+func (c *Client) ReadSystem(ctx context.Context, target opscenter.Target, section string) (json.RawMessage, error) {
+	data, err := c.ReadObject(ctx, target, "/os/1.0/system/"+url.PathEscape(section))
+	return data, reached(err)
+}
+
+// reached makes an opscenter.ErrUnreachable of every error but the server's own word.
+func reached(err error) error {
+	if _, word := api.StatusErrorMatch(err); err == nil || word {
+		return err
+	}
+	return fmt.Errorf("%w: %w", opscenter.ErrUnreachable, err)
+}
+
+// WriteSystem sends PUT /os/1.0/system/<section>. Once the server was asked, an error that is
+// not its own word is an opscenter.ErrOutcomeUnknown; its own is an opscenter.ErrRefused.
+func (c *Client) WriteSystem(ctx context.Context, target opscenter.Target, section string, body []byte) error {
+	return c.change(ctx, target, http.MethodPut, "/os/1.0/system/"+url.PathEscape(section), body)
+}
+
+// ConfirmNetwork confirms a change of the network. system.ErrNothingPending: there is none that
+// waits for it. Other errors are as those of WriteSystem.
+func (c *Client) ConfirmNetwork(ctx context.Context, target opscenter.Target) error {
+	err := c.change(ctx, target, http.MethodPost, confirmPath, nil)
+	if isStatus(err, http.StatusBadRequest) {
+		return fmt.Errorf("%w: %w", system.ErrNothingPending, err)
+	}
+	return err
+}
+
+const confirmPath = "/os/1.0/system/network/:confirm"
+
+// CanConfirmNetwork reports whether the server's release knows changes that are undone unless
+// they are confirmed. It changes nothing: a release that knows them refuses the wrong method
+// otherwise than one that does not know the path. Where that leaves a doubt it asks for a
+// confirmation, with nothing to confirm: the caller has seen that nothing is pending.
+func (c *Client) CanConfirmNetwork(ctx context.Context, target opscenter.Target) (bool, error) {
+	_, err := c.exchange(ctx, target, http.MethodGet, confirmPath, nil)
+	switch {
+	case err == nil, isStatus(err, http.StatusNotImplemented), isStatus(err, http.StatusMethodNotAllowed), isStatus(err, http.StatusBadRequest):
+		return true, nil
+	case !isStatus(err, http.StatusNotFound):
+		return false, reached(err)
+	}
+	err = c.ConfirmNetwork(ctx, target)
+	switch {
+	case err == nil, errors.Is(err, system.ErrNothingPending):
+		return true, nil
+	case isStatus(err, http.StatusNotFound):
+		return false, nil
+	}
+	return false, err
+}
+
+// FactoryReset sends the server back to where its installation left it, with seeds for what
+// comes then. A real one is gone before it answers, so that no news is good news: errors are
+// as those of WriteSystem, and an opscenter.ErrOutcomeUnknown is the usual one.
+func (c *Client) FactoryReset(ctx context.Context, target opscenter.Target, body []byte) error {
+	return c.change(ctx, target, http.MethodPost, "/os/1.0/system/:factory-reset", body)
+}
+
+func (c *Client) change(ctx context.Context, target opscenter.Target, method, path string, body []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err // nothing was asked
+	}
+	_, err := c.exchange(ctx, target, method, path, body)
+	if errors.Is(err, errForeign) { // a gateway's word, which may have asked the server
+		return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
+	}
+	return unlessRefused(err)
+}
+
+// exchange sends one request on a connection of its own, and gives the answer time: a server
+// whose network is changed answers when that is up.
+func (c *Client) exchange(ctx context.Context, target opscenter.Target, method, path string, body []byte) (json.RawMessage, error) {
+	p, err := c.fleet.peer(target)
+	if err != nil {
+		return nil, err
+	}
+	p.alone, p.patient = true, true
+	return (&probe{peer: p, ctx: ctx}).exchange(method, path, body)
+}
+
+// Look tells where a server is reached, and what it is and how its network is. The connection
+// is a new one: what was open to another address says nothing of this one.
+func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sight, error) {
+	// The host's public name says nothing of which server it is: only what it registered with does.
+	target.PublicConnectionURL = ""
+	p, err := c.fleet.peer(target)
+	if err != nil {
+		return nil, err
+	}
+	p.alone = true
+	sight := &system.Sight{URL: target.ConnectionURL}
+	look := &probe{peer: p, o: &opscenter.Observation{}}
+	look.ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		if address, err := netip.ParseAddrPort(info.Conn.RemoteAddr().String()); err == nil {
+			sight.Remote = address.Addr().Unmap()
+		}
+	}})
+	var root struct {
+		Environment struct {
+			MachineID string `json:"machine_id"`
+		} `json:"environment"`
+	}
+	if err := look.get("/os/1.0", &root); err != nil {
+		return nil, reached(err)
+	}
+	sight.MachineID = limited(root.Environment.MachineID, maxText)
+	sight.Network = &network.Network{}
+	if err := look.get("/os/1.0/system/network", sight.Network); err != nil {
+		return nil, reached(err)
+	}
+	if target.MemberName != "" {
+		if sight.Member, err = memberStatus(look, target.MemberName); err != nil {
+			return nil, reached(err)
+		}
+	}
+	return sight, nil
+}
+
+// Forward sends a request to the server's own API, with the method, path, query, header and
+// body of req, and returns its answer as it comes; the caller closes its body. An answer is
+// bounded by Options.MaxList, and the wait for it to begin by Options.ListTimeout. Errors:
+// opscenter.ErrUnreachable.
+func (c *Client) Forward(ctx context.Context, target opscenter.Target, req *http.Request) (*http.Response, error) {
+	p, err := c.fleet.peer(target)
+	if err != nil {
+		return nil, err
+	}
+	p.alone, p.patient, p.large = true, true, true
+	out := req.Clone(ctx)
+	where := *req.URL
+	where.Scheme, where.Host, where.User = "https", p.host, nil
+	out.URL, out.Host, out.RequestURI = &where, p.host, ""
+	resp, err := p.RoundTrip(out)
+	if err != nil {
+		return nil, reached(err)
+	}
+	return resp, nil
+}
+
+// request makes a request for a path of the server.
+func (p *peer) request(ctx context.Context, method, path string, body []byte) (*http.Request, error) {
+	req := &http.Request{Method: method, Header: http.Header{"User-Agent": userAgent}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	var err error
+	if req.URL, err = url.Parse("https://" + p.host + path); err != nil {
+		return nil, err
+	}
+	if body != nil {
+		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		req.Header.Set("Content-Type", "application/json")
+	}
+	return req.WithContext(ctx), nil
+}

@@ -1,0 +1,137 @@
+package incusostest
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"net/http"
+)
+
+// putSection replaces the configuration of a section; s.mu is held while set runs.
+func (s *Server) putSection(set func(json.RawMessage) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var body struct {
+			Config json.RawMessage `json:"config"`
+		}
+		if !decode(w, r, &body) {
+			return
+		}
+		if len(body.Config) == 0 || body.Config[0] != '{' {
+			respondError(w, http.StatusBadRequest, "No configuration is given")
+			return
+		}
+		s.mu.Lock()
+		err := set(body.Config)
+		s.mu.Unlock()
+		if err != nil {
+			respondError(w, http.StatusBadRequest, "%v", err)
+			return
+		}
+		respond(w, nil)
+	}
+}
+
+// setStorage replaces the configuration of the storage; pools are there at once.
+func (s *Server) setStorage(config json.RawMessage) error {
+	var document map[string]json.RawMessage
+	if err := json.Unmarshal(s.state.storage, &document); err != nil {
+		return err
+	}
+	document["config"] = config
+	data, err := json.Marshal(document)
+	if err == nil {
+		s.state.storage = data
+	}
+	return err
+}
+
+// providerSeed is the provider configuration, as it is read, set, and given in seeds.
+type providerSeed struct {
+	Name   string            `json:"name"`
+	Config map[string]string `json:"config"`
+}
+
+func (p *providerSeed) provider() (Provider, error) {
+	out := Provider{ServerURL: p.Config["server_url"], Token: p.Config["server_token"]}
+	if p.Name != "operations-center" || out.ServerURL == "" {
+		return out, errors.New("the provider must be operations-center, with a server_url")
+	}
+	if text := p.Config["server_certificate"]; text != "" {
+		block, _ := pem.Decode([]byte(text))
+		if block == nil {
+			return out, errors.New("the provider's certificate is none")
+		}
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return out, err
+		}
+		out.Certificate = certificate
+	}
+	return out, nil
+}
+
+func (s *Server) setProvider(config json.RawMessage) error {
+	var seed providerSeed
+	if err := json.Unmarshal(config, &seed); err != nil {
+		return err
+	}
+	provider, err := seed.provider()
+	if err == nil {
+		s.provider = provider
+	}
+	return err
+}
+
+// factoryReset does not answer, as a real server: it is gone. It comes back installed anew, with
+// the network and the provider of its seeds, and registers.
+func (s *Server) factoryReset(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Seeds map[string]json.RawMessage `json:"seeds"`
+	}
+	if r.ContentLength != 0 && !decode(w, r, &body) {
+		return
+	}
+	var provider Provider
+	if seed := body.Seeds["provider"]; seed != nil {
+		var parsed providerSeed
+		err := json.Unmarshal(seed, &parsed)
+		if err == nil {
+			provider, err = parsed.provider()
+		}
+		if err != nil {
+			respondError(w, http.StatusBadRequest, "seed provider: %v", err)
+			return
+		}
+	}
+	var config map[string]any
+	if seed := body.Seeds["network"]; seed != nil {
+		if err := json.Unmarshal(seed, &config); err != nil {
+			respondError(w, http.StatusBadRequest, "seed network: %v", err)
+			return
+		}
+		delete(config, "version")
+	}
+	s.later(0, func() {
+		s.down()
+		if s.has(TroubleReset) {
+			s.PowerOn()
+			return
+		}
+		if s.Reinstall() != nil {
+			return
+		}
+		s.mu.Lock()
+		s.provider = Provider{}
+		if config != nil {
+			s.network.config = config
+			s.address = s.network.home(s.address)
+		}
+		s.mu.Unlock()
+		s.PowerOn()
+		if provider.ServerURL != "" {
+			_ = s.Register(s.ctx, provider)
+		}
+	})
+	panic(http.ErrAbortHandler)
+}

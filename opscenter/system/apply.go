@@ -1,0 +1,494 @@
+package system
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/network"
+)
+
+// Network is a server's network as it is now.
+type Network struct {
+	// Config and State are as the server has them; secrets are hidden, unless the registry keeps
+	// secrets. A configuration with hidden secrets can be applied: they stay as they are.
+	Config *network.Config `json:"config"`
+	State  *network.State  `json:"state"`
+	// ETag is of the configuration. Those of another process differ.
+	ETag string `json:"-"`
+	// Pending: a change is under way, or waits for its confirmation.
+	Pending bool `json:"-"`
+}
+
+// Network reads a server's network. Errors: opscenter.ErrNotFound, opscenter.ErrUnreachable,
+// and what the server says.
+func (m *Manager) Network(ctx context.Context, name string) (*Network, error) {
+	info, err := m.registry.Server(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	current, err := m.readNetwork(ctx, info)
+	if err != nil {
+		return nil, err
+	}
+	out := &Network{Config: current.config, State: current.sight.Network.State, Pending: current.sight.pending()}
+	if out.ETag, err = m.tag(current.raw); err != nil {
+		return nil, err
+	}
+	if !m.registry.Options().KeepSecrets {
+		out.Config, err = out.Config.Hide()
+	}
+	return out, err
+}
+
+// reading is a server's network, with its secrets.
+type reading struct {
+	sight  *Sight
+	config *network.Config
+	raw    json.RawMessage
+}
+
+// readNetwork reads a server's network, and makes sure that it is that server.
+func (m *Manager) readNetwork(ctx context.Context, info *opscenter.ServerInfo) (*reading, error) {
+	target := info.Target()
+	ctx, cancel := context.WithTimeout(ctx, m.options.LookTimeout)
+	defer cancel()
+	sight, err := m.os.Look(ctx, target)
+	if err != nil {
+		return nil, fmt.Errorf("server %q: %w", info.Name, err)
+	}
+	if info.MachineID != "" && sight.MachineID != info.MachineID {
+		return nil, fmt.Errorf("server %q: at %s is another machine: %w", info.Name, target.ConnectionURL, opscenter.ErrUnreachable)
+	}
+	if sight.Network == nil || sight.Network.Config == nil {
+		return nil, fmt.Errorf("server %q tells no network configuration: %w", info.Name, opscenter.ErrNotApplicable)
+	}
+	out := &reading{sight: sight, config: sight.Network.Config}
+	if out.raw, err = out.config.Encode(); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ApplyOptions of a change. The zero value is the careful way.
+type ApplyOptions struct {
+	// IfMatch is an ETag: another configuration than that one is not changed, but
+	// opscenter.ErrPrecondition. Empty: whatever the server has.
+	IfMatch string
+	// Rules of the validation.
+	Rules network.Rules
+	// Timeout after which the server undoes a change of its network that is not confirmed.
+	// Default Options.ConfirmationTimeout.
+	Timeout time.Duration
+	// AcceptRisk changes the network of a server whose release can't undo that by itself: if the
+	// change is wrong, somebody has to go there.
+	AcceptRisk bool
+	// Force makes the change although the server is not ready, or another operation is under
+	// way on it or its cluster.
+	Force bool
+}
+
+func (m *Manager) checkApply(o *ApplyOptions) error {
+	if o.Timeout < 0 || o.Timeout > MaxConfirmationTimeout {
+		return fmt.Errorf("a confirmation timeout of %s, above 0 and up to %s is allowed: %w", o.Timeout, MaxConfirmationTimeout, opscenter.ErrInvalidOptions)
+	}
+	if o.Timeout == 0 {
+		o.Timeout = m.options.ConfirmationTimeout
+	}
+	return nil
+}
+
+// edited makes a configuration out of the one a server has.
+type edited func(current *network.Config) (*network.Config, error)
+
+// replace is a change to a configuration, whatever there is.
+func replace(config *network.Config) edited {
+	return func(*network.Config) (*network.Config, error) {
+		if config == nil {
+			return nil, fmt.Errorf("%w: no configuration is given", network.ErrInvalid)
+		}
+		return config, nil
+	}
+}
+
+// PlanNetwork says what ApplyNetwork would do, and what is in its way. Nothing is done. Errors
+// are those of Network, and opscenter.ErrPrecondition.
+func (m *Manager) PlanNetwork(ctx context.Context, name string, config *network.Config, options ApplyOptions) (*network.Plan, error) {
+	return m.plan(ctx, name, replace(config), options)
+}
+
+// PlanNetworkEdit is PlanNetwork for an edit.
+func (m *Manager) PlanNetworkEdit(ctx context.Context, name string, edit network.Edit, options ApplyOptions) (*network.Plan, error) {
+	return m.plan(ctx, name, edit.Apply, options)
+}
+
+func (m *Manager) plan(ctx context.Context, name string, make edited, options ApplyOptions) (*network.Plan, error) {
+	if err := m.checkApply(&options); err != nil {
+		return nil, err
+	}
+	info, err := m.registry.Server(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	plan, _, err := m.prepare(ctx, info, make, options)
+	return plan, err
+}
+
+func (m *Manager) prepare(ctx context.Context, info *opscenter.ServerInfo, make edited, options ApplyOptions) (*network.Plan, *reading, error) {
+	current, err := m.readNetwork(ctx, info)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := m.matches(current.raw, options.IfMatch); err != nil {
+		return nil, nil, fmt.Errorf("network of server %q: %w", info.Name, err)
+	}
+	wanted, err := make(current.config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("network of server %q: %w", info.Name, err)
+	}
+	plan, err := network.Make(current.config, wanted, options.Rules)
+	return plan, current, err
+}
+
+// ApplyNetwork gives a server another network configuration, and returns when that is final:
+// the server has it and was reached with it, and has been told so; or it has its former one
+// again. The change then says which, and an error why it is not done: ErrRolledBack,
+// opscenter.ErrRefused, ErrLost. If nothing is to change, the change is nil, and so is the error.
+//
+// If ctx ends before, Run goes on with it: the error is an opscenter.ErrOutcomeUnknown then,
+// and WatchChanges tells.
+//
+// Errors before anything is done: those of PlanNetwork; network.ErrInvalid; ErrNoRollBack;
+// opscenter.ErrNotReady and opscenter.ErrBusy while another operation is under way, here or on
+// the server, unless forced.
+func (m *Manager) ApplyNetwork(ctx context.Context, name string, config *network.Config, options ApplyOptions) (*Change, error) {
+	return m.apply(ctx, name, replace(config), options, "")
+}
+
+// EditNetwork makes an edit of the network configuration a server has, as ApplyNetwork does.
+func (m *Manager) EditNetwork(ctx context.Context, name string, edit network.Edit, options ApplyOptions) (*Change, error) {
+	return m.apply(ctx, name, edit.Apply, options, "")
+}
+
+// apply does it, as a part of a batch if that is given: whose claim is there then.
+func (m *Manager) apply(ctx context.Context, name string, make edited, options ApplyOptions, batch string) (out *Change, err error) {
+	err = m.options.Audit.Do(ctx, audit.Entry{Action: "network.apply", Server: name}, func(ctx context.Context) (err error) {
+		out, err = m.transact(ctx, name, make, options, batch)
+		return err
+	})
+	return out, err
+}
+
+func (m *Manager) transact(ctx context.Context, name string, make edited, options ApplyOptions, batch string) (*Change, error) {
+	if err := m.checkApply(&options); err != nil {
+		return nil, err
+	}
+	info, err := m.registry.Server(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	plan, current, err := m.prepare(ctx, info, make, options)
+	if err == nil {
+		err = plan.Err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(plan.Changes) == 0 {
+		return nil, m.options.Audit.Note(ctx, "nothing is to change")
+	}
+	if current.sight.pending() && !options.Force {
+		return nil, fmt.Errorf("server %q: a change of its network is under way, or waits for its confirmation: %w", name, opscenter.ErrBusy)
+	}
+	c, err := m.begin(ctx, info, plan, current, options, batch)
+	if err != nil {
+		return nil, err
+	}
+	defer m.leave(c.ID)
+	if err := m.send(ctx, c, plan, options); err != nil || c.Status.Final() {
+		return c, err
+	}
+	return c, m.follow(ctx, c)
+}
+
+// begin stores the intent, and reserves the server, or its cluster.
+func (m *Manager) begin(ctx context.Context, info *opscenter.ServerInfo, plan *network.Plan, current *reading, options ApplyOptions, batch string) (*Change, error) {
+	before, err := digestOf(current.raw)
+	if err != nil {
+		return nil, err
+	}
+	c := &Change{ID: uuid.Must(uuid.NewV7()).String(), Server: info.Name, ServerID: info.ID, Cluster: info.Cluster, Batch: batch, Section: "network", By: opscenter.Principal(ctx),
+		Status: StatusSending, Differences: plan.Changes, Moves: plan.Moves, OldURL: info.ConnectionURL, Timeout: options.Timeout, StartedAt: now()}
+	c.Reason = summary(plan.Changes)
+	c.hidden = expectations{MachineID: current.sight.MachineID, MemberName: info.State.MemberName, Member: current.sight.Member, Before: before, Owner: c.ID, Audit: audit.ID(ctx)}
+	addresses, _ := plan.Config.ManagementAddresses()
+	for _, a := range addresses[:min(len(addresses), maxPlaces)] {
+		c.hidden.Expected = append(c.hidden.Expected, a.String())
+	}
+	if batch != "" {
+		c.hidden.Owner, c.hidden.Audit = batch, ""
+	}
+	return c, m.reserve(ctx, c, options.Force, m.longest(options.Timeout))
+}
+
+// longest is how long a change of a network may take in all, with some time to spare.
+func (m *Manager) longest(timeout time.Duration) time.Duration {
+	return 2*timeout + 2*m.options.Grace
+}
+
+// reserve stores a new change, and begins its operation.
+func (m *Manager) reserve(ctx context.Context, c *Change, force bool, timeout time.Duration) error {
+	m.take(c.ID)
+	m.setActing(c.ID, true)
+	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		_, info, err := tx.Begin(opscenter.Intent{ServerID: c.ServerID, ID: c.ID, Owner: c.hidden.Owner, Action: opscenter.ActionReconfigure, Force: force, Timeout: timeout, Note: c.Section})
+		if err != nil {
+			return err
+		}
+		c.Cluster = info.Cluster
+		c.hidden.Claimed = false
+		if c.Batch == "" {
+			claim := opscenter.Claim{Unit: info.ID, Owner: c.ID, What: "change of the " + c.Section, Since: now()}
+			if info.Cluster != "" {
+				claim.Unit, claim.Cluster = info.Cluster, true
+			}
+			switch err := tx.Claim(claim); {
+			case err == nil:
+				c.hidden.Claimed = true
+			case !force || !errors.Is(err, opscenter.ErrBusy):
+				return err
+			}
+		}
+		return m.put(tx, c)
+	})
+	if err != nil {
+		m.leave(c.ID)
+		m.setActing(c.ID, false)
+	}
+	return err
+}
+
+// summary is a plan in a line.
+func summary(list []network.Difference) string {
+	if len(list) == 0 {
+		return ""
+	}
+	text := list[0].String()
+	if len(text) > 200 {
+		text = text[:200] + "…"
+	}
+	if more := len(list) - 1; more > 0 {
+		text += fmt.Sprintf(", and %d more", more)
+	}
+	return text
+}
+
+// send asks the server. An error is the end of the change, and is stored as that; but for those of the store.
+func (m *Manager) send(ctx context.Context, c *Change, plan *network.Plan, options ApplyOptions) error {
+	failed := func(status Status, reason string) error {
+		if err := m.end(context.WithoutCancel(ctx), c, status, "", reason); err != nil {
+			return err
+		}
+		return c.Err()
+	}
+	info, err := m.registry.Server(ctx, c.Server)
+	var again *reading
+	if err == nil {
+		again, err = m.readNetwork(ctx, info)
+	}
+	if err != nil {
+		return failed(StatusNotSent, err.Error())
+	}
+	switch unchanged, err := c.hidden.Before.is(again.raw); {
+	case err != nil:
+		return failed(StatusNotSent, err.Error())
+	case !unchanged:
+		return failed(StatusNotSent, conflict)
+	case again.sight.pending() && !options.Force:
+		return failed(StatusRefused, "a change of its network is under way, or waits for its confirmation")
+	}
+	target := info.Target()
+	switch can, err := m.os.CanConfirmNetwork(ctx, target); {
+	case err != nil:
+		return failed(StatusNotSent, err.Error())
+	case !can && !options.AcceptRisk:
+		if err := m.end(context.WithoutCancel(ctx), c, StatusNotSent, "", ErrNoRollBack.Error()); err != nil {
+			return err
+		}
+		return fmt.Errorf("server %q: %w", c.Server, ErrNoRollBack)
+	case !can:
+		c.Timeout = 0
+		if err := m.store(ctx, c); err != nil { // from here on nobody waits for a roll-back
+			return failed(StatusNotSent, err.Error())
+		}
+	}
+	if c.Timeout > 0 {
+		plan.Config.ConfirmationTimeout = c.Timeout.String()
+	}
+	config, err := plan.Config.Encode()
+	if err != nil {
+		return failed(StatusNotSent, err.Error())
+	}
+	err = m.os.WriteSystem(ctx, target, "network", append(append([]byte(`{"config":`), config...), '}'))
+	switch {
+	case errors.Is(err, opscenter.ErrRefused):
+		return failed(StatusRefused, err.Error())
+	case err != nil && !errors.Is(err, opscenter.ErrOutcomeUnknown):
+		return failed(StatusNotSent, err.Error())
+	}
+	reason := "the server has accepted it"
+	if err != nil {
+		reason = fmt.Sprintf("the answer was lost: %v", err)
+	}
+	if err := m.sent(ctx, c, reason); err != nil { // it stays open, and is looked after still
+		m.log.ErrorContext(ctx, "a change could not be stored, and goes on", "server", c.Server, "error", err)
+	}
+	return nil
+}
+
+// sent notes that the server was asked, at this time at the latest.
+func (m *Manager) sent(ctx context.Context, c *Change, reason string) error {
+	changed := *c
+	changed.Status, changed.Reason, changed.SentAt = StatusWaiting, reason, now()
+	changed.hidden.GiveUpAt = changed.SentAt.Add(m.options.ConfirmationTimeout + m.options.Grace)
+	if c.Timeout > 0 {
+		changed.hidden.RollBackAt = changed.SentAt.Add(c.Timeout)
+		changed.hidden.GiveUpAt = changed.hidden.RollBackAt.Add(m.options.Grace)
+	}
+	if err := m.store(context.WithoutCancel(ctx), &changed); err != nil {
+		return err
+	}
+	*c = changed
+	return nil
+}
+
+// follow sees a change through whose server was asked, or may have been.
+func (m *Manager) follow(ctx context.Context, c *Change) error {
+	if c.Status == StatusSending { // its process ended meanwhile
+		if err := m.sent(ctx, c, "whether the server was asked is not known"); err != nil {
+			return fmt.Errorf("%s of server %q: %w: %w", c.Section, c.Server, opscenter.ErrOutcomeUnknown, err)
+		}
+	}
+	settled := false
+	for {
+		err := m.step(ctx, c, &settled)
+		switch {
+		case c.Status.Final():
+			return c.Err()
+		case err == nil && sleep(ctx, m.options.Interval):
+			continue
+		}
+		return fmt.Errorf("%s of server %q goes on: %w: %w", c.Section, c.Server, opscenter.ErrOutcomeUnknown, errors.Join(err, ctx.Err()))
+	}
+}
+
+// step looks for the server, and does what is to be done.
+func (m *Manager) step(ctx context.Context, c *Change, settled *bool) error {
+	var info *opscenter.ServerInfo
+	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
+		info, err = s.ServerByID(c.ServerID)
+		return err
+	})
+	switch {
+	case errors.Is(err, opscenter.ErrNotFound):
+		return m.end(ctx, c, StatusLost, "", "the server was removed")
+	case err != nil:
+		return m.pause(ctx, err)
+	}
+	found := m.lookAll(ctx, c, info)
+	if ctx.Err() != nil {
+		return nil
+	}
+	next := decide(c, found, info.ConnectionURL, *settled, now())
+	switch {
+	case next.status != "":
+		return m.pause(ctx, m.end(ctx, c, next.status, next.url, next.reason))
+	case next.confirm != "":
+		if c.Status != StatusConfirming {
+			if err := m.note(ctx, c, StatusConfirming, next.reason); err != nil {
+				return m.pause(ctx, err)
+			}
+		}
+		target := info.Target()
+		target.ConnectionURL, target.PublicConnectionURL = next.confirm, ""
+		bounded, cancel := context.WithTimeout(ctx, m.options.LookTimeout)
+		defer cancel()
+		switch err := m.os.ConfirmNetwork(bounded, target); {
+		case err == nil:
+			url := ""
+			if c.Moves {
+				url = next.confirm
+			}
+			return m.pause(ctx, m.end(ctx, c, StatusDone, url, "confirmed at "+next.confirm))
+		case errors.Is(err, ErrNothingPending):
+			*settled = true // confirmed before, or undone: the next look tells
+		}
+	case c.Status != StatusRollingBack && !c.hidden.RollBackAt.IsZero() && !now().Before(c.hidden.RollBackAt):
+		return m.pause(ctx, m.note(ctx, c, StatusRollingBack, notConfirmed+next.reason))
+	case c.Status == StatusWaiting && c.Reason != next.reason && len(found) > 0:
+		c.Reason = next.reason // stored with the next status
+	}
+	return nil
+}
+
+// pause makes of a store that refuses for now a reason to try again; one that is closed, or the end of ctx, is not.
+func (m *Manager) pause(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil || !retryable(err) {
+		return err
+	}
+	m.log.ErrorContext(ctx, "a change could not be stored, and is tried again", "error", err)
+	return nil
+}
+
+func (m *Manager) note(ctx context.Context, c *Change, status Status, reason string) error {
+	changed := *c
+	changed.Status, changed.Reason = status, reason
+	if err := m.store(ctx, &changed); err != nil {
+		return err
+	}
+	*c = changed
+	return nil
+}
+
+// lookAll looks for a server everywhere it may be, at once.
+func (m *Manager) lookAll(ctx context.Context, c *Change, info *opscenter.ServerInfo) []seen {
+	ctx, cancel := context.WithTimeout(ctx, m.options.LookTimeout)
+	defer cancel()
+	places := c.places(info.ConnectionURL)
+	places = places[:min(len(places), maxPlaces)]
+	out := make([]seen, len(places))
+	var group sync.WaitGroup
+	for i, place := range places {
+		group.Go(func() {
+			target := info.Target()
+			target.ConnectionURL, target.PublicConnectionURL, target.MemberName = place, "", c.hidden.MemberName
+			s := &out[i]
+			s.url = place
+			if s.sight, s.err = m.os.Look(ctx, target); s.err != nil {
+				return
+			}
+			if s.sight.Network == nil || s.sight.Network.Config == nil {
+				s.err = errors.New("it tells no network configuration")
+				return
+			}
+			if c.hidden.MachineID != "" && s.sight.MachineID != c.hidden.MachineID {
+				s.err = errors.New("it is another machine")
+				return
+			}
+			raw, err := s.sight.Network.Config.Encode()
+			if err == nil {
+				s.former, err = c.hidden.Before.is(raw)
+			}
+			s.err = err
+		})
+	}
+	group.Wait()
+	return out
+}

@@ -1,0 +1,374 @@
+package system
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/network"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Batch is a change of all members of a cluster, one after another, that stops at the first
+// failure: all others stay untouched.
+type Batch struct {
+	ID      string `json:"uuid"`
+	Cluster string `json:"cluster"`
+	Section string `json:"section"`
+	By      string `json:"by"`
+	// Members in the order in which they are changed.
+	Members []BatchMember `json:"members"`
+	// Failed says why it has stopped; empty: it has not.
+	Failed    string    `json:"failed,omitempty"`
+	StartedAt time.Time `json:"started_at"`
+	EndedAt   time.Time `json:"ended_at,omitzero"`
+
+	// Edit is what is done with each, where it can be stored: it holds no secrets. Without it
+	// only the process that began can go on.
+	Edit  *batchEdit `json:"edit,omitempty"`
+	Audit string     `json:"audit,omitempty"`
+}
+
+// BatchMember is a member in a Batch.
+type BatchMember struct {
+	Server   string `json:"server"`
+	ServerID string `json:"server_id"`
+	// Change is the ID of its change, once there is one.
+	Change string `json:"change,omitempty"`
+	// Status is that of its change, unchanged if nothing was to change, and empty: not begun.
+	Status Status `json:"status,omitempty"`
+}
+
+// StatusUnchanged is of a member of a batch that is as it should be already.
+const StatusUnchanged Status = "unchanged"
+
+type batchEdit struct {
+	Network *network.Edit
+	// Config is a configuration of another section.
+	Config  json.RawMessage
+	Rules   network.Rules
+	Timeout time.Duration
+	Risk    bool
+}
+
+func (b *batchEdit) options() ApplyOptions {
+	return ApplyOptions{Rules: b.Rules, Timeout: b.Timeout, AcceptRisk: b.Risk}
+}
+
+// member changes one member of a cluster; a nil change: it is as it should be.
+type member func(ctx context.Context, server *BatchMember, batch string) (*Change, error)
+
+// EditClusterNetwork makes an edit of the network configuration of all members of a cluster,
+// one after another, each as EditNetwork does, and stops at the first that fails: the batch
+// says which, and the error is of that member. All are looked at before the first is changed,
+// and if one could not be, none is. If ctx ends before, Run goes on with it, unless there are
+// secrets in the edit.
+func (m *Manager) EditClusterNetwork(ctx context.Context, cluster string, edit network.Edit, options ApplyOptions) (*Batch, error) {
+	stored := &batchEdit{Network: &edit, Rules: options.Rules, Timeout: options.Timeout, Risk: options.AcceptRisk}
+	if edit.HasSecrets() {
+		stored = nil
+	}
+	check := func(ctx context.Context, info *opscenter.ServerInfo) error {
+		return m.checkMember(ctx, info, edit.Apply, options)
+	}
+	return m.batch(ctx, cluster, "network", stored, nil, check, options.Force, func(ctx context.Context, server *BatchMember, batch string) (*Change, error) {
+		return m.apply(ctx, server.Server, edit.Apply, options, batch)
+	})
+}
+
+// ApplyClusterNetwork gives members of a cluster other network configurations, by their names,
+// as EditClusterNetwork does. Members that are not named stay as they are. If ctx ends before,
+// the one at hand is finished by Run, and the others are left alone.
+func (m *Manager) ApplyClusterNetwork(ctx context.Context, cluster string, configs map[string]*network.Config, options ApplyOptions) (*Batch, error) {
+	var names []string
+	for name := range configs {
+		names = append(names, name)
+	}
+	check := func(ctx context.Context, info *opscenter.ServerInfo) error {
+		return m.checkMember(ctx, info, replace(configs[info.Name]), options)
+	}
+	return m.batch(ctx, cluster, "network", nil, names, check, options.Force, func(ctx context.Context, server *BatchMember, batch string) (*Change, error) {
+		return m.apply(ctx, server.Server, replace(configs[server.Server]), options, batch)
+	})
+}
+
+func (m *Manager) checkMember(ctx context.Context, info *opscenter.ServerInfo, make edited, options ApplyOptions) error {
+	if err := m.checkApply(&options); err != nil {
+		return err
+	}
+	plan, current, err := m.prepare(ctx, info, make, options)
+	switch {
+	case err != nil:
+		return err
+	case plan.Err() != nil:
+		return fmt.Errorf("server %q: %w", info.Name, plan.Err())
+	case current.sight.pending() && !options.Force:
+		return fmt.Errorf("server %q: a change of its network is under way, or waits for its confirmation: %w", info.Name, opscenter.ErrBusy)
+	}
+	return nil
+}
+
+// batch carries out a change of a cluster's members: those that are named, or all.
+func (m *Manager) batch(ctx context.Context, cluster, section string, edit *batchEdit, names []string, check func(context.Context, *opscenter.ServerInfo) error, force bool, change member) (out *Batch, err error) {
+	err = m.options.Audit.Do(ctx, audit.Entry{Action: section + ".apply", Cluster: cluster}, func(ctx context.Context) error {
+		b := &Batch{ID: uuid.Must(uuid.NewV7()).String(), Cluster: cluster, Section: section, By: opscenter.Principal(ctx), Edit: edit, StartedAt: now(), Audit: audit.ID(ctx)}
+		members, err := m.members(ctx, cluster, names)
+		if err != nil {
+			return err
+		}
+		for _, info := range members {
+			if err := check(ctx, info); err != nil {
+				return err
+			}
+			b.Members = append(b.Members, BatchMember{Server: info.Name, ServerID: info.ID})
+		}
+		m.take(b.ID)
+		defer m.leave(b.ID)
+		if err := m.claimCluster(ctx, b, force); err != nil {
+			return err
+		}
+		out = b
+		return m.each(ctx, b, change)
+	})
+	return out, err
+}
+
+func (m *Manager) members(ctx context.Context, cluster string, names []string) (out []*opscenter.ServerInfo, err error) {
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		out = nil
+		if _, err := s.Cluster(cluster); err != nil {
+			return err
+		}
+		for info, err := range s.Servers(opscenter.ServerFilter{Cluster: cluster}) {
+			if err != nil {
+				return err
+			}
+			if names == nil || slices.Contains(names, info.Name) {
+				out = append(out, info)
+			}
+		}
+		for _, name := range names {
+			if !slices.ContainsFunc(out, func(info *opscenter.ServerInfo) bool { return info.Name == name }) {
+				return fmt.Errorf("server %q is no member of cluster %q: %w", name, cluster, opscenter.ErrNotFound)
+			}
+		}
+		if len(out) == 0 {
+			return fmt.Errorf("cluster %q has no members: %w", cluster, opscenter.ErrNotApplicable)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// claimCluster stores a batch, and reserves its cluster.
+func (m *Manager) claimCluster(ctx context.Context, b *Batch, force bool) error {
+	return m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		err := tx.Claim(opscenter.Claim{Unit: b.Cluster, Cluster: true, Owner: b.ID, What: "change of the " + b.Section + " of all members", Since: b.StartedAt})
+		if err != nil && !(force && errors.Is(err, opscenter.ErrBusy)) {
+			return fmt.Errorf("cluster %q: %w", b.Cluster, err)
+		}
+		for _, member := range b.Members {
+			info, err := tx.Snapshot().ServerByID(member.ServerID)
+			if err != nil {
+				return err
+			}
+			if info.State.Operation != nil && !force {
+				return fmt.Errorf("server %q: %s is under way: %w", info.Name, info.State.Operation.Action, opscenter.ErrNotReady)
+			}
+		}
+		return m.putBatch(tx, b, "begun, by "+b.By)
+	})
+}
+
+func (m *Manager) putBatch(tx *opscenter.Tx, b *Batch, reason string) error {
+	if err := batches.Put(tx, b.clone()); err != nil {
+		return err
+	}
+	return tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventConfigurationChange, Cluster: b.Cluster, Reason: fmt.Sprintf("%s of all members: %s", b.Section, strings.TrimSuffix(reason, ", by "))})
+}
+
+func (b *Batch) clone() *Batch {
+	out := *b
+	out.Members = slices.Clone(b.Members)
+	return &out
+}
+
+// each changes the members that are not changed yet.
+func (m *Manager) each(ctx context.Context, b *Batch, change member) error {
+	for i := range b.Members {
+		server := &b.Members[i]
+		switch {
+		case server.Status == StatusDone || server.Status == StatusUnchanged:
+			continue
+		case server.Status.Final():
+			return m.endBatch(ctx, b, fmt.Errorf("server %q: its change is %s", server.Server, server.Status))
+		}
+		c, err := change(ctx, server, b.ID)
+		if errors.Is(err, opscenter.ErrOutcomeUnknown) || ctx.Err() != nil {
+			return err // to be gone on with
+		}
+		server.Status = StatusUnchanged
+		if c != nil {
+			server.Change, server.Status = c.ID, c.Status
+		} else if err != nil {
+			server.Status = StatusNotSent
+		}
+		if err != nil {
+			return errors.Join(err, m.endBatch(ctx, b, err))
+		}
+		if err := m.registry.Write(ctx, func(tx *opscenter.Tx) error { return m.putBatch(tx, b, server.Server+" is "+string(server.Status)) }); err != nil {
+			return err
+		}
+	}
+	return m.endBatch(ctx, b, nil)
+}
+
+// endBatch stores that a batch has ended.
+func (m *Manager) endBatch(ctx context.Context, b *Batch, failure error) error {
+	b.EndedAt = now()
+	reason := "done"
+	if failure != nil {
+		b.Failed = failure.Error()
+		var left []string
+		for _, member := range b.Members {
+			if member.Status == "" {
+				left = append(left, member.Server)
+			}
+		}
+		reason = "stopped: " + b.Failed
+		if len(left) > 0 {
+			reason += fmt.Sprintf("; %s: %s", ErrUntouched, strings.Join(left, ", "))
+		}
+	}
+	ctx = context.WithoutCancel(ctx)
+	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		if err := m.putBatch(tx, b, reason); err != nil {
+			return err
+		}
+		if err := m.forgetBatches(tx); err != nil {
+			return err
+		}
+		return tx.Release(b.ID, b.Cluster, true)
+	})
+	if err != nil {
+		b.EndedAt = time.Time{}
+		return err
+	}
+	return m.options.Audit.End(ctx, b.Audit, failure)
+}
+
+func (m *Manager) forgetBatches(tx *opscenter.Tx) error {
+	var ended []string
+	for b, err := range batchesByEnd.Scan(tx, storage.Range{}) {
+		if err != nil {
+			return err
+		}
+		if !b.EndedAt.IsZero() {
+			ended = append(ended, b.ID)
+		}
+	}
+	for i := 0; i < len(ended)-m.options.MaxChanges; i++ {
+		if err := batches.Delete(tx, storage.StringKey(ended[i])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Batch returns the change of a cluster, or opscenter.ErrNotFound.
+func (m *Manager) Batch(ctx context.Context, id string) (out *Batch, err error) {
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		known, err := batches.Find(s, storage.StringKey(id))
+		if err == nil && known == nil {
+			err = fmt.Errorf("batch %.40q: %w", id, opscenter.ErrNotFound)
+		}
+		if err == nil {
+			out = known.clone()
+		}
+		return err
+	})
+	return out, err
+}
+
+// Batches returns the changes of whole clusters, the newest first; before is the ID of the
+// last one of the page before; limit 0: 100, at most 1000.
+func (m *Manager) Batches(ctx context.Context, before string, limit int) (out []*Batch, err error) {
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		out = nil
+		for b, err := range batches.Scan(s, storage.Range{Reverse: true}) {
+			if err != nil {
+				return err
+			}
+			if before != "" && b.ID >= before {
+				continue
+			}
+			if out = append(out, b.clone()); len(out) == page(limit) {
+				break
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// resumeBatch goes on with a batch whose process ended: the change at hand is over by then.
+func (m *Manager) resumeBatch(ctx context.Context, b *Batch) error {
+	for i := range b.Members { // what became of the one that was under way
+		member := &b.Members[i]
+		if member.Status != "" {
+			continue
+		}
+		c, err := m.lastOf(ctx, b.ID, member.ServerID)
+		if err != nil {
+			return err
+		}
+		if c == nil {
+			break
+		}
+		if !c.Status.Final() {
+			return nil // it is seen to, and looked at again
+		}
+		member.Change, member.Status = c.ID, c.Status
+		if c.Status == StatusDone {
+			continue
+		}
+		return m.endBatch(ctx, b, c.Err())
+	}
+	left := slices.ContainsFunc(b.Members, func(member BatchMember) bool { return member.Status == "" })
+	if left && b.Edit == nil {
+		return m.endBatch(ctx, b, fmt.Errorf("the control plane ended meanwhile, and what was to be done was not stored: %w", ErrUntouched))
+	}
+	ctx = opscenter.By(ctx, b.By)
+	return m.each(ctx, b, func(ctx context.Context, server *BatchMember, batch string) (*Change, error) {
+		if edit := b.Edit.Network; edit != nil {
+			return m.apply(ctx, server.Server, edit.Apply, b.Edit.options(), batch)
+		}
+		return m.setSection(ctx, server.Server, b.Section, func(json.RawMessage) (json.RawMessage, error) { return b.Edit.Config, nil }, SetOptions{}, batch)
+	})
+}
+
+// lastOf returns the last change of a server within a batch; nil: none.
+func (m *Manager) lastOf(ctx context.Context, batch, serverID string) (out *Change, err error) {
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		out = nil
+		for row, err := range changesByServer.Scan(s, storage.Range{Prefix: storage.StringKey(serverID), Reverse: true}) {
+			if err != nil {
+				return err
+			}
+			if row.Change.Batch == batch {
+				out = row.change()
+				break
+			}
+		}
+		return nil
+	})
+	return out, err
+}

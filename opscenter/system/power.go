@@ -1,0 +1,246 @@
+package system
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// PowerOptions of a reboot, a power off or a suspend.
+type PowerOptions struct {
+	// Force does it although the server is not ready, or another operation is under way on it
+	// or its cluster.
+	Force bool
+}
+
+// Reboot reboots a server. It returns when the server has accepted that; polls see it through.
+// For the rules of a rolling update, see package rollout. Errors: opscenter.ErrNotFound;
+// opscenter.ErrNotReady and opscenter.ErrBusy while another operation is under way, unless
+// forced; opscenter.ErrRefused; opscenter.ErrOutcomeUnknown: polls find out.
+func (m *Manager) Reboot(ctx context.Context, name string, options PowerOptions) error {
+	return m.power(ctx, name, opscenter.ActionReboot, options)
+}
+
+// PowerOff shuts a server down. Errors are those of Reboot.
+func (m *Manager) PowerOff(ctx context.Context, name string, options PowerOptions) error {
+	return m.power(ctx, name, opscenter.ActionPowerOff, options)
+}
+
+// Suspend suspends a server to memory. Errors are those of Reboot.
+func (m *Manager) Suspend(ctx context.Context, name string, options PowerOptions) error {
+	return m.power(ctx, name, opscenter.ActionSuspend, options)
+}
+
+func (m *Manager) power(ctx context.Context, name string, action opscenter.Action, options PowerOptions) error {
+	return m.options.Audit.Do(ctx, audit.Entry{Action: "system." + string(action), Server: name}, func(ctx context.Context) error {
+		return m.planner.ActOn(ctx, opscenter.Intent{Server: name, Action: action, Force: options.Force})
+	})
+}
+
+// ResetOptions of a factory reset. The zero value brings the server back with the network it has.
+type ResetOptions struct {
+	// Token is the one that admits the server again. Default: one of its own, for one use, that
+	// expires after Options.ResetTimeout.
+	Token string
+	// Seeds are more seeds, by their names: applications, incus, and so on, as in IncusOS's
+	// images. Those that are needed for the server to come back, provider and network, are made.
+	Seeds map[string]json.RawMessage
+	// ForgetNetwork leaves out the seed that gives the server the network configuration it has:
+	// it asks DHCP then.
+	ForgetNetwork bool
+	// WipeExistingSeeds removes those of its installation.
+	WipeExistingSeeds bool
+	// AllowTPMResetFailure goes on if its TPM can't be reset.
+	AllowTPMResetFailure bool
+	// Force does it although the server is a member of a cluster, is not ready, or another
+	// operation is under way.
+	Force bool
+}
+
+// reset is a factory reset under way.
+type reset struct {
+	ServerID  string
+	Operation string
+	// Token is its UUID, a secret; Own: it was made for this.
+	Token    string
+	Own      bool
+	Deadline time.Time
+	Audit    string
+}
+
+// FactoryReset sends a server back to where its installation left it: all that it holds is
+// lost. It comes back, registers with a fresh token that is good for that alone, and is the
+// same record with another certificate. FactoryReset returns when the server was asked: it
+// does not answer. Run takes the token, and the leave to register anew, back if it does not
+// come in time, or comes back as it was.
+//
+// Errors: opscenter.ErrInvalidOptions without a Provider; opscenter.ErrClustered;
+// opscenter.ErrNotReady and opscenter.ErrBusy; opscenter.ErrRefused, opscenter.ErrUnreachable:
+// then all is as it was.
+func (m *Manager) FactoryReset(ctx context.Context, name string, options ResetOptions) error {
+	return m.options.Audit.Do(ctx, audit.Entry{Action: "system.factory-reset", Server: name}, func(ctx context.Context) error {
+		return m.reset(ctx, name, options)
+	})
+}
+
+func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) error {
+	if m.options.Provider.ServerURL == "" {
+		return fmt.Errorf("Provider.ServerURL is missing: the server would not find its way back: %w", opscenter.ErrInvalidOptions)
+	}
+	info, err := m.registry.Server(ctx, name)
+	if err != nil {
+		return err
+	}
+	if info.Cluster != "" && !options.Force {
+		return fmt.Errorf("server %q: %w (%s)", name, opscenter.ErrClustered, info.Cluster)
+	}
+	seeds := maps.Clone(options.Seeds)
+	if seeds == nil {
+		seeds = map[string]json.RawMessage{}
+	}
+	for seed, content := range seeds {
+		if !json.Valid(content) {
+			return fmt.Errorf("seed %.40q: it is no JSON: %w", seed, ErrInvalid)
+		}
+	}
+	if _, given := seeds["network"]; !given && !options.ForgetNetwork {
+		current, err := m.readNetwork(ctx, info)
+		if err != nil {
+			return err
+		}
+		if seeds["network"], err = versioned(current.raw); err != nil {
+			return err
+		}
+	}
+	r := reset{ServerID: info.ID, Operation: uuid.NewString(), Deadline: now().Add(m.options.ResetTimeout), Audit: audit.ID(ctx)}
+	target := info.Target()
+	err = m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		_, info, err := tx.Begin(opscenter.Intent{ServerID: info.ID, ID: r.Operation, Action: opscenter.ActionFactoryReset, Force: options.Force, Timeout: m.options.ResetTimeout})
+		if err != nil {
+			return err
+		}
+		if r.Token = options.Token; r.Token == "" {
+			token, err := tx.CreateToken(opscenter.TokenSpec{Description: "factory reset of " + info.Name, Uses: 1, ExpireAt: r.Deadline, Channel: info.Channel})
+			if err != nil {
+				return err
+			}
+			r.Token, r.Own = token.UUID, true
+		} else if used, err := tx.Snapshot().TokenUsed(r.Token); err != nil || used {
+			return errors.Join(err, fmt.Errorf("the given token: %w", opscenter.ErrTokenUnknown))
+		}
+		if err := tx.AllowReinstall(info, true, "for its factory reset"); err != nil {
+			return err
+		}
+		row := r
+		return resets.Put(tx, &row)
+	})
+	if err != nil {
+		return err
+	}
+	defer m.registry.Acted(info.ID)
+	body, err := m.resetBody(seeds, r.Token, options)
+	if err == nil {
+		err = m.os.FactoryReset(ctx, target, body)
+	}
+	if err == nil || errors.Is(err, opscenter.ErrOutcomeUnknown) {
+		return nil // gone before it could answer: its registration tells
+	}
+	return errors.Join(err, m.endReset(context.WithoutCancel(ctx), &r, err))
+}
+
+// versioned adds to an object what each seed has.
+func versioned(object json.RawMessage) (json.RawMessage, error) {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(object, &all); err != nil {
+		return nil, err
+	}
+	all["version"] = json.RawMessage(`"1"`)
+	return json.Marshal(all)
+}
+
+func (m *Manager) resetBody(seeds map[string]json.RawMessage, token string, options ResetOptions) ([]byte, error) {
+	config := map[string]string{"server_url": m.options.Provider.ServerURL, "server_token": token}
+	if c := m.options.Provider.Certificate; c != nil {
+		config["server_certificate"] = opscenter.EncodeCertificate(c)
+	}
+	provider, err := json.Marshal(map[string]any{"name": "operations-center", "config": config, "version": "1"})
+	if err != nil {
+		return nil, err
+	}
+	seeds["provider"] = provider
+	return json.Marshal(map[string]any{"allow_tpm_reset_failure": options.AllowTPMResetFailure, "wipe_existing_seeds": options.WipeExistingSeeds, "seeds": seeds})
+}
+
+// endReset ends a factory reset: failure says why it did not work; nil: the server is back.
+func (m *Manager) endReset(ctx context.Context, r *reset, failure error) error {
+	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		if err := resets.Delete(tx, storage.StringKey(r.ServerID)); err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+		if r.Own {
+			if err := tx.RevokeToken(r.Token); err != nil {
+				return err
+			}
+		}
+		server, err := tx.Snapshot().ServerByID(r.ServerID)
+		if errors.Is(err, opscenter.ErrNotFound) {
+			return nil
+		}
+		if err != nil || failure == nil {
+			return err
+		}
+		if err := tx.AllowReinstall(server, false, "its factory reset has failed"); err != nil {
+			return err
+		}
+		return tx.End(server, r.Operation, failure)
+	})
+	return errors.Join(err, m.options.Audit.End(ctx, r.Audit, failure))
+}
+
+// errNotBack: a factory reset has failed.
+var errNotBack = errors.New("the server has not registered again")
+
+// checkResets ends the factory resets that are over.
+func (m *Manager) checkResets(ctx context.Context) error {
+	var list []*reset
+	var over []error
+	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		list, over = nil, nil
+		for r, err := range resets.Scan(s, storage.Range{}) {
+			if err != nil {
+				return err
+			}
+			info, err := s.ServerByID(r.ServerID)
+			switch {
+			case errors.Is(err, opscenter.ErrNotFound):
+				over, list = append(over, err), append(list, r)
+			case err != nil:
+				return err
+			case !info.ReinstallAllowed: // it has registered
+				over, list = append(over, nil), append(list, r)
+			case info.State.Operation == nil || info.State.Operation.ID != r.Operation:
+				why := errNotBack
+				if last := info.State.LastOperation; last != nil && last.ID == r.Operation && last.Failed != "" {
+					why = fmt.Errorf("%w: %s", errNotBack, last.Failed)
+				}
+				over, list = append(over, why), append(list, r)
+			case !now().Before(r.Deadline):
+				over, list = append(over, errNotBack), append(list, r)
+			}
+		}
+		return nil
+	})
+	for i, r := range list {
+		err = errors.Join(err, m.endReset(ctx, r, over[i]))
+	}
+	return err
+}

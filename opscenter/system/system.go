@@ -1,0 +1,259 @@
+// Package system changes servers from afar: their networks above all, and their update,
+// provider, storage, kernel and logging settings, their power, and their installation.
+//
+//	systems, err := system.New(registry, client, system.Options{})
+//	go systems.Run(ctx)
+//	current, err := systems.Network(ctx, "server01")
+//	current.Config.DNS.Nameservers = []string{"10.0.0.53"}
+//	change, err := systems.ApplyNetwork(ctx, "server01", current.Config, system.ApplyOptions{IfMatch: current.ETag})
+//
+// A change of the network is a transaction: the server undoes it by itself unless the control
+// plane has reached it again, found that it is the same server, and confirmed. What is asked
+// for is stored before it is done; what a process did not live to see ended, Run takes up.
+package system
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/network"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Sight is a look at a server.
+type Sight struct {
+	// URL it was reached at, and the address behind that.
+	URL    string
+	Remote netip.Addr
+	// MachineID as it says.
+	MachineID string
+	Network   *network.Network
+	// Member is its status in its Incus cluster, as Incus names it; empty: it was not asked for.
+	Member string
+}
+
+// OS is the API of servers. Package opscenter/incusos implements it. Once a server was asked,
+// an error that is not its own word is an opscenter.ErrOutcomeUnknown; its own refusal is an
+// opscenter.ErrRefused. What is only read fails with opscenter.ErrUnreachable.
+type OS interface {
+	opscenter.Actuator
+	// Look looks at a server, on a new connection: one that presents another certificate than
+	// the target's is an error.
+	Look(ctx context.Context, target opscenter.Target) (*Sight, error)
+	// ReadSystem and WriteSystem are GET and PUT of a section of /os/1.0/system.
+	ReadSystem(ctx context.Context, target opscenter.Target, section string) (json.RawMessage, error)
+	WriteSystem(ctx context.Context, target opscenter.Target, section string, body []byte) error
+	// CanConfirmNetwork reports whether the server undoes changes that are not confirmed.
+	CanConfirmNetwork(ctx context.Context, target opscenter.Target) (bool, error)
+	// ConfirmNetwork confirms a change: ErrNothingPending if none waits for it.
+	ConfirmNetwork(ctx context.Context, target opscenter.Target) error
+	// FactoryReset sends the server back to where its installation left it.
+	FactoryReset(ctx context.Context, target opscenter.Target, body []byte) error
+}
+
+// Errors.
+var (
+	// ErrNothingPending: no change of the network waits for its confirmation.
+	ErrNothingPending = errors.New("no network change is pending")
+	// ErrRolledBack: the server has its former configuration, by itself, or still.
+	ErrRolledBack = errors.New("the change was undone")
+	// ErrLost: the server was seen neither at its new nor at its old address.
+	ErrLost = errors.New("the server is not seen any more")
+	// ErrNoRollBack: the server's release can't undo a change of its network by itself. See
+	// ApplyOptions.AcceptRisk.
+	ErrNoRollBack = errors.New("the server can't undo a change of its network by itself")
+	// ErrUntouched: a member of a cluster was left alone, as the change of another failed.
+	ErrUntouched = errors.New("left untouched")
+	// ErrManaged: a setting is the control plane's own.
+	ErrManaged = errors.New("the setting is managed")
+	// ErrRunning: Run is running already.
+	ErrRunning = errors.New("is running already")
+)
+
+// Defaults of Options.
+const (
+	DefaultConfirmationTimeout = 5 * time.Minute
+	MaxConfirmationTimeout     = time.Hour
+	DefaultInterval            = time.Second
+	DefaultLookTimeout         = 5 * time.Second
+	DefaultGrace               = 5 * time.Minute
+	DefaultSettleTimeout       = time.Minute
+	DefaultResetTimeout        = time.Hour
+	DefaultRetryInterval       = time.Minute
+	DefaultMaxPutBack          = 8
+	DefaultMaxChanges          = 1000
+)
+
+// Options of New. The zero value is what most programs want.
+type Options struct {
+	// Logger gets what goes wrong inside. Default: nothing is logged.
+	Logger *slog.Logger
+	// Audit is the log of who changed what; nil: none is kept.
+	Audit *audit.Log
+	// ConfirmationTimeout is after which a server undoes a change of its network that is not
+	// confirmed. Default 5 minutes, at most 1 hour.
+	ConfirmationTimeout time.Duration
+	// Interval is between two looks for a server whose network changes. Default 1 s.
+	Interval time.Duration
+	// LookTimeout bounds a look. Default 5 s.
+	LookTimeout time.Duration
+	// Grace is how long after it should have undone a change a server is looked for. Default 5 minutes.
+	Grace time.Duration
+	// SettleTimeout is how long it is tried to find out what became of a change whose answer was
+	// lost, and that is none of the network. Default 1 minute.
+	SettleTimeout time.Duration
+	// ResetTimeout is how long a server may take for a factory reset, until it registers again,
+	// and how long its token for that is valid. Default 1 hour.
+	ResetTimeout time.Duration
+	// Provider is what servers are told of the control plane when they are reset; needed for that.
+	Provider Provider
+	// LeaveUpdates leaves the update settings of servers alone. Default: a server follows the
+	// channel of its record, and updates and reboots only when it is told to.
+	LeaveUpdates bool
+	// RetryInterval is before settings that could not be put back are tried again. Default 1 minute.
+	RetryInterval time.Duration
+	// MaxPutBack is at how many servers at a time settings are put back. Default 8.
+	MaxPutBack int
+	// MaxChanges is how many changes are kept after they ended, and how many of whole clusters. Default 1000.
+	MaxChanges int
+}
+
+// Provider tells servers where their control plane is.
+type Provider struct {
+	// ServerURL is where servers reach it.
+	ServerURL string
+	// Certificate to be pinned; nil: it is publicly trusted.
+	Certificate *x509.Certificate
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	for _, d := range []struct {
+		name  string
+		value *time.Duration
+		def   time.Duration
+	}{{"ConfirmationTimeout", &o.ConfirmationTimeout, DefaultConfirmationTimeout}, {"Interval", &o.Interval, DefaultInterval},
+		{"LookTimeout", &o.LookTimeout, DefaultLookTimeout}, {"Grace", &o.Grace, DefaultGrace}, {"SettleTimeout", &o.SettleTimeout, DefaultSettleTimeout},
+		{"ResetTimeout", &o.ResetTimeout, DefaultResetTimeout}, {"RetryInterval", &o.RetryInterval, DefaultRetryInterval}} {
+		if *d.value < 0 {
+			return o, fmt.Errorf("%s is %s, it must not be negative: %w", d.name, *d.value, opscenter.ErrInvalidOptions)
+		}
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+	}
+	for _, n := range []struct {
+		name  string
+		value *int
+		def   int
+	}{{"MaxPutBack", &o.MaxPutBack, DefaultMaxPutBack}, {"MaxChanges", &o.MaxChanges, DefaultMaxChanges}} {
+		if *n.value < 0 {
+			return o, fmt.Errorf("%s is %d, it must not be negative: %w", n.name, *n.value, opscenter.ErrInvalidOptions)
+		}
+		if *n.value == 0 {
+			*n.value = n.def
+		}
+	}
+	if o.ConfirmationTimeout > MaxConfirmationTimeout {
+		return o, fmt.Errorf("ConfirmationTimeout is %s, at most %s are allowed: %w", o.ConfirmationTimeout, MaxConfirmationTimeout, opscenter.ErrInvalidOptions)
+	}
+	return o, nil
+}
+
+// Manager changes servers. All methods may be called concurrently.
+type Manager struct {
+	registry *opscenter.Registry
+	planner  *opscenter.UpdatePlanner
+	os       OS
+	options  Options
+	log      *slog.Logger
+	tagKey   []byte // of ETags: they tell nothing of secrets
+
+	running sync.Mutex
+	mu      sync.Mutex
+	driven  map[string]bool // changes, batches and resets that somebody sees to
+	acting  map[string]bool // changes that this process has told the registry of
+}
+
+// New returns a Manager. Errors: opscenter.ErrInvalidOptions, and those of the store.
+func New(registry *opscenter.Registry, os OS, options Options) (*Manager, error) {
+	options, err := options.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{registry: registry, planner: opscenter.NewUpdatePlanner(registry, os), os: os, options: options, log: options.Logger,
+		tagKey: make([]byte, 32), driven: map[string]bool{}, acting: map[string]bool{}}
+	_, _ = rand.Read(m.tagKey)
+	return m, registry.Store().Attach(context.Background(), schemas()...)
+}
+
+// Options returns the options in force, defaults included.
+func (m *Manager) Options() Options { return m.options }
+
+// Audit returns the audit log; nil: none is kept.
+func (m *Manager) Audit() *audit.Log { return m.options.Audit }
+
+// take claims to see to something in this process; false: somebody else does.
+func (m *Manager) take(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.driven[id] {
+		return false
+	}
+	m.driven[id] = true
+	return true
+}
+
+func (m *Manager) leave(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.driven, id)
+}
+
+func (m *Manager) setActing(id string, acting bool) (before bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before = m.acting[id]
+	if acting {
+		m.acting[id] = true
+	} else {
+		delete(m.acting, id)
+	}
+	return before
+}
+
+// acted gives the judgement of a server back to polls.
+func (m *Manager) acted(c *Change) {
+	if m.setActing(c.ID, false) {
+		m.registry.Acted(c.ServerID)
+	}
+}
+
+// retryable reports whether a store may take later what it refuses now.
+func retryable(err error) bool { return !errors.Is(err, storage.ErrClosed) }
+
+func now() time.Time { return time.Now().UTC().Round(0) }
+
+// sleep waits, and reports whether ctx goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
