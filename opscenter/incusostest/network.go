@@ -22,7 +22,26 @@ type network struct {
 	lease  string
 	port   string
 	stuck  bool
+	stay   bool
 	muted  bool
+	// moved and back are called when a change is applied, and undone.
+	moved, back func()
+}
+
+// OnMove has something called when a change of the network is applied, before the server can be
+// reached with it, and when it is undone; nil: nothing.
+func (s *Server) OnMove(applied, undone func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.network.moved, s.network.back = applied, undone
+}
+
+// SetStaying makes the server take on changes of its network, and listen at its address still,
+// or ends that.
+func (s *Server) SetStaying(stay bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.network.stay = stay
 }
 
 // KillAddress makes an IP address unreachable, as if its cable were cut, or reachable again.
@@ -116,6 +135,9 @@ func (n *network) document(s *Server) map[string]any {
 			"stats": map[string]any{"rx_bytes": time.Now().UnixNano() / 1000, "tx_bytes": time.Now().UnixNano() / 2000, "rx_errors": 0, "tx_errors": 0}}
 		if hasRole(device, "management") {
 			state["addresses"] = []any{host}
+			if n.stay { // the way in that is still open is none of its addresses
+				state["addresses"] = []any{n.managementHost()}
+			}
 		}
 		interfaces[name] = state
 	}
@@ -223,7 +245,13 @@ func (s *Server) putNetwork(w http.ResponseWriter, r *http.Request) {
 		s.network.before, s.network.pending = before, true
 		s.network.timer = time.AfterFunc(timeout, s.rollBack)
 	}
-	s.laterLocked(0, s.applyNetwork)
+	moved := s.network.moved
+	s.laterLocked(0, func() {
+		if moved != nil {
+			moved()
+		}
+		s.applyNetwork()
+	})
 }
 
 func (s *Server) rollBack() {
@@ -233,7 +261,11 @@ func (s *Server) rollBack() {
 		return
 	}
 	s.network.config, s.network.pending = s.network.before, false
+	back := s.network.back
 	s.mu.Unlock()
+	if back != nil {
+		back()
+	}
 	s.applyNetwork()
 }
 
@@ -244,7 +276,7 @@ func (s *Server) applyNetwork() {
 	if host, _, _ := net.SplitHostPort(to); s.network.port != "" {
 		to = net.JoinHostPort(host, s.network.port)
 	}
-	if to != s.address && !s.off && !s.closed {
+	if to != s.address && !s.network.stay && !s.off && !s.closed {
 		s.hangUp()
 		s.address = to // configured, if it is not reachable
 		_ = s.serve()
@@ -256,6 +288,10 @@ func (s *Server) applyNetwork() {
 func (s *Server) confirmNetwork(w http.ResponseWriter, r *http.Request) {
 	if r.PathValue("action") != ":confirm" || s.options.LegacyNetwork {
 		respondError(w, http.StatusNotFound, "Not Found")
+		return
+	}
+	if r.Method != http.MethodPost {
+		respondError(w, http.StatusNotImplemented, "Not implemented")
 		return
 	}
 	s.mu.Lock()

@@ -218,7 +218,7 @@ func (s *Server) osRoutes(mux *http.ServeMux) {
 	} {
 		mux.HandleFunc("PUT /os/1.0/system/"+section, s.putSection(set))
 	}
-	mux.HandleFunc("POST /os/1.0/system/network/{action}", s.confirmNetwork)
+	mux.HandleFunc("/os/1.0/system/network/{action}", s.confirmNetwork)
 	mux.HandleFunc("POST /os/1.0/system/update/{action}", s.checkUpdate)
 	mux.HandleFunc("POST /os/1.0/system/{action}", s.power)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { respondError(w, http.StatusNotFound, "Not Found") })

@@ -33,21 +33,25 @@ type move struct {
 // was seen of it. settled tells that the server has nothing pending any more. It is pure.
 func decide(c *Change, found []seen, current string, settled bool, at time.Time) move {
 	var good, former *seen
-	why := "the server is not seen"
+	var whys []string
 	for i := range found {
 		s := &found[i]
 		switch problem := c.problem(s, current); {
 		case s.err != nil:
-			why = fmt.Sprintf("%s: %v", s.url, s.err)
+			whys = append(whys, fmt.Sprintf("%s: %v", s.url, s.err))
 		case s.former:
 			if former == nil || s.url == c.OldURL {
 				former = s
 			}
 		case problem != "":
-			why = fmt.Sprintf("it is seen at %s, and %s", s.url, problem)
+			whys = append([]string{fmt.Sprintf("it is seen at %s, and %s", s.url, problem)}, whys...)
 		case good == nil || s.url == current:
 			good = s
 		}
+	}
+	why := strings.Join(whys, "; ")
+	if len(why) > maxReason {
+		why = strings.ToValidUTF8(why[:maxReason], "") + "…"
 	}
 	due := !c.hidden.RollBackAt.IsZero() && !at.Before(c.hidden.RollBackAt)
 	switch {
@@ -69,12 +73,15 @@ func decide(c *Change, found []seen, current string, settled bool, at time.Time)
 	return move{reason: why}
 }
 
+// maxReason bounds what is said of what was seen, in bytes.
+const maxReason = 700
+
 // last repeats why a change was not confirmed.
 func (c *Change) last() string {
-	if c.Status != StatusRollingBack || c.Reason == "" {
+	if c.Reason == "" {
 		return ""
 	}
-	return "; before, " + strings.TrimPrefix(c.Reason, notConfirmed)
+	return "; before: " + strings.TrimPrefix(c.Reason, notConfirmed)
 }
 
 const notConfirmed = "not confirmed in time: "

@@ -1,0 +1,422 @@
+package system_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/network"
+	"github.com/opscenter-go/sdk/opscenter/system"
+)
+
+// TestNetworkIsRead: with its ETag, without its secrets.
+func TestNetworkIsRead(t *testing.T) {
+	p := newPlane(t, system.Options{})
+	p.boot(incusostest.Options{Name: "a"})
+	n := p.network("a")
+	require.Equal(t, "mgmt", n.Config.Interfaces[0].Name)
+	require.Equal(t, network.Hidden, n.Config.WireGuard[0].PrivateKey)
+	require.NotEmpty(t, n.ETag)
+	require.NotEmpty(t, n.State.Interfaces["mgmt"].Addresses)
+	require.Equal(t, n.ETag, p.network("a").ETag)
+	_, err := p.systems.Network(t.Context(), "none")
+	require.ErrorIs(t, err, opscenter.ErrNotFound)
+	p.servers["a"].Crash()
+	_, err = p.systems.Network(t.Context(), "a")
+	require.ErrorIs(t, err, opscenter.ErrUnreachable)
+}
+
+// TestMove: a server gets another address, is found there, and told so; its record follows.
+func TestMove(t *testing.T) {
+	for _, muted := range []bool{false, true} { // with and without its self update
+		p := newPlane(t, system.Options{}).run()
+		a := p.boot(incusostest.Options{Name: "a"})
+		a.SetMuted(muted)
+		host := spare()
+		n := p.network("a")
+		n.Config.Interfaces[0].Addresses = []string{host + "/8"}
+		ctx := opscenter.By(t.Context(), "alice")
+		plan, err := p.systems.PlanNetwork(ctx, "a", n.Config, system.ApplyOptions{IfMatch: n.ETag})
+		require.NoError(t, err)
+		require.True(t, plan.Moves)
+		require.Len(t, plan.Changes, 1)
+		require.Contains(t, plan.Changes[0].String(), "~ interfaces[mgmt].addresses")
+		c, err := p.systems.ApplyNetwork(ctx, "a", n.Config, system.ApplyOptions{IfMatch: n.ETag})
+		require.NoError(t, err)
+		require.Equal(t, system.StatusDone, c.Status)
+		require.Equal(t, at(a, host), c.URL)
+		require.Equal(t, at(a, host), a.URL())
+		require.False(t, a.NetworkPending(), "it was confirmed")
+		require.Contains(t, string(a.NetworkConfig()), "c2ltdWxhdGVkLXByaXZhdGUta2V5", "what was hidden is what it was")
+		require.NotContains(t, string(a.NetworkConfig()), "confirmation_timeout")
+		require.Equal(t, *c, *p.last("a"))
+		a.SetMuted(false)
+		p.ready("a", at(a, host))
+		p.free("a")
+		entries := p.audited(audit.Query{Server: "a"})
+		require.Len(t, entries, 1)
+		require.Equal(t, "alice", entries[0].By)
+		require.Equal(t, audit.Done, entries[0].Outcome)
+		events, err := p.registry.Events(t.Context(), opscenter.EventFilter{Server: "a", Limit: 1000})
+		require.NoError(t, err)
+		var kinds []string
+		for _, e := range events {
+			if e.Kind == opscenter.EventConfigurationChange && strings.HasPrefix(e.Reason, "network") {
+				kinds = append(kinds, e.Reason)
+			}
+		}
+		require.Len(t, kinds, 4, "%q", kinds)
+		// The same once more changes nothing.
+		c, err = p.systems.ApplyNetwork(t.Context(), "a", p.network("a").Config, system.ApplyOptions{})
+		require.NoError(t, err)
+		require.Nil(t, c)
+	}
+}
+
+// TestStays: a change that does not move the server is confirmed where it is.
+func TestStays(t *testing.T) {
+	p := newPlane(t, system.Options{})
+	a := p.boot(incusostest.Options{Name: "a"})
+	before := a.URL()
+	c, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNS{Nameservers: []string{"127.0.0.54"}}}, system.ApplyOptions{})
+	require.NoError(t, err)
+	require.Equal(t, system.StatusDone, c.Status)
+	require.False(t, c.Moves)
+	require.Equal(t, before, p.server("a").ConnectionURL)
+	require.Equal(t, []string{"127.0.0.54"}, p.network("a").Config.DNS.Nameservers)
+	c, err = p.systems.EditNetwork(t.Context(), "a", network.Edit{Interface: "inst0", AddVLANTags: []int{300}, RemoveVLANTags: []int{100}}, system.ApplyOptions{})
+	require.NoError(t, err)
+	require.Equal(t, []int{200, 300}, p.network("a").Config.Interfaces[2].VLANTags)
+	require.Equal(t, system.StatusDone, c.Status)
+	p.free("a")
+}
+
+// TestPortAndLease: where only the server itself can say where it is, its self update tells.
+func TestPortAndLease(t *testing.T) {
+	p := newPlane(t, system.Options{})
+	a := p.boot(incusostest.Options{Name: "a"})
+	lease := spare()
+	a.SetLease(lease)
+	a.SetPort("8444")
+	config := p.network("a").Config
+	config.Interfaces[0].Addresses = []string{"dhcp4"}
+	config.Interfaces[0].Routes = nil
+	c, err := p.systems.ApplyNetwork(t.Context(), "a", config, system.ApplyOptions{})
+	require.NoError(t, err)
+	require.Equal(t, "https://"+lease+":8444", c.URL)
+	require.Equal(t, c.URL, p.server("a").ConnectionURL)
+}
+
+// TestLockedOut: changes after which nobody could reach the server are undone, by the server
+// itself, and its record is where it is.
+func TestLockedOut(t *testing.T) {
+	for name, break_ := range map[string]func(p *plane, a *incusostest.Server, host string){
+		"an address nobody reaches": func(_ *plane, a *incusostest.Server, host string) { a.KillAddress(host, true) },
+		"without a self update, too": func(_ *plane, a *incusostest.Server, host string) {
+			a.KillAddress(host, true)
+			a.SetMuted(true)
+		},
+		"another machine is there": func(p *plane, a *incusostest.Server, host string) {
+			a.KillAddress(host, true)
+			other := p.boot(incusostest.Options{Name: "other", Address: host + ":8443"})
+			require.Equal(p.t, at(a, host), other.URL())
+		},
+		"it comes up with another certificate": func(_ *plane, a *incusostest.Server, host string) {
+			a.OnMove(func() { _ = a.SetFault(incusostest.Fault{Kind: incusostest.FaultWrongCertificate}) }, func() { _ = a.SetFault(incusostest.Fault{}) })
+		},
+		"it answers, and tells nothing": func(_ *plane, a *incusostest.Server, host string) {
+			a.OnMove(func() {
+				_ = a.SetFault(incusostest.Fault{Kind: incusostest.FaultGarbage, Path: "/os/1.0/system/network"})
+			}, func() { _ = a.SetFault(incusostest.Fault{}) })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlane(t, system.Options{})
+			a := p.boot(incusostest.Options{Name: "a"})
+			before, home := a.NetworkConfig(), a.URL()
+			host := spare()
+			break_(p, a, host)
+			c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", host), system.ApplyOptions{Timeout: 700 * time.Millisecond})
+			require.ErrorIs(t, err, system.ErrRolledBack)
+			require.Equal(t, system.StatusRolledBack, c.Status)
+			require.Equal(t, home, c.URL)
+			same(t, before, a)
+			require.Equal(t, home, p.server("a").ConnectionURL)
+			p.free("a")
+			require.NoError(t, a.SetFault(incusostest.Fault{}))
+			p.ready("a", home)
+			require.Equal(t, audit.Failed, p.audited(audit.Query{Server: "a"})[0].Outcome)
+		})
+	}
+}
+
+// TestNotTheNewAddress: a server that is seen, but not where its new configuration puts it, is
+// not confirmed: it is only the old way in that is still open.
+func TestNotTheNewAddress(t *testing.T) {
+	p := newPlane(t, system.Options{})
+	a := p.boot(incusostest.Options{Name: "a"})
+	before, home := a.NetworkConfig(), a.URL()
+	a.SetStaying(true)
+	c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", spare()), system.ApplyOptions{Timeout: 500 * time.Millisecond})
+	require.ErrorIs(t, err, system.ErrRolledBack)
+	require.Contains(t, c.Reason, "none of its new addresses")
+	same(t, before, a)
+	require.Equal(t, home, p.server("a").ConnectionURL)
+}
+
+// TestLostAnswers: whatever is lost on the way, the outcome is that of the server.
+func TestLostAnswers(t *testing.T) {
+	put, confirm := "/os/1.0/system/network", "/os/1.0/system/network/:confirm"
+	for name, fault := range map[string]incusostest.Fault{
+		"of the change":           {Kind: incusostest.FaultReset, Path: put, Method: "PUT", Times: 1},
+		"of the change, cut":      {Kind: incusostest.FaultTruncated, Path: put, Method: "PUT", Times: 1},
+		"of the confirmation":     {Kind: incusostest.FaultReset, Path: confirm, Method: "POST", Times: 2},
+		"of several looks":        {Kind: incusostest.FaultReset, Path: "/os/1.0", Method: "GET", Times: 7},
+		"the confirmation itself": {Kind: incusostest.FaultError, Path: confirm, Method: "POST", Times: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, move := range []bool{false, true} {
+				p := newPlane(t, system.Options{})
+				a := p.boot(incusostest.Options{Name: "a"})
+				host := hostOf(t, a.URL())
+				if move {
+					host = spare()
+				}
+				config := p.moved("a", host)
+				config.DNS.Nameservers = []string{"127.0.0.54"}
+				after := fault
+				if fault.Method == "GET" { // the first ones are before anything is done
+					after = incusostest.Fault{}
+					a.OnMove(func() { _ = a.SetFault(fault) }, nil)
+				}
+				require.NoError(t, a.SetFault(after))
+				c, err := p.systems.ApplyNetwork(t.Context(), "a", config, system.ApplyOptions{})
+				require.NoError(t, err)
+				require.Equal(t, system.StatusDone, c.Status, c.Reason)
+				require.False(t, a.NetworkPending())
+				require.Equal(t, at(a, host), p.server("a").ConnectionURL)
+			}
+		})
+	}
+	t.Run("the change itself", func(t *testing.T) {
+		p := newPlane(t, system.Options{})
+		a := p.boot(incusostest.Options{Name: "a"})
+		before := a.NetworkConfig()
+		config := p.moved("a", spare())
+		a.SetStuck(true) // it answers, and does nothing
+		c, err := p.systems.ApplyNetwork(t.Context(), "a", config, system.ApplyOptions{Timeout: 500 * time.Millisecond})
+		require.ErrorIs(t, err, system.ErrRolledBack)
+		require.Equal(t, system.StatusRolledBack, c.Status)
+		same(t, before, a)
+	})
+}
+
+// TestNotSent: what the server refuses, or was never asked, changes nothing, and is over at once.
+func TestNotSent(t *testing.T) {
+	p := newPlane(t, system.Options{})
+	a := p.boot(incusostest.Options{Name: "a"})
+	before := a.NetworkConfig()
+	apply := func(config *network.Config, options system.ApplyOptions) (*system.Change, error) {
+		return p.systems.ApplyNetwork(t.Context(), "a", config, options)
+	}
+	config := p.moved("a", spare())
+	_, err := apply(config, system.ApplyOptions{IfMatch: "other"})
+	require.ErrorIs(t, err, opscenter.ErrPrecondition)
+	_, err = apply(nil, system.ApplyOptions{})
+	require.ErrorIs(t, err, network.ErrInvalid)
+	_, err = apply(config, system.ApplyOptions{Timeout: 2 * time.Hour})
+	require.ErrorIs(t, err, opscenter.ErrInvalidOptions)
+	bad := p.moved("a", spare())
+	bad.Interfaces[1].MTU = 12
+	_, err = apply(bad, system.ApplyOptions{})
+	require.ErrorIs(t, err, network.ErrInvalid)
+	require.ErrorContains(t, err, "interfaces[1].mtu")
+	bad = p.moved("a", spare())
+	bad.Interfaces[0].Addresses = nil
+	_, err = apply(bad, system.ApplyOptions{})
+	require.ErrorContains(t, err, "interfaces[0].addresses: no device with role management")
+
+	// The server refuses.
+	require.NoError(t, a.SetFault(incusostest.Fault{Kind: incusostest.FaultError, Path: "/os/1.0/system/network", Method: "PUT"}))
+	c, err := apply(config, system.ApplyOptions{})
+	require.ErrorIs(t, err, opscenter.ErrRefused)
+	require.Equal(t, system.StatusRefused, c.Status)
+	require.NoError(t, a.SetFault(incusostest.Fault{}))
+
+	// Somebody else has a change pending there.
+	other := newStranger(t, a)
+	other.put(t, a.NetworkConfig(), "1m")
+	_, err = apply(config, system.ApplyOptions{})
+	require.ErrorIs(t, err, opscenter.ErrBusy)
+	c, err = apply(config, system.ApplyOptions{Force: true})
+	require.ErrorIs(t, err, opscenter.ErrRefused, "a second change while one is pending is answered 400")
+	require.Contains(t, c.Reason, "already waiting")
+	require.True(t, a.NetworkPending(), "what is somebody else's is not confirmed by us")
+	other.confirm(t)
+
+	// It is away.
+	a.Crash()
+	_, err = apply(config, system.ApplyOptions{})
+	require.ErrorIs(t, err, opscenter.ErrUnreachable)
+	a.PowerOn()
+	same(t, before, a)
+	p.free("a")
+}
+
+// TestConflict: what somebody changes between the look and the change is not overwritten.
+func TestConflict(t *testing.T) {
+	p := newPlane(t, system.Options{})
+	a := p.boot(incusostest.Options{Name: "a"})
+	n := p.network("a")
+	other := newStranger(t, a)
+	changed := strings.Replace(string(a.NetworkConfig()), `"timezone":"UTC"`, `"timezone":"Europe/Berlin"`, 1)
+	other.put(t, []byte(changed), "")
+	n.Config.DNS.Domain = "example.org"
+	_, err := p.systems.ApplyNetwork(t.Context(), "a", n.Config, system.ApplyOptions{IfMatch: n.ETag})
+	require.ErrorIs(t, err, opscenter.ErrPrecondition)
+	// An edit is of what is there.
+	_, err = p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNS{Domain: "example.org", Hostname: "a"}}, system.ApplyOptions{})
+	require.NoError(t, err)
+	after := p.network("a").Config
+	require.Equal(t, "Europe/Berlin", after.Time.Timezone)
+	require.Equal(t, "example.org", after.DNS.Domain)
+	p.free("a")
+}
+
+// TestLegacy: a release that can't undo a change is not changed, unless the caller says so.
+func TestLegacy(t *testing.T) {
+	p := newPlane(t, system.Options{ConfirmationTimeout: 300 * time.Millisecond, Grace: 300 * time.Millisecond})
+	a := p.boot(incusostest.Options{Name: "a", LegacyNetwork: true})
+	before := a.NetworkConfig()
+	host := spare()
+	c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", host), system.ApplyOptions{})
+	require.ErrorIs(t, err, system.ErrNoRollBack)
+	require.Equal(t, system.StatusNotSent, c.Status)
+	same(t, before, a)
+	p.free("a")
+	p.ready("a", a.URL())
+	c, err = p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", host), system.ApplyOptions{AcceptRisk: true})
+	require.NoError(t, err)
+	require.Equal(t, system.StatusDone, c.Status)
+	require.Zero(t, c.Timeout)
+	require.Equal(t, at(a, host), p.server("a").ConnectionURL)
+	p.ready("a", at(a, host))
+	// And that is the risk.
+	dark := spare()
+	a.KillAddress(dark, true)
+	c, err = p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", dark), system.ApplyOptions{AcceptRisk: true})
+	require.ErrorIs(t, err, system.ErrLost)
+	require.Equal(t, system.StatusLost, c.Status)
+	p.free("a")
+}
+
+// TestRace: ten callers change one server at once. Each is carried out alone, or turned away,
+// and the server ends with what the last one that was carried out wanted.
+func TestRace(t *testing.T) {
+	p := newPlane(t, system.Options{}).run()
+	a := p.boot(incusostest.Options{Name: "a"})
+	var group sync.WaitGroup
+	hosts := make([]string, 10)
+	results := make([]error, 10)
+	done := make([]*system.Change, 10)
+	configs := make([]*network.Config, 10)
+	for i := range 10 {
+		hosts[i] = spare()
+		configs[i] = p.moved("a", hosts[i])
+	}
+	for i := range 10 {
+		group.Go(func() { done[i], results[i] = p.systems.ApplyNetwork(t.Context(), "a", configs[i], system.ApplyOptions{}) })
+	}
+	group.Wait()
+	won := 0
+	var last *system.Change
+	for i, err := range results {
+		if err != nil {
+			require.True(t, errors.Is(err, opscenter.ErrBusy) || errors.Is(err, opscenter.ErrNotReady) || errors.Is(err, opscenter.ErrPrecondition) ||
+				errors.Is(err, opscenter.ErrUnreachable), "%v", err)
+			continue
+		}
+		won++
+		if last == nil || done[i].EndedAt.After(last.EndedAt) {
+			last = done[i]
+		}
+	}
+	require.NotZero(t, won)
+	require.Equal(t, last.URL, a.URL())
+	require.False(t, a.NetworkPending())
+	p.ready("a", last.URL)
+	p.free("a")
+}
+
+// TestGuard: a server is changed by one at a time, unless forced.
+func TestGuard(t *testing.T) {
+	p := newPlane(t, system.Options{})
+	a := p.boot(incusostest.Options{Name: "a", Standalone: true})
+	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+		return tx.Claim(opscenter.Claim{Unit: p.server("a").ID, Owner: "r1", What: "rollout", Since: time.Now()})
+	}))
+	edit := network.Edit{DNS: &network.DNS{Domain: "example.org"}}
+	for name, change := range map[string]func(force bool) error{
+		"network": func(force bool) error {
+			_, err := p.systems.EditNetwork(t.Context(), "a", edit, system.ApplyOptions{Force: force})
+			return err
+		},
+		"kernel": func(force bool) error {
+			_, err := p.systems.SetKernel(t.Context(), "a", system.KernelConfig{BlacklistModules: []string{"floppy"}}, system.SetOptions{Force: force})
+			return err
+		},
+		"reboot": func(force bool) error { return p.systems.Reboot(t.Context(), "a", system.PowerOptions{Force: force}) },
+	} {
+		require.ErrorIs(t, change(false), opscenter.ErrBusy, name)
+		p.ready("a", a.URL())
+		require.NoError(t, change(true), name)
+		p.ready("a", a.URL())
+	}
+	require.NoError(t, p.registry.Read(t.Context(), func(s *opscenter.Snapshot) error {
+		claim, err := s.ClaimOf(p.server("a").ID, false)
+		require.Equal(t, "r1", claim.Owner, "a claim is not taken away")
+		return err
+	}))
+}
+
+// TestGivenUp: who stops waiting does not stop the change: Run goes on with it.
+func TestGivenUp(t *testing.T) {
+	p := newPlane(t, system.Options{}).run()
+	a := p.boot(incusostest.Options{Name: "a"})
+	host := spare()
+	ctx, cancel := context.WithCancel(t.Context())
+	a.OnMove(cancel, nil)
+	config := p.moved("a", host)
+	_, err := p.systems.ApplyNetwork(ctx, "a", config, system.ApplyOptions{})
+	if err != nil { // it may have been quicker
+		require.ErrorIs(t, err, opscenter.ErrOutcomeUnknown)
+	}
+	require.Eventually(t, func() bool { return p.last("a").Status == system.StatusDone }, patience, 10*time.Millisecond)
+	require.Equal(t, at(a, host), p.server("a").ConnectionURL)
+	p.ready("a", at(a, host))
+	p.free("a")
+	require.Eventually(t, func() bool { return p.audited(audit.Query{Server: "a"})[0].Outcome == audit.Done }, patience, 10*time.Millisecond)
+}
+
+// TestReboot: a server that reboots before it is told that all is well comes back with what it had.
+func TestRebootUndoes(t *testing.T) {
+	p := newPlane(t, system.Options{})
+	a := p.boot(incusostest.Options{Name: "a"})
+	before, home := a.NetworkConfig(), a.URL()
+	host := spare()
+	a.KillAddress(host, true)
+	a.OnMove(func() { go func() { a.Crash(); a.PowerOn() }() }, nil)
+	c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", host), system.ApplyOptions{Timeout: time.Second})
+	require.ErrorIs(t, err, system.ErrRolledBack)
+	require.Equal(t, home, c.URL)
+	same(t, before, a)
+	require.Equal(t, home, p.server("a").ConnectionURL)
+}

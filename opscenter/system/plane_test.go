@@ -1,0 +1,241 @@
+package system_test
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	mrand "math/rand/v2"
+	"net"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/httpapi"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/network"
+	"github.com/opscenter-go/sdk/opscenter/system"
+	"github.com/opscenter-go/sdk/poller"
+	"github.com/opscenter-go/sdk/storage"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds what a test waits for.
+const patience = 30 * time.Second
+
+// plane is a control plane with its endpoint, and the servers that have registered with it.
+type plane struct {
+	t        *testing.T
+	registry *opscenter.Registry
+	client   *incusos.Client
+	polls    *poller.Poller
+	systems  *system.Manager
+	log      *audit.Log
+	identity tls.Certificate
+	url      string
+	servers  map[string]*incusostest.Server
+	token    string
+}
+
+func quick(o system.Options) system.Options {
+	for _, d := range []struct {
+		value *time.Duration
+		def   time.Duration
+	}{{&o.Interval, 10 * time.Millisecond}, {&o.LookTimeout, 2 * time.Second}, {&o.ConfirmationTimeout, 20 * time.Second}, {&o.Grace, 20 * time.Second}, {&o.SettleTimeout, 500 * time.Millisecond}, {&o.RetryInterval, 100 * time.Millisecond}} {
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+	}
+	return o
+}
+
+func newPlane(t *testing.T, options system.Options) *plane {
+	t.Helper()
+	return newPlaneOver(t, memstore.New(memstore.Options{DetectMutation: true}), options)
+}
+
+func newPlaneOver(t *testing.T, store storage.Store, options system.Options) *plane {
+	t.Helper()
+	p := &plane{t: t, servers: map[string]*incusostest.Server{}}
+	var err error
+	p.identity, err = selfsigned.New("control-plane", "127.0.0.1")
+	require.NoError(t, err)
+	p.client = incusos.New(incusos.Options{Certificate: &p.identity, Timeout: 2 * time.Second})
+	t.Cleanup(func() { p.client.Close() })
+	p.registry, err = opscenter.NewRegistry(store, opscenter.Options{FlapThreshold: -1, GuardShare: -1})
+	require.NoError(t, err)
+	p.log, err = audit.New(p.registry, audit.Options{})
+	require.NoError(t, err)
+	handler, err := httpapi.New(p.registry, httpapi.Options{ClientCertificate: p.identity.Leaf, FailuresPerMinute: -1})
+	require.NoError(t, err)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	p.url = "https://" + listener.Addr().String()
+	endpoint := httpapi.NewServer(handler, httpapi.TLSConfig(p.identity), nil)
+	background(t, func(context.Context) error { return endpoint.ServeTLS(listener, "", "") })
+	t.Cleanup(func() { endpoint.Close() })
+	options = quick(options)
+	options.Audit = p.log
+	options.Provider = system.Provider{ServerURL: p.url, Certificate: p.identity.Leaf}
+	p.systems, err = system.New(p.registry, p.client, options)
+	require.NoError(t, err)
+	p.polls, err = poller.New(p.registry, p.client, poller.Options{Interval: time.Minute, FastInterval: 20 * time.Millisecond, RetryInterval: 50 * time.Millisecond, Timeout: 2 * time.Second})
+	require.NoError(t, err)
+	token, err := p.registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: 100})
+	require.NoError(t, err)
+	p.token = token.UUID
+	return p
+}
+
+// background runs something until the test ends.
+func background(t *testing.T, run func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			t.Error("it does not end")
+		}
+	})
+}
+
+func (p *plane) run() *plane {
+	background(p.t, p.polls.Run)
+	background(p.t, p.systems.Run)
+	return p
+}
+
+// boot starts a server that registers, and waits until it was polled.
+func (p *plane) boot(options incusostest.Options) *incusostest.Server {
+	p.t.Helper()
+	server, err := incusostest.New(options)
+	require.NoError(p.t, err)
+	p.t.Cleanup(server.Close)
+	require.NoError(p.t, server.Register(p.t.Context(), incusostest.Provider{ServerURL: p.url, Token: p.token, Certificate: p.identity.Leaf}))
+	p.servers[server.Name()] = server
+	o, err := p.polls.Poll(p.t.Context(), server.Name())
+	require.NoError(p.t, err)
+	require.Nil(p.t, o.Failure)
+	return server
+}
+
+func (p *plane) server(name string) *opscenter.ServerInfo {
+	p.t.Helper()
+	info, err := p.registry.Server(p.t.Context(), name)
+	require.NoError(p.t, err)
+	return info
+}
+
+// ready waits until a server counts as ready, at that URL.
+func (p *plane) ready(name, at string) {
+	p.t.Helper()
+	require.Eventually(p.t, func() bool {
+		o, err := p.polls.Poll(p.t.Context(), name)
+		info := p.server(name)
+		return err == nil && o.Failure == nil && info.State.Status == opscenter.StatusReady && info.State.StatusDetail == opscenter.DetailNone && info.ConnectionURL == at
+	}, patience, 20*time.Millisecond, "%s: %+v", name, p.server(name))
+}
+
+func (p *plane) network(name string) *system.Network {
+	p.t.Helper()
+	n, err := p.systems.Network(p.t.Context(), name)
+	require.NoError(p.t, err)
+	return n
+}
+
+// spare returns a loopback address that nobody listens on.
+func spare() string {
+	return fmt.Sprintf("127.%d.%d.%d", 240+mrand.IntN(14), mrand.IntN(250)+1, mrand.IntN(250)+1)
+}
+
+func hostOf(t *testing.T, place string) string {
+	u, err := url.Parse(place)
+	require.NoError(t, err)
+	return u.Hostname()
+}
+
+// moved returns a server's configuration with another management address.
+func (p *plane) moved(name, host string) *network.Config {
+	config := p.network(name).Config
+	config.Interfaces[0].Addresses = []string{host + "/8"}
+	return config
+}
+
+func at(server *incusostest.Server, host string) string {
+	u, _ := url.Parse(server.URL())
+	return "https://" + net.JoinHostPort(host, u.Port())
+}
+
+// last returns the last change of a server as it is stored.
+func (p *plane) last(name string) *system.Change {
+	p.t.Helper()
+	list, err := p.systems.Changes(p.t.Context(), name, "", 1)
+	require.NoError(p.t, err)
+	require.NotEmpty(p.t, list)
+	return list[0]
+}
+
+// free requires that nothing is reserved, and nothing under way.
+func (p *plane) free(names ...string) {
+	p.t.Helper()
+	require.NoError(p.t, p.registry.Read(p.t.Context(), func(s *opscenter.Snapshot) error {
+		for _, name := range names {
+			info, err := s.Server(name)
+			require.NoError(p.t, err)
+			require.Nil(p.t, info.State.Operation, name)
+			claim, err := s.ClaimOf(info.ID, false)
+			require.NoError(p.t, err)
+			require.Nil(p.t, claim, name)
+			if info.Cluster != "" {
+				claim, err = s.ClaimOf(info.Cluster, true)
+				require.NoError(p.t, err)
+				require.Nil(p.t, claim, name)
+			}
+		}
+		return nil
+	}))
+}
+
+// same requires a server to have the network configuration it had.
+func same(t *testing.T, want json.RawMessage, server *incusostest.Server) {
+	t.Helper()
+	require.JSONEq(t, string(want), string(server.NetworkConfig()))
+}
+
+func (p *plane) audited(query audit.Query) []audit.Entry {
+	p.t.Helper()
+	page, err := p.log.List(p.t.Context(), query)
+	require.NoError(p.t, err)
+	return page.Entries
+}
+
+// cluster boots a cluster of simulated servers.
+func (p *plane) cluster(name string, names ...string) {
+	p.t.Helper()
+	var list []*incusostest.Server
+	for _, member := range names {
+		list = append(list, p.boot(incusostest.Options{Name: member}))
+	}
+	require.NoError(p.t, incusostest.Cluster(list...))
+	_, err := p.registry.CreateCluster(p.t.Context(), name, opscenter.ClusterSpec{}, names...)
+	require.NoError(p.t, err)
+	require.NoError(p.t, p.registry.SetClusterCertificate(p.t.Context(), name, list[0].ClusterCertificate().Leaf))
+	for _, server := range list {
+		p.ready(server.Name(), server.URL())
+	}
+}
