@@ -5,16 +5,15 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"iter"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/opscenter-go/sdk/internal/mortal"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
@@ -22,166 +21,32 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/poller"
-	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 )
-
-var errDead = errors.New("the controller is dead")
-
-// fate kills a controller: from some write, or call to a server, on, it does nothing more.
-type fate struct {
-	mu     sync.Mutex
-	writes int // so far
-	calls  int
-	kill   point
-	dead   chan struct{}
-	over   bool
-}
-
-// point is where a controller dies.
-type point struct {
-	call   bool // at a call to a server; else at a write
-	number int  // from 1; 0: never
-	after  bool // it is carried out still
-}
-
-func (p point) String() string {
-	what, when := "write", "before"
-	if p.call {
-		what = "call"
-	}
-	if p.after {
-		when = "after"
-	}
-	return fmt.Sprintf("%s %s %d", when, what, p.number)
-}
-
-// step passes a write or a call. It returns whether it is carried out, and whether anybody hears of it.
-func (f *fate) step(call bool) (carriedOut, heard bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.over {
-		return false, false
-	}
-	n := &f.writes
-	if call {
-		n = &f.calls
-	}
-	*n++
-	if f.kill.call == call && f.kill.number == *n {
-		f.over = true
-		close(f.dead)
-		return f.kill.after, false
-	}
-	return true, true
-}
-
-func (f *fate) isDead() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.over
-}
-
-// mortal is a store whose controller can die.
-type mortal struct {
-	storage.Store
-	fate *fate
-}
-
-func (m mortal) View(ctx context.Context, fn func(storage.ReadTx) error) error {
-	if m.fate.isDead() {
-		return errDead
-	}
-	return m.Store.View(ctx, fn)
-}
-
-func (m mortal) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
-	wrote := false
-	var carriedOut, heard bool
-	err := m.Store.Update(ctx, func(tx storage.WriteTx) error {
-		counted := &countingTx{WriteTx: tx}
-		if m.fate.isDead() {
-			return errDead
-		}
-		if err := fn(counted); err != nil {
-			return err
-		}
-		if !counted.wrote {
-			return nil
-		}
-		if !wrote { // fn may be run again
-			wrote = true
-			carriedOut, heard = m.fate.step(false)
-		}
-		if !carriedOut {
-			return errDead
-		}
-		return nil
-	})
-	if wrote && !heard {
-		return errDead
-	}
-	return err
-}
-
-func (m mortal) Watch(ctx context.Context, since uint64, tables ...string) iter.Seq2[storage.Batch, error] {
-	return m.Store.Watch(ctx, since, tables...)
-}
-
-type countingTx struct {
-	storage.WriteTx
-	wrote bool
-}
-
-func (c *countingTx) Put(t *storage.TableSchema, row any) error {
-	c.wrote = true
-	return c.WriteTx.Put(t, row)
-}
-
-func (c *countingTx) Delete(t *storage.TableSchema, key storage.Key) error {
-	c.wrote = true
-	return c.WriteTx.Delete(t, key)
-}
 
 // mortalActuator is an actuator whose controller can die.
 type mortalActuator struct {
 	opscenter.Actuator
-	fate *fate
-}
-
-func (m mortalActuator) do(ctx context.Context, call func(context.Context) error) error {
-	carriedOut, heard := m.fate.step(true)
-	if carriedOut {
-		if !heard {
-			ctx = context.WithoutCancel(ctx)
-		}
-		if err := call(ctx); err != nil && heard {
-			return err
-		}
-	}
-	if !heard {
-		return errDead
-	}
-	return nil
+	fate *mortal.Fate
 }
 
 func (m mortalActuator) Update(ctx context.Context, t opscenter.Target) error {
-	return m.do(ctx, func(ctx context.Context) error { return m.Actuator.Update(ctx, t) })
+	return m.fate.Call(ctx, func(ctx context.Context) error { return m.Actuator.Update(ctx, t) })
 }
 func (m mortalActuator) Evacuate(ctx context.Context, t opscenter.Target, mode string) error {
-	return m.do(ctx, func(ctx context.Context) error { return m.Actuator.Evacuate(ctx, t, mode) })
+	return m.fate.Call(ctx, func(ctx context.Context) error { return m.Actuator.Evacuate(ctx, t, mode) })
 }
 func (m mortalActuator) Restore(ctx context.Context, t opscenter.Target, mode string) error {
-	return m.do(ctx, func(ctx context.Context) error { return m.Actuator.Restore(ctx, t, mode) })
+	return m.fate.Call(ctx, func(ctx context.Context) error { return m.Actuator.Restore(ctx, t, mode) })
 }
 func (m mortalActuator) Reboot(ctx context.Context, t opscenter.Target) error {
-	return m.do(ctx, func(ctx context.Context) error { return m.Actuator.Reboot(ctx, t) })
+	return m.fate.Call(ctx, func(ctx context.Context) error { return m.Actuator.Reboot(ctx, t) })
 }
 func (m mortalActuator) StopInstance(ctx context.Context, t opscenter.Target, i opscenter.Instance) error {
-	return m.do(ctx, func(ctx context.Context) error { return m.Actuator.StopInstance(ctx, t, i) })
+	return m.fate.Call(ctx, func(ctx context.Context) error { return m.Actuator.StopInstance(ctx, t, i) })
 }
 func (m mortalActuator) StartInstance(ctx context.Context, t opscenter.Target, i opscenter.Instance) error {
-	return m.do(ctx, func(ctx context.Context) error { return m.Actuator.StartInstance(ctx, t, i) })
+	return m.fate.Call(ctx, func(ctx context.Context) error { return m.Actuator.StartInstance(ctx, t, i) })
 }
 
 // site is a store on disk, and servers over real TLS, that outlive controllers.
@@ -190,7 +55,7 @@ type site struct {
 	identity tls.Certificate
 	servers  []*incusostest.Server
 	rollout  string
-	fate     *fate // of the last controller
+	fate     *mortal.Fate // of the last controller
 }
 
 func newSite() (*site, error) {
@@ -225,7 +90,7 @@ func (s *site) close() {
 }
 
 // control runs a controller until the rollout has come to an end or a halt, or it dies.
-func (s *site) control(kill point) (status rolling.Status, err error) {
+func (s *site) control(kill mortal.Point) (status rolling.Status, err error) {
 	store, err := badgerstore.Open(s.dir, badgerstore.Options{MinFree: 1})
 	if err != nil {
 		return "", err
@@ -235,9 +100,9 @@ func (s *site) control(kill point) (status rolling.Status, err error) {
 	defer cancel()
 	client := incusos.New(incusos.Options{Certificate: &s.identity})
 	defer client.Close()
-	f := &fate{dead: make(chan struct{})} // immortal, until all is prepared
+	f := mortal.New() // immortal, until all is prepared
 	s.fate = f
-	registry, err := opscenter.NewRegistry(mortal{store, f}, opscenter.Options{RebootTimeout: 5 * time.Second, FlapThreshold: -1, GuardShare: -1})
+	registry, err := opscenter.NewRegistry(mortal.Store{Store: store, Fate: f}, opscenter.Options{RebootTimeout: 5 * time.Second, FlapThreshold: -1, GuardShare: -1})
 	if err != nil {
 		return "", err
 	}
@@ -254,9 +119,7 @@ func (s *site) control(kill point) (status rolling.Status, err error) {
 			return "", err
 		}
 	}
-	f.mu.Lock()
-	f.writes, f.calls, f.kill = 0, 0, kill
-	f.mu.Unlock()
+	f.Set(kill)
 	running, stop := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
@@ -270,8 +133,8 @@ func (s *site) control(kill point) (status rolling.Status, err error) {
 	for {
 		r, err := manager.Get(ctx, s.rollout)
 		switch {
-		case f.isDead():
-			return "", errDead
+		case f.IsDead():
+			return "", mortal.ErrDead
 		case err != nil:
 			return "", err
 		case r.State.Status.Ended() || r.State.Status == rolling.StatusPaused:
@@ -352,24 +215,18 @@ func TestCrashAtEveryStep(t *testing.T) {
 	whole, err := newSite()
 	require.NoError(t, err)
 	defer whole.close()
-	status, err := whole.control(point{})
+	status, err := whole.control(mortal.Point{})
 	require.NoError(t, err)
 	require.Equal(t, rolling.StatusDone, status)
 	require.NoError(t, whole.check())
-	writes, calls := whole.fate.writes, whole.fate.calls
+	writes, calls := whole.fate.Counts()
 	require.Greater(t, writes, 40)
 	require.Equal(t, 12, calls)
-	var points []point
-	for n := 1; n <= writes; n++ {
-		points = append(points, point{number: n, after: true}, point{number: n})
-	}
-	for n := 1; n <= calls; n++ {
-		points = append(points, point{call: true, number: n, after: true}, point{call: true, number: n})
-	}
+	points := mortal.Points(writes, calls)
 	if testing.Short() || raceEnabled {
 		some := points[:0]
 		for i, p := range points {
-			if i%15 == 0 || p.call && i%3 == 0 {
+			if i%15 == 0 || p.Call && i%3 == 0 {
 				some = append(some, p)
 			}
 		}
@@ -385,13 +242,13 @@ func TestCrashAtEveryStep(t *testing.T) {
 				return err
 			}
 			defer s.close()
-			if status, err := s.control(p); !errors.Is(err, errDead) {
+			if status, err := s.control(p); !errors.Is(err, mortal.ErrDead) {
 				if err == nil && status == rolling.StatusDone {
 					return s.check() // there were fewer of them this time
 				}
 				return fmt.Errorf("%s: %s, %w", p, status, err)
 			}
-			status, err := s.control(point{})
+			status, err := s.control(mortal.Point{})
 			if err != nil || status != rolling.StatusDone {
 				return fmt.Errorf("%s, and restarted: %s, %w", p, status, err)
 			}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/mortal"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
@@ -109,16 +110,14 @@ func TestHalfStarted(t *testing.T) {
 		store := memstore.New()
 		defer store.Close()
 		f := newField()
-		fate := &fate{dead: make(chan struct{})}
-		m := f.open(t, mortal{store, fate}, rollout.Options{})
+		fate := mortal.New()
+		m := f.open(t, mortal.Store{Store: store, Fate: fate}, rollout.Options{})
 		var names []string
 		for i := range 250 {
 			names = append(names, fmt.Sprintf("s%03d", i))
 		}
 		f.register(t, "", names...)
-		fate.mu.Lock()
-		fate.writes, fate.kill = 0, point{number: 2}
-		fate.mu.Unlock()
+		fate.Set(mortal.Point{Number: 2})
 		_, err := m.Start(t.Context(), everything, rolling.Policy{Goal: rolling.GoalReboot})
 		require.Error(t, err)
 
