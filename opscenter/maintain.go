@@ -48,6 +48,19 @@ func (t *Tx) Move(server *ServerInfo, url, why string) error {
 	return t.Record(Event{At: at, Kind: EventConnectionURLChanged, Server: known.Name, Reason: fmt.Sprintf("%s: now %s, was %s", why, url, known.ConnectionURL)})
 }
 
+// SetUpdateSettings notes that a server has taken on these update settings: polls that began
+// before know less than that.
+func (t *Tx) SetUpdateSettings(server *ServerInfo, settings UpdateSettings) error {
+	at := now()
+	state, err := stateOf(t.writing, server)
+	if err != nil {
+		return err
+	}
+	changed := *state
+	changed.Update, changed.PollRequested, changed.NotBefore, changed.LastUpdated = &settings, at, at, at
+	return t.writing.putState(&changed)
+}
+
 // AllowReinstall lets the machine register once more with another certificate, or takes that
 // back, as Registry.AllowReinstall does.
 func (t *Tx) AllowReinstall(server *ServerInfo, allow bool, why string) error {

@@ -15,6 +15,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -229,10 +230,26 @@ func (l *Log) add(ctx context.Context, e Entry) (*Entry, error) {
 
 type entryKey struct{}
 
+// running is an entry whose change is being carried out.
+type running struct {
+	id    string
+	later atomic.Bool
+}
+
 // ID returns the entry that what is done in a context belongs to; empty: none.
 func ID(ctx context.Context) string {
-	id, _ := ctx.Value(entryKey{}).(string)
-	return id
+	if r, ok := ctx.Value(entryKey{}).(*running); ok {
+		return r.id
+	}
+	return ""
+}
+
+// Later tells the Do around that what it logs has only begun when it returns without an error:
+// somebody else calls End.
+func Later(ctx context.Context) {
+	if r, ok := ctx.Value(entryKey{}).(*running); ok {
+		r.later.Store(true)
+	}
 }
 
 // With returns a context in which what is done belongs to an entry, as it was taken up after a
@@ -241,7 +258,7 @@ func With(ctx context.Context, id string) context.Context {
 	if id == "" {
 		return ctx
 	}
-	return context.WithValue(ctx, entryKey{}, id)
+	return context.WithValue(ctx, entryKey{}, &running{id: id})
 }
 
 // endTimeout bounds the wait for the store to take an outcome.
@@ -266,14 +283,18 @@ func (l *Log) Do(ctx context.Context, e Entry, do func(context.Context) error) (
 		return err
 	}
 	failure := errAbandoned
+	current := &running{id: added.ID}
 	defer func() { // also if it panics
+		if failure == nil && current.later.Load() {
+			return
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 		defer cancel()
 		if ended := l.End(ctx, added.ID, failure); err == nil {
 			err = ended
 		}
 	}()
-	failure = do(context.WithValue(ctx, entryKey{}, added.ID))
+	failure = do(context.WithValue(ctx, entryKey{}, current))
 	return failure
 }
 

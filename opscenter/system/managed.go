@@ -19,7 +19,9 @@ type managedRow struct {
 	ServerID string
 	Settings opscenter.UpdateSettings
 	At       time.Time
-	// Warned: it has others, and a warning says so.
+	// Accepted: the server has taken them on; until then they are not others if it has others.
+	Accepted bool
+	// Warned: a warning says that it had others.
 	Warned bool
 }
 
@@ -30,6 +32,8 @@ type putBack struct {
 	// drift says how they differ from what the server was told; empty: it was not told so far.
 	drift string
 	clear bool // the warning is to go
+	// warned: there is a warning already.
+	warned bool
 }
 
 // drifted compares the update settings of a server with what they should be; nil: nothing is
@@ -39,7 +43,7 @@ func drifted(info *opscenter.ServerInfo, told *managedRow) *putBack {
 	if info.Fingerprint == "" || s.Status != opscenter.StatusReady || s.StatusDetail != opscenter.DetailNone || s.Operation != nil || s.Update == nil {
 		return nil
 	}
-	out := &putBack{info: info, want: opscenter.ManagedUpdates(info.Channel)}
+	out := &putBack{info: info, want: opscenter.ManagedUpdates(info.Channel), warned: told != nil && told.Warned}
 	have := *s.Update
 	switch {
 	case have == out.want && (told == nil || !told.Warned):
@@ -47,7 +51,7 @@ func drifted(info *opscenter.ServerInfo, told *managedRow) *putBack {
 	case have == out.want:
 		out.clear = true
 		return out
-	case told != nil && told.Settings == out.want:
+	case told != nil && told.Settings == out.want && told.Accepted && !info.RegisteredAt.After(told.At): // not installed anew since
 		out.drift = difference(out.want, have)
 	}
 	return out
@@ -168,7 +172,7 @@ func (m *Manager) enforce(ctx context.Context, p *putBack) error {
 		if err := m.registry.ClearWarning(ctx, name, opscenter.WarningUpdateSettings); err != nil {
 			return err
 		}
-		return m.told(ctx, p, false)
+		return m.told(ctx, p, &managedRow{Accepted: true})
 	}
 	if p.drift != "" {
 		if err := m.registry.Warn(ctx, name, opscenter.Warned{Kind: opscenter.WarningUpdateSettings, Message: p.drift + "; it is put back"}); err != nil {
@@ -176,7 +180,7 @@ func (m *Manager) enforce(ctx context.Context, p *putBack) error {
 		}
 	}
 	// Intent first: whoever comes after a crash puts it back once more, which changes nothing.
-	if err := m.told(ctx, p, p.drift != ""); err != nil {
+	if err := m.told(ctx, p, &managedRow{Warned: p.drift != "" || p.warned}); err != nil {
 		return err
 	}
 	d, err := m.readSection(ctx, p.info, SectionUpdate)
@@ -200,20 +204,19 @@ func (m *Manager) enforce(ctx context.Context, p *putBack) error {
 		if p.drift != "" {
 			reason = "update: put back: " + p.drift
 		}
+		row := &managedRow{ServerID: p.info.ID, Settings: p.want, At: now(), Accepted: true, Warned: p.drift != "" || p.warned}
+		if err := managed.Put(tx, row); err != nil {
+			return err
+		}
+		if err := tx.SetUpdateSettings(p.info, p.want); err != nil {
+			return err
+		}
 		return tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventConfigurationChange, Server: name, Reason: reason})
 	})
 }
 
-// told stores what a server is told, and asks for a poll.
-func (m *Manager) told(ctx context.Context, p *putBack, warned bool) error {
-	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
-		return managed.Put(tx, &managedRow{ServerID: p.info.ID, Settings: p.want, At: now(), Warned: warned})
-	})
-	if err != nil {
-		return err
-	}
-	if p.clear {
-		return nil
-	}
-	return m.registry.RequestPoll(ctx, p.info.Name)
+// told stores what a server is told, or has accepted.
+func (m *Manager) told(ctx context.Context, p *putBack, row *managedRow) error {
+	row.ServerID, row.Settings, row.At = p.info.ID, p.want, now()
+	return m.registry.Write(ctx, func(tx *opscenter.Tx) error { return managed.Put(tx, row) })
 }

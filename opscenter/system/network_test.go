@@ -333,7 +333,9 @@ func TestRace(t *testing.T) {
 		configs[i] = p.moved("a", hosts[i])
 	}
 	for i := range 10 {
-		group.Go(func() { done[i], results[i] = p.systems.ApplyNetwork(t.Context(), "a", configs[i], system.ApplyOptions{}) })
+		group.Go(func() {
+			done[i], results[i] = p.systems.ApplyNetwork(t.Context(), "a", configs[i], system.ApplyOptions{})
+		})
 	}
 	group.Wait()
 	won := 0

@@ -148,7 +148,7 @@ func (p *plane) ready(name, at string) {
 		o, err := p.polls.Poll(p.t.Context(), name)
 		info := p.server(name)
 		return err == nil && o.Failure == nil && info.State.Status == opscenter.StatusReady && info.State.StatusDetail == opscenter.DetailNone && info.ConnectionURL == at
-	}, patience, 20*time.Millisecond, "%s: %+v", name, p.server(name))
+	}, patience, 20*time.Millisecond, "%s: %+v", name, p.server(name).State)
 }
 
 func (p *plane) network(name string) *system.Network {

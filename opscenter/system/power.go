@@ -152,6 +152,7 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 		err = m.os.FactoryReset(ctx, target, body)
 	}
 	if err == nil || errors.Is(err, opscenter.ErrOutcomeUnknown) {
+		audit.Later(ctx)
 		return nil // gone before it could answer: its registration tells
 	}
 	return errors.Join(err, m.endReset(context.WithoutCancel(ctx), &r, err))

@@ -1,0 +1,149 @@
+package system_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/network"
+	"github.com/opscenter-go/sdk/opscenter/system"
+)
+
+func (p *plane) tags(name string) []int { return p.network(name).Config.Interfaces[2].VLANTags }
+
+// TestCluster: one member after another, and at the first failure all others are left alone.
+func TestCluster(t *testing.T) {
+	p := newPlane(t, system.Options{LeaveUpdates: true}).run()
+	p.cluster("c1", "a", "b", "c")
+	add := network.Edit{Interface: "inst0", AddVLANTags: []int{300}}
+	b, err := p.systems.EditClusterNetwork(opscenter.By(t.Context(), "alice"), "c1", add, system.ApplyOptions{})
+	require.NoError(t, err)
+	require.Empty(t, b.Failed)
+	for i, name := range []string{"a", "b", "c"} {
+		require.Equal(t, []int{100, 200, 300}, p.tags(name))
+		require.Equal(t, system.StatusDone, b.Members[i].Status)
+		if i > 0 { // not before the one before it was over
+			one, err := p.systems.Change(t.Context(), b.Members[i-1].Change)
+			require.NoError(t, err)
+			next, err := p.systems.Change(t.Context(), b.Members[i].Change)
+			require.NoError(t, err)
+			require.False(t, next.StartedAt.Before(one.EndedAt))
+			require.Equal(t, b.ID, next.Batch)
+		}
+		p.ready(name, p.servers[name].URL())
+	}
+	entries := p.audited(audit.Query{Cluster: "c1"})
+	require.Len(t, entries, 1)
+	require.Equal(t, audit.Done, entries[0].Outcome)
+	// Once more, and nothing is to be done.
+	b, err = p.systems.EditClusterNetwork(t.Context(), "c1", add, system.ApplyOptions{})
+	require.NoError(t, err)
+	require.Equal(t, system.StatusUnchanged, b.Members[0].Status)
+
+	// The second one locks itself out.
+	configs := map[string]*network.Config{}
+	hosts := map[string]string{}
+	for _, name := range []string{"a", "b", "c"} {
+		hosts[name] = spare()
+		configs[name] = p.moved(name, hosts[name])
+	}
+	p.servers["b"].KillAddress(hosts["b"], true)
+	home := map[string]string{"b": p.servers["b"].URL(), "c": p.servers["c"].URL()}
+	b, err = p.systems.ApplyClusterNetwork(t.Context(), "c1", configs, system.ApplyOptions{Timeout: 700 * time.Millisecond})
+	require.ErrorIs(t, err, system.ErrRolledBack)
+	require.NotEmpty(t, b.Failed)
+	require.Equal(t, []system.Status{system.StatusDone, system.StatusRolledBack, ""}, []system.Status{b.Members[0].Status, b.Members[1].Status, b.Members[2].Status})
+	require.Equal(t, at(p.servers["a"], hosts["a"]), p.server("a").ConnectionURL)
+	for name, url := range home {
+		require.Equal(t, url, p.server(name).ConnectionURL, name)
+		require.Equal(t, url, p.servers[name].URL(), name)
+	}
+	stored, err := p.systems.Batch(t.Context(), b.ID)
+	require.NoError(t, err)
+	require.Equal(t, b.Failed, stored.Failed)
+	for _, name := range []string{"a", "b", "c"} {
+		p.ready(name, p.servers[name].URL())
+	}
+	p.free("a", "b", "c")
+
+	// All are looked at before the first is changed.
+	bad := network.Edit{Interface: "inst0", AddVLANTags: []int{5000}}
+	_, err = p.systems.EditClusterNetwork(t.Context(), "c1", bad, system.ApplyOptions{})
+	require.ErrorIs(t, err, network.ErrInvalid)
+	p.servers["c"].Crash()
+	_, err = p.systems.EditClusterNetwork(t.Context(), "c1", network.Edit{Interface: "inst0", AddVLANTags: []int{400}}, system.ApplyOptions{})
+	require.ErrorIs(t, err, opscenter.ErrUnreachable)
+	require.Equal(t, []int{100, 200, 300}, p.tags("a"))
+	p.servers["c"].PowerOn()
+	p.ready("c", p.servers["c"].URL())
+	_, err = p.systems.EditClusterNetwork(t.Context(), "none", add, system.ApplyOptions{})
+	require.ErrorIs(t, err, opscenter.ErrNotFound)
+	_, err = p.systems.ApplyClusterNetwork(t.Context(), "c1", map[string]*network.Config{"x": nil}, system.ApplyOptions{})
+	require.ErrorIs(t, err, opscenter.ErrNotFound)
+
+	whole, err := p.systems.SetClusterKernel(t.Context(), "c1", system.KernelConfig{BlacklistModules: []string{"floppy"}}, system.SetOptions{})
+	require.NoError(t, err)
+	require.Len(t, whole.Members, 3)
+	for _, name := range []string{"a", "b", "c"} {
+		k, err := p.systems.Kernel(t.Context(), name)
+		require.NoError(t, err)
+		require.Equal(t, []string{"floppy"}, k.Config.BlacklistModules)
+	}
+	_, err = p.systems.SetClusterLogging(t.Context(), "c1", system.LoggingConfig{Syslog: &system.Syslog{Address: "127.0.0.9:514"}}, system.SetOptions{})
+	require.NoError(t, err)
+	p.free("a", "b", "c")
+}
+
+// TestClusterGuard: a cluster is changed by one at a time.
+func TestClusterGuard(t *testing.T) {
+	p := newPlane(t, system.Options{LeaveUpdates: true}).run()
+	p.cluster("c1", "a", "b")
+	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+		return tx.Claim(opscenter.Claim{Unit: "c1", Cluster: true, Owner: "r1", What: "rollout", Since: time.Now()})
+	}))
+	edit := network.Edit{Interface: "inst0", AddVLANTags: []int{300}}
+	_, err := p.systems.EditClusterNetwork(t.Context(), "c1", edit, system.ApplyOptions{})
+	require.ErrorIs(t, err, opscenter.ErrBusy)
+	_, err = p.systems.EditNetwork(t.Context(), "a", edit, system.ApplyOptions{})
+	require.ErrorIs(t, err, opscenter.ErrBusy)
+	require.ErrorIs(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{}), opscenter.ErrClustered)
+	_, err = p.systems.EditClusterNetwork(t.Context(), "c1", edit, system.ApplyOptions{Force: true})
+	require.NoError(t, err)
+	require.Equal(t, []int{100, 200, 300}, p.tags("b"))
+}
+
+// TestMemberOffline: a change after which the cluster does not see its member any more is undone.
+func TestMemberOffline(t *testing.T) {
+	p := newPlane(t, system.Options{LeaveUpdates: true})
+	p.cluster("c1", "a", "b")
+	a := p.servers["a"]
+	before := a.NetworkConfig()
+	a.OnMove(func() {
+		_ = a.SetFault(incusostest.Fault{Kind: incusostest.FaultError, Path: "/1.0/cluster/members/a"})
+	}, func() { _ = a.SetFault(incusostest.Fault{}) })
+	_, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{Interface: "stor", AddVLANTags: []int{7}}, system.ApplyOptions{Timeout: 500 * time.Millisecond})
+	require.ErrorIs(t, err, system.ErrRolledBack)
+	same(t, before, a)
+}
+
+// TestBatchGivenUp: Run goes on with the members that are left.
+func TestBatchGivenUp(t *testing.T) {
+	p := newPlane(t, system.Options{LeaveUpdates: true}).run()
+	p.cluster("c1", "a", "b")
+	ctx, cancel := context.WithCancel(t.Context())
+	p.servers["a"].OnMove(cancel, nil)
+	_, err := p.systems.EditClusterNetwork(ctx, "c1", network.Edit{Interface: "inst0", AddVLANTags: []int{300}}, system.ApplyOptions{})
+	require.Error(t, err)
+	require.Eventually(t, func() bool {
+		list, err := p.systems.Batches(t.Context(), "", 1)
+		return err == nil && !list[0].EndedAt.IsZero()
+	}, patience, 10*time.Millisecond)
+	require.Equal(t, []int{100, 200, 300}, p.tags("a"))
+	require.Equal(t, []int{100, 200, 300}, p.tags("b"))
+	require.Eventually(t, func() bool { return p.audited(audit.Query{Cluster: "c1"})[0].Outcome == audit.Done }, patience, 10*time.Millisecond)
+}
