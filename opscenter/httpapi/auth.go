@@ -77,7 +77,7 @@ func (h *Handler) authorized(handle http.HandlerFunc) http.HandlerFunc {
 		if r.Method != http.MethodGet {
 			h.options.Logger.InfoContext(r.Context(), "operator's request", "principal", principal, "method", r.Method, "endpoint", r.Pattern)
 		}
-		handle(w, r.WithContext(opscenter.By(r.Context(), principal)))
+		h.audited(w, r.WithContext(opscenter.By(r.Context(), principal)), handle)
 	}
 }
 
@@ -101,8 +101,8 @@ func newLimiter(perMinute, max int) *limiter {
 	return &limiter{perMinute: perMinute, max: max, addresses: map[netip.Prefix]*rate.Limiter{}}
 }
 
-// network is what counts as one address: of IPv6, a /64, all of which is one host's to use.
-func network(remote string) netip.Prefix {
+// networkOf is what counts as one address: of IPv6, a /64, all of which is one host's to use.
+func networkOf(remote string) netip.Prefix {
 	address, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return netip.Prefix{} // a Unix socket
@@ -120,7 +120,7 @@ func network(remote string) netip.Prefix {
 func (l *limiter) blocked(remote string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	known := l.addresses[network(remote)]
+	known := l.addresses[networkOf(remote)]
 	return known != nil && known.Tokens() < 1
 }
 
@@ -131,7 +131,7 @@ func (l *limiter) failed(remote string) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	key := network(remote)
+	key := networkOf(remote)
 	known := l.addresses[key]
 	if known == nil {
 		l.makeRoom()

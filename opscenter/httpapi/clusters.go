@@ -11,6 +11,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
+	"github.com/opscenter-go/sdk/opscenter/system"
 )
 
 // Former forms clusters; cluster.Manager does.
@@ -441,6 +442,15 @@ func (h *Handler) actOn(action opscenter.Action) http.HandlerFunc {
 				h.fail(w, r, err)
 				return
 			}
+		}
+		if force, err := forced(r); err == nil && h.options.System != nil && (action == opscenter.ActionReboot || action == opscenter.ActionPowerOff) && (force || h.options.Rollouts == nil) {
+			// At once, whatever else is under way.
+			do := h.options.System.Reboot
+			if action == opscenter.ActionPowerOff {
+				do = h.options.System.PowerOff
+			}
+			h.done(w, r, do(r.Context(), name, system.PowerOptions{Force: force}))
+			return
 		}
 		h.operate(w, r, rolling.Selector{Servers: []string{name}}, rolling.Policy{Goal: goal})
 	}

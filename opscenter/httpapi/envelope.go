@@ -14,7 +14,9 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	clusters "github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -43,6 +45,7 @@ func respondStatus(w http.ResponseWriter, status int, metadata any) {
 }
 
 func respondError(w http.ResponseWriter, status int, message string) {
+	noteFailure(w, errors.New(message))
 	send(w, status, envelope{Type: "error", ErrorCode: status, Error: message})
 }
 
@@ -84,6 +87,7 @@ func matches(r *http.Request, tag string) error {
 // fail answers an error of the registry.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(err)
+	noteFailure(w, err)
 	if status == http.StatusInternalServerError {
 		h.options.Logger.ErrorContext(r.Context(), "a request failed", "method", r.Method, "endpoint", r.Pattern, "error", err)
 		respondError(w, status, "Internal server error")
@@ -98,6 +102,17 @@ var statuses = []struct {
 	status int
 }{
 	{errBody, http.StatusBadRequest},
+	{errForbidden, http.StatusForbidden},
+	{network.ErrInvalid, http.StatusBadRequest},
+	{system.ErrInvalid, http.StatusBadRequest},
+	{system.ErrManaged, http.StatusConflict},
+	{system.ErrNoRollBack, http.StatusPreconditionFailed},
+	{system.ErrRolledBack, http.StatusBadGateway},
+	{system.ErrLost, http.StatusGatewayTimeout},
+	{errNoRedaction, http.StatusBadGateway},
+	{errNoSystem, http.StatusNotImplemented},
+	{errNoAudit, http.StatusNotImplemented},
+	{errNoForwarder, http.StatusNotImplemented},
 	{opscenter.ErrUnreachable, http.StatusBadGateway},
 	{opscenter.ErrRefused, http.StatusBadGateway},
 	{errTooLarge, http.StatusRequestEntityTooLarge},
@@ -125,6 +140,7 @@ var statuses = []struct {
 	{errNoAdopter, http.StatusNotImplemented},
 	{inventory.ErrInvalidQuery, http.StatusBadRequest},
 	{inventory.ErrNotRunning, http.StatusServiceUnavailable},
+	{opscenter.ErrOutcomeUnknown, http.StatusGatewayTimeout},
 	{opscenter.ErrInvalidOptions, http.StatusBadRequest},
 	{opscenter.ErrNotApplicable, http.StatusBadRequest},
 	{opscenter.ErrInvalidToken, http.StatusBadRequest},

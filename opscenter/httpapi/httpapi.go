@@ -15,8 +15,10 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
+	"github.com/opscenter-go/sdk/opscenter/system"
 )
 
 // Defaults of Options and NewServer.
@@ -27,6 +29,9 @@ const (
 	DefaultIdleTimeout       = 60 * time.Second
 	DefaultFailuresPerMinute = 30
 	DefaultMaxAddresses      = 10_000
+	DefaultMaxForward        = 1 << 30
+	DefaultMaxRedacted       = 4 << 20
+	DefaultForwardTimeout    = 15 * time.Minute
 )
 
 // Options of New.
@@ -49,6 +54,21 @@ type Options struct {
 	Inventory *inventory.Manager
 	// Adopt takes in Incus servers that don't register themselves; nil: that is answered 501.
 	Adopt Adopter
+	// System changes servers: their networks and settings, their installation; nil: those
+	// endpoints answer 501. Its Run must run: it goes on with what clients don't wait for.
+	System *system.Manager
+	// Audit logs each request that changes something, with its outcome; nil: none is kept.
+	Audit *audit.Log
+	// Forward sends requests to servers' own OS APIs, under servers/{name}/os/; nil: that is answered 501.
+	Forward Forwarder
+	// ShowSecrets says which principals see secrets in the answers of servers' own APIs. Others
+	// see them without, and nothing that is not JSON. Default: nobody.
+	ShowSecrets func(principal string) bool
+	// MaxForward bounds the bodies of requests to servers' own APIs and of their answers, and
+	// MaxRedacted answers of which secrets are removed, in bytes. Defaults 1 GiB and 4 MiB.
+	MaxForward, MaxRedacted int64
+	// ForwardTimeout bounds such a request. Default 15 minutes.
+	ForwardTimeout time.Duration
 	// MaxBody bounds a request's body, in bytes. Default 64 KiB.
 	MaxBody int64
 	// ReadTimeout bounds the time for a request's body. Default 15 s.
@@ -90,6 +110,15 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 	}
 	if options.ReadTimeout <= 0 {
 		options.ReadTimeout = DefaultReadTimeout
+	}
+	if options.MaxForward <= 0 {
+		options.MaxForward = DefaultMaxForward
+	}
+	if options.MaxRedacted <= 0 {
+		options.MaxRedacted = DefaultMaxRedacted
+	}
+	if options.ForwardTimeout <= 0 {
+		options.ForwardTimeout = DefaultForwardTimeout
 	}
 	if options.WriteTimeout <= 0 {
 		options.WriteTimeout = DefaultWriteTimeout
@@ -152,6 +181,9 @@ func (h *Handler) routes() *http.ServeMux {
 		operators["POST /1.0/provisioning/servers/{name}/system/:"+string(action)] = h.actOn(action)
 	}
 	h.inventoryRoutes(operators)
+	h.systemRoutes(operators)
+	h.auditRoutes(operators)
+	operators[forwardPattern] = h.forward
 	for pattern, handle := range operators {
 		mux.HandleFunc(pattern, h.authorized(handle))
 	}
@@ -166,9 +198,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = control.SetReadDeadline(time.Now().Add(h.options.ReadTimeout)) // not every writer can
 	}
 	_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout))
-	r.Body = http.MaxBytesReader(w, r.Body, h.options.MaxBody)
-
 	_, pattern := h.mux.Handler(r)
+	limit := h.options.MaxBody
+	if pattern == forwardPattern {
+		limit = h.options.MaxForward // which is only read once it is known for whom
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, limit)
 	if pattern == "" {
 		h.unmatched(w, r)
 		return

@@ -1,0 +1,205 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// Forwarder sends a request to the API of a server, and returns its answer as it comes.
+// incusos.Client is one.
+type Forwarder interface {
+	Forward(ctx context.Context, target opscenter.Target, req *http.Request) (*http.Response, error)
+}
+
+// forwardPattern is the server's own OS API, behind ours.
+const forwardPattern = "/1.0/provisioning/servers/{name}/os/{path...}"
+
+var (
+	errNoForwarder = errors.New("servers' own APIs are not set up here")
+	errForbidden   = errors.New("not for this caller")
+	errNoRedaction = errors.New("the server's answer can't be shown without its secrets")
+)
+
+// What is handed on of a request, and of an answer; nothing else is.
+var (
+	forwardedRequest = []string{"Accept", "Content-Type", "If-Match", "If-None-Match"}
+	forwardedAnswer  = []string{"Content-Type", "Content-Disposition", "Etag", "Last-Modified", "Retry-After"}
+	forwardedMethods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
+)
+
+// forward hands a request on to the server's own OS API, as a new one: what is not named above is left out.
+func (h *Handler) forward(w http.ResponseWriter, r *http.Request) {
+	if h.options.Forward == nil {
+		h.fail(w, r, errNoForwarder)
+		return
+	}
+	if !slices.Contains(forwardedMethods, r.Method) {
+		w.Header().Set("Allow", strings.Join(forwardedMethods, ", "))
+		respondError(w, http.StatusMethodNotAllowed, fmt.Sprintf("Method %.20s is not allowed here", r.Method))
+		return
+	}
+	info, err := h.registry.Server(r.Context(), r.PathValue("name"))
+	var req *http.Request
+	if err == nil {
+		req, err = forwarded(r)
+	}
+	if err == nil && r.Method != http.MethodGet && r.Method != http.MethodHead {
+		err = h.unclaimed(r.Context(), info)
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), h.options.ForwardTimeout)
+	defer cancel()
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(h.options.ForwardTimeout))
+	_ = control.SetWriteDeadline(time.Now().Add(h.options.ForwardTimeout))
+	resp, err := h.options.Forward.Forward(ctx, info.Target(), req)
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			err = fmt.Errorf("%w: more than %d bytes", errTooLarge, tooLarge.Limit)
+		}
+		h.fail(w, r, err)
+		return
+	}
+	defer resp.Body.Close()
+	open := h.options.ShowSecrets != nil && h.options.ShowSecrets(opscenter.Principal(r.Context()))
+	if err := h.answerForwarded(w, r, resp, open); err != nil {
+		h.fail(w, r, err)
+	}
+}
+
+// unclaimed refuses what would come between an operation and its server.
+func (h *Handler) unclaimed(ctx context.Context, info *opscenter.ServerInfo) error {
+	if op := info.State.Operation; op != nil {
+		return fmt.Errorf("server %q: %s is under way: %w", info.Name, op.Action, opscenter.ErrNotReady)
+	}
+	return h.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		unit, cluster := info.ID, false
+		if info.Cluster != "" {
+			unit, cluster = info.Cluster, true
+		}
+		claim, err := s.ClaimOf(unit, cluster)
+		if err == nil && claim != nil {
+			err = fmt.Errorf("server %q: %s is under way: %w", info.Name, claim.What, opscenter.ErrBusy)
+		}
+		return err
+	})
+}
+
+// forwarded makes the request to be sent, out of what is known to be harmless.
+func forwarded(r *http.Request) (*http.Request, error) {
+	_, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/1.0/provisioning/servers/"), "/os/")
+	path := "/os"
+	for segment := range strings.SplitSeq(rest, "/") {
+		plain, err := url.PathUnescape(segment)
+		if err != nil || plain == "." || plain == ".." || strings.ContainsFunc(plain, func(c rune) bool { return c < ' ' || c == 0x7f || c == '/' || c == '\\' }) {
+			return nil, fmt.Errorf("%w: the path holds %.40q", errBody, segment)
+		}
+		path += "/" + url.PathEscape(plain)
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the query can't be read", errBody)
+	}
+	where, err := url.Parse(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the path can't be read", errBody)
+	}
+	where.RawQuery = query.Encode()
+	out := &http.Request{Method: r.Method, URL: where, Header: http.Header{"User-Agent": {"opscenter"}}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	for _, name := range forwardedRequest {
+		if value := r.Header.Get(name); value != "" {
+			out.Header.Set(name, value)
+		}
+	}
+	if r.ContentLength != 0 {
+		out.Body, out.ContentLength = r.Body, r.ContentLength
+	}
+	return out, nil
+}
+
+// answerForwarded hands an answer on: as it comes to those who may see secrets, and without
+// them to others. An error: nothing was answered so far.
+func (h *Handler) answerForwarded(w http.ResponseWriter, r *http.Request, resp *http.Response, open bool) error {
+	var body io.Reader = resp.Body
+	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	switch {
+	case open || r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified:
+	case resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode < http.StatusBadRequest:
+		return fmt.Errorf("%w: it redirects", errNoRedaction)
+	default:
+		data, err := io.ReadAll(io.LimitReader(resp.Body, h.options.MaxRedacted+1))
+		switch {
+		case err != nil:
+			return fmt.Errorf("%w: %w", opscenter.ErrUnreachable, err)
+		case int64(len(data)) > h.options.MaxRedacted:
+			return fmt.Errorf("%w: it is larger than %d bytes", errNoRedaction, h.options.MaxRedacted)
+		case len(data) == 0:
+		case kind != "application/json":
+			return fmt.Errorf("%w: it is of type %.80q: %w", errNoRedaction, kind, errForbidden)
+		default:
+			if data, err = opscenter.RedactSecrets(data); err != nil {
+				return fmt.Errorf("%w: it is no JSON", errNoRedaction)
+			}
+		}
+		body = bytes.NewReader(data)
+	}
+	for _, name := range forwardedAnswer {
+		if value := resp.Header.Get(name); value != "" {
+			w.Header().Set(name, value)
+		}
+	}
+	if place := resp.Header.Get("Location"); strings.HasPrefix(place, "/os/") {
+		w.Header().Set("Location", serverPath(r.PathValue("name"))+place)
+	}
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if resp.StatusCode >= http.StatusBadRequest {
+		noteFailure(w, fmt.Errorf("the server answered with status %d: %w", resp.StatusCode, opscenter.ErrRefused))
+	}
+	w.WriteHeader(resp.StatusCode)
+	if err := h.copyForwarded(w, body); err != nil {
+		h.options.Logger.InfoContext(r.Context(), "a server's answer was cut off", "server", r.PathValue("name"), "error", err)
+		noteFailure(w, fmt.Errorf("its answer was cut off: %w", opscenter.ErrOutcomeUnknown))
+		panic(http.ErrAbortHandler) // nobody is to take half of it for the whole
+	}
+	return nil
+}
+
+// copyForwarded copies an answer as it comes, of at most MaxForward bytes.
+func (h *Handler) copyForwarded(w http.ResponseWriter, body io.Reader) error {
+	control := http.NewResponseController(w)
+	buffer := make([]byte, 32<<10)
+	for total := int64(0); ; {
+		n, err := body.Read(buffer)
+		if total += int64(n); total > h.options.MaxForward {
+			return fmt.Errorf("%w: more than %d bytes", errTooLarge, h.options.MaxForward)
+		}
+		if n > 0 {
+			_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout))
+			if _, err := w.Write(buffer[:n]); err != nil {
+				return err
+			}
+			_ = control.Flush()
+		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}

@@ -1,0 +1,393 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/network"
+	"github.com/opscenter-go/sdk/opscenter/system"
+)
+
+var errNoSystem = errors.New("changes of servers are not set up here")
+
+// systemRoutes are those of package system.
+func (h *Handler) systemRoutes(operators map[string]http.HandlerFunc) {
+	const servers, clusters = "/1.0/provisioning/servers/{name}", "/1.0/provisioning/clusters/{name}"
+	for pattern, handle := range map[string]http.HandlerFunc{
+		"GET " + servers + "/system/network":         h.getNetwork,
+		"PUT " + servers + "/system/network":         h.putNetwork,
+		"GET " + servers + "/system/update":          getSettings(h, (*system.Manager).Update),
+		"PUT " + servers + "/system/update":          putSettings(h, (*system.Manager).SetUpdate),
+		"GET " + servers + "/system/storage":         getSettings(h, (*system.Manager).Storage),
+		"PUT " + servers + "/system/storage":         putSettings(h, (*system.Manager).SetStorage),
+		"GET " + servers + "/system/provider":        getSettings(h, (*system.Manager).Provider),
+		"PUT " + servers + "/system/provider":        putSettings(h, (*system.Manager).SetProvider),
+		"GET " + servers + "/system/kernel":          getSettings(h, (*system.Manager).Kernel),
+		"PUT " + servers + "/system/kernel":          putSettings(h, (*system.Manager).SetKernel),
+		"GET " + servers + "/system/logging":         getSettings(h, (*system.Manager).Logging),
+		"PUT " + servers + "/system/logging":         putSettings(h, (*system.Manager).SetLogging),
+		"POST " + servers + "/system/:suspend":       h.suspend,
+		"POST " + servers + "/system/:factory-reset": h.factoryReset,
+		"POST " + clusters + "/:bulk-update":         h.bulkUpdate,
+		"GET /1.0/provisioning/changes":              h.getConfigurationChanges,
+		"GET /1.0/provisioning/changes/{uuid}":       h.getConfigurationChange,
+		"GET /1.0/provisioning/batches":              h.getBatches,
+		"GET /1.0/provisioning/batches/{uuid}":       h.getBatch,
+	} {
+		operators[pattern] = func(w http.ResponseWriter, r *http.Request) {
+			if h.options.System == nil {
+				h.fail(w, r, errNoSystem)
+				return
+			}
+			handle(w, r)
+		}
+	}
+	operators["POST "+servers+"/:resync"] = h.resyncServer
+}
+
+// shownChange is what the API shows of a change.
+type shownChange struct {
+	UUID                string               `json:"uuid"`
+	Server              string               `json:"server"`
+	Cluster             string               `json:"cluster"`
+	Batch               string               `json:"batch"`
+	Section             string               `json:"section"`
+	RequestedBy         string               `json:"requested_by"`
+	Status              system.Status        `json:"status"`
+	StatusReason        string               `json:"status_reason"`
+	Differences         []network.Difference `json:"differences"`
+	OldConnectionURL    string               `json:"old_connection_url"`
+	ConnectionURL       string               `json:"connection_url"`
+	ConfirmationTimeout string               `json:"confirmation_timeout"`
+	StartedAt           time.Time            `json:"started_at"`
+	SentAt              time.Time            `json:"sent_at"`
+	EndedAt             time.Time            `json:"ended_at"`
+}
+
+func showChange(c *system.Change) shownChange {
+	out := shownChange{UUID: c.ID, Server: c.Server, Cluster: c.Cluster, Batch: c.Batch, Section: c.Section, RequestedBy: c.By, Status: c.Status, StatusReason: c.Reason,
+		Differences: c.Differences, OldConnectionURL: c.OldURL, ConnectionURL: c.URL, StartedAt: c.StartedAt, SentAt: c.SentAt, EndedAt: c.EndedAt}
+	if out.Differences == nil {
+		out.Differences = []network.Difference{}
+	}
+	if c.Timeout > 0 {
+		out.ConfirmationTimeout = c.Timeout.String()
+	}
+	return out
+}
+
+// shownBatch is what the API shows of a change of a whole cluster.
+type shownBatch struct {
+	UUID        string        `json:"uuid"`
+	Cluster     string        `json:"cluster"`
+	Section     string        `json:"section"`
+	RequestedBy string        `json:"requested_by"`
+	Members     []batchMember `json:"members"`
+	Failure     string        `json:"failure"`
+	StartedAt   time.Time     `json:"started_at"`
+	EndedAt     time.Time     `json:"ended_at"`
+}
+
+type batchMember struct {
+	Server string        `json:"server"`
+	Change string        `json:"change"`
+	Status system.Status `json:"status"`
+}
+
+func showBatch(b *system.Batch) shownBatch {
+	out := shownBatch{UUID: b.ID, Cluster: b.Cluster, Section: b.Section, RequestedBy: b.By, Failure: b.Failed, StartedAt: b.StartedAt, EndedAt: b.EndedAt, Members: []batchMember{}}
+	for _, m := range b.Members {
+		out.Members = append(out.Members, batchMember{m.Server, m.Change, m.Status})
+	}
+	return out
+}
+
+func changePath(id string) string { return "/1.0/provisioning/changes/" + id }
+func batchPath(id string) string  { return "/1.0/provisioning/batches/" + id }
+
+func (h *Handler) getNetwork(w http.ResponseWriter, r *http.Request) {
+	n, err := h.options.System.Network(r.Context(), r.PathValue("name"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	w.Header().Set("ETag", `"`+n.ETag+`"`)
+	respond(w, n)
+}
+
+// applyOptions reads how a change of a network is to be made.
+func applyOptions(r *http.Request) (o system.ApplyOptions, dry bool, err error) {
+	q, err := parseQuery(r, "force", "accept-risk", "allow-unmanaged", "confirmation-timeout", "dry-run")
+	if err != nil {
+		return o, false, err
+	}
+	for name, into := range map[string]*bool{"force": &o.Force, "accept-risk": &o.AcceptRisk, "allow-unmanaged": &o.Rules.AllowUnmanaged, "dry-run": &dry} {
+		given, err := q.flag(name)
+		if err != nil {
+			return o, false, err
+		}
+		*into = given != nil && *given
+	}
+	if text := q.values.Get("confirmation-timeout"); text != "" {
+		if o.Timeout, err = time.ParseDuration(text); err != nil || o.Timeout <= 0 {
+			return o, false, fmt.Errorf("%w: confirmation-timeout %.40q is not a duration above 0, as 5m", errBody, text)
+		}
+	}
+	o.IfMatch = r.Header.Get("If-Match")
+	return o, dry, nil
+}
+
+// putNetwork changes the network of a server, and answers when that is final; with dry-run=1 it
+// says what would change. If the client leaves, the change goes on.
+func (h *Handler) putNetwork(w http.ResponseWriter, r *http.Request) {
+	options, dry, err := applyOptions(r)
+	var body network.Network
+	if err == nil {
+		err = decode(r, &body)
+	}
+	if err == nil && body.Config == nil {
+		err = fmt.Errorf("%w: field config: it is wanted", errBody)
+	}
+	name := r.PathValue("name")
+	if err == nil && dry {
+		var plan *network.Plan
+		if plan, err = h.options.System.PlanNetwork(r.Context(), name, body.Config, options); err == nil {
+			respond(w, plan)
+			return
+		}
+	}
+	if err == nil {
+		var change *system.Change
+		h.patient(w, func() { change, err = h.options.System.ApplyNetwork(r.Context(), name, body.Config, options) })
+		if change != nil {
+			w.Header().Set("Location", changePath(change.ID))
+		}
+	}
+	h.done(w, r, err)
+}
+
+// getSettings answers with a section.
+func getSettings[C any](h *Handler, read func(*system.Manager, context.Context, string) (*system.Settings[C], error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		s, err := read(h.options.System, r.Context(), r.PathValue("name"))
+		if err != nil {
+			h.fail(w, r, err)
+			return
+		}
+		w.Header().Set("ETag", `"`+s.ETag+`"`)
+		respond(w, s)
+	}
+}
+
+// putSettings changes a section, and answers when that is final.
+func putSettings[C any](h *Handler, set func(*system.Manager, context.Context, string, C, system.SetOptions) (*system.Change, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var body struct {
+			Config *C `json:"config"`
+		}
+		force, err := forced(r)
+		if err == nil {
+			err = decode(r, &body)
+		}
+		if err == nil && body.Config == nil {
+			err = fmt.Errorf("%w: field config: it is wanted", errBody)
+		}
+		if err == nil {
+			var change *system.Change
+			options := system.SetOptions{IfMatch: r.Header.Get("If-Match"), Force: force}
+			h.patient(w, func() { change, err = set(h.options.System, r.Context(), r.PathValue("name"), *body.Config, options) })
+			if change != nil {
+				w.Header().Set("Location", changePath(change.ID))
+			}
+		}
+		h.done(w, r, err)
+	}
+}
+
+func forced(r *http.Request) (bool, error) {
+	q, err := parseQuery(r, "force")
+	if err != nil {
+		return false, err
+	}
+	force, err := q.flag("force")
+	return force != nil && *force, err
+}
+
+func (h *Handler) suspend(w http.ResponseWriter, r *http.Request) {
+	force, err := forced(r)
+	if err == nil {
+		err = h.options.System.Suspend(r.Context(), r.PathValue("name"), system.PowerOptions{Force: force})
+	}
+	h.done(w, r, err)
+}
+
+// factoryReset sends a server back to where its installation left it: with the given token, or
+// a fresh one.
+func (h *Handler) factoryReset(w http.ResponseWriter, r *http.Request) {
+	q, err := parseQuery(r, "token", "tokenSeedName", "force")
+	var force *bool
+	if err == nil {
+		force, err = q.flag("force")
+	}
+	if err == nil && q.values.Get("tokenSeedName") != "" {
+		err = fmt.Errorf("%w: tokenSeedName: seeds of tokens are not kept here", errBody)
+	}
+	if err == nil {
+		options := system.ResetOptions{Token: q.values.Get("token"), Force: force != nil && *force}
+		h.patient(w, func() { err = h.options.System.FactoryReset(r.Context(), r.PathValue("name"), options) })
+	}
+	h.done(w, r, err)
+}
+
+// resyncServer asks for a poll of a server at once.
+func (h *Handler) resyncServer(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	_, err := h.registry.Server(r.Context(), name)
+	if err == nil {
+		err = h.registry.RequestPoll(r.Context(), name)
+	}
+	h.done(w, r, err)
+}
+
+// bulkUpdate changes all members of a cluster, one after another, and stops at the first that
+// fails. The actions are those of Operations Center that are about what is kept here, and
+// edit_network, with a network.Edit.
+func (h *Handler) bulkUpdate(w http.ResponseWriter, r *http.Request) {
+	options, dry, err := applyOptions(r)
+	if err == nil && dry {
+		err = fmt.Errorf("%w: parameter dry-run is not known here", errBody)
+	}
+	var body struct {
+		Action    string          `json:"action"`
+		Arguments json.RawMessage `json:"arguments"`
+	}
+	if err == nil {
+		err = decode(r, &body)
+	}
+	var change func() (*system.Batch, error)
+	if err == nil {
+		change, err = h.bulkAction(r.Context(), r.PathValue("name"), body.Action, body.Arguments, options)
+	}
+	if err == nil {
+		var batch *system.Batch
+		h.patient(w, func() { batch, err = change() })
+		if batch != nil {
+			w.Header().Set("Location", batchPath(batch.ID))
+		}
+	}
+	h.done(w, r, err)
+}
+
+func (h *Handler) bulkAction(ctx context.Context, cluster, action string, arguments json.RawMessage, options system.ApplyOptions) (func() (*system.Batch, error), error) {
+	read := func(into any) error {
+		if err := decodeObject(arguments, into); err != nil {
+			return fmt.Errorf("field arguments: %w", err)
+		}
+		return nil
+	}
+	set := system.SetOptions{Force: options.Force}
+	switch action {
+	case "add_network_interface_vlan_tags", "remove_network_interface_vlan_tags":
+		var tags struct {
+			Interface string `json:"interface_name"`
+			VLANTags  []int  `json:"vlan_tags"`
+		}
+		if err := read(&tags); err != nil {
+			return nil, err
+		}
+		if tags.Interface == "" || len(tags.VLANTags) == 0 {
+			return nil, fmt.Errorf("%w: field arguments: interface_name and vlan_tags are wanted", errBody)
+		}
+		edit := network.Edit{Interface: tags.Interface, AddVLANTags: tags.VLANTags}
+		if action == "remove_network_interface_vlan_tags" {
+			edit.AddVLANTags, edit.RemoveVLANTags = nil, tags.VLANTags
+		}
+		return func() (*system.Batch, error) { return h.options.System.EditClusterNetwork(ctx, cluster, edit, options) }, nil
+	case "edit_network":
+		var edit network.Edit
+		if err := read(&edit); err != nil {
+			return nil, err
+		}
+		return func() (*system.Batch, error) { return h.options.System.EditClusterNetwork(ctx, cluster, edit, options) }, nil
+	case "update_system_kernel":
+		var config system.KernelConfig
+		if err := read(&config); err != nil {
+			return nil, err
+		}
+		return func() (*system.Batch, error) { return h.options.System.SetClusterKernel(ctx, cluster, config, set) }, nil
+	case "update_system_logging":
+		var config system.LoggingConfig
+		if err := read(&config); err != nil {
+			return nil, err
+		}
+		return func() (*system.Batch, error) { return h.options.System.SetClusterLogging(ctx, cluster, config, set) }, nil
+	}
+	return nil, fmt.Errorf("%w: field action: %.80q is not known here", errBody, action)
+}
+
+// listed answers with a list that goes by IDs.
+func listed[T any](h *Handler, w http.ResponseWriter, r *http.Request, q *query, read func(before string, limit int) ([]T, error), id func(T) string, show func(T) any, path func(string) string) {
+	out := newList(w, h)
+	err := q.pages(func(page opscenter.Page) (int, string, error) {
+		found, err := read(page.Cursor, page.Limit)
+		next := ""
+		for _, one := range found {
+			next = id(one)
+			if q.recursion {
+				out.add(show(one))
+			} else {
+				out.add(path(next))
+			}
+		}
+		if len(found) < page.Limit {
+			next = ""
+		}
+		return len(found), next, err
+	})
+	out.end(r, q.next, err)
+}
+
+func (h *Handler) getConfigurationChanges(w http.ResponseWriter, r *http.Request) {
+	q, err := parseQuery(r, "recursion", "limit", "cursor", "server")
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	listed(h, w, r, q, func(before string, limit int) ([]*system.Change, error) {
+		return h.options.System.Changes(r.Context(), q.values.Get("server"), before, limit)
+	}, func(c *system.Change) string { return c.ID }, func(c *system.Change) any { return showChange(c) }, changePath)
+}
+
+func (h *Handler) getConfigurationChange(w http.ResponseWriter, r *http.Request) {
+	c, err := h.options.System.Change(r.Context(), r.PathValue("uuid"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, showChange(c))
+}
+
+func (h *Handler) getBatches(w http.ResponseWriter, r *http.Request) {
+	q, err := parseQuery(r, "recursion", "limit", "cursor")
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	listed(h, w, r, q, func(before string, limit int) ([]*system.Batch, error) {
+		return h.options.System.Batches(r.Context(), before, limit)
+	}, func(b *system.Batch) string { return b.ID }, func(b *system.Batch) any { return showBatch(b) }, batchPath)
+}
+
+func (h *Handler) getBatch(w http.ResponseWriter, r *http.Request) {
+	b, err := h.options.System.Batch(r.Context(), r.PathValue("uuid"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, showBatch(b))
+}
