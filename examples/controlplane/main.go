@@ -28,11 +28,13 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
+	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
@@ -117,11 +119,21 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	if err != nil {
 		return err
 	}
+	log, err := audit.New(registry, audit.Options{})
+	if err != nil {
+		return err
+	}
+	systems, err := system.New(registry, client, system.Options{Audit: log, Logger: logger,
+		Provider: system.Provider{ServerURL: "https://" + c.listen, Certificate: certificates.server.Leaf}})
+	if err != nil {
+		return err
+	}
 	adopt := func(ctx context.Context, url, token, name, channel string) ([]string, error) {
 		return client.Adopt(ctx, registry, url, token, incusos.AdoptOptions{Name: name, Channel: channel})
 	}
 	handler, err := httpapi.New(registry, httpapi.Options{ClientCertificate: certificates.client.Leaf, Authorize: authorize, Logger: logger,
-		Rollouts: rollouts, Clusters: cluster.New(registry, client, cluster.Options{Logger: logger}), Inventory: objects, Adopt: adopt})
+		Rollouts: rollouts, Clusters: cluster.New(registry, client, cluster.Options{Logger: logger}), Inventory: objects, Adopt: adopt,
+		System: systems, Audit: log, Forward: client})
 	if err != nil {
 		return err
 	}
@@ -145,6 +157,7 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	group.Go(func() error { return ignoreStop(polls.Run(ctx)) })
 	group.Go(func() error { return ignoreStop(rollouts.Run(ctx)) })
 	group.Go(func() error { return ignoreStop(objects.Run(ctx)) })
+	group.Go(func() error { return ignoreStop(systems.Run(ctx)) })
 	web := httpapi.NewServer(handler, httpapi.TLSConfig(certificates.server), logger)
 	serveUntilDone(ctx, group, web, func() error { return web.ServeTLS(listener, "", "") })
 	if socket != nil {

@@ -228,7 +228,8 @@ func (m *Manager) begin(ctx context.Context, info *opscenter.ServerInfo, plan *n
 		Status: StatusSending, Differences: plan.Changes, Moves: plan.Moves, OldURL: info.ConnectionURL, Timeout: options.Timeout, StartedAt: now()}
 	c.Reason = summary(plan.Changes)
 	c.hidden = expectations{MachineID: current.sight.MachineID, MemberName: info.State.MemberName, Member: current.sight.Member, Before: before, Owner: c.ID, Audit: audit.ID(ctx)}
-	addresses, _ := plan.Config.ManagementAddresses()
+	addresses, dynamic := plan.Config.ManagementAddresses()
+	c.hidden.Dynamic = dynamic
 	for _, a := range addresses[:min(len(addresses), maxPlaces)] {
 		c.hidden.Expected = append(c.hidden.Expected, a.String())
 	}
@@ -380,9 +381,9 @@ func (m *Manager) follow(ctx context.Context, c *Change) error {
 			return fmt.Errorf("%s of server %q: %w: %w", c.Section, c.Server, opscenter.ErrOutcomeUnknown, err)
 		}
 	}
-	settled := false
+	w := &watch{}
 	for {
-		err := m.step(ctx, c, &settled)
+		err := m.step(ctx, c, w)
 		switch {
 		case c.Status.Final():
 			return c.Err()
@@ -393,8 +394,29 @@ func (m *Manager) follow(ctx context.Context, c *Change) error {
 	}
 }
 
+// watch is what is known of a server while it is looked for.
+type watch struct {
+	settled bool // it has nothing pending any more
+	// good is where it was as it should be at every look since a moment.
+	good  string
+	since time.Time
+}
+
+// steady reports whether a server has been as it should be for long enough.
+func (m *Manager) steady(c *Change, w *watch, good string) bool {
+	at := now()
+	if good != w.good {
+		w.good, w.since = good, at
+	}
+	long := m.options.Steady
+	if c.Timeout > 0 {
+		long = min(long, c.Timeout/4)
+	}
+	return good != "" && at.Sub(w.since) >= long
+}
+
 // step looks for the server, and does what is to be done.
-func (m *Manager) step(ctx context.Context, c *Change, settled *bool) error {
+func (m *Manager) step(ctx context.Context, c *Change, w *watch) error {
 	var info *opscenter.ServerInfo
 	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
 		info, err = s.ServerByID(c.ServerID)
@@ -410,7 +432,10 @@ func (m *Manager) step(ctx context.Context, c *Change, settled *bool) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	next := decide(c, found, info.ConnectionURL, *settled, now())
+	next := decide(c, found, info.ConnectionURL, w.settled, now())
+	if steady := m.steady(c, w, next.good); next.good != "" && !steady && !w.settled {
+		return nil
+	}
 	switch {
 	case next.status != "":
 		return m.pause(ctx, m.end(ctx, c, next.status, next.url, next.reason))
@@ -432,7 +457,7 @@ func (m *Manager) step(ctx context.Context, c *Change, settled *bool) error {
 			}
 			return m.pause(ctx, m.end(ctx, c, StatusDone, url, "confirmed at "+next.confirm))
 		case errors.Is(err, ErrNothingPending):
-			*settled = true // confirmed before, or undone: the next look tells
+			w.settled = true // confirmed before, or undone: the next look tells
 		}
 	case c.Status != StatusRollingBack && !c.hidden.RollBackAt.IsZero() && !now().Before(c.hidden.RollBackAt):
 		return m.pause(ctx, m.note(ctx, c, StatusRollingBack, notConfirmed+next.reason))

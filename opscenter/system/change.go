@@ -90,8 +90,9 @@ type Change struct {
 
 // expectations are what a server is known by after a change.
 type expectations struct {
-	// Expected are the addresses it should be managed at.
+	// Expected are the addresses it should be managed at; Dynamic: there may be others.
 	Expected   []string
+	Dynamic    bool
 	MachineID  string
 	MemberName string
 	Member     string // its status before

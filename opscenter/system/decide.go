@@ -27,6 +27,8 @@ type move struct {
 	status  Status
 	url     string
 	reason  string
+	// good is where it was found as it should be; empty: nowhere.
+	good string
 }
 
 // decide says what to do next about a change of a network whose server was asked, from what
@@ -56,11 +58,11 @@ func decide(c *Change, found []seen, current string, settled bool, at time.Time)
 	due := !c.hidden.RollBackAt.IsZero() && !at.Before(c.hidden.RollBackAt)
 	switch {
 	case good != nil && (settled || c.Timeout == 0):
-		return move{status: StatusDone, url: c.where(good), reason: "it is seen at " + good.url}
+		return move{status: StatusDone, url: c.where(good), reason: "it is seen at " + good.url, good: good.url}
 	case good != nil && due && !good.sight.pending():
-		return move{status: StatusDone, url: c.where(good), reason: "it is seen at " + good.url + ", and has kept it"}
+		return move{status: StatusDone, url: c.where(good), reason: "it is seen at " + good.url + ", and has kept it", good: good.url}
 	case good != nil:
-		return move{confirm: good.url, reason: "it is seen at " + good.url + ", and told so"}
+		return move{confirm: good.url, reason: "it is seen at " + good.url + ", and told so", good: good.url}
 	case former != nil && (settled || due):
 		return move{status: StatusRolledBack, url: former.url, reason: "it has its former configuration, and is seen at " + former.url + c.last()}
 	case !at.Before(c.hidden.GiveUpAt) && former != nil:
@@ -113,7 +115,9 @@ func (c *Change) problem(s *seen, current string) string {
 	case current != c.OldURL && s.url == current:
 		return "" // it has said so itself
 	}
-	if slices.Contains(c.hidden.Expected, s.sight.Remote.String()) || slices.Contains(managedAt(s.sight.Network), s.sight.Remote) {
+	// What the server says of its addresses only counts where its configuration does not say
+	// them: it may not have got around to the change yet.
+	if slices.Contains(c.hidden.Expected, s.sight.Remote.String()) || c.hidden.Dynamic && slices.Contains(managedAt(s.sight.Network), s.sight.Remote) {
 		return ""
 	}
 	return fmt.Sprintf("that is none of its new addresses for management (%s)", strings.Join(c.hidden.Expected, ", "))

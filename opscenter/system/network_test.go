@@ -124,6 +124,10 @@ func TestLockedOut(t *testing.T) {
 			a.KillAddress(host, true)
 			a.SetMuted(true)
 		},
+		"and it takes its time to go there": func(_ *plane, a *incusostest.Server, host string) {
+			a.KillAddress(host, true)
+			a.OnMove(func() { time.Sleep(300 * time.Millisecond) }, nil)
+		},
 		"another machine is there": func(p *plane, a *incusostest.Server, host string) {
 			a.KillAddress(host, true)
 			other := p.boot(incusostest.Options{Name: "other", Address: host + ":8443"})
@@ -170,6 +174,17 @@ func TestNotTheNewAddress(t *testing.T) {
 	require.Contains(t, c.Reason, "none of its new addresses")
 	same(t, before, a)
 	require.Equal(t, home, p.server("a").ConnectionURL)
+}
+
+// TestTakesEffectLate: a change that works at first, and not for long, is undone.
+func TestTakesEffectLate(t *testing.T) {
+	p := newPlane(t, system.Options{Steady: 300 * time.Millisecond})
+	a := p.boot(incusostest.Options{Name: "a"})
+	before, home := a.NetworkConfig(), hostOf(t, a.URL())
+	a.OnMove(func() { time.AfterFunc(150*time.Millisecond, func() { a.KillAddress(home, true) }) }, func() { a.KillAddress(home, false) })
+	_, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNS{Domain: "example.org"}}, system.ApplyOptions{Timeout: 1500 * time.Millisecond})
+	require.ErrorIs(t, err, system.ErrRolledBack)
+	same(t, before, a)
 }
 
 // TestLostAnswers: whatever is lost on the way, the outcome is that of the server.

@@ -86,6 +86,7 @@ const (
 	MaxConfirmationTimeout     = time.Hour
 	DefaultInterval            = time.Second
 	DefaultLookTimeout         = 5 * time.Second
+	DefaultSteady              = 5 * time.Second
 	DefaultGrace               = 5 * time.Minute
 	DefaultSettleTimeout       = time.Minute
 	DefaultResetTimeout        = time.Hour
@@ -107,6 +108,10 @@ type Options struct {
 	Interval time.Duration
 	// LookTimeout bounds a look. Default 5 s.
 	LookTimeout time.Duration
+	// Steady is how long a server must be found as it should be, at each look, before it is told
+	// that all is well: some changes take effect late. At most a quarter of the confirmation
+	// timeout. Default 5 s.
+	Steady time.Duration
 	// Grace is how long after it should have undone a change a server is looked for. Default 5 minutes.
 	Grace time.Duration
 	// SettleTimeout is how long it is tried to find out what became of a change whose answer was
@@ -145,7 +150,7 @@ func (o Options) withDefaults() (Options, error) {
 		value *time.Duration
 		def   time.Duration
 	}{{"ConfirmationTimeout", &o.ConfirmationTimeout, DefaultConfirmationTimeout}, {"Interval", &o.Interval, DefaultInterval},
-		{"LookTimeout", &o.LookTimeout, DefaultLookTimeout}, {"Grace", &o.Grace, DefaultGrace}, {"SettleTimeout", &o.SettleTimeout, DefaultSettleTimeout},
+		{"LookTimeout", &o.LookTimeout, DefaultLookTimeout}, {"Steady", &o.Steady, DefaultSteady}, {"Grace", &o.Grace, DefaultGrace}, {"SettleTimeout", &o.SettleTimeout, DefaultSettleTimeout},
 		{"ResetTimeout", &o.ResetTimeout, DefaultResetTimeout}, {"RetryInterval", &o.RetryInterval, DefaultRetryInterval}} {
 		if *d.value < 0 {
 			return o, fmt.Errorf("%s is %s, it must not be negative: %w", d.name, *d.value, opscenter.ErrInvalidOptions)
