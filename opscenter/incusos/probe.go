@@ -35,6 +35,10 @@ const (
 // notIncusOS is what a newer Incus daemon that is not on IncusOS answers to /os/ requests.
 const notIncusOS = "System isn't running IncusOS"
 
+func notOnIncusOS(err error) bool {
+	return isStatus(err, http.StatusBadRequest) && strings.Contains(err.Error(), notIncusOS)
+}
+
 // Probe asks a server how it is, and reads what the specification lists: type, hardware, OS
 // data, version information. It never returns an error: why a server was not reached is part
 // of the observation, and so is what could not be read. ctx bounds all of it.
@@ -73,7 +77,7 @@ func (c *Client) probe(ctx context.Context, target opscenter.Target, o *opscente
 	case err == nil:
 		p.incusOS(root.Environment)
 		return nil
-	case isStatus(err, http.StatusNotFound), isStatus(err, http.StatusBadRequest) && strings.Contains(err.Error(), notIncusOS):
+	case isStatus(err, http.StatusNotFound), notOnIncusOS(err):
 		return p.plainIncus()
 	default:
 		return err

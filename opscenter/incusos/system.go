@@ -26,10 +26,16 @@ func (c *Client) ReadSystem(ctx context.Context, target opscenter.Target, sectio
 	return data, reached(err)
 }
 
-// reached makes an opscenter.ErrUnreachable of every error but the server's own word.
+// reached says in the terms of opscenter why something could not be read.
 func reached(err error) error {
-	if _, word := api.StatusErrorMatch(err); err == nil || word {
-		return err
+	_, word := api.StatusErrorMatch(err)
+	switch {
+	case err == nil:
+		return nil
+	case notOnIncusOS(err):
+		return fmt.Errorf("the server is not on IncusOS: %w: %w", opscenter.ErrNotApplicable, err)
+	case word && !errors.Is(err, errForeign):
+		return fmt.Errorf("%w: %w", opscenter.ErrRefused, err)
 	}
 	return fmt.Errorf("%w: %w", opscenter.ErrUnreachable, err)
 }
@@ -126,6 +132,9 @@ func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sig
 		} `json:"environment"`
 	}
 	if err := look.get("/os/1.0", &root); err != nil {
+		if isStatus(err, http.StatusNotFound) { // as older Incus daemons say
+			return nil, fmt.Errorf("the server is not on IncusOS: %w: %w", opscenter.ErrNotApplicable, err)
+		}
 		return nil, reached(err)
 	}
 	sight.MachineID = limited(root.Environment.MachineID, maxText)
@@ -134,8 +143,9 @@ func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sig
 		return nil, reached(err)
 	}
 	if target.MemberName != "" {
+		// The OS is there even where Incus is not.
 		if sight.Member, err = memberStatus(look, target.MemberName); err != nil {
-			return nil, reached(err)
+			sight.Member = limited(fmt.Sprintf("not known (%v)", err), maxMessage)
 		}
 	}
 	return sight, nil

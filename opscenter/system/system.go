@@ -38,7 +38,8 @@ type Sight struct {
 	// MachineID as it says.
 	MachineID string
 	Network   *network.Network
-	// Member is its status in its Incus cluster, as Incus names it; empty: it was not asked for.
+	// Member is its status in its Incus cluster, as Incus names it, or why that is not known;
+	// empty: it was not asked for.
 	Member string
 }
 
