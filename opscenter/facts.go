@@ -282,6 +282,9 @@ func isSecret(key []byte) bool {
 	return false
 }
 
+// IsSecretName reports whether the value of that name in a JSON document is taken for a secret.
+func IsSecretName(name string) bool { return isSecret([]byte(name)) }
+
 var secretEndings = [][]byte{[]byte("password"), []byte("passphrase"), []byte("secret"), []byte("private_key"), []byte("preshared_key"),
 	[]byte("encryption_key"), []byte("recovery_key"), []byte("recovery_keys"), []byte("token")}
 

@@ -73,7 +73,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	systems, err := system.New(registry, client, system.Options{Audit: log, ConfirmationTimeout: *timeout, Interval: 100 * time.Millisecond, Steady: 300 * time.Millisecond})
+	systems, err := system.New(registry, client, system.Options{Audit: log, ConfirmationTimeout: *timeout, MinTimeout: 100 * time.Millisecond, Interval: 100 * time.Millisecond, Steady: 300 * time.Millisecond})
 	if err != nil {
 		return err
 	}

@@ -98,6 +98,7 @@ func keeps(t reflect.Type) bool {
 type fields struct {
 	list   []field
 	byName map[string]int // into list
+	folded map[string]string
 }
 
 type field struct {
@@ -112,7 +113,7 @@ func fieldsOf(t reflect.Type) *fields {
 	if known, ok := cache.Load(t); ok {
 		return known.(*fields)
 	}
-	out := &fields{byName: map[string]int{}}
+	out := &fields{byName: map[string]int{}, folded: map[string]string{}}
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
@@ -120,6 +121,7 @@ func fieldsOf(t reflect.Type) *fields {
 			continue
 		}
 		out.byName[name] = len(out.list)
+		out.folded[strings.ToLower(name)] = name
 		out.list = append(out.list, field{name, i, strings.Contains(options, "omitempty")})
 	}
 	cache.Store(t, out)
@@ -167,6 +169,10 @@ func decodeObject(data []byte, v reflect.Value, path string, depth int) error {
 		return wrong(path, err)
 	}
 	for _, m := range members {
+		// encoding/json, at the other end, takes the one for the other.
+		if exact, folded := known.folded[strings.ToLower(m.name)]; folded && exact != m.name {
+			return wrong(join(path, m.name), fmt.Errorf("it is written %s", exact))
+		}
 		if i, ok := known.byName[m.name]; ok {
 			if err := decodeValue(m.raw, v.Field(known.list[i].index), join(path, m.name), depth); err != nil {
 				return err

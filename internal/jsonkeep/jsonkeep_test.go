@@ -28,7 +28,7 @@ type part struct {
 	Size int    `json:"size,omitempty"`
 }
 
-const full = `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","NAME":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`
+const full = `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`
 
 func TestUnchanged(t *testing.T) {
 	var d document
@@ -50,15 +50,15 @@ func TestChanges(t *testing.T) {
 		change func(*document)
 		want   string
 	}{
-		"a value":       {func(d *document) { d.Name = "b" }, `{"new":1.50e3,"name":"b","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","NAME":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
-		"a part":        {func(d *document) { d.Parts[0].Size = 2 }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"size":2,"later":{"x" : [1, 2]}},{"name":"b","NAME":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
-		"a part less":   {func(d *document) { d.Parts = d.Parts[1:] }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"name":"b","NAME":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
-		"what is new":   {func(d *document) { d.Size, d.Part = 3, &part{Name: "p"} }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":{"name":"p"},"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","NAME":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null,"size":3}`},
+		"a value":       {func(d *document) { d.Name = "b" }, `{"new":1.50e3,"name":"b","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
+		"a part":        {func(d *document) { d.Parts[0].Size = 2 }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"size":2,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
+		"a part less":   {func(d *document) { d.Parts = d.Parts[1:] }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
+		"what is new":   {func(d *document) { d.Size, d.Part = 3, &part{Name: "p"} }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":{"name":"p"},"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null,"size":3}`},
 		"taken away":    {func(d *document) { d.Parts, d.ByName = nil, nil }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"last":null}`},
-		"in a map":      {func(d *document) { p := d.ByName["z"]; p.Size = 9; d.ByName["z"] = p }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","NAME":"other"}],"by_name":{"a":{},"z":{"name":"z","q":"\u003c","size":9}},"last":null}`},
-		"not omitted":   {func(d *document) { d.Name = "" }, `{"new":1.50e3,"name":"","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","NAME":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
+		"in a map":      {func(d *document) { p := d.ByName["z"]; p.Size = 9; d.ByName["z"] = p }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"a":{},"z":{"name":"z","q":"\u003c","size":9}},"last":null}`},
+		"not omitted":   {func(d *document) { d.Name = "" }, `{"new":1.50e3,"name":"","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
 		"and back":      {func(d *document) { d.Name = "b"; d.Name = "<a>" }, full},
-		"another slice": {func(d *document) { d.Tags = []string{"<x>"} }, `{"new":1.50e3,"name":"<a>","on":false,"tags":["<x>"],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","NAME":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
+		"another slice": {func(d *document) { d.Tags = []string{"<x>"} }, `{"new":1.50e3,"name":"<a>","on":false,"tags":["<x>"],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var d document
@@ -75,7 +75,7 @@ func TestDecodeErrors(t *testing.T) {
 	for given, want := range map[string]string{
 		``: "unexpected end", `[]`: "an object is wanted", `{"name":1}`: "name: number is not", `{"size":1.5}`: "size: a whole number",
 		`{"parts":[{},{"size":"x"}]}`: "parts[1].size: string is not", `{"by_name":{"k":{"size":true}}}`: `by_name["k"].size: bool is not`,
-		`{"part":3}`: "part: an object is wanted", `{} {}`: "after top-level value", `{"name":"x"`: "unexpected end", `{"tags":"secret"}`: "tags: string is not",
+		`{"part":3}`: "part: an object is wanted", `{} {}`: "after top-level value", `{"name":"x"`: "unexpected end", `{"tags":"secret"}`: "tags: string is not", `{"Name":"x"}`: "Name: it is written name", `{"parts":[{"SIZE":1}]}`: "parts[0].SIZE: it is written size",
 	} {
 		err := jsonkeep.Decode([]byte(given), &document{})
 		require.ErrorContains(t, err, want, given)

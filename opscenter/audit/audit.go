@@ -335,34 +335,43 @@ func (l *Log) End(ctx context.Context, id string, failure error) error {
 	if l == nil || id == "" {
 		return nil
 	}
-	return l.edit(ctx, id, func(e *Entry) {
-		if e.Outcome == Done || e.Outcome == Failed {
-			return
-		}
-		e.Outcome, e.Error, e.EndedAt = Done, "", now()
-		if failure == nil {
-			return
-		}
-		e.Outcome, e.Error = Failed, limited(failure.Error())
-		if errors.Is(failure, opscenter.ErrOutcomeUnknown) || errors.Is(failure, context.Canceled) || errors.Is(failure, context.DeadlineExceeded) {
-			e.Outcome = Unknown
-		}
-	})
+	return l.edit(ctx, id, func(e *Entry) { e.end(failure) })
+}
+
+// EndIn is End in a transaction of the caller's: the outcome is stored with what it is about.
+func (l *Log) EndIn(tx storage.WriteTx, id string, failure error) error {
+	if l == nil || id == "" {
+		return nil
+	}
+	return editIn(tx, id, func(e *Entry) { e.end(failure) })
+}
+
+func (e *Entry) end(failure error) {
+	if e.Outcome == Done || e.Outcome == Failed {
+		return
+	}
+	e.Outcome, e.Error, e.EndedAt = Done, "", now()
+	if failure == nil {
+		return
+	}
+	e.Outcome, e.Error = Failed, limited(failure.Error())
+	if errors.Is(failure, opscenter.ErrOutcomeUnknown) || errors.Is(failure, context.Canceled) || errors.Is(failure, context.DeadlineExceeded) {
+		e.Outcome = Unknown
+	}
 }
 
 func (l *Log) edit(ctx context.Context, id string, change func(*Entry)) error {
-	err := l.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
-		known, err := byID.Find(tx, storage.StringKey(id))
-		if err != nil || known == nil {
-			return err
-		}
+	return l.registry.Store().Update(ctx, func(tx storage.WriteTx) error { return editIn(tx, id, change) })
+}
+
+func editIn(tx storage.WriteTx, id string, change func(*Entry)) error {
+	known, err := byID.Find(tx, storage.StringKey(id))
+	if err == nil && known != nil {
 		changed := *known
-		change(&changed)
-		if changed == *known {
-			return nil
+		if change(&changed); changed != *known {
+			err = entries.Put(tx, &changed)
 		}
-		return entries.Put(tx, &changed)
-	})
+	}
 	if err != nil {
 		return fmt.Errorf("audit log: %w", err)
 	}

@@ -107,6 +107,7 @@ var statuses = []struct {
 	{system.ErrInvalid, http.StatusBadRequest},
 	{system.ErrManaged, http.StatusConflict},
 	{system.ErrNoRollBack, http.StatusPreconditionFailed},
+	{system.ErrFailed, http.StatusBadGateway},
 	{system.ErrRolledBack, http.StatusBadGateway},
 	{system.ErrLost, http.StatusGatewayTimeout},
 	{errNoRedaction, http.StatusBadGateway},

@@ -35,7 +35,7 @@ func changing(t *testing.T, change func(*httpapi.Options), names ...string) (*pl
 		require.NoError(t, err)
 		o.Audit, err = audit.New(p.registry, audit.Options{})
 		require.NoError(t, err)
-		manager, err = system.New(p.registry, client, system.Options{Audit: o.Audit, Interval: 10 * time.Millisecond, Steady: 30 * time.Millisecond, ConfirmationTimeout: 10 * time.Second, LeaveUpdates: true,
+		manager, err = system.New(p.registry, client, system.Options{Audit: o.Audit, Interval: 10 * time.Millisecond, Steady: 30 * time.Millisecond, MinTimeout: 1, ConfirmationTimeout: 10 * time.Second, LeaveUpdates: true,
 			Provider: system.Provider{ServerURL: "https://127.0.0.1:1", Certificate: p.own.Leaf}})
 		require.NoError(t, err)
 		o.System, o.Forward = manager, client

@@ -41,7 +41,8 @@ func reached(err error) error {
 }
 
 // WriteSystem sends PUT /os/1.0/system/<section>. Once the server was asked, an error that is
-// not its own word is an opscenter.ErrOutcomeUnknown; its own is an opscenter.ErrRefused.
+// not its own word is an opscenter.ErrOutcomeUnknown; its own is an opscenter.ErrRefused if it
+// has done nothing, and a system.ErrFailed if it may have done some of it.
 func (c *Client) WriteSystem(ctx context.Context, target opscenter.Target, section string, body []byte) error {
 	return c.change(ctx, target, http.MethodPut, "/os/1.0/system/"+url.PathEscape(section), body)
 }
@@ -94,6 +95,9 @@ func (c *Client) change(ctx context.Context, target opscenter.Target, method, pa
 	_, err := c.exchange(ctx, target, method, path, body)
 	if errors.Is(err, errForeign) { // a gateway's word, which may have asked the server
 		return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
+	}
+	if status, word := api.StatusErrorMatch(err); word && status >= http.StatusInternalServerError {
+		return fmt.Errorf("%w: %w", system.ErrFailed, err)
 	}
 	return unlessRefused(err)
 }

@@ -18,12 +18,13 @@ type network struct {
 	pending bool
 	// killed are addresses that nobody reaches, whatever the configuration says; lease is what DHCP
 	// gives for management, and port where it listens after the next change; empty: as before.
-	killed map[string]bool
-	lease  string
-	port   string
-	stuck  bool
-	stay   bool
-	muted  bool
+	killed  map[string]bool
+	lease   string
+	port    string
+	stuck   bool
+	stay    bool
+	failing bool
+	muted   bool
 	// moved and back are called when a change is applied, and undone.
 	moved, back func()
 }
@@ -80,6 +81,14 @@ func (s *Server) SetStuck(stuck bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.network.stuck = stuck
+}
+
+// SetFailing makes the server take on changes of its network, and say that it has failed, as a
+// real one does whose name servers don't answer with the new configuration; or ends that.
+func (s *Server) SetFailing(failing bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.network.failing = failing
 }
 
 // SetMuted keeps the server from sending self updates, or ends that.
@@ -183,12 +192,12 @@ func (n *network) managementHost() string {
 	return ""
 }
 
-// forget drops a pending change: the server went down before it was confirmed, and boots
-// with what it had before. s.mu is held.
+// forget drops a pending change: the server went down before it was confirmed. As a real one it
+// boots with what it was given, and knows of no confirmation any more. s.mu is held.
 func (n *network) forget() {
 	if n.pending {
 		n.timer.Stop()
-		n.config, n.pending = n.before, false
+		n.pending = false
 	}
 }
 
@@ -233,7 +242,11 @@ func (s *Server) putNetwork(w http.ResponseWriter, r *http.Request) {
 		respondError(w, http.StatusBadRequest, "A network change is already waiting for its confirmation")
 		return
 	}
-	respond(w, nil)
+	if s.network.failing {
+		respondError(w, http.StatusInternalServerError, "Failed to update network configuration: DNS check failed")
+	} else {
+		respond(w, nil)
+	}
 	_ = http.NewResponseController(w).Flush()
 	if s.network.stuck {
 		return

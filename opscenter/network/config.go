@@ -270,6 +270,18 @@ func (c *Config) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data,
 // MarshalJSON writes a configuration, with what was read and is not known here. Secrets are in it: see Hide.
 func (c Config) MarshalJSON() ([]byte, error) { return jsonkeep.Encode(&c) }
 
+// UnmarshalJSON and MarshalJSON keep what is not known here, as those of Config.
+func (d *DNS) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data, d) }
+func (d DNS) MarshalJSON() ([]byte, error)     { return jsonkeep.Encode(&d) }
+
+// UnmarshalJSON and MarshalJSON keep what is not known here, as those of Config.
+func (t *Time) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data, t) }
+func (t Time) MarshalJSON() ([]byte, error)     { return jsonkeep.Encode(&t) }
+
+// UnmarshalJSON and MarshalJSON keep what is not known here, as those of Config.
+func (p *Proxy) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data, p) }
+func (p Proxy) MarshalJSON() ([]byte, error)     { return jsonkeep.Encode(&p) }
+
 // UnmarshalJSON reads configuration and state; errors name the field.
 func (n *Network) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data, n) }
 

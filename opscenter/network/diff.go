@@ -46,13 +46,52 @@ func Diff(from, to *Config) ([]Difference, error) {
 	}
 	d := &differ{}
 	d.objects("", before, after)
+	found := false
 	for path := range secretsAfter {
 		if _, there := secretsBefore[path]; there && secretsBefore[path].value != secretsAfter[path].value {
 			d.out = append(d.out, Difference{secretsAfter[path].field, `"(hidden)"`, `"(hidden, another)"`})
+			found = true
 		}
+	}
+	if x, y := slices.Sorted(slices.Values(from.Secrets())), slices.Sorted(slices.Values(to.Secrets())); !found && len(d.out) == 0 && !slices.Equal(x, y) {
+		d.out = append(d.out, Difference{"a secret of a newer release", `"(hidden)"`, `"(hidden, another)"`})
 	}
 	slices.SortStableFunc(d.out, func(a, b Difference) int { return strings.Compare(a.Field, b.Field) })
 	return d.out, nil
+}
+
+// Unmet returns which of the changes a configuration does not have: the fields that differ still
+// from those that were wanted. What a server fills in by itself, as the MAC address of an interface
+// that was given by its name, is no difference; nor are secrets.
+func Unmet(have, wanted *Config, changes []Difference) (out []string, err error) {
+	a, _, err := plainOf(have)
+	if err != nil {
+		return nil, err
+	}
+	b, _, err := plainOf(wanted)
+	if err != nil {
+		return nil, err
+	}
+	d := &differ{}
+	d.objects("", a, b)
+	for _, left := range d.out {
+		if slices.ContainsFunc(filledIn, func(end string) bool { return strings.HasSuffix(left.Field, end) }) {
+			continue
+		}
+		if slices.ContainsFunc(changes, func(c Difference) bool { return within(left.Field, c.Field) || within(c.Field, left.Field) }) {
+			out = append(out, left.Field)
+		}
+	}
+	return out, nil
+}
+
+// filledIn are fields that IncusOS fills in, or makes.
+var filledIn = []string{".hwaddr", ".members", "time.timezone", ".private_key"}
+
+// within reports whether a field is another, or a part of it.
+func within(field, other string) bool {
+	rest, ok := strings.CutPrefix(field, other)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 type hiddenSecret struct {

@@ -1,8 +1,12 @@
 package network
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
+
+	"github.com/opscenter-go/sdk/internal/jsonsecret"
+	"github.com/opscenter-go/sdk/opscenter"
 )
 
 // Edit is a small change of a configuration. Those that are set are made; their zero values
@@ -21,15 +25,46 @@ type Edit struct {
 
 // HasSecrets reports whether there are secrets in the edit itself.
 func (e *Edit) HasSecrets() bool {
-	if e.Proxy == nil {
-		return false
+	data, err := json.Marshal(e)
+	if err != nil {
+		return true
 	}
-	for _, s := range e.Proxy.Servers {
-		if s.Password != "" && s.Password != Hidden && s.Password != Removed {
+	for _, value := range jsonsecret.Values(data, opscenter.IsSecretName) {
+		if value != string(Removed) {
 			return true
 		}
 	}
 	return false
+}
+
+// keepUnknown puts back the secrets of newer releases that are hidden.
+func (c *Config) keepUnknown(current *Config, problems []Problem) (*Config, []Problem, error) {
+	data, err := c.Encode()
+	if err != nil {
+		return nil, nil, err
+	}
+	have, err := current.Encode()
+	if err != nil {
+		return nil, nil, err
+	}
+	data, missing, err := jsonsecret.Restore(data, have, opscenter.IsSecretName)
+	if err != nil {
+		return nil, nil, err
+	}
+	if missing != "" && len(problems) == 0 {
+		problems = append(problems, Problem{missing, "it is hidden, and the server has none to keep"})
+	}
+	out, err := Decode(data)
+	return out, problems, err
+}
+
+// Secrets returns the secrets of a configuration, for those who have to keep them out of texts.
+func (c *Config) Secrets() []string {
+	data, err := c.Encode()
+	if err != nil {
+		return nil
+	}
+	return jsonsecret.Values(data, opscenter.IsSecretName)
 }
 
 // Apply returns the configuration with the edit made. Errors: ErrInvalid.
@@ -90,7 +125,11 @@ func Make(current, wanted *Config, rules Rules) (*Plan, error) {
 		return nil, err
 	}
 	to.ConfirmationTimeout = ""
-	p := &Plan{Config: to, Current: current, Problems: to.keepSecrets(current)}
+	problems := to.keepSecrets(current)
+	if to, problems, err = to.keepUnknown(current, problems); err != nil {
+		return nil, err
+	}
+	p := &Plan{Config: to, Current: current, Problems: problems}
 	had := current.Validate(rules)
 	for _, problem := range to.Validate(rules) {
 		if slices.Contains(had, problem) {

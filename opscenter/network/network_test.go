@@ -206,6 +206,21 @@ func TestSecrets(t *testing.T) {
 	p, err = network.Make(c, other, network.Rules{})
 	require.NoError(t, err)
 	require.ErrorContains(t, p.Err(), `proxy.servers["main"].password: where it is sent has changed`)
+	// Also those that only a newer release has.
+	future := decode(t, strings.Replace(whole, `"quantum":{"b":2`, `"eap":{"identity":"x","password":"hunter2"},"quantum":{"b":2`, 1))
+	hidden2, err := future.Hide()
+	require.NoError(t, err)
+	require.NotContains(t, encode(t, hidden2), "hunter2")
+	hidden2.Interfaces[0].MTU = 1400
+	p, err = network.Make(future, hidden2, network.Rules{})
+	require.NoError(t, err)
+	require.NoError(t, p.Err())
+	require.Contains(t, encode(t, p.Config), `"password":"hunter2"`)
+	require.NotContains(t, fmt.Sprint(p.Changes), "hunter2")
+	p, err = network.Make(c, future, network.Rules{})
+	require.NoError(t, err)
+	require.NotContains(t, fmt.Sprint(p.Changes), "hunter2")
+	require.Contains(t, future.Secrets(), "hunter2")
 	// What is hidden, and not there, can't be kept.
 	other = decode(t, encode(t, hidden))
 	other.WireGuard[0].Name = "wg1"

@@ -1,6 +1,11 @@
 package network
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/opscenter-go/sdk/internal/jsonsecret"
+	"github.com/opscenter-go/sdk/opscenter"
+)
 
 // Secret is a key or a password. It prints as Hidden.
 type Secret string
@@ -8,7 +13,7 @@ type Secret string
 const (
 	// Hidden stands for a secret that is not shown, and in a configuration that is applied for
 	// the one the server has, as no value does.
-	Hidden Secret = "(hidden)"
+	Hidden Secret = jsonsecret.Hidden
 	// Removed takes a secret away, in a configuration that is applied.
 	Removed Secret = "(removed)"
 )
@@ -79,7 +84,15 @@ func (c *Config) Hide() (*Config, error) {
 			s.set(Hidden)
 		}
 	}
-	return out.Clone() // which forgets what was read
+	data, err := out.Encode()
+	if err != nil {
+		return nil, err
+	}
+	// Those of newer releases, by their names.
+	if data, err = jsonsecret.Hide(data, opscenter.IsSecretName); err != nil {
+		return nil, err
+	}
+	return Decode(data) // which forgets what was read
 }
 
 // keepSecrets takes over from a server's configuration the secrets that are not given: those

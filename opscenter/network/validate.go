@@ -136,7 +136,7 @@ func (v *validation) device(d *device, names map[string]string, addresses map[ne
 		v.add(d.field+".name", "a name is wanted")
 	case taken:
 		v.add(d.field+".name", "%s is the name of %s as well", shown(d.name), other)
-	case len(d.name) > MaxNameLength:
+	case len(d.name) > MaxNameLength && !isUSB(d.name):
 		v.add(d.field+".name", "%s is longer than %d characters", shown(d.name), MaxNameLength)
 	case strings.HasPrefix(d.name, "_"):
 		v.add(d.field+".name", "%s begins with an underscore", shown(d.name))
@@ -171,6 +171,9 @@ func (v *validation) device(d *device, names map[string]string, addresses map[ne
 		}
 	}
 }
+
+// isUSB reports whether a name is the one that systemd gives to a network adapter on USB, which IncusOS shortens.
+func isUSB(name string) bool { return strings.HasPrefix(name, "enx") && len(name) == len("enx")+12 }
 
 func isDeviceName(name string) bool {
 	return name != "." && name != ".." && !strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || r == '/' || r == ':' })
@@ -363,6 +366,9 @@ func (v *validation) hardware() {
 		}
 		if b.Hwaddr == "" {
 			continue
+		}
+		if other, twice := taken[strings.ToLower(b.Hwaddr)]; twice && !strings.HasPrefix(other, field+".members") {
+			v.add(field+".hwaddr", "%s is %s as well", shown(b.Hwaddr), other)
 		}
 		if mac, err := net.ParseMAC(b.Hwaddr); err == nil && (len(mac) != 6 || mac[0]&1 == 1) || err != nil && !isDeviceName(b.Hwaddr) {
 			v.add(field+".hwaddr", "%s is neither a MAC address nor the name of an interface", shown(b.Hwaddr))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -96,11 +97,11 @@ type ApplyOptions struct {
 }
 
 func (m *Manager) checkApply(o *ApplyOptions) error {
-	if o.Timeout < 0 || o.Timeout > MaxConfirmationTimeout {
-		return fmt.Errorf("a confirmation timeout of %s, above 0 and up to %s is allowed: %w", o.Timeout, MaxConfirmationTimeout, opscenter.ErrInvalidOptions)
-	}
 	if o.Timeout == 0 {
 		o.Timeout = m.options.ConfirmationTimeout
+	}
+	if o.Timeout < m.options.MinTimeout || o.Timeout > MaxConfirmationTimeout {
+		return fmt.Errorf("a confirmation timeout of %s, %s to %s are allowed: %w", o.Timeout, m.options.MinTimeout, MaxConfirmationTimeout, opscenter.ErrInvalidOptions)
 	}
 	return nil
 }
@@ -129,7 +130,7 @@ func (m *Manager) PlanNetworkEdit(ctx context.Context, name string, edit network
 	return m.plan(ctx, name, edit.Apply, options)
 }
 
-func (m *Manager) plan(ctx context.Context, name string, make edited, options ApplyOptions) (*network.Plan, error) {
+func (m *Manager) plan(ctx context.Context, name string, edit edited, options ApplyOptions) (*network.Plan, error) {
 	if err := m.checkApply(&options); err != nil {
 		return nil, err
 	}
@@ -137,11 +138,11 @@ func (m *Manager) plan(ctx context.Context, name string, make edited, options Ap
 	if err != nil {
 		return nil, err
 	}
-	plan, _, err := m.prepare(ctx, info, make, options)
+	plan, _, err := m.prepare(ctx, info, edit, options)
 	return plan, err
 }
 
-func (m *Manager) prepare(ctx context.Context, info *opscenter.ServerInfo, make edited, options ApplyOptions) (*network.Plan, *reading, error) {
+func (m *Manager) prepare(ctx context.Context, info *opscenter.ServerInfo, edit edited, options ApplyOptions) (*network.Plan, *reading, error) {
 	current, err := m.readNetwork(ctx, info)
 	if err != nil {
 		return nil, nil, err
@@ -149,7 +150,7 @@ func (m *Manager) prepare(ctx context.Context, info *opscenter.ServerInfo, make 
 	if err := m.matches(current.raw, options.IfMatch); err != nil {
 		return nil, nil, fmt.Errorf("network of server %q: %w", info.Name, err)
 	}
-	wanted, err := make(current.config)
+	wanted, err := edit(current.config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("network of server %q: %w", info.Name, err)
 	}
@@ -178,15 +179,15 @@ func (m *Manager) EditNetwork(ctx context.Context, name string, edit network.Edi
 }
 
 // apply does it, as a part of a batch if that is given: whose claim is there then.
-func (m *Manager) apply(ctx context.Context, name string, make edited, options ApplyOptions, batch string) (out *Change, err error) {
+func (m *Manager) apply(ctx context.Context, name string, edit edited, options ApplyOptions, batch string) (out *Change, err error) {
 	err = m.options.Audit.Do(ctx, audit.Entry{Action: "network.apply", Server: name}, func(ctx context.Context) (err error) {
-		out, err = m.transact(ctx, name, make, options, batch)
+		out, err = m.transact(ctx, name, edit, options, batch)
 		return err
 	})
 	return out, err
 }
 
-func (m *Manager) transact(ctx context.Context, name string, make edited, options ApplyOptions, batch string) (*Change, error) {
+func (m *Manager) transact(ctx context.Context, name string, edit edited, options ApplyOptions, batch string) (*Change, error) {
 	if err := m.checkApply(&options); err != nil {
 		return nil, err
 	}
@@ -194,7 +195,7 @@ func (m *Manager) transact(ctx context.Context, name string, make edited, option
 	if err != nil {
 		return nil, err
 	}
-	plan, current, err := m.prepare(ctx, info, make, options)
+	plan, current, err := m.prepare(ctx, info, edit, options)
 	if err == nil {
 		err = plan.Err()
 	}
@@ -212,10 +213,21 @@ func (m *Manager) transact(ctx context.Context, name string, make edited, option
 		return nil, err
 	}
 	defer m.leave(c.ID)
-	if err := m.send(ctx, c, plan, options); err != nil || c.Status.Final() {
+	target, body, err := m.check(ctx, c, plan, options)
+	if err != nil {
 		return c, err
 	}
-	return c, m.follow(ctx, c)
+	// Whoever gives up does not cut the server off in the middle: it would stop where it is. And
+	// while it applies the change it is looked for already: its answer may not find the way.
+	asking, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	w := &watch{answer: make(chan error, 1), secrets: plan.Config.Secrets()}
+	go func() { w.answer <- m.os.WriteSystem(asking, target, c.Section, body) }()
+	err = m.follow(ctx, c, w)
+	cancel()
+	if w.answer != nil { // it is over without
+		<-w.answer
+	}
+	return c, err
 }
 
 // begin stores the intent, and reserves the server, or its cluster.
@@ -227,9 +239,20 @@ func (m *Manager) begin(ctx context.Context, info *opscenter.ServerInfo, plan *n
 	c := &Change{ID: uuid.Must(uuid.NewV7()).String(), Server: info.Name, ServerID: info.ID, Cluster: info.Cluster, Batch: batch, Section: "network", By: opscenter.Principal(ctx),
 		Status: StatusSending, Differences: plan.Changes, Moves: plan.Moves, OldURL: info.ConnectionURL, Timeout: options.Timeout, StartedAt: now()}
 	c.Reason = summary(plan.Changes)
-	c.hidden = expectations{MachineID: current.sight.MachineID, MemberName: info.State.MemberName, Member: current.sight.Member, Before: before, Owner: c.ID, Audit: audit.ID(ctx)}
+	c.hidden = expectations{MachineID: current.sight.MachineID, MemberName: info.State.MemberName, Member: current.sight.Member, Before: before, Owner: c.ID, Audit: audit.ID(ctx), Fingerprint: info.Fingerprint}
+	hidden, err := plan.Config.Hide()
+	if err != nil {
+		return nil, err
+	}
+	if c.hidden.Wanted, err = hidden.Encode(); err != nil {
+		return nil, err
+	}
 	addresses, dynamic := plan.Config.ManagementAddresses()
 	c.hidden.Dynamic = dynamic
+	former, _ := plan.Current.ManagementAddresses()
+	for _, a := range append(former, managedAt(current.sight.Network)...) {
+		c.hidden.Former = append(c.hidden.Former, a.String())
+	}
 	for _, a := range addresses[:min(len(addresses), maxPlaces)] {
 		c.hidden.Expected = append(c.hidden.Expected, a.String())
 	}
@@ -241,7 +264,7 @@ func (m *Manager) begin(ctx context.Context, info *opscenter.ServerInfo, plan *n
 
 // longest is how long a change of a network may take in all, with some time to spare.
 func (m *Manager) longest(timeout time.Duration) time.Duration {
-	return 2*timeout + 2*m.options.Grace
+	return 2*timeout + 2*m.options.Grace + 5*time.Minute
 }
 
 // reserve stores a new change, and begins its operation.
@@ -283,7 +306,7 @@ func summary(list []network.Difference) string {
 	}
 	text := list[0].String()
 	if len(text) > 200 {
-		text = text[:200] + "…"
+		text = strings.ToValidUTF8(text[:200], "") + "…"
 	}
 	if more := len(list) - 1; more > 0 {
 		text += fmt.Sprintf(", and %d more", more)
@@ -291,13 +314,14 @@ func summary(list []network.Difference) string {
 	return text
 }
 
-// send asks the server. An error is the end of the change, and is stored as that; but for those of the store.
-func (m *Manager) send(ctx context.Context, c *Change, plan *network.Plan, options ApplyOptions) error {
-	failed := func(status Status, reason string) error {
+// check looks once more before the server is asked, and stores that it will be. An error is the
+// end of the change, and is stored as that; but for those of the store.
+func (m *Manager) check(ctx context.Context, c *Change, plan *network.Plan, options ApplyOptions) (target opscenter.Target, body []byte, err error) {
+	failed := func(status Status, reason string) (opscenter.Target, []byte, error) {
 		if err := m.end(context.WithoutCancel(ctx), c, status, "", reason); err != nil {
-			return err
+			return target, nil, err
 		}
-		return c.Err()
+		return target, nil, c.Err()
 	}
 	info, err := m.registry.Server(ctx, c.Server)
 	var again *reading
@@ -313,94 +337,156 @@ func (m *Manager) send(ctx context.Context, c *Change, plan *network.Plan, optio
 	case !unchanged:
 		return failed(StatusNotSent, conflict)
 	case again.sight.pending() && !options.Force:
-		return failed(StatusRefused, "a change of its network is under way, or waits for its confirmation")
+		return failed(StatusRefused, "a change of its network is being made")
 	}
-	target := info.Target()
-	can := again.sight.pending() // then it does; and to ask would be to confirm what is somebody else's
+	target = info.Target()
+	can := again.sight.pending() // then it does; and to ask could be to confirm what is somebody else's
 	if !can {
 		can, err = m.os.CanConfirmNetwork(ctx, target)
 	}
+	changed := *c
 	switch {
 	case err != nil:
 		return failed(StatusNotSent, err.Error())
 	case !can && !options.AcceptRisk:
 		if err := m.end(context.WithoutCancel(ctx), c, StatusNotSent, "", ErrNoRollBack.Error()); err != nil {
-			return err
+			return target, nil, err
 		}
-		return fmt.Errorf("server %q: %w", c.Server, ErrNoRollBack)
+		return target, nil, fmt.Errorf("server %q: %w", c.Server, ErrNoRollBack)
 	case !can:
-		c.Timeout = 0
-		if err := m.store(ctx, c); err != nil { // from here on nobody waits for a roll-back
-			return failed(StatusNotSent, err.Error())
-		}
-	}
-	if c.Timeout > 0 {
+		changed.Timeout = 0
+	default:
 		plan.Config.ConfirmationTimeout = c.Timeout.String()
 	}
 	config, err := plan.Config.Encode()
 	if err != nil {
 		return failed(StatusNotSent, err.Error())
 	}
-	err = m.os.WriteSystem(ctx, target, "network", append(append([]byte(`{"config":`), config...), '}'))
-	switch {
-	case errors.Is(err, opscenter.ErrRefused):
-		return failed(StatusRefused, err.Error())
-	case err != nil && !errors.Is(err, opscenter.ErrOutcomeUnknown):
+	last, err := m.registry.Events(ctx, opscenter.EventFilter{Newest: true, Limit: 1})
+	if err != nil {
 		return failed(StatusNotSent, err.Error())
 	}
-	reason := "the server has accepted it"
-	if err != nil {
-		reason = fmt.Sprintf("the answer was lost: %v", err)
+	if len(last) > 0 {
+		changed.hidden.Events = last[0].Sequence
 	}
-	if err := m.sent(ctx, c, reason); err != nil { // it stays open, and is looked after still
-		m.log.ErrorContext(ctx, "a change could not be stored, and goes on", "server", c.Server, "error", err)
-	}
-	return nil
-}
-
-// sent notes that the server was asked, at this time at the latest.
-func (m *Manager) sent(ctx context.Context, c *Change, reason string) error {
-	changed := *c
-	changed.Status, changed.Reason, changed.SentAt = StatusWaiting, reason, now()
+	changed.SentAt = now()
 	changed.hidden.GiveUpAt = changed.SentAt.Add(m.options.ConfirmationTimeout + m.options.Grace)
-	if c.Timeout > 0 {
-		changed.hidden.RollBackAt = changed.SentAt.Add(c.Timeout)
+	if t := changed.Timeout; t > 0 {
+		changed.hidden.ConfirmBy = changed.SentAt.Add(t * 9 / 10)
+		changed.hidden.RollBackAt = changed.SentAt.Add(t + min(maxDial, t/10))
 		changed.hidden.GiveUpAt = changed.hidden.RollBackAt.Add(m.options.Grace)
 	}
-	if err := m.store(context.WithoutCancel(ctx), &changed); err != nil {
-		return err
+	if err := m.store(ctx, &changed); err != nil {
+		return failed(StatusNotSent, err.Error())
 	}
 	*c = changed
-	return nil
+	return target, append(append([]byte(`{"config":`), config...), '}'), nil
 }
 
-// follow sees a change through whose server was asked, or may have been.
-func (m *Manager) follow(ctx context.Context, c *Change) error {
-	if c.Status == StatusSending { // its process ended meanwhile
-		if err := m.sent(ctx, c, "whether the server was asked is not known"); err != nil {
-			return fmt.Errorf("%s of server %q: %w: %w", c.Section, c.Server, opscenter.ErrOutcomeUnknown, err)
-		}
-	}
-	w := &watch{}
-	for {
-		err := m.step(ctx, c, w)
-		switch {
-		case c.Status.Final():
-			return c.Err()
-		case err == nil && sleep(ctx, m.options.Interval):
-			continue
-		}
-		return fmt.Errorf("%s of server %q goes on: %w: %w", c.Section, c.Server, opscenter.ErrOutcomeUnknown, errors.Join(err, ctx.Err()))
-	}
-}
+// maxDial is how long a request may take to reach a server.
+const maxDial = 15 * time.Second
 
 // watch is what is known of a server while it is looked for.
 type watch struct {
-	settled bool // it has nothing pending any more
+	// answer is where the answer of the server comes; nil: it has come, or nobody waits for it.
+	answer  chan error
+	secrets []string // to be kept out of what it says
+	said    bool     // see evidence
+	settled bool
 	// good is where it was as it should be at every look since a moment.
 	good  string
 	since time.Time
+	// raw and former remember the last comparison, which is slow by design.
+	raw    string
+	former bool
 }
+
+// follow sees a change through whose server is asked, or was, or may have been.
+func (m *Manager) follow(ctx context.Context, c *Change, w *watch) error {
+	if w.answer == nil { // taken up
+		if c.SentAt.IsZero() {
+			return m.over(ctx, c, m.end(ctx, c, StatusNotSent, "", "the control plane ended before it asked the server"))
+		}
+		if least := now().Add(m.options.Grace); c.hidden.GiveUpAt.Before(least) {
+			c.hidden.GiveUpAt = least
+		}
+	}
+	for {
+		live := ctx
+		if w.answer != nil {
+			live = context.WithoutCancel(ctx)
+		}
+		err := m.step(live, c, w)
+		if c.Status.Final() || err != nil {
+			return m.over(ctx, c, err)
+		}
+		timer := time.NewTimer(m.options.Interval)
+		select {
+		case answer := <-w.answer:
+			w.answer = nil
+			err = m.answered(context.WithoutCancel(ctx), c, w, answer)
+		case <-timer.C:
+		case <-live.Done():
+			err = ctx.Err()
+		}
+		timer.Stop()
+		if c.Status.Final() || err != nil {
+			return m.over(ctx, c, err)
+		}
+	}
+}
+
+// over is the error of a change that is not followed any longer.
+func (m *Manager) over(ctx context.Context, c *Change, err error) error {
+	if c.Status.Final() {
+		return c.Err()
+	}
+	return fmt.Errorf("%s of server %q goes on: %w: %w", c.Section, c.Server, opscenter.ErrOutcomeUnknown, errors.Join(err, ctx.Err()))
+}
+
+// answered takes in what the server has answered. Errors are those of the store, where that won't help.
+func (m *Manager) answered(ctx context.Context, c *Change, w *watch, answer error) error {
+	changed := *c
+	if c.Status == StatusSending {
+		changed.Status = StatusWaiting
+	}
+	reason := ""
+	if answer != nil {
+		reason = scrubbed(answer.Error(), w.secrets)
+	}
+	switch {
+	case answer == nil:
+		changed.hidden.Applied, changed.Reason = true, "the server has accepted it"
+	case errors.Is(answer, opscenter.ErrRefused):
+		return m.pause(ctx, m.end(ctx, c, StatusRefused, "", reason))
+	case errors.Is(answer, ErrFailed):
+		// It may have the new configuration, and counts: it undoes the change when the time is up.
+		changed.hidden.Failed, changed.Reason = reason, reason
+		if c.Timeout > 0 {
+			changed.Status = StatusRollingBack
+		}
+	case !errors.Is(answer, opscenter.ErrOutcomeUnknown):
+		return m.pause(ctx, m.end(ctx, c, StatusNotSent, "", reason))
+	default:
+		changed.Reason = "the answer was lost: " + reason
+	}
+	err := m.store(ctx, &changed)
+	*c = changed // whatever the store says: this process knows
+	return m.pause(ctx, err)
+}
+
+// scrubbed takes secrets out of what a server says.
+func scrubbed(text string, secrets []string) string {
+	for _, secret := range secrets {
+		if len(secret) >= minSecret {
+			text = strings.ReplaceAll(text, secret, string(network.Hidden))
+		}
+	}
+	return shortened(text)
+}
+
+// minSecret is the least length of a secret that is looked for in texts, in bytes.
+const minSecret = 4
 
 // steady reports whether a server has been as it should be for long enough.
 func (m *Manager) steady(c *Change, w *watch, good string) bool {
@@ -424,15 +510,22 @@ func (m *Manager) step(ctx context.Context, c *Change, w *watch) error {
 	})
 	switch {
 	case errors.Is(err, opscenter.ErrNotFound):
-		return m.end(ctx, c, StatusLost, "", "the server was removed")
+		return m.pause(ctx, m.end(ctx, c, StatusLost, "", "the server was removed"))
 	case err != nil:
 		return m.pause(ctx, err)
+	case c.hidden.Fingerprint != "" && info.Fingerprint != c.hidden.Fingerprint:
+		return m.pause(ctx, m.end(ctx, c, StatusLost, "", "the server was installed anew"))
 	}
-	found := m.lookAll(ctx, c, info)
+	if !w.said && !c.hidden.Applied {
+		if w.said, err = m.hasSaid(ctx, c, info.Name); err != nil {
+			return m.pause(ctx, err)
+		}
+	}
+	found := m.lookAll(ctx, c, info, w)
 	if ctx.Err() != nil {
 		return nil
 	}
-	next := decide(c, found, info.ConnectionURL, w.settled, now())
+	next := decide(c, evidence{found: found, current: info.ConnectionURL, said: w.said, settled: w.settled}, now())
 	if steady := m.steady(c, w, next.good); next.good != "" && !steady && !w.settled {
 		return nil
 	}
@@ -449,22 +542,26 @@ func (m *Manager) step(ctx context.Context, c *Change, w *watch) error {
 		target.ConnectionURL, target.PublicConnectionURL = next.confirm, ""
 		bounded, cancel := context.WithTimeout(ctx, m.options.LookTimeout)
 		defer cancel()
-		switch err := m.os.ConfirmNetwork(bounded, target); {
-		case err == nil:
-			url := ""
-			if c.Moves {
-				url = next.confirm
-			}
-			return m.pause(ctx, m.end(ctx, c, StatusDone, url, "confirmed at "+next.confirm))
-		case errors.Is(err, ErrNothingPending):
-			w.settled = true // confirmed before, or undone: the next look tells
+		if err := m.os.ConfirmNetwork(bounded, target); err == nil || errors.Is(err, ErrNothingPending) {
+			w.settled = true // confirmed, now or before, or undone: the next look tells
 		}
 	case c.Status != StatusRollingBack && !c.hidden.RollBackAt.IsZero() && !now().Before(c.hidden.RollBackAt):
 		return m.pause(ctx, m.note(ctx, c, StatusRollingBack, notConfirmed+next.reason))
-	case c.Status == StatusWaiting && c.Reason != next.reason && len(found) > 0:
+	case c.Status == StatusWaiting && next.reason != stillFormer:
 		c.Reason = next.reason // stored with the next status
 	}
 	return nil
+}
+
+// hasSaid reports whether the server has sent a self update that its network has changed, since it was asked.
+func (m *Manager) hasSaid(ctx context.Context, c *Change, name string) (bool, error) {
+	list, err := m.registry.Events(ctx, opscenter.EventFilter{Server: name, After: c.hidden.Events, Limit: opscenter.MaxPageSize})
+	for _, e := range list {
+		if e.Kind == opscenter.EventSelfUpdate && e.Reason == string(opscenter.CauseNetworkConfigChanged) && !e.At.Before(c.SentAt) {
+			return true, nil
+		}
+	}
+	return false, err
 }
 
 // pause makes of a store that refuses for now a reason to try again; one that is closed, or the end of ctx, is not.
@@ -487,7 +584,7 @@ func (m *Manager) note(ctx context.Context, c *Change, status Status, reason str
 }
 
 // lookAll looks for a server everywhere it may be, at once.
-func (m *Manager) lookAll(ctx context.Context, c *Change, info *opscenter.ServerInfo) []seen {
+func (m *Manager) lookAll(ctx context.Context, c *Change, info *opscenter.ServerInfo, w *watch) []seen {
 	ctx, cancel := context.WithTimeout(ctx, m.options.LookTimeout)
 	defer cancel()
 	places := c.places(info.ConnectionURL)
@@ -511,13 +608,37 @@ func (m *Manager) lookAll(ctx context.Context, c *Change, info *opscenter.Server
 				s.err = errors.New("it is another machine")
 				return
 			}
-			raw, err := s.sight.Network.Config.Encode()
-			if err == nil {
-				s.former, err = c.hidden.Before.is(raw)
-			}
-			s.err = err
 		})
 	}
 	group.Wait()
+	for i := range out {
+		if s := &out[i]; s.err == nil {
+			s.err = m.compare(c, s, w)
+		}
+	}
 	return out
+}
+
+// compare says whether the configuration of a sight is the former one, or ours, or another.
+func (m *Manager) compare(c *Change, s *seen, w *watch) error {
+	raw, err := s.sight.Network.Config.Encode()
+	if err != nil {
+		return err
+	}
+	if w.raw != string(raw) {
+		if w.former, err = c.hidden.Before.is(raw); err != nil {
+			return err
+		}
+		w.raw = string(raw)
+	}
+	if s.former = w.former; s.former {
+		return nil
+	}
+	wanted, err := network.Decode(c.hidden.Wanted)
+	if err != nil {
+		return err
+	}
+	unmet, err := network.Unmet(s.sight.Network.Config, wanted, c.Differences)
+	s.foreign = strings.Join(unmet[:min(len(unmet), 5)], ", ")
+	return err
 }

@@ -100,11 +100,11 @@ func (m *Manager) ApplyClusterNetwork(ctx context.Context, cluster string, confi
 	})
 }
 
-func (m *Manager) checkMember(ctx context.Context, info *opscenter.ServerInfo, make edited, options ApplyOptions) error {
+func (m *Manager) checkMember(ctx context.Context, info *opscenter.ServerInfo, edit edited, options ApplyOptions) error {
 	if err := m.checkApply(&options); err != nil {
 		return err
 	}
-	plan, current, err := m.prepare(ctx, info, make, options)
+	plan, current, err := m.prepare(ctx, info, edit, options)
 	switch {
 	case err != nil:
 		return err

@@ -91,17 +91,29 @@ type Change struct {
 // expectations are what a server is known by after a change.
 type expectations struct {
 	// Expected are the addresses it should be managed at; Dynamic: there may be others.
-	Expected   []string
-	Dynamic    bool
-	MachineID  string
-	MemberName string
-	Member     string // its status before
-	Before     digest // of the configuration
-	Owner      string // of the claim
-	Claimed    bool
-	Audit      string
-	// RollBackAt is when the server has undone it at the latest, GiveUpAt when it is not looked
-	// for any longer.
+	Expected []string
+	Dynamic  bool
+	// Former are the addresses it was managed at before.
+	Former []string
+	// Wanted is the configuration, without its secrets.
+	Wanted json.RawMessage
+	// Applied: the server has said that it has taken the change on. Failed is what it said
+	// instead, if it said that it has failed.
+	Applied bool
+	Failed  string
+	// Events is the last one before the server was asked.
+	Events      uint64
+	Fingerprint string // of the server then
+	MachineID   string
+	MemberName  string
+	Member      string // its status before
+	Before      digest // of the configuration
+	Owner       string // of the claim
+	Claimed     bool
+	Audit       string
+	// ConfirmBy is until when it may be confirmed, RollBackAt when the server begins to undo it at
+	// the latest, GiveUpAt when it is not looked for any longer.
+	ConfirmBy  time.Time
 	RollBackAt time.Time
 	GiveUpAt   time.Time
 }
@@ -389,8 +401,8 @@ func (m *Manager) end(ctx context.Context, c *Change, status Status, url, reason
 			return err
 		}
 		server, err := tx.Snapshot().ServerByID(c.ServerID)
-		if errors.Is(err, opscenter.ErrNotFound) {
-			return nil // removed by force
+		if errors.Is(err, opscenter.ErrNotFound) { // removed by force
+			return m.options.Audit.EndIn(tx, c.hidden.Audit, ended.Err())
 		}
 		if err != nil {
 			return err
@@ -400,6 +412,9 @@ func (m *Manager) end(ctx context.Context, c *Change, status Status, url, reason
 				return err
 			}
 		}
+		if err := m.options.Audit.EndIn(tx, c.hidden.Audit, ended.Err()); err != nil {
+			return err
+		}
 		return tx.End(server, c.ID, ended.Err())
 	})
 	if err != nil {
@@ -407,7 +422,7 @@ func (m *Manager) end(ctx context.Context, c *Change, status Status, url, reason
 	}
 	*c = ended
 	m.acted(c)
-	return m.options.Audit.End(ctx, c.hidden.Audit, c.Err())
+	return nil
 }
 
 // release gives back the claim of a server, or its cluster.

@@ -16,8 +16,10 @@ type seen struct {
 	url   string
 	sight *Sight
 	err   error
-	// former: the configuration is the one from before the change.
-	former bool
+	// former: the configuration is the one from before the change. foreign names what of the
+	// change it does not have; empty: nothing.
+	former  bool
+	foreign string
 }
 
 // move is what to do next about a change of a network.
@@ -31,14 +33,28 @@ type move struct {
 	good string
 }
 
-// decide says what to do next about a change of a network whose server was asked, from what
-// was seen of it. settled tells that the server has nothing pending any more. It is pure.
-func decide(c *Change, found []seen, current string, settled bool, at time.Time) move {
+// evidence is what is known of a server whose network changes, at one moment.
+type evidence struct {
+	found []seen
+	// current is the connection URL of its record.
+	current string
+	// said: since it was asked it has sent a self update that its network has changed.
+	said bool
+	// settled: it was told that all is well, or has nothing pending.
+	settled bool
+}
+
+// decide says what to do next about a change of a network whose server was asked. It is pure.
+//
+// IncusOS starts to count when it is asked, and begins to undo the change when the time is up,
+// whatever it is at. A confirmation that comes while it undoes the change would be taken for
+// one of the next change, so none is sent when that is near.
+func decide(c *Change, e evidence, at time.Time) move {
 	var good, former *seen
 	var whys []string
-	for i := range found {
-		s := &found[i]
-		switch problem := c.problem(s, current); {
+	for i := range e.found {
+		s := &e.found[i]
+		switch problem := c.problem(s, e); {
 		case s.err != nil:
 			whys = append(whys, fmt.Sprintf("%s: %v", s.url, s.err))
 		case s.former:
@@ -47,32 +63,58 @@ func decide(c *Change, found []seen, current string, settled bool, at time.Time)
 			}
 		case problem != "":
 			whys = append([]string{fmt.Sprintf("it is seen at %s, and %s", s.url, problem)}, whys...)
-		case good == nil || s.url == current:
+		case good == nil || s.url == e.current:
 			good = s
 		}
 	}
-	why := strings.Join(whys, "; ")
+	why := shortened(strings.Join(whys, "; "))
+	due := !c.hidden.RollBackAt.IsZero() && !at.Before(c.hidden.RollBackAt)
+	over := !at.Before(c.hidden.GiveUpAt)
+	switch {
+	case good != nil && (e.settled || c.Timeout == 0):
+		return move{status: StatusDone, url: c.where(good), reason: "it is seen at " + good.url + c.said(), good: good.url}
+	case good != nil && due && at.After(c.hidden.RollBackAt.Add(c.hidden.GiveUpAt.Sub(c.hidden.RollBackAt)/2)):
+		return move{status: StatusDone, url: c.where(good), reason: "it is seen at " + good.url + ", and has kept it", good: good.url}
+	case good != nil && at.Before(c.hidden.ConfirmBy):
+		return move{confirm: good.url, reason: "it is seen at " + good.url + ", and told so", good: good.url}
+	case good != nil && !over:
+		return move{reason: "it is seen at " + good.url + ", too late to tell it so"}
+	case former != nil && (e.settled || due):
+		return move{status: StatusRolledBack, url: former.url, reason: "it has its former configuration, and is seen at " + former.url + c.last()}
+	case over && former != nil:
+		return move{status: StatusRolledBack, url: former.url, reason: "it has its former configuration still, and is seen at " + former.url + c.last()}
+	case over:
+		return move{status: StatusLost, url: c.home(), reason: why}
+	case former != nil:
+		return move{reason: stillFormer}
+	}
+	return move{reason: why}
+}
+
+const stillFormer = "it has its former configuration still"
+
+// home is where a server that is not seen is expected: where it was, if it has undone the
+// change. Where it may have kept it, nobody knows better than its record.
+func (c *Change) home() string {
+	if c.Timeout == 0 || c.Status == StatusConfirming {
+		return ""
+	}
+	return c.OldURL
+}
+
+func (c *Change) said() string {
+	if c.hidden.Failed == "" {
+		return ""
+	}
+	return "; it said: " + c.hidden.Failed
+}
+
+// shortened limits a reason.
+func shortened(why string) string {
 	if len(why) > maxReason {
 		why = strings.ToValidUTF8(why[:maxReason], "") + "…"
 	}
-	due := !c.hidden.RollBackAt.IsZero() && !at.Before(c.hidden.RollBackAt)
-	switch {
-	case good != nil && (settled || c.Timeout == 0):
-		return move{status: StatusDone, url: c.where(good), reason: "it is seen at " + good.url, good: good.url}
-	case good != nil && due && !good.sight.pending():
-		return move{status: StatusDone, url: c.where(good), reason: "it is seen at " + good.url + ", and has kept it", good: good.url}
-	case good != nil:
-		return move{confirm: good.url, reason: "it is seen at " + good.url + ", and told so", good: good.url}
-	case former != nil && (settled || due):
-		return move{status: StatusRolledBack, url: former.url, reason: "it has its former configuration, and is seen at " + former.url + c.last()}
-	case !at.Before(c.hidden.GiveUpAt) && former != nil:
-		return move{status: StatusRolledBack, url: former.url, reason: "it has its former configuration still, and is seen at " + former.url}
-	case !at.Before(c.hidden.GiveUpAt):
-		return move{status: StatusLost, url: c.OldURL, reason: why}
-	case former != nil:
-		return move{reason: "it has its former configuration still"}
-	}
-	return move{reason: why}
+	return why
 }
 
 // maxReason bounds what is said of what was seen, in bytes.
@@ -88,7 +130,8 @@ func (c *Change) last() string {
 
 const notConfirmed = "not confirmed in time: "
 
-// pending reports whether a change is under way, or waits for its confirmation, as far as the server says.
+// pending reports whether a change is being made, as far as the server says: it does not say
+// whether one waits for its confirmation.
 func (s *Sight) pending() bool {
 	return s.Network != nil && s.Network.State != nil && s.Network.State.ConfigurationInProcess
 }
@@ -102,25 +145,32 @@ func (c *Change) where(s *seen) string {
 }
 
 // problem says why a sight is no proof that a change works; empty: it is.
-func (c *Change) problem(s *seen, current string) string {
+func (c *Change) problem(s *seen, e evidence) string {
 	switch {
 	case s.err != nil || s.former:
 		return "it is not"
 	case c.hidden.MachineID != "" && s.sight.MachineID != c.hidden.MachineID:
 		return "is another machine"
+	case s.foreign != "":
+		return "has a configuration that is not ours: " + s.foreign
+	case c.hidden.Failed != "" && c.Timeout > 0:
+		return "has said: " + c.hidden.Failed
 	case c.hidden.Member == "Online" && s.sight.Member != c.hidden.Member:
 		return fmt.Sprintf("its cluster says that it is %s", s.sight.Member)
-	case !c.Moves:
-		return ""
-	case current != c.OldURL && s.url == current:
-		return "" // it has said so itself
 	}
-	// What the server says of its addresses only counts where its configuration does not say
-	// them: it may not have got around to the change yet.
-	if slices.Contains(c.hidden.Expected, s.sight.Remote.String()) || c.hidden.Dynamic && slices.Contains(managedAt(s.sight.Network), s.sight.Remote) {
-		return ""
+	remote := s.sight.Remote.String()
+	arrived := slices.Contains(c.hidden.Expected, remote)
+	itsWord := e.current != c.OldURL && s.url == e.current
+	if c.Moves && !itsWord && !arrived && !(c.hidden.Dynamic && slices.Contains(managedAt(s.sight.Network), s.sight.Remote)) {
+		// What the server says of its addresses only counts where its configuration does not say
+		// them: it may not have got around to the change yet.
+		return fmt.Sprintf("that is none of its new addresses for management (%s)", strings.Join(c.hidden.Expected, ", "))
 	}
-	return fmt.Sprintf("that is none of its new addresses for management (%s)", strings.Join(c.hidden.Expected, ", "))
+	// The configuration is stored before it is applied: that it is there is no proof.
+	if !c.hidden.Applied && !e.said && !itsWord && !(arrived && !slices.Contains(c.hidden.Former, remote)) {
+		return "has not said that it has applied its configuration"
+	}
+	return ""
 }
 
 // managedAt returns the addresses that a server says it has for its management.

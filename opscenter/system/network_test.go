@@ -261,9 +261,9 @@ func TestNotSent(t *testing.T) {
 
 	// The server refuses.
 	require.NoError(t, a.SetFault(incusostest.Fault{Kind: incusostest.FaultError, Path: "/os/1.0/system/network", Method: "PUT"}))
-	c, err := apply(config, system.ApplyOptions{})
-	require.ErrorIs(t, err, opscenter.ErrRefused)
-	require.Equal(t, system.StatusRefused, c.Status)
+	c, err := apply(config, system.ApplyOptions{Timeout: 300 * time.Millisecond})
+	require.ErrorIs(t, err, system.ErrRolledBack, "it may have done some of it")
+	require.Contains(t, c.Reason, "Something is wrong inside")
 	require.NoError(t, a.SetFault(incusostest.Fault{}))
 
 	// Somebody else has a change pending there.
@@ -423,17 +423,88 @@ func TestGivenUp(t *testing.T) {
 	require.Eventually(t, func() bool { return p.audited(audit.Query{Server: "a"})[0].Outcome == audit.Done }, patience, 10*time.Millisecond)
 }
 
-// TestReboot: a server that reboots before it is told that all is well comes back with what it had.
-func TestRebootUndoes(t *testing.T) {
+// TestRebootKeeps: a server that reboots before it is told that all is well keeps what it was
+// given, as real ones do: if it can be reached, that is so, and if not it is said to be lost.
+// And nobody reboots it meanwhile, not even by force.
+func TestRebootKeeps(t *testing.T) {
+	for _, dark := range []bool{false, true} {
+		p := newPlane(t, system.Options{Grace: 500 * time.Millisecond, Steady: 200 * time.Millisecond})
+		a := p.boot(incusostest.Options{Name: "a"})
+		host := spare()
+		a.KillAddress(host, dark)
+		ended := make(chan struct{})
+		a.OnMove(func() {
+			go func() {
+				defer close(ended)
+				if err := p.systems.Reboot(context.Background(), "a", system.PowerOptions{Force: true}); !errors.Is(err, opscenter.ErrBusy) {
+					t.Errorf("a forced reboot: %v", err)
+				}
+				a.Crash()
+				a.PowerOn()
+			}()
+		}, nil)
+		c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", host), system.ApplyOptions{Timeout: time.Second})
+		<-ended
+		if dark {
+			require.ErrorIs(t, err, system.ErrLost)
+		} else {
+			require.NoError(t, err)
+			require.Equal(t, at(a, host), c.URL)
+			require.Equal(t, at(a, host), p.server("a").ConnectionURL)
+		}
+		p.free("a")
+	}
+}
+
+// TestFails: a server that says that it has failed is never told that all is well, however it looks.
+func TestFails(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
 	before, home := a.NetworkConfig(), a.URL()
-	host := spare()
-	a.KillAddress(host, true)
-	a.OnMove(func() { go func() { a.Crash(); a.PowerOn() }() }, nil)
-	c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", host), system.ApplyOptions{Timeout: time.Second})
+	a.SetFailing(true)
+	c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", spare()), system.ApplyOptions{Timeout: 500 * time.Millisecond})
 	require.ErrorIs(t, err, system.ErrRolledBack)
-	require.Equal(t, home, c.URL)
+	require.Contains(t, c.Reason, "DNS check failed")
 	same(t, before, a)
 	require.Equal(t, home, p.server("a").ConnectionURL)
+	p.free("a")
+}
+
+// TestUnproven: that a configuration is stored is no proof that it is in force. Without a word of
+// the server, and without a move, it is undone.
+func TestUnproven(t *testing.T) {
+	p := newPlane(t, system.Options{})
+	a := p.boot(incusostest.Options{Name: "a"})
+	before := a.NetworkConfig()
+	a.SetMuted(true)
+	require.NoError(t, a.SetFault(incusostest.Fault{Kind: incusostest.FaultReset, Path: "/os/1.0/system/network", Method: "PUT", Times: 1}))
+	c, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNS{Domain: "example.org"}}, system.ApplyOptions{Timeout: 500 * time.Millisecond})
+	require.ErrorIs(t, err, system.ErrRolledBack)
+	require.Contains(t, c.Reason, "has not said that it has applied")
+	same(t, before, a)
+}
+
+// TestSomebodyElses: a configuration that is neither the former one nor ours is not taken for ours.
+func TestSomebodyElses(t *testing.T) {
+	p := newPlane(t, system.Options{Grace: 300 * time.Millisecond})
+	a := p.boot(incusostest.Options{Name: "a"})
+	other := newStranger(t, a)
+	a.SetStuck(true)
+	changed := strings.Replace(string(a.NetworkConfig()), `"timezone":"UTC"`, `"timezone":"Europe/Berlin"`, 1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for p.client.Stats().Dials == 0 || len(p.audited(audit.Query{Server: "a"})) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(100 * time.Millisecond) // after it was asked
+		a.SetStuck(false)
+		other.put(t, []byte(changed), "")
+	}()
+	c, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNS{Domain: "example.org"}}, system.ApplyOptions{Timeout: 500 * time.Millisecond})
+	<-done
+	require.ErrorIs(t, err, system.ErrLost)
+	require.Contains(t, c.Reason, "not ours: dns")
+	require.Equal(t, "Europe/Berlin", p.network("a").Config.Time.Timezone, "it is left as it is")
+	p.free("a")
 }

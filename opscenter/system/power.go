@@ -42,7 +42,30 @@ func (m *Manager) Suspend(ctx context.Context, name string, options PowerOptions
 
 func (m *Manager) power(ctx context.Context, name string, action opscenter.Action, options PowerOptions) error {
 	return m.options.Audit.Do(ctx, audit.Entry{Action: "system." + string(action), Server: name}, func(ctx context.Context) error {
+		if err := m.unconfirmed(ctx, name); err != nil {
+			return err
+		}
 		return m.planner.ActOn(ctx, opscenter.Intent{Server: name, Action: action, Force: options.Force})
+	})
+}
+
+// unconfirmed refuses, whoever forces it, what would make a change of the network final that is
+// not confirmed: a server that boots keeps the configuration it has.
+func (m *Manager) unconfirmed(ctx context.Context, name string) error {
+	return m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		info, err := s.Server(name)
+		if err != nil {
+			return err
+		}
+		for row, err := range changesByEnd.Scan(s, storage.Range{Prefix: storage.UintKey(0)}) {
+			if err != nil {
+				return err
+			}
+			if row.Change.ServerID == info.ID && row.Change.Section == "network" {
+				return fmt.Errorf("server %q: a change of its network waits for its confirmation, and would be final: %w", name, opscenter.ErrBusy)
+			}
+		}
+		return nil
 	})
 }
 
@@ -112,6 +135,9 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 			return fmt.Errorf("seed %.40q: it is no JSON: %w", seed, ErrInvalid)
 		}
 	}
+	if err := m.unconfirmed(ctx, name); err != nil {
+		return err
+	}
 	if _, given := seeds["network"]; !given && !options.ForgetNetwork {
 		current, err := m.readNetwork(ctx, info)
 		if err != nil {
@@ -164,6 +190,7 @@ func versioned(object json.RawMessage) (json.RawMessage, error) {
 	if err := json.Unmarshal(object, &all); err != nil {
 		return nil, err
 	}
+	delete(all, "confirmation_timeout")
 	all["version"] = json.RawMessage(`"1"`)
 	return json.Marshal(all)
 }

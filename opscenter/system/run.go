@@ -145,7 +145,7 @@ func (m *Manager) resume(ctx context.Context, group *sync.WaitGroup) error {
 
 func (m *Manager) goOn(ctx context.Context, c *Change) error {
 	if c.Section == "network" {
-		return m.follow(ctx, c)
+		return m.follow(ctx, c, &watch{})
 	}
 	return m.settle(ctx, c)
 }

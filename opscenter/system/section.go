@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/jsonsecret"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 )
@@ -76,13 +79,18 @@ func settings[C any](ctx context.Context, m *Manager, name, section string) (*Se
 	if out.ETag, err = m.tag(d.Config); err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(d.Config, out.Config); err != nil {
-		return nil, fmt.Errorf("%s of server %q: %w", section, name, err)
-	}
-	if !m.registry.Options().KeepSecrets && len(out.State) > 0 {
-		if out.State, err = opscenter.RedactSecrets(out.State); err != nil {
+	if !m.registry.Options().KeepSecrets {
+		if d.Config, err = jsonsecret.Hide(d.Config, opscenter.IsSecretName); err != nil {
 			return nil, err
 		}
+		if len(out.State) > 0 {
+			if out.State, err = opscenter.RedactSecrets(out.State); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := json.Unmarshal(d.Config, out.Config); err != nil {
+		return nil, fmt.Errorf("%s of server %q: %w", section, name, err)
 	}
 	return out, nil
 }
@@ -110,6 +118,13 @@ func (m *Manager) set(ctx context.Context, name, section string, make func(json.
 		return nil, fmt.Errorf("%s of server %q: %w", section, name, err)
 	}
 	wanted, err := make(d.Config)
+	missing := ""
+	if err == nil {
+		wanted, missing, err = jsonsecret.Restore(wanted, d.Config, opscenter.IsSecretName)
+	}
+	if err == nil && missing != "" {
+		err = fmt.Errorf("%s: it is hidden, and the server has none to keep: %w", missing, ErrInvalid)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s of server %q: %w", section, name, err)
 	}
@@ -125,39 +140,55 @@ func (m *Manager) set(ctx context.Context, name, section string, make func(json.
 	}
 	c := &Change{ID: uuid.Must(uuid.NewV7()).String(), Server: info.Name, ServerID: info.ID, Cluster: info.Cluster, Batch: batch, Section: section, By: opscenter.Principal(ctx),
 		Status: StatusSending, Reason: "to be set", OldURL: info.ConnectionURL, StartedAt: now()}
-	c.hidden = expectations{Before: before, Owner: c.ID, Audit: audit.ID(ctx), GiveUpAt: c.StartedAt.Add(2 * m.options.SettleTimeout)}
+	c.hidden = expectations{Before: before, Owner: c.ID, Audit: audit.ID(ctx), Fingerprint: info.Fingerprint}
+	if c.hidden.Wanted, err = jsonsecret.Hide(wanted, opscenter.IsSecretName); err != nil {
+		return nil, err
+	}
 	if batch != "" {
 		c.hidden.Owner, c.hidden.Audit = batch, ""
 	}
-	if err := m.reserve(ctx, c, options.Force, 3*m.options.SettleTimeout); err != nil {
+	if err := m.reserve(ctx, c, options.Force, 3*m.options.SettleTimeout+5*time.Minute); err != nil {
 		return nil, err
 	}
 	defer m.leave(c.ID)
 	// Between the look and the claim somebody may have been faster.
 	again, err := m.readSection(ctx, info, section)
-	failed := func(status Status, reason string) (*Change, error) {
+	ended := func(status Status, reason string) (*Change, error) {
 		if err := m.end(context.WithoutCancel(ctx), c, status, "", reason); err != nil {
 			return c, err
 		}
 		return c, c.Err()
 	}
 	if err != nil {
-		return failed(StatusNotSent, err.Error())
+		return ended(StatusNotSent, err.Error())
 	}
 	switch unchanged, err := before.is(again.Config); {
 	case err != nil:
-		return failed(StatusNotSent, err.Error())
+		return ended(StatusNotSent, err.Error())
 	case !unchanged:
-		return failed(StatusNotSent, conflict)
+		return ended(StatusNotSent, conflict)
 	}
-	err = m.os.WriteSystem(ctx, info.Target(), section, append(append([]byte(`{"config":`), wanted...), '}'))
+	asked := *c
+	asked.SentAt = now()
+	if err := m.store(ctx, &asked); err != nil {
+		return ended(StatusNotSent, err.Error())
+	}
+	*c = asked
+	// Whoever gives up does not cut the server off in the middle.
+	err = m.os.WriteSystem(context.WithoutCancel(ctx), info.Target(), section, append(append([]byte(`{"config":`), wanted...), '}'))
+	reason := ""
+	if err != nil {
+		reason = scrubbed(err.Error(), jsonsecret.Values(wanted, opscenter.IsSecretName))
+	}
 	switch {
 	case err == nil:
-		return failed(StatusDone, "the server has accepted it")
+		return ended(StatusDone, "the server has accepted it")
 	case errors.Is(err, opscenter.ErrRefused):
-		return failed(StatusRefused, err.Error())
+		return ended(StatusRefused, reason)
+	case errors.Is(err, ErrFailed): // it may have done some of it
+		c.hidden.Failed = reason
 	case !errors.Is(err, opscenter.ErrOutcomeUnknown):
-		return failed(StatusNotSent, err.Error())
+		return ended(StatusNotSent, reason)
 	}
 	return c, m.settle(ctx, c)
 }
@@ -165,41 +196,124 @@ func (m *Manager) set(ctx context.Context, name, section string, make func(json.
 // ErrInvalid: settings that are no JSON object, or that can't be.
 var ErrInvalid = errors.New("invalid settings")
 
-// settle finds out what became of a change whose answer was lost: by what the server has.
+// settle finds out what became of a change whose answer was lost, or was that it failed: by what
+// the server has.
 func (m *Manager) settle(ctx context.Context, c *Change) error {
-	last := ""
+	if c.SentAt.IsZero() {
+		return m.over(ctx, c, m.end(ctx, c, StatusNotSent, "", "the control plane ended before it asked the server"))
+	}
+	giveUp := now().Add(2 * m.options.SettleTimeout)
 	for {
-		info, err := m.registry.Server(ctx, c.Server)
-		var d *document
-		if err == nil {
-			d, err = m.readSection(ctx, info, c.Section)
-		}
-		former := true
-		if err == nil {
-			former, err = c.hidden.Before.is(d.Config)
-		}
-		switch {
-		case ctx.Err() != nil:
-			return fmt.Errorf("%s of server %q: %w: %w", c.Section, c.Server, opscenter.ErrOutcomeUnknown, ctx.Err())
-		case err == nil && !former:
-			err = m.end(ctx, c, StatusDone, "", "the server has it")
-		case err == nil && !now().Before(c.hidden.GiveUpAt):
-			err = m.end(ctx, c, StatusRolledBack, "", "it has its former configuration still")
-		case err != nil && !now().Before(c.hidden.GiveUpAt):
-			err = m.end(ctx, c, StatusLost, "", "the server does not tell: "+err.Error())
-		case err != nil:
-			last = err.Error()
-		}
-		if c.Status.Final() {
-			return c.Err()
-		}
-		if err != nil && err.Error() != last {
-			if err := m.pause(ctx, err); err != nil {
-				return err
-			}
+		err := m.look(ctx, c, !now().Before(giveUp))
+		if c.Status.Final() || err != nil && (ctx.Err() != nil || !retryable(err)) {
+			return m.over(ctx, c, err)
 		}
 		if !sleep(ctx, min(m.options.Interval, time.Second)) {
-			return fmt.Errorf("%s of server %q: %w: %w", c.Section, c.Server, opscenter.ErrOutcomeUnknown, ctx.Err())
+			return m.over(ctx, c, ctx.Err())
 		}
 	}
+}
+
+// look compares what a server has with what it had, and was to have, and ends the change if that
+// says how it went; last: it is not looked at again.
+func (m *Manager) look(ctx context.Context, c *Change, last bool) error {
+	var info *opscenter.ServerInfo
+	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
+		info, err = s.ServerByID(c.ServerID)
+		return err
+	})
+	switch {
+	case errors.Is(err, opscenter.ErrNotFound):
+		return m.end(ctx, c, StatusLost, "", "the server was removed")
+	case err != nil:
+		return err
+	case info.Fingerprint != c.hidden.Fingerprint:
+		return m.end(ctx, c, StatusLost, "", "the server was installed anew")
+	}
+	d, err := m.readSection(ctx, info, c.Section)
+	if err != nil {
+		if last {
+			return m.end(ctx, c, StatusLost, "", "the server does not tell: "+err.Error())
+		}
+		return nil
+	}
+	former, err := c.hidden.Before.is(d.Config)
+	if err != nil {
+		return err
+	}
+	missing := ""
+	if !former {
+		if missing, err = lacks(d.Config, c.hidden.Wanted); err != nil {
+			return err
+		}
+	}
+	switch {
+	case former && c.hidden.Failed != "":
+		return m.end(ctx, c, StatusRefused, "", c.hidden.Failed)
+	case former && last:
+		return m.end(ctx, c, StatusRolledBack, "", "it has its former configuration still")
+	case former:
+		return nil // it may be at it
+	case missing == "":
+		return m.end(ctx, c, StatusDone, "", "the server has it"+c.said())
+	case last || c.hidden.Failed != "":
+		return m.end(ctx, c, StatusLost, "", "it has a configuration that is not ours: "+missing+c.said())
+	}
+	return nil
+}
+
+// lacks names a member of the wanted configuration that another one does not have so; empty: none.
+// Secrets are not compared.
+func lacks(have, wanted json.RawMessage) (string, error) {
+	hidden, err := jsonsecret.Hide(have, opscenter.IsSecretName)
+	if err != nil {
+		return "", err
+	}
+	var a, b map[string]any
+	if err := json.Unmarshal(hidden, &a); err != nil {
+		return "", err
+	}
+	if err := json.Unmarshal(wanted, &b); err != nil {
+		return "", err
+	}
+	for _, name := range slices.Sorted(maps.Keys(b)) {
+		if !contains(a[name], b[name]) {
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
+// contains reports whether a value has all that is wanted; what a server adds is no difference.
+func contains(have, wanted any) bool {
+	switch wanted := wanted.(type) {
+	case nil:
+		return true
+	case map[string]any:
+		object, _ := have.(map[string]any)
+		for name, value := range wanted {
+			if !contains(object[name], value) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		list, _ := have.([]any)
+		if len(list) != len(wanted) {
+			return false
+		}
+		for i := range wanted {
+			if !contains(list[i], wanted[i]) {
+				return false
+			}
+		}
+		return true
+	case string:
+		return have == wanted || have == nil && wanted == ""
+	case bool:
+		return have == wanted || have == nil && !wanted
+	case float64:
+		return have == wanted || have == nil && wanted == 0
+	}
+	return false
 }

@@ -41,7 +41,7 @@ type ProviderConfig struct {
 	jsonkeep.Rest
 	Name string `json:"name"`
 	// Config of the provider: for operations-center server_url, server_token and
-	// server_certificate. The token is a secret, and hidden.
+	// server_certificate. The token is a secret, and shown as hidden.
 	Config map[string]network.Secret `json:"config,omitempty"`
 }
 
@@ -226,23 +226,8 @@ func encoded(config any) func(json.RawMessage) (json.RawMessage, error) {
 
 // Provider reads where a server's updates and configuration come from; the token is hidden.
 func (m *Manager) Provider(ctx context.Context, name string) (*Settings[ProviderConfig], error) {
-	s, err := settings[ProviderConfig](ctx, m, name, SectionProvider)
-	if err != nil {
-		return nil, err
-	}
-	for key := range s.Config.Config {
-		if isProviderSecret(key) && !m.registry.Options().KeepSecrets {
-			s.Config.Config[key] = network.Hidden
-		}
-	}
-	shown, err := jsonkeep.Encode(s.Config) // forgets what was read
-	if err == nil {
-		err = json.Unmarshal(shown, s.Config)
-	}
-	return s, err
+	return settings[ProviderConfig](ctx, m, name, SectionProvider)
 }
-
-func isProviderSecret(key string) bool { return key == "server_token" }
 
 // SetProvider says where a server's updates and configuration come from. A hidden token stays
 // as it is, unless the URL changes: then it must be given anew. Errors are those of SetUpdate.
@@ -255,28 +240,14 @@ func (m *Manager) SetProvider(ctx context.Context, name string, config ProviderC
 		if err := json.Unmarshal(current, &have); err != nil {
 			return nil, err
 		}
-		shown, err := jsonkeep.Encode(config)
-		var out ProviderConfig
-		if err == nil {
-			err = json.Unmarshal(shown, &out)
-		}
-		if err != nil {
-			return nil, err
-		}
-		for key, value := range out.Config {
-			if value != network.Hidden {
-				continue
+		if elsewhere := have.Config["server_url"] != config.Config["server_url"] || have.Name != config.Name; elsewhere {
+			for key, value := range config.Config {
+				if value == network.Hidden {
+					return nil, fmt.Errorf("config[%q]: where it is sent has changed: it must be given anew: %w", key, ErrInvalid)
+				}
 			}
-			if have.Config["server_url"] != out.Config["server_url"] || have.Name != out.Name {
-				return nil, fmt.Errorf("config[%q]: where it is sent has changed: it must be given anew: %w", key, ErrInvalid)
-			}
-			old, there := have.Config[key]
-			if !there {
-				return nil, fmt.Errorf("config[%q]: it is hidden, and the server has none to keep: %w", key, ErrInvalid)
-			}
-			out.Config[key] = old
 		}
-		return jsonkeep.Encode(out)
+		return jsonkeep.Encode(config)
 	}, options, "")
 }
 

@@ -290,7 +290,7 @@ func TestFactoryResetFails(t *testing.T) {
 	p.ready("a", a.URL())
 	// Refused.
 	require.NoError(t, a.SetFault(incusostest.Fault{Kind: incusostest.FaultError, Path: "/os/1.0/system/:factory-reset"}))
-	require.ErrorIs(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{}), opscenter.ErrRefused)
+	require.ErrorIs(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{}), system.ErrFailed)
 	require.NoError(t, a.SetFault(incusostest.Fault{}))
 	left()
 	p.ready("a", a.URL())

@@ -44,8 +44,9 @@ type Sight struct {
 }
 
 // OS is the API of servers. Package opscenter/incusos implements it. Once a server was asked,
-// an error that is not its own word is an opscenter.ErrOutcomeUnknown; its own refusal is an
-// opscenter.ErrRefused. What is only read fails with opscenter.ErrUnreachable.
+// an error that is not its own word is an opscenter.ErrOutcomeUnknown; its own is an
+// opscenter.ErrRefused if it has done nothing, and an ErrFailed if it may have done some of it.
+// What is only read fails with opscenter.ErrUnreachable.
 type OS interface {
 	opscenter.Actuator
 	// Look looks at a server, on a new connection: one that presents another certificate than
@@ -66,6 +67,8 @@ type OS interface {
 var (
 	// ErrNothingPending: no change of the network waits for its confirmation.
 	ErrNothingPending = errors.New("no network change is pending")
+	// ErrFailed: the server was asked, and says that it has failed on the way.
+	ErrFailed = errors.New("the server failed")
 	// ErrRolledBack: the server has its former configuration, by itself, or still.
 	ErrRolledBack = errors.New("the change was undone")
 	// ErrLost: the server was seen neither at its new nor at its old address.
@@ -84,16 +87,19 @@ var (
 // Defaults of Options.
 const (
 	DefaultConfirmationTimeout = 5 * time.Minute
-	MaxConfirmationTimeout     = time.Hour
-	DefaultInterval            = time.Second
-	DefaultLookTimeout         = 5 * time.Second
-	DefaultSteady              = 5 * time.Second
-	DefaultGrace               = 5 * time.Minute
-	DefaultSettleTimeout       = time.Minute
-	DefaultResetTimeout        = time.Hour
-	DefaultRetryInterval       = time.Minute
-	DefaultMaxPutBack          = 8
-	DefaultMaxChanges          = 1000
+	// DefaultMinTimeout is above the time an IncusOS server may take to apply a network
+	// configuration: it does not undo one while it is at that.
+	DefaultMinTimeout      = 2 * time.Minute
+	MaxConfirmationTimeout = time.Hour
+	DefaultInterval        = time.Second
+	DefaultLookTimeout     = 5 * time.Second
+	DefaultSteady          = 5 * time.Second
+	DefaultGrace           = 5 * time.Minute
+	DefaultSettleTimeout   = time.Minute
+	DefaultResetTimeout    = time.Hour
+	DefaultRetryInterval   = time.Minute
+	DefaultMaxPutBack      = 8
+	DefaultMaxChanges      = 1000
 )
 
 // Options of New. The zero value is what most programs want.
@@ -105,6 +111,9 @@ type Options struct {
 	// ConfirmationTimeout is after which a server undoes a change of its network that is not
 	// confirmed. Default 5 minutes, at most 1 hour.
 	ConfirmationTimeout time.Duration
+	// MinTimeout is the least confirmation timeout. Default 2 minutes; less is for servers that
+	// are simulated.
+	MinTimeout time.Duration
 	// Interval is between two looks for a server whose network changes. Default 1 s.
 	Interval time.Duration
 	// LookTimeout bounds a look. Default 5 s.
@@ -150,7 +159,7 @@ func (o Options) withDefaults() (Options, error) {
 		name  string
 		value *time.Duration
 		def   time.Duration
-	}{{"ConfirmationTimeout", &o.ConfirmationTimeout, DefaultConfirmationTimeout}, {"Interval", &o.Interval, DefaultInterval},
+	}{{"ConfirmationTimeout", &o.ConfirmationTimeout, DefaultConfirmationTimeout}, {"MinTimeout", &o.MinTimeout, DefaultMinTimeout}, {"Interval", &o.Interval, DefaultInterval},
 		{"LookTimeout", &o.LookTimeout, DefaultLookTimeout}, {"Steady", &o.Steady, DefaultSteady}, {"Grace", &o.Grace, DefaultGrace}, {"SettleTimeout", &o.SettleTimeout, DefaultSettleTimeout},
 		{"ResetTimeout", &o.ResetTimeout, DefaultResetTimeout}, {"RetryInterval", &o.RetryInterval, DefaultRetryInterval}} {
 		if *d.value < 0 {
@@ -172,8 +181,8 @@ func (o Options) withDefaults() (Options, error) {
 			*n.value = n.def
 		}
 	}
-	if o.ConfirmationTimeout > MaxConfirmationTimeout {
-		return o, fmt.Errorf("ConfirmationTimeout is %s, at most %s are allowed: %w", o.ConfirmationTimeout, MaxConfirmationTimeout, opscenter.ErrInvalidOptions)
+	if o.ConfirmationTimeout > MaxConfirmationTimeout || o.ConfirmationTimeout < o.MinTimeout {
+		return o, fmt.Errorf("ConfirmationTimeout is %s, %s to %s are allowed: %w", o.ConfirmationTimeout, o.MinTimeout, MaxConfirmationTimeout, opscenter.ErrInvalidOptions)
 	}
 	return o, nil
 }
