@@ -115,6 +115,9 @@ func (s *Server) faulty(next http.Handler) http.Handler {
 		s.mu.Lock()
 		fault := s.fault
 		s.requests[r.URL.Path]++
+		if r.Method != http.MethodGet {
+			s.requests[r.Method+" "+r.URL.Path]++
+		}
 		hit := fault.Kind != FaultNone && strings.HasPrefix(r.URL.Path, fault.Path) && (fault.Method == "" || r.Method == fault.Method)
 		if hit && fault.Times > 0 {
 			if s.fault.Times--; s.fault.Times == 0 {

@@ -22,6 +22,7 @@ type state struct {
 	ready                    bool
 
 	update      updateConfig
+	forgetful   bool
 	lastCheck   time.Time
 	updateState string
 	updating    bool
@@ -257,9 +258,19 @@ func (s *Server) putUpdate(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.mu.Lock()
-	s.state.update = body.Config
+	if !s.state.forgetful {
+		s.state.update = body.Config
+	}
 	s.mu.Unlock()
 	respond(w, nil)
+}
+
+// SetForgetful makes the server accept update settings, and keep those it has, or ends that.
+func (s *Server) SetForgetful(forgetful bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.forgetful = forgetful
+	s.state.update.CheckFrequency = "6h"
 }
 
 // checkUpdate fetches and applies what the feed offers: the OS is staged, applications are

@@ -371,7 +371,8 @@ func (s *Server) SystemUUID() string {
 	return s.state.systemUUID
 }
 
-// Requests returns how many requests to a path have been served.
+// Requests returns how many requests to a path have been served; with a method other than GET and
+// a space before it, how many of those.
 func (s *Server) Requests(path string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

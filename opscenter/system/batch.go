@@ -57,10 +57,11 @@ type batchEdit struct {
 	Rules   network.Rules
 	Timeout time.Duration
 	Risk    bool
+	Force   bool
 }
 
 func (b *batchEdit) options() ApplyOptions {
-	return ApplyOptions{Rules: b.Rules, Timeout: b.Timeout, AcceptRisk: b.Risk}
+	return ApplyOptions{Rules: b.Rules, Timeout: b.Timeout, AcceptRisk: b.Risk, Force: b.Force}
 }
 
 // member changes one member of a cluster; a nil change: it is as it should be.
@@ -72,7 +73,7 @@ type member func(ctx context.Context, server *BatchMember, batch string) (*Chang
 // and if one could not be, none is. If ctx ends before, Run goes on with it, unless there are
 // secrets in the edit.
 func (m *Manager) EditClusterNetwork(ctx context.Context, cluster string, edit network.Edit, options ApplyOptions) (*Batch, error) {
-	stored := &batchEdit{Network: &edit, Rules: options.Rules, Timeout: options.Timeout, Risk: options.AcceptRisk}
+	stored := &batchEdit{Network: &edit, Rules: options.Rules, Timeout: options.Timeout, Risk: options.AcceptRisk, Force: options.Force}
 	if edit.HasSecrets() {
 		stored = nil
 	}
@@ -256,13 +257,16 @@ func (m *Manager) endBatch(ctx context.Context, b *Batch, failure error) error {
 		if err := m.forgetBatches(tx); err != nil {
 			return err
 		}
+		if err := m.options.Audit.EndIn(tx, b.Audit, failure); err != nil {
+			return err
+		}
 		return tx.Release(b.ID, b.Cluster, true)
 	})
 	if err != nil {
 		b.EndedAt = time.Time{}
 		return err
 	}
-	return m.options.Audit.End(ctx, b.Audit, failure)
+	return nil
 }
 
 func (m *Manager) forgetBatches(tx *opscenter.Tx) error {
@@ -351,7 +355,7 @@ func (m *Manager) resumeBatch(ctx context.Context, b *Batch) error {
 		if edit := b.Edit.Network; edit != nil {
 			return m.apply(ctx, server.Server, edit.Apply, b.Edit.options(), batch)
 		}
-		return m.setSection(ctx, server.Server, b.Section, func(json.RawMessage) (json.RawMessage, error) { return b.Edit.Config, nil }, SetOptions{}, batch)
+		return m.setSection(ctx, server.Server, b.Section, func(json.RawMessage) (json.RawMessage, error) { return b.Edit.Config, nil }, SetOptions{Force: b.Edit.Force}, batch)
 	})
 }
 

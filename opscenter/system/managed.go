@@ -23,36 +23,62 @@ type managedRow struct {
 	Accepted bool
 	// Warned: a warning says that it had others.
 	Warned bool
+	// Count is how often they were put back, or that was tried, in a row.
+	Count int
 }
 
 // putBack is what is to be done about the update settings of a server.
 type putBack struct {
-	info *opscenter.ServerInfo
 	want opscenter.UpdateSettings
 	// drift says how they differ from what the server was told; empty: it was not told so far.
 	drift string
 	clear bool // the warning is to go
-	// warned: there is a warning already.
-	warned bool
+	row   managedRow
+	// later is when it is to be done; zero: now.
+	later time.Time
 }
+
+// maxDoublings bounds how long it takes until settings are put back once more: 64 times RetryInterval.
+const maxDoublings = 6
+
+// forgiving is after which a server that did not keep its settings is taken for one that does.
+const forgiving = 24 * time.Hour
 
 // drifted compares the update settings of a server with what they should be; nil: nothing is
 // to be done, or nothing can be. It is pure.
-func drifted(info *opscenter.ServerInfo, told *managedRow) *putBack {
+func drifted(info *opscenter.ServerInfo, told *managedRow, retry time.Duration, at time.Time) *putBack {
 	s := &info.State
 	if info.Fingerprint == "" || s.Status != opscenter.StatusReady || s.StatusDetail != opscenter.DetailNone || s.Operation != nil || s.Update == nil {
 		return nil
 	}
-	out := &putBack{info: info, want: opscenter.ManagedUpdates(info.Channel), warned: told != nil && told.Warned}
+	out := &putBack{want: opscenter.ManagedUpdates(info.Channel)}
+	out.row = managedRow{ServerID: info.ID, Settings: out.want, At: at, Warned: told != nil && told.Warned}
 	have := *s.Update
+	// It has been told these, and not installed anew since.
+	same := told != nil && told.Settings == out.want && !info.RegisteredAt.After(told.At)
 	switch {
 	case have == out.want && (told == nil || !told.Warned):
 		return nil
 	case have == out.want:
-		out.clear = true
+		out.clear, out.row.Warned, out.row.Accepted, out.row.Count, out.row.At = true, false, true, told.Count, told.At
 		return out
-	case told != nil && told.Settings == out.want && told.Accepted && !info.RegisteredAt.After(told.At): // not installed anew since
-		out.drift = difference(out.want, have)
+	case !same:
+		return out
+	}
+	if told.Accepted {
+		out.drift, out.row.Warned = difference(out.want, have), true
+	}
+	if at.Sub(told.At) > forgiving {
+		return out
+	}
+	out.row.Count = told.Count + 1
+	if n := told.Count; n > 0 || !told.Accepted {
+		if told.Accepted {
+			n--
+		}
+		if later := told.At.Add(retry << min(n, maxDoublings)); at.Before(later) {
+			out.later = later
+		}
 	}
 	return out
 }
@@ -75,115 +101,199 @@ func difference(want, have opscenter.UpdateSettings) string {
 
 // enforcer puts update settings back.
 type enforcer struct {
-	m     *Manager
-	retry map[string]time.Time // by server ID
-	again map[string]bool      // names, of those to be looked at once more
+	m *Manager
+	// all: any server may have other settings. names are those that may, and when to look at them.
+	all   bool
+	names map[string]time.Time
 }
 
-// look looks at servers by their names; nil: at all. It puts back what is to be.
-func (e *enforcer) look(ctx context.Context, names []string) error {
-	if e.m.options.LeaveUpdates {
-		return nil
-	}
-	var list []*putBack
-	consider := func(s *opscenter.Snapshot, info *opscenter.ServerInfo) error {
-		told, err := managed.Find(s, storage.StringKey(info.ID))
-		if err != nil {
-			return err
+// Limits of the enforcer.
+const (
+	// enforceBatch is how many servers are seen to before others are looked at.
+	enforceBatch = 256
+	// enforceTimeout bounds what is done about one server.
+	enforceTimeout = 30 * time.Second
+	enforceIdle    = time.Minute // at the least every so often
+)
+
+// run puts settings back until ctx ends. Errors are those of a store that is closed.
+func (e *enforcer) run(ctx context.Context, touched <-chan []string) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case names := <-touched:
+			if names == nil {
+				e.all = true
+			}
+			for _, name := range names {
+				e.names[name] = time.Time{}
+			}
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		p := drifted(info, told)
-		if p == nil {
-			return nil
-		}
-		claim, err := s.ClaimOf(info.ID, false)
-		if err == nil && claim == nil && info.Cluster != "" {
-			claim, err = s.ClaimOf(info.Cluster, true)
-		}
+		err := e.look(ctx)
 		switch {
-		case err != nil:
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil && !retryable(err):
 			return err
-		case claim != nil || time.Now().Before(e.retry[info.ID]):
-			e.again[info.Name] = true
-		default:
-			list = append(list, p)
+		case err != nil:
+			e.m.log.ErrorContext(ctx, "update settings can't be seen to, and are tried again", "error", err)
 		}
-		return nil
+		next := enforceIdle
+		for _, at := range e.names {
+			next = min(next, max(time.Until(at), 0))
+		}
+		if err != nil || e.all {
+			next = e.m.options.Interval
+		}
+		timer.Reset(next)
 	}
-	for name := range e.again {
-		names = append(names, name)
-	}
-	err := e.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
-		list, e.again = nil, map[string]bool{}
-		if names == nil {
+}
+
+// look sees to some of the servers that are due.
+func (e *enforcer) look(ctx context.Context) error {
+	if e.all {
+		var names []string
+		err := e.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+			names = nil
 			for info, err := range s.Servers(opscenter.ServerFilter{}) {
-				if err == nil {
-					err = consider(s, info)
-				}
 				if err != nil {
 					return err
 				}
+				told, err := managed.Find(s, storage.StringKey(info.ID))
+				if err != nil {
+					return err
+				}
+				if drifted(info, told, 0, now()) != nil {
+					names = append(names, info.Name)
+				}
 			}
 			return nil
+		})
+		if err != nil {
+			return err
 		}
+		e.all = false
 		for _, name := range names {
-			info, err := s.Server(name)
-			if errors.Is(err, opscenter.ErrNotFound) {
-				continue
-			}
-			if err == nil {
-				err = consider(s, info)
-			}
-			if err != nil {
-				return err
+			e.names[name] = time.Time{}
+		}
+	}
+	var due []string
+	for name, at := range e.names {
+		if !time.Now().Before(at) {
+			if due = append(due, name); len(due) == enforceBatch {
+				break
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		return err
 	}
-	failed := make([]bool, len(list))
+	again := make([]time.Time, len(due))
 	var group errgroup.Group
 	group.SetLimit(e.m.options.MaxPutBack)
-	for i, p := range list {
+	for i, name := range due {
 		group.Go(func() error {
-			if err := e.m.enforce(ctx, p); err != nil && ctx.Err() == nil {
-				failed[i] = true
-				e.m.log.WarnContext(ctx, "update settings could not be put back", "server", p.info.Name, "error", err)
+			bounded, cancel := context.WithTimeout(ctx, enforceTimeout)
+			defer cancel()
+			later, err := e.m.enforce(bounded, name)
+			switch {
+			case err == nil:
+				again[i] = later
+			case ctx.Err() == nil:
+				e.m.log.WarnContext(ctx, "update settings could not be put back", "server", name, "error", err)
+				again[i] = time.Now().Add(e.m.options.RetryInterval)
 			}
 			return nil
 		})
 	}
 	_ = group.Wait()
-	for i, p := range list {
-		delete(e.retry, p.info.ID)
-		if failed[i] {
-			e.retry[p.info.ID] = time.Now().Add(e.m.options.RetryInterval)
-			e.again[p.info.Name] = true
+	for i, name := range due {
+		if delete(e.names, name); !again[i].IsZero() {
+			e.names[name] = again[i]
 		}
 	}
 	return nil
 }
 
-// enforce does what is to be done about one server.
-func (m *Manager) enforce(ctx context.Context, p *putBack) error {
-	name := p.info.Name
-	if p.clear {
+// enforce does what is to be done about one server; later is when it is to be looked at again, if it is.
+func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, err error) {
+	var p *putBack
+	var info *opscenter.ServerInfo
+	var operation *opscenter.Operation
+	err = m.registry.Write(ctx, func(tx *opscenter.Tx) (err error) {
+		p, operation = nil, nil
+		if info, err = tx.Snapshot().Server(name); errors.Is(err, opscenter.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		told, err := managed.Find(tx, storage.StringKey(info.ID))
+		if err != nil {
+			return err
+		}
+		p = drifted(info, told, m.options.RetryInterval, now())
+		if p == nil || !p.later.IsZero() || p.clear {
+			return nil
+		}
+		operation, info, err = tx.Begin(opscenter.Intent{ServerID: info.ID, Action: opscenter.ActionReconfigure, Timeout: 2 * enforceTimeout, Note: "update settings"})
+		if err != nil {
+			return err
+		}
+		return managed.Put(tx, &p.row) // not accepted so far
+	})
+	switch {
+	case errors.Is(err, opscenter.ErrBusy), errors.Is(err, opscenter.ErrNotReady):
+		return time.Now().Add(m.options.RetryInterval), nil
+	case err != nil || p == nil:
+		return time.Time{}, err
+	case p.clear:
 		if err := m.registry.ClearWarning(ctx, name, opscenter.WarningUpdateSettings); err != nil {
+			return time.Time{}, err
+		}
+		return time.Time{}, m.registry.Write(ctx, func(tx *opscenter.Tx) error { return managed.Put(tx, &p.row) })
+	case !p.later.IsZero():
+		if p.drift != "" {
+			err = m.warn(ctx, name, p)
+		}
+		return p.later, err
+	}
+	defer m.registry.Acted(info.ID)
+	failure := m.setUpdates(ctx, info, p.want)
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), enforceTimeout)
+	defer cancel()
+	err = m.registry.Write(ending, func(tx *opscenter.Tx) error {
+		if err := tx.End(info, operation.ID, failure); err != nil || failure != nil {
 			return err
 		}
-		return m.told(ctx, p, &managedRow{Accepted: true})
-	}
+		row := p.row
+		row.Accepted, row.At = true, now()
+		if err := managed.Put(tx, &row); err != nil {
+			return err
+		}
+		if err := tx.SetUpdateSettings(info, p.want); err != nil {
+			return err
+		}
+		reason := "update: set as those of a managed server"
+		if p.drift != "" {
+			reason = "update: put back: " + p.drift
+		}
+		return tx.Record(opscenter.Event{At: row.At, Kind: opscenter.EventConfigurationChange, Server: info.Name, Reason: reason})
+	})
 	if p.drift != "" {
-		if err := m.registry.Warn(ctx, name, opscenter.Warned{Kind: opscenter.WarningUpdateSettings, Message: p.drift + "; it is put back"}); err != nil {
-			return err
-		}
+		err = errors.Join(err, m.warn(ending, name, p))
 	}
-	// Intent first: whoever comes after a crash puts it back once more, which changes nothing.
-	if err := m.told(ctx, p, &managedRow{Warned: p.drift != "" || p.warned}); err != nil {
-		return err
-	}
-	d, err := m.readSection(ctx, p.info, SectionUpdate)
+	return time.Time{}, errors.Join(err, failure)
+}
+
+func (m *Manager) warn(ctx context.Context, name string, p *putBack) error {
+	return m.registry.Warn(ctx, name, opscenter.Warned{Kind: opscenter.WarningUpdateSettings, Message: p.drift + "; it is put back"})
+}
+
+// setUpdates gives a server its update settings, and leaves the others as they are.
+func (m *Manager) setUpdates(ctx context.Context, info *opscenter.ServerInfo, want opscenter.UpdateSettings) error {
+	d, err := m.readSection(ctx, info, SectionUpdate)
 	if err != nil {
 		return err
 	}
@@ -191,32 +301,10 @@ func (m *Manager) enforce(ctx context.Context, p *putBack) error {
 	if err := json.Unmarshal(d.Config, &config); err != nil {
 		return err
 	}
-	config.AutoReboot, config.Channel, config.CheckFrequency = p.want.AutoReboot, p.want.Channel, p.want.CheckFrequency
+	config.AutoReboot, config.Channel, config.CheckFrequency = want.AutoReboot, want.Channel, want.CheckFrequency
 	data, err := jsonkeep.Encode(config)
 	if err != nil {
 		return err
 	}
-	if err := m.os.WriteSystem(ctx, p.info.Target(), SectionUpdate, append(append([]byte(`{"config":`), data...), '}')); err != nil {
-		return err
-	}
-	return m.registry.Write(ctx, func(tx *opscenter.Tx) error {
-		reason := "update: set as those of a managed server"
-		if p.drift != "" {
-			reason = "update: put back: " + p.drift
-		}
-		row := &managedRow{ServerID: p.info.ID, Settings: p.want, At: now(), Accepted: true, Warned: p.drift != "" || p.warned}
-		if err := managed.Put(tx, row); err != nil {
-			return err
-		}
-		if err := tx.SetUpdateSettings(p.info, p.want); err != nil {
-			return err
-		}
-		return tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventConfigurationChange, Server: name, Reason: reason})
-	})
-}
-
-// told stores what a server is told, or has accepted.
-func (m *Manager) told(ctx context.Context, p *putBack, row *managedRow) error {
-	row.ServerID, row.Settings, row.At = p.info.ID, p.want, now()
-	return m.registry.Write(ctx, func(tx *opscenter.Tx) error { return managed.Put(tx, row) })
+	return m.os.WriteSystem(ctx, info.Target(), SectionUpdate, append(append([]byte(`{"config":`), data...), '}'))
 }

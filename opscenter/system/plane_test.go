@@ -58,7 +58,14 @@ func quick(o system.Options) system.Options {
 	return o
 }
 
+// newPlane leaves update settings alone, newManaged does not.
 func newPlane(t *testing.T, options system.Options) *plane {
+	t.Helper()
+	options.LeaveUpdates = true
+	return newManaged(t, options)
+}
+
+func newManaged(t *testing.T, options system.Options) *plane {
 	t.Helper()
 	return newPlaneOver(t, memstore.New(memstore.Options{DetectMutation: true}), options)
 }

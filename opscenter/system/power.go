@@ -98,6 +98,10 @@ type reset struct {
 	Own      bool
 	Deadline time.Time
 	Audit    string
+	// Fingerprint of the server before.
+	Fingerprint string
+	// Allowed: another certificate was accepted before, too.
+	Allowed bool
 }
 
 // FactoryReset sends a server back to where its installation left it: all that it holds is
@@ -147,7 +151,7 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 			return err
 		}
 	}
-	r := reset{ServerID: info.ID, Operation: uuid.NewString(), Deadline: now().Add(m.options.ResetTimeout), Audit: audit.ID(ctx)}
+	r := reset{ServerID: info.ID, Operation: uuid.NewString(), Fingerprint: info.Fingerprint, Deadline: now().Add(m.options.ResetTimeout), Audit: audit.ID(ctx)}
 	target := info.Target()
 	err = m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 		_, info, err := tx.Begin(opscenter.Intent{ServerID: info.ID, ID: r.Operation, Action: opscenter.ActionFactoryReset, Force: options.Force, Timeout: m.options.ResetTimeout})
@@ -162,6 +166,17 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 			r.Token, r.Own = token.UUID, true
 		} else if used, err := tx.Snapshot().TokenUsed(r.Token); err != nil || used {
 			return errors.Join(err, fmt.Errorf("the given token: %w", opscenter.ErrTokenUnknown))
+		}
+		r.Allowed = info.ReinstallAllowed
+		old, err := resets.Find(tx, storage.StringKey(info.ID))
+		if err != nil {
+			return err
+		}
+		if old != nil { // forced: this one takes its place
+			r.Allowed = old.Allowed
+			if err := m.forgetReset(tx, old, errNotBack); err != nil {
+				return err
+			}
 		}
 		if err := tx.AllowReinstall(info, true, "for its factory reset"); err != nil {
 			return err
@@ -181,7 +196,8 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 		audit.Later(ctx)
 		return nil // gone before it could answer: its registration tells
 	}
-	return errors.Join(err, m.endReset(context.WithoutCancel(ctx), &r, err))
+	why := err
+	return errors.Join(err, m.endReset(context.WithoutCancel(ctx), &r, func(*opscenter.ServerInfo, *reset) (bool, error) { return true, why }))
 }
 
 // versioned adds to an object what each seed has.
@@ -208,67 +224,89 @@ func (m *Manager) resetBody(seeds map[string]json.RawMessage, token string, opti
 	return json.Marshal(map[string]any{"allow_tpm_reset_failure": options.AllowTPMResetFailure, "wipe_existing_seeds": options.WipeExistingSeeds, "seeds": seeds})
 }
 
-// endReset ends a factory reset: failure says why it did not work; nil: the server is back.
-func (m *Manager) endReset(ctx context.Context, r *reset, failure error) error {
-	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
-		if err := resets.Delete(tx, storage.StringKey(r.ServerID)); err != nil && !errors.Is(err, storage.ErrNotFound) {
-			return err
-		}
-		if r.Own {
-			if err := tx.RevokeToken(r.Token); err != nil {
-				return err
-			}
+// endReset ends a factory reset, if judge says so of what is stored by then: with a failure, or
+// without, if the server is back.
+func (m *Manager) endReset(ctx context.Context, r *reset, judge func(*opscenter.ServerInfo, *reset) (over bool, failure error)) error {
+	return m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		row, err := resets.Find(tx, storage.StringKey(r.ServerID))
+		if err != nil || row == nil || row.Operation != r.Operation {
+			return err // another has taken its place
 		}
 		server, err := tx.Snapshot().ServerByID(r.ServerID)
 		if errors.Is(err, opscenter.ErrNotFound) {
+			return m.forgetReset(tx, row, err)
+		}
+		if err != nil {
+			return err
+		}
+		over, failure := judge(server, row)
+		if !over {
 			return nil
 		}
-		if err != nil || failure == nil {
+		if err := m.forgetReset(tx, row, failure); err != nil || failure == nil {
 			return err
 		}
-		if err := tx.AllowReinstall(server, false, "its factory reset has failed"); err != nil {
+		if err := tx.AllowReinstall(server, row.Allowed, "its factory reset has failed"); err != nil {
 			return err
 		}
-		return tx.End(server, r.Operation, failure)
+		return tx.End(server, row.Operation, failure)
 	})
-	return errors.Join(err, m.options.Audit.End(ctx, r.Audit, failure))
+}
+
+// forgetReset removes a factory reset, and its token.
+func (m *Manager) forgetReset(tx *opscenter.Tx, r *reset, failure error) error {
+	if err := resets.Delete(tx, storage.StringKey(r.ServerID)); err != nil {
+		return err
+	}
+	if r.Own {
+		if err := tx.RevokeToken(r.Token); err != nil {
+			return err
+		}
+	}
+	return m.options.Audit.EndIn(tx, r.Audit, failure)
 }
 
 // errNotBack: a factory reset has failed.
 var errNotBack = errors.New("the server has not registered again")
 
+// judgeReset says whether a factory reset is over, and why it has failed, if it has.
+func judgeReset(info *opscenter.ServerInfo, r *reset) (over bool, failure error) {
+	switch {
+	case info.Fingerprint != r.Fingerprint: // it has registered
+		return true, nil
+	case info.State.Operation == nil || info.State.Operation.ID != r.Operation:
+		if last := info.State.LastOperation; last != nil && last.ID == r.Operation && last.Failed != "" {
+			return true, fmt.Errorf("%w: %s", errNotBack, last.Failed)
+		}
+		return true, errNotBack
+	}
+	return !now().Before(r.Deadline), errNotBack
+}
+
 // checkResets ends the factory resets that are over.
 func (m *Manager) checkResets(ctx context.Context) error {
 	var list []*reset
-	var over []error
 	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
-		list, over = nil, nil
+		list = nil
 		for r, err := range resets.Scan(s, storage.Range{}) {
 			if err != nil {
 				return err
 			}
 			info, err := s.ServerByID(r.ServerID)
-			switch {
-			case errors.Is(err, opscenter.ErrNotFound):
-				over, list = append(over, err), append(list, r)
-			case err != nil:
+			if err != nil && !errors.Is(err, opscenter.ErrNotFound) {
 				return err
-			case !info.ReinstallAllowed: // it has registered
-				over, list = append(over, nil), append(list, r)
-			case info.State.Operation == nil || info.State.Operation.ID != r.Operation:
-				why := errNotBack
-				if last := info.State.LastOperation; last != nil && last.ID == r.Operation && last.Failed != "" {
-					why = fmt.Errorf("%w: %s", errNotBack, last.Failed)
-				}
-				over, list = append(over, why), append(list, r)
-			case !now().Before(r.Deadline):
-				over, list = append(over, errNotBack), append(list, r)
 			}
+			if err == nil {
+				if over, _ := judgeReset(info, r); !over {
+					continue
+				}
+			}
+			list = append(list, r)
 		}
 		return nil
 	})
-	for i, r := range list {
-		err = errors.Join(err, m.endReset(ctx, r, over[i]))
+	for _, r := range list {
+		err = errors.Join(err, m.endReset(ctx, r, judgeReset))
 	}
 	return err
 }

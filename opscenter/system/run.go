@@ -25,14 +25,17 @@ func (m *Manager) Run(ctx context.Context) error {
 	defer group.Wait()
 	defer cancel()
 
-	touched := make(chan []string, 1)
-	group.Go(func() { m.watch(ctx, touched) })
-	e := &enforcer{m: m, retry: map[string]time.Time{}, again: map[string]bool{}}
-	var names []string // nil: all
+	fatal := make(chan error, 1)
+	if !m.options.LeaveUpdates {
+		touched := make(chan []string, 1)
+		group.Go(func() { m.watch(ctx, touched) })
+		e := &enforcer{m: m, all: true, names: map[string]time.Time{}}
+		group.Go(func() { fatal <- e.run(ctx, touched) })
+	}
 	tick := time.NewTicker(m.options.Interval)
 	defer tick.Stop()
 	for {
-		err := errors.Join(m.resume(ctx, &group), m.checkResets(ctx), e.look(ctx, names))
+		err := errors.Join(m.resume(ctx, &group), m.checkResets(ctx))
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -41,15 +44,12 @@ func (m *Manager) Run(ctx context.Context) error {
 		case err != nil:
 			m.log.ErrorContext(ctx, "changes can't be seen to, and are tried again", "error", err)
 		}
-		if err == nil {
-			names = []string{}
-		}
 		select {
-		case more := <-touched:
-			if names = append(names, more...); more == nil {
-				names = nil
-			}
 		case <-tick.C:
+		case err := <-fatal:
+			if ctx.Err() == nil {
+				return err
+			}
 		case <-ctx.Done():
 		}
 	}

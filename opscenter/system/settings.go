@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/jsonkeep"
+	"github.com/opscenter-go/sdk/internal/jsonsecret"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
@@ -325,7 +326,11 @@ func (m *Manager) setCluster(ctx context.Context, cluster, section string, confi
 		_, err := m.readSection(ctx, info, section)
 		return err
 	}
-	return m.batch(ctx, cluster, section, &batchEdit{Config: data}, nil, check, options.Force, func(ctx context.Context, server *BatchMember, batch string) (*Change, error) {
+	stored := &batchEdit{Config: data, Force: options.Force}
+	if len(jsonsecret.Values(data, opscenter.IsSecretName)) > 0 {
+		stored = nil
+	}
+	return m.batch(ctx, cluster, section, stored, nil, check, options.Force, func(ctx context.Context, server *BatchMember, batch string) (*Change, error) {
 		return m.setSection(ctx, server.Server, section, func(json.RawMessage) (json.RawMessage, error) { return data, nil }, SetOptions{Force: options.Force}, batch)
 	})
 }

@@ -122,7 +122,7 @@ func TestSettingsLost(t *testing.T) {
 // TestManagedUpdates: a server gets the settings of a managed one when it registers, and again
 // when somebody has changed them, which is a warning until it is put back.
 func TestManagedUpdates(t *testing.T) {
-	p := newPlane(t, system.Options{}).run()
+	p := newManaged(t, system.Options{}).run()
 	require.NoError(t, p.registry.SetChannel(t.Context(), "testing", ""))
 	a := p.boot(incusostest.Options{Name: "a"})
 	is := func(channel string) {
@@ -199,7 +199,7 @@ func TestUpdatesLeftAlone(t *testing.T) {
 
 // TestPutBackFails: a server whose settings can't be put back is tried again, and hinders nobody.
 func TestPutBackFails(t *testing.T) {
-	p := newPlane(t, system.Options{}).run()
+	p := newManaged(t, system.Options{}).run()
 	a := p.boot(incusostest.Options{Name: "a"})
 	require.NoError(t, a.SetFault(incusostest.Fault{Kind: incusostest.FaultError, Path: "/os/1.0/system/update", Method: "PUT"}))
 	b := p.boot(incusostest.Options{Name: "b"})
@@ -213,6 +213,28 @@ func TestPutBackFails(t *testing.T) {
 	require.NotNil(t, b)
 	require.NoError(t, a.SetFault(incusostest.Fault{}))
 	require.Eventually(t, managed("a"), patience, 10*time.Millisecond)
+}
+
+// TestNotKept: a server that takes its settings on, and does not keep them, is told less and less often.
+func TestNotKept(t *testing.T) {
+	p := newManaged(t, system.Options{RetryInterval: 200 * time.Millisecond}).run()
+	a := p.boot(incusostest.Options{Name: "a"})
+	a.SetForgetful(true)
+	require.NoError(t, p.registry.RequestPoll(t.Context(), "a"))
+	path := "/os/1.0/system/update"
+	require.Eventually(t, func() bool { // it polls, and is told, again and again
+		_, err := p.polls.Poll(t.Context(), "a")
+		require.NoError(t, err)
+		page, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: "a", Kind: opscenter.WarningUpdateSettings}, opscenter.Page{})
+		require.NoError(t, err)
+		return len(page.Warnings) == 1 && a.Requests("PUT "+path) >= 3
+	}, patience, 10*time.Millisecond)
+	begun, before := time.Now(), a.Requests("PUT "+path)
+	for time.Since(begun) < time.Second {
+		_, err := p.polls.Poll(t.Context(), "a")
+		require.NoError(t, err)
+	}
+	require.LessOrEqual(t, a.Requests("PUT "+path)-before, 3)
 }
 
 // TestPower: reboot, power off and suspend are seen through by polls.
