@@ -1,0 +1,145 @@
+package system
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/network"
+)
+
+// TestDecide: what is done about a change, for what is seen of its server, and when.
+func TestDecide(t *testing.T) {
+	const home, away = "https://10.0.0.1:8443", "https://10.0.0.2:8443"
+	begin := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
+	move := func() *Change {
+		c := &Change{Status: StatusWaiting, Moves: true, OldURL: home, Timeout: 5 * time.Minute}
+		c.hidden = expectations{MachineID: "m", Member: "Online", Expected: []string{"10.0.0.2"}, Former: []string{"10.0.0.1"},
+			ConfirmBy: begin.Add(270 * time.Second), RollBackAt: begin.Add(315 * time.Second), GiveUpAt: begin.Add(615 * time.Second)}
+		return c
+	}
+	at := func(url string) seen {
+		n := &network.Network{Config: &network.Config{}, State: &network.State{Interfaces: map[string]network.InterfaceState{"mgmt": {Roles: []string{"management"}, Addresses: []string{"10.0.0.1"}}}}}
+		return seen{url: url, sight: &Sight{URL: url, Remote: netip.MustParseAddr(url[len("https://") : len(url)-len(":8443")]), MachineID: "m", Member: "Online", Network: n}}
+	}
+	gone := func(url string) seen { return seen{url: url, err: errors.New("refused")} }
+	former := func(url string) seen { s := at(url); s.former = true; return s }
+	for _, c := range []struct {
+		name   string
+		change func(*Change)
+		found  []seen
+		with   func(*evidence)
+		after  time.Duration
+		want   string // confirm URL, status, or empty: wait
+		url    string
+	}{
+		{name: "seen where it goes", found: []seen{gone(home), at(away)}, want: away},
+		{name: "seen nowhere", found: []seen{gone(home), gone(away)}},
+		{name: "its new configuration, still at home", found: []seen{at(home), gone(away)}},
+		{name: "at home, and has said it is done", change: func(c *Change) { c.hidden.Applied = true }, found: []seen{at(home), gone(away)}},
+		{name: "somewhere else, by its own word", found: []seen{at("https://10.0.0.9:8443")}, with: func(e *evidence) { e.current = "https://10.0.0.9:8443" }, want: "https://10.0.0.9:8443"},
+		{name: "somewhere else, nobody said so", found: []seen{at("https://10.0.0.9:8443")}},
+		{name: "another machine is there", found: []seen{func() seen { s := at(away); s.sight.MachineID = "x"; return s }()}},
+		{name: "its cluster does not see it", found: []seen{func() seen { s := at(away); s.sight.Member = "Offline"; return s }()}},
+		{name: "it was evacuated before", change: func(c *Change) { c.hidden.Member = "Evacuated" }, found: []seen{func() seen { s := at(away); s.sight.Member = "Evacuated"; return s }()}, want: away},
+		{name: "another configuration", found: []seen{func() seen { s := at(away); s.foreign = "dns"; return s }()}},
+		{name: "it has failed", change: func(c *Change) { c.hidden.Failed = "no DNS" }, found: []seen{at(away)}},
+		{name: "it has failed, and can't undo it", change: func(c *Change) { c.hidden.Failed, c.Timeout = "no DNS", 0 }, found: []seen{at(away)}, want: "done", url: away},
+		{name: "stays, and nothing was said", change: func(c *Change) { c.Moves, c.hidden.Expected = false, []string{"10.0.0.1"} }, found: []seen{at(home)}},
+		{name: "stays, and has answered", change: func(c *Change) { c.Moves, c.hidden.Expected, c.hidden.Applied = false, []string{"10.0.0.1"}, true }, found: []seen{at(home)}, want: home},
+		{name: "stays, and has sent a self update", change: func(c *Change) { c.Moves, c.hidden.Expected = false, []string{"10.0.0.1"} }, with: func(e *evidence) { e.said = true }, found: []seen{at(home)}, want: home},
+		{name: "a lease, and the state says so", change: func(c *Change) { c.hidden.Expected, c.hidden.Dynamic, c.hidden.Applied = nil, true, true }, found: []seen{at(home)}, want: home},
+		{name: "confirmed", found: []seen{at(away)}, with: func(e *evidence) { e.settled = true }, want: "done", url: away},
+		{name: "confirmed, stays", change: func(c *Change) { c.Moves, c.hidden.Applied = false, true }, found: []seen{at(home)}, with: func(e *evidence) { e.settled = true }, want: "done"},
+		{name: "told so, and it had undone it", found: []seen{former(home)}, with: func(e *evidence) { e.settled = true }, want: "rolled back", url: home},
+		{name: "too late to tell", found: []seen{at(away)}, after: 271 * time.Second},
+		{name: "time is up, and it is at it", found: []seen{at(away)}, after: 316 * time.Second},
+		{name: "long after, and it has kept it", found: []seen{at(away)}, after: 500 * time.Second, want: "done", url: away},
+		{name: "undone early, which is not believed before its time", found: []seen{former(home)}, after: 100 * time.Second},
+		{name: "undone", found: []seen{former(home), gone(away)}, after: 316 * time.Second, want: "rolled back", url: home},
+		{name: "undone, seen where it was not", found: []seen{gone(home), former("https://10.0.0.9:8443")}, after: 316 * time.Second, want: "rolled back", url: "https://10.0.0.9:8443"},
+		{name: "lost: it is expected where it was", found: []seen{gone(home), gone(away)}, after: 616 * time.Second, want: "lost", url: home},
+		{name: "lost, perhaps confirmed: nobody knows better than its record", change: func(c *Change) { c.Status = StatusConfirming }, found: []seen{gone(home)}, after: 616 * time.Second, want: "lost"},
+		{name: "lost, and it can't undo it", change: func(c *Change) { c.Timeout = 0 }, found: []seen{gone(home)}, after: 616 * time.Second, want: "lost"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			change := move()
+			if c.change != nil {
+				c.change(change)
+			}
+			if change.Timeout == 0 {
+				change.hidden.ConfirmBy, change.hidden.RollBackAt = time.Time{}, time.Time{}
+			}
+			e := evidence{found: c.found, current: home}
+			if c.with != nil {
+				c.with(&e)
+			}
+			got := decide(change, e, begin.Add(c.after))
+			require.Equal(t, c.want, got.confirm+string(got.status), got.reason)
+			require.Equal(t, c.url, got.url)
+			require.NotEmpty(t, got.reason)
+		})
+	}
+}
+
+func TestPlaces(t *testing.T) {
+	c := &Change{OldURL: "https://10.0.0.1:8443"}
+	c.hidden.Expected = []string{"10.0.0.2", "fd00::2", "10.0.0.1"}
+	require.Equal(t, []string{"https://10.0.0.1:8443", "https://name:1", "https://10.0.0.2:8443", "https://[fd00::2]:8443"}, c.places("https://name:1"))
+}
+
+// TestDrifted: when settings are put back, and when that is a warning.
+func TestDrifted(t *testing.T) {
+	at := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
+	want := opscenter.ManagedUpdates("stable")
+	other := opscenter.UpdateSettings{Channel: "daily", AutoReboot: true, CheckFrequency: "6h"}
+	told := func(change func(*managedRow)) *managedRow {
+		r := &managedRow{ServerID: "1", Settings: want, At: at.Add(-time.Second), Accepted: true}
+		if change != nil {
+			change(r)
+		}
+		return r
+	}
+	for _, c := range []struct {
+		name  string
+		have  opscenter.UpdateSettings
+		told  *managedRow
+		info  func(*opscenter.ServerInfo)
+		wants string
+	}{
+		{name: "as it should be", have: want, wants: "nothing"},
+		{name: "new here", have: other, wants: "put"},
+		{name: "told before", have: other, told: told(nil), wants: "put, warned"},
+		{name: "told, and not accepted so far", have: other, told: told(func(r *managedRow) { r.Accepted = false }), wants: "later"},
+		{name: "again", have: other, told: told(func(r *managedRow) { r.Count = 3 }), wants: "later"},
+		{name: "again, the next day", have: other, told: told(func(r *managedRow) { r.Count, r.At = 9, at.Add(-48*time.Hour) }), wants: "put, warned"},
+		{name: "another channel since", have: other, told: told(func(r *managedRow) { r.Settings.Channel = "testing" }), wants: "put"},
+		{name: "installed anew since", have: other, told: told(nil), info: func(i *opscenter.ServerInfo) { i.RegisteredAt = at }, wants: "put"},
+		{name: "put back", have: want, told: told(func(r *managedRow) { r.Warned = true }), wants: "clear"},
+		{name: "not ready", have: other, info: func(i *opscenter.ServerInfo) { i.State.Status = opscenter.StatusOffline }, wants: "nothing"},
+		{name: "busy", have: other, info: func(i *opscenter.ServerInfo) { i.State.Operation = &opscenter.Operation{} }, wants: "nothing"},
+		{name: "not on IncusOS", info: func(i *opscenter.ServerInfo) { i.State.Update = nil }, wants: "nothing"},
+	} {
+		info := &opscenter.ServerInfo{Server: opscenter.Server{ID: "1", Channel: "stable", Fingerprint: "f"}, State: opscenter.ServerState{Status: opscenter.StatusReady, Update: &c.have}}
+		if c.info != nil {
+			c.info(info)
+		}
+		p := drifted(info, c.told, time.Minute, at)
+		got := "put"
+		switch {
+		case p == nil:
+			got = "nothing"
+		case p.clear:
+			got = "clear"
+		case !p.later.IsZero():
+			got = "later"
+		case p.drift != "":
+			got = "put, warned"
+		}
+		require.Equal(t, c.wants, got, c.name)
+	}
+}
