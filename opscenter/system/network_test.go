@@ -491,13 +491,15 @@ func TestSomebodyElses(t *testing.T) {
 	other := newStranger(t, a)
 	a.SetStuck(true)
 	changed := strings.Replace(string(a.NetworkConfig()), `"timezone":"UTC"`, `"timezone":"Europe/Berlin"`, 1)
+	_, err := p.systems.SetKernel(t.Context(), "a", system.KernelConfig{BlacklistModules: []string{"x"}}, system.SetOptions{}) // so that there is a last change
+	require.NoError(t, err)
+	p.ready("a", a.URL())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for p.client.Stats().Dials == 0 || len(p.audited(audit.Query{Server: "a"})) == 0 {
+		for c := p.last("a"); c.Section != "network" || c.Status != system.StatusWaiting; c = p.last("a") {
 			time.Sleep(time.Millisecond)
 		}
-		time.Sleep(100 * time.Millisecond) // after it was asked
 		a.SetStuck(false)
 		other.put(t, []byte(changed), "")
 	}()

@@ -1,0 +1,181 @@
+package network
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+func (v *validation) dns() {
+	d := v.config.DNS
+	if d == nil {
+		return
+	}
+	if d.Hostname != "" && !isDomain(d.Hostname) {
+		v.add("dns.hostname", "%s is not a host name", shown(d.Hostname))
+	}
+	if d.Domain != "" && !isDomain(d.Domain) {
+		v.add("dns.domain", "%s is not a domain", shown(d.Domain))
+	}
+	v.onlyOnce("dns.search_domains", d.SearchDomains)
+	for i, text := range d.SearchDomains {
+		if !isDomain(strings.TrimPrefix(text, "~")) && text != "~." {
+			v.add(fmt.Sprintf("dns.search_domains[%d]", i), "%s is not a domain", shown(text))
+		}
+	}
+	v.onlyOnce("dns.nameservers", d.Nameservers)
+	for i, text := range d.Nameservers {
+		if !isHost(text) {
+			v.add(fmt.Sprintf("dns.nameservers[%d]", i), "%s is neither an IP address nor a host name", shown(text))
+		}
+	}
+}
+
+func (v *validation) time() {
+	t := v.config.Time
+	if t == nil {
+		return
+	}
+	v.onlyOnce("time.ntp_servers", t.NTPServers)
+	for i, text := range t.NTPServers {
+		if !isHost(text) {
+			v.add(fmt.Sprintf("time.ntp_servers[%d]", i), "%s is neither an IP address nor a host name", shown(text))
+		}
+	}
+	if t.Timezone != "" && !isTimezone(t.Timezone) {
+		v.add("time.timezone", "%s is not a time zone, as Europe/Berlin", shown(t.Timezone))
+	}
+}
+
+// isTimezone knows the time zones where this machine has them; else it goes by their form.
+func isTimezone(name string) bool {
+	if name == "Local" || strings.ContainsFunc(name, func(r rune) bool {
+		return r != '/' && r != '_' && r != '-' && r != '+' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	}) {
+		return false
+	}
+	if _, err := time.LoadLocation(name); err == nil {
+		return true
+	}
+	_, err := time.LoadLocation("Europe/Berlin")
+	return err != nil && !strings.HasPrefix(name, "/")
+}
+
+func (v *validation) proxy() {
+	p := v.config.Proxy
+	if p == nil {
+		return
+	}
+	for _, name := range sortedKeys(p.Servers) {
+		s := p.Servers[name]
+		field := fmt.Sprintf("proxy.servers[%q]", name)
+		if name == "" || name == "direct" || name == "none" {
+			v.add(field, "%s can't be the name of a proxy", shown(name))
+		}
+		if !isHostPort(s.Host) {
+			v.add(field+".host", "%s is not a host with a port", shown(s.Host))
+		}
+		if !slices.Contains(proxyAuths, s.Auth) {
+			v.add(field+".auth", "%s is none of %s", shown(s.Auth), strings.Join(proxyAuths[1:], ", "))
+		}
+		if (s.Auth == "basic" || s.Auth == "kerberos") && s.Username == "" {
+			v.add(field+".username", "it is wanted for %s", s.Auth)
+		}
+		if s.Auth == "kerberos" && s.Realm == "" {
+			v.add(field+".realm", "it is wanted for kerberos")
+		}
+	}
+	for i, r := range p.Rules {
+		field := fmt.Sprintf("proxy.rules[%d]", i)
+		if r.Destination == "" {
+			v.add(field+".destination", "a pattern of host names is wanted")
+		}
+		if _, there := p.Servers[r.Target]; !there && r.Target != "direct" && r.Target != "none" {
+			v.add(field+".target", "there is no proxy server %s, and it is neither direct nor none", shown(r.Target))
+		}
+	}
+}
+
+func (v *validation) wireguard() {
+	for i := range v.config.WireGuard {
+		w := &v.config.WireGuard[i]
+		field := fmt.Sprintf("wireguard[%d]", i)
+		v.key(field+".private_key", string(w.PrivateKey), true)
+		if w.Port < 0 || w.Port > 65535 {
+			v.add(field+".port", "%d is not in the range 1 to 65535", w.Port)
+		}
+		for k := range w.Peers {
+			p := &w.Peers[k]
+			peer := fmt.Sprintf("%s.peers[%d]", field, k)
+			if p.PublicKey == "" {
+				v.add(peer+".public_key", "a key is wanted")
+			}
+			v.key(peer+".public_key", p.PublicKey, false)
+			v.key(peer+".preshared_key", string(p.PresharedKey), true)
+			if slices.ContainsFunc(w.Peers[:k], func(other Peer) bool { return other.PublicKey == p.PublicKey }) {
+				v.add(peer+".public_key", "it is that of another peer as well")
+			}
+			for n, text := range p.AllowedIPs {
+				if _, err := network(text); err != nil {
+					v.add(fmt.Sprintf("%s.allowed_ips[%d]", peer, n), "%s is not a network, as 10.0.0.0/8", shown(text))
+				}
+			}
+			if p.Endpoint != "" && !isHostPort(p.Endpoint) {
+				v.add(peer+".endpoint", "%s is not a host with a port", shown(p.Endpoint))
+			}
+			if p.PersistentKeepalive < 0 || p.PersistentKeepalive > 65535 {
+				v.add(peer+".persistent_keepalive", "%d is not in the range 0 to 65535", p.PersistentKeepalive)
+			}
+		}
+	}
+}
+
+// key checks a WireGuard key. A secret one is not repeated.
+func (v *validation) key(field, value string, secret bool) {
+	if value == "" || Secret(value) == Hidden {
+		return
+	}
+	if data, err := base64.StdEncoding.DecodeString(value); err == nil && len(data) == 32 {
+		return
+	}
+	if secret {
+		value = "it"
+	} else {
+		value = shown(value)
+	}
+	v.add(field, "%s is not a WireGuard key: 32 bytes in base64", value)
+}
+
+func isHostPort(text string) bool {
+	host, port, err := net.SplitHostPort(text)
+	n, number := strconv.Atoi(port)
+	return err == nil && number == nil && n > 0 && n <= 65535 && isHost(host)
+}
+
+// isHost reports whether a text is an IP address or a host name.
+func isHost(text string) bool {
+	if _, err := netip.ParseAddr(text); err == nil {
+		return true
+	}
+	return isDomain(text)
+}
+
+func isDomain(text string) bool {
+	text = strings.TrimSuffix(text, ".")
+	if text == "" || len(text) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(text, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || strings.ContainsFunc(label, func(r rune) bool {
+			return r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+		}) {
+			return false
+		}
+	}
+	return true
+}
