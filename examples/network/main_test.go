@@ -11,7 +11,7 @@ import (
 // TestExample: a change that would lock us out is undone by itself, and a cluster stops at it.
 func TestExample(t *testing.T) {
 	var out bytes.Buffer
-	require.NoError(t, run(t.Context(), []string{"-timeout", "600ms"}, &out), out.String())
+	require.NoError(t, run(t.Context(), []string{"-timeout", "2s"}, &out), out.String())
 	text := out.String()
 	t.Log(text)
 	for _, line := range []string{"  ~ interfaces[mgmt].addresses: ", "  done after ", "  rolled back after ", "  server02: rolled back", "  server03: left untouched",

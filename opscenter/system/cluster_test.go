@@ -54,7 +54,7 @@ func TestCluster(t *testing.T) {
 	}
 	p.servers["b"].KillAddress(hosts["b"], true)
 	home := map[string]string{"b": p.servers["b"].URL(), "c": p.servers["c"].URL()}
-	b, err = p.systems.ApplyClusterNetwork(t.Context(), "c1", configs, system.ApplyOptions{Timeout: 700 * time.Millisecond})
+	b, err = p.systems.ApplyClusterNetwork(t.Context(), "c1", configs, system.ApplyOptions{Timeout: 3 * time.Second})
 	require.ErrorIs(t, err, system.ErrRolledBack)
 	require.NotEmpty(t, b.Failed)
 	require.Equal(t, []system.Status{system.StatusDone, system.StatusRolledBack, ""}, []system.Status{b.Members[0].Status, b.Members[1].Status, b.Members[2].Status})

@@ -71,31 +71,35 @@ type scene struct {
 	dark bool
 }
 
-var quickly = system.ApplyOptions{Timeout: 600 * time.Millisecond}
+// A change that is to be confirmed is given time; one that is to be undone is not.
+var (
+	quickly = system.ApplyOptions{Timeout: 800 * time.Millisecond}
+	calmly  = system.ApplyOptions{Timeout: 5 * time.Second}
+)
 
-func move(ctx context.Context, m *system.Manager, name, host string) error {
+func move(ctx context.Context, m *system.Manager, name, host string, options system.ApplyOptions) error {
 	n, err := m.Network(ctx, name)
 	if err != nil {
 		return err
 	}
 	n.Config.Interfaces[0].Addresses = []string{host + "/8"}
-	_, err = m.ApplyNetwork(ctx, name, n.Config, quickly)
+	_, err = m.ApplyNetwork(ctx, name, n.Config, options)
 	return err
 }
 
 var scenes = []scene{
 	{name: "move", change: func(ctx context.Context, m *system.Manager, hosts []string) error {
-		return move(ctx, m, "a", hosts[0])
+		return move(ctx, m, "a", hosts[0], calmly)
 	}},
 	{name: "locked out", dark: true, change: func(ctx context.Context, m *system.Manager, hosts []string) error {
-		return move(ctx, m, "a", hosts[0])
+		return move(ctx, m, "a", hosts[0], quickly)
 	}},
 	{name: "kernel", change: func(ctx context.Context, m *system.Manager, _ []string) error {
 		_, err := m.SetKernel(ctx, "a", system.KernelConfig{BlacklistModules: []string{"floppy"}}, system.SetOptions{})
 		return err
 	}},
 	{name: "cluster", change: func(ctx context.Context, m *system.Manager, _ []string) error {
-		_, err := m.EditClusterNetwork(ctx, "c1", network.Edit{Interface: "inst0", AddVLANTags: []int{300}}, quickly)
+		_, err := m.EditClusterNetwork(ctx, "c1", network.Edit{Interface: "inst0", AddVLANTags: []int{300}}, calmly)
 		return err
 	}},
 }

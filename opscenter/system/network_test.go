@@ -443,7 +443,11 @@ func TestRebootKeeps(t *testing.T) {
 				a.PowerOn()
 			}()
 		}, nil)
-		c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", host), system.ApplyOptions{Timeout: time.Second})
+		timeout := 10 * time.Second
+		if dark {
+			timeout = time.Second
+		}
+		c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", host), system.ApplyOptions{Timeout: timeout})
 		<-ended
 		if dark {
 			require.ErrorIs(t, err, system.ErrLost)

@@ -29,7 +29,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if !m.options.LeaveUpdates {
 		touched := make(chan []string, 1)
 		group.Go(func() { m.watch(ctx, touched) })
-		e := &enforcer{m: m, all: true, names: map[string]time.Time{}}
+		e := &enforcer{m: m, names: map[string]time.Time{}}
 		group.Go(func() { fatal <- e.run(ctx, touched) })
 	}
 	tick := time.NewTicker(m.options.Interval)
@@ -55,7 +55,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 }
 
-// watch hands on the names of servers that changed; nil: any may have.
+// watch hands on the names of servers that changed; nil: any may have, as at the beginning.
 func (m *Manager) watch(ctx context.Context, touched chan<- []string) {
 	for ctx.Err() == nil {
 		revision, err := m.registry.Revision(ctx)
@@ -64,6 +64,11 @@ func (m *Manager) watch(ctx context.Context, touched chan<- []string) {
 				return
 			}
 			continue
+		}
+		select {
+		case touched <- nil: // what changed before
+		case <-ctx.Done():
+			return
 		}
 		for changes, err := range m.registry.Watch(ctx, revision) {
 			if err != nil {
