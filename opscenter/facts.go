@@ -260,33 +260,46 @@ func encodePlain(doc any) (json.RawMessage, error) {
 	return bytes.TrimSpace(out.Bytes()), nil
 }
 
-// isSecret goes by the name of a value: recovery keys of drives and pools (IncusOS security
+// isSecret goes by the name of a value: keys that are not public, recovery keys of drives and pools (IncusOS security
 // API), keys of WireGuard interfaces and peers, passwords of proxies and of wake-on-LAN
 // (network API), of BMCs, and tokens (provider API).
 func isSecret(key []byte) bool {
 	n := len(key)
-	if n < len("token") {
+	if n < len("key") {
 		return false
 	}
 	// Nearly all keys are told by their last two letters to be none.
 	switch (uint16(key[n-2])<<8 | uint16(key[n-1])) | 0x2020 {
-	case 'r'<<8 | 'd', 's'<<8 | 'e', 'e'<<8 | 't', 'e'<<8 | 'y', 'y'<<8 | 's', 'e'<<8 | 'n':
+	case 'r'<<8 | 'd', 's'<<8 | 'e', 'e'<<8 | 't', 'e'<<8 | 'y', 'y'<<8 | 's', 'e'<<8 | 'n', 'n'<<8 | 's', 'n'<<8 | 'g', 'g'<<8 | 's', 't'<<8 | 's', 'd'<<8 | 's':
 	default:
 		return false
 	}
 	for _, ending := range secretEndings {
-		if n >= len(ending) && bytes.EqualFold(key[n-len(ending):], ending) {
+		if hasEnding(key, ending) {
 			return true
+		}
+	}
+	for _, ending := range keyEndings {
+		if hasEnding(key, ending) && (n == len(ending) || key[n-len(ending)-1] == '_') {
+			return !hasEnding(key[:n-len(ending)], publicPrefix)
 		}
 	}
 	return false
 }
 
+func hasEnding(key, ending []byte) bool {
+	return len(key) >= len(ending) && bytes.EqualFold(key[len(key)-len(ending):], ending)
+}
+
 // IsSecretName reports whether the value of that name in a JSON document is taken for a secret.
 func IsSecretName(name string) bool { return isSecret([]byte(name)) }
 
-var secretEndings = [][]byte{[]byte("password"), []byte("passphrase"), []byte("secret"), []byte("private_key"), []byte("preshared_key"),
-	[]byte("encryption_key"), []byte("recovery_key"), []byte("recovery_keys"), []byte("token")}
+// secretEndings end the names of secrets; keyEndings too, where they are whole words and no public keys.
+var (
+	secretEndings = [][]byte{[]byte("password"), []byte("passwords"), []byte("passphrase"), []byte("secret"), []byte("secrets"), []byte("token"), []byte("tokens"), []byte("keyring"), []byte("keyrings")}
+	keyEndings    = [][]byte{[]byte("key"), []byte("keys")}
+	publicPrefix  = []byte("public_")
+)
 
 // isVolatile goes by the name of what changes by itself from poll to poll, and says nothing
 // new: counters, free space, uptimes, ages of LLDP neighbours.

@@ -10,8 +10,11 @@ import (
 	"slices"
 )
 
-// Hidden stands for a secret.
-const Hidden = "(hidden)"
+// Hidden stands for a secret, and Removed for none, where there was one.
+const (
+	Hidden  = "(hidden)"
+	Removed = "(removed)"
+)
 
 // Hide returns a document in which the values of secrets are Hidden, unless they are empty. One without secrets
 // is returned as it is.
@@ -62,9 +65,9 @@ func empty(v any) bool {
 // Restore puts into a document, where secrets are Hidden, those that another one has in the
 // same place; lists are compared by the names of their entries, and by their places where
 // they have none. missing names the first place for which there is none. A document without
-// hidden secrets is returned as it is.
+// hidden secrets is returned as it is. Secrets that are Removed are left out.
 func Restore(data, from json.RawMessage, isSecret func(name string) bool) (out json.RawMessage, missing string, err error) {
-	if !bytes.Contains(data, []byte(Hidden)) {
+	if !bytes.Contains(data, []byte(Hidden)) && !bytes.Contains(data, []byte(Removed)) {
 		return data, "", nil
 	}
 	var doc, source any
@@ -91,6 +94,11 @@ func restore(doc, from any, path string, isSecret func(string) bool, found *bool
 			below := name
 			if path != "" {
 				below = path + "." + name
+			}
+			if isSecret(name) && doc[name] == Removed {
+				delete(doc, name)
+				*found = true
+				continue
 			}
 			if !isSecret(name) || doc[name] != Hidden {
 				restore(doc[name], source[name], below, isSecret, found, missing)
@@ -151,7 +159,7 @@ func collect(doc any, isSecret func(string) bool, secret bool, out *[]string) {
 			collect(value, isSecret, secret, out)
 		}
 	case string:
-		if secret && doc != "" && doc != Hidden {
+		if secret && doc != "" && doc != Hidden && doc != Removed {
 			*out = append(*out, doc)
 		}
 	}

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -17,7 +18,7 @@ var errNoAudit = errors.New("no audit log is kept here")
 
 // audited logs requests that change something, with their outcomes.
 func (h *Handler) audited(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
-	if h.options.Audit == nil || r.Method == http.MethodGet || r.Method == http.MethodHead {
+	if h.options.Audit == nil || r.Method == http.MethodGet || r.Method == http.MethodHead || isDryRun(r) {
 		handle(w, r)
 		return
 	}
@@ -38,6 +39,9 @@ func (h *Handler) audited(w http.ResponseWriter, r *http.Request, handle http.Ha
 	err := h.options.Audit.Do(r.Context(), entry, func(ctx context.Context) error {
 		handled = true
 		handle(out, r.WithContext(ctx))
+		if out.carriedOut {
+			return nil
+		}
 		return out.failure
 	})
 	if err != nil && !handled { // what can't be logged is not done
@@ -49,6 +53,24 @@ func (h *Handler) audited(w http.ResponseWriter, r *http.Request, handle http.Ha
 type auditedWriter struct {
 	http.ResponseWriter
 	failure error
+	// carriedOut: it was done, whatever the answer says.
+	carriedOut bool
+}
+
+// isDryRun reports whether a request only shows what it would do.
+func isDryRun(r *http.Request) bool {
+	text := r.URL.Query().Get("dry-run")
+	dry, err := strconv.ParseBool(text)
+	if text == "" && strings.HasSuffix(r.Pattern, "/provisioning/rollouts") {
+		return true
+	}
+	return err == nil && dry && !strings.HasSuffix(r.Pattern, forwardPattern)
+}
+
+func noteCarriedOut(w http.ResponseWriter) {
+	if a, ok := w.(*auditedWriter); ok {
+		a.carriedOut = true
+	}
 }
 
 // Unwrap is for http.ResponseController.
@@ -65,6 +87,7 @@ func noteFailure(w http.ResponseWriter, err error) {
 func (h *Handler) auditRoutes(operators map[string]http.HandlerFunc) {
 	operators["GET /1.0/audit"] = h.getAudit
 	operators["GET /1.0/audit/{uuid}"] = h.getAuditEntry
+	operators["GET /1.0/audit/:watch"] = h.watchAudit
 }
 
 // getAudit lists what was changed, the newest first, whole with and without recursion.
@@ -124,4 +147,39 @@ func (h *Handler) getAuditEntry(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	respond(w, entry)
+}
+
+// watchAudit answers with a line of JSON for each entry after the given sequence number, and for
+// each that is added or has ended since, until the client leaves.
+func (h *Handler) watchAudit(w http.ResponseWriter, r *http.Request) {
+	q, err := parseQuery(r, "after")
+	if err == nil && h.options.Audit == nil {
+		err = errNoAudit
+	}
+	after := uint64(0)
+	if text := q.valueOf("after"); err == nil && text != "" {
+		if after, err = strconv.ParseUint(text, 10, 64); err != nil {
+			err = fmt.Errorf("%w: after %.40q is not a sequence number", errBody, text)
+		}
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	control := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	_ = control.SetWriteDeadline(time.Time{})
+	_ = control.Flush()
+	lines := json.NewEncoder(w)
+	for entry, err := range h.options.Audit.Watch(r.Context(), after) {
+		if err != nil {
+			return
+		}
+		_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout))
+		if lines.Encode(entry) != nil || control.Flush() != nil {
+			return
+		}
+		_ = control.SetWriteDeadline(time.Time{})
+	}
 }

@@ -66,6 +66,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(h.options.ForwardTimeout))
 	_ = control.SetWriteDeadline(time.Now().Add(h.options.ForwardTimeout))
+	deadline := time.Now().Add(h.options.ForwardTimeout)
 	resp, err := h.options.Forward.Forward(ctx, info.Target(), req)
 	if err != nil {
 		var tooLarge *http.MaxBytesError
@@ -76,8 +77,15 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode < http.StatusOK || resp.StatusCode > 599 {
+		h.fail(w, r, fmt.Errorf("%w: status %d", errNoRedaction, resp.StatusCode))
+		return
+	}
+	if resp.StatusCode < http.StatusMultipleChoices {
+		noteCarriedOut(w) // whatever becomes of the answer
+	}
 	open := h.options.ShowSecrets != nil && h.options.ShowSecrets(opscenter.Principal(r.Context()))
-	if err := h.answerForwarded(w, r, resp, open); err != nil {
+	if err := h.answerForwarded(w, r, resp, open, deadline); err != nil {
 		h.fail(w, r, err)
 	}
 }
@@ -102,8 +110,12 @@ func (h *Handler) unclaimed(ctx context.Context, info *opscenter.ServerInfo) err
 
 // forwarded makes the request to be sent, out of what is known to be harmless.
 func forwarded(r *http.Request) (*http.Request, error) {
-	_, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/1.0/provisioning/servers/"), "/os/")
-	path := "/os"
+	// /1.0/provisioning/servers/NAME/os/REST, with each segment however it is written
+	parts := strings.SplitN(r.URL.EscapedPath(), "/", 7)
+	if len(parts) < 7 {
+		return nil, fmt.Errorf("%w: the path can't be read", errBody)
+	}
+	path, rest := "/os", parts[6]
 	for segment := range strings.SplitSeq(rest, "/") {
 		plain, err := url.PathUnescape(segment)
 		if err != nil || plain == "." || plain == ".." || strings.ContainsFunc(plain, func(c rune) bool { return c < ' ' || c == 0x7f || c == '/' || c == '\\' }) {
@@ -134,7 +146,7 @@ func forwarded(r *http.Request) (*http.Request, error) {
 
 // answerForwarded hands an answer on: as it comes to those who may see secrets, and without
 // them to others. An error: nothing was answered so far.
-func (h *Handler) answerForwarded(w http.ResponseWriter, r *http.Request, resp *http.Response, open bool) error {
+func (h *Handler) answerForwarded(w http.ResponseWriter, r *http.Request, resp *http.Response, open bool, deadline time.Time) error {
 	var body io.Reader = resp.Body
 	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	switch {
@@ -171,7 +183,7 @@ func (h *Handler) answerForwarded(w http.ResponseWriter, r *http.Request, resp *
 		noteFailure(w, fmt.Errorf("the server answered with status %d: %w", resp.StatusCode, opscenter.ErrRefused))
 	}
 	w.WriteHeader(resp.StatusCode)
-	if err := h.copyForwarded(w, body); err != nil {
+	if err := h.copyForwarded(w, body, deadline); err != nil {
 		h.options.Logger.InfoContext(r.Context(), "a server's answer was cut off", "server", r.PathValue("name"), "error", err)
 		noteFailure(w, fmt.Errorf("its answer was cut off: %w", opscenter.ErrOutcomeUnknown))
 		panic(http.ErrAbortHandler) // nobody is to take half of it for the whole
@@ -179,8 +191,9 @@ func (h *Handler) answerForwarded(w http.ResponseWriter, r *http.Request, resp *
 	return nil
 }
 
-// copyForwarded copies an answer as it comes, of at most MaxForward bytes.
-func (h *Handler) copyForwarded(w http.ResponseWriter, body io.Reader) error {
+// copyForwarded copies an answer as it comes, of at most MaxForward bytes. The server may pause
+// until the deadline, the reader not for longer than WriteTimeout.
+func (h *Handler) copyForwarded(w http.ResponseWriter, body io.Reader, deadline time.Time) error {
 	control := http.NewResponseController(w)
 	buffer := make([]byte, 32<<10)
 	for total := int64(0); ; {
@@ -194,6 +207,7 @@ func (h *Handler) copyForwarded(w http.ResponseWriter, body io.Reader) error {
 				return err
 			}
 			_ = control.Flush()
+			_ = control.SetWriteDeadline(deadline.Add(h.options.WriteTimeout))
 		}
 		switch {
 		case err == io.EOF:

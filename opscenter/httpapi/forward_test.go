@@ -42,6 +42,8 @@ func TestForward(t *testing.T) {
 	for _, path := range []string{"/%2e%2e/1.0/instances", "/1.0/..%2f..%2f1.0", "/1.0%5c..", "/1.0/%00", "/1.0/%2E%2E/x"} {
 		require.Equal(t, 400, p.call(client, "GET", os+path, "").ErrorCode, path)
 	}
+	require.Equal(t, "sync", p.call(client, "GET", serversPath+"a/o%73/1.0", "").Type, "however it is written")
+	require.Equal(t, 404, p.call(client, "GET", serversPath+"a/o%73/1.0/services/os/1.0", "").http.StatusCode, "all of it is the path")
 	// What changes something is logged, and does not come between an operation and its server.
 	require.Contains(t, p.call(client, "GET", "/1.0/audit", "").text, `"object":"1.0/system/kernel"`)
 	info, err := p.registry.Server(t.Context(), "a")
@@ -193,7 +195,7 @@ func TestForwardBounds(t *testing.T) {
 	})
 	allowed := true
 	p, _ := changing(t, func(o *httpapi.Options) {
-		o.Forward, o.MaxForward, o.MaxRedacted = u, 64<<10, 8<<10
+		o.Forward, o.MaxForward, o.MaxRedacted, o.WriteTimeout = u, 64<<10, 8<<10, 150*time.Millisecond
 		o.ShowSecrets = func(string) bool { return allowed }
 	}, "a")
 	client := p.client(&p.operator)
@@ -209,6 +211,7 @@ func TestForwardBounds(t *testing.T) {
 	_, err = io.ReadFull(resp.Body, first)
 	require.NoError(t, err)
 	require.Equal(t, "first", string(first), "it comes before the answer is over")
+	time.Sleep(300 * time.Millisecond) // the server may pause for longer than a reader
 	close(release)
 	rest, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
@@ -226,6 +229,10 @@ func TestForwardBounds(t *testing.T) {
 	require.Equal(t, 413, a.ErrorCode, a.text)
 
 	allowed = false
+	kind, size = "text/plain", 1024
+	require.Equal(t, 403, p.call(client, "POST", serversPath+"a/os/1.0/done", "").ErrorCode)
+	require.Contains(t, p.call(client, "GET", "/1.0/audit?limit=1&action=POST+/1.0/provisioning/servers/{name}/os/{path...}", "").text, `"outcome":"done"`, "that it is not shown does not undo it")
+	kind, size = "application/json", 1<<20
 	require.Equal(t, 502, p.call(client, "GET", serversPath+"a/os/1.0/large", "").ErrorCode)
 	size = 1024
 	require.Equal(t, 502, p.call(client, "GET", serversPath+"a/os/1.0/garbage", "").ErrorCode)

@@ -57,7 +57,8 @@ type Options struct {
 	// System changes servers: their networks and settings, their installation; nil: those
 	// endpoints answer 501. Its Run must run: it goes on with what clients don't wait for.
 	System *system.Manager
-	// Audit logs each request that changes something, with its outcome; nil: none is kept.
+	// Audit logs each request that changes something, with its outcome. Default: that of System, and it
+	// must be that; without either none is kept.
 	Audit *audit.Log
 	// Forward sends requests to servers' own OS APIs, under servers/{name}/os/; nil: that is answered 501.
 	Forward Forwarder
@@ -110,6 +111,14 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 	}
 	if options.ReadTimeout <= 0 {
 		options.ReadTimeout = DefaultReadTimeout
+	}
+	if options.System != nil {
+		if options.Audit == nil {
+			options.Audit = options.System.Audit()
+		}
+		if options.Audit != options.System.Audit() {
+			return nil, fmt.Errorf("Audit is another log than that of System: %w", opscenter.ErrInvalidOptions)
+		}
 	}
 	if options.MaxForward <= 0 {
 		options.MaxForward = DefaultMaxForward

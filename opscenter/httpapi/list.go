@@ -52,6 +52,14 @@ func parseQuery(r *http.Request, known ...string) (*query, error) {
 	return q, nil
 }
 
+// valueOf returns a parameter, empty if it isn't given.
+func (q *query) valueOf(name string) string {
+	if q == nil {
+		return ""
+	}
+	return q.values.Get(name)
+}
+
 // flag returns a parameter that is true or false, nil if it isn't given.
 func (q *query) flag(name string) (*bool, error) {
 	text := q.values.Get(name)

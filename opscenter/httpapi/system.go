@@ -315,19 +315,36 @@ func (h *Handler) bulkAction(ctx context.Context, cluster, action string, argume
 		}
 		return func() (*system.Batch, error) { return h.options.System.EditClusterNetwork(ctx, cluster, edit, options) }, nil
 	case "update_system_kernel":
-		var config system.KernelConfig
-		if err := read(&config); err != nil {
+		config, err := bulkConfig[system.KernelConfig](arguments)
+		if err != nil {
 			return nil, err
 		}
-		return func() (*system.Batch, error) { return h.options.System.SetClusterKernel(ctx, cluster, config, set) }, nil
+		return func() (*system.Batch, error) { return h.options.System.SetClusterKernel(ctx, cluster, *config, set) }, nil
 	case "update_system_logging":
-		var config system.LoggingConfig
-		if err := read(&config); err != nil {
+		config, err := bulkConfig[system.LoggingConfig](arguments)
+		if err != nil {
 			return nil, err
 		}
-		return func() (*system.Batch, error) { return h.options.System.SetClusterLogging(ctx, cluster, config, set) }, nil
+		return func() (*system.Batch, error) {
+			return h.options.System.SetClusterLogging(ctx, cluster, *config, set)
+		}, nil
 	}
 	return nil, fmt.Errorf("%w: field action: %.80q is not known here", errBody, action)
+}
+
+// bulkConfig reads a configuration out of the arguments of an action.
+func bulkConfig[C any](arguments json.RawMessage) (*C, error) {
+	var body struct {
+		Config *C `json:"config"`
+	}
+	err := decodeObject(arguments, &body)
+	if err == nil && body.Config == nil {
+		err = fmt.Errorf("%w: config is wanted", errBody)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("field arguments: %w", err)
+	}
+	return body.Config, nil
 }
 
 // listed answers with a list that goes by IDs.

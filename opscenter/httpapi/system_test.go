@@ -172,20 +172,22 @@ func TestSystemSettings(t *testing.T) {
 		"add_network_interface_vlan_tags":    `{"interface_name":"inst0","vlan_tags":[300]}`,
 		"remove_network_interface_vlan_tags": `{"interface_name":"inst0","vlan_tags":[100]}`,
 		"edit_network":                       `{"dns":{"domain":"example.org"}}`,
-		"update_system_kernel":               `{"blacklist_modules":["other"]}`,
-		"update_system_logging":              `{"syslog":{"address":"127.0.0.8:514"}}`,
+		"update_system_kernel":               `{"config":{"blacklist_modules":["other"]}}`,
+		"update_system_logging":              `{"config":{"syslog":{"address":"127.0.0.8:514"}}}`,
 	} {
 		a := p.call(client, "POST", bulk, fmt.Sprintf(`{"action":%q,"arguments":%s}`, action, arguments))
 		require.Equal(t, "sync", a.Type, a.text)
 		require.Contains(t, p.call(client, "GET", a.http.Header.Get("Location"), "").text, `"server":"b"`)
 	}
 	require.Contains(t, string(servers["b"].NetworkConfig()), `[200,300]`)
+	require.Contains(t, p.call(client, "GET", serversPath+"b/system/kernel", "").text, `{"config":{"blacklist_modules":["other"]}`)
 	require.Contains(t, string(p.call(client, "GET", "/1.0/provisioning/batches?recursion=1", "").Metadata), `"cluster":"c1"`)
 	for bad, text := range map[string]string{
-		`{"action":"add_application"}`:                                        "add_application",
-		`{"action":"add_network_interface_vlan_tags"}`:                        "arguments",
-		`{"action":"add_network_interface_vlan_tags","arguments":{}}`:         "interface_name",
-		`{"action":"edit_network","arguments":{"dns":{"nameservers":["!"]}}}`: "dns.nameservers[0]",
+		`{"action":"update_system_kernel","arguments":{"blacklist_modules":["x"]}}`: "config is wanted",
+		`{"action":"add_application"}`:                                              "add_application",
+		`{"action":"add_network_interface_vlan_tags"}`:                              "arguments",
+		`{"action":"add_network_interface_vlan_tags","arguments":{}}`:               "interface_name",
+		`{"action":"edit_network","arguments":{"dns":{"nameservers":["!"]}}}`:       "dns.nameservers[0]",
 	} {
 		a := p.call(client, "POST", bulk, bad)
 		require.Equal(t, 400, a.ErrorCode, a.text)
@@ -258,6 +260,29 @@ func TestAuditOfEverything(t *testing.T) {
 	require.Equal(t, []string{"POST /1.0/provisioning/tokens  done", "DELETE /1.0/provisioning/tokens/{uuid}  done", "DELETE /1.0/provisioning/tokens/{uuid}  failed",
 		"PUT /1.0/provisioning/servers/{name} a done"}, got[len(got)-4:])
 	require.NotContains(t, fmt.Sprint(entries), token[strings.LastIndex(token, "/")+1:])
+
+	// What only shows what it would do is none.
+	n := p.call(client, "GET", serversPath+"a/system/network", "")
+	require.Equal(t, "sync", p.call(client, "PUT", serversPath+"a/system/network?dry-run=1", string(n.Metadata)).Type)
+	require.NotContains(t, p.call(client, "GET", "/1.0/audit", "").text, "system/network")
+
+	// The stream: what was, and then what comes.
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", p.url+"/1.0/audit/:watch?after=1", nil)
+	require.NoError(t, err)
+	resp, err := client.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	lines := json.NewDecoder(resp.Body)
+	var e audit.Entry
+	require.NoError(t, lines.Decode(&e))
+	require.Equal(t, uint64(2), e.Sequence)
+	p.call(client, "PUT", serversPath+"a", `{"description":"watched","channel":"stable"}`)
+	for e.Sequence <= entries[0].Sequence || e.Outcome != audit.Done {
+		require.NoError(t, lines.Decode(&e))
+	}
+	require.Equal(t, 400, p.call(client, "GET", "/1.0/audit/:watch?after=x", "").ErrorCode)
 }
 
 // TestSystemDescription: the endpoints are those of the API description.

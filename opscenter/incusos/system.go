@@ -61,8 +61,8 @@ const confirmPath = "/os/1.0/system/network/:confirm"
 
 // CanConfirmNetwork reports whether the server's release knows changes that are undone unless
 // they are confirmed. It changes nothing: a release that knows them refuses the wrong method
-// otherwise than one that does not know the path. Where that leaves a doubt it asks for a
-// confirmation, with nothing to confirm: the caller has seen that nothing is pending.
+// otherwise than one that does not know the path. Where it seems not to know it, it is asked to
+// confirm: one that does not know that changes nothing, and one that does says so.
 func (c *Client) CanConfirmNetwork(ctx context.Context, target opscenter.Target) (bool, error) {
 	_, err := c.exchange(ctx, target, http.MethodGet, confirmPath, nil)
 	switch {
@@ -157,23 +157,26 @@ func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sig
 
 // Forward sends a request to the server's own API, with the method, path, query, header and
 // body of req, and returns its answer as it comes; the caller closes its body. An answer is
-// bounded by Options.MaxList, and the wait for it to begin by Options.ListTimeout. Errors:
-// opscenter.ErrUnreachable.
+// bounded by Options.MaxList, and the wait for it to begin by ctx. Errors: opscenter.ErrUnreachable;
+// opscenter.ErrOutcomeUnknown, if the request may change something and its answer was lost.
 func (c *Client) Forward(ctx context.Context, target opscenter.Target, req *http.Request) (*http.Response, error) {
 	p, err := c.fleet.peer(target)
 	if err != nil {
 		return nil, err
 	}
-	p.alone, p.patient, p.large = true, true, true
+	p.large = true
 	out := req.Clone(ctx)
 	where := *req.URL
 	where.Scheme, where.Host, where.User = "https", p.host, nil
 	out.URL, out.Host, out.RequestURI = &where, p.host, ""
 	resp, err := p.RoundTrip(out)
-	if err != nil {
+	switch {
+	case err == nil:
+		return resp, nil
+	case req.Method == http.MethodGet, req.Method == http.MethodHead, errors.Is(err, errDial), errors.Is(err, errHandshake), errors.Is(err, ErrClosed):
 		return nil, reached(err)
 	}
-	return resp, nil
+	return nil, fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
 }
 
 // request makes a request for a path of the server.

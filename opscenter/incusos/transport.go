@@ -42,6 +42,7 @@ type fleet struct {
 	once     *http.Transport // for connections that serve one request
 	patient  *http.Transport // for answers that take long to begin
 	changes  *http.Transport // for both
+	forward  *http.Transport // and for what only the caller knows how long it takes
 	seed     maphash.Seed    // of the names: who knew it could choose a server's to be another's
 	options  Options
 	sessions *sessions
@@ -90,6 +91,8 @@ func newFleet(options Options) *fleet {
 	}
 	f.changes = f.once.Clone()
 	f.changes.ResponseHeaderTimeout = options.ListTimeout
+	f.forward = f.once.Clone()
+	f.forward.ResponseHeaderTimeout = 0
 	return f
 }
 
@@ -105,7 +108,7 @@ type peer struct {
 	public  string // the host a publicly trusted certificate may be for
 	alone   bool   // each request on a connection of its own
 	patient bool   // answers may take long, and unless it is alone be long
-	large   bool   // answers may be long
+	large   bool   // answers are handed on
 }
 
 // call is what a dial has to know of the request it is begun for: net/http hands it neither
@@ -264,11 +267,10 @@ func (p *peer) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	transport, timeout, limit := p.fleet.base, p.fleet.options.CallTimeout, p.fleet.options.MaxBody
 	switch {
+	case p.large:
+		transport, timeout, limit = p.fleet.forward, maxListTime, p.fleet.options.MaxList
 	case p.alone && p.patient:
 		transport, timeout = p.fleet.changes, maxListTime
-		if p.large {
-			limit = p.fleet.options.MaxList
-		}
 	case p.alone:
 		transport = p.fleet.once
 	case p.patient:

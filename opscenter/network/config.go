@@ -190,7 +190,7 @@ type ProxyRule struct {
 type State struct {
 	jsonkeep.Rest
 	Interfaces map[string]InterfaceState `json:"interfaces,omitempty"`
-	// ConfigurationInProcess: a change is being made, or waits for its confirmation.
+	// ConfigurationInProcess: a change is being made. That one waits for its confirmation it does not tell.
 	ConfigurationInProcess bool `json:"configuration_in_process,omitempty"`
 }
 

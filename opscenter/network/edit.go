@@ -29,12 +29,7 @@ func (e *Edit) HasSecrets() bool {
 	if err != nil {
 		return true
 	}
-	for _, value := range jsonsecret.Values(data, opscenter.IsSecretName) {
-		if value != string(Removed) {
-			return true
-		}
-	}
-	return false
+	return len(jsonsecret.Values(data, opscenter.IsSecretName)) > 0
 }
 
 // keepUnknown puts back the secrets of newer releases that are hidden.

@@ -15,7 +15,7 @@ const (
 	// the one the server has, as no value does.
 	Hidden Secret = jsonsecret.Hidden
 	// Removed takes a secret away, in a configuration that is applied.
-	Removed Secret = "(removed)"
+	Removed Secret = jsonsecret.Removed
 )
 
 // String hides the secret.

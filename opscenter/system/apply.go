@@ -23,7 +23,7 @@ type Network struct {
 	State  *network.State  `json:"state"`
 	// ETag is of the configuration. Those of another process differ.
 	ETag string `json:"-"`
-	// Pending: a change is under way, or waits for its confirmation.
+	// Pending: a change is being made. Whether one waits for its confirmation servers don't tell.
 	Pending bool `json:"-"`
 }
 
@@ -179,11 +179,19 @@ func (m *Manager) EditNetwork(ctx context.Context, name string, edit network.Edi
 
 // apply does it, as a part of a batch if that is given: whose claim is there then.
 func (m *Manager) apply(ctx context.Context, name string, edit edited, options ApplyOptions, batch string) (out *Change, err error) {
-	err = m.options.Audit.Do(ctx, audit.Entry{Action: "network.apply", Server: name}, func(ctx context.Context) (err error) {
+	err = m.options.Audit.Do(ctx, entry("network", name, batch), func(ctx context.Context) (err error) {
 		out, err = m.transact(ctx, name, edit, options, batch)
 		return err
 	})
 	return out, err
+}
+
+// entry is that of the audit log; a whole cluster's is not about one server.
+func entry(section, name, batch string) audit.Entry {
+	if batch != "" {
+		name = ""
+	}
+	return audit.Entry{Action: section + ".apply", Server: name}
 }
 
 func (m *Manager) transact(ctx context.Context, name string, edit edited, options ApplyOptions, batch string) (*Change, error) {
@@ -205,7 +213,7 @@ func (m *Manager) transact(ctx context.Context, name string, edit edited, option
 		return nil, m.options.Audit.Note(ctx, "nothing is to change")
 	}
 	if current.sight.pending() && !options.Force {
-		return nil, fmt.Errorf("server %q: a change of its network is under way, or waits for its confirmation: %w", name, opscenter.ErrBusy)
+		return nil, fmt.Errorf("server %q: a change of its network is being made: %w", name, opscenter.ErrBusy)
 	}
 	c, err := m.begin(ctx, info, plan, current, options, batch)
 	if err != nil {

@@ -112,7 +112,7 @@ func (m *Manager) checkMember(ctx context.Context, info *opscenter.ServerInfo, e
 	case plan.Err() != nil:
 		return fmt.Errorf("server %q: %w", info.Name, plan.Err())
 	case current.sight.pending() && !options.Force:
-		return fmt.Errorf("server %q: a change of its network is under way, or waits for its confirmation: %w", info.Name, opscenter.ErrBusy)
+		return fmt.Errorf("server %q: a change of its network is being made: %w", info.Name, opscenter.ErrBusy)
 	}
 	return nil
 }
@@ -213,8 +213,8 @@ func (m *Manager) each(ctx context.Context, b *Batch, change member) error {
 			return m.endBatch(ctx, b, fmt.Errorf("server %q: its change is %s", server.Server, server.Status))
 		}
 		c, err := change(ctx, server, b.ID)
-		if errors.Is(err, opscenter.ErrOutcomeUnknown) || ctx.Err() != nil {
-			return err // to be gone on with
+		if errors.Is(err, opscenter.ErrOutcomeUnknown) || ctx.Err() != nil { // to be gone on with
+			return fmt.Errorf("%s of cluster %q goes on: %w: %w", b.Section, b.Cluster, opscenter.ErrOutcomeUnknown, errors.Join(err, ctx.Err()))
 		}
 		server.Status = StatusUnchanged
 		if c != nil {

@@ -101,6 +101,8 @@ type expectations struct {
 	// instead, if it said that it has failed.
 	Applied bool
 	Failed  string
+	// Confirming: it may have been told that all is well.
+	Confirming bool
 	// Events is the last one before the server was asked.
 	Events      uint64
 	Fingerprint string // of the server then

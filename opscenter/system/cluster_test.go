@@ -40,6 +40,7 @@ func TestCluster(t *testing.T) {
 	entries := p.audited(audit.Query{Cluster: "c1"})
 	require.Len(t, entries, 1)
 	require.Equal(t, audit.Done, entries[0].Outcome)
+	require.Empty(t, entries[0].Server, "it is about all of them")
 	// Once more, and nothing is to be done.
 	b, err = p.systems.EditClusterNetwork(t.Context(), "c1", add, system.ApplyOptions{})
 	require.NoError(t, err)
@@ -138,7 +139,7 @@ func TestBatchGivenUp(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	p.servers["a"].OnMove(cancel, nil)
 	_, err := p.systems.EditClusterNetwork(ctx, "c1", network.Edit{Interface: "inst0", AddVLANTags: []int{300}}, system.ApplyOptions{})
-	require.Error(t, err)
+	require.ErrorIs(t, err, opscenter.ErrOutcomeUnknown)
 	require.Eventually(t, func() bool {
 		list, err := p.systems.Batches(t.Context(), "", 1)
 		return err == nil && !list[0].EndedAt.IsZero()

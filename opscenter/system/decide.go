@@ -96,7 +96,7 @@ const stillFormer = "it has its former configuration still"
 // home is where a server that is not seen is expected: where it was, if it has undone the
 // change. Where it may have kept it, nobody knows better than its record.
 func (c *Change) home() string {
-	if c.Timeout == 0 || c.Status == StatusConfirming {
+	if c.Timeout == 0 || c.hidden.Confirming {
 		return ""
 	}
 	return c.OldURL

@@ -63,7 +63,7 @@ func TestDecide(t *testing.T) {
 		{name: "undone", found: []seen{former(home), gone(away)}, after: 316 * time.Second, want: "rolled back", url: home},
 		{name: "undone, seen where it was not", found: []seen{gone(home), former("https://10.0.0.9:8443")}, after: 316 * time.Second, want: "rolled back", url: "https://10.0.0.9:8443"},
 		{name: "lost: it is expected where it was", found: []seen{gone(home), gone(away)}, after: 616 * time.Second, want: "lost", url: home},
-		{name: "lost, perhaps confirmed: nobody knows better than its record", change: func(c *Change) { c.Status = StatusConfirming }, found: []seen{gone(home)}, after: 616 * time.Second, want: "lost"},
+		{name: "lost, perhaps confirmed: nobody knows better than its record", change: func(c *Change) { c.Status, c.hidden.Confirming = StatusRollingBack, true }, found: []seen{gone(home)}, after: 616 * time.Second, want: "lost"},
 		{name: "lost, and it can't undo it", change: func(c *Change) { c.Timeout = 0 }, found: []seen{gone(home)}, after: 616 * time.Second, want: "lost"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

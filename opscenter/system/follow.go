@@ -159,7 +159,7 @@ func (m *Manager) step(ctx context.Context, c *Change, w *watch) error {
 	case next.status != "":
 		return m.pause(ctx, m.end(ctx, c, next.status, next.url, next.reason))
 	case next.confirm != "":
-		if c.Status != StatusConfirming {
+		if !c.hidden.Confirming {
 			if err := m.note(ctx, c, StatusConfirming, next.reason); err != nil {
 				return m.pause(ctx, err)
 			}
@@ -202,6 +202,7 @@ func (m *Manager) pause(ctx context.Context, err error) error {
 func (m *Manager) note(ctx context.Context, c *Change, status Status, reason string) error {
 	changed := *c
 	changed.Status, changed.Reason = status, reason
+	changed.hidden.Confirming = c.hidden.Confirming || status == StatusConfirming
 	if err := m.store(ctx, &changed); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/jsonsecret"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/storage"
@@ -196,9 +197,22 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 		audit.Later(ctx)
 		return nil // gone before it could answer: its registration tells
 	}
+	// A server may repeat what it was sent.
+	err = &scrubbedError{err, scrubbed(err.Error(), append(jsonsecret.Values(body, opscenter.IsSecretName), r.Token))}
 	why := err
 	return errors.Join(err, m.endReset(context.WithoutCancel(ctx), &r, func(*opscenter.ServerInfo, *reset) (bool, error) { return true, why }))
 }
+
+// scrubbedError is an error whose text holds no secrets.
+type scrubbedError struct {
+	kind error
+	text string
+}
+
+func (e *scrubbedError) Error() string { return e.text }
+
+// Is makes it the same as what it is of; its text is not to be had of it.
+func (e *scrubbedError) Is(target error) bool { return errors.Is(e.kind, target) }
 
 // versioned adds to an object what each seed has.
 func versioned(object json.RawMessage) (json.RawMessage, error) {

@@ -98,7 +98,7 @@ func settings[C any](ctx context.Context, m *Manager, name, section string) (*Se
 // setSection gives a server another configuration of a section, as a part of a batch if that
 // is given. The intent is stored first; if the answer is lost, the server is asked what it has.
 func (m *Manager) setSection(ctx context.Context, name, section string, make func(current json.RawMessage) (json.RawMessage, error), options SetOptions, batch string) (out *Change, err error) {
-	err = m.options.Audit.Do(ctx, audit.Entry{Action: section + ".apply", Server: name}, func(ctx context.Context) (err error) {
+	err = m.options.Audit.Do(ctx, entry(section, name, batch), func(ctx context.Context) (err error) {
 		out, err = m.set(ctx, name, section, make, options, batch)
 		return err
 	})
@@ -203,6 +203,9 @@ func (m *Manager) settle(ctx context.Context, c *Change) error {
 		return m.over(ctx, c, m.end(ctx, c, StatusNotSent, "", "the control plane ended before it asked the server"))
 	}
 	giveUp := now().Add(2 * m.options.SettleTimeout)
+	if c.Section == SectionStorage {
+		giveUp = now().Add(storagePatience * m.options.SettleTimeout)
+	}
 	for {
 		err := m.look(ctx, c, !now().Before(giveUp))
 		if c.Status.Final() || err != nil && (ctx.Err() != nil || !retryable(err)) {
@@ -213,6 +216,9 @@ func (m *Manager) settle(ctx context.Context, c *Change) error {
 		}
 	}
 }
+
+// storagePatience is how many times SettleTimeout is waited for storage: pools are made of disks.
+const storagePatience = 20
 
 // look compares what a server has with what it had, and was to have, and ends the change if that
 // says how it went; last: it is not looked at again.
@@ -237,17 +243,16 @@ func (m *Manager) look(ctx context.Context, c *Change, last bool) error {
 		}
 		return nil
 	}
-	former, err := c.hidden.Before.is(d.Config)
-	if err != nil {
-		return err
-	}
 	missing := ""
-	if !former {
-		if missing, err = lacks(d.Config, c.hidden.Wanted); err != nil {
-			return err
-		}
+	former, err := c.hidden.Before.is(d.Config)
+	if err == nil && !former {
+		missing, err = lacks(d.Config, c.hidden.Wanted)
 	}
 	switch {
+	case err != nil && last:
+		return m.end(ctx, c, StatusLost, "", "what the server tells is not understood: "+err.Error())
+	case err != nil:
+		return nil
 	case former && c.hidden.Failed != "":
 		return m.end(ctx, c, StatusRefused, "", c.hidden.Failed)
 	case former && last:

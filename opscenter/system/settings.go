@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -230,8 +231,8 @@ func (m *Manager) Provider(ctx context.Context, name string) (*Settings[Provider
 	return settings[ProviderConfig](ctx, m, name, SectionProvider)
 }
 
-// SetProvider says where a server's updates and configuration come from. A hidden token stays
-// as it is, unless the URL changes: then it must be given anew. Errors are those of SetUpdate.
+// SetProvider says where a server's updates and configuration come from. A token that is hidden, or
+// left out, stays as it is, unless the URL changes: then it must be given anew. Errors are those of SetUpdate.
 func (m *Manager) SetProvider(ctx context.Context, name string, config ProviderConfig, options SetOptions) (*Change, error) {
 	if config.Name == "" {
 		return nil, fmt.Errorf("provider of server %q: name: it is wanted: %w", name, ErrInvalid)
@@ -241,14 +242,25 @@ func (m *Manager) SetProvider(ctx context.Context, name string, config ProviderC
 		if err := json.Unmarshal(current, &have); err != nil {
 			return nil, err
 		}
+		out := config
+		out.Config = maps.Clone(config.Config)
 		if elsewhere := have.Config["server_url"] != config.Config["server_url"] || have.Name != config.Name; elsewhere {
 			for key, value := range config.Config {
 				if value == network.Hidden {
 					return nil, fmt.Errorf("config[%q]: where it is sent has changed: it must be given anew: %w", key, ErrInvalid)
 				}
 			}
+			return jsonkeep.Encode(out)
 		}
-		return jsonkeep.Encode(config)
+		for key, value := range have.Config { // what is left out stays
+			if _, given := out.Config[key]; !given && opscenter.IsSecretName(key) {
+				if out.Config == nil {
+					out.Config = map[string]network.Secret{}
+				}
+				out.Config[key] = value
+			}
+		}
+		return jsonkeep.Encode(out)
 	}, options, "")
 }
 

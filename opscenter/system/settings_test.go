@@ -76,6 +76,19 @@ func TestSettings(t *testing.T) {
 	moved.Config["server_token"] = "5e2f3c3a-0000-4000-8000-000000000001"
 	_, err = p.systems.SetProvider(ctx, "a", moved, system.SetOptions{})
 	require.NoError(t, err)
+	// Left out, a token stays; it goes only on purpose.
+	moved.Config = map[string]network.Secret{"server_url": "https://127.0.0.1:1"}
+	_, err = p.systems.SetProvider(ctx, "a", moved, system.SetOptions{})
+	require.NoError(t, err)
+	pr, err = p.systems.Provider(ctx, "a")
+	require.NoError(t, err)
+	require.Equal(t, network.Hidden, pr.Config.Config["server_token"])
+	moved.Config["server_token"] = network.Removed
+	_, err = p.systems.SetProvider(ctx, "a", moved, system.SetOptions{})
+	require.NoError(t, err)
+	pr, err = p.systems.Provider(ctx, "a")
+	require.NoError(t, err)
+	require.Empty(t, pr.Config.Config["server_token"])
 	_, err = p.systems.SetProvider(ctx, "a", system.ProviderConfig{}, system.SetOptions{})
 	require.ErrorIs(t, err, system.ErrInvalid)
 	for _, e := range p.audited(audit.Query{}) {
