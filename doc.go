@@ -5,7 +5,8 @@
 // (opscenter/httpapi) serves the endpoints that IncusOS servers call. Package rolling
 // (opscenter/rolling) decides what a rolling update does, package rollout (opscenter/rollout)
 // carries it out, package cluster (opscenter/cluster) forms Incus clusters, package inventory
-// (opscenter/inventory) knows what is in them. They stand on a
-// storage.Store: storage/memstore in memory, storage/badgerstore on disk. The programs
+// (opscenter/inventory) knows what is in them. Package system (opscenter/system) changes servers
+// from afar, their networks (opscenter/network) above all, and package audit (opscenter/audit)
+// keeps who did. They stand on a storage.Store: storage/memstore in memory, storage/badgerstore on disk. The programs
 // under examples show the whole of it at work.
 package sdk

@@ -117,7 +117,7 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 			options.Audit = options.System.Audit()
 		}
 		if options.Audit != options.System.Audit() {
-			return nil, fmt.Errorf("Audit is another log than that of System: %w", opscenter.ErrInvalidOptions)
+			return nil, fmt.Errorf("the audit log is another than that of System: %w", opscenter.ErrInvalidOptions)
 		}
 	}
 	if options.MaxForward <= 0 {

@@ -147,7 +147,7 @@ func (m *Manager) set(ctx context.Context, name, section string, make func(json.
 	if batch != "" {
 		c.hidden.Owner, c.hidden.Audit = batch, ""
 	}
-	if err := m.reserve(ctx, c, options.Force, 3*m.options.SettleTimeout+5*time.Minute); err != nil {
+	if err := m.reserve(ctx, c, options.Force, m.patience(section)+m.longest(0)); err != nil {
 		return nil, err
 	}
 	defer m.leave(c.ID)
@@ -202,10 +202,7 @@ func (m *Manager) settle(ctx context.Context, c *Change) error {
 	if c.SentAt.IsZero() {
 		return m.over(ctx, c, m.end(ctx, c, StatusNotSent, "", "the control plane ended before it asked the server"))
 	}
-	giveUp := now().Add(2 * m.options.SettleTimeout)
-	if c.Section == SectionStorage {
-		giveUp = now().Add(storagePatience * m.options.SettleTimeout)
-	}
+	giveUp := now().Add(m.patience(c.Section))
 	for {
 		err := m.look(ctx, c, !now().Before(giveUp))
 		if c.Status.Final() || err != nil && (ctx.Err() != nil || !retryable(err)) {
@@ -217,8 +214,16 @@ func (m *Manager) settle(ctx context.Context, c *Change) error {
 	}
 }
 
-// storagePatience is how many times SettleTimeout is waited for storage: pools are made of disks.
+// storagePatience is how many times SettleTimeout is waited for storage: pools are made of whole disks.
 const storagePatience = 20
+
+// patience is how long it is tried to find out what became of a change.
+func (m *Manager) patience(section string) time.Duration {
+	if section == SectionStorage {
+		return storagePatience * m.options.SettleTimeout
+	}
+	return 2 * m.options.SettleTimeout
+}
 
 // look compares what a server has with what it had, and was to have, and ends the change if that
 // says how it went; last: it is not looked at again.

@@ -124,8 +124,8 @@ type Options struct {
 	Steady time.Duration
 	// Grace is how long after it should have undone a change a server is looked for. Default 5 minutes.
 	Grace time.Duration
-	// SettleTimeout is how long it is tried to find out what became of a change whose answer was
-	// lost, and that is none of the network. Default 1 minute.
+	// SettleTimeout is half of how long it is tried to find out what became of a change whose
+	// answer was lost, and that is none of the network; for storage it is a twentieth. Default 1 minute.
 	SettleTimeout time.Duration
 	// ResetTimeout is how long a server may take for a factory reset, until it registers again,
 	// and how long its token for that is valid. Default 1 hour.
