@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -170,9 +172,9 @@ func TestForwardSmuggling(t *testing.T) {
 // TestForwardBounds: answers stream, and are bounded; what can't be redacted is not shown.
 func TestForwardBounds(t *testing.T) {
 	release := make(chan struct{})
-	kind, size := "application/json", 0
 	u := newUpstream(t, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", kind)
+		size, _ := strconv.Atoi(r.URL.Query().Get("size"))
+		w.Header().Set("Content-Type", r.URL.Query().Get("kind"))
 		switch r.URL.Path {
 		case "/os/1.0/stream":
 			_, _ = io.WriteString(w, "first")
@@ -193,10 +195,11 @@ func TestForwardBounds(t *testing.T) {
 			}
 		}
 	})
-	allowed := true
+	var allowed atomic.Bool
+	allowed.Store(true)
 	p, _ := changing(t, func(o *httpapi.Options) {
 		o.Forward, o.MaxForward, o.MaxRedacted, o.WriteTimeout = u, 64<<10, 8<<10, 150*time.Millisecond
-		o.ShowSecrets = func(string) bool { return allowed }
+		o.ShowSecrets = func(string) bool { return allowed.Load() }
 	}, "a")
 	client := p.client(&p.operator)
 	path := p.url + serversPath + "a/os/1.0/"
@@ -218,8 +221,7 @@ func TestForwardBounds(t *testing.T) {
 	require.Equal(t, "second", string(rest))
 	resp.Body.Close()
 
-	size = 1 << 20
-	resp, err = get("large")
+	resp, err = get("large?size=1048576")
 	if err == nil {
 		_, err = io.ReadAll(resp.Body)
 		resp.Body.Close()
@@ -228,15 +230,11 @@ func TestForwardBounds(t *testing.T) {
 	a := p.call(client, "POST", serversPath+"a/os/1.0/x", strings.Repeat("x", 100<<10))
 	require.Equal(t, 413, a.ErrorCode, a.text)
 
-	allowed = false
-	kind, size = "text/plain", 1024
-	require.Equal(t, 403, p.call(client, "POST", serversPath+"a/os/1.0/done", "").ErrorCode)
+	allowed.Store(false)
+	require.Equal(t, 403, p.call(client, "POST", serversPath+"a/os/1.0/done?kind=text/plain&size=1024", "").ErrorCode)
 	require.Contains(t, p.call(client, "GET", "/1.0/audit?limit=1&action=POST+/1.0/provisioning/servers/{name}/os/{path...}", "").text, `"outcome":"done"`, "that it is not shown does not undo it")
-	kind, size = "application/json", 1<<20
-	require.Equal(t, 502, p.call(client, "GET", serversPath+"a/os/1.0/large", "").ErrorCode)
-	size = 1024
-	require.Equal(t, 502, p.call(client, "GET", serversPath+"a/os/1.0/garbage", "").ErrorCode)
-	kind = "application/gzip"
-	require.Equal(t, 403, p.call(client, "GET", serversPath+"a/os/1.0/backup", "").ErrorCode)
+	require.Equal(t, 502, p.call(client, "GET", serversPath+"a/os/1.0/large?kind=application/json&size=1048576", "").ErrorCode)
+	require.Equal(t, 502, p.call(client, "GET", serversPath+"a/os/1.0/garbage?kind=application/json&size=1024", "").ErrorCode)
+	require.Equal(t, 403, p.call(client, "GET", serversPath+"a/os/1.0/backup?kind=application/gzip&size=1024", "").ErrorCode)
 	require.Equal(t, 502, p.call(client, "GET", serversPath+"a/os/1.0/redirect", "").ErrorCode)
 }
