@@ -89,8 +89,12 @@ func (t *Tx) Begin(intent Intent) (*Operation, *ServerInfo, error) {
 	operation := &Operation{ID: intent.ID, Action: intent.Action, Mode: intent.Mode, Owner: intent.Owner, StartedAt: at, Deadline: at.Add(timeout)}
 	change := Transition{State: info.State}
 	next := &change.State
-	if next.Operation != nil { // forced
+	switch { // forced
+	case next.Operation != nil:
+		operation.Was, operation.WasDetail = next.Operation.Was, next.Operation.WasDetail
 		change.endOperation(at, fmt.Sprintf("%s took its place", intent.Action), "")
+	case next.Status != StatusReady:
+		operation.Was, operation.WasDetail = next.Status, next.StatusDetail
 	}
 	next.Operation = operation
 	switch intent.Action {
@@ -220,12 +224,12 @@ func (t *Transition) end(at time.Time, failure error) {
 		// Left to polls, and to the deadline.
 	case failure != nil:
 		t.endOperation(at, failure.Error(), "")
-		t.release(at, op, fmt.Sprintf("%s failed", op.Action))
+		t.release(at, op, fmt.Sprintf("%s failed", op.Action), op.Was, op.WasDetail)
 	case op.down():
 		t.endOperation(at, "", "the server has accepted it")
 	case op.Action == ActionReconfigure:
 		t.endOperation(at, "", "done")
-		t.release(at, op, "reconfigured")
+		t.release(at, op, "reconfigured", "", DetailNone)
 	case op.Action == ActionEvacuate || op.Action == ActionRestore:
 		t.endOperation(at, "", "done")
 		next.Maintenance = NotInMaintenance
@@ -234,7 +238,7 @@ func (t *Transition) end(at time.Time, failure error) {
 		} else {
 			next.Stopped = nil
 		}
-		t.release(at, op, string(op.Action)+" done")
+		t.release(at, op, string(op.Action)+" done", "", DetailNone)
 	}
 }
 
@@ -245,16 +249,37 @@ func (r *Registry) endActing(id string) {
 }
 
 // release takes back the status that was given for the sake of an operation that is over; what
-// the server has become meanwhile for other reasons, unresponsive say, it stays.
-func (t *Transition) release(at time.Time, op *Operation, reason string) {
+// the server has become meanwhile for other reasons, unresponsive say, it stays. It is ready
+// then, or what it was before.
+func (t *Transition) release(at time.Time, op *Operation, reason string, was Status, detail StatusDetail) {
+	if was == "" {
+		was, detail = StatusReady, DetailNone
+	}
 	next := &t.State
 	down := (op.Action == ActionReboot || op.down()) && next.StatusDetail == op.detail() && next.Announced != nil && next.Announced.At.Equal(op.StartedAt)
 	if down {
 		next.Announced = nil
 	}
 	if down || (next.Status == StatusReady || op.pending() && next.Status == StatusPending) && next.StatusDetail == op.detail() {
-		t.to(at, StatusReady, DetailNone, reason)
+		t.to(at, was, detail, reason)
 	}
+}
+
+// Lose notes that a server was looked for, and is not seen: it is unresponsive, until it answers.
+func (t *Tx) Lose(server *ServerInfo, why string) error {
+	at := now()
+	state, err := stateOf(t.writing, server)
+	if err != nil {
+		return err
+	}
+	change := Transition{State: *state}
+	change.State.Announced = nil
+	change.to(at, StatusOffline, DetailUnresponsive, why)
+	change.State.LastUpdated = at
+	if err := t.writing.putState(&change.State); err != nil {
+		return err
+	}
+	return t.Record(change.Events...)
 }
 
 // rememberStopped stores which instances of a standalone server are about to be stopped, with

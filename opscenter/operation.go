@@ -19,6 +19,10 @@ type Operation struct {
 	Deadline  time.Time
 	// Targets are the versions an update is to reach, per component.
 	Targets map[string]string
+	// Was is the status the server had when it was forced upon it, and WasDetail its detail: it has
+	// them again if the operation fails. Empty: it was ready.
+	Was       Status       `json:",omitempty"`
+	WasDetail StatusDetail `json:",omitempty"`
 }
 
 // Outcome is how an action ended.

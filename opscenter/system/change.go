@@ -417,7 +417,13 @@ func (m *Manager) end(ctx context.Context, c *Change, status Status, url, reason
 		if err := m.options.Audit.EndIn(tx, c.hidden.Audit, ended.Err()); err != nil {
 			return err
 		}
-		return tx.End(server, c.ID, ended.Err())
+		if err := tx.End(server, c.ID, ended.Err()); err != nil {
+			return err
+		}
+		if status == StatusLost && c.Section == "network" && (c.hidden.Fingerprint == "" || server.Fingerprint == c.hidden.Fingerprint) {
+			return tx.Lose(server, "not seen any more after a change of its network")
+		}
+		return nil
 	})
 	if err != nil {
 		return err

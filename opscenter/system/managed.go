@@ -156,6 +156,9 @@ func (e *enforcer) run(ctx context.Context, touched <-chan []string) error {
 // look sees to some of the servers that are due.
 func (e *enforcer) look(ctx context.Context) error {
 	if e.all {
+		if err := e.forget(ctx); err != nil {
+			return err
+		}
 		var names []string
 		err := e.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 			names = nil
@@ -214,6 +217,44 @@ func (e *enforcer) look(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// forget removes what is kept of servers that are no more.
+func (e *enforcer) forget(ctx context.Context) error {
+	for {
+		var gone []storage.Key
+		err := e.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+			gone = nil
+			for row, err := range managed.Scan(s, storage.Range{}) {
+				if err == nil {
+					_, err = s.ServerByID(row.ServerID)
+				}
+				switch {
+				case errors.Is(err, opscenter.ErrNotFound):
+					gone = append(gone, storage.StringKey(row.ServerID))
+				case err != nil:
+					return err
+				}
+				if len(gone) == enforceBatch {
+					break
+				}
+			}
+			return nil
+		})
+		if err == nil && len(gone) > 0 {
+			err = e.m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+				for _, key := range gone {
+					if err := managed.Delete(tx, key); err != nil && !errors.Is(err, storage.ErrNotFound) {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		if err != nil || len(gone) < enforceBatch {
+			return err
+		}
+	}
 }
 
 // enforce does what is to be done about one server; later is when it is to be looked at again, if it is.

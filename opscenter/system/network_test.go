@@ -331,6 +331,18 @@ func TestLegacy(t *testing.T) {
 	require.ErrorIs(t, err, system.ErrLost)
 	require.Equal(t, system.StatusLost, c.Status)
 	p.free("a")
+	require.Equal(t, opscenter.DetailUnresponsive, p.server("a").State.StatusDetail, "nobody takes it for a healthy one")
+	// It is off, and stays so if it is forced to do what it can't.
+	_, err = p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNS{}}, system.ApplyOptions{Force: true})
+	require.ErrorIs(t, err, opscenter.ErrUnreachable)
+	require.ErrorIs(t, p.systems.Reboot(t.Context(), "a", system.PowerOptions{}), opscenter.ErrNotReady)
+	require.Error(t, p.systems.Reboot(t.Context(), "a", system.PowerOptions{Force: true}))
+	s := p.server("a").State
+	require.Equal(t, opscenter.StatusOffline, s.Status)
+	require.Equal(t, opscenter.DetailUnresponsive, s.StatusDetail)
+	a.KillAddress(dark, false)
+	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.Move(p.server("a"), at(a, dark), "somebody went there") }))
+	p.ready("a", at(a, dark))
 }
 
 // TestRace: ten callers change one server at once. Each is carried out alone, or turned away,

@@ -1,6 +1,7 @@
 package system_test
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -208,6 +209,36 @@ func TestUpdatesLeftAlone(t *testing.T) {
 	u.Config.CheckFrequency = "1h"
 	_, err = p.systems.SetUpdate(t.Context(), "a", *u.Config, system.SetOptions{})
 	require.NoError(t, err)
+}
+
+// TestForgotten: what was told to a server goes with it, at the latest when Run begins.
+func TestForgotten(t *testing.T) {
+	p := newManaged(t, system.Options{})
+	told := func(want int) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			n, err := p.systems.Told(t.Context())
+			return err == nil && n == want
+		}, patience, 10*time.Millisecond)
+	}
+	run := func(wait func()) {
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = p.systems.Run(ctx)
+		}()
+		wait()
+		stop()
+		<-ended
+	}
+	a := p.boot(incusostest.Options{Name: "a"})
+	run(func() {
+		told(1)
+		p.ready("a", a.URL())
+	})
+	require.NoError(t, p.registry.DeleteServer(t.Context(), "a"))
+	run(func() { told(0) })
 }
 
 // TestPutBackFails: a server whose settings can't be put back is tried again, and hinders nobody.

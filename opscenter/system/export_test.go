@@ -1,0 +1,23 @@
+package system
+
+import (
+	"context"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Told returns of how many servers it is kept what they were told about their updates.
+func (m *Manager) Told(ctx context.Context) (n int, err error) {
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		n = 0
+		for _, err := range managed.Scan(s, storage.Range{}) {
+			if err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
+	})
+	return n, err
+}
