@@ -398,7 +398,7 @@ func TestCrashes(t *testing.T) {
 			if testing.Short() || raceEnabled {
 				some := points[:0]
 				for i, p := range points {
-					if i%3 == 0 {
+					if i%5 == 0 {
 						some = append(some, p)
 					}
 				}
