@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -450,71 +449,6 @@ func (r *Registry) DeleteCluster(ctx context.Context, name string, force bool) e
 		}
 		return tx.Record(Event{At: at, Kind: EventClusterDeleted, Cluster: name, Reason: "removed by an operator"})
 	})
-}
-
-// Cluster returns a cluster by name, or ErrNotFound.
-func (r *Registry) Cluster(ctx context.Context, name string) (out *Cluster, err error) {
-	err = r.Read(ctx, func(s *Snapshot) error {
-		cluster, err := s.Cluster(name)
-		if err != nil {
-			return err
-		}
-		copied := *cluster
-		copied.Properties = maps.Clone(cluster.Properties)
-		out = &copied
-		return nil
-	})
-	return out, err
-}
-
-// ClusterPage is a page of clusters.
-type ClusterPage struct {
-	Clusters []*Cluster
-	// Next is the cursor of the next page; empty on the last.
-	Next string
-}
-
-// ClusterFilter selects clusters. The zero value selects all.
-type ClusterFilter struct {
-	// Expression in the language of package expression. It may name name, description,
-	// properties, connection_url, channel, fingerprint, status, created_at and last_updated.
-	Expression string
-}
-
-// ListClusters returns a page of the clusters that match, by name. Errors: ErrInvalidFilter,
-// ErrInvalidCursor.
-func (r *Registry) ListClusters(ctx context.Context, filter ClusterFilter, page Page) (out ClusterPage, err error) {
-	limit := pageSize(page.Limit)
-	err = r.Read(ctx, func(s *Snapshot) error {
-		out = ClusterPage{}
-		expression, err := compileFilter(filter.Expression, clusterSchema)
-		if err != nil {
-			return err
-		}
-		within, err := page.within(nil)
-		if err != nil {
-			return err
-		}
-		for cluster, err := range clusters.Scan(s, within) {
-			if err != nil {
-				return err
-			}
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if expression != nil && !matchesCluster(expression, cluster) {
-				continue
-			}
-			if len(out.Clusters) == limit {
-				out.Next = encodeCursor(out.Clusters[limit-1].Name)
-				break
-			}
-			copied := *cluster
-			out.Clusters = append(out.Clusters, &copied)
-		}
-		return filterError(expression, page)
-	})
-	return out, err
 }
 
 // discovered is a server that presents a cluster's certificate without being in its record:

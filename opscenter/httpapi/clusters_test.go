@@ -3,7 +3,6 @@ package httpapi_test
 import (
 	"context"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	yaml "go.yaml.in/yaml/v3"
 
+	"github.com/opscenter-go/sdk/internal/reference"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
@@ -221,14 +221,10 @@ type description struct {
 	Paths map[string]any `yaml:"paths"`
 }
 
-// readDescription reads it; where it is not at hand, the test is skipped.
+// readDescription reads it.
 func readDescription(t *testing.T) (api description) {
 	t.Helper()
-	reference := os.Getenv("OPSCENTER_REFERENCE")
-	if reference == "" {
-		t.Skip("OPSCENTER_REFERENCE does not name the directory of the API descriptions")
-	}
-	text, err := os.ReadFile(reference + "/operations-center-rest-api.yaml")
+	text, err := reference.Read(reference.OperationsCenter)
 	require.NoError(t, err)
 	require.NoError(t, yaml.Unmarshal(text, &api))
 	return api

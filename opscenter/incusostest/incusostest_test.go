@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -21,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/opscenter-go/sdk/internal/reference"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 )
@@ -88,17 +87,10 @@ func (c *caller) get(path string, into any) {
 }
 
 // TestAnswersAgreeWithTheAPIDescription compares what the simulator answers with IncusOS's
-// API description, where that is at hand.
+// API description.
 func TestAnswersAgreeWithTheAPIDescription(t *testing.T) {
-	path, named := os.LookupEnv("OPSCENTER_REFERENCE")
-	if !named {
-		path = "../../../shared/reference"
-	}
-	text, err := os.ReadFile(filepath.Join(path, "incus-os-rest-api.yaml"))
-	if err != nil {
-		require.False(t, named, "OPSCENTER_REFERENCE names a directory without it: %v", err)
-		t.Skipf("the API description is not at hand (set OPSCENTER_REFERENCE to its directory): %v", err)
-	}
+	text, err := reference.Read(reference.IncusOS)
+	require.NoError(t, err)
 	var description map[string]any
 	require.NoError(t, yaml.Unmarshal(text, &description))
 	paths := description["paths"].(map[string]any)

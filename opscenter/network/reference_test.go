@@ -5,7 +5,6 @@ import (
 	"flag"
 	"maps"
 	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/opscenter-go/sdk/internal/jsonkeep"
+	"github.com/opscenter-go/sdk/internal/reference"
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
 
@@ -31,11 +31,7 @@ type definition struct {
 // TestDescription: the types have every field of the API description, and
 // testdata/every-field.json is a document with all of them.
 func TestDescription(t *testing.T) {
-	reference := os.Getenv("OPSCENTER_REFERENCE")
-	if reference == "" {
-		t.Skip("OPSCENTER_REFERENCE does not name the directory of the API descriptions")
-	}
-	text, err := os.ReadFile(filepath.Join(reference, "incus-os-rest-api.yaml"))
+	text, err := reference.Read(reference.IncusOS)
 	require.NoError(t, err)
 	var api struct {
 		Definitions map[string]definition `yaml:"definitions"`

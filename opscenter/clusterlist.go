@@ -1,0 +1,71 @@
+package opscenter
+
+import (
+	"context"
+	"maps"
+)
+
+// Cluster returns a cluster by name, or ErrNotFound.
+func (r *Registry) Cluster(ctx context.Context, name string) (out *Cluster, err error) {
+	err = r.Read(ctx, func(s *Snapshot) error {
+		cluster, err := s.Cluster(name)
+		if err != nil {
+			return err
+		}
+		copied := *cluster
+		copied.Properties = maps.Clone(cluster.Properties)
+		out = &copied
+		return nil
+	})
+	return out, err
+}
+
+// ClusterPage is a page of clusters.
+type ClusterPage struct {
+	Clusters []*Cluster
+	// Next is the cursor of the next page; empty on the last.
+	Next string
+}
+
+// ClusterFilter selects clusters. The zero value selects all.
+type ClusterFilter struct {
+	// Expression in the language of package expression. It may name name, description,
+	// properties, connection_url, channel, fingerprint, status, created_at and last_updated.
+	Expression string
+}
+
+// ListClusters returns a page of the clusters that match, by name. Errors: ErrInvalidFilter,
+// ErrInvalidCursor.
+func (r *Registry) ListClusters(ctx context.Context, filter ClusterFilter, page Page) (out ClusterPage, err error) {
+	limit := pageSize(page.Limit)
+	err = r.Read(ctx, func(s *Snapshot) error {
+		out = ClusterPage{}
+		expression, err := compileFilter(filter.Expression, clusterSchema)
+		if err != nil {
+			return err
+		}
+		within, err := page.within(nil)
+		if err != nil {
+			return err
+		}
+		for cluster, err := range clusters.Scan(s, within) {
+			if err != nil {
+				return err
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if expression != nil && !matchesCluster(expression, cluster) {
+				continue
+			}
+			if len(out.Clusters) == limit {
+				out.Next = encodeCursor(out.Clusters[limit-1].Name)
+				break
+			}
+			copied := *cluster
+			out.Clusters = append(out.Clusters, &copied)
+		}
+		return filterError(expression, page)
+	})
+	return out, err
+}

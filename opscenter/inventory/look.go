@@ -1,0 +1,194 @@
+package inventory
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// do does what an event about an object has made necessary.
+func (w *worker) do(ctx context.Context, t *task) error {
+	if t.renamed != nil {
+		return w.m.batch(w.id, origin{source: SourceEvent, cause: t.cause}).rename(ctx, *t.renamed, t.ref, t.at)
+	}
+	err := w.refresh(ctx, t.ref, t.cause)
+	if err != nil && (status(err) != 0 || errors.Is(err, errUnread)) {
+		// It could not say, as when the member that has it is away.
+		w.demand("an object could not be read: " + limited(err.Error()))
+		return nil
+	}
+	return err
+}
+
+// refresh looks at one object, and writes what has changed of it.
+func (w *worker) refresh(ctx context.Context, r ref, why cause) error {
+	info := r.kind.info()
+	if w.missing(info) != "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
+	l := w.lister(origin{source: SourceEvent, cause: why})
+	have := known{}
+	if err := w.add(ctx, have, r); err != nil {
+		return err
+	}
+	var err error
+	if r.kind == KindClusterMember || info.parent != "" {
+		err = l.search(ctx, have, r)
+	} else {
+		err = l.get(ctx, have, r)
+	}
+	if err != nil && status(err) != http.StatusNotFound {
+		return err
+	}
+	if l.unread != nil {
+		return fmt.Errorf("%w: %w", errUnread, errors.Join(l.unread, l.batch.flush(ctx)))
+	}
+	if err := l.remove(ctx, have); err != nil {
+		return err
+	}
+	if l.unread != nil {
+		return fmt.Errorf("%w: %w", errUnread, l.unread)
+	}
+	return nil
+}
+
+// confirmAfter are the pauses before an instance that was not found is looked for again.
+var confirmAfter = []time.Duration{100 * time.Millisecond, 400 * time.Millisecond}
+
+// confirm looks once more for instances of a cluster that were not found: while one moves from
+// a member to another, neither may own up to it, and it would come back as another object.
+// Where an event has said that it is gone, it is.
+func (l *lister) confirm(ctx context.Context, have known) error {
+	if len(have) == 0 || !l.w.daemon.Clustered || l.batch.origin.cause.action == "instance-deleted" {
+		return nil
+	}
+	var lost []ref
+	err := l.w.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		lost = nil
+		for key := range have {
+			r, err := objects.Find(s, storage.Key(key))
+			if err != nil {
+				return err
+			}
+			if r != nil && r.Kind == KindInstance {
+				lost = append(lost, r.ref())
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i := 0; i < len(confirmAfter) && len(lost) > 0; i++ {
+		select {
+		case <-time.After(confirmAfter[i]):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		var still []ref
+		for _, r := range lost {
+			err := l.get(ctx, have, r)
+			switch {
+			case status(err) == http.StatusNotFound:
+				still = append(still, r)
+			case err != nil && status(err) == 0:
+				return err
+			default: // found, or it could not say: then what was known of it stays
+				if err != nil {
+					l.miss(err)
+				}
+				delete(have, string(r.prefix(l.w.id)))
+			}
+		}
+		lost = still
+	}
+	return nil
+}
+
+// errUnread: the daemon has answered, and not what could be understood.
+var errUnread = errors.New("not understood")
+
+// add adds what is stored of an object to what is known.
+func (w *worker) add(ctx context.Context, have known, r ref) error {
+	more, err := w.m.known(ctx, w.id, r.prefix(w.id), func(*row) bool { return true })
+	for key, sum := range more {
+		have[key] = sum
+	}
+	return err
+}
+
+// get asks for an object by its path.
+func (l *lister) get(ctx context.Context, have known, r ref) error {
+	info := r.kind.info()
+	path := "/1.0/" + info.collection + "/" + url.PathEscape(r.name)
+	query := url.Values{}
+	if info.project {
+		query.Set("project", r.project)
+	}
+	if r.kind == KindInstance {
+		query.Set("recursion", "1")
+	}
+	if len(query) > 0 {
+		path += "?" + query.Encode()
+	}
+	data, err := l.w.m.incus.ReadObject(ctx, l.w.target, path)
+	if err != nil {
+		return err
+	}
+	return l.found(ctx, have, r, data)
+}
+
+// search looks for an object where there may be several of its name, one a member.
+func (l *lister) search(ctx context.Context, have known, r ref) error {
+	info := r.kind.info()
+	path := listPath(info)
+	if info.parent != "" {
+		path = "/1.0/" + info.parent.info().collection + "/" + url.PathEscape(r.parent) + "/" + info.collection
+		if r.typ != "" {
+			path += "/" + url.PathEscape(r.typ)
+		}
+		path += "?recursion=" + info.recursion + "&project=" + url.QueryEscape(r.project)
+		if r.kind == KindStorageVolume && plain(r.name) {
+			path += "&filter=" + url.QueryEscape("name eq "+r.name)
+		}
+	}
+	return l.w.m.incus.ReadList(ctx, l.w.target, path, func(entry json.RawMessage) error { return l.found(ctx, have, r, entry) })
+}
+
+// plain reports whether a name means itself in a filter of Incus's, or more, and never less.
+func plain(name string) bool {
+	return !strings.ContainsFunc(name, func(r rune) bool {
+		return r != '-' && r != '_' && r != '.' && r != '/' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	})
+}
+
+// found takes in an object, if it is the one that is looked for.
+func (l *lister) found(ctx context.Context, have known, r ref, data json.RawMessage) error {
+	found, err := normalize(r, data, l.w.m.options.KeepSecrets)
+	switch {
+	case errors.Is(err, errUnmanaged):
+		return nil
+	case err != nil:
+		l.miss(err)
+		return nil
+	case found.Name != r.name || found.Type != r.typ:
+		return nil
+	}
+	if found.Project != r.project { // the project has none of its own, and this is the default one's
+		if err := l.w.add(ctx, have, found.ref()); err != nil {
+			return err
+		}
+	}
+	l.w.doubtful = l.w.doubtful || inError(found)
+	return l.batch.compare(ctx, have, found)
+}

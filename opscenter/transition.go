@@ -1,0 +1,324 @@
+package opscenter
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/rolling"
+)
+
+// Transition is the outcome of Apply.
+type Transition struct {
+	State   ServerState
+	Contact Contact
+	// Changed tells whether State differs from what it was.
+	Changed bool
+	Events  []Event
+	// Warnings are there to be raised, or seen once more; of the kinds in Judged, all others
+	// of the server are cleared.
+	Warnings []Warned
+	Judged   []WarningKind
+}
+
+// bootSlack is how far the clocks of two machines may disagree about when a boot was.
+const bootSlack = 5 * time.Second
+
+// bootDrift is by how much the time of a boot must differ from the one known to be another.
+const bootDrift = 15 * time.Second
+
+// Apply applies an observation to the state of a server. It is pure: the same input always
+// gives the same outcome. The rules are those of the status machine in the design:
+//
+//   - The first answer of a ready server makes it ready.
+//   - OfflineThreshold consecutive failures make it offline, unresponsive.
+//   - A server that went down on purpose stays so until it is back: booted since, or
+//     unreachable and reachable again; or until its deadline has passed.
+//   - What could not be read keeps its value.
+//   - A server that became unresponsive FlapThreshold times within FlapWindow is held offline
+//     until it has answered, or not answered, for FlapSteady.
+//   - While the fleet is unreachable, nobody becomes offline.
+func Apply(state ServerState, contact Contact, o Observation, policy Policy) Transition {
+	t := Transition{State: state, Contact: contact}
+	next := &t.State
+	if state.Announced != nil {
+		announced := *state.Announced // rows are shared: what changes is copied
+		next.Announced = &announced
+	}
+	t.presented(o)
+	if o.Failure != nil {
+		t.failed(o, policy)
+	} else {
+		t.answered(o, policy)
+	}
+	t.warn(o, policy)
+	t.Changed = !reflect.DeepEqual(*next, state)
+	if t.Changed {
+		next.LastUpdated = o.At
+	}
+	return t
+}
+
+func (t *Transition) failed(o Observation, policy Policy) {
+	next, contact := &t.State, &t.Contact
+	if contact.Failures == 0 {
+		contact.FirstFailure = o.At
+	}
+	contact.Failures++
+	contact.Good = 0
+	contact.LastFailure = o.Failure
+	if policy.FleetUnreachable && next.Status == StatusReady {
+		// Whoever fails for a reason of ours has all its failures before it once that is over.
+		contact.Failures = 1
+	}
+	if contact.Failures >= policy.OfflineThreshold {
+		contact.AnsweringSince = time.Time{} // one failure is none
+	}
+	if contact.FirstFailure.After(o.At) {
+		contact.FirstFailure = o.At // the clock was set back
+	}
+	t.steadilyDown(o, policy)
+	if a := next.Announced; a != nil {
+		if o.At.Before(a.At) {
+			return // asked before it said so
+		}
+		a.WentDown = true
+		if op := next.Operation; op != nil && op.down() && contact.Acting == 0 {
+			t.endOperation(o.At, "", "it is down")
+		}
+		if a.Deadline.IsZero() || o.At.Before(a.Deadline) || policy.FleetUnreachable {
+			return // a server that was shut down may stay so
+		}
+		detail := next.StatusDetail
+		next.Announced = nil
+		if next.Operation != nil {
+			t.endOperation(o.At, fmt.Sprintf("not back from %s by its deadline", detail), o.Failure.Message)
+		}
+		t.to(o.At, StatusOffline, DetailUnresponsive, fmt.Sprintf("not back from %s by its deadline: %s", detail, o.Failure.Message))
+		return
+	}
+	if policy.FleetUnreachable || contact.Failures < policy.OfflineThreshold || next.Status == StatusUnregistered || next.Status == StatusOffline {
+		return
+	}
+	if op := next.Operation; op != nil && op.pending() && o.At.Before(op.Deadline) {
+		return // it may be at another address, and be back at this one
+	}
+	if op := next.Operation; op != nil && (contact.Acting == 0 || !o.At.Before(op.Deadline)) {
+		t.endOperation(o.At, "the server became unresponsive", o.Failure.Message)
+	}
+	t.to(o.At, StatusOffline, DetailUnresponsive, fmt.Sprintf("%d polls failed in a row: %s", contact.Failures, o.Failure.Message))
+	t.outage(o.At, policy)
+}
+
+func (t *Transition) answered(o Observation, policy Policy) {
+	next, contact := &t.State, &t.Contact
+	contact.LastSeen = o.At
+	contact.Failures, contact.LastFailure, contact.FirstFailure = 0, nil, time.Time{}
+	if contact.AnsweringSince.IsZero() || contact.AnsweringSince.After(o.At) {
+		contact.AnsweringSince = o.At
+	}
+	switch {
+	case !o.Ready || o.Type == nil || o.Versions == nil || *o.Type == TypeIncus && o.Maintenance == nil:
+		contact.Good = 0
+	default:
+		contact.Good++
+	}
+	if booted := next.BootedAt; !o.BootedAt.IsZero() && (booted.IsZero() || o.BootedAt.Sub(booted).Abs() > bootDrift) {
+		next.BootedAt = o.BootedAt.Truncate(time.Second)
+	}
+	switch {
+	case len(o.Unread) > 0:
+		contact.Whole = 0
+	case !o.Light && contact.Whole < wholePolls:
+		contact.Whole++
+	}
+	t.read(o)
+
+	if a := next.Announced; a != nil {
+		back, late := returned(*a, o), !o.At.Before(a.deadline(policy))
+		switch {
+		case o.At.Before(a.At), !back && !late:
+			return // asked before it said so, or still about to go down
+		case !o.Ready && !late:
+			a.WentDown = true
+			return // back, and booting
+		case !o.Ready:
+			if op := next.Operation; op != nil && op.Action == ActionReboot {
+				t.endOperation(o.At, "answers, but has not become ready by its deadline", "")
+			}
+			t.to(o.At, StatusOffline, DetailUnresponsive, "answers, but has not become ready by its deadline")
+			return
+		}
+		next.Announced = nil
+		if op := next.Operation; op != nil && (op.Action == ActionReboot || op.down()) && contact.Acting == 0 {
+			switch {
+			case !back:
+				t.endOperation(o.At, "the server did not go down by the deadline", "")
+			case op.Action == ActionReboot:
+				t.endOperation(o.At, "", "the server is back")
+			default:
+				t.endOperation(o.At, "", "the server was down, and is back")
+			}
+		}
+	}
+	if !o.Ready {
+		if next.Status == StatusReady {
+			since := o.At
+			if !o.BootedAt.IsZero() {
+				since = o.BootedAt
+			}
+			next.Announced = &Announcement{At: since, Deadline: o.At.Add(policy.RebootTimeout), WentDown: true}
+			t.to(o.At, StatusOffline, DetailRebooting, "the server says that it is still booting")
+		}
+		return
+	}
+	t.settle(o, policy)
+}
+
+// deadline is when a server that still answers counts as not having gone down.
+func (a Announcement) deadline(policy Policy) time.Time {
+	if a.Deadline.IsZero() {
+		return a.At.Add(policy.RebootTimeout)
+	}
+	return a.Deadline
+}
+
+// returned reports whether an answering server has been down since it was announced.
+func returned(a Announcement, o Observation) bool {
+	if !o.BootedAt.IsZero() && o.BootedAt.After(a.At.Add(-bootSlack)) {
+		return true
+	}
+	// Suspended servers come back without a boot; others may not tell when they booted.
+	return a.WentDown && (o.BootedAt.IsZero() || a.Deadline.IsZero())
+}
+
+// read takes over what was read, and only that.
+func (t *Transition) read(o Observation) {
+	next := &t.State
+	if o.Type != nil && *o.Type != next.Type {
+		if next.Type != "" && next.Type != TypeUnknown {
+			t.event(o.At, EventTypeChanged, fmt.Sprintf("the primary application makes it %s, it was %s", *o.Type, next.Type))
+		}
+		next.Type = *o.Type
+	}
+	if o.Versions != nil {
+		next.Versions = *o.Versions
+	}
+	if o.MemberName != nil {
+		if *o.MemberName != "" {
+			next.Stopped = nil // its cluster sees to them from now on
+		}
+		switch before := next.MemberName; {
+		case *o.MemberName == before:
+		case *o.MemberName == "":
+			t.event(o.At, EventClusterDiscovered, fmt.Sprintf("is in no Incus cluster any more, was member %s of one", before))
+		default:
+			t.event(o.At, EventClusterDiscovered, fmt.Sprintf("is member %s of an Incus cluster", *o.MemberName))
+		}
+		next.MemberName = *o.MemberName
+	}
+	if o.Maintenance != nil && next.Stopped == nil {
+		// Of a standalone server Incus doesn't know that it is evacuated: we do.
+		next.Maintenance = *o.Maintenance
+		if !slices.Equal(next.MemberRoles, o.MemberRoles) || (next.MemberRoles == nil) != (o.MemberRoles == nil) {
+			next.MemberRoles = o.MemberRoles
+		}
+	}
+	if o.Update != nil && (next.Update == nil || *next.Update != *o.Update) {
+		next.Update = o.Update
+	}
+	if o.SystemStateTrusted != nil {
+		next.SystemStateTrusted = *o.SystemStateTrusted
+	}
+}
+
+// settle gives a ready server its status and detail.
+func (t *Transition) settle(o Observation, policy Policy) {
+	next := &t.State
+	if op := next.Operation; op != nil {
+		switch {
+		case t.Contact.Acting > 0:
+			if !o.At.Before(op.Deadline) {
+				t.endOperation(o.At, "its deadline has passed", "")
+			}
+		case op.Action == ActionUpdate && reached(next.Versions, op.Targets):
+			t.endOperation(o.At, "", "every component has its version")
+		case op.Owner == "" && next.Stopped == nil && (op.Action == ActionEvacuate && next.Maintenance == MaintenanceEvacuated ||
+			op.Action == ActionRestore && next.Maintenance == NotInMaintenance):
+			// The status can show before all is done: a rollout waits for the operation.
+			t.endOperation(o.At, "", "the server is "+next.Maintenance.String())
+		case op.Action == ActionReboot:
+			t.endOperation(o.At, "", "the server is back")
+		case op.Action == ActionFactoryReset && o.BootedAt.After(op.StartedAt.Add(bootSlack)):
+			t.endOperation(o.At, "the server has booted, and is what it was", "")
+		case !o.At.Before(op.Deadline):
+			t.endOperation(o.At, "its deadline has passed", "")
+		}
+	}
+	if op := next.Operation; op != nil && op.pending() {
+		return // whoever changes it says when that is over, or the deadline does
+	}
+	detail := DetailNone
+	reason := reasonReady
+	switch {
+	case next.Operation != nil:
+		detail, reason = next.Operation.detail(), string(next.Operation.Action)+" under way"
+	case next.Maintenance == MaintenanceEvacuating:
+		detail, reason = DetailEvacuating, "the cluster says so"
+	case next.Maintenance == MaintenanceRestoring:
+		detail, reason = DetailRestoring, "the cluster says so"
+	}
+	if unknown := next.Type == "" || next.Type == TypeUnknown; o.Type == nil && (next.Status == StatusPending || unknown && next.Status != StatusReady) {
+		// Something answered; whether it is a whole server is not known.
+		next.StatusReason = "answers, but not all could be read"
+		return
+	}
+	if t.held(o, policy) {
+		return
+	}
+	if next.Status != StatusReady || next.StatusDetail != detail {
+		t.to(o.At, StatusReady, detail, reason)
+	}
+}
+
+// reached reports whether every component has at least its target version.
+func reached(v Versions, targets map[string]string) bool {
+	for component, target := range targets {
+		if have, ok := v.Staged(component); ok && rolling.Newer(target, have) {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *Transition) to(at time.Time, status Status, detail StatusDetail, reason string) {
+	next := &t.State
+	if next.Status == status && next.StatusDetail == detail {
+		return
+	}
+	from := describe(next.Status, next.StatusDetail)
+	next.Status, next.StatusDetail, next.StatusReason, next.StatusSince = status, detail, cutTo(reason, maxReason), at
+	t.event(at, EventStatusChanged, fmt.Sprintf("%s, was %s: %s", describe(status, detail), from, reason))
+}
+
+func (t *Transition) event(at time.Time, kind EventKind, reason string) {
+	t.Events = append(t.Events, Event{At: at, Kind: kind, Server: t.State.Name, Reason: cutTo(reason, maxReason)})
+}
+
+const reasonReady = "answers, and is ready"
+
+// maxReason bounds the reasons that are stored, in bytes: parts of them come from servers.
+const maxReason = 1000
+
+// describe returns a status with its detail, as "offline (rebooting)".
+func describe(status Status, detail StatusDetail) string {
+	if detail == DetailNone {
+		return string(status)
+	}
+	return fmt.Sprintf("%s (%s)", status, detail)
+}
+
+// sortedKeys returns the keys of m in order.
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
