@@ -254,9 +254,6 @@ func (m *Manager) endBatch(ctx context.Context, b *Batch, failure error) error {
 		if err := m.putBatch(tx, b, reason); err != nil {
 			return err
 		}
-		if err := m.forgetBatches(tx); err != nil {
-			return err
-		}
 		if err := m.options.Audit.EndIn(tx, b.Audit, failure); err != nil {
 			return err
 		}
@@ -266,24 +263,7 @@ func (m *Manager) endBatch(ctx context.Context, b *Batch, failure error) error {
 		b.EndedAt = time.Time{}
 		return err
 	}
-	return nil
-}
-
-func (m *Manager) forgetBatches(tx *opscenter.Tx) error {
-	var ended []string
-	for b, err := range batchesByEnd.Scan(tx, storage.Range{}) {
-		if err != nil {
-			return err
-		}
-		if !b.EndedAt.IsZero() {
-			ended = append(ended, b.ID)
-		}
-	}
-	for i := 0; i < len(ended)-m.options.MaxChanges; i++ {
-		if err := batches.Delete(tx, storage.StringKey(ended[i])); err != nil {
-			return err
-		}
-	}
+	m.prune(ctx)
 	return nil
 }
 

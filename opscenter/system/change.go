@@ -399,9 +399,6 @@ func (m *Manager) end(ctx context.Context, c *Change, status Status, url, reason
 				return err
 			}
 		}
-		if err := m.forget(tx); err != nil {
-			return err
-		}
 		server, err := tx.Snapshot().ServerByID(c.ServerID)
 		if errors.Is(err, opscenter.ErrNotFound) { // removed by force
 			return m.options.Audit.EndIn(tx, c.hidden.Audit, ended.Err())
@@ -430,6 +427,7 @@ func (m *Manager) end(ctx context.Context, c *Change, status Status, url, reason
 	}
 	*c = ended
 	m.acted(c)
+	m.prune(ctx)
 	return nil
 }
 
@@ -441,24 +439,69 @@ func release(tx *opscenter.Tx, owner, serverID, cluster string) error {
 	return tx.Release(owner, serverID, false)
 }
 
-// forget drops the oldest changes that are over the limit.
-func (m *Manager) forget(tx *opscenter.Tx) error {
-	var ended []string
-	for row, err := range changesByEnd.Scan(tx, storage.Range{After: storage.UintKey(1), Reverse: false}) {
-		if err != nil {
-			return err
+// prune drops the oldest changes, and those of whole clusters, that are over the limit. It looks
+// for them beside all writers. What a batch that goes on is made of stays.
+func (m *Manager) prune(ctx context.Context) {
+	var old, oldBatches []storage.Key
+	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		old, oldBatches = nil, nil
+		kept := 0
+		for row, err := range changesByEnd.Scan(s, storage.Range{Reverse: true}) {
+			if err != nil {
+				return err
+			}
+			if row.Change.EndedAt.IsZero() {
+				break // those that are open come last
+			}
+			if kept++; kept <= m.options.MaxChanges {
+				continue
+			}
+			if id := row.Change.Batch; id != "" {
+				if b, err := batches.Find(s, storage.StringKey(id)); err != nil || b != nil && b.EndedAt.IsZero() {
+					if err != nil {
+						return err
+					}
+					continue
+				}
+			}
+			old = append(old, storage.StringKey(row.Change.ID))
 		}
-		if !row.Change.EndedAt.IsZero() {
-			ended = append(ended, row.Change.ID)
+		kept = 0
+		for b, err := range batchesByEnd.Scan(s, storage.Range{Reverse: true}) {
+			if err != nil {
+				return err
+			}
+			if b.EndedAt.IsZero() {
+				break
+			}
+			if kept++; kept > m.options.MaxChanges {
+				oldBatches = append(oldBatches, storage.StringKey(b.ID))
+			}
 		}
+		return nil
+	})
+	if err == nil && len(old)+len(oldBatches) > 0 {
+		err = m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+			for _, key := range old[:min(len(old), pruneStep)] {
+				if err := changes.Delete(tx, key); err != nil && !errors.Is(err, storage.ErrNotFound) {
+					return err
+				}
+			}
+			for _, key := range oldBatches[:min(len(oldBatches), pruneStep)] {
+				if err := batches.Delete(tx, key); err != nil && !errors.Is(err, storage.ErrNotFound) {
+					return err
+				}
+			}
+			return nil
+		})
 	}
-	for i := 0; i < len(ended)-m.options.MaxChanges; i++ {
-		if err := changes.Delete(tx, storage.StringKey(ended[i])); err != nil {
-			return err
-		}
+	if err != nil && ctx.Err() == nil {
+		m.log.WarnContext(ctx, "old changes could not be dropped", "error", err) // the next one does
 	}
-	return nil
 }
+
+// pruneStep bounds what is dropped at a time.
+const pruneStep = 200
 
 // Err says how a change ended, as an error; nil: it is done, or goes on.
 func (c *Change) Err() error {

@@ -3,6 +3,7 @@ package system
 import (
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,6 +91,35 @@ func TestPlaces(t *testing.T) {
 	c := &Change{OldURL: "https://10.0.0.1:8443"}
 	c.hidden.Expected = []string{"10.0.0.2", "fd00::2", "10.0.0.1"}
 	require.Equal(t, []string{"https://10.0.0.1:8443", "https://name:1", "https://10.0.0.2:8443", "https://[fd00::2]:8443"}, c.places("https://name:1"))
+}
+
+// TestScrubbed: what a server repeats of what it was sent holds no secrets.
+func TestScrubbed(t *testing.T) {
+	require.Equal(t, "bad key (hidden), and (hidden) again; an x is none", scrubbed("bad key hunter2, and hunter2 again; an x is none", []string{"hunter2", "x"}))
+	require.LessOrEqual(t, len(scrubbed(strings.Repeat("é", 2*maxReason), nil)), maxReason+len("…"))
+	err := &scrubbedError{opscenter.ErrRefused, "no"}
+	require.ErrorIs(t, err, opscenter.ErrRefused)
+	require.EqualError(t, err, "no")
+}
+
+// TestLacks: what a server adds to what it was given is no difference; what it left out is.
+func TestLacks(t *testing.T) {
+	const wanted = `{"a":1,"list":[{"name":"x","on":false}],"none":null,"password":"(hidden)","text":""}`
+	for have, want := range map[string]string{
+		wanted: "",
+		`{"a":1,"list":[{"name":"x","more":2}],"password":"secret","also":true}`: "",
+		`{"a":2,"list":[{"name":"x"}],"password":"secret"}`:                      "a",
+		`{"a":1,"list":[],"password":"secret"}`:                                  "list",
+		`{"a":1,"list":[{"name":"x","on":true}],"password":"secret"}`:            "list",
+		`{"a":1,"list":[{"name":"x"}]}`:                                          "password",
+		`{"a":1,"list":[{"name":"x"}],"password":"secret","text":"y"}`:           "text",
+	} {
+		got, err := lacks([]byte(have), []byte(wanted))
+		require.NoError(t, err)
+		require.Equal(t, want, got, have)
+	}
+	_, err := lacks([]byte(`[]`), []byte(`{}`))
+	require.Error(t, err)
 }
 
 // TestDrifted: when settings are put back, and when that is a warning.

@@ -2,9 +2,11 @@ package system_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
@@ -303,6 +306,57 @@ func TestConflict(t *testing.T) {
 	after := p.network("a").Config
 	require.Equal(t, "Europe/Berlin", after.Time.Timezone)
 	require.Equal(t, "example.org", after.DNS.Domain)
+	p.free("a")
+}
+
+// meddler does something before the second look, or the second reading of a section.
+type meddler struct {
+	*incusos.Client
+	looks  atomic.Int32
+	meddle func()
+}
+
+func (m *meddler) again() {
+	if m.looks.Add(1) == 2 {
+		m.meddle()
+	}
+}
+
+func (m *meddler) Look(ctx context.Context, target opscenter.Target) (*system.Sight, error) {
+	m.again()
+	return m.Client.Look(ctx, target)
+}
+
+func (m *meddler) ReadSystem(ctx context.Context, target opscenter.Target, section string) (json.RawMessage, error) {
+	m.again()
+	return m.Client.ReadSystem(ctx, target, section)
+}
+
+// TestMeddled: what somebody changes after the plan was made, and before the server is asked, stays.
+func TestMeddled(t *testing.T) {
+	p := newPlane(t, system.Options{})
+	a := p.boot(incusostest.Options{Name: "a"})
+	other := newStranger(t, a)
+	changed := strings.Replace(string(a.NetworkConfig()), `"timezone":"UTC"`, `"timezone":"Europe/Berlin"`, 1)
+	m := &meddler{Client: p.client, meddle: func() { other.put(t, []byte(changed), "") }}
+	options := p.systems.Options()
+	systems, err := system.New(p.registry, m, options)
+	require.NoError(t, err)
+	c, err := systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNS{Domain: "example.org"}}, system.ApplyOptions{})
+	require.ErrorIs(t, err, opscenter.ErrPrecondition)
+	require.Equal(t, system.StatusNotSent, c.Status)
+	require.JSONEq(t, changed, string(a.NetworkConfig()))
+	p.free("a")
+	p.ready("a", a.URL())
+	m.looks.Store(0)
+	m.meddle = func() {
+		other.send(t, "PUT", "/os/1.0/system/kernel", map[string]any{"config": map[string]any{"blacklist_modules": []string{"theirs"}}})
+	}
+	_, err = systems.SetKernel(t.Context(), "a", system.KernelConfig{BlacklistModules: []string{"ours"}}, system.SetOptions{})
+	require.ErrorIs(t, err, opscenter.ErrPrecondition)
+	k, err := p.systems.Kernel(t.Context(), "a")
+	require.NoError(t, err)
+	require.Equal(t, []string{"theirs"}, k.Config.BlacklistModules)
 	p.free("a")
 }
 
