@@ -3,6 +3,7 @@ package inventory
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -22,6 +23,9 @@ func Interpret(e *Event) (scan string, names []string, lists []string, renamed s
 	}
 	return out.scan, names, lists, renamed
 }
+
+// Rest is how long a unit is left alone after a scan.
+func Rest(o Options, took time.Duration) time.Duration { return o.rest(took) }
 
 // Normalize makes of a document what is kept of it.
 func Normalize(kind Kind, data []byte) (object json.RawMessage, name string, truncated []string, err error) {

@@ -74,7 +74,8 @@ type Options struct {
 	MaxStreams int
 	// MaxConnects is how many units are being connected to at once. Default 32.
 	MaxConnects int
-	// MaxBackoff bounds the time between two tries to reach a unit. Default 5 minutes.
+	// MaxBackoff bounds the time between two tries to reach a unit, and that which a unit is left
+	// alone after a scan, unless the scan itself took longer. Default 5 minutes.
 	MaxBackoff time.Duration
 	// MaxHistory is how many changes are kept of an object, MaxChanges how many of all together.
 	// Default 20, and 100,000.

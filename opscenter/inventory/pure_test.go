@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lxc/incus/v6/shared/api"
 	"github.com/stretchr/testify/require"
@@ -56,6 +57,17 @@ func TestInterpret(t *testing.T) {
 		} else {
 			require.True(t, c.scan != "" || len(lists) == 0 || strings.Contains(what, "-backup-") || strings.Contains(what, "snapshot") || strings.Contains(what, "integration") || strings.Contains(what, "zone"), what)
 		}
+	}
+}
+
+// TestRest says how long a unit is left alone after a scan: in proportion, but neither for
+// longer than between two tries to reach it, nor for less than the scan took.
+func TestRest(t *testing.T) {
+	o := inventory.Options{MaxBackoff: 5 * time.Minute}
+	for took, want := range map[time.Duration]time.Duration{
+		0: 0, time.Second: 10 * time.Second, 30 * time.Second: 5 * time.Minute, time.Minute: 5 * time.Minute, 12 * time.Minute: 12 * time.Minute,
+	} {
+		require.Equal(t, want, inventory.Rest(o, took), took)
 	}
 }
 

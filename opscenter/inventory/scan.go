@@ -105,7 +105,8 @@ func (w *worker) scan(ctx context.Context, why string) error {
 		}
 	}
 	took := time.Since(begun)
-	w.scanNext = time.Now().Add(max(minScanGap, share*took))
+	rest := w.m.options.rest(took)
+	w.scanNext = time.Now().Add(max(minScanGap, rest))
 	w.set(func(s *Status) {
 		s.Skipped, s.Scans = skipped, s.Scans+1
 		if l.unread == nil {
@@ -116,7 +117,7 @@ func (w *worker) scan(ctx context.Context, why string) error {
 		w.failures, w.scanRetry = 0, time.Time{}
 		return nil
 	}
-	w.scanRetry = time.Now().Add(max(share*took, min(w.m.options.MaxBackoff, scanRetry<<min(w.failures, 10))))
+	w.scanRetry = time.Now().Add(max(rest, min(w.m.options.MaxBackoff, scanRetry<<min(w.failures, 10))))
 	w.failures++
 	w.set(func(s *Status) {
 		if s.Failure == "" {

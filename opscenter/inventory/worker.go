@@ -16,8 +16,14 @@ import (
 )
 
 // share is which part of its time a unit may spend with scans that events have caused: after
-// one that took a second, there is none for ten.
+// one that took a second, there is none for ten, see [Options.rest].
 const share = 10
+
+// rest is how long a unit is left alone after a scan that took so long. One that was slow only
+// because the cluster was, electing a leader, must not hide it for minutes afterwards.
+func (o Options) rest(took time.Duration) time.Duration {
+	return min(share*took, max(took, o.MaxBackoff))
+}
 
 // scopesShare is the same of the lists of what an object has to do with, which are short.
 const scopesShare = 2
