@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -16,7 +17,7 @@ type proxy struct {
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
-	cuts  int
+	cuts  atomic.Int64
 	group sync.WaitGroup
 }
 
@@ -71,5 +72,5 @@ func (p *proxy) cut() {
 	for c := range p.conns {
 		c.Close()
 	}
-	p.cuts++
+	p.cuts.Add(1)
 }

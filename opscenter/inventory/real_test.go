@@ -129,7 +129,7 @@ func TestRealCuts(t *testing.T) {
 			t.Logf("%-40s %s", step.name, took.Round(time.Millisecond))
 		}
 	}
-	t.Logf("%d cuts, %+v", between.cuts, p.following(t, "solo", 20*time.Second))
+	t.Logf("%d cuts, %+v", between.cuts.Load(), p.following(t, "solo", 20*time.Second))
 }
 
 // TestRealClusterInventory keeps the inventory of a cluster of three: volumes of one name on several
