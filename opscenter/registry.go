@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -96,33 +97,15 @@ func (o Options) withDefaults() (Options, error) {
 	if err := checkObjectName("channel", o.DefaultChannel); err != nil {
 		return o, err
 	}
-	for _, n := range []struct {
-		name  string
-		value *int
-		def   int
-	}{{"OfflineThreshold", &o.OfflineThreshold, DefaultOfflineThreshold}, {"MaxEvents", &o.MaxEvents, DefaultMaxEvents},
-		{"MaxFactsHistory", &o.MaxFactsHistory, DefaultMaxFactsHistory},
-		{"GuardMinimum", &o.GuardMinimum, DefaultGuardMinimum}} {
-		if *n.value < 0 {
-			return o, fmt.Errorf("%s is %d, it must not be negative: %w", n.name, *n.value, ErrInvalidOptions)
-		}
-		if *n.value == 0 {
-			*n.value = n.def
-		}
-	}
-	for _, d := range []struct {
-		name  string
-		value *time.Duration
-		def   time.Duration
-	}{{"RebootTimeout", &o.RebootTimeout, DefaultRebootTimeout}, {"ActionTimeout", &o.ActionTimeout, DefaultActionTimeout},
-		{"TokenLifetime", &o.TokenLifetime, DefaultTokenLifetime}, {"LastSeenInterval", &o.LastSeenInterval, DefaultLastSeenInterval},
-		{"FlapWindow", &o.FlapWindow, DefaultFlapWindow}, {"FlapSteady", &o.FlapSteady, DefaultFlapSteady}, {"GuardWindow", &o.GuardWindow, DefaultGuardWindow}} {
-		if *d.value < 0 {
-			return o, fmt.Errorf("%s is %s, it must not be negative: %w", d.name, *d.value, ErrInvalidOptions)
-		}
-		if *d.value == 0 {
-			*d.value = d.def
-		}
+	err := defaults.Fill(ErrInvalidOptions,
+		defaults.Of("OfflineThreshold", &o.OfflineThreshold, DefaultOfflineThreshold), defaults.Of("MaxEvents", &o.MaxEvents, DefaultMaxEvents),
+		defaults.Of("MaxFactsHistory", &o.MaxFactsHistory, DefaultMaxFactsHistory), defaults.Of("GuardMinimum", &o.GuardMinimum, DefaultGuardMinimum),
+		defaults.Of("RebootTimeout", &o.RebootTimeout, DefaultRebootTimeout), defaults.Of("ActionTimeout", &o.ActionTimeout, DefaultActionTimeout),
+		defaults.Of("TokenLifetime", &o.TokenLifetime, DefaultTokenLifetime), defaults.Of("LastSeenInterval", &o.LastSeenInterval, DefaultLastSeenInterval),
+		defaults.Of("FlapWindow", &o.FlapWindow, DefaultFlapWindow), defaults.Of("FlapSteady", &o.FlapSteady, DefaultFlapSteady),
+		defaults.Of("GuardWindow", &o.GuardWindow, DefaultGuardWindow))
+	if err != nil {
+		return o, err
 	}
 	switch {
 	case o.FlapThreshold == 0:

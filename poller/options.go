@@ -1,10 +1,10 @@
 package poller
 
 import (
-	"fmt"
 	"log/slog"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
@@ -86,33 +86,18 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	for _, d := range []struct {
-		name  string
-		value *time.Duration
-		def   time.Duration
-	}{{"Interval", &o.Interval, DefaultInterval}, {"FastInterval", &o.FastInterval, DefaultFastInterval}, {"RetryInterval", &o.RetryInterval, DefaultRetryInterval},
-		{"MaxBackoff", &o.MaxBackoff, DefaultMaxBackoff}, {"Timeout", &o.Timeout, DefaultTimeout}, {"SlowAfter", &o.SlowAfter, DefaultSlowAfter},
-		{"BatchDelay", &o.BatchDelay, DefaultBatchDelay}, {"Grace", &o.Grace, DefaultGrace}, {"FactsInterval", &o.FactsInterval, 0}, {"MaxLag", &o.MaxLag, 0}} {
-		if *d.value < 0 {
-			return o, fmt.Errorf("%s is %s, it must not be negative: %w", d.name, *d.value, opscenter.ErrInvalidOptions)
-		}
-		if *d.value == 0 {
-			*d.value = d.def
-		}
-	}
-	for _, n := range []struct {
-		name  string
-		value *int
-		def   int
-	}{{"Concurrency", &o.Concurrency, DefaultConcurrency}, {"SlowConcurrency", &o.SlowConcurrency, DefaultSlowConcurrency},
-		{"RetryConcurrency", &o.RetryConcurrency, DefaultRetryConcurrency}, {"OfflineConcurrency", &o.OfflineConcurrency, DefaultOfflineConcurrency}, {"BatchSize", &o.BatchSize, DefaultBatchSize},
-		{"MaxPending", &o.MaxPending, DefaultMaxPending}, {"MaxPendingSize", &o.MaxPendingSize, DefaultMaxPendingSize}} {
-		if *n.value < 0 {
-			return o, fmt.Errorf("%s is %d, it must not be negative: %w", n.name, *n.value, opscenter.ErrInvalidOptions)
-		}
-		if *n.value == 0 {
-			*n.value = n.def
-		}
+	err := defaults.Fill(opscenter.ErrInvalidOptions,
+		defaults.Of("Interval", &o.Interval, DefaultInterval), defaults.Of("FastInterval", &o.FastInterval, DefaultFastInterval),
+		defaults.Of("RetryInterval", &o.RetryInterval, DefaultRetryInterval), defaults.Of("MaxBackoff", &o.MaxBackoff, DefaultMaxBackoff),
+		defaults.Of("Timeout", &o.Timeout, DefaultTimeout), defaults.Of("SlowAfter", &o.SlowAfter, DefaultSlowAfter),
+		defaults.Of("BatchDelay", &o.BatchDelay, DefaultBatchDelay), defaults.Of("Grace", &o.Grace, DefaultGrace),
+		defaults.Of("FactsInterval", &o.FactsInterval, 0), defaults.Of("MaxLag", &o.MaxLag, 0),
+		defaults.Of("Concurrency", &o.Concurrency, DefaultConcurrency), defaults.Of("SlowConcurrency", &o.SlowConcurrency, DefaultSlowConcurrency),
+		defaults.Of("RetryConcurrency", &o.RetryConcurrency, DefaultRetryConcurrency),
+		defaults.Of("OfflineConcurrency", &o.OfflineConcurrency, DefaultOfflineConcurrency), defaults.Of("BatchSize", &o.BatchSize, DefaultBatchSize),
+		defaults.Of("MaxPending", &o.MaxPending, DefaultMaxPending), defaults.Of("MaxPendingSize", &o.MaxPendingSize, DefaultMaxPendingSize))
+	if err != nil {
+		return o, err
 	}
 	// Nothing that is meant to be quicker than a poll in turn is slower than it.
 	o.FastInterval, o.RetryInterval = min(o.FastInterval, o.Interval), min(o.RetryInterval, o.Interval)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -100,11 +101,8 @@ type Log struct {
 // New returns the log of a registry's store. What an earlier process left under way has outcome unknown from now on.
 // Errors: opscenter.ErrInvalidOptions, and those of the store.
 func New(registry *opscenter.Registry, options Options) (*Log, error) {
-	if options.MaxEntries < 0 {
-		return nil, fmt.Errorf("MaxEntries is %d, it must not be negative: %w", options.MaxEntries, opscenter.ErrInvalidOptions)
-	}
-	if options.MaxEntries == 0 {
-		options.MaxEntries = DefaultMaxEntries
+	if err := defaults.Fill(opscenter.ErrInvalidOptions, defaults.Of("MaxEntries", &options.MaxEntries, DefaultMaxEntries)); err != nil {
+		return nil, err
 	}
 	l := &Log{registry: registry, options: options}
 	ctx := context.Background()

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
@@ -106,11 +107,13 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 	if options.Version == "" {
 		options.Version = "opscenter"
 	}
-	if options.MaxBody <= 0 {
-		options.MaxBody = DefaultMaxBody
-	}
-	if options.ReadTimeout <= 0 {
-		options.ReadTimeout = DefaultReadTimeout
+	err := defaults.Fill(opscenter.ErrInvalidOptions,
+		defaults.Of("MaxBody", &options.MaxBody, DefaultMaxBody), defaults.Of("ReadTimeout", &options.ReadTimeout, DefaultReadTimeout),
+		defaults.Of("WriteTimeout", &options.WriteTimeout, DefaultWriteTimeout), defaults.Of("MaxForward", &options.MaxForward, DefaultMaxForward),
+		defaults.Of("MaxRedacted", &options.MaxRedacted, DefaultMaxRedacted), defaults.Of("ForwardTimeout", &options.ForwardTimeout, DefaultForwardTimeout),
+		defaults.Of("MaxAddresses", &options.MaxAddresses, DefaultMaxAddresses))
+	if err != nil {
+		return nil, err
 	}
 	if options.System != nil {
 		if options.Audit == nil {
@@ -120,23 +123,8 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 			return nil, fmt.Errorf("the audit log is another than that of System: %w", opscenter.ErrInvalidOptions)
 		}
 	}
-	if options.MaxForward <= 0 {
-		options.MaxForward = DefaultMaxForward
-	}
-	if options.MaxRedacted <= 0 {
-		options.MaxRedacted = DefaultMaxRedacted
-	}
-	if options.ForwardTimeout <= 0 {
-		options.ForwardTimeout = DefaultForwardTimeout
-	}
-	if options.WriteTimeout <= 0 {
-		options.WriteTimeout = DefaultWriteTimeout
-	}
 	if options.FailuresPerMinute == 0 {
 		options.FailuresPerMinute = DefaultFailuresPerMinute
-	}
-	if options.MaxAddresses <= 0 {
-		options.MaxAddresses = DefaultMaxAddresses
 	}
 	h := &Handler{registry: registry, options: options, certificate: opscenter.EncodeCertificate(options.ClientCertificate)}
 	h.limiter = newLimiter(options.FailuresPerMinute, options.MaxAddresses)

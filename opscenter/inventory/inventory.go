@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
@@ -89,33 +90,15 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	for _, d := range []struct {
-		name  string
-		value *time.Duration
-		def   time.Duration
-	}{{"ScanInterval", &o.ScanInterval, DefaultScanInterval}, {"MembersInterval", &o.MembersInterval, DefaultMembersInterval}, {"Debounce", &o.Debounce, DefaultDebounce},
-		{"Settle", &o.Settle, DefaultSettle}, {"SlowAfter", &o.SlowAfter, DefaultSlowAfter}, {"ScanTimeout", &o.ScanTimeout, DefaultScanTimeout}, {"MaxBackoff", &o.MaxBackoff, DefaultMaxBackoff}} {
-		if *d.value < 0 {
-			return o, fmt.Errorf("%s is %s, it must not be negative: %w", d.name, *d.value, opscenter.ErrInvalidOptions)
-		}
-		if *d.value == 0 {
-			*d.value = d.def
-		}
-	}
-	for _, n := range []struct {
-		name  string
-		value *int
-		def   int
-	}{{"MaxPending", &o.MaxPending, DefaultMaxPending}, {"MaxScans", &o.MaxScans, DefaultMaxScans}, {"MaxSlowScans", &o.MaxSlowScans, DefaultMaxSlowScans}, {"MaxStreams", &o.MaxStreams, DefaultMaxStreams},
-		{"MaxConnects", &o.MaxConnects, DefaultMaxConnects}, {"MaxHistory", &o.MaxHistory, DefaultMaxHistory}, {"MaxChanges", &o.MaxChanges, DefaultMaxChanges}} {
-		if *n.value < 0 {
-			return o, fmt.Errorf("%s is %d, it must not be negative: %w", n.name, *n.value, opscenter.ErrInvalidOptions)
-		}
-		if *n.value == 0 {
-			*n.value = n.def
-		}
-	}
-	return o, nil
+	err := defaults.Fill(opscenter.ErrInvalidOptions,
+		defaults.Of("ScanInterval", &o.ScanInterval, DefaultScanInterval), defaults.Of("MembersInterval", &o.MembersInterval, DefaultMembersInterval),
+		defaults.Of("Debounce", &o.Debounce, DefaultDebounce), defaults.Of("Settle", &o.Settle, DefaultSettle),
+		defaults.Of("SlowAfter", &o.SlowAfter, DefaultSlowAfter), defaults.Of("ScanTimeout", &o.ScanTimeout, DefaultScanTimeout),
+		defaults.Of("MaxBackoff", &o.MaxBackoff, DefaultMaxBackoff), defaults.Of("MaxPending", &o.MaxPending, DefaultMaxPending),
+		defaults.Of("MaxScans", &o.MaxScans, DefaultMaxScans), defaults.Of("MaxSlowScans", &o.MaxSlowScans, DefaultMaxSlowScans),
+		defaults.Of("MaxStreams", &o.MaxStreams, DefaultMaxStreams), defaults.Of("MaxConnects", &o.MaxConnects, DefaultMaxConnects),
+		defaults.Of("MaxHistory", &o.MaxHistory, DefaultMaxHistory), defaults.Of("MaxChanges", &o.MaxChanges, DefaultMaxChanges))
+	return o, err
 }
 
 // Daemon is what an Incus daemon says of itself.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/opscenter-go/sdk/internal/defaults"
 )
 
 // ErrInvalid: a policy or a selector can't be used.
@@ -185,21 +187,12 @@ func (p Policy) WithDefaults() (Policy, error) {
 			*n.value = n.def
 		}
 	}
-	for _, d := range []struct {
-		name  string
-		value *time.Duration
-		def   time.Duration
-	}{
-		{"soak", &p.Soak, 0}, {"post_restore_delay", &p.PostRestoreDelay, 0}, {"step_timeout", &p.StepTimeout, DefaultStepTimeout},
-		{"reboot_timeout", &p.RebootTimeout, DefaultRebootTimeout}, {"backoff", &p.Backoff, DefaultBackoff},
-		{"gate_timeout", &p.GateTimeout, DefaultGateTimeout},
-	} {
-		if *d.value < 0 {
-			return p, fmt.Errorf("%w: %s is %s, it must not be negative", ErrInvalid, d.name, *d.value)
-		}
-		if *d.value == 0 {
-			*d.value = d.def
-		}
+	err := defaults.Fill(ErrInvalid,
+		defaults.Of("soak", &p.Soak, 0), defaults.Of("post_restore_delay", &p.PostRestoreDelay, 0), defaults.Of("step_timeout", &p.StepTimeout, DefaultStepTimeout),
+		defaults.Of("reboot_timeout", &p.RebootTimeout, DefaultRebootTimeout), defaults.Of("backoff", &p.Backoff, DefaultBackoff),
+		defaults.Of("gate_timeout", &p.GateTimeout, DefaultGateTimeout))
+	if err != nil {
+		return p, err
 	}
 	switch {
 	case p.Retries == 0:

@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/storage"
@@ -135,32 +136,15 @@ func New(planner *opscenter.UpdatePlanner, options Options) (*Manager, error) {
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
-	for _, d := range []struct {
-		name  string
-		value *time.Duration
-		def   time.Duration
-	}{{"PollInterval", &options.PollInterval, DefaultPollInterval}, {"Lease", &options.Lease, DefaultLease}, {"GateTimeout", &options.GateTimeout, DefaultGateTimeout}} {
-		if *d.value < 0 {
-			return nil, fmt.Errorf("%s is %s, it must not be negative: %w", d.name, *d.value, opscenter.ErrInvalidOptions)
-		}
-		if *d.value == 0 {
-			*d.value = d.def
-		}
-	}
-	for _, n := range []struct {
-		name  string
-		value *int
-		def   int
-	}{{"MaxHistory", &options.MaxHistory, DefaultMaxHistory}, {"MaxPolls", &options.MaxPolls, DefaultMaxPolls}} {
-		if *n.value < 0 {
-			return nil, fmt.Errorf("%s is %d, it must not be negative: %w", n.name, *n.value, opscenter.ErrInvalidOptions)
-		}
-		if *n.value == 0 {
-			*n.value = n.def
-		}
+	err := defaults.Fill(opscenter.ErrInvalidOptions,
+		defaults.Of("PollInterval", &options.PollInterval, DefaultPollInterval), defaults.Of("Lease", &options.Lease, DefaultLease),
+		defaults.Of("GateTimeout", &options.GateTimeout, DefaultGateTimeout), defaults.Of("MaxHistory", &options.MaxHistory, DefaultMaxHistory),
+		defaults.Of("MaxPolls", &options.MaxPolls, DefaultMaxPolls))
+	if err != nil {
+		return nil, err
 	}
 	registry := planner.Registry()
-	err := registry.Store().Attach(context.Background(), rollouts.Schema(), units.Schema(), leases.Schema())
+	err = registry.Store().Attach(context.Background(), rollouts.Schema(), units.Schema(), leases.Schema())
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/network"
@@ -155,31 +156,15 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	for _, d := range []struct {
-		name  string
-		value *time.Duration
-		def   time.Duration
-	}{{"ConfirmationTimeout", &o.ConfirmationTimeout, DefaultConfirmationTimeout}, {"MinTimeout", &o.MinTimeout, DefaultMinTimeout}, {"Interval", &o.Interval, DefaultInterval},
-		{"LookTimeout", &o.LookTimeout, DefaultLookTimeout}, {"Steady", &o.Steady, DefaultSteady}, {"Grace", &o.Grace, DefaultGrace}, {"SettleTimeout", &o.SettleTimeout, DefaultSettleTimeout},
-		{"ResetTimeout", &o.ResetTimeout, DefaultResetTimeout}, {"RetryInterval", &o.RetryInterval, DefaultRetryInterval}} {
-		if *d.value < 0 {
-			return o, fmt.Errorf("%s is %s, it must not be negative: %w", d.name, *d.value, opscenter.ErrInvalidOptions)
-		}
-		if *d.value == 0 {
-			*d.value = d.def
-		}
-	}
-	for _, n := range []struct {
-		name  string
-		value *int
-		def   int
-	}{{"MaxPutBack", &o.MaxPutBack, DefaultMaxPutBack}, {"MaxChanges", &o.MaxChanges, DefaultMaxChanges}} {
-		if *n.value < 0 {
-			return o, fmt.Errorf("%s is %d, it must not be negative: %w", n.name, *n.value, opscenter.ErrInvalidOptions)
-		}
-		if *n.value == 0 {
-			*n.value = n.def
-		}
+	err := defaults.Fill(opscenter.ErrInvalidOptions,
+		defaults.Of("ConfirmationTimeout", &o.ConfirmationTimeout, DefaultConfirmationTimeout), defaults.Of("MinTimeout", &o.MinTimeout, DefaultMinTimeout),
+		defaults.Of("Interval", &o.Interval, DefaultInterval), defaults.Of("LookTimeout", &o.LookTimeout, DefaultLookTimeout),
+		defaults.Of("Steady", &o.Steady, DefaultSteady), defaults.Of("Grace", &o.Grace, DefaultGrace),
+		defaults.Of("SettleTimeout", &o.SettleTimeout, DefaultSettleTimeout), defaults.Of("ResetTimeout", &o.ResetTimeout, DefaultResetTimeout),
+		defaults.Of("RetryInterval", &o.RetryInterval, DefaultRetryInterval), defaults.Of("MaxPutBack", &o.MaxPutBack, DefaultMaxPutBack),
+		defaults.Of("MaxChanges", &o.MaxChanges, DefaultMaxChanges))
+	if err != nil {
+		return o, err
 	}
 	if o.ConfirmationTimeout > MaxConfirmationTimeout || o.ConfirmationTimeout < o.MinTimeout {
 		return o, fmt.Errorf("ConfirmationTimeout is %s, %s to %s are allowed: %w", o.ConfirmationTimeout, o.MinTimeout, MaxConfirmationTimeout, opscenter.ErrInvalidOptions)
