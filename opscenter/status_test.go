@@ -331,3 +331,22 @@ func TestRebootBySelfUpdates(t *testing.T) {
 		require.Equal(t, ready, w.get(t, "server00").State.Status)
 	})
 }
+
+// TestResetNeverBegun: a server that is up as before long after it was asked for a factory reset was not reset.
+func TestResetNeverBegun(t *testing.T) {
+	begun := time.Date(2026, 11, 26, 3, 0, 0, 0, time.UTC)
+	kind, policy := opscenter.TypeIncus, opscenter.Policy{OfflineThreshold: 3, RebootTimeout: 15 * time.Minute}
+	at := func(after time.Duration, booted time.Time) *opscenter.ServerState {
+		state := opscenter.ServerState{Status: opscenter.StatusPending, StatusDetail: opscenter.DetailRegistering, Type: kind,
+			Operation: &opscenter.Operation{ID: "x", Action: opscenter.ActionFactoryReset, StartedAt: begun, Deadline: begun.Add(time.Hour)}}
+		next := opscenter.Apply(state, opscenter.Contact{}, opscenter.Observation{At: begun.Add(after), Ready: true, Type: &kind, BootedAt: booted}, policy)
+		return &next.State
+	}
+	before := begun.Add(-24 * time.Hour)
+	require.NotNil(t, at(14*time.Minute, before).Operation, "it may take its time")
+	require.NotNil(t, at(16*time.Minute, time.Time{}).Operation, "it does not tell when it booted")
+	over := at(15*time.Minute, before)
+	require.Nil(t, over.Operation)
+	require.Equal(t, "the server has not gone down", over.LastOperation.Failed)
+	require.Equal(t, ready, over.Status)
+}

@@ -253,6 +253,8 @@ func (t *Transition) settle(o Observation, policy Policy) {
 			t.endOperation(o.At, "", "the server is back")
 		case op.Action == ActionFactoryReset && o.BootedAt.After(op.StartedAt.Add(bootSlack)):
 			t.endOperation(o.At, "the server has booted, and is what it was", "")
+		case op.Action == ActionFactoryReset && !o.BootedAt.IsZero() && o.BootedAt.Before(op.StartedAt) && o.At.Sub(op.StartedAt) >= policy.RebootTimeout:
+			t.endOperation(o.At, "the server has not gone down", "") // it was not asked, or would not
 		case !o.At.Before(op.Deadline):
 			t.endOperation(o.At, "its deadline has passed", "")
 		}
