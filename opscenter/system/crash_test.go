@@ -2,10 +2,16 @@ package system_test
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,9 +22,9 @@ import (
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
-	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
@@ -42,6 +48,10 @@ func (m mortalOS) WriteSystem(ctx context.Context, t opscenter.Target, section s
 	return m.fate.Call(ctx, func(ctx context.Context) error { return m.Client.WriteSystem(ctx, t, section, body) })
 }
 
+func (m mortalOS) FactoryReset(ctx context.Context, t opscenter.Target, body []byte) error {
+	return m.fate.Call(ctx, func(ctx context.Context) error { return m.Client.FactoryReset(ctx, t, body) })
+}
+
 func (m mortalOS) ConfirmNetwork(ctx context.Context, t opscenter.Target) error {
 	return m.fate.Call(ctx, func(ctx context.Context) error { return m.Client.ConfirmNetwork(ctx, t) })
 }
@@ -62,48 +72,6 @@ func (m mortalOS) Look(ctx context.Context, t opscenter.Target) (*system.Sight, 
 	return m.Client.Look(ctx, t)
 }
 
-// scene is what a controller is at when it dies.
-type scene struct {
-	name string
-	// change is what is asked for; hosts are where the servers may be moved.
-	change func(ctx context.Context, m *system.Manager, hosts []string) error
-	// dark: nobody reaches the new addresses.
-	dark bool
-}
-
-// A change that is to be confirmed is given time; one that is to be undone is not.
-var (
-	quickly = system.ApplyOptions{Timeout: 800 * time.Millisecond}
-	calmly  = system.ApplyOptions{Timeout: 5 * time.Second}
-)
-
-func move(ctx context.Context, m *system.Manager, name, host string, options system.ApplyOptions) error {
-	n, err := m.Network(ctx, name)
-	if err != nil {
-		return err
-	}
-	n.Config.Interfaces[0].Addresses = []string{host + "/8"}
-	_, err = m.ApplyNetwork(ctx, name, n.Config, options)
-	return err
-}
-
-var scenes = []scene{
-	{name: "move", change: func(ctx context.Context, m *system.Manager, hosts []string) error {
-		return move(ctx, m, "a", hosts[0], calmly)
-	}},
-	{name: "locked out", dark: true, change: func(ctx context.Context, m *system.Manager, hosts []string) error {
-		return move(ctx, m, "a", hosts[0], quickly)
-	}},
-	{name: "kernel", change: func(ctx context.Context, m *system.Manager, _ []string) error {
-		_, err := m.SetKernel(ctx, "a", system.KernelConfig{BlacklistModules: []string{"floppy"}}, system.SetOptions{})
-		return err
-	}},
-	{name: "cluster", change: func(ctx context.Context, m *system.Manager, _ []string) error {
-		_, err := m.EditClusterNetwork(ctx, "c1", network.Edit{Interface: "inst0", AddVLANTags: []int{300}}, calmly)
-		return err
-	}},
-}
-
 // site is a store on disk, and servers over real TLS, that outlive controllers.
 type site struct {
 	scene   scene
@@ -113,6 +81,34 @@ type site struct {
 	hosts   []string
 	fate    *mortal.Fate
 	ready   bool
+
+	identity tls.Certificate
+	endpoint *http.Server // where servers register, whichever controller is alive
+	url      string
+	alive    atomic.Pointer[living]
+	meddled  bool
+}
+
+// living is what answers servers: the handler of a controller, until it is dead.
+type living struct {
+	http.Handler
+	fate *mortal.Fate
+}
+
+// ServeHTTP answers as a controller that may be dead before anybody hears the answer.
+func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	l := s.alive.Load()
+	if l == nil {
+		panic(http.ErrAbortHandler)
+	}
+	answer := httptest.NewRecorder()
+	l.ServeHTTP(answer, r)
+	if l.fate.IsDead() {
+		panic(http.ErrAbortHandler)
+	}
+	maps.Copy(w.Header(), answer.Header())
+	w.WriteHeader(answer.Code)
+	_, _ = w.Write(answer.Body.Bytes())
 }
 
 func newSite(s scene) (*site, error) {
@@ -120,19 +116,26 @@ func newSite(s scene) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	identity, err := selfsigned.New("control-plane")
+	identity, err := selfsigned.New("control-plane", "127.0.0.1")
 	if err != nil {
 		return nil, err
 	}
-	out := &site{scene: s, dir: dir, own: func() (*incusos.Client, error) {
+	out := &site{scene: s, dir: dir, identity: identity, own: func() (*incusos.Client, error) {
 		return incusos.New(incusos.Options{Certificate: &identity, Timeout: 2 * time.Second}), nil
 	}}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	out.url = "https://" + listener.Addr().String()
+	out.endpoint = httpapi.NewServer(out, httpapi.TLSConfig(identity), nil)
+	go func() { _ = out.endpoint.ServeTLS(listener, "", "") }()
 	names := []string{"a"}
-	if s.name == "cluster" {
+	if s.cluster {
 		names = []string{"a", "b"}
 	}
 	for _, name := range names {
-		server, err := incusostest.New(incusostest.Options{Name: name, Standalone: s.name != "cluster"})
+		server, err := incusostest.New(incusostest.Options{Name: name, Standalone: !s.cluster})
 		if err != nil {
 			return nil, err
 		}
@@ -141,7 +144,7 @@ func newSite(s scene) (*site, error) {
 		server.KillAddress(host, s.dark)
 		out.servers, out.hosts = append(out.servers, server), append(out.hosts, host)
 	}
-	if s.name == "cluster" {
+	if s.cluster {
 		return out, incusostest.Cluster(out.servers...)
 	}
 	return out, nil
@@ -151,6 +154,7 @@ func (s *site) close() {
 	for _, server := range s.servers {
 		server.Close()
 	}
+	s.endpoint.Close()
 	os.RemoveAll(s.dir)
 }
 
@@ -170,7 +174,7 @@ func (s *site) control(kill mortal.Point) (err error) {
 	defer client.Close()
 	f := mortal.New()
 	s.fate = f
-	registry, err := opscenter.NewRegistry(mortal.Store{Store: store, Fate: f}, opscenter.Options{FlapThreshold: -1, GuardShare: -1})
+	registry, err := opscenter.NewRegistry(mortal.Store{Store: store, Fate: f}, opscenter.Options{FlapThreshold: -1, GuardShare: -1, RebootTimeout: 2 * time.Second})
 	if err != nil {
 		return err
 	}
@@ -182,14 +186,22 @@ func (s *site) control(kill mortal.Point) (err error) {
 	if err != nil {
 		return err
 	}
-	options := quick(system.Options{LeaveUpdates: true, Audit: log, SettleTimeout: 300 * time.Millisecond})
+	options := quick(system.Options{LeaveUpdates: !s.scene.managed, Audit: log, SettleTimeout: 300 * time.Millisecond,
+		Provider: system.Provider{ServerURL: s.url, Certificate: s.identity.Leaf}}).PutBackWithin(300 * time.Millisecond)
 	m, err := system.New(registry, mortalOS{client, f}, options)
 	if err != nil {
 		return err
 	}
+	handler, err := httpapi.New(registry, httpapi.Options{ClientCertificate: s.identity.Leaf, FailuresPerMinute: -1})
+	if err != nil {
+		return err
+	}
+	s.alive.Store(&living{handler, f})
+	defer s.alive.Store(nil)
+	c := &controller{site: s, registry: registry, polls: polls, systems: m, client: client, log: log}
 	begin := !s.ready
 	if begin {
-		if err := s.prepare(ctx, registry, polls); err != nil {
+		if err := c.prepare(ctx); err != nil {
 			return err
 		}
 		s.ready = true
@@ -205,7 +217,7 @@ func (s *site) control(kill mortal.Point) (err error) {
 		stop()
 		<-ended
 	}()
-	if begin {
+	if begin && s.scene.change != nil {
 		dying, die := context.WithCancel(ctx)
 		go func() {
 			select {
@@ -214,7 +226,7 @@ func (s *site) control(kill mortal.Point) (err error) {
 			case <-dying.Done():
 			}
 		}()
-		err = s.scene.change(dying, m, s.hosts)
+		err = s.scene.change(dying, c)
 		die()
 		if f.IsDead() {
 			return mortal.ErrDead
@@ -224,52 +236,49 @@ func (s *site) control(kill mortal.Point) (err error) {
 		}
 	}
 	for {
-		over, err := s.over(ctx, registry, m)
+		open, err := c.over(ctx)
 		switch {
 		case f.IsDead():
 			return mortal.ErrDead
 		case err != nil:
 			return err
-		case over:
-			return s.check(ctx, registry, polls, m, log)
+		case open == "":
+			return c.check(ctx)
 		}
 		select {
 		case <-time.After(5 * time.Millisecond):
 		case <-ctx.Done():
-			list, _ := m.Changes(context.Background(), "", "", 10)
-			for _, c := range list {
-				err = errors.Join(err, fmt.Errorf("%+v", *c))
-			}
-			return errors.Join(ctx.Err(), err)
+			return fmt.Errorf("%w: %s", ctx.Err(), open)
 		}
 	}
 }
 
-func (s *site) prepare(ctx context.Context, registry *opscenter.Registry, polls *poller.Poller) error {
-	token, err := registry.CreateToken(ctx, opscenter.TokenSpec{Uses: 3})
+func (c *controller) prepare(ctx context.Context) error {
+	s := c.site
+	token, err := c.registry.CreateToken(ctx, opscenter.TokenSpec{Uses: 3})
 	if err != nil {
 		return err
 	}
 	for _, server := range s.servers {
-		_, err := registry.Register(ctx, opscenter.Registration{Token: token.UUID, Certificate: server.Certificate(), Name: server.Name(), ConnectionURL: server.URL(), MachineID: server.MachineID()})
+		_, err := c.registry.Register(ctx, opscenter.Registration{Token: token.UUID, Certificate: server.Certificate(), Name: server.Name(), ConnectionURL: server.URL(), MachineID: server.MachineID(), SystemUUID: server.SystemUUID()})
 		if err != nil {
 			return err
 		}
 	}
-	if s.scene.name == "cluster" {
-		if _, err := registry.CreateCluster(ctx, "c1", opscenter.ClusterSpec{}, "a", "b"); err != nil {
+	if s.scene.cluster {
+		if _, err := c.registry.CreateCluster(ctx, "c1", opscenter.ClusterSpec{}, "a", "b"); err != nil {
 			return err
 		}
-		if err := registry.SetClusterCertificate(ctx, "c1", s.servers[0].ClusterCertificate().Leaf); err != nil {
+		if err := c.registry.SetClusterCertificate(ctx, "c1", s.servers[0].ClusterCertificate().Leaf); err != nil {
 			return err
 		}
 	}
-	return s.poll(ctx, polls)
+	return c.poll(ctx)
 }
 
-func (s *site) poll(ctx context.Context, polls *poller.Poller) error {
-	for _, server := range s.servers {
-		o, err := polls.Poll(ctx, server.Name())
+func (c *controller) poll(ctx context.Context) error {
+	for _, server := range c.site.servers {
+		o, err := c.polls.Poll(ctx, server.Name())
 		if err != nil {
 			return err
 		}
@@ -280,40 +289,50 @@ func (s *site) poll(ctx context.Context, polls *poller.Poller) error {
 	return nil
 }
 
-// over reports whether nothing is open.
-func (s *site) over(ctx context.Context, registry *opscenter.Registry, m *system.Manager) (bool, error) {
-	list, err := m.Changes(ctx, "", "", 10)
-	if err != nil {
-		return false, err
-	}
-	for _, c := range list {
-		if !c.Status.Final() {
-			return false, nil
+// over returns what there is to wait for; empty: all is over.
+func (c *controller) over(ctx context.Context) (string, error) {
+	if c.site.scene.open != nil {
+		if open, err := c.site.scene.open(ctx, c); err != nil || open != "" {
+			return open, err
 		}
 	}
-	whole, err := m.Batches(ctx, "", 10)
+	list, err := c.systems.Changes(ctx, "", "", 10)
 	if err != nil {
-		return false, err
+		return "", err
+	}
+	for _, change := range list {
+		if !change.Status.Final() {
+			return fmt.Sprintf("%+v", *change), nil
+		}
+	}
+	whole, err := c.systems.Batches(ctx, "", 10)
+	if err != nil {
+		return "", err
 	}
 	for _, b := range whole {
 		if b.EndedAt.IsZero() {
-			return false, nil
+			return fmt.Sprintf("%+v", *b), nil
 		}
 	}
-	return true, nil
+	page, err := c.log.List(ctx, audit.Query{})
+	if err != nil {
+		return "", err
+	}
+	for _, e := range page.Entries {
+		if e.Outcome == audit.UnderWay {
+			return fmt.Sprintf("the audit log has it under way: %+v", e), nil
+		}
+	}
+	return "", nil
 }
 
 // check compares what is stored with what the servers are.
-func (s *site) check(ctx context.Context, registry *opscenter.Registry, polls *poller.Poller, m *system.Manager, log *audit.Log) error {
-	if err := s.poll(ctx, polls); err != nil {
+func (c *controller) check(ctx context.Context) error {
+	if err := c.poll(ctx); err != nil {
 		return err
 	}
-	for i, server := range s.servers {
-		info, err := registry.Server(ctx, server.Name())
-		if err != nil {
-			return err
-		}
-		list, err := m.Changes(ctx, server.Name(), "", 10)
+	for i, server := range c.site.servers {
+		info, err := c.registry.Server(ctx, server.Name())
 		if err != nil {
 			return err
 		}
@@ -327,33 +346,11 @@ func (s *site) check(ctx context.Context, registry *opscenter.Registry, polls *p
 		if info.State.Operation != nil || info.State.Status != opscenter.StatusReady || info.State.StatusDetail != opscenter.DetailNone {
 			wrong = append(wrong, fmt.Sprintf("it is %s (%s), with operation %v", info.State.Status, info.State.StatusDetail, info.State.Operation))
 		}
-		changed := false
-		switch s.scene.name {
-		case "kernel":
-			k, err := m.Kernel(ctx, server.Name())
-			if err != nil {
-				return err
-			}
-			changed = len(k.Config.BlacklistModules) == 1
-		default:
-			n, err := m.Network(ctx, server.Name())
-			if err != nil {
-				return err
-			}
-			changed = n.Config.Interfaces[0].Addresses[0] == s.hosts[i]+"/8" || len(n.Config.Interfaces[2].VLANTags) == 3
+		differs, err := c.compare(ctx, i)
+		if wrong = append(wrong, differs...); err != nil || len(wrong) > 0 {
+			return errors.Join(err, fmt.Errorf("%s: %q", server.Name(), wrong))
 		}
-		for _, c := range list {
-			if done := c.Status == system.StatusDone; done != changed {
-				wrong = append(wrong, fmt.Sprintf("its change is %s (%s), and that it has changed is %t", c.Status, c.Reason, changed))
-			}
-		}
-		if changed && (len(list) != 1 || s.scene.dark) {
-			wrong = append(wrong, fmt.Sprintf("it has changed, with %d changes", len(list)))
-		}
-		if len(wrong) > 0 {
-			return fmt.Errorf("%s: %q", server.Name(), wrong)
-		}
-		err = registry.Read(ctx, func(snapshot *opscenter.Snapshot) error {
+		err = c.registry.Read(ctx, func(snapshot *opscenter.Snapshot) error {
 			for unit, cluster := range map[string]bool{info.ID: false, "c1": true} {
 				if claim, err := snapshot.ClaimOf(unit, cluster); err != nil || claim != nil {
 					return fmt.Errorf("%s is reserved still: %+v, %w", unit, claim, err)
@@ -365,16 +362,7 @@ func (s *site) check(ctx context.Context, registry *opscenter.Registry, polls *p
 			return err
 		}
 	}
-	page, err := log.List(ctx, audit.Query{})
-	if err != nil {
-		return err
-	}
-	for _, e := range page.Entries {
-		if e.Outcome == audit.UnderWay {
-			return fmt.Errorf("the audit log has it under way still: %+v", e)
-		}
-	}
-	if whole, err := m.Batches(ctx, "", 1); err == nil && len(whole) == 1 && whole[0].Failed == "" {
+	if whole, err := c.systems.Batches(ctx, "", 1); err == nil && len(whole) == 1 && whole[0].Failed == "" {
 		for _, member := range whole[0].Members {
 			if member.Status != system.StatusDone {
 				return fmt.Errorf("the batch is done, and its members are %+v", whole[0].Members)
@@ -382,6 +370,31 @@ func (s *site) check(ctx context.Context, registry *opscenter.Registry, polls *p
 		}
 	}
 	return nil
+}
+
+// compare returns how what is stored of the changes of a server differs from what it is.
+func (c *controller) compare(ctx context.Context, i int) (wrong []string, err error) {
+	s := c.site.scene
+	if s.changed == nil {
+		return nil, nil
+	}
+	list, err := c.systems.Changes(ctx, c.site.servers[i].Name(), "", 10)
+	if err != nil {
+		return nil, err
+	}
+	changed, err := s.changed(ctx, c, i)
+	if err != nil {
+		return nil, err
+	}
+	for _, change := range list {
+		if done := change.Status == system.StatusDone; done != changed {
+			wrong = append(wrong, fmt.Sprintf("its change is %s (%s), and that it has changed is %t", change.Status, change.Reason, changed))
+		}
+	}
+	if changed && (len(list) != 1 || s.dark) {
+		wrong = append(wrong, fmt.Sprintf("it has changed, with %d changes", len(list)))
+	}
+	return wrong, nil
 }
 
 // TestCrashes kills the controller before and after each write and each call of each scene, and

@@ -2,6 +2,7 @@ package system
 
 import (
 	"context"
+	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
@@ -20,4 +21,10 @@ func (m *Manager) Told(ctx context.Context) (n int, err error) {
 		return nil
 	})
 	return n, err
+}
+
+// PutBackWithin returns options with another bound for putting back the settings of one server.
+func (o Options) PutBackWithin(d time.Duration) Options {
+	o.putBackTimeout = d
+	return o
 }

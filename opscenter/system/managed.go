@@ -111,9 +111,7 @@ type enforcer struct {
 const (
 	// enforceBatch is how many servers are seen to before others are looked at.
 	enforceBatch = 256
-	// enforceTimeout bounds what is done about one server.
-	enforceTimeout = 30 * time.Second
-	enforceIdle    = time.Minute // at the least every so often
+	enforceIdle  = time.Minute // at the least every so often
 )
 
 // run puts settings back until ctx ends. Errors are those of a store that is closed.
@@ -197,7 +195,7 @@ func (e *enforcer) look(ctx context.Context) error {
 	group.SetLimit(e.m.options.MaxPutBack)
 	for i, name := range due {
 		group.Go(func() error {
-			bounded, cancel := context.WithTimeout(ctx, enforceTimeout)
+			bounded, cancel := context.WithTimeout(ctx, e.m.options.putBackTimeout)
 			defer cancel()
 			later, err := e.m.enforce(bounded, name)
 			switch {
@@ -278,7 +276,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 		if p == nil || !p.later.IsZero() || p.clear {
 			return nil
 		}
-		operation, info, err = tx.Begin(opscenter.Intent{ServerID: info.ID, Action: opscenter.ActionReconfigure, Timeout: 2 * enforceTimeout, Note: "update settings"})
+		operation, info, err = tx.Begin(opscenter.Intent{ServerID: info.ID, Action: opscenter.ActionReconfigure, Timeout: 2 * m.options.putBackTimeout, Note: "update settings"})
 		if err != nil {
 			return err
 		}
@@ -302,7 +300,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 	}
 	defer m.registry.Acted(info.ID)
 	failure := m.setUpdates(ctx, info, p.want)
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), enforceTimeout)
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.options.putBackTimeout)
 	defer cancel()
 	err = m.registry.Write(ending, func(tx *opscenter.Tx) error {
 		if err := tx.End(info, operation.ID, failure); err != nil || failure != nil {

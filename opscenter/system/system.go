@@ -142,6 +142,8 @@ type Options struct {
 	MaxPutBack int
 	// MaxChanges is how many changes are kept after they ended, and how many of whole clusters. Default 1000.
 	MaxChanges int
+	// putBackTimeout bounds putting back the settings of one server. 30 s, but in tests.
+	putBackTimeout time.Duration
 }
 
 // Provider tells servers where their control plane is.
@@ -162,7 +164,7 @@ func (o Options) withDefaults() (Options, error) {
 		defaults.Of("Steady", &o.Steady, DefaultSteady), defaults.Of("Grace", &o.Grace, DefaultGrace),
 		defaults.Of("SettleTimeout", &o.SettleTimeout, DefaultSettleTimeout), defaults.Of("ResetTimeout", &o.ResetTimeout, DefaultResetTimeout),
 		defaults.Of("RetryInterval", &o.RetryInterval, DefaultRetryInterval), defaults.Of("MaxPutBack", &o.MaxPutBack, DefaultMaxPutBack),
-		defaults.Of("MaxChanges", &o.MaxChanges, DefaultMaxChanges))
+		defaults.Of("MaxChanges", &o.MaxChanges, DefaultMaxChanges), defaults.Of("putBackTimeout", &o.putBackTimeout, 30*time.Second))
 	if err != nil {
 		return o, err
 	}

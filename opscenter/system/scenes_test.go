@@ -1,0 +1,142 @@
+package system_test
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/network"
+	"github.com/opscenter-go/sdk/opscenter/system"
+	"github.com/opscenter-go/sdk/poller"
+)
+
+// scene is what a controller is at when it dies.
+type scene struct {
+	name string
+	// cluster: the servers are one.
+	cluster bool
+	// managed: update settings are kept.
+	managed bool
+	// dark: nobody reaches the new addresses, and the change is undone.
+	dark bool
+	// change is what is asked for, if anything is.
+	change func(ctx context.Context, c *controller) error
+	// changed reports whether a server is as the change wants it; nil: it is none that is kept as a system.Change.
+	changed func(ctx context.Context, c *controller, i int) (bool, error)
+	// open reports what there is to wait for besides changes.
+	open func(ctx context.Context, c *controller) (string, error)
+}
+
+// controller is one of those that see to a site, one after the other.
+type controller struct {
+	site     *site
+	registry *opscenter.Registry
+	polls    *poller.Poller
+	systems  *system.Manager
+	client   *incusos.Client // not mortal: somebody else
+	log      *audit.Log
+}
+
+// A change that is to be confirmed is given time; one that is to be undone is not.
+var (
+	quickly = system.ApplyOptions{Timeout: 800 * time.Millisecond}
+	calmly  = system.ApplyOptions{Timeout: 5 * time.Second}
+)
+
+var scenes = []scene{
+	{name: "move", change: func(ctx context.Context, c *controller) error { return c.move(ctx, calmly) }, changed: moved},
+	{name: "locked out", dark: true, change: func(ctx context.Context, c *controller) error { return c.move(ctx, quickly) }, changed: moved},
+	{name: "kernel",
+		change: func(ctx context.Context, c *controller) error {
+			_, err := c.systems.SetKernel(ctx, "a", system.KernelConfig{BlacklistModules: []string{"floppy"}}, system.SetOptions{})
+			return err
+		},
+		changed: func(ctx context.Context, c *controller, _ int) (bool, error) {
+			k, err := c.systems.Kernel(ctx, "a")
+			return err == nil && len(k.Config.BlacklistModules) == 1, err
+		}},
+	{name: "cluster", cluster: true,
+		change: func(ctx context.Context, c *controller) error {
+			_, err := c.systems.EditClusterNetwork(ctx, "c1", network.Edit{Interface: "inst0", AddVLANTags: []int{300}}, calmly)
+			return err
+		},
+		changed: func(ctx context.Context, c *controller, i int) (bool, error) {
+			n, err := c.systems.Network(ctx, c.site.servers[i].Name())
+			return err == nil && len(n.Config.Interfaces[2].VLANTags) == 3, err
+		}},
+	{name: "factory reset",
+		change: func(ctx context.Context, c *controller) error {
+			return c.systems.FactoryReset(ctx, "a", system.ResetOptions{})
+		},
+		open: resetting},
+	{name: "update settings", managed: true, open: drifting},
+}
+
+func (c *controller) move(ctx context.Context, options system.ApplyOptions) error {
+	n, err := c.systems.Network(ctx, "a")
+	if err != nil {
+		return err
+	}
+	n.Config.Interfaces[0].Addresses = []string{c.site.hosts[0] + "/8"}
+	_, err = c.systems.ApplyNetwork(ctx, "a", n.Config, options)
+	return err
+}
+
+func moved(ctx context.Context, c *controller, i int) (bool, error) {
+	n, err := c.systems.Network(ctx, c.site.servers[i].Name())
+	return err == nil && n.Config.Interfaces[0].Addresses[0] == c.site.hosts[i]+"/8", err
+}
+
+// resetting: a server that was reset, or wasn't, is the same record; nothing of the reset is left, and
+// nobody can register in its name any more.
+func resetting(ctx context.Context, c *controller) (string, error) {
+	if _, err := c.polls.Poll(ctx, "a"); err != nil {
+		return "", err
+	}
+	info, err := c.registry.Server(ctx, "a")
+	if err != nil {
+		return "", err
+	}
+	page, err := c.registry.Tokens(ctx, opscenter.Page{})
+	switch {
+	case err != nil:
+		return "", err
+	case info.Fingerprint != opscenter.Fingerprint(c.site.servers[0].Certificate()):
+		return "its record has another certificate", nil
+	case info.ReinstallAllowed:
+		return "it may be installed anew", nil
+	case info.State.Operation != nil, info.State.Status != opscenter.StatusReady:
+		return fmt.Sprintf("it is %+v", info.State), nil
+	case len(page.Tokens) != 1:
+		return fmt.Sprintf("there are %d tokens", len(page.Tokens)), nil
+	}
+	return "", nil
+}
+
+// drifting: somebody changes the settings once they are those of a managed server, and they become that again.
+func drifting(ctx context.Context, c *controller) (string, error) {
+	if _, err := c.polls.Poll(ctx, "a"); err != nil {
+		return "", err
+	}
+	info, err := c.registry.Server(ctx, "a")
+	if err != nil {
+		return "", err
+	}
+	s := &info.State
+	warnings, err := c.registry.ListWarnings(ctx, opscenter.WarningFilter{Server: "a", Kind: opscenter.WarningUpdateSettings}, opscenter.Page{})
+	switch {
+	case err != nil:
+		return "", err
+	case s.Operation != nil, s.Update == nil, *s.Update != opscenter.ManagedUpdates(info.Channel), s.Status != opscenter.StatusReady:
+		return fmt.Sprintf("it is %+v, with %+v", s, s.Update), nil
+	case !c.site.meddled:
+		c.site.meddled = true
+		return "somebody has changed them", c.client.WriteSystem(ctx, info.Target(), system.SectionUpdate, []byte(`{"config":{"auto_reboot":true,"channel":"daily","check_frequency":"1h"}}`))
+	case len(warnings.Warnings) > 0:
+		return "a warning is left: " + warnings.Warnings[0].Message, nil
+	}
+	return "", nil
+}
