@@ -1,14 +1,10 @@
 package inventory_test
 
 import (
-	"bytes"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -16,91 +12,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
-	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/storage"
 )
-
-// operator uses a simulated server's Incus, as people do.
-type operator struct {
-	t      *testing.T
-	server *incusostest.Server
-	client *http.Client
-}
-
-func newOperator(t *testing.T, server *incusostest.Server) *operator {
-	t.Helper()
-	identity, err := selfsigned.New("operator")
-	require.NoError(t, err)
-	server.Trust(identity.Leaf)
-	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{identity}}}
-	t.Cleanup(transport.CloseIdleConnections)
-	return &operator{t, server, &http.Client{Transport: transport}}
-}
-
-// do sends a request, and waits for its operation.
-func (o *operator) do(method, path string, body, into any) error {
-	data, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(o.t.Context(), method, o.server.URL()+path, bytes.NewReader(data))
-	if err != nil {
-		return err
-	}
-	resp, err := o.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err
-	}
-	var answer struct {
-		Type, Error, Operation string
-		Metadata               json.RawMessage
-	}
-	if err := json.Unmarshal(text, &answer); err != nil {
-		return err
-	}
-	switch {
-	case answer.Type == "error":
-		return errors.New(answer.Error)
-	case answer.Operation != "":
-		return o.do(http.MethodGet, answer.Operation+"/wait?timeout=10", nil, nil)
-	case into != nil:
-		return json.Unmarshal(answer.Metadata, into)
-	}
-	return nil
-}
-
-func (o *operator) get(path string, into any) error { return o.do(http.MethodGet, path, nil, into) }
-
-func (o *operator) must(method, path string, body any) {
-	o.t.Helper()
-	require.NoError(o.t, o.do(method, "/1.0/"+path, body, nil), "%s %s", method, path)
-}
-
-// boot starts a simulated Incus server that is in no cluster.
-func boot(t *testing.T, name string) *incusostest.Server {
-	t.Helper()
-	s, err := incusostest.New(incusostest.Options{Name: name, Standalone: true, EvacuateDelay: time.Millisecond})
-	require.NoError(t, err)
-	t.Cleanup(s.Close)
-	return s
-}
-
-// adopt takes a server, or its cluster, in.
-func (p *plane) adopt(t *testing.T, s *incusostest.Server, name string) []string {
-	t.Helper()
-	names, err := p.client.Adopt(t.Context(), p.Registry, s.URL(), s.TrustToken("control-plane"), incusos.AdoptOptions{Name: name})
-	require.NoError(t, err)
-	return names
-}
 
 // TestEveryKind makes, changes, renames and removes an object of every kind, those, too, that
 // no daemon without a hypervisor, OVN and MinIO can make, and requires the inventory to follow
@@ -385,64 +301,6 @@ func TestHistory(t *testing.T) {
 	}
 }
 
-// TestSlowClusterDelaysNobody: one that hangs in its scan, and one that is down, leave the
-// others alone, even if one at a time is scanned.
-func TestSlowClusterDelaysNobody(t *testing.T) {
-	p := newPlane(t, inventory.Options{MaxScans: 1, SlowAfter: 50 * time.Millisecond, MaxBackoff: time.Second})
-	servers := map[string]*incusostest.Server{}
-	for _, name := range []string{"a", "b", "c", "d", "e"} {
-		servers[name] = boot(t, name)
-		servers[name].Furnish(50)
-		p.adopt(t, servers[name], "")
-	}
-	require.NoError(t, servers["a"].SetFault(incusostest.Fault{Kind: incusostest.FaultHang, Path: "/1.0/instances"}))
-	require.NoError(t, servers["b"].SetFault(incusostest.Fault{Kind: incusostest.FaultGarbage, Path: "/1.0/profiles"}))
-	p.run(t)
-	for _, name := range []string{"c", "d", "e"} {
-		p.following(t, name, 10*time.Second)
-	}
-	require.NoError(t, servers["a"].SetFault(incusostest.Fault{}))
-	require.NoError(t, servers["b"].SetFault(incusostest.Fault{}))
-	p.following(t, "a", 20*time.Second)
-	p.following(t, "b", 20*time.Second)
-}
-
-// TestNothingIsLostInDoubt: what can't be read is kept as it was, a scan that failed is due
-// still, and neither is called current.
-func TestNothingIsLostInDoubt(t *testing.T) {
-	s := boot(t, "sim")
-	s.Furnish(60)
-	p := newPlane(t, inventory.Options{MaxBackoff: time.Second})
-	p.adopt(t, s, "")
-	p.run(t)
-	p.following(t, "sim", 10*time.Second)
-	before, err := kept(t.Context(), p.objects, "sim")
-	require.NoError(t, err)
-	status := func() inventory.Status {
-		all, err := p.objects.Status(t.Context())
-		require.NoError(t, err)
-		require.Len(t, all, 1)
-		return all[0]
-	}
-	for _, fault := range []incusostest.Fault{{Kind: incusostest.FaultNotFound, Path: "/1.0/storage-pools"}, {Kind: incusostest.FaultNotFound, Path: "/1.0/storage-pools/local/volumes"},
-		{Kind: incusostest.FaultError, Path: "/1.0/networks"}, {Kind: incusostest.FaultGarbage, Path: "/1.0/profiles"}, {Kind: incusostest.FaultTruncated, Path: "/1.0/instances"}} {
-		require.NoError(t, s.SetFault(fault))
-		require.Eventually(t, func() bool { return p.objects.ResyncCluster(t.Context(), "sim") != nil }, 10*time.Second, 10*time.Millisecond, fault)
-		require.Eventually(t, func() bool { return !status().Following && status().Failure != "" }, 10*time.Second, 10*time.Millisecond, fault)
-		during, err := kept(t.Context(), p.objects, "sim")
-		require.NoError(t, err)
-		require.Empty(t, difference(before, during), fault)
-		require.NoError(t, s.SetFault(incusostest.Fault{}))
-		p.following(t, "sim", 20*time.Second)
-	}
-	after, err := kept(t.Context(), p.objects, "sim")
-	require.NoError(t, err)
-	require.Empty(t, difference(before, after))
-	changes, err := p.objects.Changes(t.Context(), 0, 0)
-	require.NoError(t, err)
-	require.Empty(t, changes, "nothing has happened")
-}
-
 // TestMovingInstance: an instance of a cluster that is not found for a moment, as while it moves
 // from a member to another, stays the object it is, whoever missed it. One that is gone goes.
 func TestMovingInstance(t *testing.T) {
@@ -472,146 +330,6 @@ func TestMovingInstance(t *testing.T) {
 		_, err := p.objects.Get(t.Context(), moving.UUID)
 		return errors.Is(err, opscenter.ErrNotFound)
 	}, 5*time.Second, 10*time.Millisecond)
-}
-
-// TestLargeObjects: one that is too much for a row, or for an answer, stops nobody.
-func TestLargeObjects(t *testing.T) {
-	s := boot(t, "sim")
-	p := newPlane(t, inventory.Options{MaxBackoff: time.Second})
-	p.adopt(t, s, "")
-	p.run(t)
-	p.following(t, "sim", 10*time.Second)
-	o := newOperator(t, s)
-	for i := range 8 { // each of these characters is six in a row
-		o.must("POST", "profiles", object{"name": fmt.Sprint("markup", i), "description": strings.Repeat("<", 150_000), "config": object{"user.x": strings.Repeat("&", 20_000)}})
-	}
-	o.must("POST", "profiles", object{"name": "last"})
-	var found inventory.Page
-	require.Eventually(t, func() bool {
-		var err error
-		found, err = p.objects.List(t.Context(), inventory.Query{Kinds: []inventory.Kind{inventory.KindProfile}, Search: "a"})
-		require.NoError(t, err)
-		return len(found.Objects) == 10
-	}, 5*time.Second, 20*time.Millisecond)
-	for _, profile := range found.Objects {
-		if strings.HasPrefix(profile.Name, "markup") {
-			require.Equal(t, []string{"description"}, profile.Truncated)
-		}
-	}
-	require.NoError(t, p.objects.ResyncCluster(t.Context(), "sim"))
-	p.following(t, "sim", time.Second)
-}
-
-// TestUnits: the inventory follows the registry. A server that is removed, or joins a cluster,
-// takes its objects along.
-func TestUnits(t *testing.T) {
-	a, b := boot(t, "a"), boot(t, "b")
-	a.Furnish(20)
-	b.Furnish(600) // more than is removed in one transaction
-	p := newPlane(t, inventory.Options{})
-	p.adopt(t, a, "")
-	p.adopt(t, b, "")
-	p.run(t)
-	p.following(t, "a", 10*time.Second)
-	p.following(t, "b", 10*time.Second)
-	count := func(cluster string) int {
-		counts, err := p.objects.Count(t.Context(), inventory.Query{Cluster: cluster})
-		require.NoError(t, err)
-		return counts.Total
-	}
-	require.Greater(t, count("b"), 500)
-	require.NoError(t, p.RenameServer(t.Context(), "a", "first", nil))
-	before := count("first")
-	require.NotZero(t, before)
-	require.Zero(t, count("a"))
-	require.NoError(t, p.DeleteServer(t.Context(), "b"))
-	gone := func() bool { return count("") == before }
-	require.Eventually(t, gone, 10*time.Second, 20*time.Millisecond)
-	require.NoError(t, incusostest.Cluster(a))
-	_, err := p.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{}, "first")
-	require.NoError(t, err)
-	require.NoError(t, p.SetClusterCertificate(t.Context(), "c1", a.ClusterCertificate().Leaf))
-	p.following(t, "c1", 20*time.Second)
-	require.Equal(t, before+1, count("c1"), "the member is one")
-	require.Equal(t, before+1, count(""))
-	require.NoError(t, p.RenameCluster(t.Context(), "c1", "c2", nil))
-	require.Equal(t, before+1, count("c2"))
-	status := p.following(t, "c2", 10*time.Second)
-	require.Equal(t, "first", status.Server)
-}
-
-// TestLimits: what is over a limit is kept as far as it goes, and said so.
-func TestLimits(t *testing.T) {
-	s, other := boot(t, "sim"), boot(t, "other")
-	p := newPlane(t, inventory.Options{MaxStreams: 1, MaxChanges: 3, MembersInterval: 100 * time.Millisecond})
-	p.adopt(t, s, "")
-	p.run(t)
-	p.following(t, "sim", 10*time.Second)
-	p.adopt(t, other, "")
-	require.Eventually(t, func() bool {
-		all, err := p.objects.Status(t.Context())
-		require.NoError(t, err)
-		return len(all) == 2 && all[0].Cluster == "other" && all[0].Scans == 1 && !all[0].Following && strings.Contains(all[0].Failure, "MaxStreams")
-	}, 10*time.Second, 20*time.Millisecond, "MaxStreams: it is scanned, and not listened to")
-
-	o := newOperator(t, s)
-	o.must("POST", "networks", object{"name": "big", "type": "ovn", "description": strings.Repeat("x", inventory.MaxObjectSize)})
-	var found []*inventory.Object
-	require.Eventually(t, func() bool {
-		page, err := p.objects.List(t.Context(), inventory.Query{Cluster: "sim", Name: "big"})
-		require.NoError(t, err)
-		found = page.Objects
-		return len(found) == 1
-	}, within, 20*time.Millisecond)
-	require.Equal(t, []string{"description"}, found[0].Truncated, "MaxObjectSize")
-	require.Contains(t, string(found[0].Object), `"type":"ovn"`)
-	for n := range 5 {
-		o.must("POST", "projects", object{"name": fmt.Sprint("p", n)})
-	}
-	require.Eventually(t, func() bool {
-		counts, err := p.objects.Count(t.Context(), inventory.Query{Kinds: []inventory.Kind{inventory.KindProject}, Cluster: "sim"})
-		require.NoError(t, err)
-		return counts.Total == 6
-	}, within, 20*time.Millisecond)
-	changes, err := p.objects.Changes(t.Context(), 0, 0)
-	require.NoError(t, err)
-	require.Len(t, changes, 3, "MaxChanges")
-	require.NoError(t, p.DeleteServer(t.Context(), "sim"))
-	p.following(t, "other", 10*time.Second) // its place is free
-	_, err = inventory.New(p.Registry, p.client, inventory.Options{MaxScans: -1})
-	require.ErrorIs(t, err, opscenter.ErrInvalidOptions)
-}
-
-// TestScansAlone: what is not listened to is found by the scans that come at their time, what
-// is gone as well, and the history says that it was a scan.
-func TestScansAlone(t *testing.T) {
-	first, other := boot(t, "first"), boot(t, "other")
-	p := newPlane(t, inventory.Options{MaxStreams: 1, ScanInterval: 200 * time.Millisecond})
-	p.adopt(t, first, "")
-	p.run(t)
-	p.following(t, "first", 10*time.Second)
-	p.adopt(t, other, "")
-	o := newOperator(t, other)
-	agrees(t, p.objects, "other", o.get, 10*time.Second, "adopted")
-	scanned := func() bool {
-		all, err := p.objects.Status(t.Context())
-		require.NoError(t, err)
-		return all[1].Cluster == "other" && all[1].Events == 0 && all[1].ScanReason == "scheduled"
-	}
-	require.Eventually(t, scanned, 10*time.Second, 10*time.Millisecond)
-	o.must("POST", "profiles", object{"name": "short-lived"})
-	agrees(t, p.objects, "other", o.get, 10*time.Second, "made")
-	o.must("DELETE", "profiles/short-lived", nil)
-	agrees(t, p.objects, "other", o.get, 10*time.Second, "removed")
-	changes, err := p.objects.Changes(t.Context(), 0, 0)
-	require.NoError(t, err)
-	var got []string
-	for _, c := range changes {
-		if c.Name == "short-lived" {
-			got = append(got, string(c.Action)+" "+string(c.Source))
-		}
-	}
-	require.Equal(t, []string{"created scan", "deleted scan"}, got)
 }
 
 // TestQueries asks in all ways.

@@ -2,11 +2,8 @@ package system_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,7 +11,6 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
-	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
@@ -289,77 +285,6 @@ func TestNotSent(t *testing.T) {
 	p.free("a")
 }
 
-// TestConflict: what somebody changes between the look and the change is not overwritten.
-func TestConflict(t *testing.T) {
-	p := newPlane(t, system.Options{})
-	a := p.boot(incusostest.Options{Name: "a"})
-	n := p.network("a")
-	other := newStranger(t, a)
-	changed := strings.Replace(string(a.NetworkConfig()), `"timezone":"UTC"`, `"timezone":"Europe/Berlin"`, 1)
-	other.put(t, []byte(changed), "")
-	n.Config.DNS.Domain = "example.org"
-	_, err := p.systems.ApplyNetwork(t.Context(), "a", n.Config, system.ApplyOptions{IfMatch: n.ETag})
-	require.ErrorIs(t, err, opscenter.ErrPrecondition)
-	// An edit is of what is there.
-	_, err = p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNS{Domain: "example.org", Hostname: "a"}}, system.ApplyOptions{})
-	require.NoError(t, err)
-	after := p.network("a").Config
-	require.Equal(t, "Europe/Berlin", after.Time.Timezone)
-	require.Equal(t, "example.org", after.DNS.Domain)
-	p.free("a")
-}
-
-// meddler does something before the second look, or the second reading of a section.
-type meddler struct {
-	*incusos.Client
-	looks  atomic.Int32
-	meddle func()
-}
-
-func (m *meddler) again() {
-	if m.looks.Add(1) == 2 {
-		m.meddle()
-	}
-}
-
-func (m *meddler) Look(ctx context.Context, target opscenter.Target) (*system.Sight, error) {
-	m.again()
-	return m.Client.Look(ctx, target)
-}
-
-func (m *meddler) ReadSystem(ctx context.Context, target opscenter.Target, section string) (json.RawMessage, error) {
-	m.again()
-	return m.Client.ReadSystem(ctx, target, section)
-}
-
-// TestMeddled: what somebody changes after the plan was made, and before the server is asked, stays.
-func TestMeddled(t *testing.T) {
-	p := newPlane(t, system.Options{})
-	a := p.boot(incusostest.Options{Name: "a"})
-	other := newStranger(t, a)
-	changed := strings.Replace(string(a.NetworkConfig()), `"timezone":"UTC"`, `"timezone":"Europe/Berlin"`, 1)
-	m := &meddler{Client: p.client, meddle: func() { other.put(t, []byte(changed), "") }}
-	options := p.systems.Options()
-	systems, err := system.New(p.registry, m, options)
-	require.NoError(t, err)
-	c, err := systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNS{Domain: "example.org"}}, system.ApplyOptions{})
-	require.ErrorIs(t, err, opscenter.ErrPrecondition)
-	require.Equal(t, system.StatusNotSent, c.Status)
-	require.JSONEq(t, changed, string(a.NetworkConfig()))
-	p.free("a")
-	p.ready("a", a.URL())
-	m.looks.Store(0)
-	m.meddle = func() {
-		other.send(t, "PUT", "/os/1.0/system/kernel", map[string]any{"config": map[string]any{"blacklist_modules": []string{"theirs"}}})
-	}
-	_, err = systems.SetKernel(t.Context(), "a", system.KernelConfig{BlacklistModules: []string{"ours"}}, system.SetOptions{})
-	require.ErrorIs(t, err, opscenter.ErrPrecondition)
-	k, err := p.systems.Kernel(t.Context(), "a")
-	require.NoError(t, err)
-	require.Equal(t, []string{"theirs"}, k.Config.BlacklistModules)
-	p.free("a")
-}
-
 // TestLegacy: a release that can't undo a change is not changed, unless the caller says so.
 func TestLegacy(t *testing.T) {
 	p := newPlane(t, system.Options{ConfirmationTimeout: 300 * time.Millisecond, Grace: 300 * time.Millisecond})
@@ -397,77 +322,6 @@ func TestLegacy(t *testing.T) {
 	a.KillAddress(dark, false)
 	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.Move(p.server("a"), at(a, dark), "somebody went there") }))
 	p.ready("a", at(a, dark))
-}
-
-// TestRace: ten callers change one server at once. Each is carried out alone, or turned away,
-// and the server ends with what the last one that was carried out wanted.
-func TestRace(t *testing.T) {
-	p := newPlane(t, system.Options{}).run()
-	a := p.boot(incusostest.Options{Name: "a"})
-	var group sync.WaitGroup
-	hosts := make([]string, 10)
-	results := make([]error, 10)
-	done := make([]*system.Change, 10)
-	configs := make([]*network.Config, 10)
-	for i := range 10 {
-		hosts[i] = spare()
-		configs[i] = p.moved("a", hosts[i])
-	}
-	for i := range 10 {
-		group.Go(func() {
-			done[i], results[i] = p.systems.ApplyNetwork(t.Context(), "a", configs[i], system.ApplyOptions{})
-		})
-	}
-	group.Wait()
-	won := 0
-	var last *system.Change
-	for i, err := range results {
-		if err != nil {
-			require.True(t, errors.Is(err, opscenter.ErrBusy) || errors.Is(err, opscenter.ErrNotReady) || errors.Is(err, opscenter.ErrPrecondition) ||
-				errors.Is(err, opscenter.ErrUnreachable), "%v", err)
-			continue
-		}
-		won++
-		if last == nil || done[i].EndedAt.After(last.EndedAt) {
-			last = done[i]
-		}
-	}
-	require.NotZero(t, won)
-	require.Equal(t, last.URL, a.URL())
-	require.False(t, a.NetworkPending())
-	p.ready("a", last.URL)
-	p.free("a")
-}
-
-// TestGuard: a server is changed by one at a time, unless forced.
-func TestGuard(t *testing.T) {
-	p := newPlane(t, system.Options{})
-	a := p.boot(incusostest.Options{Name: "a", Standalone: true})
-	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
-		return tx.Claim(opscenter.Claim{Unit: p.server("a").ID, Owner: "r1", What: "rollout", Since: time.Now()})
-	}))
-	edit := network.Edit{DNS: &network.DNS{Domain: "example.org"}}
-	for name, change := range map[string]func(force bool) error{
-		"network": func(force bool) error {
-			_, err := p.systems.EditNetwork(t.Context(), "a", edit, system.ApplyOptions{Force: force})
-			return err
-		},
-		"kernel": func(force bool) error {
-			_, err := p.systems.SetKernel(t.Context(), "a", system.KernelConfig{BlacklistModules: []string{"floppy"}}, system.SetOptions{Force: force})
-			return err
-		},
-		"reboot": func(force bool) error { return p.systems.Reboot(t.Context(), "a", system.PowerOptions{Force: force}) },
-	} {
-		require.ErrorIs(t, change(false), opscenter.ErrBusy, name)
-		p.ready("a", a.URL())
-		require.NoError(t, change(true), name)
-		p.ready("a", a.URL())
-	}
-	require.NoError(t, p.registry.Read(t.Context(), func(s *opscenter.Snapshot) error {
-		claim, err := s.ClaimOf(p.server("a").ID, false)
-		require.Equal(t, "r1", claim.Owner, "a claim is not taken away")
-		return err
-	}))
 }
 
 // TestGivenUp: who stops waiting does not stop the change: Run goes on with it.
@@ -552,31 +406,4 @@ func TestUnproven(t *testing.T) {
 	require.ErrorIs(t, err, system.ErrRolledBack)
 	require.Contains(t, c.Reason, "has not said that it has applied")
 	same(t, before, a)
-}
-
-// TestSomebodyElses: a configuration that is neither the former one nor ours is not taken for ours.
-func TestSomebodyElses(t *testing.T) {
-	p := newPlane(t, system.Options{Grace: 300 * time.Millisecond})
-	a := p.boot(incusostest.Options{Name: "a"})
-	other := newStranger(t, a)
-	a.SetStuck(true)
-	changed := strings.Replace(string(a.NetworkConfig()), `"timezone":"UTC"`, `"timezone":"Europe/Berlin"`, 1)
-	_, err := p.systems.SetKernel(t.Context(), "a", system.KernelConfig{BlacklistModules: []string{"x"}}, system.SetOptions{}) // so that there is a last change
-	require.NoError(t, err)
-	p.ready("a", a.URL())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for c := p.last("a"); c.Section != "network" || c.Status != system.StatusWaiting; c = p.last("a") {
-			time.Sleep(time.Millisecond)
-		}
-		a.SetStuck(false)
-		other.put(t, []byte(changed), "")
-	}()
-	c, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNS{Domain: "example.org"}}, system.ApplyOptions{Timeout: 500 * time.Millisecond})
-	<-done
-	require.ErrorIs(t, err, system.ErrLost)
-	require.Contains(t, c.Reason, "not ours: dns")
-	require.Equal(t, "Europe/Berlin", p.network("a").Config.Time.Timezone, "it is left as it is")
-	p.free("a")
 }

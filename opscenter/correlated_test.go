@@ -1,0 +1,159 @@
+package opscenter_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+// fleet makes n servers ready, in a bubble of time.
+func fleet(t *testing.T, n int, options opscenter.Options) (*world, []*opscenter.ServerInfo) {
+	w := newWorld(t, memstore.New(), options)
+	token := w.token(t, int64(n))
+	var infos []*opscenter.ServerInfo
+	for i := range n {
+		_, err := w.Register(t.Context(), registration(i, token))
+		require.NoError(t, err)
+		info := w.get(t, fmt.Sprintf("server%02d", i))
+		w.observe(t, answer(info))
+		infos = append(infos, info)
+	}
+	return w, infos
+}
+
+func (w *world) status(t testing.TB, status opscenter.Status) int {
+	t.Helper()
+	page, err := w.ListServers(context.Background(), opscenter.ServerFilter{Status: status}, opscenter.Page{Limit: 1000})
+	require.NoError(t, err)
+	return len(page.Servers)
+}
+
+func TestCorrelatedFailures(t *testing.T) {
+	for _, test := range []struct {
+		servers, dead int
+		held          bool
+	}{{10, 10, true}, {10, 5, true}, {10, 4, false}, {20, 9, false}, {20, 10, true}, {4, 4, false}, {5, 5, true}} {
+		t.Run(fmt.Sprintf("%d of %d", test.dead, test.servers), func(t *testing.T) {
+			certificate(test.servers) // made outside the bubble
+			synctest.Test(t, func(t *testing.T) {
+				w, infos := fleet(t, test.servers, opscenter.Options{})
+				sweep := func(dead int) {
+					time.Sleep(10 * time.Second)
+					for i, info := range infos {
+						if i < dead {
+							w.observe(t, failed(info))
+						} else {
+							w.observe(t, answer(info))
+						}
+					}
+				}
+				for range 3 {
+					sweep(0)
+				}
+				for range 10 {
+					sweep(test.dead)
+				}
+				if !test.held {
+					require.Equal(t, test.dead, w.status(t, opscenter.StatusOffline))
+					require.Empty(t, w.warnings(t)[""])
+					require.False(t, w.FleetUnreachable())
+					return
+				}
+				require.Zero(t, w.status(t, opscenter.StatusOffline), "nobody becomes offline")
+				require.Equal(t, []opscenter.WarningKind{opscenter.WarningFleet}, w.warnings(t)[""])
+				require.True(t, w.FleetUnreachable())
+				sweep(0)
+				require.Empty(t, w.warnings(t), "it clears by itself")
+				require.False(t, w.FleetUnreachable())
+				require.Equal(t, test.servers, w.status(t, opscenter.StatusReady))
+				// The judgement goes on.
+				for range 3 {
+					sweep(1)
+				}
+				require.Equal(t, 1, w.status(t, opscenter.StatusOffline))
+			})
+		})
+	}
+}
+
+// What was down before an outage stays down, and says nothing of it.
+func TestCorrelatedFailuresBesideDeadServers(t *testing.T) {
+	certificate(20)
+	synctest.Test(t, func(t *testing.T) {
+		w, infos := fleet(t, 20, opscenter.Options{})
+		dead := func(n int) {
+			time.Sleep(10 * time.Second)
+			for i, info := range infos {
+				if i < n {
+					w.observe(t, failed(info))
+				} else {
+					w.observe(t, answer(info))
+				}
+			}
+		}
+		for n := 1; n <= 12; n++ { // one by one, far apart
+			for range 3 {
+				dead(n)
+			}
+		}
+		require.Equal(t, 12, w.status(t, opscenter.StatusOffline), "12 of 20 are down, but not together")
+		require.False(t, w.FleetUnreachable())
+		dead(20)
+		dead(20)
+		dead(20)
+		require.True(t, w.FleetUnreachable())
+		require.Equal(t, 8, w.status(t, opscenter.StatusReady))
+		require.Equal(t, 12, w.status(t, opscenter.StatusOffline))
+		// Part of it comes back: the rest is down for real.
+		for range 4 {
+			dead(14)
+		}
+		require.False(t, w.FleetUnreachable())
+		require.Equal(t, 14, w.status(t, opscenter.StatusOffline))
+	})
+}
+
+// A controller that starts again in the middle of an outage goes on suspecting itself.
+func TestCorrelatedFailuresOverARestart(t *testing.T) {
+	certificate(10)
+	synctest.Test(t, func(t *testing.T) {
+		w, infos := fleet(t, 10, opscenter.Options{})
+		fail := func(r *opscenter.Registry) {
+			time.Sleep(10 * time.Second)
+			for _, info := range infos {
+				require.NoError(t, r.RecordObservations(t.Context(), failed(info)))
+			}
+		}
+		fail(w.Registry)
+		require.True(t, w.FleetUnreachable())
+		again, err := opscenter.NewRegistry(w.store, opscenter.Options{})
+		require.NoError(t, err)
+		require.True(t, again.FleetUnreachable())
+		for range 5 {
+			fail(again)
+		}
+		require.Zero(t, w.status(t, opscenter.StatusOffline))
+		for _, info := range infos {
+			require.NoError(t, again.RecordObservations(t.Context(), answer(info)))
+		}
+		require.False(t, again.FleetUnreachable())
+		require.Empty(t, w.warnings(t))
+	})
+}
+
+func TestGuardSwitchedOff(t *testing.T) {
+	w, infos := fleet(t, 10, opscenter.Options{GuardShare: -1})
+	for range 3 {
+		for _, info := range infos {
+			w.observe(t, failed(info))
+		}
+	}
+	require.Equal(t, 10, w.status(t, opscenter.StatusOffline))
+}

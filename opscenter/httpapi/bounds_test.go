@@ -1,0 +1,155 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/httpapi"
+)
+
+func TestLimits(t *testing.T) {
+	p := start(t, func(o *httpapi.Options) { o.MaxBody, o.ReadTimeout = 1000, 300*time.Millisecond })
+	identity := newCertificate(t, "server")
+	client := p.client(&identity)
+	a := p.call(client, "POST", registerPath(p.token(1)), `{"name":"`+strings.Repeat("x", 2000)+`"}`)
+	require.Equal(t, 413, a.ErrorCode)
+	require.Contains(t, a.Error, "1000")
+
+	// A body that does not come is not waited for.
+	roots := x509.NewCertPool()
+	roots.AddCert(p.own.Leaf)
+	conn, err := tls.Dial("tcp", strings.TrimPrefix(p.url, "https://"), &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{identity}})
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = fmt.Fprintf(conn, "PUT /1.0/provisioning/servers/:self HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+	require.NoError(t, err)
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+	begun := time.Now()
+	_, err = io.ReadAll(conn)
+	require.NoError(t, err, "answered, and closed")
+	require.Less(t, time.Since(begun), 5*time.Second)
+
+	server := httpapi.NewServer(p.handler, nil, nil)
+	require.NotZero(t, server.ReadHeaderTimeout)
+	require.NotZero(t, server.IdleTimeout)
+	require.NotZero(t, server.MaxHeaderBytes)
+	_, err = httpapi.New(p.registry, httpapi.Options{})
+	require.ErrorIs(t, err, opscenter.ErrInvalidOptions)
+}
+
+func TestFailedRegistrationsAreLimited(t *testing.T) {
+	p := start(t, func(o *httpapi.Options) { o.FailuresPerMinute = 5 })
+	identity := newCertificate(t, "server")
+	client := p.client(&identity)
+	for range 5 {
+		require.Equal(t, 403, p.call(client, "POST", registerPath("b32d0079-c48b-4957-b1cb-bef54125c861"), registration).ErrorCode)
+	}
+	a := p.call(client, "POST", registerPath(p.token(1)), registration)
+	require.Equal(t, 429, a.ErrorCode, "whatever it tries next")
+	require.NotEmpty(t, a.http.Header.Get("Retry-After"))
+	require.Equal(t, 200, p.call(p.client(&p.operator), "GET", "/1.0/provisioning/servers", "").StatusCode, "others are not concerned")
+
+	// The table of addresses is bounded, and addresses recover.
+	h, err := httpapi.New(p.registry, httpapi.Options{ClientCertificate: p.own.Leaf, FailuresPerMinute: 1, MaxAddresses: 10})
+	require.NoError(t, err)
+	post := func(address string) int {
+		r := httptest.NewRequest("POST", registerPath("x"), strings.NewReader(registration))
+		r.RemoteAddr = address
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w.Code
+	}
+	require.Equal(t, 400, post("10.0.0.1:1"))
+	require.Equal(t, 429, post("10.0.0.1:2"), "ports don't count")
+	require.Equal(t, 400, post("[fd00::1]:1"))
+	require.Equal(t, 429, post("[fd00::ffff:1]:1"), "a /64 is one host's")
+	require.Equal(t, 400, post("[fd00:0:0:1::1]:1"))
+	for i := range 100 {
+		require.Equal(t, 400, post(fmt.Sprintf("10.1.0.%d:1", i)))
+	}
+}
+
+// A long list begins at once, and is not held in memory.
+func TestListsAreStreamed(t *testing.T) {
+	p := start(t, nil)
+	const fleet = 1000
+	hardware := fmt.Sprintf(`{"x":%q}`, strings.Repeat("0123456789abcdef", 2560)) // 40 KiB
+	p.add(fleet, hardware)
+	req, err := http.NewRequestWithContext(t.Context(), "GET", p.url+"/1.0/provisioning/servers?recursion=1", nil)
+	require.NoError(t, err)
+	client := p.client(&p.operator)
+	before := heap()
+	begun := time.Now()
+	resp, err := client.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	first := make([]byte, 1)
+	_, err = io.ReadFull(resp.Body, first)
+	require.NoError(t, err)
+	toFirst := time.Since(begun)
+	// Read some, and see what the server holds while we wait.
+	_, err = io.CopyN(io.Discard, resp.Body, 5<<20)
+	require.NoError(t, err)
+	grown := heap() - before
+	n, err := io.Copy(io.Discard, resp.Body)
+	require.NoError(t, err)
+	total := time.Since(begun)
+	require.Greater(t, n, int64(30<<20))
+	t.Logf("%d MiB: first byte after %s, all after %s, heap grown by %d KiB in the middle", (n+5<<20)>>20, toFirst, total, grown>>10)
+	require.Less(t, grown, int64(16<<20), "no second copy of the fleet, which is 40 MiB")
+	require.Less(t, toFirst, total/4, "the first byte does not wait for the last server")
+}
+
+// A reader that takes its time gets the whole list, however long that is beyond the time for bodies.
+func TestSlowReadersGetWholeLists(t *testing.T) {
+	p := start(t, func(o *httpapi.Options) { o.ReadTimeout = 100 * time.Millisecond })
+	p.add(300, fmt.Sprintf(`{"x":%q}`, strings.Repeat("0123456789abcdef", 2560)))
+	req, err := http.NewRequestWithContext(t.Context(), "GET", p.url+"/1.0/provisioning/servers?recursion=1", nil)
+	require.NoError(t, err)
+	resp, err := p.client(&p.operator).Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	begun := time.Now()
+	var text bytes.Buffer
+	for range 10 {
+		_, err = io.CopyN(&text, resp.Body, 1<<20)
+		require.NoError(t, err)
+		time.Sleep(50 * time.Millisecond) // what is tested is that time passes
+	}
+	_, err = io.Copy(&text, resp.Body)
+	require.NoError(t, err)
+	require.Greater(t, time.Since(begun), 400*time.Millisecond)
+	var a answer
+	require.NoError(t, json.Unmarshal(text.Bytes(), &a))
+}
+
+// An error in the middle of a list cuts the connection: half a list must not look whole.
+func TestABrokenListIsNotWhole(t *testing.T) {
+	p := start(t, nil)
+	p.add(200, fmt.Sprintf(`{"x":%q}`, strings.Repeat("0123456789abcdef", 2560)))
+	req, err := http.NewRequestWithContext(t.Context(), "GET", p.url+"/1.0/provisioning/servers?recursion=1", nil)
+	require.NoError(t, err)
+	resp, err := p.client(&p.operator).Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	_, err = io.ReadFull(resp.Body, make([]byte, 1000))
+	require.NoError(t, err)
+	require.NoError(t, p.registry.Store().Close())
+	_, err = io.ReadAll(resp.Body)
+	require.Error(t, err)
+	require.True(t, errors.Is(err, io.ErrUnexpectedEOF), "%v", err)
+	require.Equal(t, 503, p.call(p.client(&p.operator), "GET", "/1.0/provisioning/servers", "").ErrorCode)
+}

@@ -1,0 +1,165 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/httpapi"
+	"github.com/opscenter-go/sdk/storage/memstore"
+	"github.com/opscenter-go/sdk/storage/storetest"
+)
+
+// plane is a control plane's endpoint over real TLS.
+type plane struct {
+	t        testing.TB
+	registry *opscenter.Registry
+	handler  *httpapi.Handler
+	url      string
+	own      tls.Certificate // server and client certificate of the control plane
+	operator tls.Certificate
+	log      *syncBuffer
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func newCertificate(t testing.TB, name string) tls.Certificate {
+	t.Helper()
+	made, err := selfsigned.New(name, "127.0.0.1")
+	require.NoError(t, err)
+	return made
+}
+
+func start(t testing.TB, change func(*httpapi.Options)) *plane {
+	t.Helper()
+	return startWith(t, func(_ *plane, o *httpapi.Options) {
+		if change != nil {
+			change(o)
+		}
+	})
+}
+
+func startWith(t testing.TB, change func(*plane, *httpapi.Options)) *plane {
+	t.Helper()
+	p := &plane{t: t, own: newCertificate(t, "control plane"), operator: newCertificate(t, "operator"), log: &syncBuffer{}}
+	logger := slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	store := storetest.Twice(memstore.New(memstore.Options{DetectMutation: true}))
+	var err error
+	p.registry, err = opscenter.NewRegistry(store, opscenter.Options{Logger: logger})
+	require.NoError(t, err)
+	options := httpapi.Options{ClientCertificate: p.own.Leaf, Logger: logger, FailuresPerMinute: -1,
+		Authorize: httpapi.AnyOf(httpapi.TrustCertificates(p.operator.Leaf), httpapi.TrustUnixSocket())}
+	change(p, &options)
+	p.handler, err = httpapi.New(p.registry, options)
+	require.NoError(t, err)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	p.url = "https://" + listener.Addr().String()
+	server := httpapi.NewServer(p.handler, httpapi.TLSConfig(p.own), logger)
+	go server.ServeTLS(listener, "", "")
+	t.Cleanup(func() { server.Close() })
+	return p
+}
+
+// client presents a certificate, or none, and accepts nobody but the control plane.
+func (p *plane) client(certificate *tls.Certificate) *http.Client {
+	roots := x509.NewCertPool()
+	roots.AddCert(p.own.Leaf)
+	config := &tls.Config{RootCAs: roots}
+	if certificate != nil {
+		config.Certificates = []tls.Certificate{*certificate}
+	}
+	transport := &http.Transport{TLSClientConfig: config}
+	p.t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 30 * time.Second}
+}
+
+// answer is an envelope with its HTTP side.
+type answer struct {
+	Type       string          `json:"type"`
+	Status     string          `json:"status"`
+	StatusCode int             `json:"status_code"`
+	ErrorCode  int             `json:"error_code"`
+	Error      string          `json:"error"`
+	Metadata   json.RawMessage `json:"metadata"`
+	NextCursor string          `json:"next_cursor"`
+	http       *http.Response
+	text       string
+}
+
+func (p *plane) call(client *http.Client, method, path, body string, header ...string) *answer {
+	p.t.Helper()
+	req, err := http.NewRequestWithContext(p.t.Context(), method, p.url+path, strings.NewReader(body))
+	require.NoError(p.t, err)
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := client.Do(req)
+	require.NoError(p.t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(p.t, err)
+	a := &answer{http: resp, text: string(text)}
+	require.NoError(p.t, json.Unmarshal(text, a), "%s %s: %.300s", method, path, text)
+	require.Equal(p.t, "application/json", resp.Header.Get("Content-Type"))
+	switch a.Type {
+	case "sync":
+		require.Equal(p.t, 200, a.StatusCode, "a client goes by the body")
+		require.Equal(p.t, "Success", a.Status)
+	case "error":
+		require.Equal(p.t, resp.StatusCode, a.ErrorCode)
+		require.NotEmpty(p.t, a.Error)
+		require.JSONEq(p.t, "null", string(a.Metadata))
+	default:
+		p.t.Fatalf("type %q", a.Type)
+	}
+	return a
+}
+
+func (a *answer) decode(t testing.TB, into any) {
+	t.Helper()
+	require.Equal(t, "sync", a.Type, a.text)
+	require.NoError(t, json.Unmarshal(a.Metadata, into))
+}
+
+func (p *plane) token(uses int64) string {
+	token, err := p.registry.CreateToken(p.t.Context(), opscenter.TokenSpec{Uses: uses})
+	require.NoError(p.t, err)
+	return token.UUID
+}
+
+func registerPath(token string) string {
+	return "/1.0/provisioning/servers?token=" + url.QueryEscape(token)
+}
+
+const registration = `{"name":"server01","connection_url":"https://10.0.0.1:8443","machine_id":"af94e64e199341b68f10a8eebb828fce","system_uuid":"af94e64e-1993-41b6-8f10-a8eebb828fce",
+	"properties":{"arch":"x86_64","n":5,"b":true},"bmc_config":{"password":"hunter2"},"from_a_newer_release":{"x":[1]}}`

@@ -1,0 +1,228 @@
+package poller_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/poller"
+	"github.com/opscenter-go/sdk/storage"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+// hanging is a store that takes nothing, and says nothing, until it is released.
+type hanging struct {
+	storage.Store
+	hang atomic.Pointer[chan struct{}]
+}
+
+func (s *hanging) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
+	if released := s.hang.Load(); released != nil {
+		<-*released
+	}
+	return s.Store.Update(ctx, fn)
+}
+
+// A store that hangs stops nobody whose poll finds nothing new; nor does it keep Run from ending.
+func TestStoreHangs(t *testing.T) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		store := &hanging{Store: memstore.New()}
+		registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		p, err := poller.New(registry, w, poller.Options{Interval: time.Minute, BatchSize: 1, Concurrency: 4, SlowConcurrency: 4, Timeout: 5 * time.Second})
+		require.NoError(t, err)
+		for n := range 40 {
+			w.register(n)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx) }()
+		time.Sleep(3 * time.Minute)
+		synctest.Wait()
+		released := make(chan struct{})
+		store.hang.Store(&released)
+		w.mu.Lock()
+		w.versions = map[string]string{} // every other server has something new
+		for n := range 20 {
+			w.versions[certificates()[n].Name] = "202609010000"
+		}
+		w.mu.Unlock()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		for n := 20; n < 40; n++ {
+			require.WithinDuration(t, time.Now(), w.state(n).LastSeen, 2*time.Minute, "server %d", n)
+		}
+		cancel()
+		begun := time.Now()
+		require.ErrorIs(t, <-ended, poller.ErrGrace)
+		require.LessOrEqual(t, time.Since(begun), poller.DefaultGrace)
+		close(released)
+		synctest.Wait()
+	})
+}
+
+// refusing is a store that can be made to refuse writes, as a full disk does.
+type refusing struct {
+	storage.Store
+	refuse atomic.Bool
+}
+
+func (s *refusing) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
+	if s.refuse.Load() {
+		return fmt.Errorf("refusing: %w", storage.ErrDiskFull)
+	}
+	return s.Store.Update(ctx, fn)
+}
+
+func TestStoreRefusesForAWhile(t *testing.T) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		store := &refusing{Store: memstore.New()}
+		registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		// So little may be held that some has to be found again.
+		p, err := poller.New(registry, w, poller.Options{Interval: time.Minute, MaxPending: 16, BatchSize: 4})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx) }()
+		for n := range 60 {
+			w.register(n)
+		}
+		// What was found just now may wait for others, for BatchDelay.
+		settled := func() {
+			t.Helper()
+			for range 10 {
+				synctest.Wait()
+				if p.Stats().Pending == 0 {
+					return
+				}
+				time.Sleep(poller.DefaultBatchDelay)
+			}
+			require.Zero(t, p.Stats().Pending)
+		}
+		time.Sleep(2 * time.Minute)
+		settled()
+		revision, err := registry.Revision(ctx)
+		require.NoError(t, err)
+
+		store.refuse.Store(true)
+		w.mu.Lock()
+		w.version = "202609010000"
+		w.mu.Unlock()
+		before := p.Stats()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		held := p.Stats()
+		require.LessOrEqual(t, held.Pending, 16, "bounded")
+		require.Positive(t, held.Pending)
+		require.Positive(t, held.Dropped-before.Dropped)
+		require.Positive(t, held.Refused)
+		now, err := registry.Revision(ctx)
+		require.NoError(t, err)
+		require.Equal(t, revision, now)
+
+		store.refuse.Store(false)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		for n := range 60 {
+			require.Equal(t, "202609010000", w.state(n).State.Versions.OS.Version, "nothing is lost")
+			require.Zero(t, w.state(n).Failures)
+		}
+		settled()
+
+		// It refuses when Run is to end, as well: Run ends.
+		store.refuse.Store(true)
+		w.mu.Lock()
+		w.version = "202610010000"
+		w.mu.Unlock()
+		time.Sleep(2 * time.Minute)
+		cancel()
+		err = <-ended
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorIs(t, err, storage.ErrDiskFull, "and says that when servers were last seen is not stored")
+	})
+}
+
+// An observation the store will never take harms nobody else.
+type poisoned struct {
+	storage.Store
+}
+
+func (s *poisoned) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
+	return s.Store.Update(ctx, func(tx storage.WriteTx) error { return fn(&poisonedTx{tx}) })
+}
+
+type poisonedTx struct{ storage.WriteTx }
+
+func (tx *poisonedTx) Put(table *storage.TableSchema, row any) error {
+	if state, ok := row.(*opscenter.ServerState); ok && state.Name == "server03" && state.Status == opscenter.StatusReady {
+		return fmt.Errorf("poisoned: %w", storage.ErrTooLarge)
+	}
+	return tx.WriteTx.Put(table, row)
+}
+
+func TestOnePoisonedObservation(t *testing.T) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		registry, err := opscenter.NewRegistry(&poisoned{memstore.New()}, opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		p, err := poller.New(registry, w, poller.Options{})
+		require.NoError(t, err)
+		for n := range 10 {
+			w.register(n)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.ErrorIs(t, p.Run(ctx), context.DeadlineExceeded)
+		for n := range 10 {
+			want := opscenter.StatusReady
+			if n == 3 {
+				want = opscenter.StatusPending
+			}
+			require.Equal(t, want, w.state(n).State.Status)
+		}
+		require.Positive(t, p.Stats().Dropped)
+	})
+}
+
+// What polls found is stored when Run returns, whatever the batches would wait for.
+func TestStopStoresWhatWasFound(t *testing.T) {
+	certificates()
+	synctest.Test(t, func(t *testing.T) {
+		registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+		require.NoError(t, err)
+		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
+		p, err := poller.New(registry, w, poller.Options{BatchDelay: time.Hour})
+		require.NoError(t, err)
+		for n := range 10 {
+			w.register(n)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx) }()
+		time.Sleep(time.Second)
+		require.Equal(t, opscenter.StatusPending, w.state(0).State.Status)
+		require.Equal(t, 10, p.Stats().Pending)
+		cancel()
+		require.ErrorIs(t, <-ended, context.Canceled)
+		for n := range 10 {
+			require.Equal(t, opscenter.StatusReady, w.state(n).State.Status)
+		}
+		again, err := opscenter.NewRegistry(registry.Store(), opscenter.Options{})
+		require.NoError(t, err)
+		info, err := again.Server(context.Background(), "server00")
+		require.NoError(t, err)
+		require.WithinDuration(t, w.began, info.LastSeen, time.Millisecond, "last seen, too")
+	})
+}
