@@ -116,18 +116,41 @@ func (t *Tx) adoptedBefore(a *Adoption) error {
 	return nil
 }
 
-// CheckAdoption tells whether an Adoption can have that name and channel, as far as that can be
-// known before it is made; both may be empty.
-func (r *Registry) CheckAdoption(ctx context.Context, name, channel string) error {
+// CheckAdoption tells whether an Adoption of who presents a certificate with that fingerprint can
+// have that name and channel, as far as that can be known before it is made; both may be empty.
+// The name must be no other cluster's, and no server's that is in none: nobody could tell them apart in an
+// inventory. Errors: ErrInvalidName, ErrNotFound for a channel, ErrNameTaken, ErrClusterTaken.
+func (r *Registry) CheckAdoption(ctx context.Context, fingerprint, name, channel string) error {
 	if name != "" {
 		if err := checkObjectName("cluster", name); err != nil && checkServerName(name) != nil {
 			return err
 		}
 	}
-	if channel == "" {
+	return r.Read(ctx, func(s *Snapshot) error {
+		if channel != "" {
+			if err := channelExists(s, channel); err != nil {
+				return err
+			}
+		}
+		if name == "" {
+			return nil
+		}
+		key := storage.StringKey(strings.ToLower(name))
+		server, err := serversByName.Find(s, key)
+		if err != nil || server != nil && server.Fingerprint == fingerprint {
+			return err
+		}
+		cluster, err := clustersByName.Find(s, key)
+		switch {
+		case err != nil:
+			return err
+		case cluster != nil && cluster.Fingerprint != fingerprint:
+			return fmt.Errorf("name %q: %w", name, ErrClusterTaken)
+		case cluster == nil && server != nil && server.Cluster == "":
+			return fmt.Errorf("name %q: %w", name, ErrNameTaken)
+		}
 		return nil
-	}
-	return r.Read(ctx, func(s *Snapshot) error { return channelExists(s, channel) })
+	})
 }
 
 // adopt records a server, unless it is there, and returns its name.

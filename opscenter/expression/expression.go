@@ -45,6 +45,9 @@ const (
 	// MaxTime bounds one evaluation, as far as its predicates go: what is outside of them is
 	// done once.
 	MaxTime = 100 * time.Millisecond
+	// MaxTotalTime bounds what a Matcher spends on all its evaluations, as far as their predicates
+	// look at more than 100 elements; others are not timed.
+	MaxTotalTime = 10 * time.Second
 )
 
 // disabled are functions of the language that can take any time or memory with a few words.
@@ -353,6 +356,7 @@ type Evaluator struct {
 	steps   int
 	text    int
 	begun   time.Time
+	total   time.Duration // of those evaluations that were timed
 	failed  error
 }
 
@@ -431,6 +435,9 @@ func (e *Evaluator) Match() (bool, error) {
 		return false, failed
 	}
 	out, err := e.vm.Run(e.program.program, e.env)
+	if e.steps >= unwatched {
+		e.total += time.Since(e.begun)
+	}
 	if err != nil {
 		var at *file.Error
 		if errors.As(err, &at) {
@@ -459,6 +466,9 @@ func (p *Program) Matcher() *Matcher { return &Matcher{Evaluator: p.Evaluator()}
 
 // Matches reports whether the expression is true of what was set.
 func (m *Matcher) Matches() bool {
+	if m.Spent() {
+		return false
+	}
 	ok, err := m.Match()
 	if err != nil {
 		if m.first == nil {
@@ -470,9 +480,17 @@ func (m *Matcher) Matches() bool {
 	return ok
 }
 
+// Spent reports whether MaxTotalTime is over: nothing matches any more, and Err says so.
+func (m *Matcher) Spent() bool { return m.total > maxTotalTime }
+
+var maxTotalTime = MaxTotalTime // less in tests
+
 // Err returns why the expression could be evaluated for no object, an ErrInvalid; nil if
 // it could for one, or there was none.
 func (m *Matcher) Err() error {
+	if m.Spent() {
+		return fmt.Errorf("%w: it took longer than %s for all that was looked at", ErrInvalid, maxTotalTime)
+	}
 	if m.first == nil || m.evaluated > 0 {
 		return nil
 	}
@@ -485,6 +503,7 @@ func (m *Matcher) Err() error {
 // Merge takes in what another Matcher of the same program has seen.
 func (m *Matcher) Merge(other *Matcher) {
 	m.evaluated += other.evaluated
+	m.total = max(m.total, other.total)
 	if m.first == nil {
 		m.first = other.first
 	}

@@ -174,3 +174,37 @@ func FuzzCompile(f *testing.F) {
 		_, _ = e.Match()
 	})
 }
+
+// TestMatcherIsSpent: what takes its time for each of many objects ends with an error, and not with what was
+// found by then.
+func TestMatcherIsSpent(t *testing.T) {
+	defer expression.SetMaxTotalTime(50 * time.Millisecond)()
+	schema := &expression.Schema{Fields: map[string]any{"name": ""}}
+	slow, err := expression.Compile(`count(1..90000, {# % 7 == 3}) != 5 and name != ""`, schema)
+	require.NoError(t, err)
+	quick, err := expression.Compile(`name != ""`, schema)
+	require.NoError(t, err)
+	m := slow.Matcher()
+	evaluated := 0
+	for range 10_000 {
+		m.Set("name", "x")
+		if !m.Matches() {
+			break
+		}
+		evaluated++
+	}
+	require.Less(t, evaluated, 10_000)
+	require.NotZero(t, evaluated)
+	require.True(t, m.Spent())
+	require.ErrorIs(t, m.Err(), expression.ErrInvalid)
+	require.ErrorContains(t, m.Err(), "50ms")
+	other := slow.Matcher()
+	other.Merge(m)
+	require.True(t, other.Spent())
+	m = quick.Matcher()
+	for range 200_000 {
+		m.Set("name", "x")
+		require.True(t, m.Matches())
+	}
+	require.NoError(t, m.Err())
+}

@@ -140,6 +140,7 @@ var statuses = []struct {
 	{errNoInventory, http.StatusNotImplemented},
 	{errNoAdopter, http.StatusNotImplemented},
 	{inventory.ErrInvalidQuery, http.StatusBadRequest},
+	{inventory.ErrUnread, http.StatusBadGateway},
 	{inventory.ErrNotRunning, http.StatusServiceUnavailable},
 	{opscenter.ErrOutcomeUnknown, http.StatusGatewayTimeout},
 	{opscenter.ErrInvalidOptions, http.StatusBadRequest},

@@ -153,6 +153,7 @@ type change struct {
 	UUID      string                 `json:"uuid"`
 	Kind      inventory.Kind         `json:"kind"`
 	Cluster   string                 `json:"cluster"`
+	ClusterID string                 `json:"cluster_id"`
 	Project   string                 `json:"project_name,omitempty"`
 	Parent    string                 `json:"parent_name,omitempty"`
 	Type      string                 `json:"type,omitempty"`
@@ -171,7 +172,7 @@ func showChanges(list []inventory.Change) []change {
 	for i := range list {
 		c := &list[i]
 		shown := change{Sequence: c.Sequence, At: c.At, Action: c.Action, Source: c.Source, Event: c.Event, Requestor: c.Requestor, UUID: c.UUID,
-			Kind: c.Kind, Cluster: c.Cluster, Project: c.Project, Parent: c.Parent, Type: c.Type, Name: c.Name}
+			Kind: c.Kind, Cluster: c.Cluster, ClusterID: c.ClusterID, Project: c.Project, Parent: c.Parent, Type: c.Type, Name: c.Name}
 		for _, f := range c.Fields {
 			shown.Fields = append(shown.Fields, fieldChange(f))
 		}
@@ -321,7 +322,7 @@ func (h *Handler) queryInventory(w http.ResponseWriter, r *http.Request) {
 type aggregates struct {
 	*list
 	kinds   []inventory.Kind
-	cluster string
+	cluster string // its ID
 	open    bool
 	next    int // of kinds: the one that is being written is before it
 	servers map[string]bool
@@ -329,11 +330,11 @@ type aggregates struct {
 }
 
 func (a *aggregates) object(o *inventory.Object) {
-	if !a.open || o.Cluster != a.cluster {
+	if !a.open || o.ClusterID != a.cluster {
 		a.close()
 		name, _ := json.Marshal(o.Cluster)
 		a.part([]byte(`{"cluster":`), name)
-		a.open, a.cluster, a.next, a.servers = true, o.Cluster, 0, map[string]bool{}
+		a.open, a.cluster, a.next, a.servers = true, o.ClusterID, 0, map[string]bool{}
 	}
 	for a.next == 0 || a.kinds[a.next-1] != o.Kind {
 		a.kind()

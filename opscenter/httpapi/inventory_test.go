@@ -162,3 +162,48 @@ func TestInventoryShapes(t *testing.T) {
 		}
 	}
 }
+
+// TestSameName: a cluster and a server in none that have the same name are two.
+func TestSameName(t *testing.T) {
+	p, server := inventoried(t)
+	client := p.client(&p.operator)
+	other, err := incusostest.New(incusostest.Options{Name: "member", Standalone: true})
+	require.NoError(t, err)
+	t.Cleanup(other.Close)
+	other.Furnish(20)
+	require.NoError(t, incusostest.Cluster(other))
+	adopt := func(name, token string) *answer {
+		return p.call(client, "POST", "/1.0/provisioning/servers/:adopt", fmt.Sprintf(`{"name":%q,"trust_token":%q}`, name, token))
+	}
+	require.Empty(t, adopt("dup", server.TrustToken("x")).Error)
+	token := other.TrustToken("x")
+	require.Equal(t, http.StatusConflict, adopt("dup", token).ErrorCode)
+	require.Zero(t, other.Requests("POST /1.0/certificates"), "the token is good still")
+	require.Empty(t, adopt("cluster", token).Error)
+	require.NoError(t, p.registry.RenameCluster(t.Context(), "cluster", "dup", nil))
+	p.until(client, "/1.0/inventory/status", `"server":"member","following":true`)
+	p.until(client, "/1.0/inventory/status", `"server":"dup","following":true`)
+	for _, path := range []string{"query", "query?cluster=dup"} {
+		var out []map[string]any
+		p.call(client, "GET", "/1.0/inventory/"+path, "").decode(t, &out)
+		require.Len(t, out, 2)
+		for _, aggregate := range out {
+			require.Equal(t, "dup", aggregate["cluster"])
+			require.NotEmpty(t, aggregate["projects"])
+		}
+	}
+	require.Empty(t, adopt("dup", other.TrustToken("x")).Error, "again is no error")
+	require.Empty(t, adopt("dup", server.TrustToken("x")).Error)
+}
+
+// TestResyncDown: that a daemon can't be reached is said, and not taken for an error of ours.
+func TestResyncDown(t *testing.T) {
+	p, server := inventoried(t)
+	client := p.client(&p.operator)
+	require.Empty(t, p.call(client, "POST", "/1.0/provisioning/servers/:adopt", fmt.Sprintf(`{"name":"sim","trust_token":%q}`, server.TrustToken("x"))).Error)
+	p.until(client, "/1.0/inventory/status", `"following":true`)
+	require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultDown}))
+	a := p.call(client, "POST", "/1.0/provisioning/clusters/sim/:resync-inventory", "")
+	require.Equal(t, http.StatusBadGateway, a.ErrorCode)
+	require.Contains(t, a.Error, "could not be read")
+}

@@ -51,7 +51,7 @@ func (c *Client) Adopt(ctx context.Context, registry *opscenter.Registry, where,
 		return nil, err
 	}
 	// Before the token is spent, all is checked that can be.
-	if err := registry.CheckAdoption(ctx, options.Name, options.Channel); err != nil {
+	if err := registry.CheckAdoption(ctx, token.Fingerprint, options.Name, options.Channel); err != nil {
 		return nil, err
 	}
 	addresses := token.Addresses

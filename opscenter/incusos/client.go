@@ -26,6 +26,7 @@ const (
 	DefaultCallTimeout       = 30 * time.Second
 	DefaultListTimeout       = 2 * time.Minute
 	DefaultMaxBody           = 4 << 20
+	DefaultMaxObject         = 16 << 20
 	DefaultMaxList           = 1 << 30
 	DefaultMaxConnsPerServer = 4
 	DefaultMaxIdleConns      = 512
@@ -47,8 +48,11 @@ type Options struct {
 	// server's configuration, too: IncusOS answers once its network is up. Default 2 minutes, at
 	// least Timeout.
 	ListTimeout time.Duration
-	// MaxBody bounds an answer, and an entry of a list of the inventory, in bytes. Default 4 MiB.
+	// MaxBody bounds an answer, in bytes. Default 4 MiB.
 	MaxBody int64
+	// MaxObject bounds an object of the inventory, by itself or as an entry of a list, in bytes: an
+	// instance comes with its snapshots. Default 16 MiB.
+	MaxObject int64
 	// MaxList bounds a list of the inventory, of which one entry is held at a time, in bytes.
 	// Default 1 GiB.
 	MaxList int64
@@ -96,6 +100,9 @@ func New(options Options) *Client {
 	options.ListTimeout = max(options.ListTimeout, options.Timeout)
 	if options.MaxList <= 0 {
 		options.MaxList = DefaultMaxList
+	}
+	if options.MaxObject <= 0 {
+		options.MaxObject = DefaultMaxObject
 	}
 	if options.MaxBody <= 0 {
 		options.MaxBody = DefaultMaxBody

@@ -47,13 +47,24 @@ func (c *Client) Describe(ctx context.Context, target opscenter.Target) (out inv
 	return inventory.Daemon{Clustered: server.Environment.Clustered, Extensions: server.Extensions}, err
 }
 
-// ReadObject returns the metadata of what a daemon answers, which must be an object.
+// ReadObject returns the metadata of what a daemon answers, which must be an object. Of one over
+// MaxObject it says that in the words of a daemon: status 413.
 func (c *Client) ReadObject(ctx context.Context, target opscenter.Target, path string) (json.RawMessage, error) {
 	peer, err := c.fleet.peer(target)
 	if err != nil {
 		return nil, err
 	}
-	return (&probe{peer: peer, ctx: ctx}).object(path)
+	peer.object = true
+	data, err := (&probe{peer: peer, ctx: ctx}).object(path)
+	if errors.Is(err, ErrBodyTooLarge) {
+		err = tooLarge(err, c.options.MaxObject)
+	}
+	return data, err
+}
+
+// tooLarge is the error of an object over the limit: the daemon answers, and others can be read.
+func tooLarge(err error, limit int64) error {
+	return fmt.Errorf("%w: %w", api.StatusErrorf(http.StatusRequestEntityTooLarge, "an object of more than %d bytes", limit), err)
 }
 
 // ReadList calls use with each entry of a list that a daemon answers, as it comes: of a long
@@ -77,7 +88,7 @@ func (c *Client) ReadList(ctx context.Context, target opscenter.Target, path str
 	if resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode < http.StatusBadRequest {
 		return fmt.Errorf("GET %s: %w", path, ErrRedirect)
 	}
-	if err := readList(resp.Body, resp.StatusCode, c.options.MaxBody, use); err != nil {
+	if err := readList(resp.Body, resp.StatusCode, c.options.MaxObject, use); err != nil {
 		if resp.StatusCode >= http.StatusBadRequest && errors.Is(err, errAnswer) { // a proxy's own word
 			err = api.StatusErrorf(resp.StatusCode, "%s", http.StatusText(resp.StatusCode))
 		}
@@ -157,10 +168,13 @@ func readEntries(d *json.Decoder, bounded *entryReader, use func(json.RawMessage
 		bounded.left = bounded.limit
 		entry = entry[:0]
 		if err := d.Decode(&entry); err != nil {
-			if errors.Is(err, ErrBodyTooLarge) { // the daemon answers, and others of its lists can be read
-				return fmt.Errorf("%w: %w", api.StatusErrorf(http.StatusRequestEntityTooLarge, "an entry of more than %d bytes", bounded.limit), err)
+			if errors.Is(err, ErrBodyTooLarge) {
+				return tooLarge(err, bounded.limit)
 			}
 			return fmt.Errorf("%w: %w", errAnswer, err)
+		}
+		if int64(len(entry)) > bounded.limit { // some of it was read with the one before
+			return tooLarge(ErrBodyTooLarge, bounded.limit)
 		}
 		if err := use(entry); err != nil {
 			return err

@@ -34,7 +34,7 @@ func TestReadList(t *testing.T) {
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, answer)
 	})
-	client := newClient(t, incusos.Options{MaxBody: 1000})
+	client := newClient(t, incusos.Options{MaxObject: 1000})
 	read := func() (out []string, err error) {
 		err = client.ReadList(t.Context(), where, "/1.0/x", func(entry json.RawMessage) error {
 			out = append(out, string(entry))

@@ -25,7 +25,7 @@ import (
 var (
 	// ErrCertificate: the server presents a certificate that is not accepted.
 	ErrCertificate = errors.New("the server presents another certificate than the registered one")
-	// ErrBodyTooLarge: an answer is larger than Options.MaxBody.
+	// ErrBodyTooLarge: an answer is larger than Options.MaxBody, or MaxObject.
 	ErrBodyTooLarge = errors.New("the answer is too large")
 	// ErrRedirect: the server sends requests elsewhere, which no server of ours does.
 	ErrRedirect = errors.New("the server redirects to another place")
@@ -107,6 +107,7 @@ type peer struct {
 	pinned  [2]bool
 	public  string // the host a publicly trusted certificate may be for
 	alone   bool   // each request on a connection of its own
+	object  bool   // answers are objects of the inventory
 	patient bool   // answers may take long, and unless it is alone be long
 	large   bool   // answers are handed on
 }
@@ -273,6 +274,8 @@ func (p *peer) RoundTrip(req *http.Request) (*http.Response, error) {
 		transport, timeout = p.fleet.changes, maxListTime
 	case p.alone:
 		transport = p.fleet.once
+	case p.object:
+		limit = p.fleet.options.MaxObject
 	case p.patient:
 		transport, timeout, limit = p.fleet.patient, maxListTime, p.fleet.options.MaxList
 	}

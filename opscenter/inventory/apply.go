@@ -9,6 +9,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/jsonfilter"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -95,7 +96,7 @@ func (b *batch) commit(ctx context.Context, putting []*row, gone []storage.Key) 
 	err := b.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
 		var list []changeRow
 		for _, r := range putting {
-			c, err := put(tx, r, at)
+			c, err := put(tx, r, at, b.m.options.KeepSecrets)
 			if err != nil {
 				return err
 			}
@@ -135,7 +136,7 @@ func (o *origin) mark(c *changeRow) {
 }
 
 // put stores an object as it is found to be, and tells what changed of it; nil: nothing that counts.
-func put(tx storage.WriteTx, found *row, at time.Time) (*changeRow, error) {
+func put(tx storage.WriteTx, found *row, at time.Time, keepSecrets bool) (*changeRow, error) {
 	old, err := objects.Find(tx, found.key())
 	if err != nil {
 		return nil, err
@@ -147,7 +148,13 @@ func put(tx storage.WriteTx, found *row, at time.Time) (*changeRow, error) {
 		c := next.change(ChangeCreated, at)
 		return &c, objects.Put(tx, &next)
 	}
-	fields, same := diff(old.Object, found.Object)
+	before := old.Object
+	if !keepSecrets { // they may have been kept before, and are nothing to tell of
+		if before, _, err = jsonfilter.Append(nil, old.Object, isSecret); err != nil {
+			return nil, err
+		}
+	}
+	fields, same := diff(before, found.Object)
 	next.UUID, next.FirstSeen = old.UUID, old.FirstSeen
 	if same && old.Location == found.Location {
 		next.LastUpdated = old.LastUpdated // another way to write the same
@@ -160,6 +167,11 @@ func put(tx storage.WriteTx, found *row, at time.Time) (*changeRow, error) {
 	return &c, nil
 }
 
+// change is one of a whole unit.
+func (u *unitRow) change(action ChangeAction, at time.Time) changeRow {
+	return changeRow{Unit: u.ID, Change: Change{At: at, Action: action, Source: SourceScan, Name: u.Name}}
+}
+
 func newUUID() string { return uuid.Must(uuid.NewV7()).String() }
 
 func (r *row) change(action ChangeAction, at time.Time) changeRow {
@@ -170,6 +182,9 @@ func (r *row) change(action ChangeAction, at time.Time) changeRow {
 // that name is gone; but if that was first seen after the renaming was learned of, a scan has
 // seen the outcome already.
 func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) error {
+	if from == to {
+		return nil
+	}
 	at := now()
 	return b.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
 		olds, err := rowsOf(tx, b.unit, from)
@@ -281,6 +296,15 @@ func (m *Manager) purge(ctx context.Context, unit string) error {
 			}
 			if n = len(keys); n == batchRows {
 				return nil
+			}
+			u, err := units.Find(tx, storage.StringKey(unit))
+			if err != nil {
+				return err
+			}
+			if u != nil && !u.ScannedAt.IsZero() {
+				if err := m.record(tx, []changeRow{u.change(ChangeClusterRemoved, now())}); err != nil {
+					return err
+				}
 			}
 			if err := units.Delete(tx, storage.StringKey(unit)); err != nil && !errors.Is(err, storage.ErrNotFound) {
 				return err

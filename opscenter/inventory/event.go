@@ -100,7 +100,10 @@ func interpret(e *Event) effect {
 	case "cluster-group-created", "cluster-group-deleted", "cluster-group-renamed", "cluster-group-updated", "cluster-member-updated":
 		return effect{scopes: []scope{{kind: KindClusterMember}}}
 	case "project-renamed", "project-deleted", "project-updated":
-		return effect{scan: e.Action} // what belongs to which project may be another now
+		_, verb, _ := strings.Cut(e.Action, "-")
+		out := about(e, KindProject, "", verb)
+		out.scopes, out.scan = nil, e.Action // what belongs to which project may be another now
+		return out
 	}
 	for _, s := range subjects {
 		verb, ok := strings.CutPrefix(e.Action, s.prefix)
@@ -157,6 +160,13 @@ func about(e *Event, kind Kind, part, verb string) effect {
 		out.scopes = append(out.scopes, scope{KindStorageVolume, named.parent})
 	}
 	switch {
+	case part == "snapshot-" && kind == KindStorageVolume && verb == "renamed" && e.OldName != "": // they are volumes, too
+		volume, _, _ := strings.Cut(out.refs[0].name, "/")
+		old := out.refs[0]
+		old.name = volume + "/" + e.OldName[strings.LastIndex(e.OldName, "/")+1:]
+		if old != out.refs[0] { // Incus 6.0 says the old name twice
+			out.renamed = &old
+		}
 	case part != "":
 	case e.OldName == "" && verb == "renamed": // from what, nobody says
 		out.scopes = append(out.scopes, scope{kind, named.parent})

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -22,6 +23,33 @@ func Interpret(e *Event) (scan string, names []string, lists []string, renamed s
 		renamed = out.renamed.name
 	}
 	return out.scan, names, lists, renamed
+}
+
+// Phased is how long it is to a unit's next scan.
+func Phased(id string, interval time.Duration) time.Duration { return phased(id, interval) }
+
+// IsSecret reports whether a configuration key's value is left out.
+func IsSecret(key string) bool { return isSecret([]byte(key)) }
+
+// Rename renames an object of a unit, that was learned of at that time.
+func (m *Manager) Rename(ctx context.Context, unit string, kind Kind, from, to string, learned time.Time) error {
+	of := func(name string) ref { return ref{kind: kind, project: "default", name: name} }
+	return m.batch(unit, origin{source: SourceEvent}).rename(ctx, of(from), of(to), learned)
+}
+
+// Follow takes in what changed in the registry, and returns how many units are kept then.
+func (m *Manager) Follow(ctx context.Context, changed *opscenter.Changes) (int, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	r := newRoster()
+	err := m.follow(ctx, r, changed)
+	cancel()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, w := range m.workers {
+		<-w.ended
+		delete(m.workers, id)
+	}
+	return len(r.members), err
 }
 
 // Rest is how long a unit is left alone after a scan.

@@ -18,6 +18,12 @@ const (
 	ChangeUpdated ChangeAction = "updated"
 	ChangeRenamed ChangeAction = "renamed"
 	ChangeDeleted ChangeAction = "deleted"
+	// ChangeClusterAdded: the inventory of a cluster, or of a server in none, was read as a whole for
+	// the first time. What is in it was there before, and is no change; to mirror it, list it.
+	ChangeClusterAdded ChangeAction = "cluster-added"
+	// ChangeClusterRemoved: it is no more, or the server is a member of a cluster now; its objects
+	// are gone with it.
+	ChangeClusterRemoved ChangeAction = "cluster-removed"
 )
 
 // Source is how a change was found out.
@@ -41,14 +47,17 @@ type Change struct {
 	// Event is the lifecycle event's name, and Requestor who caused it, as far as that is known.
 	Event     string
 	Requestor string
-	// Object it happened to, as it was called then.
+	// Object it happened to, as it was called then. What happened to a whole cluster has its
+	// name, and neither UUID nor Kind.
 	UUID    string
 	Kind    Kind
 	Cluster string // name, empty if it is gone
-	Project string
-	Parent  string
-	Type    string
-	Name    string
+	// ClusterID names the cluster's record, or that of the server in none, and outlives renames.
+	ClusterID string
+	Project   string
+	Parent    string
+	Type      string
+	Name      string
 	// Fields that changed; of renamed objects the name.
 	Fields []FieldChange
 }
@@ -83,6 +92,9 @@ func (m *Manager) record(tx storage.WriteTx, list []changeRow) error {
 			if err := drop(tx, c.Sequence-limit); err != nil {
 				return err
 			}
+		}
+		if c.UUID == "" {
+			continue
 		}
 		if err := m.dropOf(tx, c.UUID); err != nil {
 			return err
@@ -182,6 +194,7 @@ func (m *Manager) History(ctx context.Context, uuid string) (out []Change, err e
 
 func (c *changeRow) show(names *names) (Change, error) {
 	out := c.Change
+	out.ClusterID = c.Unit
 	unit, err := names.unit(c.Unit)
 	if err == nil && unit != nil {
 		out.Cluster = unit.name

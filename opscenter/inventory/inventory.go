@@ -26,6 +26,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage"
 )
 
 // Defaults of Options.
@@ -144,6 +145,8 @@ var (
 	ErrRunning = errors.New("the inventory runs already")
 	// ErrNotRunning: nobody would do what is asked for.
 	ErrNotRunning = errors.New("the inventory does not run")
+	// ErrUnread: the daemon was not reached, or could not say what was asked for.
+	ErrUnread = errors.New("the daemon could not be read")
 )
 
 // Manager keeps the inventory current while it runs, and answers questions at any time. All
@@ -234,7 +237,7 @@ func (m *Manager) Status(ctx context.Context) (out []Status, err error) {
 }
 
 // Resync looks at an object now, and returns when it is as its daemon says. Errors:
-// opscenter.ErrNotFound, ErrNotRunning, and why the daemon could not be asked.
+// opscenter.ErrNotFound, ErrNotRunning, and ErrUnread with what the daemon, or the connection to it, lacks.
 func (m *Manager) Resync(ctx context.Context, uuid string) error {
 	var found *row
 	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
@@ -269,6 +272,14 @@ func (m *Manager) ResyncCluster(ctx context.Context, name string) error {
 	return nil
 }
 
+// unread tells errors of daemons from our own.
+func unread(err error) error {
+	if err == nil || errors.Is(err, storage.ErrClosed) || errors.Is(err, context.Canceled) || errors.Is(err, ErrUnread) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnread, err)
+}
+
 func (m *Manager) request(ctx context.Context, unit string, r *request) error {
 	m.mu.Lock()
 	w := m.workers[unit]
@@ -285,7 +296,7 @@ func (m *Manager) request(ctx context.Context, unit string, r *request) error {
 	}
 	select {
 	case err := <-r.done:
-		return err
+		return unread(err)
 	case <-w.ended:
 		return ErrNotRunning
 	case <-ctx.Done():

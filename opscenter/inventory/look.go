@@ -47,7 +47,12 @@ func (w *worker) refresh(ctx context.Context, r ref, why cause) error {
 	} else {
 		err = l.get(ctx, have, r)
 	}
-	if err != nil && status(err) != http.StatusNotFound {
+	if status(err) == http.StatusNotFound && info.parent != "" || r.kind == KindClusterMember && err != nil {
+		// A whole list is answered so if one of its entries goes meanwhile.
+		if there, parentErr := w.parentIsThere(ctx, r); there || parentErr != nil {
+			return fmt.Errorf("%w: %w", errUnread, errors.Join(err, parentErr))
+		}
+	} else if err != nil && status(err) != http.StatusNotFound {
 		return err
 	}
 	if l.unread != nil {
@@ -60,6 +65,23 @@ func (w *worker) refresh(ctx context.Context, r ref, why cause) error {
 		return fmt.Errorf("%w: %w", errUnread, l.unread)
 	}
 	return nil
+}
+
+// parentIsThere asks for what an object is in.
+func (w *worker) parentIsThere(ctx context.Context, r ref) (bool, error) {
+	if r.kind == KindClusterMember {
+		return true, nil
+	}
+	parent := r.kind.info().parent.info()
+	path := "/1.0/" + parent.collection + "/" + url.PathEscape(r.parent)
+	if parent.project {
+		path += "?project=" + url.QueryEscape(r.project)
+	}
+	_, err := w.m.incus.ReadObject(ctx, w.target, path)
+	if status(err) == http.StatusNotFound {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // confirmAfter are the pauses before an instance that was not found is looked for again.
@@ -130,22 +152,88 @@ func (w *worker) add(ctx context.Context, have known, r ref) error {
 // get asks for an object by its path.
 func (l *lister) get(ctx context.Context, have known, r ref) error {
 	info := r.kind.info()
-	path := "/1.0/" + info.collection + "/" + url.PathEscape(r.name)
-	query := url.Values{}
+	path, query := "/1.0/"+info.collection+"/"+url.PathEscape(r.name), url.Values{}
 	if info.project {
 		query.Set("project", r.project)
 	}
 	if r.kind == KindInstance {
 		query.Set("recursion", "1")
 	}
-	if len(query) > 0 {
-		path += "?" + query.Encode()
+	data, err := l.w.m.incus.ReadObject(ctx, l.w.target, path+"?"+query.Encode())
+	if status(err) == http.StatusRequestEntityTooLarge {
+		return l.getSome(ctx, have, r, path, query)
 	}
-	data, err := l.w.m.incus.ReadObject(ctx, l.w.target, path)
 	if err != nil {
 		return err
 	}
-	return l.found(ctx, have, r, data)
+	return l.found(ctx, have, r, data, nil)
+}
+
+// getSome keeps of an object that is too large what there is of it without its parts, or that
+// it is there.
+func (l *lister) getSome(ctx context.Context, have known, r ref, path string, query url.Values) error {
+	var missing []string
+	var data json.RawMessage
+	var err error
+	if r.kind == KindInstance {
+		query.Del("recursion")
+		missing = []string{"backups", "snapshots", "state"}
+		data, err = l.w.m.incus.ReadObject(ctx, l.w.target, path+"?"+query.Encode())
+	}
+	if r.kind != KindInstance || status(err) == http.StatusRequestEntityTooLarge {
+		missing = []string{TruncatedAll}
+		member := "name"
+		if r.kind == KindImage {
+			member = "fingerprint"
+		}
+		data, err = json.Marshal(map[string]string{member: r.name, "project": r.project})
+	}
+	if err != nil {
+		return err
+	}
+	return l.found(ctx, have, r, data, missing)
+}
+
+// singly reads what is listed object by object, where one is too large for the list.
+func (l *lister) singly(ctx context.Context, s scope) (known, error) {
+	if err := l.batch.flush(ctx); err != nil {
+		return nil, err
+	}
+	have, err := l.known(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	info := s.kind.info()
+	path := "/1.0/" + info.collection
+	if info.project {
+		path += "?all-projects=true"
+	}
+	var refs []ref
+	err = l.w.m.incus.ReadList(ctx, l.w.target, path, func(entry json.RawMessage) error {
+		var source string
+		if err := json.Unmarshal(entry, &source); err != nil {
+			return fmt.Errorf("%w: %w", errUnread, err)
+		}
+		r, ok := parseSource(s.kind, &Event{Source: source})
+		if !ok {
+			return fmt.Errorf("%w: %s", errUnread, limited(source))
+		}
+		refs = append(refs, r)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range refs {
+		switch err := l.get(ctx, have, r); {
+		case err == nil, status(err) == http.StatusNotFound:
+		case status(err) != 0:
+			l.miss(err)
+		default:
+			return nil, err
+		}
+	}
+	return have, nil
 }
 
 // search looks for an object where there may be several of its name, one a member.
@@ -162,7 +250,7 @@ func (l *lister) search(ctx context.Context, have known, r ref) error {
 			path += "&filter=" + url.QueryEscape("name eq "+r.name)
 		}
 	}
-	return l.w.m.incus.ReadList(ctx, l.w.target, path, func(entry json.RawMessage) error { return l.found(ctx, have, r, entry) })
+	return l.w.m.incus.ReadList(ctx, l.w.target, path, func(entry json.RawMessage) error { return l.found(ctx, have, r, entry, nil) })
 }
 
 // plain reports whether a name means itself in a filter of Incus's, or more, and never less.
@@ -172,8 +260,8 @@ func plain(name string) bool {
 	})
 }
 
-// found takes in an object, if it is the one that is looked for.
-func (l *lister) found(ctx context.Context, have known, r ref, data json.RawMessage) error {
+// found takes in an object, if it is the one that is looked for. missing are members that were not asked for.
+func (l *lister) found(ctx context.Context, have known, r ref, data json.RawMessage, missing []string) error {
 	found, err := normalize(r, data, l.w.m.options.KeepSecrets)
 	switch {
 	case errors.Is(err, errUnmanaged):
@@ -184,6 +272,7 @@ func (l *lister) found(ctx context.Context, have known, r ref, data json.RawMess
 	case found.Name != r.name || found.Type != r.typ:
 		return nil
 	}
+	found.Truncated = append(found.Truncated, missing...)
 	if found.Project != r.project { // the project has none of its own, and this is the default one's
 		if err := l.w.add(ctx, have, found.ref()); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
+	"github.com/opscenter-go/sdk/opscenter"
 )
 
 // MaxObjectSize bounds what is kept of an object, in bytes. Of a larger one, the largest
@@ -133,14 +134,25 @@ func normalMember(name string, value []byte, keepSecrets bool) ([]byte, error) {
 }
 
 // isSecret reports whether a configuration key's value is a secret, wherever it lies: passwords
-// of BGP peers, keys of DNS zones, keys and passwords of integrations and storage.
+// of BGP peers, keys of DNS zones, keys and passwords of integrations and storage; credentials that
+// are handed to an instance, what it is set up with, and variables of its environment by their names.
 func isSecret(key []byte) bool {
 	name := string(key)
-	switch {
-	case strings.HasSuffix(name, ".password"), strings.HasSuffix(name, ".client_key"), strings.HasSuffix(name, ".api_key"), strings.HasSuffix(name, ".secret"):
-		return true
-	case strings.HasPrefix(name, "peers.") && strings.HasSuffix(name, ".key"):
-		return true
+	for _, suffix := range []string{".password", ".client_key", ".api_key", ".secret"} {
+		if strings.HasSuffix(name, suffix) {
+			return true
+		}
+	}
+	prefix, rest, _ := strings.Cut(name, ".")
+	switch prefix {
+	case "peers":
+		return strings.HasSuffix(rest, ".key")
+	case "systemd":
+		return strings.HasPrefix(rest, "credential.") || strings.HasPrefix(rest, "credential-binary.")
+	case "cloud-init", "user":
+		return rest == "user-data" || rest == "vendor-data"
+	case "environment":
+		return opscenter.IsSecretName(rest)
 	}
 	return false
 }

@@ -15,6 +15,9 @@ type Object struct {
 	Kind Kind
 	// Cluster is the name of the cluster, or of the server in none.
 	Cluster string
+	// ClusterID names the cluster's record, or that of the server in none: a cluster and a server
+	// may have the same name.
+	ClusterID string
 	// Server is the name of the server it is on; empty, if it is on all of the cluster's.
 	Server string
 	// Project it is in, and Parent: the network of a forward, load balancer or peer, the storage
@@ -29,13 +32,17 @@ type Object struct {
 	// FirstSeen is when the inventory first had it, LastUpdated when anything of it changed.
 	FirstSeen   time.Time
 	LastUpdated time.Time
-	// Truncated are the members that were left out of Object, as it was over MaxObjectSize.
+	// Truncated are the members that were left out of Object, as it was over MaxObjectSize, or over
+	// what is read of one (incusos.Options.MaxObject): then that is TruncatedAll, or all but an instance itself.
 	Truncated []string
 	// Object is what Incus tells of it, as JSON, without secrets. An instance has its snapshots
 	// and backups, and of its state what does not change all the time: the addresses of its
 	// interfaces are those of when it was last read, no event tells of them.
 	Object json.RawMessage
 }
+
+// TruncatedAll stands in Object.Truncated for all members but the name.
+const TruncatedAll = "*"
 
 // row is an object as it is stored. What it is in is stored by ID, which outlives renames.
 type row struct {
@@ -59,9 +66,12 @@ type unitRow struct {
 	ID string
 	// Cluster: it is one; else a server in none.
 	Cluster bool
-	// ScannedAt is when all of it had been read for the first time. From then on what comes and
-	// goes is a change.
+	// ScannedAt is when all of it had been read for the first time, but for the kinds in Unread.
+	// From then on what comes and goes is a change.
 	ScannedAt time.Time
+	Unread    []Kind `json:",omitempty"`
+	// Name is what it was called at its last scan.
+	Name string `json:",omitempty"`
 }
 
 type counter struct {

@@ -1,6 +1,9 @@
 package inventory
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // DefaultMaxPending is how many objects of a cluster may wait to be looked at.
 const DefaultMaxPending = 1000
@@ -31,6 +34,38 @@ type pending struct {
 	scan   string
 	settle []ref // to be looked at once more, later
 	events int   // that were taken in
+	// renamings are the last ones that were taken in: each member of a cluster tells of each, and
+	// once more it would be one of what has that name by now. They are a ring once
+	// there are maxRenamings: next is the oldest.
+	renamings []renaming
+	next      int
+}
+
+// maxRenamings is how many renamings are told from others that are told of again.
+const maxRenamings = 256
+
+// renaming tells one from all others.
+type renaming struct {
+	action, source, project, location, old string
+	at                                     int64
+}
+
+// again reports whether an event is a copy of one that was taken in.
+func (p *pending) again(e *Event) bool {
+	if e.At.IsZero() {
+		return false
+	}
+	one := renaming{e.Action, e.Source, e.Project, e.Location, e.OldName, e.At.UnixNano()}
+	switch {
+	case slices.Contains(p.renamings, one):
+		return true
+	case len(p.renamings) < maxRenamings:
+		p.renamings = append(p.renamings, one)
+	default:
+		p.renamings[p.next] = one
+		p.next = (p.next + 1) % maxRenamings
+	}
+	return false
 }
 
 func newPending(limit int) *pending {
@@ -48,7 +83,7 @@ func (p *pending) add(e *Event, at time.Time) {
 	if effect.scan != "" {
 		p.demand(effect.scan)
 	}
-	if effect.renamed != nil {
+	if effect.renamed != nil && !p.again(e) {
 		p.tasks = append(p.tasks, task{ref: effect.refs[0], renamed: effect.renamed, cause: why, at: at})
 		delete(p.last, *effect.renamed)
 		delete(p.last, effect.refs[0])

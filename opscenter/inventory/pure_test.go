@@ -40,7 +40,10 @@ func TestInterpret(t *testing.T) {
 		{event: inventory.Event{Action: "network-zone-record-created", Source: "/1.0/network-zones/example.net/records/r1"}, names: "network_zone|default|||example.net"},
 		{event: inventory.Event{Action: "image-alias-created", Source: "/1.0/images/aliases/busybox"}, lists: "image|"},
 		{event: inventory.Event{Action: "instance-exec", Source: "/1.0/instances/c1"}},
-		{event: inventory.Event{Action: "project-deleted", Source: "/1.0/projects/p1"}, scan: "project-deleted"},
+		{event: inventory.Event{Action: "project-deleted", Source: "/1.0/projects/p1"}, scan: "project-deleted", names: "project||||p1"},
+		{event: inventory.Event{Action: "project-renamed", Source: "/1.0/projects/p2", OldName: "p1"}, scan: "project-renamed", names: "project||||p2", renamed: "p1"},
+		{event: inventory.Event{Action: "storage-volume-snapshot-renamed", Source: "/1.0/storage-pools/local/volumes/custom/v1/snapshots/s1", OldName: "s0"}, names: "storage_volume|default|local|custom|v1/s1", renamed: "v1/s0"},
+		{event: inventory.Event{Action: "storage-volume-snapshot-renamed", Source: "/1.0/storage-pools/local/volumes/custom/v1/snapshots/s0", OldName: "s0"}, names: "storage_volume|default|local|custom|v1/s0", lists: "storage_volume|local"},
 		{event: inventory.Event{Action: "cluster-member-removed", Source: "/1.0/cluster/members/a"}, scan: "event cluster-member-removed"},
 		{event: inventory.Event{Action: "network-teleported", Source: "/1.0/networks/br0"}, scan: "event network-teleported"},
 		{event: inventory.Event{Action: "instance-created", Source: "/2.0/instances/c1"}, scan: "event instance-created about /2.0/instances/c1"},
@@ -68,6 +71,37 @@ func TestRest(t *testing.T) {
 		0: 0, time.Second: 10 * time.Second, 30 * time.Second: 5 * time.Minute, time.Minute: 5 * time.Minute, 12 * time.Minute: 12 * time.Minute,
 	} {
 		require.Equal(t, want, inventory.Rest(o, took), took)
+	}
+}
+
+// TestPhased: a unit's scans have a phase of their own, that stays.
+func TestPhased(t *testing.T) {
+	const interval = time.Hour
+	phases := map[time.Duration]bool{}
+	for n := range 20 {
+		id := fmt.Sprint("unit", n)
+		wait := inventory.Phased(id, interval)
+		require.Positive(t, wait)
+		require.LessOrEqual(t, wait, interval)
+		at := time.Now().Add(wait)
+		again := time.Now().Add(inventory.Phased(id, interval))
+		require.WithinDuration(t, at, again, 10*time.Second)
+		phases[time.Duration(at.UnixNano()%int64(interval)).Truncate(time.Minute)] = true
+	}
+	require.Greater(t, len(phases), 10, "not all at once")
+}
+
+// TestIsSecret goes over the configuration keys of Incus that hold secrets, and some that are like them.
+func TestIsSecret(t *testing.T) {
+	for key, want := range map[string]bool{
+		"bgp.peers.x.password": true, "core.bgp.password": true, "peers.ns1.key": true, "ovn.client_key": true, "loki.auth.password": true,
+		"powerflex.user.password": true, "linstor.satellite.api_key": true, "oidc.client.secret": true,
+		"systemd.credential.db": true, "systemd.credential-binary.db": true, "cloud-init.user-data": true, "cloud-init.vendor-data": true,
+		"user.user-data": true, "user.vendor-data": true, "environment.DB_PASSWORD": true, "environment.API_TOKEN": true, "environment.AWS_SECRET_ACCESS_KEY": true,
+		"environment.HOME": false, "environment.KEYBOARD": false, "user.x": false, "cloud-init.network-config": false, "user.meta-data": false, "peers.ns1.address": false, "ovn.client_cert": false,
+		"security.secureboot": false, "limits.cpu": false, "systemd.credentials": false, "boot.autostart": false,
+	} {
+		require.Equal(t, want, inventory.IsSecret(key), key)
 	}
 }
 

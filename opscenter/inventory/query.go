@@ -154,7 +154,7 @@ func objectOf(s *opscenter.Snapshot, uuid string) (*row, error) {
 }
 
 func (r *row) show(u *unitInfo, server string) *Object {
-	return &Object{UUID: r.UUID, Kind: r.Kind, Cluster: u.name, Server: server, Project: r.Project, Parent: r.Parent, Type: r.Type, Name: r.Name,
+	return &Object{UUID: r.UUID, Kind: r.Kind, Cluster: u.name, ClusterID: u.id, Server: server, Project: r.Project, Parent: r.Parent, Type: r.Type, Name: r.Name,
 		FirstSeen: r.FirstSeen, LastUpdated: r.LastUpdated, Truncated: r.Truncated, Object: r.Object}
 }
 
@@ -198,7 +198,7 @@ func (m *Manager) scan(ctx context.Context, s *opscenter.Snapshot, q Query, use 
 	switch {
 	case errors.Is(err, errStop):
 		return nil
-	case err == nil && q.Cursor == "" && run.matcher != nil && run.matcher.Err() != nil:
+	case err == nil && run.matcher != nil && (q.Cursor == "" || run.matcher.Spent()) && run.matcher.Err() != nil:
 		return fmt.Errorf("%w: filter: %w", ErrInvalidQuery, run.matcher.Err())
 	}
 	return err
@@ -387,6 +387,9 @@ func (run *running) flush(ctx context.Context, use func(*Object, *row) error) er
 	}
 	for _, other := range run.others {
 		run.matcher.Merge(other)
+	}
+	if run.matcher.Spent() {
+		return fmt.Errorf("%w: filter: %w", ErrInvalidQuery, run.matcher.Err())
 	}
 	list := run.waiting
 	run.waiting = run.waiting[:0]

@@ -2,6 +2,7 @@ package inventory_test
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -31,14 +32,17 @@ type plane struct {
 	client  *incusos.Client
 	polls   *poller.Poller
 	objects *inventory.Manager
+	// identity is the control plane's.
+	identity *tls.Certificate
 }
 
 func newPlane(t *testing.T, options inventory.Options) *plane {
 	t.Helper()
 	identity, err := selfsigned.New("control-plane")
 	require.NoError(t, err)
-	p := &plane{client: incusos.New(incusos.Options{Certificate: &identity})}
-	t.Cleanup(func() { p.client.Close() })
+	p := &plane{client: incusos.New(incusos.Options{Certificate: &identity}), identity: &identity}
+	client := p.client
+	t.Cleanup(func() { client.Close() })
 	p.Registry, err = opscenter.NewRegistry(memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{FlapThreshold: -1, GuardShare: -1})
 	require.NoError(t, err)
 	p.polls, err = poller.New(p.Registry, p.client, poller.Options{Interval: time.Second, RetryInterval: 200 * time.Millisecond, Timeout: 5 * time.Second})
@@ -92,6 +96,14 @@ func TestRealInventory(t *testing.T) {
 	after := p.following(t, "solo", time.Second)
 	t.Logf("%+v", after)
 	require.Equal(t, before.Scans+3, after.Scans, "events were enough, but where a project was changed, renamed and removed")
+	renamed := map[inventory.Kind]bool{}
+	for _, c := range p.changes(t) {
+		if c.Action == inventory.ChangeRenamed {
+			renamed[c.Kind] = true
+		}
+	}
+	require.Equal(t, map[inventory.Kind]bool{inventory.KindProfile: true, inventory.KindNetwork: true, inventory.KindNetworkACL: true, inventory.KindNetworkIntegration: true,
+		inventory.KindStorageVolume: true, inventory.KindInstance: true, inventory.KindProject: true}, renamed)
 }
 
 // TestRealCuts does all of it again, while the connections are cut at random moments, and the

@@ -2,6 +2,7 @@ package inventory_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +69,7 @@ func TestNothingIsLostInDoubt(t *testing.T) {
 	require.Empty(t, difference(before, after))
 	changes, err := p.objects.Changes(t.Context(), 0, 0)
 	require.NoError(t, err)
-	require.Empty(t, changes, "nothing has happened")
+	require.Len(t, changes, 1, "nothing has happened but that it began")
 }
 
 // TestLargeObjects: one that is too much for a row, or for an answer, stops nobody.
@@ -135,6 +136,57 @@ func TestUnits(t *testing.T) {
 	require.Equal(t, before+1, count("c2"))
 	status := p.following(t, "c2", 10*time.Second)
 	require.Equal(t, "first", status.Server)
+	var told []string
+	for _, c := range p.changes(t) {
+		if c.Kind == "" {
+			told = append(told, fmt.Sprint(c.Action, " ", c.Name, " ", c.Cluster))
+			require.NotEmpty(t, c.ClusterID)
+		}
+	}
+	slices.Sort(told[:2])
+	slices.Sort(told[2:]) // the server's own is removed while the cluster's begins
+	require.Equal(t, []string{"cluster-added a ", "cluster-added b "}, told[:2])
+	require.Equal(t, []string{"cluster-added c1 c2", "cluster-removed a ", "cluster-removed b "}, told[2:])
+}
+
+// TestRegistryLost: when the registry can't say what has changed, all of it is looked at.
+func TestRegistryLost(t *testing.T) {
+	s := boot(t, "sim")
+	p := newPlane(t, inventory.Options{})
+	p.adopt(t, s, "")
+	background(t, p.polls.Run)
+	require.Eventually(t, func() bool {
+		info, err := p.Server(t.Context(), "sim")
+		return err == nil && info.State.Type == opscenter.TypeIncus
+	}, 10*time.Second, 10*time.Millisecond)
+	for changed, want := range map[*opscenter.Changes]int{{}: 0, {Servers: []string{"nobody"}}: 0, {Reset: true}: 1} {
+		kept, err := p.objects.Follow(t.Context(), changed)
+		require.NoError(t, err)
+		require.Equal(t, want, kept, "%+v", changed)
+	}
+}
+
+// TestPrune: a limit that is lowered holds from the next Run on.
+func TestPrune(t *testing.T) {
+	p, _, server := single(t, inventory.Options{}, 0)
+	background(t, p.polls.Run)
+	stop := background(t, p.objects.Run)
+	p.following(t, "sim", 10*time.Second)
+	o := newOperator(t, server)
+	for n := range 300 {
+		o.must("POST", "profiles", object{"name": fmt.Sprint("p", n)})
+	}
+	require.Eventually(t, func() bool {
+		last, err := p.objects.LastChange(t.Context())
+		return err == nil && last >= 301
+	}, 10*time.Second, 10*time.Millisecond)
+	stop()
+	last, err := p.objects.LastChange(t.Context())
+	require.NoError(t, err)
+	p.spoil(t, inventory.Options{MaxChanges: 5})
+	background(t, p.objects.Run)
+	require.Eventually(t, func() bool { return len(p.changes(t)) == 5 }, 10*time.Second, 10*time.Millisecond)
+	require.Equal(t, last-4, p.changes(t)[0].Sequence, "the newest are left")
 }
 
 // TestLimits: what is over a limit is kept as far as it goes, and said so.

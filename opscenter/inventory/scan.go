@@ -69,25 +69,29 @@ func (w *worker) scan(ctx context.Context, why string) error {
 		return err
 	}
 	defer release()
-	begun := time.Now()
+	at := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, w.m.options.ScanTimeout)
 	defer cancel()
-	first, err := w.unscanned(ctx)
+	begun, err := w.beginnings(ctx)
 	if err != nil {
 		return err
 	}
 	if w.daemon, err = w.m.incus.Describe(bounded, w.target); err != nil {
 		return err
 	}
-	l := w.lister(origin{source: SourceScan, silent: first})
+	l := w.lister(origin{source: SourceScan})
 	skipped := map[Kind]string{}
+	unread := map[Kind]bool{}
 	for i := range kinds {
 		info := &kinds[i]
+		l.batch.origin.silent = w.unread[info.kind]
 		why := w.missing(info)
 		if why == "" {
+			missed := l.missed
 			err = l.all(bounded, scope{kind: info.kind})
 			switch {
 			case err == nil:
+				unread[info.kind] = w.unread[info.kind] && l.missed != missed
 				continue
 			case !unsupported(err):
 				return err
@@ -99,12 +103,10 @@ func (w *worker) scan(ctx context.Context, why string) error {
 			return err
 		}
 	}
-	if first {
-		if err := w.scanned(ctx); err != nil {
-			return err
-		}
+	if err := w.scanned(ctx, begun, unread); err != nil {
+		return err
 	}
-	took := time.Since(begun)
+	took := time.Since(at)
 	rest := w.m.options.rest(took)
 	w.scanNext = time.Now().Add(max(minScanGap, rest))
 	w.set(func(s *Status) {
@@ -129,22 +131,46 @@ func (w *worker) scan(ctx context.Context, why string) error {
 	return nil
 }
 
-// unscanned reports whether the unit was never read as a whole.
-func (w *worker) unscanned(ctx context.Context) (first bool, err error) {
+// beginnings reads of which kinds the unit was never read as a whole: what is found of them is no
+// change. It returns what is stored of the unit; nil: nothing is.
+func (w *worker) beginnings(ctx context.Context) (u *unitRow, err error) {
 	err = w.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
-		u, err := units.Find(s, storage.StringKey(w.id))
-		first = u == nil || u.ScannedAt.IsZero()
+		u, err = units.Find(s, storage.StringKey(w.id))
 		return err
 	})
-	return first, err
+	w.unread = map[Kind]bool{}
+	for _, kind := range Kinds {
+		w.unread[kind] = err == nil && u != nil && (u.ScannedAt.IsZero() || slices.Contains(u.Unread, kind))
+	}
+	return u, err
 }
 
-func (w *worker) scanned(ctx context.Context) error {
-	return w.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
-		return units.Modify(tx, storage.StringKey(w.id), func(u *unitRow) error {
-			u.ScannedAt = now()
+// scanned stores of which kinds the unit has been read as a whole by now, and what it is called. The first
+// time is a change.
+func (w *worker) scanned(ctx context.Context, before *unitRow, unread map[Kind]bool) error {
+	w.unread = unread
+	return w.m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		u, err := newNames(tx.Snapshot()).unit(w.id)
+		if err != nil || u == nil || before == nil {
+			return err
+		}
+		next := *before
+		next.Name, next.Unread = u.name, nil
+		for _, kind := range Kinds {
+			if unread[kind] {
+				next.Unread = append(next.Unread, kind)
+			}
+		}
+		if before.Name == next.Name && !before.ScannedAt.IsZero() && slices.Equal(before.Unread, next.Unread) {
 			return nil
-		})
+		}
+		if before.ScannedAt.IsZero() {
+			next.ScannedAt = now()
+			if err := w.m.record(tx, []changeRow{next.change(ChangeClusterAdded, next.ScannedAt)}); err != nil {
+				return err
+			}
+		}
+		return units.Put(tx, &next)
 	})
 }
 
@@ -200,7 +226,11 @@ func (l *lister) all(ctx context.Context, s scope) error {
 		defer func() { l.w.doubtful = l.doubtful }()
 	}
 	if info.parent == "" {
-		if err := l.list(ctx, have, ref{kind: s.kind}, listPath(info)); err != nil {
+		err := l.list(ctx, have, ref{kind: s.kind}, listPath(info))
+		if status(err) == http.StatusRequestEntityTooLarge {
+			have, err = l.singly(ctx, s)
+		}
+		if err != nil {
 			return l.note(err, "")
 		}
 	} else {
@@ -320,7 +350,7 @@ func (w *worker) relist(ctx context.Context, scopes map[scope]cause) error {
 			if _, whole := scopes[scope{kind: s.kind}]; whole && s.parent != "" {
 				continue
 			}
-			l := w.lister(origin{source: SourceEvent, cause: why})
+			l := w.lister(origin{source: SourceEvent, cause: why, silent: w.unread[s.kind]})
 			err := l.all(ctx, s)
 			if err != nil && status(err) == 0 {
 				return err

@@ -66,8 +66,9 @@ type worker struct {
 	scanNext   time.Time // before which no event causes a scan
 	scanRetry  time.Time // when a scan that failed is tried again; zero: none
 	failures   int
-	reserved   bool // a place for a stream is this one's
-	doubtful   bool // there are instances whose member could not say how they are
+	reserved   bool          // a place for a stream is this one's
+	unread     map[Kind]bool // kinds of which not all was read so far
+	doubtful   bool          // there are instances whose member could not say how they are
 }
 
 type settling struct {

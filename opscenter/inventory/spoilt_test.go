@@ -1,0 +1,456 @@
+package inventory_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lxc/incus/v6/shared/api"
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/inventory"
+)
+
+// spoilt is a client through which a test hears what is read, spoils answers, and takes events
+// away, with the connections as they are.
+type spoilt struct {
+	*incusos.Client
+	mu    sync.Mutex
+	reads map[string]int
+	// answer may refuse a path; hear may keep an event of a server back. Both may be nil.
+	answer func(path string) error
+	hear   func(server string, e *inventory.Event) bool
+	deaf   map[string]bool // servers that can't be listened to
+	cut    map[string][]inventory.Stream
+}
+
+// spoil puts a spoilt client between a plane and its servers.
+func (p *plane) spoil(t *testing.T, options inventory.Options) *spoilt {
+	t.Helper()
+	s := &spoilt{Client: p.client, reads: map[string]int{}, deaf: map[string]bool{}, cut: map[string][]inventory.Stream{}}
+	var err error
+	p.objects, err = inventory.New(p.Registry, s, options)
+	require.NoError(t, err)
+	return s
+}
+
+func (s *spoilt) set(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+func (s *spoilt) count(path string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reads[path]
+}
+
+func (s *spoilt) ask(path string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	path, _, _ = strings.Cut(path, "?")
+	s.reads[path]++
+	if s.answer == nil {
+		return nil
+	}
+	return s.answer(path)
+}
+
+func (s *spoilt) ReadObject(ctx context.Context, target opscenter.Target, path string) (json.RawMessage, error) {
+	if err := s.ask(path); err != nil {
+		return nil, err
+	}
+	return s.Client.ReadObject(ctx, target, path)
+}
+
+func (s *spoilt) ReadList(ctx context.Context, target opscenter.Target, path string, use func(json.RawMessage) error) error {
+	if err := s.ask(path); err != nil {
+		return err
+	}
+	return s.Client.ReadList(ctx, target, path, use)
+}
+
+func (s *spoilt) Events(ctx context.Context, target opscenter.Target) (inventory.Stream, error) {
+	s.mu.Lock()
+	deaf := s.deaf[target.Name]
+	s.mu.Unlock()
+	if deaf {
+		return nil, errors.New("nobody listens")
+	}
+	stream, err := s.Client.Events(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	s.set(func() { s.cut[target.Name] = append(s.cut[target.Name], stream) })
+	return &heard{stream, s, target.Name}, nil
+}
+
+// deafen cuts the streams of a server, and lets none be opened.
+func (s *spoilt) deafen(server string) {
+	s.mu.Lock()
+	s.deaf[server] = true
+	streams := s.cut[server]
+	delete(s.cut, server)
+	s.mu.Unlock()
+	for _, stream := range streams {
+		stream.Close()
+	}
+}
+
+type heard struct {
+	inventory.Stream
+	of     *spoilt
+	server string
+}
+
+func (h *heard) Next() (*inventory.Event, error) {
+	for {
+		e, err := h.Stream.Next()
+		if err != nil {
+			return nil, err
+		}
+		h.of.mu.Lock()
+		kept := h.of.hear == nil || h.of.hear(h.server, e)
+		h.of.mu.Unlock()
+		if kept {
+			return e, nil
+		}
+	}
+}
+
+func notFound() error { return api.StatusErrorf(http.StatusNotFound, "Not Found") }
+
+// pair is a cluster of two that is followed.
+func pair(t *testing.T, options inventory.Options) (*plane, *spoilt, []*incusostest.Server) {
+	t.Helper()
+	a, b := boot(t, "a"), boot(t, "b")
+	require.NoError(t, incusostest.Cluster(a, b))
+	p := newPlane(t, options)
+	s := p.spoil(t, options)
+	p.adopt(t, a, "c1")
+	p.run(t)
+	p.following(t, "c1", 10*time.Second)
+	return p, s, []*incusostest.Server{a, b}
+}
+
+// single is a server in no cluster that is followed.
+func single(t *testing.T, options inventory.Options, furnished int) (*plane, *spoilt, *incusostest.Server) {
+	t.Helper()
+	server := boot(t, "sim")
+	if furnished > 0 {
+		server.Furnish(furnished)
+	}
+	p := newPlane(t, options)
+	s := p.spoil(t, options)
+	p.adopt(t, server, "")
+	return p, s, server
+}
+
+func (p *plane) named(t *testing.T, kind inventory.Kind, name string) *inventory.Object {
+	t.Helper()
+	page, err := p.objects.List(t.Context(), inventory.Query{Kinds: []inventory.Kind{kind}, Name: name})
+	require.NoError(t, err)
+	if len(page.Objects) == 0 {
+		return nil
+	}
+	require.Len(t, page.Objects, 1)
+	return page.Objects[0]
+}
+
+func (p *plane) changes(t *testing.T) []inventory.Change {
+	t.Helper()
+	list, err := p.objects.Changes(t.Context(), 0, opscenter.MaxPageSize)
+	require.NoError(t, err)
+	return list
+}
+
+// TestRenamedOnce: each member of a cluster tells of a renaming. What was given the name meanwhile is
+// not renamed as well.
+func TestRenamedOnce(t *testing.T) {
+	p, s, servers := pair(t, inventory.Options{MembersInterval: time.Hour})
+	later := make(chan struct{})
+	s.set(func() { // the second one to tell of it is late
+		told := map[string]bool{}
+		s.hear = func(_ string, e *inventory.Event) bool {
+			if e.Action == "profile-renamed" && told[e.Source] {
+				s.mu.Unlock()
+				<-later
+				s.mu.Lock()
+			}
+			told[e.Source] = told[e.Source] || e.Action == "profile-renamed"
+			return true
+		}
+	})
+	o := newOperator(t, servers[0])
+	o.must("POST", "profiles", object{"name": "web", "description": "the old one"})
+	agrees(t, p.objects, "c1", o.get, within, "made")
+	id := p.named(t, inventory.KindProfile, "web").UUID
+	o.must("POST", "profiles/web", object{"name": "web-old"})
+	o.must("POST", "profiles", object{"name": "web", "description": "the new one"})
+	agrees(t, p.objects, "c1", o.get, within, "renamed and made")
+	status := p.following(t, "c1", time.Second)
+	close(later)
+	require.Eventually(t, func() bool { return p.following(t, "c1", time.Second).Events > status.Events }, within, 10*time.Millisecond)
+	o.must("POST", "profiles", object{"name": "last"}) // behind it
+	agrees(t, p.objects, "c1", o.get, within, "told of again")
+	got, err := p.objects.Get(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, "web-old", got.Name)
+	for _, c := range p.changes(t) {
+		require.NotEqual(t, inventory.ChangeDeleted, c.Action, c)
+	}
+}
+
+// TestRenamedBeforeItWasLearned: what a scan has found under the new name since a renaming was learned of is
+// its outcome already.
+func TestRenamedBeforeItWasLearned(t *testing.T) {
+	p := newPlane(t, inventory.Options{})
+	profiles := func(names ...string) map[inventory.Kind][]json.RawMessage {
+		out := map[inventory.Kind][]json.RawMessage{}
+		for _, name := range names {
+			out[inventory.KindProfile] = append(out[inventory.KindProfile], json.RawMessage(`{"name":"`+name+`","config":{}}`))
+		}
+		return out
+	}
+	_, err := p.Register(t.Context(), registration(t, p, "sim"))
+	require.NoError(t, err)
+	info, err := p.Server(t.Context(), "sim")
+	require.NoError(t, err)
+	before := time.Now()
+	require.NoError(t, p.objects.Fill(t.Context(), info.ID, profiles("old", "new")))
+	id := p.named(t, inventory.KindProfile, "new").UUID
+	require.NoError(t, p.objects.Rename(t.Context(), info.ID, inventory.KindProfile, "old", "old", before), "some daemons say the old name twice")
+	require.NoError(t, p.objects.Rename(t.Context(), info.ID, inventory.KindProfile, "old", "new", before))
+	require.Equal(t, id, p.named(t, inventory.KindProfile, "new").UUID, "it was found after that")
+	require.NoError(t, p.objects.Rename(t.Context(), info.ID, inventory.KindProfile, "old", "new", time.Now()))
+	require.NotEqual(t, id, p.named(t, inventory.KindProfile, "new").UUID, "it was there before, and is gone")
+	require.Nil(t, p.named(t, inventory.KindProfile, "old"))
+}
+
+func registration(t *testing.T, p *plane, name string) opscenter.Registration {
+	token, err := p.CreateToken(t.Context(), opscenter.TokenSpec{Uses: 1})
+	require.NoError(t, err)
+	identity, err := selfsigned.New(name)
+	require.NoError(t, err)
+	return opscenter.Registration{Token: token.UUID, Certificate: identity.Leaf, Name: name, ConnectionURL: "https://127.0.0.1:1", MachineID: strings.Repeat("ab", 16)}
+}
+
+// TestListNotFound: a list of volumes that is answered with 404 for a moment does not say that one is gone,
+// nor do a pool's that is there. One whose pool is gone is.
+func TestListNotFound(t *testing.T) {
+	p, s, server := single(t, inventory.Options{MembersInterval: time.Hour}, 0)
+	o := newOperator(t, server)
+	o.must("POST", "storage-pools", object{"name": "local", "driver": "zfs"})
+	o.must("POST", "storage-pools/local/volumes/custom", object{"name": "v1"})
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	before := p.named(t, inventory.KindStorageVolume, "v1")
+	times := 1
+	s.set(func() {
+		s.answer = func(path string) error {
+			if path == "/1.0/storage-pools/local/volumes/custom" && times > 0 {
+				times--
+				return notFound()
+			}
+			return nil
+		}
+	})
+	o.must("PATCH", "storage-pools/local/volumes/custom/v1", object{"description": "x"})
+	agrees(t, p.objects, "sim", o.get, 5*time.Second, "changed")
+	require.Zero(t, times)
+	require.Equal(t, before.UUID, p.named(t, inventory.KindStorageVolume, "v1").UUID)
+
+	o.must("DELETE", "storage-pools/local/volumes/custom/v1", nil)
+	o.must("DELETE", "storage-pools/local", nil)
+	agrees(t, p.objects, "sim", o.get, 5*time.Second, "the pool is gone")
+}
+
+// TestFirstScanIncomplete: what could not be read at first, and is later, was there from the beginning.
+func TestFirstScanIncomplete(t *testing.T) {
+	p, s, server := single(t, inventory.Options{MaxBackoff: time.Second}, 60)
+	s.answer = func(path string) error {
+		if path == "/1.0/instances" {
+			return api.StatusErrorf(http.StatusInternalServerError, "not now")
+		}
+		return nil
+	}
+	p.run(t)
+	require.Eventually(t, func() bool {
+		all, err := p.objects.Status(t.Context())
+		return err == nil && len(all) == 1 && all[0].Scans >= 1
+	}, 10*time.Second, 10*time.Millisecond)
+	require.NotNil(t, p.named(t, inventory.KindProject, "default"))
+	// Of what was read, changes are told.
+	o := newOperator(t, server)
+	o.must("POST", "profiles", object{"name": "new"})
+	require.Eventually(t, func() bool { return len(p.changes(t)) == 2 }, 10*time.Second, 10*time.Millisecond)
+	s.set(func() { s.answer = nil })
+	p.following(t, "sim", 10*time.Second)
+	count, err := p.objects.Count(t.Context(), inventory.Query{Kinds: []inventory.Kind{inventory.KindInstance}})
+	require.NoError(t, err)
+	require.NotZero(t, count.Total)
+	o.must("POST", "instances", object{"name": "later"})
+	require.Eventually(t, func() bool { return p.named(t, inventory.KindInstance, "later") != nil }, within, 10*time.Millisecond)
+	var told []string
+	for _, c := range p.changes(t) {
+		if c.Kind == inventory.KindInstance || c.Kind == inventory.KindProfile || c.Kind == "" {
+			told = append(told, string(c.Action)+" "+c.Name)
+		}
+	}
+	require.Equal(t, []string{"cluster-added sim", "created new", "created later"}, told)
+}
+
+// TestSecretsOfBefore: what was kept with secrets is kept without, and no history tells them.
+func TestSecretsOfBefore(t *testing.T) {
+	s := boot(t, "sim")
+	p := newPlane(t, inventory.Options{KeepSecrets: true})
+	p.adopt(t, s, "")
+	background(t, p.polls.Run)
+	stop := background(t, p.objects.Run)
+	p.following(t, "sim", 10*time.Second)
+	o := newOperator(t, s)
+	o.must("POST", "networks", object{"name": "n3", "type": "ovn", "config": object{"bgp.peers.x.password": "hunter2", "bgp.peers.x.address": "10.0.0.9"}})
+	require.Eventually(t, func() bool { return p.named(t, inventory.KindNetwork, "n3") != nil }, within, 10*time.Millisecond)
+	require.Contains(t, string(p.named(t, inventory.KindNetwork, "n3").Object), "hunter2")
+	stop()
+	p.spoil(t, inventory.Options{})
+	background(t, p.objects.Run)
+	p.following(t, "sim", 10*time.Second)
+	require.NotContains(t, string(p.named(t, inventory.KindNetwork, "n3").Object), "hunter2")
+	for _, c := range p.changes(t) {
+		for _, f := range c.Fields {
+			require.NotContains(t, string(f.From), "hunter2", f.Path)
+		}
+	}
+}
+
+// TestProjectsAreRefreshed: a project is looked at when an event names it, however long the scan is to come
+// that finds what else has changed.
+func TestProjectsAreRefreshed(t *testing.T) {
+	p, s, server := single(t, inventory.Options{MaxBackoff: 10 * time.Minute}, 0)
+	s.answer = func(path string) error {
+		time.Sleep(20 * time.Millisecond) // a scan is slow, and the next one caused by an event late
+		return nil
+	}
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	o := newOperator(t, server)
+	o.must("POST", "projects", object{"name": "p1"})
+	require.Eventually(t, func() bool { return p.named(t, inventory.KindProject, "p1") != nil }, within, 10*time.Millisecond)
+	before := p.named(t, inventory.KindProject, "p1")
+	scans := func() int {
+		all, err := p.objects.Status(t.Context())
+		require.NoError(t, err)
+		return all[0].Scans
+	}
+	had := scans()
+	for _, text := range []string{"x", "y"} {
+		o.must("PATCH", "projects/p1", object{"description": text})
+		require.Eventually(t, func() bool {
+			return strings.Contains(string(p.named(t, inventory.KindProject, "p1").Object), `"description":"`+text+`"`)
+		}, within, 10*time.Millisecond)
+	}
+	require.LessOrEqual(t, scans(), had+1)
+	require.Equal(t, before.UUID, p.named(t, inventory.KindProject, "p1").UUID)
+	o.must("DELETE", "projects/p1", nil)
+	require.Eventually(t, func() bool { return p.named(t, inventory.KindProject, "p1") == nil }, within, 10*time.Millisecond)
+}
+
+// TestDeafOfAMember: when a member is listened to again after a while, all is scanned: only it may have told
+// what happened meanwhile.
+func TestDeafOfAMember(t *testing.T) {
+	p, s, servers := pair(t, inventory.Options{MembersInterval: time.Hour})
+	main := p.following(t, "c1", time.Second).Server
+	other := map[string]string{"a": "b", "b": "a"}[main]
+	s.set(func() { s.hear = func(server string, e *inventory.Event) bool { return server != main } })
+	s.deafen(other)
+	require.Eventually(t, func() bool {
+		all, err := p.objects.Status(t.Context())
+		return err == nil && !all[0].Following && strings.Contains(all[0].Failure, other)
+	}, 10*time.Second, 10*time.Millisecond)
+	o := newOperator(t, servers[0])
+	o.must("POST", "profiles", object{"name": "unheard"})
+	s.set(func() { s.deaf[other] = false })
+	agrees(t, p.objects, "c1", o.get, 10*time.Second, "listened to again")
+	require.NotNil(t, p.named(t, inventory.KindProfile, "unheard"))
+	p.following(t, "c1", 10*time.Second)
+}
+
+// TestSettle: an instance that was started is looked at again a while later, when it has its addresses; where
+// too many were, all is scanned.
+func TestSettle(t *testing.T) {
+	p, s, server := single(t, inventory.Options{Settle: 300 * time.Millisecond, MaxPending: 5}, 0)
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	o := newOperator(t, server)
+	o.must("POST", "instances", object{"name": "c1"})
+	agrees(t, p.objects, "sim", o.get, within, "made")
+	time.Sleep(400 * time.Millisecond) // it was created
+	before := s.count("/1.0/instances/c1")
+	o.must("PUT", "instances/c1/state", object{"action": "start"})
+	require.Eventually(t, func() bool { return s.count("/1.0/instances/c1") == before+2 }, within, 10*time.Millisecond)
+
+	scans := p.following(t, "sim", time.Second).Scans
+	for _, name := range []string{"c2", "c3", "c4", "c5", "c6", "c7", "c8"} {
+		o.must("POST", "instances", object{"name": name})
+		require.Eventually(t, func() bool { return p.named(t, inventory.KindInstance, name) != nil }, 5*time.Second, time.Millisecond)
+	}
+	require.Eventually(t, func() bool { return p.following(t, "sim", 10*time.Second).Scans > scans }, 15*time.Second, 10*time.Millisecond)
+}
+
+// TestTooLarge: of an instance that is too large with its snapshots the rest is kept, of a profile that is too
+// large its name; nobody else suffers, in scans nor by events.
+func TestTooLarge(t *testing.T) {
+	options := inventory.Options{MaxBackoff: time.Second}
+	p, _, server := single(t, options, 0)
+	o := newOperator(t, server)
+	p.client = incusos.New(incusos.Options{Certificate: p.identity, MaxObject: 40 << 10})
+	client := p.client
+	t.Cleanup(func() { client.Close() })
+	s := p.spoil(t, options)
+	o.must("POST", "profiles", object{"name": "a", "description": "small"})
+	o.must("POST", "profiles", object{"name": "huge", "description": strings.Repeat("x", 50<<10)})
+	o.must("POST", "profiles", object{"name": "z"})
+	o.must("POST", "instances", object{"name": "big", "config": object{"user.x": strings.Repeat("y", 17<<10)}})
+	for i := range 150 {
+		o.must("POST", "instances/big/snapshots", object{"name": fmt.Sprint("s", i)})
+	}
+	o.must("POST", "instances", object{"name": "small"})
+	p.run(t)
+	status := p.following(t, "sim", 10*time.Second)
+	check := func() {
+		t.Helper()
+		require.Equal(t, []string{inventory.TruncatedAll}, p.named(t, inventory.KindProfile, "huge").Truncated)
+		require.JSONEq(t, `{"name":"huge","project":"default"}`, string(p.named(t, inventory.KindProfile, "huge").Object))
+		require.Empty(t, p.named(t, inventory.KindProfile, "z").Truncated)
+		require.Equal(t, []string{"backups", "snapshots", "state"}, p.named(t, inventory.KindInstance, "big").Truncated)
+		require.Contains(t, string(p.named(t, inventory.KindInstance, "big").Object), `"user.x":"yyy`)
+		require.Empty(t, p.named(t, inventory.KindInstance, "small").Truncated)
+	}
+	check()
+	read := s.count("/1.0/profiles/huge")
+	o.must("PATCH", "profiles/huge", object{"config": object{"user.y": "1"}})
+	o.must("PATCH", "instances/big", object{"config": object{"user.y": "1"}})
+	o.must("DELETE", "profiles/a", nil)
+	require.Eventually(t, func() bool {
+		return p.named(t, inventory.KindProfile, "a") == nil && s.count("/1.0/profiles/huge") > read
+	}, within, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return strings.Contains(string(p.named(t, inventory.KindInstance, "big").Object), `"user.y":"1"`)
+	}, within, 10*time.Millisecond)
+	check()
+	require.Equal(t, status.Scans, p.following(t, "sim", time.Second).Scans, "no scan was needed")
+	o.must("DELETE", "profiles/huge", nil)
+	require.Eventually(t, func() bool { return p.named(t, inventory.KindProfile, "huge") == nil }, within, 10*time.Millisecond)
+}
