@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode"
 )
 
 // Rest is what an object held when it was read. Its zero value is that of a new object. A copy
@@ -121,11 +122,23 @@ func fieldsOf(t reflect.Type) *fields {
 			continue
 		}
 		out.byName[name] = len(out.list)
-		out.folded[strings.ToLower(name)] = name
+		out.folded[fold(name)] = name
 		out.list = append(out.list, field{name, i, strings.Contains(options, "omitempty")})
 	}
 	cache.Store(t, out)
 	return out
+}
+
+// fold maps names to the same text that encoding/json takes for the same: each character to the least
+// of those that differ from it in case only.
+func fold(name string) string {
+	return strings.Map(func(r rune) rune {
+		least := r
+		for other := unicode.SimpleFold(r); other != r; other = unicode.SimpleFold(other) {
+			least = min(least, other)
+		}
+		return least
+	}, name)
 }
 
 var errObject = errors.New("an object is wanted")
@@ -170,7 +183,7 @@ func decodeObject(data []byte, v reflect.Value, path string, depth int) error {
 	}
 	for _, m := range members {
 		// encoding/json, at the other end, takes the one for the other.
-		if exact, folded := known.folded[strings.ToLower(m.name)]; folded && exact != m.name {
+		if exact, folded := known.folded[fold(m.name)]; folded && exact != m.name {
 			return wrong(join(path, m.name), fmt.Errorf("it is written %s", exact))
 		}
 		if i, ok := known.byName[m.name]; ok {

@@ -75,7 +75,7 @@ func TestDecodeErrors(t *testing.T) {
 	for given, want := range map[string]string{
 		``: "unexpected end", `[]`: "an object is wanted", `{"name":1}`: "name: number is not", `{"size":1.5}`: "size: a whole number",
 		`{"parts":[{},{"size":"x"}]}`: "parts[1].size: string is not", `{"by_name":{"k":{"size":true}}}`: `by_name["k"].size: bool is not`,
-		`{"part":3}`: "part: an object is wanted", `{} {}`: "after top-level value", `{"name":"x"`: "unexpected end", `{"tags":"secret"}`: "tags: string is not", `{"Name":"x"}`: "Name: it is written name", `{"parts":[{"SIZE":1}]}`: "parts[0].SIZE: it is written size",
+		`{"part":3}`: "part: an object is wanted", `{} {}`: "after top-level value", `{"name":"x"`: "unexpected end", `{"tags":"secret"}`: "tags: string is not", `{"Name":"x"}`: "Name: it is written name", `{"partſ":[]}`: "partſ: it is written parts", `{"parts":[{"SIZE":1}]}`: "parts[0].SIZE: it is written size",
 	} {
 		err := jsonkeep.Decode([]byte(given), &document{})
 		require.ErrorContains(t, err, want, given)

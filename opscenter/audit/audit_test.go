@@ -50,7 +50,7 @@ func TestOutcomes(t *testing.T) {
 	for _, c := range []struct {
 		fails error
 		want  audit.Outcome
-	}{{nil, audit.Done}, {errWrong, audit.Failed}, {fmt.Errorf("x: %w", opscenter.ErrOutcomeUnknown), audit.Unknown}, {context.Canceled, audit.Unknown}} {
+	}{{nil, audit.Done}, {errWrong, audit.Failed}, {fmt.Errorf("x: %w", opscenter.ErrOutcomeUnknown), audit.Unknown}, {context.Canceled, audit.Unknown}, {fmt.Errorf("x: %w", context.DeadlineExceeded), audit.Unknown}} {
 		err := l.Do(ctx, audit.Entry{Action: "a", Server: "s"}, func(ctx context.Context) error {
 			require.NotEmpty(t, audit.ID(ctx))
 			require.Equal(t, audit.UnderWay, list(t, l, audit.Query{Limit: 1})[0].Outcome, "it is there before anything is done")
@@ -202,6 +202,7 @@ func TestWatch(t *testing.T) {
 		require.NoError(t, l.Do(t.Context(), audit.Entry{Action: action}, func(context.Context) error { return nil }))
 	}
 	do("before")
+	do("known")
 	do("seen")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -209,7 +210,7 @@ func TestWatch(t *testing.T) {
 	var group sync.WaitGroup
 	started := make(chan struct{})
 	group.Go(func() {
-		for e, err := range l.Watch(ctx, 1) {
+		for e, err := range l.Watch(ctx, 2) {
 			if err != nil {
 				return
 			}
@@ -234,4 +235,43 @@ func TestWatch(t *testing.T) {
 	for i := range 50 {
 		require.Equal(t, audit.Done, got[fmt.Sprint(i)])
 	}
+}
+
+// TestWatchResumes: whoever has seen entries under way, and goes on after the last of them, is told how they
+// ended, whether that was meanwhile or comes later.
+func TestWatchResumes(t *testing.T) {
+	l := open(t, memory(), audit.Options{})
+	release := map[string]chan struct{}{"slow": make(chan struct{}), "slower": make(chan struct{})}
+	var group sync.WaitGroup
+	for _, action := range []string{"slow", "slower"} {
+		begun := make(chan struct{})
+		group.Go(func() {
+			_ = l.Do(t.Context(), audit.Entry{Action: action}, func(context.Context) error {
+				close(begun)
+				<-release[action]
+				return nil
+			})
+		})
+		<-begun
+	}
+	close(release["slow"])
+	require.Eventually(t, func() bool {
+		page, err := l.List(t.Context(), audit.Query{Action: "slow"})
+		return err == nil && page.Entries[0].Outcome == audit.Done
+	}, 10*time.Second, time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var got []string
+	for e, err := range l.Watch(ctx, 2) {
+		require.NoError(t, err)
+		got = append(got, e.Action+" "+string(e.Outcome))
+		if len(got) == 2 {
+			close(release["slower"])
+		}
+		if e.Action == "slower" && e.Outcome == audit.Done {
+			break
+		}
+	}
+	group.Wait()
+	require.Equal(t, []string{"slow done", "slower under way", "slower done"}, got)
 }

@@ -87,8 +87,37 @@ func (l *Log) Get(ctx context.Context, id string) (out *Entry, err error) {
 	return out, err
 }
 
-// Watch yields the entries after sequence number after, then each new one, and each again when
-// its outcome or detail changes. What changed more than once meanwhile is yielded once. It
+// late returns the entries up to a sequence number, the oldest first, whose outcome was not known yet when that
+// one was made.
+func (l *Log) late(ctx context.Context, after uint64) (out []Entry, err error) {
+	if after == 0 {
+		return nil, nil
+	}
+	err = l.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		out = nil
+		last, err := entries.Find(s, storage.UintKey(after))
+		if err != nil || last == nil {
+			return err // it was dropped, and those before it as well
+		}
+		for e, err := range entries.Scan(s, storage.Range{}) {
+			if err != nil {
+				return err
+			}
+			if e.Sequence > after {
+				break
+			}
+			if e.Outcome == UnderWay || !e.EndedAt.Before(last.At) {
+				out = append(out, *e)
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Watch yields the entries after sequence number after, before them those that were under way at the entry of
+// that number or have ended since, as who has seen it may not know how they ended; then each new one, and each
+// again when its outcome or detail changes. What changed more than once meanwhile is yielded once. It
 // ends with ctx's error.
 func (l *Log) Watch(ctx context.Context, after uint64) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
@@ -112,6 +141,16 @@ func (l *Log) Watch(ctx context.Context, after uint64) iter.Seq2[Entry, error] {
 				if from = page.Next; from == 0 {
 					return true
 				}
+			}
+		}
+		late, err := l.late(ctx, after)
+		if err != nil {
+			yield(Entry{}, err)
+			return
+		}
+		for _, e := range late {
+			if !yield(e, nil) {
+				return
 			}
 		}
 		if !all() {
@@ -138,7 +177,7 @@ func (l *Log) Watch(ctx context.Context, after uint64) iter.Seq2[Entry, error] {
 					yield(Entry{}, err)
 					return
 				}
-				if found != nil && found.Sequence > after && !yield(*found, nil) {
+				if found != nil && !yield(*found, nil) {
 					return
 				}
 			}

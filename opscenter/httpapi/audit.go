@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +19,16 @@ var errNoAudit = errors.New("no audit log is kept here")
 
 // audited logs requests that change something, with their outcomes.
 func (h *Handler) audited(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
-	if h.options.Audit == nil || r.Method == http.MethodGet || r.Method == http.MethodHead || isDryRun(r) {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		handle(w, r)
+		return
+	}
+	dry, err := isDryRun(r)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	if h.options.Audit == nil || dry {
 		handle(w, r)
 		return
 	}
@@ -36,7 +46,7 @@ func (h *Handler) audited(w http.ResponseWriter, r *http.Request, handle http.Ha
 	}
 	out := &auditedWriter{ResponseWriter: w}
 	handled := false
-	err := h.options.Audit.Do(r.Context(), entry, func(ctx context.Context) error {
+	err = h.options.Audit.Do(r.Context(), entry, func(ctx context.Context) error {
 		handled = true
 		handle(out, r.WithContext(ctx))
 		if out.carriedOut {
@@ -57,14 +67,37 @@ type auditedWriter struct {
 	carriedOut bool
 }
 
-// isDryRun reports whether a request only shows what it would do.
-func isDryRun(r *http.Request) bool {
-	text := r.URL.Query().Get("dry-run")
-	dry, err := strconv.ParseBool(text)
-	if text == "" && strings.HasSuffix(r.Pattern, "/provisioning/rollouts") {
+// showing are the endpoints that can show what a request would do, instead of doing it. All others refuse to be
+// asked for that: who does, does not want it done.
+func showing(pattern string) bool {
+	switch pattern {
+	case rolloutsPattern, networkPattern, "POST /1.0/provisioning/clusters/{name}/:update", "POST /1.0/provisioning/clusters/{name}/:reboot":
 		return true
 	}
-	return err == nil && dry && !strings.HasSuffix(r.Pattern, forwardPattern)
+	name, ok := strings.CutPrefix(pattern, actionPattern)
+	return ok && slices.Contains(actions, opscenter.Action(name))
+}
+
+// Patterns of endpoints that showing knows.
+const (
+	rolloutsPattern = "POST /1.0/provisioning/rollouts"
+	networkPattern  = "PUT /1.0/provisioning/servers/{name}/system/network"
+	actionPattern   = "POST /1.0/provisioning/servers/{name}/system/:"
+)
+
+// isDryRun reports whether a request only shows what it would do.
+func isDryRun(r *http.Request) (bool, error) {
+	given, text := r.URL.Query()["dry-run"], r.URL.Query().Get("dry-run")
+	switch {
+	case showing(r.Pattern) && text == "":
+		return r.Pattern == rolloutsPattern, nil // which does it only if it is told so
+	case showing(r.Pattern):
+		dry, err := strconv.ParseBool(text)
+		return dry && err == nil, nil // what is neither is for the endpoint to refuse
+	case given != nil && !strings.HasSuffix(r.Pattern, forwardPattern):
+		return false, fmt.Errorf("%w: parameter dry-run is not known here", errBody)
+	}
+	return false, nil
 }
 
 func noteCarriedOut(w http.ResponseWriter) {

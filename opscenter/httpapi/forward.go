@@ -178,7 +178,12 @@ func (h *Handler) answerForwarded(w http.ResponseWriter, r *http.Request, resp *
 	if place := resp.Header.Get("Location"); strings.HasPrefix(place, "/os/") {
 		w.Header().Set("Location", serverPath(r.PathValue("name"))+place)
 	}
+	// Whatever a server sends is nothing that a browser is to run as ours.
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Content-Security-Policy", "sandbox; default-src 'none'")
+	if disposition := w.Header().Get("Content-Disposition"); kind != "application/json" && kind != "" && !strings.HasPrefix(disposition, "attachment") {
+		w.Header().Set("Content-Disposition", "attachment")
+	}
 	if resp.StatusCode >= http.StatusBadRequest {
 		noteFailure(w, fmt.Errorf("the server answered with status %d: %w", resp.StatusCode, opscenter.ErrRefused))
 	}

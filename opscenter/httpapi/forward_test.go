@@ -55,6 +55,14 @@ func TestForward(t *testing.T) {
 	}))
 	require.Equal(t, 409, p.call(client, "POST", os+"/1.0/system/:reboot", "").ErrorCode)
 	require.Equal(t, "sync", p.call(client, "GET", os+"/1.0", "").Type)
+	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.Release("r1", info.ID, false) }))
+	// An operation by itself reserves nothing.
+	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+		_, _, err := tx.Begin(opscenter.Intent{Server: "a", Action: opscenter.ActionReconfigure, Timeout: time.Minute})
+		return err
+	}))
+	require.Equal(t, 409, p.call(client, "POST", os+"/1.0/system/:reboot", "").ErrorCode)
+	require.Zero(t, servers["a"].Requests("POST /os/1.0/system/:reboot"))
 	servers["a"].Crash()
 	require.Equal(t, 502, p.call(client, "GET", os+"/1.0", "").ErrorCode)
 }
@@ -237,4 +245,30 @@ func TestForwardBounds(t *testing.T) {
 	require.Equal(t, 502, p.call(client, "GET", serversPath+"a/os/1.0/garbage?kind=application/json&size=1024", "").ErrorCode)
 	require.Equal(t, 403, p.call(client, "GET", serversPath+"a/os/1.0/backup?kind=application/gzip&size=1024", "").ErrorCode)
 	require.Equal(t, 502, p.call(client, "GET", serversPath+"a/os/1.0/redirect", "").ErrorCode)
+}
+
+// TestForwardedIsNoPage: what a server sends is nothing for a browser to run as the control plane's own.
+func TestForwardedIsNoPage(t *testing.T) {
+	kind, disposition := "text/html", ""
+	u := newUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", kind)
+		if disposition != "" {
+			w.Header().Set("Content-Disposition", disposition)
+		}
+		_, _ = io.WriteString(w, `{"type":"sync","metadata":"<script>alert(1)</script>"}`)
+	})
+	p, _ := changing(t, func(o *httpapi.Options) { o.Forward, o.ShowSecrets = u, func(string) bool { return true } }, "a")
+	for _, c := range []struct{ kind, disposition, want string }{
+		{"text/html", "", "attachment"}, {"text/html; charset=utf-8", "inline", "attachment"}, {"image/svg+xml", "", "attachment"},
+		{"application/octet-stream", `attachment; filename="backup.tar"`, `attachment; filename="backup.tar"`}, {"application/json", "", ""},
+	} {
+		kind, disposition = c.kind, c.disposition
+		resp, err := p.client(&p.operator).Get(p.url + serversPath + "a/os/1.0/x")
+		require.NoError(t, err)
+		resp.Body.Close()
+		require.Equal(t, 200, resp.StatusCode)
+		require.Equal(t, "sandbox; default-src 'none'", resp.Header.Get("Content-Security-Policy"))
+		require.Equal(t, "nosniff", resp.Header.Get("X-Content-Type-Options"))
+		require.Equal(t, c.want, resp.Header.Get("Content-Disposition"), c.kind)
+	}
 }

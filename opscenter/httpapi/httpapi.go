@@ -165,7 +165,7 @@ func (h *Handler) routes() *http.ServeMux {
 		"POST /1.0/provisioning/clusters/{name}/:reboot":            h.rebootCluster,
 		"POST /1.0/provisioning/clusters/{name}/:cancel-operation":  h.cancelCluster,
 		"GET /1.0/provisioning/rollouts":                            h.getRollouts,
-		"POST /1.0/provisioning/rollouts":                           h.postRollouts,
+		rolloutsPattern:                                             h.postRollouts,
 		"GET /1.0/provisioning/rollouts/{uuid}":                     h.getRollout,
 		"GET /1.0/provisioning/rollouts/{uuid}/units":               h.getRolloutUnits,
 		"GET /1.0/provisioning/rollouts/{uuid}/plan":                h.getRolloutPlan,
@@ -174,8 +174,8 @@ func (h *Handler) routes() *http.ServeMux {
 		"GET /1.0/warnings/{uuid}":                                  h.getWarning,
 		"PUT /1.0/warnings/{uuid}":                                  h.putWarning,
 	}
-	for _, action := range []opscenter.Action{opscenter.ActionUpdate, opscenter.ActionEvacuate, opscenter.ActionReboot, opscenter.ActionRestore, opscenter.ActionPowerOff} {
-		operators["POST /1.0/provisioning/servers/{name}/system/:"+string(action)] = h.actOn(action)
+	for _, action := range actions {
+		operators[actionPattern+string(action)] = h.actOn(action)
 	}
 	h.inventoryRoutes(operators)
 	h.systemRoutes(operators)
@@ -265,3 +265,6 @@ func NewServer(handler http.Handler, config *tls.Config, logger *slog.Logger) *h
 }
 
 var errNobody = errors.New("no authorizer is configured: the operators' API is closed")
+
+// actions that can be carried out on a server, as steps of a rollout.
+var actions = []opscenter.Action{opscenter.ActionUpdate, opscenter.ActionEvacuate, opscenter.ActionReboot, opscenter.ActionRestore, opscenter.ActionPowerOff}

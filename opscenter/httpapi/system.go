@@ -20,7 +20,7 @@ func (h *Handler) systemRoutes(operators map[string]http.HandlerFunc) {
 	const servers, clusters = "/1.0/provisioning/servers/{name}", "/1.0/provisioning/clusters/{name}"
 	for pattern, handle := range map[string]http.HandlerFunc{
 		"GET " + servers + "/system/network":         h.getNetwork,
-		"PUT " + servers + "/system/network":         h.putNetwork,
+		networkPattern:                               h.putNetwork,
 		"GET " + servers + "/system/update":          getSettings(h, (*system.Manager).Update),
 		"PUT " + servers + "/system/update":          putSettings(h, (*system.Manager).SetUpdate),
 		"GET " + servers + "/system/storage":         getSettings(h, (*system.Manager).Storage),

@@ -277,6 +277,9 @@ func TestAuditOfEverything(t *testing.T) {
 	lines := json.NewDecoder(resp.Body)
 	var e audit.Entry
 	require.NoError(t, lines.Decode(&e))
+	require.Equal(t, uint64(1), e.Sequence, "whoever has seen it begin is told how it ended")
+	require.Equal(t, audit.Done, e.Outcome)
+	require.NoError(t, lines.Decode(&e))
 	require.Equal(t, uint64(2), e.Sequence)
 	p.call(client, "PUT", serversPath+"a", `{"description":"watched","channel":"stable"}`)
 	for e.Sequence <= entries[0].Sequence || e.Outcome != audit.Done {
@@ -301,4 +304,33 @@ func TestSystemDescription(t *testing.T) {
 			require.NotContains(t, a.Error, "no such endpoint")
 		}
 	}
+}
+
+// TestDryRun: what can only be done, and not be shown, is not done for who asks to see it; nothing that is done
+// escapes the audit log for it.
+func TestDryRun(t *testing.T) {
+	p, servers := changing(t, nil, "a", "b")
+	client := p.client(&p.operator)
+	for _, c := range []struct{ method, path, body string }{
+		{"PUT", serversPath + "a", `{"description":"x","channel":"stable"}`}, {"DELETE", serversPath + "b", ""},
+		{"POST", "/1.0/provisioning/tokens", `{"description":"d","uses_remaining":1,"expire_at":"2030-01-01T00:00:00Z"}`},
+		{"POST", serversPath + "a/system/:suspend", ""}, {"POST", serversPath + "a/system/:factory-reset", "{}"}, {"POST", serversPath + "a/:resync", ""},
+		{"PUT", serversPath + "a/system/storage", `{"config":{}}`}, {"POST", "/1.0/provisioning/clusters", `{"name":"c1","server_names":["a"]}`},
+	} {
+		for _, text := range []string{"?dry-run=1", "?dry-run=0", "?dry-run", "?dry-run=x"} {
+			require.Equal(t, 400, p.call(client, c.method, c.path+text, c.body).ErrorCode, "%s %s%s", c.method, c.path, text)
+		}
+	}
+	require.Equal(t, "sync", p.call(client, "GET", serversPath+"b", "").Type)
+	require.Zero(t, servers["a"].Requests("POST /os/1.0/system/:suspend"))
+	require.Equal(t, "[]", string(p.call(client, "GET", "/1.0/audit", "").Metadata))
+	n := p.call(client, "GET", serversPath+"a/system/network", "")
+	var document map[string]any
+	n.decode(t, &document)
+	body, err := json.Marshal(map[string]any{"config": document["config"]})
+	require.NoError(t, err)
+	require.Equal(t, "sync", p.call(client, "PUT", serversPath+"a/system/network?dry-run=1", string(body)).Type)
+	require.Equal(t, "[]", string(p.call(client, "GET", "/1.0/audit", "").Metadata), "what is only shown changes nothing")
+	require.Equal(t, "sync", p.call(client, "PUT", serversPath+"a/system/network?dry-run=0", string(body)).Type)
+	require.Contains(t, p.call(client, "GET", "/1.0/audit", "").text, "PUT /1.0/provisioning/servers/{name}/system/network")
 }

@@ -4,8 +4,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -25,6 +27,9 @@ type network struct {
 	stay    bool
 	failing bool
 	muted   bool
+	// applying is how long a change takes to be applied after it is stored; at it: one is.
+	applying time.Duration
+	atIt     bool
 	// moved and back are called when a change is applied, and undone.
 	moved, back func()
 }
@@ -91,6 +96,16 @@ func (s *Server) SetFailing(failing bool) {
 	s.network.failing = failing
 }
 
+// SetApplying makes the server apply a change before it answers, as a real one does, which waits for the
+// network to be online, and for its name servers: it has the configuration at once, moves, and answers over the
+// connection it was asked over, and sends a self update, only after that time. A caller who leaves before stops it where
+// it is: no self update comes. 0: it answers at once.
+func (s *Server) SetApplying(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.network.applying = d
+}
+
 // SetMuted keeps the server from sending self updates, or ends that.
 func (s *Server) SetMuted(muted bool) {
 	s.mu.Lock()
@@ -120,7 +135,8 @@ func newNetwork(s *Server) network {
 		"dns":  map[string]any{"domain": "example.test", "hostname": s.options.Name, "nameservers": []any{"127.0.0.53"}, "search_domains": []any{"example.test"}},
 		"time": map[string]any{"ntp_servers": []any{"ntp.example.test"}, "timezone": "UTC"},
 		"proxy": map[string]any{"servers": map[string]any{"main": map[string]any{"host": "proxy.example.test:8080", "use_tls": true,
-			"auth": "basic", "username": "servers", "password": "simulated-proxy-password"}}},
+			"auth": "basic", "username": "servers", "password": "simulated-proxy-password"}},
+			"rules": []any{map[string]any{"destination": "*", "target": "main"}}},
 		"interfaces": []any{
 			map[string]any{"name": "mgmt", "hwaddr": mac(0), "addresses": []any{host + "/8"}, "mtu": 1500.0, "lldp": true, "required_for_online": "both", "roles": []any{"management"}},
 			map[string]any{"name": "stor", "hwaddr": mac(1), "addresses": []any{"dhcp4", "slaac"}, "mtu": 9000.0, "lldp": true, "roles": []any{"storage", "cluster"}},
@@ -150,7 +166,7 @@ func (n *network) document(s *Server) map[string]any {
 		}
 		interfaces[name] = state
 	}
-	return map[string]any{"config": n.config, "state": map[string]any{"interfaces": interfaces, "configuration_in_process": n.pending}}
+	return map[string]any{"config": n.config, "state": map[string]any{"interfaces": interfaces, "configuration_in_process": n.atIt}}
 }
 
 func hasRole(device map[string]any, role string) bool {
@@ -242,12 +258,11 @@ func (s *Server) putNetwork(w http.ResponseWriter, r *http.Request) {
 		respondError(w, http.StatusBadRequest, "A network change is already waiting for its confirmation")
 		return
 	}
-	if s.network.failing {
-		respondError(w, http.StatusInternalServerError, "Failed to update network configuration: DNS check failed")
-	} else {
-		respond(w, nil)
+	s.fillIn(body.Config)
+	applying := s.network.applying
+	if applying == 0 {
+		s.answerNetwork(w)
 	}
-	_ = http.NewResponseController(w).Flush()
 	if s.network.stuck {
 		return
 	}
@@ -259,12 +274,74 @@ func (s *Server) putNetwork(w http.ResponseWriter, r *http.Request) {
 		s.network.timer = time.AfterFunc(timeout, s.rollBack)
 	}
 	moved := s.network.moved
-	s.laterLocked(0, func() {
-		if moved != nil {
-			moved()
+	if applying == 0 {
+		s.laterLocked(0, func() {
+			if moved != nil {
+				moved()
+			}
+			s.applyNetwork()
+		})
+		return
+	}
+	s.network.atIt = true
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	if moved != nil {
+		moved()
+	}
+	s.move(s.hangUpLater)
+	stayed := pause(r, s, applying)
+	s.mu.Lock()
+	s.network.atIt = false
+	failing := s.network.failing
+	if stayed {
+		s.answerNetwork(w)
+	}
+	s.mu.Unlock()
+	if stayed && !failing {
+		_ = s.SelfUpdate(s.ctx, "network-config-changed")
+	}
+}
+
+// answerNetwork answers a change of the network. s.mu is held.
+func (s *Server) answerNetwork(w http.ResponseWriter) {
+	if s.network.failing {
+		respondError(w, http.StatusInternalServerError, "Failed to update network configuration: DNS check failed")
+	} else {
+		respond(w, nil)
+	}
+	_ = http.NewResponseController(w).Flush()
+}
+
+// fillIn does with a configuration what IncusOS does: it shortens the names of USB adapters, gives MAC addresses
+// for names, keys to tunnels, and a rule to a proxy without one. s.mu is held.
+func (s *Server) fillIn(config map[string]any) {
+	list, _ := config["interfaces"].([]any)
+	for i, entry := range list {
+		device, _ := entry.(map[string]any)
+		if name, _ := device["name"].(string); strings.HasPrefix(name, "enx") && len(name) == 15 {
+			device["name"] = strings.TrimPrefix(name, "enx")
 		}
-		s.applyNetwork()
-	})
+		if hwaddr, _ := device["hwaddr"].(string); device != nil && !strings.Contains(hwaddr, ":") {
+			device["hwaddr"] = macAddress(s.options.Seed, i)
+		}
+	}
+	tunnels, _ := config["wireguard"].([]any)
+	for _, entry := range tunnels {
+		if tunnel, _ := entry.(map[string]any); tunnel != nil && (tunnel["private_key"] == nil || tunnel["private_key"] == "") {
+			tunnel["private_key"] = simulatedKey("generated")
+		}
+	}
+	proxy, _ := config["proxy"].(map[string]any)
+	if rules, _ := proxy["rules"].([]any); proxy != nil && len(rules) == 0 {
+		target := "direct"
+		servers, _ := proxy["servers"].(map[string]any)
+		for _, name := range slices.Sorted(maps.Keys(servers)) {
+			target = name
+			break
+		}
+		proxy["rules"] = []any{map[string]any{"destination": "*", "target": target}}
+	}
 }
 
 func (s *Server) rollBack() {
@@ -282,20 +359,24 @@ func (s *Server) rollBack() {
 	s.applyNetwork()
 }
 
-// applyNetwork moves the server to the address its configuration gives to management.
+// applyNetwork moves the server to the address its configuration gives to management, and says so.
 func (s *Server) applyNetwork() {
+	s.move(s.hangUp)
+	_ = s.SelfUpdate(s.ctx, "network-config-changed")
+}
+
+func (s *Server) move(hangUp func()) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	to := s.network.home(s.address)
 	if host, _, _ := net.SplitHostPort(to); s.network.port != "" {
 		to = net.JoinHostPort(host, s.network.port)
 	}
 	if to != s.address && !s.network.stay && !s.off && !s.closed {
-		s.hangUp()
+		hangUp()
 		s.address = to // configured, if it is not reachable
 		_ = s.serve()
 	}
-	s.mu.Unlock()
-	_ = s.SelfUpdate(s.ctx, "network-config-changed")
 }
 
 func (s *Server) confirmNetwork(w http.ResponseWriter, r *http.Request) {

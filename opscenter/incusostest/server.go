@@ -299,6 +299,22 @@ func (s *Server) hangUp() {
 	}
 }
 
+// hangUpLater stops listening, and cuts connections when nothing is asked over them any more. s.mu is held.
+func (s *Server) hangUpLater() {
+	web := s.web
+	if web == nil {
+		return
+	}
+	s.wait.Go(func() { s.cutEvents(web) })
+	s.listener.release()
+	_ = s.listener.Close()
+	s.web, s.listener = nil, nil
+	s.wait.Go(func() {
+		_ = web.Shutdown(s.ctx)
+		_ = web.Close()
+	})
+}
+
 // Close shuts the server down for good.
 func (s *Server) Close() {
 	s.mu.Lock()

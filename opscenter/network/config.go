@@ -168,7 +168,7 @@ type Proxy struct {
 // ProxyServer is an HTTP proxy.
 type ProxyServer struct {
 	jsonkeep.Rest
-	// Host is a host with a port.
+	// Host is a host, with a port or without, as proxy.example.org:8080 or https://proxy.example.org.
 	Host   string `json:"host"`
 	UseTLS bool   `json:"use_tls,omitempty"`
 	// Auth is anonymous, basic or kerberos.

@@ -78,6 +78,9 @@ func Unmet(have, wanted *Config, changes []Difference) (out []string, err error)
 		if slices.ContainsFunc(filledIn, func(end string) bool { return strings.HasSuffix(left.Field, end) }) {
 			continue
 		}
+		if left.Field == "proxy.rules" && wanted.Proxy != nil && len(wanted.Proxy.Rules) == 0 {
+			continue // it adds one for all destinations then
+		}
 		if slices.ContainsFunc(changes, func(c Difference) bool { return within(left.Field, c.Field) || within(c.Field, left.Field) }) {
 			out = append(out, left.Field)
 		}

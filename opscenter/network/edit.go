@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/opscenter-go/sdk/internal/jsonsecret"
 	"github.com/opscenter-go/sdk/opscenter"
@@ -14,13 +15,83 @@ import (
 type Edit struct {
 	// AddVLANTags and RemoveVLANTags change the tags of Interface, an interface or a bond. Tags
 	// that are there already, or not, are left alone.
-	Interface      string `json:"interface,omitempty"`
-	AddVLANTags    []int  `json:"add_vlan_tags,omitempty"`
-	RemoveVLANTags []int  `json:"remove_vlan_tags,omitempty"`
-	// DNS, Time and Proxy replace what is there.
-	DNS   *DNS   `json:"dns,omitempty"`
-	Time  *Time  `json:"time,omitempty"`
-	Proxy *Proxy `json:"proxy,omitempty"`
+	Interface      string     `json:"interface,omitempty"`
+	AddVLANTags    []int      `json:"add_vlan_tags,omitempty"`
+	RemoveVLANTags []int      `json:"remove_vlan_tags,omitempty"`
+	DNS            *DNSEdit   `json:"dns,omitempty"`
+	Time           *TimeEdit  `json:"time,omitempty"`
+	Proxy          *ProxyEdit `json:"proxy,omitempty"`
+}
+
+// DNSEdit changes what is set, and leaves the rest: nil is not set, what is empty takes away.
+type DNSEdit struct {
+	Hostname      *string  `json:"hostname,omitempty"`
+	Domain        *string  `json:"domain,omitempty"`
+	SearchDomains []string `json:"search_domains,omitzero"`
+	Nameservers   []string `json:"nameservers,omitzero"`
+	DNSOverTLS    *bool    `json:"dns_over_tls,omitempty"`
+}
+
+// TimeEdit changes what is set, as DNSEdit.
+type TimeEdit struct {
+	NTPServers []string `json:"ntp_servers,omitzero"`
+	Timezone   *string  `json:"timezone,omitempty"`
+}
+
+// ProxyEdit changes what is set, as DNSEdit: all servers, or all rules. Without both, there is no proxy any more.
+type ProxyEdit struct {
+	Servers map[string]ProxyServer `json:"servers,omitzero"`
+	Rules   []ProxyRule            `json:"rules,omitzero"`
+}
+
+// set gives a value to what is set.
+func set[T any](to *T, value *T) {
+	if value != nil {
+		*to = *value
+	}
+}
+
+func (e *DNSEdit) apply(to *DNS) *DNS {
+	if to == nil {
+		to = &DNS{}
+	}
+	set(&to.Hostname, e.Hostname)
+	set(&to.Domain, e.Domain)
+	set(&to.DNSOverTLS, e.DNSOverTLS)
+	if e.SearchDomains != nil {
+		to.SearchDomains = e.SearchDomains
+	}
+	if e.Nameservers != nil {
+		to.Nameservers = e.Nameservers
+	}
+	return to
+}
+
+func (e *TimeEdit) apply(to *Time) *Time {
+	if to == nil {
+		to = &Time{}
+	}
+	set(&to.Timezone, e.Timezone)
+	if e.NTPServers != nil {
+		to.NTPServers = e.NTPServers
+	}
+	return to
+}
+
+func (e *ProxyEdit) apply(to *Proxy) *Proxy {
+	if to == nil {
+		to = &Proxy{}
+	}
+	if e.Servers != nil {
+		to.Servers = e.Servers
+	}
+	if e.Rules != nil {
+		to.Rules = e.Rules
+	}
+	if e.Servers != nil && e.Rules != nil && len(e.Servers)+len(e.Rules) == 0 {
+		return nil
+	}
+	return to
 }
 
 // HasSecrets reports whether there are secrets in the edit itself.
@@ -69,13 +140,13 @@ func (e *Edit) Apply(to *Config) (*Config, error) {
 		return nil, err
 	}
 	if e.DNS != nil {
-		out.DNS = e.DNS
+		out.DNS = e.DNS.apply(out.DNS)
 	}
 	if e.Time != nil {
-		out.Time = e.Time
+		out.Time = e.Time.apply(out.Time)
 	}
 	if e.Proxy != nil {
-		out.Proxy = e.Proxy
+		out.Proxy = e.Proxy.apply(out.Proxy)
 	}
 	if len(e.AddVLANTags)+len(e.RemoveVLANTags) == 0 {
 		if e.Interface != "" {
@@ -120,6 +191,7 @@ func Make(current, wanted *Config, rules Rules) (*Plan, error) {
 		return nil, err
 	}
 	to.ConfirmationTimeout = ""
+	to.shorten()
 	problems := to.keepSecrets(current)
 	if to, problems, err = to.keepUnknown(current, problems); err != nil {
 		return nil, err
@@ -140,6 +212,16 @@ func Make(current, wanted *Config, rules Rules) (*Plan, error) {
 	after, dynamicAfter := to.ManagementAddresses()
 	p.Moves = !slices.Equal(before, after) || dynamicBefore != dynamicAfter || !slices.Equal(current.Managers(), to.Managers())
 	return p, nil
+}
+
+// shorten does what IncusOS does with the name that systemd gives to a network adapter on USB: it
+// would be too long for what is made of it.
+func (c *Config) shorten() {
+	for i := range c.Interfaces {
+		if isUSB(c.Interfaces[i].Name) {
+			c.Interfaces[i].Name = strings.TrimPrefix(c.Interfaces[i].Name, "enx")
+		}
+	}
 }
 
 // Err returns a ValidationError if there are problems.

@@ -94,11 +94,15 @@ func TestValidate(t *testing.T) {
 			c.VLANs = append(c.VLANs, network.VLAN{Name: "again", Parent: "bond0", ID: 30})
 		},
 		`interfaces[0].addresses: no device with role management has`:      func(c *network.Config) { c.Interfaces[0].Addresses, c.Interfaces[0].Routes = nil, nil },
-		`dns.nameservers[0]: "not a host!" is neither`:                     func(c *network.Config) { c.DNS.Nameservers[0] = "not a host!" },
+		`dns.nameservers[0]: "not a host!" is no name server`:                     func(c *network.Config) { c.DNS.Nameservers[0] = "not a host!" },
 		`dns.hostname: "-x" is not a host name`:                            func(c *network.Config) { c.DNS.Hostname = "-x" },
 		`time.timezone: "Mars/Olympus Mons" is not a time zone`:            func(c *network.Config) { c.Time.Timezone = "Mars/Olympus Mons" },
 		`time.ntp_servers[0]: "" is neither`:                               func(c *network.Config) { c.Time.NTPServers[0] = "" },
-		`proxy.servers["main"].host: "proxy" is not a host with a port`:    func(c *network.Config) { s := c.Proxy.Servers["main"]; s.Host = "proxy"; c.Proxy.Servers["main"] = s },
+		`proxy.servers["main"].host: "proxy:x" is no proxy`:                func(c *network.Config) { s := c.Proxy.Servers["main"]; s.Host = "proxy:x"; c.Proxy.Servers["main"] = s },
+		`proxy.servers["main"].auth: "" is none of anonymous, basic`:       func(c *network.Config) { s := c.Proxy.Servers["main"]; s.Auth = ""; c.Proxy.Servers["main"] = s },
+		`dns.nameservers[0]: "10.0.0.53:0" is no name server`:              func(c *network.Config) { c.DNS.Nameservers[0] = "10.0.0.53:0" },
+		`dns.nameservers[0]: "10.0.0.53#-x" is no name server`:             func(c *network.Config) { c.DNS.Nameservers[0] = "10.0.0.53#-x" },
+		`interfaces[0].name: "enx00e04c68000g" is longer than 13`:          func(c *network.Config) { c.Interfaces[0].Name = "enx00e04c68000g" },
 		`proxy.rules[0].target: there is no proxy server "other"`:          func(c *network.Config) { c.Proxy.Rules[0].Target = "other" },
 		`wireguard[0].private_key: it is not a WireGuard key`:              func(c *network.Config) { c.WireGuard[0].PrivateKey = "not a key" },
 		`wireguard[0].peers[0].endpoint: "peer" is not a host with a port`: func(c *network.Config) { c.WireGuard[0].Peers[0].Endpoint = "peer" },
@@ -198,14 +202,21 @@ func TestSecrets(t *testing.T) {
 	require.NoError(t, p.Err())
 	require.Equal(t, network.Secret(key1), p.Config.WireGuard[0].PrivateKey)
 	require.Empty(t, p.Config.WireGuard[0].Peers[0].PresharedKey)
-	// A password is not sent to another host than the one it was for.
-	other := decode(t, encode(t, hidden))
-	s := other.Proxy.Servers["main"]
-	s.Host = "evil.example.com:8080"
-	other.Proxy.Servers["main"] = s
-	p, err = network.Make(c, other, network.Rules{})
-	require.NoError(t, err)
-	require.ErrorContains(t, p.Err(), `proxy.servers["main"].password: where it is sent has changed`)
+	// A password is not sent to another host than the one it was for, nor for all to read.
+	var other *network.Config
+	for _, change := range []func(*network.ProxyServer){
+		func(s *network.ProxyServer) { s.Host = "evil.example.com:8080" },
+		func(s *network.ProxyServer) { s.UseTLS = false },
+		func(s *network.ProxyServer) { s.Auth, s.Realm = "kerberos", "EXAMPLE.COM" },
+	} {
+		other = decode(t, encode(t, hidden))
+		s := other.Proxy.Servers["main"]
+		change(&s)
+		other.Proxy.Servers["main"] = s
+		p, err = network.Make(c, other, network.Rules{})
+		require.NoError(t, err)
+		require.ErrorContains(t, p.Err(), `proxy.servers["main"].password: where it is sent has changed`)
+	}
 	// Also those that only a newer release has.
 	future := decode(t, strings.Replace(whole, `"quantum":{"b":2`, `"eap":{"identity":"x","password":"hunter2"},"quantum":{"b":2`, 1))
 	hidden2, err := future.Hide()
@@ -239,9 +250,13 @@ func TestEdits(t *testing.T) {
 		{network.Edit{Interface: "inst0", RemoveVLANTags: []int{100, 7}}, `"vlan_tags":[200]`},
 		{network.Edit{Interface: "inst0", AddVLANTags: []int{5}, RemoveVLANTags: []int{100, 200}}, `"vlan_tags":[5]`},
 		{network.Edit{Interface: "bond0", AddVLANTags: []int{7}}, `"mtu":9000,"vlan_tags":[7]}`},
-		{network.Edit{DNS: &network.DNS{Nameservers: []string{"10.0.0.54"}}}, `"dns":{"nameservers":["10.0.0.54"]}`},
-		{network.Edit{Time: &network.Time{NTPServers: []string{"a.example.com"}}}, `"time":{"ntp_servers":["a.example.com"]}`},
-		{network.Edit{Proxy: &network.Proxy{}}, `"proxy":{}`},
+		{network.Edit{DNS: &network.DNSEdit{Nameservers: []string{"10.0.0.54"}}}, `"nameservers":["10.0.0.54"]`},
+		{network.Edit{DNS: &network.DNSEdit{Nameservers: []string{"10.0.0.54"}}}, `"hostname":"server01"`},
+		{network.Edit{DNS: &network.DNSEdit{Nameservers: []string{}, Hostname: new("other")}}, `"hostname":"other"`},
+		{network.Edit{Time: &network.TimeEdit{NTPServers: []string{"a.example.com"}}}, `"ntp_servers":["a.example.com"]`},
+		{network.Edit{Time: &network.TimeEdit{NTPServers: []string{"a.example.com"}}}, `"timezone":"Europe/Berlin"`},
+		{network.Edit{Proxy: &network.ProxyEdit{Rules: []network.ProxyRule{{Destination: "*", Target: "direct"}}}}, `"rules":[{"destination":"*","target":"direct"}]`},
+		{network.Edit{Proxy: &network.ProxyEdit{Rules: []network.ProxyRule{}}}, `"host":"proxy.example.com:8080"`},
 	} {
 		out, err := e.edit.Apply(c)
 		require.NoError(t, err)
@@ -253,8 +268,25 @@ func TestEdits(t *testing.T) {
 		_, err := e.Apply(c)
 		require.ErrorIs(t, err, network.ErrInvalid)
 	}
+	none, err := (&network.Edit{Proxy: &network.ProxyEdit{Servers: map[string]network.ProxyServer{}, Rules: []network.ProxyRule{}}}).Apply(c)
+	require.NoError(t, err)
+	require.Nil(t, none.Proxy)
+	cleared, err := (&network.Edit{DNS: &network.DNSEdit{Nameservers: []string{}}}).Apply(c)
+	require.NoError(t, err)
+	require.Empty(t, cleared.DNS.Nameservers)
+	first, err := (&network.Edit{DNS: &network.DNSEdit{Nameservers: []string{"10.0.0.1"}}, Time: &network.TimeEdit{Timezone: new("UTC")}, Proxy: &network.ProxyEdit{Rules: []network.ProxyRule{}}}).Apply(&network.Config{})
+	require.NoError(t, err)
+	require.Equal(t, "UTC", first.Time.Timezone)
+	// What is stored of an edit is the edit, what it takes away included.
+	for _, e := range []network.Edit{{DNS: &network.DNSEdit{Nameservers: []string{}}}, {Time: &network.TimeEdit{NTPServers: []string{}}}, {Proxy: &network.ProxyEdit{Servers: map[string]network.ProxyServer{}, Rules: []network.ProxyRule{}}}} {
+		data, err := json.Marshal(e)
+		require.NoError(t, err)
+		var again network.Edit
+		require.NoError(t, json.Unmarshal(data, &again))
+		require.Equal(t, e, again, string(data))
+	}
 	require.False(t, (&network.Edit{}).HasSecrets())
-	require.True(t, (&network.Edit{Proxy: &network.Proxy{Servers: map[string]network.ProxyServer{"a": {Password: "x"}}}}).HasSecrets())
+	require.True(t, (&network.Edit{Proxy: &network.ProxyEdit{Servers: map[string]network.ProxyServer{"a": {Password: "x"}}}}).HasSecrets())
 }
 
 // FuzzNetwork: whatever is read is written with every field as it was; nothing that is said
@@ -297,4 +329,43 @@ func generic(t *testing.T, data []byte) (out any) {
 	d.UseNumber()
 	require.NoError(t, d.Decode(&out))
 	return out
+}
+
+// TestFilledIn: what IncusOS makes of a configuration is no difference from what was wanted.
+func TestFilledIn(t *testing.T) {
+	current := decode(t, `{"interfaces":[{"name":"mgmt","hwaddr":"10:66:6a:1a:20:0f","addresses":["10.0.0.10/24"],"roles":["management"]}]}`)
+	wanted, err := (&network.Edit{Proxy: &network.ProxyEdit{Servers: map[string]network.ProxyServer{"p": {Host: "proxy.example.com:8080", Auth: "anonymous"}}}}).Apply(current)
+	require.NoError(t, err)
+	wanted.Interfaces = append(wanted.Interfaces, network.Interface{Name: "enx00e04c680001", Hwaddr: "enx00e04c680001", Addresses: []string{"dhcp4"}})
+	plan, err := network.Make(current, wanted, network.Rules{})
+	require.NoError(t, err)
+	require.NoError(t, plan.Err())
+	require.Equal(t, "00e04c680001", plan.Config.Interfaces[1].Name)
+	require.Equal(t, "enx00e04c680001", wanted.Interfaces[1].Name, "what was given is not modified")
+	have, err := plan.Config.Clone()
+	require.NoError(t, err)
+	have.Interfaces[1].Hwaddr = "00:e0:4c:68:00:01"
+	have.Proxy.Rules = []network.ProxyRule{{Destination: "*", Target: "p"}}
+	unmet, err := network.Unmet(have, plan.Config, plan.Changes)
+	require.NoError(t, err)
+	require.Empty(t, unmet)
+	// Rules that were wanted must be there.
+	plan.Config.Proxy.Rules = []network.ProxyRule{{Destination: "*.example.com", Target: "p"}}
+	unmet, err = network.Unmet(have, plan.Config, plan.Changes)
+	require.NoError(t, err)
+	require.Equal(t, []string{"proxy.rules"}, unmet)
+}
+
+// TestForms: what IncusOS and systemd-resolved take is taken here.
+func TestForms(t *testing.T) {
+	base := `{"interfaces":[{"name":"mgmt","hwaddr":"10:66:6a:1a:20:0f","addresses":["10.0.0.10/24"],"roles":["management"]}],`
+	for _, nameserver := range []string{"1.1.1.1", "1.1.1.1#cloudflare-dns.com", "10.0.0.53:5353", "[fd00::53]:5353#dns.example.org", "fe80::1%eth0", "10.0.0.53:53%eth0#x.example.org", "dns.example.org"} {
+		require.Empty(t, decode(t, base+`"dns":{"nameservers":["`+nameserver+`"]}}`).Validate(network.Rules{}), nameserver)
+	}
+	for _, host := range []string{"proxy:8080", "proxy.example.org", "http://proxy.example.org:8080", "https://proxy.example.org", "http://proxy.example.org/", "10.0.0.1", "[fd00::1]:3128", "[fd00::1]", "https://[fd00::1]"} {
+		require.Empty(t, decode(t, base+`"proxy":{"servers":{"p":{"host":"`+host+`","auth":"anonymous"}}}}`).Validate(network.Rules{}), host)
+	}
+	for _, host := range []string{"", "http://", "proxy:", "proxy:0", "ftp://proxy", "fd00::1", "a b", "https://user:pw@proxy:1"} {
+		require.NotEmpty(t, decode(t, base+`"proxy":{"servers":{"p":{"host":"`+host+`","auth":"anonymous"}}}}`).Validate(network.Rules{}), host)
+	}
 }

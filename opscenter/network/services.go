@@ -30,8 +30,8 @@ func (v *validation) dns() {
 	}
 	v.onlyOnce("dns.nameservers", d.Nameservers)
 	for i, text := range d.Nameservers {
-		if !isHost(text) {
-			v.add(fmt.Sprintf("dns.nameservers[%d]", i), "%s is neither an IP address nor a host name", shown(text))
+		if !isNameserver(text) {
+			v.add(fmt.Sprintf("dns.nameservers[%d]", i), "%s is no name server, as 10.0.0.53, 10.0.0.53:5353 or 10.0.0.53#dns.example.org", shown(text))
 		}
 	}
 }
@@ -77,11 +77,11 @@ func (v *validation) proxy() {
 		if name == "" || name == "direct" || name == "none" {
 			v.add(field, "%s can't be the name of a proxy", shown(name))
 		}
-		if !isHostPort(s.Host) {
-			v.add(field+".host", "%s is not a host with a port", shown(s.Host))
+		if !isProxyHost(s.Host) {
+			v.add(field+".host", "%s is no proxy, as proxy.example.org:8080", shown(s.Host))
 		}
 		if !slices.Contains(proxyAuths, s.Auth) {
-			v.add(field+".auth", "%s is none of %s", shown(s.Auth), strings.Join(proxyAuths[1:], ", "))
+			v.add(field+".auth", "%s is none of %s", shown(s.Auth), strings.Join(proxyAuths, ", "))
 		}
 		if (s.Auth == "basic" || s.Auth == "kerberos") && s.Username == "" {
 			v.add(field+".username", "it is wanted for %s", s.Auth)
@@ -155,6 +155,38 @@ func isHostPort(text string) bool {
 	host, port, err := net.SplitHostPort(text)
 	n, number := strconv.Atoi(port)
 	return err == nil && number == nil && n > 0 && n <= 65535 && isHost(host)
+}
+
+// isProxyHost reports whether a text is a proxy, as IncusOS reads it: a host, with a port or without, and
+// maybe with the scheme of its own in front.
+func isProxyHost(text string) bool {
+	for _, scheme := range []string{"http://", "https://"} {
+		if rest, ok := strings.CutPrefix(text, scheme); ok {
+			text = strings.TrimSuffix(rest, "/")
+			break
+		}
+	}
+	return isHostPort(text) || isHost(text) && !strings.Contains(text, ":") || strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]") && isHost(text[1:len(text)-1])
+}
+
+// isNameserver reports whether a text is a name server, as systemd-resolved reads it: an address, then
+// maybe a port, the name of an interface, and that of its certificate; or a host name.
+func isNameserver(text string) bool {
+	address, name, named := strings.Cut(text, "#")
+	if named && !isDomain(name) {
+		return false
+	}
+	address, device, scoped := strings.Cut(address, "%")
+	if scoped && (device == "" || !isDeviceName(device)) {
+		return false
+	}
+	if _, err := netip.ParseAddr(address); err == nil {
+		return true
+	}
+	if at, err := netip.ParseAddrPort(address); err == nil {
+		return at.Port() > 0
+	}
+	return !named && !scoped && isDomain(address)
 }
 
 // isHost reports whether a text is an IP address or a host name.

@@ -62,7 +62,7 @@ var (
 	roles       = []string{RoleCluster, RoleInstances, RoleManagement, RoleStorage}
 	onlineModes = []string{"", "ipv4", "ipv6", "both", "any", "no"}
 	dynamic     = []string{"dhcp4", "dhcp6", "slaac"}
-	proxyAuths  = []string{"", "anonymous", "basic", "kerberos"}
+	proxyAuths  = []string{"anonymous", "basic", "kerberos"}
 )
 
 // Rules of Validate. The zero value is all of them.
@@ -135,7 +135,7 @@ func (v *validation) device(d *device, names map[string]string, addresses map[ne
 		v.add(d.field+".name", "a name is wanted")
 	case taken:
 		v.add(d.field+".name", "%s is the name of %s as well", shown(d.name), other)
-	case len(d.name) > MaxNameLength && !isUSB(d.name):
+	case len(d.name) > MaxNameLength && (d.kind != "interface" || !isUSB(d.name)):
 		v.add(d.field+".name", "%s is longer than %d characters", shown(d.name), MaxNameLength)
 	case strings.HasPrefix(d.name, "_"):
 		v.add(d.field+".name", "%s begins with an underscore", shown(d.name))
@@ -172,7 +172,10 @@ func (v *validation) device(d *device, names map[string]string, addresses map[ne
 }
 
 // isUSB reports whether a name is the one that systemd gives to a network adapter on USB, which IncusOS shortens.
-func isUSB(name string) bool { return strings.HasPrefix(name, "enx") && len(name) == len("enx")+12 }
+func isUSB(name string) bool {
+	mac, ok := strings.CutPrefix(name, "enx")
+	return ok && len(mac) == 12 && !strings.ContainsFunc(mac, func(r rune) bool { return (r < '0' || r > '9') && (r < 'a' || r > 'f') && (r < 'A' || r > 'F') })
+}
 
 func isDeviceName(name string) bool {
 	return name != "." && name != ".." && !strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || r == '/' || r == ':' })
@@ -428,6 +431,18 @@ func (c *Config) managers() (out []device) {
 	for _, d := range all {
 		if given && slices.Contains(d.roles, RoleManagement) || !given && len(*d.addresses) > 0 {
 			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// Addresses returns the static addresses of all devices.
+func (c *Config) Addresses() (out []netip.Addr) {
+	for _, d := range c.devices() {
+		for _, text := range *d.addresses {
+			if p, err := netip.ParsePrefix(text); err == nil {
+				out = append(out, p.Addr())
+			}
 		}
 	}
 	return out

@@ -230,8 +230,13 @@ func (m *Manager) transact(ctx context.Context, name string, edit edited, option
 	w := &watch{answer: make(chan error, 1), secrets: plan.Config.Secrets()}
 	go func() { w.answer <- m.os.WriteSystem(asking, target, c.Section, body) }()
 	err = m.follow(ctx, c, w)
-	cancel()
-	if w.answer != nil { // it is over without
+	switch {
+	case w.answer == nil:
+		cancel()
+	case c.Status == StatusDone:
+		m.spare(c.ID, cancel, w.answer)
+	default:
+		cancel()
 		<-w.answer
 	}
 	return c, err
@@ -377,17 +382,26 @@ func (m *Manager) check(ctx context.Context, c *Change, plan *network.Plan, opti
 		changed.hidden.Events = last[0].Sequence
 	}
 	changed.SentAt = now()
-	changed.hidden.GiveUpAt = changed.SentAt.Add(m.options.ConfirmationTimeout + m.options.Grace)
-	if t := changed.Timeout; t > 0 {
-		changed.hidden.ConfirmBy = changed.SentAt.Add(t * 9 / 10)
-		changed.hidden.RollBackAt = changed.SentAt.Add(t + min(maxDial, t/10))
-		changed.hidden.GiveUpAt = changed.hidden.RollBackAt.Add(m.options.Grace)
-	}
+	changed.deadlines(&m.options)
 	if err := m.store(ctx, &changed); err != nil {
 		return failed(StatusNotSent, err.Error())
 	}
 	*c = changed
 	return target, append(append([]byte(`{"config":`), config...), '}'), nil
+}
+
+// deadlines sets when what is to be done about a change that was sent at SentAt. It may have reached the server
+// later than that, so it may be undone later.
+func (c *Change) deadlines(o *Options) {
+	h := &c.hidden
+	h.GiveUpAt = c.SentAt.Add(o.ConfirmationTimeout + o.Grace)
+	h.ProvenAt = c.SentAt.Add(o.ApplyTime)
+	if t := c.Timeout; t > 0 {
+		h.ConfirmBy = c.SentAt.Add(t * 9 / 10)
+		h.ProvenAt = c.SentAt.Add(min(o.ApplyTime, t*9/20))
+		h.RollBackAt = c.SentAt.Add(t + min(maxDial, t/10))
+		h.GiveUpAt = h.RollBackAt.Add(o.Grace)
+	}
 }
 
 // maxDial is how long a request may take to reach a server.

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -78,7 +80,8 @@ func (m *Manager) EditClusterNetwork(ctx context.Context, cluster string, edit n
 		stored = nil
 	}
 	check := func(ctx context.Context, info *opscenter.ServerInfo) error {
-		return m.checkMember(ctx, info, edit.Apply, options)
+		_, err := m.checkMember(ctx, info, edit.Apply, options)
+		return err
 	}
 	return m.batch(ctx, cluster, "network", stored, nil, check, options.Force, func(ctx context.Context, server *BatchMember, batch string) (*Change, error) {
 		return m.apply(ctx, server.Server, edit.Apply, options, batch)
@@ -89,32 +92,77 @@ func (m *Manager) EditClusterNetwork(ctx context.Context, cluster string, edit n
 // as EditClusterNetwork does. Members that are not named stay as they are. If ctx ends before,
 // the one at hand is finished by Run, and the others are left alone.
 func (m *Manager) ApplyClusterNetwork(ctx context.Context, cluster string, configs map[string]*network.Config, options ApplyOptions) (*Batch, error) {
-	var names []string
-	for name := range configs {
-		names = append(names, name)
-	}
+	names := slices.Sorted(maps.Keys(configs))
+	var taken claimed
 	check := func(ctx context.Context, info *opscenter.ServerInfo) error {
-		return m.checkMember(ctx, info, replace(configs[info.Name]), options)
+		plan, err := m.checkMember(ctx, info, replace(configs[info.Name]), options)
+		if err != nil {
+			return err
+		}
+		if taken == nil {
+			if taken, err = m.addresses(ctx, cluster); err != nil {
+				return err
+			}
+		}
+		return taken.claim(info.Name, plan.Current, plan.Config)
 	}
 	return m.batch(ctx, cluster, "network", nil, names, check, options.Force, func(ctx context.Context, server *BatchMember, batch string) (*Change, error) {
 		return m.apply(ctx, server.Server, replace(configs[server.Server]), options, batch)
 	})
 }
 
-func (m *Manager) checkMember(ctx context.Context, info *opscenter.ServerInfo, edit edited, options ApplyOptions) error {
+// claimed are the addresses that members of a cluster have or will have, and whose they are.
+type claimed map[netip.Addr]string
+
+// claim takes the addresses that a member gets. One that another has, or will have, is an error: the members are
+// changed one after another, so it counts until the last.
+func (t claimed) claim(name string, current, wanted *network.Config) error {
+	before := current.Addresses()
+	for _, a := range wanted.Addresses() {
+		if slices.Contains(before, a) {
+			continue
+		}
+		if other := t[a]; other != "" && other != name {
+			return fmt.Errorf("server %q: address %s is one of server %q: %w", name, a, other, network.ErrInvalid)
+		}
+		t[a] = name
+	}
+	return nil
+}
+
+// addresses returns those that the members have now; what can't be read is not known.
+func (m *Manager) addresses(ctx context.Context, cluster string) (claimed, error) {
+	members, err := m.members(ctx, cluster, nil)
+	if err != nil {
+		return nil, err
+	}
+	out := claimed{}
+	for _, info := range members {
+		current, err := m.readNetwork(ctx, info)
+		if err != nil {
+			continue
+		}
+		for _, a := range current.config.Addresses() {
+			out[a] = info.Name
+		}
+	}
+	return out, nil
+}
+
+func (m *Manager) checkMember(ctx context.Context, info *opscenter.ServerInfo, edit edited, options ApplyOptions) (*network.Plan, error) {
 	if err := m.checkApply(&options); err != nil {
-		return err
+		return nil, err
 	}
 	plan, current, err := m.prepare(ctx, info, edit, options)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case plan.Err() != nil:
-		return fmt.Errorf("server %q: %w", info.Name, plan.Err())
+		return nil, fmt.Errorf("server %q: %w", info.Name, plan.Err())
 	case current.sight.pending() && !options.Force:
-		return fmt.Errorf("server %q: a change of its network is being made: %w", info.Name, opscenter.ErrBusy)
+		return nil, fmt.Errorf("server %q: a change of its network is being made: %w", info.Name, opscenter.ErrBusy)
 	}
-	return nil
+	return plan, nil
 }
 
 // batch carries out a change of a cluster's members: those that are named, or all.

@@ -106,6 +106,10 @@ type expectations struct {
 	Owner       string // of the claim
 	Claimed     bool
 	Audit       string
+	// ProvenAt is when a server that has said nothing, and is at its new address, is done with the change.
+	ProvenAt time.Time
+	// Seen: it was seen in the end, at Change.URL if it moves, where a change is lost all the same.
+	Seen bool
 	// ConfirmBy is until when it may be confirmed, RollBackAt when the server begins to undo it at
 	// the latest, GiveUpAt when it is not looked for any longer.
 	ConfirmBy  time.Time
@@ -320,7 +324,7 @@ func (m *Manager) end(ctx context.Context, c *Change, status Status, url, reason
 		if err := tx.End(server, c.ID, ended.Err()); err != nil {
 			return err
 		}
-		if status == StatusLost && c.Section == "network" && (c.hidden.Fingerprint == "" || server.Fingerprint == c.hidden.Fingerprint) {
+		if status == StatusLost && c.Section == "network" && !c.hidden.Seen && (c.hidden.Fingerprint == "" || server.Fingerprint == c.hidden.Fingerprint) {
 			return tx.Lose(server, "not seen any more after a change of its network")
 		}
 		return nil

@@ -148,3 +148,26 @@ func TestBatchGivenUp(t *testing.T) {
 	require.Equal(t, []int{100, 200, 300}, p.tags("b"))
 	require.Eventually(t, func() bool { return p.audited(audit.Query{Cluster: "c1"})[0].Outcome == audit.Done }, patience, 10*time.Millisecond)
 }
+
+// TestSharedAddress: no member of a cluster is given an address that another has, or is about to get.
+func TestSharedAddress(t *testing.T) {
+	p := newPlane(t, system.Options{})
+	p.cluster("c1", "a", "b", "c")
+	host := spare()
+	of := func(name string) string { return hostOf(t, p.servers[name].URL()) }
+	for _, configs := range []map[string]*network.Config{
+		{"a": p.moved("a", host), "b": p.moved("b", host)},    // both get it
+		{"a": p.moved("a", of("c"))},                          // one that stays as it is has it
+		{"a": p.moved("a", of("b")), "b": p.moved("b", host)}, // it is given up, but later
+		{"a": p.moved("a", host), "b": p.moved("b", of("a"))}, // or before: who knows whether it is
+	} {
+		b, err := p.systems.ApplyClusterNetwork(t.Context(), "c1", configs, system.ApplyOptions{})
+		require.ErrorIs(t, err, network.ErrInvalid)
+		require.ErrorContains(t, err, "is one of server")
+		require.Nil(t, b)
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		require.Empty(t, p.servers[name].Requests("PUT /os/1.0/system/network"))
+	}
+	p.free("a", "b", "c")
+}

@@ -31,7 +31,7 @@ func TestConflict(t *testing.T) {
 	_, err := p.systems.ApplyNetwork(t.Context(), "a", n.Config, system.ApplyOptions{IfMatch: n.ETag})
 	require.ErrorIs(t, err, opscenter.ErrPrecondition)
 	// An edit is of what is there.
-	_, err = p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNS{Domain: "example.org", Hostname: "a"}}, system.ApplyOptions{})
+	_, err = p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNSEdit{Domain: new("example.org")}}, system.ApplyOptions{})
 	require.NoError(t, err)
 	after := p.network("a").Config
 	require.Equal(t, "Europe/Berlin", after.Time.Timezone)
@@ -72,7 +72,7 @@ func TestMeddled(t *testing.T) {
 	options := p.systems.Options()
 	systems, err := system.New(p.registry, m, options)
 	require.NoError(t, err)
-	c, err := systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNS{Domain: "example.org"}}, system.ApplyOptions{})
+	c, err := systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNSEdit{Domain: new("example.org")}}, system.ApplyOptions{})
 	require.ErrorIs(t, err, opscenter.ErrPrecondition)
 	require.Equal(t, system.StatusNotSent, c.Status)
 	require.JSONEq(t, changed, string(a.NetworkConfig()))
@@ -137,7 +137,7 @@ func TestGuard(t *testing.T) {
 	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
 		return tx.Claim(opscenter.Claim{Unit: p.server("a").ID, Owner: "r1", What: "rollout", Since: time.Now()})
 	}))
-	edit := network.Edit{DNS: &network.DNS{Domain: "example.org"}}
+	edit := network.Edit{DNS: &network.DNSEdit{Domain: new("example.org")}}
 	for name, change := range map[string]func(force bool) error{
 		"network": func(force bool) error {
 			_, err := p.systems.EditNetwork(t.Context(), "a", edit, system.ApplyOptions{Force: force})
@@ -180,7 +180,7 @@ func TestSomebodyElses(t *testing.T) {
 		a.SetStuck(false)
 		other.put(t, []byte(changed), "")
 	}()
-	c, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNS{Domain: "example.org"}}, system.ApplyOptions{Timeout: 500 * time.Millisecond})
+	c, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNSEdit{Domain: new("example.org")}}, system.ApplyOptions{Timeout: 500 * time.Millisecond})
 	<-done
 	require.ErrorIs(t, err, system.ErrLost)
 	require.Contains(t, c.Reason, "not ours: dns")

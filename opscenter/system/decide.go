@@ -31,6 +31,8 @@ type move struct {
 	reason  string
 	// good is where it was found as it should be; empty: nowhere.
 	good string
+	// seen: what is lost is the change, and not the server.
+	seen bool
 }
 
 // evidence is what is known of a server whose network changes, at one moment.
@@ -50,11 +52,11 @@ type evidence struct {
 // whatever it is at. A confirmation that comes while it undoes the change would be taken for
 // one of the next change, so none is sent when that is near.
 func decide(c *Change, e evidence, at time.Time) move {
-	var good, former *seen
+	var good, former, other *seen
 	var whys []string
 	for i := range e.found {
 		s := &e.found[i]
-		switch problem := c.problem(s, e); {
+		switch problem := c.problem(s, e, at); {
 		case s.err != nil:
 			whys = append(whys, fmt.Sprintf("%s: %v", s.url, s.err))
 		case s.former:
@@ -63,6 +65,9 @@ func decide(c *Change, e evidence, at time.Time) move {
 			}
 		case problem != "":
 			whys = append([]string{fmt.Sprintf("it is seen at %s, and %s", s.url, problem)}, whys...)
+			if other == nil || s.url == e.current {
+				other = s
+			}
 		case good == nil || s.url == e.current:
 			good = s
 		}
@@ -83,6 +88,10 @@ func decide(c *Change, e evidence, at time.Time) move {
 		return move{status: StatusRolledBack, url: former.url, reason: "it has its former configuration, and is seen at " + former.url + c.last()}
 	case over && former != nil:
 		return move{status: StatusRolledBack, url: former.url, reason: "it has its former configuration still, and is seen at " + former.url + c.last()}
+	case over && other != nil && c.kept(other, e, at): // a boot ends the wait for the confirmation
+		return move{status: StatusDone, url: c.where(other), reason: "it is seen at " + other.url + ", and has kept it" + c.said(), good: other.url}
+	case over && other != nil:
+		return move{status: StatusLost, url: c.where(other), reason: why, seen: true}
 	case over:
 		return move{status: StatusLost, url: c.home(), reason: why}
 	case former != nil:
@@ -144,8 +153,15 @@ func (c *Change) where(s *seen) string {
 	return s.url
 }
 
+// kept reports whether a server has the configuration for good, whatever it has said: nothing of it is to be
+// expected any more.
+func (c *Change) kept(s *seen, e evidence, at time.Time) bool {
+	e.said, e.settled = true, true
+	return c.problem(s, e, at) == ""
+}
+
 // problem says why a sight is no proof that a change works; empty: it is.
-func (c *Change) problem(s *seen, e evidence) string {
+func (c *Change) problem(s *seen, e evidence, at time.Time) string {
 	switch {
 	case s.err != nil || s.former:
 		return "it is not"
@@ -153,7 +169,7 @@ func (c *Change) problem(s *seen, e evidence) string {
 		return "is another machine"
 	case s.foreign != "":
 		return "has a configuration that is not ours: " + s.foreign
-	case c.hidden.Failed != "" && c.Timeout > 0:
+	case c.hidden.Failed != "" && c.Timeout > 0 && !e.settled:
 		return "has said: " + c.hidden.Failed
 	case c.hidden.Member == "Online" && s.sight.Member != c.hidden.Member:
 		return fmt.Sprintf("its cluster says that it is %s", s.sight.Member)
@@ -166,8 +182,10 @@ func (c *Change) problem(s *seen, e evidence) string {
 		// them: it may not have got around to the change yet.
 		return fmt.Sprintf("that is none of its new addresses for management (%s)", strings.Join(c.hidden.Expected, ", "))
 	}
-	// The configuration is stored before it is applied: that it is there is no proof.
-	if !c.hidden.Applied && !e.said && !itsWord && !(arrived && !slices.Contains(c.hidden.Former, remote)) {
+	// The configuration is stored before it is applied: that it is there is no proof. That it is at an address
+	// which it did not have is one in the end: at first it may fail still, as where DNS does not work.
+	moved := arrived && !slices.Contains(c.hidden.Former, remote) && !at.Before(c.hidden.ProvenAt)
+	if !c.hidden.Applied && !e.said && !itsWord && !moved {
 		return "has not said that it has applied its configuration"
 	}
 	return ""

@@ -27,6 +27,7 @@ func TestDecide(t *testing.T) {
 		n := &network.Network{Config: &network.Config{}, State: &network.State{Interfaces: map[string]network.InterfaceState{"mgmt": {Roles: []string{"management"}, Addresses: []string{"10.0.0.1"}}}}}
 		return seen{url: url, sight: &Sight{URL: url, Remote: netip.MustParseAddr(url[len("https://") : len(url)-len(":8443")]), MachineID: "m", Member: "Online", Network: n}}
 	}
+	notProven := func(c *Change) { c.hidden.ProvenAt = begin.Add(90 * time.Second) }
 	gone := func(url string) seen { return seen{url: url, err: errors.New("refused")} }
 	former := func(url string) seen { s := at(url); s.former = true; return s }
 	for _, c := range []struct {
@@ -37,8 +38,13 @@ func TestDecide(t *testing.T) {
 		after  time.Duration
 		want   string // confirm URL, status, or empty: wait
 		url    string
+		seen   bool
 	}{
 		{name: "seen where it goes", found: []seen{gone(home), at(away)}, want: away},
+		{name: "seen where it goes, too soon: it may fail still", change: notProven, found: []seen{gone(home), at(away)}},
+		{name: "seen where it goes, and has answered", change: func(c *Change) { notProven(c); c.hidden.Applied = true }, found: []seen{at(away)}, want: away},
+		{name: "seen where it goes, and has sent a self update", change: notProven, with: func(e *evidence) { e.said = true }, found: []seen{at(away)}, want: away},
+		{name: "seen where it goes, for long enough", change: notProven, found: []seen{at(away)}, after: 91 * time.Second, want: away},
 		{name: "seen nowhere", found: []seen{gone(home), gone(away)}},
 		{name: "its new configuration, still at home", found: []seen{at(home), gone(away)}},
 		{name: "at home, and has said it is done", change: func(c *Change) { c.hidden.Applied = true }, found: []seen{at(home), gone(away)}},
@@ -50,6 +56,10 @@ func TestDecide(t *testing.T) {
 		{name: "another configuration", found: []seen{func() seen { s := at(away); s.foreign = "dns"; return s }()}},
 		{name: "it has failed", change: func(c *Change) { c.hidden.Failed = "no DNS" }, found: []seen{at(away)}},
 		{name: "it has failed, and can't undo it", change: func(c *Change) { c.hidden.Failed, c.Timeout = "no DNS", 0 }, found: []seen{at(away)}, want: "done", url: away},
+		{name: "it has failed, after it was told that all is well", change: func(c *Change) { c.hidden.Failed = "no DNS" }, found: []seen{at(away)}, with: func(e *evidence) { e.settled = true }, want: "done", url: away},
+		{name: "it has failed, and kept it: it has rebooted", change: func(c *Change) { c.hidden.Failed = "no DNS" }, found: []seen{at(away)}, after: 616 * time.Second, want: "done", url: away},
+		{name: "not ours, and seen in the end", found: []seen{func() seen { s := at(away); s.foreign = "dns"; return s }()}, after: 616 * time.Second, want: "lost", url: away, seen: true},
+		{name: "its cluster does not see it in the end", found: []seen{func() seen { s := at(away); s.sight.Member = "Offline"; return s }()}, after: 616 * time.Second, want: "lost", url: away, seen: true},
 		{name: "stays, and nothing was said", change: func(c *Change) { c.Moves, c.hidden.Expected = false, []string{"10.0.0.1"} }, found: []seen{at(home)}},
 		{name: "stays, and has answered", change: func(c *Change) { c.Moves, c.hidden.Expected, c.hidden.Applied = false, []string{"10.0.0.1"}, true }, found: []seen{at(home)}, want: home},
 		{name: "stays, and has sent a self update", change: func(c *Change) { c.Moves, c.hidden.Expected = false, []string{"10.0.0.1"} }, with: func(e *evidence) { e.said = true }, found: []seen{at(home)}, want: home},
@@ -82,8 +92,30 @@ func TestDecide(t *testing.T) {
 			got := decide(change, e, begin.Add(c.after))
 			require.Equal(t, c.want, got.confirm+string(got.status), got.reason)
 			require.Equal(t, c.url, got.url)
+			require.Equal(t, c.seen, got.seen)
 			require.NotEmpty(t, got.reason)
 		})
+	}
+}
+
+// TestDeadlines: nothing is confirmed near the end, and nobody is taken for rolled back who may have been asked late.
+func TestDeadlines(t *testing.T) {
+	o := &Options{ConfirmationTimeout: 5 * time.Minute, Grace: 5 * time.Minute, ApplyTime: 90 * time.Second}
+	for timeout, want := range map[time.Duration][4]time.Duration{ // proven, confirmed by, rolled back, given up
+		0:                {90 * time.Second, 0, 0, 10 * time.Minute},
+		2 * time.Minute:  {54 * time.Second, 108 * time.Second, 132 * time.Second, 432 * time.Second},
+		5 * time.Minute:  {90 * time.Second, 270 * time.Second, 315 * time.Second, 615 * time.Second},
+		60 * time.Minute: {90 * time.Second, 54 * time.Minute, 60*time.Minute + 15*time.Second, 65*time.Minute + 15*time.Second},
+	} {
+		c := &Change{SentAt: time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC), Timeout: timeout}
+		c.deadlines(o)
+		for i, at := range []time.Time{c.hidden.ProvenAt, c.hidden.ConfirmBy, c.hidden.RollBackAt, c.hidden.GiveUpAt} {
+			if want[i] == 0 {
+				require.Zero(t, at)
+				continue
+			}
+			require.Equal(t, want[i], at.Sub(c.SentAt), "%s, %d", timeout, i)
+		}
 	}
 }
 

@@ -157,6 +157,7 @@ func (m *Manager) step(ctx context.Context, c *Change, w *watch) error {
 	}
 	switch {
 	case next.status != "":
+		c.hidden.Seen = next.seen
 		return m.pause(ctx, m.end(ctx, c, next.status, next.url, next.reason))
 	case next.confirm != "":
 		if !c.hidden.Confirming {

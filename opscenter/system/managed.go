@@ -300,6 +300,9 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 	}
 	defer m.registry.Acted(info.ID)
 	failure := m.setUpdates(ctx, info, p.want)
+	if errors.Is(failure, opscenter.ErrOutcomeUnknown) {
+		failure = m.sawUpdates(ctx, info, p.want, failure)
+	}
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.options.putBackTimeout)
 	defer cancel()
 	err = m.registry.Write(ending, func(tx *opscenter.Tx) error {
@@ -328,6 +331,25 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 
 func (m *Manager) warn(ctx context.Context, name string, p *putBack) error {
 	return m.registry.Warn(ctx, name, opscenter.Warned{Kind: opscenter.WarningUpdateSettings, Message: p.drift + "; it is put back"})
+}
+
+// sawUpdates looks what became of update settings whose answer was lost. To send them again does no harm.
+func (m *Manager) sawUpdates(ctx context.Context, info *opscenter.ServerInfo, want opscenter.UpdateSettings, unknown error) error {
+	for {
+		d, err := m.readSection(ctx, info, SectionUpdate)
+		var config UpdateConfig
+		if err == nil {
+			err = json.Unmarshal(d.Config, &config)
+		}
+		switch {
+		case err == nil && config.AutoReboot == want.AutoReboot && config.Channel == want.Channel && config.CheckFrequency == want.CheckFrequency:
+			return nil
+		case err == nil:
+			return fmt.Errorf("%w: %v", ErrFailed, unknown)
+		case !sleep(ctx, m.options.Interval):
+			return unknown
+		}
+	}
 }
 
 // setUpdates gives a server its update settings, and leaves the others as they are.

@@ -50,7 +50,7 @@ func quick(o system.Options) system.Options {
 	for _, d := range []struct {
 		value *time.Duration
 		def   time.Duration
-	}{{&o.Interval, 10 * time.Millisecond}, {&o.LookTimeout, 2 * time.Second}, {&o.Steady, 30 * time.Millisecond}, {&o.ConfirmationTimeout, 20 * time.Second}, {&o.MinTimeout, 50 * time.Millisecond}, {&o.Grace, 20 * time.Second}, {&o.SettleTimeout, 500 * time.Millisecond}, {&o.RetryInterval, 100 * time.Millisecond}} {
+	}{{&o.Interval, 10 * time.Millisecond}, {&o.LookTimeout, 2 * time.Second}, {&o.Steady, 30 * time.Millisecond}, {&o.ConfirmationTimeout, 20 * time.Second}, {&o.MinTimeout, 50 * time.Millisecond}, {&o.ApplyTime, 50 * time.Millisecond}, {&o.Grace, 20 * time.Second}, {&o.SettleTimeout, 500 * time.Millisecond}, {&o.RetryInterval, 100 * time.Millisecond}} {
 		if *d.value == 0 {
 			*d.value = d.def
 		}

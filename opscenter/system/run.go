@@ -20,6 +20,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		return fmt.Errorf("system.Manager %w", ErrRunning)
 	}
 	defer m.running.Unlock()
+	defer m.cutOff()
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	defer group.Wait()

@@ -313,7 +313,7 @@ func TestPower(t *testing.T) {
 func TestFactoryReset(t *testing.T) {
 	p := newPlane(t, system.Options{}).run()
 	a := p.boot(incusostest.Options{Name: "a", Standalone: true})
-	_, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNS{Domain: "kept.example.org"}}, system.ApplyOptions{})
+	_, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNSEdit{Domain: new("kept.example.org")}}, system.ApplyOptions{})
 	require.NoError(t, err)
 	p.ready("a", a.URL())
 	before := p.server("a")
@@ -406,4 +406,20 @@ func TestMaxChanges(t *testing.T) {
 	require.Equal(t, list[1].ID, page[0].ID)
 	_, err = p.systems.Change(t.Context(), "none")
 	require.ErrorIs(t, err, opscenter.ErrNotFound)
+}
+
+// TestPutBackAnswerLost: settings whose answer was lost are looked at, and do not keep the server from
+// anything until a deadline.
+func TestPutBackAnswerLost(t *testing.T) {
+	p := newManaged(t, system.Options{})
+	a := p.boot(incusostest.Options{Name: "a"})
+	require.NoError(t, a.SetFault(incusostest.Fault{Kind: incusostest.FaultReset, Path: "/os/1.0/system/update", Method: "PUT", Times: 1}))
+	begun := time.Now()
+	p.run()
+	require.Eventually(t, func() bool {
+		info := p.server("a")
+		return a.Requests("PUT /os/1.0/system/update") == 1 && info.State.Operation == nil && info.State.Update != nil && *info.State.Update == opscenter.ManagedUpdates("stable")
+	}, patience, 10*time.Millisecond)
+	require.Less(t, time.Since(begun), 10*time.Second)
+	require.Equal(t, opscenter.StatusReady, p.server("a").State.Status)
 }

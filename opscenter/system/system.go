@@ -95,6 +95,7 @@ const (
 	DefaultInterval        = time.Second
 	DefaultLookTimeout     = 5 * time.Second
 	DefaultSteady          = 5 * time.Second
+	DefaultApplyTime       = 90 * time.Second
 	DefaultGrace           = 5 * time.Minute
 	DefaultSettleTimeout   = time.Minute
 	DefaultResetTimeout    = time.Hour
@@ -123,6 +124,10 @@ type Options struct {
 	// that all is well: some changes take effect late. At most a quarter of the confirmation
 	// timeout. Default 5 s.
 	Steady time.Duration
+	// ApplyTime is how long a server may take to apply a change. One that is found at its new address, and has
+	// not said so far that it has applied its configuration, nor that it has failed, is told that all is well
+	// only then, or when half of the time to do so is over. Default 90 s.
+	ApplyTime time.Duration
 	// Grace is how long after it should have undone a change a server is looked for. Default 5 minutes.
 	Grace time.Duration
 	// SettleTimeout is half of how long it is tried to find out what became of a change whose
@@ -162,7 +167,7 @@ func (o Options) withDefaults() (Options, error) {
 		defaults.Of("ConfirmationTimeout", &o.ConfirmationTimeout, DefaultConfirmationTimeout), defaults.Of("MinTimeout", &o.MinTimeout, DefaultMinTimeout),
 		defaults.Of("Interval", &o.Interval, DefaultInterval), defaults.Of("LookTimeout", &o.LookTimeout, DefaultLookTimeout),
 		defaults.Of("Steady", &o.Steady, DefaultSteady), defaults.Of("Grace", &o.Grace, DefaultGrace),
-		defaults.Of("SettleTimeout", &o.SettleTimeout, DefaultSettleTimeout), defaults.Of("ResetTimeout", &o.ResetTimeout, DefaultResetTimeout),
+		defaults.Of("ApplyTime", &o.ApplyTime, DefaultApplyTime), defaults.Of("SettleTimeout", &o.SettleTimeout, DefaultSettleTimeout), defaults.Of("ResetTimeout", &o.ResetTimeout, DefaultResetTimeout),
 		defaults.Of("RetryInterval", &o.RetryInterval, DefaultRetryInterval), defaults.Of("MaxPutBack", &o.MaxPutBack, DefaultMaxPutBack),
 		defaults.Of("MaxChanges", &o.MaxChanges, DefaultMaxChanges), defaults.Of("putBackTimeout", &o.putBackTimeout, 30*time.Second))
 	if err != nil {
@@ -187,6 +192,13 @@ type Manager struct {
 	mu      sync.Mutex
 	driven  map[string]bool // changes, batches and resets that somebody sees to
 	acting  map[string]bool // changes that this process has told the registry of
+	spared  map[string]*spared
+}
+
+// spared is a request whose outcome is known, and that is not cut off: the server is at it still.
+type spared struct {
+	cut   context.CancelFunc
+	ended chan struct{}
 }
 
 // New returns a Manager. Errors: opscenter.ErrInvalidOptions, and those of the store.
@@ -196,7 +208,7 @@ func New(registry *opscenter.Registry, os OS, options Options) (*Manager, error)
 		return nil, err
 	}
 	m := &Manager{registry: registry, planner: opscenter.NewUpdatePlanner(registry, os), os: os, options: options, log: options.Logger,
-		tagKey: make([]byte, 32), driven: map[string]bool{}, acting: map[string]bool{}}
+		tagKey: make([]byte, 32), driven: map[string]bool{}, acting: map[string]bool{}, spared: map[string]*spared{}}
 	_, _ = rand.Read(m.tagKey)
 	return m, registry.Store().Attach(context.Background(), schemas()...)
 }
@@ -222,6 +234,39 @@ func (m *Manager) leave(id string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.driven, id)
+}
+
+// spare lets a request end by itself: a server that is cut off while it applies a change stops where it is.
+// It is cut off after ApplyTime, or when Run ends.
+func (m *Manager) spare(id string, cut context.CancelFunc, answer <-chan error) {
+	s := &spared{cut: cut, ended: make(chan struct{})}
+	m.mu.Lock()
+	m.spared[id] = s
+	m.mu.Unlock()
+	timer := time.AfterFunc(m.options.ApplyTime, cut)
+	go func() {
+		defer close(s.ended)
+		<-answer
+		timer.Stop()
+		cut()
+		m.mu.Lock()
+		delete(m.spared, id)
+		m.mu.Unlock()
+	}()
+}
+
+// cutOff ends the requests that were spared.
+func (m *Manager) cutOff() {
+	m.mu.Lock()
+	var all []*spared
+	for _, s := range m.spared {
+		all = append(all, s)
+	}
+	m.mu.Unlock()
+	for _, s := range all {
+		s.cut()
+		<-s.ended
+	}
 }
 
 func (m *Manager) setActing(id string, acting bool) (before bool) {
