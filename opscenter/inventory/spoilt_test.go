@@ -387,10 +387,9 @@ func TestDeafOfAMember(t *testing.T) {
 	p.following(t, "c1", 10*time.Second)
 }
 
-// TestSettle: an instance that was started is looked at again a while later, when it has its addresses; where
-// too many were, all is scanned.
+// TestSettle: an instance that was started is looked at again a while later, when it has its addresses.
 func TestSettle(t *testing.T) {
-	p, s, server := single(t, inventory.Options{Settle: 300 * time.Millisecond, MaxPending: 5}, 0)
+	p, s, server := single(t, inventory.Options{Settle: 300 * time.Millisecond}, 0)
 	p.run(t)
 	p.following(t, "sim", 10*time.Second)
 	o := newOperator(t, server)
@@ -400,13 +399,22 @@ func TestSettle(t *testing.T) {
 	before := s.count("/1.0/instances/c1")
 	o.must("PUT", "instances/c1/state", object{"action": "start"})
 	require.Eventually(t, func() bool { return s.count("/1.0/instances/c1") == before+2 }, within, 10*time.Millisecond)
+}
 
-	scans := p.following(t, "sim", time.Second).Scans
-	for _, name := range []string{"c2", "c3", "c4", "c5", "c6", "c7", "c8"} {
+// TestManySettle: where more were started than can be remembered, all is scanned.
+func TestManySettle(t *testing.T) {
+	p, _, server := single(t, inventory.Options{Settle: time.Minute, MaxPending: 12}, 0)
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	o := newOperator(t, server)
+	for i := range 14 {
+		name := fmt.Sprint("c", i)
 		o.must("POST", "instances", object{"name": name})
 		require.Eventually(t, func() bool { return p.named(t, inventory.KindInstance, name) != nil }, 5*time.Second, time.Millisecond)
 	}
-	require.Eventually(t, func() bool { return p.following(t, "sim", 10*time.Second).Scans > scans }, 15*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return p.following(t, "sim", 10*time.Second).ScanReason == "more instances were started than can be followed"
+	}, 15*time.Second, 10*time.Millisecond)
 }
 
 // TestTooLarge: of an instance that is too large with its snapshots the rest is kept, of a profile that is too

@@ -94,7 +94,7 @@ func TestValidate(t *testing.T) {
 			c.VLANs = append(c.VLANs, network.VLAN{Name: "again", Parent: "bond0", ID: 30})
 		},
 		`interfaces[0].addresses: no device with role management has`:      func(c *network.Config) { c.Interfaces[0].Addresses, c.Interfaces[0].Routes = nil, nil },
-		`dns.nameservers[0]: "not a host!" is no name server`:                     func(c *network.Config) { c.DNS.Nameservers[0] = "not a host!" },
+		`dns.nameservers[0]: "not a host!" is no name server`:              func(c *network.Config) { c.DNS.Nameservers[0] = "not a host!" },
 		`dns.hostname: "-x" is not a host name`:                            func(c *network.Config) { c.DNS.Hostname = "-x" },
 		`time.timezone: "Mars/Olympus Mons" is not a time zone`:            func(c *network.Config) { c.Time.Timezone = "Mars/Olympus Mons" },
 		`time.ntp_servers[0]: "" is neither`:                               func(c *network.Config) { c.Time.NTPServers[0] = "" },
