@@ -184,7 +184,7 @@ func (s *Server) getServer(w http.ResponseWriter, r *http.Request) {
 	d.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	answer := map[string]any{"api_extensions": extensions, "api_status": "stable",
+	answer := map[string]any{"api_extensions": s.extensions(), "api_status": "stable",
 		"api_version": "1.0", "auth": "untrusted", "public": false, "auth_methods": []string{"tls"}}
 	if trusted {
 		if certificate == nil {

@@ -87,6 +87,22 @@ func inProject(project string) string {
 	return "?project=" + url.QueryEscape(project)
 }
 
+// showSnapshot is a snapshot of a volume in the shape of Incus's API, which has less of it than of a volume. d.mu is held.
+func (d *daemon) showSnapshot(t *thing) json.RawMessage {
+	var shaped api.StorageVolumeSnapshot
+	_ = json.Unmarshal(d.show(t), &shaped)
+	data, _ := json.Marshal(shaped)
+	return data
+}
+
+// extensions are those of the server's release.
+func (s *Server) extensions() []string {
+	if s.options.LegacyVolumes {
+		return extensions
+	}
+	return append(slices.Clone(extensions), "storage_volume_full")
+}
+
 // show is the thing in the shape of Incus's API. d.mu is held.
 func (d *daemon) show(t *thing) json.RawMessage {
 	document := maps.Clone(t.document)
@@ -242,8 +258,8 @@ func (s *Server) objects(w http.ResponseWriter, r *http.Request) {
 	}
 	location := r.URL.Query().Get("target")
 	switch {
-	case r.Method == http.MethodGet && p.name == "":
-		d.list(w, &p)
+	case r.Method == http.MethodGet && (p.name == "" || p.snapshots):
+		d.list(w, &p, s.options.LegacyVolumes)
 	case r.Method == http.MethodPost && (p.name == "" || p.snapshots):
 		d.create(s, w, r, &p, location)
 	case p.name == "":
@@ -258,10 +274,20 @@ func (s *Server) objects(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (d *daemon) list(w http.ResponseWriter, p *place) {
+func (d *daemon) list(w http.ResponseWriter, p *place, among bool) {
 	out := []any{}
-	for _, t := range d.at(p, "") {
-		if p.recursed {
+	within := *p
+	if p.snapshots {
+		within.name = ""
+	}
+	for _, t := range d.at(&within, "") {
+		volume, _, snapshot := strings.Cut(t.name, "/")
+		if t.of.kind == "storage-volume" && (p.snapshots && (!snapshot || volume != p.name) || snapshot && !p.snapshots && !among) {
+			continue
+		}
+		if p.snapshots && p.recursed {
+			out = append(out, d.showSnapshot(t))
+		} else if p.recursed {
 			out = append(out, d.show(t))
 		} else {
 			out = append(out, t.path())
@@ -354,12 +380,15 @@ func (d *daemon) change(s *Server, w http.ResponseWriter, r *http.Request, t *th
 			respondError(w, http.StatusBadRequest, "The %s can't be renamed", kind)
 			return
 		}
+		old := t.name
+		if volume, snapshot, ok := strings.Cut(t.name, "/"); ok && kind == "storage-volume-snapshot" {
+			name, old = volume+"/"+name, snapshot
+		}
 		if d.taken(t, name) {
 			respondError(w, http.StatusConflict, "The %s exists already", kind)
 			return
 		}
 		d.rename(t, name)
-		old := t.name
 		t.name = name
 		d.emit(s, kind+"-renamed", t.path(), t.project, map[string]any{"old_name": old})
 	case http.MethodPut, http.MethodPatch:

@@ -52,6 +52,8 @@ type Options struct {
 	UpdateDelay, RebootDelay, EvacuateDelay time.Duration
 	// LegacyNetwork knows no changes of the network that are undone unless they are confirmed, as older releases.
 	LegacyNetwork bool
+	// LegacyVolumes lists the snapshots of storage volumes among the volumes, as older releases of Incus do.
+	LegacyVolumes bool
 	// LegacyReady leaves out system_is_ready, as older releases do, and tells the uptime as a string.
 	LegacyReady bool
 	// Backend is the Unix socket of a real Incus daemon: what is not under /os/ goes there.

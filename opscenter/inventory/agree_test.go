@@ -85,6 +85,13 @@ func fresh(call caller) (map[string]map[string]any, error) {
 			}
 		}
 	}
+	var server struct {
+		Extensions []string `json:"api_extensions"`
+	}
+	if err := call("/1.0", &server); err != nil {
+		return nil, err
+	}
+	apart := slices.Contains(server.Extensions, "storage_volume_full")
 	pools, err := list("storage_pool", "/1.0/storage-pools?recursion=1", "", "", false)
 	if err != nil {
 		return nil, err
@@ -92,8 +99,28 @@ func fresh(call caller) (map[string]map[string]any, error) {
 	for _, p := range pools {
 		name := p["name"].(string)
 		for kind, path := range map[string]string{"storage_volume": "volumes", "storage_bucket": "buckets"} {
-			if _, err := list(kind, "/1.0/storage-pools/"+name+"/"+path+"?recursion=1&all-projects=true", name, "", false); err != nil {
+			entries, err := list(kind, "/1.0/storage-pools/"+name+"/"+path+"?recursion=1&all-projects=true", name, "", false)
+			if err != nil {
 				return nil, err
+			}
+			for _, v := range entries {
+				if !apart || kind != "storage_volume" || v["type"] != "custom" {
+					continue
+				}
+				location, _ := v["location"].(string)
+				where := "/1.0/storage-pools/" + name + "/volumes/custom/" + url.PathEscape(v["name"].(string)) + "/snapshots?recursion=1&project=" + url.QueryEscape(v["project"].(string))
+				if location == "none" {
+					location = ""
+				} else if location != "" {
+					where += "&target=" + url.QueryEscape(location)
+				}
+				var snapshots []map[string]any
+				if err := call(where, &snapshots); err != nil {
+					return nil, fmt.Errorf("%s: %w", where, err)
+				}
+				for _, s := range snapshots {
+					out[strings.Join([]string{kind, v["project"].(string), name, "custom", s["name"].(string), location}, "|")] = stripped(s)
+				}
 			}
 		}
 	}

@@ -238,19 +238,27 @@ func (l *lister) singly(ctx context.Context, s scope) (known, error) {
 
 // search looks for an object where there may be several of its name, one a member.
 func (l *lister) search(ctx context.Context, have known, r ref) error {
-	info := r.kind.info()
-	path := listPath(info)
-	if info.parent != "" {
-		path = "/1.0/" + info.parent.info().collection + "/" + url.PathEscape(r.parent) + "/" + info.collection
-		if r.typ != "" {
-			path += "/" + url.PathEscape(r.typ)
-		}
-		path += "?recursion=" + info.recursion + "&project=" + url.QueryEscape(r.project)
-		if r.kind == KindStorageVolume && plain(r.name) {
-			path += "&filter=" + url.QueryEscape("name eq "+r.name)
-		}
+	if r.kind == KindStorageVolume && r.typ == "custom" && strings.Contains(r.name, "/") && l.w.apart() {
+		return l.snapshot(ctx, have, r)
 	}
-	return l.w.m.incus.ReadList(ctx, l.w.target, path, func(entry json.RawMessage) error { return l.found(ctx, have, r, entry, nil) })
+	return l.w.m.incus.ReadList(ctx, l.w.target, searchPath(r), func(entry json.RawMessage) error { return l.found(ctx, have, r, entry, nil) })
+}
+
+// searchPath is where an object is listed, with as few others as may be.
+func searchPath(r ref) string {
+	info := r.kind.info()
+	if info.parent == "" {
+		return listPath(info)
+	}
+	path := "/1.0/" + info.parent.info().collection + "/" + url.PathEscape(r.parent) + "/" + info.collection
+	if r.typ != "" {
+		path += "/" + url.PathEscape(r.typ)
+	}
+	path += "?recursion=" + info.recursion + "&project=" + url.QueryEscape(r.project)
+	if r.kind == KindStorageVolume && plain(r.name) {
+		path += "&filter=" + url.QueryEscape("name eq "+r.name)
+	}
+	return path
 }
 
 // plain reports whether a name means itself in a filter of Incus's, or more, and never less.

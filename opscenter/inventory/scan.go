@@ -35,6 +35,8 @@ type lister struct {
 	missed int
 	// doubtful: an instance is in error, as those are whose member does not answer.
 	doubtful bool
+	// shallow leaves the snapshots of volumes as they are, where they are listed apart.
+	shallow bool
 }
 
 func (l *lister) miss(err error) {
@@ -197,7 +199,7 @@ func (l *lister) none(ctx context.Context, kind Kind) error {
 }
 
 func (l *lister) known(ctx context.Context, s scope) (known, error) {
-	return l.w.m.known(ctx, l.w.id, storage.StringKey(l.w.id).Str(string(s.kind)), s.holds)
+	return l.w.m.known(ctx, l.w.id, storage.StringKey(l.w.id).Str(string(s.kind)), func(r *row) bool { return s.holds(r) && !(l.shallow && r.isSnapshot()) })
 }
 
 // remove removes what was known and not found, and writes what is left to write.
@@ -226,7 +228,7 @@ func (l *lister) all(ctx context.Context, s scope) error {
 		defer func() { l.w.doubtful = l.doubtful }()
 	}
 	if info.parent == "" {
-		err := l.list(ctx, have, ref{kind: s.kind}, listPath(info))
+		err := l.list(ctx, have, ref{kind: s.kind}, listPath(info), nil)
 		if status(err) == http.StatusRequestEntityTooLarge {
 			have, err = l.singly(ctx, s)
 		}
@@ -239,7 +241,13 @@ func (l *lister) all(ctx context.Context, s scope) error {
 			return err
 		}
 		for _, p := range parents {
-			err := l.list(ctx, have, ref{kind: s.kind, parent: p.Name, project: p.Project}, childPath(info, p))
+			what := ref{kind: s.kind, parent: p.Name, project: p.Project}
+			var err error
+			if s.kind == KindStorageVolume && l.w.apart() {
+				err = l.volumes(ctx, have, what, childPath(info, p))
+			} else {
+				err = l.list(ctx, have, what, childPath(info, p), nil)
+			}
 			if err != nil && !unsupported(err) {
 				if err := l.note(err, p.Name); err != nil {
 					return err
@@ -266,8 +274,8 @@ func (l *lister) note(err error, parent string) error {
 	return nil
 }
 
-// list reads a list, and takes what it finds out of what is known.
-func (l *lister) list(ctx context.Context, have known, what ref, path string) error {
+// list reads a list, and takes what it finds out of what is known. seen, if it is not nil, is told of each.
+func (l *lister) list(ctx context.Context, have known, what ref, path string, seen func(*row)) error {
 	return l.w.m.incus.ReadList(ctx, l.w.target, path, func(entry json.RawMessage) error {
 		found, err := normalize(what, entry, l.w.m.options.KeepSecrets)
 		switch {
@@ -278,6 +286,9 @@ func (l *lister) list(ctx context.Context, have known, what ref, path string) er
 			return nil
 		}
 		l.doubtful = l.doubtful || inError(found)
+		if seen != nil {
+			seen(found)
+		}
 		return l.batch.compare(ctx, have, found)
 	})
 }
@@ -351,6 +362,7 @@ func (w *worker) relist(ctx context.Context, scopes map[scope]cause) error {
 				continue
 			}
 			l := w.lister(origin{source: SourceEvent, cause: why, silent: w.unread[s.kind]})
+			l.shallow = w.apart() && s.kind == KindStorageVolume && !strings.HasPrefix(why.action, "storage-volume-")
 			err := l.all(ctx, s)
 			if err != nil && status(err) == 0 {
 				return err

@@ -22,7 +22,17 @@ import (
 // no daemon without a hypervisor, OVN and MinIO can make, and requires the inventory to follow
 // through events alone.
 func TestEveryKind(t *testing.T) {
-	s := boot(t, "sim")
+	for _, legacy := range []bool{false, true} {
+		t.Run(fmt.Sprint("legacy volumes ", legacy), func(t *testing.T) {
+			s, err := incusostest.New(incusostest.Options{Name: "sim", Standalone: true, LegacyVolumes: legacy})
+			require.NoError(t, err)
+			t.Cleanup(s.Close)
+			everyKind(t, s)
+		})
+	}
+}
+
+func everyKind(t *testing.T, s *incusostest.Server) {
 	p := newPlane(t, inventory.Options{})
 	require.Equal(t, []string{"sim"}, p.adopt(t, s, ""))
 	p.run(t)
@@ -53,7 +63,11 @@ func TestEveryKind(t *testing.T) {
 		{"PATCH", "storage-pools/local/buckets/bucket1", object{"description": "x"}},
 		{"POST", "storage-pools/local/volumes/custom", object{"name": "v1"}},
 		{"POST", "storage-pools/local/volumes/custom/v1/snapshots", object{"name": "s1"}},
+		{"PATCH", "storage-pools/local/volumes/custom/v1/snapshots/s1", object{"description": "x"}},
 		{"POST", "storage-pools/local/volumes/custom/v1", object{"name": "v2"}},
+		{"POST", "storage-pools/local/volumes/custom/v2/snapshots", object{"name": "s2"}},
+		{"POST", "storage-pools/local/volumes/custom/v2/snapshots/s2", object{"name": "s3"}},
+		{"DELETE", "storage-pools/local/volumes/custom/v2/snapshots/s1", nil},
 		{"POST", "images", object{"fingerprint": strings.Repeat("ab", 32)}},
 		{"POST", "profiles?project=p1", object{"name": "small"}},
 		{"POST", "profiles/small?project=p1", object{"name": "tiny"}},

@@ -462,3 +462,52 @@ func TestTooLarge(t *testing.T) {
 	o.must("DELETE", "profiles/huge", nil)
 	require.Eventually(t, func() bool { return p.named(t, inventory.KindProfile, "huge") == nil }, within, 10*time.Millisecond)
 }
+
+// TestSnapshotsApart: where a daemon lists the snapshots of volumes by themselves, they are read with scans and when something
+// happens to volumes, and not with whatever else makes a list of volumes due. What can't be read stays.
+func TestSnapshotsApart(t *testing.T) {
+	p, s, server := single(t, inventory.Options{MaxBackoff: time.Second}, 0)
+	o := newOperator(t, server)
+	o.must("POST", "storage-pools", object{"name": "local", "driver": "zfs"})
+	const base = "/1.0/storage-pools/local/volumes/custom/"
+	for _, name := range []string{"v1", "v2", "v3"} {
+		o.must("POST", "storage-pools/local/volumes/custom", object{"name": name})
+		o.must("POST", "storage-pools/local/volumes/custom/"+name+"/snapshots", object{"name": "s1"})
+	}
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	agrees(t, p.objects, "sim", o.get, within, "scanned")
+	reads := func() (out [3]int) {
+		for i, name := range []string{"v1", "v2", "v3"} {
+			out[i] = s.count(base + name + "/snapshots")
+		}
+		return out
+	}
+	require.Equal(t, [3]int{1, 1, 1}, reads())
+	before := p.named(t, inventory.KindStorageVolume, "v2/s1")
+	o.must("POST", "instances", object{"name": "c1"})
+	agrees(t, p.objects, "sim", o.get, within, "instance")
+	require.Equal(t, [3]int{1, 1, 1}, reads(), "an instance has nothing to do with them")
+	o.must("PATCH", "storage-pools/local/volumes/custom/v2/snapshots/s1", object{"description": "x"})
+	agrees(t, p.objects, "sim", o.get, within, "snapshot")
+	require.GreaterOrEqual(t, reads()[1], 2)
+	o.must("POST", "storage-pools/local/volumes/custom/v2/snapshots/s1", object{"name": "s2"})
+	agrees(t, p.objects, "sim", o.get, within, "renamed")
+	require.Equal(t, before.UUID, p.named(t, inventory.KindStorageVolume, "v2/s2").UUID)
+	s.set(func() {
+		s.answer = func(path string) error {
+			if path == base+"v2/snapshots" {
+				return api.StatusErrorf(http.StatusInternalServerError, "the member is away")
+			}
+			return nil
+		}
+	})
+	require.ErrorIs(t, p.objects.ResyncCluster(t.Context(), "sim"), inventory.ErrUnread)
+	require.Equal(t, before.UUID, p.named(t, inventory.KindStorageVolume, "v2/s2").UUID)
+	s.set(func() { s.answer = nil })
+	p.following(t, "sim", 20*time.Second)
+	o.must("DELETE", "storage-pools/local/volumes/custom/v2/snapshots/s2", nil)
+	o.must("DELETE", "storage-pools/local/volumes/custom/v3/snapshots/s1", nil)
+	o.must("DELETE", "storage-pools/local/volumes/custom/v3", nil)
+	agrees(t, p.objects, "sim", o.get, within, "removed")
+}
