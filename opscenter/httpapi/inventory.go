@@ -62,7 +62,7 @@ func (h *Handler) inventoryRoutes(operators map[string]http.HandlerFunc) {
 		path := "/1.0/inventory/" + kind.Plural()
 		operators["GET "+path] = h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getObjects(w, r, kind) })
 		operators["GET "+path+"/{uuid}"] = h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getObject(w, r, kind) })
-		operators["GET "+path+"/{uuid}/history"] = h.withInventory(h.getHistory)
+		operators["GET "+path+"/{uuid}/history"] = h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getHistory(w, r, kind) })
 		operators["POST "+path+"/{uuid}/:resync"] = h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.resyncObject(w, r, kind) })
 	}
 }
@@ -181,8 +181,18 @@ func showChanges(list []inventory.Change) []change {
 	return out
 }
 
-func (h *Handler) getHistory(w http.ResponseWriter, r *http.Request) {
-	list, err := h.options.Inventory.History(r.Context(), r.PathValue("uuid"))
+// getHistory tells of an object, also of one that is gone.
+func (h *Handler) getHistory(w http.ResponseWriter, r *http.Request, kind inventory.Kind) {
+	_, err := parseQuery(r)
+	var list []inventory.Change
+	if err == nil {
+		list, err = h.options.Inventory.History(r.Context(), r.PathValue("uuid"))
+	}
+	if err == nil && (len(list) == 0 || list[0].Kind != kind) {
+		if _, missing := h.object(r, kind); len(list) > 0 || missing != nil {
+			err = fmt.Errorf("%s %.80q: %w", kind, r.PathValue("uuid"), opscenter.ErrNotFound)
+		}
+	}
 	if err != nil {
 		h.fail(w, r, err)
 		return

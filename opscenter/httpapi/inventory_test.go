@@ -112,6 +112,8 @@ func TestInventory(t *testing.T) {
 	require.Contains(t, changes, `"requestor":"tls/operator"`)
 	p.call(client, "GET", base+"instances?name=new", "").decode(t, &paths)
 	require.Contains(t, string(p.call(client, "GET", paths[0]+"/history", "").Metadata), `"action":"created"`)
+	require.Equal(t, http.StatusNotFound, p.call(client, "GET", strings.Replace(paths[0], "instances", "networks", 1)+"/history", "").ErrorCode)
+	require.Equal(t, http.StatusBadRequest, p.call(client, "GET", paths[0]+"/history?x=1", "").ErrorCode)
 	require.Empty(t, p.call(client, "POST", paths[0]+"/:resync", "").Error)
 	require.Equal(t, http.StatusNotFound, p.call(client, "POST", base+"instances/none/:resync", "").ErrorCode)
 	require.Empty(t, p.call(client, "POST", "/1.0/provisioning/clusters/sim/:resync-inventory", "").Error)
