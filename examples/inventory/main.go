@@ -295,6 +295,10 @@ func describe(project, parent, typ, name, server string) string {
 }
 
 func show(out io.Writer, c *inventory.Change) {
+	if c.Kind == "" { // a whole cluster
+		fmt.Fprintf(out, "%s %s %s\n", c.At.Local().Format(time.TimeOnly), c.Name, c.Action)
+		return
+	}
 	by := ""
 	if c.Requestor != "" {
 		by = " by " + c.Requestor
