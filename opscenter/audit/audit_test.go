@@ -275,3 +275,33 @@ func TestWatchResumes(t *testing.T) {
 	group.Wait()
 	require.Equal(t, []string{"slow done", "slower under way", "slower done"}, got)
 }
+
+// TestWatchLags: a reader that is left behind is told all outcomes still, also of what it knew of before.
+func TestWatchLags(t *testing.T) {
+	l := open(t, memstore.New(memstore.Options{FeedSize: 100}), audit.Options{})
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	id := ""
+	require.NoError(t, l.Do(ctx, audit.Entry{Action: "slow"}, func(ctx context.Context) error {
+		id = audit.ID(ctx)
+		audit.Later(ctx)
+		return nil
+	}))
+	outcomes := map[string]audit.Outcome{}
+	begun := false
+	for e, err := range l.Watch(ctx, 1) {
+		require.NoError(t, err)
+		outcomes[e.Action] = e.Outcome
+		if !begun { // the reader is slow meanwhile
+			begun = true
+			require.NoError(t, l.End(ctx, id, nil))
+			for i := range 400 {
+				require.NoError(t, l.Do(ctx, audit.Entry{Action: fmt.Sprint(i)}, func(context.Context) error { return nil }))
+			}
+		}
+		if outcomes["slow"] == audit.Done && outcomes["399"] == audit.Done {
+			break
+		}
+	}
+	require.NoError(t, ctx.Err())
+}

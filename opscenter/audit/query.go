@@ -127,6 +127,16 @@ func (l *Log) Watch(ctx context.Context, after uint64) iter.Seq2[Entry, error] {
 			return
 		}
 		all := func() bool {
+			late, err := l.late(ctx, after)
+			if err != nil {
+				yield(Entry{}, err)
+				return false
+			}
+			for _, e := range late {
+				if !yield(e, nil) {
+					return false
+				}
+			}
 			for from := after; ; {
 				page, err := l.List(ctx, Query{Oldest: true, Before: from, Limit: MaxPage})
 				if err != nil {
@@ -141,16 +151,6 @@ func (l *Log) Watch(ctx context.Context, after uint64) iter.Seq2[Entry, error] {
 				if from = page.Next; from == 0 {
 					return true
 				}
-			}
-		}
-		late, err := l.late(ctx, after)
-		if err != nil {
-			yield(Entry{}, err)
-			return
-		}
-		for _, e := range late {
-			if !yield(e, nil) {
-				return
 			}
 		}
 		if !all() {

@@ -257,6 +257,10 @@ func (s *Server) objects(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	location := r.URL.Query().Get("target")
+	if m := d.member(location); p.snapshots && m != nil && m.server != s && (m.server == nil || m.server.isDown()) {
+		respondError(w, http.StatusServiceUnavailable, "Missing event connection with target cluster member")
+		return
+	}
 	switch {
 	case r.Method == http.MethodGet && (p.name == "" || p.snapshots):
 		d.list(w, &p, s.options.LegacyVolumes)

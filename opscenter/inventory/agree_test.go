@@ -156,8 +156,11 @@ func kept(ctx context.Context, m *inventory.Manager, cluster string) (map[string
 		}
 		location := ""
 		if o.Kind == "storage_volume" || o.Kind == "storage_bucket" || o.Kind == "network_forward" {
-			if location, _ = document["location"].(string); location == "none" {
+			told := false
+			if location, told = document["location"].(string); location == "none" {
 				location = ""
+			} else if !told && o.Server != cluster { // snapshots that are listed apart
+				location = o.Server
 			}
 		}
 		key := strings.Join([]string{string(o.Kind), o.Project, o.Parent, o.Type, o.Name, location}, "|")

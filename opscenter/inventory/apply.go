@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -188,13 +189,18 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 	at := now()
 	return b.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
 		olds, err := rowsOf(tx, b.unit, from)
-		if err != nil || len(olds) == 0 {
+		if err == nil && from.kind == KindStorageVolume && len(olds) > 0 { // its snapshots are renamed with it, without a word
+			var snapshots []*row
+			snapshots, err = scanRows(tx, from.snapshots(b.unit))
+			olds = append(olds, snapshots...)
+		}
+		if err != nil {
 			return err
 		}
 		var list []changeRow
 		for _, old := range olds {
 			next := *old
-			next.Name, next.LastUpdated = to.name, at
+			next.Name, next.LastUpdated = to.name+strings.TrimPrefix(old.Name, from.name), at
 			taken, err := objects.Find(tx, next.key())
 			if err != nil {
 				return err
@@ -215,7 +221,7 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 				return err
 			}
 			c := next.change(ChangeRenamed, at)
-			c.Fields = []FieldChange{{Path: "name", From: encode(from.name), To: encode(to.name)}}
+			c.Fields = []FieldChange{{Path: "name", From: encode(old.Name), To: encode(next.Name)}}
 			list = append(list, c)
 		}
 		for i := range list {
@@ -226,7 +232,11 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 }
 
 func rowsOf(tx storage.ReadTx, unit string, r ref) (out []*row, err error) {
-	for found, err := range objects.Scan(tx, storage.Range{Prefix: r.prefix(unit)}) {
+	return scanRows(tx, r.prefix(unit))
+}
+
+func scanRows(tx storage.ReadTx, prefix storage.Key) (out []*row, err error) {
+	for found, err := range objects.Scan(tx, storage.Range{Prefix: prefix}) {
 		if err != nil {
 			return nil, err
 		}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/opscenter-go/sdk/internal/jsonfilter"
 )
 
 // Limits of what is kept of a change.
@@ -122,4 +124,32 @@ func join(path, key string) string {
 		return key
 	}
 	return path + "." + key
+}
+
+// withoutSecrets leaves out the fields that are secrets, and the secrets in the others.
+func withoutSecrets(fields []FieldChange) (out []FieldChange) {
+	for _, f := range fields {
+		if secretPath(f.Path) {
+			continue
+		}
+		for _, value := range []*json.RawMessage{&f.From, &f.To} {
+			if len(*value) == 0 || (*value)[0] != '{' && (*value)[0] != '[' {
+				continue
+			}
+			if plain, _, err := jsonfilter.Append(nil, *value, isSecret); err == nil {
+				*value = plain
+			}
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// secretPath reports whether a path leads to a secret.
+func secretPath(path string) bool {
+	if at := strings.LastIndex(path, `["`); at >= 0 && strings.HasSuffix(path, `"]`) {
+		key, err := strconv.Unquote(path[at+1 : len(path)-1])
+		return err != nil || isSecret([]byte(key))
+	}
+	return isSecret([]byte(path[strings.LastIndexByte(path, '.')+1:]))
 }

@@ -164,8 +164,12 @@ func about(e *Event, kind Kind, part, verb string) effect {
 		volume, _, _ := strings.Cut(out.refs[0].name, "/")
 		old := out.refs[0]
 		old.name = volume + "/" + e.OldName[strings.LastIndex(e.OldName, "/")+1:]
-		if old != out.refs[0] { // Incus 6.0 says the old name twice
+		if old != out.refs[0] {
 			out.renamed = &old
+		} else { // Incus 6.0 says the old name twice
+			whole := old
+			whole.name = volume
+			out.refs = append(out.refs, whole)
 		}
 	case part != "":
 	case e.OldName == "" && verb == "renamed": // from what, nobody says

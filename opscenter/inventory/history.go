@@ -18,8 +18,9 @@ const (
 	ChangeUpdated ChangeAction = "updated"
 	ChangeRenamed ChangeAction = "renamed"
 	ChangeDeleted ChangeAction = "deleted"
-	// ChangeClusterAdded: the inventory of a cluster, or of a server in none, was read as a whole for
-	// the first time. What is in it was there before, and is no change; to mirror it, list it.
+	// ChangeClusterAdded: the inventory of a cluster, or of a server in none, was read for the first time, and
+	// again where some kinds could only be read later. What is in it was there before, and is no change; to mirror
+	// it, list it each time.
 	ChangeClusterAdded ChangeAction = "cluster-added"
 	// ChangeClusterRemoved: it is no more, or the server is a member of a cluster now; its objects
 	// are gone with it.
@@ -174,7 +175,7 @@ func (m *Manager) History(ctx context.Context, uuid string) (out []Change, err e
 			if err != nil {
 				return err
 			}
-			shown, err := c.show(names)
+			shown, err := c.show(names, m.options.KeepSecrets)
 			if err != nil {
 				return err
 			}
@@ -192,8 +193,12 @@ func (m *Manager) History(ctx context.Context, uuid string) (out []Change, err e
 	return out, err
 }
 
-func (c *changeRow) show(names *names) (Change, error) {
+// show hides secrets that an earlier release has recorded, or one that was told to keep them.
+func (c *changeRow) show(names *names, keepSecrets bool) (Change, error) {
 	out := c.Change
+	if !keepSecrets {
+		out.Fields = withoutSecrets(c.Fields)
+	}
 	out.ClusterID = c.Unit
 	unit, err := names.unit(c.Unit)
 	if err == nil && unit != nil {
@@ -217,7 +222,7 @@ func (m *Manager) Changes(ctx context.Context, after uint64, limit int) (out []C
 			if len(out) == limit {
 				break
 			}
-			shown, err := c.show(names)
+			shown, err := c.show(names, m.options.KeepSecrets)
 			if err != nil {
 				return err
 			}

@@ -36,7 +36,7 @@ func (w *worker) refresh(ctx context.Context, r ref, why cause) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 	defer cancel()
-	l := w.lister(origin{source: SourceEvent, cause: why})
+	l := w.lister(origin{source: SourceEvent, cause: why, silent: w.unread[r.kind]})
 	have := known{}
 	if err := w.add(ctx, have, r); err != nil {
 		return err
@@ -238,8 +238,8 @@ func (l *lister) singly(ctx context.Context, s scope) (known, error) {
 
 // search looks for an object where there may be several of its name, one a member.
 func (l *lister) search(ctx context.Context, have known, r ref) error {
-	if r.kind == KindStorageVolume && r.typ == "custom" && strings.Contains(r.name, "/") && l.w.apart() {
-		return l.snapshot(ctx, have, r)
+	if r.kind == KindStorageVolume && r.typ == "custom" && l.w.apart() {
+		return l.volume(ctx, have, r)
 	}
 	return l.w.m.incus.ReadList(ctx, l.w.target, searchPath(r), func(entry json.RawMessage) error { return l.found(ctx, have, r, entry, nil) })
 }

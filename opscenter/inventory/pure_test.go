@@ -43,7 +43,7 @@ func TestInterpret(t *testing.T) {
 		{event: inventory.Event{Action: "project-deleted", Source: "/1.0/projects/p1"}, scan: "project-deleted", names: "project||||p1"},
 		{event: inventory.Event{Action: "project-renamed", Source: "/1.0/projects/p2", OldName: "p1"}, scan: "project-renamed", names: "project||||p2", renamed: "p1"},
 		{event: inventory.Event{Action: "storage-volume-snapshot-renamed", Source: "/1.0/storage-pools/local/volumes/custom/v1/snapshots/s1", OldName: "s0"}, names: "storage_volume|default|local|custom|v1/s1", renamed: "v1/s0"},
-		{event: inventory.Event{Action: "storage-volume-snapshot-renamed", Source: "/1.0/storage-pools/local/volumes/custom/v1/snapshots/s0", OldName: "s0"}, names: "storage_volume|default|local|custom|v1/s0", lists: "storage_volume|local"},
+		{event: inventory.Event{Action: "storage-volume-snapshot-renamed", Source: "/1.0/storage-pools/local/volumes/custom/v1/snapshots/s0", OldName: "s0"}, names: "storage_volume|default|local|custom|v1/s0 storage_volume|default|local|custom|v1", lists: "storage_volume|local"},
 		{event: inventory.Event{Action: "cluster-member-removed", Source: "/1.0/cluster/members/a"}, scan: "event cluster-member-removed"},
 		{event: inventory.Event{Action: "network-teleported", Source: "/1.0/networks/br0"}, scan: "event network-teleported"},
 		{event: inventory.Event{Action: "instance-created", Source: "/2.0/instances/c1"}, scan: "event instance-created about /2.0/instances/c1"},

@@ -35,8 +35,13 @@ type lister struct {
 	missed int
 	// doubtful: an instance is in error, as those are whose member does not answer.
 	doubtful bool
-	// shallow leaves the snapshots of volumes as they are, where they are listed apart.
+	// shallow leaves the snapshots of volumes as they are, where they are listed apart: who does something to a volume
+	// has it, and them, looked at.
 	shallow bool
+	// deaf are the members whose volumes' snapshots can't be told, and partial how many volumes that are, if
+	// nobody knows why.
+	deaf    map[string]bool
+	partial int
 }
 
 func (l *lister) miss(err error) {
@@ -127,9 +132,9 @@ func (w *worker) scan(ctx context.Context, why string) error {
 		if s.Failure == "" {
 			s.FailedAt = now()
 		}
-		s.Following, s.Failure, s.NextRetry = false, limited(fmt.Sprintf("%d could not be read, the first: %v", l.missed, l.unread)), w.scanRetry.UTC().Round(0)
+		s.Following, s.Failure, s.NextRetry = false, limited(fmt.Sprintf("%d could not be read, the first: %v", l.missed+l.partial, l.unread)), w.scanRetry.UTC().Round(0)
 	})
-	w.m.log.WarnContext(ctx, "a scan of the inventory was incomplete, and is tried again", "unit", w.id, "missed", l.missed, "error", limited(l.unread.Error()))
+	w.m.log.WarnContext(ctx, "a scan of the inventory was incomplete, and is tried again", "unit", w.id, "missed", l.missed+l.partial, "error", limited(l.unread.Error()))
 	return nil
 }
 
@@ -166,9 +171,12 @@ func (w *worker) scanned(ctx context.Context, before *unitRow, unread map[Kind]b
 		if before.Name == next.Name && !before.ScannedAt.IsZero() && slices.Equal(before.Unread, next.Unread) {
 			return nil
 		}
-		if before.ScannedAt.IsZero() {
+		first := before.ScannedAt.IsZero()
+		if first {
 			next.ScannedAt = now()
-			if err := w.m.record(tx, []changeRow{next.change(ChangeClusterAdded, next.ScannedAt)}); err != nil {
+		}
+		if first || len(next.Unread) < len(before.Unread) {
+			if err := w.m.record(tx, []changeRow{next.change(ChangeClusterAdded, now())}); err != nil {
 				return err
 			}
 		}
@@ -362,7 +370,7 @@ func (w *worker) relist(ctx context.Context, scopes map[scope]cause) error {
 				continue
 			}
 			l := w.lister(origin{source: SourceEvent, cause: why, silent: w.unread[s.kind]})
-			l.shallow = w.apart() && s.kind == KindStorageVolume && !strings.HasPrefix(why.action, "storage-volume-")
+			l.shallow = w.apart()
 			err := l.all(ctx, s)
 			if err != nil && status(err) == 0 {
 				return err

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -295,6 +297,9 @@ func TestFirstScanIncomplete(t *testing.T) {
 	o := newOperator(t, server)
 	o.must("POST", "profiles", object{"name": "new"})
 	require.Eventually(t, func() bool { return len(p.changes(t)) == 2 }, 10*time.Second, 10*time.Millisecond)
+	// What happens to others is no change either: nobody knows what they were.
+	o.must("PATCH", "instances/c0002", object{"description": "x"})
+	require.Eventually(t, func() bool { return p.named(t, inventory.KindInstance, "c0002") != nil }, within, 10*time.Millisecond)
 	s.set(func() { s.answer = nil })
 	p.following(t, "sim", 10*time.Second)
 	count, err := p.objects.Count(t.Context(), inventory.Query{Kinds: []inventory.Kind{inventory.KindInstance}})
@@ -308,7 +313,7 @@ func TestFirstScanIncomplete(t *testing.T) {
 			told = append(told, string(c.Action)+" "+c.Name)
 		}
 	}
-	require.Equal(t, []string{"cluster-added sim", "created new", "created later"}, told)
+	require.Equal(t, []string{"cluster-added sim", "created new", "cluster-added sim", "created later"}, told, "who mirrors it lists it again")
 }
 
 // TestSecretsOfBefore: what was kept with secrets is kept without, and no history tells them.
@@ -323,16 +328,30 @@ func TestSecretsOfBefore(t *testing.T) {
 	o.must("POST", "networks", object{"name": "n3", "type": "ovn", "config": object{"bgp.peers.x.password": "hunter2", "bgp.peers.x.address": "10.0.0.9"}})
 	require.Eventually(t, func() bool { return p.named(t, inventory.KindNetwork, "n3") != nil }, within, 10*time.Millisecond)
 	require.Contains(t, string(p.named(t, inventory.KindNetwork, "n3").Object), "hunter2")
+	o.must("PATCH", "networks/n3", object{"config": object{"bgp.peers.x.password": "hunter23", "bgp.peers.x.address": "10.0.0.10"}})
+	o.must("POST", "profiles", object{"name": "p1", "devices": object{"d0": object{"type": "disk"}}})
+	require.Eventually(t, func() bool { return p.named(t, inventory.KindProfile, "p1") != nil }, within, 10*time.Millisecond)
+	o.must("PATCH", "profiles/p1", object{"devices": object{"d0": object{"type": "disk", "user.password": "hunter24"}, "d1": object{"type": "nic", "user.password": "hunter25"}}})
+	secrets := func() (out []string) {
+		for _, c := range p.changes(t) {
+			for _, f := range c.Fields {
+				for _, secret := range regexp.MustCompile("hunter2[0-9]?").FindAllString(string(f.From)+string(f.To), -1) {
+					out = append(out, secret)
+				}
+			}
+		}
+		return out
+	}
+	require.Eventually(t, func() bool { return len(secrets()) == 4 }, within, 10*time.Millisecond, "that is what it was told to do")
 	stop()
 	p.spoil(t, inventory.Options{})
 	background(t, p.objects.Run)
 	p.following(t, "sim", 10*time.Second)
 	require.NotContains(t, string(p.named(t, inventory.KindNetwork, "n3").Object), "hunter2")
-	for _, c := range p.changes(t) {
-		for _, f := range c.Fields {
-			require.NotContains(t, string(f.From), "hunter2", f.Path)
-		}
-	}
+	require.Empty(t, secrets())
+	history, err := p.objects.History(t.Context(), p.named(t, inventory.KindNetwork, "n3").UUID)
+	require.NoError(t, err)
+	require.Equal(t, []inventory.FieldChange{{Path: `config["bgp.peers.x.address"]`, From: []byte(`"10.0.0.9"`), To: []byte(`"10.0.0.10"`)}}, history[0].Fields, "the rest is told")
 }
 
 // TestProjectsAreRefreshed: a project is looked at when an event names it, however long the scan is to come
@@ -510,4 +529,111 @@ func TestSnapshotsApart(t *testing.T) {
 	o.must("DELETE", "storage-pools/local/volumes/custom/v3/snapshots/s1", nil)
 	o.must("DELETE", "storage-pools/local/volumes/custom/v3", nil)
 	agrees(t, p.objects, "sim", o.get, within, "removed")
+}
+
+// TestVolumeRenamed: the snapshots of a volume that is renamed are so too, though no event says it, and whatever
+// else happens with it; they stay the objects they are.
+func TestVolumeRenamed(t *testing.T) {
+	p, s, server := single(t, inventory.Options{MaxBackoff: time.Second, Debounce: 300 * time.Millisecond}, 0)
+	o := newOperator(t, server)
+	o.must("POST", "storage-pools", object{"name": "local", "driver": "zfs"})
+	for i := range 20 {
+		o.must("POST", "storage-pools/local/volumes/custom", object{"name": fmt.Sprint("other", i)})
+	}
+	o.must("POST", "storage-pools/local/volumes/custom", object{"name": "v1"})
+	o.must("POST", "storage-pools/local/volumes/custom/v1/snapshots", object{"name": "s1"})
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	agrees(t, p.objects, "sim", o.get, within, "scanned")
+	before := p.named(t, inventory.KindStorageVolume, "v1/s1")
+	o.must("POST", "instances", object{"name": "c1"})
+	o.must("POST", "storage-pools/local/volumes/custom/v1", object{"name": "v2"})
+	agrees(t, p.objects, "sim", o.get, within, "renamed")
+	require.Equal(t, before.UUID, p.named(t, inventory.KindStorageVolume, "v2/s1").UUID)
+	require.Equal(t, 1, s.count("/1.0/storage-pools/local/volumes/custom/other7/snapshots"), "others are not asked for theirs")
+	o.must("DELETE", "storage-pools/local/volumes/custom/v2/snapshots/s1", nil)
+	agrees(t, p.objects, "sim", o.get, within, "removed")
+	require.Equal(t, 1, s.count("/1.0/storage-pools/local/volumes/custom/other7/snapshots"))
+}
+
+// TestSnapshotsOfAMemberAway: the snapshots that only a member could tell of which is away stay, nobody asks it for
+// them, and the rest of the cluster is current.
+func TestSnapshotsOfAMemberAway(t *testing.T) {
+	p, s, servers := pair(t, inventory.Options{MaxBackoff: time.Second, MembersInterval: 200 * time.Millisecond})
+	o := newOperator(t, servers[0])
+	o.must("POST", "storage-pools", object{"name": "local", "driver": "zfs"})
+	for i := range 5 {
+		name := fmt.Sprint("v", i)
+		o.must("POST", "storage-pools/local/volumes/custom?target=b", object{"name": name})
+		o.must("POST", "storage-pools/local/volumes/custom/"+name+"/snapshots?target=b", object{"name": "s1"})
+	}
+	agrees(t, p.objects, "c1", o.get, 10*time.Second, "made")
+	before := p.named(t, inventory.KindStorageVolume, "v3/s1")
+	asked := func() (n int) {
+		for i := range 5 {
+			n += s.count(fmt.Sprintf("/1.0/storage-pools/local/volumes/custom/v%d/snapshots", i))
+		}
+		return n
+	}
+	// At first nobody knows that it is away: it is asked once a scan.
+	s.set(func() {
+		s.answer = func(path string) error {
+			if strings.HasSuffix(path, "/snapshots") {
+				return api.StatusErrorf(http.StatusServiceUnavailable, "no connection to the member")
+			}
+			return nil
+		}
+	})
+	n := asked()
+	require.ErrorIs(t, p.objects.ResyncCluster(t.Context(), "c1"), inventory.ErrUnread)
+	require.Equal(t, n+1, asked())
+	s.set(func() { s.answer = nil })
+	p.following(t, "c1", 10*time.Second)
+
+	servers[1].Crash()
+	require.Eventually(t, func() bool {
+		return strings.Contains(string(p.named(t, inventory.KindClusterMember, "b").Object), "Offline")
+	}, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return p.objects.ResyncCluster(t.Context(), "c1") == nil }, 10*time.Second, 10*time.Millisecond)
+	n = asked()
+	require.NoError(t, p.objects.ResyncCluster(t.Context(), "c1"))
+	require.Equal(t, n, asked())
+	require.Equal(t, before.UUID, p.named(t, inventory.KindStorageVolume, "v3/s1").UUID)
+	o.must("POST", "profiles", object{"name": "new"})
+	require.Eventually(t, func() bool { return p.named(t, inventory.KindProfile, "new") != nil }, within, 10*time.Millisecond)
+	servers[1].PowerOn()
+	p.following(t, "c1", 20*time.Second)
+	agrees(t, p.objects, "c1", o.get, 10*time.Second, "it is back")
+}
+
+// TestSnapshotsNotFound: a volume that has gone since it was listed takes its snapshots along; a 404 of one that is
+// there does not.
+func TestSnapshotsNotFound(t *testing.T) {
+	p, s, server := single(t, inventory.Options{MaxBackoff: time.Second}, 0)
+	o := newOperator(t, server)
+	o.must("POST", "storage-pools", object{"name": "local", "driver": "zfs"})
+	const base = "/1.0/storage-pools/local/volumes/custom/"
+	for _, name := range []string{"v1", "v2"} {
+		o.must("POST", "storage-pools/local/volumes/custom", object{"name": name})
+		o.must("POST", "storage-pools/local/volumes/custom/"+name+"/snapshots", object{"name": "s1"})
+	}
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	gone := func(paths ...string) {
+		s.set(func() {
+			s.answer = func(path string) error {
+				if slices.Contains(paths, path) {
+					return notFound()
+				}
+				return nil
+			}
+		})
+	}
+	gone(base + "v1/snapshots")
+	require.ErrorIs(t, p.objects.ResyncCluster(t.Context(), "sim"), inventory.ErrUnread)
+	require.NotNil(t, p.named(t, inventory.KindStorageVolume, "v1/s1"))
+	gone(base+"v1/snapshots", base+"v1")
+	require.NoError(t, p.objects.ResyncCluster(t.Context(), "sim"))
+	require.Nil(t, p.named(t, inventory.KindStorageVolume, "v1/s1"))
+	require.NotNil(t, p.named(t, inventory.KindStorageVolume, "v2/s1"))
 }

@@ -4,9 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage"
 )
 
 // apart reports whether the daemon lists the snapshots of volumes by themselves: Incus does since it
@@ -40,16 +45,109 @@ func (l *lister) volumes(ctx context.Context, have known, what ref, path string)
 	return nil
 }
 
+// volume looks for a custom volume, and its snapshots; or for one snapshot.
+func (l *lister) volume(ctx context.Context, have known, r ref) error {
+	whole, only := r, ""
+	if name, _, snapshot := strings.Cut(r.name, "/"); snapshot {
+		whole.name, only = name, r.name
+	} else if err := l.w.addSnapshots(ctx, have, r); err != nil {
+		return err
+	}
+	var all []*row
+	err := l.w.m.incus.ReadList(ctx, l.w.target, searchPath(whole), func(entry json.RawMessage) error {
+		found, err := normalize(whole, entry, l.w.m.options.KeepSecrets)
+		if err != nil {
+			l.miss(err)
+			return nil
+		}
+		if found.Name != whole.name || found.Type != whole.typ {
+			return nil
+		}
+		all = append(all, &row{Kind: found.Kind, Project: found.Project, Parent: found.Parent, Type: found.Type, Name: found.Name, Location: found.Location})
+		if only != "" {
+			return nil
+		}
+		return l.found(ctx, have, whole, entry, nil)
+	})
+	for _, found := range all {
+		if err == nil && found.Project != r.project { // the project has none of its own, and this is the default one's
+			of := found.ref()
+			if only != "" {
+				of.name = only
+				err = l.w.add(ctx, have, of)
+			} else {
+				err = l.w.addSnapshots(ctx, have, of)
+			}
+		}
+		if err == nil {
+			err = l.snapshots(ctx, have, found, only)
+		}
+	}
+	return err
+}
+
+// addSnapshots adds what is stored of the snapshots of a volume to what is known.
+func (w *worker) addSnapshots(ctx context.Context, have known, r ref) error {
+	more, err := w.m.known(ctx, w.id, r.snapshots(w.id), func(*row) bool { return true })
+	maps.Copy(have, more)
+	return err
+}
+
+// away reports whether a member is not there to be asked for what only it has: Incus would wait for it, each time.
+func (l *lister) away(ctx context.Context, member string) (bool, error) {
+	if away, known := l.deaf[member]; known || member == "" || !l.w.daemon.Clustered {
+		return away, nil
+	}
+	var object struct {
+		Status string `json:"status"`
+	}
+	err := l.w.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		rows, err := rowsOf(s, l.w.id, ref{kind: KindClusterMember, name: member})
+		if err == nil && len(rows) > 0 {
+			_ = json.Unmarshal(rows[0].Object, &object) // what can't be read is not online
+		}
+		return err
+	})
+	if l.deaf == nil {
+		l.deaf = map[string]bool{}
+	}
+	l.deaf[member] = object.Status == "Offline"
+	return l.deaf[member], err
+}
+
+// keep leaves the snapshots of a volume as they are known.
+func (have known) keep(unit string, volume *row) {
+	prefix, end := string(volume.ref().snapshots(unit)), string(storage.StringKey(volume.Location))
+	for key := range have {
+		if strings.HasPrefix(key, prefix) && strings.HasSuffix(key, end) {
+			delete(have, key)
+		}
+	}
+}
+
+// snapshots is the prefix of the rows of a volume's snapshots.
+func (r ref) snapshots(unit string) storage.Key {
+	return storage.StringsKey(unit, string(r.kind), r.project, r.parent, r.typ).StrPrefix(r.name + "/")
+}
+
 // snapshots lists the snapshots of a volume: all, or the one of that name. What the daemon can't say, as when the
 // member is away that has the volume, stays as it is known.
 func (l *lister) snapshots(ctx context.Context, have known, volume *row, only string) error {
+	away, err := l.away(ctx, volume.Location)
+	if err != nil {
+		return err
+	}
+	if away {
+		have.keep(l.w.id, volume)
+		return nil
+	}
 	query := url.Values{"recursion": {"1"}, "project": {volume.Project}}
 	if volume.Location != "" {
 		query.Set("target", volume.Location)
 	}
-	path := "/1.0/storage-pools/" + url.PathEscape(volume.Parent) + "/volumes/" + url.PathEscape(volume.Type) + "/" + url.PathEscape(volume.Name) + "/snapshots?" + query.Encode()
+	path := "/1.0/storage-pools/" + url.PathEscape(volume.Parent) + "/volumes/" + url.PathEscape(volume.Type) + "/" + url.PathEscape(volume.Name)
 	what := ref{kind: KindStorageVolume, parent: volume.Parent, project: volume.Project}
-	err := l.w.m.incus.ReadList(ctx, l.w.target, path, func(entry json.RawMessage) error {
+	err = l.w.m.incus.ReadList(ctx, l.w.target, path+"/snapshots?"+query.Encode(), func(entry json.RawMessage) error {
 		found, err := normalize(what, entry, l.w.m.options.KeepSecrets)
 		if err != nil {
 			l.miss(err)
@@ -64,31 +162,21 @@ func (l *lister) snapshots(ctx context.Context, have known, volume *row, only st
 		}
 		return l.batch.compare(ctx, have, found)
 	})
-	if err != nil && status(err) != 0 {
-		l.miss(fmt.Errorf("snapshots of %s: %w", limited(volume.Name), err))
-		return nil
-	}
-	return err
-}
-
-// snapshot looks for one snapshot of a volume, on each member that has a volume of that name.
-func (l *lister) snapshot(ctx context.Context, have known, r ref) error {
-	volume := r
-	volume.name, _, _ = strings.Cut(r.name, "/")
-	var all []*row
-	err := l.w.m.incus.ReadList(ctx, l.w.target, searchPath(volume), func(entry json.RawMessage) error {
-		found, err := normalize(volume, entry, l.w.m.options.KeepSecrets)
-		if err != nil {
-			l.miss(err)
-		} else if found.Name == volume.name && found.Type == volume.typ {
-			all = append(all, found)
-		}
-		return nil
-	})
-	for _, found := range all {
-		if err == nil {
-			err = l.snapshots(ctx, have, found, r.name)
+	if status(err) == http.StatusNotFound { // the volume has gone, or one of its snapshots meanwhile
+		query.Del("recursion")
+		if _, gone := l.w.m.incus.ReadObject(ctx, l.w.target, path+"?"+query.Encode()); status(gone) == http.StatusNotFound {
+			return nil
 		}
 	}
-	return err
+	if err == nil || status(err) == 0 {
+		return err
+	}
+	have.keep(l.w.id, volume)
+	if l.partial++; l.unread == nil {
+		l.unread = fmt.Errorf("snapshots of %s: %w", limited(volume.Name), err)
+	}
+	if volume.Location != "" && l.w.daemon.Clustered && status(err) >= http.StatusInternalServerError {
+		l.deaf[volume.Location] = true // one that does not answer is not asked again and again
+	}
+	return nil
 }

@@ -38,7 +38,8 @@ type TimeEdit struct {
 	Timezone   *string  `json:"timezone,omitempty"`
 }
 
-// ProxyEdit changes what is set, as DNSEdit: all servers, or all rules. Without both, there is no proxy any more.
+// ProxyEdit changes what is set, as DNSEdit: all servers, or all rules. Where only servers are set, rules for those that
+// are no more go with them, as the one that IncusOS makes by itself. Without both, there is no proxy any more.
 type ProxyEdit struct {
 	Servers map[string]ProxyServer `json:"servers,omitzero"`
 	Rules   []ProxyRule            `json:"rules,omitzero"`
@@ -84,6 +85,10 @@ func (e *ProxyEdit) apply(to *Proxy) *Proxy {
 	}
 	if e.Servers != nil {
 		to.Servers = e.Servers
+		to.Rules = slices.DeleteFunc(to.Rules, func(r ProxyRule) bool {
+			_, there := e.Servers[r.Target]
+			return !there && r.Target != "direct" && r.Target != "none"
+		})
 	}
 	if e.Rules != nil {
 		to.Rules = e.Rules

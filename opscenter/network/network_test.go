@@ -268,6 +268,10 @@ func TestEdits(t *testing.T) {
 		_, err := e.Apply(c)
 		require.ErrorIs(t, err, network.ErrInvalid)
 	}
+	moved, err := (&network.Edit{Proxy: &network.ProxyEdit{Servers: map[string]network.ProxyServer{"new": {Host: "new.example.com:8080", Auth: "anonymous"}}}}).Apply(c)
+	require.NoError(t, err)
+	require.Empty(t, moved.Proxy.Rules, "a rule for a server that is no more goes with it")
+	require.Empty(t, moved.Validate(network.Rules{}))
 	none, err := (&network.Edit{Proxy: &network.ProxyEdit{Servers: map[string]network.ProxyServer{}, Rules: []network.ProxyRule{}}}).Apply(c)
 	require.NoError(t, err)
 	require.Nil(t, none.Proxy)

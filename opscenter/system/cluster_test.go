@@ -169,5 +169,12 @@ func TestSharedAddress(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		require.Empty(t, p.servers[name].Requests("PUT /os/1.0/system/network"))
 	}
+	// Link-local addresses may be on each.
+	configs := map[string]*network.Config{"a": p.network("a").Config, "b": p.network("b").Config}
+	for _, config := range configs {
+		config.Interfaces[1].Addresses = append(config.Interfaces[1].Addresses, "fe80::53/64")
+	}
+	_, err := p.systems.ApplyClusterNetwork(t.Context(), "c1", configs, system.ApplyOptions{})
+	require.NoError(t, err)
 	p.free("a", "b", "c")
 }
