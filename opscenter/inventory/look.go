@@ -182,11 +182,14 @@ func (l *lister) getSome(ctx context.Context, have known, r ref, path string, qu
 	}
 	if r.kind != KindInstance || status(err) == http.StatusRequestEntityTooLarge {
 		missing = []string{TruncatedAll}
-		member := "name"
+		member, object := "name", map[string]string{}
 		if r.kind == KindImage {
 			member = "fingerprint"
 		}
-		data, err = json.Marshal(map[string]string{member: r.name, "project": r.project})
+		if object[member] = r.name; r.kind.info().project {
+			object["project"] = r.project
+		}
+		data, err = json.Marshal(object)
 	}
 	if err != nil {
 		return err

@@ -94,11 +94,11 @@ func (w *worker) scan(ctx context.Context, why string) error {
 		l.batch.origin.silent = w.unread[info.kind]
 		why := w.missing(info)
 		if why == "" {
-			missed := l.missed
+			missed := l.missed + l.partial
 			err = l.all(bounded, scope{kind: info.kind})
 			switch {
 			case err == nil:
-				unread[info.kind] = w.unread[info.kind] && l.missed != missed
+				unread[info.kind] = w.unread[info.kind] && l.missed+l.partial != missed
 				continue
 			case !unsupported(err):
 				return err
