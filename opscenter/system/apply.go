@@ -398,7 +398,7 @@ func (c *Change) deadlines(o *Options) {
 	h.ProvenAt = c.SentAt.Add(o.ApplyTime)
 	if t := c.Timeout; t > 0 {
 		h.ConfirmBy = c.SentAt.Add(t * 9 / 10)
-		h.ProvenAt = c.SentAt.Add(min(o.ApplyTime, t*9/20))
+		h.ProvenAt = c.SentAt.Add(min(o.ApplyTime, t*3/4))
 		h.RollBackAt = c.SentAt.Add(t + min(maxDial, t/10))
 		h.GiveUpAt = h.RollBackAt.Add(o.Grace)
 	}

@@ -103,7 +103,7 @@ func TestDeadlines(t *testing.T) {
 	o := &Options{ConfirmationTimeout: 5 * time.Minute, Grace: 5 * time.Minute, ApplyTime: 90 * time.Second}
 	for timeout, want := range map[time.Duration][4]time.Duration{ // proven, confirmed by, rolled back, given up
 		0:                {90 * time.Second, 0, 0, 10 * time.Minute},
-		2 * time.Minute:  {54 * time.Second, 108 * time.Second, 132 * time.Second, 432 * time.Second},
+		2 * time.Minute:  {90 * time.Second, 108 * time.Second, 132 * time.Second, 432 * time.Second},
 		5 * time.Minute:  {90 * time.Second, 270 * time.Second, 315 * time.Second, 615 * time.Second},
 		60 * time.Minute: {90 * time.Second, 54 * time.Minute, 60*time.Minute + 15*time.Second, 65*time.Minute + 15*time.Second},
 	} {

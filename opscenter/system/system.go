@@ -126,7 +126,8 @@ type Options struct {
 	Steady time.Duration
 	// ApplyTime is how long a server may take to apply a change. One that is found at its new address, and has
 	// not said so far that it has applied its configuration, nor that it has failed, is told that all is well
-	// only then, or when half of the time to do so is over. Default 90 s.
+	// only then, or when three quarters of the confirmation timeout are over. IncusOS waits for the network to be online
+	// and for its name servers, 30 s each, before it says that it has failed. Default 90 s.
 	ApplyTime time.Duration
 	// Grace is how long after it should have undone a change a server is looked for. Default 5 minutes.
 	Grace time.Duration
