@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -335,9 +334,7 @@ func TestSecretsOfBefore(t *testing.T) {
 	secrets := func() (out []string) {
 		for _, c := range p.changes(t) {
 			for _, f := range c.Fields {
-				for _, secret := range regexp.MustCompile("hunter2[0-9]?").FindAllString(string(f.From)+string(f.To), -1) {
-					out = append(out, secret)
-				}
+				out = append(out, regexp.MustCompile("hunter2[0-9]?").FindAllString(string(f.From)+string(f.To), -1)...)
 			}
 		}
 		return out
@@ -480,160 +477,4 @@ func TestTooLarge(t *testing.T) {
 	require.Equal(t, status.Scans, p.following(t, "sim", time.Second).Scans, "no scan was needed")
 	o.must("DELETE", "profiles/huge", nil)
 	require.Eventually(t, func() bool { return p.named(t, inventory.KindProfile, "huge") == nil }, within, 10*time.Millisecond)
-}
-
-// TestSnapshotsApart: where a daemon lists the snapshots of volumes by themselves, they are read with scans and when something
-// happens to volumes, and not with whatever else makes a list of volumes due. What can't be read stays.
-func TestSnapshotsApart(t *testing.T) {
-	p, s, server := single(t, inventory.Options{MaxBackoff: time.Second}, 0)
-	o := newOperator(t, server)
-	o.must("POST", "storage-pools", object{"name": "local", "driver": "zfs"})
-	const base = "/1.0/storage-pools/local/volumes/custom/"
-	for _, name := range []string{"v1", "v2", "v3"} {
-		o.must("POST", "storage-pools/local/volumes/custom", object{"name": name})
-		o.must("POST", "storage-pools/local/volumes/custom/"+name+"/snapshots", object{"name": "s1"})
-	}
-	p.run(t)
-	p.following(t, "sim", 10*time.Second)
-	agrees(t, p.objects, "sim", o.get, within, "scanned")
-	reads := func() (out [3]int) {
-		for i, name := range []string{"v1", "v2", "v3"} {
-			out[i] = s.count(base + name + "/snapshots")
-		}
-		return out
-	}
-	require.Equal(t, [3]int{1, 1, 1}, reads())
-	before := p.named(t, inventory.KindStorageVolume, "v2/s1")
-	o.must("POST", "instances", object{"name": "c1"})
-	agrees(t, p.objects, "sim", o.get, within, "instance")
-	require.Equal(t, [3]int{1, 1, 1}, reads(), "an instance has nothing to do with them")
-	o.must("PATCH", "storage-pools/local/volumes/custom/v2/snapshots/s1", object{"description": "x"})
-	agrees(t, p.objects, "sim", o.get, within, "snapshot")
-	require.GreaterOrEqual(t, reads()[1], 2)
-	o.must("POST", "storage-pools/local/volumes/custom/v2/snapshots/s1", object{"name": "s2"})
-	agrees(t, p.objects, "sim", o.get, within, "renamed")
-	require.Equal(t, before.UUID, p.named(t, inventory.KindStorageVolume, "v2/s2").UUID)
-	s.set(func() {
-		s.answer = func(path string) error {
-			if path == base+"v2/snapshots" {
-				return api.StatusErrorf(http.StatusInternalServerError, "the member is away")
-			}
-			return nil
-		}
-	})
-	require.ErrorIs(t, p.objects.ResyncCluster(t.Context(), "sim"), inventory.ErrUnread)
-	require.Equal(t, before.UUID, p.named(t, inventory.KindStorageVolume, "v2/s2").UUID)
-	s.set(func() { s.answer = nil })
-	p.following(t, "sim", 20*time.Second)
-	o.must("DELETE", "storage-pools/local/volumes/custom/v2/snapshots/s2", nil)
-	o.must("DELETE", "storage-pools/local/volumes/custom/v3/snapshots/s1", nil)
-	o.must("DELETE", "storage-pools/local/volumes/custom/v3", nil)
-	agrees(t, p.objects, "sim", o.get, within, "removed")
-}
-
-// TestVolumeRenamed: the snapshots of a volume that is renamed are so too, though no event says it, and whatever
-// else happens with it; they stay the objects they are.
-func TestVolumeRenamed(t *testing.T) {
-	p, s, server := single(t, inventory.Options{MaxBackoff: time.Second, Debounce: 300 * time.Millisecond}, 0)
-	o := newOperator(t, server)
-	o.must("POST", "storage-pools", object{"name": "local", "driver": "zfs"})
-	for i := range 20 {
-		o.must("POST", "storage-pools/local/volumes/custom", object{"name": fmt.Sprint("other", i)})
-	}
-	o.must("POST", "storage-pools/local/volumes/custom", object{"name": "v1"})
-	o.must("POST", "storage-pools/local/volumes/custom/v1/snapshots", object{"name": "s1"})
-	p.run(t)
-	p.following(t, "sim", 10*time.Second)
-	agrees(t, p.objects, "sim", o.get, within, "scanned")
-	before := p.named(t, inventory.KindStorageVolume, "v1/s1")
-	o.must("POST", "instances", object{"name": "c1"})
-	o.must("POST", "storage-pools/local/volumes/custom/v1", object{"name": "v2"})
-	agrees(t, p.objects, "sim", o.get, within, "renamed")
-	require.Equal(t, before.UUID, p.named(t, inventory.KindStorageVolume, "v2/s1").UUID)
-	require.Equal(t, 1, s.count("/1.0/storage-pools/local/volumes/custom/other7/snapshots"), "others are not asked for theirs")
-	o.must("DELETE", "storage-pools/local/volumes/custom/v2/snapshots/s1", nil)
-	agrees(t, p.objects, "sim", o.get, within, "removed")
-	require.Equal(t, 1, s.count("/1.0/storage-pools/local/volumes/custom/other7/snapshots"))
-}
-
-// TestSnapshotsOfAMemberAway: the snapshots that only a member could tell of which is away stay, nobody asks it for
-// them, and the rest of the cluster is current.
-func TestSnapshotsOfAMemberAway(t *testing.T) {
-	p, s, servers := pair(t, inventory.Options{MaxBackoff: time.Second, MembersInterval: 200 * time.Millisecond})
-	o := newOperator(t, servers[0])
-	o.must("POST", "storage-pools", object{"name": "local", "driver": "zfs"})
-	for i := range 5 {
-		name := fmt.Sprint("v", i)
-		o.must("POST", "storage-pools/local/volumes/custom?target=b", object{"name": name})
-		o.must("POST", "storage-pools/local/volumes/custom/"+name+"/snapshots?target=b", object{"name": "s1"})
-	}
-	agrees(t, p.objects, "c1", o.get, 10*time.Second, "made")
-	before := p.named(t, inventory.KindStorageVolume, "v3/s1")
-	asked := func() (n int) {
-		for i := range 5 {
-			n += s.count(fmt.Sprintf("/1.0/storage-pools/local/volumes/custom/v%d/snapshots", i))
-		}
-		return n
-	}
-	// At first nobody knows that it is away: it is asked once a scan.
-	s.set(func() {
-		s.answer = func(path string) error {
-			if strings.HasSuffix(path, "/snapshots") {
-				return api.StatusErrorf(http.StatusServiceUnavailable, "no connection to the member")
-			}
-			return nil
-		}
-	})
-	n := asked()
-	require.ErrorIs(t, p.objects.ResyncCluster(t.Context(), "c1"), inventory.ErrUnread)
-	require.Equal(t, n+1, asked())
-	s.set(func() { s.answer = nil })
-	p.following(t, "c1", 10*time.Second)
-
-	servers[1].Crash()
-	require.Eventually(t, func() bool {
-		return strings.Contains(string(p.named(t, inventory.KindClusterMember, "b").Object), "Offline")
-	}, 10*time.Second, 10*time.Millisecond)
-	require.Eventually(t, func() bool { return p.objects.ResyncCluster(t.Context(), "c1") == nil }, 10*time.Second, 10*time.Millisecond)
-	n = asked()
-	require.NoError(t, p.objects.ResyncCluster(t.Context(), "c1"))
-	require.Equal(t, n, asked())
-	require.Equal(t, before.UUID, p.named(t, inventory.KindStorageVolume, "v3/s1").UUID)
-	o.must("POST", "profiles", object{"name": "new"})
-	require.Eventually(t, func() bool { return p.named(t, inventory.KindProfile, "new") != nil }, within, 10*time.Millisecond)
-	servers[1].PowerOn()
-	p.following(t, "c1", 20*time.Second)
-	agrees(t, p.objects, "c1", o.get, 10*time.Second, "it is back")
-}
-
-// TestSnapshotsNotFound: a volume that has gone since it was listed takes its snapshots along; a 404 of one that is
-// there does not.
-func TestSnapshotsNotFound(t *testing.T) {
-	p, s, server := single(t, inventory.Options{MaxBackoff: time.Second}, 0)
-	o := newOperator(t, server)
-	o.must("POST", "storage-pools", object{"name": "local", "driver": "zfs"})
-	const base = "/1.0/storage-pools/local/volumes/custom/"
-	for _, name := range []string{"v1", "v2"} {
-		o.must("POST", "storage-pools/local/volumes/custom", object{"name": name})
-		o.must("POST", "storage-pools/local/volumes/custom/"+name+"/snapshots", object{"name": "s1"})
-	}
-	p.run(t)
-	p.following(t, "sim", 10*time.Second)
-	gone := func(paths ...string) {
-		s.set(func() {
-			s.answer = func(path string) error {
-				if slices.Contains(paths, path) {
-					return notFound()
-				}
-				return nil
-			}
-		})
-	}
-	gone(base + "v1/snapshots")
-	require.ErrorIs(t, p.objects.ResyncCluster(t.Context(), "sim"), inventory.ErrUnread)
-	require.NotNil(t, p.named(t, inventory.KindStorageVolume, "v1/s1"))
-	gone(base+"v1/snapshots", base+"v1")
-	require.NoError(t, p.objects.ResyncCluster(t.Context(), "sim"))
-	require.Nil(t, p.named(t, inventory.KindStorageVolume, "v1/s1"))
-	require.NotNil(t, p.named(t, inventory.KindStorageVolume, "v2/s1"))
 }
