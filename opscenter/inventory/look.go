@@ -47,7 +47,7 @@ func (w *worker) refresh(ctx context.Context, r ref, why cause) error {
 	} else {
 		err = l.get(ctx, have, r)
 	}
-	if status(err) == http.StatusNotFound && info.parent != "" || r.kind == KindClusterMember && err != nil {
+	if status(err) == http.StatusNotFound && (info.parent != "" || r.kind == KindClusterMember) {
 		// A whole list is answered so if one of its entries goes meanwhile.
 		if there, parentErr := w.parentIsThere(ctx, r); there || parentErr != nil {
 			return fmt.Errorf("%w: %w", errUnread, errors.Join(err, parentErr))
@@ -273,14 +273,8 @@ func plain(name string) bool {
 
 // found takes in an object, if it is the one that is looked for. missing are members that were not asked for.
 func (l *lister) found(ctx context.Context, have known, r ref, data json.RawMessage, missing []string) error {
-	found, err := normalize(r, data, l.w.m.options.KeepSecrets)
-	switch {
-	case errors.Is(err, errUnmanaged):
-		return nil
-	case err != nil:
-		l.miss(err)
-		return nil
-	case found.Name != r.name || found.Type != r.typ:
+	found := l.row(r, data)
+	if found == nil || found.Name != r.name || found.Type != r.typ {
 		return nil
 	}
 	found.Truncated = append(found.Truncated, missing...)

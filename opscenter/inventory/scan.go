@@ -282,15 +282,23 @@ func (l *lister) note(err error, parent string) error {
 	return nil
 }
 
+// row makes a row of what Incus tells of an object; nil: it is none that is kept, or not understood, which is noted.
+func (l *lister) row(what ref, data []byte) *row {
+	found, err := normalize(what, data, l.w.m.options.KeepSecrets)
+	if err == nil {
+		return found
+	}
+	if !errors.Is(err, errUnmanaged) {
+		l.miss(err)
+	}
+	return nil
+}
+
 // list reads a list, and takes what it finds out of what is known. seen, if it is not nil, is told of each.
 func (l *lister) list(ctx context.Context, have known, what ref, path string, seen func(*row)) error {
 	return l.w.m.incus.ReadList(ctx, l.w.target, path, func(entry json.RawMessage) error {
-		found, err := normalize(what, entry, l.w.m.options.KeepSecrets)
-		switch {
-		case errors.Is(err, errUnmanaged):
-			return nil
-		case err != nil:
-			l.miss(err)
+		found := l.row(what, entry)
+		if found == nil {
 			return nil
 		}
 		l.doubtful = l.doubtful || inError(found)

@@ -14,8 +14,8 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// apart reports whether the daemon lists the snapshots of volumes by themselves: Incus does since it
-// tells all of a volume at once (storage_volume_full); before, they were listed among the volumes.
+// apart reports whether the daemon lists the snapshots of volumes by themselves: releases of Incus do that tell all
+// of a volume at once (storage_volume_full); others list them among the volumes.
 func (w *worker) apart() bool { return slices.Contains(w.daemon.Extensions, "storage_volume_full") }
 
 // isSnapshot reports whether an object is a snapshot of a volume.
@@ -29,7 +29,7 @@ func (l *lister) volumes(ctx context.Context, have known, what ref, path string)
 	err := l.list(ctx, have, what, path, func(r *row) {
 		switch {
 		case r.isSnapshot():
-			among = true // it lists them as before
+			among = true // whatever its extensions say
 		case r.Type == "custom":
 			custom = append(custom, &row{Kind: r.Kind, Project: r.Project, Parent: r.Parent, Type: r.Type, Name: r.Name, Location: r.Location})
 		}
@@ -55,12 +55,8 @@ func (l *lister) volume(ctx context.Context, have known, r ref) error {
 	}
 	var all []*row
 	err := l.w.m.incus.ReadList(ctx, l.w.target, searchPath(whole), func(entry json.RawMessage) error {
-		found, err := normalize(whole, entry, l.w.m.options.KeepSecrets)
-		if err != nil {
-			l.miss(err)
-			return nil
-		}
-		if found.Name != whole.name || found.Type != whole.typ {
+		found := l.row(whole, entry)
+		if found == nil || found.Name != whole.name || found.Type != whole.typ {
 			return nil
 		}
 		all = append(all, &row{Kind: found.Kind, Project: found.Project, Parent: found.Parent, Type: found.Type, Name: found.Name, Location: found.Location})
@@ -148,9 +144,8 @@ func (l *lister) snapshots(ctx context.Context, have known, volume *row, only st
 	path := "/1.0/storage-pools/" + url.PathEscape(volume.Parent) + "/volumes/" + url.PathEscape(volume.Type) + "/" + url.PathEscape(volume.Name)
 	what := ref{kind: KindStorageVolume, parent: volume.Parent, project: volume.Project}
 	err = l.w.m.incus.ReadList(ctx, l.w.target, path+"/snapshots?"+query.Encode(), func(entry json.RawMessage) error {
-		found, err := normalize(what, entry, l.w.m.options.KeepSecrets)
-		if err != nil {
-			l.miss(err)
+		found := l.row(what, entry)
+		if found == nil {
 			return nil
 		}
 		if !strings.Contains(found.Name, "/") {

@@ -88,6 +88,22 @@ func TestVolumeRenamed(t *testing.T) {
 	require.Equal(t, 1, s.count("/1.0/storage-pools/local/volumes/custom/other7/snapshots"))
 }
 
+// TestMembersNotFound: a list of members that is answered with 404 does not say that one is gone.
+func TestMembersNotFound(t *testing.T) {
+	p, s, _ := pair(t, inventory.Options{MembersInterval: time.Hour})
+	member := p.named(t, inventory.KindClusterMember, "b")
+	s.set(func() {
+		s.answer = func(path string) error {
+			if path == "/1.0/cluster/members" {
+				return notFound()
+			}
+			return nil
+		}
+	})
+	require.ErrorIs(t, p.objects.Resync(t.Context(), member.UUID), inventory.ErrUnread)
+	require.Equal(t, member.UUID, p.named(t, inventory.KindClusterMember, "b").UUID)
+}
+
 // TestSnapshotsOfAMemberAway: the snapshots that only a member could tell of which is away stay, nobody asks it for
 // them, and the rest of the cluster is current.
 func TestSnapshotsOfAMemberAway(t *testing.T) {
