@@ -47,7 +47,7 @@ func (a actuator) Reboot(_ context.Context, t opscenter.Target) error {
 func TestAct(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		info := w.ready(t, 0)
-		require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202608150000", "os", "incus"))
+		require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
 		var result error
 		var during *opscenter.ServerInfo
 		planner := opscenter.NewUpdatePlanner(w.Registry, actuator(func(action opscenter.Action, target opscenter.Target) error {
@@ -67,13 +67,13 @@ func TestAct(t *testing.T) {
 		// The intent is stored before the effect.
 		require.NoError(t, act(opscenter.ActionUpdate))
 		require.Equal(t, opscenter.DetailUpdating, during.State.StatusDetail)
-		require.Equal(t, map[string]string{"os": "202608150000", "incus": "202608150000"}, during.State.Operation.Targets)
+		require.Equal(t, map[string]string{"os": "202610150000", "incus": "202610150000"}, during.State.Operation.Targets)
 		require.Equal(t, opscenter.ActionNone, w.get(t, "server00").Recommendation().Action)
 		require.ErrorIs(t, act(opscenter.ActionReboot), opscenter.ErrNotReady, "one at a time")
 		o := answer(info)
 		w.observe(t, o)
 		require.Equal(t, opscenter.DetailUpdating, w.get(t, "server00").State.StatusDetail, "not done, yet")
-		o.Versions.Applications[0].Version, o.Versions.OS.VersionNext = "202608150000", "202608150000"
+		o.Versions.Applications[0].Version, o.Versions.OS.VersionNext, o.Versions.OS.NeedsReboot = "202610150000", "202610150000", true
 		w.observe(t, o)
 		idle()
 
@@ -88,7 +88,7 @@ func TestAct(t *testing.T) {
 		require.Equal(t, opscenter.DetailRebooting, during.State.StatusDetail)
 		evacuated := opscenter.MaintenanceEvacuated
 		o = answer(info)
-		o.Versions.OS.Version, o.Versions.Applications[0].Version, o.Maintenance, o.BootedAt = "202608150000", "202608150000", &evacuated, time.Now()
+		o.Versions.OS.Version, o.Versions.Applications[0].Version, o.Maintenance, o.BootedAt = "202610150000", "202610150000", &evacuated, time.Now()
 		w.observe(t, o)
 		idle()
 		require.Equal(t, opscenter.ActionRestore, w.get(t, "server00").Recommendation().Action)

@@ -102,6 +102,7 @@ func (t *Tx) Begin(intent Intent) (*Operation, *ServerInfo, error) {
 		if operation.Targets = intent.Targets; operation.Targets == nil {
 			operation.Targets = info.Outdated()
 		}
+		operation.Before = info.State.UpdateStatus
 		change.to(at, StatusReady, operation.detail(), "asked to update")
 	case ActionReboot:
 		next.Announced = &Announcement{At: at, Deadline: operation.Deadline}

@@ -259,7 +259,7 @@ func TestPlan(t *testing.T) {
 	}
 	_, err := w.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{PostRestoreDelay: time.Minute}, "server00", "server01", "server02")
 	require.NoError(t, err)
-	require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202608150000", "os", "incus"))
+	require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
 	planner := opscenter.NewUpdatePlanner(w.Registry, nil)
 	plan, err := planner.Plan(t.Context(), rolling.Selector{All: true}, rolling.Policy{})
 	require.NoError(t, err)

@@ -2,8 +2,10 @@ package opscenter
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -41,4 +43,86 @@ func TestVolatileFacts(t *testing.T) {
 	for _, key := range []string{"mtu", "used_by", "freedom", "total", "public_key", "state", "addresses"} {
 		require.NotEqual(t, digest(replace(before, key)), digest(replace(after, key)), key)
 	}
+}
+
+// outsideDigest are the members of Observation that are deliberately outside its digest, and why.
+var outsideDigest = map[string]string{
+	"Server": "names the server", "ID": "names the server", "At": "is when it was asked", "Took": "is how long that took", "Light": "is what was asked for",
+}
+
+// Each member of an Observation that is changed is a change: a steady poll sees everything.
+func TestDigestSeesEverything(t *testing.T) {
+	whole := func() *Observation {
+		kind, maintenance, member, trusted := TypeIncus, NotInMaintenance, "node", true
+		return &Observation{Server: "s", ID: "1", At: time.Unix(1e9, 0), Took: time.Second, Presented: "f", Trust: "t", Ready: true, BootedAt: time.Unix(9e8, 0),
+			Type: &kind, Versions: &Versions{OS: OSVersion{Name: OSName, Version: "1", VersionNext: "2"}, Applications: []ApplicationVersion{{Name: "incus", Version: "1", FriendlyVersion: "6"}}, UpdateChannel: "stable"},
+			Maintenance: &maintenance, MemberName: &member, MemberRoles: []string{"database"}, SystemStateTrusted: &trusted,
+			Update: &UpdateSettings{Channel: "stable", CheckFrequency: "never"}, UpdateStatus: &UpdateStatus{Status: "ok", LastCheck: time.Unix(1e9, 0)},
+			Facts: &Facts{Hardware: json.RawMessage(`{"a":1}`), Network: json.RawMessage(`{"a":1}`), Security: json.RawMessage(`{"a":1}`), Storage: json.RawMessage(`{"a":1}`)}, Notes: []string{"n"}}
+	}
+	steady := digestOf(whole(), false)
+	require.False(t, steady.none())
+	require.True(t, digestOf(whole(), false).same(steady))
+	changed := 0
+	// walk changes each value below v in turn, and puts it back.
+	var walk func(o *Observation, v reflect.Value, path string)
+	walk = func(o *Observation, v reflect.Value, path string) {
+		check := func(set func()) {
+			before := reflect.New(v.Type()).Elem()
+			before.Set(v)
+			set()
+			require.False(t, digestOf(o, false).same(steady), "%s was changed, and that is not seen", path)
+			v.Set(before)
+			changed++
+		}
+		switch at, isTime := v.Interface().(time.Time); {
+		case path == "Failure":
+			check(func() { v.Set(reflect.ValueOf(&Failure{Kind: FailureConnect})) })
+		case path == "Facts.ReadAt": // when what is stored changed: no prober sets it
+		case isTime:
+			check(func() { v.Set(reflect.ValueOf(at.Add(time.Minute))) })
+		case v.Type() == reflect.TypeFor[json.RawMessage]():
+			check(func() { v.SetBytes([]byte(`{"a":2}`)) })
+		case v.Kind() == reflect.Pointer:
+			require.False(t, v.IsNil(), "%s: give it a value above", path)
+			inner := reflect.New(v.Elem().Type())
+			inner.Elem().Set(v.Elem())
+			v.Set(inner)
+			walk(o, inner.Elem(), path)
+		case v.Kind() == reflect.Struct:
+			for i := range v.NumField() {
+				name := strings.TrimPrefix(path+"."+v.Type().Field(i).Name, ".")
+				if outsideDigest[name] == "" {
+					walk(o, v.Field(i), name)
+				}
+			}
+		case v.Kind() == reflect.Slice:
+			check(func() { v.Set(reflect.Append(v.Slice3(0, v.Len(), v.Len()), reflect.New(v.Type().Elem()).Elem())) })
+			for i := range v.Len() {
+				walk(o, v.Index(i), path)
+			}
+		case v.Kind() == reflect.String:
+			check(func() { v.SetString(v.String() + "x") })
+		case v.Kind() == reflect.Bool:
+			check(func() { v.SetBool(!v.Bool()) })
+		case v.CanInt():
+			check(func() { v.SetInt(v.Int() + 1) })
+		case v.CanUint():
+			check(func() { v.SetUint(v.Uint() + 1) })
+		default:
+			require.Fail(t, "not walked", "%s, a %s", path, v.Kind())
+		}
+	}
+	o := whole()
+	walk(o, reflect.ValueOf(o).Elem(), "")
+	require.Greater(t, changed, 30)
+	o = whole()
+	o.Unread = []string{"x"}
+	require.True(t, digestOf(o, false).none())
+	// What differs by less than clocks do is the same boot; what is not told is no other one.
+	o = whole()
+	o.BootedAt = o.BootedAt.Add(bootDrift)
+	require.True(t, digestOf(o, false).same(steady))
+	o.BootedAt = time.Time{}
+	require.True(t, digestOf(o, false).same(steady))
 }

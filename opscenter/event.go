@@ -25,6 +25,8 @@ const (
 	EventSelfUpdate           EventKind = "self-update"
 	EventStatusChanged        EventKind = "status-changed"
 	EventTypeChanged          EventKind = "type-changed"
+	EventServerRebooted       EventKind = "server-rebooted" // without having been asked, or having said so
+	EventUpdateSettings       EventKind = "update-settings-changed"
 	EventTokenCreated         EventKind = "token-created"
 	EventTokenUpdated         EventKind = "token-updated"
 	EventTokenRevoked         EventKind = "token-revoked"

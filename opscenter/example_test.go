@@ -45,11 +45,11 @@ func ExampleRegistry() {
 
 	kind := opscenter.TypeIncus
 	err = registry.RecordObservations(ctx, opscenter.Observation{Server: server.Name, ID: server.ID, At: time.Now(), Ready: true, Type: &kind,
-		Versions: &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "202608010000"}}})
+		Versions: &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "202610010000"}}})
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := registry.PublishUpdate(ctx, "stable", "202608150000", opscenter.ComponentOS); err != nil {
+	if err := registry.PublishUpdate(ctx, "stable", "202610150000", opscenter.ComponentOS); err != nil {
 		log.Fatal(err)
 	}
 	for server, err := range registry.Servers(ctx, opscenter.ServerFilter{Status: opscenter.StatusReady}) {
@@ -63,7 +63,7 @@ func ExampleRegistry() {
 	// Output:
 	// server01 is pending
 	// server01 is ready
-	// update: os 202608010000 → 202608150000: a newer version is available (needs update true, needs reboot false, in maintenance false)
+	// update: os 202610010000 → 202610150000: a newer version is available (needs update true, needs reboot false, in maintenance false)
 }
 
 // Everything that is decided or changed is an event, with its reason.
@@ -73,7 +73,7 @@ func ExampleRegistry_Events() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := registry.PublishUpdate(ctx, "stable", "202608150000", "os", "incus"); err != nil {
+	if err := registry.PublishUpdate(ctx, "stable", "202610150000", "os", "incus"); err != nil {
 		log.Fatal(err)
 	}
 	events, err := registry.Events(ctx, opscenter.EventFilter{})
@@ -84,5 +84,5 @@ func ExampleRegistry_Events() {
 		fmt.Println(e.Sequence, e.Kind, e.Reason)
 	}
 	// Output:
-	// 1 update-published version 202608150000 of [os incus] in channel stable
+	// 1 update-published version 202610150000 of [os incus] in channel stable
 }

@@ -137,8 +137,8 @@ func (w *world) get(t testing.TB, name string) *opscenter.ServerInfo {
 func answer(info *opscenter.ServerInfo) opscenter.Observation {
 	kind, maintenance, member := opscenter.TypeIncus, opscenter.NotInMaintenance, info.Name
 	return opscenter.Observation{Server: info.Name, ID: info.ID, At: time.Now().UTC(), Ready: true, Type: &kind, Maintenance: &maintenance, MemberName: &member,
-		Versions: &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "202608010000"},
-			Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "202608010000", Primary: true}}, UpdateChannel: "stable"}}
+		Versions: &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "202610010000"},
+			Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "202610010000", Primary: true}}, UpdateChannel: "stable"}}
 }
 
 func failed(info *opscenter.ServerInfo) opscenter.Observation {

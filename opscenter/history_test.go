@@ -261,7 +261,7 @@ func TestRecordUnchanged(t *testing.T) {
 	change("booting", func(o *opscenter.Observation) { o.Ready = false })
 	change("unread", func(o *opscenter.Observation) { o.Unread = []string{"x"} })
 	change("type", func(o *opscenter.Observation) { kind := opscenter.TypeUnknown; o.Type = &kind })
-	change("version", func(o *opscenter.Observation) { o.Versions.OS.VersionNext = "202701010000" })
+	change("version", func(o *opscenter.Observation) { o.Versions.OS.VersionNext = "202703010000" })
 	change("reboot", func(o *opscenter.Observation) { o.Versions.OS.NeedsReboot = true })
 	change("channel", func(o *opscenter.Observation) { o.Versions.UpdateChannel = "testing" })
 	change("application", func(o *opscenter.Observation) { o.Versions.Applications[0].Version = "1" })

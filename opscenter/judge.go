@@ -105,6 +105,7 @@ func (t *Transition) warn(o Observation, policy Policy) {
 		judge(WarningUnreachable, false, "")
 		judge(WarningCertificate, false, "")
 		judge(WarningUntrusted, false, "")
+		judge(WarningBackupImage, s.Versions.OS.BackupImage, fmt.Sprintf("runs os %s from its backup image: os %s did not boot, and is not installed again", s.Versions.OS.Version, s.Versions.OS.VersionNext))
 		// A light poll did not try all; and one whole poll between others that are not is no end of it.
 		if len(o.Unread) > 0 || t.Contact.Whole >= wholePolls {
 			judge(WarningUnreadable, len(o.Unread) > 0, "could not be read, and is kept as it was: "+strings.Join(o.Unread, "; "))

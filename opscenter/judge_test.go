@@ -201,7 +201,7 @@ func TestUnreadableParts(t *testing.T) {
 	w.observe(t, o)
 	s := w.get(t, "server00").State
 	require.Equal(t, opscenter.TypeIncus, s.Type, "never worsened")
-	require.Equal(t, "202608010000", s.Versions.OS.Version)
+	require.Equal(t, "202610010000", s.Versions.OS.Version)
 	page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
 	require.NoError(t, err)
 	require.Len(t, page.Warnings, 1)
@@ -238,10 +238,10 @@ func TestClockJumps(t *testing.T) {
 	require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: opscenter.CauseSystemRebootTriggered}))
 	require.NoError(t, w.AcceptCertificate(t.Context(), "server00", strings.Repeat("ab", 32))) // sets NotBefore, an hour from now
 	changed := answer(info)
-	changed.Versions.OS.Version = "202609010000"
+	changed.Versions.OS.Version = "202611010000"
 	see(changed)
 	s := w.get(t, "server00").State
-	require.Equal(t, "202609010000", s.Versions.OS.Version)
+	require.Equal(t, "202611010000", s.Versions.OS.Version)
 	require.True(t, w.get(t, "server00").LastSeen.Before(real.Add(time.Minute)))
 	require.Equal(t, opscenter.DetailRebooting, s.StatusDetail)
 	require.False(t, s.Announced.At.After(clock), "the reboot takes its time from now")

@@ -14,6 +14,11 @@ type UpdateSettings struct {
 	CheckFrequency string
 }
 
+// String returns the settings for people.
+func (s UpdateSettings) String() string {
+	return fmt.Sprintf("channel %s, auto_reboot %t, check_frequency %s", s.Channel, s.AutoReboot, s.CheckFrequency)
+}
+
 // ManagedUpdates are the settings of a server whose control plane says when to update, and to
 // reboot: never by itself.
 func ManagedUpdates(channel string) UpdateSettings {

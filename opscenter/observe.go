@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
-
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -20,95 +18,19 @@ const (
 	MaxObservationsSize = 1 << 20
 )
 
-// digest is what an observation finds, in short: what is light, and the facts, 0 if there are none.
-type digest struct{ light, facts uint64 }
-
-// digestOf returns the digest of an observation; zero if it is of no kind that finds nothing
-// new: a failure, a server that is not ready, or one that could not be read as a whole.
-func digestOf(o *Observation, keepSecrets bool) digest {
-	if o.Failure != nil || !o.Ready || len(o.Unread) > 0 || o.Type == nil || o.Versions == nil {
-		return digest{}
-	}
-	var h xxhash.Digest
-	h.Reset()
-	text := func(s string) {
-		_, _ = h.WriteString(s)
-		_, _ = h.Write([]byte{0})
-	}
-	flag := func(b bool) {
-		if b {
-			text("1")
-		} else {
-			text("0")
-		}
-	}
-	v := o.Versions
-	text(string(*o.Type))
-	text(o.Presented)
-	text(o.Trust)
-	text(v.OS.Name)
-	text(v.OS.Version)
-	text(v.OS.VersionNext)
-	flag(v.OS.NeedsReboot)
-	text(v.UpdateChannel)
-	for i := range v.Applications {
-		a := &v.Applications[i]
-		text(a.Name)
-		text(a.Version)
-		text(a.FriendlyVersion)
-		flag(a.Primary)
-	}
-	if o.Maintenance != nil {
-		text(o.Maintenance.String())
-	}
-	text("member")
-	if o.MemberName != nil {
-		text(*o.MemberName)
-	}
-	for _, role := range o.MemberRoles {
-		text(role)
-	}
-	out := digest{light: max(1, h.Sum64())}
-	if o.Facts != nil {
-		parts, err := o.Facts.digest(keepSecrets)
-		if err != nil {
-			return digest{}
-		}
-		out.facts = parts.sum()
-	}
-	if o.SystemStateTrusted != nil { // read with the facts
-		out.facts = max(1, out.facts*2)
-		if *o.SystemStateTrusted {
-			out.facts++
-		}
-	}
-	return out
-}
-
-// sum returns one number for all parts.
-func (d factsDigest) sum() uint64 {
-	var data [32]byte
-	for i, part := range d {
-		for j := range 8 {
-			data[8*i+j] = byte(part >> (8 * j))
-		}
-	}
-	return max(1, xxhash.Sum64(data[:]))
-}
-
 // RecordUnchanged takes in an observation that finds just what the last one of a steady
 // server found, and returns true: nothing is stored, and the store is not asked. All others
 // it leaves alone, and returns false: they are for RecordObservations.
 func (r *Registry) RecordUnchanged(o *Observation) bool {
 	found := digestOf(o, r.options.KeepSecrets)
-	if found == (digest{}) {
+	if found.none() {
 		return false
 	}
 	m := &r.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t := m.tracks[o.ID]
-	if t == nil || t.settled.light != found.light || found.facts != 0 && t.settled.facts != found.facts || m.guard.on {
+	if t == nil || !found.same(t.settled) || m.guard.on {
 		return false
 	}
 	if at := r.notInFuture(o.At); !t.contact.LastSeen.Equal(at) {
@@ -479,9 +401,12 @@ func (m *memory) observed(o *observed, stored bool, at time.Time) {
 			c.LastSeen = seen
 		}
 	})
-	if found := o.found; !stored && t.epoch == o.epoch && found != (digest{}) && o.transition.plain() && !m.hasWarnings(o.ID) {
+	if found := o.found; !stored && t.epoch == o.epoch && !found.none() && o.transition.plain() && !m.hasWarnings(o.ID) {
 		if found.facts == 0 && t.settled.light == found.light {
 			found.facts = t.settled.facts
+		}
+		if found.booted.IsZero() {
+			found.booted = t.settled.booted
 		}
 		t.settled = found
 	} else {

@@ -19,6 +19,8 @@ type Operation struct {
 	Deadline  time.Time
 	// Targets are the versions an update is to reach, per component.
 	Targets map[string]string
+	// Before is what the server said of its checks for updates when an update was begun; nil: not known.
+	Before *UpdateStatus `json:",omitempty"`
 	// Was is the status the server had when it was forced upon it, and WasDetail its detail: it has
 	// them again if the operation fails. Empty: it was ready.
 	Was       Status       `json:",omitempty"`

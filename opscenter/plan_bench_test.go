@@ -29,7 +29,7 @@ func BenchmarkPlan(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			if err := registry.PublishUpdate(b.Context(), "stable", "202608150000", "os", "incus"); err != nil {
+			if err := registry.PublishUpdate(b.Context(), "stable", "202610150000", "os", "incus"); err != nil {
 				b.Fatal(err)
 			}
 			// Until a poll has found them good once more.

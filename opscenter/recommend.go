@@ -170,8 +170,10 @@ func (s *ServerState) explainVersions(r Recommendation, outdated map[string]stri
 		}
 	case r.Action == ActionUpdate:
 		r.Reason = s.Versions.describeOutdated(outdated) + ": " + r.Reason
-	case s.Versions.NeedsReboot() && s.Versions.OS.VersionNext != s.Versions.OS.Version && s.Versions.OS.VersionNext != "":
-		r.Reason = fmt.Sprintf("os %s is staged over %s: %s", s.Versions.OS.VersionNext, s.Versions.OS.Version, r.Reason)
+	case s.Versions.OS.StagedVersion() != "":
+		r.Reason = fmt.Sprintf("os %s is staged over %s: %s", s.Versions.OS.StagedVersion(), s.Versions.OS.Version, r.Reason)
+	case s.Versions.OS.BackupImage:
+		r.Reason = fmt.Sprintf("runs os %s from its backup image, %s did not boot and is skipped: %s", s.Versions.OS.Version, s.Versions.OS.VersionNext, r.Reason)
 	}
 	return r
 }

@@ -135,7 +135,8 @@ func (r *Registry) applyCause(state ServerState, cause Cause, at time.Time) Tran
 		}
 		t.to(at, StatusOffline, DetailRebooting, "the server said that it reboots")
 	case CauseSystemShutdownTriggered, CauseSuspendTriggered:
-		next.Announced = &Announcement{At: at}
+		asked := next.Announced != nil && !next.Announced.Unasked && next.Announced.Deadline.IsZero() // by us
+		next.Announced = &Announcement{At: at, Unasked: !asked}
 		t.to(at, StatusOffline, DetailShutDown, fmt.Sprintf("the server said so: %s", cause))
 	default:
 		t.event(at, EventSelfUpdate, string(cause))

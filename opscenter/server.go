@@ -84,7 +84,8 @@ func (i *ServerInfo) Recommendation() Recommendation {
 // Target returns what is needed to connect to the server.
 func (i *ServerInfo) Target() Target {
 	return Target{Name: i.Name, ID: i.ID, ConnectionURL: i.ConnectionURL, PublicConnectionURL: i.PublicConnectionURL,
-		Fingerprint: i.Fingerprint, ServedFingerprint: i.ServedFingerprint, Type: i.State.Type, MemberName: i.State.MemberName}
+		Fingerprint: i.Fingerprint, ServedFingerprint: i.ServedFingerprint, Type: i.State.Type, MemberName: i.State.MemberName,
+		OSVersion: i.State.Versions.OS.Version, Updating: i.State.Operation != nil && i.State.Operation.Action == ActionUpdate}
 }
 
 // Target is what is needed to connect to a server.
@@ -102,6 +103,10 @@ type Target struct {
 	MemberName        string // in its Incus cluster
 	// Light asks a Prober to leave out the facts.
 	Light bool
+	// Updating asks a Prober to read the versions after it has read the UpdateStatus.
+	Updating bool
+	// OSVersion is the version of the operating system that was seen last; empty: none.
+	OSVersion string
 }
 
 // info joins a server with its state.

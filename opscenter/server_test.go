@@ -76,16 +76,16 @@ func TestChannelsAndUpdates(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		w.ready(t, 0)
 		require.False(t, w.get(t, "server00").NeedsUpdate())
-		require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202608150000", "os", "incus"))
+		require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
 		info := w.get(t, "server00")
-		require.Equal(t, map[string]string{"os": "202608150000", "incus": "202608150000"}, info.Outdated())
+		require.Equal(t, map[string]string{"os": "202610150000", "incus": "202610150000"}, info.Outdated())
 		recommended := info.Recommendation()
 		require.Equal(t, opscenter.ActionUpdate, recommended.Action)
-		require.Contains(t, recommended.Reason, "incus, os 202608010000 → 202608150000")
-		require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202607010000", "os"), "an older one changes nothing")
+		require.Contains(t, recommended.Reason, "incus, os 202610010000 → 202610150000")
+		require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202609010000", "os"), "an older one changes nothing")
 		channel, err := w.Channel(t.Context(), "stable")
 		require.NoError(t, err)
-		require.Equal(t, "202608150000", channel.Versions["os"])
+		require.Equal(t, "202610150000", channel.Versions["os"])
 		for _, err := range []error{w.PublishUpdate(t.Context(), "stable", "7.3", "os"), w.PublishUpdate(t.Context(), "stable", "", "os"), w.PublishUpdate(t.Context(), "stable", "+1", "os")} {
 			require.ErrorIs(t, err, opscenter.ErrInvalidVersion)
 		}
@@ -99,7 +99,7 @@ func TestChannelsAndUpdates(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, channels, 1)
 		require.Equal(t, "described", channels[0].Description)
-		require.Equal(t, "202608150000", channels[0].Versions["os"], "describing a channel keeps its versions")
+		require.Equal(t, "202610150000", channels[0].Versions["os"], "describing a channel keeps its versions")
 	})
 }
 
@@ -121,7 +121,7 @@ func TestListServers(t *testing.T) {
 				maintenance := opscenter.MaintenanceState(n % 3)
 				o.Type, o.Maintenance = &kind, &maintenance
 				if n%5 == 0 {
-					o.Versions.OS.VersionNext = "202608150000"
+					o.Versions.OS.VersionNext, o.Versions.OS.NeedsReboot = "202610150000", true
 				}
 				w.observe(t, o)
 			}
@@ -129,7 +129,7 @@ func TestListServers(t *testing.T) {
 				require.NoError(t, w.SelfUpdate(t.Context(), certificate(n), opscenter.SelfUpdate{Cause: opscenter.CauseSystemRebootTriggered}))
 			}
 		}
-		require.NoError(t, w.PublishUpdate(t.Context(), "testing", "202608150000", "os"))
+		require.NoError(t, w.PublishUpdate(t.Context(), "testing", "202610150000", "os"))
 		var all []*opscenter.ServerInfo
 		for info, err := range w.Servers(t.Context(), opscenter.ServerFilter{}) {
 			require.NoError(t, err)

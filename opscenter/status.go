@@ -118,6 +118,8 @@ type ServerState struct {
 	SystemStateTrusted bool
 	// Update is how it updates itself; nil: that was never read, or it is not on IncusOS.
 	Update *UpdateSettings
+	// UpdateStatus is what its last check for updates came to; nil: that was never read.
+	UpdateStatus *UpdateStatus `json:",omitempty"`
 
 	// BootedAt is when the server last booted, as it said when that was first seen; zero: not known.
 	BootedAt time.Time
@@ -158,6 +160,10 @@ type Announcement struct {
 	Deadline time.Time
 	// WentDown is set once a poll failed since.
 	WentDown bool
+	// Unasked: the server said so by itself, and not because an action of ours made it. Then a poll
+	// that finds it ready makes it ready; Answered is when. Should it go down after all, it is shut down.
+	Unasked  bool      `json:",omitempty"`
+	Answered time.Time `json:",omitzero"`
 }
 
 // Failure tells why a poll did not reach a server.
@@ -175,6 +181,39 @@ const (
 	FailureUntrusted   = "untrusted"   // does not trust the control plane's certificate
 	FailureAnswer      = "answer"      // answers, but not as the API says
 )
+
+// VersionParts names parts of Versions.
+type VersionParts uint8
+
+const (
+	// VersionsOS is OS but for OS.NeedsReboot.
+	VersionsOS VersionParts = 1 << iota
+	// VersionsApplications is Applications: those that are listed all the same were read.
+	VersionsApplications
+	// VersionsUpdate is OS.NeedsReboot, OS.BackupImage and UpdateChannel, which system/update tells.
+	VersionsUpdate
+)
+
+// UpdateStatus is what a server says of its checks for updates (system/update).
+type UpdateStatus struct {
+	// Status is a text of IncusOS, see Running.
+	Status string
+	// LastCheck is when the last check began, by the server's clock; zero: it does not say.
+	LastCheck time.Time
+}
+
+// Running reports whether a check or a download is under way. Releases that check for one kind of
+// update after the other say between them that a check is completed.
+func (s UpdateStatus) Running() bool {
+	switch s.Status {
+	case "Secure Boot update check completed", "Application update check completed":
+		return true
+	}
+	return strings.HasPrefix(s.Status, "Running ") || strings.HasPrefix(s.Status, "Checking ")
+}
+
+// Idle reports whether the last check has ended, well or not.
+func (s UpdateStatus) Idle() bool { return s.Status != "" && !s.Running() }
 
 // Observation is what one poll found out. What it could not read is nil, and keeps its old value.
 type Observation struct {
@@ -196,16 +235,22 @@ type Observation struct {
 	// BootedAt is zero if the server doesn't tell.
 	BootedAt time.Time
 
-	Type               *ServerType
-	Versions           *Versions
+	Type     *ServerType
+	Versions *Versions
+	// UnreadVersions are the parts of Versions that could not be read: they keep their old values.
+	UnreadVersions     VersionParts
 	Maintenance        *MaintenanceState
 	MemberName         *string
 	MemberRoles        []string // read with the Maintenance of a member
 	SystemStateTrusted *bool
 	Update             *UpdateSettings
-	Facts              *Facts
+	// UpdateStatus was read before Versions, if the Target was Updating.
+	UpdateStatus *UpdateStatus
+	Facts        *Facts
 	// Unread names what could not be read, and why.
 	Unread []string
+	// Notes say what was read, and is kept in part only, and how.
+	Notes []string
 }
 
 // Contact is what is known of the polls of a server, in memory only.

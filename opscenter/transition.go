@@ -85,6 +85,13 @@ func (t *Transition) failed(o Observation, policy Policy) {
 			return // asked before it said so
 		}
 		a.WentDown = true
+		if !a.Answered.IsZero() {
+			if contact.Failures < policy.OfflineThreshold || policy.FleetUnreachable {
+				return
+			}
+			a.Answered = time.Time{}
+			t.to(o.At, StatusOffline, DetailShutDown, "the server had said so, and does not answer any more")
+		}
 		if op := next.Operation; op != nil && op.down() && contact.Acting == 0 {
 			t.endOperation(o.At, "", "it is down")
 		}
@@ -114,20 +121,20 @@ func (t *Transition) failed(o Observation, policy Policy) {
 
 func (t *Transition) answered(o Observation, policy Policy) {
 	next, contact := &t.State, &t.Contact
+	seen := contact.LastSeen
 	contact.LastSeen = o.At
 	contact.Failures, contact.LastFailure, contact.FirstFailure = 0, nil, time.Time{}
 	if contact.AnsweringSince.IsZero() || contact.AnsweringSince.After(o.At) {
 		contact.AnsweringSince = o.At
 	}
 	switch {
-	case !o.Ready || o.Type == nil || o.Versions == nil || *o.Type == TypeIncus && o.Maintenance == nil:
+	case !o.Ready || o.Type == nil || o.Versions == nil || o.UnreadVersions != 0 || *o.Type == TypeIncus && o.Maintenance == nil:
 		contact.Good = 0
 	default:
 		contact.Good++
 	}
-	if booted := next.BootedAt; !o.BootedAt.IsZero() && (booted.IsZero() || o.BootedAt.Sub(booted).Abs() > bootDrift) {
-		next.BootedAt = o.BootedAt.Truncate(time.Second)
-	}
+	before := next.Versions.OS.Version
+	booted := t.booted(o, seen)
 	switch {
 	case len(o.Unread) > 0:
 		contact.Whole = 0
@@ -135,12 +142,27 @@ func (t *Transition) answered(o Observation, policy Policy) {
 		contact.Whole++
 	}
 	t.read(o)
+	if booted != "" && next.Announced == nil && (next.Operation == nil || !next.Operation.pending()) {
+		if now := next.Versions.OS.Version; now != before {
+			booted += fmt.Sprintf("; runs os %s, ran %s", now, before)
+		}
+		t.event(o.At, EventServerRebooted, booted)
+	}
 
 	if a := next.Announced; a != nil {
 		back, late := returned(*a, o), !o.At.Before(a.deadline(policy))
 		switch {
-		case o.At.Before(a.At), !back && !late:
-			return // asked before it said so, or still about to go down
+		case o.At.Before(a.At):
+			return // asked before it said so
+		case !back && !late && a.Unasked && o.Ready:
+			// It said that it goes down, and answers: whatever becomes of that, it is up.
+			if a.Answered.IsZero() {
+				a.Answered = o.At
+			}
+			t.settle(o, policy)
+			return
+		case !back && !late:
+			return // still about to go down
 		case !o.Ready && !late:
 			a.WentDown = true
 			return // back, and booting
@@ -177,6 +199,21 @@ func (t *Transition) answered(o Observation, policy Policy) {
 	t.settle(o, policy)
 }
 
+// booted takes in when the server booted, and says so if that was another boot than the one
+// known: seen is when it was last in touch. A boot time that moves because a clock was set is none.
+func (t *Transition) booted(o Observation, seen time.Time) string {
+	known := t.State.BootedAt
+	if o.BootedAt.IsZero() || !known.IsZero() && o.BootedAt.Sub(known).Abs() <= bootDrift {
+		return ""
+	}
+	t.State.BootedAt = o.BootedAt.Truncate(time.Second)
+	uptime, up := o.At.Sub(o.BootedAt), seen.Sub(known)
+	if known.IsZero() || o.BootedAt.Before(known) || uptime >= up && !o.BootedAt.After(seen.Add(bootSlack)) {
+		return ""
+	}
+	return fmt.Sprintf("booted at %s, was up since %s", t.State.BootedAt.Format(time.RFC3339), known.Format(time.RFC3339))
+}
+
 // deadline is when a server that still answers counts as not having gone down.
 func (a Announcement) deadline(policy Policy) time.Time {
 	if a.Deadline.IsZero() {
@@ -204,7 +241,7 @@ func (t *Transition) read(o Observation) {
 		next.Type = *o.Type
 	}
 	if o.Versions != nil {
-		next.Versions = *o.Versions
+		next.Versions = o.Versions.over(next.Versions, o.UnreadVersions)
 	}
 	if o.MemberName != nil {
 		if *o.MemberName != "" {
@@ -227,7 +264,13 @@ func (t *Transition) read(o Observation) {
 		}
 	}
 	if o.Update != nil && (next.Update == nil || *next.Update != *o.Update) {
+		if before := next.Update; before != nil {
+			t.event(o.At, EventUpdateSettings, fmt.Sprintf("updates itself as %s, was %s", o.Update, before))
+		}
 		next.Update = o.Update
+	}
+	if s := o.UpdateStatus; s != nil && (next.UpdateStatus == nil || next.UpdateStatus.Status != s.Status || !next.UpdateStatus.LastCheck.Equal(s.LastCheck)) {
+		next.UpdateStatus = s
 	}
 	if o.SystemStateTrusted != nil {
 		next.SystemStateTrusted = *o.SystemStateTrusted
@@ -245,6 +288,8 @@ func (t *Transition) settle(o Observation, policy Policy) {
 			}
 		case op.Action == ActionUpdate && reached(next.Versions, op.Targets):
 			t.endOperation(o.At, "", "every component has its version")
+		case op.Action == ActionUpdate && t.gaveUp(o) != "":
+			t.endOperation(o.At, t.gaveUp(o), "")
 		case op.Owner == "" && next.Stopped == nil && (op.Action == ActionEvacuate && next.Maintenance == MaintenanceEvacuated ||
 			op.Action == ActionRestore && next.Maintenance == NotInMaintenance):
 			// The status can show before all is done: a rollout waits for the operation.
@@ -283,6 +328,28 @@ func (t *Transition) settle(o Observation, policy Policy) {
 	if next.Status != StatusReady || next.StatusDetail != detail {
 		t.to(o.At, StatusReady, detail, reason)
 	}
+}
+
+// idleAfter is how long after it was asked an idle server counts as one that has checked for updates.
+const idleAfter = 5 * time.Second
+
+// gaveUp says how the server's check for updates ended that did not bring the versions it was to
+// bring; empty: it goes on, or nothing tells.
+func (t *Transition) gaveUp(o Observation) string {
+	op, s := t.State.Operation, o.UpdateStatus
+	if s == nil || !s.Idle() || o.Versions == nil || o.UnreadVersions != 0 || o.At.Before(op.StartedAt.Add(idleAfter)) || !s.after(op.Before) {
+		return ""
+	}
+	return fmt.Sprintf("the server's check for updates has ended without the wanted versions; it says %q", s.Status)
+}
+
+// after reports whether a check was made since the server said what it said before. The server's
+// clock is compared with itself alone.
+func (s UpdateStatus) after(before *UpdateStatus) bool {
+	if before == nil {
+		return false
+	}
+	return !s.LastCheck.Equal(before.LastCheck) || !before.Running() && s.Status != before.Status
 }
 
 // reached reports whether every component has at least its target version.

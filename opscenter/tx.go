@@ -141,9 +141,7 @@ func (i *ServerInfo) Rolling() *rolling.Server {
 		// It would be taken for a server in no cluster, and its instances stopped.
 		out.Ready, out.Condition = false, "ready, and not known to be a member of its cluster"
 	}
-	if next := s.Versions.OS.VersionNext; next != s.Versions.OS.Version {
-		out.Staged = next
-	}
+	out.Staged, out.Skipped = s.Versions.OS.StagedVersion(), s.Versions.OS.Skipped()
 	if n := len(s.Versions.Applications); n > 0 || s.Versions.OS.Version != "" {
 		out.Versions = make(map[string]string, n+1)
 		if have, ok := s.Versions.Staged(ComponentOS); ok {

@@ -2,6 +2,7 @@ package opscenter
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/opscenter-go/sdk/opscenter/rolling"
@@ -27,10 +28,61 @@ type OSVersion struct {
 	Name string // OSName, or what else an Incus runs on
 	// Version runs now.
 	Version string
-	// VersionNext is active after the next reboot, if it differs from Version.
+	// VersionNext is what the server calls its next release. It is staged, and active after the
+	// next reboot, only if the server says that it needs a reboot: see Staged.
 	VersionNext string
 	// NeedsReboot is the server's own word.
 	NeedsReboot bool
+	// BackupImage tells that the server runs from its backup image: VersionNext did not boot,
+	// and IncusOS does not install it again.
+	BackupImage bool `json:",omitempty"`
+}
+
+// over returns the versions with the parts that could not be read as they were before.
+func (v Versions) over(before Versions, unread VersionParts) Versions {
+	if unread&VersionsOS != 0 {
+		needs, backup := v.OS.NeedsReboot, v.OS.BackupImage
+		v.OS = before.OS
+		v.OS.NeedsReboot, v.OS.BackupImage = needs, backup
+	}
+	if unread&VersionsUpdate != 0 {
+		v.UpdateChannel = before.UpdateChannel
+		v.OS.NeedsReboot, v.OS.BackupImage = before.OS.NeedsReboot, before.OS.BackupImage
+		if v.OS.Version != before.OS.Version {
+			v.OS.NeedsReboot, v.OS.BackupImage = false, false // that was said of the other one
+		}
+	}
+	if unread&VersionsApplications != 0 {
+		read := v.Applications
+		v.Applications = slices.Clone(before.Applications)
+		for _, a := range read {
+			i := slices.IndexFunc(v.Applications, func(known ApplicationVersion) bool { return known.Name == a.Name })
+			if i < 0 {
+				v.Applications = append(v.Applications, a)
+			} else {
+				v.Applications[i] = a
+			}
+		}
+	}
+	return v
+}
+
+// StagedVersion returns the version that the next reboot makes active; empty: there is none. A
+// next release without the server's word that it needs a reboot is not staged: the server
+// downloads it still, or runs from its backup image.
+func (v OSVersion) StagedVersion() string {
+	if !v.NeedsReboot || v.VersionNext == v.Version {
+		return ""
+	}
+	return v.VersionNext
+}
+
+// Skipped returns the version that IncusOS does not install again, because it did not boot; empty: there is none.
+func (v OSVersion) Skipped() string {
+	if !v.BackupImage {
+		return ""
+	}
+	return v.VersionNext
 }
 
 // ApplicationVersion is the version of one application.
@@ -48,8 +100,8 @@ func (v Versions) Staged(component string) (string, bool) {
 		if v.OS.Name != OSName {
 			return "", false
 		}
-		if v.OS.VersionNext != "" {
-			return v.OS.VersionNext, true
+		if staged := v.OS.StagedVersion(); staged != "" {
+			return staged, true
 		}
 		return v.OS.Version, true
 	}
@@ -61,14 +113,13 @@ func (v Versions) Staged(component string) (string, bool) {
 	return "", false
 }
 
-// NeedsReboot reports whether a staged version waits for a reboot, or the server says it needs one.
-func (v Versions) NeedsReboot() bool {
-	return v.OS.NeedsReboot || (v.OS.VersionNext != "" && v.OS.VersionNext != v.OS.Version)
-}
+// NeedsReboot reports whether the server says that it needs a reboot: nothing else tells.
+func (v Versions) NeedsReboot() bool { return v.OS.NeedsReboot }
 
 // Outdated returns, per component that needs an update, the version to update to: the newest
 // available one, where it is greater than the staged, else running, version of that component.
 // Versions that are not numbers, as those of an Incus without IncusOS, can't be compared, and need none.
+// Neither does the operating system's version that the server skips, see OSVersion.Skipped.
 func (v Versions) Outdated(available map[string]string) map[string]string {
 	var out map[string]string
 	note := func(component, have string) {
@@ -79,7 +130,7 @@ func (v Versions) Outdated(available map[string]string) map[string]string {
 			out[component] = newest
 		}
 	}
-	if have, ok := v.Staged(ComponentOS); ok {
+	if have, ok := v.Staged(ComponentOS); ok && available[ComponentOS] != v.OS.Skipped() {
 		note(ComponentOS, have)
 	}
 	for _, a := range v.Applications {
@@ -91,7 +142,7 @@ func (v Versions) Outdated(available map[string]string) map[string]string {
 // checkVersion wants a number in decimal digits.
 func checkVersion(version string) error {
 	if _, err := strconv.ParseUint(version, 10, 64); err != nil || version[0] == '+' {
-		return fmt.Errorf("version %q: digits are wanted, as in 202608150000: %w", version, ErrInvalidVersion)
+		return fmt.Errorf("version %q: digits are wanted, as in 202610150000: %w", version, ErrInvalidVersion)
 	}
 	return nil
 }

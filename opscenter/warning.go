@@ -36,6 +36,9 @@ const (
 	// WarningFacts: the server's facts are larger than MaxFactsSize, and not stored. Cleared
 	// when they are stored again.
 	WarningFacts WarningKind = "Server facts too large"
+	// WarningBackupImage: the server runs from its backup image, as the version it was updated to
+	// did not boot. Cleared when it runs another one.
+	WarningBackupImage WarningKind = "Server runs from its backup image"
 	// WarningFleet: so many servers fail at once that the control plane suspects itself: nobody
 	// becomes offline. Cleared when most of those that are asked answer.
 	WarningFleet WarningKind = "Fleet unreachable"

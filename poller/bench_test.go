@@ -325,8 +325,8 @@ func BenchmarkSweep(b *testing.B) {
 		registerMany(b, registry, 1, n, func(i int) string { return fmt.Sprintf("https://10.%d.%d.%d:8443", i>>16, i>>8&0xff, i&0xff) }, "")
 		for _, what := range []string{"light", "facts"} {
 			b.Run(backend+"/"+what, func(b *testing.B) {
-				prober := &steady{kind: opscenter.TypeIncus, versions: opscenter.Versions{OS: opscenter.OSVersion{Name: "IncusOS", Version: "202608010000"},
-					Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "202608010000", Primary: true}}}}
+				prober := &steady{kind: opscenter.TypeIncus, versions: opscenter.Versions{OS: opscenter.OSVersion{Name: "IncusOS", Version: "202610010000"},
+					Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "202610010000", Primary: true}}}}
 				if what == "facts" {
 					prober.facts = &opscenter.Facts{Hardware: incusostest.Hardware(1)}
 				}

@@ -241,7 +241,7 @@ func TestHalfAPoll(t *testing.T) {
 		s := r.get("server00").State
 		require.Equal(t, opscenter.TypeIncus, s.Type)
 		require.Equal(t, opscenter.StatusReady, s.Status)
-		require.Equal(t, "202608010000", s.Versions.OS.Version)
+		require.Equal(t, "202610010000", s.Versions.OS.Version)
 		after, err := r.registry.ServerFacts(t.Context(), "server00")
 		require.NoError(t, err)
 		require.Equal(t, before.Hardware, after.Hardware)

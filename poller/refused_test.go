@@ -52,7 +52,7 @@ func TestStoreHangs(t *testing.T) {
 		w.mu.Lock()
 		w.versions = map[string]string{} // every other server has something new
 		for n := range 20 {
-			w.versions[certificates()[n].Name] = "202609010000"
+			w.versions[certificates()[n].Name] = "202611010000"
 		}
 		w.mu.Unlock()
 		time.Sleep(10 * time.Minute)
@@ -117,7 +117,7 @@ func TestStoreRefusesForAWhile(t *testing.T) {
 
 		store.refuse.Store(true)
 		w.mu.Lock()
-		w.version = "202609010000"
+		w.version = "202611010000"
 		w.mu.Unlock()
 		before := p.Stats()
 		time.Sleep(10 * time.Minute)
@@ -135,7 +135,7 @@ func TestStoreRefusesForAWhile(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		for n := range 60 {
-			require.Equal(t, "202609010000", w.state(n).State.Versions.OS.Version, "nothing is lost")
+			require.Equal(t, "202611010000", w.state(n).State.Versions.OS.Version, "nothing is lost")
 			require.Zero(t, w.state(n).Failures)
 		}
 		settled()
@@ -143,7 +143,7 @@ func TestStoreRefusesForAWhile(t *testing.T) {
 		// It refuses when Run is to end, as well: Run ends.
 		store.refuse.Store(true)
 		w.mu.Lock()
-		w.version = "202610010000"
+		w.version = "202612010000"
 		w.mu.Unlock()
 		time.Sleep(2 * time.Minute)
 		cancel()

@@ -32,8 +32,8 @@ import (
 )
 
 const (
-	oldVersion = "202608010000"
-	newVersion = "202608150000"
+	oldVersion = "202610010000"
+	newVersion = "202610150000"
 )
 
 func main() {

@@ -24,7 +24,7 @@ func TestQuickstart(t *testing.T) {
 	require.Contains(t, text, "offline (unresponsive)")
 	// The way through the update, in its order.
 	at := 0
-	for _, step := range []string{"\n  update: ", "\n  evacuate: ", "\n  reboot: ", "\n  restore: ", "\n  none: everything is up to date", "server01 runs 202608150000 now, and is ready."} {
+	for _, step := range []string{"\n  update: ", "\n  evacuate: ", "\n  reboot: ", "\n  restore: ", "\n  none: everything is up to date", "server01 runs 202610150000 now, and is ready."} {
 		i := strings.Index(text[at:], step)
 		require.GreaterOrEqual(t, i, 0, "%q is missing, or out of order in:\n%s", step, text)
 		at += i

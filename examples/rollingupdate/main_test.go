@@ -34,7 +34,7 @@ func TestPlanOnly(t *testing.T) {
 		out.Reset()
 		require.NoError(t, run(t.Context(), strings.Fields("-clusters 1 -members 2 -plan -data "+dir), &out))
 		require.Contains(t, out.String(), "Plan: update, 8 steps, 2 servers")
-		require.Contains(t, out.String(), "incus, os 202608010000 → 202608150000")
+		require.Contains(t, out.String(), "incus, os 202610010000 → 202610150000")
 		require.NotContains(t, out.String(), "running")
 	}
 }

@@ -108,9 +108,9 @@ func TestForm(t *testing.T) {
 }
 
 func TestUnsuitable(t *testing.T) {
-	s := newSite(t, map[string]incusostest.Options{"old": {Version: "202607010000"}, "other": {Application: "migration-manager"}}, "a", "old", "other", "gone", "away", "taken")
+	s := newSite(t, map[string]incusostest.Options{"old": {Version: "202609010000"}, "other": {Application: "migration-manager"}}, "a", "old", "other", "gone", "away", "taken")
 	m := cluster.New(s.Registry, s.client, cluster.Options{})
-	require.NoError(t, s.PublishUpdate(t.Context(), "stable", "202608010000", "os"))
+	require.NoError(t, s.PublishUpdate(t.Context(), "stable", "202610010000", "os"))
 	require.NoError(t, s.SetChannel(t.Context(), "testing", ""))
 	require.NoError(t, s.UpdateServer(t.Context(), "away", opscenter.ServerSpec{Channel: "testing"}, nil))
 	_, err := s.CreateCluster(t.Context(), "c0", opscenter.ClusterSpec{}, "taken")
@@ -122,7 +122,7 @@ func TestUnsuitable(t *testing.T) {
 	}
 	err = m.Form(t.Context(), "c1", "a", "old", "other", "gone", "away", "taken")
 	require.ErrorIs(t, err, cluster.ErrUnsuitable)
-	for _, text := range []string{"server old: its versions are os 202607010000", "server old: an update is pending", "server other: it is of type migration-manager",
+	for _, text := range []string{"server old: its versions are os 202609010000", "server old: an update is pending", "server other: it is of type migration-manager",
 		"server gone: it is offline unresponsive", "server away: it follows channel testing", "server taken: it is a member of cluster c0"} {
 		require.ErrorContains(t, err, text)
 	}

@@ -212,7 +212,7 @@ func (p *plane) add(n int, hardware string) []*opscenter.ServerInfo {
 		require.NoError(p.t, err)
 		kind, none, member := opscenter.TypeIncus, opscenter.NotInMaintenance, info.Name
 		require.NoError(p.t, p.registry.RecordObservations(p.t.Context(), opscenter.Observation{Server: info.Name, ID: info.ID, At: time.Now(), Ready: true, Type: &kind, Maintenance: &none, MemberName: &member,
-			Versions: &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "202608010000"}, Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "202608010000", Primary: true}}},
+			Versions: &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "202610010000"}, Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "202610010000", Primary: true}}},
 			Facts:    &opscenter.Facts{Hardware: json.RawMessage(hardware), Network: json.RawMessage(`{"config":{}}`)}}))
 		out = append(out, info)
 	}
@@ -223,7 +223,7 @@ func TestServers(t *testing.T) {
 	p := start(t, nil)
 	client := p.client(&p.operator)
 	p.add(5, `{"cpu":{"total":64}}`)
-	require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", "202608150000", "os"))
+	require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", "202610150000", "os"))
 
 	a := p.call(client, "GET", "/1.0/provisioning/servers/server0001", "")
 	tag := a.http.Header.Get("ETag")
@@ -238,12 +238,12 @@ func TestServers(t *testing.T) {
 	require.Equal(t, "ready", server["server_status"])
 	require.Equal(t, "update", server["recommended_action"])
 	require.Equal(t, "update pending", server["update_state"])
-	require.Contains(t, server["recommended_action_reason"], "os 202608010000 → 202608150000")
+	require.Contains(t, server["recommended_action_reason"], "os 202610010000 → 202610150000")
 	require.Equal(t, map[string]any{"cpu": map[string]any{"total": 64.0}}, server["hardware_data"])
 	version := server["version_data"].(map[string]any)
 	require.Equal(t, true, version["needs_update"])
 	require.Equal(t, 0.0, version["in_maintenance"])
-	require.Equal(t, "202608150000", version["os"].(map[string]any)["available_version"])
+	require.Equal(t, "202610150000", version["os"].(map[string]any)["available_version"])
 
 	// An edit sends back what it got, changed.
 	server["description"], server["channel"] = "edited", "stable"
@@ -280,7 +280,7 @@ func TestServerLists(t *testing.T) {
 	client := p.client(&p.operator)
 	infos := p.add(100, `{"cpu":{"total":64}}`)
 	require.NoError(t, p.registry.SetChannel(t.Context(), "testing", ""))
-	require.NoError(t, p.registry.PublishUpdate(t.Context(), "testing", "202608150000", "os"))
+	require.NoError(t, p.registry.PublishUpdate(t.Context(), "testing", "202610150000", "os"))
 	for i, info := range infos {
 		if i%10 == 0 {
 			require.NoError(t, p.registry.UpdateServer(t.Context(), info.Name, opscenter.ServerSpec{Channel: "testing"}, nil))

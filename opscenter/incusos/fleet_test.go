@@ -182,9 +182,9 @@ func TestNamesThatDoNotResolve(t *testing.T) {
 // What says nothing is not read: it must not look like a server without versions, type or maintenance.
 func TestEmptyAnswersWorsenNothing(t *testing.T) {
 	answers := map[string]string{
-		"/os/1.0":                      `{"environment":{"os_name":"IncusOS","os_version":"202608010000","uptime":1000}}`,
+		"/os/1.0":                      `{"environment":{"os_name":"IncusOS","os_version":"202610010000","uptime":1000}}`,
 		"/os/1.0/applications":         `["/os/1.0/applications/incus"]`,
-		"/os/1.0/applications/incus":   `{"state":{"is_primary":true,"version":"202608010000"}}`,
+		"/os/1.0/applications/incus":   `{"state":{"is_primary":true,"version":"202610010000"}}`,
 		"/os/1.0/system/update":        `{"config":{"channel":"stable"},"state":{"needs_reboot":true}}`,
 		"/os/1.0/system/resources":     `{}`,
 		"/os/1.0/system/network":       `{}`,
@@ -198,11 +198,17 @@ func TestEmptyAnswersWorsenNothing(t *testing.T) {
 		"/os/1.0": func(o opscenter.Observation) bool {
 			return o.Failure != nil && o.Failure.Kind == opscenter.FailureAnswer
 		},
-		"/os/1.0/applications":       func(o opscenter.Observation) bool { return o.Type == nil && o.Versions == nil },
-		"/os/1.0/applications/incus": func(o opscenter.Observation) bool { return o.Type == nil && o.Versions == nil },
-		"/os/1.0/system/update":      func(o opscenter.Observation) bool { return o.Type != nil && o.Versions == nil },
-		"/os/1.0/system/resources":   func(o opscenter.Observation) bool { return o.Facts.Hardware == nil && o.Facts.Network != nil },
-		"/1.0/cluster/members/one":   func(o opscenter.Observation) bool { return o.Maintenance == nil && o.Type != nil },
+		"/os/1.0/applications": func(o opscenter.Observation) bool {
+			return o.Type == nil && o.UnreadVersions == opscenter.VersionsApplications && o.Versions.OS.Version != ""
+		},
+		"/os/1.0/applications/incus": func(o opscenter.Observation) bool { // the type is told by the name
+			return *o.Type == opscenter.TypeIncus && o.UnreadVersions == opscenter.VersionsApplications && len(o.Versions.Applications) == 0
+		},
+		"/os/1.0/system/update": func(o opscenter.Observation) bool {
+			return o.Type != nil && o.UnreadVersions == opscenter.VersionsUpdate && len(o.Versions.Applications) > 0
+		},
+		"/os/1.0/system/resources": func(o opscenter.Observation) bool { return o.Facts.Hardware == nil && o.Facts.Network != nil },
+		"/1.0/cluster/members/one": func(o opscenter.Observation) bool { return o.Maintenance == nil && o.Type != nil },
 	} {
 		for _, instead := range []string{"null", `"text"`, "{}", "[]", `["/os/1.0/applications/nothing"]`} {
 			if instead == "{}" && path != "/1.0/cluster/members/one" && path != "/os/1.0/applications/incus" {

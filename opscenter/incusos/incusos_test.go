@@ -57,15 +57,15 @@ func TestProbeReadsWhatTheSpecificationLists(t *testing.T) {
 	for application, kind := range map[string]opscenter.ServerType{"incus": opscenter.TypeIncus, "incus-lts-6.0": opscenter.TypeIncus,
 		"migration-manager": opscenter.TypeMigrationManager, "operations-center": opscenter.TypeOperationsCenter, "something-else": opscenter.TypeUnknown} {
 		for _, legacy := range []bool{false, true} {
-			server, identity := boot(t, incusostest.Options{Application: application, Version: "202608010000", LegacyReady: legacy})
+			server, identity := boot(t, incusostest.Options{Application: application, Version: "202610010000", LegacyReady: legacy})
 			client := newClient(t, incusos.Options{Certificate: identity})
 			o := probe(t, client, target(server))
 			require.Nil(t, o.Failure)
 			require.Empty(t, o.Unread)
 			require.True(t, o.Ready)
 			require.Equal(t, kind, *o.Type)
-			require.Equal(t, opscenter.OSVersion{Name: opscenter.OSName, Version: "202608010000"}, o.Versions.OS)
-			require.Equal(t, opscenter.ApplicationVersion{Name: application, Version: "202608010000", FriendlyVersion: "7.3", Primary: true}, o.Versions.Applications[0])
+			require.Equal(t, opscenter.OSVersion{Name: opscenter.OSName, Version: "202610010000", VersionNext: "202610010000"}, o.Versions.OS)
+			require.Equal(t, opscenter.ApplicationVersion{Name: application, Version: "202610010000", FriendlyVersion: "7.3", Primary: true}, o.Versions.Applications[0])
 			require.Equal(t, "stable", o.Versions.UpdateChannel)
 			require.WithinDuration(t, time.Now().Add(-time.Hour), o.BootedAt, time.Minute)
 			require.True(t, *o.SystemStateTrusted)
@@ -125,8 +125,12 @@ func TestPartialFaults(t *testing.T) {
 	server, identity := boot(t, incusostest.Options{})
 	client := newClient(t, incusos.Options{Certificate: identity, Timeout: 200 * time.Millisecond})
 	for path, lost := range map[string]func(o opscenter.Observation) bool{
-		"/os/1.0/applications":     func(o opscenter.Observation) bool { return o.Type == nil && o.Versions == nil },
-		"/os/1.0/system/update":    func(o opscenter.Observation) bool { return o.Type != nil && o.Versions == nil },
+		"/os/1.0/applications": func(o opscenter.Observation) bool {
+			return o.Type == nil && o.UnreadVersions == opscenter.VersionsApplications && o.Versions.OS.Version != ""
+		},
+		"/os/1.0/system/update": func(o opscenter.Observation) bool {
+			return o.Type != nil && o.UnreadVersions == opscenter.VersionsUpdate && len(o.Versions.Applications) > 0
+		},
 		"/os/1.0/system/resources": func(o opscenter.Observation) bool { return o.Facts.Hardware == nil && o.Facts.Network != nil },
 		"/os/1.0/system/security":  func(o opscenter.Observation) bool { return o.Facts.Security == nil && o.SystemStateTrusted == nil },
 		"/1.0/cluster/members":     func(o opscenter.Observation) bool { return o.Maintenance == nil && o.MemberName == nil },
@@ -255,7 +259,7 @@ func TestPlainIncus(t *testing.T) {
 		require.Equal(t, opscenter.TypeIncus, *o.Type)
 		require.Equal(t, "6.0.4", o.Versions.Applications[0].Version)
 		require.JSONEq(t, `{"cpu":{"total":2}}`, string(o.Facts.Hardware))
-		require.Empty(t, o.Versions.Outdated(map[string]string{"os": "202608150000", "incus": "202608150000"}), "no OS update")
+		require.Empty(t, o.Versions.Outdated(map[string]string{"os": "202610150000", "incus": "202610150000"}), "no OS update")
 		auth = "untrusted"
 		o = probe(t, client, where)
 		require.Equal(t, opscenter.FailureUntrusted, o.Failure.Kind)
@@ -284,15 +288,15 @@ func TestActions(t *testing.T) {
 	server, identity := boot(t, incusostest.Options{EvacuateDelay: 50 * time.Millisecond, RebootDelay: 50 * time.Millisecond})
 	client := newClient(t, incusos.Options{Certificate: identity, Timeout: 2 * time.Second})
 	where := target(server)
-	server.Offer("202608150000")
+	server.Offer("202610150000")
 	require.NoError(t, client.Update(t.Context(), where))
-	eventually(t, func() bool { _, staged := server.Version(); return staged == "202608150000" })
+	eventually(t, func() bool { _, staged := server.Version(); return staged == "202610150000" })
 	require.NoError(t, client.Evacuate(t.Context(), where, "auto"))
 	require.Equal(t, "Evacuated", server.MemberStatus())
 	require.Equal(t, opscenter.MaintenanceEvacuated, *probe(t, client, where).Maintenance)
 	require.NoError(t, client.Evacuate(t.Context(), where, "auto"), "evacuated already")
 	require.NoError(t, client.Reboot(t.Context(), where))
-	eventually(t, func() bool { running, _ := server.Version(); return running == "202608150000" })
+	eventually(t, func() bool { running, _ := server.Version(); return running == "202610150000" })
 	eventually(t, func() bool { o := probe(t, client, where); return o.Failure == nil && o.Ready })
 	require.NoError(t, client.Restore(t.Context(), where, ""))
 	require.Equal(t, "Online", server.MemberStatus())

@@ -10,13 +10,13 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/lxc/incus/v6/shared/api"
 
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
+	"github.com/opscenter-go/sdk/internal/release"
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
@@ -64,15 +64,13 @@ func (c *Client) probe(ctx context.Context, target opscenter.Target, o *opscente
 	if err != nil {
 		return err
 	}
-	p := &probe{peer: peer, o: o, light: target.Light, member: target.MemberName, keepSecrets: c.options.KeepSecrets}
+	p := &probe{peer: peer, o: o, light: target.Light, updating: target.Updating, kind: target.Type, member: target.MemberName, keepSecrets: c.options.KeepSecrets}
 	p.ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
 		if used, ok := info.Conn.(*conn); ok {
 			o.Presented, o.Trust = used.presented, used.trust
 		}
 	}})
-	var root struct {
-		Environment environment `json:"environment"`
-	}
+	var root osRoot
 	switch err := p.get("/os/1.0", &root); {
 	case err == nil:
 		p.incusOS(root.Environment)
@@ -89,8 +87,10 @@ type probe struct {
 	peer        *peer
 	ctx         context.Context // of this call alone
 	o           *opscenter.Observation
-	light       bool   // no facts
-	member      string // of a cluster, as it was known before
+	light       bool                 // no facts
+	updating    bool                 // the update status counts
+	kind        opscenter.ServerType // as it was known before
+	member      string               // of a cluster, as it was known before
 	keepSecrets bool
 }
 
@@ -178,31 +178,6 @@ func (p *probe) exchange(method, path string, body []byte) (json.RawMessage, err
 
 var userAgent = []string{"opscenter"}
 
-// environment is what GET /os/1.0 tells.
-type environment struct {
-	OSName        string `json:"os_name"`
-	OSVersion     string `json:"os_version"`
-	OSVersionNext string `json:"os_version_next"`
-	SystemIsReady *bool  `json:"system_is_ready"`
-	Uptime        uptime `json:"uptime"`
-}
-
-// uptime has been both a number and a string of digits, of seconds.
-type uptime time.Duration
-
-func (u *uptime) UnmarshalJSON(data []byte) error {
-	text := string(bytes.Trim(data, `"`))
-	if text == "" || text == "null" {
-		return nil
-	}
-	seconds, err := strconv.ParseFloat(text, 64)
-	if err != nil || seconds < 0 || seconds > 1e10 {
-		return fmt.Errorf("uptime %.40q", text)
-	}
-	*u = uptime(seconds * float64(time.Second))
-	return nil
-}
-
 // try reads one part. What fails is noted; after the end of the context nothing more is tried.
 func (p *probe) try(what string, read func() error) bool {
 	err := p.ctx.Err()
@@ -210,53 +185,64 @@ func (p *probe) try(what string, read func() error) bool {
 		err = read()
 	}
 	if err != nil {
-		p.o.Unread = append(p.o.Unread, limited(fmt.Sprintf("%s: %v", what, err), maxMessage))
+		p.unread(what, err)
 		return false
 	}
 	return true
 }
 
+func (p *probe) unread(what string, err error) {
+	p.o.Unread = append(p.o.Unread, limited(fmt.Sprintf("%s: %v", what, err), maxMessage))
+}
+
 // incusOS reads a server that runs IncusOS.
 func (p *probe) incusOS(e environment) {
-	up := time.Duration(e.Uptime)
-	p.o.Ready = up >= readyUptime
-	if e.SystemIsReady != nil {
-		p.o.Ready = *e.SystemIsReady
+	up := time.Duration(e.Uptime.value)
+	switch {
+	case e.Ready.told:
+		p.o.Ready = e.Ready.value
+	case e.Uptime.told:
+		p.o.Ready = up >= readyUptime
+	default:
+		p.o.Ready = e.OSVersion.value != "" // it answers; the release tells no more
 	}
 	if up > 0 {
 		p.o.BootedAt = p.o.At.Add(-up)
 	}
-	versions := opscenter.Versions{OS: opscenter.OSVersion{Name: limited(e.OSName, maxText), Version: limited(e.OSVersion, maxText), VersionNext: limited(e.OSVersionNext, maxText)}}
-	kind := opscenter.TypeUnknown
-	applications := p.try("applications", func() (err error) {
-		versions.Applications, kind, err = p.applications()
-		return err
-	})
-	if applications {
-		p.o.Type = &kind
+	versions := &opscenter.Versions{}
+	var update updateSection
+	if p.try("update", func() error { return p.get("/os/1.0/system/update", &update) }) {
+		p.o.Update, p.o.UpdateStatus = update.settings(), update.status()
+		versions.UpdateChannel = limited(update.Config.value.Channel.value, maxText)
+	} else {
+		p.o.UnreadVersions |= opscenter.VersionsUpdate
 	}
-	update := p.try("update", func() error {
-		var answer struct {
-			Config struct {
-				Channel        string `json:"channel"`
-				AutoReboot     bool   `json:"auto_reboot"`
-				CheckFrequency string `json:"check_frequency"`
-			} `json:"config"`
-			State struct {
-				NeedsReboot bool `json:"needs_reboot"`
-			} `json:"state"`
+	if p.updating && p.o.UpdateStatus != nil {
+		// What the status says has happened is in what is read after it.
+		var root osRoot
+		if p.try("versions", func() error { return p.get("/os/1.0", &root) }) {
+			e = root.Environment
 		}
-		err := p.get("/os/1.0/system/update", &answer)
-		versions.UpdateChannel, versions.OS.NeedsReboot = limited(answer.Config.Channel, maxText), answer.State.NeedsReboot
-		if err == nil {
-			p.o.Update = &opscenter.UpdateSettings{AutoReboot: answer.Config.AutoReboot, Channel: versions.UpdateChannel, CheckFrequency: limited(answer.Config.CheckFrequency, maxText)}
-		}
-		return err
-	})
-	if applications && update {
-		p.o.Versions = &versions
 	}
-	p.facts()
+	versions.OS = e.version(update)
+	if versions.OS.Version == "" {
+		p.o.UnreadVersions |= opscenter.VersionsOS
+		p.unread("os_version", fmt.Errorf("%w: it is not told", errAnswer))
+	}
+	if !p.try("applications", func() (err error) {
+		versions.Applications, p.o.Type, err = p.applications()
+		return err
+	}) {
+		p.o.UnreadVersions |= opscenter.VersionsApplications
+	}
+	kind := p.kind
+	if p.o.Type != nil {
+		kind = *p.o.Type
+	}
+	if len(versions.Applications) > 0 || p.o.UnreadVersions != opscenter.VersionsOS|opscenter.VersionsApplications|opscenter.VersionsUpdate {
+		p.o.Versions = versions
+	}
+	p.facts(versions.OS.Version)
 	if kind == opscenter.TypeIncus {
 		p.try("cluster membership", func() error {
 			if p.member != "" && p.stillMember() {
@@ -283,44 +269,79 @@ func (p *probe) stillMember() bool {
 	return true
 }
 
-// applications reads the installed applications, and the type the primary one makes of the server.
-func (p *probe) applications() ([]opscenter.ApplicationVersion, opscenter.ServerType, error) {
+// applications reads the installed applications into versions, and the type they make of the server:
+// that of the primary one, which releases before 2026-06-24 tell by its name alone. It returns
+// those of which the version could be read, and an error for each of the others.
+func (p *probe) applications() (read []opscenter.ApplicationVersion, kind *opscenter.ServerType, err error) {
 	var paths []string
 	if err := p.get("/os/1.0/applications", &paths); err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
-	if len(paths) > maxApplications {
-		return nil, "", fmt.Errorf("%w: %d applications, at most %d are taken", errAnswer, len(paths), maxApplications)
+	switch {
+	case len(paths) > maxApplications:
+		return nil, nil, fmt.Errorf("%w: %d applications, at most %d are taken", errAnswer, len(paths), maxApplications)
+	case len(paths) == 0:
+		// As right after an update of the OS, or while it is set up: that says nothing of what it is.
+		return nil, nil, fmt.Errorf("%w: there are none", errAnswer)
 	}
-	kind, primary := opscenter.TypeUnknown, false
-	var out []opscenter.ApplicationVersion
+	var all []opscenter.ApplicationVersion
+	var failures []error
 	for _, path := range paths {
 		name := path[strings.LastIndex(path, "/")+1:]
 		var answer struct {
-			State struct {
-				IsPrimary       bool   `json:"is_primary"`
-				Version         string `json:"version"`
-				FriendlyVersion string `json:"friendly_version"`
-			} `json:"state"`
+			State told[struct {
+				IsPrimary       told[bool]   `json:"is_primary"`
+				Version         told[string] `json:"version"`
+				FriendlyVersion told[string] `json:"friendly_version"`
+			}] `json:"state"`
 		}
-		if err := p.get("/os/1.0/applications/"+url.PathEscape(name), &answer); err != nil {
-			return nil, "", err
+		err := p.ctx.Err()
+		if err == nil {
+			err = p.get("/os/1.0/applications/"+url.PathEscape(name), &answer)
 		}
-		out = append(out, opscenter.ApplicationVersion{Name: limited(name, maxText), Version: limited(answer.State.Version, maxText),
-			FriendlyVersion: limited(answer.State.FriendlyVersion, maxText), Primary: answer.State.IsPrimary})
-		if answer.State.IsPrimary {
-			kind, primary = opscenter.TypeOfApplication(name), true
+		if err == nil && !answer.State.told {
+			err = fmt.Errorf("GET %s: %w: no state", path, errAnswer)
+		}
+		state := answer.State.value
+		one := opscenter.ApplicationVersion{Name: limited(name, maxText), Version: limited(state.Version.value, maxText),
+			FriendlyVersion: limited(state.FriendlyVersion.value, maxText), Primary: state.IsPrimary.value}
+		all = append(all, one)
+		if err != nil {
+			failures = append(failures, err)
 		}
 	}
-	if !primary {
-		// As while it is being set up: that says nothing of what it is.
-		return nil, "", fmt.Errorf("%w: none of %d applications is the primary one", errAnswer, len(paths))
+	if found := typeOf(all); found != opscenter.TypeUnknown || slices.ContainsFunc(all, func(a opscenter.ApplicationVersion) bool { return a.Primary }) {
+		kind = &found
+	} else {
+		failures = append(failures, fmt.Errorf("%w: none of %d applications is a primary one", errAnswer, len(paths)))
 	}
-	return out, kind, nil
+	for _, a := range all {
+		if a.Version != "" {
+			read = append(read, a)
+		}
+	}
+	return read, kind, errors.Join(failures...)
+}
+
+// typeOf returns the type that applications make of a server: that of the one which says that it
+// is the primary one, else of the first whose name is a type's, which is marked as the primary one.
+func typeOf(applications []opscenter.ApplicationVersion) opscenter.ServerType {
+	for _, a := range applications {
+		if a.Primary {
+			return opscenter.TypeOfApplication(a.Name)
+		}
+	}
+	for i, a := range applications {
+		if kind := opscenter.TypeOfApplication(a.Name); kind != opscenter.TypeUnknown {
+			applications[i].Primary = true
+			return kind
+		}
+	}
+	return opscenter.TypeUnknown
 }
 
 // facts reads what is large.
-func (p *probe) facts() {
+func (p *probe) facts(version string) {
 	if p.light {
 		return
 	}
@@ -329,6 +350,9 @@ func (p *probe) facts() {
 		name string
 		into *json.RawMessage
 	}{{"resources", &f.Hardware}, {"network", &f.Network}, {"security", &f.Security}, {"storage", &f.Storage}} {
+		if part.name == "security" && !release.Has(version, release.SecurityReads) {
+			continue // to read it there would silence the console's warning about the recovery keys
+		}
 		p.try(part.name, func() (err error) {
 			*part.into, err = p.object("/os/1.0/system/" + part.name)
 			return err
@@ -338,13 +362,15 @@ func (p *probe) facts() {
 		p.try("security state", func() error {
 			var answer struct {
 				State struct {
-					Trusted bool `json:"system_state_is_trusted"`
+					Trusted told[bool] `json:"system_state_is_trusted"`
 				} `json:"state"`
 			}
 			if err := json.Unmarshal(f.Security, &answer); err != nil {
 				return err
 			}
-			p.o.SystemStateTrusted = &answer.State.Trusted
+			if answer.State.Trusted.told {
+				p.o.SystemStateTrusted = &answer.State.Trusted.value
+			}
 			return nil
 		})
 	}

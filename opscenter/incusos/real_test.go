@@ -72,12 +72,12 @@ func TestRealIncus(t *testing.T) {
 		require.Equal(t, opscenter.TypeIncus, info.State.Type)
 		require.Equal(t, daemon.Version, info.State.Versions.Applications[0].Version)
 		require.Equal(t, truth, stored("real"))
-		require.NoError(t, registry.PublishUpdate(t.Context(), "stable", "202608150000", "os", "incus"))
+		require.NoError(t, registry.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
 		require.Equal(t, opscenter.ActionNone, info.Recommendation().Action, "no IncusOS, no update")
 	})
 
 	t.Run("behind a simulated IncusOS", func(t *testing.T) {
-		server, err := incusostest.New(incusostest.Options{Name: "fronted", Backend: daemon.Socket, Version: "202608010000"})
+		server, err := incusostest.New(incusostest.Options{Name: "fronted", Backend: daemon.Socket, Version: "202610010000"})
 		require.NoError(t, err)
 		defer server.Close()
 		server.Trust(identity.Leaf)
@@ -91,7 +91,7 @@ func TestRealIncus(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, opscenter.StatusReady, info.State.Status)
 		require.Equal(t, opscenter.TypeIncus, info.State.Type)
-		require.Equal(t, opscenter.OSVersion{Name: opscenter.OSName, Version: "202608010000"}, info.State.Versions.OS)
+		require.Equal(t, opscenter.OSVersion{Name: opscenter.OSName, Version: "202610010000"}, info.State.Versions.OS)
 		require.Equal(t, truth, func() hardware {
 			connection, err := client.Connect(t.Context(), info.Target())
 			require.NoError(t, err)

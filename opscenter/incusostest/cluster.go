@@ -194,11 +194,15 @@ func (s *Server) getServer(w http.ResponseWriter, r *http.Request) {
 		for key, value := range s.state.config {
 			config[key] = value
 		}
+		osName, osVersion := "IncusOS", s.state.version
+		if s.options.Plain {
+			osName, osVersion = "Debian GNU/Linux", "12"
+		}
 		answer["auth"], answer["auth_user_method"] = "trusted", "tls"
 		answer["config"] = config
 		answer["environment"] = map[string]any{"addresses": []string{s.address}, "architectures": []string{"x86_64", "i686"},
 			"certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate[0]})), "certificate_fingerprint": fingerprint(certificate.Leaf),
-			"kernel": "Linux", "kernel_architecture": "x86_64", "os_name": "IncusOS", "os_version": s.state.version,
+			"kernel": "Linux", "kernel_architecture": "x86_64", "os_name": osName, "os_version": osVersion,
 			"server": "incus", "server_version": "7.3", "server_name": s.options.Name, "server_clustered": clustered, "project": "default"}
 	}
 	respond(w, answer)

@@ -38,7 +38,10 @@ func serial(r *rand.Rand, n int) string {
 }
 
 // Hardware returns what a server with that seed answers as its resources.
-func Hardware(seed uint64) json.RawMessage {
+func Hardware(seed uint64) json.RawMessage { return hardware(seed, 0) }
+
+// hardware is Hardware of a server whose network cards have virtual functions.
+func hardware(seed uint64, functions int) json.RawMessage {
 	r := generator(seed, 1)
 	cpu := pick(r, "Intel(R) Xeon(R) Gold 6342 CPU @ 2.80GHz", "Intel(R) Xeon(R) Silver 4314 CPU @ 2.40GHz", "AMD EPYC 7543 32-Core Processor", "AMD EPYC 9354 32-Core Processor")
 	vendor := pick(r, "Dell Inc.", "HPE", "Supermicro", "Lenovo")
@@ -66,7 +69,11 @@ func Hardware(seed uint64) json.RawMessage {
 		nodes = append(nodes, object{"numa_node": n, "hugepages_used": 0, "hugepages_total": 0, "used": memory / 4, "total": memory / 2})
 	}
 	var cards, disks, devices []any
-	for c := range 2 {
+	many := 2
+	if functions > 0 {
+		many = 8
+	}
+	for c := range many {
 		var ports []any
 		for p := range 2 {
 			ports = append(ports, object{"id": fmt.Sprintf("enp%ds0f%dnp%d", 65+c, p, p), "address": macAddress(seed, c*2+p), "port": p, "protocol": "ethernet",
@@ -89,6 +96,11 @@ func Hardware(seed uint64) json.RawMessage {
 			"product":    pick(r, "Ice Lake Memory Map/VT-d", "C620 Series Chipset SATA Controller", "Ice Lake PMON MSM", "Sky Lake-E PCI Express Root Port A"),
 			"product_id": fmt.Sprintf("%04x", r.IntN(1<<16)), "iommu_group": d, "vpd": object{}})
 	}
+	for c, card := range cards {
+		if card := card.(object); functions > 0 {
+			card["sriov"] = object{"current_vfs": functions, "maximum_vfs": functions, "vfs": virtualFunctions(c, functions)}
+		}
+	}
 	return encode(object{
 		"cpu":     object{"architecture": "x86_64", "sockets": cpus, "total": thread},
 		"memory":  object{"nodes": nodes, "hugepages_total": 0, "hugepages_used": 0, "hugepages_size": 2097152, "used": memory / 3, "total": memory},
@@ -104,6 +116,18 @@ func Hardware(seed uint64) json.RawMessage {
 			"motherboard": object{"vendor": vendor, "product": serial(r, 6), "serial": "." + serial(r, 7) + ".", "version": "A03"}},
 		"load": object{"Average1Min": r.Float64(), "Average5Min": r.Float64(), "Average10Min": r.Float64(), "Processes": 400 + r.IntN(200)},
 	})
+}
+
+// virtualFunctions are what a network card with SR-IOV lists.
+func virtualFunctions(card, n int) (out []any) {
+	for f := range n {
+		out = append(out, object{"driver": "mlx5_core", "driver_version": "6.12.41", "numa_node": card % 2, "pci_address": fmt.Sprintf("0000:%02x:%02x.%d", 65+card, f/8, f%8),
+			"vendor": "Mellanox Technologies", "vendor_id": "15b3", "product": "MT28908 Family [ConnectX-6 Virtual Function]", "product_id": "101c", "firmware_version": "20.38.1002 (MT_0000000224)",
+			"ports": []any{object{"id": fmt.Sprintf("enp%ds0f0v%d", 65+card, f), "address": fmt.Sprintf("02:00:00:%02x:%02x:%02x", card, f>>8, f&0xff), "port": 0, "protocol": "ethernet",
+				"supported_modes": []any{"100000baseSR4/Full", "100000baseKR4/Full", "25000baseCR/Full", "25000baseKR/Full"}, "supported_ports": []any{"fibre", "backplane"}, "port_type": "fibre",
+				"transceiver_type": "internal", "auto_negotiation": false, "link_detected": true, "link_speed": 100000, "link_duplex": "full"}}})
+	}
+	return out
 }
 
 func storage(seed uint64) json.RawMessage {

@@ -95,7 +95,7 @@ func TestAnswersAgreeWithTheAPIDescription(t *testing.T) {
 	require.NoError(t, yaml.Unmarshal(text, &description))
 	paths := description["paths"].(map[string]any)
 	c := boot(t, incusostest.Options{})
-	c.server.Offer("202608150000")
+	c.server.Offer("202610150000")
 	require.Equal(t, "sync", c.call("POST", "/os/1.0/system/update/:check", "").Type)
 	require.Eventually(t, func() bool { _, next := c.server.Version(); return next != "" }, 5*time.Second, 5*time.Millisecond)
 	checked := 0
@@ -261,13 +261,13 @@ func TestUpdateRebootEvacuateRestore(t *testing.T) {
 	require.Equal(t, 404, c.call("POST", "/1.0/cluster/members/other/state", `{"action":"evacuate"}`).ErrorCode)
 	require.Equal(t, 400, boot(t, incusostest.Options{Standalone: true}).call("GET", "/1.0/cluster/members/x", "").ErrorCode, "Server isn't clustered")
 
-	c.server.Offer("202608150000")
+	c.server.Offer("202610150000")
 	c.call("POST", "/os/1.0/system/update/:check", "")
-	require.Eventually(t, func() bool { _, next := c.server.Version(); return next == "202608150000" }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { _, next := c.server.Version(); return next == "202610150000" }, 5*time.Second, 5*time.Millisecond)
 	running, _ := c.server.Version()
-	require.Equal(t, "202608010000", running, "staged, and not active")
+	require.Equal(t, "202610010000", running, "staged, and not active")
 	require.Equal(t, "sync", c.call("POST", "/os/1.0/system/:reboot", "").Type)
-	require.Eventually(t, func() bool { running, next := c.server.Version(); return running == "202608150000" && next == "" }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { running, next := c.server.Version(); return running == "202610150000" && next == "" }, 5*time.Second, 5*time.Millisecond)
 	require.Eventually(t, func() bool {
 		out, err := c.try("GET", "/os/1.0", "")
 		return err == nil && strings.Contains(string(out.Metadata), `"system_is_ready":true`)

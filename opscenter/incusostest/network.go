@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/opscenter-go/sdk/internal/release"
 )
 
 // network is a server's network configuration, with the change that waits for its confirmation.
@@ -166,8 +168,15 @@ func (n *network) document(s *Server) map[string]any {
 		}
 		interfaces[name] = state
 	}
-	return map[string]any{"config": n.config, "state": map[string]any{"interfaces": interfaces, "configuration_in_process": n.atIt}}
+	out := map[string]any{"interfaces": interfaces}
+	if s.speaks(release.Confirmation) {
+		out["configuration_in_process"] = n.atIt
+	}
+	return map[string]any{"config": n.config, "state": out}
 }
+
+// confirms reports whether the release undoes changes of the network that are not confirmed. s.mu is held.
+func (s *Server) confirms() bool { return !s.options.LegacyNetwork && s.speaks(release.Confirmation) }
 
 func hasRole(device map[string]any, role string) bool {
 	roles, _ := device["roles"].([]any)
@@ -269,7 +278,7 @@ func (s *Server) putNetwork(w http.ResponseWriter, r *http.Request) {
 	before := s.network.config
 	s.network.config = body.Config
 	s.unsaved()
-	if timeout > 0 && !s.options.LegacyNetwork {
+	if timeout > 0 && s.confirms() {
 		s.network.before, s.network.pending = before, true
 		s.network.timer = time.AfterFunc(timeout, s.rollBack)
 	}
@@ -380,7 +389,10 @@ func (s *Server) move(hangUp func()) {
 }
 
 func (s *Server) confirmNetwork(w http.ResponseWriter, r *http.Request) {
-	if r.PathValue("action") != ":confirm" || s.options.LegacyNetwork {
+	s.mu.Lock()
+	confirms := s.confirms()
+	s.mu.Unlock()
+	if r.PathValue("action") != ":confirm" || !confirms {
 		respondError(w, http.StatusNotFound, "Not Found")
 		return
 	}

@@ -1,6 +1,8 @@
 package incusostest
 
 import (
+	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -8,14 +10,20 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/opscenter-go/sdk/internal/release"
 )
 
 // state is what a server is, apart from its network.
 type state struct {
 	machineID, systemUUID string
 
+	// next is the version that was installed last, and staged while needsReboot is set. It is the
+	// alternate image, and not staged, if it did not boot.
 	version, next, alternate string
+	needsReboot              bool
 	applications             []application
 	available                string // what the update feed offers
 	bootedAt                 time.Time
@@ -31,6 +39,7 @@ type state struct {
 	operations map[string]*operation
 
 	hardware, storage, security json.RawMessage
+	keysRetrieved               bool
 	kernel, logging             json.RawMessage // configurations
 }
 
@@ -40,10 +49,10 @@ type application struct {
 }
 
 type updateConfig struct {
-	AutoReboot         bool   `json:"auto_reboot"`
-	Channel            string `json:"channel"`
-	CheckFrequency     string `json:"check_frequency"`
-	MaintenanceWindows []any  `json:"maintenance_windows,omitempty"`
+	AutoReboot         bool              `json:"auto_reboot"`
+	Channel            string            `json:"channel"`
+	CheckFrequency     release.Frequency `json:"check_frequency"`
+	MaintenanceWindows []any             `json:"maintenance_windows,omitempty"`
 }
 
 func newState(options Options, machineID, systemUUID string) state {
@@ -55,7 +64,7 @@ func newState(options Options, machineID, systemUUID string) state {
 		update:      updateConfig{Channel: "stable", CheckFrequency: "6h"},
 		updateState: "Update check completed",
 		operations:  map[string]*operation{},
-		hardware:    Hardware(options.Seed), storage: storage(options.Seed), security: security(options.Seed),
+		hardware:    hardware(options.Seed, options.VirtualFunctions), storage: storage(options.Seed), security: security(options.Seed),
 		kernel: json.RawMessage(`{}`), logging: json.RawMessage(`{}`),
 	}
 }
@@ -76,7 +85,45 @@ func (s *Server) Offer(version string) {
 func (s *Server) Version() (running, staged string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.state.version, s.state.next
+	if s.state.needsReboot {
+		staged = s.state.next
+	}
+	return s.state.version, staged
+}
+
+// RecoveryKeysRetrieved reports whether the server takes its recovery keys for retrieved: then its
+// console does not warn of them.
+func (s *Server) RecoveryKeysRetrieved() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.keysRetrieved
+}
+
+// SetUpdateSettings changes how the server updates itself, as somebody on its console does.
+func (s *Server) SetUpdateSettings(autoReboot bool, channel, checkFrequency string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.update = updateConfig{AutoReboot: autoReboot, Channel: channel, CheckFrequency: release.Frequency(checkFrequency)}
+}
+
+// SetApplications makes the server list these applications, each in the OS's version, the first
+// one as the primary one; none: an empty list, as right after an update of the OS.
+func (s *Server) SetApplications(names ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.applications = nil
+	for i, name := range names {
+		s.state.applications = append(s.state.applications, application{name, s.state.version, i == 0})
+	}
+}
+
+// speaks reports whether the release as which the server speaks has something. s.mu is held.
+func (s *Server) speaks(since string) bool {
+	speaks := s.options.Release
+	if speaks != "" && s.state.version != s.options.Version && newer(s.state.version, speaks) {
+		speaks = s.state.version
+	}
+	return speaks == "" || !release.Before(speaks, since)
 }
 
 // SetReady makes the server say that it is ready, or not.
@@ -140,6 +187,10 @@ func (s *Server) routes() http.Handler {
 	osAPI := http.NewServeMux()
 	s.osRoutes(osAPI)
 	mux.HandleFunc("/os/", func(w http.ResponseWriter, r *http.Request) {
+		if s.options.Plain {
+			respondError(w, http.StatusBadRequest, "System isn't running IncusOS")
+			return
+		}
 		if !s.isTrusted(r) {
 			respondError(w, http.StatusForbidden, "Not authorized")
 			return
@@ -179,9 +230,11 @@ func (s *Server) osRoutes(mux *http.ServeMux) {
 	get("/1.0/applications/{name}", func(r *http.Request) any {
 		for _, a := range s.state.applications {
 			if a.name == r.PathValue("name") {
-				return map[string]any{"config": map[string]any{}, "state": map[string]any{
-					"is_primary": a.primary, "initialized": true, "version": a.version, "friendly_version": "7.3",
-					"available_versions": []string{a.version}}}
+				state := map[string]any{"initialized": true, "version": a.version, "friendly_version": "7.3", "available_versions": []string{a.version}}
+				if s.speaks(release.Primary) {
+					state["is_primary"] = a.primary
+				}
+				return map[string]any{"config": map[string]any{}, "state": state}
 			}
 		}
 		return nil
@@ -191,18 +244,35 @@ func (s *Server) osRoutes(mux *http.ServeMux) {
 	})
 	get("/1.0/system/resources", func(*http.Request) any { return s.state.hardware })
 	get("/1.0/system/storage", func(*http.Request) any { return s.state.storage })
-	get("/1.0/system/security", func(*http.Request) any { return s.state.security })
+	get("/1.0/system/security", func(*http.Request) any {
+		was := s.state.keysRetrieved
+		if !s.speaks(release.SecurityReads) {
+			s.state.keysRetrieved = true
+		}
+		return json.RawMessage(strings.Replace(string(s.state.security), `"encryption_recovery_keys_retrieved":true`, fmt.Sprintf(`"encryption_recovery_keys_retrieved":%t`, was), 1))
+	})
+	mux.HandleFunc("POST /os/1.0/system/security/{action}", func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		known := r.PathValue("action") == ":retrieved" && s.speaks(release.SecurityReads)
+		s.state.keysRetrieved = s.state.keysRetrieved || known
+		s.mu.Unlock()
+		if !known {
+			respondError(w, http.StatusNotFound, "Not Found")
+			return
+		}
+		respond(w, nil)
+	})
 	get("/1.0/system/kernel", func(*http.Request) any {
 		return map[string]any{"config": s.state.kernel, "state": map[string]any{"memory": map[string]any{}}}
 	})
 	get("/1.0/system/logging", func(*http.Request) any { return map[string]any{"config": s.state.logging, "state": map[string]any{}} })
 	get("/1.0/system/network", func(*http.Request) any { return s.network.document(s) })
 	get("/1.0/system/update", func(*http.Request) any {
-		out := map[string]any{"needs_reboot": s.needsReboot(), "status": s.state.updateState}
+		out := map[string]any{"needs_reboot": s.state.needsReboot, "status": s.state.updateState}
 		if !s.state.lastCheck.IsZero() {
 			out["last_check"] = s.state.lastCheck.UTC().Format(time.RFC3339)
 		}
-		return map[string]any{"config": s.state.update, "state": out}
+		return map[string]any{"config": s.updateConfig(), "state": out}
 	})
 	get("/1.0/system/provider", func(*http.Request) any {
 		return map[string]any{"config": map[string]any{"name": "operations-center", "config": map[string]string{
@@ -225,17 +295,33 @@ func (s *Server) osRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { respondError(w, http.StatusNotFound, "Not Found") })
 }
 
-// needsReboot: s.mu is held.
-func (s *Server) needsReboot() bool { return s.state.next != "" && s.state.next != s.state.version }
+// updateConfig is the configuration of updates as the release tells it. s.mu is held.
+func (s *Server) updateConfig() any {
+	if s.speaks(release.FrequencyText) {
+		return s.state.update
+	}
+	n, _ := s.state.update.CheckFrequency.Nanoseconds()
+	return map[string]any{"auto_reboot": s.state.update.AutoReboot, "channel": s.state.update.Channel, "check_frequency": n}
+}
 
 // environment: s.mu is held.
 func (s *Server) environment() map[string]any {
 	up := int64(time.Since(s.state.bootedAt).Seconds())
-	out := map[string]any{"hostname": s.options.Name, "machine_id": s.state.machineID, "os_name": "IncusOS",
-		"os_version": s.state.version, "os_version_next": s.state.next, "os_version_alternate": s.state.alternate, "uptime": up}
-	if s.options.LegacyReady {
+	out := map[string]any{"hostname": s.options.Name, "os_name": "IncusOS", "os_version": s.state.version}
+	if s.speaks(release.MachineID) {
+		out["machine_id"] = s.state.machineID
+	}
+	if s.speaks(release.NextVersion) {
+		out["uptime"] = up
+		out["os_version_next"] = cmp.Or(s.state.next, s.state.version)
+		if s.state.alternate != "" {
+			out["os_version_alternate"] = s.state.alternate
+		}
+	}
+	switch {
+	case s.options.LegacyReady:
 		out["uptime"] = strconv.FormatInt(up, 10)
-	} else {
+	case s.speaks(release.Ready):
 		out["system_is_ready"] = s.state.ready
 	}
 	return out
@@ -252,16 +338,24 @@ func decode(w http.ResponseWriter, r *http.Request, into any) bool {
 
 func (s *Server) putUpdate(w http.ResponseWriter, r *http.Request) {
 	var body struct {
-		Config updateConfig `json:"config"`
+		Config struct {
+			updateConfig
+			Frequency json.RawMessage `json:"check_frequency"`
+		} `json:"config"`
 	}
 	if !decode(w, r, &body) {
 		return
 	}
 	s.mu.Lock()
-	if !s.state.forgetful {
-		s.state.update = body.Config
+	defer s.mu.Unlock()
+	if text := bytes.HasPrefix(body.Config.Frequency, []byte(`"`)); text != s.speaks(release.FrequencyText) {
+		respondError(w, http.StatusBadRequest, "json: cannot unmarshal check_frequency")
+		return
 	}
-	s.mu.Unlock()
+	if !s.state.forgetful {
+		s.state.update = body.Config.updateConfig
+		_ = json.Unmarshal(body.Config.Frequency, &s.state.update.CheckFrequency)
+	}
 	respond(w, nil)
 }
 
@@ -288,8 +382,10 @@ func (s *Server) checkUpdate(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	busy := s.state.updating
-	s.state.updating = true
-	s.state.lastCheck = time.Now()
+	if !busy && s.trouble != TroubleUpdate {
+		s.state.updating = true
+		s.state.lastCheck, s.state.updateState = time.Now(), "Running update check"
+	}
 	s.mu.Unlock()
 	if body.OSOnly { // answers when it is done
 		if sleep(s, s.options.UpdateDelay) {
@@ -312,11 +408,15 @@ func (s *Server) applyUpdate(osOnly bool) {
 		return
 	}
 	osUpdated, updated := false, false
-	if newer(s.state.available, s.state.version) && s.state.next != s.state.available {
-		s.state.next, osUpdated = s.state.available, true
+	s.state.updateState = "Update check completed"
+	if s.trouble == TroubleDownload {
+		s.state.updateState = "Failed to check for OS updates"
+	} else if newer(s.state.available, s.state.version) && s.state.next != s.state.available { // what did not boot is not tried again
+		s.state.next, s.state.needsReboot, osUpdated = s.state.available, true, true
+		s.state.updateState = "IncusOS has been updated to version " + s.state.available
 	}
 	for i := range s.state.applications {
-		if a := &s.state.applications[i]; !osOnly && newer(s.state.available, a.version) {
+		if a := &s.state.applications[i]; !osOnly && s.trouble != TroubleDownload && s.trouble != TroubleApplication && newer(s.state.available, a.version) {
 			a.version, updated = s.state.available, true
 		}
 	}
@@ -388,6 +488,26 @@ func (s *Server) PowerOff(cause string) {
 	s.down()
 }
 
+// Suspend suspends the server to memory, which says so; Resume wakes it, without a boot.
+func (s *Server) Suspend() { s.PowerOff("suspend-triggered") }
+
+// Resume wakes a server that is suspended: it is as it was before, and says nothing.
+func (s *Server) Resume() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.off, s.state.ready = false, true
+	if s.web == nil {
+		_ = s.serve()
+	}
+}
+
+// Restart boots a server anew without a word before or after, as after a power cut between two polls.
+func (s *Server) Restart() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.bootedAt = time.Now()
+}
+
 // Crash takes the server down without a word.
 func (s *Server) Crash() { s.down() }
 
@@ -404,10 +524,14 @@ func (s *Server) down() {
 // PowerOn boots a server that is down; a staged version becomes active.
 func (s *Server) PowerOn() {
 	s.mu.Lock()
-	if s.needsReboot() && s.trouble != TroubleVersion {
+	switch {
+	case s.state.needsReboot && s.state.next != "" && s.trouble == TroubleVersion: // from the backup image
+		s.state.alternate = s.state.next
+	case s.state.needsReboot && s.state.next != "":
 		s.state.alternate, s.state.version = s.state.version, s.state.next
+		s.state.next = ""
 	}
-	s.state.next = ""
+	s.state.needsReboot = false
 	s.state.bootedAt = time.Now()
 	s.off, s.rebooting = false, false
 	if s.web == nil {

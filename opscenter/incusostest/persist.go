@@ -18,6 +18,9 @@ type saved struct {
 	MachineID, SystemUUID string
 	Version, Next         string
 	Alternate, Available  string
+	NeedsReboot           bool
+	UpdateState           string
+	LastCheck             time.Time
 	Applications          []savedApplication
 	BootedAt              time.Time
 	Trusted               []string
@@ -64,7 +67,7 @@ func (s *Server) save() {
 	s.mu.Lock()
 	st := &s.state
 	out := saved{MachineID: st.machineID, SystemUUID: st.systemUUID, Version: st.version, Next: st.next, Alternate: st.alternate, Available: st.available,
-		BootedAt: st.bootedAt, Address: s.address, ServerURL: s.provider.ServerURL, Token: s.provider.Token, Off: s.off, Rebooting: s.rebooting, Reboots: s.reboots}
+		NeedsReboot: st.needsReboot, UpdateState: st.updateState, LastCheck: st.lastCheck, BootedAt: st.bootedAt, Address: s.address, ServerURL: s.provider.ServerURL, Token: s.provider.Token, Off: s.off, Rebooting: s.rebooting, Reboots: s.reboots}
 	for _, a := range st.applications {
 		out.Applications = append(out.Applications, savedApplication{a.name, a.version, a.primary})
 	}
@@ -121,6 +124,7 @@ func (s *Server) restore() error {
 	s.transport.TLSClientConfig.Certificates = []tls.Certificate{identity}
 	st := &s.state
 	st.machineID, st.systemUUID, st.version, st.next, st.alternate, st.available, st.bootedAt = in.MachineID, in.SystemUUID, in.Version, in.Next, in.Alternate, in.Available, in.BootedAt
+	st.needsReboot, st.updateState, st.lastCheck = in.NeedsReboot, in.UpdateState, in.LastCheck
 	st.applications = nil
 	for _, a := range in.Applications {
 		st.applications = append(st.applications, application{a.Name, a.Version, a.Primary})

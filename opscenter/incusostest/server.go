@@ -12,6 +12,7 @@
 package incusostest
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -41,7 +42,7 @@ type Options struct {
 	// Application is the primary one: "incus", "incus-lts-6.0", "migration-manager",
 	// "operations-center", or any other. Default "incus".
 	Application string
-	// Version of the OS and all applications. Default "202608010000".
+	// Version of the OS and all applications. Default "202610010000".
 	Version string
 	// Standalone: an Incus server that is in no cluster.
 	Standalone bool
@@ -50,6 +51,16 @@ type Options struct {
 	Address string
 	// Delays of what takes time on a real server. Default: 10 ms each.
 	UpdateDelay, RebootDelay, EvacuateDelay time.Duration
+	// Release is the IncusOS release as which the server speaks, until it runs a newer version:
+	// what that did not tell yet is not told, as with machine_id before 202605290000 and is_primary
+	// before 202606240000. Default: the newest.
+	Release string
+	// Plain: an Incus server that is not on IncusOS. It answers nothing under /os/, and does not register.
+	Plain bool
+	// SystemUUID of the hardware. Default: random.
+	SystemUUID string
+	// VirtualFunctions is how many each network card has: eight cards with 128 are 800 KiB of hardware.
+	VirtualFunctions int
 	// LegacyNetwork knows no changes of the network that are undone unless they are confirmed, as older releases.
 	LegacyNetwork bool
 	// LegacyVolumes lists the snapshots of storage volumes among the volumes, as older releases of Incus do.
@@ -73,7 +84,7 @@ func (o Options) withDefaults() Options {
 		o.Application = "incus"
 	}
 	if o.Version == "" {
-		o.Version = "202608010000"
+		o.Version = "202610010000"
 	}
 	for _, d := range []*time.Duration{&o.UpdateDelay, &o.RebootDelay, &o.EvacuateDelay} {
 		if *d == 0 {
@@ -172,10 +183,7 @@ func (s *Server) install() error {
 	if err != nil {
 		return err
 	}
-	systemUUID := s.state.systemUUID
-	if systemUUID == "" {
-		systemUUID = uuid.NewString()
-	}
+	systemUUID := cmp.Or(s.state.systemUUID, s.options.SystemUUID, uuid.NewString())
 	s.identity = identity
 	clear(s.trusted)
 	s.state = newState(s.options, hex.EncodeToString(machine), systemUUID)

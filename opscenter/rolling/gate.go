@@ -14,6 +14,8 @@ func (a *advance) notReady(m *Member, s *Server, action Action) string {
 		return fmt.Sprintf("server %s is being evacuated or restored by somebody else", m.Server)
 	case !s.Ready:
 		return fmt.Sprintf("server %s is %s", m.Server, s.Condition)
+	case action == Update && s.skips(m.Targets) != "":
+		return fmt.Sprintf("server %s: %s", m.Server, s.skips(m.Targets))
 	case s.Evacuated && !m.Evacuated && !m.EvacuatedBefore && a.p.Goal.single() == None && action != Update:
 		return fmt.Sprintf("server %s was evacuated by somebody else", m.Server)
 	}

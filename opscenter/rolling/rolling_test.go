@@ -299,12 +299,12 @@ func TestBadPolicies(t *testing.T) {
 // fleetOf returns servers in clusters of ten.
 func fleetOf(clusters int) rolling.Fleet {
 	var f rolling.Fleet
-	available := map[string]string{"os": "202608150000", "incus": "202608150000"}
+	available := map[string]string{"os": "202610150000", "incus": "202610150000"}
 	for c := range clusters {
 		for m := range 10 {
 			name := fmt.Sprintf("c%05d-%d", c, m)
 			f.Servers = append(f.Servers, &rolling.Server{Name: name, ID: name, Cluster: name[:6], Channel: "stable", Incus: true, Ready: true, Online: true, Good: 1,
-				Condition: "ready", Running: "202608010000", Versions: map[string]string{"os": "202608010000", "incus": "202608010000"}, Available: available})
+				Condition: "ready", Running: "202610010000", Versions: map[string]string{"os": "202610010000", "incus": "202610010000"}, Available: available})
 		}
 	}
 	return f

@@ -310,6 +310,8 @@ func (s *selection) blocked(c *candidate) (hard bool) {
 			block(server.Name, "not ready: "+server.Condition, false)
 		case acts && len(server.Versions) == 0 && single == None:
 			block(server.Name, "its versions are not known", false)
+		case acts && server.skips(m.Targets) != "":
+			block(server.Name, server.skips(m.Targets), false)
 		case server.Evacuated && single == None && acts:
 			block(server.Name, "evacuated by somebody else: it is left so", true)
 		}

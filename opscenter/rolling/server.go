@@ -54,6 +54,9 @@ type Server struct {
 	// Staged is the one that is active after the next reboot, if that differs.
 	Staged      string
 	NeedsReboot bool
+	// Skipped is a version of the operating system that it does not install again, because that
+	// did not boot: it runs from its backup image. Empty: there is none.
+	Skipped string
 	// BootedAt is when it last booted, as far as that is known.
 	BootedAt time.Time
 	// Available is the newest version of each component in its channel.
@@ -93,7 +96,7 @@ type Outcome struct {
 func (s *Server) Outdated(targets map[string]string) map[string]string {
 	var out map[string]string
 	for component, target := range targets {
-		if have, ok := s.Versions[component]; ok && Newer(target, have) {
+		if s.older(component, target) {
 			if out == nil {
 				out = map[string]string{}
 			}
@@ -106,11 +109,25 @@ func (s *Server) Outdated(targets map[string]string) map[string]string {
 // behind reports whether any component is older than its target.
 func (s *Server) behind(targets map[string]string) bool {
 	for component, target := range targets {
-		if have, ok := s.Versions[component]; ok && Newer(target, have) {
+		if s.older(component, target) {
 			return true
 		}
 	}
 	return false
+}
+
+// older reports whether the server has the component, older than the target.
+func (s *Server) older(component, target string) bool {
+	have, ok := s.Versions[component]
+	return ok && Newer(target, have)
+}
+
+// skips says why the server can't be brought to its targets; empty: it can.
+func (s *Server) skips(targets map[string]string) string {
+	if s.Skipped == "" || targets[ComponentOS] != s.Skipped {
+		return ""
+	}
+	return fmt.Sprintf("it runs os %s from its backup image: os %s did not boot, and IncusOS does not install it again", orUnknown(s.Running), s.Skipped)
 }
 
 // Newer reports whether version a is greater than b. Versions are numbers, YYYYMMDDHHMM; what

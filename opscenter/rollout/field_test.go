@@ -42,8 +42,8 @@ type machine struct {
 }
 
 const (
-	oldVersion = "202608010000"
-	newVersion = "202608150000"
+	oldVersion = "202610010000"
+	newVersion = "202610150000"
 )
 
 func newField() *field {
@@ -128,7 +128,7 @@ func (f *field) poll(ctx context.Context, registry *opscenter.Registry, name str
 			member = ""
 		}
 		o.Type, o.Maintenance, o.MemberName, o.BootedAt = &kind, &maintenance, &member, m.bootedAt
-		o.Versions = &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: m.version, VersionNext: m.staged},
+		o.Versions = &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: m.version, VersionNext: m.staged, NeedsReboot: m.staged != ""},
 			Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: m.app, Primary: true}}, UpdateChannel: "stable"}
 	}
 	f.mu.Unlock()

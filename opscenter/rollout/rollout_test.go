@@ -104,7 +104,7 @@ func TestRollingUpdate(t *testing.T) {
 		require.ErrorIs(t, err, opscenter.ErrBusy)
 
 		defer run(t, m)()
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", "202608160000", "os", "incus"), "changes nothing of what is under way")
+		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", "202610160000", "os", "incus"), "changes nothing of what is under way")
 		r = await(t, m, r.ID, 3*time.Hour, rolling.StatusDone, rolling.StatusPaused)
 		require.Equal(t, rolling.StatusDone, r.State.Status, r.State.Reason)
 		var done []string
@@ -150,7 +150,7 @@ func TestRollingUpdate(t *testing.T) {
 		}
 		require.GreaterOrEqual(t, steps, 32, "an event for each transition")
 		// What it took is known now, for the next plan.
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", "202608170000", "os"))
+		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", "202610170000", "os"))
 		plan, err = m.Planner().Plan(t.Context(), everything, rolling.Policy{})
 		require.NoError(t, err)
 		require.Less(t, plan.Steps[1].Start.Sub(plan.At), 3*time.Minute)
@@ -392,9 +392,9 @@ func TestStalePlan(t *testing.T) {
 		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
 		plan, err := m.Planner().Plan(t.Context(), everything, rolling.Policy{})
 		require.NoError(t, err)
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", "202608160000", "os"))
+		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", "202610160000", "os"))
 		_, err = m.StartPlan(t.Context(), plan)
 		require.ErrorIs(t, err, rollout.ErrStale)
-		require.ErrorContains(t, err, "202608160000")
+		require.ErrorContains(t, err, "202610160000")
 	})
 }

@@ -1,0 +1,126 @@
+package opscenter
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// digest is what an observation finds, in short: what is light, and the facts, 0 if there are
+// none; and when the server booted, zero if it does not tell. Server, ID, At and Took are outside
+// it: they name the observation. So is Light, which says what was asked for.
+type digest struct {
+	light, facts uint64
+	booted       time.Time
+}
+
+// none reports whether the observation can't count as unchanged.
+func (d digest) none() bool { return d.light == 0 }
+
+// same reports whether an observation finds what settled ones found. What it did not read is no
+// difference, and boot times that differ by less than bootDrift are the same.
+func (d digest) same(settled digest) bool {
+	return d.light == settled.light && (d.facts == 0 || d.facts == settled.facts) &&
+		(d.booted.IsZero() || d.booted.Sub(settled.booted).Abs() <= bootDrift)
+}
+
+// digestOf returns the digest of an observation; the zero digest if the observation can't
+// count as unchanged: a failure, a server that is not ready, or one of which a part could not be read.
+func digestOf(o *Observation, keepSecrets bool) digest {
+	if o.Failure != nil || !o.Ready || len(o.Unread) > 0 || o.UnreadVersions != 0 || o.Type == nil || o.Versions == nil {
+		return digest{}
+	}
+	h := hasher{}
+	h.Reset()
+	v := o.Versions
+	h.text(string(*o.Type))
+	h.text(o.Presented)
+	h.text(o.Trust)
+	h.text(v.OS.Name)
+	h.text(v.OS.Version)
+	h.text(v.OS.VersionNext)
+	h.flag(v.OS.NeedsReboot)
+	h.flag(v.OS.BackupImage)
+	h.text(v.UpdateChannel)
+	for i := range v.Applications {
+		a := &v.Applications[i]
+		h.text(a.Name)
+		h.text(a.Version)
+		h.text(a.FriendlyVersion)
+		h.flag(a.Primary)
+	}
+	h.text("maintenance")
+	if o.Maintenance != nil {
+		h.text(o.Maintenance.String())
+	}
+	h.text("member")
+	if o.MemberName != nil {
+		h.text(*o.MemberName)
+	}
+	for _, role := range o.MemberRoles {
+		h.text(role)
+	}
+	h.text("update")
+	if u := o.Update; u != nil {
+		h.text(u.Channel)
+		h.text(u.CheckFrequency)
+		h.flag(u.AutoReboot)
+	}
+	h.text("status")
+	if s := o.UpdateStatus; s != nil {
+		h.text(s.Status)
+		h.number(s.LastCheck.UnixNano())
+	}
+	for _, note := range o.Notes {
+		h.text(note)
+	}
+	out := digest{light: max(1, h.Sum64()), booted: o.BootedAt}
+	if o.Facts != nil {
+		parts, err := o.Facts.digest(keepSecrets)
+		if err != nil {
+			return digest{}
+		}
+		out.facts = parts.sum()
+	}
+	if o.SystemStateTrusted != nil { // read with the facts
+		out.facts = max(1, out.facts*2)
+		if *o.SystemStateTrusted {
+			out.facts++
+		}
+	}
+	return out
+}
+
+// hasher hashes values that are kept apart.
+type hasher struct{ xxhash.Digest }
+
+func (h *hasher) text(s string) {
+	_, _ = h.WriteString(s)
+	_, _ = h.Write([]byte{0})
+}
+
+func (h *hasher) flag(b bool) {
+	if b {
+		h.text("1")
+	} else {
+		h.text("0")
+	}
+}
+
+func (h *hasher) number(n int64) {
+	var buffer [20]byte
+	_, _ = h.Write(strconv.AppendInt(buffer[:0], n, 36))
+	_, _ = h.Write([]byte{0})
+}
+
+// sum returns one number for all parts.
+func (d factsDigest) sum() uint64 {
+	var data [32]byte
+	for i, part := range d {
+		for j := range 8 {
+			data[8*i+j] = byte(part >> (8 * j))
+		}
+	}
+	return max(1, xxhash.Sum64(data[:]))
+}

@@ -1,0 +1,108 @@
+package incusos
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"github.com/opscenter-go/sdk/internal/release"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/rolling"
+)
+
+// told is a member of an answer. Releases of every age and odd hardware leave members out, or
+// give them another form: that is not told, and costs none of the others.
+type told[T any] struct {
+	value T
+	told  bool
+}
+
+func (t *told[T]) UnmarshalJSON(data []byte) error {
+	var value T
+	if bytes.Equal(data, []byte("null")) || json.Unmarshal(data, &value) != nil {
+		*t = told[T]{}
+		return nil
+	}
+	*t = told[T]{value, true}
+	return nil
+}
+
+// osRoot is what GET /os/1.0 tells.
+type osRoot struct {
+	Environment environment `json:"environment"`
+}
+
+type environment struct {
+	OSName             told[string] `json:"os_name"`
+	OSVersion          told[string] `json:"os_version"`
+	OSVersionNext      told[string] `json:"os_version_next"`
+	OSVersionAlternate told[string] `json:"os_version_alternate"`
+	MachineID          told[string] `json:"machine_id"`
+	Ready              told[bool]   `json:"system_is_ready"`
+	Uptime             told[uptime] `json:"uptime"`
+}
+
+// version returns the version of the operating system. Whether the next one is staged is the
+// server's word in system/update. A next one that is not, while no update is under way, is one
+// that did not boot: the server runs from its backup image, and the other image it has is that one.
+func (e *environment) version(update updateSection) opscenter.OSVersion {
+	out := opscenter.OSVersion{Name: opscenter.OSName, Version: limited(e.OSVersion.value, maxText), VersionNext: limited(e.OSVersionNext.value, maxText)}
+	if e.OSName.value != "" {
+		out.Name = limited(e.OSName.value, maxText)
+	}
+	state := update.State.value
+	newer := rolling.Newer(out.VersionNext, out.Version)
+	if out.NeedsReboot = state.NeedsReboot.value; !state.NeedsReboot.told {
+		out.NeedsReboot = update.State.told && newer // the release does not say
+	}
+	status := update.status()
+	out.BackupImage = newer && state.NeedsReboot.told && !out.NeedsReboot && status != nil && status.Idle() &&
+		!update.Config.value.AutoReboot.value && // it is about to reboot by itself
+		(e.OSVersionAlternate.value == "" || e.OSVersionAlternate.value == e.OSVersionNext.value)
+	return out
+}
+
+// uptime has been both a number and a string of digits, of seconds.
+type uptime time.Duration
+
+func (u *uptime) UnmarshalJSON(data []byte) error {
+	seconds, err := strconv.ParseFloat(string(bytes.Trim(data, `"`)), 64)
+	if err != nil || seconds < 0 || seconds > 1e10 {
+		return strconv.ErrRange
+	}
+	*u = uptime(seconds * float64(time.Second))
+	return nil
+}
+
+// updateSection is what GET /os/1.0/system/update tells.
+type updateSection struct {
+	Config told[struct {
+		Channel        told[string]            `json:"channel"`
+		AutoReboot     told[bool]              `json:"auto_reboot"`
+		CheckFrequency told[release.Frequency] `json:"check_frequency"`
+	}] `json:"config"`
+	State told[struct {
+		NeedsReboot told[bool]      `json:"needs_reboot"`
+		Status      told[string]    `json:"status"`
+		LastCheck   told[time.Time] `json:"last_check"`
+	}] `json:"state"`
+}
+
+// settings returns how the server updates itself; nil: it does not say.
+func (u *updateSection) settings() *opscenter.UpdateSettings {
+	if !u.Config.told {
+		return nil
+	}
+	c := &u.Config.value
+	return &opscenter.UpdateSettings{AutoReboot: c.AutoReboot.value, Channel: limited(c.Channel.value, maxText), CheckFrequency: limited(string(c.CheckFrequency.value), maxText)}
+}
+
+// status returns how its last check for updates went; nil: it does not say.
+func (u *updateSection) status() *opscenter.UpdateStatus {
+	s := &u.State.value
+	if !s.Status.told {
+		return nil
+	}
+	return &opscenter.UpdateStatus{Status: limited(s.Status.value, maxMessage), LastCheck: s.LastCheck.value.UTC()}
+}

@@ -1,0 +1,150 @@
+package opscenter_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/rolling"
+)
+
+// rebooted are the events of reboots that were not asked for.
+func (s *tale) rebooted() (out []opscenter.Event) {
+	for _, e := range s.events {
+		if e.Kind == opscenter.EventServerRebooted {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func TestUnannouncedReboot(t *testing.T) {
+	up := func(s *tale, since time.Time) *tale { return s.answers(s.at.Add(time.Minute).Sub(since), true) }
+	steady := func(t *testing.T) (*tale, time.Time) {
+		s := begin(t, ready, none)
+		boot := s.at.Add(-24 * time.Hour)
+		up(up(s, boot), boot)
+		require.Empty(t, s.rebooted())
+		return s, boot
+	}
+	t.Run("between two polls", func(t *testing.T) {
+		s, boot := steady(t)
+		s.answers(20*time.Second, true).is(ready, none)
+		require.Len(t, s.rebooted(), 1)
+		require.Contains(t, s.rebooted()[0].Reason, "was up since "+boot.Format(time.RFC3339))
+		require.Contains(t, s.rebooted()[0].Reason, "booted at "+s.state.BootedAt.Format(time.RFC3339))
+		s.answers(80*time.Second, true)
+		require.Len(t, s.rebooted(), 1, "it is told once")
+	})
+	t.Run("booting still, and with another version", func(t *testing.T) {
+		s, _ := steady(t)
+		s.state.Versions = opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "1"}}
+		kind := opscenter.TypeIncus
+		s.apply(opscenter.Observation{Type: &kind, BootedAt: s.at.Add(30 * time.Second), Versions: &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "2"}}})
+		s.is(offline, opscenter.DetailRebooting)
+		require.Contains(t, s.rebooted()[0].Reason, "runs os 2, ran 1")
+		s.answers(time.Minute, true).is(ready, none)
+		require.Len(t, s.rebooted(), 1)
+	})
+	t.Run("a crash that polls saw", func(t *testing.T) {
+		s, _ := steady(t)
+		s.fails().fails().fails().fails().answers(30*time.Second, true).is(ready, none)
+		require.Len(t, s.rebooted(), 1)
+	})
+	t.Run("twice within two polls' time", func(t *testing.T) { // up for longer than before, but not since then
+		s := begin(t, ready, none)
+		s.answers(20*time.Second, true).answers(40*time.Second, true)
+		require.Len(t, s.rebooted(), 1)
+	})
+	t.Run("one that was asked for, or announced, is none", func(t *testing.T) {
+		s, _ := steady(t)
+		s.announce(opscenter.DetailRebooting, 15*time.Minute).fails().answers(20*time.Second, true).is(ready, none)
+		require.Empty(t, s.rebooted())
+	})
+	t.Run("a clock that was set is none", func(t *testing.T) {
+		for _, by := range []time.Duration{time.Hour, -time.Hour, 20 * time.Second} {
+			s, boot := steady(t)
+			moved := boot.Add(by)
+			if by.Abs() > time.Minute {
+				s.at = s.at.Add(by) // ours was; else it is the server's, which runs at another rate
+			}
+			s.answers(s.at.Add(time.Minute).Sub(moved), true)
+			require.Empty(t, s.rebooted(), by)
+			require.WithinDuration(t, moved, s.state.BootedAt, time.Second)
+		}
+	})
+	t.Run("a server that does not tell", func(t *testing.T) {
+		s, boot := steady(t)
+		kind := opscenter.TypeIncus
+		s.apply(opscenter.Observation{Ready: true, Type: &kind})
+		require.Empty(t, s.rebooted())
+		require.WithinDuration(t, boot, s.state.BootedAt, time.Second)
+	})
+}
+
+// A steady server's polls are compared by a digest, and not stored: what changes is seen all the same.
+func TestSteadyPollSeesEverything(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		info := w.ready(t, 0)
+		boot := time.Now().Add(-24 * time.Hour)
+		seen := func(change func(*opscenter.Observation)) {
+			o := answer(info)
+			o.BootedAt = boot
+			o.Update = &opscenter.UpdateSettings{Channel: "stable", CheckFrequency: "never"}
+			if change != nil {
+				change(&o)
+			}
+			w.observe(t, o)
+		}
+		for range 4 {
+			seen(nil)
+		}
+		before := w.revision(t)
+		o := answer(info)
+		o.BootedAt, o.Update = boot.Add(time.Second), &opscenter.UpdateSettings{Channel: "stable", CheckFrequency: "never"}
+		require.True(t, w.RecordUnchanged(&o), "it is steady")
+		require.Equal(t, before, w.revision(t))
+
+		seen(func(o *opscenter.Observation) { o.Update.AutoReboot = true })
+		require.True(t, w.get(t, info.Name).State.Update.AutoReboot)
+		require.Contains(t, w.events(t, opscenter.EventUpdateSettings)[0].Reason, "auto_reboot true")
+		for range 4 {
+			seen(nil)
+		}
+		booted := time.Now().Add(-time.Minute)
+		seen(func(o *opscenter.Observation) { o.BootedAt = booted })
+		require.WithinDuration(t, booted, w.get(t, info.Name).State.BootedAt, time.Second)
+		require.Len(t, w.events(t, opscenter.EventServerRebooted), 1)
+	})
+}
+
+func TestBackupImage(t *testing.T) {
+	w := memoryWorld(t)
+	info := w.ready(t, 0)
+	require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202610150000", "os"))
+	o := answer(info)
+	o.Versions.OS.VersionNext, o.Versions.OS.BackupImage = "202610150000", true
+	w.observe(t, o)
+	info = w.get(t, info.Name)
+	require.False(t, info.NeedsReboot())
+	require.False(t, info.NeedsUpdate(), "IncusOS does not install again what did not boot")
+	recommended := info.Recommendation()
+	require.Equal(t, opscenter.ActionNone, recommended.Action)
+	require.Contains(t, recommended.Reason, "from its backup image, 202610150000 did not boot")
+	list, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Server: info.Name}, opscenter.Page{})
+	require.NoError(t, err)
+	require.Len(t, list.Warnings, 1)
+	require.Equal(t, opscenter.WarningBackupImage, list.Warnings[0].Kind)
+
+	plan, err := opscenter.NewUpdatePlanner(w.Registry, nil).Plan(t.Context(), rolling.Selector{All: true}, rolling.Policy{})
+	require.NoError(t, err)
+	require.Len(t, plan.Blockers, 1)
+	require.Contains(t, plan.Blockers[0].Reason, "IncusOS does not install it again")
+
+	w.observe(t, answer(info))
+	list, err = w.ListWarnings(t.Context(), opscenter.WarningFilter{Server: info.Name}, opscenter.Page{})
+	require.NoError(t, err)
+	require.Empty(t, list.Warnings)
+}
