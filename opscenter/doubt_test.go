@@ -113,7 +113,7 @@ func TestFactsMadeToBeSlow(t *testing.T) {
 	w := memoryWorld(t)
 	info := w.ready(t, 0)
 	document := func(n int) string {
-		return fmt.Sprintf(`{%q:[%s]}`, strings.Repeat("k", 300<<10), strings.TrimSuffix(strings.Repeat(fmt.Sprint(n, ","), 150_000), ","))
+		return fmt.Sprintf(`{%q:[%s]}`, strings.Repeat("k", 150<<10), strings.TrimSuffix(strings.Repeat(fmt.Sprint(n, ","), 90_000), ","))
 	}
 	w.observe(t, withFacts(answer(info), document(1)))
 	begun := time.Now()

@@ -2,6 +2,7 @@ package opscenter
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 )
 
@@ -30,4 +31,9 @@ func (r *Registry) FlushPending() bool {
 	r.memory.mu.RLock()
 	defer r.memory.mu.RUnlock()
 	return r.memory.pending != 0
+}
+
+// ReducePart is for tests of what is kept of facts that are too large.
+func ReducePart(data json.RawMessage, limit int) (json.RawMessage, string, error) {
+	return reducePart(data, limit)
 }

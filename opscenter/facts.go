@@ -29,10 +29,6 @@ type Facts struct {
 	ReadAt time.Time `json:"read_at,omitzero"`
 }
 
-// MaxFactsSize bounds the facts of a server, in bytes, before compression: what can't be
-// compressed at all still fits into a row. Larger ones are not stored, and logged.
-const MaxFactsSize = 700 << 10
-
 // Size returns how large the facts are, in bytes.
 func (f *Facts) Size() int {
 	return len(f.Hardware) + len(f.Network) + len(f.Security) + len(f.Storage)
@@ -73,7 +69,7 @@ func (r *Registry) FactsOf(ctx context.Context, info *ServerInfo) (*Facts, error
 	}
 	out, err := row.open()
 	if err == nil && !r.options.KeepSecrets {
-		return out.redacted() // they may be from a time when secrets were kept
+		return out.redacted(), nil // they may be from a time when secrets were kept
 	}
 	return out, err
 }
@@ -167,8 +163,8 @@ func (f *Facts) digest(keepSecrets bool) (out factsDigest, err error) {
 // steady drops what is no part of what facts say: secrets, and what changes all the time.
 func steady(key []byte) bool { return isVolatile(key) || isSecret(key) }
 
-// redacted returns facts without secrets.
-func (f *Facts) redacted() (*Facts, error) {
+// redacted returns facts without secrets. A part that can't be read can't be cleaned, and is left out.
+func (f *Facts) redacted() *Facts {
 	out := *f
 	for _, part := range out.parts() {
 		if *part.data == nil {
@@ -176,11 +172,28 @@ func (f *Facts) redacted() (*Facts, error) {
 		}
 		clean, err := RedactSecrets(*part.data)
 		if err != nil {
-			return nil, fmt.Errorf("%s facts: %w", part.name, err)
+			clean = nil
 		}
 		*part.data = clean
 	}
-	return &out, nil
+	return &out
+}
+
+// readable returns facts without the parts that are no JSON, and why they are none.
+func (f *Facts) readable() (out *Facts, unread []string) {
+	out = f
+	for i, part := range f.parts() {
+		if *part.data == nil || json.Valid(*part.data) {
+			continue
+		}
+		if out == f {
+			all := *f
+			out = &all
+		}
+		*out.parts()[i].data = nil
+		unread = append(unread, part.name+" facts: not JSON")
+	}
+	return out, unread
 }
 
 func parse(data []byte) (any, error) {
@@ -203,14 +216,13 @@ func mergeFacts(before, read *Facts, id string, at time.Time) (merged *Facts, ro
 		}
 	}
 	all.ReadAt = time.Time{}
+	fits, _ := all.reduced() // what is stored may be from a time when more was
+	all = *fits
 	var data bytes.Buffer
 	plain := json.NewEncoder(&data)
 	plain.SetEscapeHTML(false) // which would make six bytes of one
 	if err := plain.Encode(&all); err != nil {
 		return nil, nil, err
-	}
-	if data.Len() > MaxFactsSize {
-		return nil, nil, fmt.Errorf("facts of %d bytes, at most %d are allowed: %w", data.Len(), MaxFactsSize, ErrTooLong)
 	}
 	return &all, &factsRow{ID: id, ReadAt: at, Data: encoder.EncodeAll(data.Bytes(), nil)}, nil
 }

@@ -78,7 +78,7 @@ func (r *Registry) matchesServer(tx storage.ReadTx, m *expression.Matcher, info 
 		found := &Facts{}
 		if err == nil && row != nil {
 			if found, err = row.open(); err == nil && !r.options.KeepSecrets {
-				found, err = found.redacted()
+				found = found.redacted()
 			}
 		}
 		if err != nil {

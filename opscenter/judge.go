@@ -106,6 +106,9 @@ func (t *Transition) warn(o Observation, policy Policy) {
 		judge(WarningCertificate, false, "")
 		judge(WarningUntrusted, false, "")
 		judge(WarningBackupImage, s.Versions.OS.BackupImage, fmt.Sprintf("runs os %s from its backup image: os %s did not boot, and is not installed again", s.Versions.OS.Version, s.Versions.OS.VersionNext))
+		if o.Facts != nil {
+			judge(WarningFacts, len(o.Notes) > 0, strings.Join(o.Notes, "; "))
+		}
 		// A light poll did not try all; and one whole poll between others that are not is no end of it.
 		if len(o.Unread) > 0 || t.Contact.Whole >= wholePolls {
 			judge(WarningUnreadable, len(o.Unread) > 0, "could not be read, and is kept as it was: "+strings.Join(o.Unread, "; "))

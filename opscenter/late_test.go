@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"strings"
 	"testing"
 	"time"
 
@@ -114,42 +112,6 @@ func TestReinstallWithoutASystemUUID(t *testing.T) {
 	after := w.get(t, "server00")
 	require.Equal(t, before.ID, after.ID)
 	require.Equal(t, machineID(70), after.MachineID)
-}
-
-func TestFactsThatAreTooLarge(t *testing.T) {
-	w := memoryWorld(t)
-	info := w.ready(t, 0)
-	noise := make([]byte, opscenter.MaxFactsSize)
-	r := rand.NewChaCha8([32]byte{})
-	_, _ = r.Read(noise)
-	huge := fmt.Sprintf(`{"x":"%x"}`, noise)
-	w.observe(t, withFacts(answer(info), `{"cpu":1}`))
-	w.observe(t, withFacts(answer(info), huge))
-	revision := w.revision(t)
-	for range 5 {
-		w.observe(t, withFacts(answer(info), huge))
-	}
-	require.Equal(t, revision, w.revision(t), "refused once, and not tried again")
-	facts, err := w.ServerFacts(t.Context(), "server00")
-	require.NoError(t, err)
-	require.JSONEq(t, `{"cpu":1}`, string(facts.Hardware), "what was known stays")
-	o := withFacts(answer(info), huge)
-	evacuated := opscenter.MaintenanceEvacuated
-	o.Maintenance = &evacuated
-	w.observe(t, o)
-	require.Equal(t, evacuated, w.get(t, "server00").State.Maintenance, "and nothing else is lost")
-	// What compresses well must come back, whatever it is made of.
-	angles := fmt.Sprintf(`{"x":%q}`, strings.Repeat("<", 600_000))
-	w.observe(t, withFacts(answer(info), angles))
-	facts, err = w.ServerFacts(t.Context(), "server00")
-	require.NoError(t, err)
-	require.Equal(t, angles, string(facts.Hardware))
-	// The largest that is taken fits into a row, however badly it compresses.
-	largest := fmt.Sprintf(`{"x":"%x"}`, noise[:opscenter.MaxFactsSize/2-100])
-	w.observe(t, withFacts(answer(info), largest))
-	facts, err = w.ServerFacts(t.Context(), "server00")
-	require.NoError(t, err)
-	require.Equal(t, largest, string(facts.Hardware))
 }
 
 func TestALoweredEventLimitTakesEffect(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/opscenter-go/sdk/storage"
@@ -18,10 +19,25 @@ const (
 	MaxObservationsSize = 1 << 20
 )
 
+// fit reduces facts to what fits, and notes what was left out.
+func (o *Observation) fit() {
+	if o.Facts == nil {
+		return
+	}
+	var notes []string
+	o.Facts, notes = o.Facts.reduced()
+	o.Notes = append(slices.Clip(o.Notes), notes...)
+}
+
 // RecordUnchanged takes in an observation that finds just what the last one of a steady
 // server found, and returns true: nothing is stored, and the store is not asked. All others
 // it leaves alone, and returns false: they are for RecordObservations.
 func (r *Registry) RecordUnchanged(o *Observation) bool {
+	if o.Facts != nil && o.Facts.Size() > min(MaxNetworkSize, MaxStorageSize, MaxSecuritySize) {
+		if _, notes := o.Facts.reduced(); len(notes) > 0 {
+			return false
+		}
+	}
 	found := digestOf(o, r.options.KeepSecrets)
 	if found.none() {
 		return false
@@ -116,8 +132,7 @@ type observed struct {
 	parts      factsDigest
 	found      digest
 	transition Transition
-	plain      Transition // without the facts
-	hash       string     // of the facts, with what is stored
+	hash       string // of the facts, with what is stored
 	known      bool
 	state      ServerState // as it is stored, but for beginnings in the future
 	rewound    bool        // there were some
@@ -133,6 +148,7 @@ func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 	list := make([]observed, len(step))
 	for i, o := range step {
 		o.At = r.notInFuture(o.At)
+		o.fit()
 		list[i] = observed{Observation: o, found: digestOf(&o, r.options.KeepSecrets)}
 		if o.Facts == nil {
 			continue
@@ -140,9 +156,14 @@ func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 		parts, err := o.Facts.digest(r.options.KeepSecrets)
 		if err != nil {
 			// The rest of what it found counts; what is not JSON was not read.
-			list[i].Facts = nil
-			list[i].Unread = append(list[i].Unread[:len(list[i].Unread):len(list[i].Unread)], err.Error())
-			continue
+			var unread []string
+			list[i].Facts, unread = o.Facts.readable()
+			list[i].Unread = append(slices.Clip(list[i].Unread), unread...)
+			if parts, err = list[i].Facts.digest(r.options.KeepSecrets); err != nil {
+				list[i].Facts = nil
+				list[i].Unread = append(list[i].Unread, err.Error())
+				continue
+			}
 		}
 		list[i].parts = parts
 	}
@@ -274,8 +295,7 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed, fleetUnreachable bool
 	}
 	if o.follow != "" {
 		// It is asked again at once: this was no failure of the server.
-		o.plain = Transition{State: state, Contact: contact}
-		o.transition = o.plain
+		o.transition = Transition{State: state, Contact: contact}
 		return nil
 	}
 	if r.options.AdoptMembers && o.Failure == nil && o.MemberName != nil && *o.MemberName != "" {
@@ -287,23 +307,15 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed, fleetUnreachable bool
 			return err
 		}
 	}
-	o.plain = Apply(state, contact, o.Observation, policy)
-	o.plain.Changed = o.plain.Changed || o.rewound
-	o.transition = o.plain
+	o.transition = Apply(state, contact, o.Observation, policy)
+	o.transition.Changed = o.transition.Changed || o.rewound
 	if o.Facts == nil {
 		return nil
 	}
-	o.hash = o.parts.combine(state.FactsHash)
-	switch {
-	case o.hash == o.plain.Contact.RefusedFacts:
-	case o.hash != state.FactsHash:
+	if o.hash = o.parts.combine(state.FactsHash); o.hash != state.FactsHash {
 		o.transition.State.FactsHash = o.hash
 		o.transition.State.LastUpdated = o.At
 		o.transition.Changed = true
-	default:
-		o.plain.Contact.RefusedFacts = ""
-		o.transition.Contact.RefusedFacts = ""
-		o.transition.Judged = append(o.transition.Judged, WarningFacts)
 	}
 	return nil
 }
@@ -355,21 +367,8 @@ func (r *Registry) storeState(ctx context.Context, tx *writing, o *observed) err
 		return err
 	}
 	if o.Facts != nil && o.transition.State.FactsHash != before.FactsHash {
-		switch err := r.storeFacts(tx, o); {
-		case errors.Is(err, ErrTooLong):
-			// Once is enough: the same facts are not tried again, and nothing else is lost.
-			r.log.WarnContext(ctx, "facts are not stored", "server", o.Server, "error", err)
-			o.transition = o.plain
-			o.transition.Contact.RefusedFacts = o.hash
-			o.transition.Warnings = append(o.transition.Warnings, Warned{Kind: WarningFacts, Message: err.Error()})
-			if !o.transition.Changed {
-				return nil
-			}
-		case err != nil:
+		if err := r.storeFacts(tx, o); err != nil {
 			return err
-		default:
-			o.transition.Contact.RefusedFacts = ""
-			o.transition.Judged = append(o.transition.Judged, WarningFacts)
 		}
 	}
 	if seen := o.transition.Contact.LastSeen; seen.After(o.transition.State.LastSeen) {

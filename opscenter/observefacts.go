@@ -46,14 +46,7 @@ func (r *Registry) mergeFacts(stored *factsRow, o *observed) *preparedFacts {
 	}
 	if !r.options.KeepSecrets {
 		// Of what is stored, too: it may be from a time when they were kept.
-		if read, p.err = read.redacted(); p.err != nil {
-			return p
-		}
-		if clean, err := before.redacted(); err == nil {
-			before = clean
-		} else {
-			before = &Facts{}
-		}
+		read, before = read.redacted(), before.redacted()
 	}
 	merged, row, err := mergeFacts(before, read, o.ID, o.At)
 	if err != nil {

@@ -269,8 +269,6 @@ type Contact struct {
 	// Acting counts the actions this process carries out on the server: while there are any,
 	// they, and no poll before the deadline, say when the state's Operation ends.
 	Acting int
-	// RefusedFacts is the hash of facts that were too large to store.
-	RefusedFacts string
 }
 
 // Policy is what Apply needs to know beyond the server. See Options for the defaults.

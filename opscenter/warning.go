@@ -33,8 +33,8 @@ const (
 	// WarningUnreadable: the server answers, but not all of it could be read; the old values
 	// are kept. Cleared when a poll reads all.
 	WarningUnreadable WarningKind = "Server partly unreadable"
-	// WarningFacts: the server's facts are larger than MaxFactsSize, and not stored. Cleared
-	// when they are stored again.
+	// WarningFacts: a part of the server's facts is larger than its limit, and kept in part: see
+	// MaxHardwareSize and the others. Cleared when all parts fit.
 	WarningFacts WarningKind = "Server facts too large"
 	// WarningBackupImage: the server runs from its backup image, as the version it was updated to
 	// did not boot. Cleared when it runs another one.

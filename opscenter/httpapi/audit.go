@@ -19,7 +19,7 @@ var errNoAudit = errors.New("no audit log is kept here")
 
 // audited logs requests that change something, with their outcomes.
 func (h *Handler) audited(w http.ResponseWriter, r *http.Request, handle http.HandlerFunc) {
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+	if (r.Method == http.MethodGet || r.Method == http.MethodHead) && !h.takesKeys(r) {
 		handle(w, r)
 		return
 	}

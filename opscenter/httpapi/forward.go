@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/release"
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
@@ -57,6 +58,9 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request) {
 	if err == nil && r.Method != http.MethodGet && r.Method != http.MethodHead {
 		err = h.unclaimed(r.Context(), info)
 	}
+	if err == nil && r.Method == http.MethodGet && isSecurity(r) && !h.shows(r) && !release.Has(info.State.Versions.OS.Version, release.SecurityReads) {
+		err = fmt.Errorf("on the release of server %q, to read this marks the recovery keys as retrieved, and you are not shown them: %w", info.Name, errForbidden)
+	}
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -84,10 +88,24 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request) {
 	if resp.StatusCode < http.StatusMultipleChoices {
 		noteCarriedOut(w) // whatever becomes of the answer
 	}
-	open := h.options.ShowSecrets != nil && h.options.ShowSecrets(opscenter.Principal(r.Context()))
-	if err := h.answerForwarded(w, r, resp, open, deadline); err != nil {
+	if err := h.answerForwarded(w, r, resp, h.shows(r), deadline); err != nil {
 		h.fail(w, r, err)
 	}
+}
+
+// shows reports whether the caller sees secrets in servers' answers.
+func (h *Handler) shows(r *http.Request) bool {
+	return h.options.ShowSecrets != nil && h.options.ShowSecrets(opscenter.Principal(r.Context()))
+}
+
+// isSecurity reports whether a request goes to the security section, which holds the recovery keys.
+func isSecurity(r *http.Request) bool {
+	return strings.Trim(r.PathValue("path"), "/") == "1.0/system/security"
+}
+
+// takesKeys reports whether a request shows recovery keys: that is logged as a change is.
+func (h *Handler) takesKeys(r *http.Request) bool {
+	return r.Pattern == forwardPattern && r.Method == http.MethodGet && isSecurity(r) && h.shows(r)
 }
 
 // unclaimed refuses what would come between an operation and its server.

@@ -38,12 +38,18 @@ func (c *Client) RunningInstances(ctx context.Context, target opscenter.Target) 
 		Project   string `json:"project"`
 		Status    string `json:"status"`
 		Ephemeral bool   `json:"ephemeral"`
+
+		StatusCode api.StatusCode    `json:"status_code"`
+		Config     map[string]string `json:"config"`
 	}
 	if err := (session{connection}).get("/1.0/instances?recursion=1&all-projects=true", &all); err != nil {
 		return nil, err
 	}
 	var out []opscenter.Instance
 	for _, i := range all {
+		if i.StatusCode == api.Error && i.Config == nil { // made up by Incus: it may run
+			return nil, fmt.Errorf("instance %s of project %s can't be read by its server: %w", limited(i.Name, maxText), limited(i.Project, maxText), opscenter.ErrRefused)
+		}
 		if i.Status == api.Stopped.String() || i.Status == api.Error.String() {
 			continue
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/lxc/incus/v6/shared/api"
 
+	"github.com/opscenter-go/sdk/internal/release"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
@@ -23,7 +24,34 @@ import (
 // below, system.OS.
 func (c *Client) ReadSystem(ctx context.Context, target opscenter.Target, section string) (json.RawMessage, error) {
 	data, err := c.ReadObject(ctx, target, "/os/1.0/system/"+url.PathEscape(section))
+	if err == nil && section == system.SectionUpdate {
+		data, err = convertFrequency(data, func(f release.Frequency) (any, error) { return f, nil })
+	}
 	return data, reached(err)
+}
+
+// convertFrequency gives config.check_frequency of the update section another form, if it has one
+// at all: releases of before 2025-10-28 have a number of nanoseconds there, later ones a text.
+func convertFrequency(data json.RawMessage, to func(release.Frequency) (any, error)) (json.RawMessage, error) {
+	var document, config map[string]json.RawMessage
+	if json.Unmarshal(data, &document) != nil || json.Unmarshal(document["config"], &config) != nil || config["check_frequency"] == nil {
+		return data, nil
+	}
+	var have release.Frequency
+	if err := json.Unmarshal(config["check_frequency"], &have); err != nil || have == "" {
+		return data, nil
+	}
+	wanted, err := to(have)
+	if err != nil {
+		return nil, err
+	}
+	if config["check_frequency"], err = json.Marshal(wanted); err != nil {
+		return nil, err
+	}
+	if document["config"], err = json.Marshal(config); err != nil {
+		return nil, err
+	}
+	return json.Marshal(document)
 }
 
 // reached says in the terms of opscenter why something could not be read.
@@ -44,6 +72,12 @@ func reached(err error) error {
 // not its own word is an opscenter.ErrOutcomeUnknown; its own is an opscenter.ErrRefused if it
 // has done nothing, and a system.ErrFailed if it may have done some of it.
 func (c *Client) WriteSystem(ctx context.Context, target opscenter.Target, section string, body []byte) error {
+	if section == system.SectionUpdate && release.Before(target.OSVersion, release.FrequencyText) {
+		var err error
+		if body, err = convertFrequency(body, func(f release.Frequency) (any, error) { return f.Nanoseconds() }); err != nil {
+			return fmt.Errorf("%w: %w", system.ErrInvalid, err)
+		}
+	}
 	return c.change(ctx, target, http.MethodPut, "/os/1.0/system/"+url.PathEscape(section), body)
 }
 
@@ -130,18 +164,20 @@ func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sig
 			sight.Remote = address.Addr().Unmap()
 		}
 	}})
-	var root struct {
-		Environment struct {
-			MachineID string `json:"machine_id"`
-		} `json:"environment"`
-	}
+	var root osRoot
 	if err := look.get("/os/1.0", &root); err != nil {
 		if isStatus(err, http.StatusNotFound) { // as older Incus daemons say
 			return nil, fmt.Errorf("the server is not on IncusOS: %w: %w", opscenter.ErrNotApplicable, err)
 		}
 		return nil, reached(err)
 	}
-	sight.MachineID = limited(root.Environment.MachineID, maxText)
+	sight.MachineID = limited(root.Environment.MachineID.value, maxText)
+	if sight.MachineID == "" && target.MemberName != "" {
+		// The release does not tell its machine ID, and all members present one certificate.
+		if incus, err := look.incus(); err == nil && incus.Environment.ServerName != target.MemberName {
+			return nil, fmt.Errorf("at %s is member %.100q: %w", target.ConnectionURL, incus.Environment.ServerName, opscenter.ErrUnreachable)
+		}
+	}
 	sight.Network = &network.Network{}
 	if err := look.get("/os/1.0/system/network", sight.Network); err != nil {
 		return nil, reached(err)

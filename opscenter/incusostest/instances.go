@@ -42,12 +42,20 @@ func (i *Instance) full() api.InstanceFull {
 	return out
 }
 
-// shown is what is told of an instance, with its snapshots and its state if that is asked for.
-// Of one whose member is down, nobody knows how it is. d.mu is held.
+// isAway reports whether the member that an instance is on does not answer. d.mu is held.
+func (d *daemon) isAway(i *Instance) bool {
+	m := d.member(i.Location)
+	return d.clustered && m != nil && (m.server == nil || m.server.isDown())
+}
+
+// shown is what is told of an instance, with its snapshots and its state if that is asked for. For
+// one whose member is down, a list has what Incus makes up: its name, and zero values. d.mu is held.
 func (d *daemon) shown(i *Instance, full bool) any {
 	out := i.full()
-	if m := d.member(i.Location); d.clustered && m != nil && (m.server == nil || m.server.isDown()) {
-		out.Status, out.StatusCode, out.State = api.Error.String(), api.Error, nil
+	if d.isAway(i) {
+		out = api.InstanceFull{}
+		out.Name, out.Project, out.Location, out.Type = i.Name, i.Project, i.Location, "container"
+		out.Status, out.StatusCode = api.Error.String(), api.Error
 	}
 	if full {
 		return out
@@ -194,7 +202,11 @@ func (s *Server) getInstance(w http.ResponseWriter, r *http.Request) {
 	d := s.db()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if i := d.instance(w, r); i != nil {
+	switch i := d.instance(w, r); {
+	case i == nil:
+	case d.isAway(i):
+		respondError(w, http.StatusServiceUnavailable, "Failed to connect to member %q", i.Location)
+	default:
 		respond(w, d.shown(i, r.URL.Query().Get("recursion") == "1"))
 	}
 }

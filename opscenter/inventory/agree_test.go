@@ -180,7 +180,11 @@ func difference(want, have map[string]map[string]any) string {
 		case have[key] == nil:
 			out = append(out, "missing "+key)
 		case !reflect.DeepEqual(want[key], have[key]):
+			made := want[key]["status_code"] == 112.0 && want[key]["config"] == nil // by Incus: it tells these alone
 			for name := range maps.Keys(merged(want[key], have[key])) {
+				if made && !slices.Contains([]string{"name", "status", "status_code", "location"}, name) {
+					continue
+				}
 				if !reflect.DeepEqual(want[key][name], have[key][name]) {
 					out = append(out, fmt.Sprintf("%s: %s is %v, and kept as %v", key, name, want[key][name], have[key][name]))
 				}

@@ -142,6 +142,11 @@ func put(tx storage.WriteTx, found *row, at time.Time, keepSecrets bool) (*chang
 	if err != nil {
 		return nil, err
 	}
+	if found.madeUp {
+		if found, err = found.over(old); err != nil || old != nil && old.Away == found.Away {
+			return nil, err // Incus lists one that can't be read twice
+		}
+	}
 	next := *found
 	next.LastUpdated = at
 	if old == nil {
@@ -160,8 +165,8 @@ func put(tx storage.WriteTx, found *row, at time.Time, keepSecrets bool) (*chang
 	if same && old.Location == found.Location {
 		next.LastUpdated = old.LastUpdated // another way to write the same
 	}
-	if err := objects.Put(tx, &next); err != nil || len(fields) == 0 {
-		return nil, err
+	if err := objects.Put(tx, &next); err != nil || len(fields) == 0 || old.Stub && !next.Stub {
+		return nil, err // what was not known is no difference
 	}
 	c := next.change(ChangeUpdated, at)
 	c.Fields = fields
@@ -266,7 +271,12 @@ func (m *Manager) known(ctx context.Context, unit string, prefix storage.Key, ho
 }
 
 // sum is of all that a listing can change.
-func (r *row) sum() uint64 { return xxhash.Sum64(r.Object) + xxhash.Sum64String(r.Location) }
+func (r *row) sum() uint64 {
+	if r.Away != 0 {
+		return r.Away
+	}
+	return max(1, xxhash.Sum64(r.Object)+xxhash.Sum64String(r.Location))
+}
 
 // compare takes an object out of what is known, and writes it if it is another than it was.
 func (b *batch) compare(ctx context.Context, have known, found *row) error {

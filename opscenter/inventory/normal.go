@@ -43,11 +43,13 @@ func normalize(what ref, data []byte, keepSecrets bool) (*row, error) {
 	var members []member
 	var failed error
 	managed := true
+	up := madeUp{}
 	err := jsonfilter.Members(data, func(key, value []byte) {
 		if failed != nil {
 			return
 		}
 		name := string(key)
+		up.see(name, value)
 		var into *string
 		switch name {
 		case "name":
@@ -110,6 +112,7 @@ func normalize(what ref, data []byte, keepSecrets bool) (*row, error) {
 		members = append(members, member{"project", project})
 	}
 	out.Object, out.Truncated = assemble(members)
+	out.madeUp = what.kind == KindInstance && up.is()
 	return out, nil
 }
 

@@ -59,6 +59,12 @@ type row struct {
 	LastUpdated time.Time
 	Truncated   []string        `json:",omitempty"`
 	Object      json.RawMessage `json:",omitempty"`
+	// Away is the sum of the answer that Incus made up for the instance, as its member does not
+	// answer; 0: Object is the instance's own. Stub: nothing but such answers was ever read.
+	Away uint64 `json:",omitempty"`
+	Stub bool   `json:",omitempty"`
+
+	madeUp bool // by Incus, see away.go
 }
 
 // unitRow says that there is, or was, an inventory of a unit.

@@ -202,11 +202,47 @@ func TestMemberAway(t *testing.T) {
 		return "Error"
 	}
 	require.Equal(t, "Running", state())
+	// What Incus makes up for the instances of a member that is away is their status, and nothing else.
+	web := func() *inventory.Object {
+		page, err := p.objects.List(t.Context(), inventory.Query{Kinds: []inventory.Kind{inventory.KindInstance}, Name: "web"})
+		require.NoError(t, err)
+		require.Len(t, page.Objects, 1)
+		return page.Objects[0]
+	}
+	without := func(o *inventory.Object) (rest map[string]any) {
+		require.NoError(t, json.Unmarshal(o.Object, &rest))
+		delete(rest, "status")
+		delete(rest, "status_code")
+		return rest
+	}
+	before := web()
+	changes, err := p.objects.Changes(t.Context(), 0, 0)
+	require.NoError(t, err)
+	counted := len(changes)
 	b.Crash()
 	require.Eventually(t, func() bool { return state() == "Error" }, 10*time.Second, 10*time.Millisecond)
 	agrees(t, p.objects, "c1", o.get, 10*time.Second, "b is away")
+	require.Equal(t, without(before), without(web()))
+	require.Equal(t, before.UUID, web().UUID)
+	require.NoError(t, p.objects.ResyncCluster(t.Context(), "c1"))
+	commits := p.Store().(storage.Measured).Stats().Commits
+	for range 3 {
+		require.NoError(t, p.objects.ResyncCluster(t.Context(), "c1"))
+	}
+	require.Equal(t, commits, p.Store().(storage.Measured).Stats().Commits, "what is made up again is nothing new")
 	b.PowerOn()
 	agrees(t, p.objects, "c1", o.get, 10*time.Second, "b is back")
+	require.Equal(t, without(before), without(web()))
+	changes, err = p.objects.Changes(t.Context(), 0, 0)
+	require.NoError(t, err)
+	for _, c := range changes[counted:] {
+		if c.Kind == inventory.KindInstance {
+			require.Equal(t, inventory.ChangeUpdated, c.Action)
+			for _, f := range c.Fields {
+				require.Contains(t, []string{"status", "status_code"}, f.Path)
+			}
+		}
+	}
 	p.following(t, "c1", 10*time.Second)
 	newOperator(t, b).must("POST", "profiles", object{"name": "made-on-b"}) // a does not listen to b again, yet
 	agrees(t, p.objects, "c1", o.get, within, "something was made on b")

@@ -64,7 +64,7 @@ func (m *Manager) readNetwork(ctx context.Context, info *opscenter.ServerInfo) (
 	if err != nil {
 		return nil, fmt.Errorf("server %q: %w", info.Name, err)
 	}
-	if info.MachineID != "" && sight.MachineID != info.MachineID {
+	if sight.anotherThan(info.MachineID) {
 		return nil, fmt.Errorf("server %q: at %s is another machine: %w", info.Name, target.ConnectionURL, opscenter.ErrUnreachable)
 	}
 	if sight.Network == nil || sight.Network.Config == nil {

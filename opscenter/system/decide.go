@@ -165,7 +165,7 @@ func (c *Change) problem(s *seen, e evidence, at time.Time) string {
 	switch {
 	case s.err != nil || s.former:
 		return "it is not"
-	case c.hidden.MachineID != "" && s.sight.MachineID != c.hidden.MachineID:
+	case s.sight.anotherThan(c.hidden.MachineID):
 		return "is another machine"
 	case s.foreign != "":
 		return "has a configuration that is not ours: " + s.foreign

@@ -232,7 +232,7 @@ func (m *Manager) lookAll(ctx context.Context, c *Change, info *opscenter.Server
 				s.err = errors.New("it tells no network configuration")
 				return
 			}
-			if c.hidden.MachineID != "" && s.sight.MachineID != c.hidden.MachineID {
+			if s.sight.anotherThan(c.hidden.MachineID) {
 				s.err = errors.New("it is another machine")
 				return
 			}

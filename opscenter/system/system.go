@@ -36,12 +36,18 @@ type Sight struct {
 	// URL it was reached at, and the address behind that.
 	URL    string
 	Remote netip.Addr
-	// MachineID as it says.
+	// MachineID as it says; empty: its release does not tell it.
 	MachineID string
 	Network   *network.Network
 	// Member is its status in its Incus cluster, as Incus names it, or why that is not known;
 	// empty: it was not asked for.
 	Member string
+}
+
+// anotherThan reports whether the machine is known to be another one. A machine ID that either side
+// does not know tells nothing: who the server is was checked by its certificate.
+func (s *Sight) anotherThan(machineID string) bool {
+	return machineID != "" && s.MachineID != "" && s.MachineID != machineID
 }
 
 // OS is the API of servers. Package opscenter/incusos implements it. Once a server was asked,

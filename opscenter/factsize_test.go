@@ -1,0 +1,140 @@
+package opscenter_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// noise is a text of n hexadecimal digits that can't be compressed.
+func noise(n int) string {
+	data := make([]byte, n/2)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(data)
+	return fmt.Sprintf("%x", data)
+}
+
+// A part of the facts that is too large costs no other part, and is kept as far as it fits.
+func TestFactsThatAreTooLarge(t *testing.T) {
+	large := func(limit, counter int) json.RawMessage {
+		return json.RawMessage(fmt.Sprintf(`{"config":{"name":"kept"},"state":{"small":{"used":%d,"a":1},"large":"%s"}}`, counter, noise(limit)))
+	}
+	small := json.RawMessage(`{"a":1}`)
+	for i, limit := range []int{opscenter.MaxHardwareSize, opscenter.MaxNetworkSize, opscenter.MaxSecuritySize, opscenter.MaxStorageSize} {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			w := memoryWorld(t)
+			info := w.ready(t, 0)
+			part := func(f *opscenter.Facts) *json.RawMessage {
+				return []*json.RawMessage{&f.Hardware, &f.Network, &f.Security, &f.Storage}[i]
+			}
+			seen := func(data json.RawMessage) *opscenter.Facts {
+				o := answer(info)
+				o.Facts = &opscenter.Facts{Hardware: small, Network: small, Security: small, Storage: small}
+				*part(o.Facts) = data
+				w.observe(t, o)
+				facts, err := w.ServerFacts(t.Context(), info.Name)
+				require.NoError(t, err)
+				return facts
+			}
+			warned := func() []*opscenter.Warning {
+				page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Server: info.Name}, opscenter.Page{})
+				require.NoError(t, err)
+				return page.Warnings
+			}
+			facts := seen(large(limit, 1))
+			require.JSONEq(t, `{"config":{"name":"kept"},"state":{"small":{"used":1,"a":1}}}`, string(*part(facts)))
+			*part(facts) = small
+			for _, other := range []json.RawMessage{facts.Hardware, facts.Network, facts.Security, facts.Storage} {
+				require.JSONEq(t, string(small), string(other))
+			}
+			require.Len(t, warned(), 1)
+			require.Equal(t, opscenter.WarningFacts, warned()[0].Kind)
+			require.Contains(t, warned()[0].Message, "left out: state.large")
+			revision := w.revision(t)
+			for n := range 5 {
+				seen(large(limit, 1000+n))
+			}
+			require.Equal(t, revision, w.revision(t), "counters that move are no change")
+			w.observe(t, answer(info))
+			require.Len(t, warned(), 1, "a light poll does not judge it")
+			seen(small)
+			require.Empty(t, warned())
+		})
+	}
+	t.Run("no JSON", func(t *testing.T) {
+		w := memoryWorld(t)
+		info := w.ready(t, 0)
+		o := answer(info)
+		o.Facts = &opscenter.Facts{Hardware: json.RawMessage(`{`), Network: small, Security: small, Storage: small}
+		w.observe(t, o)
+		facts, err := w.ServerFacts(t.Context(), info.Name)
+		require.NoError(t, err)
+		require.Empty(t, facts.Hardware)
+		require.JSONEq(t, string(small), string(facts.Storage), "the others are not concerned")
+	})
+	t.Run("all as large as may be", func(t *testing.T) { // fits into a row, however badly it compresses
+		onBoth(t, func(t *testing.T, w *world) {
+			info := w.ready(t, 0)
+			full := func(limit int) json.RawMessage { return json.RawMessage(fmt.Sprintf(`{"x":%q}`, noise(limit-10))) }
+			o := answer(info)
+			o.Facts = &opscenter.Facts{Hardware: full(opscenter.MaxHardwareSize), Network: full(opscenter.MaxNetworkSize), Security: full(opscenter.MaxSecuritySize), Storage: full(opscenter.MaxStorageSize)}
+			w.observe(t, o)
+			facts, err := w.ServerFacts(t.Context(), info.Name)
+			require.NoError(t, err)
+			require.Equal(t, o.Facts.Size(), facts.Size())
+			require.Less(t, facts.Size(), opscenter.MaxFactsSize)
+		})
+	})
+}
+
+// Virtual functions are summarised by their count: Incus's resources have it beside them.
+func TestVirtualFunctions(t *testing.T) {
+	w := memoryWorld(t)
+	info := w.ready(t, 0)
+	vf := `{"driver":"mlx5_core","ports":[{"id":"x","modes":"` + strings.Repeat("m", 900) + `"}]}`
+	card := `{"driver":"mlx5_core","sriov":{"current_vfs":128,"maximum_vfs":128,"vfs":[` + strings.TrimSuffix(strings.Repeat(vf+",", 128), ",") + `]}}`
+	w.observe(t, withFacts(answer(info), `{"cpu":{"total":4},"network":{"cards":[`+card+","+card+","+card+","+card+`],"total":4}}`))
+	facts, err := w.ServerFacts(t.Context(), info.Name)
+	require.NoError(t, err)
+	short := `{"driver":"mlx5_core","sriov":{"current_vfs":128,"maximum_vfs":128}}`
+	require.JSONEq(t, `{"cpu":{"total":4},"network":{"cards":[`+short+","+short+","+short+","+short+`],"total":4}}`, string(facts.Hardware))
+	page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: opscenter.WarningFacts}, opscenter.Page{})
+	require.NoError(t, err)
+	require.Contains(t, page.Warnings[0].Message, "left out: 512 virtual functions")
+}
+
+// Whatever is too large is reduced to JSON that fits, the same each time.
+func TestReducePart(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		value := rapid.OneOf(rapid.Just(`"x"`), rapid.Map(rapid.IntRange(0, 3000), func(n int) string { return `"` + strings.Repeat("y", n) + `"` }), rapid.Just(`{"vfs":[1,2],"n":{"m":1}}`), rapid.Just(`[{"vfs":[{}]}]`), rapid.Just(`{}`), rapid.Just(`null`))
+		object := rapid.Map(rapid.MapOfN(rapid.StringMatching(`[a-c<]{0,3}`), value, 0, 5), func(m map[string]string) string {
+			var out []string
+			for key, value := range m {
+				name, _ := json.Marshal(key)
+				out = append(out, string(name)+":"+value)
+			}
+			return "{" + strings.Join(out, ",") + "}"
+		})
+		data := json.RawMessage(`{"a":` + object.Draw(t, "a") + `,"b":` + object.Draw(t, "b") + `,"b":` + value.Draw(t, "c") + `}`)
+		limit := rapid.IntRange(64, 4000).Draw(t, "limit")
+		kept, left, err := opscenter.ReducePart(data, limit)
+		require.NoError(t, err)
+		require.True(t, json.Valid(kept), "%s", kept)
+		require.LessOrEqual(t, len(kept), limit)
+		again, leftAgain, err := opscenter.ReducePart(data, limit)
+		require.NoError(t, err)
+		require.Equal(t, string(kept), string(again))
+		require.Equal(t, left, leftAgain)
+	})
+	begun := time.Now()
+	_, _, err := opscenter.ReducePart(json.RawMessage(`{"a":`+strings.Repeat("[", 2000)+strings.Repeat("]", 2000)+`}`), 100)
+	require.Error(t, err, "nested too deep")
+	require.Less(t, time.Since(begun), time.Second)
+}
