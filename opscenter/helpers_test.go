@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -185,6 +186,16 @@ func (w *world) revision(t testing.TB) uint64 {
 func requireNoSecret(t testing.TB, text, secret string) {
 	t.Helper()
 	require.False(t, strings.Contains(text, secret), "a secret shows in: %.300s", text)
+}
+
+// isOneOf reports whether an error is one of these.
+func isOneOf(err error, list ...error) bool {
+	for _, one := range list {
+		if errors.Is(err, one) {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *world) setCluster(t testing.TB, server, cluster string) {

@@ -31,6 +31,8 @@ type Registration struct {
 
 	// RemoteAddr is where the request came from, for events.
 	RemoteAddr string
+
+	unnamed bool // its name is its system UUID
 }
 
 // Registered is the outcome of a registration.
@@ -47,7 +49,8 @@ type Registered struct {
 // answer, spends no use of the token, needs none to be left, and leaves the server's status
 // as it is. Otherwise one use of the token is spent, in the same transaction that records
 // the server. A known machine with another certificate is refused with ErrIdentityTaken, and
-// an event, unless the operator allowed it (AllowReinstall) or announced it (PreRegister).
+// an event, unless the operator allowed it (AllowReinstall) or announced it (PreRegister). Two
+// machine IDs with one system UUID are two machines: the second one is admitted, and WarningSharedUUID tells.
 //
 // Errors: ErrTokenMalformed, ErrTokenUnknown, ErrTokenExpired, ErrTokenExhausted;
 // ErrNoCertificate, ErrInvalidCertificate, ErrInvalidName, ErrInvalidURL,
@@ -95,6 +98,7 @@ func (r *Registry) checkRegistration(reg *Registration) (err error) {
 	if err := checkLength("channel", reg.Channel, MaxLabelLength); err != nil {
 		return err
 	}
+	reg.unnamed = reg.SystemUUID != "" && strings.EqualFold(reg.Name, reg.SystemUUID) // a placeholder, too
 	if reg.SystemUUID, err = normalSystemUUID(reg.SystemUUID); err != nil {
 		return err
 	}
@@ -123,45 +127,40 @@ func (r *Registry) register(tx *writing, reg Registration, at time.Time) (regist
 	if err != nil {
 		return registering{}, err
 	}
-	machine, err := knownMachine(tx, reg.SystemUUID, reg.MachineID)
+	found, err := identify(tx, reg.Name, reg.SystemUUID, reg.MachineID)
 	if err != nil {
-		return registering{}, err
+		return registering{server: found.machine}, err
 	}
-	if machine == nil {
-		if machine, err = reinstallable(tx, reg); err != nil {
+	if found.machine == nil {
+		if found.machine, err = knownByName(tx, reg); err != nil {
 			return registering{}, err
 		}
 	}
-	if machine == nil {
-		return r.registerNew(tx, token, reg, at)
+	var out registering
+	if found.machine == nil {
+		out, err = r.registerNew(tx, token, reg, len(found.sharing) > 0, at)
+	} else {
+		out, err = r.registerKnownMachine(tx, found.machine, token, reg, at)
 	}
-	return r.registerKnownMachine(tx, machine, token, reg, at)
+	if err != nil {
+		return out, err
+	}
+	return out, r.warnShared(tx, out.server, found.sharing, at)
 }
 
-// knownMachine returns the server with that system UUID or machine ID.
-func knownMachine(tx storage.ReadTx, systemUUID, machineID string) (*Server, error) {
-	for _, look := range []struct {
-		index *storage.Index[Server]
-		value string
-	}{{bySystemUUID, systemUUID}, {byMachineID, machineID}} {
-		if look.value == "" {
-			continue
-		}
-		if server, err := look.index.Find(tx, storage.StringKey(look.value)); err != nil || server != nil {
-			return server, err
-		}
+// knownByName returns the server of that name, if there is nothing else to know its machine by: one
+// that may be installed anew, whose machine ID goes with the old installation, and of which
+// either side has no system UUID; or one that was announced by its name alone.
+func knownByName(tx storage.ReadTx, reg Registration) (*Server, error) {
+	server, err := serversByName.Find(tx, storage.StringKey(strings.ToLower(reg.Name)))
+	switch {
+	case err != nil || server == nil:
+		return nil, err
+	case server.Certificate == "" && server.SystemUUID == "" && server.MachineID == "",
+		server.Certificate != "" && server.ReinstallAllowed && (server.SystemUUID == "" || reg.SystemUUID == ""):
+		return server, nil
 	}
 	return nil, nil
-}
-
-// reinstallable returns the server of that name, if its machine may be installed anew, and
-// has no system UUID to know it by: its machine ID goes with the old installation.
-func reinstallable(tx storage.ReadTx, reg Registration) (*Server, error) {
-	server, err := serversByName.Find(tx, storage.StringKey(strings.ToLower(reg.Name)))
-	if err != nil || server == nil || !server.ReinstallAllowed || server.SystemUUID != "" || reg.SystemUUID != "" {
-		return nil, err
-	}
-	return server, nil
 }
 
 // registerAgain answers a server that is registered with this certificate.
@@ -177,14 +176,13 @@ func (r *Registry) registerAgain(tx *writing, known *Server, reg Registration, a
 	if changed.MachineID == "" {
 		changed.MachineID = reg.MachineID
 	}
-	if changed.SystemUUID != known.SystemUUID || changed.MachineID != known.MachineID {
-		// What it didn't say the first time may be another's.
-		if other, err := knownMachine(tx, reg.SystemUUID, reg.MachineID); err != nil {
-			return out, err
-		} else if other != nil && other.ID != known.ID {
-			out.server = other
-			return out, fmt.Errorf("server %q says it is the machine of server %q: %w", known.Name, other.Name, ErrIdentityTaken)
+	// What it did not say the first time may be another's.
+	sharing, taken, err := learned(tx, known, &changed)
+	if err != nil {
+		if taken != nil {
+			out.server = taken
 		}
+		return out, err
 	}
 	changed.ConnectionURL = reg.ConnectionURL
 	if changed.ConnectionURL != known.ConnectionURL {
@@ -197,6 +195,9 @@ func (r *Registry) registerAgain(tx *writing, known *Server, reg Registration, a
 		}
 	}
 	out.server = &changed
+	if err := r.warnShared(tx, &changed, sharing, at); err != nil {
+		return out, err
+	}
 	// It may be the first thing a server says after a boot: look at it.
 	if err := requestPoll(tx, known.Name, at, changed.ConnectionURL != known.ConnectionURL); err != nil {
 		return out, err
@@ -207,9 +208,16 @@ func (r *Registry) registerAgain(tx *writing, known *Server, reg Registration, a
 // differs reports whether both are known, and not the same.
 func differs(have, said string) bool { return have != "" && said != "" && have != said }
 
-// registerNew records a server nobody has heard of.
-func (r *Registry) registerNew(tx *writing, token *Token, reg Registration, at time.Time) (registering, error) {
-	if err := nameFree(tx, reg.Name, ""); err != nil {
+// registerNew records a server that is not known; shared: others have its system UUID.
+func (r *Registry) registerNew(tx *writing, token *Token, reg Registration, shared bool, at time.Time) (registering, error) {
+	err := nameFree(tx, reg.Name, "")
+	if reg.unnamed && reg.MachineID != "" && (shared || errors.Is(err, ErrNameTaken) && reg.SystemUUID == "") {
+		// IncusOS names a server by its system UUID until it has a host name: where that is
+		// shared, the machine ID goes for it.
+		reg.Name = reg.MachineID
+		err = nameFree(tx, reg.Name, "")
+	}
+	if err != nil {
 		return registering{}, err
 	}
 	channel, err := r.channelFor(tx, token.Channel, reg.Channel)

@@ -162,8 +162,8 @@ func TestReinstall(t *testing.T) {
 func TestPreRegister(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		require.NoError(t, w.SetChannel(t.Context(), "testing", ""))
-		_, err := w.PreRegister(t.Context(), opscenter.Announcing{Name: "nobody"})
-		require.ErrorIs(t, err, opscenter.ErrInvalidSystemUUID)
+		_, err := w.PreRegister(t.Context(), opscenter.Announcing{Name: ""})
+		require.ErrorIs(t, err, opscenter.ErrInvalidName)
 		spec := opscenter.ServerSpec{Description: "expected", Channel: "testing"}
 		info, err := w.PreRegister(t.Context(), opscenter.Announcing{ServerSpec: spec, Name: "by-uuid", SystemUUID: strings.ToUpper(systemUUID(0))})
 		require.NoError(t, err)
@@ -189,6 +189,33 @@ func TestPreRegister(t *testing.T) {
 		}
 		require.Zero(t, w.uses(t, token))
 		require.Len(t, w.events(t, opscenter.EventServerAnnounced), 2)
+	})
+}
+
+// A server that is announced by its name alone is the first one that comes with that name.
+func TestPreRegisterByName(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		for _, name := range []string{"SERVER00", "other"} {
+			_, err := w.PreRegister(t.Context(), opscenter.Announcing{ServerSpec: opscenter.ServerSpec{Description: "expected"}, Name: name})
+			require.NoError(t, err)
+		}
+		registered, err := w.Register(t.Context(), registration(0, w.token(t, 1)))
+		require.NoError(t, err)
+		require.Equal(t, "SERVER00", registered.Name)
+		got := w.get(t, "SERVER00")
+		require.Equal(t, "expected", got.Description)
+		require.Equal(t, machineID(0), got.MachineID)
+		second := registration(1, w.token(t, 1))
+		second.Name = "server00"
+		_, err = w.Register(t.Context(), second)
+		require.ErrorIs(t, err, opscenter.ErrNameTaken)
+		// One that was announced by its machine is not had by its name.
+		_, err = w.PreRegister(t.Context(), opscenter.Announcing{Name: "known", MachineID: machineID(5)})
+		require.NoError(t, err)
+		third := registration(2, w.token(t, 1))
+		third.Name = "known"
+		_, err = w.Register(t.Context(), third)
+		require.ErrorIs(t, err, opscenter.ErrNameTaken)
 	})
 }
 
@@ -349,15 +376,12 @@ func TestRegistrationIsValidated(t *testing.T) {
 		"unknown key":          {func(r *opscenter.Registration) { r.Certificate = &x509.Certificate{Raw: []byte("x")} }, []error{opscenter.ErrInvalidCertificate}},
 		"no name":              {func(r *opscenter.Registration) { r.Name = "" }, []error{opscenter.ErrInvalidName}},
 		"colon":                {func(r *opscenter.Registration) { r.Name = ":self" }, []error{opscenter.ErrInvalidName}},
-		"hyphen before":        {func(r *opscenter.Registration) { r.Name = "-a" }, []error{opscenter.ErrInvalidName}},
-		"hyphen behind":        {func(r *opscenter.Registration) { r.Name = "a-" }, []error{opscenter.ErrInvalidName}},
-		"number":               {func(r *opscenter.Registration) { r.Name = "12" }, []error{opscenter.ErrInvalidName}},
 		"space":                {func(r *opscenter.Registration) { r.Name = "a b" }, []error{opscenter.ErrInvalidName}},
 		"slash":                {func(r *opscenter.Registration) { r.Name = "a/b" }, []error{opscenter.ErrInvalidName}},
 		"umlaut":               {func(r *opscenter.Registration) { r.Name = "ü" }, []error{opscenter.ErrInvalidName}},
 		"dots":                 {func(r *opscenter.Registration) { r.Name = ".." }, []error{opscenter.ErrInvalidName}},
-		"long label":           {func(r *opscenter.Registration) { r.Name = long[:64] }, []error{opscenter.ErrInvalidName}},
 		"long name":            {func(r *opscenter.Registration) { r.Name = long }, []error{opscenter.ErrInvalidName, opscenter.ErrTooLong}},
+		"tilde and more":       {func(r *opscenter.Registration) { r.Name = "a*" }, []error{opscenter.ErrInvalidName}},
 		"http":                 {func(r *opscenter.Registration) { r.ConnectionURL = "http://a:8443" }, []error{opscenter.ErrInvalidURL}},
 		"no host":              {func(r *opscenter.Registration) { r.ConnectionURL = "https://:8443" }, []error{opscenter.ErrInvalidURL}},
 		"no URL":               {func(r *opscenter.Registration) { r.ConnectionURL = "" }, []error{opscenter.ErrInvalidURL}},
@@ -401,7 +425,21 @@ func TestRegistrationIsValidated(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, page.Servers)
 
+	for _, host := range nobodysHosts {
+		reg := registration(0, token)
+		reg.ConnectionURL = "https://" + host + ":8443"
+		_, err := w.Register(t.Context(), reg)
+		require.ErrorIs(t, err, opscenter.ErrInvalidURL, host)
+	}
 	for n, change := range []func(*opscenter.Registration){
+		func(r *opscenter.Registration) { r.Name = "node_1" },
+		func(r *opscenter.Registration) { r.Name = "node_1.lab.example.org" },
+		func(r *opscenter.Registration) { r.Name = "_a" },
+		func(r *opscenter.Registration) { r.Name = "-a-" },
+		func(r *opscenter.Registration) { r.Name = "12" },
+		func(r *opscenter.Registration) { r.Name = long[:64] },
+		func(r *opscenter.Registration) { r.ConnectionURL = "https://[fe80::1%25eth0]:8443" },
+		func(r *opscenter.Registration) { r.ConnectionURL = "https://node1.0x.example:8443" },
 		func(r *opscenter.Registration) { r.Name = "af94e64e-1993-41b6-8f10-a8eebb828fce" }, // IncusOS's default host name
 		func(r *opscenter.Registration) { r.Name = "node.1.example.net" },
 		func(r *opscenter.Registration) { r.ConnectionURL = "https://[fd00::1]:8443" },

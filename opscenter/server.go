@@ -2,6 +2,7 @@ package opscenter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -349,6 +350,9 @@ func (r *Registry) DeleteServer(ctx context.Context, name string) error {
 		if err := servers.Delete(tx, nameKey(name)); err != nil {
 			return err
 		}
+		if err := r.unshared(tx, server, event.At); err != nil {
+			return err
+		}
 		if err := tx.deleteState(name, server.ID); err != nil {
 			return err
 		}
@@ -370,7 +374,8 @@ func (r *Registry) DeleteServer(ctx context.Context, name string) error {
 type Announcing struct {
 	ServerSpec
 	Name string
-	// SystemUUID or MachineID must be given: by it the server is known when it registers.
+	// SystemUUID or MachineID, by which the server is known when it registers. Without either it is
+	// known by its name.
 	SystemUUID    string
 	MachineID     string
 	ConnectionURL string // may be empty
@@ -378,7 +383,7 @@ type Announcing struct {
 
 // PreRegister records a server before it registers itself, with status unregistered. When a
 // machine with that system UUID or machine ID registers, with any valid token, it becomes
-// this server, under this name. Errors: ErrInvalidName and the other validation errors,
+// this server, under this name. So does, if neither was given, one that registers with that name. Errors: ErrInvalidName and the other validation errors,
 // ErrNameTaken, ErrIdentityTaken.
 func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, error) {
 	err := r.checkSpec(&a.ServerSpec)
@@ -399,9 +404,6 @@ func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, 
 	if a.MachineID, err = normalMachineID(a.MachineID); err != nil {
 		return nil, err
 	}
-	if a.SystemUUID == "" && a.MachineID == "" {
-		return nil, fmt.Errorf("server %q: a system UUID or a machine ID is needed to know it by: %w", a.Name, ErrInvalidSystemUUID)
-	}
 	at := now()
 	server := &Server{ID: uuid.NewString(), Name: a.Name, ConnectionURL: a.ConnectionURL, PublicConnectionURL: a.PublicConnectionURL,
 		Channel: a.Channel, Description: a.Description, Properties: cloneProperties(a.Properties),
@@ -417,12 +419,12 @@ func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, 
 		if err := nameFree(tx, a.Name, ""); err != nil {
 			return err
 		}
-		known, err := knownMachine(tx, a.SystemUUID, a.MachineID)
+		found, err := identify(tx, "", a.SystemUUID, a.MachineID)
+		if found.machine != nil && (err == nil || errors.Is(err, ErrIdentityTaken)) {
+			return fmt.Errorf("the machine is known as server %q: %w", found.machine.Name, ErrIdentityTaken)
+		}
 		if err != nil {
 			return err
-		}
-		if known != nil {
-			return fmt.Errorf("the machine is known as server %q: %w", known.Name, ErrIdentityTaken)
 		}
 		if err := servers.Insert(tx, server); err != nil {
 			return err

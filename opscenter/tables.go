@@ -13,7 +13,7 @@ var (
 	servers          = storage.NewTable("servers", func(s *Server) storage.Key { return nameKey(s.Name) })
 	byID             = servers.Unique("id", func(s *Server) []storage.Key { return optionalKey(s.ID) })
 	byFingerprint    = servers.Unique("fingerprint", func(s *Server) []storage.Key { return optionalKey(s.Fingerprint) })
-	bySystemUUID     = servers.Unique("system_uuid", func(s *Server) []storage.Key { return optionalKey(s.SystemUUID) })
+	bySystemUUID     = servers.Index("system_uuid", func(s *Server) []storage.Key { return optionalKey(s.SystemUUID) })
 	byMachineID      = servers.Unique("machine_id", func(s *Server) []storage.Key { return optionalKey(s.MachineID) })
 	serversByName    = servers.Unique("folded_name", func(s *Server) []storage.Key { return optionalKey(strings.ToLower(s.Name)) })
 	serversByCluster = servers.Index("cluster", func(s *Server) []storage.Key { return optionalKey(s.Cluster) })

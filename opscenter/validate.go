@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -18,7 +19,7 @@ import (
 // Limits of what the Registry takes, in bytes where nothing else is said. Beyond them: ErrTooLong.
 const (
 	MaxNameLength        = 253
-	MaxLabelLength       = 63 // of each part of a name between dots
+	MaxLabelLength       = 63 // of names of channels and clusters, and of kinds
 	MaxURLLength         = 2048
 	MaxDescriptionLength = 4096
 	MaxProperties        = 64 // number of them
@@ -28,38 +29,31 @@ const (
 	MaxTokenUses         = 1_000_000
 )
 
-// checkServerName applies Incus's rules for host names: 1 to 63 letters, digits and hyphens,
-// no hyphen at either end, not a number. A fully qualified name, as servers may send it, is
-// a sequence of such labels; of those, only the whole must not be a number. A name that
-// begins with ":" could be mistaken for an endpoint, as ":self", and is none of these.
+// checkServerName takes what IncusOS, which checks no host name, and Operations Center take, but
+// for what breaks a path or a certificate: 1 to MaxNameLength visible ASCII characters, without
+// slash, backslash, "?", "#", "%" and "*". "." and ".." are parts of paths, and a name that begins with ":"
+// could be mistaken for an endpoint, as ":self".
 func checkServerName(name string) error {
-	bad := func(format string, args ...any) error {
-		return fmt.Errorf("server name %q: %s: %w", cut(name), fmt.Sprintf(format, args...), ErrInvalidName)
-	}
-	if name == "" {
+	bad := func(why string) error { return fmt.Errorf("server name %q: %s: %w", cut(name), why, ErrInvalidName) }
+	switch {
+	case name == "":
 		return bad("must not be empty")
-	}
-	if len(name) > MaxNameLength {
+	case len(name) > MaxNameLength:
 		return fmt.Errorf("server name %q: %d bytes, at most %d are allowed: %w: %w", cut(name), len(name), MaxNameLength, ErrInvalidName, ErrTooLong)
+	case name == "." || name == "..":
+		return bad("is a part of paths")
+	case name[0] == ':':
+		return bad(`must not begin with ":"`)
 	}
-	for label := range strings.SplitSeq(name, ".") {
-		if len(label) < 1 || len(label) > MaxLabelLength {
-			return bad("each part must have 1 to %d characters", MaxLabelLength)
+	for i := range len(name) {
+		if !isNameByte(name[i]) {
+			return bad(`only visible ASCII characters are allowed, and none of / \ ? # % *`)
 		}
-		if label[0] == '-' || label[len(label)-1] == '-' {
-			return bad(`must not start or end with "-"`)
-		}
-		for _, c := range []byte(label) {
-			if c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
-				return bad("only letters, digits and hyphens are allowed")
-			}
-		}
-	}
-	if _, err := strconv.ParseUint(name, 10, 64); err == nil {
-		return bad("must not be a number")
 	}
 	return nil
 }
+
+func isNameByte(c byte) bool { return c > ' ' && c < 0x7f && strings.IndexByte(`/\?#%*`, c) < 0 }
 
 // checkObjectName is for the names of channels and clusters.
 func checkObjectName(what, name string) error {
@@ -97,6 +91,9 @@ func checkURL(what, raw string) error {
 	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
 		return bad("must have neither query nor fragment")
 	}
+	if why := nobodys(u.Hostname()); why != "" {
+		return bad(fmt.Sprintf("host %q: %s", cut(u.Hostname()), why))
+	}
 	if port := u.Port(); port != "" {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 			return bad(fmt.Sprintf("port %q", cut(port)))
@@ -105,6 +102,34 @@ func checkURL(what, raw string) error {
 		return bad("has a colon without a port")
 	}
 	return nil
+}
+
+// CheckURL reports whether a server can be reached at a URL. ErrInvalidURL, or ErrTooLong: it can't,
+// whatever the network is like. what names the URL in errors.
+func CheckURL(what, raw string) error { return checkURL(what, raw) }
+
+// nobodys tells why a host is no server's address; empty: it may be one.
+func nobodys(host string) string {
+	address, err := netip.ParseAddr(host)
+	if err != nil {
+		// "0", "0x0" and "127.1" are taken for addresses when they are looked up; no name ends in a number.
+		last := strings.TrimSuffix(host, ".")
+		last = last[strings.LastIndexByte(last, '.')+1:]
+		if last == "" || last[0] >= '0' && last[0] <= '9' && strings.Trim(strings.ToLower(last), "0123456789abcdefx") == "" && (strings.HasPrefix(strings.ToLower(last), "0x") || strings.Trim(last, "0123456789") == "") {
+			return "neither a name nor an IP address in full"
+		}
+		return ""
+	}
+	zone := address.Zone()
+	switch address = address.Unmap(); {
+	case address.IsUnspecified(), address.Is4() && address.As4()[0] == 0:
+		return "the unspecified address is no server's"
+	case address.IsMulticast(), address == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return "a multicast address is no one server's"
+	case address.IsLinkLocalUnicast() && zone == "": // IPv4's, too, among which are the hosts of clouds' metadata
+		return "a link-local address wants a zone"
+	}
+	return ""
 }
 
 func checkLength(what, value string, limit int) error {

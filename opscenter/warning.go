@@ -39,6 +39,9 @@ const (
 	// WarningBackupImage: the server runs from its backup image, as the version it was updated to
 	// did not boot. Cleared when it runs another one.
 	WarningBackupImage WarningKind = "Server runs from its backup image"
+	// WarningSharedUUID: the server has the system UUID of another one, which is another machine.
+	// Cleared when no other server has it; those that know why acknowledge it.
+	WarningSharedUUID WarningKind = "System UUID shared"
 	// WarningFleet: so many servers fail at once that the control plane suspects itself: nobody
 	// becomes offline. Cleared when most of those that are asked answer.
 	WarningFleet WarningKind = "Fleet unreachable"
@@ -229,6 +232,20 @@ func (r *Registry) showWarning(tx storage.ReadTx, stored *Warning) (*Warning, er
 		}
 		if server != nil {
 			out.Server = server.Name
+		}
+		if server != nil && out.Kind == WarningSharedUUID { // servers may have been renamed since
+			var sharing []*Server
+			for other, err := range withSystemUUID(tx, server.SystemUUID) {
+				if err != nil {
+					return nil, err
+				}
+				if other.ID != server.ID {
+					sharing = append(sharing, other)
+				}
+			}
+			if len(sharing) > 0 {
+				out.Message = cutTo(sharedMessage(server, sharing), maxReason)
+			}
 		}
 	}
 	m := &r.memory

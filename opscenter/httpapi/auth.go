@@ -5,11 +5,8 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/netip"
-	"sync"
+	"strings"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/opscenter-go/sdk/opscenter"
 )
@@ -70,7 +67,7 @@ func (h *Handler) authorized(handle http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		principal, err := h.options.Authorize(r)
 		if err != nil {
-			h.options.Logger.InfoContext(r.Context(), "an operator's request was refused", "remote", r.RemoteAddr, "method", r.Method, "error", err)
+			h.options.Logger.InfoContext(r.Context(), "an operator's request was refused", "remote", r.RemoteAddr, "method", r.Method, "endpoint", r.Pattern, "path", shownPath(r), "error", err)
 			respondError(w, http.StatusForbidden, "Not authorized")
 			return
 		}
@@ -81,80 +78,26 @@ func (h *Handler) authorized(handle http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
+// maxShownPath bounds a path in the log, in bytes.
+const maxShownPath = 200
+
+// shownPath is the path of a request as it may be logged: without its query, which may hold a
+// token, and without the UUID of a token, which is one.
+func shownPath(r *http.Request) string {
+	path := r.URL.Path
+	if rest, ok := strings.CutPrefix(path, "/1.0/provisioning/tokens/"); ok && rest != "" {
+		path = "/1.0/provisioning/tokens/…"
+	}
+	if len(path) > maxShownPath {
+		path = path[:maxShownPath] + "…"
+	}
+	return strings.ToValidUTF8(path, "\ufffd")
+}
+
 // clientCertificate returns the certificate of the TLS handshake, nil if there is none.
 func clientCertificate(r *http.Request) *x509.Certificate {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return nil
 	}
 	return r.TLS.PeerCertificates[0]
-}
-
-// limiter counts failures by address.
-type limiter struct {
-	perMinute, max int
-
-	mu        sync.Mutex
-	addresses map[netip.Prefix]*rate.Limiter
-}
-
-func newLimiter(perMinute, max int) *limiter {
-	return &limiter{perMinute: perMinute, max: max, addresses: map[netip.Prefix]*rate.Limiter{}}
-}
-
-// networkOf is what counts as one address: of IPv6, a /64, all of which is one host's to use.
-func networkOf(remote string) netip.Prefix {
-	address, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return netip.Prefix{} // a Unix socket
-	}
-	bits := 32
-	ip := address.Addr().Unmap()
-	if ip.Is6() {
-		bits = 64
-	}
-	prefix, _ := ip.Prefix(bits)
-	return prefix
-}
-
-// blocked reports whether an address has failed too often.
-func (l *limiter) blocked(remote string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	known := l.addresses[networkOf(remote)]
-	return known != nil && known.Tokens() < 1
-}
-
-// failed counts a failure.
-func (l *limiter) failed(remote string) {
-	if l.perMinute < 0 {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	key := networkOf(remote)
-	known := l.addresses[key]
-	if known == nil {
-		l.makeRoom()
-		known = rate.NewLimiter(rate.Limit(float64(l.perMinute)/60), l.perMinute)
-		l.addresses[key] = known
-	}
-	known.Allow()
-}
-
-// makeRoom forgets the addresses that have recovered or, if all are failing still, any.
-func (l *limiter) makeRoom() {
-	if len(l.addresses) < l.max {
-		return
-	}
-	for key, known := range l.addresses {
-		if known.Tokens() >= float64(l.perMinute) {
-			delete(l.addresses, key)
-		}
-	}
-	for key := range l.addresses {
-		if len(l.addresses) < l.max {
-			return
-		}
-		delete(l.addresses, key)
-	}
 }

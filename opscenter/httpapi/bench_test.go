@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -24,6 +25,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
+	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
 // clients is how many register at a time.
@@ -133,4 +135,34 @@ func BenchmarkRegister(b *testing.B) {
 		}
 		register(b, handler, registerPath(token.UUID))
 	})
+}
+
+// BenchmarkFailures: what a failure from an address that is not remembered costs, with few and many that are.
+func BenchmarkFailures(b *testing.B) {
+	for _, remembered := range []int{10, 10_000} {
+		b.Run(fmt.Sprint(remembered, " remembered"), func(b *testing.B) {
+			registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			handler, err := httpapi.New(registry, httpapi.Options{ClientCertificate: newCertificate(b, "control plane").Leaf, MaxAddresses: remembered})
+			if err != nil {
+				b.Fatal(err)
+			}
+			n := 0
+			fail := func() {
+				n++
+				r := httptest.NewRequest("PUT", "/1.0/provisioning/servers/:self", nil)
+				r.RemoteAddr = fmt.Sprintf("10.%d.%d.%d:1", n>>16&0xff, n>>8&0xff, n&0xff)
+				handler.ServeHTTP(httptest.NewRecorder(), r)
+			}
+			for range remembered {
+				fail()
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				fail()
+			}
+		})
+	}
 }

@@ -57,9 +57,29 @@ func TestFailedRegistrationsAreLimited(t *testing.T) {
 	for range 5 {
 		require.Equal(t, 403, p.call(client, "POST", registerPath("b32d0079-c48b-4957-b1cb-bef54125c861"), registration).ErrorCode)
 	}
-	a := p.call(client, "POST", registerPath(p.token(1)), registration)
-	require.Equal(t, 429, a.ErrorCode, "whatever it tries next")
+	a := p.call(client, "POST", registerPath("cccccccc-0000-0000-0000-000000000000"), registration)
+	require.Equal(t, 429, a.ErrorCode)
 	require.NotEmpty(t, a.http.Header.Get("Retry-After"))
+	require.Equal(t, 429, p.call(client, "PUT", selfPath, `{}`).ErrorCode)
+	// Who shows a registered certificate, or has a token that admits it, is heard behind the same address.
+	revoked := p.token(1)
+	require.Equal(t, 201, p.call(client, "POST", registerPath(revoked), registration).http.StatusCode)
+	require.NoError(t, p.registry.RevokeToken(t.Context(), revoked))
+	require.Equal(t, 200, p.call(client, "PUT", selfPath, `{}`).StatusCode)
+	require.Equal(t, 201, p.call(client, "POST", registerPath(revoked), registration).http.StatusCode, "a repeat")
+	stranger := newCertificate(t, "stranger")
+	require.Equal(t, 429, p.call(p.client(&stranger), "POST", registerPath(revoked), registration).ErrorCode)
+	require.Equal(t, 429, p.call(p.client(nil), "PUT", selfPath, `{}`).ErrorCode)
+	for range 20 {
+		require.Equal(t, 400, p.call(client, "PUT", selfPath, `{"connection_url":"ftp://x"}`).ErrorCode, "what it does wrong is not counted")
+	}
+	fresh := start(t, func(o *httpapi.Options) { o.FailuresPerMinute = 5 })
+	require.Equal(t, 201, fresh.call(fresh.client(&stranger), "POST", registerPath(fresh.token(1)), registration).http.StatusCode)
+	for range 20 {
+		require.Equal(t, 400, fresh.call(fresh.client(&stranger), "POST", registerPath("x"), registration).ErrorCode)
+	}
+	other := newCertificate(t, "other")
+	require.Equal(t, 403, fresh.call(fresh.client(&other), "POST", registerPath("cccccccc-0000-0000-0000-000000000000"), strings.Replace(registration, "af94e64e199341b68f10a8eebb828fce", "bf94e64e199341b68f10a8eebb828fce", 1)).ErrorCode, "and blocks nobody")
 	require.Equal(t, 200, p.call(p.client(&p.operator), "GET", "/1.0/provisioning/servers", "").StatusCode, "others are not concerned")
 
 	// The table of addresses is bounded, and addresses recover.
@@ -80,6 +100,10 @@ func TestFailedRegistrationsAreLimited(t *testing.T) {
 	for i := range 100 {
 		require.Equal(t, 400, post(fmt.Sprintf("10.1.0.%d:1", i)))
 	}
+	for i := 90; i < 100; i++ {
+		require.Equal(t, 429, post(fmt.Sprintf("10.1.0.%d:1", i)), "the last ones are remembered")
+	}
+	require.Equal(t, 400, post("10.1.0.89:1"), "and the oldest forgotten")
 }
 
 // A long list begins at once, and is not held in memory.

@@ -77,8 +77,9 @@ type Options struct {
 	ReadTimeout time.Duration
 	// WriteTimeout bounds the time in which a reader must take some of a long answer. Default 30 s.
 	WriteTimeout time.Duration
-	// FailuresPerMinute is how many failed registrations an address may have per minute, and
-	// in one burst, before it is answered 429. Default 30; below 0: no limit.
+	// FailuresPerMinute is how many failed registrations and self updates of strangers an address
+	// (of IPv6: a /64) may have per minute, and in one burst, before strangers there are answered
+	// 429. A registered server is heard all the same, and so is a valid token. Default 30; below 0: no limit.
 	FailuresPerMinute int
 	// MaxAddresses is for how many addresses failures are counted at a time. Default 10,000.
 	MaxAddresses int

@@ -157,6 +157,8 @@ func (p *plane) token(uses int64) string {
 	return token.UUID
 }
 
+const selfPath = "/1.0/provisioning/servers/:self"
+
 func registerPath(token string) string {
 	return "/1.0/provisioning/servers?token=" + url.QueryEscape(token)
 }

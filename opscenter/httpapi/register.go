@@ -66,25 +66,20 @@ func (h *Handler) postServers(w http.ResponseWriter, r *http.Request) {
 		h.authorized(h.announceServer)(w, r)
 		return
 	}
-	if h.limiter.blocked(r.RemoteAddr) {
-		tooManyFailures(w)
+	if h.tooMany(w, r, h.isAdmitted) {
 		return
 	}
 	registered, err := h.register(r)
 	if err != nil {
 		if status := statusOf(err); status < http.StatusInternalServerError {
-			h.limiter.failed(r.RemoteAddr)
-			h.options.Logger.InfoContext(r.Context(), "a registration was refused", "remote", r.RemoteAddr, "error", err)
+			if h.isStranger(r) {
+				h.limiter.failed(r.RemoteAddr)
+			}
 		}
 		h.fail(w, r, err)
 		return
 	}
 	respondCreated(w, serverPath(registered.Name), map[string]string{"certificate": h.certificate})
-}
-
-func tooManyFailures(w http.ResponseWriter) {
-	w.Header().Set("Retry-After", "60")
-	respondError(w, http.StatusTooManyRequests, "Too many failed requests from this address")
 }
 
 func (h *Handler) register(r *http.Request) (opscenter.Registered, error) {
@@ -125,13 +120,13 @@ func (h *Handler) announceServer(w http.ResponseWriter, r *http.Request) {
 
 // putSelf answers PUT /1.0/provisioning/servers/:self: what a registered server says of itself.
 func (h *Handler) putSelf(w http.ResponseWriter, r *http.Request) {
-	if h.limiter.blocked(r.RemoteAddr) {
-		tooManyFailures(w)
+	if h.tooMany(w, r, h.isRegistered) {
 		return
 	}
 	certificate := clientCertificate(r)
 	if certificate == nil {
-		respondError(w, http.StatusForbidden, opscenter.ErrNoCertificate.Error())
+		h.limiter.failed(r.RemoteAddr)
+		h.fail(w, r, fmt.Errorf("%w: %w", errForbidden, opscenter.ErrNoCertificate))
 		return
 	}
 	var body struct {

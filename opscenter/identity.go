@@ -1,0 +1,157 @@
+package opscenter
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// identified is which record a registration with a new certificate is of.
+type identified struct {
+	// machine is the record of the machine; nil: there is none.
+	machine *Server
+	// sharing are records of other machines with its system UUID.
+	sharing []*Server
+}
+
+// identify finds the record of a machine with a new certificate. A machine ID tells machines apart. Cheap
+// boards and some hypervisors give all their machines one system UUID: those with different
+// machine IDs are different machines. Where either side has no machine ID, one system UUID is one
+// machine. A machine that was installed anew has another machine ID: it is known by its system UUID if
+// an operator allowed that (AllowReinstall), or announced it (PreRegister). Errors:
+// ErrIdentityTaken, with the record that is in the way in machine.
+func identify(tx storage.ReadTx, name, systemUUID, machineID string) (out identified, err error) {
+	if machineID != "" {
+		if out.machine, err = byMachineID.Find(tx, storage.StringKey(machineID)); err != nil {
+			return out, err
+		}
+	}
+	var free []*Server // may be taken over by whoever has the system UUID
+	var unclear *Server
+	for holder, err := range withSystemUUID(tx, systemUUID) {
+		switch {
+		case err != nil:
+			return out, err
+		case out.machine != nil && holder.ID == out.machine.ID:
+		case out.machine == nil && (holder.Certificate != "" && holder.ReinstallAllowed || holder.Certificate == "" && !differs(holder.MachineID, machineID)):
+			free = append(free, holder)
+		case holder.MachineID == "" || machineID == "":
+			unclear = holder
+		default:
+			out.sharing = append(out.sharing, holder)
+		}
+	}
+	switch {
+	case len(free) == 1:
+		out.machine = free[0]
+	case len(free) > 1:
+		for _, holder := range free {
+			if strings.EqualFold(holder.Name, name) {
+				out.machine = holder
+			} else {
+				out.sharing = append(out.sharing, holder)
+			}
+		}
+		if out.machine == nil {
+			out.machine = free[0]
+			return out, fmt.Errorf("servers %s have its system UUID, and each may be taken over: allow it for one: %w", namesOf(free), ErrIdentityTaken)
+		}
+	case unclear != nil && (out.machine == nil || out.machine.Certificate == "" || out.machine.ReinstallAllowed):
+		out.machine = unclear
+		return out, fmt.Errorf("server %q: %w", unclear.Name, ErrIdentityTaken)
+	}
+	return out, nil
+}
+
+// withSystemUUID yields the servers with a system UUID; none if that is empty.
+func withSystemUUID(tx storage.ReadTx, systemUUID string) func(func(*Server, error) bool) {
+	if systemUUID == "" {
+		return func(func(*Server, error) bool) {}
+	}
+	return bySystemUUID.Scan(tx, storage.Range{Prefix: storage.StringKey(systemUUID)})
+}
+
+// learned checks what a registered server says of its machine that it did not say before, and returns the
+// other machines with its system UUID. Errors: ErrIdentityTaken, with the server that it would be.
+func learned(tx storage.ReadTx, known, changed *Server) (sharing []*Server, taken *Server, err error) {
+	is := func(other *Server) error {
+		return fmt.Errorf("server %q says it is the machine of server %q: %w", known.Name, other.Name, ErrIdentityTaken)
+	}
+	if changed.MachineID != known.MachineID {
+		other, err := byMachineID.Find(tx, storage.StringKey(changed.MachineID))
+		if err != nil {
+			return nil, nil, err
+		}
+		if other != nil && other.ID != known.ID {
+			return nil, other, is(other)
+		}
+	}
+	if changed.SystemUUID == known.SystemUUID {
+		return nil, nil, nil
+	}
+	for other, err := range withSystemUUID(tx, changed.SystemUUID) {
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case other.ID == known.ID:
+		case other.MachineID == "" || changed.MachineID == "":
+			return nil, other, is(other)
+		default:
+			sharing = append(sharing, other)
+		}
+	}
+	return sharing, nil, nil
+}
+
+// maxNamed bounds how many servers a message names.
+const maxNamed = 3
+
+func namesOf(list []*Server) string {
+	var names []string
+	for _, s := range list[:min(len(list), maxNamed)] {
+		names = append(names, fmt.Sprintf("%q", s.Name))
+	}
+	text := strings.Join(names, ", ")
+	if n := len(list) - maxNamed; n > 0 {
+		text += fmt.Sprintf(" and %d more", n)
+	}
+	return text
+}
+
+// warnShared raises the warning that a server shares its system UUID with others. Their records
+// are left alone, and each server that comes later has a warning of its own.
+func (r *Registry) warnShared(tx *writing, server *Server, sharing []*Server, at time.Time) error {
+	if len(sharing) == 0 {
+		return nil
+	}
+	return r.raise(tx, server.Name, server.ID, Warned{Kind: WarningSharedUUID, Message: cutTo(sharedMessage(server, sharing), maxReason)}, at)
+}
+
+func sharedMessage(server *Server, sharing []*Server) string {
+	return fmt.Sprintf("server %q has the system UUID %s of %s; their machine IDs and certificates differ. "+
+		"If the board or the hypervisor gives every machine that UUID, acknowledge this. "+
+		"If it is the same machine, installed anew without leave, remove the old record; or remove this one, and allow the reinstallation of the old one before the machine registers again.",
+		server.Name, server.SystemUUID, namesOf(sharing))
+}
+
+// unshared clears the warning of the last server with a system UUID, when another one is removed.
+func (r *Registry) unshared(tx *writing, removed *Server, at time.Time) error {
+	var left []*Server
+	for other, err := range withSystemUUID(tx, removed.SystemUUID) {
+		if err != nil {
+			return err
+		}
+		if other.ID != removed.ID {
+			left = append(left, other)
+		}
+		if len(left) > 1 {
+			return nil
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	return r.clear(tx, left[0].Name, left[0].ID, WarningSharedUUID, at, "no other server has its system UUID any more")
+}
