@@ -1,9 +1,12 @@
 package opscenter
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,9 +18,10 @@ import (
 // Adoption is an Incus server, or all servers of an Incus cluster, that are taken into the
 // registry without having registered themselves.
 type Adoption struct {
-	// Cluster is the name for its record; empty: a server in no cluster.
-	Cluster string
-	// Certificate that all members present; nil without a cluster.
+	// Cluster is the name for its record; empty: one that is free is made of SuggestedCluster.
+	Cluster          string
+	SuggestedCluster string
+	// Certificate that all members present; nil: a server in no cluster.
 	Certificate *x509.Certificate
 	Servers     []AdoptedServer
 	// Channel for them. Default: Options.DefaultChannel.
@@ -26,7 +30,11 @@ type Adoption struct {
 
 // AdoptedServer is one of them.
 type AdoptedServer struct {
-	Name          string
+	// Name in the registry; empty: one that is free is made of Suggested, with the cluster's name
+	// behind it if need be, as NAME-CLUSTER.
+	Name      string
+	Suggested string
+	// ConnectionURL is where it is reached. That of a server which is recorded already stays.
 	ConnectionURL string
 	// Certificate is its own, which is its identity.
 	Certificate *x509.Certificate
@@ -48,20 +56,27 @@ func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 	if a.Channel == "" {
 		a.Channel = r.options.DefaultChannel
 	}
-	if len(a.Servers) == 0 || a.Cluster == "" && len(a.Servers) != 1 {
+	if a.Cluster != "" && a.Certificate == nil {
+		return fmt.Errorf("cluster %q: %w", a.Cluster, ErrNoCertificate)
+	}
+	if len(a.Servers) == 0 || a.Certificate == nil && len(a.Servers) != 1 {
 		return fmt.Errorf("%d servers, and no cluster: %w", len(a.Servers), ErrInvalidOptions)
 	}
-	if a.Cluster != "" {
-		if err := checkObjectName("cluster", a.Cluster); err != nil {
-			return err
+	if a.Certificate != nil {
+		if a.Cluster != "" {
+			if err := checkObjectName("cluster", a.Cluster); err != nil {
+				return err
+			}
 		}
 		if err := checkCertificate(a.Certificate); err != nil {
 			return fmt.Errorf("cluster %q: %w", a.Cluster, err)
 		}
 	}
 	for _, s := range a.Servers {
-		if err := checkServerName(s.Name); err != nil {
-			return err
+		if s.Name != "" {
+			if err := checkServerName(s.Name); err != nil {
+				return err
+			}
 		}
 		if err := checkURL("connection URL", s.ConnectionURL); err != nil {
 			return fmt.Errorf("server %q: %w", s.Name, err)
@@ -79,6 +94,7 @@ func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 			return err
 		}
 		a := a
+		a.Servers = slices.Clone(a.Servers) // they are given names
 		if err := tx.adoptedBefore(&a); err != nil {
 			return err
 		}
@@ -90,7 +106,7 @@ func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 			}
 			names = append(names, name)
 		}
-		if a.Cluster == "" {
+		if a.Certificate == nil {
 			return nil
 		}
 		cluster, err := tx.adoptCluster(&a, at)
@@ -101,9 +117,10 @@ func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 	})
 }
 
-// adoptedBefore finds the record there is of the cluster: its name may be another by now.
+// adoptedBefore finds the record there is of the cluster, whose name may be another by now, or
+// gives it a name.
 func (t *Tx) adoptedBefore(a *Adoption) error {
-	if a.Cluster == "" {
+	if a.Certificate == nil {
 		return nil
 	}
 	for known, err := range clustersByFingerprint.Scan(t, storage.Range{Prefix: storage.StringKey(Fingerprint(a.Certificate))}) {
@@ -111,43 +128,147 @@ func (t *Tx) adoptedBefore(a *Adoption) error {
 			return err
 		}
 		a.Cluster = known.Name
-		break
+		return nil
 	}
-	return nil
+	if a.Cluster != "" {
+		return nil
+	}
+	name, err := t.freeName(a.SuggestedCluster, isObjectNameByte, MaxLabelLength, []string{"", Fingerprint(a.Certificate)[:8], Fingerprint(a.Certificate)[:32]}, func(name string) (bool, error) {
+		key := storage.StringKey(strings.ToLower(name))
+		cluster, err := clustersByName.Find(t, key)
+		if err != nil || cluster != nil || checkObjectName("cluster", name) != nil {
+			return false, err
+		}
+		server, err := serversByName.Find(t, key)
+		return server == nil || server.Cluster != "", err
+	})
+	a.Cluster = name
+	return err
 }
 
-// CheckAdoption tells whether an Adoption of who presents a certificate with that fingerprint can
-// have that name and channel, as far as that can be known before it is made; both may be empty.
-// The name must be no other cluster's, and no server's that is in none: nobody could tell them apart in an
-// inventory. Errors: ErrInvalidName, ErrNotFound for a channel, ErrNameTaken, ErrClusterTaken.
-func (r *Registry) CheckAdoption(ctx context.Context, fingerprint, name, channel string) error {
-	if name != "" {
-		if err := checkObjectName("cluster", name); err != nil && checkServerName(name) != nil {
+// freeName makes a name of one that is wished for: what is not allowed in it becomes a hyphen, and
+// of the suffixes it gets the first with which it is free.
+func (t *Tx) freeName(wish string, allowed func(byte) bool, limit int, suffixes []string, free func(string) (bool, error)) (string, error) {
+	base := []byte(wish)
+	for i, c := range base {
+		if !allowed(c) {
+			base[i] = '-'
+		}
+	}
+	clean := strings.TrimLeft(string(base), ":.-")
+	if clean == "" {
+		clean = "server"
+	}
+	for _, suffix := range suffixes {
+		name := clean
+		if suffix != "" {
+			name = clean[:min(len(clean), max(1, limit-len(suffix)-1))] + "-" + suffix
+		}
+		switch ok, err := free(name[:min(len(name), limit)]); {
+		case err != nil:
+			return "", err
+		case ok:
+			return name[:min(len(name), limit)], nil
+		}
+	}
+	return "", fmt.Errorf("name %q: %w", cut(clean), ErrNameTaken)
+}
+
+// nameServer gives a server that is adopted its name.
+func (t *Tx) nameServer(a *Adoption, s *AdoptedServer, fingerprint string) error {
+	if s.Name != "" {
+		return nameFree(t, s.Name, "")
+	}
+	suffixes := []string{"", a.Cluster, fingerprint[:8], fingerprint[:32]}
+	if a.Cluster == "" {
+		suffixes = []string{"", fingerprint[:8], fingerprint[:32]}
+	}
+	name, err := t.freeName(s.Suggested, isNameByte, MaxNameLength, suffixes, func(name string) (bool, error) {
+		if checkServerName(name) != nil {
+			return false, nil
+		}
+		err := nameFree(t, name, "")
+		if errors.Is(err, ErrNameTaken) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	s.Name = name
+	return err
+}
+
+// AdoptionCheck is what is known of an Adoption before it is made.
+type AdoptionCheck struct {
+	// Fingerprint of the certificate that the server, or all members of the cluster, present.
+	Fingerprint string
+	// Name, Channel, Names and URLs as they are given; empty: none are.
+	Name, Channel string
+	Names, URLs   []string
+}
+
+// CheckAdoption tells whether an Adoption can be made, as far as that can be known before it is:
+// so a trust token is not spent on one that can't. Whether there is a cluster is not known by
+// then: the name must do for either. It must be no other cluster's, and no server's that is in
+// none: an inventory could not tell them apart. Errors: ErrInvalidName, ErrInvalidURL, ErrNotFound
+// for a channel, ErrNameTaken, ErrClusterTaken, ErrBusy.
+func (r *Registry) CheckAdoption(ctx context.Context, c AdoptionCheck) error {
+	if c.Name != "" {
+		if err := checkObjectName("cluster", c.Name); err != nil {
+			return err
+		}
+	}
+	given := map[string]bool{}
+	for _, name := range c.Names {
+		if err := checkServerName(name); err != nil {
+			return err
+		}
+		if given[strings.ToLower(name)] {
+			return fmt.Errorf("name %q is given twice: %w", name, ErrNameTaken)
+		}
+		given[strings.ToLower(name)] = true
+	}
+	for _, where := range c.URLs {
+		if err := checkURL("connection URL", where); err != nil {
 			return err
 		}
 	}
 	return r.Read(ctx, func(s *Snapshot) error {
-		if channel != "" {
-			if err := channelExists(s, channel); err != nil {
+		if c.Channel != "" {
+			if err := channelExists(s, c.Channel); err != nil {
 				return err
 			}
 		}
-		if name == "" {
+		for _, name := range c.Names {
+			holder, err := serversByName.Find(s, storage.StringKey(strings.ToLower(name)))
+			if err != nil {
+				return err
+			}
+			if holder != nil && holder.Fingerprint != c.Fingerprint && holder.ServedFingerprint != c.Fingerprint {
+				return fmt.Errorf("server name %q: %w", name, ErrNameTaken)
+			}
+		}
+		for known, err := range clustersByFingerprint.Scan(s, storage.Range{Prefix: storage.StringKey(c.Fingerprint)}) {
+			if err != nil {
+				return err
+			}
+			return claimedBy(s, known.Name, true, "")
+		}
+		if c.Name == "" {
 			return nil
 		}
-		key := storage.StringKey(strings.ToLower(name))
+		key := storage.StringKey(strings.ToLower(c.Name))
 		server, err := serversByName.Find(s, key)
-		if err != nil || server != nil && server.Fingerprint == fingerprint {
+		if err != nil || server != nil && server.Fingerprint == c.Fingerprint {
 			return err
 		}
 		cluster, err := clustersByName.Find(s, key)
 		switch {
 		case err != nil:
 			return err
-		case cluster != nil && cluster.Fingerprint != fingerprint:
-			return fmt.Errorf("name %q: %w", name, ErrClusterTaken)
-		case cluster == nil && server != nil && server.Cluster == "":
-			return fmt.Errorf("name %q: %w", name, ErrNameTaken)
+		case cluster != nil: // the one with this fingerprint was seen above
+			return fmt.Errorf("name %q: %w", c.Name, ErrClusterTaken)
+		case server != nil:
+			return fmt.Errorf("name %q: %w", c.Name, ErrNameTaken)
 		}
 		return nil
 	})
@@ -167,9 +288,9 @@ func (t *Tx) adopt(a *Adoption, s *AdoptedServer, at time.Time) (string, error) 
 	default:
 		// Whose certificate that is, is only the cluster's word: it must not get hold of somebody
 		// else's record, nor of what is accepted from him.
-		return "", fmt.Errorf("server %q is registered with the certificate of %q; if it is a member of the cluster, add it (AddClusterMembers): %w", known.Name, s.Name, ErrIdentityTaken)
+		return "", fmt.Errorf("server %q is registered with the certificate of %q; if it is a member of the cluster, add it (AddClusterMembers): %w", known.Name, cmp.Or(s.Name, s.Suggested, s.MemberName), ErrIdentityTaken)
 	}
-	if err := nameFree(t, s.Name, ""); err != nil {
+	if err := t.nameServer(a, s, fingerprint); err != nil {
 		return "", err
 	}
 	server := &Server{ID: uuid.NewString(), Name: s.Name, ConnectionURL: s.ConnectionURL, Channel: a.Channel,

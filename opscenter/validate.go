@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -60,8 +59,8 @@ func checkObjectName(what, name string) error {
 	if err := checkLength(what+" name", name, MaxLabelLength); err != nil {
 		return err
 	}
-	for i, r := range name {
-		if !(r == '-' || r == '_' || r == '.') && !(r < 0x80 && (unicode.IsLetter(r) || unicode.IsDigit(r))) || i == 0 && r == '-' {
+	for i := range len(name) {
+		if !isObjectNameByte(name[i]) || i == 0 && name[i] == '-' {
 			return fmt.Errorf("%s name %q: only letters, digits, hyphens, underscores and dots are allowed: %w", what, cut(name), ErrInvalidName)
 		}
 	}
@@ -69,6 +68,10 @@ func checkObjectName(what, name string) error {
 		return fmt.Errorf("%s name %q: must not be empty, or dots alone: %w", what, name, ErrInvalidName)
 	}
 	return nil
+}
+
+func isObjectNameByte(c byte) bool {
+	return c == '-' || c == '_' || c == '.' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 }
 
 // checkURL wants an absolute https URL with a host, and nothing that names a user.

@@ -128,8 +128,8 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	if err != nil {
 		return err
 	}
-	adopt := func(ctx context.Context, url, token, name, channel string) ([]string, error) {
-		return client.Adopt(ctx, registry, url, token, incusos.AdoptOptions{Name: name, Channel: channel})
+	adopt := func(ctx context.Context, a httpapi.Adopting) ([]string, error) {
+		return client.Adopt(ctx, registry, a.ConnectionURL, a.TrustToken, incusos.AdoptOptions{Name: a.Name, Channel: a.Channel, Names: a.Names, URLs: a.ConnectionURLs, Certificates: a.Certificates})
 	}
 	handler, err := httpapi.New(registry, httpapi.Options{ClientCertificate: certificates.client.Leaf, Authorize: authorize, Logger: logger,
 		Rollouts: rollouts, Clusters: cluster.New(registry, client, cluster.Options{Logger: logger}), Inventory: objects, Adopt: adopt,

@@ -18,7 +18,19 @@ import (
 
 // Adopter takes an Incus server, or all members of its cluster, into the registry, by an Incus
 // trust token, and returns the names of the servers. incusos.Client's Adopt does.
-type Adopter func(ctx context.Context, connectionURL, trustToken, name, channel string) ([]string, error)
+type Adopter func(ctx context.Context, a Adopting) ([]string, error)
+
+// Adopting is what an operator says of a server, or a cluster, that is to be adopted. Names,
+// ConnectionURLs and Certificates are by the names of members: see incusos.AdoptOptions.
+type Adopting struct {
+	ConnectionURL  string            `json:"connection_url"`
+	TrustToken     string            `json:"trust_token"`
+	Name           string            `json:"name"`
+	Channel        string            `json:"channel"`
+	Names          map[string]string `json:"names"`
+	ConnectionURLs map[string]string `json:"connection_urls"`
+	Certificates   map[string]string `json:"certificates"`
+}
 
 var (
 	errNoInventory = errors.New("no inventory is set up")
@@ -393,12 +405,7 @@ func (a *aggregates) close() {
 
 // adopt takes an Incus server, or a cluster, in that does not register itself.
 func (h *Handler) adopt(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		ConnectionURL string `json:"connection_url"`
-		TrustToken    string `json:"trust_token"`
-		Name          string `json:"name"`
-		Channel       string `json:"channel"`
-	}
+	var body Adopting
 	err := decode(r, &body)
 	switch {
 	case err == nil && h.options.Adopt == nil:
@@ -408,7 +415,7 @@ func (h *Handler) adopt(w http.ResponseWriter, r *http.Request) {
 	}
 	var names []string
 	if err == nil {
-		names, err = h.options.Adopt(r.Context(), body.ConnectionURL, body.TrustToken, body.Name, body.Channel)
+		names, err = h.options.Adopt(r.Context(), body)
 	}
 	if err != nil {
 		h.fail(w, r, err)

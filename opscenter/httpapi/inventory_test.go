@@ -27,8 +27,8 @@ func inventoried(t *testing.T) (*plane, *incusostest.Server) {
 		require.NoError(t, err)
 		o.Inventory, err = inventory.New(p.registry, client, inventory.Options{})
 		require.NoError(t, err)
-		o.Adopt = func(ctx context.Context, url, token, name, channel string) ([]string, error) {
-			return client.Adopt(ctx, p.registry, url, token, incusos.AdoptOptions{Name: name, Channel: channel})
+		o.Adopt = func(ctx context.Context, a httpapi.Adopting) ([]string, error) {
+			return client.Adopt(ctx, p.registry, a.ConnectionURL, a.TrustToken, incusos.AdoptOptions{Name: a.Name, Channel: a.Channel, Names: a.Names, URLs: a.ConnectionURLs, Certificates: a.Certificates})
 		}
 		run = append(run, polls.Run, o.Inventory.Run)
 	})

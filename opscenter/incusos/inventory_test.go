@@ -395,3 +395,141 @@ func plainListener(t *testing.T) string {
 	})
 	return listener.Addr().String()
 }
+
+// adopting returns a client and a registry to adopt with, and counts nothing.
+func adopting(t *testing.T) (*opscenter.Registry, func(where, token string, options incusos.AdoptOptions) ([]string, error)) {
+	identity, err := selfsigned.New("control-plane")
+	require.NoError(t, err)
+	client := newClient(t, incusos.Options{Certificate: &identity})
+	registry := newRegistry(t)
+	return registry, func(where, token string, options incusos.AdoptOptions) ([]string, error) {
+		return client.Adopt(t.Context(), registry, where, token, options)
+	}
+}
+
+const postedCertificates = "POST /1.0/certificates"
+
+// Member names that every cluster uses, and that are no server's names, are made free; those that
+// are given are checked before the token is spent.
+func TestAdoptNames(t *testing.T) {
+	registry, adopt := adopting(t)
+	for _, test := range []struct {
+		member     string
+		standalone bool
+		options    incusos.AdoptOptions
+		want       string // a part: the rest is of the fingerprint
+	}{
+		{"node1", false, incusos.AdoptOptions{Name: "berlin"}, "node1"},
+		{"node1", false, incusos.AdoptOptions{Name: "paris"}, "node1-paris"},
+		{"node1", false, incusos.AdoptOptions{}, "node1-node1"}, // the cluster's name is made of its first member's
+		{"node1", false, incusos.AdoptOptions{}, "node1-node1-"},
+		{"node_1", false, incusos.AdoptOptions{Name: "rome"}, "node_1"},
+		{"node/1", false, incusos.AdoptOptions{Name: "oslo"}, "node-1"},
+		{strings.Repeat("n", 64), false, incusos.AdoptOptions{}, strings.Repeat("n", 64)},
+		{"debian", true, incusos.AdoptOptions{}, "debian"},
+		{"debian", true, incusos.AdoptOptions{}, "debian-"},
+		{"node1", false, incusos.AdoptOptions{Name: "wien", Names: map[string]string{"node1": "wien-1"}}, "wien-1"},
+	} {
+		s, _ := boot(t, incusostest.Options{Name: test.member, Standalone: test.standalone})
+		if !test.standalone {
+			require.NoError(t, incusostest.Cluster(s))
+		}
+		names, err := adopt(s.URL(), s.TrustToken("x"), test.options)
+		require.NoError(t, err, "%+v", test)
+		require.Len(t, names, 1)
+		require.True(t, strings.HasPrefix(names[0], test.want), "%s for %+v", names[0], test)
+		info, err := registry.Server(t.Context(), names[0])
+		require.NoError(t, err)
+		if !test.standalone {
+			require.Equal(t, test.member, info.State.MemberName, "its name in the cluster stays")
+			require.NotEmpty(t, info.Cluster)
+		}
+	}
+	s, _ := boot(t, incusostest.Options{Name: "node1"})
+	require.NoError(t, incusostest.Cluster(s))
+	token := s.TrustToken("x")
+	require.NoError(t, registry.SetChannel(t.Context(), "testing", ""))
+	for what, options := range map[string]incusos.AdoptOptions{
+		"name":                {Name: "a b"},
+		"taken cluster":       {Name: "berlin"},
+		"taken by a server":   {Name: "debian"},
+		"channel":             {Channel: "none"},
+		"member's name":       {Names: map[string]string{"node1": "a/b"}},
+		"member's name taken": {Names: map[string]string{"node1": "DEBIAN"}},
+		"two of one name":     {Names: map[string]string{"node1": "x", "node2": "X"}},
+		"URL":                 {URLs: map[string]string{"node1": "https://0.0.0.0:8443"}},
+		"fingerprint":         {Certificates: map[string]string{"node1": "abc"}},
+	} {
+		_, err := adopt(s.URL(), token, options)
+		require.Error(t, err, what)
+		require.Zero(t, s.Requests(postedCertificates), "%s: the token is not spent", what)
+	}
+	_, err := adopt(s.URL(), token, incusos.AdoptOptions{Names: map[string]string{"node9": "x"}})
+	require.ErrorIs(t, err, opscenter.ErrInvalidOptions, "what can't be known before is refused after")
+	require.ErrorContains(t, err, "the same token serves again")
+	names, err := adopt(s.URL(), token, incusos.AdoptOptions{Name: "late"})
+	require.NoError(t, err, "and it does")
+	require.Equal(t, []string{"node1-late"}, names)
+	require.Equal(t, 1, s.Requests(postedCertificates))
+}
+
+// A cluster may list addresses of a network of its own: the URL that worked is kept, others can be given.
+func TestAdoptURLs(t *testing.T) {
+	registry, adopt := adopting(t)
+	a, _ := boot(t, incusostest.Options{Name: "a"})
+	b, _ := boot(t, incusostest.Options{Name: "b"})
+	require.NoError(t, incusostest.Cluster(a, b))
+	a.ListAddress("https://192.0.2.1:8443")
+	b.ListAddress("https://[::]:8443")
+	token := a.TrustToken("x")
+	_, err := adopt("", token, incusos.AdoptOptions{Name: "c1"})
+	require.ErrorContains(t, err, "lists member b at an address")
+	require.ErrorIs(t, err, opscenter.ErrUnreachable)
+	_, err = adopt("", token, incusos.AdoptOptions{Name: "c1", URLs: map[string]string{"b": b.URL()}})
+	require.NoError(t, err)
+	for _, s := range []*incusostest.Server{a, b} {
+		info, err := registry.Server(t.Context(), s.Name())
+		require.NoError(t, err)
+		require.Equal(t, s.URL(), info.ConnectionURL)
+	}
+}
+
+// What a failed join, or a renaming, leaves in a cluster's trust store is taken for no member's own.
+func TestAdoptLeftovers(t *testing.T) {
+	for range 4 { // the store lists by fingerprint: either may come first
+		registry, adopt := adopting(t)
+		s, _ := boot(t, incusostest.Options{Name: "node1"})
+		require.NoError(t, incusostest.Cluster(s))
+		stale, err := selfsigned.New("root@old")
+		require.NoError(t, err)
+		over, err := selfsigned.Expired("root@older")
+		require.NoError(t, err)
+		s.LeaveCertificate("node1", stale.Leaf)
+		s.LeaveCertificate("node1", over.Leaf)
+		token := s.TrustToken("x")
+		_, err = adopt(s.URL(), token, incusos.AdoptOptions{Name: "c1"})
+		require.ErrorIs(t, err, incusos.ErrAmbiguousCertificate)
+		own := opscenter.Fingerprint(s.Certificate())
+		require.ErrorContains(t, err, own)
+		require.ErrorContains(t, err, opscenter.Fingerprint(stale.Leaf))
+		require.NotContains(t, err.Error(), opscenter.Fingerprint(over.Leaf), "one that has expired is none")
+		page, err := registry.ListServers(t.Context(), opscenter.ServerFilter{}, opscenter.Page{})
+		require.NoError(t, err)
+		require.Empty(t, page.Servers)
+		names, err := adopt(s.URL(), token, incusos.AdoptOptions{Name: "c1", Certificates: map[string]string{"node1": strings.ToUpper(own)}})
+		require.NoError(t, err)
+		info, err := registry.Server(t.Context(), names[0])
+		require.NoError(t, err)
+		require.Equal(t, own, info.Fingerprint)
+		_, err = adopt(s.URL(), token, incusos.AdoptOptions{})
+		require.NoError(t, err, "from then on it is known which one it is")
+	}
+	_, adopt := adopting(t)
+	s, _ := boot(t, incusostest.Options{Name: "node2"})
+	require.NoError(t, incusostest.Cluster(s))
+	s.NameCertificate("node1") // it was renamed
+	_, err := adopt(s.URL(), s.TrustToken("x"), incusos.AdoptOptions{Name: "c1"})
+	require.ErrorIs(t, err, incusos.ErrAmbiguousCertificate)
+	_, err = adopt(s.URL(), s.TrustToken("x"), incusos.AdoptOptions{Name: "c1", Certificates: map[string]string{"node2": opscenter.Fingerprint(s.Certificate())}})
+	require.NoError(t, err)
+}

@@ -2,15 +2,19 @@ package incusostest
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/lxc/incus/v6/shared/api"
 
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 )
@@ -26,6 +30,7 @@ type daemon struct {
 	listeners   map[*subscriber]bool
 	tokens      map[string]string // join tokens: the name by the secret
 	trust       map[string]string // trust tokens: the client's name by the secret
+	left        []api.Certificate // by joins that failed
 	file        string            // where it is kept; empty: nowhere
 }
 
@@ -34,6 +39,9 @@ type clusterMember struct {
 	name   string
 	status string
 	action string // evacuation or restore under way
+	listed string // URL that the cluster lists; empty: where it is
+	// trusted is the name of its certificate in the trust store, which is not renamed with it; empty: its own.
+	trusted string
 }
 
 // Instance is a simulated instance.
@@ -132,7 +140,10 @@ func (s *Server) Instances() []Instance {
 }
 
 // Cluster makes servers members of one Incus cluster. They present its certificate from
-// then on. With Options.StateDir the cluster is kept there, by the name of its first member.
+// then on: a control plane with which they registered before must be told of it (see
+// opscenter.Registry.SetClusterCertificate), as one that forms a cluster by itself is. What the servers have, their
+// instances among it, becomes the cluster's, and so do the clients they trust. An error: two of them
+// have an instance of one name. With Options.StateDir the cluster is kept there, by the name of its first member.
 func Cluster(servers ...*Server) error {
 	first := servers[0]
 	d := first.db()
@@ -142,18 +153,101 @@ func Cluster(servers ...*Server) error {
 		}
 		return nil
 	}
+	have := map[[2]string]string{}
+	for _, s := range servers {
+		for _, i := range s.Instances() {
+			key := [2]string{i.Project, i.Name}
+			if other := have[key]; other != "" && s.db() != d {
+				return fmt.Errorf("servers %s and %s both have an instance %s in project %s", other, s.options.Name, i.Name, i.Project)
+			}
+			have[key] = s.options.Name
+		}
+	}
 	certificate, err := selfsigned.New("cluster-of-" + first.options.Name)
 	if err != nil {
 		return err
 	}
 	d.mu.Lock()
 	d.clustered, d.certificate = true, &certificate
+	d.locate(first.options.Name)
 	d.mu.Unlock()
-	for _, s := range servers[1:] {
-		s.enter(d)
+	trusted := map[string]bool{}
+	for _, s := range servers {
+		if s != first {
+			d.take(s)
+			s.enter(d)
+		}
+		s.mu.Lock()
+		maps.Copy(trusted, s.trusted)
+		s.mu.Unlock()
+	}
+	for _, s := range servers {
+		s.mu.Lock()
+		maps.Copy(s.trusted, trusted)
+		s.mu.Unlock()
 	}
 	d.save()
 	return nil
+}
+
+// locate gives things that were on a server in no cluster a place in it. d.mu is held.
+func (d *daemon) locate(server string) {
+	for _, t := range d.things {
+		if t.location == "none" {
+			t.location = server
+		}
+	}
+}
+
+// take takes over what a server brings along.
+func (d *daemon) take(s *Server) {
+	old := s.db()
+	if old == d {
+		return
+	}
+	old.mu.Lock()
+	old.locate(s.options.Name)
+	instances, things, trust := old.instances, old.things, maps.Clone(old.trust)
+	old.instances, old.things = nil, nil
+	for l := range old.listeners { // they listen anew, to the cluster
+		l.cut()
+	}
+	old.mu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.instances = append(d.instances, instances...)
+	for _, t := range things {
+		if !d.taken(t, t.name) {
+			d.things = append(d.things, t)
+		}
+	}
+	maps.Copy(d.trust, trust)
+}
+
+// ListAddress makes the server's cluster list another URL for it than the one it is at, as one that
+// has a network of its own does.
+func (s *Server) ListAddress(url string) { s.setMember(func(m *clusterMember) { m.listed = url }) }
+
+// NameCertificate gives the server's certificate another name in its cluster's trust store, as it
+// has once the member was renamed.
+func (s *Server) NameCertificate(name string) {
+	s.setMember(func(m *clusterMember) { m.trusted = name })
+}
+
+func (s *Server) setMember(set func(*clusterMember)) {
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	set(d.member(s.options.Name))
+}
+
+// LeaveCertificate puts a server's certificate into the trust store of the server's cluster, as a
+// join that failed leaves one.
+func (s *Server) LeaveCertificate(name string, certificate *x509.Certificate) {
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.left = append(d.left, serverCertificate(name, certificate))
 }
 
 // enter makes a server a member of a cluster. Its certificate is looked up with each
@@ -329,6 +423,7 @@ func (s *Server) putCluster(w http.ResponseWriter, r *http.Request) {
 		s.begin(w, "Creating bootstrap node", s.options.EvacuateDelay, nil, func() string {
 			d.mu.Lock()
 			d.clustered, d.certificate = true, &certificate
+			d.locate(s.options.Name)
 			d.mu.Unlock()
 			s.mu.Lock()
 			s.endSessions()
@@ -391,6 +486,9 @@ func (d *daemon) document(m *clusterMember) map[string]any {
 	status, message, url := m.status, "Fully operational", ""
 	if m.server != nil {
 		url = m.server.URL()
+	}
+	if m.listed != "" {
+		url = m.listed
 	}
 	if m.server == nil || m.server.isDown() {
 		status, message = "Offline", "No heartbeat"

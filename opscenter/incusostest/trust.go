@@ -1,10 +1,13 @@
 package incusostest
 
 import (
+	"cmp"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -72,18 +75,22 @@ func (s *Server) getCertificates(w http.ResponseWriter, _ *http.Request) {
 	d := s.db()
 	d.mu.Lock()
 	members := append([]*clusterMember(nil), d.members...)
-	clustered := d.clustered
+	clustered, left := d.clustered, slices.Clone(d.left)
 	d.mu.Unlock()
 	out := []api.Certificate{}
 	for _, m := range members {
-		if !clustered || m.server == nil {
-			continue
+		if clustered && m.server != nil {
+			out = append(out, serverCertificate(cmp.Or(m.trusted, m.name), m.server.Certificate()))
 		}
-		certificate := m.server.Certificate()
-		c := api.Certificate{Fingerprint: fingerprint(certificate)}
-		c.Name, c.Type = m.name, api.CertificateTypeServer
-		c.Certificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw}))
-		out = append(out, c)
 	}
+	out = append(out, left...)
+	slices.SortFunc(out, func(a, b api.Certificate) int { return cmp.Compare(a.Fingerprint, b.Fingerprint) })
 	respond(w, out)
+}
+
+func serverCertificate(name string, certificate *x509.Certificate) api.Certificate {
+	c := api.Certificate{Fingerprint: fingerprint(certificate)}
+	c.Name, c.Type = name, api.CertificateTypeServer
+	c.Certificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw}))
+	return c
 }
