@@ -56,7 +56,7 @@ type ClusterSpec struct {
 	Description   string
 	Properties    map[string]string
 	ConnectionURL string
-	// Channel must exist. Default: Options.DefaultChannel.
+	// Channel must exist. Empty: as it is; of a new cluster, Options.DefaultChannel.
 	Channel          string
 	PostRestoreDelay time.Duration
 	RestoreMode      string
@@ -80,10 +80,13 @@ func (r *Registry) checkClusterSpec(spec *ClusterSpec) error {
 	if !slices.Contains(rolling.RestoreModes, spec.RestoreMode) {
 		return fmt.Errorf("restore mode %q, known are %q: %w", cut(spec.RestoreMode), rolling.RestoreModes, ErrInvalidOptions)
 	}
-	if spec.Channel == "" {
-		spec.Channel = r.options.DefaultChannel
-	}
 	return nil
+}
+
+// spec is what an operator has said of the cluster so far.
+func (c *Cluster) spec() ClusterSpec {
+	return ClusterSpec{Description: c.Description, Properties: cloneProperties(c.Properties), ConnectionURL: c.ConnectionURL, Channel: c.Channel,
+		PostRestoreDelay: c.PostRestoreDelay, RestoreMode: c.RestoreMode}
 }
 
 func (c *Cluster) apply(spec ClusterSpec) {
@@ -101,6 +104,7 @@ func (r *Registry) CreateCluster(ctx context.Context, name string, spec ClusterS
 	if err := r.checkClusterSpec(&spec); err != nil {
 		return nil, fmt.Errorf("cluster %q: %w", name, err)
 	}
+	spec.Channel = cmp.Or(spec.Channel, r.options.DefaultChannel)
 	at := now()
 	cluster := &Cluster{ID: uuid.NewString(), Name: name, Status: ClusterPending, CreatedAt: at, LastUpdated: at}
 	cluster.apply(spec)
@@ -234,8 +238,28 @@ func (r *Registry) UpdateCluster(ctx context.Context, name string, spec ClusterS
 	if err := r.checkClusterSpec(&spec); err != nil {
 		return fmt.Errorf("cluster %q: %w", cut(name), err)
 	}
-	return r.editCluster(ctx, name, check, func(tx *Tx, c *Cluster) (*Event, error) {
-		if c.Channel != spec.Channel {
+	return r.EditCluster(ctx, name, func(c *Cluster, edited *ClusterSpec) error {
+		*edited = spec
+		if check == nil {
+			return nil
+		}
+		return check(c)
+	})
+}
+
+// EditCluster changes what an operator says of a cluster: edit is called with the cluster as it
+// is, and with what was said of it so far, to be changed; an error of it ends the update. It may
+// be called more than once. Errors are those of UpdateCluster.
+func (r *Registry) EditCluster(ctx context.Context, name string, edit func(*Cluster, *ClusterSpec) error) error {
+	return r.editCluster(ctx, name, nil, func(tx *Tx, c *Cluster) (*Event, error) {
+		spec, before := c.spec(), *c
+		if err := edit(&before, &spec); err != nil {
+			return nil, err
+		}
+		if err := r.checkClusterSpec(&spec); err != nil {
+			return nil, fmt.Errorf("cluster %q: %w", cut(name), err)
+		}
+		if spec.Channel = cmp.Or(spec.Channel, c.Channel); c.Channel != spec.Channel {
 			if err := channelExists(tx, spec.Channel); err != nil {
 				return nil, err
 			}

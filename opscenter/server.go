@@ -1,6 +1,7 @@
 package opscenter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -177,7 +178,10 @@ type ServerSpec struct {
 	Description         string
 	Properties          map[string]string
 	PublicConnectionURL string
-	// Channel must exist. Default: Options.DefaultChannel.
+	// ConnectionURL is where the control plane reaches it; empty: as it is. Servers tell it
+	// themselves, and may tell another one later.
+	ConnectionURL string
+	// Channel must exist. Empty: as it is; of a new server, Options.DefaultChannel.
 	Channel string
 }
 
@@ -188,35 +192,83 @@ func (r *Registry) checkSpec(spec *ServerSpec) error {
 	if err := checkProperties(spec.Properties); err != nil {
 		return err
 	}
+	if spec.ConnectionURL != "" {
+		if err := checkURL("connection URL", spec.ConnectionURL); err != nil {
+			return err
+		}
+	}
 	if spec.PublicConnectionURL != "" {
 		if err := checkURL("public connection URL", spec.PublicConnectionURL); err != nil {
 			return err
 		}
 	}
-	if spec.Channel == "" {
-		spec.Channel = r.options.DefaultChannel
-	}
 	return nil
 }
 
+// spec is what an operator has said of the server so far.
+func (s *Server) spec() ServerSpec {
+	return ServerSpec{Description: s.Description, Properties: cloneProperties(s.Properties), PublicConnectionURL: s.PublicConnectionURL, ConnectionURL: s.ConnectionURL, Channel: s.Channel}
+}
+
 // UpdateServer replaces what an operator says of a server. check, unless nil, is called with
-// the server as it is, and an error of it ends the update: for optimistic locking.
+// the server as it is, and an error of it ends the update: for optimistic locking. Errors:
+// ErrNotFound, the validation errors, ErrClustered for another channel than its cluster's.
 func (r *Registry) UpdateServer(ctx context.Context, name string, spec ServerSpec, check func(*ServerInfo) error) error {
 	if err := r.checkSpec(&spec); err != nil {
 		return fmt.Errorf("server %q: %w", cut(name), err)
 	}
-	return r.edit(ctx, name, check, func(tx storage.WriteTx, server *Server) (*Event, error) {
+	return r.EditServer(ctx, name, func(info *ServerInfo, edited *ServerSpec) error {
+		*edited = spec
+		if check == nil {
+			return nil
+		}
+		return check(info)
+	})
+}
+
+// EditServer changes what an operator says of a server: edit is called with the server as it is, and
+// with what was said of it so far, to be changed; an error of it ends the update. It may be
+// called more than once. A server at another connection URL is polled there at once. Errors are
+// those of UpdateServer.
+func (r *Registry) EditServer(ctx context.Context, name string, edit func(*ServerInfo, *ServerSpec) error) error {
+	return r.Write(ctx, func(tx *Tx) error {
+		server, err := servers.Get(tx, nameKey(name))
+		if err != nil {
+			return notFound("server", name, err)
+		}
+		info, err := r.load(tx, server)
+		if err != nil {
+			return err
+		}
+		spec := server.spec()
+		if err := edit(info, &spec); err != nil {
+			return err
+		}
+		if err := r.checkSpec(&spec); err != nil {
+			return fmt.Errorf("server %q: %w", cut(name), err)
+		}
+		spec.Channel = cmp.Or(spec.Channel, server.Channel)
 		if server.Channel != spec.Channel {
 			if server.Cluster != "" {
-				return nil, fmt.Errorf("server %q follows the channel of cluster %q: %w", name, server.Cluster, ErrClustered)
+				return fmt.Errorf("server %q follows the channel of cluster %q: %w", name, server.Cluster, ErrClustered)
 			}
 			if err := channelExists(tx, spec.Channel); err != nil {
-				return nil, err
+				return err
 			}
 		}
-		server.Description, server.Properties = spec.Description, cloneProperties(spec.Properties)
-		server.PublicConnectionURL, server.Channel = spec.PublicConnectionURL, spec.Channel
-		return &Event{Kind: EventServerUpdated, Reason: "edited, channel " + spec.Channel}, nil
+		changed := *server
+		changed.Description, changed.Properties = spec.Description, cloneProperties(spec.Properties)
+		changed.PublicConnectionURL, changed.Channel, changed.LastUpdated = spec.PublicConnectionURL, spec.Channel, now()
+		if err := servers.Put(tx, &changed); err != nil {
+			return err
+		}
+		if err := tx.Record(Event{At: changed.LastUpdated, Kind: EventServerUpdated, Server: name, Reason: "edited, channel " + spec.Channel}); err != nil {
+			return err
+		}
+		if spec.ConnectionURL == "" || spec.ConnectionURL == server.ConnectionURL {
+			return nil
+		}
+		return tx.Move(info, spec.ConnectionURL, "by an operator")
 	})
 }
 
@@ -376,9 +428,8 @@ type Announcing struct {
 	Name string
 	// SystemUUID or MachineID, by which the server is known when it registers. Without either it is
 	// known by its name.
-	SystemUUID    string
-	MachineID     string
-	ConnectionURL string // may be empty
+	SystemUUID string
+	MachineID  string
 }
 
 // PreRegister records a server before it registers itself, with status unregistered. When a
@@ -390,13 +441,9 @@ func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, 
 	if err != nil {
 		return nil, err
 	}
+	a.Channel = cmp.Or(a.Channel, r.options.DefaultChannel)
 	if err := checkServerName(a.Name); err != nil {
 		return nil, err
-	}
-	if a.ConnectionURL != "" {
-		if err := checkURL("connection URL", a.ConnectionURL); err != nil {
-			return nil, err
-		}
 	}
 	if a.SystemUUID, err = normalSystemUUID(a.SystemUUID); err != nil {
 		return nil, err

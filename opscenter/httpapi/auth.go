@@ -1,8 +1,10 @@
 package httpapi
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
@@ -38,14 +40,37 @@ func TrustCertificates(certificates ...*x509.Certificate) Authorizer {
 	}
 }
 
-// TrustUnixSocket admits whoever connects over a Unix socket: its file's mode says who can.
+// TrustUnixSocket admits whoever connects over a Unix socket: its file's mode says who can. The
+// principal is "unix socket uid N", of the peer's process; without ConnContext, and where the system does
+// not tell it, "unix socket".
 func TrustUnixSocket() Authorizer {
 	return func(r *http.Request) (string, error) {
-		if address, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && address.Network() == "unix" {
-			return "unix socket", nil
+		if !overUnixSocket(r) {
+			return "", ErrNotAuthorized
 		}
-		return "", ErrNotAuthorized
+		if uid, ok := r.Context().Value(peerKey{}).(uint32); ok {
+			return fmt.Sprintf("unix socket uid %d", uid), nil
+		}
+		return "unix socket", nil
 	}
+}
+
+func overUnixSocket(r *http.Request) bool {
+	address, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return ok && address.Network() == "unix"
+}
+
+type peerKey struct{}
+
+// ConnContext is for http.Server.ConnContext: by it TrustUnixSocket knows who is at the other end
+// of a Unix socket. NewServer sets it.
+func ConnContext(ctx context.Context, conn net.Conn) context.Context {
+	if socket, ok := conn.(*net.UnixConn); ok {
+		if uid, ok := peerUID(socket); ok {
+			return context.WithValue(ctx, peerKey{}, uid)
+		}
+	}
+	return ctx
 }
 
 // AnyOf admits whom one of the authorizers admits.

@@ -1,14 +1,17 @@
 package httpapi
 
 import (
+	"bytes"
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	clusters "github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/system"
@@ -21,13 +24,14 @@ type Former interface {
 	RemoveServer(ctx context.Context, name, server string) error
 }
 
-// clusterPut is what of a cluster may be edited.
+// clusterPut is what of a cluster may be edited. What is left out, or null, stays as it is; so do
+// an empty channel and an empty connection URL.
 type clusterPut struct {
-	Description   string            `json:"description"`
-	Properties    map[string]string `json:"properties"`
-	ConnectionURL string            `json:"connection_url"`
-	Channel       string            `json:"channel"`
-	Config        clusterConfig     `json:"config"`
+	Description   *string        `json:"description"`
+	Properties    configMap      `json:"properties"`
+	ConnectionURL string         `json:"connection_url"`
+	Channel       string         `json:"channel"`
+	Config        *clusterConfig `json:"config"`
 }
 
 type clusterConfig struct {
@@ -35,19 +39,41 @@ type clusterConfig struct {
 }
 
 type rollingRestart struct {
-	PostRestoreDelay string `json:"post_restore_delay"`
-	RestoreMode      string `json:"restore_mode"`
+	PostRestoreDelay *duration `json:"post_restore_delay"`
+	RestoreMode      *string   `json:"restore_mode"`
 }
 
-func (c clusterPut) spec() (opscenter.ClusterSpec, error) {
-	spec := opscenter.ClusterSpec{Description: c.Description, Properties: c.Properties, ConnectionURL: c.ConnectionURL, Channel: c.Channel, RestoreMode: c.Config.RollingRestart.RestoreMode}
-	if text := c.Config.RollingRestart.PostRestoreDelay; text != "" {
-		var err error
-		if spec.PostRestoreDelay, err = time.ParseDuration(text); err != nil {
-			return spec, fmt.Errorf("%w: field post_restore_delay: %.40q is no duration as 15m", errBody, text)
-		}
+func (c *clusterPut) edit(spec *opscenter.ClusterSpec) {
+	if c.Description != nil {
+		spec.Description = *c.Description
 	}
-	return spec, nil
+	if c.Properties != nil {
+		spec.Properties = c.Properties
+	}
+	spec.ConnectionURL = cmp.Or(c.ConnectionURL, spec.ConnectionURL)
+	spec.Channel = c.Channel
+	if c.Config == nil {
+		return
+	}
+	if delay := c.Config.RollingRestart.PostRestoreDelay; delay != nil {
+		spec.PostRestoreDelay = time.Duration(*delay)
+	}
+	if mode := c.Config.RollingRestart.RestoreMode; mode != nil {
+		spec.RestoreMode = *mode
+	}
+}
+
+// clusterNotDone are fields of Operations Center's that are not done here.
+var clusterNotDone = fields{notDone: []string{"services_config", "application_seed_config", "cluster_template", "cluster_template_variable_values", "certificate", "fingerprint"}}
+
+// clusterOnlyShown are those that its client sends back as it has them.
+var clusterOnlyShown = fields{shown: []string{"status", "update_status", "last_updated"}}
+
+// renaming allows what else a client sends beside a new name: nothing that says something, as a
+// renaming changes the name alone.
+func renaming[T any]() fields {
+	shown := shownBy[T]().shown
+	return fields{shown: []string{"status", "update_status", "last_updated", "last_seen"}, notDone: append(shown, "bmc_config", "server_type", "services_config", "application_seed_config", "cluster_template", "cluster_template_variable_values")}
 }
 
 // cluster is what the API shows of a cluster, in Operations Center's shape.
@@ -81,16 +107,14 @@ type inProgressStatus struct {
 }
 
 func (h *Handler) showCluster(ctx context.Context, c *opscenter.Cluster) (*cluster, error) {
+	delay := duration(c.PostRestoreDelay)
 	out := &cluster{Name: c.Name, Certificate: c.Certificate, Fingerprint: c.Fingerprint, Status: c.Status, LastUpdated: c.LastUpdated, ServerNames: []string{},
-		clusterPut:   clusterPut{Description: c.Description, Properties: c.Properties, ConnectionURL: c.ConnectionURL, Channel: c.Channel},
+		clusterPut: clusterPut{Description: &c.Description, Properties: c.Properties, ConnectionURL: c.ConnectionURL, Channel: c.Channel,
+			Config: &clusterConfig{RollingRestart: rollingRestart{PostRestoreDelay: &delay, RestoreMode: &c.RestoreMode}}},
 		UpdateStatus: clusterUpdateStatus{NeedsUpdate: []string{}, NeedsReboot: []string{}, InMaintenance: []string{}}}
 	if out.Properties == nil {
-		out.Properties = map[string]string{}
+		out.Properties = configMap{}
 	}
-	if c.PostRestoreDelay > 0 {
-		out.Config.RollingRestart.PostRestoreDelay = c.PostRestoreDelay.String()
-	}
-	out.Config.RollingRestart.RestoreMode = c.RestoreMode
 	s := &out.UpdateStatus
 	for info, err := range h.registry.Servers(ctx, opscenter.ServerFilter{Cluster: c.Name}) {
 		if err != nil {
@@ -192,12 +216,13 @@ func (h *Handler) postClusters(w http.ResponseWriter, r *http.Request) {
 		clusterPut
 		Name        string   `json:"name"`
 		ServerNames []string `json:"server_names"`
-		Certificate string   `json:"certificate"`
+		ServerType  string   `json:"server_type"`
 	}
-	err := decode(r, &body)
+	err := decode(r, &body, clusterNotDone, clusterOnlyShown)
 	var spec opscenter.ClusterSpec
 	if err == nil {
-		spec, err = body.spec()
+		body.edit(&spec)
+		err = h.sameType(r.Context(), body.ServerType, body.ServerNames)
 	}
 	if err == nil {
 		_, err = h.registry.CreateCluster(r.Context(), body.Name, spec, body.ServerNames...)
@@ -215,6 +240,26 @@ func (h *Handler) postClusters(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	respondCreated(w, clusterPath(body.Name), nil)
+}
+
+// sameType refuses servers of another type than the one that is wanted, if one is.
+func (h *Handler) sameType(ctx context.Context, wanted string, names []string) error {
+	if wanted == "" || wanted == string(opscenter.TypeUnknown) {
+		return nil
+	}
+	if !slices.Contains(opscenter.ServerTypes, opscenter.ServerType(wanted)) {
+		return fmt.Errorf("%w: field server_type: %.40q is not known here", errBody, wanted)
+	}
+	for _, name := range names {
+		info, err := h.registry.Server(ctx, name)
+		if err != nil {
+			return err
+		}
+		if kind := info.State.Type; kind != opscenter.ServerType(wanted) && kind != opscenter.TypeUnknown {
+			return fmt.Errorf("server %q is of type %s, not %s: %w", name, kind, wanted, clusters.ErrUnsuitable)
+		}
+	}
+	return nil
 }
 
 // patient waits for work that takes longer than an answer otherwise may.
@@ -241,13 +286,12 @@ func (h *Handler) getClusterByName(w http.ResponseWriter, r *http.Request) {
 
 func (h *Handler) putCluster(w http.ResponseWriter, r *http.Request) {
 	var body clusterPut
-	err := decode(r, &body)
-	var spec opscenter.ClusterSpec
+	err := decode(r, &body, shownBy[cluster](), clusterNotDone, fields{notDone: []string{"server_type"}})
 	if err == nil {
-		spec, err = body.spec()
-	}
-	if err == nil {
-		err = h.registry.UpdateCluster(r.Context(), r.PathValue("name"), spec, func(c *opscenter.Cluster) error { return matches(r, etag(editableCluster(c))) })
+		err = h.registry.EditCluster(r.Context(), r.PathValue("name"), func(c *opscenter.Cluster, spec *opscenter.ClusterSpec) error {
+			body.edit(spec)
+			return matches(r, etag(editableCluster(c)))
+		})
 	}
 	h.done(w, r, err)
 }
@@ -266,7 +310,7 @@ func (h *Handler) postCluster(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Name string `json:"name"`
 	}
-	err := decode(r, &body)
+	err := decode(r, &body, renaming[cluster]())
 	if err == nil && body.Name == "" {
 		err = fmt.Errorf("%w: field name: the new name is wanted", errBody)
 	}
@@ -305,7 +349,7 @@ func serverNames(r *http.Request) ([]string, error) {
 	var body struct {
 		ServerNames []string `json:"server_names"`
 	}
-	err := decode(r, &body)
+	err := decode(r, &body, fields{notDone: []string{"skip_post_join_operations", "copy_services_config"}})
 	if err == nil && len(body.ServerNames) == 0 {
 		err = fmt.Errorf("%w: field server_names: at least one server is wanted", errBody)
 	}
@@ -348,9 +392,11 @@ func (h *Handler) updateCluster(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Reboot bool `json:"reboot"`
 	}
-	if err := decode(r, &body); err != nil {
-		h.fail(w, r, err)
-		return
+	if r.ContentLength != 0 {
+		if err := decode(r, &body); err != nil {
+			h.fail(w, r, err)
+			return
+		}
 	}
 	goal := rolling.GoalStage
 	if body.Reboot {
@@ -463,22 +509,29 @@ func checkUpdate(r *http.Request) error {
 		Trigger bool   `json:"trigger_update"`
 	}
 	var body struct {
-		OS           component   `json:"os"`
+		OS           *component  `json:"os"`
 		Applications []component `json:"applications"`
 	}
-	var raw json.RawMessage
-	if err := decode(r, &raw); err != nil {
+	data, err := readBody(r)
+	if err != nil || len(bytes.TrimSpace(data)) == 0 {
 		return err
 	}
-	if err := decodeObject(raw, &body); err != nil {
+	if err := decodeStrict(data, &body, ""); err != nil {
 		return err
 	}
-	wanted := body.OS.Trigger
-	for _, a := range body.Applications {
-		wanted = wanted || a.Trigger
+	all, some := true, false
+	listed := body.Applications
+	if body.OS != nil {
+		listed = append(listed, *body.OS)
 	}
-	if len(raw) > 2 && !wanted {
-		return fmt.Errorf("%w: nothing is to be updated: trigger_update is nowhere set", errBody)
+	for _, c := range listed {
+		all, some = all && c.Trigger, some || c.Trigger
 	}
-	return nil
+	switch {
+	case len(listed) == 0 || all:
+		return nil
+	case some:
+		return fmt.Errorf("%w: a server is updated as a whole: trigger_update is to be set for all that is listed", errBody)
+	}
+	return fmt.Errorf("%w: nothing is to be updated: trigger_update is nowhere set", errBody)
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 
@@ -176,15 +175,23 @@ var (
 	errTooLarge = errors.New("the request is too large")
 )
 
-// decode reads a JSON object from a request's body. Unknown fields are ignored: newer clients send them.
-func decode(r *http.Request, into any) error {
-	data, err := io.ReadAll(r.Body)
+// bodyError says why a body could not be read.
+func bodyError(err error) error {
 	var tooLarge *http.MaxBytesError
 	switch {
+	case err == nil:
+		return nil
 	case errors.As(err, &tooLarge):
 		return fmt.Errorf("%w: more than %d bytes", errTooLarge, tooLarge.Limit)
-	case err != nil:
-		return fmt.Errorf("%w: the body could not be read", errBody)
+	}
+	return fmt.Errorf("%w: the body could not be read", errBody)
+}
+
+// decodeLenient reads a server's JSON object: newer releases send more than is known here.
+func decodeLenient(r *http.Request, into any) error {
+	data, err := readBody(r)
+	if err != nil {
+		return err
 	}
 	return decodeObject(data, into)
 }

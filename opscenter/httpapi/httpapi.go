@@ -12,6 +12,7 @@ import (
 	"log"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/defaults"
@@ -138,54 +139,70 @@ func (h *Handler) routes() *http.ServeMux {
 	// For everybody.
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { respond(w, []string{"/1.0"}) })
 	mux.HandleFunc("GET /1.0", h.getServer)
+	mux.HandleFunc("GET /1.0/{$}", h.getServer) // as from a mux that has this one at /1.0/
 	// For servers.
 	mux.HandleFunc("POST /1.0/provisioning/servers", h.postServers)
 	mux.HandleFunc("PUT /1.0/provisioning/servers/:self", h.putSelf)
 	// For operators.
 	operators := map[string]http.HandlerFunc{
 		"GET /1.0/provisioning/tokens":                              h.getTokens,
-		"POST /1.0/provisioning/tokens":                             h.postTokens,
-		"GET /1.0/provisioning/tokens/{uuid}":                       h.getToken,
-		"PUT /1.0/provisioning/tokens/{uuid}":                       h.putToken,
-		"DELETE /1.0/provisioning/tokens/{uuid}":                    h.deleteToken,
+		"POST /1.0/provisioning/tokens":                             noQuery(h.postTokens),
+		"GET /1.0/provisioning/tokens/{uuid}":                       noQuery(h.getToken),
+		"PUT /1.0/provisioning/tokens/{uuid}":                       noQuery(h.putToken),
+		"DELETE /1.0/provisioning/tokens/{uuid}":                    noQuery(h.deleteToken),
 		"GET /1.0/provisioning/servers":                             h.getServers,
 		"GET /1.0/provisioning/servers/{name}":                      h.getServerByName,
-		"PUT /1.0/provisioning/servers/{name}":                      h.putServer,
-		"POST /1.0/provisioning/servers/{name}":                     h.postServer,
+		"PUT /1.0/provisioning/servers/{name}":                      noQuery(h.putServer),
+		"POST /1.0/provisioning/servers/{name}":                     noQuery(h.postServer),
 		"DELETE /1.0/provisioning/servers/{name}":                   h.deleteServer,
-		"POST /1.0/provisioning/servers/{name}/:accept-certificate": h.acceptCertificate,
+		"POST /1.0/provisioning/servers/{name}/:accept-certificate": noQuery(h.acceptCertificate),
 		"GET /1.0/provisioning/clusters":                            h.getClusters,
-		"POST /1.0/provisioning/clusters":                           h.postClusters,
-		"GET /1.0/provisioning/clusters/{name}":                     h.getClusterByName,
-		"PUT /1.0/provisioning/clusters/{name}":                     h.putCluster,
-		"POST /1.0/provisioning/clusters/{name}":                    h.postCluster,
+		"POST /1.0/provisioning/clusters":                           noQuery(h.postClusters),
+		"GET /1.0/provisioning/clusters/{name}":                     noQuery(h.getClusterByName),
+		"PUT /1.0/provisioning/clusters/{name}":                     noQuery(h.putCluster),
+		"POST /1.0/provisioning/clusters/{name}":                    noQuery(h.postCluster),
 		"DELETE /1.0/provisioning/clusters/{name}":                  h.deleteCluster,
-		"POST /1.0/provisioning/clusters/{name}/:add-servers":       h.addServers,
+		"POST /1.0/provisioning/clusters/{name}/:add-servers":       noQuery(h.addServers),
 		"POST /1.0/provisioning/clusters/{name}/:remove-servers":    h.removeServers,
 		"POST /1.0/provisioning/clusters/{name}/:update":            h.updateCluster,
-		"POST /1.0/provisioning/clusters/{name}/:reboot":            h.rebootCluster,
-		"POST /1.0/provisioning/clusters/{name}/:cancel-operation":  h.cancelCluster,
+		"POST /1.0/provisioning/clusters/{name}/:reboot":            noBody(h.rebootCluster),
+		"POST /1.0/provisioning/clusters/{name}/:cancel-operation":  noBody(h.cancelCluster),
 		"GET /1.0/provisioning/rollouts":                            h.getRollouts,
 		rolloutsPattern:                                             h.postRollouts,
-		"GET /1.0/provisioning/rollouts/{uuid}":                     h.getRollout,
+		"GET /1.0/provisioning/rollouts/{uuid}":                     noQuery(h.getRollout),
 		"GET /1.0/provisioning/rollouts/{uuid}/units":               h.getRolloutUnits,
-		"GET /1.0/provisioning/rollouts/{uuid}/plan":                h.getRolloutPlan,
-		"POST /1.0/provisioning/rollouts/{uuid}/{action}":           h.changeRollout,
+		"GET /1.0/provisioning/rollouts/{uuid}/plan":                noQuery(h.getRolloutPlan),
+		"POST /1.0/provisioning/rollouts/{uuid}/{action}":           noBody(h.changeRollout),
 		"GET /1.0/warnings":                                         h.getWarnings,
-		"GET /1.0/warnings/{uuid}":                                  h.getWarning,
-		"PUT /1.0/warnings/{uuid}":                                  h.putWarning,
+		"GET /1.0/warnings/{uuid}":                                  noQuery(h.getWarning),
+		"PUT /1.0/warnings/{uuid}":                                  noQuery(h.putWarning),
 	}
 	for _, action := range actions {
 		operators[actionPattern+string(action)] = h.actOn(action)
+		if action != opscenter.ActionUpdate {
+			operators[actionPattern+string(action)] = noBody(h.actOn(action))
+		}
 	}
 	h.inventoryRoutes(operators)
 	h.systemRoutes(operators)
 	h.auditRoutes(operators)
 	operators[forwardPattern] = h.forward
 	for pattern, handle := range operators {
-		mux.HandleFunc(pattern, h.authorized(handle))
+		mux.HandleFunc(pattern, h.authorized(h.named(handle)))
 	}
 	return mux
+}
+
+// named refuses names that begin with ":": those are endpoints that there are not.
+func (h *Handler) named(handle http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.PathValue("name"), ":") || strings.HasPrefix(r.PathValue("uuid"), ":") {
+			noteFailure(w, opscenter.ErrNotFound)
+			respondError(w, http.StatusNotFound, "Not found: there is no such endpoint")
+			return
+		}
+		handle(w, r)
+	}
 }
 
 // ServeHTTP implements http.Handler.
@@ -234,7 +251,12 @@ func (d *discardWriter) Write(p []byte) (int, error) { return len(p), nil }
 func (h *Handler) getServer(w http.ResponseWriter, r *http.Request) {
 	auth := "untrusted"
 	if _, err := h.options.Authorize(r); err == nil {
-		auth = "trusted"
+		switch auth = "trusted"; {
+		case overUnixSocket(r): // the words Operations Center's client wants
+			auth = "unix"
+		case clientCertificate(r) != nil:
+			auth = "tls"
+		}
 	}
 	respond(w, map[string]any{"api_status": "stable", "api_version": "1.0", "auth": auth,
 		"auth_methods": []string{"tls"}, "server_version": h.options.Version})
@@ -261,6 +283,7 @@ func NewServer(handler http.Handler, config *tls.Config, logger *slog.Logger) *h
 		IdleTimeout:       DefaultIdleTimeout,
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          errorLog,
+		ConnContext:       ConnContext,
 		// Handler sets the deadlines of bodies and answers itself.
 	}
 }

@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +27,7 @@ func TestEverybodysEndpoints(t *testing.T) {
 	var versions []string
 	p.call(p.client(nil), "GET", "/", "").decode(t, &versions)
 	require.Equal(t, []string{"/1.0"}, versions)
-	for auth, client := range map[string]*http.Client{"untrusted": p.client(nil), "trusted": p.client(&p.operator)} {
+	for auth, client := range map[string]*http.Client{"untrusted": p.client(nil), "tls": p.client(&p.operator)} {
 		var server map[string]any
 		p.call(client, "GET", "/1.0", "").decode(t, &server)
 		require.Equal(t, map[string]any{"api_status": "stable", "api_version": "1.0", "auth": auth, "auth_methods": []any{"tls"}, "server_version": "opscenter"}, server)
@@ -153,6 +155,11 @@ func TestUnixSocket(t *testing.T) {
 	var tokens []string
 	p.call(client, "GET", "/1.0/provisioning/tokens", "").decode(t, &tokens)
 	require.Empty(t, tokens)
+	require.Contains(t, p.call(client, "GET", "/1.0", "").text, `"auth":"unix"`)
+	require.Equal(t, 201, p.call(client, "POST", "/1.0/provisioning/tokens", "{}").http.StatusCode)
+	if runtime.GOOS == "linux" {
+		require.Contains(t, p.log.String(), fmt.Sprintf(`principal="unix socket uid %d"`, os.Getuid()))
+	}
 	require.Equal(t, 403, p.call(client, "PUT", "/1.0/provisioning/servers/:self", "{}").ErrorCode)
 }
 
@@ -163,7 +170,9 @@ func TestTokens(t *testing.T) {
 	a := p.call(client, "POST", "/1.0/provisioning/tokens", `{"description":"d","uses_remaining":3,"expire_at":"2030-01-01T00:00:00Z","channel":"testing"}`)
 	require.Equal(t, 201, a.http.StatusCode)
 	location := a.http.Header.Get("Location")
+	made := string(a.Metadata)
 	a = p.call(client, "GET", location, "")
+	require.JSONEq(t, string(a.Metadata), made, "the answer is the token")
 	tag := a.http.Header.Get("ETag")
 	var token map[string]any
 	a.decode(t, &token)

@@ -38,25 +38,45 @@ func (m *configMap) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// serverPut is what of a server may be edited.
+// serverPut is what of a server may be edited. What is left out, or null, stays as it is; so does
+// an empty channel.
 type serverPut struct {
+	PublicConnectionURL *string   `json:"public_connection_url"`
+	ConnectionURL       *string   `json:"connection_url"`
+	Channel             string    `json:"channel"`
+	Description         *string   `json:"description"`
+	Properties          configMap `json:"properties"`
+}
+
+func (p *serverPut) edit(spec *opscenter.ServerSpec) {
+	for from, to := range map[**string]*string{&p.PublicConnectionURL: &spec.PublicConnectionURL, &p.ConnectionURL: &spec.ConnectionURL, &p.Description: &spec.Description} {
+		if *from != nil {
+			*to = **from
+		}
+	}
+	spec.Channel = p.Channel
+	if p.Properties != nil {
+		spec.Properties = p.Properties
+	}
+}
+
+// bmcConfig is Operations Center's, and not done here. Without a type of API it is none.
+var bmcConfig = fields{notDone: []string{"bmc_config"}}
+
+// serverPost is what a server says when it registers, or an operator when it is announced.
+type serverPost struct {
 	PublicConnectionURL string    `json:"public_connection_url"`
 	Channel             string    `json:"channel"`
 	Description         string    `json:"description"`
 	Properties          configMap `json:"properties"`
+	Name                string    `json:"name"`
+	ConnectionURL       string    `json:"connection_url"`
+	SystemUUID          string    `json:"system_uuid"`
+	MachineID           string    `json:"machine_id"`
 }
 
-func (p serverPut) spec() opscenter.ServerSpec {
-	return opscenter.ServerSpec{Description: p.Description, Properties: p.Properties, PublicConnectionURL: p.PublicConnectionURL, Channel: p.Channel}
-}
-
-// serverPost is what a server says when it registers, or an operator when it is announced.
-type serverPost struct {
-	serverPut
-	Name          string `json:"name"`
-	ConnectionURL string `json:"connection_url"`
-	SystemUUID    string `json:"system_uuid"`
-	MachineID     string `json:"machine_id"`
+func (p serverPost) spec() opscenter.ServerSpec {
+	return opscenter.ServerSpec{Description: p.Description, Properties: p.Properties, PublicConnectionURL: p.PublicConnectionURL, ConnectionURL: p.ConnectionURL, Channel: p.Channel}
 }
 
 // postServers answers POST /1.0/provisioning/servers: with a token a server registers itself,
@@ -88,7 +108,7 @@ func (h *Handler) register(r *http.Request) (opscenter.Registered, error) {
 		return opscenter.Registered{}, opscenter.ErrNoCertificate
 	}
 	var body serverPost
-	if err := decode(r, &body); err != nil {
+	if err := decodeLenient(r, &body); err != nil {
 		return opscenter.Registered{}, err
 	}
 	return h.registry.Register(r.Context(), opscenter.Registration{
@@ -101,10 +121,10 @@ func (h *Handler) register(r *http.Request) (opscenter.Registered, error) {
 
 func (h *Handler) announceServer(w http.ResponseWriter, r *http.Request) {
 	var body serverPost
-	err := decode(r, &body)
+	err := decode(r, &body, bmcConfig)
 	if err == nil {
 		_, err = h.registry.PreRegister(r.Context(), opscenter.Announcing{ServerSpec: body.spec(), Name: body.Name,
-			SystemUUID: body.SystemUUID, MachineID: body.MachineID, ConnectionURL: body.ConnectionURL})
+			SystemUUID: body.SystemUUID, MachineID: body.MachineID})
 	}
 	if err != nil {
 		// To an operator a known machine is a conflict, and not a matter of trust.
@@ -133,7 +153,7 @@ func (h *Handler) putSelf(w http.ResponseWriter, r *http.Request) {
 		ConnectionURL string          `json:"connection_url"`
 		Cause         opscenter.Cause `json:"cause"`
 	}
-	err := decode(r, &body)
+	err := decodeLenient(r, &body)
 	if err == nil {
 		err = h.registry.SelfUpdate(r.Context(), certificate, opscenter.SelfUpdate{ConnectionURL: body.ConnectionURL, Cause: body.Cause})
 	}

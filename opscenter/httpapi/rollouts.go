@@ -1,12 +1,9 @@
 package httpapi
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
-	"reflect"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
@@ -139,26 +136,6 @@ func (h *Handler) showPlan(w http.ResponseWriter, r *http.Request, selector roll
 	respond(w, plan)
 }
 
-// knownFields refuses fields a type doesn't have: a limit that is ignored for a typing error
-// would be none.
-func knownFields(data json.RawMessage, of reflect.Type, where string) error {
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(data, &fields) != nil {
-		return nil // for others to say
-	}
-	known := map[string]bool{}
-	for i := range of.NumField() {
-		name, _, _ := strings.Cut(of.Field(i).Tag.Get("json"), ",")
-		known[name] = true
-	}
-	for name := range fields {
-		if !known[name] {
-			return fmt.Errorf("%w: field %s.%.60s is not known", errBody, where, name)
-		}
-	}
-	return nil
-}
-
 // postRollouts shows a plan; with dry-run=0 it is carried out.
 func (h *Handler) postRollouts(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "dry-run")
@@ -166,24 +143,9 @@ func (h *Handler) postRollouts(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		dry, err = query.flag("dry-run")
 	}
-	var raw struct {
-		Selector json.RawMessage `json:"selector"`
-		Policy   json.RawMessage `json:"policy"`
-	}
 	var body rolloutPost
 	if err == nil {
-		err = decode(r, &raw)
-	}
-	for _, part := range []struct {
-		data json.RawMessage
-		into any
-		name string
-	}{{raw.Selector, &body.Selector, "selector"}, {raw.Policy, &body.Policy, "policy"}} {
-		if err == nil && len(part.data) > 0 {
-			if err = knownFields(part.data, reflect.TypeOf(part.into).Elem(), part.name); err == nil {
-				err = decodeObject(part.data, part.into)
-			}
-		}
+		err = decode(r, &body)
 	}
 	if err == nil && h.options.Rollouts == nil {
 		err = errNoRollouts

@@ -133,7 +133,7 @@ func showVersions(info *opscenter.ServerInfo) versionData {
 
 // editable is what the ETag of a server covers: what a PUT replaces, and who it is.
 func editable(info *opscenter.ServerInfo) any {
-	return []any{info.ID, info.Name, info.Description, info.Properties, info.PublicConnectionURL, info.Channel, info.Cluster}
+	return []any{info.ID, info.Name, info.Description, info.Properties, info.PublicConnectionURL, info.ConnectionURL, info.Channel, info.Cluster}
 }
 
 // serverFilters are the parameters of lists of servers.
@@ -203,12 +203,21 @@ func (h *Handler) getServers(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) getServerByName(w http.ResponseWriter, r *http.Request) {
-	info, err := h.registry.Server(r.Context(), r.PathValue("name"))
-	if err != nil {
-		h.fail(w, r, err)
-		return
+	query, err := parseQuery(r, "facts")
+	var withFacts *bool
+	if err == nil {
+		withFacts, err = query.flag("facts")
 	}
-	facts, err := h.registry.FactsOf(r.Context(), info)
+	var info *opscenter.ServerInfo
+	if err == nil {
+		info, err = h.registry.Server(r.Context(), r.PathValue("name"))
+	}
+	var facts *opscenter.Facts
+	if err == nil && (withFacts == nil || *withFacts) {
+		if facts, err = h.registry.FactsOf(r.Context(), info); errors.Is(err, storage.ErrCorrupt) {
+			facts, err = nil, nil // as in lists
+		}
+	}
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -219,9 +228,10 @@ func (h *Handler) getServerByName(w http.ResponseWriter, r *http.Request) {
 
 func (h *Handler) putServer(w http.ResponseWriter, r *http.Request) {
 	var body serverPut
-	err := decode(r, &body)
+	err := decode(r, &body, shownBy[server](), bmcConfig)
 	if err == nil {
-		err = h.registry.UpdateServer(r.Context(), r.PathValue("name"), body.spec(), func(info *opscenter.ServerInfo) error {
+		err = h.registry.EditServer(r.Context(), r.PathValue("name"), func(info *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
+			body.edit(spec)
 			return matches(r, etag(editable(info)))
 		})
 	}
@@ -237,7 +247,7 @@ func (h *Handler) postServer(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Name string `json:"name"`
 	}
-	err := decode(r, &body)
+	err := decode(r, &body, renaming[server]())
 	if err == nil && body.Name == "" {
 		err = fmt.Errorf("%w: field name: the new name is wanted", errBody)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/jsonkeep"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
@@ -19,25 +20,26 @@ var errNoSystem = errors.New("changes of servers are not set up here")
 func (h *Handler) systemRoutes(operators map[string]http.HandlerFunc) {
 	const servers, clusters = "/1.0/provisioning/servers/{name}", "/1.0/provisioning/clusters/{name}"
 	for pattern, handle := range map[string]http.HandlerFunc{
-		"GET " + servers + "/system/network":         h.getNetwork,
-		networkPattern:                               h.putNetwork,
-		"GET " + servers + "/system/update":          getSettings(h, (*system.Manager).Update),
-		"PUT " + servers + "/system/update":          putSettings(h, (*system.Manager).SetUpdate),
-		"GET " + servers + "/system/storage":         getSettings(h, (*system.Manager).Storage),
-		"PUT " + servers + "/system/storage":         putSettings(h, (*system.Manager).SetStorage),
-		"GET " + servers + "/system/provider":        getSettings(h, (*system.Manager).Provider),
-		"PUT " + servers + "/system/provider":        putSettings(h, (*system.Manager).SetProvider),
-		"GET " + servers + "/system/kernel":          getSettings(h, (*system.Manager).Kernel),
-		"PUT " + servers + "/system/kernel":          putSettings(h, (*system.Manager).SetKernel),
-		"GET " + servers + "/system/logging":         getSettings(h, (*system.Manager).Logging),
-		"PUT " + servers + "/system/logging":         putSettings(h, (*system.Manager).SetLogging),
-		"POST " + servers + "/system/:suspend":       h.suspend,
-		"POST " + servers + "/system/:factory-reset": h.factoryReset,
-		"POST " + clusters + "/:bulk-update":         h.bulkUpdate,
-		"GET /1.0/provisioning/changes":              h.getConfigurationChanges,
-		"GET /1.0/provisioning/changes/{uuid}":       h.getConfigurationChange,
-		"GET /1.0/provisioning/batches":              h.getBatches,
-		"GET /1.0/provisioning/batches/{uuid}":       h.getBatch,
+		"GET " + servers + "/system/network":           noQuery(h.getNetwork),
+		networkPattern:                                 h.putNetwork,
+		"GET " + servers + "/system/update":            noQuery(getSettings(h, (*system.Manager).Update)),
+		"PUT " + servers + "/system/update":            putSettings(h, (*system.Manager).SetUpdate),
+		"GET " + servers + "/system/storage":           noQuery(getSettings(h, (*system.Manager).Storage)),
+		"PUT " + servers + "/system/storage":           putSettings(h, (*system.Manager).SetStorage),
+		"GET " + servers + "/system/provider":          noQuery(getSettings(h, (*system.Manager).Provider)),
+		"PUT " + servers + "/system/provider":          putSettings(h, (*system.Manager).SetProvider),
+		"GET " + servers + "/system/kernel":            noQuery(getSettings(h, (*system.Manager).Kernel)),
+		"PUT " + servers + "/system/kernel":            putSettings(h, (*system.Manager).SetKernel),
+		"GET " + servers + "/system/logging":           noQuery(getSettings(h, (*system.Manager).Logging)),
+		"PUT " + servers + "/system/logging":           putSettings(h, (*system.Manager).SetLogging),
+		"POST " + servers + "/system/:suspend":         noBody(h.suspend),
+		"POST " + servers + "/system/:factory-reset":   noBody(h.factoryReset),
+		"DELETE " + servers + "/system/:factory-reset": noBody(h.factoryReset), // as some releases of Operations Center's client
+		"POST " + clusters + "/:bulk-update":           h.bulkUpdate,
+		"GET /1.0/provisioning/changes":                h.getConfigurationChanges,
+		"GET /1.0/provisioning/changes/{uuid}":         noQuery(h.getConfigurationChange),
+		"GET /1.0/provisioning/batches":                h.getBatches,
+		"GET /1.0/provisioning/batches/{uuid}":         noQuery(h.getBatch),
 	} {
 		operators[pattern] = func(w http.ResponseWriter, r *http.Request) {
 			if h.options.System == nil {
@@ -47,7 +49,7 @@ func (h *Handler) systemRoutes(operators map[string]http.HandlerFunc) {
 			handle(w, r)
 		}
 	}
-	operators["POST "+servers+"/:resync"] = h.resyncServer
+	operators["POST "+servers+"/:resync"] = noQuery(noBody(h.resyncServer))
 }
 
 // shownChange is what the API shows of a change.
@@ -150,8 +152,8 @@ func (h *Handler) putNetwork(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = decode(r, &body)
 	}
-	if err == nil && body.Config == nil {
-		err = fmt.Errorf("%w: field config: it is wanted", errBody)
+	if err == nil {
+		err = onlyConfig(&body)
 	}
 	name := r.PathValue("name")
 	if err == nil && dry {
@@ -169,6 +171,17 @@ func (h *Handler) putNetwork(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	h.done(w, r, err)
+}
+
+// onlyConfig refuses what else there is beside a network's configuration: members within it are the server's to know.
+func onlyConfig(n *network.Network) error {
+	for name := range jsonkeep.Unknown(n) {
+		return fmt.Errorf("%w: field %.60s is not known", errBody, name)
+	}
+	if n.Config == nil {
+		return fmt.Errorf("%w: field config: it is wanted", errBody)
+	}
+	return nil
 }
 
 // getSettings answers with a section.
@@ -192,7 +205,7 @@ func putSettings[C any](h *Handler, set func(*system.Manager, context.Context, s
 		}
 		force, err := forced(r)
 		if err == nil {
-			err = decode(r, &body)
+			err = decode(r, &body, fields{shown: []string{"state"}})
 		}
 		if err == nil && body.Config == nil {
 			err = fmt.Errorf("%w: field config: it is wanted", errBody)
@@ -285,7 +298,7 @@ func (h *Handler) bulkUpdate(w http.ResponseWriter, r *http.Request) {
 
 func (h *Handler) bulkAction(ctx context.Context, cluster, action string, arguments json.RawMessage, options system.ApplyOptions) (func() (*system.Batch, error), error) {
 	read := func(into any) error {
-		if err := decodeObject(arguments, into); err != nil {
+		if err := decodeStrict(arguments, into, "arguments"); err != nil {
 			return fmt.Errorf("field arguments: %w", err)
 		}
 		return nil
@@ -337,7 +350,7 @@ func bulkConfig[C any](arguments json.RawMessage) (*C, error) {
 	var body struct {
 		Config *C `json:"config"`
 	}
-	err := decodeObject(arguments, &body)
+	err := decodeStrict(arguments, &body, "arguments")
 	if err == nil && body.Config == nil {
 		err = fmt.Errorf("%w: config is wanted", errBody)
 	}

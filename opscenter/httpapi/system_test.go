@@ -183,7 +183,7 @@ func TestSystemSettings(t *testing.T) {
 	require.Contains(t, p.call(client, "GET", serversPath+"b/system/kernel", "").text, `{"config":{"blacklist_modules":["other"]}`)
 	require.Contains(t, string(p.call(client, "GET", "/1.0/provisioning/batches?recursion=1", "").Metadata), `"cluster":"c1"`)
 	for bad, text := range map[string]string{
-		`{"action":"update_system_kernel","arguments":{"blacklist_modules":["x"]}}`: "config is wanted",
+		`{"action":"update_system_kernel","arguments":{"blacklist_modules":["x"]}}`: "blacklist_modules is not known",
 		`{"action":"add_application"}`:                                              "add_application",
 		`{"action":"add_network_interface_vlan_tags"}`:                              "arguments",
 		`{"action":"add_network_interface_vlan_tags","arguments":{}}`:               "interface_name",

@@ -55,7 +55,7 @@ func (h *Handler) getTokens(w http.ResponseWriter, r *http.Request) {
 
 func (h *Handler) postTokens(w http.ResponseWriter, r *http.Request) {
 	var body tokenPut
-	if err := decode(r, &body); err != nil {
+	if err := decode(r, &body, fields{notDone: []string{"uuid"}}); err != nil {
 		h.fail(w, r, err)
 		return
 	}
@@ -64,7 +64,7 @@ func (h *Handler) postTokens(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	respondCreated(w, tokenPath(created.UUID), nil)
+	respondCreated(w, tokenPath(created.UUID), showToken(created))
 }
 
 func (h *Handler) getToken(w http.ResponseWriter, r *http.Request) {
@@ -80,7 +80,7 @@ func (h *Handler) getToken(w http.ResponseWriter, r *http.Request) {
 
 func (h *Handler) putToken(w http.ResponseWriter, r *http.Request) {
 	var body tokenPut
-	err := decode(r, &body)
+	err := decode(r, &body, shownBy[token]())
 	if err == nil {
 		err = h.registry.UpdateToken(r.Context(), r.PathValue("uuid"), body.spec(), func(t *opscenter.Token) error {
 			return matches(r, etag(showToken(t)))

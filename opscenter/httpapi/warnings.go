@@ -106,7 +106,7 @@ func (h *Handler) getWarning(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) putWarning(w http.ResponseWriter, r *http.Request) {
 	var body warningPut
 	var acknowledged bool
-	err := decode(r, &body)
+	err := decode(r, &body, shownBy[warning]())
 	if err == nil {
 		acknowledged, err = body.Status.acknowledged()
 	}

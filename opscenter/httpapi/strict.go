@@ -1,0 +1,260 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opscenter-go/sdk/internal/jsonkeep"
+)
+
+// What operators send is either done or refused by name: a field with a typing error would
+// otherwise wipe what it was to set, and a limit that is ignored would be none. What servers
+// send stays as lenient as decodeLenient is: newer releases say more.
+
+// fields say what else a body may hold than what is decoded.
+type fields struct {
+	// shown are those that GET shows, and that are passed over: an edit sends back what it got.
+	shown []string
+	// notDone are fields of Operations Center's that are not carried out here: they are refused by
+	// name, unless they are empty, as its client sends them.
+	notDone []string
+}
+
+// decode reads an operator's JSON object. A field that is not known is refused by its name.
+func decode(r *http.Request, into any, also ...fields) error {
+	data, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	return decodeStrict(data, into, "", also...)
+}
+
+// decodeStrict is decode for a part of a body, which where names.
+func decodeStrict(data []byte, into any, where string, also ...fields) error {
+	if err := decodeObject(data, into); err != nil {
+		return err
+	}
+	var allowed fields
+	for _, f := range also {
+		allowed.shown, allowed.notDone = append(allowed.shown, f.shown...), append(allowed.notDone, f.notDone...)
+	}
+	return unknownFields(data, reflect.TypeOf(into).Elem(), where, allowed)
+}
+
+// noBody refuses a body on a route that takes none; an empty object is none.
+func noBody(handle http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		data, err := readBody(r)
+		if err == nil && len(bytes.TrimSpace(data)) > 0 {
+			err = decodeStrict(data, &struct{}{}, "")
+		}
+		if err != nil {
+			noteFailure(w, err)
+			respondError(w, statusOf(err), err.Error())
+			return
+		}
+		handle(w, r)
+	}
+}
+
+// noQuery refuses parameters on a route that knows none. dry-run is for isDryRun to refuse.
+func noQuery(handle http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if _, err := parseQuery(r); err != nil {
+			noteFailure(w, err)
+			respondError(w, statusOf(err), err.Error())
+			return
+		}
+		handle(w, r)
+	}
+}
+
+var (
+	restType     = reflect.TypeFor[jsonkeep.Rest]()
+	rawType      = reflect.TypeFor[json.RawMessage]()
+	timeType     = reflect.TypeFor[time.Time]()
+	configType   = reflect.TypeFor[configMap]()
+	durationType = reflect.TypeFor[duration]()
+)
+
+// unknownFields refuses members of a document that a type has no field for, however deep they lie.
+// A type that keeps what it does not know, as configurations of servers do, has none.
+func unknownFields(data []byte, of reflect.Type, where string, also fields) error {
+	for of.Kind() == reflect.Pointer {
+		of = of.Elem()
+	}
+	switch {
+	case of == rawType, of == timeType, of == configType, of == durationType, bytes.Equal(bytes.TrimSpace(data), []byte("null")):
+		return nil
+	case of.Kind() == reflect.Slice:
+		var list []json.RawMessage
+		if json.Unmarshal(data, &list) != nil {
+			return nil // for others to say
+		}
+		for i, one := range list {
+			if err := unknownFields(one, of.Elem(), fmt.Sprintf("%s[%d]", where, i), fields{}); err != nil {
+				return err
+			}
+		}
+		return nil
+	case of.Kind() == reflect.Map:
+		var object map[string]json.RawMessage
+		if json.Unmarshal(data, &object) != nil {
+			return nil
+		}
+		for _, name := range slices.Sorted(maps.Keys(object)) {
+			if err := unknownFields(object[name], of.Elem(), join(where, name), fields{}); err != nil {
+				return err
+			}
+		}
+		return nil
+	case of.Kind() != reflect.Struct:
+		return nil
+	}
+	known := map[string]reflect.Type{}
+	if !fieldsOf(of, known) {
+		return nil
+	}
+	var object map[string]json.RawMessage
+	if json.Unmarshal(data, &object) != nil {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(object)) {
+		folded := strings.ToLower(name) // as encoding/json does
+		if field, ok := known[folded]; ok {
+			if err := unknownFields(object[name], field, join(where, name), fields{}); err != nil {
+				return err
+			}
+			continue
+		}
+		switch {
+		case slices.Contains(also.shown, folded):
+		case slices.Contains(also.notDone, folded) && isEmpty(object[name]):
+		case slices.Contains(also.notDone, folded):
+			return fmt.Errorf("%w: field %s: that is not done here", errBody, join(where, name))
+		default:
+			return fmt.Errorf("%w: field %s is not known", errBody, join(where, name))
+		}
+	}
+	return nil
+}
+
+func join(where, name string) string { return strings.TrimPrefix(where+"."+cut(name), ".") }
+
+// cut shortens a name for an error.
+func cut(name string) string {
+	if len(name) > 60 {
+		name = name[:60] + "…"
+	}
+	return strings.ToValidUTF8(name, "�")
+}
+
+// fieldsOf collects the types of the fields of a struct, by their names in JSON in small letters;
+// false: it keeps what it does not know.
+func fieldsOf(of reflect.Type, into map[string]reflect.Type) bool {
+	for i := range of.NumField() {
+		f := of.Field(i)
+		if f.Type == restType {
+			return false
+		}
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case name == "-" || !f.IsExported() && !f.Anonymous:
+		case f.Anonymous && name == "":
+			if !fieldsOf(f.Type, into) {
+				return false
+			}
+		case name == "":
+			into[strings.ToLower(f.Name)] = f.Type
+		default:
+			into[strings.ToLower(name)] = f.Type
+		}
+	}
+	return true
+}
+
+// shownBy lists what GET shows of an object.
+func shownBy[T any]() fields {
+	known := map[string]reflect.Type{}
+	fieldsOf(reflect.TypeFor[T](), known)
+	return fields{shown: slices.Sorted(maps.Keys(known))}
+}
+
+// isEmpty reports whether a value says nothing: that of a field which a client does not use.
+func isEmpty(data json.RawMessage) bool {
+	var value any
+	if json.Unmarshal(data, &value) != nil {
+		return false
+	}
+	return says(value) == nil
+}
+
+// says returns what of a value is said; nil: nothing.
+func says(value any) any {
+	switch v := value.(type) {
+	case string:
+		if v == "" || v == "0s" || v == "0001-01-01T00:00:00Z" {
+			return nil
+		}
+	case bool:
+		if !v {
+			return nil
+		}
+	case float64:
+		if v == 0 {
+			return nil
+		}
+	case []any:
+		if len(v) == 0 {
+			return nil
+		}
+	case map[string]any:
+		for _, member := range v {
+			if says(member) != nil {
+				return v
+			}
+		}
+		return nil
+	}
+	return value
+}
+
+// duration is a Go duration, as 15m, or a number of nanoseconds, as older clients send it.
+type duration time.Duration
+
+func (d *duration) UnmarshalJSON(data []byte) error {
+	var n int64
+	if json.Unmarshal(data, &n) == nil {
+		*d = duration(n)
+		return nil
+	}
+	var text string
+	if err := json.Unmarshal(data, &text); err != nil {
+		return err
+	}
+	if text == "" {
+		*d = 0
+		return nil
+	}
+	parsed, err := time.ParseDuration(text)
+	if err != nil {
+		return fmt.Errorf("%.40q is no duration as 15m", text)
+	}
+	*d = duration(parsed)
+	return nil
+}
+
+func (d duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
+
+func readBody(r *http.Request) ([]byte, error) {
+	data, err := io.ReadAll(r.Body)
+	return data, bodyError(err)
+}
