@@ -324,25 +324,30 @@ type device struct {
 	tags              *[]int // nil: it has none
 	rules             []FirewallRule
 	ethernet          *Ethernet
+	unknown           bool // it has members that are not known here
 }
+
+// odd reports whether an object has members that are not known here: what they make of the others is
+// for the server's release to judge.
+func odd(object any) bool { return len(jsonkeep.Unknown(object)) > 0 }
 
 // devices lists all of them, in their order.
 func (c *Config) devices() (out []device) {
 	for i := range c.Interfaces {
 		d := &c.Interfaces[i]
-		out = append(out, device{fmt.Sprintf("interfaces[%d]", i), "interface", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, &d.VLANTags, d.FirewallRules, d.Ethernet})
+		out = append(out, device{fmt.Sprintf("interfaces[%d]", i), "interface", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, &d.VLANTags, d.FirewallRules, d.Ethernet, odd(d)})
 	}
 	for i := range c.Bonds {
 		d := &c.Bonds[i]
-		out = append(out, device{fmt.Sprintf("bonds[%d]", i), "bond", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, &d.VLANTags, d.FirewallRules, d.Ethernet})
+		out = append(out, device{fmt.Sprintf("bonds[%d]", i), "bond", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, &d.VLANTags, d.FirewallRules, d.Ethernet, odd(d)})
 	}
 	for i := range c.VLANs {
 		d := &c.VLANs[i]
-		out = append(out, device{fmt.Sprintf("vlans[%d]", i), "VLAN", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, nil, d.FirewallRules, nil})
+		out = append(out, device{fmt.Sprintf("vlans[%d]", i), "VLAN", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, nil, d.FirewallRules, nil, odd(d)})
 	}
 	for i := range c.WireGuard {
 		d := &c.WireGuard[i]
-		out = append(out, device{fmt.Sprintf("wireguard[%d]", i), "WireGuard tunnel", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, nil, d.FirewallRules, nil})
+		out = append(out, device{fmt.Sprintf("wireguard[%d]", i), "WireGuard tunnel", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, nil, d.FirewallRules, nil, odd(d)})
 	}
 	return out
 }

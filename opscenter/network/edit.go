@@ -202,9 +202,12 @@ func Make(current, wanted *Config, rules Rules) (*Plan, error) {
 		return nil, err
 	}
 	p := &Plan{Config: to, Current: current, Problems: problems}
-	had := current.Validate(rules)
+	had := map[Problem]bool{} // by the names of devices: their places may be others
+	for _, problem := range current.Validate(rules) {
+		had[current.named(problem)] = true
+	}
 	for _, problem := range to.Validate(rules) {
-		if slices.Contains(had, problem) {
+		if had[to.named(problem)] {
 			p.Old = append(p.Old, problem)
 		} else {
 			p.Problems = append(p.Problems, problem)
@@ -217,6 +220,15 @@ func Make(current, wanted *Config, rules Rules) (*Plan, error) {
 	after, dynamicAfter := to.ManagementAddresses()
 	p.Moves = !slices.Equal(before, after) || dynamicBefore != dynamicAfter || !slices.Equal(current.Managers(), to.Managers())
 	return p, nil
+}
+
+// named returns a problem that names devices by their names, and not by their places.
+func (c *Config) named(p Problem) Problem {
+	for _, d := range c.devices() {
+		name := fmt.Sprintf("%s %q", d.kind, d.name)
+		p.Field, p.Message = strings.ReplaceAll(p.Field, d.field, name), strings.ReplaceAll(p.Message, d.field, name)
+	}
+	return p
 }
 
 // shorten does what IncusOS does with the name that systemd gives to a network adapter on USB: it

@@ -43,11 +43,9 @@ func (e *ValidationError) Unwrap() error { return ErrInvalid }
 
 // Limits of a configuration.
 const (
-	MaxNameLength = 13 // of a device (IncusOS)
+	MaxNameLength = 15 // of a device (Linux); IncusOS's releases take less of some
 	MinMTU        = 68
-	MinMTUIPv6    = 1280
-	MaxMTU        = 9000 // IncusOS
-	DefaultMTU    = 1500
+	MaxMTU        = 65535
 	MinVLAN       = 1
 	MaxVLAN       = 4094
 	// MaxDevices and MaxEntries bound how many devices there are, and entries in a list of one.
@@ -58,11 +56,8 @@ const (
 )
 
 var (
-	bondModes   = []string{"balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb"}
-	roles       = []string{RoleCluster, RoleInstances, RoleManagement, RoleStorage}
-	onlineModes = []string{"", "ipv4", "ipv6", "both", "any", "no"}
-	dynamic     = []string{"dhcp4", "dhcp6", "slaac"}
-	proxyAuths  = []string{"anonymous", "basic", "kerberos"}
+	dynamic    = []string{"dhcp4", "dhcp6", "slaac"}
+	proxyAuths = []string{"anonymous", "basic", "kerberos"}
 )
 
 // Rules of Validate. The zero value is all of them.
@@ -72,10 +67,11 @@ type Rules struct {
 	AllowUnmanaged bool
 }
 
-// Validate says what is wrong with a configuration; empty: nothing that is known here. The
-// rules are those of IncusOS releases (systemd network validation), and beyond them what
-// can't work: two devices with one address, a gateway on no network of its device, an MTU
-// above the parent's.
+// Validate says what is wrong with a configuration; empty: nothing that is known here. It refuses
+// only what no release can make work: two devices of one name or MAC address, two hosts' worth of
+// one address, a gateway that is on no network of its device, an MTU above the parent's. What a
+// newer release may know better is the server's to judge, which refuses it by itself, or undoes it:
+// roles and modes that are not known here, and all that an object says which has members that are not.
 func (c *Config) Validate(rules Rules) []Problem {
 	v := &validation{config: c, rules: rules}
 	v.all()
@@ -103,7 +99,7 @@ func shown(value string) string {
 func (v *validation) all() {
 	c := v.config
 	all := c.devices()
-	if len(c.Interfaces)+len(c.Bonds)+len(c.VLANs) == 0 {
+	if len(c.Interfaces)+len(c.Bonds)+len(c.VLANs) == 0 && !odd(c) {
 		v.add("interfaces", "at least one interface, bond or VLAN is wanted")
 	}
 	if len(all) > MaxDevices {
@@ -137,36 +133,20 @@ func (v *validation) device(d *device, names map[string]string, addresses map[ne
 		v.add(d.field+".name", "%s is the name of %s as well", shown(d.name), other)
 	case len(d.name) > MaxNameLength && (d.kind != "interface" || !isUSB(d.name)):
 		v.add(d.field+".name", "%s is longer than %d characters", shown(d.name), MaxNameLength)
-	case strings.HasPrefix(d.name, "_"):
-		v.add(d.field+".name", "%s begins with an underscore", shown(d.name))
 	case !isDeviceName(d.name):
 		v.add(d.field+".name", "%s is not a name of a network device", shown(d.name))
 	}
 	names[d.name] = d.field
 	v.mtu(d)
-	v.onlyOnce(d.field+".roles", d.roles)
-	for i, role := range d.roles {
-		if !slices.Contains(roles, role) {
-			v.add(fmt.Sprintf("%s.roles[%d]", d.field, i), "%s is none of %s", shown(role), strings.Join(roles, ", "))
-		}
-	}
-	if !slices.Contains(onlineModes, d.requiredForOnline) {
-		v.add(d.field+".required_for_online", "%s is none of %s", shown(d.requiredForOnline), strings.Join(onlineModes[1:], ", "))
-	}
+	v.bounded(d.field+".roles", len(d.roles))
 	v.addresses(d, addresses)
 	v.routes(d)
 	v.firewall(d)
 	if d.tags != nil {
-		seen := map[int]bool{}
 		for i, tag := range *d.tags {
-			field := fmt.Sprintf("%s.vlan_tags[%d]", d.field, i)
-			switch {
-			case tag < MinVLAN || tag > MaxVLAN:
-				v.add(field, "%d is not in the range %d to %d", tag, MinVLAN, MaxVLAN)
-			case seen[tag]:
-				v.add(field, "%d is there twice", tag)
+			if tag < MinVLAN || tag > MaxVLAN {
+				v.add(fmt.Sprintf("%s.vlan_tags[%d]", d.field, i), "%d is not in the range %d to %d", tag, MinVLAN, MaxVLAN)
 			}
-			seen[tag] = true
 		}
 	}
 }
@@ -182,32 +162,20 @@ func isDeviceName(name string) bool {
 }
 
 func (v *validation) mtu(d *device) {
-	least := MinMTU
-	for _, text := range *d.addresses {
-		if p, err := netip.ParsePrefix(text); err == nil && p.Addr().Is6() || text == "slaac" || text == "dhcp6" {
-			least = MinMTUIPv6
-		}
-	}
-	if d.mtu != 0 && (d.mtu < least || d.mtu > MaxMTU) {
-		v.add(d.field+".mtu", "%d is not in the range %d to %d", d.mtu, least, MaxMTU)
+	if d.mtu != 0 && (d.mtu < MinMTU || d.mtu > MaxMTU) {
+		v.add(d.field+".mtu", "%d is not in the range %d to %d", d.mtu, MinMTU, MaxMTU)
 	}
 }
 
-func (v *validation) onlyOnce(field string, list []string) {
-	seen := map[string]bool{}
-	for i, value := range list {
-		if seen[value] {
-			v.add(fmt.Sprintf("%s[%d]", field, i), "%s is there twice", shown(value))
-		}
-		seen[value] = true
-	}
-	if len(list) > MaxEntries {
-		v.add(field, "%d entries, at most %d are allowed", len(list), MaxEntries)
+// bounded bounds how many entries a list has.
+func (v *validation) bounded(field string, n int) {
+	if n > MaxEntries {
+		v.add(field, "%d entries, at most %d are allowed", n, MaxEntries)
 	}
 }
 
 func (v *validation) addresses(d *device, taken map[netip.Addr]string) {
-	v.onlyOnce(d.field+".addresses", *d.addresses)
+	v.bounded(d.field+".addresses", len(*d.addresses))
 	for i, text := range *d.addresses {
 		field := fmt.Sprintf("%s.addresses[%d]", d.field, i)
 		if slices.Contains(dynamic, text) {
@@ -215,37 +183,40 @@ func (v *validation) addresses(d *device, taken map[netip.Addr]string) {
 		}
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
-			if _, bare := netip.ParseAddr(text); bare == nil {
-				v.add(field, "%s has no prefix length", shown(text))
-			} else {
-				v.add(field, "%s is not an IP address with a prefix length, nor one of %s", shown(text), strings.Join(dynamic, ", "))
+			a, bare := netip.ParseAddr(text) // as older releases take it
+			if bare != nil {
+				if !d.unknown && strings.ContainsAny(text, ".:/") || text == "" { // a word may be one of a newer release
+					v.add(field, "%s is not an IP address with a prefix length, nor one of %s", shown(text), strings.Join(dynamic, ", "))
+				}
+				continue
 			}
-			continue
+			p = netip.PrefixFrom(a, a.BitLen())
 		}
 		a := p.Addr()
+		// One host may be reached over two devices by one address of its own alone, and a link-local
+		// address is a device's.
+		shared := p.IsSingleIP() || a.IsLinkLocalUnicast() || a.IsUnspecified() || d.unknown
 		switch other, twice := taken[a]; {
 		case a.Is4In6():
 			v.add(field, "%s is an IPv4 address in the form of IPv6", shown(text))
-		case a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		case a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 			v.add(field, "%s is not an address of one host", shown(text))
-		case p.Bits() == 0:
-			v.add(field, "%s has a prefix length of 0", shown(text))
-		case isNetworkOrBroadcast(p):
-			v.add(field, "%s is the address of a network, or of all its hosts", shown(text))
-		case twice && other != field:
+		case isBroadcast(p):
+			v.add(field, "%s is the address of all hosts of a network", shown(text))
+		case twice && !shared && !strings.HasPrefix(other, d.field+"."):
 			v.add(field, "%s is the address %s as well", shown(a.String()), other)
 		}
-		taken[a] = field
+		if !shared {
+			taken[a] = field
+		}
 	}
 }
 
-// isNetworkOrBroadcast reports whether an IPv4 address is the first or the last of its network.
-func isNetworkOrBroadcast(p netip.Prefix) bool {
-	if !p.Addr().Is4() || p.Bits() >= 31 {
+// isBroadcast reports whether an IPv4 address is the last of its network. The first is a host's
+// on newer kernels.
+func isBroadcast(p netip.Prefix) bool {
+	if !p.Addr().Is4() || p.Bits() >= 31 || p.Addr().IsUnspecified() {
 		return false
-	}
-	if p.Masked().Addr() == p.Addr() {
-		return true
 	}
 	b := p.Addr().As4()
 	host := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
@@ -254,20 +225,19 @@ func isNetworkOrBroadcast(p netip.Prefix) bool {
 }
 
 func (v *validation) routes(d *device) {
-	seen := map[string]bool{}
-	for i, r := range d.routes {
+	v.bounded(d.field+".routes", len(d.routes))
+	for i := range d.routes {
+		r := &d.routes[i]
 		field := fmt.Sprintf("%s.routes[%d]", d.field, i)
-		if key := r.To + " " + r.Via; seen[key] {
-			v.add(field, "the same route is there twice")
-		} else {
-			seen[key] = true
-		}
 		to, err := network(r.To)
-		if err != nil {
+		if err != nil && !odd(r) {
 			v.add(field+".to", "%s is not a network, as 10.0.0.0/8", shown(r.To))
 		}
+		if d.unknown || odd(r) {
+			continue // as one that says that its gateway is on the link
+		}
 		if slices.Contains(dynamic, r.Via) {
-			if !slices.Contains(*d.addresses, r.Via) {
+			if !d.has(r.Via) {
 				v.add(field+".via", "the device has no address by %s", r.Via)
 			}
 			continue
@@ -276,12 +246,21 @@ func (v *validation) routes(d *device) {
 		switch {
 		case viaErr != nil:
 			v.add(field+".via", "%s is not an IP address, nor one of %s", shown(r.Via), strings.Join(dynamic, ", "))
-		case err == nil && to.Addr().Is4() != via.Is4():
+		case err == nil && to.Addr().Is6() && via.Is4():
 			v.add(field+".via", "%s is not of the same family as %s", shown(r.Via), shown(r.To))
 		case !d.reaches(via):
 			v.add(field+".via", "%s is on no network of the device", shown(r.Via))
 		}
 	}
+}
+
+// has reports whether a device gets an address in that way. IncusOS listens to routers for
+// slaac and for dhcp6.
+func (d *device) has(way string) bool {
+	if way == "slaac" || way == "dhcp6" {
+		return slices.Contains(*d.addresses, "slaac") || slices.Contains(*d.addresses, "dhcp6")
+	}
+	return slices.Contains(*d.addresses, way)
 }
 
 // network reads a network; an address stands for itself alone.
@@ -294,8 +273,17 @@ func network(text string) (netip.Prefix, error) {
 
 // reaches reports whether an address is, or may be, on a network of the device.
 func (d *device) reaches(a netip.Addr) bool {
-	if a.Is6() && a.IsLinkLocalUnicast() {
+	if a.Is6() && a.IsLinkLocalUnicast() || a.IsUnspecified() { // the latter is the device itself
 		return true
+	}
+	for i := range d.routes {
+		// What a route leads to over the device itself is on its link.
+		r := &d.routes[i]
+		via, err := netip.ParseAddr(r.Via)
+		to, toErr := network(r.To)
+		if toErr == nil && to.Bits() > 0 && to.Contains(a) && (err == nil && via.IsUnspecified() || odd(r)) {
+			return true
+		}
 	}
 	for _, text := range *d.addresses {
 		switch {
@@ -310,8 +298,13 @@ func (d *device) reaches(a netip.Addr) bool {
 }
 
 func (v *validation) firewall(d *device) {
-	for i, r := range d.rules {
+	v.bounded(d.field+".firewall_rules", len(d.rules))
+	for i := range d.rules {
+		r := &d.rules[i]
 		field := fmt.Sprintf("%s.firewall_rules[%d]", d.field, i)
+		if odd(r) {
+			continue
+		}
 		if r.Action == "" {
 			v.add(field+".action", "an action is wanted")
 		}
@@ -323,23 +316,22 @@ func (v *validation) firewall(d *device) {
 		if r.Port < 0 || r.Port > 65535 {
 			v.add(field+".port", "%d is not in the range 1 to 65535", r.Port)
 		}
-		if r.Port > 0 && r.Protocol == "" {
-			v.add(field+".protocol", "a port is of a protocol: it is wanted")
-		}
 	}
 }
 
 // hardware checks which interfaces devices are made of.
 func (v *validation) hardware() {
 	taken := map[string]string{}
-	use := func(field, hwaddr string) {
+	use := func(field, hwaddr string, unknown bool) {
 		key := strings.ToLower(hwaddr)
 		mac, err := net.ParseMAC(hwaddr)
 		switch {
+		case hwaddr == "" && unknown:
+			return // it may be found by something else
 		case hwaddr == "":
 			v.add(field, "a MAC address, or the name of an interface, is wanted")
 			return
-		case err == nil && (len(mac) != 6 || mac[0]&1 == 1 || mac.String() == "00:00:00:00:00:00"):
+		case err == nil && len(mac) == 6 && (mac[0]&1 == 1 || mac.String() == "00:00:00:00:00:00"): // others have longer ones
 			v.add(field, "%s is not the MAC address of an interface", shown(hwaddr))
 		case err != nil && (!isDeviceName(hwaddr) || len(hwaddr) > 15):
 			v.add(field, "%s is neither a MAC address nor the name of an interface", shown(hwaddr))
@@ -352,19 +344,19 @@ func (v *validation) hardware() {
 		taken[key] = field
 	}
 	for i := range v.config.Interfaces {
-		use(fmt.Sprintf("interfaces[%d].hwaddr", i), v.config.Interfaces[i].Hwaddr)
+		use(fmt.Sprintf("interfaces[%d].hwaddr", i), v.config.Interfaces[i].Hwaddr, odd(&v.config.Interfaces[i]))
 	}
 	for i := range v.config.Bonds {
 		b := &v.config.Bonds[i]
 		field := fmt.Sprintf("bonds[%d]", i)
-		if !slices.Contains(bondModes, b.Mode) {
-			v.add(field+".mode", "%s is none of %s", shown(b.Mode), strings.Join(bondModes, ", "))
+		if b.Mode == "" && !odd(b) {
+			v.add(field+".mode", "one is wanted, as 802.3ad")
 		}
-		if len(b.Members) == 0 {
+		if len(b.Members) == 0 && !odd(b) {
 			v.add(field+".members", "at least one member is wanted")
 		}
 		for k, member := range b.Members {
-			use(fmt.Sprintf("%s.members[%d]", field, k), member)
+			use(fmt.Sprintf("%s.members[%d]", field, k), member, false)
 		}
 		if b.Hwaddr == "" {
 			continue
@@ -372,7 +364,7 @@ func (v *validation) hardware() {
 		if other, twice := taken[strings.ToLower(b.Hwaddr)]; twice && !strings.HasPrefix(other, field+".members") {
 			v.add(field+".hwaddr", "%s is %s as well", shown(b.Hwaddr), other)
 		}
-		if mac, err := net.ParseMAC(b.Hwaddr); err == nil && (len(mac) != 6 || mac[0]&1 == 1) || err != nil && !isDeviceName(b.Hwaddr) {
+		if mac, err := net.ParseMAC(b.Hwaddr); err == nil && len(mac) == 6 && mac[0]&1 == 1 || err != nil && !isDeviceName(b.Hwaddr) {
 			v.add(field+".hwaddr", "%s is neither a MAC address nor the name of an interface", shown(b.Hwaddr))
 		}
 	}
@@ -392,27 +384,25 @@ func (v *validation) vlans() {
 		field := fmt.Sprintf("vlans[%d]", i)
 		mtu, there := parents[vlan.Parent]
 		switch {
+		case odd(vlan) || odd(v.config): // the parent may be of a kind that is not known here
 		case vlan.Parent == "":
 			v.add(field+".parent", "an interface or a bond is wanted")
 		case !there:
 			v.add(field+".parent", "there is no interface and no bond %s", shown(vlan.Parent))
-		default:
-			if mtu == 0 {
-				mtu = DefaultMTU
-			}
-			if vlan.MTU > mtu {
-				v.add(field+".mtu", "%d is more than that of its parent %s, %d", vlan.MTU, shown(vlan.Parent), mtu)
-			}
+		case mtu > 0 && vlan.MTU > mtu: // what is not set is the adapter's own, or DHCP's
+			v.add(field+".mtu", "%d is more than that of its parent %s, %d", vlan.MTU, shown(vlan.Parent), mtu)
 		}
-		if vlan.ID < MinVLAN || vlan.ID > MaxVLAN {
-			v.add(field+".id", "%d is not in the range %d to %d", vlan.ID, MinVLAN, MaxVLAN)
+		if vlan.ID < 0 || vlan.ID > MaxVLAN {
+			v.add(field+".id", "%d is not in the range 0 to %d", vlan.ID, MaxVLAN)
 			continue
 		}
 		key := fmt.Sprint(vlan.Parent, " ", vlan.ID)
 		if other, twice := taken[key]; twice {
 			v.add(field+".id", "%d on %s is %s as well", vlan.ID, shown(vlan.Parent), other)
 		}
-		taken[key] = field
+		if !odd(vlan) {
+			taken[key] = field
+		}
 	}
 }
 
@@ -454,7 +444,9 @@ func (c *Config) ManagementAddresses() (static []netip.Addr, more bool) {
 	for _, d := range c.managers() {
 		for _, text := range *d.addresses {
 			if p, err := netip.ParsePrefix(text); err == nil {
-				static = append(static, p.Addr())
+				if a := p.Addr(); !a.IsLinkLocalUnicast() && !a.IsUnspecified() { // nobody comes from afar by these
+					static = append(static, a)
+				}
 			} else if slices.Contains(dynamic, text) {
 				more = true
 			}
@@ -464,18 +456,20 @@ func (c *Config) ManagementAddresses() (static []netip.Addr, more bool) {
 }
 
 func (v *validation) management(all []device) {
-	if v.rules.AllowUnmanaged || len(all) == 0 {
+	if v.rules.AllowUnmanaged || len(all) == 0 || odd(v.config) {
 		return
 	}
 	managers := v.config.managers()
 	for _, d := range managers {
-		if len(*d.addresses) > 0 {
+		if len(*d.addresses) > 0 || d.unknown {
 			return
 		}
 	}
 	field := all[0].field + ".roles"
 	if len(managers) > 0 {
 		field = managers[0].field + ".addresses"
+	} else if slices.ContainsFunc(all, func(d device) bool { return d.unknown }) {
+		return
 	}
 	v.add(field, "no device with role management has an address: nobody could reach the server again")
 }

@@ -119,7 +119,7 @@ type claimed map[netip.Addr]string
 func (t claimed) claim(name string, current, wanted *network.Config) error {
 	before := current.Addresses()
 	for _, a := range wanted.Addresses() {
-		if slices.Contains(before, a) || a.IsLinkLocalUnicast() { // those may be on each
+		if slices.Contains(before, a) || a.IsLinkLocalUnicast() || a.IsUnspecified() { // those may be on each
 			continue
 		}
 		if other := t[a]; other != "" && other != name {
