@@ -55,8 +55,12 @@ func (r *Registry) ListClusters(ctx context.Context, filter ClusterFilter, page 
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if expression != nil && !matchesCluster(expression, cluster) {
-				continue
+			if expression != nil {
+				if ok, err := s.matchesCluster(expression, cluster); err != nil {
+					return err
+				} else if !ok {
+					continue
+				}
 			}
 			if len(out.Clusters) == limit {
 				out.Next = encodeCursor(out.Clusters[limit-1].Name)

@@ -10,14 +10,16 @@ import (
 )
 
 // serverSchema is what an expression about servers may name: fields of the REST API, under
-// their names there.
+// their names there, and under those that Operations Center's filters have for them.
 var serverSchema = &expression.Schema{
 	Fields: map[string]any{
 		"name": "", "connection_url": "", "public_connection_url": "", "channel": "", "description": "", "properties": map[string]string{},
 		"fingerprint": "", "system_uuid": "", "machine_id": "", "cluster": "", "member_name": "", "member_roles": []string{},
 		"server_type": "", "server_status": "", "server_status_detail": "", "server_status_reason": "", "os_version": "", "os_version_next": "",
 		"needs_update": false, "needs_reboot": false, "in_maintenance": false, "recommended_action": "", "system_state_is_trusted": false,
-		"last_updated": time.Time{}, "last_seen": time.Time{},
+		"last_updated": time.Time{}, "last_seen": time.Time{}, "backup_image": false,
+		"status": "", "status_detail": "", "type": "", "certificate": "", "cluster_certificate": "", "cluster_connection_url": "", "last_status_updated": time.Time{},
+		"version_data": map[string]any{},
 	},
 	Documents: []string{"hardware_data", "os_data"},
 }
@@ -26,6 +28,7 @@ var serverSchema = &expression.Schema{
 var clusterSchema = &expression.Schema{Fields: map[string]any{
 	"name": "", "description": "", "properties": map[string]string{}, "connection_url": "", "channel": "", "fingerprint": "", "status": "",
 	"created_at": time.Time{}, "last_updated": time.Time{},
+	"certificate": "", "server_names": []string{}, "server_type": "", "update_status": map[string]any{}, "config": map[string]any{},
 }}
 
 // compileFilter compiles an expression; nil, if it is empty.
@@ -58,7 +61,8 @@ func (r *Registry) matchesServer(tx storage.ReadTx, m *expression.Matcher, info 
 		"machine_id": info.MachineID, "cluster": info.Cluster, "member_name": s.MemberName, "member_roles": s.MemberRoles,
 		"server_type": string(s.Type), "server_status": string(s.Status), "server_status_detail": string(s.StatusDetail), "server_status_reason": s.StatusReason,
 		"os_version": s.Versions.OS.Version, "os_version_next": s.Versions.OS.VersionNext, "needs_reboot": info.NeedsReboot(),
-		"in_maintenance": info.InMaintenance(), "system_state_is_trusted": s.SystemStateTrusted, "last_seen": info.LastSeen,
+		"in_maintenance": info.InMaintenance(), "system_state_is_trusted": s.SystemStateTrusted, "last_seen": info.LastSeen, "backup_image": s.Versions.OS.BackupImage,
+		"status": string(s.Status), "status_detail": string(s.StatusDetail), "type": string(s.Type), "certificate": info.Certificate, "last_status_updated": s.StatusSince,
 	} {
 		m.Set(name, value)
 	}
@@ -69,6 +73,23 @@ func (r *Registry) matchesServer(tx storage.ReadTx, m *expression.Matcher, info 
 	m.Set("last_updated", last)
 	if m.Uses("needs_update") {
 		m.Set("needs_update", info.NeedsUpdate())
+	}
+	if m.Uses("version_data") {
+		m.Set("version_data", versionData(info))
+	}
+	if m.Uses("cluster_certificate") || m.Uses("cluster_connection_url") {
+		cluster := &Cluster{}
+		if info.Cluster != "" {
+			known, err := clusters.Find(tx, nameKey(info.Cluster))
+			if err != nil {
+				return false, err
+			}
+			if known != nil {
+				cluster = known
+			}
+		}
+		m.Set("cluster_certificate", cluster.Certificate)
+		m.Set("cluster_connection_url", cluster.ConnectionURL)
 	}
 	if m.Uses("recommended_action") {
 		m.Set("recommended_action", string(info.Recommendation().Action))
@@ -101,13 +122,51 @@ func orNull(data json.RawMessage) json.RawMessage {
 	return data
 }
 
-// matchesCluster evaluates an expression for a cluster.
-func matchesCluster(m *expression.Matcher, c *Cluster) bool {
+// versionData is what the REST API shows of a server's versions.
+func versionData(info *ServerInfo) map[string]any {
+	v, outdated, maintenance := &info.State.Versions, info.Outdated(), int(info.State.Maintenance)
+	needs := func(component string) bool { _, ok := outdated[component]; return ok }
+	var applications []any
+	for _, a := range v.Applications {
+		applications = append(applications, map[string]any{"name": a.Name, "version": a.Version, "friendly_version": a.FriendlyVersion,
+			"available_version": info.Available[a.Name], "needs_update": needs(a.Name), "in_maintenance": maintenance})
+	}
+	return map[string]any{"applications": applications, "update_channel": v.UpdateChannel, "needs_update": len(outdated) > 0, "needs_reboot": v.NeedsReboot(), "in_maintenance": maintenance,
+		"os": map[string]any{"name": v.OS.Name, "version": v.OS.Version, "version_next": v.OS.VersionNext, "available_version": info.Available[ComponentOS],
+			"needs_reboot": v.NeedsReboot(), "needs_update": needs(ComponentOS), "backup_image": v.OS.BackupImage}}
+}
+
+// matchesCluster evaluates an expression for a cluster. Its members are read only if it names what is about them.
+func (s *Snapshot) matchesCluster(m *expression.Matcher, c *Cluster) (bool, error) {
 	for name, value := range map[string]any{
 		"name": c.Name, "description": c.Description, "properties": c.Properties, "connection_url": c.ConnectionURL, "channel": c.Channel,
-		"fingerprint": c.Fingerprint, "status": string(c.Status), "created_at": c.CreatedAt, "last_updated": c.LastUpdated,
+		"fingerprint": c.Fingerprint, "status": string(c.Status), "created_at": c.CreatedAt, "last_updated": c.LastUpdated, "certificate": c.Certificate,
+		"config": map[string]any{"rolling_restart": map[string]any{"post_restore_delay": c.PostRestoreDelay, "restore_mode": c.RestoreMode}},
 	} {
 		m.Set(name, value)
 	}
-	return m.Matches()
+	if m.Uses("server_names") || m.Uses("server_type") || m.Uses("update_status") {
+		names, kind := []string{}, ""
+		status := map[string][]any{"needs_update": {}, "needs_reboot": {}, "in_maintenance": {}}
+		for info, err := range s.Servers(ServerFilter{Cluster: c.Name}) {
+			if err != nil {
+				return false, err
+			}
+			names = append(names, info.Name)
+			kind = string(info.State.Type)
+			for name, is := range map[string]bool{"needs_update": info.NeedsUpdate(), "needs_reboot": info.NeedsReboot(), "in_maintenance": info.InMaintenance()} {
+				if is {
+					status[name] = append(status[name], info.Name)
+				}
+			}
+		}
+		all := map[string]any{}
+		for name, list := range status {
+			all[name] = list
+		}
+		m.Set("server_names", names)
+		m.Set("server_type", kind)
+		m.Set("update_status", all)
+	}
+	return m.Matches(), nil
 }

@@ -63,8 +63,9 @@ type ServerFilter struct {
 	// channel, description, properties, fingerprint, system_uuid, machine_id, cluster,
 	// member_name, member_roles, server_type, server_status, server_status_detail,
 	// server_status_reason, os_version, os_version_next, needs_update, needs_reboot,
-	// in_maintenance, recommended_action, system_state_is_trusted, last_updated, last_seen; and
-	// hardware_data and os_data, for which the facts of each server are read.
+	// in_maintenance, recommended_action, system_state_is_trusted, backup_image, version_data, last_updated, last_seen;
+	// status, status_detail, type, certificate, cluster_certificate, cluster_connection_url and last_status_updated,
+	// as Operations Center's filters do; and hardware_data and os_data, for which the facts of each server are read.
 	Expression string
 }
 

@@ -14,7 +14,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/expr-lang/expr"
@@ -114,13 +117,14 @@ func Compile(text string, schema *Schema) (*Program, error) {
 	}
 	p := &Program{text: text, fields: map[string]bool{}, parts: map[string]*part{}}
 	uses := &uses{documents: documents, program: p, inner: map[ast.Node]bool{}}
-	options := []expr.Option{expr.Env(env), expr.AsBool(), expr.MaxNodes(MaxNodes), expr.Patch(uses), expr.Patch(bounded{})}
+	options := []expr.Option{expr.Env(env), expr.AsBool(), expr.MaxNodes(MaxNodes), expr.Patch(noText(schema.Fields)), expr.Patch(uses), expr.Patch(bounded{}),
+		expr.Function("toFloat64", toFloat64, new(func(any) float64))}
 	for _, name := range disabled {
 		options = append(options, expr.DisableBuiltin(name))
 	}
 	compiled, err := expr.Compile(text, options...)
 	if err != nil {
-		return nil, compileError(err)
+		return nil, schema.explain(compileError(err))
 	}
 	p.program = compiled
 	for _, name := range schema.Documents {
@@ -129,6 +133,63 @@ func Compile(text string, schema *Schema) (*Program, error) {
 		}
 	}
 	return p, nil
+}
+
+// explain adds to an error about a name that is not known those that are.
+func (s *Schema) explain(err error) error {
+	var at *Error
+	if !errors.As(err, &at) || !strings.HasPrefix(at.Message, "unknown name ") {
+		return err
+	}
+	names := slices.Concat(slices.Collect(maps.Keys(s.Fields)), s.Documents)
+	slices.Sort(names)
+	at.Message += "; there are " + strings.Join(names, ", ")
+	return at
+}
+
+// toFloat64 is Operations Center's function: a number as it is, and 0 for all else.
+func toFloat64(arguments ...any) (any, error) {
+	if v := reflect.ValueOf(arguments[0]); v.IsValid() {
+		switch {
+		case v.CanInt():
+			return float64(v.Int()), nil
+		case v.CanUint():
+			return float64(v.Uint()), nil
+		case v.CanFloat():
+			return v.Float(), nil
+		}
+	}
+	return 0.0, nil
+}
+
+// noText makes the comparison of a field that is text with nil one with the empty text: there,
+// no value is written so.
+type noText map[string]any
+
+// Visit implements ast.Visitor.
+func (fields noText) Visit(node *ast.Node) {
+	n, ok := (*node).(*ast.BinaryNode)
+	if !ok || n.Operator != "==" && n.Operator != "!=" {
+		return
+	}
+	isText := func(n ast.Node) bool {
+		switch n := unchained(n).(type) {
+		case *ast.IdentifierNode:
+			_, text := fields[n.Value].(string)
+			return text
+		case *ast.MemberNode: // of a map of texts
+			if of, ok := unchained(n.Node).(*ast.IdentifierNode); ok {
+				_, texts := fields[of.Value].(map[string]string)
+				return texts
+			}
+		}
+		return false
+	}
+	for _, side := range []struct{ text, other *ast.Node }{{&n.Left, &n.Right}, {&n.Right, &n.Left}} {
+		if _, isNil := (*side.other).(*ast.NilNode); isNil && isText(*side.text) {
+			ast.Patch(side.other, &ast.StringNode{Value: ""})
+		}
+	}
 }
 
 // checkSyntax refuses what could not be bounded: names of ours, $env, with which nobody could tell
@@ -332,6 +393,14 @@ func (bounded) Visit(node *ast.Node) {
 			n.Optional = true
 			ast.Patch(node, &ast.ChainNode{Node: n})
 		}
+	case *ast.BuiltinNode:
+		// Of what is not there, there is none.
+		if len(n.Arguments) != 1 || n.Name != "len" && n.Name != "keys" && n.Name != "values" || !mayBeText(n.Arguments[0]) {
+			return
+		}
+		if or, ok := n.Arguments[0].(*ast.BinaryNode); !ok || or.Operator != "??" {
+			n.Arguments[0] = &ast.BinaryNode{Operator: "??", Left: n.Arguments[0], Right: &ast.MapNode{}}
+		}
 	case *ast.PredicateNode:
 		if call, ok := n.Node.(*ast.CallNode); ok {
 			if callee, ok := call.Callee.(*ast.IdentifierNode); ok && callee.Value == step {
@@ -408,9 +477,20 @@ func (e *Evaluator) Uses(name string) bool { return e.program.Uses(name) }
 // Set gives a field its value. It costs nothing for those that the expression does not name,
 // if it is asked by Uses first.
 func (e *Evaluator) Set(name string, value any) {
-	if e.program.fields[name] {
-		e.env[name] = value
+	if !e.program.fields[name] {
+		return
 	}
+	switch m := value.(type) { // a map that is nil is an empty one
+	case map[string]string:
+		if m == nil {
+			value = map[string]string{}
+		}
+	case map[string]any:
+		if m == nil {
+			value = map[string]any{}
+		}
+	}
+	e.env[name] = value
 }
 
 // SetDocument gives a document its value; nil: there is none.

@@ -90,24 +90,47 @@ func (h *Handler) withInventory(handle http.HandlerFunc) http.HandlerFunc {
 }
 
 // objectFilters are the parameters of all lists of objects.
-var objectFilters = []string{"recursion", "limit", "cursor", "filter", "cluster", "server", "project", "parent", "type", "name", "search"}
+var objectFilters = []string{"filter", "type", "name", "search", "server_include_null", "project_include_null", "parent_include_null"}
 
-func (q *query) objects(kinds ...inventory.Kind) inventory.Query {
+// objectLists are those that may be given more than once.
+var objectLists = []string{"kind", "cluster", "server", "project", "parent"}
+
+// objects returns what a request selects.
+func (q *query) objects(kinds ...inventory.Kind) (inventory.Query, error) {
 	v := q.values
-	return inventory.Query{Kinds: kinds, Cluster: v.Get("cluster"), Server: v.Get("server"), Project: v.Get("project"), Parent: v.Get("parent"),
+	out := inventory.Query{Kinds: kinds, Clusters: given(v["cluster"]), Servers: given(v["server"]), Projects: given(v["project"]), Parents: given(v["parent"]),
 		Type: v.Get("type"), Name: v.Get("name"), Search: v.Get("search"), Filter: v.Get("filter")}
+	for name, into := range map[string]*bool{"server_include_null": &out.ServerOrNone, "project_include_null": &out.ProjectOrNone, "parent_include_null": &out.ParentOrNone} {
+		flag, err := q.flag(name)
+		if err != nil {
+			return out, err
+		}
+		*into = flag != nil && *flag
+	}
+	return out, nil
+}
+
+// given leaves out what is empty: that is no filter.
+func given(values []string) []string {
+	return slices.DeleteFunc(slices.Clone(values), func(value string) bool { return value == "" })
 }
 
 // objectStep is how many objects are read, and held, at a time.
 const objectStep = 500
 
 func (h *Handler) getObjects(w http.ResponseWriter, r *http.Request, kind inventory.Kind) {
-	q, err := parseQuery(r, objectFilters...)
+	q, _, err := parseInventory(r, append([]string{"recursion", "limit", "cursor"}, objectFilters...)...)
+	var asked inventory.Query
+	if err == nil {
+		asked, err = q.objects(kind)
+	}
+	if err == nil && q.values.Has("kind") {
+		err = fmt.Errorf("%w: parameter kind is not known here", errBody)
+	}
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	asked := q.objects(kind)
 	out := newList(w, h)
 	err = q.pagesOf(objectStep, func(page opscenter.Page) (int, string, error) {
 		asked.Cursor, asked.Limit = page.Cursor, page.Limit
@@ -281,27 +304,41 @@ func kindsOf(values []string) (out []inventory.Kind) {
 	return out
 }
 
-// parseInventory is parseQuery with several kinds.
+// parseInventory is parseQuery with several kinds, clusters, servers, projects and parents.
 func parseInventory(r *http.Request, known ...string) (*query, []inventory.Kind, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: the query can't be read", errBody)
 	}
 	kinds := kindsOf(values["kind"])
-	values.Del("kind")
+	lists := url.Values{}
+	for _, name := range objectLists {
+		if values.Has(name) {
+			lists[name] = values[name]
+			values.Del(name)
+		}
+	}
 	single := *r
 	where := *r.URL
 	where.RawQuery = values.Encode()
 	single.URL = &where
 	q, err := parseQuery(&single, known...)
-	return q, kinds, err
+	if err != nil {
+		return nil, nil, err
+	}
+	maps.Copy(q.values, lists)
+	return q, kinds, nil
 }
 
 func (h *Handler) getCounts(w http.ResponseWriter, r *http.Request) {
-	q, kinds, err := parseInventory(r, "filter", "cluster", "server", "project", "parent", "type", "name", "search")
+	q, kinds, err := parseInventory(r, objectFilters...)
+	var asked inventory.Query
+	if err == nil {
+		asked, err = q.objects(kinds...)
+	}
 	var counts inventory.Counts
 	if err == nil {
-		counts, err = h.options.Inventory.Count(r.Context(), q.objects(kinds...))
+		counts, err = h.options.Inventory.Count(r.Context(), asked)
 	}
 	if err != nil {
 		h.fail(w, r, err)
@@ -312,16 +349,19 @@ func (h *Handler) getCounts(w http.ResponseWriter, r *http.Request) {
 
 // queryInventory answers with what matches, cluster by cluster, in Operations Center's shape.
 func (h *Handler) queryInventory(w http.ResponseWriter, r *http.Request) {
-	q, kinds, err := parseInventory(r, "filter", "cluster", "server", "project", "parent", "type", "name", "search")
+	q, kinds, err := parseInventory(r, objectFilters...)
+	if len(kinds) == 0 {
+		kinds = slices.Clone(inventory.Kinds)
+	}
+	slices.Sort(kinds)
+	var asked inventory.Query
+	if err == nil {
+		asked, err = q.objects(slices.Compact(kinds)...)
+	}
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	if len(kinds) == 0 {
-		kinds = inventory.Kinds
-	}
-	slices.Sort(kinds)
-	asked := q.objects(slices.Compact(kinds)...)
 	out := &aggregates{list: newList(w, h), kinds: asked.Kinds}
 	asked.Limit = objectStep
 	for err == nil {

@@ -92,6 +92,12 @@ func TestInventory(t *testing.T) {
 	require.Len(t, filtered(base+"networks?recursion=1", `object.config["ipv4.address"] == "10.115.25.1/24"`), 1)
 	require.Empty(t, filtered(base+"networks?recursion=1&cluster=other", `true`))
 	require.NotEmpty(t, filtered(base+"instances?recursion=1&project=web&cluster=sim&server=sim", `"default" in object.profiles`))
+	require.Len(t, filtered(base+"query?kind=network&cluster=sim&cluster=other&server=sim&server_include_null=true", `true`), 1)
+	require.Empty(t, filtered(base+"query?kind=network&cluster=sim&server=sim", `true`), "networks are on all servers")
+	require.Equal(t, len(filtered(base+"instances?recursion=1&project=web", `true`))+len(filtered(base+"instances?recursion=1&project=default", `true`)),
+		len(filtered(base+"instances?recursion=1&project=web&project=default&server=&parent=&project_include_null=false", `true`)))
+	require.Equal(t, 400, p.call(client, "GET", base+"query?server=sim&server_include_null=perhaps", "").ErrorCode)
+	require.Equal(t, 400, p.call(client, "GET", base+"instances?name=a&name=b", "").ErrorCode)
 	aggregates := filtered(base+"query?kind=network&kind=storage_pools", `name != "x"`)
 	require.Len(t, aggregates, 1)
 	require.Len(t, aggregates[0]["networks"], 1)

@@ -64,6 +64,7 @@ type osVersion struct {
 	Name             string `json:"name"`
 	Version          string `json:"version"`
 	VersionNext      string `json:"version_next"`
+	BackupImage      bool   `json:"backup_image"` // version_next did not boot
 	AvailableVersion string `json:"available_version,omitempty"`
 	NeedsReboot      bool   `json:"needs_reboot"`
 	NeedsUpdate      bool   `json:"needs_update"`
@@ -110,7 +111,7 @@ func later(a, b time.Time) time.Time {
 func showVersions(info *opscenter.ServerInfo) versionData {
 	v, outdated := info.State.Versions, info.Outdated()
 	out := versionData{
-		OS: osVersion{Name: v.OS.Name, Version: v.OS.Version, VersionNext: v.OS.VersionNext, NeedsReboot: v.NeedsReboot()},
+		OS: osVersion{Name: v.OS.Name, Version: v.OS.Version, VersionNext: v.OS.VersionNext, BackupImage: v.OS.BackupImage, NeedsReboot: v.NeedsReboot()},
 		// An empty list is one.
 		Applications:  []applicationVersion{},
 		UpdateChannel: v.UpdateChannel,

@@ -32,6 +32,14 @@ type Query struct {
 	Parent  string
 	Type    string
 	Name    string
+	// Clusters, Servers, Projects and Parents select what is in, or on, any of them, and of those above.
+	Clusters []string
+	Servers  []string
+	Projects []string
+	Parents  []string
+	// ServerOrNone, ProjectOrNone and ParentOrNone select, where servers, projects or parents are
+	// given, those objects as well that have none.
+	ServerOrNone, ProjectOrNone, ParentOrNone bool
 	// Search selects names that contain all its words, in any order and without regard to case.
 	Search string
 	// Filter is an expression in the language of package expression. It may name uuid, kind,
@@ -48,7 +56,7 @@ type Query struct {
 // schema is what expressions about objects may name.
 var schema = &expression.Schema{Fields: map[string]any{
 	"uuid": "", "kind": "", "cluster": "", "server": "", "project": "", "project_name": "", "parent": "", "parent_name": "",
-	"type": "", "name": "", "first_seen": time.Time{}, "last_updated": time.Time{},
+	"network_name": "", "storage_pool_name": "", "type": "", "name": "", "first_seen": time.Time{}, "last_updated": time.Time{},
 }, Documents: []string{"object"}}
 
 // Page is a page of objects, in a stable order: those of a cluster together, there by kind,
@@ -206,12 +214,15 @@ func (m *Manager) scan(ctx context.Context, s *opscenter.Snapshot, q Query, use 
 
 // running is a query on its way.
 type running struct {
-	q       Query
-	s       *opscenter.Snapshot
-	names   *names
-	kinds   []Kind
-	words   []string
-	after   storage.Key
+	q     Query
+	s     *opscenter.Snapshot
+	names *names
+	kinds []Kind
+	words []string
+	after storage.Key
+
+	clusters, servers, projects, parents []string
+
 	matcher *expression.Matcher
 	others  []*expression.Matcher // of the other processors
 	waiting []candidate
@@ -228,7 +239,8 @@ type candidate struct {
 }
 
 func (q Query) compile(s *opscenter.Snapshot) (*running, error) {
-	run := &running{q: q, s: s, names: newNames(s), kinds: slices.Clone(q.Kinds), words: strings.Fields(strings.ToLower(q.Search)), step: 64}
+	run := &running{q: q, s: s, names: newNames(s), kinds: slices.Clone(q.Kinds), words: strings.Fields(strings.ToLower(q.Search)), step: 64,
+		clusters: all(q.Cluster, q.Clusters), servers: all(q.Server, q.Servers), projects: all(q.Project, q.Projects), parents: all(q.Parent, q.Parents)}
 	for _, kind := range q.Kinds {
 		if err := kind.check(); err != nil {
 			return nil, err
@@ -255,14 +267,32 @@ func (q Query) compile(s *opscenter.Snapshot) (*running, error) {
 	return run, nil
 }
 
+// all joins a single value with more of them.
+func all(single string, more []string) []string {
+	if single == "" {
+		return more
+	}
+	return append([]string{single}, more...)
+}
+
+// among reports whether a value is in a list; an empty list has all.
+func among(list []string, value string, orNone bool) bool {
+	return len(list) == 0 || value == "" && orNone || slices.Contains(list, value)
+}
+
 // units calls use with the ranges of objects that may match, in order.
 func (run *running) units(ctx context.Context, use func(*unitInfo, storage.Range) error) error {
-	if run.q.Cluster != "" {
-		list, err := run.names.named(run.q.Cluster)
-		if err != nil {
-			return err
+	if len(run.clusters) > 0 {
+		var list []*unitInfo
+		for _, name := range run.clusters {
+			named, err := run.names.named(name)
+			if err != nil {
+				return err
+			}
+			list = append(list, named...)
 		}
 		slices.SortFunc(list, func(a, b *unitInfo) int { return strings.Compare(a.id, b.id) })
+		list = slices.CompactFunc(list, func(a, b *unitInfo) bool { return a.id == b.id })
 		for _, u := range list {
 			if err := run.ranges(u, use); err != nil {
 				return err
@@ -311,8 +341,8 @@ func (run *running) ranges(u *unitInfo, use func(*unitInfo, storage.Range) error
 		prefixes = nil
 		for _, kind := range run.kinds {
 			prefix := unit.Str(string(kind))
-			if run.q.Project != "" {
-				prefix = prefix.Str(run.q.Project)
+			if len(run.projects) == 1 && !run.q.ProjectOrNone {
+				prefix = prefix.Str(run.projects[0])
 			}
 			prefixes = append(prefixes, prefix)
 		}
@@ -336,7 +366,7 @@ func (run *running) ranges(u *unitInfo, use func(*unitInfo, storage.Range) error
 func (run *running) look(ctx context.Context, u *unitInfo, r *row, use func(*Object, *row) error) error {
 	q := &run.q
 	switch {
-	case q.Project != "" && r.Project != q.Project, q.Parent != "" && r.Parent != q.Parent, q.Type != "" && r.Type != q.Type, q.Name != "" && r.Name != q.Name:
+	case !among(run.projects, r.Project, q.ProjectOrNone), !among(run.parents, r.Parent, q.ParentOrNone), q.Type != "" && r.Type != q.Type, q.Name != "" && r.Name != q.Name:
 		return nil
 	}
 	if len(run.words) > 0 {
@@ -348,7 +378,7 @@ func (run *running) look(ctx context.Context, u *unitInfo, r *row, use func(*Obj
 		}
 	}
 	server, err := run.names.server(u, r)
-	if err != nil || q.Server != "" && server != q.Server {
+	if err != nil || !among(run.servers, server, q.ServerOrNone) {
 		return err
 	}
 	if run.matcher == nil {
@@ -406,7 +436,7 @@ func (run *running) flush(ctx context.Context, use func(*Object, *row) error) er
 func evaluate(ctx context.Context, m *expression.Matcher, list []candidate) {
 	uses := func(names ...string) bool { return slices.ContainsFunc(names, m.Uses) }
 	uuid, kind, cluster, server := uses("uuid"), uses("kind"), uses("cluster"), uses("server")
-	project, parent, typ, name := uses("project", "project_name"), uses("parent", "parent_name"), uses("type"), uses("name")
+	project, parent, typ, name := uses("project", "project_name"), uses("parent", "parent_name", "network_name", "storage_pool_name"), uses("type"), uses("name")
 	first, last := uses("first_seen"), uses("last_updated")
 	for i := range list {
 		c := &list[i]
@@ -432,6 +462,8 @@ func evaluate(ctx context.Context, m *expression.Matcher, list []candidate) {
 		if parent {
 			m.Set("parent", c.row.Parent)
 			m.Set("parent_name", c.row.Parent)
+			m.Set("network_name", c.row.Parent)
+			m.Set("storage_pool_name", c.row.Parent)
 		}
 		if typ {
 			m.Set("type", c.row.Type)

@@ -419,16 +419,31 @@ func TestQueries(t *testing.T) {
 	require.Len(t, counts.ByKind, len(inventory.Kinds)-1, "all but members of clusters")
 	require.NotZero(t, counts.ByProject["web"])
 
+	// Several values of one parameter select what has any of them.
+	sorted := func(list ...[]string) []string { return slices.Sorted(slices.Values(slices.Concat(list...))) }
+	require.Equal(t, sorted(all), sorted(names(inventory.Query{Clusters: []string{"west", "east", "west", "none"}, Limit: 7})))
+	both := inventory.Query{Kinds: kinds, Projects: []string{"web", "default"}, Limit: 5}
+	require.Equal(t, sorted(names(inventory.Query{Kinds: kinds, Project: "web"}), names(inventory.Query{Kinds: kinds, Project: "default"})), sorted(names(both)))
+	require.Equal(t, sorted(names(inventory.Query{Server: "east"}), names(inventory.Query{Server: "west"})), sorted(names(inventory.Query{Servers: []string{"east", "west"}})))
+	onEast := names(inventory.Query{Cluster: "east", Server: "east"})
+	withNone := names(inventory.Query{Cluster: "east", Server: "east", ServerOrNone: true, Limit: 3})
+	require.Equal(t, names(inventory.Query{Cluster: "east"}), withNone, "all that is on no other server")
+	require.Less(t, len(onEast), len(withNone))
+	require.Equal(t, names(inventory.Query{Cluster: "east"}), names(inventory.Query{Cluster: "east", ServerOrNone: true, ProjectOrNone: true}), "without a list, they select nothing")
+	require.Greater(t, len(names(inventory.Query{Kinds: []inventory.Kind{inventory.KindProfile, inventory.KindStoragePool}, Project: "web", ProjectOrNone: true})), len(names(inventory.Query{Kinds: kinds[1:], Project: "web"})))
+
 	for text, want := range map[string]int{
-		`object.config["ipv4.address"] == "10.115.25.1/24"`:                         2,
-		`cluster == "east" and kind == "network"`:                                   1,
-		`"/1.0/instances/c0001?project=web" in object.used_by`:                      2 * 2, // project, profile; no pool is named so
-		`kind == "instance" and object.config["user.role"] == "db"`:                 0,
-		`server == "west" and kind == "instance" and name == "c0002"`:               1,
-		`kind == "network_acl" and any(object.ingress, .destination_port == "443")`: 2,
-		`parent_name == "net0" and kind == "network_forward"`:                       2,
-		`object.nothing.at.all == 1`:                                                0,
-		`last_updated < first_seen`:                                                 0,
+		`project == "web" and storage_pool_name == "local" and name == "data0004"`:                                                   0,
+		`project == "default" and storage_pool_name == "local" and name == "data0004"`:                                               2,
+		`object.config["ipv4.address"] == "10.115.25.1/24"`:                                                                          2,
+		`cluster == "east" and kind == "network"`:                                                                                    1,
+		`"/1.0/instances/c0001?project=web" in object.used_by`:                                                                       2 * 2, // project, profile; no pool is named so
+		`kind == "instance" and object.config["user.role"] == "db"`:                                                                  0,
+		`server == "west" and kind == "instance" and name == "c0002"`:                                                                1,
+		`kind == "network_acl" and any(object.ingress, .destination_port == "443")`:                                                  2,
+		`parent_name == "net0" and kind == "network_forward"`:                                                                        2,
+		`object.nothing.at.all == 1`:                                                                                                 0,
+		`last_updated < first_seen`:                                                                                                  0,
 		`len(uuid) == 36 and type == "custom" and project_name == project and parent == "local" and first_seen > date("2026-01-01")`: -1,
 	} {
 		got := len(names(inventory.Query{Filter: text}))
