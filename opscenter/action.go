@@ -139,6 +139,8 @@ var actionWords = map[Action]string{ActionPowerOff: "power off", ActionSuspend: 
 func applicable(info *ServerInfo, action Action, force bool) error {
 	s := &info.State
 	switch {
+	case s.Versions.OS.Plain && action != ActionEvacuate && action != ActionRestore:
+		return info.notOnIncusOS()
 	case s.Operation != nil && s.Operation.Action == ActionFactoryReset && action != ActionFactoryReset:
 		// Whatever took its place would take back what lets the server in again.
 		return fmt.Errorf("server %q: its factory reset is under way since %s: %w", info.Name, s.Operation.StartedAt.Format(time.RFC3339), ErrBusy)

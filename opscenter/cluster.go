@@ -156,9 +156,7 @@ func (t *Tx) join(cluster *Cluster, at time.Time, why string, members ...string)
 		}
 		changed := *server
 		changed.Cluster, changed.Channel, changed.LastUpdated = cluster.Name, cluster.Channel, at
-		if cluster.Fingerprint != "" {
-			changed.ServedFingerprint = cluster.Fingerprint
-		}
+		changed.serve(cluster.Fingerprint)
 		if err := servers.Put(t, &changed); err != nil {
 			return err
 		}
@@ -170,6 +168,17 @@ func (t *Tx) join(cluster *Cluster, at time.Time, why string, members ...string)
 		}
 	}
 	return nil
+}
+
+// serve accepts a cluster's certificate, and remembers what was accepted before.
+func (s *Server) serve(fingerprint string) {
+	if fingerprint == "" || s.ServedFingerprint == fingerprint {
+		return
+	}
+	if s.FormerServed == "" {
+		s.FormerServed = s.ServedFingerprint
+	}
+	s.ServedFingerprint = fingerprint
 }
 
 // AddClusterMembers adds servers to a cluster's record; those that are in it already are left
@@ -188,15 +197,28 @@ func (r *Registry) AddClusterMembers(ctx context.Context, name string, members .
 }
 
 // RemoveClusterMembers takes servers out of a cluster's record; those that are not in it are
-// left alone. The channel they followed stays theirs. Errors: ErrNotFound, ErrBusy.
+// left alone. The channel they followed stays theirs. A server's own certificate is accepted, as always, and that
+// of the cluster as long as it presents that, or is known to be a member: it stays reachable.
+// Errors: ErrNotFound, ErrBusy.
 func (r *Registry) RemoveClusterMembers(ctx context.Context, name string, members ...string) error {
+	return r.removeMembers(ctx, name, false, false, members)
+}
+
+// DropClusterMembers is RemoveClusterMembers for servers that have left the Incus cluster: it
+// forgets which members they were, and what they presented there. force: although a rollout or a
+// change holds the cluster, which goes on without them.
+func (r *Registry) DropClusterMembers(ctx context.Context, name string, force bool, members ...string) error {
+	return r.removeMembers(ctx, name, true, force, members)
+}
+
+func (r *Registry) removeMembers(ctx context.Context, name string, left, force bool, members []string) error {
 	at := now()
 	return r.Write(ctx, func(tx *Tx) error {
 		cluster, err := tx.Snapshot().Cluster(name)
 		if err != nil {
 			return err
 		}
-		if err := claimedBy(tx, name, true, ""); err != nil {
+		if err := claimedBy(tx, name, true, ""); err != nil && !(force && errors.Is(err, ErrBusy)) {
 			return err
 		}
 		for _, member := range members {
@@ -207,7 +229,15 @@ func (r *Registry) RemoveClusterMembers(ctx context.Context, name string, member
 			if server.Cluster != name {
 				continue
 			}
-			if err := tx.leave(server, cluster, at, "by an operator"); err != nil {
+			if left {
+				if err := tx.writing.modifyState(member, func(s *ServerState) error {
+					s.MemberName, s.MemberRoles, s.Maintenance, s.NotBefore = "", nil, NotInMaintenance, at
+					return nil
+				}); err != nil {
+					return err
+				}
+			}
+			if err := tx.leave(server, cluster, at, "by an operator", left); err != nil {
 				return err
 			}
 		}
@@ -215,11 +245,17 @@ func (r *Registry) RemoveClusterMembers(ctx context.Context, name string, member
 	})
 }
 
-func (t *Tx) leave(server *Server, cluster *Cluster, at time.Time, why string) error {
+// leave takes a server out of a cluster's record; left: it has left the Incus cluster as well.
+func (t *Tx) leave(server *Server, cluster *Cluster, at time.Time, why string, left bool) error {
+	state, err := states.Get(t, nameKey(server.Name))
+	if err != nil {
+		return err
+	}
 	changed := *server
 	changed.Cluster, changed.LastUpdated = "", at
-	if changed.ServedFingerprint == cluster.Fingerprint {
-		changed.ServedFingerprint = ""
+	presents := !left && state.Presented != "" && (state.Presented == cluster.Fingerprint || state.MemberName != "")
+	if changed.ServedFingerprint == cluster.Fingerprint && !presents {
+		changed.ServedFingerprint, changed.FormerServed = changed.FormerServed, ""
 	}
 	if err := servers.Put(t, &changed); err != nil {
 		return err
@@ -327,7 +363,7 @@ func (r *Registry) SetClusterCertificate(ctx context.Context, name string, certi
 		changed := before != fingerprint
 		err := tx.eachMember(name, func(s *Server) {
 			changed = changed || s.ServedFingerprint != fingerprint
-			s.ServedFingerprint = fingerprint
+			s.serve(fingerprint)
 		})
 		if err != nil || !changed {
 			return nil, cmp.Or(err, errUnchanged)
@@ -440,8 +476,9 @@ func (r *Registry) RenameCluster(ctx context.Context, name, to string, check fun
 	})
 }
 
-// DeleteCluster removes a cluster's record. With members it is refused, unless forced: then
-// they are in no cluster any more. Nothing is done to the servers. Errors: ErrNotFound,
+// DeleteCluster removes a cluster's record. With members it is refused, unless forced, or its
+// forming failed before there were two (ClusterPending): then they are in no cluster any more, and
+// stay reachable, see RemoveClusterMembers. Nothing is done to the servers. Errors: ErrNotFound,
 // ErrHasMembers, ErrBusy.
 func (r *Registry) DeleteCluster(ctx context.Context, name string, force bool) error {
 	at := now()
@@ -454,17 +491,27 @@ func (r *Registry) DeleteCluster(ctx context.Context, name string, force bool) e
 			return err
 		}
 		var members []*Server
+		joined := 0
 		for server, err := range serversByCluster.Scan(tx, storage.Range{Prefix: storage.StringKey(name)}) {
 			if err != nil {
 				return err
 			}
+			state, err := states.Get(tx, nameKey(server.Name))
+			if err != nil {
+				return err
+			}
+			if state.MemberName != "" {
+				joined++
+			}
 			members = append(members, server)
 		}
-		if len(members) > 0 && !force {
+		// What was to become a cluster, and has no more than its first member, is none.
+		unformed := cluster.Status == ClusterPending && joined <= 1
+		if len(members) > 0 && !unformed && !force {
 			return fmt.Errorf("cluster %q has %d: %w", name, len(members), ErrHasMembers)
 		}
 		for _, server := range members {
-			if err := tx.leave(server, cluster, at, "its cluster was removed"); err != nil {
+			if err := tx.leave(server, cluster, at, "its cluster was removed", false); err != nil {
 				return err
 			}
 		}

@@ -42,6 +42,7 @@ func digestOf(o *Observation, keepSecrets bool) digest {
 	h.text(v.OS.VersionNext)
 	h.flag(v.OS.NeedsReboot)
 	h.flag(v.OS.BackupImage)
+	h.flag(v.OS.Plain)
 	h.text(v.UpdateChannel)
 	for i := range v.Applications {
 		a := &v.Applications[i]

@@ -61,6 +61,10 @@ var (
 	ErrRefused = errors.New("the server refused")
 	// ErrUnreachable: the server was not reached, or is not the one it should be.
 	ErrUnreachable = errors.New("the server could not be reached")
+	// ErrAnswer: the server answers otherwise than its API says.
+	ErrAnswer = errors.New("the server's answer is not understood")
+	// ErrNotSetUp: the program has not set up what is needed for it.
+	ErrNotSetUp = errors.New("not set up here")
 	// ErrNotApplicable: servers of this type know no such action.
 	ErrNotApplicable = errors.New("action is not applicable")
 )

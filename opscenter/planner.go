@@ -148,7 +148,7 @@ func (p *UpdatePlanner) ActOn(ctx context.Context, intent Intent) error {
 	return p.CarryOut(ctx, info, operation)
 }
 
-var errNoActuator = fmt.Errorf("the planner has no actuator: %w", ErrInvalidOptions)
+var errNoActuator = fmt.Errorf("the planner has no actuator: %w: %w", ErrNotSetUp, ErrInvalidOptions)
 
 // CarryOut carries out an action that was begun, by Tx.Begin, and stores its outcome.
 func (p *UpdatePlanner) CarryOut(ctx context.Context, server *ServerInfo, operation *Operation) error {

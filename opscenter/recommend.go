@@ -45,6 +45,8 @@ const (
 	UpdateStateRestoring      UpdateState = "restoring"
 	UpdateStateRebootPending  UpdateState = "reboot pending"
 	UpdateStateRebooting      UpdateState = "rebooting"
+	// UpdateStateNotManaged is of servers that are not on IncusOS; Operations Center has none.
+	UpdateStateNotManaged UpdateState = "not managed"
 )
 
 // Condition is what a recommendation depends on.
@@ -55,6 +57,8 @@ type Condition struct {
 	NeedsUpdate  bool
 	NeedsReboot  bool
 	Maintenance  MaintenanceState
+	// Plain: the server is not on IncusOS, see OSVersion.Plain.
+	Plain bool
 }
 
 // Recommendation is what to do with a server next, and why.
@@ -82,6 +86,10 @@ func Recommend(c Condition) Recommendation {
 	incus := c.Type == TypeIncus
 	rule := fmt.Sprintf("needs update %t, needs reboot %t, in maintenance %t", c.NeedsUpdate, c.NeedsReboot, evacuated)
 	switch {
+	case c.Plain && evacuated && incus:
+		return c.because(ActionRestore, UpdateStateRestorePending, rule, "its instances are away")
+	case c.Plain:
+		return c.because(ActionNone, UpdateStateNotManaged, "not managed", "the server is not on IncusOS")
 	case c.NeedsUpdate:
 		return c.because(ActionUpdate, UpdateStatePending, rule, "a newer version is available")
 	case c.NeedsReboot && evacuated:
@@ -158,6 +166,7 @@ func (s *ServerState) condition(outdated map[string]string) Condition {
 		NeedsUpdate:  len(outdated) > 0,
 		NeedsReboot:  s.Versions.NeedsReboot(),
 		Maintenance:  s.Maintenance,
+		Plain:        s.Versions.OS.Plain,
 	}
 }
 

@@ -36,6 +36,9 @@ type Server struct {
 	// ServedFingerprint is of a certificate that is accepted beside it when the server is
 	// connected to, its cluster's, say. See Registry.AcceptCertificate.
 	ServedFingerprint string
+	// FormerServed is what was accepted so before it became a member of a cluster, whose
+	// certificate took its place: it is accepted again when it leaves.
+	FormerServed string `json:",omitempty"`
 	// SystemUUID and MachineID tell the machine; empty where there is none.
 	SystemUUID string
 	MachineID  string
@@ -81,6 +84,19 @@ func (i *ServerInfo) InMaintenance() bool { return i.State.Maintenance != NotInM
 func (i *ServerInfo) Recommendation() Recommendation {
 	outdated := i.Outdated()
 	return i.State.explainVersions(Recommend(i.State.condition(outdated)), outdated)
+}
+
+// OnIncusOS returns ErrNotApplicable for a server that is known not to be on IncusOS: what needs
+// the operating system can't be done with it.
+func (i *ServerInfo) OnIncusOS() error {
+	if i.State.Versions.OS.Plain {
+		return i.notOnIncusOS()
+	}
+	return nil
+}
+
+func (i *ServerInfo) notOnIncusOS() error {
+	return fmt.Errorf("server %q is not on IncusOS: %w", i.Name, ErrNotApplicable)
 }
 
 // Target returns what is needed to connect to the server.
@@ -385,8 +401,19 @@ func nameFree(tx storage.ReadTx, name, id string) error {
 }
 
 // DeleteServer removes a server with all that is known of it but its events. A server that
-// registers again is admitted as a new one. Errors: ErrNotFound, ErrClustered.
+// registers again is admitted as a new one. Errors: ErrNotFound, ErrClustered; ErrBusy while a
+// rollout or a change holds it.
 func (r *Registry) DeleteServer(ctx context.Context, name string) error {
+	return r.deleteServer(ctx, name, false)
+}
+
+// ForceDeleteServer is DeleteServer for a server that will not come back, although a rollout or a
+// change holds it: they go on without it.
+func (r *Registry) ForceDeleteServer(ctx context.Context, name string) error {
+	return r.deleteServer(ctx, name, true)
+}
+
+func (r *Registry) deleteServer(ctx context.Context, name string, force bool) error {
 	event := Event{At: now(), Kind: EventServerDeleted, Server: name, Reason: "removed by an operator"}
 	err := r.update(ctx, func(tx *writing) error {
 		server, err := servers.Get(tx, nameKey(name))
@@ -394,10 +421,10 @@ func (r *Registry) DeleteServer(ctx context.Context, name string) error {
 			return notFound("server", name, err)
 		}
 		if server.Cluster != "" {
-			return fmt.Errorf("server %q can't be removed: %w (%s)", name, ErrClustered, server.Cluster)
+			return fmt.Errorf("server %q can't be removed: %w (%s): take it out of its cluster first, by force if it is lost", name, ErrClustered, server.Cluster)
 		}
-		if err := claimedBy(tx, server.ID, false, ""); err != nil {
-			return fmt.Errorf("server %q can't be removed: %w", name, err)
+		if err := claimedBy(tx, server.ID, false, ""); err != nil && !(force && errors.Is(err, ErrBusy)) {
+			return fmt.Errorf("server %q can't be removed: %w; by force it can, if it will not come back", name, err)
 		}
 		if err := servers.Delete(tx, nameKey(name)); err != nil {
 			return err

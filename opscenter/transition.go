@@ -242,6 +242,9 @@ func (t *Transition) read(o Observation) {
 	}
 	if o.Versions != nil {
 		next.Versions = o.Versions.over(next.Versions, o.UnreadVersions)
+		if next.Versions.OS.Plain {
+			next.Update, next.UpdateStatus = nil, nil
+		}
 	}
 	if o.MemberName != nil {
 		if *o.MemberName != "" {

@@ -132,7 +132,7 @@ func (s *Snapshot) ClaimOf(unit string, cluster bool) (*Claim, error) {
 // Rolling returns what decisions about rolling operations are made on.
 func (i *ServerInfo) Rolling() *rolling.Server {
 	s := &i.State
-	out := &rolling.Server{Name: i.Name, ID: i.ID, Cluster: i.Cluster, Channel: i.Channel, Properties: i.Properties, Incus: s.Type == TypeIncus,
+	out := &rolling.Server{Plain: s.Versions.OS.Plain, Name: i.Name, ID: i.ID, Cluster: i.Cluster, Channel: i.Channel, Properties: i.Properties, Incus: s.Type == TypeIncus,
 		Ready: s.Status == StatusReady && s.StatusDetail == DetailNone && s.Operation == nil, Online: s.Status == StatusReady,
 		Condition: describe(s.Status, s.StatusDetail), Running: s.Versions.OS.Version, NeedsReboot: s.Versions.NeedsReboot(),
 		Available: i.Available, BootedAt: s.BootedAt, Evacuated: s.Maintenance == MaintenanceEvacuated, Took: s.Took, Good: i.GoodPolls}

@@ -36,6 +36,9 @@ type OSVersion struct {
 	// BackupImage tells that the server runs from its backup image: VersionNext did not boot,
 	// and IncusOS does not install it again.
 	BackupImage bool `json:",omitempty"`
+	// Plain: the server is an Incus server that is not on IncusOS. Nothing that needs the operating
+	// system can be done with it: its updates and reboots are not managed.
+	Plain bool `json:",omitempty"`
 }
 
 // over returns the versions with the parts that could not be read as they were before.
@@ -114,13 +117,16 @@ func (v Versions) Staged(component string) (string, bool) {
 }
 
 // NeedsReboot reports whether the server says that it needs a reboot: nothing else tells.
-func (v Versions) NeedsReboot() bool { return v.OS.NeedsReboot }
+func (v Versions) NeedsReboot() bool { return v.OS.NeedsReboot && !v.OS.Plain }
 
 // Outdated returns, per component that needs an update, the version to update to: the newest
 // available one, where it is greater than the staged, else running, version of that component.
 // Versions that are not numbers, as those of an Incus without IncusOS, can't be compared, and need none.
 // Neither does the operating system's version that the server skips, see OSVersion.Skipped.
 func (v Versions) Outdated(available map[string]string) map[string]string {
+	if v.OS.Plain {
+		return nil
+	}
 	var out map[string]string
 	note := func(component, have string) {
 		if newest, ok := available[component]; ok && rolling.Newer(newest, have) {

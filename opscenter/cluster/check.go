@@ -127,7 +127,7 @@ func (w *work) suitable(infos []*opscenter.ServerInfo, like *opscenter.ServerInf
 		if have, want := versions(info), versions(like); have != want {
 			note("its versions are %s, those of %s are %s", have, like.Name, want)
 		}
-		if info.Channel != like.Channel && info.Cluster != w.name {
+		if info.Channel != like.Channel && info.Cluster != w.name && w.channel == "" {
 			note("it follows channel %s, %s follows %s", info.Channel, like.Name, like.Channel)
 		}
 		if info.NeedsUpdate() {
@@ -145,6 +145,36 @@ func (w *work) suitable(infos []*opscenter.ServerInfo, like *opscenter.ServerInf
 	}
 	if wrong != nil {
 		return fmt.Errorf("cluster %q: %w: %s", w.name, ErrUnsuitable, strings.Join(wrong, "; "))
+	}
+	return nil
+}
+
+// empty refuses servers that have something they would lose when they join.
+func (w *work) empty(ctx context.Context, joining []*opscenter.ServerInfo) error {
+	for _, info := range joining {
+		bounded, cancel := context.WithTimeout(ctx, w.options.Timeout)
+		has, err := w.incus.Contents(bounded, info.Target())
+		cancel()
+		if err != nil {
+			return &Error{Step: "look at what " + info.Name + " has", Err: err}
+		}
+		if has != "" {
+			return fmt.Errorf("cluster %q: %w: server %s has %s, which would be lost", w.name, ErrUnsuitable, info.Name, has)
+		}
+	}
+	return nil
+}
+
+// nameless refuses servers whose names other members have.
+func (w *work) nameless(ctx context.Context, member *opscenter.ServerInfo, joining []*opscenter.ServerInfo) error {
+	state, err := w.state(ctx, member)
+	if err != nil {
+		return err
+	}
+	for _, info := range joining {
+		if slices.ContainsFunc(state.Members, func(m Member) bool { return m.Name == info.Name }) {
+			return fmt.Errorf("cluster %q: %w: it has a member %s already, which is another server", w.name, ErrUnsuitable, info.Name)
+		}
 	}
 	return nil
 }

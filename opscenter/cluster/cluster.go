@@ -35,8 +35,11 @@ type Incus interface {
 	Contents(ctx context.Context, target opscenter.Target) (string, error)
 	// Join makes a server a member.
 	Join(ctx context.Context, target opscenter.Target, join Join) error
-	// RemoveMember takes another member out of the cluster.
-	RemoveMember(ctx context.Context, target opscenter.Target, name string) error
+	// InstancesOn names an instance that is on a member, whether it runs or not; empty: there is none.
+	InstancesOn(ctx context.Context, target opscenter.Target, member string) (string, error)
+	// RemoveMember takes another member out of the cluster; force: although it does not answer, and
+	// whatever is on it.
+	RemoveMember(ctx context.Context, target opscenter.Target, name string, force bool) error
 }
 
 // State is what a server says of its cluster.
@@ -135,7 +138,7 @@ func (e *Error) Error() string {
 	if len(e.Done) > 0 {
 		done = "done: " + strings.Join(e.Done, "; ")
 	}
-	return fmt.Sprintf("%s: %v (%s; ask for the same again to go on)", e.Step, e.Err, done)
+	return fmt.Sprintf("%s: %v (%s; ask for the same again to go on, or take it back: remove the servers from the cluster, or delete its record)", e.Step, e.Err, done)
 }
 
 func (e *Error) Unwrap() error { return e.Err }
@@ -143,8 +146,9 @@ func (e *Error) Unwrap() error { return e.Err }
 // work is one call.
 type work struct {
 	*Manager
-	name string
-	done []string
+	name    string
+	channel string // that is given; empty: it is that of the servers
+	done    []string
 }
 
 // step takes a step, within its time.
@@ -152,6 +156,9 @@ func (w *work) step(ctx context.Context, what string, do func(context.Context) e
 	ctx, cancel := context.WithTimeout(ctx, w.options.Timeout)
 	defer cancel()
 	if err := do(ctx); err != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = fmt.Errorf("not done within %s: %w: %w", w.options.Timeout, opscenter.ErrOutcomeUnknown, err)
+		}
 		return &Error{Done: slices.Clone(w.done), Step: what, Err: err}
 	}
 	w.done = append(w.done, what)
@@ -159,16 +166,23 @@ func (w *work) step(ctx context.Context, what string, do func(context.Context) e
 	return nil
 }
 
-// Form forms a cluster of registered Incus servers, the first of which makes it and the
-// others join. It is recorded first, if it is not yet; a record with other members than
-// these, or a part of them, is refused. Once formed its certificate is pinned for all members.
-//
-// Before anything is done the servers are checked: all are ready, of type incus, on the same
-// versions and channel, with no update, reboot or maintenance pending, and in no other
-// cluster; else it is ErrUnsuitable with all that is wrong. A failure in the middle is an
-// *Error that tells how far it came.
+// Form is FormAs with an empty ClusterSpec.
 func (m *Manager) Form(ctx context.Context, name string, servers ...string) error {
-	w := &work{Manager: m, name: name}
+	return m.FormAs(ctx, name, opscenter.ClusterSpec{}, servers...)
+}
+
+// FormAs forms a cluster of registered Incus servers, the first of which makes it and the
+// others join. It is recorded first, with the spec, if it is not yet; a record with other members than
+// these, or a part of them, is refused. Once formed its certificate is pinned for all members. Without
+// a channel in the spec, the servers must follow one, which is the cluster's.
+//
+// Before anything is done, or recorded, the servers are checked: all are ready, of type incus, on the same
+// versions and channel, with no update, reboot or maintenance pending, and in no other
+// cluster, and those that are to join have nothing that they would lose; else it is ErrUnsuitable
+// with all that is wrong. A failure in the middle is an *Error that tells how far it came. It can be
+// taken back: see RemoveServers, and opscenter.Registry.DeleteCluster.
+func (m *Manager) FormAs(ctx context.Context, name string, spec opscenter.ClusterSpec, servers ...string) error {
+	w := &work{Manager: m, name: name, channel: spec.Channel}
 	if len(servers) == 0 {
 		return fmt.Errorf("cluster %q: %w: at least one server is wanted", name, ErrUnsuitable)
 	}
@@ -184,6 +198,13 @@ func (m *Manager) Form(ctx context.Context, name string, servers ...string) erro
 		if others, err := w.others(ctx, servers); err != nil || len(others) > 0 {
 			return cmp.Or(err, fmt.Errorf("cluster %q: %w: its record has other members, as %s; add servers to it instead", name, ErrUnsuitable, strings.Join(others, ", ")))
 		}
+		if record.Status == opscenter.ClusterReady {
+			for _, info := range infos {
+				if info.Cluster != name {
+					return fmt.Errorf("cluster %q has been formed already: %w: add servers to it instead", name, ErrUnsuitable)
+				}
+			}
+		}
 	}
 	infos, joined, err := w.order(ctx, infos, record)
 	if err != nil {
@@ -192,25 +213,23 @@ func (m *Manager) Form(ctx context.Context, name string, servers ...string) erro
 	if err := w.suitable(infos[joined:], infos[0]); err != nil {
 		return err
 	}
+	if err := w.empty(ctx, infos[max(1, joined):]); err != nil { // the one that makes the cluster keeps what it has
+		return err
+	}
 	switch {
 	case record == nil:
 		err = w.step(ctx, "record the cluster", func(ctx context.Context) error {
-			_, err := m.registry.CreateCluster(ctx, name, opscenter.ClusterSpec{Channel: infos[0].Channel}, servers...)
+			spec.Channel = cmp.Or(spec.Channel, infos[0].Channel)
+			_, err := m.registry.CreateCluster(ctx, name, spec, servers...)
 			return err
 		})
-	case record.Status == opscenter.ClusterReady:
-		for _, info := range infos {
-			if info.Cluster != name {
-				return fmt.Errorf("cluster %q has been formed already: %w: add servers to it instead", name, ErrUnsuitable)
-			}
-		}
-	default: // pending: it goes on
+	case record.Status != opscenter.ClusterReady: // pending: it goes on
 		err = w.step(ctx, "record its members", func(ctx context.Context) error {
 			return m.registry.AddClusterMembers(ctx, name, servers...)
 		})
 	}
 	if err != nil {
-		return err
+		return w.unrecorded(err)
 	}
 	certificate, err := w.first(ctx, infos[0])
 	if err != nil {
@@ -226,8 +245,17 @@ func (m *Manager) Form(ctx context.Context, name string, servers ...string) erro
 	})
 }
 
+// unrecorded returns why something could not be recorded: nothing was done by then.
+func (w *work) unrecorded(err error) error {
+	var failed *Error
+	if errors.As(err, &failed) && len(failed.Done) == 0 {
+		return failed.Err
+	}
+	return err
+}
+
 // AddServers makes registered servers members of a cluster that was formed. The checks and
-// errors are those of Form, the versions and the channel those of the cluster's members.
+// errors are those of FormAs, the versions and the channel those of the cluster's members.
 func (m *Manager) AddServers(ctx context.Context, name string, servers ...string) error {
 	w := &work{Manager: m, name: name}
 	record, err := m.registry.Cluster(ctx, name)
@@ -238,9 +266,9 @@ func (m *Manager) AddServers(ctx context.Context, name string, servers ...string
 	if err != nil {
 		return err
 	}
-	certificate, err := opscenter.ParseCertificate(record.Certificate)
+	certificate, err := w.certificate(record)
 	if err != nil {
-		return fmt.Errorf("cluster %q: its certificate is not known: %w", name, err)
+		return err
 	}
 	member, err := w.member(ctx, certificate, servers)
 	if err != nil {
@@ -253,10 +281,16 @@ func (m *Manager) AddServers(ctx context.Context, name string, servers ...string
 	if err := w.suitable(infos[joined:], member); err != nil {
 		return err
 	}
+	if err := w.nameless(ctx, member, infos[joined:]); err != nil {
+		return err
+	}
+	if err := w.empty(ctx, infos[joined:]); err != nil {
+		return err
+	}
 	if err := w.step(ctx, "record its members", func(ctx context.Context) error {
 		return m.registry.AddClusterMembers(ctx, name, servers...)
 	}); err != nil {
-		return err
+		return w.unrecorded(err)
 	}
 	for _, info := range infos {
 		if err := w.join(ctx, member.Name, info.Name, certificate); err != nil {
@@ -266,46 +300,12 @@ func (m *Manager) AddServers(ctx context.Context, name string, servers ...string
 	return nil
 }
 
-// RemoveServer takes a server out of its cluster, and out of its record. It must be evacuated
-// or empty: Incus refuses to remove a member with instances. The last member is not removed.
-// Incus resets the removed server, which forgets all it had, its trust in the control plane
-// included: it is to be installed anew, see opscenter.Registry.AllowReinstall.
-func (m *Manager) RemoveServer(ctx context.Context, name, server string) error {
-	w := &work{Manager: m, name: name}
-	info, err := m.registry.Server(ctx, server)
-	if err != nil {
-		return err
+// certificate is that of a cluster that was formed.
+func (w *work) certificate(record *opscenter.Cluster) (*x509.Certificate, error) {
+	if record.Certificate == "" {
+		return nil, fmt.Errorf("cluster %q: %w: it was not formed so far; ask for that again first", w.name, ErrUnsuitable)
 	}
-	if info.Cluster != name {
-		return fmt.Errorf("server %q is not a member of cluster %q: %w", server, name, opscenter.ErrNotFound)
-	}
-	record, err := m.registry.Cluster(ctx, name)
-	if err != nil {
-		return err
-	}
-	certificate, err := opscenter.ParseCertificate(record.Certificate)
-	if err != nil {
-		return fmt.Errorf("cluster %q: its certificate is not known: %w", name, err)
-	}
-	other, err := w.member(ctx, certificate, []string{server})
-	if err != nil {
-		return err
-	}
-	member := info.State.MemberName
-	if state, err := m.incus.ClusterState(ctx, info.Target()); err == nil && state.Name != "" {
-		member = state.Name // by its own word
-	}
-	if member == "" {
-		return fmt.Errorf("server %q: %w: it is not known which member of cluster %q it is", server, ErrUnsuitable, name)
-	}
-	if err := w.step(ctx, "remove member "+member, func(ctx context.Context) error {
-		return m.incus.RemoveMember(ctx, other.Target(), member)
-	}); err != nil {
-		return err
-	}
-	return w.step(ctx, "take it out of the record", func(ctx context.Context) error {
-		return m.registry.RemoveClusterMembers(ctx, name, server)
-	})
+	return opscenter.ParseCertificate(record.Certificate)
 }
 
 // first makes the first server a cluster, and pins the cluster's certificate.
@@ -389,11 +389,11 @@ func (w *work) join(ctx context.Context, first, name string, certificate *x509.C
 		case err != nil:
 			return errors.Join(asked, err)
 		case state.Name == "" || !state.Certificate.Equal(certificate):
-			return errors.Join(asked, fmt.Errorf("server %s says that it is no member of the cluster", name))
+			return fmt.Errorf("%w: server %s says that it is no member of the cluster", cmp.Or(asked, opscenter.ErrOutcomeUnknown), name)
 		}
 		first, err := w.incus.ClusterState(ctx, member.Target())
 		if err == nil && !slices.ContainsFunc(first.Members, func(m Member) bool { return m.Name == state.Name }) {
-			err = fmt.Errorf("server %s does not know member %s", member.Name, state.Name)
+			err = fmt.Errorf("%w: server %s does not know member %s", opscenter.ErrOutcomeUnknown, member.Name, state.Name)
 		}
 		if err != nil {
 			return err

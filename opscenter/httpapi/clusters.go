@@ -19,9 +19,9 @@ import (
 
 // Former forms clusters; cluster.Manager does.
 type Former interface {
-	Form(ctx context.Context, name string, servers ...string) error
+	FormAs(ctx context.Context, name string, spec opscenter.ClusterSpec, servers ...string) error
 	AddServers(ctx context.Context, name string, servers ...string) error
-	RemoveServer(ctx context.Context, name, server string) error
+	RemoveServers(ctx context.Context, name string, options clusters.RemoveOptions, servers ...string) error
 }
 
 // clusterPut is what of a cluster may be edited. What is left out, or null, stays as it is; so do
@@ -224,16 +224,12 @@ func (h *Handler) postClusters(w http.ResponseWriter, r *http.Request) {
 		body.edit(&spec)
 		err = h.sameType(r.Context(), body.ServerType, body.ServerNames)
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case h.options.Clusters != nil && len(body.ServerNames) > 0:
+		h.patient(w, func() { err = h.options.Clusters.FormAs(r.Context(), body.Name, spec, body.ServerNames...) })
+	default:
 		_, err = h.registry.CreateCluster(r.Context(), body.Name, spec, body.ServerNames...)
-		if errors.Is(err, opscenter.ErrClusterTaken) && h.options.Clusters != nil {
-			if known, lookup := h.registry.Cluster(r.Context(), body.Name); lookup == nil && known.Status == opscenter.ClusterPending {
-				err = nil // its forming failed in the middle, and goes on
-			}
-		}
-	}
-	if err == nil && h.options.Clusters != nil && len(body.ServerNames) > 0 {
-		h.patient(w, func() { err = h.options.Clusters.Form(r.Context(), body.Name, body.ServerNames...) })
 	}
 	if err != nil {
 		h.fail(w, r, err)
@@ -345,44 +341,60 @@ func (h *Handler) deleteCluster(w http.ResponseWriter, r *http.Request) {
 }
 
 // serverNames reads which servers are to be added or removed.
-func serverNames(r *http.Request) ([]string, error) {
-	var body struct {
-		ServerNames []string `json:"server_names"`
+type serverNames struct {
+	ServerNames []string `json:"server_names"`
+}
+
+func (n *serverNames) check() error {
+	if len(n.ServerNames) == 0 {
+		return fmt.Errorf("%w: field server_names: at least one server is wanted", errBody)
 	}
-	err := decode(r, &body, fields{notDone: []string{"skip_post_join_operations", "copy_services_config"}})
-	if err == nil && len(body.ServerNames) == 0 {
-		err = fmt.Errorf("%w: field server_names: at least one server is wanted", errBody)
-	}
-	return body.ServerNames, err
+	return nil
 }
 
 // addServers makes servers members of a cluster; without a Former, of its record.
 func (h *Handler) addServers(w http.ResponseWriter, r *http.Request) {
-	names, err := serverNames(r)
+	var body serverNames
+	err := decode(r, &body, fields{notDone: []string{"skip_post_join_operations", "copy_services_config"}})
+	if err == nil {
+		err = body.check()
+	}
 	switch {
 	case err != nil:
 	case h.options.Clusters != nil:
-		h.patient(w, func() { err = h.options.Clusters.AddServers(r.Context(), r.PathValue("name"), names...) })
+		h.patient(w, func() { err = h.options.Clusters.AddServers(r.Context(), r.PathValue("name"), body.ServerNames...) })
 	default:
-		err = h.registry.AddClusterMembers(r.Context(), r.PathValue("name"), names...)
+		err = h.registry.AddClusterMembers(r.Context(), r.PathValue("name"), body.ServerNames...)
 	}
 	h.done(w, r, err)
 }
 
+// removeServers takes servers out of a cluster; without a Former, out of its record. With force,
+// as a parameter or in the body, those that are lost for good.
 func (h *Handler) removeServers(w http.ResponseWriter, r *http.Request) {
-	names, err := serverNames(r)
+	var body struct {
+		serverNames
+		Force bool `json:"force"`
+	}
+	force, err := forced(r)
+	if err == nil {
+		err = decode(r, &body)
+	}
+	if err == nil {
+		err = body.check()
+	}
+	force = force || body.Force
+	name := r.PathValue("name")
 	switch {
 	case err != nil:
 	case h.options.Clusters != nil:
 		h.patient(w, func() {
-			for _, name := range names {
-				if err = h.options.Clusters.RemoveServer(r.Context(), r.PathValue("name"), name); err != nil {
-					return
-				}
-			}
+			err = h.options.Clusters.RemoveServers(r.Context(), name, clusters.RemoveOptions{Force: force}, body.ServerNames...)
 		})
+	case force:
+		err = h.registry.DropClusterMembers(r.Context(), name, true, body.ServerNames...)
 	default:
-		err = h.registry.RemoveClusterMembers(r.Context(), r.PathValue("name"), names...)
+		err = h.registry.RemoveClusterMembers(r.Context(), name, body.ServerNames...)
 	}
 	h.done(w, r, err)
 }

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -15,6 +16,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -102,6 +104,8 @@ var statuses = []struct {
 	status int
 }{
 	{errBody, http.StatusBadRequest},
+	{opscenter.ErrNotSetUp, http.StatusNotImplemented},
+	{opscenter.ErrAnswer, http.StatusBadGateway},
 	{errForbidden, http.StatusForbidden},
 	{network.ErrInvalid, http.StatusBadRequest},
 	{system.ErrInvalid, http.StatusBadRequest},
@@ -133,6 +137,7 @@ var statuses = []struct {
 	{opscenter.ErrClusterTaken, http.StatusConflict},
 	{opscenter.ErrHasMembers, http.StatusConflict},
 	{opscenter.ErrBlocked, http.StatusPreconditionFailed},
+	{rollout.ErrStale, http.StatusConflict},
 	{rolling.ErrState, http.StatusConflict},
 	{rolling.ErrInvalid, http.StatusBadRequest},
 	{clusters.ErrUnsuitable, http.StatusPreconditionFailed},
@@ -155,10 +160,14 @@ var statuses = []struct {
 	{opscenter.ErrInvalidCursor, http.StatusBadRequest},
 	{opscenter.ErrTooLong, http.StatusBadRequest},
 	{opscenter.ErrNotFound, http.StatusNotFound},
+	{storage.ErrConflict, http.StatusConflict},
+	{storage.ErrExists, http.StatusConflict},
 	{storage.ErrTooLarge, http.StatusBadRequest},
 	{storage.ErrEncoding, http.StatusBadRequest},
 	{storage.ErrClosed, http.StatusServiceUnavailable},
 	{storage.ErrDiskFull, http.StatusInsufficientStorage},
+	{context.DeadlineExceeded, http.StatusGatewayTimeout},
+	{context.Canceled, http.StatusServiceUnavailable}, // the client left
 }
 
 func statusOf(err error) int {

@@ -265,11 +265,15 @@ func (h *Handler) postServer(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) deleteServer(w http.ResponseWriter, r *http.Request) {
-	if err := h.registry.DeleteServer(r.Context(), r.PathValue("name")); err != nil {
-		h.fail(w, r, err)
-		return
+	force, err := forced(r)
+	switch {
+	case err != nil:
+	case force:
+		err = h.registry.ForceDeleteServer(r.Context(), r.PathValue("name"))
+	default:
+		err = h.registry.DeleteServer(r.Context(), r.PathValue("name"))
 	}
-	respond(w, nil)
+	h.done(w, r, err)
 }
 
 // acceptCertificate accepts another certificate of a server, beside the one it registered

@@ -199,8 +199,11 @@ func unlessRefused(err error) error {
 	if _, refused := api.StatusErrorMatch(err); refused {
 		return fmt.Errorf("%w: %w", opscenter.ErrRefused, err)
 	}
-	if err == nil || errors.Is(err, errDial) || errors.Is(err, errHandshake) || errors.Is(err, ErrClosed) {
-		return err
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, errDial) || errors.Is(err, errHandshake) || errors.Is(err, ErrClosed) {
+		return reached(err) // it was not asked
 	}
 	return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
 }

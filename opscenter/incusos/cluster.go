@@ -21,9 +21,10 @@ import (
 func (c *Client) ClusterState(ctx context.Context, target opscenter.Target) (cluster.State, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return cluster.State{}, err
+		return cluster.State{}, reached(err)
 	}
-	return clusterState(s)
+	state, err := clusterState(s)
+	return state, reached(err)
 }
 
 func (c *Client) session(ctx context.Context, target opscenter.Target) (session, error) {
@@ -53,7 +54,7 @@ func clusterState(s session) (out cluster.State, err error) {
 	}
 	out.Name = server.Environment.ServerName
 	if out.Certificate, err = opscenter.ParseCertificate(server.Environment.Certificate); err != nil {
-		return out, fmt.Errorf("the cluster's certificate: %w", err)
+		return out, fmt.Errorf("%w: the cluster's certificate: %v", errAnswer, err)
 	}
 	var members []struct {
 		Name   string `json:"server_name"`
@@ -74,13 +75,13 @@ func clusterState(s session) (out cluster.State, err error) {
 func (c *Client) SetClusterAddress(ctx context.Context, target opscenter.Target, address string) error {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return err
+		return reached(err)
 	}
 	var server struct {
 		Config map[string]any `json:"config"`
 	}
 	if err := s.get("/1.0", &server); err != nil {
-		return err
+		return reached(err)
 	}
 	change := map[string]any{}
 	if have, _ := server.Config["core.https_address"].(string); have != address && !covers(have) {
@@ -112,7 +113,7 @@ func covers(listen string) bool {
 func (c *Client) Bootstrap(ctx context.Context, target opscenter.Target, name string) (*x509.Certificate, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return nil, err
+		return nil, reached(err)
 	}
 	answer, err := s.call(http.MethodPut, "/1.0/cluster", api.ClusterPut{Cluster: api.Cluster{ServerName: name, Enabled: true}})
 	if err != nil {
@@ -124,7 +125,7 @@ func (c *Client) Bootstrap(ctx context.Context, target opscenter.Target, name st
 			return nil, fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
 		}
 		if op.StatusCode.IsFinal() && op.StatusCode != api.Success {
-			return nil, fmt.Errorf("operation %s: %s %s", limited(op.Description, maxText), op.Status, limited(op.Err, maxMessage))
+			return nil, operationError(&op)
 		}
 	}
 	for {
@@ -148,7 +149,7 @@ func (c *Client) Bootstrap(ctx context.Context, target opscenter.Target, name st
 func (c *Client) JoinToken(ctx context.Context, target opscenter.Target, name string) (string, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return "", err
+		return "", reached(err)
 	}
 	answer, err := s.call(http.MethodPost, "/1.0/cluster/members", api.ClusterMembersPost{ServerName: name})
 	if err != nil {
@@ -156,11 +157,11 @@ func (c *Client) JoinToken(ctx context.Context, target opscenter.Target, name st
 	}
 	op, err := answer.MetadataAsOperation()
 	if err != nil {
-		return "", err
+		return "", reached(err)
 	}
 	token, err := op.ToClusterJoinToken()
 	if err != nil {
-		return "", err
+		return "", reached(err)
 	}
 	return token.String(), nil
 }
@@ -169,7 +170,7 @@ func (c *Client) JoinToken(ctx context.Context, target opscenter.Target, name st
 func (c *Client) Join(ctx context.Context, target opscenter.Target, join cluster.Join) error {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return err
+		return reached(err)
 	}
 	put := api.ClusterPut{Cluster: api.Cluster{ServerName: join.Name, Enabled: true}, ServerAddress: join.Address,
 		ClusterAddress: join.ClusterAddress, ClusterCertificate: opscenter.EncodeCertificate(join.Certificate), ClusterToken: join.Token}
@@ -188,7 +189,7 @@ func (c *Client) Join(ctx context.Context, target opscenter.Target, join cluster
 func (c *Client) Contents(ctx context.Context, target opscenter.Target) (string, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return "", err
+		return "", reached(err)
 	}
 	var found []string
 	for _, kind := range []struct{ path, name, but string }{
@@ -214,7 +215,7 @@ func (c *Client) Contents(ctx context.Context, target opscenter.Target) (string,
 			continue
 		}
 		if err != nil {
-			return "", err
+			return "", reached(err)
 		}
 		for _, path := range list {
 			if path != kind.but {
@@ -231,11 +232,11 @@ func (c *Client) Contents(ctx context.Context, target opscenter.Target) (string,
 func (c *Client) MemberConfig(ctx context.Context, target opscenter.Target) ([]cluster.Config, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return nil, err
+		return nil, reached(err)
 	}
 	var answer api.Cluster
 	if err := s.get("/1.0/cluster", &answer); err != nil {
-		return nil, err
+		return nil, reached(err)
 	}
 	var out []cluster.Config
 	for _, m := range answer.MemberConfig {
@@ -244,14 +245,40 @@ func (c *Client) MemberConfig(ctx context.Context, target opscenter.Target) ([]c
 	return out, nil
 }
 
-// RemoveMember takes a member, which must have no instances, out of the cluster the server is
-// a member of. One that is none is no error.
-func (c *Client) RemoveMember(ctx context.Context, target opscenter.Target, name string) error {
+// InstancesOn names an instance that is on a member of the server's cluster; empty: there is none.
+func (c *Client) InstancesOn(ctx context.Context, target opscenter.Target, member string) (string, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return err
+		return "", reached(err)
 	}
-	answer, err := s.call(http.MethodDelete, "/1.0/cluster/members/"+url.PathEscape(name), nil)
+	var all []struct {
+		Name     string `json:"name"`
+		Location string `json:"location"`
+	}
+	if err := s.get("/1.0/instances?recursion=1&all-projects=true&filter="+url.QueryEscape("location eq "+member), &all); err != nil {
+		return "", reached(err)
+	}
+	for _, i := range all {
+		if i.Location == member {
+			return limited(i.Name, maxText), nil
+		}
+	}
+	return "", nil
+}
+
+// RemoveMember takes a member, which must have no instances, out of the cluster the server is
+// a member of. One that is none is no error. force is Incus's own: the member is not asked, nor
+// reset, and what was on it is lost.
+func (c *Client) RemoveMember(ctx context.Context, target opscenter.Target, name string, force bool) error {
+	s, err := c.session(ctx, target)
+	if err != nil {
+		return reached(err)
+	}
+	path := "/1.0/cluster/members/" + url.PathEscape(name)
+	if force {
+		path += "?force=1"
+	}
+	answer, err := s.call(http.MethodDelete, path, nil)
 	switch {
 	case isStatus(err, http.StatusNotFound):
 		return nil

@@ -495,7 +495,8 @@ func (p *probe) plainIncus() error {
 	kind := opscenter.TypeIncus
 	p.o.Type = &kind
 	p.o.Versions = &opscenter.Versions{
-		OS: opscenter.OSVersion{Name: limited(server.Environment.OSName, maxText), Version: limited(server.Environment.OSVersion, maxText)},
+		OS: opscenter.OSVersion{Name: limited(server.Environment.OSName, maxText), Version: limited(server.Environment.OSVersion, maxText),
+			Plain: server.Environment.OSName != opscenter.OSName}, // where it is, its own API is only out of order
 		Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: limited(server.Environment.ServerVersion, maxText),
 			FriendlyVersion: limited(server.Environment.ServerVersion, maxText), Primary: true}},
 	}

@@ -166,7 +166,7 @@ func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sig
 	}})
 	var root osRoot
 	if err := look.get("/os/1.0", &root); err != nil {
-		if isStatus(err, http.StatusNotFound) { // as older Incus daemons say
+		if isStatus(err, http.StatusNotFound) && target.OSVersion == "" { // as older Incus daemons say
 			return nil, fmt.Errorf("the server is not on IncusOS: %w: %w", opscenter.ErrNotApplicable, err)
 		}
 		return nil, reached(err)

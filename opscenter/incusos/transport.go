@@ -123,6 +123,9 @@ type callKey struct{}
 
 func (f *fleet) peer(target opscenter.Target) (*peer, error) {
 	u, err := url.Parse(target.ConnectionURL)
+	if target.ConnectionURL == "" {
+		return nil, fmt.Errorf("server %q has no connection URL so far: %w: %w", target.Name, opscenter.ErrNotReady, opscenter.ErrInvalidURL)
+	}
 	if err != nil || u.Host == "" || u.Scheme != "https" {
 		return nil, fmt.Errorf("connection URL of server %q: %w", target.Name, opscenter.ErrInvalidURL)
 	}
@@ -137,7 +140,7 @@ func (f *fleet) peer(target opscenter.Target) (*peer, error) {
 		p.pinned[i] = true
 	}
 	if !p.pinned[0] {
-		return nil, fmt.Errorf("server %q has no certificate: %w", target.Name, opscenter.ErrInvalidCertificate)
+		return nil, fmt.Errorf("server %q has not registered, and has no certificate: %w: %w", target.Name, opscenter.ErrNotReady, opscenter.ErrInvalidCertificate)
 	}
 	if target.PublicConnectionURL != "" {
 		if public, err := url.Parse(target.PublicConnectionURL); err == nil {

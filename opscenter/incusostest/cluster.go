@@ -538,17 +538,24 @@ func (s *Server) deleteMember(w http.ResponseWriter, r *http.Request) {
 		d.mu.Unlock()
 		return
 	}
+	force := r.URL.Query().Get("force") == "1" // Incus takes no other word for it
 	for _, i := range d.instances {
-		if i.Location == m.name {
+		if i.Location == m.name && !force {
 			d.mu.Unlock()
 			respondError(w, http.StatusBadRequest, "Cluster member still has the following instances: %s", i.Name)
 			return
 		}
 	}
+	if !force && (m.server == nil || m.server.isDown()) {
+		d.mu.Unlock()
+		respondError(w, http.StatusInternalServerError, "Failed to connect to cluster member %s", m.name)
+		return
+	}
+	d.instances = slices.DeleteFunc(d.instances, func(i *Instance) bool { return i.Location == m.name })
 	d.members = slices.DeleteFunc(d.members, func(other *clusterMember) bool { return other == m })
 	d.mu.Unlock()
 	d.save()
-	if m.server != nil {
+	if m.server != nil && !force {
 		fresh := newDaemon(m.server, false)
 		m.server.mu.Lock()
 		m.server.incus = fresh

@@ -12,6 +12,9 @@ func (a *advance) resolve() {
 		m := &a.u.Members[i]
 		s := a.server(m)
 		if s != nil && s.Name != m.Server {
+			if f := a.u.Failure; f != nil && f.Server == m.Server {
+				f.Server = s.Name
+			}
 			m.Server = s.Name
 			a.Changed = true
 		}
@@ -20,9 +23,11 @@ func (a *advance) resolve() {
 				if m.Step != nil {
 					a.ended(m, gone, "")
 				}
-				m.Left, m.Step, m.Begun = gone, nil, false
+				// Nothing of it is out any more that others would have to wait for.
+				m.Left, m.Step, m.Begun, m.Evacuated, m.Asked = gone, nil, false, false, false
 				a.note(m.Server, NoteLeft, gone)
 			}
+			a.relieve(m)
 			continue
 		}
 		if m.Step != nil {
@@ -39,6 +44,17 @@ func (a *advance) resolve() {
 			a.note(m.Server, NoteNoticed, "it is not evacuated any more")
 		}
 	}
+}
+
+// relieve lets a unit go on that came to a halt for a member which is none any more.
+func (a *advance) relieve(m *Member) {
+	u := a.u
+	if u.Status != UnitFailed || u.Failure == nil || u.Failure.Server != m.Server {
+		return
+	}
+	u.Status, u.Failure = UnitRunning, nil
+	u.Waiting, u.WaitingSince, u.Window = "", time.Time{}, false
+	a.note(m.Server, NoteNoticed, "it goes on without it")
 }
 
 // gone says why a member is none any more.

@@ -61,6 +61,8 @@ const (
 var Goals = []Goal{GoalUpdate, GoalStage, GoalReboot, GoalEvacuate, GoalRestore, GoalPowerOff, GoalRebootOnly, GoalUpdateOnly}
 
 // single returns the one action of a goal that has one.
+func (g Goal) needsOS() bool { return g != GoalEvacuate && g != GoalRestore }
+
 func (g Goal) single() Action {
 	switch g {
 	case GoalEvacuate:

@@ -120,6 +120,17 @@ func set(names []string) map[string]bool {
 	return out
 }
 
+// applicable refuses a single action that a server can't do.
+func applicable(server *Server, goal Goal) error {
+	switch {
+	case server.Plain && goal.needsOS():
+		return fmt.Errorf("%w: server %q is not on IncusOS, which %s needs", ErrInvalid, server.Name, goal)
+	case !goal.needsOS() && !server.Incus:
+		return fmt.Errorf("%w: server %q: %s is for type incus", ErrInvalid, server.Name, goal)
+	}
+	return nil
+}
+
 // candidates groups the servers, and returns what is selected, by name.
 func (s *selection) candidates() ([]*candidate, error) {
 	sel := &s.selector
@@ -134,6 +145,11 @@ func (s *selection) candidates() ([]*candidate, error) {
 	}
 	for _, server := range s.fleet.Servers {
 		s.known[server.Name] = true
+		if s.named[server.Name] && single {
+			if err := applicable(server, s.policy.Goal); err != nil {
+				return nil, err
+			}
+		}
 		if server.Cluster == "" {
 			all = append(all, &candidate{Unit: &Unit{Name: server.Name}, servers: []*Server{server}, properties: server.Properties})
 			continue
@@ -236,6 +252,10 @@ func (s *selection) prepare(c *candidate) bool {
 func (s *selection) member(server *Server) Member {
 	m := Member{Server: server.Name, ID: server.ID, EvacuatedBefore: server.Evacuated}
 	goal := s.policy.Goal
+	if server.Plain && goal.needsOS() && (goal.single() == None || s.named[server.Name]) {
+		m.Left = plainReason
+		return m
+	}
 	if action := goal.single(); action != None {
 		switch {
 		case !s.named[server.Name]:
@@ -265,6 +285,9 @@ func (s *selection) member(server *Server) Member {
 	}
 	return m
 }
+
+// plainReason is why a server that is not on IncusOS is left alone.
+const plainReason = "it is not on IncusOS: its updates and reboots are not managed here"
 
 // expect sets how long actions in the unit are taken to last.
 func (s *selection) expect(c *candidate) {
@@ -318,6 +341,7 @@ func (s *selection) blocked(c *candidate) (hard bool) {
 		switch {
 		case channel == "":
 			channel = server.Channel
+		case server.Plain: // which follows none
 		case server.Channel != channel && single == None && s.policy.Goal != GoalReboot:
 			block(server.Name, fmt.Sprintf("it follows channel %s, others in its cluster channel %s", server.Channel, channel), false)
 		}

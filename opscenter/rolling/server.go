@@ -38,6 +38,8 @@ type Server struct {
 	Channel    string
 	Properties map[string]string
 
+	// Plain: it is an Incus server that is not on IncusOS. Its updates and reboots are not managed.
+	Plain bool
 	// Incus tells that it runs instances: it is evacuated before a reboot, and restored after.
 	Incus bool
 	// Ready: it answers, says that it is ready, and nothing is under way.

@@ -48,6 +48,8 @@ type State struct {
 	Reason string
 	Cancel CancelMode
 	Waves  []WaveState
+	// Halted: it was paused for what failed, and by no operator.
+	Halted bool `json:",omitempty"`
 	// Next is the index of the unit to be begun with next: they are in order.
 	Next  int
 	Units int
@@ -194,9 +196,18 @@ func (f *Failure) describe(u *Unit) string {
 	return fmt.Sprintf("%s%s: %s. What to do: %s", what, attempts, f.Reason, f.Advice)
 }
 
+// pause halts the rollout for what failed.
 func (s *State) pause(reason string) {
 	if s.Status == StatusRunning || s.Status == StatusCancelling {
-		s.Status, s.Reason = StatusPaused, reason
+		s.Status, s.Reason, s.Halted = StatusPaused, reason, true
+	}
+}
+
+// Relieve lets a rollout go on that was halted by what failed, once nothing of that is left: the
+// server was removed. One that an operator has paused stays paused.
+func (s *State) Relieve() {
+	if s.Status == StatusPaused && s.Halted && s.Failed == 0 {
+		_ = s.Resume()
 	}
 }
 
@@ -206,6 +217,7 @@ func (s *State) Pause(reason string) error {
 		return fmt.Errorf("%w: the rollout is %s", ErrState, s.Status)
 	}
 	s.pause(reason)
+	s.Halted = false
 	return nil
 }
 
@@ -214,7 +226,7 @@ func (s *State) Resume() error {
 	if s.Status != StatusPaused {
 		return fmt.Errorf("%w: the rollout is %s, not paused", ErrState, s.Status)
 	}
-	s.Status, s.Reason = StatusRunning, ""
+	s.Status, s.Reason, s.Halted = StatusRunning, "", false
 	if s.Cancel != "" {
 		s.Status, s.Reason = StatusCancelling, "cancelled: "+string(s.Cancel)
 	}
@@ -230,7 +242,7 @@ func (s *State) Abandon(mode CancelMode) error {
 	if s.Status.Ended() || s.Status == StatusStarting {
 		return fmt.Errorf("%w: the rollout is %s", ErrState, s.Status)
 	}
-	s.Status, s.Cancel, s.Reason = StatusCancelling, mode, "cancelled: "+string(mode)
+	s.Status, s.Cancel, s.Reason, s.Halted = StatusCancelling, mode, "cancelled: "+string(mode), false
 	return nil
 }
 

@@ -199,6 +199,10 @@ func addServer(t *testing.T, w *world, line string) {
 			s.NeedsReboot = true
 		case "evacuated":
 			s.Evacuated = true
+		case "plain":
+			s.Plain = true
+		case "skips":
+			s.Skipped = value
 		case "offline":
 			w.offline(s)
 		case "unknown":

@@ -180,6 +180,10 @@ func (w *world) step() (wake time.Time) {
 				w.carryOut(c)
 			}
 			w.state.Moved(u, i, before, w.now)
+			if before == rolling.UnitFailed && u.Status != rolling.UnitFailed {
+				w.state.Relieve()
+				again = true
+			}
 			sooner(r.Wake)
 		}
 		if w.state.Status == rolling.StatusCancelling {

@@ -237,6 +237,9 @@ func (e *engine) store(tx *opscenter.Tx, d *decision) (started []begun, err erro
 	}
 	status := r.State.Status
 	r.State.Moved(&d.unit.Unit, d.unit.Index, d.before, now())
+	if d.before == rolling.UnitFailed && d.unit.Status != rolling.UnitFailed {
+		r.State.Relieve()
+	}
 	if r.State.Status != status {
 		list = append(list, event(r, "", cluster, opscenter.EventRollout, fmt.Sprintf("%s: %s", r.State.Status, r.State.Reason)))
 	}

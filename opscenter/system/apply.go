@@ -57,6 +57,9 @@ type reading struct {
 
 // readNetwork reads a server's network, and makes sure that it is that server.
 func (m *Manager) readNetwork(ctx context.Context, info *opscenter.ServerInfo) (*reading, error) {
+	if err := info.OnIncusOS(); err != nil {
+		return nil, err
+	}
 	target := info.Target()
 	ctx, cancel := context.WithTimeout(ctx, m.options.LookTimeout)
 	defer cancel()
@@ -215,12 +218,16 @@ func (m *Manager) transact(ctx context.Context, name string, edit edited, option
 	if current.sight.pending() && !options.Force {
 		return nil, fmt.Errorf("server %q: a change of its network is being made: %w", name, opscenter.ErrBusy)
 	}
+	can, err := m.canUndo(ctx, info, current, options)
+	if err != nil {
+		return nil, err
+	}
 	c, err := m.begin(ctx, info, plan, current, options, batch)
 	if err != nil {
 		return nil, err
 	}
 	defer m.leave(c.ID)
-	target, body, err := m.check(ctx, c, plan, options)
+	target, body, err := m.check(ctx, c, plan, options, can)
 	if err != nil {
 		return c, err
 	}
@@ -240,6 +247,22 @@ func (m *Manager) transact(ctx context.Context, name string, edit edited, option
 		<-w.answer
 	}
 	return c, err
+}
+
+// canUndo reports whether the server undoes a change that is not confirmed. ErrNoRollBack: it
+// does not, and that risk is not accepted.
+func (m *Manager) canUndo(ctx context.Context, info *opscenter.ServerInfo, current *reading, options ApplyOptions) (bool, error) {
+	if current.sight.pending() {
+		return true, nil // it has one; and to ask could be to confirm what is somebody else's
+	}
+	can, err := m.os.CanConfirmNetwork(ctx, info.Target())
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("server %q: %w", info.Name, err)
+	case !can && !options.AcceptRisk:
+		return false, fmt.Errorf("server %q: %w", info.Name, ErrNoRollBack)
+	}
+	return can, nil
 }
 
 // begin stores the intent, and reserves the server, or its cluster.
@@ -328,7 +351,7 @@ func summary(list []network.Difference) string {
 
 // check looks once more before the server is asked, and stores that it will be. An error is the
 // end of the change, and is stored as that; but for those of the store.
-func (m *Manager) check(ctx context.Context, c *Change, plan *network.Plan, options ApplyOptions) (target opscenter.Target, body []byte, err error) {
+func (m *Manager) check(ctx context.Context, c *Change, plan *network.Plan, options ApplyOptions, can bool) (target opscenter.Target, body []byte, err error) {
 	failed := func(status Status, reason string) (opscenter.Target, []byte, error) {
 		if err := m.end(context.WithoutCancel(ctx), c, status, "", reason); err != nil {
 			return target, nil, err
@@ -352,19 +375,8 @@ func (m *Manager) check(ctx context.Context, c *Change, plan *network.Plan, opti
 		return failed(StatusRefused, "a change of its network is being made")
 	}
 	target = info.Target()
-	can := again.sight.pending() // then it does; and to ask could be to confirm what is somebody else's
-	if !can {
-		can, err = m.os.CanConfirmNetwork(ctx, target)
-	}
 	changed := *c
 	switch {
-	case err != nil:
-		return failed(StatusNotSent, err.Error())
-	case !can && !options.AcceptRisk:
-		if err := m.end(context.WithoutCancel(ctx), c, StatusNotSent, "", ErrNoRollBack.Error()); err != nil {
-			return target, nil, err
-		}
-		return target, nil, fmt.Errorf("server %q: %w", c.Server, ErrNoRollBack)
 	case !can:
 		changed.Timeout = 0
 	default:

@@ -162,7 +162,10 @@ func (m *Manager) checkMember(ctx context.Context, info *opscenter.ServerInfo, e
 	case current.sight.pending() && !options.Force:
 		return nil, fmt.Errorf("server %q: a change of its network is being made: %w", info.Name, opscenter.ErrBusy)
 	}
-	return plan, nil
+	if len(plan.Changes) > 0 {
+		_, err = m.canUndo(ctx, info, current, options)
+	}
+	return plan, err
 }
 
 // batch carries out a change of a cluster's members: those that are named, or all.

@@ -48,7 +48,7 @@ const forgiving = 24 * time.Hour
 // to be done, or nothing can be. It is pure.
 func drifted(info *opscenter.ServerInfo, told *managedRow, retry time.Duration, at time.Time) *putBack {
 	s := &info.State
-	if info.Fingerprint == "" || s.Status != opscenter.StatusReady || s.StatusDetail != opscenter.DetailNone || s.Operation != nil || s.Update == nil {
+	if info.Fingerprint == "" || s.Status != opscenter.StatusReady || s.StatusDetail != opscenter.DetailNone || s.Operation != nil || s.Update == nil || s.Versions.OS.Plain {
 		return nil
 	}
 	out := &putBack{want: opscenter.ManagedUpdates(info.Channel)}

@@ -122,10 +122,13 @@ func (m *Manager) FactoryReset(ctx context.Context, name string, options ResetOp
 
 func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) error {
 	if m.options.Provider.ServerURL == "" {
-		return fmt.Errorf("Provider.ServerURL is missing: the server would not find its way back: %w", opscenter.ErrInvalidOptions)
+		return fmt.Errorf("Provider.ServerURL is missing: the server would not find its way back: %w: %w", opscenter.ErrNotSetUp, opscenter.ErrInvalidOptions)
 	}
 	info, err := m.registry.Server(ctx, name)
 	if err != nil {
+		return err
+	}
+	if err := info.OnIncusOS(); err != nil {
 		return err
 	}
 	if info.Cluster != "" && !options.Force {

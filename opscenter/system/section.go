@@ -51,13 +51,16 @@ type document struct {
 }
 
 func (m *Manager) readSection(ctx context.Context, info *opscenter.ServerInfo, section string) (*document, error) {
+	if err := info.OnIncusOS(); err != nil {
+		return nil, err
+	}
 	data, err := m.os.ReadSystem(ctx, info.Target(), section)
 	if err != nil {
 		return nil, fmt.Errorf("%s of server %q: %w", section, info.Name, err)
 	}
 	d := &document{}
 	if err := json.Unmarshal(data, d); err != nil {
-		return nil, fmt.Errorf("%s of server %q: %w", section, info.Name, err)
+		return nil, fmt.Errorf("%s of server %q: %w: %v", section, info.Name, opscenter.ErrAnswer, err)
 	}
 	if len(d.Config) == 0 || string(d.Config) == "null" {
 		d.Config = json.RawMessage("{}")
@@ -80,17 +83,15 @@ func settings[C any](ctx context.Context, m *Manager, name, section string) (*Se
 		return nil, err
 	}
 	if !m.registry.Options().KeepSecrets {
-		if d.Config, err = jsonsecret.Hide(d.Config, opscenter.IsSecretName); err != nil {
-			return nil, err
+		if d.Config, err = jsonsecret.Hide(d.Config, opscenter.IsSecretName); err == nil && len(out.State) > 0 {
+			out.State, err = opscenter.RedactSecrets(out.State)
 		}
-		if len(out.State) > 0 {
-			if out.State, err = opscenter.RedactSecrets(out.State); err != nil {
-				return nil, err
-			}
+		if err != nil {
+			return nil, fmt.Errorf("%s of server %q: %w: %v", section, name, opscenter.ErrAnswer, err)
 		}
 	}
 	if err := json.Unmarshal(d.Config, out.Config); err != nil {
-		return nil, fmt.Errorf("%s of server %q: %w", section, name, err)
+		return nil, fmt.Errorf("%s of server %q: %w: %v", section, name, opscenter.ErrAnswer, err)
 	}
 	return out, nil
 }
@@ -118,19 +119,15 @@ func (m *Manager) set(ctx context.Context, name, section string, make func(json.
 		return nil, fmt.Errorf("%s of server %q: %w", section, name, err)
 	}
 	wanted, err := make(d.Config)
-	missing := ""
-	if err == nil {
-		wanted, missing, err = jsonsecret.Restore(wanted, d.Config, opscenter.IsSecretName)
-	}
-	if err == nil && missing != "" {
-		err = fmt.Errorf("%s: it is hidden, and the server has none to keep: %w", missing, ErrInvalid)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("%s of server %q: %w", section, name, err)
 	}
+	if wanted, err = kept(section, name, wanted, d.Config); err != nil {
+		return nil, err
+	}
 	before, err := digestOf(d.Config)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s of server %q: %w: %v", section, name, opscenter.ErrAnswer, err)
 	}
 	switch unchanged, err := before.is(wanted); {
 	case err != nil:
@@ -191,6 +188,18 @@ func (m *Manager) set(ctx context.Context, name, section string, make func(json.
 		return ended(StatusNotSent, reason)
 	}
 	return c, m.settle(ctx, c)
+}
+
+// kept returns a configuration with the secrets that the server has where those are hidden.
+func kept(section, server string, wanted, current json.RawMessage) (json.RawMessage, error) {
+	whole, missing, err := jsonsecret.Restore(wanted, current, opscenter.IsSecretName)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s of server %q: %w: %w", section, server, ErrInvalid, err)
+	case missing != "":
+		return nil, fmt.Errorf("%s of server %q: %s: it is hidden, and the server has none to keep: %w", section, server, missing, ErrInvalid)
+	}
+	return whole, nil
 }
 
 // ErrInvalid: settings that are no JSON object, or that can't be.

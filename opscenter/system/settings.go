@@ -240,7 +240,7 @@ func (m *Manager) SetProvider(ctx context.Context, name string, config ProviderC
 	return m.setSection(ctx, name, SectionProvider, func(current json.RawMessage) (json.RawMessage, error) {
 		var have ProviderConfig
 		if err := json.Unmarshal(current, &have); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %v", opscenter.ErrAnswer, err)
 		}
 		out := config
 		out.Config = maps.Clone(config.Config)
@@ -335,7 +335,11 @@ func (m *Manager) setCluster(ctx context.Context, cluster, section string, confi
 		return nil, err
 	}
 	check := func(ctx context.Context, info *opscenter.ServerInfo) error {
-		_, err := m.readSection(ctx, info, section)
+		d, err := m.readSection(ctx, info, section)
+		if err != nil {
+			return err
+		}
+		_, err = kept(section, info.Name, data, d.Config)
 		return err
 	}
 	stored := &batchEdit{Config: data, Force: options.Force}

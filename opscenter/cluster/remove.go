@@ -1,0 +1,147 @@
+package cluster
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"slices"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// RemoveOptions of RemoveServers.
+type RemoveOptions struct {
+	// Force removes members that are lost for good, as Incus's own forced removal does: what was on
+	// them is lost. A member that answers is not removed so.
+	Force bool
+}
+
+// RemoveServer is RemoveServers of one server.
+func (m *Manager) RemoveServer(ctx context.Context, name, server string) error {
+	return m.RemoveServers(ctx, name, RemoveOptions{}, server)
+}
+
+// RemoveServers takes servers out of their cluster, and out of its record. They must be evacuated
+// or empty: Incus refuses to remove a member with instances. The last member of a cluster that was
+// formed is not removed. A server that is recorded, and has never joined, is taken out of the record
+// alone: so a failure of FormAs or AddServers is taken back. All are looked at before the first is removed.
+//
+// Incus resets a removed server, which forgets all it had, its trust in the control plane
+// included: it is to be installed anew, see opscenter.Registry.AllowReinstall.
+//
+// Errors: ErrNotFound for what is no member, ErrUnsuitable, ErrBusy while a rollout or a change
+// holds the cluster, unless forced.
+func (m *Manager) RemoveServers(ctx context.Context, name string, options RemoveOptions, servers ...string) error {
+	w := &work{Manager: m, name: name}
+	record, err := m.registry.Cluster(ctx, name)
+	if err != nil {
+		return err
+	}
+	infos, err := w.load(ctx, servers)
+	if err != nil {
+		return err
+	}
+	if !options.Force {
+		if err := w.unclaimed(ctx); err != nil {
+			return err
+		}
+	}
+	var list []removal
+	for _, info := range infos {
+		if info.Cluster != name {
+			return fmt.Errorf("server %q is not a member of cluster %q: %w", info.Name, name, opscenter.ErrNotFound)
+		}
+		r, err := w.removal(ctx, record, info, options.Force)
+		if err != nil {
+			return err
+		}
+		list = append(list, r)
+	}
+	var other *opscenter.ServerInfo // of which Incus is asked
+	if slices.ContainsFunc(list, func(r removal) bool { return r.member != "" }) {
+		certificate, err := w.certificate(record)
+		if err != nil {
+			return err
+		}
+		if other, err = w.remaining(ctx, certificate, list, servers, options.Force); err != nil {
+			return err
+		}
+	}
+	for _, r := range list {
+		if r.member != "" {
+			if err := w.step(ctx, "remove member "+r.member, func(ctx context.Context) error {
+				return m.incus.RemoveMember(ctx, other.Target(), r.member, options.Force)
+			}); err != nil {
+				return err
+			}
+		}
+		if err := w.step(ctx, "take "+r.info.Name+" out of the record", func(ctx context.Context) error {
+			if r.member == "" {
+				return m.registry.RemoveClusterMembers(ctx, name, r.info.Name)
+			}
+			return m.registry.DropClusterMembers(ctx, name, options.Force, r.info.Name)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removal is a server that is to be removed.
+type removal struct {
+	info *opscenter.ServerInfo
+	// member is its name in the Incus cluster; empty: it is in none, or alone in one.
+	member string
+}
+
+// removal finds out which member a server is.
+func (w *work) removal(ctx context.Context, record *opscenter.Cluster, info *opscenter.ServerInfo, force bool) (removal, error) {
+	state, err := w.state(ctx, info)
+	switch {
+	case err == nil && force:
+		return removal{}, fmt.Errorf("server %q: %w: it answers; remove it without force", info.Name, ErrUnsuitable)
+	case err == nil && state.Name == "":
+		return removal{info: info}, nil // it has never joined, or has left
+	case err == nil && record.Status == opscenter.ClusterPending && len(state.Members) == 1:
+		return removal{info: info}, nil // what was to become a cluster has this one alone
+	case err == nil:
+		return removal{info, state.Name}, nil // by its own word
+	case info.State.MemberName != "" && (force || info.State.Status != opscenter.StatusReady):
+		return removal{info, info.State.MemberName}, nil
+	case info.State.MemberName == "" && record.Certificate == "":
+		return removal{info: info}, nil
+	}
+	return removal{}, err
+}
+
+// remaining returns a member that stays, and by which the others can be removed.
+func (w *work) remaining(ctx context.Context, certificate *x509.Certificate, list []removal, servers []string, force bool) (*opscenter.ServerInfo, error) {
+	other, err := w.member(ctx, certificate, servers)
+	if err != nil || force {
+		return other, err
+	}
+	for _, r := range list {
+		if r.member == "" {
+			continue
+		}
+		on, err := w.incus.InstancesOn(ctx, other.Target(), r.member)
+		if err != nil {
+			return nil, err
+		}
+		if on != "" {
+			return nil, fmt.Errorf("server %q: %w: instance %s is on it", r.info.Name, ErrUnsuitable, on)
+		}
+	}
+	return other, nil
+}
+
+// unclaimed returns ErrBusy if a rollout or a change holds the cluster.
+func (w *work) unclaimed(ctx context.Context) error {
+	return w.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		claim, err := s.ClaimOf(w.name, true)
+		if err == nil && claim != nil {
+			err = fmt.Errorf("cluster %q: %s is under way: %w", w.name, claim.What, opscenter.ErrBusy)
+		}
+		return err
+	})
+}
