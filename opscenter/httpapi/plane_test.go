@@ -20,6 +20,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
+	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/memstore"
 	"github.com/opscenter-go/sdk/storage/storetest"
 )
@@ -28,6 +29,7 @@ import (
 type plane struct {
 	t        testing.TB
 	registry *opscenter.Registry
+	store    *spied
 	handler  *httpapi.Handler
 	url      string
 	own      tls.Certificate // server and client certificate of the control plane
@@ -72,9 +74,9 @@ func startWith(t testing.TB, change func(*plane, *httpapi.Options)) *plane {
 	t.Helper()
 	p := &plane{t: t, own: newCertificate(t, "control plane"), operator: newCertificate(t, "operator"), log: &syncBuffer{}}
 	logger := slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	store := storetest.Twice(memstore.New(memstore.Options{DetectMutation: true}))
+	p.store = &spied{Store: storetest.Twice(memstore.New(memstore.Options{DetectMutation: true})), tables: map[string]*storage.TableSchema{}}
 	var err error
-	p.registry, err = opscenter.NewRegistry(store, opscenter.Options{Logger: logger})
+	p.registry, err = opscenter.NewRegistry(p.store, opscenter.Options{Logger: logger})
 	require.NoError(t, err)
 	options := httpapi.Options{ClientCertificate: p.own.Leaf, Logger: logger, FailuresPerMinute: -1,
 		Authorize: httpapi.AnyOf(httpapi.TrustCertificates(p.operator.Leaf), httpapi.TrustUnixSocket())}
@@ -143,6 +145,19 @@ func (p *plane) call(client *http.Client, method, path, body string, header ...s
 		p.t.Fatalf("type %q", a.Type)
 	}
 	return a
+}
+
+// send is call for what may be answered in any form.
+func (p *plane) send(client *http.Client, method, path, body string) (int, string) {
+	p.t.Helper()
+	req, err := http.NewRequestWithContext(p.t.Context(), method, p.url+path, strings.NewReader(body))
+	require.NoError(p.t, err)
+	resp, err := client.Do(req)
+	require.NoError(p.t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(p.t, err)
+	return resp.StatusCode, string(text)
 }
 
 func (a *answer) decode(t testing.TB, into any) {

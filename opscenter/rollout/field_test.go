@@ -39,6 +39,8 @@ type machine struct {
 	reboots                    int
 	running                    []opscenter.Instance
 	alone                      bool
+	failing                    string // what it says of updates, which it does not make; empty: nothing, and it makes them
+	checked                    time.Time
 }
 
 const (
@@ -130,6 +132,9 @@ func (f *field) poll(ctx context.Context, registry *opscenter.Registry, name str
 		o.Type, o.Maintenance, o.MemberName, o.BootedAt = &kind, &maintenance, &member, m.bootedAt
 		o.Versions = &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: m.version, VersionNext: m.staged, NeedsReboot: m.staged != ""},
 			Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: m.app, Primary: true}}, UpdateChannel: "stable"}
+		if m.failing != "" {
+			o.UpdateStatus = &opscenter.UpdateStatus{Status: m.failing, LastCheck: m.checked}
+		}
 	}
 	f.mu.Unlock()
 	return o, registry.RecordObservations(ctx, o)
@@ -185,7 +190,9 @@ func (f *field) later(d time.Duration, do func()) {
 
 func (f *field) Update(_ context.Context, t opscenter.Target) error {
 	m, err := f.call(opscenter.ActionUpdate, t.Name)
-	if err == nil {
+	if err == nil && m.failing != "" {
+		f.later(time.Second, func() { m.checked = time.Now() })
+	} else if err == nil {
 		f.later(f.takes[opscenter.ActionUpdate], func() {
 			m.app = m.offered
 			if m.version != m.offered {
