@@ -1,10 +1,12 @@
 // Controlplane is a long-running control plane: IncusOS servers register with it over HTTPS
 // and are polled; operators use its REST API, over a Unix socket or with a trusted certificate.
 //
-//	go run ./examples/controlplane [-listen 127.0.0.1:7443] [-data DIR] [-socket PATH] [-interval 5m] [-trust CERT.pem]
+//	go run ./examples/controlplane [-listen 127.0.0.1:7443] [-url https://HOST:PORT] [-data DIR] [-socket PATH] [-interval 5m] [-trust CERT.pem]
 //
 // It makes its certificates on the first start and keeps them in -data; without -data
-// everything is in memory, and gone when it stops.
+// everything is in memory, and gone when it stops. -url is the address that servers use: it is in
+// the certificate's names, in their provider configuration and in the seed of a factory reset. It
+// is required when -listen names no address that a server could use, as ":7443" does.
 package main
 
 import (
@@ -18,9 +20,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -59,8 +64,8 @@ func main() {
 
 // config is what the flags say.
 type config struct {
-	listen, data, socket, trust string
-	interval                    time.Duration
+	listen, url, data, socket, trust string
+	interval                         time.Duration
 }
 
 func run(ctx context.Context, args []string, out, logs io.Writer) error {
@@ -68,6 +73,7 @@ func run(ctx context.Context, args []string, out, logs io.Writer) error {
 	flags := flag.NewFlagSet("controlplane", flag.ContinueOnError)
 	flags.SetOutput(logs)
 	flags.StringVar(&c.listen, "listen", "127.0.0.1:7443", "address for servers and operators")
+	flags.StringVar(&c.url, "url", "", "URL that servers use; default: https:// and the address of -listen")
 	flags.StringVar(&c.data, "data", "", "directory for the store and the certificates; default: in memory")
 	flags.StringVar(&c.socket, "socket", "", "path of a Unix socket for operators, mode 0600")
 	flags.DurationVar(&c.interval, "interval", poller.DefaultInterval, "time between two polls of a server")
@@ -81,11 +87,70 @@ func run(ctx context.Context, args []string, out, logs io.Writer) error {
 	if c.interval <= 0 {
 		return fmt.Errorf("-interval is %s, it must be positive", c.interval)
 	}
+	host, err := listenHost(c.listen)
+	if err != nil {
+		return err
+	}
+	if c.url == "" && unspecified(host) {
+		return fmt.Errorf("-listen %s names no address that a server could use: -url is required", c.listen)
+	}
+	if c.url != "" {
+		if err := checkOwnURL(c.url); err != nil {
+			return err
+		}
+	}
 	return serve(ctx, c, out, slog.New(slog.NewTextHandler(logs, nil)))
+}
+
+func listenHost(listen string) (string, error) {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", fmt.Errorf("-listen: %w", err)
+	}
+	return host, nil
+}
+
+// unspecified reports whether a host to listen on stands for all addresses.
+func unspecified(host string) bool {
+	address, err := netip.ParseAddr(host)
+	return host == "" || err == nil && address.Unmap().IsUnspecified()
+}
+
+// checkOwnURL wants what IncusOS's provider takes: an https URL without a path.
+func checkOwnURL(raw string) error {
+	if err := opscenter.CheckURL("-url", raw); err != nil {
+		return err
+	}
+	if u, err := url.Parse(raw); err != nil || strings.Trim(u.Path, "/") != "" {
+		return fmt.Errorf("-url %s: must have no path", raw)
+	}
+	return nil
+}
+
+// ownURL is where servers reach the control plane.
+func (c config) ownURL(listening net.Addr) (string, error) {
+	if c.url != "" {
+		return strings.TrimRight(c.url, "/"), nil
+	}
+	host, err := listenHost(c.listen)
+	if err != nil {
+		return "", err
+	}
+	_, port, err := net.SplitHostPort(listening.String()) // the one that port 0 became
+	return "https://" + net.JoinHostPort(host, port), err
 }
 
 func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (err error) {
 	authorize, err := authorizer(c.trust)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", c.listen)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	ownURL, err := c.ownURL(listener.Addr())
 	if err != nil {
 		return err
 	}
@@ -95,7 +160,7 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	}
 	// In reverse: the registry flushes what it knows into the store, then that is closed.
 	defer func() { err = errors.Join(err, store.Close()) }()
-	certificates, err := loadCertificates(c)
+	certificates, err := loadCertificates(c, ownURL, logger)
 	if err != nil {
 		return err
 	}
@@ -124,7 +189,7 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 		return err
 	}
 	systems, err := system.New(registry, client, system.Options{Audit: log, Logger: logger,
-		Provider: system.Provider{ServerURL: "https://" + c.listen, Certificate: certificates.server.Leaf}})
+		Provider: system.Provider{ServerURL: ownURL, Certificate: certificates.server.Leaf}})
 	if err != nil {
 		return err
 	}
@@ -137,11 +202,6 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", c.listen)
-	if err != nil {
-		return err
-	}
-	defer listener.Close()
 	socket, err := listenUnix(c.socket)
 	if err != nil {
 		return err
@@ -149,7 +209,7 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	if socket != nil {
 		defer socket.Close()
 	}
-	if err := introduce(ctx, registry, out, listener.Addr(), certificates.server.Leaf); err != nil {
+	if err := introduce(ctx, registry, out, ownURL, certificates.server.Leaf); err != nil {
 		return err
 	}
 
@@ -204,15 +264,20 @@ type certificates struct {
 	server, client tls.Certificate
 }
 
-func loadCertificates(c config) (out certificates, err error) {
-	host, _, err := net.SplitHostPort(c.listen)
+func loadCertificates(c config, ownURL string, logger *slog.Logger) (out certificates, err error) {
+	host, err := listenHost(c.listen)
 	if err != nil {
-		return out, fmt.Errorf("-listen: %w", err)
+		return out, err
 	}
 	hosts := []string{"localhost"}
-	if host != "" {
+	if !unspecified(host) {
 		hosts = append(hosts, host)
 	}
+	own, err := url.Parse(ownURL)
+	if err != nil {
+		return out, err
+	}
+	hosts = append(hosts, own.Hostname())
 	make := func(name string, hosts ...string) (tls.Certificate, error) { return selfsigned.New(name, hosts...) }
 	if c.data != "" {
 		make = func(name string, hosts ...string) (tls.Certificate, error) {
@@ -221,6 +286,9 @@ func loadCertificates(c config) (out certificates, err error) {
 	}
 	if out.server, err = make("server", hosts...); err != nil {
 		return out, err
+	}
+	if err := out.server.Leaf.VerifyHostname(own.Hostname()); err != nil {
+		logger.Warn("the certificate that was made at an earlier start lacks the host of the URL: servers that do not pin it refuse it; remove server.crt and server.key, and every server's provider has to be given the new one", "url", ownURL, "error", err)
 	}
 	out.client, err = make("client")
 	return out, err
@@ -291,8 +359,8 @@ func (l *unixListener) Close() error {
 }
 
 // introduce prints how to reach the control plane and, as long as there are no tokens, a first one.
-func introduce(ctx context.Context, registry *opscenter.Registry, out io.Writer, address net.Addr, certificate *x509.Certificate) error {
-	fmt.Fprintf(out, "URL:         https://%s\n", address)
+func introduce(ctx context.Context, registry *opscenter.Registry, out io.Writer, ownURL string, certificate *x509.Certificate) error {
+	fmt.Fprintf(out, "URL:         %s\n", ownURL)
 	fmt.Fprintf(out, "Fingerprint: %s\n", opscenter.Fingerprint(certificate))
 	page, err := registry.Tokens(ctx, opscenter.Page{Limit: 1})
 	if err != nil || len(page.Tokens) > 0 {

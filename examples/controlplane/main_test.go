@@ -229,9 +229,29 @@ func TestBadFlags(t *testing.T) {
 	require.NoError(t, os.WriteFile(garbage, []byte("garbage"), 0o600))
 	for want, args := range map[string][]string{
 		"-trust": {"-trust", "/does/not/exist"}, "no PEM certificate": {"-trust", garbage},
-		"-interval": {"-interval", "0s"}, "-listen": {"-listen", "nowhere"}, "flag provided": {"-unheard-of"},
+		"-interval": {"-interval", "0s"}, "-listen": {"-listen", "nowhere"},
+		"-url is required": {"-listen", ":0"}, "0.0.0.0:0 names no address": {"-listen", "0.0.0.0:0"}, "[::]:0 names no address": {"-listen", "[::]:0"},
+		"https is wanted": {"-url", "http://x"}, "unspecified address": {"-url", "https://0.0.0.0"}, "must have no path": {"-url", "https://x/y"}, "user or a password": {"-url", "https://a:b@x"}, "flag provided": {"-unheard-of"},
 	} {
 		err := run(t.Context(), args, io.Discard, io.Discard)
 		require.ErrorContains(t, err, want)
 	}
+}
+
+// TestURL: the address that servers use is printed, in the certificate and in what servers are configured with.
+func TestURL(t *testing.T) {
+	data := t.TempDir()
+	p := start(t, "-data", data, "-listen", "0.0.0.0:0", "-url", "https://control.example:7443/")
+	require.Equal(t, "https://control.example:7443", p.url)
+	certificate, err := tls.LoadX509KeyPair(filepath.Join(data, "server.crt"), filepath.Join(data, "server.key"))
+	require.NoError(t, err)
+	require.NoError(t, certificate.Leaf.VerifyHostname("control.example"))
+	require.NoError(t, certificate.Leaf.VerifyHostname("localhost"))
+	require.Error(t, certificate.Leaf.VerifyHostname("0.0.0.0"))
+	p.stop()
+	// Another URL later: the identity that servers pin is kept, with a word about it.
+	p = start(t, "-data", data, "-listen", "0.0.0.0:0", "-url", "https://other.example")
+	require.Equal(t, opscenter.Fingerprint(certificate.Leaf), p.fingerprint)
+	p.stop()
+	require.Contains(t, p.logs.String(), "lacks the host of the URL")
 }
