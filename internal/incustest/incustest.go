@@ -107,7 +107,7 @@ func (d *Daemon) boot() error {
 	command := exec.Command(d.unshare, "-m", daemonPath, "--group", "root")
 	command.Env = append(os.Environ(), "INCUS_DIR="+d.Dir, "HTTPS_PROXY=http://127.0.0.1:9", "HTTP_PROXY=http://127.0.0.1:9", "NO_PROXY=127.0.0.0/8,localhost")
 	command.Stdout, command.Stderr = logs, logs
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	ownGroup(command)
 	if err := command.Start(); err != nil {
 		return err
 	}

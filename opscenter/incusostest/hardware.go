@@ -87,7 +87,7 @@ func hardware(seed uint64, functions int) json.RawMessage {
 	for d := range 4 + r.IntN(9) {
 		id := fmt.Sprintf("nvme%dn1", d)
 		disks = append(disks, object{"id": id, "device": fmt.Sprintf("259:%d", d), "model": "Dell Ent NVMe P5600 MU U.2 3.2TB", "type": "nvme", "read_only": false,
-			"size": 3200631791616, "removable": false, "wwn": "eui." + serial(r, 32), "numa_node": d % 2, "device_path": "pci-0000:b1:00.0-nvme-1", "block_size": 512,
+			"size": int64(3200631791616), "removable": false, "wwn": "eui." + serial(r, 32), "numa_node": d % 2, "device_path": "pci-0000:b1:00.0-nvme-1", "block_size": 512,
 			"firmware_version": "1.2.0", "rpm": 0, "serial": "PHAB" + serial(r, 14), "device_id": "nvme-Dell_Ent_NVMe_P5600_MU_U.2_3.2TB_" + serial(r, 16), "partitions": []any{}})
 	}
 	for d := range 24 + r.IntN(8) {
@@ -138,7 +138,7 @@ func storage(seed uint64) json.RawMessage {
 		id := "/dev/disk/by-id/nvme-Dell_Ent_NVMe_P5600_MU_U.2_3.2TB_PHAB" + serial(r, 14)
 		members = append(members, id)
 		drives = append(drives, object{"id": id, "model_family": "", "model_name": "Dell Ent NVMe P5600 MU U.2 3.2TB", "serial_number": serial(r, 18), "bus": "nvme",
-			"capacity_in_bytes": 3200631791616, "boot": d == 0, "multipath": false, "removable": false, "remote": false, "wwn": "eui." + serial(r, 32), "member_pool": "local",
+			"capacity_in_bytes": int64(3200631791616), "boot": d == 0, "multipath": false, "removable": false, "remote": false, "wwn": "eui." + serial(r, 32), "member_pool": "local",
 			"smart": object{"enabled": true, "passed": true, "power_on_hours": 12345 + d, "data_units_read": r.IntN(1 << 30), "data_units_written": r.IntN(1 << 30), "available_spare": 100, "percentage_used": 3}})
 	}
 	return encode(object{"config": object{"scrub_schedule": "0 4 * * 0", "pools": []any{object{"name": "local", "type": "zfs-raidz1", "devices": members}}},

@@ -3,7 +3,7 @@ module github.com/opscenter-go/sdk/opscenter/metrics
 go 1.26.0
 
 require (
-	github.com/opscenter-go/sdk v0.0.0
+	github.com/opscenter-go/sdk v0.1.0
 	github.com/prometheus/client_golang v1.25.0
 )
 

@@ -12,7 +12,7 @@ func freeSpace(dir string) int64 {
 	if unix.Statfs(dir, &stat) != nil {
 		return -1
 	}
-	return int64(stat.Bavail) * stat.Bsize
+	return int64(stat.Bavail) * int64(stat.Bsize) // Bsize is 32 bits wide on some platforms
 }
 
 // syncData syncs a file whose size did not change.
