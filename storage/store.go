@@ -32,7 +32,8 @@ type Store interface {
 	Attach(ctx context.Context, tables ...*TableSchema) error
 
 	// View runs fn on one snapshot. Rows are shared between readers: read, never modify
-	// (Table.Modify is the way to change one). The transaction ends when fn returns.
+	// (Table.Modify is the way to change one). The transaction ends when fn returns. No writer
+	// ever waits for a View, and fn may call Update, whose effects it does not see. fn must not call Close.
 	View(ctx context.Context, fn func(ReadTx) error) error
 
 	// Update runs fn in an atomic, serializable transaction: when Update returns nil, all

@@ -23,8 +23,8 @@ import (
 	"github.com/dgraph-io/badger/v4"
 	badgeroptions "github.com/dgraph-io/badger/v4/options"
 
-	"github.com/opscenter-go/sdk/internal/feed"
 	"github.com/opscenter-go/sdk/storage"
+	"github.com/opscenter-go/sdk/storage/feed"
 )
 
 // Defaults of Options.

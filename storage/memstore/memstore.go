@@ -17,8 +17,8 @@ import (
 
 	"github.com/hashicorp/go-memdb"
 
-	"github.com/opscenter-go/sdk/internal/feed"
 	"github.com/opscenter-go/sdk/storage"
+	"github.com/opscenter-go/sdk/storage/feed"
 )
 
 // Options of New. The zero value is what most programs want.

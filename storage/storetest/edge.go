@@ -60,6 +60,9 @@ func (s *suite) runTwice(t *testing.T) {
 }
 
 func (s *suite) carelessCaller(t *testing.T) {
+	if s.sharesRows {
+		t.Skip("storetest.SharesRows: the backend hands out the rows that it keeps")
+	}
 	store, ts := s.store(t)
 	put(t, store, ts, &item{ID: "a", Tags: []string{"x"}, Text: "good"})
 	view(t, store, func(tx storage.ReadTx) (any, error) {
@@ -87,8 +90,10 @@ func (s *suite) carelessCaller(t *testing.T) {
 		require.ErrorIs(t, err, storage.ErrMutated)
 		return
 	}
-	require.NoError(t, err)
-	require.Equal(t, &item{ID: "a", Tags: []string{"x"}, Text: "good"}, got)
+	const ways = "a reader that modified its row changed what the store keeps. Decode a row for each reader, as badgerstore does; " +
+		"or report it as storage.ErrMutated, as memstore does on demand, and say storetest.DetectsMutation(); or say storetest.SharesRows(), and leave it to your callers"
+	require.NoError(t, err, ways)
+	require.Equal(t, &item{ID: "a", Tags: []string{"x"}, Text: "good"}, got, ways)
 }
 
 func (s *suite) putKeepsNoReference(t *testing.T) {
@@ -286,13 +291,23 @@ func (s *suite) watchLag(t *testing.T) {
 	}
 	next, stop := iter.Pull2(store.Watch(t.Context(), start))
 	defer stop()
-	batch, err, ok := next()
-	require.True(t, ok)
-	require.NoError(t, err)
-	require.True(t, batch.Reset, "a reader that is too far behind must read all again")
-	require.Equal(t, revision(t, store), batch.Revision)
+	// It must read all again, or is told all keys, of a store that forgets none.
+	seen := map[string]bool{}
+	for {
+		batch, err, ok := next()
+		require.True(t, ok)
+		require.NoError(t, err)
+		for _, change := range batch.Changes {
+			seen[change.Key.String()] = true
+		}
+		if batch.Reset || batch.Revision == revision(t, store) {
+			require.True(t, batch.Reset || len(seen) == 5000, "a reader that is far behind is reset, or told all of 5000 keys, not %d", len(seen))
+			require.Equal(t, revision(t, store), batch.Revision)
+			break
+		}
+	}
 	put(t, store, ts, &item{ID: "after"})
-	batch, err, _ = next()
+	batch, err, _ := next()
 	require.NoError(t, err)
 	require.False(t, batch.Reset)
 	require.Equal(t, []storage.Change{{Table: "items", Key: itemKey("after")}}, batch.Changes)

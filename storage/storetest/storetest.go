@@ -13,6 +13,7 @@ import (
 	"iter"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -30,19 +31,25 @@ type Option func(*suite)
 func Durable() Option { return func(s *suite) { s.durable = true } }
 
 // DetectsMutation: a row modified in place by a reader is reported as storage.ErrMutated.
-// Backends without it must hand out rows of which a modification has no effect.
+// Backends without it must hand out rows of which a modification has no effect, or say SharesRows.
 func DetectsMutation() Option { return func(s *suite) { s.detectsMutation = true } }
+
+// SharesRows: readers get the rows that the store keeps, and one that modifies them damages it,
+// as the contract allows. CarelessCaller is skipped then.
+func SharesRows() Option { return func(s *suite) { s.sharesRows = true } }
 
 type suite struct {
 	open            Opener
 	durable         bool
 	detectsMutation bool
+	sharesRows      bool
+	deadline        time.Duration
 }
 
 // Run runs the whole suite against the backend. For a durable one it also runs the test
 // binary again, to kill it: call Run directly from a top-level test.
 func Run(t *testing.T, open Opener, options ...Option) {
-	s := &suite{open: open}
+	s := &suite{open: open, deadline: DefaultDeadline}
 	for _, option := range options {
 		option(s)
 	}
@@ -63,6 +70,7 @@ func Run(t *testing.T, open Opener, options ...Option) {
 		{"NULAndPrefixKeys", s.oddKeys},
 		{"OrderReverseCursors", s.order},
 		{"SnapshotIsStable", s.snapshot},
+		{"UpdateInsideView", s.updateInsideView},
 		{"ReadYourWrites", s.readYourWrites},
 		{"IterationWhileWriting", s.iterationWhileWriting},
 		{"RunTwice", s.runTwice},
@@ -83,7 +91,7 @@ func Run(t *testing.T, open Opener, options ...Option) {
 		{"ChangedIndexes", s.changedIndexes},
 		{"Kill", s.kill},
 	} {
-		t.Run(test.name, test.run)
+		t.Run(test.name, func(t *testing.T) { s.within(t, test.run) })
 	}
 }
 
@@ -140,7 +148,7 @@ func (s *suite) openIn(t testing.TB, dir string, ts *tables) storage.Store {
 	t.Helper()
 	store, err := s.open(dir)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, store.Close()) })
+	t.Cleanup(func() { s.closeInTime(t, store) })
 	require.NoError(t, store.Attach(t.Context(), ts.schemas()...))
 	return store
 }
@@ -355,8 +363,13 @@ func (s *suite) snapshot(t *testing.T) {
 	put(t, store, ts, &item{ID: "a", Text: "old"}, &item{ID: "b"})
 	require.NoError(t, store.View(t.Context(), func(tx storage.ReadTx) error {
 		before := tx.Revision()
-		put(t, store, ts, &item{ID: "a", Text: "new"}, &item{ID: "c"})
-		require.NoError(t, store.Update(t.Context(), func(tx storage.WriteTx) error { return ts.items.Delete(tx, itemKey("b")) }))
+		written := make(chan struct{})
+		go func() { // somebody else, whom no View keeps waiting
+			defer close(written)
+			put(t, store, ts, &item{ID: "a", Text: "new"}, &item{ID: "c"})
+			require.NoError(t, store.Update(t.Context(), func(tx storage.WriteTx) error { return ts.items.Delete(tx, itemKey("b")) }))
+		}()
+		<-written
 		row, err := ts.items.Get(tx, itemKey("a"))
 		require.NoError(t, err)
 		require.Equal(t, "old", row.Text)
@@ -367,6 +380,19 @@ func (s *suite) snapshot(t *testing.T) {
 		return nil
 	}))
 	require.Equal(t, []string{"a", "c"}, view(t, store, func(tx storage.ReadTx) ([]string, error) { return ids(ts.items.Scan(tx, storage.Range{})) }))
+}
+
+// The contract of View allows its function to call Update.
+func (s *suite) updateInsideView(t *testing.T) {
+	store, ts := s.store(t)
+	put(t, store, ts, &item{ID: "a", Text: "old"})
+	require.NoError(t, store.View(t.Context(), func(tx storage.ReadTx) error {
+		put(t, store, ts, &item{ID: "a", Text: "new"})
+		row, err := ts.items.Get(tx, itemKey("a"))
+		require.NoError(t, err)
+		require.Equal(t, "old", row.Text, "the View goes on with its snapshot")
+		return nil
+	}))
 }
 
 func (s *suite) readYourWrites(t *testing.T) {

@@ -1,5 +1,7 @@
-// Package feed is the change feed both storage backends share: a bounded log of what was
-// committed, from which any number of readers follow at their own pace.
+// Package feed is the change feed of storage backends, of which both of the SDK make use: a bounded
+// log of what was committed, from which any number of readers follow at their own pace. A backend
+// of your own calls New when it opens, Publish at each commit, Close at its end, and has Watch as
+// its Store.Watch. All methods may be called concurrently.
 package feed
 
 import (
