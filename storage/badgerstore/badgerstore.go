@@ -70,11 +70,12 @@ const (
 
 // Store implements storage.Store.
 type Store struct {
-	dir     string
-	options Options
-	db      *badger.DB
-	journal *journal
-	feed    *feed.Feed
+	dir        string
+	options    Options
+	db         *badger.DB
+	journal    *journal
+	unfinished []string // empty logs, set aside
+	feed       *feed.Feed
 
 	// Updates take turns on mu. Each runs against the open group, on top of the last commit;
 	// who finds nobody waiting behind itself commits the group.
@@ -105,7 +106,9 @@ type Store struct {
 // Errors: storage.ErrLocked if another process has it open; storage.ErrFormat if a newer
 // version of this package wrote it; storage.ErrCorrupt if a file was truncated or damaged,
 // or something that was acknowledged is missing. Copy the directory before
-// trying anything on a damaged store: Badger cuts off what it can't read.
+// trying anything on a damaged store: Badger cuts off what it can't read. What a power cut leaves
+// unfinished, such as a file that was just made and is empty, is no damage: the store opens, with all
+// that was acknowledged.
 func Open(dir string, options ...Options) (*Store, error) {
 	s := &Store{dir: dir, stop: make(chan struct{}), stopped: make(chan struct{})}
 	s.tables.Store(&map[string]*storage.TableSchema{})
@@ -141,6 +144,10 @@ func Open(dir string, options ...Options) (*Store, error) {
 		j.close()
 		return nil, err
 	}
+	if s.unfinished, err = setAside(dir); err != nil {
+		j.close()
+		return nil, err
+	}
 	if s.db, err = open(dir, s.options.Logger); err != nil {
 		j.close()
 		return nil, err
@@ -149,6 +156,10 @@ func Open(dir string, options ...Options) (*Store, error) {
 		err = errors.Join(fmt.Errorf("badgerstore: %s: %w", dir, err), s.db.Close())
 		j.close()
 		return nil, err
+	}
+	for _, path := range s.unfinished {
+		s.options.Logger.Info("an empty log that was left unfinished is removed; nothing is missing without it", "path", path)
+		_ = os.Remove(path)
 	}
 	s.feed = feed.New(s.state.Revision, s.options.FeedSize)
 	s.revision.Store(s.state.Revision)

@@ -225,6 +225,46 @@ func flip(path string, at int64) error {
 	return err
 }
 
+// TestUnfinishedFilesOpen: a file that Badger had just made when the power went is not damage.
+func TestUnfinishedFilesOpen(t *testing.T) {
+	original, want := damaged(t)
+	newest := func(dir, ext string) int {
+		paths, err := filepath.Glob(filepath.Join(dir, "*"+ext))
+		require.NoError(t, err)
+		require.NotEmpty(t, paths)
+		var n int
+		_, err = fmt.Sscanf(filepath.Base(paths[len(paths)-1]), "%d", &n)
+		require.NoError(t, err)
+		return n
+	}
+	mem, vlog, sst := fmt.Sprintf("%05d.mem", newest(original, ".mem")+1), fmt.Sprintf("%06d.vlog", newest(original, ".vlog")+1), fmt.Sprintf("%06d.sst", newest(original, ".sst")+1)
+	for name, files := range map[string]map[string]int64{
+		"a log": {mem: 0}, "a value log": {vlog: 0}, "a table": {sst: 0}, "all of them": {mem: 0, vlog: 0, sst: 0},
+		"a log of zeros": {mem: 1 << 20}, "a value log of zeros": {vlog: 1 << 20}, "a table of zeros": {sst: 1 << 20}, "half a table": {sst: 37},
+		"a manifest to be": {"MANIFEST-REWRITE": 0},
+	} {
+		for _, verify := range []bool{true, false} {
+			t.Run(fmt.Sprint(name, " ", verify), func(t *testing.T) {
+				dir := copyOf(t, original)
+				for file, size := range files {
+					path := filepath.Join(dir, file)
+					require.NoError(t, os.WriteFile(path, nil, 0o600))
+					require.NoError(t, os.Truncate(path, size))
+				}
+				store, err := badgerstore.Open(dir, badgerstore.Options{SkipVerify: !verify})
+				require.NoError(t, err, "at the first try")
+				require.NoError(t, store.Close())
+				found, err := readAll(dir)
+				require.NoError(t, err)
+				require.Equal(t, want, found)
+				left, err := filepath.Glob(filepath.Join(dir, "*.empty"))
+				require.NoError(t, err)
+				require.Empty(t, left)
+			})
+		}
+	}
+}
+
 // TestTornTailOpens: what a crash in the middle of a write leaves behind the last whole
 // commit is not damage.
 func TestTornTailOpens(t *testing.T) {
