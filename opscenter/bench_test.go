@@ -369,3 +369,14 @@ func BenchmarkObserve(b *testing.B) {
 		i++
 	}
 }
+
+func BenchmarkFactsDigest(b *testing.B) {
+	f := &opscenter.Facts{Hardware: incusostest.Hardware(1)}
+	b.SetBytes(int64(f.Size()))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := f.Digest(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

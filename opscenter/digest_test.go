@@ -8,20 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/opscenter-go/sdk/opscenter/incusostest"
 )
-
-func BenchmarkFactsDigest(b *testing.B) {
-	f := &Facts{Hardware: incusostest.Hardware(1)}
-	b.SetBytes(int64(f.Size()))
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := f.digest(false); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
 
 // What runs by itself on a real server is no change: names of IncusOS's API and Incus's resources.
 func TestVolatileFacts(t *testing.T) {

@@ -37,3 +37,6 @@ func (r *Registry) FlushPending() bool {
 func ReducePart(data json.RawMessage, limit int) (json.RawMessage, string, error) {
 	return reducePart(data, limit)
 }
+
+// Digest is what facts are compared by.
+func (f *Facts) Digest() (any, error) { return f.digest(false) }

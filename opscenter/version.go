@@ -97,7 +97,8 @@ type ApplicationVersion struct {
 }
 
 // Staged returns the version of a component that is, or after a reboot will be, active; not
-// ok if the server has no such component.
+// ok if the server has no such component, or does not tell: releases before 2025-11 say that they need
+// a reboot, and not for which version.
 func (v Versions) Staged(component string) (string, bool) {
 	if component == ComponentOS {
 		if v.OS.Name != OSName {
@@ -105,6 +106,9 @@ func (v Versions) Staged(component string) (string, bool) {
 		}
 		if staged := v.OS.StagedVersion(); staged != "" {
 			return staged, true
+		}
+		if v.OS.NeedsReboot && v.OS.VersionNext == "" {
+			return "", false
 		}
 		return v.OS.Version, true
 	}

@@ -117,7 +117,7 @@ func showVersions(info *opscenter.ServerInfo) versionData {
 		UpdateChannel: v.UpdateChannel,
 		NeedsUpdate:   len(outdated) > 0, NeedsReboot: v.NeedsReboot(), InMaintenance: info.State.Maintenance,
 	}
-	if _, ok := v.Staged(opscenter.ComponentOS); ok {
+	if _, ok := v.Staged(opscenter.ComponentOS); ok || v.NeedsReboot() {
 		out.OS.AvailableVersion = info.Available[opscenter.ComponentOS]
 		_, out.OS.NeedsUpdate = outdated[opscenter.ComponentOS]
 	}

@@ -38,8 +38,9 @@ type clusterMember struct {
 	server *Server
 	name   string
 	status string
-	action string // evacuation or restore under way
-	listed string // URL that the cluster lists; empty: where it is
+	action string        // evacuation or restore under way
+	moving chan struct{} // closed at its end, in a Fleet
+	listed string        // URL that the cluster lists; empty: where it is
 	// trusted is the name of its certificate in the trust store, which is not renamed with it; empty: its own.
 	trusted string
 }

@@ -380,13 +380,7 @@ func (s *Server) checkUpdate(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 && !decode(w, r, &body) {
 		return
 	}
-	s.mu.Lock()
-	busy := s.state.updating
-	if !busy && s.trouble != TroubleUpdate {
-		s.state.updating = true
-		s.state.lastCheck, s.state.updateState = time.Now(), "Running update check"
-	}
-	s.mu.Unlock()
+	begun := s.beginUpdate()
 	if body.OSOnly { // answers when it is done
 		if sleep(s, s.options.UpdateDelay) {
 			s.applyUpdate(true)
@@ -395,9 +389,21 @@ func (s *Server) checkUpdate(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	respond(w, nil)
-	if !busy {
+	if begun {
 		s.later(s.options.UpdateDelay, func() { s.applyUpdate(false) })
 	}
+}
+
+// beginUpdate reports whether an update has to be applied: none is under way.
+func (s *Server) beginUpdate() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	busy := s.state.updating
+	if !busy && s.trouble != TroubleUpdate {
+		s.state.updating = true
+		s.state.lastCheck, s.state.updateState = time.Now(), "Running update check"
+	}
+	return !busy
 }
 
 func (s *Server) applyUpdate(osOnly bool) {
@@ -439,14 +445,10 @@ func newer(a, b string) bool {
 func (s *Server) power(w http.ResponseWriter, r *http.Request) {
 	switch r.PathValue("action") {
 	case ":reboot":
-		s.mu.Lock()
-		s.rebooting = true
-		s.reboots++
-		s.mu.Unlock()
-		s.save()
+		s.beginReboot()
 		respond(w, nil)
 		sent(w)
-		s.later(0, func() { s.Reboot() })
+		s.later(0, s.Reboot)
 	case ":poweroff":
 		respond(w, nil)
 		sent(w)
@@ -460,6 +462,15 @@ func (s *Server) power(w http.ResponseWriter, r *http.Request) {
 	default:
 		respondError(w, http.StatusNotFound, "Not Found")
 	}
+}
+
+// beginReboot notes that the server was asked to reboot.
+func (s *Server) beginReboot() {
+	s.mu.Lock()
+	s.rebooting = true
+	s.reboots++
+	s.mu.Unlock()
+	s.save()
 }
 
 // Reboot reboots the server: it says so, goes down, and comes back with the staged version,

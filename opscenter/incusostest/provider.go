@@ -75,11 +75,14 @@ func (s *Server) RegisterOnce(ctx context.Context) error {
 // SelfUpdate tells the control plane where the server is, and why it says so.
 func (s *Server) SelfUpdate(ctx context.Context, cause string) error {
 	s.mu.Lock()
-	registered, muted := s.provider.ServerURL != "", s.network.muted
+	registered, muted, identity := s.provider.ServerURL != "", s.network.muted, s.identity.Leaf
 	body := map[string]string{"connection_url": "https://" + s.address, "cause": cause}
 	s.mu.Unlock()
 	if muted {
 		return nil
+	}
+	if s.fleet != nil {
+		return s.fleet.selfUpdate(ctx, identity, body["connection_url"], cause)
 	}
 	if !registered {
 		return ErrNotRegistered

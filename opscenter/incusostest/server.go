@@ -129,6 +129,7 @@ type Server struct {
 	reboots   int
 	trouble   Trouble
 	incus     *daemon
+	fleet     *Fleet // it belongs to, and has no sockets; nil: none
 
 	saving sync.Mutex // the file
 }
@@ -143,8 +144,10 @@ type Provider struct {
 }
 
 // New boots a server: it listens, and is ready.
-func New(options Options) (*Server, error) {
-	s := &Server{options: options.withDefaults(), trusted: map[string]bool{}, requests: map[string]int{}}
+func New(options Options) (*Server, error) { return newServer(options, nil) }
+
+func newServer(options Options, fleet *Fleet) (*Server, error) {
+	s := &Server{fleet: fleet, options: options.withDefaults(), trusted: map[string]bool{}, requests: map[string]int{}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if err := s.install(); err != nil {
 		return nil, err
@@ -233,6 +236,12 @@ func nextLoopback() string {
 
 // listen starts serving. s.mu is held.
 func (s *Server) listen(address string) error {
+	if s.fleet != nil {
+		if s.address = address; address == "" {
+			s.address = nextLoopback()
+		}
+		return nil
+	}
 	raw, err := s.bind(address)
 	if err != nil {
 		return err
@@ -256,14 +265,12 @@ func (s *Server) listen(address string) error {
 		},
 	}
 	if s.fault.Kind == FaultWrongCertificate || s.fault.Kind == FaultExpiredCertificate {
-		made := selfsigned.New
+		other := stranger()
 		if s.fault.Kind == FaultExpiredCertificate {
-			made = selfsigned.Expired
-		}
-		other, err := made("somebody-else")
-		if err != nil {
-			raw.Close()
-			return err
+			if other, err = selfsigned.Expired("somebody-else"); err != nil {
+				raw.Close()
+				return err
+			}
 		}
 		config.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &other, nil }
 	}
@@ -282,6 +289,15 @@ func (s *Server) listen(address string) error {
 	s.wait.Go(func() { _ = web.Serve(tls.NewListener(listener, config)) })
 	return nil
 }
+
+// stranger is a certificate of somebody else.
+var stranger = sync.OnceValue(func() tls.Certificate {
+	made, err := selfsigned.New("somebody-else")
+	if err != nil {
+		panic(err) // the system has no random numbers
+	}
+	return made
+})
 
 func (s *Server) bind(address string) (net.Listener, error) {
 	if address != "" {

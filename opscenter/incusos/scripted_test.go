@@ -1,0 +1,220 @@
+package incusos_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+// either is a server over sockets, or one of a Fleet, with what probes it and acts on it.
+type either struct {
+	server *incusostest.Server
+	target opscenter.Target
+	prober interface {
+		Probe(context.Context, opscenter.Target) opscenter.Observation
+	}
+	actuator opscenter.Actuator
+	wait     time.Duration // for an answer
+}
+
+// probe leaves out what differs: times, words and what is as large as facts.
+func (e *either) probe(t *testing.T) opscenter.Observation {
+	ctx, cancel := context.WithTimeout(t.Context(), e.wait)
+	defer cancel()
+	o := e.prober.Probe(ctx, e.target)
+	o.At, o.Took, o.ID, o.Facts = time.Time{}, 0, "", nil
+	if !o.BootedAt.IsZero() {
+		require.WithinDuration(t, time.Now(), o.BootedAt, 2*time.Hour)
+		o.BootedAt = time.Unix(0, 0)
+	}
+	switch o.Presented {
+	case e.target.Fingerprint:
+		o.Presented = "expected"
+	case "":
+	default:
+		o.Presented = "other"
+	}
+	if o.Failure != nil {
+		o.Failure.Message = ""
+	}
+	for i := range o.Unread {
+		o.Unread[i] = "unread"
+	}
+	if o.UpdateStatus != nil && !o.UpdateStatus.LastCheck.IsZero() {
+		require.WithinDuration(t, time.Now(), o.UpdateStatus.LastCheck, time.Minute)
+		o.UpdateStatus.LastCheck = time.Unix(0, 0)
+	}
+	return o
+}
+
+// TestFleetIsLikeServers: what a Fleet's Probe and its actions tell of a simulated server is what the
+// client tells of it over the network.
+func TestFleetIsLikeServers(t *testing.T) {
+	quick := incusostest.Options{Name: "s", Standalone: true, SystemUUID: "7b9f2f66-33ee-41f0-b32c-0c1a4dff33d7", Seed: 1}
+	with := func(change func(*incusostest.Options)) incusostest.Options {
+		o := quick
+		change(&o)
+		return o
+	}
+	update := func(t *testing.T, e *either) {
+		e.server.Offer("202610150000")
+		require.NoError(t, e.actuator.Update(t.Context(), e.target))
+		eventually(t, func() bool { o := e.probe(t); return o.UpdateStatus == nil || o.UpdateStatus.Idle() })
+	}
+	reboot := func(t *testing.T, e *either) {
+		was := e.server.Reboots()
+		require.NoError(t, e.actuator.Reboot(t.Context(), e.target))
+		require.Equal(t, was+1, e.server.Reboots())
+		eventually(t, func() bool { return e.probe(t).Failure != nil })
+		eventually(t, func() bool { o := e.probe(t); return o.Failure == nil && o.Ready })
+	}
+	slow := func(o *incusostest.Options) { o.RebootDelay = 200 * time.Millisecond }
+	member := func(t *testing.T, e *either) {
+		require.NoError(t, incusostest.Cluster(e.server))
+		e.target.Fingerprint = opscenter.Fingerprint(e.server.ClusterCertificate().Leaf)
+		e.target.MemberName = e.server.Name()
+	}
+	type script func(*testing.T, *either)
+	cases := map[string]struct {
+		options incusostest.Options
+		script  script
+	}{
+		"fresh":             {quick, func(*testing.T, *either) {}},
+		"updated":           {quick, update},
+		"update fails":      {quick, func(t *testing.T, e *either) { e.server.SetTrouble(incusostest.TroubleDownload); update(t, e) }},
+		"application":       {quick, func(t *testing.T, e *either) { e.server.SetTrouble(incusostest.TroubleApplication); update(t, e) }},
+		"update is nothing": {quick, func(t *testing.T, e *either) { e.server.SetTrouble(incusostest.TroubleUpdate); update(t, e) }},
+		"rebooted":          {with(slow), func(t *testing.T, e *either) { update(t, e); reboot(t, e) }},
+		"backup image": {with(slow), func(t *testing.T, e *either) {
+			e.server.SetTrouble(incusostest.TroubleVersion)
+			update(t, e)
+			reboot(t, e)
+		}},
+		"never back": {with(slow), func(t *testing.T, e *either) {
+			e.server.SetTrouble(incusostest.TroubleReboot)
+			require.NoError(t, e.actuator.Reboot(t.Context(), e.target))
+			eventually(t, func() bool { return e.probe(t).Failure != nil })
+		}},
+		"powered off": {quick, func(t *testing.T, e *either) {
+			require.NoError(t, e.actuator.PowerOff(t.Context(), e.target))
+			eventually(t, func() bool { return e.probe(t).Failure != nil })
+		}},
+		"suspended": {quick, func(t *testing.T, e *either) {
+			require.NoError(t, e.actuator.Suspend(t.Context(), e.target))
+			eventually(t, func() bool { return e.probe(t).Failure != nil })
+			e.server.Resume()
+		}},
+		"not ready":           {quick, func(_ *testing.T, e *either) { e.server.SetReady(false) }},
+		"no applications":     {quick, func(_ *testing.T, e *either) { e.server.SetApplications() }},
+		"settings":            {quick, func(_ *testing.T, e *either) { e.server.SetUpdateSettings(true, "testing", "1h") }},
+		"another certificate": {quick, func(t *testing.T, e *either) { require.NoError(t, e.server.SwapCertificate()) }},
+		"legacy":              {with(func(o *incusostest.Options) { o.LegacyReady = true }), func(*testing.T, *either) {}},
+		"plain":               {with(func(o *incusostest.Options) { o.Plain = true }), func(*testing.T, *either) {}},
+		"migration manager":   {with(func(o *incusostest.Options) { o.Application = "migration-manager" }), func(*testing.T, *either) {}},
+		"member":              {quick, member},
+		"evacuated": {quick, func(t *testing.T, e *either) {
+			e.server.AddInstance("default", "i1", true)
+			member(t, e)
+			require.NoError(t, e.actuator.Evacuate(t.Context(), e.target, ""))
+			require.NoError(t, e.actuator.Evacuate(t.Context(), e.target, ""), "again")
+			require.False(t, e.server.Instances()[0].Running)
+		}},
+		"restored": {quick, func(t *testing.T, e *either) {
+			e.server.AddInstance("default", "i1", true)
+			member(t, e)
+			require.NoError(t, e.actuator.Evacuate(t.Context(), e.target, "auto"))
+			require.NoError(t, e.actuator.Restore(t.Context(), e.target, ""))
+			require.True(t, e.server.Instances()[0].Running)
+		}},
+		"evacuation fails": {quick, func(t *testing.T, e *either) {
+			member(t, e)
+			e.server.SetTrouble(incusostest.TroubleEvacuation)
+			require.ErrorIs(t, e.actuator.Evacuate(t.Context(), e.target, ""), opscenter.ErrRefused)
+		}},
+		"restore fails": {quick, func(t *testing.T, e *either) {
+			member(t, e)
+			require.NoError(t, e.actuator.Evacuate(t.Context(), e.target, ""))
+			e.server.SetTrouble(incusostest.TroubleRestore)
+			require.ErrorIs(t, e.actuator.Restore(t.Context(), e.target, ""), opscenter.ErrRefused)
+		}},
+		"gave up waiting": {with(func(o *incusostest.Options) { o.EvacuateDelay = 2500 * time.Millisecond }), func(t *testing.T, e *either) {
+			member(t, e)
+			ctx, cancel := context.WithTimeout(t.Context(), 1200*time.Millisecond)
+			defer cancel()
+			require.ErrorIs(t, e.actuator.Evacuate(ctx, e.target, ""), opscenter.ErrOutcomeUnknown)
+			require.Equal(t, opscenter.MaintenanceEvacuating, *e.probe(t).Maintenance)
+			require.NoError(t, e.actuator.Restore(t.Context(), e.target, ""), "what is under way is waited for")
+		}},
+		"instances": {quick, func(t *testing.T, e *either) {
+			e.server.AddInstance("default", "on", true)
+			e.server.AddInstance("default", "off", false)
+			running, err := e.actuator.RunningInstances(t.Context(), e.target)
+			require.NoError(t, err)
+			require.Equal(t, []opscenter.Instance{{Project: "default", Name: "on"}}, running)
+			require.NoError(t, e.actuator.StopInstance(t.Context(), e.target, running[0]))
+			require.False(t, e.server.Instances()[0].Running)
+			require.NoError(t, e.actuator.StartInstance(t.Context(), e.target, running[0]))
+			require.True(t, e.server.Instances()[0].Running)
+			require.NoError(t, e.actuator.StopInstance(t.Context(), e.target, opscenter.Instance{Project: "default", Name: "gone"}))
+		}},
+	}
+	for _, release := range []string{"202510010000", "202512010000", "202604300000", "202606010000", "202607160000"} {
+		cases["release "+release] = struct {
+			options incusostest.Options
+			script  script
+		}{with(func(o *incusostest.Options) { o.Release, o.Version = release, release }), func(*testing.T, *either) {}}
+	}
+	for _, fault := range incusostest.Faults {
+		cases["fault "+string(fault)] = struct {
+			options incusostest.Options
+			script  script
+		}{quick, func(t *testing.T, e *either) {
+			require.NoError(t, e.server.SetFault(incusostest.Fault{Kind: fault, Delay: 50 * time.Millisecond}))
+			if fault == incusostest.FaultSlow || fault == incusostest.FaultTrickle {
+				require.NoError(t, e.server.SetFault(incusostest.Fault{Kind: fault, Delay: 10 * time.Second}))
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			require.Error(t, e.actuator.Update(ctx, e.target))
+		}}
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, identity := boot(t, c.options)
+			client := newClient(t, incusos.Options{Certificate: identity, Timeout: 10 * time.Second, CallTimeout: 10 * time.Second})
+			over := &either{server: server, prober: client, actuator: client, target: target(server)}
+
+			registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+			require.NoError(t, err)
+			defer registry.Close()
+			token, err := registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: 1})
+			require.NoError(t, err)
+			fleet := incusostest.NewFleet(registry)
+			defer fleet.Close()
+			without, err := fleet.Add(t.Context(), token.UUID, c.options)
+			require.NoError(t, err)
+			in := &either{server: without, prober: fleet, actuator: fleet, target: target(without)}
+
+			for _, e := range []*either{over, in} {
+				if e.wait = 600 * time.Millisecond; name == "fault huge" {
+					e.wait = 20 * time.Second // it is refused before, however long that takes
+				}
+				e.target.MemberName = ""
+				c.script(t, e)
+			}
+			require.Equal(t, over.probe(t), in.probe(t))
+			if len(fleet.Calls()) > 0 {
+				require.Contains(t, fmt.Sprint(fleet.Calls()[0]), " s")
+			}
+		})
+	}
+}

@@ -1,0 +1,177 @@
+package incusostest
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// Fleet is simulated servers without sockets, for tests of rollouts that take days: it is the
+// poller.Prober and the opscenter.Actuator of a control plane in the same process, and calls its Registry where
+// a server would call its API. Nothing in it waits for more than time and memory, so that it runs
+// under testing/synctest. The servers are those of New, with their delays, troubles and faults;
+// they differ in that
+//   - they are reached under addresses at which nothing listens, and trust everybody,
+//   - a Fault spoils all calls to a server as long as it is on, whatever its Path, Method and Times.
+//
+// All methods may be called concurrently.
+type Fleet struct {
+	registry *opscenter.Registry
+	mu       sync.Mutex
+	servers  map[string]*Server // by URL
+	calls    []Call
+}
+
+var _ opscenter.Actuator = (*Fleet)(nil)
+
+// Call is something that a server was asked to do.
+type Call struct {
+	At     time.Time
+	Server string
+	Action opscenter.Action
+	// Err is why the server was not reached; nil: it was. What came of it shows elsewhere.
+	Err error
+}
+
+func (c Call) String() string {
+	text := fmt.Sprintf("%s %s %s", c.At.UTC().Format("Mon 15:04"), c.Action, c.Server)
+	if c.Err != nil {
+		text += ": " + c.Err.Error()
+	}
+	return text
+}
+
+// NewFleet returns a fleet of no servers, which registers those that are added with registry.
+func NewFleet(registry *opscenter.Registry) *Fleet {
+	return &Fleet{registry: registry, servers: map[string]*Server{}}
+}
+
+// Add boots a server and registers it with a token; one that is Plain is adopted, and wants none.
+// Errors: those of Registry.Register and Registry.Adopt.
+func (f *Fleet) Add(ctx context.Context, token string, options Options) (*Server, error) {
+	s, err := newServer(options, f)
+	if err != nil {
+		return nil, err
+	}
+	// It is there when the registry asks for its first poll.
+	f.mu.Lock()
+	f.servers[s.URL()] = s
+	f.mu.Unlock()
+	if s.options.Plain {
+		err = f.registry.Adopt(ctx, opscenter.Adoption{Servers: []opscenter.AdoptedServer{{Name: s.Name(), ConnectionURL: s.URL(), Certificate: s.Certificate()}}})
+	} else {
+		_, err = f.registry.Register(ctx, opscenter.Registration{Token: token, Certificate: s.Certificate(), Name: s.Name(),
+			ConnectionURL: s.URL(), MachineID: s.MachineID(), SystemUUID: s.SystemUUID()})
+	}
+	if err != nil {
+		f.mu.Lock()
+		delete(f.servers, s.URL())
+		f.mu.Unlock()
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Form makes servers of the fleet a cluster, as Cluster does, and records it. Errors: those of Cluster, of
+// Registry.CreateCluster and Registry.SetClusterCertificate.
+func (f *Fleet) Form(ctx context.Context, name string, spec opscenter.ClusterSpec, servers ...*Server) error {
+	if len(servers) == 0 {
+		return errors.New("a cluster has servers")
+	}
+	var names []string
+	for _, s := range servers {
+		names = append(names, s.Name())
+	}
+	if err := Cluster(servers...); err != nil {
+		return err
+	}
+	if _, err := f.registry.CreateCluster(ctx, name, spec, names...); err != nil {
+		return err
+	}
+	return f.registry.SetClusterCertificate(ctx, name, servers[0].ClusterCertificate().Leaf)
+}
+
+// Calls returns what servers were asked to do so far, in order.
+func (f *Fleet) Calls() []Call {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.calls)
+}
+
+// Close ends all servers. It may be called again.
+func (f *Fleet) Close() {
+	f.mu.Lock()
+	servers := maps.Clone(f.servers)
+	f.mu.Unlock()
+	for _, s := range servers {
+		s.Close()
+	}
+}
+
+// reach returns the server at the target's URL, and which certificate it presents; or why it is not reached.
+func (f *Fleet) reach(ctx context.Context, t opscenter.Target) (s *Server, presented string, failure *opscenter.Failure) {
+	f.mu.Lock()
+	s = f.servers[t.ConnectionURL]
+	f.mu.Unlock()
+	if s == nil || s.isDown() {
+		return nil, "", &opscenter.Failure{Kind: opscenter.FailureConnect, Message: "no connection: connection refused"}
+	}
+	s.mu.Lock()
+	fault := s.fault
+	s.mu.Unlock()
+	presented = s.presents()
+	silent := func(presented string) (*Server, string, *opscenter.Failure) {
+		<-ctx.Done()
+		return nil, presented, &opscenter.Failure{Kind: opscenter.FailureTimeout, Message: "no answer in time"}
+	}
+	switch fault.Kind {
+	case FaultNone:
+	case FaultSlow:
+		timer := time.NewTimer(fault.Delay)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return silent(presented)
+		}
+	case FaultSilent:
+		return silent("")
+	case FaultHang, FaultTrickle:
+		return silent(presented)
+	case FaultWrongCertificate, FaultExpiredCertificate:
+		presented = fingerprint(stranger().Leaf)
+	default:
+		return nil, presented, &opscenter.Failure{Kind: opscenter.FailureAnswer, Message: string(fault.Kind)}
+	}
+	if presented != t.Fingerprint && presented != t.ServedFingerprint {
+		return nil, presented, &opscenter.Failure{Kind: opscenter.FailureCertificate, Message: "the server presents another certificate than the registered one: fingerprint " + presented}
+	}
+	return s, presented, nil
+}
+
+// presents returns the fingerprint of the certificate that the server presents.
+func (s *Server) presents() string {
+	shared := s.db().shared()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.presented != nil:
+		return fingerprint(s.presented.Leaf)
+	case shared != nil:
+		return fingerprint(shared.Leaf)
+	}
+	return fingerprint(s.identity.Leaf)
+}
+
+// selfUpdate tells the registry what a server would tell the control plane's API.
+func (f *Fleet) selfUpdate(ctx context.Context, certificate *x509.Certificate, url, cause string) error {
+	return f.registry.SelfUpdate(ctx, certificate, opscenter.SelfUpdate{ConnectionURL: url, Cause: opscenter.Cause(cause)})
+}

@@ -1,0 +1,98 @@
+package incusostest
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/opscenter-go/sdk/internal/release"
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// Probe implements poller.Prober: it finds what incusos.Client would find over the network, but for
+// the facts, which would take most of the time.
+func (f *Fleet) Probe(ctx context.Context, t opscenter.Target) opscenter.Observation {
+	o := opscenter.Observation{Server: t.Name, ID: t.ID, At: time.Now().UTC().Round(0), Light: t.Light}
+	var s *Server
+	if s, o.Presented, o.Failure = f.reach(ctx, t); s != nil {
+		s.observe(&o)
+	}
+	o.Took = time.Since(o.At)
+	return o
+}
+
+// observe is what a poll finds.
+func (s *Server) observe(o *opscenter.Observation) {
+	s.observeMember(o)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kind := opscenter.TypeIncus
+	if o.Type = &kind; s.options.Plain {
+		o.Ready, o.Versions = true, &opscenter.Versions{OS: opscenter.OSVersion{Name: "Debian GNU/Linux", Version: "12", Plain: true},
+			Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "7.3", FriendlyVersion: "7.3", Primary: true}}}
+		return
+	}
+	o.Ready = s.state.ready || !s.options.LegacyReady && !s.speaks(release.Ready)
+	if s.options.LegacyReady || s.speaks(release.NextVersion) {
+		up := time.Since(s.state.bootedAt).Truncate(time.Second)
+		if up > 0 {
+			o.BootedAt = o.At.Add(-up)
+		}
+		if s.options.LegacyReady {
+			o.Ready = up >= 2*time.Minute
+		}
+	}
+	u := s.state.update
+	if n, err := u.CheckFrequency.Nanoseconds(); err == nil && u.CheckFrequency != release.Never && !s.speaks(release.FrequencyText) {
+		u.CheckFrequency = release.Frequency(time.Duration(n).String())
+	}
+	o.Update = &opscenter.UpdateSettings{AutoReboot: u.AutoReboot, Channel: u.Channel, CheckFrequency: string(u.CheckFrequency)}
+	o.UpdateStatus = &opscenter.UpdateStatus{Status: s.state.updateState}
+	if !s.state.lastCheck.IsZero() {
+		o.UpdateStatus.LastCheck = s.state.lastCheck.UTC().Truncate(time.Second)
+	}
+	o.Versions = &opscenter.Versions{UpdateChannel: u.Channel, OS: opscenter.OSVersion{Name: opscenter.OSName, Version: s.state.version, NeedsReboot: s.state.needsReboot}}
+	if os := &o.Versions.OS; s.speaks(release.NextVersion) {
+		os.VersionNext = cmp.Or(s.state.next, s.state.version)
+		os.BackupImage = newer(os.VersionNext, os.Version) && !os.NeedsReboot && o.UpdateStatus.Idle() && !u.AutoReboot &&
+			(s.state.alternate == "" || s.state.alternate == os.VersionNext)
+	}
+	if len(s.state.applications) == 0 {
+		o.Type, o.UnreadVersions, o.Unread = nil, opscenter.VersionsApplications, []string{"applications: there are none"}
+	} else {
+		kind = opscenter.TypeOfApplication(s.state.applications[0].name)
+	}
+	for _, a := range s.state.applications {
+		o.Versions.Applications = append(o.Versions.Applications, opscenter.ApplicationVersion{Name: a.name, Version: a.version, FriendlyVersion: "7.3", Primary: a.primary})
+	}
+	if release.Has(s.state.version, release.SecurityReads) && !o.Light {
+		trusted := true
+		o.SystemStateTrusted = &trusted
+	}
+}
+
+// observeMember is what a poll finds of the server's place in a cluster.
+func (s *Server) observeMember(o *opscenter.Observation) {
+	if !isIncus(s.options.Application) {
+		return
+	}
+	d := s.db()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	name, maintenance := "", opscenter.NotInMaintenance
+	if m := d.member(s.options.Name); d.clustered && m != nil {
+		name = m.name
+		switch m.status {
+		case "Evacuating":
+			maintenance = opscenter.MaintenanceEvacuating
+		case "Evacuated":
+			maintenance = opscenter.MaintenanceEvacuated
+		case "Restoring":
+			maintenance = opscenter.MaintenanceRestoring
+		}
+		o.MemberRoles = append([]string{}, d.document(m)["roles"].([]string)...)
+		slices.Sort(o.MemberRoles)
+	}
+	o.MemberName, o.Maintenance = &name, &maintenance
+}
