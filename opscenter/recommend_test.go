@@ -167,3 +167,19 @@ func TestVersions(t *testing.T) {
 		require.Equal(t, want, opscenter.TypeOfApplication(name), name)
 	}
 }
+
+// A server that is not on IncusOS is not managed, whatever it is like, but for its instances that are away.
+func TestRecommendPlain(t *testing.T) {
+	for bits := range 8 {
+		c := opscenter.Condition{Type: opscenter.TypeIncus, Status: opscenter.StatusReady, Plain: true, NeedsUpdate: bits&1 != 0, NeedsReboot: bits&2 != 0}
+		if bits&4 != 0 {
+			c.Maintenance = opscenter.MaintenanceEvacuated
+			require.Equal(t, opscenter.ActionRestore, opscenter.Recommend(c).Action)
+			continue
+		}
+		got := opscenter.Recommend(c)
+		require.Equal(t, opscenter.ActionNone, got.Action)
+		require.Equal(t, opscenter.UpdateStateNotManaged, got.UpdateState)
+		require.Contains(t, got.Reason, "not on IncusOS")
+	}
+}

@@ -258,6 +258,7 @@ func TestPlainIncus(t *testing.T) {
 		require.True(t, o.Ready)
 		require.Equal(t, opscenter.TypeIncus, *o.Type)
 		require.Equal(t, "6.0.4", o.Versions.Applications[0].Version)
+		require.True(t, o.Versions.OS.Plain)
 		require.JSONEq(t, `{"cpu":{"total":2}}`, string(o.Facts.Hardware))
 		require.Empty(t, o.Versions.Outdated(map[string]string{"os": "202610150000", "incus": "202610150000"}), "no OS update")
 		auth = "untrusted"
@@ -437,4 +438,32 @@ func TestAnswersThatDoNotEnd(t *testing.T) {
 	begun = time.Now()
 	require.ErrorIs(t, client.Update(context.Background(), where), opscenter.ErrOutcomeUnknown)
 	require.Less(t, time.Since(begun), 5*time.Second)
+}
+
+// TestMadeUpInstance: an instance that Incus can't read, for which it makes up an answer, may run: it is not
+// passed over when instances are to be stopped.
+func TestMadeUpInstance(t *testing.T) {
+	made := `{"name":"i","project":"default","status":"Error","status_code":112,"config":null}`
+	answers := map[string]string{
+		"/1.0":           `{"auth":"trusted","environment":{"server_clustered":false}}`,
+		"/1.0/instances": "[" + made + "]",
+	}
+	identity, err := selfsigned.New("made up")
+	require.NoError(t, err)
+	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write([]byte(`{"type":"sync","status":"Success","status_code":200,"metadata":` + answers[r.URL.Path] + `}`))
+	}))
+	web.TLS = &tls.Config{Certificates: []tls.Certificate{identity}}
+	web.StartTLS()
+	defer web.Close()
+	client := newClient(t, incusos.Options{})
+	where := opscenter.Target{Name: "a", ID: "a", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf), Type: opscenter.TypeIncus}
+	_, err = client.RunningInstances(t.Context(), where)
+	require.ErrorIs(t, err, opscenter.ErrRefused)
+	require.ErrorContains(t, err, "instance i of project default")
+	// One that is in error, and was read, does not run.
+	answers["/1.0/instances"] = `[{"name":"i","project":"default","status":"Error","status_code":112,"config":{"a":"b"}}]`
+	running, err := client.RunningInstances(t.Context(), where)
+	require.NoError(t, err)
+	require.Empty(t, running)
 }

@@ -1,6 +1,7 @@
 package system_test
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"sync"
@@ -289,6 +290,27 @@ func TestNotSent(t *testing.T) {
 	a.PowerOn()
 	same(t, before, a)
 	p.free("a")
+}
+
+// TestReleases: the network of a server on a release of any age can be read, planned and changed. A
+// machine ID that it does not tell is no other machine, and a release that can't undo says so.
+func TestReleases(t *testing.T) {
+	for _, release := range []string{"202510010000", "202512010000", "202604300000", "202606010000", "202607160000", ""} {
+		p := newPlane(t, system.Options{})
+		p.boot(incusostest.Options{Name: "a", Release: release, Version: cmp.Or(release, "202610010000")})
+		_, err := p.systems.Network(t.Context(), "a")
+		require.NoError(t, err, release)
+		edit := network.Edit{DNS: &network.DNSEdit{Nameservers: []string{"192.0.2.53"}}}
+		_, err = p.systems.PlanNetworkEdit(t.Context(), "a", edit, system.ApplyOptions{})
+		require.NoError(t, err, release)
+		c, err := p.systems.EditNetwork(t.Context(), "a", edit, system.ApplyOptions{})
+		if release != "" && release < "202602010000" { // see release.Confirmation
+			require.ErrorIs(t, err, system.ErrNoRollBack, release)
+			continue
+		}
+		require.NoError(t, err, release)
+		require.Equal(t, system.StatusDone, c.Status)
+	}
 }
 
 // TestLegacy: a release that can't undo a change is not changed, unless the caller says so.

@@ -29,7 +29,7 @@ func TestRealPlainIncus(t *testing.T) {
 	require.ErrorIs(t, err, opscenter.ErrNotApplicable)
 	require.ErrorContains(t, err, "not on IncusOS")
 	_, err = p.systems.Update(t.Context(), "solo")
-	require.Error(t, err)
+	require.ErrorIs(t, err, opscenter.ErrNotApplicable)
 	require.Nil(t, p.server("solo").State.Update, "nobody tells it how to update")
 	p.free("solo")
 }
