@@ -28,7 +28,7 @@ func identify(tx storage.ReadTx, name, systemUUID, machineID string) (out identi
 			return out, err
 		}
 	}
-	var free []*Server // may be taken over by whoever has the system UUID
+	var free []*Server // may be taken over by the machine with the system UUID
 	var unclear *Server
 	for holder, err := range withSystemUUID(tx, systemUUID) {
 		switch {

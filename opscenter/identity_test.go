@@ -29,12 +29,12 @@ func TestBoardsThatShareAUUID(t *testing.T) {
 		warning bool
 	}{
 		"another machine": {says: said{"b", shared, machineID(1)}, name: "b", warning: true},
-		"named by its UUID, which nobody has for a name": {says: said{shared, shared, machineID(1)}, name: machineID(1), warning: true},
-		"named by its UUID, in upper case":               {says: said{strings.ToUpper(shared), shared, machineID(1)}, name: machineID(1), warning: true},
-		"a name that is taken":                           {says: said{"server00", shared, machineID(1)}, want: opscenter.ErrNameTaken},
-		"the same machine":                               {says: said{"b", shared, machineID(0)}, want: opscenter.ErrIdentityTaken},
-		"the same machine, without a UUID":               {says: said{"b", "", machineID(0)}, want: opscenter.ErrIdentityTaken},
-		"without a machine ID":                           {says: said{"b", shared, ""}, want: opscenter.ErrIdentityTaken},
+		"named by its UUID, which is no other server's name": {says: said{shared, shared, machineID(1)}, name: machineID(1), warning: true},
+		"named by its UUID, in upper case":                   {says: said{strings.ToUpper(shared), shared, machineID(1)}, name: machineID(1), warning: true},
+		"a name that is taken":                               {says: said{"server00", shared, machineID(1)}, want: opscenter.ErrNameTaken},
+		"the same machine":                                   {says: said{"b", shared, machineID(0)}, want: opscenter.ErrIdentityTaken},
+		"the same machine, without a UUID":                   {says: said{"b", "", machineID(0)}, want: opscenter.ErrIdentityTaken},
+		"without a machine ID":                               {says: said{"b", shared, ""}, want: opscenter.ErrIdentityTaken},
 		"the record has no machine ID": {before: func(t *testing.T, w *world) {
 			reg := registration(5, w.token(t, 1))
 			reg.SystemUUID, reg.MachineID = systemUUID(5), ""
@@ -142,7 +142,7 @@ func TestBoardsThatShareAUUID(t *testing.T) {
 	require.NoError(t, w.DeleteServer(t.Context(), "server00"))
 	require.Equal(t, 2, count())
 	require.NoError(t, w.DeleteServer(t.Context(), "server01"))
-	require.Zero(t, count(), "nobody else has the UUID of the last one")
+	require.Zero(t, count(), "no other server has the UUID of the last one")
 }
 
 // A registered server that tells more of itself than before does not become another.

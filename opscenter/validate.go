@@ -94,7 +94,7 @@ func checkURL(what, raw string) error {
 	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
 		return bad("must have neither query nor fragment")
 	}
-	if why := nobodys(u.Hostname()); why != "" {
+	if why := noServers(u.Hostname()); why != "" {
 		return bad(fmt.Sprintf("host %q: %s", cut(u.Hostname()), why))
 	}
 	if port := u.Port(); port != "" {
@@ -111,8 +111,8 @@ func checkURL(what, raw string) error {
 // whatever the network is like. what names the URL in errors.
 func CheckURL(what, raw string) error { return checkURL(what, raw) }
 
-// nobodys tells why a host is no server's address; empty: it may be one.
-func nobodys(host string) string {
+// noServers tells why a host is no server's address; empty: it may be one.
+func noServers(host string) string {
 	address, err := netip.ParseAddr(host)
 	if err != nil {
 		// "0", "0x0" and "127.1" are taken for addresses when they are looked up; no name ends in a number.

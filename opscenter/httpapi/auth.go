@@ -40,7 +40,7 @@ func TrustCertificates(certificates ...*x509.Certificate) Authorizer {
 	}
 }
 
-// TrustUnixSocket admits whoever connects over a Unix socket: its file's mode says who can. The
+// TrustUnixSocket admits each caller that connects over a Unix socket: its file's mode says who can. The
 // principal is "unix socket uid N", of the peer's process; without ConnContext, and where the system does
 // not tell it, "unix socket".
 func TrustUnixSocket() Authorizer {

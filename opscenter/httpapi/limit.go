@@ -93,7 +93,7 @@ func (h *Handler) tooMany(w http.ResponseWriter, r *http.Request, heard func(*ht
 func (h *Handler) isRegistered(r *http.Request) bool { return !h.isStranger(r) }
 
 // isStranger reports whether a request is known to come from no registered server. A store that
-// does not answer makes nobody a stranger.
+// does not answer makes no known server a stranger.
 func (h *Handler) isStranger(r *http.Request) bool {
 	certificate := clientCertificate(r)
 	if certificate == nil {

@@ -74,8 +74,8 @@ func TestNoApplicationsAfterAnUpdate(t *testing.T) {
 	require.Equal(t, "incus-lts-7.0", info.State.Versions.Applications[0].Name)
 }
 
-// TestRecoveryKeys: on releases on which a read marks the recovery keys as retrieved, nobody reads them
-// unasked, and who asks is shown them; that is audited, and no key is in a log.
+// TestRecoveryKeys: on releases on which a read marks the recovery keys as retrieved, no poll reads them,
+// and an operator who asks is shown them; that is audited, and no key is in a log.
 func TestRecoveryKeys(t *testing.T) {
 	const path = serversPath + "a/os/1.0/system/security"
 	for _, old := range []bool{true, false} {

@@ -87,7 +87,7 @@ func (f *Fleet) move(ctx context.Context, t opscenter.Target, action opscenter.A
 	}
 	d := s.db()
 	var ended chan string
-	for { // one that is under way, of whoever, is waited for first
+	for { // one that is under way is waited for first
 		d.mu.Lock()
 		m := d.member(t.MemberName)
 		if m == nil {
@@ -116,7 +116,7 @@ func (f *Fleet) move(ctx context.Context, t opscenter.Target, action opscenter.A
 		m.action, m.moving = string(action)+" "+mode, make(chan struct{})
 		d.mu.Unlock()
 		ended = make(chan string, 1)
-		s.later(s.options.EvacuateDelay, func() { // also when nobody waits for it any more
+		s.later(s.options.EvacuateDelay, func() { // also when its caller has given up
 			failed := d.finish(m)
 			d.mu.Lock()
 			close(m.moving)

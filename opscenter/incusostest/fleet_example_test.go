@@ -18,7 +18,7 @@ import (
 
 // Two days of a rollout over three clusters, of which one is the canary, in less than a second:
 // in windows at night, with a soak time, and with a server that does not come back from its reboot
-// until somebody has looked after it.
+// until an operator has looked after it.
 func ExampleFleet() {
 	synctest.Test(new(testing.T), func(*testing.T) { twoDays() }) // in a test of your own, its t
 	// Output:
@@ -97,7 +97,7 @@ func twoDays() {
 		check(err)
 		if now.State.Status == rolling.StatusPaused {
 			fmt.Println(now.State.Reason)
-			dead.SetTrouble(incusostest.TroubleNone) // somebody has looked after it
+			dead.SetTrouble(incusostest.TroubleNone) // an operator has looked after it
 			time.Sleep(30 * time.Minute)
 			check(rollouts.Resume(ctx, started.ID))
 		}

@@ -99,7 +99,7 @@ func (s *Server) RecoveryKeysRetrieved() bool {
 	return s.state.keysRetrieved
 }
 
-// SetUpdateSettings changes how the server updates itself, as somebody on its console does.
+// SetUpdateSettings changes how the server updates itself, as its console does.
 func (s *Server) SetUpdateSettings(autoReboot bool, channel, checkFrequency string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

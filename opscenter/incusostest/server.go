@@ -290,7 +290,7 @@ func (s *Server) listen(address string) error {
 	return nil
 }
 
-// stranger is a certificate of somebody else.
+// stranger is a certificate that no server has.
 var stranger = sync.OnceValue(func() tls.Certificate {
 	made, err := selfsigned.New("somebody-else")
 	if err != nil {

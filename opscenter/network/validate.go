@@ -444,7 +444,7 @@ func (c *Config) ManagementAddresses() (static []netip.Addr, more bool) {
 	for _, d := range c.managers() {
 		for _, text := range *d.addresses {
 			if p, err := netip.ParsePrefix(text); err == nil {
-				if a := p.Addr(); !a.IsLinkLocalUnicast() && !a.IsUnspecified() { // nobody comes from afar by these
+				if a := p.Addr(); !a.IsLinkLocalUnicast() && !a.IsUnspecified() { // no control plane reaches it by these
 					static = append(static, a)
 				}
 			} else if slices.Contains(dynamic, text) {

@@ -38,7 +38,7 @@ func TestLostServer(t *testing.T) {
 					require.ErrorIs(t, f.registry.DeleteServer(t.Context(), "a"), opscenter.ErrBusy)
 				}
 				require.NoError(t, f.registry.ForceDeleteServer(t.Context(), "a"))
-				r = await(t, m, r.ID, 5*time.Hour, rolling.StatusDone)
+				await(t, m, r.ID, 5*time.Hour, rolling.StatusDone)
 				for _, server := range []string{"b", "d", "e"} {
 					require.Equal(t, newVersion, f.server(server).version)
 					require.False(t, f.server(server).evacuated)

@@ -253,7 +253,7 @@ func (m *Manager) transact(ctx context.Context, name string, edit edited, option
 // does not, and that risk is not accepted.
 func (m *Manager) canUndo(ctx context.Context, info *opscenter.ServerInfo, current *reading, options ApplyOptions) (bool, error) {
 	if current.sight.pending() {
-		return true, nil // it has one; and to ask could be to confirm what is somebody else's
+		return true, nil // it has one; and to ask could be to confirm another client's change
 	}
 	can, err := m.os.CanConfirmNetwork(ctx, info.Target())
 	switch {

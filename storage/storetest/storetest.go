@@ -364,7 +364,7 @@ func (s *suite) snapshot(t *testing.T) {
 	require.NoError(t, store.View(t.Context(), func(tx storage.ReadTx) error {
 		before := tx.Revision()
 		written := make(chan struct{})
-		go func() { // somebody else, whom no View keeps waiting
+		go func() { // another writer, which no View keeps waiting
 			defer close(written)
 			put(t, store, ts, &item{ID: "a", Text: "new"}, &item{ID: "c"})
 			require.NoError(t, store.Update(t.Context(), func(tx storage.WriteTx) error { return ts.items.Delete(tx, itemKey("b")) }))
