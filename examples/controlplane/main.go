@@ -99,7 +99,14 @@ func run(ctx context.Context, args []string, out, logs io.Writer) error {
 			return err
 		}
 	}
-	return serve(ctx, c, out, slog.New(slog.NewTextHandler(logs, nil)))
+	logger := slog.New(slog.NewTextHandler(logs, nil))
+	if err = serve(ctx, c, out, logger); ctx.Err() == nil {
+		return err
+	}
+	if err = ignoreStop(err); err == nil { // also in the middle of the start
+		logger.Info("stopped")
+	}
+	return err
 }
 
 func listenHost(listen string) (string, error) {
@@ -224,9 +231,7 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 		local := httpapi.NewServer(handler, nil, logger)
 		serveUntilDone(ctx, group, local, func() error { return local.Serve(socket) })
 	}
-	err = group.Wait()
-	logger.Info("stopped")
-	return err
+	return group.Wait()
 }
 
 // serveUntilDone serves until ctx ends, lets requests under way end, and cuts those that don't.
