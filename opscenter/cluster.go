@@ -156,7 +156,7 @@ func (t *Tx) join(cluster *Cluster, at time.Time, why string, members ...string)
 		}
 		changed := *server
 		changed.Cluster, changed.Channel, changed.LastUpdated = cluster.Name, cluster.Channel, at
-		changed.serve(cluster.Fingerprint)
+		changed.serve(cluster.Fingerprint, "")
 		if err := servers.Put(t, &changed); err != nil {
 			return err
 		}
@@ -170,12 +170,13 @@ func (t *Tx) join(cluster *Cluster, at time.Time, why string, members ...string)
 	return nil
 }
 
-// serve accepts a cluster's certificate, and remembers what was accepted before.
-func (s *Server) serve(fingerprint string) {
+// serve accepts a cluster's certificate, and remembers what was accepted before, unless that is the
+// one that the cluster had.
+func (s *Server) serve(fingerprint, before string) {
 	if fingerprint == "" || s.ServedFingerprint == fingerprint {
 		return
 	}
-	if s.FormerServed == "" {
+	if s.FormerServed == "" && s.ServedFingerprint != before {
 		s.FormerServed = s.ServedFingerprint
 	}
 	s.ServedFingerprint = fingerprint
@@ -363,7 +364,7 @@ func (r *Registry) SetClusterCertificate(ctx context.Context, name string, certi
 		changed := before != fingerprint
 		err := tx.eachMember(name, func(s *Server) {
 			changed = changed || s.ServedFingerprint != fingerprint
-			s.serve(fingerprint)
+			s.serve(fingerprint, before)
 		})
 		if err != nil || !changed {
 			return nil, cmp.Or(err, errUnchanged)

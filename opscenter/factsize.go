@@ -25,6 +25,16 @@ const (
 // factsLimits are the limits in the order of Facts.parts.
 var factsLimits = [4]int{MaxHardwareSize, MaxNetworkSize, MaxSecuritySize, MaxStorageSize}
 
+// tooLarge reports whether a part is to be reduced.
+func (f *Facts) tooLarge() bool {
+	for i, part := range f.parts() {
+		if len(*part.data) > factsLimits[i] {
+			return true
+		}
+	}
+	return false
+}
+
 // reduced returns facts of which each part fits, and says what was left out of them. A part that
 // is not JSON is left out as a whole, with its error. Facts that fit are returned as they are.
 func (f *Facts) reduced() (out *Facts, notes []string) {
@@ -41,50 +51,44 @@ func (f *Facts) reduced() (out *Facts, notes []string) {
 		if err != nil {
 			left = err.Error()
 		}
-		*out.parts()[i].data = kept
+		if *out.parts()[i].data = kept; left == "" {
+			continue // it was only written at more length
+		}
 		notes = append(notes, fmt.Sprintf("%s facts of %d bytes, at most %d are kept; left out: %s", part.name, len(*part.data), factsLimits[i], left))
 	}
 	return out, notes
 }
 
+// maxMembers bounds how many members of a document are looked at one by one.
+const maxMembers = 4096
+
 // reducePart returns as much of a document as fits into a number of bytes, and names what it has
 // left out. First go the lists of virtual functions, "vfs", of which the document has the count
 // beside them; then the largest members of the document, or of the objects right below it, the
 // largest first by full 4 KiB, those of one size by their names: so it is the same ones from poll to
-// poll, though counters in them grow. It is deterministic.
+// poll, though counters in them grow. It is deterministic. Of a document that does not fit even so, or
+// has more than maxMembers members, nothing is kept.
 func reducePart(data json.RawMessage, limit int) (kept json.RawMessage, left string, err error) {
-	functions := 0
 	kept, removed, err := jsonfilter.Append(make([]byte, 0, limit), data, func(key []byte) bool { return string(key) == "vfs" })
 	if err != nil {
 		return nil, "", err
 	}
 	var names []string
 	if removed {
-		functions = countFunctions(data)
-		names = append(names, fmt.Sprintf("%d virtual functions", functions))
+		names = append(names, fmt.Sprintf("%d virtual functions", countFunctions(data)))
 	}
-	limit -= limit / 16
-	if len(kept) <= limit {
-		return kept, strings.Join(names, ", "), nil
-	}
-	list, err := membersOf(kept)
-	if err != nil {
-		return nil, "", err
-	}
-	slices.SortStableFunc(list, func(a, b member) int {
-		return cmp.Or(cmp.Compare(b.size>>12, a.size>>12), cmp.Compare(a.path(), b.path()))
-	})
-	drop, size := map[string]bool{}, len(kept)
-	for _, m := range list {
-		if size <= limit {
+	for _, below := range []bool{true, false} {
+		if len(kept) <= limit {
 			break
 		}
-		drop[m.path()] = true
-		size -= m.size + len(m.name) + len(`"":,`)
-		names = append(names, m.path())
+		var dropped []string
+		if kept, dropped, err = dropLargest(kept, limit-limit/16, below); err != nil {
+			return nil, "", err
+		}
+		names = append(names, dropped...)
 	}
-	if kept, err = without(kept, drop); err != nil {
-		return nil, "", err
+	if len(kept) > limit {
+		return nil, "all of it, which has too many members, or too large names of members", nil
 	}
 	if len(names) > maxLeftOut {
 		names = append(names[:maxLeftOut:maxLeftOut], fmt.Sprintf("and %d more", len(names)-maxLeftOut))
@@ -92,30 +96,58 @@ func reducePart(data json.RawMessage, limit int) (kept json.RawMessage, left str
 	return kept, strings.Join(names, ", "), nil
 }
 
+// dropLargest leaves out the largest members of a document, below: also those of the objects that are its
+// members, until it has a size, and names them. One with too many members stays as it is.
+func dropLargest(document json.RawMessage, size int, below bool) (json.RawMessage, []string, error) {
+	list, err := membersOf(document, below)
+	if err != nil || len(list) > maxMembers {
+		return document, nil, err
+	}
+	slices.SortFunc(list, func(a, b member) int {
+		return cmp.Or(cmp.Compare(b.size>>12, a.size>>12), cmp.Compare(a.path, b.path))
+	})
+	drop, have := map[string]bool{}, len(document)
+	var names []string
+	for _, m := range list {
+		if have <= size {
+			break
+		}
+		if drop[m.path] = true; len(names) <= maxLeftOut {
+			names = append(names, m.path)
+		}
+		have -= m.size
+	}
+	kept, err := without(document, drop)
+	return kept, names, err
+}
+
 // maxLeftOut bounds how many names of what was left out are told.
 const maxLeftOut = 10
 
 // member is a member of a document, or of an object that is one.
 type member struct {
-	parent, name string
-	size         int
+	path string // of its names, which are cut
+	size int    // of name and value
 }
 
-func (m *member) path() string { return strings.TrimPrefix(m.parent+"."+m.name, ".") }
-
-// membersOf lists what can be left out of a document: the members of the objects that are its
-// members, and its other members.
-func membersOf(document []byte) (list []member, err error) {
+// membersOf lists what can be left out of a document: its members, or below: those of the objects that
+// are its members, and its other members. It ends after maxMembers.
+func membersOf(document []byte, below bool) (list []member, err error) {
+	add := func(path string, key, value []byte) {
+		if len(list) <= maxMembers {
+			list = append(list, member{path, len(key) + len(value) + len(`"":,`)})
+		}
+	}
 	err = jsonfilter.Members(document, func(key, value []byte) {
-		below := 0
-		if len(value) > 0 && value[0] == '{' {
+		path, any := cutTo(string(key), MaxLabelLength), false
+		if below && len(value) > 0 && value[0] == '{' {
 			_ = jsonfilter.Members(value, func(inner, value []byte) {
-				list = append(list, member{parent: cutTo(string(key), MaxLabelLength), name: cutTo(string(inner), MaxLabelLength), size: len(value)})
-				below++
+				add(path+"."+cutTo(string(inner), MaxLabelLength), inner, value)
+				any = true
 			})
 		}
-		if below == 0 {
-			list = append(list, member{name: cutTo(string(key), MaxLabelLength), size: len(value)})
+		if !any {
+			add(path, key, value)
 		}
 	})
 	return list, err

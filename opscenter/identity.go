@@ -20,7 +20,8 @@ type identified struct {
 // boards and some hypervisors give all their machines one system UUID: those with different
 // machine IDs are different machines. Where either side has no machine ID, one system UUID is one
 // machine. A machine that was installed anew has another machine ID: it is known by its system UUID if
-// an operator allowed that (AllowReinstall), or announced it (PreRegister). Errors:
+// an operator allowed that (AllowReinstall), or announced it (PreRegister); where others share that
+// UUID, the one that was registered must come under its name. Errors:
 // ErrIdentityTaken, with the record that is in the way in machine.
 func identify(tx storage.ReadTx, name, systemUUID, machineID string) (out identified, err error) {
 	if machineID != "" {
@@ -44,6 +45,9 @@ func identify(tx storage.ReadTx, name, systemUUID, machineID string) (out identi
 		}
 	}
 	switch {
+	case len(free) == 1 && len(out.sharing) > 0 && free[0].Certificate != "" && !strings.EqualFold(free[0].Name, name):
+		// Another machine with that UUID would come into its place: it has to bear its name.
+		out.sharing = append(out.sharing, free[0])
 	case len(free) == 1:
 		out.machine = free[0]
 	case len(free) > 1:
@@ -114,8 +118,8 @@ func namesOf(list []*Server) string {
 		names = append(names, fmt.Sprintf("%q", s.Name))
 	}
 	text := strings.Join(names, ", ")
-	if n := len(list) - maxNamed; n > 0 {
-		text += fmt.Sprintf(" and %d more", n)
+	if len(list) > maxNamed {
+		text += " and others"
 	}
 	return text
 }

@@ -300,3 +300,42 @@ func TestAddressesOfNobody(t *testing.T) {
 	}
 	require.Equal(t, "https://10.0.0.1:8443", w.get(t, "server00").ConnectionURL)
 }
+
+// TestTakeOver: while one record may be installed anew, no other machine comes into its place: neither one
+// that shares its system UUID, nor one that says nothing of itself but its name.
+func TestTakeOver(t *testing.T) {
+	w := memoryWorld(t)
+	token := w.token(t, 10)
+	a, b := registration(0, token), registration(1, token)
+	b.SystemUUID = a.SystemUUID
+	for _, r := range []opscenter.Registration{a, b} {
+		_, err := w.Register(t.Context(), r)
+		require.NoError(t, err)
+	}
+	require.NoError(t, w.AllowReinstall(t.Context(), a.Name, true))
+	before, err := w.Server(t.Context(), a.Name)
+	require.NoError(t, err)
+	other := registration(2, token)
+	other.SystemUUID = a.SystemUUID
+	got, err := w.Register(t.Context(), other)
+	require.NoError(t, err)
+	require.Equal(t, other.Name, got.Name, "a new server, with the warning")
+	silent := registration(3, token)
+	silent.SystemUUID, silent.MachineID, silent.Name = "", "", a.Name
+	_, err = w.Register(t.Context(), silent)
+	require.ErrorIs(t, err, opscenter.ErrNameTaken)
+	after, err := w.Server(t.Context(), a.Name)
+	require.NoError(t, err)
+	require.Equal(t, before.Fingerprint, after.Fingerprint)
+	require.True(t, after.ReinstallAllowed)
+	// The machine itself comes under its name.
+	again := registration(4, token)
+	again.SystemUUID, again.Name = a.SystemUUID, a.Name
+	got, err = w.Register(t.Context(), again)
+	require.NoError(t, err)
+	require.Equal(t, a.Name, got.Name)
+	after, err = w.Server(t.Context(), a.Name)
+	require.NoError(t, err)
+	require.Equal(t, before.ID, after.ID)
+	require.Equal(t, opscenter.Fingerprint(again.Certificate), after.Fingerprint)
+}

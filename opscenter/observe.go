@@ -19,8 +19,17 @@ const (
 	MaxObservationsSize = 1 << 20
 )
 
-// fit reduces facts to what fits, and notes what was left out.
+// plausible reports whether a time that a server told can be stored, and compared.
+func plausible(t time.Time) bool { return t.Year() >= 1970 && t.Year() <= 2200 }
+
+// fit reduces facts to what fits, and notes what was left out. Times that can't be are not told.
 func (o *Observation) fit() {
+	if s := o.UpdateStatus; s != nil && !s.LastCheck.IsZero() && !plausible(s.LastCheck) {
+		o.UpdateStatus = &UpdateStatus{Status: s.Status}
+	}
+	if !o.BootedAt.IsZero() && !plausible(o.BootedAt) {
+		o.BootedAt = time.Time{}
+	}
 	if o.Facts == nil {
 		return
 	}
@@ -33,10 +42,8 @@ func (o *Observation) fit() {
 // server found, and returns true: nothing is stored, and the store is not asked. All others
 // it leaves alone, and returns false: they are for RecordObservations.
 func (r *Registry) RecordUnchanged(o *Observation) bool {
-	if o.Facts != nil && o.Facts.Size() > min(MaxNetworkSize, MaxStorageSize, MaxSecuritySize) {
-		if _, notes := o.Facts.reduced(); len(notes) > 0 {
-			return false
-		}
+	if o.Facts != nil && o.Facts.tooLarge() {
+		return false
 	}
 	found := digestOf(o, r.options.KeepSecrets)
 	if found.none() {
@@ -71,12 +78,12 @@ func (r *Registry) RecordObservations(ctx context.Context, observations ...Obser
 			continue
 		}
 		err := r.recordStep(ctx, step)
-		if errors.Is(err, storage.ErrTooLarge) && len(step) > 1 {
-			// With the facts that are stored already, they may be too many for one transaction.
+		if (errors.Is(err, storage.ErrTooLarge) || errors.Is(err, storage.ErrEncoding)) && len(step) > 1 {
+			// With the facts that are stored already, they may be too many for one transaction; and what
+			// can't be stored of one server costs no other.
+			err = nil
 			for i := range step {
-				if err = r.recordStep(ctx, step[i:i+1]); err != nil {
-					break
-				}
+				err = errors.Join(err, r.recordStep(ctx, step[i:i+1]))
 			}
 		}
 		if err != nil {

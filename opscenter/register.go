@@ -149,15 +149,15 @@ func (r *Registry) register(tx *writing, reg Registration, at time.Time) (regist
 }
 
 // knownByName returns the server of that name, if there is nothing else to know its machine by: one
-// that may be installed anew, whose machine ID goes with the old installation, and of which
-// either side has no system UUID; or one that was announced by its name alone.
+// that may be installed anew, whose machine ID goes with the old installation, and whose system
+// UUID is not known; or one that was announced by its name alone.
 func knownByName(tx storage.ReadTx, reg Registration) (*Server, error) {
 	server, err := serversByName.Find(tx, storage.StringKey(strings.ToLower(reg.Name)))
 	switch {
 	case err != nil || server == nil:
 		return nil, err
 	case server.Certificate == "" && server.SystemUUID == "" && server.MachineID == "",
-		server.Certificate != "" && server.ReinstallAllowed && (server.SystemUUID == "" || reg.SystemUUID == ""):
+		server.Certificate != "" && server.ReinstallAllowed && server.SystemUUID == "":
 		return server, nil
 	}
 	return nil, nil
@@ -292,6 +292,7 @@ func (r *Registry) registerKnownMachine(tx *writing, machine *Server, token *Tok
 	}
 	changed.Certificate, changed.Fingerprint = EncodeCertificate(reg.Certificate), Fingerprint(reg.Certificate)
 	changed.ConnectionURL, changed.ReinstallAllowed, changed.ServedFingerprint = reg.ConnectionURL, false, ""
+	changed.FormerServed = ""
 	if changed.PublicConnectionURL == "" {
 		changed.PublicConnectionURL = reg.PublicConnectionURL
 	}

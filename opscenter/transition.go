@@ -95,6 +95,10 @@ func (t *Transition) failed(o Observation, policy Policy) {
 		if op := next.Operation; op != nil && op.down() && contact.Acting == 0 {
 			t.endOperation(o.At, "", "it is down")
 		}
+		if op := next.Operation; op != nil && a.Unasked && a.Deadline.IsZero() && !op.down() && contact.Failures >= policy.OfflineThreshold &&
+			!policy.FleetUnreachable && (contact.Acting == 0 && !op.pending() || !o.At.Before(op.Deadline)) {
+			t.endOperation(o.At, "the server has shut down, as it had said", o.Failure.Message)
+		}
 		if a.Deadline.IsZero() || o.At.Before(a.Deadline) || policy.FleetUnreachable {
 			return // a server that was shut down may stay so
 		}

@@ -242,6 +242,9 @@ func (r *Registry) showWarning(tx storage.ReadTx, stored *Warning) (*Warning, er
 				if other.ID != server.ID {
 					sharing = append(sharing, other)
 				}
+				if len(sharing) > maxNamed {
+					break // no more are named
+				}
 			}
 			if len(sharing) > 0 {
 				out.Message = cutTo(sharedMessage(server, sharing), maxReason)

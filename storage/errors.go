@@ -15,8 +15,9 @@ var (
 	ErrConflict = errors.New("conflict")
 	// ErrTooLarge: a key, a row or a transaction is over its limit.
 	ErrTooLarge = errors.New("too large")
-	// ErrEncoding: a string in a row is not valid UTF-8, and would not come back as it is.
-	ErrEncoding = errors.New("not valid UTF-8")
+	// ErrEncoding: a row has no stored form, or would not come back as it is: a string in it is not
+	// valid UTF-8, or a time is beyond the year 9999.
+	ErrEncoding = errors.New("can't be encoded, or is not valid UTF-8")
 	// ErrClosed: the store is closed.
 	ErrClosed = errors.New("store is closed")
 	// ErrCorrupt: what lies in the store is not what was written.

@@ -29,9 +29,12 @@ type IndexSchema struct {
 }
 
 // Encode returns the stored form of a row. ErrTooLarge beyond MaxRowSize, ErrEncoding for a
-// string that is not valid UTF-8.
+// string that is not valid UTF-8, and for what JSON has no form for.
 func (t *TableSchema) Encode(row any) ([]byte, error) {
 	data, err := t.encode(row)
+	if err != nil {
+		err = fmt.Errorf("%w: %v", ErrEncoding, err)
+	}
 	if err == nil && bytes.Contains(data, []byte(`\ufffd`)) {
 		err = t.checkText(data)
 	}

@@ -138,7 +138,7 @@ func (e *Error) Error() string {
 	if len(e.Done) > 0 {
 		done = "done: " + strings.Join(e.Done, "; ")
 	}
-	return fmt.Sprintf("%s: %v (%s; ask for the same again to go on, or take it back: remove the servers from the cluster, or delete its record)", e.Step, e.Err, done)
+	return fmt.Sprintf("%s: %v (%s; ask for the same again to go on; what was to form a cluster, or to join one, is taken back by removing the servers from it, or by deleting its record)", e.Step, e.Err, done)
 }
 
 func (e *Error) Unwrap() error { return e.Err }

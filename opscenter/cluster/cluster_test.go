@@ -254,7 +254,7 @@ func TestTakenBack(t *testing.T) {
 				s := newSite(t, nil, "a", "b")
 				err := cluster.New(s.Registry, &flaky{Incus: s.client, left: n}, cluster.Options{}).Form(t.Context(), "c1", "a", "b")
 				require.ErrorIs(t, err, errCut)
-				require.ErrorContains(t, err, "or take it back")
+				require.ErrorContains(t, err, "is taken back by removing")
 				m := cluster.New(s.Registry, s.client, cluster.Options{})
 				if byRecord {
 					require.NoError(t, s.DeleteCluster(t.Context(), "c1", false))
@@ -325,4 +325,44 @@ func TestRemoveRefused(t *testing.T) {
 	require.Empty(t, info.Cluster)
 	require.Empty(t, info.State.MemberName)
 	require.NoError(t, s.DeleteServer(t.Context(), "c"))
+}
+
+// TestDeadNewcomer: a server that was recorded, never joined, and died, is taken out of the record the plain way, and by force.
+func TestDeadNewcomer(t *testing.T) {
+	for _, force := range []bool{false, true} {
+		s := newSite(t, nil, "a", "b", "c")
+		m := cluster.New(s.Registry, s.client, cluster.Options{})
+		require.NoError(t, m.Form(t.Context(), "c1", "a", "b"))
+		for _, name := range []string{"a", "b", "c"} {
+			s.poll(t, name)
+		}
+		require.NoError(t, s.AddClusterMembers(t.Context(), "c1", "c"))
+		s.servers["c"].Crash()
+		for range 3 {
+			_, err := s.polls.Poll(t.Context(), "c")
+			require.NoError(t, err)
+		}
+		require.NoError(t, m.RemoveServers(t.Context(), "c1", cluster.RemoveOptions{Force: force}, "c"))
+		info, err := s.Server(t.Context(), "c")
+		require.NoError(t, err)
+		require.Empty(t, info.Cluster)
+		require.Len(t, mustState(t, s, "a").Members, 2)
+		require.NoError(t, s.DeleteServer(t.Context(), "c"))
+	}
+}
+
+// TestRetiredCertificate: a certificate that the cluster had before is not accepted again of a server that leaves.
+func TestRetiredCertificate(t *testing.T) {
+	s := newSite(t, nil, "a", "b")
+	m := cluster.New(s.Registry, s.client, cluster.Options{})
+	require.NoError(t, m.Form(t.Context(), "c1", "a", "b"))
+	record, err := s.Cluster(t.Context(), "c1")
+	require.NoError(t, err)
+	renewed, err := selfsigned.New("renewed")
+	require.NoError(t, err)
+	require.NoError(t, s.SetClusterCertificate(t.Context(), "c1", renewed.Leaf))
+	require.NoError(t, s.DropClusterMembers(t.Context(), "c1", false, "b"))
+	info, err := s.Server(t.Context(), "b")
+	require.NoError(t, err)
+	require.NotEqual(t, record.Fingerprint, info.ServedFingerprint)
 }

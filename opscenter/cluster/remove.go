@@ -92,6 +92,8 @@ type removal struct {
 	info *opscenter.ServerInfo
 	// member is its name in the Incus cluster; empty: it is in none, or alone in one.
 	member string
+	// unsure: it does not answer, and was never seen as a member. Another member knows.
+	unsure bool
 }
 
 // removal finds out which member a server is.
@@ -105,18 +107,41 @@ func (w *work) removal(ctx context.Context, record *opscenter.Cluster, info *ops
 	case err == nil && record.Status == opscenter.ClusterPending && len(state.Members) == 1:
 		return removal{info: info}, nil // what was to become a cluster has this one alone
 	case err == nil:
-		return removal{info, state.Name}, nil // by its own word
+		return removal{info: info, member: state.Name}, nil // by its own word
 	case info.State.MemberName != "" && (force || info.State.Status != opscenter.StatusReady):
-		return removal{info, info.State.MemberName}, nil
+		return removal{info: info, member: info.State.MemberName}, nil
 	case info.State.MemberName == "" && record.Certificate == "":
 		return removal{info: info}, nil
+	case info.State.MemberName == "" && info.State.Status != opscenter.StatusReady:
+		return removal{info: info, member: info.Name, unsure: true}, nil
 	}
 	return removal{}, err
+}
+
+// settle asks another member which of those that are unsure are members.
+func (w *work) settle(ctx context.Context, other *opscenter.ServerInfo, list []removal) error {
+	for i := range list {
+		if !list[i].unsure {
+			continue
+		}
+		state, err := w.state(ctx, other)
+		if err != nil {
+			return err
+		}
+		found := slices.IndexFunc(state.Members, func(m Member) bool { return m.Name == list[i].info.Name || m.URL == list[i].info.ConnectionURL })
+		if list[i].member = ""; found >= 0 {
+			list[i].member = state.Members[found].Name
+		}
+	}
+	return nil
 }
 
 // remaining returns a member that stays, and by which the others can be removed.
 func (w *work) remaining(ctx context.Context, certificate *x509.Certificate, list []removal, servers []string, force bool) (*opscenter.ServerInfo, error) {
 	other, err := w.member(ctx, certificate, servers)
+	if err == nil {
+		err = w.settle(ctx, other, list)
+	}
 	if err != nil || force {
 		return other, err
 	}

@@ -133,13 +133,9 @@ func forwarded(r *http.Request) (*http.Request, error) {
 	if len(parts) < 7 {
 		return nil, fmt.Errorf("%w: the path can't be read", errBody)
 	}
-	path, rest := "/os", parts[6]
-	for segment := range strings.SplitSeq(rest, "/") {
-		plain, err := url.PathUnescape(segment)
-		if err != nil || plain == "." || plain == ".." || strings.ContainsFunc(plain, func(c rune) bool { return c < ' ' || c == 0x7f || c == '/' || c == '\\' }) {
-			return nil, fmt.Errorf("%w: the path holds %.40q", errBody, segment)
-		}
-		path += "/" + url.PathEscape(plain)
+	path, err := plainPath(parts[6])
+	if err != nil {
+		return nil, err
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -162,15 +158,29 @@ func forwarded(r *http.Request) (*http.Request, error) {
 	return out, nil
 }
 
+// plainPath returns a path below /os, as it is written there, which leads nowhere else.
+func plainPath(below string) (string, error) {
+	path := "/os"
+	for segment := range strings.SplitSeq(below, "/") {
+		plain, err := url.PathUnescape(segment)
+		if err != nil || plain == "." || plain == ".." || strings.ContainsFunc(plain, func(c rune) bool { return c < ' ' || c == 0x7f || c == '/' || c == '\\' }) {
+			return "", fmt.Errorf("%w: the path holds %.40q", errBody, segment)
+		}
+		path += "/" + url.PathEscape(plain)
+	}
+	return path, nil
+}
+
 // answerForwarded hands an answer on: as it comes to those who may see secrets, and without
 // them to others. An error: nothing was answered so far.
 func (h *Handler) answerForwarded(w http.ResponseWriter, r *http.Request, resp *http.Response, open bool, deadline time.Time) error {
 	var body io.Reader = resp.Body
 	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	switch {
-	case open || r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified:
-	case resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode < http.StatusBadRequest:
+	case resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode < http.StatusBadRequest && resp.StatusCode != http.StatusNotModified:
+		// A client would follow it, with its own certificate, to where the server wants it.
 		return fmt.Errorf("%w: it redirects", errNoRedaction)
+	case open || r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified:
 	default:
 		data, err := io.ReadAll(io.LimitReader(resp.Body, h.options.MaxRedacted+1))
 		switch {
@@ -193,8 +203,10 @@ func (h *Handler) answerForwarded(w http.ResponseWriter, r *http.Request, resp *
 			w.Header().Set(name, value)
 		}
 	}
-	if place := resp.Header.Get("Location"); strings.HasPrefix(place, "/os/") {
-		w.Header().Set("Location", serverPath(r.PathValue("name"))+place)
+	if place, ok := strings.CutPrefix(resp.Header.Get("Location"), "/os/"); ok {
+		if path, err := plainPath(place); err == nil {
+			w.Header().Set("Location", serverPath(r.PathValue("name"))+path)
+		}
 	}
 	// Whatever a server sends is nothing that a browser is to run as ours.
 	w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -272,3 +272,44 @@ func TestForwardedIsNoPage(t *testing.T) {
 		require.Equal(t, c.want, resp.Header.Get("Content-Disposition"), c.kind)
 	}
 }
+
+// TestForwardedLeadsNowhere: a server can't send an operator's client, with its certificate, anywhere else.
+func TestForwardedLeadsNowhere(t *testing.T) {
+	var status int
+	var place string
+	u := newUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Location", place)
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		if status < 300 {
+			_, _ = w.Write([]byte("{}"))
+		}
+	})
+	p, _ := changing(t, func(o *httpapi.Options) { o.Forward, o.ShowSecrets = u, func(string) bool { return true } }, "a", "b")
+	client := p.client(&p.operator)
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	ask := func() *http.Response {
+		req, err := http.NewRequestWithContext(t.Context(), "DELETE", p.url+serversPath+"a/os/1.0/applications/x", nil)
+		require.NoError(t, err)
+		resp, err := client.Do(req)
+		require.NoError(t, err)
+		resp.Body.Close()
+		<-u.got
+		<-u.body
+		return resp
+	}
+	places := []string{"/os/../../b", "/os/%2e%2e/%2e%2e/b", "/os/1.0/..", "/os/a%2fb", "/os/%5c", "https://elsewhere/os/", "//elsewhere/os/", "/1.0/provisioning/servers/b"}
+	for _, status = range []int{301, 302, 303, 307, 308} {
+		for _, place = range append(places, "/os/1.0/x") {
+			resp := ask()
+			require.Equal(t, 502, resp.StatusCode)
+			require.Empty(t, resp.Header.Get("Location"))
+		}
+	}
+	status = 201
+	for _, place = range places {
+		require.Empty(t, ask().Header.Get("Location"), place)
+	}
+	place = "/os/1.0/applications/y"
+	require.Equal(t, serversPath+"a/os/1.0/applications/y", ask().Header.Get("Location"))
+}

@@ -467,3 +467,68 @@ func TestMadeUpInstance(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, running)
 }
+
+// TestTimesThatCannotBe: a time that has no form, or is of another age, is not told; the rest is.
+func TestTimesThatCannotBe(t *testing.T) {
+	answers := map[string]string{}
+	identity, err := selfsigned.New("times")
+	require.NoError(t, err)
+	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if answers[r.URL.Path] == "" {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		_, _ = w.Write([]byte(`{"type":"sync","status":"Success","status_code":200,"metadata":` + answers[r.URL.Path] + `}`))
+	}))
+	web.TLS = &tls.Config{Certificates: []tls.Certificate{identity}}
+	web.StartTLS()
+	defer web.Close()
+	client := newClient(t, incusos.Options{})
+	where := opscenter.Target{Name: "a", ID: "a", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf), Light: true}
+	for _, uptime := range []string{`"NaN"`, `1e10`, `9.3e9`, `-1`, `"-5"`, `{}`} {
+		for _, last := range []string{`"9999-12-31T23:59:59-23:59"`, `"0000-01-01T00:00:00+23:59"`, `"1800-01-01T00:00:00Z"`, `"soon"`, `5`} {
+			answers["/os/1.0"] = `{"environment":{"os_name":"IncusOS","os_version":"202610010000","system_is_ready":true,"uptime":` + uptime + `}}`
+			answers["/os/1.0/system/update"] = `{"config":{"channel":"stable"},"state":{"status":"Update check completed","last_check":` + last + `}}`
+			o := probe(t, client, where)
+			require.Nil(t, o.Failure)
+			require.Zero(t, o.BootedAt, uptime)
+			require.Equal(t, &opscenter.UpdateStatus{Status: "Update check completed"}, o.UpdateStatus, last)
+			require.Equal(t, "202610010000", o.Versions.OS.Version)
+		}
+	}
+	// An application without a version is not read: what was known of it stays.
+	answers["/os/1.0/applications"] = `["/os/1.0/applications/incus","/os/1.0/applications/debug"]`
+	answers["/os/1.0/applications/incus"] = `{"state":{"is_primary":true,"version":"202610010000"}}`
+	answers["/os/1.0/applications/debug"] = `{"state":{"is_primary":false}}`
+	o := probe(t, client, where)
+	require.NotZero(t, o.UnreadVersions&opscenter.VersionsApplications)
+	require.Len(t, o.Versions.Applications, 1)
+}
+
+// TestVersionsAfterTheStatus: where an update is under way, and the versions can't be read after its status,
+// those that were read before it say nothing.
+func TestVersionsAfterTheStatus(t *testing.T) {
+	identity, err := selfsigned.New("again")
+	require.NoError(t, err)
+	asked := 0
+	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := map[string]string{"/os/1.0": `{"environment":{"os_name":"IncusOS","os_version":"202610010000","system_is_ready":true}}`,
+			"/os/1.0/system/update": `{"config":{"channel":"stable"},"state":{"status":"Update check completed","needs_reboot":false}}`}[r.URL.Path]
+		if r.URL.Path == "/os/1.0" {
+			asked++
+		}
+		if answer == "" || asked == 2 {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		_, _ = w.Write([]byte(`{"type":"sync","status":"Success","status_code":200,"metadata":` + answer + `}`))
+	}))
+	web.TLS = &tls.Config{Certificates: []tls.Certificate{identity}}
+	web.StartTLS()
+	defer web.Close()
+	client := newClient(t, incusos.Options{})
+	o := probe(t, client, opscenter.Target{Name: "a", ID: "a", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf), Light: true, Updating: true})
+	require.Nil(t, o.Failure)
+	require.NotNil(t, o.UpdateStatus)
+	require.NotZero(t, o.UnreadVersions&opscenter.VersionsOS)
+}

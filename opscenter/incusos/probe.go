@@ -222,6 +222,8 @@ func (p *probe) incusOS(e environment) {
 		var root osRoot
 		if p.try("versions", func() error { return p.get("/os/1.0", &root) }) {
 			e = root.Environment
+		} else {
+			p.o.UnreadVersions |= opscenter.VersionsOS // those that were read before say nothing of it
 		}
 	}
 	versions.OS = e.version(update)
@@ -303,6 +305,9 @@ func (p *probe) applications() (read []opscenter.ApplicationVersion, kind *opsce
 			err = fmt.Errorf("GET %s: %w: no state", path, errAnswer)
 		}
 		state := answer.State.value
+		if err == nil && state.Version.value == "" {
+			err = fmt.Errorf("GET %s: %w: no version", path, errAnswer)
+		}
 		one := opscenter.ApplicationVersion{Name: limited(name, maxText), Version: limited(state.Version.value, maxText),
 			FriendlyVersion: limited(state.FriendlyVersion.value, maxText), Primary: state.IsPrimary.value}
 		all = append(all, one)

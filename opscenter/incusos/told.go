@@ -63,12 +63,15 @@ func (e *environment) version(update updateSection) opscenter.OSVersion {
 	return out
 }
 
+// maxUptime is a hundred years, in seconds.
+const maxUptime = 100 * 365 * 24 * 3600
+
 // uptime has been both a number and a string of digits, of seconds.
 type uptime time.Duration
 
 func (u *uptime) UnmarshalJSON(data []byte) error {
 	seconds, err := strconv.ParseFloat(string(bytes.Trim(data, `"`)), 64)
-	if err != nil || seconds < 0 || seconds > 1e10 {
+	if err != nil || !(seconds >= 0 && seconds <= maxUptime) {
 		return strconv.ErrRange
 	}
 	*u = uptime(seconds * float64(time.Second))
@@ -104,5 +107,13 @@ func (u *updateSection) status() *opscenter.UpdateStatus {
 	if !s.Status.told {
 		return nil
 	}
-	return &opscenter.UpdateStatus{Status: limited(s.Status.value, maxMessage), LastCheck: s.LastCheck.value.UTC()}
+	out := &opscenter.UpdateStatus{Status: limited(s.Status.value, maxMessage), LastCheck: s.LastCheck.value.UTC()}
+	if year := out.LastCheck.Year(); year < firstYear || year > lastYear {
+		out.LastCheck = time.Time{} // no check was made then
+	}
+	return out
 }
+
+// Years of which a time is believed. JSON has no form for those beyond 9999, and Unix
+// nanoseconds none for those beyond 2262.
+const firstYear, lastYear = 1970, 2200
