@@ -104,3 +104,31 @@ func TestGoesDownByItsOwnWord(t *testing.T) {
 		})
 	}
 }
+
+// TestShutsDownInTheMiddle: an action that began after a server had said that it goes down, and answered, ends
+// when it goes down after all.
+func TestShutsDownInTheMiddle(t *testing.T) {
+	w := memoryWorld(t)
+	info := w.ready(t, 0)
+	at := time.Now()
+	step := func(o opscenter.Observation) opscenter.ServerState {
+		at = at.Add(time.Minute)
+		o.At = at
+		w.observe(t, o)
+		return w.get(t, info.Name).State
+	}
+	require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: opscenter.CauseSuspendTriggered}))
+	require.Equal(t, opscenter.StatusReady, step(answer(info)).Status)
+	require.NoError(t, w.Write(t.Context(), func(tx *opscenter.Tx) error {
+		_, _, err := tx.Begin(opscenter.Intent{Server: info.Name, Action: opscenter.ActionUpdate, Timeout: time.Hour})
+		return err
+	}))
+	require.NotNil(t, w.get(t, info.Name).State.Operation)
+	var state opscenter.ServerState
+	for range 70 { // this process carries the action out: it has until its deadline to say how it ended
+		state = step(failed(info))
+	}
+	require.Equal(t, opscenter.DetailShutDown, state.StatusDetail)
+	require.Nil(t, state.Operation)
+	require.Contains(t, state.LastOperation.Failed, "shut down")
+}

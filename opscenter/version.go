@@ -34,7 +34,8 @@ type OSVersion struct {
 	// NeedsReboot is the server's own word.
 	NeedsReboot bool
 	// BackupImage tells that the server runs from its backup image: VersionNext did not boot,
-	// and IncusOS does not install it again.
+	// and IncusOS does not install it again. It is not told of a server that updates and reboots by itself
+	// (auto_reboot), which could be about to, nor by a release without a status of updates.
 	BackupImage bool `json:",omitempty"`
 	// Plain: the server is an Incus server that is not on IncusOS. Nothing that needs the operating
 	// system can be done with it: its updates and reboots are not managed.

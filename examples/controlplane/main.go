@@ -84,6 +84,9 @@ func run(ctx context.Context, args []string, out, logs io.Writer) error {
 		}
 		return err
 	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("argument %q is not known", flags.Arg(0))
+	}
 	if c.interval <= 0 {
 		return fmt.Errorf("-interval is %s, it must be positive", c.interval)
 	}
@@ -321,7 +324,11 @@ func listenUnix(path string) (net.Listener, error) {
 	if path == "" {
 		return nil, nil
 	}
-	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode()&os.ModeSocket == 0 {
+		return nil, fmt.Errorf("-socket %s exists, and is no socket", path)
+	}
+	if err == nil {
 		if conn, err := net.Dial("unix", path); err == nil {
 			conn.Close()
 			return nil, fmt.Errorf("-socket %s is in use", path)
@@ -333,7 +340,7 @@ func listenUnix(path string) (net.Listener, error) {
 	// Made in a directory of its own, and moved when its mode is right.
 	private, err := os.MkdirTemp(filepath.Dir(path), ".socket")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("-socket: %w", err)
 	}
 	defer os.RemoveAll(private)
 	made := filepath.Join(private, "s")

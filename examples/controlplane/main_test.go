@@ -230,12 +230,16 @@ func TestBadFlags(t *testing.T) {
 	for want, args := range map[string][]string{
 		"-trust": {"-trust", "/does/not/exist"}, "no PEM certificate": {"-trust", garbage},
 		"-interval": {"-interval", "0s"}, "-listen": {"-listen", "nowhere"},
+		"is no socket": {"-listen", "127.0.0.1:0", "-socket", garbage}, "is not known": {"listen"},
 		"-url is required": {"-listen", ":0"}, "0.0.0.0:0 names no address": {"-listen", "0.0.0.0:0"}, "[::]:0 names no address": {"-listen", "[::]:0"},
 		"https is wanted": {"-url", "http://x"}, "unspecified address": {"-url", "https://0.0.0.0"}, "must have no path": {"-url", "https://x/y"}, "user or a password": {"-url", "https://a:b@x"}, "flag provided": {"-unheard-of"},
 	} {
 		err := run(t.Context(), args, io.Discard, io.Discard)
 		require.ErrorContains(t, err, want)
 	}
+	kept, err := os.ReadFile(garbage)
+	require.NoError(t, err)
+	require.Equal(t, "garbage", string(kept))
 }
 
 // TestURL: the address that servers use is printed, in the certificate and in what servers are configured with.

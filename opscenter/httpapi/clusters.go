@@ -281,12 +281,15 @@ func (h *Handler) getClusterByName(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) putCluster(w http.ResponseWriter, r *http.Request) {
-	var body clusterPut
+	var body struct {
+		clusterPut
+		unchanged
+	}
 	err := decode(r, &body, shownBy[cluster](), clusterNotDone, fields{notDone: []string{"server_type"}})
 	if err == nil {
 		err = h.registry.EditCluster(r.Context(), r.PathValue("name"), func(c *opscenter.Cluster, spec *opscenter.ClusterSpec) error {
 			body.edit(spec)
-			return matches(r, etag(editableCluster(c)))
+			return cmp.Or(body.check(unchanged{Name: c.Name, Certificate: c.Certificate, Fingerprint: c.Fingerprint}), matches(r, etag(editableCluster(c))))
 		})
 	}
 	h.done(w, r, err)
@@ -404,11 +407,13 @@ func (h *Handler) updateCluster(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Reboot bool `json:"reboot"`
 	}
-	if r.ContentLength != 0 {
-		if err := decode(r, &body); err != nil {
-			h.fail(w, r, err)
-			return
-		}
+	data, err := readBody(r)
+	if err == nil && len(bytes.TrimSpace(data)) > 0 {
+		err = decodeStrict(data, &body, "")
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
 	}
 	goal := rolling.GoalStage
 	if body.Reboot {

@@ -104,6 +104,9 @@ var statuses = []struct {
 	status int
 }{
 	{errBody, http.StatusBadRequest},
+	{errNoEndpoint, http.StatusNotFound},
+	{errMethod, http.StatusMethodNotAllowed},
+	{errConflict, http.StatusConflict},
 	{opscenter.ErrNotSetUp, http.StatusNotImplemented},
 	{opscenter.ErrAnswer, http.StatusBadGateway},
 	{errForbidden, http.StatusForbidden},
@@ -181,6 +184,7 @@ func statusOf(err error) int {
 
 var (
 	errBody     = errors.New("invalid request")
+	errConflict = errors.New("conflict")
 	errTooLarge = errors.New("the request is too large")
 )
 

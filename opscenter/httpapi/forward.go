@@ -47,7 +47,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request) {
 	}
 	if !slices.Contains(forwardedMethods, r.Method) {
 		w.Header().Set("Allow", strings.Join(forwardedMethods, ", "))
-		respondError(w, http.StatusMethodNotAllowed, fmt.Sprintf("Method %.20s is not allowed here", r.Method))
+		h.fail(w, r, fmt.Errorf("method %.20s %w", r.Method, errMethod))
 		return
 	}
 	info, err := h.registry.Server(r.Context(), r.PathValue("name"))

@@ -146,41 +146,41 @@ func (h *Handler) routes() *http.ServeMux {
 	// For operators.
 	operators := map[string]http.HandlerFunc{
 		"GET /1.0/provisioning/tokens":                              h.getTokens,
-		"POST /1.0/provisioning/tokens":                             noQuery(h.postTokens),
-		"GET /1.0/provisioning/tokens/{uuid}":                       noQuery(h.getToken),
-		"PUT /1.0/provisioning/tokens/{uuid}":                       noQuery(h.putToken),
-		"DELETE /1.0/provisioning/tokens/{uuid}":                    noQuery(h.deleteToken),
+		"POST /1.0/provisioning/tokens":                             h.noQuery(h.postTokens),
+		"GET /1.0/provisioning/tokens/{uuid}":                       h.noQuery(h.getToken),
+		"PUT /1.0/provisioning/tokens/{uuid}":                       h.noQuery(h.putToken),
+		"DELETE /1.0/provisioning/tokens/{uuid}":                    h.noQuery(h.deleteToken),
 		"GET /1.0/provisioning/servers":                             h.getServers,
 		"GET /1.0/provisioning/servers/{name}":                      h.getServerByName,
-		"PUT /1.0/provisioning/servers/{name}":                      noQuery(h.putServer),
-		"POST /1.0/provisioning/servers/{name}":                     noQuery(h.postServer),
+		"PUT /1.0/provisioning/servers/{name}":                      h.noQuery(h.putServer),
+		"POST /1.0/provisioning/servers/{name}":                     h.noQuery(h.postServer),
 		"DELETE /1.0/provisioning/servers/{name}":                   h.deleteServer,
-		"POST /1.0/provisioning/servers/{name}/:accept-certificate": noQuery(h.acceptCertificate),
+		"POST /1.0/provisioning/servers/{name}/:accept-certificate": h.noQuery(h.acceptCertificate),
 		"GET /1.0/provisioning/clusters":                            h.getClusters,
-		"POST /1.0/provisioning/clusters":                           noQuery(h.postClusters),
-		"GET /1.0/provisioning/clusters/{name}":                     noQuery(h.getClusterByName),
-		"PUT /1.0/provisioning/clusters/{name}":                     noQuery(h.putCluster),
-		"POST /1.0/provisioning/clusters/{name}":                    noQuery(h.postCluster),
+		"POST /1.0/provisioning/clusters":                           h.noQuery(h.postClusters),
+		"GET /1.0/provisioning/clusters/{name}":                     h.noQuery(h.getClusterByName),
+		"PUT /1.0/provisioning/clusters/{name}":                     h.noQuery(h.putCluster),
+		"POST /1.0/provisioning/clusters/{name}":                    h.noQuery(h.postCluster),
 		"DELETE /1.0/provisioning/clusters/{name}":                  h.deleteCluster,
-		"POST /1.0/provisioning/clusters/{name}/:add-servers":       noQuery(h.addServers),
+		"POST /1.0/provisioning/clusters/{name}/:add-servers":       h.noQuery(h.addServers),
 		"POST /1.0/provisioning/clusters/{name}/:remove-servers":    h.removeServers,
 		"POST /1.0/provisioning/clusters/{name}/:update":            h.updateCluster,
-		"POST /1.0/provisioning/clusters/{name}/:reboot":            noBody(h.rebootCluster),
-		"POST /1.0/provisioning/clusters/{name}/:cancel-operation":  noBody(h.cancelCluster),
+		"POST /1.0/provisioning/clusters/{name}/:reboot":            h.noBody(h.rebootCluster),
+		"POST /1.0/provisioning/clusters/{name}/:cancel-operation":  h.noBody(h.cancelCluster),
 		"GET /1.0/provisioning/rollouts":                            h.getRollouts,
 		rolloutsPattern:                                             h.postRollouts,
-		"GET /1.0/provisioning/rollouts/{uuid}":                     noQuery(h.getRollout),
+		"GET /1.0/provisioning/rollouts/{uuid}":                     h.noQuery(h.getRollout),
 		"GET /1.0/provisioning/rollouts/{uuid}/units":               h.getRolloutUnits,
-		"GET /1.0/provisioning/rollouts/{uuid}/plan":                noQuery(h.getRolloutPlan),
-		"POST /1.0/provisioning/rollouts/{uuid}/{action}":           noBody(h.changeRollout),
+		"GET /1.0/provisioning/rollouts/{uuid}/plan":                h.noQuery(h.getRolloutPlan),
+		"POST /1.0/provisioning/rollouts/{uuid}/{action}":           h.noBody(h.changeRollout),
 		"GET /1.0/warnings":                                         h.getWarnings,
-		"GET /1.0/warnings/{uuid}":                                  noQuery(h.getWarning),
-		"PUT /1.0/warnings/{uuid}":                                  noQuery(h.putWarning),
+		"GET /1.0/warnings/{uuid}":                                  h.noQuery(h.getWarning),
+		"PUT /1.0/warnings/{uuid}":                                  h.noQuery(h.putWarning),
 	}
 	for _, action := range actions {
 		operators[actionPattern+string(action)] = h.actOn(action)
 		if action != opscenter.ActionUpdate {
-			operators[actionPattern+string(action)] = noBody(h.actOn(action))
+			operators[actionPattern+string(action)] = h.noBody(h.actOn(action))
 		}
 	}
 	h.inventoryRoutes(operators)
@@ -197,8 +197,7 @@ func (h *Handler) routes() *http.ServeMux {
 func (h *Handler) named(handle http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.PathValue("name"), ":") || strings.HasPrefix(r.PathValue("uuid"), ":") {
-			noteFailure(w, opscenter.ErrNotFound)
-			respondError(w, http.StatusNotFound, "Not found: there is no such endpoint")
+			h.fail(w, r, errNoEndpoint)
 			return
 		}
 		handle(w, r)
@@ -232,11 +231,16 @@ func (h *Handler) unmatched(w http.ResponseWriter, r *http.Request) {
 	h.mux.ServeHTTP(&probe, r)
 	if probe.status == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", probe.header.Get("Allow"))
-		respondError(w, http.StatusMethodNotAllowed, fmt.Sprintf("Method %s is not allowed here", r.Method))
+		h.fail(w, r, fmt.Errorf("method %.20s %w", r.Method, errMethod))
 		return
 	}
-	respondError(w, http.StatusNotFound, "Not found: there is no such endpoint")
+	h.fail(w, r, errNoEndpoint)
 }
+
+var (
+	errNoEndpoint = errors.New("not found: there is no such endpoint")
+	errMethod     = errors.New("is not allowed here")
+)
 
 type discardWriter struct {
 	header http.Header

@@ -129,8 +129,7 @@ func (h *Handler) announceServer(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		// To an operator a known machine is a conflict, and not a matter of trust.
 		if errors.Is(err, opscenter.ErrIdentityTaken) {
-			respondError(w, http.StatusConflict, err.Error())
-			return
+			err = fmt.Errorf("%w: %w", errConflict, err)
 		}
 		h.fail(w, r, err)
 		return

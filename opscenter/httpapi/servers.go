@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -228,12 +229,15 @@ func (h *Handler) getServerByName(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) putServer(w http.ResponseWriter, r *http.Request) {
-	var body serverPut
+	var body struct {
+		serverPut
+		unchanged
+	}
 	err := decode(r, &body, shownBy[server](), bmcConfig)
 	if err == nil {
 		err = h.registry.EditServer(r.Context(), r.PathValue("name"), func(info *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
 			body.edit(spec)
-			return matches(r, etag(editable(info)))
+			return cmp.Or(body.check(unchanged{info.Name, info.Certificate, info.Fingerprint, info.Cluster, info.SystemUUID, info.MachineID}), matches(r, etag(editable(info))))
 		})
 	}
 	if err != nil {

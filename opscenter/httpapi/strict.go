@@ -50,15 +50,14 @@ func decodeStrict(data []byte, into any, where string, also ...fields) error {
 }
 
 // noBody refuses a body on a route that takes none; an empty object is none.
-func noBody(handle http.HandlerFunc) http.HandlerFunc {
+func (h *Handler) noBody(handle http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		data, err := readBody(r)
 		if err == nil && len(bytes.TrimSpace(data)) > 0 {
 			err = decodeStrict(data, &struct{}{}, "")
 		}
 		if err != nil {
-			noteFailure(w, err)
-			respondError(w, statusOf(err), err.Error())
+			h.fail(w, r, err)
 			return
 		}
 		handle(w, r)
@@ -66,11 +65,10 @@ func noBody(handle http.HandlerFunc) http.HandlerFunc {
 }
 
 // noQuery refuses parameters on a route that knows none. dry-run is for isDryRun to refuse.
-func noQuery(handle http.HandlerFunc) http.HandlerFunc {
+func (h *Handler) noQuery(handle http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if _, err := parseQuery(r); err != nil {
-			noteFailure(w, err)
-			respondError(w, statusOf(err), err.Error())
+			h.fail(w, r, err)
 			return
 		}
 		handle(w, r)
@@ -186,6 +184,33 @@ func shownBy[T any]() fields {
 	known := map[string]reflect.Type{}
 	fieldsOf(reflect.TypeFor[T](), known)
 	return fields{shown: slices.Sorted(maps.Keys(known))}
+}
+
+// unchanged are fields that GET shows and no PUT changes: an edit sends them back as they are.
+type unchanged struct {
+	Name        string `json:"name"`
+	Certificate string `json:"certificate"`
+	Fingerprint string `json:"fingerprint"`
+	Cluster     string `json:"cluster"`
+	SystemUUID  string `json:"system_uuid"`
+	MachineID   string `json:"machine_id"`
+}
+
+// check refuses those that differ from what is shown; an empty one says nothing.
+func (u unchanged) check(shown unchanged) error {
+	for _, field := range []struct{ name, sent, shown, how string }{
+		{"name", u.Name, shown.Name, "POST renames"},
+		{"certificate", u.Certificate, shown.Certificate, ":accept-certificate accepts another one"},
+		{"fingerprint", u.Fingerprint, shown.Fingerprint, ":accept-certificate accepts another one"},
+		{"cluster", u.Cluster, shown.Cluster, "the cluster's :add-servers and :remove-servers change it"},
+		{"system_uuid", u.SystemUUID, shown.SystemUUID, "the server says it"},
+		{"machine_id", u.MachineID, shown.MachineID, "the server says it"},
+	} {
+		if field.sent != "" && !strings.EqualFold(strings.TrimSpace(field.sent), strings.TrimSpace(field.shown)) {
+			return fmt.Errorf("%w: field %s can't be changed so: %s", errBody, field.name, field.how)
+		}
+	}
+	return nil
 }
 
 // isEmpty reports whether a value says nothing: that of a field which a client does not use.

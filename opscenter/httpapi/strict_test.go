@@ -208,3 +208,37 @@ func TestAdmittedNames(t *testing.T) {
 
 // lastSeen is what changes by itself.
 var lastSeen = regexp.MustCompile(`"(last_seen|last_updated|last_occurrence)":"[^"]*"`)
+
+// TestPutContradicts: an edit may send back what GET showed; another value of what PUT does not change is
+// refused by name, and changes nothing.
+func TestPutContradicts(t *testing.T) {
+	p, _, _ := everything(t)
+	client := p.client(&p.operator)
+	for path, wrong := range map[string][]string{
+		serversPath + "a":               {`"name":"b"`, `"certificate":"x"`, `"fingerprint":"abc"`, `"cluster":"c9"`, `"system_uuid":"x"`, `"machine_id":"1"`},
+		"/1.0/provisioning/clusters/c9": {`"name":"c8"`, `"certificate":"x"`, `"fingerprint":"abc"`},
+	} {
+		_, shown := p.send(client, "GET", path, "")
+		var answer struct {
+			Metadata json.RawMessage `json:"metadata"`
+		}
+		require.NoError(t, json.Unmarshal([]byte(shown), &answer))
+		code, text := p.send(client, "PUT", path, string(answer.Metadata))
+		require.Equal(t, 200, code, text)
+		for _, field := range wrong {
+			before := p.store.rows(t)
+			code, text := p.send(client, "PUT", path, `{"description":"other",`+field+`}`)
+			require.Equal(t, 400, code, text)
+			name, _, _ := strings.Cut(strings.Trim(field, `"`), `"`)
+			require.Contains(t, text, "field "+name)
+			require.Equal(t, before, p.store.rows(t))
+		}
+	}
+	// Refusals are logged with their path, wherever they are made.
+	for _, request := range [][2]string{{"POST", "/1.0/provisioning/clusters/c9/:nonsense"}, {"PATCH", serversPath + "a"}, {"GET", "/1.0/nowhere"}, {"GET", serversPath + "a/system/network?x=1"}, {"GET", serversPath + ":nobody/system/network"}} {
+		code, _ := p.send(client, request[0], request[1], "")
+		require.GreaterOrEqual(t, code, 400)
+		path, _, _ := strings.Cut(request[1], "?")
+		require.Contains(t, p.log.String(), "path="+path, request)
+	}
+}

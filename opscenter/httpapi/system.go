@@ -20,26 +20,26 @@ var errNoSystem = errors.New("changes of servers are not set up here")
 func (h *Handler) systemRoutes(operators map[string]http.HandlerFunc) {
 	const servers, clusters = "/1.0/provisioning/servers/{name}", "/1.0/provisioning/clusters/{name}"
 	for pattern, handle := range map[string]http.HandlerFunc{
-		"GET " + servers + "/system/network":           noQuery(h.getNetwork),
+		"GET " + servers + "/system/network":           h.noQuery(h.getNetwork),
 		networkPattern:                                 h.putNetwork,
-		"GET " + servers + "/system/update":            noQuery(getSettings(h, (*system.Manager).Update)),
+		"GET " + servers + "/system/update":            h.noQuery(getSettings(h, (*system.Manager).Update)),
 		"PUT " + servers + "/system/update":            putSettings(h, (*system.Manager).SetUpdate),
-		"GET " + servers + "/system/storage":           noQuery(getSettings(h, (*system.Manager).Storage)),
+		"GET " + servers + "/system/storage":           h.noQuery(getSettings(h, (*system.Manager).Storage)),
 		"PUT " + servers + "/system/storage":           putSettings(h, (*system.Manager).SetStorage),
-		"GET " + servers + "/system/provider":          noQuery(getSettings(h, (*system.Manager).Provider)),
+		"GET " + servers + "/system/provider":          h.noQuery(getSettings(h, (*system.Manager).Provider)),
 		"PUT " + servers + "/system/provider":          putSettings(h, (*system.Manager).SetProvider),
-		"GET " + servers + "/system/kernel":            noQuery(getSettings(h, (*system.Manager).Kernel)),
+		"GET " + servers + "/system/kernel":            h.noQuery(getSettings(h, (*system.Manager).Kernel)),
 		"PUT " + servers + "/system/kernel":            putSettings(h, (*system.Manager).SetKernel),
-		"GET " + servers + "/system/logging":           noQuery(getSettings(h, (*system.Manager).Logging)),
+		"GET " + servers + "/system/logging":           h.noQuery(getSettings(h, (*system.Manager).Logging)),
 		"PUT " + servers + "/system/logging":           putSettings(h, (*system.Manager).SetLogging),
-		"POST " + servers + "/system/:suspend":         noBody(h.suspend),
-		"POST " + servers + "/system/:factory-reset":   noBody(h.factoryReset),
-		"DELETE " + servers + "/system/:factory-reset": noBody(h.factoryReset), // as some releases of Operations Center's client
+		"POST " + servers + "/system/:suspend":         h.noBody(h.suspend),
+		"POST " + servers + "/system/:factory-reset":   h.noBody(h.factoryReset),
+		"DELETE " + servers + "/system/:factory-reset": h.noBody(h.factoryReset), // as some releases of Operations Center's client
 		"POST " + clusters + "/:bulk-update":           h.bulkUpdate,
 		"GET /1.0/provisioning/changes":                h.getConfigurationChanges,
-		"GET /1.0/provisioning/changes/{uuid}":         noQuery(h.getConfigurationChange),
+		"GET /1.0/provisioning/changes/{uuid}":         h.noQuery(h.getConfigurationChange),
 		"GET /1.0/provisioning/batches":                h.getBatches,
-		"GET /1.0/provisioning/batches/{uuid}":         noQuery(h.getBatch),
+		"GET /1.0/provisioning/batches/{uuid}":         h.noQuery(h.getBatch),
 	} {
 		operators[pattern] = func(w http.ResponseWriter, r *http.Request) {
 			if h.options.System == nil {
@@ -49,7 +49,7 @@ func (h *Handler) systemRoutes(operators map[string]http.HandlerFunc) {
 			handle(w, r)
 		}
 	}
-	operators["POST "+servers+"/:resync"] = noQuery(noBody(h.resyncServer))
+	operators["POST "+servers+"/:resync"] = h.noQuery(h.noBody(h.resyncServer))
 }
 
 // shownChange is what the API shows of a change.

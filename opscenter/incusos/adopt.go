@@ -163,6 +163,47 @@ type found struct {
 	} `json:"environment"`
 	members      []api.ClusterMember
 	certificates []api.Certificate
+
+	names  map[string]bool // of the members
+	parsed []trusted       // the certificates of servers
+}
+
+// Limits of the cluster that is adopted.
+const (
+	maxMembers      = 1000
+	maxCertificates = 10_000
+)
+
+// trusted is a certificate of a server in a cluster's trust store.
+type trusted struct {
+	name, fingerprint string
+	certificate       *x509.Certificate
+}
+
+// index makes the members and their certificates ready to be looked up. opscenter.ErrUnreachable: there are too
+// many, or two members of one name.
+func (f *found) index() error {
+	if len(f.members) > maxMembers || len(f.certificates) > maxCertificates {
+		return fmt.Errorf("the cluster lists %d members and %d certificates, at most %d and %d are taken: %w", len(f.members), len(f.certificates), maxMembers, maxCertificates, opscenter.ErrUnreachable)
+	}
+	f.names = map[string]bool{}
+	for i := range f.members {
+		name := f.members[i].ServerName
+		if f.names[name] {
+			return fmt.Errorf("the cluster lists two members %s: %w", limited(name, maxText), opscenter.ErrUnreachable)
+		}
+		f.names[name] = true
+	}
+	for i := range f.certificates {
+		c := &f.certificates[i]
+		if c.Type != api.CertificateTypeServer {
+			continue
+		}
+		if certificate, err := opscenter.ParseCertificate(c.Certificate); err == nil {
+			f.parsed = append(f.parsed, trusted{c.Name, opscenter.Fingerprint(certificate), certificate})
+		}
+	}
+	return nil
 }
 
 // introduce makes the server trust the control plane, and reads who it is.
@@ -268,7 +309,7 @@ func (f *found) adoption(target opscenter.Target, options AdoptOptions, known fu
 	if len(f.members) == 0 {
 		return nil, fmt.Errorf("%s says that its cluster has no members: %w", target.Name, opscenter.ErrUnreachable)
 	}
-	if err := unknownMembers(options, f.members); err != nil {
+	if err := cmp.Or(unknownMembers(options, f.members), f.index()); err != nil {
 		return nil, err
 	}
 	out.Cluster, out.SuggestedCluster, out.Certificate = options.Name, f.members[0].ServerName, presented
@@ -310,29 +351,18 @@ func unknownMembers(options AdoptOptions, members []api.ClusterMember) error {
 // rename a certificate with its member.
 func (f *found) certificateOf(member, wanted string, known func(fingerprint, member string) bool) (*x509.Certificate, error) {
 	var candidates, others []*x509.Certificate
-	for i := range f.certificates {
-		c := &f.certificates[i]
-		if c.Type != api.CertificateTypeServer {
-			continue
-		}
-		certificate, err := opscenter.ParseCertificate(c.Certificate)
-		if err != nil {
-			continue
-		}
-		fingerprint := opscenter.Fingerprint(certificate)
-		if wanted != "" {
-			if strings.EqualFold(fingerprint, wanted) {
-				return certificate, nil
-			}
-			continue
-		}
+	for _, c := range f.parsed {
 		switch {
-		case c.Name == member && time.Now().Before(certificate.NotAfter):
-			if !slices.ContainsFunc(candidates, certificate.Equal) {
-				candidates = append(candidates, certificate)
+		case wanted != "":
+			if strings.EqualFold(c.fingerprint, wanted) {
+				return c.certificate, nil
 			}
-		case !slices.ContainsFunc(f.members, func(m api.ClusterMember) bool { return m.ServerName == c.Name }):
-			others = append(others, certificate) // that of a member that was renamed may be among them
+		case c.name == member && time.Now().Before(c.certificate.NotAfter):
+			if !slices.ContainsFunc(candidates, c.certificate.Equal) {
+				candidates = append(candidates, c.certificate)
+			}
+		case !f.names[c.name] && len(others) < maxDescribed:
+			others = append(others, c.certificate) // that of a member that was renamed may be among them
 		}
 	}
 	if len(candidates) == 1 {

@@ -533,3 +533,15 @@ func TestAdoptLeftovers(t *testing.T) {
 	_, err = adopt(s.URL(), s.TrustToken("x"), incusos.AdoptOptions{Name: "c1", Certificates: map[string]string{"node2": opscenter.Fingerprint(s.Certificate())}})
 	require.NoError(t, err)
 }
+
+// TestAdoptBounds: a cluster that lists too much, or two members of one name, is not adopted.
+func TestAdoptBounds(t *testing.T) {
+	var many []string
+	for i := range incusos.MaxMembers + 1 {
+		many = append(many, fmt.Sprint(i))
+	}
+	require.NoError(t, incusos.IndexFound(many[1:], incusos.MaxCertificates))
+	require.ErrorContains(t, incusos.IndexFound(many, 1), "at most 1000")
+	require.ErrorContains(t, incusos.IndexFound(many[:1], incusos.MaxCertificates+1), "10000 are taken")
+	require.ErrorContains(t, incusos.IndexFound([]string{"a", "b", "a"}, 1), "two members a")
+}

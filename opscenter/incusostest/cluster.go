@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -140,12 +141,16 @@ func (s *Server) Instances() []Instance {
 	return out
 }
 
-// Cluster makes servers members of one Incus cluster. They present its certificate from
-// then on: a control plane with which they registered before must be told of it (see
-// opscenter.Registry.SetClusterCertificate), as one that forms a cluster by itself is. What the servers have, their
+// Cluster makes servers members of one Incus cluster, before or after they register. They present
+// its certificate from then on, in place of the one that they register with: a control plane must be
+// told of it (opscenter.Registry.CreateCluster and SetClusterCertificate; Fleet.Form does all), else its polls
+// find a certificate that is not the registered one. Connections that are open are cut. What the servers have, their
 // instances among it, becomes the cluster's, and so do the clients they trust. An error: two of them
 // have an instance of one name. With Options.StateDir the cluster is kept there, by the name of its first member.
 func Cluster(servers ...*Server) error {
+	if len(servers) == 0 {
+		return errors.New("a cluster has servers")
+	}
 	first := servers[0]
 	d := first.db()
 	if d.restored() {
@@ -185,7 +190,9 @@ func Cluster(servers ...*Server) error {
 	for _, s := range servers {
 		s.mu.Lock()
 		maps.Copy(s.trusted, trusted)
+		s.endSessions()
 		s.mu.Unlock()
+		s.Cut()
 	}
 	d.save()
 	return nil

@@ -90,10 +90,10 @@ func (f *Fleet) Form(ctx context.Context, name string, spec opscenter.ClusterSpe
 	for _, s := range servers {
 		names = append(names, s.Name())
 	}
-	if err := Cluster(servers...); err != nil {
-		return err
-	}
 	if _, err := f.registry.CreateCluster(ctx, name, spec, names...); err != nil {
+		return err // and the servers are as they were
+	}
+	if err := Cluster(servers...); err != nil {
 		return err
 	}
 	return f.registry.SetClusterCertificate(ctx, name, servers[0].ClusterCertificate().Leaf)

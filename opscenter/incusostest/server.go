@@ -42,7 +42,7 @@ type Options struct {
 	// Application is the primary one: "incus", "incus-lts-6.0", "migration-manager",
 	// "operations-center", or any other. Default "incus".
 	Application string
-	// Version of the OS and all applications. Default "202610010000".
+	// Version of the OS and all applications. Default: Release, else "202610010000".
 	Version string
 	// Standalone: an Incus server that is in no cluster.
 	Standalone bool
@@ -53,7 +53,7 @@ type Options struct {
 	UpdateDelay, RebootDelay, EvacuateDelay time.Duration
 	// Release is the IncusOS release as which the server speaks, until it runs a newer version:
 	// what that did not tell yet is not told, as with machine_id before 202605290000 and is_primary
-	// before 202606240000. Default: the newest.
+	// before 202606240000. It must not be older than Version. Default: the newest.
 	Release string
 	// Plain: an Incus server that is not on IncusOS. It answers nothing under /os/, and does not register.
 	Plain bool
@@ -83,9 +83,7 @@ func (o Options) withDefaults() Options {
 	if o.Application == "" {
 		o.Application = "incus"
 	}
-	if o.Version == "" {
-		o.Version = "202610010000"
-	}
+	o.Version = cmp.Or(o.Version, o.Release, "202610010000")
 	for _, d := range []*time.Duration{&o.UpdateDelay, &o.RebootDelay, &o.EvacuateDelay} {
 		if *d == 0 {
 			*d = 10 * time.Millisecond
@@ -147,6 +145,14 @@ type Provider struct {
 func New(options Options) (*Server, error) { return newServer(options, nil) }
 
 func newServer(options Options, fleet *Fleet) (*Server, error) {
+	if r := options.Release; r != "" {
+		if _, err := time.Parse("200601021504", r); err != nil {
+			return nil, fmt.Errorf("Options.Release %q: YYYYMMDDHHMM is wanted", r)
+		}
+		if newer(options.Version, r) {
+			return nil, fmt.Errorf("Options.Release %s: no such server runs version %s, which is newer", r, options.Version)
+		}
+	}
 	s := &Server{fleet: fleet, options: options.withDefaults(), trusted: map[string]bool{}, requests: map[string]int{}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if err := s.install(); err != nil {

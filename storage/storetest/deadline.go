@@ -14,15 +14,27 @@ import (
 const DefaultDeadline = 2 * time.Minute
 
 // Deadline bounds each test of the suite; default: DefaultDeadline. A test that is not done by then
-// fails with the stacks of all goroutines, and the next one goes on.
+// fails with the rule that it is about and the stacks of all goroutines, and the next one goes on. What it left
+// running may end the test binary later, when it fails in its turn.
 func Deadline(d time.Duration) Option { return func(s *suite) { s.deadline = d } }
 
 // within runs a test, and fails it when it is not done in time. What it left running is not waited for.
-func (s *suite) within(t *testing.T, test func(*testing.T)) {
+func (s *suite) within(t *testing.T, rule string, test func(*testing.T)) {
 	t.Helper()
 	if !inTime(s.deadline, func() { test(t) }) {
-		t.Fatalf("the test is not done after %s (storetest.Deadline): the store keeps a call waiting. All goroutines:\n%s", s.deadline, stacks())
+		t.Fatalf("the stacks of all goroutines:\n%s\nthe test is not done after %s (storetest.Deadline): the store keeps a call waiting. %s", stacks(), s.deadline, rule)
 	}
+}
+
+// rules are those of storage.Store that a test is about, in which stores have been found to hang.
+var rules = map[string]string{
+	"SnapshotIsStable":   "No writer waits for a View (storage.Store.View).",
+	"UpdateInsideView":   "The function of a View may call Update (storage.Store.View).",
+	"WatchOrder":         "Watch yields what was committed (storage.Store.Watch).",
+	"WatchLagAndReset":   "No writer waits for a reader of Watch, which is reset instead (storage.Store.Watch).",
+	"WatchCancel":        "Watch ends with its context's error (storage.Store.Watch).",
+	"WatchMissesNothing": "Watch yields all that was committed (storage.Store.Watch).",
+	"Closed":             "Close ends each Watch with ErrClosed (storage.Store.Close).",
 }
 
 // closeInTime closes a store that may hang.

@@ -91,7 +91,7 @@ func Run(t *testing.T, open Opener, options ...Option) {
 		{"ChangedIndexes", s.changedIndexes},
 		{"Kill", s.kill},
 	} {
-		t.Run(test.name, func(t *testing.T) { s.within(t, test.run) })
+		t.Run(test.name, func(t *testing.T) { s.within(t, rules[test.name], test.run) })
 	}
 }
 
@@ -148,6 +148,7 @@ func (s *suite) openIn(t testing.TB, dir string, ts *tables) storage.Store {
 	t.Helper()
 	store, err := s.open(dir)
 	require.NoError(t, err)
+	require.NotNil(t, store, "the Opener returned neither a store nor an error")
 	t.Cleanup(func() { s.closeInTime(t, store) })
 	require.NoError(t, store.Attach(t.Context(), ts.schemas()...))
 	return store
