@@ -131,8 +131,12 @@ func versionData(info *ServerInfo) map[string]any {
 		applications = append(applications, map[string]any{"name": a.Name, "version": a.Version, "friendly_version": a.FriendlyVersion,
 			"available_version": info.Available[a.Name], "needs_update": needs(a.Name), "in_maintenance": maintenance})
 	}
+	osAvailable := "" // nothing is for what is not IncusOS
+	if v.OS.Name == OSName && !v.OS.Plain {
+		osAvailable = info.Available[ComponentOS]
+	}
 	return map[string]any{"applications": applications, "update_channel": v.UpdateChannel, "needs_update": len(outdated) > 0, "needs_reboot": v.NeedsReboot(), "in_maintenance": maintenance,
-		"os": map[string]any{"name": v.OS.Name, "version": v.OS.Version, "version_next": v.OS.VersionNext, "available_version": info.Available[ComponentOS],
+		"os": map[string]any{"name": v.OS.Name, "version": v.OS.Version, "version_next": v.OS.VersionNext, "available_version": osAvailable,
 			"needs_reboot": v.NeedsReboot(), "needs_update": needs(ComponentOS), "backup_image": v.OS.BackupImage}}
 }
 
