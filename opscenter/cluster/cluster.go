@@ -225,12 +225,6 @@ func (m *Manager) FormAs(ctx context.Context, name string, spec opscenter.Cluste
 		})
 	case record.Status != opscenter.ClusterReady: // pending: it goes on
 		err = w.step(ctx, "record its members", func(ctx context.Context) error {
-			if err := m.registry.EditCluster(ctx, name, func(_ *opscenter.Cluster, recorded *opscenter.ClusterSpec) error {
-				*recorded = said(spec, *recorded)
-				return nil
-			}); err != nil {
-				return err
-			}
 			return m.registry.AddClusterMembers(ctx, name, servers...)
 		})
 	}
@@ -249,17 +243,6 @@ func (m *Manager) FormAs(ctx context.Context, name string, spec opscenter.Cluste
 	return w.step(ctx, "note that it is ready", func(ctx context.Context) error {
 		return m.registry.SetClusterStatus(ctx, name, opscenter.ClusterReady)
 	})
-}
-
-// said returns what is recorded, with what is said anew.
-func said(anew, recorded opscenter.ClusterSpec) opscenter.ClusterSpec {
-	if anew.Properties == nil {
-		anew.Properties = recorded.Properties
-	}
-	anew.Description, anew.ConnectionURL = cmp.Or(anew.Description, recorded.Description), cmp.Or(anew.ConnectionURL, recorded.ConnectionURL)
-	anew.Channel, anew.RestoreMode = cmp.Or(anew.Channel, recorded.Channel), cmp.Or(anew.RestoreMode, recorded.RestoreMode)
-	anew.PostRestoreDelay = cmp.Or(anew.PostRestoreDelay, recorded.PostRestoreDelay)
-	return anew
 }
 
 // unrecorded returns why something could not be recorded: nothing was done by then.

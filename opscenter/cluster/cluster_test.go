@@ -366,17 +366,3 @@ func TestRetiredCertificate(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEqual(t, record.Fingerprint, info.ServedFingerprint)
 }
-
-// TestFormRecorded: a cluster that was recorded without servers is formed with what is said anew, and keeps the rest.
-func TestFormRecorded(t *testing.T) {
-	s := newSite(t, nil, "a", "b")
-	_, err := s.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{Description: "old", RestoreMode: "skip"})
-	require.NoError(t, err)
-	m := cluster.New(s.Registry, s.client, cluster.Options{})
-	require.NoError(t, m.FormAs(t.Context(), "c1", opscenter.ClusterSpec{Description: "new", Properties: map[string]string{"a": "b"}}, "a", "b"))
-	record, err := s.Cluster(t.Context(), "c1")
-	require.NoError(t, err)
-	require.Equal(t, "new", record.Description)
-	require.Equal(t, map[string]string{"a": "b"}, record.Properties)
-	require.Equal(t, "skip", record.RestoreMode)
-}
