@@ -120,6 +120,36 @@ func TestSteadyPollSeesEverything(t *testing.T) {
 	})
 }
 
+// A poll that a reboot fell into has read a part before it and a part after it: what it found is
+// no word on how the server came back.
+func TestPollAcrossReboot(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		info := w.ready(t, 0)
+		say := func(cause opscenter.Cause) {
+			require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: cause}))
+		}
+		staged := func() opscenter.Observation {
+			o := answer(info)
+			o.Versions.OS.NeedsReboot = true // and no BootedAt: the release does not tell
+			return o
+		}
+		w.observe(t, staged())
+		say(opscenter.CauseSystemRebootTriggered)
+		goesDown, across := staged(), staged()
+		w.observe(t, goesDown)
+		require.Zero(t, w.get(t, info.Name).GoodPolls, "it is about to go down: what it is like does not last")
+		say(opscenter.CauseSystemIsReady)
+		w.observe(t, across)
+		require.Zero(t, w.get(t, info.Name).GoodPolls, "it began before the server was back")
+		require.Equal(t, opscenter.StatusOffline, w.get(t, info.Name).State.Status)
+		w.observe(t, answer(info))
+		info = w.get(t, info.Name)
+		require.Equal(t, 1, info.GoodPolls)
+		require.Equal(t, opscenter.StatusReady, info.State.Status)
+		require.False(t, info.NeedsReboot())
+	})
+}
+
 func TestBackupImage(t *testing.T) {
 	w := memoryWorld(t)
 	info := w.ready(t, 0)

@@ -69,6 +69,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 	at := now()
 	var server *Server
 	var list []Event
+	back := false
 	err = r.update(ctx, func(tx *writing) (err error) {
 		list = nil
 		server, err = byFingerprint.Find(tx, storage.StringKey(fingerprint))
@@ -92,8 +93,9 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 			return err
 		}
 		t := r.applyCause(*state, update.Cause, at)
-		if moved {
-			t.State.NotBefore = at // polls begun before asked elsewhere
+		back = update.Cause == CauseSystemIsReady && state.Announced != nil
+		if moved || back {
+			t.State.NotBefore = at // polls begun before asked elsewhere, or read a part before the reboot
 		}
 		if err := tx.putState(&t.State); err != nil {
 			return err
@@ -108,6 +110,9 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		c.LastSeen = at
 		if update.Cause == CauseSystemIsReady {
 			c.Failures = 0
+		}
+		if back {
+			c.Good = 0
 		}
 	})
 	r.logEvents(ctx, list)

@@ -36,6 +36,7 @@ const bootDrift = 15 * time.Second
 //   - OfflineThreshold consecutive failures make it offline, unresponsive.
 //   - A server that went down on purpose stays so until it is back: booted since, or
 //     unreachable and reachable again; or until its deadline has passed.
+//   - A poll of a server that is about to go down is no good poll.
 //   - What could not be read keeps its value.
 //   - A server that became unresponsive FlapThreshold times within FlapWindow is held offline
 //     until it has answered, or not answered, for FlapSteady.
@@ -157,6 +158,7 @@ func (t *Transition) answered(o Observation, policy Policy) {
 		back, late := returned(*a, o), !o.At.Before(a.deadline(policy))
 		switch {
 		case o.At.Before(a.At):
+			contact.Good = 0
 			return // asked before it said so
 		case !back && !late && a.Unasked && o.Ready:
 			// It said that it goes down, and answers: whatever becomes of that, it is up.
@@ -166,7 +168,8 @@ func (t *Transition) answered(o Observation, policy Policy) {
 			t.settle(o, policy)
 			return
 		case !back && !late:
-			return // still about to go down
+			contact.Good = 0
+			return // still about to go down: what it is like does not last
 		case !o.Ready && !late:
 			a.WentDown = true
 			return // back, and booting
