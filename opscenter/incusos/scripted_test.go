@@ -98,6 +98,18 @@ func TestFleetIsLikeServers(t *testing.T) {
 			update(t, e)
 			reboot(t, e)
 		}},
+		"backup image, with auto_reboot": {with(slow), func(t *testing.T, e *either) {
+			e.server.SetUpdateSettings(true, "stable", "6h")
+			e.server.SetTrouble(incusostest.TroubleVersion)
+			e.server.Offer("202610150000")
+			require.NoError(t, e.actuator.Update(t.Context(), e.target))
+			eventually(t, func() bool {
+				o := e.probe(t)
+				return o.Failure == nil && o.Ready && o.UpdateStatus.Idle() && !o.UpdateStatus.LastCheck.IsZero()
+			})
+			require.True(t, e.probe(t).Versions.OS.BackupImage)
+			require.Zero(t, e.server.Reboots(), "it did that by itself")
+		}},
 		"never back": {with(slow), func(t *testing.T, e *either) {
 			e.server.SetTrouble(incusostest.TroubleReboot)
 			require.NoError(t, e.actuator.Reboot(t.Context(), e.target))

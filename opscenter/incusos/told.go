@@ -46,6 +46,7 @@ type environment struct {
 // version returns the version of the operating system. Whether the next one is staged is the
 // server's word in system/update. A next one that is not, while no update is under way, is one
 // that did not boot: the server runs from its backup image, and the other image it has is that one.
+// With auto_reboot too: such a server reboots before its check ends.
 func (e *environment) version(update updateSection) opscenter.OSVersion {
 	out := opscenter.OSVersion{Name: opscenter.OSName, Version: limited(e.OSVersion.value, maxText), VersionNext: limited(e.OSVersionNext.value, maxText)}
 	if e.OSName.value != "" {
@@ -58,7 +59,6 @@ func (e *environment) version(update updateSection) opscenter.OSVersion {
 	}
 	status := update.status()
 	out.BackupImage = newer && state.NeedsReboot.told && !out.NeedsReboot && status != nil && status.Idle() &&
-		!update.Config.value.AutoReboot.value && // it is about to reboot by itself
 		(e.OSVersionAlternate.value == "" || e.OSVersionAlternate.value == e.OSVersionNext.value)
 	return out
 }

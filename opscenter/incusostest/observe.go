@@ -55,7 +55,7 @@ func (s *Server) observe(o *opscenter.Observation) {
 	o.Versions = &opscenter.Versions{UpdateChannel: u.Channel, OS: opscenter.OSVersion{Name: opscenter.OSName, Version: s.state.version, NeedsReboot: s.state.needsReboot}}
 	if os := &o.Versions.OS; s.speaks(release.NextVersion) {
 		os.VersionNext = cmp.Or(s.state.next, s.state.version)
-		os.BackupImage = newer(os.VersionNext, os.Version) && !os.NeedsReboot && o.UpdateStatus.Idle() && !u.AutoReboot &&
+		os.BackupImage = newer(os.VersionNext, os.Version) && !os.NeedsReboot && o.UpdateStatus.Idle() &&
 			(s.state.alternate == "" || s.state.alternate == os.VersionNext)
 	}
 	if len(s.state.applications) == 0 {

@@ -20,8 +20,9 @@ import (
 type state struct {
 	machineID, systemUUID string
 
-	// next is the version that was installed last, and staged while needsReboot is set. It is the
-	// alternate image, and not staged, if it did not boot.
+	// next is the version that was installed last, and boots next. It is the alternate image, and
+	// does not boot again, if it did not. needsReboot is what the server says: with auto_reboot it
+	// does not.
 	version, next, alternate string
 	needsReboot              bool
 	applications             []application
@@ -367,8 +368,8 @@ func (s *Server) SetForgetful(forgetful bool) {
 	s.state.update.CheckFrequency = "6h"
 }
 
-// checkUpdate fetches and applies what the feed offers: the OS is staged, applications are
-// updated at once.
+// checkUpdate fetches and applies what the feed offers: the OS is staged, and booted at once with
+// auto_reboot; applications are updated at once.
 func (s *Server) checkUpdate(w http.ResponseWriter, r *http.Request) {
 	if r.PathValue("action") != ":check" {
 		respondError(w, http.StatusNotFound, "Not Found")
@@ -413,13 +414,18 @@ func (s *Server) applyUpdate(osOnly bool) {
 		s.mu.Unlock()
 		return
 	}
-	osUpdated, updated := false, false
+	osUpdated, updated, auto := false, false, false
 	s.state.updateState = "Update check completed"
 	if s.trouble == TroubleDownload {
 		s.state.updateState = "Failed to check for OS updates"
 	} else if newer(s.state.available, s.state.version) && s.state.next != s.state.available { // what did not boot is not tried again
-		s.state.next, s.state.needsReboot, osUpdated = s.state.available, true, true
-		s.state.updateState = "IncusOS has been updated to version " + s.state.available
+		s.state.next, osUpdated = s.state.available, true
+		if auto = s.state.update.AutoReboot; auto {
+			s.state.updateState = "Running update check" // the reboot is a part of it
+		} else {
+			s.state.needsReboot = true
+			s.state.updateState = "IncusOS has been updated to version " + s.state.available
+		}
 	}
 	for i := range s.state.applications {
 		if a := &s.state.applications[i]; !osOnly && s.trouble != TroubleDownload && s.trouble != TroubleApplication && newer(s.state.available, a.version) {
@@ -433,6 +439,9 @@ func (s *Server) applyUpdate(osOnly bool) {
 	}
 	if updated {
 		_ = s.SelfUpdate(s.ctx, "application-update-applied")
+	}
+	if auto {
+		s.later(0, s.Reboot)
 	}
 }
 
@@ -535,10 +544,13 @@ func (s *Server) down() {
 // PowerOn boots a server that is down; a staged version becomes active.
 func (s *Server) PowerOn() {
 	s.mu.Lock()
-	switch {
-	case s.state.needsReboot && s.state.next != "" && s.trouble == TroubleVersion: // from the backup image
+	if s.state.updateState == "Running update check" && !s.state.updating {
+		s.state.updateState = "Update check completed" // the one at the start
+	}
+	switch staged := s.state.next != "" && s.state.next != s.state.alternate; {
+	case staged && s.trouble == TroubleVersion: // from the backup image
 		s.state.alternate = s.state.next
-	case s.state.needsReboot && s.state.next != "":
+	case staged:
 		s.state.alternate, s.state.version = s.state.version, s.state.next
 		s.state.next = ""
 	}
