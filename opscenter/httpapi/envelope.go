@@ -103,6 +103,8 @@ var statuses = []struct {
 	err    error
 	status int
 }{
+	{system.ErrLost, http.StatusGatewayTimeout},
+	{system.ErrStopped, http.StatusBadGateway}, // whatever the reason: something is changed
 	{errBody, http.StatusBadRequest},
 	{errNoEndpoint, http.StatusNotFound},
 	{errMethod, http.StatusMethodNotAllowed},
@@ -116,7 +118,6 @@ var statuses = []struct {
 	{system.ErrNoRollBack, http.StatusPreconditionFailed},
 	{system.ErrFailed, http.StatusBadGateway},
 	{system.ErrRolledBack, http.StatusBadGateway},
-	{system.ErrLost, http.StatusGatewayTimeout},
 	{errNoRedaction, http.StatusBadGateway},
 	{errNoSystem, http.StatusNotImplemented},
 	{errNoAudit, http.StatusNotImplemented},

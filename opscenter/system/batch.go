@@ -71,8 +71,8 @@ type member func(ctx context.Context, server *BatchMember, batch string) (*Chang
 
 // EditClusterNetwork makes an edit of the network configuration of all members of a cluster,
 // one after another, each as EditNetwork does, and stops at the first that fails: the batch
-// says which, and the error is of that member. All are looked at before the first is changed,
-// and if one could not be, none is. If ctx ends before, Run goes on with it, unless there are
+// says which, and the error is ErrStopped and that of the member. All are looked at before the
+// first is changed, and if one could not be, none is. If ctx ends before, Run goes on with it, unless there are
 // secrets in the edit.
 func (m *Manager) EditClusterNetwork(ctx context.Context, cluster string, edit network.Edit, options ApplyOptions) (*Batch, error) {
 	stored := &batchEdit{Network: &edit, Rules: options.Rules, Timeout: options.Timeout, Risk: options.AcceptRisk, Force: options.Force}
@@ -274,7 +274,8 @@ func (m *Manager) each(ctx context.Context, b *Batch, change member) error {
 			server.Status = StatusNotSent
 		}
 		if err != nil {
-			return errors.Join(err, m.endBatch(ctx, b, err))
+			err = errors.Join(err, m.endBatch(ctx, b, err))
+			return fmt.Errorf("%s of all members of cluster %q %w: %w", b.Section, b.Cluster, ErrStopped, err)
 		}
 		if err := m.registry.Write(ctx, func(tx *opscenter.Tx) error { return m.putBatch(tx, b, server.Server+" is "+string(server.Status)) }); err != nil {
 			return err

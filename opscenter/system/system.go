@@ -83,6 +83,9 @@ var (
 	// ErrNoRollBack: the server's release can't undo a change of its network by itself. See
 	// ApplyOptions.AcceptRisk.
 	ErrNoRollBack = errors.New("the server can't undo a change of its network by itself")
+	// ErrStopped: the change of a cluster has begun, and has stopped at a member that failed, or was
+	// refused. The batch says which are changed.
+	ErrStopped = errors.New("has stopped")
 	// ErrUntouched: a member of a cluster was left alone, as the change of another failed.
 	ErrUntouched = errors.New("left untouched")
 	// ErrManaged: a setting is the control plane's own.

@@ -1,0 +1,100 @@
+package system_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/network"
+	"github.com/opscenter-go/sdk/opscenter/system"
+)
+
+// unclaimed requires that nothing is reserved of what there was.
+func (p *plane) unclaimed(unit string, cluster bool) {
+	p.t.Helper()
+	require.NoError(p.t, p.registry.Read(p.t.Context(), func(s *opscenter.Snapshot) error {
+		claim, err := s.ClaimOf(unit, cluster)
+		require.Nil(p.t, claim)
+		return err
+	}))
+}
+
+// TestLostServer: a server that a change holds, and that will not come back, is deleted by force, and
+// the change ends.
+func TestLostServer(t *testing.T) {
+	p := newPlane(t, system.Options{})
+	a := p.boot(incusostest.Options{Name: "a"})
+	id := p.server("a").ID
+	a.OnMove(func() {
+		a.OnMove(nil, nil)
+		a.Crash()
+		require.ErrorIs(t, p.registry.DeleteServer(t.Context(), "a"), opscenter.ErrBusy)
+		require.NoError(t, p.registry.ForceDeleteServer(t.Context(), "a"))
+	}, nil)
+	c, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{Interface: "inst0", AddVLANTags: []int{300}}, system.ApplyOptions{})
+	require.ErrorIs(t, err, system.ErrLost)
+	require.Contains(t, err.Error(), "the server was removed")
+	stored, err := p.systems.Change(t.Context(), c.ID)
+	require.NoError(t, err)
+	require.Equal(t, system.StatusLost, stored.Status)
+	require.False(t, stored.EndedAt.IsZero())
+	p.unclaimed(id, false)
+}
+
+// TestLostMember: a member that the change of its cluster holds is taken out by force, and the change
+// stops; the others are left alone, and can be changed again.
+func TestLostMember(t *testing.T) {
+	p := newPlane(t, system.Options{})
+	p.cluster("c1", "a", "b")
+	a := p.servers["a"]
+	a.OnMove(func() {
+		a.OnMove(nil, nil)
+		a.Crash()
+		require.ErrorIs(t, p.registry.RemoveClusterMembers(t.Context(), "c1", "a"), opscenter.ErrBusy)
+		require.NoError(t, p.registry.DropClusterMembers(t.Context(), "c1", true, "a"))
+		require.NoError(t, p.registry.ForceDeleteServer(t.Context(), "a"))
+	}, nil)
+	edit := network.Edit{Interface: "inst0", AddVLANTags: []int{300}}
+	b, err := p.systems.EditClusterNetwork(t.Context(), "c1", edit, system.ApplyOptions{})
+	require.ErrorIs(t, err, system.ErrLost)
+	require.ErrorIs(t, err, system.ErrStopped)
+	require.Equal(t, []system.Status{system.StatusLost, ""}, []system.Status{b.Members[0].Status, b.Members[1].Status})
+	p.unclaimed("c1", true)
+	_, err = p.systems.EditClusterNetwork(t.Context(), "c1", edit, system.ApplyOptions{})
+	require.NoError(t, err)
+	require.Equal(t, []int{100, 200, 300}, p.tags("b"))
+}
+
+// TestStoppedInTheMiddle: what is refused before the first member is changed has changed nothing; what
+// is refused after that has stopped, and says so.
+func TestStoppedInTheMiddle(t *testing.T) {
+	p := newPlane(t, system.Options{})
+	p.cluster("c1", "a", "b", "c")
+	busy := func(server string) { // by an operator's force
+		require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+			_, _, err := tx.Begin(opscenter.Intent{Server: server, Action: opscenter.ActionReconfigure, Timeout: time.Minute, Force: true})
+			return err
+		}))
+	}
+	var once sync.Once
+	p.servers["a"].OnMove(func() { once.Do(func() { busy("b") }) }, nil)
+	edit := network.Edit{Interface: "inst0", AddVLANTags: []int{300}}
+	b, err := p.systems.EditClusterNetwork(t.Context(), "c1", edit, system.ApplyOptions{})
+	require.ErrorIs(t, err, system.ErrStopped)
+	require.ErrorIs(t, err, opscenter.ErrNotReady)
+	require.ErrorContains(t, err, `server "b"`)
+	require.Equal(t, []system.Status{system.StatusDone, system.StatusNotSent, ""}, []system.Status{b.Members[0].Status, b.Members[1].Status, b.Members[2].Status})
+	p.unclaimed("c1", true)
+
+	b, err = p.systems.EditClusterNetwork(t.Context(), "c1", network.Edit{Interface: "inst0", AddVLANTags: []int{301}}, system.ApplyOptions{})
+	require.ErrorIs(t, err, opscenter.ErrNotReady)
+	require.NotErrorIs(t, err, system.ErrStopped, "it has not begun")
+	require.Nil(t, b)
+	list, err := p.systems.Batches(t.Context(), "", 10)
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+}
