@@ -119,7 +119,7 @@ func noteFailure(w http.ResponseWriter, err error) {
 // auditRoutes are those of the audit log.
 func (h *Handler) auditRoutes(operators map[string]http.HandlerFunc) {
 	operators["GET /1.0/audit"] = h.getAudit
-	operators["GET /1.0/audit/{uuid}"] = h.getAuditEntry
+	operators["GET /1.0/audit/{uuid}"] = h.noQuery(h.getAuditEntry)
 	operators["GET /1.0/audit/:watch"] = h.watchAudit
 }
 

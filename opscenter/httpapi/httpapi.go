@@ -143,7 +143,15 @@ func (h *Handler) routes() *http.ServeMux {
 	// For servers.
 	mux.HandleFunc("POST /1.0/provisioning/servers", h.postServers)
 	mux.HandleFunc("PUT /1.0/provisioning/servers/:self", h.putSelf)
-	// For operators.
+	for pattern, handle := range h.operatorRoutes() {
+		mux.HandleFunc(pattern, h.authorized(h.named(handle)))
+	}
+	return mux
+}
+
+// operatorRoutes are those for operators, by their patterns. POST /1.0/provisioning/servers is for
+// them, too: without a token it announces a server.
+func (h *Handler) operatorRoutes() map[string]http.HandlerFunc {
 	operators := map[string]http.HandlerFunc{
 		"GET /1.0/provisioning/tokens":                              h.getTokens,
 		"POST /1.0/provisioning/tokens":                             h.noQuery(h.postTokens),
@@ -187,10 +195,7 @@ func (h *Handler) routes() *http.ServeMux {
 	h.systemRoutes(operators)
 	h.auditRoutes(operators)
 	operators[forwardPattern] = h.forward
-	for pattern, handle := range operators {
-		mux.HandleFunc(pattern, h.authorized(h.named(handle)))
-	}
-	return mux
+	return operators
 }
 
 // named refuses names that begin with ":": those are endpoints that there are not.

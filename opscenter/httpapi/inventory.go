@@ -73,7 +73,7 @@ func (h *Handler) inventoryRoutes(operators map[string]http.HandlerFunc) {
 	for _, kind := range inventory.Kinds {
 		path := "/1.0/inventory/" + kind.Plural()
 		operators["GET "+path] = h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getObjects(w, r, kind) })
-		operators["GET "+path+"/{uuid}"] = h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getObject(w, r, kind) })
+		operators["GET "+path+"/{uuid}"] = h.noQuery(h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getObject(w, r, kind) }))
 		operators["GET "+path+"/{uuid}/history"] = h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getHistory(w, r, kind) })
 		operators["POST "+path+"/{uuid}/:resync"] = h.noQuery(h.noBody(h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.resyncObject(w, r, kind) })))
 	}

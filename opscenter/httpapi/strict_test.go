@@ -5,16 +5,20 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/inventory"
 )
 
+type strictBody struct{ method, path, body string }
+
 // strictBodies are bodies of all operators' routes that take one: "zzz" is put into each object.
-var strictBodies = []struct{ method, path, body string }{
+var strictBodies = []strictBody{
 	{"POST", "/1.0/provisioning/tokens", `{"description":"d","uses_remaining":5}`},
 	{"PUT", "TOKEN", `{"description":"e","uses_remaining":5}`},
 	{"POST", "/1.0/provisioning/servers", `{"name":"new","description":"d"}`},
@@ -42,17 +46,21 @@ var strictBodies = []struct{ method, path, body string }{
 	// Those that take none.
 	{"POST", serversPath + "a/:resync", `{}`},
 	{"POST", serversPath + "a/system/:evacuate", `{}`},
+	{"POST", serversPath + "a/system/:restore", `{}`},
 	{"POST", serversPath + "a/system/:reboot", `{}`},
+	{"POST", serversPath + "a/system/:poweroff", `{}`},
 	{"POST", serversPath + "a/system/:suspend", `{}`},
 	{"POST", serversPath + "a/system/:factory-reset", `{}`},
 	{"POST", "/1.0/provisioning/clusters/c1/:reboot", `{}`},
 	{"POST", "/1.0/provisioning/clusters/c1/:cancel-operation", `{}`},
+	{"POST", "/1.0/provisioning/clusters/c1/:resync-inventory", `{}`},
 	{"POST", "/1.0/provisioning/rollouts/x/:pause", `{}`},
 }
 
-// An operator's field that is not known is refused by its name, wherever it is, and nothing is changed.
+// An operator's field or parameter that is not known is refused by its name, wherever it is and
+// on every route, and nothing is changed.
 func TestUnknownFieldsAreRefused(t *testing.T) {
-	p, _ := changing(t, nil, "a")
+	p, _, _ := everything(t)
 	client := p.client(&p.operator)
 	_, err := p.registry.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{})
 	require.NoError(t, err)
@@ -60,18 +68,22 @@ func TestUnknownFieldsAreRefused(t *testing.T) {
 	require.NoError(t, p.registry.Warn(t.Context(), "", opscenter.Warned{Kind: "x"}))
 	page, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
 	require.NoError(t, err)
-	state := func() string {
-		var out strings.Builder
-		for _, path := range []string{"/1.0/provisioning/servers?recursion=1&facts=0", "/1.0/provisioning/clusters?recursion=1", "/1.0/provisioning/tokens?recursion=1", "/1.0/warnings?recursion=1"} {
-			out.WriteString(lastSeen.ReplaceAllString(p.call(client, "GET", path, "").text, ""))
-		}
-		return out.String()
+	routes, untried := http.NewServeMux(), map[string]bool{}
+	for _, route := range p.handler.OperatorRoutes() {
+		routes.Handle(route, http.NotFoundHandler())
+		untried[route] = !strings.HasPrefix(route, "GET ") && !strings.HasPrefix(route, "DELETE ")
 	}
-	before := state()
-	patterns := map[string]bool{}
-	for _, test := range strictBodies {
+	before := p.store.rows(t)
+	bodies := slices.Clone(strictBodies)
+	for _, kind := range inventory.Kinds {
+		bodies = append(bodies, strictBody{"POST", "/1.0/inventory/" + kind.Plural() + "/x/:resync", `{}`})
+	}
+	for _, test := range bodies {
 		path := strings.NewReplacer("TOKEN", token, "WARNING", "/1.0/warnings/"+page.Warnings[0].UUID).Replace(test.path)
-		patterns[test.method+" "+path] = true
+		request, err := http.NewRequestWithContext(t.Context(), test.method, path, nil)
+		require.NoError(t, err)
+		_, route := routes.Handler(request)
+		untried[route] = false
 		for i, c := range test.body { // into each object, in turn
 			if c != '{' {
 				continue
@@ -89,14 +101,17 @@ func TestUnknownFieldsAreRefused(t *testing.T) {
 			require.Contains(t, a.Error, "zzz", "%s %s", test.method, path)
 		}
 	}
-	require.Equal(t, before, state())
-	require.Greater(t, len(patterns), 25)
-	for _, path := range []string{"GET " + serversPath + "a?zzz=1", "PUT " + serversPath + "a?zzz=1", "DELETE " + token + "?zzz=1", "GET " + token + "?zzz=1", "POST /1.0/provisioning/clusters?zzz=1"} {
-		method, where, _ := strings.Cut(path, " ")
-		a := p.call(client, method, where, "{}")
-		require.Equal(t, 400, a.ErrorCode, path)
-		require.Contains(t, a.Error, "zzz", path)
+	for route, is := range untried {
+		require.False(t, is, "strictBodies has no body for %s", route)
 	}
+	for _, route := range p.handler.OperatorRoutes() {
+		method, path, _ := strings.Cut(route, " ")
+		path = strings.NewReplacer("clusters/{name}", "clusters/c1", "{name}", "a", "tokens/{uuid}", strings.TrimPrefix(token, "/1.0/provisioning/"), "{uuid}", page.Warnings[0].UUID, "{action}", ":pause").Replace(path)
+		a := p.call(client, method, path+"?zzz=1", map[bool]string{true: "{}"}[method != "GET"])
+		require.Equal(t, 400, a.ErrorCode, "%s: %s", route, a.text)
+		require.Contains(t, a.Error, "zzz", route)
+	}
+	require.Equal(t, before, p.store.rows(t))
 	// What a server sends stays lenient: registration and self updates, as in TestRegisterAsTheProtocolSays.
 }
 

@@ -44,6 +44,9 @@ const (
 	FaultNotFound FaultKind = "not found"
 )
 
+// FaultErrorText is what a server says with FaultError.
+const FaultErrorText = "Something is wrong inside"
+
 // Faults lists all kinds but none.
 var Faults = []FaultKind{FaultDown, FaultSilent, FaultHang, FaultSlow, FaultTrickle, FaultGarbage, FaultTruncated,
 	FaultHuge, FaultWrongCertificate, FaultExpiredCertificate, FaultReset, FaultError, FaultNotFound}
@@ -182,7 +185,7 @@ func (s *Server) faulty(next http.Handler) http.Handler {
 				}
 			}
 		case FaultError:
-			respondError(w, http.StatusInternalServerError, "Something is wrong inside")
+			respondError(w, http.StatusInternalServerError, FaultErrorText)
 		case FaultNotFound:
 			respondError(w, http.StatusNotFound, "Not Found")
 		default:

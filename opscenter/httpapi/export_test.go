@@ -1,0 +1,13 @@
+package httpapi
+
+import (
+	"maps"
+	"slices"
+)
+
+// OperatorRoutes are the patterns of the operators' routes, but for what is forwarded to a server.
+func (h *Handler) OperatorRoutes() []string {
+	routes := h.operatorRoutes()
+	delete(routes, forwardPattern)
+	return slices.Sorted(maps.Keys(routes))
+}
