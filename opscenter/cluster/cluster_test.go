@@ -130,7 +130,7 @@ func TestUnsuitable(t *testing.T) {
 	require.ErrorIs(t, err, opscenter.ErrNotFound, "nothing is done before all is checked")
 	require.ErrorIs(t, m.Form(t.Context(), "c1"), cluster.ErrUnsuitable)
 	require.ErrorIs(t, m.Form(t.Context(), "c1", "a", "a"), cluster.ErrUnsuitable)
-	require.ErrorIs(t, m.Form(t.Context(), "c1", "nobody"), opscenter.ErrNotFound)
+	require.ErrorIs(t, m.Form(t.Context(), "c1", "missing"), opscenter.ErrNotFound)
 	require.ErrorIs(t, m.AddServers(t.Context(), "c1", "a"), opscenter.ErrNotFound)
 }
 
@@ -303,7 +303,7 @@ func TestRemoveRefused(t *testing.T) {
 		s.poll(t, name)
 	}
 	members := func() int { return len(mustState(t, s, "a").Members) }
-	require.ErrorIs(t, m.RemoveServers(t.Context(), "c1", cluster.RemoveOptions{}, "b", "nobody"), opscenter.ErrNotFound)
+	require.ErrorIs(t, m.RemoveServers(t.Context(), "c1", cluster.RemoveOptions{}, "b", "missing"), opscenter.ErrNotFound)
 	require.ErrorIs(t, m.RemoveServers(t.Context(), "c1", cluster.RemoveOptions{}, "b", "d"), opscenter.ErrNotFound)
 	require.ErrorIs(t, m.RemoveServers(t.Context(), "c1", cluster.RemoveOptions{}, "a", "b", "c"), cluster.ErrUnsuitable)
 	require.ErrorContains(t, m.RemoveServers(t.Context(), "c1", cluster.RemoveOptions{Force: true}, "b"), "remove it without force")
