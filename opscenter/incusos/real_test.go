@@ -91,7 +91,7 @@ func TestRealIncus(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, opscenter.StatusReady, info.State.Status)
 		require.Equal(t, opscenter.TypeIncus, info.State.Type)
-		require.Equal(t, opscenter.OSVersion{Name: opscenter.OSName, Version: "202610010000"}, info.State.Versions.OS)
+		require.Equal(t, opscenter.OSVersion{Name: opscenter.OSName, Version: "202610010000", VersionNext: "202610010000"}, info.State.Versions.OS)
 		require.Equal(t, truth, func() hardware {
 			connection, err := client.Connect(t.Context(), info.Target())
 			require.NoError(t, err)
