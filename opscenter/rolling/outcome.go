@@ -19,15 +19,16 @@ func (a *advance) resolve() {
 			a.Changed = true
 		}
 		if gone := a.gone(m, s); gone != "" {
-			if m.Left == "" || m.Step != nil {
+			now := m.Left == "" || m.Step != nil
+			if now {
 				if m.Step != nil {
 					a.ended(m, gone, "")
 				}
-				// Nothing of it is out any more that others would have to wait for.
+				// It is gone: the others need not wait for it.
 				m.Left, m.Step, m.Begun, m.Evacuated, m.Asked = gone, nil, false, false, false
 				a.note(m.Server, NoteLeft, gone)
 			}
-			a.relieve(m)
+			a.relieve(m, now)
 			continue
 		}
 		if m.Step != nil {
@@ -46,10 +47,11 @@ func (a *advance) resolve() {
 	}
 }
 
-// relieve lets a unit go on that came to a halt for a member which is none any more.
-func (a *advance) relieve(m *Member) {
+// relieve resumes a unit that failed because of a member that has left: now, or while another
+// server waited for it.
+func (a *advance) relieve(m *Member, now bool) {
 	u := a.u
-	if u.Status != UnitFailed || u.Failure == nil || u.Failure.Server != m.Server {
+	if u.Status != UnitFailed || u.Failure == nil || u.Failure.Server != m.Server && !(now && u.Failure.Attempts == 0) {
 		return
 	}
 	u.Status, u.Failure = UnitRunning, nil
@@ -202,6 +204,9 @@ func (a *advance) failed(m *Member, s *Server, reason string) {
 		return
 	}
 	a.fail(m.Server, step.Action, step.Attempt, reason)
+	if s.skips(m.Targets) != "" {
+		a.u.Failure.Advice = adviceBackupImage
+	}
 }
 
 // fail brings the unit to a halt.
@@ -215,6 +220,9 @@ func (a *advance) fail(server string, action Action, attempts int, reason string
 	u.Waiting, u.WaitingSince, u.Window = "", time.Time{}, false
 	a.Changed = true
 }
+
+// adviceBackupImage is what to do about a version that a server does not boot.
+const adviceBackupImage = "look at the server's console; cancel the rollout with restore, and roll out a version that boots; or remove the server, and resume without it"
 
 func advice(action Action, attempts int) string {
 	const cancel = ", or cancel the rollout"

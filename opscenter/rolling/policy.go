@@ -60,9 +60,10 @@ const (
 // Goals lists all goals.
 var Goals = []Goal{GoalUpdate, GoalStage, GoalReboot, GoalEvacuate, GoalRestore, GoalPowerOff, GoalRebootOnly, GoalUpdateOnly}
 
-// single returns the one action of a goal that has one.
+// needsOS reports whether the goal needs IncusOS.
 func (g Goal) needsOS() bool { return g != GoalEvacuate && g != GoalRestore }
 
+// single returns the one action of a goal that has one.
 func (g Goal) single() Action {
 	switch g {
 	case GoalEvacuate:

@@ -156,6 +156,11 @@ func (a *advance) end() {
 			a.fail(m.Server, Reboot, max(1, m.Attempts), "it needs a reboot still, after its reboot")
 			return
 		}
+		if why := s.skips(m.Targets); why != "" && m.Updated && s.Ready && a.cancel == "" && a.p.Goal.single() == None && a.p.Goal != GoalStage {
+			a.fail(m.Server, Reboot, max(1, m.Attempts), why) // the others would come to the same
+			u.Failure.Advice = adviceBackupImage
+			return
+		}
 		action := a.next(m, s)
 		if !m.Updated && action != Update && s.Ready && a.cancel == "" {
 			m.Updated = true

@@ -258,7 +258,11 @@ func (w *world) carryOut(c rolling.Command) {
 	case "half": // says that it failed, and is done
 		w.after(w.duration(s.Name, c.Action), end("the connection was lost", effect))
 	case "old version":
-		w.after(w.duration(s.Name, c.Action), end("", func() { s.Staged, s.NeedsReboot = "", false }))
+		w.after(w.duration(s.Name, c.Action), end("", func() { // from the backup image
+			s.Versions = maps.Clone(s.Versions)
+			s.Versions["os"], s.Skipped = s.Running, s.Staged
+			s.Staged, s.NeedsReboot, s.BootedAt = "", false, w.now
+		}))
 	case "newer staged":
 		w.after(w.duration(s.Name, c.Action), end("", func() {
 			effect()
