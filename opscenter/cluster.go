@@ -198,16 +198,23 @@ func (r *Registry) AddClusterMembers(ctx context.Context, name string, members .
 }
 
 // RemoveClusterMembers takes servers out of a cluster's record; those that are not in it are
-// left alone. The channel they followed stays theirs. A server's own certificate is accepted, as always, and that
-// of the cluster as long as it presents that, or is known to be a member: it stays reachable.
+// left alone. The channel they followed stays theirs. A server's own certificate is accepted, as
+// always. That of the cluster is accepted still of a server that presents it, or is known to be a
+// member of the Incus cluster: it stays reachable.
 // Errors: ErrNotFound, ErrBusy.
 func (r *Registry) RemoveClusterMembers(ctx context.Context, name string, members ...string) error {
 	return r.removeMembers(ctx, name, false, false, members)
 }
 
+// ForceRemoveClusterMembers is RemoveClusterMembers although a rollout or a change holds the
+// cluster: they go on without those members. Errors: ErrNotFound.
+func (r *Registry) ForceRemoveClusterMembers(ctx context.Context, name string, members ...string) error {
+	return r.removeMembers(ctx, name, false, true, members)
+}
+
 // DropClusterMembers is RemoveClusterMembers for servers that have left the Incus cluster: it
-// forgets which members they were, and what they presented there. force: although a rollout or a
-// change holds the cluster, which goes on without them.
+// forgets which members they were, and accepts the cluster's certificate of them no longer. force:
+// as in ForceRemoveClusterMembers.
 func (r *Registry) DropClusterMembers(ctx context.Context, name string, force bool, members ...string) error {
 	return r.removeMembers(ctx, name, true, force, members)
 }
@@ -254,7 +261,7 @@ func (t *Tx) leave(server *Server, cluster *Cluster, at time.Time, why string, l
 	}
 	changed := *server
 	changed.Cluster, changed.LastUpdated = "", at
-	presents := !left && state.Presented != "" && (state.Presented == cluster.Fingerprint || state.MemberName != "")
+	presents := !left && (state.MemberName != "" || state.Presented != "" && state.Presented == cluster.Fingerprint)
 	if changed.ServedFingerprint == cluster.Fingerprint && !presents {
 		changed.ServedFingerprint, changed.FormerServed = changed.FormerServed, ""
 	}

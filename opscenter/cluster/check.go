@@ -149,8 +149,8 @@ func (w *work) suitable(infos []*opscenter.ServerInfo, like *opscenter.ServerInf
 	return nil
 }
 
-// empty refuses servers that have something they would lose when they join.
-func (w *work) empty(ctx context.Context, joining []*opscenter.ServerInfo) error {
+// refuseContents refuses servers that have something they would lose when they join.
+func (w *work) refuseContents(ctx context.Context, joining []*opscenter.ServerInfo) error {
 	for _, info := range joining {
 		bounded, cancel := context.WithTimeout(ctx, w.options.Timeout)
 		has, err := w.incus.Contents(bounded, info.Target())
@@ -165,8 +165,8 @@ func (w *work) empty(ctx context.Context, joining []*opscenter.ServerInfo) error
 	return nil
 }
 
-// nameless refuses servers whose names other members have.
-func (w *work) nameless(ctx context.Context, member *opscenter.ServerInfo, joining []*opscenter.ServerInfo) error {
+// refuseTakenNames refuses servers whose names other members have.
+func (w *work) refuseTakenNames(ctx context.Context, member *opscenter.ServerInfo, joining []*opscenter.ServerInfo) error {
 	state, err := w.state(ctx, member)
 	if err != nil {
 		return err

@@ -130,7 +130,10 @@ type Error struct {
 	Done []string
 	// Step is the one that failed.
 	Step string
-	Err  error
+	// Recorded: the servers are recorded as members. That is taken back by removing them from the
+	// cluster, or by deleting its record.
+	Recorded bool
+	Err      error
 }
 
 func (e *Error) Error() string {
@@ -138,7 +141,11 @@ func (e *Error) Error() string {
 	if len(e.Done) > 0 {
 		done = "done: " + strings.Join(e.Done, "; ")
 	}
-	return fmt.Sprintf("%s: %v (%s; ask for the same again to go on; what was to form a cluster, or to join one, is taken back by removing the servers from it, or by deleting its record)", e.Step, e.Err, done)
+	back := ""
+	if e.Recorded {
+		back = "; it is taken back by removing the servers from the cluster, or by deleting its record"
+	}
+	return fmt.Sprintf("%s: %v (%s; ask for the same again to go on%s)", e.Step, e.Err, done, back)
 }
 
 func (e *Error) Unwrap() error { return e.Err }
@@ -149,6 +156,8 @@ type work struct {
 	name    string
 	channel string // that is given; empty: it is that of the servers
 	done    []string
+	// recorded: its servers are recorded as members.
+	recorded bool
 }
 
 // step takes a step, within its time.
@@ -159,7 +168,7 @@ func (w *work) step(ctx context.Context, what string, do func(context.Context) e
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = fmt.Errorf("not done within %s: %w: %w", w.options.Timeout, opscenter.ErrOutcomeUnknown, err)
 		}
-		return &Error{Done: slices.Clone(w.done), Step: what, Err: err}
+		return &Error{Done: slices.Clone(w.done), Step: what, Recorded: w.recorded, Err: err}
 	}
 	w.done = append(w.done, what)
 	w.options.Logger.InfoContext(ctx, "cluster", "cluster", w.name, "step", what)
@@ -176,11 +185,11 @@ func (m *Manager) Form(ctx context.Context, name string, servers ...string) erro
 // these, or a part of them, is refused. Once formed its certificate is pinned for all members. Without
 // a channel in the spec, the servers must follow one, which is the cluster's.
 //
-// Before anything is done, or recorded, the servers are checked: all are ready, of type incus, on the same
-// versions and channel, with no update, reboot or maintenance pending, and in no other
-// cluster, and those that are to join have nothing that they would lose; else it is ErrUnsuitable
-// with all that is wrong. A failure in the middle is an *Error that tells how far it came. It can be
-// taken back: see RemoveServers, and opscenter.Registry.DeleteCluster.
+// FormAs checks the servers before it does or records anything. All must be ready, of type incus,
+// and on the same versions and channel. No update, reboot or maintenance may be pending. None may be
+// in another cluster. Those that are to join may have nothing that they would lose. Otherwise FormAs
+// returns ErrUnsuitable with all that is wrong. A failure in the middle is an *Error that tells how
+// far it came. It can be taken back: see RemoveServers, and opscenter.Registry.DeleteCluster.
 func (m *Manager) FormAs(ctx context.Context, name string, spec opscenter.ClusterSpec, servers ...string) error {
 	w := &work{Manager: m, name: name, channel: spec.Channel}
 	if len(servers) == 0 {
@@ -213,7 +222,7 @@ func (m *Manager) FormAs(ctx context.Context, name string, spec opscenter.Cluste
 	if err := w.suitable(infos[joined:], infos[0]); err != nil {
 		return err
 	}
-	if err := w.empty(ctx, infos[max(1, joined):]); err != nil { // the one that makes the cluster keeps what it has
+	if err := w.refuseContents(ctx, infos[max(1, joined):]); err != nil { // the one that makes the cluster keeps what it has
 		return err
 	}
 	switch {
@@ -231,6 +240,7 @@ func (m *Manager) FormAs(ctx context.Context, name string, spec opscenter.Cluste
 	if err != nil {
 		return w.unrecorded(err)
 	}
+	w.recorded = true
 	certificate, err := w.first(ctx, infos[0])
 	if err != nil {
 		return err
@@ -281,10 +291,10 @@ func (m *Manager) AddServers(ctx context.Context, name string, servers ...string
 	if err := w.suitable(infos[joined:], member); err != nil {
 		return err
 	}
-	if err := w.nameless(ctx, member, infos[joined:]); err != nil {
+	if err := w.refuseTakenNames(ctx, member, infos[joined:]); err != nil {
 		return err
 	}
-	if err := w.empty(ctx, infos[joined:]); err != nil {
+	if err := w.refuseContents(ctx, infos[joined:]); err != nil {
 		return err
 	}
 	if err := w.step(ctx, "record its members", func(ctx context.Context) error {
@@ -292,6 +302,7 @@ func (m *Manager) AddServers(ctx context.Context, name string, servers ...string
 	}); err != nil {
 		return w.unrecorded(err)
 	}
+	w.recorded = true
 	for _, info := range infos {
 		if err := w.join(ctx, member.Name, info.Name, certificate); err != nil {
 			return err
@@ -351,6 +362,9 @@ func (w *work) join(ctx context.Context, first, name string, certificate *x509.C
 		if info, err = w.registry.Server(ctx, name); err != nil {
 			return err
 		}
+		if info.Cluster != w.name {
+			return fmt.Errorf("%w: it was taken out of the record meanwhile", ErrUnsuitable)
+		}
 		state, err = w.incus.ClusterState(ctx, info.Target())
 		return err
 	})
@@ -359,7 +373,7 @@ func (w *work) join(ctx context.Context, first, name string, certificate *x509.C
 	}
 	if state.Name != "" {
 		if !state.Certificate.Equal(certificate) {
-			return &Error{Done: w.done, Step: "look at " + name, Err: fmt.Errorf("%w: it is a member of another Incus cluster", ErrUnsuitable)}
+			return &Error{Done: w.done, Step: "look at " + name, Recorded: w.recorded, Err: fmt.Errorf("%w: it is a member of another Incus cluster", ErrUnsuitable)}
 		}
 		return w.registry.SetMemberName(ctx, name, state.Name) // it has joined already
 	}

@@ -273,6 +273,32 @@ func TestTakenBack(t *testing.T) {
 	}
 }
 
+// TestTakenOutMeanwhile: a server that is taken out of the record while its cluster is being formed
+// does not join, and what failed is told as what it is.
+func TestTakenOutMeanwhile(t *testing.T) {
+	s := newSite(t, nil, "a", "b", "c")
+	m := cluster.New(s.Registry, &meanwhile{s.client, func() { require.NoError(t, s.RemoveClusterMembers(t.Context(), "c1", "c")) }}, cluster.Options{})
+	err := m.Form(t.Context(), "c1", "a", "b", "c")
+	require.ErrorIs(t, err, cluster.ErrUnsuitable)
+	require.ErrorContains(t, err, "taken out of the record meanwhile")
+	var middle *cluster.Error
+	require.ErrorAs(t, err, &middle)
+	require.True(t, middle.Recorded)
+	require.Empty(t, mustState(t, s, "c").Name)
+	require.ErrorIs(t, m.RemoveServers(t.Context(), "c1", cluster.RemoveOptions{}, "c"), opscenter.ErrNotFound)
+}
+
+// meanwhile has something done while a server joins.
+type meanwhile struct {
+	cluster.Incus
+	do func()
+}
+
+func (m *meanwhile) Join(ctx context.Context, target opscenter.Target, join cluster.Join) error {
+	m.do()
+	return m.Incus.Join(ctx, target, join)
+}
+
 // TestForcedRecord: servers that are taken out of a record by force stay reachable, whatever they present.
 func TestForcedRecord(t *testing.T) {
 	s := newSite(t, nil, "a", "b")

@@ -76,10 +76,13 @@ func (m *Manager) RemoveServers(ctx context.Context, name string, options Remove
 			}
 		}
 		if err := w.step(ctx, "take "+r.info.Name+" out of the record", func(ctx context.Context) error {
-			if r.member == "" {
-				return m.registry.RemoveClusterMembers(ctx, name, r.info.Name)
+			switch {
+			case r.member != "":
+				return m.registry.DropClusterMembers(ctx, name, options.Force, r.info.Name)
+			case options.Force:
+				return m.registry.ForceRemoveClusterMembers(ctx, name, r.info.Name)
 			}
-			return m.registry.DropClusterMembers(ctx, name, options.Force, r.info.Name)
+			return m.registry.RemoveClusterMembers(ctx, name, r.info.Name)
 		}); err != nil {
 			return err
 		}

@@ -395,7 +395,7 @@ func (h *Handler) removeServers(w http.ResponseWriter, r *http.Request) {
 			err = h.options.Clusters.RemoveServers(r.Context(), name, clusters.RemoveOptions{Force: force}, body.ServerNames...)
 		})
 	case force:
-		err = h.registry.DropClusterMembers(r.Context(), name, true, body.ServerNames...)
+		err = h.registry.ForceRemoveClusterMembers(r.Context(), name, body.ServerNames...)
 	default:
 		err = h.registry.RemoveClusterMembers(r.Context(), name, body.ServerNames...)
 	}

@@ -104,7 +104,7 @@ var statuses = []struct {
 	status int
 }{
 	{system.ErrLost, http.StatusGatewayTimeout},
-	{system.ErrStopped, http.StatusBadGateway}, // whatever the reason: something is changed
+	{system.ErrStopped, http.StatusBadGateway}, // a batch is recorded, and members may be changed
 	{errBody, http.StatusBadRequest},
 	{errNoEndpoint, http.StatusNotFound},
 	{errMethod, http.StatusMethodNotAllowed},
@@ -174,11 +174,18 @@ var statuses = []struct {
 	{context.Canceled, http.StatusServiceUnavailable}, // the client left
 }
 
+// statusOf returns the status of an error. A request that is answered 4xx has changed nothing: what
+// was refused in the middle is 502.
 func statusOf(err error) int {
+	var middle *clusters.Error
 	for _, known := range statuses {
-		if errors.Is(err, known.err) {
-			return known.status
+		switch {
+		case !errors.Is(err, known.err):
+			continue
+		case known.status < http.StatusInternalServerError && errors.As(err, &middle) && (middle.Recorded || len(middle.Done) > 0):
+			return http.StatusBadGateway
 		}
+		return known.status
 	}
 	return http.StatusInternalServerError
 }
