@@ -39,7 +39,8 @@ type Intent struct {
 // observation that the action is done, or its deadline. It returns what the action needs.
 //
 // Errors: ErrNotFound; ErrNotReady if the server is not ready or something is under way;
-// ErrBusy if a rollout has claimed it; ErrNotApplicable for evacuate and restore on another type than incus.
+// ErrBusy if a rollout has claimed it; ErrNotApplicable for evacuate and restore on another type than
+// incus, and for all else on a server that is not on IncusOS.
 func (r *Registry) BeginAction(ctx context.Context, name string, action Action) (*Operation, *ServerInfo, error) {
 	return r.begin(ctx, Intent{Server: name, Action: action})
 }

@@ -50,8 +50,8 @@ type AdoptedServer struct {
 // Which certificate is a member's own is the cluster's word: a server that is registered with
 // it already, and is not known as a member, is not touched (ErrIdentityTaken).
 //
-// Errors: ErrInvalidName, ErrInvalidURL, ErrInvalidCertificate, ErrNoCertificate, ErrNotFound
-// for a channel; ErrNameTaken, ErrIdentityTaken, ErrClusterTaken by another cluster, ErrClustered, ErrBusy.
+// Errors: ErrInvalidName, ErrTooLong, ErrInvalidURL, ErrInvalidCertificate, ErrNoCertificate,
+// ErrInvalidOptions for other than one server without a cluster, ErrNotFound for a channel; ErrNameTaken, ErrIdentityTaken, ErrClusterTaken by another cluster, ErrClustered, ErrBusy.
 func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 	if a.Channel == "" {
 		a.Channel = r.options.DefaultChannel
@@ -206,11 +206,10 @@ type AdoptionCheck struct {
 	Names, URLs   []string
 }
 
-// CheckAdoption tells whether an Adoption can be made, as far as that can be known before it is:
-// so a trust token is not spent on one that can't. Whether there is a cluster is not known by
-// then: the name must do for either. It must be no other cluster's, and no server's that is in
-// none: an inventory could not tell them apart. Errors: ErrInvalidName, ErrInvalidURL, ErrNotFound
-// for a channel, ErrNameTaken, ErrClusterTaken, ErrBusy.
+// CheckAdoption finds what would refuse an Adoption, before a trust token is spent on it. Whether the
+// server is in a cluster is not known by then, so the name must do for either: no other cluster and
+// no other server may have it. Errors: ErrInvalidName, ErrTooLong, ErrInvalidURL, ErrNotFound for a
+// channel, ErrNameTaken, ErrClusterTaken, ErrBusy.
 func (r *Registry) CheckAdoption(ctx context.Context, c AdoptionCheck) error {
 	if c.Name != "" {
 		if err := checkObjectName("cluster", c.Name); err != nil {

@@ -28,6 +28,17 @@ func (r *Registry) AcceptCertificate(ctx context.Context, name, fingerprint stri
 	}
 	at := now()
 	return r.update(ctx, func(tx *writing) error {
+		server, err := servers.Get(tx, nameKey(name))
+		if err != nil {
+			return notFound("server", name, err)
+		}
+		if server.FormerServed != "" { // what was accepted before is not accepted again
+			changed := *server
+			changed.FormerServed = ""
+			if err := servers.Put(tx, &changed); err != nil {
+				return err
+			}
+		}
 		return r.acceptCertificate(tx, name, fingerprint, "by an operator", at)
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -112,6 +113,25 @@ func TestClusters(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, page.Clusters)
 	})
+}
+
+// What an operator accepts instead of a certificate is for good: leaving a cluster brings back none.
+func TestAcceptedInstead(t *testing.T) {
+	w := memoryWorld(t)
+	for i := range 2 {
+		w.add(t, i)
+	}
+	x, y := strings.Repeat("aa", 32), strings.Repeat("bb", 32)
+	require.NoError(t, w.AcceptCertificate(t.Context(), "server00", x))
+	require.NoError(t, w.AcceptCertificate(t.Context(), "server01", x))
+	_, err := w.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{}, "server00", "server01")
+	require.NoError(t, err)
+	require.NoError(t, w.SetClusterCertificate(t.Context(), "c1", certificate(50)))
+	require.NoError(t, w.AcceptCertificate(t.Context(), "server00", y))
+	require.NoError(t, w.AcceptCertificate(t.Context(), "server00", opscenter.Fingerprint(certificate(50))))
+	require.NoError(t, w.DropClusterMembers(t.Context(), "c1", false, "server00", "server01"))
+	require.Empty(t, w.get(t, "server00").ServedFingerprint)
+	require.Equal(t, x, w.get(t, "server01").ServedFingerprint)
 }
 
 func TestClusterPages(t *testing.T) {

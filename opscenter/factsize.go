@@ -63,17 +63,22 @@ func (f *Facts) reduced() (out *Facts, notes []string) {
 const maxMembers = 4096
 
 // reducePart returns as much of a document as fits into a number of bytes, and names what it has
-// left out. First go the lists of virtual functions, "vfs", of which the document has the count
-// beside them; then the largest members of the document, or of the objects right below it, the
-// largest first by full 4 KiB, those of one size by their names: so it is the same ones from poll to
-// poll, though counters in them grow. It is deterministic. Of a document that does not fit even so, or
-// has more than maxMembers members, nothing is kept.
+// left out. It is deterministic:
+//
+//  1. The lists of virtual functions, "vfs", are left out. The document has their count beside them.
+//  2. Then the largest members are, of the objects right below the document and of the document. The
+//     largest go first by full 4 KiB, and those of one size by their names: so they are the same from
+//     poll to poll, though counters in them grow.
+//  3. Then the largest members of the document are, in that order.
+//
+// Nothing is kept of a document that does not fit even so, or that has more than maxMembers members.
 func reducePart(data json.RawMessage, limit int) (kept json.RawMessage, left string, err error) {
 	kept, removed, err := jsonfilter.Append(make([]byte, 0, limit), data, func(key []byte) bool { return string(key) == "vfs" })
 	if err != nil {
 		return nil, "", err
 	}
 	var names []string
+	more := 0
 	if removed {
 		names = append(names, fmt.Sprintf("%d virtual functions", countFunctions(data)))
 	}
@@ -82,43 +87,49 @@ func reducePart(data json.RawMessage, limit int) (kept json.RawMessage, left str
 			break
 		}
 		var dropped []string
-		if kept, dropped, err = dropLargest(kept, limit-limit/16, below); err != nil {
+		var count int
+		if kept, dropped, count, err = dropLargest(kept, limit-limit/16, below); err != nil {
 			return nil, "", err
 		}
 		names = append(names, dropped...)
+		more += count - len(dropped)
 	}
 	if len(kept) > limit {
 		return nil, "all of it, which has too many members, or too large names of members", nil
 	}
-	if len(names) > maxLeftOut {
-		names = append(names[:maxLeftOut:maxLeftOut], fmt.Sprintf("and %d more", len(names)-maxLeftOut))
+	if over := len(names) - maxLeftOut; over > 0 {
+		names, more = names[:maxLeftOut:maxLeftOut], more+over
+	}
+	if more > 0 {
+		names = append(names, fmt.Sprintf("and %d more", more))
 	}
 	return kept, strings.Join(names, ", "), nil
 }
 
 // dropLargest leaves out the largest members of a document, below: also those of the objects that are its
-// members, until it has a size, and names them. One with too many members stays as it is.
-func dropLargest(document json.RawMessage, size int, below bool) (json.RawMessage, []string, error) {
+// members, until it has a size. It names the first maxLeftOut of them, and counts all. One with too many
+// members stays as it is.
+func dropLargest(document json.RawMessage, size int, below bool) (kept json.RawMessage, names []string, count int, err error) {
 	list, err := membersOf(document, below)
 	if err != nil || len(list) > maxMembers {
-		return document, nil, err
+		return document, nil, 0, err
 	}
 	slices.SortFunc(list, func(a, b member) int {
 		return cmp.Or(cmp.Compare(b.size>>12, a.size>>12), cmp.Compare(a.path, b.path))
 	})
 	drop, have := map[string]bool{}, len(document)
-	var names []string
 	for _, m := range list {
 		if have <= size {
 			break
 		}
-		if drop[m.path] = true; len(names) <= maxLeftOut {
+		if drop[m.path] = true; len(names) < maxLeftOut {
 			names = append(names, m.path)
 		}
+		count++
 		have -= m.size
 	}
-	kept, err := without(document, drop)
-	return kept, names, err
+	kept, err = without(document, drop)
+	return kept, names, count, err
 }
 
 // maxLeftOut bounds how many names of what was left out are told.

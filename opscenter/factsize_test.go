@@ -57,6 +57,14 @@ func TestFactsThatAreTooLarge(t *testing.T) {
 			require.Len(t, warned(), 1)
 			require.Equal(t, opscenter.WarningFacts, warned()[0].Kind)
 			require.Contains(t, warned()[0].Message, "left out: state.large")
+			o := answer(info)
+			o.Facts, o.Unread = &opscenter.Facts{}, []string{"a part: timeout"}
+			w.observe(t, o)
+			require.Len(t, warned(), 2, "a part that could not be read is no smaller")
+			seen(large(limit, 1))
+			for range 3 {
+				seen(large(limit, 1)) // and all can be read again
+			}
 			revision := w.revision(t)
 			for n := range 5 {
 				seen(large(limit, 1000+n))
@@ -133,6 +141,16 @@ func TestReducePart(t *testing.T) {
 		require.Equal(t, string(kept), string(again))
 		require.Equal(t, left, leftAgain)
 	})
+	var document strings.Builder
+	for i := range 40 {
+		fmt.Fprintf(&document, "%s%q:%q", map[bool]string{true: ",", false: "{"}[i > 0], fmt.Sprintf("m%02d", i), strings.Repeat("x", 5000))
+	}
+	kept, left, err := opscenter.ReducePart(json.RawMessage(document.String()+"}"), 26000)
+	require.NoError(t, err)
+	var members map[string]any
+	require.NoError(t, json.Unmarshal(kept, &members))
+	require.Len(t, members, 4)
+	require.Equal(t, "m00, m01, m02, m03, m04, m05, m06, m07, m08, m09, and 26 more", left, "all are counted")
 	begun := time.Now()
 	many := func(member string, n int) string {
 		var out strings.Builder
@@ -152,7 +170,7 @@ func TestReducePart(t *testing.T) {
 	}
 	require.Less(t, time.Since(begun), 10*time.Second, "whatever it has")
 	begun = time.Now()
-	_, _, err := opscenter.ReducePart(json.RawMessage(`{"a":`+strings.Repeat("[", 2000)+strings.Repeat("]", 2000)+`}`), 100)
+	_, _, err = opscenter.ReducePart(json.RawMessage(`{"a":`+strings.Repeat("[", 2000)+strings.Repeat("]", 2000)+`}`), 100)
 	require.Error(t, err, "nested too deep")
 	require.Less(t, time.Since(begun), time.Second)
 }

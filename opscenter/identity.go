@@ -16,13 +16,15 @@ type identified struct {
 	sharing []*Server
 }
 
-// identify finds the record of a machine with a new certificate. A machine ID tells machines apart. Cheap
-// boards and some hypervisors give all their machines one system UUID: those with different
+// identify finds the record of a machine with a new certificate. A machine ID tells machines apart.
+// Cheap boards and some hypervisors give all their machines one system UUID: those with different
 // machine IDs are different machines. Where either side has no machine ID, one system UUID is one
-// machine. A machine that was installed anew has another machine ID: it is known by its system UUID if
-// an operator allowed that (AllowReinstall), or announced it (PreRegister); where others share that
-// UUID, the one that was registered must come under its name. Errors:
-// ErrIdentityTaken, with the record that is in the way in machine.
+// machine.
+//
+// A machine that was installed anew has another machine ID. It is known by its system UUID if an
+// operator allowed that (AllowReinstall), or announced it (PreRegister). Where others have that UUID,
+// too, it must come under its name. Errors: ErrIdentityTaken, with the record that is in the way in
+// machine.
 func identify(tx storage.ReadTx, name, systemUUID, machineID string) (out identified, err error) {
 	if machineID != "" {
 		if out.machine, err = byMachineID.Find(tx, storage.StringKey(machineID)); err != nil {
@@ -48,6 +50,9 @@ func identify(tx storage.ReadTx, name, systemUUID, machineID string) (out identi
 	case len(free) == 1 && len(out.sharing) > 0 && free[0].Certificate != "" && !strings.EqualFold(free[0].Name, name):
 		// Another machine with that UUID would come into its place: it has to bear its name.
 		out.sharing = append(out.sharing, free[0])
+	case len(free) == 1 && unclear != nil && !strings.EqualFold(free[0].Name, name):
+		out.machine = unclear
+		return out, fmt.Errorf("server %q: %w", unclear.Name, ErrIdentityTaken)
 	case len(free) == 1:
 		out.machine = free[0]
 	case len(free) > 1:

@@ -62,6 +62,20 @@ func TestBoardsThatShareAUUID(t *testing.T) {
 				require.NoError(t, w.AllowReinstall(t.Context(), name, true))
 			}
 		}, says: said{"Server05", shared, machineID(1)}, name: "server05", warning: true},
+		"leave for another one, without a machine ID": {before: func(t *testing.T, w *world) {
+			reg := registration(5, w.token(t, 1))
+			reg.SystemUUID = shared
+			_, err := w.Register(t.Context(), reg)
+			require.NoError(t, err)
+			require.NoError(t, w.AllowReinstall(t.Context(), "server05", true))
+		}, says: said{"server00", shared, ""}, want: opscenter.ErrIdentityTaken},
+		"leave for it, without a machine ID": {before: func(t *testing.T, w *world) {
+			reg := registration(5, w.token(t, 1))
+			reg.SystemUUID = shared
+			_, err := w.Register(t.Context(), reg)
+			require.NoError(t, err)
+			require.NoError(t, w.AllowReinstall(t.Context(), "server05", true))
+		}, says: said{"server05", shared, ""}, name: "server05", warning: true},
 		"announced by that UUID and another machine ID": {before: func(t *testing.T, w *world) {
 			_, err := w.PreRegister(t.Context(), opscenter.Announcing{Name: "expected", SystemUUID: shared, MachineID: machineID(9)})
 			require.NoError(t, err)

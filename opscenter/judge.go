@@ -106,7 +106,7 @@ func (t *Transition) warn(o Observation, policy Policy) {
 		judge(WarningCertificate, false, "")
 		judge(WarningUntrusted, false, "")
 		judge(WarningBackupImage, s.Versions.OS.BackupImage, fmt.Sprintf("runs os %s from its backup image: os %s did not boot, and is not installed again", s.Versions.OS.Version, s.Versions.OS.VersionNext))
-		if o.Facts != nil {
+		if o.Facts != nil && (len(o.Notes) > 0 || len(o.Unread) == 0) { // a part that was not read may be too large still
 			judge(WarningFacts, len(o.Notes) > 0, strings.Join(o.Notes, "; "))
 		}
 		// A light poll did not try all; and one whole poll between others that are not is no end of it.

@@ -78,9 +78,8 @@ func (r *Registry) RecordObservations(ctx context.Context, observations ...Obser
 			continue
 		}
 		err := r.recordStep(ctx, step)
-		if (errors.Is(err, storage.ErrTooLarge) || errors.Is(err, storage.ErrEncoding)) && len(step) > 1 {
-			// With the facts that are stored already, they may be too many for one transaction; and what
-			// can't be stored of one server costs no other.
+		if errors.Is(err, storage.ErrTooLarge) && len(step) > 1 {
+			// With the facts that are stored already, they may be too many for one transaction.
 			err = nil
 			for i := range step {
 				err = errors.Join(err, r.recordStep(ctx, step[i:i+1]))

@@ -173,8 +173,35 @@ func TestBackupImage(t *testing.T) {
 	require.Len(t, plan.Blockers, 1)
 	require.Contains(t, plan.Blockers[0].Reason, "IncusOS does not install it again")
 
+	o = answer(info)
+	o.Versions = &opscenter.Versions{Applications: o.Versions.Applications, UpdateChannel: "stable"}
+	o.UnreadVersions, o.Unread = opscenter.VersionsOS, []string{"os_version: it is not told"}
+	w.observe(t, o)
+	require.True(t, w.get(t, info.Name).State.Versions.OS.BackupImage, "what was not read is as it was")
+
 	w.observe(t, answer(info))
-	list, err = w.ListWarnings(t.Context(), opscenter.WarningFilter{Server: info.Name}, opscenter.Page{})
+	require.False(t, w.get(t, info.Name).State.Versions.OS.BackupImage)
+	list, err = w.ListWarnings(t.Context(), opscenter.WarningFilter{Server: info.Name, Kind: opscenter.WarningBackupImage}, opscenter.Page{})
 	require.NoError(t, err)
 	require.Empty(t, list.Warnings)
+}
+
+// TestShutdownInsteadOfReboot: a server that is rebooted by us, and says that it shuts down, is not back
+// because it answers still.
+func TestShutdownInsteadOfReboot(t *testing.T) {
+	w := memoryWorld(t)
+	info := w.ready(t, 0)
+	operation, server, err := w.BeginAction(t.Context(), info.Name, opscenter.ActionReboot)
+	require.NoError(t, err)
+	require.NoError(t, w.EndAction(t.Context(), server, operation, nil))
+	require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: opscenter.CauseSystemShutdownTriggered}))
+	o := answer(info)
+	o.BootedAt = time.Now().Add(-time.Hour)
+	w.observe(t, o)
+	require.NotNil(t, w.get(t, info.Name).State.Operation, "it has not gone down")
+	o = answer(info)
+	o.BootedAt = time.Now()
+	w.observe(t, o)
+	require.Nil(t, w.get(t, info.Name).State.Operation)
+	require.Equal(t, opscenter.StatusReady, w.get(t, info.Name).State.Status)
 }

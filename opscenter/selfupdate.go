@@ -140,8 +140,14 @@ func (r *Registry) applyCause(state ServerState, cause Cause, at time.Time) Tran
 		}
 		t.to(at, StatusOffline, DetailRebooting, "the server said that it reboots")
 	case CauseSystemShutdownTriggered, CauseSuspendTriggered:
-		asked := next.Announced != nil && !next.Announced.Unasked && next.Announced.Deadline.IsZero() // by us
-		next.Announced = &Announcement{At: at, Unasked: !asked}
+		before, op := next.Announced, next.Operation
+		next.Announced = &Announcement{At: at, Unasked: true}
+		switch {
+		case op != nil && op.Action == ActionReboot && before != nil: // by us, who wait for it to be back
+			next.Announced.Unasked, next.Announced.Deadline = false, before.Deadline
+		case before != nil && !before.Unasked && before.Deadline.IsZero(): // by us
+			next.Announced.Unasked = false
+		}
 		t.to(at, StatusOffline, DetailShutDown, fmt.Sprintf("the server said so: %s", cause))
 	default:
 		t.event(at, EventSelfUpdate, string(cause))

@@ -461,8 +461,9 @@ type Announcing struct {
 
 // PreRegister records a server before it registers itself, with status unregistered. When a
 // machine with that system UUID or machine ID registers, with any valid token, it becomes
-// this server, under this name. So does, if neither was given, one that registers with that name. Errors: ErrInvalidName and the other validation errors,
-// ErrNameTaken, ErrIdentityTaken.
+// this server, under this name. So does, if neither was given, one that registers with that name.
+// Errors: ErrInvalidName and the other validation errors, ErrNotFound for a channel, ErrNameTaken,
+// ErrIdentityTaken.
 func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, error) {
 	err := r.checkSpec(&a.ServerSpec)
 	if err != nil {

@@ -186,9 +186,9 @@ const (
 type VersionParts uint8
 
 const (
-	// VersionsOS is OS but for OS.NeedsReboot.
+	// VersionsOS is OS but for OS.NeedsReboot. OS.BackupImage takes both it and VersionsUpdate.
 	VersionsOS VersionParts = 1 << iota
-	// VersionsApplications is Applications: those that are listed all the same were read.
+	// VersionsApplications is Applications. Applications that are listed all the same were read.
 	VersionsApplications
 	// VersionsUpdate is OS.NeedsReboot, OS.BackupImage and UpdateChannel, which system/update tells.
 	VersionsUpdate

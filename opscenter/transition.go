@@ -148,8 +148,8 @@ func (t *Transition) answered(o Observation, policy Policy) {
 	}
 	t.read(o)
 	if booted != "" && next.Announced == nil && (next.Operation == nil || !next.Operation.pending()) {
-		if now := next.Versions.OS.Version; now != before {
-			booted += fmt.Sprintf("; runs os %s, ran %s", now, before)
+		if runs := next.Versions.OS.Version; runs != before {
+			booted += fmt.Sprintf("; runs os %s, ran %s", runs, before)
 		}
 		t.event(o.At, EventServerRebooted, booted)
 	}

@@ -129,7 +129,9 @@ func noServers(host string) string {
 		return "the unspecified address is no server's"
 	case address.IsMulticast(), address == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return "a multicast address is no one server's"
-	case address.IsLinkLocalUnicast() && zone == "": // IPv4's, too, among which are the hosts of clouds' metadata
+	case address.IsLinkLocalUnicast() && address.Is4(): // among which are the hosts of clouds' metadata
+		return "an IPv4 link-local address is no server's"
+	case address.IsLinkLocalUnicast() && zone == "":
 		return "a link-local address wants a zone"
 	}
 	return ""

@@ -34,8 +34,7 @@ type OSVersion struct {
 	// NeedsReboot is the server's own word.
 	NeedsReboot bool
 	// BackupImage tells that the server runs from its backup image: VersionNext did not boot,
-	// and IncusOS does not install it again. It is not told of a server that updates and reboots by itself
-	// (auto_reboot), which could be about to, nor by a release without a status of updates.
+	// and IncusOS does not install it again. A release without a status of updates does not tell.
 	BackupImage bool `json:",omitempty"`
 	// Plain: the server is an Incus server that is not on IncusOS. Nothing that needs the operating
 	// system can be done with it: its updates and reboots are not managed.
@@ -45,9 +44,9 @@ type OSVersion struct {
 // over returns the versions with the parts that could not be read as they were before.
 func (v Versions) over(before Versions, unread VersionParts) Versions {
 	if unread&VersionsOS != 0 {
-		needs, backup := v.OS.NeedsReboot, v.OS.BackupImage
+		needs := v.OS.NeedsReboot
 		v.OS = before.OS
-		v.OS.NeedsReboot, v.OS.BackupImage = needs, backup
+		v.OS.NeedsReboot, v.OS.BackupImage = needs, before.OS.BackupImage && !needs
 	}
 	if unread&VersionsUpdate != 0 {
 		v.UpdateChannel = before.UpdateChannel

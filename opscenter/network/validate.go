@@ -67,11 +67,12 @@ type Rules struct {
 	AllowUnmanaged bool
 }
 
-// Validate says what is wrong with a configuration; empty: nothing that is known here. It refuses
-// only what no release can make work: two devices of one name or MAC address, two hosts' worth of
-// one address, a gateway that is on no network of its device, an MTU above the parent's. What a
-// newer release may know better is the server's to judge, which refuses it by itself, or undoes it:
-// roles and modes that are not known here, and all that an object says which has members that are not.
+// Validate lists what is wrong with a configuration; empty: nothing that is known here. It refuses
+// what no release can make work, and a configuration that cuts the server off (Rules). No release can
+// do without a device, use one name, MAC address, IP address or VLAN ID of a parent twice, reach a
+// gateway that is on no network of its device, or use a MTU or VLAN ID that is out of its range. What
+// a newer release may know better is the server's to judge, which refuses it, or undoes it: roles and
+// modes that are not known here, and all that an object says that has members that are not.
 func (c *Config) Validate(rules Rules) []Problem {
 	v := &validation{config: c, rules: rules}
 	v.all()
