@@ -145,24 +145,31 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 	return nil
 }
 
-// left returns an instance that runs on a cluster's member; empty: none does.
+// left returns an instance that runs on a cluster's member; empty: none does. An instance that Incus
+// can't tell more of may run: ErrOutcomeUnknown.
 func (c *Client) left(ctx context.Context, target opscenter.Target) (string, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
 		return "", err
 	}
 	var all []struct {
-		Name     string `json:"name"`
-		Status   string `json:"status"`
-		Location string `json:"location"`
+		Name       string            `json:"name"`
+		Status     string            `json:"status"`
+		StatusCode api.StatusCode    `json:"status_code"`
+		Location   string            `json:"location"`
+		Config     map[string]string `json:"config"`
 	}
-	filter := url.QueryEscape("location eq " + target.MemberName + " and status eq Running")
+	filter := url.QueryEscape("location eq " + target.MemberName)
 	if err := s.get("/1.0/instances?recursion=1&all-projects=true&filter="+filter, &all); err != nil {
 		return "", err
 	}
 	for _, i := range all {
-		if i.Location == target.MemberName && i.Status == api.Running.String() {
+		switch {
+		case i.Location != target.MemberName:
+		case i.Status == api.Running.String():
 			return limited(i.Name, maxText), nil
+		case i.StatusCode == api.Error && i.Config == nil:
+			return "", fmt.Errorf("instance %q can't be read, and may run: %w", limited(i.Name, maxText), opscenter.ErrOutcomeUnknown)
 		}
 	}
 	return "", nil

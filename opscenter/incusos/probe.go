@@ -499,11 +499,14 @@ func (p *probe) plainIncus() error {
 	p.o.Ready = true
 	kind := opscenter.TypeIncus
 	p.o.Type = &kind
-	p.o.Versions = &opscenter.Versions{
-		OS: opscenter.OSVersion{Name: limited(server.Environment.OSName, maxText), Version: limited(server.Environment.OSVersion, maxText),
-			Plain: server.Environment.OSName != opscenter.OSName}, // where it is, its own API is only out of order
-		Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: limited(server.Environment.ServerVersion, maxText),
-			FriendlyVersion: limited(server.Environment.ServerVersion, maxText), Primary: true}},
+	if server.Environment.OSName == opscenter.OSName { // only its own API is out of order
+		p.unread("versions", fmt.Errorf("GET /os/1.0: %w: it is not there", errAnswer))
+	} else {
+		p.o.Versions = &opscenter.Versions{
+			OS: opscenter.OSVersion{Name: limited(server.Environment.OSName, maxText), Version: limited(server.Environment.OSVersion, maxText), Plain: true},
+			Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: limited(server.Environment.ServerVersion, maxText),
+				FriendlyVersion: limited(server.Environment.ServerVersion, maxText), Primary: true}},
+		}
 	}
 	p.try("cluster membership", func() error { return p.membership(server) })
 	if p.light {

@@ -174,7 +174,11 @@ func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sig
 	sight.MachineID = limited(root.Environment.MachineID.value, maxText)
 	if sight.MachineID == "" && target.MemberName != "" {
 		// The release does not tell its machine ID, and all members present one certificate.
-		if incus, err := look.incus(); err == nil && incus.Environment.ServerName != target.MemberName {
+		incus, err := look.incus()
+		if err != nil {
+			return nil, reached(err)
+		}
+		if incus.Environment.ServerName != target.MemberName {
 			return nil, fmt.Errorf("at %s is member %.100q: %w", target.ConnectionURL, incus.Environment.ServerName, opscenter.ErrUnreachable)
 		}
 	}

@@ -142,8 +142,14 @@ func put(tx storage.WriteTx, found *row, at time.Time, keepSecrets bool) (*chang
 	if err != nil {
 		return nil, err
 	}
+	shown, secrets := old, false
+	if old != nil && !keepSecrets { // they may have been kept before, and are nothing to tell of, or to keep
+		if shown, secrets, err = old.withoutSecrets(); err != nil {
+			return nil, err
+		}
+	}
 	if found.madeUp {
-		if found, err = found.over(old); err != nil || old != nil && old.Away == found.Away {
+		if found, err = found.over(shown); err != nil || old != nil && old.Away == found.Away && !secrets {
 			return nil, err // Incus lists one that can't be read twice
 		}
 	}
@@ -154,13 +160,7 @@ func put(tx storage.WriteTx, found *row, at time.Time, keepSecrets bool) (*chang
 		c := next.change(ChangeCreated, at)
 		return &c, objects.Put(tx, &next)
 	}
-	before := old.Object
-	if !keepSecrets { // they may have been kept before, and are nothing to tell of
-		if before, _, err = jsonfilter.Append(nil, old.Object, isSecret); err != nil {
-			return nil, err
-		}
-	}
-	fields, same := diff(before, found.Object)
+	fields, same := diff(shown.Object, found.Object)
 	next.UUID, next.FirstSeen = old.UUID, old.FirstSeen
 	if same && old.Location == found.Location {
 		next.LastUpdated = old.LastUpdated // another way to write the same
@@ -171,6 +171,17 @@ func put(tx storage.WriteTx, found *row, at time.Time, keepSecrets bool) (*chang
 	c := next.change(ChangeUpdated, at)
 	c.Fields = fields
 	return &c, nil
+}
+
+// withoutSecrets returns the row without them, and reports whether it had any.
+func (r *row) withoutSecrets() (*row, bool, error) {
+	object, removed, err := jsonfilter.Append(nil, r.Object, isSecret)
+	if err != nil {
+		return nil, false, err
+	}
+	out := *r
+	out.Object = object
+	return &out, removed, nil
 }
 
 // change is one of a whole unit.
@@ -261,9 +272,16 @@ func (m *Manager) known(ctx context.Context, unit string, prefix storage.Key, ho
 			if err != nil {
 				return err
 			}
-			if holds(r) {
-				out[string(r.key())] = r.sum()
+			if !holds(r) {
+				continue
 			}
+			sum := r.sum()
+			if r.Away != 0 && !m.options.KeepSecrets {
+				if _, secrets, err := r.withoutSecrets(); err != nil || secrets {
+					sum = 0 // it is written anew
+				}
+			}
+			out[string(r.key())] = sum
 		}
 		return nil
 	})

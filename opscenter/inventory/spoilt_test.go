@@ -478,3 +478,38 @@ func TestTooLarge(t *testing.T) {
 	o.must("DELETE", "profiles/huge", nil)
 	require.Eventually(t, func() bool { return p.named(t, inventory.KindProfile, "huge") == nil }, within, 10*time.Millisecond)
 }
+
+// TestSecretsOfAway: those that were kept of an instance, whose member is away, are kept no longer.
+func TestSecretsOfAway(t *testing.T) {
+	a, b := boot(t, "a"), boot(t, "b")
+	require.NoError(t, incusostest.Cluster(a, b))
+	p := newPlane(t, inventory.Options{KeepSecrets: true, MaxBackoff: time.Second, MembersInterval: 200 * time.Millisecond})
+	p.adopt(t, a, "c1")
+	b.AddInstance("default", "web", true)
+	o := newOperator(t, a)
+	o.must("PATCH", "instances/web", object{"config": object{"user.user-data": "hunter2", "user.a": "b"}})
+	background(t, p.polls.Run)
+	stop := background(t, p.objects.Run)
+	shows := func(text string) func() bool {
+		return func() bool {
+			web := p.named(t, inventory.KindInstance, "web")
+			return web != nil && strings.Contains(string(web.Object), text)
+		}
+	}
+	require.Eventually(t, shows("hunter2"), within, 10*time.Millisecond)
+	b.Crash()
+	require.Eventually(t, shows(`"status_code":112`), within, 10*time.Millisecond)
+	require.True(t, shows("hunter2")(), "that is what it was told to do")
+	stop()
+	p.spoil(t, inventory.Options{MaxBackoff: time.Second, MembersInterval: 200 * time.Millisecond})
+	background(t, p.objects.Run)
+	require.Eventually(t, func() bool { return !shows("hunter2")() }, within, 10*time.Millisecond, "while it is away")
+	require.True(t, shows(`"user.a":"b"`)())
+	b.PowerOn()
+	require.Eventually(t, shows(`"status_code":103`), within, 10*time.Millisecond)
+	for _, c := range p.changes(t) {
+		for _, f := range c.Fields {
+			require.NotContains(t, string(f.From)+string(f.To), "hunter2")
+		}
+	}
+}
