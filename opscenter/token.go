@@ -180,6 +180,20 @@ func (r *Registry) Tokens(ctx context.Context, page Page) (out TokenPage, err er
 // ExpireAt keeps the expiry. check, unless nil, is called with the token as it is, and an
 // error of it ends the update: for optimistic locking.
 func (r *Registry) UpdateToken(ctx context.Context, id string, spec TokenSpec, check func(*Token) error) error {
+	return r.EditToken(ctx, id, func(token *Token, edited *TokenSpec) error {
+		*edited = spec
+		if check == nil {
+			return nil
+		}
+		return check(token)
+	})
+}
+
+// EditToken changes what an operator says of a token: edit is called with the token as it is, and with
+// what was said of it so far, to be changed; an error of it ends the update. It may be called more than
+// once. Uses 0 leaves the token exhausted, a zero ExpireAt keeps the expiry. Errors: ErrTokenMalformed,
+// ErrNotFound, also for the channel, and the validation errors.
+func (r *Registry) EditToken(ctx context.Context, id string, edit func(*Token, *TokenSpec) error) error {
 	id, err := tokenID(id)
 	if err != nil {
 		return err
@@ -190,12 +204,11 @@ func (r *Registry) UpdateToken(ctx context.Context, id string, spec TokenSpec, c
 		if err != nil {
 			return tokenNotFound(err)
 		}
-		if check != nil {
-			if err := check(token); err != nil {
-				return err
-			}
+		changed, before := *token, *token
+		wanted := TokenSpec{Description: token.Description, Uses: token.UsesRemaining, ExpireAt: token.ExpireAt, Channel: token.Channel}
+		if err := edit(&before, &wanted); err != nil {
+			return err
 		}
-		changed, wanted := *token, spec
 		if wanted.ExpireAt.IsZero() {
 			wanted.ExpireAt = token.ExpireAt
 		}

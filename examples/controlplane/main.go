@@ -5,8 +5,8 @@
 //
 // It makes its certificates on the first start and keeps them in -data; without -data
 // everything is in memory, and gone when it stops. -url is the address that servers use: it is in
-// the certificate's names, in their provider configuration and in the seed of a factory reset. It
-// is required when -listen names no address that a server could use, as ":7443" does.
+// the certificate's names and in the provider configuration that a factory reset seeds. It is
+// required when -listen names no address that a server could use, as ":7443" does.
 package main
 
 import (
@@ -253,6 +253,13 @@ func serveUntilDone(ctx context.Context, group *errgroup.Group, server *http.Ser
 
 // ignoreStop leaves out the errors that only say that we were stopped.
 func ignoreStop(err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var rest []error
+		for _, one := range joined.Unwrap() {
+			rest = append(rest, ignoreStop(one))
+		}
+		return errors.Join(rest...)
+	}
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, context.Canceled) {
 		return nil
 	}

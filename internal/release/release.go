@@ -37,7 +37,7 @@ func Before(version, release string) bool {
 	return err == nil && have < than
 }
 
-// Has reports whether a version is known, and that release or a later one.
+// Has reports whether a version is known, and is that release or a later one.
 func Has(version, release string) bool {
 	_, err := strconv.ParseUint(version, 10, 64)
 	return err == nil && !Before(version, release)

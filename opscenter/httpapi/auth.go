@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
@@ -107,11 +109,20 @@ func (h *Handler) authorized(handle http.HandlerFunc) http.HandlerFunc {
 const maxShownPath = 200
 
 // shownPath is the path of a request as it may be logged: without its query, which may hold a
-// token, and without the UUID of a token, which is one.
+// token, and without the UUID of a token, which is one. Where there is no endpoint, each UUID may be one.
 func shownPath(r *http.Request) string {
 	path := r.URL.Path
 	if rest, ok := strings.CutPrefix(path, "/1.0/provisioning/tokens/"); ok && rest != "" {
 		path = "/1.0/provisioning/tokens/…"
+	}
+	if r.Pattern == "" {
+		segments := strings.Split(path, "/")
+		for i, segment := range segments {
+			if uuid.Validate(segment) == nil {
+				segments[i] = "…"
+			}
+		}
+		path = strings.Join(segments, "/")
 	}
 	if len(path) > maxShownPath {
 		path = path[:maxShownPath] + "…"

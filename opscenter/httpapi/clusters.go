@@ -69,8 +69,8 @@ var clusterNotDone = fields{notDone: []string{"services_config", "application_se
 // clusterOnlyShown are those that its client sends back as it has them.
 var clusterOnlyShown = fields{shown: []string{"status", "update_status", "last_updated"}}
 
-// renaming allows what else a client sends beside a new name: nothing that says something, as a
-// renaming changes the name alone.
+// renaming refuses every member beside the new name that is not empty: a renaming changes the name
+// alone.
 func renaming[T any]() fields {
 	shown := shownBy[T]().shown
 	return fields{shown: []string{"status", "update_status", "last_updated", "last_seen"}, notDone: append(shown, "bmc_config", "server_type", "services_config", "application_seed_config", "cluster_template", "cluster_template_variable_values")}

@@ -58,8 +58,11 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request) {
 	if err == nil && r.Method != http.MethodGet && r.Method != http.MethodHead {
 		err = h.unclaimed(r.Context(), info)
 	}
+	if err == nil {
+		err = info.OnIncusOS()
+	}
 	if err == nil && r.Method == http.MethodGet && isSecurity(r) && !h.shows(r) && !release.Has(info.State.Versions.OS.Version, release.SecurityReads) {
-		err = fmt.Errorf("on the release of server %q, to read this marks the recovery keys as retrieved, and you are not shown them: %w", info.Name, errForbidden)
+		err = fmt.Errorf("reading this marks the recovery keys of server %q as retrieved, and ShowSecrets does not allow you to see them: %w", info.Name, errForbidden)
 	}
 	if err != nil {
 		h.fail(w, r, err)

@@ -174,7 +174,9 @@ func (h *Handler) resyncObject(w http.ResponseWriter, r *http.Request, kind inve
 }
 
 func (h *Handler) resyncCluster(w http.ResponseWriter, r *http.Request) {
-	h.done(w, r, h.options.Inventory.ResyncCluster(r.Context(), r.PathValue("name")))
+	var err error
+	h.patient(w, func() { err = h.options.Inventory.ResyncCluster(r.Context(), r.PathValue("name")) })
+	h.done(w, r, err)
 }
 
 // change is what the API shows of a change.
@@ -455,7 +457,7 @@ func (h *Handler) adopt(w http.ResponseWriter, r *http.Request) {
 	}
 	var names []string
 	if err == nil {
-		names, err = h.options.Adopt(r.Context(), body)
+		h.patient(w, func() { names, err = h.options.Adopt(r.Context(), body) })
 	}
 	if err != nil {
 		h.fail(w, r, err)

@@ -92,8 +92,8 @@ func (h *Handler) tooMany(w http.ResponseWriter, r *http.Request, heard func(*ht
 // isRegistered reports whether a request comes with the certificate of a registered server.
 func (h *Handler) isRegistered(r *http.Request) bool { return !h.isStranger(r) }
 
-// isStranger reports whether a request is known to come from no registered server. A store that
-// does not answer makes no known server a stranger.
+// isStranger reports whether a request is known to come from no registered server. If the store does
+// not answer, the caller counts as a registered server.
 func (h *Handler) isStranger(r *http.Request) bool {
 	certificate := clientCertificate(r)
 	if certificate == nil {

@@ -60,7 +60,7 @@ func (p *serverPut) edit(spec *opscenter.ServerSpec) {
 	}
 }
 
-// bmcConfig is Operations Center's, and not done here. Without a type of API it is none.
+// bmcConfig is Operations Center's, and not done here: it is refused unless all of it is empty.
 var bmcConfig = fields{notDone: []string{"bmc_config"}}
 
 // serverPost is what a server says when it registers, or an operator when it is announced.
@@ -83,7 +83,7 @@ func (p serverPost) spec() opscenter.ServerSpec {
 // without one an operator announces it.
 func (h *Handler) postServers(w http.ResponseWriter, r *http.Request) {
 	if !r.URL.Query().Has("token") {
-		h.authorized(h.announceServer)(w, r)
+		h.authorized(h.noQuery(h.announceServer))(w, r)
 		return
 	}
 	if h.tooMany(w, r, h.isAdmitted) {

@@ -217,7 +217,8 @@ func (h *Handler) getServerByName(w http.ResponseWriter, r *http.Request) {
 	var facts *opscenter.Facts
 	if err == nil && (withFacts == nil || *withFacts) {
 		if facts, err = h.registry.FactsOf(r.Context(), info); errors.Is(err, storage.ErrCorrupt) {
-			facts, err = nil, nil // as in lists
+			h.options.Logger.ErrorContext(r.Context(), "facts can't be read", "server", info.Name, "error", err)
+			facts, err = &opscenter.Facts{}, nil // as in lists
 		}
 	}
 	if err != nil {
@@ -237,7 +238,7 @@ func (h *Handler) putServer(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = h.registry.EditServer(r.Context(), r.PathValue("name"), func(info *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
 			body.edit(spec)
-			return cmp.Or(body.check(unchanged{info.Name, info.Certificate, info.Fingerprint, info.Cluster, info.SystemUUID, info.MachineID}), matches(r, etag(editable(info))))
+			return cmp.Or(body.check(unchangedOf(info)), matches(r, etag(editable(info))))
 		})
 	}
 	if err != nil {

@@ -13,13 +13,14 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/jsonkeep"
+	"github.com/opscenter-go/sdk/opscenter"
 )
 
 // What operators send is either done or refused by name: a field with a typing error would
 // otherwise wipe what it was to set, and a limit that is ignored would be none. What servers
 // send stays as lenient as decodeLenient is: newer releases say more.
 
-// fields say what else a body may hold than what is decoded.
+// fields lists the members that a body may hold beside the decoded ones.
 type fields struct {
 	// shown are those that GET shows, and that are passed over: an edit sends back what it got.
 	shown []string
@@ -191,17 +192,28 @@ type unchanged struct {
 	Name        string `json:"name"`
 	Certificate string `json:"certificate"`
 	Fingerprint string `json:"fingerprint"`
+	Served      string `json:"served_fingerprint"`
 	Cluster     string `json:"cluster"`
+	MemberName  string `json:"member_name"`
 	SystemUUID  string `json:"system_uuid"`
 	MachineID   string `json:"machine_id"`
 }
 
+func unchangedOf(info *opscenter.ServerInfo) unchanged {
+	return unchanged{Name: info.Name, Certificate: info.Certificate, Fingerprint: info.Fingerprint, Served: info.ServedFingerprint, Cluster: info.Cluster,
+		MemberName: info.State.MemberName, SystemUUID: info.SystemUUID, MachineID: info.MachineID}
+}
+
 // check refuses those that differ from what is shown; an empty one says nothing.
 func (u unchanged) check(shown unchanged) error {
+	if u.Name != "" && u.Name != shown.Name {
+		return fmt.Errorf("%w: field name can't be changed so: POST renames", errBody)
+	}
 	for _, field := range []struct{ name, sent, shown, how string }{
-		{"name", u.Name, shown.Name, "POST renames"},
 		{"certificate", u.Certificate, shown.Certificate, ":accept-certificate accepts another one"},
 		{"fingerprint", u.Fingerprint, shown.Fingerprint, ":accept-certificate accepts another one"},
+		{"served_fingerprint", u.Served, shown.Served, ":accept-certificate accepts another one"},
+		{"member_name", u.MemberName, shown.MemberName, "the server says it"},
 		{"cluster", u.Cluster, shown.Cluster, "the cluster's :add-servers and :remove-servers change it"},
 		{"system_uuid", u.SystemUUID, shown.SystemUUID, "the server says it"},
 		{"machine_id", u.MachineID, shown.MachineID, "the server says it"},
@@ -209,6 +221,14 @@ func (u unchanged) check(shown unchanged) error {
 		if field.sent != "" && !strings.EqualFold(strings.TrimSpace(field.sent), strings.TrimSpace(field.shown)) {
 			return fmt.Errorf("%w: field %s can't be changed so: %s", errBody, field.name, field.how)
 		}
+	}
+	return nil
+}
+
+// sameUUID refuses another UUID than that of the path; an empty one says nothing.
+func sameUUID(r *http.Request, sent string) error {
+	if sent != "" && !strings.EqualFold(sent, r.PathValue("uuid")) {
+		return fmt.Errorf("%w: field uuid can't be changed", errBody)
 	}
 	return nil
 }

@@ -233,8 +233,10 @@ var lastSeen = regexp.MustCompile(`"(last_seen|last_updated|last_occurrence)":"[
 func TestPutContradicts(t *testing.T) {
 	p, _, _ := everything(t)
 	client := p.client(&p.operator)
+	token := "/1.0/provisioning/tokens/" + p.token(5)
 	for path, wrong := range map[string][]string{
-		serversPath + "a":               {`"name":"b"`, `"certificate":"x"`, `"fingerprint":"abc"`, `"cluster":"c9"`, `"system_uuid":"x"`, `"machine_id":"1"`},
+		token:                           {`"uuid":"` + strings.Repeat("0", 36) + `"`},
+		serversPath + "a":               {`"name":"b"`, `"name":"A"`, `"certificate":"x"`, `"fingerprint":"abc"`, `"served_fingerprint":"abc"`, `"member_name":"x"`, `"cluster":"c9"`, `"system_uuid":"x"`, `"machine_id":"1"`},
 		"/1.0/provisioning/clusters/c9": {`"name":"c8"`, `"certificate":"x"`, `"fingerprint":"abc"`},
 	} {
 		_, shown := p.send(client, "GET", path, "")
@@ -253,8 +255,24 @@ func TestPutContradicts(t *testing.T) {
 			require.Equal(t, before, p.store.rows(t))
 		}
 	}
-	// Refusals are logged with their path, wherever they are made.
-	for _, request := range [][2]string{{"POST", "/1.0/provisioning/clusters/c9/:nonsense"}, {"PATCH", serversPath + "a"}, {"GET", "/1.0/nowhere"}, {"GET", serversPath + "a/system/network?x=1"}, {"GET", serversPath + ":nobody/system/network"}} {
+	// What a PUT leaves out stays as it is: the description of the one that showed it was sent back.
+	require.Equal(t, 200, p.call(client, "PUT", token, `{"description":"other"}`).http.StatusCode)
+	shown := p.call(client, "GET", token, "").text
+	require.Contains(t, shown, `"description":"other"`)
+	require.Contains(t, shown, `"uses_remaining":5`)
+	require.Equal(t, 200, p.call(client, "PUT", token, `{"uses_remaining":3}`).http.StatusCode)
+	shown = p.call(client, "GET", token, "").text
+	require.Contains(t, shown, `"description":"other"`)
+	require.Contains(t, shown, `"uses_remaining":3`)
+	require.Equal(t, 400, p.call(client, "POST", "/1.0/provisioning/servers?zzz=1", `{"name":"new"}`).ErrorCode)
+
+	// Refusals are logged with their path, wherever they are made; no token is, wherever it is asked for.
+	secret := strings.TrimPrefix(token, "/1.0/provisioning/tokens/")
+	for _, path := range []string{"/1.0/provisioning/token/" + secret, "/1.0/tokens/" + secret, token + "/more", "/1.0/provisioning/servers?token=" + secret + "&x"} {
+		require.GreaterOrEqual(t, p.call(client, "GET", path, "").ErrorCode, 400)
+	}
+	require.NotContains(t, p.log.String(), secret)
+	for _, request := range [][2]string{{"POST", "/1.0/provisioning/clusters/c9/:nonsense"}, {"PATCH", serversPath + "a"}, {"GET", "/1.0/nowhere"}, {"GET", serversPath + "a/system/network?x=1"}, {"GET", serversPath + ":missing/system/network"}} {
 		code, _ := p.send(client, request[0], request[1], "")
 		require.GreaterOrEqual(t, code, 400)
 		path, _, _ := strings.Cut(request[1], "?")

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"net/http"
 	"time"
 
@@ -78,11 +79,22 @@ func (h *Handler) getToken(w http.ResponseWriter, r *http.Request) {
 	respond(w, shown)
 }
 
+// putToken edits a token; what is left out stays as it is.
 func (h *Handler) putToken(w http.ResponseWriter, r *http.Request) {
-	var body tokenPut
-	err := decode(r, &body, shownBy[token]())
+	var body struct {
+		Description   *string    `json:"description"`
+		UsesRemaining *int64     `json:"uses_remaining"`
+		ExpireAt      *time.Time `json:"expire_at"`
+		Channel       *string    `json:"channel"`
+		UUID          string     `json:"uuid"`
+	}
+	err := cmp.Or(decode(r, &body), sameUUID(r, body.UUID))
 	if err == nil {
-		err = h.registry.UpdateToken(r.Context(), r.PathValue("uuid"), body.spec(), func(t *opscenter.Token) error {
+		err = h.registry.EditToken(r.Context(), r.PathValue("uuid"), func(t *opscenter.Token, spec *opscenter.TokenSpec) error {
+			replace(&spec.Description, body.Description)
+			replace(&spec.Uses, body.UsesRemaining)
+			replace(&spec.ExpireAt, body.ExpireAt)
+			replace(&spec.Channel, body.Channel)
 			return matches(r, etag(showToken(t)))
 		})
 	}
@@ -91,6 +103,13 @@ func (h *Handler) putToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	respond(w, nil)
+}
+
+// replace sets what is given.
+func replace[T any](old *T, given *T) {
+	if given != nil {
+		*old = *given
+	}
 }
 
 func (h *Handler) deleteToken(w http.ResponseWriter, r *http.Request) {

@@ -225,6 +225,7 @@ func TestNotApplicable(t *testing.T) {
 	for _, section := range []string{"network", "update", "storage", "provider", "kernel", "logging"} {
 		requests = append(requests, [3]string{"GET", "plain/system/" + section, "not on IncusOS"})
 	}
+	requests = append(requests, [3]string{"GET", "plain/os/1.0/system/security", "not on IncusOS"})
 	for _, request := range requests {
 		before := p.store.rows(t)
 		body := ""

@@ -104,9 +104,15 @@ func (h *Handler) getWarning(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) putWarning(w http.ResponseWriter, r *http.Request) {
-	var body warningPut
+	var body struct {
+		warningPut
+		UUID string `json:"uuid"`
+	}
 	var acknowledged bool
 	err := decode(r, &body, shownBy[warning]())
+	if err == nil {
+		err = sameUUID(r, body.UUID)
+	}
 	if err == nil {
 		acknowledged, err = body.Status.acknowledged()
 	}

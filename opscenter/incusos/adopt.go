@@ -63,9 +63,12 @@ var ErrAmbiguousCertificate = fmt.Errorf("which certificate is the member's own 
 // answers. From then on they are polled, and have an inventory, as all others. A URL behind which
 // one of several members answers is that member's: AdoptOptions.URLs says where each is reached.
 //
-// All that can be refused before the token is spent is. Again, with the same token, is no error: members that are new are added. It returns the names of the servers. Errors: ErrTrustToken,
+// Adopt refuses all that it can before it spends the token. Again, with the same token, is no error:
+// members that are new are added. It returns the names of the servers. Errors: ErrTrustToken,
 // ErrTrustTokenExpired, opscenter.ErrUnreachable, with ErrCertificate if another server answers
-// there, opscenter.ErrRefused if it does not take the token, and those of Registry.Adopt.
+// there, opscenter.ErrRefused if it does not take the token, ErrAmbiguousCertificate,
+// opscenter.ErrInvalidCertificate for AdoptOptions.Certificates, opscenter.ErrInvalidOptions for a
+// member that there is not, and those of Registry.Adopt.
 func (c *Client) Adopt(ctx context.Context, registry *opscenter.Registry, where, trustToken string, options AdoptOptions) ([]string, error) {
 	token, err := parseTrustToken(trustToken)
 	if err != nil {

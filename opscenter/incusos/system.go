@@ -31,7 +31,7 @@ func (c *Client) ReadSystem(ctx context.Context, target opscenter.Target, sectio
 }
 
 // convertFrequency gives config.check_frequency of the update section another form, if it has one
-// at all: releases of before 2025-10-28 have a number of nanoseconds there, later ones a text.
+// at all: releases before 2025-10-28 have a number of nanoseconds there, later ones a text.
 func convertFrequency(data json.RawMessage, to func(release.Frequency) (any, error)) (json.RawMessage, error) {
 	var document, config map[string]json.RawMessage
 	if json.Unmarshal(data, &document) != nil || json.Unmarshal(document["config"], &config) != nil || config["check_frequency"] == nil {

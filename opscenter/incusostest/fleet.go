@@ -18,7 +18,7 @@ import (
 // a server would call its API. Nothing in it waits for more than time and memory, so that it runs
 // under testing/synctest. The servers are those of New, with their delays, troubles and faults;
 // they differ in that
-//   - they are reached under addresses at which nothing listens, and trust everybody,
+//   - they are reached under addresses at which nothing listens, and trust every client,
 //   - a Fault spoils all calls to a server as long as it is on, whatever its Path, Method and Times.
 //
 // All methods may be called concurrently.

@@ -525,7 +525,8 @@ func (s *Server) Resume() {
 func (s *Server) Restart() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.state.bootedAt = time.Now()
+	s.boot()
+	s.unsaved()
 }
 
 // Crash takes the server down without a word.
@@ -541,9 +542,8 @@ func (s *Server) down() {
 	s.save()
 }
 
-// PowerOn boots a server that is down; a staged version becomes active.
-func (s *Server) PowerOn() {
-	s.mu.Lock()
+// boot makes a staged version active; s.mu is held.
+func (s *Server) boot() {
 	if s.state.updateState == "Running update check" && !s.state.updating {
 		s.state.updateState = "Update check completed" // the one at the start
 	}
@@ -556,6 +556,12 @@ func (s *Server) PowerOn() {
 	}
 	s.state.needsReboot = false
 	s.state.bootedAt = time.Now()
+}
+
+// PowerOn boots a server that is down; a staged version becomes active.
+func (s *Server) PowerOn() {
+	s.mu.Lock()
+	s.boot()
 	s.off, s.rebooting = false, false
 	if s.web == nil {
 		_ = s.serve()

@@ -32,7 +32,8 @@ type Query struct {
 	Parent  string
 	Type    string
 	Name    string
-	// Clusters, Servers, Projects and Parents select what is in, or on, any of them, and of those above.
+	// Clusters, Servers, Projects and Parents select what is in, or on, one of them or of the single
+	// values above.
 	Clusters []string
 	Servers  []string
 	Projects []string
@@ -43,8 +44,8 @@ type Query struct {
 	// Search selects names that contain all its words, in any order and without regard to case.
 	Search string
 	// Filter is an expression in the language of package expression. It may name uuid, kind,
-	// cluster, server, project_name (or project), parent_name (or parent), type, name,
-	// first_seen, last_updated, and object: Incus's own fields. An object that does not have
+	// cluster, server, project_name (or project), parent_name (or parent, network_name,
+	// storage_pool_name), type, name, first_seen, last_updated, and object: Incus's own fields. An object that does not have
 	// what the expression is about does not match.
 	Filter string
 	// Limit bounds a page; default opscenter.DefaultPageSize, at most MaxPageSize. Cursor is the

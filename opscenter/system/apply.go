@@ -27,8 +27,9 @@ type Network struct {
 	Pending bool `json:"-"`
 }
 
-// Network reads a server's network. Errors: opscenter.ErrNotFound, opscenter.ErrUnreachable,
-// and what the server says.
+// Network reads a server's network. Errors: opscenter.ErrNotFound, opscenter.ErrNotApplicable if it is
+// not on IncusOS, opscenter.ErrUnreachable, opscenter.ErrAnswer for one that can't be understood, and
+// what the server says.
 func (m *Manager) Network(ctx context.Context, name string) (*Network, error) {
 	info, err := m.registry.Server(ctx, name)
 	if err != nil {
@@ -252,11 +253,13 @@ func (m *Manager) transact(ctx context.Context, name string, edit edited, option
 // canUndo reports whether the server undoes a change that is not confirmed. ErrNoRollBack: it
 // does not, and that risk is not accepted.
 func (m *Manager) canUndo(ctx context.Context, info *opscenter.ServerInfo, current *reading, options ApplyOptions) (bool, error) {
-	if current.sight.pending() {
-		return true, nil // it has one; and to ask could be to confirm another client's change
+	if current.sight.pending() || errors.Is(m.unconfirmed(ctx, info.Name), opscenter.ErrBusy) {
+		return true, nil // it has one; and to ask could be to confirm that change
 	}
 	can, err := m.os.CanConfirmNetwork(ctx, info.Target())
 	switch {
+	case errors.Is(err, opscenter.ErrOutcomeUnknown): // of the question, which changes nothing
+		return false, fmt.Errorf("server %q: %w: %v", info.Name, opscenter.ErrUnreachable, err)
 	case err != nil:
 		return false, fmt.Errorf("server %q: %w", info.Name, err)
 	case !can && !options.AcceptRisk:

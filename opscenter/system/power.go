@@ -26,7 +26,8 @@ type PowerOptions struct {
 // Reboot reboots a server. It returns when the server has accepted that; polls see it through.
 // For the rules of a rolling update, see package rollout. Errors: opscenter.ErrNotFound;
 // opscenter.ErrNotReady and opscenter.ErrBusy while another operation is under way, unless
-// forced; opscenter.ErrRefused; opscenter.ErrOutcomeUnknown: polls find out.
+// forced; opscenter.ErrNotApplicable if it is not on IncusOS; opscenter.ErrRefused;
+// opscenter.ErrOutcomeUnknown: polls find out.
 func (m *Manager) Reboot(ctx context.Context, name string, options PowerOptions) error {
 	return m.power(ctx, name, opscenter.ActionReboot, options)
 }
@@ -111,7 +112,8 @@ type reset struct {
 // does not answer. Run takes the token, and the leave to register anew, back if it does not
 // come in time, or comes back as it was.
 //
-// Errors: opscenter.ErrInvalidOptions without a Provider; opscenter.ErrClustered;
+// Errors: opscenter.ErrNotSetUp without a Provider; opscenter.ErrInvalidOptions for a seed;
+// opscenter.ErrNotApplicable if it is not on IncusOS; opscenter.ErrClustered;
 // opscenter.ErrNotReady and opscenter.ErrBusy; opscenter.ErrRefused, opscenter.ErrUnreachable:
 // then all is as it was.
 func (m *Manager) FactoryReset(ctx context.Context, name string, options ResetOptions) error {

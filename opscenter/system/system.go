@@ -53,7 +53,8 @@ func (s *Sight) anotherThan(machineID string) bool {
 // OS is the API of servers. Package opscenter/incusos implements it. Once a server was asked,
 // an error that is not its own word is an opscenter.ErrOutcomeUnknown; its own is an
 // opscenter.ErrRefused if it has done nothing, and an ErrFailed if it may have done some of it.
-// What is only read fails with opscenter.ErrUnreachable.
+// What is only read fails with opscenter.ErrUnreachable, with opscenter.ErrRefused by the server's own
+// word, or with opscenter.ErrNotApplicable if the server is not on IncusOS.
 type OS interface {
 	opscenter.Actuator
 	// Look looks at a server, on a new connection: one that presents another certificate than
