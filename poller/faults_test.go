@@ -117,8 +117,10 @@ var calm = poller.Options{Interval: 2 * time.Second, FastInterval: 20 * time.Mil
 
 // The whole fleet goes, and comes back: nobody became offline, and it was told.
 func TestTheWholeFleetGoesAndComesBack(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]incusostest.FaultKind{"refused": incusostest.FaultDown, "silent": incusostest.FaultSilent} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := startReal(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
 			r.eventually(func() bool { return r.count(opscenter.StatusReady) == 12 }, "all ready")
 			r.fail(r.servers, fault)
@@ -136,6 +138,7 @@ func TestTheWholeFleetGoesAndComesBack(t *testing.T) {
 
 // Less than half of the fleet goes: those are down, and only those.
 func TestPartOfTheFleetGoes(t *testing.T) {
+	t.Parallel()
 	r := startReal(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
 	r.eventually(func() bool { return r.count(opscenter.StatusReady) == 12 }, "all ready")
 	r.fail(r.servers[:2], incusostest.FaultDown)
@@ -150,6 +153,7 @@ func TestPartOfTheFleetGoes(t *testing.T) {
 
 // Half of the fleet goes for good: it is held, and told.
 func TestHalfOfTheFleetGoes(t *testing.T) {
+	t.Parallel()
 	r := startReal(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
 	r.eventually(func() bool { return r.count(opscenter.StatusReady) == 12 }, "all ready")
 	r.fail(r.servers[:7], incusostest.FaultDown)
