@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -224,9 +223,6 @@ func TestAdmittedNames(t *testing.T) {
 		require.Equal(t, 200, p.call(client, "DELETE", path, "").StatusCode)
 	}
 }
-
-// lastSeen is what changes by itself.
-var lastSeen = regexp.MustCompile(`"(last_seen|last_updated|last_occurrence)":"[^"]*"`)
 
 // TestPutContradicts: an edit may send back what GET showed; another value of what PUT does not change is
 // refused by name, and changes nothing.
