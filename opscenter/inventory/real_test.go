@@ -164,7 +164,13 @@ func TestRealClusterInventory(t *testing.T) {
 		daemons = append(daemons, daemon)
 	}
 	p.run(t)
-	p.following(t, "b", 20*time.Second)
+	for _, name := range []string{"a", "b", "c"} {
+		p.following(t, name, 20*time.Second)
+		require.Eventually(t, func() bool {
+			info, err := p.Server(t.Context(), name)
+			return err == nil && info.State.Status == opscenter.StatusReady && info.State.Versions.OS.Version != ""
+		}, 20*time.Second, 10*time.Millisecond, name)
+	}
 	require.NoError(t, cluster.New(p.Registry, p.client, cluster.Options{}).Form(t.Context(), "c1", "a", "b", "c"))
 	p.following(t, "c1", 30*time.Second)
 	leader := daemons[0]
