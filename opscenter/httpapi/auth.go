@@ -89,9 +89,13 @@ func AnyOf(authorizers ...Authorizer) Authorizer {
 	}
 }
 
-// authorized admits operators only.
+// authorized admits operators only, and no page of another site in their name.
 func (h *Handler) authorized(handle http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		if err := h.crossSite.check(r); err != nil {
+			h.fail(w, r, err)
+			return
+		}
 		principal, err := h.options.Authorize(r)
 		if err != nil {
 			h.options.Logger.InfoContext(r.Context(), "an operator's request was refused", "remote", r.RemoteAddr, "method", r.Method, "endpoint", r.Pattern, "path", shownPath(r), "error", err)

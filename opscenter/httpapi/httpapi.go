@@ -44,6 +44,13 @@ type Options struct {
 	// Authorize says who may use the operators' API. Default: nobody. See TrustCertificates,
 	// TrustUnixSocket and AnyOf.
 	Authorize Authorizer
+	// Origins are those of web pages of yours, as "https://ops.example.com", that may use the operators'
+	// API from a browser. Default: those of the same host alone.
+	Origins []string
+	// Hosts are the names, and IP addresses, under which the operators' API may be called, without
+	// ports: then a page can't reach it under a name of its own (DNS rebinding). Default: all. A
+	// Unix socket has none.
+	Hosts []string
 	// Logger gets what goes wrong inside. Default: nothing is logged.
 	Logger *slog.Logger
 	// Version is what GET /1.0 says of the server's version. Default "opscenter".
@@ -92,6 +99,7 @@ type Handler struct {
 	options     Options
 	certificate string
 	limiter     *limiter
+	crossSite   *crossSite
 	mux         *http.ServeMux
 }
 
@@ -129,6 +137,9 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 		options.FailuresPerMinute = DefaultFailuresPerMinute
 	}
 	h := &Handler{registry: registry, options: options, certificate: opscenter.EncodeCertificate(options.ClientCertificate)}
+	if h.crossSite, err = newCrossSite(&options); err != nil {
+		return nil, err
+	}
 	h.limiter = newLimiter(options.FailuresPerMinute, options.MaxAddresses)
 	h.mux = h.routes()
 	return h, nil

@@ -1,0 +1,83 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"mime"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// A browser that holds an operator's certificate sends it with each request, whichever page makes it.
+// So a request that changes something is refused unless it comes from a page of ours, or from no
+// browser. Servers' own routes are left as they are: no browser holds their certificates.
+
+var (
+	errCrossSite = errors.New("a page of another site has made this request")
+	errHost      = errors.New("the API is not known by this name")
+	errMedia     = errors.New("the body must be JSON: Content-Type application/json")
+)
+
+// crossSite decides what browsers may do.
+type crossSite struct {
+	origins *http.CrossOriginProtection
+	hosts   []string // lower case, without ports; empty: all
+}
+
+// newCrossSite reads Options.Origins and Options.Hosts. Errors: opscenter.ErrInvalidOptions.
+func newCrossSite(o *Options) (*crossSite, error) {
+	c := &crossSite{origins: http.NewCrossOriginProtection()}
+	for _, origin := range o.Origins {
+		if err := c.origins.AddTrustedOrigin(origin); err != nil {
+			return nil, fmt.Errorf("option Origins: %w: %w", opscenter.ErrInvalidOptions, err)
+		}
+	}
+	for _, host := range o.Hosts {
+		name := strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
+		_, notAddress := netip.ParseAddr(name)
+		if u, err := url.Parse("https://" + name + "/"); notAddress != nil && (err != nil || name == "" || u.Hostname() != name) {
+			return nil, fmt.Errorf("option Hosts: %.80q is no host: %w", host, opscenter.ErrInvalidOptions)
+		}
+		c.hosts = append(c.hosts, name)
+	}
+	return c, nil
+}
+
+// hostname is that of a Host header: in lower case, without a port, and an IPv6 address without brackets.
+func hostname(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	return strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
+}
+
+// check refuses an operator's request that may be another site's.
+func (c *crossSite) check(r *http.Request) error {
+	if len(c.hosts) > 0 && !overUnixSocket(r) && !slices.Contains(c.hosts, hostname(r.Host)) {
+		return errHost
+	}
+	if err := c.origins.Check(r); err != nil {
+		return errCrossSite
+	}
+	if r.ContentLength == 0 {
+		return nil
+	}
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	switch {
+	case err == nil && (kind == "application/json" || strings.HasSuffix(kind, "+json")):
+		return nil
+	case err == nil && r.Pattern == forwardPattern && !slices.Contains(simpleTypes, kind):
+		return nil // what a server's own API takes is the server's to say
+	}
+	return errMedia
+}
+
+// simpleTypes are those that a browser sends to another site without asking it first (Fetch standard,
+// CORS-safelisted request headers).
+var simpleTypes = []string{"text/plain", "application/x-www-form-urlencoded", "multipart/form-data"}
