@@ -3,6 +3,11 @@
 // An Update that returned nil is on disk: it survives kill -9 and the loss of power, as far
 // as the disk keeps what it acknowledged. Many waiting Updates share one sync. Opening
 // verifies that all that was ever acknowledged is there; see [Open].
+//
+// [Store.Backup] writes a backup while the store goes on, and [Restore] makes a store of it. A copy of
+// the directory is none while a program has it open: its files are copied one after another, and a store
+// made of them is most often refused as corrupt. A snapshot that the file system takes of all of it at
+// one moment is what a loss of power would leave: it opens, with all that was acknowledged by then.
 package badgerstore
 
 import (
