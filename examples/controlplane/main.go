@@ -5,14 +5,16 @@
 //
 // It makes its certificates on the first start and keeps them in -data; without -data
 // everything is in memory, and gone when it stops. -url is the address that servers use: it is in
-// the certificate's names and in the provider configuration that a factory reset seeds. It is
-// required when -listen names no address that a server could use, as ":7443" does.
+// the certificate's names, and in the provider configurations that are printed for the installation
+// seed and made for a factory reset. It is required when -listen names no address that a server
+// could use, as ":7443" does.
 package main
 
 import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -390,5 +392,11 @@ func introduce(ctx context.Context, registry *opscenter.Registry, out io.Writer,
 		return err
 	}
 	fmt.Fprintf(out, "Token:       %s (%d uses, until %s)\n", token.UUID, token.UsesRemaining, token.ExpireAt.Format(time.RFC3339))
+	seed, err := json.Marshal(map[string]any{"name": "operations-center", "config": map[string]string{
+		"server_url": ownURL, "server_token": token.UUID, "server_certificate": opscenter.EncodeCertificate(certificate)}})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "Seed:        provider.json: %s\n", seed)
 	return nil
 }

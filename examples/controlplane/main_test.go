@@ -24,6 +24,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
 // TestMain lets the test binary be the control plane itself: a process to send signals to.
@@ -258,4 +259,33 @@ func TestURL(t *testing.T) {
 	require.Equal(t, opscenter.Fingerprint(certificate.Leaf), p.fingerprint)
 	p.stop()
 	require.Contains(t, p.logs.String(), "lacks the host of the URL")
+}
+
+// TestIntroduce: what is printed is what a server's seed needs, and the token is made once.
+func TestIntroduce(t *testing.T) {
+	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+	require.NoError(t, err)
+	defer registry.Close()
+	own, err := selfsigned.New("control plane")
+	require.NoError(t, err)
+	var out bytes.Buffer
+	require.NoError(t, introduce(t.Context(), registry, &out, "https://control.example", own.Leaf))
+	_, line, found := strings.Cut(out.String(), "provider.json: ")
+	require.True(t, found, out.String())
+	var seed struct {
+		Name   string            `json:"name"`
+		Config map[string]string `json:"config"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(line), &seed))
+	require.Equal(t, "operations-center", seed.Name)
+	require.Equal(t, "https://control.example", seed.Config["server_url"])
+	pinned, err := opscenter.ParseCertificate(seed.Config["server_certificate"])
+	require.NoError(t, err)
+	require.Equal(t, own.Leaf.Raw, pinned.Raw)
+	token, err := registry.Token(t.Context(), seed.Config["server_token"])
+	require.NoError(t, err)
+	require.EqualValues(t, firstTokenUse, token.UsesRemaining)
+	out.Reset()
+	require.NoError(t, introduce(t.Context(), registry, &out, "https://control.example", own.Leaf))
+	require.NotContains(t, out.String(), "Token")
 }
