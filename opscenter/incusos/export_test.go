@@ -1,6 +1,12 @@
 package incusos
 
-import "github.com/lxc/incus/v6/shared/api"
+import (
+	"context"
+
+	"github.com/lxc/incus/v6/shared/api"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
 
 // ParseEvent reads a message of the stream of events.
 var ParseEvent = parseEvent
@@ -19,3 +25,8 @@ const (
 	MaxMembers      = maxMembers
 	MaxCertificates = maxCertificates
 )
+
+// Left is for tests of what counts as an instance that runs on an evacuated member.
+func (c *Client) Left(ctx context.Context, target opscenter.Target) (string, error) {
+	return c.left(ctx, target)
+}
