@@ -11,3 +11,6 @@ func (h *Handler) OperatorRoutes() []string {
 	delete(routes, forwardPattern)
 	return slices.Sorted(maps.Keys(routes))
 }
+
+// StatusOf is for tests of what an error is answered with.
+var StatusOf = statusOf
