@@ -199,7 +199,7 @@ func (s *Server) routes() http.Handler {
 		osAPI.ServeHTTP(w, r)
 	})
 	s.incusRoutes(mux)
-	return s.faulty(mux)
+	return s.faulty(s.attacking(mux))
 }
 
 func (s *Server) osRoutes(mux *http.ServeMux) {

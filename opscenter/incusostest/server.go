@@ -115,6 +115,7 @@ type Server struct {
 	state    state
 	network  network
 	fault    Fault
+	hostile  []Hostility
 	web      *http.Server
 	tls      *tls.Config // of the listener
 	listener *faultListener
