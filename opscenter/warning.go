@@ -42,6 +42,9 @@ const (
 	// WarningSharedUUID: the server has the system UUID of another one, which is another machine.
 	// Cleared when no other server has it; those that know why acknowledge it.
 	WarningSharedUUID WarningKind = "System UUID shared"
+	// WarningInventory: a server, or its cluster, has more objects than inventory.Options let be kept. Cleared when a
+	// scan finds no more than that.
+	WarningInventory WarningKind = "Inventory truncated"
 	// WarningFleet: so many servers fail at once that the control plane suspects itself: nobody
 	// becomes offline. Cleared when most of those that are asked answer.
 	WarningFleet WarningKind = "Fleet unreachable"

@@ -26,7 +26,7 @@ const (
 	DefaultCallTimeout       = 30 * time.Second
 	DefaultListTimeout       = 2 * time.Minute
 	DefaultMaxBody           = 4 << 20
-	DefaultMaxObject         = 16 << 20
+	DefaultMaxObject         = 1 << 20
 	DefaultMaxList           = 1 << 30
 	DefaultMaxConnsPerServer = 4
 	DefaultMaxIdleConns      = 512
@@ -51,7 +51,8 @@ type Options struct {
 	// MaxBody bounds an answer, in bytes. Default 4 MiB.
 	MaxBody int64
 	// MaxObject bounds an object of the inventory, by itself or as an entry of a list, in bytes: an
-	// instance comes with its snapshots. Default 16 MiB.
+	// instance comes with its snapshots. Of more than inventory.MaxObjectSize the largest members are left
+	// out all the same. Default 1 MiB.
 	MaxObject int64
 	// MaxList bounds a list of the inventory, of which one entry is held at a time, in bytes.
 	// Default 1 GiB.

@@ -6,15 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
 	"github.com/lxc/incus/v6/shared/api"
+	"golang.org/x/time/rate"
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
@@ -22,10 +25,18 @@ import (
 
 // Limits of the stream of events.
 const (
-	maxEvent     = 1 << 20 // bytes
-	maxBuffered  = 256     // events that were received, and not taken
-	pingInterval = 20 * time.Second
-	pongTimeout  = 60 * time.Second
+	maxEvent    = 1 << 20 // bytes
+	maxBuffered = 256     // events that were received, and not taken
+	// maxName bounds, in bytes, the names in an event, and maxSource the path of what it is about. An event with
+	// longer ones says that something has happened, and not to what.
+	maxName   = inventory.MaxNameLength
+	maxSource = 4 << 10
+	// maxEventRate is how many events are taken a second, and maxEventBytes of what size together; the daemon has
+	// to wait with more. Four times as many may come at once.
+	maxEventRate  = 1000
+	maxEventBytes = 1 << 20
+	pingInterval  = 20 * time.Second
+	pongTimeout   = 60 * time.Second
 )
 
 // Describe asks an Incus daemon what it is. It implements, with the methods below, inventory.Incus.
@@ -214,6 +225,7 @@ func (c *Client) Events(ctx context.Context, target opscenter.Target) (inventory
 	defer cancel()
 	deadline, _ := bounded.Deadline()
 	stop := func() bool { return true }
+	var header *headerConn
 	dialer := websocket.Dialer{
 		HandshakeTimeout: c.options.Timeout,
 		ReadBufferSize:   4 << 10,
@@ -229,6 +241,9 @@ func (c *Client) Events(ctx context.Context, target opscenter.Target) (inventory
 					closing()
 					return stopped()
 				}
+				header = &headerConn{Conn: conn}
+				header.left.Store(maxHeader)
+				conn = header
 			}
 			return conn, err
 		},
@@ -236,6 +251,9 @@ func (c *Client) Events(ctx context.Context, target opscenter.Target) (inventory
 	const path = "/1.0/events?type=lifecycle&all-projects=true"
 	conn, resp, err := dialer.DialContext(bounded, "wss://"+p.host+path, http.Header{"User-Agent": userAgent})
 	stop()
+	if header != nil {
+		header.left.Store(math.MaxInt64)
+	}
 	switch {
 	case err != nil && bounded.Err() != nil:
 		return nil, fmt.Errorf("GET %s: %w", path, bounded.Err())
@@ -263,6 +281,22 @@ func (c *Client) Events(ctx context.Context, target opscenter.Target) (inventory
 	}
 	s.Close()
 	return nil, fmt.Errorf("GET %s: %w", path, err)
+}
+
+// headerConn bounds what is read of a connection until its header is there: the websocket library reads any.
+type headerConn struct {
+	net.Conn
+	left atomic.Int64
+}
+
+func (c *headerConn) Read(p []byte) (int, error) {
+	left := c.left.Load()
+	if left <= 0 {
+		return 0, ErrBodyTooLarge
+	}
+	n, err := c.Conn.Read(p[:min(int64(len(p)), left)])
+	c.left.Add(int64(-n))
+	return n, err
 }
 
 // stream is a websocket. The Incus client's own delivers events from goroutines of their own,
@@ -318,9 +352,13 @@ func (s *stream) ping(ctx context.Context) {
 }
 
 func (s *stream) read(ctx context.Context, alive func()) error {
+	events, bytes := rate.NewLimiter(maxEventRate, 4*maxEventRate), rate.NewLimiter(maxEventBytes, 4*maxEventBytes)
 	for {
 		_, data, err := s.conn.ReadMessage()
 		if err != nil {
+			return err
+		}
+		if err := errors.Join(events.Wait(ctx), bytes.WaitN(ctx, len(data))); err != nil {
 			return err
 		}
 		alive()
@@ -330,6 +368,16 @@ func (s *stream) read(ctx context.Context, alive func()) error {
 		}
 		if event == nil {
 			continue
+		}
+		select {
+		case s.events <- event:
+			continue
+		default:
+		}
+		select {
+		case <-s.heard:
+		default:
+			continue // nobody counts on it so far
 		}
 		select {
 		case s.events <- event:
@@ -367,7 +415,16 @@ func parseEvent(data []byte) (*inventory.Event, error) {
 	out := &inventory.Event{Action: raw.Metadata.Action, Source: raw.Metadata.Source, Project: raw.Project, Location: raw.Location, At: raw.Timestamp}
 	out.OldName, _ = raw.Metadata.Context["old_name"].(string)
 	if r := raw.Metadata.Requestor; r != nil && r.Username != "" {
-		out.Requestor = r.Protocol + "/" + r.Username
+		out.Requestor = limited(r.Protocol+"/"+r.Username, maxText)
+	}
+	if len(out.Action) > maxText {
+		out.Action = limited(out.Action, maxText)
+	}
+	if len(out.OldName) > maxName {
+		out.OldName = ""
+	}
+	if len(out.Source) > maxSource || len(out.Project) > maxName || len(out.Location) > maxName {
+		out.Source, out.Project, out.Location = "", "", ""
 	}
 	return out, nil
 }

@@ -30,6 +30,9 @@ const (
 	maxText         = 256 // bytes of a name or a version
 	maxApplications = 64
 	maxAhead        = 256 << 10 // bytes of room made for an answer before it comes
+	// factsRead is how many times the size that is kept of a part of the facts (opscenter.MaxHardwareSize and the
+	// others) is read of it: what is too large can be reduced only as a whole.
+	factsRead = 4
 )
 
 // notIncusOS is what a newer Incus daemon that is not on IncusOS answers to /os/ requests.
@@ -351,13 +354,16 @@ func (p *probe) facts(version string) {
 		return
 	}
 	f := &opscenter.Facts{}
+	defer func() { p.peer.most = 0 }()
 	for _, part := range []struct {
 		name string
 		into *json.RawMessage
-	}{{"resources", &f.Hardware}, {"network", &f.Network}, {"security", &f.Security}, {"storage", &f.Storage}} {
+		kept int64
+	}{{"resources", &f.Hardware, opscenter.MaxHardwareSize}, {"network", &f.Network, opscenter.MaxNetworkSize}, {"security", &f.Security, opscenter.MaxSecuritySize}, {"storage", &f.Storage, opscenter.MaxStorageSize}} {
 		if part.name == "security" && !release.Has(version, release.SecurityReads) {
 			continue // to read it there would silence the console's warning about the recovery keys
 		}
+		p.peer.most = factsRead * part.kept
 		p.try(part.name, func() (err error) {
 			*part.into, err = p.object("/os/1.0/system/" + part.name)
 			return err

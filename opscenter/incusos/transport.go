@@ -55,6 +55,9 @@ type fleet struct {
 // maxListTime bounds the time for a list whose caller sets none.
 const maxListTime = time.Hour
 
+// maxHeader bounds the header of an answer, in bytes.
+const maxHeader = 64 << 10
+
 // idleTimeout is below the 30 s after which an Incus daemon closes idle connections.
 const idleTimeout = 25 * time.Second
 
@@ -62,32 +65,35 @@ func newFleet(options Options) *fleet {
 	f := &fleet{options: options, seed: maphash.MakeSeed(), sessions: newSessions(options.MaxSessions, options.SessionLifetime)}
 	f.closing, f.close = context.WithCancel(context.Background())
 	f.base = &http.Transport{
-		Proxy:                 nil,
-		DialTLSContext:        func(ctx context.Context, network, _ string) (net.Conn, error) { return f.dial(ctx, network) },
-		MaxIdleConns:          options.MaxIdleConns,
-		MaxIdleConnsPerHost:   1,
-		MaxConnsPerHost:       options.MaxConnsPerServer,
-		IdleConnTimeout:       idleTimeout,
-		ResponseHeaderTimeout: options.Timeout,
-		ForceAttemptHTTP2:     false,
-		DisableCompression:    true,
+		Proxy:                  nil,
+		DialTLSContext:         func(ctx context.Context, network, _ string) (net.Conn, error) { return f.dial(ctx, network) },
+		MaxIdleConns:           options.MaxIdleConns,
+		MaxIdleConnsPerHost:    1,
+		MaxConnsPerHost:        options.MaxConnsPerServer,
+		IdleConnTimeout:        idleTimeout,
+		ResponseHeaderTimeout:  options.Timeout,
+		ForceAttemptHTTP2:      false,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: maxHeader,
 	}
 	f.once = &http.Transport{
-		Proxy:                 nil,
-		DialTLSContext:        f.base.DialTLSContext,
-		DisableKeepAlives:     true,
-		ResponseHeaderTimeout: options.Timeout,
-		DisableCompression:    true,
+		Proxy:                  nil,
+		DialTLSContext:         f.base.DialTLSContext,
+		DisableKeepAlives:      true,
+		ResponseHeaderTimeout:  options.Timeout,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: maxHeader,
 	}
 	f.patient = &http.Transport{
-		Proxy:                 nil,
-		DialTLSContext:        f.base.DialTLSContext,
-		MaxIdleConns:          options.MaxIdleConns,
-		MaxIdleConnsPerHost:   1,
-		MaxConnsPerHost:       options.MaxConnsPerServer,
-		IdleConnTimeout:       idleTimeout,
-		ResponseHeaderTimeout: options.ListTimeout,
-		DisableCompression:    true,
+		Proxy:                  nil,
+		DialTLSContext:         f.base.DialTLSContext,
+		MaxIdleConns:           options.MaxIdleConns,
+		MaxIdleConnsPerHost:    1,
+		MaxConnsPerHost:        options.MaxConnsPerServer,
+		IdleConnTimeout:        idleTimeout,
+		ResponseHeaderTimeout:  options.ListTimeout,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: maxHeader,
 	}
 	f.changes = f.once.Clone()
 	f.changes.ResponseHeaderTimeout = options.ListTimeout
@@ -110,6 +116,7 @@ type peer struct {
 	object  bool   // answers are objects of the inventory
 	patient bool   // answers may take long, and unless it is alone be long
 	large   bool   // answers are handed on
+	most    int64  // bytes of an answer, where that is less than Options say; 0: it isn't
 }
 
 // call is what a dial has to know of the request it is begun for: net/http hands it neither
@@ -281,6 +288,9 @@ func (p *peer) RoundTrip(req *http.Request) (*http.Response, error) {
 		limit = p.fleet.options.MaxObject
 	case p.patient:
 		transport, timeout, limit = p.fleet.patient, maxListTime, p.fleet.options.MaxList
+	}
+	if p.most > 0 {
+		limit = min(limit, p.most)
 	}
 	ctx, cancel := context.WithTimeout(req.Context(), timeout)
 	deadline, _ := ctx.Deadline()

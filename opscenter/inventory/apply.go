@@ -39,15 +39,19 @@ type batch struct {
 	gone   []storage.Key
 	size   int
 	wrote  int // rows, so far
+	// budget is what may be kept of the unit, used what is kept, and excess what was too much.
+	budget budget
+	used   *usage
+	excess *excess
 }
 
-func (m *Manager) batch(unit string, origin origin) *batch {
-	return &batch{m: m, unit: unit, origin: origin}
+func (w *worker) batch(origin origin) *batch {
+	return &batch{m: w.m, unit: w.id, origin: origin, budget: w.budget(), used: &w.used, excess: &w.excess}
 }
 
 func (b *batch) add(ctx context.Context, r *row) error {
 	b.put = append(b.put, r)
-	b.size += len(r.Object)
+	b.size += r.size()
 	return b.flushIf(ctx)
 }
 
@@ -94,12 +98,18 @@ func (b *batch) write(ctx context.Context, put []*row, gone []storage.Key) error
 
 func (b *batch) commit(ctx context.Context, putting []*row, gone []storage.Key) error {
 	at := now()
+	var used usage
+	var left int
 	err := b.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+		used, left = *b.used, 0
 		var list []changeRow
 		for _, r := range putting {
-			c, err := put(tx, r, at, b.m.options.KeepSecrets)
+			c, whole, err := b.keep(tx, r, at, &used)
 			if err != nil {
 				return err
+			}
+			if !whole {
+				left++
 			}
 			if c != nil {
 				list = append(list, *c)
@@ -116,6 +126,7 @@ func (b *batch) commit(ctx context.Context, putting []*row, gone []storage.Key) 
 			if err := objects.Delete(tx, key); err != nil {
 				return err
 			}
+			used.remove(old)
 			list = append(list, old.change(ChangeDeleted, at))
 		}
 		if b.origin.silent {
@@ -124,10 +135,12 @@ func (b *batch) commit(ctx context.Context, putting []*row, gone []storage.Key) 
 		for i := range list {
 			b.origin.mark(&list[i])
 		}
-		return b.m.record(tx, list)
+		return b.m.record(tx, b.budget.servers, list)
 	})
 	if err == nil {
 		b.wrote += len(putting) + len(gone)
+		*b.used = used
+		b.excess.objects += left
 	}
 	return err
 }
@@ -136,41 +149,68 @@ func (o *origin) mark(c *changeRow) {
 	c.Source, c.Event, c.Requestor = o.source, o.cause.action, o.cause.requestor
 }
 
-// put stores an object as it is found to be, and tells what changed of it; nil: nothing that counts.
-func put(tx storage.WriteTx, found *row, at time.Time, keepSecrets bool) (*changeRow, error) {
-	old, err := objects.Find(tx, found.key())
+// keep stores an object as it is found to be, as far as that is within the budget, and tells what changed of it;
+// nil: nothing that counts. whole: all is kept of it that is found.
+func (b *batch) keep(tx storage.WriteTx, found *row, at time.Time, used *usage) (c *changeRow, whole bool, err error) {
+	stored, err := objects.Find(tx, found.key())
 	if err != nil {
-		return nil, err
+		return nil, true, err
+	}
+	old := stored
+	if stored != nil {
+		if old, err = stored.unpack(); err != nil {
+			return nil, true, err
+		}
 	}
 	shown, secrets := old, false
-	if old != nil && !keepSecrets { // they may have been kept before, and are nothing to tell of, or to keep
+	if old != nil && !b.m.options.KeepSecrets { // they may have been kept before, and are nothing to tell of, or to keep
 		if shown, secrets, err = old.withoutSecrets(); err != nil {
-			return nil, err
+			return nil, true, err
+		}
+	}
+	packed := found
+	if stored != nil || found.madeUp {
+		if found, err = found.unpack(); err != nil {
+			return nil, true, err
 		}
 	}
 	if found.madeUp {
 		if found, err = found.over(shown); err != nil || old != nil && old.Away == found.Away && !secrets {
-			return nil, err // Incus lists one that can't be read twice
+			return nil, true, err // Incus lists one that can't be read twice
+		}
+		packed = found.pack()
+	}
+	if whole = b.budget.fits(*used, stored, packed); !whole {
+		if old == nil {
+			return nil, false, nil
+		}
+		found = found.stub()
+		packed = found
+		if old.isStub() && old.sum() == found.sum() {
+			return nil, false, nil
 		}
 	}
-	next := *found
+	next := *packed
 	next.LastUpdated = at
 	if old == nil {
 		next.UUID, next.FirstSeen = newUUID(), at
+		used.add(&next)
 		c := next.change(ChangeCreated, at)
-		return &c, objects.Put(tx, &next)
+		return &c, whole, objects.Put(tx, &next)
 	}
+	used.remove(stored)
+	used.add(&next)
 	fields, same := diff(shown.Object, found.Object)
 	next.UUID, next.FirstSeen = old.UUID, old.FirstSeen
 	if same && old.Location == found.Location {
 		next.LastUpdated = old.LastUpdated // another way to write the same
 	}
-	if err := objects.Put(tx, &next); err != nil || len(fields) == 0 || old.Stub && !next.Stub {
-		return nil, err // what was not known is no difference
+	if err := objects.Put(tx, &next); err != nil || len(fields) == 0 || old.Stub && !next.Stub || old.isStub() || next.isStub() {
+		return nil, whole, err // what was not known is no difference
 	}
-	c := next.change(ChangeUpdated, at)
-	c.Fields = fields
-	return &c, nil
+	change := next.change(ChangeUpdated, at)
+	change.Fields = fields
+	return &change, whole, nil
 }
 
 // withoutSecrets returns the row without them, and reports whether it had any.
@@ -203,7 +243,9 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 		return nil
 	}
 	at := now()
-	return b.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+	var used usage
+	err := b.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+		used = *b.used
 		olds, err := rowsOf(tx, b.unit, from)
 		if err == nil && from.kind == KindStorageVolume && len(olds) > 0 { // its snapshots are renamed with it, without a word
 			var snapshots []*row
@@ -228,6 +270,7 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 				if err := objects.Delete(tx, taken.key()); err != nil {
 					return err
 				}
+				used.remove(taken)
 				list = append(list, taken.change(ChangeDeleted, at))
 			}
 			if err := objects.Delete(tx, old.key()); err != nil {
@@ -236,6 +279,8 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 			if err := objects.Put(tx, &next); err != nil {
 				return err
 			}
+			used.remove(old)
+			used.add(&next)
 			c := next.change(ChangeRenamed, at)
 			c.Fields = []FieldChange{{Path: "name", From: encode(old.Name), To: encode(next.Name)}}
 			list = append(list, c)
@@ -243,8 +288,12 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 		for i := range list {
 			b.origin.mark(&list[i])
 		}
-		return b.m.record(tx, list)
+		return b.m.record(tx, b.budget.servers, list)
 	})
+	if err == nil {
+		*b.used = used
+	}
+	return err
 }
 
 func rowsOf(tx storage.ReadTx, unit string, r ref) (out []*row, err error) {
@@ -277,6 +326,9 @@ func (m *Manager) known(ctx context.Context, unit string, prefix storage.Key, ho
 			}
 			sum := r.sum()
 			if r.Away != 0 && !m.options.KeepSecrets {
+				if r, err = r.unpack(); err != nil {
+					return err
+				}
 				if _, secrets, err := r.withoutSecrets(); err != nil || secrets {
 					sum = 0 // it is written anew
 				}
@@ -292,6 +344,9 @@ func (m *Manager) known(ctx context.Context, unit string, prefix storage.Key, ho
 func (r *row) sum() uint64 {
 	if r.Away != 0 {
 		return r.Away
+	}
+	if r.Packed != nil {
+		return r.Sum
 	}
 	return max(1, xxhash.Sum64(r.Object)+xxhash.Sum64String(r.Location))
 }
@@ -309,7 +364,7 @@ func (b *batch) compare(ctx context.Context, have known, found *row) error {
 	if there && sum == found.sum() {
 		return nil
 	}
-	return b.add(ctx, found)
+	return b.add(ctx, found.pack())
 }
 
 // purge removes all objects of a unit that is no more, and what is known of it.
@@ -340,7 +395,7 @@ func (m *Manager) purge(ctx context.Context, unit string) error {
 				return err
 			}
 			if u != nil && !u.ScannedAt.IsZero() {
-				if err := m.record(tx, []changeRow{u.change(ChangeClusterRemoved, now())}); err != nil {
+				if err := m.record(tx, 1, []changeRow{u.change(ChangeClusterRemoved, now())}); err != nil {
 					return err
 				}
 			}

@@ -55,7 +55,7 @@ func (r *row) over(old *row) (*row, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.Object, _ = assemble(members)
+	out.Object, _ = assemble(nil, members)
 	out.Truncated = old.Truncated
 	return &out, nil
 }

@@ -21,6 +21,10 @@ type Event struct {
 	At        time.Time
 }
 
+// maxSource bounds the path of what an event is about, in bytes. An event with a longer one is a reason to look at
+// everything.
+const maxSource = 4 << 10
+
 // effect is what an event means for the inventory.
 type effect struct {
 	// renamed from what; the first of refs is what to.
@@ -95,6 +99,14 @@ var partsOf = []string{"snapshot-", "backup-", "record-", "alias-"}
 func interpret(e *Event) effect {
 	if quiet[e.Action] {
 		return effect{}
+	}
+	if len(e.Source) > maxSource || max(len(e.Project), len(e.Location)) > MaxNameLength {
+		return effect{scan: "event " + limited(e.Action) + " about " + limited(e.Source)}
+	}
+	if len(e.OldName) > MaxNameLength {
+		nameless := *e
+		nameless.OldName = ""
+		e = &nameless
 	}
 	switch e.Action {
 	case "cluster-group-created", "cluster-group-deleted", "cluster-group-renamed", "cluster-group-updated", "cluster-member-updated":
@@ -238,7 +250,7 @@ func refOf(kind Kind, parts []string, project string) (ref, bool) {
 	if kind == KindStorageVolume && len(parts) >= 4 && parts[2] == "snapshots" {
 		out.name += "/" + parts[3]
 	}
-	return out, true
+	return out, max(len(out.project), len(out.parent), len(out.typ), len(out.name)) <= MaxNameLength
 }
 
 // limited cuts a text that comes from a server.

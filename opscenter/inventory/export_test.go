@@ -34,7 +34,7 @@ func IsSecret(key string) bool { return isSecret([]byte(key)) }
 // Rename renames an object of a unit, that was learned of at that time.
 func (m *Manager) Rename(ctx context.Context, unit string, kind Kind, from, to string, learned time.Time) error {
 	of := func(name string) ref { return ref{kind: kind, project: "default", name: name} }
-	return m.batch(unit, origin{source: SourceEvent}).rename(ctx, of(from), of(to), learned)
+	return newWorker(m, unit).batch(origin{source: SourceEvent}).rename(ctx, of(from), of(to), learned)
 }
 
 // Follow takes in what changed in the registry, and returns how many units are kept then.
@@ -57,7 +57,7 @@ func Rest(o Options, took time.Duration) time.Duration { return o.rest(took) }
 
 // Normalize makes of a document what is kept of it.
 func Normalize(kind Kind, data []byte) (object json.RawMessage, name string, truncated []string, err error) {
-	r, err := normalize(ref{kind: kind, project: "default"}, data, false)
+	r, err := normalize(ref{kind: kind, project: "default"}, data, false, &scratch{})
 	if err != nil {
 		return nil, "", nil, err
 	}
@@ -84,10 +84,10 @@ func (m *Manager) Fill(ctx context.Context, unit string, documents map[Kind][]js
 	if err != nil {
 		return err
 	}
-	b := m.batch(unit, origin{source: SourceScan, silent: true})
+	b := newWorker(m, unit).batch(origin{source: SourceScan, silent: true})
 	for kind, list := range documents {
 		for _, data := range list {
-			r, err := normalize(ref{kind: kind, project: "default", parent: parentIn(kind)}, data, false)
+			r, err := normalize(ref{kind: kind, project: "default", parent: parentIn(kind)}, data, false, &scratch{})
 			if err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/boundedlog"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -69,19 +70,22 @@ type changeRow struct {
 	Unit string
 }
 
-// record stores changes, and drops what is over the limits.
-func (m *Manager) record(tx storage.WriteTx, list []changeRow) error {
+// changeLog keeps changes within Options.MaxChanges and MaxUnitChanges.
+var changeLog = boundedlog.New("inventory_changes", func(tx storage.WriteTx, _ string, sequence uint64) (bool, error) { return drop(tx, sequence) })
+
+// changeClass is the only class of changes there is.
+const changeClass = "changes"
+
+// record stores changes of a unit of so many servers, and drops what is over the limits.
+func (m *Manager) record(tx storage.WriteTx, servers int, list []changeRow) error {
 	if len(list) == 0 {
 		return nil
 	}
-	last, err := counters.Find(tx, storage.StringKey("changes"))
+	last, err := lastChange(tx)
 	if err != nil {
 		return err
 	}
-	next := counter{Name: "changes"}
-	if last != nil {
-		next.Value = last.Value
-	}
+	next := counter{Name: "changes", Value: last}
 	for i := range list {
 		next.Value++
 		c := list[i]
@@ -89,10 +93,9 @@ func (m *Manager) record(tx storage.WriteTx, list []changeRow) error {
 		if err := changes.Put(tx, &c); err != nil {
 			return err
 		}
-		if limit := uint64(m.options.MaxChanges); c.Sequence > limit {
-			if err := drop(tx, c.Sequence-limit); err != nil {
-				return err
-			}
+		limits := boundedlog.Limits{Class: changeClass, Max: uint64(m.options.MaxChanges), Owner: c.Unit, Share: uint64(m.options.MaxUnitChanges * max(1, servers))}
+		if err := changeLog.Added(tx, c.Sequence, limits); err != nil {
+			return err
 		}
 		if c.UUID == "" {
 			continue
@@ -104,47 +107,62 @@ func (m *Manager) record(tx storage.WriteTx, list []changeRow) error {
 	return counters.Put(tx, &next)
 }
 
-func drop(tx storage.WriteTx, sequence uint64) error {
+// lastChange is the number of the last change; 0: there was none.
+func lastChange(tx storage.ReadTx) (uint64, error) {
+	last, err := counters.Find(tx, storage.StringKey("changes"))
+	if err != nil || last == nil {
+		return 0, err
+	}
+	return last.Value, nil
+}
+
+func drop(tx storage.WriteTx, sequence uint64) (bool, error) {
 	found, err := changes.Find(tx, storage.UintKey(sequence))
 	if err != nil || found == nil {
-		return err
+		return false, err
 	}
-	return changes.Delete(tx, storage.UintKey(sequence))
+	return true, changes.Delete(tx, storage.UintKey(sequence))
 }
 
 // maxDropped bounds how many changes of an object go at a time, after a limit was lowered.
 const maxDropped = 20
 
-// prune drops what is over a limit that was lowered since it was recorded.
+// prune drops what is over a limit that was lowered since it was recorded, and counts what an earlier release has
+// recorded.
 func (m *Manager) prune(ctx context.Context) error {
-	for {
-		var old []uint64
-		err := m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
-			old = nil
-			last, err := counters.Find(tx, storage.StringKey("changes"))
-			if err != nil || last == nil {
-				return err
-			}
-			for c, err := range changes.Scan(tx, storage.Range{}) {
-				if err != nil {
-					return err
-				}
-				if c.Sequence+uint64(m.options.MaxChanges) > last.Value || len(old) == batchRows {
-					break
-				}
-				old = append(old, c.Sequence)
-			}
-			for _, sequence := range old {
-				if err := changes.Delete(tx, storage.UintKey(sequence)); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil || len(old) < batchRows {
+	counted := false
+	var kept, floor uint64
+	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
+		kept, floor = 0, 0
+		if counted, err = changeLog.Counted(s, changeClass); err != nil || counted {
 			return err
 		}
+		for c, err := range changes.Scan(s, storage.Range{}) {
+			if err != nil {
+				return err
+			}
+			if kept++; kept == 1 {
+				floor = c.Sequence - 1
+			}
+		}
+		return nil
+	})
+	for more := true; more && err == nil; {
+		err = m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+			if !counted {
+				if err := changeLog.Recount(tx, changeClass, kept, floor); err != nil {
+					return err
+				}
+			}
+			last, err := lastChange(tx)
+			if err == nil {
+				more, err = changeLog.Shrink(tx, changeClass, uint64(m.options.MaxChanges), last)
+			}
+			return err
+		})
+		counted = counted || err == nil
 	}
+	return err
 }
 
 // dropOf keeps the last changes of an object.
@@ -156,12 +174,20 @@ func (m *Manager) dropOf(tx storage.WriteTx, uuid string) error {
 		}
 		all = append(all, c.Sequence)
 	}
+	removed := uint64(0)
 	for n := 0; len(all) > m.options.MaxHistory && n < maxDropped; all, n = all[1:], n+1 {
-		if err := drop(tx, all[0]); err != nil {
+		was, err := drop(tx, all[0])
+		if err != nil {
 			return err
 		}
+		if was {
+			removed++
+		}
 	}
-	return nil
+	if removed == 0 {
+		return nil
+	}
+	return changeLog.Removed(tx, changeClass, removed)
 }
 
 // History returns the last changes of an object, the newest first, at most Options.MaxHistory;
@@ -236,12 +262,8 @@ func (m *Manager) Changes(ctx context.Context, after uint64, limit int) (out []C
 // LastChange returns the sequence number of the last change: where a WatchChanges goes on
 // from what is listed now.
 func (m *Manager) LastChange(ctx context.Context) (out uint64, err error) {
-	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
-		out = 0
-		last, err := counters.Find(s, storage.StringKey("changes"))
-		if err == nil && last != nil {
-			out = last.Value
-		}
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
+		out, err = lastChange(s)
 		return err
 	})
 	return out, err

@@ -43,6 +43,7 @@ const (
 	DefaultMaxConnects     = 32
 	DefaultMaxBackoff      = 5 * time.Minute
 	DefaultMaxHistory      = 20
+	DefaultMaxUnitChanges  = 1_000
 	DefaultMaxChanges      = 100_000
 )
 
@@ -77,12 +78,24 @@ type Options struct {
 	// MaxConnects is how many units are being connected to at once. Default 32.
 	MaxConnects int
 	// MaxBackoff bounds the time between two tries to reach a unit, and that which a unit is left
-	// alone after a scan, unless the scan itself took longer. Default 5 minutes.
+	// alone after a scan, unless the scan itself took longer; so long after a scan that has found more than may be
+	// kept there is another. Default 5 minutes.
 	MaxBackoff time.Duration
-	// MaxHistory is how many changes are kept of an object, MaxChanges how many of all together.
-	// Default 20, and 100,000.
-	MaxHistory int
-	MaxChanges int
+	// MaxHistory is how many changes are kept of an object, MaxUnitChanges how many of a unit for each of its
+	// servers, and MaxChanges how many of all together: a unit in which much happens overwrites its own changes, and
+	// not those of others. Default 20, 1,000, and 100,000.
+	MaxHistory     int
+	MaxUnitChanges int
+	MaxChanges     int
+	// MaxObjects is how many objects of a unit are kept for each of its servers, and MaxSize in how many bytes of
+	// memory, some 2 KiB for each object included; large ones are compressed. What a server lists beyond is not kept, or by its name only, and is a standing
+	// warning (opscenter.WarningInventory); a scan reads at most twice as many objects of each kind, and eight times
+	// as many bytes. Default 5,000, and 8 MiB.
+	MaxObjects int
+	MaxSize    int
+	// MaxLooks is how many objects of a unit are looked at one by one in a second: because of events, and where one
+	// is too large for a list. Default 200.
+	MaxLooks int
 	// KeepSecrets stores objects with the passwords and keys in their configuration.
 	KeepSecrets bool
 }
@@ -98,7 +111,9 @@ func (o Options) withDefaults() (Options, error) {
 		defaults.Of("MaxBackoff", &o.MaxBackoff, DefaultMaxBackoff), defaults.Of("MaxPending", &o.MaxPending, DefaultMaxPending),
 		defaults.Of("MaxScans", &o.MaxScans, DefaultMaxScans), defaults.Of("MaxSlowScans", &o.MaxSlowScans, DefaultMaxSlowScans),
 		defaults.Of("MaxStreams", &o.MaxStreams, DefaultMaxStreams), defaults.Of("MaxConnects", &o.MaxConnects, DefaultMaxConnects),
-		defaults.Of("MaxHistory", &o.MaxHistory, DefaultMaxHistory), defaults.Of("MaxChanges", &o.MaxChanges, DefaultMaxChanges))
+		defaults.Of("MaxHistory", &o.MaxHistory, DefaultMaxHistory), defaults.Of("MaxUnitChanges", &o.MaxUnitChanges, DefaultMaxUnitChanges), defaults.Of("MaxChanges", &o.MaxChanges, DefaultMaxChanges),
+		defaults.Of("MaxObjects", &o.MaxObjects, DefaultMaxObjects), defaults.Of("MaxSize", &o.MaxSize, DefaultMaxSize),
+		defaults.Of("MaxLooks", &o.MaxLooks, DefaultMaxLooks))
 	return o, err
 }
 
@@ -200,6 +215,8 @@ type Status struct {
 	Pending int
 	// Skipped kinds, with the reason: what the daemon does not offer.
 	Skipped map[Kind]string
+	// Truncated says what is not kept of it, as there is more than Options.MaxObjects or MaxSize; empty: all is kept.
+	Truncated string
 	// Failure is why it is not current, empty if it is; since when, and when it is tried again.
 	Failure   string
 	FailedAt  time.Time

@@ -2,13 +2,25 @@ package inventory_test
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets the test binary be the servers of TestHostile: a process of their own.
+func TestMain(m *testing.M) {
+	if os.Getenv(neighboursEnv) != "" {
+		if err := neighbours(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // background runs something until the test ends.
 func background(t *testing.T, run func(context.Context) error) (stop func()) {

@@ -17,7 +17,7 @@ import (
 // do does what an event about an object has made necessary.
 func (w *worker) do(ctx context.Context, t *task) error {
 	if t.renamed != nil {
-		return w.m.batch(w.id, origin{source: SourceEvent, cause: t.cause}).rename(ctx, *t.renamed, t.ref, t.at)
+		return w.batch(origin{source: SourceEvent, cause: t.cause}).rename(ctx, *t.renamed, t.ref, t.at)
 	}
 	err := w.refresh(ctx, t.ref, t.cause)
 	if err != nil && (status(err) != 0 || errors.Is(err, errUnread)) {
@@ -123,7 +123,7 @@ func (l *lister) confirm(ctx context.Context, have known) error {
 			switch {
 			case status(err) == http.StatusNotFound:
 				still = append(still, r)
-			case err != nil && status(err) == 0:
+			case err != nil && status(err) == 0 && !errors.Is(err, errCut):
 				return err
 			default: // found, or it could not say: then what was known of it stays
 				if err != nil {
@@ -159,7 +159,7 @@ func (l *lister) get(ctx context.Context, have known, r ref) error {
 	if r.kind == KindInstance {
 		query.Set("recursion", "1")
 	}
-	data, err := l.w.m.incus.ReadObject(ctx, l.w.target, path+"?"+query.Encode())
+	data, err := l.readObject(ctx, path+"?"+query.Encode())
 	if status(err) == http.StatusRequestEntityTooLarge {
 		return l.getSome(ctx, have, r, path, query)
 	}
@@ -178,7 +178,7 @@ func (l *lister) getSome(ctx context.Context, have known, r ref, path string, qu
 	if r.kind == KindInstance {
 		query.Del("recursion")
 		missing = []string{"backups", "snapshots", "state"}
-		data, err = l.w.m.incus.ReadObject(ctx, l.w.target, path+"?"+query.Encode())
+		data, err = l.readObject(ctx, path+"?"+query.Encode())
 	}
 	if r.kind != KindInstance || status(err) == http.StatusRequestEntityTooLarge {
 		missing = []string{TruncatedAll}
@@ -212,14 +212,21 @@ func (l *lister) singly(ctx context.Context, s scope) (known, error) {
 		path += "?all-projects=true"
 	}
 	var refs []ref
-	err = l.w.m.incus.ReadList(ctx, l.w.target, path, func(entry json.RawMessage) error {
+	err = l.readList(ctx, path, func(entry json.RawMessage) error {
 		var source string
 		if err := json.Unmarshal(entry, &source); err != nil {
 			return fmt.Errorf("%w: %w", errUnread, err)
 		}
+		if len(source) > maxSource {
+			l.w.excess.names++
+			return nil
+		}
 		r, ok := parseSource(s.kind, &Event{Source: source})
 		if !ok {
 			return fmt.Errorf("%w: %s", errUnread, limited(source))
+		}
+		if len(refs) == l.budget.objects {
+			return errCut
 		}
 		refs = append(refs, r)
 		return nil
@@ -227,8 +234,18 @@ func (l *lister) singly(ctx context.Context, s scope) (known, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := l.w.judgeExcess(ctx, false); err != nil {
+		return nil, err
+	}
 	for _, r := range refs {
+		if err := l.w.looks.Wait(ctx); err != nil {
+			return nil, err
+		}
 		switch err := l.get(ctx, have, r); {
+		case errors.Is(err, errCut):
+			l.w.excess.cut = true
+			l.cut++
+			return have, nil
 		case err == nil, status(err) == http.StatusNotFound:
 		case status(err) != 0:
 			l.miss(err)
@@ -244,7 +261,7 @@ func (l *lister) search(ctx context.Context, have known, r ref) error {
 	if r.kind == KindStorageVolume && r.typ == "custom" && l.w.apart() {
 		return l.volume(ctx, have, r)
 	}
-	return l.w.m.incus.ReadList(ctx, l.w.target, searchPath(r), func(entry json.RawMessage) error { return l.found(ctx, have, r, entry, nil) })
+	return l.readList(ctx, searchPath(r), func(entry json.RawMessage) error { return l.found(ctx, have, r, entry, nil) })
 }
 
 // searchPath is where an object is listed, with as few others as may be.

@@ -15,6 +15,9 @@ import (
 // members are left out, until it fits; Object.Truncated names them.
 const MaxObjectSize = 512 << 10
 
+// errNames: a name of an object is longer than MaxNameLength.
+var errNames = errors.New("a name is too long")
+
 // errUnmanaged: a network that Incus does not manage is an interface of a server's hardware.
 var errUnmanaged = errors.New("not a managed network")
 
@@ -35,14 +38,21 @@ func (m *member) size() int {
 	return len(m.key) + len(m.value) + 5*escaped + 4
 }
 
+// scratch is memory for one object at a time: most of those that are listed are as they are known, and leave nothing
+// behind.
+type scratch struct{ values, object []byte }
+
 // normalize makes a row of what Incus tells of an object: always the same for the same
 // object, whether it was listed or asked for, and without what changes all the time. what
-// says where it was found: its kind, its parent, and its project if it doesn't say so itself.
-func normalize(what ref, data []byte, keepSecrets bool) (*row, error) {
+// says where it was found: its kind, its parent, and its project if it doesn't say so itself. The row's object lies
+// in the scratch, and is overwritten by the next one.
+func normalize(what ref, data []byte, keepSecrets bool, s *scratch) (*row, error) {
+	s.values = s.values[:0]
 	out := &row{Kind: what.kind, Parent: what.parent}
 	var members []member
 	var failed error
 	managed := true
+	many := false
 	up := madeUp{}
 	err := jsonfilter.Members(data, func(key, value []byte) {
 		if failed != nil {
@@ -86,7 +96,10 @@ func normalize(what ref, data []byte, keepSecrets bool) (*row, error) {
 		if what.kind == KindClusterMember && name == "message" {
 			return // it counts the seconds since a heartbeat; the status says the rest
 		}
-		value, failed = normalMember(name, value, keepSecrets)
+		if many = many || len(members) == MaxMembers; many {
+			return
+		}
+		value, failed = normalMember(name, value, keepSecrets, s)
 		members = append(members, member{name, value})
 	})
 	switch {
@@ -94,6 +107,8 @@ func normalize(what ref, data []byte, keepSecrets bool) (*row, error) {
 		return nil, fmt.Errorf("%s: %w", what.kind, errors.Join(err, failed))
 	case out.Name == "":
 		return nil, fmt.Errorf("%s without a name", what.kind)
+	case !out.named():
+		return nil, fmt.Errorf("%s: %w", what.kind, errNames)
 	case what.kind == KindNetwork && !managed:
 		return nil, errUnmanaged
 	}
@@ -111,13 +126,23 @@ func normalize(what ref, data []byte, keepSecrets bool) (*row, error) {
 		project, _ := json.Marshal(out.Project)
 		members = append(members, member{"project", project})
 	}
-	out.Object, out.Truncated = assemble(members)
+	if many {
+		out = out.stub()
+	} else {
+		out.Object, out.Truncated = assemble(s.object[:0], members)
+		s.object = out.Object
+	}
 	out.madeUp = what.kind == KindInstance && up.is()
 	return out, nil
 }
 
+// named reports whether none of a row's names is longer than MaxNameLength.
+func (r *row) named() bool {
+	return max(len(r.Name), len(r.Project), len(r.Parent), len(r.Type), len(r.Location)) <= MaxNameLength
+}
+
 // normalMember returns a member's value without white space, secrets, and what changes all the time.
-func normalMember(name string, value []byte, keepSecrets bool) ([]byte, error) {
+func normalMember(name string, value []byte, keepSecrets bool, s *scratch) ([]byte, error) {
 	switch name {
 	case "used_by", "locations", "roles", "groups": // sets, in an order that means nothing
 		var list []string
@@ -132,8 +157,10 @@ func normalMember(name string, value []byte, keepSecrets bool) ([]byte, error) {
 	if keepSecrets {
 		drop = func([]byte) bool { return false }
 	}
-	out, _, err := jsonfilter.Append(nil, value, drop)
-	return out, err
+	begin := len(s.values)
+	out, _, err := jsonfilter.Append(s.values, value, drop)
+	s.values = out
+	return out[begin:len(out):len(out)], err
 }
 
 // isSecret reports whether a configuration key's value is a secret, wherever it lies: passwords
@@ -184,25 +211,25 @@ func normalState(value []byte) ([]byte, error) {
 	return json.Marshal(state)
 }
 
-// assemble puts members together, without the largest as long as that is over the limit.
-func assemble(members []member) (out json.RawMessage, truncated []string) {
+// assemble appends members, put together, without the largest as long as that is over the limit.
+func assemble(out []byte, members []member) (_ json.RawMessage, truncated []string) {
 	size := 2
 	for _, m := range members {
 		size += m.size()
 	}
-	for size > MaxObjectSize && len(members) > 0 {
-		largest := 0
-		for i, m := range members {
-			if m.size() > members[largest].size() {
-				largest = i
+	if size > MaxObjectSize {
+		largest := slices.Clone(members)
+		slices.SortStableFunc(largest, func(a, b member) int { return b.size() - a.size() })
+		gone := map[string]bool{}
+		for _, m := range largest {
+			if size <= MaxObjectSize {
+				break
 			}
+			truncated, gone[m.key], size = append(truncated, m.key), true, size-m.size()
 		}
-		truncated = append(truncated, members[largest].key)
-		size -= members[largest].size()
-		members = slices.Delete(members, largest, largest+1)
+		members = slices.DeleteFunc(members, func(m member) bool { return gone[m.key] })
 	}
-	out = make(json.RawMessage, 0, size)
-	out = append(out, '{')
+	out = append(slices.Grow(out, size), '{')
 	for i, m := range members {
 		if i > 0 {
 			out = append(out, ',')

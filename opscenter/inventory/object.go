@@ -59,6 +59,9 @@ type row struct {
 	LastUpdated time.Time
 	Truncated   []string        `json:",omitempty"`
 	Object      json.RawMessage `json:",omitempty"`
+	// Packed is Object, compressed, and Sum its sum, where it is kept so; see pack.go.
+	Packed []byte `json:",omitempty"`
+	Sum    uint64 `json:",omitempty"`
 	// Away is the sum of the answer that Incus made up for the instance, as its member does not
 	// answer; 0: Object is the instance's own. Stub: nothing but such answers was ever read.
 	Away uint64 `json:",omitempty"`
@@ -97,7 +100,7 @@ var (
 )
 
 func allTables() []*storage.TableSchema {
-	return []*storage.TableSchema{objects.Schema(), units.Schema(), changes.Schema(), counters.Schema()}
+	return append(changeLog.Schemas(), objects.Schema(), units.Schema(), changes.Schema(), counters.Schema())
 }
 
 // key orders objects by unit, kind, project, parent, type and name. Where several members may

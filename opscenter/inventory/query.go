@@ -147,7 +147,9 @@ func (m *Manager) Get(ctx context.Context, uuid string) (out *Object, err error)
 			return fmt.Errorf("object %.80q: %w", uuid, opscenter.ErrNotFound)
 		}
 		server, err := names.server(u, r)
-		out = r.show(u, server)
+		if err == nil {
+			out, err = r.show(u, server)
+		}
 		return err
 	})
 	return out, err
@@ -162,9 +164,13 @@ func objectOf(s *opscenter.Snapshot, uuid string) (*row, error) {
 	return r, err
 }
 
-func (r *row) show(u *unitInfo, server string) *Object {
+func (r *row) show(u *unitInfo, server string) (*Object, error) {
+	r, err := r.unpack()
+	if err != nil {
+		return nil, err
+	}
 	return &Object{UUID: r.UUID, Kind: r.Kind, Cluster: u.name, ClusterID: u.id, Server: server, Project: r.Project, Parent: r.Parent, Type: r.Type, Name: r.Name,
-		FirstSeen: r.FirstSeen, LastUpdated: r.LastUpdated, Truncated: r.Truncated, Object: r.Object}
+		FirstSeen: r.FirstSeen, LastUpdated: r.LastUpdated, Truncated: r.Truncated, Object: r.Object}, nil
 }
 
 // encodeCursor makes a cursor of the key of the last object of a page. What is in it is nobody's business.
@@ -237,6 +243,7 @@ type candidate struct {
 	row     *row
 	server  string
 	matches bool
+	failed  error // it can't be read
 }
 
 func (q Query) compile(s *opscenter.Snapshot) (*running, error) {
@@ -383,9 +390,13 @@ func (run *running) look(ctx context.Context, u *unitInfo, r *row, use func(*Obj
 		return err
 	}
 	if run.matcher == nil {
-		return use(r.show(u, server), r)
+		object, err := r.show(u, server)
+		if err != nil {
+			return err
+		}
+		return use(object, r)
 	}
-	run.waiting = append(run.waiting, candidate{u, r, server, false})
+	run.waiting = append(run.waiting, candidate{unit: u, row: r, server: server})
 	if len(run.waiting) < run.step {
 		return nil
 	}
@@ -425,10 +436,18 @@ func (run *running) flush(ctx context.Context, use func(*Object, *row) error) er
 	list := run.waiting
 	run.waiting = run.waiting[:0]
 	for i := range list {
-		if list[i].matches {
-			if err := use(list[i].row.show(list[i].unit, list[i].server), list[i].row); err != nil {
-				return err
-			}
+		if list[i].failed != nil {
+			return list[i].failed
+		}
+		if !list[i].matches {
+			continue
+		}
+		object, err := list[i].row.show(list[i].unit, list[i].server)
+		if err == nil {
+			err = use(object, list[i].row)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -478,7 +497,12 @@ func evaluate(ctx context.Context, m *expression.Matcher, list []candidate) {
 		if last {
 			m.Set("last_updated", c.row.LastUpdated)
 		}
-		m.SetDocument("object", c.row.Object)
+		whole, err := c.row.unpack()
+		if err != nil {
+			c.failed = err
+			continue
+		}
+		m.SetDocument("object", whole.Object)
 		c.matches = m.Matches()
 	}
 }

@@ -42,6 +42,12 @@ type lister struct {
 	// nobody knows why.
 	deaf    map[string]bool
 	partial int
+	// budget is the unit's, read what was read within it, and cut how many lists were not read to their end.
+	budget budget
+	read   reading
+	cut    int
+
+	scratch scratch
 }
 
 func (l *lister) miss(err error) {
@@ -50,7 +56,10 @@ func (l *lister) miss(err error) {
 	}
 }
 
-func (w *worker) lister(o origin) *lister { return &lister{w: w, batch: w.m.batch(w.id, o)} }
+func (w *worker) lister(o origin) *lister {
+	b := w.batch(o)
+	return &lister{w: w, batch: b, budget: b.budget}
+}
 
 // status returns the HTTP status a daemon answered with; 0: it was not reached.
 func status(err error) int {
@@ -83,9 +92,10 @@ func (w *worker) scan(ctx context.Context, why string) error {
 	if err != nil {
 		return err
 	}
-	if w.daemon, err = w.m.incus.Describe(bounded, w.target); err != nil {
+	if err = w.describe(bounded); err != nil {
 		return err
 	}
+	w.excess = excess{}
 	l := w.lister(origin{source: SourceScan})
 	skipped := map[Kind]string{}
 	unread := map[Kind]bool{}
@@ -96,6 +106,9 @@ func (w *worker) scan(ctx context.Context, why string) error {
 		if why == "" {
 			missed := l.missed + l.partial
 			err = l.all(bounded, scope{kind: info.kind})
+			if err == nil {
+				err = w.judgeExcess(ctx, false)
+			}
 			switch {
 			case err == nil:
 				unread[info.kind] = w.unread[info.kind] && l.missed+l.partial != missed
@@ -113,9 +126,15 @@ func (w *worker) scan(ctx context.Context, why string) error {
 	if err := w.scanned(ctx, begun, unread); err != nil {
 		return err
 	}
+	if err := w.judgeExcess(ctx, l.unread == nil); err != nil {
+		return err
+	}
 	took := time.Since(at)
 	rest := w.m.options.rest(took)
-	w.scanNext = time.Now().Add(max(minScanGap, rest))
+	w.scanNext, w.excessNext = time.Now().Add(max(minScanGap, rest)), time.Time{}
+	if w.excess != (excess{}) {
+		w.excessNext = time.Now().Add(max(minScanGap, rest, w.m.options.MaxBackoff))
+	}
 	w.set(func(s *Status) {
 		s.Skipped, s.Scans = skipped, s.Scans+1
 		if l.unread == nil {
@@ -176,7 +195,7 @@ func (w *worker) scanned(ctx context.Context, before *unitRow, unread map[Kind]b
 			next.ScannedAt = now()
 		}
 		if first || len(next.Unread) < len(before.Unread) {
-			if err := w.m.record(tx, []changeRow{next.change(ChangeClusterAdded, now())}); err != nil {
+			if err := w.m.record(tx, w.budget().servers, []changeRow{next.change(ChangeClusterAdded, now())}); err != nil {
 				return err
 			}
 		}
@@ -227,11 +246,12 @@ func (l *lister) remove(ctx context.Context, have known) error {
 // caller where they are about the kind, and noted where they are about one parent.
 func (l *lister) all(ctx context.Context, s scope) error {
 	info := s.kind.info()
+	l.read.entries = 0
 	have, err := l.known(ctx, s)
 	if err != nil {
 		return err
 	}
-	before := l.missed
+	before, cut := l.missed, l.cut
 	if s.kind == KindInstance {
 		defer func() { l.w.doubtful = l.doubtful }()
 	}
@@ -250,6 +270,9 @@ func (l *lister) all(ctx context.Context, s scope) error {
 		}
 		for _, p := range parents {
 			what := ref{kind: s.kind, parent: p.Name, project: p.Project}
+			if err := l.w.looks.Wait(ctx); err != nil {
+				return err
+			}
 			var err error
 			if s.kind == KindStorageVolume && l.w.apart() {
 				err = l.volumes(ctx, have, what, childPath(info, p))
@@ -263,7 +286,7 @@ func (l *lister) all(ctx context.Context, s scope) error {
 			}
 		}
 	}
-	if l.missed != before {
+	if l.missed != before || l.cut != cut {
 		return l.batch.flush(ctx)
 	}
 	return l.remove(ctx, have)
@@ -284,11 +307,14 @@ func (l *lister) note(err error, parent string) error {
 
 // row makes a row of what Incus tells of an object; nil: it is none that is kept, or not understood, which is noted.
 func (l *lister) row(what ref, data []byte) *row {
-	found, err := normalize(what, data, l.w.m.options.KeepSecrets)
+	found, err := normalize(what, data, l.w.m.options.KeepSecrets, &l.scratch)
 	if err == nil {
 		return found
 	}
-	if !errors.Is(err, errUnmanaged) {
+	switch {
+	case errors.Is(err, errNames):
+		l.w.excess.names++
+	case !errors.Is(err, errUnmanaged):
 		l.miss(err)
 	}
 	return nil
@@ -296,7 +322,7 @@ func (l *lister) row(what ref, data []byte) *row {
 
 // list reads a list, and takes what it finds out of what is known. seen, if it is not nil, is told of each.
 func (l *lister) list(ctx context.Context, have known, what ref, path string, seen func(*row)) error {
-	return l.w.m.incus.ReadList(ctx, l.w.target, path, func(entry json.RawMessage) error {
+	return l.readList(ctx, path, func(entry json.RawMessage) error {
 		found := l.row(what, entry)
 		if found == nil {
 			return nil
@@ -349,6 +375,9 @@ func (w *worker) parents(ctx context.Context, info *kindInfo, name string) (out 
 				var object struct {
 					Type string `json:"type"`
 				}
+				if r, err = r.unpack(); err != nil {
+					return err
+				}
 				if json.Unmarshal(r.Object, &object) != nil || !slices.Contains(info.parents, object.Type) {
 					continue
 				}
@@ -387,9 +416,13 @@ func (w *worker) relist(ctx context.Context, scopes map[scope]cause) error {
 				w.demand("a list could not be read: " + limited(err.Error()))
 				return nil
 			}
+			if l.cut > 0 { // what is too long is not read at each event
+				w.demand("a list is too long to be read as a whole")
+				return w.judgeExcess(ctx, false)
+			}
 		}
 	}
-	return nil
+	return w.judgeExcess(ctx, false)
 }
 
 // lookAtMembers finds out whether a member has died or come back: there may be events that

@@ -16,7 +16,9 @@ import (
 
 // apart reports whether the daemon lists the snapshots of volumes by themselves: releases of Incus do that tell all
 // of a volume at once (storage_volume_full); others list them among the volumes.
-func (w *worker) apart() bool { return slices.Contains(w.daemon.Extensions, "storage_volume_full") }
+func (w *worker) apart() bool { return slices.Contains(w.daemon.Extensions, volumesApart) }
+
+const volumesApart = "storage_volume_full"
 
 // isSnapshot reports whether an object is a snapshot of a volume.
 func (r *row) isSnapshot() bool { return r.Kind == KindStorageVolume && strings.Contains(r.Name, "/") }
@@ -54,7 +56,7 @@ func (l *lister) volume(ctx context.Context, have known, r ref) error {
 		return err
 	}
 	var all []*row
-	err := l.w.m.incus.ReadList(ctx, l.w.target, searchPath(whole), func(entry json.RawMessage) error {
+	err := l.readList(ctx, searchPath(whole), func(entry json.RawMessage) error {
 		found := l.row(whole, entry)
 		if found == nil || found.Name != whole.name || found.Type != whole.typ {
 			return nil
@@ -100,7 +102,10 @@ func (l *lister) away(ctx context.Context, member string) (bool, error) {
 	err := l.w.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		rows, err := rowsOf(s, l.w.id, ref{kind: KindClusterMember, name: member})
 		if err == nil && len(rows) > 0 {
-			_ = json.Unmarshal(rows[0].Object, &object) // what can't be read is not online
+			var member *row
+			if member, err = rows[0].unpack(); err == nil {
+				_ = json.Unmarshal(member.Object, &object) // what can't be read is not online
+			}
 		}
 		return err
 	})
@@ -143,7 +148,7 @@ func (l *lister) snapshots(ctx context.Context, have known, volume *row, only st
 	}
 	path := "/1.0/storage-pools/" + url.PathEscape(volume.Parent) + "/volumes/" + url.PathEscape(volume.Type) + "/" + url.PathEscape(volume.Name)
 	what := ref{kind: KindStorageVolume, parent: volume.Parent, project: volume.Project}
-	err = l.w.m.incus.ReadList(ctx, l.w.target, path+"/snapshots?"+query.Encode(), func(entry json.RawMessage) error {
+	err = l.readList(ctx, path+"/snapshots?"+query.Encode(), func(entry json.RawMessage) error {
 		found := l.row(what, entry)
 		if found == nil {
 			return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -52,6 +53,9 @@ func (w *worker) loop(ctx context.Context, lost <-chan error, others *listeners,
 		case !w.scanRetry.IsZero() && !at.Before(w.scanRetry):
 			w.demand("the last one was incomplete")
 			w.scanNext, w.scanRetry = time.Time{}, time.Time{}
+		case !w.excessNext.IsZero() && !at.Before(w.excessNext):
+			w.demand("there was more than may be kept")
+			w.excessNext = time.Time{}
 		}
 		if !first && !at.Before(members) {
 			if err := w.lookAtMembers(ctx); err != nil {
@@ -149,6 +153,9 @@ func (w *worker) due(times ...time.Time) time.Time {
 	if !w.scanRetry.IsZero() {
 		times = append(times, w.scanRetry)
 	}
+	if !w.excessNext.IsZero() {
+		times = append(times, w.excessNext)
+	}
 	if len(w.settling) > 0 {
 		times = append(times, w.settling[0].at)
 	}
@@ -193,6 +200,9 @@ func (w *worker) work(ctx context.Context) error {
 	tasks := w.pending.take()
 	w.mu.Unlock()
 	for i := range tasks {
+		if err := w.looks.Wait(ctx); err != nil {
+			return err
+		}
 		if err := w.do(ctx, &tasks[i]); err != nil {
 			return err
 		}
@@ -257,11 +267,37 @@ func (w *worker) answer(ctx context.Context, r *request) error {
 	return err
 }
 
+// describe asks the daemon what it is. Of its extensions, those are kept that anything here depends on.
+func (w *worker) describe(ctx context.Context) error {
+	daemon, err := w.m.incus.Describe(ctx, w.target)
+	if err != nil {
+		return err
+	}
+	var kept []string
+	for _, extension := range wantedExtensions() {
+		if slices.Contains(daemon.Extensions, extension) {
+			kept = append(kept, extension)
+		}
+	}
+	daemon.Extensions = kept
+	w.daemon = daemon
+	return nil
+}
+
+// wantedExtensions are those that it depends on how something is read, or whether.
+var wantedExtensions = sync.OnceValue(func() []string {
+	out := []string{volumesApart}
+	for i := range kinds {
+		out = append(out, kinds[i].extensions...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+})
+
 // lookAt looks at an object of a daemon that may not have said so far what it is.
 func (w *worker) lookAt(ctx context.Context, r ref) error {
 	if len(w.daemon.Extensions) == 0 {
-		var err error
-		if w.daemon, err = w.m.incus.Describe(ctx, w.target); err != nil {
+		if err := w.describe(ctx); err != nil {
 			return err
 		}
 	}

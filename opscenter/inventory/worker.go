@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+	"golang.org/x/time/rate"
 
 	"github.com/opscenter-go/sdk/opscenter"
 )
@@ -65,10 +66,18 @@ type worker struct {
 	scopesNext time.Time // before which nothing is listed again
 	scanNext   time.Time // before which no event causes a scan
 	scanRetry  time.Time // when a scan that failed is tried again; zero: none
+	excessNext time.Time // when a unit that had more than may be kept is scanned again; zero: it hadn't
 	failures   int
 	reserved   bool          // a place for a stream is this one's
 	unread     map[Kind]bool // kinds of which not all was read so far
 	doubtful   bool          // there are instances whose member could not say how they are
+	counted    bool          // used is known
+	used       usage         // what is kept
+	excess     excess        // what was too much
+	warned     bool          // that there is an excess
+	unwarned   bool          // the warning of an excess is known not to be there
+	looks      *rate.Limiter // objects that are looked at one by one
+	reads      *rate.Limiter // bytes that are read
 }
 
 type settling struct {
@@ -78,7 +87,7 @@ type settling struct {
 
 func newWorker(m *Manager, id string) *worker {
 	return &worker{m: m, id: id, ended: make(chan struct{}), requests: make(chan *request), notify: make(chan struct{}, 1),
-		wake: make(chan struct{}, 1), pending: newPending(m.options.MaxPending)}
+		wake: make(chan struct{}, 1), pending: newPending(m.options.MaxPending), looks: looks(&m.options), reads: rate.NewLimiter(readRate, readBurst)}
 }
 
 func (w *worker) start(ctx context.Context) {
@@ -237,6 +246,12 @@ func (w *worker) session(ctx context.Context) error {
 		return err
 	}
 	w.target = target
+	if !w.counted {
+		if w.used, err = w.usage(ctx); err != nil {
+			return err
+		}
+		w.counted = true
+	}
 	reserved := w.reserved
 	w.reserved = false
 	stream, release, err := w.open(ctx, target, reserved)
@@ -260,7 +275,7 @@ func (w *worker) session(ctx context.Context) error {
 	}
 	w.set(func(s *Status) { s.Server = target.Name })
 	w.demand(connected)
-	w.scanNext, w.scanRetry = time.Time{}, time.Time{}
+	w.scanNext, w.scanRetry, w.excessNext = time.Time{}, time.Time{}, time.Time{}
 	return w.loop(ctx, lost, others, stream != nil)
 }
 

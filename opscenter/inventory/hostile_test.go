@@ -1,0 +1,261 @@
+package inventory_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/poller"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+const (
+	neighboursEnv = "OPSCENTER_NEIGHBOURS"
+	costsEnv      = "OPSCENTER_COSTS"
+	good          = 100
+	// touches is how often a good server changes an object.
+	touches = 20 * time.Millisecond
+)
+
+// neighbour is a server of the other process.
+type neighbour struct{ Name, URL, TrustToken string }
+
+// neighbours runs the servers until in ends: the first is told by each line how to be hostile, or to go on; the
+// others change their objects one after the other, which say when. Each answer is how many have.
+func neighbours(in io.Reader, out io.Writer) error {
+	servers := make([]*incusostest.Server, good+1)
+	list := make([]neighbour, len(servers))
+	var group errgroup.Group
+	group.SetLimit(4)
+	for i := range servers {
+		group.Go(func() (err error) {
+			servers[i], err = incusostest.New(incusostest.Options{Name: fmt.Sprintf("sim%03d", i), Standalone: true, Seed: uint64(i + 1)})
+			if err == nil {
+				servers[i].Furnish(20)
+				list[i] = neighbour{servers[i].Name(), servers[i].URL(), servers[i].TrustToken("control-plane")}
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	answer := json.NewEncoder(out)
+	if err := answer.Encode(list); err != nil {
+		return err
+	}
+	var touched atomic.Int64
+	go func() {
+		for range time.Tick(touches) {
+			servers[1+touched.Add(1)%good].Touch(strconv.FormatInt(time.Now().UnixNano(), 10))
+		}
+	}()
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		var ways []incusostest.Hostility
+		if lines.Text() != "" && lines.Text() != "go on" {
+			ways = append(ways, incusostest.Hostility(lines.Text()))
+		}
+		if lines.Text() != "go on" {
+			if err := servers[0].SetHostile(ways...); err != nil {
+				return err
+			}
+		}
+		if err := answer.Encode(touched.Load()); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+// watched is what a window of time has shown.
+type watched struct {
+	took    time.Duration
+	polls   int64         // of good servers, that succeeded
+	touched int64         // objects of good servers
+	changes int64         // of them, that were seen in time
+	slowest time.Duration // of them
+	memory  int           // most bytes that were resident
+}
+
+// inTime is how soon a change has to show.
+const inTime = time.Second
+
+// TestHostile: a server that attacks by what it tells costs a bounded amount, and the other hundred do not notice.
+func TestHostile(t *testing.T) {
+	if resident() == 0 {
+		t.Skip("this system does not tell how much memory is resident")
+	}
+	if raceEnabled || os.Getenv(costsEnv) == "" {
+		t.Skip("memory and rates mean nothing with -race, or beside other tests: set " + costsEnv + "=1 to measure for a minute")
+	}
+	list, command := startNeighbours(t)
+	identity, err := selfsigned.New("control-plane")
+	require.NoError(t, err)
+	client := incusos.New(incusos.Options{Certificate: &identity})
+	t.Cleanup(func() { client.Close() })
+	registry, err := opscenter.NewRegistry(memstore.New(memstore.Options{}), opscenter.Options{})
+	require.NoError(t, err)
+	var polls, changes, slowest atomic.Int64
+	hostile := list[0].Name
+	polling, err := poller.New(registry, client, poller.Options{Interval: time.Second, OnPoll: func(o *opscenter.Observation) {
+		if o.Server != hostile && o.Failure == nil {
+			polls.Add(1)
+		}
+	}})
+	require.NoError(t, err)
+	objects, err := inventory.New(registry, client, inventory.Options{MaxBackoff: time.Second, ScanTimeout: 15 * time.Second})
+	require.NoError(t, err)
+	for _, s := range list {
+		_, err := client.Adopt(t.Context(), registry, s.URL, s.TrustToken, incusos.AdoptOptions{Name: s.Name})
+		require.NoError(t, err)
+	}
+	background(t, polling.Run)
+	background(t, objects.Run)
+	background(t, func(ctx context.Context) error {
+		for c, err := range objects.WatchChanges(ctx, 0) {
+			if err != nil {
+				return err
+			}
+			if c.Cluster == hostile || len(c.Fields) != 1 || c.Fields[0].Path != "description" {
+				continue
+			}
+			var text string
+			_ = json.Unmarshal(c.Fields[0].To, &text)
+			if at, err := strconv.ParseInt(text, 10, 64); err == nil {
+				took := time.Since(time.Unix(0, at))
+				if took < inTime {
+					changes.Add(1)
+				}
+				slowest.Store(max(slowest.Load(), int64(took)))
+			}
+		}
+		return ctx.Err()
+	})
+	require.Eventually(t, func() bool {
+		all, err := objects.Status(t.Context())
+		require.NoError(t, err)
+		n := 0
+		for _, s := range all {
+			if s.Following {
+				n++
+			}
+		}
+		return n == len(list)
+	}, time.Minute, 100*time.Millisecond)
+	watch := func(window time.Duration, effect func() bool) (out watched) {
+		touched := command("go on")
+		polls.Store(0)
+		changes.Store(0)
+		slowest.Store(0)
+		begun := time.Now()
+		for ; time.Since(begun) < window || time.Since(begun) < 20*time.Second && !effect(); time.Sleep(20 * time.Millisecond) {
+			out.memory = max(out.memory, resident())
+		}
+		out.touched = command("go on") - touched
+		out.took = time.Since(begun)
+		out.polls, out.changes, out.slowest = polls.Load(), changes.Load(), time.Duration(slowest.Load())
+		return out
+	}
+	warnings := func() map[opscenter.WarningKind]string {
+		page, err := registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: hostile}, opscenter.Page{})
+		require.NoError(t, err)
+		out := map[opscenter.WarningKind]string{}
+		for _, w := range page.Warnings {
+			out[w.Kind] = w.Message
+		}
+		return out
+	}
+	const window = 3 * time.Second // each server is polled that many times, at a moment of its own
+	debug.FreeOSMemory()
+	before := watch(window, func() bool { return true })
+	t.Logf("%-26s %d polls, %d of %d changes seen, the slowest after %s, %d MiB", "nobody is hostile:", before.polls, before.changes, before.touched, before.slowest.Round(time.Millisecond), before.memory>>20)
+	require.GreaterOrEqual(t, float64(before.polls), 0.95*good*before.took.Seconds())
+	require.Greater(t, before.changes, int64(0.9*float64(before.touched)))
+	warned := map[opscenter.WarningKind]string{}
+	for _, way := range incusostest.Hostilities {
+		debug.FreeOSMemory()
+		command(string(way))
+		during := watch(window, func() bool {
+			is := warnings()
+			switch way {
+			case incusostest.HostileNames, incusostest.HostileEvents, incusostest.HostileChurn:
+				return true
+			case incusostest.HostileFacts:
+				return is[opscenter.WarningUnreadable] != ""
+			default:
+				return is[opscenter.WarningInventory] != ""
+			}
+		})
+		t.Logf("%-26s %s, %d polls, %d of %d changes seen, the slowest after %s, %+d MiB", way+":", during.took.Round(100*time.Millisecond), during.polls, during.changes, during.touched, during.slowest.Round(time.Millisecond), (during.memory-before.memory)>>20)
+		assert.LessOrEqual(t, (during.memory-before.memory)>>20, 64, way)
+		assert.GreaterOrEqual(t, float64(during.polls), 0.95*good*during.took.Truncate(time.Second).Seconds(), way)
+		assert.GreaterOrEqual(t, float64(during.changes), 0.95*float64(during.touched)*min(1, float64(before.changes)/float64(before.touched)), way)
+		maps.Copy(warned, warnings())
+		command("")
+		require.Eventually(t, func() bool { return len(warnings()) == 0 }, 20*time.Second, 50*time.Millisecond, "when it is over, it is over")
+	}
+	require.Contains(t, warned[opscenter.WarningInventory], "inventory truncated at 5000 objects")
+	require.Contains(t, warned, opscenter.WarningUnreadable, "facts that are too large")
+}
+
+// resident is how many bytes of memory the process has; 0: the system does not say.
+func resident() int {
+	data, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(data), "VmRSS:")
+	var n int
+	_, _ = fmt.Sscan(rest, &n)
+	return n << 10
+}
+
+func startNeighbours(t *testing.T) ([]neighbour, func(string) int64) {
+	t.Helper()
+	program, err := os.Executable()
+	require.NoError(t, err)
+	process := exec.Command(program)
+	process.Env = append(os.Environ(), neighboursEnv+"=1")
+	process.Stderr = os.Stderr
+	in, err := process.StdinPipe()
+	require.NoError(t, err)
+	out, err := process.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, process.Start())
+	t.Cleanup(sync.OnceFunc(func() {
+		in.Close()
+		timer := time.AfterFunc(10*time.Second, func() { _ = process.Process.Kill() })
+		defer timer.Stop()
+		_ = process.Wait()
+	}))
+	answers := json.NewDecoder(out)
+	var list []neighbour
+	require.NoError(t, answers.Decode(&list))
+	return list, func(line string) (touched int64) {
+		fmt.Fprintln(in, line)
+		require.NoError(t, answers.Decode(&touched))
+		return touched
+	}
+}
