@@ -3,7 +3,6 @@ package inventory
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -365,50 +364,4 @@ func (b *batch) compare(ctx context.Context, have known, found *row) error {
 		return nil
 	}
 	return b.add(ctx, found.pack())
-}
-
-// purge removes all objects of a unit that is no more, and what is known of it.
-func (m *Manager) purge(ctx context.Context, unit string) error {
-	for {
-		n := 0
-		err := m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
-			n = 0
-			var keys []storage.Key
-			for r, err := range objects.Scan(tx, storage.Range{Prefix: storage.StringKey(unit)}) {
-				if err != nil {
-					return err
-				}
-				if keys = append(keys, r.key()); len(keys) == batchRows {
-					break
-				}
-			}
-			for _, key := range keys {
-				if err := objects.Delete(tx, key); err != nil {
-					return err
-				}
-			}
-			if n = len(keys); n == batchRows {
-				return nil
-			}
-			u, err := units.Find(tx, storage.StringKey(unit))
-			if err != nil {
-				return err
-			}
-			if u != nil && !u.ScannedAt.IsZero() {
-				if err := m.record(tx, 1, []changeRow{u.change(ChangeClusterRemoved, now())}); err != nil {
-					return err
-				}
-			}
-			if err := units.Delete(tx, storage.StringKey(unit)); err != nil && !errors.Is(err, storage.ErrNotFound) {
-				return err
-			}
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("removing the inventory of %s: %w", unit, err)
-		}
-		if n < batchRows {
-			return nil
-		}
-	}
 }

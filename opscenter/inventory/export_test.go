@@ -34,7 +34,7 @@ func IsSecret(key string) bool { return isSecret([]byte(key)) }
 // Rename renames an object of a unit, that was learned of at that time.
 func (m *Manager) Rename(ctx context.Context, unit string, kind Kind, from, to string, learned time.Time) error {
 	of := func(name string) ref { return ref{kind: kind, project: "default", name: name} }
-	return newWorker(m, unit).batch(origin{source: SourceEvent}).rename(ctx, of(from), of(to), learned)
+	return newWorker(m, unit, false).batch(origin{source: SourceEvent}).rename(ctx, of(from), of(to), learned)
 }
 
 // Follow takes in what changed in the registry, and returns how many units are kept then.
@@ -84,7 +84,7 @@ func (m *Manager) Fill(ctx context.Context, unit string, documents map[Kind][]js
 	if err != nil {
 		return err
 	}
-	b := newWorker(m, unit).batch(origin{source: SourceScan, silent: true})
+	b := newWorker(m, unit, false).batch(origin{source: SourceScan, silent: true})
 	for kind, list := range documents {
 		for _, data := range list {
 			r, err := normalize(ref{kind: kind, project: "default", parent: parentIn(kind)}, data, false, &scratch{})
@@ -107,4 +107,17 @@ func parentIn(kind Kind) string {
 		return "local"
 	}
 	return ""
+}
+
+// Purge removes all objects of a unit.
+func (m *Manager) Purge(ctx context.Context, unit string) error { return m.purge(ctx, unit) }
+
+// Stored counts the objects of all units, whether or not they still are.
+func Stored(s *opscenter.Snapshot) (n int) {
+	for _, err := range objects.Scan(s, storage.Range{}) {
+		if err == nil {
+			n++
+		}
+	}
+	return n
 }

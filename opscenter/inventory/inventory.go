@@ -179,7 +179,9 @@ type Manager struct {
 	lists    slots // of what events make us list again
 
 	mu      sync.Mutex
-	workers map[string]*worker // by ID of the unit
+	workers map[string]*worker       // by ID of the unit
+	purges  map[string]chan struct{} // of units that are being removed; closed when that is done
+	purging sync.WaitGroup
 }
 
 // New returns a Manager. Nothing is read before Run. Errors: opscenter.ErrInvalidOptions.
@@ -191,7 +193,7 @@ func New(registry *opscenter.Registry, incus Incus, options Options) (*Manager, 
 	if err := registry.Store().Attach(context.Background(), allTables()...); err != nil {
 		return nil, err
 	}
-	return &Manager{registry: registry, incus: incus, options: options, log: options.Logger, workers: map[string]*worker{},
+	return &Manager{registry: registry, incus: incus, options: options, log: options.Logger, workers: map[string]*worker{}, purges: map[string]chan struct{}{},
 		connects: make(chan struct{}, options.MaxConnects), streams: make(chan struct{}, options.MaxStreams),
 		scans: newSlots(options), lists: newSlots(options)}, nil
 }

@@ -3,7 +3,6 @@ package inventory
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
@@ -75,6 +74,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		for _, w := range workers {
 			<-w.ended
 		}
+		m.purging.Wait()
 	}()
 	if err := m.prune(ctx); err != nil {
 		return err
@@ -156,15 +156,11 @@ func (m *Manager) load(ctx context.Context, r *roster) error {
 	m.mu.Unlock()
 	for _, id := range old {
 		if len(r.members[id]) == 0 {
-			if err := m.end(ctx, r, id); err != nil {
-				return err
-			}
+			m.end(ctx, r, id)
 		}
 	}
 	for id := range r.members {
-		if err := m.settle(ctx, r, id); err != nil {
-			return err
-		}
+		m.settle(ctx, r, id)
 	}
 	return nil
 }
@@ -196,46 +192,31 @@ func (m *Manager) follow(ctx context.Context, r *roster, changed *opscenter.Chan
 	}
 	delete(touched, "")
 	for id := range touched {
-		if err := m.settle(ctx, r, id); err != nil {
-			return err
-		}
+		m.settle(ctx, r, id)
 	}
 	return nil
 }
 
 // settle makes sure that a unit with servers has a worker that knows them, and one without
 // has none, and no objects.
-func (m *Manager) settle(ctx context.Context, r *roster, id string) error {
+func (m *Manager) settle(ctx context.Context, r *roster, id string) {
 	if len(r.members[id]) == 0 {
-		return m.end(ctx, r, id)
+		m.end(ctx, r, id)
+		return
 	}
 	m.mu.Lock()
 	w := m.workers[id]
-	m.mu.Unlock()
 	if w == nil {
-		err := m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
-			known, err := units.Find(tx, storage.StringKey(id))
-			if err != nil || known != nil {
-				return err
-			}
-			return units.Put(tx, &unitRow{ID: id, Cluster: r.cluster[id]})
-		})
-		if err != nil {
-			return fmt.Errorf("unit %s: %w", id, err)
-		}
-		w = newWorker(m, id)
-		w.setMembers(r.members[id])
-		m.mu.Lock()
+		w = newWorker(m, id, r.cluster[id])
 		m.workers[id] = w
-		m.mu.Unlock()
-		w.start(ctx)
-		return nil
+		defer w.start(ctx)
 	}
+	m.mu.Unlock()
 	w.setMembers(r.members[id])
-	return nil
 }
 
-func (m *Manager) end(ctx context.Context, r *roster, id string) error {
+// end ends the worker of a unit that has no servers any more, and has its objects removed.
+func (m *Manager) end(ctx context.Context, r *roster, id string) {
 	m.mu.Lock()
 	w := m.workers[id]
 	delete(m.workers, id)
@@ -246,7 +227,7 @@ func (m *Manager) end(ctx context.Context, r *roster, id string) error {
 	}
 	delete(r.members, id)
 	delete(r.cluster, id)
-	return m.purge(ctx, id)
+	m.purgeLater(ctx, id)
 }
 
 // slots bounds scans. One that is slow moves out of the way of the others.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage"
 )
 
 // share is which part of its time a unit may spend with scans that events have caused: after
@@ -46,6 +47,7 @@ type request struct {
 type worker struct {
 	m        *Manager
 	id       string
+	cluster  bool
 	cancel   context.CancelFunc
 	ended    chan struct{}
 	requests chan *request
@@ -71,6 +73,7 @@ type worker struct {
 	reserved   bool          // a place for a stream is this one's
 	unread     map[Kind]bool // kinds of which not all was read so far
 	doubtful   bool          // there are instances whose member could not say how they are
+	begun      bool          // the unit is stored
 	counted    bool          // used is known
 	used       usage         // what is kept
 	excess     excess        // what was too much
@@ -85,8 +88,8 @@ type settling struct {
 	at  time.Time
 }
 
-func newWorker(m *Manager, id string) *worker {
-	return &worker{m: m, id: id, ended: make(chan struct{}), requests: make(chan *request), notify: make(chan struct{}, 1),
+func newWorker(m *Manager, id string, cluster bool) *worker {
+	return &worker{m: m, id: id, cluster: cluster, ended: make(chan struct{}), requests: make(chan *request), notify: make(chan struct{}, 1),
 		wake: make(chan struct{}, 1), pending: newPending(m.options.MaxPending), looks: looks(&m.options), reads: rate.NewLimiter(readRate, readBurst)}
 }
 
@@ -241,6 +244,9 @@ func (w *worker) choose(ctx context.Context) (opscenter.Target, error) {
 func (w *worker) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if err := w.begin(ctx); err != nil {
+		return err
+	}
 	target, err := w.choose(ctx)
 	if err != nil {
 		return err
@@ -277,6 +283,25 @@ func (w *worker) session(ctx context.Context) error {
 	w.demand(connected)
 	w.scanNext, w.scanRetry, w.excessNext = time.Time{}, time.Time{}, time.Time{}
 	return w.loop(ctx, lost, others, stream != nil)
+}
+
+// begin notes that there is an inventory of the unit, once nothing of an earlier one is being removed any more.
+func (w *worker) begin(ctx context.Context) error {
+	if w.begun {
+		return nil
+	}
+	err := w.m.purged(ctx, w.id)
+	if err == nil {
+		err = w.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+			known, err := units.Find(tx, storage.StringKey(w.id))
+			if err != nil || known != nil {
+				return err
+			}
+			return units.Put(tx, &unitRow{ID: w.id, Cluster: w.cluster})
+		})
+	}
+	w.begun = err == nil
+	return err
 }
 
 // read takes in events. It never waits for what is done about them.
