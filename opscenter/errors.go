@@ -40,6 +40,9 @@ var (
 	// ErrTooLong: a value is over its limit, see the Max constants.
 	ErrTooLong = errors.New("too long")
 
+	// ErrTooOften: a server says more of itself than any needs to, see Options.SelfUpdateInterval.
+	ErrTooOften = errors.New("too often")
+
 	// ErrPrecondition: the object is not the one the caller has seen, its ETag differs.
 	ErrPrecondition = errors.New("changed in the meantime")
 	// ErrClustered: a member of a cluster can't be renamed, moved or deleted alone.

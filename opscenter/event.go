@@ -5,6 +5,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/boundedlog"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -56,7 +57,7 @@ const (
 // Event tells of something that was decided or changed, and why. Events hold no secrets:
 // tokens are named by their description.
 type Event struct {
-	// Sequence numbers grow, without gaps, for the life of the store.
+	// Sequence numbers grow for the life of the store. Where one is missing, the event was dropped.
 	Sequence uint64
 	At       time.Time
 	Kind     EventKind
@@ -67,78 +68,139 @@ type Event struct {
 	Reason  string
 }
 
-// record appends events, and drops what is over Options.MaxEvents.
+// What servers cause is kept apart from what operators and the control plane do: however much is going on there, who
+// did what can be read.
+const (
+	classServers   = "servers"
+	classOperators = "operators"
+)
+
+// ofServers are the kinds of events that a server, or a stranger, can cause as often as it likes.
+var ofServers = map[EventKind]bool{EventServerRegistered: true, EventServerReinstalled: true, EventRegistrationRefused: true, EventConnectionURLChanged: true,
+	EventSelfUpdate: true, EventStatusChanged: true, EventTypeChanged: true, EventServerRebooted: true, EventUpdateSettings: true, EventCertificateChanged: true,
+	EventFlapping: true, EventSteady: true, EventWarningRaised: true, EventWarningCleared: true, EventClusterDiscovered: true}
+
+func (e *Event) class() string {
+	if ofServers[e.Kind] {
+		return classServers
+	}
+	return classOperators
+}
+
+// owner is whose share of the log an event takes.
+func (e *Event) owner() string {
+	switch {
+	case e.Kind == EventRegistrationRefused: // by whatever name
+		return "\x00" + string(e.Kind)
+	case ofServers[e.Kind]:
+		return e.Server
+	default:
+		return ""
+	}
+}
+
+// eventLog keeps events within Options.MaxEvents and MaxServerEvents.
+var eventLog = boundedlog.New("events", func(tx storage.WriteTx, class string, sequence uint64) (bool, error) {
+	found, err := events.Find(tx, storage.UintKey(sequence))
+	if err != nil || found == nil || found.class() != class {
+		return false, err
+	}
+	return true, events.Delete(tx, storage.UintKey(sequence))
+})
+
+// record appends events, and drops what is over Options.MaxEvents and MaxServerEvents.
 func (r *Registry) record(tx storage.WriteTx, list ...Event) error {
 	if len(list) == 0 {
 		return nil
 	}
-	last, err := counters.Find(tx, storage.StringKey("events"))
+	last, err := lastEvent(tx)
 	if err != nil {
 		return err
 	}
-	next := counter{Name: "events"}
-	if last != nil {
-		next.Value = last.Value
-	}
+	next := counter{Name: "events", Value: last}
 	for _, e := range list {
 		next.Value++
 		e.Sequence = next.Value
 		if err := events.Put(tx, &e); err != nil {
 			return err
 		}
-		if err := r.drop(tx, e.Sequence); err != nil {
+		limits := boundedlog.Limits{Class: e.class(), Max: uint64(r.options.MaxEvents), Owner: e.owner(), Share: uint64(r.options.MaxServerEvents)}
+		if err := eventLog.Added(tx, e.Sequence, limits); err != nil {
 			return err
 		}
 	}
 	return counters.Put(tx, &next)
 }
 
-// drop deletes the event that the newest one pushes over the limit. It goes by the number:
-// to look for the oldest would mean to walk over all that were deleted.
-func (r *Registry) drop(tx storage.WriteTx, newest uint64) error {
-	limit := uint64(r.options.MaxEvents)
-	if newest <= limit {
-		return nil
+// lastEvent is the number of the last event; 0: there was none.
+func lastEvent(tx storage.ReadTx) (uint64, error) {
+	last, err := counters.Find(tx, storage.StringKey("events"))
+	if err != nil || last == nil {
+		return 0, err
 	}
-	if err := events.Delete(tx, storage.UintKey(newest-limit)); err != nil && !isNotFound(err) {
-		return err
-	}
-	return nil
+	return last.Value, nil
 }
 
-// pruneStep is how many events one transaction of pruneEvents deletes.
-const pruneStep = 500
-
-// pruneEvents deletes what is over a limit that was lowered since the events were recorded.
+// pruneEvents drops what is over a limit that was lowered since the events were recorded, and counts those that an
+// earlier release has recorded.
 func (r *Registry) pruneEvents(ctx context.Context) error {
-	for {
-		var old []uint64
-		err := r.store.Update(ctx, func(tx storage.WriteTx) error {
-			old = nil
-			last, err := counters.Find(tx, storage.StringKey("events"))
-			if err != nil || last == nil {
+	type count struct{ kept, floor uint64 }
+	counts := map[string]*count{}
+	err := r.store.View(ctx, func(tx storage.ReadTx) error {
+		clear(counts)
+		for _, class := range []string{classServers, classOperators} {
+			counted, err := eventLog.Counted(tx, class)
+			if err != nil {
 				return err
 			}
-			for e, err := range events.Scan(tx, storage.Range{}) {
+			if !counted {
+				counts[class] = &count{}
+			}
+		}
+		if len(counts) == 0 {
+			return nil
+		}
+		for e, err := range events.Scan(tx, rangeAll) {
+			if err != nil {
+				return err
+			}
+			if c := counts[e.class()]; c != nil {
+				if c.kept++; c.kept == 1 {
+					c.floor = e.Sequence - 1
+				}
+			}
+		}
+		return nil
+	})
+	for more := true; more && err == nil; {
+		err = r.store.Update(ctx, func(tx storage.WriteTx) error {
+			for class, c := range counts {
+				if c.kept == 0 {
+					continue // the first of them will count
+				}
+				if err := eventLog.Recount(tx, class, c.kept, c.floor); err != nil {
+					return err
+				}
+			}
+			last, err := lastEvent(tx)
+			if err != nil {
+				return err
+			}
+			more = false
+			for _, class := range []string{classServers, classOperators} {
+				left, err := eventLog.Shrink(tx, class, uint64(r.options.MaxEvents), last)
 				if err != nil {
 					return err
 				}
-				if e.Sequence+uint64(r.options.MaxEvents) > last.Value || len(old) == pruneStep {
-					break
-				}
-				old = append(old, e.Sequence)
-			}
-			for _, sequence := range old {
-				if err := events.Delete(tx, storage.UintKey(sequence)); err != nil {
-					return err
-				}
+				more = more || left
 			}
 			return nil
 		})
-		if err != nil || len(old) < pruneStep {
-			return err
+		if err == nil {
+			clear(counts)
 		}
 	}
+	return err
 }
 
 // logEvents writes events to the log, once they are stored.

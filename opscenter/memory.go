@@ -36,6 +36,7 @@ type track struct {
 	// settled is the digest of observations that find nothing new; zero: there is none.
 	settled digest
 	watched watched // by the guard
+	told    told
 }
 
 // census is what servers are counted by.

@@ -33,6 +33,7 @@ type Registration struct {
 	RemoteAddr string
 
 	unnamed bool // its name is its system UUID
+	heard   hearing
 }
 
 // Registered is the outcome of a registration.
@@ -61,12 +62,27 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 		return Registered{}, err
 	}
 	at := now()
+	// Who registers again is heard no more often than who sends self updates.
+	known, err := r.ServerByFingerprint(ctx, Fingerprint(reg.Certificate))
+	switch {
+	case errors.Is(err, ErrUnknownCertificate):
+	case err != nil:
+		return Registered{}, err
+	default:
+		reg.heard = r.hear(known.ID, CauseNetworkConfigChanged, reg.ConnectionURL != known.ConnectionURL)
+		if reg.heard.refuse {
+			return Registered{}, fmt.Errorf("server %q registers again: %w", known.Name, ErrTooOften)
+		}
+	}
 	var outcome registering
-	err := r.update(ctx, func(tx *writing) (err error) {
+	err = r.update(ctx, func(tx *writing) (err error) {
 		outcome, err = r.register(tx, reg, at)
 		return err
 	})
 	if err != nil {
+		if known != nil {
+			r.unhear(known.ID)
+		}
 		if errors.Is(err, ErrIdentityTaken) || errors.Is(err, ErrIdentityChanged) {
 			r.refused(ctx, outcome.server, reg, err)
 		}
@@ -199,8 +215,10 @@ func (r *Registry) registerAgain(tx *writing, known *Server, reg Registration, a
 		return out, err
 	}
 	// It may be the first thing a server says after a boot: look at it.
-	if err := requestPoll(tx, known.Name, at, changed.ConnectionURL != known.ConnectionURL); err != nil {
-		return out, err
+	if reg.heard.poll >= 0 {
+		if err := requestPoll(tx, known.Name, at.Add(reg.heard.poll), changed.ConnectionURL != known.ConnectionURL); err != nil {
+			return out, err
+		}
 	}
 	return out, r.record(tx, out.events...)
 }

@@ -25,21 +25,23 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultChannel          = "stable"
-	DefaultOfflineThreshold = 3
-	DefaultRebootTimeout    = 15 * time.Minute
-	DefaultActionTimeout    = time.Hour
-	DefaultTokenLifetime    = 24 * time.Hour
-	DefaultLastSeenInterval = 3 * time.Minute
-	DefaultMaxEvents        = 10_000
-	DefaultMaxFactsHistory  = 20
-	DefaultFlapThreshold    = 3
-	DefaultFlapWindow       = time.Hour
-	DefaultFlapSteady       = 15 * time.Minute
-	DefaultGuardShare       = 0.5
-	DefaultGuardMinimum     = 5
-	DefaultGuardWindow      = 15 * time.Second
-	DefaultPageSize         = 100
+	DefaultChannel            = "stable"
+	DefaultOfflineThreshold   = 3
+	DefaultRebootTimeout      = 15 * time.Minute
+	DefaultActionTimeout      = time.Hour
+	DefaultTokenLifetime      = 24 * time.Hour
+	DefaultLastSeenInterval   = 3 * time.Minute
+	DefaultMaxEvents          = 10_000
+	DefaultMaxServerEvents    = 200
+	DefaultSelfUpdateInterval = 5 * time.Second
+	DefaultMaxFactsHistory    = 20
+	DefaultFlapThreshold      = 3
+	DefaultFlapWindow         = time.Hour
+	DefaultFlapSteady         = 15 * time.Minute
+	DefaultGuardShare         = 0.5
+	DefaultGuardMinimum       = 5
+	DefaultGuardWindow        = 15 * time.Second
+	DefaultPageSize           = 100
 	// MaxPageSize bounds what one call of a List method returns.
 	MaxPageSize = 1000
 )
@@ -62,8 +64,16 @@ type Options struct {
 	// LastSeenInterval is the time between two flushes of when servers were last seen, which
 	// until then is kept in memory. Default 3 minutes.
 	LastSeenInterval time.Duration
-	// MaxEvents is how many events are kept. Default 10,000.
+	// MaxEvents is how many events are kept of what servers cause, and as many of what operators and the control
+	// plane do: the one never makes room for the other. Default 10,000.
 	MaxEvents int
+	// SelfUpdateInterval is how often the same self update of a server is stored, and how often its self updates
+	// cause a poll. What a server says again before is answered, and nothing else; 20 times as many that are each
+	// something new, as another address, may come at once, and what comes beyond is refused. Default 5 s.
+	SelfUpdateInterval time.Duration
+	// MaxServerEvents is how many events are kept that one server causes, and as many of registrations that were
+	// refused: who causes more overwrites its own. Default 200.
+	MaxServerEvents int
 	// MaxFactsHistory is how many changes of its facts are kept of a server. Default 20.
 	MaxFactsHistory int
 	// FlapThreshold is how many times within FlapWindow a server must become unresponsive to
@@ -98,7 +108,8 @@ func (o Options) withDefaults() (Options, error) {
 		return o, err
 	}
 	err := defaults.Fill(ErrInvalidOptions,
-		defaults.Of("OfflineThreshold", &o.OfflineThreshold, DefaultOfflineThreshold), defaults.Of("MaxEvents", &o.MaxEvents, DefaultMaxEvents),
+		defaults.Of("OfflineThreshold", &o.OfflineThreshold, DefaultOfflineThreshold), defaults.Of("MaxEvents", &o.MaxEvents, DefaultMaxEvents), defaults.Of("MaxServerEvents", &o.MaxServerEvents, DefaultMaxServerEvents),
+		defaults.Of("SelfUpdateInterval", &o.SelfUpdateInterval, DefaultSelfUpdateInterval),
 		defaults.Of("MaxFactsHistory", &o.MaxFactsHistory, DefaultMaxFactsHistory), defaults.Of("GuardMinimum", &o.GuardMinimum, DefaultGuardMinimum),
 		defaults.Of("RebootTimeout", &o.RebootTimeout, DefaultRebootTimeout), defaults.Of("ActionTimeout", &o.ActionTimeout, DefaultActionTimeout),
 		defaults.Of("TokenLifetime", &o.TokenLifetime, DefaultTokenLifetime), defaults.Of("LastSeenInterval", &o.LastSeenInterval, DefaultLastSeenInterval),

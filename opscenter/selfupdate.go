@@ -39,10 +39,10 @@ type SelfUpdate struct {
 
 // SelfUpdate takes in what the server with that certificate says of itself. A server that
 // goes down on purpose is offline from now on, and is expected back from a reboot; each other
-// cause asks for a poll at once. Causes of newer releases are accepted, and change nothing
+// cause asks for a poll at once, or, where one was asked for just now, a little later. Causes of newer releases are accepted, and change nothing
 // but when the server was last seen.
 //
-// Errors: ErrNoCertificate, ErrUnknownCertificate, ErrInvalidURL, ErrTooLong.
+// Errors: ErrNoCertificate, ErrUnknownCertificate, ErrInvalidURL, ErrTooLong, ErrTooOften.
 func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate, update SelfUpdate) error {
 	if err := checkCertificate(certificate); err != nil {
 		return err
@@ -67,6 +67,16 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		}
 	}
 	at := now()
+	news := update.ConnectionURL != "" && update.ConnectionURL != info.ConnectionURL || update.Cause.ofPower() ||
+		update.Cause == CauseSystemIsReady && info.State.Announced != nil
+	heard := r.hear(info.ID, update.Cause, news)
+	if heard.refuse {
+		return fmt.Errorf("server %q: self update %s: %w", info.Name, update.Cause, ErrTooOften)
+	}
+	if !heard.store && heard.poll < 0 {
+		r.seen(info.ID, at)
+		return nil
+	}
 	var server *Server
 	var list []Event
 	back := false
@@ -92,7 +102,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		if err != nil {
 			return err
 		}
-		t := r.applyCause(*state, update.Cause, at)
+		t := r.applyCause(*state, update.Cause, at, heard)
 		back = update.Cause == CauseSystemIsReady && state.Announced != nil
 		if moved || back {
 			t.State.NotBefore = at // polls begun before asked elsewhere, or read a part before the reboot
@@ -104,6 +114,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		return r.record(tx, list...)
 	})
 	if err != nil {
+		r.unhear(info.ID)
 		return err
 	}
 	r.setContact(server.ID, func(c *Contact) {
@@ -119,6 +130,11 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 	return nil
 }
 
+// ofPower reports whether a server that says so is about to be down.
+func (c Cause) ofPower() bool {
+	return c == CauseSystemRebootTriggered || c == CauseSystemShutdownTriggered || c == CauseSuspendTriggered
+}
+
 func (c Cause) known() bool {
 	for _, known := range Causes {
 		if c == known {
@@ -129,7 +145,7 @@ func (c Cause) known() bool {
 }
 
 // applyCause changes a server's state as a self update tells.
-func (r *Registry) applyCause(state ServerState, cause Cause, at time.Time) Transition {
+func (r *Registry) applyCause(state ServerState, cause Cause, at time.Time, heard hearing) Transition {
 	t := Transition{State: state}
 	next := &t.State
 	switch cause {
@@ -150,8 +166,12 @@ func (r *Registry) applyCause(state ServerState, cause Cause, at time.Time) Tran
 		}
 		t.to(at, StatusOffline, DetailShutDown, fmt.Sprintf("the server said so: %s", cause))
 	default:
-		t.event(at, EventSelfUpdate, string(cause))
-		next.PollRequested = at
+		if heard.store {
+			t.event(at, EventSelfUpdate, string(cause))
+		}
+		if heard.poll >= 0 {
+			next.PollRequested = at.Add(heard.poll)
+		}
 		if cause == CauseSystemIsReady && next.Announced != nil {
 			// It was down, and is back: its word settles what a poll might be in doubt about.
 			next.Announced = &Announcement{At: time.Unix(0, 0).UTC(), WentDown: true, Deadline: next.Announced.Deadline}

@@ -441,6 +441,9 @@ func (r *Registry) deleteServer(ctx context.Context, name string, force bool) er
 		if err := r.clearAll(tx, name, server.ID, event.At); err != nil {
 			return err
 		}
+		if _, err := eventLog.Forget(tx, name); err != nil { // what is left of it is a row for each event
+			return err
+		}
 		return r.record(tx, event)
 	})
 	if err == nil {

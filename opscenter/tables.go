@@ -58,8 +58,8 @@ var (
 )
 
 func allTables() []*storage.TableSchema {
-	return []*storage.TableSchema{servers.Schema(), states.Schema(), facts.Schema(), factsHistory.Schema(),
-		seenMembersTable.Schema(), seenTimesTable.Schema(), warnings.Schema(), tokens.Schema(), channels.Schema(), clusters.Schema(), claims.Schema(), events.Schema(), counters.Schema()}
+	return append(eventLog.Schemas(), servers.Schema(), states.Schema(), facts.Schema(), factsHistory.Schema(),
+		seenMembersTable.Schema(), seenTimesTable.Schema(), warnings.Schema(), tokens.Schema(), channels.Schema(), clusters.Schema(), claims.Schema(), events.Schema(), counters.Schema())
 }
 
 type counter struct {

@@ -125,8 +125,8 @@ func (l *loop) see(info *opscenter.ServerInfo) {
 	case request:
 		// A server that says something is not dead; what it says is looked at now.
 		e.class, e.facts = min(class, suspect), 0
-		if e.queue != &l.queues[e.class] || e.due > now {
-			l.enqueue(e, now) // who waits for its turn keeps its place
+		if due := now + later(e.asked, l.options.RetryInterval); e.queue != &l.queues[e.class] || e.due > due {
+			l.enqueue(e, due) // who waits for its turn keeps its place
 		}
 	case fresh && class == dead:
 		// Those that were dead before the program began are not all asked at once.
@@ -136,4 +136,10 @@ func (l *loop) see(info *opscenter.ServerInfo) {
 		e.class = class
 		l.enqueue(e, now+wait)
 	}
+}
+
+// later returns how long it is to the time a poll is asked for, where that is to come still, at most limit: a clock
+// that was set back must not put it off.
+func later(asked time.Time, limit time.Duration) time.Duration {
+	return min(max(0, time.Until(asked)), limit)
 }

@@ -135,6 +135,7 @@ var statuses = []struct {
 	{opscenter.ErrTokenExpired, http.StatusForbidden},
 	{opscenter.ErrTokenExhausted, http.StatusForbidden},
 	{opscenter.ErrUnknownCertificate, http.StatusForbidden},
+	{opscenter.ErrTooOften, http.StatusTooManyRequests},
 	{opscenter.ErrIdentityTaken, http.StatusForbidden},
 	{opscenter.ErrIdentityChanged, http.StatusForbidden},
 	{opscenter.ErrNameTaken, http.StatusConflict},

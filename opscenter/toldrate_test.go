@@ -1,0 +1,92 @@
+package opscenter_test
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+// TestSelfUpdatesAreRationed: what a server says again is answered, stored once in the interval, and polled for once
+// more at its end; what is new each time is heard for a while.
+func TestSelfUpdatesAreRationed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{})
+		w.ready(t, 0)
+		tell := func(cause opscenter.Cause, url string) error {
+			return w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: cause, ConnectionURL: url})
+		}
+		begun := time.Now()
+		for range 1000 {
+			require.NoError(t, tell(opscenter.CauseNetworkInterfaceStateChanged, ""))
+		}
+		require.Len(t, w.events(t, opscenter.EventSelfUpdate), 1)
+		require.WithinDuration(t, begun.Add(opscenter.DefaultSelfUpdateInterval), w.get(t, "server00").State.PollRequested, 0, "the last of them may have told of something")
+		revision := w.revision(t)
+		require.NoError(t, tell(opscenter.CauseStorageConfigChanged, ""), "another cause is something new")
+		require.Len(t, w.events(t, opscenter.EventSelfUpdate), 2)
+		require.Greater(t, w.revision(t), revision)
+		time.Sleep(opscenter.DefaultSelfUpdateInterval)
+		revision = w.revision(t)
+		for range 1000 {
+			require.NoError(t, tell(opscenter.CauseNetworkInterfaceStateChanged, ""))
+		}
+		require.LessOrEqual(t, w.revision(t), revision+2)
+		require.WithinDuration(t, begun.Add(2*opscenter.DefaultSelfUpdateInterval), w.get(t, "server00").State.PollRequested, 0)
+
+		// A hostile one has always something new to tell.
+		time.Sleep(time.Hour)
+		refused := 0
+		for i := range 100 {
+			if err := tell(opscenter.CauseNetworkConfigChanged, fmt.Sprintf("https://10.7.7.%d:8443", i)); err != nil {
+				require.ErrorIs(t, err, opscenter.ErrTooOften)
+				refused++
+			}
+		}
+		require.Equal(t, 80, refused)
+		require.ErrorIs(t, tell(opscenter.CauseSystemRebootTriggered, ""), opscenter.ErrTooOften)
+		time.Sleep(opscenter.DefaultSelfUpdateInterval)
+		require.NoError(t, tell(opscenter.CauseSystemRebootTriggered, ""))
+		w.ready(t, 1)
+		require.NoError(t, w.SelfUpdate(t.Context(), certificate(1), opscenter.SelfUpdate{Cause: opscenter.CauseSystemRebootTriggered}), "the others are heard as ever")
+	})
+}
+
+// TestHistoryCannotBeErased: who causes many events overwrites its own, and not those of others, nor what operators
+// did.
+func TestHistoryCannotBeErased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{MaxEvents: 300, MaxServerEvents: 50})
+		w.ready(t, 0)
+		w.ready(t, 1)
+		require.NoError(t, w.AllowReinstall(t.Context(), "server01", true))
+		before, err := w.Events(t.Context(), opscenter.EventFilter{Server: "server01"})
+		require.NoError(t, err)
+		token := w.token(t, 1000)
+		for i := range 500 {
+			require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{ConnectionURL: fmt.Sprintf("https://10.7.7.%d:8443", i%200)}))
+			time.Sleep(opscenter.DefaultSelfUpdateInterval)
+			reg := registration(0, token)
+			reg.Certificate = certificate(9)
+			_, err := w.Register(t.Context(), reg)
+			require.ErrorIs(t, err, opscenter.ErrIdentityTaken)
+		}
+		after, err := w.Events(t.Context(), opscenter.EventFilter{Server: "server01"})
+		require.NoError(t, err)
+		require.Equal(t, before, after)
+		all, err := w.Events(t.Context(), opscenter.EventFilter{Limit: 1000})
+		require.NoError(t, err)
+		n := map[opscenter.EventKind]int{}
+		for _, e := range all {
+			n[e.Kind]++
+		}
+		require.Equal(t, 50, n[opscenter.EventRegistrationRefused])
+		require.Equal(t, 50, n[opscenter.EventSelfUpdate]+n[opscenter.EventConnectionURLChanged])
+		require.NotZero(t, n[opscenter.EventTokenCreated])
+	})
+}
