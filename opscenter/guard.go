@@ -7,12 +7,17 @@ import (
 )
 
 // guard tells an outage of the control plane's own connection from one of the servers: when
-// a large share of the servers that were asked within a window fail, it suspects us. It
-// watches servers that are ready; those known to be offline say nothing new.
+// a large share of the servers fail at once, it suspects us. It watches servers that are ready; those known to be
+// offline say nothing new.
 //
-// To set it off, a server counts once within a window, for its last answer or for its first
-// failure, so that those that fail, and are asked again and again, don't weigh more than the others.
-// Once it is set off, each server that was asked since counts with its last outcome, and it
+// What is asked within a window is no fair share of the fleet: those that fail are asked again and again, and a rack
+// that dies says so all at once. Therefore the window only gives cause for doubt. Then a sample of those
+// that have not failed is asked at once, and its answers decide, of all servers that are ready, what share fails.
+// While there is doubt, nobody becomes offline; those that fail when it is over give cause for doubt no more, until
+// they have answered. Where nobody asks samples, the window decides.
+//
+// Within a window a server counts once, for its last answer or for its first failure. Once the guard is on,
+// each server that was asked since counts with its last outcome, and so does each further sample; it
 // ends when fewer than the share fail.
 type guard struct {
 	share   float64
@@ -22,6 +27,12 @@ type guard struct {
 	first, last    *watched // within the window, the oldest first
 	asked, failing int
 	on             bool
+
+	sampler bool          // somebody asks samples
+	doubt   bool          // there is cause to suspect us
+	since   time.Duration // of the doubt
+	quiet   time.Duration // until when a decision holds
+	sample  sample
 }
 
 // watched is a server in the guard's list.
@@ -29,22 +40,130 @@ type watched struct {
 	previous, next *watched
 	at             time.Duration
 	listed, failed bool
+	sampled        uint32 // the number of the sample it is in
+	excused        bool   // it fails by itself
 }
+
+// sample is servers that are asked to tell whose fault it is.
+type sample struct {
+	number             uint32
+	size, good, failed int
+	// known servers fail; the sample speaks for the rest.
+	known, rest int
+	at          time.Duration
+	open        bool
+}
+
+// sampleSize is how many times the minimum is asked, so that chance does not decide.
+const sampleSize = 8
 
 // observe takes in the outcome of a poll of a server that is ready.
 func (g *guard) observe(w *watched, at time.Duration, failed bool) {
 	g.expire(at)
-	if !g.on && failed && w.listed && w.failed {
+	if !failed {
+		w.excused = false
+	}
+	if g.sample.open && w.sampled == g.sample.number {
+		w.sampled = 0
+		if failed {
+			g.sample.failed++
+		} else {
+			g.sample.good++
+		}
+		g.decide(at)
+	}
+	if !g.on && failed && (w.listed && w.failed || w.excused) {
 		return // it counts once in a window
 	}
 	g.drop(w)
 	w.at, w.failed = at, failed
 	g.append(w)
+	most := g.failing >= g.minimum && float64(g.failing) >= g.share*float64(g.asked)
 	switch {
-	case !g.on && failed && g.failing >= g.minimum && float64(g.failing) >= g.share*float64(g.asked):
+	case !g.on && failed && most && !g.sampler:
 		g.trip()
+	case !g.on && failed && most && !g.doubt && at >= g.quiet:
+		g.doubt, g.since = true, at
 	case g.on && g.asked >= g.minimum && float64(g.failing) < ease*g.share*float64(g.asked):
 		g.on = false
+	}
+	if g.doubt && at-g.since > 2*g.window { // nobody has asked, or nobody has answered
+		g.conclude(at, g.failing+g.sample.failed > g.sample.good)
+	}
+}
+
+// wants returns how many servers are to be asked as a sample; 0: none.
+func (g *guard) wants(at time.Duration) int {
+	if g.sample.open && at-g.sample.at > 2*g.window {
+		g.sample.open = false // some of it never came
+	}
+	if g.sample.open || !g.doubt && !(g.on && at-g.sample.at >= g.window/3) {
+		return 0
+	}
+	return sampleSize * g.minimum
+}
+
+// begin begins a sample of so many, of ready servers. Where there is doubt, those that fail already are not in it.
+func (g *guard) begin(at time.Duration, size, ready int) uint32 {
+	known := 0
+	if g.doubt {
+		known = min(g.failing, ready)
+	}
+	g.sample = sample{number: g.sample.number + 1, size: size, known: known, rest: ready - known, at: at, open: size > 0}
+	if g.sample.number == 0 {
+		g.sample.number = 1
+	}
+	if size == 0 && g.doubt && g.sample.rest == 0 {
+		g.conclude(at, true) // all fail
+	}
+	return g.sample.number
+}
+
+// unsample takes a server out of the sample that says nothing about the others.
+func (g *guard) unsample(w *watched, at time.Duration) {
+	if !g.sample.open || w.sampled != g.sample.number {
+		return
+	}
+	w.sampled = 0
+	if g.sample.size--; g.sample.size == 0 {
+		g.sample.open = false
+		return
+	}
+	g.decide(at)
+}
+
+// decide ends the sample when what is still to come makes no difference any more.
+func (g *guard) decide(at time.Duration) {
+	s := &g.sample
+	fail := func(failed int) float64 { return float64(s.known) + float64(s.rest)*float64(failed)/float64(s.size) }
+	limit := g.share * float64(s.known+s.rest)
+	if g.on {
+		limit *= ease
+	}
+	switch {
+	case fail(s.failed) >= limit:
+		g.conclude(at, true)
+	case fail(s.size-s.good) < limit:
+		g.conclude(at, false)
+	}
+}
+
+// conclude ends the doubt, one way or the other.
+func (g *guard) conclude(at time.Duration, ours bool) {
+	g.sample.open, g.doubt = false, false
+	switch {
+	case ours && !g.on:
+		g.trip()
+	case !ours:
+		g.on, g.quiet = false, at+g.window/3
+		for w := g.first; w != nil; {
+			next := w.next
+			if w.failed {
+				w.excused = true
+				g.drop(w)
+			}
+			w = next
+		}
 	}
 }
 
@@ -64,9 +183,9 @@ func (g *guard) trip() {
 	}
 }
 
-// expire forgets what is older than the window; while the guard is on, nothing is.
+// expire forgets what is older than the window; while the guard is on, or in doubt, nothing is.
 func (g *guard) expire(now time.Duration) {
-	for !g.on && g.first != nil && now-g.first.at > g.window {
+	for !g.on && !g.doubt && g.first != nil && now-g.first.at > g.window {
 		g.drop(g.first)
 	}
 }
@@ -114,8 +233,8 @@ func (g *guard) drop(w *watched) {
 	}
 }
 
-// judge shows the guard an outcome, and returns whether the fleet counts as unreachable.
-func (m *memory) judge(id string, ready, failed bool) bool {
+// judge shows the guard an outcome, and returns whether the fleet counts as unreachable, or may be.
+func (m *memory) judge(id string, ready, failed bool) (unreachable, doubt bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t := m.tracks[id]
@@ -125,9 +244,17 @@ func (m *memory) judge(id string, ready, failed bool) bool {
 		m.guard.observe(&t.watched, m.elapsed(), failed)
 	default:
 		m.guard.leave(&t.watched)
+		m.guard.unsample(&t.watched, m.elapsed())
 	}
 	m.endSmall()
-	return m.guard.on
+	return m.guard.on, m.guard.doubt
+}
+
+// held reports whether the fleet counts as unreachable, or may be.
+func (m *memory) held() (unreachable, doubt bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.guard.on, m.guard.doubt
 }
 
 // endSmall ends the guard of a fleet that has become too small to tell.
@@ -155,6 +282,43 @@ func (r *Registry) FleetUnreachable() bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.guard.on
+}
+
+// Sampling says that whoever polls asks a sample of the fleet when SampleSize wants one; a Poller does. Without, what
+// happens to be polled decides whether the fleet counts as unreachable.
+func (r *Registry) Sampling(on bool) {
+	m := &r.memory
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.guard.sampler = on
+}
+
+// SampleSize returns of how many servers the Registry wants to know at once whether they answer, to tell an outage of
+// its own from one of theirs; 0: of none. unbiased: they are to be any that are ready; else any of those that
+// answered last time.
+func (r *Registry) SampleSize() (n int, unbiased bool) {
+	m := &r.memory
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.guard.wants(m.elapsed()), m.guard.on
+}
+
+// Sample says which servers, by their IDs, are asked now, as SampleSize wants it: drawn by chance, and fewer than
+// wanted only where there are no more.
+func (r *Registry) Sample(ids ...string) {
+	m := &r.memory
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var asked []*track
+	for _, id := range ids {
+		if t := m.tracks[id]; t != nil {
+			asked = append(asked, t)
+		}
+	}
+	number := m.guard.begin(m.elapsed(), len(asked), m.count(StatusReady))
+	for _, t := range asked {
+		t.watched.sampled = number
+	}
 }
 
 // warnFleet raises or clears the warning of the guard, if it is not as it should be.

@@ -22,6 +22,7 @@ type memory struct {
 	ghosts   map[string]bool
 	cleared  map[warningSubject]uint64
 	guard    guard
+	local    localTrouble
 	flushed  time.Time
 	pending  int // things to flush
 	begun    time.Time
@@ -155,6 +156,7 @@ func (m *memory) tally(c census, n int) {
 
 func (m *memory) remove(id string, t *track) {
 	m.guard.drop(&t.watched)
+	m.guard.unsample(&t.watched, m.elapsed())
 	m.endSmall()
 	if t.unflushed {
 		m.pending--

@@ -67,10 +67,12 @@ func (r *Registry) RecordUnchanged(o *Observation) bool {
 
 // RecordObservations takes in what polls found out. What is new is stored; an observation
 // that finds nothing new writes nothing durable. Observations of servers that are gone, or
-// that began before something newer was learned, are dropped. Those of one server must come
+// that began before something newer was learned, are dropped, and so are those that failed for a reason of the
+// control plane's own (FailureLocal), but for a warning. Those of one server must come
 // in order. Each transaction of MaxObservations takes all it is given, or nothing: who wants to
 // give again what failed hands over no more than that at a time.
 func (r *Registry) RecordObservations(ctx context.Context, observations ...Observation) error {
+	observations = r.withoutLocal(observations)
 	for len(observations) > 0 {
 		step := observations[:stepLength(observations)]
 		observations = observations[len(step):]
@@ -100,7 +102,7 @@ func (r *Registry) RecordObservations(ctx context.Context, observations ...Obser
 // warning that the fleet is unreachable. RecordObservations calls it; who takes in most of
 // what comes by RecordUnchanged calls it now and then.
 func (r *Registry) FlushDue(ctx context.Context) error {
-	if err := r.warnFleet(ctx); err != nil {
+	if err := errors.Join(r.warnFleet(ctx), r.warnLocal(ctx)); err != nil {
 		return err
 	}
 	if r.FleetUnreachable() {
@@ -148,6 +150,8 @@ type observed struct {
 	prepared   *preparedFacts
 	follow     string // the certificate of its cluster, which it presents now
 	adopt      string // the cluster it is found to be a member of
+	// unreachable and doubt are what the guard says.
+	unreachable, doubt bool
 }
 
 func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
@@ -186,7 +190,8 @@ func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 				}
 				continue
 			}
-			if err := r.observe(tx, o, r.memory.judge(o.ID, o.state.Status == StatusReady, o.Failure != nil)); err != nil {
+			o.unreachable, o.doubt = r.memory.judge(o.ID, o.state.Status == StatusReady, o.Failure != nil)
+			if err := r.observe(tx, o); err != nil {
 				return err
 			}
 			changed = changed || o.changes(&r.memory)
@@ -207,7 +212,8 @@ func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 					}
 					continue
 				}
-				if err := r.observe(tx, o, r.FleetUnreachable()); err != nil {
+				o.unreachable, o.doubt = r.memory.held()
+				if err := r.observe(tx, o); err != nil {
 					return err
 				}
 				if err := r.storeObserved(ctx, tx, o); err != nil {
@@ -291,10 +297,10 @@ func rewound(state ServerState, now, at time.Time) (ServerState, bool) {
 }
 
 // observe computes what an observation makes of the state that was found.
-func (r *Registry) observe(tx storage.ReadTx, o *observed, fleetUnreachable bool) (err error) {
+func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 	state := o.state
 	policy := r.policy()
-	policy.FleetUnreachable = fleetUnreachable
+	policy.FleetUnreachable, policy.FleetInDoubt = o.unreachable, o.doubt
 	contact := r.contact(o.ID)
 	if o.follow, err = r.followed(tx, o); err != nil {
 		return err

@@ -82,10 +82,10 @@ type Options struct {
 	FlapThreshold int
 	FlapWindow    time.Duration
 	FlapSteady    time.Duration
-	// GuardShare is the share of the servers polled within GuardWindow that must fail for the
-	// control plane to suspect itself, and to make nobody offline until it is over; at least
-	// GuardMinimum servers. It ends when a tenth less than that fail. Default half, 5 servers,
-	// 15 s. A negative share switches that off.
+	// GuardShare is the share of the servers that must fail for the control plane to suspect itself, and to make
+	// nobody offline until it is over; at least GuardMinimum servers. Where that share of those polled within
+	// GuardWindow fails, a sample of 8 times GuardMinimum of the others is asked at once, and decides (Sampling). It
+	// ends when a tenth less than that fail. Default half, 5 servers, 15 s. A negative share switches that off.
 	GuardShare   float64
 	GuardMinimum int
 	GuardWindow  time.Duration

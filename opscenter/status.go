@@ -180,6 +180,9 @@ const (
 	FailureCertificate = "certificate" // answers with another certificate than the one registered
 	FailureUntrusted   = "untrusted"   // does not trust the control plane's certificate
 	FailureAnswer      = "answer"      // answers, but not as the API says
+	// FailureLocal: the control plane itself could not ask: it has no descriptors or memory left, or no network. It says
+	// nothing of the server.
+	FailureLocal = "local"
 )
 
 // VersionParts names parts of Versions.
@@ -282,4 +285,6 @@ type Policy struct {
 	// FleetUnreachable tells that so much of the fleet fails at once that the fault is taken to
 	// be the control plane's own: no failure makes a server offline.
 	FleetUnreachable bool
+	// FleetInDoubt tells that this may be so, and is being found out: nobody becomes offline meanwhile.
+	FleetInDoubt bool
 }

@@ -62,6 +62,9 @@ func Apply(state ServerState, contact Contact, o Observation, policy Policy) Tra
 	return t
 }
 
+// held reports whether nobody becomes offline for failing.
+func (p Policy) held() bool { return p.FleetUnreachable || p.FleetInDoubt }
+
 func (t *Transition) failed(o Observation, policy Policy) {
 	next, contact := &t.State, &t.Contact
 	if contact.Failures == 0 {
@@ -87,7 +90,7 @@ func (t *Transition) failed(o Observation, policy Policy) {
 		}
 		a.WentDown = true
 		if !a.Answered.IsZero() {
-			if contact.Failures < policy.OfflineThreshold || policy.FleetUnreachable {
+			if contact.Failures < policy.OfflineThreshold || policy.held() {
 				return
 			}
 			a.Answered = time.Time{}
@@ -97,10 +100,10 @@ func (t *Transition) failed(o Observation, policy Policy) {
 			t.endOperation(o.At, "", "it is down")
 		}
 		if op := next.Operation; op != nil && a.Unasked && a.Deadline.IsZero() && !op.down() && contact.Failures >= policy.OfflineThreshold &&
-			!policy.FleetUnreachable && (contact.Acting == 0 && !op.pending() || !o.At.Before(op.Deadline)) {
+			!policy.held() && (contact.Acting == 0 && !op.pending() || !o.At.Before(op.Deadline)) {
 			t.endOperation(o.At, "the server has shut down, as it had said", o.Failure.Message)
 		}
-		if a.Deadline.IsZero() || o.At.Before(a.Deadline) || policy.FleetUnreachable {
+		if a.Deadline.IsZero() || o.At.Before(a.Deadline) || policy.held() {
 			return // a server that was shut down may stay so
 		}
 		detail := next.StatusDetail
@@ -111,7 +114,7 @@ func (t *Transition) failed(o Observation, policy Policy) {
 		t.to(o.At, StatusOffline, DetailUnresponsive, fmt.Sprintf("not back from %s by its deadline: %s", detail, o.Failure.Message))
 		return
 	}
-	if policy.FleetUnreachable || contact.Failures < policy.OfflineThreshold || next.Status == StatusUnregistered || next.Status == StatusOffline {
+	if policy.held() || contact.Failures < policy.OfflineThreshold || next.Status == StatusUnregistered || next.Status == StatusOffline {
 		return
 	}
 	if op := next.Operation; op != nil && op.pending() && o.At.Before(op.Deadline) {

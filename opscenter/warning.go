@@ -48,6 +48,9 @@ const (
 	// WarningFleet: so many servers fail at once that the control plane suspects itself: nobody
 	// becomes offline. Cleared when most of those that are asked answer.
 	WarningFleet WarningKind = "Fleet unreachable"
+	// WarningLocal: the control plane could not poll servers for a reason of its own, as that it may open no more
+	// files. Nothing is concluded of them. Cleared when that did not happen for a minute.
+	WarningLocal WarningKind = "Control plane can't poll"
 	// WarningUpdateSettings: the server's update settings are not those of a managed server, and
 	// are put back. Cleared when they are.
 	WarningUpdateSettings WarningKind = "Server update settings changed"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +26,8 @@ func (p *Poller) Run(ctx context.Context) error {
 		p.lag.Store(0)
 		p.offlineLag.Store(0)
 	}()
+	p.registry.Sampling(true)
+	defer p.registry.Sampling(false)
 	l := newLoop(p)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -152,6 +155,7 @@ func (l *loop) run(ctx context.Context) {
 			if l.stale && l.now() >= l.staleUntil {
 				l.take(ctx, opscenter.Changes{Reset: true})
 			}
+			l.sample()
 		case r := <-l.done:
 			l.finish(ctx, r)
 			for range len(l.done) {
@@ -189,6 +193,9 @@ func (l *loop) discard(ended <-chan struct{}) {
 func (l *loop) wait() time.Duration {
 	now, wait := l.now(), time.Hour
 	until := func(at time.Duration) { wait = min(wait, max(0, at-now)) }
+	if l.registry.FleetUnreachable() {
+		until(now + lagInterval) // for the next sample
+	}
 	if l.stale {
 		until(l.staleUntil)
 	}
@@ -291,6 +298,13 @@ func (l *loop) poll(ctx context.Context, t task) result {
 		l.unlock(id)
 		return r
 	}
+	if o.Failure != nil && o.Failure.Kind == opscenter.FailureLocal { // it is asked again soon
+		if err := l.registry.RecordObservations(ctx, o); err != nil {
+			l.options.Logger.ErrorContext(ctx, "a warning could not be stored", "error", err)
+		}
+		l.unlock(id)
+		return r
+	}
 	if l.registry.RecordUnchanged(&o) {
 		l.unchanged.Add(1)
 		l.unlock(id)
@@ -369,6 +383,9 @@ func (l *loop) finish(ctx context.Context, r result) {
 	if r.failed && e.class == living {
 		l.askAround(e, now)
 	}
+	if r.failed {
+		l.sample()
+	}
 	switch {
 	case e.again:
 		e.again, e.facts = false, 0
@@ -423,4 +440,28 @@ func (l *loop) askAround(failed *entry, now time.Duration) {
 			q.set(e, now)
 		}
 	}
+}
+
+// sample polls some servers at once, drawn by chance, where the Registry wants to know whose fault it is that so many fail.
+func (l *loop) sample() {
+	n, unbiased := l.registry.SampleSize()
+	if n == 0 {
+		return
+	}
+	now := l.now()
+	from := l.queues[living]
+	if unbiased {
+		from = slices.Concat(from, l.queues[suspect])
+	} else {
+		from = slices.Clone(from)
+	}
+	rand.Shuffle(len(from), func(i, k int) { from[i], from[k] = from[k], from[i] })
+	var ids []string
+	for _, e := range from[:min(n, len(from))] {
+		ids = append(ids, e.target.ID)
+		if e.due > now {
+			l.queues[e.class].set(e, now)
+		}
+	}
+	l.registry.Sample(ids...)
 }

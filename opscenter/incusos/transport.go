@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
@@ -363,6 +364,8 @@ func failure(err error) *opscenter.Failure {
 	var timeout net.Error
 	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 	switch {
+	case ours(err):
+		f.Kind = opscenter.FailureLocal
 	case errors.Is(err, ErrCertificate):
 		f.Kind = opscenter.FailureCertificate
 	case isStatus(err, http.StatusForbidden), errors.Is(err, errUntrusted), refusesOurs(err):
@@ -373,6 +376,17 @@ func failure(err error) *opscenter.Failure {
 		f.Kind = opscenter.FailureTimeout
 	}
 	return f
+}
+
+// ours reports whether a connection could not be made for a reason of this system: it has no descriptors, memory,
+// ports or network.
+func ours(err error) bool {
+	for _, reason := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL, syscall.ENETDOWN, syscall.ENETUNREACH} {
+		if errors.Is(err, reason) {
+			return true
+		}
+	}
+	return false
 }
 
 // refusesOurs reports whether a TLS alert says that the server does not accept our certificate.

@@ -1,0 +1,34 @@
+package opscenter_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// TestLocalTrouble: what fails for a reason of ours says nothing of a server, and is a warning as long as it goes on.
+func TestLocalTrouble(t *testing.T) {
+	certificate(10)
+	synctest.Test(t, func(t *testing.T) {
+		w, infos := fleet(t, 3, opscenter.Options{})
+		before := w.get(t, "server00")
+		for range 20 {
+			time.Sleep(10 * time.Second)
+			o := failed(infos[0])
+			o.Failure = &opscenter.Failure{Kind: opscenter.FailureLocal, Message: "too many open files"}
+			w.observe(t, o, answer(infos[1]), failed(infos[2]))
+		}
+		require.Equal(t, before.State, w.get(t, "server00").State)
+		require.Zero(t, w.get(t, "server00").Failures)
+		require.Equal(t, opscenter.StatusOffline, w.get(t, "server02").State.Status, "the others are judged as ever")
+		require.Equal(t, []opscenter.WarningKind{opscenter.WarningLocal}, w.warnings(t)[""])
+		require.Len(t, w.events(t, opscenter.EventWarningRaised), 2)
+		time.Sleep(time.Minute)
+		w.observe(t, answer(infos[0]))
+		require.Empty(t, w.warnings(t)[""])
+	})
+}
