@@ -77,7 +77,7 @@ func (m *memory) needsWarning(id string, t *Transition) bool {
 
 // hasWarnings reports whether there are warnings of a server that polls raise and clear.
 func (m *memory) hasWarnings(id string) bool {
-	for _, kind := range []WarningKind{WarningUnreachable, WarningCertificate, WarningUntrusted, WarningFlapping, WarningUnreadable, WarningFacts} {
+	for _, kind := range []WarningKind{WarningUnreachable, WarningCertificate, WarningIdentity, WarningUntrusted, WarningFlapping, WarningUnreadable, WarningFacts} {
 		if m.open[warningSubject{kind, id}] != nil {
 			return true
 		}

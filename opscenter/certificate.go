@@ -20,7 +20,7 @@ import (
 // fingerprint takes it back. Members of the same cluster that present it are followed. See
 // WarningCertificate for when that is needed, and the server's State.Presented for the
 // fingerprint: compare it with what the server itself says. Errors: ErrNotFound,
-// ErrInvalidCertificate.
+// ErrInvalidCertificate, ErrIdentityTaken for one that another server is registered with.
 func (r *Registry) AcceptCertificate(ctx context.Context, name, fingerprint string) error {
 	fingerprint, err := checkFingerprint(fingerprint)
 	if err != nil {
@@ -39,9 +39,24 @@ func (r *Registry) AcceptCertificate(ctx context.Context, name, fingerprint stri
 				return err
 			}
 		}
-		return r.acceptCertificate(tx, name, fingerprint, "by an operator", at)
+		if fingerprint != "" && fingerprint != server.Fingerprint {
+			other, err := byFingerprint.Find(tx, storage.StringKey(fingerprint))
+			if err != nil {
+				return err
+			}
+			if other != nil {
+				return fmt.Errorf("server %q: the certificate is that of server %q: %w", cut(name), other.Name, ErrIdentityTaken)
+			}
+		}
+		return r.acceptCertificate(tx, name, fingerprint, byOperator, at)
 	})
 }
+
+// Who accepts a certificate.
+const (
+	byOperator = "by an operator"
+	byPoll     = "its cluster's"
+)
 
 func (r *Registry) acceptCertificate(tx *writing, name, fingerprint, why string, at time.Time) error {
 	server, err := servers.Get(tx, nameKey(name))
@@ -50,11 +65,20 @@ func (r *Registry) acceptCertificate(tx *writing, name, fingerprint, why string,
 	}
 	changed := *server
 	changed.ServedFingerprint, changed.LastUpdated = fingerprint, at
+	changed.ServedByPoll = why == byPoll && server.Cluster == ""
 	if err := servers.Put(tx, &changed); err != nil {
 		return err
 	}
 	if err := requestPoll(tx, name, at, true); err != nil {
 		return err
+	}
+	if changed.ServedByPoll {
+		if err := tx.modifyState(name, func(s *ServerState) error {
+			s.Unproven = true
+			return nil
+		}); err != nil {
+			return err
+		}
 	}
 	return r.record(tx, Event{At: at, Kind: EventCertificateAccepted, Server: name,
 		Reason: fmt.Sprintf("certificate %.12s is accepted %s, was %.12s", fingerprint, why, server.ServedFingerprint)})

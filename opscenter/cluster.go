@@ -179,7 +179,7 @@ func (s *Server) serve(fingerprint, before string) {
 	if s.FormerServed == "" && s.ServedFingerprint != before {
 		s.FormerServed = s.ServedFingerprint
 	}
-	s.ServedFingerprint = fingerprint
+	s.ServedFingerprint, s.ServedByPoll = fingerprint, false
 }
 
 // AddClusterMembers adds servers to a cluster's record; those that are in it already are left
@@ -263,7 +263,7 @@ func (t *Tx) leave(server *Server, cluster *Cluster, at time.Time, why string, l
 	changed.Cluster, changed.LastUpdated = "", at
 	presents := !left && (state.MemberName != "" || state.Presented != "" && state.Presented == cluster.Fingerprint)
 	if changed.ServedFingerprint == cluster.Fingerprint && !presents {
-		changed.ServedFingerprint, changed.FormerServed = changed.FormerServed, ""
+		changed.ServedFingerprint, changed.FormerServed, changed.ServedByPoll = changed.FormerServed, "", false
 	}
 	if err := servers.Put(t, &changed); err != nil {
 		return err

@@ -183,6 +183,14 @@ func TestDiscovery(t *testing.T) {
 		o.Presented, o.MemberName, o.MemberRoles = presented, &name, []string{"database"}
 		w.observe(t, o)
 		now := w.get(t, "server01")
+		if adopt { // nothing tells which machine that is
+			require.Empty(t, now.Cluster)
+			require.Contains(t, w.warnings(t)["server01"], opscenter.WarningIdentity)
+			require.Empty(t, now.Target().ServedFingerprint)
+			o.MachineID = info.MachineID
+			w.observe(t, o)
+			now = w.get(t, "server01")
+		}
 		require.Equal(t, "server01", now.State.MemberName)
 		require.Contains(t, w.events(t, opscenter.EventClusterDiscovered)[1].Reason, "is member server01 of an Incus cluster")
 		require.Equal(t, []string{"database"}, now.State.MemberRoles)

@@ -37,6 +37,7 @@ func digestOf(o *Observation, keepSecrets bool) digest {
 	h.text(string(*o.Type))
 	h.text(o.Presented)
 	h.text(o.Trust)
+	h.text(o.MachineID)
 	h.text(v.OS.Name)
 	h.text(v.OS.Version)
 	h.text(v.OS.VersionNext)

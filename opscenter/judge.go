@@ -104,6 +104,7 @@ func (t *Transition) warn(o Observation, policy Policy) {
 	if o.Failure == nil {
 		judge(WarningUnreachable, false, "")
 		judge(WarningCertificate, false, "")
+		judge(WarningIdentity, false, "")
 		judge(WarningUntrusted, false, "")
 		judge(WarningBackupImage, s.Versions.OS.BackupImage, fmt.Sprintf("runs os %s from its backup image: os %s did not boot, and is not installed again", s.Versions.OS.Version, s.Versions.OS.VersionNext))
 		if o.Facts != nil && (len(o.Notes) > 0 || len(o.Unread) == 0) { // a part that was not read may be too large still
@@ -119,6 +120,9 @@ func (t *Transition) warn(o Observation, policy Policy) {
 	judge(WarningUnreachable, down, o.Failure.Message)
 	if op := s.Operation; o.Presented != "" && (op == nil || op.Action != ActionFactoryReset) {
 		judge(WarningCertificate, o.Failure.Kind == FailureCertificate, o.Failure.Message)
+	}
+	if o.Failure.Kind == FailureIdentity {
+		judge(WarningIdentity, true, o.Failure.Message)
 	}
 	if o.Failure.Kind == FailureUntrusted {
 		// For some seconds after a registration that is as it should be.

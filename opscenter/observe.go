@@ -302,6 +302,13 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 	policy := r.policy()
 	policy.FleetUnreachable, policy.FleetInDoubt = o.unreachable, o.doubt
 	contact := r.contact(o.ID)
+	why, err := r.anotherMachine(tx, o)
+	if err != nil {
+		return err
+	}
+	if why != "" {
+		o.refuse(why)
+	}
 	if o.follow, err = r.followed(tx, o); err != nil {
 		return err
 	}
@@ -321,6 +328,16 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 	}
 	o.transition = Apply(state, contact, o.Observation, policy)
 	o.transition.Changed = o.transition.Changed || o.rewound
+	unproven := state.Unproven
+	switch {
+	case o.Failure == nil:
+		unproven = false
+	case o.Failure.Kind == FailureIdentity:
+		unproven = true
+	}
+	if unproven != state.Unproven {
+		o.transition.State.Unproven, o.transition.Changed = unproven, true
+	}
 	if o.Facts == nil {
 		return nil
 	}
@@ -344,7 +361,7 @@ func (r *Registry) storeObserved(ctx context.Context, tx *writing, o *observed) 
 		}
 	}
 	if o.follow != "" {
-		if err := r.acceptCertificate(tx, o.name, o.follow, "its cluster's", o.At); err != nil {
+		if err := r.acceptCertificate(tx, o.name, o.follow, byPoll, o.At); err != nil {
 			return err
 		}
 	}

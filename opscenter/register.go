@@ -216,8 +216,17 @@ func (r *Registry) registerAgain(tx *writing, known *Server, reg Registration, a
 	}
 	// It may be the first thing a server says after a boot: look at it.
 	if reg.heard.poll >= 0 {
-		if err := requestPoll(tx, known.Name, at.Add(reg.heard.poll), changed.ConnectionURL != known.ConnectionURL); err != nil {
+		moved := changed.ConnectionURL != known.ConnectionURL
+		if err := requestPoll(tx, known.Name, at.Add(reg.heard.poll), moved); err != nil {
 			return out, err
+		}
+		if moved && known.shares() {
+			if err := tx.modifyState(known.Name, func(s *ServerState) error {
+				s.Unproven = true
+				return nil
+			}); err != nil {
+				return out, err
+			}
 		}
 	}
 	return out, r.record(tx, out.events...)
@@ -310,7 +319,7 @@ func (r *Registry) registerKnownMachine(tx *writing, machine *Server, token *Tok
 	}
 	changed.Certificate, changed.Fingerprint = EncodeCertificate(reg.Certificate), Fingerprint(reg.Certificate)
 	changed.ConnectionURL, changed.ReinstallAllowed, changed.ServedFingerprint = reg.ConnectionURL, false, ""
-	changed.FormerServed = ""
+	changed.FormerServed, changed.ServedByPoll = "", false
 	if changed.PublicConnectionURL == "" {
 		changed.PublicConnectionURL = reg.PublicConnectionURL
 	}
@@ -329,7 +338,7 @@ func (r *Registry) registerKnownMachine(tx *writing, machine *Server, token *Tok
 		s.Status, s.StatusDetail, s.StatusReason, s.StatusSince = StatusPending, DetailRegistering, "registered, not reached so far", at
 		s.Announced, s.Operation, s.Maintenance, s.MemberName = nil, nil, NotInMaintenance, ""
 		s.PollRequested, s.LastUpdated, s.NotBefore = at, at, at
-		s.Presented, s.Outages, s.FlappingSince = "", nil, time.Time{}
+		s.Presented, s.Outages, s.FlappingSince, s.Unproven = "", nil, time.Time{}, false
 		s.Stopped, s.MemberRoles, s.LastOperation, s.BootedAt = nil, nil, nil, time.Time{}
 		return nil
 	})

@@ -105,6 +105,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		t := r.applyCause(*state, update.Cause, at, heard)
 		back = update.Cause == CauseSystemIsReady && state.Announced != nil
 		if moved || back {
+			t.State.Unproven = t.State.Unproven || moved && server.shares()
 			t.State.NotBefore = at // polls begun before asked elsewhere, or read a part before the reboot
 		}
 		if err := tx.putState(&t.State); err != nil {

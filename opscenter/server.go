@@ -23,6 +23,9 @@ type Server struct {
 	// do, if that differs.
 	ConnectionURL       string
 	PublicConnectionURL string
+	// PublicTrusted: an operator has set PublicConnectionURL, or has said that it is right: a publicly trusted
+	// certificate for its host is accepted. One that the server gave itself extends no trust.
+	PublicTrusted bool `json:",omitempty"`
 
 	Channel     string
 	Description string
@@ -39,6 +42,9 @@ type Server struct {
 	// FormerServed is what was accepted so before it became a member of a cluster, whose
 	// certificate took its place: it is accepted again when it leaves.
 	FormerServed string `json:",omitempty"`
+	// ServedByPoll: what is accepted was found to be a cluster's by polls, and no operator has said that this server
+	// is its member: it counts only where what answers tells this server's machine ID.
+	ServedByPoll bool `json:",omitempty"`
 	// SystemUUID and MachineID tell the machine; empty where there is none.
 	SystemUUID string
 	MachineID  string
@@ -100,8 +106,24 @@ func (i *ServerInfo) notOnIncusOS() error {
 }
 
 // Target returns what is needed to connect to the server.
+//
+// Where a server has said that it is at another address, and no poll has found it there so far, only the
+// certificate that it registered with is accepted: nothing is done at an address that may be another's.
 func (i *ServerInfo) Target() Target {
-	return Target{Name: i.Name, ID: i.ID, ConnectionURL: i.ConnectionURL, PublicConnectionURL: i.PublicConnectionURL,
+	out := i.ProbeTarget()
+	if i.State.Unproven {
+		out.ServedFingerprint, out.PublicConnectionURL = "", ""
+	}
+	return out
+}
+
+// ProbeTarget is the Target for those that only look, and judge by RecordObservations whom they have found.
+func (i *ServerInfo) ProbeTarget() Target {
+	public := i.PublicConnectionURL
+	if !i.PublicTrusted {
+		public = ""
+	}
+	return Target{Name: i.Name, ID: i.ID, ConnectionURL: i.ConnectionURL, PublicConnectionURL: public,
 		Fingerprint: i.Fingerprint, ServedFingerprint: i.ServedFingerprint, Type: i.State.Type, MemberName: i.State.MemberName,
 		OSVersion: i.State.Versions.OS.Version, Updating: i.State.Operation != nil && i.State.Operation.Action == ActionUpdate}
 }
@@ -194,6 +216,9 @@ type ServerSpec struct {
 	Description         string
 	Properties          map[string]string
 	PublicConnectionURL string
+	// TrustPublicURL accepts a publicly trusted certificate for the host of PublicConnectionURL. For one that an
+	// operator gives anew it is always so.
+	TrustPublicURL bool
 	// ConnectionURL is where the control plane reaches it; empty: as it is. Servers tell it
 	// themselves, and may tell another one later.
 	ConnectionURL string
@@ -223,7 +248,7 @@ func (r *Registry) checkSpec(spec *ServerSpec) error {
 
 // spec is what an operator has said of the server so far.
 func (s *Server) spec() ServerSpec {
-	return ServerSpec{Description: s.Description, Properties: cloneProperties(s.Properties), PublicConnectionURL: s.PublicConnectionURL, ConnectionURL: s.ConnectionURL, Channel: s.Channel}
+	return ServerSpec{Description: s.Description, Properties: cloneProperties(s.Properties), PublicConnectionURL: s.PublicConnectionURL, TrustPublicURL: s.PublicTrusted, ConnectionURL: s.ConnectionURL, Channel: s.Channel}
 }
 
 // UpdateServer replaces what an operator says of a server. check, unless nil, is called with
@@ -275,6 +300,7 @@ func (r *Registry) EditServer(ctx context.Context, name string, edit func(*Serve
 		changed := *server
 		changed.Description, changed.Properties = spec.Description, cloneProperties(spec.Properties)
 		changed.PublicConnectionURL, changed.Channel, changed.LastUpdated = spec.PublicConnectionURL, spec.Channel, now()
+		changed.PublicTrusted = spec.PublicConnectionURL != "" && (spec.TrustPublicURL || spec.PublicConnectionURL != server.PublicConnectionURL)
 		if err := servers.Put(tx, &changed); err != nil {
 			return err
 		}
@@ -483,7 +509,7 @@ func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, 
 		return nil, err
 	}
 	at := now()
-	server := &Server{ID: uuid.NewString(), Name: a.Name, ConnectionURL: a.ConnectionURL, PublicConnectionURL: a.PublicConnectionURL,
+	server := &Server{ID: uuid.NewString(), Name: a.Name, ConnectionURL: a.ConnectionURL, PublicConnectionURL: a.PublicConnectionURL, PublicTrusted: a.PublicConnectionURL != "",
 		Channel: a.Channel, Description: a.Description, Properties: cloneProperties(a.Properties),
 		SystemUUID: a.SystemUUID, MachineID: a.MachineID, CreatedAt: at, LastUpdated: at}
 	state := &ServerState{Name: a.Name, ID: server.ID, Status: StatusUnregistered, StatusReason: "announced by an operator",

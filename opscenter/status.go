@@ -127,6 +127,9 @@ type ServerState struct {
 	LastSeen time.Time
 	// LastUpdated is when anything but LastSeen changed.
 	LastUpdated time.Time
+	// Unproven: the server has said that it is at another address, no poll has reached it there so far, and others
+	// present what is accepted of it beside its own certificate.
+	Unproven bool `json:",omitempty"`
 	// PollRequested is when somebody last asked for a poll out of turn.
 	PollRequested time.Time
 	// NotBefore is when something was learned that is newer than any poll begun before.
@@ -180,6 +183,8 @@ const (
 	FailureCertificate = "certificate" // answers with another certificate than the one registered
 	FailureUntrusted   = "untrusted"   // does not trust the control plane's certificate
 	FailureAnswer      = "answer"      // answers, but not as the API says
+	// FailureIdentity: another machine answers: one that is recorded as another server, or one with another machine ID.
+	FailureIdentity = "identity"
 	// FailureLocal: the control plane itself could not ask: it has no descriptors or memory left, or no network. It says
 	// nothing of the server.
 	FailureLocal = "local"
@@ -233,6 +238,8 @@ type Observation struct {
 	Presented string
 	// Trust says why that certificate is accepted, if it is another than the server registered with.
 	Trust string
+	// MachineID is what the machine that answers says it is; empty: it doesn't tell, as releases before 2026-05-29.
+	MachineID string
 	// Ready is the server's own word; a server that answers and is not ready is still booting.
 	Ready bool
 	// BootedAt is zero if the server doesn't tell.

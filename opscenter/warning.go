@@ -24,6 +24,10 @@ const (
 	// WarningCertificate: the server presents a certificate that is not the registered one, nor
 	// accepted since. Cleared when it presents one that is; see AcceptCertificate.
 	WarningCertificate WarningKind = "Server certificate changed"
+	// WarningIdentity: at the server's address another machine answers, which may be recorded as another server.
+	// Nothing is done to the server meanwhile. Cleared when the server itself answers; if both records are of one
+	// machine, remove one of them.
+	WarningIdentity WarningKind = "Another machine answers"
 	// WarningUntrusted: the server refuses the control plane's client certificate. Cleared when
 	// it answers.
 	WarningUntrusted WarningKind = "Control plane not trusted"

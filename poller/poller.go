@@ -121,7 +121,7 @@ func (p *Poller) Poll(ctx context.Context, name string) (opscenter.Observation, 
 	}
 	bounded, cancel := context.WithTimeout(ctx, p.options.Timeout)
 	defer cancel()
-	o, err := p.probe(ctx, bounded, info.Target())
+	o, err := p.probe(ctx, bounded, info.ProbeTarget())
 	if err != nil || p.registry.RecordUnchanged(&o) {
 		return o, err
 	}

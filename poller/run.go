@@ -286,7 +286,7 @@ func (l *loop) poll(ctx context.Context, t task) result {
 			return r
 		}
 		light := t.target.Light
-		t.target = info.Target()
+		t.target = info.ProbeTarget()
 		t.target.Light = light
 		var cancel context.CancelFunc
 		t.ctx, cancel = context.WithTimeout(ctx, l.options.Timeout)

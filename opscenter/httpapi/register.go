@@ -42,6 +42,7 @@ func (m *configMap) UnmarshalJSON(data []byte) error {
 // an empty channel.
 type serverPut struct {
 	PublicConnectionURL *string   `json:"public_connection_url"`
+	PublicTrusted       *bool     `json:"public_connection_url_trusted"`
 	ConnectionURL       *string   `json:"connection_url"`
 	Channel             string    `json:"channel"`
 	Description         *string   `json:"description"`
@@ -53,6 +54,9 @@ func (p *serverPut) edit(spec *opscenter.ServerSpec) {
 		if *from != nil {
 			*to = **from
 		}
+	}
+	if p.PublicTrusted != nil {
+		spec.TrustPublicURL = *p.PublicTrusted
 	}
 	spec.Channel = p.Channel
 	if p.Properties != nil {

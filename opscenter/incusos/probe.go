@@ -201,6 +201,7 @@ func (p *probe) unread(what string, err error) {
 // incusOS reads a server that runs IncusOS.
 func (p *probe) incusOS(e environment) {
 	up := time.Duration(e.Uptime.value)
+	p.o.MachineID = limited(e.MachineID.value, maxText)
 	switch {
 	case e.Ready.told:
 		p.o.Ready = e.Ready.value

@@ -33,6 +33,9 @@ func (s *Server) observe(o *opscenter.Observation) {
 			Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "7.3", FriendlyVersion: "7.3", Primary: true}}}
 		return
 	}
+	if s.speaks(release.MachineID) {
+		o.MachineID = s.state.machineID
+	}
 	o.Ready = s.state.ready || !s.options.LegacyReady && !s.speaks(release.Ready)
 	if s.options.LegacyReady || s.speaks(release.NextVersion) {
 		up := time.Since(s.state.bootedAt).Truncate(time.Second)

@@ -165,7 +165,7 @@ func (m *Manager) step(ctx context.Context, c *Change, w *watch) error {
 				return m.pause(ctx, err)
 			}
 		}
-		target := info.Target()
+		target := info.ProbeTarget()
 		target.ConnectionURL, target.PublicConnectionURL = next.confirm, ""
 		bounded, cancel := context.WithTimeout(ctx, m.options.LookTimeout)
 		defer cancel()
@@ -221,7 +221,7 @@ func (m *Manager) lookAll(ctx context.Context, c *Change, info *opscenter.Server
 	var group sync.WaitGroup
 	for i, place := range places {
 		group.Go(func() {
-			target := info.Target()
+			target := info.ProbeTarget()
 			target.ConnectionURL, target.PublicConnectionURL, target.MemberName = place, "", c.hidden.MemberName
 			s := &out[i]
 			s.url = place

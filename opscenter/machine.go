@@ -1,0 +1,112 @@
+package opscenter
+
+import (
+	"fmt"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// One record is of one machine. Whoever registers says where it is to be found, and may say that it is where another
+// one is: what answers there has to be the machine that registered, or the control plane would do to the one what it
+// means for the other. Who may present what:
+//
+//	presented                          accepted
+//	its own certificate                always: only its machine has the key
+//	its cluster's, by an operator's    if what answers tells this machine ID, or none (older releases); and is the
+//	word (Adopt, CreateCluster, ...)   member that this record is of
+//	its cluster's, found by polls      if what answers tells this machine ID
+//	(Options.AdoptMembers)
+//	one that an operator accepted      as its cluster's by an operator's word
+//	one that is publicly trusted       for the host of a public URL that an operator has set, and if what answers
+//	                                   tells this machine ID, or none
+//	another record's own               never
+//	any                                never, if what answers tells the machine ID of another record
+//
+// What is refused so is a failure (FailureIdentity) and a warning (WarningIdentity): nothing is done to a server that
+// is not ready.
+
+// anotherMachine says why what answers is not the machine of the server; empty: nothing speaks against it.
+func (r *Registry) anotherMachine(tx storage.ReadTx, o *observed) (string, error) {
+	if o.Failure != nil {
+		return "", nil
+	}
+	server, err := servers.Get(tx, nameKey(o.name))
+	if err != nil {
+		return "", err
+	}
+	machineID, err := normalMachineID(o.MachineID)
+	if err != nil {
+		machineID = "" // what is none tells nothing
+	}
+	if machineID != "" {
+		other, err := byMachineID.Find(tx, storage.StringKey(machineID))
+		if err != nil {
+			return "", err
+		}
+		if other != nil && other.ID != server.ID {
+			return fmt.Sprintf("at %s answers the machine of server %q (machine ID %s)", server.ConnectionURL, other.Name, machineID), nil
+		}
+	}
+	if o.Presented == "" || o.Presented == server.Fingerprint {
+		return "", nil
+	}
+	other, err := byFingerprint.Find(tx, storage.StringKey(o.Presented))
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case other != nil && other.ID != server.ID:
+		return fmt.Sprintf("at %s the certificate of server %q is presented", server.ConnectionURL, other.Name), nil
+	case differs(server.MachineID, machineID):
+		return fmt.Sprintf("at %s a machine with the ID %s answers, and the server registered with %s", server.ConnectionURL, machineID, server.MachineID), nil
+	case server.ServedByPoll && (machineID == "" || server.MachineID == ""):
+		return "it presents a cluster's certificate, and nothing tells whether it is the machine that registered: if it is a member of the cluster, add it (AddClusterMembers)", nil
+	}
+	return r.anotherMember(tx, server, o)
+}
+
+// anotherMember says of which server the member is that answers with a cluster's certificate; empty: of no other one.
+func (r *Registry) anotherMember(tx storage.ReadTx, server *Server, o *observed) (string, error) {
+	if o.MemberName == nil || *o.MemberName == "" || *o.MemberName == o.state.MemberName {
+		return "", nil // it was looked at when it was new
+	}
+	cluster := server.Cluster
+	if cluster == "" {
+		for known, err := range clustersByFingerprint.Scan(tx, storage.Range{Prefix: storage.StringKey(o.Presented)}) {
+			if err != nil {
+				return "", err
+			}
+			cluster = known.Name
+			break
+		}
+	}
+	if cluster == "" {
+		return "", nil
+	}
+	for member, err := range serversByCluster.Scan(tx, storage.Range{Prefix: storage.StringKey(cluster)}) {
+		if err != nil {
+			return "", err
+		}
+		if member.ID == server.ID {
+			continue
+		}
+		state, err := states.Get(tx, nameKey(member.Name))
+		if err != nil {
+			return "", err
+		}
+		if state.MemberName == *o.MemberName {
+			return fmt.Sprintf("at %s answers member %q of cluster %q, which is server %q", server.ConnectionURL, *o.MemberName, cluster, member.Name), nil
+		}
+	}
+	return "", nil
+}
+
+// refuse makes a failure of an observation of another machine: nothing that it tells is of this one.
+func (o *observed) refuse(why string) {
+	o.Observation = Observation{Server: o.Server, ID: o.ID, At: o.At, Took: o.Took, Light: o.Light, Presented: o.Presented,
+		Failure: &Failure{Kind: FailureIdentity, Message: cutTo(why, maxReason)}}
+	o.found, o.parts = digest{}, factsDigest{}
+}
+
+// shares reports whether a certificate is accepted of the server that others may present, too.
+func (s *Server) shares() bool { return s.ServedFingerprint != "" || s.PublicTrusted }
