@@ -50,7 +50,8 @@ type Options struct {
 	// storage.ErrDiskFull before anything is touched; Open wants a quarter of it. Default
 	// DefaultMinFree; below 0: no check.
 	MinFree int64
-	// GCInterval is the time between two collections of the value log; one runs at open. Default DefaultGCInterval.
+	// GCInterval is the time between two collections of the value log; one runs at open, and whenever more was
+	// replaced than there is. Default DefaultGCInterval.
 	GCInterval time.Duration
 	// SkipVerify opens without reading through all keys, about a second per million of them.
 	// Missing rows then go unnoticed.
@@ -102,6 +103,9 @@ type Store struct {
 		closed bool
 	}
 
+	account account       // under mu
+	garbage chan struct{} // there is much to reclaim
+
 	stop    chan struct{} // ends the collector
 	stopped chan struct{}
 }
@@ -115,7 +119,7 @@ type Store struct {
 // unfinished, such as a file that was just made and is empty, is no damage: the store opens, with all
 // that was acknowledged.
 func Open(dir string, options ...Options) (*Store, error) {
-	s := &Store{dir: dir, stop: make(chan struct{}), stopped: make(chan struct{})}
+	s := &Store{dir: dir, garbage: make(chan struct{}, 1), stop: make(chan struct{}), stopped: make(chan struct{})}
 	s.tables.Store(&map[string]*storage.TableSchema{})
 	if len(options) > 0 {
 		s.options = options[0]
@@ -169,6 +173,8 @@ func Open(dir string, options ...Options) (*Store, error) {
 	s.feed = feed.New(s.state.Revision, s.options.FeedSize)
 	s.revision.Store(s.state.Revision)
 	s.db.SetDiscardTs(s.state.Revision)
+	s.account.dead = max(0, logSize(dir)-s.account.live)
+	s.noteGarbage()
 	go s.collect()
 	return s, nil
 }
@@ -262,7 +268,8 @@ func (s *Store) Watch(ctx context.Context, since uint64, tables ...string) iter.
 	return s.feed.Watch(ctx, since, tables...)
 }
 
-// Close implements storage.Store.
+// Close implements storage.Store. Where the disk is full, or the directory was removed, it says so, and leaves the
+// files as they are: nothing is lost, and another process can open the store once there is room.
 func (s *Store) Close() error {
 	s.readers.Lock()
 	if s.readers.closed {
@@ -284,33 +291,17 @@ func (s *Store) Close() error {
 		s.commitGroup() // those who joined it wait for that, and who was to do it may come after us
 	}
 	s.feed.Close()
+	if err := s.closeable(); err != nil {
+		// Badger keeps its files open, and its lock on the directory, until the process ends.
+		s.journal.close()
+		return fmt.Errorf("badgerstore: %s is left as it is, with all that was acknowledged in its logs, and can be opened by another process: %w", s.dir, err)
+	}
 	err := s.db.Close()
 	s.journal.close()
 	if err != nil {
 		return fmt.Errorf("badgerstore: closing %s: %w", s.dir, err)
 	}
 	return nil
-}
-
-// collect reclaims the room of rewritten values, at open and from time to time.
-func (s *Store) collect() {
-	defer close(s.stopped)
-	ticker := time.NewTicker(s.options.GCInterval)
-	defer ticker.Stop()
-	for {
-		for s.db.RunValueLogGC(0.5) == nil {
-			select {
-			case <-s.stop:
-				return
-			default:
-			}
-		}
-		select {
-		case <-s.stop:
-			return
-		case <-ticker.C:
-		}
-	}
 }
 
 // badgerLogger writes Badger's messages to slog.

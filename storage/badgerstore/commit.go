@@ -30,6 +30,14 @@ type write struct {
 	deleted bool
 }
 
+// size is what the write takes on disk.
+func (w write) size(key []byte) int64 {
+	if w.deleted {
+		return 0
+	}
+	return int64(len(key) + len(w.value))
+}
+
 // Update implements storage.Store.
 func (s *Store) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
 	if err := ctx.Err(); err != nil {
@@ -129,14 +137,16 @@ func (s *Store) commit(writes map[string]write, changes []storage.Change) error 
 	}
 	next := s.state
 	next.Revision++
+	bytes := s.account
 	txn := s.db.NewTransactionAt(s.state.Revision, true)
 	defer txn.Discard()
 	for key, w := range writes {
 		k := []byte(key)
-		if err := next.replace(txn, k, !w.deleted); err != nil {
+		old, err := next.replace(txn, k, !w.deleted)
+		if err != nil {
 			return readError(err)
 		}
-		var err error
+		bytes.replaced(old, w.size(k))
 		if w.deleted {
 			err = txn.Delete(k)
 		} else {
@@ -152,10 +162,14 @@ func (s *Store) commit(writes map[string]write, changes []storage.Change) error 
 	if err := txn.CommitAt(next.Revision, nil); err != nil {
 		return s.fail(err)
 	}
+	if err := s.present(); err != nil {
+		return s.fail(err)
+	}
 	if err := s.journal.acknowledge(next.Revision); err != nil {
 		return s.fail(err)
 	}
-	s.state = next
+	s.state, s.account = next, bytes
+	s.noteGarbage()
 	s.feed.Publish(next.Revision, changes, func() { s.revision.Store(next.Revision) })
 	s.discard()
 	return nil
@@ -198,20 +212,21 @@ type state struct {
 	Sum uint64
 }
 
-// replace accounts for a key that is written, or deleted, at s.Revision.
-func (s *state) replace(txn *badger.Txn, key []byte, written bool) error {
+// replace accounts for a key that is written, or deleted, at s.Revision, and returns what size the row had.
+func (s *state) replace(txn *badger.Txn, key []byte, written bool) (old int64, err error) {
 	switch item, err := txn.Get(key); {
 	case err == nil:
 		s.Keys--
 		s.Sum -= entrySum(key, item.Version())
+		old = itemSize(item)
 	case !errors.Is(err, badger.ErrKeyNotFound):
-		return err
+		return 0, err
 	}
 	if written {
 		s.Keys++
 		s.Sum += entrySum(key, s.Revision)
 	}
-	return nil
+	return old, nil
 }
 
 func entrySum(key []byte, version uint64) uint64 {

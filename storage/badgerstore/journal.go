@@ -33,6 +33,7 @@ const (
 // revision and checksum. A torn write leaves the other slot.
 type journal struct {
 	file *os.File
+	info os.FileInfo // of the file, when it was opened
 	slot int64
 	// acknowledged is the highest revision in the slots.
 	acknowledged uint64
@@ -53,7 +54,10 @@ func openJournal(dir string) (*journal, error) {
 		return nil, lockedError(dir)
 	}
 	j := &journal{file: file}
-	if err := j.read(); err != nil {
+	if j.info, err = file.Stat(); err == nil {
+		err = j.read()
+	}
+	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("badgerstore: %s: %w", path, err)
 	}

@@ -72,16 +72,19 @@ func (s *Store) load() (err error) {
 	found := state{Revision: s.state.Revision}
 	options := badger.DefaultIteratorOptions
 	options.PrefetchValues = false
+	logs := logFiles{}
 	it := txn.NewIterator(options)
 	defer it.Close()
 	for it.Rewind(); it.Valid(); it.Next() {
 		item := it.Item()
 		if key := item.Key(); key[0] != metaSpace {
+			logs.note(item)
 			found.Keys++
+			s.account.live += itemSize(item)
 			found.Sum += entrySum(key, item.Version())
 			// What was in an emptied value log has its key still: its value must be there, too.
 			if len(s.unfinished) > 0 && item.ValueSize() >= valueThreshold/2 {
-				if err := item.Value(nil); err != nil {
+				if err := readable(item); err != nil {
 					return fmt.Errorf("%w: %v", storage.ErrCorrupt, err)
 				}
 			}
@@ -91,7 +94,7 @@ func (s *Store) load() (err error) {
 		return fmt.Errorf("%w: of %d rows and index entries at revision %d, %d are there, and not all as they were written",
 			storage.ErrCorrupt, s.state.Keys, s.state.Revision, found.Keys)
 	}
-	return nil
+	return logs.check(s.dir, txn)
 }
 
 // tableSchema is what is stored of a table's definition.
