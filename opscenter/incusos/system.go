@@ -64,6 +64,8 @@ func reached(err error) error {
 		return fmt.Errorf("the server is not on IncusOS: %w: %w", opscenter.ErrNotApplicable, err)
 	case word && !errors.Is(err, errForeign):
 		return fmt.Errorf("%w: %w", opscenter.ErrRefused, err)
+	case errors.Is(err, opscenter.ErrUnreachable):
+		return err
 	}
 	return fmt.Errorf("%w: %w", opscenter.ErrUnreachable, err)
 }

@@ -31,9 +31,15 @@ var (
 	// ErrRedirect: the server sends requests elsewhere, which no server of ours does.
 	ErrRedirect = errors.New("the server redirects to another place")
 
-	errDial      = errors.New("no connection")
-	errHandshake = errors.New("TLS handshake failed")
+	errDial      error = notReached("the server could not be reached: no connection")
+	errHandshake error = notReached("the server could not be reached: TLS handshake failed")
 )
+
+// notReached is an error that says that the server was not reached, whoever it comes to.
+type notReached string
+
+func (n notReached) Error() string { return string(n) }
+func (n notReached) Unwrap() error { return opscenter.ErrUnreachable }
 
 // fleet is the connections to all servers: one http.Transport, so that what it keeps open is
 // bounded for all of them together, under a name of its own for each server, so that nobody

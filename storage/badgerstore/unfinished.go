@@ -13,26 +13,24 @@ import (
 // asideExtension marks an empty log that was moved away, until all is known to be there without it.
 const asideExtension = ".empty"
 
-// setAside moves away the newest log of each kind if it is empty: Badger had just made it when the
-// power went (github.com/dgraph-io/badger/issues/2207), and refuses to open with it. Or it was
+// setAside moves away the logs that are empty: Badger had just made one when the power went
+// (github.com/dgraph-io/badger/issues/2207), or had just emptied one to remove it, and refuses to open with it. Or it was
 // emptied by damage, with all that was in it; load finds that. It returns what was moved, now or in an earlier try.
 func setAside(dir string) (aside []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("badgerstore: %w", err)
 	}
-	newest := map[string]string{}
-	for _, entry := range entries { // sorted: the newest of its kind comes last
-		newest[filepath.Ext(entry.Name())] = entry.Name()
-		if filepath.Ext(entry.Name()) == asideExtension {
-			aside = append(aside, filepath.Join(dir, entry.Name()))
-		}
-	}
-	for _, ext := range []string{".mem", ".vlog"} {
-		if newest[ext] == "" {
+	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
+		switch filepath.Ext(path) {
+		case asideExtension:
+			aside = append(aside, path)
+			continue
+		case ".mem", ".vlog":
+		default:
 			continue
 		}
-		path := filepath.Join(dir, newest[ext])
 		info, err := os.Stat(path)
 		if err != nil {
 			return nil, fmt.Errorf("badgerstore: %w", err)
