@@ -78,7 +78,7 @@ func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 				return err
 			}
 		}
-		if err := checkURL("connection URL", s.ConnectionURL); err != nil {
+		if err := errors.Join(checkURL("connection URL", s.ConnectionURL), r.allowURL("connection URL", s.ConnectionURL)); err != nil {
 			return fmt.Errorf("server %q: %w", s.Name, err)
 		}
 		if err := checkCertificate(s.Certificate); err != nil {
@@ -227,7 +227,7 @@ func (r *Registry) CheckAdoption(ctx context.Context, c AdoptionCheck) error {
 		given[strings.ToLower(name)] = true
 	}
 	for _, where := range c.URLs {
-		if err := checkURL("connection URL", where); err != nil {
+		if err := errors.Join(checkURL("connection URL", where), r.allowURL("connection URL", where)); err != nil {
 			return err
 		}
 	}

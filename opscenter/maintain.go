@@ -31,6 +31,9 @@ func (t *Tx) Move(server *ServerInfo, url, why string) error {
 	if err := checkURL("connection URL", url); err != nil {
 		return err
 	}
+	if err := t.registry.allowURL("connection URL", url); err != nil {
+		return err
+	}
 	known, err := byID.Find(t, storage.StringKey(server.ID))
 	if err != nil {
 		return err

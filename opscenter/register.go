@@ -111,6 +111,9 @@ func (r *Registry) checkRegistration(reg *Registration) (err error) {
 	if err := checkURL("connection URL", reg.ConnectionURL); err != nil {
 		return err
 	}
+	if err := errors.Join(r.allowURL("connection URL", reg.ConnectionURL), r.allowURL("public connection URL", reg.PublicConnectionURL)); err != nil {
+		return err
+	}
 	if err := checkLength("channel", reg.Channel, MaxLabelLength); err != nil {
 		return err
 	}

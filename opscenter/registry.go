@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -89,6 +90,10 @@ type Options struct {
 	GuardShare   float64
 	GuardMinimum int
 	GuardWindow  time.Duration
+	// AllowURL, if set, is asked whether a server may be where it says, or an operator, before it is recorded; its
+	// error is told to whoever said so. It is called at any time, from several goroutines. See AddressRules. Default:
+	// anywhere.
+	AllowURL func(u *url.URL) error
 	// AdoptMembers adds a server that presents the certificate of a known cluster, and says
 	// that it is a member of it, to the cluster's record, and pins that certificate for it.
 	// Default: it is only shown, and an operator adds it (AddClusterMembers).

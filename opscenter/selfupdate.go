@@ -65,6 +65,11 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		if err := checkURL("connection URL", update.ConnectionURL); err != nil {
 			return err
 		}
+		if update.ConnectionURL != info.ConnectionURL {
+			if err := r.allowURL("connection URL", update.ConnectionURL); err != nil {
+				return err
+			}
+		}
 	}
 	at := now()
 	news := update.ConnectionURL != "" && update.ConnectionURL != info.ConnectionURL || update.Cause.ofPower() ||

@@ -288,6 +288,11 @@ func (r *Registry) EditServer(ctx context.Context, name string, edit func(*Serve
 		if err := r.checkSpec(&spec); err != nil {
 			return fmt.Errorf("server %q: %w", cut(name), err)
 		}
+		if spec.PublicConnectionURL != server.PublicConnectionURL {
+			if err := r.allowURL("public connection URL", spec.PublicConnectionURL); err != nil {
+				return fmt.Errorf("server %q: %w", cut(name), err)
+			}
+		}
 		spec.Channel = cmp.Or(spec.Channel, server.Channel)
 		if server.Channel != spec.Channel {
 			if server.Cluster != "" {
@@ -494,7 +499,7 @@ type Announcing struct {
 // Errors: ErrInvalidName and the other validation errors, ErrNotFound for a channel, ErrNameTaken,
 // ErrIdentityTaken.
 func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, error) {
-	err := r.checkSpec(&a.ServerSpec)
+	err := errors.Join(r.checkSpec(&a.ServerSpec), r.allowURL("connection URL", a.ConnectionURL), r.allowURL("public connection URL", a.PublicConnectionURL))
 	if err != nil {
 		return nil, err
 	}

@@ -34,6 +34,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/internal/terminal"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
@@ -58,8 +59,8 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "controlplane:", err)
+	if err := run(ctx, os.Args[1:], terminal.Safe(os.Stdout), terminal.Safe(os.Stderr)); err != nil {
+		fmt.Fprintln(terminal.Safe(os.Stderr), "controlplane:", err)
 		os.Exit(1)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/internal/terminal"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
@@ -39,8 +40,8 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "quickstart:", err)
+	if err := run(ctx, os.Args[1:], terminal.Safe(os.Stdout)); err != nil {
+		fmt.Fprintln(terminal.Safe(os.Stderr), "quickstart:", err)
 		os.Exit(1)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"time"
 
@@ -74,6 +75,9 @@ type Options struct {
 	// Roots are the authorities whose certificates are accepted for the host of a server's
 	// public connection URL. Default: the system's.
 	Roots *x509.CertPool
+	// AllowAddress, if set, is asked before each connection whether a server may be at an address, and its error is why
+	// it is not connected to. See opscenter.AddressRules. Default: any.
+	AllowAddress func(netip.Addr) error
 	// KeepSecrets leaves recovery keys, private keys and passwords in the facts that are read.
 	KeepSecrets bool
 }

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -222,6 +223,18 @@ func (p *peer) check(chain []*x509.Certificate) (presented, trust string, err er
 	return presented, "", &certificateError{presented}
 }
 
+// control refuses addresses that Options.AllowAddress does: a name may lead to another one than when it was told.
+func (f *fleet) control(_ context.Context, _, address string, _ syscall.RawConn) error {
+	if f.options.AllowAddress == nil {
+		return nil
+	}
+	where, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	return f.options.AllowAddress(where.Addr())
+}
+
 // dial connects and shakes hands under one deadline of its own: net/http lets a dial outlive
 // the request it was begun for.
 func (f *fleet) dial(ctx context.Context, network string) (net.Conn, error) {
@@ -238,7 +251,7 @@ func (f *fleet) dial(ctx context.Context, network string) (net.Conn, error) {
 	stop := context.AfterFunc(f.closing, cancel)
 	defer stop()
 	f.dialled.Add(1)
-	var dialer net.Dialer
+	dialer := net.Dialer{ControlContext: f.control}
 	raw, err := dialer.DialContext(ctx, network, p.host)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errDial, err)

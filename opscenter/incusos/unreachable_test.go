@@ -34,7 +34,9 @@ func TestUnreachableIsSaid(t *testing.T) {
 			"Address":   func(ctx context.Context) error { return c.SetClusterAddress(ctx, at, "127.0.0.1:8443") },
 			"Bootstrap": func(ctx context.Context) error { _, err := c.Bootstrap(ctx, at, "m"); return err },
 			"JoinToken": func(ctx context.Context) error { _, err := c.JoinToken(ctx, at, "m"); return err },
-			"Join":      func(ctx context.Context) error { return c.Join(ctx, at, cluster.Join{Name: "m", Certificate: s.Certificate()}) },
+			"Join": func(ctx context.Context) error {
+				return c.Join(ctx, at, cluster.Join{Name: "m", Certificate: s.Certificate()})
+			},
 			"Contents":  func(ctx context.Context) error { _, err := c.Contents(ctx, at); return err },
 			"Member":    func(ctx context.Context) error { _, err := c.MemberConfig(ctx, at); return err },
 			"Instances": func(ctx context.Context) error { _, err := c.InstancesOn(ctx, at, "m"); return err },
