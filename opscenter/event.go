@@ -52,6 +52,7 @@ const (
 	EventRollout              EventKind = "rollout"
 	EventRolloutStep          EventKind = "rollout-step"
 	EventConfigurationChange  EventKind = "configuration-change"
+	EventClockJumped          EventKind = "clock-jumped" // the control plane's own
 )
 
 // Event tells of something that was decided or changed, and why. Events hold no secrets:

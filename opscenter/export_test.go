@@ -6,8 +6,16 @@ import (
 	"time"
 )
 
-// SetClock sets the time of day, as the operating system's may be set.
-func (r *Registry) SetClock(clock func() time.Time) { r.clock = clock }
+// SetClock sets the time of day as if that much time had passed.
+func (r *Registry) SetClock(clock func() time.Time) {
+	r.clock = clock
+	r.memory.mu.Lock()
+	defer r.memory.mu.Unlock()
+	r.memory.clock = clockSeen{}
+}
+
+// TurnClock sets the time of day, as the operating system's may be set.
+func (r *Registry) TurnClock(clock func() time.Time) { r.clock = clock }
 
 // SetCluster makes a server a member of a cluster.
 func (r *Registry) SetCluster(ctx context.Context, name, cluster string) error {

@@ -72,6 +72,9 @@ func (r *Registry) RecordUnchanged(o *Observation) bool {
 // in order. Each transaction of MaxObservations takes all it is given, or nothing: who wants to
 // give again what failed hands over no more than that at a time.
 func (r *Registry) RecordObservations(ctx context.Context, observations ...Observation) error {
+	if err := r.checkClock(ctx); err != nil {
+		return fmt.Errorf("after the clock was set: %w", err)
+	}
 	observations = r.withoutLocal(observations)
 	for len(observations) > 0 {
 		step := observations[:stepLength(observations)]
@@ -102,7 +105,7 @@ func (r *Registry) RecordObservations(ctx context.Context, observations ...Obser
 // warning that the fleet is unreachable. RecordObservations calls it; who takes in most of
 // what comes by RecordUnchanged calls it now and then.
 func (r *Registry) FlushDue(ctx context.Context) error {
-	if err := errors.Join(r.warnFleet(ctx), r.warnLocal(ctx)); err != nil {
+	if err := errors.Join(r.checkClock(ctx), r.warnFleet(ctx), r.warnLocal(ctx)); err != nil {
 		return err
 	}
 	if r.FleetUnreachable() {

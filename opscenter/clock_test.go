@@ -1,0 +1,48 @@
+package opscenter_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// TestClockIsSet: a clock that is set, in either direction, is named, and no server is blamed for it: one that reboots
+// has as much time for it as before.
+func TestClockIsSet(t *testing.T) {
+	certificate(10)
+	for _, by := range []time.Duration{8 * time.Hour, -8 * time.Hour, 30 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			w, infos := fleet(t, 2, opscenter.Options{})
+			require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: opscenter.CauseSystemRebootTriggered}))
+			time.Sleep(time.Minute)
+			w.observe(t, failed(infos[0]), answer(infos[1]))
+			w.TurnClock(func() time.Time { return time.Now().Add(by) })
+			look := func() {
+				time.Sleep(10 * time.Second)
+				down, up := failed(infos[0]), answer(infos[1])
+				down.At, up.At = down.At.Add(by), up.At.Add(by)
+				require.NoError(t, w.RecordObservations(t.Context(), down, up))
+			}
+			for range 60 { // 10 of its 15 minutes
+				look()
+			}
+			require.Equal(t, opscenter.DetailRebooting, w.get(t, "server00").State.StatusDetail, "%s: it has time for it", by)
+			require.Equal(t, opscenter.StatusReady, w.get(t, "server01").State.Status)
+			jumps := w.events(t, opscenter.EventClockJumped)
+			if by.Abs() < time.Minute {
+				require.Empty(t, jumps)
+			} else {
+				require.Len(t, jumps, 1)
+				require.Contains(t, jumps[0].Reason, "by 8h0m0s")
+			}
+			for range 60 {
+				look()
+			}
+			require.Equal(t, opscenter.DetailUnresponsive, w.get(t, "server00").State.StatusDetail, "%s: and not for ever", by)
+		})
+	}
+}
