@@ -5,7 +5,9 @@ package jsonsecret
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 )
@@ -168,8 +170,16 @@ func collect(doc any, isSecret func(string) bool, secret bool, out *[]string) {
 func decode(data []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber()
-	return d.Decode(into)
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) { // what follows would be shown as it is
+		return errMore
+	}
+	return nil
 }
+
+var errMore = errors.New("more than one JSON document")
 
 func encode(doc any) (json.RawMessage, error) {
 	var out bytes.Buffer

@@ -14,3 +14,13 @@ func (h *Handler) OperatorRoutes() []string {
 
 // StatusOf is for tests of what an error is answered with.
 var StatusOf = statusOf
+
+// PlainPath is the path on a server that a forwarded one leads to.
+var PlainPath = plainPath
+
+// ConfigMap reads the properties in a body.
+func ConfigMap(data []byte) (map[string]string, error) {
+	var out configMap
+	err := out.UnmarshalJSON(data)
+	return out, err
+}

@@ -4,7 +4,10 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http/httptest"
+	"net/url"
+	pathpkg "path"
 	"runtime"
 	"strings"
 	"testing"
@@ -77,6 +80,49 @@ func FuzzOperators(f *testing.F) {
 		switch method {
 		case "GET", "PUT", "POST", "DELETE", "PATCH":
 			fuzzed(t, p, method, path, body, &p.operator)
+		}
+	})
+}
+
+// FuzzForwardedPath: whatever is below /os in a path, it leads nowhere else on the server.
+func FuzzForwardedPath(f *testing.F) {
+	for _, path := range []string{"1.0/system/network", "..%2f..", "%2e%2e/1.0", "1.0//x", "a%00b", "%5c..", "1.0/applications/%C3%A4", "?x", "#x", "%3f"} {
+		f.Add(path)
+	}
+	f.Fuzz(func(t *testing.T, below string) {
+		path, err := httpapi.PlainPath(below)
+		if err != nil {
+			return
+		}
+		u, err := url.Parse(path)
+		if err != nil {
+			return // it is refused
+		}
+		if u.Host != "" || u.Scheme != "" || u.User != nil || !strings.HasPrefix(u.Path+"/", "/os/") {
+			t.Fatalf("%q leads to %q", below, u)
+		}
+		if clean := pathpkg.Clean(u.Path); clean != "/os" && !strings.HasPrefix(clean, "/os/") {
+			t.Fatalf("%q leads to %q", below, clean)
+		}
+	})
+}
+
+// FuzzConfigMap reads properties: what is taken is text, and reads the same again.
+func FuzzConfigMap(f *testing.F) {
+	f.Add([]byte(`{"a":"b","n":1,"t":true,"z":null}`))
+	f.Add([]byte(`{"a":{}}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		out, err := httpapi.ConfigMap(data)
+		if err != nil {
+			return
+		}
+		again, err := json.Marshal(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if second, err := httpapi.ConfigMap(again); err != nil || !maps.Equal(out, second) {
+			t.Fatalf("%q became %q (%v)", out, second, err)
 		}
 	})
 }

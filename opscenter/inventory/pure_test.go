@@ -231,3 +231,28 @@ func TestDocsNameAllKinds(t *testing.T) {
 		require.Contains(t, string(text), strings.ReplaceAll(string(kind), "_", " "), kind)
 	}
 }
+
+// FuzzDiff compares documents: a document is the same as itself, and what differs one way differs the other.
+func FuzzDiff(f *testing.F) {
+	f.Add([]byte(`{"a":1,"config":{"x.y":"1"}}`), []byte(`{"a":2,"config":{"x.y":"2","z":null}}`))
+	f.Add([]byte(`{"list":[1,{"a":2}]}`), []byte(`{"list":[1]}`))
+	f.Add([]byte(`null`), []byte(`{}`))
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		if fields, same := inventory.Diff(a, a); len(fields) > 0 || !same {
+			t.Fatalf("%q differs from itself: %v", a, fields)
+		}
+		there, _ := inventory.Diff(a, b)
+		back, _ := inventory.Diff(b, a)
+		if (len(there) > 0) != (len(back) > 0) {
+			t.Fatalf("%q and %q: %v, and back %v", a, b, there, back)
+		}
+		if len(there) > inventory.MaxFields+1 {
+			t.Fatalf("%d fields", len(there))
+		}
+		for _, field := range there {
+			if len(field.From) > inventory.MaxValue || len(field.To) > inventory.MaxValue {
+				t.Fatalf("a value of %d and %d bytes", len(field.From), len(field.To))
+			}
+		}
+	})
+}
