@@ -53,8 +53,11 @@ type State struct {
 	// Next is the index of the unit to be begun with next: they are in order.
 	Next  int
 	Units int
-	// Running is how many units are being worked on, Failed how many wait to be resumed.
+	// Running is how many units are being worked on, Failed how many wait to be resumed. Aside is how many of those
+	// that run stand still, with nothing out: they keep no others waiting, and Waits says what one of them waits for.
 	Running, Failed int
+	Aside           int    `json:",omitempty"`
+	Waits           string `json:",omitempty"`
 	// Steps is how many actions were expected, StepsDone how many succeeded.
 	Steps, StepsDone int
 	StartedAt        time.Time
@@ -111,7 +114,7 @@ func (s *State) Admit(now time.Time) (ok bool, again time.Time, why string) {
 	if s.Status != StatusRunning || s.Next >= s.Units {
 		return false, time.Time{}, ""
 	}
-	if s.Running >= s.Policy.Parallel {
+	if s.Running-s.Aside >= s.Policy.Parallel {
 		return false, time.Time{}, fmt.Sprintf("%d at a time", s.Policy.Parallel)
 	}
 	for i := range s.Waves {
@@ -149,6 +152,19 @@ func (s *State) Drop(u *Unit, now time.Time) {
 
 // Moved takes note of what became of a unit, by its index, that had a status before.
 func (s *State) Moved(u *Unit, index int, before UnitStatus, now time.Time) {
+	if stands := u.stands(now); stands != u.Aside {
+		if u.Aside = stands; stands {
+			s.Aside++
+		} else {
+			s.Aside--
+		}
+	}
+	switch {
+	case u.Aside:
+		s.Waits = cut(fmt.Sprintf("%d of %d under way stand still; %s: %s", s.Aside, s.Running, u.Name, u.Waiting))
+	case s.Aside == 0:
+		s.Waits = ""
+	}
 	if u.Status == before {
 		return
 	}

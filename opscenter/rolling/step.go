@@ -424,6 +424,12 @@ func (a *advance) waiting(paused bool) {
 	if u.WaitingSince.IsZero() || u.WaitingSince.After(a.v.Now) {
 		u.WaitingSince, a.Changed = a.v.Now, true
 	}
+	if u.stands(a.v.Now) != u.Aside {
+		a.Changed = true
+	}
+	if aside := u.WaitingSince.Add(AsideAfter); a.v.Now.Before(aside) {
+		a.Result.wake(aside)
+	}
 	until := u.WaitingSince.Add(a.p.GateTimeout)
 	if a.v.Now.Before(until) {
 		a.Result.wake(until)

@@ -46,6 +46,8 @@ type Unit struct {
 	Window       bool
 	// Told is what was last noted of that.
 	Told string
+	// Aside: it does not count as running, as nothing of it is out, and what it waits for somebody has to see to.
+	Aside bool `json:",omitempty"`
 	// Failure is why it failed.
 	Failure *Failure
 	// Touched: something was done with a member.
@@ -71,6 +73,17 @@ func (u *Unit) Clone() *Unit {
 		out.Failure = &failure
 	}
 	return &out
+}
+
+// AsideAfter is how long a unit of which nothing is out stands still before it keeps no other waiting any more.
+const AsideAfter = 2 * time.Minute
+
+// stands reports whether nothing could go on in a unit for a while, and nothing of it is out.
+func (u *Unit) stands(now time.Time) bool {
+	if u.Status != UnitRunning || u.WaitingSince.IsZero() || now.Before(u.WaitingSince.Add(AsideAfter)) {
+		return false
+	}
+	return !slices.ContainsFunc(u.Members, func(m Member) bool { return m.Begun || m.Evacuated || m.Step != nil })
 }
 
 // Member is a server on its way through a rollout.

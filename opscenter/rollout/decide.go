@@ -28,6 +28,7 @@ type decision struct {
 	rollout *Rollout
 	infos   []*opscenter.ServerInfo
 	before  rolling.UnitStatus
+	aside   bool
 	gone    bool // the rollout is none any more
 }
 
@@ -46,7 +47,7 @@ func (e *engine) decide(s *opscenter.Snapshot, u *unitCourse) (*decision, error)
 		d.gone = true
 		return d, nil
 	}
-	d.rollout, d.before = r.clone(), stored.Status
+	d.rollout, d.before, d.aside = r.clone(), stored.Status, stored.Aside
 	d.unit = &Unit{Rollout: stored.Rollout, Index: stored.Index, Unit: *stored.Unit.Clone()}
 	view := rolling.View{Now: now(), Epoch: e.epoch, Prefix: u.id[len(u.id)-12:] + "."}
 	for i := range d.unit.Members {
@@ -131,7 +132,7 @@ func (e *engine) unit(u *unitCourse) error {
 	if d.AskGate {
 		e.askGate(u, d.unit.Name, d.infos)
 	}
-	if d.unit.Status != d.before {
+	if d.unit.Status != d.before || d.unit.Aside != d.aside {
 		u.course.look = true
 		if d.unit.Status == rolling.UnitDone || d.unit.Status == rolling.UnitCancelled {
 			e.forget(u)
