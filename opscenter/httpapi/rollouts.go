@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -52,7 +53,7 @@ type shownWave struct {
 
 func showRollout(r *rollout.Rollout) shownRollout {
 	s := &r.State
-	out := shownRollout{UUID: r.ID, Selector: r.Selector, Policy: s.Policy, Status: s.Status, StatusReason: s.Reason, CancelMode: s.Cancel, RequestedBy: r.RequestedBy,
+	out := shownRollout{UUID: r.ID, Selector: r.Selector, Policy: s.Policy, Status: s.Status, StatusReason: cmp.Or(s.Reason, s.Waits), CancelMode: s.Cancel, RequestedBy: r.RequestedBy,
 		Waves: []shownWave{}, Units: s.Units, UnitsRunning: s.Running, UnitsFailed: s.Failed, Servers: r.Servers, Steps: s.Steps, StepsDone: s.StepsDone,
 		StartedAt: s.StartedAt, ExpectedEnd: r.ExpectedEnd, EndedAt: s.EndedAt, LastUpdated: r.LastUpdated}
 	for _, w := range s.Waves {
