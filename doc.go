@@ -13,9 +13,10 @@
 // # What a server can cost you
 //
 // A registered server may be hostile, and so may a stranger: what one of them says, and how often, costs a bounded
-// amount, and the others do not notice. Each budget has a name, a default and a test. Package incusostest attacks
+// amount, and the others do not notice. Each budget has a default and a test; those that can be set are named by their option or constant. Package incusostest attacks
 // (Server.SetHostile); TestHostile measures one hostile server among a hundred others: at most 64 MiB of memory, with
-// the others' polls and inventory as before. What is beyond a budget is not kept, and is a warning or an error that says so.
+// the others' polls and inventory as before. What is beyond a budget waits, is refused, or is left out, as the table
+// says. Facts and objects that are left out for lack of room are a standing warning.
 //
 // What a server tells when it is asked:
 //
@@ -29,7 +30,8 @@
 //	poller.DefaultSlowConcurrency, slow polls  512            wait for each other, not the others      TestTheDeadDoNotStarveTheLiving
 //	incusos.DefaultMaxConnsPerServer           4 connections  wait                                     TestConnectionsAreBounded
 //
-// What is in its Incus, for each server of a cluster:
+// What is in its Incus. MaxObjects, MaxSize and MaxUnitChanges are for each server of a cluster, MaxStreams is for all
+// clusters, the others are for each cluster:
 //
 //	inventory.DefaultMaxObjects                5,000          are not kept, with WarningInventory      TestBudget
 //	inventory.DefaultMaxSize                   8 MiB          is kept by name, likewise                TestBudgetOfBytes
@@ -39,7 +41,7 @@
 //	incusos.DefaultMaxObject, as it is read    1 MiB          is read without its parts                TestTooLarge
 //	a list, as it is read                      2 × objects, 8 × bytes; the rest is not read            TestBudget
 //	the rate at which lists are read           16 MiB/s       waits                                    TestHostile
-//	inventory.DefaultMaxLooks, at one object   200/s          wait                                     TestHostile
+//	inventory.DefaultMaxLooks, at one object   200/s          wait                                     TestLooks
 //	inventory.DefaultMaxPending events         1,000 objects  all is listed anew                       TestLimits
 //	events, as they are read                   1,000/s, 1 MiB/s; the daemon waits                      TestEventRate
 //	the names in an event                      512 bytes      all is listed anew                       TestHostileEvents
@@ -59,7 +61,7 @@
 //	opscenter.Options.AllowURL                 anywhere       no server may be there                   TestAllowURL
 //	incusos.Options.AllowAddress               any            is not connected to                      TestAllowAddress
 //
-// Who it can be taken for: nobody else, see TestWhoMayPresentWhat. What many of them can do together: if more than
+// A server can pass for no other one (TestWhoMayPresentWhat). What many of them can do together: if more than
 // opscenter.DefaultGuardShare of the servers fail, the control plane suspects itself, and asks a sample
 // (TestWhoseFault).
 //

@@ -52,10 +52,10 @@ func (r *Registry) AcceptCertificate(ctx context.Context, name, fingerprint stri
 	})
 }
 
-// Who accepts a certificate.
+// Why a certificate is accepted, as the event says it.
 const (
 	byOperator = "by an operator"
-	byPoll     = "its cluster's"
+	byPoll     = "as its cluster's"
 )
 
 func (r *Registry) acceptCertificate(tx *writing, name, fingerprint, why string, at time.Time) error {

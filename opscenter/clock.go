@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/opscenter-go/sdk/storage"
@@ -19,8 +20,19 @@ type clockSeen struct {
 	elapsed time.Duration
 }
 
-// jumped returns by how much the time of day has moved beside the time that has passed, since the last call; 0 for
-// less than clockJump, which is not forgotten.
+// clockJumping is a jump of the clock that is being seen to. One that could not be stored is tried again, with what is
+// left to do.
+type clockJumping struct {
+	mu      sync.Mutex
+	seen    clockSeen
+	by      time.Duration // 0: none
+	at      time.Time
+	told    bool
+	waiting []string // servers whose deadlines are still to be moved
+}
+
+// jumped returns by how much the time of day has moved beside the time that has passed, since they were last compared; 0
+// for less than clockJump, which is not forgotten.
 func (c *clockSeen) jumped(wall time.Time, elapsed time.Duration) time.Duration {
 	if c.wall.IsZero() {
 		*c = clockSeen{wall, elapsed}
@@ -34,47 +46,30 @@ func (c *clockSeen) jumped(wall time.Time, elapsed time.Duration) time.Duration 
 	return by
 }
 
-// checkClock notices that the clock was set, or that the machine has slept. It is named as that, and what servers are
-// given time for is not over because of it.
+// checkClock records an event when the clock was set or the machine slept, and moves the deadlines of servers if it went
+// forward. Whoever else takes in observations waits until that is stored.
 func (r *Registry) checkClock(ctx context.Context) error {
-	m := &r.memory
-	m.mu.Lock()
-	by := m.clock.jumped(r.now(), m.elapsed())
-	m.mu.Unlock()
-	if by == 0 {
-		return nil
-	}
-	at := r.now()
-	way := "forward"
-	if by < 0 {
-		way = "back"
-	}
-	event := Event{At: at, Kind: EventClockJumped, Reason: fmt.Sprintf("the control plane's clock went %s by %s, or it slept: what servers have time for is counted on from here", way, by.Abs().Round(time.Second))}
-	r.log.WarnContext(ctx, string(event.Kind), "by", by)
-	var waiting []string
-	err := r.store.View(ctx, func(tx storage.ReadTx) error {
-		waiting = nil
-		for state, err := range states.Scan(tx, rangeAll) {
-			if err != nil {
-				return err
-			}
-			if by > 0 && (state.Announced != nil || state.Operation != nil) {
-				waiting = append(waiting, state.Name)
-			}
+	j := &r.jump
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.by == 0 {
+		if j.by = j.seen.jumped(r.now(), r.memory.elapsed()); j.by == 0 {
+			return nil
 		}
-		return nil
-	})
-	if err != nil {
-		return err
+		j.at, j.told, j.waiting = r.now(), false, nil
 	}
-	err = r.update(ctx, func(tx *writing) error { return r.record(tx, event) })
-	for len(waiting) > 0 && err == nil {
-		step := waiting[:min(len(waiting), MaxObservations)]
-		waiting = waiting[len(step):]
-		err = r.update(ctx, func(tx *writing) error {
+	if !j.told {
+		if err := r.tellJump(ctx, j); err != nil {
+			return err
+		}
+		j.told = true
+	}
+	for len(j.waiting) > 0 {
+		step := j.waiting[:min(len(j.waiting), MaxObservations)]
+		err := r.update(ctx, func(tx *writing) error {
 			for _, name := range step {
 				err := tx.modifyState(name, func(s *ServerState) error {
-					s.postpone(by, at)
+					s.postpone(j.by, j.at)
 					return nil
 				})
 				if err != nil && !errors.Is(err, storage.ErrNotFound) {
@@ -83,8 +78,44 @@ func (r *Registry) checkClock(ctx context.Context) error {
 			}
 			return nil
 		})
+		if err != nil {
+			return err
+		}
+		j.waiting = j.waiting[len(step):]
 	}
-	return err
+	j.by = 0
+	return nil
+}
+
+// tellJump records the event, and notes whose deadlines are to be moved.
+func (r *Registry) tellJump(ctx context.Context, j *clockJumping) error {
+	way := "forward"
+	if j.by < 0 {
+		way = "back"
+	}
+	event := Event{At: j.at, Kind: EventClockJumped, Reason: fmt.Sprintf("the control plane's clock went %s by %s (it was set, or the machine slept)", way, j.by.Abs().Round(time.Second))}
+	var waiting []string
+	err := r.store.View(ctx, func(tx storage.ReadTx) error {
+		waiting = nil
+		for state, err := range states.Scan(tx, rangeAll) {
+			if err != nil {
+				return err
+			}
+			if j.by > 0 && (state.Announced != nil || state.Operation != nil) {
+				waiting = append(waiting, state.Name)
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		err = r.update(ctx, func(tx *writing) error { return r.record(tx, event) })
+	}
+	if err != nil {
+		return err
+	}
+	r.log.WarnContext(ctx, string(event.Kind), "by", j.by)
+	j.waiting = waiting
+	return nil
 }
 
 // postpone moves what a server has time for, where that began before.

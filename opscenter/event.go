@@ -299,3 +299,12 @@ func pageSize(limit int) int {
 	}
 	return min(limit, MaxPageSize)
 }
+
+// forgetShare ends the share of the log of a name that its server does not have any more: the events stay.
+func forgetShare(tx storage.WriteTx, name string) error {
+	for {
+		if more, err := eventLog.Forget(tx, name); err != nil || !more {
+			return err
+		}
+	}
+}

@@ -9,9 +9,9 @@ import (
 // SetClock sets the time of day as if that much time had passed.
 func (r *Registry) SetClock(clock func() time.Time) {
 	r.clock = clock
-	r.memory.mu.Lock()
-	defer r.memory.mu.Unlock()
-	r.memory.clock = clockSeen{}
+	r.jump.mu.Lock()
+	defer r.jump.mu.Unlock()
+	r.jump.seen = clockSeen{}
 }
 
 // TurnClock sets the time of day, as the operating system's may be set.

@@ -32,6 +32,7 @@ type guard struct {
 	doubt   bool          // there is cause to suspect us
 	since   time.Duration // of the doubt
 	quiet   time.Duration // until when a decision holds
+	ended   time.Duration // when the guard was last on
 	sample  sample
 }
 
@@ -85,7 +86,7 @@ func (g *guard) observe(w *watched, at time.Duration, failed bool) {
 	case !g.on && failed && most && !g.doubt && at >= g.quiet:
 		g.doubt, g.since = true, at
 	case g.on && g.asked >= g.minimum && float64(g.failing) < ease*g.share*float64(g.asked):
-		g.on = false
+		g.on, g.ended = false, at
 	}
 	if g.doubt && at-g.since > 2*g.window { // nobody has asked, or nobody has answered
 		g.conclude(at, g.failing+g.sample.failed > g.sample.good)
@@ -155,6 +156,9 @@ func (g *guard) conclude(at time.Duration, ours bool) {
 	case ours && !g.on:
 		g.trip()
 	case !ours:
+		if g.on {
+			g.ended = at
+		}
 		g.on, g.quiet = false, at+g.window/3
 		for w := g.first; w != nil; {
 			next := w.next
@@ -233,13 +237,16 @@ func (g *guard) drop(w *watched) {
 	}
 }
 
-// judge shows the guard an outcome, and returns whether the fleet counts as unreachable, or may be.
-func (m *memory) judge(id string, ready, failed bool) (unreachable, doubt bool) {
+// judge shows the guard an outcome of a poll that began so long ago, and returns whether the fleet counts as unreachable, or may be.
+func (m *memory) judge(id string, ready, failed bool, age time.Duration) (unreachable, doubt bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t := m.tracks[id]
 	switch {
 	case t == nil:
+	case failed && m.guard.ended > 0 && m.elapsed()-age < m.guard.ended:
+		// It was begun while the fault was ours.
+		m.guard.unsample(&t.watched, m.elapsed())
 	case ready:
 		m.guard.observe(&t.watched, m.elapsed(), failed)
 	default:
@@ -250,8 +257,8 @@ func (m *memory) judge(id string, ready, failed bool) (unreachable, doubt bool) 
 	return m.guard.on, m.guard.doubt
 }
 
-// held reports whether the fleet counts as unreachable, or may be.
-func (m *memory) held() (unreachable, doubt bool) {
+// guarded reports whether the fleet counts as unreachable, or may be.
+func (m *memory) guarded() (unreachable, doubt bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.guard.on, m.guard.doubt
@@ -284,9 +291,9 @@ func (r *Registry) FleetUnreachable() bool {
 	return m.guard.on
 }
 
-// Sampling says that whoever polls asks a sample of the fleet when SampleSize wants one; a Poller does. Without, what
-// happens to be polled decides whether the fleet counts as unreachable.
-func (r *Registry) Sampling(on bool) {
+// SetSampling tells the Registry whether a poller asks samples, as SampleSize wants them. poller.Run sets it. Without
+// samples, the polls of the last window decide whether the fleet counts as unreachable.
+func (r *Registry) SetSampling(on bool) {
 	m := &r.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -303,9 +310,9 @@ func (r *Registry) SampleSize() (n int, unbiased bool) {
 	return m.guard.wants(m.elapsed()), m.guard.on
 }
 
-// Sample says which servers, by their IDs, are asked now, as SampleSize wants it: drawn by chance, and fewer than
+// BeginSample says which servers, by their IDs, are asked now, as SampleSize wants it: drawn by chance, and fewer than
 // wanted only where there are no more.
-func (r *Registry) Sample(ids ...string) {
+func (r *Registry) BeginSample(ids ...string) {
 	m := &r.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -20,19 +20,24 @@ import (
 //	one that is publicly trusted       for the host of a public URL that an operator has set, and if what answers
 //	                                   tells this machine ID, or none
 //	another record's own               never
-//	any                                never, if what answers tells the machine ID of another record
+//	any but its own                    never, if what answers tells the machine ID of another record
 //
+// Where no machine ID was told at the registration, it is learned from a poll that shows the server's own certificate.
 // What is refused so is a failure (FailureIdentity) and a warning (WarningIdentity): nothing is done to a server that
 // is not ready.
 
-// anotherMachine says why what answers is not the machine of the server; empty: nothing speaks against it.
-func (r *Registry) anotherMachine(tx storage.ReadTx, o *observed) (string, error) {
+// anotherMachine says why what answers is not the machine of the server; empty: nothing speaks against it. proven: it
+// is certain that it is.
+func (r *Registry) anotherMachine(tx storage.ReadTx, o *observed) (why string, proven bool, err error) {
 	if o.Failure != nil {
-		return "", nil
+		return "", false, nil
 	}
 	server, err := servers.Get(tx, nameKey(o.name))
 	if err != nil {
-		return "", err
+		return "", false, err
+	}
+	if o.Presented == "" || o.Presented == server.Fingerprint {
+		return "", true, nil // whatever it says: it has the key
 	}
 	machineID, err := normalMachineID(o.MachineID)
 	if err != nil {
@@ -41,34 +46,35 @@ func (r *Registry) anotherMachine(tx storage.ReadTx, o *observed) (string, error
 	if machineID != "" {
 		other, err := byMachineID.Find(tx, storage.StringKey(machineID))
 		if err != nil {
-			return "", err
+			return "", false, err
 		}
 		if other != nil && other.ID != server.ID {
-			return fmt.Sprintf("at %s answers the machine of server %q (machine ID %s)", server.ConnectionURL, other.Name, machineID), nil
+			return fmt.Sprintf("at %s answers the machine of server %q (machine ID %s)", server.ConnectionURL, other.Name, machineID), false, nil
 		}
-	}
-	if o.Presented == "" || o.Presented == server.Fingerprint {
-		return "", nil
 	}
 	other, err := byFingerprint.Find(tx, storage.StringKey(o.Presented))
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	switch {
 	case other != nil && other.ID != server.ID:
-		return fmt.Sprintf("at %s the certificate of server %q is presented", server.ConnectionURL, other.Name), nil
+		return fmt.Sprintf("at %s the certificate of server %q is presented", server.ConnectionURL, other.Name), false, nil
 	case differs(server.MachineID, machineID):
-		return fmt.Sprintf("at %s a machine with the ID %s answers, and the server registered with %s", server.ConnectionURL, machineID, server.MachineID), nil
+		return fmt.Sprintf("at %s a machine with the ID %s answers, and the server registered with %s", server.ConnectionURL, machineID, server.MachineID), false, nil
 	case server.ServedByPoll && (machineID == "" || server.MachineID == ""):
-		return "it presents a cluster's certificate, and nothing tells whether it is the machine that registered: if it is a member of the cluster, add it (AddClusterMembers)", nil
+		return "it presents a cluster's certificate, and nothing tells whether it is the machine that registered: if it is a member of the cluster, add it (AddClusterMembers)", false, nil
 	}
-	return r.anotherMember(tx, server, o)
+	proven = machineID != "" && machineID == server.MachineID
+	why, err = r.anotherMember(tx, server, o, proven)
+	// Which member it is, only what runs Incus can say; where it could not, nothing is certain.
+	return why, proven || o.MemberName != nil || server.Cluster == "", err
 }
 
 // anotherMember says of which server the member is that answers with a cluster's certificate; empty: of no other one.
-func (r *Registry) anotherMember(tx storage.ReadTx, server *Server, o *observed) (string, error) {
-	if o.MemberName == nil || *o.MemberName == "" || *o.MemberName == o.state.MemberName {
-		return "", nil // it was looked at when it was new
+// proven: it is the machine that registered.
+func (r *Registry) anotherMember(tx storage.ReadTx, server *Server, o *observed, proven bool) (string, error) {
+	if o.MemberName == nil || *o.MemberName == "" || proven && *o.MemberName == o.state.MemberName {
+		return "", nil
 	}
 	cluster := server.Cluster
 	if cluster == "" {
@@ -101,6 +107,23 @@ func (r *Registry) anotherMember(tx storage.ReadTx, server *Server, o *observed)
 	return "", nil
 }
 
+// learn returns the machine ID that a server tells with its own certificate, where none is recorded of it; empty: none.
+func (r *Registry) learn(tx storage.ReadTx, o *observed) (string, error) {
+	machineID, err := normalMachineID(o.MachineID)
+	if o.Failure != nil || err != nil || machineID == "" {
+		return "", nil
+	}
+	server, err := servers.Get(tx, nameKey(o.name))
+	if err != nil || server.MachineID != "" || o.Presented != server.Fingerprint {
+		return "", err
+	}
+	other, err := byMachineID.Find(tx, storage.StringKey(machineID))
+	if err != nil || other != nil {
+		return "", err
+	}
+	return machineID, nil
+}
+
 // refuse makes a failure of an observation of another machine: nothing that it tells is of this one.
 func (o *observed) refuse(why string) {
 	o.Observation = Observation{Server: o.Server, ID: o.ID, At: o.At, Took: o.Took, Light: o.Light, Presented: o.Presented,
@@ -109,4 +132,4 @@ func (o *observed) refuse(why string) {
 }
 
 // shares reports whether a certificate is accepted of the server that others may present, too.
-func (s *Server) shares() bool { return s.ServedFingerprint != "" || s.PublicTrusted }
+func (s *Server) shares() bool { return s.ServedFingerprint != "" || s.PublicURLTrusted }

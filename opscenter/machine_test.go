@@ -50,7 +50,7 @@ func TestWhoMayPresentWhat(t *testing.T) {
 		{"none", "", func(_, none, _ bool) bool { return none }},
 		{"what is no machine ID", "what", func(_, none, _ bool) bool { return none }},
 		{"one that nobody has", machineID(9), func(_, _, unknown bool) bool { return unknown }},
-		{"the victim's", machineID(0), func(_, _, _ bool) bool { return false }},
+		{"the victim's", machineID(0), func(_, _, _ bool) bool { return false }}, // but with its own certificate
 	}
 	for _, p := range presents {
 		for _, m := range machines {
@@ -69,7 +69,7 @@ func TestWhoMayPresentWhat(t *testing.T) {
 					o.Presented, o.Trust, o.MachineID, o.MemberName = p.fingerprint, p.trust, m.id, &member
 					w.observe(t, o)
 					now := w.get(t, "server01")
-					want := m.want(p.own, p.none, p.unknown)
+					want := m.want(p.own, p.none, p.unknown) || p.name == "its own"
 					if member == "server00" && (p.fingerprint == opscenter.Fingerprint(clusterCertificate)) {
 						want = false // it answers as the other member
 					}
@@ -116,20 +116,20 @@ func TestPublicURLIsAnOperatorsWord(t *testing.T) {
 	require.Empty(t, trusted())
 	edit(func(spec *opscenter.ServerSpec) { spec.Description = "edited, and nothing is said of the URL" })
 	require.Empty(t, trusted())
-	edit(func(spec *opscenter.ServerSpec) { spec.TrustPublicURL = true })
+	edit(func(spec *opscenter.ServerSpec) { spec.PublicURLTrusted = true })
 	require.Equal(t, "https://incus.example.org", trusted())
 	edit(func(spec *opscenter.ServerSpec) { spec.Description = "again" })
 	require.Equal(t, "https://incus.example.org", trusted())
-	edit(func(spec *opscenter.ServerSpec) { spec.TrustPublicURL = false })
+	edit(func(spec *opscenter.ServerSpec) { spec.PublicURLTrusted = false })
 	require.Empty(t, trusted())
 	edit(func(spec *opscenter.ServerSpec) { spec.PublicConnectionURL = "https://other.example.org" })
 	require.Equal(t, "https://other.example.org", trusted())
 	edit(func(spec *opscenter.ServerSpec) { spec.PublicConnectionURL = "" })
-	require.False(t, w.get(t, "server00").PublicTrusted)
+	require.False(t, w.get(t, "server00").PublicURLTrusted)
 
 	announced, err := w.PreRegister(t.Context(), opscenter.Announcing{Name: "expected", ServerSpec: opscenter.ServerSpec{PublicConnectionURL: "https://incus.example.org"}})
 	require.NoError(t, err)
-	require.True(t, announced.PublicTrusted)
+	require.True(t, announced.PublicURLTrusted)
 }
 
 // TestMovedIsNotProven: where a server with a cluster's certificate says that it has moved, nothing is done before a
@@ -157,4 +157,55 @@ func TestMovedIsNotProven(t *testing.T) {
 	require.False(t, w.get(t, "server01").State.Unproven)
 	require.NotEmpty(t, w.get(t, "server01").Target().ServedFingerprint)
 	require.ErrorIs(t, w.AcceptCertificate(t.Context(), "server01", opscenter.Fingerprint(certificate(0))), opscenter.ErrIdentityTaken)
+}
+
+// TestMachineIDIsLearned: of a server that did not tell its machine ID, the ID that comes with its own certificate is
+// recorded, and nobody else can register with it; one that another has registered with stays that one's.
+func TestMachineIDIsLearned(t *testing.T) {
+	w := memoryWorld(t)
+	add := func(n int) *opscenter.ServerInfo {
+		reg := registration(n, w.token(t, 1))
+		reg.MachineID, reg.SystemUUID = "", ""
+		_, err := w.Register(t.Context(), reg)
+		require.NoError(t, err)
+		return w.get(t, reg.Name)
+	}
+	info := add(0)
+	o := answer(info)
+	o.Presented, o.MachineID = info.Fingerprint, machineID(0)
+	w.observe(t, o)
+	require.Equal(t, machineID(0), w.get(t, "server00").MachineID)
+	reg := registration(1, w.token(t, 1))
+	reg.MachineID = machineID(0)
+	_, err := w.Register(t.Context(), reg)
+	require.ErrorIs(t, err, opscenter.ErrIdentityTaken)
+
+	w.add(t, 2)
+	victim := add(3)
+	o = answer(victim)
+	o.Presented, o.MachineID = victim.Fingerprint, machineID(2) // which server02 has claimed
+	w.observe(t, o)
+	require.Equal(t, ready, w.get(t, "server03").State.Status, "it has its key")
+	require.Empty(t, w.get(t, "server03").MachineID)
+}
+
+// TestMemberIsAskedAnew: without a machine ID, which member answers with the cluster's certificate is looked at each
+// time, and where that could not be read, nothing is proven.
+func TestMemberIsAskedAnew(t *testing.T) {
+	w := memoryWorld(t)
+	w.ready(t, 0)
+	info := w.ready(t, 1)
+	_, err := w.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{}, "server00", "server01")
+	require.NoError(t, err)
+	require.NoError(t, w.SetClusterCertificate(t.Context(), "c1", certificate(50)))
+	require.NoError(t, w.SelfUpdate(t.Context(), certificate(1), opscenter.SelfUpdate{ConnectionURL: "https://localhost:8443"}))
+	o := answer(info)
+	o.Presented, o.MemberName = opscenter.Fingerprint(certificate(50)), nil
+	w.observe(t, o)
+	require.True(t, w.get(t, "server01").State.Unproven)
+	other := "server00"
+	o = answer(info)
+	o.Presented, o.MemberName = opscenter.Fingerprint(certificate(50)), &other
+	w.observe(t, o)
+	require.Contains(t, w.warnings(t)["server01"], opscenter.WarningIdentity)
 }

@@ -23,7 +23,6 @@ type memory struct {
 	cleared  map[warningSubject]uint64
 	guard    guard
 	local    localTrouble
-	clock    clockSeen
 	flushed  time.Time
 	pending  int // things to flush
 	begun    time.Time

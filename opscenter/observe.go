@@ -153,6 +153,7 @@ type observed struct {
 	prepared   *preparedFacts
 	follow     string // the certificate of its cluster, which it presents now
 	adopt      string // the cluster it is found to be a member of
+	learned    string // the machine ID, which was not recorded so far
 	// unreachable and doubt are what the guard says.
 	unreachable, doubt bool
 }
@@ -193,7 +194,7 @@ func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 				}
 				continue
 			}
-			o.unreachable, o.doubt = r.memory.judge(o.ID, o.state.Status == StatusReady, o.Failure != nil)
+			o.unreachable, o.doubt = r.memory.judge(o.ID, o.state.Status == StatusReady, o.Failure != nil, max(0, r.now().Sub(o.At)))
 			if err := r.observe(tx, o); err != nil {
 				return err
 			}
@@ -215,7 +216,7 @@ func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 					}
 					continue
 				}
-				o.unreachable, o.doubt = r.memory.held()
+				o.unreachable, o.doubt = r.memory.guarded()
 				if err := r.observe(tx, o); err != nil {
 					return err
 				}
@@ -305,12 +306,15 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 	policy := r.policy()
 	policy.FleetUnreachable, policy.FleetInDoubt = o.unreachable, o.doubt
 	contact := r.contact(o.ID)
-	why, err := r.anotherMachine(tx, o)
+	why, proven, err := r.anotherMachine(tx, o)
 	if err != nil {
 		return err
 	}
 	if why != "" {
 		o.refuse(why)
+	}
+	if o.learned, err = r.learn(tx, o); err != nil {
+		return err
 	}
 	if o.follow, err = r.followed(tx, o); err != nil {
 		return err
@@ -333,9 +337,9 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 	o.transition.Changed = o.transition.Changed || o.rewound
 	unproven := state.Unproven
 	switch {
-	case o.Failure == nil:
+	case o.Failure == nil && proven:
 		unproven = false
-	case o.Failure.Kind == FailureIdentity:
+	case o.Failure != nil && o.Failure.Kind == FailureIdentity:
 		unproven = true
 	}
 	if unproven != state.Unproven {
@@ -354,12 +358,21 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 
 // changes reports whether anything is to be stored.
 func (o *observed) changes(m *memory) bool {
-	return o.transition.Changed || o.follow != "" || o.adopt != "" || m.needsWarning(o.ID, &o.transition)
+	return o.transition.Changed || o.follow != "" || o.adopt != "" || o.learned != "" || m.needsWarning(o.ID, &o.transition)
 }
 
 func (r *Registry) storeObserved(ctx context.Context, tx *writing, o *observed) error {
 	if o.transition.Changed {
 		if err := r.storeState(ctx, tx, o); err != nil {
+			return err
+		}
+	}
+	if o.learned != "" {
+		err := servers.Modify(tx, nameKey(o.name), func(s *Server) error {
+			s.MachineID, s.LastUpdated = o.learned, o.At
+			return nil
+		})
+		if err != nil {
 			return err
 		}
 	}

@@ -56,7 +56,7 @@ type Registered struct {
 // Errors: ErrTokenMalformed, ErrTokenUnknown, ErrTokenExpired, ErrTokenExhausted;
 // ErrNoCertificate, ErrInvalidCertificate, ErrInvalidName, ErrInvalidURL,
 // ErrInvalidMachineID, ErrInvalidSystemUUID, ErrTooLong; ErrIdentityTaken,
-// ErrIdentityChanged, ErrNameTaken.
+// ErrIdentityChanged, ErrNameTaken; ErrTooOften for one that registers again, see Options.SelfUpdateInterval.
 func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, error) {
 	if err := r.checkRegistration(&reg); err != nil {
 		return Registered{}, err
@@ -354,10 +354,25 @@ func (r *Registry) registerKnownMachine(tx *writing, machine *Server, token *Tok
 // recordTimeout bounds the wait for the store to take an event.
 const recordTimeout = 10 * time.Second
 
+// refusalRate is how many refused registrations are recorded in a second, and refusalBurst how many at once: a valid token
+// is enough to be refused as often as one likes.
+const (
+	refusalRate  = 1
+	refusalBurst = 20
+)
+
 // refused records an attempt to be a machine that is another.
 func (r *Registry) refused(ctx context.Context, server *Server, reg Registration, why error) {
+	if !r.refusals.Allow() {
+		r.unrecorded.Add(1)
+		return
+	}
+	more := ""
+	if n := r.unrecorded.Swap(0); n > 0 {
+		more = fmt.Sprintf("; %d more were refused before, and not recorded one by one", n)
+	}
 	event := Event{At: now(), Kind: EventRegistrationRefused,
-		Reason: fmt.Sprintf("from %s as %q with certificate %.12s: %v", reg.RemoteAddr, reg.Name, Fingerprint(reg.Certificate), why)}
+		Reason: fmt.Sprintf("from %s as %q with certificate %.12s: %v", reg.RemoteAddr, reg.Name, Fingerprint(reg.Certificate), why) + more}
 	if server != nil {
 		event.Server = server.Name
 	}

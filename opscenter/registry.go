@@ -20,6 +20,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -68,9 +70,9 @@ type Options struct {
 	// MaxEvents is how many events are kept of what servers cause, and as many of what operators and the control
 	// plane do: the one never makes room for the other. Default 10,000.
 	MaxEvents int
-	// SelfUpdateInterval is how often the same self update of a server is stored, and how often its self updates
-	// cause a poll. What a server says again before is answered, and nothing else; 20 times as many that are each
-	// something new, as another address, may come at once, and what comes beyond is refused. Default 5 s.
+	// SelfUpdateInterval is the least time between two records of the same cause from a server, and between two polls that
+	// its self updates cause. A repetition within it is only answered. Self updates with news, such as another address,
+	// are not held back: 20 may come at once, then one each interval. More are refused with ErrTooOften. Default 5 s.
 	SelfUpdateInterval time.Duration
 	// MaxServerEvents is how many events are kept that one server causes, and as many of registrations that were
 	// refused: who causes more overwrites its own. Default 200.
@@ -85,7 +87,7 @@ type Options struct {
 	FlapSteady    time.Duration
 	// GuardShare is the share of the servers that must fail for the control plane to suspect itself, and to make
 	// nobody offline until it is over; at least GuardMinimum servers. Where that share of those polled within
-	// GuardWindow fails, a sample of 8 times GuardMinimum of the others is asked at once, and decides (Sampling). It
+	// GuardWindow fails, a sample of 8 times GuardMinimum of the others is asked at once, and decides (SetSampling). It
 	// ends when a tenth less than that fail. Default half, 5 servers, 15 s. A negative share switches that off.
 	GuardShare   float64
 	GuardMinimum int
@@ -153,6 +155,10 @@ type Registry struct {
 	memory   memory
 	writes   atomic.Uint64 // transactions, in their order
 	flushing chan struct{} // full while somebody flushes
+
+	refusals   *rate.Limiter // of registrations, that are recorded
+	unrecorded atomic.Int64  // refusals since the last one that was
+	jump       clockJumping
 }
 
 // NewRegistry returns a Registry over a store. The store stays the caller's: close it after
@@ -162,7 +168,7 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{store: store, options: options, log: options.Logger, clock: time.Now, flushing: make(chan struct{}, 1)}
+	r := &Registry{store: store, options: options, log: options.Logger, clock: time.Now, flushing: make(chan struct{}, 1), refusals: rate.NewLimiter(refusalRate, refusalBurst)}
 	r.memory.tracks, r.memory.ghosts, r.memory.cleared = map[string]*track{}, map[string]bool{}, map[warningSubject]uint64{}
 	r.memory.counts, r.memory.open = map[census]int{}, map[warningSubject]*alarm{}
 	r.memory.begun = time.Now()

@@ -23,9 +23,9 @@ type Server struct {
 	// do, if that differs.
 	ConnectionURL       string
 	PublicConnectionURL string
-	// PublicTrusted: an operator has set PublicConnectionURL, or has said that it is right: a publicly trusted
+	// PublicURLTrusted: an operator has set PublicConnectionURL, or has said that it is right: a publicly trusted
 	// certificate for its host is accepted. One that the server gave itself extends no trust.
-	PublicTrusted bool `json:",omitempty"`
+	PublicURLTrusted bool `json:",omitempty"`
 
 	Channel     string
 	Description string
@@ -107,8 +107,8 @@ func (i *ServerInfo) notOnIncusOS() error {
 
 // Target returns what is needed to connect to the server.
 //
-// Where a server has said that it is at another address, and no poll has found it there so far, only the
-// certificate that it registered with is accepted: nothing is done at an address that may be another's.
+// While State.Unproven is set, only the certificate that the server registered with is accepted: nothing is done at an
+// address where another machine may answer.
 func (i *ServerInfo) Target() Target {
 	out := i.ProbeTarget()
 	if i.State.Unproven {
@@ -120,11 +120,11 @@ func (i *ServerInfo) Target() Target {
 // ProbeTarget is the Target for those that only look, and judge by RecordObservations whom they have found.
 func (i *ServerInfo) ProbeTarget() Target {
 	public := i.PublicConnectionURL
-	if !i.PublicTrusted {
+	if !i.PublicURLTrusted {
 		public = ""
 	}
 	return Target{Name: i.Name, ID: i.ID, ConnectionURL: i.ConnectionURL, PublicConnectionURL: public,
-		Fingerprint: i.Fingerprint, ServedFingerprint: i.ServedFingerprint, Type: i.State.Type, MemberName: i.State.MemberName,
+		Fingerprint: i.Fingerprint, ServedFingerprint: i.ServedFingerprint, Type: i.State.Type, MemberName: i.State.MemberName, MachineID: i.MachineID,
 		OSVersion: i.State.Versions.OS.Version, Updating: i.State.Operation != nil && i.State.Operation.Action == ActionUpdate}
 }
 
@@ -141,6 +141,7 @@ type Target struct {
 	ServedFingerprint string
 	Type              ServerType
 	MemberName        string // in its Incus cluster
+	MachineID         string // that it registered with; empty: not known
 	// Light asks a Prober to leave out the facts.
 	Light bool
 	// Updating asks a Prober to read the versions after it has read the UpdateStatus.
@@ -216,9 +217,9 @@ type ServerSpec struct {
 	Description         string
 	Properties          map[string]string
 	PublicConnectionURL string
-	// TrustPublicURL accepts a publicly trusted certificate for the host of PublicConnectionURL. For one that an
+	// PublicURLTrusted accepts a publicly trusted certificate for the host of PublicConnectionURL. For one that an
 	// operator gives anew it is always so.
-	TrustPublicURL bool
+	PublicURLTrusted bool
 	// ConnectionURL is where the control plane reaches it; empty: as it is. Servers tell it
 	// themselves, and may tell another one later.
 	ConnectionURL string
@@ -248,7 +249,7 @@ func (r *Registry) checkSpec(spec *ServerSpec) error {
 
 // spec is what an operator has said of the server so far.
 func (s *Server) spec() ServerSpec {
-	return ServerSpec{Description: s.Description, Properties: cloneProperties(s.Properties), PublicConnectionURL: s.PublicConnectionURL, TrustPublicURL: s.PublicTrusted, ConnectionURL: s.ConnectionURL, Channel: s.Channel}
+	return ServerSpec{Description: s.Description, Properties: cloneProperties(s.Properties), PublicConnectionURL: s.PublicConnectionURL, PublicURLTrusted: s.PublicURLTrusted, ConnectionURL: s.ConnectionURL, Channel: s.Channel}
 }
 
 // UpdateServer replaces what an operator says of a server. check, unless nil, is called with
@@ -305,7 +306,7 @@ func (r *Registry) EditServer(ctx context.Context, name string, edit func(*Serve
 		changed := *server
 		changed.Description, changed.Properties = spec.Description, cloneProperties(spec.Properties)
 		changed.PublicConnectionURL, changed.Channel, changed.LastUpdated = spec.PublicConnectionURL, spec.Channel, now()
-		changed.PublicTrusted = spec.PublicConnectionURL != "" && (spec.TrustPublicURL || spec.PublicConnectionURL != server.PublicConnectionURL)
+		changed.PublicURLTrusted = spec.PublicConnectionURL != "" && (spec.PublicURLTrusted || spec.PublicConnectionURL != server.PublicConnectionURL)
 		if err := servers.Put(tx, &changed); err != nil {
 			return err
 		}
@@ -397,6 +398,9 @@ func (r *Registry) RenameServer(ctx context.Context, name, to string, check func
 		if err := nameFree(tx, to, server.ID); err != nil {
 			return err
 		}
+		if err := forgetShare(tx, name); err != nil { // its events are nobody's who gets that name
+			return err
+		}
 		err = servers.Modify(tx, nameKey(name), func(s *Server) error {
 			s.Name, s.LastUpdated = to, event.At
 			return nil
@@ -472,7 +476,7 @@ func (r *Registry) deleteServer(ctx context.Context, name string, force bool) er
 		if err := r.clearAll(tx, name, server.ID, event.At); err != nil {
 			return err
 		}
-		if _, err := eventLog.Forget(tx, name); err != nil { // what is left of it is a row for each event
+		if err := forgetShare(tx, name); err != nil {
 			return err
 		}
 		return r.record(tx, event)
@@ -514,7 +518,7 @@ func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, 
 		return nil, err
 	}
 	at := now()
-	server := &Server{ID: uuid.NewString(), Name: a.Name, ConnectionURL: a.ConnectionURL, PublicConnectionURL: a.PublicConnectionURL, PublicTrusted: a.PublicConnectionURL != "",
+	server := &Server{ID: uuid.NewString(), Name: a.Name, ConnectionURL: a.ConnectionURL, PublicConnectionURL: a.PublicConnectionURL, PublicURLTrusted: a.PublicConnectionURL != "",
 		Channel: a.Channel, Description: a.Description, Properties: cloneProperties(a.Properties),
 		SystemUUID: a.SystemUUID, MachineID: a.MachineID, CreatedAt: at, LastUpdated: at}
 	state := &ServerState{Name: a.Name, ID: server.ID, Status: StatusUnregistered, StatusReason: "announced by an operator",

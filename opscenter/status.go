@@ -127,10 +127,11 @@ type ServerState struct {
 	LastSeen time.Time
 	// LastUpdated is when anything but LastSeen changed.
 	LastUpdated time.Time
-	// Unproven: the server has said that it is at another address, no poll has reached it there so far, and others
-	// present what is accepted of it beside its own certificate.
+	// Unproven: it is not certain that the server itself answers at its address. It was said to have moved, another
+	// machine answered, or a poll accepted its cluster's certificate. Cleared when a poll reaches the server.
 	Unproven bool `json:",omitempty"`
-	// PollRequested is when somebody last asked for a poll out of turn.
+	// PollRequested is the time for which a poll out of turn was last requested. It may lie ahead, by at most
+	// Options.SelfUpdateInterval.
 	PollRequested time.Time
 	// NotBefore is when something was learned that is newer than any poll begun before.
 	NotBefore time.Time

@@ -28,7 +28,7 @@ type hearing struct {
 }
 
 // hear judges what a server says at a time. news: it is new whatever was said before, as another address is, and
-// what it asks for can't wait. It is a pure function, but for the receiver.
+// what it asks for can't wait. It changes only t, and reads no clock.
 func (t *told) hear(at, interval time.Duration, cause Cause, news bool) hearing {
 	if !t.any || at-t.window >= interval {
 		t.window, t.causes = at, 0
@@ -57,7 +57,7 @@ func (t *told) hear(at, interval time.Duration, cause Cause, news bool) hearing 
 	return out
 }
 
-// hear judges what a server says of itself now. Servers that are not known say nothing new.
+// hear judges what a server says of itself now. A server without a track is heard without limit.
 func (r *Registry) hear(id string, cause Cause, news bool) hearing {
 	m := &r.memory
 	m.mu.Lock()

@@ -62,8 +62,8 @@ func Apply(state ServerState, contact Contact, o Observation, policy Policy) Tra
 	return t
 }
 
-// held reports whether nobody becomes offline for failing.
-func (p Policy) held() bool { return p.FleetUnreachable || p.FleetInDoubt }
+// frozen reports whether failures make no server offline.
+func (p Policy) frozen() bool { return p.FleetUnreachable || p.FleetInDoubt }
 
 func (t *Transition) failed(o Observation, policy Policy) {
 	next, contact := &t.State, &t.Contact
@@ -90,7 +90,7 @@ func (t *Transition) failed(o Observation, policy Policy) {
 		}
 		a.WentDown = true
 		if !a.Answered.IsZero() {
-			if contact.Failures < policy.OfflineThreshold || policy.held() {
+			if contact.Failures < policy.OfflineThreshold || policy.frozen() {
 				return
 			}
 			a.Answered = time.Time{}
@@ -100,10 +100,10 @@ func (t *Transition) failed(o Observation, policy Policy) {
 			t.endOperation(o.At, "", "it is down")
 		}
 		if op := next.Operation; op != nil && a.Unasked && a.Deadline.IsZero() && !op.down() && contact.Failures >= policy.OfflineThreshold &&
-			!policy.held() && (contact.Acting == 0 && !op.pending() || !o.At.Before(op.Deadline)) {
+			!policy.frozen() && (contact.Acting == 0 && !op.pending() || !o.At.Before(op.Deadline)) {
 			t.endOperation(o.At, "the server has shut down, as it had said", o.Failure.Message)
 		}
-		if a.Deadline.IsZero() || o.At.Before(a.Deadline) || policy.held() {
+		if a.Deadline.IsZero() || o.At.Before(a.Deadline) || policy.frozen() {
 			return // a server that was shut down may stay so
 		}
 		detail := next.StatusDetail
@@ -114,7 +114,7 @@ func (t *Transition) failed(o Observation, policy Policy) {
 		t.to(o.At, StatusOffline, DetailUnresponsive, fmt.Sprintf("not back from %s by its deadline: %s", detail, o.Failure.Message))
 		return
 	}
-	if policy.held() || contact.Failures < policy.OfflineThreshold || next.Status == StatusUnregistered || next.Status == StatusOffline {
+	if policy.frozen() || contact.Failures < policy.OfflineThreshold || next.Status == StatusUnregistered || next.Status == StatusOffline {
 		return
 	}
 	if op := next.Operation; op != nil && op.pending() && o.At.Before(op.Deadline) {

@@ -26,8 +26,8 @@ func (p *Poller) Run(ctx context.Context) error {
 		p.lag.Store(0)
 		p.offlineLag.Store(0)
 	}()
-	p.registry.Sampling(true)
-	defer p.registry.Sampling(false)
+	p.registry.SetSampling(true)
+	defer p.registry.SetSampling(false)
 	l := newLoop(p)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -463,5 +463,5 @@ func (l *loop) sample() {
 			l.queues[e.class].set(e, now)
 		}
 	}
-	l.registry.Sample(ids...)
+	l.registry.BeginSample(ids...)
 }

@@ -42,7 +42,7 @@ func (m *configMap) UnmarshalJSON(data []byte) error {
 // an empty channel.
 type serverPut struct {
 	PublicConnectionURL *string   `json:"public_connection_url"`
-	PublicTrusted       *bool     `json:"public_connection_url_trusted"`
+	PublicURLTrusted    *bool     `json:"public_connection_url_trusted"`
 	ConnectionURL       *string   `json:"connection_url"`
 	Channel             string    `json:"channel"`
 	Description         *string   `json:"description"`
@@ -55,8 +55,8 @@ func (p *serverPut) edit(spec *opscenter.ServerSpec) {
 			*to = **from
 		}
 	}
-	if p.PublicTrusted != nil {
-		spec.TrustPublicURL = *p.PublicTrusted
+	if p.PublicURLTrusted != nil {
+		spec.PublicURLTrusted = *p.PublicURLTrusted
 	}
 	spec.Channel = p.Channel
 	if p.Properties != nil {

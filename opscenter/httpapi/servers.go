@@ -20,7 +20,7 @@ type server struct {
 	SystemUUID          string               `json:"system_uuid"`
 	MachineID           string               `json:"machine_id"`
 	PublicConnectionURL string               `json:"public_connection_url"`
-	PublicTrusted       bool                 `json:"public_connection_url_trusted"`
+	PublicURLTrusted    bool                 `json:"public_connection_url_trusted"`
 	Channel             string               `json:"channel"`
 	Description         string               `json:"description"`
 	Properties          map[string]string    `json:"properties"`
@@ -86,7 +86,7 @@ func showServer(info *opscenter.ServerInfo, facts *opscenter.Facts) *server {
 	recommended := info.Recommendation()
 	out := &server{
 		Name: info.Name, ConnectionURL: info.ConnectionURL, SystemUUID: info.SystemUUID, MachineID: info.MachineID,
-		PublicConnectionURL: info.PublicConnectionURL, PublicTrusted: info.PublicTrusted, Channel: info.Channel, Description: info.Description,
+		PublicConnectionURL: info.PublicConnectionURL, PublicURLTrusted: info.PublicURLTrusted, Channel: info.Channel, Description: info.Description,
 		Properties: info.Properties, Certificate: info.Certificate, Fingerprint: info.Fingerprint, ServedFingerprint: info.ServedFingerprint, Presented: s.Presented, Cluster: info.Cluster,
 		MemberName: s.MemberName, MemberRoles: s.MemberRoles,
 		Type: s.Type, VersionData: showVersions(info), Status: s.Status, StatusDetail: string(s.StatusDetail), StatusReason: s.StatusReason,
@@ -136,7 +136,7 @@ func showVersions(info *opscenter.ServerInfo) versionData {
 
 // editable is what the ETag of a server covers: what a PUT replaces, and who it is.
 func editable(info *opscenter.ServerInfo) any {
-	return []any{info.ID, info.Name, info.Description, info.Properties, info.PublicConnectionURL, info.PublicTrusted, info.ConnectionURL, info.Channel, info.Cluster}
+	return []any{info.ID, info.Name, info.Description, info.Properties, info.PublicConnectionURL, info.PublicURLTrusted, info.ConnectionURL, info.Channel, info.Cluster}
 }
 
 // serverFilters are the parameters of lists of servers.

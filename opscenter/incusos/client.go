@@ -49,7 +49,7 @@ type Options struct {
 	// server's configuration, too: IncusOS answers once its network is up. Default 2 minutes, at
 	// least Timeout.
 	ListTimeout time.Duration
-	// MaxBody bounds an answer, in bytes. Default 4 MiB.
+	// MaxBody bounds an answer, in bytes; a part of the facts is bounded by four times its limit, too. Default 4 MiB.
 	MaxBody int64
 	// MaxObject bounds an object of the inventory, by itself or as an entry of a list, in bytes: an
 	// instance comes with its snapshots. Of more than inventory.MaxObjectSize the largest members are left

@@ -30,7 +30,7 @@ const (
 	// maxName bounds, in bytes, the names in an event, and maxSource the path of what it is about. An event with
 	// longer ones says that something has happened, and not to what.
 	maxName   = inventory.MaxNameLength
-	maxSource = 4 << 10
+	maxSource = inventory.MaxSourceLength
 	// maxEventRate is how many events are taken a second, and maxEventBytes of what size together; the daemon has
 	// to wait with more. Four times as many may come at once.
 	maxEventRate  = 1000

@@ -1,10 +1,8 @@
 package incusos_test
 
 import (
-	"net"
 	"os"
 	"os/exec"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -49,19 +47,4 @@ func TestStarved(t *testing.T) {
 	require.NotNil(t, o.Failure)
 	require.Equal(t, opscenter.FailureLocal, o.Failure.Kind, o.Failure.Message)
 	require.Nil(t, client.Probe(t.Context(), target(s)).Failure)
-}
-
-// TestAllowAddress: what a name leads to is asked about when it is dialled.
-func TestAllowAddress(t *testing.T) {
-	s, identity := boot(t, incusostest.Options{Name: "sim", Address: "127.0.0.1:0"})
-	at := target(s)
-	_, port, err := net.SplitHostPort(strings.TrimPrefix(s.URL(), "https://"))
-	require.NoError(t, err)
-	at.ConnectionURL = "https://localhost:" + port
-	require.Nil(t, newClient(t, incusos.Options{Certificate: identity}).Probe(t.Context(), at).Failure)
-	rules := opscenter.AddressRules{Deny: opscenter.LoopbackAddresses}
-	o := newClient(t, incusos.Options{Certificate: identity, AllowAddress: rules.CheckAddress}).Probe(t.Context(), at)
-	require.NotNil(t, o.Failure)
-	require.Equal(t, opscenter.FailureConnect, o.Failure.Kind)
-	require.Contains(t, o.Failure.Message, "no server may be at")
 }

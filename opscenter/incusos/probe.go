@@ -67,7 +67,7 @@ func (c *Client) probe(ctx context.Context, target opscenter.Target, o *opscente
 	if err != nil {
 		return err
 	}
-	p := &probe{peer: peer, o: o, light: target.Light, updating: target.Updating, kind: target.Type, member: target.MemberName, keepSecrets: c.options.KeepSecrets}
+	p := &probe{peer: peer, o: o, light: target.Light, updating: target.Updating, kind: target.Type, member: target.MemberName, keepSecrets: c.options.KeepSecrets, fingerprint: target.Fingerprint, machine: target.MachineID}
 	p.ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
 		if used, ok := info.Conn.(*conn); ok {
 			o.Presented, o.Trust = used.presented, used.trust
@@ -95,6 +95,9 @@ type probe struct {
 	kind        opscenter.ServerType // as it was known before
 	member      string               // of a cluster, as it was known before
 	keepSecrets bool
+	fingerprint string // of its own certificate
+	machine     string // its ID
+	proven      bool   // it is this machine that answers
 }
 
 // get reads the metadata of an answer into out. It goes to the transport directly: the Incus
@@ -202,6 +205,8 @@ func (p *probe) unread(what string, err error) {
 func (p *probe) incusOS(e environment) {
 	up := time.Duration(e.Uptime.value)
 	p.o.MachineID = limited(e.MachineID.value, maxText)
+	// Which member it is any of them would say of any other.
+	p.proven = p.o.Presented == p.fingerprint || p.machine != "" && strings.EqualFold(p.o.MachineID, p.machine)
 	switch {
 	case e.Ready.told:
 		p.o.Ready = e.Ready.value
@@ -251,7 +256,7 @@ func (p *probe) incusOS(e environment) {
 	p.facts(versions.OS.Version)
 	if kind == opscenter.TypeIncus {
 		p.try("cluster membership", func() error {
-			if p.member != "" && p.stillMember() {
+			if p.member != "" && p.proven && p.stillMember() {
 				return nil
 			}
 			server, err := p.incus()

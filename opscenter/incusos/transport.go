@@ -27,7 +27,8 @@ import (
 var (
 	// ErrCertificate: the server presents a certificate that is not accepted.
 	ErrCertificate = errors.New("the server presents another certificate than the registered one")
-	// ErrBodyTooLarge: an answer is larger than Options.MaxBody, or MaxObject.
+	// ErrBodyTooLarge: an answer is larger than Options.MaxBody or MaxObject, a part of the facts is over four times its
+	// limit (opscenter.MaxHardwareSize and the others), or the header of the stream of events is over 64 KiB.
 	ErrBodyTooLarge = errors.New("the answer is too large")
 	// ErrRedirect: the server sends requests elsewhere, which no server of ours does.
 	ErrRedirect = errors.New("the server redirects to another place")
@@ -58,6 +59,9 @@ type fleet struct {
 	close    context.CancelFunc
 
 	open, dialled, full, resumed atomic.Int64
+
+	begun     time.Time
+	connected atomic.Int64 // when a server was last connected to, since begun
 }
 
 // maxListTime bounds the time for a list whose caller sets none.
@@ -70,7 +74,7 @@ const maxHeader = 64 << 10
 const idleTimeout = 25 * time.Second
 
 func newFleet(options Options) *fleet {
-	f := &fleet{options: options, seed: maphash.MakeSeed(), sessions: newSessions(options.MaxSessions, options.SessionLifetime)}
+	f := &fleet{begun: time.Now(), options: options, seed: maphash.MakeSeed(), sessions: newSessions(options.MaxSessions, options.SessionLifetime)}
 	f.closing, f.close = context.WithCancel(context.Background())
 	f.base = &http.Transport{
 		Proxy:                  nil,
@@ -253,9 +257,13 @@ func (f *fleet) dial(ctx context.Context, network string) (net.Conn, error) {
 	f.dialled.Add(1)
 	dialer := net.Dialer{ControlContext: f.control}
 	raw, err := dialer.DialContext(ctx, network, p.host)
-	if err != nil {
+	switch {
+	case err != nil && f.lost(err):
+		return nil, fmt.Errorf("%w: %w: %w", errDial, errNoNetwork, err)
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errDial, err)
 	}
+	f.connected.Store(int64(time.Since(f.begun)))
 	c := &conn{fleet: f}
 	config := &tls.Config{
 		MinVersion:         tls.VersionTLS13,
@@ -397,15 +405,30 @@ func failure(err error) *opscenter.Failure {
 	return f
 }
 
-// ours reports whether a connection could not be made for a reason of this system: it has no descriptors, memory,
-// ports or network.
+// ours reports whether a connection could not be made for a reason of this system: it has no descriptors, memory or
+// ports. Where it has no network is told by dial, which knows of the other servers.
 func ours(err error) bool {
-	for _, reason := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL, syscall.ENETDOWN, syscall.ENETUNREACH} {
+	for _, reason := range []error{errNoNetwork, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL} {
 		if errors.Is(err, reason) {
 			return true
 		}
 	}
 	return false
+}
+
+// errNoNetwork: there is no way to the address, and there was none to any other lately.
+var errNoNetwork = errors.New("this system has no network")
+
+// networkTime is how long it must be since the last connection to any server for the lack of a way to one to be the
+// control plane's own: a server may say that it is where no way leads.
+const networkTime = 30 * time.Second
+
+// lost reports whether an error tells that this system has no network.
+func (f *fleet) lost(err error) bool {
+	if !errors.Is(err, syscall.ENETDOWN) && !errors.Is(err, syscall.ENETUNREACH) {
+		return false
+	}
+	return time.Since(f.begun)-time.Duration(f.connected.Load()) > networkTime
 }
 
 // refusesOurs reports whether a TLS alert says that the server does not accept our certificate.

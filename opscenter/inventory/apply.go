@@ -183,9 +183,9 @@ func (b *batch) keep(tx storage.WriteTx, found *row, at time.Time, used *usage) 
 		if old == nil {
 			return nil, false, nil
 		}
-		found = found.stub()
+		found = found.nameOnly()
 		packed = found
-		if old.isStub() && old.sum() == found.sum() {
+		if old.isNameOnly() && old.sum() == found.sum() {
 			return nil, false, nil
 		}
 	}
@@ -204,7 +204,7 @@ func (b *batch) keep(tx storage.WriteTx, found *row, at time.Time, used *usage) 
 	if same && old.Location == found.Location {
 		next.LastUpdated = old.LastUpdated // another way to write the same
 	}
-	if err := objects.Put(tx, &next); err != nil || len(fields) == 0 || old.Stub && !next.Stub || old.isStub() || next.isStub() {
+	if err := objects.Put(tx, &next); err != nil || len(fields) == 0 || old.Stub && !next.Stub || old.isNameOnly() || next.isNameOnly() {
 		return nil, whole, err // what was not known is no difference
 	}
 	change := next.change(ChangeUpdated, at)
@@ -234,6 +234,9 @@ func (r *row) change(action ChangeAction, at time.Time) changeRow {
 	return changeRow{Unit: r.Unit, Change: Change{At: at, Action: action, UUID: r.UUID, Kind: r.Kind, Project: r.Project, Parent: r.Parent, Type: r.Type, Name: r.Name}}
 }
 
+// errManyRows: a renaming moves more, or longer, than is moved in one transaction; a scan finds the outcome.
+var errManyRows = errors.New("more is renamed than is moved at once")
+
 // rename gives an object its new name; what it is otherwise is looked at later. Whatever had
 // that name is gone; but if that was first seen after the renaming was learned of, a scan has
 // seen the outcome already.
@@ -254,10 +257,16 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 		if err != nil {
 			return err
 		}
+		if len(olds) > batchRows {
+			return errManyRows
+		}
 		var list []changeRow
 		for _, old := range olds {
 			next := *old
 			next.Name, next.LastUpdated = to.name+strings.TrimPrefix(old.Name, from.name), at
+			if !next.named() {
+				return errManyRows
+			}
 			taken, err := objects.Find(tx, next.key())
 			if err != nil {
 				return err

@@ -28,6 +28,9 @@ const (
 // none that are longer. An object with a longer one is not kept.
 const MaxNameLength = 512
 
+// MaxSourceLength bounds the path of what an event is about, in bytes. A longer one causes a scan.
+const MaxSourceLength = 4 << 10
+
 // MaxMembers is how many members of an object are kept; of one that has more, its name is. Incus has at most
 // about 30.
 const MaxMembers = 1000
@@ -72,10 +75,13 @@ func (r *row) size() int {
 func (u *usage) add(r *row)    { u.objects, u.size = u.objects+1, u.size+r.size() }
 func (u *usage) remove(r *row) { u.objects, u.size = u.objects-1, u.size-r.size() }
 
-// fits reports whether a row may take the place of another, or of none.
+// fits reports whether a row may take the place of another, or of none. One that is no larger than the other always may:
+// a budget shrinks when a server leaves its cluster.
 func (b budget) fits(u usage, old, next *row) bool {
 	if old != nil {
 		u.remove(old)
+		u.add(next)
+		return u.size <= b.size || next.size() <= old.size()
 	}
 	u.add(next)
 	return u.objects <= b.objects && u.size <= b.size
@@ -131,7 +137,7 @@ func (w *worker) judgeExcess(ctx context.Context, whole bool) error {
 			w.excessNext = time.Now().Add(max(minScanGap, w.m.options.MaxBackoff))
 		}
 		w.set(func(s *Status) { s.Truncated = why })
-		w.warned, w.unwarned = true, false
+		w.warned, w.cleared = true, false
 		err := w.m.registry.Warn(ctx, w.target.Name, opscenter.Warned{Kind: opscenter.WarningInventory, Message: why})
 		if !errors.Is(err, opscenter.ErrNotFound) {
 			return err
@@ -144,7 +150,7 @@ func (w *worker) judgeExcess(ctx context.Context, whole bool) error {
 
 // clearExcess clears the warning, of whichever server of the unit it is.
 func (w *worker) clearExcess(ctx context.Context) error {
-	if w.unwarned {
+	if w.cleared {
 		return nil
 	}
 	w.mu.Lock()
@@ -163,7 +169,7 @@ func (w *worker) clearExcess(ctx context.Context) error {
 			return err
 		}
 	}
-	w.warned, w.unwarned = false, true
+	w.warned, w.cleared = false, true
 	return nil
 }
 
@@ -212,8 +218,8 @@ func (l *lister) readObject(ctx context.Context, path string) (json.RawMessage, 
 	return data, err
 }
 
-// stub is the row without all that it may do without.
-func (r *row) stub() *row {
+// nameOnly returns the row with nothing but its name.
+func (r *row) nameOnly() *row {
 	out := *r
 	member := "name"
 	switch r.Kind {
@@ -233,8 +239,8 @@ func (r *row) stub() *row {
 	return &out
 }
 
-// isStub reports whether only the name is kept of an object that has more.
-func (r *row) isStub() bool { return slices.Contains(r.Truncated, TruncatedAll) }
+// isNameOnly reports whether only the name is kept of an object that has more.
+func (r *row) isNameOnly() bool { return slices.Contains(r.Truncated, TruncatedAll) }
 
 // looks bounds how many objects of a unit are looked at one by one in a second.
 func looks(o *Options) *rate.Limiter { return rate.NewLimiter(rate.Limit(o.MaxLooks), o.MaxLooks) }

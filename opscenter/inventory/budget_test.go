@@ -185,3 +185,31 @@ func TestUnitChanges(t *testing.T) {
 	require.Len(t, of["noisy"], 10)
 	require.Equal(t, "p39", of["noisy"][9])
 }
+
+// TestFits: what is kept already stays current, even where a budget has shrunk below it.
+func TestFits(t *testing.T) {
+	const row = 2 << 10
+	require.True(t, inventory.Fits(2, 3*row, 1, row, -1, 10))
+	require.False(t, inventory.Fits(1, 9*row, 1, row, -1, 10), "one too many")
+	require.False(t, inventory.Fits(9, 2*row, 1, row, -1, 10), "too large by 10 bytes")
+	require.True(t, inventory.Fits(1, 9*row, 5, 5*row, 10, 10), "there were five before")
+	require.True(t, inventory.Fits(9, row, 5, 5*row, 10, 9), "it shrinks")
+	require.False(t, inventory.Fits(9, row, 5, 5*row, 10, 11), "it grows")
+}
+
+// TestLooks: objects are looked at one by one no faster than is told, however many events name some.
+func TestLooks(t *testing.T) {
+	s := boot(t, "sim")
+	p := newPlane(t, inventory.Options{MaxLooks: 5, Debounce: 10 * time.Millisecond})
+	p.adopt(t, s, "")
+	p.run(t)
+	p.following(t, "sim", 30*time.Second)
+	const events = 15
+	begun := time.Now()
+	o := newOperator(t, s)
+	for i := range events {
+		o.must("POST", "network-zones", object{"name": fmt.Sprintf("zone%d.example.net", i)})
+	}
+	agrees(t, p.objects, "sim", o.get, 30*time.Second, "all of them")
+	require.Greater(t, time.Since(begun), (events-2*5)*time.Second/5)
+}

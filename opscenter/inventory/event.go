@@ -21,10 +21,6 @@ type Event struct {
 	At        time.Time
 }
 
-// maxSource bounds the path of what an event is about, in bytes. An event with a longer one is a reason to look at
-// everything.
-const maxSource = 4 << 10
-
 // effect is what an event means for the inventory.
 type effect struct {
 	// renamed from what; the first of refs is what to.
@@ -100,7 +96,7 @@ func interpret(e *Event) effect {
 	if quiet[e.Action] {
 		return effect{}
 	}
-	if len(e.Source) > maxSource || max(len(e.Project), len(e.Location)) > MaxNameLength {
+	if len(e.Source) > MaxSourceLength || max(len(e.Project), len(e.Location)) > MaxNameLength {
 		return effect{scan: "event " + limited(e.Action) + " about " + limited(e.Source)}
 	}
 	if len(e.OldName) > MaxNameLength {

@@ -121,3 +121,13 @@ func Stored(s *opscenter.Snapshot) (n int) {
 	}
 	return n
 }
+
+// Fits reports whether an object of a size may take the place of another, or of none (old below 0), where so much is kept.
+func Fits(maxObjects, maxSize, objects, size, old, next int) bool {
+	sized := func(n int) *row { return &row{Object: make([]byte, n)} }
+	var before *row
+	if old >= 0 {
+		before = sized(old)
+	}
+	return budget{1, maxObjects, maxSize}.fits(usage{objects, size}, before, sized(next))
+}

@@ -124,9 +124,6 @@ func drop(tx storage.WriteTx, sequence uint64) (bool, error) {
 	return true, changes.Delete(tx, storage.UintKey(sequence))
 }
 
-// maxDropped bounds how many changes of an object go at a time, after a limit was lowered.
-const maxDropped = 20
-
 // prune drops what is over a limit that was lowered since it was recorded, and counts what an earlier release has
 // recorded.
 func (m *Manager) prune(ctx context.Context) error {
@@ -167,16 +164,21 @@ func (m *Manager) prune(ctx context.Context) error {
 
 // dropOf keeps the last changes of an object.
 func (m *Manager) dropOf(tx storage.WriteTx, uuid string) error {
-	var all []uint64
-	for c, err := range changesByObject.Scan(tx, storage.Range{Prefix: storage.StringKey(uuid)}) {
+	// From the newest on: before the oldest lies whatever was deleted.
+	var old []uint64
+	n := 0
+	for c, err := range changesByObject.Scan(tx, storage.Range{Prefix: storage.StringKey(uuid), Reverse: true}) {
 		if err != nil {
 			return err
 		}
-		all = append(all, c.Sequence)
+		if n++; n > m.options.MaxHistory {
+			old = append(old, c.Sequence)
+			break
+		}
 	}
 	removed := uint64(0)
-	for n := 0; len(all) > m.options.MaxHistory && n < maxDropped; all, n = all[1:], n+1 {
-		was, err := drop(tx, all[0])
+	for _, sequence := range old {
+		was, err := drop(tx, sequence)
 		if err != nil {
 			return err
 		}
@@ -200,6 +202,9 @@ func (m *Manager) History(ctx context.Context, uuid string) (out []Change, err e
 		for c, err := range changesByObject.Scan(s, storage.Range{Prefix: storage.StringKey(uuid), Reverse: true}) {
 			if err != nil {
 				return err
+			}
+			if len(out) == m.options.MaxHistory {
+				break // the limit was lowered since
 			}
 			shown, err := c.show(names, m.options.KeepSecrets)
 			if err != nil {

@@ -92,6 +92,7 @@ func neighbours(in io.Reader, out io.Writer) error {
 // watched is what a window of time has shown.
 type watched struct {
 	took    time.Duration
+	effect  bool          // the attack has shown
 	polls   int64         // of good servers, that succeeded
 	touched int64         // objects of good servers
 	changes int64         // of them, that were seen in time
@@ -174,7 +175,7 @@ func TestHostile(t *testing.T) {
 			out.memory = max(out.memory, resident())
 		}
 		out.touched = command("go on") - touched
-		out.took = time.Since(begun)
+		out.took, out.effect = time.Since(begun), effect()
 		out.polls, out.changes, out.slowest = polls.Load(), changes.Load(), time.Duration(slowest.Load())
 		return out
 	}
@@ -209,6 +210,7 @@ func TestHostile(t *testing.T) {
 			}
 		})
 		t.Logf("%-26s %s, %d polls, %d of %d changes seen, the slowest after %s, %+d MiB", way+":", during.took.Round(100*time.Millisecond), during.polls, during.changes, during.touched, during.slowest.Round(time.Millisecond), (during.memory-before.memory)>>20)
+		assert.True(t, during.effect, way)
 		assert.LessOrEqual(t, (during.memory-before.memory)>>20, 64, way)
 		assert.GreaterOrEqual(t, float64(during.polls), 0.95*good*during.took.Truncate(time.Second).Seconds(), way)
 		assert.GreaterOrEqual(t, float64(during.changes), 0.95*float64(during.touched)*min(1, float64(before.changes)/float64(before.touched)), way)

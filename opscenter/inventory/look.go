@@ -17,7 +17,12 @@ import (
 // do does what an event about an object has made necessary.
 func (w *worker) do(ctx context.Context, t *task) error {
 	if t.renamed != nil {
-		return w.batch(origin{source: SourceEvent, cause: t.cause}).rename(ctx, *t.renamed, t.ref, t.at)
+		err := w.batch(origin{source: SourceEvent, cause: t.cause}).rename(ctx, *t.renamed, t.ref, t.at)
+		if errors.Is(err, errManyRows) || errors.Is(err, storage.ErrTooLarge) {
+			w.demand(limited(err.Error()))
+			return nil
+		}
+		return err
 	}
 	err := w.refresh(ctx, t.ref, t.cause)
 	if err != nil && (status(err) != 0 || errors.Is(err, errUnread)) {
@@ -217,7 +222,7 @@ func (l *lister) singly(ctx context.Context, s scope) (known, error) {
 		if err := json.Unmarshal(entry, &source); err != nil {
 			return fmt.Errorf("%w: %w", errUnread, err)
 		}
-		if len(source) > maxSource {
+		if len(source) > MaxSourceLength {
 			l.w.excess.names++
 			return nil
 		}

@@ -127,7 +127,7 @@ func normalize(what ref, data []byte, keepSecrets bool, s *scratch) (*row, error
 		members = append(members, member{"project", project})
 	}
 	if many {
-		out = out.stub()
+		out = out.nameOnly()
 	} else {
 		out.Object, out.Truncated = assemble(s.object[:0], members)
 		s.object = out.Object

@@ -32,8 +32,9 @@ type Object struct {
 	// FirstSeen is when the inventory first had it, LastUpdated when anything of it changed.
 	FirstSeen   time.Time
 	LastUpdated time.Time
-	// Truncated are the members that were left out of Object, as it was over MaxObjectSize, or over
-	// what is read of one (incusos.Options.MaxObject): then that is TruncatedAll, or all but an instance itself.
+	// Truncated are the members that were left out of Object because it was over MaxObjectSize. It is TruncatedAll if only
+	// the name is kept: the object is over MaxMembers or incusos.Options.MaxObject, or the unit is over
+	// Options.MaxObjects or MaxSize. Of an instance over MaxObject, the instance itself may still be kept.
 	Truncated []string
 	// Object is what Incus tells of it, as JSON, without secrets. An instance has its snapshots
 	// and backups, and of its state what does not change all the time: the addresses of its

@@ -78,7 +78,7 @@ type worker struct {
 	used       usage         // what is kept
 	excess     excess        // what was too much
 	warned     bool          // that there is an excess
-	unwarned   bool          // the warning of an excess is known not to be there
+	cleared    bool          // the warning is known to be cleared
 	looks      *rate.Limiter // objects that are looked at one by one
 	reads      *rate.Limiter // bytes that are read
 }

@@ -105,8 +105,8 @@ type Policy struct {
 	// would cost the cluster its database quorum. Default 1.
 	MaxUnavailable int `json:"max_unavailable,omitempty"`
 	// Parallel is how many clusters, and servers in none, are begun with at a time. Those that
-	// failed, and are resumed together, go on together. One that can't go on, as its server does not answer, and of
-	// which nothing is out, keeps no other waiting; when it can, it goes on beside them. Default 1.
+	// failed, and are resumed together, go on together. One of which nothing is out gives up
+	// its place after waiting for AsideAfter (2 minutes); when it can go on, it does so beside the others. Default 1.
 	Parallel int `json:"parallel,omitempty"`
 	// Canaries are the clusters and servers, by name, that go first, as a wave of their own,
 	// and Soak is for how long what comes then waits to see how they do.

@@ -46,7 +46,8 @@ type Unit struct {
 	Window       bool
 	// Told is what was last noted of that.
 	Told string
-	// Aside: it does not count as running, as nothing of it is out, and what it waits for somebody has to see to.
+	// Aside: it has waited for AsideAfter while nothing of it is out. It counts in State.Running, but takes no place of
+	// Policy.Parallel.
 	Aside bool `json:",omitempty"`
 	// Failure is why it failed.
 	Failure *Failure

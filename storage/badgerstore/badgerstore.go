@@ -47,14 +47,14 @@ type Options struct {
 	// Logger gets what Badger has to say. Default: nothing is logged.
 	Logger *slog.Logger
 	// MinFree, in bytes: with less room than this on the file system, Update returns
-	// storage.ErrDiskFull before anything is touched; Open wants a quarter of it. Default
-	// DefaultMinFree; below 0: no check.
+	// storage.ErrDiskFull before anything is touched; Open wants a quarter of it, and Close half of it, but at most
+	// 128 MiB. Default DefaultMinFree; below 0: no check.
 	MinFree int64
-	// GCInterval is the time between two collections of the value log; one runs at open, and whenever more was
-	// replaced than there is. Default DefaultGCInterval.
+	// GCInterval is the time between two collections of the value log; one runs at open, and whenever
+	// the bytes replaced exceed those in the store by 64 MiB. Default DefaultGCInterval.
 	GCInterval time.Duration
 	// SkipVerify opens without reading through all keys, about a second per million of them.
-	// Missing rows then go unnoticed.
+	// Missing rows then go unnoticed. The size of the store is then taken to be that of its files.
 	SkipVerify bool
 	// FeedSize is how many changes a watcher may be behind before it is reset. Default 65,536.
 	FeedSize int
@@ -173,6 +173,9 @@ func Open(dir string, options ...Options) (*Store, error) {
 	s.feed = feed.New(s.state.Revision, s.options.FeedSize)
 	s.revision.Store(s.state.Revision)
 	s.db.SetDiscardTs(s.state.Revision)
+	if s.options.SkipVerify && s.account.live == 0 { // nobody has counted
+		s.account.live = logSize(dir)
+	}
 	s.account.dead = max(0, logSize(dir)-s.account.live)
 	s.noteGarbage()
 	go s.collect()

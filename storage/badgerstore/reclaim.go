@@ -37,10 +37,10 @@ func (a *account) replaced(old, written int64) {
 	a.dead += old
 }
 
-func (a *account) due() bool { return a.dead > a.live+reclaimAfter }
+func (a *account) due() bool { return a.dead > max(0, a.live)+reclaimAfter }
 
-// itemSize is what a row takes, its value in the value log included.
-func itemSize(item *badger.Item) int64 { return item.EstimatedSize() }
+// itemSize is what a row takes, its value in the value log included, as write.size counts it.
+func itemSize(item *badger.Item) int64 { return item.KeySize() + item.ValueSize() }
 
 // logSize is how many bytes the value log takes, but for the file that is written to, which is larger than what is in it.
 func logSize(dir string) (n int64) {
@@ -101,7 +101,7 @@ func (s *Store) reclaim() bool {
 		s.options.Logger.Warn("the room of replaced rows could not be reclaimed, which is tried again", "error", err)
 	} else {
 		s.collectLog()
-		s.options.Logger.Info("the room of replaced rows is reclaimed", "rows", before.live, "replaced", before.dead, "took", time.Since(begun))
+		s.options.Logger.Info("the room of replaced rows is reclaimed", "live_bytes", before.live, "replaced_bytes", before.dead, "took", time.Since(begun))
 	}
 	select {
 	case <-s.stop:

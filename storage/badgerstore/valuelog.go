@@ -19,7 +19,7 @@ import (
 type pointer struct{ file, length, offset uint32 }
 
 // pointsIntoLog is the bit that Badger marks a pointer with, and pointerSize its length: three numbers of the
-// machine's byte order. TestPointers fails should that ever change.
+// machine's byte order. TestValueLogIsChecked fails should that ever change.
 const (
 	pointsIntoLog = 1 << 1
 	pointerSize   = 12
