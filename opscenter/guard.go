@@ -29,6 +29,7 @@ type guard struct {
 	on             bool
 
 	sampler bool          // somebody asks samples
+	ready   func() int    // how many servers are ready
 	doubt   bool          // there is cause to suspect us
 	since   time.Duration // of the doubt
 	quiet   time.Duration // until when a decision holds
@@ -56,7 +57,7 @@ type sample struct {
 }
 
 // sampleSize is how many times the minimum is asked, so that chance does not decide.
-const sampleSize = 8
+const sampleSize = 32
 
 // observe takes in the outcome of a poll of a server that is ready.
 func (g *guard) observe(w *watched, at time.Duration, failed bool) {
@@ -86,15 +87,33 @@ func (g *guard) observe(w *watched, at time.Duration, failed bool) {
 	case !g.on && failed && most && !g.doubt && at >= g.quiet:
 		g.doubt, g.since = true, at
 	case g.on && g.asked >= g.minimum && float64(g.failing) < ease*g.share*float64(g.asked):
-		g.on, g.ended = false, at
+		g.on, g.ended, g.sample.open = false, at, false // what is left of a sample is of the time before
 	}
-	if g.doubt && at-g.since > 2*g.window { // nobody has asked, or nobody has answered
-		g.conclude(at, g.failing+g.sample.failed > g.sample.good)
+	g.late(at)
+}
+
+// late decides by what has come of a sample, where some of it is late: it may never come. Where nobody has asked, or
+// nobody has answered, the window decides.
+func (g *guard) late(at time.Duration) {
+	s := &g.sample
+	came := s.good + s.failed
+	switch {
+	case s.open && at-s.at > g.window/3 && 2*came >= s.size:
+		s.size = came
+		g.decide(at)
+	case g.doubt && at-g.since > 2*g.window:
+		// Of a sample nobody has answered; or there was none, and of all that are ready so many have failed.
+		ours := s.open && s.failed >= s.good
+		if !s.open && g.ready != nil {
+			ours = float64(g.failing) >= g.share*float64(max(g.failing, g.ready()))
+		}
+		g.conclude(at, ours)
 	}
 }
 
 // wants returns how many servers are to be asked as a sample; 0: none.
 func (g *guard) wants(at time.Duration) int {
+	g.late(at)
 	if g.sample.open && at-g.sample.at > 2*g.window {
 		g.sample.open = false // some of it never came
 	}
@@ -104,13 +123,13 @@ func (g *guard) wants(at time.Duration) int {
 	return sampleSize * g.minimum
 }
 
-// begin begins a sample of so many, of ready servers. Where there is doubt, those that fail already are not in it.
-func (g *guard) begin(at time.Duration, size, ready int) uint32 {
+// begin begins a sample of so many, out of so many. Where there is doubt, those that fail already are not among them.
+func (g *guard) begin(at time.Duration, size, of int) uint32 {
 	known := 0
 	if g.doubt {
-		known = min(g.failing, ready)
+		known = g.failing
 	}
-	g.sample = sample{number: g.sample.number + 1, size: size, known: known, rest: ready - known, at: at, open: size > 0}
+	g.sample = sample{number: g.sample.number + 1, size: size, known: known, rest: max(size, of), at: at, open: size > 0}
 	if g.sample.number == 0 {
 		g.sample.number = 1
 	}
@@ -310,19 +329,22 @@ func (r *Registry) SampleSize() (n int, unbiased bool) {
 	return m.guard.wants(m.elapsed()), m.guard.on
 }
 
-// BeginSample says which servers, by their IDs, are asked now, as SampleSize wants it: drawn by chance, and fewer than
-// wanted only where there are no more.
-func (r *Registry) BeginSample(ids ...string) {
+// BeginSample says which servers, by their IDs, are asked now, as SampleSize wants it: drawn by chance out of so many, and
+// fewer than wanted only where there are no more.
+func (r *Registry) BeginSample(of int, ids ...string) {
 	m := &r.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var asked []*track
 	for _, id := range ids {
-		if t := m.tracks[id]; t != nil {
-			asked = append(asked, t)
+		t := m.tracks[id]
+		if t == nil || m.guard.doubt && (t.watched.listed && t.watched.failed || t.watched.excused) {
+			of-- // what it says is known, and counted
+			continue
 		}
+		asked = append(asked, t)
 	}
-	number := m.guard.begin(m.elapsed(), len(asked), m.count(StatusReady))
+	number := m.guard.begin(m.elapsed(), len(asked), of)
 	for _, t := range asked {
 		t.watched.sampled = number
 	}

@@ -87,7 +87,7 @@ type Options struct {
 	FlapSteady    time.Duration
 	// GuardShare is the share of the servers that must fail for the control plane to suspect itself, and to make
 	// nobody offline until it is over; at least GuardMinimum servers. Where that share of those polled within
-	// GuardWindow fails, a sample of 8 times GuardMinimum of the others is asked at once, and decides (SetSampling). It
+	// GuardWindow fails, a sample of 32 times GuardMinimum of the others is asked at once, and decides (SetSampling). It
 	// ends when a tenth less than that fail. Default half, 5 servers, 15 s. A negative share switches that off.
 	GuardShare   float64
 	GuardMinimum int
@@ -173,7 +173,7 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 	r.memory.counts, r.memory.open = map[census]int{}, map[warningSubject]*alarm{}
 	r.memory.begun = time.Now()
 	r.memory.flushed = r.memory.begun
-	r.memory.guard = guard{share: options.GuardShare, minimum: options.GuardMinimum, window: options.GuardWindow}
+	r.memory.guard = guard{share: options.GuardShare, minimum: options.GuardMinimum, window: options.GuardWindow, ready: func() int { return r.memory.count(StatusReady) }}
 	ctx := context.Background()
 	if err := store.Attach(ctx, allTables()...); err != nil {
 		return nil, err

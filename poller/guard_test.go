@@ -102,7 +102,7 @@ func whoseFault(w *world, size int, share float64, atOnce bool, takes, offlineWi
 	raised, cleared := w.fleetWarnings()
 	if share < 1 {
 		require.ElementsMatch(w.t, names[:len(dead)], w.offline())
-		require.Equal(w.t, []int{0, 0}, []int{raised, cleared})
+		require.Equal(w.t, []int{0, 0}, []int{raised, cleared}, "%s", w.told())
 		return
 	}
 	time.Sleep(10 * time.Minute)
@@ -118,5 +118,18 @@ func whoseFault(w *world, size int, share float64, atOnce bool, takes, offlineWi
 	synctest.Wait()
 	require.Empty(w.t, w.offline())
 	raised, cleared = w.fleetWarnings()
-	require.Equal(w.t, []int{1, 1}, []int{raised, cleared})
+	require.Equal(w.t, []int{1, 1}, []int{raised, cleared}, "%s", w.told())
+}
+
+// told are the warnings of the fleet, for whoever has to find out.
+func (w *world) told() string {
+	var out strings.Builder
+	events, err := w.registry.Events(w.t.Context(), opscenter.EventFilter{Limit: 1000})
+	require.NoError(w.t, err)
+	for _, e := range events {
+		if strings.HasPrefix(e.Reason, string(opscenter.WarningFleet)) {
+			fmt.Fprintln(&out, e.At.Sub(w.began), e.Kind, e.Reason)
+		}
+	}
+	return out.String()
 }

@@ -103,6 +103,7 @@ type loop struct {
 	staleUntil time.Duration
 	asked      time.Duration // when others were last asked because one failed
 	generation generation
+	postponed  bool // a sample is to be tried again
 }
 
 // generation is a context that all polls share which begin within a short time.
@@ -383,8 +384,8 @@ func (l *loop) finish(ctx context.Context, r result) {
 	if r.failed && e.class == living {
 		l.askAround(e, now)
 	}
-	if r.failed {
-		l.sample()
+	if r.failed || l.postponed {
+		defer l.sample() // once its own entry is in its place
 	}
 	switch {
 	case e.again:
@@ -446,22 +447,40 @@ func (l *loop) askAround(failed *entry, now time.Duration) {
 func (l *loop) sample() {
 	n, unbiased := l.registry.SampleSize()
 	if n == 0 {
+		l.postponed = false
 		return
 	}
 	now := l.now()
-	from := l.queues[living]
+	from := slices.Clone([]*entry(l.queues[living]))
+	under := []*lane{&l.lanes[living], &l.slow} // what is asked already tells as much
 	if unbiased {
-		from = slices.Concat(from, l.queues[suspect])
-	} else {
-		from = slices.Clone(from)
+		from = append(from, l.queues[suspect]...)
+		under = append(under, &l.lanes[suspect])
+	}
+	for _, lane := range under {
+		for e := lane.first; e != nil; e = e.next {
+			if !e.removed {
+				from = append(from, e)
+			}
+		}
+	}
+	of := 0 // with those whose answers are being stored
+	for _, e := range l.entries {
+		if e.class == living || unbiased && e.class == suspect {
+			of++
+		}
+	}
+	// What is left over while answers are being stored is no fair sample: it is tried again with the next one.
+	if l.postponed = 4*len(from) < 3*min(n, of); l.postponed {
+		return
 	}
 	rand.Shuffle(len(from), func(i, k int) { from[i], from[k] = from[k], from[i] })
 	var ids []string
 	for _, e := range from[:min(n, len(from))] {
 		ids = append(ids, e.target.ID)
-		if e.due > now {
+		if e.queue != nil && e.due > now {
 			l.queues[e.class].set(e, now)
 		}
 	}
-	l.registry.BeginSample(ids...)
+	l.registry.BeginSample(of, ids...)
 }
