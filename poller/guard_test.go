@@ -86,9 +86,13 @@ func whoseFault(w *world, size int, share float64, atOnce bool, takes, offlineWi
 		if !dead[target.Name] {
 			return nil
 		}
-		select {
-		case <-time.After(takes):
-		case <-ctx.Done():
+		if takes > 0 {
+			timer := time.NewTimer(takes)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+			}
 		}
 		return refuse
 	})
