@@ -1,11 +1,3 @@
-// Package opscenter is the domain: who the servers of a fleet are, how they are, and what to
-// do with them next.
-//
-// A [Registry] over a storage.Store admits servers that register with a token, keeps their
-// identity and their intent, takes in what polls find out, and answers questions. An
-// [UpdatePlanner] recommends the next action for each server and carries it out. Nothing
-// here opens a connection: package poller asks servers how they are, package
-// opscenter/incusos talks to them, package opscenter/httpapi lets them in.
 package opscenter
 
 import (

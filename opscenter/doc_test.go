@@ -1,4 +1,4 @@
-package sdk_test
+package opscenter_test
 
 import (
 	"io/fs"
@@ -11,13 +11,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestCosts: what the package's documentation names, budgets and tests, is there.
+// TestCosts requires each budget and each test that doc.go names.
 func TestCosts(t *testing.T) {
 	doc, err := os.ReadFile("doc.go")
 	require.NoError(t, err)
 	sources := map[string]string{} // by package
 	tests := ""
-	require.NoError(t, filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+	require.NoError(t, filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || filepath.Ext(path) != ".go" {
 			return err
 		}
