@@ -6,8 +6,8 @@ import (
 	"net/url"
 )
 
-// AddressRules say where servers may be. A server says itself where it is to be found: without rules, whoever
-// registers can have the control plane connect to anything that it reaches.
+// AddressRules say where servers may be. A server chooses its own connection URL. Without rules, a server that
+// registers can make the control plane connect to any address that it reaches.
 //
 //	rules := opscenter.AddressRules{Allow: opscenter.PrivateRanges, Deny: opscenter.MetadataAddresses}
 //	opscenter.Options{AllowURL: rules.CheckURL}

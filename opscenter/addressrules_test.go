@@ -24,7 +24,7 @@ func TestAddressRules(t *testing.T) {
 	require.NoError(t, opscenter.AddressRules{}.CheckAddress(netip.MustParseAddr("127.0.0.1")))
 }
 
-// TestAllowURL: whoever says where a server is, is told that it may not be there, and nothing changes.
+// TestAllowURL: each call that takes a URL refuses one that AllowURL forbids, and changes nothing.
 func TestAllowURL(t *testing.T) {
 	rules := opscenter.AddressRules{Allow: opscenter.PrivateRanges}
 	w := newWorld(t, memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{AllowURL: rules.CheckURL})

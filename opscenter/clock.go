@@ -47,7 +47,7 @@ func (c *clockSeen) jumped(wall time.Time, elapsed time.Duration) time.Duration 
 }
 
 // checkClock records an event when the clock was set or the machine slept, and moves the deadlines of servers if it went
-// forward. Whoever else takes in observations waits until that is stored.
+// forward. Other observations wait until that is stored.
 func (r *Registry) checkClock(ctx context.Context) error {
 	j := &r.jump
 	j.mu.Lock()

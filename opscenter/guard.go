@@ -13,8 +13,8 @@ import (
 // What is asked within a window is no fair share of the fleet: those that fail are asked again and again, and a rack
 // that dies says so all at once. Therefore the window only gives cause for doubt. Then a sample of those
 // that have not failed is asked at once, and its answers decide, of all servers that are ready, what share fails.
-// While there is doubt, nobody becomes offline; those that fail when it is over give cause for doubt no more, until
-// they have answered. Where nobody asks samples, the window decides.
+// While there is doubt, no server becomes offline. Servers that still fail when the doubt ends cause no new doubt until
+// they have answered. Without samples, the window decides.
 //
 // Within a window a server counts once, for its last answer or for its first failure. Once the guard is on,
 // each server that was asked since counts with its last outcome, and so does each further sample; it
@@ -28,7 +28,7 @@ type guard struct {
 	asked, failing int
 	on             bool
 
-	sampler bool          // somebody asks samples
+	sampler bool          // a poller asks samples
 	ready   func() int    // how many servers are ready
 	doubt   bool          // there is cause to suspect us
 	since   time.Duration // of the doubt
@@ -92,8 +92,8 @@ func (g *guard) observe(w *watched, at time.Duration, failed bool) {
 	g.late(at)
 }
 
-// late decides by what has come of a sample, where some of it is late: it may never come. Where nobody has asked, or
-// nobody has answered, the window decides.
+// late decides by the answers that a sample has got, where the others are late. A sample without an answer makes the
+// fault ours. Without a sample, the share of all ready servers decides.
 func (g *guard) late(at time.Duration) {
 	s := &g.sample
 	came := s.good + s.failed
@@ -102,7 +102,7 @@ func (g *guard) late(at time.Duration) {
 		s.size = came
 		g.decide(at)
 	case g.doubt && at-g.since > 2*g.window:
-		// Of a sample nobody has answered; or there was none, and of all that are ready so many have failed.
+		// No server of the sample answered; or no sample was asked, and this share of the ready servers failed.
 		ours := s.open && s.failed >= s.good
 		if !s.open && g.ready != nil {
 			ours = float64(g.failing) >= g.share*float64(max(g.failing, g.ready()))

@@ -6,9 +6,9 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// One record is of one machine. Whoever registers says where it is to be found, and may say that it is where another
-// one is: what answers there has to be the machine that registered, or the control plane would do to the one what it
-// means for the other. Who may present what:
+// A record is of one machine. A server that registers chooses its address, and may choose that of another server. The
+// machine that answers there must be the machine that registered. Otherwise an action on one record would reach the
+// machine of another. These certificates are accepted:
 //
 //	presented                          accepted
 //	its own certificate                always: only its machine has the key

@@ -49,7 +49,7 @@ func TestWhoMayPresentWhat(t *testing.T) {
 		{"its own, in capitals", fmt.Sprintf("%032X", 0xabc000+1), func(own, _, _ bool) bool { return own }},
 		{"none", "", func(_, none, _ bool) bool { return none }},
 		{"what is no machine ID", "what", func(_, none, _ bool) bool { return none }},
-		{"one that nobody has", machineID(9), func(_, _, unknown bool) bool { return unknown }},
+		{"one of no record", machineID(9), func(_, _, unknown bool) bool { return unknown }},
 		{"the victim's", machineID(0), func(_, _, _ bool) bool { return false }}, // but with its own certificate
 	}
 	for _, p := range presents {
@@ -160,7 +160,7 @@ func TestMovedIsNotProven(t *testing.T) {
 }
 
 // TestMachineIDIsLearned: of a server that did not tell its machine ID, the ID that comes with its own certificate is
-// recorded, and nobody else can register with it; one that another has registered with stays that one's.
+// recorded, and no other server can register with it. An ID that another server registered with stays that server's.
 func TestMachineIDIsLearned(t *testing.T) {
 	w := memoryWorld(t)
 	add := func(n int) *opscenter.ServerInfo {

@@ -78,14 +78,14 @@ type Options struct {
 	FlapWindow    time.Duration
 	FlapSteady    time.Duration
 	// GuardShare is the share of the servers that must fail for the control plane to suspect itself, and to make
-	// nobody offline until it is over; at least GuardMinimum servers. Where that share of those polled within
+	// no server offline until it is over; at least GuardMinimum servers. Where that share of those polled within
 	// GuardWindow fails, a sample of 32 times GuardMinimum of the others is asked at once, and decides (SetSampling). It
 	// ends when a tenth less than that fail. Default half, 5 servers, 15 s. A negative share switches that off.
 	GuardShare   float64
 	GuardMinimum int
 	GuardWindow  time.Duration
 	// AllowURL, if set, is asked whether a server may be where it says, or an operator, before it is recorded; its
-	// error is told to whoever said so. It is called at any time, from several goroutines. See AddressRules. Default:
+	// error is returned to the caller. It is called at any time, from several goroutines. See AddressRules. Default:
 	// anywhere.
 	AllowURL func(u *url.URL) error
 	// AdoptMembers adds a server that presents the certificate of a known cluster, and says

@@ -398,7 +398,7 @@ func (r *Registry) RenameServer(ctx context.Context, name, to string, check func
 		if err := nameFree(tx, to, server.ID); err != nil {
 			return err
 		}
-		if err := forgetShare(tx, name); err != nil { // its events are nobody's who gets that name
+		if err := forgetShare(tx, name); err != nil { // the next server of that name must not overwrite them
 			return err
 		}
 		err = servers.Modify(tx, nameKey(name), func(s *Server) error {

@@ -293,6 +293,6 @@ type Policy struct {
 	// FleetUnreachable tells that so much of the fleet fails at once that the fault is taken to
 	// be the control plane's own: no failure makes a server offline.
 	FleetUnreachable bool
-	// FleetInDoubt tells that this may be so, and is being found out: nobody becomes offline meanwhile.
+	// FleetInDoubt tells that this may be so. A sample decides; no server becomes offline meanwhile.
 	FleetInDoubt bool
 }

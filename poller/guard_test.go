@@ -55,8 +55,8 @@ func (w *world) offline() (out []string) {
 }
 
 // TestWhoseFault: part of a fleet dies, found out in turn, or as all of it is asked at once. Those that are dead are
-// offline soon after they were first asked, and no other is. If all of it fails, nobody is offline, and one warning
-// says so.
+// offline soon after they were first asked, and no other server is. If all servers fail, none is offline, and one
+// warning says so.
 func TestWhoseFault(t *testing.T) {
 	const offlineWithin = 3 * opscenter.DefaultOfflineThreshold * poller.DefaultRetryInterval
 	for _, size := range []int{20, 100, 600} {
@@ -125,7 +125,7 @@ func whoseFault(w *world, size int, share float64, atOnce bool, takes, offlineWi
 	require.Equal(w.t, []int{1, 1}, []int{raised, cleared}, "%s", w.told())
 }
 
-// told are the warnings of the fleet, for whoever has to find out.
+// told lists the warnings of the fleet for a failure message.
 func (w *world) told() string {
 	var out strings.Builder
 	events, err := w.registry.Events(w.t.Context(), opscenter.EventFilter{Limit: 1000})

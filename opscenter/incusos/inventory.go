@@ -377,7 +377,7 @@ func (s *stream) read(ctx context.Context, alive func()) error {
 		select {
 		case <-s.heard:
 		default:
-			continue // nobody counts on it so far
+			continue // Events has not returned yet, and promises only later events
 		}
 		select {
 		case s.events <- event:

@@ -37,7 +37,7 @@ var (
 	errHandshake error = notReached("the server could not be reached: TLS handshake failed")
 )
 
-// notReached is an error that says that the server was not reached, whoever it comes to.
+// notReached is an error that wraps opscenter.ErrUnreachable.
 type notReached string
 
 func (n notReached) Error() string { return string(n) }

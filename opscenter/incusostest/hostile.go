@@ -12,7 +12,7 @@ import (
 )
 
 // Hostility is a way for a registered server to attack the control plane that reads it. A Fault is what
-// breaks; this is what somebody means to do. What is sent is well-formed, and as fast as it is read.
+// breaks; a Hostility is an intended attack. The server sends well-formed answers, as fast as the client reads them.
 type Hostility string
 
 const (
@@ -163,7 +163,7 @@ func (s *Server) sendFacts(w http.ResponseWriter) {
 	})
 }
 
-// sendEvents sends events until nobody listens any more.
+// sendEvents sends events until the connection ends.
 func (s *Server) sendEvents(w http.ResponseWriter, r *http.Request) {
 	upgrader := websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
 	conn, err := upgrader.Upgrade(w, r, nil)

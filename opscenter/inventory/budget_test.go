@@ -56,7 +56,7 @@ func TestBudget(t *testing.T) {
 	require.NoError(t, s.SetHostile(incusostest.HostileLists))
 	require.Contains(t, p.truncated(t, "sim", true), "inventory truncated at 100 objects, 8 MiB: more is listed than is read (2 times what may be kept); ")
 	require.Equal(t, 100, p.count(t, "sim"))
-	require.Equal(t, all, p.count(t, "other"), "nobody else notices")
+	require.Equal(t, all, p.count(t, "other"), "the other server is unaffected")
 	require.NoError(t, s.SetHostile())
 	p.truncated(t, "sim", false)
 	agrees(t, p.objects, "sim", o.get, 20*time.Second, "after")

@@ -191,7 +191,7 @@ func TestHostile(t *testing.T) {
 	const window = 3 * time.Second // each server is polled that many times, at a moment of its own
 	debug.FreeOSMemory()
 	before := watch(window, func() bool { return true })
-	t.Logf("%-26s %d polls, %d of %d changes seen, the slowest after %s, %d MiB", "nobody is hostile:", before.polls, before.changes, before.touched, before.slowest.Round(time.Millisecond), before.memory>>20)
+	t.Logf("%-26s %d polls, %d of %d changes seen, the slowest after %s, %d MiB", "no server is hostile:", before.polls, before.changes, before.touched, before.slowest.Round(time.Millisecond), before.memory>>20)
 	require.GreaterOrEqual(t, float64(before.polls), 0.95*good*before.took.Seconds())
 	require.Greater(t, before.changes, int64(0.9*float64(before.touched)))
 	warned := map[opscenter.WarningKind]string{}

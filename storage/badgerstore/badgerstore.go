@@ -173,7 +173,7 @@ func Open(dir string, options ...Options) (*Store, error) {
 	s.feed = feed.New(s.state.Revision, s.options.FeedSize)
 	s.revision.Store(s.state.Revision)
 	s.db.SetDiscardTs(s.state.Revision)
-	if s.options.SkipVerify && s.account.live == 0 { // nobody has counted
+	if s.options.SkipVerify && s.account.live == 0 { // load did not count
 		s.account.live = logSize(dir)
 	}
 	s.account.dead = max(0, logSize(dir)-s.account.live)

@@ -233,8 +233,8 @@ func TestClosedOnAFullDisk(t *testing.T) {
 	}
 }
 
-// TestValueLogIsChecked: a file of the value log that is gone, or cut, is found when the store is opened, and not when
-// somebody reads what was in it.
+// TestValueLogIsChecked: a file of the value log that is gone, or cut, is found when the store is opened, before
+// a row in it is read.
 func TestValueLogIsChecked(t *testing.T) {
 	original := t.TempDir()
 	store := open(t, original)

@@ -25,7 +25,7 @@ const (
 	pointerSize   = 12
 )
 
-// pointerOf returns where a row is, if it is in the value log. Badger tells it to nobody.
+// pointerOf returns where a row is, if it is in the value log. Badger has no method for it.
 func pointerOf(item *badger.Item) (pointer, bool) {
 	fields := reflect.ValueOf(item).Elem()
 	meta, where := fields.FieldByName("meta"), fields.FieldByName("vptr")
