@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -12,8 +13,8 @@ import (
 
 // TestMain lets the test binary be the servers of TestHostile: a process of their own.
 func TestMain(m *testing.M) {
-	if os.Getenv(neighboursEnv) != "" {
-		if err := neighbours(os.Stdin, os.Stdout); err != nil {
+	if good, err := strconv.Atoi(os.Getenv(neighboursEnv)); err == nil {
+		if err := neighbours(good, os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
