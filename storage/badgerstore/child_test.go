@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -175,40 +174,12 @@ func TestKills(t *testing.T) {
 	require.GreaterOrEqual(t, next, kills)
 }
 
-// TestRemovedWhileOpen: nothing is acknowledged into a directory that is not there any more, and the store can be
-// closed.
-func TestRemovedWhileOpen(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("files that are open can't be removed there")
-	}
-	for _, what := range []string{"", "OPSCENTER", "MANIFEST"} {
-		dir := filepath.Join(t.TempDir(), "store")
-		w := write(t, dir, 0)
-		require.Empty(t, w.until(20))
-		require.NoError(t, os.RemoveAll(filepath.Join(dir, what)))
-		last := w.last
-		said := w.until(0)
-		require.Contains(t, said, "the store was removed while it was open", what)
-		require.LessOrEqual(t, w.last, last+2000, "what was told before it was noticed is in the pipe")
-		w.in.Close()
-		require.Contains(t, w.until(0), "closed: badgerstore:")
-		require.NoError(t, w.process.Wait())
-	}
-}
-
 // TestClosedOnAFullDisk: another program fills the disk at some point, before the store is closed, or while it is. The
 // process lives, and all that was acknowledged is there once there is room.
 func TestClosedOnAFullDisk(t *testing.T) {
-	if runtime.GOOS != "linux" || os.Getuid() != 0 {
-		t.Skip("a file system to fill is mounted, which takes root on Linux")
-	}
 	for _, left := range []int{0, 1, 20, 60, 100} { // MiB
 		t.Run(fmt.Sprint(left, " MiB left"), func(t *testing.T) {
-			dir := t.TempDir()
-			if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=400m", "none", dir).CombinedOutput(); err != nil {
-				t.Skipf("a file system to fill can't be mounted: %v: %s", err, out)
-			}
-			t.Cleanup(func() { _ = exec.Command("umount", dir).Run() })
+			dir := smallDisk(t, "400m")
 			data := filepath.Join(dir, "data")
 			w := write(t, data, 0, fmt.Sprint("OPSCENTER_MIN_FREE=", 128<<20))
 			require.Empty(t, w.until(300))

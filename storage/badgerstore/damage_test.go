@@ -283,16 +283,23 @@ func TestTornTailOpens(t *testing.T) {
 	require.Equal(t, want, found)
 }
 
-// TestDiskFull fills a small file system of its own.
-func TestDiskFull(t *testing.T) {
+// smallDisk mounts a file system of a size, to be filled.
+func smallDisk(t *testing.T, size string) (dir string) {
+	t.Helper()
 	if runtime.GOOS != "linux" || os.Getuid() != 0 {
 		t.Skip("a file system to fill is mounted, which takes root on Linux")
 	}
-	dir := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=160m", "none", dir).CombinedOutput(); err != nil {
+	dir = t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size="+size, "none", dir).CombinedOutput(); err != nil {
 		t.Skipf("a file system to fill can't be mounted: %v: %s", err, out)
 	}
 	t.Cleanup(func() { _ = exec.Command("umount", dir).Run() })
+	return dir
+}
+
+// TestDiskFull fills a small file system of its own.
+func TestDiskFull(t *testing.T) {
+	dir := smallDisk(t, "160m")
 	data := filepath.Join(dir, "data")
 	options := badgerstore.Options{MinFree: 64 << 20}
 	store := open(t, data, options)
