@@ -132,9 +132,8 @@ func TestPublicURLIsAnOperatorsWord(t *testing.T) {
 	require.True(t, announced.PublicURLTrusted)
 }
 
-// TestMovedIsNotProven: where a server with a cluster's certificate says that it has moved, nothing is done before a
-// poll has found it there.
-func TestMovedIsNotProven(t *testing.T) {
+// movedMember returns server01 as it was in cluster c1, and has it say that it is at another address.
+func movedMember(t *testing.T) (*world, *opscenter.ServerInfo) {
 	w := memoryWorld(t)
 	w.ready(t, 0)
 	info := w.ready(t, 1)
@@ -142,6 +141,13 @@ func TestMovedIsNotProven(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, w.SetClusterCertificate(t.Context(), "c1", certificate(50)))
 	require.NoError(t, w.SelfUpdate(t.Context(), certificate(1), opscenter.SelfUpdate{ConnectionURL: "https://localhost:8443"}))
+	return w, info
+}
+
+// TestMovedIsNotProven: where a server with a cluster's certificate says that it has moved, nothing is done before a
+// poll has found it there.
+func TestMovedIsNotProven(t *testing.T) {
+	w, info := movedMember(t)
 	moved := w.get(t, "server01")
 	require.True(t, moved.State.Unproven)
 	require.Empty(t, moved.Target().ServedFingerprint)
@@ -192,13 +198,7 @@ func TestMachineIDIsLearned(t *testing.T) {
 // TestMemberIsAskedAnew: without a machine ID, which member answers with the cluster's certificate is looked at each
 // time, and where that could not be read, nothing is proven.
 func TestMemberIsAskedAnew(t *testing.T) {
-	w := memoryWorld(t)
-	w.ready(t, 0)
-	info := w.ready(t, 1)
-	_, err := w.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{}, "server00", "server01")
-	require.NoError(t, err)
-	require.NoError(t, w.SetClusterCertificate(t.Context(), "c1", certificate(50)))
-	require.NoError(t, w.SelfUpdate(t.Context(), certificate(1), opscenter.SelfUpdate{ConnectionURL: "https://localhost:8443"}))
+	w, info := movedMember(t)
 	o := answer(info)
 	o.Presented, o.MemberName = opscenter.Fingerprint(certificate(50)), nil
 	w.observe(t, o)
