@@ -26,48 +26,64 @@ import (
 // What is refused so is a failure (FailureIdentity) and a warning (WarningIdentity): nothing is done to a server that
 // is not ready.
 
-// anotherMachine says why what answers is not the machine of the server; empty: nothing speaks against it. proven: it
-// is certain that it is.
-func (r *Registry) anotherMachine(tx storage.ReadTx, o *observed) (why string, proven bool, err error) {
+// recognition is what an observation tells about which machine answered.
+type recognition struct {
+	// refused is why it is not the machine of the server; empty: nothing speaks against it.
+	refused string
+	// proven: it is certain that it is.
+	proven bool
+	// learned is the machine ID, where none was recorded.
+	learned string
+}
+
+// recognize judges whether the machine that answered is that of the server.
+func (r *Registry) recognize(tx storage.ReadTx, o *observed) (recognition, error) {
 	if o.Failure != nil {
-		return "", false, nil
+		return recognition{}, nil
 	}
 	server, err := servers.Get(tx, nameKey(o.name))
 	if err != nil {
-		return "", false, err
-	}
-	if o.Presented == "" || o.Presented == server.Fingerprint {
-		return "", true, nil // whatever it says: it has the key
+		return recognition{}, err
 	}
 	machineID, err := normalMachineID(o.MachineID)
 	if err != nil {
-		machineID = "" // what is none tells nothing
+		machineID = "" // an invalid ID tells nothing
 	}
-	if machineID != "" {
-		other, err := byMachineID.Find(tx, storage.StringKey(machineID))
-		if err != nil {
-			return "", false, err
+	var holder *Server // of the machine ID
+	own := o.Presented == "" || o.Presented == server.Fingerprint
+	if machineID != "" && machineID != server.MachineID && (!own || server.MachineID == "") {
+		if holder, err = byMachineID.Find(tx, storage.StringKey(machineID)); err != nil {
+			return recognition{}, err
 		}
-		if other != nil && other.ID != server.ID {
-			return fmt.Sprintf("at %s answers the machine of server %q (machine ID %s)", server.ConnectionURL, other.Name, machineID), false, nil
+	}
+	if own { // only its machine has the key
+		out := recognition{proven: true}
+		if server.MachineID == "" && holder == nil && o.Presented != "" {
+			out.learned = machineID
 		}
+		return out, nil
 	}
 	other, err := byFingerprint.Find(tx, storage.StringKey(o.Presented))
 	if err != nil {
-		return "", false, err
+		return recognition{}, err
 	}
 	switch {
+	case holder != nil:
+		return recognition{refused: fmt.Sprintf("at %s answers the machine of server %q (machine ID %s)", server.ConnectionURL, holder.Name, machineID)}, nil
 	case other != nil && other.ID != server.ID:
-		return fmt.Sprintf("at %s the certificate of server %q is presented", server.ConnectionURL, other.Name), false, nil
+		return recognition{refused: fmt.Sprintf("at %s the certificate of server %q is presented", server.ConnectionURL, other.Name)}, nil
 	case differs(server.MachineID, machineID):
-		return fmt.Sprintf("at %s a machine with the ID %s answers, and the server registered with %s", server.ConnectionURL, machineID, server.MachineID), false, nil
+		return recognition{refused: fmt.Sprintf("at %s a machine with the ID %s answers, and the server registered with %s", server.ConnectionURL, machineID, server.MachineID)}, nil
 	case server.ServedByPoll && (machineID == "" || server.MachineID == ""):
-		return "it presents a cluster's certificate, and nothing tells whether it is the machine that registered: if it is a member of the cluster, add it (AddClusterMembers)", false, nil
+		return recognition{refused: "it presents a cluster's certificate, and nothing tells whether it is the machine that registered: if it is a member of the cluster, add it (AddClusterMembers)"}, nil
 	}
-	proven = machineID != "" && machineID == server.MachineID
-	why, err = r.anotherMember(tx, server, o, proven)
-	// Which member it is, only what runs Incus can say; where it could not, nothing is certain.
-	return why, proven || o.MemberName != nil || server.Cluster == "", err
+	out := recognition{proven: machineID != "" && machineID == server.MachineID}
+	if out.refused, err = r.anotherMember(tx, server, o, out.proven); err != nil {
+		return recognition{}, err
+	}
+	// Only Incus tells which member answered. Where it could not be read, nothing is proven.
+	out.proven = out.proven || o.MemberName != nil || server.Cluster == ""
+	return out, nil
 }
 
 // anotherMember says of which server the member is that answers with a cluster's certificate; empty: of no other one.
@@ -105,23 +121,6 @@ func (r *Registry) anotherMember(tx storage.ReadTx, server *Server, o *observed,
 		}
 	}
 	return "", nil
-}
-
-// learn returns the machine ID that a server tells with its own certificate, where none is recorded of it; empty: none.
-func (r *Registry) learn(tx storage.ReadTx, o *observed) (string, error) {
-	machineID, err := normalMachineID(o.MachineID)
-	if o.Failure != nil || err != nil || machineID == "" {
-		return "", nil
-	}
-	server, err := servers.Get(tx, nameKey(o.name))
-	if err != nil || server.MachineID != "" || o.Presented != server.Fingerprint {
-		return "", err
-	}
-	other, err := byMachineID.Find(tx, storage.StringKey(machineID))
-	if err != nil || other != nil {
-		return "", err
-	}
-	return machineID, nil
 }
 
 // refuse makes a failure of an observation of another machine: nothing that it tells is of this one.

@@ -306,16 +306,14 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 	policy := r.policy()
 	policy.FleetUnreachable, policy.FleetInDoubt = o.unreachable, o.doubt
 	contact := r.contact(o.ID)
-	why, proven, err := r.anotherMachine(tx, o)
+	who, err := r.recognize(tx, o)
 	if err != nil {
 		return err
 	}
-	if why != "" {
-		o.refuse(why)
+	if who.refused != "" {
+		o.refuse(who.refused)
 	}
-	if o.learned, err = r.learn(tx, o); err != nil {
-		return err
-	}
+	o.learned = who.learned
 	if o.follow, err = r.followed(tx, o); err != nil {
 		return err
 	}
@@ -337,7 +335,7 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 	o.transition.Changed = o.transition.Changed || o.rewound
 	unproven := state.Unproven
 	switch {
-	case o.Failure == nil && proven:
+	case o.Failure == nil && who.proven:
 		unproven = false
 	case o.Failure != nil && o.Failure.Kind == FailureIdentity:
 		unproven = true
