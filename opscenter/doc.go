@@ -9,8 +9,9 @@
 //
 // # What a server can cost you
 //
-// A registered server may be hostile, and so may a stranger: what one of them says, and how often, costs a bounded
-// amount, and the others do not notice. Each budget has a default and a test; those that can be set are named by their option or constant. Package incusostest attacks
+// A registered server may be hostile, and so may a stranger. What one of them says, and how often, costs a bounded
+// amount. The other servers are served as before. Each budget has a default and a test. Those that can be set are named
+// by their option or constant. Package incusostest attacks
 // (Server.SetHostile); TestHostile measures one hostile server among a hundred others: at most 64 MiB of memory, with
 // the others' polls and inventory as before. What is beyond a budget waits, is refused, or is left out, as the table
 // says. Facts and objects that are left out for lack of room are a standing warning.

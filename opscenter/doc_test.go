@@ -1,6 +1,7 @@
 package opscenter_test
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -9,6 +10,12 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/httpapi"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/poller"
 )
 
 // TestCosts requires each budget and each test that doc.go names.
@@ -39,5 +46,47 @@ func TestCosts(t *testing.T) {
 	for _, budget := range budgets {
 		name := strings.TrimPrefix(budget[2], "Options.")
 		require.Regexp(t, `(?m)^\s*(const |var )?`+name+`\b`, sources[budget[1]], budget[0])
+	}
+	count := func(n int) string { // with commas
+		out := fmt.Sprint(n)
+		for i := len(out) - 3; i > 0; i -= 3 {
+			out = out[:i] + "," + out[i:]
+		}
+		return out
+	}
+	size := func(n int64) string {
+		switch {
+		case n >= 1<<20 && n%(1<<20) == 0:
+			return fmt.Sprint(n>>20, " MiB")
+		case n%(1<<10) == 0:
+			return fmt.Sprint(n>>10, " KiB")
+		}
+		return fmt.Sprint(n, " bytes")
+	}
+	for name, shown := range map[string]string{
+		"incusos.DefaultMaxBody":              size(incusos.DefaultMaxBody),
+		"opscenter.MaxHardwareSize":           size(opscenter.MaxHardwareSize + opscenter.MaxNetworkSize + opscenter.MaxSecuritySize + opscenter.MaxStorageSize),
+		"opscenter.DefaultMaxFactsHistory":    count(opscenter.DefaultMaxFactsHistory),
+		"poller.DefaultTimeout":               fmt.Sprint(poller.DefaultTimeout.Seconds(), " s"),
+		"poller.DefaultSlowConcurrency":       count(poller.DefaultSlowConcurrency),
+		"incusos.DefaultMaxConnsPerServer":    count(incusos.DefaultMaxConnsPerServer),
+		"inventory.DefaultMaxObjects":         count(inventory.DefaultMaxObjects),
+		"inventory.DefaultMaxSize":            size(inventory.DefaultMaxSize),
+		"inventory.MaxNameLength":             size(inventory.MaxNameLength),
+		"inventory.MaxMembers":                count(inventory.MaxMembers),
+		"inventory.MaxObjectSize":             size(inventory.MaxObjectSize),
+		"incusos.DefaultMaxObject":            size(incusos.DefaultMaxObject),
+		"inventory.DefaultMaxLooks":           count(inventory.DefaultMaxLooks) + "/s",
+		"inventory.DefaultMaxPending":         count(inventory.DefaultMaxPending),
+		"inventory.DefaultMaxStreams":         count(inventory.DefaultMaxStreams),
+		"inventory.DefaultScanTimeout":        fmt.Sprint(inventory.DefaultScanTimeout.Minutes(), " min"),
+		"inventory.DefaultMaxUnitChanges":     count(inventory.DefaultMaxUnitChanges),
+		"opscenter.DefaultSelfUpdateInterval": fmt.Sprint(opscenter.DefaultSelfUpdateInterval.Seconds(), " s"),
+		"opscenter.DefaultMaxServerEvents":    count(opscenter.DefaultMaxServerEvents),
+		"httpapi.DefaultMaxBody":              size(httpapi.DefaultMaxBody),
+		"httpapi.DefaultWriteTimeout":         fmt.Sprint(httpapi.DefaultWriteTimeout.Seconds(), " s"),
+		"httpapi.DefaultFailuresPerMinute":    count(httpapi.DefaultFailuresPerMinute),
+	} {
+		require.Regexp(t, regexp.QuoteMeta(name)+`\b[^\n]*  `+regexp.QuoteMeta(shown)+`\b`, string(doc), "the default of %s", name)
 	}
 }

@@ -22,23 +22,53 @@ func purging(tb testing.TB, n int) (wrote, removed time.Duration) {
 	require.NoError(tb, err)
 	m, err := inventory.New(registry, nil, inventory.Options{MaxObjects: 1 << 30, MaxSize: 1 << 40})
 	require.NoError(tb, err)
-	documents := map[inventory.Kind][]json.RawMessage{}
-	for i := range n {
-		documents[inventory.KindProfile] = append(documents[inventory.KindProfile], json.RawMessage(fmt.Sprintf(`{"name":"p%06d","description":"of %d"}`, i, n)))
-	}
 	begun := time.Now()
-	require.NoError(tb, m.Fill(tb.Context(), "unit", documents))
+	require.NoError(tb, m.Fill(tb.Context(), "unit", profiles(n)))
 	wrote = time.Since(begun)
 	begun = time.Now()
 	require.NoError(tb, m.Purge(tb.Context(), "unit"))
 	removed = time.Since(begun)
-	left := 0
+	require.Zero(tb, stored(tb, registry))
+	return wrote, removed
+}
+
+// profiles are n small documents.
+func profiles(n int) map[inventory.Kind][]json.RawMessage {
+	out := map[inventory.Kind][]json.RawMessage{}
+	for i := range n {
+		out[inventory.KindProfile] = append(out[inventory.KindProfile], json.RawMessage(fmt.Sprintf(`{"name":"p%06d","description":"of %d"}`, i, n)))
+	}
+	return out
+}
+
+// stored counts the objects of all units.
+func stored(tb testing.TB, registry *opscenter.Registry) (n int) {
 	require.NoError(tb, registry.Read(tb.Context(), func(s *opscenter.Snapshot) error {
-		left = inventory.Stored(s)
+		n = inventory.Stored(s)
 		return nil
 	}))
-	require.Zero(tb, left)
-	return wrote, removed
+	return n
+}
+
+// TestPurgeBeside has a server followed while a large unit, whose servers are gone, is still being removed.
+func TestPurgeBeside(t *testing.T) {
+	const objects = 20_000
+	beside := false
+	for range 3 { // the removal may be over too soon
+		p := newPlane(t, inventory.Options{})
+		large, err := inventory.New(p.Registry, nil, inventory.Options{MaxObjects: 1 << 30, MaxSize: 1 << 40})
+		require.NoError(t, err)
+		require.NoError(t, large.Fill(t.Context(), "gone", profiles(objects)))
+		p.adopt(t, boot(t, "sim"), "")
+		p.run(t)
+		p.following(t, "sim", 20*time.Second)
+		beside = beside || stored(t, p.Registry) > objects/10
+		require.Eventually(t, func() bool { return stored(t, p.Registry) < objects/10 }, 30*time.Second, 50*time.Millisecond)
+		if beside {
+			return
+		}
+	}
+	require.True(t, beside, "the server had to wait for the removal")
 }
 
 // TestPurge: to remove a unit is no more work than to write it, however many objects it has.

@@ -36,6 +36,9 @@ var blobs = storage.NewTable("blobs", func(b *blob) storage.Key { return storage
 const (
 	childEnv = "OPSCENTER_BADGERSTORE_CHILD" // its directory
 	killsEnv = "OPSCENTER_KILLS"
+	// enoughEnv is after how many writes the child waits for the end of its input; reclaimEnv has it reclaim all the time.
+	enoughEnv  = "OPSCENTER_ENOUGH"
+	reclaimEnv = "OPSCENTER_RECLAIM"
 )
 
 func TestMain(m *testing.M) {
@@ -49,9 +52,12 @@ func TestMain(m *testing.M) {
 }
 
 // child writes rows, large and small, each with the number of its write, and says each that was acknowledged, until
-// its input ends. Then it closes the store. It collects garbage all the time.
+// its input ends, or it has written enough. Then it closes the store.
 func child(dir string, in io.Reader, out io.Writer) error {
-	badgerstore.ReclaimAfter(1 << 20)
+	if os.Getenv(reclaimEnv) != "" {
+		badgerstore.ReclaimAfter(1 << 20)
+	}
+	enough, _ := strconv.Atoi(os.Getenv(enoughEnv))
 	store, err := badgerstore.Open(dir, badgerstore.Options{MinFree: minFree()})
 	if err != nil {
 		return err
@@ -68,6 +74,10 @@ func child(dir string, in io.Reader, out io.Writer) error {
 	large := make([]byte, 100_000)
 	_, _ = rand.Read(large)
 	for i := begin; ; i++ {
+		if enough > 0 && i == begin+enough {
+			fmt.Fprintln(out, "enough")
+			<-ended
+		}
 		select {
 		case <-ended:
 			fmt.Fprintln(out, "closed:", store.Close())
@@ -162,7 +172,7 @@ func TestKills(t *testing.T) {
 	dir := t.TempDir()
 	next := 0
 	for range kills {
-		w := write(t, dir, next)
+		w := write(t, dir, next, reclaimEnv+"=1")
 		require.Empty(t, w.until(max(1, next)), "it has opened the store, and writes")
 		time.AfterFunc(time.Duration(mrand.IntN(250))*time.Millisecond, func() { _ = w.process.Process.Kill() })
 		require.Empty(t, w.until(0))
@@ -174,34 +184,74 @@ func TestKills(t *testing.T) {
 	require.GreaterOrEqual(t, next, kills)
 }
 
-// TestClosedOnAFullDisk: another program fills the disk at some point, before the store is closed, or while it is. The
-// process lives, and all that was acknowledged is there once there is room.
+// TestClosedOnAFullDisk has another program fill the disk before the store is closed. The process lives, and all that was
+// acknowledged is there once there is room.
 func TestClosedOnAFullDisk(t *testing.T) {
 	for _, left := range []int{0, 1, 20, 60, 100} { // MiB
 		t.Run(fmt.Sprint(left, " MiB left"), func(t *testing.T) {
 			dir := smallDisk(t, "400m")
-			data := filepath.Join(dir, "data")
-			w := write(t, data, 0, fmt.Sprint("OPSCENTER_MIN_FREE=", 128<<20))
-			require.Empty(t, w.until(300))
-			ballast, err := os.Create(filepath.Join(dir, "ballast"))
+			data, ballast := filepath.Join(dir, "data"), filepath.Join(dir, "ballast")
+			w := write(t, data, 0, fmt.Sprint("OPSCENTER_MIN_FREE=", 128<<20), enoughEnv+"=300")
+			require.Equal(t, "enough", w.until(0))
+			require.NoError(t, fill(ballast))
+			info, err := os.Stat(ballast)
 			require.NoError(t, err)
-			chunk := make([]byte, 1<<20)
-			for err == nil {
-				_, err = ballast.Write(chunk)
-			}
-			info, err := ballast.Stat()
-			require.NoError(t, err)
-			require.NoError(t, ballast.Truncate(max(0, info.Size()-int64(left)<<20)))
-			require.NoError(t, ballast.Close())
-			require.Contains(t, w.until(0), "refused:")
+			require.NoError(t, os.Truncate(ballast, max(0, info.Size()-int64(left)<<20)))
 			w.in.Close()
 			said := w.until(0)
 			require.True(t, strings.HasPrefix(said, "closed:"), said)
 			require.NoError(t, w.process.Wait(), "the process lives")
-			require.NoError(t, os.Remove(ballast.Name()))
+			require.NoError(t, os.Remove(ballast))
 			holds(t, data, w.last, badgerstore.Options{MinFree: 32 << 20})
 		})
 	}
+}
+
+// TestDiskFillsUp has another program fill the disk at a random moment, while the store is written to and closed. If the
+// process dies of it, as Badger writes through memory maps, the store still opens with all that was acknowledged.
+func TestDiskFillsUp(t *testing.T) {
+	died := 0
+	const rounds = 8
+	for round := range rounds {
+		dir := smallDisk(t, "400m")
+		data, ballast := filepath.Join(dir, "data"), filepath.Join(dir, "ballast")
+		w := write(t, data, 0, fmt.Sprint("OPSCENTER_MIN_FREE=", 32<<20), reclaimEnv+"=1")
+		require.Empty(t, w.until(100+mrand.IntN(200)))
+		filled := make(chan error, 1)
+		go func() {
+			time.Sleep(time.Duration(mrand.IntN(30)) * time.Millisecond) // the moment is what varies
+			filled <- fill(ballast)
+		}()
+		if round%2 == 0 {
+			w.in.Close()
+		}
+		for said := "-"; said != "" && !strings.HasPrefix(said, "refused:"); {
+			said = w.until(0)
+		}
+		w.in.Close()
+		for w.until(0) != "" {
+		}
+		if w.process.Wait() != nil {
+			died++
+		}
+		require.NoError(t, <-filled)
+		require.NoError(t, os.Remove(ballast))
+		holds(t, data, w.last, badgerstore.Options{MinFree: 32 << 20})
+	}
+	t.Logf("the process died in %d of %d rounds", died, rounds)
+}
+
+// fill writes a file until the disk is full.
+func fill(path string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	chunk := make([]byte, 1<<20)
+	for err == nil {
+		_, err = file.Write(chunk)
+	}
+	return file.Close()
 }
 
 // TestValueLogIsChecked: a file of the value log that is gone, or cut, is found when the store is opened, before
