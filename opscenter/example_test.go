@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"net/url"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
@@ -85,4 +86,21 @@ func ExampleRegistry_Events() {
 	}
 	// Output:
 	// 1 update-published version 202610150000 of [os incus] in channel stable
+}
+
+// Servers may be in private networks only, and never where a cloud tells its machines their credentials. The same rules
+// belong into incusos.Options.AllowAddress, for the addresses that names lead to.
+func ExampleAddressRules() {
+	rules := opscenter.AddressRules{Allow: opscenter.PrivateRanges, Deny: opscenter.MetadataAddresses}
+	for _, where := range []string{"https://10.0.0.1:8443", "https://169.254.169.254", "https://[2001:db8::1]:8443"} {
+		u, err := url.Parse(where)
+		if err == nil {
+			err = rules.CheckURL(u)
+		}
+		fmt.Println(u.Host, err)
+	}
+	// Output:
+	// 10.0.0.1:8443 <nil>
+	// 169.254.169.254 no server may be at 169.254.169.254: invalid URL
+	// [2001:db8::1]:8443 no server may be at 2001:db8::1: invalid URL
 }

@@ -35,9 +35,9 @@ type track struct {
 	epoch     uint32 // grows when the stored state was written
 	contacts  uint32 // grows when something else than a poll changed the contact
 	// settled is the digest of observations that find nothing new; zero: there is none.
-	settled digest
-	watched watched // by the guard
-	told    told
+	settled     digest
+	watched     watched // by the guard
+	selfUpdates selfUpdateRate
 }
 
 // census is what servers are counted by.

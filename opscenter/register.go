@@ -33,7 +33,7 @@ type Registration struct {
 	RemoteAddr string
 
 	unnamed bool // its name is its system UUID
-	heard   hearing
+	verdict verdict
 }
 
 // Registered is the outcome of a registration.
@@ -62,15 +62,15 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 		return Registered{}, err
 	}
 	at := now()
-	// Who registers again is heard no more often than who sends self updates.
+	// A repeated registration counts as a self update.
 	known, err := r.ServerByFingerprint(ctx, Fingerprint(reg.Certificate))
 	switch {
 	case errors.Is(err, ErrUnknownCertificate):
 	case err != nil:
 		return Registered{}, err
 	default:
-		reg.heard = r.hear(known.ID, CauseNetworkConfigChanged, reg.ConnectionURL != known.ConnectionURL)
-		if reg.heard.refuse {
+		reg.verdict = r.judgeUpdate(known.ID, CauseNetworkConfigChanged, reg.ConnectionURL != known.ConnectionURL)
+		if reg.verdict.refuse {
 			return Registered{}, fmt.Errorf("server %q registers again: %w", known.Name, ErrTooOften)
 		}
 	}
@@ -81,7 +81,7 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 	})
 	if err != nil {
 		if known != nil {
-			r.unhear(known.ID)
+			r.forgetUpdate(known.ID)
 		}
 		if errors.Is(err, ErrIdentityTaken) || errors.Is(err, ErrIdentityChanged) {
 			r.refused(ctx, outcome.server, reg, err)
@@ -218,9 +218,9 @@ func (r *Registry) registerAgain(tx *writing, known *Server, reg Registration, a
 		return out, err
 	}
 	// It may be the first thing a server says after a boot: look at it.
-	if reg.heard.poll >= 0 {
+	if reg.verdict.poll >= 0 {
 		moved := changed.ConnectionURL != known.ConnectionURL
-		if err := requestPoll(tx, known.Name, at.Add(reg.heard.poll), moved); err != nil {
+		if err := requestPoll(tx, known.Name, at.Add(reg.verdict.poll), moved); err != nil {
 			return out, err
 		}
 		if moved && known.shares() {

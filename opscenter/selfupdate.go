@@ -74,11 +74,11 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 	at := now()
 	news := update.ConnectionURL != "" && update.ConnectionURL != info.ConnectionURL || update.Cause.ofPower() ||
 		update.Cause == CauseSystemIsReady && info.State.Announced != nil
-	heard := r.hear(info.ID, update.Cause, news)
-	if heard.refuse {
+	verdict := r.judgeUpdate(info.ID, update.Cause, news)
+	if verdict.refuse {
 		return fmt.Errorf("server %q: self update %s: %w", info.Name, update.Cause, ErrTooOften)
 	}
-	if !heard.store && heard.poll < 0 {
+	if !verdict.store && verdict.poll < 0 {
 		r.seen(info.ID, at)
 		return nil
 	}
@@ -107,7 +107,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		if err != nil {
 			return err
 		}
-		t := r.applyCause(*state, update.Cause, at, heard)
+		t := r.applyCause(*state, update.Cause, at, verdict)
 		back = update.Cause == CauseSystemIsReady && state.Announced != nil
 		if moved || back {
 			t.State.Unproven = t.State.Unproven || moved && server.shares()
@@ -120,7 +120,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		return r.record(tx, list...)
 	})
 	if err != nil {
-		r.unhear(info.ID)
+		r.forgetUpdate(info.ID)
 		return err
 	}
 	r.setContact(server.ID, func(c *Contact) {
@@ -151,7 +151,7 @@ func (c Cause) known() bool {
 }
 
 // applyCause changes a server's state as a self update tells.
-func (r *Registry) applyCause(state ServerState, cause Cause, at time.Time, heard hearing) Transition {
+func (r *Registry) applyCause(state ServerState, cause Cause, at time.Time, verdict verdict) Transition {
 	t := Transition{State: state}
 	next := &t.State
 	switch cause {
@@ -172,11 +172,11 @@ func (r *Registry) applyCause(state ServerState, cause Cause, at time.Time, hear
 		}
 		t.to(at, StatusOffline, DetailShutDown, fmt.Sprintf("the server said so: %s", cause))
 	default:
-		if heard.store {
+		if verdict.store {
 			t.event(at, EventSelfUpdate, string(cause))
 		}
-		if heard.poll >= 0 {
-			next.PollRequested = at.Add(heard.poll)
+		if verdict.poll >= 0 {
+			next.PollRequested = at.Add(verdict.poll)
 		}
 		if cause == CauseSystemIsReady && next.Announced != nil {
 			// It was down, and is back: its word settles what a poll might be in doubt about.

@@ -5,20 +5,20 @@ import (
 	"time"
 )
 
-// toldBurst is how many things that are new to us a server may say at once, beyond one each Options.SelfUpdateInterval.
-const toldBurst = 20
+// selfUpdateBurst is how many things that are new to us a server may say at once, beyond one each Options.SelfUpdateInterval.
+const selfUpdateBurst = 20
 
-// told is how often a server has said something of itself lately. Times are since the Registry began.
-type told struct {
+// selfUpdateRate is how often a server has said something of itself lately. Times are since the Registry began.
+type selfUpdateRate struct {
 	window time.Duration // its beginning
 	causes uint16        // that were said within it, by their place in Causes
 	polled time.Duration // when the last poll is due that it has caused
-	full   time.Duration // when the server may say toldBurst new things at once again
+	full   time.Duration // when the server may say selfUpdateBurst new things at once again
 	any    bool
 }
 
-// hearing is what is done about something a server says.
-type hearing struct {
+// verdict is what is done about something a server says.
+type verdict struct {
 	// store it. If it isn't, it says nothing new.
 	store bool
 	// poll the server after so long; below 0: a poll is due already that will find whatever there is.
@@ -27,17 +27,17 @@ type hearing struct {
 	refuse bool
 }
 
-// hear judges what a server says at a time. news: it is new whatever was said before, as another address is, and
+// judge decides about what a server says at a time. news: it is new whatever was said before, as another address is, and
 // what it asks for can't wait. It changes only t, and reads no clock.
-func (t *told) hear(at, interval time.Duration, cause Cause, news bool) hearing {
+func (t *selfUpdateRate) judge(at, interval time.Duration, cause Cause, news bool) verdict {
 	if !t.any || at-t.window >= interval {
 		t.window, t.causes = at, 0
 	}
 	bit := uint16(1) << max(0, slices.Index(Causes, cause))
-	out := hearing{store: news || t.causes&bit == 0, poll: -1}
+	out := verdict{store: news || t.causes&bit == 0, poll: -1}
 	if out.store {
 		full := max(t.full, at) + interval
-		if full-at > toldBurst*interval {
+		if full-at > selfUpdateBurst*interval {
 			out.store, out.refuse = false, true
 			return out
 		}
@@ -57,24 +57,24 @@ func (t *told) hear(at, interval time.Duration, cause Cause, news bool) hearing 
 	return out
 }
 
-// hear judges what a server says of itself now. A server without a track is heard without limit.
-func (r *Registry) hear(id string, cause Cause, news bool) hearing {
+// judgeUpdate judges what a server says of itself now. A server without a track has no limit.
+func (r *Registry) judgeUpdate(id string, cause Cause, news bool) verdict {
 	m := &r.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t := m.tracks[id]
 	if t == nil {
-		return hearing{store: true}
+		return verdict{store: true}
 	}
-	return t.told.hear(m.elapsed(), r.options.SelfUpdateInterval, cause, news)
+	return t.selfUpdates.judge(m.elapsed(), r.options.SelfUpdateInterval, cause, news)
 }
 
-// unhear forgets that a server said something: it was not stored, and the server may say it again.
-func (r *Registry) unhear(id string) {
+// forgetUpdate forgets that a server said something: it was not stored, and the server may say it again.
+func (r *Registry) forgetUpdate(id string) {
 	m := &r.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if t := m.tracks[id]; t != nil {
-		t.told = told{full: t.told.full}
+		t.selfUpdates = selfUpdateRate{full: t.selfUpdates.full}
 	}
 }
