@@ -103,7 +103,8 @@ type loop struct {
 	staleUntil time.Duration
 	asked      time.Duration // when others were last asked because one failed
 	generation generation
-	postponed  bool // a sample is to be tried again
+	postponed  bool          // a sample is to be tried again
+	drawn      time.Duration // when that was last tried
 }
 
 // generation is a context that all polls share which begin within a short time.
@@ -197,6 +198,9 @@ func (l *loop) wait() time.Duration {
 	if l.registry.FleetUnreachable() {
 		until(now + lagInterval) // for the next sample
 	}
+	if l.postponed {
+		until(l.drawn + samplePause)
+	}
 	if l.stale {
 		until(l.staleUntil)
 	}
@@ -214,6 +218,9 @@ func (l *loop) wait() time.Duration {
 	}
 	return wait
 }
+
+// samplePause is the least time between two tries to draw a sample: each looks at all servers.
+const samplePause = 50 * time.Millisecond
 
 // lagInterval is how often it is looked how late those are for whom there is no room.
 const lagInterval = time.Second
@@ -451,6 +458,10 @@ func (l *loop) sample() {
 		return
 	}
 	now := l.now()
+	if l.postponed && now-l.drawn < samplePause {
+		return
+	}
+	l.drawn = now
 	from := slices.Clone([]*entry(l.queues[living]))
 	under := []*lane{&l.lanes[living], &l.slow} // what is asked already tells as much
 	if unbiased {
@@ -470,7 +481,7 @@ func (l *loop) sample() {
 			of++
 		}
 	}
-	// What is left over while answers are being stored is no fair sample: it is tried again with the next one.
+	// What is left over while answers are being stored is no fair sample: it is tried again after samplePause.
 	if l.postponed = 4*len(from) < 3*min(n, of); l.postponed {
 		return
 	}
