@@ -232,20 +232,21 @@ func (c *Client) Events(ctx context.Context, target opscenter.Target) (inventory
 		WriteBufferSize:  1 << 10,
 		NetDialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			conn, err := c.fleet.dial(context.WithValue(ctx, callKey{}, call{p, deadline}), network)
-			if err == nil { // the upgrade does not end with its context otherwise
-				ending, cancel := context.WithCancel(bounded)
-				closing := context.AfterFunc(c.fleet.closing, cancel)
-				stopped := context.AfterFunc(ending, func() { conn.Close() })
-				stop = func() bool {
-					defer cancel()
-					closing()
-					return stopped()
-				}
-				header = &headerConn{Conn: conn}
-				header.left.Store(maxHeader)
-				conn = header
+			if err != nil {
+				return nil, err
 			}
-			return conn, err
+			// The upgrade does not end with its context otherwise.
+			ending, cancel := context.WithCancel(bounded)
+			closing := context.AfterFunc(c.fleet.closing, cancel)
+			stopped := context.AfterFunc(ending, func() { conn.Close() })
+			stop = func() bool {
+				defer cancel()
+				closing()
+				return stopped()
+			}
+			header = &headerConn{Conn: conn}
+			header.left.Store(maxHeader)
+			return header, nil
 		},
 	}
 	const path = "/1.0/events?type=lifecycle&all-projects=true"
