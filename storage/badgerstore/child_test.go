@@ -128,12 +128,17 @@ func write(t *testing.T, dir string, from int, environment ...string) *writing {
 	return w
 }
 
-// until reads what the child says until it is something else than an acknowledgement, or enough is acknowledged.
+// until reads what the child says until it is something else than an acknowledgement, or enough is acknowledged. A
+// report of several lines is returned whole.
 func (w *writing) until(enough int) (said string) {
 	for (enough == 0 || w.last < enough) && w.out.Scan() {
 		n, err := strconv.Atoi(w.out.Text())
 		if err != nil {
-			return w.out.Text()
+			said = w.out.Text()
+			for lines := 0; lines < 200 && strings.HasPrefix(said, "=====") && w.out.Scan(); lines++ {
+				said += "\n" + w.out.Text()
+			}
+			return said
 		}
 		w.last = n
 	}

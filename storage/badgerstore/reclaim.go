@@ -74,13 +74,21 @@ func (s *Store) collect() {
 
 // collectLog collects the value log as long as that gives back anything.
 func (s *Store) collectLog() {
-	for s.db.RunValueLogGC(collectRatio) == nil {
+	for s.collectOne() == nil {
 		select {
 		case <-s.stop:
 			return
 		default:
 		}
 	}
+}
+
+func (s *Store) collectOne() error {
+	if collectAlone {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+	}
+	return s.db.RunValueLogGC(collectRatio)
 }
 
 // reclaim makes the garbage known to Badger, for its value log to be collected. It returns false when the store is
