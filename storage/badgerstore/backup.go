@@ -20,6 +20,7 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 
+	"github.com/opscenter-go/sdk/internal/durable"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -184,7 +185,7 @@ func Restore(ctx context.Context, dir string, backups ...io.Reader) error {
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("badgerstore: %w", err)
 	}
-	if err := errors.Join(os.Rename(made, dir), syncDir(filepath.Dir(dir))); err != nil {
+	if err := errors.Join(os.Rename(made, dir), durable.SyncDir(filepath.Dir(dir))); err != nil {
 		return fmt.Errorf("badgerstore: %w", err)
 	}
 	return nil

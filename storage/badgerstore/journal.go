@@ -12,6 +12,7 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 
+	"github.com/opscenter-go/sdk/internal/durable"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -94,7 +95,7 @@ func createJournal(dir, path string) (*journal, error) {
 			err = nil
 		}
 	}
-	if err = errors.Join(err, temporary.Close(), syncDir(dir)); err != nil {
+	if err = errors.Join(err, temporary.Close(), durable.SyncDir(dir)); err != nil {
 		return nil, fmt.Errorf("badgerstore: creating %s: %w", path, err)
 	}
 	return openJournal(dir)
@@ -155,11 +156,3 @@ func (j *journal) acknowledge(revision uint64) error {
 }
 
 func (j *journal) close() { j.file.Close() }
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}

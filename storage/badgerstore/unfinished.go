@@ -7,6 +7,7 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 
+	"github.com/opscenter-go/sdk/internal/durable"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -44,7 +45,7 @@ func setAside(dir string) (aside []string, err error) {
 		aside = append(aside, path+asideExtension)
 	}
 	if len(aside) > 0 {
-		if err := syncDir(dir); err != nil {
+		if err := durable.SyncDir(dir); err != nil {
 			return nil, fmt.Errorf("badgerstore: %w", err)
 		}
 	}
