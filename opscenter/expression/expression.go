@@ -81,6 +81,16 @@ type Schema struct {
 	Fields map[string]any
 	// Documents are the names of those fields that are JSON.
 	Documents []string
+	// Functions that it may call, by name. They must be quick, and build nothing large.
+	Functions map[string]Function
+}
+
+// Function is a function for expressions.
+type Function struct {
+	// Call gets the arguments, which are of the types that Type says.
+	Call func(arguments ...any) (any, error)
+	// Type is a pointer to a function of that type: new(func(string, ...string) bool).
+	Type any
 }
 
 // Program is a compiled expression. It may be used concurrently.
@@ -119,6 +129,9 @@ func Compile(text string, schema *Schema) (*Program, error) {
 	uses := &uses{documents: documents, program: p, inner: map[ast.Node]bool{}}
 	options := []expr.Option{expr.Env(env), expr.AsBool(), expr.MaxNodes(MaxNodes), expr.Patch(noText(schema.Fields)), expr.Patch(uses), expr.Patch(bounded{}),
 		expr.Function("toFloat64", toFloat64, new(func(any) float64))}
+	for name, function := range schema.Functions {
+		options = append(options, expr.Function(name, function.Call, function.Type))
+	}
 	for _, name := range disabled {
 		options = append(options, expr.DisableBuiltin(name))
 	}
