@@ -54,7 +54,7 @@ type AdoptedServer struct {
 // ErrInvalidOptions for other than one server without a cluster, ErrNotFound for a channel; ErrNameTaken, ErrIdentityTaken, ErrClusterTaken by another cluster, ErrClustered, ErrBusy.
 func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 	if a.Channel == "" {
-		a.Channel = r.options.DefaultChannel
+		a.Channel = r.DefaultChannel()
 	}
 	if a.Cluster != "" && a.Certificate == nil {
 		return fmt.Errorf("cluster %q: %w", a.Cluster, ErrNoCertificate)

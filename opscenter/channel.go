@@ -1,10 +1,13 @@
 package opscenter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter/rolling"
@@ -15,9 +18,29 @@ import (
 type Channel struct {
 	Name        string
 	Description string
-	// Versions is the newest published version of each component.
-	Versions    map[string]string
+	// Versions is the newest version of each component that it offers to any server.
+	Versions map[string]string
+	// Architectures, if the updates of the channel are kept by package updates, is what it offers to the servers of each
+	// architecture, x86_64 or aarch64, and to all others under the empty name. nil: Versions is for all.
+	Architectures map[string]map[string]string
+	// Default: it was made the channel of servers, clusters and tokens that name none, see Registry.DefaultChannel.
+	Default     bool `json:",omitempty"`
 	LastUpdated time.Time
+}
+
+// Offers returns the versions of the components that a server of an architecture gets from the channel; an empty one
+// is not known. Read only.
+func (c *Channel) Offers(architecture string) map[string]string {
+	if c == nil {
+		return nil
+	}
+	if c.Architectures == nil || architecture == "" {
+		return c.Versions
+	}
+	if offered, ok := c.Architectures[architecture]; ok {
+		return offered
+	}
+	return c.Architectures[""]
 }
 
 // SetChannel creates a channel, or changes its description.
@@ -37,6 +60,45 @@ func (r *Registry) SetChannel(ctx context.Context, name, description string) err
 		if channel != nil {
 			changed = *channel
 		}
+		changed.Description, changed.LastUpdated = description, now()
+		return channels.Put(tx, &changed)
+	})
+}
+
+// CreateChannel creates a channel. Errors: storage.ErrExists, ErrInvalidName, ErrTooLong.
+func (r *Registry) CreateChannel(ctx context.Context, name, description string) error {
+	if err := cmp.Or(checkObjectName("channel", name), checkLength("description", description, MaxDescriptionLength)); err != nil {
+		return err
+	}
+	return r.Write(ctx, func(tx *Tx) error {
+		if known, err := channels.Find(tx, storage.StringKey(name)); err != nil || known != nil {
+			return cmp.Or(err, fmt.Errorf("channel %q: %w", name, storage.ErrExists))
+		}
+		made := &Channel{Name: name, Description: description, LastUpdated: now()}
+		if err := channels.Put(tx, made); err != nil {
+			return err
+		}
+		return tx.Record(Event{At: made.LastUpdated, Kind: EventChannelCreated, Reason: "channel " + name})
+	})
+}
+
+// EditChannel changes the description of a channel. check, unless nil, is called with the channel as it is, and an error
+// of it ends the change: for optimistic locking. Errors: ErrNotFound, ErrTooLong.
+func (r *Registry) EditChannel(ctx context.Context, name, description string, check func(*Channel) error) error {
+	if err := checkLength("description", description, MaxDescriptionLength); err != nil {
+		return err
+	}
+	return r.store.Update(ctx, func(tx storage.WriteTx) error {
+		old, err := channels.Get(tx, storage.StringKey(name))
+		if err != nil {
+			return notFound("channel", name, err)
+		}
+		if check != nil {
+			if err := check(old); err != nil {
+				return err
+			}
+		}
+		changed := *old
 		changed.Description, changed.LastUpdated = description, now()
 		return channels.Put(tx, &changed)
 	})
@@ -77,7 +139,8 @@ func (r *Registry) Channels(ctx context.Context) (out []Channel, err error) {
 // PublishUpdate makes a version of some components available in a channel: servers that
 // follow it and have less need an update from now on. A version is a number, YYYYMMDDHHMM;
 // one that is not greater than what the channel has of a component changes nothing for it.
-// Errors: ErrNotFound, ErrInvalidVersion, ErrInvalidName.
+// A program that serves updates by package updates does not call it: that package says what its channels offer.
+// Errors: ErrNotFound, ErrInvalidVersion, ErrInvalidName, ErrFed.
 func (r *Registry) PublishUpdate(ctx context.Context, channel, version string, components ...string) error {
 	if err := checkVersion(version); err != nil {
 		return err
@@ -95,6 +158,9 @@ func (r *Registry) PublishUpdate(ctx context.Context, channel, version string, c
 		old, err := channels.Get(tx, storage.StringKey(channel))
 		if err != nil {
 			return notFound("channel", channel, err)
+		}
+		if old.Architectures != nil {
+			return fmt.Errorf("channel %q: %w", channel, ErrFed)
 		}
 		changed := *old
 		changed.Versions = maps.Clone(old.Versions)
@@ -123,13 +189,164 @@ func channelExists(tx storage.ReadTx, name string) error {
 	return notFound("channel", name, err)
 }
 
-// available returns the newest versions in a channel; none for a channel that is gone.
-func available(tx storage.ReadTx, channel string) (map[string]string, error) {
-	found, err := channels.Find(tx, storage.StringKey(channel))
-	if err != nil || found == nil {
-		return nil, err
+// Offer is what a channel offers: the version of each component, by architecture; those under the empty
+// architecture are for servers of any other one.
+type Offer map[string]map[string]string
+
+// versions returns the newest version of each component.
+func (o Offer) versions() map[string]string {
+	out := map[string]string{}
+	for _, offered := range o {
+		for component, version := range offered {
+			if have, ok := out[component]; !ok || rolling.Newer(version, have) {
+				out[component] = version
+			}
+		}
 	}
-	return found.Versions, nil
+	return out
+}
+
+// SetOffer replaces what a channel offers: no server is downgraded by that. It records an event if that is news; reason
+// goes with it. Errors: ErrNotFound, ErrInvalidVersion, ErrInvalidName.
+func (t *Tx) SetOffer(channel string, offer Offer, reason string) error {
+	for _, offered := range offer {
+		for component, version := range offered {
+			if err := cmp.Or(checkVersion(version), checkObjectName("component", component)); err != nil {
+				return err
+			}
+		}
+	}
+	old, err := channels.Get(t, storage.StringKey(channel))
+	if err != nil {
+		return notFound("channel", channel, err)
+	}
+	if old.Architectures != nil && maps.EqualFunc(old.Architectures, offer, maps.Equal) {
+		return nil
+	}
+	changed := *old
+	changed.Architectures = make(map[string]map[string]string, len(offer))
+	for architecture, offered := range offer {
+		changed.Architectures[architecture] = maps.Clone(offered)
+	}
+	changed.Versions, changed.LastUpdated = offer.versions(), now()
+	if err := channels.Put(t, &changed); err != nil {
+		return err
+	}
+	if maps.Equal(changed.Versions, old.Versions) {
+		return nil
+	}
+	return t.Record(Event{At: changed.LastUpdated, Kind: EventUpdatePublished, Reason: fmt.Sprintf("channel %s offers %s: %s", channel, describeVersions(changed.Versions), reason)})
+}
+
+// describeVersions names versions in a fixed order.
+func describeVersions(versions map[string]string) string {
+	var parts []string
+	for _, component := range slices.Sorted(maps.Keys(versions)) {
+		parts = append(parts, component+" "+versions[component])
+	}
+	return cmp.Or(strings.Join(parts, ", "), "nothing")
+}
+
+// DeleteChannel removes a channel. Errors: ErrNotFound, ErrInUse if a server, a cluster or a token follows it, or it is
+// the default one.
+func (t *Tx) DeleteChannel(name string) error {
+	if _, err := channels.Get(t, storage.StringKey(name)); err != nil {
+		return notFound("channel", name, err)
+	}
+	used := func(by string) error { return fmt.Errorf("channel %q: %s: %w", name, by, ErrInUse) }
+	if name == t.registry.DefaultChannel() || name == t.registry.options.DefaultChannel {
+		return used("it is the default one")
+	}
+	for server, err := range serversByChannel.Scan(t, storage.Range{Prefix: storage.StringKey(name)}) {
+		if err != nil {
+			return err
+		}
+		return used(fmt.Sprintf("server %q follows it", server.Name))
+	}
+	for cluster, err := range clusters.Scan(t, rangeAll) {
+		if err != nil {
+			return err
+		}
+		if cluster.Channel == name {
+			return used(fmt.Sprintf("cluster %q follows it", cluster.Name))
+		}
+	}
+	for token, err := range tokens.Scan(t, rangeAll) {
+		if err != nil {
+			return err
+		}
+		if token.Channel == name && token.usable(now()) {
+			return used("a token admits servers to it")
+		}
+	}
+	if err := channels.Delete(t, storage.StringKey(name)); err != nil {
+		return err
+	}
+	return t.Record(Event{At: now(), Kind: EventChannelDeleted, Reason: "channel " + name})
+}
+
+// RequireChannel returns ErrNotFound unless there is a channel of that name.
+func (t *Tx) RequireChannel(name string) error { return channelExists(t, name) }
+
+// SetDefaultChannel makes a channel the one of servers, clusters and tokens that name none. Errors: ErrNotFound.
+func (t *Tx) SetDefaultChannel(name string) error {
+	if err := channelExists(t, name); err != nil {
+		return err
+	}
+	for channel, err := range channels.Scan(t, rangeAll) {
+		if err != nil {
+			return err
+		}
+		if channel.Default == (channel.Name == name) {
+			continue
+		}
+		changed := *channel
+		changed.Default = channel.Name == name
+		if err := channels.Put(t, &changed); err != nil {
+			return err
+		}
+	}
+	t.committed = append(t.committed, func() { t.registry.defaultChannel.Store(&name) })
+	return nil
+}
+
+// DefaultChannel returns the channel of servers, clusters and tokens that name none: Options.DefaultChannel, until another
+// one is set.
+func (r *Registry) DefaultChannel() string {
+	if set := r.defaultChannel.Load(); set != nil {
+		return *set
+	}
+	return r.options.DefaultChannel
+}
+
+func (r *Registry) loadDefaultChannel(tx storage.ReadTx) error {
+	for channel, err := range channels.Scan(tx, rangeAll) {
+		if err != nil {
+			return err
+		}
+		if channel.Default {
+			r.defaultChannel.Store(&channel.Name)
+		}
+	}
+	return nil
+}
+
+// UsableTokens calls do with each token that still admits servers to a channel.
+func (s *Snapshot) UsableTokens(channel string, do func(*Token)) error {
+	for token, err := range tokens.Scan(s, rangeAll) {
+		if err != nil {
+			return err
+		}
+		if token.Channel == channel && token.usable(now()) {
+			do(token)
+		}
+	}
+	return nil
+}
+
+// available returns the channel; nil for one that is gone, which offers nothing.
+func available(tx storage.ReadTx, channel string) (*Channel, error) {
+	return channels.Find(tx, storage.StringKey(channel))
 }
 
 func isNotFound(err error) bool { return errors.Is(err, storage.ErrNotFound) }

@@ -104,7 +104,7 @@ func (r *Registry) CreateCluster(ctx context.Context, name string, spec ClusterS
 	if err := r.checkClusterSpec(&spec); err != nil {
 		return nil, fmt.Errorf("cluster %q: %w", name, err)
 	}
-	spec.Channel = cmp.Or(spec.Channel, r.options.DefaultChannel)
+	spec.Channel = cmp.Or(spec.Channel, r.DefaultChannel())
 	at := now()
 	cluster := &Cluster{ID: uuid.NewString(), Name: name, Status: ClusterPending, CreatedAt: at, LastUpdated: at}
 	cluster.apply(spec)

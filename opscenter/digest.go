@@ -91,6 +91,9 @@ func digestOf(o *Observation, keepSecrets bool) digest {
 			out.facts++
 		}
 	}
+	if o.Architecture != "" { // likewise
+		out.facts = max(1, out.facts*31+xxhash.Sum64String(o.Architecture))
+	}
 	return out
 }
 

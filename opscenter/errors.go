@@ -49,6 +49,10 @@ var (
 	ErrClustered = errors.New("server is a member of a cluster")
 	// ErrNotReady: the server is not ready for an action, or one is under way.
 	ErrNotReady = errors.New("server is not ready")
+	// ErrFed: package updates says what the channel offers.
+	ErrFed = errors.New("what the channel offers comes from its update feed")
+	// ErrInUse: what is to be removed is still needed.
+	ErrInUse = errors.New("is in use")
 	// ErrOutcomeUnknown: an Actuator sent its request, and can't tell whether it was carried
 	// out. Polls will.
 	ErrOutcomeUnknown = errors.New("outcome is unknown")

@@ -32,6 +32,12 @@ const (
 	EventTokenUpdated         EventKind = "token-updated"
 	EventTokenRevoked         EventKind = "token-revoked"
 	EventUpdatePublished      EventKind = "update-published"
+	EventUpdateReady          EventKind = "update-ready"            // all files of an update are here
+	EventUpdateRemoved        EventKind = "update-removed"          // an update is not kept any more
+	EventUpdateChannels       EventKind = "update-channels-changed" // of an update
+	EventUpdateSettingsSet    EventKind = "update-feed-changed"     // its settings
+	EventChannelCreated       EventKind = "channel-created"
+	EventChannelDeleted       EventKind = "channel-deleted"
 	EventCertificateChanged   EventKind = "certificate-changed"
 	EventCertificateAccepted  EventKind = "certificate-accepted"
 	EventFlapping             EventKind = "flapping"

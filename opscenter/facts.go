@@ -34,6 +34,19 @@ func (f *Facts) Size() int {
 	return len(f.Hardware) + len(f.Network) + len(f.Security) + len(f.Storage)
 }
 
+// architecture returns that of the processor, as IncusOS and its update feed name it; empty: the hardware does not tell.
+func (f *Facts) architecture() string {
+	var hardware struct {
+		CPU struct {
+			Architecture string `json:"architecture"`
+		} `json:"cpu"`
+	}
+	if json.Unmarshal(f.Hardware, &hardware) != nil || checkObjectName("architecture", hardware.CPU.Architecture) != nil {
+		return ""
+	}
+	return hardware.CPU.Architecture
+}
+
 // factsRow keeps facts compressed.
 type factsRow struct {
 	ID     string // the server's

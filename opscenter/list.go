@@ -84,7 +84,7 @@ func (f ServerFilter) check() error {
 }
 
 // matches applies the filter to rows, before anything is copied.
-func (f ServerFilter) matches(server *Server, state *ServerState, available map[string]string) bool {
+func (f ServerFilter) matches(server *Server, state *ServerState, channel *Channel) bool {
 	switch {
 	case f.Cluster != "" && server.Cluster != f.Cluster,
 		f.Channel != "" && server.Channel != f.Channel,
@@ -94,7 +94,7 @@ func (f ServerFilter) matches(server *Server, state *ServerState, available map[
 		f.Type != "" && state.Type != f.Type,
 		f.NeedsReboot != nil && state.Versions.NeedsReboot() != *f.NeedsReboot,
 		f.InMaintenance != nil && (state.Maintenance != NotInMaintenance) != *f.InMaintenance,
-		f.NeedsUpdate != nil && (len(state.Versions.Outdated(available)) > 0) != *f.NeedsUpdate:
+		f.NeedsUpdate != nil && (len(state.Versions.Outdated(channel.Offers(state.Architecture))) > 0) != *f.NeedsUpdate:
 		return false
 	}
 	return true
@@ -175,24 +175,24 @@ func (r *Registry) scan(ctx context.Context, tx storage.ReadTx, filter ServerFil
 		default:
 			pairs = allPairs(tx, page)
 		}
-		newest := map[string]map[string]string{} // by channel
+		followed := map[string]*Channel{}
 		for p, err := range pairs {
 			if err != nil {
 				yield(nil, err)
 				return
 			}
-			versions, ok := newest[p.server.Channel]
+			channel, ok := followed[p.server.Channel]
 			if !ok {
-				if versions, err = available(tx, p.server.Channel); err != nil {
+				if channel, err = available(tx, p.server.Channel); err != nil {
 					yield(nil, err)
 					return
 				}
-				newest[p.server.Channel] = versions
+				followed[p.server.Channel] = channel
 			}
-			if !filter.matches(p.server, p.state, versions) {
+			if !filter.matches(p.server, p.state, channel) {
 				continue
 			}
-			info := r.info(p.server, p.state, versions)
+			info := r.info(p.server, p.state, channel)
 			if expression != nil {
 				if err := ctx.Err(); err != nil {
 					yield(nil, err)

@@ -331,6 +331,12 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 			return err
 		}
 	}
+	if o.Facts != nil {
+		o.hash = o.parts.combine(state.FactsHash)
+		if o.Architecture == "" && (o.hash != state.FactsHash || state.Architecture == "") {
+			o.Architecture = o.Facts.architecture()
+		}
+	}
 	o.transition = Apply(state, contact, o.Observation, policy)
 	o.transition.Changed = o.transition.Changed || o.rewound
 	unproven := state.Unproven
@@ -346,7 +352,7 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 	if o.Facts == nil {
 		return nil
 	}
-	if o.hash = o.parts.combine(state.FactsHash); o.hash != state.FactsHash {
+	if o.hash != state.FactsHash {
 		o.transition.State.FactsHash = o.hash
 		o.transition.State.LastUpdated = o.At
 		o.transition.Changed = true

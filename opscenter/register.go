@@ -293,7 +293,7 @@ func (r *Registry) channelFor(tx storage.ReadTx, wanted ...string) (string, erro
 			return name, nil
 		}
 	}
-	return r.options.DefaultChannel, nil
+	return r.DefaultChannel(), nil
 }
 
 // registerKnownMachine gives a certificate to a machine that was announced, or is installed

@@ -151,6 +151,8 @@ type Registry struct {
 	refusals   *rate.Limiter // of registrations, that are recorded
 	unrecorded atomic.Int64  // refusals since the last one that was
 	jump       clockJumping
+
+	defaultChannel atomic.Pointer[string] // as it was set; nil: that of the options
 }
 
 // NewRegistry returns a Registry over a store. The store stays the caller's: close it after
@@ -182,6 +184,9 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 	}
 	if err == nil {
 		err = store.View(ctx, r.memory.load)
+	}
+	if err == nil {
+		err = store.View(ctx, r.loadDefaultChannel)
 	}
 	if err != nil {
 		return nil, err

@@ -70,7 +70,7 @@ type ServerInfo struct {
 	// and could read all of it, since an action on it last began or ended.
 	Failures  int
 	GoodPolls int
-	// Available is the newest version of each component in the server's channel. Read only.
+	// Available is the version of each component that the server's channel offers it. Read only.
 	Available map[string]string
 }
 
@@ -151,11 +151,12 @@ type Target struct {
 }
 
 // info joins a server with its state.
-func (r *Registry) info(server *Server, state *ServerState, available map[string]string) *ServerInfo {
-	out := &ServerInfo{Server: *server, Available: available}
+func (r *Registry) info(server *Server, state *ServerState, channel *Channel) *ServerInfo {
+	out := &ServerInfo{Server: *server}
 	if state != nil {
 		out.State = *state
 	}
+	out.Available = channel.Offers(out.State.Architecture)
 	out.LastSeen = out.State.LastSeen
 	c := r.contact(server.ID)
 	out.Failures, out.GoodPolls = c.Failures, c.Good
@@ -170,11 +171,11 @@ func (r *Registry) load(tx storage.ReadTx, server *Server) (*ServerInfo, error) 
 	if err != nil {
 		return nil, err
 	}
-	newest, err := available(tx, server.Channel)
+	channel, err := available(tx, server.Channel)
 	if err != nil {
 		return nil, err
 	}
-	return r.info(server, state, newest), nil
+	return r.info(server, state, channel), nil
 }
 
 // Server returns a server by name, or ErrNotFound.
@@ -507,7 +508,7 @@ func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, 
 	if err != nil {
 		return nil, err
 	}
-	a.Channel = cmp.Or(a.Channel, r.options.DefaultChannel)
+	a.Channel = cmp.Or(a.Channel, r.DefaultChannel())
 	if err := checkServerName(a.Name); err != nil {
 		return nil, err
 	}

@@ -114,6 +114,8 @@ type ServerState struct {
 	// MemberRoles are its roles there, as Incus names them: database, database-leader,
 	// database-standby and others.
 	MemberRoles []string
+	// Architecture of its processor, x86_64 or aarch64, as its hardware facts tell; empty: not known.
+	Architecture string `json:",omitempty"`
 	// SystemStateTrusted is IncusOS's own word on its secure boot state.
 	SystemStateTrusted bool
 	// Update is how it updates itself; nil: that was never read, or it is not on IncusOS.
@@ -254,7 +256,9 @@ type Observation struct {
 	MemberName         *string
 	MemberRoles        []string // read with the Maintenance of a member
 	SystemStateTrusted *bool
-	Update             *UpdateSettings
+	// Architecture is read with the Facts; empty: it was not told.
+	Architecture string
+	Update       *UpdateSettings
 	// UpdateStatus was read before Versions, if the Target was Updating.
 	UpdateStatus *UpdateStatus
 	Facts        *Facts

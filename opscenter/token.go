@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,9 +21,15 @@ type Token struct {
 	UsesRemaining int64
 	ExpireAt      time.Time
 	// Channel is given to the servers it admits.
-	Channel   string
-	CreatedAt time.Time
+	Channel string
+	// Applications are those that the servers it admits fetch from the update feed when they are installed: a release
+	// without them is not to become the newest of the channel.
+	Applications []string `json:",omitempty"`
+	CreatedAt    time.Time
 }
+
+// usable reports whether the token still admits servers.
+func (t *Token) usable(at time.Time) bool { return t.UsesRemaining > 0 && t.ExpireAt.After(at) }
 
 // TokenSpec is what an operator says of a token.
 type TokenSpec struct {
@@ -33,6 +40,8 @@ type TokenSpec struct {
 	ExpireAt time.Time
 	// Channel must exist. Default: Options.DefaultChannel.
 	Channel string
+	// Applications that its servers fetch from the update feed when they are installed. At most MaxTokenApplications.
+	Applications []string
 }
 
 // CreateToken creates a token. Errors: ErrInvalidToken, ErrTooLong, ErrNotFound for the channel.
@@ -82,12 +91,23 @@ func (r *Registry) fillToken(token *Token, spec TokenSpec) error {
 		return err
 	}
 	if spec.Channel == "" {
-		spec.Channel = r.options.DefaultChannel
+		spec.Channel = r.DefaultChannel()
 	}
-	token.Description, token.UsesRemaining, token.Channel = spec.Description, spec.Uses, spec.Channel
+	if len(spec.Applications) > MaxTokenApplications {
+		return fmt.Errorf("%d applications, at most %d are allowed: %w", len(spec.Applications), MaxTokenApplications, ErrInvalidToken)
+	}
+	for _, application := range spec.Applications {
+		if err := checkObjectName("application", application); err != nil {
+			return err
+		}
+	}
+	token.Description, token.UsesRemaining, token.Channel, token.Applications = spec.Description, spec.Uses, spec.Channel, slices.Clone(spec.Applications)
 	token.ExpireAt = spec.ExpireAt.UTC().Round(0)
 	return nil
 }
+
+// Label names a token without telling it.
+func (t *Token) Label() string { return t.label() }
 
 // label names a token without telling it.
 func (t *Token) label() string {
@@ -205,7 +225,7 @@ func (r *Registry) EditToken(ctx context.Context, id string, edit func(*Token, *
 			return tokenNotFound(err)
 		}
 		changed, before := *token, *token
-		wanted := TokenSpec{Description: token.Description, Uses: token.UsesRemaining, ExpireAt: token.ExpireAt, Channel: token.Channel}
+		wanted := TokenSpec{Description: token.Description, Uses: token.UsesRemaining, ExpireAt: token.ExpireAt, Channel: token.Channel, Applications: token.Applications}
 		if err := edit(&before, &wanted); err != nil {
 			return err
 		}

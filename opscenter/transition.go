@@ -285,6 +285,9 @@ func (t *Transition) read(o Observation) {
 	if s := o.UpdateStatus; s != nil && (next.UpdateStatus == nil || next.UpdateStatus.Status != s.Status || !next.UpdateStatus.LastCheck.Equal(s.LastCheck)) {
 		next.UpdateStatus = s
 	}
+	if o.Architecture != "" {
+		next.Architecture = o.Architecture
+	}
 	if o.SystemStateTrusted != nil {
 		next.SystemStateTrusted = *o.SystemStateTrusted
 	}

@@ -20,6 +20,8 @@ type Tx struct {
 	begun    map[string]bool // of this run
 	events   []Event
 	names    []string // of the members that were changed last
+	// committed is called when the transaction is.
+	committed []func()
 }
 
 // Snapshot reads what the transaction sees.
@@ -70,6 +72,9 @@ func (r *Registry) Write(ctx context.Context, fn func(*Tx) error) error {
 	}
 	if err != nil {
 		return err
+	}
+	for _, do := range tx.committed {
+		do()
 	}
 	r.logEvents(ctx, tx.events)
 	return nil

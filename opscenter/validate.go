@@ -26,6 +26,7 @@ const (
 	MaxPropertyValue     = 4096
 	MaxCertificateSize   = 16 << 10 // of the DER form
 	MaxTokenUses         = 1_000_000
+	MaxTokenApplications = 16
 )
 
 // checkServerName takes what IncusOS, which checks no host name, and Operations Center take, but

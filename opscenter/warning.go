@@ -58,6 +58,15 @@ const (
 	// WarningUpdateSettings: the server's update settings are not those of a managed server, and
 	// are put back. Cleared when they are.
 	WarningUpdateSettings WarningKind = "Server update settings changed"
+	// WarningUpdates: the last refresh of the update feed failed, or some updates could not be fetched. Cleared when one
+	// ends without that.
+	WarningUpdates WarningKind = "Updates not fetched"
+	// WarningSigner: the certificate that signs updates ends within 90 days, or has ended. Cleared when an index is signed
+	// by one that lasts longer.
+	WarningSigner WarningKind = "Update signing certificate ends"
+	// WarningUpdateHeld: a new update lacks what servers or tokens of the default channel need, and is not offered there.
+	// Cleared when it is, or another one has what is needed.
+	WarningUpdateHeld WarningKind = "Update held back"
 	// WarningBehind: polls don't keep up with their schedule. Cleared when they do.
 	WarningBehind WarningKind = "Polling behind schedule"
 )
