@@ -25,7 +25,7 @@ type state struct {
 	// does not.
 	version, next, alternate string
 	needsReboot              bool
-	applications             []application
+	applications             []deployed
 	available                string // what the update feed offers
 	bootedAt                 time.Time
 	ready                    bool
@@ -42,9 +42,13 @@ type state struct {
 	hardware, storage, security json.RawMessage
 	keysRetrieved               bool
 	kernel, logging             json.RawMessage // configurations
+
+	keys    map[string]bool // Secure Boot keys that came by updates
+	keyBoot bool            // one of them waits for a boot
+	bare    bool            // freshly installed: there is no application, nor a certificate to present
 }
 
-type application struct {
+type deployed struct {
 	name, version string
 	primary       bool
 }
@@ -57,10 +61,10 @@ type updateConfig struct {
 }
 
 func newState(options Options, machineID, systemUUID string) state {
-	return state{
+	out := state{
 		machineID: machineID, systemUUID: systemUUID,
 		version: options.Version, available: options.Version,
-		applications: []application{{options.Application, options.Version, true}, {"debug", options.Version, false}},
+		applications: []deployed{{options.Application, options.Version, true}, {"debug", options.Version, false}},
 		bootedAt:     time.Now().Add(-time.Hour), ready: true,
 		update:      updateConfig{Channel: "stable", CheckFrequency: "6h"},
 		updateState: "Update check completed",
@@ -68,6 +72,13 @@ func newState(options Options, machineID, systemUUID string) state {
 		hardware:    hardware(options.Seed, options.VirtualFunctions), storage: storage(options.Seed), security: security(options.Seed),
 		kernel: json.RawMessage(`{}`), logging: json.RawMessage(`{}`),
 	}
+	if options.Fresh {
+		out.applications, out.ready, out.bare = nil, false, true
+	}
+	if options.Architecture != "x86_64" {
+		out.hardware = json.RawMessage(strings.Replace(string(out.hardware), `"architecture":"x86_64"`, fmt.Sprintf(`"architecture":%q`, options.Architecture), 1))
+	}
+	return out
 }
 
 func isIncus(application string) bool {
@@ -114,7 +125,7 @@ func (s *Server) SetApplications(names ...string) {
 	defer s.mu.Unlock()
 	s.state.applications = nil
 	for i, name := range names {
-		s.state.applications = append(s.state.applications, application{name, s.state.version, i == 0})
+		s.state.applications = append(s.state.applications, deployed{name, s.state.version, i == 0})
 	}
 }
 
@@ -408,32 +419,49 @@ func (s *Server) beginUpdate() bool {
 }
 
 func (s *Server) applyUpdate(osOnly bool) {
-	s.mu.Lock()
-	s.state.updating = false
-	if s.trouble == TroubleUpdate {
+	if s.has(TroubleUpdate) {
+		s.mu.Lock()
+		s.state.updating = false
 		s.mu.Unlock()
 		return
 	}
-	osUpdated, updated, auto := false, false, false
+	got, err := s.offered(osOnly)
+	s.mu.Lock()
+	s.state.updating = false
+	osUpdated, updated, keyApplied, auto := false, false, false, false
 	s.state.updateState = "Update check completed"
-	if s.trouble == TroubleDownload {
+	switch {
+	case s.trouble == TroubleDownload || err != nil:
 		s.state.updateState = "Failed to check for OS updates"
-	} else if newer(s.state.available, s.state.version) && s.state.next != s.state.available { // what did not boot is not tried again
-		s.state.next, osUpdated = s.state.available, true
+	case got.key != "":
+		// One at a time, and before everything else.
+		if s.state.keys == nil {
+			s.state.keys = map[string]bool{}
+		}
+		s.state.keys[got.key], s.state.keyBoot, keyApplied = true, true, true
+		if auto = s.state.update.AutoReboot; !auto {
+			s.state.needsReboot = true
+			s.state.updateState = "Secure Boot key " + got.key + " has been applied"
+		}
+	case newer(got.os, s.state.version) && s.state.next != got.os: // what did not boot is not tried again
+		s.state.next, osUpdated = got.os, true
 		if auto = s.state.update.AutoReboot; auto {
 			s.state.updateState = "Running update check" // the reboot is a part of it
 		} else {
 			s.state.needsReboot = true
-			s.state.updateState = "IncusOS has been updated to version " + s.state.available
+			s.state.updateState = "IncusOS has been updated to version " + got.os
 		}
 	}
 	for i := range s.state.applications {
-		if a := &s.state.applications[i]; !osOnly && s.trouble != TroubleDownload && s.trouble != TroubleApplication && newer(s.state.available, a.version) {
-			a.version, updated = s.state.available, true
+		if a := &s.state.applications[i]; err == nil && !osOnly && s.trouble != TroubleDownload && s.trouble != TroubleApplication && newer(got.apps[a.name], a.version) {
+			a.version, updated = got.apps[a.name], true
 		}
 	}
 	s.mu.Unlock()
 	s.save()
+	if keyApplied {
+		_ = s.SelfUpdate(s.ctx, "secure-boot-update-applied")
+	}
 	if osUpdated {
 		_ = s.SelfUpdate(s.ctx, "os-update-applied")
 	}
@@ -443,6 +471,32 @@ func (s *Server) applyUpdate(osOnly bool) {
 	if auto {
 		s.later(0, s.Reboot)
 	}
+}
+
+// offered returns what there is to update to: in the feed of the control plane, or by Offer.
+func (s *Server) offered(osOnly bool) (*fetched, error) {
+	s.mu.Lock()
+	feed, available := s.feed, s.state.available
+	var names []string
+	for _, a := range s.state.applications {
+		names = append(names, a.name)
+	}
+	if feed {
+		s.listed = nil // a check that is asked for asks anew
+	}
+	s.mu.Unlock()
+	if feed {
+		got, err := s.look(s.ctx, names, osOnly)
+		if err != nil {
+			s.say("Failed to check for updates: " + err.Error())
+		}
+		return got, err
+	}
+	out := &fetched{version: available, os: available, apps: map[string]string{}}
+	for _, name := range names {
+		out.apps[name] = available
+	}
+	return out, nil
 }
 
 func newer(a, b string) bool {
@@ -554,7 +608,7 @@ func (s *Server) boot() {
 		s.state.alternate, s.state.version = s.state.version, s.state.next
 		s.state.next = ""
 	}
-	s.state.needsReboot = false
+	s.state.needsReboot, s.state.keyBoot = false, false
 	s.state.bootedAt = time.Now()
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -29,6 +30,9 @@ type saved struct {
 	Pinned                string // the control plane's certificate
 	Off, Rebooting        bool
 	Reboots               int
+	Feed                  bool
+	Keys                  map[string]bool
+	KeyBoot               bool
 }
 
 type savedApplication struct {
@@ -67,7 +71,7 @@ func (s *Server) save() {
 	s.mu.Lock()
 	st := &s.state
 	out := saved{MachineID: st.machineID, SystemUUID: st.systemUUID, Version: st.version, Next: st.next, Alternate: st.alternate, Available: st.available,
-		NeedsReboot: st.needsReboot, UpdateState: st.updateState, LastCheck: st.lastCheck, BootedAt: st.bootedAt, Address: s.address, ServerURL: s.provider.ServerURL, Token: s.provider.Token, Off: s.off, Rebooting: s.rebooting, Reboots: s.reboots}
+		NeedsReboot: st.needsReboot, UpdateState: st.updateState, LastCheck: st.lastCheck, BootedAt: st.bootedAt, Address: s.address, ServerURL: s.provider.ServerURL, Token: s.provider.Token, Off: s.off, Rebooting: s.rebooting, Reboots: s.reboots, Feed: s.feed, Keys: maps.Clone(st.keys), KeyBoot: st.keyBoot}
 	for _, a := range st.applications {
 		out.Applications = append(out.Applications, savedApplication{a.name, a.version, a.primary})
 	}
@@ -127,7 +131,7 @@ func (s *Server) restore() error {
 	st.needsReboot, st.updateState, st.lastCheck = in.NeedsReboot, in.UpdateState, in.LastCheck
 	st.applications = nil
 	for _, a := range in.Applications {
-		st.applications = append(st.applications, application{a.Name, a.Version, a.Primary})
+		st.applications = append(st.applications, deployed{a.Name, a.Version, a.Primary})
 	}
 	for _, print := range in.Trusted {
 		s.trusted[print] = true
@@ -139,6 +143,7 @@ func (s *Server) restore() error {
 		}
 	}
 	s.off, s.rebooting, s.reboots = in.Off, in.Rebooting, in.Reboots
+	s.feed, st.keys, st.keyBoot = in.Feed, in.Keys, in.KeyBoot
 	if s.options.Address == "" {
 		s.options.Address = in.Address
 	}

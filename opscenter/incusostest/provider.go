@@ -98,7 +98,7 @@ func (s *Server) send(ctx context.Context, method, path string, body, metadata a
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	s.mu.Lock()
-	base, transport := strings.TrimSuffix(s.provider.ServerURL, "/"), s.transport
+	base, transport := strings.TrimSuffix(s.provider.ServerURL, "/"), s.feedTransportLocked()
 	s.mu.Unlock()
 	data, err := json.Marshal(body)
 	if err != nil {

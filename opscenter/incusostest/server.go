@@ -44,6 +44,10 @@ type Options struct {
 	Application string
 	// Version of the OS and all applications. Default: Release, else "202610010000".
 	Version string
+	// Fresh: the server is freshly installed, and has no application: Install fetches it from the feed of the control plane.
+	Fresh bool
+	// Architecture of its processor. Default "x86_64".
+	Architecture string
 	// Standalone: an Incus server that is in no cluster.
 	Standalone bool
 	// Address to listen on. Default: a loopback address of its own, port 8443; where the
@@ -84,6 +88,7 @@ func (o Options) withDefaults() Options {
 		o.Application = "incus"
 	}
 	o.Version = cmp.Or(o.Version, o.Release, "202610010000")
+	o.Architecture = cmp.Or(o.Architecture, "x86_64")
 	for _, d := range []*time.Duration{&o.UpdateDelay, &o.RebootDelay, &o.EvacuateDelay} {
 		if *d == 0 {
 			*d = 10 * time.Millisecond
@@ -129,6 +134,12 @@ type Server struct {
 	trouble   Trouble
 	incus     *daemon
 	fleet     *Fleet // it belongs to, and has no sockets; nil: none
+
+	feed      bool // its updates come from the control plane
+	console   []string
+	listed    []feedUpdate // the updates of the feed, as they were then
+	listedAt  time.Time
+	anonymous *http.Transport // without a client certificate
 
 	saving sync.Mutex // the file
 }
@@ -200,6 +211,10 @@ func (s *Server) install() error {
 	s.incus = newDaemon(s, isIncus(s.options.Application) && !s.options.Standalone)
 	if s.transport != nil {
 		s.transport.CloseIdleConnections()
+	}
+	if s.anonymous != nil {
+		s.anonymous.CloseIdleConnections()
+		s.anonymous = nil
 	}
 	s.transport = &http.Transport{
 		Proxy:               nil,
@@ -359,6 +374,9 @@ func (s *Server) Close() {
 	s.mu.Unlock()
 	s.wait.Wait()
 	s.transport.CloseIdleConnections()
+	if s.anonymous != nil {
+		s.anonymous.CloseIdleConnections()
+	}
 }
 
 // later runs what takes time on a real server, unless the server is closed first.

@@ -1,0 +1,335 @@
+package incusostest
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// What a server does with the update feed of its control plane, as IncusOS does: see Install.
+
+// feedCache is how long a server goes by a list of updates that it has.
+const feedCache = time.Hour
+
+// ErrNoApplication: the feed has not the application of a fresh server, which hangs.
+var ErrNoApplication = errors.New("the server has no application, and waits for one")
+
+// feedUpdate is what a server reads of an update.
+type feedUpdate struct {
+	UUID     string   `json:"uuid"`
+	Version  string   `json:"version"`
+	Channels []string `json:"channels"`
+}
+
+// feedFile is a file of an update.
+type feedFile struct {
+	Filename     string `json:"filename"`
+	Size         int64  `json:"size"`
+	SHA256       string `json:"sha256"`
+	Component    string `json:"component"`
+	Type         string `json:"type"`
+	Architecture string `json:"architecture"`
+}
+
+func (f *feedFile) isApplication(name string) bool {
+	return f.Type == "application" && path.Base(f.Filename) == name+".raw.gz"
+}
+
+// fetched is what came of a look at the feed.
+type fetched struct {
+	version string            // of the update that was taken; empty: none
+	os      string            // version of the operating system; empty: there is none
+	apps    map[string]string // versions of the applications that there are
+	key     string            // a Secure Boot key that is to be applied first
+	keys    int               // how many more there are
+}
+
+// Install does what a freshly installed server, one with Options.Fresh, does at its first boot: it asks the feed of the
+// control plane, without a client certificate, for Secure Boot keys, its application and the operating system, installs
+// those, and registers. From then on its updates come from the feed. Errors: ErrNoApplication if the feed has not its
+// application: a real server hangs then, and says so at its console, see Console; those of the download, and of Register.
+func (s *Server) Install(ctx context.Context, provider Provider) error {
+	s.mu.Lock()
+	s.provider, s.feed = provider, true
+	application, fresh := s.options.Application, s.state.bare
+	s.mu.Unlock()
+	if fresh {
+		for range 1 + maxKeys { // each key takes a boot
+			got, err := s.look(ctx, []string{application}, false)
+			switch {
+			case err != nil:
+				s.say("Failed to check for updates: " + err.Error())
+				return fmt.Errorf("installing %s: %w", s.options.Name, err)
+			case got.key != "":
+				s.applyKey(got.key)
+				s.bootUnseen()
+				continue
+			case got.apps[application] == "":
+				s.say(fmt.Sprintf("No update available for application %q, waiting for one", application))
+				return fmt.Errorf("%s: application %s: %w", s.options.Name, application, ErrNoApplication)
+			}
+			s.mu.Lock()
+			s.state.bare = false
+			s.state.applications = []deployed{{application, got.apps[application], true}}
+			s.incus = newDaemon(s, isIncus(application) && !s.options.Standalone)
+			if got.os != "" && newer(got.os, s.state.version) {
+				s.state.next = got.os // in the startup check it is booted at once
+				s.boot()
+			}
+			s.state.ready, s.state.lastCheck = true, time.Now()
+			s.unsaved()
+			s.mu.Unlock()
+			break
+		}
+	}
+	return s.Register(ctx, provider)
+}
+
+// maxKeys bounds the Secure Boot keys that a fresh server applies.
+const maxKeys = 8
+
+// FollowFeed makes a server take its updates from the feed of its control plane, as all real ones do, or from Offer again.
+func (s *Server) FollowFeed(follow bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.feed = follow
+}
+
+// Console returns what the server has said at its console, the last lines.
+func (s *Server) Console() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.console)
+}
+
+const maxConsole = 100
+
+func (s *Server) say(line string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.console = append(s.console, line); len(s.console) > maxConsole {
+		s.console = s.console[1:]
+	}
+}
+
+// look asks the feed, and fetches what is newer of the applications and the operating system.
+func (s *Server) look(ctx context.Context, applications []string, osOnly bool) (*fetched, error) {
+	s.mu.Lock()
+	running, channel, bad := s.state.version, s.state.update.Channel, ""
+	if s.state.next == s.state.alternate {
+		bad = s.state.next // it did not boot
+	}
+	staged, waits := s.state.next, s.state.keyBoot
+	have := map[string]string{}
+	for _, a := range s.state.applications {
+		have[a.name] = a.version
+	}
+	s.mu.Unlock()
+	list, err := s.feedList(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &fetched{apps: map[string]string{}}
+	if waits {
+		s.say("A Secure Boot key waits for a reboot")
+		return out, nil
+	}
+	at := slices.IndexFunc(list, func(u feedUpdate) bool { return slices.Contains(u.Channels, channel) || u.Version == running })
+	if at < 0 {
+		return out, nil
+	}
+	if !slices.ContainsFunc(list, func(u feedUpdate) bool { return slices.Contains(u.Channels, channel) }) {
+		s.say(fmt.Sprintf("No update has channel %q", channel))
+	}
+	u := list[at]
+	var files []feedFile
+	if err := s.send(ctx, http.MethodGet, "/1.0/provisioning/updates/"+u.UUID+"/files", nil, &files); err != nil {
+		return nil, err
+	}
+	files = slices.DeleteFunc(files, func(f feedFile) bool { return f.Architecture != "" && f.Architecture != s.options.Architecture })
+	if len(files) == 0 {
+		return out, nil
+	}
+	out.version = u.Version
+	keys, err := s.newKeys(ctx, &u, files)
+	if err != nil {
+		return nil, err
+	}
+	if len(keys) > 0 {
+		out.key, out.keys = keys[0], len(keys)-1
+		return out, nil
+	}
+	if !osOnly {
+		for _, name := range applications {
+			i := slices.IndexFunc(files, func(f feedFile) bool { return f.isApplication(name) })
+			if i < 0 {
+				continue
+			}
+			if have[name] == "" || newer(u.Version, have[name]) {
+				if _, err := s.download(ctx, &u, &files[i], io.Discard); err != nil {
+					return nil, err
+				}
+			}
+			out.apps[name] = u.Version
+		}
+	}
+	parts := map[string]bool{}
+	for i := range files {
+		f := &files[i]
+		if f.Component != "os" || !strings.HasPrefix(f.Type, "update-") || f.Type == "update-secureboot" {
+			continue
+		}
+		if newer(u.Version, running) && u.Version != staged && u.Version != bad {
+			if _, err := s.download(ctx, &u, f, io.Discard); err != nil {
+				return nil, err
+			}
+		}
+		parts[f.Type] = true
+	}
+	switch {
+	case len(parts) == 0:
+	case len(parts) < 4:
+		return nil, fmt.Errorf("the operating system %s lacks a part: there are %s", u.Version, strings.Join(slices.Sorted(maps.Keys(parts)), ", "))
+	case newer(running, u.Version):
+		s.say(fmt.Sprintf("Local version %s is newer than available %s", running, u.Version))
+	default:
+		out.os = u.Version
+	}
+	return out, nil
+}
+
+// feedList reads the list of updates, or goes by the one it has.
+func (s *Server) feedList(ctx context.Context) ([]feedUpdate, error) {
+	s.mu.Lock()
+	list, at := s.listed, s.listedAt
+	s.mu.Unlock()
+	if list != nil && time.Since(at) < feedCache {
+		return list, nil
+	}
+	if err := s.send(ctx, http.MethodGet, "/1.0/provisioning/updates?recursion=1", nil, &list); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.listed, s.listedAt = list, time.Now()
+	s.mu.Unlock()
+	return list, nil
+}
+
+// download fetches a file, checks its sum over what comes, and writes what it unpacks to w.
+func (s *Server) download(ctx context.Context, u *feedUpdate, f *feedFile, w io.Writer) (unpacked int64, err error) {
+	s.mu.Lock()
+	base, transport, version := strings.TrimSuffix(s.provider.ServerURL, "/"), s.feedTransportLocked(), s.state.version
+	s.mu.Unlock()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/1.0/provisioning/updates/"+u.UUID+"/files/"+f.Filename, nil)
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("User-Agent", "IncusOS/"+version)
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("file %s: status %s", f.Filename, resp.Status)
+	}
+	sum := sha256.New()
+	body := io.TeeReader(resp.Body, sum)
+	content, err := gzip.NewReader(body) // which the library has unpacked already, if there is a Content-Encoding
+	if err != nil {
+		return 0, fmt.Errorf("file %s: %w", f.Filename, err)
+	}
+	if unpacked, err = io.Copy(w, content); err == nil {
+		_, err = io.Copy(io.Discard, body)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("file %s: %w", f.Filename, err)
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); f.SHA256 != "" && got != f.SHA256 {
+		return 0, fmt.Errorf("file %s: its sha256 is %s, %s was listed", f.Filename, got, f.SHA256)
+	}
+	return unpacked, nil
+}
+
+// feedTransportLocked is for what is asked of the control plane: before it has an application, a server has no
+// certificate to present. s.mu is held.
+func (s *Server) feedTransportLocked() *http.Transport {
+	if !s.state.bare {
+		return s.transport
+	}
+	if s.anonymous == nil {
+		s.anonymous = s.transport.Clone()
+		s.anonymous.TLSClientConfig.Certificates = nil
+	}
+	return s.anonymous
+}
+
+// newKeys returns the Secure Boot keys of an update that the server has not, in the order in which they are applied.
+func (s *Server) newKeys(ctx context.Context, u *feedUpdate, files []feedFile) ([]string, error) {
+	i := slices.IndexFunc(files, func(f feedFile) bool { return f.Type == "update-secureboot" })
+	if i < 0 {
+		return nil, nil
+	}
+	reader, writer := io.Pipe()
+	defer reader.Close()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := s.download(ctx, u, &files[i], writer)
+		writer.CloseWithError(err)
+		failed <- err
+	}()
+	var keys []string
+	for archive := tar.NewReader(reader); ; {
+		header, err := archive.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			reader.CloseWithError(err)
+			return nil, fmt.Errorf("the Secure Boot keys: %w", errors.Join(err, <-failed))
+		}
+		keys = append(keys, strings.TrimSuffix(header.Name, ".auth"))
+	}
+	_, _ = io.Copy(io.Discard, reader)
+	if err := <-failed; err != nil {
+		return nil, err
+	}
+	order := []string{"KEK_", "db_", "dbx_"}
+	rank := func(key string) int {
+		return slices.IndexFunc(order, func(prefix string) bool { return strings.HasPrefix(key, prefix) })
+	}
+	slices.SortStableFunc(keys, func(a, b string) int { return rank(a) - rank(b) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(keys, func(key string) bool { return s.state.keys[key] }), nil
+}
+
+// applyKey writes a Secure Boot key into the firmware.
+func (s *Server) applyKey(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.keys == nil {
+		s.state.keys = map[string]bool{}
+	}
+	s.state.keys[key] = true
+	s.unsaved()
+}
+
+// bootUnseen boots a server that no control plane knows yet.
+func (s *Server) bootUnseen() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.boot()
+	s.reboots++
+}

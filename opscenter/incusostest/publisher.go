@@ -1,0 +1,457 @@
+package incusostest
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opscenter-go/sdk/internal/smime"
+	"github.com/opscenter-go/sdk/internal/smime/smimetest"
+	"github.com/opscenter-go/sdk/opscenter/updates"
+)
+
+// Publisher publishes releases of a simulated IncusOS, signed and laid out as the public server does: it is an
+// http.Handler for updates.HTTP, and writes directories for updates.Directory and archives for uploads. Its files are
+// small, and hold nothing. All methods may be called concurrently.
+type Publisher struct {
+	root, signer *smimetest.Authority
+
+	mu       sync.Mutex
+	releases map[string]*published
+	faults   map[string]PublisherFault // by path
+	requests map[string]int
+	opaque   bool
+}
+
+// published is a release with its files.
+type published struct {
+	description map[string]any
+	files       map[string][]byte // by name
+}
+
+// Release is what a Publisher publishes.
+type Release struct {
+	// Version is YYYYMMDDHHMM.
+	Version string
+	// Channels of the publisher. Default "stable".
+	Channels []string
+	// Applications. Default "incus", "incus-lts-7.0", "migration-manager", "operations-center" and "debug".
+	Applications []string
+	// Architectures. Default "x86_64".
+	Architectures []string
+	// NoOS leaves out the operating system.
+	NoOS bool
+	// SecureBootKeys are those that the release brings, "KEK_1", "db_1", "dbx_1".
+	SecureBootKeys []string
+	// Packages, by name with their versions, are in its manifest.
+	Packages map[string]string
+	// PublishedAt. Default: what Version says.
+	PublishedAt time.Time
+	// Size of each file, about, in bytes. Default 4 KiB.
+	Size int
+	// Severity. Default "none".
+	Severity string
+}
+
+// PublisherFault is something that is wrong with a file, or with the index.
+type PublisherFault string
+
+const (
+	// PublishCut: the connection ends after nine tenths of what is asked for, unless that is hardly anything.
+	PublishCut PublisherFault = "cut"
+	// PublishLie: another content of the same size.
+	PublishLie PublisherFault = "lie"
+	// PublishStall: half of it, and then nothing.
+	PublishStall PublisherFault = "stall"
+	// PublishBomb: it does not end.
+	PublishBomb PublisherFault = "bomb"
+	// PublishRedirect: it is said to be on another host.
+	PublishRedirect PublisherFault = "redirect"
+	// PublishGone: 404.
+	PublishGone PublisherFault = "gone"
+	// PublishError: 500.
+	PublishError PublisherFault = "error"
+	// PublishEncoded: with a content encoding that was not asked for.
+	PublishEncoded PublisherFault = "encoded"
+	// PublishNoRange: it knows no ranges.
+	PublishNoRange PublisherFault = "no-range"
+)
+
+// NewPublisher returns a publisher of nothing, with certificates of its own.
+func NewPublisher() (*Publisher, error) {
+	p := &Publisher{releases: map[string]*published{}, faults: map[string]PublisherFault{}, requests: map[string]int{}}
+	var err error
+	if p.root, err = smimetest.New("Simulated OS - Root", smimetest.Validity{}); err != nil {
+		return nil, err
+	}
+	middle, err := p.root.Issue("Simulated OS - Update", smimetest.Validity{})
+	if err != nil {
+		return nil, err
+	}
+	p.signer, err = middle.Issue("Simulated OS - Update 2026", smimetest.Validity{})
+	return p, err
+}
+
+// Root is the certificate under which it signs.
+func (p *Publisher) Root() *x509.Certificate { return p.root.Certificate }
+
+// Sign signs a content as the publisher does, opaque or with a signature beside it.
+func (p *Publisher) Sign(content []byte, opaque bool) ([]byte, error) {
+	form := smime.Detached
+	if opaque {
+		form = smime.Opaque
+	}
+	return p.signer.Signer().Sign(content, form)
+}
+
+// SetOpaque makes it sign in the opaque form, or not.
+func (p *Publisher) SetOpaque(opaque bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.opaque = opaque
+}
+
+// Renew makes it sign with another certificate, which is valid until then.
+func (p *Publisher) Renew(until time.Time) error {
+	next, err := p.signer.Issuer.Issue("Simulated OS - Update renewed", smimetest.Validity{From: until.AddDate(-2, 0, 0), To: until})
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.signer = next
+	return nil
+}
+
+// Publish publishes a release, or replaces it.
+func (p *Publisher) Publish(r Release) error {
+	if _, err := strconv.ParseUint(r.Version, 10, 64); err != nil {
+		return fmt.Errorf("version %q: digits are wanted", r.Version)
+	}
+	if r.PublishedAt.IsZero() {
+		var err error
+		if r.PublishedAt, err = time.Parse("200601021504", r.Version); err != nil {
+			return err
+		}
+	}
+	if r.Channels == nil {
+		r.Channels = []string{"stable"}
+	}
+	if r.Applications == nil {
+		r.Applications = []string{"incus", "incus-lts-7.0", "migration-manager", "operations-center", "debug"}
+	}
+	if r.Architectures == nil {
+		r.Architectures = []string{updates.ArchitectureX8664}
+	}
+	if r.Size == 0 {
+		r.Size = 4 << 10
+	}
+	if r.Severity == "" {
+		r.Severity = "none"
+	}
+	if r.Packages == nil {
+		r.Packages = map[string]string{"linux-image": r.Version, "systemd": "258"}
+	}
+	out := &published{files: map[string][]byte{}}
+	var list []any
+	add := func(architecture, component string, kind updates.FileType, name string, content []byte) {
+		if architecture != "" {
+			name = architecture + "/" + name
+		}
+		out.files[name] = content
+		sum := sha256.Sum256(content)
+		list = append(list, map[string]any{"architecture": architecture, "component": component, "filename": name, "sha256": hex.EncodeToString(sum[:]), "size": len(content), "type": kind})
+	}
+	random := func(name string) []byte { return noise(r.Version+name, r.Size) }
+	for _, architecture := range r.Architectures {
+		in := map[string]string{updates.ArchitectureX8664: "x86-64", updates.ArchitectureAArch64: "arm64"}[architecture]
+		if !r.NoOS {
+			os := "IncusOS_" + r.Version
+			add(architecture, "os", updates.TypeEFI, os+".efi.gz", random(architecture+"efi"))
+			for kind, name := range map[updates.FileType]string{updates.TypeUsr: "usr-" + in, updates.TypeUsrVerity: "usr-" + in + "-verity", updates.TypeUsrVeritySignature: "usr-" + in + "-verity-sig"} {
+				add(architecture, "os", kind, os+"."+name+".92f27638e0f141d2aadc80efe7d25c0f.raw.gz", random(architecture+name))
+			}
+			add(architecture, "os", updates.TypeImageRaw, os+".img.gz", random(architecture+"img"))
+			add(architecture, "os", updates.TypeImageManifest, os+".manifest.json.gz", manifestOf(r.Packages))
+		}
+		for _, name := range r.Applications {
+			component := name
+			if strings.HasPrefix(name, "incus-lts-") {
+				component = "incus"
+			}
+			add(architecture, component, updates.TypeApplication, name+".raw.gz", random(architecture+name))
+		}
+	}
+	if len(r.SecureBootKeys) > 0 {
+		add("", "os", updates.TypeSecureBoot, "SecureBootKeys_"+r.Version+".tar.gz", keysArchive(r.SecureBootKeys))
+	}
+	slices.SortFunc(list, func(a, b any) int {
+		return strings.Compare(a.(map[string]any)["filename"].(string), b.(map[string]any)["filename"].(string))
+	})
+	out.description = map[string]any{"format": updates.Format, "channels": r.Channels, "files": list, "origin": "simulated.example", "published_at": r.PublishedAt.Format(time.RFC3339),
+		"severity": r.Severity, "version": r.Version, "url": "/" + r.Version}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.releases[r.Version] = out
+	return nil
+}
+
+// noise is a gzipped file of random bytes, the same for the same seed.
+func noise(seed string, size int) []byte {
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, seed)
+	r := rand.New(rand.NewPCG(h.Sum64(), 1))
+	content := make([]byte, size)
+	for i := range content {
+		content[i] = byte(r.Uint32())
+	}
+	return zipped(content)
+}
+
+func zipped(content []byte) []byte {
+	var out bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&out, gzip.BestSpeed)
+	_, _ = w.Write(content)
+	_ = w.Close()
+	return out.Bytes()
+}
+
+// manifestOf is an image's manifest, as mkosi makes it.
+func manifestOf(packages map[string]string) []byte {
+	var list []any
+	for _, name := range slices.Sorted(maps.Keys(packages)) {
+		list = append(list, map[string]any{"type": "deb", "name": name, "version": packages[name], "architecture": "amd64"})
+	}
+	return zipped(encode(map[string]any{"manifest_version": 1, "config": map[string]any{"name": "IncusOS"}, "packages": list}))
+}
+
+// keysArchive is an archive of Secure Boot keys.
+func keysArchive(keys []string) []byte {
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for _, key := range keys {
+		_ = w.WriteHeader(&tar.Header{Name: key + ".auth", Size: 64, Mode: 0o644, Typeflag: tar.TypeReg})
+		_, _ = w.Write(make([]byte, 64))
+	}
+	_ = w.Close()
+	return zipped(out.Bytes())
+}
+
+// Withdraw takes a release back.
+func (p *Publisher) Withdraw(version string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.releases, version)
+}
+
+// SetFault makes something be wrong with what lies at a path, "index.sjson" or "VERSION/FILENAME", or with a name that ends
+// so; an empty fault ends that.
+func (p *Publisher) SetFault(path string, fault PublisherFault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.faults[path] = fault; fault == "" {
+		delete(p.faults, path)
+	}
+}
+
+// Requests returns how often what lies at a path was asked for.
+func (p *Publisher) Requests(path string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.requests[path]
+}
+
+// Index returns the signed index.
+func (p *Publisher) Index() ([]byte, error) {
+	p.mu.Lock()
+	list := []any{}
+	for _, version := range slices.Sorted(maps.Keys(p.releases)) {
+		list = append(list, p.releases[version].description)
+	}
+	opaque := p.opaque
+	p.mu.Unlock()
+	data, err := json.Marshal(map[string]any{"format": updates.Format, "updates": list})
+	if err != nil {
+		return nil, err
+	}
+	return p.Sign(data, opaque)
+}
+
+// description returns the signed description of a release.
+func (p *Publisher) description(version string) ([]byte, error) {
+	p.mu.Lock()
+	r, opaque := p.releases[version], p.opaque
+	p.mu.Unlock()
+	if r == nil {
+		return nil, fmt.Errorf("release %s: %w", version, os.ErrNotExist)
+	}
+	data, err := json.Marshal(r.description)
+	if err != nil {
+		return nil, err
+	}
+	return p.Sign(data, opaque)
+}
+
+func (p *Publisher) content(path string) ([]byte, error) {
+	if path == "index.sjson" {
+		return p.Index()
+	}
+	version, name, _ := strings.Cut(path, "/")
+	if name == "update.sjson" {
+		return p.description(version)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r := p.releases[version]; r != nil {
+		if content, ok := r.files[name]; ok {
+			return content, nil
+		}
+	}
+	return nil, os.ErrNotExist
+}
+
+// Files returns the names of the files of a release, sorted.
+func (p *Publisher) Files(version string) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r := p.releases[version]; r != nil {
+		return slices.Sorted(maps.Keys(r.files))
+	}
+	return nil
+}
+
+// Archive writes a release as a tar for an upload: update.sjson, and the files that are named, or all.
+func (p *Publisher) Archive(w io.Writer, version string, names ...string) error {
+	if len(names) == 0 {
+		names = p.Files(version)
+	}
+	out := tar.NewWriter(w)
+	for _, name := range append([]string{"update.sjson"}, names...) {
+		content, err := p.content(version + "/" + name)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if err := out.WriteHeader(&tar.Header{Name: name, Size: int64(len(content)), Mode: 0o644, Typeflag: tar.TypeReg}); err != nil {
+			return err
+		}
+		if _, err := out.Write(content); err != nil {
+			return err
+		}
+	}
+	return out.Close()
+}
+
+// Write writes all that is published into a directory.
+func (p *Publisher) Write(dir string) error {
+	p.mu.Lock()
+	paths := []string{"index.sjson"}
+	for version, r := range p.releases {
+		paths = append(paths, version+"/update.sjson")
+		for name := range r.files {
+			paths = append(paths, version+"/"+name)
+		}
+	}
+	p.mu.Unlock()
+	for _, path := range paths {
+		content, err := p.content(path)
+		if err == nil {
+			err = os.MkdirAll(filepath.Dir(filepath.Join(dir, path)), 0o755)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, path), content, 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fault returns what is wrong with a path.
+func (p *Publisher) fault(path string) PublisherFault {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.requests[path]++
+	for suffix, fault := range p.faults {
+		if strings.HasSuffix(path, suffix) {
+			return fault
+		}
+	}
+	return ""
+}
+
+// ServeHTTP implements http.Handler.
+func (p *Publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := strings.Trim(r.URL.Path, "/")
+	fault := p.fault(path)
+	content, err := p.content(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist) || fault == PublishGone:
+		http.NotFound(w, r)
+		return
+	case err != nil || fault == PublishError:
+		http.Error(w, "out of order", http.StatusInternalServerError)
+		return
+	case fault == PublishRedirect:
+		http.Redirect(w, r, "https://elsewhere.invalid/"+path, http.StatusFound)
+		return
+	case fault == PublishLie:
+		content = bytes.Repeat([]byte{7}, len(content))
+	case fault == PublishEncoded:
+		w.Header().Set("Content-Encoding", "gzip")
+	case fault == PublishNoRange:
+		r.Header.Del("Range")
+	case fault == PublishBomb:
+		for r.Context().Err() == nil {
+			if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+				return
+			}
+		}
+		return
+	case fault == PublishStall, fault == PublishCut:
+		from := 0
+		if text, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok {
+			from, _ = strconv.Atoi(strings.TrimSuffix(text, "-"))
+			from = min(from, len(content))
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(content)-1, len(content)))
+		}
+		rest := content[from:]
+		w.Header().Set("Content-Length", strconv.Itoa(len(rest)))
+		if from > 0 {
+			w.WriteHeader(http.StatusPartialContent)
+		}
+		part := len(rest) * 9 / 10
+		if fault == PublishStall {
+			part = max(0, len(content)/2-from)
+		}
+		if fault == PublishCut && len(rest) <= 10 {
+			_, _ = w.Write(rest)
+			return
+		}
+		_, _ = w.Write(rest[:part])
+		_ = http.NewResponseController(w).Flush()
+		if fault == PublishStall {
+			<-r.Context().Done()
+		}
+		panic(http.ErrAbortHandler)
+	}
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+}

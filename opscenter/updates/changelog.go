@@ -1,0 +1,234 @@
+package updates
+
+import (
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// Changelog is what changed between two updates, by component: which packages. Its form is that of the publisher's own.
+type Changelog struct {
+	// Version of the newer update, and of the one it is compared with; empty: with none, and all is new.
+	Version, PriorVersion string
+	// Channel it was made for; empty: none.
+	Channel string
+	// Components are "IncusOS" and the applications, of those that have changes.
+	Components map[string]Changes
+}
+
+// Changes are the packages that changed, each as "NAME version V", or "NAME version V to version W".
+type Changes struct {
+	Added, Updated, Removed []string
+}
+
+// manifest is what an image-manifest holds: the packages of an image, and what was built into it besides.
+type manifest struct {
+	Packages  []softwarePackage `json:"packages"`
+	Artifacts []softwarePackage `json:"artifacts"`
+}
+
+type softwarePackage struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+}
+
+// maxManifest bounds a manifest, in bytes, once it is unpacked.
+const maxManifest = 16 << 20
+
+// versions returns the version of each package; what is there several times has them all.
+func (m *manifest) versions() map[string]string {
+	out := map[string]string{}
+	for _, p := range slices.Concat(m.Packages, m.Artifacts) {
+		if have, ok := out[p.Name]; ok && have != p.Version {
+			out[p.Name] = have + ", " + p.Version
+		} else {
+			out[p.Name] = p.Version
+		}
+	}
+	return out
+}
+
+// compare returns what changed from one list of packages to another. It is pure.
+func compare(before, after map[string]string) (out Changes) {
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		switch have, ok := before[name]; {
+		case !ok:
+			out.Added = append(out.Added, name+" version "+after[name])
+		case have != after[name]:
+			out.Updated = append(out.Updated, name+" version "+have+" to version "+after[name])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(before)) {
+		if _, ok := after[name]; !ok {
+			out.Removed = append(out.Removed, name+" version "+before[name])
+		}
+	}
+	return out
+}
+
+// manifestComponent returns what a manifest is about: "IncusOS" of x86_64/IncusOS_202610010000.manifest.json.gz.
+func manifestComponent(f *File, version string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(path.Base(f.Filename), ".manifest.json.gz"), "_"+version)
+}
+
+// packages reads the manifests of an update: the packages, by component.
+func (m *Manager) packages(ctx context.Context, u *Update, architecture string) (map[string]map[string]string, error) {
+	out := map[string]map[string]string{}
+	for i := range u.Files {
+		f := &u.Files[i]
+		if f.Type != TypeImageManifest || !f.isFor(architecture) {
+			continue
+		}
+		var found manifest
+		if err := m.readJSON(ctx, f, &found); err != nil {
+			return nil, fmt.Errorf("update %s, %s: %w", u.Version, f.Filename, err)
+		}
+		out[manifestComponent(f, u.Version)] = found.versions()
+	}
+	return out, nil
+}
+
+// readJSON reads a gzipped JSON file.
+func (m *Manager) readJSON(ctx context.Context, f *File, into any) error {
+	file, err := m.files.Open(ctx, f.SHA256)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	unpacked, err := gzip.NewReader(file)
+	if err != nil {
+		return fmt.Errorf("%w: %v", ErrInvalid, err)
+	}
+	data, err := readBounded(io.Reader(unpacked), maxManifest)
+	if err != nil {
+		return fmt.Errorf("%w: %v", ErrInvalid, err)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("%w: %v", ErrInvalid, err)
+	}
+	return nil
+}
+
+// Compare returns what changed from one update to another, which its manifests tell; from nil: all is new. An update
+// whose manifests were not fetched has no packages.
+func (m *Manager) Compare(ctx context.Context, before, after *Update, architecture string) (*Changelog, error) {
+	out := &Changelog{Version: after.Version, Components: map[string]Changes{}}
+	to, err := m.packages(ctx, after, architecture)
+	if err != nil {
+		return nil, err
+	}
+	from := map[string]map[string]string{}
+	if before != nil {
+		out.PriorVersion = before.Version
+		if from, err = m.packages(ctx, before, architecture); err != nil {
+			return nil, err
+		}
+	}
+	for component := range maps.Keys(union(from, to)) {
+		changes := compare(from[component], to[component])
+		if len(changes.Added)+len(changes.Updated)+len(changes.Removed) > 0 {
+			out.Components[component] = changes
+		}
+	}
+	return out, nil
+}
+
+func union[K comparable, V any](a, b map[K]V) map[K]bool {
+	out := map[K]bool{}
+	for key := range a {
+		out[key] = true
+	}
+	for key := range b {
+		out[key] = true
+	}
+	return out
+}
+
+// Changelog returns what changed in an update since the one before it: in that channel, of this control plane or, if
+// upstream, of the publisher; with an empty channel, since the one before it of all. Errors: opscenter.ErrNotFound.
+func (m *Manager) Changelog(ctx context.Context, uuid, channel string, upstream bool, architecture string) (*Changelog, error) {
+	s := m.Snapshot()
+	u, err := s.Update(uuid)
+	if err != nil {
+		return nil, err
+	}
+	return m.changelog(ctx, s, u, channel, upstream, architecture)
+}
+
+func (m *Manager) changelog(ctx context.Context, s *Snapshot, u *Update, channel string, upstream bool, architecture string) (*Changelog, error) {
+	var before *Update
+	for _, other := range s.updates { // newest first
+		in := other.Channels
+		if upstream {
+			in = other.UpstreamChannels
+		}
+		if newestFirst(u, other) < 0 && other.Status == StatusReady && (channel == "" || slices.Contains(in, channel)) {
+			before = other
+			break
+		}
+	}
+	out, err := m.Compare(ctx, before, u, architecture)
+	if err != nil {
+		return nil, err
+	}
+	out.Channel = channel
+	return out, nil
+}
+
+// ChannelChangelog returns what changed with each update of a channel, newest first.
+func (m *Manager) ChannelChangelog(ctx context.Context, channel, architecture string) (out []*Changelog, err error) {
+	s := m.Snapshot()
+	for _, u := range s.updates {
+		if u.Status != StatusReady || !slices.Contains(u.Channels, channel) {
+			continue
+		}
+		one, err := m.changelog(ctx, s, u, channel, false, architecture)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
+
+// ServerChangelog returns what a server would get by an update: what changed from the version of the operating system that
+// it runs to the newest one of its channel. An update of which the version it runs is not here is compared with none.
+// Errors: opscenter.ErrNotFound if its channel offers nothing.
+func (m *Manager) ServerChangelog(ctx context.Context, info *opscenter.ServerInfo) (*Changelog, error) {
+	s := m.Snapshot()
+	after := Offered(s.updates, info.Channel)
+	if after == nil {
+		return nil, fmt.Errorf("channel %q offers no update: %w", info.Channel, opscenter.ErrNotFound)
+	}
+	architecture := info.State.Architecture
+	if architecture == "" {
+		architecture = ArchitectureX8664
+	}
+	running, _ := info.State.Versions.Staged(opscenter.ComponentOS)
+	if running == after.Version {
+		return &Changelog{Version: after.Version, PriorVersion: running, Channel: info.Channel, Components: map[string]Changes{}}, nil
+	}
+	var before *Update
+	for _, u := range s.updates {
+		if u.Version == running && u.Status == StatusReady {
+			before = u
+		}
+	}
+	out, err := m.Compare(ctx, before, after, architecture)
+	if err != nil {
+		return nil, err
+	}
+	out.Channel = info.Channel
+	if before == nil {
+		out.PriorVersion = running
+	}
+	return out, nil
+}

@@ -1,0 +1,214 @@
+package updates_test
+
+import (
+	"context"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"iter"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/opscenter-go/sdk/internal/mortal"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/updates"
+	"github.com/opscenter-go/sdk/storage/badgerstore"
+)
+
+const childEnv = "OPSCENTER_UPDATES_CHILD"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childEnv); dir != "" {
+		if err := mirrorIn(dir, os.Getenv(childEnv+"_SOURCE")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
+}
+
+// mirrorIn is a control plane that fetches updates into a directory, and ends.
+func mirrorIn(dir, source string) error {
+	ctx := context.Background()
+	store, err := badgerstore.Open(filepath.Join(dir, "store"))
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+	if err != nil {
+		return err
+	}
+	files, err := updates.NewDir(filepath.Join(dir, "updates"))
+	if err != nil {
+		return err
+	}
+	root, err := os.ReadFile(filepath.Join(dir, "root.pem"))
+	if err != nil {
+		return err
+	}
+	feed, err := updates.New(ctx, registry, files, updates.Options{Settings: &updates.Settings{Source: source, Root: string(root), Keep: 2}})
+	if err != nil {
+		return err
+	}
+	if err := feed.Refresh(ctx, updates.RefreshOptions{}); err != nil {
+		return err
+	}
+	return registry.Close()
+}
+
+// TestKilled kills a process that fetches updates at any moment, and the one after it, until one comes to the end.
+func TestKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: it kills processes for some seconds")
+	}
+	p := newPlane(t)
+	for n := range 3 {
+		p.publish(t, incusostest.Release{Version: release(n + 1).Version, Size: 200 << 10})
+	}
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "root.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.publisher.Root().Raw}), 0o600))
+	program, err := os.Executable()
+	require.NoError(t, err)
+	begin := func() *exec.Cmd {
+		child := exec.Command(program)
+		child.Env = append(os.Environ(), childEnv+"="+dir, childEnv+"_SOURCE="+p.source)
+		child.Stderr = os.Stderr
+		require.NoError(t, child.Start())
+		return child
+	}
+	for range 10 {
+		child := begin()
+		timer := time.AfterFunc(time.Duration(rand.IntN(400))*time.Millisecond, func() { _ = child.Process.Kill() })
+		_ = child.Wait()
+		timer.Stop()
+	}
+	require.NoError(t, begin().Wait())
+	store, err := badgerstore.Open(filepath.Join(dir, "store"))
+	require.NoError(t, err)
+	defer store.Close()
+	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+	require.NoError(t, err)
+	p.Registry = registry
+	p.files, err = updates.NewDir(filepath.Join(dir, "updates"))
+	require.NoError(t, err)
+	p.restart(t)
+	require.Equal(t, []string{"202610030000", "202610020000"}, p.versions(updates.StatusReady))
+	require.NoError(t, p.feed.Verify(t.Context()))
+	partial, err := os.ReadDir(filepath.Join(dir, "updates", "partial"))
+	require.NoError(t, err)
+	require.Empty(t, partial)
+}
+
+// mortalFiles are files of a control plane that can die at each call.
+type mortalFiles struct {
+	updates.Files
+	fate *mortal.Fate
+}
+
+func (m mortalFiles) call(do func() error) error {
+	return m.fate.Call(context.Background(), func(context.Context) error { return do() })
+}
+
+func (m mortalFiles) Create(ctx context.Context, sum string) (p updates.Partial, err error) {
+	err = m.call(func() error { p, err = m.Files.Create(ctx, sum); return err })
+	if p != nil {
+		p = mortalPartial{p, m}
+		if err != nil {
+			_ = p.(mortalPartial).Partial.Close()
+		}
+	}
+	return p, err
+}
+
+func (m mortalFiles) Remove(ctx context.Context, sum string) error {
+	return m.call(func() error { return m.Files.Remove(ctx, sum) })
+}
+
+func (m mortalFiles) List(ctx context.Context) iter.Seq2[updates.FileInfo, error] {
+	return m.Files.List(ctx)
+}
+
+type mortalPartial struct {
+	updates.Partial
+	files mortalFiles
+}
+
+func (p mortalPartial) Write(data []byte) (n int, err error) {
+	// A process that dies has written a part.
+	half := len(data) / 2
+	if err = p.files.call(func() error { n, err = p.Partial.Write(data[:half]); return err }); err != nil {
+		return n, err
+	}
+	more := 0
+	err = p.files.call(func() error { more, err = p.Partial.Write(data[half:]); return err })
+	return n + more, err
+}
+
+func (p mortalPartial) Existing(w io.Writer) (int64, error) { return p.Partial.Existing(w) }
+func (p mortalPartial) Commit() error                       { return p.files.call(p.Partial.Commit) }
+func (p mortalPartial) Reset() error                        { return p.files.call(p.Partial.Reset) }
+func (p mortalPartial) Close() error                        { return p.Partial.Close() }
+
+// TestCrashAtEveryWrite: wherever a mirror run ends, nothing that is offered lacks a file, and the next run comes to the
+// same end.
+func TestCrashAtEveryWrite(t *testing.T) {
+	mirror := func(t *testing.T, kill mortal.Point) (p *plane, fate *mortal.Fate) {
+		p = newPlane(t, func(p *plane) { p.options.MaxDownloads, p.options.Settings.Keep = 1, 1 })
+		p.publish(t, incusostest.Release{Version: "202610010000", Applications: []string{"incus"}})
+		p.refresh(t)
+		p.publish(t, incusostest.Release{Version: "202610020000", Applications: []string{"incus"}})
+		fate = mortal.New()
+		registry, err := opscenter.NewRegistry(mortal.Store{Store: p.store, Fate: fate}, opscenter.Options{})
+		require.NoError(t, err)
+		feed, err := updates.New(t.Context(), registry, mortalFiles{p.files, fate}, p.options)
+		require.NoError(t, err)
+		fate.Set(kill)
+		err = feed.Refresh(t.Context(), updates.RefreshOptions{})
+		if kill.Number == 0 {
+			require.NoError(t, err)
+		} else {
+			require.Error(t, err)
+		}
+		return p, fate
+	}
+	whole, fate := mirror(t, mortal.Point{})
+	writes, calls := fate.Counts()
+	require.Greater(t, writes, 3)
+	require.Greater(t, calls, 30)
+	whole.restart(t)
+	for _, point := range mortal.Points(writes, calls) {
+		p, _ := mirror(t, point)
+		p.restart(t)
+		for _, u := range p.feed.Snapshot().Updates() {
+			if u.Status != updates.StatusReady {
+				continue
+			}
+			for _, f := range u.Files {
+				_, _, file, err := p.feed.Open(t.Context(), u.UUID, f.Filename)
+				require.NoError(t, err, "%s: update %s is offered without %s", point, u.Version, f.Filename)
+				require.NoError(t, file.Close())
+			}
+		}
+		require.NoError(t, p.feed.Verify(t.Context()), point)
+		channel, err := p.Channel(t.Context(), "stable")
+		require.NoError(t, err)
+		require.NotEmpty(t, channel.Versions["os"], point)
+		p.refresh(t)
+		require.Equal(t, whole.stored(t), p.stored(t), point)
+		require.Equal(t, []string{"202610020000"}, p.versions(updates.StatusReady), point)
+		for range p.files.Unfinished(t.Context()) {
+			t.Fatalf("%s: an unfinished file is left", point)
+		}
+	}
+	t.Logf("%d places to die at", 2*(writes+calls))
+}

@@ -1,0 +1,238 @@
+package updates
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opscenter-go/sdk/internal/smime"
+)
+
+// DefaultSource is where IncusOS is published.
+const DefaultSource = "https://images.linuxcontainers.org/os/"
+
+// Defaults of HTTPOptions.
+const (
+	DefaultStallTimeout = 30 * time.Second
+	maxRedirects        = 3
+)
+
+// HTTPOptions of NewHTTP. The zero value is the public server of IncusOS.
+type HTTPOptions struct {
+	// URL below which index.sjson and the files lie. Default DefaultSource.
+	URL string
+	// Trust is whose signature of the index counts. Default: that of IncusOS.
+	Trust Trust
+	// Hosts are those, besides that of URL, to which the source may redirect. What comes from there is verified all the
+	// same. Default: none.
+	Hosts []string
+	// StallTimeout is how long the source may send nothing. Default 30 s.
+	StallTimeout time.Duration
+	// Token, if set, returns what tells the source who asks, as the OS API of an IncusOS server gives it. It is sent in
+	// the header X-IncusOS-Authentication; with TokenInQuery as the parameter token of the request for the index.
+	Token        func(ctx context.Context) (string, error)
+	TokenInQuery bool
+	// Transport carries the requests. Default: one of its own, with the proxy of the environment.
+	Transport http.RoundTripper
+}
+
+// HTTP is a Source on a web server.
+type HTTP struct {
+	base    *url.URL
+	options HTTPOptions
+	client  *http.Client
+}
+
+// NewHTTP returns a source. Errors: ErrInvalid for a URL that can't be used.
+func NewHTTP(options HTTPOptions) (*HTTP, error) {
+	if options.URL == "" {
+		options.URL = DefaultSource
+	}
+	if options.StallTimeout <= 0 {
+		options.StallTimeout = DefaultStallTimeout
+	}
+	base, err := checkSource(options.URL)
+	if err != nil {
+		return nil, err
+	}
+	h := &HTTP{base: base, options: options}
+	if options.Transport == nil {
+		options.Transport = &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+			TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: options.StallTimeout, IdleConnTimeout: 30 * time.Second, ForceAttemptHTTP2: true,
+			DisableCompression: true} // the files are what is hashed
+	}
+	h.client = &http.Client{Transport: options.Transport, CheckRedirect: h.redirect}
+	return h, nil
+}
+
+// checkSource wants an HTTP URL, without credentials, query or fragment.
+func checkSource(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("source can't be read as a URL: %w", ErrInvalid) // the error would repeat it, with what may be secret
+	case u.Scheme != "https" && u.Scheme != "http" || u.Host == "":
+		return nil, fmt.Errorf("source %.200q: an https URL is wanted: %w", u.Redacted(), ErrInvalid)
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return nil, fmt.Errorf("source %.200q: credentials, a query or a fragment are not taken: %w", u.Redacted(), ErrInvalid)
+	}
+	return u, nil
+}
+
+// redirect follows the source where it stays what it is.
+func (h *HTTP) redirect(r *http.Request, via []*http.Request) error {
+	switch {
+	case len(via) > maxRedirects:
+		return fmt.Errorf("more than %d redirects: %w", maxRedirects, ErrRedirect)
+	case r.URL.Scheme != "https" && r.URL.Scheme != via[0].URL.Scheme:
+		return fmt.Errorf("a redirect from %s to %.20s: %w", via[0].URL.Scheme, r.URL.Scheme, ErrRedirect)
+	case !strings.EqualFold(r.URL.Host, h.base.Host) && !slices.ContainsFunc(h.options.Hosts, func(host string) bool { return strings.EqualFold(host, r.URL.Host) }):
+		return fmt.Errorf("%w, %.200q, which is not among HTTPOptions.Hosts", ErrRedirect, r.URL.Host)
+	}
+	if !strings.EqualFold(r.URL.Host, h.base.Host) {
+		r.Header.Del(authenticationHeader)
+	}
+	return nil
+}
+
+const authenticationHeader = "X-IncusOS-Authentication"
+
+// get asks for a path below the URL. The body ends with ErrStalled if the source sends nothing for long.
+func (h *HTTP) get(ctx context.Context, path string, offset int64) (*http.Response, error) {
+	target := h.base.JoinPath(path)
+	token := ""
+	if h.options.Token != nil {
+		var err error
+		if token, err = h.options.Token(ctx); err != nil {
+			return nil, fmt.Errorf("the token for the source: %w", err)
+		}
+		if h.options.TokenInQuery && path == indexName {
+			target.RawQuery = url.Values{"token": {token}}.Encode()
+		}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	stalled := fmt.Errorf("nothing for %s: %w", h.options.StallTimeout, ErrStalled)
+	timer := time.AfterFunc(h.options.StallTimeout, func() { cancel(stalled) })
+	end := func() {
+		timer.Stop()
+		cancel(context.Canceled)
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		end()
+		return nil, fmt.Errorf("%s can't be asked for: %w", path, ErrInvalid)
+	}
+	r.Header.Set("User-Agent", "opscenter")
+	if token != "" && !h.options.TokenInQuery {
+		r.Header.Set(authenticationHeader, token)
+	}
+	if offset > 0 {
+		r.Header.Set("Range", "bytes="+strconv.FormatInt(offset, 10)+"-")
+	}
+	resp, err := h.client.Do(r)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		end()
+		var whole *url.Error
+		if errors.As(err, &whole) {
+			err = whole.Err // it would repeat the URL, with the token
+		}
+		return nil, fmt.Errorf("GET %s: %w", path, err)
+	}
+	resp.Body = &watchedBody{ReadCloser: resp.Body, ctx: ctx, timer: timer, patience: h.options.StallTimeout, end: end}
+	return resp, nil
+}
+
+// watchedBody is a body of which something must come now and then.
+type watchedBody struct {
+	io.ReadCloser
+	ctx      context.Context
+	timer    *time.Timer
+	patience time.Duration
+	end      func()
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if n > 0 {
+		b.timer.Reset(b.patience)
+	}
+	if err != nil && err != io.EOF {
+		if cause := context.Cause(b.ctx); cause != nil {
+			err = cause
+		}
+	}
+	return n, err
+}
+
+func (b *watchedBody) Close() error {
+	b.end()
+	return b.ReadCloser.Close()
+}
+
+// Index implements Source.
+func (h *HTTP) Index(ctx context.Context) (*Index, error) {
+	resp, err := h.get(ctx, indexName, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("GET %s: status %d", indexName, resp.StatusCode)
+	}
+	message, err := readBounded(resp.Body, smime.MaxMessage)
+	if err != nil {
+		return nil, fmt.Errorf("GET %s: %w", indexName, err)
+	}
+	index, err := h.options.Trust.index(message)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", indexName, err)
+	}
+	return index, nil
+}
+
+// Open implements Source.
+func (h *HTTP) Open(ctx context.Context, u *Update, f *File, offset int64) (io.ReadCloser, int64, error) {
+	path := strings.Trim(u.URL, "/") + "/" + f.Filename
+	resp, err := h.get(ctx, path, offset)
+	if err != nil {
+		return nil, 0, err
+	}
+	switch status := resp.StatusCode; {
+	case resp.Header.Get("Content-Encoding") != "" && resp.Header.Get("Content-Encoding") != "identity":
+		err = fmt.Errorf("GET %s: content encoding %.40q, which nobody asked for: %w", path, resp.Header.Get("Content-Encoding"), ErrMismatch)
+	case status == http.StatusOK:
+		return resp.Body, 0, nil
+	case status == http.StatusPartialContent && offset > 0:
+		if begins, ok := rangeBegins(resp.Header.Get("Content-Range")); ok && begins == offset {
+			return resp.Body, offset, nil
+		}
+		err = fmt.Errorf("GET %s: another range than was asked for: %w", path, ErrMismatch)
+	case status == http.StatusRequestedRangeNotSatisfiable:
+		err = fmt.Errorf("GET %s: it is shorter than was described: %w", path, ErrMismatch)
+	case status == http.StatusNotFound || status == http.StatusGone || status == http.StatusForbidden:
+		err = fmt.Errorf("GET %s: status %d: %w", path, status, ErrGone)
+	default:
+		err = fmt.Errorf("GET %s: status %d", path, status)
+	}
+	resp.Body.Close()
+	return nil, 0, err
+}
+
+// rangeBegins reads where a Content-Range begins: "bytes 100-199/200".
+func rangeBegins(header string) (int64, bool) {
+	text, ok := strings.CutPrefix(header, "bytes ")
+	first, _, found := strings.Cut(text, "-")
+	begins, err := strconv.ParseInt(first, 10, 64)
+	return begins, ok && found && err == nil && begins >= 0
+}

@@ -1,0 +1,377 @@
+package updates_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/updates"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+func release(n int) incusostest.Release {
+	return incusostest.Release{Version: fmt.Sprintf("2026100%d0000", n)}
+}
+
+func TestMirror(t *testing.T) {
+	p := newPlane(t)
+	for n := range 5 {
+		p.publish(t, release(n+1))
+	}
+	p.publish(t, incusostest.Release{Version: "202610090000", Channels: []string{"testing"}}) // which the filter does not let pass
+	p.refresh(t)
+	require.Equal(t, []string{"202610050000", "202610040000", "202610030000"}, p.versions(updates.StatusReady))
+	require.Empty(t, p.versions(updates.StatusPending))
+	require.Zero(t, p.publisher.Requests("202610020000/x86_64/incus.raw.gz"), "what would not be kept is not fetched")
+	for _, u := range p.feed.Snapshot().Updates() {
+		require.Equal(t, []string{"stable"}, u.Channels)
+		for _, f := range u.Files {
+			_, _, file, err := p.feed.Open(t.Context(), u.UUID, f.Filename)
+			require.NoError(t, err)
+			content, err := io.ReadAll(file)
+			require.NoError(t, err)
+			require.NoError(t, file.Close())
+			require.Len(t, content, int(f.Size))
+		}
+	}
+	// The UUID is that of Operations Center: a name UUID of origin and version.
+	require.Equal(t, "d422c8d9-e61e-552f-a1ea-1418a2e8ff0e", p.update(t, "202610050000").UUID)
+	channel, err := p.Channel(t.Context(), "stable")
+	require.NoError(t, err)
+	require.Equal(t, "202610050000", channel.Versions["os"])
+	require.Equal(t, "202610050000", channel.Offers("x86_64")["incus-lts-7.0"])
+	require.Empty(t, channel.Offers("aarch64"))
+	require.Empty(t, p.warnings(t))
+
+	// A second refresh fetches nothing, a third what is new; what goes has its files removed.
+	before := p.stored(t)
+	p.refresh(t)
+	require.Equal(t, before, p.stored(t))
+	require.Equal(t, 1, p.publisher.Requests("202610050000/x86_64/incus.raw.gz"))
+	p.publish(t, release(6))
+	p.refresh(t)
+	require.Equal(t, []string{"202610060000", "202610050000", "202610040000"}, p.versions(updates.StatusReady))
+	require.Len(t, p.stored(t), len(before))
+	progress := p.feed.Progress()
+	require.False(t, progress.Running)
+	require.Equal(t, progress.Files, progress.FilesDone)
+	require.Equal(t, progress.Bytes, progress.BytesDone)
+
+	p.restart(t)
+	require.Equal(t, []string{"202610060000", "202610050000", "202610040000"}, p.versions(updates.StatusReady), "they are stored")
+}
+
+// TestFaultsOfASource: a broken file costs its own release and no other, is told by name, and is fetched once it is mended.
+func TestFaultsOfASource(t *testing.T) {
+	for fault, says := range map[incusostest.PublisherFault]error{
+		incusostest.PublishLie: updates.ErrMismatch, incusostest.PublishStall: updates.ErrStalled, incusostest.PublishBomb: updates.ErrMismatch, incusostest.PublishRedirect: updates.ErrRedirect,
+		incusostest.PublishGone: updates.ErrGone, incusostest.PublishError: nil, incusostest.PublishEncoded: updates.ErrMismatch,
+	} {
+		t.Run(string(fault), func(t *testing.T) {
+			t.Parallel()
+			p := newPlane(t)
+			p.publish(t, release(1), release(2), release(3))
+			p.publisher.SetFault("202610020000/x86_64/incus.raw.gz", fault)
+			err := p.feed.Refresh(t.Context(), updates.RefreshOptions{})
+			require.ErrorContains(t, err, "202610020000")
+			require.ErrorContains(t, err, "x86_64/incus.raw.gz")
+			if says != nil {
+				require.ErrorIs(t, err, says)
+			}
+			require.Equal(t, []string{"202610030000", "202610010000"}, p.versions(updates.StatusReady))
+			require.Equal(t, []string{"202610020000"}, p.versions(updates.StatusPending))
+			require.Contains(t, p.update(t, "202610020000").Problem, "x86_64/incus.raw.gz")
+			require.Contains(t, p.warnings(t)[opscenter.WarningUpdates], "202610020000")
+			p.publisher.SetFault("202610020000/x86_64/incus.raw.gz", "")
+			p.refresh(t)
+			require.Equal(t, []string{"202610030000", "202610020000", "202610010000"}, p.versions(updates.StatusReady))
+			require.Empty(t, p.update(t, "202610020000").Problem)
+			require.Empty(t, p.warnings(t))
+		})
+	}
+}
+
+// TestResume: what was cut at nine tenths goes on there, each time.
+func TestResume(t *testing.T) {
+	p := newPlane(t)
+	p.publish(t, incusostest.Release{Version: "202610010000", Size: 100 << 10})
+	p.publisher.SetFault("incus.raw.gz", incusostest.PublishCut)
+	p.refresh(t)
+	require.Equal(t, []string{"202610010000"}, p.versions(updates.StatusReady))
+	asked := p.publisher.Requests("202610010000/x86_64/incus.raw.gz")
+	require.Greater(t, asked, 2)
+	require.Less(t, asked, 30)
+	// A source that knows no ranges is read from the beginning.
+	p = newPlane(t)
+	p.publish(t, incusostest.Release{Version: "202610010000", Size: 100 << 10})
+	p.publisher.SetFault("incus.raw.gz", incusostest.PublishStall)
+	require.ErrorIs(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrStalled)
+	p.publisher.SetFault("incus.raw.gz", incusostest.PublishNoRange)
+	p.refresh(t)
+	require.Equal(t, []string{"202610010000"}, p.versions(updates.StatusReady))
+}
+
+func TestFaultsOfAnIndex(t *testing.T) {
+	p := newPlane(t)
+	p.publish(t, release(1), release(2))
+	p.refresh(t)
+	before := p.stored(t)
+	for _, fault := range []incusostest.PublisherFault{incusostest.PublishCut, incusostest.PublishLie, incusostest.PublishStall, incusostest.PublishBomb, incusostest.PublishRedirect, incusostest.PublishGone, incusostest.PublishError} {
+		p.publisher.SetFault("index.sjson", fault)
+		require.Error(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), fault)
+		require.Contains(t, p.warnings(t), opscenter.WarningUpdates)
+		require.Equal(t, before, p.stored(t), "what is here is here")
+	}
+	p.publisher.SetFault("index.sjson", "")
+	p.publisher.SetOpaque(true)
+	p.publish(t, release(3))
+	p.refresh(t)
+	require.Len(t, p.versions(updates.StatusReady), 3)
+	require.Empty(t, p.warnings(t))
+
+	other := newPlane(t)
+	other.publish(t, release(1))
+	other.options.Trust.Root = p.publisher.Root()
+	other.restart(t)
+	require.ErrorIs(t, other.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrSignature)
+	require.Empty(t, other.feed.Snapshot().Updates())
+}
+
+// TestReplay: an index that is older than the one read before is refused, until an operator says that it is right.
+func TestReplay(t *testing.T) {
+	p := newPlane(t)
+	p.publish(t, release(1), release(2))
+	p.refresh(t)
+	p.publisher.Withdraw("202610020000")
+	err := p.feed.Refresh(t.Context(), updates.RefreshOptions{})
+	require.ErrorIs(t, err, updates.ErrReplay)
+	require.Contains(t, p.warnings(t)[opscenter.WarningUpdates], "older")
+	p.restart(t)
+	require.ErrorIs(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrReplay, "it is remembered")
+	require.NoError(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{AcceptOlder: true}))
+	p.refresh(t)
+	require.Empty(t, p.warnings(t))
+	require.Equal(t, []string{"202610020000", "202610010000"}, p.versions(updates.StatusReady), "what is here stays")
+}
+
+// TestSigningCertificateEnds: there is a warning from 90 days before the end, and an index that was signed before it counts
+// for 30 days longer.
+func TestSigningCertificateEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const day = 24 * time.Hour
+		publisher, err := incusostest.NewPublisher()
+		require.NoError(t, err)
+		require.NoError(t, publisher.Renew(time.Now().Add(100*day)))
+		require.NoError(t, publisher.Publish(incusostest.Release{Version: "199912310000"}))
+		dir := t.TempDir()
+		require.NoError(t, publisher.Write(dir))
+		p := &plane{store: memstore.New()}
+		defer p.store.Close()
+		p.Registry, err = opscenter.NewRegistry(p.store, opscenter.Options{})
+		require.NoError(t, err)
+		p.files, err = updates.NewDir(t.TempDir())
+		require.NoError(t, err)
+		p.options = updates.Options{Source: updates.Directory{Path: dir, Trust: updates.Trust{Root: publisher.Root()}}}
+		p.restart(t)
+		p.refresh(t)
+		require.Empty(t, p.warnings(t))
+		time.Sleep(11 * day)
+		p.refresh(t)
+		require.Contains(t, p.warnings(t)[opscenter.WarningSigner], "ends on 2000-04-10")
+		time.Sleep(90 * day)
+		p.refresh(t)
+		require.Contains(t, p.warnings(t)[opscenter.WarningSigner], "has ended")
+		time.Sleep(30 * day)
+		require.ErrorIs(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrSignature)
+		require.Equal(t, []string{"199912310000"}, p.versions(updates.StatusReady), "what is here is here")
+		require.NoError(t, publisher.Renew(time.Now().Add(365*day)))
+		require.NoError(t, publisher.Write(dir))
+		p.refresh(t)
+		require.Empty(t, p.warnings(t))
+	})
+}
+
+// TestRecovery: an update whose files were lost is not offered until they are back, and a file of no update goes.
+func TestRecovery(t *testing.T) {
+	p := newPlane(t)
+	p.publish(t, release(1), release(2))
+	p.refresh(t)
+	u := p.update(t, "202610020000")
+	require.NoError(t, p.Write(t.Context(), func(tx *opscenter.Tx) error { return nil }))
+	p.CreateChannel(t.Context(), "production", "")
+	require.NoError(t, p.feed.SetChannels(t.Context(), u.UUID, []string{"production", "stable"}, updates.SetOptions{}))
+	place := func(sum string) string { return filepath.Join(p.dir, "files", sum[:2], sum) }
+	for name, spoil := range map[string]func(path string) error{
+		"removed": os.Remove,
+		"cut":     func(path string) error { return os.Truncate(path, 10) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, spoil(place(u.Files[2].SHA256)))
+			orphan := strings.Repeat("ab", 32)
+			require.NoError(t, os.MkdirAll(filepath.Dir(place(orphan)), 0o700))
+			require.NoError(t, os.WriteFile(place(orphan), []byte("orphan"), 0o600))
+			require.NoError(t, os.WriteFile(filepath.Join(p.dir, "partial", orphan), []byte("orphan"), 0o600))
+			p.restart(t)
+			require.Equal(t, []string{"202610010000"}, p.versions(updates.StatusReady))
+			require.Contains(t, p.update(t, "202610020000").Problem, "missing")
+			channel, err := p.Channel(t.Context(), "production")
+			require.NoError(t, err)
+			require.Empty(t, channel.Versions)
+			require.NoFileExists(t, place(orphan))
+			require.NoFileExists(t, filepath.Join(p.dir, "partial", orphan))
+			p.refresh(t)
+			require.Equal(t, []string{"production", "stable"}, p.update(t, "202610020000").Channels, "where it was")
+			channel, err = p.Channel(t.Context(), "production")
+			require.NoError(t, err)
+			require.Equal(t, "202610020000", channel.Versions["incus"])
+		})
+	}
+}
+
+// full is a disk with so much room.
+type full struct {
+	updates.Files
+	free, total int64
+}
+
+func (f full) Space(context.Context) (int64, int64, error) { return f.free, f.total, nil }
+
+func TestDiskFull(t *testing.T) {
+	p := newPlane(t)
+	p.publish(t, release(1), release(2))
+	p.options.Reserve = 0.5
+	p.files = full{p.files, 60 << 10, 100 << 10}
+	p.restart(t)
+	err := p.feed.Refresh(t.Context(), updates.RefreshOptions{})
+	require.ErrorIs(t, err, updates.ErrDiskFull)
+	require.ErrorContains(t, err, "MiB")
+	require.Contains(t, p.warnings(t), opscenter.WarningUpdates)
+	p.options.Reserve = 0.001
+	p.files = full{p.files.(full).Files, 1 << 30, 1 << 30}
+	p.restart(t)
+	p.refresh(t)
+	require.Len(t, p.versions(updates.StatusReady), 2)
+}
+
+func TestDirectory(t *testing.T) {
+	p := newPlane(t)
+	p.publish(t, release(1), release(2))
+	dir := t.TempDir()
+	require.NoError(t, p.publisher.Write(dir))
+	p.options.Source = updates.Directory{Path: dir, Trust: p.options.Trust}
+	p.restart(t)
+	p.refresh(t)
+	require.Equal(t, []string{"202610020000", "202610010000"}, p.versions(updates.StatusReady))
+	// A link that leads elsewhere is not followed.
+	require.NoError(t, os.Remove(filepath.Join(dir, "202610020000", "x86_64", "debug.raw.gz")))
+	require.NoError(t, os.Symlink("/etc/hostname", filepath.Join(dir, "202610020000", "x86_64", "debug.raw.gz")))
+	require.NoError(t, p.feed.Remove(t.Context()))
+	require.Empty(t, p.stored(t))
+	require.Error(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}))
+	require.Equal(t, []string{"202610010000"}, p.versions(updates.StatusReady))
+}
+
+func TestFilters(t *testing.T) {
+	has := func(u *updates.Update, suffix string) bool {
+		return slices.ContainsFunc(u.Files, func(f updates.File) bool { return strings.HasSuffix(f.Filename, suffix) })
+	}
+	p := newPlane(t)
+	p.publish(t, incusostest.Release{Version: "202610010000", Architectures: []string{"x86_64", "aarch64"}, SecureBootKeys: []string{"db_1"}})
+	set := func(filter string) *updates.Update {
+		s := p.feed.Settings()
+		s.FileFilter = filter
+		require.NoError(t, p.feed.SetSettings(t.Context(), s, nil))
+		p.refresh(t)
+		return p.update(t, "202610010000")
+	}
+	u := set("")
+	require.True(t, has(u, "x86_64/incus.raw.gz"))
+	require.False(t, has(u, "aarch64/incus.raw.gz"))
+	require.True(t, has(u, "SecureBootKeys_202610010000.tar.gz"), "what is for all architectures")
+	u = set(`architecture == "x86_64" and type != "image-raw"`)
+	require.True(t, has(u, "SecureBootKeys_202610010000.tar.gz"), "a filter for an architecture does not drop them")
+	require.False(t, has(u, ".img.gz"))
+	p.server(t, "arm", "", "202609010000", "aarch64", "incus")
+	p.refresh(t)
+	u = p.update(t, "202610010000")
+	require.True(t, has(u, "aarch64/incus.raw.gz"), "a server of the fleet needs it")
+	require.False(t, has(u, ".img.gz"))
+	require.Equal(t, map[string]string{"os": "202610010000", "incus": "202610010000"}, p.needs(t, "arm"))
+	u = set(`component == "os"`)
+	require.False(t, has(u, "incus.raw.gz"))
+	require.NotContains(t, p.needs(t, "arm"), "incus")
+	u = set(updates.NoFilter)
+	require.True(t, has(u, "aarch64/incus.raw.gz"))
+	require.True(t, has(u, ".img.gz"))
+	for _, bad := range []string{"architecture ==", "nothing == 1", "size"} {
+		s := p.feed.Settings()
+		s.FileFilter = bad
+		require.ErrorContains(t, p.feed.SetSettings(t.Context(), s, nil), "file_filter_expression", bad)
+	}
+	s := p.feed.Settings()
+	s.Filter = `severity == "high"`
+	require.NoError(t, p.feed.SetSettings(t.Context(), s, nil))
+	p.publish(t, incusostest.Release{Version: "202610020000", Severity: "high"}, incusostest.Release{Version: "202610030000"})
+	p.refresh(t)
+	require.Equal(t, []string{"202610020000", "202610010000"}, p.versions(updates.StatusReady))
+}
+
+func TestSettings(t *testing.T) {
+	p := newPlane(t)
+	good := p.feed.Settings()
+	require.Equal(t, updates.Settings{Source: p.source, Filter: updates.DefaultFilter, FileFilter: updates.DefaultFileFilter, DefaultChannel: "stable", Keep: 3}, good)
+	for name, change := range map[string]func(*updates.Settings){
+		"source":        func(s *updates.Settings) { s.Source = "ftp://example.org" },
+		"source secret": func(s *updates.Settings) { s.Source = "https://user:hunter2@example.org/" },
+		"unreachable":   func(s *updates.Settings) { s.Source = "http://127.0.0.1:1/" },
+		"root":          func(s *updates.Settings) { s.Root = "no certificate" },
+		"filter":        func(s *updates.Settings) { s.Filter = "version ==" },
+		"channel":       func(s *updates.Settings) { s.DefaultChannel = "nowhere" },
+		"server":        func(s *updates.Settings) { s.ServerDefaultChannel = "nowhere" },
+		"keep":          func(s *updates.Settings) { s.Keep = -1 },
+	} {
+		changed := good
+		change(&changed)
+		err := p.feed.SetSettings(t.Context(), changed, nil)
+		require.Error(t, err, name)
+		require.NotContains(t, err.Error(), "hunter2")
+		require.Equal(t, good, p.feed.Settings(), name)
+	}
+	require.NoError(t, p.CreateChannel(t.Context(), "testing", ""))
+	changed := good
+	changed.DefaultChannel, changed.ServerDefaultChannel, changed.Keep = "testing", "testing", 2
+	sentinel := errors.New("seen otherwise")
+	require.ErrorIs(t, p.feed.SetSettings(t.Context(), changed, func(updates.Settings) error { return sentinel }), sentinel)
+	require.NoError(t, p.feed.SetSettings(t.Context(), changed, nil))
+	p.restart(t)
+	changed.ServerDefaultChannel = ""
+	require.Equal(t, changed, p.feed.Settings(), "they are stored")
+	token, err := p.CreateToken(t.Context(), opscenter.TokenSpec{})
+	require.NoError(t, err)
+	require.Equal(t, "testing", token.Channel)
+	p.publish(t, release(1), release(2), release(3))
+	p.refresh(t)
+	require.Equal(t, []string{"202610030000", "202610020000"}, p.versions(updates.StatusReady))
+	require.Equal(t, []string{"testing"}, p.update(t, "202610030000").Channels)
+	require.ErrorIs(t, p.feed.DeleteChannel(t.Context(), "testing"), opscenter.ErrInUse)
+	again, err := opscenter.NewRegistry(p.store, opscenter.Options{})
+	require.NoError(t, err)
+	require.Equal(t, "testing", again.DefaultChannel())
+
+	// Without a source there are uploads.
+	changed.Source = ""
+	require.NoError(t, p.feed.SetSettings(t.Context(), changed, nil))
+	require.ErrorIs(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrNoSource)
+}

@@ -1,0 +1,308 @@
+package updates
+
+import (
+	"archive/tar"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opscenter-go/sdk/internal/smime"
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// descriptionName is what describes the update in an archive.
+const descriptionName = "update.sjson"
+
+// maxEntries is how many entries an archive may have.
+const maxEntries = 3 * MaxFiles
+
+// ErrExists: the update is here already.
+var ErrExists = errors.New("the update is here already")
+
+// Spooler is a Files that tells a local directory for what can't be named yet. Dir does; it is optional. Default: that of
+// the system for temporary files.
+type Spooler interface {
+	Spool() string
+}
+
+// Upload takes in an update as an uncompressed tar: update.sjson at its root, signed as an index is, and the files at the
+// paths that it names, in any order; files that it does not name are left out, and some that it names may be missing. It is
+// ready then, in the default channel. What is refused changes nothing. Errors: ErrInvalid, ErrSignature, ErrMismatch,
+// ErrExists, ErrDiskFull, storage.ErrTooLarge through Options.MaxUpload.
+func (m *Manager) Upload(ctx context.Context, archive io.Reader) (*Update, error) {
+	up := &upload{m: m, ctx: ctx, spooled: map[string]string{}, here: map[string]bool{}}
+	defer up.end()
+	limited := &io.LimitedReader{R: archive, N: m.options.MaxUpload + 1}
+	err := up.read(tar.NewReader(limited))
+	if limited.N <= 0 {
+		err = fmt.Errorf("the archive is larger than %d bytes: %w", m.options.MaxUpload, ErrTooLarge)
+	}
+	if err == nil {
+		err = up.finish()
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			up.end()
+			err = errors.Join(err, m.sweep(ctx))
+		}
+		return nil, err
+	}
+	return m.Snapshot().Update(up.update.UUID)
+}
+
+// ErrTooLarge: an archive is larger than Options.MaxUpload.
+var ErrTooLarge = errors.New("too large")
+
+// upload is an archive on its way in.
+type upload struct {
+	m   *Manager
+	ctx context.Context
+
+	update  *Update           // nil until its description was read
+	spooled map[string]string // files that came before that, and where they lie
+	folder  string            // of those
+	here    map[string]bool   // names of the files that came
+	unpin   []func()
+}
+
+// end removes what is only of use meanwhile. It may be called again.
+func (up *upload) end() {
+	for _, unpin := range up.unpin {
+		unpin()
+	}
+	up.unpin = nil
+	if up.folder != "" {
+		_ = os.RemoveAll(up.folder)
+	}
+}
+
+func (up *upload) read(archive *tar.Reader) error {
+	for n := 0; ; n++ {
+		header, err := archive.Next()
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fmt.Errorf("the archive: %w: %v", ErrInvalid, err)
+		case n == maxEntries:
+			return fmt.Errorf("the archive has more than %d entries: %w", maxEntries, ErrInvalid)
+		}
+		name := strings.TrimPrefix(header.Name, "./")
+		if header.Typeflag == tar.TypeDir {
+			if name = strings.TrimSuffix(name, "/"); name != "" && name != "." {
+				if err := checkFilename(name); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		if err := checkFilename(name); err != nil {
+			return err
+		}
+		switch {
+		case header.Typeflag != tar.TypeReg:
+			return fmt.Errorf("%s is neither a file nor a directory: %w", name, ErrInvalid)
+		case up.here[name]:
+			return fmt.Errorf("%s is there twice: %w", name, ErrInvalid)
+		}
+		up.here[name] = true
+		if err := up.entry(name, header.Size, archive); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+}
+
+func (up *upload) entry(name string, size int64, content io.Reader) error {
+	switch {
+	case name == descriptionName:
+		return up.describe(content)
+	case up.update == nil:
+		return up.spool(name, size, content)
+	}
+	f := up.update.file(name)
+	if f == nil {
+		return nil
+	}
+	return up.keep(f, size, content)
+}
+
+// describe verifies the description.
+func (up *upload) describe(content io.Reader) error {
+	message, err := readBounded(content, smime.MaxMessage)
+	if err != nil {
+		return err
+	}
+	text, _, err := up.m.settings.Load().trust.verify(message)
+	if err != nil {
+		return err
+	}
+	u, err := ParseUpdate(text)
+	if err != nil {
+		return err
+	}
+	u.Local = true
+	u.identify()
+	if known, _ := up.m.Snapshot().Update(u.UUID); known != nil {
+		return fmt.Errorf("update %s of %s: %w", u.Version, u.Origin, ErrExists)
+	}
+	up.update = u
+	return nil
+}
+
+// spool keeps a file that comes before its description.
+func (up *upload) spool(name string, size int64, content io.Reader) error {
+	if size > MaxFileSize {
+		return fmt.Errorf("%d bytes, at most %d are taken: %w", size, int64(MaxFileSize), ErrInvalid)
+	}
+	if err := up.m.checkSpace(up.ctx, 2*size); err != nil {
+		return err
+	}
+	if up.folder == "" {
+		in := os.TempDir()
+		if spooler, ok := up.m.files.(Spooler); ok {
+			in = spooler.Spool()
+		}
+		var err error
+		if up.folder, err = os.MkdirTemp(in, "upload-"); err != nil {
+			return err
+		}
+	}
+	path := filepath.Join(up.folder, fmt.Sprint(len(up.spooled)))
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = up.m.copy(up.ctx, file, sha256.New(), content, size)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return cutArchive(err)
+	}
+	up.spooled[name] = path
+	return nil
+}
+
+// cutArchive says what the end of an archive in the middle of a file is.
+func cutArchive(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("the archive ends in the middle of it: %w", ErrInvalid)
+	}
+	return err
+}
+
+// keep writes a file of the update, and checks its sum.
+func (up *upload) keep(f *File, size int64, content io.Reader) error {
+	if size != f.Size {
+		return fmt.Errorf("it has %d bytes, %d were described: %w", size, f.Size, ErrMismatch)
+	}
+	up.unpin = append(up.unpin, up.m.pin(f.SHA256))
+	defer up.m.hold(f.SHA256)()
+	if err := up.m.checkSpace(up.ctx, size); err != nil {
+		return err
+	}
+	// A file that is here already is read all the same: the archive is to be what it says.
+	var to Partial
+	if !up.m.has(up.ctx, f) {
+		var err error
+		if to, err = up.m.files.Create(up.ctx, f.SHA256); err != nil {
+			return err
+		}
+		defer to.Close()
+		if err := to.Reset(); err != nil {
+			return err
+		}
+	}
+	sum := sha256.New()
+	var w io.Writer = io.Discard
+	if to != nil {
+		w = to
+	}
+	if _, err := up.m.copy(up.ctx, w, sum, content, size); err != nil {
+		return cutArchive(err)
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); got != f.SHA256 {
+		err := fmt.Errorf("its sha256 is %s, %s was described: %w", got, f.SHA256, ErrMismatch)
+		if to != nil {
+			err = errors.Join(err, to.Reset())
+		}
+		return err
+	}
+	if to == nil {
+		return nil
+	}
+	return to.Commit()
+}
+
+// finish makes the update ready, once the archive was read to its end.
+func (up *upload) finish() error {
+	if up.update == nil {
+		return fmt.Errorf("the archive has no %s at its root: %w", descriptionName, ErrInvalid)
+	}
+	for _, name := range slices.Sorted(maps.Keys(up.spooled)) {
+		f := up.update.file(name)
+		if f == nil {
+			continue
+		}
+		if err := up.keepSpooled(f, up.spooled[name]); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	ready := *up.update
+	ready.Files = slices.DeleteFunc(slices.Clone(ready.Files), func(f File) bool { return !up.here[f.Filename] })
+	if len(ready.Files) == 0 {
+		return fmt.Errorf("the archive has none of the files that %s names, as %s: %w", descriptionName, path.Join(up.update.Version, "…"), ErrInvalid)
+	}
+	ready.CreatedAt, ready.URL = now(), ""
+	if len(ready.Files) < len(up.update.Files) {
+		up.m.log.InfoContext(up.ctx, "an update was uploaded in part", "version", ready.Version, "files", len(ready.Files), "described", len(up.update.Files))
+	}
+	return up.m.makeReady(up.ctx, up.m.settings.Load(), ready, "uploaded")
+}
+
+func (up *upload) keepSpooled(f *File, path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	return up.keep(f, info.Size(), file)
+}
+
+// Remove removes updates, of which servers that fetch them have what they have opened. With none named it removes all.
+// Errors: opscenter.ErrNotFound.
+func (m *Manager) Remove(ctx context.Context, uuids ...string) error {
+	err := m.change(ctx, "updates were removed"+by(ctx), func(c *changing) error {
+		named := uuids
+		if len(named) == 0 {
+			for uuid := range c.rows {
+				named = append(named, uuid)
+			}
+		}
+		for _, uuid := range named {
+			u := c.rows[uuid]
+			if u == nil {
+				return fmt.Errorf("update %.40q: %w", uuid, opscenter.ErrNotFound)
+			}
+			c.remove(uuid)
+			if err := c.tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventUpdateRemoved, Reason: fmt.Sprintf("update %s of %s%s", u.Version, u.Origin, by(ctx))}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return m.sweep(ctx)
+}

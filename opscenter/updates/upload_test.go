@@ -1,0 +1,233 @@
+package updates_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/updates"
+)
+
+func noSource(p *plane) { p.options.Settings = &updates.Settings{} }
+
+func archive(t testing.TB, p *incusostest.Publisher, version string, names ...string) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	require.NoError(t, p.Archive(&out, version, names...))
+	return out.Bytes()
+}
+
+// edited is an archive whose entries are changed on the way.
+func edited(t testing.TB, data []byte, edit func(entries []entry) []entry) []byte {
+	t.Helper()
+	var list []entry
+	for in := tar.NewReader(bytes.NewReader(data)); ; {
+		header, err := in.Next()
+		if err == io.EOF {
+			break
+		}
+		require.NoError(t, err)
+		content, err := io.ReadAll(in)
+		require.NoError(t, err)
+		list = append(list, entry{*header, content})
+	}
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for _, e := range edit(list) {
+		e.header.Size = int64(len(e.content))
+		require.NoError(t, w.WriteHeader(&e.header))
+		_, err := w.Write(e.content)
+		require.NoError(t, err)
+	}
+	require.NoError(t, w.Close())
+	return out.Bytes()
+}
+
+type entry struct {
+	header  tar.Header
+	content []byte
+}
+
+func TestUpload(t *testing.T) {
+	p := newPlane(t, noSource)
+	p.publish(t, release(1), release(2), release(3))
+	u, err := p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, "202610010000")))
+	require.NoError(t, err)
+	require.Equal(t, updates.StatusReady, u.Status)
+	require.Equal(t, []string{"stable"}, u.Channels)
+	require.Equal(t, "simulated.example (local)", u.Origin)
+	require.Len(t, u.Files, len(p.publisher.Files("202610010000")))
+	require.Len(t, p.stored(t), len(u.Files))
+	_, err = p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, "202610010000")))
+	require.ErrorIs(t, err, updates.ErrExists)
+	require.Len(t, p.feed.Snapshot().Updates(), 1)
+
+	// The description comes last, directories and what is not described are there, and names begin with ./.
+	reversed := edited(t, archive(t, p.publisher, "202610020000"), func(list []entry) []entry {
+		for i := range list {
+			list[i].header.Name = "./" + list[i].header.Name
+		}
+		slices.Reverse(list)
+		folder := entry{header: tar.Header{Name: "./x86_64/", Typeflag: tar.TypeDir, Mode: 0o755}}
+		other := entry{header: tar.Header{Name: "./README.txt", Typeflag: tar.TypeReg, Mode: 0o644}, content: []byte("hello")}
+		return slices.Concat([]entry{folder, other}, list)
+	})
+	u, err = p.feed.Upload(t.Context(), bytes.NewReader(reversed))
+	require.NoError(t, err)
+	require.Len(t, u.Files, len(p.publisher.Files("202610020000")))
+	left, err := os.ReadDir(filepath.Join(p.dir, "spool"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+
+	// A part of an update, signed in the other form.
+	p.publisher.SetOpaque(true)
+	u, err = p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, "202610030000", "x86_64/incus.raw.gz")))
+	require.NoError(t, err)
+	require.Len(t, u.Files, 1)
+	channel, err := p.Channel(t.Context(), "stable")
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"incus": "202610030000"}, channel.Versions, "servers take all from the newest")
+}
+
+// TestRefusedUploads: each is refused with what is wrong, and changes nothing.
+func TestRefusedUploads(t *testing.T) {
+	p := newPlane(t, noSource)
+	stranger, err := incusostest.NewPublisher()
+	require.NoError(t, err)
+	require.NoError(t, stranger.Publish(release(2)))
+	p.publish(t, release(1), release(2))
+	_, err = p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, "202610010000")))
+	require.NoError(t, err)
+	before := p.stored(t)
+	good := archive(t, p.publisher, "202610020000")
+	add := func(e entry) []byte {
+		return edited(t, good, func(list []entry) []entry { return append(list, e) })
+	}
+	file := func(name string) entry {
+		return entry{tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644}, []byte("x")}
+	}
+	description := func(change func(map[string]any)) []byte {
+		return edited(t, good, func(list []entry) []entry {
+			doc := map[string]any{"format": "1.0", "channels": []string{"stable"}, "origin": "o", "published_at": "2026-10-02T00:00:00Z", "version": "202610020000",
+				"files": []any{map[string]any{"filename": "x86_64/incus.raw.gz", "size": 1, "sha256": string(bytes.Repeat([]byte("a"), 64)), "type": "application", "component": "incus", "architecture": "x86_64"}}}
+			change(doc)
+			text, err := json.Marshal(doc)
+			require.NoError(t, err)
+			list[0].content, err = p.publisher.Sign(text, false)
+			require.NoError(t, err)
+			return list
+		})
+	}
+	describedFile := func(key string, value any) []byte {
+		return description(func(doc map[string]any) { doc["files"].([]any)[0].(map[string]any)[key] = value })
+	}
+	for name, c := range map[string]struct {
+		data []byte
+		err  error
+	}{
+		"empty":                  {nil, updates.ErrInvalid},
+		"no tar":                 {bytes.Repeat([]byte("no tar"), 1000), updates.ErrInvalid},
+		"cut":                    {good[:len(good)/2], updates.ErrInvalid},
+		"traversal":              {add(file("../../etc/passwd")), updates.ErrInvalid},
+		"absolute":               {add(file("/etc/passwd")), updates.ErrInvalid},
+		"hidden traversal":       {add(file("x86_64/../../passwd")), updates.ErrInvalid},
+		"link":                   {add(entry{header: tar.Header{Name: "x86_64/link", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}}), updates.ErrInvalid},
+		"hard link":              {add(entry{header: tar.Header{Name: "x86_64/link", Typeflag: tar.TypeLink, Linkname: "update.sjson"}}), updates.ErrInvalid},
+		"device":                 {add(entry{header: tar.Header{Name: "x86_64/null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}}), updates.ErrInvalid},
+		"pipe":                   {add(entry{header: tar.Header{Name: "x86_64/pipe", Typeflag: tar.TypeFifo}}), updates.ErrInvalid},
+		"directory outside":      {add(entry{header: tar.Header{Name: "../out/", Typeflag: tar.TypeDir}}), updates.ErrInvalid},
+		"twice":                  {add(file("update.sjson")), updates.ErrInvalid},
+		"no description":         {edited(t, good, func(list []entry) []entry { return list[1:] }), updates.ErrInvalid},
+		"description elsewhere":  {edited(t, good, func(list []entry) []entry { list[0].header.Name = "x86_64/update.sjson"; return list }), updates.ErrInvalid},
+		"description alone":      {edited(t, good, func(list []entry) []entry { return list[:1] }), updates.ErrInvalid},
+		"another publisher":      {archive(t, stranger, "202610020000"), updates.ErrSignature},
+		"description not signed": {edited(t, good, func(list []entry) []entry { list[0].content = []byte(`{"format":"1.0"}`); return list }), nil},
+		"another content":        {edited(t, good, func(list []entry) []entry { list[3].content[5] ^= 1; return list }), updates.ErrMismatch},
+		"longer":                 {edited(t, good, func(list []entry) []entry { list[3].content = append(list[3].content, 0); return list }), updates.ErrMismatch},
+		"shorter":                {edited(t, good, func(list []entry) []entry { list[3].content = list[3].content[1:]; return list }), updates.ErrMismatch},
+		"another content, spooled": {edited(t, good, func(list []entry) []entry {
+			list[3].content[5] ^= 1
+			slices.Reverse(list)
+			return list
+		}), updates.ErrMismatch},
+		"another format": {description(func(doc map[string]any) { doc["format"] = "2.0" }), updates.ErrInvalid},
+		"no version":     {description(func(doc map[string]any) { delete(doc, "version") }), updates.ErrInvalid},
+		"odd version":    {description(func(doc map[string]any) { doc["version"] = "0x12" }), updates.ErrInvalid},
+		"name":           {describedFile("filename", "../x.raw.gz"), updates.ErrInvalid},
+		"name with NUL":  {describedFile("filename", "a\x00b"), updates.ErrInvalid},
+		"size":           {describedFile("size", -1), updates.ErrInvalid},
+		"huge":           {describedFile("size", int64(1)<<60), updates.ErrInvalid},
+		"sum":            {describedFile("sha256", "../../../x"), updates.ErrInvalid},
+	} {
+		_, err := p.feed.Upload(t.Context(), bytes.NewReader(c.data))
+		require.Error(t, err, name)
+		if c.err != nil {
+			require.ErrorIs(t, err, c.err, name)
+		}
+		require.Equal(t, before, p.stored(t), name)
+		require.Len(t, p.feed.Snapshot().Updates(), 1, name)
+		left, err := os.ReadDir(filepath.Join(p.dir, "spool"))
+		require.NoError(t, err)
+		require.Empty(t, left, name)
+		left, err = os.ReadDir(filepath.Join(p.dir, "partial"))
+		require.NoError(t, err)
+		require.Empty(t, left, name)
+	}
+	t.Run("too large", func(t *testing.T) {
+		p.options.MaxUpload = int64(len(good) / 2)
+		p.restart(t)
+		_, err := p.feed.Upload(t.Context(), bytes.NewReader(good))
+		require.ErrorIs(t, err, updates.ErrTooLarge)
+		require.Equal(t, before, p.stored(t))
+		p.options.MaxUpload = 0
+	})
+	t.Run("full disk", func(t *testing.T) {
+		p.files = full{p.files, 100, 1 << 30}
+		p.restart(t)
+		_, err := p.feed.Upload(t.Context(), bytes.NewReader(good))
+		require.ErrorIs(t, err, updates.ErrDiskFull)
+		p.files = p.files.(full).Files
+		require.Equal(t, before, p.stored(t))
+	})
+	t.Run("the client leaves", func(t *testing.T) {
+		p.restart(t)
+		reader, writer := io.Pipe()
+		go func() {
+			_, _ = writer.Write(good[:len(good)/2])
+			writer.CloseWithError(errors.New("it has left"))
+		}()
+		_, err := p.feed.Upload(t.Context(), reader)
+		require.Error(t, err)
+		require.Equal(t, before, p.stored(t))
+	})
+}
+
+func FuzzUpload(f *testing.F) {
+	p := newPlane(f, noSource)
+	p.publish(f, release(1))
+	good := archive(f, p.publisher, "202610010000", "x86_64/incus.raw.gz")
+	f.Add(good)
+	f.Add(edited(f, good, func(list []entry) []entry { slices.Reverse(list); return list }))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		u, err := p.feed.Upload(context.Background(), bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		if u.Version != "202610010000" {
+			t.Fatalf("took in update %q, which was never signed", u.Version)
+		}
+		if err := p.feed.Remove(context.Background(), u.UUID); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
