@@ -72,6 +72,8 @@ func (c *crossSite) check(r *http.Request) error {
 	switch {
 	case err == nil && (kind == "application/json" || strings.HasSuffix(kind, "+json")):
 		return nil
+	case err == nil && r.Pattern == postUpdatePattern && !slices.Contains(simpleTypes, kind):
+		return nil // an archive
 	case err == nil && r.Pattern == forwardPattern && !slices.Contains(simpleTypes, kind):
 		return nil // what a server's own API takes is the server's to say
 	}

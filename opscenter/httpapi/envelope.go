@@ -13,11 +13,13 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	clusters "github.com/opscenter-go/sdk/opscenter/cluster"
+	"github.com/opscenter-go/sdk/opscenter/expression"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/system"
+	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -157,6 +159,20 @@ var statuses = []struct {
 	{inventory.ErrNotRunning, http.StatusServiceUnavailable},
 	{opscenter.ErrOutcomeUnknown, http.StatusGatewayTimeout},
 	{opscenter.ErrInvalidOptions, http.StatusBadRequest},
+	{errNoUpdates, http.StatusNotImplemented},
+	{errTooManyDownloads, http.StatusServiceUnavailable},
+	{errRefresh, http.StatusBadGateway},
+	{updates.ErrNoSource, http.StatusPreconditionFailed},
+	{updates.ErrDiskFull, http.StatusInsufficientStorage},
+	{updates.ErrTooLarge, http.StatusRequestEntityTooLarge},
+	{updates.ErrExists, http.StatusConflict},
+	{updates.ErrSignature, http.StatusBadRequest},
+	{updates.ErrMismatch, http.StatusBadRequest},
+	{updates.ErrReplay, http.StatusConflict},
+	{updates.ErrInvalid, http.StatusBadRequest},
+	{expression.ErrInvalid, http.StatusBadRequest},
+	{opscenter.ErrInUse, http.StatusConflict},
+	{opscenter.ErrFed, http.StatusConflict},
 	{opscenter.ErrNotApplicable, http.StatusBadRequest},
 	{opscenter.ErrInvalidToken, http.StatusBadRequest},
 	{opscenter.ErrInvalidCertificate, http.StatusBadRequest},

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"math"
 	"net/http"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/system"
+	"github.com/opscenter-go/sdk/opscenter/updates"
 )
 
 // Defaults of Options and NewServer.
@@ -34,6 +36,10 @@ const (
 	DefaultMaxForward        = 1 << 30
 	DefaultMaxRedacted       = 4 << 20
 	DefaultForwardTimeout    = 15 * time.Minute
+
+	DefaultMaxDownloads           = 1000
+	DefaultMaxDownloadsPerAddress = 250
+	DefaultDownloadPatience       = 10 * time.Minute
 )
 
 // Options of New.
@@ -79,6 +85,15 @@ type Options struct {
 	MaxForward, MaxRedacted int64
 	// ForwardTimeout bounds such a request. Default 15 minutes.
 	ForwardTimeout time.Duration
+	// Updates is the update feed, for servers and for operators; nil: those endpoints answer 501.
+	Updates *updates.Manager
+	// MaxDownloads is how many files of updates are sent at a time, and MaxDownloadsPerAddress how many to one address (of
+	// IPv6: a /64). Others wait, for DownloadPatience at most; then, and if twice as many wait as may be sent, they are
+	// answered 503. Defaults 1000, 250 and 10 minutes.
+	MaxDownloads, MaxDownloadsPerAddress int
+	DownloadPatience                     time.Duration
+	// DownloadRate bounds what is sent of files of updates in all, in bytes a second. Default 0: no limit.
+	DownloadRate int64
 	// MaxBody bounds a request's body, in bytes. Default 64 KiB.
 	MaxBody int64
 	// ReadTimeout bounds the time for a request's body. Default 15 s.
@@ -100,6 +115,7 @@ type Handler struct {
 	certificate string
 	limiter     *limiter
 	crossSite   *crossSite
+	downloads   *downloads
 	mux         *http.ServeMux
 }
 
@@ -121,7 +137,9 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 		defaults.Of("MaxBody", &options.MaxBody, DefaultMaxBody), defaults.Of("ReadTimeout", &options.ReadTimeout, DefaultReadTimeout),
 		defaults.Of("WriteTimeout", &options.WriteTimeout, DefaultWriteTimeout), defaults.Of("MaxForward", &options.MaxForward, DefaultMaxForward),
 		defaults.Of("MaxRedacted", &options.MaxRedacted, DefaultMaxRedacted), defaults.Of("ForwardTimeout", &options.ForwardTimeout, DefaultForwardTimeout),
-		defaults.Of("MaxAddresses", &options.MaxAddresses, DefaultMaxAddresses))
+		defaults.Of("MaxAddresses", &options.MaxAddresses, DefaultMaxAddresses), defaults.Of("MaxDownloads", &options.MaxDownloads, DefaultMaxDownloads),
+		defaults.Of("MaxDownloadsPerAddress", &options.MaxDownloadsPerAddress, DefaultMaxDownloadsPerAddress),
+		defaults.Of("DownloadPatience", &options.DownloadPatience, DefaultDownloadPatience), defaults.Of("DownloadRate", &options.DownloadRate, 0))
 	if err != nil {
 		return nil, err
 	}
@@ -141,6 +159,7 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 		return nil, err
 	}
 	h.limiter = newLimiter(options.FailuresPerMinute, options.MaxAddresses)
+	h.downloads = newDownloads(&h.options)
 	h.mux = h.routes()
 	return h, nil
 }
@@ -154,6 +173,9 @@ func (h *Handler) routes() *http.ServeMux {
 	// For servers.
 	mux.HandleFunc("POST /1.0/provisioning/servers", h.postServers)
 	mux.HandleFunc("PUT /1.0/provisioning/servers/:self", h.putSelf)
+	for pattern, handle := range h.feedRoutes() {
+		mux.HandleFunc(pattern, h.withUpdates(handle))
+	}
 	for pattern, handle := range h.operatorRoutes() {
 		mux.HandleFunc(pattern, h.authorized(h.named(handle)))
 	}
@@ -205,6 +227,7 @@ func (h *Handler) operatorRoutes() map[string]http.HandlerFunc {
 	h.inventoryRoutes(operators)
 	h.systemRoutes(operators)
 	h.auditRoutes(operators)
+	h.updateRoutes(operators)
 	operators[forwardPattern] = h.forward
 	return operators
 }
@@ -232,6 +255,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	limit := h.options.MaxBody
 	if pattern == forwardPattern {
 		limit = h.options.MaxForward // which is only read once it is known for whom
+	}
+	if pattern == postUpdatePattern {
+		limit = math.MaxInt64 // the feed has a limit of its own
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, limit)
 	if pattern == "" {

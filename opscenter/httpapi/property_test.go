@@ -27,6 +27,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/system"
+	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -95,6 +96,10 @@ func everything(t *testing.T) (p *plane, polls *poller.Poller, servers map[strin
 		o.Inventory, err = inventory.New(p.registry, client, inventory.Options{})
 		require.NoError(t, err)
 		o.Clusters, o.Forward, o.ForwardTimeout = cluster.New(p.registry, client, cluster.Options{Timeout: 2 * time.Second}), client, 500*time.Millisecond
+		files, err := updates.NewDir(t.TempDir())
+		require.NoError(t, err)
+		o.Updates, err = updates.New(context.Background(), p.registry, files, updates.Options{Settings: &updates.Settings{}})
+		require.NoError(t, err)
 		o.Adopt = func(ctx context.Context, a httpapi.Adopting) ([]string, error) {
 			return client.Adopt(ctx, p.registry, a.ConnectionURL, a.TrustToken, incusos.AdoptOptions{Name: a.Name, Channel: a.Channel, Names: a.Names, URLs: a.ConnectionURLs, Certificates: a.Certificates})
 		}

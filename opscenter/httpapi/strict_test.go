@@ -42,7 +42,12 @@ var strictBodies = []strictBody{
 	{"PUT", serversPath + "a/system/logging", `{"config":null}`},
 	{"POST", "/1.0/provisioning/rollouts/x/:cancel", `{}`},
 	{"PUT", "WARNING", `{"status":"acknowledged"}`},
+	{"POST", "/1.0/provisioning/channels", `{"name":"lab"}`},
+	{"PUT", "/1.0/provisioning/channels/stable", `{"description":"d"}`},
+	{"PUT", "/1.0/provisioning/updates/x", `{"channels":[]}`},
+	{"PUT", "/1.0/system/updates", `{"filter_expression":"true"}`},
 	// Those that take none.
+	{"POST", "/1.0/provisioning/updates/:refresh", `{}`},
 	{"POST", serversPath + "a/:resync", `{}`},
 	{"POST", serversPath + "a/system/:evacuate", `{}`},
 	{"POST", serversPath + "a/system/:restore", `{}`},
@@ -100,6 +105,7 @@ func TestUnknownFieldsAreRefused(t *testing.T) {
 			require.Contains(t, a.Error, "zzz", "%s %s", test.method, path)
 		}
 	}
+	untried["POST /1.0/provisioning/updates"] = false // takes an archive
 	for route, is := range untried {
 		require.False(t, is, "strictBodies has no body for %s", route)
 	}

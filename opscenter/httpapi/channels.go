@@ -1,0 +1,103 @@
+package httpapi
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+)
+
+// channelPut is what of a channel may be edited.
+type channelPut struct {
+	Description string `json:"description"`
+}
+
+// channel is what the API shows.
+type channel struct {
+	channelPut
+	Name        string    `json:"name"`
+	LastUpdated time.Time `json:"last_updated"`
+	// Versions is what it offers.
+	Versions map[string]string `json:"versions"`
+}
+
+func showChannel(c *opscenter.Channel) channel {
+	out := channel{channelPut{c.Description}, c.Name, c.LastUpdated, c.Versions}
+	if out.Versions == nil {
+		out.Versions = map[string]string{}
+	}
+	return out
+}
+
+func channelPath(name string) string { return "/1.0/provisioning/channels/" + name }
+
+func (h *Handler) getChannels(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "recursion")
+	var found []opscenter.Channel
+	if err == nil {
+		found, err = h.registry.Channels(r.Context())
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	list := newList(w, h)
+	for i := range found {
+		if query.recursion {
+			list.add(showChannel(&found[i]))
+		} else {
+			list.add(channelPath(found[i].Name))
+		}
+	}
+	list.end(r, "", nil)
+}
+
+func (h *Handler) postChannels(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		channelPut
+		Name string `json:"name"`
+	}
+	err := decode(r, &body)
+	if err == nil {
+		err = h.registry.CreateChannel(r.Context(), body.Name, body.Description)
+	}
+	var made *opscenter.Channel
+	if err == nil {
+		made, err = h.registry.Channel(r.Context(), body.Name)
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respondCreated(w, channelPath(made.Name), showChannel(made))
+}
+
+func (h *Handler) getChannel(w http.ResponseWriter, r *http.Request) {
+	found, err := h.registry.Channel(r.Context(), r.PathValue("name"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	shown := showChannel(found)
+	w.Header().Set("ETag", etag(shown.channelPut))
+	respond(w, shown)
+}
+
+func (h *Handler) putChannel(w http.ResponseWriter, r *http.Request) {
+	var body channelPut
+	err := decode(r, &body, shownBy[channel]())
+	if err == nil {
+		err = h.registry.EditChannel(r.Context(), r.PathValue("name"), body.Description, func(c *opscenter.Channel) error {
+			return matches(r, etag(channelPut{c.Description}))
+		})
+	}
+	h.done(w, r, err)
+}
+
+func (h *Handler) deleteChannel(w http.ResponseWriter, r *http.Request) {
+	if h.options.Updates != nil {
+		h.done(w, r, h.options.Updates.DeleteChannel(r.Context(), r.PathValue("name")))
+		return
+	}
+	h.done(w, r, h.registry.Write(r.Context(), func(tx *opscenter.Tx) error { return tx.DeleteChannel(r.PathValue("name")) }))
+}

@@ -1,0 +1,427 @@
+package httpapi
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/updates"
+)
+
+var errNoUpdates = errors.New("the update feed is not set up here")
+
+const (
+	updatesPath       = "/1.0/provisioning/updates"
+	postUpdatePattern = "POST " + updatesPath
+)
+
+// feedRoutes are those for servers, which ask before they have registered: nobody is refused.
+func (h *Handler) feedRoutes() map[string]http.HandlerFunc {
+	return map[string]http.HandlerFunc{
+		"GET " + updatesPath:                             h.getUpdates,
+		"GET " + updatesPath + "/{uuid}":                 h.noQuery(h.getUpdate),
+		"GET " + updatesPath + "/{uuid}/files":           h.noQuery(h.getUpdateFiles),
+		"GET " + updatesPath + "/{uuid}/files/{name...}": h.noQuery(h.getUpdateFile),
+		"GET " + updatesPath + "/{uuid}/changelog":       h.getUpdateChangelog,
+	}
+}
+
+// updateRoutes are those for operators.
+func (h *Handler) updateRoutes(operators map[string]http.HandlerFunc) {
+	for pattern, handle := range map[string]http.HandlerFunc{
+		postUpdatePattern:                                 h.noQuery(h.postUpdate),
+		"DELETE " + updatesPath:                           h.noQuery(h.deleteUpdates),
+		"PUT " + updatesPath + "/{uuid}":                  h.putUpdate,
+		"POST " + updatesPath + "/:refresh":               h.noBody(h.refreshUpdates),
+		"GET " + updatesPath + "/:refresh":                h.noQuery(h.getRefresh),
+		"GET /1.0/system/updates":                         h.noQuery(h.getUpdateSettings),
+		"PUT /1.0/system/updates":                         h.noQuery(h.putUpdateSettings),
+		"GET /1.0/provisioning/channels/{name}/changelog": h.getChannelChangelog,
+		"GET /1.0/provisioning/servers/{name}/changelog":  h.noQuery(h.getServerChangelog),
+	} {
+		operators[pattern] = h.withUpdates(handle)
+	}
+	operators["GET /1.0/provisioning/channels"] = h.getChannels
+	operators["POST /1.0/provisioning/channels"] = h.noQuery(h.postChannels)
+	operators["GET /1.0/provisioning/channels/{name}"] = h.noQuery(h.getChannel)
+	operators["PUT /1.0/provisioning/channels/{name}"] = h.noQuery(h.putChannel)
+	operators["DELETE /1.0/provisioning/channels/{name}"] = h.noQuery(h.deleteChannel)
+}
+
+func (h *Handler) withUpdates(handle http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if h.options.Updates == nil {
+			h.fail(w, r, errNoUpdates)
+			return
+		}
+		handle(w, r)
+	}
+}
+
+// update is what the API shows.
+type update struct {
+	UUID             string    `json:"uuid"`
+	Version          string    `json:"version"`
+	PublishedAt      time.Time `json:"published_at"`
+	Severity         string    `json:"severity"`
+	Origin           string    `json:"origin"`
+	URL              string    `json:"url"`
+	Channels         []string  `json:"channels"`
+	UpstreamChannels []string  `json:"upstream_channels"`
+	Status           string    `json:"update_status"`
+	// Problem is why a pending update is not ready, or a ready one is held back from a channel.
+	Problem string `json:"problem,omitempty"`
+}
+
+type updateFile struct {
+	Filename     string `json:"filename"`
+	Size         int64  `json:"size"`
+	SHA256       string `json:"sha256"`
+	Component    string `json:"component"`
+	Type         string `json:"type"`
+	Architecture string `json:"architecture"`
+}
+
+func showUpdate(u *updates.Update) update {
+	return update{UUID: u.UUID, Version: u.Version, PublishedAt: u.PublishedAt, Severity: string(u.Severity), Origin: u.Origin, URL: u.URL,
+		Channels: orEmpty(u.Channels), UpstreamChannels: orEmpty(u.UpstreamChannels), Status: string(u.Status), Problem: u.Problem}
+}
+
+// orEmpty is a list that is never null.
+func orEmpty(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
+
+// getUpdates lists updates, newest first, as servers walk through them. Those that are not all here are shown only to
+// who asks for them by status.
+func (h *Handler) getUpdates(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "recursion", "channel", "origin", "status")
+	if err == nil {
+		switch updates.Status(query.valueOf("status")) {
+		case "", updates.StatusPending, updates.StatusReady, "unknown":
+		default:
+			err = fmt.Errorf("%w: status %.40q is neither unknown, pending nor ready", errBody, query.valueOf("status"))
+		}
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	build := func() []byte {
+		status := cmp.Or(updates.Status(query.valueOf("status")), updates.StatusReady)
+		metadata := []any{}
+		for _, u := range h.options.Updates.Snapshot().Updates() {
+			if u.Status != status || query.valueOf("origin") != "" && u.Origin != query.valueOf("origin") ||
+				query.valueOf("channel") != "" && !slices.Contains(u.UpstreamChannels, query.valueOf("channel")) {
+				continue
+			}
+			if query.recursion {
+				metadata = append(metadata, showUpdate(u))
+			} else {
+				metadata = append(metadata, updatesPath+"/"+u.UUID)
+			}
+		}
+		return encoded(metadata)
+	}
+	if query.valueOf("status") == "" && query.valueOf("origin") == "" && query.valueOf("channel") == "" {
+		h.sendCached(w, fmt.Sprintf("updates %t", query.recursion), build)
+		return
+	}
+	sendEncoded(w, build())
+}
+
+// sendCached answers with what is built once for all who ask before anything changes.
+func (h *Handler) sendCached(w http.ResponseWriter, name string, build func() []byte) {
+	sendEncoded(w, h.options.Updates.Snapshot().Cached(name, build))
+}
+
+// encoded is a whole answer.
+func encoded(metadata any) []byte {
+	data, err := json.Marshal(envelope{Type: "sync", Status: "Success", StatusCode: http.StatusOK, Metadata: metadata})
+	if err != nil {
+		return []byte(`{"type":"error","error_code":500,"error":"the answer could not be encoded","metadata":null}`)
+	}
+	return append(data, '\n')
+}
+
+func sendEncoded(w http.ResponseWriter, data []byte) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+	_, _ = w.Write(data)
+}
+
+// shownUpdate returns the update of a request; one that is not all here is not there for those who need no permission.
+func (h *Handler) shownUpdate(r *http.Request) (*updates.Update, error) {
+	return h.options.Updates.Snapshot().Update(strings.ToLower(r.PathValue("uuid")))
+}
+
+func (h *Handler) getUpdate(w http.ResponseWriter, r *http.Request) {
+	u, err := h.shownUpdate(r)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	shown := showUpdate(u)
+	w.Header().Set("ETag", etag(shown))
+	respond(w, shown)
+}
+
+func (h *Handler) getUpdateFiles(w http.ResponseWriter, r *http.Request) {
+	u, err := h.shownUpdate(r)
+	if err == nil && u.Status != updates.StatusReady {
+		err = fmt.Errorf("update %s is not all here: %w", u.Version, opscenter.ErrNotFound)
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	h.sendCached(w, "files "+u.UUID, func() []byte {
+		files := []updateFile{}
+		for _, f := range u.Files {
+			files = append(files, updateFile{f.Filename, f.Size, f.SHA256, f.Component, string(f.Type), f.Architecture})
+		}
+		return encoded(files)
+	})
+}
+
+// getUpdateFile sends a file as it is: what it is packed with is a part of it.
+func (h *Handler) getUpdateFile(w http.ResponseWriter, r *http.Request) {
+	end, err := h.downloads.begin(r.Context(), r.RemoteAddr)
+	if err != nil {
+		w.Header().Set("Retry-After", "60")
+		h.fail(w, r, err)
+		return
+	}
+	defer end()
+	u, f, content, err := h.options.Updates.Open(r.Context(), strings.ToLower(r.PathValue("uuid")), r.PathValue("name"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	defer content.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("ETag", `"`+f.SHA256+`"`)
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	paced := &pacedWriter{ResponseWriter: w, ctx: r.Context(), rate: h.downloads.rate, timeout: h.options.WriteTimeout}
+	http.ServeContent(paced, r, "", u.PublishedAt, content)
+}
+
+// changelogShown is what the API shows.
+type changelogShown struct {
+	Channel        string                      `json:"channel"`
+	CurrentVersion string                      `json:"current_version"`
+	PriorVersion   string                      `json:"prior_version"`
+	Components     map[string]changelogEntries `json:"components"`
+}
+
+type changelogEntries struct {
+	Added   []string `json:"added"`
+	Updated []string `json:"updated"`
+	Removed []string `json:"removed"`
+}
+
+func showChangelog(c *updates.Changelog) changelogShown {
+	out := changelogShown{Channel: c.Channel, CurrentVersion: c.Version, PriorVersion: c.PriorVersion, Components: map[string]changelogEntries{}}
+	for name, changes := range c.Components {
+		out.Components[name] = changelogEntries{orEmpty(changes.Added), orEmpty(changes.Updated), orEmpty(changes.Removed)}
+	}
+	return out
+}
+
+func (h *Handler) getUpdateChangelog(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "channel", "upstream", "architecture")
+	var upstream *bool
+	if err == nil {
+		upstream, err = query.flag("upstream")
+	}
+	var found *updates.Changelog
+	if err == nil {
+		found, err = h.options.Updates.Changelog(r.Context(), strings.ToLower(r.PathValue("uuid")), query.valueOf("channel"), upstream != nil && *upstream,
+			cmp.Or(query.valueOf("architecture"), updates.ArchitectureX8664))
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, showChangelog(found))
+}
+
+func (h *Handler) getChannelChangelog(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "architecture")
+	if err == nil {
+		_, err = h.registry.Channel(r.Context(), r.PathValue("name"))
+	}
+	var found []*updates.Changelog
+	if err == nil {
+		found, err = h.options.Updates.ChannelChangelog(r.Context(), r.PathValue("name"), cmp.Or(query.valueOf("architecture"), updates.ArchitectureX8664))
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	out := []changelogShown{}
+	for _, one := range found {
+		out = append(out, showChangelog(one))
+	}
+	respond(w, out)
+}
+
+// getServerChangelog shows what a server would get.
+func (h *Handler) getServerChangelog(w http.ResponseWriter, r *http.Request) {
+	info, err := h.registry.Server(r.Context(), r.PathValue("name"))
+	var found *updates.Changelog
+	if err == nil {
+		found, err = h.options.Updates.ServerChangelog(r.Context(), info)
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, showChangelog(found))
+}
+
+// postUpdate takes in an archive, however long it takes to come, as long as some of it does.
+func (h *Handler) postUpdate(w http.ResponseWriter, r *http.Request) {
+	var made *updates.Update
+	var err error
+	control := http.NewResponseController(w)
+	h.patient(w, func() {
+		made, err = h.options.Updates.Upload(r.Context(), &livelyReader{r.Body, func() { _ = control.SetReadDeadline(time.Now().Add(h.options.WriteTimeout)) }})
+	})
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respondCreated(w, updatesPath+"/"+made.UUID, showUpdate(made))
+}
+
+// livelyReader gives each part of a body its time.
+type livelyReader struct {
+	from interface{ Read([]byte) (int, error) }
+	more func()
+}
+
+func (l *livelyReader) Read(p []byte) (int, error) {
+	l.more()
+	return l.from.Read(p)
+}
+
+func (h *Handler) deleteUpdates(w http.ResponseWriter, r *http.Request) {
+	h.done(w, r, h.options.Updates.Remove(r.Context()))
+}
+
+func (h *Handler) putUpdate(w http.ResponseWriter, r *http.Request) {
+	force, err := forced(r)
+	var body struct {
+		Channels *[]string `json:"channels"`
+	}
+	if err == nil {
+		err = decode(r, &body, shownBy[update]())
+	}
+	if err == nil && body.Channels == nil {
+		err = fmt.Errorf("%w: field channels is missing", errBody)
+	}
+	if err == nil {
+		err = h.options.Updates.SetChannels(r.Context(), strings.ToLower(r.PathValue("uuid")), *body.Channels, updates.SetOptions{Force: force, Check: func(u *updates.Update) error {
+			return matches(r, etag(showUpdate(u)))
+		}})
+	}
+	h.done(w, r, err)
+}
+
+// refreshUpdates asks the source, and waits for the end of that if it is asked to.
+func (h *Handler) refreshUpdates(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "wait", "force")
+	var wait, force *bool
+	if err == nil {
+		wait, err = query.flag("wait")
+	}
+	if err == nil {
+		force, err = query.flag("force")
+	}
+	if err == nil && !h.options.Updates.HasSource() {
+		err = updates.ErrNoSource
+	}
+	switch older := force != nil && *force; {
+	case err != nil:
+	case wait != nil && *wait || older:
+		h.patient(w, func() { err = h.options.Updates.Refresh(r.Context(), updates.RefreshOptions{AcceptOlder: older}) })
+		if err != nil && statusOf(err) == http.StatusInternalServerError {
+			err = fmt.Errorf("%w: %w", errRefresh, err)
+		}
+	default:
+		h.options.Updates.RefreshSoon()
+	}
+	h.done(w, r, err)
+}
+
+// errRefresh: the source, or what it sends, is at fault.
+var errRefresh = errors.New("the updates could not all be fetched")
+
+// refreshProgress is what the API shows.
+type refreshProgress struct {
+	Running   bool      `json:"running"`
+	StartedAt time.Time `json:"started_at"`
+	EndedAt   time.Time `json:"ended_at"`
+	Version   string    `json:"version"`
+	Files     int       `json:"files"`
+	FilesDone int       `json:"files_done"`
+	Bytes     int64     `json:"bytes"`
+	BytesDone int64     `json:"bytes_done"`
+	Problems  []string  `json:"problems"`
+}
+
+// getRefresh shows how far a refresh is.
+func (h *Handler) getRefresh(w http.ResponseWriter, _ *http.Request) {
+	p := h.options.Updates.Progress()
+	respond(w, refreshProgress{p.Running, p.Started, p.Ended, p.Version, p.Files, p.FilesDone, p.Bytes, p.BytesDone, orEmpty(p.Problems)})
+}
+
+// updateSettings are those of the feed, as Operations Center names them.
+type updateSettings struct {
+	Source         string `json:"source"`
+	Root           string `json:"signature_verification_root_ca"`
+	Filter         string `json:"filter_expression"`
+	FileFilter     string `json:"file_filter_expression"`
+	DefaultChannel string `json:"updates_default_channel"`
+	ServerChannel  string `json:"server_default_channel"`
+	TokenInQuery   bool   `json:"image_server_authentication_by_query_param"`
+	Keep           int    `json:"keep"`
+}
+
+func (h *Handler) updateSettings() updateSettings {
+	s := h.options.Updates.Settings()
+	return updateSettings{s.Source, s.Root, s.Filter, s.FileFilter, s.DefaultChannel, h.registry.DefaultChannel(), s.TokenInQuery, s.Keep}
+}
+
+func (h *Handler) getUpdateSettings(w http.ResponseWriter, _ *http.Request) {
+	shown := h.updateSettings()
+	w.Header().Set("ETag", etag(shown))
+	respond(w, shown)
+}
+
+// putUpdateSettings edits the settings; what is left out stays as it is.
+func (h *Handler) putUpdateSettings(w http.ResponseWriter, r *http.Request) {
+	next := h.updateSettings()
+	err := decode(r, &next)
+	if err == nil {
+		h.patient(w, func() {
+			err = h.options.Updates.SetSettings(r.Context(), updates.Settings{Source: next.Source, Root: next.Root, Filter: next.Filter, FileFilter: next.FileFilter,
+				DefaultChannel: next.DefaultChannel, ServerDefaultChannel: next.ServerChannel, TokenInQuery: next.TokenInQuery, Keep: next.Keep},
+				func(updates.Settings) error { return matches(r, etag(h.updateSettings())) })
+		})
+	}
+	if err != nil && statusOf(err) == http.StatusInternalServerError {
+		err = fmt.Errorf("%w: %w", errRefresh, err)
+	}
+	h.done(w, r, err)
+}
