@@ -104,6 +104,7 @@ func (t *Tx) Begin(intent Intent) (*Operation, *ServerInfo, error) {
 			operation.Targets = info.Outdated()
 		}
 		operation.Before = info.State.UpdateStatus
+		operation.Keys = info.SecureBootKeys > 0 && !info.NeedsReboot()
 		change.to(at, StatusReady, operation.detail(), "asked to update")
 	case ActionReboot:
 		next.Announced = &Announcement{At: at, Deadline: operation.Deadline}

@@ -23,6 +23,8 @@ type Channel struct {
 	// Architectures, if the updates of the channel are kept by package updates, is what it offers to the servers of each
 	// architecture, x86_64 or aarch64, and to all others under the empty name. nil: Versions is for all.
 	Architectures map[string]map[string]string
+	// SecureBootKeys is how many Secure Boot keys the update that it offers brings.
+	SecureBootKeys int `json:",omitempty"`
 	// Default: it was made the channel of servers, clusters and tokens that name none, see Registry.DefaultChannel.
 	Default     bool `json:",omitempty"`
 	LastUpdated time.Time
@@ -206,9 +208,9 @@ func (o Offer) versions() map[string]string {
 	return out
 }
 
-// SetOffer replaces what a channel offers: no server is downgraded by that. It records an event if that is news; reason
-// goes with it. Errors: ErrNotFound, ErrInvalidVersion, ErrInvalidName.
-func (t *Tx) SetOffer(channel string, offer Offer, reason string) error {
+// SetOffer replaces what a channel offers, with so many Secure Boot keys: no server is downgraded by that. It records an
+// event if that is news; reason goes with it. Errors: ErrNotFound, ErrInvalidVersion, ErrInvalidName.
+func (t *Tx) SetOffer(channel string, offer Offer, keys int, reason string) error {
 	for _, offered := range offer {
 		for component, version := range offered {
 			if err := cmp.Or(checkVersion(version), checkObjectName("component", component)); err != nil {
@@ -220,7 +222,7 @@ func (t *Tx) SetOffer(channel string, offer Offer, reason string) error {
 	if err != nil {
 		return notFound("channel", channel, err)
 	}
-	if old.Architectures != nil && maps.EqualFunc(old.Architectures, offer, maps.Equal) {
+	if old.Architectures != nil && old.SecureBootKeys == keys && maps.EqualFunc(old.Architectures, offer, maps.Equal) {
 		return nil
 	}
 	changed := *old
@@ -228,7 +230,7 @@ func (t *Tx) SetOffer(channel string, offer Offer, reason string) error {
 	for architecture, offered := range offer {
 		changed.Architectures[architecture] = maps.Clone(offered)
 	}
-	changed.Versions, changed.LastUpdated = offer.versions(), now()
+	changed.Versions, changed.SecureBootKeys, changed.LastUpdated = offer.versions(), keys, now()
 	if err := channels.Put(t, &changed); err != nil {
 		return err
 	}

@@ -21,6 +21,8 @@ type Operation struct {
 	Targets map[string]string
 	// Before is what the server said of its checks for updates when an update was begun; nil: not known.
 	Before *UpdateStatus `json:",omitempty"`
+	// Keys: the update may come to a Secure Boot key first, which takes a reboot; the server needed none before.
+	Keys bool `json:",omitempty"`
 	// Was is the status the server had when it was forced upon it, and WasDetail its detail: it has
 	// them again if the operation fails. Empty: it was ready.
 	Was       Status       `json:",omitempty"`

@@ -163,12 +163,15 @@ func (s *ServerState) condition(outdated map[string]string) Condition {
 		Type:         s.Type,
 		Status:       s.Status,
 		StatusDetail: s.StatusDetail,
-		NeedsUpdate:  len(outdated) > 0,
+		NeedsUpdate:  len(outdated) > 0 && !s.waitsForKey(), // which a check before its reboot would not bring any further
 		NeedsReboot:  s.Versions.NeedsReboot(),
 		Maintenance:  s.Maintenance,
 		Plain:        s.Versions.OS.Plain,
 	}
 }
+
+// waitsForKey reports whether a Secure Boot key waits for a reboot.
+func (s *ServerState) waitsForKey() bool { return s.KeyWaits && s.Versions.NeedsReboot() }
 
 // explainVersions adds to a recommendation which versions it was about.
 func (s *ServerState) explainVersions(r Recommendation, outdated map[string]string) Recommendation {
@@ -177,6 +180,8 @@ func (s *ServerState) explainVersions(r Recommendation, outdated map[string]stri
 		if s.StatusReason != "" {
 			r.Reason += ": " + s.StatusReason
 		}
+	case s.waitsForKey() && r.Action != ActionNone:
+		r.Reason = "a Secure Boot key waits for a reboot, and updates go on after it: " + r.Reason
 	case r.Action == ActionUpdate:
 		r.Reason = s.Versions.describeOutdated(outdated) + ": " + r.Reason
 	case s.Versions.OS.StagedVersion() != "":

@@ -172,6 +172,9 @@ func (r *Registry) applyCause(state ServerState, cause Cause, at time.Time, verd
 		}
 		t.to(at, StatusOffline, DetailShutDown, fmt.Sprintf("the server said so: %s", cause))
 	default:
+		if cause == CauseSecureBootUpdateApplied {
+			next.KeyWaits = true
+		}
 		if verdict.store {
 			t.event(at, EventSelfUpdate, string(cause))
 		}

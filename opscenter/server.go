@@ -72,6 +72,9 @@ type ServerInfo struct {
 	GoodPolls int
 	// Available is the version of each component that the server's channel offers it. Read only.
 	Available map[string]string
+	// SecureBootKeys is how many Secure Boot keys the update brings that the channel offers: each that the server has not
+	// yet takes a reboot before everything else.
+	SecureBootKeys int
 }
 
 // Outdated returns, per component that needs an update, the version to update to.
@@ -157,6 +160,9 @@ func (r *Registry) info(server *Server, state *ServerState, channel *Channel) *S
 		out.State = *state
 	}
 	out.Available = channel.Offers(out.State.Architecture)
+	if channel != nil {
+		out.SecureBootKeys = channel.SecureBootKeys
+	}
 	out.LastSeen = out.State.LastSeen
 	c := r.contact(server.ID)
 	out.Failures, out.GoodPolls = c.Failures, c.Good

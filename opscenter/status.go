@@ -123,6 +123,8 @@ type ServerState struct {
 	// UpdateStatus is what its last check for updates came to; nil: that was never read.
 	UpdateStatus *UpdateStatus `json:",omitempty"`
 
+	// KeyWaits: a Secure Boot key was applied, and waits for a reboot; the server's updates go on after that.
+	KeyWaits bool `json:",omitempty"`
 	// BootedAt is when the server last booted, as it said when that was first seen; zero: not known.
 	BootedAt time.Time
 	// LastSeen as last flushed; the Registry knows better, see ServerInfo.LastSeen.

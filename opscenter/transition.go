@@ -285,6 +285,9 @@ func (t *Transition) read(o Observation) {
 	if s := o.UpdateStatus; s != nil && (next.UpdateStatus == nil || next.UpdateStatus.Status != s.Status || !next.UpdateStatus.LastCheck.Equal(s.LastCheck)) {
 		next.UpdateStatus = s
 	}
+	if next.KeyWaits && o.Versions != nil && o.UnreadVersions == 0 && (!next.Versions.NeedsReboot() || next.Versions.OS.StagedVersion() != "") {
+		next.KeyWaits = false // it has booted
+	}
 	if o.Architecture != "" {
 		next.Architecture = o.Architecture
 	}
@@ -304,6 +307,9 @@ func (t *Transition) settle(o Observation, policy Policy) {
 			}
 		case op.Action == ActionUpdate && reached(next.Versions, op.Targets):
 			t.endOperation(o.At, "", "every component has its version")
+		case op.Action == ActionUpdate && t.keyApplied(o):
+			next.KeyWaits = true
+			t.endOperation(o.At, "", "a Secure Boot key was applied, which takes a reboot; the update goes on after it")
 		case op.Action == ActionUpdate && t.gaveUp(o) != "":
 			t.endOperation(o.At, t.gaveUp(o), "")
 		case op.Owner == "" && next.Stopped == nil && (op.Action == ActionEvacuate && next.Maintenance == MaintenanceEvacuated ||
@@ -357,6 +363,13 @@ func (t *Transition) gaveUp(o Observation) string {
 		return ""
 	}
 	return fmt.Sprintf("the server's check for updates has ended without the wanted versions; it says %q", s.Status)
+}
+
+// keyApplied reports whether the update has come to a Secure Boot key, and ended with that: the server says so, or it needs a
+// reboot by now without a version that is staged.
+func (t *Transition) keyApplied(o Observation) bool {
+	os := t.State.Versions.OS
+	return (t.State.KeyWaits || t.State.Operation.Keys) && os.NeedsReboot && os.StagedVersion() == "" && t.gaveUp(o) != ""
 }
 
 // after reports whether a check was made since the server said what it said before. The server's

@@ -140,7 +140,7 @@ func (i *ServerInfo) Rolling() *rolling.Server {
 	out := &rolling.Server{Plain: s.Versions.OS.Plain, Name: i.Name, ID: i.ID, Cluster: i.Cluster, Channel: i.Channel, Properties: i.Properties, Incus: s.Type == TypeIncus,
 		Ready: s.Status == StatusReady && s.StatusDetail == DetailNone && s.Operation == nil, Online: s.Status == StatusReady,
 		Condition: describe(s.Status, s.StatusDetail), Running: s.Versions.OS.Version, NeedsReboot: s.Versions.NeedsReboot(),
-		Available: i.Available, BootedAt: s.BootedAt, Evacuated: s.Maintenance == MaintenanceEvacuated, Took: s.Took, Good: i.GoodPolls}
+		Available: i.Available, SecureBootKeys: i.SecureBootKeys, BootedAt: s.BootedAt, Evacuated: s.Maintenance == MaintenanceEvacuated, Took: s.Took, Good: i.GoodPolls}
 	out.Moving = s.Maintenance == MaintenanceEvacuating || s.Maintenance == MaintenanceRestoring || s.Stopped != nil && !out.Evacuated
 	if out.Ready && i.Cluster != "" && s.MemberName == "" {
 		// It would be taken for a server in no cluster, and its instances stopped.

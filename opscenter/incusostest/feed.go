@@ -82,7 +82,6 @@ func (s *Server) Install(ctx context.Context, provider Provider) error {
 			s.mu.Lock()
 			s.state.bare = false
 			s.state.applications = []deployed{{application, got.apps[application], true}}
-			s.incus = newDaemon(s, isIncus(application) && !s.options.Standalone)
 			if got.os != "" && newer(got.os, s.state.version) {
 				s.state.next = got.os // in the startup check it is booted at once
 				s.boot()
@@ -332,4 +331,22 @@ func (s *Server) bootUnseen() {
 	defer s.mu.Unlock()
 	s.boot()
 	s.reboots++
+}
+
+// Check makes the server check for updates now, as its console does, and returns when that is done.
+func (s *Server) Check() {
+	if s.beginUpdate() {
+		s.applyUpdate(false)
+	}
+}
+
+// ApplicationVersions returns the version of each application.
+func (s *Server) ApplicationVersions() map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string]string{}
+	for _, a := range s.state.applications {
+		out[a.name] = a.version
+	}
+	return out
 }

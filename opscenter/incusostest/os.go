@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -43,9 +44,10 @@ type state struct {
 	keysRetrieved               bool
 	kernel, logging             json.RawMessage // configurations
 
-	keys    map[string]bool // Secure Boot keys that came by updates
-	keyBoot bool            // one of them waits for a boot
-	bare    bool            // freshly installed: there is no application, nor a certificate to present
+	keys        map[string]bool // Secure Boot keys that came by updates
+	keyBoot     bool            // one of them waits for a boot
+	offeredKeys []string        // by OfferKeys
+	bare        bool            // freshly installed: there is no application, nor a certificate to present
 }
 
 type deployed struct {
@@ -91,6 +93,14 @@ func (s *Server) Offer(version string) {
 	defer s.mu.Unlock()
 	s.state.available = version
 	s.unsaved()
+}
+
+// OfferKeys makes the update that is offered bring Secure Boot keys, "KEK_1" or "db_2": the server applies those that it has
+// not yet in this order, one at a time and each with a reboot, before everything else.
+func (s *Server) OfferKeys(keys ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.offeredKeys = slices.Clone(keys)
 }
 
 // Version returns the running OS version, and the staged one if there is any.
@@ -303,6 +313,7 @@ func (s *Server) osRoutes(mux *http.ServeMux) {
 	}
 	mux.HandleFunc("/os/1.0/system/network/{action}", s.confirmNetwork)
 	mux.HandleFunc("POST /os/1.0/system/update/{action}", s.checkUpdate)
+	mux.HandleFunc("POST /os/1.0/applications/{name}/{action}", s.checkApplication)
 	mux.HandleFunc("POST /os/1.0/system/{action}", s.power)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { respondError(w, http.StatusNotFound, "Not Found") })
 }
@@ -406,6 +417,34 @@ func (s *Server) checkUpdate(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// checkApplication updates one application: only the newest release can.
+func (s *Server) checkApplication(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	s.mu.Lock()
+	known := s.options.Release == "" && r.PathValue("action") == ":check-update" && slices.ContainsFunc(s.state.applications, func(a deployed) bool { return a.name == name })
+	s.mu.Unlock()
+	if !known {
+		respondError(w, http.StatusNotFound, "Not Found")
+		return
+	}
+	respond(w, nil)
+	s.later(s.options.UpdateDelay, func() {
+		got, err := s.offered(false)
+		updated := false
+		s.mu.Lock()
+		for i := range s.state.applications {
+			if a := &s.state.applications[i]; err == nil && a.name == name && s.trouble != TroubleApplication && newer(got.apps[name], a.version) {
+				a.version, updated = got.apps[name], true
+			}
+		}
+		s.mu.Unlock()
+		if updated {
+			s.save()
+			_ = s.SelfUpdate(s.ctx, "application-update-applied")
+		}
+	})
+}
+
 // beginUpdate reports whether an update has to be applied: none is under way.
 func (s *Server) beginUpdate() bool {
 	s.mu.Lock()
@@ -476,7 +515,8 @@ func (s *Server) applyUpdate(osOnly bool) {
 // offered returns what there is to update to: in the feed of the control plane, or by Offer.
 func (s *Server) offered(osOnly bool) (*fetched, error) {
 	s.mu.Lock()
-	feed, available := s.feed, s.state.available
+	feed, available, waits := s.feed, s.state.available, s.state.keyBoot
+	missing := slices.DeleteFunc(slices.Clone(s.state.offeredKeys), func(key string) bool { return s.state.keys[key] })
 	var names []string
 	for _, a := range s.state.applications {
 		names = append(names, a.name)
@@ -491,6 +531,12 @@ func (s *Server) offered(osOnly bool) (*fetched, error) {
 			s.say("Failed to check for updates: " + err.Error())
 		}
 		return got, err
+	}
+	switch {
+	case waits:
+		return &fetched{}, nil
+	case len(missing) > 0:
+		return &fetched{version: available, key: missing[0], keys: len(missing) - 1}, nil
 	}
 	out := &fetched{version: available, os: available, apps: map[string]string{}}
 	for _, name := range names {

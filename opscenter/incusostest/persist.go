@@ -144,6 +144,9 @@ func (s *Server) restore() error {
 	}
 	s.off, s.rebooting, s.reboots = in.Off, in.Rebooting, in.Reboots
 	s.feed, st.keys, st.keyBoot = in.Feed, in.Keys, in.KeyBoot
+	if len(in.Applications) > 0 {
+		st.bare, st.ready = false, true
+	}
 	if s.options.Address == "" {
 		s.options.Address = in.Address
 	}

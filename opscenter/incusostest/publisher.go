@@ -12,8 +12,10 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"log"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -39,6 +41,39 @@ type Publisher struct {
 	faults   map[string]PublisherFault // by path
 	requests map[string]int
 	opaque   bool
+	web      *http.Server
+	url      string
+}
+
+// Start serves what is published on a loopback address, until Close.
+func (p *Publisher) Start() error {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.web = &http.Server{Handler: p, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+	p.url = "http://" + listener.Addr().String() + "/"
+	go p.web.Serve(listener)
+	return nil
+}
+
+// URL is that of a source, once it is started.
+func (p *Publisher) URL() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.url
+}
+
+// Close ends what Start began.
+func (p *Publisher) Close() {
+	p.mu.Lock()
+	web := p.web
+	p.mu.Unlock()
+	if web != nil {
+		_ = web.Close()
+	}
 }
 
 // published is a release with its files.

@@ -40,6 +40,9 @@ func (a *advance) resolve() {
 		if m.Reboot && m.Step == nil && !m.RebootAsked.IsZero() && s.BootedAt.After(m.RebootAsked) {
 			m.Reboot, m.Rebooted, a.Changed = false, true, true // late, but done
 		}
+		if m.KeyWaits && m.Step == nil && s.Ready && !s.NeedsReboot {
+			m.KeyWaits, a.Changed = false, true // it has booted
+		}
 		if m.Evacuated && m.Step == nil && s.Ready && !s.Evacuated && !s.Moving {
 			m.Evacuated, m.Asked = false, false // somebody restored it
 			a.note(m.Server, NoteNoticed, "it is not evacuated any more")
@@ -97,6 +100,12 @@ func (a *advance) resolveStep(m *Member, s *Server) {
 		return // what it is like by now was not read as a whole, yet
 	}
 	// Over, by its own word or because nobody knows of it any more: what it is like counts.
+	if a.keyApplied(m, s) {
+		m.Keys--
+		a.succeeded(m, s, "a Secure Boot key was applied, which takes a reboot; the update goes on after it")
+		m.KeyWaits, m.Rebooted = a.p.Goal.single() == None, false
+		return
+	}
 	if wrong := a.lacks(m, s); wrong != "" {
 		a.failed(m, s, wrong)
 		return
@@ -106,6 +115,12 @@ func (a *advance) resolveStep(m *Member, s *Server) {
 		note = "how it ended was not heard; the server is as it should be"
 	}
 	a.succeeded(m, s, note)
+}
+
+// keyApplied reports whether an update came to a Secure Boot key first: the server needs a reboot, and no version is
+// staged for it.
+func (a *advance) keyApplied(m *Member, s *Server) bool {
+	return m.Step.Action == Update && m.Keys > 0 && s.behind(m.Targets) && s.NeedsReboot && s.Staged == ""
 }
 
 // takeOver carries on with a step that another controller began. All but a reboot and a
@@ -182,7 +197,8 @@ func (a *advance) succeeded(m *Member, s *Server, note string) {
 		m.Evacuated, m.Asked = false, false
 		a.u.FreeAt = a.v.Now.Add(a.u.PostRestoreDelay)
 	case Reboot:
-		m.Rebooted, m.Reboot, m.Version = true, false, ""
+		m.Rebooted, m.Reboot, m.Version = !m.KeyWaits, false, ""
+		m.KeyWaits = false
 	}
 	a.note(m.Server, NoteEnded, string(action))
 }

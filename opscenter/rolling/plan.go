@@ -24,6 +24,10 @@ type Plan struct {
 	Left     []Left    `json:"left"`
 	// End is when it is expected to be done; zero: it comes to a halt before.
 	End time.Time `json:"end"`
+	// Reboots is how many there are among the steps, and MaxReboots up to how many there may be: how many Secure Boot keys
+	// of an update a server has not yet only shows on the way.
+	Reboots    int `json:"reboots"`
+	MaxReboots int `json:"max_reboots"`
 	// Assumed tells that there is no history of how long some of the actions take.
 	Assumed bool `json:"assumed"`
 }
@@ -115,6 +119,9 @@ func (p *Plan) Write(w io.Writer) error {
 		}
 		fmt.Fprintf(out, "%d.\t+%s\t%s\t%s\t%s\t%s\n", s.Number, s.Start.Sub(p.At).Round(time.Second), s.Unit, s.Server, action, s.Why)
 	}
+	if p.MaxReboots > p.Reboots {
+		fmt.Fprintf(out, "reboots:\t%d, or up to %d: Secure Boot keys take one each\n", p.Reboots, p.MaxReboots)
+	}
 	for _, b := range p.Blockers {
 		kind := "blocked"
 		if b.Soft {
@@ -148,6 +155,19 @@ func Make(fleet Fleet, selector Selector, policy Policy, at time.Time) (*Plan, *
 		return nil, nil, err
 	}
 	plan.Steps, plan.End = f.Steps, f.End
+	for i := range plan.Steps {
+		if plan.Steps[i].Action == Reboot {
+			plan.Reboots++
+		}
+	}
+	plan.MaxReboots = plan.Reboots
+	for _, u := range selected.Units {
+		for i := range u.Members {
+			if m := &u.Members[i]; m.Left == "" && selected.State.Policy.Goal.single() == None {
+				plan.MaxReboots += m.Keys
+			}
+		}
+	}
 	plan.Blockers = append(plan.Blockers, f.Blockers...)
 	for i, n := range f.perUnit {
 		selected.Units[i].Steps = n

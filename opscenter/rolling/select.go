@@ -269,6 +269,8 @@ func (s *selection) member(server *Server) Member {
 		case action == Update:
 			if m.Targets = server.Outdated(server.Available); m.Targets == nil {
 				m.Left = "it is up to date"
+			} else {
+				m.Keys = server.SecureBootKeys
 			}
 		}
 		return m
@@ -277,7 +279,9 @@ func (s *selection) member(server *Server) Member {
 		m.Reboot = true
 		return m
 	}
-	m.Targets = server.Outdated(server.Available)
+	if m.Targets = server.Outdated(server.Available); m.Targets != nil && goal != GoalStage {
+		m.Keys = server.SecureBootKeys
+	}
 	switch {
 	case len(server.Versions) == 0:
 	case m.Targets == nil && (goal == GoalStage || !server.NeedsReboot):

@@ -64,6 +64,10 @@ type Server struct {
 	// Available is the newest version of each component in its channel.
 	Available map[string]string
 
+	// SecureBootKeys is how many Secure Boot keys the update that is available brings: the server applies those that it has
+	// not yet, one at a time, before everything else, and each takes a reboot.
+	SecureBootKeys int
+
 	// Evacuated: its instances have been moved away or stopped. Moving: they are on the way, either way.
 	Evacuated, Moving bool
 	// Voter tells that it votes in its cluster's database, if RolesKnown.

@@ -82,6 +82,8 @@ func (a *advance) next(m *Member, s *Server) Action {
 		return None
 	case a.p.Goal.single() != None:
 		return a.nextSingle(m, s, a.p.Goal.single())
+	case m.KeyWaits:
+		return a.nextReboot(m, s)
 	case !m.Updated && s.behind(m.Targets):
 		return Update
 	case a.p.Goal == GoalStage:
@@ -126,10 +128,16 @@ func (a *advance) why(m *Member, s *Server, action Action) string {
 		return "the rollout was cancelled, and had evacuated it"
 	case a.p.Goal.single() != None:
 		return "it was asked for"
+	case action == Update && m.Keys == 1:
+		return s.describe(s.Outdated(m.Targets)) + "; a Secure Boot key may take a reboot before"
+	case action == Update && m.Keys > 0:
+		return fmt.Sprintf("%s; its Secure Boot keys may take up to %d reboots before", s.describe(s.Outdated(m.Targets)), m.Keys)
 	case action == Update:
 		return s.describe(s.Outdated(m.Targets))
 	case action == Restore:
 		return "it was evacuated for its reboot"
+	case m.KeyWaits:
+		return "a Secure Boot key takes a reboot, and the update goes on after it"
 	case s.NeedsReboot && s.Staged != "":
 		return "os " + s.Staged + " is staged over " + orUnknown(s.Running)
 	case s.NeedsReboot:
@@ -162,7 +170,7 @@ func (a *advance) end() {
 			return
 		}
 		action := a.next(m, s)
-		if !m.Updated && action != Update && s.Ready && a.cancel == "" {
+		if !m.Updated && !m.KeyWaits && action != Update && s.Ready && a.cancel == "" {
 			m.Updated = true
 			a.Changed = true
 		}

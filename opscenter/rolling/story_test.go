@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -197,6 +198,10 @@ func addServer(t *testing.T, w *world, line string) {
 			s.Versions["os"], s.Staged, s.NeedsReboot = value, value, true
 		case "needs-reboot":
 			s.NeedsReboot = true
+		case "keys":
+			n, err := strconv.Atoi(value)
+			require.NoError(t, err)
+			s.SecureBootKeys = n
 		case "evacuated":
 			s.Evacuated = true
 		case "plain":

@@ -268,6 +268,8 @@ func (w *world) carryOut(c rolling.Command) {
 			effect()
 			s.Staged, s.NeedsReboot = "9", true
 		}))
+	case "key": // a Secure Boot key comes first
+		w.after(w.duration(s.Name, c.Action), end("", func() { s.NeedsReboot = true }))
 	case "needs reboot":
 		w.after(w.duration(s.Name, c.Action), end("", func() { effect(); s.NeedsReboot = true }))
 	case "no return":

@@ -293,7 +293,11 @@ func (c *changing) store(before, after []*Update, reason string) error {
 		}
 	}
 	for channel := range touched {
-		err := c.tx.SetOffer(channel, OfferOf(Offered(after, channel)), reason)
+		offered, keys := Offered(after, channel), 0
+		if offered != nil {
+			keys = offered.SecureBootKeys
+		}
+		err := c.tx.SetOffer(channel, OfferOf(offered), keys, reason)
 		if err != nil && !errors.Is(err, opscenter.ErrNotFound) { // one that is gone offers nothing
 			return err
 		}

@@ -308,6 +308,10 @@ func uniqueFiles(files []File) (out []File) {
 // makeReady offers an update whose files are all here.
 func (m *Manager) makeReady(ctx context.Context, s *prepared, u Update, how string) error {
 	u.Status = StatusReady
+	var err error
+	if u.SecureBootKeys, err = m.countKeys(ctx, &u); err != nil {
+		return err
+	}
 	needs, err := m.Needs(ctx, s.DefaultChannel)
 	if err != nil {
 		return err
@@ -371,6 +375,12 @@ func (m *Manager) extend(ctx context.Context, s *prepared, have, wanted *Update)
 	if err := m.fetchAll(ctx, s.source, wanted, more); err != nil {
 		return err
 	}
+	whole := *have
+	whole.Files = slices.Concat(have.Files, more)
+	keys, err := m.countKeys(ctx, &whole)
+	if err != nil {
+		return err
+	}
 	return m.change(ctx, "more files of an update are here", func(c *changing) error {
 		u := c.rows[have.UUID]
 		if u == nil || u.Status != StatusReady {
@@ -383,6 +393,7 @@ func (m *Manager) extend(ctx context.Context, s *prepared, have, wanted *Update)
 				extended.Files = append(extended.Files, f)
 			}
 		}
+		extended.SecureBootKeys = keys
 		c.put(extended)
 		return nil
 	})

@@ -2,6 +2,9 @@ package updates_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net/http"
 	"net/http/httptest"
 	"testing"
 	"time"
@@ -144,4 +147,11 @@ func (p *plane) needs(t testing.TB, name string) map[string]string {
 	info, err := p.Server(t.Context(), name)
 	require.NoError(t, err)
 	return info.Outdated()
+}
+
+// clientTransport accepts a control plane's certificate alone.
+func clientTransport(certificate *x509.Certificate) *http.Transport {
+	roots := x509.NewCertPool()
+	roots.AddCert(certificate)
+	return &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, NextProtos: []string{"http/1.1"}}, MaxIdleConnsPerHost: 64}
 }

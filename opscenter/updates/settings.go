@@ -33,7 +33,7 @@ type Settings struct {
 const DefaultKeep = 3
 
 // MaxKeep bounds Settings.Keep.
-const MaxKeep = 100
+const MaxKeep = 200
 
 // DefaultSettings are those of a control plane with access to the public server of IncusOS.
 func DefaultSettings() Settings { return Settings{Source: DefaultSource} }

@@ -77,6 +77,9 @@ type Update struct {
 	Status           Status
 	// Files of a ready update are here; those of a pending one are to come.
 	Files []File
+	// SecureBootKeys is how many Secure Boot keys a ready update brings. A server applies those that it has not yet one at a
+	// time, each with a reboot.
+	SecureBootKeys int
 	// Local: it was uploaded.
 	Local bool
 	// Held is the channel that a ready update is held back from, because it lacks what is needed there; empty: none.

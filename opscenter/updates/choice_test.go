@@ -1,0 +1,80 @@
+package updates_test
+
+import (
+	"path"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/opscenter-go/sdk/opscenter/updates"
+)
+
+// chosen is what an IncusOS server takes of a list: the first update that is in its channel, or that it runs, and of that one
+// every part, or none. It is the server's rule in other words than ours.
+func chosen(list []*updates.Update, channel, running, architecture string, names []string) (version string, parts map[string]string) {
+	parts = map[string]string{}
+	for _, u := range list {
+		if !slices.Contains(u.Channels, channel) && u.Version != running {
+			continue
+		}
+		kinds := map[updates.FileType]bool{}
+		for _, f := range u.Files {
+			if f.Architecture != "" && f.Architecture != architecture {
+				continue
+			}
+			for _, name := range names {
+				if path.Base(f.Filename) == name+".raw.gz" && f.Type == updates.TypeApplication {
+					parts[name] = u.Version
+				}
+			}
+			if f.Component == "os" && slices.Contains([]updates.FileType{updates.TypeEFI, updates.TypeUsr, updates.TypeUsrVerity, updates.TypeUsrVeritySignature}, f.Type) {
+				kinds[f.Type] = true
+			}
+		}
+		if len(kinds) == 4 {
+			parts["os"] = u.Version
+		}
+		return u.Version, parts
+	}
+	return "", parts
+}
+
+// TestChoice: what a channel is said to offer is what a server takes, whatever it runs, as long as that is no newer; and all of
+// it is of one release.
+func TestChoice(t *testing.T) {
+	names := []string{"incus", "incus-lts-7.0", "debug"}
+	rapid.Check(t, func(t *rapid.T) {
+		var shown []*updates.Update // as the feed lists it
+		for _, u := range drawn(t) {
+			if u.Status == updates.StatusReady && !slices.ContainsFunc(shown, func(other *updates.Update) bool { return other.Version == u.Version }) {
+				if rapid.Bool().Draw(t, "os") {
+					for _, kind := range []updates.FileType{updates.TypeEFI, updates.TypeUsr, updates.TypeUsrVerity, updates.TypeUsrVeritySignature}[rapid.IntRange(0, 1).Draw(t, "part"):] {
+						u.Files = append(u.Files, updates.File{Filename: "x86_64/IncusOS." + string(kind), Component: "os", Type: kind, Architecture: "x86_64"})
+					}
+				}
+				shown = append(shown, u)
+			}
+		}
+		slices.SortFunc(shown, func(a, b *updates.Update) int {
+			return len(b.Version)*1000 + slices.Compare([]byte(b.Version), []byte(a.Version)) - len(a.Version)*1000
+		})
+		for _, channel := range []string{"stable", "testing", "daily"} {
+			offered := updates.Offered(shown, channel)
+			offer := updates.OfferOf(offered)
+			for _, architecture := range []string{"x86_64", "aarch64"} {
+				version, parts := chosen(shown, channel, "0", architecture, names)
+				if offered == nil {
+					require.Empty(t, version)
+					continue
+				}
+				require.Equal(t, offered.Version, version)
+				require.Equal(t, offer[architecture], parts, "%s, %s", channel, architecture)
+				for _, of := range parts {
+					require.Equal(t, version, of, "a mix of releases")
+				}
+			}
+		}
+	})
+}

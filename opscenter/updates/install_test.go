@@ -1,0 +1,191 @@
+package updates_test
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/httpapi"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/updates"
+	"github.com/opscenter-go/sdk/poller"
+)
+
+// endpoint serves a plane as servers reach it, and returns the provider of a seed for one with a token.
+func (p *plane) endpoint(t *testing.T, wrap func(http.Handler) http.Handler) func(opscenter.TokenSpec) incusostest.Provider {
+	t.Helper()
+	certificate, err := selfsigned.New("control plane", "127.0.0.1")
+	require.NoError(t, err)
+	handler, err := httpapi.New(p.Registry, httpapi.Options{ClientCertificate: certificate.Leaf, FailuresPerMinute: -1, Updates: p.feed})
+	require.NoError(t, err)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	server := httpapi.NewServer(wrap(handler), httpapi.TLSConfig(certificate), nil)
+	go server.ServeTLS(listener, "", "")
+	t.Cleanup(func() { server.Close() })
+	client := incusos.New(incusos.Options{Certificate: &certificate})
+	t.Cleanup(func() { client.Close() })
+	polls, err := poller.New(p.Registry, client, poller.Options{FastInterval: 20 * time.Millisecond, RetryInterval: 50 * time.Millisecond})
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = polls.Run(ctx)
+	}()
+	t.Cleanup(func() { stop(); <-ended })
+	return func(spec opscenter.TokenSpec) incusostest.Provider {
+		token, err := p.CreateToken(t.Context(), spec)
+		require.NoError(t, err)
+		return incusostest.Provider{ServerURL: "https://" + listener.Addr().String(), Token: token.UUID, Certificate: certificate.Leaf}
+	}
+}
+
+func asItIs(h http.Handler) http.Handler { return h }
+
+// until waits for what a poll finds.
+func (p *plane) until(t *testing.T, name string, wanted func(*opscenter.ServerInfo) bool) *opscenter.ServerInfo {
+	t.Helper()
+	var info *opscenter.ServerInfo
+	require.Eventually(t, func() bool {
+		found, err := p.Server(t.Context(), name)
+		info = found
+		return err == nil && wanted(info)
+	}, 20*time.Second, 10*time.Millisecond)
+	return info
+}
+
+// TestInstall: a freshly installed server fetches its application from the feed, without a certificate, registers, and is
+// updated from the feed ever after.
+func TestInstall(t *testing.T) {
+	for _, application := range []string{"incus", "incus-lts-7.0", "migration-manager"} {
+		t.Run(application, func(t *testing.T) {
+			t.Parallel()
+			p := newPlane(t)
+			p.publish(t, incusostest.Release{Version: "202610010000", Architectures: []string{"x86_64", "aarch64"}})
+			s := p.feed.Settings()
+			s.FileFilter = updates.NoFilter
+			require.NoError(t, p.feed.SetSettings(t.Context(), s, nil))
+			p.refresh(t)
+			provider := p.endpoint(t, asItIs)(opscenter.TokenSpec{})
+			for _, architecture := range []string{"x86_64", "aarch64"} {
+				if architecture == "aarch64" {
+					provider = p.endpoint(t, asItIs)(opscenter.TokenSpec{})
+				}
+				server, err := incusostest.New(incusostest.Options{Name: "new-" + architecture[:3], Application: application, Fresh: true, Standalone: true, Version: "202609010000", Architecture: architecture})
+				require.NoError(t, err)
+				t.Cleanup(server.Close)
+				require.NoError(t, server.Install(t.Context(), provider))
+				running, staged := server.Version()
+				require.Equal(t, "202610010000", running, "the operating system is updated at the first boot, too")
+				require.Empty(t, staged)
+				info := p.until(t, server.Name(), func(i *opscenter.ServerInfo) bool {
+					return i.State.Status == opscenter.StatusReady && i.State.Architecture != ""
+				})
+				require.Equal(t, architecture, info.State.Architecture)
+				require.Equal(t, opscenter.TypeOfApplication(application), info.State.Type)
+				require.Empty(t, info.Outdated())
+			}
+			p.publish(t, incusostest.Release{Version: "202610020000", Architectures: []string{"x86_64", "aarch64"}})
+			p.refresh(t)
+			info, err := p.Server(t.Context(), "new-x86")
+			require.NoError(t, err)
+			require.Equal(t, map[string]string{"os": "202610020000", application: "202610020000"}, info.Outdated(), "at once")
+		})
+	}
+}
+
+// TestFreshServerHangs: without its application in the feed a server hangs, and says so; with a content encoding its download
+// breaks.
+func TestFreshServerHangs(t *testing.T) {
+	p := newPlane(t)
+	p.publish(t, incusostest.Release{Version: "202610010000", Applications: []string{"migration-manager"}})
+	p.refresh(t)
+	provider := p.endpoint(t, asItIs)(opscenter.TokenSpec{})
+	fresh := func() *incusostest.Server {
+		server, err := incusostest.New(incusostest.Options{Fresh: true})
+		require.NoError(t, err)
+		t.Cleanup(server.Close)
+		return server
+	}
+	server := fresh()
+	require.ErrorIs(t, server.Install(t.Context(), provider), incusostest.ErrNoApplication)
+	require.Contains(t, strings.Join(server.Console(), "\n"), `application "incus"`)
+	page, err := p.ListServers(t.Context(), opscenter.ServerFilter{}, opscenter.Page{})
+	require.NoError(t, err)
+	require.Empty(t, page.Servers, "it never comes to register")
+	p.publish(t, incusostest.Release{Version: "202610020000"})
+	p.refresh(t)
+	server = fresh()
+	require.NoError(t, server.Install(t.Context(), provider))
+
+	encoding := p.endpoint(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Path, "/files/") {
+				w.Header().Set("Content-Encoding", "gzip") // as a middleware that compresses what is compressed
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	server = fresh()
+	require.ErrorContains(t, server.Install(t.Context(), encoding(opscenter.TokenSpec{})), "gzip")
+	require.Contains(t, strings.Join(server.Console(), "\n"), "Failed to check for updates")
+}
+
+// TestSecureBootKeys: each key takes a boot before anything else is installed.
+func TestSecureBootKeys(t *testing.T) {
+	p := newPlane(t)
+	p.publish(t, incusostest.Release{Version: "202610010000", SecureBootKeys: []string{"dbx_3", "KEK_1", "db_2"}})
+	p.refresh(t)
+	channel, err := p.Channel(t.Context(), "stable")
+	require.NoError(t, err)
+	require.Equal(t, "202610010000", channel.Offers("aarch64")[updates.ComponentSecureBoot], "for all architectures")
+	server, err := incusostest.New(incusostest.Options{Fresh: true, Standalone: true})
+	require.NoError(t, err)
+	t.Cleanup(server.Close)
+	require.NoError(t, server.Install(t.Context(), p.endpoint(t, asItIs)(opscenter.TokenSpec{})))
+	require.Equal(t, 3, server.Reboots())
+}
+
+// TestOneReleaseForAllParts: whatever is published, promoted and taken out meanwhile, a server never ends with a mix of
+// releases, nor with one that was never in its channel.
+func TestOneReleaseForAllParts(t *testing.T) {
+	p := newPlane(t)
+	p.publish(t, release(1))
+	p.refresh(t)
+	provider := p.endpoint(t, asItIs)(opscenter.TokenSpec{})
+	server, err := incusostest.New(incusostest.Options{Fresh: true, Standalone: true, Version: "202609010000"})
+	require.NoError(t, err)
+	t.Cleanup(server.Close)
+	require.NoError(t, server.Install(t.Context(), provider))
+	require.NoError(t, p.CreateChannel(t.Context(), "testing", ""))
+	last := "202610010000"
+	for n := 2; n < 8; n++ {
+		p.publish(t, release(n))
+		p.refresh(t)
+		u := p.update(t, release(n).Version)
+		channels := [][]string{{"stable"}, {"testing"}, {}, {"stable", "testing"}}[n%4]
+		require.NoError(t, p.feed.SetChannels(t.Context(), u.UUID, channels, updates.SetOptions{}))
+		server.Check()
+		running, staged := server.Version()
+		apps := server.ApplicationVersions()
+		offered := updates.Offered(p.feed.Snapshot().Updates(), "stable")
+		if strings.Compare(offered.Version, last) > 0 {
+			last = offered.Version
+		}
+		require.Equal(t, last, apps["incus"], n)
+		if staged == "" {
+			staged = running
+		}
+		require.Equal(t, last, staged, "one release for all parts")
+		server.Restart()
+	}
+}
