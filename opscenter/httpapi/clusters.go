@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
@@ -501,7 +502,12 @@ func (h *Handler) actOn(action opscenter.Action) http.HandlerFunc {
 			return
 		}
 		if action == opscenter.ActionUpdate && r.ContentLength != 0 {
-			if err := checkUpdate(r); err != nil {
+			applications, err := updateOf(r)
+			if err == nil && len(applications) > 0 {
+				h.updateApplications(w, r, name, applications)
+				return
+			}
+			if err != nil {
 				h.fail(w, r, err)
 				return
 			}
@@ -519,8 +525,27 @@ func (h *Handler) actOn(action opscenter.Action) http.HandlerFunc {
 	}
 }
 
-// checkUpdate reads which components are to be updated: it is all or nothing.
-func checkUpdate(r *http.Request) error {
+// updateApplications makes a server update some of its applications, and nothing else.
+func (h *Handler) updateApplications(w http.ResponseWriter, r *http.Request, server string, applications []string) {
+	_, err := forced(r)
+	if err == nil && h.options.System == nil {
+		err = errNoSystem
+	}
+	for i, application := range applications {
+		if err != nil {
+			break
+		}
+		if err = h.options.System.UpdateApplication(r.Context(), server, application); err != nil && i > 0 {
+			noteCarriedOut(w)
+			err = fmt.Errorf("%s was asked for, and then: %w: %w", strings.Join(applications[:i], ", "), system.ErrFailed, err)
+		}
+	}
+	h.done(w, r, err)
+}
+
+// updateOf reads which components of a server are to be updated: all, or, without the operating system, the
+// applications that are returned.
+func updateOf(r *http.Request) (applications []string, err error) {
 	type component struct {
 		Name    string `json:"name"`
 		Trigger bool   `json:"trigger_update"`
@@ -531,24 +556,26 @@ func checkUpdate(r *http.Request) error {
 	}
 	data, err := readBody(r)
 	if err != nil || len(bytes.TrimSpace(data)) == 0 {
-		return err
+		return nil, err
 	}
 	if err := decodeStrict(data, &body, ""); err != nil {
-		return err
+		return nil, err
 	}
-	all, some := true, false
-	listed := body.Applications
-	if body.OS != nil {
-		listed = append(listed, *body.OS)
+	left := ""
+	for _, c := range body.Applications {
+		if c.Trigger {
+			applications = append(applications, c.Name)
+		} else {
+			left = c.Name
+		}
 	}
-	for _, c := range listed {
-		all, some = all && c.Trigger, some || c.Trigger
+	switch os := body.OS != nil && body.OS.Trigger; {
+	case body.OS == nil && len(body.Applications) == 0, os && left == "":
+		return nil, nil
+	case os:
+		return nil, fmt.Errorf("%w: a server updates its applications with its operating system: trigger_update is to be set for %.80q too, or for applications alone", errBody, left)
+	case len(applications) == 0:
+		return nil, fmt.Errorf("%w: nothing is to be updated: trigger_update is nowhere set", errBody)
 	}
-	switch {
-	case len(listed) == 0 || all:
-		return nil
-	case some:
-		return fmt.Errorf("%w: a server is updated as a whole: trigger_update is to be set for all that is listed", errBody)
-	}
-	return fmt.Errorf("%w: nothing is to be updated: trigger_update is nowhere set", errBody)
+	return applications, nil
 }

@@ -20,6 +20,16 @@ func (c *Client) Update(ctx context.Context, target opscenter.Target) error {
 	return c.post(ctx, target, "/os/1.0/system/update/:check")
 }
 
+// UpdateApplication makes the server look for an update of one application, and apply it. It returns when the server has
+// accepted that. Errors: opscenter.ErrNotApplicable if its release can't, or has no such application; those of Update.
+func (c *Client) UpdateApplication(ctx context.Context, target opscenter.Target, application string) error {
+	err := c.post(ctx, target, "/os/1.0/applications/"+url.PathEscape(application)+"/:check-update")
+	if api.StatusErrorCheck(err, http.StatusNotFound, http.StatusMethodNotAllowed) {
+		return fmt.Errorf("server %q: its release does not update application %q by itself, or has none: %w", target.Name, application, opscenter.ErrNotApplicable)
+	}
+	return err
+}
+
 // Reboot reboots the server. It returns when the server has accepted that.
 func (c *Client) Reboot(ctx context.Context, target opscenter.Target) error {
 	return c.post(ctx, target, "/os/1.0/system/:reboot")
