@@ -1,13 +1,17 @@
 // Controlplane is a long-running control plane: IncusOS servers register with it over HTTPS
 // and are polled; operators use its REST API, over a Unix socket or with a trusted certificate.
 //
-//	go run ./examples/controlplane [-listen 127.0.0.1:7443] [-url https://HOST:PORT] [-data DIR] [-socket PATH] [-interval 5m] [-trust CERT.pem]
+//	go run ./examples/controlplane [-listen 127.0.0.1:7443] [-url https://HOST:PORT] [-data DIR] [-socket PATH] [-interval 5m] [-trust CERT.pem] [-updates DIR [-source URL]]
 //
 // It makes its certificates on the first start and keeps them in -data; without -data
 // everything is in memory, and gone when it stops. -url is the address that servers use: it is in
 // the certificate's names, and in the provider configurations that are printed for the installation
 // seed and made for a factory reset. It is required when -listen names no address that a server
 // could use, as ":7443" does.
+//
+// With -updates it is the update feed of its servers: releases are fetched from -source, by default the public server of
+// IncusOS, verified, and kept in DIR. With -source none they are only uploaded. Without -updates a server that is freshly
+// installed finds no application, and never comes to register.
 package main
 
 import (
@@ -43,6 +47,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/system"
+	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
@@ -68,6 +73,7 @@ func main() {
 // config is what the flags say.
 type config struct {
 	listen, url, data, socket, trust string
+	updates, source, sourceRoot      string
 	interval                         time.Duration
 }
 
@@ -81,6 +87,9 @@ func run(ctx context.Context, args []string, out, logs io.Writer) error {
 	flags.StringVar(&c.socket, "socket", "", "path of a Unix socket for operators, mode 0600")
 	flags.DurationVar(&c.interval, "interval", poller.DefaultInterval, "time between two polls of a server")
 	flags.StringVar(&c.trust, "trust", "", "PEM file with the certificates of operators")
+	flags.StringVar(&c.updates, "updates", "", "directory for the files of updates; default: there is no update feed")
+	flags.StringVar(&c.source, "source", updates.DefaultSource, "where updates are published, or none: they are uploaded")
+	flags.StringVar(&c.sourceRoot, "source-root", "", "PEM file with the root certificate of -source; default: that of IncusOS")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -209,7 +218,11 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	adopt := func(ctx context.Context, a httpapi.Adopting) ([]string, error) {
 		return client.Adopt(ctx, registry, a.ConnectionURL, a.TrustToken, incusos.AdoptOptions{Name: a.Name, Channel: a.Channel, Names: a.Names, URLs: a.ConnectionURLs, Certificates: a.Certificates})
 	}
-	handler, err := httpapi.New(registry, httpapi.Options{ClientCertificate: certificates.client.Leaf, Authorize: authorize, Logger: logger,
+	feed, err := openFeed(ctx, c, registry, logger)
+	if err != nil {
+		return err
+	}
+	handler, err := httpapi.New(registry, httpapi.Options{Updates: feed, ClientCertificate: certificates.client.Leaf, Authorize: authorize, Logger: logger,
 		Rollouts: rollouts, Clusters: cluster.New(registry, client, cluster.Options{Logger: logger}), Inventory: objects, Adopt: adopt,
 		System: systems, Audit: log, Forward: client})
 	if err != nil {
@@ -231,6 +244,10 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	group.Go(func() error { return ignoreStop(rollouts.Run(ctx)) })
 	group.Go(func() error { return ignoreStop(objects.Run(ctx)) })
 	group.Go(func() error { return ignoreStop(systems.Run(ctx)) })
+	if feed != nil {
+		group.Go(func() error { return ignoreStop(feed.Run(ctx)) })
+		group.Go(func() error { return ignoreStop(showProgress(ctx, feed, out)) })
+	}
 	web := httpapi.NewServer(handler, httpapi.TLSConfig(certificates.server), logger)
 	serveUntilDone(ctx, group, web, func() error { return web.ServeTLS(listener, "", "") })
 	if socket != nil {
@@ -238,6 +255,54 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 		serveUntilDone(ctx, group, local, func() error { return local.Serve(socket) })
 	}
 	return group.Wait()
+}
+
+// openFeed returns the update feed; nil: there is none. What -source and -source-root say holds until operators set
+// something else.
+func openFeed(ctx context.Context, c config, registry *opscenter.Registry, logger *slog.Logger) (*updates.Manager, error) {
+	if c.updates == "" {
+		return nil, nil
+	}
+	settings := updates.Settings{Source: c.source}
+	if c.source == "none" {
+		settings.Source = ""
+	}
+	if c.sourceRoot != "" {
+		root, err := os.ReadFile(c.sourceRoot)
+		if err != nil {
+			return nil, fmt.Errorf("-source-root: %w", err)
+		}
+		settings.Root = string(root)
+	}
+	files, err := updates.NewDir(c.updates)
+	if err != nil {
+		return nil, fmt.Errorf("-updates: %w", err)
+	}
+	feed, err := updates.New(ctx, registry, files, updates.Options{Settings: &settings, Logger: logger})
+	if err != nil {
+		return nil, fmt.Errorf("-updates, -source: %w", err)
+	}
+	return feed, nil
+}
+
+// showProgress prints a line whenever a refresh has come further.
+func showProgress(ctx context.Context, feed *updates.Manager, out io.Writer) error {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	last := ""
+	for {
+		if p := feed.Progress(); !p.Started.IsZero() {
+			if line := "Updates:     " + p.String(); line != last {
+				last = line
+				fmt.Fprintln(out, line)
+			}
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // serveUntilDone serves until ctx ends, lets requests under way end, and cuts those that don't.

@@ -289,3 +289,39 @@ func TestIntroduce(t *testing.T) {
 	require.NoError(t, introduce(t.Context(), registry, &out, "https://control.example", own.Leaf))
 	require.NotContains(t, out.String(), "Token")
 }
+
+// TestUpdateFeed: with -updates a freshly installed server finds its application, and comes to register.
+func TestUpdateFeed(t *testing.T) {
+	publisher, err := incusostest.NewPublisher()
+	require.NoError(t, err)
+	require.NoError(t, publisher.Start())
+	t.Cleanup(publisher.Close)
+	require.NoError(t, publisher.Publish(incusostest.Release{Version: "202610010000"}))
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root.pem")
+	require.NoError(t, os.WriteFile(root, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: publisher.Root().Raw}), 0o600))
+	p := start(t, "-updates", filepath.Join(dir, "updates"), "-source", publisher.URL(), "-source-root", root)
+	require.Eventually(t, func() bool {
+		var list []struct {
+			Channels []string `json:"channels"`
+		}
+		p.local("GET", "/1.0/provisioning/updates?recursion=1", "", &list)
+		return len(list) == 1 && len(list[0].Channels) == 1
+	}, 20*time.Second, 20*time.Millisecond)
+	var tokens []struct {
+		UUID string `json:"uuid"`
+	}
+	p.local("GET", "/1.0/provisioning/tokens?recursion=1", "", &tokens)
+	server, err := incusostest.New(incusostest.Options{Name: "fresh", Fresh: true, Standalone: true})
+	require.NoError(t, err)
+	t.Cleanup(server.Close)
+	require.NoError(t, server.Install(t.Context(), incusostest.Provider{ServerURL: p.url, Token: tokens[0].UUID}))
+	require.Eventually(t, func() bool {
+		var shown struct {
+			Status string `json:"server_status"`
+		}
+		p.local("GET", "/1.0/provisioning/servers/fresh", "", &shown)
+		return shown.Status == "ready"
+	}, 20*time.Second, 50*time.Millisecond)
+	require.ErrorContains(t, run(t.Context(), []string{"-updates", filepath.Join(dir, "u"), "-source", "ftp://x"}, io.Discard, io.Discard), "-source")
+}

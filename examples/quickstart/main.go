@@ -1,5 +1,5 @@
-// Quickstart tells the whole story in one process: an endpoint is started, simulated IncusOS
-// servers register with a token and are polled, an update is published, and one server is
+// Quickstart tells the whole story in one process: an endpoint with an update feed is started, simulated IncusOS
+// servers install themselves from it, register with a token and are polled, an update is published, and one server is
 // taken through it by following its recommendations.
 //
 //	go run ./examples/quickstart [-servers 6] [-data DIR] [-json]
@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -26,6 +27,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
@@ -82,10 +84,14 @@ type story struct {
 	poller   *poller.Poller
 	url      string
 	endpoint *http.Server
-	servers  map[string]*incusostest.Server
-	lost     string // the name of the one that becomes unreachable
-	tell     func(format string, args ...any)
-	closers  []func()
+	// publisher publishes signed releases, as the public server of IncusOS does; the feed mirrors them.
+	publisher *incusostest.Publisher
+	feed      *updates.Manager
+	old, new  string // versions
+	servers   map[string]*incusostest.Server
+	lost      string // the name of the one that becomes unreachable
+	tell      func(format string, args ...any)
+	closers   []func()
 }
 
 // begin starts the control plane: a store, a registry, an endpoint, a poller.
@@ -98,7 +104,7 @@ func begin(ctx context.Context, data string) (s *story, err error) {
 	}()
 	var store storage.Store = memstore.New()
 	if data != "" {
-		if store, err = badgerstore.Open(data); err != nil {
+		if store, err = badgerstore.Open(filepath.Join(data, "store")); err != nil {
 			return s, err
 		}
 	}
@@ -117,7 +123,10 @@ func begin(ctx context.Context, data string) (s *story, err error) {
 	s.closers = append(s.closers, func() { client.Close() })
 	s.planner = opscenter.NewUpdatePlanner(s.registry, client)
 
-	handler, err := httpapi.New(s.registry, httpapi.Options{ClientCertificate: certificate.Leaf, FailuresPerMinute: -1})
+	if err := s.beginFeed(ctx, data); err != nil {
+		return s, err
+	}
+	handler, err := httpapi.New(s.registry, httpapi.Options{ClientCertificate: certificate.Leaf, FailuresPerMinute: -1, Updates: s.feed})
 	if err != nil {
 		return s, err
 	}
@@ -144,6 +153,42 @@ func begin(ctx context.Context, data string) (s *story, err error) {
 	}()
 	s.closers = append(s.closers, func() { stop(); <-ended })
 	return s, nil
+}
+
+// beginFeed starts a publisher, and the feed that mirrors it.
+func (s *story) beginFeed(ctx context.Context, data string) (err error) {
+	if data == "" {
+		if data, err = os.MkdirTemp("", "quickstart"); err != nil {
+			return err
+		}
+		s.closers = append(s.closers, func() { os.RemoveAll(data) })
+	}
+	files, err := updates.NewDir(filepath.Join(data, "updates"))
+	if err != nil {
+		return err
+	}
+	if s.publisher, err = incusostest.NewPublisher(); err != nil {
+		return err
+	}
+	if err := s.publisher.Start(); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.publisher.Close)
+	s.feed, err = updates.New(ctx, s.registry, files, updates.Options{Settings: &updates.Settings{Source: s.publisher.URL()}, Trust: updates.Trust{Root: s.publisher.Root()}})
+	s.old, s.new = oldVersion, newVersion
+	if err == nil && len(s.feed.Snapshot().Updates()) > 0 { // of an earlier run
+		at := time.Now().UTC()
+		s.old, s.new = at.Format("200601021504"), at.Add(time.Minute).Format("200601021504")
+	}
+	return err
+}
+
+// publish publishes a release, and fetches it.
+func (s *story) publish(ctx context.Context, version string) error {
+	if err := s.publisher.Publish(incusostest.Release{Version: version}); err != nil {
+		return err
+	}
+	return s.feed.Refresh(ctx, updates.RefreshOptions{})
 }
 
 func (s *story) close() {
@@ -197,24 +242,25 @@ func (s *story) play(ctx context.Context, count int, asJSON bool, out io.Writer)
 		return err
 	}
 	s.tell("The control plane listens at %s. A token for %d servers is made.", s.url, count)
+	if err := s.publish(ctx, s.old); err != nil {
+		return err
+	}
+	s.tell("Release %s is fetched from its publisher, verified, and offered in channel %s.", s.old, opscenter.DefaultChannel)
 	hero, err := s.boot(ctx, count, token)
 	if err != nil {
 		return err
 	}
-	s.tell("%d simulated servers have booted and registered themselves.", count)
+	s.tell("%d simulated servers have booted, fetched their applications, and registered themselves.", count)
 
-	if err := s.registry.PublishUpdate(ctx, opscenter.DefaultChannel, newVersion, opscenter.ComponentOS, "incus", "migration-manager", "debug"); err != nil {
+	if err := s.publish(ctx, s.new); err != nil {
 		return err
-	}
-	for _, server := range s.servers {
-		server.Offer(newVersion)
 	}
 	if err := s.settled(ctx, func(info *opscenter.ServerInfo) bool {
 		return info.State.Status == opscenter.StatusReady || info.State.StatusDetail == opscenter.DetailUnresponsive
 	}); err != nil {
 		return err
 	}
-	s.tell("Each has been polled, and update %s is published. This is the fleet:\n", newVersion)
+	s.tell("Each has been polled, and update %s is published. This is the fleet:\n", s.new)
 	rows, err := s.rows(ctx)
 	if err != nil {
 		return err
@@ -251,7 +297,7 @@ func (s *story) boot(ctx context.Context, count int, token *opscenter.Token) (st
 	}
 	hero := ""
 	for i := range count {
-		options := incusostest.Options{Name: fmt.Sprintf("%sserver%02d", prefix, i+1), Version: oldVersion,
+		options := incusostest.Options{Name: fmt.Sprintf("%sserver%02d", prefix, i+1), Version: s.old, Fresh: true,
 			UpdateDelay: 300 * time.Millisecond, RebootDelay: 300 * time.Millisecond, EvacuateDelay: 300 * time.Millisecond}
 		if i == count-2 {
 			options.Application = "migration-manager"
@@ -265,7 +311,7 @@ func (s *story) boot(ctx context.Context, count int, token *opscenter.Token) (st
 			hero = server.Name()
 		}
 		provider := incusostest.Provider{ServerURL: s.url, Token: token.UUID}
-		if err := server.Register(ctx, provider); err != nil {
+		if err := server.Install(ctx, provider); err != nil {
 			return "", err
 		}
 		if i == count-1 {

@@ -15,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -28,10 +29,12 @@ import (
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/internal/terminal"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
+	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 )
@@ -39,6 +42,8 @@ import (
 const (
 	oldVersion = "202610010000"
 	newVersion = "202610150000"
+
+	rebootTimeout = 5 * time.Second // of servers that reboot in a fraction of that
 )
 
 func main() {
@@ -93,6 +98,10 @@ type plane struct {
 	planner  *opscenter.UpdatePlanner
 	polls    *poller.Poller
 	rollouts *rollout.Manager
+
+	publisher *incusostest.Publisher
+	feed      *updates.Manager
+	url       string // of the endpoint for servers
 }
 
 func operate(ctx context.Context, c config, out io.Writer) (err error) {
@@ -107,7 +116,7 @@ func operate(ctx context.Context, c config, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	identity, err := selfsigned.Load(c.data, "client")
+	identity, err := selfsigned.Load(c.data, "client", "127.0.0.1")
 	if err != nil {
 		return err
 	}
@@ -116,7 +125,7 @@ func operate(ctx context.Context, c config, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+	registry, err := opscenter.NewRegistry(store, opscenter.Options{RebootTimeout: rebootTimeout})
 	if err != nil {
 		return err
 	}
@@ -131,10 +140,57 @@ func operate(ctx context.Context, c config, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
+	stop, err := p.serve(ctx, c, identity)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	if err := p.register(ctx, servers, identity); err != nil {
 		return err
 	}
 	return p.update(ctx, c, out)
+}
+
+// serve starts a publisher of updates, the feed that mirrors it, and the endpoint for servers.
+func (p *plane) serve(ctx context.Context, c config, identity tls.Certificate) (stop func(), err error) {
+	files, err := updates.NewDir(filepath.Join(c.data, "updates"))
+	if err != nil {
+		return nil, err
+	}
+	if p.publisher, err = incusostest.NewPublisher(); err != nil {
+		return nil, err
+	}
+	if err := p.publisher.Start(); err != nil {
+		return nil, err
+	}
+	p.feed, err = updates.New(ctx, p.registry, files, updates.Options{Settings: &updates.Settings{Source: p.publisher.URL()}, Trust: updates.Trust{Root: p.publisher.Root()}})
+	var handler *httpapi.Handler
+	if err == nil {
+		handler, err = httpapi.New(p.registry, httpapi.Options{ClientCertificate: identity.Leaf, FailuresPerMinute: -1, Updates: p.feed})
+	}
+	var listener net.Listener
+	if err == nil {
+		listener, err = net.Listen("tcp", "127.0.0.1:0")
+	}
+	if err != nil {
+		p.publisher.Close()
+		return nil, err
+	}
+	p.url = "https://" + listener.Addr().String()
+	web := httpapi.NewServer(handler, httpapi.TLSConfig(identity), nil)
+	go web.ServeTLS(listener, "", "")
+	return func() {
+		web.Close()
+		p.publisher.Close()
+	}, nil
+}
+
+// publish publishes a release, and fetches it.
+func (p *plane) publish(ctx context.Context, version string) error {
+	if err := p.publisher.Publish(incusostest.Release{Version: version, Applications: []string{"incus"}}); err != nil {
+		return err
+	}
+	return p.feed.Refresh(ctx, updates.RefreshOptions{})
 }
 
 // boot boots the servers, as new or as they were.
@@ -146,7 +202,7 @@ func boot(c config) (servers [][]*incusostest.Server, err error) {
 	for i := range c.clusters {
 		servers = append(servers, nil)
 		for k := range c.members {
-			s, err := incusostest.New(incusostest.Options{Name: fmt.Sprintf("c%d-m%d", i+1, k+1), Version: oldVersion, StateDir: state,
+			s, err := incusostest.New(incusostest.Options{Name: fmt.Sprintf("c%d-m%d", i+1, k+1), Version: oldVersion, Fresh: true, StateDir: state,
 				UpdateDelay: 150 * time.Millisecond, RebootDelay: 200 * time.Millisecond, EvacuateDelay: 200 * time.Millisecond})
 			if err != nil {
 				return servers, err
@@ -168,21 +224,20 @@ func boot(c config) (servers [][]*incusostest.Server, err error) {
 	return servers, nil
 }
 
-// register makes the servers and their clusters known, unless they are, and an update for them.
+// register has the servers install and register themselves, unless they have, and publishes an update for them.
 func (p *plane) register(ctx context.Context, servers [][]*incusostest.Server, identity tls.Certificate) error {
 	token, err := p.registry.CreateToken(ctx, opscenter.TokenSpec{Description: "simulated servers", Uses: int64(len(servers) * len(servers[0]))})
 	if err != nil {
+		return err
+	}
+	if err := p.publish(ctx, oldVersion); err != nil {
 		return err
 	}
 	for i, members := range servers {
 		cluster := fmt.Sprintf("c%d", i+1)
 		var names []string
 		for _, s := range members {
-			s.Trust(identity.Leaf)
-			s.Offer(newVersion)
-			_, err := p.registry.Register(ctx, opscenter.Registration{Token: token.UUID, Certificate: s.Certificate(), Name: s.Name(),
-				ConnectionURL: s.URL(), MachineID: s.MachineID(), SystemUUID: s.SystemUUID()})
-			if err != nil {
+			if err := s.Install(ctx, incusostest.Provider{ServerURL: p.url, Token: token.UUID, Certificate: identity.Leaf}); err != nil {
 				return err
 			}
 			names = append(names, s.Name())
@@ -200,7 +255,7 @@ func (p *plane) register(ctx context.Context, servers [][]*incusostest.Server, i
 			}
 		}
 	}
-	return p.registry.PublishUpdate(ctx, "stable", newVersion, "os", "incus")
+	return p.publish(ctx, newVersion)
 }
 
 // update shows the plan and carries it out, or goes on with what was begun before.
@@ -220,7 +275,7 @@ func (p *plane) update(ctx context.Context, c config, out io.Writer) error {
 			}
 		}
 	} else {
-		plan, err := p.planner.Plan(ctx, rolling.Selector{All: true}, rolling.Policy{Parallel: c.clusters, RebootTimeout: 5 * time.Second,
+		plan, err := p.planner.Plan(ctx, rolling.Selector{All: true}, rolling.Policy{Parallel: c.clusters, RebootTimeout: rebootTimeout,
 			StepTimeout: 5 * time.Second, Retries: 1, Backoff: 200 * time.Millisecond, GateTimeout: time.Minute})
 		if err != nil {
 			return err
