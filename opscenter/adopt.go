@@ -24,7 +24,7 @@ type Adoption struct {
 	// Certificate that all members present; nil: a server in no cluster.
 	Certificate *x509.Certificate
 	Servers     []AdoptedServer
-	// Channel for them. Default: Options.DefaultChannel.
+	// Channel for them. Default: Registry.DefaultChannel.
 	Channel string
 }
 

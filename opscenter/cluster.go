@@ -56,7 +56,7 @@ type ClusterSpec struct {
 	Description   string
 	Properties    map[string]string
 	ConnectionURL string
-	// Channel must exist. Empty: as it is; of a new cluster, Options.DefaultChannel.
+	// Channel must exist. Empty: as it is; of a new cluster, Registry.DefaultChannel.
 	Channel          string
 	PostRestoreDelay time.Duration
 	RestoreMode      string

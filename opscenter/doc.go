@@ -56,7 +56,7 @@
 //	httpapi.DefaultMaxBody, a request          64 KiB         is refused                               TestLimits
 //	httpapi.DefaultWriteTimeout, a reader      30 s           is cut off                               TestStreamsThatAreNotRead
 //	httpapi.DefaultFailuresPerMinute           30             are turned away                          TestFailedRegistrationsAreLimited
-//	httpapi.DefaultMaxDownloads, at a time     1,000          wait, twice as many; then 503            TestDownloadsAreBounded
+//	httpapi.DefaultMaxDownloads, at a time     1,000          as many wait; then 503                   TestDownloadsAreBounded
 //	httpapi.DefaultMaxDownloadsPerAddress      250            wait, likewise                           TestDownloadsAreBounded
 //	opscenter.Options.AllowURL                 anywhere       no server may be there                   TestAllowURL
 //	incusos.Options.AllowAddress               any            is not connected to                      TestAllowAddress

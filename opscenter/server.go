@@ -230,7 +230,7 @@ type ServerSpec struct {
 	// ConnectionURL is where the control plane reaches it; empty: as it is. Servers tell it
 	// themselves, and may tell another one later.
 	ConnectionURL string
-	// Channel must exist. Empty: as it is; of a new server, Options.DefaultChannel.
+	// Channel must exist. Empty: as it is; of a new server, Registry.DefaultChannel.
 	Channel string
 }
 

@@ -38,7 +38,7 @@ type TokenSpec struct {
 	Uses int64
 	// ExpireAt: default, when created, Options.TokenLifetime from now.
 	ExpireAt time.Time
-	// Channel must exist. Default: Options.DefaultChannel.
+	// Channel must exist. Default: Registry.DefaultChannel.
 	Channel string
 	// Applications that its servers fetch from the update feed when they are installed. At most MaxTokenApplications.
 	Applications []string

@@ -1,7 +1,7 @@
 // Controlplane is a long-running control plane: IncusOS servers register with it over HTTPS
 // and are polled; operators use its REST API, over a Unix socket or with a trusted certificate.
 //
-//	go run ./examples/controlplane [-listen 127.0.0.1:7443] [-url https://HOST:PORT] [-data DIR] [-socket PATH] [-interval 5m] [-trust CERT.pem] [-updates DIR [-source URL]]
+//	go run ./examples/controlplane [-listen 127.0.0.1:7443] [-url https://HOST:PORT] [-data DIR] [-socket PATH] [-interval 5m] [-trust CERT.pem] [-updates DIR [-source URL] [-source-root CERT.pem]]
 //
 // It makes its certificates on the first start and keeps them in -data; without -data
 // everything is in memory, and gone when it stops. -url is the address that servers use: it is in

@@ -5,6 +5,10 @@ import "fmt"
 // maxDepth is how deep the parts of a signature may lie in one another; eleven are usual.
 const maxDepth = 16
 
+// maxParts is how many parts a signature may have; a content of 8 MiB has 2,000, and the certificates some hundred. The
+// library looks for the end of a part without one anew at each part in it.
+const maxParts = 10_000
+
 // open is a part that holds parts, and has not ended.
 type open struct {
 	end        int // of the part, or if it tells none, of the one around it
@@ -19,6 +23,7 @@ type open struct {
 func checkDepth(ber []byte) error {
 	malformed := func(what string) error { return fmt.Errorf("the signature: %s: %w", what, ErrMalformed) }
 	var parts []open
+	count := 0
 	for at := 0; at < len(ber); {
 		end := len(ber)
 		if n := len(parts); n > 0 {
@@ -38,6 +43,9 @@ func checkDepth(ber []byte) error {
 				continue
 			}
 			last.empty = false
+		}
+		if count++; count > maxParts {
+			return malformed(fmt.Sprintf("it has more than %d parts", maxParts))
 		}
 		first := ber[at]
 		if at++; first&0x1f == 0x1f {

@@ -39,6 +39,8 @@ const (
 	MaxSignature = 64 << 10
 	// MaxCertificates is how many certificates a signature may hold.
 	MaxCertificates = 16
+
+	maxHeader = 16 << 10
 )
 
 // ErrMalformed: this is no signed message that can be read.
@@ -211,7 +213,7 @@ func parse(signature []byte) (p7 *pkcs7.PKCS7, err error) {
 	return p7, nil
 }
 
-// guarded makes an error of a panic in the library, which reads what anybody may have sent.
+// guarded turns a panic of the library into an error: the library reads untrusted input.
 func guarded(do func() error) (err error) {
 	defer func() {
 		if caught := recover(); caught != nil {
@@ -229,6 +231,9 @@ func head(message []byte) (textproto.MIMEHeader, []byte, error) {
 		end := bytes.IndexByte(rest, '\n')
 		if end < 0 {
 			return nil, nil, fmt.Errorf("there is no empty line behind the header: %w", ErrMalformed)
+		}
+		if len(message)-len(rest)+end > maxHeader {
+			return nil, nil, fmt.Errorf("the header is longer than %d bytes: %w", maxHeader, ErrMalformed)
 		}
 		line := string(bytes.TrimSuffix(rest[:end], []byte("\r")))
 		rest = rest[end+1:]
@@ -254,11 +259,11 @@ func parts(body []byte, boundary string) (part, signature []byte, err error) {
 	if boundary == "" {
 		return nil, nil, fmt.Errorf("there is no boundary: %w", ErrMalformed)
 	}
-	sections := sections(body, boundary)
-	if len(sections) != 2 {
-		return nil, nil, fmt.Errorf("%d parts, two are wanted: %w", len(sections), ErrMalformed)
+	found := sections(body, boundary)
+	if len(found) != 2 {
+		return nil, nil, fmt.Errorf("%d parts, two are wanted: %w", len(found), ErrMalformed)
 	}
-	header, encoded, err := head(append(sections[1], '\n'))
+	header, encoded, err := head(append(found[1], '\n'))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -266,7 +271,7 @@ func parts(body []byte, boundary string) (part, signature []byte, err error) {
 		return nil, nil, fmt.Errorf("the second part is of type %.80q: %w", media, ErrMalformed)
 	}
 	signature, err = decoded(header, encoded)
-	return canonical(sections[0]), signature, err
+	return canonical(found[0]), signature, err
 }
 
 // sections returns what lies between the lines of the boundary, without the line ends next to those.

@@ -169,10 +169,11 @@ func TestMalformed(t *testing.T) {
 	for name, text := range map[string]string{
 		"empty": "", "no header": "\n", "JSON": index, "text": "Content-Type: text/plain\n\n" + index, "no body": "Content-Type: multipart/signed; boundary=x\n\n",
 		"no boundary": strings.Replace(message, "boundary=", "border=", 1), "cut": message[:len(message)/2], "cut before its end": strings.TrimSuffix(strings.TrimSpace(message), "--"),
-		"too long": "Content-Type: application/pkcs7-mime\n\n" + strings.Repeat("x", smime.MaxMessage),
-		"header":   strings.Repeat("a: b\n", 10) + strings.Repeat("c", 2000) + ": d\n\n",
-		"encoding": strings.Replace(message, "Encoding: base64", "Encoding: quoted-printable", 1),
-		"a third":  strings.Replace(message, "\nContent-Type: application/x-pkcs7-signature", "\nContent-Type: text/plain\n\n\n"+message[strings.Index(message, "------"):strings.Index(message, "\nContent-Type: text")]+"\nContent-Type: application/x-pkcs7-signature", 1),
+		"too long":              "Content-Type: application/pkcs7-mime\n\n" + strings.Repeat("x", smime.MaxMessage),
+		"a header that goes on": "a: b\n" + strings.Repeat(" \n", smime.MaxMessage/2-10) + "\n",
+		"header":                strings.Repeat("a: b\n", 10) + strings.Repeat("c", 2000) + ": d\n\n",
+		"encoding":              strings.Replace(message, "Encoding: base64", "Encoding: quoted-printable", 1),
+		"a third":               strings.Replace(message, "\nContent-Type: application/x-pkcs7-signature", "\nContent-Type: text/plain\n\n\n"+message[strings.Index(message, "------"):strings.Index(message, "\nContent-Type: text")]+"\nContent-Type: application/x-pkcs7-signature", 1),
 	} {
 		_, err := smime.Verify([]byte(text), smime.Trust{Root: p.root.Certificate})
 		require.ErrorIs(t, err, smime.ErrMalformed, name)
@@ -189,6 +190,7 @@ func TestDepth(t *testing.T) {
 		"beyond the end":  "\x30\x02\x04\x7f\x30\x80",
 		"of a known size": "\x30\x83\xff\xff\xff",
 		"long tags":       "\x3f\xff\xff\x01\x80",
+		"many small ones": "\x02\x01\x01",
 	} {
 		_, err := smime.Verify([]byte(header+strings.Repeat(part, (smime.MaxMessage-len(header))/len(part))), smime.Trust{Root: p.root.Certificate})
 		require.ErrorIs(t, err, smime.ErrMalformed, name)

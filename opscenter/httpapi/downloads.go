@@ -23,7 +23,7 @@ const downloadChunk = 256 << 10
 // a server would not ask a second time.
 type downloads struct {
 	places     *semaphore.Weighted
-	queue      *semaphore.Weighted // who waits
+	queue      *semaphore.Weighted // requests that hold a place or wait for one
 	perAddress int
 	patience   time.Duration
 	rate       *rate.Limiter // nil: no limit
@@ -32,10 +32,10 @@ type downloads struct {
 	addresses map[netip.Prefix]*addressPlaces
 }
 
-// addressPlaces are those of an address of which somebody wants one.
+// addressPlaces bounds the downloads to one address. It exists while a request from there holds or awaits a place.
 type addressPlaces struct {
 	places *semaphore.Weighted
-	used   int
+	used   int // requests that hold one or wait for one
 }
 
 func newDownloads(o *Options) *downloads {
@@ -49,16 +49,17 @@ func newDownloads(o *Options) *downloads {
 
 // begin waits for a place. Errors: errTooManyDownloads, that of the context.
 func (d *downloads) begin(ctx context.Context, remote string) (end func(), err error) {
-	if !d.queue.TryAcquire(1) {
-		return nil, errTooManyDownloads
-	}
 	key := networkOf(remote)
 	d.mu.Lock()
 	address := d.addresses[key]
 	if address == nil {
 		address = &addressPlaces{places: semaphore.NewWeighted(int64(d.perAddress))}
-		d.addresses[key] = address
 	}
+	if address.used >= 2*d.perAddress || !d.queue.TryAcquire(1) { // no address takes all places to wait at
+		d.mu.Unlock()
+		return nil, errTooManyDownloads
+	}
+	d.addresses[key] = address
 	address.used++
 	d.mu.Unlock()
 	leave := func() {

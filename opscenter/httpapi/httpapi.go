@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
@@ -88,8 +90,8 @@ type Options struct {
 	// Updates is the update feed, for servers and for operators; nil: those endpoints answer 501.
 	Updates *updates.Manager
 	// MaxDownloads is how many files of updates are sent at a time, and MaxDownloadsPerAddress how many to one address (of
-	// IPv6: a /64). Others wait, for DownloadPatience at most; then, and if twice as many wait as may be sent, they are
-	// answered 503. Defaults 1000, 250 and 10 minutes.
+	// IPv6: a /64). Others wait for at most DownloadPatience; as many may wait as may be sent, in all and from one address. A
+	// request beyond that, or one that waited too long, is answered 503. Defaults 1000, 250 and 10 minutes.
 	MaxDownloads, MaxDownloadsPerAddress int
 	DownloadPatience                     time.Duration
 	// DownloadRate bounds what is sent of files of updates in all, in bytes a second. Default 0: no limit.
@@ -116,6 +118,7 @@ type Handler struct {
 	limiter     *limiter
 	crossSite   *crossSite
 	downloads   *downloads
+	changelogs  *semaphore.Weighted // those that are made at a time
 	mux         *http.ServeMux
 }
 
@@ -159,7 +162,7 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 		return nil, err
 	}
 	h.limiter = newLimiter(options.FailuresPerMinute, options.MaxAddresses)
-	h.downloads = newDownloads(&h.options)
+	h.downloads, h.changelogs = newDownloads(&h.options), semaphore.NewWeighted(2)
 	h.mux = h.routes()
 	return h, nil
 }

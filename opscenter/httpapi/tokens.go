@@ -14,10 +14,12 @@ type tokenPut struct {
 	UsesRemaining int64     `json:"uses_remaining"`
 	ExpireAt      time.Time `json:"expire_at"`
 	Channel       string    `json:"channel"`
+	// Applications are those that its servers fetch from the update feed when they are installed.
+	Applications []string `json:"applications,omitempty"`
 }
 
 func (p tokenPut) spec() opscenter.TokenSpec {
-	return opscenter.TokenSpec{Description: p.Description, Uses: p.UsesRemaining, ExpireAt: p.ExpireAt, Channel: p.Channel}
+	return opscenter.TokenSpec{Description: p.Description, Uses: p.UsesRemaining, ExpireAt: p.ExpireAt, Channel: p.Channel, Applications: p.Applications}
 }
 
 // token is what the API shows.
@@ -28,7 +30,7 @@ type token struct {
 
 func showToken(t *opscenter.Token) token {
 	return token{UUID: t.UUID, tokenPut: tokenPut{Description: t.Description, UsesRemaining: t.UsesRemaining,
-		ExpireAt: t.ExpireAt.Truncate(time.Second), Channel: t.Channel}}
+		ExpireAt: t.ExpireAt.Truncate(time.Second), Channel: t.Channel, Applications: t.Applications}}
 }
 
 func tokenPath(uuid string) string { return "/1.0/provisioning/tokens/" + uuid }
@@ -86,6 +88,7 @@ func (h *Handler) putToken(w http.ResponseWriter, r *http.Request) {
 		UsesRemaining *int64     `json:"uses_remaining"`
 		ExpireAt      *time.Time `json:"expire_at"`
 		Channel       *string    `json:"channel"`
+		Applications  *[]string  `json:"applications"`
 		UUID          string     `json:"uuid"`
 	}
 	err := cmp.Or(decode(r, &body), sameUUID(r, body.UUID))
@@ -95,6 +98,7 @@ func (h *Handler) putToken(w http.ResponseWriter, r *http.Request) {
 			replace(&spec.Uses, body.UsesRemaining)
 			replace(&spec.ExpireAt, body.ExpireAt)
 			replace(&spec.Channel, body.Channel)
+			replace(&spec.Applications, body.Applications)
 			return matches(r, etag(showToken(t)))
 		})
 	}

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,7 +22,7 @@ const (
 	postUpdatePattern = "POST " + updatesPath
 )
 
-// feedRoutes are those for servers, which ask before they have registered: nobody is refused.
+// feedRoutes are the servers' routes. They need no certificate: a server asks before it has registered.
 func (h *Handler) feedRoutes() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
 		"GET " + updatesPath:                             h.getUpdates,
@@ -88,9 +89,19 @@ type updateFile struct {
 	Architecture string `json:"architecture"`
 }
 
-func showUpdate(u *updates.Update) update {
+// showUpdate shows an update, and to operators its problem, which may name servers and tokens.
+func (h *Handler) showUpdate(r *http.Request, u *updates.Update) update {
+	out := publicUpdate(u)
+	if _, err := h.options.Authorize(r); err == nil {
+		out.Problem = u.Problem
+	}
+	return out
+}
+
+// publicUpdate is what servers, and strangers, see of an update.
+func publicUpdate(u *updates.Update) update {
 	return update{UUID: u.UUID, Version: u.Version, PublishedAt: u.PublishedAt, Severity: string(u.Severity), Origin: u.Origin, URL: u.URL,
-		Channels: orEmpty(u.Channels), UpstreamChannels: orEmpty(u.UpstreamChannels), Status: string(u.Status), Problem: u.Problem}
+		Channels: orEmpty(u.Channels), UpstreamChannels: orEmpty(u.UpstreamChannels), Status: string(u.Status)}
 }
 
 // orEmpty is a list that is never null.
@@ -101,8 +112,7 @@ func orEmpty(list []string) []string {
 	return list
 }
 
-// getUpdates lists updates, newest first, as servers walk through them. Those that are not all here are shown only to
-// who asks for them by status.
+// getUpdates lists updates, newest first. Without the query status it lists ready updates only, and to strangers always.
 func (h *Handler) getUpdates(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "recursion", "channel", "origin", "status")
 	if err == nil {
@@ -116,32 +126,37 @@ func (h *Handler) getUpdates(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
+	show, snapshot := publicUpdate, h.options.Updates.Snapshot()
+	_, refused := h.options.Authorize(r)
+	if refused == nil {
+		show = func(u *updates.Update) update { return h.showUpdate(r, u) }
+	}
 	build := func() []byte {
 		status := cmp.Or(updates.Status(query.valueOf("status")), updates.StatusReady)
 		metadata := []any{}
-		for _, u := range h.options.Updates.Snapshot().Updates() {
-			if u.Status != status || query.valueOf("origin") != "" && u.Origin != query.valueOf("origin") ||
+		for _, u := range snapshot.Updates() {
+			if u.Status != status || refused != nil && status != updates.StatusReady || query.valueOf("origin") != "" && u.Origin != query.valueOf("origin") ||
 				query.valueOf("channel") != "" && !slices.Contains(u.UpstreamChannels, query.valueOf("channel")) {
 				continue
 			}
 			if query.recursion {
-				metadata = append(metadata, showUpdate(u))
+				metadata = append(metadata, show(u))
 			} else {
 				metadata = append(metadata, updatesPath+"/"+u.UUID)
 			}
 		}
 		return encoded(metadata)
 	}
-	if query.valueOf("status") == "" && query.valueOf("origin") == "" && query.valueOf("channel") == "" {
-		h.sendCached(w, fmt.Sprintf("updates %t", query.recursion), build)
+	if refused != nil && query.valueOf("status") == "" && query.valueOf("origin") == "" && query.valueOf("channel") == "" {
+		sendCached(w, snapshot, fmt.Sprintf("updates %t", query.recursion), build)
 		return
 	}
 	sendEncoded(w, build())
 }
 
 // sendCached answers with what is built once for all who ask before anything changes.
-func (h *Handler) sendCached(w http.ResponseWriter, name string, build func() []byte) {
-	sendEncoded(w, h.options.Updates.Snapshot().Cached(name, build))
+func sendCached(w http.ResponseWriter, s *updates.Snapshot, name string, build func() []byte) {
+	sendEncoded(w, s.Cached(name, build))
 }
 
 // encoded is a whole answer.
@@ -159,24 +174,32 @@ func sendEncoded(w http.ResponseWriter, data []byte) {
 	_, _ = w.Write(data)
 }
 
-// shownUpdate returns the update of a request; one that is not all here is not there for those who need no permission.
-func (h *Handler) shownUpdate(r *http.Request) (*updates.Update, error) {
-	return h.options.Updates.Snapshot().Update(strings.ToLower(r.PathValue("uuid")))
+// shownUpdate returns the update that the path names, pending or ready.
+// A pending one is there for operators alone.
+func (h *Handler) shownUpdate(r *http.Request, s *updates.Snapshot) (*updates.Update, error) {
+	u, err := s.Update(strings.ToLower(r.PathValue("uuid")))
+	if err == nil && u.Status != updates.StatusReady {
+		if _, refused := h.options.Authorize(r); refused != nil {
+			return nil, fmt.Errorf("update %s is not all here: %w", u.Version, opscenter.ErrNotFound)
+		}
+	}
+	return u, err
 }
 
 func (h *Handler) getUpdate(w http.ResponseWriter, r *http.Request) {
-	u, err := h.shownUpdate(r)
+	u, err := h.shownUpdate(r, h.options.Updates.Snapshot())
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	shown := showUpdate(u)
+	shown := h.showUpdate(r, u)
 	w.Header().Set("ETag", etag(shown))
 	respond(w, shown)
 }
 
 func (h *Handler) getUpdateFiles(w http.ResponseWriter, r *http.Request) {
-	u, err := h.shownUpdate(r)
+	snapshot := h.options.Updates.Snapshot()
+	u, err := h.shownUpdate(r, snapshot)
 	if err == nil && u.Status != updates.StatusReady {
 		err = fmt.Errorf("update %s is not all here: %w", u.Version, opscenter.ErrNotFound)
 	}
@@ -184,7 +207,7 @@ func (h *Handler) getUpdateFiles(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	h.sendCached(w, "files "+u.UUID, func() []byte {
+	sendCached(w, snapshot, "files "+u.UUID, func() []byte {
 		files := []updateFile{}
 		for _, f := range u.Files {
 			files = append(files, updateFile{f.Filename, f.Size, f.SHA256, f.Component, string(f.Type), f.Architecture})
@@ -195,24 +218,35 @@ func (h *Handler) getUpdateFiles(w http.ResponseWriter, r *http.Request) {
 
 // getUpdateFile sends a file as it is: what it is packed with is a part of it.
 func (h *Handler) getUpdateFile(w http.ResponseWriter, r *http.Request) {
-	end, err := h.downloads.begin(r.Context(), r.RemoteAddr)
-	if err != nil {
-		w.Header().Set("Retry-After", "60")
-		h.fail(w, r, err)
-		return
-	}
-	defer end()
 	u, f, content, err := h.options.Updates.Open(r.Context(), strings.ToLower(r.PathValue("uuid")), r.PathValue("name"))
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
 	defer content.Close()
+	end, ok := h.place(w, r)
+	if !ok {
+		return
+	}
+	defer end()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("ETag", `"`+f.SHA256+`"`)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	paced := &pacedWriter{ResponseWriter: w, ctx: r.Context(), rate: h.downloads.rate, timeout: h.options.WriteTimeout}
 	http.ServeContent(paced, r, "", u.PublishedAt, content)
+}
+
+// place waits for a place among the downloads, and answers the request itself if none becomes free.
+func (h *Handler) place(w http.ResponseWriter, r *http.Request) (end func(), ok bool) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	end, err := h.downloads.begin(r.Context(), r.RemoteAddr)
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(h.options.WriteTimeout))
+	if err != nil {
+		w.Header().Set("Retry-After", "60")
+		h.fail(w, r, err)
+		return nil, false
+	}
+	return end, true
 }
 
 // changelogShown is what the API shows.
@@ -238,13 +272,22 @@ func showChangelog(c *updates.Changelog) changelogShown {
 }
 
 func (h *Handler) getUpdateChangelog(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "channel", "upstream", "architecture")
+	if err := h.changelogs.Acquire(r.Context(), 1); err != nil { // it unpacks the manifests of two updates
+		h.fail(w, r, err)
+		return
+	}
+	defer h.changelogs.Release(1)
+	query, err := parseQuery(r, "channel", "upstream", "architecture", "since")
 	var upstream *bool
 	if err == nil {
 		upstream, err = query.flag("upstream")
 	}
 	var found *updates.Changelog
-	if err == nil {
+	switch {
+	case err != nil:
+	case query.valueOf("since") != "":
+		found, err = h.options.Updates.ChangelogSince(r.Context(), strings.ToLower(r.PathValue("uuid")), strings.ToLower(query.valueOf("since")), cmp.Or(query.valueOf("architecture"), updates.ArchitectureX8664))
+	default:
 		found, err = h.options.Updates.Changelog(r.Context(), strings.ToLower(r.PathValue("uuid")), query.valueOf("channel"), upstream != nil && *upstream,
 			cmp.Or(query.valueOf("architecture"), updates.ArchitectureX8664))
 	}
@@ -301,7 +344,7 @@ func (h *Handler) postUpdate(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	respondCreated(w, updatesPath+"/"+made.UUID, showUpdate(made))
+	respondCreated(w, updatesPath+"/"+made.UUID, h.showUpdate(r, made))
 }
 
 // livelyReader gives each part of a body its time.
@@ -332,7 +375,7 @@ func (h *Handler) putUpdate(w http.ResponseWriter, r *http.Request) {
 	}
 	if err == nil {
 		err = h.options.Updates.SetChannels(r.Context(), strings.ToLower(r.PathValue("uuid")), *body.Channels, updates.SetOptions{Force: force, Check: func(u *updates.Update) error {
-			return matches(r, etag(showUpdate(u)))
+			return matches(r, etag(h.showUpdate(r, u)))
 		}})
 	}
 	h.done(w, r, err)
@@ -355,8 +398,8 @@ func (h *Handler) refreshUpdates(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 	case wait != nil && *wait || older:
 		h.patient(w, func() { err = h.options.Updates.Refresh(r.Context(), updates.RefreshOptions{AcceptOlder: older}) })
-		if err != nil && statusOf(err) == http.StatusInternalServerError {
-			err = fmt.Errorf("%w: %w", errRefresh, err)
+		if err != nil && !errors.Is(err, updates.ErrReplay) && !errors.Is(err, updates.ErrDiskFull) && !errors.Is(err, context.Canceled) {
+			err = fmt.Errorf("%w: %w", errRefresh, err) // the request was right
 		}
 	default:
 		h.options.Updates.RefreshSoon()

@@ -11,13 +11,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/updates"
@@ -100,8 +98,12 @@ func TestFeed(t *testing.T) {
 	paths := metadata[[]string](t, p.call(anybody, "GET", "/1.0/provisioning/updates?recursion=0", ""))
 	require.Equal(t, []string{"/1.0/provisioning/updates/" + list[0].UUID, "/1.0/provisioning/updates/" + list[1].UUID}, paths)
 	require.Equal(t, list[0], metadata[shownUpdate](t, p.call(anybody, "GET", paths[0], "")))
-	pending := metadata[[]shownUpdate](t, p.call(anybody, "GET", "/1.0/provisioning/updates?recursion=1&status=pending", ""))
+	require.Empty(t, metadata[[]shownUpdate](t, p.call(anybody, "GET", "/1.0/provisioning/updates?recursion=1&status=pending", "")))
+	pending := metadata[[]shownUpdate](t, p.call(p.client(&p.operator), "GET", "/1.0/provisioning/updates?recursion=1&status=pending", ""))
 	require.Len(t, pending, 1)
+	require.Contains(t, p.call(p.client(&p.operator), "GET", "/1.0/provisioning/updates/"+pending[0].UUID, "").text, "incus.raw.gz", "and why")
+	require.Equal(t, 404, p.call(anybody, "GET", "/1.0/provisioning/updates/"+pending[0].UUID, "").ErrorCode)
+	require.Equal(t, 404, p.call(anybody, "GET", "/1.0/provisioning/updates/"+pending[0].UUID+"/changelog", "").ErrorCode)
 	require.Empty(t, pending[0].Channels)
 	require.Equal(t, 404, p.call(anybody, "GET", "/1.0/provisioning/updates/"+pending[0].UUID+"/files", "").ErrorCode)
 	require.Empty(t, metadata[[]string](t, p.call(anybody, "GET", "/1.0/provisioning/updates?channel=daily", "")))
@@ -199,8 +201,7 @@ func TestUpdatesByREST(t *testing.T) {
 	require.Equal(t, 409, p.call(operator, "DELETE", "/1.0/provisioning/channels/stable", "").ErrorCode)
 
 	// One that lacks what a token needs is refused, unless forced.
-	_, err := p.registry.CreateToken(t.Context(), opscenter.TokenSpec{Description: "rack 7", Applications: []string{"gpu-support"}})
-	require.NoError(t, err)
+	require.Equal(t, 201, p.call(operator, "POST", "/1.0/provisioning/tokens", `{"description":"rack 7","applications":["gpu-support"]}`).http.StatusCode)
 	require.Equal(t, 200, p.call(operator, "PUT", path, `{"channels":[]}`).StatusCode)
 	refused := p.call(operator, "PUT", path, `{"channels":["stable"]}`)
 	require.Equal(t, 412, refused.ErrorCode)
@@ -238,43 +239,51 @@ func TestUpdatesByREST(t *testing.T) {
 	require.Empty(t, metadata[[]string](t, p.call(operator, "GET", "/1.0/provisioning/updates", "")))
 }
 
-// TestDownloadsAreBounded: who has no place waits for one, and is turned away in the end.
+// TestDownloadsAreBounded: a request without a place waits for one, and is turned away in the end; one beyond those that may
+// wait is turned away at once.
 func TestDownloadsAreBounded(t *testing.T) {
-	p := startFeed(t, func(o *httpapi.Options) {
-		o.MaxDownloads, o.MaxDownloadsPerAddress, o.DownloadPatience = 2, 2, 300*time.Millisecond
-	})
-	p.publish(t, incusostest.Release{Version: "202610010000", Size: 8 << 20, Applications: []string{"incus"}})
-	list := metadata[[]shownUpdate](t, p.call(p.client(nil), "GET", "/1.0/provisioning/updates?recursion=1", ""))
-	path := p.url + "/1.0/provisioning/updates/" + list[0].UUID + "/files/x86_64/incus.raw.gz"
-	slow := func() *http.Response { // reads nothing
-		resp, err := p.client(nil).Get(path)
-		require.NoError(t, err)
-		require.Equal(t, 200, resp.StatusCode)
-		return resp
-	}
-	one, two := slow(), slow()
-	a := p.call(p.client(nil), "GET", strings.TrimPrefix(path, p.url), "")
-	require.Equal(t, 503, a.ErrorCode)
-	require.NotEmpty(t, a.http.Header.Get("Retry-After"))
-	one.Body.Close()
-	three := slow() // the place becomes free
-	three.Body.Close()
-	two.Body.Close()
-	var wait sync.WaitGroup
-	for range 4 { // two at a time, and two wait
-		wait.Go(func() {
-			resp, err := p.client(nil).Get(path)
-			if err != nil {
-				t.Error(err)
-				return
+	for name, limits := range map[string][2]int{"in all": {2, 10}, "to one address": {10, 2}} {
+		t.Run(name, func(t *testing.T) {
+			p := startFeed(t, func(o *httpapi.Options) {
+				o.MaxDownloads, o.MaxDownloadsPerAddress, o.DownloadPatience, o.WriteTimeout = limits[0], limits[1], 2*time.Second, time.Minute
+			})
+			p.publish(t, incusostest.Release{Version: "202610010000", Size: 16 << 20, Applications: []string{"incus"}})
+			list := metadata[[]shownUpdate](t, p.call(p.client(nil), "GET", "/1.0/provisioning/updates?recursion=1", ""))
+			path := "/1.0/provisioning/updates/" + list[0].UUID + "/files/x86_64/incus.raw.gz"
+			slow := func() *http.Response { // reads nothing
+				resp, err := p.client(nil).Get(p.url + path)
+				require.NoError(t, err)
+				require.Equal(t, 200, resp.StatusCode)
+				return resp
 			}
-			defer resp.Body.Close()
-			if n, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != 200 || n != resp.ContentLength {
-				t.Errorf("status %d, %d bytes: %v", resp.StatusCode, n, err)
+			one, two := slow(), slow()
+			answers := make(chan int, 3)
+			for range 3 { // two wait, in vain; there is no place to wait at for the third
+				go func() {
+					resp, err := p.client(nil).Get(p.url + path)
+					if err != nil {
+						answers <- 0
+						return
+					}
+					resp.Body.Close()
+					answers <- resp.StatusCode
+				}()
 			}
+			begun := time.Now()
+			require.Equal(t, 503, <-answers)
+			require.Less(t, time.Since(begun), 1500*time.Millisecond, "at once")
+			require.Equal(t, 503, <-answers)
+			require.Equal(t, 503, <-answers)
+			a := p.call(p.client(nil), "GET", path, "")
+			require.Equal(t, 503, a.ErrorCode)
+			require.NotEmpty(t, a.http.Header.Get("Retry-After"))
+			require.Equal(t, 404, p.call(p.client(nil), "GET", path+"x", "").ErrorCode, "what is not there waits for nothing")
+			one.Body.Close()
+			three := slow() // the place becomes free
+			three.Body.Close()
+			two.Body.Close()
 		})
 	}
-	wait.Wait()
 }
 
 // TestDownloadRate: all downloads together have a rate.
@@ -316,7 +325,7 @@ func BenchmarkFeedList(b *testing.B) {
 	for i := range 24 {
 		applications = append(applications, fmt.Sprintf("app%d", i))
 	}
-	for i := range updates.MaxKeep {
+	for i := range 200 {
 		require.NoError(b, p.publisher.Publish(incusostest.Release{Version: fmt.Sprintf("2026%08d", 1010000+i), PublishedAt: time.Date(2026, 1, 1, 0, i, 0, 0, time.UTC), Size: 64, Applications: applications}))
 	}
 	require.NoError(b, p.feed.Refresh(b.Context(), updates.RefreshOptions{}))

@@ -219,13 +219,13 @@ func (p *Publisher) Publish(r Release) error {
 	for _, architecture := range r.Architectures {
 		in := map[string]string{updates.ArchitectureX8664: "x86-64", updates.ArchitectureAArch64: "arm64"}[architecture]
 		if !r.NoOS {
-			os := "IncusOS_" + r.Version
-			add(architecture, "os", updates.TypeEFI, os+".efi.gz", random(architecture+"efi"))
+			image := "IncusOS_" + r.Version
+			add(architecture, "os", updates.TypeEFI, image+".efi.gz", random(architecture+"efi"))
 			for kind, name := range map[updates.FileType]string{updates.TypeUsr: "usr-" + in, updates.TypeUsrVerity: "usr-" + in + "-verity", updates.TypeUsrVeritySignature: "usr-" + in + "-verity-sig"} {
-				add(architecture, "os", kind, os+"."+name+".92f27638e0f141d2aadc80efe7d25c0f.raw.gz", random(architecture+name))
+				add(architecture, "os", kind, image+"."+name+".92f27638e0f141d2aadc80efe7d25c0f.raw.gz", random(architecture+name))
 			}
-			add(architecture, "os", updates.TypeImageRaw, os+".img.gz", random(architecture+"img"))
-			add(architecture, "os", updates.TypeImageManifest, os+".manifest.json.gz", manifestOf(r.Packages))
+			add(architecture, "os", updates.TypeImageRaw, image+".img.gz", random(architecture+"img"))
+			add(architecture, "os", updates.TypeImageManifest, image+".manifest.json.gz", manifestOf(r.Packages))
 		}
 		for _, name := range r.Applications {
 			component := name

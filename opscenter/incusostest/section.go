@@ -123,6 +123,10 @@ func (s *Server) factoryReset(w http.ResponseWriter, r *http.Request) {
 		}
 		s.mu.Lock()
 		s.provider = Provider{}
+		feed := s.feed
+		if feed { // its application comes from there once more
+			s.state.applications, s.state.bare, s.state.ready = nil, true, false
+		}
 		if config != nil {
 			s.network.config = config
 			s.address = s.network.home(s.address)
@@ -130,7 +134,11 @@ func (s *Server) factoryReset(w http.ResponseWriter, r *http.Request) {
 		s.mu.Unlock()
 		s.PowerOn()
 		if provider.ServerURL != "" {
-			_ = s.Register(s.ctx, provider)
+			if feed {
+				_ = s.Install(s.ctx, provider)
+			} else {
+				_ = s.Register(s.ctx, provider)
+			}
 		}
 	})
 	panic(http.ErrAbortHandler)

@@ -101,7 +101,7 @@ func (a *advance) resolveStep(m *Member, s *Server) {
 	}
 	// Over, by its own word or because nobody knows of it any more: what it is like counts.
 	if a.keyApplied(m, s) {
-		m.Keys--
+		m.KeysApplied++
 		a.succeeded(m, s, "a Secure Boot key was applied, which takes a reboot; the update goes on after it")
 		m.KeyWaits, m.Rebooted = a.p.Goal.single() == None, false
 		return
@@ -120,7 +120,16 @@ func (a *advance) resolveStep(m *Member, s *Server) {
 // keyApplied reports whether an update came to a Secure Boot key first: the server needs a reboot, and no version is
 // staged for it.
 func (a *advance) keyApplied(m *Member, s *Server) bool {
-	return m.Step.Action == Update && m.Keys > 0 && s.behind(m.Targets) && s.NeedsReboot && s.Staged == ""
+	return m.Step.Action == Update && a.keysLeft(m, s) > 0 && s.behind(m.Targets) && s.NeedsReboot && s.Staged == ""
+}
+
+// keysLeft returns how many Secure Boot keys a server may apply still: a server takes the newest release of its channel, which
+// may have been published since the plan was made.
+func (a *advance) keysLeft(m *Member, s *Server) int {
+	if a.p.Goal == GoalStage {
+		return 0
+	}
+	return max(m.Keys, s.SecureBootKeys) - m.KeysApplied
 }
 
 // takeOver carries on with a step that another controller began. All but a reboot and a

@@ -128,10 +128,10 @@ func (a *advance) why(m *Member, s *Server, action Action) string {
 		return "the rollout was cancelled, and had evacuated it"
 	case a.p.Goal.single() != None:
 		return "it was asked for"
-	case action == Update && m.Keys == 1:
+	case action == Update && a.keysLeft(m, s) == 1:
 		return s.describe(s.Outdated(m.Targets)) + "; a Secure Boot key may take a reboot before"
-	case action == Update && m.Keys > 0:
-		return fmt.Sprintf("%s; its Secure Boot keys may take up to %d reboots before", s.describe(s.Outdated(m.Targets)), m.Keys)
+	case action == Update && a.keysLeft(m, s) > 0:
+		return fmt.Sprintf("%s; its Secure Boot keys may take up to %d reboots before", s.describe(s.Outdated(m.Targets)), a.keysLeft(m, s))
 	case action == Update:
 		return s.describe(s.Outdated(m.Targets))
 	case action == Restore:

@@ -96,10 +96,11 @@ type Member struct {
 	Targets map[string]string
 	// Updated: it has reached them.
 	Updated bool
-	// Keys is how many Secure Boot keys it may apply still on the way there. KeyWaits: one was applied, and waits for a
-	// reboot; the update goes on after that.
-	Keys     int  `json:",omitempty"`
-	KeyWaits bool `json:",omitempty"`
+	// Keys is how many Secure Boot keys it may apply on the way there, as planned, and KeysApplied how many it has.
+	// KeyWaits: one was applied, and waits for a reboot; the update goes on after that.
+	Keys        int  `json:",omitempty"`
+	KeysApplied int  `json:",omitempty"`
+	KeyWaits    bool `json:",omitempty"`
 	// Reboot: it is to be rebooted whether it needs it or not, and was not so far.
 	Reboot bool
 	// EvacuatedBefore: somebody else evacuated it; it is left so.

@@ -94,7 +94,10 @@ func BenchmarkDownloads(b *testing.B) {
 							if err == nil {
 								var resp *http.Response
 								if resp, err = transport.RoundTrip(r); err == nil {
-									_, err = io.Copy(io.Discard, resp.Body)
+									var n int64
+									if n, err = io.Copy(io.Discard, resp.Body); err == nil && (resp.StatusCode != http.StatusOK || n != u.Files[0].Size) {
+										err = fmt.Errorf("status %d, %d bytes", resp.StatusCode, n)
+									}
 									resp.Body.Close()
 								}
 							}

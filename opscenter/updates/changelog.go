@@ -43,6 +43,9 @@ type softwarePackage struct {
 // maxManifest bounds a manifest, in bytes, once it is unpacked.
 const maxManifest = 16 << 20
 
+// maxManifests is how many manifests of an update are read.
+const maxManifests = 64
+
 // versions returns the version of each package; what is there several times has them all.
 func (m *manifest) versions() map[string]string {
 	out := map[string]string{}
@@ -86,6 +89,9 @@ func (m *Manager) packages(ctx context.Context, u *Update, architecture string) 
 		f := &u.Files[i]
 		if f.Type != TypeImageManifest || !f.isFor(architecture) {
 			continue
+		}
+		if len(out) == maxManifests {
+			return nil, fmt.Errorf("update %s has more than %d manifests: %w", u.Version, maxManifests, ErrInvalid)
 		}
 		var found manifest
 		if err := m.readJSON(ctx, f, &found); err != nil {
@@ -156,11 +162,34 @@ func union[K comparable, V any](a, b map[K]V) map[K]bool {
 // upstream, of the publisher; with an empty channel, since the one before it of all. Errors: opscenter.ErrNotFound.
 func (m *Manager) Changelog(ctx context.Context, uuid, channel string, upstream bool, architecture string) (*Changelog, error) {
 	s := m.Snapshot()
-	u, err := s.Update(uuid)
+	u, err := s.ready(uuid)
 	if err != nil {
 		return nil, err
 	}
 	return m.changelog(ctx, s, u, channel, upstream, architecture)
+}
+
+// ready returns a ready update, or opscenter.ErrNotFound.
+func (s *Snapshot) ready(uuid string) (*Update, error) {
+	u, err := s.Update(uuid)
+	if err == nil && u.Status != StatusReady {
+		err = fmt.Errorf("update %s is not all here: %w", u.Version, opscenter.ErrNotFound)
+	}
+	return u, err
+}
+
+// ChangelogSince returns what changed from one update to another, both by their UUIDs. Errors: opscenter.ErrNotFound.
+func (m *Manager) ChangelogSince(ctx context.Context, uuid, since, architecture string) (*Changelog, error) {
+	s := m.Snapshot()
+	after, err := s.ready(uuid)
+	if err != nil {
+		return nil, err
+	}
+	before, err := s.ready(since)
+	if err != nil {
+		return nil, err
+	}
+	return m.Compare(ctx, before, after, architecture)
 }
 
 func (m *Manager) changelog(ctx context.Context, s *Snapshot, u *Update, channel string, upstream bool, architecture string) (*Changelog, error) {

@@ -10,16 +10,21 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// Needs returns who follows a channel, and which components of it they need: the servers, those that they run, and the
-// tokens that still admit some, those that are installed with them.
+// Needs returns the servers and usable tokens that follow a channel, with the components that each needs. A server needs
+// those that it runs. A token needs the operating system and its Applications.
+//
+// A server needs no component that no update here has for its architecture: what it says of itself holds back no other.
 func (m *Manager) Needs(ctx context.Context, channel string) (out []Need, err error) {
+	provided := m.Snapshot().provided()
 	err = m.registry.Read(ctx, func(tx *opscenter.Snapshot) error {
 		out = nil
 		for info, err := range tx.Servers(opscenter.ServerFilter{Channel: channel}) {
 			if err != nil {
 				return err
 			}
-			if need := needOf(info); len(need.Components) > 0 {
+			need := needOf(info)
+			need.Components = slices.DeleteFunc(need.Components, func(component string) bool { return !provided[[2]string{component, need.Architecture}] })
+			if len(need.Components) > 0 {
 				out = append(out, need)
 			}
 		}
@@ -30,6 +35,22 @@ func (m *Manager) Needs(ctx context.Context, channel string) (out []Need, err er
 		})
 	})
 	return out, err
+}
+
+// provided are the components that ready updates have, with each architecture and with none.
+func (s *Snapshot) provided() map[[2]string]bool {
+	out := map[[2]string]bool{}
+	for _, u := range s.updates {
+		if u.Status != StatusReady {
+			continue
+		}
+		for _, architecture := range append([]string{"", ArchitectureX8664, ArchitectureAArch64}, u.architectures()...) {
+			for _, component := range u.Provides(architecture) {
+				out[[2]string{component, architecture}], out[[2]string{component, ""}] = true, true
+			}
+		}
+	}
+	return out
 }
 
 // needOf is what a server needs of its channel.
@@ -82,6 +103,14 @@ func (m *Manager) SetChannels(ctx context.Context, uuid string, channels []strin
 		return err
 	}
 	lacks := map[string]*LackError{}
+	needed := map[string][]Need{} // by the channels that it leaves
+	for _, channel := range before.Channels {
+		if !slices.Contains(channels, channel) {
+			if needed[channel], err = m.Needs(ctx, channel); err != nil {
+				return err
+			}
+		}
+	}
 	for _, channel := range channels {
 		needs, err := m.Needs(ctx, channel)
 		if err != nil {
@@ -116,11 +145,20 @@ func (m *Manager) SetChannels(ctx context.Context, uuid string, channels []strin
 			}
 		}
 		changed := *u
-		changed.Channels = channels
+		changed.Channels, changed.Placed = channels, true
 		if changed.Held != "" {
 			changed.Held, changed.Problem = "", ""
 		}
 		c.put(changed)
+		for channel, needs := range needed { // what the channel offers from then on
+			next := Offered(c.list(), channel)
+			if next == nil || options.Force {
+				continue
+			}
+			if lacking := Lacking(next, needs); len(lacking) > 0 {
+				return &LackError{next.Version, channel, lacking}
+			}
+		}
 		return c.tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventUpdateChannels, Reason: reason})
 	})
 }

@@ -52,9 +52,10 @@ func TestPromotion(t *testing.T) {
 // TestGuard: an update that lacks what a channel needs is not put there, unless forced.
 func TestGuard(t *testing.T) {
 	p := newPlane(t)
-	p.publish(t, release(1))
+	p.publish(t, incusostest.Release{Version: "202610010000", Applications: []string{"incus", "gpu-support", "migration-manager"}})
 	p.refresh(t)
-	p.server(t, "worker", "stable", "202610010000", "x86_64", "incus", "gpu-support")
+	p.server(t, "worker", "stable", "202610010000", "x86_64", "incus", "gpu-support", "made-up")
+	p.server(t, "odd", "stable", "202610010000", "riscv64", "incus") // no update was ever for it: it holds back none
 	_, err := p.CreateToken(t.Context(), opscenter.TokenSpec{Description: "rack 7", Applications: []string{"migration-manager"}})
 	require.NoError(t, err)
 	p.publish(t, incusostest.Release{Version: "202610020000", Applications: []string{"incus"}})

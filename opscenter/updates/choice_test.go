@@ -1,6 +1,7 @@
 package updates_test
 
 import (
+	"fmt"
 	"path"
 	"slices"
 	"testing"
@@ -64,15 +65,16 @@ func TestChoice(t *testing.T) {
 			offered := updates.Offered(shown, channel)
 			offer := updates.OfferOf(offered)
 			for _, architecture := range []string{"x86_64", "aarch64"} {
-				version, parts := chosen(shown, channel, "0", architecture, names)
-				if offered == nil {
-					require.Empty(t, version)
-					continue
-				}
-				require.Equal(t, offered.Version, version)
-				require.Equal(t, offer[architecture], parts, "%s, %s", channel, architecture)
-				for _, of := range parts {
-					require.Equal(t, version, of, "a mix of releases")
+				running := fmt.Sprint(rapid.IntRange(0, 15).Draw(t, "running"))
+				version, parts := chosen(shown, channel, running, architecture, names)
+				switch {
+				case offered == nil:
+					require.Contains(t, []string{"", running}, version)
+				case len(running) > len(offered.Version) || len(running) == len(offered.Version) && running > offered.Version:
+					require.Contains(t, []string{running, offered.Version}, version, "it keeps what it runs, if that is there")
+				default:
+					require.Equal(t, offered.Version, version)
+					require.Equal(t, offer[architecture], parts, "%s, %s", channel, architecture)
 				}
 			}
 		}

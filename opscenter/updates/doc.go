@@ -1,10 +1,10 @@
-// Package updates is the update feed: it fetches the releases of IncusOS and its applications from their publisher,
-// or takes them in as uploads, keeps them, puts them into channels, and offers them to servers. A server that is freshly
-// installed needs it before it can register: its applications come from the feed.
+// Package updates is the update feed of a control plane. It mirrors the releases of IncusOS and its applications, or takes
+// them as uploads. It keeps them, puts them into channels, and serves them. A freshly installed server fetches its
+// applications here before it registers.
 //
 //	files, err := updates.NewDir("/var/lib/opscenter/updates")
 //	feed, err := updates.New(ctx, registry, files, updates.Options{})
-//	go feed.Run(ctx) // fetches now, and every hour
+//	group.Go(func() error { return feed.Run(ctx) }) // fetches now, and every hour
 //	handler, err := httpapi.New(registry, httpapi.Options{Updates: feed, …})
 //
 // What becomes of an update:

@@ -21,20 +21,22 @@ const maxMismatches = 2
 const (
 	copyBuffer = 256 << 10
 	spaceStep  = 64 << 20
+	// minProgress is how much an attempt must bring, or half of what is missing, to count as progress.
+	minProgress = 1 << 20
 )
 
 // fetch gets a file from the source, unless it is here. It goes on where an earlier attempt ended, also that of another
-// process. What it leaves here is whole, and has the sum that was described.
-func (m *Manager) fetch(ctx context.Context, source Source, u *Update, f *File) error {
+// process. What it leaves here is whole, and has the sum that was described. It tells whether it was fetched.
+func (m *Manager) fetch(ctx context.Context, source Source, u *Update, f *File) (bool, error) {
 	defer m.hold(f.SHA256)()
 	if m.has(ctx, f) {
-		return nil
+		return false, nil
 	}
 	delay, fruitless, mismatches := m.options.RetryDelay, 0, 0
 	for {
 		progress, err := m.attempt(ctx, source, u, f)
 		if err == nil {
-			return nil
+			return true, nil
 		}
 		if progress {
 			fruitless, delay = 0, m.options.RetryDelay
@@ -44,7 +46,7 @@ func (m *Manager) fetch(ctx context.Context, source Source, u *Update, f *File) 
 			mismatches++
 		}
 		if ctx.Err() != nil || fruitless >= m.options.MaxAttempts || mismatches > maxMismatches || errors.Is(err, ErrGone) || errors.Is(err, ErrDiskFull) || errors.Is(err, ErrRedirect) || errors.Is(err, errLocal) {
-			return fmt.Errorf("file %s: %w", f.Filename, err)
+			return false, fmt.Errorf("file %s: %w", f.Filename, err)
 		}
 		m.log.InfoContext(ctx, "a file is tried again", "version", u.Version, "file", f.Filename, "after", delay, "error", err)
 		timer := time.NewTimer(delay)
@@ -97,6 +99,9 @@ func (m *Manager) attempt(ctx context.Context, source Source, u *Update, f *File
 		}
 	}
 	if have < f.Size {
+		if err := m.checkSpace(ctx, f.Size-have); err != nil {
+			return false, err
+		}
 		body, begins, err := source.Open(ctx, u, f, have)
 		if err != nil {
 			return false, err
@@ -110,14 +115,16 @@ func (m *Manager) attempt(ctx context.Context, source Source, u *Update, f *File
 				return false, err
 			}
 		}
-		written, err := m.copy(ctx, partial, sum, body, f.Size-have)
+		left := f.Size - have
+		written, err := m.copy(ctx, partial, sum, body, left)
 		have += written
+		enough := written >= minProgress || written >= left/2 // a byte at a time is no progress
 		m.progress.change(func(p *Progress) { p.BytesDone += written })
 		switch {
 		case err == io.EOF:
-			return written > 0, fmt.Errorf("it ends after %d of %d bytes: %w", have, f.Size, io.ErrUnexpectedEOF)
+			return enough, fmt.Errorf("it ends after %d of %d bytes: %w", have, f.Size, io.ErrUnexpectedEOF)
 		case err != nil:
-			return written > 0, err
+			return enough, err
 		}
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != f.SHA256 {

@@ -34,9 +34,9 @@ type HTTPOptions struct {
 	// Hosts are those, besides that of URL, to which the source may redirect. What comes from there is verified all the
 	// same. Default: none.
 	Hosts []string
-	// StallTimeout is how long the source may send nothing. Default 30 s.
+	// StallTimeout is the time in which the source must send 16 KiB, or the rest. Default 30 s.
 	StallTimeout time.Duration
-	// Token, if set, returns what tells the source who asks, as the OS API of an IncusOS server gives it. It is sent in
+	// Token, if set, returns the token that authenticates this control plane to the source. It is sent in
 	// the header X-IncusOS-Authentication; with TokenInQuery as the parameter token of the request for the index.
 	Token        func(ctx context.Context) (string, error)
 	TokenInQuery bool
@@ -97,6 +97,7 @@ func (h *HTTP) redirect(r *http.Request, via []*http.Request) error {
 	case !strings.EqualFold(r.URL.Host, h.base.Host) && !slices.ContainsFunc(h.options.Hosts, func(host string) bool { return strings.EqualFold(host, r.URL.Host) }):
 		return fmt.Errorf("%w, %.200q, which is not among HTTPOptions.Hosts", ErrRedirect, r.URL.Host)
 	}
+	r.Header.Del("Referer") // which may have the token
 	if !strings.EqualFold(r.URL.Host, h.base.Host) {
 		r.Header.Del(authenticationHeader)
 	}
@@ -159,12 +160,17 @@ type watchedBody struct {
 	ctx      context.Context
 	timer    *time.Timer
 	patience time.Duration
+	came     int // since the timer was set
 	end      func()
 }
 
+// minRate is how much a source must send within HTTPOptions.StallTimeout, in bytes, unless that is the end.
+const minRate = 16 << 10
+
 func (b *watchedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if n > 0 {
+	if b.came += n; b.came >= minRate {
+		b.came = 0
 		b.timer.Reset(b.patience)
 	}
 	if err != nil && err != io.EOF {
@@ -194,7 +200,7 @@ func (h *HTTP) Index(ctx context.Context) (*Index, error) {
 	if err != nil {
 		return nil, fmt.Errorf("GET %s: %w", indexName, err)
 	}
-	index, err := h.options.Trust.index(message)
+	index, err := h.options.Trust.Index(message)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", indexName, err)
 	}
@@ -210,7 +216,7 @@ func (h *HTTP) Open(ctx context.Context, u *Update, f *File, offset int64) (io.R
 	}
 	switch status := resp.StatusCode; {
 	case resp.Header.Get("Content-Encoding") != "" && resp.Header.Get("Content-Encoding") != "identity":
-		err = fmt.Errorf("GET %s: content encoding %.40q, which nobody asked for: %w", path, resp.Header.Get("Content-Encoding"), ErrMismatch)
+		err = fmt.Errorf("GET %s: content encoding %.40q, which was not requested: %w", path, resp.Header.Get("Content-Encoding"), ErrMismatch)
 	case status == http.StatusOK:
 		return resp.Body, 0, nil
 	case status == http.StatusPartialContent && offset > 0:

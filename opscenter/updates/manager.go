@@ -65,18 +65,19 @@ type Manager struct {
 	view     atomic.Pointer[Snapshot]
 	progress progress
 
-	turn    chan struct{} // who refreshes
+	turn    chan struct{} // held by the running refresh
 	woken   chan struct{}
 	running atomic.Bool
+	cancel  atomic.Pointer[context.CancelFunc] // of the last refresh
 
-	mu sync.Mutex // who changes rows
+	mu sync.Mutex // held while rows change
 	// making are files that no row may name yet.
 	making map[string]*making
 }
 
 // making is a file that is being written, or was, for a row that is to come.
 type making struct {
-	sync.Mutex // who writes it
+	sync.Mutex // held by the writer of the file
 	pins       int
 }
 
@@ -88,8 +89,8 @@ var table = storage.NewTable("updates", func(u *Update) storage.Key { return sto
 func now() time.Time { return time.Now().UTC().Round(0) }
 
 // New returns the feed. It reads what there is, takes ready updates with missing files back to pending, and removes files
-// that no update names. Errors: opscenter.ErrInvalidOptions, ErrInvalid for settings that can't be, those of the store
-// and of files.
+// that no update names. Errors: opscenter.ErrInvalidOptions, ErrInvalid for settings that can't be, expression.ErrInvalid for a
+// filter, opscenter.ErrNotFound for a channel, those of the store and of files.
 func New(ctx context.Context, registry *opscenter.Registry, files Files, options Options) (*Manager, error) {
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
@@ -126,11 +127,11 @@ func New(ctx context.Context, registry *opscenter.Registry, files Files, options
 	if err := registry.Store().Attach(ctx, table.Schema(), feeds.Schema()); err != nil {
 		return nil, err
 	}
-	initial := *options.Settings
+	initial, stored := *options.Settings, false
 	err = registry.Read(ctx, func(tx *opscenter.Snapshot) error {
 		row, err := loadFeed(tx)
 		if err == nil && row.Settings != nil {
-			initial = *row.Settings
+			initial, stored = *row.Settings, true
 		}
 		return err
 	})
@@ -138,6 +139,15 @@ func New(ctx context.Context, registry *opscenter.Registry, files Files, options
 		return nil, err
 	}
 	s, err := m.prepare(initial)
+	if err != nil {
+		return nil, err
+	}
+	err = registry.Write(ctx, func(tx *opscenter.Tx) error {
+		if err := tx.RequireChannel(s.DefaultChannel); err != nil || options.Settings.ServerDefaultChannel == "" || stored {
+			return err
+		}
+		return tx.SetDefaultChannel(options.Settings.ServerDefaultChannel)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +221,7 @@ func (s *Snapshot) Update(uuid string) (*Update, error) {
 	return nil, fmt.Errorf("update %.40q: %w", uuid, opscenter.ErrNotFound)
 }
 
-// Cached returns what make makes of the snapshot, and makes it once: lists are asked for by every server.
+// Cached returns the result of build, and calls it once per snapshot and name.
 func (s *Snapshot) Cached(name string, build func() []byte) []byte {
 	entry, _ := s.cached.LoadOrStore(name, sync.OnceValue(build))
 	return entry.(func() []byte)()
@@ -335,7 +345,7 @@ func (m *Manager) recover(ctx context.Context) error {
 		}
 		sizes[info.SHA256] = info.Size
 	}
-	err := m.change(ctx, "files are missing", func(c *changing) error {
+	err := m.change(ctx, "files are missing, or are back", func(c *changing) error {
 		for _, u := range c.list() {
 			missing := ""
 			for i := range u.Files {
@@ -343,6 +353,14 @@ func (m *Manager) recover(ctx context.Context) error {
 					missing = u.Files[i].Filename
 					break
 				}
+			}
+			if u.Status == StatusPending && missing == "" && u.Placed { // its files are back
+				back := *u
+				back.Status, back.Problem = StatusReady, ""
+				if back.Held != "" {
+					back.Problem = "is held back from channel " + back.Held
+				}
+				c.put(back)
 			}
 			if u.Status == StatusReady && missing != "" {
 				back := *u
@@ -420,7 +438,7 @@ func (m *Manager) hold(sum string) (release func()) {
 	}
 }
 
-// by says who asked.
+// by names the principal of ctx, for a reason.
 func by(ctx context.Context) string {
 	if who := opscenter.Principal(ctx); who != "" {
 		return ", by " + who

@@ -36,8 +36,11 @@ func (m *Manager) Refresh(ctx context.Context, options RefreshOptions) error {
 	}
 	s := m.settings.Load()
 	if s.source == nil {
-		return ErrNoSource
+		return errors.Join(ErrNoSource, m.tidy(ctx, s, nil))
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	m.cancel.Store(&cancel)
 	m.progress.change(func(p *Progress) { *p = Progress{Running: true, Started: now()} })
 	err := m.refresh(ctx, s, options)
 	if err != nil {
@@ -63,23 +66,16 @@ func (m *Manager) warn(ctx context.Context, kind opscenter.WarningKind, message 
 }
 
 func (m *Manager) refresh(ctx context.Context, s *prepared, options RefreshOptions) error {
-	index, err := s.source.Index(ctx)
+	index, err := m.readIndex(ctx, s, options)
+	var wanted []*Update
+	if err == nil {
+		wanted, err = m.choose(ctx, s, index)
+	}
 	if err != nil {
-		return fmt.Errorf("the source's index: %w", err)
-	}
-	if err := m.checkSignature(ctx, index.Signature); err != nil {
-		return err
-	}
-	if err := m.checkFresh(ctx, s.name, index, options); err != nil {
-		return err
-	}
-	wanted, err := m.choose(ctx, s, index)
-	if err != nil {
-		return err
+		return errors.Join(err, m.tidy(ctx, s, nil))
 	}
 	problems := []error{index.Unusable}
-	room := m.announce(ctx, wanted)
-	problems = append(problems, room)
+	m.announce(ctx, wanted)
 	for _, w := range wanted {
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(problems, err)...)
@@ -90,6 +86,18 @@ func (m *Manager) refresh(ctx context.Context, s *prepared, options RefreshOptio
 	}
 	problems = append(problems, m.tidy(ctx, s, index))
 	return errors.Join(problems...)
+}
+
+// readIndex reads the index of the source, and refuses one that is older than the last.
+func (m *Manager) readIndex(ctx context.Context, s *prepared, options RefreshOptions) (*Index, error) {
+	index, err := s.source.Index(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the source's index: %w", err)
+	}
+	if err := m.checkSignature(ctx, index.Signature); err != nil {
+		return nil, err
+	}
+	return index, m.checkFresh(ctx, s.name, index, options)
 }
 
 // checkSignature warns of a signing certificate that ends soon, or has.
@@ -188,7 +196,11 @@ func (m *Manager) choose(ctx context.Context, s *prepared, index *Index) ([]*Upd
 			then = append(then, u)
 		}
 	}
-	stays := Retain(then, s.Keep, inUse)
+	here := map[string]bool{} // what a server says that it runs is kept if it is here, and not fetched for that
+	for _, u := range known.Updates() {
+		here[u.Version] = inUse[u.Version]
+	}
+	stays := Retain(then, s.Keep, here)
 	return slices.DeleteFunc(candidates, func(u *Update) bool { return !stays[u.UUID] }), nil
 }
 
@@ -214,8 +226,8 @@ func (m *Manager) fleet(ctx context.Context) (architectures []string, inUse map[
 	return architectures, inUse, err
 }
 
-// announce counts what is missing of the wanted updates, and returns ErrDiskFull if there is no room for all of it.
-func (m *Manager) announce(ctx context.Context, wanted []*Update) error {
+// announce counts what is missing of the wanted updates.
+func (m *Manager) announce(ctx context.Context, wanted []*Update) {
 	var bytes int64
 	files := 0
 	seen := map[string]bool{}
@@ -233,10 +245,6 @@ func (m *Manager) announce(ctx context.Context, wanted []*Update) error {
 		}
 	}
 	m.progress.change(func(p *Progress) { p.Bytes, p.Files = bytes, files })
-	if bytes == 0 {
-		return nil
-	}
-	return m.checkSpace(ctx, bytes)
 }
 
 // complete fetches what is missing of an update, and makes it ready.
@@ -247,19 +255,31 @@ func (m *Manager) complete(ctx context.Context, s *prepared, wanted *Update) err
 	}
 	pending := *wanted
 	pending.Status, pending.CreatedAt = StatusPending, now()
-	if have != nil {
-		pending.Channels, pending.CreatedAt, pending.Problem = have.Channels, have.CreatedAt, have.Problem
-	}
 	if have == nil || !slices.Equal(have.Files, pending.Files) {
-		if err := m.change(ctx, "an update is fetched", func(c *changing) error { c.put(pending); return nil }); err != nil {
+		err := m.change(ctx, "an update is fetched", func(c *changing) error {
+			row := pending
+			if known := c.rows[pending.UUID]; known != nil { // what operators said of it holds
+				row = *known
+				row.Files = pending.Files
+			}
+			c.put(row)
+			return nil
+		})
+		if err != nil {
 			return err
 		}
 	}
 	if err := m.fetchAll(ctx, s.source, wanted, pending.Files); err != nil {
 		if ctx.Err() == nil {
-			failed := pending
-			failed.Problem = cut(err.Error())
-			err = errors.Join(err, m.change(ctx, "an update could not be fetched", func(c *changing) error { c.put(failed); return nil }))
+			problem := cut(err.Error())
+			err = errors.Join(err, m.change(ctx, "an update could not be fetched", func(c *changing) error {
+				if known := c.rows[pending.UUID]; known != nil && known.Status == StatusPending {
+					failed := *known
+					failed.Problem = problem
+					c.put(failed)
+				}
+				return nil
+			}))
 		}
 		return err
 	}
@@ -270,22 +290,32 @@ func (m *Manager) complete(ctx context.Context, s *prepared, wanted *Update) err
 // fetchAll fetches files, some at a time. One that fails does not stop the others.
 func (m *Manager) fetchAll(ctx context.Context, source Source, u *Update, files []File) error {
 	m.progress.change(func(p *Progress) { p.Version = u.Version })
+	var missing int64
+	for _, f := range uniqueFiles(files) {
+		if !m.has(ctx, &f) {
+			missing += f.Size
+		}
+	}
+	if missing > 0 {
+		if err := m.checkSpace(ctx, missing); err != nil {
+			return err
+		}
+	}
 	group := errgroup.Group{}
 	group.SetLimit(m.options.MaxDownloads)
 	var mu sync.Mutex
 	var failures []error
 	for _, f := range uniqueFiles(files) {
 		group.Go(func() error {
-			if m.has(ctx, &f) {
-				return nil
-			}
-			if err := m.fetch(ctx, source, u, &f); err != nil {
+			fetched, err := m.fetch(ctx, source, u, &f)
+			if err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				failures = append(failures, err)
-				return nil
 			}
-			m.progress.change(func(p *Progress) { p.FilesDone++ })
+			if fetched {
+				m.progress.change(func(p *Progress) { p.FilesDone++ })
+			}
 			return nil
 		})
 	}
@@ -323,8 +353,13 @@ func (m *Manager) makeReady(ctx context.Context, s *prepared, u Update, how stri
 		switch known := c.rows[u.UUID]; {
 		case known == nil && !u.Local:
 			return fmt.Errorf("it was removed meanwhile: %w", opscenter.ErrNotFound)
-		case known != nil && len(known.Channels) > 0:
-			u.Channels = known.Channels
+		case known != nil && u.Local && known.Status == StatusReady:
+			return fmt.Errorf("update %s of %s: %w", u.Version, u.Origin, ErrExists)
+		case known != nil && known.Placed:
+			u.Channels, u.Held, u.Problem = known.Channels, known.Held, known.Problem
+			if known.Held == "" {
+				u.Problem = ""
+			}
 		case len(lacks) > 0:
 			u.Held, u.Problem = s.DefaultChannel, heldBecause(s.DefaultChannel, lacks)
 		default:
@@ -333,6 +368,7 @@ func (m *Manager) makeReady(ctx context.Context, s *prepared, u Update, how stri
 			}
 			u.Channels = []string{s.DefaultChannel}
 		}
+		u.Placed = true
 		c.put(u)
 		return c.tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventUpdateReady, Reason: reason + by(ctx)})
 	})
@@ -400,7 +436,7 @@ func (m *Manager) extend(ctx context.Context, s *prepared, have, wanted *Update)
 }
 
 // tidy drops what is not kept any more: updates by retention, pending ones that the source has no more, and files that the
-// filter does not let pass; and it looks again at those that are held back.
+// filter does not let pass. It looks again at updates that are held back. Without a source index is nil.
 func (m *Manager) tidy(ctx context.Context, s *prepared, index *Index) error {
 	fleet, inUse, err := m.fleet(ctx)
 	if err != nil {
@@ -413,16 +449,18 @@ func (m *Manager) tidy(ctx context.Context, s *prepared, index *Index) error {
 	f := s.filters
 	f.fleet = fleet
 	offered := map[string]bool{}
-	for _, u := range index.Updates {
-		named := *u
-		named.identify()
-		offered[named.UUID] = true
+	if index != nil {
+		for _, u := range index.Updates {
+			named := *u
+			named.identify()
+			offered[named.UUID] = true
+		}
 	}
 	held := ""
 	err = m.change(ctx, "updates were tidied up", func(c *changing) error {
 		held = ""
 		for _, u := range c.list() {
-			if u.Status == StatusPending && !u.Local && !offered[u.UUID] {
+			if index != nil && u.Status == StatusPending && !u.Local && !offered[u.UUID] {
 				c.remove(u.UUID)
 				continue
 			}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
@@ -209,8 +212,7 @@ func TestRecovery(t *testing.T) {
 	p.publish(t, release(1), release(2))
 	p.refresh(t)
 	u := p.update(t, "202610020000")
-	require.NoError(t, p.Write(t.Context(), func(tx *opscenter.Tx) error { return nil }))
-	p.CreateChannel(t.Context(), "production", "")
+	require.NoError(t, p.CreateChannel(t.Context(), "production", ""))
 	require.NoError(t, p.feed.SetChannels(t.Context(), u.UUID, []string{"production", "stable"}, updates.SetOptions{}))
 	place := func(sum string) string { return filepath.Join(p.dir, "files", sum[:2], sum) }
 	for name, spoil := range map[string]func(path string) error{
@@ -257,6 +259,8 @@ func TestDiskFull(t *testing.T) {
 	err := p.feed.Refresh(t.Context(), updates.RefreshOptions{})
 	require.ErrorIs(t, err, updates.ErrDiskFull)
 	require.ErrorContains(t, err, "MiB")
+	require.Empty(t, p.versions(updates.StatusReady))
+	require.Empty(t, p.stored(t), "what has no room is not begun")
 	require.Contains(t, p.warnings(t), opscenter.WarningUpdates)
 	p.options.Reserve = 0.001
 	p.files = full{p.files.(full).Files, 1 << 30, 1 << 30}
@@ -331,7 +335,7 @@ func TestFilters(t *testing.T) {
 func TestSettings(t *testing.T) {
 	p := newPlane(t)
 	good := p.feed.Settings()
-	require.Equal(t, updates.Settings{Source: p.source, Filter: updates.DefaultFilter, FileFilter: updates.DefaultFileFilter, DefaultChannel: "stable", Keep: 3}, good)
+	require.Equal(t, updates.Settings{Source: p.source, Filter: updates.DefaultFilter, FileFilter: updates.DefaultFileFilter, DefaultChannel: "stable", ServerDefaultChannel: "stable", Keep: 3}, good)
 	for name, change := range map[string]func(*updates.Settings){
 		"source":        func(s *updates.Settings) { s.Source = "ftp://example.org" },
 		"source secret": func(s *updates.Settings) { s.Source = "https://user:hunter2@example.org/" },
@@ -356,7 +360,6 @@ func TestSettings(t *testing.T) {
 	require.ErrorIs(t, p.feed.SetSettings(t.Context(), changed, func(updates.Settings) error { return sentinel }), sentinel)
 	require.NoError(t, p.feed.SetSettings(t.Context(), changed, nil))
 	p.restart(t)
-	changed.ServerDefaultChannel = ""
 	require.Equal(t, changed, p.feed.Settings(), "they are stored")
 	token, err := p.CreateToken(t.Context(), opscenter.TokenSpec{})
 	require.NoError(t, err)
@@ -374,4 +377,101 @@ func TestSettings(t *testing.T) {
 	changed.Source = ""
 	require.NoError(t, p.feed.SetSettings(t.Context(), changed, nil))
 	require.ErrorIs(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrNoSource)
+}
+
+// TestWithdrawn: what an operator has taken out of all channels does not come back by itself, and what is changed while a
+// file is fetched holds.
+func TestWithdrawn(t *testing.T) {
+	p := newPlane(t)
+	p.publish(t, release(1), release(2))
+	p.refresh(t)
+	u := p.update(t, "202610020000")
+	require.NoError(t, p.feed.SetChannels(t.Context(), u.UUID, nil, updates.SetOptions{}))
+	require.NoError(t, os.Remove(filepath.Join(p.dir, "files", u.Files[0].SHA256[:2], u.Files[0].SHA256)))
+	p.restart(t)
+	require.Equal(t, []string{"202610010000"}, p.versions(updates.StatusReady))
+	p.refresh(t)
+	require.Equal(t, updates.StatusReady, p.update(t, "202610020000").Status)
+	require.Empty(t, p.update(t, "202610020000").Channels)
+
+	p.publish(t, release(3))
+	p.publisher.SetFault("202610030000/x86_64/incus.raw.gz", incusostest.PublishStall)
+	ended := make(chan error, 1)
+	go func() { ended <- p.feed.Refresh(t.Context(), updates.RefreshOptions{}) }()
+	require.Eventually(t, func() bool { return p.publisher.Requests("202610030000/x86_64/incus.raw.gz") > 0 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, p.feed.Remove(t.Context(), p.update(t, "202610030000").UUID))
+	require.Error(t, <-ended)
+	require.Empty(t, p.versions(updates.StatusPending), "what was removed meanwhile is not made anew")
+}
+
+// TestClaimedVersions: what servers say that they run is kept if it is here, and not fetched for that; and a component that no
+// update ever had holds nothing back.
+func TestClaimedVersions(t *testing.T) {
+	p := newPlane(t)
+	for n := range 5 {
+		p.publish(t, release(n+1))
+	}
+	p.server(t, "liar", "stable", "202610010000", "riscv64", "incus", "made-up")
+	p.refresh(t)
+	require.Equal(t, []string{"202610050000", "202610040000", "202610030000"}, p.versions(updates.StatusReady))
+	require.Equal(t, []string{"stable"}, p.update(t, "202610050000").Channels)
+	p.polled(t, "liar", "202610030000", "x86_64", "incus")
+	for n := 6; n < 9; n++ {
+		p.publish(t, release(n))
+	}
+	p.refresh(t)
+	require.Equal(t, []string{"202610080000", "202610070000", "202610060000", "202610030000"}, p.versions(updates.StatusReady))
+}
+
+// TestDribble: a source that sends a byte now and then counts as one that sends nothing.
+func TestDribble(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			_, _ = w.Write([]byte("x"))
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-r.Context().Done():
+			}
+		}
+	}))
+	defer server.Close()
+	p := newPlane(t)
+	p.options.Settings.Source = server.URL
+	p.restart(t)
+	require.ErrorIs(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrStalled)
+}
+
+// TestTokenForTheSource: it is sent to the source, and to no host that the source redirects to.
+func TestTokenForTheSource(t *testing.T) {
+	for _, inQuery := range []bool{false, true} {
+		p := newPlane(t)
+		p.publish(t, release(1))
+		elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for name, values := range r.Header {
+				assert.NotContains(t, strings.Join(values, " "), "hunter2", name)
+			}
+			assert.NotContains(t, r.URL.String(), "hunter2")
+			p.publisher.ServeHTTP(w, r)
+		}))
+		defer elsewhere.Close()
+		seen := ""
+		front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/index.sjson") {
+				seen = r.URL.Query().Get("token") + r.Header.Get("X-IncusOS-Authentication")
+			}
+			http.Redirect(w, r, elsewhere.URL+r.URL.Path, http.StatusFound)
+		}))
+		defer front.Close()
+		p.options.Settings = &updates.Settings{Source: front.URL, TokenInQuery: inQuery}
+		p.options.HTTP.Token = func(context.Context) (string, error) { return "hunter2", nil }
+		p.options.HTTP.Hosts = []string{strings.TrimPrefix(elsewhere.URL, "http://")}
+		p.restart(t)
+		p.refresh(t)
+		require.Equal(t, "hunter2", seen)
+		front.Close()
+		err := p.feed.Refresh(t.Context(), updates.RefreshOptions{})
+		require.Error(t, err)
+		require.NotContains(t, err.Error(), "hunter2")
+	}
 }

@@ -52,7 +52,7 @@ type Need struct {
 // Lack is what an update has not of what is needed.
 type Lack struct {
 	Component, Architecture string
-	// By names some of those who need it, and Count is how many they are.
+	// By names up to three of those in need; Count is the number of all.
 	By    []string
 	Count int
 }
@@ -84,13 +84,13 @@ func Lacking(u *Update, needs []Need) []Lack {
 		}
 		return known
 	}
-	any := slices.Clone(provides(""))
+	anywhere := slices.Clone(provides(""))
 	for _, architecture := range u.architectures() {
-		any = append(any, provides(architecture)...)
+		anywhere = append(anywhere, provides(architecture)...)
 	}
 	lacking := map[[2]string]*Lack{}
 	for _, need := range needs {
-		has := any
+		has := anywhere
 		if need.Architecture != "" {
 			has = provides(need.Architecture)
 		}

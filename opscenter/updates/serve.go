@@ -2,8 +2,10 @@ package updates
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/opscenter-go/sdk/opscenter"
 )
@@ -19,6 +21,9 @@ func (m *Manager) Open(ctx context.Context, uuid, filename string) (*Update, *Fi
 		return nil, nil, nil, fmt.Errorf("file %.80q of update %s: %w", filename, u.Version, opscenter.ErrNotFound)
 	}
 	content, err := m.files.Open(ctx, f.SHA256)
+	if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
+		err = opscenter.ErrNotFound
+	}
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("file %s of update %s: %w", f.Filename, u.Version, err)
 	}

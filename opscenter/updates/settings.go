@@ -19,7 +19,7 @@ type Settings struct {
 	// Filter and FileFilter are expressions: which updates, and which of their files, are fetched. Empty: DefaultFilter
 	// and DefaultFileFilter.
 	Filter, FileFilter string
-	// DefaultChannel is the one a new update is put into. Empty: opscenter.DefaultChannel.
+	// DefaultChannel is the one a new update is put into. Empty: opscenter.Options.DefaultChannel.
 	DefaultChannel string
 	// ServerDefaultChannel is the one that servers, clusters and tokens get that name none; empty: as it is.
 	ServerDefaultChannel string
@@ -63,7 +63,7 @@ type prepared struct {
 // prepare checks settings. Errors: ErrInvalid, and expression.ErrInvalid for a filter.
 func (m *Manager) prepare(s Settings) (*prepared, error) {
 	s.Filter, s.FileFilter = cmp.Or(s.Filter, DefaultFilter), cmp.Or(s.FileFilter, DefaultFileFilter)
-	s.DefaultChannel = cmp.Or(s.DefaultChannel, opscenter.DefaultChannel)
+	s.DefaultChannel = cmp.Or(s.DefaultChannel, m.registry.Options().DefaultChannel)
 	if s.Keep == 0 {
 		s.Keep = DefaultKeep
 	}
@@ -79,6 +79,7 @@ func (m *Manager) prepare(s Settings) (*prepared, error) {
 		if out.trust.Root, err = parseCertificate([]byte(s.Root)); err != nil {
 			return nil, fmt.Errorf("signature_verification_root_ca: %w", err)
 		}
+		out.trust.Through = nil // those are of the other root
 	}
 	switch {
 	case m.options.Source != nil:
@@ -95,7 +96,11 @@ func (m *Manager) prepare(s Settings) (*prepared, error) {
 }
 
 // Settings returns the settings in force, defaults included.
-func (m *Manager) Settings() Settings { return m.settings.Load().Settings }
+func (m *Manager) Settings() Settings {
+	s := m.settings.Load().Settings
+	s.ServerDefaultChannel = m.registry.DefaultChannel()
+	return s
+}
 
 // sourceTestTimeout bounds the test of another source.
 const sourceTestTimeout = 5 * time.Second
@@ -142,7 +147,11 @@ func (m *Manager) SetSettings(ctx context.Context, s Settings, check func(Settin
 		return tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventUpdateSettingsSet, Reason: fmt.Sprintf("source %s, %d kept, new updates go into channel %s%s", cmp.Or(s.Source, "none"), next.Keep, next.DefaultChannel, by(ctx))})
 	})
 	if err == nil {
-		m.settings.Store(next)
+		if before := m.settings.Swap(next); before.name != next.name {
+			if cancel := m.cancel.Load(); cancel != nil {
+				(*cancel)() // what comes from the former source is not waited for
+			}
+		}
 		m.wake()
 	}
 	return err

@@ -36,7 +36,7 @@ type Index struct {
 	Signature *Signature
 }
 
-// Signature is who signed, as far as that was verified.
+// Signature describes the verified signer of an index.
 type Signature struct {
 	// Name of the signing certificate.
 	Name string
@@ -127,8 +127,8 @@ func (t Trust) verify(message []byte) ([]byte, *Signature, error) {
 	return signed.Content, &Signature{Name: signed.Name, Ends: signed.Ends, Late: signed.Late}, nil
 }
 
-// index verifies a signed index.
-func (t Trust) index(message []byte) (*Index, error) {
+// Index verifies a signed index, index.sjson, and reads it: for a Source of your own. Errors: ErrSignature, ErrInvalid.
+func (t Trust) Index(message []byte) (*Index, error) {
 	content, signature, err := t.verify(message)
 	if err != nil {
 		return nil, err
@@ -159,7 +159,7 @@ func (d Directory) Index(context.Context) (*Index, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", indexName, err)
 	}
-	index, err := d.Trust.index(message)
+	index, err := d.Trust.Index(message)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", indexName, err)
 	}

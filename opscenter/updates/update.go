@@ -82,6 +82,8 @@ type Update struct {
 	SecureBootKeys int
 	// Local: it was uploaded.
 	Local bool
+	// Placed: it was ready once, or an operator has put it into channels: it is not put into the default channel any more.
+	Placed bool
 	// Held is the channel that a ready update is held back from, because it lacks what is needed there; empty: none.
 	Held string
 	// Problem is why the files of a pending update are not here, or why it is held back; empty: nothing went wrong.

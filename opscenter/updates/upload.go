@@ -10,13 +10,11 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/opscenter-go/sdk/internal/smime"
-	"github.com/opscenter-go/sdk/opscenter"
 )
 
 // descriptionName is what describes the update in an archive.
@@ -37,7 +35,7 @@ type Spooler interface {
 // Upload takes in an update as an uncompressed tar: update.sjson at its root, signed as an index is, and the files at the
 // paths that it names, in any order; files that it does not name are left out, and some that it names may be missing. It is
 // ready then, in the default channel. What is refused changes nothing. Errors: ErrInvalid, ErrSignature, ErrMismatch,
-// ErrExists, ErrDiskFull, storage.ErrTooLarge through Options.MaxUpload.
+// ErrExists, ErrDiskFull; ErrTooLarge beyond Options.MaxUpload.
 func (m *Manager) Upload(ctx context.Context, archive io.Reader) (*Update, error) {
 	up := &upload{m: m, ctx: ctx, spooled: map[string]string{}, here: map[string]bool{}}
 	defer up.end()
@@ -56,7 +54,14 @@ func (m *Manager) Upload(ctx context.Context, archive io.Reader) (*Update, error
 		}
 		return nil, err
 	}
-	return m.Snapshot().Update(up.update.UUID)
+	if err := m.tidy(ctx, m.settings.Load(), nil); err != nil {
+		return nil, err
+	}
+	kept, err := m.Snapshot().Update(up.update.UUID)
+	if err != nil {
+		return nil, fmt.Errorf("update %s is older than those that are kept: %w", up.update.Version, ErrInvalid)
+	}
+	return kept, nil
 }
 
 // ErrTooLarge: an archive is larger than Options.MaxUpload.
@@ -141,7 +146,11 @@ func (up *upload) describe(content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	text, _, err := up.m.settings.Load().trust.verify(message)
+	s := up.m.settings.Load()
+	text, signature, err := s.trust.verify(message)
+	if err == nil && s.source == nil { // else the source's index tells
+		err = up.m.checkSignature(up.ctx, signature)
+	}
 	if err != nil {
 		return err
 	}
@@ -151,7 +160,7 @@ func (up *upload) describe(content io.Reader) error {
 	}
 	u.Local = true
 	u.identify()
-	if known, _ := up.m.Snapshot().Update(u.UUID); known != nil {
+	if known, _ := up.m.Snapshot().Update(u.UUID); known != nil && known.Status == StatusReady {
 		return fmt.Errorf("update %s of %s: %w", u.Version, u.Origin, ErrExists)
 	}
 	up.update = u
@@ -176,8 +185,8 @@ func (up *upload) spool(name string, size int64, content io.Reader) error {
 			return err
 		}
 	}
-	path := filepath.Join(up.folder, fmt.Sprint(len(up.spooled)))
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	place := filepath.Join(up.folder, fmt.Sprint(len(up.spooled)))
+	file, err := os.OpenFile(place, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -185,7 +194,7 @@ func (up *upload) spool(name string, size int64, content io.Reader) error {
 	if err = errors.Join(err, file.Close()); err != nil {
 		return cutArchive(err)
 	}
-	up.spooled[name] = path
+	up.spooled[name] = place
 	return nil
 }
 
@@ -257,7 +266,7 @@ func (up *upload) finish() error {
 	ready := *up.update
 	ready.Files = slices.DeleteFunc(slices.Clone(ready.Files), func(f File) bool { return !up.here[f.Filename] })
 	if len(ready.Files) == 0 {
-		return fmt.Errorf("the archive has none of the files that %s names, as %s: %w", descriptionName, path.Join(up.update.Version, "…"), ErrInvalid)
+		return fmt.Errorf("the archive has none of the files that %s names: %w", descriptionName, ErrInvalid)
 	}
 	ready.CreatedAt, ready.URL = now(), ""
 	if len(ready.Files) < len(up.update.Files) {
@@ -277,32 +286,4 @@ func (up *upload) keepSpooled(f *File, path string) error {
 		return err
 	}
 	return up.keep(f, info.Size(), file)
-}
-
-// Remove removes updates, of which servers that fetch them have what they have opened. With none named it removes all.
-// Errors: opscenter.ErrNotFound.
-func (m *Manager) Remove(ctx context.Context, uuids ...string) error {
-	err := m.change(ctx, "updates were removed"+by(ctx), func(c *changing) error {
-		named := uuids
-		if len(named) == 0 {
-			for uuid := range c.rows {
-				named = append(named, uuid)
-			}
-		}
-		for _, uuid := range named {
-			u := c.rows[uuid]
-			if u == nil {
-				return fmt.Errorf("update %.40q: %w", uuid, opscenter.ErrNotFound)
-			}
-			c.remove(uuid)
-			if err := c.tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventUpdateRemoved, Reason: fmt.Sprintf("update %s of %s%s", u.Version, u.Origin, by(ctx))}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return m.sweep(ctx)
 }

@@ -231,3 +231,68 @@ func FuzzUpload(f *testing.F) {
 		}
 	})
 }
+
+// TestAirGap: without a source uploads are kept as any others: newer ones drive out older ones, what is held back is looked at
+// again, and what was lost and is back is offered again.
+func TestAirGap(t *testing.T) {
+	p := newPlane(t, noSource)
+	upload := func(version string, names ...string) (*updates.Update, error) {
+		return p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, version, names...)))
+	}
+	for n := range 5 {
+		p.publish(t, release(n+1))
+		_, err := upload(release(n + 1).Version)
+		require.NoError(t, err)
+	}
+	require.Equal(t, []string{"202610050000", "202610040000", "202610030000"}, p.versions(updates.StatusReady))
+	_, err := upload("202610010000")
+	require.ErrorContains(t, err, "older than those that are kept")
+	require.Len(t, p.versions(updates.StatusReady), 3)
+
+	p.server(t, "worker", "stable", "202610050000", "x86_64", "incus", "debug")
+	p.publish(t, incusostest.Release{Version: "202610060000", Applications: []string{"incus"}})
+	u, err := upload("202610060000")
+	require.NoError(t, err)
+	require.Equal(t, "stable", u.Held)
+	p.polled(t, "worker", "202610050000", "x86_64", "incus")
+	require.ErrorIs(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrNoSource)
+	require.Equal(t, []string{"stable"}, p.update(t, "202610060000").Channels)
+	require.Empty(t, p.warnings(t))
+
+	// A disk that is not there at a start.
+	files := filepath.Join(p.dir, "files")
+	require.NoError(t, os.Rename(files, files+".away"))
+	require.NoError(t, os.Mkdir(files, 0o700))
+	p.restart(t)
+	require.Empty(t, p.versions(updates.StatusReady))
+	require.NoError(t, os.Remove(files))
+	require.NoError(t, os.Rename(files+".away", files))
+	p.restart(t)
+	require.Len(t, p.versions(updates.StatusReady), 4)
+	require.Equal(t, []string{"stable"}, p.update(t, "202610060000").Channels)
+}
+
+// TestUploadsBeside: of two uploads of one update at a time, one is refused, and the other is whole.
+func TestUploadsBeside(t *testing.T) {
+	p := newPlane(t, noSource)
+	p.publish(t, release(1))
+	whole, part := archive(t, p.publisher, "202610010000"), archive(t, p.publisher, "202610010000", "x86_64/incus.raw.gz")
+	reader, writer := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := p.feed.Upload(t.Context(), reader)
+		ended <- err
+	}()
+	_, err := writer.Write(part[:len(part)/2]) // its description was read
+	require.NoError(t, err)
+	u, err := p.feed.Upload(t.Context(), bytes.NewReader(edited(t, whole, func(list []entry) []entry {
+		return slices.DeleteFunc(list, func(e entry) bool { return e.header.Name == "x86_64/incus.raw.gz" }) // which the other writes
+	})))
+	require.NoError(t, err)
+	_, err = writer.Write(part[len(part)/2:])
+	require.NoError(t, err)
+	require.NoError(t, writer.Close())
+	require.ErrorIs(t, <-ended, updates.ErrExists)
+	require.Equal(t, u.Files, p.update(t, "202610010000").Files)
+	require.Len(t, p.stored(t), len(u.Files))
+}

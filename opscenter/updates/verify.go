@@ -60,6 +60,7 @@ func (m *Manager) verify(ctx context.Context, f *File) error {
 
 // spoilt takes an update back to pending, and removes its file.
 func (m *Manager) spoilt(ctx context.Context, sum, problem string) error {
+	defer m.hold(sum)() // no refresh takes it for whole meanwhile
 	err := m.change(ctx, "a file of an update is damaged", func(c *changing) error {
 		for _, u := range c.list() { // all that have it
 			for i := range u.Files {

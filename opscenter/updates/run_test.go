@@ -1,0 +1,117 @@
+package updates_test
+
+import (
+	"context"
+	"io"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/updates"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+// asked is a source of nothing that counts how often its index is read.
+type asked struct{ times atomic.Int32 }
+
+func (a *asked) Index(context.Context) (*updates.Index, error) {
+	a.times.Add(1)
+	return &updates.Index{}, nil
+}
+
+func (a *asked) Open(context.Context, *updates.Update, *updates.File, int64) (io.ReadCloser, int64, error) {
+	return nil, 0, updates.ErrGone
+}
+
+// TestRun: it refreshes at once, every hour give or take a tenth, and when it is asked to.
+func TestRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New()
+		defer store.Close()
+		registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+		require.NoError(t, err)
+		files, err := updates.NewDir(t.TempDir())
+		require.NoError(t, err)
+		source := &asked{}
+		feed, err := updates.New(t.Context(), registry, files, updates.Options{Source: source})
+		require.NoError(t, err)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- feed.Run(ctx) }()
+		synctest.Wait()
+		require.EqualValues(t, 1, source.times.Load())
+		require.ErrorIs(t, feed.Run(ctx), updates.ErrRunning)
+		time.Sleep(53 * time.Minute)
+		require.EqualValues(t, 1, source.times.Load())
+		time.Sleep(14 * time.Minute)
+		require.EqualValues(t, 2, source.times.Load())
+		time.Sleep(24 * time.Hour)
+		require.InDelta(t, 26, source.times.Load(), 2)
+		before := source.times.Load()
+		feed.RefreshSoon()
+		synctest.Wait()
+		require.Equal(t, before+1, source.times.Load())
+		stop()
+		require.ErrorIs(t, <-ended, context.Canceled)
+	})
+}
+
+// TestStops: a refresh that is stopped keeps what it has, and the next one goes on from there.
+func TestStops(t *testing.T) {
+	p := newPlane(t)
+	p.options.HTTP.StallTimeout = time.Hour
+	p.restart(t)
+	p.publish(t, incusostest.Release{Version: "202610010000", Size: 100 << 10})
+	p.publisher.SetFault("incus.raw.gz", incusostest.PublishStall)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.feed.Refresh(ctx, updates.RefreshOptions{}) }()
+	require.Eventually(t, func() bool {
+		for info, err := range p.files.Unfinished(t.Context()) {
+			return err == nil && info.Size > 0
+		}
+		return false
+	}, 10*time.Second, time.Millisecond)
+	require.True(t, p.feed.Progress().Running)
+	stop()
+	require.ErrorIs(t, <-ended, context.Canceled)
+	require.False(t, p.feed.Progress().Running)
+	require.Empty(t, p.warnings(t), "being stopped is no fault")
+	p.publisher.SetFault("incus.raw.gz", "")
+	before := p.publisher.Requests("202610010000/x86_64/incus.raw.gz")
+	p.restart(t)
+	p.refresh(t)
+	require.Equal(t, before+1, p.publisher.Requests("202610010000/x86_64/incus.raw.gz"))
+	require.Equal(t, []string{"202610010000"}, p.versions(updates.StatusReady))
+}
+
+// TestEventsOfUpdates: what becomes of an update can be read, and who did it.
+func TestEventsOfUpdates(t *testing.T) {
+	p := newPlane(t)
+	p.publish(t, release(1))
+	p.refresh(t)
+	u := p.update(t, "202610010000")
+	alice := opscenter.By(t.Context(), "alice")
+	require.NoError(t, p.CreateChannel(t.Context(), "lab", ""))
+	require.NoError(t, p.feed.SetChannels(alice, u.UUID, []string{"lab"}, updates.SetOptions{}))
+	require.NoError(t, p.feed.Remove(alice, u.UUID))
+	var kinds []opscenter.EventKind
+	said := ""
+	events, err := p.Events(t.Context(), opscenter.EventFilter{Limit: opscenter.MaxPageSize})
+	require.NoError(t, err)
+	for _, e := range events {
+		kinds = append(kinds, e.Kind)
+		said += e.Reason + "\n"
+	}
+	for _, kind := range []opscenter.EventKind{opscenter.EventUpdateReady, opscenter.EventUpdatePublished, opscenter.EventChannelCreated, opscenter.EventUpdateChannels, opscenter.EventUpdateRemoved} {
+		require.True(t, slices.Contains(kinds, kind), "%s\n%s", kind, said)
+	}
+	require.Contains(t, said, "was put into lab, by alice")
+	require.Contains(t, said, "channel stable offers nothing")
+}
