@@ -28,7 +28,7 @@ func (p *plane) truncated(t *testing.T, server string, is bool) string {
 			}
 		}
 		return (message != "") == is && len(page.Warnings) > 0 == is
-	}, 20*time.Second, 20*time.Millisecond)
+	}, time.Minute, 20*time.Millisecond) // a scan is followed by a rest that is as long as it was slow
 	return message
 }
 
