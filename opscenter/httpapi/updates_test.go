@@ -247,7 +247,7 @@ func TestDownloadsAreBounded(t *testing.T) {
 			p := startFeed(t, func(o *httpapi.Options) {
 				o.MaxDownloads, o.MaxDownloadsPerAddress, o.DownloadPatience, o.WriteTimeout = limits[0], limits[1], 2*time.Second, time.Minute
 			})
-			p.publish(t, incusostest.Release{Version: "202610010000", Size: 16 << 20, Applications: []string{"incus"}})
+			p.publish(t, incusostest.Release{Version: "202610010000", Size: 16 << 20, Applications: []string{"incus"}, NoOS: true})
 			list := metadata[[]shownUpdate](t, p.call(p.client(nil), "GET", "/1.0/provisioning/updates?recursion=1", ""))
 			path := "/1.0/provisioning/updates/" + list[0].UUID + "/files/x86_64/incus.raw.gz"
 			slow := func() *http.Response { // reads nothing
@@ -290,7 +290,7 @@ func TestDownloadsAreBounded(t *testing.T) {
 func TestDownloadRate(t *testing.T) {
 	const rate = 4 << 20
 	p := startFeed(t, func(o *httpapi.Options) { o.DownloadRate = rate })
-	p.publish(t, incusostest.Release{Version: "202610010000", Size: 6 << 20, Applications: []string{"incus"}})
+	p.publish(t, incusostest.Release{Version: "202610010000", Size: 6 << 20, Applications: []string{"incus"}, NoOS: true})
 	list := metadata[[]shownUpdate](t, p.call(p.client(nil), "GET", "/1.0/provisioning/updates?recursion=1", ""))
 	begun := time.Now()
 	resp, err := p.client(nil).Get(p.url + "/1.0/provisioning/updates/" + list[0].UUID + "/files/x86_64/incus.raw.gz")
@@ -305,7 +305,7 @@ func TestDownloadRate(t *testing.T) {
 // TestSlowServersGetWholeFiles: a file may take longer than Options.WriteTimeout, as long as some of it is taken.
 func TestSlowServersGetWholeFiles(t *testing.T) {
 	p := startFeed(t, func(o *httpapi.Options) { o.WriteTimeout, o.DownloadRate = 300*time.Millisecond, 2<<20 })
-	p.publish(t, incusostest.Release{Version: "202610010000", Size: 5 << 20, Applications: []string{"incus"}})
+	p.publish(t, incusostest.Release{Version: "202610010000", Size: 5 << 20, Applications: []string{"incus"}, NoOS: true})
 	list := metadata[[]shownUpdate](t, p.call(p.client(nil), "GET", "/1.0/provisioning/updates?recursion=1", ""))
 	resp, err := p.client(nil).Get(p.url + "/1.0/provisioning/updates/" + list[0].UUID + "/files/x86_64/incus.raw.gz")
 	require.NoError(t, err)

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"log"
 	"maps"
@@ -251,13 +250,8 @@ func (p *Publisher) Publish(r Release) error {
 
 // noise is a gzipped file of random bytes, the same for the same seed.
 func noise(seed string, size int) []byte {
-	h := fnv.New64a()
-	_, _ = io.WriteString(h, seed)
-	r := rand.New(rand.NewPCG(h.Sum64(), 1))
 	content := make([]byte, size)
-	for i := range content {
-		content[i] = byte(r.Uint32())
-	}
+	_, _ = rand.NewChaCha8(sha256.Sum256([]byte(seed))).Read(content)
 	return zipped(content)
 }
 
