@@ -68,9 +68,6 @@ func mirrorIn(dir, source string) error {
 
 // TestKilled kills a process that fetches updates at any moment, and the one after it, until one comes to the end.
 func TestKilled(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short: it kills processes for some seconds")
-	}
 	p := newPlane(t)
 	for n := range 3 {
 		p.publish(t, incusostest.Release{Version: release(n + 1).Version, Size: 200 << 10})

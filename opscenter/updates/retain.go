@@ -50,7 +50,7 @@ func Retain(list []*Update, keep int, inUse map[string]bool) map[string]bool {
 	return stays
 }
 
-// parts returns what an update provides, and what else it has, with the architecture of each.
+// parts returns the components of an update and its other kinds of files, each with an architecture.
 func (u *Update) parts() map[[2]string]bool {
 	out := map[[2]string]bool{}
 	for i := range u.Files {
