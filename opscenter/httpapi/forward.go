@@ -71,11 +71,16 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), h.options.ForwardTimeout)
 	defer cancel()
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(h.options.ForwardTimeout))
+	if r.ContentLength != 0 {
+		// Ends with the body. Without one net/http reads ahead already: a deadline of that would end all requests of the
+		// connection.
+		_ = control.SetReadDeadline(time.Now().Add(h.options.ForwardTimeout))
+	}
 	_ = control.SetWriteDeadline(time.Now().Add(h.options.ForwardTimeout))
 	deadline := time.Now().Add(h.options.ForwardTimeout)
 	resp, err := h.options.Forward.Forward(ctx, info.Target(), req)
 	if err != nil {
+		_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout)) // that of the server's answer may be over
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
 			err = fmt.Errorf("%w: more than %d bytes", errTooLarge, tooLarge.Limit)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -338,7 +339,7 @@ func (h *Handler) postUpdate(w http.ResponseWriter, r *http.Request) {
 	var err error
 	control := http.NewResponseController(w)
 	h.patient(w, func() {
-		made, err = h.options.Updates.Upload(r.Context(), &livelyReader{r.Body, func() { _ = control.SetReadDeadline(time.Now().Add(h.options.WriteTimeout)) }})
+		made, err = h.options.Updates.Upload(r.Context(), &livelyReader{from: r.Body, more: func() { _ = control.SetReadDeadline(time.Now().Add(h.options.WriteTimeout)) }})
 	})
 	if err != nil {
 		h.fail(w, r, err)
@@ -347,15 +348,21 @@ func (h *Handler) postUpdate(w http.ResponseWriter, r *http.Request) {
 	respondCreated(w, updatesPath+"/"+made.UUID, h.showUpdate(r, made))
 }
 
-// livelyReader gives each part of a body its time.
+// livelyReader gives each part of a body its time. From the end of the body on net/http reads ahead, which must have no
+// deadline.
 type livelyReader struct {
-	from interface{ Read([]byte) (int, error) }
+	from io.Reader
 	more func()
+	over error
 }
 
-func (l *livelyReader) Read(p []byte) (int, error) {
+func (l *livelyReader) Read(p []byte) (n int, err error) {
+	if l.over != nil {
+		return 0, l.over
+	}
 	l.more()
-	return l.from.Read(p)
+	n, l.over = l.from.Read(p)
+	return n, l.over
 }
 
 func (h *Handler) deleteUpdates(w http.ResponseWriter, r *http.Request) {

@@ -41,6 +41,9 @@ func (m *Manager) Upload(ctx context.Context, archive io.Reader) (*Update, error
 	defer up.end()
 	limited := &io.LimitedReader{R: archive, N: m.options.MaxUpload + 1}
 	err := up.read(tar.NewReader(limited))
+	if err == nil {
+		_, err = io.Copy(io.Discard, limited) // an archive is filled up behind its end
+	}
 	if limited.N <= 0 {
 		err = fmt.Errorf("the archive is larger than %d bytes: %w", m.options.MaxUpload, ErrTooLarge)
 	}
