@@ -1,7 +1,6 @@
 package httpapi_test
 
 import (
-	"context"
 	"net/http"
 	"testing"
 	"time"
@@ -12,31 +11,6 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 )
-
-// TestBodyDeadlineEnds: the time for a body is over with the body. What is done then may take longer, and the connection
-// serves what follows.
-func TestBodyDeadlineEnds(t *testing.T) {
-	const readTimeout = 50 * time.Millisecond
-	p := start(t, func(o *httpapi.Options) {
-		o.ReadTimeout = readTimeout
-		o.Adopt = func(ctx context.Context, _ httpapi.Adopting) ([]string, error) {
-			timer := time.NewTimer(6 * readTimeout)
-			defer timer.Stop()
-			select {
-			case <-timer.C:
-				return []string{"a"}, nil
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		}
-	})
-	client := p.client(&p.operator)
-	for range 2 {
-		a := p.call(client, "POST", "/1.0/provisioning/servers/:adopt", `{"connection_url":"https://192.0.2.1:8443","trust_token":"x"}`)
-		require.Equal(t, "sync", a.Type, a.Error)
-		require.Equal(t, "sync", p.call(client, "GET", "/1.0/provisioning/servers", "").Type)
-	}
-}
 
 // TestAfterAForwardedTimeout: a server's own API that does not answer in time ends that request alone.
 func TestAfterAForwardedTimeout(t *testing.T) {
