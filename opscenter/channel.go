@@ -170,9 +170,7 @@ func (r *Registry) PublishUpdate(ctx context.Context, channel, version string, c
 			changed.Versions = map[string]string{}
 		}
 		for _, component := range components {
-			if have, ok := changed.Versions[component]; !ok || rolling.Newer(version, have) {
-				changed.Versions[component] = version
-			}
+			raise(changed.Versions, component, version)
 		}
 		changed.LastUpdated = event.At
 		if err := channels.Put(tx, &changed); err != nil {
@@ -191,6 +189,13 @@ func channelExists(tx storage.ReadTx, name string) error {
 	return notFound("channel", name, err)
 }
 
+// raise notes a version of a component, unless there is one that is as new.
+func raise(versions map[string]string, component, version string) {
+	if have, ok := versions[component]; !ok || rolling.Newer(version, have) {
+		versions[component] = version
+	}
+}
+
 // Offer is what a channel offers: the version of each component, by architecture; those under the empty
 // architecture are for servers of any other one.
 type Offer map[string]map[string]string
@@ -200,9 +205,7 @@ func (o Offer) versions() map[string]string {
 	out := map[string]string{}
 	for _, offered := range o {
 		for component, version := range offered {
-			if have, ok := out[component]; !ok || rolling.Newer(version, have) {
-				out[component] = version
-			}
+			raise(out, component, version)
 		}
 	}
 	return out

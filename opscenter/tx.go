@@ -134,6 +134,23 @@ func (s *Snapshot) ClaimOf(unit string, cluster bool) (*Claim, error) {
 	return claims.Find(s, claimKey(unit, cluster))
 }
 
+// Free returns an error while something else is under way on a server, or on its cluster: ErrNotReady for an operation on the
+// server itself, ErrBusy for a claim.
+func (s *Snapshot) Free(info *ServerInfo) error {
+	if op := info.State.Operation; op != nil {
+		return fmt.Errorf("server %q: %s is under way: %w", info.Name, op.Action, ErrNotReady)
+	}
+	unit, cluster := info.ID, false
+	if info.Cluster != "" {
+		unit, cluster = info.Cluster, true
+	}
+	claim, err := s.ClaimOf(unit, cluster)
+	if err == nil && claim != nil {
+		err = fmt.Errorf("server %q: %s is under way: %w", info.Name, claim.What, ErrBusy)
+	}
+	return err
+}
+
 // Rolling returns what decisions about rolling operations are made on.
 func (i *ServerInfo) Rolling() *rolling.Server {
 	s := &i.State

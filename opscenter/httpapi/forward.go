@@ -56,7 +56,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request) {
 		req, err = forwarded(r)
 	}
 	if err == nil && r.Method != http.MethodGet && r.Method != http.MethodHead {
-		err = h.unclaimed(r.Context(), info)
+		err = h.registry.Read(r.Context(), func(s *opscenter.Snapshot) error { return s.Free(info) }) // nothing comes between an operation and its server
 	}
 	if err == nil {
 		err = info.OnIncusOS()
@@ -114,24 +114,6 @@ func isSecurity(r *http.Request) bool {
 // takesKeys reports whether a request shows recovery keys: that is logged as a change is.
 func (h *Handler) takesKeys(r *http.Request) bool {
 	return r.Pattern == forwardPattern && r.Method == http.MethodGet && isSecurity(r) && h.shows(r)
-}
-
-// unclaimed refuses what would come between an operation and its server.
-func (h *Handler) unclaimed(ctx context.Context, info *opscenter.ServerInfo) error {
-	if op := info.State.Operation; op != nil {
-		return fmt.Errorf("server %q: %s is under way: %w", info.Name, op.Action, opscenter.ErrNotReady)
-	}
-	return h.registry.Read(ctx, func(s *opscenter.Snapshot) error {
-		unit, cluster := info.ID, false
-		if info.Cluster != "" {
-			unit, cluster = info.Cluster, true
-		}
-		claim, err := s.ClaimOf(unit, cluster)
-		if err == nil && claim != nil {
-			err = fmt.Errorf("server %q: %s is under way: %w", info.Name, claim.What, opscenter.ErrBusy)
-		}
-		return err
-	})
 }
 
 // forwarded makes the request to be sent, out of what is known to be harmless.

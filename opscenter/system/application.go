@@ -31,22 +31,14 @@ func (m *Manager) UpdateApplication(ctx context.Context, server, application str
 			if info, err = s.Server(server); err != nil {
 				return err
 			}
-			unit, cluster := info.ID, false
-			if info.Cluster != "" {
-				unit, cluster = info.Cluster, true
-			}
-			claim, err := s.ClaimOf(unit, cluster)
-			if err == nil && claim != nil {
-				err = fmt.Errorf("server %q: %s is under way: %w", server, claim.What, opscenter.ErrBusy)
-			}
-			return err
+			return s.Free(info)
 		})
 		switch {
 		case err != nil:
 			return err
 		case info.OnIncusOS() != nil:
 			return info.OnIncusOS()
-		case info.State.Status != opscenter.StatusReady || info.State.Operation != nil:
+		case info.State.Status != opscenter.StatusReady:
 			return fmt.Errorf("server %q is %s: %w", server, info.State.Status, opscenter.ErrNotReady)
 		case !slices.ContainsFunc(info.State.Versions.Applications, func(a opscenter.ApplicationVersion) bool { return a.Name == application }):
 			return fmt.Errorf("server %q has no application %.80q: %w", server, application, opscenter.ErrNotApplicable)

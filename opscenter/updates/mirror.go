@@ -183,10 +183,8 @@ func (m *Manager) choose(ctx context.Context, s *prepared, index *Index) ([]*Upd
 	for _, c := range candidates {
 		planned := *c
 		planned.Status, planned.Channels = StatusReady, []string{s.DefaultChannel}
-		if have := known.byUUID[c.UUID]; have != nil {
-			if have.Status == StatusReady || len(have.Channels) > 0 {
-				planned.Channels = have.Channels
-			}
+		if have := known.byUUID[c.UUID]; have != nil && have.Placed {
+			planned.Channels = have.Channels
 		}
 		listed[c.UUID] = true
 		then = append(then, &planned)
@@ -283,8 +281,7 @@ func (m *Manager) complete(ctx context.Context, s *prepared, wanted *Update) err
 		}
 		return err
 	}
-	ready := pending
-	return m.makeReady(ctx, s, ready, "fetched")
+	return m.makeReady(ctx, s, pending, "fetched")
 }
 
 // fetchAll fetches files, some at a time. One that fails does not stop the others.

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
 // Status is how far an update is. The names are those of Operations Center.
@@ -212,19 +213,13 @@ func (u *Update) architectures() (out []string) {
 	return out
 }
 
-// compareVersions orders versions as numbers; what is no number comes first.
+// compareVersions orders versions as numbers.
 func compareVersions(a, b string) int {
-	x, errX := strconv.ParseUint(a, 10, 64)
-	y, errY := strconv.ParseUint(b, 10, 64)
-	if errX != nil || errY != nil {
-		return cmp.Or(-cmp.Compare(btoi(errX != nil), btoi(errY != nil)), strings.Compare(a, b))
-	}
-	return cmp.Compare(x, y)
-}
-
-func btoi(b bool) int {
-	if b {
+	switch {
+	case rolling.Newer(a, b):
 		return 1
+	case rolling.Newer(b, a):
+		return -1
 	}
 	return 0
 }
