@@ -118,7 +118,7 @@ func TestFactsMadeToBeSlow(t *testing.T) {
 	w.observe(t, withFacts(answer(info), document(1)))
 	begun := time.Now()
 	w.observe(t, withFacts(answer(info), document(2)))
-	require.Less(t, time.Since(begun), 3*time.Second)
+	require.Less(t, time.Since(begun), time.Minute)
 	history, err := w.FactsHistory(t.Context(), "server00")
 	require.NoError(t, err)
 	require.Len(t, history[0].Changes, opscenter.MaxFactChanges)

@@ -168,11 +168,11 @@ func TestReducePart(t *testing.T) {
 		require.LessOrEqual(t, len(kept), opscenter.MaxHardwareSize, name)
 		require.True(t, left != "" || name == "names that grow", name) // those are shorter without escapes
 	}
-	require.Less(t, time.Since(begun), 10*time.Second, "whatever it has")
+	require.Less(t, time.Since(begun), 2*time.Minute, "whatever it has: a second or two, and ten with -race; what grows with the square takes longer than an hour")
 	begun = time.Now()
 	_, _, err = opscenter.ReducePart(json.RawMessage(`{"a":`+strings.Repeat("[", 2000)+strings.Repeat("]", 2000)+`}`), 100)
 	require.Error(t, err, "nested too deep")
-	require.Less(t, time.Since(begun), time.Second)
+	require.Less(t, time.Since(begun), time.Minute)
 }
 
 // TestTimesThatCannotBe: what a server tells of its times costs neither its other parts nor another server.

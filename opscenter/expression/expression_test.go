@@ -134,7 +134,7 @@ func TestBounds(t *testing.T) {
 		begun := time.Now()
 		_, err := match(t, text, many)
 		require.Error(t, err, text)
-		require.Less(t, time.Since(begun), 3*time.Second, text)
+		require.Less(t, time.Since(begun), time.Minute, text) // without the bound: hours
 	}
 	ok, err := match(t, `all(object.list, # == 1)`, many)
 	require.NoError(t, err)

