@@ -32,10 +32,12 @@ const (
 	EventTokenUpdated         EventKind = "token-updated"
 	EventTokenRevoked         EventKind = "token-revoked"
 	EventUpdatePublished      EventKind = "update-published"
+	EventUpdateFetching       EventKind = "update-fetching"         // the files of an update are being fetched
 	EventUpdateReady          EventKind = "update-ready"            // all files of an update are here
+	EventUpdateFailed         EventKind = "update-failed"           // some files of an update could not be fetched
 	EventUpdateRemoved        EventKind = "update-removed"          // an update is not kept any more
 	EventUpdateChannels       EventKind = "update-channels-changed" // of an update
-	EventUpdateSettingsSet    EventKind = "update-feed-changed"     // its settings
+	EventFeedSettings         EventKind = "update-feed-changed"     // the settings of the feed
 	EventChannelCreated       EventKind = "channel-created"
 	EventChannelDeleted       EventKind = "channel-deleted"
 	EventCertificateChanged   EventKind = "certificate-changed"

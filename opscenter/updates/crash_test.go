@@ -164,7 +164,7 @@ func (p mortalPartial) Close() error                        { return p.Partial.C
 // same end.
 func TestCrashAtEveryWrite(t *testing.T) {
 	mirror := func(t *testing.T, kill mortal.Point) (p *plane, fate *mortal.Fate) {
-		p = newPlane(t, func(p *plane) { p.options.MaxDownloads, p.options.Settings.Keep = 1, 1 })
+		p = newPlane(t, func(p *plane) { p.options.MaxFetches, p.options.Settings.Keep = 1, 1 })
 		p.publish(t, incusostest.Release{Version: "202610010000", Applications: []string{"incus"}})
 		p.refresh(t)
 		p.publish(t, incusostest.Release{Version: "202610020000", Applications: []string{"incus"}})

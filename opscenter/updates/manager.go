@@ -20,12 +20,12 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultInterval     = time.Hour
-	DefaultMaxDownloads = 4
-	DefaultMaxAttempts  = 5
-	DefaultRetryDelay   = time.Second
-	DefaultMaxUpload    = 20 << 30
-	DefaultReserve      = 0.1
+	DefaultInterval    = time.Hour
+	DefaultMaxFetches  = 4
+	DefaultMaxAttempts = 5
+	DefaultRetryDelay  = time.Second
+	DefaultMaxUpload   = 20 << 30
+	DefaultReserve     = 0.1
 )
 
 // Options of New. The zero value mirrors the stable channel of IncusOS, for x86_64 and for each architecture of the fleet.
@@ -43,8 +43,8 @@ type Options struct {
 	HTTP HTTPOptions
 	// Interval between two refreshes, give or take a tenth. Default 1 hour; below 0: only when asked.
 	Interval time.Duration
-	// MaxDownloads is how many files are fetched at a time. Default 4.
-	MaxDownloads int
+	// MaxFetches is how many files are fetched at a time. Default 4.
+	MaxFetches int
 	// MaxAttempts is how often a file is tried in a row without any progress. RetryDelay is before the second attempt, and
 	// doubles with each, up to a minute. Defaults 5 and 1 s.
 	MaxAttempts int
@@ -106,7 +106,7 @@ func New(ctx context.Context, registry *opscenter.Registry, files Files, options
 	if onDemand {
 		options.Interval = 0
 	}
-	err := defaults.Fill(opscenter.ErrInvalidOptions, defaults.Of("Interval", &options.Interval, DefaultInterval), defaults.Of("MaxDownloads", &options.MaxDownloads, DefaultMaxDownloads),
+	err := defaults.Fill(opscenter.ErrInvalidOptions, defaults.Of("Interval", &options.Interval, DefaultInterval), defaults.Of("MaxFetches", &options.MaxFetches, DefaultMaxFetches),
 		defaults.Of("MaxAttempts", &options.MaxAttempts, DefaultMaxAttempts), defaults.Of("RetryDelay", &options.RetryDelay, DefaultRetryDelay),
 		defaults.Of("MaxUpload", &options.MaxUpload, int64(DefaultMaxUpload)))
 	if err != nil {

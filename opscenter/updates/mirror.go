@@ -261,7 +261,7 @@ func (m *Manager) complete(ctx context.Context, s *prepared, wanted *Update) err
 				row.Files = pending.Files
 			}
 			c.put(row)
-			return nil
+			return c.tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventUpdateFetching, Reason: fmt.Sprintf("update %s of %s: %d files, %d MiB", row.Version, row.Origin, len(row.Files), row.Size()>>20)})
 		})
 		if err != nil {
 			return err
@@ -271,12 +271,14 @@ func (m *Manager) complete(ctx context.Context, s *prepared, wanted *Update) err
 		if ctx.Err() == nil {
 			problem := cut(err.Error())
 			err = errors.Join(err, m.change(ctx, "an update could not be fetched", func(c *changing) error {
-				if known := c.rows[pending.UUID]; known != nil && known.Status == StatusPending {
-					failed := *known
-					failed.Problem = problem
-					c.put(failed)
+				known := c.rows[pending.UUID]
+				if known == nil || known.Status != StatusPending || known.Problem == problem {
+					return nil // it is said already
 				}
-				return nil
+				failed := *known
+				failed.Problem = problem
+				c.put(failed)
+				return c.tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventUpdateFailed, Reason: fmt.Sprintf("update %s of %s: %s", failed.Version, failed.Origin, problem)})
 			}))
 		}
 		return err
@@ -299,7 +301,7 @@ func (m *Manager) fetchAll(ctx context.Context, source Source, u *Update, files 
 		}
 	}
 	group := errgroup.Group{}
-	group.SetLimit(m.options.MaxDownloads)
+	group.SetLimit(m.options.MaxFetches)
 	var mu sync.Mutex
 	var failures []error
 	for _, f := range uniqueFiles(files) {
@@ -377,18 +379,6 @@ func (m *Manager) makeReady(ctx context.Context, s *prepared, u Update, how stri
 		return m.warn(ctx, opscenter.WarningUpdateHeld, fmt.Sprintf("update %s %s", u.Version, u.Problem))
 	}
 	return nil
-}
-
-func heldBecause(channel string, lacks []Lack) string {
-	return fmt.Sprintf("is held back from channel %s: it lacks %s", channel, describe(lacks))
-}
-
-func describe(lacks []Lack) string {
-	var parts []string
-	for _, l := range lacks {
-		parts = append(parts, l.String())
-	}
-	return strings.Join(parts, "; ")
 }
 
 // extend adds files to a ready update that pass the filters by now.

@@ -101,6 +101,11 @@ func TestEventsOfUpdates(t *testing.T) {
 	require.NoError(t, p.CreateChannel(t.Context(), "lab", ""))
 	require.NoError(t, p.feed.SetChannels(alice, u.UUID, []string{"lab"}, updates.SetOptions{}))
 	require.NoError(t, p.feed.Remove(alice, u.UUID))
+	p.publish(t, release(2))
+	p.publisher.SetFault("incus.raw.gz", incusostest.PublishGone)
+	for range 3 {
+		require.Error(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}))
+	}
 	var kinds []opscenter.EventKind
 	said := ""
 	events, err := p.Events(t.Context(), opscenter.EventFilter{Limit: opscenter.MaxPageSize})
@@ -112,6 +117,16 @@ func TestEventsOfUpdates(t *testing.T) {
 	for _, kind := range []opscenter.EventKind{opscenter.EventUpdateReady, opscenter.EventUpdatePublished, opscenter.EventChannelCreated, opscenter.EventUpdateChannels, opscenter.EventUpdateRemoved} {
 		require.True(t, slices.Contains(kinds, kind), "%s\n%s", kind, said)
 	}
+	count := func(kind opscenter.EventKind) (n int) {
+		for _, k := range kinds {
+			if k == kind {
+				n++
+			}
+		}
+		return n
+	}
+	require.Equal(t, 3, count(opscenter.EventUpdateFetching), "two releases, and the first once more after it was removed:\n%s", said)
+	require.Equal(t, 2, count(opscenter.EventUpdateFailed), "once for each, not at each refresh:\n%s", said)
 	require.Contains(t, said, "was put into lab, by alice")
 	require.Contains(t, said, "channel stable offers nothing")
 }

@@ -144,7 +144,7 @@ func (m *Manager) SetSettings(ctx context.Context, s Settings, check func(Settin
 		if err := feeds.Put(tx, row); err != nil {
 			return err
 		}
-		return tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventUpdateSettingsSet, Reason: fmt.Sprintf("source %s, %d kept, new updates go into channel %s%s", cmp.Or(s.Source, "none"), next.Keep, next.DefaultChannel, by(ctx))})
+		return tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventFeedSettings, Reason: fmt.Sprintf("source %s, %d kept, new updates go into channel %s%s", cmp.Or(s.Source, "none"), next.Keep, next.DefaultChannel, by(ctx))})
 	})
 	if err == nil {
 		if before := m.settings.Swap(next); before.name != next.name {
