@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/opscenter-go/sdk/internal/jsonkeep"
 	"github.com/opscenter-go/sdk/internal/reference"
@@ -20,55 +19,11 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/every-field.json from the API description")
 
-type definition struct {
-	Properties           map[string]definition `yaml:"properties"`
-	Items                *definition           `yaml:"items"`
-	AdditionalProperties *definition           `yaml:"additionalProperties"`
-	Type                 string                `yaml:"type"`
-	Ref                  string                `yaml:"$ref"`
-}
-
 // TestDescription: the types have every field of the API description, and
 // testdata/every-field.json is a document with all of them.
 func TestDescription(t *testing.T) {
-	text, err := reference.Read(reference.IncusOS)
+	document, err := reference.Document(reference.IncusOS, "SystemNetwork")
 	require.NoError(t, err)
-	var api struct {
-		Definitions map[string]definition `yaml:"definitions"`
-	}
-	require.NoError(t, yaml.Unmarshal(text, &api))
-	var fill func(d definition, depth int) any
-	fill = func(d definition, depth int) any {
-		if name, ok := strings.CutPrefix(d.Ref, "#/definitions/"); ok {
-			d = api.Definitions[name]
-		}
-		if depth > 8 {
-			return nil
-		}
-		switch {
-		case d.Items != nil:
-			return []any{fill(*d.Items, depth+1)}
-		case d.AdditionalProperties != nil:
-			return map[string]any{"one": fill(*d.AdditionalProperties, depth+1)}
-		case len(d.Properties) > 0:
-			out := map[string]any{}
-			for name, p := range d.Properties {
-				if value := fill(p, depth+1); value != nil {
-					out[name] = value
-				}
-			}
-			return out
-		case d.Type == "string":
-			return "x"
-		case d.Type == "integer":
-			return 7
-		case d.Type == "boolean":
-			return true
-		}
-		t.Fatalf("%+v is not known", d)
-		return nil
-	}
-	document := fill(api.Definitions["SystemNetwork"], 0)
 	data, err := json.MarshalIndent(document, "", "  ")
 	require.NoError(t, err)
 	if *update {

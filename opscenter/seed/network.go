@@ -1,0 +1,72 @@
+package seed
+
+import (
+	"encoding/json"
+	"time"
+	_ "time/tzdata" // the zones, wherever this runs
+
+	"github.com/opscenter-go/sdk/opscenter/network"
+)
+
+// Network is the network configuration of the first boot. Without the file, and without interfaces, bonds and VLANs in it,
+// every interface asks DHCP and listens to router advertisements, and the time zone is UTC.
+//
+// DNS.Hostname, with DNS.Domain, is the name that the server registers with.
+type Network struct {
+	network.Config
+	Version Version
+}
+
+// MarshalJSON writes the configuration with its version.
+func (n Network) MarshalJSON() ([]byte, error) {
+	data, err := n.Config.Encode()
+	if err != nil {
+		return nil, err
+	}
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(data, &all); err != nil {
+		return nil, err
+	}
+	if all["version"], err = json.Marshal(n.Version); err != nil {
+		return nil, err
+	}
+	return json.Marshal(all)
+}
+
+// UnmarshalJSON reads it.
+func (n *Network) UnmarshalJSON(data []byte) error {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(data, &all); err != nil {
+		return err
+	}
+	n.Version = ""
+	if version, ok := all["version"]; ok {
+		if err := json.Unmarshal(version, &n.Version); err != nil {
+			return err
+		}
+		delete(all, "version")
+	}
+	data, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	return n.Config.UnmarshalJSON(data)
+}
+
+func (n *Network) validate(v *validation) {
+	c := &n.Config
+	if c.ConfirmationTimeout != "" {
+		v.add("confirmation_timeout", "it can't be given here: nothing would confirm the configuration")
+	}
+	for _, p := range c.Validate(network.Rules{AllowUnmanaged: v.rules.AllowUnmanaged}) {
+		if p.Field == "interfaces" && len(c.Interfaces)+len(c.Bonds)+len(c.VLANs) == 0 {
+			continue // the default ones are added
+		}
+		v.add(p.Field, "%s", p.Message)
+	}
+	if t := c.Time; t != nil && t.Timezone != "" {
+		if _, err := time.LoadLocation(t.Timezone); err != nil {
+			v.add("time.timezone", "there is no time zone %s", shown(t.Timezone))
+		}
+	}
+}

@@ -1,0 +1,106 @@
+package seed
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// MaxTarSize is that of the seed partition, in bytes: an archive must fit.
+const MaxTarSize = 100 << 20
+
+// ErrTooLarge: the archive does not fit into the seed partition.
+var ErrTooLarge = errors.New("the seed is larger than its partition")
+
+// Tar returns the archive of the seed partition. The same seed gives the same bytes. Names are bare: an installed server removes
+// install.json, and not ./install.json. Errors: ErrInvalid for what can't be written, ErrTooLarge.
+func (s *Seed) Tar() ([]byte, error) {
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for _, name := range Files {
+		data, err := s.Encode(name)
+		if err != nil {
+			return nil, err
+		}
+		if data == nil {
+			continue
+		}
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name + ".json", Size: int64(len(data)), Mode: 0o600, ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(data); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	if out.Len() > MaxTarSize {
+		return nil, fmt.Errorf("%d bytes, %d are there: %w", out.Len(), MaxTarSize, ErrTooLarge)
+	}
+	return out.Bytes(), nil
+}
+
+// extensions of files, as a server knows them.
+var extensions = []string{".json", ".yaml", ".yml"}
+
+// Unpack returns the files of an archive as they are, by their names without extension, as a server reads them: of two files of one name
+// the first counts, "./" before a name is nothing, and other files are not looked at. nil: it is no archive, and there
+// is no seed. Errors: ErrInvalid.
+func Unpack(r io.Reader) (map[string][]byte, error) {
+	head := make([]byte, 263)
+	if _, err := io.ReadFull(r, head); err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	if string(head[257:262]) != "ustar" {
+		return nil, nil
+	}
+	out := map[string][]byte{}
+	archive := tar.NewReader(io.MultiReader(bytes.NewReader(head), r))
+	for {
+		header, err := archive.Next()
+		if err == io.EOF {
+			return out, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("the archive: %w: %v", ErrInvalid, err)
+		}
+		name := strings.TrimPrefix(header.Name, "./")
+		for _, extension := range extensions {
+			base, ok := strings.CutSuffix(name, extension)
+			if !ok || (&Seed{}).file(base) == nil || out[base] != nil {
+				continue
+			}
+			if header.Size > MaxFileSize {
+				return nil, fmt.Errorf("%s is of %d bytes, at most %d are taken: %w", name, header.Size, MaxFileSize, ErrInvalid)
+			}
+			data, err := io.ReadAll(archive)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w: %v", name, ErrInvalid, err)
+			}
+			out[base] = append([]byte{}, data...)
+		}
+	}
+}
+
+// Read reads an archive, strictly; nil if there is no seed. Errors: ErrInvalid, with file and field.
+func Read(r io.Reader) (*Seed, error) {
+	files, err := Unpack(r)
+	if err != nil || files == nil {
+		return nil, err
+	}
+	out := &Seed{}
+	for name, data := range sorted(files) {
+		if err := out.Set(name, data); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
