@@ -1,0 +1,151 @@
+package image
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"unicode/utf16"
+)
+
+// SeedLabel is the label of the partition that holds the seed.
+const SeedLabel = "seed-data"
+
+var (
+	// ErrNoImage: it is not an installation image of IncusOS.
+	ErrNoImage = errors.New("not an installation image")
+	// ErrShort: the image ends before its partitions do.
+	ErrShort = errors.New("the image is cut short")
+	// ErrSeedTooLarge: the archive does not fit into the seed partition.
+	ErrSeedTooLarge = errors.New("the seed is larger than its partition")
+)
+
+// Layout is where things are in an image.
+type Layout struct {
+	// SectorSize is 512 for a raw image, and 2048 for an ISO.
+	SectorSize int64
+	// SeedOffset and SeedSize are those of the seed partition, in bytes.
+	SeedOffset, SeedSize int64
+	// Size is the least that the image has, in bytes: up to the end of its last partition.
+	Size int64
+}
+
+// ISO reports whether the image is one for CD-ROM drives.
+func (l *Layout) ISO() bool { return l.SectorSize == isoSector }
+
+const (
+	rawSector = 512
+	isoSector = 2048
+	// maxTable bounds a partition table that is read, in bytes; the usual one has 16 KiB.
+	maxTable = 1 << 20
+	// minHeader is the size of a header, and of an entry.
+	minHeader, minEntry = 92, 128
+	// maxSectors bounds places on the disk, so that no sum of them overflows.
+	maxSectors = 1 << 40
+)
+
+var signature = []byte("EFI PART")
+
+// ReadLayout reads the partition table of an image: a GPT with sectors of 512 or of 2048 bytes. Its checksums must be right. Errors:
+// ErrNoImage, ErrShort, those of the reader.
+func ReadLayout(image io.ReaderAt) (*Layout, error) {
+	for _, sector := range []int64{rawSector, isoSector} {
+		header := make([]byte, sector)
+		if err := readAt(image, header, sector); err != nil {
+			return nil, err
+		}
+		if bytes.HasPrefix(header, signature) {
+			return readTable(image, header, sector)
+		}
+	}
+	return nil, fmt.Errorf("%w: it has no GUID partition table", ErrNoImage)
+}
+
+// readAt fills a buffer, or returns ErrShort.
+func readAt(image io.ReaderAt, buffer []byte, offset int64) error {
+	n, err := image.ReadAt(buffer, offset)
+	switch {
+	case n == len(buffer):
+		return nil
+	case err == io.EOF || err == nil:
+		return fmt.Errorf("%w: nothing at %d", ErrShort, offset+int64(n))
+	}
+	return err
+}
+
+func readTable(image io.ReaderAt, header []byte, sector int64) (*Layout, error) {
+	le := binary.LittleEndian
+	size := le.Uint32(header[12:])
+	if size < minHeader || int64(size) > sector {
+		return nil, fmt.Errorf("%w: its header has %d bytes", ErrNoImage, size)
+	}
+	sum := le.Uint32(header[16:])
+	checked := bytes.Clone(header[:size])
+	clear(checked[16:20])
+	if crc32.ChecksumIEEE(checked) != sum || le.Uint64(header[24:]) != 1 {
+		return nil, fmt.Errorf("%w: the header of its partition table is damaged", ErrNoImage)
+	}
+	at, entries, entry := le.Uint64(header[72:]), uint64(le.Uint32(header[80:])), uint64(le.Uint32(header[84:]))
+	if at < 2 || at > maxSectors || entry < minEntry || entry > maxTable || entry%minEntry != 0 || entries == 0 || entries > maxTable/entry {
+		return nil, fmt.Errorf("%w: its partition table of %d entries of %d bytes can't be", ErrNoImage, entries, entry)
+	}
+	table := make([]byte, entries*entry)
+	if err := readAt(image, table, int64(at)*sector); err != nil {
+		return nil, err
+	}
+	if crc32.ChecksumIEEE(table) != le.Uint32(header[88:]) {
+		return nil, fmt.Errorf("%w: its partition table is damaged", ErrNoImage)
+	}
+	type span struct{ first, last uint64 }
+	var all []span
+	var seed *span
+	for i := range entries {
+		p := table[i*entry : (i+1)*entry]
+		if bytes.Equal(p[:16], make([]byte, 16)) {
+			continue // unused
+		}
+		s := span{le.Uint64(p[32:]), le.Uint64(p[40:])}
+		if s.first < 2 || s.last < s.first || s.last > maxSectors {
+			return nil, fmt.Errorf("%w: partition %d can't be where it is said to be", ErrNoImage, i+1)
+		}
+		for _, other := range all {
+			if s.first <= other.last && other.first <= s.last {
+				return nil, fmt.Errorf("%w: partition %d overlaps another one", ErrNoImage, i+1)
+			}
+		}
+		all = append(all, s)
+		if label(p[56:128]) != SeedLabel {
+			continue
+		}
+		if seed != nil {
+			return nil, fmt.Errorf("%w: it has two partitions with label %s", ErrNoImage, SeedLabel)
+		}
+		seed = &s
+	}
+	if seed == nil {
+		return nil, fmt.Errorf("%w: it has no partition with label %s", ErrNoImage, SeedLabel)
+	}
+	if begins := int64(seed.first) * sector; begins < int64(at)*sector+int64(len(table)) {
+		return nil, fmt.Errorf("%w: its partition table is in partition %s", ErrNoImage, SeedLabel)
+	}
+	out := &Layout{SectorSize: sector, SeedOffset: int64(seed.first) * sector, SeedSize: int64(seed.last-seed.first+1) * sector}
+	for _, s := range all {
+		out.Size = max(out.Size, int64(s.last+1)*sector)
+	}
+	return out, nil
+}
+
+// label reads the name of a partition.
+func label(data []byte) string {
+	units := make([]uint16, 0, len(data)/2)
+	for i := 0; i+1 < len(data); i += 2 {
+		unit := binary.LittleEndian.Uint16(data[i:])
+		if unit == 0 {
+			break
+		}
+		units = append(units, unit)
+	}
+	return string(utf16.Decode(units))
+}
