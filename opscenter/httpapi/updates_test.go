@@ -30,6 +30,12 @@ type feedPlane struct {
 
 func startFeed(t testing.TB, change func(*httpapi.Options)) *feedPlane {
 	t.Helper()
+	return startFeedOn(t, func(files updates.Files) updates.Files { return files }, change)
+}
+
+// startFeedOn starts it on other files.
+func startFeedOn(t testing.TB, on func(updates.Files) updates.Files, change func(*httpapi.Options)) *feedPlane {
+	t.Helper()
 	out := &feedPlane{}
 	var err error
 	out.publisher, err = incusostest.NewPublisher()
@@ -39,7 +45,7 @@ func startFeed(t testing.TB, change func(*httpapi.Options)) *feedPlane {
 	out.plane = startWith(t, func(p *plane, o *httpapi.Options) {
 		files, err := updates.NewDir(t.TempDir())
 		require.NoError(t, err)
-		out.feed, err = updates.New(context.Background(), p.registry, files, updates.Options{Settings: &updates.Settings{Source: source.URL}, Trust: updates.Trust{Root: out.publisher.Root()},
+		out.feed, err = updates.New(context.Background(), p.registry, on(files), updates.Options{Settings: &updates.Settings{Source: source.URL}, Trust: updates.Trust{Root: out.publisher.Root()},
 			RetryDelay: time.Millisecond})
 		require.NoError(t, err)
 		o.Updates = out.feed
@@ -237,82 +243,6 @@ func TestUpdatesByREST(t *testing.T) {
 	require.Equal(t, 412, p.call(operator, "POST", "/1.0/provisioning/updates/:refresh", "").ErrorCode)
 	require.Equal(t, 200, p.call(operator, "DELETE", "/1.0/provisioning/updates", "").StatusCode)
 	require.Empty(t, metadata[[]string](t, p.call(operator, "GET", "/1.0/provisioning/updates", "")))
-}
-
-// TestDownloadsAreBounded: a request without a place waits for one, and is turned away in the end; one beyond those that may
-// wait is turned away at once.
-func TestDownloadsAreBounded(t *testing.T) {
-	for name, limits := range map[string][2]int{"in all": {2, 10}, "to one address": {10, 2}} {
-		t.Run(name, func(t *testing.T) {
-			p := startFeed(t, func(o *httpapi.Options) {
-				o.MaxDownloads, o.MaxDownloadsPerAddress, o.DownloadPatience, o.WriteTimeout = limits[0], limits[1], 2*time.Second, time.Minute
-			})
-			p.publish(t, incusostest.Release{Version: "202610010000", Size: 16 << 20, Applications: []string{"incus"}, NoOS: true})
-			list := metadata[[]shownUpdate](t, p.call(p.client(nil), "GET", "/1.0/provisioning/updates?recursion=1", ""))
-			path := "/1.0/provisioning/updates/" + list[0].UUID + "/files/x86_64/incus.raw.gz"
-			slow := func() *http.Response { // reads nothing
-				resp, err := p.client(nil).Get(p.url + path)
-				require.NoError(t, err)
-				require.Equal(t, 200, resp.StatusCode)
-				return resp
-			}
-			one, two := slow(), slow()
-			answers := make(chan int, 3)
-			for range 3 { // two wait, in vain; there is no place to wait at for the third
-				go func() {
-					resp, err := p.client(nil).Get(p.url + path)
-					if err != nil {
-						answers <- 0
-						return
-					}
-					resp.Body.Close()
-					answers <- resp.StatusCode
-				}()
-			}
-			require.Equal(t, 503, <-answers)
-			refused := time.Now()
-			require.Equal(t, 503, <-answers)
-			require.Greater(t, time.Since(refused), 300*time.Millisecond, "the third was refused at once, before those that waited")
-			require.Equal(t, 503, <-answers)
-			a := p.call(p.client(nil), "GET", path, "")
-			require.Equal(t, 503, a.ErrorCode)
-			require.NotEmpty(t, a.http.Header.Get("Retry-After"))
-			require.Equal(t, 404, p.call(p.client(nil), "GET", path+"x", "").ErrorCode, "what is not there waits for nothing")
-			one.Body.Close()
-			three := slow() // the place becomes free
-			three.Body.Close()
-			two.Body.Close()
-		})
-	}
-}
-
-// TestDownloadRate: all downloads together have a rate.
-func TestDownloadRate(t *testing.T) {
-	const rate = 4 << 20
-	p := startFeed(t, func(o *httpapi.Options) { o.DownloadRate = rate })
-	p.publish(t, incusostest.Release{Version: "202610010000", Size: 6 << 20, Applications: []string{"incus"}, NoOS: true})
-	list := metadata[[]shownUpdate](t, p.call(p.client(nil), "GET", "/1.0/provisioning/updates?recursion=1", ""))
-	begun := time.Now()
-	resp, err := p.client(nil).Get(p.url + "/1.0/provisioning/updates/" + list[0].UUID + "/files/x86_64/incus.raw.gz")
-	require.NoError(t, err)
-	defer resp.Body.Close()
-	n, err := io.Copy(io.Discard, resp.Body)
-	require.NoError(t, err)
-	// A second's worth comes at once.
-	require.GreaterOrEqual(t, time.Since(begun).Seconds(), float64(n-rate)/rate*0.9)
-}
-
-// TestSlowServersGetWholeFiles: a file may take longer than Options.WriteTimeout, as long as some of it is taken.
-func TestSlowServersGetWholeFiles(t *testing.T) {
-	p := startFeed(t, func(o *httpapi.Options) { o.WriteTimeout, o.DownloadRate = 300*time.Millisecond, 2<<20 })
-	p.publish(t, incusostest.Release{Version: "202610010000", Size: 5 << 20, Applications: []string{"incus"}, NoOS: true})
-	list := metadata[[]shownUpdate](t, p.call(p.client(nil), "GET", "/1.0/provisioning/updates?recursion=1", ""))
-	resp, err := p.client(nil).Get(p.url + "/1.0/provisioning/updates/" + list[0].UUID + "/files/x86_64/incus.raw.gz")
-	require.NoError(t, err)
-	defer resp.Body.Close()
-	n, err := io.Copy(io.Discard, resp.Body)
-	require.NoError(t, err)
-	require.Equal(t, resp.ContentLength, n)
 }
 
 // BenchmarkFeedList is the list of 200 updates with 30 files each, as a server asks for it.

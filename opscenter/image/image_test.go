@@ -30,7 +30,7 @@ func TestPublishedLayout(t *testing.T) {
 		made := imagetest.New(imagetest.Options{Sector: sector, Partitions: imagetest.Published})
 		base, err := image.Open(made, made.Size())
 		require.NoError(t, err)
-		require.EqualValues(t, 2_148_532_224, base.SeedOffset)
+		require.Equal(t, int64(2_148_532_224), base.SeedOffset)
 		require.EqualValues(t, 104_857_600, base.SeedSize)
 		require.Equal(t, sector, base.SectorSize)
 		require.Equal(t, sector == 2048, base.ISO())

@@ -20,7 +20,7 @@ func purging(tb testing.TB, n int) (wrote, removed time.Duration) {
 	defer func() { require.NoError(tb, store.Close()) }()
 	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
 	require.NoError(tb, err)
-	m, err := inventory.New(registry, nil, inventory.Options{MaxObjects: 1 << 30, MaxSize: 1 << 40})
+	m, err := inventory.New(registry, nil, inventory.Options{MaxObjects: 1 << 30, MaxSize: 1 << 30})
 	require.NoError(tb, err)
 	begun := time.Now()
 	require.NoError(tb, m.Fill(tb.Context(), "unit", profiles(n)))
@@ -56,7 +56,7 @@ func TestPurgeBeside(t *testing.T) {
 	beside := false
 	for range 3 { // the removal may be over too soon
 		p := newPlane(t, inventory.Options{})
-		large, err := inventory.New(p.Registry, nil, inventory.Options{MaxObjects: 1 << 30, MaxSize: 1 << 40})
+		large, err := inventory.New(p.Registry, nil, inventory.Options{MaxObjects: 1 << 30, MaxSize: 1 << 30})
 		require.NoError(t, err)
 		require.NoError(t, large.Fill(t.Context(), "gone", profiles(objects)))
 		p.adopt(t, boot(t, "sim"), "")
