@@ -58,6 +58,8 @@
 //	httpapi.DefaultFailuresPerMinute           30             are turned away                          TestFailedRegistrationsAreLimited
 //	httpapi.DefaultMaxDownloads, at a time     1,000          as many wait; then 503                   TestDownloadsAreBounded
 //	httpapi.DefaultMaxDownloadsPerAddress      250            wait, likewise                           TestDownloadsAreBounded
+//	opscenter.Options.Admit, at a time         64             opscenter.ErrTooOften                    TestAdmissionsAreBounded
+//	opscenter.DefaultAdmitTimeout              10 s           is refused                               TestNotAdmitted
 //	opscenter.Options.AllowURL                 anywhere       no server may be there                   TestAllowURL
 //	incusos.Options.AllowAddress               any            is not connected to                      TestAllowAddress
 //

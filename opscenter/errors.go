@@ -26,6 +26,8 @@ var (
 	ErrIdentityTaken = errors.New("machine is registered with another certificate")
 	// ErrIdentityChanged: a known certificate came with another machine ID or system UUID.
 	ErrIdentityChanged = errors.New("certificate is registered for another machine")
+	// ErrNotAdmitted: Options.Admit refused a registration, or could not decide.
+	ErrNotAdmitted = errors.New("the registration was not admitted")
 	// ErrNameTaken: another server has that name.
 	ErrNameTaken = errors.New("server name is taken")
 

@@ -74,17 +74,10 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 			return Registered{}, fmt.Errorf("server %q registers again: %w", known.Name, ErrTooOften)
 		}
 	}
-	var outcome registering
-	err = r.update(ctx, func(tx *writing) (err error) {
-		outcome, err = r.register(tx, reg, at)
-		return err
-	})
+	outcome, err := r.registerJudged(ctx, reg, at)
 	if err != nil {
 		if known != nil {
 			r.forgetUpdate(known.ID)
-		}
-		if errors.Is(err, ErrIdentityTaken) || errors.Is(err, ErrIdentityChanged) {
-			r.refused(ctx, outcome.server, reg, err)
 		}
 		return Registered{}, err
 	}
@@ -94,8 +87,48 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 		}
 		c.LastSeen = at
 	})
-	r.logEvents(ctx, outcome.events)
 	return Registered{Name: outcome.server.Name, Repeat: outcome.repeat}, nil
+}
+
+// maxJudgements is how often a registration is judged anew because it became another meanwhile.
+const maxJudgements = 3
+
+// registerJudged has a registration judged, and carries it out as it was.
+func (r *Registry) registerJudged(ctx context.Context, reg Registration, at time.Time) (out registering, err error) {
+	for range maxJudgements {
+		var judged *admission
+		given := reg
+		if r.options.Admit != nil {
+			if judged, err = r.admit(ctx, reg, at); err != nil {
+				return out, err
+			}
+			if judged != nil {
+				judged.applyTo(&given)
+			}
+		}
+		err = r.Write(ctx, func(tx *Tx) error {
+			if out, err = r.register(tx.writing, given, at); err != nil {
+				return err
+			}
+			if err := tx.Record(out.events...); err != nil {
+				return err
+			}
+			return tx.settle(judged, &out, at)
+		})
+		if !errors.Is(err, errJudgedOther) {
+			if judged != nil && judged.Name != "" && errors.Is(err, ErrNameTaken) {
+				err = fmt.Errorf("%w: %w", ErrNotAdmitted, err)
+			}
+			break
+		}
+	}
+	if errors.Is(err, errJudgedOther) {
+		err = fmt.Errorf("%w: %w", ErrNotAdmitted, err)
+	}
+	if errors.Is(err, ErrIdentityTaken) || errors.Is(err, ErrIdentityChanged) || errors.Is(err, ErrNotAdmitted) {
+		r.refused(ctx, out.server, reg, err)
+	}
+	return out, err
 }
 
 func (r *Registry) checkRegistration(reg *Registration) (err error) {
@@ -130,8 +163,10 @@ func (r *Registry) checkRegistration(reg *Registration) (err error) {
 // registering is what a run of register decided.
 type registering struct {
 	server *Server
-	repeat bool
-	events []Event
+	// tookOver is the ID of the server whose record it took over; empty: none.
+	tookOver string
+	repeat   bool
+	events   []Event
 }
 
 func (r *Registry) register(tx *writing, reg Registration, at time.Time) (registering, error) {
@@ -146,25 +181,34 @@ func (r *Registry) register(tx *writing, reg Registration, at time.Time) (regist
 	if err != nil {
 		return registering{}, err
 	}
-	found, err := identify(tx, reg.Name, reg.SystemUUID, reg.MachineID)
+	machine, sharing, err := takenOver(tx, reg)
 	if err != nil {
-		return registering{server: found.machine}, err
-	}
-	if found.machine == nil {
-		if found.machine, err = knownByName(tx, reg); err != nil {
-			return registering{}, err
-		}
+		return registering{server: machine}, err
 	}
 	var out registering
-	if found.machine == nil {
-		out, err = r.registerNew(tx, token, reg, len(found.sharing) > 0, at)
+	if machine == nil {
+		out, err = r.registerNew(tx, token, reg, len(sharing) > 0, at)
 	} else {
-		out, err = r.registerKnownMachine(tx, found.machine, token, reg, at)
+		out, err = r.registerKnownMachine(tx, machine, token, reg, at)
 	}
 	if err != nil {
 		return out, err
 	}
-	return out, r.warnShared(tx, out.server, found.sharing, at)
+	return out, r.warnShared(tx, out.server, sharing, at)
+}
+
+// takenOver returns the server whose record a registration is about, nil if it is new; and those that share its system UUID.
+func takenOver(tx storage.ReadTx, reg Registration) (machine *Server, sharing []*Server, err error) {
+	found, err := identify(tx, reg.Name, reg.SystemUUID, reg.MachineID)
+	if err != nil {
+		return found.machine, nil, err
+	}
+	if found.machine == nil {
+		if found.machine, err = knownByName(tx, reg); err != nil {
+			return nil, nil, err
+		}
+	}
+	return found.machine, found.sharing, nil
 }
 
 // knownByName returns the server of that name, if there is nothing else to know its machine by: one
@@ -232,7 +276,7 @@ func (r *Registry) registerAgain(tx *writing, known *Server, reg Registration, a
 			}
 		}
 	}
-	return out, r.record(tx, out.events...)
+	return out, nil
 }
 
 // differs reports whether both are known, and not the same.
@@ -267,7 +311,7 @@ func (r *Registry) registerNew(tx *writing, token *Token, reg Registration, shar
 	}
 	out := registering{server: server, events: []Event{{At: at, Kind: EventServerRegistered, Server: server.Name,
 		Reason: fmt.Sprintf("admitted by %s from %s, certificate %.12s", token.label(), reg.RemoteAddr, server.Fingerprint)}}}
-	return out, r.record(tx, out.events...)
+	return out, nil
 }
 
 // insertPending stores a server that was not reached so far, and asks for its first poll.
@@ -336,7 +380,7 @@ func (r *Registry) registerKnownMachine(tx *writing, machine *Server, token *Tok
 		event.Kind = EventServerRegistered
 		event.Reason = fmt.Sprintf("announced before, admitted by %s from %s, certificate %.12s", token.label(), reg.RemoteAddr, changed.Fingerprint)
 	}
-	out.server, out.events = &changed, []Event{event}
+	out.server, out.tookOver, out.events = &changed, machine.ID, []Event{event}
 	err := tx.modifyState(machine.Name, func(s *ServerState) error {
 		s.Status, s.StatusDetail, s.StatusReason, s.StatusSince = StatusPending, DetailRegistering, "registered, not reached so far", at
 		s.Announced, s.Operation, s.Maintenance, s.MemberName = nil, nil, NotInMaintenance, ""
@@ -348,7 +392,7 @@ func (r *Registry) registerKnownMachine(tx *writing, machine *Server, token *Tok
 	if err != nil {
 		return out, err
 	}
-	return out, r.record(tx, out.events...)
+	return out, nil
 }
 
 // recordTimeout bounds the wait for the store to take an event.

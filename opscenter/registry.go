@@ -88,6 +88,12 @@ type Options struct {
 	// error is returned to the caller. It is called at any time, from several goroutines. See AddressRules. Default:
 	// anywhere.
 	AllowURL func(u *url.URL) error
+	// Admit, if set, judges each server that a token would admit: it may refuse it, or say what it is to be. It is asked from several
+	// goroutines, before anything is stored, and may be asked again about the same registration. An error, a panic, or no answer
+	// within AdmitTimeout (default 10 s) refuses it, with an event. A server that registers again is not judged. Default: the token
+	// is enough.
+	Admit        func(ctx context.Context, candidate Candidate) (Decision, error)
+	AdmitTimeout time.Duration
 	// AdoptMembers adds a server that presents the certificate of a known cluster, and says
 	// that it is a member of it, to the cluster's record, and pins that certificate for it.
 	// Default: it is only shown, and an operator adds it (AddClusterMembers).
@@ -113,7 +119,7 @@ func (o Options) withDefaults() (Options, error) {
 		defaults.Of("RebootTimeout", &o.RebootTimeout, DefaultRebootTimeout), defaults.Of("ActionTimeout", &o.ActionTimeout, DefaultActionTimeout),
 		defaults.Of("TokenLifetime", &o.TokenLifetime, DefaultTokenLifetime), defaults.Of("LastSeenInterval", &o.LastSeenInterval, DefaultLastSeenInterval),
 		defaults.Of("FlapWindow", &o.FlapWindow, DefaultFlapWindow), defaults.Of("FlapSteady", &o.FlapSteady, DefaultFlapSteady),
-		defaults.Of("GuardWindow", &o.GuardWindow, DefaultGuardWindow))
+		defaults.Of("GuardWindow", &o.GuardWindow, DefaultGuardWindow), defaults.Of("AdmitTimeout", &o.AdmitTimeout, DefaultAdmitTimeout))
 	if err != nil {
 		return o, err
 	}
@@ -150,6 +156,7 @@ type Registry struct {
 
 	refusals   *rate.Limiter // of registrations, that are recorded
 	unrecorded atomic.Int64  // refusals since the last one that was
+	admissions chan struct{} // full while as many are judged as can be
 	jump       clockJumping
 
 	defaultChannel atomic.Pointer[string] // as it was set; nil: that of the options
@@ -162,7 +169,7 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{store: store, options: options, log: options.Logger, clock: time.Now, flushing: make(chan struct{}, 1), refusals: rate.NewLimiter(refusalRate, refusalBurst)}
+	r := &Registry{store: store, options: options, log: options.Logger, clock: time.Now, flushing: make(chan struct{}, 1), refusals: rate.NewLimiter(refusalRate, refusalBurst), admissions: make(chan struct{}, maxAdmissions)}
 	r.memory.tracks, r.memory.ghosts, r.memory.cleared = map[string]*track{}, map[string]bool{}, map[warningSubject]uint64{}
 	r.memory.counts, r.memory.open = map[census]int{}, map[warningSubject]*alarm{}
 	r.memory.begun = time.Now()

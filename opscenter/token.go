@@ -277,6 +277,17 @@ func (r *Registry) RevokeToken(ctx context.Context, id string) error {
 
 // useToken spends one use, or says why it can't.
 func useToken(tx storage.WriteTx, id string, at time.Time) (*Token, error) {
+	token, err := findToken(tx, id, at)
+	if err != nil {
+		return nil, err
+	}
+	used := *token
+	used.UsesRemaining--
+	return &used, tokens.Put(tx, &used)
+}
+
+// findToken returns a token that still admits servers.
+func findToken(tx storage.ReadTx, id string, at time.Time) (*Token, error) {
 	token, err := tokens.Find(tx, storage.StringKey(id))
 	switch {
 	case err != nil:
@@ -288,7 +299,5 @@ func useToken(tx storage.WriteTx, id string, at time.Time) (*Token, error) {
 	case token.UsesRemaining <= 0:
 		return nil, ErrTokenExhausted
 	}
-	used := *token
-	used.UsesRemaining--
-	return &used, tokens.Put(tx, &used)
+	return token, nil
 }

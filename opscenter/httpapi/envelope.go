@@ -129,6 +129,7 @@ var statuses = []struct {
 	{errNoForwarder, http.StatusNotImplemented},
 	{opscenter.ErrUnreachable, http.StatusBadGateway},
 	{opscenter.ErrRefused, http.StatusBadGateway},
+	{opscenter.ErrNotAdmitted, http.StatusForbidden},
 	{errTooLarge, http.StatusRequestEntityTooLarge},
 	{opscenter.ErrPrecondition, http.StatusPreconditionFailed},
 	{opscenter.ErrNoCertificate, http.StatusBadRequest},

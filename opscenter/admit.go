@@ -1,0 +1,214 @@
+package opscenter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime/debug"
+	"time"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// Candidate is a server that a token would admit.
+type Candidate struct {
+	// Registration is what it says of itself, without the token.
+	Registration
+	// Admitting is the token, without its UUID, which is a secret.
+	Admitting Token
+	// Known is the server whose record it would take over: one that was announced, or may be installed anew; nil: it is new.
+	Known *ServerInfo
+}
+
+// Decision is what becomes of a candidate. The zero value admits it as a token alone does.
+type Decision struct {
+	// Refuse says why it is not admitted; empty: it is.
+	Refuse string
+	// Name of a new server, instead of the one it gave. One that is known keeps its own.
+	Name string
+	// Channel it follows, instead of the token's. It must exist.
+	Channel string
+	// Properties are added to those that it gave, and replace those of the same name.
+	Properties map[string]string
+	// Cluster in whose record it becomes a member, and whose channel it follows then: see AddClusterMembers. It must exist. Package cluster
+	// makes it a member of the Incus cluster.
+	Cluster string
+}
+
+// Defaults of Options for admissions.
+const (
+	DefaultAdmitTimeout = 10 * time.Second
+	// maxAdmissions is how many candidates are judged at a time. More are refused with ErrTooOften.
+	maxAdmissions = 64
+)
+
+// candidate finds out who a registration is of, and that a token admits it; nil for a server that registers again.
+func (r *Registry) candidate(ctx context.Context, reg Registration, at time.Time) (out *Candidate, err error) {
+	err = r.Read(ctx, func(tx *Snapshot) error {
+		out = nil
+		known, err := byFingerprint.Find(tx, storage.StringKey(Fingerprint(reg.Certificate)))
+		if err != nil || known != nil {
+			return err
+		}
+		token, err := findToken(tx, reg.Token, at)
+		if err != nil {
+			return err
+		}
+		machine, _, err := takenOver(tx, reg)
+		if err != nil {
+			return nil // the transaction refuses it, and tells
+		}
+		made := Candidate{Registration: reg, Admitting: *token}
+		made.Token, made.Admitting.UUID = "", ""
+		if machine != nil {
+			if machine.Certificate != "" && !machine.ReinstallAllowed {
+				return nil
+			}
+			if made.Known, err = r.load(tx, machine); err != nil {
+				return err
+			}
+		}
+		out = &made
+		return nil
+	})
+	return out, err
+}
+
+// admission is a decision, and what it was about.
+type admission struct {
+	Decision
+	takesOver string // the ID of the server whose record it takes over; empty: it is new
+}
+
+// errJudgedOther: what was judged is not what is to be admitted any more.
+var errJudgedOther = errors.New("the registration was judged as another than it is")
+
+// admit asks Options.Admit about a registration; nil if there is nothing to decide. What it decides goes into the transaction.
+func (r *Registry) admit(ctx context.Context, reg Registration, at time.Time) (*admission, error) {
+	c, err := r.candidate(ctx, reg, at)
+	if err != nil || c == nil {
+		return nil, err
+	}
+	out := &admission{}
+	var server *Server
+	if c.Known != nil {
+		server, out.takesOver = &c.Known.Server, c.Known.ID
+	}
+	out.Decision, err = r.judge(ctx, *c)
+	switch {
+	case errors.Is(err, ErrTooOften):
+		return nil, err
+	case err == nil && out.Refuse != "":
+		err = errors.New(cut(out.Refuse))
+	case err == nil:
+		err = out.check()
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrNotAdmitted, err)
+		r.refused(ctx, server, reg, err)
+		if out.Refuse == "" {
+			err = ErrNotAdmitted // what else went wrong is for the operator
+		}
+		return nil, err
+	}
+	return out, nil
+}
+
+// check refuses what can't be, before the transaction begins.
+func (d *Decision) check() error {
+	if d.Name != "" {
+		if err := checkServerName(d.Name); err != nil {
+			return err
+		}
+	}
+	return checkProperties(d.Properties)
+}
+
+// judge calls Options.Admit, and waits for it no longer than Options.AdmitTimeout. A panic is an error.
+func (r *Registry) judge(ctx context.Context, c Candidate) (Decision, error) {
+	select {
+	case r.admissions <- struct{}{}:
+	default:
+		return Decision{}, fmt.Errorf("%d registrations are being judged already: %w", maxAdmissions, ErrTooOften)
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.options.AdmitTimeout)
+	defer cancel()
+	type verdict struct {
+		Decision
+		error
+	}
+	done := make(chan verdict, 1) // it may come when nothing waits for it any more
+	go func() {
+		defer func() { <-r.admissions }() // not before: one that does not end takes its place
+		defer func() {
+			if p := recover(); p != nil {
+				r.log.ErrorContext(ctx, "Options.Admit panicked", "panic", p, "stack", string(debug.Stack()))
+				done <- verdict{error: errors.New("it could not be judged: the judge panicked")}
+			}
+		}()
+		d, err := r.options.Admit(ctx, c)
+		done <- verdict{d, err}
+	}()
+	select {
+	case v := <-done:
+		return v.Decision, v.error
+	case <-ctx.Done():
+		return Decision{}, fmt.Errorf("it was not judged within %s: %w", r.options.AdmitTimeout, ctx.Err())
+	}
+}
+
+// applyTo changes a registration before it is carried out.
+func (d *Decision) applyTo(reg *Registration) {
+	if d.Name != "" {
+		reg.Name, reg.unnamed = d.Name, false
+	}
+	reg.Properties = d.properties(reg.Properties)
+}
+
+// properties returns properties with those that were decided.
+func (d *Decision) properties(given map[string]string) map[string]string {
+	if len(d.Properties) == 0 {
+		return given
+	}
+	out := map[string]string{}
+	maps.Copy(out, given)
+	maps.Copy(out, d.Properties)
+	return out
+}
+
+// settle gives a server that was admitted what was decided of it. It refuses one that was not judged, or as another.
+func (t *Tx) settle(judged *admission, out *registering, at time.Time) error {
+	switch {
+	case out.repeat || t.registry.options.Admit == nil:
+		return nil
+	case judged == nil || judged.takesOver != out.tookOver:
+		return errJudgedOther
+	}
+	changed := *out.server
+	if judged.Channel != "" {
+		if err := channelExists(t, judged.Channel); err != nil {
+			return fmt.Errorf("%w: %w", ErrNotAdmitted, err)
+		}
+		changed.Channel = judged.Channel
+	}
+	changed.Properties = judged.properties(changed.Properties)
+	if err := checkProperties(changed.Properties); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotAdmitted, err)
+	}
+	if err := servers.Put(t, &changed); err != nil {
+		return err
+	}
+	out.server = &changed
+	if judged.Cluster == "" {
+		return nil
+	}
+	cluster, err := t.Snapshot().Cluster(judged.Cluster)
+	if err == nil {
+		err = t.join(cluster, at, "as its registration was judged", changed.Name)
+	}
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrClustered) || errors.Is(err, ErrBusy) {
+		err = fmt.Errorf("%w: %w", ErrNotAdmitted, err)
+	}
+	return err
+}
