@@ -112,7 +112,8 @@ func (r *Registry) FlushDue(ctx context.Context) error {
 		r.memory.repeat("", Warned{Kind: WarningFleet}, now())
 	}
 	if r.flushDue() && len(r.flushing) == 0 { // who flushes already sees to it
-		return r.Flush(ctx)
+		_, err := r.RemoveSpentTokens(ctx)
+		return errors.Join(err, r.Flush(ctx))
 	}
 	return nil
 }

@@ -25,6 +25,7 @@ const (
 	DefaultRebootTimeout      = 15 * time.Minute
 	DefaultActionTimeout      = time.Hour
 	DefaultTokenLifetime      = 24 * time.Hour
+	DefaultTokenRetention     = 7 * 24 * time.Hour
 	DefaultLastSeenInterval   = 3 * time.Minute
 	DefaultMaxEvents          = 10_000
 	DefaultMaxServerEvents    = 200
@@ -56,6 +57,8 @@ type Options struct {
 	ActionTimeout time.Duration
 	// TokenLifetime is for tokens created without an expiry. Default 24 hours.
 	TokenLifetime time.Duration
+	// TokenRetention is for how long a token with AutoRemove is kept that admits no more servers. Default 7 days.
+	TokenRetention time.Duration
 	// LastSeenInterval is the time between two flushes of when servers were last seen, which
 	// until then is kept in memory. Default 3 minutes.
 	LastSeenInterval time.Duration
@@ -117,7 +120,7 @@ func (o Options) withDefaults() (Options, error) {
 		defaults.Of("SelfUpdateInterval", &o.SelfUpdateInterval, DefaultSelfUpdateInterval),
 		defaults.Of("MaxFactsHistory", &o.MaxFactsHistory, DefaultMaxFactsHistory), defaults.Of("GuardMinimum", &o.GuardMinimum, DefaultGuardMinimum),
 		defaults.Of("RebootTimeout", &o.RebootTimeout, DefaultRebootTimeout), defaults.Of("ActionTimeout", &o.ActionTimeout, DefaultActionTimeout),
-		defaults.Of("TokenLifetime", &o.TokenLifetime, DefaultTokenLifetime), defaults.Of("LastSeenInterval", &o.LastSeenInterval, DefaultLastSeenInterval),
+		defaults.Of("TokenLifetime", &o.TokenLifetime, DefaultTokenLifetime), defaults.Of("LastSeenInterval", &o.LastSeenInterval, DefaultLastSeenInterval), defaults.Of("TokenRetention", &o.TokenRetention, DefaultTokenRetention),
 		defaults.Of("FlapWindow", &o.FlapWindow, DefaultFlapWindow), defaults.Of("FlapSteady", &o.FlapSteady, DefaultFlapSteady),
 		defaults.Of("GuardWindow", &o.GuardWindow, DefaultGuardWindow), defaults.Of("AdmitTimeout", &o.AdmitTimeout, DefaultAdmitTimeout))
 	if err != nil {

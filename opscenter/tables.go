@@ -59,7 +59,7 @@ var (
 
 func allTables() []*storage.TableSchema {
 	return append(eventLog.Schemas(), servers.Schema(), states.Schema(), facts.Schema(), factsHistory.Schema(),
-		seenMembersTable.Schema(), seenTimesTable.Schema(), warnings.Schema(), tokens.Schema(), channels.Schema(), clusters.Schema(), claims.Schema(), events.Schema(), counters.Schema())
+		seenMembersTable.Schema(), seenTimesTable.Schema(), warnings.Schema(), tokens.Schema(), tokenSeeds.Schema(), tokenImages.Schema(), channels.Schema(), clusters.Schema(), claims.Schema(), events.Schema(), counters.Schema())
 }
 
 type counter struct {

@@ -25,7 +25,10 @@ type Token struct {
 	// Applications are those that the servers it admits fetch from the update feed when they are installed: a release
 	// without them is not to become the newest of the channel.
 	Applications []string `json:",omitempty"`
-	CreatedAt    time.Time
+	// AutoRemove removes it Options.TokenRetention after it has expired, or was used up (SpentAt).
+	AutoRemove bool      `json:",omitempty"`
+	SpentAt    time.Time `json:",omitzero"`
+	CreatedAt  time.Time
 }
 
 // usable reports whether the token still admits servers.
@@ -42,6 +45,8 @@ type TokenSpec struct {
 	Channel string
 	// Applications that its servers fetch from the update feed when they are installed. At most MaxTokenApplications.
 	Applications []string
+	// AutoRemove removes it, with its seeds, Options.TokenRetention after it has expired, or was used up.
+	AutoRemove bool
 }
 
 // CreateToken creates a token. Errors: ErrInvalidToken, ErrTooLong, ErrNotFound for the channel.
@@ -102,7 +107,13 @@ func (r *Registry) fillToken(token *Token, spec TokenSpec) error {
 		}
 	}
 	token.Description, token.UsesRemaining, token.Channel, token.Applications = spec.Description, spec.Uses, spec.Channel, slices.Clone(spec.Applications)
-	token.ExpireAt = spec.ExpireAt.UTC().Round(0)
+	token.ExpireAt, token.AutoRemove = spec.ExpireAt.UTC().Round(0), spec.AutoRemove
+	switch {
+	case token.UsesRemaining > 0:
+		token.SpentAt = time.Time{}
+	case token.SpentAt.IsZero():
+		token.SpentAt = now()
+	}
 	return nil
 }
 
@@ -225,7 +236,7 @@ func (r *Registry) EditToken(ctx context.Context, id string, edit func(*Token, *
 			return tokenNotFound(err)
 		}
 		changed, before := *token, *token
-		wanted := TokenSpec{Description: token.Description, Uses: token.UsesRemaining, ExpireAt: token.ExpireAt, Channel: token.Channel, Applications: token.Applications}
+		wanted := TokenSpec{Description: token.Description, Uses: token.UsesRemaining, ExpireAt: token.ExpireAt, Channel: token.Channel, Applications: token.Applications, AutoRemove: token.AutoRemove}
 		if err := edit(&before, &wanted); err != nil {
 			return err
 		}
@@ -251,28 +262,9 @@ func (r *Registry) EditToken(ctx context.Context, id string, edit func(*Token, *
 	return err
 }
 
-// RevokeToken deletes a token. Servers it admitted stay. Errors: ErrTokenMalformed, ErrNotFound.
+// RevokeToken deletes a token, with its seeds. Servers it admitted stay. Errors: ErrTokenMalformed, ErrNotFound.
 func (r *Registry) RevokeToken(ctx context.Context, id string) error {
-	id, err := tokenID(id)
-	if err != nil {
-		return err
-	}
-	var event Event
-	err = r.store.Update(ctx, func(tx storage.WriteTx) error {
-		token, err := tokens.Get(tx, storage.StringKey(id))
-		if err != nil {
-			return tokenNotFound(err)
-		}
-		event = Event{At: now(), Kind: EventTokenRevoked, Reason: token.label()}
-		if err := tokens.Delete(tx, storage.StringKey(id)); err != nil {
-			return err
-		}
-		return r.record(tx, event)
-	})
-	if err == nil {
-		r.logEvents(ctx, []Event{event})
-	}
-	return err
+	return r.withToken(ctx, id, func(tx *Tx, token *Token) error { return tx.deleteToken(token, "") })
 }
 
 // useToken spends one use, or says why it can't.
@@ -282,7 +274,9 @@ func useToken(tx storage.WriteTx, id string, at time.Time) (*Token, error) {
 		return nil, err
 	}
 	used := *token
-	used.UsesRemaining--
+	if used.UsesRemaining--; used.UsesRemaining == 0 {
+		used.SpentAt = at
+	}
 	return &used, tokens.Put(tx, &used)
 }
 

@@ -16,10 +16,12 @@ type tokenPut struct {
 	Channel       string    `json:"channel"`
 	// Applications are those that its servers fetch from the update feed when they are installed.
 	Applications []string `json:"applications,omitempty"`
+	// AutoRemove removes the token a while after it has expired, or was used up.
+	AutoRemove bool `json:"auto_remove,omitempty"`
 }
 
 func (p tokenPut) spec() opscenter.TokenSpec {
-	return opscenter.TokenSpec{Description: p.Description, Uses: p.UsesRemaining, ExpireAt: p.ExpireAt, Channel: p.Channel, Applications: p.Applications}
+	return opscenter.TokenSpec{Description: p.Description, Uses: p.UsesRemaining, ExpireAt: p.ExpireAt, Channel: p.Channel, Applications: p.Applications, AutoRemove: p.AutoRemove}
 }
 
 // token is what the API shows.
@@ -30,7 +32,7 @@ type token struct {
 
 func showToken(t *opscenter.Token) token {
 	return token{UUID: t.UUID, tokenPut: tokenPut{Description: t.Description, UsesRemaining: t.UsesRemaining,
-		ExpireAt: t.ExpireAt.Truncate(time.Second), Channel: t.Channel, Applications: t.Applications}}
+		ExpireAt: t.ExpireAt.Truncate(time.Second), Channel: t.Channel, Applications: t.Applications, AutoRemove: t.AutoRemove}}
 }
 
 func tokenPath(uuid string) string { return "/1.0/provisioning/tokens/" + uuid }
@@ -89,6 +91,7 @@ func (h *Handler) putToken(w http.ResponseWriter, r *http.Request) {
 		ExpireAt      *time.Time `json:"expire_at"`
 		Channel       *string    `json:"channel"`
 		Applications  *[]string  `json:"applications"`
+		AutoRemove    *bool      `json:"auto_remove"`
 		UUID          string     `json:"uuid"`
 	}
 	err := cmp.Or(decode(r, &body), sameUUID(r, body.UUID))
@@ -99,6 +102,7 @@ func (h *Handler) putToken(w http.ResponseWriter, r *http.Request) {
 			replace(&spec.ExpireAt, body.ExpireAt)
 			replace(&spec.Channel, body.Channel)
 			replace(&spec.Applications, body.Applications)
+			replace(&spec.AutoRemove, body.AutoRemove)
 			return matches(r, etag(showToken(t)))
 		})
 	}

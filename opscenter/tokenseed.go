@@ -1,0 +1,376 @@
+package opscenter
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// TokenSeed is what servers that a token admits are installed with, under a name. Package image makes images of it.
+type TokenSeed struct {
+	// Token is the UUID of its token, which is a secret.
+	Token       string
+	Name        string
+	Description string
+	// Public is a name that nobody can guess, by which images of it are fetched without authentication; empty: they are not. Whoever
+	// has an image can register with its token.
+	Public string `json:",omitempty"`
+	// Files are JSON, by their names without extension: install, network. Package seed has their types.
+	Files       map[string]json.RawMessage
+	CreatedAt   time.Time
+	LastUpdated time.Time
+}
+
+// TokenSeedSpec is what an operator says of a TokenSeed.
+type TokenSeedSpec struct {
+	Description string
+	// Public gives it a public name, which it keeps until it is not public any more.
+	Public bool
+	Files  map[string]json.RawMessage
+}
+
+// PreparedImage is an image that was asked for, and can be fetched for a while.
+type PreparedImage struct {
+	UUID  string
+	Token string
+	// Kind is "raw" or "iso".
+	Kind         string
+	Architecture string
+	Files        map[string]json.RawMessage
+	ExpireAt     time.Time
+}
+
+// Limits of seeds.
+const (
+	MaxTokenSeeds     = 100     // of a token
+	MaxSeedSize       = 1 << 20 // of the files of one, in bytes
+	MaxPreparedImages = 1000    // the one that expires first goes
+)
+
+// tokenSeeds are the seeds of tokens; tokenImages what was prepared.
+var (
+	tokenSeeds = storage.NewTable("token_seeds", func(s *TokenSeed) storage.Key {
+		return storage.StringKey(s.Token).Str(s.Name)
+	}).Secret()
+	tokenSeedsByPublic = tokenSeeds.Unique("public", func(s *TokenSeed) []storage.Key { return optionalKey(s.Public) })
+	tokenImages        = storage.NewTable("token_images", func(i *PreparedImage) storage.Key { return storage.StringKey(i.Token).Str(i.UUID) }).Secret()
+	tokenImagesByEnd   = tokenImages.Unique("end", func(i *PreparedImage) []storage.Key { return []storage.Key{storage.Key(nil).Time(i.ExpireAt).Str(i.UUID)} })
+)
+
+func checkSeedFiles(files map[string]json.RawMessage) error {
+	size := 0
+	for name, data := range files {
+		if size += len(name) + len(data); !json.Valid(data) {
+			return fmt.Errorf("seed file %q is not JSON: %w", cut(name), ErrInvalidOptions)
+		}
+	}
+	if size > MaxSeedSize {
+		return fmt.Errorf("the files of a seed have %d bytes, at most %d are allowed: %w", size, MaxSeedSize, ErrTooLong)
+	}
+	return nil
+}
+
+func (s *TokenSeed) apply(spec TokenSeedSpec) error {
+	if err := errors.Join(checkLength("description", spec.Description, MaxDescriptionLength), checkSeedFiles(spec.Files)); err != nil {
+		return err
+	}
+	s.Description, s.Files = spec.Description, maps.Clone(spec.Files)
+	switch {
+	case !spec.Public:
+		s.Public = ""
+	case s.Public == "":
+		s.Public = rand.Text()
+	}
+	return nil
+}
+
+// withToken runs fn in a transaction, with a token.
+func (r *Registry) withToken(ctx context.Context, id string, fn func(tx *Tx, token *Token) error) error {
+	id, err := tokenID(id)
+	if err != nil {
+		return err
+	}
+	return r.Write(ctx, func(tx *Tx) error {
+		token, err := tokens.Get(tx, storage.StringKey(id))
+		if err != nil {
+			return tokenNotFound(err)
+		}
+		return fn(tx, token)
+	})
+}
+
+// CreateTokenSeed adds a seed to a token. Errors: ErrTokenMalformed, ErrNotFound for the token, ErrInvalidName, ErrTooLong, ErrInvalidOptions,
+// ErrInUse for a name that another seed of the token has.
+func (r *Registry) CreateTokenSeed(ctx context.Context, token, name string, spec TokenSeedSpec) (out *TokenSeed, err error) {
+	if err := checkObjectName("seed", name); err != nil {
+		return nil, err
+	}
+	err = r.withToken(ctx, token, func(tx *Tx, token *Token) error {
+		at := now()
+		out = &TokenSeed{Token: token.UUID, Name: name, CreatedAt: at, LastUpdated: at}
+		if err := out.apply(spec); err != nil {
+			return err
+		}
+		n := 0
+		for other, err := range tokenSeeds.Scan(tx, storage.Range{Prefix: storage.StringKey(token.UUID)}) {
+			if err != nil {
+				return err
+			}
+			if other.Name == name {
+				return fmt.Errorf("seed %q of the token: %w", name, ErrInUse)
+			}
+			n++
+		}
+		if n >= MaxTokenSeeds {
+			return fmt.Errorf("%s has %d seeds, at most %d are allowed: %w", token.label(), n, MaxTokenSeeds, ErrTooLong)
+		}
+		if err := tokenSeeds.Insert(tx, out); err != nil {
+			return err
+		}
+		return tx.Record(Event{At: at, Kind: EventTokenUpdated, Reason: fmt.Sprintf("%s has seed %q", token.label(), name)})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// TokenSeed returns a seed of a token. Errors: ErrTokenMalformed, ErrNotFound for either.
+func (r *Registry) TokenSeed(ctx context.Context, token, name string) (out *TokenSeed, err error) {
+	token, err = tokenID(token)
+	if err != nil {
+		return nil, err
+	}
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		out, err = findTokenSeed(tx, token, name)
+		return err
+	})
+	return out, err
+}
+
+func findTokenSeed(tx storage.ReadTx, token, name string) (*TokenSeed, error) {
+	out, err := tokenSeeds.Find(tx, storage.StringKey(token).Str(name))
+	if err == nil && out == nil {
+		err = fmt.Errorf("seed %q of the token: %w", cut(name), ErrNotFound)
+	}
+	return out, err
+}
+
+// PublicTokenSeed returns the seed with a public name. Errors: ErrNotFound.
+func (r *Registry) PublicTokenSeed(ctx context.Context, public string) (out *TokenSeed, err error) {
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		if out, err = tokenSeedsByPublic.Find(tx, storage.StringKey(public)); err == nil && out == nil {
+			err = fmt.Errorf("there is no public seed of that name: %w", ErrNotFound)
+		}
+		return err
+	})
+	return out, err
+}
+
+// TokenSeeds returns the seeds of a token, by name. Errors: ErrTokenMalformed, ErrNotFound for the token.
+func (r *Registry) TokenSeeds(ctx context.Context, token string) (out []*TokenSeed, err error) {
+	token, err = tokenID(token)
+	if err != nil {
+		return nil, err
+	}
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		out = nil
+		if _, err := tokens.Get(tx, storage.StringKey(token)); err != nil {
+			return tokenNotFound(err)
+		}
+		for s, err := range tokenSeeds.Scan(tx, storage.Range{Prefix: storage.StringKey(token)}) {
+			if err != nil {
+				return err
+			}
+			out = append(out, s)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// EditTokenSeed changes what an operator says of a seed: edit is called with the seed as it is, and with what was said of it so far, to be
+// changed; an error of it ends the change. It may be called more than once. Errors: those of TokenSeed, and the validation errors.
+func (r *Registry) EditTokenSeed(ctx context.Context, token, name string, edit func(*TokenSeed, *TokenSeedSpec) error) error {
+	return r.withToken(ctx, token, func(tx *Tx, token *Token) error {
+		known, err := findTokenSeed(tx, token.UUID, name)
+		if err != nil {
+			return err
+		}
+		changed, before := *known, *known
+		spec := TokenSeedSpec{Description: known.Description, Public: known.Public != "", Files: maps.Clone(known.Files)}
+		if err := edit(&before, &spec); err != nil {
+			return err
+		}
+		if err := changed.apply(spec); err != nil {
+			return err
+		}
+		changed.LastUpdated = now()
+		if err := tokenSeeds.Put(tx, &changed); err != nil {
+			return err
+		}
+		return tx.Record(Event{At: changed.LastUpdated, Kind: EventTokenUpdated, Reason: fmt.Sprintf("seed %q of %s was changed", name, token.label())})
+	})
+}
+
+// DeleteTokenSeed removes a seed of a token. Errors: those of TokenSeed.
+func (r *Registry) DeleteTokenSeed(ctx context.Context, token, name string) error {
+	return r.withToken(ctx, token, func(tx *Tx, token *Token) error {
+		if _, err := findTokenSeed(tx, token.UUID, name); err != nil {
+			return err
+		}
+		if err := tokenSeeds.Delete(tx, storage.StringKey(token.UUID).Str(name)); err != nil {
+			return err
+		}
+		return tx.Record(Event{At: now(), Kind: EventTokenUpdated, Reason: fmt.Sprintf("seed %q of %s was removed", name, token.label())})
+	})
+}
+
+// PrepareImage keeps what an image is to be made of until it expires. It gives the image its UUID. Errors: ErrTokenMalformed, ErrNotFound and
+// those of a token that admits no more, ErrTooLong, ErrInvalidOptions.
+func (r *Registry) PrepareImage(ctx context.Context, image PreparedImage) (*PreparedImage, error) {
+	if err := checkSeedFiles(image.Files); err != nil {
+		return nil, err
+	}
+	err := r.withToken(ctx, image.Token, func(tx *Tx, token *Token) error {
+		at := now()
+		if _, err := findToken(tx, token.UUID, at); err != nil {
+			return err
+		}
+		image.Token, image.UUID, image.ExpireAt = token.UUID, uuid.NewString(), image.ExpireAt.UTC().Round(0)
+		var all []*PreparedImage
+		for other, err := range tokenImagesByEnd.Scan(tx, storage.Range{}) {
+			if err != nil {
+				return err
+			}
+			all = append(all, other)
+		}
+		for i, other := range all {
+			if other.ExpireAt.After(at) && len(all)-i < MaxPreparedImages {
+				break
+			}
+			if err := tokenImages.Delete(tx, storage.StringKey(other.Token).Str(other.UUID)); err != nil {
+				return err
+			}
+		}
+		row := image
+		return tokenImages.Insert(tx, &row)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &image, nil
+}
+
+// PreparedImage returns an image that was prepared, and has not expired. Errors: ErrTokenMalformed, ErrNotFound.
+func (r *Registry) PreparedImage(ctx context.Context, token, id string) (out *PreparedImage, err error) {
+	token, err = tokenID(token)
+	if err != nil {
+		return nil, err
+	}
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		out, err = tokenImages.Find(tx, storage.StringKey(token).Str(id))
+		if err == nil && (out == nil || !out.ExpireAt.After(now())) {
+			err = fmt.Errorf("image %q of the token: %w", cut(id), ErrNotFound)
+		}
+		return err
+	})
+	return out, err
+}
+
+// UsableToken returns a token that admits servers. Errors: ErrTokenMalformed, ErrTokenUnknown, ErrTokenExpired, ErrTokenExhausted.
+func (r *Registry) UsableToken(ctx context.Context, id string) (out *Token, err error) {
+	id, err = tokenID(id)
+	if err != nil {
+		return nil, err
+	}
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		out, err = findToken(tx, id, now())
+		return err
+	})
+	return out, err
+}
+
+// deleteToken removes a token with all that belongs to it.
+func (t *Tx) deleteToken(token *Token, why string) error {
+	if err := tokens.Delete(t, storage.StringKey(token.UUID)); err != nil {
+		return err
+	}
+	var keys [2][]storage.Key
+	for s, err := range tokenSeeds.Scan(t, storage.Range{Prefix: storage.StringKey(token.UUID)}) {
+		if err != nil {
+			return err
+		}
+		keys[0] = append(keys[0], storage.StringKey(s.Token).Str(s.Name))
+	}
+	for i, err := range tokenImages.Scan(t, storage.Range{Prefix: storage.StringKey(token.UUID)}) {
+		if err != nil {
+			return err
+		}
+		keys[1] = append(keys[1], storage.StringKey(i.Token).Str(i.UUID))
+	}
+	for _, key := range keys[0] {
+		if err := tokenSeeds.Delete(t, key); err != nil {
+			return err
+		}
+	}
+	for _, key := range keys[1] {
+		if err := tokenImages.Delete(t, key); err != nil {
+			return err
+		}
+	}
+	return t.Record(Event{At: now(), Kind: EventTokenRevoked, Reason: token.label() + why})
+}
+
+// RemoveSpentTokens removes the tokens with AutoRemove that have admitted no server any more for Options.TokenRetention, and returns how many they
+// were. FlushDue does it now and then, so that whoever polls need not.
+func (r *Registry) RemoveSpentTokens(ctx context.Context) (removed int, err error) {
+	before := now().Add(-r.options.TokenRetention)
+	var due []string
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		due = nil
+		for t, err := range tokensByAge.Scan(tx, rangeAll) {
+			if err != nil {
+				return err
+			}
+			if t.spentBefore(before) {
+				due = append(due, t.UUID)
+			}
+		}
+		return nil
+	})
+	if err != nil || len(due) == 0 {
+		return 0, err
+	}
+	err = r.Write(ctx, func(tx *Tx) error {
+		removed = 0
+		for _, id := range due {
+			token, err := tokens.Find(tx, storage.StringKey(id))
+			if err != nil {
+				return err
+			}
+			if token == nil || !token.spentBefore(before) { // it was given more uses meanwhile
+				continue
+			}
+			if err := tx.deleteToken(token, ", which admits no more servers"); err != nil {
+				return err
+			}
+			removed++
+		}
+		return nil
+	})
+	return removed, err
+}
+
+// spentBefore reports whether a token is to be removed that has admitted no server since then.
+func (t *Token) spentBefore(at time.Time) bool {
+	return t.AutoRemove && (!t.ExpireAt.After(at) || t.UsesRemaining <= 0 && !t.SpentAt.IsZero() && !t.SpentAt.After(at))
+}
