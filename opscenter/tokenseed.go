@@ -62,7 +62,9 @@ var (
 	}).Secret()
 	tokenSeedsByPublic = tokenSeeds.Unique("public", func(s *TokenSeed) []storage.Key { return optionalKey(s.Public) })
 	tokenImages        = storage.NewTable("token_images", func(i *PreparedImage) storage.Key { return storage.StringKey(i.Token).Str(i.UUID) }).Secret()
-	tokenImagesByEnd   = tokenImages.Unique("end", func(i *PreparedImage) []storage.Key { return []storage.Key{storage.Key(nil).Time(i.ExpireAt).Str(i.UUID)} })
+	tokenImagesByEnd   = tokenImages.Unique("end", func(i *PreparedImage) []storage.Key {
+		return []storage.Key{storage.Key(nil).Time(i.ExpireAt).Str(i.UUID)}
+	})
 )
 
 func checkSeedFiles(files map[string]json.RawMessage) error {

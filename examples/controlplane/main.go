@@ -88,8 +88,8 @@ func run(ctx context.Context, args []string, out, logs io.Writer) error {
 	flags.DurationVar(&c.interval, "interval", poller.DefaultInterval, "time between two polls of a server")
 	flags.StringVar(&c.trust, "trust", "", "PEM file with the certificates of operators")
 	flags.StringVar(&c.updates, "updates", "", "directory for the files of updates; default: there is no update feed")
-	flags.StringVar(&c.source, "source", updates.DefaultSource, "where updates are published, or none: they are uploaded")
-	flags.StringVar(&c.sourceRoot, "source-root", "", "PEM file with the root certificate of -source; default: that of IncusOS")
+	flags.StringVar(&c.source, "source", updates.DefaultSource, "where updates are published, or none: they are uploaded; holds until PUT /1.0/system/updates")
+	flags.StringVar(&c.sourceRoot, "source-root", "", "PEM file with the root certificate under which -source, and uploads, are signed; default: that of IncusOS")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -218,9 +218,12 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	adopt := func(ctx context.Context, a httpapi.Adopting) ([]string, error) {
 		return client.Adopt(ctx, registry, a.ConnectionURL, a.TrustToken, incusos.AdoptOptions{Name: a.Name, Channel: a.Channel, Names: a.Names, URLs: a.ConnectionURLs, Certificates: a.Certificates})
 	}
-	feed, err := openFeed(ctx, c, registry, logger)
+	feed, files, err := openFeed(ctx, c, registry, logger)
 	if err != nil {
 		return err
+	}
+	if files != nil {
+		defer files.Close()
 	}
 	handler, err := httpapi.New(registry, httpapi.Options{Updates: feed, ClientCertificate: certificates.client.Leaf, Authorize: authorize, Logger: logger,
 		Rollouts: rollouts, Clusters: cluster.New(registry, client, cluster.Options{Logger: logger}), Inventory: objects, Adopt: adopt,
@@ -258,10 +261,17 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 }
 
 // openFeed returns the update feed; nil: there is none. What -source and -source-root say holds until operators set
-// something else.
-func openFeed(ctx context.Context, c config, registry *opscenter.Registry, logger *slog.Logger) (*updates.Manager, error) {
-	if c.updates == "" {
-		return nil, nil
+// something else. Close the files when nothing is served any more.
+func openFeed(ctx context.Context, c config, registry *opscenter.Registry, logger *slog.Logger) (*updates.Manager, io.Closer, error) {
+	switch {
+	case c.updates == "" && c.sourceRoot != "":
+		return nil, nil, errors.New("-source-root wants -updates")
+	case c.updates == "":
+		return nil, nil, nil
+	}
+	options := updates.Options{Logger: logger}
+	if c.data == "" {
+		options.Owner = "in memory" // the files of a store on disk are not removed
 	}
 	settings := updates.Settings{Source: c.source}
 	if c.source == "none" {
@@ -270,19 +280,20 @@ func openFeed(ctx context.Context, c config, registry *opscenter.Registry, logge
 	if c.sourceRoot != "" {
 		root, err := os.ReadFile(c.sourceRoot)
 		if err != nil {
-			return nil, fmt.Errorf("-source-root: %w", err)
+			return nil, nil, fmt.Errorf("-source-root: %w", err)
 		}
 		settings.Root = string(root)
 	}
+	options.Settings = &settings
 	files, err := updates.NewDir(c.updates)
 	if err != nil {
-		return nil, fmt.Errorf("-updates: %w", err)
+		return nil, nil, fmt.Errorf("-updates: %w", err)
 	}
-	feed, err := updates.New(ctx, registry, files, updates.Options{Settings: &settings, Logger: logger})
+	feed, err := updates.New(ctx, registry, files, options)
 	if err != nil {
-		return nil, fmt.Errorf("-updates, -source: %w", err)
+		return nil, nil, errors.Join(fmt.Errorf("-updates, -source, -source-root: %w", err), files.Close())
 	}
-	return feed, nil
+	return feed, files, nil
 }
 
 // showProgress prints a line whenever a refresh has come further.

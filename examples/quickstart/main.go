@@ -167,6 +167,7 @@ func (s *story) beginFeed(ctx context.Context, data string) (err error) {
 	if err != nil {
 		return err
 	}
+	s.closers = append(s.closers, func() { files.Close() })
 	if s.publisher, err = incusostest.NewPublisher(); err != nil {
 		return err
 	}

@@ -157,12 +157,24 @@ func (p *plane) serve(ctx context.Context, c config, identity tls.Certificate) (
 	if err != nil {
 		return nil, err
 	}
-	if p.publisher, err = incusostest.NewPublisher(); err != nil {
+	closers := []func(){func() { files.Close() }}
+	stop = func() {
+		for _, end := range slices.Backward(closers) {
+			end()
+		}
+	}
+	defer func() {
+		if err != nil {
+			stop()
+		}
+	}()
+	if p.publisher, err = incusostest.NewPublisher(); err == nil {
+		err = p.publisher.Start()
+	}
+	if err != nil {
 		return nil, err
 	}
-	if err := p.publisher.Start(); err != nil {
-		return nil, err
-	}
+	closers = append(closers, p.publisher.Close)
 	p.feed, err = updates.New(ctx, p.registry, files, updates.Options{Settings: &updates.Settings{Source: p.publisher.URL()}, Trust: updates.Trust{Root: p.publisher.Root()}})
 	var handler *httpapi.Handler
 	if err == nil {
@@ -173,16 +185,13 @@ func (p *plane) serve(ctx context.Context, c config, identity tls.Certificate) (
 		listener, err = net.Listen("tcp", "127.0.0.1:0")
 	}
 	if err != nil {
-		p.publisher.Close()
 		return nil, err
 	}
 	p.url = "https://" + listener.Addr().String()
 	web := httpapi.NewServer(handler, httpapi.TLSConfig(identity), nil)
 	go web.ServeTLS(listener, "", "")
-	return func() {
-		web.Close()
-		p.publisher.Close()
-	}, nil
+	closers = append(closers, func() { web.Close() })
+	return stop, nil
 }
 
 // publish publishes a release, and fetches it.

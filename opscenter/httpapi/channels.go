@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"fmt"
 	"net/http"
 	"time"
 
@@ -84,10 +85,25 @@ func (h *Handler) getChannel(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) putChannel(w http.ResponseWriter, r *http.Request) {
-	var body channelPut
+	var body struct {
+		Description *string `json:"description"`
+		Name        *string `json:"name"`
+	}
 	err := decode(r, &body, shownBy[channel]())
+	if err == nil && body.Name != nil && *body.Name != r.PathValue("name") {
+		err = fmt.Errorf("%w: field name can't be changed: make another channel", errBody)
+	}
+	var known *opscenter.Channel
 	if err == nil {
-		err = h.registry.EditChannel(r.Context(), r.PathValue("name"), body.Description, func(c *opscenter.Channel) error {
+		known, err = h.registry.Channel(r.Context(), r.PathValue("name"))
+	}
+	if err == nil {
+		description := known.Description
+		replace(&description, body.Description)
+		err = h.registry.EditChannel(r.Context(), known.Name, description, func(c *opscenter.Channel) error {
+			if body.Description == nil && c.Description != description { // changed meanwhile
+				return opscenter.ErrPrecondition
+			}
 			return matches(r, etag(channelPut{c.Description}))
 		})
 	}

@@ -22,6 +22,8 @@ var (
 	errCrossSite = errors.New("a page of another site has made this request")
 	errHost      = errors.New("the API is not known by this name")
 	errMedia     = errors.New("the body must be JSON: Content-Type application/json")
+	// errArchiveMedia is an errMedia.
+	errArchiveMedia = fmt.Errorf("%w, or here an archive: Content-Type application/x-tar", errMedia)
 )
 
 // crossSite decides what browsers may do.
@@ -76,6 +78,9 @@ func (c *crossSite) check(r *http.Request) error {
 		return nil // an archive
 	case err == nil && r.Pattern == forwardPattern && !slices.Contains(simpleTypes, kind):
 		return nil // what a server's own API takes is the server's to say
+	}
+	if r.Pattern == postUpdatePattern {
+		return errArchiveMedia
 	}
 	return errMedia
 }

@@ -39,6 +39,7 @@ func (h *Handler) updateRoutes(operators map[string]http.HandlerFunc) {
 	for pattern, handle := range map[string]http.HandlerFunc{
 		postUpdatePattern:                                 h.noQuery(h.postUpdate),
 		"DELETE " + updatesPath:                           h.noQuery(h.deleteUpdates),
+		"DELETE " + updatesPath + "/{uuid}":               h.deleteUpdate,
 		"PUT " + updatesPath + "/{uuid}":                  h.putUpdate,
 		"POST " + updatesPath + "/:refresh":               h.noBody(h.refreshUpdates),
 		"GET " + updatesPath + "/:refresh":                h.noQuery(h.getRefresh),
@@ -77,7 +78,7 @@ type update struct {
 	Channels         []string  `json:"channels"`
 	UpstreamChannels []string  `json:"upstream_channels"`
 	Status           string    `json:"update_status"`
-	// Problem is why a pending update is not ready, or a ready one is held back from a channel.
+	// Problem is why a pending update is not ready, why a ready one is held back from a channel, or what was not uploaded of it.
 	Problem string `json:"problem,omitempty"`
 }
 
@@ -95,6 +96,10 @@ func (h *Handler) showUpdate(r *http.Request, u *updates.Update) update {
 	out := publicUpdate(u)
 	if _, err := h.options.Authorize(r); err == nil {
 		out.Problem = u.Problem
+		if u.Described > len(u.Files) {
+			in := fmt.Sprintf("has %d of the %d files that its description names", len(u.Files), u.Described)
+			out.Problem = strings.TrimPrefix(out.Problem+"; "+in, "; ")
+		}
 	}
 	return out
 }
@@ -367,6 +372,28 @@ func (l *livelyReader) Read(p []byte) (n int, err error) {
 
 func (h *Handler) deleteUpdates(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, h.options.Updates.Remove(r.Context()))
+}
+
+// deleteUpdate removes one. What a channel offers is removed by force only.
+func (h *Handler) deleteUpdate(w http.ResponseWriter, r *http.Request) {
+	force, err := forced(r)
+	snapshot := h.options.Updates.Snapshot()
+	var u *updates.Update
+	if err == nil {
+		u, err = snapshot.Update(strings.ToLower(r.PathValue("uuid")))
+	}
+	if err == nil && !force {
+		for _, channel := range u.Channels {
+			if updates.Offered(snapshot.Updates(), channel) == u {
+				err = fmt.Errorf("channel %s offers update %s: take it out of the channel, or force it: %w", channel, u.Version, opscenter.ErrInUse)
+				break
+			}
+		}
+	}
+	if err == nil {
+		err = h.options.Updates.Remove(r.Context(), u.UUID)
+	}
+	h.done(w, r, err)
 }
 
 func (h *Handler) putUpdate(w http.ResponseWriter, r *http.Request) {

@@ -192,6 +192,9 @@ func TestUpdatesByREST(t *testing.T) {
 	require.Contains(t, string(shown.Metadata), "for customers")
 	require.Equal(t, 200, p.call(operator, "PUT", "/1.0/provisioning/channels/production", `{"description":"for all"}`, "If-Match", shown.http.Header.Get("ETag")).StatusCode)
 	require.Equal(t, 412, p.call(operator, "PUT", "/1.0/provisioning/channels/production", `{"description":"for none"}`, "If-Match", shown.http.Header.Get("ETag")).ErrorCode)
+	require.Equal(t, 400, p.call(operator, "PUT", "/1.0/provisioning/channels/production", `{"name":"other"}`).ErrorCode)
+	require.Equal(t, 200, p.call(operator, "PUT", "/1.0/provisioning/channels/production", `{"name":"production"}`).StatusCode)
+	require.Contains(t, p.call(operator, "GET", "/1.0/provisioning/channels/production", "").text, "for all", "what is left out stays")
 	require.Equal(t, []string{"/1.0/provisioning/channels/production", "/1.0/provisioning/channels/stable"}, metadata[[]string](t, p.call(operator, "GET", "/1.0/provisioning/channels", "")))
 
 	before := p.call(operator, "GET", path, "").http.Header.Get("ETag")
@@ -217,11 +220,31 @@ func TestUpdatesByREST(t *testing.T) {
 	// Uploads.
 	var archive bytes.Buffer
 	require.NoError(t, p.publisher.Archive(&archive, "202610010000", "x86_64/incus.raw.gz"))
-	require.Equal(t, 415, p.call(operator, "POST", "/1.0/provisioning/updates", archive.String(), "Content-Type", "text/plain").ErrorCode)
+	media := p.call(operator, "POST", "/1.0/provisioning/updates", archive.String(), "Content-Type", "text/plain")
+	require.Equal(t, 415, media.ErrorCode)
+	require.Contains(t, media.Error, "application/x-tar")
 	made := p.call(operator, "POST", "/1.0/provisioning/updates", archive.String(), "Content-Type", "application/x-tar")
 	require.Equal(t, 201, made.http.StatusCode, made.Error)
 	require.Equal(t, 200, p.call(operator, "GET", made.http.Header.Get("Location"), "").StatusCode)
+	require.Contains(t, string(made.Metadata), "has 1 of the 11 files that its description names")
 	require.Equal(t, 409, p.call(operator, "POST", "/1.0/provisioning/updates", archive.String(), "Content-Type", "application/x-tar").ErrorCode)
+	archive.Reset()
+	require.NoError(t, p.publisher.Archive(&archive, "202610010000"))
+	rest := p.call(operator, "POST", "/1.0/provisioning/updates", archive.String(), "Content-Type", "application/x-tar")
+	require.Equal(t, 201, rest.http.StatusCode, rest.Error)
+	require.NotContains(t, string(rest.Metadata), "of the 11 files")
+
+	// One is removed, what a channel offers by force only.
+	one := made.http.Header.Get("Location")
+	require.Equal(t, 200, p.call(operator, "PUT", one+"?force=1", `{"channels":["stable"]}`).StatusCode)
+	require.Equal(t, 200, p.call(operator, "PUT", path+"?force=1", `{"channels":[]}`).StatusCode)
+	offered := p.call(operator, "DELETE", one, "")
+	require.Equal(t, 409, offered.ErrorCode)
+	require.Contains(t, offered.Error, "channel stable offers update 202610010000")
+	require.Equal(t, 403, p.call(p.client(nil), "DELETE", one, "").ErrorCode)
+	require.Equal(t, 200, p.call(operator, "DELETE", one+"?force=1", "").StatusCode)
+	require.Equal(t, 404, p.call(operator, "DELETE", one, "").ErrorCode)
+	require.Equal(t, 200, p.call(operator, "DELETE", path, "").StatusCode, "no channel offers it")
 	require.Equal(t, 400, p.call(operator, "POST", "/1.0/provisioning/updates", "no tar at all", "Content-Type", "application/x-tar").ErrorCode)
 
 	// Settings, as Operations Center names them.

@@ -100,7 +100,10 @@ func TestKilled(t *testing.T) {
 	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
 	require.NoError(t, err)
 	p.Registry = registry
-	p.files, err = updates.NewDir(filepath.Join(dir, "updates"))
+	files, err := updates.NewDir(filepath.Join(dir, "updates"))
+	require.NoError(t, err)
+	defer files.Close()
+	p.files = files
 	require.NoError(t, err)
 	p.restart(t)
 	require.Equal(t, []string{"202610030000", "202610020000"}, p.versions(updates.StatusReady))

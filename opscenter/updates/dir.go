@@ -9,26 +9,82 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opscenter-go/sdk/internal/durable"
 )
 
 // Dir keeps files in a local directory: DIR/files/ab/abcd… holds those that are whole, DIR/partial those that are not,
-// and DIR/spool what comes in an archive before it can be named. One process uses it at a time.
-type Dir struct{ path string }
+// DIR/spool what comes in an archive before it can be named, and DIR/owner whose files these are. One process uses it at a time,
+// which DIR/lock sees to where the system can.
+type Dir struct {
+	path string
+	lock *os.File
+}
 
-// NewDir returns the Files in a directory, which is made if it is not there.
+// ErrInUse: another process uses the directory.
+var ErrInUse = errors.New("another process uses the directory")
+
+// NewDir returns the Files in a directory, which is made if it is not there. Errors: ErrInUse, those of the directory.
 func NewDir(path string) (*Dir, error) {
-	d := &Dir{path}
-	if err := os.RemoveAll(d.Spool()); err != nil { // of a process that ended in the middle of an upload
-		return nil, err
-	}
+	d := &Dir{path: path}
 	for _, part := range []string{"files", "partial", "spool"} {
 		if err := os.MkdirAll(filepath.Join(path, part), 0o700); err != nil {
 			return nil, err
 		}
 	}
+	var err error
+	if d.lock, err = os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, err
+	}
+	if err := durable.Lock(d.lock); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, ErrInUse), d.lock.Close())
+	}
+	if err := d.unspool(); err != nil {
+		return nil, errors.Join(err, d.lock.Close())
+	}
 	return d, nil
+}
+
+// Close lets another process use the directory. What is open of it can be read on.
+func (d *Dir) Close() error { return d.lock.Close() }
+
+// spooled is what the names of folders in the spool begin with.
+const spooled = "upload-"
+
+// unspool removes what a process has left that ended in the middle of an upload.
+func (d *Dir) unspool() error {
+	entries, err := os.ReadDir(d.Spool())
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), spooled) { // what is not ours is left alone
+			err = errors.Join(err, os.RemoveAll(filepath.Join(d.Spool(), entry.Name())))
+		}
+	}
+	return err
+}
+
+// Claim implements Claimer.
+func (d *Dir) Claim(_ context.Context, owner string) error {
+	path := filepath.Join(d.path, "owner")
+	data, err := os.ReadFile(path)
+	switch {
+	case err == nil && strings.TrimSpace(string(data)) == owner:
+		return nil
+	case err == nil:
+		return fmt.Errorf("%s: %w; to take them over, remove %s", d.path, ErrNotOwner, path)
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	partial := path + ".partial"
+	file, err := os.OpenFile(partial, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(owner + "\n")
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	return errors.Join(os.Rename(partial, path), durable.SyncDir(d.path))
 }
 
 // place returns where a file lies; an error for what is no sum, and could lead elsewhere.

@@ -8,18 +8,67 @@ import (
 	"io/fs"
 	"iter"
 	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/opscenter/updates/filestest"
+	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
 func TestDir(t *testing.T) {
 	filestest.Run(t, func(t *testing.T) filestest.Open {
 		path := t.TempDir()
-		return func() (updates.Files, error) { return updates.NewDir(path) }
+		var last *updates.Dir
+		return func() (_ updates.Files, err error) {
+			if last != nil {
+				if err := last.Close(); err != nil {
+					return nil, err
+				}
+			}
+			last, err = updates.NewDir(path)
+			return last, err
+		}
 	})
+}
+
+// TestDirIsOfOne: one process uses a directory, its files belong to one store, and what else lies there is left alone.
+func TestDirIsOfOne(t *testing.T) {
+	p := newPlane(t, noSource)
+	p.publish(t, release(1))
+	_, err := p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, "202610010000")))
+	require.NoError(t, err)
+	if runtime.GOOS != "windows" { // which has no such lock
+		_, err = updates.NewDir(p.dir)
+		require.ErrorIs(t, err, updates.ErrInUse)
+	}
+	before := p.stored(t)
+	require.NoError(t, p.files.(*updates.Dir).Close())
+	mail := filepath.Join(p.dir, "spool", "mail")
+	require.NoError(t, os.MkdirAll(mail, 0o700))
+	require.NoError(t, os.MkdirAll(filepath.Join(p.dir, "spool", "upload-123"), 0o700))
+	files, err := updates.NewDir(p.dir)
+	require.NoError(t, err)
+	require.DirExists(t, mail)
+	require.NoDirExists(t, filepath.Join(p.dir, "spool", "upload-123"))
+	p.restart(t) // the same store
+	// Another store would know none of the updates, and remove all files.
+	other, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+	require.NoError(t, err)
+	_, err = updates.New(t.Context(), other, files, p.options)
+	require.ErrorIs(t, err, updates.ErrNotOwner)
+	require.ErrorContains(t, err, filepath.Join(p.dir, "owner"), "what to remove to take them over")
+	require.Equal(t, before, p.stored(t))
+	require.NoError(t, os.Remove(filepath.Join(p.dir, "owner")))
+	_, err = updates.New(t.Context(), other, files, p.options)
+	require.NoError(t, err)
+	require.NoError(t, files.Close())
 }
 
 // bucket is an object store, of which an object is there at once or not at all, as most are: an embedder's Files over one

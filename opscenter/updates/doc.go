@@ -3,6 +3,7 @@
 // applications here before it registers.
 //
 //	files, err := updates.NewDir("/var/lib/opscenter/updates")
+//	defer files.Close()
 //	feed, err := updates.New(ctx, registry, files, updates.Options{})
 //	group.Go(func() error { return feed.Run(ctx) }) // fetches now, and every hour
 //	handler, err := httpapi.New(registry, httpapi.Options{Updates: feed, …})

@@ -31,6 +31,7 @@ func Example() {
 	defer os.RemoveAll(dir)
 	files, err := updates.NewDir(dir)
 	check(err)
+	defer files.Close()
 	feed, err := updates.New(ctx, registry, files, updates.Options{
 		Settings: &updates.Settings{Source: publisher.URL(), DefaultChannel: "testing"},
 		Trust:    updates.Trust{Root: publisher.Root()},

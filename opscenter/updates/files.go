@@ -53,5 +53,15 @@ type Space interface {
 	Space(ctx context.Context) (free, total int64, err error)
 }
 
+// Claimer is a Files that remembers which store its files belong to: files that no update names are removed, and another
+// store names none of them. Dir does; it is optional.
+type Claimer interface {
+	// Claim makes the files those of an owner, whose name it keeps. ErrNotOwner if they are another's.
+	Claim(ctx context.Context, owner string) error
+}
+
+// ErrNotOwner: the files belong to another store.
+var ErrNotOwner = errors.New("the files belong to another store")
+
 // ErrDiskFull: there is too little room for an update.
 var ErrDiskFull = errors.New("too little disk space")

@@ -80,7 +80,7 @@ func checkSource(text string) (*url.URL, error) {
 	case err != nil:
 		return nil, fmt.Errorf("source can't be read as a URL: %w", ErrInvalid) // the error would repeat it, with what may be secret
 	case u.Scheme != "https" && u.Scheme != "http" || u.Host == "":
-		return nil, fmt.Errorf("source %.200q: an https URL is wanted: %w", u.Redacted(), ErrInvalid)
+		return nil, fmt.Errorf("source %.200q: an https URL is wanted, or none for uploads alone: %w", u.Redacted(), ErrInvalid)
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return nil, fmt.Errorf("source %.200q: credentials, a query or a fragment are not taken: %w", u.Redacted(), ErrInvalid)
 	}

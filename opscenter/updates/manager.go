@@ -2,13 +2,15 @@ package updates
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
 	"math"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,12 +22,13 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultInterval    = time.Hour
-	DefaultMaxFetches  = 4
-	DefaultMaxAttempts = 5
-	DefaultRetryDelay  = time.Second
-	DefaultMaxUpload   = 20 << 30
-	DefaultReserve     = 0.1
+	DefaultInterval       = time.Hour
+	DefaultMaxFetches     = 4
+	DefaultMaxAttempts    = 5
+	DefaultRetryDelay     = time.Second
+	DefaultMaxUpload      = 20 << 30
+	DefaultReserve        = 0.1
+	DefaultVerifyInterval = 7 * 24 * time.Hour
 )
 
 // Options of New. The zero value mirrors the stable channel of IncusOS, for x86_64 and for each architecture of the fleet.
@@ -53,6 +56,11 @@ type Options struct {
 	MaxUpload int64
 	// Reserve is the share of the disk that is left free. Default 0.1; below 0: none.
 	Reserve float64
+	// Owner names the store to which the files belong. Stores in memory that follow each other over the same files have one. Default: a
+	// random name, which is kept in the store.
+	Owner string
+	// VerifyInterval is the time between two looks of Run at all files, see Verify. Default 7 days; below 0: none.
+	VerifyInterval time.Duration
 }
 
 // Manager keeps the updates. All methods may be called concurrently.
@@ -89,7 +97,7 @@ var table = storage.NewTable("updates", func(u *Update) storage.Key { return sto
 func now() time.Time { return time.Now().UTC().Round(0) }
 
 // New returns the feed. It reads what there is, takes ready updates with missing files back to pending, and removes files
-// that no update names. Errors: opscenter.ErrInvalidOptions, ErrInvalid for settings that can't be, expression.ErrInvalid for a
+// that no update names. Errors: ErrNotOwner if they belong to another store, opscenter.ErrInvalidOptions, ErrInvalid for settings that can't be, expression.ErrInvalid for a
 // filter, opscenter.ErrNotFound for a channel, those of the store and of files.
 func New(ctx context.Context, registry *opscenter.Registry, files Files, options Options) (*Manager, error) {
 	if options.Logger == nil {
@@ -114,6 +122,9 @@ func New(ctx context.Context, registry *opscenter.Registry, files Files, options
 	}
 	if onDemand {
 		options.Interval = -1
+	}
+	if options.VerifyInterval == 0 {
+		options.VerifyInterval = DefaultVerifyInterval
 	}
 	switch {
 	case options.Reserve == 0:
@@ -152,10 +163,46 @@ func New(ctx context.Context, registry *opscenter.Registry, files Files, options
 		return nil, err
 	}
 	m.settings.Store(s)
+	if stored && initial != *options.Settings {
+		m.log.WarnContext(ctx, "the settings of the update feed are those that operators have set, not those of the program", "source", initial.Source)
+	}
+	if err := m.claim(ctx); err != nil {
+		return nil, err
+	}
 	if err := m.recover(ctx); err != nil {
 		return nil, err
 	}
 	return m, nil
+}
+
+// claim makes the files those of this store.
+func (m *Manager) claim(ctx context.Context) error {
+	claimer, ok := m.files.(Claimer)
+	if !ok {
+		return nil
+	}
+	if m.options.Owner != "" {
+		return claimer.Claim(ctx, m.options.Owner)
+	}
+	owner := ""
+	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		row, err := loadFeed(tx)
+		if err != nil {
+			return err
+		}
+		if row.Owner == "" {
+			row.Owner = rand.Text()
+			if err := feeds.Put(tx, row); err != nil {
+				return err
+			}
+		}
+		owner = row.Owner
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return claimer.Claim(ctx, owner)
 }
 
 // Run refreshes now, and at each interval, until the context ends. What goes wrong is a warning. Errors: ErrRunning, and
@@ -165,13 +212,24 @@ func (m *Manager) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer m.running.Store(false)
+	verified := time.Now()
 	for {
 		if err := m.Refresh(ctx, RefreshOptions{}); err != nil && ctx.Err() == nil && !errors.Is(err, ErrNoSource) {
 			m.log.ErrorContext(ctx, "updates could not be refreshed", "error", err)
 		}
+		if m.options.VerifyInterval > 0 && time.Since(verified) >= m.options.VerifyInterval {
+			verified = time.Now()
+			if err := m.Verify(ctx); err != nil && ctx.Err() == nil {
+				m.log.ErrorContext(ctx, "files of updates are damaged", "error", err)
+			}
+			continue // what is damaged is fetched anew
+		}
 		wait := time.Duration(math.MaxInt64)
 		if m.options.Interval > 0 {
-			wait = time.Duration(float64(m.options.Interval) * (0.9 + 0.2*rand.Float64()))
+			wait = time.Duration(float64(m.options.Interval) * (0.9 + 0.2*mathrand.Float64()))
+		}
+		if m.options.VerifyInterval > 0 {
+			wait = min(wait, m.options.VerifyInterval-time.Since(verified))
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -345,7 +403,9 @@ func (m *Manager) recover(ctx context.Context) error {
 		}
 		sizes[info.SHA256] = info.Size
 	}
+	var lost []string
 	err := m.change(ctx, "files are missing, or are back", func(c *changing) error {
+		lost = nil
 		for _, u := range c.list() {
 			missing := ""
 			for i := range u.Files {
@@ -366,11 +426,15 @@ func (m *Manager) recover(ctx context.Context) error {
 				back := *u
 				back.Status, back.Problem = StatusPending, fmt.Sprintf("file %s is missing", missing)
 				c.put(back)
+				lost = append(lost, fmt.Sprintf("update %s: %s", u.Version, back.Problem))
 				m.log.WarnContext(ctx, "an update is not offered any more", "version", u.Version, "problem", back.Problem)
 			}
 		}
 		return nil
 	})
+	if err == nil && len(lost) > 0 {
+		err = m.warn(ctx, opscenter.WarningUpdates, cut(strings.Join(lost, "; ")))
+	}
 	if err != nil {
 		return err
 	}

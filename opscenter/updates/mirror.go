@@ -398,6 +398,11 @@ func (m *Manager) extend(ctx context.Context, s *prepared, have, wanted *Update)
 	if err := m.fetchAll(ctx, s.source, wanted, more); err != nil {
 		return err
 	}
+	return m.add(ctx, have, more)
+}
+
+// add adds files, which are here, to a ready update.
+func (m *Manager) add(ctx context.Context, have *Update, more []File) error {
 	whole := *have
 	whole.Files = slices.Concat(have.Files, more)
 	keys, err := m.countKeys(ctx, &whole)

@@ -162,7 +162,7 @@ type LackError struct {
 
 // Error implements error.
 func (e *LackError) Error() string {
-	return fmt.Sprintf("update %s has not what channel %s needs: %s: a server that is installed while it is the newest there would wait for that", e.Version, e.Channel, describe(e.Lacks))
+	return fmt.Sprintf("update %s has not what channel %s needs: %s: a server that is installed while it is the newest there would wait for that, unless it is forced into the channel", e.Version, e.Channel, describe(e.Lacks))
 }
 
 // Unwrap returns opscenter.ErrBlocked.

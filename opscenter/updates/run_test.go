@@ -1,8 +1,11 @@
 package updates_test
 
 import (
+	"bytes"
 	"context"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -39,7 +42,7 @@ func TestRun(t *testing.T) {
 		files, err := updates.NewDir(t.TempDir())
 		require.NoError(t, err)
 		source := &asked{}
-		feed, err := updates.New(t.Context(), registry, files, updates.Options{Source: source})
+		feed, err := updates.New(t.Context(), registry, files, updates.Options{Source: source, VerifyInterval: -1})
 		require.NoError(t, err)
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
@@ -129,4 +132,27 @@ func TestEventsOfUpdates(t *testing.T) {
 	require.Equal(t, 2, count(opscenter.EventUpdateFailed), "once for each, not at each refresh:\n%s", said)
 	require.Contains(t, said, "was put into lab, by alice")
 	require.Contains(t, said, "channel stable offers nothing")
+}
+
+// TestVerifiesNowAndThen: what a disk has damaged is found without being asked, and fetched anew.
+func TestVerifiesNowAndThen(t *testing.T) {
+	p := newPlane(t, func(p *plane) { p.options.Interval, p.options.VerifyInterval = -1, 50*time.Millisecond })
+	p.publish(t, release(1))
+	p.refresh(t)
+	u := p.update(t, "202610010000")
+	place := filepath.Join(p.dir, "files", u.Files[2].SHA256[:2], u.Files[2].SHA256)
+	content, err := os.ReadFile(place)
+	require.NoError(t, err)
+	damaged := bytes.Clone(content)
+	damaged[10]++
+	require.NoError(t, os.WriteFile(place, damaged, 0o600))
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.feed.Run(ctx) }()
+	require.Eventually(t, func() bool {
+		now, err := os.ReadFile(place)
+		return err == nil && bytes.Equal(content, now) && len(p.versions(updates.StatusReady)) == 1
+	}, 20*time.Second, 5*time.Millisecond)
+	stop()
+	require.ErrorIs(t, <-ended, context.Canceled)
 }

@@ -45,6 +45,8 @@ type feedRow struct {
 	// Source and Newest are the index that was read last: when its newest update was published.
 	Source string
 	Newest time.Time
+	// Owner is the name of the store to which the files belong.
+	Owner string
 }
 
 const feedName = "feed"

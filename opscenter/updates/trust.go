@@ -70,7 +70,7 @@ func (t Trust) verify(message []byte) ([]byte, *Signature, error) {
 	}
 	signed, err := smime.Verify(message, smime.Trust{Root: t.Root, Through: t.Through, Grace: t.Grace})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w; what counts is signed under %q", err, t.Root.Subject.CommonName)
 	}
 	return signed.Content, &Signature{Name: signed.Name, Ends: signed.Ends, Late: signed.Late}, nil
 }

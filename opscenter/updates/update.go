@@ -78,6 +78,8 @@ type Update struct {
 	Status           Status
 	// Files of a ready update are here; those of a pending one are to come.
 	Files []File
+	// Described is how many files its description names, of an update that was uploaded: Files may lack some. 0: it is not known.
+	Described int `json:",omitempty"`
 	// SecureBootKeys is how many Secure Boot keys a ready update brings. A server applies those that it has not yet one at a
 	// time, each with a reboot.
 	SecureBootKeys int

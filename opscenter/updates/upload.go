@@ -13,8 +13,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opscenter-go/sdk/internal/smime"
+	"github.com/opscenter-go/sdk/opscenter"
 )
 
 // descriptionName is what describes the update in an archive.
@@ -34,8 +36,9 @@ type Spooler interface {
 
 // Upload takes in an update as an uncompressed tar: update.sjson at its root, signed as an index is, and the files at the
 // paths that it names, in any order; files that it does not name are left out, and some that it names may be missing. It is
-// ready then, in the default channel. What is refused changes nothing. Errors: ErrInvalid, ErrSignature, ErrMismatch,
-// ErrExists, ErrDiskFull; ErrTooLarge beyond Options.MaxUpload.
+// ready then, in the default channel. One that is here already, and lacks files that come now, gets those. What is refused changes
+// nothing. Errors: ErrInvalid, ErrSignature, ErrMismatch, ErrDiskFull; ErrExists if all that it has is here; ErrTooLarge beyond
+// Options.MaxUpload.
 func (m *Manager) Upload(ctx context.Context, archive io.Reader) (*Update, error) {
 	up := &upload{m: m, ctx: ctx, spooled: map[string]string{}, here: map[string]bool{}}
 	defer up.end()
@@ -51,13 +54,12 @@ func (m *Manager) Upload(ctx context.Context, archive io.Reader) (*Update, error
 		err = up.finish()
 	}
 	if err != nil {
-		if ctx.Err() == nil {
-			up.end()
-			err = errors.Join(err, m.sweep(ctx))
-		}
-		return nil, err
+		up.end()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sweepTimeout) // who sends it may be gone
+		defer cancel()
+		return nil, errors.Join(err, m.sweep(ctx))
 	}
-	if err := m.tidy(ctx, m.settings.Load(), nil); err != nil {
+	if err := m.uploaded(ctx); err != nil {
 		return nil, err
 	}
 	kept, err := m.Snapshot().Update(up.update.UUID)
@@ -65,6 +67,22 @@ func (m *Manager) Upload(ctx context.Context, archive io.Reader) (*Update, error
 		return nil, fmt.Errorf("update %s is older than those that are kept: %w", up.update.Version, ErrInvalid)
 	}
 	return kept, nil
+}
+
+// sweepTimeout bounds the removal of what a refused upload has left.
+const sweepTimeout = time.Minute
+
+// uploaded tidies up. Without a source nothing else ends the warning of files that are missing.
+func (m *Manager) uploaded(ctx context.Context) error {
+	s := m.settings.Load()
+	if err := m.tidy(ctx, s, nil); err != nil {
+		return err
+	}
+	pending := func(u *Update) bool { return u.Status == StatusPending }
+	if s.source != nil || slices.ContainsFunc(m.Snapshot().Updates(), pending) {
+		return nil
+	}
+	return m.registry.ClearWarning(ctx, "", opscenter.WarningUpdates)
 }
 
 // ErrTooLarge: an archive is larger than Options.MaxUpload.
@@ -100,7 +118,7 @@ func (up *upload) read(archive *tar.Reader) error {
 		case err == io.EOF:
 			return nil
 		case err != nil:
-			return fmt.Errorf("the archive: %w: %v", ErrInvalid, err)
+			return fmt.Errorf("the archive, which is to be an uncompressed tar: %w: %v", ErrInvalid, err)
 		case n == maxEntries:
 			return fmt.Errorf("the archive has more than %d entries: %w", maxEntries, ErrInvalid)
 		}
@@ -163,8 +181,18 @@ func (up *upload) describe(content io.Reader) error {
 	}
 	u.Local = true
 	u.identify()
+	u.Described = len(u.Files)
 	if known, _ := up.m.Snapshot().Update(u.UUID); known != nil && known.Status == StatusReady {
-		return fmt.Errorf("update %s of %s: %w", u.Version, u.Origin, ErrExists)
+		lacks := false
+		for i := range u.Files {
+			have := known.file(u.Files[i].Filename)
+			if lacks = lacks || have == nil; have != nil && have.SHA256 != u.Files[i].SHA256 {
+				return fmt.Errorf("update %s of %s is here with another %s: %w", u.Version, u.Origin, have.Filename, ErrInvalid)
+			}
+		}
+		if !lacks {
+			return fmt.Errorf("update %s of %s: %w", u.Version, u.Origin, ErrExists)
+		}
 	}
 	up.update = u
 	return nil
@@ -184,7 +212,7 @@ func (up *upload) spool(name string, size int64, content io.Reader) error {
 			in = spooler.Spool()
 		}
 		var err error
-		if up.folder, err = os.MkdirTemp(in, "upload-"); err != nil {
+		if up.folder, err = os.MkdirTemp(in, spooled); err != nil {
 			return err
 		}
 	}
@@ -272,6 +300,9 @@ func (up *upload) finish() error {
 		return fmt.Errorf("the archive has none of the files that %s names: %w", descriptionName, ErrInvalid)
 	}
 	ready.CreatedAt, ready.URL = now(), ""
+	if known, _ := up.m.Snapshot().Update(ready.UUID); known != nil && known.Status == StatusReady { // by now
+		return up.complete(known, ready.Files)
+	}
 	if len(ready.Files) < len(up.update.Files) {
 		up.m.log.InfoContext(up.ctx, "an update was uploaded in part", "version", ready.Version, "files", len(ready.Files), "described", len(up.update.Files))
 	}
@@ -289,4 +320,13 @@ func (up *upload) keepSpooled(f *File, path string) error {
 		return err
 	}
 	return up.keep(f, info.Size(), file)
+}
+
+// complete adds files to an update that was uploaded in part.
+func (up *upload) complete(known *Update, files []File) error {
+	more := slices.DeleteFunc(files, func(f File) bool { return known.file(f.Filename) != nil })
+	if len(more) == 0 {
+		return fmt.Errorf("update %s of %s has %d of %d files, and the archive brings no other: %w", known.Version, known.Origin, len(known.Files), len(up.update.Files), ErrExists)
+	}
+	return up.m.add(up.ctx, known, more)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/updates"
 )
@@ -272,7 +273,7 @@ func TestAirGap(t *testing.T) {
 	require.Equal(t, []string{"stable"}, p.update(t, "202610060000").Channels)
 }
 
-// TestUploadsBeside: of two uploads of one update at a time, one is refused, and the other is whole.
+// TestUploadsBeside: of two uploads of parts of one update at a time, each adds what it has.
 func TestUploadsBeside(t *testing.T) {
 	p := newPlane(t, noSource)
 	p.publish(t, release(1))
@@ -292,7 +293,84 @@ func TestUploadsBeside(t *testing.T) {
 	_, err = writer.Write(part[len(part)/2:])
 	require.NoError(t, err)
 	require.NoError(t, writer.Close())
-	require.ErrorIs(t, <-ended, updates.ErrExists)
-	require.Equal(t, u.Files, p.update(t, "202610010000").Files)
+	require.NoError(t, <-ended)
+	require.Len(t, p.update(t, "202610010000").Files, len(u.Files)+1)
+	require.Len(t, p.stored(t), len(u.Files)+1)
+}
+
+// TestUploadCompletes: an update that was uploaded in part gets the rest by another upload.
+func TestUploadCompletes(t *testing.T) {
+	p := newPlane(t, noSource)
+	p.publish(t, release(1))
+	whole := archive(t, p.publisher, "202610010000")
+	u, err := p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, "202610010000", "x86_64/incus.raw.gz")))
+	require.NoError(t, err)
+	require.Len(t, u.Files, 1)
+	require.Equal(t, len(p.publisher.Files("202610010000")), u.Described)
+	_, err = p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, "202610010000", "x86_64/incus.raw.gz")))
+	require.ErrorIs(t, err, updates.ErrExists)
+	require.ErrorContains(t, err, "has 1 of 11 files")
+	require.NoError(t, p.CreateChannel(t.Context(), "lab", ""))
+	require.NoError(t, p.feed.SetChannels(t.Context(), u.UUID, []string{"lab"}, updates.SetOptions{}))
+	u, err = p.feed.Upload(t.Context(), bytes.NewReader(whole))
+	require.NoError(t, err)
+	require.Len(t, u.Files, u.Described)
+	require.Equal(t, []string{"lab"}, u.Channels, "where an operator put it")
+	channel, err := p.Channel(t.Context(), "lab")
+	require.NoError(t, err)
+	require.Equal(t, "202610010000", channel.Versions["os"])
+	require.NoError(t, p.feed.Verify(t.Context()))
+	_, err = p.feed.Upload(t.Context(), bytes.NewReader(whole))
+	require.ErrorIs(t, err, updates.ErrExists)
 	require.Len(t, p.stored(t), len(u.Files))
+}
+
+// TestCutUpload: an upload whose sender goes away leaves nothing.
+func TestCutUpload(t *testing.T) {
+	p := newPlane(t, noSource)
+	p.publish(t, incusostest.Release{Version: "202610010000", Size: 100 << 10})
+	ctx, stop := context.WithCancel(t.Context())
+	data := archive(t, p.publisher, "202610010000")
+	_, err := p.feed.Upload(ctx, io.MultiReader(bytes.NewReader(data[:len(data)/2]), goneReader{stop}))
+	require.Error(t, err)
+	require.Empty(t, p.stored(t))
+	for range p.files.Unfinished(t.Context()) {
+		t.Fatal("an unfinished file is left")
+	}
+}
+
+// goneReader is a sender that goes away.
+type goneReader struct{ stop func() }
+
+func (g goneReader) Read([]byte) (int, error) {
+	g.stop()
+	return 0, context.Canceled
+}
+
+// TestDamagedUpload: where there is no source, damage is a warning until the update is uploaded anew.
+func TestDamagedUpload(t *testing.T) {
+	p := newPlane(t, noSource)
+	p.publish(t, release(1))
+	data := archive(t, p.publisher, "202610010000")
+	u, err := p.feed.Upload(t.Context(), bytes.NewReader(data))
+	require.NoError(t, err)
+	place := filepath.Join(p.dir, "files", u.Files[2].SHA256[:2], u.Files[2].SHA256)
+	content, err := os.ReadFile(place)
+	require.NoError(t, err)
+	content[10]++
+	require.NoError(t, os.WriteFile(place, content, 0o600))
+	require.ErrorIs(t, p.feed.Verify(t.Context()), updates.ErrMismatch)
+	require.Contains(t, p.warnings(t)[opscenter.WarningUpdates], u.Files[2].Filename)
+	require.Empty(t, p.versions(updates.StatusReady))
+	_, err = p.feed.Upload(t.Context(), bytes.NewReader(data))
+	require.NoError(t, err)
+	require.Empty(t, p.warnings(t))
+	require.NoError(t, p.feed.Verify(t.Context()))
+	// The same, found at the start.
+	require.NoError(t, os.Remove(place))
+	p.restart(t)
+	require.Contains(t, p.warnings(t)[opscenter.WarningUpdates], u.Files[2].Filename+" is missing")
+	_, err = p.feed.Upload(t.Context(), bytes.NewReader(data))
+	require.NoError(t, err)
+	require.Empty(t, p.warnings(t))
 }

@@ -7,11 +7,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/opscenter-go/sdk/opscenter"
 )
 
 // Verify reads the files of all ready updates, and checks their sums. Each that is another than was described, as on a disk
-// that fails, is an ErrMismatch: its update goes back to pending, and its file is fetched anew by the next refresh.
+// that fails, is an ErrMismatch, with opscenter.WarningUpdates: its update goes back to pending, and its file is fetched anew by the next
+// refresh, or is uploaded anew. Run does so at each Options.VerifyInterval.
 func (m *Manager) Verify(ctx context.Context) error {
+	err := m.verifyAll(ctx)
+	if err != nil && ctx.Err() == nil {
+		err = errors.Join(err, m.warn(ctx, opscenter.WarningUpdates, cut(err.Error())))
+	}
+	return err
+}
+
+func (m *Manager) verifyAll(ctx context.Context) error {
 	var problems []error
 	seen := map[string]error{}
 	for _, u := range m.Snapshot().Updates() {

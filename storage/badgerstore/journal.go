@@ -50,7 +50,7 @@ func openJournal(dir string) (*journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("badgerstore: %w", err)
 	}
-	if lock(file) != nil {
+	if durable.Lock(file) != nil { // elsewhere Badger's own lock keeps other processes out
 		file.Close()
 		return nil, lockedError(dir)
 	}

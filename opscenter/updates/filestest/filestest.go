@@ -25,7 +25,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/updates"
 )
 
-// Open opens the same place each time it is called, as after the end of a process.
+// Open opens the same place each time it is called, as after the end of a process: it ends the use by what it returned before, where
+// one process uses the place at a time.
 type Open func() (updates.Files, error)
 
 // Run runs the suite. fresh makes an empty place for each test.
