@@ -119,6 +119,9 @@ func shownPath(r *http.Request) string {
 	if rest, ok := strings.CutPrefix(path, "/1.0/provisioning/tokens/"); ok && rest != "" {
 		path = "/1.0/provisioning/tokens/…"
 	}
+	if rest, ok := strings.CutPrefix(path, "/1.0/provisioning/images/"); ok && rest != "" { // the name that nobody can guess
+		path = "/1.0/provisioning/images/…"
+	}
 	if r.Pattern == "" {
 		segments := strings.Split(path, "/")
 		for i, segment := range segments {

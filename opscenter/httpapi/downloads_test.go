@@ -123,7 +123,7 @@ func memory() uint64 {
 // do, and nothing of the file. Whoever else asks is answered meanwhile.
 func TestThousandServersFetch(t *testing.T) {
 	const servers, each = 1000, 400 << 10 // bytes of memory, at both ends of a connection
-	p := startFeedOn(t, func(files updates.Files) updates.Files { return slowFiles{files} }, func(o *httpapi.Options) { o.MaxDownloadsPerAddress = servers })
+	p := startFeedOn(t, func(files updates.Files) updates.Files { return slowFiles{files} }, func(_ *feedPlane, o *httpapi.Options) { o.MaxDownloadsPerAddress = servers })
 	p.publish(t, incusostest.Release{Version: "202610010000", Size: 4 << 20, Applications: []string{"incus"}, NoOS: true})
 	u := p.feed.Snapshot().Updates()[0]
 	url := p.url + "/1.0/provisioning/updates/" + u.UUID + "/files/" + u.Files[0].Filename

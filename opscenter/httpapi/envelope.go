@@ -14,10 +14,12 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	clusters "github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/expression"
+	"github.com/opscenter-go/sdk/opscenter/image"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
+	"github.com/opscenter-go/sdk/opscenter/seed"
 	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/storage"
@@ -161,6 +163,16 @@ var statuses = []struct {
 	{opscenter.ErrOutcomeUnknown, http.StatusGatewayTimeout},
 	{opscenter.ErrInvalidOptions, http.StatusBadRequest},
 	{errNoUpdates, http.StatusNotImplemented},
+	{errNoImages, http.StatusNotImplemented},
+	{seed.ErrInvalid, http.StatusBadRequest},
+	{seed.ErrTooLarge, http.StatusBadRequest},
+	{image.ErrKind, http.StatusBadRequest},
+	{image.ErrSeedTooLarge, http.StatusBadRequest},
+	{image.ErrPublic, http.StatusForbidden},
+	{image.ErrDiskFull, http.StatusInsufficientStorage},
+	{image.ErrNoImage, http.StatusBadGateway}, // what the publisher calls one
+	{image.ErrShort, http.StatusBadGateway},
+	{image.ErrMismatch, http.StatusBadGateway},
 	{errTooManyDownloads, http.StatusServiceUnavailable},
 	{errRefresh, http.StatusBadGateway},
 	{updates.ErrNoSource, http.StatusPreconditionFailed},

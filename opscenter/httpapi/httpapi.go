@@ -21,6 +21,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/image"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/system"
@@ -89,6 +90,8 @@ type Options struct {
 	ForwardTimeout time.Duration
 	// Updates is the update feed, for servers and for operators; nil: those endpoints answer 501.
 	Updates *updates.Manager
+	// Images makes installation images, for operators; nil: those endpoints answer 501.
+	Images *image.Manager
 	// MaxDownloads is how many files of updates are sent at a time, and MaxDownloadsPerAddress how many to one address (of
 	// IPv6: a /64). Others wait for at most DownloadPatience; as many may wait as may be sent, in all and from one address. A
 	// request beyond that, or one that waited too long, is answered 503. Defaults 1000, 250 and 10 minutes.
@@ -179,6 +182,7 @@ func (h *Handler) routes() *http.ServeMux {
 	for pattern, handle := range h.feedRoutes() {
 		mux.HandleFunc(pattern, h.withUpdates(handle))
 	}
+	mux.HandleFunc(publicImagePattern, h.withImages(h.getPublicImage))
 	for pattern, handle := range h.operatorRoutes() {
 		mux.HandleFunc(pattern, h.authorized(h.named(handle)))
 	}
@@ -231,6 +235,7 @@ func (h *Handler) operatorRoutes() map[string]http.HandlerFunc {
 	h.systemRoutes(operators)
 	h.auditRoutes(operators)
 	h.updateRoutes(operators)
+	h.imageRoutes(operators)
 	operators[forwardPattern] = h.forward
 	return operators
 }

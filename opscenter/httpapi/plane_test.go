@@ -80,12 +80,12 @@ func startWith(t testing.TB, change func(*plane, *httpapi.Options)) *plane {
 	require.NoError(t, err)
 	options := httpapi.Options{ClientCertificate: p.own.Leaf, Logger: logger, FailuresPerMinute: -1,
 		Authorize: httpapi.AnyOf(httpapi.TrustCertificates(p.operator.Leaf), httpapi.TrustUnixSocket())}
-	change(p, &options)
-	p.handler, err = httpapi.New(p.registry, options)
-	require.NoError(t, err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	p.url = "https://" + listener.Addr().String()
+	change(p, &options)
+	p.handler, err = httpapi.New(p.registry, options)
+	require.NoError(t, err)
 	server := httpapi.NewServer(p.handler, httpapi.TLSConfig(p.own), logger)
 	go server.ServeTLS(listener, "", "")
 	t.Cleanup(func() { server.Close() })

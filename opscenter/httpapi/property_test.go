@@ -22,6 +22,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
+	"github.com/opscenter-go/sdk/opscenter/image"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
@@ -99,6 +100,10 @@ func everything(t *testing.T) (p *plane, polls *poller.Poller, servers map[strin
 		files, err := updates.NewDir(t.TempDir())
 		require.NoError(t, err)
 		o.Updates, err = updates.New(context.Background(), p.registry, files, updates.Options{Settings: &updates.Settings{}})
+		require.NoError(t, err)
+		store, err := image.NewStore(t.TempDir(), image.StoreOptions{})
+		require.NoError(t, err)
+		o.Images, err = image.New(p.registry, o.Updates, store, image.Options{ServerURL: p.url})
 		require.NoError(t, err)
 		o.Adopt = func(ctx context.Context, a httpapi.Adopting) ([]string, error) {
 			return client.Adopt(ctx, p.registry, a.ConnectionURL, a.TrustToken, incusos.AdoptOptions{Name: a.Name, Channel: a.Channel, Names: a.Names, URLs: a.ConnectionURLs, Certificates: a.Certificates})

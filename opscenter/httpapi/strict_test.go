@@ -20,6 +20,9 @@ type strictBody struct{ method, path, body string }
 var strictBodies = []strictBody{
 	{"POST", "/1.0/provisioning/tokens", `{"description":"d","uses_remaining":5}`},
 	{"PUT", "TOKEN", `{"description":"e","uses_remaining":5}`},
+	{"POST", "TOKEN/seeds", `{"name":"b","seeds":{"install":{"target":{"id":"x"}}}}`},
+	{"PUT", "TOKEN/seeds/a", `{"description":"d","seeds":{"network":{}}}`},
+	{"POST", "TOKEN/image", `{"type":"raw","seeds":{"install":{}}}`},
 	{"POST", "/1.0/provisioning/servers", `{"name":"new","description":"d"}`},
 	{"PUT", serversPath + "a", `{"description":"d"}`},
 	{"POST", serversPath + "a", `{"name":"b2"}`},
@@ -77,6 +80,7 @@ func TestUnknownFieldsAreRefused(t *testing.T) {
 		routes.Handle(route, http.NotFoundHandler())
 		untried[route] = !strings.HasPrefix(route, "GET ") && !strings.HasPrefix(route, "DELETE ")
 	}
+	require.Equal(t, 201, p.call(client, "POST", token+"/seeds", `{"name":"a"}`).http.StatusCode)
 	before := p.store.rows(t)
 	bodies := slices.Clone(strictBodies)
 	for _, kind := range inventory.Kinds {

@@ -30,11 +30,15 @@ type feedPlane struct {
 
 func startFeed(t testing.TB, change func(*httpapi.Options)) *feedPlane {
 	t.Helper()
-	return startFeedOn(t, func(files updates.Files) updates.Files { return files }, change)
+	return startFeedOn(t, func(files updates.Files) updates.Files { return files }, func(_ *feedPlane, o *httpapi.Options) {
+		if change != nil {
+			change(o)
+		}
+	})
 }
 
 // startFeedOn starts it on other files.
-func startFeedOn(t testing.TB, on func(updates.Files) updates.Files, change func(*httpapi.Options)) *feedPlane {
+func startFeedOn(t testing.TB, on func(updates.Files) updates.Files, change func(*feedPlane, *httpapi.Options)) *feedPlane {
 	t.Helper()
 	out := &feedPlane{}
 	var err error
@@ -42,16 +46,15 @@ func startFeedOn(t testing.TB, on func(updates.Files) updates.Files, change func
 	require.NoError(t, err)
 	source := httptest.NewServer(out.publisher)
 	t.Cleanup(source.Close)
-	out.plane = startWith(t, func(p *plane, o *httpapi.Options) {
+	startWith(t, func(p *plane, o *httpapi.Options) {
+		out.plane = p
 		files, err := updates.NewDir(t.TempDir())
 		require.NoError(t, err)
 		out.feed, err = updates.New(context.Background(), p.registry, on(files), updates.Options{Settings: &updates.Settings{Source: source.URL}, Trust: updates.Trust{Root: out.publisher.Root()},
 			RetryDelay: time.Millisecond})
 		require.NoError(t, err)
 		o.Updates = out.feed
-		if change != nil {
-			change(o)
-		}
+		change(out, o)
 	})
 	return out
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
@@ -183,7 +182,7 @@ func FuzzLayout(f *testing.F) {
 			return
 		}
 		if layout.SeedOffset <= 0 || layout.SeedSize <= 0 || layout.SeedOffset+layout.SeedSize > layout.Size {
-			t.Fatal(fmt.Sprintf("%+v", layout))
+			t.Fatalf("%+v", layout)
 		}
 	})
 }

@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/imagetest"
 	"github.com/opscenter-go/sdk/internal/smime"
 	"github.com/opscenter-go/sdk/internal/smime/smimetest"
 	"github.com/opscenter-go/sdk/opscenter/updates"
@@ -93,6 +94,8 @@ type Release struct {
 	Architectures []string
 	// NoOS leaves out the operating system.
 	NoOS bool
+	// ISO adds an ISO image for each architecture, beside the raw one.
+	ISO bool
 	// SecureBootKeys are those that the release brings, "KEK_1", "db_1", "dbx_1".
 	SecureBootKeys []string
 	// Packages, by name with their versions, are in its manifest.
@@ -223,7 +226,10 @@ func (p *Publisher) Publish(r Release) error {
 			for kind, name := range map[updates.FileType]string{updates.TypeUsr: "usr-" + in, updates.TypeUsrVerity: "usr-" + in + "-verity", updates.TypeUsrVeritySignature: "usr-" + in + "-verity-sig"} {
 				add(architecture, "os", kind, image+"."+name+".92f27638e0f141d2aadc80efe7d25c0f.raw.gz", random(architecture+name))
 			}
-			add(architecture, "os", updates.TypeImageRaw, image+".img.gz", random(architecture+"img"))
+			add(architecture, "os", updates.TypeImageRaw, image+".img.gz", installer(r.Version, architecture, 512))
+			if r.ISO {
+				add(architecture, "os", updates.TypeImageISO, image+".iso.gz", installer(r.Version, architecture, 2048))
+			}
 			add(architecture, "os", updates.TypeImageManifest, image+".manifest.json.gz", manifestOf(r.Packages))
 		}
 		for _, name := range r.Applications {
@@ -253,6 +259,20 @@ func noise(seed string, size int) []byte {
 	content := make([]byte, size)
 	_, _ = rand.NewChaCha8(sha256.Sum256([]byte(seed))).Read(content)
 	return zipped(content)
+}
+
+// releaseMark is what a simulated image says of itself, in its last partition.
+const releaseMark = "IncusOS %s %s\n"
+
+// installer is an installation image, with sectors of so many bytes.
+func installer(version, architecture string, sector int64) []byte {
+	partitions := slices.Clone(imagetest.Small)
+	partitions[len(partitions)-1].Fill = fmt.Appendf(nil, releaseMark, version, architecture)
+	var out bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&out, gzip.BestSpeed)
+	_, _ = io.Copy(w, imagetest.New(imagetest.Options{Sector: sector, Partitions: partitions}).Reader())
+	_ = w.Close()
+	return out.Bytes()
 }
 
 func zipped(content []byte) []byte {

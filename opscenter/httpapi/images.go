@@ -1,0 +1,264 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"errors"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/image"
+)
+
+// errNoImages: Options.Images is not set.
+var errNoImages = errors.New("this control plane makes no images")
+
+// publicImagePattern is that of images of public seeds: it has the name that nobody can guess, and no token.
+const publicImagePattern = "GET /1.0/provisioning/images/{public}"
+
+// imageRoutes are those of seeds and images.
+func (h *Handler) imageRoutes(operators map[string]http.HandlerFunc) {
+	const token = " /1.0/provisioning/tokens/{uuid}"
+	for pattern, handle := range map[string]http.HandlerFunc{
+		"POST" + token + "/image":          h.noQuery(h.postImage),
+		"GET" + token + "/image/{image}":   h.noQuery(h.getImage),
+		"GET" + token + "/provider-config": h.noQuery(h.getProviderConfig),
+		"GET" + token + "/seeds":           h.getSeeds,
+		"POST" + token + "/seeds":          h.noQuery(h.postSeeds),
+		"GET" + token + "/seeds/{name}":    h.getSeed,
+		"PUT" + token + "/seeds/{name}":    h.noQuery(h.putSeed),
+		"DELETE" + token + "/seeds/{name}": h.noQuery(h.deleteSeed),
+	} {
+		operators[pattern] = h.withImages(handle)
+	}
+}
+
+func (h *Handler) withImages(handle http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if h.options.Images == nil {
+			h.fail(w, r, errNoImages)
+			return
+		}
+		handle(w, r)
+	}
+}
+
+// seedFiles are the files of a seed, by their names with underscores, as Operations Center has them.
+type seedFiles map[string]json.RawMessage
+
+// files returns them by the names that they have in an archive.
+func (s seedFiles) files() map[string]json.RawMessage {
+	out := map[string]json.RawMessage{}
+	for name, data := range s {
+		if string(data) != "null" {
+			out[strings.ReplaceAll(name, "_", "-")] = data
+		}
+	}
+	return out
+}
+
+func showFiles(files map[string]json.RawMessage) seedFiles {
+	out := seedFiles{}
+	for name, data := range files {
+		out[strings.ReplaceAll(name, "-", "_")] = data
+	}
+	return out
+}
+
+// seedPut is what of a seed may be edited.
+type seedPut struct {
+	Description string    `json:"description"`
+	Public      bool      `json:"public"`
+	Seeds       seedFiles `json:"seeds"`
+}
+
+func (p seedPut) spec() opscenter.TokenSeedSpec {
+	return opscenter.TokenSeedSpec{Description: p.Description, Public: p.Public, Files: p.Seeds.files()}
+}
+
+// shownSeed is what the API shows.
+type shownSeed struct {
+	seedPut
+	Name        string    `json:"name"`
+	TokenUUID   string    `json:"token_uuid"`
+	LastUpdated time.Time `json:"last_updated"`
+	// PublicPath is where images of a public seed are fetched without authentication.
+	PublicPath string `json:"public_path,omitempty"`
+}
+
+func showSeed(s *opscenter.TokenSeed) shownSeed {
+	out := shownSeed{seedPut: seedPut{s.Description, s.Public != "", showFiles(s.Files)}, Name: s.Name, TokenUUID: s.Token, LastUpdated: s.LastUpdated}
+	if s.Public != "" {
+		out.PublicPath = "/1.0/provisioning/images/" + s.Public
+	}
+	return out
+}
+
+func seedPath(token, name string) string { return tokenPath(token) + "/seeds/" + name }
+
+func (h *Handler) getSeeds(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "recursion")
+	var found []*opscenter.TokenSeed
+	if err == nil {
+		found, err = h.registry.TokenSeeds(r.Context(), r.PathValue("uuid"))
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	list := newList(w, h)
+	for _, s := range found {
+		if query.recursion {
+			list.add(showSeed(s))
+		} else {
+			list.add(seedPath(s.Token, s.Name))
+		}
+	}
+	list.end(r, "", nil)
+}
+
+func (h *Handler) postSeeds(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		seedPut
+		Name string `json:"name"`
+	}
+	err := decode(r, &body, shownBy[shownSeed]())
+	spec := body.spec()
+	if err == nil {
+		err = h.options.Images.Check(spec)
+	}
+	var made *opscenter.TokenSeed
+	if err == nil {
+		made, err = h.registry.CreateTokenSeed(r.Context(), r.PathValue("uuid"), body.Name, spec)
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respondCreated(w, seedPath(made.Token, made.Name), showSeed(made))
+}
+
+// getSeed shows a seed, or with the query type it sends an image of it.
+func (h *Handler) getSeed(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "type", "architecture", "channel")
+	if err == nil && query.valueOf("type") != "" {
+		h.sendImage(w, r, func() (*image.Made, error) {
+			return h.options.Images.Make(r.Context(), r.PathValue("uuid"), r.PathValue("name"), requestOf(query))
+		})
+		return
+	}
+	var found *opscenter.TokenSeed
+	if err == nil {
+		found, err = h.registry.TokenSeed(r.Context(), r.PathValue("uuid"), r.PathValue("name"))
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	shown := showSeed(found)
+	w.Header().Set("ETag", etag(shown))
+	respond(w, shown)
+}
+
+func requestOf(q *query) image.Request {
+	return image.Request{Kind: q.valueOf("type"), Architecture: q.valueOf("architecture"), Channel: q.valueOf("channel")}
+}
+
+// putSeed edits a seed; what is left out stays as it is.
+func (h *Handler) putSeed(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Description *string    `json:"description"`
+		Public      *bool      `json:"public"`
+		Seeds       *seedFiles `json:"seeds"`
+	}
+	err := decode(r, &body, shownBy[shownSeed]())
+	if err == nil {
+		err = h.registry.EditTokenSeed(r.Context(), r.PathValue("uuid"), r.PathValue("name"), func(s *opscenter.TokenSeed, spec *opscenter.TokenSeedSpec) error {
+			replace(&spec.Description, body.Description)
+			replace(&spec.Public, body.Public)
+			if body.Seeds != nil {
+				spec.Files = body.Seeds.files()
+			}
+			return errors.Join(matches(r, etag(showSeed(s))), h.options.Images.Check(*spec))
+		})
+	}
+	h.done(w, r, err)
+}
+
+func (h *Handler) deleteSeed(w http.ResponseWriter, r *http.Request) {
+	h.done(w, r, h.registry.DeleteTokenSeed(r.Context(), r.PathValue("uuid"), r.PathValue("name")))
+}
+
+func (h *Handler) getProviderConfig(w http.ResponseWriter, r *http.Request) {
+	token, err := h.registry.UsableToken(r.Context(), r.PathValue("uuid"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, h.options.Images.ProviderConfig(token))
+}
+
+// postImage prepares an image, which is fetched by the path of the answer.
+func (h *Handler) postImage(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		Type         string    `json:"type"`
+		Architecture string    `json:"architecture"`
+		Seeds        seedFiles `json:"seeds"`
+	}
+	err := decode(r, &body)
+	var prepared *opscenter.PreparedImage
+	if err == nil {
+		prepared, err = h.options.Images.Prepare(r.Context(), r.PathValue("uuid"), body.Seeds.files(), image.Request{Kind: body.Type, Architecture: body.Architecture})
+	}
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	path := tokenPath(prepared.Token) + "/image/" + prepared.UUID
+	w.Header().Set("Location", path)
+	respond(w, map[string]string{"image": path})
+}
+
+func (h *Handler) getImage(w http.ResponseWriter, r *http.Request) {
+	h.sendImage(w, r, func() (*image.Made, error) {
+		return h.options.Images.MakePrepared(r.Context(), r.PathValue("uuid"), r.PathValue("image"))
+	})
+}
+
+func (h *Handler) getPublicImage(w http.ResponseWriter, r *http.Request) {
+	query, err := parseQuery(r, "type", "architecture", "channel")
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	h.sendImage(w, r, func() (*image.Made, error) {
+		return h.options.Images.MakePublic(r.Context(), r.PathValue("public"), requestOf(query))
+	})
+}
+
+// sendImage sends an image as it is, in parts where that is asked for. It may be unpacked first, which takes its time.
+func (h *Handler) sendImage(w http.ResponseWriter, r *http.Request, build func() (*image.Made, error)) {
+	end, ok := h.place(w, r)
+	if !ok {
+		return
+	}
+	defer end()
+	var made *image.Made
+	var err error
+	h.patient(w, func() { made, err = build() })
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	defer made.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": made.Name}))
+	w.Header().Set("ETag", made.ETag)
+	w.Header().Set("Cache-Control", "private, no-transform") // it holds a token
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("X-IncusOS-Version", made.Version)
+	paced := &pacedWriter{ResponseWriter: w, ctx: r.Context(), rate: h.downloads.rate, timeout: h.options.WriteTimeout}
+	http.ServeContent(paced, r, "", time.Time{}, made.Reader())
+}
