@@ -1,15 +1,18 @@
 package updates_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/pem"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,7 +30,9 @@ const childEnv = "OPSCENTER_UPDATES_CHILD"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
-		if err := mirrorIn(dir, os.Getenv(childEnv+"_SOURCE")); err != nil {
+		var kill mortal.Point
+		_, _ = fmt.Sscanf(os.Getenv(childEnv+"_KILL"), "%t %d %t", &kill.Call, &kill.Number, &kill.After)
+		if err := mirrorIn(dir, os.Getenv(childEnv+"_SOURCE"), kill); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -36,22 +41,32 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
 }
 
-// mirrorIn is a control plane that fetches updates into a directory, and ends.
-func mirrorIn(dir, source string) error {
+// mirrorIn is a control plane that fetches updates into a directory, or is killed at one of its writes. At its end it prints how many writes
+// and calls there were.
+func mirrorIn(dir, source string, kill mortal.Point) error {
 	ctx := context.Background()
+	fate := mortal.New()
+	fate.Set(kill)
+	go func() {
+		<-fate.Dead()
+		if self, err := os.FindProcess(os.Getpid()); err == nil {
+			_ = self.Kill()
+		}
+	}()
 	store, err := badgerstore.Open(filepath.Join(dir, "store"))
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+	registry, err := opscenter.NewRegistry(mortal.Store{Store: store, Fate: fate}, opscenter.Options{})
 	if err != nil {
 		return err
 	}
-	files, err := updates.NewDir(filepath.Join(dir, "updates"))
+	place, err := updates.NewDir(filepath.Join(dir, "updates"))
 	if err != nil {
 		return err
 	}
+	files := claimedFiles{mortalFiles{place, fate}, place}
 	root, err := os.ReadFile(filepath.Join(dir, "root.pem"))
 	if err != nil {
 		return err
@@ -63,7 +78,94 @@ func mirrorIn(dir, source string) error {
 	if err := feed.Refresh(ctx, updates.RefreshOptions{}); err != nil {
 		return err
 	}
+	writes, calls := fate.Counts()
+	fmt.Println(writes, calls)
 	return registry.Close()
+}
+
+// claimedFiles are mortal files of one store.
+type claimedFiles struct {
+	mortalFiles
+	updates.Claimer
+}
+
+// child starts a control plane in a process of its own.
+func child(t *testing.T, dir, source string, kill mortal.Point) (*exec.Cmd, *bytes.Buffer) {
+	program, err := os.Executable()
+	require.NoError(t, err)
+	out := &bytes.Buffer{}
+	cmd := exec.Command(program)
+	cmd.Env = append(os.Environ(), childEnv+"="+dir, childEnv+"_SOURCE="+source, fmt.Sprintf("%s_KILL=%t %d %t", childEnv, kill.Call, kill.Number, kill.After))
+	cmd.Stdout, cmd.Stderr = out, os.Stderr
+	require.NoError(t, cmd.Start())
+	return cmd, out
+}
+
+// tree lists the files below a directory, with their sizes.
+func tree(t *testing.T, dir string) map[string]int64 {
+	out := map[string]int64{}
+	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		info, err := entry.Info()
+		out[strings.TrimPrefix(path, dir)] = info.Size()
+		return err
+	}))
+	return out
+}
+
+// TestKilledAtEveryWrite kills a process that fetches updates at each of its writes, with SIGKILL. The next one comes to the same end.
+func TestKilledAtEveryWrite(t *testing.T) {
+	p := newPlane(t)
+	p.publish(t, incusostest.Release{Version: "202610010000", Applications: []string{"incus"}, NoOS: true})
+	base := t.TempDir()
+	root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.publisher.Root().Raw})
+	require.NoError(t, os.WriteFile(filepath.Join(base, "root.pem"), root, 0o600))
+	first, _ := child(t, base, p.source, mortal.Point{})
+	require.NoError(t, first.Wait())
+	p.publish(t, incusostest.Release{Version: "202610020000", Applications: []string{"incus", "debug"}, NoOS: true}, incusostest.Release{Version: "202610030000", Applications: []string{"incus"}, NoOS: true})
+	copied := func() string {
+		dir := t.TempDir()
+		require.NoError(t, os.CopyFS(dir, os.DirFS(base)))
+		return dir
+	}
+	whole := copied()
+	second, out := child(t, whole, p.source, mortal.Point{})
+	require.NoError(t, second.Wait())
+	var writes, calls int
+	_, err := fmt.Sscan(out.String(), &writes, &calls)
+	require.NoError(t, err)
+	want := tree(t, filepath.Join(whole, "updates"))
+	points := mortal.Points(writes, calls)
+	killed := 0
+	for i, point := range points {
+		dir := copied()
+		dying, _ := child(t, dir, p.source, point)
+		if dying.Wait() != nil && dying.ProcessState.ExitCode() < 0 {
+			killed++
+		}
+		next, _ := child(t, dir, p.source, mortal.Point{})
+		require.NoError(t, next.Wait(), "after %s", point)
+		got := tree(t, filepath.Join(dir, "updates"))
+		for name := range got { // owner is a name that each store makes up
+			require.Contains(t, want, name, "after %s", point)
+		}
+		require.Len(t, got, len(want), "after %s", point)
+		if i%10 == 0 { // the store, too
+			store, err := badgerstore.Open(filepath.Join(dir, "store"))
+			require.NoError(t, err)
+			registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+			require.NoError(t, err)
+			channel, err := registry.Channel(t.Context(), "stable")
+			require.NoError(t, err)
+			require.Equal(t, map[string]string{"incus": "202610030000"}, channel.Versions, "after %s", point)
+			require.NoError(t, store.Close())
+		}
+		require.NoError(t, os.RemoveAll(dir))
+	}
+	t.Logf("killed at %d of %d points", killed, len(points))
+	require.GreaterOrEqual(t, killed, len(points)*9/10, "some are beyond the end of a run that fetches in another order")
 }
 
 // TestKilled kills a process that fetches updates at any moment, and the one after it, until one comes to the end.
@@ -74,14 +176,9 @@ func TestKilled(t *testing.T) {
 	}
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "root.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.publisher.Root().Raw}), 0o600))
-	program, err := os.Executable()
-	require.NoError(t, err)
 	begin := func() *exec.Cmd {
-		child := exec.Command(program)
-		child.Env = append(os.Environ(), childEnv+"="+dir, childEnv+"_SOURCE="+p.source)
-		child.Stderr = os.Stderr
-		require.NoError(t, child.Start())
-		return child
+		cmd, _ := child(t, dir, p.source, mortal.Point{})
+		return cmd
 	}
 	killed := 0
 	for range 10 {
