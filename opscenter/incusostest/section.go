@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"maps"
 	"net/http"
+
+	"github.com/opscenter-go/sdk/opscenter/seed"
 )
 
 // putSection replaces the configuration of a section; s.mu is held while set runs.
@@ -88,29 +91,39 @@ func (s *Server) setProvider(config json.RawMessage) error {
 func (s *Server) factoryReset(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Seeds map[string]json.RawMessage `json:"seeds"`
+		Wipe  bool                       `json:"wipe_existing_seeds"`
 	}
 	if r.ContentLength != 0 && !decode(w, r, &body) {
 		return
 	}
-	var provider Provider
-	if seed := body.Seeds["provider"]; seed != nil {
-		var parsed providerSeed
-		err := json.Unmarshal(seed, &parsed)
-		if err == nil {
-			provider, err = parsed.provider()
-		}
-		if err != nil {
-			respondError(w, http.StatusBadRequest, "seed provider: %v", err)
-			return
-		}
+	// What is sent goes beside what is there, and before that of the same name.
+	files := map[string][]byte{}
+	s.mu.Lock()
+	installed := s.seeds != nil // from an image
+	if !body.Wipe {
+		maps.Copy(files, s.seeds)
+	}
+	s.mu.Unlock()
+	for name, data := range body.Seeds {
+		files[name] = data
 	}
 	var config map[string]any
-	if seed := body.Seeds["network"]; seed != nil {
-		if err := json.Unmarshal(seed, &config); err != nil {
+	if data := files[seed.FileNetwork]; data != nil { // its own release knows all of it
+		if err := json.Unmarshal(data, &config); err != nil {
 			respondError(w, http.StatusBadRequest, "seed network: %v", err)
 			return
 		}
 		delete(config, "version")
+	}
+	parsed := &seed.Seed{}
+	err := read(parsed, files, seed.FileApplications, seed.FileIncus, seed.FileKernel, seed.FileProvider, seed.FileSecurity, seed.FileServices, seed.FileUpdate)
+	var provider Provider
+	if err == nil && parsed.Provider != nil {
+		provider, err = providerOf(parsed.Provider)
+	}
+	if err != nil {
+		respondError(w, http.StatusBadRequest, "seeds: %v", err)
+		return
 	}
 	s.later(0, func() {
 		s.down()
@@ -118,10 +131,23 @@ func (s *Server) factoryReset(w http.ResponseWriter, r *http.Request) {
 			s.PowerOn()
 			return
 		}
+		s.mu.Lock()
+		if parsed.Applications != nil || installed {
+			s.options.Application = parsed.Applications.Primary()
+		}
+		s.mu.Unlock()
 		if s.Reinstall() != nil {
 			return
 		}
+		parsed.Network = nil // below
+		if parsed.Incus == nil && !installed && !body.Wipe {
+			parsed.Incus = &seed.Incus{} // as it was made
+		}
+		_ = s.settle(parsed, files)
 		s.mu.Lock()
+		if !installed {
+			s.seeds = nil
+		}
 		s.provider = Provider{}
 		feed := s.feed
 		if feed { // its application comes from there once more

@@ -135,7 +135,8 @@ type Server struct {
 	incus     *daemon
 	fleet     *Fleet // it belongs to, and has no sockets; nil: none
 
-	feed      bool // its updates come from the control plane
+	seeds     map[string][]byte // what is in the seed partition of its disk
+	feed      bool              // its updates come from the control plane
 	console   []string
 	listed    []feedUpdate // the updates of the feed, as they were then
 	listedAt  time.Time

@@ -70,7 +70,7 @@ func (i *Install) validate(v *validation) {
 		if size.text == "" {
 			continue
 		}
-		if n, err := parseSize(size.text); err != nil {
+		if n, err := ParseSize(size.text); err != nil {
 			v.add(size.field, "%s is no size, as 100GiB", shown(size.text))
 		} else {
 			size.set(n)
@@ -95,8 +95,8 @@ var units = []struct {
 	bytes  int64
 }{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"PiB", 1 << 50}, {"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"PB", 1e15}, {"B", 1}, {"", 1}}
 
-// parseSize reads a size in bytes.
-func parseSize(text string) (int64, error) {
+// ParseSize reads a size, as 100GiB or 1TB, and returns it in bytes.
+func ParseSize(text string) (int64, error) {
 	for _, unit := range units {
 		digits, ok := strings.CutSuffix(text, unit.suffix)
 		if !ok {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"github.com/google/uuid"
@@ -76,8 +75,11 @@ type ResetOptions struct {
 	// Token is the one that admits the server again. Default: one of its own, for one use, that
 	// expires after Options.ResetTimeout.
 	Token string
-	// Seeds are more seeds, by their names: applications, incus, and so on, as in IncusOS's
-	// images. Those that are needed for the server to come back, provider and network, are made.
+	// TokenSeed is the name of a seed of Token whose files are sent.
+	TokenSeed string
+	// Seeds are files of a seed, by their names (package seed), which go before those of TokenSeed. What is needed for the server to come
+	// back as what it was is made where neither gives it: its applications, incus without its defaults, its update
+	// settings, its network, and the provider always.
 	Seeds map[string]json.RawMessage
 	// ForgetNetwork leaves out the seed that gives the server the network configuration it has:
 	// it asks DHCP then.
@@ -112,7 +114,9 @@ type reset struct {
 // does not answer. Run takes the token, and the leave to register anew, back if it does not
 // come in time, or comes back as it was.
 //
-// Errors: opscenter.ErrNotSetUp without a Provider; opscenter.ErrInvalidOptions for a seed;
+// Errors: opscenter.ErrNotSetUp without a Provider; ErrInvalid for a seed that a server would not read, and
+// opscenter.ErrNotFound for one that there is not; opscenter.ErrBlocked, unless forced, where the update feed has not the application for the
+// server's channel, which would wait for it;
 // opscenter.ErrNotApplicable if it is not on IncusOS; opscenter.ErrClustered;
 // opscenter.ErrNotReady and opscenter.ErrBusy; opscenter.ErrRefused, opscenter.ErrUnreachable:
 // then all is as it was.
@@ -136,14 +140,9 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 	if info.Cluster != "" && !options.Force {
 		return fmt.Errorf("server %q: %w (%s)", name, opscenter.ErrClustered, info.Cluster)
 	}
-	seeds := maps.Clone(options.Seeds)
-	if seeds == nil {
-		seeds = map[string]json.RawMessage{}
-	}
-	for seed, content := range seeds {
-		if !json.Valid(content) {
-			return fmt.Errorf("seed %.40q: it is no JSON: %w", seed, ErrInvalid)
-		}
+	seeds, err := m.resetSeeds(ctx, info, options)
+	if err != nil {
+		return err
 	}
 	if err := m.unconfirmed(ctx, name); err != nil {
 		return err

@@ -423,3 +423,55 @@ func TestPutBackAnswerLost(t *testing.T) {
 	require.Less(t, time.Since(begun), 20*time.Second)
 	require.Equal(t, opscenter.StatusReady, p.server("a").State.Status)
 }
+
+// TestComesBackAsItWas: a reset server is sent what makes it what it was, or what a named seed of the given token says.
+func TestComesBackAsItWas(t *testing.T) {
+	p := newPlane(t, system.Options{LeaveUpdates: true}).run()
+	a := p.boot(incusostest.Options{Name: "a", Standalone: true, Application: "incus-lts-7.0"})
+	a.SetUpdateSettings(true, "stable", "12h")
+	p.ready("a", a.URL())
+	back := func(before *opscenter.ServerInfo) {
+		require.Eventually(t, func() bool {
+			info := p.server("a")
+			return info.Fingerprint != before.Fingerprint && info.State.Status == opscenter.StatusReady && info.State.Operation == nil && len(info.State.Versions.Applications) > 0
+		}, patience, 10*time.Millisecond)
+	}
+	primary := func() string {
+		for _, application := range p.server("a").State.Versions.Applications {
+			if application.Primary {
+				return application.Name
+			}
+		}
+		return ""
+	}
+	require.Eventually(t, func() bool { u := p.server("a").State.Update; return u != nil && u.CheckFrequency == "12h" }, patience, 10*time.Millisecond)
+	before := p.server("a")
+	require.NoError(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{}))
+	back(before)
+	require.Equal(t, "incus-lts-7.0", primary())
+	require.Eventually(t, func() bool { u := p.server("a").State.Update; return u != nil && u.AutoReboot && u.CheckFrequency == "12h" }, patience, 10*time.Millisecond)
+
+	token, err := p.registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: 2})
+	require.NoError(t, err)
+	_, err = p.registry.CreateTokenSeed(t.Context(), token.UUID, "manager", opscenter.TokenSeedSpec{Files: map[string]json.RawMessage{"applications": []byte(`{"applications":[{"name":"migration-manager"}]}`)}})
+	require.NoError(t, err)
+	before = p.server("a")
+	require.ErrorIs(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Token: token.UUID, TokenSeed: "none"}), opscenter.ErrNotFound)
+	for _, bad := range []string{`{"applications":[{"name":"incus"},{"name":"migration-manager"}]}`, `{"application":"incus"}`} {
+		err := p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Seeds: map[string]json.RawMessage{"applications": []byte(bad)}})
+		require.ErrorIs(t, err, system.ErrInvalid, bad)
+	}
+	require.Nil(t, p.server("a").State.Operation, "what was refused changed nothing")
+	require.NoError(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Token: token.UUID, TokenSeed: "manager"}))
+	back(before)
+	require.Equal(t, "migration-manager", primary())
+
+	// A feed that has not its application would let it wait for ever.
+	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+		return tx.SetOffer("stable", opscenter.Offer{"": {"incus": "202611010000", "os": "202611010000"}, "x86_64": {"incus": "202611010000", "os": "202611010000"}}, 0, "of a feed")
+	}))
+	err = p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{})
+	require.ErrorIs(t, err, opscenter.ErrBlocked)
+	require.ErrorContains(t, err, "application migration-manager, which channel stable does not offer")
+	require.Nil(t, p.server("a").State.Operation)
+}
