@@ -247,11 +247,11 @@ func (h *Handler) factoryReset(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		force, err = q.flag("force")
 	}
-	if err == nil && q.values.Get("tokenSeedName") != "" {
-		err = fmt.Errorf("%w: tokenSeedName: seeds of tokens are not kept here", errBody)
+	if err == nil && q.values.Get("tokenSeedName") != "" && q.values.Get("token") == "" {
+		err = fmt.Errorf("%w: tokenSeedName is that of a seed of token, which is missing", errBody)
 	}
 	if err == nil {
-		options := system.ResetOptions{Token: q.values.Get("token"), Force: force != nil && *force}
+		options := system.ResetOptions{Token: q.values.Get("token"), TokenSeed: q.values.Get("tokenSeedName"), Force: force != nil && *force}
 		h.patient(w, func() { err = h.options.System.FactoryReset(r.Context(), r.PathValue("name"), options) })
 	}
 	h.done(w, r, err)
