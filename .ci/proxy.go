@@ -22,7 +22,7 @@ func main() {
 	if len(os.Args) != 3 {
 		log.Fatal("usage: go run .ci/proxy.go DIRECTORY VERSION")
 	}
-	for _, subdir := range []string{"", "opscenter/metrics"} {
+	for _, subdir := range []string{"", "opscenter/metrics", "opscenter/image/medium"} {
 		if err := write(os.Args[1], os.Args[2], subdir); err != nil {
 			log.Fatal(err)
 		}
