@@ -43,6 +43,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
+	"github.com/opscenter-go/sdk/opscenter/image"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
@@ -225,7 +226,11 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	if files != nil {
 		defer files.Close()
 	}
-	handler, err := httpapi.New(registry, httpapi.Options{Updates: feed, ClientCertificate: certificates.client.Leaf, Authorize: authorize, Logger: logger,
+	images, err := openImages(c, registry, feed, log, ownURL, certificates.server.Leaf)
+	if err != nil {
+		return err
+	}
+	handler, err := httpapi.New(registry, httpapi.Options{Updates: feed, Images: images, ClientCertificate: certificates.client.Leaf, Authorize: authorize, Logger: logger,
 		Rollouts: rollouts, Clusters: cluster.New(registry, client, cluster.Options{Logger: logger}), Inventory: objects, Adopt: adopt,
 		System: systems, Audit: log, Forward: client})
 	if err != nil {
@@ -294,6 +299,18 @@ func openFeed(ctx context.Context, c config, registry *opscenter.Registry, logge
 		return nil, nil, errors.Join(fmt.Errorf("-updates, -source, -source-root: %w", err), files.Close())
 	}
 	return feed, files, nil
+}
+
+// openImages returns what makes installation images of the feed's releases, beside its files; nil: there is no feed.
+func openImages(c config, registry *opscenter.Registry, feed *updates.Manager, log *audit.Log, ownURL string, own *x509.Certificate) (*image.Manager, error) {
+	if feed == nil {
+		return nil, nil
+	}
+	bases, err := image.NewStore(filepath.Join(c.updates, "images"), image.StoreOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("-updates: %w", err)
+	}
+	return image.New(registry, feed, bases, image.Options{ServerURL: ownURL, Certificate: own, Audit: log})
 }
 
 // showProgress prints a line whenever a refresh has come further.

@@ -3,10 +3,13 @@ package httpapi
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"mime"
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/klauspost/compress/gzip"
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/image"
@@ -23,7 +26,7 @@ func (h *Handler) imageRoutes(operators map[string]http.HandlerFunc) {
 	const token = " /1.0/provisioning/tokens/{uuid}"
 	for pattern, handle := range map[string]http.HandlerFunc{
 		"POST" + token + "/image":          h.noQuery(h.postImage),
-		"GET" + token + "/image/{image}":   h.noQuery(h.getImage),
+		"GET" + token + "/image/{image}":   h.getImage,
 		"GET" + token + "/provider-config": h.noQuery(h.getProviderConfig),
 		"GET" + token + "/seeds":           h.getSeeds,
 		"POST" + token + "/seeds":          h.noQuery(h.postSeeds),
@@ -142,9 +145,9 @@ func (h *Handler) postSeeds(w http.ResponseWriter, r *http.Request) {
 
 // getSeed shows a seed, or with the query type it sends an image of it.
 func (h *Handler) getSeed(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "type", "architecture", "channel")
+	query, err := parseQuery(r, "type", "architecture", "channel", "compressed")
 	if err == nil && query.valueOf("type") != "" {
-		h.sendImage(w, r, func() (*image.Made, error) {
+		h.sendImage(w, r, query, func() (*image.Made, error) {
 			return h.options.Images.Make(r.Context(), r.PathValue("uuid"), r.PathValue("name"), requestOf(query))
 		})
 		return
@@ -222,43 +225,77 @@ func (h *Handler) postImage(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) getImage(w http.ResponseWriter, r *http.Request) {
-	h.sendImage(w, r, func() (*image.Made, error) {
+	query, err := parseQuery(r, "compressed")
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	h.sendImage(w, r, query, func() (*image.Made, error) {
 		return h.options.Images.MakePrepared(r.Context(), r.PathValue("uuid"), r.PathValue("image"))
 	})
 }
 
 func (h *Handler) getPublicImage(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "type", "architecture", "channel")
+	query, err := parseQuery(r, "type", "architecture", "channel", "compressed")
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	h.sendImage(w, r, func() (*image.Made, error) {
+	h.sendImage(w, r, query, func() (*image.Made, error) {
 		return h.options.Images.MakePublic(r.Context(), r.PathValue("public"), requestOf(query))
 	})
 }
 
-// sendImage sends an image as it is, in parts where that is asked for. It may be unpacked first, which takes its time.
-func (h *Handler) sendImage(w http.ResponseWriter, r *http.Request, build func() (*image.Made, error)) {
+// sendImage sends an image as it is, in parts where that is asked for; or with the query compressed as a file that gzip has packed, whole. It may be
+// unpacked first, which takes its time.
+func (h *Handler) sendImage(w http.ResponseWriter, r *http.Request, q *query, build func() (*image.Made, error)) {
+	packed, err := q.flag("compressed")
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
 	end, ok := h.place(w, r)
 	if !ok {
 		return
 	}
 	defer end()
 	var made *image.Made
-	var err error
 	h.patient(w, func() { made, err = build() })
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
 	defer made.Close()
-	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": made.Name}))
-	w.Header().Set("ETag", made.ETag)
 	w.Header().Set("Cache-Control", "private, no-transform") // it holds a token
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("X-IncusOS-Version", made.Version)
+	named := func(name string) {
+		w.Header().Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": name}))
+	}
 	paced := &pacedWriter{ResponseWriter: w, ctx: r.Context(), rate: h.downloads.rate, timeout: h.options.WriteTimeout}
-	http.ServeContent(paced, r, "", time.Time{}, made.Reader())
+	if packed == nil || !*packed {
+		named(made.Name)
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("ETag", made.ETag)
+		http.ServeContent(paced, r, "", time.Time{}, made.Reader())
+		return
+	}
+	named(made.Name + ".gz")
+	w.Header().Set("Content-Type", "application/gzip")
+	if r.Method == http.MethodHead {
+		return
+	}
+	from, to := io.Pipe()
+	defer from.Close() // ends the packing if the client has gone
+	go func() {
+		zip, err := gzip.NewWriterLevel(to, gzip.BestSpeed)
+		if err == nil {
+			_, err = io.Copy(zip, made.Reader())
+			err = errors.Join(err, zip.Close())
+		}
+		to.CloseWithError(err)
+	}()
+	if _, err := paced.ReadFrom(from); err != nil {
+		panic(http.ErrAbortHandler) // else what is cut would look whole
+	}
 }

@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -142,6 +143,16 @@ func TestSeedsByREST(t *testing.T) {
 			part, middle := p.download(t, operator, path, "Range", "bytes=1000000-1400000", "If-Range", resp.Header.Get("ETag"))
 			require.Equal(t, 206, part.StatusCode)
 			require.True(t, bytes.Equal(data[1000000:1400001], middle))
+			packed, small := p.download(t, operator, path+"&compressed=1", "Accept-Encoding", "identity")
+			require.Equal(t, 200, packed.StatusCode)
+			require.Equal(t, "application/gzip", packed.Header.Get("Content-Type"))
+			require.Contains(t, packed.Header.Get("Content-Disposition"), ".gz")
+			require.Less(t, len(small), len(data)/2)
+			plain, err := gzip.NewReader(bytes.NewReader(small))
+			require.NoError(t, err)
+			unpacked, err := io.ReadAll(plain)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(data, unpacked))
 			same, _ := p.download(t, operator, path, "If-None-Match", resp.Header.Get("ETag"))
 			require.Equal(t, 304, same.StatusCode)
 		}
