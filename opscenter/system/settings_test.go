@@ -449,7 +449,10 @@ func TestComesBackAsItWas(t *testing.T) {
 	require.NoError(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{}))
 	back(before)
 	require.Equal(t, "incus-lts-7.0", primary())
-	require.Eventually(t, func() bool { u := p.server("a").State.Update; return u != nil && u.AutoReboot && u.CheckFrequency == "12h" }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		u := p.server("a").State.Update
+		return u != nil && u.AutoReboot && u.CheckFrequency == "12h"
+	}, patience, 10*time.Millisecond)
 
 	token, err := p.registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: 2})
 	require.NoError(t, err)
