@@ -3,7 +3,7 @@
 //
 //	go run ./examples/install -o install.img
 //
-// With -boot, three simulated machines boot from images of their own: each installs itself, fetches Incus from the feed, and
+// With -serve it stays, and serves the image. With -boot, three simulated machines boot from images of their own: each installs itself, fetches Incus from the feed, and
 // registers. They become a cluster, and get their first rolling update.
 package main
 
@@ -67,6 +67,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	kind := flags.String("type", image.Raw, "kind of image: raw or iso")
 	architecture := flags.String("architecture", updates.ArchitectureX8664, "x86_64 or aarch64")
 	application := flags.String("application", "incus", "what the servers run: incus, incus-lts-7.0, migration-manager")
+	serve := flags.Bool("serve", false, "serve the image, at a URL that nobody can guess, until Ctrl-C")
 	boot := flags.Bool("boot", false, "boot simulated machines from images, until they are a cluster that was updated")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -74,8 +75,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
+	if !*serve {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 5*time.Minute)
+		defer cancel()
+	}
 	s, err := begin(ctx)
 	if err != nil {
 		return err
@@ -96,8 +100,14 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err := s.image(ctx, token, "server01", *application, image.Request{Kind: *kind, Architecture: *architecture}, path); err != nil {
 		return err
 	}
-	if err := describe(out, path, *file); err != nil || !*boot {
+	if err := describe(out, path, *file); err != nil {
 		return err
+	}
+	if *serve {
+		return s.serve(ctx, token, image.Request{Kind: *kind, Architecture: *architecture}, out)
+	}
+	if !*boot {
+		return nil
 	}
 	if err := s.install(ctx, token, *application, image.Request{Kind: *kind, Architecture: *architecture}, out); err != nil {
 		return err
@@ -207,7 +217,7 @@ func begin(ctx context.Context) (s *site, err error) {
 	if err != nil {
 		return s, err
 	}
-	images, err := image.New(s.registry, s.feed, bases, image.Options{ServerURL: s.url, Certificate: own.Leaf})
+	images, err := image.New(s.registry, s.feed, bases, image.Options{ServerURL: s.url, Certificate: own.Leaf, Public: true})
 	if err != nil {
 		return s, err
 	}
@@ -288,13 +298,35 @@ func (s *site) image(ctx context.Context, token *opscenter.Token, name, applicat
 	if _, err := s.registry.CreateTokenSeed(ctx, token.UUID, name, opscenter.TokenSeedSpec{Files: files}); err != nil && !errors.Is(err, opscenter.ErrInUse) {
 		return err
 	}
-	where := s.url + "/1.0/provisioning/tokens/" + token.UUID + "/seeds/" + name + "?" + url.Values{"type": {request.Kind}, "architecture": {request.Architecture}}.Encode()
+	where := s.url + "/1.0/provisioning/tokens/" + token.UUID + "/seeds/" + name + "?" + query(request)
 	file, err := os.Create(path)
 	if err != nil {
 		return err
 	}
 	err = s.fetch(ctx, where, file)
 	return errors.Join(err, file.Close())
+}
+
+// serve makes the seed public, and waits.
+func (s *site) serve(ctx context.Context, token *opscenter.Token, request image.Request, out io.Writer) error {
+	err := s.registry.EditTokenSeed(ctx, token.UUID, "server01", func(_ *opscenter.TokenSeed, spec *opscenter.TokenSeedSpec) error {
+		spec.Public = true
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	public, err := s.registry.TokenSeed(ctx, token.UUID, "server01")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "It is served: curl -k -o install.img '%s/1.0/provisioning/images/%s?%s'\n", s.url, public.Public, query(request))
+	<-ctx.Done()
+	return nil
+}
+
+func query(request image.Request) string {
+	return url.Values{"type": {request.Kind}, "architecture": {request.Architecture}}.Encode()
 }
 
 // fetch fetches the first half of an image, and the rest.

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,6 +36,31 @@ func TestInstall(t *testing.T) {
 	for _, bad := range [][]string{{"-type", "floppy"}, {"-architecture", "riscv64"}, {"-application", "none/"}, {"-application", "gpu-support"}, {"-o", filepath.Join(path, "x")}} {
 		require.Error(t, run(t.Context(), bad, &out), bad)
 	}
+}
+
+// TestServe: the image is served to whoever has its URL.
+func TestServe(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	out, in := io.Pipe()
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx, []string{"-serve"}, in) }()
+	where := ""
+	for lines := bufio.NewScanner(out); where == "" && lines.Scan(); {
+		if _, after, ok := strings.Cut(lines.Text(), "install.img '"); ok {
+			where = strings.TrimSuffix(after, "'")
+		}
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport, Timeout: 20 * time.Second}).Get(where)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, 200, resp.StatusCode)
+	n, err := io.Copy(io.Discard, resp.Body)
+	require.NoError(t, err)
+	require.Equal(t, resp.ContentLength, n)
+	stop()
+	require.NoError(t, <-ended)
 }
 
 // TestTheWholeWay goes from a token to a server that was updated, reset, and has come back, for each application, kind of image and

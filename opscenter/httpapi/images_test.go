@@ -123,6 +123,15 @@ func TestSeedsByREST(t *testing.T) {
 	}
 	require.JSONEq(t, labSeeds, string(metadata[map[string]json.RawMessage](t, p.call(operator, "GET", at+"/seeds/lab", ""))["seeds"]), "what was refused changed nothing")
 
+	// What a client sends whose structs have all fields, and no value.
+	zero := p.call(operator, "POST", at+"/seeds?", `{"name":"zero","description":"","public":false,"seeds":{"applications":{"applications":null,"version":""},"install":{"version":"","force_install":false,"force_reboot":false,"security":null,"target":null},`+
+		`"migration_manager":{"version":"","trusted_client_certificates":null,"apply_defaults":false,"preseed":null},"network":{"dns":null,"time":null,"proxy":null,"interfaces":null,"version":""},"operations_center":null}}`)
+	require.Equal(t, 201, zero.http.StatusCode, zero.Error)
+	_, plain := p.download(t, operator, at+"/seeds/zero?type=raw")
+	require.Equal(t, []string{"incus"}, seedIn(t, plain).Applications.Names())
+	require.Equal(t, seed.Version("1"), seedIn(t, plain).Install.Version)
+	require.Equal(t, 200, p.call(operator, "DELETE", at+"/seeds/zero", "").StatusCode)
+
 	// Images of each kind, whole and in parts.
 	for _, kind := range []string{image.Raw, image.ISO} {
 		for _, architecture := range []string{updates.ArchitectureX8664, updates.ArchitectureAArch64} {
@@ -190,7 +199,7 @@ func TestSeedsByREST(t *testing.T) {
 			said += e.Detail + "\n"
 		}
 	}
-	require.Equal(t, 6, count, said)
+	require.Equal(t, 7, count, said)
 	require.Contains(t, said, "iso image of 202610010000 for aarch64, seed lab of")
 	require.NotContains(t, said, token)
 

@@ -138,6 +138,9 @@ func Files(files map[string]json.RawMessage) (*seed.Seed, error) {
 			return nil, fmt.Errorf("%.40q is no seed file: %w", name, seed.ErrInvalid)
 		}
 	}
+	if out.Applications != nil && len(out.Applications.Applications) == 0 {
+		out.Applications = nil // a client that was told of none sends it so
+	}
 	if out.Provider != nil {
 		return nil, fmt.Errorf("%s: it is the control plane that says it: %w", seed.FileProvider, seed.ErrInvalid)
 	}

@@ -8,13 +8,11 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -73,9 +71,15 @@ func mirrorIn(dir, source string, kill mortal.Point) error {
 	}
 	feed, err := updates.New(ctx, registry, files, updates.Options{Settings: &updates.Settings{Source: source, Root: string(root), Keep: 2}})
 	if err != nil {
+		if fate.IsDead() {
+			select {}
+		}
 		return err
 	}
 	if err := feed.Refresh(ctx, updates.RefreshOptions{}); err != nil {
+		if fate.IsDead() {
+			select {} // until it is killed
+		}
 		return err
 	}
 	writes, calls := fate.Counts()
@@ -166,48 +170,6 @@ func TestKilledAtEveryWrite(t *testing.T) {
 	}
 	t.Logf("killed at %d of %d points", killed, len(points))
 	require.GreaterOrEqual(t, killed, len(points)*9/10, "some are beyond the end of a run that fetches in another order")
-}
-
-// TestKilled kills a process that fetches updates at any moment, and the one after it, until one comes to the end.
-func TestKilled(t *testing.T) {
-	p := newPlane(t)
-	for n := range 3 {
-		p.publish(t, incusostest.Release{Version: release(n + 1).Version, Size: 200 << 10})
-	}
-	dir := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "root.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.publisher.Root().Raw}), 0o600))
-	begin := func() *exec.Cmd {
-		cmd, _ := child(t, dir, p.source, mortal.Point{})
-		return cmd
-	}
-	killed := 0
-	for range 10 {
-		child := begin()
-		timer := time.AfterFunc(time.Duration(rand.IntN(400))*time.Millisecond, func() { _ = child.Process.Kill() })
-		if child.Wait() != nil && child.ProcessState.ExitCode() < 0 { // by a signal
-			killed++
-		}
-		timer.Stop()
-	}
-	require.Positive(t, killed)
-	require.NoError(t, begin().Wait())
-	store, err := badgerstore.Open(filepath.Join(dir, "store"))
-	require.NoError(t, err)
-	defer store.Close()
-	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
-	require.NoError(t, err)
-	p.Registry = registry
-	files, err := updates.NewDir(filepath.Join(dir, "updates"))
-	require.NoError(t, err)
-	defer files.Close()
-	p.files = files
-	require.NoError(t, err)
-	p.restart(t)
-	require.Equal(t, []string{"202610030000", "202610020000"}, p.versions(updates.StatusReady))
-	require.NoError(t, p.feed.Verify(t.Context()))
-	partial, err := os.ReadDir(filepath.Join(dir, "updates", "partial"))
-	require.NoError(t, err)
-	require.Empty(t, partial)
 }
 
 // mortalFiles are files of a control plane that can die at each call.
