@@ -353,20 +353,28 @@ func (h *Handler) postUpdate(w http.ResponseWriter, r *http.Request) {
 	respondCreated(w, updatesPath+"/"+made.UUID, h.showUpdate(r, made))
 }
 
-// livelyReader gives each part of a body its time. From the end of the body on net/http reads ahead, which must have no
+// livelyReader gives each livelyPart of a body its time. From the end of the body on net/http reads ahead, which must have no
 // deadline.
 type livelyReader struct {
 	from io.Reader
 	more func()
+	came int // since the last call of more
 	over error
 }
+
+// livelyPart is how much of a body must come within Options.WriteTimeout, in bytes: a byte now and then would hold a file for ever.
+const livelyPart = 16 << 10
 
 func (l *livelyReader) Read(p []byte) (n int, err error) {
 	if l.over != nil {
 		return 0, l.over
 	}
-	l.more()
+	if l.came == 0 || l.came >= livelyPart {
+		l.more()
+		l.came = 0
+	}
 	n, l.over = l.from.Read(p)
+	l.came += n
 	return n, l.over
 }
 

@@ -43,21 +43,33 @@ type softwarePackage struct {
 // maxManifest bounds a manifest, in bytes, once it is unpacked.
 const maxManifest = 16 << 20
 
-// maxManifests is how many manifests of an update are read.
-const maxManifests = 64
+// Limits of what is compared of an update. A manifest of IncusOS has some 300 packages.
+const (
+	maxManifests = 64
+	maxPackages  = 20_000 // in all manifests
+)
 
-// versions returns the version of each package; what is there several times has them all.
-func (m *manifest) versions() map[string]string {
-	out := map[string]string{}
+// versions returns the version of each package, of one that is there several times all of them, and how many entries there are: nil for
+// more than are compared.
+func (m *manifest) versions() (out map[string]string, n int) {
+	lists := map[string][]string{}
 	for _, p := range slices.Concat(m.Packages, m.Artifacts) {
-		if have, ok := out[p.Name]; ok && have != p.Version {
-			out[p.Name] = have + ", " + p.Version
-		} else {
-			out[p.Name] = p.Version
+		if n++; n > maxPackages {
+			return nil, n
+		}
+		if !slices.Contains(lists[p.Name], p.Version) && len(lists[p.Name]) < maxVersions {
+			lists[p.Name] = append(lists[p.Name], p.Version)
 		}
 	}
-	return out
+	out = map[string]string{}
+	for name, versions := range lists {
+		out[name] = strings.Join(versions, ", ")
+	}
+	return out, n
 }
+
+// maxVersions is how many versions of a package of one name are compared.
+const maxVersions = 16
 
 // compare returns what changed from one list of packages to another. It is pure.
 func compare(before, after map[string]string) (out Changes) {
@@ -85,7 +97,11 @@ func manifestComponent(f *File, version string) string {
 // packages reads the manifests of an update: the packages, by component.
 func (m *Manager) packages(ctx context.Context, u *Update, architecture string) (map[string]map[string]string, error) {
 	out := map[string]map[string]string{}
+	packages := 0
 	for i := range u.Files {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		f := &u.Files[i]
 		if f.Type != TypeImageManifest || !f.isFor(architecture) {
 			continue
@@ -97,7 +113,11 @@ func (m *Manager) packages(ctx context.Context, u *Update, architecture string) 
 		if err := m.readJSON(ctx, f, &found); err != nil {
 			return nil, fmt.Errorf("update %s, %s: %w", u.Version, f.Filename, err)
 		}
-		out[manifestComponent(f, u.Version)] = found.versions()
+		versions, n := found.versions()
+		if packages += n; packages > maxPackages {
+			return nil, fmt.Errorf("update %s has more than %d packages: %w", u.Version, maxPackages, ErrInvalid)
+		}
+		out[manifestComponent(f, u.Version)] = versions
 	}
 	return out, nil
 }

@@ -267,6 +267,9 @@ func (m *Manager) complete(ctx context.Context, s *prepared, wanted *Update) err
 			return err
 		}
 	}
+	for _, f := range pending.Files { // whatever becomes of the filters meanwhile
+		defer m.pin(f.SHA256)()
+	}
 	if err := m.fetchAll(ctx, s.source, wanted, pending.Files); err != nil {
 		if ctx.Err() == nil {
 			problem := cut(err.Error())
@@ -385,8 +388,11 @@ func (m *Manager) makeReady(ctx context.Context, s *prepared, u Update, how stri
 func (m *Manager) extend(ctx context.Context, s *prepared, have, wanted *Update) error {
 	var more []File
 	for _, f := range wanted.Files {
-		if have.file(f.Filename) == nil {
+		switch other := have.file(f.Filename); {
+		case other == nil:
 			more = append(more, f)
+		case other.SHA256 != f.SHA256:
+			return fmt.Errorf("the source has another %s than it had: %w", f.Filename, ErrMismatch)
 		}
 	}
 	if len(more) == 0 {
@@ -417,8 +423,11 @@ func (m *Manager) add(ctx context.Context, have *Update, more []File) error {
 		extended := *u
 		extended.Files = slices.Clone(u.Files)
 		for _, f := range more {
-			if extended.file(f.Filename) == nil {
+			switch other := extended.file(f.Filename); {
+			case other == nil:
 				extended.Files = append(extended.Files, f)
+			case other.SHA256 != f.SHA256:
+				return fmt.Errorf("update %s of %s is here with another %s: %w", u.Version, u.Origin, f.Filename, ErrInvalid)
 			}
 		}
 		extended.SecureBootKeys = keys

@@ -182,19 +182,27 @@ func (up *upload) describe(content io.Reader) error {
 	u.Local = true
 	u.identify()
 	u.Described = len(u.Files)
-	if known, _ := up.m.Snapshot().Update(u.UUID); known != nil && known.Status == StatusReady {
-		lacks := false
-		for i := range u.Files {
-			have := known.file(u.Files[i].Filename)
-			if lacks = lacks || have == nil; have != nil && have.SHA256 != u.Files[i].SHA256 {
-				return fmt.Errorf("update %s of %s is here with another %s: %w", u.Version, u.Origin, have.Filename, ErrInvalid)
-			}
+	if known, _ := up.m.Snapshot().Update(u.UUID); known != nil {
+		if err := sameUpdate(known, u); err != nil {
+			return err
 		}
-		if !lacks {
+		if known.Status == StatusReady && len(known.Files) == len(u.Files) {
 			return fmt.Errorf("update %s of %s: %w", u.Version, u.Origin, ErrExists)
 		}
 	}
 	up.update = u
+	return nil
+}
+
+// sameUpdate refuses a description of an update that is here which does not name all files that are here, with their sums: parts of two
+// builds would be mixed.
+func sameUpdate(known, described *Update) error {
+	for i := range known.Files {
+		f := &known.Files[i]
+		if d := described.file(f.Filename); d == nil || d.SHA256 != f.SHA256 {
+			return fmt.Errorf("update %s of %s is here with another %s: %w", described.Version, described.Origin, f.Filename, ErrInvalid)
+		}
+	}
 	return nil
 }
 
@@ -244,13 +252,13 @@ func (up *upload) keep(f *File, size int64, content io.Reader) error {
 	}
 	up.unpin = append(up.unpin, up.m.pin(f.SHA256))
 	defer up.m.hold(f.SHA256)()
-	if err := up.m.checkSpace(up.ctx, size); err != nil {
-		return err
-	}
 	// A file that is here already is read all the same: the archive is to be what it says.
 	var to Partial
 	if !up.m.has(up.ctx, f) {
-		var err error
+		err := up.m.checkSpace(up.ctx, size)
+		if err != nil {
+			return err
+		}
 		if to, err = up.m.files.Create(up.ctx, f.SHA256); err != nil {
 			return err
 		}
@@ -294,14 +302,34 @@ func (up *upload) finish() error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	ready := *up.update
-	ready.Files = slices.DeleteFunc(slices.Clone(ready.Files), func(f File) bool { return !up.here[f.Filename] })
-	if len(ready.Files) == 0 {
+	came := slices.DeleteFunc(slices.Clone(up.update.Files), func(f File) bool { return !up.here[f.Filename] })
+	if len(came) == 0 {
 		return fmt.Errorf("the archive has none of the files that %s names: %w", descriptionName, ErrInvalid)
 	}
+	known, _ := up.m.Snapshot().Update(up.update.UUID)
+	if known != nil {
+		if err := sameUpdate(known, up.update); err != nil {
+			return err
+		}
+	}
+	if known != nil && known.Status == StatusReady {
+		return up.complete(known, came)
+	}
+	ready := *up.update
 	ready.CreatedAt, ready.URL = now(), ""
-	if known, _ := up.m.Snapshot().Update(ready.UUID); known != nil && known.Status == StatusReady { // by now
-		return up.complete(known, ready.Files)
+	ready.Files = came
+	if known != nil { // it lost files: those that it has still count
+		for i := range known.Files {
+			f := &known.Files[i]
+			if up.here[f.Filename] {
+				continue
+			}
+			up.unpin = append(up.unpin, up.m.pin(f.SHA256))
+			if !up.m.has(up.ctx, f) {
+				return fmt.Errorf("update %s of %s lacks %s, too, which the archive has not: %w", ready.Version, ready.Origin, f.Filename, ErrInvalid)
+			}
+			ready.Files = append(ready.Files, *f)
+		}
 	}
 	if len(ready.Files) < len(up.update.Files) {
 		up.m.log.InfoContext(up.ctx, "an update was uploaded in part", "version", ready.Version, "files", len(ready.Files), "described", len(up.update.Files))

@@ -374,3 +374,73 @@ func TestDamagedUpload(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, p.warnings(t))
 }
+
+// TestRepairByUpload: an upload of the one file that was damaged brings the update back as a whole, and another build under the same version
+// is not mixed with it.
+func TestRepairByUpload(t *testing.T) {
+	p := newPlane(t, noSource)
+	p.publish(t, release(1))
+	u, err := p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, "202610010000")))
+	require.NoError(t, err)
+	whole := p.stored(t)
+	lost := u.Files[2]
+	require.NoError(t, os.Remove(filepath.Join(p.dir, "files", lost.SHA256[:2], lost.SHA256)))
+	p.restart(t)
+	require.Empty(t, p.versions(updates.StatusReady))
+	other := u.Files[3]
+	_, err = p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, "202610010000", other.Filename)))
+	require.ErrorIs(t, err, updates.ErrInvalid)
+	require.ErrorContains(t, err, lost.Filename)
+	back, err := p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, "202610010000", lost.Filename)))
+	require.NoError(t, err)
+	require.Len(t, back.Files, len(u.Files))
+	require.Equal(t, []string{"stable"}, back.Channels)
+	require.Equal(t, whole, p.stored(t))
+	require.NoError(t, p.feed.Verify(t.Context()))
+	// Another build.
+	p.publish(t, incusostest.Release{Version: "202610010000", Size: 5 << 10})
+	_, err = p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, "202610010000")))
+	require.ErrorIs(t, err, updates.ErrInvalid)
+	require.ErrorContains(t, err, "is here with another")
+	require.Equal(t, whole, p.stored(t))
+}
+
+// failing are files that can't be opened, and a disk without room.
+type failing struct {
+	updates.Files
+	err error
+}
+
+func (f failing) Open(ctx context.Context, sum string) (io.ReadSeekCloser, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	return f.Files.Open(ctx, sum)
+}
+
+func (f failing) Space(context.Context) (int64, int64, error) { return 0, 1 << 40, nil }
+
+// TestVerifyRemovesOnlyWhatIsDamaged: a full disk, or too few descriptors, say nothing of a file.
+func TestVerifyRemovesOnlyWhatIsDamaged(t *testing.T) {
+	p := newPlane(t)
+	p.publish(t, incusostest.Release{Version: "202610010000", Size: 70 << 20, Applications: []string{"incus"}, NoOS: true})
+	p.refresh(t)
+	before := p.stored(t)
+	for _, err := range []error{nil, errors.New("too many open files")} {
+		files := p.files
+		p.files = failing{Files: files, err: nil}
+		p.restart(t)
+		p.files = failing{Files: files, err: err}
+		feed, makeErr := updates.New(t.Context(), p.Registry, p.files, p.options)
+		require.NoError(t, makeErr)
+		if got := feed.Verify(t.Context()); err == nil {
+			require.NoError(t, got)
+		} else {
+			require.ErrorIs(t, got, err)
+			require.NotErrorIs(t, got, updates.ErrMismatch)
+		}
+		p.files = files
+		require.Equal(t, before, p.stored(t))
+		require.Equal(t, updates.StatusReady, feed.Snapshot().Updates()[0].Status)
+	}
+}
