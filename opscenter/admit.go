@@ -31,8 +31,8 @@ type Decision struct {
 	Channel string
 	// Properties are added to those that it gave, and replace those of the same name.
 	Properties map[string]string
-	// Cluster in whose record it becomes a member, and whose channel it follows then: see AddClusterMembers. It must exist. Package cluster
-	// makes it a member of the Incus cluster.
+	// Cluster in whose record it becomes a member, and whose channel it follows then: see AddClusterMembers. It must exist. Until
+	// cluster.Manager.AddServers is called for it, its Incus is none of the cluster.
 	Cluster string
 }
 
@@ -82,7 +82,10 @@ type admission struct {
 }
 
 // errJudgedOther: what was judged is not what is to be admitted any more.
-var errJudgedOther = errors.New("the registration was judged as another than it is")
+var errJudgedOther = errors.New("the registration changed while it was judged")
+
+// errManyJudged: as many registrations are judged as can be. It is an ErrTooOften.
+var errManyJudged = fmt.Errorf("%d registrations are being judged already: %w", maxAdmissions, ErrTooOften)
 
 // admit asks Options.Admit about a registration; nil if there is nothing to decide. What it decides goes into the transaction.
 func (r *Registry) admit(ctx context.Context, reg Registration, at time.Time) (*admission, error) {
@@ -97,7 +100,8 @@ func (r *Registry) admit(ctx context.Context, reg Registration, at time.Time) (*
 	}
 	out.Decision, err = r.judge(ctx, *c)
 	switch {
-	case errors.Is(err, ErrTooOften):
+	case errors.Is(err, errManyJudged):
+		r.refused(ctx, server, reg, err)
 		return nil, err
 	case err == nil && out.Refuse != "":
 		err = errors.New(cut(out.Refuse))
@@ -130,8 +134,9 @@ func (r *Registry) judge(ctx context.Context, c Candidate) (Decision, error) {
 	select {
 	case r.admissions <- struct{}{}:
 	default:
-		return Decision{}, fmt.Errorf("%d registrations are being judged already: %w", maxAdmissions, ErrTooOften)
+		return Decision{}, errManyJudged
 	}
+	outer := ctx
 	ctx, cancel := context.WithTimeout(ctx, r.options.AdmitTimeout)
 	defer cancel()
 	type verdict struct {
@@ -154,15 +159,16 @@ func (r *Registry) judge(ctx context.Context, c Candidate) (Decision, error) {
 	case v := <-done:
 		return v.Decision, v.error
 	case <-ctx.Done():
+		if err := outer.Err(); err != nil {
+			return Decision{}, fmt.Errorf("it has gone before it was judged: %w", err)
+		}
 		return Decision{}, fmt.Errorf("it was not judged within %s: %w", r.options.AdmitTimeout, ctx.Err())
 	}
 }
 
 // applyTo changes a registration before it is carried out.
 func (d *Decision) applyTo(reg *Registration) {
-	if d.Name != "" {
-		reg.Name, reg.unnamed = d.Name, false
-	}
+	reg.decidedName = d.Name // not before it is known who the server is, which its own name tells
 	reg.Properties = d.properties(reg.Properties)
 }
 

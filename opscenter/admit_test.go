@@ -110,9 +110,9 @@ func TestNotAdmitted(t *testing.T) {
 			return opscenter.Decision{}, ctx.Err()
 		}, said: "deadline"},
 		"no such name":    {admit: func(context.Context) (opscenter.Decision, error) { return opscenter.Decision{Name: "a/b"}, nil }, said: "invalid name"},
-		"name is taken":   {admit: func(context.Context) (opscenter.Decision, error) { return opscenter.Decision{Name: "server09"}, nil }, said: "is taken", told: true},
-		"no such channel": {admit: func(context.Context) (opscenter.Decision, error) { return opscenter.Decision{Channel: "x"}, nil }, said: "channel", told: true},
-		"no such cluster": {admit: func(context.Context) (opscenter.Decision, error) { return opscenter.Decision{Cluster: "x"}, nil }, said: "cluster", told: true},
+		"name is taken":   {admit: func(context.Context) (opscenter.Decision, error) { return opscenter.Decision{Name: "server09"}, nil }, said: "is taken"},
+		"no such channel": {admit: func(context.Context) (opscenter.Decision, error) { return opscenter.Decision{Channel: "x"}, nil }, said: "channel"},
+		"no such cluster": {admit: func(context.Context) (opscenter.Decision, error) { return opscenter.Decision{Cluster: "x"}, nil }, said: "cluster"},
 		"too many properties": {admit: func(context.Context) (opscenter.Decision, error) {
 			many := map[string]string{}
 			for i := range opscenter.MaxProperties + 1 {
@@ -208,4 +208,27 @@ func TestAdmissionsAreBounded(t *testing.T) {
 		_, err = registry.Register(t.Context(), registration(0, token.UUID))
 		require.NoError(t, err)
 	})
+}
+
+// TestJudgedByTheNameItGave: a server that was announced by its name alone is that server, whatever name is decided.
+func TestJudgedByTheNameItGave(t *testing.T) {
+	w := judged(t, func(_ context.Context, c opscenter.Candidate) (opscenter.Decision, error) {
+		return opscenter.Decision{Name: "rack1-01"}, nil
+	})
+	_, err := w.PreRegister(t.Context(), opscenter.Announcing{Name: "server00"})
+	require.NoError(t, err)
+	answer, err := w.Register(t.Context(), registration(0, w.token(t, 1)))
+	require.NoError(t, err)
+	require.Equal(t, "server00", answer.Name)
+	// A caller that hangs up is no judge that is slow.
+	ctx, stop := context.WithCancel(t.Context())
+	waiting := judged(t, func(ctx context.Context, _ opscenter.Candidate) (opscenter.Decision, error) {
+		stop()
+		<-ctx.Done()
+		time.Sleep(10 * time.Millisecond) // so that the other end is seen first
+		return opscenter.Decision{}, ctx.Err()
+	})
+	_, err = waiting.Register(ctx, registration(0, waiting.token(t, 1)))
+	require.ErrorIs(t, err, opscenter.ErrNotAdmitted)
+	require.Contains(t, waiting.events(t, opscenter.EventRegistrationRefused)[0].Reason, "it has gone before it was judged")
 }

@@ -2,6 +2,7 @@ package opscenter
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -91,14 +92,11 @@ func (t *Tx) RevokeToken(id string) error {
 	if err != nil || token == nil {
 		return err
 	}
-	if err := tokens.Delete(t, storage.StringKey(id)); err != nil {
-		return err
-	}
-	return t.Record(Event{At: now(), Kind: EventTokenRevoked, Reason: token.label()})
+	return t.deleteToken(token, "")
 }
 
-// TokenUsed reports whether a token is used up, or gone.
-func (s *Snapshot) TokenUsed(id string) (bool, error) {
-	token, err := tokens.Find(s, storage.StringKey(id))
-	return err == nil && (token == nil || token.UsesRemaining == 0), err
+// UsableUntil returns an error unless a token admits a server until then. Errors: ErrTokenUnknown, ErrTokenExpired, ErrTokenExhausted.
+func (s *Snapshot) UsableUntil(id string, at time.Time) error {
+	_, err := findToken(s, id, at)
+	return err
 }

@@ -32,8 +32,9 @@ type Registration struct {
 	// RemoteAddr is where the request came from, for events.
 	RemoteAddr string
 
-	unnamed bool // its name is its system UUID
-	verdict verdict
+	unnamed     bool   // its name is its system UUID
+	decidedName string // by Options.Admit, for a new server
+	verdict     verdict
 }
 
 // Registered is the outcome of a registration.
@@ -96,12 +97,14 @@ const maxJudgements = 3
 // registerJudged has a registration judged, and carries it out as it was.
 func (r *Registry) registerJudged(ctx context.Context, reg Registration, at time.Time) (out registering, err error) {
 	for range maxJudgements {
+		at = now() // a judge takes its time
 		var judged *admission
 		given := reg
 		if r.options.Admit != nil {
 			if judged, err = r.admit(ctx, reg, at); err != nil {
 				return out, err
 			}
+			at = now()
 			if judged != nil {
 				judged.applyTo(&given)
 			}
@@ -127,6 +130,9 @@ func (r *Registry) registerJudged(ctx context.Context, reg Registration, at time
 	}
 	if errors.Is(err, ErrIdentityTaken) || errors.Is(err, ErrIdentityChanged) || errors.Is(err, ErrNotAdmitted) {
 		r.refused(ctx, out.server, reg, err)
+	}
+	if errors.Is(err, ErrNotAdmitted) {
+		err = ErrNotAdmitted // what went wrong is for the operator
 	}
 	return out, err
 }
@@ -284,6 +290,9 @@ func differs(have, said string) bool { return have != "" && said != "" && have !
 
 // registerNew records a server that is not known; shared: others have its system UUID.
 func (r *Registry) registerNew(tx *writing, token *Token, reg Registration, shared bool, at time.Time) (registering, error) {
+	if reg.decidedName != "" {
+		reg.Name, reg.unnamed = reg.decidedName, false
+	}
 	err := nameFree(tx, reg.Name, "")
 	if reg.unnamed && reg.MachineID != "" && (shared || errors.Is(err, ErrNameTaken) && reg.SystemUUID == "") {
 		// IncusOS names a server by its system UUID until it has a host name: where that is

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,8 +21,8 @@ type TokenSeed struct {
 	Token       string
 	Name        string
 	Description string
-	// Public is a name that nobody can guess, by which images of it are fetched without authentication; empty: they are not. Whoever
-	// has an image can register with its token.
+	// Public is a name that nobody can guess, by which images of it are fetched without authentication; empty: they are not. A holder of
+	// an image can register with its token.
 	Public string `json:",omitempty"`
 	// Files are JSON, by their names without extension: install, network. Package seed has their types.
 	Files       map[string]json.RawMessage
@@ -45,14 +46,16 @@ type PreparedImage struct {
 	Kind         string
 	Architecture string
 	Files        map[string]json.RawMessage
-	ExpireAt     time.Time
+	// Update and SHA256 are the release, and its file, that it is made of: all parts of it are of one image.
+	Update, SHA256 string
+	ExpireAt       time.Time
 }
 
 // Limits of seeds.
 const (
-	MaxTokenSeeds     = 100     // of a token
-	MaxSeedSize       = 1 << 20 // of the files of one, in bytes
-	MaxPreparedImages = 1000    // the one that expires first goes
+	MaxTokenSeeds     = 100       // of a token
+	MaxSeedSize       = 768 << 10 // of the files of one, in bytes
+	MaxPreparedImages = 1000      // the one that expires first goes
 )
 
 // tokenSeeds are the seeds of tokens; tokenImages what was prepared.
@@ -248,20 +251,8 @@ func (r *Registry) PrepareImage(ctx context.Context, image PreparedImage) (*Prep
 			return err
 		}
 		image.Token, image.UUID, image.ExpireAt = token.UUID, uuid.NewString(), image.ExpireAt.UTC().Round(0)
-		var all []*PreparedImage
-		for other, err := range tokenImagesByEnd.Scan(tx, storage.Range{}) {
-			if err != nil {
-				return err
-			}
-			all = append(all, other)
-		}
-		for i, other := range all {
-			if other.ExpireAt.After(at) && len(all)-i < MaxPreparedImages {
-				break
-			}
-			if err := tokenImages.Delete(tx, storage.StringKey(other.Token).Str(other.UUID)); err != nil {
-				return err
-			}
+		if err := tx.pruneImages(at, MaxPreparedImages-1); err != nil {
+			return err
 		}
 		row := image
 		return tokenImages.Insert(tx, &row)
@@ -270,6 +261,27 @@ func (r *Registry) PrepareImage(ctx context.Context, image PreparedImage) (*Prep
 		return nil, err
 	}
 	return &image, nil
+}
+
+// pruneImages removes the images that have expired, and the first to expire beyond those that are kept.
+func (t *Tx) pruneImages(at time.Time, keep int) error {
+	var ends []time.Time
+	var keys []storage.Key
+	for other, err := range tokenImagesByEnd.Scan(t, storage.Range{}) {
+		if err != nil {
+			return err
+		}
+		ends, keys = append(ends, other.ExpireAt), append(keys, storage.StringKey(other.Token).Str(other.UUID))
+	}
+	for i, key := range keys {
+		if ends[i].After(at) && len(keys)-i <= keep {
+			break
+		}
+		if err := tokenImages.Delete(t, key); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // PreparedImage returns an image that was prepared, and has not expired. Errors: ErrTokenMalformed, ErrNotFound.
@@ -332,13 +344,18 @@ func (t *Tx) deleteToken(token *Token, why string) error {
 	return t.Record(Event{At: now(), Kind: EventTokenRevoked, Reason: token.label() + why})
 }
 
-// RemoveSpentTokens removes the tokens with AutoRemove that have admitted no server any more for Options.TokenRetention, and returns how many they
-// were. FlushDue does it now and then, so that whoever polls need not.
+// spentBatch is how many tokens are removed in one transaction.
+const spentBatch = 20
+
+// RemoveSpentTokens removes the tokens with AutoRemove that have admitted no server for Options.TokenRetention, and prepared images that have expired. It
+// returns how many tokens they were. FlushDue calls it now and then; a poller need not.
 func (r *Registry) RemoveSpentTokens(ctx context.Context) (removed int, err error) {
-	before := now().Add(-r.options.TokenRetention)
+	at := now()
+	before := at.Add(-r.options.TokenRetention)
 	var due []string
+	expired := false
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
-		due = nil
+		due, expired = nil, false
 		for t, err := range tokensByAge.Scan(tx, rangeAll) {
 			if err != nil {
 				return err
@@ -347,29 +364,48 @@ func (r *Registry) RemoveSpentTokens(ctx context.Context) (removed int, err erro
 				due = append(due, t.UUID)
 			}
 		}
-		return nil
-	})
-	if err != nil || len(due) == 0 {
-		return 0, err
-	}
-	err = r.Write(ctx, func(tx *Tx) error {
-		removed = 0
-		for _, id := range due {
-			token, err := tokens.Find(tx, storage.StringKey(id))
+		for i, err := range tokenImagesByEnd.Scan(tx, rangeAll) {
 			if err != nil {
 				return err
 			}
-			if token == nil || !token.spentBefore(before) { // it was given more uses meanwhile
-				continue
-			}
-			if err := tx.deleteToken(token, ", which admits no more servers"); err != nil {
-				return err
-			}
-			removed++
+			expired = !i.ExpireAt.After(at)
+			break
 		}
 		return nil
 	})
-	return removed, err
+	if err != nil {
+		return 0, err
+	}
+	if expired {
+		if err := r.Write(ctx, func(tx *Tx) error { return tx.pruneImages(at, MaxPreparedImages) }); err != nil {
+			return 0, err
+		}
+	}
+	for batch := range slices.Chunk(due, spentBatch) {
+		n := 0
+		err := r.Write(ctx, func(tx *Tx) error {
+			n = 0
+			for _, id := range batch {
+				token, err := tokens.Find(tx, storage.StringKey(id))
+				if err != nil {
+					return err
+				}
+				if token == nil || !token.spentBefore(before) { // it was given more uses meanwhile
+					continue
+				}
+				if err := tx.deleteToken(token, ", which admits no more servers"); err != nil {
+					return err
+				}
+				n++
+			}
+			return nil
+		})
+		if err != nil {
+			return removed, err
+		}
+		removed += n
+	}
+	return removed, nil
 }
 
 // spentBefore reports whether a token is to be removed that has admitted no server since then.

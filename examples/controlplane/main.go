@@ -226,9 +226,12 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	if files != nil {
 		defer files.Close()
 	}
-	images, err := openImages(c, registry, feed, log, ownURL, certificates.server.Leaf)
+	images, bases, err := openImages(c, registry, feed, log, ownURL, certificates.server.Leaf)
 	if err != nil {
 		return err
+	}
+	if bases != nil {
+		defer bases.Close()
 	}
 	handler, err := httpapi.New(registry, httpapi.Options{Updates: feed, Images: images, ClientCertificate: certificates.client.Leaf, Authorize: authorize, Logger: logger,
 		Rollouts: rollouts, Clusters: cluster.New(registry, client, cluster.Options{Logger: logger}), Inventory: objects, Adopt: adopt,
@@ -301,16 +304,20 @@ func openFeed(ctx context.Context, c config, registry *opscenter.Registry, logge
 	return feed, files, nil
 }
 
-// openImages returns what makes installation images of the feed's releases, beside its files; nil: there is no feed.
-func openImages(c config, registry *opscenter.Registry, feed *updates.Manager, log *audit.Log, ownURL string, own *x509.Certificate) (*image.Manager, error) {
+// openImages returns what makes installation images of the feed's releases, with the bases beside its files; nil: there is no feed. Close the bases.
+func openImages(c config, registry *opscenter.Registry, feed *updates.Manager, log *audit.Log, ownURL string, own *x509.Certificate) (*image.Manager, io.Closer, error) {
 	if feed == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	bases, err := image.NewStore(filepath.Join(c.updates, "images"), image.StoreOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("-updates: %w", err)
+		return nil, nil, fmt.Errorf("-updates: %w", err)
 	}
-	return image.New(registry, feed, bases, image.Options{ServerURL: ownURL, Certificate: own, Audit: log})
+	images, err := image.New(registry, feed, bases, image.Options{ServerURL: ownURL, Certificate: own, Audit: log})
+	if err != nil {
+		return nil, nil, errors.Join(err, bases.Close())
+	}
+	return images, bases, nil
 }
 
 // showProgress prints a line whenever a refresh has come further.

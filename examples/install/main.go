@@ -30,6 +30,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/internal/terminal"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/image"
@@ -217,7 +218,12 @@ func begin(ctx context.Context) (s *site, err error) {
 	if err != nil {
 		return s, err
 	}
-	images, err := image.New(s.registry, s.feed, bases, image.Options{ServerURL: s.url, Certificate: own.Leaf, Public: true})
+	s.closers = append(s.closers, func() { bases.Close() })
+	log, err := audit.New(s.registry, audit.Options{})
+	if err != nil {
+		return s, err
+	}
+	images, err := image.New(s.registry, s.feed, bases, image.Options{ServerURL: s.url, Certificate: own.Leaf, Public: true, Audit: log})
 	if err != nil {
 		return s, err
 	}
@@ -225,7 +231,7 @@ func begin(ctx context.Context) (s *site, err error) {
 	if err != nil {
 		return s, err
 	}
-	handler, err := httpapi.New(s.registry, httpapi.Options{ClientCertificate: own.Leaf, FailuresPerMinute: -1, Updates: s.feed, Images: images,
+	handler, err := httpapi.New(s.registry, httpapi.Options{ClientCertificate: own.Leaf, FailuresPerMinute: -1, Updates: s.feed, Images: images, Audit: log,
 		Authorize: httpapi.TrustCertificates(operator.Leaf)})
 	if err != nil {
 		return s, err
@@ -299,12 +305,16 @@ func (s *site) image(ctx context.Context, token *opscenter.Token, name, applicat
 		return err
 	}
 	where := s.url + "/1.0/provisioning/tokens/" + token.UUID + "/seeds/" + name + "?" + query(request)
-	file, err := os.Create(path)
+	partial := path + ".partial"
+	file, err := os.OpenFile(partial, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) // it holds a token
 	if err != nil {
 		return err
 	}
 	err = s.fetch(ctx, where, file)
-	return errors.Join(err, file.Close())
+	if err = errors.Join(err, file.Close()); err != nil {
+		return errors.Join(err, os.Remove(partial))
+	}
+	return os.Rename(partial, path)
 }
 
 // serve makes the seed public, and waits.

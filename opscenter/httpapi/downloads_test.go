@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -59,6 +60,15 @@ func TestDownloadsAreBounded(t *testing.T) {
 			require.Equal(t, 503, a.ErrorCode)
 			require.NotEmpty(t, a.http.Header.Get("Retry-After"))
 			require.Equal(t, 404, p.call(p.client(nil), "GET", path+"x", "").ErrorCode, "what is not there waits for nothing")
+			// Whatever strangers hold, an operator and a registered server find a place.
+			identity := newCertificate(t, "server")
+			require.Equal(t, "sync", p.call(p.client(&identity), "POST", registerPath(p.token(1)), `{"name":"known","connection_url":"https://10.0.0.1:8443"}`).Type)
+			for _, certificate := range []*tls.Certificate{&identity, &p.operator} {
+				resp, err := p.client(certificate).Get(p.url + path)
+				require.NoError(t, err)
+				require.Equal(t, 200, resp.StatusCode)
+				resp.Body.Close()
+			}
 			one.Body.Close()
 			three := slow() // the place becomes free
 			three.Body.Close()

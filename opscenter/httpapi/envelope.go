@@ -169,6 +169,7 @@ var statuses = []struct {
 	{image.ErrKind, http.StatusBadRequest},
 	{image.ErrSeedTooLarge, http.StatusBadRequest},
 	{image.ErrPublic, http.StatusForbidden},
+	{errOtherImage, http.StatusPreconditionFailed},
 	{image.ErrDiskFull, http.StatusInsufficientStorage},
 	{image.ErrNoImage, http.StatusBadGateway}, // what the publisher calls one
 	{image.ErrShort, http.StatusBadGateway},

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/opscenter-go/sdk/internal/defaults"
@@ -92,7 +93,8 @@ type Options struct {
 	Updates *updates.Manager
 	// Images makes installation images, for operators; nil: those endpoints answer 501.
 	Images *image.Manager
-	// MaxDownloads is how many files of updates are sent at a time, and MaxDownloadsPerAddress how many to one address (of
+	// MaxDownloads is how many files of updates are sent at a time to strangers, which servers are until they have registered, and as many to all
+	// others; MaxDownloadsPerAddress is how many to one address (of
 	// IPv6: a /64). Others wait for at most DownloadPatience; as many may wait as may be sent, in all and from one address. A
 	// request beyond that, or one that waited too long, is answered 503. Defaults 1000, 250 and 10 minutes.
 	MaxDownloads, MaxDownloadsPerAddress int
@@ -120,9 +122,13 @@ type Handler struct {
 	certificate string
 	limiter     *limiter
 	crossSite   *crossSite
-	downloads   *downloads
-	changelogs  *semaphore.Weighted // those that are made at a time
-	mux         *http.ServeMux
+	// downloads are those to strangers and servers that have not registered yet, known those to registered servers and operators; packing
+	// bounds the images that are packed.
+	downloads, known *downloads
+	packing          *semaphore.Weighted
+	images           *lru.Cache[string, string] // ETags of the images of which clients have parts
+	changelogs       *semaphore.Weighted        // those that are made at a time
+	mux              *http.ServeMux
 }
 
 // New returns the handler. Errors: opscenter.ErrInvalidOptions.
@@ -165,7 +171,11 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 		return nil, err
 	}
 	h.limiter = newLimiter(options.FailuresPerMinute, options.MaxAddresses)
-	h.downloads, h.changelogs = newDownloads(&h.options), semaphore.NewWeighted(2)
+	h.downloads, h.known, h.changelogs, h.packing = newDownloads(&h.options), newDownloads(&h.options), semaphore.NewWeighted(2), semaphore.NewWeighted(2)
+	h.known.rate = h.downloads.rate // all together
+	if h.images, err = lru.New[string, string](maxImagesSent); err != nil {
+		return nil, err
+	}
 	h.mux = h.routes()
 	return h, nil
 }
@@ -263,6 +273,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	limit := h.options.MaxBody
 	if pattern == forwardPattern {
 		limit = h.options.MaxForward // which is only read once it is known for whom
+	}
+	if strings.HasPrefix(pattern, "P") && strings.Contains(pattern, "/tokens/{uuid}/") { // POST or PUT of a seed
+		limit = max(limit, opscenter.MaxSeedSize+64<<10)
 	}
 	if pattern == postUpdatePattern {
 		limit = math.MaxInt64 // the feed has a limit of its own

@@ -3,9 +3,12 @@ package httpapi
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/image"
+	"github.com/opscenter-go/sdk/opscenter/seed"
 )
 
 // errNoImages: Options.Images is not set.
@@ -52,14 +56,18 @@ func (h *Handler) withImages(handle http.HandlerFunc) http.HandlerFunc {
 type seedFiles map[string]json.RawMessage
 
 // files returns them by the names that they have in an archive.
-func (s seedFiles) files() map[string]json.RawMessage {
+func (s seedFiles) files() (map[string]json.RawMessage, error) {
 	out := map[string]json.RawMessage{}
 	for name, data := range s {
+		file := strings.ReplaceAll(name, "_", "-")
+		if !slices.Contains(seed.Files, file) || strings.Contains(name, "-") {
+			return nil, fmt.Errorf("%w: seeds.%.40s: there is no such seed", errBody, name)
+		}
 		if string(data) != "null" {
-			out[strings.ReplaceAll(name, "_", "-")] = data
+			out[file] = data
 		}
 	}
-	return out
+	return out, nil
 }
 
 func showFiles(files map[string]json.RawMessage) seedFiles {
@@ -77,8 +85,9 @@ type seedPut struct {
 	Seeds       seedFiles `json:"seeds"`
 }
 
-func (p seedPut) spec() opscenter.TokenSeedSpec {
-	return opscenter.TokenSeedSpec{Description: p.Description, Public: p.Public, Files: p.Seeds.files()}
+func (p seedPut) spec() (opscenter.TokenSeedSpec, error) {
+	files, err := p.Seeds.files()
+	return opscenter.TokenSeedSpec{Description: p.Description, Public: p.Public, Files: files}, err
 }
 
 // shownSeed is what the API shows.
@@ -128,9 +137,12 @@ func (h *Handler) postSeeds(w http.ResponseWriter, r *http.Request) {
 		Name string `json:"name"`
 	}
 	err := decode(r, &body, shownBy[shownSeed]())
-	spec := body.spec()
+	var spec opscenter.TokenSeedSpec
 	if err == nil {
-		err = h.options.Images.Check(spec)
+		spec, err = body.spec()
+	}
+	if err == nil {
+		err = h.options.Images.Check(spec, false)
 	}
 	var made *opscenter.TokenSeed
 	if err == nil {
@@ -175,16 +187,24 @@ func (h *Handler) putSeed(w http.ResponseWriter, r *http.Request) {
 		Description *string    `json:"description"`
 		Public      *bool      `json:"public"`
 		Seeds       *seedFiles `json:"seeds"`
+		Name        *string    `json:"name"`
 	}
 	err := decode(r, &body, shownBy[shownSeed]())
+	if err == nil && body.Name != nil && *body.Name != r.PathValue("name") {
+		err = fmt.Errorf("%w: field name can't be changed: make another seed", errBody)
+	}
+	var files map[string]json.RawMessage
+	if err == nil && body.Seeds != nil {
+		files, err = body.Seeds.files()
+	}
 	if err == nil {
 		err = h.registry.EditTokenSeed(r.Context(), r.PathValue("uuid"), r.PathValue("name"), func(s *opscenter.TokenSeed, spec *opscenter.TokenSeedSpec) error {
 			replace(&spec.Description, body.Description)
 			replace(&spec.Public, body.Public)
 			if body.Seeds != nil {
-				spec.Files = body.Seeds.files()
+				spec.Files = files
 			}
-			return errors.Join(matches(r, etag(showSeed(s))), h.options.Images.Check(*spec))
+			return errors.Join(matches(r, etag(showSeed(s))), h.options.Images.Check(*spec, s.Public != ""))
 		})
 	}
 	h.done(w, r, err)
@@ -211,9 +231,13 @@ func (h *Handler) postImage(w http.ResponseWriter, r *http.Request) {
 		Seeds        seedFiles `json:"seeds"`
 	}
 	err := decode(r, &body)
+	var files map[string]json.RawMessage
+	if err == nil {
+		files, err = body.Seeds.files()
+	}
 	var prepared *opscenter.PreparedImage
 	if err == nil {
-		prepared, err = h.options.Images.Prepare(r.Context(), r.PathValue("uuid"), body.Seeds.files(), image.Request{Kind: body.Type, Architecture: body.Architecture})
+		prepared, err = h.options.Images.Prepare(r.Context(), r.PathValue("uuid"), files, image.Request{Kind: body.Type, Architecture: body.Architecture})
 	}
 	if err != nil {
 		h.fail(w, r, err)
@@ -235,37 +259,40 @@ func (h *Handler) getImage(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// getPublicImage sends an image of a public seed. Which release, and whether it is packed, is not for strangers to say.
 func (h *Handler) getPublicImage(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "type", "architecture", "channel", "compressed")
+	query, err := parseQuery(r, "type", "architecture")
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
 	h.sendImage(w, r, query, func() (*image.Made, error) {
-		return h.options.Images.MakePublic(r.Context(), r.PathValue("public"), requestOf(query))
+		return h.options.Images.MakePublic(r.Context(), r.PathValue("public"), requestOf(query), r.RemoteAddr)
 	})
 }
 
-// sendImage sends an image as it is, in parts where that is asked for; or with the query compressed as a file that gzip has packed, whole. It may be
-// unpacked first, which takes its time.
+// sendImage sends an image as it is, in parts where that is asked for; or with the query compressed, packed by gzip. It is made first, which takes
+// its time where it is to be unpacked.
 func (h *Handler) sendImage(w http.ResponseWriter, r *http.Request, q *query, build func() (*image.Made, error)) {
 	packed, err := q.flag("compressed")
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	end, ok := h.place(w, r)
-	if !ok {
-		return
-	}
-	defer end()
 	var made *image.Made
-	h.patient(w, func() { made, err = build() })
+	if err == nil {
+		h.patient(w, func() { made, err = build() })
+	}
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
 	defer made.Close()
+	if err := h.sameImage(r, made); err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	end, ok := h.place(w, r) // not before: servers want it for their updates
+	if !ok {
+		return
+	}
+	defer end()
 	w.Header().Set("Cache-Control", "private, no-transform") // it holds a token
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("X-IncusOS-Version", made.Version)
@@ -280,6 +307,12 @@ func (h *Handler) sendImage(w http.ResponseWriter, r *http.Request, q *query, bu
 		http.ServeContent(paced, r, "", time.Time{}, made.Reader())
 		return
 	}
+	if !h.packing.TryAcquire(1) {
+		w.Header().Set("Retry-After", "60")
+		h.fail(w, r, errTooManyDownloads)
+		return
+	}
+	defer h.packing.Release(1)
 	named(made.Name + ".gz")
 	w.Header().Set("Content-Type", "application/gzip")
 	if r.Method == http.MethodHead {
@@ -299,3 +332,29 @@ func (h *Handler) sendImage(w http.ResponseWriter, r *http.Request, q *query, bu
 		panic(http.ErrAbortHandler) // else what is cut would look whole
 	}
 }
+
+// errOtherImage: a part of an image was asked for, and the image is another than that of which a part was sent before.
+var errOtherImage = errors.New("the image has changed since a part of it was sent: fetch it from its beginning")
+
+// sameImage refuses the rest of an image that is not the one which the client has the beginning of, where the client does not see to that itself by
+// If-Range, as a BMC does not.
+func (h *Handler) sameImage(r *http.Request, made *image.Made) error {
+	client, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		client = r.RemoteAddr
+	}
+	key := client + " " + opscenter.Principal(r.Context()) + " " + r.URL.Path + "?" + r.URL.RawQuery
+	part := r.Header.Get("Range")
+	if part == "" || strings.HasPrefix(part, "bytes=0-") || r.Header.Get("If-Range") != "" {
+		h.images.Add(key, made.ETag)
+		return nil
+	}
+	if before, ok := h.images.Get(key); ok && before != made.ETag {
+		return errOtherImage
+	}
+	h.images.Add(key, made.ETag)
+	return nil
+}
+
+// maxImagesSent is how many images are remembered of which clients have parts.
+const maxImagesSent = 10_000

@@ -108,6 +108,9 @@ func TestSeedsByREST(t *testing.T) {
 		{"POST", "/seeds", `{"name":"x","seeds":{"install":{"security":{"missing_tpm":true,"missing_secure_boot":true}}}}`, 400, "exclude each other"},
 		{"POST", "/seeds", `{"name":"x","seeds":{"provider":{"name":"images"}}}`, 400, "the control plane"},
 		{"POST", "/seeds", `{"name":"x","seeds":{"passwords":{}}}`, 400, "passwords"},
+		{"POST", "/seeds", `{"name":"x","seeds":{"passwords":null}}`, 400, "passwords"},
+		{"POST", "/seeds", `{"name":"x","seeds":{"migration-manager":{}}}`, 400, "migration-manager"},
+		{"PUT", "/seeds/lab", `{"name":"other"}`, 400, "name can't be changed"},
 		{"POST", "/seeds", `{"name":"x","public":true}`, 403, "switched off"},
 		{"PUT", "/seeds/lab", `{"seeds":{"install":{"target":{"max_size":"1GiB"}}}}`, 400, "50 GiB"},
 		{"PUT", "/seeds/none", `{}`, 404, ""},
@@ -236,6 +239,12 @@ func TestPublicSeeds(t *testing.T) {
 	require.Equal(t, 403, p.call(stranger, "GET", at+"/seeds/lab?type=raw", "").ErrorCode, "not by the token")
 	require.Equal(t, 404, p.call(stranger, "GET", "/1.0/provisioning/images/lab?type=raw", "").ErrorCode)
 	require.Equal(t, 400, p.call(stranger, "GET", path, "").ErrorCode)
+	for _, more := range []string{"&channel=testing", "&compressed=1"} {
+		require.Equal(t, 400, p.call(stranger, "GET", path+"?type=raw"+more, "").ErrorCode, "not a stranger's to say")
+	}
+	entries, err := p.audit.List(t.Context(), audit.Query{Action: "image.make"})
+	require.NoError(t, err)
+	require.Contains(t, entries.Entries[0].Detail, "public, to 127.0.0.1")
 	require.Equal(t, 200, p.call(operator, "PUT", at+"/seeds/lab", `{"public":false}`).StatusCode)
 	require.Equal(t, 404, p.call(stranger, "GET", path+"?type=raw", "").ErrorCode)
 	name := strings.TrimPrefix(path, "/1.0/provisioning/images/")
@@ -297,4 +306,43 @@ func TestManyImages(t *testing.T) {
 		seen[tag] = true
 	}
 	require.Len(t, seen, images)
+}
+
+// TestPartsOfOneImage: whatever is published meanwhile, a client gets parts of one image, or is told.
+func TestPartsOfOneImage(t *testing.T) {
+	p := startImages(t, nil)
+	operator := p.client(&p.operator)
+	token := p.token(1)
+	at := "/1.0/provisioning/tokens/" + token
+	require.Equal(t, 201, p.call(operator, "POST", at+"/seeds", `{"name":"lab","seeds":`+labSeeds+`}`).http.StatusCode)
+	prepared := metadata[map[string]string](t, p.call(operator, "POST", at+"/image", `{"type":"raw","architecture":"x86_64","seeds":`+labSeeds+`}`))["image"]
+	named := at + "/seeds/lab?type=raw"
+	_, whole := p.download(t, operator, prepared)
+	resp, first := p.download(t, operator, named, "Range", "bytes=0-999999")
+	require.Equal(t, 206, resp.StatusCode)
+	resp, rest := p.download(t, operator, named, "Range", "bytes=1000000-")
+	require.Equal(t, 206, resp.StatusCode)
+	require.True(t, bytes.Equal(whole[:1000000], first))
+	require.True(t, bytes.Equal(whole[1000000:], rest))
+	p.publish(t, incusostest.Release{Version: "202610020000", ISO: true})
+	resp, rest = p.download(t, operator, named, "Range", "bytes=1000000-")
+	require.Equal(t, 412, resp.StatusCode, string(rest))
+	require.Contains(t, string(rest), "fetch it from its beginning")
+	resp, rest = p.download(t, operator, prepared, "Range", "bytes=1000000-")
+	require.Equal(t, 206, resp.StatusCode, "one that was prepared stays what it was")
+	require.True(t, bytes.Equal(whole[1000000:], rest))
+	_, newer := p.download(t, operator, named)
+	require.Contains(t, string(newer), "IncusOS 202610020000")
+	resp, _ = p.download(t, operator, named, "Range", "bytes=1000000-")
+	require.Equal(t, 206, resp.StatusCode)
+	// The channel that the server will follow is the one that must have its application.
+	require.NoError(t, p.registry.CreateChannel(t.Context(), "empty", ""))
+	a := p.call(operator, "POST", at+"/image", `{"type":"raw","seeds":{"update":{"channel":"empty"}}}`)
+	require.Equal(t, 404, a.ErrorCode)
+	require.Contains(t, a.Error, "channel empty offers no release that the server could fetch its applications of")
+	// What an update seed leaves out is managed.
+	require.Equal(t, 201, p.call(operator, "POST", at+"/seeds", `{"name":"part","seeds":{"update":{"auto_reboot":true}}}`).http.StatusCode)
+	_, data := p.download(t, operator, at+"/seeds/part?type=raw")
+	update := seedIn(t, data).Update
+	require.Equal(t, []any{true, "stable", "never"}, []any{update.AutoReboot, update.Channel, update.CheckFrequency})
 }

@@ -93,7 +93,9 @@ func (h *Handler) postServers(w http.ResponseWriter, r *http.Request) {
 	if h.tooMany(w, r, h.isAdmitted) {
 		return
 	}
-	registered, err := h.register(r)
+	var registered opscenter.Registered
+	var err error
+	h.patient(w, func() { registered, err = h.register(r) }) // Options.Admit may judge it
 	if err != nil {
 		if status := statusOf(err); status < http.StatusInternalServerError {
 			if h.isStranger(r) {

@@ -242,10 +242,15 @@ func (h *Handler) getUpdateFile(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(paced, r, "", u.PublishedAt, content)
 }
 
-// place waits for a place among the downloads, and answers the request itself if none becomes free.
+// place waits for a place among the downloads, and answers the request itself if none becomes free. Strangers, and servers that have not
+// registered yet, have places of their own: however many they hold, a registered server and an operator find one.
 func (h *Handler) place(w http.ResponseWriter, r *http.Request) (end func(), ok bool) {
+	places := h.downloads
+	if h.isKnown(r) {
+		places = h.known
+	}
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
-	end, err := h.downloads.begin(r.Context(), r.RemoteAddr)
+	end, err := places.begin(r.Context(), r.RemoteAddr)
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(h.options.WriteTimeout))
 	if err != nil {
 		w.Header().Set("Retry-After", "60")
@@ -253,6 +258,14 @@ func (h *Handler) place(w http.ResponseWriter, r *http.Request) (end func(), ok 
 		return nil, false
 	}
 	return end, true
+}
+
+// isKnown reports whether a request is an operator's, or comes with the certificate of a registered server.
+func (h *Handler) isKnown(r *http.Request) bool {
+	if _, refused := h.options.Authorize(r); refused == nil {
+		return true
+	}
+	return h.isRegistered(r)
 }
 
 // changelogShown is what the API shows.

@@ -30,7 +30,7 @@ func Open(from io.ReaderAt, size int64) (*Base, error) {
 // Bytes is the size of the image, in bytes.
 func (b *Base) Bytes() int64 { return b.size }
 
-// With lays an archive over the beginning of the seed partition: exactly its bytes are others. Errors: ErrSeedTooLarge.
+// With lays an archive over the beginning of the seed partition: no other byte changes. Errors: ErrSeedTooLarge.
 func (b *Base) With(archive []byte) (*Image, error) {
 	if int64(len(archive)) > b.SeedSize {
 		return nil, fmt.Errorf("%d bytes, %d are there: %w", len(archive), b.SeedSize, ErrSeedTooLarge)
@@ -114,7 +114,7 @@ func Inject(to io.Writer, from io.Reader, archive []byte) error {
 	}
 	copied, err := io.Copy(to, whole)
 	if err != nil {
-		return err
+		return short(err)
 	}
 	if size := layout.SeedOffset + int64(len(archive)) + copied; size < layout.Size {
 		return fmt.Errorf("%w: it has %d bytes, and its last partition ends at %d", ErrShort, size, layout.Size)
@@ -123,7 +123,7 @@ func Inject(to io.Writer, from io.Reader, archive []byte) error {
 }
 
 func short(err error) error {
-	if err == io.EOF {
+	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 		return ErrShort
 	}
 	return err

@@ -172,10 +172,15 @@ func FuzzLayout(f *testing.F) {
 		f.Add(whole(f, io.NewSectionReader(imagetest.New(imagetest.Options{Sector: sector}), 0, 64<<10)))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if len(data) > 1024+92 { // most of them would have wrong sums
-			header := data[512:]
+		for _, sector := range []int{512, 2048} { // most of them would have wrong sums
+			if len(data) < 2*sector+128*128 || !bytes.HasPrefix(data[sector:], []byte("EFI PART")) {
+				continue
+			}
+			header := data[sector:]
+			binary.LittleEndian.PutUint32(header[88:], crc32.ChecksumIEEE(data[2*sector:2*sector+128*128]))
 			clear(header[16:20])
 			binary.LittleEndian.PutUint32(header[16:], crc32.ChecksumIEEE(header[:92]))
+			break
 		}
 		layout, err := image.ReadLayout(bytes.NewReader(data))
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"time"
 
@@ -76,6 +77,10 @@ func New(registry *opscenter.Registry, feed *updates.Manager, store *Store, opti
 	if err := defaults.Fill(opscenter.ErrInvalidOptions, defaults.Of("Prepared", &options.Prepared, DefaultPrepared)); err != nil {
 		return nil, err
 	}
+	check := &seed.Seed{Provider: seed.OperationsCenterProvider(options.ServerURL, "token", options.Certificate)}
+	if err := check.Validate(seed.Rules{}); err != nil {
+		return nil, fmt.Errorf("ServerURL %.200q: %w: %w", options.ServerURL, opscenter.ErrInvalidOptions, err)
+	}
 	made, err := lru.New[string, time.Time](maxMade)
 	if err != nil {
 		return nil, err
@@ -104,10 +109,10 @@ func (r *Request) check() error {
 	return nil
 }
 
-// Seed returns what servers that a token admits are installed with: the files, and what they need to come to this control plane. Errors:
+// seedOf returns what servers that a token admits are installed with: the files, and what they need to come to this control plane. Errors:
 // seed.ErrInvalid.
-func (m *Manager) Seed(token *opscenter.Token, files map[string]json.RawMessage) (*seed.Seed, error) {
-	out, err := Files(files)
+func (m *Manager) seedOf(token *opscenter.Token, files map[string]json.RawMessage) (*seed.Seed, error) {
+	out, err := filesOf(files)
 	if err != nil {
 		return nil, err
 	}
@@ -123,36 +128,21 @@ func (m *Manager) ProviderConfig(token *opscenter.Token) *seed.Provider {
 	return seed.OperationsCenterProvider(m.options.ServerURL, token.UUID, m.options.Certificate)
 }
 
-// Files reads the files of a seed, strictly. The provider is the control plane's to say. Errors: seed.ErrInvalid.
-func Files(files map[string]json.RawMessage) (*seed.Seed, error) {
-	out := &seed.Seed{}
-	for _, name := range seed.Files {
-		if data, ok := files[name]; ok {
-			if err := out.Set(name, data); err != nil {
-				return nil, err
-			}
-		}
+// filesOf reads the files of a seed, strictly. The control plane sets the provider. Errors: seed.ErrInvalid.
+func filesOf(files map[string]json.RawMessage) (*seed.Seed, error) {
+	out, err := seed.FromFiles(files)
+	if err == nil && out.Provider != nil {
+		err = fmt.Errorf("%s: the control plane sets it: %w", seed.FileProvider, seed.ErrInvalid)
 	}
-	for name := range files {
-		if !slices.Contains(seed.Files, name) {
-			return nil, fmt.Errorf("%.40q is no seed file: %w", name, seed.ErrInvalid)
-		}
-	}
-	if out.Applications != nil && len(out.Applications.Applications) == 0 {
-		out.Applications = nil // a client that was told of none sends it so
-	}
-	if out.Provider != nil {
-		return nil, fmt.Errorf("%s: it is the control plane that says it: %w", seed.FileProvider, seed.ErrInvalid)
-	}
-	return out, nil
+	return out, err
 }
 
-// Check checks what an operator says of a seed. Errors: seed.ErrInvalid, ErrPublic.
-func (m *Manager) Check(spec opscenter.TokenSeedSpec) error {
-	if spec.Public && !m.options.Public {
+// Check checks what an operator says of a seed; wasPublic: it was public before. Errors: seed.ErrInvalid, ErrPublic.
+func (m *Manager) Check(spec opscenter.TokenSeedSpec, wasPublic bool) error {
+	if spec.Public && !wasPublic && !m.options.Public {
 		return ErrPublic
 	}
-	s, err := Files(spec.Files)
+	s, err := filesOf(spec.Files)
 	if err != nil {
 		return err
 	}
@@ -163,9 +153,8 @@ func (m *Manager) Check(spec opscenter.TokenSeedSpec) error {
 type Made struct {
 	*Image
 	kept *Kept
-	// Name of its file, Version of its release, and PublishedAt.
+	// Name of its file, and Version of its release.
 	Name, Version string
-	PublishedAt   time.Time
 	// ETag changes with each byte of it.
 	ETag string
 }
@@ -182,23 +171,35 @@ func (m *Manager) Prepare(ctx context.Context, token string, files map[string]js
 	if err != nil {
 		return nil, err
 	}
-	s, err := m.Seed(usable, files)
+	s, err := m.seedOf(usable, files)
 	if err != nil {
 		return nil, err
 	}
-	if _, _, err := m.choose(ctx, usable, s, request); err != nil {
+	u, file, err := m.choose(ctx, usable, s, request)
+	if err != nil {
 		return nil, err
 	}
-	return m.registry.PrepareImage(ctx, opscenter.PreparedImage{Token: token, Kind: request.Kind, Architecture: request.Architecture, Files: files, ExpireAt: time.Now().Add(m.options.Prepared)})
+	return m.registry.PrepareImage(ctx, opscenter.PreparedImage{Token: token, Kind: request.Kind, Architecture: request.Architecture, Files: files, Update: u.UUID, SHA256: file.SHA256, ExpireAt: time.Now().Add(m.options.Prepared)})
 }
 
-// MakePrepared makes an image that was prepared. Errors: those of Make.
+// wanted is an image that is to be made.
+type wanted struct {
+	Request
+	token, name string
+	files       map[string]json.RawMessage
+	// update and sum pin the release, and its file; empty: the newest.
+	update, sum string
+	// remote is who asks without authentication; empty: the principal does.
+	remote string
+}
+
+// MakePrepared makes an image that was prepared, of the release that was the newest then. Errors: those of Make.
 func (m *Manager) MakePrepared(ctx context.Context, token, id string) (*Made, error) {
 	p, err := m.registry.PreparedImage(ctx, token, id)
 	if err != nil {
 		return nil, err
 	}
-	return m.make(ctx, p.Token, p.UUID, p.Files, Request{Kind: p.Kind, Architecture: p.Architecture})
+	return m.make(ctx, wanted{Request: Request{Kind: p.Kind, Architecture: p.Architecture}, token: p.Token, name: p.UUID, files: p.Files, update: p.Update, sum: p.SHA256})
 }
 
 // Make makes an image of a named seed of a token. Errors: opscenter.ErrNotFound for the token, the seed, the channel, and where its release has no
@@ -209,11 +210,11 @@ func (m *Manager) Make(ctx context.Context, token, name string, request Request)
 	if err != nil {
 		return nil, err
 	}
-	return m.make(ctx, s.Token, s.Name, s.Files, request)
+	return m.make(ctx, wanted{Request: request, token: s.Token, name: s.Name, files: s.Files})
 }
 
-// MakePublic makes an image of the seed with a public name. Errors: those of Make, ErrPublic.
-func (m *Manager) MakePublic(ctx context.Context, public string, request Request) (*Made, error) {
+// MakePublic makes an image of the seed with a public name, for a stranger at an address. Errors: those of Make, ErrPublic.
+func (m *Manager) MakePublic(ctx context.Context, public string, request Request, remote string) (*Made, error) {
 	if !m.options.Public {
 		return nil, ErrPublic
 	}
@@ -221,22 +222,22 @@ func (m *Manager) MakePublic(ctx context.Context, public string, request Request
 	if err != nil {
 		return nil, err
 	}
-	return m.make(ctx, s.Token, s.Name, s.Files, request)
+	return m.make(ctx, wanted{Request: request, token: s.Token, name: s.Name, files: s.Files, remote: remote})
 }
 
-func (m *Manager) make(ctx context.Context, token, name string, files map[string]json.RawMessage, request Request) (*Made, error) {
-	if err := request.check(); err != nil {
+func (m *Manager) make(ctx context.Context, w wanted) (*Made, error) {
+	if err := w.check(); err != nil {
 		return nil, err
 	}
-	usable, err := m.registry.UsableToken(ctx, token)
+	usable, err := m.registry.UsableToken(ctx, w.token)
 	if err != nil {
 		return nil, err
 	}
-	s, err := m.Seed(usable, files)
+	s, err := m.seedOf(usable, w.files)
 	if err != nil {
 		return nil, err
 	}
-	u, file, err := m.choose(ctx, usable, s, request)
+	u, file, err := m.chosen(ctx, usable, s, &w)
 	if err != nil {
 		return nil, err
 	}
@@ -245,27 +246,50 @@ func (m *Manager) make(ctx context.Context, token, name string, files map[string
 		return nil, err
 	}
 	sum := sha256.Sum256(slices.Concat([]byte(file.SHA256), archive))
-	tag := `"` + hex.EncodeToString(sum[:16]) + `"`
-	detail := fmt.Sprintf("%s image of %s for %s, seed %s of %s", request.Kind, u.Version, request.Architecture, name, usable.Label())
-	if err := m.record(ctx, tag, detail); err != nil {
-		return nil, err
+	extension := map[string]string{Raw: ".img", ISO: ".iso"}[w.Kind]
+	made := &Made{Name: "pre-seed-" + w.name + extension, Version: u.Version, ETag: `"` + hex.EncodeToString(sum[:16]) + `"`}
+	detail := fmt.Sprintf("%s image of %s for %s, seed %s of %s", w.Kind, u.Version, w.Architecture, w.name, usable.Label())
+	if host, _, err := net.SplitHostPort(w.remote); err == nil {
+		detail += ", public, to " + host
 	}
-	kept, err := m.store.Base(ctx, Source{Name: file.Filename, SHA256: file.SHA256, Open: func() (io.ReadCloser, error) {
-		_, _, content, err := m.feed.Open(context.WithoutCancel(ctx), u.UUID, file.Filename) // others may wait for it, too
-		return content, err
-	}})
+	err = m.recorded(ctx, made.ETag, detail, func(ctx context.Context) error {
+		made.kept, err = m.store.Base(ctx, Source{Name: file.Filename, SHA256: file.SHA256, Open: func() (io.ReadCloser, error) {
+			_, _, content, err := m.feed.Open(context.WithoutCancel(ctx), u.UUID, file.Filename) // others may wait for it, too
+			return content, err
+		}})
+		if err != nil {
+			return err
+		}
+		made.Image, err = made.kept.With(archive)
+		if err == nil && made.kept.ISO() != (w.Kind == ISO) {
+			err = fmt.Errorf("%s: %w of that kind", file.Filename, ErrNoImage)
+		}
+		if err != nil {
+			err = errors.Join(err, made.kept.Close())
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	seeded, err := kept.With(archive)
-	if err == nil && kept.ISO() != (request.Kind == ISO) {
-		err = fmt.Errorf("%s: %w of that kind", file.Filename, ErrNoImage)
+	return made, nil
+}
+
+// chosen returns the release that is pinned, or chooses one.
+func (m *Manager) chosen(ctx context.Context, token *opscenter.Token, s *seed.Seed, w *wanted) (*updates.Update, *updates.File, error) {
+	if w.update == "" {
+		return m.choose(ctx, token, s, w.Request)
 	}
+	u, err := m.feed.Snapshot().Update(w.update)
 	if err != nil {
-		return nil, errors.Join(err, kept.Close())
+		return nil, nil, fmt.Errorf("the release that the image was prepared of: %w", err)
 	}
-	extension := map[string]string{Raw: ".img", ISO: ".iso"}[request.Kind]
-	return &Made{Image: seeded, kept: kept, Name: "pre-seed-" + name + extension, Version: u.Version, PublishedAt: u.PublishedAt, ETag: tag}, nil
+	for i := range u.Files {
+		if u.Files[i].SHA256 == w.sum && u.Status == updates.StatusReady {
+			return u, &u.Files[i], nil
+		}
+	}
+	return nil, nil, fmt.Errorf("the file of release %s that the image was prepared of: %w", u.Version, opscenter.ErrNotFound)
 }
 
 // choose returns the release, and the file of it, that an image is made of.
@@ -284,22 +308,36 @@ func (m *Manager) choose(ctx context.Context, token *opscenter.Token, s *seed.Se
 		if f.Type != kind || f.Architecture != request.Architecture || f.Component != opscenter.ComponentOS {
 			continue
 		}
-		need := []updates.Need{{By: "the seed", Architecture: request.Architecture, Components: append(s.Applications.Names(), opscenter.ComponentOS)}}
-		if lacks := updates.Lacking(u, need); len(lacks) > 0 {
-			return nil, nil, &updates.LackError{Version: u.Version, Channel: channel, Lacks: lacks}
-		}
-		return u, f, nil
+		return u, f, m.feeds(ctx, s, request.Architecture)
 	}
 	return nil, nil, fmt.Errorf("release %s of channel %s has no %s image for %s (%s): %w", u.Version, channel, request.Kind, request.Architecture, kind, opscenter.ErrNotFound)
 }
 
-// record writes an entry of the audit log, once for all parts in which an image is fetched.
-func (m *Manager) record(ctx context.Context, tag, detail string) error {
+// feeds returns a *updates.LackError unless the channel that the server will follow offers what its seed names: it takes its applications from there,
+// whatever release its image is of.
+func (m *Manager) feeds(ctx context.Context, s *seed.Seed, architecture string) error {
+	channel := s.Update.Channel
+	if _, err := m.registry.Channel(ctx, channel); err != nil {
+		return fmt.Errorf("%s: %w", seed.FileUpdate, err)
+	}
+	offered := updates.Offered(m.feed.Snapshot().Updates(), channel)
+	if offered == nil {
+		return fmt.Errorf("channel %s offers no release that the server could fetch its applications of: %w", channel, opscenter.ErrNotFound)
+	}
+	need := []updates.Need{{By: "the seed", Architecture: architecture, Components: s.Applications.Names()}}
+	if lacks := updates.Lacking(offered, need); len(lacks) > 0 {
+		return &updates.LackError{Version: offered.Version, Channel: channel, Lacks: lacks}
+	}
+	return nil
+}
+
+// recorded makes an image with an entry in the audit log, one for all parts in which it is fetched.
+func (m *Manager) recorded(ctx context.Context, tag, detail string, do func(context.Context) error) error {
 	key := opscenter.Principal(ctx) + " " + tag + " " + detail
 	if at, ok := m.made.Peek(key); ok && time.Since(at) < rememberMade {
-		return nil
+		return do(ctx)
 	}
-	err := m.options.Audit.Do(ctx, audit.Entry{Action: "image.make", Detail: detail}, func(context.Context) error { return nil })
+	err := m.options.Audit.Do(ctx, audit.Entry{Action: "image.make", Detail: detail}, do)
 	if err == nil {
 		m.made.Add(key, time.Now())
 	}

@@ -3,6 +3,8 @@ package image
 import (
 	"bytes"
 	"cmp"
+	"compress/flate"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -28,13 +30,15 @@ var (
 	ErrMismatch = errors.New("is not the image that was described")
 	// ErrDiskFull: there is too little room to unpack an image.
 	ErrDiskFull = errors.New("too little disk space for an image")
+	// ErrInUse: another process uses the directory of a store.
+	ErrInUse = errors.New("another process uses the directory")
 	// ErrInvalidOptions: an option of NewStore can't be.
 	ErrInvalidOptions = errors.New("invalid options")
 )
 
 // Defaults of StoreOptions.
 const (
-	DefaultMaxImages = 4
+	DefaultMaxImages = 8
 	DefaultMaxSize   = 16 << 30
 	DefaultReserve   = 0.1
 )
@@ -42,7 +46,7 @@ const (
 // StoreOptions of NewStore. The zero value is usable.
 type StoreOptions struct {
 	// MaxImages is how many images are kept unpacked; the one that was not read for longest goes. An image of IncusOS takes about
-	// 1.2 GiB. Default 4.
+	// 1.2 GiB. Twice as many stay while they are read, within ten minutes. Default 8.
 	MaxImages int
 	// MaxSize bounds an unpacked image, in bytes, with its holes. Default 16 GiB.
 	MaxSize int64
@@ -54,6 +58,7 @@ type StoreOptions struct {
 // may be called concurrently; one process uses the directory at a time.
 type Store struct {
 	dir     string
+	lock    *os.File
 	options StoreOptions
 	flight  singleflight.Group
 	turn    chan struct{} // held while an image is unpacked
@@ -80,15 +85,33 @@ func NewStore(dir string, options StoreOptions) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	entries, err := os.ReadDir(dir)
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, options: options, turn: make(chan struct{}, 1), used: map[string]time.Time{}}
+	if durable.Lock(lock) != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", dir, ErrInUse), lock.Close())
+	}
+	s := &Store{dir: dir, lock: lock, options: options, turn: make(chan struct{}, 1), used: map[string]time.Time{}}
+	if err := s.load(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return s, nil
+}
+
+// Close lets another process use the directory. Images that are read can be read on.
+func (s *Store) Close() error { return s.lock.Close() }
+
+// load finds the images that are there.
+func (s *Store) load() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
 	for _, entry := range entries {
 		switch name := entry.Name(); {
-		case strings.HasSuffix(name, partial):
-			err = errors.Join(err, os.Remove(filepath.Join(dir, name)))
+		case strings.HasSuffix(name, partial) && isSum(strings.TrimSuffix(name, partial)):
+			err = errors.Join(err, os.Remove(filepath.Join(s.dir, name)))
 		case isSum(name):
 			info, failure := entry.Info()
 			if failure != nil {
@@ -96,9 +119,13 @@ func NewStore(dir string, options StoreOptions) (*Store, error) {
 				continue
 			}
 			s.used[name] = info.ModTime()
+			if s.used[name].After(time.Now()) { // the clock was another
+				s.used[name] = time.Now()
+			}
 		}
 	}
-	return s, err
+	s.tidy("", s.options.MaxImages)
+	return err
 }
 
 // partial is what the name of an image ends with that is not whole.
@@ -129,17 +156,21 @@ type Source struct {
 	Open func() (io.ReadCloser, error)
 }
 
-// Base returns an unpacked image. It is unpacked if it is not here, which the next caller finds; who waits for that may stop waiting
-// without ending it. Errors: ErrMismatch, ErrNoImage, ErrShort, ErrDiskFull, those of the source, of the directory and of the
+// Base returns an unpacked image. It is unpacked if it is not here, or is damaged, which the next caller finds. A caller that gives up does not stop
+// the unpacking. Errors: ErrMismatch, ErrNoImage, ErrShort, ErrDiskFull, those of the source, of the directory and of the
 // context.
 func (s *Store) Base(ctx context.Context, source Source) (*Kept, error) {
 	if !isSum(source.SHA256) {
 		return nil, fmt.Errorf("%.80q is no SHA-256: %w", source.SHA256, ErrMismatch)
 	}
-	for {
+	const most = 3 // others may push it out in between
+	for i := 0; ; i++ {
 		kept, err := s.open(source.SHA256)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			return kept, err
+		if err == nil {
+			return kept, nil
+		}
+		if missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrShort) || errors.Is(err, ErrNoImage); !missing || i == most {
+			return nil, err
 		}
 		unpacked := s.flight.DoChan(source.SHA256, func() (any, error) { return nil, s.unpack(source) })
 		select {
@@ -163,19 +194,37 @@ func (s *Store) open(sum string) (*Kept, error) {
 	if err == nil {
 		var base *Base
 		if base, err = Open(file, info.Size()); err == nil {
-			s.mu.Lock()
-			s.used[sum] = time.Now()
-			s.mu.Unlock()
+			s.read(sum)
 			return &Kept{base, file}, nil
 		}
 	}
 	return nil, errors.Join(err, file.Close())
 }
 
+// read notes that an image is read, also for the next process.
+func (s *Store) read(sum string) {
+	at := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used[sum] = at
+	_ = os.Chtimes(filepath.Join(s.dir, sum), at, at)
+}
+
 // unpack makes an image part of the store, and removes those that are too many.
 func (s *Store) unpack(source Source) (err error) {
 	s.turn <- struct{}{}
 	defer func() { <-s.turn }()
+	if kept, err := s.open(source.SHA256); err == nil { // another flight was before
+		return kept.Close()
+	}
+	err = s.unpackOnce(source)
+	if errors.Is(err, ErrDiskFull) && s.tidy("", 0) > 0 {
+		err = s.unpackOnce(source)
+	}
+	return err
+}
+
+func (s *Store) unpackOnce(source Source) (err error) {
 	from, err := source.Open()
 	if err != nil {
 		return err
@@ -186,9 +235,10 @@ func (s *Store) unpack(source Source) (err error) {
 	if err != nil {
 		return err
 	}
+	whole := false
 	defer func() {
-		if err = errors.Join(err, file.Close()); err != nil {
-			err = errors.Join(err, os.Remove(path+partial))
+		if !whole {
+			err = errors.Join(err, file.Close(), os.Remove(path+partial))
 		}
 	}()
 	sum := sha256.New()
@@ -213,13 +263,13 @@ func (s *Store) unpack(source Source) (err error) {
 	if err := file.Sync(); err != nil {
 		return err
 	}
-	if err := os.Rename(path+partial, path); err != nil {
-		return err
+	whole = true // what is renamed is closed before
+	if err := errors.Join(file.Close(), os.Rename(path+partial, path)); err != nil {
+		return errors.Join(err, os.Remove(path+partial))
 	}
-	s.mu.Lock()
-	s.used[source.SHA256] = time.Now()
-	s.mu.Unlock()
-	return errors.Join(durable.SyncDir(s.dir), s.tidy())
+	s.read(source.SHA256)
+	s.tidy(source.SHA256, s.options.MaxImages)
+	return durable.SyncDir(s.dir)
 }
 
 // chunk is how much is written at a time; what is zero of it is left out. The disk is looked at each spaceStep.
@@ -252,8 +302,10 @@ func (s *Store) write(file *os.File, from io.Reader) (size int64, err error) {
 			return size, file.Truncate(size)
 		case err == io.ErrUnexpectedEOF:
 			return 0, ErrShort // in the middle of what is packed
+		case errors.Is(err, gzip.ErrChecksum) || errors.As(err, new(flate.CorruptInputError)):
+			return 0, fmt.Errorf("it can't be unpacked: %w: %w", ErrMismatch, err)
 		case err != nil:
-			return 0, fmt.Errorf("it can't be unpacked: %w", err)
+			return 0, fmt.Errorf("it can't be read: %w", err)
 		}
 	}
 }
@@ -278,8 +330,12 @@ func (s *Store) checkSpace() error {
 	return nil
 }
 
-// tidy removes the images that were not read for longest, beyond those that are kept.
-func (s *Store) tidy() error {
+// recently is for how long an image stays that was read: a client that fetches parts comes back for the next one.
+const recently = 10 * time.Minute
+
+// tidy removes images beyond so many, but for one: those that were not read for longest, and not recently. It returns how many it has removed. A
+// reader of one reads on.
+func (s *Store) tidy(but string, keep int) (removed int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var sums []string
@@ -287,13 +343,14 @@ func (s *Store) tidy() error {
 		sums = append(sums, sum)
 	}
 	slices.SortFunc(sums, func(a, b string) int { return cmp.Or(s.used[b].Compare(s.used[a]), strings.Compare(a, b)) })
-	var err error
-	for _, sum := range sums[min(len(sums), s.options.MaxImages):] {
-		if failure := os.Remove(filepath.Join(s.dir, sum)); failure != nil && !errors.Is(failure, fs.ErrNotExist) {
-			err = errors.Join(err, failure)
+	for i, sum := range sums {
+		if i < keep || sum == but || i < 2*keep && time.Since(s.used[sum]) < recently {
 			continue
 		}
-		delete(s.used, sum)
+		if err := os.Remove(filepath.Join(s.dir, sum)); err == nil || errors.Is(err, fs.ErrNotExist) { // else it is tried again
+			delete(s.used, sum)
+			removed++
+		}
 	}
-	return err
+	return removed
 }

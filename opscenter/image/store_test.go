@@ -10,10 +10,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -78,23 +80,37 @@ func TestStore(t *testing.T) {
 		}
 		wait.Wait()
 		require.EqualValues(t, 1, opened.Load())
+		if runtime.GOOS != "windows" { // which has no such lock
+			_, err = image.NewStore(dir, image.StoreOptions{})
+			require.ErrorIs(t, err, image.ErrInUse)
+		}
+		require.NoError(t, store.Close())
 		require.NoError(t, os.WriteFile(filepath.Join(dir, from.SHA256+".partial"), []byte("x"), 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "other.partial"), []byte("x"), 0o600))
+		far := time.Now().Add(1000 * time.Hour) // by a clock that was ahead
+		require.NoError(t, os.Chtimes(filepath.Join(dir, from.SHA256), far, far))
 		store, err = image.NewStore(dir, image.StoreOptions{})
 		require.NoError(t, err)
 		kept, err := store.Base(t.Context(), from)
 		require.NoError(t, err)
 		require.NoError(t, kept.Close())
 		require.EqualValues(t, 1, opened.Load())
+		// One that was damaged is unpacked anew.
+		require.NoError(t, os.Truncate(filepath.Join(dir, from.SHA256), 100))
+		kept, err = store.Base(t.Context(), from)
+		require.NoError(t, err)
+		require.NoError(t, kept.Close())
+		require.EqualValues(t, 2, opened.Load())
 		entries, err := os.ReadDir(dir)
 		require.NoError(t, err)
-		require.Len(t, entries, 1)
+		require.Len(t, entries, 3, "it, the lock, and what is not ours")
 	}
 }
 
 // TestStoreIsBounded: the image that was not read for longest goes; who reads it reads on.
 func TestStoreIsBounded(t *testing.T) {
 	dir := t.TempDir()
-	store, err := image.NewStore(dir, image.StoreOptions{MaxImages: 2})
+	store, err := image.NewStore(dir, image.StoreOptions{MaxImages: 1})
 	require.NoError(t, err)
 	one, plain, opened := source(t, "1.img.gz", parts("one"))
 	two, _, _ := source(t, "2.img.gz", parts("two"))
@@ -166,21 +182,35 @@ func TestStoreRefuses(t *testing.T) {
 			require.ErrorIs(t, err, c.want)
 			entries, err := os.ReadDir(dir)
 			require.NoError(t, err)
-			require.Empty(t, entries)
+			require.Len(t, entries, 1, "the lock")
 		})
 	}
-	full, err := image.NewStore(dir, image.StoreOptions{Reserve: 0.999999})
+	// A caller that gives up does not stop the unpacking.
+	ctx, stop := context.WithCancel(t.Context())
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	slow := good
+	slow.Open = func() (io.ReadCloser, error) {
+		close(begun)
+		<-goOn
+		return good.Open()
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := store.Base(ctx, slow)
+		ended <- err
+	}()
+	<-begun
+	stop()
+	require.ErrorIs(t, <-ended, context.Canceled)
+	close(goOn)
+	require.Eventually(t, func() bool { _, err := os.Stat(filepath.Join(dir, good.SHA256)); return err == nil }, 20*time.Second, time.Millisecond)
+	require.NoError(t, store.Close())
+	full, err := image.NewStore(t.TempDir(), image.StoreOptions{Reserve: 0.999999})
 	require.NoError(t, err)
 	_, err = full.Base(t.Context(), good)
 	require.ErrorIs(t, err, image.ErrDiskFull)
-	ctx, stop := context.WithCancel(t.Context())
-	stop()
-	slow := good
-	slow.Open = func() (io.ReadCloser, error) { return good.Open() }
-	_, err = store.Base(ctx, slow)
-	require.True(t, err == nil || errors.Is(err, context.Canceled))
 	for _, o := range []image.StoreOptions{{MaxImages: -1}, {MaxSize: -1}, {Reserve: 1}} {
-		_, err := image.NewStore(dir, o)
+		_, err := image.NewStore(t.TempDir(), o)
 		require.ErrorIs(t, err, image.ErrInvalidOptions)
 	}
 }

@@ -55,10 +55,11 @@ func stopped(format string, args ...any) error {
 
 var releaseMarks = regexp.MustCompile(`IncusOS (\d+) (\S+)\n`)
 
-// Boot boots a machine from an installation image, as firmware and IncusOS do: the seed partition is found and read, strictly; the installer obeys
-// the install seed; the first boot goes through security, network, provider, update and applications, which come from the feed of the
-// provider before the server registers. Without an install seed a raw image is run from the medium. Errors: ErrBoot, with what the
-// console says; for a server that hangs at its first boot that of Install, with the server.
+// Boot boots a machine from an installation image, as firmware and IncusOS do. The seed partition is found, and read strictly. The installer obeys the
+// install seed; without one a raw image is run from the medium. The first boot goes through security, network, provider and update.
+// Then it fetches its primary application from the feed of the provider, and registers.
+//
+// Errors: ErrBoot, with what the console says. A server that hangs at its first boot is returned with the error of Install.
 func Boot(ctx context.Context, medium io.ReaderAt, machine Machine) (*Server, error) {
 	machine.Architecture = cmp.Or(machine.Architecture, "x86_64")
 	if machine.Disks == nil {
@@ -161,7 +162,7 @@ func (m *Machine) install(s *seed.Seed, version string) error {
 	switch {
 	case disk.Holds != "" && !s.Install.ForceInstall:
 		return stopped("a partition table already exists on device '%s', and `ForceInstall` from install configuration isn't true", disk.ID)
-	case disk.Holds != "" && disk.Version == version && !strings.HasPrefix(disk.Holds, cmp.Or(s.Install.ForceInstallConfirmation, "\x00")):
+	case disk.Holds != "" && disk.Version == version && (len(s.Install.ForceInstallConfirmation) != 6 || !strings.HasPrefix(disk.Holds, s.Install.ForceInstallConfirmation)):
 		return stopped("release %s is installed on '%s' already: its confirmation is wanted", version, disk.ID)
 	case m.LeaveMedium && s.Install.ForceReboot && s.Install.ForceInstall:
 		return stopped("it installs itself again and again from the medium that stays")

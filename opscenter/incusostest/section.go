@@ -107,6 +107,10 @@ func (s *Server) factoryReset(w http.ResponseWriter, r *http.Request) {
 	for name, data := range body.Seeds {
 		files[name] = data
 	}
+	if body.Seeds[seed.FileInstall] != nil { // it would boot as an installer, from its own disk
+		respondError(w, http.StatusBadRequest, "seed install: the system would install itself")
+		return
+	}
 	var config map[string]any
 	if data := files[seed.FileNetwork]; data != nil { // its own release knows all of it
 		if err := json.Unmarshal(data, &config); err != nil {

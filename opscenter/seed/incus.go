@@ -18,7 +18,7 @@ type Incus struct {
 // Preseed is what Incus is told as by "incus admin init --preseed". core.https_address is :8443 unless it is given.
 type Preseed api.InitPreseed
 
-// MarshalJSON leaves out what is not set: a server of an older release does not know all of it.
+// MarshalJSON leaves out what is null: a server of an older release does not know all of it.
 func (p Preseed) MarshalJSON() ([]byte, error) {
 	data, err := json.Marshal(api.InitPreseed(p))
 	if err != nil {

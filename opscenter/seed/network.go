@@ -3,7 +3,7 @@ package seed
 import (
 	"encoding/json"
 	"time"
-	_ "time/tzdata" // the zones, wherever this runs
+	_ "time/tzdata" // the zones, where the system has none
 
 	"github.com/opscenter-go/sdk/opscenter/network"
 )

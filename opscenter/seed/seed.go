@@ -103,6 +103,21 @@ func (s *Seed) Set(name string, data []byte) error {
 	return file.set(func(into any) error { return decode(name, data, into) })
 }
 
+// FromFiles reads the files of a seed, strictly. A list of applications that is empty, as a client sends it that was told of none, is none. Errors:
+// ErrInvalid.
+func FromFiles(files map[string]json.RawMessage) (*Seed, error) {
+	out := &Seed{}
+	for name, data := range sorted(files) {
+		if err := out.Set(name, data); err != nil {
+			return nil, err
+		}
+	}
+	if out.Applications != nil && len(out.Applications.Applications) == 0 {
+		out.Applications = nil
+	}
+	return out, nil
+}
+
 // Encode returns a file as JSON, with a line end; nil if it is not there.
 func (s *Seed) Encode(name string) ([]byte, error) {
 	file := s.file(name)
@@ -159,11 +174,18 @@ func (v *Version) UnmarshalJSON(data []byte) error {
 type Secret = network.Secret
 
 // Manage makes what a server needs to come to a control plane, and to be left to it: the provider, and where these files are
-// not there yet, updates when the control plane says so, incus as its application, and Incus without its defaults.
+// not there yet, or say nothing of it, updates when the control plane says so, incus as its application, and Incus without its defaults.
 func (s *Seed) Manage(provider *Provider, channel string) {
 	s.Provider = provider
+	managed := ManagedUpdate(channel)
 	if s.Update == nil {
-		s.Update = ManagedUpdate(channel)
+		s.Update = managed
+	}
+	if s.Update.Channel == "" {
+		s.Update.Channel = managed.Channel
+	}
+	if s.Update.CheckFrequency == "" {
+		s.Update.CheckFrequency = managed.CheckFrequency
 	}
 	if s.Applications == nil {
 		s.Applications = ApplicationsOf("incus")

@@ -84,7 +84,9 @@ func (s *Seed) Validate(rules Rules) error {
 		if file := s.file(name); file.there {
 			v.file = name
 			v.secrets(reflect.ValueOf(file.value), "")
+			begins := len(v.problems)
 			file.value.(interface{ validate(*validation) }).validate(v)
+			slices.SortStableFunc(v.problems[begins:], func(a, b Problem) int { return strings.Compare(a.Field, b.Field) })
 		}
 	}
 	if rules.JoinsCluster {

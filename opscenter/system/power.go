@@ -12,6 +12,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/jsonsecret"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/seed"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -77,7 +78,8 @@ type ResetOptions struct {
 	Token string
 	// TokenSeed is the name of a seed of Token whose files are sent.
 	TokenSeed string
-	// Seeds are files of a seed, by their names (package seed), which go before those of TokenSeed. What is needed for the server to come
+	// Seeds are files of a seed, by their names (package seed), which go before those of TokenSeed. An install seed, with which the server
+	// would boot as an installer, is refused, and left out of TokenSeed. What is needed for the server to come
 	// back as what it was is made where neither gives it: its applications, incus without its defaults, its update
 	// settings, its network, and the provider always.
 	Seeds map[string]json.RawMessage
@@ -115,8 +117,8 @@ type reset struct {
 // come in time, or comes back as it was.
 //
 // Errors: opscenter.ErrNotSetUp without a Provider; ErrInvalid for a seed that a server would not read, and
-// opscenter.ErrNotFound for one that there is not; opscenter.ErrBlocked, unless forced, where the update feed has not the application for the
-// server's channel, which would wait for it;
+// opscenter.ErrNotFound if TokenSeed does not exist; opscenter.ErrBlocked, unless forced, if the update feed lacks an application that the
+// server would wait for;
 // opscenter.ErrNotApplicable if it is not on IncusOS; opscenter.ErrClustered;
 // opscenter.ErrNotReady and opscenter.ErrBusy; opscenter.ErrRefused, opscenter.ErrUnreachable:
 // then all is as it was.
@@ -169,8 +171,8 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 				return err
 			}
 			r.Token, r.Own = token.UUID, true
-		} else if used, err := tx.Snapshot().TokenUsed(r.Token); err != nil || used {
-			return errors.Join(err, fmt.Errorf("the given token: %w", opscenter.ErrTokenUnknown))
+		} else if err := tx.Snapshot().UsableUntil(r.Token, r.Deadline); err != nil {
+			return fmt.Errorf("the given token, which is wanted until %s: %w", r.Deadline.Format(time.RFC3339), err)
 		}
 		r.Allowed = info.ReinstallAllowed
 		old, err := resets.Find(tx, storage.StringKey(info.ID))
@@ -230,11 +232,7 @@ func versioned(object json.RawMessage) (json.RawMessage, error) {
 }
 
 func (m *Manager) resetBody(seeds map[string]json.RawMessage, token string, options ResetOptions) ([]byte, error) {
-	config := map[string]string{"server_url": m.options.Provider.ServerURL, "server_token": token}
-	if c := m.options.Provider.Certificate; c != nil {
-		config["server_certificate"] = opscenter.EncodeCertificate(c)
-	}
-	provider, err := json.Marshal(map[string]any{"name": "operations-center", "config": config, "version": "1"})
+	provider, err := json.Marshal(seed.OperationsCenterProvider(m.options.Provider.ServerURL, token, m.options.Provider.Certificate))
 	if err != nil {
 		return nil, err
 	}

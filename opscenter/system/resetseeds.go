@@ -21,42 +21,33 @@ func (m *Manager) resetSeeds(ctx context.Context, info *opscenter.ServerInfo, op
 			return nil, err
 		}
 		maps.Copy(given, found.Files)
+		delete(given, seed.FileInstall) // which is for media: a server with it boots as an installer
 	}
 	maps.Copy(given, options.Seeds)
-	read := &seed.Seed{}
-	for name, data := range given {
-		if !json.Valid(data) {
-			return nil, fmt.Errorf("seed %.40q: it is no JSON: %w", name, ErrInvalid)
-		}
-		if err := read.Set(name, data); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
-		}
+	if given[seed.FileInstall] != nil {
+		return nil, fmt.Errorf("seed install: the server would boot as an installer: %w", ErrInvalid)
 	}
-	if err := read.Validate(seed.Rules{AllowUnmanaged: options.Force}); err != nil {
+	read, err := seed.FromFiles(given)
+	if err == nil {
+		err = read.Validate(seed.Rules{AllowUnmanaged: options.Force})
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	asItWas(read, info)
+	if err := m.asItWas(ctx, read, info); err != nil {
+		return nil, err
+	}
+	if read.Applications == nil && options.WipeExistingSeeds && !options.Force {
+		return nil, fmt.Errorf("server %q: what it runs is not known, and without its seeds it would come back with Incus: %w", info.Name, opscenter.ErrBlocked)
+	}
 	if err := m.served(ctx, info, read.Applications, options.Force); err != nil {
 		return nil, err
 	}
-	out := maps.Clone(given)
-	for _, name := range []string{seed.FileApplications, seed.FileIncus, seed.FileUpdate} {
-		if out[name] != nil {
-			continue
-		}
-		data, err := read.Encode(name)
-		if err != nil {
-			return nil, err
-		}
-		if data != nil {
-			out[name] = data
-		}
-	}
-	return out, nil
+	return read.Raw()
 }
 
 // asItWas adds what a server was, as far as it is known, where nothing else is asked for.
-func asItWas(s *seed.Seed, info *opscenter.ServerInfo) {
+func (m *Manager) asItWas(ctx context.Context, s *seed.Seed, info *opscenter.ServerInfo) error {
 	primary := ""
 	for _, a := range info.State.Versions.Applications {
 		if a.Primary {
@@ -76,9 +67,26 @@ func asItWas(s *seed.Seed, info *opscenter.ServerInfo) {
 	if s.Incus == nil && (s.Applications == nil || strings.HasPrefix(s.Applications.Primary(), "incus")) {
 		s.Incus = &seed.Incus{}
 	}
-	if u := info.State.Update; s.Update == nil && u != nil {
-		s.Update = &seed.Update{AutoReboot: u.AutoReboot, Channel: u.Channel, CheckFrequency: u.CheckFrequency}
+	if s.Update != nil {
+		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, m.options.LookTimeout)
+	defer cancel()
+	raw, err := m.os.ReadSystem(ctx, info.Target(), "update")
+	if err != nil {
+		return fmt.Errorf("server %q, its update settings: %w", info.Name, err)
+	}
+	var current struct {
+		Config *seed.Update `json:"config"`
+	}
+	if err := json.Unmarshal(raw, &current); err != nil || current.Config == nil {
+		if u := info.State.Update; u != nil {
+			s.Update = &seed.Update{AutoReboot: u.AutoReboot, Channel: u.Channel, CheckFrequency: u.CheckFrequency}
+		}
+		return nil
+	}
+	s.Update = current.Config
+	return nil
 }
 
 // served returns opscenter.ErrBlocked if the update feed has not an application that the server would wait for.

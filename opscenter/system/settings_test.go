@@ -456,7 +456,7 @@ func TestComesBackAsItWas(t *testing.T) {
 
 	token, err := p.registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: 2})
 	require.NoError(t, err)
-	_, err = p.registry.CreateTokenSeed(t.Context(), token.UUID, "manager", opscenter.TokenSeedSpec{Files: map[string]json.RawMessage{"applications": []byte(`{"applications":[{"name":"migration-manager"}]}`)}})
+	_, err = p.registry.CreateTokenSeed(t.Context(), token.UUID, "manager", opscenter.TokenSeedSpec{Files: map[string]json.RawMessage{"install": []byte(`{"force_install":true}`), "applications": []byte(`{"applications":[{"name":"migration-manager"}]}`)}})
 	require.NoError(t, err)
 	before = p.server("a")
 	require.ErrorIs(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Token: token.UUID, TokenSeed: "none"}), opscenter.ErrNotFound)
@@ -464,6 +464,12 @@ func TestComesBackAsItWas(t *testing.T) {
 		err := p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Seeds: map[string]json.RawMessage{"applications": []byte(bad)}})
 		require.ErrorIs(t, err, system.ErrInvalid, bad)
 	}
+	err = p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Seeds: map[string]json.RawMessage{"install": []byte(`{}`)}})
+	require.ErrorIs(t, err, system.ErrInvalid, "it would boot as an installer")
+	short, err := p.registry.CreateToken(t.Context(), opscenter.TokenSpec{ExpireAt: time.Now().Add(time.Minute)})
+	require.NoError(t, err)
+	err = p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Token: short.UUID})
+	require.ErrorIs(t, err, opscenter.ErrTokenExpired, "before the server can be back")
 	require.Nil(t, p.server("a").State.Operation, "what was refused changed nothing")
 	require.NoError(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Token: token.UUID, TokenSeed: "manager"}))
 	back(before)

@@ -100,9 +100,9 @@ func describe(lacks []Lack) string {
 // Needs returns the servers and usable tokens that follow a channel, with the components that each needs. A server needs
 // those that it runs. A token needs the operating system and its Applications.
 //
-// A server needs no component that no update here has for its architecture: what it says of itself holds back no other.
+// A server needs no component that the channel does not offer to its architecture now: what it says of itself holds back no other.
 func (m *Manager) Needs(ctx context.Context, channel string) (out []Need, err error) {
-	provided := m.Snapshot().provided()
+	provided := m.Snapshot().provided(channel)
 	err = m.registry.Read(ctx, func(tx *opscenter.Snapshot) error {
 		out = nil
 		for info, err := range tx.Servers(opscenter.ServerFilter{Channel: channel}) {
@@ -124,17 +124,16 @@ func (m *Manager) Needs(ctx context.Context, channel string) (out []Need, err er
 	return out, err
 }
 
-// provided are the components that ready updates have, with each architecture and with none.
-func (s *Snapshot) provided() map[[2]string]bool {
+// provided are the components that the channel offers, with each architecture and with none.
+func (s *Snapshot) provided(channel string) map[[2]string]bool {
 	out := map[[2]string]bool{}
-	for _, u := range s.updates {
-		if u.Status != StatusReady {
-			continue
-		}
-		for _, architecture := range append([]string{"", ArchitectureX8664, ArchitectureAArch64}, u.architectures()...) {
-			for _, component := range u.Provides(architecture) {
-				out[[2]string{component, architecture}], out[[2]string{component, ""}] = true, true
-			}
+	u := Offered(s.updates, channel)
+	if u == nil {
+		return out
+	}
+	for _, architecture := range append([]string{"", ArchitectureX8664, ArchitectureAArch64}, u.architectures()...) {
+		for _, component := range u.Provides(architecture) {
+			out[[2]string{component, architecture}], out[[2]string{component, ""}] = true, true
 		}
 	}
 	return out

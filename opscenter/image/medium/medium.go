@@ -23,12 +23,15 @@ const Label = "SEED_DATA"
 // size of the disk, in bytes, of which most are holes: the least that FAT32 is made for, and then some.
 const size = 64 << 20
 
-// Write writes a disk with a FAT32 file system, which holds the files of a seed at its root, to a file that must not be there. Errors: those of
+// Write writes a disk with a FAT32 file system, which holds the files of a seed at its root. The file must not exist. Errors: those of
 // seed.Seed.Encode and of the file.
 func Write(path string, s *seed.Seed) (err error) {
 	image, err := diskfs.Create(path, size, diskfs.SectorSizeDefault)
 	if err != nil {
 		return err
+	}
+	if err := os.Chmod(path, 0o600); err != nil { // before anything is in it: it holds a token
+		return errors.Join(err, image.Close(), os.Remove(path))
 	}
 	defer func() {
 		if err = errors.Join(err, image.Close()); err != nil {
