@@ -19,6 +19,9 @@ type Candidate struct {
 	Admitting Token
 	// Known is the server whose record it would take over: one that was announced, or may be installed anew; nil: it is new.
 	Known *ServerInfo
+	// Again: it is Known, with its certificate, and tells its system UUID or machine ID for the first time. It needs no token, and nothing but a
+	// refusal counts.
+	Again bool
 }
 
 // Decision is what becomes of a candidate. The zero value admits it as a token alone does.
@@ -48,7 +51,18 @@ func (r *Registry) candidate(ctx context.Context, reg Registration, at time.Time
 	err = r.Read(ctx, func(tx *Snapshot) error {
 		out = nil
 		known, err := byFingerprint.Find(tx, storage.StringKey(Fingerprint(reg.Certificate)))
-		if err != nil || known != nil {
+		if err != nil {
+			return err
+		}
+		if known != nil {
+			if !known.learns(&reg) {
+				return nil
+			}
+			made := Candidate{Registration: reg, Again: true}
+			made.Token = ""
+			if made.Known, err = r.load(tx, known); err == nil {
+				out = &made
+			}
 			return err
 		}
 		token, err := findToken(tx, reg.Token, at)
@@ -86,6 +100,11 @@ var errJudgedOther = errors.New("the registration changed while it was judged")
 
 // errManyJudged: as many registrations are judged as can be. It is an ErrTooOften.
 var errManyJudged = fmt.Errorf("%d registrations are being judged already: %w", maxAdmissions, ErrTooOften)
+
+// learns reports whether a registration tells what is not known of a server.
+func (s *Server) learns(reg *Registration) bool {
+	return s.SystemUUID == "" && reg.SystemUUID != "" || s.MachineID == "" && reg.MachineID != ""
+}
 
 // admit asks Options.Admit about a registration; nil if there is nothing to decide. What it decides goes into the transaction.
 func (r *Registry) admit(ctx context.Context, reg Registration, at time.Time) (*admission, error) {
@@ -186,10 +205,12 @@ func (d *Decision) properties(given map[string]string) map[string]string {
 // settle gives a server that was admitted what was decided of it. It refuses one that was not judged, or as another.
 func (t *Tx) settle(judged *admission, out *registering, at time.Time) error {
 	switch {
-	case out.repeat || t.registry.options.Admit == nil:
+	case t.registry.options.Admit == nil || out.repeat && !out.learned:
 		return nil
 	case judged == nil || judged.takesOver != out.tookOver:
 		return errJudgedOther
+	case out.repeat:
+		return nil
 	}
 	changed := *out.server
 	if judged.Channel != "" {

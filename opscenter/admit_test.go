@@ -232,3 +232,35 @@ func TestJudgedByTheNameItGave(t *testing.T) {
 	require.ErrorIs(t, err, opscenter.ErrNotAdmitted)
 	require.Contains(t, waiting.events(t, opscenter.EventRegistrationRefused)[0].Reason, "it has gone before it was judged")
 }
+
+// TestJudgedWhenItTells: a server that hides who it is until it has registered is judged when it tells.
+func TestJudgedWhenItTells(t *testing.T) {
+	var asked []bool
+	w := judged(t, func(_ context.Context, c opscenter.Candidate) (opscenter.Decision, error) {
+		asked = append(asked, c.Again)
+		if c.MachineID == machineID(7) {
+			return opscenter.Decision{Refuse: "that machine is another's"}, nil
+		}
+		return opscenter.Decision{Name: "judged"}, nil
+	})
+	token := w.token(t, 1)
+	hiding := registration(0, token)
+	hiding.SystemUUID, hiding.MachineID = "", ""
+	answer, err := w.Register(t.Context(), hiding)
+	require.NoError(t, err)
+	require.Equal(t, "judged", answer.Name)
+	told := hiding
+	told.MachineID = machineID(7)
+	_, err = w.Register(t.Context(), told)
+	require.ErrorIs(t, err, opscenter.ErrNotAdmitted)
+	require.Empty(t, w.get(t, "judged").MachineID)
+	told.MachineID = machineID(0)
+	answer, err = w.Register(t.Context(), told)
+	require.NoError(t, err)
+	require.True(t, answer.Repeat)
+	require.Equal(t, "judged", answer.Name)
+	require.Equal(t, machineID(0), w.get(t, "judged").MachineID)
+	_, err = w.Register(t.Context(), told)
+	require.NoError(t, err)
+	require.Equal(t, []bool{false, true, true}, asked, "and not once more")
+}

@@ -171,8 +171,10 @@ type registering struct {
 	server *Server
 	// tookOver is the ID of the server whose record it took over; empty: none.
 	tookOver string
-	repeat   bool
-	events   []Event
+	// learned: it is a repeat, which told what was not known.
+	learned bool
+	repeat  bool
+	events  []Event
 }
 
 func (r *Registry) register(tx *writing, reg Registration, at time.Time) (registering, error) {
@@ -234,7 +236,10 @@ func knownByName(tx storage.ReadTx, reg Registration) (*Server, error) {
 
 // registerAgain answers a server that is registered with this certificate.
 func (r *Registry) registerAgain(tx *writing, known *Server, reg Registration, at time.Time) (registering, error) {
-	out := registering{server: known, repeat: true}
+	out := registering{server: known, repeat: true, learned: known.learns(&reg)}
+	if out.learned {
+		out.tookOver = known.ID
+	}
 	if differs(known.SystemUUID, reg.SystemUUID) || differs(known.MachineID, reg.MachineID) {
 		return out, fmt.Errorf("server %q: %w", known.Name, ErrIdentityChanged)
 	}

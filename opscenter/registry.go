@@ -93,7 +93,8 @@ type Options struct {
 	AllowURL func(u *url.URL) error
 	// Admit, if set, judges each server that a token would admit: it may refuse it, or say what it is to be. It is asked from several
 	// goroutines, before anything is stored, and may be asked again about the same registration. An error, a panic, or no answer
-	// within AdmitTimeout (default 10 s) refuses it, with an event. A server that registers again is not judged. Default: the token
+	// within AdmitTimeout (default 10 s) refuses it, with an event. A server that registers again is judged only when it
+	// tells its system UUID or machine ID for the first time. Default: the token
 	// is enough.
 	Admit        func(ctx context.Context, candidate Candidate) (Decision, error)
 	AdmitTimeout time.Duration

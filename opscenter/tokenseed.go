@@ -226,10 +226,16 @@ func (r *Registry) EditTokenSeed(ctx context.Context, token, name string, edit f
 	})
 }
 
-// DeleteTokenSeed removes a seed of a token. Errors: those of TokenSeed.
-func (r *Registry) DeleteTokenSeed(ctx context.Context, token, name string) error {
+// DeleteTokenSeed removes a seed of a token. check, unless nil, is called with the seed, and an error of it ends the removal: for optimistic
+// locking. Errors: those of TokenSeed, that of check.
+func (r *Registry) DeleteTokenSeed(ctx context.Context, token, name string, check func(*TokenSeed) error) error {
 	return r.withToken(ctx, token, func(tx *Tx, token *Token) error {
-		if _, err := findTokenSeed(tx, token.UUID, name); err != nil {
+		known, err := findTokenSeed(tx, token.UUID, name)
+		if err == nil && check != nil {
+			before := *known
+			err = check(&before)
+		}
+		if err != nil {
 			return err
 		}
 		if err := tokenSeeds.Delete(tx, storage.StringKey(token.UUID).Str(name)); err != nil {

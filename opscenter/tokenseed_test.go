@@ -67,8 +67,8 @@ func TestTokenSeeds(t *testing.T) {
 		_, err = w.PreparedImage(t.Context(), other, image.UUID)
 		require.ErrorIs(t, err, opscenter.ErrNotFound, "it is of another token")
 
-		require.NoError(t, w.DeleteTokenSeed(t.Context(), other, "lab"))
-		require.ErrorIs(t, w.DeleteTokenSeed(t.Context(), other, "lab"), opscenter.ErrNotFound)
+		require.NoError(t, w.DeleteTokenSeed(t.Context(), other, "lab", nil))
+		require.ErrorIs(t, w.DeleteTokenSeed(t.Context(), other, "lab", nil), opscenter.ErrNotFound)
 		require.NoError(t, w.RevokeToken(t.Context(), token))
 		for _, err := range []error{errorOf(w.TokenSeeds(t.Context(), token)), errorOf(w.TokenSeed(t.Context(), token, "lab")), errorOf(w.PreparedImage(t.Context(), token, image.UUID))} {
 			require.ErrorIs(t, err, opscenter.ErrNotFound)

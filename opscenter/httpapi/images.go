@@ -211,7 +211,9 @@ func (h *Handler) putSeed(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) deleteSeed(w http.ResponseWriter, r *http.Request) {
-	h.done(w, r, h.registry.DeleteTokenSeed(r.Context(), r.PathValue("uuid"), r.PathValue("name")))
+	h.done(w, r, h.registry.DeleteTokenSeed(r.Context(), r.PathValue("uuid"), r.PathValue("name"), func(s *opscenter.TokenSeed) error {
+		return matches(r, etag(showSeed(s)))
+	}))
 }
 
 func (h *Handler) getProviderConfig(w http.ResponseWriter, r *http.Request) {

@@ -216,6 +216,7 @@ func TestSeedsByREST(t *testing.T) {
 		require.Equal(t, 403, a.ErrorCode, path)
 		require.Contains(t, a.Error, "no uses left")
 	}
+	require.Equal(t, 412, p.call(operator, "DELETE", at+"/seeds/lab", "", "If-Match", tag).ErrorCode)
 	require.Equal(t, 200, p.call(operator, "DELETE", at+"/seeds/lab", "").StatusCode)
 	require.Equal(t, 404, p.call(operator, "GET", at+"/seeds/lab", "").ErrorCode)
 	require.NotContains(t, p.log.String(), token)

@@ -213,15 +213,36 @@ func (m *Manager) fleet(ctx context.Context) (architectures []string, inUse map[
 			if a := info.State.Architecture; a != "" && !slices.Contains(architectures, a) {
 				architectures = append(architectures, a)
 			}
-			v := info.State.Versions
-			inUse[v.OS.Version], inUse[v.OS.VersionNext] = true, true
-			for _, application := range v.Applications {
-				inUse[application.Version] = true
+			for _, version := range inUseBy(&info.State.Versions) {
+				inUse[version] = true
 			}
 		}
 		return nil
 	})
 	return architectures, inUse, err
+}
+
+// maxInUse is how many releases a server can keep from being dropped by what it says of itself: it runs one, has staged one, and may have
+// applications of a third and a fourth.
+const maxInUse = 4
+
+// inUseBy returns the versions that a server runs, or has staged; those of its primary applications before others.
+func inUseBy(v *opscenter.Versions) (out []string) {
+	add := func(version string) {
+		if version != "" && len(out) < maxInUse && !slices.Contains(out, version) {
+			out = append(out, version)
+		}
+	}
+	add(v.OS.Version)
+	add(v.OS.VersionNext)
+	for _, primary := range []bool{true, false} {
+		for _, a := range v.Applications {
+			if a.Primary == primary {
+				add(a.Version)
+			}
+		}
+	}
+	return out
 }
 
 // announce counts what is missing of the wanted updates.

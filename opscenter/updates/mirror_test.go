@@ -421,6 +421,20 @@ func TestClaimedVersions(t *testing.T) {
 	}
 	p.refresh(t)
 	require.Equal(t, []string{"202610080000", "202610070000", "202610060000", "202610030000"}, p.versions(updates.StatusReady))
+	// However many versions a server names, it keeps no more than a server can run.
+	info, err := p.Server(t.Context(), "liar")
+	require.NoError(t, err)
+	many := opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "202610030000", VersionNext: "202610030000"}}
+	for n := range 6 {
+		many.Applications = append(many.Applications, opscenter.ApplicationVersion{Name: fmt.Sprint("app", n), Version: release(n + 3).Version})
+	}
+	require.NoError(t, p.RecordObservations(t.Context(), opscenter.Observation{Server: "liar", ID: info.ID, At: time.Now().UTC(), Ready: true, Versions: &many, Presented: info.Fingerprint}))
+	for n := range 6 {
+		p.publish(t, incusostest.Release{Version: fmt.Sprintf("202611%02d0000", n+1)})
+		p.refresh(t)
+	}
+	require.LessOrEqual(t, len(p.versions(updates.StatusReady)), 3+4)
+	require.Contains(t, p.versions(updates.StatusReady), "202610030000", "what it runs")
 }
 
 // TestDribble: a source that sends a byte now and then counts as one that sends nothing.

@@ -112,6 +112,7 @@ func (up *upload) end() {
 }
 
 func (up *upload) read(archive *tar.Reader) error {
+	var size int64 // of what is in the archive, which is more than its own if that has holes
 	for n := 0; ; n++ {
 		header, err := archive.Next()
 		switch {
@@ -139,6 +140,9 @@ func (up *upload) read(archive *tar.Reader) error {
 			return fmt.Errorf("%s is neither a file nor a directory: %w", name, ErrInvalid)
 		case up.here[name]:
 			return fmt.Errorf("%s is there twice: %w", name, ErrInvalid)
+		}
+		if size += header.Size; size > up.m.options.MaxUpload || header.Size < 0 {
+			return fmt.Errorf("the archive has more than %d bytes in it: %w", up.m.options.MaxUpload, ErrTooLarge)
 		}
 		up.here[name] = true
 		if err := up.entry(name, header.Size, archive); err != nil {

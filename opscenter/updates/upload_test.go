@@ -444,3 +444,14 @@ func TestVerifyRemovesOnlyWhatIsDamaged(t *testing.T) {
 		require.Equal(t, updates.StatusReady, feed.Snapshot().Updates()[0].Status)
 	}
 }
+
+// TestArchiveOfLargeFiles: what is in an archive is bounded, not only what it is itself: a file with holes is much less.
+func TestArchiveOfLargeFiles(t *testing.T) {
+	p := newPlane(t, noSource, func(p *plane) { p.options.MaxUpload = 1 << 20 })
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	require.NoError(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "x86_64/hole.raw.gz", Size: 2 << 20, Mode: 0o600}))
+	_, err := p.feed.Upload(t.Context(), bytes.NewReader(out.Bytes()))
+	require.ErrorIs(t, err, updates.ErrTooLarge)
+	require.Empty(t, p.stored(t))
+}
