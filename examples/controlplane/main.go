@@ -88,7 +88,7 @@ func run(ctx context.Context, args []string, out, logs io.Writer) error {
 	flags.StringVar(&c.socket, "socket", "", "path of a Unix socket for operators, mode 0600")
 	flags.DurationVar(&c.interval, "interval", poller.DefaultInterval, "time between two polls of a server")
 	flags.StringVar(&c.trust, "trust", "", "PEM file with the certificates of operators")
-	flags.StringVar(&c.updates, "updates", "", "directory for the files of updates; default: there is no update feed")
+	flags.StringVar(&c.updates, "updates", "", "directory for the files of updates, and of installation images; default: there is no update feed, and there are no images")
 	flags.StringVar(&c.source, "source", updates.DefaultSource, "where updates are published, or none: they are uploaded; holds until PUT /1.0/system/updates")
 	flags.StringVar(&c.sourceRoot, "source-root", "", "PEM file with the root certificate under which -source, and uploads, are signed; default: that of IncusOS")
 	if err := flags.Parse(args); err != nil {

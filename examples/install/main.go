@@ -330,7 +330,7 @@ func (s *site) serve(ctx context.Context, token *opscenter.Token, request image.
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "It is served: curl -k -o install.img '%s/1.0/provisioning/images/%s?%s'\n", s.url, public.Public, query(request))
+	fmt.Fprintf(out, "It is served: curl -k -o install%s '%s/1.0/provisioning/images/%s?%s'\n", map[string]string{image.Raw: ".img", image.ISO: ".iso"}[request.Kind], s.url, public.Public, query(request))
 	<-ctx.Done()
 	return nil
 }

@@ -2,6 +2,7 @@
 package imagetest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"hash/crc32"
 	"io"
@@ -45,6 +46,7 @@ type span struct {
 const (
 	entries   = 128
 	entrySize = 128
+	piece     = 64 << 10
 	// First is where the first partition begins, in bytes.
 	First = 1 << 20
 )
@@ -71,7 +73,11 @@ func New(o Options) *Image {
 		for k, unit := range utf16.Encode([]rune(p.Label)) {
 			le.PutUint16(e[56+2*k:], unit)
 		}
-		out.spans = append(out.spans, span{Partition{p.Label, size, p.Fill}, at})
+		fill := p.Fill
+		if len(fill) > 0 { // in pieces that are worth copying
+			fill = bytes.Repeat(fill, piece/len(fill)+1)
+		}
+		out.spans = append(out.spans, span{Partition{p.Label, size, fill}, at})
 		at += size
 	}
 	tableSectors := (int64(len(table)) + o.Sector - 1) / o.Sector

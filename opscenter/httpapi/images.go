@@ -20,7 +20,7 @@ import (
 )
 
 // errNoImages: Options.Images is not set.
-var errNoImages = errors.New("this control plane makes no images")
+var errNoImages = errors.New("this control plane makes no images, as it has no update feed to make them of")
 
 // publicImagePattern is that of images of public seeds: it has the name that nobody can guess, and no token.
 const publicImagePattern = "GET /1.0/provisioning/images/{public}"
@@ -61,7 +61,7 @@ func (s seedFiles) files() (map[string]json.RawMessage, error) {
 	for name, data := range s {
 		file := strings.ReplaceAll(name, "_", "-")
 		if !slices.Contains(seed.Files, file) || strings.Contains(name, "-") {
-			return nil, fmt.Errorf("%w: seeds.%.40s: there is no such seed", errBody, name)
+			return nil, fmt.Errorf("%w: seeds.%.40s: there is no such seed, these are: %s", errBody, name, strings.ReplaceAll(strings.Join(seed.Files, ", "), "-", "_"))
 		}
 		if string(data) != "null" {
 			out[file] = data
@@ -163,6 +163,9 @@ func (h *Handler) getSeed(w http.ResponseWriter, r *http.Request) {
 			return h.options.Images.Make(r.Context(), r.PathValue("uuid"), r.PathValue("name"), requestOf(query))
 		})
 		return
+	}
+	if err == nil && r.URL.RawQuery != "" {
+		err = fmt.Errorf("%w: parameter type is missing: iso or raw", errBody)
 	}
 	var found *opscenter.TokenSeed
 	if err == nil {
@@ -345,9 +348,13 @@ func (h *Handler) sameImage(r *http.Request, made *image.Made) error {
 	if err != nil {
 		client = r.RemoteAddr
 	}
-	key := client + " " + opscenter.Principal(r.Context()) + " " + r.URL.Path + "?" + r.URL.RawQuery
+	q := r.URL.Query() // in whatever order
+	key := client + " " + opscenter.Principal(r.Context()) + " " + r.URL.Path + "?" + q.Encode()
 	part := r.Header.Get("Range")
-	if part == "" || strings.HasPrefix(part, "bytes=0-") || r.Header.Get("If-Range") != "" {
+	switch {
+	case r.Method == http.MethodHead: // nothing of it is sent
+		return nil
+	case part == "" || part == "bytes=0-" || r.Header.Get("If-Range") != "": // from its beginning, or the client sees to it
 		h.images.Add(key, made.ETag)
 		return nil
 	}

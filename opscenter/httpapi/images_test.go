@@ -114,7 +114,8 @@ func TestSeedsByREST(t *testing.T) {
 		{"POST", "/seeds", `{"name":"x","public":true}`, 403, "switched off"},
 		{"PUT", "/seeds/lab", `{"seeds":{"install":{"target":{"max_size":"1GiB"}}}}`, 400, "50 GiB"},
 		{"PUT", "/seeds/none", `{}`, 404, ""},
-		{"GET", "/seeds/lab?type=floppy", "", 400, "floppy"},
+		{"GET", "/seeds/lab?type=floppy", "", 400, `type "floppy" is no kind of image: iso or raw is wanted`},
+		{"GET", "/seeds/lab?compressed=1", "", 400, "type is missing"},
 		{"GET", "/seeds/lab?type=iso&architecture=riscv64", "", 400, "riscv64"},
 		{"GET", "/seeds/lab?type=iso&channel=nowhere", "", 404, "nowhere"},
 		{"GET", "/seeds/none?type=iso", "", 404, ""},
@@ -326,8 +327,15 @@ func TestPartsOfOneImage(t *testing.T) {
 	require.True(t, bytes.Equal(whole[:1000000], first))
 	require.True(t, bytes.Equal(whole[1000000:], rest))
 	p.publish(t, incusostest.Release{Version: "202610020000", ISO: true})
-	resp, rest = p.download(t, operator, named, "Range", "bytes=1000000-")
-	require.Equal(t, 412, resp.StatusCode, string(rest))
+	head, err := http.NewRequestWithContext(t.Context(), "HEAD", p.url+named, nil)
+	require.NoError(t, err)
+	headed, err := operator.Do(head)
+	require.NoError(t, err)
+	headed.Body.Close()
+	for _, part := range []string{"bytes=1000000-", "bytes=0-99", "bytes=1000000-"} {
+		resp, rest = p.download(t, operator, named, "Range", part)
+		require.Equal(t, 412, resp.StatusCode, string(rest))
+	}
 	require.Contains(t, string(rest), "fetch it from its beginning")
 	resp, rest = p.download(t, operator, prepared, "Range", "bytes=1000000-")
 	require.Equal(t, 206, resp.StatusCode, "one that was prepared stays what it was")

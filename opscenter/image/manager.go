@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -33,9 +34,9 @@ const (
 
 var (
 	// ErrKind: there is no such kind of image, or architecture.
-	ErrKind = errors.New("there is no such image")
+	ErrKind = errors.New("no kind of image")
 	// ErrPublic: public seeds are switched off.
-	ErrPublic = errors.New("public seeds are switched off")
+	ErrPublic = errors.New("public seeds are switched off (image.Options.Public)")
 )
 
 // Defaults of Options.
@@ -100,11 +101,11 @@ type Request struct {
 
 func (r *Request) check() error {
 	if r.Kind != Raw && r.Kind != ISO {
-		return fmt.Errorf("type %.40q, %s or %s is wanted: %w", r.Kind, ISO, Raw, ErrKind)
+		return fmt.Errorf("type %.40q is %w: %s or %s is wanted", r.Kind, ErrKind, ISO, Raw)
 	}
 	r.Architecture = cmp.Or(r.Architecture, updates.ArchitectureX8664)
 	if r.Architecture != updates.ArchitectureX8664 && r.Architecture != updates.ArchitectureAArch64 {
-		return fmt.Errorf("architecture %.40q, %s or %s is wanted: %w", r.Architecture, updates.ArchitectureX8664, updates.ArchitectureAArch64, ErrKind)
+		return fmt.Errorf("architecture %.40q is %w: %s or %s is wanted", r.Architecture, ErrKind, updates.ArchitectureX8664, updates.ArchitectureAArch64)
 	}
 	return nil
 }
@@ -203,7 +204,7 @@ func (m *Manager) MakePrepared(ctx context.Context, token, id string) (*Made, er
 }
 
 // Make makes an image of a named seed of a token. Errors: opscenter.ErrNotFound for the token, the seed, the channel, and where its release has no
-// such image; those of a token that admits no more servers; a *updates.LackError where the release lacks an application; ErrKind,
+// such image; those of a token that admits no more servers; opscenter.ErrBlocked where the release lacks an application; ErrKind,
 // seed.ErrInvalid, those of Store.Base.
 func (m *Manager) Make(ctx context.Context, token, name string, request Request) (*Made, error) {
 	s, err := m.registry.TokenSeed(ctx, token, name)
@@ -248,7 +249,11 @@ func (m *Manager) make(ctx context.Context, w wanted) (*Made, error) {
 	sum := sha256.Sum256(slices.Concat([]byte(file.SHA256), archive))
 	extension := map[string]string{Raw: ".img", ISO: ".iso"}[w.Kind]
 	made := &Made{Name: "pre-seed-" + w.name + extension, Version: u.Version, ETag: `"` + hex.EncodeToString(sum[:16]) + `"`}
-	detail := fmt.Sprintf("%s image of %s for %s, seed %s of %s", w.Kind, u.Version, w.Architecture, w.name, usable.Label())
+	what := "seed " + w.name
+	if w.update != "" {
+		what = "prepared as " + w.name
+	}
+	detail := fmt.Sprintf("%s image of %s for %s, %s of %s", w.Kind, u.Version, w.Architecture, what, usable.Label())
 	if host, _, err := net.SplitHostPort(w.remote); err == nil {
 		detail += ", public, to " + host
 	}
@@ -313,7 +318,7 @@ func (m *Manager) choose(ctx context.Context, token *opscenter.Token, s *seed.Se
 	return nil, nil, fmt.Errorf("release %s of channel %s has no %s image for %s (%s): %w", u.Version, channel, request.Kind, request.Architecture, kind, opscenter.ErrNotFound)
 }
 
-// feeds returns a *updates.LackError unless the channel that the server will follow offers what its seed names: it takes its applications from there,
+// feeds returns opscenter.ErrBlocked unless the channel that the server will follow offers what its seed names: it takes its applications from there,
 // whatever release its image is of.
 func (m *Manager) feeds(ctx context.Context, s *seed.Seed, architecture string) error {
 	channel := s.Update.Channel
@@ -326,7 +331,11 @@ func (m *Manager) feeds(ctx context.Context, s *seed.Seed, architecture string) 
 	}
 	need := []updates.Need{{By: "the seed", Architecture: architecture, Components: s.Applications.Names()}}
 	if lacks := updates.Lacking(offered, need); len(lacks) > 0 {
-		return &updates.LackError{Version: offered.Version, Channel: channel, Lacks: lacks}
+		var missing []string
+		for _, l := range lacks {
+			missing = append(missing, l.Component)
+		}
+		return fmt.Errorf("release %s of channel %s has no %s for %s, which the seed names: the server would wait for it: %w", offered.Version, channel, strings.Join(missing, ", "), architecture, opscenter.ErrBlocked)
 	}
 	return nil
 }

@@ -153,7 +153,7 @@ func TestStoreRefuses(t *testing.T) {
 	}
 	var bomb bytes.Buffer
 	w := gzip.NewWriter(&bomb)
-	_, err = io.Copy(w, io.LimitReader(zeros{}, 1<<30))
+	_, err = io.Copy(w, io.LimitReader(zeros{}, 64<<20))
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 	for name, c := range map[string]struct {

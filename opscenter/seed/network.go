@@ -2,6 +2,10 @@ package seed
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
 	"time"
 	_ "time/tzdata" // the zones, where the system has none
 
@@ -64,9 +68,45 @@ func (n *Network) validate(v *validation) {
 		}
 		v.add(p.Field, "%s", p.Message)
 	}
+	n.devices(v)
 	if t := c.Time; t != nil && t.Timezone != "" {
 		if _, err := time.LoadLocation(t.Timezone); err != nil {
 			v.add("time.timezone", "there is no time zone %s", shown(t.Timezone))
 		}
+	}
+}
+
+// words are the addresses that are none, and roles those of devices.
+var (
+	words = []string{"dhcp4", "dhcp6", "slaac"}
+	roles = []string{network.RoleManagement, network.RoleCluster, network.RoleInstances, network.RoleStorage}
+)
+
+// devices refuses misspelt addresses and roles. A server that is there may be of a newer release which knows others; a new one that can't be
+// reached stays so.
+func (n *Network) devices(v *validation) {
+	check := func(field string, addresses, given []string) {
+		for i, text := range addresses {
+			if _, err := netip.ParsePrefix(text); err != nil && !slices.Contains(words, text) {
+				v.add(fmt.Sprintf("%s.addresses[%d]", field, i), "%s is neither an address with a prefix length, as 10.0.0.5/24, nor one of %s", shown(text), strings.Join(words, ", "))
+			}
+		}
+		for i, text := range given {
+			if !slices.Contains(roles, text) {
+				v.add(fmt.Sprintf("%s.roles[%d]", field, i), "%s is none of %s", shown(text), strings.Join(roles, ", "))
+			}
+		}
+	}
+	for i, d := range n.Interfaces {
+		check(fmt.Sprintf("interfaces[%d]", i), d.Addresses, d.Roles)
+	}
+	for i, d := range n.Bonds {
+		check(fmt.Sprintf("bonds[%d]", i), d.Addresses, d.Roles)
+	}
+	for i, d := range n.VLANs {
+		check(fmt.Sprintf("vlans[%d]", i), d.Addresses, d.Roles)
+	}
+	for i, d := range n.WireGuard {
+		check(fmt.Sprintf("wireguard[%d]", i), d.Addresses, d.Roles)
 	}
 }

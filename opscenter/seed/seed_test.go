@@ -257,6 +257,8 @@ func TestValidate(t *testing.T) {
 		{"nothing", alone, nil, nil},
 		{"no network address", alone, map[string]string{"network": `{"interfaces":[{"name":"a","hwaddr":"a"}]}`}, []string{"network: interfaces[0].roles: no device with role management has an address"}},
 		{"no network address, and known", seed.Rules{AllowUnmanaged: true}, map[string]string{"network": `{"interfaces":[{"name":"a","hwaddr":"a"}]}`}, nil},
+		{"misspelt", alone, map[string]string{"network": `{"interfaces":[{"name":"a","hwaddr":"a","addresses":["dhpc4","10.0.0.5"],"roles":["managment"]},{"name":"b","hwaddr":"b","addresses":["dhcp4"],"roles":["management"]}]}`},
+			[]string{`network: interfaces[0].addresses[0]: "dhpc4" is neither`, `network: interfaces[0].addresses[1]: "10.0.0.5" is neither`, `network: interfaces[0].roles[0]: "managment" is none of`}},
 		{"only a host name", alone, map[string]string{"network": `{"dns":{"hostname":"a"}}`}, nil},
 		{"unknown zone", alone, map[string]string{"network": `{"time":{"timezone":"Europe/Atlantis"}}`}, []string{`network: time.timezone: there is no time zone "Europe/Atlantis"`}},
 		{"confirmation", alone, map[string]string{"network": `{"confirmation_timeout":"5m"}`}, []string{"network: confirmation_timeout"}},
