@@ -13,7 +13,7 @@ import (
 
 // Candidate is a server that a token would admit.
 type Candidate struct {
-	// Registration is what it says of itself, without the token.
+	// Registration of the server, without the token.
 	Registration
 	// Admitting is the token, without its UUID, which is a secret.
 	Admitting Token
@@ -89,7 +89,7 @@ func (r *Registry) candidate(ctx context.Context, reg Registration, at time.Time
 	return out, err
 }
 
-// admission is a decision, and what it was about.
+// admission is a decision, and the server that it was about.
 type admission struct {
 	Decision
 	takesOver string // the ID of the server whose record it takes over; empty: it is new
@@ -106,7 +106,7 @@ func (s *Server) learns(reg *Registration) bool {
 	return s.SystemUUID == "" && reg.SystemUUID != "" || s.MachineID == "" && reg.MachineID != ""
 }
 
-// admit asks Options.Admit about a registration; nil if there is nothing to decide. What it decides goes into the transaction.
+// admit asks Options.Admit about a registration; nil if there is nothing to decide. The decision goes into the transaction.
 func (r *Registry) admit(ctx context.Context, reg Registration, at time.Time) (*admission, error) {
 	c, err := r.candidate(ctx, reg, at)
 	if err != nil || c == nil {

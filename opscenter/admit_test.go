@@ -42,7 +42,7 @@ func TestAdmit(t *testing.T) {
 	require.Empty(t, asked[0].Admitting.UUID)
 	require.EqualValues(t, 10, asked[0].Admitting.UsesRemaining)
 	require.Nil(t, asked[0].Known)
-	// Whoever registers again was judged already.
+	// A server that registers again was judged already.
 	again, err := w.Register(t.Context(), registration(0, token))
 	require.NoError(t, err)
 	require.True(t, again.Repeat)

@@ -91,7 +91,7 @@ type Options struct {
 	// error is returned to the caller. It is called at any time, from several goroutines. See AddressRules. Default:
 	// anywhere.
 	AllowURL func(u *url.URL) error
-	// Admit, if set, judges each server that a token would admit: it may refuse it, or say what it is to be. It is asked from several
+	// Admit, if set, judges each server that a token would admit: it may refuse the server, or decide its name, channel, properties and cluster. It is asked from several
 	// goroutines, before anything is stored, and may be asked again about the same registration. An error, a panic, or no answer
 	// within AdmitTimeout (default 10 s) refuses it, with an event. A server that registers again is judged only when it
 	// tells its system UUID or machine ID for the first time. Default: the token

@@ -21,7 +21,7 @@ type TokenSeed struct {
 	Token       string
 	Name        string
 	Description string
-	// Public is a name that nobody can guess, by which images of it are fetched without authentication; empty: they are not. A holder of
+	// Public is a random name, by which images of it are fetched without authentication; empty: they are not. A holder of
 	// an image can register with its token.
 	Public string `json:",omitempty"`
 	// Files are JSON, by their names without extension: install, network. Package seed has their types.

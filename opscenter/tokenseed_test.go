@@ -33,7 +33,7 @@ func TestTokenSeeds(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, list, 1)
 		require.Equal(t, made.Files, list[0].Files)
-		// A public name is one that nobody can guess, and another one when it is public again.
+		// A public name is random, and another one when the seed is public again.
 		setPublic := func(public bool) string {
 			require.NoError(t, w.EditTokenSeed(t.Context(), token, "lab", func(_ *opscenter.TokenSeed, spec *opscenter.TokenSeedSpec) error {
 				spec.Public = public

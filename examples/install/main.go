@@ -68,7 +68,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	kind := flags.String("type", image.Raw, "kind of image: raw or iso")
 	architecture := flags.String("architecture", updates.ArchitectureX8664, "x86_64 or aarch64")
 	application := flags.String("application", "incus", "what the servers run: incus, incus-lts-7.0, migration-manager")
-	serve := flags.Bool("serve", false, "serve the image, at a URL that nobody can guess, until Ctrl-C")
+	serve := flags.Bool("serve", false, "serve the image at a random URL until Ctrl-C")
 	boot := flags.Bool("boot", false, "boot simulated machines from images, until they are a cluster that was updated")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

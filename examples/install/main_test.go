@@ -38,7 +38,7 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// TestServe: the image is served to whoever has its URL.
+// TestServe: a client that has the URL gets the image.
 func TestServe(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	out, in := io.Pipe()

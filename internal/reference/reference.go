@@ -21,6 +21,11 @@ const (
 //go:embed *.yaml
 var excerpts embed.FS
 
+// Seed is the seed archive that IncusOS tests its own reader with (Apache-2.0).
+//
+//go:embed seed.tar
+var Seed []byte
+
 // Read returns an API description: the whole of it, out of the directory that OPSCENTER_REFERENCE
 // names, or else the excerpt.
 func Read(name string) ([]byte, error) {

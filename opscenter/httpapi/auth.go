@@ -119,7 +119,7 @@ func shownPath(r *http.Request) string {
 	if rest, ok := strings.CutPrefix(path, "/1.0/provisioning/tokens/"); ok && rest != "" {
 		path = "/1.0/provisioning/tokens/…"
 	}
-	if rest, ok := strings.CutPrefix(path, "/1.0/provisioning/images/"); ok && rest != "" { // the name that nobody can guess
+	if rest, ok := strings.CutPrefix(path, "/1.0/provisioning/images/"); ok && rest != "" { // the random name of a public seed is a secret
 		path = "/1.0/provisioning/images/…"
 	}
 	if r.Pattern == "" {

@@ -130,7 +130,7 @@ func memory() uint64 {
 }
 
 // TestThousandServersFetch: a thousand servers that are in the middle of a file, from a slow disk, cost what their connections
-// do, and nothing of the file. Whoever else asks is answered meanwhile.
+// do, and nothing of the file. The control plane answers other requests meanwhile.
 func TestThousandServersFetch(t *testing.T) {
 	const servers, each = 1000, 400 << 10 // bytes of memory, at both ends of a connection
 	p := startFeedOn(t, func(files updates.Files) updates.Files { return slowFiles{files} }, func(_ *feedPlane, o *httpapi.Options) { o.MaxDownloadsPerAddress = servers })

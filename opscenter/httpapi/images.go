@@ -22,7 +22,7 @@ import (
 // errNoImages: Options.Images is not set.
 var errNoImages = errors.New("this control plane makes no images, as it has no update feed to make them of")
 
-// publicImagePattern is that of images of public seeds: it has the name that nobody can guess, and no token.
+// publicImagePattern is that of images of public seeds: its path has the random name of the seed, and no token.
 const publicImagePattern = "GET /1.0/provisioning/images/{public}"
 
 // imageRoutes are those of seeds and images.

@@ -223,7 +223,7 @@ func TestSeedsByREST(t *testing.T) {
 	require.NotContains(t, p.log.String(), token)
 }
 
-// TestPublicSeeds: an image of a public seed is fetched by a name that nobody can guess, and by nothing else.
+// TestPublicSeeds: a stranger gets an image of a public seed by its random name alone.
 func TestPublicSeeds(t *testing.T) {
 	p := startImages(t, func(o *image.Options) { o.Public = true })
 	operator, stranger := p.client(&p.operator), p.client(nil)

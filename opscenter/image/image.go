@@ -129,7 +129,7 @@ func short(err error) error {
 	return err
 }
 
-// Decompress returns what is in a file whose name ends in .gz; of any other one what it is itself.
+// Decompress unpacks a file whose name ends in .gz, and returns any other one as it is.
 func Decompress(name string, from io.Reader) (io.Reader, error) {
 	if len(name) < 3 || name[len(name)-3:] != ".gz" {
 		return from, nil

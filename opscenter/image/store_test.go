@@ -49,7 +49,7 @@ func parts(text string) imagetest.Options {
 	return imagetest.Options{Partitions: p}
 }
 
-// TestStore: an image is unpacked once, whoever asks for it, and is there after a restart.
+// TestStore: twenty callers have an image unpacked once, and it is there after a restart.
 func TestStore(t *testing.T) {
 	for _, name := range []string{"x86_64/IncusOS_1.img.gz", "aarch64/IncusOS_1.iso"} {
 		dir := t.TempDir()

@@ -20,7 +20,7 @@ type Application struct {
 // primary are the applications of which a server runs one.
 var primary = []string{"incus", "incus-lts-7.0", "migration-manager", "operations-center"}
 
-// IsPrimary reports whether a server runs an application as the one that makes it what it is. Each long-term release of Incus
+// IsPrimary reports whether a server runs an application as its main one. Each long-term release of Incus
 // is one.
 func IsPrimary(name string) bool {
 	return slices.Contains(primary, name) || strings.HasPrefix(name, "incus-lts-")
@@ -48,7 +48,7 @@ func (a *Applications) Names() (out []string) {
 	return out
 }
 
-// Primary returns the application that makes the server what it is.
+// Primary returns the main application of the server.
 func (a *Applications) Primary() string {
 	names := a.Names()
 	return names[slices.IndexFunc(names, IsPrimary)]

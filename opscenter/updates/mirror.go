@@ -222,8 +222,8 @@ func (m *Manager) fleet(ctx context.Context) (architectures []string, inUse map[
 	return architectures, inUse, err
 }
 
-// maxInUse is how many releases a server can keep from being dropped by what it says of itself: it runs one, has staged one, and may have
-// applications of a third and a fourth.
+// maxInUse is how many releases a server can keep from being dropped: it runs one, has staged one, and may have applications of a third
+// and a fourth.
 const maxInUse = 4
 
 // inUseBy returns the versions that a server runs, or has staged; those of its primary applications before others.

@@ -100,7 +100,7 @@ func describe(lacks []Lack) string {
 // Needs returns the servers and usable tokens that follow a channel, with the components that each needs. A server needs
 // those that it runs. A token needs the operating system and its Applications.
 //
-// A server needs no component that the channel does not offer to its architecture now: what it says of itself holds back no other.
+// A server needs no component that the channel does not offer to its architecture now: a false claim holds back no release.
 func (m *Manager) Needs(ctx context.Context, channel string) (out []Need, err error) {
 	provided := m.Snapshot().provided(channel)
 	err = m.registry.Read(ctx, func(tx *opscenter.Snapshot) error {
