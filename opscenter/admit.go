@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -123,7 +124,7 @@ func (r *Registry) admit(ctx context.Context, reg Registration, at time.Time) (*
 		r.refused(ctx, server, reg, err)
 		return nil, err
 	case err == nil && out.Refuse != "":
-		err = errors.New(cut(out.Refuse))
+		err = errors.New(truncate.Name(out.Refuse))
 	case err == nil:
 		err = out.check()
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -171,7 +172,7 @@ func (t *Tx) freeName(wish string, allowed func(byte) bool, limit int, suffixes 
 			return name[:min(len(name), limit)], nil
 		}
 	}
-	return "", fmt.Errorf("name %q: %w", cut(clean), ErrNameTaken)
+	return "", fmt.Errorf("name %q: %w", truncate.Name(clean), ErrNameTaken)
 }
 
 // nameServer gives a server that is adopted its name.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -24,7 +25,7 @@ import (
 func (r *Registry) AcceptCertificate(ctx context.Context, name, fingerprint string) error {
 	fingerprint, err := checkFingerprint(fingerprint)
 	if err != nil {
-		return fmt.Errorf("server %q: %w", cut(name), err)
+		return fmt.Errorf("server %q: %w", truncate.Name(name), err)
 	}
 	at := now()
 	return r.update(ctx, func(tx *writing) error {
@@ -45,7 +46,7 @@ func (r *Registry) AcceptCertificate(ctx context.Context, name, fingerprint stri
 				return err
 			}
 			if other != nil {
-				return fmt.Errorf("server %q: the certificate is that of server %q: %w", cut(name), other.Name, ErrIdentityTaken)
+				return fmt.Errorf("server %q: the certificate is that of server %q: %w", truncate.Name(name), other.Name, ErrIdentityTaken)
 			}
 		}
 		return r.acceptCertificate(tx, name, fingerprint, byOperator, at)

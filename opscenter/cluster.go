@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -78,7 +79,7 @@ func (r *Registry) checkClusterSpec(spec *ClusterSpec) error {
 		return fmt.Errorf("post restore delay %s: must not be negative: %w", spec.PostRestoreDelay, ErrInvalidOptions)
 	}
 	if !slices.Contains(rolling.RestoreModes, spec.RestoreMode) {
-		return fmt.Errorf("restore mode %q, known are %q: %w", cut(spec.RestoreMode), rolling.RestoreModes, ErrInvalidOptions)
+		return fmt.Errorf("restore mode %q, known are %q: %w", truncate.Name(spec.RestoreMode), rolling.RestoreModes, ErrInvalidOptions)
 	}
 	return nil
 }
@@ -280,7 +281,7 @@ func (t *Tx) leave(server *Server, cluster *Cluster, at time.Time, why string, l
 // is another one while a rollout is under way.
 func (r *Registry) UpdateCluster(ctx context.Context, name string, spec ClusterSpec, check func(*Cluster) error) error {
 	if err := r.checkClusterSpec(&spec); err != nil {
-		return fmt.Errorf("cluster %q: %w", cut(name), err)
+		return fmt.Errorf("cluster %q: %w", truncate.Name(name), err)
 	}
 	return r.EditCluster(ctx, name, func(c *Cluster, edited *ClusterSpec) error {
 		*edited = spec
@@ -301,7 +302,7 @@ func (r *Registry) EditCluster(ctx context.Context, name string, edit func(*Clus
 			return nil, err
 		}
 		if err := r.checkClusterSpec(&spec); err != nil {
-			return nil, fmt.Errorf("cluster %q: %w", cut(name), err)
+			return nil, fmt.Errorf("cluster %q: %w", truncate.Name(name), err)
 		}
 		if spec.Channel = cmp.Or(spec.Channel, c.Channel); c.Channel != spec.Channel {
 			if err := channelExists(tx, spec.Channel); err != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
+	"github.com/opscenter-go/sdk/internal/truncate"
 )
 
 // Limits of the parts of facts, in bytes, before compression: what can't be compressed at all
@@ -150,10 +151,10 @@ func membersOf(document []byte, below bool) (list []member, err error) {
 		}
 	}
 	err = jsonfilter.Members(document, func(key, value []byte) {
-		path, any := cutTo(string(key), MaxLabelLength), false
+		path, any := truncate.Text(string(key), MaxLabelLength), false
 		if below && len(value) > 0 && value[0] == '{' {
 			_ = jsonfilter.Members(value, func(inner, value []byte) {
-				add(path+"."+cutTo(string(inner), MaxLabelLength), inner, value)
+				add(path+"."+truncate.Text(string(inner), MaxLabelLength), inner, value)
 				any = true
 			})
 		}
@@ -182,7 +183,7 @@ func without(document []byte, drop map[string]bool) (json.RawMessage, error) {
 func rebuild(object []byte, keep func(key string, value []byte) (json.RawMessage, bool)) (json.RawMessage, error) {
 	out := append(make([]byte, 0, len(object)), '{')
 	err := jsonfilter.Members(object, func(key, value []byte) {
-		kept, ok := keep(cutTo(string(key), MaxLabelLength), value)
+		kept, ok := keep(truncate.Text(string(key), MaxLabelLength), value)
 		if !ok {
 			return
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -258,7 +259,7 @@ func (d *differ) where() string {
 			break
 		}
 	}
-	return cutTo(out.String(), MaxFactValue)
+	return truncate.Text(out.String(), MaxFactValue)
 }
 
 // show returns a value as JSON, cut, without secrets unless they are to be kept.
@@ -270,5 +271,5 @@ func (d *differ) show(value any) string {
 	if err != nil {
 		return ""
 	}
-	return cutTo(string(data), MaxFactValue)
+	return truncate.Text(string(data), MaxFactValue)
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -135,7 +136,7 @@ func (r *Registry) warnShared(tx *writing, server *Server, sharing []*Server, at
 	if len(sharing) == 0 {
 		return nil
 	}
-	return r.raise(tx, server.Name, server.ID, Warned{Kind: WarningSharedUUID, Message: cutTo(sharedMessage(server, sharing), maxReason)}, at)
+	return r.raise(tx, server.Name, server.ID, Warned{Kind: WarningSharedUUID, Message: truncate.Text(sharedMessage(server, sharing), maxReason)}, at)
 }
 
 func sharedMessage(server *Server, sharing []*Server) string {

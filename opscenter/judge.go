@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/opscenter-go/sdk/internal/truncate"
 )
 
 // The parts of Apply that doubt what they see: certificates, servers that go up and down, and
@@ -23,7 +25,7 @@ func (t *Transition) presented(o Observation) {
 	refused := o.Failure != nil && o.Failure.Kind == FailureCertificate
 	switch {
 	case refused:
-		next.StatusReason = cutTo(o.Failure.Message, maxReason)
+		next.StatusReason = truncate.Text(o.Failure.Message, maxReason)
 		t.event(o.At, EventCertificateChanged, fmt.Sprintf("presents certificate %.12s, which is not accepted: %s", o.Presented, o.Failure.Message))
 	case before != "" || o.Trust != "":
 		why := "the one it registered with"
@@ -97,7 +99,7 @@ func (t *Transition) warn(o Observation, policy Policy) {
 	judge := func(kind WarningKind, holds bool, message string) {
 		t.Judged = append(t.Judged, kind)
 		if holds {
-			t.Warnings = append(t.Warnings, Warned{Kind: kind, Message: cutTo(message, maxReason)})
+			t.Warnings = append(t.Warnings, Warned{Kind: kind, Message: truncate.Text(message, maxReason)})
 		}
 	}
 	judge(WarningFlapping, !s.FlappingSince.IsZero(), "goes up and down; held offline since "+s.FlappingSince.Format(time.RFC3339))

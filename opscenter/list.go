@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -41,7 +42,7 @@ func encodeCursor(last string) string {
 func decodeCursor(cursor string) (string, error) {
 	data, err := base64.RawURLEncoding.DecodeString(cursor)
 	if err != nil || len(data) < 1 || data[0] != '1' || len(data) > MaxNameLength+1 {
-		return "", fmt.Errorf("cursor %q: %w", cut(cursor), ErrInvalidCursor)
+		return "", fmt.Errorf("cursor %q: %w", truncate.Name(cursor), ErrInvalidCursor)
 	}
 	return string(data[1:]), nil
 }
@@ -72,13 +73,13 @@ type ServerFilter struct {
 // check refuses names that no server can have, so that a typing error is not an empty list.
 func (f ServerFilter) check() error {
 	if f.Status != "" && !slices.Contains(Statuses, f.Status) {
-		return fmt.Errorf("status %q, known are %q: %w", cut(string(f.Status)), Statuses, ErrInvalidFilter)
+		return fmt.Errorf("status %q, known are %q: %w", truncate.Name(string(f.Status)), Statuses, ErrInvalidFilter)
 	}
 	if f.StatusDetail != "" && !slices.Contains(StatusDetails, f.StatusDetail) {
-		return fmt.Errorf("status detail %q, known are %q: %w", cut(string(f.StatusDetail)), StatusDetails, ErrInvalidFilter)
+		return fmt.Errorf("status detail %q, known are %q: %w", truncate.Name(string(f.StatusDetail)), StatusDetails, ErrInvalidFilter)
 	}
 	if f.Type != "" && !slices.Contains(ServerTypes, f.Type) {
-		return fmt.Errorf("type %q, known are %q: %w", cut(string(f.Type)), ServerTypes, ErrInvalidFilter)
+		return fmt.Errorf("type %q, known are %q: %w", truncate.Name(string(f.Type)), ServerTypes, ErrInvalidFilter)
 	}
 	return nil
 }

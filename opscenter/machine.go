@@ -3,6 +3,7 @@ package opscenter
 import (
 	"fmt"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -126,7 +127,7 @@ func (r *Registry) anotherMember(tx storage.ReadTx, server *Server, o *observed,
 // refuse makes a failure of an observation of another machine: nothing that it tells is of this one.
 func (o *observed) refuse(why string) {
 	o.Observation = Observation{Server: o.Server, ID: o.ID, At: o.At, Took: o.Took, Light: o.Light, Presented: o.Presented,
-		Failure: &Failure{Kind: FailureIdentity, Message: cutTo(why, maxReason)}}
+		Failure: &Failure{Kind: FailureIdentity, Message: truncate.Text(why, maxReason)}}
 	o.found, o.parts = digest{}, factsDigest{}
 }
 

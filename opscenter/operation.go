@@ -5,6 +5,8 @@ import (
 	"maps"
 	"strings"
 	"time"
+
+	"github.com/opscenter-go/sdk/internal/truncate"
 )
 
 // Operation is an action under way: the intent, stored before the effect.
@@ -59,7 +61,7 @@ func (t *Transition) endOperation(at time.Time, failed, why string) {
 		kind, why = EventActionFailed, strings.TrimSuffix(failed+": "+why, ": ")
 	}
 	t.event(at, kind, fmt.Sprintf("%s: %s", op.Action, why))
-	next.LastOperation = &Outcome{ID: op.ID, Action: op.Action, Owner: op.Owner, StartedAt: op.StartedAt, EndedAt: at, Failed: cutTo(failed, maxReason)}
+	next.LastOperation = &Outcome{ID: op.ID, Action: op.Action, Owner: op.Owner, StartedAt: op.StartedAt, EndedAt: at, Failed: truncate.Text(failed, maxReason)}
 	if took := at.Sub(op.StartedAt); failed == "" && took > 0 {
 		next.Took = maps.Clone(next.Took)
 		if next.Took == nil {

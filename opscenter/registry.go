@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/opscenter-go/sdk/internal/defaults"
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -280,7 +281,7 @@ func (r *Registry) Revision(ctx context.Context) (revision uint64, err error) {
 // notFound turns a store's error for a missing row into one in the caller's terms.
 func notFound(what, name string, err error) error {
 	if errors.Is(err, storage.ErrNotFound) {
-		return fmt.Errorf("%s %q: %w", what, cut(name), ErrNotFound)
+		return fmt.Errorf("%s %q: %w", what, truncate.Name(name), ErrNotFound)
 	}
 	return err
 }

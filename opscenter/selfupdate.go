@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -58,7 +59,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 	}
 	if !update.Cause.known() {
 		r.seen(info.ID, now())
-		r.log.WarnContext(ctx, "self update with an unknown cause", "server", info.Name, "cause", cut(string(update.Cause)))
+		r.log.WarnContext(ctx, "self update with an unknown cause", "server", info.Name, "cause", truncate.Name(string(update.Cause)))
 		return nil
 	}
 	if update.ConnectionURL != "" {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -264,7 +265,7 @@ func (s *Server) spec() ServerSpec {
 // ErrNotFound, the validation errors, ErrClustered for another channel than its cluster's.
 func (r *Registry) UpdateServer(ctx context.Context, name string, spec ServerSpec, check func(*ServerInfo) error) error {
 	if err := r.checkSpec(&spec); err != nil {
-		return fmt.Errorf("server %q: %w", cut(name), err)
+		return fmt.Errorf("server %q: %w", truncate.Name(name), err)
 	}
 	return r.EditServer(ctx, name, func(info *ServerInfo, edited *ServerSpec) error {
 		*edited = spec
@@ -294,11 +295,11 @@ func (r *Registry) EditServer(ctx context.Context, name string, edit func(*Serve
 			return err
 		}
 		if err := r.checkSpec(&spec); err != nil {
-			return fmt.Errorf("server %q: %w", cut(name), err)
+			return fmt.Errorf("server %q: %w", truncate.Name(name), err)
 		}
 		if spec.PublicConnectionURL != server.PublicConnectionURL {
 			if err := r.allowURL("public connection URL", spec.PublicConnectionURL); err != nil {
-				return fmt.Errorf("server %q: %w", cut(name), err)
+				return fmt.Errorf("server %q: %w", truncate.Name(name), err)
 			}
 		}
 		spec.Channel = cmp.Or(spec.Channel, server.Channel)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -123,7 +124,7 @@ func (t *Token) Label() string { return t.label() }
 // label names a token without telling it.
 func (t *Token) label() string {
 	if t.Description != "" {
-		return fmt.Sprintf("token %q", cut(t.Description))
+		return fmt.Sprintf("token %q", truncate.Name(t.Description))
 	}
 	return "a token without a description"
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -74,7 +75,7 @@ func checkSeedFiles(files map[string]json.RawMessage) error {
 	size := 0
 	for name, data := range files {
 		if size += len(name) + len(data); !json.Valid(data) {
-			return fmt.Errorf("seed file %q is not JSON: %w", cut(name), ErrInvalidOptions)
+			return fmt.Errorf("seed file %q is not JSON: %w", truncate.Name(name), ErrInvalidOptions)
 		}
 	}
 	if size > MaxSeedSize {
@@ -164,7 +165,7 @@ func (r *Registry) TokenSeed(ctx context.Context, token, name string) (out *Toke
 func findTokenSeed(tx storage.ReadTx, token, name string) (*TokenSeed, error) {
 	out, err := tokenSeeds.Find(tx, storage.StringKey(token).Str(name))
 	if err == nil && out == nil {
-		err = fmt.Errorf("seed %q of the token: %w", cut(name), ErrNotFound)
+		err = fmt.Errorf("seed %q of the token: %w", truncate.Name(name), ErrNotFound)
 	}
 	return out, err
 }
@@ -299,7 +300,7 @@ func (r *Registry) PreparedImage(ctx context.Context, token, id string) (out *Pr
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
 		out, err = tokenImages.Find(tx, storage.StringKey(token).Str(id))
 		if err == nil && (out == nil || !out.ExpireAt.After(now())) {
-			err = fmt.Errorf("image %q of the token: %w", cut(id), ErrNotFound)
+			err = fmt.Errorf("image %q of the token: %w", truncate.Name(id), ErrNotFound)
 		}
 		return err
 	})

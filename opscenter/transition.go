@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
@@ -397,12 +398,12 @@ func (t *Transition) to(at time.Time, status Status, detail StatusDetail, reason
 		return
 	}
 	from := describe(next.Status, next.StatusDetail)
-	next.Status, next.StatusDetail, next.StatusReason, next.StatusSince = status, detail, cutTo(reason, maxReason), at
+	next.Status, next.StatusDetail, next.StatusReason, next.StatusSince = status, detail, truncate.Text(reason, maxReason), at
 	t.event(at, EventStatusChanged, fmt.Sprintf("%s, was %s: %s", describe(status, detail), from, reason))
 }
 
 func (t *Transition) event(at time.Time, kind EventKind, reason string) {
-	t.Events = append(t.Events, Event{At: at, Kind: kind, Server: t.State.Name, Reason: cutTo(reason, maxReason)})
+	t.Events = append(t.Events, Event{At: at, Kind: kind, Server: t.State.Name, Reason: truncate.Text(reason, maxReason)})
 }
 
 const reasonReady = "answers, and is ready"

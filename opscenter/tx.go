@@ -6,6 +6,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -30,7 +31,7 @@ func (t *Tx) Snapshot() *Snapshot { return &Snapshot{ReadTx: t.WriteTx, registry
 // Record appends events.
 func (t *Tx) Record(list ...Event) error {
 	for i := range list {
-		list[i].Reason = cutTo(list[i].Reason, maxReason)
+		list[i].Reason = truncate.Text(list[i].Reason, maxReason)
 	}
 	t.events = append(t.events, list...)
 	return t.registry.record(t.writing, list...)
@@ -107,7 +108,7 @@ func (s *Snapshot) find(name, id string) (*ServerInfo, error) {
 		server, err = servers.Find(s, nameKey(name))
 	}
 	if err == nil && server == nil {
-		err = fmt.Errorf("server %q: %w", cut(name), ErrNotFound)
+		err = fmt.Errorf("server %q: %w", truncate.Name(name), ErrNotFound)
 	}
 	if err != nil {
 		return nil, err

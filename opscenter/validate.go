@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+
+	"github.com/opscenter-go/sdk/internal/truncate"
 )
 
 // Limits of what the Registry takes, in bytes where nothing else is said. Beyond them: ErrTooLong.
@@ -34,12 +36,14 @@ const (
 // slash, backslash, "?", "#", "%" and "*". "." and ".." are parts of paths, and a name that begins with ":"
 // could be mistaken for an endpoint, as ":self".
 func checkServerName(name string) error {
-	bad := func(why string) error { return fmt.Errorf("server name %q: %s: %w", cut(name), why, ErrInvalidName) }
+	bad := func(why string) error {
+		return fmt.Errorf("server name %q: %s: %w", truncate.Name(name), why, ErrInvalidName)
+	}
 	switch {
 	case name == "":
 		return bad("must not be empty")
 	case len(name) > MaxNameLength:
-		return fmt.Errorf("server name %q: %d bytes, at most %d are allowed: %w: %w", cut(name), len(name), MaxNameLength, ErrInvalidName, ErrTooLong)
+		return fmt.Errorf("server name %q: %d bytes, at most %d are allowed: %w: %w", truncate.Name(name), len(name), MaxNameLength, ErrInvalidName, ErrTooLong)
 	case name == "." || name == "..":
 		return bad("is a part of paths")
 	case name[0] == ':':
@@ -62,7 +66,7 @@ func checkObjectName(what, name string) error {
 	}
 	for i := range len(name) {
 		if !isObjectNameByte(name[i]) || i == 0 && name[i] == '-' {
-			return fmt.Errorf("%s name %q: only letters, digits, hyphens, underscores and dots are allowed: %w", what, cut(name), ErrInvalidName)
+			return fmt.Errorf("%s name %q: only letters, digits, hyphens, underscores and dots are allowed: %w", what, truncate.Name(name), ErrInvalidName)
 		}
 	}
 	if strings.Trim(name, ".") == "" {
@@ -96,11 +100,11 @@ func checkURL(what, raw string) error {
 		return bad("must have neither query nor fragment")
 	}
 	if why := noServers(u.Hostname()); why != "" {
-		return bad(fmt.Sprintf("host %q: %s", cut(u.Hostname()), why))
+		return bad(fmt.Sprintf("host %q: %s", truncate.Name(u.Hostname()), why))
 	}
 	if port := u.Port(); port != "" {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return bad(fmt.Sprintf("port %q", cut(port)))
+			return bad(fmt.Sprintf("port %q", truncate.Name(port)))
 		}
 	} else if strings.HasSuffix(u.Host, ":") {
 		return bad("has a colon without a port")
@@ -184,7 +188,7 @@ func normalSystemUUID(value string) (string, error) {
 	}
 	u, err := uuid.Parse(value)
 	if err != nil || len(value) != 36 {
-		return "", fmt.Errorf("system UUID %q: a UUID is wanted: %w", cut(value), ErrInvalidSystemUUID)
+		return "", fmt.Errorf("system UUID %q: a UUID is wanted: %w", truncate.Name(value), ErrInvalidSystemUUID)
 	}
 	if placeholderUUIDs[u.String()] {
 		return "", nil
@@ -199,7 +203,7 @@ func normalMachineID(value string) (string, error) {
 	}
 	raw, err := hex.DecodeString(value)
 	if err != nil || len(raw) != 16 {
-		return "", fmt.Errorf("machine ID %q: 32 hexadecimal digits are wanted: %w", cut(value), ErrInvalidMachineID)
+		return "", fmt.Errorf("machine ID %q: 32 hexadecimal digits are wanted: %w", truncate.Name(value), ErrInvalidMachineID)
 	}
 	if strings.Trim(value, "0") == "" {
 		return "", nil
@@ -210,7 +214,7 @@ func normalMachineID(value string) (string, error) {
 // checkFingerprint returns a fingerprint in lower case; empty is allowed.
 func checkFingerprint(fingerprint string) (string, error) {
 	if raw, err := hex.DecodeString(fingerprint); err != nil || len(raw) != 0 && len(raw) != sha256.Size {
-		return "", fmt.Errorf("fingerprint %q, SHA-256 in 64 hexadecimal digits is wanted: %w", cut(fingerprint), ErrInvalidCertificate)
+		return "", fmt.Errorf("fingerprint %q, SHA-256 in 64 hexadecimal digits is wanted: %w", truncate.Name(fingerprint), ErrInvalidCertificate)
 	}
 	return strings.ToLower(fingerprint), nil
 }
@@ -274,15 +278,4 @@ func checkCertificate(certificate *x509.Certificate) error {
 		return fmt.Errorf("certificate without a key of a known kind: %w", ErrInvalidCertificate)
 	}
 	return nil
-}
-
-// cut shortens a value for an error.
-func cut(value string) string { return cutTo(value, 80) }
-
-// cutTo shortens a text to that many bytes, about, of valid UTF-8.
-func cutTo(value string, limit int) string {
-	if len(value) > limit {
-		value = value[:limit] + "…"
-	}
-	return strings.ToValidUTF8(value, "�")
 }

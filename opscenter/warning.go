@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -117,7 +118,7 @@ func (r *Registry) raise(tx *writing, server, id string, w Warned, at time.Time)
 		return err
 	}
 	tx.raised = append(tx.raised, row)
-	return r.record(tx, Event{At: at, Kind: EventWarningRaised, Server: server, Reason: cutTo(fmt.Sprintf("%s: %s", w.Kind, w.Message), maxReason)})
+	return r.record(tx, Event{At: at, Kind: EventWarningRaised, Server: server, Reason: truncate.Text(fmt.Sprintf("%s: %s", w.Kind, w.Message), maxReason)})
 }
 
 // clear removes a warning, if it is there.
@@ -163,7 +164,7 @@ func (r *Registry) Warn(ctx context.Context, server string, w Warned) error {
 	if w.Kind == "" {
 		return fmt.Errorf("warning: a kind is wanted: %w", ErrInvalidName)
 	}
-	w.Message = cutTo(w.Message, maxReason)
+	w.Message = truncate.Text(w.Message, maxReason)
 	at := now()
 	var id string
 	raised := false
@@ -266,7 +267,7 @@ func (r *Registry) showWarning(tx storage.ReadTx, stored *Warning) (*Warning, er
 				}
 			}
 			if len(sharing) > 0 {
-				out.Message = cutTo(sharedMessage(server, sharing), maxReason)
+				out.Message = truncate.Text(sharedMessage(server, sharing), maxReason)
 			}
 		}
 	}
