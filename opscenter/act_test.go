@@ -10,38 +10,40 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
 // actuator does what the test says.
-type actuator func(action opscenter.Action, target opscenter.Target) error
+type actuator func(action lifecycle.Action, target opscenter.Target) error
 
 func (a actuator) Update(_ context.Context, t opscenter.Target) error {
-	return a(opscenter.ActionUpdate, t)
+	return a(lifecycle.ActionUpdate, t)
 }
 func (a actuator) Evacuate(_ context.Context, t opscenter.Target, _ string) error {
-	return a(opscenter.ActionEvacuate, t)
+	return a(lifecycle.ActionEvacuate, t)
 }
 func (a actuator) Restore(_ context.Context, t opscenter.Target, _ string) error {
-	return a(opscenter.ActionRestore, t)
+	return a(lifecycle.ActionRestore, t)
 }
 func (a actuator) PowerOff(_ context.Context, t opscenter.Target) error {
-	return a(opscenter.ActionPowerOff, t)
+	return a(lifecycle.ActionPowerOff, t)
 }
 func (a actuator) Suspend(_ context.Context, t opscenter.Target) error {
-	return a(opscenter.ActionSuspend, t)
+	return a(lifecycle.ActionSuspend, t)
 }
-func (a actuator) RunningInstances(context.Context, opscenter.Target) ([]opscenter.Instance, error) {
+func (a actuator) RunningInstances(context.Context, opscenter.Target) ([]lifecycle.Instance, error) {
 	return nil, nil
 }
-func (a actuator) StopInstance(context.Context, opscenter.Target, opscenter.Instance) error {
+func (a actuator) StopInstance(context.Context, opscenter.Target, lifecycle.Instance) error {
 	return nil
 }
-func (a actuator) StartInstance(context.Context, opscenter.Target, opscenter.Instance) error {
+func (a actuator) StartInstance(context.Context, opscenter.Target, lifecycle.Instance) error {
 	return nil
 }
 func (a actuator) Reboot(_ context.Context, t opscenter.Target) error {
-	return a(opscenter.ActionReboot, t)
+	return a(lifecycle.ActionReboot, t)
 }
 
 func TestAct(t *testing.T) {
@@ -50,12 +52,12 @@ func TestAct(t *testing.T) {
 		require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
 		var result error
 		var during *opscenter.ServerInfo
-		planner := opscenter.NewUpdatePlanner(w.Registry, actuator(func(action opscenter.Action, target opscenter.Target) error {
+		planner := opscenter.NewUpdatePlanner(w.Registry, actuator(func(action lifecycle.Action, target opscenter.Target) error {
 			require.Equal(t, info.Fingerprint, target.Fingerprint)
 			during = w.get(t, target.Name)
 			return result
 		}))
-		act := func(a opscenter.Action) error { return planner.Act(t.Context(), "server00", a) }
+		act := func(a lifecycle.Action) error { return planner.Act(t.Context(), "server00", a) }
 		idle := func() {
 			t.Helper()
 			s := w.get(t, "server00").State
@@ -65,62 +67,62 @@ func TestAct(t *testing.T) {
 		}
 
 		// The intent is stored before the effect.
-		require.NoError(t, act(opscenter.ActionUpdate))
-		require.Equal(t, opscenter.DetailUpdating, during.State.StatusDetail)
+		require.NoError(t, act(lifecycle.ActionUpdate))
+		require.Equal(t, lifecycle.DetailUpdating, during.State.StatusDetail)
 		require.Equal(t, map[string]string{"os": "202610150000", "incus": "202610150000"}, during.State.Operation.Targets)
-		require.Equal(t, opscenter.ActionNone, w.get(t, "server00").Recommendation().Action)
-		require.ErrorIs(t, act(opscenter.ActionReboot), opscenter.ErrNotReady, "one at a time")
+		require.Equal(t, lifecycle.ActionNone, w.get(t, "server00").Recommendation().Action)
+		require.ErrorIs(t, act(lifecycle.ActionReboot), opscenter.ErrNotReady, "one at a time")
 		o := answer(info)
 		w.observe(t, o)
-		require.Equal(t, opscenter.DetailUpdating, w.get(t, "server00").State.StatusDetail, "not done, yet")
+		require.Equal(t, lifecycle.DetailUpdating, w.get(t, "server00").State.StatusDetail, "not done, yet")
 		o.Versions.Applications[0].Version, o.Versions.OS.VersionNext, o.Versions.OS.NeedsReboot = "202610150000", "202610150000", true
 		w.observe(t, o)
 		idle()
 
-		require.NoError(t, act(opscenter.ActionEvacuate))
-		require.Equal(t, opscenter.DetailEvacuating, during.State.StatusDetail)
+		require.NoError(t, act(lifecycle.ActionEvacuate))
+		require.Equal(t, lifecycle.DetailEvacuating, during.State.StatusDetail)
 		idle()
-		require.Equal(t, opscenter.MaintenanceEvacuated, w.get(t, "server00").State.Maintenance)
-		require.Equal(t, opscenter.ActionReboot, w.get(t, "server00").Recommendation().Action)
+		require.Equal(t, lifecycle.MaintenanceEvacuated, w.get(t, "server00").State.Maintenance)
+		require.Equal(t, lifecycle.ActionReboot, w.get(t, "server00").Recommendation().Action)
 
-		require.NoError(t, act(opscenter.ActionReboot))
+		require.NoError(t, act(lifecycle.ActionReboot))
 		require.Equal(t, offline, during.State.Status)
-		require.Equal(t, opscenter.DetailRebooting, during.State.StatusDetail)
-		evacuated := opscenter.MaintenanceEvacuated
+		require.Equal(t, lifecycle.DetailRebooting, during.State.StatusDetail)
+		evacuated := lifecycle.MaintenanceEvacuated
 		o = answer(info)
 		o.Versions.OS.Version, o.Versions.Applications[0].Version, o.Maintenance, o.BootedAt = "202610150000", "202610150000", &evacuated, time.Now()
 		w.observe(t, o)
 		idle()
-		require.Equal(t, opscenter.ActionRestore, w.get(t, "server00").Recommendation().Action)
-		require.NoError(t, act(opscenter.ActionRestore))
+		require.Equal(t, lifecycle.ActionRestore, w.get(t, "server00").Recommendation().Action)
+		require.NoError(t, act(lifecycle.ActionRestore))
 		idle()
-		require.Equal(t, opscenter.ActionNone, w.get(t, "server00").Recommendation().Action)
+		require.Equal(t, lifecycle.ActionNone, w.get(t, "server00").Recommendation().Action)
 
 		// A refusal leaves the server as it was, and says so.
 		result = errors.New("no")
-		require.ErrorIs(t, act(opscenter.ActionReboot), result)
+		require.ErrorIs(t, act(lifecycle.ActionReboot), result)
 		idle()
-		require.Contains(t, w.events(t, opscenter.EventActionFailed)[0].Reason, "reboot: no")
+		require.Contains(t, w.events(t, event.ActionFailed)[0].Reason, "reboot: no")
 		// An answer that was lost is for polls to resolve.
 		result = fmt.Errorf("cut: %w", opscenter.ErrOutcomeUnknown)
-		require.ErrorIs(t, act(opscenter.ActionReboot), opscenter.ErrOutcomeUnknown)
-		require.Equal(t, opscenter.DetailRebooting, w.get(t, "server00").State.StatusDetail)
+		require.ErrorIs(t, act(lifecycle.ActionReboot), opscenter.ErrOutcomeUnknown)
+		require.Equal(t, lifecycle.DetailRebooting, w.get(t, "server00").State.StatusDetail)
 		o.BootedAt, o.At = time.Now(), time.Now()
 		w.observe(t, o)
 		idle()
 		result = nil
 
 		require.ErrorIs(t, act("dance"), opscenter.ErrNotApplicable)
-		require.ErrorIs(t, planner.Act(t.Context(), "nobody", opscenter.ActionReboot), opscenter.ErrNotFound)
-		require.ErrorIs(t, opscenter.NewUpdatePlanner(w.Registry, nil).Act(t.Context(), "server00", opscenter.ActionReboot), opscenter.ErrInvalidOptions)
+		require.ErrorIs(t, planner.Act(t.Context(), "nobody", lifecycle.ActionReboot), opscenter.ErrNotFound)
+		require.ErrorIs(t, opscenter.NewUpdatePlanner(w.Registry, nil).Act(t.Context(), "server00", lifecycle.ActionReboot), opscenter.ErrInvalidOptions)
 		alone := ""
 		o.MemberName = &alone
 		w.observe(t, o)
-		kind := opscenter.TypeMigrationManager
+		kind := lifecycle.TypeMigrationManager
 		o.Type = &kind
 		w.observe(t, o)
-		require.ErrorIs(t, act(opscenter.ActionRestore), opscenter.ErrNotApplicable)
-		require.NoError(t, act(opscenter.ActionReboot))
+		require.ErrorIs(t, act(lifecycle.ActionRestore), opscenter.ErrNotApplicable)
+		require.NoError(t, act(lifecycle.ActionReboot))
 	})
 }
 
@@ -135,15 +137,15 @@ func TestActSurvivesACrash(t *testing.T) {
 	}
 	w := start()
 	info := w.ready(t, 0)
-	_, _, err := w.BeginAction(t.Context(), "server00", opscenter.ActionEvacuate)
+	_, _, err := w.BeginAction(t.Context(), "server00", lifecycle.ActionEvacuate)
 	require.NoError(t, err)
 
 	next := start()
 	s := next.get(t, "server00").State
-	require.Equal(t, opscenter.DetailEvacuating, s.StatusDetail)
+	require.Equal(t, lifecycle.DetailEvacuating, s.StatusDetail)
 	next.observe(t, answer(info))
-	require.Equal(t, opscenter.DetailEvacuating, next.get(t, "server00").State.StatusDetail)
-	evacuated := opscenter.MaintenanceEvacuated
+	require.Equal(t, lifecycle.DetailEvacuating, next.get(t, "server00").State.StatusDetail)
+	evacuated := lifecycle.MaintenanceEvacuated
 	o := answer(info)
 	o.Maintenance = &evacuated
 	next.observe(t, o)
@@ -151,12 +153,12 @@ func TestActSurvivesACrash(t *testing.T) {
 	require.Nil(t, s.Operation)
 	require.Equal(t, none, s.StatusDetail)
 
-	_, _, err = next.BeginAction(t.Context(), "server00", opscenter.ActionRestore)
+	_, _, err = next.BeginAction(t.Context(), "server00", lifecycle.ActionRestore)
 	require.NoError(t, err)
 	last := start()
 	o.At = time.Now().Add(2 * time.Hour)
 	last.observe(t, o)
 	s = last.get(t, "server00").State
 	require.Nil(t, s.Operation, "its deadline has passed")
-	require.Contains(t, last.events(t, opscenter.EventActionFailed)[0].Reason, "deadline")
+	require.Contains(t, last.events(t, event.ActionFailed)[0].Reason, "deadline")
 }

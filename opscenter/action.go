@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -16,7 +17,7 @@ type Intent struct {
 	// Server by its name, or if ID is set, by that.
 	Server   string
 	ServerID string
-	Action   Action
+	Action   lifecycle.Action
 	// ID of the Operation. Default: a random one.
 	ID string
 	// Mode of an evacuation or a restore, as Incus names it.
@@ -41,11 +42,11 @@ type Intent struct {
 // Errors: ErrNotFound; ErrNotReady if the server is not ready or something is under way;
 // ErrBusy if a rollout has claimed it; ErrNotApplicable for evacuate and restore on another type than
 // incus, and for all else on a server that is not on IncusOS.
-func (r *Registry) BeginAction(ctx context.Context, name string, action Action) (*Operation, *ServerInfo, error) {
+func (r *Registry) BeginAction(ctx context.Context, name string, action lifecycle.Action) (*lifecycle.Operation, *ServerInfo, error) {
 	return r.begin(ctx, Intent{Server: name, Action: action})
 }
 
-func (r *Registry) begin(ctx context.Context, intent Intent) (operation *Operation, info *ServerInfo, err error) {
+func (r *Registry) begin(ctx context.Context, intent Intent) (operation *lifecycle.Operation, info *ServerInfo, err error) {
 	if intent.ID == "" {
 		intent.ID = uuid.NewString()
 	}
@@ -61,7 +62,7 @@ func (r *Registry) begin(ctx context.Context, intent Intent) (operation *Operati
 
 // Begin stores the intent to act on a server, as Registry.BeginAction does. Whoever begins an
 // action carries it out, by UpdatePlanner.CarryOut, once the transaction is committed.
-func (t *Tx) Begin(intent Intent) (*Operation, *ServerInfo, error) {
+func (t *Tx) Begin(intent Intent) (*lifecycle.Operation, *ServerInfo, error) {
 	r, at := t.registry, now()
 	info, err := t.Snapshot().find(intent.Server, intent.ServerID)
 	if err != nil {
@@ -70,7 +71,7 @@ func (t *Tx) Begin(intent Intent) (*Operation, *ServerInfo, error) {
 	timeout := intent.Timeout
 	if timeout <= 0 {
 		timeout = r.options.ActionTimeout
-		if intent.Action == ActionReboot {
+		if intent.Action == lifecycle.ActionReboot {
 			timeout = r.options.RebootTimeout
 		}
 	}
@@ -87,36 +88,13 @@ func (t *Tx) Begin(intent Intent) (*Operation, *ServerInfo, error) {
 	}
 	// From before the intent shows: a poll must not take it for a leftover.
 	t.act(info.ID)
-	operation := &Operation{ID: intent.ID, Action: intent.Action, Mode: intent.Mode, Owner: intent.Owner, StartedAt: at, Deadline: at.Add(timeout)}
-	change := Transition{State: info.State}
-	next := &change.State
-	switch { // forced
-	case next.Operation != nil:
-		operation.Was, operation.WasDetail = next.Operation.Was, next.Operation.WasDetail
-		change.endOperation(at, fmt.Sprintf("%s took its place", intent.Action), "")
-	case next.Status != StatusReady:
-		operation.Was, operation.WasDetail = next.Status, next.StatusDetail
-	}
-	next.Operation = operation
-	switch intent.Action {
-	case ActionUpdate:
+	operation := &lifecycle.Operation{ID: intent.ID, Action: intent.Action, Mode: intent.Mode, Owner: intent.Owner, StartedAt: at, Deadline: at.Add(timeout)}
+	if intent.Action == lifecycle.ActionUpdate {
 		if operation.Targets = intent.Targets; operation.Targets == nil {
 			operation.Targets = info.Outdated()
 		}
 		operation.Before = info.State.UpdateStatus
 		operation.Keys = info.SecureBootKeys > 0 && !info.NeedsReboot()
-		change.to(at, StatusReady, operation.detail(), "asked to update")
-	case ActionReboot:
-		next.Announced = &Announcement{At: at, Deadline: operation.Deadline}
-		change.to(at, StatusOffline, DetailRebooting, "asked to reboot")
-	case ActionPowerOff, ActionSuspend:
-		next.Announced = &Announcement{At: at}
-		change.to(at, StatusOffline, DetailShutDown, "asked to "+actionWords[intent.Action])
-	case ActionReconfigure, ActionFactoryReset:
-		next.Announced = nil
-		change.to(at, StatusPending, operation.detail(), "asked to "+actionWords[intent.Action])
-	default:
-		change.to(at, StatusReady, operation.detail(), "asked to "+string(intent.Action))
 	}
 	text := string(intent.Action)
 	switch {
@@ -128,22 +106,19 @@ func (t *Tx) Begin(intent Intent) (*Operation, *ServerInfo, error) {
 	if intent.Force {
 		text += ", forced"
 	}
-	change.event(at, EventActionStarted, text)
-	next.LastUpdated = at
-	if err := t.writing.putState(next); err != nil {
+	change := lifecycle.Begin(info.State, operation, text)
+	if err := t.writing.putState(&change.State); err != nil {
 		return nil, nil, err
 	}
 	return operation, info, t.Record(change.Events...)
 }
 
-var actionWords = map[Action]string{ActionPowerOff: "power off", ActionSuspend: "suspend", ActionReconfigure: "change its configuration", ActionFactoryReset: "install itself anew"}
-
-func applicable(info *ServerInfo, action Action, force bool) error {
+func applicable(info *ServerInfo, action lifecycle.Action, force bool) error {
 	s := &info.State
 	switch {
-	case s.Versions.OS.Plain && action != ActionEvacuate && action != ActionRestore:
+	case s.Versions.OS.Plain && action != lifecycle.ActionEvacuate && action != lifecycle.ActionRestore:
 		return info.notOnIncusOS()
-	case s.Operation != nil && s.Operation.Action == ActionFactoryReset && action != ActionFactoryReset:
+	case s.Operation != nil && s.Operation.Action == lifecycle.ActionFactoryReset && action != lifecycle.ActionFactoryReset:
 		// Whatever took its place would take back what lets the server in again.
 		return fmt.Errorf("server %q: its factory reset is under way since %s: %w", info.Name, s.Operation.StartedAt.Format(time.RFC3339), ErrBusy)
 	case force && info.Fingerprint == "":
@@ -151,14 +126,14 @@ func applicable(info *ServerInfo, action Action, force bool) error {
 	case force:
 	case s.Operation != nil:
 		return fmt.Errorf("server %q: %s is under way since %s: %w", info.Name, s.Operation.Action, s.Operation.StartedAt.Format(time.RFC3339), ErrNotReady)
-	case s.Status != StatusReady || s.StatusDetail != DetailNone:
-		return fmt.Errorf("server %q is %s: %w", info.Name, describe(s.Status, s.StatusDetail), ErrNotReady)
+	case s.Status != lifecycle.StatusReady || s.StatusDetail != lifecycle.DetailNone:
+		return fmt.Errorf("server %q is %s: %w", info.Name, lifecycle.Describe(s.Status, s.StatusDetail), ErrNotReady)
 	}
 	switch action {
-	case ActionUpdate, ActionReboot, ActionPowerOff, ActionSuspend, ActionReconfigure, ActionFactoryReset:
+	case lifecycle.ActionUpdate, lifecycle.ActionReboot, lifecycle.ActionPowerOff, lifecycle.ActionSuspend, lifecycle.ActionReconfigure, lifecycle.ActionFactoryReset:
 		return nil
-	case ActionEvacuate, ActionRestore:
-		if s.Type != TypeIncus {
+	case lifecycle.ActionEvacuate, lifecycle.ActionRestore:
+		if s.Type != lifecycle.TypeIncus {
 			return fmt.Errorf("server %q: %s is for type incus, not %s: %w", info.Name, action, s.Type, ErrNotApplicable)
 		}
 		return nil
@@ -170,7 +145,7 @@ func applicable(info *ServerInfo, action Action, force bool) error {
 // an evacuation, a restore or a power off, which are done by then; an update and a reboot have only been
 // started, and end when a poll finds them done. A poll is asked for either way. An operation that is
 // over already is left alone.
-func (r *Registry) EndAction(ctx context.Context, server *ServerInfo, operation *Operation, failure error) error {
+func (r *Registry) EndAction(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation, failure error) error {
 	defer r.doubt(server.ID)
 	defer r.endActing(server.ID)
 	return r.Write(ctx, func(tx *Tx) error { return tx.End(server, operation.ID, failure) })
@@ -184,15 +159,8 @@ func (t *Tx) End(server *ServerInfo, operation string, failure error) error {
 	if err != nil {
 		return err
 	}
-	change := Transition{State: *state}
-	next := &change.State
-	// Polls that began before know less than we do.
-	next.PollRequested, next.NotBefore = at, at
-	if ours := next.Operation != nil && next.Operation.ID == operation; ours {
-		change.end(at, failure)
-		next.LastUpdated = at
-	}
-	if err := t.writing.putState(next); err != nil {
+	change := lifecycle.End(*state, operation, at, failure, errors.Is(failure, ErrOutcomeUnknown))
+	if err := t.writing.putState(&change.State); err != nil {
 		return err
 	}
 	return t.Record(change.Events...)
@@ -210,7 +178,7 @@ func (r *Registry) Acted(id string) {
 }
 
 // stateOf returns the state of a server, whatever its name is by now.
-func stateOf(tx *writing, server *ServerInfo) (*ServerState, error) {
+func stateOf(tx *writing, server *ServerInfo) (*lifecycle.ServerState, error) {
 	known, err := byID.Find(tx, storage.StringKey(server.ID))
 	if err != nil {
 		return nil, err
@@ -221,53 +189,10 @@ func stateOf(tx *writing, server *ServerInfo) (*ServerState, error) {
 	return states.Get(tx, nameKey(known.Name))
 }
 
-// end ends the operation as its effect went.
-func (t *Transition) end(at time.Time, failure error) {
-	next, op := &t.State, t.State.Operation
-	switch {
-	case errors.Is(failure, ErrOutcomeUnknown):
-		// Left to polls, and to the deadline.
-	case failure != nil:
-		t.endOperation(at, failure.Error(), "")
-		t.release(at, op, fmt.Sprintf("%s failed", op.Action), op.Was, op.WasDetail)
-	case op.down():
-		t.endOperation(at, "", "the server has accepted it")
-	case op.Action == ActionReconfigure:
-		t.endOperation(at, "", "done")
-		t.release(at, op, "reconfigured", "", DetailNone)
-	case op.Action == ActionEvacuate || op.Action == ActionRestore:
-		t.endOperation(at, "", "done")
-		next.Maintenance = NotInMaintenance
-		if op.Action == ActionEvacuate {
-			next.Maintenance = MaintenanceEvacuated
-		} else {
-			next.Stopped = nil
-		}
-		t.release(at, op, string(op.Action)+" done", "", DetailNone)
-	}
-}
-
 func (r *Registry) endActing(id string) {
-	r.setContact(id, func(c *Contact) {
+	r.setContact(id, func(c *lifecycle.Contact) {
 		c.Acting = max(0, c.Acting-1)
 	})
-}
-
-// release takes back the status that was given for the sake of an operation that is over; what
-// the server has become meanwhile for other reasons, unresponsive say, it stays. It is ready
-// then, or what it was before.
-func (t *Transition) release(at time.Time, op *Operation, reason string, was Status, detail StatusDetail) {
-	if was == "" {
-		was, detail = StatusReady, DetailNone
-	}
-	next := &t.State
-	down := (op.Action == ActionReboot || op.down()) && next.StatusDetail == op.detail() && next.Announced != nil && next.Announced.At.Equal(op.StartedAt)
-	if down {
-		next.Announced = nil
-	}
-	if down || (next.Status == StatusReady || op.pending() && next.Status == StatusPending) && next.StatusDetail == op.detail() {
-		t.to(at, was, detail, reason)
-	}
 }
 
 // Lose notes that a server was looked for, and is not seen: it is unresponsive, until it answers.
@@ -277,10 +202,7 @@ func (t *Tx) Lose(server *ServerInfo, why string) error {
 	if err != nil {
 		return err
 	}
-	change := Transition{State: *state}
-	change.State.Announced = nil
-	change.to(at, StatusOffline, DetailUnresponsive, why)
-	change.State.LastUpdated = at
+	change := lifecycle.MarkLost(*state, at, why)
 	if err := t.writing.putState(&change.State); err != nil {
 		return err
 	}
@@ -289,7 +211,7 @@ func (t *Tx) Lose(server *ServerInfo, why string) error {
 
 // rememberStopped stores which instances of a standalone server are about to be stopped, with
 // those that were before.
-func (r *Registry) rememberStopped(ctx context.Context, server *ServerInfo, operation *Operation, instances []Instance) (all []Instance, err error) {
+func (r *Registry) rememberStopped(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation, instances []lifecycle.Instance) (all []lifecycle.Instance, err error) {
 	err = r.update(ctx, func(tx *writing) error {
 		state, err := stateOf(tx, server)
 		if err != nil {
@@ -299,8 +221,8 @@ func (r *Registry) rememberStopped(ctx context.Context, server *ServerInfo, oper
 			return fmt.Errorf("server %q: the evacuation is over: %w", server.Name, storage.ErrConflict)
 		}
 		changed := *state
-		stopped := Stopped{At: now()}
-		known := map[Instance]bool{}
+		stopped := lifecycle.Stopped{At: now()}
+		known := map[lifecycle.Instance]bool{}
 		if state.Stopped != nil {
 			stopped.At = state.Stopped.At
 			for _, i := range state.Stopped.Instances {

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/storage/memstore"
 	"github.com/opscenter-go/sdk/storage/storetest"
 )
@@ -58,7 +59,7 @@ func TestAdmit(t *testing.T) {
 	require.Equal(t, map[string]string{"rack": "1", "site": "a"}, info.Properties)
 	require.Equal(t, "cluster1", info.Cluster)
 	require.Equal(t, "testing", info.Channel, "that of the cluster")
-	require.Len(t, w.events(t, opscenter.EventClusterMemberAdded), 1)
+	require.Len(t, w.events(t, event.ClusterMemberAdded), 1)
 	// A server that is installed anew keeps its name, and is judged as what it is.
 	require.NoError(t, w.AllowReinstall(t.Context(), "server00", true))
 	decide = opscenter.Decision{Name: "other", Properties: map[string]string{"rack": "2"}, Channel: "testing"}
@@ -143,7 +144,7 @@ func TestNotAdmitted(t *testing.T) {
 			require.EqualValues(t, 4, w.uses(t, token), "a refusal spends nothing")
 			_, err = w.Server(t.Context(), "server00")
 			require.ErrorIs(t, err, opscenter.ErrNotFound)
-			refused := w.events(t, opscenter.EventRegistrationRefused)
+			refused := w.events(t, event.RegistrationRefused)
 			require.Len(t, refused, 1)
 			require.Contains(t, refused[0].Reason, c.said)
 			requireNoSecret(t, refused[0].Reason, token)
@@ -230,7 +231,7 @@ func TestJudgedByTheNameItGave(t *testing.T) {
 	})
 	_, err = waiting.Register(ctx, registration(0, waiting.token(t, 1)))
 	require.ErrorIs(t, err, opscenter.ErrNotAdmitted)
-	require.Contains(t, waiting.events(t, opscenter.EventRegistrationRefused)[0].Reason, "it has gone before it was judged")
+	require.Contains(t, waiting.events(t, event.RegistrationRefused)[0].Reason, "it has gone before it was judged")
 }
 
 // TestJudgedWhenItTells: a server that hides who it is until it has registered is judged when it tells.

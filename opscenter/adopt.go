@@ -13,6 +13,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -299,7 +301,7 @@ func (t *Tx) adopt(a *Adoption, s *AdoptedServer, at time.Time) (string, error) 
 		return "", err
 	}
 	if s.MemberName != "" {
-		err := t.writing.modifyState(s.Name, func(state *ServerState) error {
+		err := t.writing.modifyState(s.Name, func(state *lifecycle.ServerState) error {
 			state.MemberName = s.MemberName
 			return nil
 		})
@@ -307,7 +309,7 @@ func (t *Tx) adopt(a *Adoption, s *AdoptedServer, at time.Time) (string, error) 
 			return "", err
 		}
 	}
-	return s.Name, t.Record(Event{At: at, Kind: EventServerAdopted, Server: s.Name, Cluster: a.Cluster,
+	return s.Name, t.Record(event.Event{At: at, Kind: event.ServerAdopted, Server: s.Name, Cluster: a.Cluster,
 		Reason: fmt.Sprintf("at %s, certificate %.12s", s.ConnectionURL, fingerprint)})
 }
 
@@ -329,5 +331,5 @@ func (t *Tx) adoptCluster(a *Adoption, at time.Time) (*Cluster, error) {
 	if err := clusters.Insert(t, cluster); err != nil {
 		return nil, err
 	}
-	return cluster, t.Record(Event{At: at, Kind: EventClusterCreated, Cluster: a.Cluster, Reason: fmt.Sprintf("adopted with %d servers, channel %s", len(a.Servers), a.Channel)})
+	return cluster, t.Record(event.Event{At: at, Kind: event.ClusterCreated, Cluster: a.Cluster, Reason: fmt.Sprintf("adopted with %d servers, channel %s", len(a.Servers), a.Channel)})
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -24,8 +26,8 @@ func (m *memory) loadWarnings(tx storage.ReadTx) error {
 		if err != nil {
 			return err
 		}
-		m.open[w.subject()] = &alarm{uuid: w.UUID, message: w.Message, last: w.LastSeen}
-		if w.Kind == WarningFleet && w.ServerID == "" {
+		m.open[subjectOf(w)] = &alarm{uuid: w.UUID, message: w.Message, last: w.LastSeen}
+		if w.Kind == warning.Fleet && w.ServerID == "" {
 			m.guard.trip()
 		}
 	}
@@ -46,7 +48,7 @@ func (m *memory) warned(w *writing) {
 		delete(m.open, subject)
 	}
 	for _, raised := range w.raised {
-		subject := raised.subject()
+		subject := subjectOf(&raised)
 		if m.cleared[subject] > w.number {
 			continue // cleared again, which was heard of first
 		}
@@ -59,7 +61,7 @@ func (m *memory) warned(w *writing) {
 
 // needsWarning reports whether the store must change for these warnings: one is not there, or
 // one that is has no cause any more.
-func (m *memory) needsWarning(id string, t *Transition) bool {
+func (m *memory) needsWarning(id string, t *lifecycle.Transition) bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	for _, w := range t.Warnings {
@@ -68,7 +70,7 @@ func (m *memory) needsWarning(id string, t *Transition) bool {
 		}
 	}
 	for _, kind := range t.Judged {
-		if m.open[warningSubject{kind, id}] != nil && t.clears(kind) {
+		if m.open[warningSubject{kind, id}] != nil && t.Clears(kind) {
 			return true
 		}
 	}
@@ -77,7 +79,7 @@ func (m *memory) needsWarning(id string, t *Transition) bool {
 
 // hasWarnings reports whether there are warnings of a server that polls raise and clear.
 func (m *memory) hasWarnings(id string) bool {
-	for _, kind := range []WarningKind{WarningUnreachable, WarningCertificate, WarningIdentity, WarningUntrusted, WarningFlapping, WarningUnreadable, WarningFacts} {
+	for _, kind := range []warning.Kind{warning.Unreachable, warning.Certificate, warning.Identity, warning.Untrusted, warning.Flapping, warning.Unreadable, warning.Facts} {
 		if m.open[warningSubject{kind, id}] != nil {
 			return true
 		}
@@ -86,7 +88,7 @@ func (m *memory) hasWarnings(id string) bool {
 }
 
 // repeat counts that there is cause for a warning still.
-func (m *memory) repeat(id string, w Warned, at time.Time) {
+func (m *memory) repeat(id string, w warning.Input, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a := m.open[warningSubject{w.Kind, id}]
@@ -169,11 +171,11 @@ func (r *Registry) flushWarnings(ctx context.Context) error {
 }
 
 // CountWarnings returns how many warnings there are of each kind.
-func (r *Registry) CountWarnings() map[WarningKind]int {
+func (r *Registry) CountWarnings() map[warning.Kind]int {
 	m := &r.memory
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	out := map[WarningKind]int{}
+	out := map[warning.Kind]int{}
 	for subject := range m.open {
 		out[subject.kind]++
 	}

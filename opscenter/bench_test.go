@@ -17,6 +17,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 	"github.com/opscenter-go/sdk/storage/memstore"
@@ -60,7 +61,7 @@ func fill(b *testing.B, registry *opscenter.Registry, n int, facts bool) {
 			}
 			o := answer(info)
 			if facts {
-				o.Facts = &opscenter.Facts{Hardware: incusostest.Hardware(uint64(i + 1))}
+				o.Facts = &lifecycle.Facts{Hardware: incusostest.Hardware(uint64(i + 1))}
 			}
 			return registry.RecordObservations(context.Background(), o)
 		})
@@ -93,7 +94,7 @@ func BenchmarkMemory(b *testing.B) {
 			key := name(rand.IntN(fleetSize))
 			server, _ := txn.First("servers", "id", key)
 			state, _ := txn.First("states", "id", key)
-			if server.(*opscenter.Server).Name != state.(*opscenter.ServerState).Name {
+			if server.(*opscenter.Server).Name != state.(*lifecycle.ServerState).Name {
 				b.Fatal("another server")
 			}
 		}
@@ -116,7 +117,7 @@ func BenchmarkMemory(b *testing.B) {
 			}
 			n := 0
 			for row := rows.Next(); row != nil; row = rows.Next() {
-				if state, _ := txn.First("states", "id", row.(*opscenter.Server).Name); state.(*opscenter.ServerState).Status == opscenter.StatusReady {
+				if state, _ := txn.First("states", "id", row.(*opscenter.Server).Name); state.(*lifecycle.ServerState).Status == lifecycle.StatusReady {
 					n++
 				}
 			}
@@ -136,7 +137,7 @@ func listRegistry(b *testing.B, registry *opscenter.Registry) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if info.State.Status == opscenter.StatusReady {
+			if info.State.Status == lifecycle.StatusReady {
 				n++
 			}
 		}
@@ -202,7 +203,7 @@ func BenchmarkBadger(b *testing.B) {
 			err := raw.View(func(txn *badger.Txn) error {
 				key := name(rand.IntN(fleetSize))
 				var server opscenter.Server
-				var state opscenter.ServerState
+				var state lifecycle.ServerState
 				return errors.Join(rawGet(txn, "a/"+key, &server), rawGet(txn, "b/"+key, &state))
 			})
 			if err != nil {
@@ -233,11 +234,11 @@ func BenchmarkBadger(b *testing.B) {
 				states.Rewind()
 				for servers.Rewind(); servers.Valid(); servers.Next() {
 					var server opscenter.Server
-					var state opscenter.ServerState
+					var state lifecycle.ServerState
 					if err := errors.Join(rawDecode(servers.Item(), &server), rawDecode(states.Item(), &state)); err != nil {
 						return err
 					}
-					if server.Name == state.Name && state.Status == opscenter.StatusReady {
+					if server.Name == state.Name && state.Status == lifecycle.StatusReady {
 						n++
 					}
 					states.Next()
@@ -347,7 +348,7 @@ func BenchmarkObserve(b *testing.B) {
 		b.Fatal(err)
 	}
 	fill(b, registry, 100, true)
-	var observations []opscenter.Observation
+	var observations []lifecycle.Observation
 	for info, err := range registry.Servers(b.Context(), opscenter.ServerFilter{}) {
 		if err != nil {
 			b.Fatal(err)
@@ -371,11 +372,11 @@ func BenchmarkObserve(b *testing.B) {
 }
 
 func BenchmarkFactsDigest(b *testing.B) {
-	f := &opscenter.Facts{Hardware: incusostest.Hardware(1)}
+	f := &lifecycle.Facts{Hardware: incusostest.Hardware(1)}
 	b.SetBytes(int64(f.Size()))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := f.Digest(); err != nil {
+		if _, err := opscenter.DigestFacts(f); err != nil {
 			b.Fatal(err)
 		}
 	}

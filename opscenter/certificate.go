@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -74,14 +76,14 @@ func (r *Registry) acceptCertificate(tx *writing, name, fingerprint, why string,
 		return err
 	}
 	if changed.ServedByPoll {
-		if err := tx.modifyState(name, func(s *ServerState) error {
+		if err := tx.modifyState(name, func(s *lifecycle.ServerState) error {
 			s.Unproven = true
 			return nil
 		}); err != nil {
 			return err
 		}
 	}
-	return r.record(tx, Event{At: at, Kind: EventCertificateAccepted, Server: name,
+	return r.record(tx, event.Event{At: at, Kind: event.CertificateAccepted, Server: name,
 		Reason: fmt.Sprintf("certificate %.12s is accepted %s, was %.12s", fingerprint, why, server.ServedFingerprint)})
 }
 
@@ -89,7 +91,7 @@ func (r *Registry) acceptCertificate(tx *writing, name, fingerprint, why string,
 // accepted for another member of its cluster. A cluster's certificate is made when the cluster
 // is: until an operator accepts it for one member, nothing tells whose it is.
 func (r *Registry) followed(tx storage.ReadTx, o *observed) (string, error) {
-	if o.Failure == nil || o.Failure.Kind != FailureCertificate || o.Presented == "" {
+	if o.Failure == nil || o.Failure.Kind != lifecycle.FailureCertificate || o.Presented == "" {
 		return "", nil
 	}
 	server, err := servers.Get(tx, nameKey(o.name))

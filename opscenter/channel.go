@@ -10,7 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -80,7 +81,7 @@ func (r *Registry) CreateChannel(ctx context.Context, name, description string) 
 		if err := channels.Put(tx, made); err != nil {
 			return err
 		}
-		return tx.Record(Event{At: made.LastUpdated, Kind: EventChannelCreated, Reason: "channel " + name})
+		return tx.Record(event.Event{At: made.LastUpdated, Kind: event.ChannelCreated, Reason: "channel " + name})
 	})
 }
 
@@ -155,7 +156,7 @@ func (r *Registry) PublishUpdate(ctx context.Context, channel, version string, c
 			return err
 		}
 	}
-	event := Event{At: now(), Kind: EventUpdatePublished, Reason: fmt.Sprintf("version %s of %v in channel %s", version, components, channel)}
+	entry := event.Event{At: now(), Kind: event.UpdatePublished, Reason: fmt.Sprintf("version %s of %v in channel %s", version, components, channel)}
 	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
 		old, err := channels.Get(tx, storage.StringKey(channel))
 		if err != nil {
@@ -172,14 +173,14 @@ func (r *Registry) PublishUpdate(ctx context.Context, channel, version string, c
 		for _, component := range components {
 			raise(changed.Versions, component, version)
 		}
-		changed.LastUpdated = event.At
+		changed.LastUpdated = entry.At
 		if err := channels.Put(tx, &changed); err != nil {
 			return err
 		}
-		return r.record(tx, event)
+		return r.record(tx, entry)
 	})
 	if err == nil {
-		r.logEvents(ctx, []Event{event})
+		r.logEvents(ctx, []event.Event{entry})
 	}
 	return err
 }
@@ -191,7 +192,7 @@ func channelExists(tx storage.ReadTx, name string) error {
 
 // raise notes a version of a component, unless there is one that is as new.
 func raise(versions map[string]string, component, version string) {
-	if have, ok := versions[component]; !ok || rolling.Newer(version, have) {
+	if have, ok := versions[component]; !ok || lifecycle.Newer(version, have) {
 		versions[component] = version
 	}
 }
@@ -240,7 +241,7 @@ func (t *Tx) SetOffer(channel string, offer Offer, keys int, reason string) erro
 	if maps.Equal(changed.Versions, old.Versions) {
 		return nil
 	}
-	return t.Record(Event{At: changed.LastUpdated, Kind: EventUpdatePublished, Reason: fmt.Sprintf("channel %s offers %s: %s", channel, describeVersions(changed.Versions), reason)})
+	return t.Record(event.Event{At: changed.LastUpdated, Kind: event.UpdatePublished, Reason: fmt.Sprintf("channel %s offers %s: %s", channel, describeVersions(changed.Versions), reason)})
 }
 
 // describeVersions names versions in a fixed order.
@@ -287,7 +288,7 @@ func (t *Tx) DeleteChannel(name string) error {
 	if err := channels.Delete(t, storage.StringKey(name)); err != nil {
 		return err
 	}
-	return t.Record(Event{At: now(), Kind: EventChannelDeleted, Reason: "channel " + name})
+	return t.Record(event.Event{At: now(), Kind: event.ChannelDeleted, Reason: "channel " + name})
 }
 
 // RequireChannel returns ErrNotFound unless there is a channel of that name.

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -68,8 +70,8 @@ func (r *Registry) checkClock(ctx context.Context) error {
 		step := j.waiting[:min(len(j.waiting), MaxObservations)]
 		err := r.update(ctx, func(tx *writing) error {
 			for _, name := range step {
-				err := tx.modifyState(name, func(s *ServerState) error {
-					s.postpone(j.by, j.at)
+				err := tx.modifyState(name, func(s *lifecycle.ServerState) error {
+					s.Postpone(j.by, j.at)
 					return nil
 				})
 				if err != nil && !errors.Is(err, storage.ErrNotFound) {
@@ -93,7 +95,7 @@ func (r *Registry) tellJump(ctx context.Context, j *clockJumping) error {
 	if j.by < 0 {
 		way = "back"
 	}
-	event := Event{At: j.at, Kind: EventClockJumped, Reason: fmt.Sprintf("the control plane's clock went %s by %s (it was set, or the machine slept)", way, j.by.Abs().Round(time.Second))}
+	entry := event.Event{At: j.at, Kind: event.ClockJumped, Reason: fmt.Sprintf("the control plane's clock went %s by %s (it was set, or the machine slept)", way, j.by.Abs().Round(time.Second))}
 	var waiting []string
 	err := r.store.View(ctx, func(tx storage.ReadTx) error {
 		waiting = nil
@@ -108,26 +110,12 @@ func (r *Registry) tellJump(ctx context.Context, j *clockJumping) error {
 		return nil
 	})
 	if err == nil {
-		err = r.update(ctx, func(tx *writing) error { return r.record(tx, event) })
+		err = r.update(ctx, func(tx *writing) error { return r.record(tx, entry) })
 	}
 	if err != nil {
 		return err
 	}
-	r.log.WarnContext(ctx, string(event.Kind), "by", j.by)
+	r.log.WarnContext(ctx, string(entry.Kind), "by", j.by)
 	j.waiting = waiting
 	return nil
-}
-
-// postpone moves what a server has time for, where that began before.
-func (s *ServerState) postpone(by time.Duration, at time.Time) {
-	if a := s.Announced; a != nil && !a.Deadline.IsZero() && a.At.Before(at) {
-		moved := *a
-		moved.Deadline = moved.Deadline.Add(by)
-		s.Announced = &moved
-	}
-	if op := s.Operation; op != nil && op.StartedAt.Before(at) {
-		moved := *op
-		moved.Deadline = moved.Deadline.Add(by)
-		s.Operation = &moved
-	}
 }

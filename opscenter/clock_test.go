@@ -8,6 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // TestClockIsSet: a clock that is set, in either direction, is named, and no server is blamed for it: one that reboots
@@ -17,7 +19,7 @@ func TestClockIsSet(t *testing.T) {
 	for _, by := range []time.Duration{8 * time.Hour, -8 * time.Hour, 30 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			w, infos := fleet(t, 2, opscenter.Options{})
-			require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: opscenter.CauseSystemRebootTriggered}))
+			require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: lifecycle.CauseSystemRebootTriggered}))
 			time.Sleep(time.Minute)
 			w.observe(t, failed(infos[0]), answer(infos[1]))
 			w.TurnClock(func() time.Time { return time.Now().Add(by) })
@@ -30,9 +32,9 @@ func TestClockIsSet(t *testing.T) {
 			for range 60 { // 10 of its 15 minutes
 				look()
 			}
-			require.Equal(t, opscenter.DetailRebooting, w.get(t, "server00").State.StatusDetail, "%s: it has time for it", by)
-			require.Equal(t, opscenter.StatusReady, w.get(t, "server01").State.Status)
-			jumps := w.events(t, opscenter.EventClockJumped)
+			require.Equal(t, lifecycle.DetailRebooting, w.get(t, "server00").State.StatusDetail, "%s: it has time for it", by)
+			require.Equal(t, lifecycle.StatusReady, w.get(t, "server01").State.Status)
+			jumps := w.events(t, event.ClockJumped)
 			if by.Abs() < time.Minute {
 				require.Empty(t, jumps)
 			} else {
@@ -42,7 +44,7 @@ func TestClockIsSet(t *testing.T) {
 			for range 60 {
 				look()
 			}
-			require.Equal(t, opscenter.DetailUnresponsive, w.get(t, "server00").State.StatusDetail, "%s: and not for ever", by)
+			require.Equal(t, lifecycle.DetailUnresponsive, w.get(t, "server00").State.StatusDetail, "%s: and not for ever", by)
 		})
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -123,7 +125,7 @@ func (r *Registry) CreateCluster(ctx context.Context, name string, spec ClusterS
 		if err := clusters.Insert(tx, cluster); err != nil {
 			return err
 		}
-		if err := tx.Record(Event{At: at, Kind: EventClusterCreated, Cluster: name, Reason: fmt.Sprintf("with %d servers, channel %s", len(members), spec.Channel)}); err != nil {
+		if err := tx.Record(event.Event{At: at, Kind: event.ClusterCreated, Cluster: name, Reason: fmt.Sprintf("with %d servers, channel %s", len(members), spec.Channel)}); err != nil {
 			return err
 		}
 		return tx.join(cluster, at, "by an operator", members...)
@@ -164,7 +166,7 @@ func (t *Tx) join(cluster *Cluster, at time.Time, why string, members ...string)
 		if err := requestPoll(t.writing, name, at, true); err != nil {
 			return err
 		}
-		if err := t.Record(Event{At: at, Kind: EventClusterMemberAdded, Server: name, Cluster: cluster.Name, Reason: why + ", channel " + cluster.Channel}); err != nil {
+		if err := t.Record(event.Event{At: at, Kind: event.ClusterMemberAdded, Server: name, Cluster: cluster.Name, Reason: why + ", channel " + cluster.Channel}); err != nil {
 			return err
 		}
 	}
@@ -239,8 +241,8 @@ func (r *Registry) removeMembers(ctx context.Context, name string, left, force b
 				continue
 			}
 			if left {
-				if err := tx.writing.modifyState(member, func(s *ServerState) error {
-					s.MemberName, s.MemberRoles, s.Maintenance, s.NotBefore = "", nil, NotInMaintenance, at
+				if err := tx.writing.modifyState(member, func(s *lifecycle.ServerState) error {
+					s.MemberName, s.MemberRoles, s.Maintenance, s.NotBefore = "", nil, lifecycle.NotInMaintenance, at
 					return nil
 				}); err != nil {
 					return err
@@ -272,7 +274,7 @@ func (t *Tx) leave(server *Server, cluster *Cluster, at time.Time, why string, l
 	if err := requestPoll(t.writing, server.Name, at, true); err != nil {
 		return err
 	}
-	return t.Record(Event{At: at, Kind: EventClusterMemberRemoved, Server: server.Name, Cluster: cluster.Name, Reason: why})
+	return t.Record(event.Event{At: at, Kind: event.ClusterMemberRemoved, Server: server.Name, Cluster: cluster.Name, Reason: why})
 }
 
 // UpdateCluster replaces what an operator says of a cluster; its channel is that of all its
@@ -296,7 +298,7 @@ func (r *Registry) UpdateCluster(ctx context.Context, name string, spec ClusterS
 // is, and with what was said of it so far, to be changed; an error of it ends the update. It may
 // be called more than once. Errors are those of UpdateCluster.
 func (r *Registry) EditCluster(ctx context.Context, name string, edit func(*Cluster, *ClusterSpec) error) error {
-	return r.editCluster(ctx, name, nil, func(tx *Tx, c *Cluster) (*Event, error) {
+	return r.editCluster(ctx, name, nil, func(tx *Tx, c *Cluster) (*event.Event, error) {
 		spec, before := c.spec(), *c
 		if err := edit(&before, &spec); err != nil {
 			return nil, err
@@ -316,7 +318,7 @@ func (r *Registry) EditCluster(ctx context.Context, name string, edit func(*Clus
 			}
 		}
 		c.apply(spec)
-		return &Event{Kind: EventClusterUpdated, Reason: "edited, channel " + spec.Channel}, nil
+		return &event.Event{Kind: event.ClusterUpdated, Reason: "edited, channel " + spec.Channel}, nil
 	})
 }
 
@@ -344,18 +346,18 @@ func (r *Registry) SetMemberName(ctx context.Context, server, member string) err
 		if err := tx.writing.putState(&changed); err != nil {
 			return err
 		}
-		return tx.Record(Event{At: at, Kind: EventClusterDiscovered, Server: server, Reason: fmt.Sprintf("is member %s of an Incus cluster", member)})
+		return tx.Record(event.Event{At: at, Kind: event.ClusterDiscovered, Server: server, Reason: fmt.Sprintf("is member %s of an Incus cluster", member)})
 	})
 }
 
 // SetClusterStatus notes where a cluster is.
 func (r *Registry) SetClusterStatus(ctx context.Context, name string, status ClusterStatus) error {
-	return r.editCluster(ctx, name, nil, func(_ *Tx, c *Cluster) (*Event, error) {
+	return r.editCluster(ctx, name, nil, func(_ *Tx, c *Cluster) (*event.Event, error) {
 		if c.Status == status {
 			return nil, errUnchanged
 		}
 		c.Status = status
-		return &Event{Kind: EventClusterUpdated, Reason: "status " + string(status)}, nil
+		return &event.Event{Kind: event.ClusterUpdated, Reason: "status " + string(status)}, nil
 	})
 }
 
@@ -366,7 +368,7 @@ func (r *Registry) SetClusterCertificate(ctx context.Context, name string, certi
 		return err
 	}
 	fingerprint := Fingerprint(certificate)
-	return r.editCluster(ctx, name, nil, func(tx *Tx, c *Cluster) (*Event, error) {
+	return r.editCluster(ctx, name, nil, func(tx *Tx, c *Cluster) (*event.Event, error) {
 		before := c.Fingerprint
 		c.Certificate, c.Fingerprint = EncodeCertificate(certificate), fingerprint
 		changed := before != fingerprint
@@ -383,7 +385,7 @@ func (r *Registry) SetClusterCertificate(ctx context.Context, name string, certi
 				return nil, err
 			}
 		}
-		return &Event{Kind: EventCertificateAccepted, Reason: fmt.Sprintf("the cluster's certificate is %.12s, was %.12s", fingerprint, before)}, nil
+		return &event.Event{Kind: event.CertificateAccepted, Reason: fmt.Sprintf("the cluster's certificate is %.12s, was %.12s", fingerprint, before)}, nil
 	})
 }
 
@@ -411,7 +413,7 @@ func (t *Tx) eachMember(cluster string, change func(*Server)) error {
 	return nil
 }
 
-func (r *Registry) editCluster(ctx context.Context, name string, check func(*Cluster) error, change func(*Tx, *Cluster) (*Event, error)) error {
+func (r *Registry) editCluster(ctx context.Context, name string, check func(*Cluster) error, change func(*Tx, *Cluster) (*event.Event, error)) error {
 	err := r.Write(ctx, func(tx *Tx) error {
 		cluster, err := tx.Snapshot().Cluster(name)
 		if err != nil {
@@ -423,16 +425,16 @@ func (r *Registry) editCluster(ctx context.Context, name string, check func(*Clu
 			}
 		}
 		changed := *cluster
-		event, err := change(tx, &changed)
+		entry, err := change(tx, &changed)
 		if err != nil {
 			return err
 		}
 		changed.LastUpdated = now()
-		event.At, event.Cluster = changed.LastUpdated, name
+		entry.At, entry.Cluster = changed.LastUpdated, name
 		if err := clusters.Put(tx, &changed); err != nil {
 			return err
 		}
-		return tx.Record(*event)
+		return tx.Record(*entry)
 	})
 	if errors.Is(err, errUnchanged) {
 		return nil
@@ -481,7 +483,7 @@ func (r *Registry) RenameCluster(ctx context.Context, name, to string, check fun
 		if err := tx.eachMember(name, func(s *Server) { s.Cluster = to }); err != nil {
 			return err
 		}
-		return tx.Record(Event{At: at, Kind: EventClusterRenamed, Cluster: to, Reason: "was " + name})
+		return tx.Record(event.Event{At: at, Kind: event.ClusterRenamed, Cluster: to, Reason: "was " + name})
 	})
 }
 
@@ -527,7 +529,7 @@ func (r *Registry) DeleteCluster(ctx context.Context, name string, force bool) e
 		if err := clusters.Delete(tx, nameKey(name)); err != nil {
 			return err
 		}
-		return tx.Record(Event{At: at, Kind: EventClusterDeleted, Cluster: name, Reason: "removed by an operator"})
+		return tx.Record(event.Event{At: at, Kind: event.ClusterDeleted, Cluster: name, Reason: "removed by an operator"})
 	})
 }
 
@@ -556,7 +558,7 @@ func (r *Registry) discovered(tx storage.ReadTx, server *Server, o *observed) (a
 			}
 		}
 		switch {
-		case o.Failure != nil && o.Failure.Kind == FailureCertificate:
+		case o.Failure != nil && o.Failure.Kind == lifecycle.FailureCertificate:
 			if server.ServedFingerprint != "" {
 				return "", "", nil // what an operator accepted is for an operator to change
 			}

@@ -12,7 +12,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -100,7 +103,7 @@ func TestClusters(t *testing.T) {
 		require.Equal(t, "server01", w.get(t, "server01").State.MemberName)
 		require.ErrorIs(t, w.DeleteCluster(t.Context(), "c9", true), opscenter.ErrBusy)
 		require.ErrorIs(t, w.UpdateCluster(t.Context(), "c9", opscenter.ClusterSpec{Channel: "testing"}, nil), opscenter.ErrBusy)
-		_, _, err = w.BeginAction(t.Context(), "server00", opscenter.ActionReboot)
+		_, _, err = w.BeginAction(t.Context(), "server00", lifecycle.ActionReboot)
 		require.ErrorIs(t, err, opscenter.ErrBusy)
 		require.NoError(t, w.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.Release("r2", "c9", true) }), "not his: nothing happens")
 		require.ErrorIs(t, w.DeleteCluster(t.Context(), "c9", true), opscenter.ErrBusy)
@@ -169,8 +172,8 @@ func TestDiscovery(t *testing.T) {
 		presented := opscenter.Fingerprint(certificate(50))
 
 		// It joined: it presents the cluster's certificate, which was not accepted for it.
-		w.observe(t, opscenter.Observation{Server: "server01", ID: info.ID, At: time.Now(), Presented: presented,
-			Failure: &opscenter.Failure{Kind: opscenter.FailureCertificate, Message: "another certificate"}})
+		w.observe(t, lifecycle.Observation{Server: "server01", ID: info.ID, At: time.Now(), Presented: presented,
+			Failure: &lifecycle.Failure{Kind: lifecycle.FailureCertificate, Message: "another certificate"}})
 		accepted := w.get(t, "server01").ServedFingerprint
 		if !adopt {
 			require.Empty(t, accepted)
@@ -185,14 +188,14 @@ func TestDiscovery(t *testing.T) {
 		now := w.get(t, "server01")
 		if adopt { // nothing tells which machine that is
 			require.Empty(t, now.Cluster)
-			require.Contains(t, w.warnings(t)["server01"], opscenter.WarningIdentity)
+			require.Contains(t, w.warnings(t)["server01"], warning.Identity)
 			require.Empty(t, now.Target().ServedFingerprint)
 			o.MachineID = info.MachineID
 			w.observe(t, o)
 			now = w.get(t, "server01")
 		}
 		require.Equal(t, "server01", now.State.MemberName)
-		require.Contains(t, w.events(t, opscenter.EventClusterDiscovered)[1].Reason, "is member server01 of an Incus cluster")
+		require.Contains(t, w.events(t, event.ClusterDiscovered)[1].Reason, "is member server01 of an Incus cluster")
 		require.Equal(t, []string{"database"}, now.State.MemberRoles)
 		if !adopt {
 			require.Empty(t, now.Cluster)
@@ -200,7 +203,7 @@ func TestDiscovery(t *testing.T) {
 			now = w.get(t, "server01")
 		}
 		require.Equal(t, "c1", now.Cluster)
-		require.Len(t, w.events(t, opscenter.EventClusterMemberAdded), 2)
+		require.Len(t, w.events(t, event.ClusterMemberAdded), 2)
 	}
 }
 
@@ -208,19 +211,19 @@ func TestDiscovery(t *testing.T) {
 type alone struct {
 	actuator
 	mu      sync.Mutex
-	running []opscenter.Instance
-	started []opscenter.Instance
+	running []lifecycle.Instance
+	started []lifecycle.Instance
 	fails   map[string]error // by instance
 	before  func()           // each stop
 }
 
-func (a *alone) RunningInstances(context.Context, opscenter.Target) ([]opscenter.Instance, error) {
+func (a *alone) RunningInstances(context.Context, opscenter.Target) ([]lifecycle.Instance, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.running), nil
 }
 
-func (a *alone) StopInstance(_ context.Context, _ opscenter.Target, i opscenter.Instance) error {
+func (a *alone) StopInstance(_ context.Context, _ opscenter.Target, i lifecycle.Instance) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.before != nil {
@@ -229,11 +232,11 @@ func (a *alone) StopInstance(_ context.Context, _ opscenter.Target, i opscenter.
 	if err := a.fails[i.Name]; err != nil {
 		return err
 	}
-	a.running = slices.DeleteFunc(a.running, func(other opscenter.Instance) bool { return other == i })
+	a.running = slices.DeleteFunc(a.running, func(other lifecycle.Instance) bool { return other == i })
 	return nil
 }
 
-func (a *alone) StartInstance(_ context.Context, _ opscenter.Target, i opscenter.Instance) error {
+func (a *alone) StartInstance(_ context.Context, _ opscenter.Target, i lifecycle.Instance) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.started = append(a.started, i)
@@ -246,42 +249,42 @@ func TestStandaloneEvacuation(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		info := w.ready(t, 0)
 		o := answer(info)
-		none, online := "", opscenter.NotInMaintenance
+		none, online := "", lifecycle.NotInMaintenance
 		o.MemberName, o.Maintenance = &none, &online
 		w.observe(t, o)
-		one, two := opscenter.Instance{Project: "default", Name: "one"}, opscenter.Instance{Project: "p", Name: "two"}
-		a := &alone{running: []opscenter.Instance{one, two}, fails: map[string]error{"two": errors.New("it does not stop")}}
+		one, two := lifecycle.Instance{Project: "default", Name: "one"}, lifecycle.Instance{Project: "p", Name: "two"}
+		a := &alone{running: []lifecycle.Instance{one, two}, fails: map[string]error{"two": errors.New("it does not stop")}}
 		a.before = func() {
 			s := w.get(t, "server00").State
 			require.NotNil(t, s.Stopped, "remembered before anything is stopped")
 			require.Len(t, s.Stopped.Instances, 2)
 		}
 		planner := opscenter.NewUpdatePlanner(w.Registry, a)
-		require.ErrorContains(t, planner.Act(t.Context(), "server00", opscenter.ActionEvacuate), "instance two of project p: it does not stop")
-		require.Equal(t, opscenter.NotInMaintenance, w.get(t, "server00").State.Maintenance)
+		require.ErrorContains(t, planner.Act(t.Context(), "server00", lifecycle.ActionEvacuate), "instance two of project p: it does not stop")
+		require.Equal(t, lifecycle.NotInMaintenance, w.get(t, "server00").State.Maintenance)
 		require.True(t, w.get(t, "server00").Rolling().Moving, "half of it is stopped")
 		require.NotEmpty(t, w.get(t, "server00").State.LastOperation.Failed)
 
 		a.fails = nil
-		require.NoError(t, planner.Act(t.Context(), "server00", opscenter.ActionEvacuate))
+		require.NoError(t, planner.Act(t.Context(), "server00", lifecycle.ActionEvacuate))
 		require.Empty(t, a.running)
 		for range 2 {
 			w.observe(t, o) // Incus doesn't know of it
 			s := w.get(t, "server00").State
-			require.Equal(t, opscenter.MaintenanceEvacuated, s.Maintenance)
-			require.ElementsMatch(t, []opscenter.Instance{one, two}, s.Stopped.Instances, "with the one that was stopped first")
-			require.Equal(t, opscenter.ActionRestore, w.get(t, "server00").Recommendation().Action)
+			require.Equal(t, lifecycle.MaintenanceEvacuated, s.Maintenance)
+			require.ElementsMatch(t, []lifecycle.Instance{one, two}, s.Stopped.Instances, "with the one that was stopped first")
+			require.Equal(t, lifecycle.ActionRestore, w.get(t, "server00").Recommendation().Action)
 		}
 		a.fails = map[string]error{"one": errors.New("it does not start")}
-		require.ErrorContains(t, planner.Act(t.Context(), "server00", opscenter.ActionRestore), "it does not start")
-		require.Equal(t, opscenter.MaintenanceEvacuated, w.get(t, "server00").State.Maintenance)
+		require.ErrorContains(t, planner.Act(t.Context(), "server00", lifecycle.ActionRestore), "it does not start")
+		require.Equal(t, lifecycle.MaintenanceEvacuated, w.get(t, "server00").State.Maintenance)
 		a.fails, a.started = nil, nil
-		require.NoError(t, planner.Act(t.Context(), "server00", opscenter.ActionRestore))
-		require.ElementsMatch(t, []opscenter.Instance{one, two}, a.started)
+		require.NoError(t, planner.Act(t.Context(), "server00", lifecycle.ActionRestore))
+		require.ElementsMatch(t, []lifecycle.Instance{one, two}, a.started)
 		s := w.get(t, "server00").State
 		require.Nil(t, s.Stopped)
-		require.Equal(t, opscenter.NotInMaintenance, s.Maintenance)
-		require.Positive(t, s.Took[opscenter.ActionRestore])
+		require.Equal(t, lifecycle.NotInMaintenance, s.Maintenance)
+		require.Positive(t, s.Took[lifecycle.ActionRestore])
 	})
 }
 

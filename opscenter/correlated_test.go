@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -28,7 +30,7 @@ func fleet(t *testing.T, n int, options opscenter.Options) (*world, []*opscenter
 	return w, infos
 }
 
-func (w *world) status(t testing.TB, status opscenter.Status) int {
+func (w *world) status(t testing.TB, status lifecycle.Status) int {
 	t.Helper()
 	page, err := w.ListServers(context.Background(), opscenter.ServerFilter{Status: status}, opscenter.Page{Limit: 1000})
 	require.NoError(t, err)
@@ -61,23 +63,23 @@ func TestCorrelatedFailures(t *testing.T) {
 					sweep(test.dead)
 				}
 				if !test.held {
-					require.Equal(t, test.dead, w.status(t, opscenter.StatusOffline))
+					require.Equal(t, test.dead, w.status(t, lifecycle.StatusOffline))
 					require.Empty(t, w.warnings(t)[""])
 					require.False(t, w.FleetUnreachable())
 					return
 				}
-				require.Zero(t, w.status(t, opscenter.StatusOffline), "nobody becomes offline")
-				require.Equal(t, []opscenter.WarningKind{opscenter.WarningFleet}, w.warnings(t)[""])
+				require.Zero(t, w.status(t, lifecycle.StatusOffline), "nobody becomes offline")
+				require.Equal(t, []warning.Kind{warning.Fleet}, w.warnings(t)[""])
 				require.True(t, w.FleetUnreachable())
 				sweep(0)
 				require.Empty(t, w.warnings(t), "it clears by itself")
 				require.False(t, w.FleetUnreachable())
-				require.Equal(t, test.servers, w.status(t, opscenter.StatusReady))
+				require.Equal(t, test.servers, w.status(t, lifecycle.StatusReady))
 				// The judgement goes on.
 				for range 3 {
 					sweep(1)
 				}
-				require.Equal(t, 1, w.status(t, opscenter.StatusOffline))
+				require.Equal(t, 1, w.status(t, lifecycle.StatusOffline))
 			})
 		})
 	}
@@ -103,20 +105,20 @@ func TestCorrelatedFailuresBesideDeadServers(t *testing.T) {
 				dead(n)
 			}
 		}
-		require.Equal(t, 12, w.status(t, opscenter.StatusOffline), "12 of 20 are down, but not together")
+		require.Equal(t, 12, w.status(t, lifecycle.StatusOffline), "12 of 20 are down, but not together")
 		require.False(t, w.FleetUnreachable())
 		dead(20)
 		dead(20)
 		dead(20)
 		require.True(t, w.FleetUnreachable())
-		require.Equal(t, 8, w.status(t, opscenter.StatusReady))
-		require.Equal(t, 12, w.status(t, opscenter.StatusOffline))
+		require.Equal(t, 8, w.status(t, lifecycle.StatusReady))
+		require.Equal(t, 12, w.status(t, lifecycle.StatusOffline))
 		// Part of it comes back: the rest is down for real.
 		for range 4 {
 			dead(14)
 		}
 		require.False(t, w.FleetUnreachable())
-		require.Equal(t, 14, w.status(t, opscenter.StatusOffline))
+		require.Equal(t, 14, w.status(t, lifecycle.StatusOffline))
 	})
 }
 
@@ -139,7 +141,7 @@ func TestCorrelatedFailuresOverARestart(t *testing.T) {
 		for range 5 {
 			fail(again)
 		}
-		require.Zero(t, w.status(t, opscenter.StatusOffline))
+		require.Zero(t, w.status(t, lifecycle.StatusOffline))
 		for _, info := range infos {
 			require.NoError(t, again.RecordObservations(t.Context(), answer(info)))
 		}
@@ -155,5 +157,5 @@ func TestGuardSwitchedOff(t *testing.T) {
 			w.observe(t, failed(info))
 		}
 	}
-	require.Equal(t, 10, w.status(t, opscenter.StatusOffline))
+	require.Equal(t, 10, w.status(t, lifecycle.StatusOffline))
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // digest is what an observation finds, in short: what is light, and the facts, 0 if there are
@@ -22,12 +23,12 @@ func (d digest) none() bool { return d.light == 0 }
 // difference, and boot times that differ by less than bootDrift are the same.
 func (d digest) same(settled digest) bool {
 	return d.light == settled.light && (d.facts == 0 || d.facts == settled.facts) &&
-		(d.booted.IsZero() || d.booted.Sub(settled.booted).Abs() <= bootDrift)
+		(d.booted.IsZero() || d.booted.Sub(settled.booted).Abs() <= lifecycle.BootDrift)
 }
 
 // digestOf returns the digest of an observation; the zero digest if the observation can't
 // count as unchanged: a failure, a server that is not ready, or one of which a part could not be read.
-func digestOf(o *Observation, keepSecrets bool) digest {
+func digestOf(o *lifecycle.Observation, keepSecrets bool) digest {
 	if o.Failure != nil || !o.Ready || len(o.Unread) > 0 || o.UnreadVersions != 0 || o.Type == nil || o.Versions == nil {
 		return digest{}
 	}
@@ -79,7 +80,7 @@ func digestOf(o *Observation, keepSecrets bool) digest {
 	}
 	out := digest{light: max(1, h.Sum64()), booted: o.BootedAt}
 	if o.Facts != nil {
-		parts, err := o.Facts.digest(keepSecrets)
+		parts, err := digestFacts(o.Facts, keepSecrets)
 		if err != nil {
 			return digest{}
 		}

@@ -7,13 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/stretchr/testify/require"
 )
 
 // What runs by itself on a real server is no change: names of IncusOS's API and Incus's resources.
 func TestVolatileFacts(t *testing.T) {
 	digest := func(network string) factsDigest {
-		d, err := (&Facts{Network: json.RawMessage(network)}).digest(false)
+		d, err := digestFacts(&lifecycle.Facts{Network: json.RawMessage(network)}, false)
 		require.NoError(t, err)
 		return d
 	}
@@ -39,21 +40,21 @@ var outsideDigest = map[string]string{
 
 // Each member of an Observation that is changed is a change: a steady poll sees everything.
 func TestDigestSeesEverything(t *testing.T) {
-	whole := func() *Observation {
-		kind, maintenance, member, trusted := TypeIncus, NotInMaintenance, "node", true
-		return &Observation{Server: "s", ID: "1", At: time.Unix(1e9, 0), Took: time.Second, Presented: "f", Trust: "t", Ready: true, BootedAt: time.Unix(9e8, 0),
-			Type: &kind, Versions: &Versions{OS: OSVersion{Name: OSName, Version: "1", VersionNext: "2"}, Applications: []ApplicationVersion{{Name: "incus", Version: "1", FriendlyVersion: "6"}}, UpdateChannel: "stable"},
+	whole := func() *lifecycle.Observation {
+		kind, maintenance, member, trusted := lifecycle.TypeIncus, lifecycle.NotInMaintenance, "node", true
+		return &lifecycle.Observation{Server: "s", ID: "1", At: time.Unix(1e9, 0), Took: time.Second, Presented: "f", Trust: "t", Ready: true, BootedAt: time.Unix(9e8, 0),
+			Type: &kind, Versions: &lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "1", VersionNext: "2"}, Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: "1", FriendlyVersion: "6"}}, UpdateChannel: "stable"},
 			Maintenance: &maintenance, MemberName: &member, MemberRoles: []string{"database"}, SystemStateTrusted: &trusted,
-			Update: &UpdateSettings{Channel: "stable", CheckFrequency: "never"}, UpdateStatus: &UpdateStatus{Status: "ok", LastCheck: time.Unix(1e9, 0)},
-			Facts: &Facts{Hardware: json.RawMessage(`{"a":1}`), Network: json.RawMessage(`{"a":1}`), Security: json.RawMessage(`{"a":1}`), Storage: json.RawMessage(`{"a":1}`)}, Notes: []string{"n"}}
+			Update: &lifecycle.UpdateSettings{Channel: "stable", CheckFrequency: "never"}, UpdateStatus: &lifecycle.UpdateStatus{Status: "ok", LastCheck: time.Unix(1e9, 0)},
+			Facts: &lifecycle.Facts{Hardware: json.RawMessage(`{"a":1}`), Network: json.RawMessage(`{"a":1}`), Security: json.RawMessage(`{"a":1}`), Storage: json.RawMessage(`{"a":1}`)}, Notes: []string{"n"}}
 	}
 	steady := digestOf(whole(), false)
 	require.False(t, steady.none())
 	require.True(t, digestOf(whole(), false).same(steady))
 	changed := 0
 	// walk changes each value below v in turn, and puts it back.
-	var walk func(o *Observation, v reflect.Value, path string)
-	walk = func(o *Observation, v reflect.Value, path string) {
+	var walk func(o *lifecycle.Observation, v reflect.Value, path string)
+	walk = func(o *lifecycle.Observation, v reflect.Value, path string) {
 		check := func(set func()) {
 			before := reflect.New(v.Type()).Elem()
 			before.Set(v)
@@ -64,7 +65,7 @@ func TestDigestSeesEverything(t *testing.T) {
 		}
 		switch at, isTime := v.Interface().(time.Time); {
 		case path == "Failure":
-			check(func() { v.Set(reflect.ValueOf(&Failure{Kind: FailureConnect})) })
+			check(func() { v.Set(reflect.ValueOf(&lifecycle.Failure{Kind: lifecycle.FailureConnect})) })
 		case path == "Facts.ReadAt": // when what is stored changed: no prober sets it
 		case isTime:
 			check(func() { v.Set(reflect.ValueOf(at.Add(time.Minute))) })
@@ -108,7 +109,7 @@ func TestDigestSeesEverything(t *testing.T) {
 	require.True(t, digestOf(o, false).none())
 	// What differs by less than clocks do is the same boot; what is not told is no other one.
 	o = whole()
-	o.BootedAt = o.BootedAt.Add(bootDrift)
+	o.BootedAt = o.BootedAt.Add(lifecycle.BootDrift)
 	require.True(t, digestOf(o, false).same(steady))
 	o.BootedAt = time.Time{}
 	require.True(t, digestOf(o, false).same(steady))

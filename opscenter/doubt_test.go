@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
@@ -50,25 +52,25 @@ func TestSaidWhileAPollIsTakenIn(t *testing.T) {
 	w.observe(t, answer(info))
 	w.observe(t, failed(info)) // the next one is looked at
 	happens := func() {
-		require.NoError(t, w.SelfUpdate(context.Background(), certificate(0), opscenter.SelfUpdate{Cause: opscenter.CauseSystemShutdownTriggered}))
+		require.NoError(t, w.SelfUpdate(context.Background(), certificate(0), opscenter.SelfUpdate{Cause: lifecycle.CauseSystemShutdownTriggered}))
 	}
 	late := answer(info)
 	store.inView.Store(&happens)
 	w.observe(t, late)
-	require.Equal(t, opscenter.DetailShutDown, w.get(t, "server00").State.StatusDetail)
+	require.Equal(t, lifecycle.DetailShutDown, w.get(t, "server00").State.StatusDetail)
 	// It was down, and is back: the answers count.
 	back := answer(info)
 	back.BootedAt = time.Now()
 	require.False(t, w.RecordUnchanged(&back), "nothing is settled")
 	w.observe(t, back)
-	require.Equal(t, opscenter.StatusReady, w.get(t, "server00").State.Status)
+	require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status)
 }
 
 func TestLastSeenOfASelfUpdateIsNotLoweredByAPoll(t *testing.T) {
 	w := memoryWorld(t)
 	info := w.ready(t, 0)
 	begun := answer(info)
-	require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: opscenter.CauseSystemIsReady}))
+	require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: lifecycle.CauseSystemIsReady}))
 	seen := w.get(t, "server00").LastSeen
 	w.observe(t, begun)
 	require.Equal(t, seen, w.get(t, "server00").LastSeen)
@@ -77,10 +79,10 @@ func TestLastSeenOfASelfUpdateIsNotLoweredByAPoll(t *testing.T) {
 // A store that kept secrets, and is opened by one that does not.
 func TestSecretsOfAnEarlierTime(t *testing.T) {
 	store := memstore.New()
-	security := func(secret string, n int) *opscenter.Facts {
-		return &opscenter.Facts{Security: json.RawMessage(fmt.Sprintf(`{"config":{"encryption_recovery_keys":[%q],"n":%d},"more":{"password":%q}}`, secret, n, secret))}
+	security := func(secret string, n int) *lifecycle.Facts {
+		return &lifecycle.Facts{Security: json.RawMessage(fmt.Sprintf(`{"config":{"encryption_recovery_keys":[%q],"n":%d},"more":{"password":%q}}`, secret, n, secret))}
 	}
-	see := func(w *world, facts *opscenter.Facts) {
+	see := func(w *world, facts *lifecycle.Facts) {
 		info := w.get(t, "server00")
 		o := answer(info)
 		o.Facts = facts
@@ -129,7 +131,7 @@ func TestFactsMadeToBeSlow(t *testing.T) {
 func TestFlushEnds(t *testing.T) {
 	store := &hooked{Store: memstore.New()}
 	w := newWorld(t, store, opscenter.Options{})
-	require.NoError(t, w.Warn(t.Context(), "", opscenter.Warned{Kind: "busy"}))
+	require.NoError(t, w.Warn(t.Context(), "", warning.Input{Kind: "busy"}))
 	stop, ended := make(chan struct{}), make(chan int)
 	go func() {
 		n := 0
@@ -139,7 +141,7 @@ func TestFlushEnds(t *testing.T) {
 				ended <- n
 				return
 			default:
-				_ = w.Warn(context.Background(), "", opscenter.Warned{Kind: "busy", Message: fmt.Sprint(n)})
+				_ = w.Warn(context.Background(), "", warning.Input{Kind: "busy", Message: fmt.Sprint(n)})
 				n++
 			}
 		}
@@ -211,12 +213,12 @@ func TestLateFailuresOfAnOutage(t *testing.T) {
 		}
 		require.False(t, w.FleetUnreachable())
 		w.observe(t, late)
-		require.Zero(t, w.status(t, opscenter.StatusOffline))
+		require.Zero(t, w.status(t, lifecycle.StatusOffline))
 		for range 2 {
 			time.Sleep(10 * time.Second)
 			w.observe(t, failed(infos[9]))
 		}
-		require.Equal(t, 1, w.status(t, opscenter.StatusOffline), "it is dead by itself")
+		require.Equal(t, 1, w.status(t, lifecycle.StatusOffline), "it is dead by itself")
 	})
 }
 
@@ -263,7 +265,7 @@ func TestFleetWarningIsCounted(t *testing.T) {
 				w.observe(t, failed(info))
 			}
 		}
-		page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: opscenter.WarningFleet}, opscenter.Page{})
+		page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: warning.Fleet}, opscenter.Page{})
 		require.NoError(t, err)
 		require.Greater(t, page.Warnings[0].Count, 3)
 		require.True(t, page.Warnings[0].LastSeen.After(page.Warnings[0].FirstSeen))
@@ -275,7 +277,7 @@ func TestFlappingEndsInSpiteOfSingleFailures(t *testing.T) {
 	w := newWorld(t, memstore.New(), opscenter.Options{FlapThreshold: 1, FlapSteady: 10 * time.Minute, FlapWindow: time.Hour})
 	info := w.ready(t, 0)
 	at := time.Now().UTC()
-	see := func(o opscenter.Observation) {
+	see := func(o lifecycle.Observation) {
 		at = at.Add(time.Minute)
 		o.At = at
 		w.observe(t, o)
@@ -285,7 +287,7 @@ func TestFlappingEndsInSpiteOfSingleFailures(t *testing.T) {
 	}
 	for i := range 10 {
 		see(answer(info))
-		require.Equal(t, opscenter.StatusOffline, w.get(t, "server00").State.Status, "%d", i)
+		require.Equal(t, lifecycle.StatusOffline, w.get(t, "server00").State.Status, "%d", i)
 		if i%3 == 0 {
 			see(failed(info))
 		}
@@ -296,14 +298,14 @@ func TestFlappingEndsInSpiteOfSingleFailures(t *testing.T) {
 	for range 3 {
 		see(answer(info))
 	}
-	require.Equal(t, opscenter.StatusReady, w.get(t, "server00").State.Status)
+	require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status)
 
 	off := newWorld(t, memstore.New(), opscenter.Options{FlapThreshold: -1})
 	info = off.ready(t, 0)
 	for range 10 {
 		off.observe(t, failed(info), failed(info), failed(info), answer(info))
 	}
-	require.Equal(t, opscenter.StatusReady, off.get(t, "server00").State.Status, "switched off")
+	require.Equal(t, lifecycle.StatusReady, off.get(t, "server00").State.Status, "switched off")
 }
 
 func TestTheReasonOfAnAlarmGoesWithIt(t *testing.T) {
@@ -311,7 +313,7 @@ func TestTheReasonOfAnAlarmGoesWithIt(t *testing.T) {
 	info := w.ready(t, 0)
 	right, wrong := answer(info), failed(info)
 	right.Presented = info.Fingerprint
-	wrong.Presented, wrong.Failure = strings.Repeat("ab", 32), &opscenter.Failure{Kind: opscenter.FailureCertificate, Message: "another certificate"}
+	wrong.Presented, wrong.Failure = strings.Repeat("ab", 32), &lifecycle.Failure{Kind: lifecycle.FailureCertificate, Message: "another certificate"}
 	w.observe(t, right)
 	w.observe(t, wrong)
 	require.Contains(t, w.get(t, "server00").State.StatusReason, "another certificate")
@@ -412,7 +414,7 @@ func TestMemoryKeepsPaceWithTheStore(t *testing.T) {
 					}
 					_ = w.RecordObservations(ctx, answer(info))
 				}()
-				_ = w.SelfUpdate(ctx, certificate(i), opscenter.SelfUpdate{Cause: opscenter.CauseOSUpdateApplied})
+				_ = w.SelfUpdate(ctx, certificate(i), opscenter.SelfUpdate{Cause: lifecycle.CauseOSUpdateApplied})
 				_ = w.Flush(ctx)
 				if err := w.DeleteServer(ctx, name); err != nil {
 					t.Error(err)

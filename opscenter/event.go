@@ -3,79 +3,11 @@ package opscenter
 import (
 	"context"
 	"iter"
-	"time"
 
 	"github.com/opscenter-go/sdk/internal/boundedlog"
+	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/storage"
 )
-
-// EventKind says what an event is about.
-type EventKind string
-
-const (
-	EventServerRegistered     EventKind = "server-registered"
-	EventServerAdopted        EventKind = "server-adopted"
-	EventServerReinstalled    EventKind = "server-reinstalled"
-	EventServerAnnounced      EventKind = "server-pre-registered"
-	EventRegistrationRefused  EventKind = "registration-refused"
-	EventServerRenamed        EventKind = "server-renamed"
-	EventServerUpdated        EventKind = "server-updated"
-	EventServerDeleted        EventKind = "server-deleted"
-	EventReinstallAllowed     EventKind = "reinstall-allowed"
-	EventConnectionURLChanged EventKind = "connection-url-changed"
-	EventSelfUpdate           EventKind = "self-update"
-	EventStatusChanged        EventKind = "status-changed"
-	EventTypeChanged          EventKind = "type-changed"
-	EventServerRebooted       EventKind = "server-rebooted" // without having been asked, or having said so
-	EventUpdateSettings       EventKind = "update-settings-changed"
-	EventTokenCreated         EventKind = "token-created"
-	EventTokenUpdated         EventKind = "token-updated"
-	EventTokenRevoked         EventKind = "token-revoked"
-	EventUpdatePublished      EventKind = "update-published"
-	EventUpdateFetching       EventKind = "update-fetching"         // the files of an update are being fetched
-	EventUpdateReady          EventKind = "update-ready"            // all files of an update are here
-	EventUpdateFailed         EventKind = "update-failed"           // some files of an update could not be fetched
-	EventUpdateRemoved        EventKind = "update-removed"          // an update is not kept any more
-	EventUpdateChannels       EventKind = "update-channels-changed" // of an update
-	EventFeedSettings         EventKind = "update-feed-changed"     // the settings of the feed
-	EventChannelCreated       EventKind = "channel-created"
-	EventChannelDeleted       EventKind = "channel-deleted"
-	EventCertificateChanged   EventKind = "certificate-changed"
-	EventCertificateAccepted  EventKind = "certificate-accepted"
-	EventFlapping             EventKind = "flapping"
-	EventSteady               EventKind = "steady"
-	EventWarningRaised        EventKind = "warning-raised"
-	EventWarningCleared       EventKind = "warning-cleared"
-	EventWarningAcknowledged  EventKind = "warning-acknowledged"
-	EventActionStarted        EventKind = "action-started"
-	EventActionFinished       EventKind = "action-finished"
-	EventActionFailed         EventKind = "action-failed"
-	EventClusterCreated       EventKind = "cluster-created"
-	EventClusterUpdated       EventKind = "cluster-updated"
-	EventClusterRenamed       EventKind = "cluster-renamed"
-	EventClusterDeleted       EventKind = "cluster-deleted"
-	EventClusterMemberAdded   EventKind = "cluster-member-added"
-	EventClusterMemberRemoved EventKind = "cluster-member-removed"
-	EventClusterDiscovered    EventKind = "cluster-member-discovered"
-	EventRollout              EventKind = "rollout"
-	EventRolloutStep          EventKind = "rollout-step"
-	EventConfigurationChange  EventKind = "configuration-change"
-	EventClockJumped          EventKind = "clock-jumped" // the control plane's own
-)
-
-// Event tells of something that was decided or changed, and why. Events hold no secrets:
-// tokens are named by their description.
-type Event struct {
-	// Sequence numbers grow for the life of the store. Where one is missing, the event was dropped.
-	Sequence uint64
-	At       time.Time
-	Kind     EventKind
-	Server   string // name at the time; empty if it is about none
-	// Cluster and Rollout it is about; empty: none.
-	Cluster string
-	Rollout string
-	Reason  string
-}
 
 // What servers cause is kept apart from what operators and the control plane do: however much is going on there, who
 // did what can be read.
@@ -85,21 +17,22 @@ const (
 )
 
 // ofServers are the kinds of events that a server, or a stranger, can cause as often as it likes.
-var ofServers = map[EventKind]bool{EventServerRegistered: true, EventServerReinstalled: true, EventRegistrationRefused: true, EventConnectionURLChanged: true,
-	EventSelfUpdate: true, EventStatusChanged: true, EventTypeChanged: true, EventServerRebooted: true, EventUpdateSettings: true, EventCertificateChanged: true,
-	EventFlapping: true, EventSteady: true, EventWarningRaised: true, EventWarningCleared: true, EventClusterDiscovered: true}
+var ofServers = map[event.Kind]bool{event.ServerRegistered: true, event.ServerReinstalled: true, event.RegistrationRefused: true, event.ConnectionURLChanged: true,
+	event.SelfUpdate: true, event.StatusChanged: true, event.TypeChanged: true, event.ServerRebooted: true, event.UpdateSettings: true, event.CertificateChanged: true,
+	event.Flapping: true, event.Steady: true, event.WarningRaised: true, event.WarningCleared: true, event.ClusterDiscovered: true}
 
-func (e *Event) class() string {
+// classOf is the class whose room in the log an event takes.
+func classOf(e *event.Event) string {
 	if ofServers[e.Kind] {
 		return classServers
 	}
 	return classOperators
 }
 
-// owner is whose share of the log an event takes.
-func (e *Event) owner() string {
+// ownerOf is whose share of the log an event takes.
+func ownerOf(e *event.Event) string {
 	switch {
-	case e.Kind == EventRegistrationRefused: // by whatever name
+	case e.Kind == event.RegistrationRefused: // by whatever name
 		return "\x00" + string(e.Kind)
 	case ofServers[e.Kind]:
 		return e.Server
@@ -111,14 +44,14 @@ func (e *Event) owner() string {
 // eventLog keeps events within Options.MaxEvents and MaxServerEvents.
 var eventLog = boundedlog.New("events", func(tx storage.WriteTx, class string, sequence uint64) (bool, error) {
 	found, err := events.Find(tx, storage.UintKey(sequence))
-	if err != nil || found == nil || found.class() != class {
+	if err != nil || found == nil || classOf(found) != class {
 		return false, err
 	}
 	return true, events.Delete(tx, storage.UintKey(sequence))
 })
 
 // record appends events, and drops what is over Options.MaxEvents and MaxServerEvents.
-func (r *Registry) record(tx storage.WriteTx, list ...Event) error {
+func (r *Registry) record(tx storage.WriteTx, list ...event.Event) error {
 	if len(list) == 0 {
 		return nil
 	}
@@ -133,7 +66,7 @@ func (r *Registry) record(tx storage.WriteTx, list ...Event) error {
 		if err := events.Put(tx, &e); err != nil {
 			return err
 		}
-		limits := boundedlog.Limits{Class: e.class(), Max: uint64(r.options.MaxEvents), Owner: e.owner(), Share: uint64(r.options.MaxServerEvents)}
+		limits := boundedlog.Limits{Class: classOf(&e), Max: uint64(r.options.MaxEvents), Owner: ownerOf(&e), Share: uint64(r.options.MaxServerEvents)}
 		if err := eventLog.Added(tx, e.Sequence, limits); err != nil {
 			return err
 		}
@@ -173,7 +106,7 @@ func (r *Registry) pruneEvents(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if c := counts[e.class()]; c != nil {
+			if c := counts[classOf(e)]; c != nil {
 				if c.kept++; c.kept == 1 {
 					c.floor = e.Sequence - 1
 				}
@@ -213,7 +146,7 @@ func (r *Registry) pruneEvents(ctx context.Context) error {
 }
 
 // logEvents writes events to the log, once they are stored.
-func (r *Registry) logEvents(ctx context.Context, list []Event) {
+func (r *Registry) logEvents(ctx context.Context, list []event.Event) {
 	for _, e := range list {
 		r.log.InfoContext(ctx, string(e.Kind), "server", e.Server, "reason", e.Reason)
 	}
@@ -232,7 +165,7 @@ type EventFilter struct {
 }
 
 // Events returns events, the oldest first unless told otherwise.
-func (r *Registry) Events(ctx context.Context, filter EventFilter) (out []Event, err error) {
+func (r *Registry) Events(ctx context.Context, filter EventFilter) (out []event.Event, err error) {
 	limit := pageSize(filter.Limit)
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
 		out = nil
@@ -260,18 +193,18 @@ func (r *Registry) Events(ctx context.Context, filter EventFilter) (out []Event,
 
 // WatchEvents yields the events after sequence number after, then each new one as it is
 // recorded, in order. Those that were dropped meanwhile show as a gap in the numbers. It ends with ctx's error.
-func (r *Registry) WatchEvents(ctx context.Context, after uint64) iter.Seq2[Event, error] {
-	return func(yield func(Event, error) bool) {
+func (r *Registry) WatchEvents(ctx context.Context, after uint64) iter.Seq2[event.Event, error] {
+	return func(yield func(event.Event, error) bool) {
 		revision, err := r.Revision(ctx)
 		if err != nil {
-			yield(Event{}, err)
+			yield(event.Event{}, err)
 			return
 		}
 		catchUp := func() bool {
 			for {
 				page, err := r.Events(ctx, EventFilter{After: after, Limit: MaxPageSize})
 				if err != nil {
-					yield(Event{}, err)
+					yield(event.Event{}, err)
 					return false
 				}
 				for _, e := range page {
@@ -290,7 +223,7 @@ func (r *Registry) WatchEvents(ctx context.Context, after uint64) iter.Seq2[Even
 		}
 		for _, err := range r.store.Watch(ctx, revision, events.Name()) {
 			if err != nil {
-				yield(Event{}, err)
+				yield(event.Event{}, err)
 				return
 			}
 			if !catchUp() {

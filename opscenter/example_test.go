@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
 func ExampleRecommend() {
-	r := opscenter.Recommend(opscenter.Condition{Type: opscenter.TypeIncus, Status: opscenter.StatusReady, NeedsReboot: true})
+	r := lifecycle.Recommend(lifecycle.Condition{Type: lifecycle.TypeIncus, Status: lifecycle.StatusReady, NeedsReboot: true})
 	fmt.Println(r.Action)
 	fmt.Println(r.Reason)
 	// Output:
@@ -44,16 +45,16 @@ func ExampleRegistry() {
 	}
 	fmt.Println(server.Name, "is", server.State.Status)
 
-	kind := opscenter.TypeIncus
-	err = registry.RecordObservations(ctx, opscenter.Observation{Server: server.Name, ID: server.ID, At: time.Now(), Ready: true, Type: &kind,
-		Versions: &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "202610010000"}}})
+	kind := lifecycle.TypeIncus
+	err = registry.RecordObservations(ctx, lifecycle.Observation{Server: server.Name, ID: server.ID, At: time.Now(), Ready: true, Type: &kind,
+		Versions: &lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "202610010000"}}})
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := registry.PublishUpdate(ctx, "stable", "202610150000", opscenter.ComponentOS); err != nil {
+	if err := registry.PublishUpdate(ctx, "stable", "202610150000", lifecycle.ComponentOS); err != nil {
 		log.Fatal(err)
 	}
-	for server, err := range registry.Servers(ctx, opscenter.ServerFilter{Status: opscenter.StatusReady}) {
+	for server, err := range registry.Servers(ctx, opscenter.ServerFilter{Status: lifecycle.StatusReady}) {
 		if err != nil {
 			log.Fatal(err)
 		}

@@ -3,6 +3,7 @@ package opscenter
 import (
 	"context"
 	"encoding/json"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"time"
 )
 
@@ -46,5 +47,5 @@ func ReducePart(data json.RawMessage, limit int) (json.RawMessage, string, error
 	return reducePart(data, limit)
 }
 
-// Digest is what facts are compared by.
-func (f *Facts) Digest() (any, error) { return f.digest(false) }
+// DigestFacts is what facts are compared by.
+func DigestFacts(f *lifecycle.Facts) (any, error) { return digestFacts(f, false) }

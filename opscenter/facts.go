@@ -13,29 +13,12 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Facts is what is large about a server, each part as the server's API gives it, without
-// secrets. A part that was never read is nil.
-type Facts struct {
-	// Hardware is what Incus's and IncusOS's resources APIs return.
-	Hardware json.RawMessage `json:"hardware,omitempty"`
-	// Network, Security and Storage are what IncusOS's system APIs return.
-	Network  json.RawMessage `json:"network,omitempty"`
-	Security json.RawMessage `json:"security,omitempty"`
-	Storage  json.RawMessage `json:"storage,omitempty"`
-	// ReadAt is when the stored facts last changed.
-	ReadAt time.Time `json:"read_at,omitzero"`
-}
-
-// Size returns how large the facts are, in bytes.
-func (f *Facts) Size() int {
-	return len(f.Hardware) + len(f.Network) + len(f.Security) + len(f.Storage)
-}
-
-// architecture returns that of the processor, as IncusOS and its update feed name it; empty: the hardware does not tell.
-func (f *Facts) architecture() string {
+// architectureOf returns that of the processor, as IncusOS and its update feed name it; empty: the hardware does not tell.
+func architectureOf(f *lifecycle.Facts) string {
 	var hardware struct {
 		CPU struct {
 			Architecture string `json:"architecture"`
@@ -58,7 +41,7 @@ type factsRow struct {
 
 // ServerFacts returns the facts of a server. ErrNotFound if there is no such server; empty
 // facts if none have been read.
-func (r *Registry) ServerFacts(ctx context.Context, name string) (*Facts, error) {
+func (r *Registry) ServerFacts(ctx context.Context, name string) (*lifecycle.Facts, error) {
 	info, err := r.Server(ctx, name)
 	if err != nil {
 		return nil, err
@@ -68,7 +51,7 @@ func (r *Registry) ServerFacts(ctx context.Context, name string) (*Facts, error)
 
 // FactsOf returns the facts of a server that was found before, whatever its name is by now;
 // empty facts if none have been read, or it was removed.
-func (r *Registry) FactsOf(ctx context.Context, info *ServerInfo) (*Facts, error) {
+func (r *Registry) FactsOf(ctx context.Context, info *ServerInfo) (*lifecycle.Facts, error) {
 	var row *factsRow
 	err := r.store.View(ctx, func(tx storage.ReadTx) (err error) {
 		row, err = facts.Find(tx, storage.StringKey(info.ID))
@@ -78,11 +61,11 @@ func (r *Registry) FactsOf(ctx context.Context, info *ServerInfo) (*Facts, error
 		return nil, err
 	}
 	if row == nil {
-		return &Facts{}, nil
+		return &lifecycle.Facts{}, nil
 	}
 	out, err := row.open()
 	if err == nil && !r.options.KeepSecrets {
-		return out.redacted(), nil // they may be from a time when secrets were kept
+		return redactFacts(out), nil // they may be from a time when secrets were kept
 	}
 	return out, err
 }
@@ -117,12 +100,12 @@ func newEncoder() *zstd.Encoder {
 	return e
 }
 
-func (f *factsRow) open() (*Facts, error) {
+func (f *factsRow) open() (*lifecycle.Facts, error) {
 	data, err := decoder.DecodeAll(f.Data, nil)
 	if err != nil {
 		return nil, fmt.Errorf("facts of server ID %s: %w: %v", f.ID, storage.ErrCorrupt, err)
 	}
-	out := &Facts{}
+	out := &lifecycle.Facts{}
 	if err := json.Unmarshal(data, out); err != nil {
 		return nil, fmt.Errorf("facts of server ID %s: %w: %v", f.ID, storage.ErrCorrupt, err)
 	}
@@ -136,7 +119,7 @@ type factsPart struct {
 }
 
 // parts names the parts in a fixed order.
-func (f *Facts) parts() [4]factsPart {
+func partsOf(f *lifecycle.Facts) [4]factsPart {
 	return [4]factsPart{{"hardware", &f.Hardware}, {"network", &f.Network}, {"security", &f.Security}, {"storage", &f.Storage}}
 }
 
@@ -150,7 +133,7 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 // maxBuffer bounds the buffers that are kept, in bytes.
 const maxBuffer = 256 << 10
 
-func (f *Facts) digest(keepSecrets bool) (out factsDigest, err error) {
+func digestFacts(f *lifecycle.Facts, keepSecrets bool) (out factsDigest, err error) {
 	buffer := buffers.Get().(*[]byte)
 	defer func() {
 		if cap(*buffer) <= maxBuffer {
@@ -161,7 +144,7 @@ func (f *Facts) digest(keepSecrets bool) (out factsDigest, err error) {
 	if keepSecrets {
 		drop = isVolatile
 	}
-	for i, part := range f.parts() {
+	for i, part := range partsOf(f) {
 		if *part.data == nil {
 			continue
 		}
@@ -177,9 +160,9 @@ func (f *Facts) digest(keepSecrets bool) (out factsDigest, err error) {
 func steady(key []byte) bool { return isVolatile(key) || isSecret(key) }
 
 // redacted returns facts without secrets. A part that can't be read can't be cleaned, and is left out.
-func (f *Facts) redacted() *Facts {
+func redactFacts(f *lifecycle.Facts) *lifecycle.Facts {
 	out := *f
-	for _, part := range out.parts() {
+	for _, part := range partsOf(&out) {
 		if *part.data == nil {
 			continue
 		}
@@ -193,9 +176,9 @@ func (f *Facts) redacted() *Facts {
 }
 
 // readable returns facts without the parts that are no JSON, and why they are none.
-func (f *Facts) readable() (out *Facts, unread []string) {
+func readableFacts(f *lifecycle.Facts) (out *lifecycle.Facts, unread []string) {
 	out = f
-	for i, part := range f.parts() {
+	for i, part := range partsOf(f) {
 		if *part.data == nil || json.Valid(*part.data) {
 			continue
 		}
@@ -203,7 +186,7 @@ func (f *Facts) readable() (out *Facts, unread []string) {
 			all := *f
 			out = &all
 		}
-		*out.parts()[i].data = nil
+		*partsOf(out)[i].data = nil
 		unread = append(unread, part.name+" facts: not JSON")
 	}
 	return out, unread
@@ -220,16 +203,16 @@ func parse(data []byte) (any, error) {
 }
 
 // mergeFacts returns what was read over what was stored, and the row that holds it.
-func mergeFacts(before, read *Facts, id string, at time.Time) (merged *Facts, row *factsRow, err error) {
+func mergeFacts(before, read *lifecycle.Facts, id string, at time.Time) (merged *lifecycle.Facts, row *factsRow, err error) {
 	all := *before
-	from := read.parts()
-	for i, part := range all.parts() {
+	from := partsOf(read)
+	for i, part := range partsOf(&all) {
 		if *from[i].data != nil {
 			*part.data = *from[i].data
 		}
 	}
 	all.ReadAt = time.Time{}
-	fits, _ := all.reduced() // what is stored may be from a time when more was
+	fits, _ := reduceFacts(&all) // what is stored may be from a time when more was
 	all = *fits
 	var data bytes.Buffer
 	plain := json.NewEncoder(&data)
@@ -247,7 +230,7 @@ func (d factsDigest) combine(stored string) string {
 		name, sum, _ := bytes.Cut(entry, []byte("="))
 		known[string(name)] = string(sum)
 	}
-	for i, part := range (&Facts{}).parts() {
+	for i, part := range partsOf(&lifecycle.Facts{}) {
 		if d[i] != 0 {
 			known[part.name] = strconv.FormatUint(d[i], 16)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // Limits of the parts of facts, in bytes, before compression: what can't be compressed at all
@@ -27,8 +28,8 @@ const (
 var factsLimits = [4]int{MaxHardwareSize, MaxNetworkSize, MaxSecuritySize, MaxStorageSize}
 
 // tooLarge reports whether a part is to be reduced.
-func (f *Facts) tooLarge() bool {
-	for i, part := range f.parts() {
+func factsTooLarge(f *lifecycle.Facts) bool {
+	for i, part := range partsOf(f) {
 		if len(*part.data) > factsLimits[i] {
 			return true
 		}
@@ -38,9 +39,9 @@ func (f *Facts) tooLarge() bool {
 
 // reduced returns facts of which each part fits, and says what was left out of them. A part that
 // is not JSON is left out as a whole, with its error. Facts that fit are returned as they are.
-func (f *Facts) reduced() (out *Facts, notes []string) {
+func reduceFacts(f *lifecycle.Facts) (out *lifecycle.Facts, notes []string) {
 	out = f
-	for i, part := range f.parts() {
+	for i, part := range partsOf(f) {
 		if len(*part.data) <= factsLimits[i] {
 			continue
 		}
@@ -52,7 +53,7 @@ func (f *Facts) reduced() (out *Facts, notes []string) {
 		if err != nil {
 			left = err.Error()
 		}
-		if *out.parts()[i].data = kept; left == "" {
+		if *partsOf(out)[i].data = kept; left == "" {
 			continue // it was only written at more length
 		}
 		notes = append(notes, fmt.Sprintf("%s facts of %d bytes, at most %d are kept; left out: %s", part.name, len(*part.data), factsLimits[i], left))

@@ -12,6 +12,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 // noise is a text of n hexadecimal digits that can't be compressed.
@@ -31,19 +33,19 @@ func TestFactsThatAreTooLarge(t *testing.T) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			w := memoryWorld(t)
 			info := w.ready(t, 0)
-			part := func(f *opscenter.Facts) *json.RawMessage {
+			part := func(f *lifecycle.Facts) *json.RawMessage {
 				return []*json.RawMessage{&f.Hardware, &f.Network, &f.Security, &f.Storage}[i]
 			}
-			seen := func(data json.RawMessage) *opscenter.Facts {
+			seen := func(data json.RawMessage) *lifecycle.Facts {
 				o := answer(info)
-				o.Facts = &opscenter.Facts{Hardware: small, Network: small, Security: small, Storage: small}
+				o.Facts = &lifecycle.Facts{Hardware: small, Network: small, Security: small, Storage: small}
 				*part(o.Facts) = data
 				w.observe(t, o)
 				facts, err := w.ServerFacts(t.Context(), info.Name)
 				require.NoError(t, err)
 				return facts
 			}
-			warned := func() []*opscenter.Warning {
+			warned := func() []*warning.Warning {
 				page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Server: info.Name}, opscenter.Page{})
 				require.NoError(t, err)
 				return page.Warnings
@@ -55,10 +57,10 @@ func TestFactsThatAreTooLarge(t *testing.T) {
 				require.JSONEq(t, string(small), string(other))
 			}
 			require.Len(t, warned(), 1)
-			require.Equal(t, opscenter.WarningFacts, warned()[0].Kind)
+			require.Equal(t, warning.Facts, warned()[0].Kind)
 			require.Contains(t, warned()[0].Message, "left out: state.large")
 			o := answer(info)
-			o.Facts, o.Unread = &opscenter.Facts{}, []string{"a part: timeout"}
+			o.Facts, o.Unread = &lifecycle.Facts{}, []string{"a part: timeout"}
 			w.observe(t, o)
 			require.Len(t, warned(), 2, "a part that could not be read is no smaller")
 			seen(large(limit, 1))
@@ -80,7 +82,7 @@ func TestFactsThatAreTooLarge(t *testing.T) {
 		w := memoryWorld(t)
 		info := w.ready(t, 0)
 		o := answer(info)
-		o.Facts = &opscenter.Facts{Hardware: json.RawMessage(`{`), Network: small, Security: small, Storage: small}
+		o.Facts = &lifecycle.Facts{Hardware: json.RawMessage(`{`), Network: small, Security: small, Storage: small}
 		w.observe(t, o)
 		facts, err := w.ServerFacts(t.Context(), info.Name)
 		require.NoError(t, err)
@@ -92,7 +94,7 @@ func TestFactsThatAreTooLarge(t *testing.T) {
 			info := w.ready(t, 0)
 			full := func(limit int) json.RawMessage { return json.RawMessage(fmt.Sprintf(`{"x":%q}`, noise(limit-10))) }
 			o := answer(info)
-			o.Facts = &opscenter.Facts{Hardware: full(opscenter.MaxHardwareSize), Network: full(opscenter.MaxNetworkSize), Security: full(opscenter.MaxSecuritySize), Storage: full(opscenter.MaxStorageSize)}
+			o.Facts = &lifecycle.Facts{Hardware: full(opscenter.MaxHardwareSize), Network: full(opscenter.MaxNetworkSize), Security: full(opscenter.MaxSecuritySize), Storage: full(opscenter.MaxStorageSize)}
 			w.observe(t, o)
 			facts, err := w.ServerFacts(t.Context(), info.Name)
 			require.NoError(t, err)
@@ -113,7 +115,7 @@ func TestVirtualFunctions(t *testing.T) {
 	require.NoError(t, err)
 	short := `{"driver":"mlx5_core","sriov":{"current_vfs":128,"maximum_vfs":128}}`
 	require.JSONEq(t, `{"cpu":{"total":4},"network":{"cards":[`+short+","+short+","+short+","+short+`],"total":4}}`, string(facts.Hardware))
-	page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: opscenter.WarningFacts}, opscenter.Page{})
+	page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: warning.Facts}, opscenter.Page{})
 	require.NoError(t, err)
 	require.Contains(t, page.Warnings[0].Message, "left out: 512 virtual functions")
 }
@@ -182,7 +184,7 @@ func TestTimesThatCannotBe(t *testing.T) {
 		bad, good := w.ready(t, 0), w.ready(t, 1)
 		at := time.Date(year, 6, 1, 0, 0, 0, 0, time.UTC)
 		o, other := answer(bad), answer(good)
-		o.UpdateStatus, o.BootedAt = &opscenter.UpdateStatus{Status: "Update check completed", LastCheck: at}, at
+		o.UpdateStatus, o.BootedAt = &lifecycle.UpdateStatus{Status: "Update check completed", LastCheck: at}, at
 		o.Versions.OS.Version, other.Versions.OS.Version = "998", "999"
 		require.NoError(t, w.RecordObservations(t.Context(), o, other))
 		for name, version := range map[string]string{bad.Name: "998", good.Name: "999"} {

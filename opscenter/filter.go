@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter/expression"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -96,10 +97,10 @@ func (r *Registry) matchesServer(tx storage.ReadTx, m *expression.Matcher, info 
 	}
 	if m.Uses("hardware_data") || m.Uses("os_data") {
 		row, err := facts.Find(tx, storage.StringKey(info.ID))
-		found := &Facts{}
+		found := &lifecycle.Facts{}
 		if err == nil && row != nil {
 			if found, err = row.open(); err == nil && !r.options.KeepSecrets {
-				found = found.redacted()
+				found = redactFacts(found)
 			}
 		}
 		if err != nil {
@@ -132,12 +133,12 @@ func versionData(info *ServerInfo) map[string]any {
 			"available_version": info.Available[a.Name], "needs_update": needs(a.Name), "in_maintenance": maintenance})
 	}
 	osAvailable := "" // nothing is for what is not IncusOS
-	if v.OS.Name == OSName && !v.OS.Plain {
-		osAvailable = info.Available[ComponentOS]
+	if v.OS.Name == lifecycle.OSName && !v.OS.Plain {
+		osAvailable = info.Available[lifecycle.ComponentOS]
 	}
 	return map[string]any{"applications": applications, "update_channel": v.UpdateChannel, "needs_update": len(outdated) > 0, "needs_reboot": v.NeedsReboot(), "in_maintenance": maintenance,
 		"os": map[string]any{"name": v.OS.Name, "version": v.OS.Version, "version_next": v.OS.VersionNext, "available_version": osAvailable,
-			"needs_reboot": v.NeedsReboot(), "needs_update": needs(ComponentOS), "backup_image": v.OS.BackupImage}}
+			"needs_reboot": v.NeedsReboot(), "needs_update": needs(lifecycle.ComponentOS), "backup_image": v.OS.BackupImage}}
 }
 
 // matchesCluster evaluates an expression for a cluster. Its members are read only if it names what is about them.

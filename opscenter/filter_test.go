@@ -8,6 +8,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/expression"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // TestExpressions filters servers and clusters with expressions.
@@ -16,7 +17,7 @@ func TestExpressions(t *testing.T) {
 		for n := range 4 {
 			info := w.ready(t, n)
 			o := answer(info)
-			o.Facts = &opscenter.Facts{Hardware: json.RawMessage(`{"cpu":{"total":` + string(rune('0'+n)) + `}}`),
+			o.Facts = &lifecycle.Facts{Hardware: json.RawMessage(`{"cpu":{"total":` + string(rune('0'+n)) + `}}`),
 				Network: json.RawMessage(`{"config":{"dns":{"hostname":"server0` + string(rune('0'+n)) + `"}}}`)}
 			w.observe(t, o)
 		}

@@ -3,6 +3,8 @@ package opscenter
 import (
 	"context"
 	"fmt"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"time"
 )
 
@@ -285,13 +287,13 @@ func (m *memory) guarded() (unreachable, doubt bool) {
 
 // endSmall ends the guard of a fleet that has become too small to tell.
 func (m *memory) endSmall() {
-	if m.guard.on && m.guard.asked < m.guard.minimum && m.count(StatusReady) < m.guard.minimum {
+	if m.guard.on && m.guard.asked < m.guard.minimum && m.count(lifecycle.StatusReady) < m.guard.minimum {
 		m.guard.on = false
 	}
 }
 
 // count returns how many servers have a status.
-func (m *memory) count(status Status) (n int) {
+func (m *memory) count(status lifecycle.Status) (n int) {
 	for c, some := range m.counts {
 		if c.Status == status {
 			n += some
@@ -355,7 +357,7 @@ func (r *Registry) warnFleet(ctx context.Context) error {
 	m := &r.memory
 	m.mu.RLock()
 	on, asked, failing := m.guard.on, m.guard.asked, m.guard.failing
-	warned := m.open[warningSubject{WarningFleet, ""}] != nil
+	warned := m.open[warningSubject{warning.Fleet, ""}] != nil
 	m.mu.RUnlock()
 	if on == warned {
 		return nil
@@ -363,12 +365,12 @@ func (r *Registry) warnFleet(ctx context.Context) error {
 	at := now()
 	err := r.update(ctx, func(tx *writing) error {
 		if on {
-			return r.raise(tx, "", "", Warned{Kind: WarningFleet, Message: fmt.Sprintf("%d of the %d servers asked last fail together: the fault is taken to be on this side, and no server becomes offline", failing, asked)}, at)
+			return r.raise(tx, "", "", warning.Input{Kind: warning.Fleet, Message: fmt.Sprintf("%d of the %d servers asked last fail together: the fault is taken to be on this side, and no server becomes offline", failing, asked)}, at)
 		}
-		return r.clear(tx, "", "", WarningFleet, at, fmt.Sprintf("%d of the %d servers asked since fail", failing, asked))
+		return r.clear(tx, "", "", warning.Fleet, at, fmt.Sprintf("%d of the %d servers asked since fail", failing, asked))
 	})
 	if err == nil {
-		r.log.WarnContext(ctx, string(WarningFleet), "holds", on, "failing", failing, "asked", asked)
+		r.log.WarnContext(ctx, string(warning.Fleet), "holds", on, "failing", failing, "asked", asked)
 	}
 	return err
 }

@@ -16,6 +16,8 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 	"github.com/opscenter-go/sdk/storage/memstore"
@@ -135,19 +137,19 @@ func (w *world) get(t testing.TB, name string) *opscenter.ServerInfo {
 }
 
 // answer is the observation of a server that answers, and is ready.
-func answer(info *opscenter.ServerInfo) opscenter.Observation {
-	kind, maintenance, member := opscenter.TypeIncus, opscenter.NotInMaintenance, info.Name
-	return opscenter.Observation{Server: info.Name, ID: info.ID, At: time.Now().UTC(), Ready: true, Type: &kind, Maintenance: &maintenance, MemberName: &member,
-		Versions: &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "202610010000"},
-			Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "202610010000", Primary: true}}, UpdateChannel: "stable"}}
+func answer(info *opscenter.ServerInfo) lifecycle.Observation {
+	kind, maintenance, member := lifecycle.TypeIncus, lifecycle.NotInMaintenance, info.Name
+	return lifecycle.Observation{Server: info.Name, ID: info.ID, At: time.Now().UTC(), Ready: true, Type: &kind, Maintenance: &maintenance, MemberName: &member,
+		Versions: &lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "202610010000"},
+			Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: "202610010000", Primary: true}}, UpdateChannel: "stable"}}
 }
 
-func failed(info *opscenter.ServerInfo) opscenter.Observation {
-	return opscenter.Observation{Server: info.Name, ID: info.ID, At: time.Now().UTC(),
-		Failure: &opscenter.Failure{Kind: opscenter.FailureConnect, Message: "connection refused"}}
+func failed(info *opscenter.ServerInfo) lifecycle.Observation {
+	return lifecycle.Observation{Server: info.Name, ID: info.ID, At: time.Now().UTC(),
+		Failure: &lifecycle.Failure{Kind: lifecycle.FailureConnect, Message: "connection refused"}}
 }
 
-func (w *world) observe(t testing.TB, o ...opscenter.Observation) {
+func (w *world) observe(t testing.TB, o ...lifecycle.Observation) {
 	t.Helper()
 	if last := o[len(o)-1].At; last.After(time.Now()) {
 		w.SetClock(func() time.Time { return last }) // time passes in the test
@@ -163,9 +165,9 @@ func (w *world) ready(t testing.TB, n int) *opscenter.ServerInfo {
 	return w.get(t, info.Name)
 }
 
-func (w *world) events(t testing.TB, kind opscenter.EventKind) []opscenter.Event {
+func (w *world) events(t testing.TB, kind event.Kind) []event.Event {
 	t.Helper()
-	var out []opscenter.Event
+	var out []event.Event
 	all, err := w.Events(t.Context(), opscenter.EventFilter{Limit: opscenter.MaxPageSize})
 	require.NoError(t, err)
 	for _, e := range all {

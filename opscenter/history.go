@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -86,7 +87,7 @@ func (r *Registry) FactsHistory(ctx context.Context, name string) (out []FactsCh
 }
 
 // changeOfFacts returns the row that tells how facts changed, nil if they did not.
-func changeOfFacts(id string, number uint64, at time.Time, before, after *Facts, keepSecrets bool) (*factsChangeRow, error) {
+func changeOfFacts(id string, number uint64, at time.Time, before, after *lifecycle.Facts, keepSecrets bool) (*factsChangeRow, error) {
 	change := diffFacts(before, after, keepSecrets)
 	if len(change.Changes) == 0 {
 		return nil, nil
@@ -142,10 +143,10 @@ const maxMore = 1000
 
 // diffFacts lists what differs, but for what changes all the time and, unless they are to be
 // kept, secrets.
-func diffFacts(before, after *Facts, keepSecrets bool) FactsChange {
+func diffFacts(before, after *lifecycle.Facts, keepSecrets bool) FactsChange {
 	d := differ{keepSecrets: keepSecrets}
-	old := before.parts()
-	for i, part := range after.parts() {
+	old := partsOf(before)
+	for i, part := range partsOf(after) {
 		if *old[i].data == nil || *part.data == nil || bytes.Equal(*old[i].data, *part.data) {
 			continue // what is read for the first time did not change
 		}

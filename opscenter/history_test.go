@@ -10,6 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 )
@@ -19,9 +22,9 @@ func TestFactsHistory(t *testing.T) {
 		info := w.ready(t, 0)
 		const network = `{"config":{"mtu":%d,"password":"hunter%d"},"state":{"uptime":%d,"list":[1,2]}}`
 		see := func(i int) {
-			w.observe(t, withFacts(answer(info), `{"cpu":1}`), func() opscenter.Observation {
+			w.observe(t, withFacts(answer(info), `{"cpu":1}`), func() lifecycle.Observation {
 				o := answer(info)
-				o.Facts = &opscenter.Facts{Network: json.RawMessage(fmt.Sprintf(network, i, i, i))}
+				o.Facts = &lifecycle.Facts{Network: json.RawMessage(fmt.Sprintf(network, i, i, i))}
 				return o
 			}())
 		}
@@ -53,7 +56,7 @@ func TestFactsHistory(t *testing.T) {
 		}
 		data, err := json.Marshal(map[string]any{"config": map[string]any{"name": long}, "state": map[string]any{"list": []int{1}, "many": 1}, "x": many})
 		require.NoError(t, err)
-		o.Facts = &opscenter.Facts{Network: data}
+		o.Facts = &lifecycle.Facts{Network: data}
 		w.observe(t, o)
 		history, err = w.FactsHistory(t.Context(), "server00")
 		require.NoError(t, err)
@@ -68,7 +71,7 @@ func TestFactsHistory(t *testing.T) {
 		}
 		data, err = json.Marshal(map[string]any{"x": many})
 		require.NoError(t, err)
-		o.Facts = &opscenter.Facts{Network: data}
+		o.Facts = &lifecycle.Facts{Network: data}
 		w.observe(t, o)
 		history, err = w.FactsHistory(t.Context(), "server00")
 		require.NoError(t, err)
@@ -95,12 +98,12 @@ func TestWarnings(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, page.Warnings, 1)
 		one := page.Warnings[0]
-		require.Equal(t, opscenter.WarningUnreachable, one.Kind)
+		require.Equal(t, warning.Unreachable, one.Kind)
 		require.Equal(t, "server00", one.Server)
 		require.Equal(t, 8, one.Count, "seen with each poll since the one that made it offline")
 		require.True(t, one.LastSeen.After(one.FirstSeen))
 		require.False(t, one.Acknowledged)
-		require.Len(t, w.events(t, opscenter.EventWarningRaised), 1)
+		require.Len(t, w.events(t, event.WarningRaised), 1)
 		for changes, err := range w.Watch(t.Context(), revision) {
 			require.NoError(t, err)
 			require.Equal(t, []string{one.UUID}, changes.Warnings, "in the change feed")
@@ -133,11 +136,11 @@ func TestWarnings(t *testing.T) {
 		require.ErrorIs(t, w.AcknowledgeWarning(t.Context(), "nothing", true, nil), opscenter.ErrNotFound)
 
 		// Programs may warn of their own.
-		require.NoError(t, w.Warn(t.Context(), "server01", opscenter.Warned{Kind: "Fan broken", Message: "rear"}))
-		require.NoError(t, w.Warn(t.Context(), "server01", opscenter.Warned{Kind: "Fan broken", Message: "front"}))
-		require.NoError(t, w.Warn(t.Context(), "", opscenter.Warned{Kind: "Coffee cold"}))
-		require.ErrorIs(t, w.Warn(t.Context(), "server99", opscenter.Warned{Kind: "Fan broken"}), opscenter.ErrNotFound)
-		require.Error(t, w.Warn(t.Context(), "", opscenter.Warned{}))
+		require.NoError(t, w.Warn(t.Context(), "server01", warning.Input{Kind: "Fan broken", Message: "rear"}))
+		require.NoError(t, w.Warn(t.Context(), "server01", warning.Input{Kind: "Fan broken", Message: "front"}))
+		require.NoError(t, w.Warn(t.Context(), "", warning.Input{Kind: "Coffee cold"}))
+		require.ErrorIs(t, w.Warn(t.Context(), "server99", warning.Input{Kind: "Fan broken"}), opscenter.ErrNotFound)
+		require.Error(t, w.Warn(t.Context(), "", warning.Input{}))
 		page, err = w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: "Fan broken"}, opscenter.Page{})
 		require.NoError(t, err)
 		require.Equal(t, 2, page.Warnings[0].Count)
@@ -154,7 +157,7 @@ func TestWarnings(t *testing.T) {
 
 		// With its server a warning goes.
 		require.NoError(t, w.DeleteServer(t.Context(), "renamed"))
-		require.Equal(t, map[string][]opscenter.WarningKind{"": {"Coffee cold"}}, w.warnings(t))
+		require.Equal(t, map[string][]warning.Kind{"": {"Coffee cold"}}, w.warnings(t))
 	})
 }
 
@@ -211,8 +214,8 @@ func TestCounts(t *testing.T) {
 	w.add(t, 0)
 	info := w.ready(t, 1)
 	want := map[opscenter.ServerCount]bool{
-		{Status: opscenter.StatusPending, StatusDetail: opscenter.DetailRegistering, Type: opscenter.TypeUnknown, Count: 1}: true,
-		{Status: opscenter.StatusReady, Type: opscenter.TypeIncus, Count: 1}:                                                true,
+		{Status: lifecycle.StatusPending, StatusDetail: lifecycle.DetailRegistering, Type: lifecycle.TypeUnknown, Count: 1}: true,
+		{Status: lifecycle.StatusReady, Type: lifecycle.TypeIncus, Count: 1}:                                                true,
 	}
 	check := func(r *opscenter.Registry) {
 		t.Helper()
@@ -228,7 +231,7 @@ func TestCounts(t *testing.T) {
 	check(again)
 	require.NoError(t, w.DeleteServer(t.Context(), "server00"))
 	w.observe(t, failed(info), failed(info), failed(info))
-	want = map[opscenter.ServerCount]bool{{Status: opscenter.StatusOffline, StatusDetail: opscenter.DetailUnresponsive, Type: opscenter.TypeIncus, Count: 1}: true}
+	want = map[opscenter.ServerCount]bool{{Status: lifecycle.StatusOffline, StatusDetail: lifecycle.DetailUnresponsive, Type: lifecycle.TypeIncus, Count: 1}: true}
 	check(w.Registry)
 }
 
@@ -236,7 +239,7 @@ func TestCounts(t *testing.T) {
 func TestRecordUnchanged(t *testing.T) {
 	w := memoryWorld(t)
 	info := w.ready(t, 0)
-	full := func() opscenter.Observation { return withFacts(answer(info), `{"cpu":1,"uptime":5}`) }
+	full := func() lifecycle.Observation { return withFacts(answer(info), `{"cpu":1,"uptime":5}`) }
 	o := full()
 	require.False(t, w.RecordUnchanged(&o), "never seen so far")
 	w.observe(t, o)
@@ -249,36 +252,36 @@ func TestRecordUnchanged(t *testing.T) {
 	light := answer(info)
 	light.Light = true
 	require.True(t, w.RecordUnchanged(&light))
-	change := func(what string, change func(*opscenter.Observation)) {
+	change := func(what string, change func(*lifecycle.Observation)) {
 		t.Helper()
 		o := full()
 		change(&o)
 		require.False(t, w.RecordUnchanged(&o), what)
 	}
-	change("facts", func(o *opscenter.Observation) { o.Facts.Hardware = json.RawMessage(`{"cpu":2}`) })
-	change("no JSON", func(o *opscenter.Observation) { o.Facts.Hardware = json.RawMessage(`{"cpu":`) })
-	change("failure", func(o *opscenter.Observation) { o.Failure = &opscenter.Failure{} })
-	change("booting", func(o *opscenter.Observation) { o.Ready = false })
-	change("unread", func(o *opscenter.Observation) { o.Unread = []string{"x"} })
-	change("type", func(o *opscenter.Observation) { kind := opscenter.TypeUnknown; o.Type = &kind })
-	change("version", func(o *opscenter.Observation) { o.Versions.OS.VersionNext = "202703010000" })
-	change("reboot", func(o *opscenter.Observation) { o.Versions.OS.NeedsReboot = true })
-	change("channel", func(o *opscenter.Observation) { o.Versions.UpdateChannel = "testing" })
-	change("application", func(o *opscenter.Observation) { o.Versions.Applications[0].Version = "1" })
-	change("maintenance", func(o *opscenter.Observation) { m := opscenter.MaintenanceEvacuated; o.Maintenance = &m })
-	change("member", func(o *opscenter.Observation) { m := "other"; o.MemberName = &m })
-	change("trusted", func(o *opscenter.Observation) { yes := true; o.SystemStateTrusted = &yes })
-	change("certificate", func(o *opscenter.Observation) { o.Presented = strings.Repeat("ab", 32) })
-	change("server", func(o *opscenter.Observation) { o.ID = "nobody" })
+	change("facts", func(o *lifecycle.Observation) { o.Facts.Hardware = json.RawMessage(`{"cpu":2}`) })
+	change("no JSON", func(o *lifecycle.Observation) { o.Facts.Hardware = json.RawMessage(`{"cpu":`) })
+	change("failure", func(o *lifecycle.Observation) { o.Failure = &lifecycle.Failure{} })
+	change("booting", func(o *lifecycle.Observation) { o.Ready = false })
+	change("unread", func(o *lifecycle.Observation) { o.Unread = []string{"x"} })
+	change("type", func(o *lifecycle.Observation) { kind := lifecycle.TypeUnknown; o.Type = &kind })
+	change("version", func(o *lifecycle.Observation) { o.Versions.OS.VersionNext = "202703010000" })
+	change("reboot", func(o *lifecycle.Observation) { o.Versions.OS.NeedsReboot = true })
+	change("channel", func(o *lifecycle.Observation) { o.Versions.UpdateChannel = "testing" })
+	change("application", func(o *lifecycle.Observation) { o.Versions.Applications[0].Version = "1" })
+	change("maintenance", func(o *lifecycle.Observation) { m := lifecycle.MaintenanceEvacuated; o.Maintenance = &m })
+	change("member", func(o *lifecycle.Observation) { m := "other"; o.MemberName = &m })
+	change("trusted", func(o *lifecycle.Observation) { yes := true; o.SystemStateTrusted = &yes })
+	change("certificate", func(o *lifecycle.Observation) { o.Presented = strings.Repeat("ab", 32) })
+	change("server", func(o *lifecycle.Observation) { o.ID = "nobody" })
 
 	// Whatever else happens to the server makes the next poll go the long way.
 	for name, happens := range map[string]func(){
 		"failed poll": func() { w.observe(t, failed(info)) },
 		"self update": func() {
-			require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: opscenter.CauseOSUpdateApplied}))
+			require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: lifecycle.CauseOSUpdateApplied}))
 		},
 		"action": func() {
-			operation, server, err := w.BeginAction(t.Context(), "server00", opscenter.ActionEvacuate)
+			operation, server, err := w.BeginAction(t.Context(), "server00", lifecycle.ActionEvacuate)
 			require.NoError(t, err)
 			o := full()
 			require.False(t, w.RecordUnchanged(&o), "under way")

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -136,7 +138,7 @@ func (r *Registry) warnShared(tx *writing, server *Server, sharing []*Server, at
 	if len(sharing) == 0 {
 		return nil
 	}
-	return r.raise(tx, server.Name, server.ID, Warned{Kind: WarningSharedUUID, Message: truncate.Text(sharedMessage(server, sharing), maxReason)}, at)
+	return r.raise(tx, server.Name, server.ID, warning.Input{Kind: warning.SharedUUID, Message: truncate.Text(sharedMessage(server, sharing), lifecycle.MaxReason)}, at)
 }
 
 func sharedMessage(server *Server, sharing []*Server) string {
@@ -163,5 +165,5 @@ func (r *Registry) unshared(tx *writing, removed *Server, at time.Time) error {
 	if len(left) == 0 {
 		return nil
 	}
-	return r.clear(tx, left[0].Name, left[0].ID, WarningSharedUUID, at, "no other server has its system UUID any more")
+	return r.clear(tx, left[0].Name, left[0].ID, warning.SharedUUID, at, "no other server has its system UUID any more")
 }

@@ -9,6 +9,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 	"github.com/opscenter-go/sdk/storage/memstore"
@@ -103,7 +105,7 @@ func TestBoardsThatShareAUUID(t *testing.T) {
 				reg := registration(1, token)
 				reg.Name, reg.SystemUUID, reg.MachineID = test.says.name, test.says.uuid, test.says.machine
 				registered, err := w.Register(t.Context(), reg)
-				list, listErr := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: opscenter.WarningSharedUUID}, opscenter.Page{})
+				list, listErr := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: warning.SharedUUID}, opscenter.Page{})
 				require.NoError(t, listErr)
 				if test.want != nil {
 					require.ErrorIs(t, err, test.want)
@@ -121,7 +123,7 @@ func TestBoardsThatShareAUUID(t *testing.T) {
 					require.Empty(t, list.Warnings)
 					return
 				}
-				var ours *opscenter.Warning
+				var ours *warning.Warning
 				for _, one := range list.Warnings {
 					if one.Server == test.name {
 						ours = one
@@ -148,7 +150,7 @@ func TestBoardsThatShareAUUID(t *testing.T) {
 		require.NoError(t, err)
 	}
 	count := func() int {
-		page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: opscenter.WarningSharedUUID}, opscenter.Page{})
+		page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: warning.SharedUUID}, opscenter.Page{})
 		require.NoError(t, err)
 		return len(page.Warnings)
 	}
@@ -271,8 +273,8 @@ func TestUniqueSystemUUIDsOpen(t *testing.T) {
 	old.Unique("folded_name", func(s *opscenter.Server) []storage.Key { return one(strings.ToLower(s.Name)) })
 	old.Index("cluster", func(s *opscenter.Server) []storage.Key { return one(s.Cluster) })
 	old.Index("channel", func(s *opscenter.Server) []storage.Key { return one(s.Channel) })
-	states := storage.NewTable("states", func(s *opscenter.ServerState) storage.Key { return storage.StringKey(s.Name) })
-	states.Index("status", func(s *opscenter.ServerState) []storage.Key { return one(string(s.Status)) })
+	states := storage.NewTable("states", func(s *lifecycle.ServerState) storage.Key { return storage.StringKey(s.Name) })
+	states.Index("status", func(s *lifecycle.ServerState) []storage.Key { return one(string(s.Status)) })
 	require.NoError(t, store.Attach(t.Context(), old.Schema(), states.Schema()))
 	first := &opscenter.Server{ID: "1", Name: "server00", ConnectionURL: "https://10.0.0.1:8443", Certificate: opscenter.EncodeCertificate(certificate(0)),
 		Fingerprint: opscenter.Fingerprint(certificate(0)), SystemUUID: systemUUID(0), MachineID: machineID(0)}
@@ -280,7 +282,7 @@ func TestUniqueSystemUUIDsOpen(t *testing.T) {
 		if err := old.Put(tx, first); err != nil {
 			return err
 		}
-		return states.Put(tx, &opscenter.ServerState{Name: "server00", ID: "1", Status: opscenter.StatusReady})
+		return states.Put(tx, &lifecycle.ServerState{Name: "server00", ID: "1", Status: lifecycle.StatusReady})
 	}))
 	require.NoError(t, store.Close())
 	store, err = badgerstore.Open(dir)

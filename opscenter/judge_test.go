@@ -9,14 +9,17 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 // warnings returns the kinds of the warnings there are, by server.
-func (w *world) warnings(t testing.TB) map[string][]opscenter.WarningKind {
+func (w *world) warnings(t testing.TB) map[string][]warning.Kind {
 	t.Helper()
 	page, err := w.ListWarnings(context.Background(), opscenter.WarningFilter{}, opscenter.Page{Limit: 1000})
 	require.NoError(t, err)
-	out := map[string][]opscenter.WarningKind{}
+	out := map[string][]warning.Kind{}
 	for _, one := range page.Warnings {
 		out[one.Server] = append(out[one.Server], one.Kind)
 	}
@@ -27,7 +30,7 @@ func TestFlapping(t *testing.T) {
 	w := memoryWorld(t)
 	info := w.ready(t, 0)
 	at := time.Now().UTC()
-	see := func(o opscenter.Observation, after time.Duration) {
+	see := func(o lifecycle.Observation, after time.Duration) {
 		at = at.Add(after)
 		o.At = at
 		w.observe(t, o)
@@ -36,38 +39,38 @@ func TestFlapping(t *testing.T) {
 		for range opscenter.DefaultOfflineThreshold {
 			see(failed(info), 10*time.Second)
 		}
-		require.Equal(t, opscenter.StatusOffline, w.get(t, "server00").State.Status)
+		require.Equal(t, lifecycle.StatusOffline, w.get(t, "server00").State.Status)
 	}
 	for range 2 {
 		down()
 		see(answer(info), time.Minute)
-		require.Equal(t, opscenter.StatusReady, w.get(t, "server00").State.Status, "once or twice is none")
+		require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status, "once or twice is none")
 	}
 	down()
-	require.Len(t, w.events(t, opscenter.EventFlapping), 1)
+	require.Len(t, w.events(t, event.Flapping), 1)
 	see(answer(info), time.Minute)
-	require.Equal(t, opscenter.StatusOffline, w.get(t, "server00").State.Status, "held")
-	require.Equal(t, map[string][]opscenter.WarningKind{"server00": {opscenter.WarningFlapping}}, w.warnings(t))
+	require.Equal(t, lifecycle.StatusOffline, w.get(t, "server00").State.Status, "held")
+	require.Equal(t, map[string][]warning.Kind{"server00": {warning.Flapping}}, w.warnings(t))
 	// Neither answers nor failures in between change what it is held in.
-	changes := len(w.events(t, opscenter.EventStatusChanged))
+	changes := len(w.events(t, event.StatusChanged))
 	for range 5 {
 		see(answer(info), 10*time.Minute)
 		for range opscenter.DefaultOfflineThreshold {
 			see(failed(info), time.Minute)
 		}
 	}
-	require.Len(t, w.events(t, opscenter.EventStatusChanged), changes)
+	require.Len(t, w.events(t, event.StatusChanged), changes)
 	see(answer(info), time.Minute)
 	see(failed(info), time.Minute) // one is none
 	see(answer(info), opscenter.DefaultFlapSteady-time.Minute-time.Second)
-	require.Equal(t, opscenter.StatusOffline, w.get(t, "server00").State.Status)
+	require.Equal(t, lifecycle.StatusOffline, w.get(t, "server00").State.Status)
 	see(answer(info), time.Second)
-	require.Equal(t, opscenter.StatusReady, w.get(t, "server00").State.Status, "steady")
+	require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status, "steady")
 	require.Empty(t, w.warnings(t))
-	require.Len(t, w.events(t, opscenter.EventSteady), 1)
+	require.Len(t, w.events(t, event.Steady), 1)
 	down()
 	see(answer(info), time.Minute)
-	require.Equal(t, opscenter.StatusReady, w.get(t, "server00").State.Status, "it begins anew")
+	require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status, "it begins anew")
 }
 
 // A server that goes up and down, and then stays down, is just down: it is back at once.
@@ -87,18 +90,18 @@ func TestFlappingEndsDown(t *testing.T) {
 		o.At = at
 		w.observe(t, o)
 	}
-	require.Contains(t, w.warnings(t)["server00"], opscenter.WarningFlapping)
+	require.Contains(t, w.warnings(t)["server00"], warning.Flapping)
 	for range 20 {
 		at = at.Add(time.Minute)
 		o := failed(info)
 		o.At = at
 		w.observe(t, o)
 	}
-	require.Equal(t, []opscenter.WarningKind{opscenter.WarningUnreachable}, w.warnings(t)["server00"])
+	require.Equal(t, []warning.Kind{warning.Unreachable}, w.warnings(t)["server00"])
 	o := answer(info)
 	o.At = at.Add(time.Minute)
 	w.observe(t, o)
-	require.Equal(t, opscenter.StatusReady, w.get(t, "server00").State.Status)
+	require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status)
 }
 
 // Outages long ago don't count.
@@ -117,7 +120,7 @@ func TestSlowFlappingIsNone(t *testing.T) {
 		o := answer(info)
 		o.At = at
 		w.observe(t, o)
-		require.Equal(t, opscenter.StatusReady, w.get(t, "server00").State.Status)
+		require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status)
 	}
 }
 
@@ -125,30 +128,30 @@ func TestCertificateChange(t *testing.T) {
 	w := memoryWorld(t)
 	info, other := w.ready(t, 0), w.ready(t, 1)
 	foreign, cluster := strings.Repeat("ab", 32), strings.Repeat("cd", 32)
-	presents := func(o opscenter.Observation, fingerprint string, refused bool) opscenter.Observation {
+	presents := func(o lifecycle.Observation, fingerprint string, refused bool) lifecycle.Observation {
 		o.Presented = fingerprint
 		if refused {
-			o.Failure = &opscenter.Failure{Kind: opscenter.FailureCertificate, Message: "presents another certificate"}
+			o.Failure = &lifecycle.Failure{Kind: lifecycle.FailureCertificate, Message: "presents another certificate"}
 		}
 		return o
 	}
 	w.observe(t, presents(answer(info), info.Fingerprint, false))
-	require.Empty(t, w.events(t, opscenter.EventCertificateChanged), "the one it registered with is no change")
+	require.Empty(t, w.events(t, event.CertificateChanged), "the one it registered with is no change")
 	for range 2 {
 		w.observe(t, presents(failed(info), foreign, true))
 	}
-	require.Len(t, w.events(t, opscenter.EventCertificateChanged), 1, "told once")
+	require.Len(t, w.events(t, event.CertificateChanged), 1, "told once")
 	s := w.get(t, "server00").State
-	require.Equal(t, opscenter.StatusReady, s.Status)
+	require.Equal(t, lifecycle.StatusReady, s.Status)
 	require.Contains(t, s.StatusReason, "another certificate")
 	require.Equal(t, foreign, s.Presented)
-	require.Equal(t, []opscenter.WarningKind{opscenter.WarningCertificate}, w.warnings(t)["server00"], "warned at once")
+	require.Equal(t, []warning.Kind{warning.Certificate}, w.warnings(t)["server00"], "warned at once")
 	w.observe(t, presents(failed(info), foreign, true))
-	require.Equal(t, opscenter.DetailUnresponsive, w.get(t, "server00").State.StatusDetail)
+	require.Equal(t, lifecycle.DetailUnresponsive, w.get(t, "server00").State.StatusDetail)
 
 	// A failure to connect says nothing of certificates.
 	w.observe(t, failed(info))
-	require.Contains(t, w.warnings(t)["server00"], opscenter.WarningCertificate)
+	require.Contains(t, w.warnings(t)["server00"], warning.Certificate)
 	require.ErrorIs(t, w.AcceptCertificate(t.Context(), "server00", "xyz"), opscenter.ErrInvalidCertificate)
 	require.ErrorIs(t, w.AcceptCertificate(t.Context(), "server99", foreign), opscenter.ErrNotFound)
 	asked := time.Now()
@@ -157,7 +160,7 @@ func TestCertificateChange(t *testing.T) {
 	require.Equal(t, foreign, info.Target().ServedFingerprint)
 	require.False(t, info.State.PollRequested.Before(asked.UTC().Round(0)), "it is looked at again")
 	w.observe(t, presents(answer(info), foreign, false))
-	require.Equal(t, opscenter.StatusReady, w.get(t, "server00").State.Status)
+	require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status)
 	require.Empty(t, w.warnings(t))
 
 	// Of a cluster, the others are followed; of none, they are not.
@@ -170,7 +173,7 @@ func TestCertificateChange(t *testing.T) {
 	require.Empty(t, w.get(t, "server01").ServedFingerprint, "not its cluster's")
 	w.observe(t, presents(failed(other), cluster, true))
 	require.Equal(t, cluster, w.get(t, "server01").ServedFingerprint)
-	require.Contains(t, w.events(t, opscenter.EventCertificateAccepted)[2].Reason, "its cluster's")
+	require.Contains(t, w.events(t, event.CertificateAccepted)[2].Reason, "its cluster's")
 	// Another member's own certificate is not the cluster's: no member passes for another by it.
 	third := w.ready(t, 2)
 	w.setCluster(t, "server02", "c1")
@@ -182,12 +185,12 @@ func TestUntrustedIsWarnedOfLater(t *testing.T) {
 	w := memoryWorld(t)
 	info := w.add(t, 0)
 	o := failed(info)
-	o.Failure.Kind = opscenter.FailureUntrusted
+	o.Failure.Kind = lifecycle.FailureUntrusted
 	w.observe(t, o)
 	w.observe(t, o)
 	require.Empty(t, w.warnings(t), "for some seconds after a registration it is as it should be")
 	w.observe(t, o)
-	require.Contains(t, w.warnings(t)["server00"], opscenter.WarningUntrusted)
+	require.Contains(t, w.warnings(t)["server00"], warning.Untrusted)
 	w.observe(t, answer(info))
 	require.Empty(t, w.warnings(t))
 }
@@ -200,7 +203,7 @@ func TestUnreadableParts(t *testing.T) {
 	o.Unread = []string{"applications: error 500", "network: cut off"}
 	w.observe(t, o)
 	s := w.get(t, "server00").State
-	require.Equal(t, opscenter.TypeIncus, s.Type, "never worsened")
+	require.Equal(t, lifecycle.TypeIncus, s.Type, "never worsened")
 	require.Equal(t, "202610010000", s.Versions.OS.Version)
 	page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
 	require.NoError(t, err)
@@ -224,7 +227,7 @@ func TestClockJumps(t *testing.T) {
 	real := time.Now().UTC()
 	clock := real
 	w.SetClock(func() time.Time { return clock })
-	see := func(o opscenter.Observation) {
+	see := func(o lifecycle.Observation) {
 		o.At = clock
 		require.NoError(t, w.RecordObservations(t.Context(), o))
 	}
@@ -232,10 +235,10 @@ func TestClockJumps(t *testing.T) {
 	clock = real.AddDate(1, 0, 0)
 	see(o)
 	see(failed(info))
-	require.Equal(t, opscenter.StatusReady, w.get(t, "server00").State.Status)
+	require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status)
 	// What was learned in the wrong year must not make deaf in the right one.
 	clock = real.Add(-time.Hour)
-	require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: opscenter.CauseSystemRebootTriggered}))
+	require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: lifecycle.CauseSystemRebootTriggered}))
 	require.NoError(t, w.AcceptCertificate(t.Context(), "server00", strings.Repeat("ab", 32))) // sets NotBefore, an hour from now
 	changed := answer(info)
 	changed.Versions.OS.Version = "202611010000"
@@ -243,14 +246,14 @@ func TestClockJumps(t *testing.T) {
 	s := w.get(t, "server00").State
 	require.Equal(t, "202611010000", s.Versions.OS.Version)
 	require.True(t, w.get(t, "server00").LastSeen.Before(real.Add(time.Minute)))
-	require.Equal(t, opscenter.DetailRebooting, s.StatusDetail)
+	require.Equal(t, lifecycle.DetailRebooting, s.StatusDetail)
 	require.False(t, s.Announced.At.After(clock), "the reboot takes its time from now")
 	require.Equal(t, clock.Add(opscenter.DefaultRebootTimeout).Round(time.Second), s.Announced.Deadline.Round(time.Second))
 	see(failed(info))
 	clock = clock.Add(time.Minute)
 	changed.BootedAt = clock.Add(-30 * time.Second)
 	see(changed)
-	require.Equal(t, opscenter.StatusReady, w.get(t, "server00").State.Status, "back, an hour before it was to have gone")
+	require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status, "back, an hour before it was to have gone")
 	// An observation from the future of the clock counts as made now.
 	late := answer(info)
 	late.At = clock.Add(48 * time.Hour)
@@ -277,5 +280,5 @@ func TestPollsThatEndTooLate(t *testing.T) {
 	w.observe(t, deleted)
 	again := w.add(t, 0)
 	w.observe(t, deleted)
-	require.Equal(t, opscenter.StatusPending, w.get(t, again.Name).State.Status)
+	require.Equal(t, lifecycle.StatusPending, w.get(t, again.Name).State.Status)
 }

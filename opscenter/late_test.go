@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -19,13 +20,13 @@ func TestAPollBegunBeforeSaysNothingNew(t *testing.T) {
 	w := memoryWorld(t)
 	info := w.ready(t, 0)
 	old := answer(info) // reads "not in maintenance", and is recorded late
-	operation, server, err := w.BeginAction(t.Context(), "server00", opscenter.ActionEvacuate)
+	operation, server, err := w.BeginAction(t.Context(), "server00", lifecycle.ActionEvacuate)
 	require.NoError(t, err)
 	require.NoError(t, w.EndAction(t.Context(), server, operation, nil))
 	w.observe(t, old)
-	require.Equal(t, opscenter.MaintenanceEvacuated, w.get(t, "server00").State.Maintenance)
+	require.Equal(t, lifecycle.MaintenanceEvacuated, w.get(t, "server00").State.Maintenance)
 	w.observe(t, answer(info))
-	require.Equal(t, opscenter.NotInMaintenance, w.get(t, "server00").State.Maintenance, "a later one does")
+	require.Equal(t, lifecycle.NotInMaintenance, w.get(t, "server00").State.Maintenance, "a later one does")
 
 	// Nor does a poll of the installation that was there before.
 	require.NoError(t, w.AllowReinstall(t.Context(), "server00", true))
@@ -48,7 +49,7 @@ func TestAPollBegunBeforeSaysNothingNew(t *testing.T) {
 func TestRenameDuringAnActionIsRefused(t *testing.T) {
 	w := memoryWorld(t)
 	w.ready(t, 0)
-	operation, server, err := w.BeginAction(t.Context(), "server00", opscenter.ActionEvacuate)
+	operation, server, err := w.BeginAction(t.Context(), "server00", lifecycle.ActionEvacuate)
 	require.NoError(t, err)
 	require.ErrorIs(t, w.RenameServer(t.Context(), "server00", "renamed", nil), opscenter.ErrNotReady)
 	require.NoError(t, w.EndAction(t.Context(), server, operation, nil))
@@ -60,14 +61,14 @@ func TestRenameDuringAnActionIsRefused(t *testing.T) {
 func TestAFailedActionDoesNotRaiseTheDead(t *testing.T) {
 	w := memoryWorld(t)
 	info := w.ready(t, 0)
-	operation, server, err := w.BeginAction(t.Context(), "server00", opscenter.ActionEvacuate)
+	operation, server, err := w.BeginAction(t.Context(), "server00", lifecycle.ActionEvacuate)
 	require.NoError(t, err)
 	w.observe(t, failed(info), failed(info), failed(info))
-	require.Equal(t, opscenter.DetailUnresponsive, w.get(t, "server00").State.StatusDetail)
+	require.Equal(t, lifecycle.DetailUnresponsive, w.get(t, "server00").State.StatusDetail)
 	require.NotNil(t, w.get(t, "server00").State.Operation, "who carries it out says when it ends")
 	require.NoError(t, w.EndAction(t.Context(), server, operation, errors.New("connection lost")))
 	s := w.get(t, "server00").State
-	require.Equal(t, opscenter.DetailUnresponsive, s.StatusDetail)
+	require.Equal(t, lifecycle.DetailUnresponsive, s.StatusDetail)
 	require.Nil(t, s.Operation)
 }
 
@@ -75,10 +76,10 @@ func TestAFailedActionDoesNotRaiseTheDead(t *testing.T) {
 func TestActionsEndByTheirDeadline(t *testing.T) {
 	w := memoryWorld(t)
 	info := w.ready(t, 0)
-	_, _, err := w.BeginAction(t.Context(), "server00", opscenter.ActionEvacuate)
+	_, _, err := w.BeginAction(t.Context(), "server00", lifecycle.ActionEvacuate)
 	require.NoError(t, err)
 	o := answer(info)
-	evacuated := opscenter.MaintenanceEvacuated
+	evacuated := lifecycle.MaintenanceEvacuated
 	o.Maintenance = &evacuated
 	w.observe(t, o)
 	require.NotNil(t, w.get(t, "server00").State.Operation, "it shows before the operation ends")
@@ -88,8 +89,8 @@ func TestActionsEndByTheirDeadline(t *testing.T) {
 
 	w = memoryWorld(t)
 	w.ready(t, 0)
-	planner := opscenter.NewUpdatePlanner(w.Registry, actuator(func(opscenter.Action, opscenter.Target) error { panic("a bug in the actuator") }))
-	require.Panics(t, func() { _ = planner.Act(t.Context(), "server00", opscenter.ActionEvacuate) })
+	planner := opscenter.NewUpdatePlanner(w.Registry, actuator(func(lifecycle.Action, opscenter.Target) error { panic("a bug in the actuator") }))
+	require.Panics(t, func() { _ = planner.Act(t.Context(), "server00", lifecycle.ActionEvacuate) })
 	o = answer(w.get(t, "server00"))
 	o.Maintenance = &evacuated
 	w.observe(t, o)

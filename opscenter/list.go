@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -49,9 +50,9 @@ func decodeCursor(cursor string) (string, error) {
 
 // ServerFilter selects servers: those that match all that is set. The zero value selects all.
 type ServerFilter struct {
-	Status       Status
-	StatusDetail StatusDetail
-	Type         ServerType
+	Status       lifecycle.Status
+	StatusDetail lifecycle.StatusDetail
+	Type         lifecycle.ServerType
 	Cluster      string
 	Channel      string
 	// Fingerprint of the certificate, in hexadecimal digits.
@@ -72,20 +73,20 @@ type ServerFilter struct {
 
 // check refuses names that no server can have, so that a typing error is not an empty list.
 func (f ServerFilter) check() error {
-	if f.Status != "" && !slices.Contains(Statuses, f.Status) {
-		return fmt.Errorf("status %q, known are %q: %w", truncate.Name(string(f.Status)), Statuses, ErrInvalidFilter)
+	if f.Status != "" && !slices.Contains(lifecycle.Statuses, f.Status) {
+		return fmt.Errorf("status %q, known are %q: %w", truncate.Name(string(f.Status)), lifecycle.Statuses, ErrInvalidFilter)
 	}
-	if f.StatusDetail != "" && !slices.Contains(StatusDetails, f.StatusDetail) {
-		return fmt.Errorf("status detail %q, known are %q: %w", truncate.Name(string(f.StatusDetail)), StatusDetails, ErrInvalidFilter)
+	if f.StatusDetail != "" && !slices.Contains(lifecycle.StatusDetails, f.StatusDetail) {
+		return fmt.Errorf("status detail %q, known are %q: %w", truncate.Name(string(f.StatusDetail)), lifecycle.StatusDetails, ErrInvalidFilter)
 	}
-	if f.Type != "" && !slices.Contains(ServerTypes, f.Type) {
-		return fmt.Errorf("type %q, known are %q: %w", truncate.Name(string(f.Type)), ServerTypes, ErrInvalidFilter)
+	if f.Type != "" && !slices.Contains(lifecycle.ServerTypes, f.Type) {
+		return fmt.Errorf("type %q, known are %q: %w", truncate.Name(string(f.Type)), lifecycle.ServerTypes, ErrInvalidFilter)
 	}
 	return nil
 }
 
 // matches applies the filter to rows, before anything is copied.
-func (f ServerFilter) matches(server *Server, state *ServerState, channel *Channel) bool {
+func (f ServerFilter) matches(server *Server, state *lifecycle.ServerState, channel *Channel) bool {
 	switch {
 	case f.Cluster != "" && server.Cluster != f.Cluster,
 		f.Channel != "" && server.Channel != f.Channel,
@@ -94,7 +95,7 @@ func (f ServerFilter) matches(server *Server, state *ServerState, channel *Chann
 		f.StatusDetail != "" && state.StatusDetail != f.StatusDetail,
 		f.Type != "" && state.Type != f.Type,
 		f.NeedsReboot != nil && state.Versions.NeedsReboot() != *f.NeedsReboot,
-		f.InMaintenance != nil && (state.Maintenance != NotInMaintenance) != *f.InMaintenance,
+		f.InMaintenance != nil && (state.Maintenance != lifecycle.NotInMaintenance) != *f.InMaintenance,
 		f.NeedsUpdate != nil && (len(state.Versions.Outdated(channel.Offers(state.Architecture))) > 0) != *f.NeedsUpdate:
 		return false
 	}
@@ -221,7 +222,7 @@ func (r *Registry) scan(ctx context.Context, tx storage.ReadTx, filter ServerFil
 // pair is a server with its state.
 type pair struct {
 	server *Server
-	state  *ServerState
+	state  *lifecycle.ServerState
 }
 
 // allPairs reads both tables side by side: they have the same keys.
@@ -263,7 +264,7 @@ func pairsByIndex(tx storage.ReadTx, index *storage.Index[Server], value string,
 			return
 		}
 		for server, err := range index.Scan(tx, within) {
-			var state *ServerState
+			var state *lifecycle.ServerState
 			if err == nil {
 				state, err = states.Get(tx, nameKey(server.Name))
 			}
@@ -274,7 +275,7 @@ func pairsByIndex(tx storage.ReadTx, index *storage.Index[Server], value string,
 	}
 }
 
-func pairsByStatus(tx storage.ReadTx, status Status, page Page) iter.Seq2[pair, error] {
+func pairsByStatus(tx storage.ReadTx, status lifecycle.Status, page Page) iter.Seq2[pair, error] {
 	return func(yield func(pair, error) bool) {
 		within, err := page.within(storage.StringKey(string(status)))
 		if err != nil {

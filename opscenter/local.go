@@ -3,6 +3,8 @@ package opscenter
 import (
 	"context"
 	"fmt"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"time"
 )
 
@@ -18,13 +20,13 @@ type localTrouble struct {
 const localCalm = time.Minute
 
 // withoutLocal returns the observations that say something of a server, and takes note of the others.
-func (r *Registry) withoutLocal(observations []Observation) []Observation {
-	var out []Observation
+func (r *Registry) withoutLocal(observations []lifecycle.Observation) []lifecycle.Observation {
+	var out []lifecycle.Observation
 	for i, o := range observations {
-		local := o.Failure != nil && o.Failure.Kind == FailureLocal
+		local := o.Failure != nil && o.Failure.Kind == lifecycle.FailureLocal
 		switch {
 		case local && out == nil:
-			out = append(make([]Observation, 0, len(observations)), observations[:i]...)
+			out = append(make([]lifecycle.Observation, 0, len(observations)), observations[:i]...)
 		case !local && out != nil:
 			out = append(out, o)
 		}
@@ -48,7 +50,7 @@ func (r *Registry) warnLocal(ctx context.Context) error {
 	m.mu.Lock()
 	trouble := m.local
 	on := trouble.any && m.elapsed()-trouble.at < localCalm
-	warned := m.open[warningSubject{WarningLocal, ""}] != nil
+	warned := m.open[warningSubject{warning.Local, ""}] != nil
 	if !on {
 		m.local.count = 0
 	}
@@ -57,7 +59,7 @@ func (r *Registry) warnLocal(ctx context.Context) error {
 		return nil
 	}
 	if !on {
-		return r.ClearWarning(ctx, "", WarningLocal)
+		return r.ClearWarning(ctx, "", warning.Local)
 	}
-	return r.Warn(ctx, "", Warned{Kind: WarningLocal, Message: fmt.Sprintf("%d polls failed for a reason on this side, the last: %s", trouble.count, trouble.message)})
+	return r.Warn(ctx, "", warning.Input{Kind: warning.Local, Message: fmt.Sprintf("%d polls failed for a reason on this side, the last: %s", trouble.count, trouble.message)})
 }

@@ -8,6 +8,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 // TestLocalTrouble: what fails for a reason of ours says nothing of a server, and is a warning as long as it goes on.
@@ -19,14 +22,14 @@ func TestLocalTrouble(t *testing.T) {
 		for range 20 {
 			time.Sleep(10 * time.Second)
 			o := failed(infos[0])
-			o.Failure = &opscenter.Failure{Kind: opscenter.FailureLocal, Message: "too many open files"}
+			o.Failure = &lifecycle.Failure{Kind: lifecycle.FailureLocal, Message: "too many open files"}
 			w.observe(t, o, answer(infos[1]), failed(infos[2]))
 		}
 		require.Equal(t, before.State, w.get(t, "server00").State)
 		require.Zero(t, w.get(t, "server00").Failures)
-		require.Equal(t, opscenter.StatusOffline, w.get(t, "server02").State.Status, "the others are judged as ever")
-		require.Equal(t, []opscenter.WarningKind{opscenter.WarningLocal}, w.warnings(t)[""])
-		require.Len(t, w.events(t, opscenter.EventWarningRaised), 2)
+		require.Equal(t, lifecycle.StatusOffline, w.get(t, "server02").State.Status, "the others are judged as ever")
+		require.Equal(t, []warning.Kind{warning.Local}, w.warnings(t)[""])
+		require.Len(t, w.events(t, event.WarningRaised), 2)
 		time.Sleep(time.Minute)
 		w.observe(t, answer(infos[0]))
 		require.Empty(t, w.warnings(t)[""])

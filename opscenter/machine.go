@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -126,8 +127,8 @@ func (r *Registry) anotherMember(tx storage.ReadTx, server *Server, o *observed,
 
 // refuse makes a failure of an observation of another machine: nothing that it tells is of this one.
 func (o *observed) refuse(why string) {
-	o.Observation = Observation{Server: o.Server, ID: o.ID, At: o.At, Took: o.Took, Light: o.Light, Presented: o.Presented,
-		Failure: &Failure{Kind: FailureIdentity, Message: truncate.Text(why, maxReason)}}
+	o.Observation = lifecycle.Observation{Server: o.Server, ID: o.ID, At: o.At, Took: o.Took, Light: o.Light, Presented: o.Presented,
+		Failure: &lifecycle.Failure{Kind: lifecycle.FailureIdentity, Message: truncate.Text(why, lifecycle.MaxReason)}}
 	o.found, o.parts = digest{}, factsDigest{}
 }
 

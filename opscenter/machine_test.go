@@ -7,6 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -29,7 +31,7 @@ func TestWhoMayPresentWhat(t *testing.T) {
 			prepare: func(t *testing.T, w *world) {
 				info := w.get(t, "server01")
 				o := failed(info)
-				o.Presented, o.Failure.Kind = opscenter.Fingerprint(clusterCertificate), opscenter.FailureCertificate
+				o.Presented, o.Failure.Kind = opscenter.Fingerprint(clusterCertificate), lifecycle.FailureCertificate
 				w.observe(t, o)
 				require.Equal(t, o.Presented, w.get(t, "server01").ServedFingerprint)
 				require.Empty(t, w.get(t, "server01").Target().ServedFingerprint, "only for who looks")
@@ -75,12 +77,12 @@ func TestWhoMayPresentWhat(t *testing.T) {
 					}
 					if want {
 						require.Equal(t, ready, now.State.Status, "%+v", w.warnings(t))
-						require.NotContains(t, w.warnings(t)["server01"], opscenter.WarningIdentity)
+						require.NotContains(t, w.warnings(t)["server01"], warning.Identity)
 						require.False(t, now.State.Unproven)
 						return
 					}
 					require.NotEqual(t, ready, now.State.Status)
-					require.Contains(t, w.warnings(t)["server01"], opscenter.WarningIdentity)
+					require.Contains(t, w.warnings(t)["server01"], warning.Identity)
 					require.Empty(t, now.Target().ServedFingerprint)
 					require.Empty(t, now.State.MemberName, "nothing of what was told is this server's")
 					require.Equal(t, ready, w.get(t, "server00").State.Status, "the victim is as it was")
@@ -156,7 +158,7 @@ func TestMovedIsNotProven(t *testing.T) {
 	o.Presented, o.MachineID = opscenter.Fingerprint(certificate(50)), machineID(0)
 	w.observe(t, o)
 	require.True(t, w.get(t, "server01").State.Unproven)
-	require.Contains(t, w.warnings(t)["server01"], opscenter.WarningIdentity)
+	require.Contains(t, w.warnings(t)["server01"], warning.Identity)
 	o = answer(info)
 	o.Presented, o.MachineID = opscenter.Fingerprint(certificate(50)), machineID(1)
 	w.observe(t, o)
@@ -207,5 +209,5 @@ func TestMemberIsAskedAnew(t *testing.T) {
 	o = answer(info)
 	o.Presented, o.MemberName = opscenter.Fingerprint(certificate(50)), &other
 	w.observe(t, o)
-	require.Contains(t, w.warnings(t)["server01"], opscenter.WarningIdentity)
+	require.Contains(t, w.warnings(t)["server01"], warning.Identity)
 }

@@ -4,27 +4,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
-
-// UpdateSettings are how a server updates itself, as far as a control plane has a say in it
-// (IncusOS API, SystemUpdateConfig).
-type UpdateSettings struct {
-	AutoReboot     bool
-	Channel        string
-	CheckFrequency string
-}
-
-// String returns the settings for people.
-func (s UpdateSettings) String() string {
-	return fmt.Sprintf("channel %s, auto_reboot %t, check_frequency %s", s.Channel, s.AutoReboot, s.CheckFrequency)
-}
-
-// ManagedUpdates are the settings of a server whose control plane says when to update, and to
-// reboot: never by itself.
-func ManagedUpdates(channel string) UpdateSettings {
-	return UpdateSettings{Channel: channel, CheckFrequency: "never"}
-}
 
 // Move notes that a server is reached at another connection URL, because somebody has found it
 // there. Errors: ErrInvalidURL, and storage.ErrConflict if the server was removed.
@@ -54,12 +37,12 @@ func (t *Tx) Move(server *ServerInfo, url, why string) error {
 	if err := requestPoll(t.writing, known.Name, at, true); err != nil {
 		return err
 	}
-	return t.Record(Event{At: at, Kind: EventConnectionURLChanged, Server: known.Name, Reason: fmt.Sprintf("%s: now %s, was %s", why, url, known.ConnectionURL)})
+	return t.Record(event.Event{At: at, Kind: event.ConnectionURLChanged, Server: known.Name, Reason: fmt.Sprintf("%s: now %s, was %s", why, url, known.ConnectionURL)})
 }
 
 // SetUpdateSettings notes that a server has taken on these update settings: polls that began
 // before know less than that.
-func (t *Tx) SetUpdateSettings(server *ServerInfo, settings UpdateSettings) error {
+func (t *Tx) SetUpdateSettings(server *ServerInfo, settings lifecycle.UpdateSettings) error {
 	at := now()
 	state, err := stateOf(t.writing, server)
 	if err != nil {
@@ -83,7 +66,7 @@ func (t *Tx) AllowReinstall(server *ServerInfo, allow bool, why string) error {
 	if err := servers.Put(t, &changed); err != nil {
 		return err
 	}
-	return t.Record(Event{At: at, Kind: EventReinstallAllowed, Server: known.Name, Reason: fmt.Sprintf("another certificate is accepted once: %t: %s", allow, why)})
+	return t.Record(event.Event{At: at, Kind: event.ReinstallAllowed, Server: known.Name, Reason: fmt.Sprintf("another certificate is accepted once: %t: %s", allow, why)})
 }
 
 // RevokeToken revokes a token, as Registry.RevokeToken does; one that is gone already is no error.

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -30,7 +31,7 @@ type memory struct {
 
 // track is what is known in memory of one server.
 type track struct {
-	contact   Contact
+	contact   lifecycle.Contact
 	unflushed bool   // seen since the last flush
 	epoch     uint32 // grows when the stored state was written
 	contacts  uint32 // grows when something else than a poll changed the contact
@@ -42,12 +43,12 @@ type track struct {
 
 // census is what servers are counted by.
 type census struct {
-	Status Status
-	Detail StatusDetail
-	Type   ServerType
+	Status lifecycle.Status
+	Detail lifecycle.StatusDetail
+	Type   lifecycle.ServerType
 }
 
-func censusOf(s *ServerState) census {
+func censusOf(s *lifecycle.ServerState) census {
 	if s == nil {
 		return census{}
 	}
@@ -177,7 +178,7 @@ func (m *memory) mark(list []observed) {
 }
 
 // change changes what is known of the polls of a server, unless it was removed.
-func (m *memory) change(id string, change func(*Contact)) {
+func (m *memory) change(id string, change func(*lifecycle.Contact)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if t := m.tracks[id]; t != nil {
@@ -188,7 +189,7 @@ func (m *memory) change(id string, change func(*Contact)) {
 }
 
 // see changes a contact, and notes when the server was seen.
-func (m *memory) see(id string, t *track, change func(*Contact)) {
+func (m *memory) see(id string, t *track, change func(*lifecycle.Contact)) {
 	before := t.contact.LastSeen
 	change(&t.contact)
 	if !t.contact.LastSeen.Equal(before) {
@@ -221,29 +222,31 @@ func (r *Registry) Counts() []ServerCount {
 
 // ServerCount is how many servers have a status, a detail and a type.
 type ServerCount struct {
-	Status       Status
-	StatusDetail StatusDetail
-	Type         ServerType
+	Status       lifecycle.Status
+	StatusDetail lifecycle.StatusDetail
+	Type         lifecycle.ServerType
 	Count        int
 }
 
 // contact returns a copy of what is known of the polls of a server.
-func (r *Registry) contact(id string) Contact {
+func (r *Registry) contact(id string) lifecycle.Contact {
 	m := &r.memory
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if t := m.tracks[id]; t != nil {
 		return t.contact
 	}
-	return Contact{}
+	return lifecycle.Contact{}
 }
 
 // setContact changes what is known of the polls of a server.
-func (r *Registry) setContact(id string, change func(*Contact)) { r.memory.change(id, change) }
+func (r *Registry) setContact(id string, change func(*lifecycle.Contact)) {
+	r.memory.change(id, change)
+}
 
 // seen notes that a server was in touch.
 func (r *Registry) seen(id string, at time.Time) {
-	r.setContact(id, func(c *Contact) { c.LastSeen = at })
+	r.setContact(id, func(c *lifecycle.Contact) { c.LastSeen = at })
 }
 
 // Flush stores what is only in memory: when servers were last seen, and how often there was

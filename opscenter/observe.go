@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -22,10 +24,10 @@ const (
 // plausible reports whether a time that a server told can be stored, and compared.
 func plausible(t time.Time) bool { return t.Year() >= 1970 && t.Year() <= 2200 }
 
-// fit reduces facts to what fits, and notes what was left out. Times that can't be are not told.
-func (o *Observation) fit() {
+// fit reduces the facts of an observation to what fits, and notes what was left out. Times that can't be are not told.
+func fit(o *lifecycle.Observation) {
 	if s := o.UpdateStatus; s != nil && !s.LastCheck.IsZero() && !plausible(s.LastCheck) {
-		o.UpdateStatus = &UpdateStatus{Status: s.Status}
+		o.UpdateStatus = &lifecycle.UpdateStatus{Status: s.Status}
 	}
 	if !o.BootedAt.IsZero() && !plausible(o.BootedAt) {
 		o.BootedAt = time.Time{}
@@ -34,15 +36,15 @@ func (o *Observation) fit() {
 		return
 	}
 	var notes []string
-	o.Facts, notes = o.Facts.reduced()
+	o.Facts, notes = reduceFacts(o.Facts)
 	o.Notes = append(slices.Clip(o.Notes), notes...)
 }
 
 // RecordUnchanged takes in an observation that finds just what the last one of a steady
 // server found, and returns true: nothing is stored, and the store is not asked. All others
 // it leaves alone, and returns false: they are for RecordObservations.
-func (r *Registry) RecordUnchanged(o *Observation) bool {
-	if o.Facts != nil && o.Facts.tooLarge() {
+func (r *Registry) RecordUnchanged(o *lifecycle.Observation) bool {
+	if o.Facts != nil && factsTooLarge(o.Facts) {
 		return false
 	}
 	found := digestOf(o, r.options.KeepSecrets)
@@ -71,7 +73,7 @@ func (r *Registry) RecordUnchanged(o *Observation) bool {
 // control plane's own (FailureLocal), but for a warning. Those of one server must come
 // in order. Each transaction of MaxObservations takes all it is given, or nothing: who wants to
 // give again what failed hands over no more than that at a time.
-func (r *Registry) RecordObservations(ctx context.Context, observations ...Observation) error {
+func (r *Registry) RecordObservations(ctx context.Context, observations ...lifecycle.Observation) error {
 	if err := r.checkClock(ctx); err != nil {
 		return fmt.Errorf("after the clock was set: %w", err)
 	}
@@ -109,7 +111,7 @@ func (r *Registry) FlushDue(ctx context.Context) error {
 		return err
 	}
 	if r.FleetUnreachable() {
-		r.memory.repeat("", Warned{Kind: WarningFleet}, now())
+		r.memory.repeat("", warning.Input{Kind: warning.Fleet}, now())
 	}
 	if r.flushDue() && len(r.flushing) == 0 { // who flushes already sees to it
 		_, err := r.RemoveSpentTokens(ctx)
@@ -120,7 +122,7 @@ func (r *Registry) FlushDue(ctx context.Context) error {
 
 // stepLength returns how many observations go into the next transaction: of each server one
 // at the most, so that each builds on the one before, and of facts not too many.
-func stepLength(observations []Observation) int {
+func stepLength(observations []lifecycle.Observation) int {
 	if len(observations) == 1 {
 		return 1
 	}
@@ -140,17 +142,17 @@ func stepLength(observations []Observation) int {
 
 // observed is an observation on its way into the store.
 type observed struct {
-	Observation
+	lifecycle.Observation
 	parts      factsDigest
 	found      digest
-	transition Transition
+	transition lifecycle.Transition
 	hash       string // of the facts, with what is stored
 	known      bool
-	state      ServerState // as it is stored, but for beginnings in the future
-	rewound    bool        // there were some
-	name       string      // of the server by now
-	epoch      uint32      // of the state, before the store was read
-	contacts   uint32      // of the contact, likewise
+	state      lifecycle.ServerState // as it is stored, but for beginnings in the future
+	rewound    bool                  // there were some
+	name       string                // of the server by now
+	epoch      uint32                // of the state, before the store was read
+	contacts   uint32                // of the contact, likewise
 	prepared   *preparedFacts
 	follow     string // the certificate of its cluster, which it presents now
 	adopt      string // the cluster it is found to be a member of
@@ -159,22 +161,22 @@ type observed struct {
 	unreachable, doubt bool
 }
 
-func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
+func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation) error {
 	list := make([]observed, len(step))
 	for i, o := range step {
 		o.At = r.notInFuture(o.At)
-		o.fit()
+		fit(&o)
 		list[i] = observed{Observation: o, found: digestOf(&o, r.options.KeepSecrets)}
 		if o.Facts == nil {
 			continue
 		}
-		parts, err := o.Facts.digest(r.options.KeepSecrets)
+		parts, err := digestFacts(o.Facts, r.options.KeepSecrets)
 		if err != nil {
 			// The rest of what it found counts; what is not JSON was not read.
 			var unread []string
-			list[i].Facts, unread = o.Facts.readable()
+			list[i].Facts, unread = readableFacts(o.Facts)
 			list[i].Unread = append(slices.Clip(list[i].Unread), unread...)
-			if parts, err = list[i].Facts.digest(r.options.KeepSecrets); err != nil {
+			if parts, err = digestFacts(list[i].Facts, r.options.KeepSecrets); err != nil {
 				list[i].Facts = nil
 				list[i].Unread = append(list[i].Unread, err.Error())
 				continue
@@ -195,7 +197,7 @@ func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 				}
 				continue
 			}
-			o.unreachable, o.doubt = r.memory.judge(o.ID, o.state.Status == StatusReady, o.Failure != nil, max(0, r.now().Sub(o.At)))
+			o.unreachable, o.doubt = r.memory.judge(o.ID, o.state.Status == lifecycle.StatusReady, o.Failure != nil, max(0, r.now().Sub(o.At)))
 			if err := r.observe(tx, o); err != nil {
 				return err
 			}
@@ -239,7 +241,7 @@ func (r *Registry) recordStep(ctx context.Context, step []Observation) error {
 	}
 	if err := r.warnFleet(ctx); err != nil {
 		// The observations are stored; the warning is tried again with the next ones.
-		r.log.ErrorContext(ctx, "a warning could not be stored", "kind", WarningFleet, "error", err)
+		r.log.ErrorContext(ctx, "a warning could not be stored", "kind", warning.Fleet, "error", err)
 	}
 	return nil
 }
@@ -266,7 +268,7 @@ func (r *Registry) find(tx storage.ReadTx, o *observed) error {
 		return nil
 	}
 	o.known = true
-	o.state, o.rewound = rewound(*state, r.now(), o.At)
+	o.state, o.rewound = lifecycle.Rewind(*state, r.now(), o.At)
 	return nil
 }
 
@@ -279,26 +281,6 @@ func (r *Registry) notInFuture(at time.Time) time.Time {
 		return now
 	}
 	return at
-}
-
-// rewound returns a state whose beginnings are not in the future, as they are once the clock
-// was set back: what is to take its time takes it from the poll on. It tells if that was needed.
-func rewound(state ServerState, now, at time.Time) (ServerState, bool) {
-	before := state
-	if a := state.Announced; a != nil && a.At.After(now) {
-		moved := *a
-		moved.At = at
-		if !a.Deadline.IsZero() {
-			moved.Deadline = at.Add(a.Deadline.Sub(a.At))
-		}
-		state.Announced = &moved
-	}
-	if op := state.Operation; op != nil && op.StartedAt.After(now) {
-		moved := *op
-		moved.StartedAt, moved.Deadline = at, at.Add(op.Deadline.Sub(op.StartedAt))
-		state.Operation = &moved
-	}
-	return state, state.Announced != before.Announced || state.Operation != before.Operation
 }
 
 // observe computes what an observation makes of the state that was found.
@@ -320,7 +302,7 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 	}
 	if o.follow != "" {
 		// It is asked again at once: this was no failure of the server.
-		o.transition = Transition{State: state, Contact: contact}
+		o.transition = lifecycle.Transition{State: state, Contact: contact}
 		return nil
 	}
 	if r.options.AdoptMembers && o.Failure == nil && o.MemberName != nil && *o.MemberName != "" {
@@ -335,16 +317,16 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 	if o.Facts != nil {
 		o.hash = o.parts.combine(state.FactsHash)
 		if o.Architecture == "" && (o.hash != state.FactsHash || state.Architecture == "") {
-			o.Architecture = o.Facts.architecture()
+			o.Architecture = architectureOf(o.Facts)
 		}
 	}
-	o.transition = Apply(state, contact, o.Observation, policy)
+	o.transition = lifecycle.Apply(state, contact, o.Observation, policy)
 	o.transition.Changed = o.transition.Changed || o.rewound
 	unproven := state.Unproven
 	switch {
 	case o.Failure == nil && who.proven:
 		unproven = false
-	case o.Failure != nil && o.Failure.Kind == FailureIdentity:
+	case o.Failure != nil && o.Failure.Kind == lifecycle.FailureIdentity:
 		unproven = true
 	}
 	if unproven != state.Unproven {
@@ -401,7 +383,7 @@ func (r *Registry) storeObserved(ctx context.Context, tx *writing, o *observed) 
 		}
 	}
 	for _, kind := range o.transition.Judged {
-		if !o.transition.clears(kind) {
+		if !o.transition.Clears(kind) {
 			continue
 		}
 		if err := r.clear(tx, o.name, o.ID, kind, o.At, "its cause is gone"); err != nil {
@@ -439,7 +421,7 @@ func (m *memory) observed(o *observed, stored bool, at time.Time) {
 		m.mu.Unlock()
 		return // removed meanwhile
 	}
-	m.see(o.ID, t, func(c *Contact) {
+	m.see(o.ID, t, func(c *lifecycle.Contact) {
 		acting, seen := c.Acting, c.LastSeen
 		if t.contacts == o.contacts { // else something else was heard of it, which counts for more
 			*c = o.transition.Contact
@@ -450,7 +432,7 @@ func (m *memory) observed(o *observed, stored bool, at time.Time) {
 			c.LastSeen = seen
 		}
 	})
-	if found := o.found; !stored && t.epoch == o.epoch && !found.none() && o.transition.plain() && !m.hasWarnings(o.ID) {
+	if found := o.found; !stored && t.epoch == o.epoch && !found.none() && o.transition.Steady() && !m.hasWarnings(o.ID) {
 		if found.facts == 0 && t.settled.light == found.light {
 			found.facts = t.settled.facts
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -37,7 +38,7 @@ func (r *Registry) prepareFacts(list []observed) {
 // mergeFacts merges what was read into what is stored. What can't be read is replaced.
 func (r *Registry) mergeFacts(stored *factsRow, o *observed) *preparedFacts {
 	p := &preparedFacts{before: stored}
-	read, before, changes := o.Facts, &Facts{}, uint64(0)
+	read, before, changes := o.Facts, &lifecycle.Facts{}, uint64(0)
 	if stored != nil {
 		changes = stored.Changes
 		if opened, err := stored.open(); err == nil {
@@ -46,7 +47,7 @@ func (r *Registry) mergeFacts(stored *factsRow, o *observed) *preparedFacts {
 	}
 	if !r.options.KeepSecrets {
 		// Of what is stored, too: it may be from a time when they were kept.
-		read, before = read.redacted(), before.redacted()
+		read, before = redactFacts(read), redactFacts(before)
 	}
 	merged, row, err := mergeFacts(before, read, o.ID, o.At)
 	if err != nil {

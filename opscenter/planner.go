@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
@@ -27,10 +28,10 @@ type Actuator interface {
 	PowerOff(ctx context.Context, target Target) error
 	Suspend(ctx context.Context, target Target) error
 	// RunningInstances returns the instances that run on a server that is in no cluster.
-	RunningInstances(ctx context.Context, target Target) ([]Instance, error)
+	RunningInstances(ctx context.Context, target Target) ([]lifecycle.Instance, error)
 	// StopInstance and StartInstance return when it is; one that is already, or that is gone, is left alone.
-	StopInstance(ctx context.Context, target Target, instance Instance) error
-	StartInstance(ctx context.Context, target Target, instance Instance) error
+	StopInstance(ctx context.Context, target Target, instance lifecycle.Instance) error
+	StartInstance(ctx context.Context, target Target, instance lifecycle.Instance) error
 }
 
 // UpdatePlanner says what to do next with each server, and does it when told to.
@@ -48,10 +49,10 @@ func NewUpdatePlanner(registry *Registry, actuator Actuator) *UpdatePlanner {
 func (p *UpdatePlanner) Registry() *Registry { return p.registry }
 
 // Recommend returns the recommended action for a server, computed from what is known now.
-func (p *UpdatePlanner) Recommend(ctx context.Context, name string) (Recommendation, error) {
+func (p *UpdatePlanner) Recommend(ctx context.Context, name string) (lifecycle.Recommendation, error) {
 	info, err := p.registry.Server(ctx, name)
 	if err != nil {
-		return Recommendation{}, err
+		return lifecycle.Recommendation{}, err
 	}
 	return info.Recommendation(), nil
 }
@@ -132,7 +133,7 @@ var errAbandoned = fmt.Errorf("the actuator did not return: %w", ErrOutcomeUnkno
 // done. For the rules of a rollout, and to see it through, see package rollout.
 //
 // Errors are those of Registry.BeginAction, and what the server says.
-func (p *UpdatePlanner) Act(ctx context.Context, name string, action Action) error {
+func (p *UpdatePlanner) Act(ctx context.Context, name string, action lifecycle.Action) error {
 	return p.ActOn(ctx, Intent{Server: name, Action: action})
 }
 
@@ -151,11 +152,11 @@ func (p *UpdatePlanner) ActOn(ctx context.Context, intent Intent) error {
 var errNoActuator = fmt.Errorf("the planner has no actuator: %w: %w", ErrNotSetUp, ErrInvalidOptions)
 
 // CarryOut carries out an action that was begun, by Tx.Begin, and stores its outcome.
-func (p *UpdatePlanner) CarryOut(ctx context.Context, server *ServerInfo, operation *Operation) error {
+func (p *UpdatePlanner) CarryOut(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation) error {
 	return p.carryOut(ctx, server, operation, false)
 }
 
-func (p *UpdatePlanner) carryOut(ctx context.Context, server *ServerInfo, operation *Operation, again bool) error {
+func (p *UpdatePlanner) carryOut(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation, again bool) error {
 	failure := errAbandoned // what stays if the actuator panics
 	end := func() error {   // the outcome is stored even if the caller has given up meanwhile
 		return p.registry.EndAction(context.WithoutCancel(ctx), server, operation, failure)
@@ -175,7 +176,7 @@ func (p *UpdatePlanner) carryOut(ctx context.Context, server *ServerInfo, operat
 		if failure != nil && again && !errors.Is(failure, ErrRefused) {
 			failure = fmt.Errorf("%w: %w", ErrOutcomeUnknown, failure)
 		}
-		if failure != nil && ctx.Err() != nil && (operation.Action == ActionEvacuate || operation.Action == ActionRestore) {
+		if failure != nil && ctx.Err() != nil && (operation.Action == lifecycle.ActionEvacuate || operation.Action == lifecycle.ActionRestore) {
 			// Given up in the middle, as when the controller stops: that is no word of the server.
 			failure = fmt.Errorf("%w: %w", ErrOutcomeUnknown, failure)
 		}
@@ -206,34 +207,34 @@ func (p *UpdatePlanner) CarryOn(ctx context.Context, id, operation string) error
 		p.registry.endActing(id)
 		return err
 	}
-	if action := info.State.Operation.Action; action != ActionUpdate && action != ActionEvacuate && action != ActionRestore {
+	if action := info.State.Operation.Action; action != lifecycle.ActionUpdate && action != lifecycle.ActionEvacuate && action != lifecycle.ActionRestore {
 		p.registry.endActing(id)
 		return fmt.Errorf("%s of server %q can't be asked for twice: %w", action, info.Name, ErrNotApplicable)
 	}
 	return p.carryOut(ctx, info, info.State.Operation, true)
 }
 
-func (p *UpdatePlanner) effect(ctx context.Context, server *ServerInfo, operation *Operation) error {
+func (p *UpdatePlanner) effect(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation) error {
 	target := server.Target()
 	alone := target.MemberName == ""
-	if alone && server.Cluster != "" && (operation.Action == ActionEvacuate || operation.Action == ActionRestore) {
+	if alone && server.Cluster != "" && (operation.Action == lifecycle.ActionEvacuate || operation.Action == lifecycle.ActionRestore) {
 		return fmt.Errorf("it is not known which member of cluster %q it is: %w", server.Cluster, ErrNotReady)
 	}
 	switch operation.Action {
-	case ActionUpdate:
+	case lifecycle.ActionUpdate:
 		return p.actuator.Update(ctx, target)
-	case ActionReboot:
+	case lifecycle.ActionReboot:
 		return p.actuator.Reboot(ctx, target)
-	case ActionPowerOff:
+	case lifecycle.ActionPowerOff:
 		return p.actuator.PowerOff(ctx, target)
-	case ActionSuspend:
+	case lifecycle.ActionSuspend:
 		return p.actuator.Suspend(ctx, target)
-	case ActionEvacuate:
+	case lifecycle.ActionEvacuate:
 		if alone {
 			return p.stop(ctx, server, operation)
 		}
 		return p.actuator.Evacuate(ctx, target, operation.Mode)
-	case ActionRestore:
+	case lifecycle.ActionRestore:
 		if alone {
 			return p.start(ctx, server, operation)
 		}
@@ -247,7 +248,7 @@ const instancesAtOnce = 4
 
 // stop evacuates a server that is in no cluster: its running instances are remembered, and
 // then stopped.
-func (p *UpdatePlanner) stop(ctx context.Context, server *ServerInfo, operation *Operation) error {
+func (p *UpdatePlanner) stop(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation) error {
 	target := server.Target()
 	running, err := p.actuator.RunningInstances(ctx, target)
 	if err != nil {
@@ -256,21 +257,21 @@ func (p *UpdatePlanner) stop(ctx context.Context, server *ServerInfo, operation 
 	if _, err := p.registry.rememberStopped(ctx, server, operation, running); err != nil {
 		return err
 	}
-	return eachInstance(running, func(i Instance) error { return p.actuator.StopInstance(ctx, target, i) })
+	return eachInstance(running, func(i lifecycle.Instance) error { return p.actuator.StopInstance(ctx, target, i) })
 }
 
 // start restores a server that is in no cluster: exactly the instances that were stopped are
 // started again.
-func (p *UpdatePlanner) start(ctx context.Context, server *ServerInfo, operation *Operation) error {
+func (p *UpdatePlanner) start(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation) error {
 	if server.State.Stopped == nil {
 		return nil // whatever the mode: what was stopped, and not moved, is to be started
 	}
 	target := server.Target()
-	return eachInstance(server.State.Stopped.Instances, func(i Instance) error { return p.actuator.StartInstance(ctx, target, i) })
+	return eachInstance(server.State.Stopped.Instances, func(i lifecycle.Instance) error { return p.actuator.StartInstance(ctx, target, i) })
 }
 
 // eachInstance goes on after an instance that fails, and returns all errors.
-func eachInstance(list []Instance, do func(Instance) error) error {
+func eachInstance(list []lifecycle.Instance, do func(lifecycle.Instance) error) error {
 	var group errgroup.Group
 	group.SetLimit(instancesAtOnce)
 	failures := make([]error, len(list))

@@ -7,13 +7,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 // rebooted are the events of reboots that were not asked for.
-func (s *tale) rebooted() (out []opscenter.Event) {
+func (s *tale) rebooted() (out []event.Event) {
 	for _, e := range s.events {
-		if e.Kind == opscenter.EventServerRebooted {
+		if e.Kind == event.ServerRebooted {
 			out = append(out, e)
 		}
 	}
@@ -40,10 +43,10 @@ func TestUnannouncedReboot(t *testing.T) {
 	})
 	t.Run("booting still, and with another version", func(t *testing.T) {
 		s, _ := steady(t)
-		s.state.Versions = opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "1"}}
-		kind := opscenter.TypeIncus
-		s.apply(opscenter.Observation{Type: &kind, BootedAt: s.at.Add(30 * time.Second), Versions: &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "2"}}})
-		s.is(offline, opscenter.DetailRebooting)
+		s.state.Versions = lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "1"}}
+		kind := lifecycle.TypeIncus
+		s.apply(lifecycle.Observation{Type: &kind, BootedAt: s.at.Add(30 * time.Second), Versions: &lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "2"}}})
+		s.is(offline, lifecycle.DetailRebooting)
 		require.Contains(t, s.rebooted()[0].Reason, "runs os 2, ran 1")
 		s.answers(time.Minute, true).is(ready, none)
 		require.Len(t, s.rebooted(), 1)
@@ -60,7 +63,7 @@ func TestUnannouncedReboot(t *testing.T) {
 	})
 	t.Run("one that was asked for, or announced, is none", func(t *testing.T) {
 		s, _ := steady(t)
-		s.announce(opscenter.DetailRebooting, 15*time.Minute).fails().answers(20*time.Second, true).is(ready, none)
+		s.announce(lifecycle.DetailRebooting, 15*time.Minute).fails().answers(20*time.Second, true).is(ready, none)
 		require.Empty(t, s.rebooted())
 	})
 	t.Run("a clock that was set is none", func(t *testing.T) {
@@ -77,8 +80,8 @@ func TestUnannouncedReboot(t *testing.T) {
 	})
 	t.Run("a server that does not tell", func(t *testing.T) {
 		s, boot := steady(t)
-		kind := opscenter.TypeIncus
-		s.apply(opscenter.Observation{Ready: true, Type: &kind})
+		kind := lifecycle.TypeIncus
+		s.apply(lifecycle.Observation{Ready: true, Type: &kind})
 		require.Empty(t, s.rebooted())
 		require.WithinDuration(t, boot, s.state.BootedAt, time.Second)
 	})
@@ -89,10 +92,10 @@ func TestSteadyPollSeesEverything(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		info := w.ready(t, 0)
 		boot := time.Now().Add(-24 * time.Hour)
-		seen := func(change func(*opscenter.Observation)) {
+		seen := func(change func(*lifecycle.Observation)) {
 			o := answer(info)
 			o.BootedAt = boot
-			o.Update = &opscenter.UpdateSettings{Channel: "stable", CheckFrequency: "never"}
+			o.Update = &lifecycle.UpdateSettings{Channel: "stable", CheckFrequency: "never"}
 			if change != nil {
 				change(&o)
 			}
@@ -103,20 +106,20 @@ func TestSteadyPollSeesEverything(t *testing.T) {
 		}
 		before := w.revision(t)
 		o := answer(info)
-		o.BootedAt, o.Update = boot.Add(time.Second), &opscenter.UpdateSettings{Channel: "stable", CheckFrequency: "never"}
+		o.BootedAt, o.Update = boot.Add(time.Second), &lifecycle.UpdateSettings{Channel: "stable", CheckFrequency: "never"}
 		require.True(t, w.RecordUnchanged(&o), "it is steady")
 		require.Equal(t, before, w.revision(t))
 
-		seen(func(o *opscenter.Observation) { o.Update.AutoReboot = true })
+		seen(func(o *lifecycle.Observation) { o.Update.AutoReboot = true })
 		require.True(t, w.get(t, info.Name).State.Update.AutoReboot)
-		require.Contains(t, w.events(t, opscenter.EventUpdateSettings)[0].Reason, "auto_reboot true")
+		require.Contains(t, w.events(t, event.UpdateSettings)[0].Reason, "auto_reboot true")
 		for range 4 {
 			seen(nil)
 		}
 		booted := time.Now().Add(-time.Minute)
-		seen(func(o *opscenter.Observation) { o.BootedAt = booted })
+		seen(func(o *lifecycle.Observation) { o.BootedAt = booted })
 		require.WithinDuration(t, booted, w.get(t, info.Name).State.BootedAt, time.Second)
-		require.Len(t, w.events(t, opscenter.EventServerRebooted), 1)
+		require.Len(t, w.events(t, event.ServerRebooted), 1)
 	})
 }
 
@@ -125,27 +128,27 @@ func TestSteadyPollSeesEverything(t *testing.T) {
 func TestPollAcrossReboot(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		info := w.ready(t, 0)
-		say := func(cause opscenter.Cause) {
+		say := func(cause lifecycle.Cause) {
 			require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: cause}))
 		}
-		staged := func() opscenter.Observation {
+		staged := func() lifecycle.Observation {
 			o := answer(info)
 			o.Versions.OS.NeedsReboot = true // and no BootedAt: the release does not tell
 			return o
 		}
 		w.observe(t, staged())
-		say(opscenter.CauseSystemRebootTriggered)
+		say(lifecycle.CauseSystemRebootTriggered)
 		goesDown, across := staged(), staged()
 		w.observe(t, goesDown)
 		require.Zero(t, w.get(t, info.Name).GoodPolls, "it is about to go down: what it is like does not last")
-		say(opscenter.CauseSystemIsReady)
+		say(lifecycle.CauseSystemIsReady)
 		w.observe(t, across)
 		require.Zero(t, w.get(t, info.Name).GoodPolls, "it began before the server was back")
-		require.Equal(t, opscenter.StatusOffline, w.get(t, info.Name).State.Status)
+		require.Equal(t, lifecycle.StatusOffline, w.get(t, info.Name).State.Status)
 		w.observe(t, answer(info))
 		info = w.get(t, info.Name)
 		require.Equal(t, 1, info.GoodPolls)
-		require.Equal(t, opscenter.StatusReady, info.State.Status)
+		require.Equal(t, lifecycle.StatusReady, info.State.Status)
 		require.False(t, info.NeedsReboot())
 	})
 }
@@ -161,12 +164,12 @@ func TestBackupImage(t *testing.T) {
 	require.False(t, info.NeedsReboot())
 	require.False(t, info.NeedsUpdate(), "IncusOS does not install again what did not boot")
 	recommended := info.Recommendation()
-	require.Equal(t, opscenter.ActionNone, recommended.Action)
+	require.Equal(t, lifecycle.ActionNone, recommended.Action)
 	require.Contains(t, recommended.Reason, "from its backup image, 202610150000 did not boot")
 	list, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Server: info.Name}, opscenter.Page{})
 	require.NoError(t, err)
 	require.Len(t, list.Warnings, 1)
-	require.Equal(t, opscenter.WarningBackupImage, list.Warnings[0].Kind)
+	require.Equal(t, warning.BackupImage, list.Warnings[0].Kind)
 
 	plan, err := opscenter.NewUpdatePlanner(w.Registry, nil).Plan(t.Context(), rolling.Selector{All: true}, rolling.Policy{})
 	require.NoError(t, err)
@@ -174,14 +177,14 @@ func TestBackupImage(t *testing.T) {
 	require.Contains(t, plan.Blockers[0].Reason, "IncusOS does not install it again")
 
 	o = answer(info)
-	o.Versions = &opscenter.Versions{Applications: o.Versions.Applications, UpdateChannel: "stable"}
-	o.UnreadVersions, o.Unread = opscenter.VersionsOS, []string{"os_version: it is not told"}
+	o.Versions = &lifecycle.Versions{Applications: o.Versions.Applications, UpdateChannel: "stable"}
+	o.UnreadVersions, o.Unread = lifecycle.VersionsOS, []string{"os_version: it is not told"}
 	w.observe(t, o)
 	require.True(t, w.get(t, info.Name).State.Versions.OS.BackupImage, "what was not read is as it was")
 
 	w.observe(t, answer(info))
 	require.False(t, w.get(t, info.Name).State.Versions.OS.BackupImage)
-	list, err = w.ListWarnings(t.Context(), opscenter.WarningFilter{Server: info.Name, Kind: opscenter.WarningBackupImage}, opscenter.Page{})
+	list, err = w.ListWarnings(t.Context(), opscenter.WarningFilter{Server: info.Name, Kind: warning.BackupImage}, opscenter.Page{})
 	require.NoError(t, err)
 	require.Empty(t, list.Warnings)
 }
@@ -191,10 +194,10 @@ func TestBackupImage(t *testing.T) {
 func TestShutdownInsteadOfReboot(t *testing.T) {
 	w := memoryWorld(t)
 	info := w.ready(t, 0)
-	operation, server, err := w.BeginAction(t.Context(), info.Name, opscenter.ActionReboot)
+	operation, server, err := w.BeginAction(t.Context(), info.Name, lifecycle.ActionReboot)
 	require.NoError(t, err)
 	require.NoError(t, w.EndAction(t.Context(), server, operation, nil))
-	require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: opscenter.CauseSystemShutdownTriggered}))
+	require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: lifecycle.CauseSystemShutdownTriggered}))
 	o := answer(info)
 	o.BootedAt = time.Now().Add(-time.Hour)
 	w.observe(t, o)
@@ -203,5 +206,5 @@ func TestShutdownInsteadOfReboot(t *testing.T) {
 	o.BootedAt = time.Now()
 	w.observe(t, o)
 	require.Nil(t, w.get(t, info.Name).State.Operation)
-	require.Equal(t, opscenter.StatusReady, w.get(t, info.Name).State.Status)
+	require.Equal(t, lifecycle.StatusReady, w.get(t, info.Name).State.Status)
 }

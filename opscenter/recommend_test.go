@@ -7,7 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // The tables of the specification, section "Update Operating System", as they stand there.
@@ -50,26 +50,26 @@ func specificationRows(t *testing.T) map[[3]bool]string {
 func TestRecommendFollowsTheSpecification(t *testing.T) {
 	rows := specificationRows(t)
 	n := 0
-	for _, kind := range append(opscenter.ServerTypes, "") {
-		for _, status := range append(opscenter.Statuses, "") {
-			for _, detail := range append(opscenter.StatusDetails, opscenter.DetailNone) {
-				for maintenance := opscenter.NotInMaintenance; maintenance <= opscenter.MaintenanceRestoring; maintenance++ {
+	for _, kind := range append(lifecycle.ServerTypes, "") {
+		for _, status := range append(lifecycle.Statuses, "") {
+			for _, detail := range append(lifecycle.StatusDetails, lifecycle.DetailNone) {
+				for maintenance := lifecycle.NotInMaintenance; maintenance <= lifecycle.MaintenanceRestoring; maintenance++ {
 					for bits := range 4 {
-						c := opscenter.Condition{Type: kind, Status: status, StatusDetail: detail, Maintenance: maintenance, NeedsUpdate: bits&1 != 0, NeedsReboot: bits&2 != 0}
-						got := opscenter.Recommend(c)
+						c := lifecycle.Condition{Type: kind, Status: status, StatusDetail: detail, Maintenance: maintenance, NeedsUpdate: bits&1 != 0, NeedsReboot: bits&2 != 0}
+						got := lifecycle.Recommend(c)
 						n++
-						want := opscenter.ActionNone
-						idle := status == opscenter.StatusReady && detail == opscenter.DetailNone &&
-							(maintenance == opscenter.NotInMaintenance || maintenance == opscenter.MaintenanceEvacuated)
+						want := lifecycle.ActionNone
+						idle := status == lifecycle.StatusReady && detail == lifecycle.DetailNone &&
+							(maintenance == lifecycle.NotInMaintenance || maintenance == lifecycle.MaintenanceEvacuated)
 						if idle {
-							want = fromTable(t, rows[[3]bool{c.NeedsUpdate, c.NeedsReboot, maintenance == opscenter.MaintenanceEvacuated}], kind)
+							want = fromTable(t, rows[[3]bool{c.NeedsUpdate, c.NeedsReboot, maintenance == lifecycle.MaintenanceEvacuated}], kind)
 						}
 						require.Equal(t, want, got.Action, "%+v", c)
 						require.NotEmpty(t, got.Rule, "%+v", c)
 						require.NotEmpty(t, got.Reason, "%+v", c)
 						require.NotEmpty(t, got.UpdateState, "%+v", c)
 						if idle {
-							require.Equal(t, fmt.Sprintf("needs update %t, needs reboot %t, in maintenance %t", c.NeedsUpdate, c.NeedsReboot, maintenance == opscenter.MaintenanceEvacuated), got.Rule)
+							require.Equal(t, fmt.Sprintf("needs update %t, needs reboot %t, in maintenance %t", c.NeedsUpdate, c.NeedsReboot, maintenance == lifecycle.MaintenanceEvacuated), got.Rule)
 							require.Contains(t, got.Reason, got.Rule, "the reason tells the facts")
 						} else {
 							require.Contains(t, []string{"not ready", "in progress"}, got.Rule)
@@ -84,61 +84,61 @@ func TestRecommendFollowsTheSpecification(t *testing.T) {
 
 // fromTable reads a cell of the tables for a server type. "Actions evacuate and restore are
 // only available, if the server has type Incus."
-func fromTable(t *testing.T, cell string, kind opscenter.ServerType) opscenter.Action {
+func fromTable(t *testing.T, cell string, kind lifecycle.ServerType) lifecycle.Action {
 	switch cell {
 	case "<none>":
-		return opscenter.ActionNone
+		return lifecycle.ActionNone
 	case "update", "reboot":
-		return opscenter.Action(cell)
+		return lifecycle.Action(cell)
 	case "if `type == \"incus\"`: \"evacuate\" else \"reboot\"":
-		if kind == opscenter.TypeIncus {
-			return opscenter.ActionEvacuate
+		if kind == lifecycle.TypeIncus {
+			return lifecycle.ActionEvacuate
 		}
-		return opscenter.ActionReboot
+		return lifecycle.ActionReboot
 	case "restore":
-		if kind == opscenter.TypeIncus {
-			return opscenter.ActionRestore
+		if kind == lifecycle.TypeIncus {
+			return lifecycle.ActionRestore
 		}
-		return opscenter.ActionNone
+		return lifecycle.ActionNone
 	}
 	t.Fatalf("a cell that nobody has thought of: %q", cell)
 	return ""
 }
 
 func TestUpdateStates(t *testing.T) {
-	ready := opscenter.Condition{Type: opscenter.TypeIncus, Status: opscenter.StatusReady}
-	with := func(change func(*opscenter.Condition)) opscenter.Condition {
+	ready := lifecycle.Condition{Type: lifecycle.TypeIncus, Status: lifecycle.StatusReady}
+	with := func(change func(*lifecycle.Condition)) lifecycle.Condition {
 		c := ready
 		change(&c)
 		return c
 	}
-	for want, c := range map[opscenter.UpdateState]opscenter.Condition{
-		opscenter.UpdateStateUpToDate:   ready,
-		opscenter.UpdateStatePending:    with(func(c *opscenter.Condition) { c.NeedsUpdate = true }),
-		opscenter.UpdateStateUpdating:   with(func(c *opscenter.Condition) { c.StatusDetail = opscenter.DetailUpdatingApplication }),
-		opscenter.UpdateStateEvacuation: with(func(c *opscenter.Condition) { c.NeedsReboot = true }),
-		opscenter.UpdateStateRebootPending: with(func(c *opscenter.Condition) {
-			c.NeedsReboot, c.Type = true, opscenter.TypeMigrationManager
+	for want, c := range map[lifecycle.UpdateState]lifecycle.Condition{
+		lifecycle.UpdateStateUpToDate:   ready,
+		lifecycle.UpdateStatePending:    with(func(c *lifecycle.Condition) { c.NeedsUpdate = true }),
+		lifecycle.UpdateStateUpdating:   with(func(c *lifecycle.Condition) { c.StatusDetail = lifecycle.DetailUpdatingApplication }),
+		lifecycle.UpdateStateEvacuation: with(func(c *lifecycle.Condition) { c.NeedsReboot = true }),
+		lifecycle.UpdateStateRebootPending: with(func(c *lifecycle.Condition) {
+			c.NeedsReboot, c.Type = true, lifecycle.TypeMigrationManager
 		}),
-		opscenter.UpdateStateEvacuating:     with(func(c *opscenter.Condition) { c.Maintenance = opscenter.MaintenanceEvacuating }),
-		opscenter.UpdateStateEvacuatedBoot:  with(func(c *opscenter.Condition) { c.NeedsReboot, c.Maintenance = true, opscenter.MaintenanceEvacuated }),
-		opscenter.UpdateStateRestorePending: with(func(c *opscenter.Condition) { c.Maintenance = opscenter.MaintenanceEvacuated }),
-		opscenter.UpdateStateRestoring:      with(func(c *opscenter.Condition) { c.StatusDetail = opscenter.DetailRestoring }),
-		opscenter.UpdateStateRebooting: with(func(c *opscenter.Condition) {
-			c.Status, c.StatusDetail = opscenter.StatusOffline, opscenter.DetailRebooting
+		lifecycle.UpdateStateEvacuating:     with(func(c *lifecycle.Condition) { c.Maintenance = lifecycle.MaintenanceEvacuating }),
+		lifecycle.UpdateStateEvacuatedBoot:  with(func(c *lifecycle.Condition) { c.NeedsReboot, c.Maintenance = true, lifecycle.MaintenanceEvacuated }),
+		lifecycle.UpdateStateRestorePending: with(func(c *lifecycle.Condition) { c.Maintenance = lifecycle.MaintenanceEvacuated }),
+		lifecycle.UpdateStateRestoring:      with(func(c *lifecycle.Condition) { c.StatusDetail = lifecycle.DetailRestoring }),
+		lifecycle.UpdateStateRebooting: with(func(c *lifecycle.Condition) {
+			c.Status, c.StatusDetail = lifecycle.StatusOffline, lifecycle.DetailRebooting
 		}),
-		opscenter.UpdateStateEvacuatedReset: with(func(c *opscenter.Condition) {
-			c.Status, c.StatusDetail, c.Maintenance = opscenter.StatusOffline, opscenter.DetailRebooting, opscenter.MaintenanceEvacuated
+		lifecycle.UpdateStateEvacuatedReset: with(func(c *lifecycle.Condition) {
+			c.Status, c.StatusDetail, c.Maintenance = lifecycle.StatusOffline, lifecycle.DetailRebooting, lifecycle.MaintenanceEvacuated
 		}),
-		opscenter.UpdateStateUndefined: {},
+		lifecycle.UpdateStateUndefined: {},
 	} {
-		require.Equal(t, want, opscenter.Recommend(c).UpdateState, "%+v", c)
+		require.Equal(t, want, lifecycle.Recommend(c).UpdateState, "%+v", c)
 	}
 }
 
 func TestVersions(t *testing.T) {
-	v := opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "202610010000"},
-		Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "202610010000", Primary: true}, {Name: "debug", Version: ""}}}
+	v := lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "202610010000"},
+		Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: "202610010000", Primary: true}, {Name: "debug", Version: ""}}}
 	newer := map[string]string{"os": "202610150000", "incus": "202610150000", "debug": "202610150000", "openfga": "202610150000"}
 	require.Equal(t, map[string]string{"os": "202610150000", "incus": "202610150000"}, v.Outdated(newer), "per component; what is unknown or absent needs none")
 	require.False(t, v.NeedsReboot())
@@ -159,27 +159,27 @@ func TestVersions(t *testing.T) {
 
 	require.Empty(t, v.Outdated(map[string]string{"os": "202609010000", "incus": "202610010000"}), "older and equal ones are no updates")
 	require.Equal(t, map[string]string{"os": "1202608010000"}, v.Outdated(map[string]string{"os": "1202608010000"}), "versions order as numbers, and not as text")
-	plain := opscenter.Versions{OS: opscenter.OSVersion{Name: "Debian GNU/Linux", Version: "12"}, Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "6.0.4", Primary: true}}}
+	plain := lifecycle.Versions{OS: lifecycle.OSVersion{Name: "Debian GNU/Linux", Version: "12"}, Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: "6.0.4", Primary: true}}}
 	require.Empty(t, plain.Outdated(newer), "an Incus without IncusOS has nothing to update here")
 
-	for name, want := range map[string]opscenter.ServerType{"incus": opscenter.TypeIncus, "incus-lts-6.0": opscenter.TypeIncus, "incus-lts-7.0": opscenter.TypeIncus,
-		"migration-manager": opscenter.TypeMigrationManager, "operations-center": opscenter.TypeOperationsCenter, "incus-ceph": opscenter.TypeUnknown, "": opscenter.TypeUnknown, "x": opscenter.TypeUnknown} {
-		require.Equal(t, want, opscenter.TypeOfApplication(name), name)
+	for name, want := range map[string]lifecycle.ServerType{"incus": lifecycle.TypeIncus, "incus-lts-6.0": lifecycle.TypeIncus, "incus-lts-7.0": lifecycle.TypeIncus,
+		"migration-manager": lifecycle.TypeMigrationManager, "operations-center": lifecycle.TypeOperationsCenter, "incus-ceph": lifecycle.TypeUnknown, "": lifecycle.TypeUnknown, "x": lifecycle.TypeUnknown} {
+		require.Equal(t, want, lifecycle.TypeOfApplication(name), name)
 	}
 }
 
 // A server that is not on IncusOS is not managed, whatever it is like, but for its instances that are away.
 func TestRecommendPlain(t *testing.T) {
 	for bits := range 8 {
-		c := opscenter.Condition{Type: opscenter.TypeIncus, Status: opscenter.StatusReady, Plain: true, NeedsUpdate: bits&1 != 0, NeedsReboot: bits&2 != 0}
+		c := lifecycle.Condition{Type: lifecycle.TypeIncus, Status: lifecycle.StatusReady, Plain: true, NeedsUpdate: bits&1 != 0, NeedsReboot: bits&2 != 0}
 		if bits&4 != 0 {
-			c.Maintenance = opscenter.MaintenanceEvacuated
-			require.Equal(t, opscenter.ActionRestore, opscenter.Recommend(c).Action)
+			c.Maintenance = lifecycle.MaintenanceEvacuated
+			require.Equal(t, lifecycle.ActionRestore, lifecycle.Recommend(c).Action)
 			continue
 		}
-		got := opscenter.Recommend(c)
-		require.Equal(t, opscenter.ActionNone, got.Action)
-		require.Equal(t, opscenter.UpdateStateNotManaged, got.UpdateState)
+		got := lifecycle.Recommend(c)
+		require.Equal(t, lifecycle.ActionNone, got.Action)
+		require.Equal(t, lifecycle.UpdateStateNotManaged, got.UpdateState)
 		require.Contains(t, got.Reason, "not on IncusOS")
 	}
 }

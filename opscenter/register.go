@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -70,7 +72,7 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 	case err != nil:
 		return Registered{}, err
 	default:
-		reg.verdict = r.judgeUpdate(known.ID, CauseNetworkConfigChanged, reg.ConnectionURL != known.ConnectionURL)
+		reg.verdict = r.judgeUpdate(known.ID, lifecycle.CauseNetworkConfigChanged, reg.ConnectionURL != known.ConnectionURL)
 		if reg.verdict.refuse {
 			return Registered{}, fmt.Errorf("server %q registers again: %w", known.Name, ErrTooOften)
 		}
@@ -82,9 +84,9 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 		}
 		return Registered{}, err
 	}
-	r.setContact(outcome.server.ID, func(c *Contact) {
+	r.setContact(outcome.server.ID, func(c *lifecycle.Contact) {
 		if !outcome.repeat {
-			*c = Contact{Acting: c.Acting} // what was known of an earlier installation
+			*c = lifecycle.Contact{Acting: c.Acting} // what was known of an earlier installation
 		}
 		c.LastSeen = at
 	})
@@ -174,7 +176,7 @@ type registering struct {
 	// learned: it is a repeat, which told what was not known.
 	learned bool
 	repeat  bool
-	events  []Event
+	events  []event.Event
 }
 
 func (r *Registry) register(tx *writing, reg Registration, at time.Time) (registering, error) {
@@ -260,7 +262,7 @@ func (r *Registry) registerAgain(tx *writing, known *Server, reg Registration, a
 	}
 	changed.ConnectionURL = reg.ConnectionURL
 	if changed.ConnectionURL != known.ConnectionURL {
-		out.events = append(out.events, Event{At: at, Kind: EventConnectionURLChanged, Server: known.Name, Reason: "registered again, now at " + changed.ConnectionURL})
+		out.events = append(out.events, event.Event{At: at, Kind: event.ConnectionURLChanged, Server: known.Name, Reason: "registered again, now at " + changed.ConnectionURL})
 	}
 	if changed.ConnectionURL != known.ConnectionURL || changed.SystemUUID != known.SystemUUID || changed.MachineID != known.MachineID {
 		changed.LastUpdated = at
@@ -279,7 +281,7 @@ func (r *Registry) registerAgain(tx *writing, known *Server, reg Registration, a
 			return out, err
 		}
 		if moved && known.shares() {
-			if err := tx.modifyState(known.Name, func(s *ServerState) error {
+			if err := tx.modifyState(known.Name, func(s *lifecycle.ServerState) error {
 				s.Unproven = true
 				return nil
 			}); err != nil {
@@ -323,7 +325,7 @@ func (r *Registry) registerNew(tx *writing, token *Token, reg Registration, shar
 	if err := tx.insertPending(server, at); err != nil {
 		return registering{}, err
 	}
-	out := registering{server: server, events: []Event{{At: at, Kind: EventServerRegistered, Server: server.Name,
+	out := registering{server: server, events: []event.Event{{At: at, Kind: event.ServerRegistered, Server: server.Name,
 		Reason: fmt.Sprintf("admitted by %s from %s, certificate %.12s", token.label(), reg.RemoteAddr, server.Fingerprint)}}}
 	return out, nil
 }
@@ -333,8 +335,8 @@ func (w *writing) insertPending(server *Server, at time.Time) error {
 	if err := servers.Insert(w, server); err != nil {
 		return err
 	}
-	return w.putState(&ServerState{Name: server.Name, ID: server.ID, Status: StatusPending, StatusDetail: DetailRegistering,
-		StatusReason: "registered, not reached so far", StatusSince: at, Type: TypeUnknown, LastSeen: at, LastUpdated: at, PollRequested: at})
+	return w.putState(&lifecycle.ServerState{Name: server.Name, ID: server.ID, Status: lifecycle.StatusPending, StatusDetail: lifecycle.DetailRegistering,
+		StatusReason: "registered, not reached so far", StatusSince: at, Type: lifecycle.TypeUnknown, LastSeen: at, LastUpdated: at, PollRequested: at})
 }
 
 // channelFor returns the first of these that exists: the wanted ones, else the default.
@@ -388,16 +390,16 @@ func (r *Registry) registerKnownMachine(tx *writing, machine *Server, token *Tok
 	if err := servers.Put(tx, &changed); err != nil {
 		return out, err
 	}
-	event := Event{At: at, Kind: EventServerReinstalled, Server: machine.Name,
+	entry := event.Event{At: at, Kind: event.ServerReinstalled, Server: machine.Name,
 		Reason: fmt.Sprintf("installed anew, certificate %.12s, was %.12s", changed.Fingerprint, machine.Fingerprint)}
 	if announced {
-		event.Kind = EventServerRegistered
-		event.Reason = fmt.Sprintf("announced before, admitted by %s from %s, certificate %.12s", token.label(), reg.RemoteAddr, changed.Fingerprint)
+		entry.Kind = event.ServerRegistered
+		entry.Reason = fmt.Sprintf("announced before, admitted by %s from %s, certificate %.12s", token.label(), reg.RemoteAddr, changed.Fingerprint)
 	}
-	out.server, out.tookOver, out.events = &changed, machine.ID, []Event{event}
-	err := tx.modifyState(machine.Name, func(s *ServerState) error {
-		s.Status, s.StatusDetail, s.StatusReason, s.StatusSince = StatusPending, DetailRegistering, "registered, not reached so far", at
-		s.Announced, s.Operation, s.Maintenance, s.MemberName = nil, nil, NotInMaintenance, ""
+	out.server, out.tookOver, out.events = &changed, machine.ID, []event.Event{entry}
+	err := tx.modifyState(machine.Name, func(s *lifecycle.ServerState) error {
+		s.Status, s.StatusDetail, s.StatusReason, s.StatusSince = lifecycle.StatusPending, lifecycle.DetailRegistering, "registered, not reached so far", at
+		s.Announced, s.Operation, s.Maintenance, s.MemberName = nil, nil, lifecycle.NotInMaintenance, ""
 		s.PollRequested, s.LastUpdated, s.NotBefore = at, at, at
 		s.Presented, s.Outages, s.FlappingSince, s.Unproven = "", nil, time.Time{}, false
 		s.Stopped, s.MemberRoles, s.LastOperation, s.BootedAt = nil, nil, nil, time.Time{}
@@ -429,18 +431,18 @@ func (r *Registry) refused(ctx context.Context, server *Server, reg Registration
 	if n := r.unrecorded.Swap(0); n > 0 {
 		more = fmt.Sprintf("; %d more were refused before, and not recorded one by one", n)
 	}
-	event := Event{At: now(), Kind: EventRegistrationRefused,
+	entry := event.Event{At: now(), Kind: event.RegistrationRefused,
 		Reason: fmt.Sprintf("from %s as %q with certificate %.12s: %v", reg.RemoteAddr, reg.Name, Fingerprint(reg.Certificate), why) + more}
 	if server != nil {
-		event.Server = server.Name
+		entry.Server = server.Name
 	}
-	r.log.WarnContext(ctx, string(event.Kind), "server", event.Server, "reason", event.Reason)
+	r.log.WarnContext(ctx, string(entry.Kind), "server", entry.Server, "reason", entry.Reason)
 	// Whoever tries that may well hang up before it is recorded.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
-	err := r.store.Update(ctx, func(tx storage.WriteTx) error { return r.record(tx, event) })
+	err := r.store.Update(ctx, func(tx storage.WriteTx) error { return r.record(tx, entry) })
 	if err != nil {
-		r.log.ErrorContext(ctx, "an event could not be stored", "kind", event.Kind, "error", err)
+		r.log.ErrorContext(ctx, "an event could not be stored", "kind", entry.Kind, "error", err)
 	}
 }
 
@@ -461,7 +463,7 @@ func (r *Registry) RequestPoll(ctx context.Context, names ...string) error {
 // requestPoll asks for a poll out of turn. If the server has moved, polls begun before say
 // nothing of it.
 func requestPoll(tx *writing, name string, at time.Time, moved bool) error {
-	return tx.modifyState(name, func(s *ServerState) error {
+	return tx.modifyState(name, func(s *lifecycle.ServerState) error {
 		s.PollRequested = at
 		if moved {
 			s.NotBefore = at

@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 func TestRegister(t *testing.T) {
@@ -28,16 +30,16 @@ func TestRegister(t *testing.T) {
 		require.EqualValues(t, 1, w.uses(t, token))
 
 		info := w.get(t, "server00")
-		require.Equal(t, opscenter.StatusPending, info.State.Status)
-		require.Equal(t, opscenter.DetailRegistering, info.State.StatusDetail)
-		require.Equal(t, opscenter.TypeUnknown, info.State.Type)
+		require.Equal(t, lifecycle.StatusPending, info.State.Status)
+		require.Equal(t, lifecycle.DetailRegistering, info.State.StatusDetail)
+		require.Equal(t, lifecycle.TypeUnknown, info.State.Type)
 		require.Equal(t, "stable", info.Channel, "the token's channel")
 		require.Equal(t, map[string]string{"rack": "7"}, info.Properties)
 		require.Equal(t, opscenter.EncodeCertificate(certificate(0)), info.Certificate)
 		require.Equal(t, opscenter.Fingerprint(certificate(0)), info.Fingerprint)
 		require.False(t, info.State.PollRequested.IsZero(), "it is polled at once")
 		require.WithinDuration(t, time.Now(), info.LastSeen, time.Minute)
-		require.Len(t, w.events(t, opscenter.EventServerRegistered), 1)
+		require.Len(t, w.events(t, event.ServerRegistered), 1)
 
 		byCertificate, err := w.ServerByFingerprint(t.Context(), strings.ToUpper(info.Fingerprint))
 		require.NoError(t, err)
@@ -70,14 +72,14 @@ func TestRegisterAgainIsARepeat(t *testing.T) {
 		require.NoError(t, err, "at every later start, whatever has become of the token")
 		require.Equal(t, "renamed", again.Name, "the name the operator gave it stays")
 		info := w.get(t, "renamed")
-		require.Equal(t, opscenter.StatusReady, info.State.Status, "a ready server stays ready")
+		require.Equal(t, lifecycle.StatusReady, info.State.Status, "a ready server stays ready")
 		require.Equal(t, "https://10.9.9.9:8443", info.ConnectionURL)
 
 		other := registration(0, token)
 		other.MachineID = machineID(99)
 		_, err = w.Register(t.Context(), other)
 		require.ErrorIs(t, err, opscenter.ErrIdentityChanged)
-		require.Len(t, w.events(t, opscenter.EventRegistrationRefused), 1)
+		require.Len(t, w.events(t, event.RegistrationRefused), 1)
 	})
 }
 
@@ -102,7 +104,7 @@ func TestTakeOverIsRefused(t *testing.T) {
 		}
 		require.EqualValues(t, 5, w.uses(t, token), "a refusal spends nothing")
 		require.Equal(t, victim.Server, w.get(t, "server00").Server)
-		refused := w.events(t, opscenter.EventRegistrationRefused)
+		refused := w.events(t, event.RegistrationRefused)
 		require.Len(t, refused, 4)
 		require.Equal(t, "server00", refused[0].Server)
 		require.Contains(t, refused[0].Reason, "10.0.0.1:1234")
@@ -139,9 +141,9 @@ func TestReinstall(t *testing.T) {
 		require.Equal(t, before.ID, after.ID)
 		require.Equal(t, opscenter.Fingerprint(certificate(1)), after.Fingerprint)
 		require.Equal(t, machineID(50), after.MachineID)
-		require.Equal(t, opscenter.StatusPending, after.State.Status)
+		require.Equal(t, lifecycle.StatusPending, after.State.Status)
 		require.EqualValues(t, 1, w.uses(t, token))
-		require.Len(t, w.events(t, opscenter.EventServerReinstalled), 1)
+		require.Len(t, w.events(t, event.ServerReinstalled), 1)
 
 		_, err = w.ServerByFingerprint(t.Context(), before.Fingerprint)
 		require.ErrorIs(t, err, opscenter.ErrUnknownCertificate, "the old certificate is nobody's")
@@ -167,7 +169,7 @@ func TestPreRegister(t *testing.T) {
 		spec := opscenter.ServerSpec{Description: "expected", Channel: "testing"}
 		info, err := w.PreRegister(t.Context(), opscenter.Announcing{ServerSpec: spec, Name: "by-uuid", SystemUUID: strings.ToUpper(systemUUID(0))})
 		require.NoError(t, err)
-		require.Equal(t, opscenter.StatusUnregistered, info.State.Status)
+		require.Equal(t, lifecycle.StatusUnregistered, info.State.Status)
 		_, err = w.PreRegister(t.Context(), opscenter.Announcing{ServerSpec: spec, Name: "by-machine", MachineID: machineID(1)})
 		require.NoError(t, err)
 		_, err = w.PreRegister(t.Context(), opscenter.Announcing{Name: "again", SystemUUID: systemUUID(0)})
@@ -181,14 +183,14 @@ func TestPreRegister(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, name, registered.Name, "the operator's name stays")
 			got := w.get(t, name)
-			require.Equal(t, opscenter.StatusPending, got.State.Status)
+			require.Equal(t, lifecycle.StatusPending, got.State.Status)
 			require.Equal(t, "testing", got.Channel)
 			require.Equal(t, "expected", got.Description)
 			require.Equal(t, machineID(n), got.MachineID)
 			require.Equal(t, systemUUID(n), got.SystemUUID)
 		}
 		require.Zero(t, w.uses(t, token))
-		require.Len(t, w.events(t, opscenter.EventServerAnnounced), 2)
+		require.Len(t, w.events(t, event.ServerAnnounced), 2)
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -179,7 +180,7 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 	r.memory.counts, r.memory.open = map[census]int{}, map[warningSubject]*alarm{}
 	r.memory.begun = time.Now()
 	r.memory.flushed = r.memory.begun
-	r.memory.guard = guard{share: options.GuardShare, minimum: options.GuardMinimum, window: options.GuardWindow, ready: func() int { return r.memory.count(StatusReady) }}
+	r.memory.guard = guard{share: options.GuardShare, minimum: options.GuardMinimum, window: options.GuardWindow, ready: func() int { return r.memory.count(lifecycle.StatusReady) }}
 	ctx := context.Background()
 	if err := store.Attach(ctx, allTables()...); err != nil {
 		return nil, err
@@ -218,9 +219,9 @@ func (r *Registry) Close() error { return r.Flush(context.Background()) }
 // now is the time as it is stored: UTC, without a monotonic reading.
 func now() time.Time { return time.Now().UTC().Round(0) }
 
-func (r *Registry) policy() Policy {
+func (r *Registry) policy() lifecycle.Policy {
 	o := &r.options
-	return Policy{OfflineThreshold: o.OfflineThreshold, RebootTimeout: o.RebootTimeout,
+	return lifecycle.Policy{OfflineThreshold: o.OfflineThreshold, RebootTimeout: o.RebootTimeout,
 		FlapThreshold: o.FlapThreshold, FlapWindow: o.FlapWindow, FlapSteady: o.FlapSteady}
 }
 

@@ -1,6 +1,7 @@
 package opscenter
 
 import (
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"slices"
 	"time"
 )
@@ -29,11 +30,11 @@ type verdict struct {
 
 // judge decides about what a server says at a time. news: it is new whatever was said before, as another address is, and
 // what it asks for can't wait. It changes only t, and reads no clock.
-func (t *selfUpdateRate) judge(at, interval time.Duration, cause Cause, news bool) verdict {
+func (t *selfUpdateRate) judge(at, interval time.Duration, cause lifecycle.Cause, news bool) verdict {
 	if !t.any || at-t.window >= interval {
 		t.window, t.causes = at, 0
 	}
-	bit := uint16(1) << max(0, slices.Index(Causes, cause))
+	bit := uint16(1) << max(0, slices.Index(lifecycle.Causes, cause))
 	out := verdict{store: news || t.causes&bit == 0, poll: -1}
 	if out.store {
 		full := max(t.full, at) + interval
@@ -58,7 +59,7 @@ func (t *selfUpdateRate) judge(at, interval time.Duration, cause Cause, news boo
 }
 
 // judgeUpdate judges what a server says of itself now. A server without a track has no limit.
-func (r *Registry) judgeUpdate(id string, cause Cause, news bool) verdict {
+func (r *Registry) judgeUpdate(id string, cause lifecycle.Cause, news bool) verdict {
 	m := &r.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -9,6 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -18,23 +20,23 @@ func TestSelfUpdatesAreRationed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{})
 		w.ready(t, 0)
-		tell := func(cause opscenter.Cause, url string) error {
+		tell := func(cause lifecycle.Cause, url string) error {
 			return w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: cause, ConnectionURL: url})
 		}
 		begun := time.Now()
 		for range 1000 {
-			require.NoError(t, tell(opscenter.CauseNetworkInterfaceStateChanged, ""))
+			require.NoError(t, tell(lifecycle.CauseNetworkInterfaceStateChanged, ""))
 		}
-		require.Len(t, w.events(t, opscenter.EventSelfUpdate), 1)
+		require.Len(t, w.events(t, event.SelfUpdate), 1)
 		require.WithinDuration(t, begun.Add(opscenter.DefaultSelfUpdateInterval), w.get(t, "server00").State.PollRequested, 0, "the last of them may have told of something")
 		revision := w.revision(t)
-		require.NoError(t, tell(opscenter.CauseStorageConfigChanged, ""), "another cause is something new")
-		require.Len(t, w.events(t, opscenter.EventSelfUpdate), 2)
+		require.NoError(t, tell(lifecycle.CauseStorageConfigChanged, ""), "another cause is something new")
+		require.Len(t, w.events(t, event.SelfUpdate), 2)
 		require.Greater(t, w.revision(t), revision)
 		time.Sleep(opscenter.DefaultSelfUpdateInterval)
 		revision = w.revision(t)
 		for range 1000 {
-			require.NoError(t, tell(opscenter.CauseNetworkInterfaceStateChanged, ""))
+			require.NoError(t, tell(lifecycle.CauseNetworkInterfaceStateChanged, ""))
 		}
 		require.LessOrEqual(t, w.revision(t), revision+2)
 		require.WithinDuration(t, begun.Add(2*opscenter.DefaultSelfUpdateInterval), w.get(t, "server00").State.PollRequested, 0)
@@ -43,17 +45,17 @@ func TestSelfUpdatesAreRationed(t *testing.T) {
 		time.Sleep(time.Hour)
 		refused := 0
 		for i := range 100 {
-			if err := tell(opscenter.CauseNetworkConfigChanged, fmt.Sprintf("https://10.7.7.%d:8443", i)); err != nil {
+			if err := tell(lifecycle.CauseNetworkConfigChanged, fmt.Sprintf("https://10.7.7.%d:8443", i)); err != nil {
 				require.ErrorIs(t, err, opscenter.ErrTooOften)
 				refused++
 			}
 		}
 		require.Equal(t, 80, refused)
-		require.ErrorIs(t, tell(opscenter.CauseSystemRebootTriggered, ""), opscenter.ErrTooOften)
+		require.ErrorIs(t, tell(lifecycle.CauseSystemRebootTriggered, ""), opscenter.ErrTooOften)
 		time.Sleep(opscenter.DefaultSelfUpdateInterval)
-		require.NoError(t, tell(opscenter.CauseSystemRebootTriggered, ""))
+		require.NoError(t, tell(lifecycle.CauseSystemRebootTriggered, ""))
 		w.ready(t, 1)
-		require.NoError(t, w.SelfUpdate(t.Context(), certificate(1), opscenter.SelfUpdate{Cause: opscenter.CauseSystemRebootTriggered}), "the others are heard as ever")
+		require.NoError(t, w.SelfUpdate(t.Context(), certificate(1), opscenter.SelfUpdate{Cause: lifecycle.CauseSystemRebootTriggered}), "the others are heard as ever")
 	})
 }
 
@@ -81,12 +83,12 @@ func TestHistoryCannotBeErased(t *testing.T) {
 		require.Equal(t, before, after)
 		all, err := w.Events(t.Context(), opscenter.EventFilter{Limit: 1000})
 		require.NoError(t, err)
-		n := map[opscenter.EventKind]int{}
+		n := map[event.Kind]int{}
 		for _, e := range all {
 			n[e.Kind]++
 		}
-		require.Equal(t, 50, n[opscenter.EventRegistrationRefused])
-		require.Equal(t, 50, n[opscenter.EventSelfUpdate]+n[opscenter.EventConnectionURLChanged])
-		require.NotZero(t, n[opscenter.EventTokenCreated])
+		require.Equal(t, 50, n[event.RegistrationRefused])
+		require.Equal(t, 50, n[event.SelfUpdate]+n[event.ConnectionURLChanged])
+		require.NotZero(t, n[event.TokenCreated])
 	})
 }

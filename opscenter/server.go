@@ -11,6 +11,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -64,7 +66,7 @@ type Server struct {
 // ServerInfo is a server with what is known of it at one moment.
 type ServerInfo struct {
 	Server
-	State ServerState
+	State lifecycle.ServerState
 	// LastSeen is when the server was last in touch, either way.
 	LastSeen time.Time
 	// Failures is how many polls failed in a row since, and GoodPolls how many found it ready,
@@ -88,12 +90,11 @@ func (i *ServerInfo) NeedsUpdate() bool { return len(i.Outdated()) > 0 }
 func (i *ServerInfo) NeedsReboot() bool { return i.State.Versions.NeedsReboot() }
 
 // InMaintenance reports whether the server is evacuated, or on the way there or back.
-func (i *ServerInfo) InMaintenance() bool { return i.State.Maintenance != NotInMaintenance }
+func (i *ServerInfo) InMaintenance() bool { return i.State.Maintenance != lifecycle.NotInMaintenance }
 
 // Recommendation returns the recommended action. It is computed when asked for, never stored.
-func (i *ServerInfo) Recommendation() Recommendation {
-	outdated := i.Outdated()
-	return i.State.explainVersions(Recommend(i.State.condition(outdated)), outdated)
+func (i *ServerInfo) Recommendation() lifecycle.Recommendation {
+	return i.State.Recommend(i.Available)
 }
 
 // OnIncusOS returns ErrNotApplicable for a server that is known not to be on IncusOS: what needs
@@ -129,7 +130,7 @@ func (i *ServerInfo) ProbeTarget() Target {
 	}
 	return Target{Name: i.Name, ID: i.ID, ConnectionURL: i.ConnectionURL, PublicConnectionURL: public,
 		Fingerprint: i.Fingerprint, ServedFingerprint: i.ServedFingerprint, Type: i.State.Type, MemberName: i.State.MemberName, MachineID: i.MachineID,
-		OSVersion: i.State.Versions.OS.Version, Updating: i.State.Operation != nil && i.State.Operation.Action == ActionUpdate}
+		OSVersion: i.State.Versions.OS.Version, Updating: i.State.Operation != nil && i.State.Operation.Action == lifecycle.ActionUpdate}
 }
 
 // Target is what is needed to connect to a server.
@@ -143,7 +144,7 @@ type Target struct {
 	// beside it; SHA-256 in hexadecimal digits.
 	Fingerprint       string
 	ServedFingerprint string
-	Type              ServerType
+	Type              lifecycle.ServerType
 	MemberName        string // in its Incus cluster
 	MachineID         string // that it registered with; empty: not known
 	// Light asks a Prober to leave out the facts.
@@ -155,7 +156,7 @@ type Target struct {
 }
 
 // info joins a server with its state.
-func (r *Registry) info(server *Server, state *ServerState, channel *Channel) *ServerInfo {
+func (r *Registry) info(server *Server, state *lifecycle.ServerState, channel *Channel) *ServerInfo {
 	out := &ServerInfo{Server: *server}
 	if state != nil {
 		out.State = *state
@@ -318,7 +319,7 @@ func (r *Registry) EditServer(ctx context.Context, name string, edit func(*Serve
 		if err := servers.Put(tx, &changed); err != nil {
 			return err
 		}
-		if err := tx.Record(Event{At: changed.LastUpdated, Kind: EventServerUpdated, Server: name, Reason: "edited, channel " + spec.Channel}); err != nil {
+		if err := tx.Record(event.Event{At: changed.LastUpdated, Kind: event.ServerUpdated, Server: name, Reason: "edited, channel " + spec.Channel}); err != nil {
 			return err
 		}
 		if spec.ConnectionURL == "" || spec.ConnectionURL == server.ConnectionURL {
@@ -331,17 +332,17 @@ func (r *Registry) EditServer(ctx context.Context, name string, edit func(*Serve
 // AllowReinstall lets the machine register once more with another certificate, as it does
 // after it was installed anew; or takes that back.
 func (r *Registry) AllowReinstall(ctx context.Context, name string, allow bool) error {
-	return r.edit(ctx, name, nil, func(_ storage.WriteTx, server *Server) (*Event, error) {
+	return r.edit(ctx, name, nil, func(_ storage.WriteTx, server *Server) (*event.Event, error) {
 		server.ReinstallAllowed = allow
-		return &Event{Kind: EventReinstallAllowed, Reason: fmt.Sprintf("another certificate is accepted once: %t", allow)}, nil
+		return &event.Event{Kind: event.ReinstallAllowed, Reason: fmt.Sprintf("another certificate is accepted once: %t", allow)}, nil
 	})
 }
 
 // edit changes a server's record.
-func (r *Registry) edit(ctx context.Context, name string, check func(*ServerInfo) error, change func(storage.WriteTx, *Server) (*Event, error)) error {
-	var event *Event
+func (r *Registry) edit(ctx context.Context, name string, check func(*ServerInfo) error, change func(storage.WriteTx, *Server) (*event.Event, error)) error {
+	var entry *event.Event
 	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
-		event = nil
+		entry = nil
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
 			return notFound("server", name, err)
@@ -356,18 +357,18 @@ func (r *Registry) edit(ctx context.Context, name string, check func(*ServerInfo
 			}
 		}
 		changed := *server
-		if event, err = change(tx, &changed); err != nil {
+		if entry, err = change(tx, &changed); err != nil {
 			return err
 		}
 		changed.LastUpdated = now()
-		event.At, event.Server = changed.LastUpdated, name
+		entry.At, entry.Server = changed.LastUpdated, name
 		if err := servers.Put(tx, &changed); err != nil {
 			return err
 		}
-		return r.record(tx, *event)
+		return r.record(tx, *entry)
 	})
 	if err == nil {
-		r.logEvents(ctx, []Event{*event})
+		r.logEvents(ctx, []event.Event{*entry})
 	}
 	return err
 }
@@ -379,7 +380,7 @@ func (r *Registry) RenameServer(ctx context.Context, name, to string, check func
 	if err := checkServerName(to); err != nil {
 		return err
 	}
-	event := Event{At: now(), Kind: EventServerRenamed, Server: to, Reason: "was " + name}
+	entry := event.Event{At: now(), Kind: event.ServerRenamed, Server: to, Reason: "was " + name}
 	err := r.store.Update(ctx, func(tx storage.WriteTx) error { // what the memory has is by ID
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
@@ -410,23 +411,23 @@ func (r *Registry) RenameServer(ctx context.Context, name, to string, check func
 			return err
 		}
 		err = servers.Modify(tx, nameKey(name), func(s *Server) error {
-			s.Name, s.LastUpdated = to, event.At
+			s.Name, s.LastUpdated = to, entry.At
 			return nil
 		})
 		if err != nil {
 			return err
 		}
-		err = states.Modify(tx, nameKey(name), func(s *ServerState) error {
+		err = states.Modify(tx, nameKey(name), func(s *lifecycle.ServerState) error {
 			s.Name = to
 			return nil
 		})
 		if err != nil {
 			return err
 		}
-		return r.record(tx, event)
+		return r.record(tx, entry)
 	})
 	if err == nil {
-		r.logEvents(ctx, []Event{event})
+		r.logEvents(ctx, []event.Event{entry})
 	}
 	return err
 }
@@ -457,7 +458,7 @@ func (r *Registry) ForceDeleteServer(ctx context.Context, name string) error {
 }
 
 func (r *Registry) deleteServer(ctx context.Context, name string, force bool) error {
-	event := Event{At: now(), Kind: EventServerDeleted, Server: name, Reason: "removed by an operator"}
+	entry := event.Event{At: now(), Kind: event.ServerDeleted, Server: name, Reason: "removed by an operator"}
 	err := r.update(ctx, func(tx *writing) error {
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
@@ -472,7 +473,7 @@ func (r *Registry) deleteServer(ctx context.Context, name string, force bool) er
 		if err := servers.Delete(tx, nameKey(name)); err != nil {
 			return err
 		}
-		if err := r.unshared(tx, server, event.At); err != nil {
+		if err := r.unshared(tx, server, entry.At); err != nil {
 			return err
 		}
 		if err := tx.deleteState(name, server.ID); err != nil {
@@ -481,16 +482,16 @@ func (r *Registry) deleteServer(ctx context.Context, name string, force bool) er
 		if err := deleteFacts(tx, server.ID); err != nil {
 			return err
 		}
-		if err := r.clearAll(tx, name, server.ID, event.At); err != nil {
+		if err := r.clearAll(tx, name, server.ID, entry.At); err != nil {
 			return err
 		}
 		if err := forgetShare(tx, name); err != nil {
 			return err
 		}
-		return r.record(tx, event)
+		return r.record(tx, entry)
 	})
 	if err == nil {
-		r.logEvents(ctx, []Event{event})
+		r.logEvents(ctx, []event.Event{entry})
 	}
 	return err
 }
@@ -529,9 +530,9 @@ func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, 
 	server := &Server{ID: uuid.NewString(), Name: a.Name, ConnectionURL: a.ConnectionURL, PublicConnectionURL: a.PublicConnectionURL, PublicURLTrusted: a.PublicConnectionURL != "",
 		Channel: a.Channel, Description: a.Description, Properties: cloneProperties(a.Properties),
 		SystemUUID: a.SystemUUID, MachineID: a.MachineID, CreatedAt: at, LastUpdated: at}
-	state := &ServerState{Name: a.Name, ID: server.ID, Status: StatusUnregistered, StatusReason: "announced by an operator",
-		StatusSince: at, Type: TypeUnknown, LastUpdated: at}
-	event := Event{At: at, Kind: EventServerAnnounced, Server: a.Name, Reason: "expected to register itself"}
+	state := &lifecycle.ServerState{Name: a.Name, ID: server.ID, Status: lifecycle.StatusUnregistered, StatusReason: "announced by an operator",
+		StatusSince: at, Type: lifecycle.TypeUnknown, LastUpdated: at}
+	entry := event.Event{At: at, Kind: event.ServerAnnounced, Server: a.Name, Reason: "expected to register itself"}
 	var out *ServerInfo
 	err = r.update(ctx, func(tx *writing) error {
 		if err := channelExists(tx, a.Channel); err != nil {
@@ -556,11 +557,11 @@ func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, 
 		if out, err = r.load(tx, server); err != nil {
 			return err
 		}
-		return r.record(tx, event)
+		return r.record(tx, entry)
 	})
 	if err != nil {
 		return nil, err
 	}
-	r.logEvents(ctx, []Event{event})
+	r.logEvents(ctx, []event.Event{entry})
 	return out, nil
 }

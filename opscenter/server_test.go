@@ -14,6 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 	"github.com/opscenter-go/sdk/storage/memstore"
@@ -80,7 +83,7 @@ func TestChannelsAndUpdates(t *testing.T) {
 		info := w.get(t, "server00")
 		require.Equal(t, map[string]string{"os": "202610150000", "incus": "202610150000"}, info.Outdated())
 		recommended := info.Recommendation()
-		require.Equal(t, opscenter.ActionUpdate, recommended.Action)
+		require.Equal(t, lifecycle.ActionUpdate, recommended.Action)
 		require.Contains(t, recommended.Reason, "incus, os 202610010000 → 202610150000")
 		require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202609010000", "os"), "an older one changes nothing")
 		channel, err := w.Channel(t.Context(), "stable")
@@ -117,8 +120,8 @@ func TestListServers(t *testing.T) {
 			}
 			if n%4 != 0 {
 				o := answer(info)
-				kind := opscenter.ServerTypes[n%4]
-				maintenance := opscenter.MaintenanceState(n % 3)
+				kind := lifecycle.ServerTypes[n%4]
+				maintenance := lifecycle.MaintenanceState(n % 3)
 				o.Type, o.Maintenance = &kind, &maintenance
 				if n%5 == 0 {
 					o.Versions.OS.VersionNext, o.Versions.OS.NeedsReboot = "202610150000", true
@@ -126,7 +129,7 @@ func TestListServers(t *testing.T) {
 				w.observe(t, o)
 			}
 			if n%7 == 0 {
-				require.NoError(t, w.SelfUpdate(t.Context(), certificate(n), opscenter.SelfUpdate{Cause: opscenter.CauseSystemRebootTriggered}))
+				require.NoError(t, w.SelfUpdate(t.Context(), certificate(n), opscenter.SelfUpdate{Cause: lifecycle.CauseSystemRebootTriggered}))
 			}
 		}
 		require.NoError(t, w.PublishUpdate(t.Context(), "testing", "202610150000", "os"))
@@ -139,14 +142,14 @@ func TestListServers(t *testing.T) {
 		yes, no := true, false
 		filters := []opscenter.ServerFilter{{}, {Channel: "testing"}, {Fingerprint: opscenter.Fingerprint(certificate(5))}, {Fingerprint: "00"}, {Cluster: "none"},
 			{NeedsUpdate: &yes}, {NeedsUpdate: &no}, {NeedsReboot: &yes}, {NeedsReboot: &no}, {InMaintenance: &yes}, {InMaintenance: &no},
-			{Status: ready, Channel: "testing", InMaintenance: &no, NeedsUpdate: &yes}, {Channel: "testing", Type: opscenter.TypeIncus}}
-		for _, s := range opscenter.Statuses {
+			{Status: ready, Channel: "testing", InMaintenance: &no, NeedsUpdate: &yes}, {Channel: "testing", Type: lifecycle.TypeIncus}}
+		for _, s := range lifecycle.Statuses {
 			filters = append(filters, opscenter.ServerFilter{Status: s})
 		}
-		for _, d := range opscenter.StatusDetails {
+		for _, d := range lifecycle.StatusDetails {
 			filters = append(filters, opscenter.ServerFilter{StatusDetail: d})
 		}
-		for _, k := range opscenter.ServerTypes {
+		for _, k := range lifecycle.ServerTypes {
 			filters = append(filters, opscenter.ServerFilter{Type: k})
 		}
 		found := 0
@@ -211,8 +214,8 @@ func TestListServers(t *testing.T) {
 	})
 }
 
-func withFacts(o opscenter.Observation, hardware string) opscenter.Observation {
-	o.Facts = &opscenter.Facts{Hardware: json.RawMessage(hardware)}
+func withFacts(o lifecycle.Observation, hardware string) lifecycle.Observation {
+	o.Facts = &lifecycle.Facts{Hardware: json.RawMessage(hardware)}
 	return o
 }
 
@@ -236,7 +239,7 @@ func TestAnUnchangedPollWritesNothing(t *testing.T) {
 
 		// What was not read stays.
 		o := answer(info)
-		o.Facts = &opscenter.Facts{Network: json.RawMessage(`{"state":{}}`)}
+		o.Facts = &lifecycle.Facts{Network: json.RawMessage(`{"state":{}}`)}
 		w.observe(t, o)
 		facts, err = w.ServerFacts(t.Context(), "server00")
 		require.NoError(t, err)
@@ -245,11 +248,11 @@ func TestAnUnchangedPollWritesNothing(t *testing.T) {
 
 		// What is not JSON, or too large, harms nothing else.
 		o = answer(info)
-		maintenance := opscenter.MaintenanceEvacuated
-		o.Maintenance, o.Facts = &maintenance, &opscenter.Facts{Hardware: json.RawMessage(`{"cpu"`)}
+		maintenance := lifecycle.MaintenanceEvacuated
+		o.Maintenance, o.Facts = &maintenance, &lifecycle.Facts{Hardware: json.RawMessage(`{"cpu"`)}
 		w.observe(t, o)
-		require.Equal(t, opscenter.MaintenanceEvacuated, w.get(t, "server00").State.Maintenance)
-		list, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: opscenter.WarningUnreadable}, opscenter.Page{})
+		require.Equal(t, lifecycle.MaintenanceEvacuated, w.get(t, "server00").State.Maintenance)
+		list, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: warning.Unreadable}, opscenter.Page{})
 		require.NoError(t, err)
 		require.Len(t, list.Warnings, 1)
 		require.Contains(t, list.Warnings[0].Message, "hardware facts")
@@ -265,7 +268,7 @@ func TestSecretsAreNotStored(t *testing.T) {
 		w := newWorld(t, memstore.New(), opscenter.Options{KeepSecrets: keep})
 		info := w.ready(t, 0)
 		o := answer(info)
-		o.Facts = &opscenter.Facts{Network: json.RawMessage(network), Security: security, Hardware: json.RawMessage(`{"deep":[{"bmc":{"password":"hunter2"}}]}`)}
+		o.Facts = &lifecycle.Facts{Network: json.RawMessage(network), Security: security, Hardware: json.RawMessage(`{"deep":[{"bmc":{"password":"hunter2"}}]}`)}
 		w.observe(t, o)
 		facts, err := w.ServerFacts(t.Context(), "server00")
 		require.NoError(t, err)
@@ -329,7 +332,7 @@ func TestEvents(t *testing.T) {
 	w := newWorld(t, memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{MaxEvents: 20})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	seen := make(chan opscenter.Event)
+	seen := make(chan event.Event)
 	ended := make(chan error, 1)
 	go func() {
 		for e, err := range w.WatchEvents(ctx, 0) {
@@ -342,7 +345,7 @@ func TestEvents(t *testing.T) {
 	}()
 	w.ready(t, 0)
 	var last uint64
-	for _, want := range []opscenter.EventKind{opscenter.EventTokenCreated, opscenter.EventServerRegistered, opscenter.EventClusterDiscovered, opscenter.EventStatusChanged} {
+	for _, want := range []event.Kind{event.TokenCreated, event.ServerRegistered, event.ClusterDiscovered, event.StatusChanged} {
 		e := <-seen
 		require.Equal(t, want, e.Kind)
 		require.Equal(t, last+1, e.Sequence)

@@ -3,6 +3,9 @@ package opscenter
 import (
 	"strings"
 
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -20,8 +23,8 @@ var (
 	serversByChannel = servers.Index("channel", func(s *Server) []storage.Key { return optionalKey(s.Channel) })
 
 	// states: how servers are, by name, so that both tables are read side by side.
-	states         = storage.NewTable("states", func(s *ServerState) storage.Key { return nameKey(s.Name) })
-	statesByStatus = states.Index("status", func(s *ServerState) []storage.Key { return optionalKey(string(s.Status)) })
+	states         = storage.NewTable("states", func(s *lifecycle.ServerState) storage.Key { return nameKey(s.Name) })
+	statesByStatus = states.Index("status", func(s *lifecycle.ServerState) []storage.Key { return optionalKey(string(s.Status)) })
 
 	// facts: what is large, by the ID that outlives a rename.
 	facts = storage.NewTable("facts", func(f *factsRow) storage.Key { return storage.StringKey(f.ID) })
@@ -36,8 +39,8 @@ var (
 	seenTimesTable   = storage.NewTable("seen_times", func(s *seenTimes) storage.Key { return storage.UintKey(s.Bucket) })
 
 	// warnings by their UUIDs, which sort by age.
-	warnings          = storage.NewTable("warnings", func(w *Warning) storage.Key { return storage.StringKey(w.UUID) })
-	warningsBySubject = warnings.Unique("subject", func(w *Warning) []storage.Key { return []storage.Key{w.subject().key()} })
+	warnings          = storage.NewTable("warnings", func(w *warning.Warning) storage.Key { return storage.StringKey(w.UUID) })
+	warningsBySubject = warnings.Unique("subject", func(w *warning.Warning) []storage.Key { return []storage.Key{subjectOf(w).key()} })
 
 	// tokens by their UUIDs, which are secrets: lists go by age, so that no cursor tells one.
 	tokens      = storage.NewTable("tokens", func(t *Token) storage.Key { return storage.StringKey(t.UUID) }).Secret()
@@ -52,8 +55,8 @@ var (
 	claims                = storage.NewTable("claims", func(c *Claim) storage.Key { return claimKey(c.Unit, c.Cluster) })
 
 	// events in the order of their sequence number; counters holds the last one.
-	events         = storage.NewTable("events", func(e *Event) storage.Key { return storage.UintKey(e.Sequence) })
-	eventsByServer = events.Index("server", func(e *Event) []storage.Key { return optionalKey(e.Server) })
+	events         = storage.NewTable("events", func(e *event.Event) storage.Key { return storage.UintKey(e.Sequence) })
+	eventsByServer = events.Index("server", func(e *event.Event) []storage.Key { return optionalKey(e.Server) })
 	counters       = storage.NewTable("counters", func(c *counter) storage.Key { return storage.StringKey(c.Name) })
 )
 

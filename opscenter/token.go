@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -78,7 +79,7 @@ func (t *Tx) CreateToken(spec TokenSpec) (*Token, error) {
 	if err := r.fillToken(token, spec); err != nil {
 		return nil, err
 	}
-	event := Event{At: at, Kind: EventTokenCreated, Reason: fmt.Sprintf("%s: %d uses until %s, channel %s",
+	entry := event.Event{At: at, Kind: event.TokenCreated, Reason: fmt.Sprintf("%s: %d uses until %s, channel %s",
 		token.label(), token.UsesRemaining, token.ExpireAt.Format(time.RFC3339), token.Channel)}
 	if err := channelExists(t, token.Channel); err != nil {
 		return nil, err
@@ -86,7 +87,7 @@ func (t *Tx) CreateToken(spec TokenSpec) (*Token, error) {
 	if err := tokens.Insert(t, token); err != nil {
 		return nil, err
 	}
-	return token, t.Record(event)
+	return token, t.Record(entry)
 }
 
 func (r *Registry) fillToken(token *Token, spec TokenSpec) error {
@@ -230,7 +231,7 @@ func (r *Registry) EditToken(ctx context.Context, id string, edit func(*Token, *
 	if err != nil {
 		return err
 	}
-	var event Event
+	var entry event.Event
 	err = r.store.Update(ctx, func(tx storage.WriteTx) error {
 		token, err := tokens.Get(tx, storage.StringKey(id))
 		if err != nil {
@@ -253,12 +254,12 @@ func (r *Registry) EditToken(ctx context.Context, id string, edit func(*Token, *
 		if err := tokens.Put(tx, &changed); err != nil {
 			return err
 		}
-		event = Event{At: now(), Kind: EventTokenUpdated, Reason: fmt.Sprintf("%s: %d uses until %s, channel %s",
+		entry = event.Event{At: now(), Kind: event.TokenUpdated, Reason: fmt.Sprintf("%s: %d uses until %s, channel %s",
 			changed.label(), changed.UsesRemaining, changed.ExpireAt.Format(time.RFC3339), changed.Channel)}
-		return r.record(tx, event)
+		return r.record(tx, entry)
 	})
 	if err == nil {
-		r.logEvents(ctx, []Event{event})
+		r.logEvents(ctx, []event.Event{entry})
 	}
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -141,7 +142,7 @@ func (r *Registry) CreateTokenSeed(ctx context.Context, token, name string, spec
 		if err := tokenSeeds.Insert(tx, out); err != nil {
 			return err
 		}
-		return tx.Record(Event{At: at, Kind: EventTokenUpdated, Reason: fmt.Sprintf("%s has seed %q", token.label(), name)})
+		return tx.Record(event.Event{At: at, Kind: event.TokenUpdated, Reason: fmt.Sprintf("%s has seed %q", token.label(), name)})
 	})
 	if err != nil {
 		return nil, err
@@ -223,7 +224,7 @@ func (r *Registry) EditTokenSeed(ctx context.Context, token, name string, edit f
 		if err := tokenSeeds.Put(tx, &changed); err != nil {
 			return err
 		}
-		return tx.Record(Event{At: changed.LastUpdated, Kind: EventTokenUpdated, Reason: fmt.Sprintf("seed %q of %s was changed", name, token.label())})
+		return tx.Record(event.Event{At: changed.LastUpdated, Kind: event.TokenUpdated, Reason: fmt.Sprintf("seed %q of %s was changed", name, token.label())})
 	})
 }
 
@@ -242,7 +243,7 @@ func (r *Registry) DeleteTokenSeed(ctx context.Context, token, name string, chec
 		if err := tokenSeeds.Delete(tx, storage.StringKey(token.UUID).Str(name)); err != nil {
 			return err
 		}
-		return tx.Record(Event{At: now(), Kind: EventTokenUpdated, Reason: fmt.Sprintf("seed %q of %s was removed", name, token.label())})
+		return tx.Record(event.Event{At: now(), Kind: event.TokenUpdated, Reason: fmt.Sprintf("seed %q of %s was removed", name, token.label())})
 	})
 }
 
@@ -348,7 +349,7 @@ func (t *Tx) deleteToken(token *Token, why string) error {
 			return err
 		}
 	}
-	return t.Record(Event{At: now(), Kind: EventTokenRevoked, Reason: token.label() + why})
+	return t.Record(event.Event{At: now(), Kind: event.TokenRevoked, Reason: token.label() + why})
 }
 
 // spentBatch is how many tokens are removed in one transaction.

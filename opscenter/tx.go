@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -19,7 +21,7 @@ type Tx struct {
 	writing  *writing
 	acting   map[string]bool // servers that this process acts on from before the commit, of all runs
 	begun    map[string]bool // of this run
-	events   []Event
+	events   []event.Event
 	names    []string // of the members that were changed last
 	// committed is called when the transaction is.
 	committed []func()
@@ -29,9 +31,9 @@ type Tx struct {
 func (t *Tx) Snapshot() *Snapshot { return &Snapshot{ReadTx: t.WriteTx, registry: t.registry} }
 
 // Record appends events.
-func (t *Tx) Record(list ...Event) error {
+func (t *Tx) Record(list ...event.Event) error {
 	for i := range list {
-		list[i].Reason = truncate.Text(list[i].Reason, maxReason)
+		list[i].Reason = truncate.Text(list[i].Reason, lifecycle.MaxReason)
 	}
 	t.events = append(t.events, list...)
 	return t.registry.record(t.writing, list...)
@@ -47,12 +49,12 @@ func (t *Tx) act(id string) {
 }
 
 func (r *Registry) beginActing(id string) {
-	r.setContact(id, func(c *Contact) { c.Acting++ })
+	r.setContact(id, func(c *lifecycle.Contact) { c.Acting++ })
 }
 
 // doubt forgets the good polls there were: what they found is to be found once more.
 func (r *Registry) doubt(id string) {
-	r.setContact(id, func(c *Contact) { c.Good = 0 })
+	r.setContact(id, func(c *lifecycle.Contact) { c.Good = 0 })
 }
 
 // Write runs fn in a transaction: all that it does is stored, or nothing. fn may be run more
@@ -155,11 +157,11 @@ func (s *Snapshot) Free(info *ServerInfo) error {
 // Rolling returns what decisions about rolling operations are made on.
 func (i *ServerInfo) Rolling() *rolling.Server {
 	s := &i.State
-	out := &rolling.Server{Plain: s.Versions.OS.Plain, Name: i.Name, ID: i.ID, Cluster: i.Cluster, Channel: i.Channel, Properties: i.Properties, Incus: s.Type == TypeIncus,
-		Ready: s.Status == StatusReady && s.StatusDetail == DetailNone && s.Operation == nil, Online: s.Status == StatusReady,
-		Condition: describe(s.Status, s.StatusDetail), Running: s.Versions.OS.Version, NeedsReboot: s.Versions.NeedsReboot(),
-		Available: i.Available, SecureBootKeys: i.SecureBootKeys, BootedAt: s.BootedAt, Evacuated: s.Maintenance == MaintenanceEvacuated, Took: s.Took, Good: i.GoodPolls}
-	out.Moving = s.Maintenance == MaintenanceEvacuating || s.Maintenance == MaintenanceRestoring || s.Stopped != nil && !out.Evacuated
+	out := &rolling.Server{Plain: s.Versions.OS.Plain, Name: i.Name, ID: i.ID, Cluster: i.Cluster, Channel: i.Channel, Properties: i.Properties, Incus: s.Type == lifecycle.TypeIncus,
+		Ready: s.Status == lifecycle.StatusReady && s.StatusDetail == lifecycle.DetailNone && s.Operation == nil, Online: s.Status == lifecycle.StatusReady,
+		Condition: lifecycle.Describe(s.Status, s.StatusDetail), Running: s.Versions.OS.Version, NeedsReboot: s.Versions.NeedsReboot(),
+		Available: i.Available, SecureBootKeys: i.SecureBootKeys, BootedAt: s.BootedAt, Evacuated: s.Maintenance == lifecycle.MaintenanceEvacuated, Took: s.Took, Good: i.GoodPolls}
+	out.Moving = s.Maintenance == lifecycle.MaintenanceEvacuating || s.Maintenance == lifecycle.MaintenanceRestoring || s.Stopped != nil && !out.Evacuated
 	if out.Ready && i.Cluster != "" && s.MemberName == "" {
 		// It would be taken for a server in no cluster, and its instances stopped.
 		out.Ready, out.Condition = false, "ready, and not known to be a member of its cluster"
@@ -167,8 +169,8 @@ func (i *ServerInfo) Rolling() *rolling.Server {
 	out.Staged, out.Skipped = s.Versions.OS.StagedVersion(), s.Versions.OS.Skipped()
 	if n := len(s.Versions.Applications); n > 0 || s.Versions.OS.Version != "" {
 		out.Versions = make(map[string]string, n+1)
-		if have, ok := s.Versions.Staged(ComponentOS); ok {
-			out.Versions[ComponentOS] = have
+		if have, ok := s.Versions.Staged(lifecycle.ComponentOS); ok {
+			out.Versions[lifecycle.ComponentOS] = have
 		}
 		for k := range s.Versions.Applications {
 			out.Versions[s.Versions.Applications[k].Name] = s.Versions.Applications[k].Version

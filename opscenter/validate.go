@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -279,3 +281,14 @@ func checkCertificate(certificate *x509.Certificate) error {
 	}
 	return nil
 }
+
+// checkVersion wants a number in decimal digits.
+func checkVersion(version string) error {
+	if _, err := strconv.ParseUint(version, 10, 64); err != nil || version[0] == '+' {
+		return fmt.Errorf("version %q: digits are wanted, as in 202610150000: %w", version, ErrInvalidVersion)
+	}
+	return nil
+}
+
+// sortedKeys returns the keys of m in order.
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

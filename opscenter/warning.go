@@ -11,118 +11,38 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// WarningKind says what a warning is about. Those that Operations Center has are named as there.
-type WarningKind string
-
-// The kinds the SDK raises itself; programs may raise others.
-const (
-	// WarningUnreachable: the server is offline, and did not say that it would be. Cleared when
-	// it answers.
-	WarningUnreachable WarningKind = "Server unreachable"
-	// WarningCertificate: the server presents a certificate that is not the registered one, nor
-	// accepted since. Cleared when it presents one that is; see AcceptCertificate.
-	WarningCertificate WarningKind = "Server certificate changed"
-	// WarningIdentity: at the server's address another machine answers, which may be recorded as another server.
-	// Nothing is done to the server meanwhile. Cleared when the server itself answers; if both records are of one
-	// machine, remove one of them.
-	WarningIdentity WarningKind = "Another machine answers"
-	// WarningUntrusted: the server refuses the control plane's client certificate. Cleared when
-	// it answers.
-	WarningUntrusted WarningKind = "Control plane not trusted"
-	// WarningFlapping: the server goes up and down, and is held offline. Cleared when it has
-	// been steady for Options.FlapSteady.
-	WarningFlapping WarningKind = "Server flapping"
-	// WarningUnreadable: the server answers, but not all of it could be read; the old values
-	// are kept. Cleared when a poll reads all.
-	WarningUnreadable WarningKind = "Server partly unreadable"
-	// WarningFacts: a part of the server's facts is larger than its limit, and kept in part: see
-	// MaxHardwareSize and the others. Cleared when all parts fit.
-	WarningFacts WarningKind = "Server facts too large"
-	// WarningBackupImage: the server runs from its backup image, as the version it was updated to
-	// did not boot. Cleared when it runs another one.
-	WarningBackupImage WarningKind = "Server runs from its backup image"
-	// WarningSharedUUID: the server has the system UUID of another one, which is another machine.
-	// Cleared when no other server has it; those that know why acknowledge it.
-	WarningSharedUUID WarningKind = "System UUID shared"
-	// WarningInventory: a server, or its cluster, has more objects than inventory.Options let be kept. Cleared when a
-	// scan finds no more than that.
-	WarningInventory WarningKind = "Inventory truncated"
-	// WarningFleet: so many servers fail at once that the control plane suspects itself: nobody
-	// becomes offline. Cleared when most of those that are asked answer.
-	WarningFleet WarningKind = "Fleet unreachable"
-	// WarningLocal: the control plane could not poll servers for a reason of its own, as that it may open no more
-	// files. Nothing is concluded of them. Cleared when that did not happen for a minute.
-	WarningLocal WarningKind = "Control plane can't poll"
-	// WarningUpdateSettings: the server's update settings are not those of a managed server, and
-	// are put back. Cleared when they are.
-	WarningUpdateSettings WarningKind = "Server update settings changed"
-	// WarningUpdates: the last refresh of the update feed failed, or some updates could not be fetched. Cleared when one
-	// ends without that.
-	WarningUpdates WarningKind = "Updates not fetched"
-	// WarningSigner: the certificate that signs updates ends within 90 days, or has ended. Cleared when an index is signed
-	// by one that lasts longer.
-	WarningSigner WarningKind = "Update signing certificate ends"
-	// WarningUpdateHeld: a new update lacks what servers or tokens of the default channel need, and is not offered there.
-	// Cleared when it is, or another one has what is needed.
-	WarningUpdateHeld WarningKind = "Update held back"
-	// WarningBehind: polls don't keep up with their schedule. Cleared when they do.
-	WarningBehind WarningKind = "Polling behind schedule"
-)
-
-// Warned is a warning as it is raised.
-type Warned struct {
-	Kind    WarningKind
-	Message string
-}
-
-// Warning is something an operator should know, for as long as it holds: it goes away by
-// itself when its cause is gone. Its coming and going are events.
-type Warning struct {
-	// UUID names the warning; later ones sort behind earlier ones.
-	UUID string
-	Kind WarningKind
-	// Server is the name of the server it is about; empty: the fleet.
-	Server   string
-	ServerID string
-	Message  string
-	// FirstSeen and LastSeen are when there was cause for it, and Count how often.
-	FirstSeen time.Time
-	LastSeen  time.Time
-	Count     int
-	// Acknowledged is for operators to set: somebody knows.
-	Acknowledged bool
-	LastUpdated  time.Time
-}
-
 // warningSubject is what there is one warning of at a time.
 type warningSubject struct {
-	kind     WarningKind
+	kind     warning.Kind
 	serverID string
 }
 
 func (s warningSubject) key() storage.Key { return storage.StringKey(s.serverID).Str(string(s.kind)) }
 
-func (w *Warning) subject() warningSubject { return warningSubject{w.Kind, w.ServerID} }
+func subjectOf(w *warning.Warning) warningSubject { return warningSubject{w.Kind, w.ServerID} }
 
 // raise stores a warning, unless it is there. A warning of the fleet has no server.
-func (r *Registry) raise(tx *writing, server, id string, w Warned, at time.Time) error {
+func (r *Registry) raise(tx *writing, server, id string, w warning.Input, at time.Time) error {
 	known, err := warningsBySubject.Find(tx, warningSubject{w.Kind, id}.key())
 	if err != nil || known != nil {
 		return err
 	}
-	row := Warning{UUID: newUUID(), Kind: w.Kind, ServerID: id, Message: w.Message, FirstSeen: at, LastSeen: at, LastUpdated: at, Count: 1}
+	row := warning.Warning{UUID: newUUID(), Kind: w.Kind, ServerID: id, Message: w.Message, FirstSeen: at, LastSeen: at, LastUpdated: at, Count: 1}
 	if err := warnings.Put(tx, &row); err != nil {
 		return err
 	}
 	tx.raised = append(tx.raised, row)
-	return r.record(tx, Event{At: at, Kind: EventWarningRaised, Server: server, Reason: truncate.Text(fmt.Sprintf("%s: %s", w.Kind, w.Message), maxReason)})
+	return r.record(tx, event.Event{At: at, Kind: event.WarningRaised, Server: server, Reason: truncate.Text(fmt.Sprintf("%s: %s", w.Kind, w.Message), lifecycle.MaxReason)})
 }
 
 // clear removes a warning, if it is there.
-func (r *Registry) clear(tx *writing, server, id string, kind WarningKind, at time.Time, why string) error {
+func (r *Registry) clear(tx *writing, server, id string, kind warning.Kind, at time.Time, why string) error {
 	known, err := warningsBySubject.Find(tx, warningSubject{kind, id}.key())
 	if err != nil || known == nil {
 		return err
@@ -130,13 +50,13 @@ func (r *Registry) clear(tx *writing, server, id string, kind WarningKind, at ti
 	if err := warnings.Delete(tx, storage.StringKey(known.UUID)); err != nil {
 		return err
 	}
-	tx.closed = append(tx.closed, known.subject())
-	return r.record(tx, Event{At: at, Kind: EventWarningCleared, Server: server, Reason: fmt.Sprintf("%s: %s", kind, why)})
+	tx.closed = append(tx.closed, subjectOf(known))
+	return r.record(tx, event.Event{At: at, Kind: event.WarningCleared, Server: server, Reason: fmt.Sprintf("%s: %s", kind, why)})
 }
 
 // clearAll removes all warnings of a server that is removed itself.
 func (r *Registry) clearAll(tx *writing, server, id string, at time.Time) error {
-	var kinds []WarningKind
+	var kinds []warning.Kind
 	for w, err := range warningsBySubject.Scan(tx, storage.Range{Prefix: storage.StringKey(id)}) {
 		if err != nil {
 			return err
@@ -157,14 +77,14 @@ func newUUID() string { return uuid.Must(uuid.NewV7()).String() }
 // Warn raises a warning about a server, or, with an empty name, about the fleet; if there is
 // one of that kind, it is seen once more. It stays until ClearWarning. Errors: ErrNotFound,
 // ErrTooLong. Warnings of the kinds above are cleared as it says there.
-func (r *Registry) Warn(ctx context.Context, server string, w Warned) error {
+func (r *Registry) Warn(ctx context.Context, server string, w warning.Input) error {
 	if err := checkLength("kind of warning", string(w.Kind), MaxLabelLength); err != nil {
 		return err
 	}
 	if w.Kind == "" {
 		return fmt.Errorf("warning: a kind is wanted: %w", ErrInvalidName)
 	}
-	w.Message = truncate.Text(w.Message, maxReason)
+	w.Message = truncate.Text(w.Message, lifecycle.MaxReason)
 	at := now()
 	var id string
 	raised := false
@@ -189,7 +109,7 @@ func (r *Registry) Warn(ctx context.Context, server string, w Warned) error {
 
 // ClearWarning removes the warning of that kind about a server, or, with an empty name, about
 // the fleet; if there is none, that is no error. Errors: ErrNotFound: there is no such server.
-func (r *Registry) ClearWarning(ctx context.Context, server string, kind WarningKind) error {
+func (r *Registry) ClearWarning(ctx context.Context, server string, kind warning.Kind) error {
 	at := now()
 	return r.update(ctx, func(tx *writing) error {
 		id, err := serverID(tx, server)
@@ -214,7 +134,7 @@ func serverID(tx storage.ReadTx, name string) (string, error) {
 // AcknowledgeWarning notes that somebody knows, or takes that back. check, unless nil, is
 // called with the warning as it is, and an error of it ends the update: for optimistic
 // locking. Errors: ErrNotFound.
-func (r *Registry) AcknowledgeWarning(ctx context.Context, id string, acknowledged bool, check func(*Warning) error) error {
+func (r *Registry) AcknowledgeWarning(ctx context.Context, id string, acknowledged bool, check func(*warning.Warning) error) error {
 	at := now()
 	return r.update(ctx, func(tx *writing) error {
 		known, err := warnings.Get(tx, storage.StringKey(id))
@@ -238,12 +158,12 @@ func (r *Registry) AcknowledgeWarning(ctx context.Context, id string, acknowledg
 		if err := warnings.Put(tx, &changed); err != nil {
 			return err
 		}
-		return r.record(tx, Event{At: at, Kind: EventWarningAcknowledged, Server: shown.Server, Reason: fmt.Sprintf("%s: %t", known.Kind, acknowledged)})
+		return r.record(tx, event.Event{At: at, Kind: event.WarningAcknowledged, Server: shown.Server, Reason: fmt.Sprintf("%s: %t", known.Kind, acknowledged)})
 	})
 }
 
 // showWarning adds to a stored warning the name of its server, and what is not flushed.
-func (r *Registry) showWarning(tx storage.ReadTx, stored *Warning) (*Warning, error) {
+func (r *Registry) showWarning(tx storage.ReadTx, stored *warning.Warning) (*warning.Warning, error) {
 	out := *stored
 	if out.ServerID != "" {
 		server, err := byID.Find(tx, storage.StringKey(out.ServerID))
@@ -253,7 +173,7 @@ func (r *Registry) showWarning(tx storage.ReadTx, stored *Warning) (*Warning, er
 		if server != nil {
 			out.Server = server.Name
 		}
-		if server != nil && out.Kind == WarningSharedUUID { // servers may have been renamed since
+		if server != nil && out.Kind == warning.SharedUUID { // servers may have been renamed since
 			var sharing []*Server
 			for other, err := range withSystemUUID(tx, server.SystemUUID) {
 				if err != nil {
@@ -267,21 +187,21 @@ func (r *Registry) showWarning(tx storage.ReadTx, stored *Warning) (*Warning, er
 				}
 			}
 			if len(sharing) > 0 {
-				out.Message = truncate.Text(sharedMessage(server, sharing), maxReason)
+				out.Message = truncate.Text(sharedMessage(server, sharing), lifecycle.MaxReason)
 			}
 		}
 	}
 	m := &r.memory
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	if a := m.open[out.subject()]; a != nil && a.uuid == out.UUID && a.unflushed {
+	if a := m.open[subjectOf(&out)]; a != nil && a.uuid == out.UUID && a.unflushed {
 		out.Count, out.LastSeen, out.Message = out.Count+a.count, a.last, a.message
 	}
 	return &out, nil
 }
 
 // Warning returns a warning by its UUID, or ErrNotFound.
-func (r *Registry) Warning(ctx context.Context, id string) (out *Warning, err error) {
+func (r *Registry) Warning(ctx context.Context, id string) (out *warning.Warning, err error) {
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
 		known, err := warnings.Get(tx, storage.StringKey(id))
 		if err != nil {
@@ -295,7 +215,7 @@ func (r *Registry) Warning(ctx context.Context, id string) (out *Warning, err er
 
 // WarningFilter selects warnings: those that match all that is set. The zero value selects all.
 type WarningFilter struct {
-	Kind WarningKind
+	Kind warning.Kind
 	// Server selects the warnings about the server of that name; ErrNotFound if there is none.
 	Server       string
 	Acknowledged *bool
@@ -303,7 +223,7 @@ type WarningFilter struct {
 
 // WarningPage is a page of warnings.
 type WarningPage struct {
-	Warnings []*Warning
+	Warnings []*warning.Warning
 	// Next is the cursor of the next page; empty on the last.
 	Next string
 }
@@ -349,8 +269,8 @@ func (r *Registry) ListWarnings(ctx context.Context, filter WarningFilter, page 
 }
 
 // warningsOf yields the warnings about a server, the oldest first: there are few.
-func (r *Registry) warningsOf(tx storage.ReadTx, id string, page Page) iter.Seq2[*Warning, error] {
-	return func(yield func(*Warning, error) bool) {
+func (r *Registry) warningsOf(tx storage.ReadTx, id string, page Page) iter.Seq2[*warning.Warning, error] {
+	return func(yield func(*warning.Warning, error) bool) {
 		after := ""
 		if page.Cursor != "" {
 			var err error
@@ -359,7 +279,7 @@ func (r *Registry) warningsOf(tx storage.ReadTx, id string, page Page) iter.Seq2
 				return
 			}
 		}
-		var list []*Warning
+		var list []*warning.Warning
 		for w, err := range warningsBySubject.Scan(tx, storage.Range{Prefix: storage.StringKey(id)}) {
 			if err != nil {
 				yield(nil, err)
@@ -369,7 +289,7 @@ func (r *Registry) warningsOf(tx storage.ReadTx, id string, page Page) iter.Seq2
 				list = append(list, w)
 			}
 		}
-		slices.SortFunc(list, func(a, b *Warning) int { return strings.Compare(a.UUID, b.UUID) })
+		slices.SortFunc(list, func(a, b *warning.Warning) int { return strings.Compare(a.UUID, b.UUID) })
 		for _, w := range list {
 			if !yield(w, nil) {
 				return

@@ -3,6 +3,8 @@ package opscenter
 import (
 	"context"
 
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -12,7 +14,7 @@ type writing struct {
 	storage.WriteTx
 	states []stateChange
 	number uint64 // of the transaction: later ones have greater ones
-	raised []Warning
+	raised []warning.Warning
 	closed []warningSubject
 }
 
@@ -38,7 +40,7 @@ func (r *Registry) update(ctx context.Context, fn func(tx *writing) error) error
 }
 
 // putState stores a state under its name.
-func (w *writing) putState(next *ServerState) error {
+func (w *writing) putState(next *lifecycle.ServerState) error {
 	before, err := states.Find(w, nameKey(next.Name))
 	if err != nil {
 		return err
@@ -48,7 +50,7 @@ func (w *writing) putState(next *ServerState) error {
 }
 
 // modifyState changes a state.
-func (w *writing) modifyState(name string, change func(*ServerState) error) error {
+func (w *writing) modifyState(name string, change func(*lifecycle.ServerState) error) error {
 	state, err := states.Get(w, nameKey(name))
 	if err != nil {
 		return err

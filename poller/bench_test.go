@@ -19,6 +19,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
@@ -104,7 +105,7 @@ func (t *bench) run(b *testing.B, client *incusos.Client, options poller.Options
 
 func (t *bench) ready() int {
 	for _, c := range t.registry.Counts() {
-		if c.Status == opscenter.StatusReady {
+		if c.Status == lifecycle.StatusReady {
 			return c.Count
 		}
 	}
@@ -268,14 +269,14 @@ func bareSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle i
 
 // steady is a prober without sockets: every answer is the last one again.
 type steady struct {
-	kind        opscenter.ServerType
-	maintenance opscenter.MaintenanceState
-	versions    opscenter.Versions
-	facts       *opscenter.Facts
+	kind        lifecycle.ServerType
+	maintenance lifecycle.MaintenanceState
+	versions    lifecycle.Versions
+	facts       *lifecycle.Facts
 }
 
-func (s *steady) Probe(_ context.Context, target opscenter.Target) opscenter.Observation {
-	return opscenter.Observation{Server: target.Name, ID: target.ID, At: time.Now(), Ready: true, Presented: target.Fingerprint,
+func (s *steady) Probe(_ context.Context, target opscenter.Target) lifecycle.Observation {
+	return lifecycle.Observation{Server: target.Name, ID: target.ID, At: time.Now(), Ready: true, Presented: target.Fingerprint,
 		Type: &s.kind, Maintenance: &s.maintenance, Versions: &s.versions, MemberName: &target.Name, Facts: s.facts}
 }
 
@@ -325,10 +326,10 @@ func BenchmarkSweep(b *testing.B) {
 		registerMany(b, registry, 1, n, func(i int) string { return fmt.Sprintf("https://10.%d.%d.%d:8443", i>>16, i>>8&0xff, i&0xff) }, "")
 		for _, what := range []string{"light", "facts"} {
 			b.Run(backend+"/"+what, func(b *testing.B) {
-				prober := &steady{kind: opscenter.TypeIncus, versions: opscenter.Versions{OS: opscenter.OSVersion{Name: "IncusOS", Version: "202610010000"},
-					Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "202610010000", Primary: true}}}}
+				prober := &steady{kind: lifecycle.TypeIncus, versions: lifecycle.Versions{OS: lifecycle.OSVersion{Name: "IncusOS", Version: "202610010000"},
+					Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: "202610010000", Primary: true}}}}
 				if what == "facts" {
-					prober.facts = &opscenter.Facts{Hardware: incusostest.Hardware(1)}
+					prober.facts = &lifecycle.Facts{Hardware: incusostest.Hardware(1)}
 				}
 				t := &bench{registry: registry, store: store}
 				options := always()

@@ -17,6 +17,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 	"github.com/opscenter-go/sdk/storage/memstore"
@@ -79,7 +81,7 @@ func (r *real) register(server *incusostest.Server) {
 	require.NoError(r.t, err)
 }
 
-func (r *real) count(status opscenter.Status) (n int) {
+func (r *real) count(status lifecycle.Status) (n int) {
 	for _, c := range r.registry.Counts() {
 		if c.Status == status {
 			n += c.Count
@@ -122,16 +124,16 @@ func TestTheWholeFleetGoesAndComesBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := startReal(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
-			r.eventually(func() bool { return r.count(opscenter.StatusReady) == 12 }, "all ready")
+			r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all ready")
 			r.fail(r.servers, fault)
 			r.eventually(r.registry.FleetUnreachable, "suspected")
 			polls := r.poller.Stats().Failed
 			r.eventually(func() bool { return r.poller.Stats().Failed > polls+40 }, "asked again and again")
-			require.Equal(t, 12, r.count(opscenter.StatusReady), "nobody is offline")
-			require.Positive(t, r.registry.CountWarnings()[opscenter.WarningFleet])
+			require.Equal(t, 12, r.count(lifecycle.StatusReady), "nobody is offline")
+			require.Positive(t, r.registry.CountWarnings()[warning.Fleet])
 			r.fail(r.servers, incusostest.FaultNone)
 			r.eventually(func() bool { return !r.registry.FleetUnreachable() && len(r.registry.CountWarnings()) == 0 }, "clear again")
-			require.Equal(t, 12, r.count(opscenter.StatusReady))
+			require.Equal(t, 12, r.count(lifecycle.StatusReady))
 		})
 	}
 }
@@ -140,14 +142,14 @@ func TestTheWholeFleetGoesAndComesBack(t *testing.T) {
 func TestPartOfTheFleetGoes(t *testing.T) {
 	t.Parallel()
 	r := startReal(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
-	r.eventually(func() bool { return r.count(opscenter.StatusReady) == 12 }, "all ready")
+	r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all ready")
 	r.fail(r.servers[:2], incusostest.FaultDown)
 	r.fail(r.servers[2:4], incusostest.FaultSilent)
-	r.eventually(func() bool { return r.count(opscenter.StatusOffline) == 4 }, "four are down")
+	r.eventually(func() bool { return r.count(lifecycle.StatusOffline) == 4 }, "four are down")
 	require.False(t, r.registry.FleetUnreachable())
-	require.Equal(t, 4, r.registry.CountWarnings()[opscenter.WarningUnreachable])
+	require.Equal(t, 4, r.registry.CountWarnings()[warning.Unreachable])
 	r.fail(r.servers, incusostest.FaultNone)
-	r.eventually(func() bool { return r.count(opscenter.StatusReady) == 12 }, "all back")
+	r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all back")
 	r.eventually(func() bool { return len(r.registry.CountWarnings()) == 0 }, "and nothing to warn of")
 }
 
@@ -155,15 +157,15 @@ func TestPartOfTheFleetGoes(t *testing.T) {
 func TestHalfOfTheFleetGoes(t *testing.T) {
 	t.Parallel()
 	r := startReal(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
-	r.eventually(func() bool { return r.count(opscenter.StatusReady) == 12 }, "all ready")
+	r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all ready")
 	r.fail(r.servers[:7], incusostest.FaultDown)
 	r.eventually(r.registry.FleetUnreachable, "suspected")
 	failed := r.poller.Stats().Failed
 	r.eventually(func() bool { return r.poller.Stats().Failed > failed+25 }, "asked on")
-	require.Zero(t, r.count(opscenter.StatusOffline))
+	require.Zero(t, r.count(lifecycle.StatusOffline))
 	require.NoError(t, r.servers[0].SetFault(incusostest.Fault{}))
 	require.NoError(t, r.servers[1].SetFault(incusostest.Fault{}))
-	r.eventually(func() bool { return r.count(opscenter.StatusOffline) == 5 }, "five of twelve are down for real")
+	r.eventually(func() bool { return r.count(lifecycle.StatusOffline) == 5 }, "five of twelve are down for real")
 	require.False(t, r.registry.FleetUnreachable())
 }
 
@@ -174,11 +176,11 @@ func TestChangesInTheMiddleOfAPoll(t *testing.T) {
 		options := quick
 		options.Interval, options.Timeout = 10*time.Second, 5*time.Second
 		r := startReal(t, 1, options, incusos.Options{})
-		r.eventually(func() bool { return r.count(opscenter.StatusReady) == 1 }, "ready")
+		r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 1 }, "ready")
 		server := r.servers[0]
 		require.NoError(t, server.SetFault(slow))
 		before := server.Requests("/os/1.0/system/storage")
-		require.NoError(t, r.registry.SelfUpdate(t.Context(), server.Certificate(), opscenter.SelfUpdate{Cause: opscenter.CauseStorageConfigChanged}))
+		require.NoError(t, r.registry.SelfUpdate(t.Context(), server.Certificate(), opscenter.SelfUpdate{Cause: lifecycle.CauseStorageConfigChanged}))
 		r.eventually(func() bool { return server.Requests("/os/1.0/system/storage") > before }, "in the middle")
 		return r, server
 	}
@@ -197,14 +199,14 @@ func TestChangesInTheMiddleOfAPoll(t *testing.T) {
 		r.eventually(idle(r), "over")
 		require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultDown}))
 		require.NoError(t, r.registry.SelfUpdate(t.Context(), server.Certificate(), opscenter.SelfUpdate{}))
-		r.eventually(func() bool { return r.get("other").State.Status == opscenter.StatusOffline }, "polled by its new name")
+		r.eventually(func() bool { return r.get("other").State.Status == lifecycle.StatusOffline }, "polled by its new name")
 	})
 	t.Run("installed anew", func(t *testing.T) {
 		r, server := begin(t)
 		require.NoError(t, r.registry.AllowReinstall(t.Context(), "server00", true))
 		require.NoError(t, server.Reinstall())
 		r.register(server)
-		require.Equal(t, opscenter.StatusPending, r.get("server00").State.Status)
+		require.Equal(t, lifecycle.StatusPending, r.get("server00").State.Status)
 		r.eventually(func() bool { return r.get("server00").Failures > 0 }, "it does not trust us, so far")
 		require.Equal(t, opscenter.Fingerprint(server.Certificate()), r.get("server00").Fingerprint)
 	})
@@ -215,11 +217,11 @@ func TestChangesInTheMiddleOfAPoll(t *testing.T) {
 		t.Cleanup(elsewhere.Close)
 		// The address is another's, which is found out by its certificate.
 		require.NoError(t, r.registry.SelfUpdate(t.Context(), server.Certificate(), opscenter.SelfUpdate{ConnectionURL: elsewhere.URL()}))
-		r.eventually(func() bool { return r.get("server00").State.StatusDetail == opscenter.DetailUnresponsive }, "not there")
+		r.eventually(func() bool { return r.get("server00").State.StatusDetail == lifecycle.DetailUnresponsive }, "not there")
 		require.Contains(t, r.get("server00").State.StatusReason, incusos.ErrCertificate.Error())
-		require.Equal(t, 1, r.registry.CountWarnings()[opscenter.WarningCertificate])
+		require.Equal(t, 1, r.registry.CountWarnings()[warning.Certificate])
 		require.NoError(t, r.registry.SelfUpdate(t.Context(), server.Certificate(), opscenter.SelfUpdate{ConnectionURL: server.URL()}))
-		r.eventually(func() bool { return r.count(opscenter.StatusReady) == 1 }, "back where it was")
+		r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 1 }, "back where it was")
 		require.Empty(t, r.registry.CountWarnings())
 	})
 }
@@ -230,7 +232,7 @@ func TestHalfAPoll(t *testing.T) {
 	options.Timeout = 10 * time.Second
 	r := startReal(t, 1, options, incusos.Options{})
 	r.eventually(func() bool {
-		return r.count(opscenter.StatusReady) == 1 && strings.Contains(r.get("server00").State.FactsHash, "hardware=") && len(r.registry.CountWarnings()) == 0
+		return r.count(lifecycle.StatusReady) == 1 && strings.Contains(r.get("server00").State.FactsHash, "hardware=") && len(r.registry.CountWarnings()) == 0
 	}, "ready")
 	before, err := r.registry.ServerFacts(t.Context(), "server00")
 	require.NoError(t, err)
@@ -238,13 +240,13 @@ func TestHalfAPoll(t *testing.T) {
 		require.NoError(t, r.servers[0].SetFault(incusostest.Fault{Kind: incusostest.FaultError, Path: path}))
 		// A poll under way when the fault is switched on is cut, and tells of something else first.
 		r.eventually(func() bool {
-			page, err := r.registry.ListWarnings(context.Background(), opscenter.WarningFilter{Kind: opscenter.WarningUnreadable}, opscenter.Page{})
+			page, err := r.registry.ListWarnings(context.Background(), opscenter.WarningFilter{Kind: warning.Unreadable}, opscenter.Page{})
 			require.NoError(t, err)
 			return len(page.Warnings) == 1 && strings.Contains(page.Warnings[0].Message, path)
 		}, "told")
 		s := r.get("server00").State
-		require.Equal(t, opscenter.TypeIncus, s.Type)
-		require.Equal(t, opscenter.StatusReady, s.Status)
+		require.Equal(t, lifecycle.TypeIncus, s.Type)
+		require.Equal(t, lifecycle.StatusReady, s.Status)
 		require.Equal(t, "202610010000", s.Versions.OS.Version)
 		after, err := r.registry.ServerFacts(t.Context(), "server00")
 		require.NoError(t, err)
@@ -269,7 +271,7 @@ func TestNothingIsLeft(t *testing.T) {
 	options := quick
 	options.MaxBackoff = 30 * time.Millisecond
 	r := startReal(t, 30, options, incusos.Options{Timeout: 150 * time.Millisecond})
-	r.eventually(func() bool { return r.count(opscenter.StatusReady) == 30 }, "ready")
+	r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 30 }, "ready")
 	for _, server := range r.servers {
 		require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultSilent}))
 	}

@@ -12,6 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/poller"
 )
 
@@ -34,11 +37,11 @@ func (w *world) fleetWarnings() (raised, cleared int) {
 	events, err := w.registry.Events(w.t.Context(), opscenter.EventFilter{Limit: 1000, Newest: true})
 	require.NoError(w.t, err)
 	for _, e := range events {
-		if strings.HasPrefix(e.Reason, string(opscenter.WarningFleet)) {
+		if strings.HasPrefix(e.Reason, string(warning.Fleet)) {
 			switch e.Kind {
-			case opscenter.EventWarningRaised:
+			case event.WarningRaised:
 				raised++
-			case opscenter.EventWarningCleared:
+			case event.WarningCleared:
 				cleared++
 			}
 		}
@@ -47,7 +50,7 @@ func (w *world) fleetWarnings() (raised, cleared int) {
 }
 
 func (w *world) offline() (out []string) {
-	for info, err := range w.registry.Servers(w.t.Context(), opscenter.ServerFilter{Status: opscenter.StatusOffline}) {
+	for info, err := range w.registry.Servers(w.t.Context(), opscenter.ServerFilter{Status: lifecycle.StatusOffline}) {
 		require.NoError(w.t, err)
 		out = append(out, info.Name)
 	}
@@ -82,7 +85,7 @@ func whoseFault(w *world, size int, share float64, atOnce bool, takes, offlineWi
 	for _, name := range names[:int(share*float64(size))] {
 		dead[name] = true
 	}
-	w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+	w.set(func(ctx context.Context, target opscenter.Target) *lifecycle.Failure {
 		if !dead[target.Name] {
 			return nil
 		}
@@ -131,7 +134,7 @@ func (w *world) told() string {
 	events, err := w.registry.Events(w.t.Context(), opscenter.EventFilter{Limit: 1000})
 	require.NoError(w.t, err)
 	for _, e := range events {
-		if strings.HasPrefix(e.Reason, string(opscenter.WarningFleet)) {
+		if strings.HasPrefix(e.Reason, string(warning.Fleet)) {
 			fmt.Fprintln(&out, e.At.Sub(w.began), e.Kind, e.Reason)
 		}
 	}

@@ -11,13 +11,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-func hang(ctx context.Context, _ opscenter.Target) *opscenter.Failure {
+func hang(ctx context.Context, _ opscenter.Target) *lifecycle.Failure {
 	<-ctx.Done()
-	return &opscenter.Failure{Kind: opscenter.FailureTimeout, Message: "no answer"}
+	return &lifecycle.Failure{Kind: lifecycle.FailureTimeout, Message: "no answer"}
 }
 
 // More servers hang than there is concurrency, and the living are polled in time.
@@ -33,7 +36,7 @@ func TestTheDeadDoNotStarveTheLiving(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		// From now on half of them hang: too few at a time for the guard, which is not the matter here.
-		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+		w.set(func(ctx context.Context, target opscenter.Target) *lifecycle.Failure {
 			if dead[target.Name] {
 				return hang(ctx, target)
 			}
@@ -76,7 +79,7 @@ func TestEachClassHasItsBudget(t *testing.T) {
 		synctest.Wait()
 		// 20 die one after the other, too far apart for the guard.
 		var dead atomic.Int32
-		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+		w.set(func(ctx context.Context, target opscenter.Target) *lifecycle.Failure {
 			for n := range dead.Load() {
 				if target.Name == certificates()[n].Name {
 					return hang(ctx, target)
@@ -91,11 +94,11 @@ func TestEachClassHasItsBudget(t *testing.T) {
 		synctest.Wait()
 		require.False(t, w.registry.FleetUnreachable())
 		for n := range 20 {
-			require.Equal(t, opscenter.DetailUnresponsive, w.state(n).State.StatusDetail, "server %d", n)
+			require.Equal(t, lifecycle.DetailUnresponsive, w.state(n).State.StatusDetail, "server %d", n)
 		}
 		// One fails once: it is looked at again in time, beside 20 that hang.
 		var once atomic.Bool
-		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+		w.set(func(ctx context.Context, target opscenter.Target) *lifecycle.Failure {
 			for n := range 20 {
 				if target.Name == certificates()[n].Name {
 					return hang(ctx, target)
@@ -115,7 +118,7 @@ func TestEachClassHasItsBudget(t *testing.T) {
 		require.Less(t, times[len(times)-1], begun+2*time.Second, "the second look")
 		require.Zero(t, w.state(30).Failures)
 		// A new server whose first poll fails, as it is usual, is polled again soon.
-		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+		w.set(func(ctx context.Context, target opscenter.Target) *lifecycle.Failure {
 			if target.Name == "server55" && len(w.times("server55")) == 1 {
 				return refuse
 			}
@@ -129,7 +132,7 @@ func TestEachClassHasItsBudget(t *testing.T) {
 		w.register(55)
 		time.Sleep(7 * time.Second)
 		synctest.Wait()
-		require.Equal(t, opscenter.StatusReady, w.state(55).State.Status)
+		require.Equal(t, lifecycle.StatusReady, w.state(55).State.Status)
 		require.LessOrEqual(t, w.most.Load(), int32(12))
 		require.Zero(t, w.poller.Stats().Lag)
 		require.Positive(t, w.poller.Stats().OfflineLag, "20 that hang for 30 s each, 2 at a time")
@@ -140,7 +143,7 @@ func TestEachClassHasItsBudget(t *testing.T) {
 func TestSlowServersDoNotStarveSecondLooks(t *testing.T) {
 	inBubble(t, poller.Options{Concurrency: 4, SlowConcurrency: 4, Interval: time.Minute}, func(w *world) {
 		var failed atomic.Bool
-		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+		w.set(func(ctx context.Context, target opscenter.Target) *lifecycle.Failure {
 			time.Sleep(8 * time.Second)
 			if target.Name == "server00" && !failed.Swap(true) {
 				return refuse
@@ -152,7 +155,7 @@ func TestSlowServersDoNotStarveSecondLooks(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		require.Equal(t, opscenter.StatusReady, w.state(0).State.Status)
+		require.Equal(t, lifecycle.StatusReady, w.state(0).State.Status)
 		require.True(t, w.poller.Stats().Behind, "and it is told that it is all too much")
 	})
 }
@@ -166,7 +169,7 @@ func TestStoredBeforeOver(t *testing.T) {
 			}
 			for range 20 {
 				for n := range 20 {
-					require.NoError(t, w.registry.SelfUpdate(t.Context(), certificates()[n].Certificate, opscenter.SelfUpdate{Cause: opscenter.CauseOSUpdateApplied}))
+					require.NoError(t, w.registry.SelfUpdate(t.Context(), certificates()[n].Certificate, opscenter.SelfUpdate{Cause: lifecycle.CauseOSUpdateApplied}))
 				}
 				time.Sleep(time.Millisecond)
 			}
@@ -181,7 +184,7 @@ func TestWaitingForAnotherPollCostsNoTime(t *testing.T) {
 	inBubble(t, poller.Options{Timeout: 30 * time.Second}, func(w *world) {
 		reg := w.register(0)
 		time.Sleep(time.Minute)
-		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+		w.set(func(ctx context.Context, target opscenter.Target) *lifecycle.Failure {
 			select {
 			case <-time.After(20 * time.Second):
 				return nil
@@ -210,7 +213,7 @@ func TestWaitingForAnotherPollCostsNoTime(t *testing.T) {
 // Facts that could not be read are asked for again at the next poll, not at their interval.
 func TestFactsThatFailedAreReadSoon(t *testing.T) {
 	var heavy atomic.Int32
-	options := poller.Options{Interval: time.Minute, FactsInterval: 24 * time.Hour, OnPoll: func(o *opscenter.Observation) {
+	options := poller.Options{Interval: time.Minute, FactsInterval: 24 * time.Hour, OnPoll: func(o *lifecycle.Observation) {
 		if !o.Light {
 			heavy.Add(1)
 		}
@@ -227,13 +230,13 @@ func TestFactsThatFailedAreReadSoon(t *testing.T) {
 // A warning of being behind that an earlier process left is cleared.
 func TestBehindOfAnEarlierRun(t *testing.T) {
 	inBubble(t, poller.Options{}, func(w *world) {
-		require.NoError(t, w.registry.Warn(t.Context(), "", opscenter.Warned{Kind: opscenter.WarningBehind}))
+		require.NoError(t, w.registry.Warn(t.Context(), "", warning.Input{Kind: warning.Behind}))
 	})
 	certificates()
 	synctest.Test(t, func(t *testing.T) {
 		registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
 		require.NoError(t, err)
-		require.NoError(t, registry.Warn(t.Context(), "", opscenter.Warned{Kind: opscenter.WarningBehind}))
+		require.NoError(t, registry.Warn(t.Context(), "", warning.Input{Kind: warning.Behind}))
 		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
 		p, err := poller.New(registry, w, poller.Options{})
 		require.NoError(t, err)
@@ -252,7 +255,7 @@ func TestGraceForTheOthers(t *testing.T) {
 		require.NoError(t, err)
 		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
 		release := make(chan struct{})
-		w.set(func(_ context.Context, target opscenter.Target) *opscenter.Failure {
+		w.set(func(_ context.Context, target opscenter.Target) *lifecycle.Failure {
 			if target.Name == "server00" {
 				<-release
 			}
@@ -272,7 +275,7 @@ func TestGraceForTheOthers(t *testing.T) {
 		require.ErrorIs(t, <-ended, poller.ErrGrace)
 		require.Equal(t, 4*time.Second, time.Since(begun))
 		for n := 1; n < 10; n++ {
-			require.Equal(t, opscenter.StatusReady, w.state(n).State.Status)
+			require.Equal(t, lifecycle.StatusReady, w.state(n).State.Status)
 		}
 		again, err := opscenter.NewRegistry(registry.Store(), opscenter.Options{})
 		require.NoError(t, err)
@@ -293,10 +296,10 @@ func TestBehindSchedule(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		require.Empty(t, w.warnings())
-		w.set(func(context.Context, opscenter.Target) *opscenter.Failure { time.Sleep(2 * time.Second); return nil })
+		w.set(func(context.Context, opscenter.Target) *lifecycle.Failure { time.Sleep(2 * time.Second); return nil })
 		time.Sleep(20 * time.Minute) // 60 polls of 2 s are due every 50 s
 		synctest.Wait()
-		require.Equal(t, []opscenter.WarningKind{opscenter.WarningBehind}, w.warnings())
+		require.Equal(t, []warning.Kind{warning.Behind}, w.warnings())
 		least, most := 1000, 0
 		for n := range 60 {
 			polls := 0
@@ -316,7 +319,7 @@ func TestBehindSchedule(t *testing.T) {
 		require.NoError(t, err)
 		raised := 0
 		for _, e := range events {
-			if e.Kind == opscenter.EventWarningRaised {
+			if e.Kind == event.WarningRaised {
 				raised++
 			}
 		}
@@ -324,13 +327,13 @@ func TestBehindSchedule(t *testing.T) {
 	})
 }
 
-func (w *world) warnings() []opscenter.WarningKind {
+func (w *world) warnings() []warning.Kind {
 	w.t.Helper()
 	page, err := w.registry.ListWarnings(context.Background(), opscenter.WarningFilter{}, opscenter.Page{Limit: 1000})
 	require.NoError(w.t, err)
-	var out []opscenter.WarningKind
+	var out []warning.Kind
 	for _, one := range page.Warnings {
-		if one.Kind != opscenter.WarningUnreachable {
+		if one.Kind != warning.Unreachable {
 			out = append(out, one.Kind)
 		}
 	}
@@ -340,7 +343,7 @@ func (w *world) warnings() []opscenter.WarningKind {
 // Facts are asked for at their own interval, and at once when the server says something.
 func TestFactsInterval(t *testing.T) {
 	var light, heavy atomic.Int32
-	options := poller.Options{Interval: time.Minute, FactsInterval: 10 * time.Minute, OnPoll: func(o *opscenter.Observation) {
+	options := poller.Options{Interval: time.Minute, FactsInterval: 10 * time.Minute, OnPoll: func(o *lifecycle.Observation) {
 		if o.Light {
 			light.Add(1)
 		} else {
@@ -355,7 +358,7 @@ func TestFactsInterval(t *testing.T) {
 		require.InDelta(t, 7, heavy.Load(), 1)
 		require.InDelta(t, 54, light.Load(), 2)
 		before := heavy.Load()
-		require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{Cause: opscenter.CauseStorageConfigChanged}))
+		require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{Cause: lifecycle.CauseStorageConfigChanged}))
 		synctest.Wait()
 		require.Equal(t, before+1, heavy.Load())
 	})
@@ -370,10 +373,10 @@ func TestOthersAreAskedWhenOneFails(t *testing.T) {
 		}
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		w.set(func(context.Context, opscenter.Target) *opscenter.Failure { return refuse })
+		w.set(func(context.Context, opscenter.Target) *lifecycle.Failure { return refuse })
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		page, err := w.registry.ListServers(t.Context(), opscenter.ServerFilter{Status: opscenter.StatusOffline}, opscenter.Page{})
+		page, err := w.registry.ListServers(t.Context(), opscenter.ServerFilter{Status: lifecycle.StatusOffline}, opscenter.Page{})
 		require.NoError(t, err)
 		require.Empty(t, page.Servers, "30 servers polled once an hour, and none was taken for dead")
 		require.True(t, w.registry.FleetUnreachable())
@@ -383,7 +386,7 @@ func TestOthersAreAskedWhenOneFails(t *testing.T) {
 		require.False(t, w.registry.FleetUnreachable())
 		require.Empty(t, w.warnings())
 		// One that is dead is found out.
-		w.set(func(_ context.Context, target opscenter.Target) *opscenter.Failure {
+		w.set(func(_ context.Context, target opscenter.Target) *lifecycle.Failure {
 			if target.Name == "server07" {
 				return refuse
 			}
@@ -391,7 +394,7 @@ func TestOthersAreAskedWhenOneFails(t *testing.T) {
 		})
 		time.Sleep(time.Hour + time.Minute)
 		synctest.Wait()
-		require.Equal(t, opscenter.DetailUnresponsive, w.state(7).State.StatusDetail)
+		require.Equal(t, lifecycle.DetailUnresponsive, w.state(7).State.StatusDetail)
 		require.False(t, w.registry.FleetUnreachable())
 	})
 }
@@ -404,7 +407,7 @@ func TestGrace(t *testing.T) {
 		require.NoError(t, err)
 		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
 		release := make(chan struct{})
-		w.set(func(context.Context, opscenter.Target) *opscenter.Failure { <-release; return nil })
+		w.set(func(context.Context, opscenter.Target) *lifecycle.Failure { <-release; return nil })
 		p, err := poller.New(registry, w, poller.Options{Grace: 3 * time.Second})
 		require.NoError(t, err)
 		w.register(0)
@@ -435,11 +438,11 @@ func TestBatches(t *testing.T) {
 				w.register(0)
 				synctest.Wait()
 				if test.after > 0 {
-					require.Equal(t, opscenter.StatusPending, w.state(0).State.Status)
+					require.Equal(t, lifecycle.StatusPending, w.state(0).State.Status)
 					time.Sleep(test.after)
 					synctest.Wait()
 				}
-				require.Equal(t, opscenter.StatusReady, w.state(0).State.Status)
+				require.Equal(t, lifecycle.StatusReady, w.state(0).State.Status)
 			})
 		})
 	}

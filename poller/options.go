@@ -6,6 +6,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // Defaults of Options.
@@ -79,7 +80,7 @@ type Options struct {
 	Grace time.Duration
 	// OnPoll, if set, is called with the outcome of each poll, before that is stored, from
 	// several goroutines at once. It must not hold them up, nor keep the observation.
-	OnPoll func(o *opscenter.Observation)
+	OnPoll func(o *lifecycle.Observation)
 }
 
 func (o Options) withDefaults() (Options, error) {

@@ -16,12 +16,13 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // Prober asks a server how it is. Package opscenter/incusos implements it. Probe returns when
 // ctx ends, at the latest, and leaves nothing behind. The context may be shared by several probes.
 type Prober interface {
-	Probe(ctx context.Context, target opscenter.Target) opscenter.Observation
+	Probe(ctx context.Context, target opscenter.Target) lifecycle.Observation
 }
 
 // Poller polls the servers of a Registry.
@@ -96,26 +97,26 @@ func (p *Poller) Stats() Stats {
 // store refuses, it waits, until ctx ends. It needs no Run. Errors: opscenter.ErrNotFound,
 // ErrNotRegistered, ctx's, and the store's; a server that can't be reached is no error, but a
 // Failure of the observation.
-func (p *Poller) Poll(ctx context.Context, name string) (opscenter.Observation, error) {
+func (p *Poller) Poll(ctx context.Context, name string) (lifecycle.Observation, error) {
 	info, err := p.registry.Server(ctx, name)
 	if err != nil {
-		return opscenter.Observation{}, err
+		return lifecycle.Observation{}, err
 	}
 	if info.Certificate == "" {
-		return opscenter.Observation{}, fmt.Errorf("server %q: %w", name, ErrNotRegistered)
+		return lifecycle.Observation{}, fmt.Errorf("server %q: %w", name, ErrNotRegistered)
 	}
 	waited, err := p.lock(ctx, info.ID)
 	if err != nil {
-		return opscenter.Observation{}, err
+		return lifecycle.Observation{}, err
 	}
 	defer p.unlock(info.ID)
 	if waited { // it may have moved meanwhile
 		again, err := p.registry.Server(ctx, name)
 		if err != nil {
-			return opscenter.Observation{}, err
+			return lifecycle.Observation{}, err
 		}
 		if again.ID != info.ID {
-			return opscenter.Observation{}, fmt.Errorf("server %q is another by now: %w", name, opscenter.ErrNotFound)
+			return lifecycle.Observation{}, fmt.Errorf("server %q is another by now: %w", name, opscenter.ErrNotFound)
 		}
 		info = again
 	}
@@ -163,7 +164,7 @@ func (p *Poller) unlock(id string) {
 
 // probe asks a server. A poll that was called off, when ctx has ended, says nothing of the
 // server; one that ran into its own deadline, of bounded, does.
-func (p *Poller) probe(ctx, bounded context.Context, target opscenter.Target) (opscenter.Observation, error) {
+func (p *Poller) probe(ctx, bounded context.Context, target opscenter.Target) (lifecycle.Observation, error) {
 	p.running.Add(1)
 	defer p.running.Add(-1)
 	o := p.prober.Probe(bounded, target)

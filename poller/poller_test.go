@@ -15,6 +15,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
@@ -30,7 +31,7 @@ type world struct {
 
 	mu       sync.Mutex
 	polls    map[string][]time.Duration // name → when, since the beginning
-	probe    func(ctx context.Context, target opscenter.Target) *opscenter.Failure
+	probe    func(ctx context.Context, target opscenter.Target) *lifecycle.Failure
 	active   atomic.Int32
 	most     atomic.Int32
 	facts    bool              // are read
@@ -40,7 +41,7 @@ type world struct {
 	poller   *poller.Poller
 }
 
-func (w *world) Probe(ctx context.Context, target opscenter.Target) opscenter.Observation {
+func (w *world) Probe(ctx context.Context, target opscenter.Target) lifecycle.Observation {
 	if n := w.active.Add(1); n > w.most.Load() {
 		w.most.Store(n)
 	}
@@ -53,16 +54,16 @@ func (w *world) Probe(ctx context.Context, target opscenter.Target) opscenter.Ob
 		version = own
 	}
 	w.mu.Unlock()
-	kind, maintenance := opscenter.TypeIncus, opscenter.NotInMaintenance
-	o := opscenter.Observation{Server: target.Name, ID: target.ID, At: at, Light: target.Light}
+	kind, maintenance := lifecycle.TypeIncus, lifecycle.NotInMaintenance
+	o := lifecycle.Observation{Server: target.Name, ID: target.ID, At: at, Light: target.Light}
 	if probe != nil {
 		o.Failure = probe(ctx, target)
 	}
 	if o.Failure == nil {
 		o.Ready, o.Type, o.Maintenance = true, &kind, &maintenance
-		o.Versions = &opscenter.Versions{OS: opscenter.OSVersion{Version: version}}
+		o.Versions = &lifecycle.Versions{OS: lifecycle.OSVersion{Version: version}}
 		if facts && !target.Light {
-			o.Facts = &opscenter.Facts{Hardware: json.RawMessage(`{"cpu":1}`)}
+			o.Facts = &lifecycle.Facts{Hardware: json.RawMessage(`{"cpu":1}`)}
 			w.mu.Lock()
 			if w.unread > 0 {
 				w.unread--
@@ -74,7 +75,7 @@ func (w *world) Probe(ctx context.Context, target opscenter.Target) opscenter.Ob
 	return o
 }
 
-func (w *world) set(probe func(context.Context, opscenter.Target) *opscenter.Failure) {
+func (w *world) set(probe func(context.Context, opscenter.Target) *lifecycle.Failure) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.probe = probe
@@ -86,7 +87,7 @@ func (w *world) times(name string) []time.Duration {
 	return append([]time.Duration(nil), w.polls[name]...)
 }
 
-var refuse = &opscenter.Failure{Kind: opscenter.FailureConnect, Message: "refused"}
+var refuse = &lifecycle.Failure{Kind: lifecycle.FailureConnect, Message: "refused"}
 
 var certificates = sync.OnceValue(func() []opscenter.Registration {
 	var out []opscenter.Registration
@@ -145,7 +146,7 @@ func TestANewServerIsPolledAtOnceThenInTurn(t *testing.T) {
 		require.Equal(t, []time.Duration{0}, w.times("server00"))
 		time.Sleep(poller.DefaultBatchDelay)
 		synctest.Wait()
-		require.Equal(t, opscenter.StatusReady, w.state(0).State.Status)
+		require.Equal(t, lifecycle.StatusReady, w.state(0).State.Status)
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		times := w.times("server00")
@@ -160,10 +161,10 @@ func TestFailuresBackOffAndAReturnIsSeen(t *testing.T) {
 	inBubble(t, poller.Options{}, func(w *world) {
 		w.register(0)
 		synctest.Wait()
-		w.set(func(context.Context, opscenter.Target) *opscenter.Failure { return refuse })
+		w.set(func(context.Context, opscenter.Target) *lifecycle.Failure { return refuse })
 		time.Sleep(6 * time.Minute)
 		synctest.Wait()
-		require.Equal(t, opscenter.DetailUnresponsive, w.state(0).State.StatusDetail)
+		require.Equal(t, lifecycle.DetailUnresponsive, w.state(0).State.StatusDetail)
 		time.Sleep(3 * time.Hour)
 		synctest.Wait()
 		times := w.times("server00")
@@ -176,7 +177,7 @@ func TestFailuresBackOffAndAReturnIsSeen(t *testing.T) {
 		w.set(nil)
 		time.Sleep(15 * time.Minute)
 		synctest.Wait()
-		require.Equal(t, opscenter.StatusReady, w.state(0).State.Status)
+		require.Equal(t, lifecycle.StatusReady, w.state(0).State.Status)
 	})
 }
 
@@ -186,12 +187,12 @@ func TestSelfUpdatesPollAtOnce(t *testing.T) {
 		reg := w.register(0)
 		synctest.Wait()
 		time.Sleep(time.Second)
-		w.set(func(ctx context.Context, _ opscenter.Target) *opscenter.Failure {
+		w.set(func(ctx context.Context, _ opscenter.Target) *lifecycle.Failure {
 			time.Sleep(2 * time.Second)
 			return nil
 		})
 		for range 10 {
-			require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{Cause: opscenter.CauseStorageConfigChanged}))
+			require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{Cause: lifecycle.CauseStorageConfigChanged}))
 			time.Sleep(100 * time.Millisecond)
 			synctest.Wait()
 		}
@@ -208,22 +209,22 @@ func TestRebootIsFollowedClosely(t *testing.T) {
 	inBubble(t, poller.Options{}, func(w *world) {
 		reg := w.register(0)
 		synctest.Wait()
-		require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{Cause: opscenter.CauseSystemRebootTriggered}))
-		w.set(func(context.Context, opscenter.Target) *opscenter.Failure { return refuse })
+		require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{Cause: lifecycle.CauseSystemRebootTriggered}))
+		w.set(func(context.Context, opscenter.Target) *lifecycle.Failure { return refuse })
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		require.Len(t, w.times("server00"), 13, "every 5 s while rebooting")
-		require.Equal(t, opscenter.DetailRebooting, w.state(0).State.StatusDetail)
+		require.Equal(t, lifecycle.DetailRebooting, w.state(0).State.StatusDetail)
 		w.set(nil)
 		time.Sleep(5*time.Second + 2*poller.DefaultBatchDelay)
 		synctest.Wait()
-		require.Equal(t, opscenter.StatusReady, w.state(0).State.Status)
+		require.Equal(t, lifecycle.StatusReady, w.state(0).State.Status)
 		// One that never returns is unresponsive in the end.
-		require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{Cause: opscenter.CauseSystemRebootTriggered}))
-		w.set(func(context.Context, opscenter.Target) *opscenter.Failure { return refuse })
+		require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{Cause: lifecycle.CauseSystemRebootTriggered}))
+		w.set(func(context.Context, opscenter.Target) *lifecycle.Failure { return refuse })
 		time.Sleep(opscenter.DefaultRebootTimeout + 10*time.Second)
 		synctest.Wait()
-		require.Equal(t, opscenter.DetailUnresponsive, w.state(0).State.StatusDetail)
+		require.Equal(t, lifecycle.DetailUnresponsive, w.state(0).State.StatusDetail)
 	})
 }
 
@@ -234,12 +235,12 @@ func TestHangingServersDelayNobody(t *testing.T) {
 		for n := range 10 {
 			hangs[certificates()[n].Name] = true
 		}
-		w.set(func(ctx context.Context, target opscenter.Target) *opscenter.Failure {
+		w.set(func(ctx context.Context, target opscenter.Target) *lifecycle.Failure {
 			if !hangs[target.Name] {
 				return nil
 			}
 			<-ctx.Done()
-			return &opscenter.Failure{Kind: opscenter.FailureTimeout, Message: "no answer"}
+			return &lifecycle.Failure{Kind: lifecycle.FailureTimeout, Message: "no answer"}
 		})
 		for n := range 50 {
 			w.register(n)
@@ -248,12 +249,12 @@ func TestHangingServersDelayNobody(t *testing.T) {
 		synctest.Wait()
 		for n := 10; n < 50; n++ {
 			require.Equal(t, []time.Duration{0}, w.times(certificates()[n].Name), "at once, beside 10 that hang")
-			require.Equal(t, opscenter.StatusReady, w.state(n).State.Status)
+			require.Equal(t, lifecycle.StatusReady, w.state(n).State.Status)
 		}
 		time.Sleep(3 * time.Minute)
 		synctest.Wait()
 		for n := range 10 {
-			require.Equal(t, opscenter.DetailUnresponsive, w.state(n).State.StatusDetail)
+			require.Equal(t, lifecycle.DetailUnresponsive, w.state(n).State.StatusDetail)
 		}
 		require.LessOrEqual(t, w.most.Load(), int32(30))
 	})
@@ -262,7 +263,7 @@ func TestHangingServersDelayNobody(t *testing.T) {
 func TestConcurrencyIsBounded(t *testing.T) {
 	// The interval is long, so that no server's own turn comes within the test.
 	inBubble(t, poller.Options{Concurrency: 7, Interval: 10_000 * time.Hour}, func(w *world) {
-		w.set(func(context.Context, opscenter.Target) *opscenter.Failure {
+		w.set(func(context.Context, opscenter.Target) *lifecycle.Failure {
 			time.Sleep(900 * time.Millisecond)
 			return nil
 		})
@@ -348,7 +349,7 @@ func TestPoll(t *testing.T) {
 		o, err := p.Poll(t.Context(), "server00")
 		require.NoError(t, err)
 		require.Nil(t, o.Failure)
-		require.Equal(t, opscenter.StatusReady, w.state(0).State.Status)
+		require.Equal(t, lifecycle.StatusReady, w.state(0).State.Status)
 		_, err = p.Poll(t.Context(), "nobody")
 		require.ErrorIs(t, err, opscenter.ErrNotFound)
 		_, err = registry.PreRegister(t.Context(), opscenter.Announcing{Name: "expected", MachineID: "0123456789abcdef0123456789abcdef"})
@@ -356,7 +357,7 @@ func TestPoll(t *testing.T) {
 		_, err = p.Poll(t.Context(), "expected")
 		require.ErrorIs(t, err, poller.ErrNotRegistered)
 
-		w.set(func(ctx context.Context, _ opscenter.Target) *opscenter.Failure { <-ctx.Done(); return refuse })
+		w.set(func(ctx context.Context, _ opscenter.Target) *lifecycle.Failure { <-ctx.Done(); return refuse })
 		begun := time.Now()
 		o, err = p.Poll(t.Context(), "server00")
 		require.NoError(t, err)

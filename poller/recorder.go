@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -16,7 +18,7 @@ import (
 // is not polled again before it is stored, or given up: so the order is kept.
 type record struct {
 	entry       *entry
-	observation opscenter.Observation
+	observation lifecycle.Observation
 	at          time.Duration // when the poll ended
 }
 
@@ -80,7 +82,7 @@ func (r *recorder) giveUp() { r.cancel() }
 func (r *recorder) takeCare(ctx context.Context) {
 	ticker := time.NewTicker(careInterval)
 	defer ticker.Stop()
-	warned := r.registry.CountWarnings()[opscenter.WarningBehind] > 0 // by an earlier Run
+	warned := r.registry.CountWarnings()[warning.Behind] > 0 // by an earlier Run
 	for {
 		select {
 		case <-ticker.C:
@@ -96,10 +98,10 @@ func (r *recorder) takeCare(ctx context.Context) {
 		var err error
 		switch {
 		case behind:
-			err = r.registry.Warn(ctx, "", opscenter.Warned{Kind: opscenter.WarningBehind,
+			err = r.registry.Warn(ctx, "", warning.Input{Kind: warning.Behind,
 				Message: fmt.Sprintf("a server has waited %s for its turn: more polls are due than %d at a time can do, or than this machine can", lag.Round(time.Second), r.options.Concurrency)})
 		case !behind && warned:
-			err = r.registry.ClearWarning(ctx, "", opscenter.WarningBehind)
+			err = r.registry.ClearWarning(ctx, "", warning.Behind)
 		}
 		if err == nil {
 			warned = behind
@@ -187,7 +189,7 @@ func (b *batch) store(ctx context.Context) {
 
 // storeSome stores the first n. It reports whether the store is of use.
 func (b *batch) storeSome(ctx context.Context, n int) bool {
-	observations := make([]opscenter.Observation, n)
+	observations := make([]lifecycle.Observation, n)
 	for i := range observations {
 		observations[i] = b.list[i].observation
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/memstore"
@@ -165,7 +166,7 @@ func (s *poisoned) Update(ctx context.Context, fn func(storage.WriteTx) error) e
 type poisonedTx struct{ storage.WriteTx }
 
 func (tx *poisonedTx) Put(table *storage.TableSchema, row any) error {
-	if state, ok := row.(*opscenter.ServerState); ok && state.Name == "server03" && state.Status == opscenter.StatusReady {
+	if state, ok := row.(*lifecycle.ServerState); ok && state.Name == "server03" && state.Status == lifecycle.StatusReady {
 		return fmt.Errorf("poisoned: %w", storage.ErrTooLarge)
 	}
 	return tx.WriteTx.Put(table, row)
@@ -186,9 +187,9 @@ func TestOnePoisonedObservation(t *testing.T) {
 		defer cancel()
 		require.ErrorIs(t, p.Run(ctx), context.DeadlineExceeded)
 		for n := range 10 {
-			want := opscenter.StatusReady
+			want := lifecycle.StatusReady
 			if n == 3 {
-				want = opscenter.StatusPending
+				want = lifecycle.StatusPending
 			}
 			require.Equal(t, want, w.state(n).State.Status)
 		}
@@ -212,12 +213,12 @@ func TestStopStoresWhatWasFound(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- p.Run(ctx) }()
 		time.Sleep(time.Second)
-		require.Equal(t, opscenter.StatusPending, w.state(0).State.Status)
+		require.Equal(t, lifecycle.StatusPending, w.state(0).State.Status)
 		require.Equal(t, 10, p.Stats().Pending)
 		cancel()
 		require.ErrorIs(t, <-ended, context.Canceled)
 		for n := range 10 {
-			require.Equal(t, opscenter.StatusReady, w.state(n).State.Status)
+			require.Equal(t, lifecycle.StatusReady, w.state(n).State.Status)
 		}
 		again, err := opscenter.NewRegistry(registry.Store(), opscenter.Options{})
 		require.NoError(t, err)

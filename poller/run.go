@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // Run polls until ctx ends, and returns its error once everything it began has ended, or
@@ -306,7 +307,7 @@ func (l *loop) poll(ctx context.Context, t task) result {
 		l.unlock(id)
 		return r
 	}
-	if o.Failure != nil && o.Failure.Kind == opscenter.FailureLocal { // it is asked again soon
+	if o.Failure != nil && o.Failure.Kind == lifecycle.FailureLocal { // it is asked again soon
 		if err := l.registry.RecordObservations(ctx, o); err != nil {
 			l.options.Logger.ErrorContext(ctx, "a warning could not be stored", "error", err)
 		}
@@ -330,7 +331,7 @@ func (l *loop) poll(ctx context.Context, t task) result {
 // hand gives an observation to a recorder, or reports that it is given up: the store refuses
 // what it is given, and enough is held, or it has taken nothing for as long as a poll may take.
 // It is apart, so that an observation that is not handed over stays on the stack.
-func (l *loop) hand(e *entry, o opscenter.Observation, at time.Duration) (dropped bool) {
+func (l *loop) hand(e *entry, o lifecycle.Observation, at time.Duration) (dropped bool) {
 	one := record{entry: e, observation: o, at: at}
 	size := int64(one.size())
 	if l.refusing.Load() && (l.pending.Load() >= int64(l.options.MaxPending) || l.pendingSize.Load()+size > int64(l.options.MaxPendingSize)) {

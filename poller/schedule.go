@@ -7,6 +7,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // timing holds the intervals of Options. Its methods are pure: time is an argument.
@@ -37,11 +38,11 @@ func (t timing) next(info *opscenter.ServerInfo, now time.Time) (wait time.Durat
 		failing = suspect
 	}
 	switch s := &info.State; {
-	case s.Status == opscenter.StatusUnregistered || info.Certificate == "":
+	case s.Status == lifecycle.StatusUnregistered || info.Certificate == "":
 		return never, living
-	case s.Status == opscenter.StatusOffline && s.StatusDetail != opscenter.DetailRebooting:
+	case s.Status == lifecycle.StatusOffline && s.StatusDetail != lifecycle.DetailRebooting:
 		return t.backoff(info.Failures), dead
-	case s.Status != opscenter.StatusReady || s.StatusDetail != opscenter.DetailNone:
+	case s.Status != lifecycle.StatusReady || s.StatusDetail != lifecycle.DetailNone:
 		return t.fast, failing // on its way: pending, rebooting, updating, evacuating, restoring
 	case failing == suspect:
 		return t.retry, suspect

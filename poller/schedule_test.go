@@ -10,53 +10,54 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 var usual = timing{interval: 5 * time.Minute, fast: 5 * time.Second, retry: 10 * time.Second, maxBackoff: 15 * time.Minute, threshold: 3}
 
-func server(id string, status opscenter.Status, detail opscenter.StatusDetail, failures int) *opscenter.ServerInfo {
+func server(id string, status lifecycle.Status, detail lifecycle.StatusDetail, failures int) *opscenter.ServerInfo {
 	return &opscenter.ServerInfo{Server: opscenter.Server{ID: id, Name: id, Certificate: "x"},
-		State: opscenter.ServerState{Status: status, StatusDetail: detail}, Failures: failures}
+		State: lifecycle.ServerState{Status: status, StatusDetail: detail}, Failures: failures}
 }
 
 func TestNext(t *testing.T) {
 	now := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
 	for _, test := range []struct {
-		status   opscenter.Status
-		detail   opscenter.StatusDetail
+		status   lifecycle.Status
+		detail   lifecycle.StatusDetail
 		failures int
 		want     time.Duration
 	}{
-		{opscenter.StatusPending, opscenter.DetailRegistering, 0, 5 * time.Second},
-		{opscenter.StatusPending, opscenter.DetailRegistering, 2, 5 * time.Second},
-		{opscenter.StatusReady, opscenter.DetailUpdating, 0, 5 * time.Second},
-		{opscenter.StatusReady, opscenter.DetailUpdatingApplication, 0, 5 * time.Second},
-		{opscenter.StatusReady, opscenter.DetailEvacuating, 0, 5 * time.Second},
-		{opscenter.StatusReady, opscenter.DetailRestoring, 0, 5 * time.Second},
-		{opscenter.StatusOffline, opscenter.DetailRebooting, 9, 5 * time.Second},
-		{opscenter.StatusReady, opscenter.DetailNone, 1, 10 * time.Second},
-		{opscenter.StatusOffline, opscenter.DetailUnresponsive, 3, 10 * time.Second},
-		{opscenter.StatusOffline, opscenter.DetailUnresponsive, 4, 20 * time.Second},
-		{opscenter.StatusOffline, opscenter.DetailUnresponsive, 6, 80 * time.Second},
-		{opscenter.StatusOffline, opscenter.DetailUnresponsive, 9, 640 * time.Second},
-		{opscenter.StatusOffline, opscenter.DetailUnresponsive, 10, 15 * time.Minute},
-		{opscenter.StatusOffline, opscenter.DetailShutDown, 1_000_000_000, 15 * time.Minute},
+		{lifecycle.StatusPending, lifecycle.DetailRegistering, 0, 5 * time.Second},
+		{lifecycle.StatusPending, lifecycle.DetailRegistering, 2, 5 * time.Second},
+		{lifecycle.StatusReady, lifecycle.DetailUpdating, 0, 5 * time.Second},
+		{lifecycle.StatusReady, lifecycle.DetailUpdatingApplication, 0, 5 * time.Second},
+		{lifecycle.StatusReady, lifecycle.DetailEvacuating, 0, 5 * time.Second},
+		{lifecycle.StatusReady, lifecycle.DetailRestoring, 0, 5 * time.Second},
+		{lifecycle.StatusOffline, lifecycle.DetailRebooting, 9, 5 * time.Second},
+		{lifecycle.StatusReady, lifecycle.DetailNone, 1, 10 * time.Second},
+		{lifecycle.StatusOffline, lifecycle.DetailUnresponsive, 3, 10 * time.Second},
+		{lifecycle.StatusOffline, lifecycle.DetailUnresponsive, 4, 20 * time.Second},
+		{lifecycle.StatusOffline, lifecycle.DetailUnresponsive, 6, 80 * time.Second},
+		{lifecycle.StatusOffline, lifecycle.DetailUnresponsive, 9, 640 * time.Second},
+		{lifecycle.StatusOffline, lifecycle.DetailUnresponsive, 10, 15 * time.Minute},
+		{lifecycle.StatusOffline, lifecycle.DetailShutDown, 1_000_000_000, 15 * time.Minute},
 	} {
 		wait, _ := usual.next(server("a", test.status, test.detail, test.failures), now)
 		require.Equal(t, test.want, wait, "%+v", test)
 	}
-	wait, _ := usual.next(server("a", opscenter.StatusUnregistered, "", 0), now)
+	wait, _ := usual.next(server("a", lifecycle.StatusUnregistered, "", 0), now)
 	require.Equal(t, never, wait)
-	bare := server("a", opscenter.StatusReady, "", 0)
+	bare := server("a", lifecycle.StatusReady, "", 0)
 	bare.Certificate = ""
 	wait, _ = usual.next(bare, now)
 	require.Equal(t, never, wait)
 	for _, test := range []struct {
-		status   opscenter.Status
+		status   lifecycle.Status
 		failures int
 		class    class
-	}{{opscenter.StatusReady, 0, living}, {opscenter.StatusReady, 1, suspect}, {opscenter.StatusOffline, 0, dead}, {opscenter.StatusOffline, 5, dead},
-		{opscenter.StatusPending, 0, living}, {opscenter.StatusPending, 1, suspect}} {
+	}{{lifecycle.StatusReady, 0, living}, {lifecycle.StatusReady, 1, suspect}, {lifecycle.StatusOffline, 0, dead}, {lifecycle.StatusOffline, 5, dead},
+		{lifecycle.StatusPending, 0, living}, {lifecycle.StatusPending, 1, suspect}} {
 		_, with := usual.next(server("a", test.status, "", test.failures), now)
 		require.Equal(t, test.class, with, "%+v", test)
 	}

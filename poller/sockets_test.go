@@ -13,6 +13,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
@@ -63,12 +64,12 @@ func TestRealSockets(t *testing.T) {
 		require.NoError(t, err)
 		return len(page.Servers)
 	}
-	require.Eventually(t, func() bool { return count(opscenter.ServerFilter{Status: opscenter.StatusReady}) == 30 }, 20*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return count(opscenter.ServerFilter{Status: lifecycle.StatusReady}) == 30 }, 20*time.Second, 20*time.Millisecond)
 	t.Logf("30 servers ready after %s, beside %d faulty ones", time.Since(begun).Round(time.Millisecond), faulty)
 	require.Eventually(t, func() bool {
-		return count(opscenter.ServerFilter{StatusDetail: opscenter.DetailUnresponsive}) == faulty
+		return count(opscenter.ServerFilter{StatusDetail: lifecycle.DetailUnresponsive}) == faulty
 	}, 60*time.Second, 50*time.Millisecond)
-	require.Equal(t, 30, count(opscenter.ServerFilter{Status: opscenter.StatusReady}))
+	require.Equal(t, 30, count(opscenter.ServerFilter{Status: lifecycle.StatusReady}))
 	cancel()
 	require.ErrorIs(t, <-ended, context.Canceled)
 }

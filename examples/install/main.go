@@ -36,6 +36,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/image"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
@@ -405,7 +406,7 @@ func (s *site) install(ctx context.Context, token *opscenter.Token, application 
 		version, _ := server.Version()
 		fmt.Fprintf(out, "%s has booted from its image, installed %s %s, and registered.\n", server.Name(), application, version)
 	}
-	return s.settled(ctx, func(info *opscenter.ServerInfo) bool { return info.State.Status == opscenter.StatusReady })
+	return s.settled(ctx, func(info *opscenter.ServerInfo) bool { return info.State.Status == lifecycle.StatusReady })
 }
 
 // settled waits until all servers are as they should be.
@@ -444,7 +445,7 @@ func (s *site) cluster(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	if err := s.settled(ctx, func(info *opscenter.ServerInfo) bool {
-		return info.State.Status == opscenter.StatusReady && info.Cluster == "rack7"
+		return info.State.Status == lifecycle.StatusReady && info.Cluster == "rack7"
 	}); err != nil {
 		return err
 	}
@@ -481,7 +482,7 @@ func (s *site) update(ctx context.Context) error {
 			return err
 		case now.State.Status == rolling.StatusDone:
 			return s.settled(ctx, func(info *opscenter.ServerInfo) bool {
-				return info.State.Status == opscenter.StatusReady && !info.NeedsUpdate()
+				return info.State.Status == lifecycle.StatusReady && !info.NeedsUpdate()
 			})
 		case now.State.Status.Ended() || now.State.Status == rolling.StatusPaused:
 			return fmt.Errorf("the rollout is %s: %s", now.State.Status, now.State.Reason)

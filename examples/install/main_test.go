@@ -18,6 +18,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/image"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/opscenter/updates"
 )
@@ -91,7 +92,7 @@ func TestTheWholeWay(t *testing.T) {
 		}
 	}
 	as := func(info *opscenter.ServerInfo, version string) bool {
-		if info.State.Status != opscenter.StatusReady || info.State.Operation != nil || info.State.Versions.OS.Version != version {
+		if info.State.Status != lifecycle.StatusReady || info.State.Operation != nil || info.State.Versions.OS.Version != version {
 			return false
 		}
 		for _, a := range info.State.Versions.Applications {
@@ -104,7 +105,7 @@ func TestTheWholeWay(t *testing.T) {
 	require.NoError(t, s.settled(ctx, func(info *opscenter.ServerInfo) bool { return as(info, oldVersion) && !info.NeedsUpdate() }))
 	require.NoError(t, s.publish(ctx, newVersion))
 	require.NoError(t, s.settled(ctx, func(info *opscenter.ServerInfo) bool {
-		return info.Recommendation().Action == opscenter.ActionUpdate
+		return info.Recommendation().Action == lifecycle.ActionUpdate
 	}), "each is recommended an update")
 	require.NoError(t, s.update(ctx))
 	require.NoError(t, s.settled(ctx, func(info *opscenter.ServerInfo) bool { return as(info, newVersion) }))

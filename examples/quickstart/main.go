@@ -27,6 +27,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
@@ -257,7 +258,7 @@ func (s *story) play(ctx context.Context, count int, asJSON bool, out io.Writer)
 		return err
 	}
 	if err := s.settled(ctx, func(info *opscenter.ServerInfo) bool {
-		return info.State.Status == opscenter.StatusReady || info.State.StatusDetail == opscenter.DetailUnresponsive
+		return info.State.Status == lifecycle.StatusReady || info.State.StatusDetail == lifecycle.DetailUnresponsive
 	}); err != nil {
 		return err
 	}
@@ -340,7 +341,7 @@ func (s *story) settled(ctx context.Context, wanted func(*opscenter.ServerInfo) 
 			if s.servers[info.Name] == nil {
 				continue
 			}
-			lost := info.Name == s.lost && info.State.StatusDetail != opscenter.DetailUnresponsive
+			lost := info.Name == s.lost && info.State.StatusDetail != lifecycle.DetailUnresponsive
 			if lost || !wanted(info) {
 				return false, nil
 			}
@@ -386,7 +387,7 @@ func (s *story) rows(ctx context.Context) (rows []row, err error) {
 func (s *story) follow(ctx context.Context, name string) (steps []step, err error) {
 	for {
 		recommended, err := s.planner.Recommend(ctx, name)
-		if err != nil || recommended.Action == opscenter.ActionNone {
+		if err != nil || recommended.Action == lifecycle.ActionNone {
 			return steps, err
 		}
 		begun := time.Now()
@@ -396,7 +397,7 @@ func (s *story) follow(ctx context.Context, name string) (steps []step, err erro
 		// Busy until a poll has seen it done.
 		err = s.watch(ctx, func() (bool, error) {
 			info, err := s.registry.Server(ctx, name)
-			return err == nil && info.State.Status == opscenter.StatusReady && info.State.Operation == nil, err
+			return err == nil && info.State.Status == lifecycle.StatusReady && info.State.Operation == nil, err
 		})
 		if err != nil {
 			return steps, err

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 func (w *work) load(ctx context.Context, servers []string) (out []*opscenter.ServerInfo, err error) {
@@ -47,7 +48,7 @@ func (w *work) member(ctx context.Context, certificate *x509.Certificate, but []
 	failures := []error{fmt.Errorf("cluster %q: %w: it has no other member that answers", w.name, ErrUnsuitable)}
 	for _, name := range names {
 		info, err := w.registry.Server(ctx, name)
-		if err != nil || info.State.Status != opscenter.StatusReady {
+		if err != nil || info.State.Status != lifecycle.StatusReady {
 			continue
 		}
 		state, err := w.state(ctx, info)
@@ -80,7 +81,7 @@ func (w *work) order(ctx context.Context, infos []*opscenter.ServerInfo, record 
 		names = append(names, info.Name)
 	}
 	for _, info := range infos {
-		if info.State.Status != opscenter.StatusReady || info.State.Type != opscenter.TypeIncus {
+		if info.State.Status != lifecycle.StatusReady || info.State.Type != lifecycle.TypeIncus {
 			rest = append(rest, info) // it is found unsuitable
 			continue
 		}
@@ -117,11 +118,11 @@ func (w *work) suitable(infos []*opscenter.ServerInfo, like *opscenter.ServerInf
 		if info.Cluster != "" && info.Cluster != w.name {
 			note("it is a member of cluster %s", info.Cluster)
 		}
-		if s.Status != opscenter.StatusReady || s.StatusDetail != opscenter.DetailNone {
+		if s.Status != lifecycle.StatusReady || s.StatusDetail != lifecycle.DetailNone {
 			note("it is %s %s", s.Status, s.StatusDetail)
 			continue
 		}
-		if s.Type != opscenter.TypeIncus {
+		if s.Type != lifecycle.TypeIncus {
 			note("it is of type %s, not incus", s.Type)
 		}
 		if have, want := versions(info), versions(like); have != want {

@@ -17,6 +17,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
@@ -197,7 +198,7 @@ func TestFormGoesOn(t *testing.T) {
 					o, err := s.polls.Poll(t.Context(), "a")
 					require.NoError(t, err)
 					require.NotNil(t, o.Failure)
-					require.Equal(t, opscenter.FailureCertificate, o.Failure.Kind)
+					require.Equal(t, lifecycle.FailureCertificate, o.Failure.Kind)
 					require.NoError(t, s.AcceptCertificate(t.Context(), "a", o.Presented))
 					s.poll(t, "a")
 					require.NoError(t, m.Form(t.Context(), "c1", "a", "b"))

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // RemoveOptions of RemoveServers.
@@ -111,11 +112,11 @@ func (w *work) removal(ctx context.Context, record *opscenter.Cluster, info *ops
 		return removal{info: info}, nil // what was to become a cluster has this one alone
 	case err == nil:
 		return removal{info: info, member: state.Name}, nil // by its own word
-	case info.State.MemberName != "" && (force || info.State.Status != opscenter.StatusReady):
+	case info.State.MemberName != "" && (force || info.State.Status != lifecycle.StatusReady):
 		return removal{info: info, member: info.State.MemberName}, nil
 	case info.State.MemberName == "" && record.Certificate == "":
 		return removal{info: info}, nil
-	case info.State.MemberName == "" && info.State.Status != opscenter.StatusReady:
+	case info.State.MemberName == "" && info.State.Status != lifecycle.StatusReady:
 		return removal{info: info, member: info.Name, unsure: true}, nil
 	}
 	return removal{}, err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 var errNoAudit = errors.New("no audit log is kept here")
@@ -75,7 +76,7 @@ func showing(pattern string) bool {
 		return true
 	}
 	name, ok := strings.CutPrefix(pattern, actionPattern)
-	return ok && slices.Contains(actions, opscenter.Action(name))
+	return ok && slices.Contains(actions, lifecycle.Action(name))
 }
 
 // Patterns of endpoints that showing knows.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	clusters "github.com/opscenter-go/sdk/opscenter/cluster"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/system"
@@ -161,7 +162,7 @@ func (s *inProgressStatus) show(r *rollout.Rollout, u *rollout.Unit) {
 		m := &u.Members[i]
 		if m.Finished || m.Left != "" {
 			done++
-		} else if r.State.Policy.Goal == rolling.GoalReboot && m.Reboot && (m.Step == nil || m.Step.Action != rolling.Reboot) {
+		} else if r.State.Policy.Goal == rolling.GoalReboot && m.Reboot && (m.Step == nil || m.Step.Action != lifecycle.ActionReboot) {
 			s.PendingReboot = append(s.PendingReboot, m.Server)
 		}
 		if m.EvacuatedBefore {
@@ -241,10 +242,10 @@ func (h *Handler) postClusters(w http.ResponseWriter, r *http.Request) {
 
 // sameType refuses servers of another type than the one that is wanted, if one is.
 func (h *Handler) sameType(ctx context.Context, wanted string, names []string) error {
-	if wanted == "" || wanted == string(opscenter.TypeUnknown) {
+	if wanted == "" || wanted == string(lifecycle.TypeUnknown) {
 		return nil
 	}
-	if !slices.Contains(opscenter.ServerTypes, opscenter.ServerType(wanted)) {
+	if !slices.Contains(lifecycle.ServerTypes, lifecycle.ServerType(wanted)) {
 		return fmt.Errorf("%w: field server_type: %.40q is not known here", errBody, wanted)
 	}
 	for _, name := range names {
@@ -252,7 +253,7 @@ func (h *Handler) sameType(ctx context.Context, wanted string, names []string) e
 		if err != nil {
 			return err
 		}
-		if kind := info.State.Type; kind != opscenter.ServerType(wanted) && kind != opscenter.TypeUnknown {
+		if kind := info.State.Type; kind != lifecycle.ServerType(wanted) && kind != lifecycle.TypeUnknown {
 			return fmt.Errorf("server %q is of type %s, not %s: %w", name, kind, wanted, clusters.ErrUnsuitable)
 		}
 	}
@@ -493,7 +494,7 @@ func (h *Handler) operate(w http.ResponseWriter, r *http.Request, selector rolli
 }
 
 // actOn is what system/:evacuate and the others do: one action on one server.
-func (h *Handler) actOn(action opscenter.Action) http.HandlerFunc {
+func (h *Handler) actOn(action lifecycle.Action) http.HandlerFunc {
 	goal, _ := rolling.GoalOf(action)
 	return func(w http.ResponseWriter, r *http.Request) {
 		name := r.PathValue("name")
@@ -501,7 +502,7 @@ func (h *Handler) actOn(action opscenter.Action) http.HandlerFunc {
 			h.fail(w, r, err)
 			return
 		}
-		if action == opscenter.ActionUpdate && r.ContentLength != 0 {
+		if action == lifecycle.ActionUpdate && r.ContentLength != 0 {
 			applications, err := updateOf(r)
 			if err == nil && len(applications) > 0 {
 				h.updateApplications(w, r, name, applications)
@@ -512,10 +513,10 @@ func (h *Handler) actOn(action opscenter.Action) http.HandlerFunc {
 				return
 			}
 		}
-		if force, err := forced(r); err == nil && h.options.System != nil && (action == opscenter.ActionReboot || action == opscenter.ActionPowerOff) && (force || h.options.Rollouts == nil) {
+		if force, err := forced(r); err == nil && h.options.System != nil && (action == lifecycle.ActionReboot || action == lifecycle.ActionPowerOff) && (force || h.options.Rollouts == nil) {
 			// At once, whatever else is under way.
 			do := h.options.System.Reboot
-			if action == opscenter.ActionPowerOff {
+			if action == lifecycle.ActionPowerOff {
 				do = h.options.System.PowerOff
 			}
 			h.done(w, r, do(r.Context(), name, system.PowerOptions{Force: force}))

@@ -18,6 +18,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // TestForward: the server's own API, for operators, without secrets.
@@ -58,7 +59,7 @@ func TestForward(t *testing.T) {
 	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.Release("r1", info.ID, false) }))
 	// An operation by itself reserves nothing.
 	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
-		_, _, err := tx.Begin(opscenter.Intent{Server: "a", Action: opscenter.ActionReconfigure, Timeout: time.Minute})
+		_, _, err := tx.Begin(opscenter.Intent{Server: "a", Action: lifecycle.ActionReconfigure, Timeout: time.Minute})
 		return err
 	}))
 	require.Equal(t, 409, p.call(client, "POST", os+"/1.0/system/:reboot", "").ErrorCode)

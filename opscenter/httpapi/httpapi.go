@@ -24,6 +24,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/image"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/opscenter/updates"
@@ -237,7 +238,7 @@ func (h *Handler) operatorRoutes() map[string]http.HandlerFunc {
 	}
 	for _, action := range actions {
 		operators[actionPattern+string(action)] = h.actOn(action)
-		if action != opscenter.ActionUpdate {
+		if action != lifecycle.ActionUpdate {
 			operators[actionPattern+string(action)] = h.noBody(h.actOn(action))
 		}
 	}
@@ -358,4 +359,4 @@ func NewServer(handler http.Handler, config *tls.Config, logger *slog.Logger) *h
 var errNobody = errors.New("no authorizer is configured: the operators' API is closed")
 
 // actions that can be carried out on a server, as steps of a rollout.
-var actions = []opscenter.Action{opscenter.ActionUpdate, opscenter.ActionEvacuate, opscenter.ActionReboot, opscenter.ActionRestore, opscenter.ActionPowerOff}
+var actions = []lifecycle.Action{lifecycle.ActionUpdate, lifecycle.ActionEvacuate, lifecycle.ActionReboot, lifecycle.ActionRestore, lifecycle.ActionPowerOff}

@@ -20,6 +20,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 func TestEverybodysEndpoints(t *testing.T) {
@@ -76,7 +77,7 @@ func TestRegisterAsTheProtocolSays(t *testing.T) {
 	require.Equal(t, 403, p.call(p.client(nil), "PUT", self, `{}`).ErrorCode)
 	require.Equal(t, 403, p.call(p.client(&other), "PUT", self, `{}`).ErrorCode)
 	require.Equal(t, 403, p.call(p.client(&p.operator), "PUT", self, `{}`).ErrorCode, "an operator is no server")
-	for _, cause := range append(opscenter.Causes, "", "of-a-newer-release") {
+	for _, cause := range append(lifecycle.Causes, "", "of-a-newer-release") {
 		a := p.call(client, "PUT", self, fmt.Sprintf(`{"connection_url":"https://10.0.0.2:8443","cause":%q}`, cause))
 		require.Equal(t, 200, a.http.StatusCode, "%s: %s", cause, a.Error)
 	}
@@ -219,10 +220,10 @@ func (p *plane) add(n int, hardware string) []*opscenter.ServerInfo {
 		require.NoError(p.t, err)
 		info, err := p.registry.Server(p.t.Context(), registered.Name)
 		require.NoError(p.t, err)
-		kind, none, member := opscenter.TypeIncus, opscenter.NotInMaintenance, info.Name
-		require.NoError(p.t, p.registry.RecordObservations(p.t.Context(), opscenter.Observation{Server: info.Name, ID: info.ID, At: time.Now(), Ready: true, Type: &kind, Maintenance: &none, MemberName: &member,
-			Versions: &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "202610010000"}, Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "202610010000", Primary: true}}},
-			Facts:    &opscenter.Facts{Hardware: json.RawMessage(hardware), Network: json.RawMessage(`{"config":{}}`)}}))
+		kind, none, member := lifecycle.TypeIncus, lifecycle.NotInMaintenance, info.Name
+		require.NoError(p.t, p.registry.RecordObservations(p.t.Context(), lifecycle.Observation{Server: info.Name, ID: info.ID, At: time.Now(), Ready: true, Type: &kind, Maintenance: &none, MemberName: &member,
+			Versions: &lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "202610010000"}, Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: "202610010000", Primary: true}}},
+			Facts:    &lifecycle.Facts{Hardware: json.RawMessage(hardware), Network: json.RawMessage(`{"config":{}}`)}}))
 		out = append(out, info)
 	}
 	return out

@@ -8,6 +8,7 @@ import (
 	"net/url"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // configMap is a map of strings that takes numbers and booleans for their text, as Operations Center's does.
@@ -156,7 +157,7 @@ func (h *Handler) putSelf(w http.ResponseWriter, r *http.Request) {
 	}
 	var body struct {
 		ConnectionURL string          `json:"connection_url"`
-		Cause         opscenter.Cause `json:"cause"`
+		Cause         lifecycle.Cause `json:"cause"`
 	}
 	err := decodeLenient(r, &body)
 	if err == nil {

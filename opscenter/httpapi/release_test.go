@@ -12,6 +12,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/poller"
 )
@@ -71,13 +72,13 @@ func TestEveryRelease(t *testing.T) {
 			}
 			for i, server := range all {
 				info := look(server)
-				require.Equal(t, opscenter.StatusReady, info.State.Status)
-				kind, application := opscenter.TypeIncus, "incus"
+				require.Equal(t, lifecycle.StatusReady, info.State.Status)
+				kind, application := lifecycle.TypeIncus, "incus"
 				switch i {
 				case 2:
 					application = "incus-lts-7.0"
 				case 3:
-					kind, application = opscenter.TypeMigrationManager, "migration-manager"
+					kind, application = lifecycle.TypeMigrationManager, "migration-manager"
 				}
 				require.Equal(t, kind, info.State.Type)
 				require.Equal(t, version, info.State.Versions.OS.Version)
@@ -85,7 +86,7 @@ func TestEveryRelease(t *testing.T) {
 				require.Equal(t, application, info.State.Versions.Applications[0].Name)
 				require.True(t, info.State.Versions.Applications[0].Primary)
 				require.Equal(t, "stable", info.State.Versions.UpdateChannel)
-				require.Equal(t, opscenter.ActionNone, info.Recommendation().Action, "it runs what there is")
+				require.Equal(t, lifecycle.ActionNone, info.Recommendation().Action, "it runs what there is")
 				warnings, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
 				require.NoError(t, err)
 				require.Empty(t, warnings.Warnings, "there is nothing to warn of")
@@ -93,7 +94,7 @@ func TestEveryRelease(t *testing.T) {
 			require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", next, "os", "incus", "incus-lts-7.0", "migration-manager"))
 			for _, server := range all {
 				server.Offer(next)
-				require.Equal(t, opscenter.ActionUpdate, look(server).Recommendation().Action)
+				require.Equal(t, lifecycle.ActionUpdate, look(server).Recommendation().Action)
 			}
 
 			ctx, stop := context.WithCancel(t.Context())
@@ -118,7 +119,7 @@ func TestEveryRelease(t *testing.T) {
 			for i, server := range all {
 				info := look(server)
 				require.Equal(t, next, info.State.Versions.OS.Version)
-				require.Equal(t, opscenter.ActionNone, info.Recommendation().Action, info.Recommendation().Reason)
+				require.Equal(t, lifecycle.ActionNone, info.Recommendation().Action, info.Recommendation().Reason)
 				require.Equal(t, 1, server.Reboots())
 				for _, instance := range server.Instances() {
 					if instance.Name == fmt.Sprintf("i%d", i) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 )
@@ -77,12 +78,12 @@ type shownUnit struct {
 }
 
 type shownFailure struct {
-	At       time.Time      `json:"at"`
-	Server   string         `json:"server"`
-	Action   rolling.Action `json:"action"`
-	Attempts int            `json:"attempts"`
-	Reason   string         `json:"reason"`
-	Advice   string         `json:"advice"`
+	At       time.Time        `json:"at"`
+	Server   string           `json:"server"`
+	Action   lifecycle.Action `json:"action"`
+	Attempts int              `json:"attempts"`
+	Reason   string           `json:"reason"`
+	Advice   string           `json:"advice"`
 }
 
 type shownMember struct {
@@ -97,14 +98,14 @@ type shownMember struct {
 }
 
 type shownStep struct {
-	Action    rolling.Action `json:"action"`
-	Why       string         `json:"why"`
-	Attempt   int            `json:"attempt"`
-	StartedAt time.Time      `json:"started_at"`
-	Deadline  *time.Time     `json:"deadline,omitempty"`
-	EndedAt   *time.Time     `json:"ended_at,omitempty"`
-	Failed    string         `json:"failed,omitempty"`
-	Note      string         `json:"note,omitempty"`
+	Action    lifecycle.Action `json:"action"`
+	Why       string           `json:"why"`
+	Attempt   int              `json:"attempt"`
+	StartedAt time.Time        `json:"started_at"`
+	Deadline  *time.Time       `json:"deadline,omitempty"`
+	EndedAt   *time.Time       `json:"ended_at,omitempty"`
+	Failed    string           `json:"failed,omitempty"`
+	Note      string           `json:"note,omitempty"`
 }
 
 func showUnit(u *rollout.Unit) shownUnit {

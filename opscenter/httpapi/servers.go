@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -31,18 +32,18 @@ type server struct {
 	Cluster             string               `json:"cluster"`
 	MemberName          string               `json:"member_name"`
 	MemberRoles         []string             `json:"member_roles"`
-	Type                opscenter.ServerType `json:"server_type"`
+	Type                lifecycle.ServerType `json:"server_type"`
 	HardwareData        json.RawMessage      `json:"hardware_data,omitempty"`
 	OSData              *osData              `json:"os_data,omitempty"`
 	VersionData         versionData          `json:"version_data"`
-	Status              opscenter.Status     `json:"server_status"`
+	Status              lifecycle.Status     `json:"server_status"`
 	StatusDetail        string               `json:"server_status_detail"`
 	LastUpdated         time.Time            `json:"last_updated"`
 	LastSeen            time.Time            `json:"last_seen"`
 	Trusted             bool                 `json:"system_state_is_trusted"`
 
-	RecommendedAction       opscenter.Action      `json:"recommended_action"`
-	UpdateState             opscenter.UpdateState `json:"update_state"`
+	RecommendedAction       lifecycle.Action      `json:"recommended_action"`
+	UpdateState             lifecycle.UpdateState `json:"update_state"`
 	RecommendedActionReason string                `json:"recommended_action_reason"`
 	StatusReason            string                `json:"server_status_reason"`
 }
@@ -59,7 +60,7 @@ type versionData struct {
 	UpdateChannel string                     `json:"update_channel"`
 	NeedsUpdate   bool                       `json:"needs_update"`
 	NeedsReboot   bool                       `json:"needs_reboot"`
-	InMaintenance opscenter.MaintenanceState `json:"in_maintenance"`
+	InMaintenance lifecycle.MaintenanceState `json:"in_maintenance"`
 }
 
 type osVersion struct {
@@ -78,10 +79,10 @@ type applicationVersion struct {
 	FriendlyVersion  string                     `json:"friendly_version,omitempty"`
 	AvailableVersion string                     `json:"available_version,omitempty"`
 	NeedsUpdate      bool                       `json:"needs_update"`
-	InMaintenance    opscenter.MaintenanceState `json:"in_maintenance"`
+	InMaintenance    lifecycle.MaintenanceState `json:"in_maintenance"`
 }
 
-func showServer(info *opscenter.ServerInfo, facts *opscenter.Facts) *server {
+func showServer(info *opscenter.ServerInfo, facts *lifecycle.Facts) *server {
 	s := &info.State
 	recommended := info.Recommendation()
 	out := &server{
@@ -119,9 +120,9 @@ func showVersions(info *opscenter.ServerInfo) versionData {
 		UpdateChannel: v.UpdateChannel,
 		NeedsUpdate:   len(outdated) > 0, NeedsReboot: v.NeedsReboot(), InMaintenance: info.State.Maintenance,
 	}
-	if _, ok := v.Staged(opscenter.ComponentOS); ok || v.NeedsReboot() {
-		out.OS.AvailableVersion = info.Available[opscenter.ComponentOS]
-		_, out.OS.NeedsUpdate = outdated[opscenter.ComponentOS]
+	if _, ok := v.Staged(lifecycle.ComponentOS); ok || v.NeedsReboot() {
+		out.OS.AvailableVersion = info.Available[lifecycle.ComponentOS]
+		_, out.OS.NeedsUpdate = outdated[lifecycle.ComponentOS]
 	}
 	for _, a := range v.Applications {
 		shown := applicationVersion{Name: a.Name, Version: a.Version, FriendlyVersion: a.FriendlyVersion, AvailableVersion: info.Available[a.Name]}
@@ -146,8 +147,8 @@ var serverFilters = []string{"recursion", "limit", "cursor", "facts", "status", 
 func (q *query) serverFilter() (opscenter.ServerFilter, error) {
 	v := q.values
 	f := opscenter.ServerFilter{
-		Status: opscenter.Status(v.Get("status")), StatusDetail: opscenter.StatusDetail(v.Get("status_detail")),
-		Type: opscenter.ServerType(v.Get("type")), Cluster: v.Get("cluster"), Channel: v.Get("channel"), Fingerprint: v.Get("fingerprint"),
+		Status: lifecycle.Status(v.Get("status")), StatusDetail: lifecycle.StatusDetail(v.Get("status_detail")),
+		Type: lifecycle.ServerType(v.Get("type")), Cluster: v.Get("cluster"), Channel: v.Get("channel"), Fingerprint: v.Get("fingerprint"),
 		Expression: v.Get("filter"),
 	}
 	for name, into := range map[string]**bool{"needs_update": &f.NeedsUpdate, "needs_reboot": &f.NeedsReboot, "in_maintenance": &f.InMaintenance} {
@@ -186,13 +187,13 @@ func (h *Handler) getServers(w http.ResponseWriter, r *http.Request) {
 				out.add(serverPath(info.Name))
 				continue
 			}
-			var facts *opscenter.Facts
+			var facts *lifecycle.Facts
 			if withFacts == nil || *withFacts {
 				facts, err = h.registry.FactsOf(r.Context(), info)
 				if errors.Is(err, storage.ErrCorrupt) {
 					// One server's must not hide the others.
 					h.options.Logger.ErrorContext(r.Context(), "facts can't be read", "server", info.Name, "error", err)
-					facts, err = &opscenter.Facts{}, nil
+					facts, err = &lifecycle.Facts{}, nil
 				}
 				if err != nil {
 					return 0, "", err
@@ -215,11 +216,11 @@ func (h *Handler) getServerByName(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		info, err = h.registry.Server(r.Context(), r.PathValue("name"))
 	}
-	var facts *opscenter.Facts
+	var facts *lifecycle.Facts
 	if err == nil && (withFacts == nil || *withFacts) {
 		if facts, err = h.registry.FactsOf(r.Context(), info); errors.Is(err, storage.ErrCorrupt) {
 			h.options.Logger.ErrorContext(r.Context(), "facts can't be read", "server", info.Name, "error", err)
-			facts, err = &opscenter.Facts{}, nil // as in lists
+			facts, err = &lifecycle.Facts{}, nil // as in lists
 		}
 	}
 	if err != nil {

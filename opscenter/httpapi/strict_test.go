@@ -12,6 +12,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 type strictBody struct{ method, path, body string }
@@ -72,7 +73,7 @@ func TestUnknownFieldsAreRefused(t *testing.T) {
 	_, err := p.registry.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{})
 	require.NoError(t, err)
 	token := "/1.0/provisioning/tokens/" + p.token(1)
-	require.NoError(t, p.registry.Warn(t.Context(), "", opscenter.Warned{Kind: "x"}))
+	require.NoError(t, p.registry.Warn(t.Context(), "", warning.Input{Kind: "x"}))
 	page, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
 	require.NoError(t, err)
 	routes, untried := http.NewServeMux(), map[string]bool{}

@@ -16,6 +16,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/poller"
 )
@@ -73,7 +74,7 @@ func (p *plane) settled(name string) {
 	p.t.Helper()
 	require.Eventually(p.t, func() bool {
 		info, err := p.registry.Server(p.t.Context(), name)
-		return err == nil && info.State.Status == opscenter.StatusReady && info.State.StatusDetail == opscenter.DetailNone
+		return err == nil && info.State.Status == lifecycle.StatusReady && info.State.StatusDetail == lifecycle.DetailNone
 	}, 30*time.Second, 10*time.Millisecond)
 }
 

@@ -12,7 +12,9 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/poller"
 )
 
@@ -45,7 +47,7 @@ func watched(t *testing.T, options incusostest.Options, change func(*plane, *inc
 	}
 }
 
-func (p *plane) warnings() (kinds []opscenter.WarningKind) {
+func (p *plane) warnings() (kinds []warning.Kind) {
 	list, err := p.registry.ListWarnings(p.t.Context(), opscenter.WarningFilter{Server: "a"}, opscenter.Page{})
 	require.NoError(p.t, err)
 	for _, w := range list.Warnings {
@@ -58,19 +60,19 @@ func (p *plane) warnings() (kinds []opscenter.WarningKind) {
 // and what else was read is recorded.
 func TestNoApplicationsAfterAnUpdate(t *testing.T) {
 	_, server, client, look := watched(t, incusostest.Options{}, nil)
-	require.Equal(t, opscenter.TypeIncus, look().State.Type)
+	require.Equal(t, lifecycle.TypeIncus, look().State.Type)
 	server.Offer("202610150000")
 	require.NoError(t, client.Update(t.Context(), look().Target()))
 	require.Eventually(t, func() bool { return look().State.Versions.NeedsReboot() }, 10*time.Second, 10*time.Millisecond)
 	server.Reboot()
 	server.SetApplications()
 	info := look()
-	require.Equal(t, opscenter.TypeIncus, info.State.Type)
+	require.Equal(t, lifecycle.TypeIncus, info.State.Type)
 	require.Equal(t, "202610150000", info.State.Versions.OS.Version)
 	require.Equal(t, "incus", info.State.Versions.Applications[0].Name, "as it was")
 	server.SetApplications("incus-lts-7.0", "debug")
 	info = look()
-	require.Equal(t, opscenter.TypeIncus, info.State.Type)
+	require.Equal(t, lifecycle.TypeIncus, info.State.Type)
 	require.Equal(t, "incus-lts-7.0", info.State.Versions.Applications[0].Name)
 }
 
@@ -133,7 +135,7 @@ func TestOneLargePart(t *testing.T) {
 	require.NotNil(t, facts.Security)
 	require.NotNil(t, facts.Storage)
 	require.LessOrEqual(t, len(facts.Hardware), opscenter.MaxHardwareSize)
-	require.Equal(t, []opscenter.WarningKind{opscenter.WarningFacts}, p.warnings())
+	require.Equal(t, []warning.Kind{warning.Facts}, p.warnings())
 	look()
 	again, err := p.registry.ServerFacts(t.Context(), "a")
 	require.NoError(t, err)
@@ -149,20 +151,20 @@ func TestBackupImage(t *testing.T) {
 	server.Offer("202610150000")
 	planner := opscenter.NewUpdatePlanner(p.registry, client)
 	require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
-	require.Equal(t, opscenter.ActionUpdate, look().Recommendation().Action)
+	require.Equal(t, lifecycle.ActionUpdate, look().Recommendation().Action)
 	target := look().Target()
 	require.NoError(t, client.Update(t.Context(), target))
 	require.Eventually(t, func() bool { return look().State.Versions.NeedsReboot() }, 10*time.Second, 10*time.Millisecond)
 	server.Reboot()
-	require.Eventually(t, func() bool { info := look(); return info.State.Status == opscenter.StatusReady }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { info := look(); return info.State.Status == lifecycle.StatusReady }, 10*time.Second, 10*time.Millisecond)
 	info := look()
 	require.True(t, info.State.Versions.OS.BackupImage)
 	require.Equal(t, "202610010000", info.State.Versions.OS.Version)
 	require.False(t, info.State.Versions.NeedsReboot())
 	require.Empty(t, info.State.Versions.OS.StagedVersion())
-	require.Equal(t, opscenter.ActionNone, info.Recommendation().Action, info.Recommendation().Reason)
+	require.Equal(t, lifecycle.ActionNone, info.Recommendation().Action, info.Recommendation().Reason)
 	require.Contains(t, info.Recommendation().Reason, "backup image")
-	require.Contains(t, p.warnings(), opscenter.WarningBackupImage)
+	require.Contains(t, p.warnings(), warning.BackupImage)
 	var shown struct {
 		Versions struct {
 			OS struct {
@@ -179,7 +181,7 @@ func TestBackupImage(t *testing.T) {
 	// A version after it is an update again.
 	server.SetTrouble(incusostest.TroubleNone)
 	require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", "202610160000", "os", "incus"))
-	require.Equal(t, opscenter.ActionUpdate, look().Recommendation().Action)
+	require.Equal(t, lifecycle.ActionUpdate, look().Recommendation().Action)
 }
 
 // TestUpdateThatFailsSaysSo: the action ends with the server's words, and not an hour later.
@@ -193,10 +195,10 @@ func TestUpdateThatFailsSaysSo(t *testing.T) {
 			server.Offer("202610150000")
 			require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
 			look()
-			require.NoError(t, opscenter.NewUpdatePlanner(p.registry, client).Act(t.Context(), "a", opscenter.ActionUpdate))
+			require.NoError(t, opscenter.NewUpdatePlanner(p.registry, client).Act(t.Context(), "a", lifecycle.ActionUpdate))
 			require.Eventually(t, func() bool { return look().State.Operation == nil }, 20*time.Second, 20*time.Millisecond)
 			last := look().State.LastOperation
-			require.Equal(t, opscenter.ActionUpdate, last.Action)
+			require.Equal(t, lifecycle.ActionUpdate, last.Action)
 			if trouble == incusostest.TroubleDownload {
 				require.Contains(t, last.Failed, "Failed to check for OS updates")
 			} else {
@@ -248,7 +250,7 @@ func TestNotApplicable(t *testing.T) {
 	}
 	require.Zero(t, servers["plain"].Reboots())
 	_, text := p.send(operator, "GET", serversPath+"plain", "")
-	require.Contains(t, text, string(opscenter.UpdateStateNotManaged))
+	require.Contains(t, text, string(lifecycle.UpdateStateNotManaged))
 
 	// A rollout of all says so, and does not pause on it.
 	plan, err := opscenter.NewUpdatePlanner(p.registry, nil).Plan(t.Context(), rolling.Selector{All: true}, rolling.Policy{})

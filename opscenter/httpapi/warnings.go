@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 // warningStatus is the acknowledgement of a warning, as Operations Center names it.
@@ -28,21 +29,21 @@ type warningScope struct {
 	Entity     string `json:"entity"`
 }
 
-// warning is what the API shows.
-type warning struct {
+// warningJSON is a warning as the API shows it.
+type warningJSON struct {
 	warningPut
-	UUID            string                `json:"uuid"`
-	Scope           warningScope          `json:"scope"`
-	Type            opscenter.WarningKind `json:"type"`
-	FirstOccurrence time.Time             `json:"first_occurrence"`
-	LastOccurrence  time.Time             `json:"last_occurrence"`
-	LastUpdated     time.Time             `json:"last_updated"`
-	Messages        []string              `json:"messages"`
-	Count           int                   `json:"count"`
+	UUID            string       `json:"uuid"`
+	Scope           warningScope `json:"scope"`
+	Type            warning.Kind `json:"type"`
+	FirstOccurrence time.Time    `json:"first_occurrence"`
+	LastOccurrence  time.Time    `json:"last_occurrence"`
+	LastUpdated     time.Time    `json:"last_updated"`
+	Messages        []string     `json:"messages"`
+	Count           int          `json:"count"`
 }
 
-func showWarning(w *opscenter.Warning) warning {
-	out := warning{UUID: w.UUID, Type: w.Kind, Scope: warningScope{Scope: "poll", EntityType: "fleet"}, warningPut: warningPut{warningNew},
+func showWarning(w *warning.Warning) warningJSON {
+	out := warningJSON{UUID: w.UUID, Type: w.Kind, Scope: warningScope{Scope: "poll", EntityType: "fleet"}, warningPut: warningPut{warningNew},
 		FirstOccurrence: w.FirstSeen, LastOccurrence: w.LastSeen, LastUpdated: later(w.LastUpdated, w.LastSeen), Messages: []string{w.Message}, Count: w.Count}
 	if w.ServerID != "" {
 		out.Scope.EntityType, out.Scope.Entity = "server", w.Server
@@ -54,7 +55,7 @@ func showWarning(w *opscenter.Warning) warning {
 }
 
 // acknowledgement is what the ETag of a warning covers: what a PUT replaces, and of which.
-func acknowledgement(w *opscenter.Warning) any { return []any{w.UUID, w.Acknowledged} }
+func acknowledgement(w *warning.Warning) any { return []any{w.UUID, w.Acknowledged} }
 
 func (s warningStatus) acknowledged() (bool, error) {
 	switch s {
@@ -71,7 +72,7 @@ func (h *Handler) getWarnings(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "recursion", "limit", "cursor", "type", "server", "status")
 	var filter opscenter.WarningFilter
 	if err == nil {
-		filter.Kind, filter.Server = opscenter.WarningKind(query.values.Get("type")), query.values.Get("server")
+		filter.Kind, filter.Server = warning.Kind(query.values.Get("type")), query.values.Get("server")
 		if status := query.values.Get("status"); status != "" {
 			var wanted bool
 			wanted, err = warningStatus(status).acknowledged()
@@ -109,7 +110,7 @@ func (h *Handler) putWarning(w http.ResponseWriter, r *http.Request) {
 		UUID string `json:"uuid"`
 	}
 	var acknowledged bool
-	err := decode(r, &body, shownBy[warning]())
+	err := decode(r, &body, shownBy[warningJSON]())
 	if err == nil {
 		err = sameUUID(r, body.UUID)
 	}
@@ -117,7 +118,7 @@ func (h *Handler) putWarning(w http.ResponseWriter, r *http.Request) {
 		acknowledged, err = body.Status.acknowledged()
 	}
 	if err == nil {
-		err = h.registry.AcknowledgeWarning(r.Context(), r.PathValue("uuid"), acknowledged, func(known *opscenter.Warning) error {
+		err = h.registry.AcknowledgeWarning(r.Context(), r.PathValue("uuid"), acknowledged, func(known *warning.Warning) error {
 			return matches(r, etag(acknowledgement(known)))
 		})
 	}

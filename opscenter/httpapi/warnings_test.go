@@ -9,15 +9,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 func TestWarnings(t *testing.T) {
 	p := start(t, nil)
 	client := p.client(&p.operator)
 	p.add(1, `{}`)
-	require.NoError(t, p.registry.Warn(t.Context(), "server0000", opscenter.Warned{Kind: opscenter.WarningFlapping, Message: "up and down"}))
-	require.NoError(t, p.registry.Warn(t.Context(), "", opscenter.Warned{Kind: opscenter.WarningFleet, Message: "5 of 5"}))
+	require.NoError(t, p.registry.Warn(t.Context(), "server0000", warning.Input{Kind: warning.Flapping, Message: "up and down"}))
+	require.NoError(t, p.registry.Warn(t.Context(), "", warning.Input{Kind: warning.Fleet, Message: "5 of 5"}))
 
 	list := func(query string) []map[string]any {
 		t.Helper()

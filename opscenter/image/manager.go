@@ -20,6 +20,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/seed"
 	"github.com/opscenter-go/sdk/opscenter/updates"
 )
@@ -310,7 +311,7 @@ func (m *Manager) choose(ctx context.Context, token *opscenter.Token, s *seed.Se
 	kind := map[string]updates.FileType{Raw: updates.TypeImageRaw, ISO: updates.TypeImageISO}[request.Kind]
 	for i := range u.Files {
 		f := &u.Files[i]
-		if f.Type != kind || f.Architecture != request.Architecture || f.Component != opscenter.ComponentOS {
+		if f.Type != kind || f.Architecture != request.Architecture || f.Component != lifecycle.ComponentOS {
 			continue
 		}
 		return u, f, m.feeds(ctx, s, request.Architecture)

@@ -12,6 +12,7 @@ import (
 	"github.com/lxc/incus/v6/shared/api"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // Update makes the server fetch and apply what its update feed offers. It returns when the
@@ -74,17 +75,17 @@ func (c *Client) Evacuate(ctx context.Context, target opscenter.Target, mode str
 	if mode == "" {
 		mode = "auto"
 	}
-	return c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "evacuate", Mode: mode}, opscenter.MaintenanceEvacuated)
+	return c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "evacuate", Mode: mode}, lifecycle.MaintenanceEvacuated)
 }
 
 // Restore brings the instances of a cluster member back, and returns when they are; mode skip
 // leaves them where they are. Errors are as those of Evacuate. A member that is not evacuated
 // is left as it is.
 func (c *Client) Restore(ctx context.Context, target opscenter.Target, mode string) error {
-	return c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "restore", Mode: mode}, opscenter.NotInMaintenance)
+	return c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "restore", Mode: mode}, lifecycle.NotInMaintenance)
 }
 
-func (c *Client) setMember(ctx context.Context, target opscenter.Target, change api.ClusterMemberStatePost, want opscenter.MaintenanceState) error {
+func (c *Client) setMember(ctx context.Context, target opscenter.Target, change api.ClusterMemberStatePost, want lifecycle.MaintenanceState) error {
 	connection, err := c.Connect(ctx, target)
 	if err != nil {
 		return err
@@ -103,7 +104,7 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 		return err
 	}
 	if maintenanceOf(status) == want {
-		if want != opscenter.MaintenanceEvacuated {
+		if want != lifecycle.MaintenanceEvacuated {
 			return nil // older daemons refuse to do again what is done
 		}
 		left, err := c.left(ctx, target)
@@ -112,7 +113,7 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 		}
 		// The daemon died in the middle: the status shows from the beginning, and stays. It
 		// is taken back first, as it can't be asked for again.
-		if err := c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "restore"}, opscenter.NotInMaintenance); err != nil {
+		if err := c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "restore"}, lifecycle.NotInMaintenance); err != nil {
 			return err
 		}
 	}
@@ -143,7 +144,7 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 	if maintenanceOf(status) != want {
 		return fmt.Errorf("server %q is %s after its operation %s ended: %w", target.Name, status, change.Action, opscenter.ErrRefused)
 	}
-	if want == opscenter.MaintenanceEvacuated {
+	if want == lifecycle.MaintenanceEvacuated {
 		left, err := c.left(ctx, target)
 		if err != nil {
 			return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)

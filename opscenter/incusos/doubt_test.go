@@ -12,6 +12,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // TestOwnAPIOutOfOrder: an IncusOS server whose own API is not there tells no versions, and is no plain Incus server.
@@ -22,7 +23,7 @@ func TestOwnAPIOutOfOrder(t *testing.T) {
 	o := probe(t, client, target(server))
 	require.Nil(t, o.Failure)
 	require.Nil(t, o.Versions, "what it told before stays")
-	require.Equal(t, opscenter.TypeIncus, *o.Type)
+	require.Equal(t, lifecycle.TypeIncus, *o.Type)
 	require.Contains(t, o.Unread[0], "GET /os/1.0")
 }
 
@@ -60,7 +61,7 @@ func TestUnreadInstanceMayRun(t *testing.T) {
 	web.StartTLS()
 	defer web.Close()
 	client := newClient(t, incusos.Options{})
-	where := opscenter.Target{Name: "a", ID: "a", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf), Type: opscenter.TypeIncus, MemberName: "a"}
+	where := opscenter.Target{Name: "a", ID: "a", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf), Type: lifecycle.TypeIncus, MemberName: "a"}
 	const madeUp = `"status":"Error","status_code":112,"config":null,"created_at":"0001-01-01T00:00:00Z"`
 	for what, c := range map[string]struct {
 		list, left string

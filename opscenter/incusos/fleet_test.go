@@ -17,6 +17,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // After the first there is no full handshake, with one connection for each poll.
@@ -36,7 +37,7 @@ func TestHandshakesAreResumed(t *testing.T) {
 	// A server that presents another certificate is caught, though there is a session to go on with.
 	require.NoError(t, server.SwapCertificate())
 	o := probe(t, client, where)
-	require.Equal(t, opscenter.FailureCertificate, o.Failure.Kind)
+	require.Equal(t, lifecycle.FailureCertificate, o.Failure.Kind)
 	require.Equal(t, opscenter.Fingerprint(server.Certificate()), o.Presented, "and it is told which")
 }
 
@@ -86,7 +87,7 @@ func TestAcceptedCertificates(t *testing.T) {
 	require.Nil(t, probe(t, client, where).Failure)
 	require.NoError(t, server.Present(&cluster))
 	o := probe(t, client, where)
-	require.Equal(t, opscenter.FailureCertificate, o.Failure.Kind)
+	require.Equal(t, lifecycle.FailureCertificate, o.Failure.Kind)
 	require.Equal(t, opscenter.Fingerprint(cluster.Leaf), o.Presented)
 	where.ServedFingerprint = o.Presented
 	o = probe(t, client, where)
@@ -100,7 +101,7 @@ func TestAcceptedCertificates(t *testing.T) {
 	expired, err := selfsigned.Expired("expired")
 	require.NoError(t, err)
 	require.NoError(t, server.Present(&expired))
-	require.Equal(t, opscenter.FailureCertificate, probe(t, client, where).Failure.Kind)
+	require.Equal(t, lifecycle.FailureCertificate, probe(t, client, where).Failure.Kind)
 	where.ServedFingerprint = opscenter.Fingerprint(expired.Leaf)
 	require.Nil(t, probe(t, client, where).Failure)
 }
@@ -118,9 +119,9 @@ func TestPublicCertificates(t *testing.T) {
 	client := newClient(t, incusos.Options{Certificate: identity, Roots: roots})
 	where := target(server)
 	require.NoError(t, server.Present(&public))
-	require.Equal(t, opscenter.FailureCertificate, probe(t, client, where).Failure.Kind, "there is no public connection URL")
+	require.Equal(t, lifecycle.FailureCertificate, probe(t, client, where).Failure.Kind, "there is no public connection URL")
 	where.PublicConnectionURL = "https://other.example.org:8443"
-	require.Equal(t, opscenter.FailureCertificate, probe(t, client, where).Failure.Kind, "for another name")
+	require.Equal(t, lifecycle.FailureCertificate, probe(t, client, where).Failure.Kind, "for another name")
 	where.PublicConnectionURL = "https://incus.example.org"
 	for range 2 { // the second time resumed
 		eventually(t, func() bool { return client.Stats().Open == 0 })
@@ -130,9 +131,9 @@ func TestPublicCertificates(t *testing.T) {
 		server.Cut()
 	}
 	require.EqualValues(t, 1, client.Stats().ResumedHandshakes)
-	require.Equal(t, opscenter.FailureCertificate, probe(t, newClient(t, incusos.Options{Certificate: identity}), where).Failure.Kind, "by the system's authorities it is not")
+	require.Equal(t, lifecycle.FailureCertificate, probe(t, newClient(t, incusos.Options{Certificate: identity}), where).Failure.Kind, "by the system's authorities it is not")
 	require.NoError(t, server.Present(&expired))
-	require.Equal(t, opscenter.FailureCertificate, probe(t, client, where).Failure.Kind, "its time is over")
+	require.Equal(t, lifecycle.FailureCertificate, probe(t, client, where).Failure.Kind, "its time is over")
 }
 
 // A poll asks for as little as the API allows.
@@ -174,7 +175,7 @@ func TestNamesThatDoNotResolve(t *testing.T) {
 	where.ConnectionURL = "https://no-such-host.invalid:8443"
 	o := probe(t, newClient(t, incusos.Options{Certificate: identity, Timeout: 2 * time.Second}), where)
 	require.NotNil(t, o.Failure)
-	require.Equal(t, opscenter.FailureConnect, o.Failure.Kind)
+	require.Equal(t, lifecycle.FailureConnect, o.Failure.Kind)
 	require.Contains(t, o.Failure.Message, "no-such-host.invalid")
 	require.False(t, strings.Contains(o.Failure.Message, "BEGIN"), "nothing but what is of use")
 }
@@ -194,21 +195,21 @@ func TestEmptyAnswersWorsenNothing(t *testing.T) {
 		"/1.0":                         `{"auth":"trusted","environment":{"server_clustered":true,"server_name":"one"}}`,
 		"/os/1.0/applications/nothing": `{"state":{}}`,
 	}
-	for path, lost := range map[string]func(o opscenter.Observation) bool{
-		"/os/1.0": func(o opscenter.Observation) bool {
-			return o.Failure != nil && o.Failure.Kind == opscenter.FailureAnswer
+	for path, lost := range map[string]func(o lifecycle.Observation) bool{
+		"/os/1.0": func(o lifecycle.Observation) bool {
+			return o.Failure != nil && o.Failure.Kind == lifecycle.FailureAnswer
 		},
-		"/os/1.0/applications": func(o opscenter.Observation) bool {
-			return o.Type == nil && o.UnreadVersions == opscenter.VersionsApplications && o.Versions.OS.Version != ""
+		"/os/1.0/applications": func(o lifecycle.Observation) bool {
+			return o.Type == nil && o.UnreadVersions == lifecycle.VersionsApplications && o.Versions.OS.Version != ""
 		},
-		"/os/1.0/applications/incus": func(o opscenter.Observation) bool { // the type is told by the name
-			return *o.Type == opscenter.TypeIncus && o.UnreadVersions == opscenter.VersionsApplications && len(o.Versions.Applications) == 0
+		"/os/1.0/applications/incus": func(o lifecycle.Observation) bool { // the type is told by the name
+			return *o.Type == lifecycle.TypeIncus && o.UnreadVersions == lifecycle.VersionsApplications && len(o.Versions.Applications) == 0
 		},
-		"/os/1.0/system/update": func(o opscenter.Observation) bool {
-			return o.Type != nil && o.UnreadVersions == opscenter.VersionsUpdate && len(o.Versions.Applications) > 0
+		"/os/1.0/system/update": func(o lifecycle.Observation) bool {
+			return o.Type != nil && o.UnreadVersions == lifecycle.VersionsUpdate && len(o.Versions.Applications) > 0
 		},
-		"/os/1.0/system/resources": func(o opscenter.Observation) bool { return o.Facts.Hardware == nil && o.Facts.Network != nil },
-		"/1.0/cluster/members/one": func(o opscenter.Observation) bool { return o.Maintenance == nil && o.Type != nil },
+		"/os/1.0/system/resources": func(o lifecycle.Observation) bool { return o.Facts.Hardware == nil && o.Facts.Network != nil },
+		"/1.0/cluster/members/one": func(o lifecycle.Observation) bool { return o.Maintenance == nil && o.Type != nil },
 	} {
 		for _, instead := range []string{"null", `"text"`, "{}", "[]", `["/os/1.0/applications/nothing"]`} {
 			if instead == "{}" && path != "/1.0/cluster/members/one" && path != "/os/1.0/applications/incus" {
@@ -248,5 +249,5 @@ func TestOtherAlertsAreNoDistrust(t *testing.T) {
 	}()
 	o := probe(t, newClient(t, incusos.Options{}), opscenter.Target{Name: "old", ID: "old", ConnectionURL: "https://" + listener.Addr().String(), Fingerprint: opscenter.Fingerprint(identity.Leaf)})
 	require.NotNil(t, o.Failure)
-	require.Equal(t, opscenter.FailureAnswer, o.Failure.Kind, o.Failure.Message)
+	require.Equal(t, lifecycle.FailureAnswer, o.Failure.Kind, o.Failure.Message)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // FuzzProbe answers every request of a probe with the same bytes: it must end, and make sense of it or not.
@@ -43,7 +44,7 @@ func FuzzProbe(f *testing.F) {
 		<-answer
 		answer <- data
 		o := client.Probe(t.Context(), where)
-		if o.Failure == nil && o.Versions != nil && o.Type == nil && o.UnreadVersions&opscenter.VersionsApplications == 0 {
+		if o.Failure == nil && o.Versions != nil && o.Type == nil && o.UnreadVersions&lifecycle.VersionsApplications == 0 {
 			t.Fatal("versions of applications that were not read")
 		}
 		if o.Failure != nil && (o.Failure.Kind == "" || o.Failure.Message == "") {

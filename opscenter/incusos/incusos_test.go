@@ -20,6 +20,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -43,10 +44,10 @@ func newClient(t testing.TB, options incusos.Options) *incusos.Client {
 }
 
 func target(s *incusostest.Server) opscenter.Target {
-	return opscenter.Target{Name: s.Name(), ID: s.Name(), ConnectionURL: s.URL(), Fingerprint: opscenter.Fingerprint(s.Certificate()), Type: opscenter.TypeIncus, MemberName: s.Name()}
+	return opscenter.Target{Name: s.Name(), ID: s.Name(), ConnectionURL: s.URL(), Fingerprint: opscenter.Fingerprint(s.Certificate()), Type: lifecycle.TypeIncus, MemberName: s.Name()}
 }
 
-func probe(t testing.TB, client *incusos.Client, target opscenter.Target) opscenter.Observation {
+func probe(t testing.TB, client *incusos.Client, target opscenter.Target) lifecycle.Observation {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -54,8 +55,8 @@ func probe(t testing.TB, client *incusos.Client, target opscenter.Target) opscen
 }
 
 func TestProbeReadsWhatTheSpecificationLists(t *testing.T) {
-	for application, kind := range map[string]opscenter.ServerType{"incus": opscenter.TypeIncus, "incus-lts-6.0": opscenter.TypeIncus,
-		"migration-manager": opscenter.TypeMigrationManager, "operations-center": opscenter.TypeOperationsCenter, "something-else": opscenter.TypeUnknown} {
+	for application, kind := range map[string]lifecycle.ServerType{"incus": lifecycle.TypeIncus, "incus-lts-6.0": lifecycle.TypeIncus,
+		"migration-manager": lifecycle.TypeMigrationManager, "operations-center": lifecycle.TypeOperationsCenter, "something-else": lifecycle.TypeUnknown} {
 		for _, legacy := range []bool{false, true} {
 			server, identity := boot(t, incusostest.Options{Application: application, Version: "202610010000", LegacyReady: legacy})
 			client := newClient(t, incusos.Options{Certificate: identity})
@@ -64,8 +65,8 @@ func TestProbeReadsWhatTheSpecificationLists(t *testing.T) {
 			require.Empty(t, o.Unread)
 			require.True(t, o.Ready)
 			require.Equal(t, kind, *o.Type)
-			require.Equal(t, opscenter.OSVersion{Name: opscenter.OSName, Version: "202610010000", VersionNext: "202610010000"}, o.Versions.OS)
-			require.Equal(t, opscenter.ApplicationVersion{Name: application, Version: "202610010000", FriendlyVersion: "7.3", Primary: true}, o.Versions.Applications[0])
+			require.Equal(t, lifecycle.OSVersion{Name: lifecycle.OSName, Version: "202610010000", VersionNext: "202610010000"}, o.Versions.OS)
+			require.Equal(t, lifecycle.ApplicationVersion{Name: application, Version: "202610010000", FriendlyVersion: "7.3", Primary: true}, o.Versions.Applications[0])
 			require.Equal(t, "stable", o.Versions.UpdateChannel)
 			require.WithinDuration(t, time.Now().Add(-time.Hour), o.BootedAt, time.Minute)
 			require.True(t, *o.SystemStateTrusted)
@@ -76,9 +77,9 @@ func TestProbeReadsWhatTheSpecificationLists(t *testing.T) {
 			}
 			require.NotContains(t, string(o.Facts.Network)+string(o.Facts.Security), "simulated-", "secrets are removed")
 			require.NotContains(t, string(o.Facts.Network), "c2ltdWxhdGVkLXBy", "those in base64 are, too")
-			if kind == opscenter.TypeIncus {
+			if kind == lifecycle.TypeIncus {
 				require.Equal(t, server.Name(), *o.MemberName)
-				require.Equal(t, opscenter.NotInMaintenance, *o.Maintenance)
+				require.Equal(t, lifecycle.NotInMaintenance, *o.Maintenance)
 			} else {
 				require.Nil(t, o.Maintenance)
 			}
@@ -96,10 +97,10 @@ func TestFaults(t *testing.T) {
 	client := newClient(t, incusos.Options{Certificate: identity, Timeout: 300 * time.Millisecond, MaxBody: 1 << 20})
 	where := target(server)
 	want := map[incusostest.FaultKind]string{
-		incusostest.FaultDown: opscenter.FailureConnect, incusostest.FaultSilent: opscenter.FailureTimeout, incusostest.FaultHang: opscenter.FailureTimeout,
-		incusostest.FaultSlow: opscenter.FailureTimeout, incusostest.FaultTrickle: opscenter.FailureTimeout, incusostest.FaultGarbage: opscenter.FailureAnswer,
-		incusostest.FaultTruncated: opscenter.FailureAnswer, incusostest.FaultHuge: opscenter.FailureAnswer, incusostest.FaultWrongCertificate: opscenter.FailureCertificate,
-		incusostest.FaultError: opscenter.FailureAnswer, incusostest.FaultNotFound: opscenter.FailureAnswer, incusostest.FaultExpiredCertificate: opscenter.FailureCertificate, incusostest.FaultReset: opscenter.FailureAnswer,
+		incusostest.FaultDown: lifecycle.FailureConnect, incusostest.FaultSilent: lifecycle.FailureTimeout, incusostest.FaultHang: lifecycle.FailureTimeout,
+		incusostest.FaultSlow: lifecycle.FailureTimeout, incusostest.FaultTrickle: lifecycle.FailureTimeout, incusostest.FaultGarbage: lifecycle.FailureAnswer,
+		incusostest.FaultTruncated: lifecycle.FailureAnswer, incusostest.FaultHuge: lifecycle.FailureAnswer, incusostest.FaultWrongCertificate: lifecycle.FailureCertificate,
+		incusostest.FaultError: lifecycle.FailureAnswer, incusostest.FaultNotFound: lifecycle.FailureAnswer, incusostest.FaultExpiredCertificate: lifecycle.FailureCertificate, incusostest.FaultReset: lifecycle.FailureAnswer,
 	}
 	for _, kind := range incusostest.Faults {
 		t.Run(string(kind), func(t *testing.T) {
@@ -124,16 +125,16 @@ func TestFaults(t *testing.T) {
 func TestPartialFaults(t *testing.T) {
 	server, identity := boot(t, incusostest.Options{})
 	client := newClient(t, incusos.Options{Certificate: identity, Timeout: 200 * time.Millisecond})
-	for path, lost := range map[string]func(o opscenter.Observation) bool{
-		"/os/1.0/applications": func(o opscenter.Observation) bool {
-			return o.Type == nil && o.UnreadVersions == opscenter.VersionsApplications && o.Versions.OS.Version != ""
+	for path, lost := range map[string]func(o lifecycle.Observation) bool{
+		"/os/1.0/applications": func(o lifecycle.Observation) bool {
+			return o.Type == nil && o.UnreadVersions == lifecycle.VersionsApplications && o.Versions.OS.Version != ""
 		},
-		"/os/1.0/system/update": func(o opscenter.Observation) bool {
-			return o.Type != nil && o.UnreadVersions == opscenter.VersionsUpdate && len(o.Versions.Applications) > 0
+		"/os/1.0/system/update": func(o lifecycle.Observation) bool {
+			return o.Type != nil && o.UnreadVersions == lifecycle.VersionsUpdate && len(o.Versions.Applications) > 0
 		},
-		"/os/1.0/system/resources": func(o opscenter.Observation) bool { return o.Facts.Hardware == nil && o.Facts.Network != nil },
-		"/os/1.0/system/security":  func(o opscenter.Observation) bool { return o.Facts.Security == nil && o.SystemStateTrusted == nil },
-		"/1.0/cluster/members":     func(o opscenter.Observation) bool { return o.Maintenance == nil && o.MemberName == nil },
+		"/os/1.0/system/resources": func(o lifecycle.Observation) bool { return o.Facts.Hardware == nil && o.Facts.Network != nil },
+		"/os/1.0/system/security":  func(o lifecycle.Observation) bool { return o.Facts.Security == nil && o.SystemStateTrusted == nil },
+		"/1.0/cluster/members":     func(o lifecycle.Observation) bool { return o.Maintenance == nil && o.MemberName == nil },
 	} {
 		for _, kind := range []incusostest.FaultKind{incusostest.FaultError, incusostest.FaultGarbage, incusostest.FaultTruncated, incusostest.FaultHuge, incusostest.FaultSlow} {
 			require.NoError(t, server.SetFault(incusostest.Fault{Kind: kind, Path: path}))
@@ -154,7 +155,7 @@ func TestTrust(t *testing.T) {
 	for name, certificate := range map[string]*tls.Certificate{"stranger": &stranger, "nobody": nil} {
 		o := probe(t, newClient(t, incusos.Options{Certificate: certificate}), target(server))
 		require.NotNil(t, o.Failure, name)
-		require.Equal(t, opscenter.FailureUntrusted, o.Failure.Kind, name)
+		require.Equal(t, lifecycle.FailureUntrusted, o.Failure.Kind, name)
 	}
 	// The pin holds on kept connections and on resumed sessions.
 	client := newClient(t, incusos.Options{Certificate: identity})
@@ -163,7 +164,7 @@ func TestTrust(t *testing.T) {
 	require.NoError(t, server.SwapCertificate())
 	o := probe(t, client, where)
 	require.NotNil(t, o.Failure)
-	require.Equal(t, opscenter.FailureCertificate, o.Failure.Kind)
+	require.Equal(t, lifecycle.FailureCertificate, o.Failure.Kind)
 	require.Nil(t, probe(t, client, target(server)).Failure, "the registered certificate changed too")
 }
 
@@ -256,14 +257,14 @@ func TestPlainIncus(t *testing.T) {
 		require.Nil(t, o.Failure)
 		require.Empty(t, o.Unread)
 		require.True(t, o.Ready)
-		require.Equal(t, opscenter.TypeIncus, *o.Type)
+		require.Equal(t, lifecycle.TypeIncus, *o.Type)
 		require.Equal(t, "6.0.4", o.Versions.Applications[0].Version)
 		require.True(t, o.Versions.OS.Plain)
 		require.JSONEq(t, `{"cpu":{"total":2}}`, string(o.Facts.Hardware))
 		require.Empty(t, o.Versions.Outdated(map[string]string{"os": "202610150000", "incus": "202610150000"}), "no OS update")
 		auth = "untrusted"
 		o = probe(t, client, where)
-		require.Equal(t, opscenter.FailureUntrusted, o.Failure.Kind)
+		require.Equal(t, lifecycle.FailureUntrusted, o.Failure.Kind)
 		web.Close()
 	}
 }
@@ -294,7 +295,7 @@ func TestActions(t *testing.T) {
 	eventually(t, func() bool { _, staged := server.Version(); return staged == "202610150000" })
 	require.NoError(t, client.Evacuate(t.Context(), where, "auto"))
 	require.Equal(t, "Evacuated", server.MemberStatus())
-	require.Equal(t, opscenter.MaintenanceEvacuated, *probe(t, client, where).Maintenance)
+	require.Equal(t, lifecycle.MaintenanceEvacuated, *probe(t, client, where).Maintenance)
 	require.NoError(t, client.Evacuate(t.Context(), where, "auto"), "evacuated already")
 	require.NoError(t, client.Reboot(t.Context(), where))
 	eventually(t, func() bool { running, _ := server.Version(); return running == "202610150000" })
@@ -334,7 +335,7 @@ func TestBadTargetsAndClose(t *testing.T) {
 
 	// Closing ends dials that hang.
 	require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultSilent}))
-	ended := make(chan opscenter.Observation)
+	ended := make(chan lifecycle.Observation)
 	go func() { ended <- client.Probe(context.Background(), where) }()
 	time.Sleep(50 * time.Millisecond)
 	require.NoError(t, client.Close())
@@ -426,7 +427,7 @@ func TestAnswersThatDoNotEnd(t *testing.T) {
 	begun := time.Now()
 	o := probe(t, newClient(t, incusos.Options{Timeout: 200 * time.Millisecond, CallTimeout: 300 * time.Millisecond}), where)
 	require.NotNil(t, o.Failure)
-	require.Equal(t, opscenter.FailureTimeout, o.Failure.Kind)
+	require.Equal(t, lifecycle.FailureTimeout, o.Failure.Kind)
 	require.Less(t, time.Since(begun), 20*time.Second)
 	// A body that stops in the middle is bounded even where the caller gave no deadline.
 	where = odd(t, func(w http.ResponseWriter, r *http.Request) {
@@ -457,7 +458,7 @@ func TestMadeUpInstance(t *testing.T) {
 	web.StartTLS()
 	defer web.Close()
 	client := newClient(t, incusos.Options{})
-	where := opscenter.Target{Name: "a", ID: "a", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf), Type: opscenter.TypeIncus}
+	where := opscenter.Target{Name: "a", ID: "a", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf), Type: lifecycle.TypeIncus}
 	_, err = client.RunningInstances(t.Context(), where)
 	require.ErrorIs(t, err, opscenter.ErrRefused)
 	require.ErrorContains(t, err, "instance i of project default")
@@ -492,7 +493,7 @@ func TestTimesThatCannotBe(t *testing.T) {
 			o := probe(t, client, where)
 			require.Nil(t, o.Failure)
 			require.Zero(t, o.BootedAt, uptime)
-			require.Equal(t, &opscenter.UpdateStatus{Status: "Update check completed"}, o.UpdateStatus, last)
+			require.Equal(t, &lifecycle.UpdateStatus{Status: "Update check completed"}, o.UpdateStatus, last)
 			require.Equal(t, "202610010000", o.Versions.OS.Version)
 		}
 	}
@@ -501,7 +502,7 @@ func TestTimesThatCannotBe(t *testing.T) {
 	answers["/os/1.0/applications/incus"] = `{"state":{"is_primary":true,"version":"202610010000"}}`
 	answers["/os/1.0/applications/debug"] = `{"state":{"is_primary":false}}`
 	o := probe(t, client, where)
-	require.NotZero(t, o.UnreadVersions&opscenter.VersionsApplications)
+	require.NotZero(t, o.UnreadVersions&lifecycle.VersionsApplications)
 	require.Len(t, o.Versions.Applications, 1)
 }
 
@@ -530,5 +531,5 @@ func TestVersionsAfterTheStatus(t *testing.T) {
 	o := probe(t, client, opscenter.Target{Name: "a", ID: "a", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf), Light: true, Updating: true})
 	require.Nil(t, o.Failure)
 	require.NotNil(t, o.UpdateStatus)
-	require.NotZero(t, o.UnreadVersions&opscenter.VersionsOS)
+	require.NotZero(t, o.UnreadVersions&lifecycle.VersionsOS)
 }

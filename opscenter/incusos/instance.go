@@ -11,6 +11,7 @@ import (
 	"github.com/lxc/incus/v6/shared/api"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // shutdownTimeout is for instances that name none, in seconds, as Incus has it.
@@ -21,7 +22,7 @@ var errEphemeral = errors.New("it is ephemeral: to stop it is to delete it; stop
 
 // RunningInstances returns the instances of all projects that run on the server. It fails if
 // one of them is ephemeral: stopping it would delete it.
-func (c *Client) RunningInstances(ctx context.Context, target opscenter.Target) ([]opscenter.Instance, error) {
+func (c *Client) RunningInstances(ctx context.Context, target opscenter.Target) ([]lifecycle.Instance, error) {
 	connection, err := c.Connect(ctx, target)
 	if err != nil {
 		return nil, err
@@ -45,7 +46,7 @@ func (c *Client) RunningInstances(ctx context.Context, target opscenter.Target) 
 	if err := (session{connection}).get("/1.0/instances?recursion=1&all-projects=true", &all); err != nil {
 		return nil, err
 	}
-	var out []opscenter.Instance
+	var out []lifecycle.Instance
 	for _, i := range all {
 		if i.StatusCode == api.Error && i.Config == nil { // made up by Incus: it may run
 			return nil, fmt.Errorf("instance %s of project %s can't be read by its server: %w", limited(i.Name, maxText), limited(i.Project, maxText), opscenter.ErrRefused)
@@ -56,7 +57,7 @@ func (c *Client) RunningInstances(ctx context.Context, target opscenter.Target) 
 		if i.Ephemeral {
 			return nil, fmt.Errorf("instance %s of project %s: %w", limited(i.Name, maxText), limited(i.Project, maxText), errEphemeral)
 		}
-		out = append(out, opscenter.Instance{Project: i.Project, Name: i.Name})
+		out = append(out, lifecycle.Instance{Project: i.Project, Name: i.Name})
 	}
 	return out, nil
 }
@@ -64,7 +65,7 @@ func (c *Client) RunningInstances(ctx context.Context, target opscenter.Target) 
 // StopInstance stops an instance as Incus does when its host shuts down: it is asked to, and
 // after its boot.host_shutdown_timeout (default 30 s) made to. One that does not run, or is
 // gone, is left alone.
-func (c *Client) StopInstance(ctx context.Context, target opscenter.Target, instance opscenter.Instance) error {
+func (c *Client) StopInstance(ctx context.Context, target opscenter.Target, instance lifecycle.Instance) error {
 	found, err := c.instance(ctx, target, instance)
 	if err != nil || found == nil || found.Status == api.Stopped.String() {
 		return err
@@ -99,7 +100,7 @@ func unlessDone(done bool, err error) error {
 }
 
 // StartInstance starts an instance. One that runs, or is gone, is left alone.
-func (c *Client) StartInstance(ctx context.Context, target opscenter.Target, instance opscenter.Instance) error {
+func (c *Client) StartInstance(ctx context.Context, target opscenter.Target, instance lifecycle.Instance) error {
 	found, err := c.instance(ctx, target, instance)
 	if err != nil || found == nil || found.Status == api.Running.String() {
 		return err
@@ -112,12 +113,12 @@ func (c *Client) StartInstance(ctx context.Context, target opscenter.Target, ins
 	return err
 }
 
-func instancePath(i opscenter.Instance, part string) string {
+func instancePath(i lifecycle.Instance, part string) string {
 	return "/1.0/instances/" + url.PathEscape(i.Name) + part + "?project=" + url.QueryEscape(i.Project)
 }
 
 // instance returns an instance, nil if there is none.
-func (c *Client) instance(ctx context.Context, target opscenter.Target, i opscenter.Instance) (*api.Instance, error) {
+func (c *Client) instance(ctx context.Context, target opscenter.Target, i lifecycle.Instance) (*api.Instance, error) {
 	connection, err := c.Connect(ctx, target)
 	if err != nil {
 		return nil, err
@@ -132,7 +133,7 @@ func (c *Client) instance(ctx context.Context, target opscenter.Target, i opscen
 	return &out, nil
 }
 
-func (c *Client) setInstance(ctx context.Context, target opscenter.Target, i opscenter.Instance, change api.InstanceStatePut) error {
+func (c *Client) setInstance(ctx context.Context, target opscenter.Target, i lifecycle.Instance, change api.InstanceStatePut) error {
 	connection, err := c.Connect(ctx, target)
 	if err != nil {
 		return err

@@ -23,6 +23,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -241,7 +242,7 @@ func TestAdopt(t *testing.T) {
 	require.Equal(t, []string{"first"}, names)
 	info, err := registry.Server(t.Context(), "first")
 	require.NoError(t, err)
-	require.Equal(t, opscenter.StatusPending, info.State.Status)
+	require.Equal(t, lifecycle.StatusPending, info.State.Status)
 	require.Equal(t, alone.URL(), info.ConnectionURL)
 	require.Equal(t, opscenter.Fingerprint(alone.Certificate()), info.Fingerprint)
 	o := client.Probe(t.Context(), info.Target())

@@ -9,9 +9,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 const starvedEnv = "OPSCENTER_STARVED"
@@ -44,6 +44,6 @@ func TestStarved(t *testing.T) {
 		file.Close()
 	}
 	require.NotNil(t, o.Failure)
-	require.Equal(t, opscenter.FailureLocal, o.Failure.Kind, o.Failure.Message)
+	require.Equal(t, lifecycle.FailureLocal, o.Failure.Kind, o.Failure.Message)
 	require.Nil(t, client.Probe(t.Context(), target(s)).Failure)
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -53,7 +55,7 @@ func TestOneMachineOneRecord(t *testing.T) {
 				return info
 			}
 			warned := func(name string) bool {
-				page, err := registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: name, Kind: opscenter.WarningIdentity}, opscenter.Page{})
+				page, err := registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: name, Kind: warning.Identity}, opscenter.Page{})
 				require.NoError(t, err)
 				return len(page.Warnings) > 0
 			}
@@ -65,7 +67,7 @@ func TestOneMachineOneRecord(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, registry.SetClusterCertificate(t.Context(), "c1", victim.ClusterCertificate().Leaf))
 			for _, name := range []string{"victim", "member"} {
-				require.Equal(t, opscenter.StatusReady, poll(name).State.Status, name)
+				require.Equal(t, lifecycle.StatusReady, poll(name).State.Status, name)
 			}
 			planner := opscenter.NewUpdatePlanner(registry, client)
 			u, err := url.Parse(victim.URL())
@@ -73,18 +75,18 @@ func TestOneMachineOneRecord(t *testing.T) {
 			claimed := "https://[::ffff:" + u.Hostname() + "]:" + u.Port()
 
 			register(stranger, claimed)
-			require.NotEqual(t, opscenter.StatusReady, poll("stranger").State.Status)
+			require.NotEqual(t, lifecycle.StatusReady, poll("stranger").State.Status)
 			require.True(t, warned("stranger"))
-			require.Error(t, planner.Act(t.Context(), "stranger", opscenter.ActionReboot))
+			require.Error(t, planner.Act(t.Context(), "stranger", lifecycle.ActionReboot))
 
 			require.NoError(t, registry.SelfUpdate(t.Context(), member.Certificate(), opscenter.SelfUpdate{ConnectionURL: claimed}))
-			require.Error(t, planner.Act(t.Context(), "member", opscenter.ActionEvacuate), "before any poll")
+			require.Error(t, planner.Act(t.Context(), "member", lifecycle.ActionEvacuate), "before any poll")
 			poll("member")
 			require.True(t, warned("member"))
-			require.Error(t, planner.Act(t.Context(), "member", opscenter.ActionEvacuate))
+			require.Error(t, planner.Act(t.Context(), "member", lifecycle.ActionEvacuate))
 			require.Zero(t, victim.Reboots())
 			require.False(t, warned("victim"))
-			require.Equal(t, opscenter.StatusReady, poll("victim").State.Status)
+			require.Equal(t, lifecycle.StatusReady, poll("victim").State.Status)
 
 			require.NoError(t, registry.SelfUpdate(t.Context(), member.Certificate(), opscenter.SelfUpdate{ConnectionURL: member.URL()}))
 			poll("member")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // The pin is checked on a session that is gone on with, too: here one that was begun with
@@ -92,14 +93,14 @@ func TestSessionsEnd(t *testing.T) {
 	require.Nil(t, client.Probe(t.Context(), where).Failure, "its session proves that it is the same server")
 	o := short.Probe(t.Context(), where)
 	require.NotNil(t, o.Failure)
-	require.Equal(t, opscenter.FailureCertificate, o.Failure.Kind)
+	require.Equal(t, lifecycle.FailureCertificate, o.Failure.Kind)
 	require.Equal(t, opscenter.Fingerprint(other.Leaf), o.Presented)
 	// However often it was gone on with, a session is as old as its full handshake.
 	peer, err := client.fleet.peer(where)
 	require.NoError(t, err)
 	_, proven := client.fleet.sessions.get(peer.session)
 	client.fleet.sessions.lifetime = time.Since(proven) - time.Nanosecond
-	require.Equal(t, opscenter.FailureCertificate, client.Probe(t.Context(), where).Failure.Kind)
+	require.Equal(t, lifecycle.FailureCertificate, client.Probe(t.Context(), where).Failure.Kind)
 }
 
 // Actions leave nothing in the transport, each on a connection of its own.

@@ -18,6 +18,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
 	"github.com/opscenter-go/sdk/internal/release"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // readyUptime is when a server counts as ready that does not say whether it is (IncusOS
@@ -45,13 +46,13 @@ func notOnIncusOS(err error) bool {
 // Probe asks a server how it is, and reads what the specification lists: type, hardware, OS
 // data, version information. It never returns an error: why a server was not reached is part
 // of the observation, and so is what could not be read. ctx bounds all of it.
-func (c *Client) Probe(ctx context.Context, target opscenter.Target) opscenter.Observation {
-	o := opscenter.Observation{Server: target.Name, ID: target.ID, At: time.Now().UTC().Round(0), Light: target.Light}
+func (c *Client) Probe(ctx context.Context, target opscenter.Target) lifecycle.Observation {
+	o := lifecycle.Observation{Server: target.Name, ID: target.ID, At: time.Now().UTC().Round(0), Light: target.Light}
 	begun := time.Now()
 	if err := c.probe(ctx, target, &o); err != nil {
 		o.Failure = failure(err)
-		if ctx.Err() != nil && o.Failure.Kind == opscenter.FailureAnswer {
-			o.Failure.Kind = opscenter.FailureTimeout // cut off in the middle, by us
+		if ctx.Err() != nil && o.Failure.Kind == lifecycle.FailureAnswer {
+			o.Failure.Kind = lifecycle.FailureTimeout // cut off in the middle, by us
 		}
 		var refused *certificateError
 		if errors.As(err, &refused) {
@@ -62,7 +63,7 @@ func (c *Client) Probe(ctx context.Context, target opscenter.Target) opscenter.O
 	return o
 }
 
-func (c *Client) probe(ctx context.Context, target opscenter.Target, o *opscenter.Observation) error {
+func (c *Client) probe(ctx context.Context, target opscenter.Target, o *lifecycle.Observation) error {
 	peer, err := c.fleet.peer(target)
 	if err != nil {
 		return err
@@ -89,10 +90,10 @@ func (c *Client) probe(ctx context.Context, target opscenter.Target, o *opscente
 type probe struct {
 	peer        *peer
 	ctx         context.Context // of this call alone
-	o           *opscenter.Observation
+	o           *lifecycle.Observation
 	light       bool                 // no facts
 	updating    bool                 // the update status counts
-	kind        opscenter.ServerType // as it was known before
+	kind        lifecycle.ServerType // as it was known before
 	member      string               // of a cluster, as it was known before
 	keepSecrets bool
 	fingerprint string // of its own certificate
@@ -218,13 +219,13 @@ func (p *probe) incusOS(e environment) {
 	if up > 0 {
 		p.o.BootedAt = p.o.At.Add(-up)
 	}
-	versions := &opscenter.Versions{}
+	versions := &lifecycle.Versions{}
 	var update updateSection
 	if p.try("update", func() error { return p.get("/os/1.0/system/update", &update) }) {
 		p.o.Update, p.o.UpdateStatus = update.settings(), update.status()
 		versions.UpdateChannel = limited(update.Config.value.Channel.value, maxText)
 	} else {
-		p.o.UnreadVersions |= opscenter.VersionsUpdate
+		p.o.UnreadVersions |= lifecycle.VersionsUpdate
 	}
 	if p.updating && p.o.UpdateStatus != nil {
 		// What the status says has happened is in what is read after it.
@@ -232,29 +233,29 @@ func (p *probe) incusOS(e environment) {
 		if p.try("versions", func() error { return p.get("/os/1.0", &root) }) {
 			e = root.Environment
 		} else {
-			p.o.UnreadVersions |= opscenter.VersionsOS // those that were read before say nothing of it
+			p.o.UnreadVersions |= lifecycle.VersionsOS // those that were read before say nothing of it
 		}
 	}
 	versions.OS = e.version(update)
 	if versions.OS.Version == "" {
-		p.o.UnreadVersions |= opscenter.VersionsOS
+		p.o.UnreadVersions |= lifecycle.VersionsOS
 		p.unread("os_version", fmt.Errorf("%w: it is not told", errAnswer))
 	}
 	if !p.try("applications", func() (err error) {
 		versions.Applications, p.o.Type, err = p.applications()
 		return err
 	}) {
-		p.o.UnreadVersions |= opscenter.VersionsApplications
+		p.o.UnreadVersions |= lifecycle.VersionsApplications
 	}
 	kind := p.kind
 	if p.o.Type != nil {
 		kind = *p.o.Type
 	}
-	if len(versions.Applications) > 0 || p.o.UnreadVersions != opscenter.VersionsOS|opscenter.VersionsApplications|opscenter.VersionsUpdate {
+	if len(versions.Applications) > 0 || p.o.UnreadVersions != lifecycle.VersionsOS|lifecycle.VersionsApplications|lifecycle.VersionsUpdate {
 		p.o.Versions = versions
 	}
 	p.facts(versions.OS.Version)
-	if kind == opscenter.TypeIncus {
+	if kind == lifecycle.TypeIncus {
 		p.try("cluster membership", func() error {
 			if p.member != "" && p.proven && p.stillMember() {
 				return nil
@@ -283,7 +284,7 @@ func (p *probe) stillMember() bool {
 // applications reads the installed applications into versions, and the type they make of the server:
 // that of the primary one, which releases before 2026-06-24 tell by its name alone. It returns
 // those of which the version could be read, and an error for each of the others.
-func (p *probe) applications() (read []opscenter.ApplicationVersion, kind *opscenter.ServerType, err error) {
+func (p *probe) applications() (read []lifecycle.ApplicationVersion, kind *lifecycle.ServerType, err error) {
 	var paths []string
 	if err := p.get("/os/1.0/applications", &paths); err != nil {
 		return nil, nil, err
@@ -295,7 +296,7 @@ func (p *probe) applications() (read []opscenter.ApplicationVersion, kind *opsce
 		// As right after an update of the OS, or while it is set up: that says nothing of what it is.
 		return nil, nil, fmt.Errorf("%w: there are none", errAnswer)
 	}
-	var all []opscenter.ApplicationVersion
+	var all []lifecycle.ApplicationVersion
 	var failures []error
 	for _, path := range paths {
 		name := path[strings.LastIndex(path, "/")+1:]
@@ -317,14 +318,14 @@ func (p *probe) applications() (read []opscenter.ApplicationVersion, kind *opsce
 		if err == nil && state.Version.value == "" {
 			err = fmt.Errorf("GET %s: %w: no version", path, errAnswer)
 		}
-		one := opscenter.ApplicationVersion{Name: limited(name, maxText), Version: limited(state.Version.value, maxText),
+		one := lifecycle.ApplicationVersion{Name: limited(name, maxText), Version: limited(state.Version.value, maxText),
 			FriendlyVersion: limited(state.FriendlyVersion.value, maxText), Primary: state.IsPrimary.value}
 		all = append(all, one)
 		if err != nil {
 			failures = append(failures, err)
 		}
 	}
-	if found := typeOf(all); found != opscenter.TypeUnknown || slices.ContainsFunc(all, func(a opscenter.ApplicationVersion) bool { return a.Primary }) {
+	if found := typeOf(all); found != lifecycle.TypeUnknown || slices.ContainsFunc(all, func(a lifecycle.ApplicationVersion) bool { return a.Primary }) {
 		kind = &found
 	} else {
 		failures = append(failures, fmt.Errorf("%w: none of %d applications is a primary one", errAnswer, len(paths)))
@@ -339,19 +340,19 @@ func (p *probe) applications() (read []opscenter.ApplicationVersion, kind *opsce
 
 // typeOf returns the type that applications make of a server: that of the one which says that it
 // is the primary one, else of the first whose name is a type's, which is marked as the primary one.
-func typeOf(applications []opscenter.ApplicationVersion) opscenter.ServerType {
+func typeOf(applications []lifecycle.ApplicationVersion) lifecycle.ServerType {
 	for _, a := range applications {
 		if a.Primary {
-			return opscenter.TypeOfApplication(a.Name)
+			return lifecycle.TypeOfApplication(a.Name)
 		}
 	}
 	for i, a := range applications {
-		if kind := opscenter.TypeOfApplication(a.Name); kind != opscenter.TypeUnknown {
+		if kind := lifecycle.TypeOfApplication(a.Name); kind != lifecycle.TypeUnknown {
 			applications[i].Primary = true
 			return kind
 		}
 	}
-	return opscenter.TypeUnknown
+	return lifecycle.TypeUnknown
 }
 
 // facts reads what is large.
@@ -359,7 +360,7 @@ func (p *probe) facts(version string) {
 	if p.light {
 		return
 	}
-	f := &opscenter.Facts{}
+	f := &lifecycle.Facts{}
 	defer func() { p.peer.most = 0 }()
 	for _, part := range []struct {
 		name string
@@ -395,7 +396,7 @@ func (p *probe) facts(version string) {
 }
 
 // keep adds facts to the observation, without secrets. Hardware and storage have none.
-func (p *probe) keep(f *opscenter.Facts) {
+func (p *probe) keep(f *lifecycle.Facts) {
 	for _, part := range []*json.RawMessage{&f.Network, &f.Security} {
 		if *part == nil || p.keepSecrets {
 			continue
@@ -435,7 +436,7 @@ func (p *probe) incus() (*incusServer, error) {
 
 // membership reads which member of an Incus cluster the server is, and whether it is evacuated.
 func (p *probe) membership(server *incusServer) error {
-	name, maintenance := "", opscenter.NotInMaintenance
+	name, maintenance := "", lifecycle.NotInMaintenance
 	if server.Environment.ServerClustered {
 		name = limited(server.Environment.ServerName, maxText)
 		member, err := readMember(p, name)
@@ -490,16 +491,16 @@ func readMember(from getter, name string) (*member, error) {
 }
 
 // maintenanceOf translates the status of a cluster member.
-func maintenanceOf(status string) opscenter.MaintenanceState {
+func maintenanceOf(status string) lifecycle.MaintenanceState {
 	switch status {
 	case "Evacuating":
-		return opscenter.MaintenanceEvacuating
+		return lifecycle.MaintenanceEvacuating
 	case "Evacuated":
-		return opscenter.MaintenanceEvacuated
+		return lifecycle.MaintenanceEvacuated
 	case "Restoring":
-		return opscenter.MaintenanceRestoring
+		return lifecycle.MaintenanceRestoring
 	}
-	return opscenter.NotInMaintenance // Online, Offline, Blocked
+	return lifecycle.NotInMaintenance // Online, Offline, Blocked
 }
 
 // plainIncus reads an Incus daemon that is not on IncusOS: type incus, and no OS to update.
@@ -509,14 +510,14 @@ func (p *probe) plainIncus() error {
 		return err
 	}
 	p.o.Ready = true
-	kind := opscenter.TypeIncus
+	kind := lifecycle.TypeIncus
 	p.o.Type = &kind
-	if server.Environment.OSName == opscenter.OSName { // only its own API is out of order
+	if server.Environment.OSName == lifecycle.OSName { // only its own API is out of order
 		p.unread("versions", fmt.Errorf("GET /os/1.0: %w: it is not there", errAnswer))
 	} else {
-		p.o.Versions = &opscenter.Versions{
-			OS: opscenter.OSVersion{Name: limited(server.Environment.OSName, maxText), Version: limited(server.Environment.OSVersion, maxText), Plain: true},
-			Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: limited(server.Environment.ServerVersion, maxText),
+		p.o.Versions = &lifecycle.Versions{
+			OS: lifecycle.OSVersion{Name: limited(server.Environment.OSName, maxText), Version: limited(server.Environment.OSVersion, maxText), Plain: true},
+			Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: limited(server.Environment.ServerVersion, maxText),
 				FriendlyVersion: limited(server.Environment.ServerVersion, maxText), Primary: true}},
 		}
 	}
@@ -524,7 +525,7 @@ func (p *probe) plainIncus() error {
 	if p.light {
 		return nil
 	}
-	f := &opscenter.Facts{}
+	f := &lifecycle.Facts{}
 	p.try("resources", func() (err error) {
 		f.Hardware, err = p.object("/1.0/resources")
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
@@ -60,7 +61,7 @@ func TestRealIncus(t *testing.T) {
 		o, err := polls.Poll(t.Context(), "real")
 		require.NoError(t, err)
 		require.NotNil(t, o.Failure, "it does not trust us, yet")
-		require.Equal(t, opscenter.FailureUntrusted, o.Failure.Kind, o.Failure.Message)
+		require.Equal(t, lifecycle.FailureUntrusted, o.Failure.Kind, o.Failure.Message)
 		daemon.Trust(identity.Leaf)
 		o, err = polls.Poll(t.Context(), "real")
 		require.NoError(t, err)
@@ -68,12 +69,12 @@ func TestRealIncus(t *testing.T) {
 		require.Empty(t, o.Unread)
 		info, err := registry.Server(t.Context(), "real")
 		require.NoError(t, err)
-		require.Equal(t, opscenter.StatusReady, info.State.Status)
-		require.Equal(t, opscenter.TypeIncus, info.State.Type)
+		require.Equal(t, lifecycle.StatusReady, info.State.Status)
+		require.Equal(t, lifecycle.TypeIncus, info.State.Type)
 		require.Equal(t, daemon.Version, info.State.Versions.Applications[0].Version)
 		require.Equal(t, truth, stored("real"))
 		require.NoError(t, registry.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
-		require.Equal(t, opscenter.ActionNone, info.Recommendation().Action, "no IncusOS, no update")
+		require.Equal(t, lifecycle.ActionNone, info.Recommendation().Action, "no IncusOS, no update")
 	})
 
 	t.Run("behind a simulated IncusOS", func(t *testing.T) {
@@ -89,9 +90,9 @@ func TestRealIncus(t *testing.T) {
 		require.Empty(t, o.Unread)
 		info, err := registry.Server(t.Context(), "fronted")
 		require.NoError(t, err)
-		require.Equal(t, opscenter.StatusReady, info.State.Status)
-		require.Equal(t, opscenter.TypeIncus, info.State.Type)
-		require.Equal(t, opscenter.OSVersion{Name: opscenter.OSName, Version: "202610010000", VersionNext: "202610010000"}, info.State.Versions.OS)
+		require.Equal(t, lifecycle.StatusReady, info.State.Status)
+		require.Equal(t, lifecycle.TypeIncus, info.State.Type)
+		require.Equal(t, lifecycle.OSVersion{Name: lifecycle.OSName, Version: "202610010000", VersionNext: "202610010000"}, info.State.Versions.OS)
 		require.Equal(t, truth, func() hardware {
 			connection, err := client.Connect(t.Context(), info.Target())
 			require.NoError(t, err)
@@ -136,21 +137,21 @@ func TestRealEvacuation(t *testing.T) {
 	daemon.Cluster("one")
 	client := newClient(t, incusos.Options{Certificate: &identity})
 	where := opscenter.Target{Name: "one", ID: "one", ConnectionURL: daemon.URL, Fingerprint: opscenter.Fingerprint(daemon.Certificate), MemberName: "one"}
-	look := func() opscenter.MaintenanceState {
+	look := func() lifecycle.MaintenanceState {
 		o := probe(t, client, where)
 		require.Nil(t, o.Failure, "%+v", o.Failure)
 		require.Empty(t, o.Unread)
 		require.Equal(t, "one", *o.MemberName)
 		return *o.Maintenance
 	}
-	require.Equal(t, opscenter.NotInMaintenance, look())
+	require.Equal(t, lifecycle.NotInMaintenance, look())
 	for range 2 { // again is no error, whatever the daemon says to that
 		require.NoError(t, client.Evacuate(t.Context(), where, "auto"))
-		require.Equal(t, opscenter.MaintenanceEvacuated, look())
+		require.Equal(t, lifecycle.MaintenanceEvacuated, look())
 	}
 	for range 2 {
 		require.NoError(t, client.Restore(t.Context(), where, ""))
-		require.Equal(t, opscenter.NotInMaintenance, look())
+		require.Equal(t, lifecycle.NotInMaintenance, look())
 	}
 	where.MemberName = "nobody"
 	require.Error(t, client.Evacuate(t.Context(), where, "auto"))
@@ -189,12 +190,12 @@ func TestRealConnections(t *testing.T) {
 	o := probe(t, client, own)
 	t.Logf("registered with %.12s, presents %.12s once clustered: %+v", own.Fingerprint, o.Presented, o.Failure)
 	if o.Failure != nil {
-		require.Equal(t, opscenter.FailureCertificate, o.Failure.Kind)
+		require.Equal(t, lifecycle.FailureCertificate, o.Failure.Kind)
 		require.NotEqual(t, own.Fingerprint, o.Presented)
 		own.ServedFingerprint = o.Presented
 		o = probe(t, client, own)
 	}
 	require.Nil(t, o.Failure, "%+v", o.Failure)
 	require.Equal(t, "one", *o.MemberName)
-	require.Equal(t, opscenter.NotInMaintenance, *o.Maintenance)
+	require.Equal(t, lifecycle.NotInMaintenance, *o.Maintenance)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -19,14 +20,14 @@ type either struct {
 	server *incusostest.Server
 	target opscenter.Target
 	prober interface {
-		Probe(context.Context, opscenter.Target) opscenter.Observation
+		Probe(context.Context, opscenter.Target) lifecycle.Observation
 	}
 	actuator opscenter.Actuator
 	wait     time.Duration // for an answer
 }
 
 // probe leaves out what differs: times, words and what is as large as facts.
-func (e *either) probe(t *testing.T) opscenter.Observation {
+func (e *either) probe(t *testing.T) lifecycle.Observation {
 	ctx, cancel := context.WithTimeout(t.Context(), e.wait)
 	defer cancel()
 	o := e.prober.Probe(ctx, e.target)
@@ -165,7 +166,7 @@ func TestFleetIsLikeServers(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 1200*time.Millisecond)
 			defer cancel()
 			require.ErrorIs(t, e.actuator.Evacuate(ctx, e.target, ""), opscenter.ErrOutcomeUnknown)
-			require.Equal(t, opscenter.MaintenanceEvacuating, *e.probe(t).Maintenance)
+			require.Equal(t, lifecycle.MaintenanceEvacuating, *e.probe(t).Maintenance)
 			require.NoError(t, e.actuator.Restore(t.Context(), e.target, ""), "what is under way is waited for")
 		}},
 		"instances": {quick, func(t *testing.T, e *either) {
@@ -173,12 +174,12 @@ func TestFleetIsLikeServers(t *testing.T) {
 			e.server.AddInstance("default", "off", false)
 			running, err := e.actuator.RunningInstances(t.Context(), e.target)
 			require.NoError(t, err)
-			require.Equal(t, []opscenter.Instance{{Project: "default", Name: "on"}}, running)
+			require.Equal(t, []lifecycle.Instance{{Project: "default", Name: "on"}}, running)
 			require.NoError(t, e.actuator.StopInstance(t.Context(), e.target, running[0]))
 			require.False(t, e.server.Instances()[0].Running)
 			require.NoError(t, e.actuator.StartInstance(t.Context(), e.target, running[0]))
 			require.True(t, e.server.Instances()[0].Running)
-			require.NoError(t, e.actuator.StopInstance(t.Context(), e.target, opscenter.Instance{Project: "default", Name: "gone"}))
+			require.NoError(t, e.actuator.StopInstance(t.Context(), e.target, lifecycle.Instance{Project: "default", Name: "gone"}))
 		}},
 	}
 	for _, release := range []string{"202510010000", "202512010000", "202604300000", "202606010000", "202607160000"} {

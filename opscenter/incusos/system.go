@@ -16,6 +16,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/release"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
 )
@@ -160,7 +161,7 @@ func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sig
 	}
 	p.alone = true
 	sight := &system.Sight{URL: target.ConnectionURL}
-	look := &probe{peer: p, o: &opscenter.Observation{}}
+	look := &probe{peer: p, o: &lifecycle.Observation{}}
 	look.ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
 		if address, err := netip.ParseAddrPort(info.Conn.RemoteAddr().String()); err == nil {
 			sight.Remote = address.Addr().Unmap()

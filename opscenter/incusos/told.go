@@ -7,8 +7,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/release"
-	"github.com/opscenter-go/sdk/opscenter"
-	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // told is a member of an answer. Releases of every age and odd hardware leave members out, or
@@ -47,13 +46,13 @@ type environment struct {
 // server's word in system/update. A next one that is not, while no update is under way, is one
 // that did not boot: the server runs from its backup image, and the other image it has is that one.
 // With auto_reboot too: such a server reboots before its check ends.
-func (e *environment) version(update updateSection) opscenter.OSVersion {
-	out := opscenter.OSVersion{Name: opscenter.OSName, Version: limited(e.OSVersion.value, maxText), VersionNext: limited(e.OSVersionNext.value, maxText)}
+func (e *environment) version(update updateSection) lifecycle.OSVersion {
+	out := lifecycle.OSVersion{Name: lifecycle.OSName, Version: limited(e.OSVersion.value, maxText), VersionNext: limited(e.OSVersionNext.value, maxText)}
 	if e.OSName.value != "" {
 		out.Name = limited(e.OSName.value, maxText)
 	}
 	state := update.State.value
-	newer := rolling.Newer(out.VersionNext, out.Version)
+	newer := lifecycle.Newer(out.VersionNext, out.Version)
 	if out.NeedsReboot = state.NeedsReboot.value; !state.NeedsReboot.told {
 		out.NeedsReboot = update.State.told && newer // the release does not say
 	}
@@ -93,21 +92,21 @@ type updateSection struct {
 }
 
 // settings returns how the server updates itself; nil: it does not say.
-func (u *updateSection) settings() *opscenter.UpdateSettings {
+func (u *updateSection) settings() *lifecycle.UpdateSettings {
 	if !u.Config.told {
 		return nil
 	}
 	c := &u.Config.value
-	return &opscenter.UpdateSettings{AutoReboot: c.AutoReboot.value, Channel: limited(c.Channel.value, maxText), CheckFrequency: limited(string(c.CheckFrequency.value), maxText)}
+	return &lifecycle.UpdateSettings{AutoReboot: c.AutoReboot.value, Channel: limited(c.Channel.value, maxText), CheckFrequency: limited(string(c.CheckFrequency.value), maxText)}
 }
 
 // status returns how its last check for updates went; nil: it does not say.
-func (u *updateSection) status() *opscenter.UpdateStatus {
+func (u *updateSection) status() *lifecycle.UpdateStatus {
 	s := &u.State.value
 	if !s.Status.told {
 		return nil
 	}
-	out := &opscenter.UpdateStatus{Status: limited(s.Status.value, maxMessage), LastCheck: s.LastCheck.value.UTC()}
+	out := &lifecycle.UpdateStatus{Status: limited(s.Status.value, maxMessage), LastCheck: s.LastCheck.value.UTC()}
 	if year := out.LastCheck.Year(); year < firstYear || year > lastYear {
 		out.LastCheck = time.Time{} // no check was made then
 	}

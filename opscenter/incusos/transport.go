@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // Errors of connections.
@@ -386,21 +387,21 @@ func limited(text string, limit int) string {
 }
 
 // failure says, in the terms of opscenter, why a server was not reached.
-func failure(err error) *opscenter.Failure {
-	f := &opscenter.Failure{Kind: opscenter.FailureAnswer, Message: limited(err.Error(), maxMessage)}
+func failure(err error) *lifecycle.Failure {
+	f := &lifecycle.Failure{Kind: lifecycle.FailureAnswer, Message: limited(err.Error(), maxMessage)}
 	var timeout net.Error
 	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 	switch {
 	case ours(err):
-		f.Kind = opscenter.FailureLocal
+		f.Kind = lifecycle.FailureLocal
 	case errors.Is(err, ErrCertificate):
-		f.Kind = opscenter.FailureCertificate
+		f.Kind = lifecycle.FailureCertificate
 	case isStatus(err, http.StatusForbidden), errors.Is(err, errUntrusted), refusesOurs(err):
-		f.Kind = opscenter.FailureUntrusted
+		f.Kind = lifecycle.FailureUntrusted
 	case errors.Is(err, errDial):
-		f.Kind = opscenter.FailureConnect
+		f.Kind = lifecycle.FailureConnect
 	case timedOut:
-		f.Kind = opscenter.FailureTimeout
+		f.Kind = lifecycle.FailureTimeout
 	}
 	return f
 }

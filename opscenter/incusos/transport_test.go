@@ -10,6 +10,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // TestAllowAddress: what a name leads to is asked about when it is dialled.
@@ -23,6 +24,6 @@ func TestAllowAddress(t *testing.T) {
 	rules := opscenter.AddressRules{Deny: opscenter.LoopbackAddresses}
 	o := newClient(t, incusos.Options{Certificate: identity, AllowAddress: rules.CheckAddress}).Probe(t.Context(), at)
 	require.NotNil(t, o.Failure)
-	require.Equal(t, opscenter.FailureConnect, o.Failure.Kind)
+	require.Equal(t, lifecycle.FailureConnect, o.Failure.Kind)
 	require.Contains(t, o.Failure.Message, "no server may be at")
 }

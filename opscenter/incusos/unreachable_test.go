@@ -12,6 +12,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // TestUnreachableIsSaid: whatever is asked of a server that is down, or is another one, the error says that it was not
@@ -20,7 +21,7 @@ func TestUnreachableIsSaid(t *testing.T) {
 	s, identity := boot(t, incusostest.Options{Name: "sim"})
 	c := newClient(t, incusos.Options{Certificate: identity, Timeout: 2 * time.Second})
 	at := target(s)
-	instance := opscenter.Instance{Project: "default", Name: "c1"}
+	instance := lifecycle.Instance{Project: "default", Name: "c1"}
 	for _, fault := range []incusostest.FaultKind{incusostest.FaultDown, incusostest.FaultWrongCertificate} {
 		require.NoError(t, s.SetFault(incusostest.Fault{Kind: fault}))
 		for name, ask := range map[string]func(context.Context) error{

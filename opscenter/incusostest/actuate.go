@@ -7,10 +7,11 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // ask notes a call, and returns the server that takes it.
-func (f *Fleet) ask(ctx context.Context, t opscenter.Target, action opscenter.Action) (*Server, error) {
+func (f *Fleet) ask(ctx context.Context, t opscenter.Target, action lifecycle.Action) (*Server, error) {
 	s, _, failure := f.reach(ctx, t)
 	err := asError(failure)
 	f.mu.Lock()
@@ -20,11 +21,11 @@ func (f *Fleet) ask(ctx context.Context, t opscenter.Target, action opscenter.Ac
 }
 
 // asError: whether a server that was connected to, and gave no answer, has done what it was asked is not known.
-func asError(failure *opscenter.Failure) error {
+func asError(failure *lifecycle.Failure) error {
 	switch {
 	case failure == nil:
 		return nil
-	case failure.Kind == opscenter.FailureConnect, failure.Kind == opscenter.FailureCertificate:
+	case failure.Kind == lifecycle.FailureConnect, failure.Kind == lifecycle.FailureCertificate:
 		return errors.New(failure.Message)
 	}
 	return fmt.Errorf("%w: %s", opscenter.ErrOutcomeUnknown, failure.Message)
@@ -32,7 +33,7 @@ func asError(failure *opscenter.Failure) error {
 
 // Update implements opscenter.Actuator.
 func (f *Fleet) Update(ctx context.Context, t opscenter.Target) error {
-	s, err := f.ask(ctx, t, opscenter.ActionUpdate)
+	s, err := f.ask(ctx, t, lifecycle.ActionUpdate)
 	if err == nil && s.beginUpdate() {
 		s.later(s.options.UpdateDelay, func() { s.applyUpdate(false) })
 	}
@@ -41,7 +42,7 @@ func (f *Fleet) Update(ctx context.Context, t opscenter.Target) error {
 
 // Reboot implements opscenter.Actuator.
 func (f *Fleet) Reboot(ctx context.Context, t opscenter.Target) error {
-	s, err := f.ask(ctx, t, opscenter.ActionReboot)
+	s, err := f.ask(ctx, t, lifecycle.ActionReboot)
 	if err == nil {
 		s.beginReboot()
 		s.later(0, s.Reboot)
@@ -51,15 +52,15 @@ func (f *Fleet) Reboot(ctx context.Context, t opscenter.Target) error {
 
 // PowerOff implements opscenter.Actuator.
 func (f *Fleet) PowerOff(ctx context.Context, t opscenter.Target) error {
-	return f.off(ctx, t, opscenter.ActionPowerOff, "system-shutdown-triggered")
+	return f.off(ctx, t, lifecycle.ActionPowerOff, "system-shutdown-triggered")
 }
 
 // Suspend implements opscenter.Actuator.
 func (f *Fleet) Suspend(ctx context.Context, t opscenter.Target) error {
-	return f.off(ctx, t, opscenter.ActionSuspend, "suspend-triggered")
+	return f.off(ctx, t, lifecycle.ActionSuspend, "suspend-triggered")
 }
 
-func (f *Fleet) off(ctx context.Context, t opscenter.Target, action opscenter.Action, cause string) error {
+func (f *Fleet) off(ctx context.Context, t opscenter.Target, action lifecycle.Action, cause string) error {
 	s, err := f.ask(ctx, t, action)
 	if err == nil {
 		s.later(0, func() { s.PowerOff(cause) })
@@ -72,15 +73,15 @@ func (f *Fleet) Evacuate(ctx context.Context, t opscenter.Target, mode string) e
 	if mode == "" {
 		mode = "auto"
 	}
-	return f.move(ctx, t, opscenter.ActionEvacuate, mode, "Evacuated")
+	return f.move(ctx, t, lifecycle.ActionEvacuate, mode, "Evacuated")
 }
 
 // Restore implements opscenter.Actuator.
 func (f *Fleet) Restore(ctx context.Context, t opscenter.Target, mode string) error {
-	return f.move(ctx, t, opscenter.ActionRestore, mode, "Online")
+	return f.move(ctx, t, lifecycle.ActionRestore, mode, "Online")
 }
 
-func (f *Fleet) move(ctx context.Context, t opscenter.Target, action opscenter.Action, mode, want string) error {
+func (f *Fleet) move(ctx context.Context, t opscenter.Target, action lifecycle.Action, mode, want string) error {
 	s, err := f.ask(ctx, t, action)
 	if err != nil {
 		return err
@@ -109,7 +110,7 @@ func (f *Fleet) move(ctx context.Context, t opscenter.Target, action opscenter.A
 			d.mu.Unlock()
 			return nil
 		}
-		m.status = map[opscenter.Action]string{opscenter.ActionEvacuate: "Evacuating", opscenter.ActionRestore: "Restoring"}[action]
+		m.status = map[lifecycle.Action]string{lifecycle.ActionEvacuate: "Evacuating", lifecycle.ActionRestore: "Restoring"}[action]
 		if mode == "auto" && len(d.members) == 1 {
 			mode = "stop" // the only member has nowhere to move them to
 		}
@@ -140,7 +141,7 @@ func (f *Fleet) move(ctx context.Context, t opscenter.Target, action opscenter.A
 }
 
 // RunningInstances implements opscenter.Actuator.
-func (f *Fleet) RunningInstances(ctx context.Context, t opscenter.Target) (out []opscenter.Instance, err error) {
+func (f *Fleet) RunningInstances(ctx context.Context, t opscenter.Target) (out []lifecycle.Instance, err error) {
 	s, _, failure := f.reach(ctx, t)
 	if failure != nil {
 		return nil, asError(failure)
@@ -151,23 +152,23 @@ func (f *Fleet) RunningInstances(ctx context.Context, t opscenter.Target) (out [
 		case i.Ephemeral:
 			return nil, fmt.Errorf("instance %s of project %s is ephemeral: to stop it is to delete it", i.Name, i.Project)
 		default:
-			out = append(out, opscenter.Instance{Project: i.Project, Name: i.Name})
+			out = append(out, lifecycle.Instance{Project: i.Project, Name: i.Name})
 		}
 	}
 	return out, nil
 }
 
 // StopInstance implements opscenter.Actuator.
-func (f *Fleet) StopInstance(ctx context.Context, t opscenter.Target, i opscenter.Instance) error {
+func (f *Fleet) StopInstance(ctx context.Context, t opscenter.Target, i lifecycle.Instance) error {
 	return f.run(ctx, t, i, false)
 }
 
 // StartInstance implements opscenter.Actuator.
-func (f *Fleet) StartInstance(ctx context.Context, t opscenter.Target, i opscenter.Instance) error {
+func (f *Fleet) StartInstance(ctx context.Context, t opscenter.Target, i lifecycle.Instance) error {
 	return f.run(ctx, t, i, true)
 }
 
-func (f *Fleet) run(ctx context.Context, t opscenter.Target, instance opscenter.Instance, running bool) error {
+func (f *Fleet) run(ctx context.Context, t opscenter.Target, instance lifecycle.Instance, running bool) error {
 	s, _, failure := f.reach(ctx, t)
 	if failure != nil {
 		return asError(failure)

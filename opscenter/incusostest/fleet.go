@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // Fleet is simulated servers without sockets, for tests of rollouts that take days: it is the
@@ -35,7 +36,7 @@ var _ opscenter.Actuator = (*Fleet)(nil)
 type Call struct {
 	At     time.Time
 	Server string
-	Action opscenter.Action
+	Action lifecycle.Action
 	// Err is why the server was not reached; nil: it was. What came of it shows elsewhere.
 	Err error
 }
@@ -117,20 +118,20 @@ func (f *Fleet) Close() {
 }
 
 // reach returns the server at the target's URL, and which certificate it presents; or why it is not reached.
-func (f *Fleet) reach(ctx context.Context, t opscenter.Target) (s *Server, presented string, failure *opscenter.Failure) {
+func (f *Fleet) reach(ctx context.Context, t opscenter.Target) (s *Server, presented string, failure *lifecycle.Failure) {
 	f.mu.Lock()
 	s = f.servers[t.ConnectionURL]
 	f.mu.Unlock()
 	if s == nil || s.isDown() {
-		return nil, "", &opscenter.Failure{Kind: opscenter.FailureConnect, Message: "no connection: connection refused"}
+		return nil, "", &lifecycle.Failure{Kind: lifecycle.FailureConnect, Message: "no connection: connection refused"}
 	}
 	s.mu.Lock()
 	fault := s.fault
 	s.mu.Unlock()
 	presented = s.presents()
-	silent := func(presented string) (*Server, string, *opscenter.Failure) {
+	silent := func(presented string) (*Server, string, *lifecycle.Failure) {
 		<-ctx.Done()
-		return nil, presented, &opscenter.Failure{Kind: opscenter.FailureTimeout, Message: "no answer in time"}
+		return nil, presented, &lifecycle.Failure{Kind: lifecycle.FailureTimeout, Message: "no answer in time"}
 	}
 	switch fault.Kind {
 	case FaultNone:
@@ -149,10 +150,10 @@ func (f *Fleet) reach(ctx context.Context, t opscenter.Target) (s *Server, prese
 	case FaultWrongCertificate, FaultExpiredCertificate:
 		presented = fingerprint(stranger().Leaf)
 	default:
-		return nil, presented, &opscenter.Failure{Kind: opscenter.FailureAnswer, Message: string(fault.Kind)}
+		return nil, presented, &lifecycle.Failure{Kind: lifecycle.FailureAnswer, Message: string(fault.Kind)}
 	}
 	if presented != t.Fingerprint && presented != t.ServedFingerprint {
-		return nil, presented, &opscenter.Failure{Kind: opscenter.FailureCertificate, Message: "the server presents another certificate than the registered one: fingerprint " + presented}
+		return nil, presented, &lifecycle.Failure{Kind: lifecycle.FailureCertificate, Message: "the server presents another certificate than the registered one: fingerprint " + presented}
 	}
 	return s, presented, nil
 }
@@ -173,5 +174,5 @@ func (s *Server) presents() string {
 
 // selfUpdate tells the registry what a server would tell the control plane's API.
 func (f *Fleet) selfUpdate(ctx context.Context, certificate *x509.Certificate, url, cause string) error {
-	return f.registry.SelfUpdate(ctx, certificate, opscenter.SelfUpdate{ConnectionURL: url, Cause: opscenter.Cause(cause)})
+	return f.registry.SelfUpdate(ctx, certificate, opscenter.SelfUpdate{ConnectionURL: url, Cause: lifecycle.Cause(cause)})
 }

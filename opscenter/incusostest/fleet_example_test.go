@@ -10,6 +10,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/poller"
@@ -103,7 +104,7 @@ func twoDays() {
 		}
 	}
 	for _, call := range fleet.Calls() {
-		if call.Action != opscenter.ActionUpdate {
+		if call.Action != lifecycle.ActionUpdate {
 			fmt.Println(call)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/poller"
@@ -79,16 +80,16 @@ func TestSecureBootKeysOfAFleet(t *testing.T) {
 		}
 
 		// By hand, as recommended.
-		var done []opscenter.Action
+		var done []lifecycle.Action
 		for len(done) < 40 {
 			info, err := registry.Server(ctx, "s3")
 			require.NoError(t, err)
 			r := info.Recommendation()
-			if info.State.Status == opscenter.StatusReady && info.State.Operation == nil {
-				if r.Action == opscenter.ActionNone {
+			if info.State.Status == lifecycle.StatusReady && info.State.Operation == nil {
+				if r.Action == lifecycle.ActionNone {
 					break
 				}
-				if r.Action == opscenter.ActionReboot && len(done) < 6 {
+				if r.Action == lifecycle.ActionReboot && len(done) < 6 {
 					require.Contains(t, r.Reason, "Secure Boot key")
 				}
 				require.NoError(t, planner.Act(ctx, "s3", r.Action))

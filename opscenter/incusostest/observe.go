@@ -8,12 +8,13 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/release"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // Probe implements poller.Prober: it finds what incusos.Client would find over the network, but for
 // the facts, which would take most of the time.
-func (f *Fleet) Probe(ctx context.Context, t opscenter.Target) opscenter.Observation {
-	o := opscenter.Observation{Server: t.Name, ID: t.ID, At: time.Now().UTC().Round(0), Light: t.Light}
+func (f *Fleet) Probe(ctx context.Context, t opscenter.Target) lifecycle.Observation {
+	o := lifecycle.Observation{Server: t.Name, ID: t.ID, At: time.Now().UTC().Round(0), Light: t.Light}
 	var s *Server
 	if s, o.Presented, o.Failure = f.reach(ctx, t); s != nil {
 		s.observe(&o)
@@ -23,14 +24,14 @@ func (f *Fleet) Probe(ctx context.Context, t opscenter.Target) opscenter.Observa
 }
 
 // observe is what a poll finds.
-func (s *Server) observe(o *opscenter.Observation) {
+func (s *Server) observe(o *lifecycle.Observation) {
 	s.observeMember(o)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	kind := opscenter.TypeIncus
+	kind := lifecycle.TypeIncus
 	if o.Type = &kind; s.options.Plain {
-		o.Ready, o.Versions = true, &opscenter.Versions{OS: opscenter.OSVersion{Name: "Debian GNU/Linux", Version: "12", Plain: true},
-			Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: "7.3", FriendlyVersion: "7.3", Primary: true}}}
+		o.Ready, o.Versions = true, &lifecycle.Versions{OS: lifecycle.OSVersion{Name: "Debian GNU/Linux", Version: "12", Plain: true},
+			Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: "7.3", FriendlyVersion: "7.3", Primary: true}}}
 		return
 	}
 	if s.speaks(release.MachineID) {
@@ -50,24 +51,24 @@ func (s *Server) observe(o *opscenter.Observation) {
 	if n, err := u.CheckFrequency.Nanoseconds(); err == nil && u.CheckFrequency != release.Never && !s.speaks(release.FrequencyText) {
 		u.CheckFrequency = release.Frequency(time.Duration(n).String())
 	}
-	o.Update = &opscenter.UpdateSettings{AutoReboot: u.AutoReboot, Channel: u.Channel, CheckFrequency: string(u.CheckFrequency)}
-	o.UpdateStatus = &opscenter.UpdateStatus{Status: s.state.updateState}
+	o.Update = &lifecycle.UpdateSettings{AutoReboot: u.AutoReboot, Channel: u.Channel, CheckFrequency: string(u.CheckFrequency)}
+	o.UpdateStatus = &lifecycle.UpdateStatus{Status: s.state.updateState}
 	if !s.state.lastCheck.IsZero() {
 		o.UpdateStatus.LastCheck = s.state.lastCheck.UTC().Truncate(time.Second)
 	}
-	o.Versions = &opscenter.Versions{UpdateChannel: u.Channel, OS: opscenter.OSVersion{Name: opscenter.OSName, Version: s.state.version, NeedsReboot: s.state.needsReboot}}
+	o.Versions = &lifecycle.Versions{UpdateChannel: u.Channel, OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: s.state.version, NeedsReboot: s.state.needsReboot}}
 	if os := &o.Versions.OS; s.speaks(release.NextVersion) {
 		os.VersionNext = cmp.Or(s.state.next, s.state.version)
 		os.BackupImage = newer(os.VersionNext, os.Version) && !os.NeedsReboot && o.UpdateStatus.Idle() &&
 			(s.state.alternate == "" || s.state.alternate == os.VersionNext)
 	}
 	if len(s.state.applications) == 0 {
-		o.Type, o.UnreadVersions, o.Unread = nil, opscenter.VersionsApplications, []string{"applications: there are none"}
+		o.Type, o.UnreadVersions, o.Unread = nil, lifecycle.VersionsApplications, []string{"applications: there are none"}
 	} else {
-		kind = opscenter.TypeOfApplication(s.state.applications[0].name)
+		kind = lifecycle.TypeOfApplication(s.state.applications[0].name)
 	}
 	for _, a := range s.state.applications {
-		o.Versions.Applications = append(o.Versions.Applications, opscenter.ApplicationVersion{Name: a.name, Version: a.version, FriendlyVersion: "7.3", Primary: a.primary})
+		o.Versions.Applications = append(o.Versions.Applications, lifecycle.ApplicationVersion{Name: a.name, Version: a.version, FriendlyVersion: "7.3", Primary: a.primary})
 	}
 	if release.Has(s.state.version, release.SecurityReads) && !o.Light {
 		trusted := true
@@ -76,23 +77,23 @@ func (s *Server) observe(o *opscenter.Observation) {
 }
 
 // observeMember is what a poll finds of the server's place in a cluster.
-func (s *Server) observeMember(o *opscenter.Observation) {
+func (s *Server) observeMember(o *lifecycle.Observation) {
 	if !isIncus(s.options.Application) {
 		return
 	}
 	d := s.db()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	name, maintenance := "", opscenter.NotInMaintenance
+	name, maintenance := "", lifecycle.NotInMaintenance
 	if m := d.member(s.options.Name); d.clustered && m != nil {
 		name = m.name
 		switch m.status {
 		case "Evacuating":
-			maintenance = opscenter.MaintenanceEvacuating
+			maintenance = lifecycle.MaintenanceEvacuating
 		case "Evacuated":
-			maintenance = opscenter.MaintenanceEvacuated
+			maintenance = lifecycle.MaintenanceEvacuated
 		case "Restoring":
-			maintenance = opscenter.MaintenanceRestoring
+			maintenance = lifecycle.MaintenanceRestoring
 		}
 		o.MemberRoles = append([]string{}, d.document(m)["roles"].([]string)...)
 		slices.Sort(o.MemberRoles)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -138,7 +139,7 @@ func (w *worker) judgeExcess(ctx context.Context, whole bool) error {
 		}
 		w.set(func(s *Status) { s.Truncated = why })
 		w.warned, w.cleared = true, false
-		err := w.m.registry.Warn(ctx, w.target.Name, opscenter.Warned{Kind: opscenter.WarningInventory, Message: why})
+		err := w.m.registry.Warn(ctx, w.target.Name, warning.Input{Kind: warning.Inventory, Message: why})
 		if !errors.Is(err, opscenter.ErrNotFound) {
 			return err
 		}
@@ -161,9 +162,9 @@ func (w *worker) clearExcess(ctx context.Context) error {
 	w.status.Truncated = ""
 	w.mu.Unlock()
 	for _, name := range members {
-		page, err := w.m.registry.ListWarnings(ctx, opscenter.WarningFilter{Kind: opscenter.WarningInventory, Server: name}, opscenter.Page{Limit: 1})
+		page, err := w.m.registry.ListWarnings(ctx, opscenter.WarningFilter{Kind: warning.Inventory, Server: name}, opscenter.Page{Limit: 1})
 		if err == nil && len(page.Warnings) > 0 {
-			err = w.m.registry.ClearWarning(ctx, name, opscenter.WarningInventory)
+			err = w.m.registry.ClearWarning(ctx, name, warning.Inventory)
 		}
 		if err != nil && !errors.Is(err, opscenter.ErrNotFound) {
 			return err

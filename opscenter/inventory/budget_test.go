@@ -11,6 +11,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 // truncated waits until the inventory of a unit is said to be truncated, or not.
@@ -18,7 +19,7 @@ func (p *plane) truncated(t *testing.T, server string, is bool) string {
 	t.Helper()
 	var message string
 	require.Eventually(t, func() bool {
-		page, err := p.ListWarnings(t.Context(), opscenter.WarningFilter{Server: server, Kind: opscenter.WarningInventory}, opscenter.Page{})
+		page, err := p.ListWarnings(t.Context(), opscenter.WarningFilter{Server: server, Kind: warning.Inventory}, opscenter.Page{})
 		require.NoError(t, err)
 		all, err := p.objects.Status(t.Context())
 		require.NoError(t, err)

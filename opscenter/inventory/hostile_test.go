@@ -26,6 +26,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
@@ -121,7 +123,7 @@ func TestHostile(t *testing.T) {
 	require.NoError(t, err)
 	var polls, changes, slowest atomic.Int64
 	hostile := list[0].Name
-	polling, err := poller.New(registry, client, poller.Options{Interval: time.Second, OnPoll: func(o *opscenter.Observation) {
+	polling, err := poller.New(registry, client, poller.Options{Interval: time.Second, OnPoll: func(o *lifecycle.Observation) {
 		if o.Server != hostile && o.Failure == nil {
 			polls.Add(1)
 		}
@@ -180,10 +182,10 @@ func TestHostile(t *testing.T) {
 		out.polls, out.changes, out.slowest = polls.Load(), changes.Load(), time.Duration(slowest.Load())
 		return out
 	}
-	warnings := func() map[opscenter.WarningKind]string {
+	warnings := func() map[warning.Kind]string {
 		page, err := registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: hostile}, opscenter.Page{})
 		require.NoError(t, err)
-		out := map[opscenter.WarningKind]string{}
+		out := map[warning.Kind]string{}
 		for _, w := range page.Warnings {
 			out[w.Kind] = w.Message
 		}
@@ -208,7 +210,7 @@ func TestHostile(t *testing.T) {
 		require.GreaterOrEqual(t, float64(before.polls), 0.95*float64(good)*before.took.Seconds())
 		require.Greater(t, before.changes, int64(0.9*float64(before.touched)))
 	}
-	warned := map[opscenter.WarningKind]string{}
+	warned := map[warning.Kind]string{}
 	for _, way := range incusostest.Hostilities {
 		grown := keptInMemory() - first
 		command(string(way))
@@ -218,9 +220,9 @@ func TestHostile(t *testing.T) {
 			case incusostest.HostileNames, incusostest.HostileEvents, incusostest.HostileChurn:
 				return true
 			case incusostest.HostileFacts:
-				return is[opscenter.WarningUnreadable] != ""
+				return is[warning.Unreadable] != ""
 			default:
-				return is[opscenter.WarningInventory] != ""
+				return is[warning.Inventory] != ""
 			}
 		})
 		t.Logf("%-26s %s, %d polls, %d of %d changes seen, the slowest after %s, %+d MiB, and %d before", way+":", during.took.Round(100*time.Millisecond), during.polls, during.changes, during.touched, during.slowest.Round(time.Millisecond), (during.memory-before.memory-grown)>>20, grown>>20)
@@ -238,8 +240,8 @@ func TestHostile(t *testing.T) {
 	if measured {
 		assert.LessOrEqual(t, (keptInMemory()-first)>>20, 64, "what is left of all attacks together")
 	}
-	require.Contains(t, warned[opscenter.WarningInventory], fmt.Sprintf("inventory truncated at %d objects", budget))
-	require.Contains(t, warned, opscenter.WarningUnreadable, "facts that are too large")
+	require.Contains(t, warned[warning.Inventory], fmt.Sprintf("inventory truncated at %d objects", budget))
+	require.Contains(t, warned, warning.Unreadable, "facts that are too large")
 }
 
 // resident is how many bytes of memory the process has; 0: the system does not say.

@@ -19,6 +19,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
@@ -168,7 +169,7 @@ func TestRealClusterInventory(t *testing.T) {
 		p.following(t, name, 20*time.Second)
 		require.Eventually(t, func() bool {
 			info, err := p.Server(t.Context(), name)
-			return err == nil && info.State.Status == opscenter.StatusReady && info.State.Versions.OS.Version != ""
+			return err == nil && info.State.Status == lifecycle.StatusReady && info.State.Versions.OS.Version != ""
 		}, 20*time.Second, 10*time.Millisecond, name)
 	}
 	require.NoError(t, cluster.New(p.Registry, p.client, cluster.Options{}).Form(t.Context(), "c1", "a", "b", "c"))
@@ -247,7 +248,7 @@ func TestRealClusterInventory(t *testing.T) {
 		require.Eventually(t, func() bool {
 			info, err := second.Server(t.Context(), name)
 			require.NoError(t, err)
-			return info.State.Status == opscenter.StatusReady && info.State.MemberName == name
+			return info.State.Status == lifecycle.StatusReady && info.State.MemberName == name
 		}, 20*time.Second, 50*time.Millisecond, name)
 	}
 	counts, err := second.objects.Count(t.Context(), inventory.Query{})

@@ -12,6 +12,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // TestSlowClusterDelaysNobody: one that hangs in its scan, and one that is down, leave the
@@ -160,7 +161,7 @@ func TestRegistryLost(t *testing.T) {
 	background(t, p.polls.Run)
 	require.Eventually(t, func() bool {
 		info, err := p.Server(t.Context(), "sim")
-		return err == nil && info.State.Type == opscenter.TypeIncus
+		return err == nil && info.State.Type == lifecycle.TypeIncus
 	}, 10*time.Second, 10*time.Millisecond)
 	for changed, want := range map[*opscenter.Changes]int{{}: 0, {Servers: []string{"nobody"}}: 0, {Reset: true}: 1} {
 		kept, err := p.objects.Follow(t.Context(), changed)

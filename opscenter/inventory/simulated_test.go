@@ -15,6 +15,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -274,7 +275,7 @@ func TestUnchangedScanWritesNothing(t *testing.T) {
 	stop := background(t, p.polls.Run)
 	require.Eventually(t, func() bool {
 		info, err := p.Server(t.Context(), "sim")
-		return err == nil && info.State.Status == opscenter.StatusReady
+		return err == nil && info.State.Status == lifecycle.StatusReady
 	}, 10*time.Second, 10*time.Millisecond)
 	stop()
 	background(t, p.objects.Run)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -43,7 +44,7 @@ func (r *roster) set(server, unit string, cluster bool) (before string) {
 // unitOf returns the unit of a server: its cluster, or itself. Servers that are not known to
 // run Incus are in none.
 func unitOf(s *opscenter.Snapshot, info *opscenter.ServerInfo) (unit string, cluster bool, err error) {
-	if info.State.Type != opscenter.TypeIncus || info.Certificate == "" {
+	if info.State.Type != lifecycle.TypeIncus || info.Certificate == "" {
 		return "", false, nil
 	}
 	if info.Cluster == "" {

@@ -11,6 +11,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // loop does what is due, and waits for more.
@@ -112,7 +113,7 @@ func (w *worker) current(ctx context.Context) bool {
 		return !errors.Is(err, opscenter.ErrNotFound)
 	}
 	now := info.Target()
-	return info.State.Status == opscenter.StatusReady && sameServer(&now, &w.target) && w.isMember(info.Name)
+	return info.State.Status == lifecycle.StatusReady && sameServer(&now, &w.target) && w.isMember(info.Name)
 }
 
 func (w *worker) isMember(name string) bool {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -220,7 +221,7 @@ func (w *worker) ready(ctx context.Context) (out []opscenter.Target, err error) 
 		case err != nil:
 			return nil, err
 		}
-		if info.State.Status == opscenter.StatusReady {
+		if info.State.Status == lifecycle.StatusReady {
 			out = append(out, info.Target())
 		}
 	}

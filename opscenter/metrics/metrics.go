@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
@@ -51,16 +52,16 @@ func New(options Options) *Collector {
 }
 
 // OnPoll counts a poll. It is for poller.Options.OnPoll.
-func (c *Collector) OnPoll(o *opscenter.Observation) {
+func (c *Collector) OnPoll(o *lifecycle.Observation) {
 	c.outcomes.WithLabelValues(outcome(o)).Inc()
 	c.duration.Observe(o.Took.Seconds())
 }
 
-func outcome(o *opscenter.Observation) string {
+func outcome(o *lifecycle.Observation) string {
 	switch {
 	case o.Failure != nil:
 		switch kind := o.Failure.Kind; kind {
-		case opscenter.FailureConnect, opscenter.FailureTimeout, opscenter.FailureCertificate, opscenter.FailureUntrusted, opscenter.FailureAnswer:
+		case lifecycle.FailureConnect, lifecycle.FailureTimeout, lifecycle.FailureCertificate, lifecycle.FailureUntrusted, lifecycle.FailureAnswer:
 			return kind
 		}
 		return "other" // of a prober that has kinds of its own: labels are to be few

@@ -2,11 +2,12 @@ package rolling
 
 import (
 	"fmt"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"time"
 )
 
 // notReady says why a server can't be acted on.
-func (a *advance) notReady(m *Member, s *Server, action Action) string {
+func (a *advance) notReady(m *Member, s *Server, action lifecycle.Action) string {
 	switch {
 	case s.Operation != nil:
 		return fmt.Sprintf("server %s: %s, asked for by somebody else, is under way", m.Server, s.Operation.Action)
@@ -14,43 +15,43 @@ func (a *advance) notReady(m *Member, s *Server, action Action) string {
 		return fmt.Sprintf("server %s is being evacuated or restored by somebody else", m.Server)
 	case !s.Ready:
 		return fmt.Sprintf("server %s is %s", m.Server, s.Condition)
-	case action == Update && s.skips(m.Targets) != "":
+	case action == lifecycle.ActionUpdate && s.skips(m.Targets) != "":
 		return fmt.Sprintf("server %s: %s", m.Server, s.skips(m.Targets))
-	case s.Evacuated && !m.Evacuated && !m.EvacuatedBefore && a.p.Goal.single() == None && action != Update:
+	case s.Evacuated && !m.Evacuated && !m.EvacuatedBefore && a.p.Goal.single() == lifecycle.ActionNone && action != lifecycle.ActionUpdate:
 		return fmt.Sprintf("server %s was evacuated by somebody else", m.Server)
 	}
 	return ""
 }
 
 // takes is how long a step is expected to take with all that must follow it.
-func (a *advance) takes(m *Member, s *Server, action Action) time.Duration {
+func (a *advance) takes(m *Member, s *Server, action lifecycle.Action) time.Duration {
 	e := a.u.Expected
-	if a.p.Goal.single() != None {
+	if a.p.Goal.single() != lifecycle.ActionNone {
 		return e[action]
 	}
 	switch action {
-	case Evacuate:
-		return e[Evacuate] + e[Reboot] + e[Restore]
-	case Reboot:
+	case lifecycle.ActionEvacuate:
+		return e[lifecycle.ActionEvacuate] + e[lifecycle.ActionReboot] + e[lifecycle.ActionRestore]
+	case lifecycle.ActionReboot:
 		if m.Evacuated {
-			return e[Reboot] + e[Restore]
+			return e[lifecycle.ActionReboot] + e[lifecycle.ActionRestore]
 		}
 	}
 	return e[action]
 }
 
 // mayLeave says why a member must not be taken out, or updated, now.
-func (a *advance) mayLeave(m *Member, action Action, fresh bool) string {
+func (a *advance) mayLeave(m *Member, action lifecycle.Action, fresh bool) string {
 	if !a.u.Cluster || len(a.u.Members) == 1 {
 		return ""
 	}
-	if fresh && action != Restore {
+	if fresh && action != lifecycle.ActionRestore {
 		if reason := a.healthy(m); reason != "" {
 			a.all = true
 			return reason
 		}
 	}
-	if action == Update || action == Restore {
+	if action == lifecycle.ActionUpdate || action == lifecycle.ActionRestore {
 		return ""
 	}
 	out := 1
@@ -82,13 +83,13 @@ func (a *advance) out(m *Member) string {
 	switch {
 	case a.gone(m, s) != "":
 		return ""
-	case m.Step != nil && m.Step.Action != Update:
+	case m.Step != nil && m.Step.Action != lifecycle.ActionUpdate:
 		return "out: " + string(m.Step.Action)
 	case !s.Online:
 		return s.Condition
 	case m.Begun || m.Evacuated:
 		return "being worked on"
-	case m.EvacuatedBefore && a.p.Goal.single() == None:
+	case m.EvacuatedBefore && a.p.Goal.single() == lifecycle.ActionNone:
 		return ""
 	case s.Evacuated:
 		return "evacuated"
@@ -106,13 +107,13 @@ func (a *advance) healthy(but *Member) string {
 	for i := range a.u.Members {
 		m := &a.u.Members[i]
 		s := a.server(m)
-		if m == but || a.gone(m, s) != "" || m.Step != nil && m.Step.Action != Update || m.Begun || m.Evacuated {
+		if m == but || a.gone(m, s) != "" || m.Step != nil && m.Step.Action != lifecycle.ActionUpdate || m.Begun || m.Evacuated {
 			continue
 		}
 		switch {
 		case !s.Online, !s.Ready && m.Step == nil:
 			return fmt.Sprintf("server %s is %s", m.Server, s.Condition)
-		case s.Evacuated && !m.EvacuatedBefore && a.p.Goal.single() == None:
+		case s.Evacuated && !m.EvacuatedBefore && a.p.Goal.single() == lifecycle.ActionNone:
 			return fmt.Sprintf("server %s was evacuated by somebody else", m.Server)
 		case s.Good < a.p.GoodPolls && m.Step == nil:
 			return fmt.Sprintf("server %s: %d good polls in a row are wanted", m.Server, a.p.GoodPolls)
@@ -137,7 +138,7 @@ func (a *advance) costsQuorum(m *Member) bool {
 		if s.Voter {
 			voters++
 		}
-		working := other.Begun || other.Evacuated || other.Step != nil && other.Step.Action != Update
+		working := other.Begun || other.Evacuated || other.Step != nil && other.Step.Action != lifecycle.ActionUpdate
 		if other == m || !s.Online || working { // one that somebody else evacuated votes on
 			out++
 			if s.Voter {

@@ -2,6 +2,7 @@ package rolling
 
 import (
 	"fmt"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"strings"
 	"time"
 )
@@ -89,13 +90,13 @@ func (a *advance) resolveStep(m *Member, s *Server) {
 		}
 		return
 	case s.Last != nil && s.Last.ID == step.ID && s.Last.Failed != "":
-		if step.Action == Reboot && s.Running == m.Version && m.Version != "" && s.Ready && s.Staged == "" {
+		if step.Action == lifecycle.ActionReboot && s.Running == m.Version && m.Version != "" && s.Ready && s.Staged == "" {
 			break // late, but there
 		}
 		a.failed(m, s, s.Last.Failed)
 		return
 	}
-	if (step.Action == Update || step.Action == Reboot) && s.Good == 0 && !a.v.Now.After(step.Deadline.Add(deadlineSlack)) {
+	if (step.Action == lifecycle.ActionUpdate || step.Action == lifecycle.ActionReboot) && s.Good == 0 && !a.v.Now.After(step.Deadline.Add(deadlineSlack)) {
 		a.progress = true
 		return // what it is like by now was not read as a whole, yet
 	}
@@ -103,7 +104,7 @@ func (a *advance) resolveStep(m *Member, s *Server) {
 	if a.keyApplied(m, s) {
 		m.KeysApplied++
 		a.succeeded(m, s, "a Secure Boot key was applied, which takes a reboot; the update goes on after it")
-		m.KeyWaits, m.Rebooted = a.p.Goal.single() == None, false
+		m.KeyWaits, m.Rebooted = a.p.Goal.single() == lifecycle.ActionNone, false
 		return
 	}
 	if wrong := a.lacks(m, s); wrong != "" {
@@ -120,7 +121,7 @@ func (a *advance) resolveStep(m *Member, s *Server) {
 // keyApplied reports whether an update came to a Secure Boot key first: the server needs a reboot, and no version is
 // staged for it.
 func (a *advance) keyApplied(m *Member, s *Server) bool {
-	return m.Step.Action == Update && a.keysLeft(m, s) > 0 && s.behind(m.Targets) && s.NeedsReboot && s.Staged == ""
+	return m.Step.Action == lifecycle.ActionUpdate && a.keysLeft(m, s) > 0 && s.behind(m.Targets) && s.NeedsReboot && s.Staged == ""
 }
 
 // keysLeft returns how many Secure Boot keys a server may apply still: a server takes the newest release of its channel, which
@@ -138,7 +139,7 @@ func (a *advance) takeOver(m *Member, s *Server) {
 	step := m.Step
 	step.Epoch = a.v.Epoch
 	a.note(m.Server, NoteTakeOver, fmt.Sprintf("%s, begun before the controller restarted", step.Action))
-	if step.Action == Reboot || step.Action == PowerOff {
+	if step.Action == lifecycle.ActionReboot || step.Action == lifecycle.ActionPowerOff {
 		return
 	}
 	c := a.command(m, step.Action)
@@ -149,21 +150,21 @@ func (a *advance) takeOver(m *Member, s *Server) {
 // lacks says what a server lacks that a step was to bring about.
 func (a *advance) lacks(m *Member, s *Server) string {
 	switch m.Step.Action {
-	case Update:
+	case lifecycle.ActionUpdate:
 		if s.behind(m.Targets) {
 			return "the versions are not there: " + s.describe(s.Outdated(m.Targets))
 		}
-	case Evacuate:
+	case lifecycle.ActionEvacuate:
 		if !s.Evacuated {
 			return "the server is not evacuated"
 		}
-	case Restore:
+	case lifecycle.ActionRestore:
 		if s.Evacuated || s.Moving {
 			return "the server is not restored"
 		}
-	case Reboot:
+	case lifecycle.ActionReboot:
 		switch {
-		case m.Version != "" && s.Running != m.Version && !Newer(s.Running, m.Version):
+		case m.Version != "" && s.Running != m.Version && !lifecycle.Newer(s.Running, m.Version):
 			return fmt.Sprintf("it returned on version %s, %s was staged", orUnknown(s.Running), m.Version)
 		case !s.Ready:
 			return "the server is not ready: " + s.Condition
@@ -182,7 +183,7 @@ func orUnknown(version string) string {
 func (a *advance) ended(m *Member, failed, note string) {
 	step := m.Step
 	a.u.Touched = true
-	if a.v.quiet && a.p.Goal.single() == None {
+	if a.v.quiet && a.p.Goal.single() == lifecycle.ActionNone {
 		m.Step = nil
 		a.Changed = true
 		return
@@ -198,14 +199,14 @@ func (a *advance) ended(m *Member, failed, note string) {
 func (a *advance) succeeded(m *Member, s *Server, note string) {
 	action := m.Step.Action
 	a.ended(m, "", note)
-	m.Attempts, m.NotBefore, m.Failing = 0, time.Time{}, None
+	m.Attempts, m.NotBefore, m.Failing = 0, time.Time{}, lifecycle.ActionNone
 	switch action {
-	case Evacuate:
+	case lifecycle.ActionEvacuate:
 		m.Evacuated = true
-	case Restore:
+	case lifecycle.ActionRestore:
 		m.Evacuated, m.Asked = false, false
 		a.u.FreeAt = a.v.Now.Add(a.u.PostRestoreDelay)
-	case Reboot:
+	case lifecycle.ActionReboot:
 		m.Rebooted, m.Reboot, m.Version = !m.KeyWaits, false, ""
 		m.KeyWaits = false
 	}
@@ -217,13 +218,13 @@ func (a *advance) failed(m *Member, s *Server, reason string) {
 	step := *m.Step
 	a.ended(m, reason, "")
 	m.Attempts, m.Failing = step.Attempt, step.Action
-	if step.Action == Evacuate && (s.Evacuated || s.Moving) {
+	if step.Action == lifecycle.ActionEvacuate && (s.Evacuated || s.Moving) {
 		m.Evacuated = true // in doubt whose it is, ours: it must not stay so when the rollout is cancelled
 	}
 	reason = cut(reason)
 	a.note(m.Server, NoteFailed, fmt.Sprintf("%s, attempt %d: %s", step.Action, step.Attempt, reason))
 	// A server that went down is not sent down again: it may have a reason not to come back.
-	final := step.Action == Reboot && (!s.Ready || strings.HasPrefix(reason, "it returned on"))
+	final := step.Action == lifecycle.ActionReboot && (!s.Ready || strings.HasPrefix(reason, "it returned on"))
 	if !final && step.Attempt <= a.p.Retries {
 		m.NotBefore = a.v.Now.Add(a.p.backoff(step.Attempt))
 		return
@@ -235,7 +236,7 @@ func (a *advance) failed(m *Member, s *Server, reason string) {
 }
 
 // fail brings the unit to a halt.
-func (a *advance) fail(server string, action Action, attempts int, reason string) {
+func (a *advance) fail(server string, action lifecycle.Action, attempts int, reason string) {
 	u := a.u
 	if u.Failure != nil {
 		return
@@ -249,18 +250,18 @@ func (a *advance) fail(server string, action Action, attempts int, reason string
 // adviceBackupImage is what to do about a version that a server does not boot.
 const adviceBackupImage = "look at the server's console; cancel the rollout with restore, and roll out a version that boots; or remove the server, and resume without it"
 
-func advice(action Action, attempts int) string {
+func advice(action lifecycle.Action, attempts int) string {
 	const cancel = ", or cancel the rollout"
 	switch {
 	case attempts == 0:
 		return "see to what it waits for, then resume; a server that somebody evacuated is left so from then on" + cancel
-	case action == Update:
+	case action == lifecycle.ActionUpdate:
 		return "see the server's log of updates, then resume to try it again" + cancel
-	case action == Evacuate:
+	case action == lifecycle.ActionEvacuate:
 		return "see the operation on the server: an instance may refuse to move; then resume to try it again, or cancel with restore"
-	case action == Reboot:
+	case action == lifecycle.ActionReboot:
 		return "look at the server's console; resume once it is back: if it is on the version it should be on, it is restored, else it is rebooted once more"
-	case action == Restore:
+	case action == lifecycle.ActionRestore:
 		return "see the operation on the server: an instance may not find its way back; then resume to try it again, or restore it by hand and resume"
 	}
 	return "see the server, then resume to try it again" + cancel

@@ -3,6 +3,7 @@ package rolling
 import (
 	"container/heap"
 	"fmt"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"io"
 	"maps"
 	"slices"
@@ -42,13 +43,13 @@ type PlanWave struct {
 
 // PlanStep is a step of a plan.
 type PlanStep struct {
-	Number int    `json:"number"` // from 1
-	Wave   string `json:"wave"`
-	Unit   string `json:"unit"`
-	Server string `json:"server"`
-	Action Action `json:"action"`
-	Mode   string `json:"mode,omitempty"`
-	Why    string `json:"why"`
+	Number int              `json:"number"` // from 1
+	Wave   string           `json:"wave"`
+	Unit   string           `json:"unit"`
+	Server string           `json:"server"`
+	Action lifecycle.Action `json:"action"`
+	Mode   string           `json:"mode,omitempty"`
+	Why    string           `json:"why"`
 	// Needs is what must hold before.
 	Needs string `json:"needs"`
 	// Start and End are when it is expected to begin and to end, Deadline when it counts as failed.
@@ -156,14 +157,14 @@ func Make(fleet Fleet, selector Selector, policy Policy, at time.Time) (*Plan, *
 	}
 	plan.Steps, plan.End = f.Steps, f.End
 	for i := range plan.Steps {
-		if plan.Steps[i].Action == Reboot {
+		if plan.Steps[i].Action == lifecycle.ActionReboot {
 			plan.Reboots++
 		}
 	}
 	plan.MaxReboots = plan.Reboots
 	for _, u := range selected.Units {
 		for i := range u.Members {
-			if m := &u.Members[i]; m.Left == "" && selected.State.Policy.Goal.single() == None {
+			if m := &u.Members[i]; m.Left == "" && selected.State.Policy.Goal.single() == lifecycle.ActionNone {
 				plan.MaxReboots += m.Keys
 			}
 		}
@@ -232,7 +233,7 @@ type model struct {
 	events   events
 	now      time.Time
 	ahead    *Ahead
-	needs    map[Action]string
+	needs    map[lifecycle.Action]string
 }
 
 // event is a moment at which a unit, or with unit -1 the rollout, is to be looked at.
@@ -398,7 +399,7 @@ func (m *model) start(i int, c Command) {
 	model.operation = Operation{ID: c.ID, Action: c.Action, Deadline: m.now.Add(c.Timeout)}
 	s.Operation = &model.operation
 	s.Ready = false
-	s.Online = c.Action != Reboot && c.Action != PowerOff
+	s.Online = c.Action != lifecycle.ActionReboot && c.Action != lifecycle.ActionPowerOff
 	m.ahead.Steps = append(m.ahead.Steps, PlanStep{Number: len(m.ahead.Steps) + 1, Wave: m.state.Waves[u.Wave].Name, Unit: u.Name, Server: c.Server,
 		Action: c.Action, Mode: c.Mode, Why: c.Why, Needs: m.need(u, c.Action), Start: m.now, End: end, Deadline: m.now.Add(c.Timeout)})
 	m.ahead.perUnit[i]++
@@ -420,33 +421,33 @@ func (m *model) complete(e event) {
 	s.Operation = nil
 	s.Ready, s.Online = true, true
 	switch s.Last.Action {
-	case Update:
+	case lifecycle.ActionUpdate:
 		versions := maps.Clone(s.Versions)
 		for component, version := range member.Targets {
-			if have, ok := versions[component]; ok && Newer(version, have) {
+			if have, ok := versions[component]; ok && lifecycle.Newer(version, have) {
 				versions[component] = version
-				if component == ComponentOS {
+				if component == lifecycle.ComponentOS {
 					s.Staged, s.NeedsReboot = version, true
 				}
 			}
 		}
 		s.Versions = versions
-	case Evacuate:
+	case lifecycle.ActionEvacuate:
 		s.Evacuated = true
-	case Restore:
+	case lifecycle.ActionRestore:
 		s.Evacuated = false
-	case Reboot:
+	case lifecycle.ActionReboot:
 		if s.Staged != "" {
 			s.Running = s.Staged
 		}
 		s.Staged, s.NeedsReboot = "", false
-	case PowerOff:
+	case lifecycle.ActionPowerOff:
 		s.Ready, s.Online, s.Condition = false, false, "offline (shut down)"
 	}
 }
 
 // need says what must hold before an action.
-func (m *model) need(u *Unit, action Action) string {
+func (m *model) need(u *Unit, action lifecycle.Action) string {
 	key := action
 	if !u.Cluster {
 		key += "-alone"
@@ -456,10 +457,10 @@ func (m *model) need(u *Unit, action Action) string {
 	}
 	parts := []string{"the server is ready, nothing else is under way"}
 	if u.Cluster && !m.policy.Force {
-		if action == Update || action == Evacuate || action == Reboot || action == PowerOff {
+		if action == lifecycle.ActionUpdate || action == lifecycle.ActionEvacuate || action == lifecycle.ActionReboot || action == lifecycle.ActionPowerOff {
 			parts = append(parts, fmt.Sprintf("all other members are online (%d good polls)", m.policy.GoodPolls))
 		}
-		if action == Evacuate || action == Reboot || action == PowerOff {
+		if action == lifecycle.ActionEvacuate || action == lifecycle.ActionReboot || action == lifecycle.ActionPowerOff {
 			parts = append(parts, fmt.Sprintf("at most %d out, the database keeps its quorum", m.policy.MaxUnavailable))
 		}
 	}
@@ -467,7 +468,7 @@ func (m *model) need(u *Unit, action Action) string {
 		parts = append(parts, "a maintenance window in which it fits")
 	}
 	if m.needs == nil {
-		m.needs = map[Action]string{}
+		m.needs = map[lifecycle.Action]string{}
 	}
 	m.needs[key] = strings.Join(parts, "; ")
 	return m.needs[key]

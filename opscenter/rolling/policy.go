@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/defaults"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // ErrInvalid: a policy or a selector can't be used.
@@ -36,8 +37,8 @@ const (
 )
 
 // assumed is how long an action is taken to last where there is no history of it.
-var assumed = map[Action]time.Duration{Update: 5 * time.Minute, Evacuate: 10 * time.Minute, Reboot: 5 * time.Minute,
-	Restore: 10 * time.Minute, PowerOff: time.Minute}
+var assumed = map[lifecycle.Action]time.Duration{lifecycle.ActionUpdate: 5 * time.Minute, lifecycle.ActionEvacuate: 10 * time.Minute, lifecycle.ActionReboot: 5 * time.Minute,
+	lifecycle.ActionRestore: 10 * time.Minute, lifecycle.ActionPowerOff: time.Minute}
 
 // Goal is what a rollout is to reach.
 type Goal string
@@ -64,26 +65,26 @@ var Goals = []Goal{GoalUpdate, GoalStage, GoalReboot, GoalEvacuate, GoalRestore,
 func (g Goal) needsOS() bool { return g != GoalEvacuate && g != GoalRestore }
 
 // single returns the one action of a goal that has one.
-func (g Goal) single() Action {
+func (g Goal) single() lifecycle.Action {
 	switch g {
 	case GoalEvacuate:
-		return Evacuate
+		return lifecycle.ActionEvacuate
 	case GoalRestore:
-		return Restore
+		return lifecycle.ActionRestore
 	case GoalPowerOff:
-		return PowerOff
+		return lifecycle.ActionPowerOff
 	case GoalRebootOnly:
-		return Reboot
+		return lifecycle.ActionReboot
 	case GoalUpdateOnly:
-		return Update
+		return lifecycle.ActionUpdate
 	}
-	return None
+	return lifecycle.ActionNone
 }
 
 // GoalOf returns the goal that carries out one action on one server.
-func GoalOf(action Action) (Goal, bool) {
+func GoalOf(action lifecycle.Action) (Goal, bool) {
 	for _, g := range Goals {
-		if action != None && g.single() == action {
+		if action != lifecycle.ActionNone && g.single() == action {
 			return g, true
 		}
 	}
@@ -236,7 +237,7 @@ func (p Policy) WithDefaults() (Policy, error) {
 	if names > MaxSelected {
 		return p, fmt.Errorf("%w: the waves have %d names, at most %d are allowed", ErrInvalid, names, MaxSelected)
 	}
-	if p.Force && p.Goal.single() == None {
+	if p.Force && p.Goal.single() == lifecycle.ActionNone {
 		return p, fmt.Errorf("%w: force is for single actions, not for goal %s", ErrInvalid, p.Goal)
 	}
 	if _, err := newCalendar(p.Windows); err != nil {
@@ -246,8 +247,8 @@ func (p Policy) WithDefaults() (Policy, error) {
 }
 
 // timeout of an action.
-func (p *Policy) timeout(action Action) time.Duration {
-	if action == Reboot {
+func (p *Policy) timeout(action lifecycle.Action) time.Duration {
+	if action == lifecycle.ActionReboot {
 		return p.RebootTimeout
 	}
 	return p.StepTimeout

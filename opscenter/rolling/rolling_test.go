@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
@@ -75,10 +76,10 @@ func watch(t *rapid.T, w *world) {
 			require.Fail(t, "outside of a window", "%s of %s at %s", c.Action, c.Server, w.now)
 		}
 		require.NotEqual(t, rolling.StatusPaused, w.state.Status, "paused")
-		if c.Action == rolling.Reboot && s.Incus {
+		if c.Action == lifecycle.ActionReboot && s.Incus {
 			require.True(t, s.Evacuated, "%s is rebooted without being evacuated", c.Server)
 		}
-		if s.Cluster == "" || c.Action == rolling.Update || c.Action == rolling.Restore {
+		if s.Cluster == "" || c.Action == lifecycle.ActionUpdate || c.Action == lifecycle.ActionRestore {
 			return
 		}
 		members, out, down, known, voters, votersDown := 0, 0, 0, true, 0, 0
@@ -88,7 +89,7 @@ func watch(t *rapid.T, w *world) {
 			}
 			members++
 			known = known && other.RolesKnown
-			gone := other == s || !other.Online || other.Operation != nil && other.Operation.Action != rolling.Update || other.Evacuated && !before[other.ID]
+			gone := other == s || !other.Online || other.Operation != nil && other.Operation.Action != lifecycle.ActionUpdate || other.Evacuated && !before[other.ID]
 			if gone {
 				out++
 			}
@@ -120,8 +121,8 @@ func TestPlanIsWhatHappens(t *testing.T) {
 		w := newWorld()
 		randomFleet(t, w)
 		for _, s := range w.servers {
-			s.Took = map[rolling.Action]time.Duration{}
-			for _, action := range []rolling.Action{rolling.Update, rolling.Evacuate, rolling.Reboot, rolling.Restore} {
+			s.Took = map[lifecycle.Action]time.Duration{}
+			for _, action := range []lifecycle.Action{lifecycle.ActionUpdate, lifecycle.ActionEvacuate, lifecycle.ActionReboot, lifecycle.ActionRestore} {
 				s.Took[action] = w.takes[string(action)]
 			}
 		}

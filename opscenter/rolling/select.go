@@ -3,6 +3,7 @@ package rolling
 import (
 	"cmp"
 	"fmt"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"hash/fnv"
 	"maps"
 	"slices"
@@ -48,7 +49,7 @@ type selection struct {
 	named    map[string]bool // servers by name, of the selector
 	last     map[string]bool // servers of the control plane
 	known    map[string]bool // all names there are, of clusters and servers
-	mean     map[Action]time.Duration
+	mean     map[lifecycle.Action]time.Duration
 	blockers []Blocker
 	left     []Left
 }
@@ -139,7 +140,7 @@ func (s *selection) candidates() ([]*candidate, error) {
 	s.known = make(map[string]bool, len(s.fleet.Servers))
 	groups := map[string]*candidate{}
 	var all []*candidate
-	single := s.policy.Goal.single() != None
+	single := s.policy.Goal.single() != lifecycle.ActionNone
 	if single && (sel.All || len(sel.Clusters) > 0 || sel.Channel != "" || len(sel.Properties) > 0) {
 		return nil, fmt.Errorf("%w: goal %s wants its servers by name", ErrInvalid, s.policy.Goal)
 	}
@@ -205,8 +206,8 @@ func (s *selection) candidates() ([]*candidate, error) {
 }
 
 // mean returns how long actions took in the fleet.
-func mean(servers []*Server) map[Action]time.Duration {
-	sum, count := map[Action]time.Duration{}, map[Action]time.Duration{}
+func mean(servers []*Server) map[lifecycle.Action]time.Duration {
+	sum, count := map[lifecycle.Action]time.Duration{}, map[lifecycle.Action]time.Duration{}
 	for _, s := range servers {
 		for action, took := range s.Took {
 			sum[action] += took
@@ -252,21 +253,21 @@ func (s *selection) prepare(c *candidate) bool {
 func (s *selection) member(server *Server) Member {
 	m := Member{Server: server.Name, ID: server.ID, EvacuatedBefore: server.Evacuated}
 	goal := s.policy.Goal
-	if server.Plain && goal.needsOS() && (goal.single() == None || s.named[server.Name]) {
+	if server.Plain && goal.needsOS() && (goal.single() == lifecycle.ActionNone || s.named[server.Name]) {
 		m.Left = plainReason
 		return m
 	}
-	if action := goal.single(); action != None {
+	if action := goal.single(); action != lifecycle.ActionNone {
 		switch {
 		case !s.named[server.Name]:
 			m.Left = "another server was asked for"
-		case (action == Evacuate || action == Restore) && !server.Incus:
+		case (action == lifecycle.ActionEvacuate || action == lifecycle.ActionRestore) && !server.Incus:
 			m.Left = string(action) + " is for type incus"
-		case action == Evacuate && server.Evacuated:
+		case action == lifecycle.ActionEvacuate && server.Evacuated:
 			m.Left = "it is evacuated"
-		case action == Restore && !server.Evacuated && !server.Moving:
+		case action == lifecycle.ActionRestore && !server.Evacuated && !server.Moving:
 			m.Left = "it is not evacuated"
-		case action == Update:
+		case action == lifecycle.ActionUpdate:
 			if m.Targets = server.Outdated(server.Available); m.Targets == nil {
 				m.Left = "it is up to date"
 			} else {
@@ -296,7 +297,7 @@ const plainReason = "it is not on IncusOS: its updates and reboots are not manag
 // expect sets how long actions in the unit are taken to last.
 func (s *selection) expect(c *candidate) {
 	own := mean(c.servers)
-	c.Expected = make(map[Action]time.Duration, len(assumed))
+	c.Expected = make(map[lifecycle.Action]time.Duration, len(assumed))
 	for action, guess := range assumed {
 		c.Expected[action] = own[action]
 		if own[action] <= 0 {
@@ -331,29 +332,29 @@ func (s *selection) blocked(c *candidate) (hard bool) {
 		switch {
 		case server.Operation != nil:
 			block(server.Name, fmt.Sprintf("another operation is running: %s", server.Operation.Action), false)
-		case server.Moving && single != Restore:
+		case server.Moving && single != lifecycle.ActionRestore:
 			block(server.Name, "it is being evacuated or restored by somebody else", false)
 		case !server.Ready && (acts || !s.policy.Force):
 			block(server.Name, "not ready: "+server.Condition, false)
-		case acts && len(server.Versions) == 0 && single == None:
+		case acts && len(server.Versions) == 0 && single == lifecycle.ActionNone:
 			block(server.Name, "its versions are not known", false)
 		case acts && server.skips(m.Targets) != "":
 			block(server.Name, server.skips(m.Targets), false)
-		case server.Evacuated && single == None && acts:
+		case server.Evacuated && single == lifecycle.ActionNone && acts:
 			block(server.Name, "evacuated by somebody else: it is left so", true)
 		}
 		switch {
 		case channel == "":
 			channel = server.Channel
 		case server.Plain: // which follows none
-		case server.Channel != channel && single == None && s.policy.Goal != GoalReboot:
+		case server.Channel != channel && single == lifecycle.ActionNone && s.policy.Goal != GoalReboot:
 			block(server.Name, fmt.Sprintf("it follows channel %s, others in its cluster channel %s", server.Channel, channel), false)
 		}
 	}
 	if hard {
 		return true
 	}
-	if !s.policy.Force && u.Cluster && single != Update && single != Restore && s.policy.Goal != GoalStage {
+	if !s.policy.Force && u.Cluster && single != lifecycle.ActionUpdate && single != lifecycle.ActionRestore && s.policy.Goal != GoalStage {
 		a := advance{u: u, p: &s.policy, v: View{Now: s.at, Servers: c.servers}}
 		costs := true
 		for i := range u.Members {
@@ -370,12 +371,12 @@ func (s *selection) blocked(c *candidate) (hard bool) {
 	}
 	if len(s.policy.Windows) > 0 && !s.policy.Force {
 		takes := u.Expected[single]
-		if single == None {
-			takes = u.Expected[Update]
+		if single == lifecycle.ActionNone {
+			takes = u.Expected[lifecycle.ActionUpdate]
 			if s.policy.Goal != GoalStage {
-				takes = max(takes, u.Expected[Evacuate]+u.Expected[Reboot]+u.Expected[Restore])
+				takes = max(takes, u.Expected[lifecycle.ActionEvacuate]+u.Expected[lifecycle.ActionReboot]+u.Expected[lifecycle.ActionRestore])
 				if !c.servers[0].Incus {
-					takes = max(u.Expected[Update], u.Expected[Reboot])
+					takes = max(u.Expected[lifecycle.ActionUpdate], u.Expected[lifecycle.ActionReboot])
 				}
 			}
 		}

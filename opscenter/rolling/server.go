@@ -10,25 +10,10 @@ package rolling
 
 import (
 	"fmt"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"slices"
-	"strconv"
 	"time"
 )
-
-// Action is what can be done to a server.
-type Action string
-
-const (
-	None     Action = ""
-	Update   Action = "update"
-	Evacuate Action = "evacuate"
-	Reboot   Action = "reboot"
-	Restore  Action = "restore"
-	PowerOff Action = "poweroff"
-)
-
-// ComponentOS is the name of the operating system among the components of an update.
-const ComponentOS = "os"
 
 // Server is what is known of a server at one moment, as far as it matters here.
 type Server struct {
@@ -77,7 +62,7 @@ type Server struct {
 	Operation *Operation
 	Last      *Outcome
 	// Took is how long its last successful action of each kind took.
-	Took map[Action]time.Duration
+	Took map[lifecycle.Action]time.Duration
 	// Good is how many polls in a row found it ready.
 	Good int
 }
@@ -85,14 +70,14 @@ type Server struct {
 // Operation is an action under way.
 type Operation struct {
 	ID       string
-	Action   Action
+	Action   lifecycle.Action
 	Deadline time.Time
 }
 
 // Outcome is how an action ended.
 type Outcome struct {
 	ID      string
-	Action  Action
+	Action  lifecycle.Action
 	EndedAt time.Time
 	// Failed says why it failed; empty: it did not.
 	Failed string
@@ -125,26 +110,15 @@ func (s *Server) behind(targets map[string]string) bool {
 // older reports whether the server has the component, older than the target.
 func (s *Server) older(component, target string) bool {
 	have, ok := s.Versions[component]
-	return ok && Newer(target, have)
+	return ok && lifecycle.Newer(target, have)
 }
 
 // skips says why the server can't be brought to its targets; empty: it can.
 func (s *Server) skips(targets map[string]string) string {
-	if s.Skipped == "" || targets[ComponentOS] != s.Skipped {
+	if s.Skipped == "" || targets[lifecycle.ComponentOS] != s.Skipped {
 		return ""
 	}
 	return fmt.Sprintf("it runs os %s from its backup image: os %s did not boot, and IncusOS does not install it again", orUnknown(s.Running), s.Skipped)
-}
-
-// Newer reports whether version a is greater than b. Versions are numbers, YYYYMMDDHHMM; what
-// is none is neither greater nor smaller.
-func Newer(a, b string) bool {
-	if a == b {
-		return false
-	}
-	x, errX := strconv.ParseUint(a, 10, 64)
-	y, errY := strconv.ParseUint(b, 10, 64)
-	return errX == nil && errY == nil && x > y
 }
 
 // describe names the components to update with their versions, as "incus, os 1 → 2".

@@ -3,6 +3,7 @@ package rolling
 import (
 	"errors"
 	"fmt"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"slices"
 	"time"
 )
@@ -298,7 +299,7 @@ func (u *Unit) Resume(servers []*Server) {
 	u.Waiting, u.WaitingSince, u.Window = "", time.Time{}, false
 	for i := range u.Members {
 		m, s := &u.Members[i], servers[i]
-		m.Attempts, m.NotBefore, m.Failing = 0, time.Time{}, None
+		m.Attempts, m.NotBefore, m.Failing = 0, time.Time{}, lifecycle.ActionNone
 		if s == nil {
 			continue
 		}

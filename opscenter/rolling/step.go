@@ -2,6 +2,7 @@ package rolling
 
 import (
 	"fmt"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"strconv"
 	"time"
 )
@@ -51,7 +52,7 @@ type advance struct {
 	wait     string // the first reason not to begin something
 	window   bool   // it is only time
 	waitFor  string // the server
-	waitWhat Action
+	waitWhat lifecycle.Action
 	progress bool // something is under way, or was begun
 	begun    bool // what is waited for concerns a member that is out
 	all      bool // what is waited for concerns all members
@@ -70,71 +71,71 @@ func (a *advance) note(server string, kind NoteKind, text string) {
 
 // next returns what is to be done with a member next, None if nothing. It is the table of
 // the specification, on targets that don't change, for those that this rollout evacuates itself.
-func (a *advance) next(m *Member, s *Server) Action {
+func (a *advance) next(m *Member, s *Server) lifecycle.Action {
 	switch {
 	case m.Left != "" || m.Finished:
-		return None
+		return lifecycle.ActionNone
 	case a.cancel == CancelRestore && m.Evacuated:
-		return Restore
-	case a.cancel == CancelFinish && m.Begun && a.p.Goal.single() == None:
+		return lifecycle.ActionRestore
+	case a.cancel == CancelFinish && m.Begun && a.p.Goal.single() == lifecycle.ActionNone:
 		return a.nextReboot(m, s)
 	case a.cancel != "":
-		return None
-	case a.p.Goal.single() != None:
+		return lifecycle.ActionNone
+	case a.p.Goal.single() != lifecycle.ActionNone:
 		return a.nextSingle(m, s, a.p.Goal.single())
 	case m.KeyWaits:
 		return a.nextReboot(m, s)
 	case !m.Updated && s.behind(m.Targets):
-		return Update
+		return lifecycle.ActionUpdate
 	case a.p.Goal == GoalStage:
-		return None
+		return lifecycle.ActionNone
 	}
 	return a.nextReboot(m, s)
 }
 
-func (a *advance) nextReboot(m *Member, s *Server) Action {
+func (a *advance) nextReboot(m *Member, s *Server) lifecycle.Action {
 	needs := m.needsReboot(s) || m.Reboot && !m.Rebooted
 	switch {
 	case !needs && m.Evacuated:
-		return Restore
+		return lifecycle.ActionRestore
 	case !needs:
-		return None
+		return lifecycle.ActionNone
 	case s.Incus && !s.Evacuated:
-		return Evacuate
+		return lifecycle.ActionEvacuate
 	}
-	return Reboot
+	return lifecycle.ActionReboot
 }
 
 // nextSingle carries out one action once, unless what it brings about is there.
-func (a *advance) nextSingle(m *Member, s *Server, action Action) Action {
+func (a *advance) nextSingle(m *Member, s *Server, action lifecycle.Action) lifecycle.Action {
 	for i := range m.Done {
 		if m.Done[i].Action == action && m.Done[i].Failed == "" {
-			return None
+			return lifecycle.ActionNone
 		}
 	}
 	switch {
-	case action == Update && !s.behind(m.Targets),
-		action == Evacuate && s.Evacuated,
-		action == Restore && !s.Evacuated && !s.Moving:
-		return None
+	case action == lifecycle.ActionUpdate && !s.behind(m.Targets),
+		action == lifecycle.ActionEvacuate && s.Evacuated,
+		action == lifecycle.ActionRestore && !s.Evacuated && !s.Moving:
+		return lifecycle.ActionNone
 	}
 	return action
 }
 
 // why says why an action is the next.
-func (a *advance) why(m *Member, s *Server, action Action) string {
+func (a *advance) why(m *Member, s *Server, action lifecycle.Action) string {
 	switch {
-	case action == Restore && a.cancel == CancelRestore:
+	case action == lifecycle.ActionRestore && a.cancel == CancelRestore:
 		return "the rollout was cancelled, and had evacuated it"
-	case a.p.Goal.single() != None:
+	case a.p.Goal.single() != lifecycle.ActionNone:
 		return "it was asked for"
-	case action == Update && a.keysLeft(m, s) == 1:
+	case action == lifecycle.ActionUpdate && a.keysLeft(m, s) == 1:
 		return s.describe(s.Outdated(m.Targets)) + "; a Secure Boot key may take a reboot before"
-	case action == Update && a.keysLeft(m, s) > 0:
+	case action == lifecycle.ActionUpdate && a.keysLeft(m, s) > 0:
 		return fmt.Sprintf("%s; its Secure Boot keys may take up to %d reboots before", s.describe(s.Outdated(m.Targets)), a.keysLeft(m, s))
-	case action == Update:
+	case action == lifecycle.ActionUpdate:
 		return s.describe(s.Outdated(m.Targets))
-	case action == Restore:
+	case action == lifecycle.ActionRestore:
 		return "it was evacuated for its reboot"
 	case m.KeyWaits:
 		return "a Secure Boot key takes a reboot, and the update goes on after it"
@@ -160,27 +161,27 @@ func (a *advance) end() {
 			continue
 		}
 		s := a.server(m)
-		if m.Rebooted && s.Ready && m.needsReboot(s) && (a.cancel == "" || a.cancel == CancelFinish) && a.p.Goal.single() == None {
-			a.fail(m.Server, Reboot, max(1, m.Attempts), "it needs a reboot still, after its reboot")
+		if m.Rebooted && s.Ready && m.needsReboot(s) && (a.cancel == "" || a.cancel == CancelFinish) && a.p.Goal.single() == lifecycle.ActionNone {
+			a.fail(m.Server, lifecycle.ActionReboot, max(1, m.Attempts), "it needs a reboot still, after its reboot")
 			return
 		}
-		if why := s.skips(m.Targets); why != "" && m.Updated && s.Ready && a.cancel == "" && a.p.Goal.single() == None && a.p.Goal != GoalStage {
-			a.fail(m.Server, Reboot, max(1, m.Attempts), why) // the others would come to the same
+		if why := s.skips(m.Targets); why != "" && m.Updated && s.Ready && a.cancel == "" && a.p.Goal.single() == lifecycle.ActionNone && a.p.Goal != GoalStage {
+			a.fail(m.Server, lifecycle.ActionReboot, max(1, m.Attempts), why) // the others would come to the same
 			u.Failure.Advice = adviceBackupImage
 			return
 		}
 		action := a.next(m, s)
-		if !m.Updated && !m.KeyWaits && action != Update && s.Ready && a.cancel == "" {
+		if !m.Updated && !m.KeyWaits && action != lifecycle.ActionUpdate && s.Ready && a.cancel == "" {
 			m.Updated = true
 			a.Changed = true
 		}
-		if action != None {
+		if action != lifecycle.ActionNone {
 			all = false
 			continue
 		}
 		if !s.Ready && m.Begun && a.cancel == "" && a.p.Goal != GoalPowerOff {
 			all = false // nothing is known to be left, but it is not back
-			a.waitOn("", None, fmt.Sprintf("server %s, with which all is done, is %s", m.Server, s.Condition))
+			a.waitOn("", lifecycle.ActionNone, fmt.Sprintf("server %s, with which all is done, is %s", m.Server, s.Condition))
 			continue
 		}
 		if m.Begun && !(a.cancel != "" && m.Evacuated) {
@@ -200,12 +201,12 @@ func (a *advance) end() {
 		return
 	}
 	if a.v.Now.Before(u.FreeAt) {
-		a.waitWindow("", None, "the delay after a restore", u.FreeAt)
+		a.waitWindow("", lifecycle.ActionNone, "the delay after a restore", u.FreeAt)
 		return
 	}
 	if !a.p.Force && a.touched() {
 		if why := a.healthy(nil); why != "" {
-			a.waitOn("", None, "all is done; "+why)
+			a.waitOn("", lifecycle.ActionNone, "all is done; "+why)
 			return
 		}
 	}
@@ -234,7 +235,7 @@ func (a *advance) endUnit(status UnitStatus) {
 func (a *advance) begin() {
 	u := a.u
 	if a.v.Hold != "" {
-		a.waitWindow("", None, a.v.Hold, a.v.Now.Add(HoldInterval))
+		a.waitWindow("", lifecycle.ActionNone, a.v.Hold, a.v.Now.Add(HoldInterval))
 		return
 	}
 	// First what was begun: a member that is out comes back before another one goes.
@@ -251,14 +252,14 @@ func (a *advance) begin() {
 	for i := range u.Members {
 		m := &u.Members[i]
 		if m.Step != nil {
-			updates = updates || m.Step.Action == Update
+			updates = updates || m.Step.Action == lifecycle.ActionUpdate
 			continue
 		}
 		if m.Left != "" || m.Finished || m.Begun {
 			continue
 		}
 		s := a.server(m)
-		if a.next(m, s) == Update {
+		if a.next(m, s) == lifecycle.ActionUpdate {
 			// All members first, one by one.
 			if !updates {
 				a.try(m)
@@ -266,7 +267,7 @@ func (a *advance) begin() {
 			updates = true
 		}
 	}
-	if updates && a.p.Goal.single() == None && a.cancel == "" || out >= a.p.MaxUnavailable {
+	if updates && a.p.Goal.single() == lifecycle.ActionNone && a.cancel == "" || out >= a.p.MaxUnavailable {
 		return
 	}
 	for i := range u.Members {
@@ -290,7 +291,7 @@ func (a *advance) try(m *Member) {
 	}
 	s := a.server(m)
 	action := a.next(m, s)
-	if action == None {
+	if action == lifecycle.ActionNone {
 		return
 	}
 	if m.Failing != action {
@@ -342,24 +343,24 @@ func (a *advance) try(m *Member) {
 }
 
 // command returns a step as it is to be carried out.
-func (a *advance) command(m *Member, action Action) Command {
+func (a *advance) command(m *Member, action lifecycle.Action) Command {
 	c := Command{Server: m.Server, ServerID: m.ID, Action: action, Timeout: a.p.timeout(action)}
 	switch action {
-	case Evacuate:
+	case lifecycle.ActionEvacuate:
 		if c.Mode = a.p.EvacuateMode; c.Mode == "auto" && a.u.Cluster && len(a.u.Members) == 1 {
 			c.Mode = "stop" // there is nowhere to go
 		}
-	case Restore:
+	case lifecycle.ActionRestore:
 		if len(a.u.Members) > 1 { // what was stopped, and not moved, is to be started
 			c.Mode = a.u.RestoreMode
 		}
-	case Update:
+	case lifecycle.ActionUpdate:
 		c.Targets = m.Targets
 	}
 	return c
 }
 
-func (a *advance) start(m *Member, s *Server, action Action, why string) {
+func (a *advance) start(m *Member, s *Server, action lifecycle.Action, why string) {
 	m.Number++
 	id := m.ID // on a model nobody confuses it with the one before
 	if !a.v.quiet {
@@ -368,13 +369,13 @@ func (a *advance) start(m *Member, s *Server, action Action, why string) {
 	step := &Step{ID: id, Action: action, Why: why, Attempt: m.Attempts + 1,
 		StartedAt: a.v.Now, Deadline: a.v.Now.Add(a.p.timeout(action)), Epoch: a.v.Epoch}
 	m.Step = step
-	if action != Update {
+	if action != lifecycle.ActionUpdate {
 		m.Begun = true
 	}
 	switch action {
-	case Reboot:
+	case lifecycle.ActionReboot:
 		m.Version, m.RebootAsked = s.Staged, a.v.Now
-	case Evacuate:
+	case lifecycle.ActionEvacuate:
 		m.Asked = true
 	}
 	c := a.command(m, action)
@@ -387,14 +388,14 @@ func (a *advance) start(m *Member, s *Server, action Action, why string) {
 }
 
 // waitOn notes what a step waits for that somebody has to see to.
-func (a *advance) waitOn(server string, action Action, reason string) {
+func (a *advance) waitOn(server string, action lifecycle.Action, reason string) {
 	if a.wait == "" || a.window && !a.begun {
 		a.wait, a.window, a.waitFor, a.waitWhat = reason, false, server, action
 	}
 }
 
 // waitWindow notes what passes by itself.
-func (a *advance) waitWindow(server string, action Action, reason string, until time.Time) {
+func (a *advance) waitWindow(server string, action lifecycle.Action, reason string, until time.Time) {
 	a.Result.wake(until)
 	if a.wait == "" {
 		a.wait, a.window, a.waitFor, a.waitWhat = reason, true, server, action
@@ -408,7 +409,7 @@ func (a *advance) waiting(paused bool) {
 		a.progress = a.progress || u.Members[i].Step != nil
 	}
 	wait := a.wait
-	if wait != "" && a.waitWhat != None {
+	if wait != "" && a.waitWhat != lifecycle.ActionNone {
 		wait = string(a.waitWhat) + " of " + a.waitFor + ": " + wait
 	}
 	if u.Waiting != wait {

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	yaml "go.yaml.in/yaml/v3"
 
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
@@ -213,7 +214,7 @@ func addServer(t *testing.T, w *world, line string) {
 		case "unknown":
 			s.Versions, s.Running = nil, ""
 		case "busy":
-			s.Operation, s.Ready, s.Condition = &rolling.Operation{ID: "x", Action: rolling.Action(value)}, false, "ready ("+value+")"
+			s.Operation, s.Ready, s.Condition = &rolling.Operation{ID: "x", Action: lifecycle.Action(value)}, false, "ready ("+value+")"
 		case "channel":
 			s.Channel = value
 		case "voter":
@@ -229,9 +230,9 @@ func addServer(t *testing.T, w *world, line string) {
 				d, err := time.ParseDuration(value)
 				require.NoError(t, err)
 				if s.Took == nil {
-					s.Took = map[rolling.Action]time.Duration{}
+					s.Took = map[lifecycle.Action]time.Duration{}
 				}
-				s.Took[rolling.Action(action)] = d
+				s.Took[lifecycle.Action(action)] = d
 				w.takes[s.Name+" "+action] = d
 			} else if ok && name == "fault" {
 				w.faults[s.Name+" "+action] = append(w.faults[s.Name+" "+action], strings.Split(strings.ReplaceAll(value, "-", " "), ",")...)
@@ -268,7 +269,7 @@ func happen(t *testing.T, w *world, words []string) {
 	case "rename":
 		s.Name = words[2]
 	case "begin": // somebody else
-		s.Operation, s.Ready, s.Condition = &rolling.Operation{ID: "x", Action: rolling.Action(words[2])}, false, "ready ("+words[2]+")"
+		s.Operation, s.Ready, s.Condition = &rolling.Operation{ID: "x", Action: lifecycle.Action(words[2])}, false, "ready ("+words[2]+")"
 	case "end":
 		s.Operation, s.Ready, s.Condition = nil, true, "ready"
 	case "publish":

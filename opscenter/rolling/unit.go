@@ -1,6 +1,7 @@
 package rolling
 
 import (
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"slices"
 	"strings"
 	"time"
@@ -30,7 +31,7 @@ type Unit struct {
 	// Members in the order in which they are worked on; all of a cluster, for what must hold.
 	Members []Member
 	// Expected is how long its actions are taken to last: the mean of what they took before.
-	Expected map[Action]time.Duration
+	Expected map[lifecycle.Action]time.Duration
 	// Assumed tells that some of these were never seen.
 	Assumed bool
 	// PostRestoreDelay and RestoreMode in force.
@@ -124,7 +125,7 @@ type Member struct {
 	Step *Step
 	// Attempts of the action that failed last, the next not before NotBefore.
 	Attempts  int
-	Failing   Action
+	Failing   lifecycle.Action
 	NotBefore time.Time
 	// Number of the steps so far.
 	Number int
@@ -157,8 +158,8 @@ func (m *Member) needsReboot(s *Server) bool {
 	if !m.Rebooted || !s.NeedsReboot {
 		return s.NeedsReboot
 	}
-	target := m.Targets[ComponentOS]
-	return s.Staged == "" || Newer(target, s.Running)
+	target := m.Targets[lifecycle.ComponentOS]
+	return s.Staged == "" || lifecycle.Newer(target, s.Running)
 }
 
 // Limits of what is kept of a unit.
@@ -183,7 +184,7 @@ func cut(text string) string {
 type Step struct {
 	// ID is that of the server's Operation.
 	ID        string
-	Action    Action
+	Action    lifecycle.Action
 	Why       string
 	Attempt   int
 	StartedAt time.Time
@@ -194,7 +195,7 @@ type Step struct {
 
 // Done is a step that ended.
 type Done struct {
-	Action    Action
+	Action    lifecycle.Action
 	Why       string
 	Attempt   int
 	StartedAt time.Time
@@ -208,7 +209,7 @@ type Done struct {
 type Failure struct {
 	At       time.Time
 	Server   string
-	Action   Action
+	Action   lifecycle.Action
 	Attempts int
 	Reason   string
 	// Advice tells an operator what to do.
@@ -241,7 +242,7 @@ const HoldInterval = 10 * time.Second
 type Command struct {
 	Server, ServerID string
 	ID               string
-	Action           Action
+	Action           lifecycle.Action
 	Mode             string
 	Why              string
 	Targets          map[string]string

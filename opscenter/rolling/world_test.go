@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
@@ -92,7 +93,7 @@ func (w *world) server(name string) *rolling.Server {
 	return nil
 }
 
-func (w *world) duration(server string, action rolling.Action) time.Duration {
+func (w *world) duration(server string, action lifecycle.Action) time.Duration {
 	if d, ok := w.takes[server+" "+string(action)]; ok {
 		return d
 	}
@@ -218,7 +219,7 @@ func (w *world) carryOut(c rolling.Command) {
 	s.Operation = &rolling.Operation{ID: c.ID, Action: c.Action, Deadline: deadline}
 	s.Ready, s.Good = false, 0
 	s.Condition = fmt.Sprintf("ready (%s)", c.Action)
-	if c.Action == rolling.Reboot || c.Action == rolling.PowerOff {
+	if c.Action == lifecycle.ActionReboot || c.Action == lifecycle.ActionPowerOff {
 		s.Online, s.Condition = false, fmt.Sprintf("offline (%s)", c.Action)
 	}
 	fault := ""
@@ -226,10 +227,10 @@ func (w *world) carryOut(c rolling.Command) {
 		fault = w.faults[key][0]
 		w.faults[key] = w.faults[key][1:]
 	}
-	if c.Action == rolling.Reboot && fault != "refused" && fault != "lost" {
+	if c.Action == lifecycle.ActionReboot && fault != "refused" && fault != "lost" {
 		w.reboots[c.Server]++
 	}
-	if (c.Action == rolling.Evacuate || c.Action == rolling.Restore) && fault == "" {
+	if (c.Action == lifecycle.ActionEvacuate || c.Action == lifecycle.ActionRestore) && fault == "" {
 		s.Moving = true
 	}
 	over := func() bool { return w.servers[s.ID] != s || s.Operation == nil || s.Operation.ID != c.ID }
@@ -283,7 +284,7 @@ func (w *world) carryOut(c rolling.Command) {
 
 func (w *world) apply(s *rolling.Server, c rolling.Command) {
 	switch c.Action {
-	case rolling.Update:
+	case lifecycle.ActionUpdate:
 		s.Versions = maps.Clone(s.Versions)
 		for component, version := range s.Outdated(w.offers[s.Channel]) {
 			s.Versions[component] = version
@@ -291,16 +292,16 @@ func (w *world) apply(s *rolling.Server, c rolling.Command) {
 				s.Staged, s.NeedsReboot = version, true
 			}
 		}
-	case rolling.Evacuate:
+	case lifecycle.ActionEvacuate:
 		s.Evacuated = true
-	case rolling.Restore:
+	case lifecycle.ActionRestore:
 		s.Evacuated = false
-	case rolling.Reboot:
+	case lifecycle.ActionReboot:
 		if s.Staged != "" {
 			s.Running = s.Staged
 		}
 		s.Staged, s.NeedsReboot, s.BootedAt = "", false, w.now
-	case rolling.PowerOff:
+	case lifecycle.ActionPowerOff:
 		s.Ready, s.Online, s.Condition = false, false, "offline (shut down)"
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/poller"
@@ -42,10 +43,10 @@ func (m mortalActuator) Restore(ctx context.Context, t opscenter.Target, mode st
 func (m mortalActuator) Reboot(ctx context.Context, t opscenter.Target) error {
 	return m.fate.Call(ctx, func(ctx context.Context) error { return m.Actuator.Reboot(ctx, t) })
 }
-func (m mortalActuator) StopInstance(ctx context.Context, t opscenter.Target, i opscenter.Instance) error {
+func (m mortalActuator) StopInstance(ctx context.Context, t opscenter.Target, i lifecycle.Instance) error {
 	return m.fate.Call(ctx, func(ctx context.Context) error { return m.Actuator.StopInstance(ctx, t, i) })
 }
-func (m mortalActuator) StartInstance(ctx context.Context, t opscenter.Target, i opscenter.Instance) error {
+func (m mortalActuator) StartInstance(ctx context.Context, t opscenter.Target, i lifecycle.Instance) error {
 	return m.fate.Call(ctx, func(ctx context.Context) error { return m.Actuator.StartInstance(ctx, t, i) })
 }
 

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -18,7 +20,7 @@ const gateInterval = 10 * time.Second
 // begun is an action that was stored, to be carried out once that is committed.
 type begun struct {
 	info      *opscenter.ServerInfo
-	operation *opscenter.Operation
+	operation *lifecycle.Operation
 }
 
 // decision is what became of a unit.
@@ -168,7 +170,7 @@ func (e *engine) halt(u *unitCourse, reason error) {
 		if err := rollouts.Put(tx, r); err != nil {
 			return err
 		}
-		return tx.Record(event(r, "", "", opscenter.EventRollout, fmt.Sprintf("%s: %s", r.State.Status, next.Failure.Reason)))
+		return tx.Record(eventOf(r, "", "", event.Rollout, fmt.Sprintf("%s: %s", r.State.Status, next.Failure.Reason)))
 	})
 	if err != nil {
 		e.failed(e.ctx, err)
@@ -217,14 +219,14 @@ func (e *engine) store(tx *opscenter.Tx, d *decision) (started []begun, err erro
 	if d.unit.Cluster {
 		cluster = d.unit.Name
 	}
-	var list []opscenter.Event
+	var list []event.Event
 	for _, n := range d.Notes {
 		text := string(n.Kind) + ": " + n.Text
 		if n.Kind == rolling.NoteEnded {
 			text = n.Text + ": done"
 			r.State.StepsDone++
 		}
-		list = append(list, event(r, n.Server, cluster, opscenter.EventRolloutStep, text))
+		list = append(list, eventOf(r, n.Server, cluster, event.RolloutStep, text))
 	}
 	for _, c := range d.Commands {
 		if c.Again {
@@ -242,7 +244,7 @@ func (e *engine) store(tx *opscenter.Tx, d *decision) (started []begun, err erro
 		r.State.Relieve()
 	}
 	if r.State.Status != status {
-		list = append(list, event(r, "", cluster, opscenter.EventRollout, fmt.Sprintf("%s: %s", r.State.Status, r.State.Reason)))
+		list = append(list, eventOf(r, "", cluster, event.Rollout, fmt.Sprintf("%s: %s", r.State.Status, r.State.Reason)))
 	}
 	if d.unit.Status == rolling.UnitDone || d.unit.Status == rolling.UnitCancelled {
 		if err := tx.Release(r.ID, claimName(&d.unit.Unit), d.unit.Cluster); err != nil {
@@ -285,7 +287,7 @@ func (e *engine) rollout(c *course) (more bool, err error) {
 			return idle
 		}
 		r, at := stored.clone(), now()
-		var list []opscenter.Event
+		var list []event.Event
 		members := 0
 		for len(added) < unitsPerStep && members < membersPerStep {
 			cancelling := r.State.Status == rolling.StatusCancelling && r.State.Next < r.State.Units
@@ -318,7 +320,7 @@ func (e *engine) rollout(c *course) (more bool, err error) {
 			if r.State.Reason != "" {
 				text += ": " + r.State.Reason
 			}
-			list = append(list, event(r, "", "", opscenter.EventRollout, text))
+			list = append(list, eventOf(r, "", "", event.Rollout, text))
 			ended = r.State.Status.Ended()
 		} else if len(added) == 0 {
 			return idle

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
@@ -47,9 +48,9 @@ func (e *engine) ask(u *unitCourse) {
 }
 
 // carryOut carries out a command that is stored.
-func (e *engine) carryOut(u *unitCourse, info *opscenter.ServerInfo, operation *opscenter.Operation) {
+func (e *engine) carryOut(u *unitCourse, info *opscenter.ServerInfo, operation *lifecycle.Operation) {
 	ctx := e.ctx
-	if operation.Action != rolling.Evacuate && operation.Action != rolling.Restore {
+	if operation.Action != lifecycle.ActionEvacuate && operation.Action != lifecycle.ActionRestore {
 		// It is a short call, whose outcome must not be lost to a controller that stops.
 		ctx = context.WithoutCancel(ctx)
 	}
@@ -67,8 +68,8 @@ func (e *engine) carryOut(u *unitCourse, info *opscenter.ServerInfo, operation *
 const insistInterval = 5 * time.Second
 
 // insist asks again for an action whose outcome was not heard, until it is, or the operation is over.
-func (e *engine) insist(name, id, operation string, action rolling.Action) {
-	if action == rolling.Reboot || action == rolling.PowerOff {
+func (e *engine) insist(name, id, operation string, action lifecycle.Action) {
+	if action == lifecycle.ActionReboot || action == lifecycle.ActionPowerOff {
 		return // for polls to find out
 	}
 	for pause := insistInterval; ; pause = min(2*pause, time.Minute) {

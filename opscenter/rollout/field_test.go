@@ -12,6 +12,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -22,7 +23,7 @@ type field struct {
 	mu       sync.Mutex
 	registry *opscenter.Registry
 	servers  map[string]*machine // by name
-	takes    map[opscenter.Action]time.Duration
+	takes    map[lifecycle.Action]time.Duration
 	calls    []string
 	fails    map[string]error // by "action name", once
 	before   func(call string) error
@@ -37,7 +38,7 @@ type machine struct {
 	down                       bool
 	dead                       bool // does not come back
 	reboots                    int
-	running                    []opscenter.Instance
+	running                    []lifecycle.Instance
 	alone                      bool
 	failing                    string // what it says of updates, which it does not make; empty: nothing, and it makes them
 	checked                    time.Time
@@ -50,7 +51,7 @@ const (
 
 func newField() *field {
 	return &field{servers: map[string]*machine{}, fails: map[string]error{},
-		takes: map[opscenter.Action]time.Duration{opscenter.ActionUpdate: 2 * time.Minute, opscenter.ActionEvacuate: 5 * time.Minute, opscenter.ActionReboot: 3 * time.Minute, opscenter.ActionRestore: 4 * time.Minute}}
+		takes: map[lifecycle.Action]time.Duration{lifecycle.ActionUpdate: 2 * time.Minute, lifecycle.ActionEvacuate: 5 * time.Minute, lifecycle.ActionReboot: 3 * time.Minute, lifecycle.ActionRestore: 4 * time.Minute}}
 }
 
 var (
@@ -96,7 +97,7 @@ func (f *field) register(t testing.TB, cluster string, names ...string) {
 	}
 }
 
-func (f *field) Poll(ctx context.Context, name string) (opscenter.Observation, error) {
+func (f *field) Poll(ctx context.Context, name string) (lifecycle.Observation, error) {
 	return f.poll(ctx, f.registry, name)
 }
 
@@ -106,34 +107,34 @@ type polls struct {
 	registry *opscenter.Registry
 }
 
-func (p polls) Poll(ctx context.Context, name string) (opscenter.Observation, error) {
+func (p polls) Poll(ctx context.Context, name string) (lifecycle.Observation, error) {
 	return p.poll(ctx, p.registry, name)
 }
 
-func (f *field) poll(ctx context.Context, registry *opscenter.Registry, name string) (opscenter.Observation, error) {
+func (f *field) poll(ctx context.Context, registry *opscenter.Registry, name string) (lifecycle.Observation, error) {
 	info, err := registry.Server(ctx, name)
 	if err != nil {
-		return opscenter.Observation{}, err
+		return lifecycle.Observation{}, err
 	}
 	f.mu.Lock()
 	m := f.servers[name]
-	o := opscenter.Observation{Server: name, ID: info.ID, At: time.Now().UTC(), Ready: true}
+	o := lifecycle.Observation{Server: name, ID: info.ID, At: time.Now().UTC(), Ready: true}
 	if m.down {
 		o.Ready = false
-		o.Failure = &opscenter.Failure{Kind: opscenter.FailureConnect, Message: "connection refused"}
+		o.Failure = &lifecycle.Failure{Kind: lifecycle.FailureConnect, Message: "connection refused"}
 	} else {
-		kind, maintenance, member := opscenter.TypeIncus, opscenter.NotInMaintenance, name
+		kind, maintenance, member := lifecycle.TypeIncus, lifecycle.NotInMaintenance, name
 		if m.evacuated {
-			maintenance = opscenter.MaintenanceEvacuated
+			maintenance = lifecycle.MaintenanceEvacuated
 		}
 		if m.alone {
 			member = ""
 		}
 		o.Type, o.Maintenance, o.MemberName, o.BootedAt = &kind, &maintenance, &member, m.bootedAt
-		o.Versions = &opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: m.version, VersionNext: m.staged, NeedsReboot: m.staged != ""},
-			Applications: []opscenter.ApplicationVersion{{Name: "incus", Version: m.app, Primary: true}}, UpdateChannel: "stable"}
+		o.Versions = &lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: m.version, VersionNext: m.staged, NeedsReboot: m.staged != ""},
+			Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: m.app, Primary: true}}, UpdateChannel: "stable"}
 		if m.failing != "" {
-			o.UpdateStatus = &opscenter.UpdateStatus{Status: m.failing, LastCheck: m.checked}
+			o.UpdateStatus = &lifecycle.UpdateStatus{Status: m.failing, LastCheck: m.checked}
 		}
 	}
 	f.mu.Unlock()
@@ -158,7 +159,7 @@ func (f *field) all() (out []machine) {
 }
 
 // call notes a call, and fails it if that was asked for.
-func (f *field) call(action opscenter.Action, name string) (*machine, error) {
+func (f *field) call(action lifecycle.Action, name string) (*machine, error) {
 	call := string(action) + " " + name
 	if f.before != nil {
 		if err := f.before(call); err != nil {
@@ -189,11 +190,11 @@ func (f *field) later(d time.Duration, do func()) {
 }
 
 func (f *field) Update(_ context.Context, t opscenter.Target) error {
-	m, err := f.call(opscenter.ActionUpdate, t.Name)
+	m, err := f.call(lifecycle.ActionUpdate, t.Name)
 	if err == nil && m.failing != "" {
 		f.later(time.Second, func() { m.checked = time.Now() })
 	} else if err == nil {
-		f.later(f.takes[opscenter.ActionUpdate], func() {
+		f.later(f.takes[lifecycle.ActionUpdate], func() {
 			m.app = m.offered
 			if m.version != m.offered {
 				m.staged = m.offered
@@ -214,11 +215,11 @@ func (f *field) wait(ctx context.Context, d time.Duration, do func()) error {
 }
 
 func (f *field) Evacuate(ctx context.Context, t opscenter.Target, _ string) error {
-	m, err := f.call(opscenter.ActionEvacuate, t.Name)
+	m, err := f.call(lifecycle.ActionEvacuate, t.Name)
 	if err != nil || m.is(&f.mu, &m.evacuated) {
 		return err
 	}
-	return f.wait(ctx, f.takes[opscenter.ActionEvacuate], func() { m.evacuated = true })
+	return f.wait(ctx, f.takes[lifecycle.ActionEvacuate], func() { m.evacuated = true })
 }
 
 func (m *machine) is(mu *sync.Mutex, flag *bool) bool {
@@ -228,15 +229,15 @@ func (m *machine) is(mu *sync.Mutex, flag *bool) bool {
 }
 
 func (f *field) Restore(ctx context.Context, t opscenter.Target, _ string) error {
-	m, err := f.call(opscenter.ActionRestore, t.Name)
+	m, err := f.call(lifecycle.ActionRestore, t.Name)
 	if err != nil || !m.is(&f.mu, &m.evacuated) {
 		return err
 	}
-	return f.wait(ctx, f.takes[opscenter.ActionRestore], func() { m.evacuated = false })
+	return f.wait(ctx, f.takes[lifecycle.ActionRestore], func() { m.evacuated = false })
 }
 
 func (f *field) Reboot(_ context.Context, t opscenter.Target) error {
-	m, err := f.call(opscenter.ActionReboot, t.Name)
+	m, err := f.call(lifecycle.ActionReboot, t.Name)
 	if err != nil {
 		return err
 	}
@@ -246,7 +247,7 @@ func (f *field) Reboot(_ context.Context, t opscenter.Target) error {
 	dead := m.dead
 	f.mu.Unlock()
 	if !dead {
-		f.later(f.takes[opscenter.ActionReboot], func() {
+		f.later(f.takes[lifecycle.ActionReboot], func() {
 			m.down, m.bootedAt = false, time.Now()
 			if m.staged != "" {
 				m.version, m.staged = m.staged, ""
@@ -257,7 +258,7 @@ func (f *field) Reboot(_ context.Context, t opscenter.Target) error {
 }
 
 func (f *field) PowerOff(_ context.Context, t opscenter.Target) error {
-	m, err := f.call(opscenter.ActionPowerOff, t.Name)
+	m, err := f.call(lifecycle.ActionPowerOff, t.Name)
 	if err == nil {
 		f.mu.Lock()
 		m.down = true
@@ -266,7 +267,7 @@ func (f *field) PowerOff(_ context.Context, t opscenter.Target) error {
 	return err
 }
 func (f *field) Suspend(_ context.Context, t opscenter.Target) error {
-	m, err := f.call(opscenter.ActionSuspend, t.Name)
+	m, err := f.call(lifecycle.ActionSuspend, t.Name)
 	if err == nil {
 		f.mu.Lock()
 		m.down = true
@@ -275,13 +276,13 @@ func (f *field) Suspend(_ context.Context, t opscenter.Target) error {
 	return err
 }
 
-func (f *field) RunningInstances(_ context.Context, t opscenter.Target) ([]opscenter.Instance, error) {
+func (f *field) RunningInstances(_ context.Context, t opscenter.Target) ([]lifecycle.Instance, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return append([]opscenter.Instance(nil), f.servers[t.Name].running...), nil
+	return append([]lifecycle.Instance(nil), f.servers[t.Name].running...), nil
 }
 
-func (f *field) StopInstance(_ context.Context, t opscenter.Target, i opscenter.Instance) error {
+func (f *field) StopInstance(_ context.Context, t opscenter.Target, i lifecycle.Instance) error {
 	m, err := f.call("stop", t.Name)
 	if err == nil {
 		f.mu.Lock()
@@ -295,7 +296,7 @@ func (f *field) StopInstance(_ context.Context, t opscenter.Target, i opscenter.
 	return err
 }
 
-func (f *field) StartInstance(_ context.Context, t opscenter.Target, i opscenter.Instance) error {
+func (f *field) StartInstance(_ context.Context, t opscenter.Target, i lifecycle.Instance) error {
 	m, err := f.call("start", t.Name)
 	if err == nil {
 		f.mu.Lock()

@@ -21,6 +21,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -36,7 +37,7 @@ const (
 
 // Poller asks a server how it is, and records it; poller.Poller does.
 type Poller interface {
-	Poll(ctx context.Context, name string) (opscenter.Observation, error)
+	Poll(ctx context.Context, name string) (lifecycle.Observation, error)
 }
 
 // Options of New. The zero value is what most programs want, but for the Poller.

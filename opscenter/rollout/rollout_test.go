@@ -14,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/storage/memstore"
@@ -83,8 +85,8 @@ func TestRollingUpdate(t *testing.T) {
 	bubble(t, rollout.Options{}, func(t *testing.T, f *field, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b", "c")
 		f.register(t, "", "d")
-		one, two := opscenter.Instance{Project: "default", Name: "one"}, opscenter.Instance{Project: "p", Name: "two"}
-		f.servers["d"].running = []opscenter.Instance{one, two}
+		one, two := lifecycle.Instance{Project: "default", Name: "one"}, lifecycle.Instance{Project: "p", Name: "two"}
+		f.servers["d"].running = []lifecycle.Instance{one, two}
 		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
 		plan, err := m.Planner().Plan(t.Context(), everything, rolling.Policy{PostRestoreDelay: time.Minute})
 		require.NoError(t, err)
@@ -100,7 +102,7 @@ func TestRollingUpdate(t *testing.T) {
 		_, err = m.Start(t.Context(), rolling.Selector{Clusters: []string{"c1"}}, rolling.Policy{})
 		require.ErrorIs(t, err, opscenter.ErrBlocked)
 		require.ErrorContains(t, err, "another operation is running")
-		_, _, err = f.registry.BeginAction(t.Context(), "a", opscenter.ActionReboot)
+		_, _, err = f.registry.BeginAction(t.Context(), "a", lifecycle.ActionReboot)
 		require.ErrorIs(t, err, opscenter.ErrBusy)
 
 		defer run(t, m)()
@@ -124,7 +126,7 @@ func TestRollingUpdate(t *testing.T) {
 			require.Equal(t, newVersion, s.version)
 			require.False(t, s.evacuated)
 		}
-		require.ElementsMatch(t, []opscenter.Instance{one, two}, f.server("d").running)
+		require.ElementsMatch(t, []lifecycle.Instance{one, two}, f.server("d").running)
 		require.Equal(t, r.State.Steps, r.State.StepsDone)
 		list, err := m.Units(t.Context(), r.ID, 0, 0)
 		require.NoError(t, err)
@@ -144,7 +146,7 @@ func TestRollingUpdate(t *testing.T) {
 		require.NoError(t, err)
 		steps := 0
 		for _, e := range events {
-			if e.Kind == opscenter.EventRolloutStep && e.Rollout == r.ID {
+			if e.Kind == event.RolloutStep && e.Rollout == r.ID {
 				steps++
 			}
 		}
@@ -155,7 +157,7 @@ func TestRollingUpdate(t *testing.T) {
 		require.NoError(t, err)
 		require.Less(t, plan.Steps[1].Start.Sub(plan.At), 3*time.Minute)
 		// And it is free again.
-		_, _, err = f.registry.BeginAction(t.Context(), "a", opscenter.ActionReboot)
+		_, _, err = f.registry.BeginAction(t.Context(), "a", lifecycle.ActionReboot)
 		require.NoError(t, err)
 	})
 }
@@ -220,7 +222,7 @@ func TestCancel(t *testing.T) {
 				require.Equal(t, mode == rolling.CancelFinish, a.reboots == 1)
 				require.Zero(t, f.server("b").reboots)
 				require.NotContains(t, f.called(), "update d")
-				_, _, err = f.registry.BeginAction(t.Context(), "d", opscenter.ActionReboot)
+				_, _, err = f.registry.BeginAction(t.Context(), "d", lifecycle.ActionReboot)
 				require.NoError(t, err, "nothing is reserved any more")
 			})
 		})
@@ -381,7 +383,7 @@ func TestSingleActions(t *testing.T) {
 		require.True(t, f.server("b").down)
 		info, err := f.registry.Server(t.Context(), "b")
 		require.NoError(t, err)
-		require.Equal(t, opscenter.DetailShutDown, info.State.StatusDetail)
+		require.Equal(t, lifecycle.DetailShutDown, info.State.StatusDetail)
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -140,7 +141,7 @@ func (m *Manager) write(ctx context.Context, r *Rollout, list []*rolling.Unit) e
 			if err := rollouts.Put(tx, begun); err != nil {
 				return err
 			}
-			return tx.Record(event(begun, "", "", opscenter.EventRollout, text))
+			return tx.Record(eventOf(begun, "", "", event.Rollout, text))
 		})
 		if err != nil {
 			if from > 0 {
@@ -189,8 +190,8 @@ func claimName(u *rolling.Unit) string {
 	return u.Members[0].ID
 }
 
-func event(r *Rollout, server, cluster string, kind opscenter.EventKind, reason string) opscenter.Event {
-	return opscenter.Event{At: now(), Kind: kind, Server: server, Cluster: cluster, Rollout: r.ID, Reason: reason}
+func eventOf(r *Rollout, server, cluster string, kind event.Kind, reason string) event.Event {
+	return event.Event{At: now(), Kind: kind, Server: server, Cluster: cluster, Rollout: r.ID, Reason: reason}
 }
 
 // erase removes a rollout with its units and claims, in steps.
@@ -343,7 +344,7 @@ func (m *Manager) change(ctx context.Context, id string, change func(*opscenter.
 		if err := rollouts.Put(tx, next); err != nil {
 			return err
 		}
-		return tx.Record(event(next, "", "", opscenter.EventRollout, text))
+		return tx.Record(eventOf(next, "", "", event.Rollout, text))
 	})
 	if err == nil {
 		m.wake()

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // Update is how the server updates itself. Without the file, and where none is stored, it checks its channel stable every six
@@ -34,7 +34,7 @@ type MaintenanceWindow struct {
 
 // ManagedUpdate is a server whose control plane says when to update, and to reboot (opscenter.ManagedUpdates).
 func ManagedUpdate(channel string) *Update {
-	s := opscenter.ManagedUpdates(channel)
+	s := lifecycle.ManagedUpdates(channel)
 	return &Update{AutoReboot: s.AutoReboot, Channel: s.Channel, CheckFrequency: s.CheckFrequency}
 }
 

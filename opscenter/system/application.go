@@ -7,6 +7,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // ApplicationUpdater is an OS that can make a server update one application. incusos.Client is one; it is optional.
@@ -38,9 +39,9 @@ func (m *Manager) UpdateApplication(ctx context.Context, server, application str
 			return err
 		case info.OnIncusOS() != nil:
 			return info.OnIncusOS()
-		case info.State.Status != opscenter.StatusReady:
+		case info.State.Status != lifecycle.StatusReady:
 			return fmt.Errorf("server %q is %s: %w", server, info.State.Status, opscenter.ErrNotReady)
-		case !slices.ContainsFunc(info.State.Versions.Applications, func(a opscenter.ApplicationVersion) bool { return a.Name == application }):
+		case !slices.ContainsFunc(info.State.Versions.Applications, func(a lifecycle.ApplicationVersion) bool { return a.Name == application }):
 			return fmt.Errorf("server %q has no application %.80q: %w", server, application, opscenter.ErrNotApplicable)
 		}
 		return updater.UpdateApplication(ctx, info.Target(), application)

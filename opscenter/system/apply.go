@@ -12,6 +12,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
 
@@ -310,7 +311,7 @@ func (m *Manager) reserve(ctx context.Context, c *Change, force bool, timeout ti
 	m.take(c.ID)
 	m.setActing(c.ID, true)
 	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
-		_, info, err := tx.Begin(opscenter.Intent{ServerID: c.ServerID, ID: c.ID, Owner: c.hidden.Owner, Action: opscenter.ActionReconfigure, Force: force, Timeout: timeout, Note: c.Section})
+		_, info, err := tx.Begin(opscenter.Intent{ServerID: c.ServerID, ID: c.ID, Owner: c.hidden.Owner, Action: lifecycle.ActionReconfigure, Force: force, Timeout: timeout, Note: c.Section})
 		if err != nil {
 			return err
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -244,7 +245,7 @@ func (m *Manager) putBatch(tx *opscenter.Tx, b *Batch, reason string) error {
 	if err := batches.Put(tx, b.clone()); err != nil {
 		return err
 	}
-	return tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventConfigurationChange, Cluster: b.Cluster, Reason: fmt.Sprintf("%s of all members: %s", b.Section, strings.TrimSuffix(reason, ", by "))})
+	return tx.Record(event.Event{At: now(), Kind: event.ConfigurationChange, Cluster: b.Cluster, Reason: fmt.Sprintf("%s of all members: %s", b.Section, strings.TrimSuffix(reason, ", by "))})
 }
 
 func (b *Batch) clone() *Batch {

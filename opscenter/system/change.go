@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -289,7 +290,7 @@ func (m *Manager) put(tx *opscenter.Tx, c *Change) error {
 	if known != nil && known.Change.Status == c.Status {
 		return nil
 	}
-	return tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventConfigurationChange, Server: c.Server, Cluster: c.Cluster,
+	return tx.Record(event.Event{At: now(), Kind: event.ConfigurationChange, Server: c.Server, Cluster: c.Cluster,
 		Reason: fmt.Sprintf("%s: %s: %s", c.Section, c.Status, c.Reason)})
 }
 

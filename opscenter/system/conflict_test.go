@@ -15,6 +15,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
 )
@@ -185,6 +186,6 @@ func TestSomebodyElses(t *testing.T) {
 	require.ErrorIs(t, err, system.ErrLost)
 	require.Contains(t, c.Reason, "not ours: dns")
 	require.Equal(t, "Europe/Berlin", p.network("a").Config.Time.Timezone, "it is left as it is")
-	require.Equal(t, opscenter.StatusReady, p.server("a").State.Status, "what is lost is the change, and not the server")
+	require.Equal(t, lifecycle.StatusReady, p.server("a").State.Status, "what is lost is the change, and not the server")
 	p.free("a")
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
@@ -343,7 +344,7 @@ func (c *controller) check(ctx context.Context) error {
 		if server.NetworkPending() {
 			wrong = append(wrong, "a change is pending")
 		}
-		if info.State.Operation != nil || info.State.Status != opscenter.StatusReady || info.State.StatusDetail != opscenter.DetailNone {
+		if info.State.Operation != nil || info.State.Status != lifecycle.StatusReady || info.State.StatusDetail != lifecycle.DetailNone {
 			wrong = append(wrong, fmt.Sprintf("it is %s (%s), with operation %v", info.State.Status, info.State.StatusDetail, info.State.Operation))
 		}
 		differs, err := c.compare(ctx, i)

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
 
@@ -157,8 +158,8 @@ func TestLacks(t *testing.T) {
 // TestDrifted: when settings are put back, and when that is a warning.
 func TestDrifted(t *testing.T) {
 	at := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
-	want := opscenter.ManagedUpdates("stable")
-	other := opscenter.UpdateSettings{Channel: "daily", AutoReboot: true, CheckFrequency: "6h"}
+	want := lifecycle.ManagedUpdates("stable")
+	other := lifecycle.UpdateSettings{Channel: "daily", AutoReboot: true, CheckFrequency: "6h"}
 	told := func(change func(*managedRow)) *managedRow {
 		r := &managedRow{ServerID: "1", Settings: want, At: at.Add(-time.Second), Accepted: true}
 		if change != nil {
@@ -168,7 +169,7 @@ func TestDrifted(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name  string
-		have  opscenter.UpdateSettings
+		have  lifecycle.UpdateSettings
 		told  *managedRow
 		info  func(*opscenter.ServerInfo)
 		wants string
@@ -182,11 +183,11 @@ func TestDrifted(t *testing.T) {
 		{name: "another channel since", have: other, told: told(func(r *managedRow) { r.Settings.Channel = "testing" }), wants: "put"},
 		{name: "installed anew since", have: other, told: told(nil), info: func(i *opscenter.ServerInfo) { i.RegisteredAt = at }, wants: "put"},
 		{name: "put back", have: want, told: told(func(r *managedRow) { r.Warned = true }), wants: "clear"},
-		{name: "not ready", have: other, info: func(i *opscenter.ServerInfo) { i.State.Status = opscenter.StatusOffline }, wants: "nothing"},
-		{name: "busy", have: other, info: func(i *opscenter.ServerInfo) { i.State.Operation = &opscenter.Operation{} }, wants: "nothing"},
+		{name: "not ready", have: other, info: func(i *opscenter.ServerInfo) { i.State.Status = lifecycle.StatusOffline }, wants: "nothing"},
+		{name: "busy", have: other, info: func(i *opscenter.ServerInfo) { i.State.Operation = &lifecycle.Operation{} }, wants: "nothing"},
 		{name: "not on IncusOS", info: func(i *opscenter.ServerInfo) { i.State.Update = nil }, wants: "nothing"},
 	} {
-		info := &opscenter.ServerInfo{Server: opscenter.Server{ID: "1", Channel: "stable", Fingerprint: "f"}, State: opscenter.ServerState{Status: opscenter.StatusReady, Update: &c.have}}
+		info := &opscenter.ServerInfo{Server: opscenter.Server{ID: "1", Channel: "stable", Fingerprint: "f"}, State: lifecycle.ServerState{Status: lifecycle.StatusReady, Update: &c.have}}
 		if c.info != nil {
 			c.info(info)
 		}

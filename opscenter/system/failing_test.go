@@ -12,6 +12,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
 )
@@ -104,7 +105,7 @@ func TestUnproven(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
 	before := a.NetworkConfig()
-	require.NoError(t, a.SelfUpdate(t.Context(), string(opscenter.CauseNetworkConfigChanged))) // of something before
+	require.NoError(t, a.SelfUpdate(t.Context(), string(lifecycle.CauseNetworkConfigChanged))) // of something before
 	a.SetMuted(true)
 	require.NoError(t, a.SetFault(incusostest.Fault{Kind: incusostest.FaultReset, Path: "/os/1.0/system/network", Method: "PUT", Times: 1}))
 	c, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNSEdit{Domain: new("example.org")}}, system.ApplyOptions{Timeout: 500 * time.Millisecond})
@@ -219,7 +220,7 @@ func TestFailsAndReboots(t *testing.T) {
 	require.Contains(t, c.Reason, "DNS check failed")
 	info := p.server("a")
 	require.Equal(t, at(a, host), info.ConnectionURL)
-	require.Equal(t, opscenter.StatusReady, info.State.Status)
+	require.Equal(t, lifecycle.StatusReady, info.State.Status)
 	p.free("a")
 }
 

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
 
@@ -184,7 +186,7 @@ func (m *Manager) step(ctx context.Context, c *Change, w *watch) error {
 func (m *Manager) hasSaid(ctx context.Context, c *Change, name string) (bool, error) {
 	list, err := m.registry.Events(ctx, opscenter.EventFilter{Server: name, After: c.hidden.Events, Limit: opscenter.MaxPageSize})
 	for _, e := range list {
-		if e.Kind == opscenter.EventSelfUpdate && e.Reason == string(opscenter.CauseNetworkConfigChanged) && !e.At.Before(c.SentAt) {
+		if e.Kind == event.SelfUpdate && e.Reason == string(lifecycle.CauseNetworkConfigChanged) && !e.At.Before(c.SentAt) {
 			return true, nil
 		}
 	}

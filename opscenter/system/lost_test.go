@@ -9,6 +9,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
 )
@@ -76,7 +77,7 @@ func TestStoppedInTheMiddle(t *testing.T) {
 	p.cluster("c1", "a", "b", "c")
 	busy := func(server string) { // by an operator's force
 		require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
-			_, _, err := tx.Begin(opscenter.Intent{Server: server, Action: opscenter.ActionReconfigure, Timeout: time.Minute, Force: true})
+			_, _, err := tx.Begin(opscenter.Intent{Server: server, Action: lifecycle.ActionReconfigure, Timeout: time.Minute, Force: true})
 			return err
 		}))
 	}

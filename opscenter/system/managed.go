@@ -11,13 +11,16 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/jsonkeep"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 )
 
 // managedRow is what the control plane has told a server about its updates.
 type managedRow struct {
 	ServerID string
-	Settings opscenter.UpdateSettings
+	Settings lifecycle.UpdateSettings
 	At       time.Time
 	// Accepted: the server has taken them on; until then they are not others if it has others.
 	Accepted bool
@@ -29,7 +32,7 @@ type managedRow struct {
 
 // putBack is what is to be done about the update settings of a server.
 type putBack struct {
-	want opscenter.UpdateSettings
+	want lifecycle.UpdateSettings
 	// drift says how they differ from what the server was told; empty: it was not told so far.
 	drift string
 	clear bool // the warning is to go
@@ -48,10 +51,10 @@ const forgiving = 24 * time.Hour
 // to be done, or nothing can be. It is pure.
 func drifted(info *opscenter.ServerInfo, told *managedRow, retry time.Duration, at time.Time) *putBack {
 	s := &info.State
-	if info.Fingerprint == "" || s.Status != opscenter.StatusReady || s.StatusDetail != opscenter.DetailNone || s.Operation != nil || s.Update == nil || s.Versions.OS.Plain {
+	if info.Fingerprint == "" || s.Status != lifecycle.StatusReady || s.StatusDetail != lifecycle.DetailNone || s.Operation != nil || s.Update == nil || s.Versions.OS.Plain {
 		return nil
 	}
-	out := &putBack{want: opscenter.ManagedUpdates(info.Channel)}
+	out := &putBack{want: lifecycle.ManagedUpdates(info.Channel)}
 	out.row = managedRow{ServerID: info.ID, Settings: out.want, At: at, Warned: told != nil && told.Warned}
 	have := *s.Update
 	// It has been told these, and not installed anew since.
@@ -83,7 +86,7 @@ func drifted(info *opscenter.ServerInfo, told *managedRow, retry time.Duration, 
 	return out
 }
 
-func difference(want, have opscenter.UpdateSettings) string {
+func difference(want, have lifecycle.UpdateSettings) string {
 	text := ""
 	add := func(name string, want, have any) {
 		if want != have {
@@ -259,7 +262,7 @@ func (e *enforcer) forget(ctx context.Context) error {
 func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, err error) {
 	var p *putBack
 	var info *opscenter.ServerInfo
-	var operation *opscenter.Operation
+	var operation *lifecycle.Operation
 	err = m.registry.Write(ctx, func(tx *opscenter.Tx) (err error) {
 		p, operation = nil, nil
 		if info, err = tx.Snapshot().Server(name); errors.Is(err, opscenter.ErrNotFound) {
@@ -276,7 +279,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 		if p == nil || !p.later.IsZero() || p.clear {
 			return nil
 		}
-		operation, info, err = tx.Begin(opscenter.Intent{ServerID: info.ID, Action: opscenter.ActionReconfigure, Timeout: 2 * m.options.putBackTimeout, Note: "update settings"})
+		operation, info, err = tx.Begin(opscenter.Intent{ServerID: info.ID, Action: lifecycle.ActionReconfigure, Timeout: 2 * m.options.putBackTimeout, Note: "update settings"})
 		if err != nil {
 			return err
 		}
@@ -288,7 +291,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 	case err != nil || p == nil:
 		return time.Time{}, err
 	case p.clear:
-		if err := m.registry.ClearWarning(ctx, name, opscenter.WarningUpdateSettings); err != nil {
+		if err := m.registry.ClearWarning(ctx, name, warning.UpdateSettings); err != nil {
 			return time.Time{}, err
 		}
 		return time.Time{}, m.registry.Write(ctx, func(tx *opscenter.Tx) error { return managed.Put(tx, &p.row) })
@@ -321,7 +324,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 		if p.drift != "" {
 			reason = "update: put back: " + p.drift
 		}
-		return tx.Record(opscenter.Event{At: row.At, Kind: opscenter.EventConfigurationChange, Server: info.Name, Reason: reason})
+		return tx.Record(event.Event{At: row.At, Kind: event.ConfigurationChange, Server: info.Name, Reason: reason})
 	})
 	if p.drift != "" {
 		err = errors.Join(err, m.warn(ending, name, p))
@@ -330,11 +333,11 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 }
 
 func (m *Manager) warn(ctx context.Context, name string, p *putBack) error {
-	return m.registry.Warn(ctx, name, opscenter.Warned{Kind: opscenter.WarningUpdateSettings, Message: p.drift + "; it is put back"})
+	return m.registry.Warn(ctx, name, warning.Input{Kind: warning.UpdateSettings, Message: p.drift + "; it is put back"})
 }
 
 // sawUpdates looks what became of update settings whose answer was lost. To send them again does no harm.
-func (m *Manager) sawUpdates(ctx context.Context, info *opscenter.ServerInfo, want opscenter.UpdateSettings, unknown error) error {
+func (m *Manager) sawUpdates(ctx context.Context, info *opscenter.ServerInfo, want lifecycle.UpdateSettings, unknown error) error {
 	for {
 		d, err := m.readSection(ctx, info, SectionUpdate)
 		var config UpdateConfig
@@ -353,7 +356,7 @@ func (m *Manager) sawUpdates(ctx context.Context, info *opscenter.ServerInfo, wa
 }
 
 // setUpdates gives a server its update settings, and leaves the others as they are.
-func (m *Manager) setUpdates(ctx context.Context, info *opscenter.ServerInfo, want opscenter.UpdateSettings) error {
+func (m *Manager) setUpdates(ctx context.Context, info *opscenter.ServerInfo, want lifecycle.UpdateSettings) error {
 	d, err := m.readSection(ctx, info, SectionUpdate)
 	if err != nil {
 		return err

@@ -12,7 +12,9 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
 )
@@ -69,7 +71,7 @@ func TestMove(t *testing.T) {
 		require.NoError(t, err)
 		var kinds []string
 		for _, e := range events {
-			if e.Kind == opscenter.EventConfigurationChange && strings.HasPrefix(e.Reason, "network") {
+			if e.Kind == event.ConfigurationChange && strings.HasPrefix(e.Reason, "network") {
 				kinds = append(kinds, e.Reason)
 			}
 		}
@@ -343,15 +345,15 @@ func TestLegacy(t *testing.T) {
 	require.ErrorIs(t, err, system.ErrLost)
 	require.Equal(t, system.StatusLost, c.Status)
 	p.free("a")
-	require.Equal(t, opscenter.DetailUnresponsive, p.server("a").State.StatusDetail, "nobody takes it for a healthy one")
+	require.Equal(t, lifecycle.DetailUnresponsive, p.server("a").State.StatusDetail, "nobody takes it for a healthy one")
 	// It is off, and stays so if it is forced to do what it can't.
 	_, err = p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNSEdit{Nameservers: []string{}}}, system.ApplyOptions{Force: true})
 	require.ErrorIs(t, err, opscenter.ErrUnreachable)
 	require.ErrorIs(t, p.systems.Reboot(t.Context(), "a", system.PowerOptions{}), opscenter.ErrNotReady)
 	require.Error(t, p.systems.Reboot(t.Context(), "a", system.PowerOptions{Force: true}))
 	s := p.server("a").State
-	require.Equal(t, opscenter.StatusOffline, s.Status)
-	require.Equal(t, opscenter.DetailUnresponsive, s.StatusDetail)
+	require.Equal(t, lifecycle.StatusOffline, s.Status)
+	require.Equal(t, lifecycle.DetailUnresponsive, s.StatusDetail)
 	a.KillAddress(dark, false)
 	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.Move(p.server("a"), at(a, dark), "somebody went there") }))
 	p.ready("a", at(a, dark))

@@ -20,6 +20,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/poller"
@@ -154,7 +155,7 @@ func (p *plane) ready(name, at string) {
 	require.Eventually(p.t, func() bool {
 		o, err := p.polls.Poll(p.t.Context(), name)
 		info := p.server(name)
-		return err == nil && o.Failure == nil && info.State.Status == opscenter.StatusReady && info.State.StatusDetail == opscenter.DetailNone && info.ConnectionURL == at
+		return err == nil && o.Failure == nil && info.State.Status == lifecycle.StatusReady && info.State.StatusDetail == lifecycle.DetailNone && info.ConnectionURL == at
 	}, patience, 20*time.Millisecond, "%s: %+v", name, p.server(name).State)
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/jsonsecret"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/seed"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -29,20 +30,20 @@ type PowerOptions struct {
 // forced; opscenter.ErrNotApplicable if it is not on IncusOS; opscenter.ErrRefused;
 // opscenter.ErrOutcomeUnknown: polls find out.
 func (m *Manager) Reboot(ctx context.Context, name string, options PowerOptions) error {
-	return m.power(ctx, name, opscenter.ActionReboot, options)
+	return m.power(ctx, name, lifecycle.ActionReboot, options)
 }
 
 // PowerOff shuts a server down. Errors are those of Reboot.
 func (m *Manager) PowerOff(ctx context.Context, name string, options PowerOptions) error {
-	return m.power(ctx, name, opscenter.ActionPowerOff, options)
+	return m.power(ctx, name, lifecycle.ActionPowerOff, options)
 }
 
 // Suspend suspends a server to memory. Errors are those of Reboot.
 func (m *Manager) Suspend(ctx context.Context, name string, options PowerOptions) error {
-	return m.power(ctx, name, opscenter.ActionSuspend, options)
+	return m.power(ctx, name, lifecycle.ActionSuspend, options)
 }
 
-func (m *Manager) power(ctx context.Context, name string, action opscenter.Action, options PowerOptions) error {
+func (m *Manager) power(ctx context.Context, name string, action lifecycle.Action, options PowerOptions) error {
 	return m.options.Audit.Do(ctx, audit.Entry{Action: "system." + string(action), Server: name}, func(ctx context.Context) error {
 		if err := m.unconfirmed(ctx, name); err != nil {
 			return err
@@ -161,7 +162,7 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 	r := reset{ServerID: info.ID, Operation: uuid.NewString(), Fingerprint: info.Fingerprint, Deadline: now().Add(m.options.ResetTimeout), Audit: audit.ID(ctx)}
 	target := info.Target()
 	err = m.registry.Write(ctx, func(tx *opscenter.Tx) error {
-		_, info, err := tx.Begin(opscenter.Intent{ServerID: info.ID, ID: r.Operation, Action: opscenter.ActionFactoryReset, Force: options.Force, Timeout: m.options.ResetTimeout})
+		_, info, err := tx.Begin(opscenter.Intent{ServerID: info.ID, ID: r.Operation, Action: lifecycle.ActionFactoryReset, Force: options.Force, Timeout: m.options.ResetTimeout})
 		if err != nil {
 			return err
 		}

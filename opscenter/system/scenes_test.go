@@ -8,8 +8,10 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/poller"
 )
 
@@ -108,7 +110,7 @@ func resetting(ctx context.Context, c *controller) (string, error) {
 		return "its record has another certificate", nil
 	case info.ReinstallAllowed:
 		return "it may be installed anew", nil
-	case info.State.Operation != nil, info.State.Status != opscenter.StatusReady:
+	case info.State.Operation != nil, info.State.Status != lifecycle.StatusReady:
 		return fmt.Sprintf("it is %+v", info.State), nil
 	case len(page.Tokens) != 1:
 		return fmt.Sprintf("there are %d tokens", len(page.Tokens)), nil
@@ -126,11 +128,11 @@ func drifting(ctx context.Context, c *controller) (string, error) {
 		return "", err
 	}
 	s := &info.State
-	warnings, err := c.registry.ListWarnings(ctx, opscenter.WarningFilter{Server: "a", Kind: opscenter.WarningUpdateSettings}, opscenter.Page{})
+	warnings, err := c.registry.ListWarnings(ctx, opscenter.WarningFilter{Server: "a", Kind: warning.UpdateSettings}, opscenter.Page{})
 	switch {
 	case err != nil:
 		return "", err
-	case s.Operation != nil, s.Update == nil, *s.Update != opscenter.ManagedUpdates(info.Channel), s.Status != opscenter.StatusReady:
+	case s.Operation != nil, s.Update == nil, *s.Update != lifecycle.ManagedUpdates(info.Channel), s.Status != lifecycle.StatusReady:
 		return fmt.Sprintf("it is %+v, with %+v", s, s.Update), nil
 	case !c.site.meddled:
 		c.site.meddled = true

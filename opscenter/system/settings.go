@@ -11,6 +11,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/jsonkeep"
 	"github.com/opscenter-go/sdk/internal/jsonsecret"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
 
@@ -209,7 +210,7 @@ func (m *Manager) checkUpdate(info *opscenter.ServerInfo, config *UpdateConfig) 
 		}
 		return nil
 	}
-	want := opscenter.ManagedUpdates(info.Channel)
+	want := lifecycle.ManagedUpdates(info.Channel)
 	switch {
 	case config.Channel != want.Channel:
 		return fmt.Errorf("update of server %q: channel: it is that of its record, %q: %w", info.Name, want.Channel, ErrManaged)

@@ -11,9 +11,12 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 // TestSettings reads and sets each section, keeps what it does not know, and says what is wrong.
@@ -148,8 +151,8 @@ func TestManagedUpdates(t *testing.T) {
 	}
 	is("stable")
 	p.ready("a", a.URL())
-	warnings := func() []*opscenter.Warning {
-		page, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: "a", Kind: opscenter.WarningUpdateSettings}, opscenter.Page{})
+	warnings := func() []*warning.Warning {
+		page, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: "a", Kind: warning.UpdateSettings}, opscenter.Page{})
 		require.NoError(t, err)
 		return page.Warnings
 	}
@@ -162,9 +165,9 @@ func TestManagedUpdates(t *testing.T) {
 		require.NoError(t, err)
 		raised, cleared, back := false, false, false
 		for _, e := range events {
-			raised = raised || e.Kind == opscenter.EventWarningRaised && strings.Contains(e.Reason, "channel is daily, not stable, auto_reboot is true, not false, check_frequency is 1h, not never")
-			cleared = cleared || e.Kind == opscenter.EventWarningCleared
-			back = back || e.Kind == opscenter.EventConfigurationChange && strings.HasPrefix(e.Reason, "update: put back")
+			raised = raised || e.Kind == event.WarningRaised && strings.Contains(e.Reason, "channel is daily, not stable, auto_reboot is true, not false, check_frequency is 1h, not never")
+			cleared = cleared || e.Kind == event.WarningCleared
+			back = back || e.Kind == event.ConfigurationChange && strings.HasPrefix(e.Reason, "update: put back")
 		}
 		return raised && cleared && back && len(warnings()) == 0
 	}, patience, 10*time.Millisecond)
@@ -269,7 +272,7 @@ func TestNotKept(t *testing.T) {
 	require.Eventually(t, func() bool { // it polls, and is told, again and again
 		_, err := p.polls.Poll(t.Context(), "a")
 		require.NoError(t, err)
-		page, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: "a", Kind: opscenter.WarningUpdateSettings}, opscenter.Page{})
+		page, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: "a", Kind: warning.UpdateSettings}, opscenter.Page{})
 		require.NoError(t, err)
 		return len(page.Warnings) == 1 && a.Requests("PUT "+path) >= 3
 	}, patience, 10*time.Millisecond)
@@ -299,7 +302,7 @@ func TestPower(t *testing.T) {
 		require.Eventually(t, func() bool {
 			s := p.server("a").State
 			o, err := p.polls.Poll(t.Context(), "a")
-			return err == nil && o.Failure != nil && s.Status == opscenter.StatusOffline && s.StatusDetail == opscenter.DetailShutDown && s.Operation == nil
+			return err == nil && o.Failure != nil && s.Status == lifecycle.StatusOffline && s.StatusDetail == lifecycle.DetailShutDown && s.Operation == nil
 		}, patience, 10*time.Millisecond)
 		a.PowerOn()
 		p.ready("a", a.URL())
@@ -320,7 +323,7 @@ func TestFactoryReset(t *testing.T) {
 	require.NoError(t, p.systems.FactoryReset(opscenter.By(t.Context(), "dave"), "a", system.ResetOptions{Seeds: map[string]json.RawMessage{"incus": []byte(`{"apply_defaults":true,"version":"1"}`)}}))
 	require.Eventually(t, func() bool {
 		info := p.server("a")
-		return info.Fingerprint != before.Fingerprint && info.State.Status == opscenter.StatusReady && info.State.Operation == nil
+		return info.Fingerprint != before.Fingerprint && info.State.Status == lifecycle.StatusReady && info.State.Operation == nil
 	}, patience, 10*time.Millisecond)
 	after := p.server("a")
 	require.Equal(t, before.ID, after.ID)
@@ -418,10 +421,10 @@ func TestPutBackAnswerLost(t *testing.T) {
 	p.run()
 	require.Eventually(t, func() bool {
 		info := p.server("a")
-		return a.Requests("PUT /os/1.0/system/update") == 1 && info.State.Operation == nil && info.State.Update != nil && *info.State.Update == opscenter.ManagedUpdates("stable")
+		return a.Requests("PUT /os/1.0/system/update") == 1 && info.State.Operation == nil && info.State.Update != nil && *info.State.Update == lifecycle.ManagedUpdates("stable")
 	}, patience, 10*time.Millisecond)
 	require.Less(t, time.Since(begun), 20*time.Second)
-	require.Equal(t, opscenter.StatusReady, p.server("a").State.Status)
+	require.Equal(t, lifecycle.StatusReady, p.server("a").State.Status)
 }
 
 // TestComesBackAsItWas: a reset server is sent what makes it what it was, or what a named seed of the given token says.
@@ -433,7 +436,7 @@ func TestComesBackAsItWas(t *testing.T) {
 	back := func(before *opscenter.ServerInfo) {
 		require.Eventually(t, func() bool {
 			info := p.server("a")
-			return info.Fingerprint != before.Fingerprint && info.State.Status == opscenter.StatusReady && info.State.Operation == nil && len(info.State.Versions.Applications) > 0
+			return info.Fingerprint != before.Fingerprint && info.State.Status == lifecycle.StatusReady && info.State.Operation == nil && len(info.State.Versions.Applications) > 0
 		}, patience, 10*time.Millisecond)
 	}
 	primary := func() string {

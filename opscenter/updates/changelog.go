@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // Changelog is what changed between two updates, by component: which packages. Its form is that of the publisher's own.
@@ -261,7 +262,7 @@ func (m *Manager) ServerChangelog(ctx context.Context, info *opscenter.ServerInf
 	if architecture == "" {
 		architecture = ArchitectureX8664
 	}
-	running, _ := info.State.Versions.Staged(opscenter.ComponentOS)
+	running, _ := info.State.Versions.Staged(lifecycle.ComponentOS)
 	if running == after.Version {
 		return &Changelog{Version: after.Version, PriorVersion: running, Channel: info.Channel, Components: map[string]Changes{}}, nil
 	}

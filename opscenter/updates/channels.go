@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
 )
 
 // SetOptions of SetChannels.
@@ -88,7 +89,7 @@ func (m *Manager) SetChannels(ctx context.Context, uuid string, channels []strin
 				return &LackError{next.Version, channel, lacking}
 			}
 		}
-		return c.tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventUpdateChannels, Reason: reason})
+		return c.tx.Record(event.Event{At: now(), Kind: event.UpdateChannels, Reason: reason})
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/updates"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 // TestPromotion: a new update is tested in one channel, and promoted to another.
@@ -63,7 +64,7 @@ func TestGuard(t *testing.T) {
 	u := p.update(t, "202610020000")
 	require.Equal(t, updates.StatusReady, u.Status)
 	require.Empty(t, u.Channels, "it is held back")
-	for _, text := range []string{u.Problem, p.warnings(t)[opscenter.WarningUpdateHeld]} {
+	for _, text := range []string{u.Problem, p.warnings(t)[warning.UpdateHeld]} {
 		require.Contains(t, text, `gpu-support for x86_64 (needed by server worker)`)
 		require.Contains(t, text, `migration-manager (needed by token "rack 7")`)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/poller"
 )
@@ -88,10 +89,10 @@ func TestInstall(t *testing.T) {
 				require.Equal(t, "202610010000", running, "the operating system is updated at the first boot, too")
 				require.Empty(t, staged)
 				info := p.until(t, server.Name(), func(i *opscenter.ServerInfo) bool {
-					return i.State.Status == opscenter.StatusReady && i.State.Architecture != ""
+					return i.State.Status == lifecycle.StatusReady && i.State.Architecture != ""
 				})
 				require.Equal(t, architecture, info.State.Architecture)
-				require.Equal(t, opscenter.TypeOfApplication(application), info.State.Type)
+				require.Equal(t, lifecycle.TypeOfApplication(application), info.State.Type)
 				require.Empty(t, info.Outdated())
 			}
 			p.publish(t, incusostest.Release{Version: "202610020000", Architectures: []string{"x86_64", "aarch64"}})

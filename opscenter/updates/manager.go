@@ -17,6 +17,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -433,7 +434,7 @@ func (m *Manager) recover(ctx context.Context) error {
 		return nil
 	})
 	if err == nil && len(lost) > 0 {
-		err = m.warn(ctx, opscenter.WarningUpdates, cut(strings.Join(lost, "; ")))
+		err = m.warn(ctx, warning.Updates, cut(strings.Join(lost, "; ")))
 	}
 	if err != nil {
 		return err

@@ -12,6 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 // RefreshOptions of Refresh.
@@ -51,18 +54,18 @@ func (m *Manager) Refresh(ctx context.Context, options RefreshOptions) error {
 		return errors.Join(err, ctx.Err())
 	}
 	if err == nil {
-		return m.registry.ClearWarning(ctx, "", opscenter.WarningUpdates)
+		return m.registry.ClearWarning(ctx, "", warning.Updates)
 	}
-	return errors.Join(err, m.warn(ctx, opscenter.WarningUpdates, err.Error()))
+	return errors.Join(err, m.warn(ctx, warning.Updates, err.Error()))
 }
 
 // warn raises a warning of the fleet, with what it says now.
-func (m *Manager) warn(ctx context.Context, kind opscenter.WarningKind, message string) error {
+func (m *Manager) warn(ctx context.Context, kind warning.Kind, message string) error {
 	page, err := m.registry.ListWarnings(ctx, opscenter.WarningFilter{Kind: kind}, opscenter.Page{Limit: 1})
 	if err == nil && len(page.Warnings) > 0 && page.Warnings[0].Message != message && !strings.HasPrefix(message, page.Warnings[0].Message) {
 		err = m.registry.ClearWarning(ctx, "", kind)
 	}
-	return errors.Join(err, m.registry.Warn(ctx, "", opscenter.Warned{Kind: kind, Message: message}))
+	return errors.Join(err, m.registry.Warn(ctx, "", warning.Input{Kind: kind, Message: message}))
 }
 
 func (m *Manager) refresh(ctx context.Context, s *prepared, options RefreshOptions) error {
@@ -110,9 +113,9 @@ func (m *Manager) checkSignature(ctx context.Context, signature *Signature) erro
 		if signature.Late {
 			what = "has ended, and counts for a while longer: it"
 		}
-		return m.warn(ctx, opscenter.WarningSigner, fmt.Sprintf("the certificate %q that signs updates %s on %s: its publisher needs another one", signature.Name, what, signature.Ends.Format(time.DateOnly)))
+		return m.warn(ctx, warning.Signer, fmt.Sprintf("the certificate %q that signs updates %s on %s: its publisher needs another one", signature.Name, what, signature.Ends.Format(time.DateOnly)))
 	}
-	return m.registry.ClearWarning(ctx, "", opscenter.WarningSigner)
+	return m.registry.ClearWarning(ctx, "", warning.Signer)
 }
 
 // checkFresh refuses an index whose newest update was published before that of the one read last, and remembers this one.
@@ -227,7 +230,7 @@ func (m *Manager) fleet(ctx context.Context) (architectures []string, inUse map[
 const maxInUse = 4
 
 // inUseBy returns the versions that a server runs, or has staged; those of its primary applications before others.
-func inUseBy(v *opscenter.Versions) (out []string) {
+func inUseBy(v *lifecycle.Versions) (out []string) {
 	add := func(version string) {
 		if version != "" && len(out) < maxInUse && !slices.Contains(out, version) {
 			out = append(out, version)
@@ -282,7 +285,7 @@ func (m *Manager) complete(ctx context.Context, s *prepared, wanted *Update) err
 				row.Files = pending.Files
 			}
 			c.put(row)
-			return c.tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventUpdateFetching, Reason: fmt.Sprintf("update %s of %s: %d files, %d MiB", row.Version, row.Origin, len(row.Files), row.Size()>>20)})
+			return c.tx.Record(event.Event{At: now(), Kind: event.UpdateFetching, Reason: fmt.Sprintf("update %s of %s: %d files, %d MiB", row.Version, row.Origin, len(row.Files), row.Size()>>20)})
 		})
 		if err != nil {
 			return err
@@ -302,7 +305,7 @@ func (m *Manager) complete(ctx context.Context, s *prepared, wanted *Update) err
 				failed := *known
 				failed.Problem = problem
 				c.put(failed)
-				return c.tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventUpdateFailed, Reason: fmt.Sprintf("update %s of %s: %s", failed.Version, failed.Origin, problem)})
+				return c.tx.Record(event.Event{At: now(), Kind: event.UpdateFailed, Reason: fmt.Sprintf("update %s of %s: %s", failed.Version, failed.Origin, problem)})
 			}))
 		}
 		return err
@@ -393,14 +396,14 @@ func (m *Manager) makeReady(ctx context.Context, s *prepared, u Update, how stri
 		}
 		u.Placed = true
 		c.put(u)
-		return c.tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventUpdateReady, Reason: reason + by(ctx)})
+		return c.tx.Record(event.Event{At: now(), Kind: event.UpdateReady, Reason: reason + by(ctx)})
 	})
 	if err != nil {
 		return err
 	}
 	m.log.InfoContext(ctx, "an update is ready", "version", u.Version, "origin", u.Origin, "channels", u.Channels, "problem", u.Problem)
 	if u.Held != "" {
-		return m.warn(ctx, opscenter.WarningUpdateHeld, fmt.Sprintf("update %s %s", u.Version, u.Problem))
+		return m.warn(ctx, warning.UpdateHeld, fmt.Sprintf("update %s %s", u.Version, u.Problem))
 	}
 	return nil
 }
@@ -518,7 +521,7 @@ func (m *Manager) tidy(ctx context.Context, s *prepared, index *Index) error {
 		for _, u := range list {
 			if !stays[u.UUID] {
 				c.remove(u.UUID)
-				if err := c.tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventUpdateRemoved, Reason: fmt.Sprintf("update %s of %s: newer ones are kept", u.Version, u.Origin)}); err != nil {
+				if err := c.tx.Record(event.Event{At: now(), Kind: event.UpdateRemoved, Reason: fmt.Sprintf("update %s of %s: newer ones are kept", u.Version, u.Origin)}); err != nil {
 					return err
 				}
 			}
@@ -526,7 +529,7 @@ func (m *Manager) tidy(ctx context.Context, s *prepared, index *Index) error {
 		return nil
 	})
 	if err == nil && held == "" {
-		err = m.registry.ClearWarning(ctx, "", opscenter.WarningUpdateHeld)
+		err = m.registry.ClearWarning(ctx, "", warning.UpdateHeld)
 	}
 	if err != nil {
 		return err

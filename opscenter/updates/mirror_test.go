@@ -20,7 +20,9 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/updates"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -96,7 +98,7 @@ func TestFaultsOfASource(t *testing.T) {
 			require.Equal(t, []string{"202610030000", "202610010000"}, p.versions(updates.StatusReady))
 			require.Equal(t, []string{"202610020000"}, p.versions(updates.StatusPending))
 			require.Contains(t, p.update(t, "202610020000").Problem, "x86_64/incus.raw.gz")
-			require.Contains(t, p.warnings(t)[opscenter.WarningUpdates], "202610020000")
+			require.Contains(t, p.warnings(t)[warning.Updates], "202610020000")
 			p.publisher.SetFault("202610020000/x86_64/incus.raw.gz", "")
 			p.refresh(t)
 			require.Equal(t, []string{"202610030000", "202610020000", "202610010000"}, p.versions(updates.StatusReady))
@@ -134,7 +136,7 @@ func TestFaultsOfAnIndex(t *testing.T) {
 	for _, fault := range []incusostest.PublisherFault{incusostest.PublishCut, incusostest.PublishLie, incusostest.PublishStall, incusostest.PublishBomb, incusostest.PublishRedirect, incusostest.PublishGone, incusostest.PublishError} {
 		p.publisher.SetFault("index.sjson", fault)
 		require.Error(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), fault)
-		require.Contains(t, p.warnings(t), opscenter.WarningUpdates)
+		require.Contains(t, p.warnings(t), warning.Updates)
 		require.Equal(t, before, p.stored(t), "what is here is here")
 	}
 	p.publisher.SetFault("index.sjson", "")
@@ -160,7 +162,7 @@ func TestReplay(t *testing.T) {
 	p.publisher.Withdraw("202610020000")
 	err := p.feed.Refresh(t.Context(), updates.RefreshOptions{})
 	require.ErrorIs(t, err, updates.ErrReplay)
-	require.Contains(t, p.warnings(t)[opscenter.WarningUpdates], "older")
+	require.Contains(t, p.warnings(t)[warning.Updates], "older")
 	p.restart(t)
 	require.ErrorIs(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrReplay, "it is remembered")
 	require.NoError(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{AcceptOlder: true}))
@@ -192,10 +194,10 @@ func TestSigningCertificateEnds(t *testing.T) {
 		require.Empty(t, p.warnings(t))
 		time.Sleep(11 * day)
 		p.refresh(t)
-		require.Contains(t, p.warnings(t)[opscenter.WarningSigner], "ends on 2000-04-10")
+		require.Contains(t, p.warnings(t)[warning.Signer], "ends on 2000-04-10")
 		time.Sleep(90 * day)
 		p.refresh(t)
-		require.Contains(t, p.warnings(t)[opscenter.WarningSigner], "has ended")
+		require.Contains(t, p.warnings(t)[warning.Signer], "has ended")
 		time.Sleep(30 * day)
 		require.ErrorIs(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrSignature)
 		require.Equal(t, []string{"199912310000"}, p.versions(updates.StatusReady), "what is here is here")
@@ -261,7 +263,7 @@ func TestDiskFull(t *testing.T) {
 	require.ErrorContains(t, err, "MiB")
 	require.Empty(t, p.versions(updates.StatusReady))
 	require.Empty(t, p.stored(t), "what has no room is not begun")
-	require.Contains(t, p.warnings(t), opscenter.WarningUpdates)
+	require.Contains(t, p.warnings(t), warning.Updates)
 	p.options.Reserve = 0.001
 	p.files = full{p.files.(full).Files, 1 << 30, 1 << 30}
 	p.restart(t)
@@ -424,11 +426,11 @@ func TestClaimedVersions(t *testing.T) {
 	// However many versions a server names, it keeps no more than a server can run.
 	info, err := p.Server(t.Context(), "liar")
 	require.NoError(t, err)
-	many := opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: "202610030000", VersionNext: "202610030000"}}
+	many := lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "202610030000", VersionNext: "202610030000"}}
 	for n := range 6 {
-		many.Applications = append(many.Applications, opscenter.ApplicationVersion{Name: fmt.Sprint("app", n), Version: release(n + 3).Version})
+		many.Applications = append(many.Applications, lifecycle.ApplicationVersion{Name: fmt.Sprint("app", n), Version: release(n + 3).Version})
 	}
-	require.NoError(t, p.RecordObservations(t.Context(), opscenter.Observation{Server: "liar", ID: info.ID, At: time.Now().UTC(), Ready: true, Versions: &many, Presented: info.Fingerprint}))
+	require.NoError(t, p.RecordObservations(t.Context(), lifecycle.Observation{Server: "liar", ID: info.ID, At: time.Now().UTC(), Ready: true, Versions: &many, Presented: info.Fingerprint}))
 	for n := range 6 {
 		p.publish(t, incusostest.Release{Version: fmt.Sprintf("202611%02d0000", n+1)})
 		p.refresh(t)

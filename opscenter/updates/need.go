@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // Need is that something follows a channel, and wants some components of it.
@@ -117,7 +118,7 @@ func (m *Manager) Needs(ctx context.Context, channel string) (out []Need, err er
 		}
 		return tx.UsableTokens(channel, func(t *opscenter.Token) {
 			if len(t.Applications) > 0 {
-				out = append(out, Need{By: t.Label(), Components: append([]string{opscenter.ComponentOS}, t.Applications...)})
+				out = append(out, Need{By: t.Label(), Components: append([]string{lifecycle.ComponentOS}, t.Applications...)})
 			}
 		})
 	})
@@ -146,7 +147,7 @@ func needOf(info *opscenter.ServerInfo) Need {
 	if v.OS.Plain || v.OS.Version == "" {
 		return out // it takes no updates, or is not known yet
 	}
-	out.Components = append(out.Components, opscenter.ComponentOS)
+	out.Components = append(out.Components, lifecycle.ComponentOS)
 	for _, a := range v.Applications {
 		out.Components = append(out.Components, a.Name)
 	}

@@ -14,7 +14,9 @@ import (
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/updates"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
@@ -105,11 +107,11 @@ func (p *plane) stored(t testing.TB) (out map[string]int64) {
 	return out
 }
 
-func (p *plane) warnings(t testing.TB) map[opscenter.WarningKind]string {
+func (p *plane) warnings(t testing.TB) map[warning.Kind]string {
 	t.Helper()
 	page, err := p.ListWarnings(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
 	require.NoError(t, err)
-	out := map[opscenter.WarningKind]string{}
+	out := map[warning.Kind]string{}
 	for _, w := range page.Warnings {
 		out[w.Kind] = w.Message
 	}
@@ -133,12 +135,12 @@ func (p *plane) polled(t testing.TB, name, version, architecture string, applica
 	t.Helper()
 	info, err := p.Server(t.Context(), name)
 	require.NoError(t, err)
-	v := opscenter.Versions{OS: opscenter.OSVersion{Name: opscenter.OSName, Version: version, VersionNext: version}}
+	v := lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: version, VersionNext: version}}
 	for i, a := range applications {
-		v.Applications = append(v.Applications, opscenter.ApplicationVersion{Name: a, Version: version, Primary: i == 0})
+		v.Applications = append(v.Applications, lifecycle.ApplicationVersion{Name: a, Version: version, Primary: i == 0})
 	}
-	kind, maintenance, member := opscenter.TypeIncus, opscenter.NotInMaintenance, ""
-	require.NoError(t, p.RecordObservations(context.Background(), opscenter.Observation{Server: name, ID: info.ID, At: time.Now().UTC(), Ready: true, Type: &kind, Versions: &v,
+	kind, maintenance, member := lifecycle.TypeIncus, lifecycle.NotInMaintenance, ""
+	require.NoError(t, p.RecordObservations(context.Background(), lifecycle.Observation{Server: name, ID: info.ID, At: time.Now().UTC(), Ready: true, Type: &kind, Versions: &v,
 		Maintenance: &maintenance, MemberName: &member, Architecture: architecture, Presented: info.Fingerprint}))
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
 )
 
 // Remove removes updates, all of them if none is named. A download that has begun continues.
@@ -23,7 +24,7 @@ func (m *Manager) Remove(ctx context.Context, uuids ...string) error {
 				return fmt.Errorf("update %.40q: %w", uuid, opscenter.ErrNotFound)
 			}
 			c.remove(uuid)
-			if err := c.tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventUpdateRemoved, Reason: fmt.Sprintf("update %s of %s%s", u.Version, u.Origin, by(ctx))}); err != nil {
+			if err := c.tx.Record(event.Event{At: now(), Kind: event.UpdateRemoved, Reason: fmt.Sprintf("update %s of %s%s", u.Version, u.Origin, by(ctx))}); err != nil {
 				return err
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/storage/memstore"
@@ -109,7 +110,7 @@ func TestEventsOfUpdates(t *testing.T) {
 	for range 3 {
 		require.Error(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}))
 	}
-	var kinds []opscenter.EventKind
+	var kinds []event.Kind
 	said := ""
 	events, err := p.Events(t.Context(), opscenter.EventFilter{Limit: opscenter.MaxPageSize})
 	require.NoError(t, err)
@@ -117,10 +118,10 @@ func TestEventsOfUpdates(t *testing.T) {
 		kinds = append(kinds, e.Kind)
 		said += e.Reason + "\n"
 	}
-	for _, kind := range []opscenter.EventKind{opscenter.EventUpdateReady, opscenter.EventUpdatePublished, opscenter.EventChannelCreated, opscenter.EventUpdateChannels, opscenter.EventUpdateRemoved} {
+	for _, kind := range []event.Kind{event.UpdateReady, event.UpdatePublished, event.ChannelCreated, event.UpdateChannels, event.UpdateRemoved} {
 		require.True(t, slices.Contains(kinds, kind), "%s\n%s", kind, said)
 	}
-	count := func(kind opscenter.EventKind) (n int) {
+	count := func(kind event.Kind) (n int) {
 		for _, k := range kinds {
 			if k == kind {
 				n++
@@ -128,8 +129,8 @@ func TestEventsOfUpdates(t *testing.T) {
 		}
 		return n
 	}
-	require.Equal(t, 3, count(opscenter.EventUpdateFetching), "two releases, and the first once more after it was removed:\n%s", said)
-	require.Equal(t, 2, count(opscenter.EventUpdateFailed), "once for each, not at each refresh:\n%s", said)
+	require.Equal(t, 3, count(event.UpdateFetching), "two releases, and the first once more after it was removed:\n%s", said)
+	require.Equal(t, 2, count(event.UpdateFailed), "once for each, not at each refresh:\n%s", said)
 	require.Contains(t, said, "was put into lab, by alice")
 	require.Contains(t, said, "channel stable offers nothing")
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -146,7 +147,7 @@ func (m *Manager) SetSettings(ctx context.Context, s Settings, check func(Settin
 		if err := feeds.Put(tx, row); err != nil {
 			return err
 		}
-		return tx.Record(opscenter.Event{At: now(), Kind: opscenter.EventFeedSettings, Reason: fmt.Sprintf("source %s, %d kept, new updates go into channel %s%s", cmp.Or(s.Source, "none"), next.Keep, next.DefaultChannel, by(ctx))})
+		return tx.Record(event.Event{At: now(), Kind: event.FeedSettings, Reason: fmt.Sprintf("source %s, %d kept, new updates go into channel %s%s", cmp.Or(s.Source, "none"), next.Keep, next.DefaultChannel, by(ctx))})
 	})
 	if err == nil {
 		if before := m.settings.Swap(next); before.name != next.name {

@@ -12,8 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/opscenter-go/sdk/opscenter"
-	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // Status is how far an update is. The names are those of Operations Center.
@@ -140,15 +139,15 @@ func (f *File) Application() string {
 	return name
 }
 
-// Provides returns the component that a server gets from the file: an application, opscenter.ComponentOS or
+// Provides returns the component that a server gets from the file: an application, lifecycle.ComponentOS or
 // ComponentSecureBoot; empty for what a server does not look for, as images.
 func (f *File) Provides() string {
 	switch f.Type {
 	case TypeApplication:
 		return f.Application()
 	case TypeEFI, TypeUsr, TypeUsrVerity, TypeUsrVeritySignature:
-		if f.Component == opscenter.ComponentOS {
-			return opscenter.ComponentOS
+		if f.Component == lifecycle.ComponentOS {
+			return lifecycle.ComponentOS
 		}
 	case TypeSecureBoot:
 		return ComponentSecureBoot
@@ -171,7 +170,7 @@ func (u *Update) Provides(architecture string) (out []string) {
 		if name == "" || !f.isFor(architecture) {
 			continue
 		}
-		if name == opscenter.ComponentOS {
+		if name == lifecycle.ComponentOS {
 			if parts[f.Type] = true; len(parts) < osParts {
 				continue
 			}
@@ -218,9 +217,9 @@ func (u *Update) architectures() (out []string) {
 // compareVersions orders versions as numbers.
 func compareVersions(a, b string) int {
 	switch {
-	case rolling.Newer(a, b):
+	case lifecycle.Newer(a, b):
 		return 1
-	case rolling.Newer(b, a):
+	case lifecycle.Newer(b, a):
 		return -1
 	}
 	return 0

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/smime"
-	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 // descriptionName is what describes the update in an archive.
@@ -82,7 +82,7 @@ func (m *Manager) uploaded(ctx context.Context) error {
 	if s.source != nil || slices.ContainsFunc(m.Snapshot().Updates(), pending) {
 		return nil
 	}
-	return m.registry.ClearWarning(ctx, "", opscenter.WarningUpdates)
+	return m.registry.ClearWarning(ctx, "", warning.Updates)
 }
 
 // ErrTooLarge: an archive is larger than Options.MaxUpload.

@@ -14,9 +14,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/updates"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 func noSource(p *plane) { p.options.Settings = &updates.Settings{} }
@@ -360,7 +360,7 @@ func TestDamagedUpload(t *testing.T) {
 	content[10]++
 	require.NoError(t, os.WriteFile(place, content, 0o600))
 	require.ErrorIs(t, p.feed.Verify(t.Context()), updates.ErrMismatch)
-	require.Contains(t, p.warnings(t)[opscenter.WarningUpdates], u.Files[2].Filename)
+	require.Contains(t, p.warnings(t)[warning.Updates], u.Files[2].Filename)
 	require.Empty(t, p.versions(updates.StatusReady))
 	_, err = p.feed.Upload(t.Context(), bytes.NewReader(data))
 	require.NoError(t, err)
@@ -369,7 +369,7 @@ func TestDamagedUpload(t *testing.T) {
 	// The same, found at the start.
 	require.NoError(t, os.Remove(place))
 	p.restart(t)
-	require.Contains(t, p.warnings(t)[opscenter.WarningUpdates], u.Files[2].Filename+" is missing")
+	require.Contains(t, p.warnings(t)[warning.Updates], u.Files[2].Filename+" is missing")
 	_, err = p.feed.Upload(t.Context(), bytes.NewReader(data))
 	require.NoError(t, err)
 	require.Empty(t, p.warnings(t))

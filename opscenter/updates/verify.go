@@ -9,7 +9,7 @@ import (
 	"io"
 	"io/fs"
 
-	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 // Verify reads the files of all ready updates, and checks their sums. A file that is missing, or is another than was described, as on a disk
@@ -19,7 +19,7 @@ import (
 func (m *Manager) Verify(ctx context.Context) error {
 	err := m.verifyAll(ctx)
 	if err != nil && ctx.Err() == nil {
-		err = errors.Join(err, m.warn(ctx, opscenter.WarningUpdates, cut(err.Error())))
+		err = errors.Join(err, m.warn(ctx, warning.Updates, cut(err.Error())))
 	}
 	return err
 }

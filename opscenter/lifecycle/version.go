@@ -1,19 +1,12 @@
-package opscenter
+package lifecycle
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
-
-	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
 // OSName is what the operating system is called whose updates we speak of.
 const OSName = "IncusOS"
-
-// ComponentOS is the name of the operating system among the components of an update; the
-// others have the names of the applications.
-const ComponentOS = rolling.ComponentOS
 
 // Versions is what runs on a server.
 type Versions struct {
@@ -133,7 +126,7 @@ func (v Versions) Outdated(available map[string]string) map[string]string {
 	}
 	var out map[string]string
 	note := func(component, have string) {
-		if newest, ok := available[component]; ok && rolling.Newer(newest, have) {
+		if newest, ok := available[component]; ok && Newer(newest, have) {
 			if out == nil {
 				out = map[string]string{}
 			}
@@ -149,10 +142,17 @@ func (v Versions) Outdated(available map[string]string) map[string]string {
 	return out
 }
 
-// checkVersion wants a number in decimal digits.
-func checkVersion(version string) error {
-	if _, err := strconv.ParseUint(version, 10, 64); err != nil || version[0] == '+' {
-		return fmt.Errorf("version %q: digits are wanted, as in 202610150000: %w", version, ErrInvalidVersion)
+// ComponentOS is the name of the operating system among the components of an update. The other components have the names
+// of the applications.
+const ComponentOS = "os"
+
+// Newer reports whether version a is greater than b. Versions are numbers, YYYYMMDDHHMM. A version that is no number is
+// neither greater nor smaller than another.
+func Newer(a, b string) bool {
+	if a == b {
+		return false
 	}
-	return nil
+	x, errX := strconv.ParseUint(a, 10, 64)
+	y, errY := strconv.ParseUint(b, 10, 64)
+	return errX == nil && errY == nil && x > y
 }

@@ -1,4 +1,4 @@
-package opscenter
+package lifecycle
 
 import (
 	"fmt"
@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/event"
 )
 
 // Operation is an action under way: the intent, stored before the effect.
@@ -56,12 +57,12 @@ type Instance struct {
 // endOperation ends the operation under way: failed says why it failed, empty that it did not; why, what else is to be said.
 func (t *Transition) endOperation(at time.Time, failed, why string) {
 	next, op := &t.State, t.State.Operation
-	kind := EventActionFinished
+	kind := event.ActionFinished
 	if failed != "" {
-		kind, why = EventActionFailed, strings.TrimSuffix(failed+": "+why, ": ")
+		kind, why = event.ActionFailed, strings.TrimSuffix(failed+": "+why, ": ")
 	}
 	t.event(at, kind, fmt.Sprintf("%s: %s", op.Action, why))
-	next.LastOperation = &Outcome{ID: op.ID, Action: op.Action, Owner: op.Owner, StartedAt: op.StartedAt, EndedAt: at, Failed: truncate.Text(failed, maxReason)}
+	next.LastOperation = &Outcome{ID: op.ID, Action: op.Action, Owner: op.Owner, StartedAt: op.StartedAt, EndedAt: at, Failed: truncate.Text(failed, MaxReason)}
 	if took := at.Sub(op.StartedAt); failed == "" && took > 0 {
 		next.Took = maps.Clone(next.Took)
 		if next.Took == nil {

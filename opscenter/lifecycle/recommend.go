@@ -1,32 +1,10 @@
-package opscenter
+package lifecycle
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
-
-	"github.com/opscenter-go/sdk/opscenter/rolling"
-)
-
-// Action is what can be done to a server. All but power off are recommended on its way
-// through an update.
-type Action = rolling.Action
-
-const (
-	ActionNone     = rolling.None
-	ActionUpdate   = rolling.Update
-	ActionEvacuate = rolling.Evacuate
-	ActionReboot   = rolling.Reboot
-	ActionRestore  = rolling.Restore
-	ActionPowerOff = rolling.PowerOff
-
-	// Those below are no part of a rollout.
-
-	// ActionSuspend suspends the server to memory: it is back when somebody wakes it.
-	ActionSuspend Action = "suspend"
-	// ActionReconfigure changes the server's configuration, its network above all.
-	ActionReconfigure Action = "reconfigure"
-	// ActionFactoryReset installs the server anew: it registers again, with another certificate.
-	ActionFactoryReset Action = "factory-reset"
 )
 
 // UpdateState is where a server stands in an update. The names are those of Operations Center.
@@ -129,7 +107,7 @@ func notReady(c Condition) Recommendation {
 	if status == "" {
 		status = StatusUnknown
 	}
-	return c.because(ActionNone, state, "not ready", "the server is "+describe(status, c.StatusDetail))
+	return c.because(ActionNone, state, "not ready", "the server is "+Describe(status, c.StatusDetail))
 }
 
 func inProgress(c Condition) (Recommendation, bool) {
@@ -155,6 +133,13 @@ func inProgress(c Condition) (Recommendation, bool) {
 		state = UpdateStateUndefined
 	}
 	return c.because(ActionNone, state, "in progress", "the server is "+what), true
+}
+
+// Recommend returns the recommended action for a server whose channel offers these versions of its components. The reason
+// names the versions.
+func (s *ServerState) Recommend(available map[string]string) Recommendation {
+	outdated := s.Versions.Outdated(available)
+	return s.explainVersions(Recommend(s.condition(outdated)), outdated)
 }
 
 // condition returns what a recommendation for the server depends on.
@@ -196,7 +181,7 @@ func (s *ServerState) explainVersions(r Recommendation, outdated map[string]stri
 func (v Versions) describeOutdated(outdated map[string]string) string {
 	components := map[string][]string{} // by the step they take
 	var steps []string
-	for _, component := range sortedKeys(outdated) {
+	for _, component := range slices.Sorted(maps.Keys(outdated)) {
 		have, _ := v.Staged(component)
 		step := have + " → " + outdated[component]
 		if components[step] == nil {

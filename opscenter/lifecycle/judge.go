@@ -1,4 +1,4 @@
-package opscenter
+package lifecycle
 
 import (
 	"fmt"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 // The parts of Apply that doubt what they see: certificates, servers that go up and down, and
@@ -25,8 +27,8 @@ func (t *Transition) presented(o Observation) {
 	refused := o.Failure != nil && o.Failure.Kind == FailureCertificate
 	switch {
 	case refused:
-		next.StatusReason = truncate.Text(o.Failure.Message, maxReason)
-		t.event(o.At, EventCertificateChanged, fmt.Sprintf("presents certificate %.12s, which is not accepted: %s", o.Presented, o.Failure.Message))
+		next.StatusReason = truncate.Text(o.Failure.Message, MaxReason)
+		t.event(o.At, event.CertificateChanged, fmt.Sprintf("presents certificate %.12s, which is not accepted: %s", o.Presented, o.Failure.Message))
 	case before != "" || o.Trust != "":
 		why := "the one it registered with"
 		if o.Trust != "" {
@@ -35,7 +37,7 @@ func (t *Transition) presented(o Observation) {
 		if o.Failure == nil && next.Status == StatusReady && next.StatusDetail == DetailNone {
 			next.StatusReason = reasonReady // and no longer the alarm
 		}
-		t.event(o.At, EventCertificateChanged, fmt.Sprintf("presents certificate %.12s, which is accepted: %s", o.Presented, why))
+		t.event(o.At, event.CertificateChanged, fmt.Sprintf("presents certificate %.12s, which is accepted: %s", o.Presented, why))
 	}
 }
 
@@ -58,7 +60,7 @@ func (t *Transition) outage(at time.Time, policy Policy) {
 	next.Outages = recent
 	if len(recent) >= policy.FlapThreshold && next.FlappingSince.IsZero() {
 		next.FlappingSince = at
-		t.event(at, EventFlapping, fmt.Sprintf("became unresponsive %d times within %s: held offline until it is steady for %s", len(recent), policy.FlapWindow, policy.FlapSteady))
+		t.event(at, event.Flapping, fmt.Sprintf("became unresponsive %d times within %s: held offline until it is steady for %s", len(recent), policy.FlapWindow, policy.FlapSteady))
 	}
 }
 
@@ -90,59 +92,59 @@ func (t *Transition) steadilyDown(o Observation, policy Policy) {
 
 func (t *Transition) steady(at time.Time, why string) {
 	t.State.FlappingSince, t.State.Outages = time.Time{}, nil
-	t.event(at, EventSteady, "no longer up and down: "+why)
+	t.event(at, event.Steady, "no longer up and down: "+why)
 }
 
 // warn says which warnings the server deserves.
 func (t *Transition) warn(o Observation, policy Policy) {
 	s := &t.State
-	judge := func(kind WarningKind, holds bool, message string) {
+	judge := func(kind warning.Kind, holds bool, message string) {
 		t.Judged = append(t.Judged, kind)
 		if holds {
-			t.Warnings = append(t.Warnings, Warned{Kind: kind, Message: truncate.Text(message, maxReason)})
+			t.Warnings = append(t.Warnings, warning.Input{Kind: kind, Message: truncate.Text(message, MaxReason)})
 		}
 	}
-	judge(WarningFlapping, !s.FlappingSince.IsZero(), "goes up and down; held offline since "+s.FlappingSince.Format(time.RFC3339))
+	judge(warning.Flapping, !s.FlappingSince.IsZero(), "goes up and down; held offline since "+s.FlappingSince.Format(time.RFC3339))
 	if o.Failure == nil {
-		judge(WarningUnreachable, false, "")
-		judge(WarningCertificate, false, "")
-		judge(WarningIdentity, false, "")
-		judge(WarningUntrusted, false, "")
-		judge(WarningBackupImage, s.Versions.OS.BackupImage, fmt.Sprintf("runs os %s from its backup image: os %s did not boot, and is not installed again", s.Versions.OS.Version, s.Versions.OS.VersionNext))
+		judge(warning.Unreachable, false, "")
+		judge(warning.Certificate, false, "")
+		judge(warning.Identity, false, "")
+		judge(warning.Untrusted, false, "")
+		judge(warning.BackupImage, s.Versions.OS.BackupImage, fmt.Sprintf("runs os %s from its backup image: os %s did not boot, and is not installed again", s.Versions.OS.Version, s.Versions.OS.VersionNext))
 		if o.Facts != nil && (len(o.Notes) > 0 || len(o.Unread) == 0) { // a part that was not read may be too large still
-			judge(WarningFacts, len(o.Notes) > 0, strings.Join(o.Notes, "; "))
+			judge(warning.Facts, len(o.Notes) > 0, strings.Join(o.Notes, "; "))
 		}
 		// A light poll did not try all; and one whole poll between others that are not is no end of it.
 		if len(o.Unread) > 0 || t.Contact.Whole >= wholePolls {
-			judge(WarningUnreadable, len(o.Unread) > 0, "could not be read, and is kept as it was: "+strings.Join(o.Unread, "; "))
+			judge(warning.Unreadable, len(o.Unread) > 0, "could not be read, and is kept as it was: "+strings.Join(o.Unread, "; "))
 		}
 		return
 	}
 	down := s.Status == StatusOffline && s.StatusDetail == DetailUnresponsive
-	judge(WarningUnreachable, down, o.Failure.Message)
+	judge(warning.Unreachable, down, o.Failure.Message)
 	if op := s.Operation; o.Presented != "" && (op == nil || op.Action != ActionFactoryReset) {
-		judge(WarningCertificate, o.Failure.Kind == FailureCertificate, o.Failure.Message)
+		judge(warning.Certificate, o.Failure.Kind == FailureCertificate, o.Failure.Message)
 	}
 	if o.Failure.Kind == FailureIdentity {
-		judge(WarningIdentity, true, o.Failure.Message)
+		judge(warning.Identity, true, o.Failure.Message)
 	}
 	if o.Failure.Kind == FailureUntrusted {
 		// For some seconds after a registration that is as it should be.
 		if t.Contact.Failures >= policy.OfflineThreshold {
-			judge(WarningUntrusted, true, o.Failure.Message)
+			judge(warning.Untrusted, true, o.Failure.Message)
 		}
 	}
 }
 
-// plain reports whether nothing is under way on a server, and nothing is in doubt: then the
+// Steady reports whether nothing is under way on a server, and nothing is in doubt: then the
 // same observation finds nothing new the next time.
-func (t *Transition) plain() bool {
+func (t *Transition) Steady() bool {
 	s := &t.State
 	return s.Status == StatusReady && s.StatusDetail == DetailNone && s.Announced == nil && s.Operation == nil &&
 		s.FlappingSince.IsZero() && t.Contact.Failures == 0 && t.Contact.Acting == 0 && len(t.Warnings) == 0 && len(t.Events) == 0
 }
 
-// clears reports whether the kind was judged, and is not deserved.
-func (t *Transition) clears(kind WarningKind) bool {
-	return slices.Contains(t.Judged, kind) && !slices.ContainsFunc(t.Warnings, func(w Warned) bool { return w.Kind == kind })
+// Clears reports whether the kind was judged, and is not deserved.
+func (t *Transition) Clears(kind warning.Kind) bool {
+	return slices.Contains(t.Judged, kind) && !slices.ContainsFunc(t.Warnings, func(w warning.Input) bool { return w.Kind == kind })
 }

@@ -1,14 +1,14 @@
-package opscenter
+package lifecycle
 
 import (
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
-	"github.com/opscenter-go/sdk/opscenter/rolling"
+	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 // Transition is the outcome of Apply.
@@ -17,18 +17,18 @@ type Transition struct {
 	Contact Contact
 	// Changed tells whether State differs from what it was.
 	Changed bool
-	Events  []Event
+	Events  []event.Event
 	// Warnings are there to be raised, or seen once more; of the kinds in Judged, all others
 	// of the server are cleared.
-	Warnings []Warned
-	Judged   []WarningKind
+	Warnings []warning.Input
+	Judged   []warning.Kind
 }
 
 // bootSlack is how far the clocks of two machines may disagree about when a boot was.
 const bootSlack = 5 * time.Second
 
-// bootDrift is by how much the time of a boot must differ from the one known to be another.
-const bootDrift = 15 * time.Second
+// BootDrift is by how much the time of a boot must differ from the one known to be another.
+const BootDrift = 15 * time.Second
 
 // Apply applies an observation to the state of a server. It is pure: the same input always
 // gives the same outcome. The rules are those of the status machine in the design:
@@ -155,7 +155,7 @@ func (t *Transition) answered(o Observation, policy Policy) {
 		if runs := next.Versions.OS.Version; runs != before {
 			booted += fmt.Sprintf("; runs os %s, ran %s", runs, before)
 		}
-		t.event(o.At, EventServerRebooted, booted)
+		t.event(o.At, event.ServerRebooted, booted)
 	}
 
 	if a := next.Announced; a != nil {
@@ -214,7 +214,7 @@ func (t *Transition) answered(o Observation, policy Policy) {
 // known: seen is when it was last in touch. A boot time that moves because a clock was set is none.
 func (t *Transition) booted(o Observation, seen time.Time) string {
 	known := t.State.BootedAt
-	if o.BootedAt.IsZero() || !known.IsZero() && o.BootedAt.Sub(known).Abs() <= bootDrift {
+	if o.BootedAt.IsZero() || !known.IsZero() && o.BootedAt.Sub(known).Abs() <= BootDrift {
 		return ""
 	}
 	t.State.BootedAt = o.BootedAt.Truncate(time.Second)
@@ -247,7 +247,7 @@ func (t *Transition) read(o Observation) {
 	next := &t.State
 	if o.Type != nil && *o.Type != next.Type {
 		if next.Type != "" && next.Type != TypeUnknown {
-			t.event(o.At, EventTypeChanged, fmt.Sprintf("the primary application makes it %s, it was %s", *o.Type, next.Type))
+			t.event(o.At, event.TypeChanged, fmt.Sprintf("the primary application makes it %s, it was %s", *o.Type, next.Type))
 		}
 		next.Type = *o.Type
 	}
@@ -264,9 +264,9 @@ func (t *Transition) read(o Observation) {
 		switch before := next.MemberName; {
 		case *o.MemberName == before:
 		case *o.MemberName == "":
-			t.event(o.At, EventClusterDiscovered, fmt.Sprintf("is in no Incus cluster any more, was member %s of one", before))
+			t.event(o.At, event.ClusterDiscovered, fmt.Sprintf("is in no Incus cluster any more, was member %s of one", before))
 		default:
-			t.event(o.At, EventClusterDiscovered, fmt.Sprintf("is member %s of an Incus cluster", *o.MemberName))
+			t.event(o.At, event.ClusterDiscovered, fmt.Sprintf("is member %s of an Incus cluster", *o.MemberName))
 		}
 		next.MemberName = *o.MemberName
 	}
@@ -279,7 +279,7 @@ func (t *Transition) read(o Observation) {
 	}
 	if o.Update != nil && (next.Update == nil || *next.Update != *o.Update) {
 		if before := next.Update; before != nil {
-			t.event(o.At, EventUpdateSettings, fmt.Sprintf("updates itself as %s, was %s", o.Update, before))
+			t.event(o.At, event.UpdateSettings, fmt.Sprintf("updates itself as %s, was %s", o.Update, before))
 		}
 		next.Update = o.Update
 	}
@@ -373,19 +373,10 @@ func (t *Transition) keyApplied(o Observation) bool {
 	return (t.State.KeyWaits || t.State.Operation.Keys) && os.NeedsReboot && os.StagedVersion() == "" && t.gaveUp(o) != ""
 }
 
-// after reports whether a check was made since the server said what it said before. The server's
-// clock is compared with itself alone.
-func (s UpdateStatus) after(before *UpdateStatus) bool {
-	if before == nil {
-		return false
-	}
-	return !s.LastCheck.Equal(before.LastCheck) || !before.Running() && s.Status != before.Status
-}
-
 // reached reports whether every component has at least its target version.
 func reached(v Versions, targets map[string]string) bool {
 	for component, target := range targets {
-		if have, ok := v.Staged(component); ok && rolling.Newer(target, have) {
+		if have, ok := v.Staged(component); ok && Newer(target, have) {
 			return false
 		}
 	}
@@ -397,27 +388,16 @@ func (t *Transition) to(at time.Time, status Status, detail StatusDetail, reason
 	if next.Status == status && next.StatusDetail == detail {
 		return
 	}
-	from := describe(next.Status, next.StatusDetail)
-	next.Status, next.StatusDetail, next.StatusReason, next.StatusSince = status, detail, truncate.Text(reason, maxReason), at
-	t.event(at, EventStatusChanged, fmt.Sprintf("%s, was %s: %s", describe(status, detail), from, reason))
+	from := Describe(next.Status, next.StatusDetail)
+	next.Status, next.StatusDetail, next.StatusReason, next.StatusSince = status, detail, truncate.Text(reason, MaxReason), at
+	t.event(at, event.StatusChanged, fmt.Sprintf("%s, was %s: %s", Describe(status, detail), from, reason))
 }
 
-func (t *Transition) event(at time.Time, kind EventKind, reason string) {
-	t.Events = append(t.Events, Event{At: at, Kind: kind, Server: t.State.Name, Reason: truncate.Text(reason, maxReason)})
+func (t *Transition) event(at time.Time, kind event.Kind, reason string) {
+	t.Events = append(t.Events, event.Event{At: at, Kind: kind, Server: t.State.Name, Reason: truncate.Text(reason, MaxReason)})
 }
 
 const reasonReady = "answers, and is ready"
 
-// maxReason bounds the reasons that are stored, in bytes: parts of them come from servers.
-const maxReason = 1000
-
-// describe returns a status with its detail, as "offline (rebooting)".
-func describe(status Status, detail StatusDetail) string {
-	if detail == DetailNone {
-		return string(status)
-	}
-	return fmt.Sprintf("%s (%s)", status, detail)
-}
-
-// sortedKeys returns the keys of m in order.
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+// MaxReason bounds the reasons that are stored, in bytes: parts of them come from servers.
+const MaxReason = 1000

@@ -1,0 +1,24 @@
+package lifecycle
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Facts is what is large about a server, each part as the server's API gives it, without
+// secrets. A part that was never read is nil.
+type Facts struct {
+	// Hardware is what Incus's and IncusOS's resources APIs return.
+	Hardware json.RawMessage `json:"hardware,omitempty"`
+	// Network, Security and Storage are what IncusOS's system APIs return.
+	Network  json.RawMessage `json:"network,omitempty"`
+	Security json.RawMessage `json:"security,omitempty"`
+	Storage  json.RawMessage `json:"storage,omitempty"`
+	// ReadAt is when the stored facts last changed.
+	ReadAt time.Time `json:"read_at,omitzero"`
+}
+
+// Size returns how large the facts are, in bytes.
+func (f *Facts) Size() int {
+	return len(f.Hardware) + len(f.Network) + len(f.Security) + len(f.Storage)
+}
