@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
@@ -54,7 +55,7 @@ func (m *memory) warned(w *writing) {
 		}
 		m.open[subject] = &alarm{uuid: raised.UUID, message: raised.Message, last: raised.LastSeen, number: w.number}
 		if t := m.tracks[raised.ServerID]; t != nil {
-			t.settled = digest{} // a poll has to see whether it still holds
+			t.settled = facts.Digest{} // a poll has to see whether it still holds
 		}
 	}
 }

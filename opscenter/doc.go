@@ -22,7 +22,7 @@
 //	incusos.DefaultMaxBody, an answer          4 MiB          is not read                              TestFaults
 //	the header of an answer                    64 KiB         is not read                              TestEndlessHeader
 //	facts, each part as it is read             4 × its kept   is not read                              TestHostileFacts
-//	opscenter.MaxHardwareSize and others       688 KiB in all is left out, with WarningFacts           TestFactsThatAreTooLarge
+//	lifecycle.MaxHardwareSize and others       688 KiB in all is left out, with WarningFacts           TestFactsThatAreTooLarge
 //	opscenter.DefaultMaxFactsHistory           20 changes     the oldest go                            TestFactsHistory
 //	poller.DefaultTimeout, a poll              30 s           counts as a failure                      TestGrace
 //	poller.DefaultSlowConcurrency, slow polls  512            wait for each other, not the others      TestTheDeadDoNotStarveTheLiving

@@ -15,6 +15,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/poller"
 )
 
@@ -41,7 +42,7 @@ func TestCosts(t *testing.T) {
 	for _, name := range names {
 		require.Contains(t, tests, "\nfunc "+name+"(t *testing.T)", name)
 	}
-	budgets := regexp.MustCompile(`\b(opscenter|incusos|inventory|poller|httpapi|badgerstore)\.((?:Default|Max|Err)\w+|Options\.\w+)`).FindAllStringSubmatch(string(doc), -1)
+	budgets := regexp.MustCompile(`\b(opscenter|lifecycle|incusos|inventory|poller|httpapi|badgerstore)\.((?:Default|Max|Err)\w+|Options\.\w+)`).FindAllStringSubmatch(string(doc), -1)
 	require.Greater(t, len(budgets), 25)
 	for _, budget := range budgets {
 		name := strings.TrimPrefix(budget[2], "Options.")
@@ -65,7 +66,7 @@ func TestCosts(t *testing.T) {
 	}
 	for name, shown := range map[string]string{
 		"incusos.DefaultMaxBody":              size(incusos.DefaultMaxBody),
-		"opscenter.MaxHardwareSize":           size(opscenter.MaxHardwareSize + opscenter.MaxNetworkSize + opscenter.MaxSecuritySize + opscenter.MaxStorageSize),
+		"lifecycle.MaxHardwareSize":           size(lifecycle.MaxHardwareSize + lifecycle.MaxNetworkSize + lifecycle.MaxSecuritySize + lifecycle.MaxStorageSize),
 		"opscenter.DefaultMaxFactsHistory":    count(opscenter.DefaultMaxFactsHistory),
 		"poller.DefaultTimeout":               fmt.Sprint(poller.DefaultTimeout.Seconds(), " s"),
 		"poller.DefaultSlowConcurrency":       count(poller.DefaultSlowConcurrency),

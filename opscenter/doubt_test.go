@@ -106,7 +106,7 @@ func TestSecretsOfAnEarlierTime(t *testing.T) {
 	history, err = w.FactsHistory(t.Context(), "server00")
 	require.NoError(t, err)
 	requireNoSecret(t, fmt.Sprint(history), "hunter")
-	require.Equal(t, []opscenter.FactChange{{Path: "security.config.n", From: "1", To: "2"}}, history[0].Changes)
+	require.Equal(t, []lifecycle.FieldChange{{Path: "security.config.n", From: "1", To: "2"}}, history[0].Changes)
 	require.Len(t, history, 2)
 }
 
@@ -123,7 +123,7 @@ func TestFactsMadeToBeSlow(t *testing.T) {
 	require.Less(t, time.Since(begun), time.Minute)
 	history, err := w.FactsHistory(t.Context(), "server00")
 	require.NoError(t, err)
-	require.Len(t, history[0].Changes, opscenter.MaxFactChanges)
+	require.Len(t, history[0].Changes, lifecycle.MaxFactChanges)
 	require.Less(t, len(history[0].Changes[0].Path), 300)
 }
 

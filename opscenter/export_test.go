@@ -3,8 +3,10 @@ package opscenter
 import (
 	"context"
 	"encoding/json"
-	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // SetClock sets the time of day as if that much time had passed.
@@ -44,8 +46,8 @@ func (r *Registry) FlushPending() bool {
 
 // ReducePart is for tests of what is kept of facts that are too large.
 func ReducePart(data json.RawMessage, limit int) (json.RawMessage, string, error) {
-	return reducePart(data, limit)
+	return facts.ReducePart(data, limit)
 }
 
 // DigestFacts is what facts are compared by.
-func DigestFacts(f *lifecycle.Facts) (any, error) { return digestFacts(f, false) }
+func DigestFacts(f *lifecycle.Facts) (any, error) { return facts.SumsOf(f, false) }

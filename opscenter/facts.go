@@ -5,14 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
-	"sync"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
-	"github.com/klauspost/compress/zstd"
-
-	"github.com/opscenter-go/sdk/internal/jsonfilter"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -54,7 +49,7 @@ func (r *Registry) ServerFacts(ctx context.Context, name string) (*lifecycle.Fac
 func (r *Registry) FactsOf(ctx context.Context, info *ServerInfo) (*lifecycle.Facts, error) {
 	var row *factsRow
 	err := r.store.View(ctx, func(tx storage.ReadTx) (err error) {
-		row, err = facts.Find(tx, storage.StringKey(info.ID))
+		row, err = factsTable.Find(tx, storage.StringKey(info.ID))
 		return err
 	})
 	if err != nil {
@@ -65,7 +60,7 @@ func (r *Registry) FactsOf(ctx context.Context, info *ServerInfo) (*lifecycle.Fa
 	}
 	out, err := row.open()
 	if err == nil && !r.options.KeepSecrets {
-		return redactFacts(out), nil // they may be from a time when secrets were kept
+		return facts.Redacted(out), nil // they may be from a time when secrets were kept
 	}
 	return out, err
 }
@@ -78,30 +73,8 @@ func (f *factsRow) same(other *factsRow) bool {
 	return f.Changes == other.Changes && f.ReadAt.Equal(other.ReadAt) && bytes.Equal(f.Data, other.Data)
 }
 
-// Both are made when the program begins, not when they are first used: they hold channels,
-// which would belong to the synctest bubble of the test that happened to come first.
-var decoder, encoder = newDecoder(), newEncoder()
-
-func newDecoder() *zstd.Decoder {
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(64<<20))
-	if err != nil {
-		panic(err) // the options are constants
-	}
-	return d
-}
-
-func newEncoder() *zstd.Encoder {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2),
-		zstd.WithWindowSize(256<<10), zstd.WithLowerEncoderMem(true))
-	if err != nil {
-		panic(err) // the options are constants
-	}
-	_ = e.EncodeAll(nil, nil) // makes its channel
-	return e
-}
-
 func (f *factsRow) open() (*lifecycle.Facts, error) {
-	data, err := decoder.DecodeAll(f.Data, nil)
+	data, err := facts.Decompress(f.Data)
 	if err != nil {
 		return nil, fmt.Errorf("facts of server ID %s: %w: %v", f.ID, storage.ErrCorrupt, err)
 	}
@@ -111,214 +84,4 @@ func (f *factsRow) open() (*lifecycle.Facts, error) {
 	}
 	out.ReadAt = f.ReadAt
 	return out, nil
-}
-
-type factsPart struct {
-	name string
-	data *json.RawMessage
-}
-
-// parts names the parts in a fixed order.
-func partsOf(f *lifecycle.Facts) [4]factsPart {
-	return [4]factsPart{{"hardware", &f.Hardware}, {"network", &f.Network}, {"security", &f.Security}, {"storage", &f.Storage}}
-}
-
-// factsDigest is the digest of each part of facts, without secrets and without what changes
-// all the time; 0 for a part that was not read.
-type factsDigest [4]uint64
-
-// buffers for digests: facts are as large as they are many.
-var buffers = sync.Pool{New: func() any { return new([]byte) }}
-
-// maxBuffer bounds the buffers that are kept, in bytes.
-const maxBuffer = 256 << 10
-
-func digestFacts(f *lifecycle.Facts, keepSecrets bool) (out factsDigest, err error) {
-	buffer := buffers.Get().(*[]byte)
-	defer func() {
-		if cap(*buffer) <= maxBuffer {
-			buffers.Put(buffer)
-		}
-	}()
-	drop := steady
-	if keepSecrets {
-		drop = isVolatile
-	}
-	for i, part := range partsOf(f) {
-		if *part.data == nil {
-			continue
-		}
-		if *buffer, _, err = jsonfilter.Append((*buffer)[:0], *part.data, drop); err != nil {
-			return out, fmt.Errorf("%s facts: %w", part.name, err)
-		}
-		out[i] = max(1, xxhash.Sum64(*buffer))
-	}
-	return out, nil
-}
-
-// steady drops what is no part of what facts say: secrets, and what changes all the time.
-func steady(key []byte) bool { return isVolatile(key) || isSecret(key) }
-
-// redacted returns facts without secrets. A part that can't be read can't be cleaned, and is left out.
-func redactFacts(f *lifecycle.Facts) *lifecycle.Facts {
-	out := *f
-	for _, part := range partsOf(&out) {
-		if *part.data == nil {
-			continue
-		}
-		clean, err := RedactSecrets(*part.data)
-		if err != nil {
-			clean = nil
-		}
-		*part.data = clean
-	}
-	return &out
-}
-
-// readable returns facts without the parts that are no JSON, and why they are none.
-func readableFacts(f *lifecycle.Facts) (out *lifecycle.Facts, unread []string) {
-	out = f
-	for i, part := range partsOf(f) {
-		if *part.data == nil || json.Valid(*part.data) {
-			continue
-		}
-		if out == f {
-			all := *f
-			out = &all
-		}
-		*partsOf(out)[i].data = nil
-		unread = append(unread, part.name+" facts: not JSON")
-	}
-	return out, unread
-}
-
-func parse(data []byte) (any, error) {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.UseNumber() // large counters stay what they are
-	var doc any
-	if err := d.Decode(&doc); err != nil {
-		return nil, err
-	}
-	return doc, nil
-}
-
-// mergeFacts returns what was read over what was stored, and the row that holds it.
-func mergeFacts(before, read *lifecycle.Facts, id string, at time.Time) (merged *lifecycle.Facts, row *factsRow, err error) {
-	all := *before
-	from := partsOf(read)
-	for i, part := range partsOf(&all) {
-		if *from[i].data != nil {
-			*part.data = *from[i].data
-		}
-	}
-	all.ReadAt = time.Time{}
-	fits, _ := reduceFacts(&all) // what is stored may be from a time when more was
-	all = *fits
-	var data bytes.Buffer
-	plain := json.NewEncoder(&data)
-	plain.SetEscapeHTML(false) // which would make six bytes of one
-	if err := plain.Encode(&all); err != nil {
-		return nil, nil, err
-	}
-	return &all, &factsRow{ID: id, ReadAt: at, Data: encoder.EncodeAll(data.Bytes(), nil)}, nil
-}
-
-// combineHash replaces, in a stored hash, the parts that were read: "hardware=… network=…".
-func (d factsDigest) combine(stored string) string {
-	known := map[string]string{}
-	for entry := range bytes.FieldsSeq([]byte(stored)) {
-		name, sum, _ := bytes.Cut(entry, []byte("="))
-		known[string(name)] = string(sum)
-	}
-	for i, part := range partsOf(&lifecycle.Facts{}) {
-		if d[i] != 0 {
-			known[part.name] = strconv.FormatUint(d[i], 16)
-		}
-	}
-	var out []byte
-	for _, name := range sortedKeys(known) {
-		if len(out) > 0 {
-			out = append(out, ' ')
-		}
-		out = fmt.Appendf(out, "%s=%s", name, known[name])
-	}
-	return string(out)
-}
-
-// RedactSecrets returns a JSON document without the values of secrets, wherever in it they are.
-// What is not JSON is not returned, but its error.
-func RedactSecrets(data json.RawMessage) (json.RawMessage, error) {
-	out, removed, err := jsonfilter.Append(make([]byte, 0, len(data)), data, isSecret)
-	if err != nil {
-		return nil, err
-	}
-	if !removed {
-		return data, nil
-	}
-	return out, nil
-}
-
-func encodePlain(doc any) (json.RawMessage, error) {
-	var out bytes.Buffer
-	plain := json.NewEncoder(&out)
-	plain.SetEscapeHTML(false)
-	if err := plain.Encode(doc); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSpace(out.Bytes()), nil
-}
-
-// isSecret goes by the name of a value: keys that are not public, recovery keys of drives and pools (IncusOS security
-// API), keys of WireGuard interfaces and peers, passwords of proxies and of wake-on-LAN
-// (network API), of BMCs, and tokens (provider API).
-func isSecret(key []byte) bool {
-	n := len(key)
-	if n < len("key") {
-		return false
-	}
-	// Nearly all keys are told by their last two letters to be none.
-	switch (uint16(key[n-2])<<8 | uint16(key[n-1])) | 0x2020 {
-	case 'r'<<8 | 'd', 's'<<8 | 'e', 'e'<<8 | 't', 'e'<<8 | 'y', 'y'<<8 | 's', 'e'<<8 | 'n', 'n'<<8 | 's', 'n'<<8 | 'g', 'g'<<8 | 's', 't'<<8 | 's', 'd'<<8 | 's':
-	default:
-		return false
-	}
-	for _, ending := range secretEndings {
-		if hasEnding(key, ending) {
-			return true
-		}
-	}
-	for _, ending := range keyEndings {
-		if hasEnding(key, ending) && (n == len(ending) || key[n-len(ending)-1] == '_') {
-			return !hasEnding(key[:n-len(ending)], publicPrefix)
-		}
-	}
-	return false
-}
-
-func hasEnding(key, ending []byte) bool {
-	return len(key) >= len(ending) && bytes.EqualFold(key[len(key)-len(ending):], ending)
-}
-
-// IsSecretName reports whether the value of that name in a JSON document is taken for a secret.
-func IsSecretName(name string) bool { return isSecret([]byte(name)) }
-
-// secretEndings end the names of secrets; keyEndings too, where they are whole words and no public keys.
-var (
-	secretEndings = [][]byte{[]byte("password"), []byte("passwords"), []byte("passphrase"), []byte("secret"), []byte("secrets"), []byte("token"), []byte("tokens"), []byte("keyring"), []byte("keyrings")}
-	keyEndings    = [][]byte{[]byte("key"), []byte("keys")}
-	publicPrefix  = []byte("public_")
-)
-
-// isVolatile goes by the name of what changes by itself from poll to poll, and says nothing
-// new: counters, free space, uptimes, ages of LLDP neighbours.
-func isVolatile(key []byte) bool {
-	switch string(key) {
-	case "stats", "counters", "load", "uptime", "last_check",
-		"used", "free", "available", "usage", "hugepages_used",
-		"usage_in_bytes", "available_in_bytes", "usable_pool_size_in_bytes", "raw_read_error_rate", "seek_error_rate", "pool_allocated_space_in_bytes", "raw_pool_size_in_bytes_used",
-		"power_on_hours", "data_units_read", "data_units_written", "temperature",
-		"ttl", "age", "frequency", "last_handshake", "latest_handshake", "rx_bytes", "tx_bytes", "progress":
-		return true
-	}
-	return false
 }

@@ -29,7 +29,7 @@ func TestFactsThatAreTooLarge(t *testing.T) {
 		return json.RawMessage(fmt.Sprintf(`{"config":{"name":"kept"},"state":{"small":{"used":%d,"a":1},"large":"%s"}}`, counter, noise(limit)))
 	}
 	small := json.RawMessage(`{"a":1}`)
-	for i, limit := range []int{opscenter.MaxHardwareSize, opscenter.MaxNetworkSize, opscenter.MaxSecuritySize, opscenter.MaxStorageSize} {
+	for i, limit := range []int{lifecycle.MaxHardwareSize, lifecycle.MaxNetworkSize, lifecycle.MaxSecuritySize, lifecycle.MaxStorageSize} {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			w := memoryWorld(t)
 			info := w.ready(t, 0)
@@ -94,12 +94,12 @@ func TestFactsThatAreTooLarge(t *testing.T) {
 			info := w.ready(t, 0)
 			full := func(limit int) json.RawMessage { return json.RawMessage(fmt.Sprintf(`{"x":%q}`, noise(limit-10))) }
 			o := answer(info)
-			o.Facts = &lifecycle.Facts{Hardware: full(opscenter.MaxHardwareSize), Network: full(opscenter.MaxNetworkSize), Security: full(opscenter.MaxSecuritySize), Storage: full(opscenter.MaxStorageSize)}
+			o.Facts = &lifecycle.Facts{Hardware: full(lifecycle.MaxHardwareSize), Network: full(lifecycle.MaxNetworkSize), Security: full(lifecycle.MaxSecuritySize), Storage: full(lifecycle.MaxStorageSize)}
 			w.observe(t, o)
 			facts, err := w.ServerFacts(t.Context(), info.Name)
 			require.NoError(t, err)
 			require.Equal(t, o.Facts.Size(), facts.Size())
-			require.Less(t, facts.Size(), opscenter.MaxFactsSize)
+			require.Less(t, facts.Size(), lifecycle.MaxFactsSize)
 		})
 	})
 }
@@ -165,9 +165,9 @@ func TestReducePart(t *testing.T) {
 		"a name": `{"` + strings.Repeat("k", 3<<20) + `":{"a":1},"x":1}`, "names that grow": `{"` + strings.Repeat("\u2028", 100_000) + `":1}`,
 		"objects": many(`{"":0}`, 200_000), "members": many("0", 380_000), "members below": `{"a":` + many("0", 380_000) + `}`,
 	} {
-		kept, left, err := opscenter.ReducePart(json.RawMessage(document), opscenter.MaxHardwareSize)
+		kept, left, err := opscenter.ReducePart(json.RawMessage(document), lifecycle.MaxHardwareSize)
 		require.NoError(t, err, name)
-		require.LessOrEqual(t, len(kept), opscenter.MaxHardwareSize, name)
+		require.LessOrEqual(t, len(kept), lifecycle.MaxHardwareSize, name)
 		require.True(t, left != "" || name == "names that grow", name) // those are shorter without escapes
 	}
 	require.Less(t, time.Since(begun), 2*time.Minute, "whatever it has: a second or two, and ten with -race; what grows with the square takes longer than an hour")

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter/expression"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -96,11 +97,11 @@ func (r *Registry) matchesServer(tx storage.ReadTx, m *expression.Matcher, info 
 		m.Set("recommended_action", string(info.Recommendation().Action))
 	}
 	if m.Uses("hardware_data") || m.Uses("os_data") {
-		row, err := facts.Find(tx, storage.StringKey(info.ID))
+		row, err := factsTable.Find(tx, storage.StringKey(info.ID))
 		found := &lifecycle.Facts{}
 		if err == nil && row != nil {
 			if found, err = row.open(); err == nil && !r.options.KeepSecrets {
-				found = redactFacts(found)
+				found = facts.Redacted(found)
 			}
 		}
 		if err != nil {

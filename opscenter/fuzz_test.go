@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 )
 
 func FuzzParseCertificate(f *testing.F) {
@@ -27,11 +28,11 @@ func FuzzRedactSecrets(f *testing.F) {
 	f.Add(`{"a":{"password":"x"},"b":[{"private_key":1}]}`)
 	f.Add(`{"encryption_recovery_keys":["k"]}`)
 	f.Fuzz(func(t *testing.T, text string) {
-		out, err := opscenter.RedactSecrets(json.RawMessage(text))
+		out, err := facts.RedactSecrets(json.RawMessage(text))
 		if err != nil {
 			return
 		}
-		again, err := opscenter.RedactSecrets(out)
+		again, err := facts.RedactSecrets(out)
 		if err != nil {
 			t.Fatalf("redacted once, and unreadable: %v", err)
 		}

@@ -3,9 +3,10 @@ package opscenter
 import (
 	"context"
 	"fmt"
+	"time"
+
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/warning"
-	"time"
 )
 
 // guard tells an outage of the control plane's own connection from one of the servers: when

@@ -36,7 +36,7 @@ func TestFactsHistory(t *testing.T) {
 		history, err = w.FactsHistory(t.Context(), "server00")
 		require.NoError(t, err)
 		require.Len(t, history, 1)
-		require.Equal(t, []opscenter.FactChange{{Path: "network.config.mtu", From: "0", To: "1"}}, history[0].Changes)
+		require.Equal(t, []lifecycle.FieldChange{{Path: "network.config.mtu", From: "0", To: "1"}}, history[0].Changes)
 		requireNoSecret(t, fmt.Sprint(history), "hunter")
 		require.WithinDuration(t, time.Now(), history[0].At, time.Minute)
 		for i := range opscenter.DefaultMaxFactsHistory + 10 {
@@ -60,12 +60,12 @@ func TestFactsHistory(t *testing.T) {
 		w.observe(t, o)
 		history, err = w.FactsHistory(t.Context(), "server00")
 		require.NoError(t, err)
-		paths := map[string]opscenter.FactChange{}
+		paths := map[string]lifecycle.FieldChange{}
 		for _, change := range history[0].Changes {
 			paths[change.Path] = change
 		}
-		require.Equal(t, opscenter.FactChange{Path: "network.state.list[1]", From: "2"}, paths["network.state.list[1]"])
-		require.LessOrEqual(t, len(paths["network.config.name"].To), opscenter.MaxFactValue+len("…"))
+		require.Equal(t, lifecycle.FieldChange{Path: "network.state.list[1]", From: "2"}, paths["network.state.list[1]"])
+		require.LessOrEqual(t, len(paths["network.config.name"].To), lifecycle.MaxFactValue+len("…"))
 		for i := range many {
 			many[i]++
 		}
@@ -75,7 +75,7 @@ func TestFactsHistory(t *testing.T) {
 		w.observe(t, o)
 		history, err = w.FactsHistory(t.Context(), "server00")
 		require.NoError(t, err)
-		require.Len(t, history[0].Changes, opscenter.MaxFactChanges)
+		require.Len(t, history[0].Changes, lifecycle.MaxFactChanges)
 		require.Positive(t, history[0].More)
 
 		_, err = w.FactsHistory(t.Context(), "nobody")

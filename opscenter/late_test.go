@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
@@ -131,12 +132,12 @@ func TestALoweredEventLimitTakesEffect(t *testing.T) {
 
 func TestSecretsByAnyName(t *testing.T) {
 	for _, key := range []string{"wakeonlan_password", "Password", "encryption_key", "server_token", "PRIVATE_KEY", "pool_recovery_keys"} {
-		out, err := opscenter.RedactSecrets(json.RawMessage(fmt.Sprintf(`{"a":[{%q:"hunter2","kept":1}]}`, key)))
+		out, err := facts.RedactSecrets(json.RawMessage(fmt.Sprintf(`{"a":[{%q:"hunter2","kept":1}]}`, key)))
 		require.NoError(t, err)
 		require.JSONEq(t, `{"a":[{"kept":1}]}`, string(out), key)
 	}
 	kept := `{"encryption_recovery_keys_retrieved":true,"tpm_public_key":"p","public_key":"q"}`
-	out, err := opscenter.RedactSecrets(json.RawMessage(kept))
+	out, err := facts.RedactSecrets(json.RawMessage(kept))
 	require.NoError(t, err)
 	require.Equal(t, kept, string(out))
 }

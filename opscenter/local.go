@@ -3,9 +3,10 @@ package opscenter
 import (
 	"context"
 	"fmt"
+	"time"
+
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/warning"
-	"time"
 )
 
 // localTrouble is when the control plane could not ask a server for a reason of its own.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -129,7 +130,7 @@ func (r *Registry) anotherMember(tx storage.ReadTx, server *Server, o *observed,
 func (o *observed) refuse(why string) {
 	o.Observation = lifecycle.Observation{Server: o.Server, ID: o.ID, At: o.At, Took: o.Took, Light: o.Light, Presented: o.Presented,
 		Failure: &lifecycle.Failure{Kind: lifecycle.FailureIdentity, Message: truncate.Text(why, lifecycle.MaxReason)}}
-	o.found, o.parts = digest{}, factsDigest{}
+	o.found, o.parts = facts.Digest{}, facts.Sums{}
 }
 
 // shares reports whether a certificate is accepted of the server that others may present, too.

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -36,7 +37,7 @@ type track struct {
 	epoch     uint32 // grows when the stored state was written
 	contacts  uint32 // grows when something else than a poll changed the contact
 	// settled is the digest of observations that find nothing new; zero: there is none.
-	settled     digest
+	settled     facts.Digest
 	watched     watched // by the guard
 	selfUpdates selfUpdateRate
 }
@@ -127,7 +128,7 @@ func (m *memory) committed(w *writing) {
 			m.add(c.id)
 		default:
 			t.epoch++
-			t.settled = digest{}
+			t.settled = facts.Digest{}
 		}
 	}
 	m.warned(w)
@@ -182,7 +183,7 @@ func (m *memory) change(id string, change func(*lifecycle.Contact)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if t := m.tracks[id]; t != nil {
-		t.settled = digest{}
+		t.settled = facts.Digest{}
 		t.contacts++
 		m.see(id, t, change)
 	}

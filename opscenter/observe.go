@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
@@ -36,7 +37,7 @@ func fit(o *lifecycle.Observation) {
 		return
 	}
 	var notes []string
-	o.Facts, notes = reduceFacts(o.Facts)
+	o.Facts, notes = facts.Reduced(o.Facts)
 	o.Notes = append(slices.Clip(o.Notes), notes...)
 }
 
@@ -44,18 +45,18 @@ func fit(o *lifecycle.Observation) {
 // server found, and returns true: nothing is stored, and the store is not asked. All others
 // it leaves alone, and returns false: they are for RecordObservations.
 func (r *Registry) RecordUnchanged(o *lifecycle.Observation) bool {
-	if o.Facts != nil && factsTooLarge(o.Facts) {
+	if o.Facts != nil && facts.TooLarge(o.Facts) {
 		return false
 	}
-	found := digestOf(o, r.options.KeepSecrets)
-	if found.none() {
+	found := facts.DigestOf(o, r.options.KeepSecrets)
+	if found.None() {
 		return false
 	}
 	m := &r.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t := m.tracks[o.ID]
-	if t == nil || !found.same(t.settled) || m.guard.on {
+	if t == nil || !found.Same(t.settled) || m.guard.on {
 		return false
 	}
 	if at := r.notInFuture(o.At); !t.contact.LastSeen.Equal(at) {
@@ -143,8 +144,8 @@ func stepLength(observations []lifecycle.Observation) int {
 // observed is an observation on its way into the store.
 type observed struct {
 	lifecycle.Observation
-	parts      factsDigest
-	found      digest
+	parts      facts.Sums
+	found      facts.Digest
 	transition lifecycle.Transition
 	hash       string // of the facts, with what is stored
 	known      bool
@@ -166,17 +167,17 @@ func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation)
 	for i, o := range step {
 		o.At = r.notInFuture(o.At)
 		fit(&o)
-		list[i] = observed{Observation: o, found: digestOf(&o, r.options.KeepSecrets)}
+		list[i] = observed{Observation: o, found: facts.DigestOf(&o, r.options.KeepSecrets)}
 		if o.Facts == nil {
 			continue
 		}
-		parts, err := digestFacts(o.Facts, r.options.KeepSecrets)
+		parts, err := facts.SumsOf(o.Facts, r.options.KeepSecrets)
 		if err != nil {
 			// The rest of what it found counts; what is not JSON was not read.
 			var unread []string
-			list[i].Facts, unread = readableFacts(o.Facts)
+			list[i].Facts, unread = facts.Readable(o.Facts)
 			list[i].Unread = append(slices.Clip(list[i].Unread), unread...)
-			if parts, err = digestFacts(list[i].Facts, r.options.KeepSecrets); err != nil {
+			if parts, err = facts.SumsOf(list[i].Facts, r.options.KeepSecrets); err != nil {
 				list[i].Facts = nil
 				list[i].Unread = append(list[i].Unread, err.Error())
 				continue
@@ -315,7 +316,7 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 		}
 	}
 	if o.Facts != nil {
-		o.hash = o.parts.combine(state.FactsHash)
+		o.hash = o.parts.Combine(state.FactsHash)
 		if o.Architecture == "" && (o.hash != state.FactsHash || state.Architecture == "") {
 			o.Architecture = architectureOf(o.Facts)
 		}
@@ -432,16 +433,10 @@ func (m *memory) observed(o *observed, stored bool, at time.Time) {
 			c.LastSeen = seen
 		}
 	})
-	if found := o.found; !stored && t.epoch == o.epoch && !found.none() && o.transition.Steady() && !m.hasWarnings(o.ID) {
-		if found.facts == 0 && t.settled.light == found.light {
-			found.facts = t.settled.facts
-		}
-		if found.booted.IsZero() {
-			found.booted = t.settled.booted
-		}
-		t.settled = found
+	if found := o.found; !stored && t.epoch == o.epoch && !found.None() && o.transition.Steady() && !m.hasWarnings(o.ID) {
+		t.settled = found.Over(t.settled)
 	} else {
-		t.settled = digest{}
+		t.settled = facts.Digest{}
 	}
 	m.mu.Unlock()
 	for _, w := range o.transition.Warnings {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -26,7 +27,7 @@ func (r *Registry) prepareFacts(list []observed) {
 		}
 		var before *factsRow
 		err := r.store.View(context.Background(), func(tx storage.ReadTx) (err error) {
-			before, err = facts.Find(tx, storage.StringKey(o.ID))
+			before, err = factsTable.Find(tx, storage.StringKey(o.ID))
 			return err
 		})
 		if err == nil {
@@ -47,15 +48,14 @@ func (r *Registry) mergeFacts(stored *factsRow, o *observed) *preparedFacts {
 	}
 	if !r.options.KeepSecrets {
 		// Of what is stored, too: it may be from a time when they were kept.
-		read, before = redactFacts(read), redactFacts(before)
+		read, before = facts.Redacted(read), facts.Redacted(before)
 	}
-	merged, row, err := mergeFacts(before, read, o.ID, o.At)
+	merged, data, err := facts.Merge(before, read)
 	if err != nil {
 		p.err = err
 		return p
 	}
-	p.row = row
-	p.row.Changes = changes
+	p.row = &factsRow{ID: o.ID, ReadAt: o.At, Data: data, Changes: changes}
 	if p.change, p.err = changeOfFacts(o.ID, changes+1, o.At, before, merged, r.options.KeepSecrets); p.change != nil {
 		p.row.Changes++
 	}
@@ -63,7 +63,7 @@ func (r *Registry) mergeFacts(stored *factsRow, o *observed) *preparedFacts {
 }
 
 func (r *Registry) storeFacts(tx storage.WriteTx, o *observed) error {
-	stored, err := facts.Find(tx, storage.StringKey(o.ID))
+	stored, err := factsTable.Find(tx, storage.StringKey(o.ID))
 	if err != nil && !errors.Is(err, storage.ErrCorrupt) {
 		return err
 	}
@@ -78,5 +78,5 @@ func (r *Registry) storeFacts(tx storage.WriteTx, o *observed) error {
 			return err
 		}
 	}
-	return facts.Put(tx, o.prepared.row)
+	return factsTable.Put(tx, o.prepared.row)
 }

@@ -1,9 +1,10 @@
 package opscenter
 
 import (
-	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"slices"
 	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // selfUpdateBurst is how many things that are new to us a server may say at once, beyond one each Options.SelfUpdateInterval.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
@@ -280,7 +281,7 @@ func TestSecretsAreNotStored(t *testing.T) {
 		require.Contains(t, text, "shown")
 		require.Contains(t, text, "system_state_is_trusted")
 	}
-	_, err = opscenter.RedactSecrets(json.RawMessage(`{"password":"hunter2"`))
+	_, err = facts.RedactSecrets(json.RawMessage(`{"password":"hunter2"`))
 	require.Error(t, err)
 	requireNoSecret(t, err.Error(), "hunter2")
 }

@@ -27,7 +27,7 @@ var (
 	statesByStatus = states.Index("status", func(s *lifecycle.ServerState) []storage.Key { return optionalKey(string(s.Status)) })
 
 	// facts: what is large, by the ID that outlives a rename.
-	facts = storage.NewTable("facts", func(f *factsRow) storage.Key { return storage.StringKey(f.ID) })
+	factsTable = storage.NewTable("facts", func(f *factsRow) storage.Key { return storage.StringKey(f.ID) })
 
 	// factsHistory: what changed in them, by server ID and number.
 	factsHistory = storage.NewTable("facts_history", func(c *factsChangeRow) storage.Key {
@@ -61,7 +61,7 @@ var (
 )
 
 func allTables() []*storage.TableSchema {
-	return append(eventLog.Schemas(), servers.Schema(), states.Schema(), facts.Schema(), factsHistory.Schema(),
+	return append(eventLog.Schemas(), servers.Schema(), states.Schema(), factsTable.Schema(), factsHistory.Schema(),
 		seenMembersTable.Schema(), seenTimesTable.Schema(), warnings.Schema(), tokens.Schema(), tokenSeeds.Schema(), tokenImages.Schema(), channels.Schema(), clusters.Schema(), claims.Schema(), events.Schema(), counters.Schema())
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/release"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 )
 
 // Forwarder sends a request to the API of a server, and returns its answer as it comes.
@@ -182,7 +183,7 @@ func (h *Handler) answerForwarded(w http.ResponseWriter, r *http.Request, resp *
 		case kind != "application/json":
 			return fmt.Errorf("%w: it is of type %.80q: %w", errNoRedaction, kind, errForbidden)
 		default:
-			if data, err = opscenter.RedactSecrets(data); err != nil {
+			if data, err = facts.RedactSecrets(data); err != nil {
 				return fmt.Errorf("%w: it is no JSON", errNoRedaction)
 			}
 		}

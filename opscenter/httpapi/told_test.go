@@ -134,7 +134,7 @@ func TestOneLargePart(t *testing.T) {
 	require.NotNil(t, facts.Network)
 	require.NotNil(t, facts.Security)
 	require.NotNil(t, facts.Storage)
-	require.LessOrEqual(t, len(facts.Hardware), opscenter.MaxHardwareSize)
+	require.LessOrEqual(t, len(facts.Hardware), lifecycle.MaxHardwareSize)
 	require.Equal(t, []warning.Kind{warning.Facts}, p.warnings())
 	look()
 	again, err := p.registry.ServerFacts(t.Context(), "a")

@@ -18,6 +18,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
 	"github.com/opscenter-go/sdk/internal/release"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
@@ -31,7 +32,7 @@ const (
 	maxText         = 256 // bytes of a name or a version
 	maxApplications = 64
 	maxAhead        = 256 << 10 // bytes of room made for an answer before it comes
-	// factsRead is how many times the size that is kept of a part of the facts (opscenter.MaxHardwareSize and the
+	// factsRead is how many times the size that is kept of a part of the facts (lifecycle.MaxHardwareSize and the
 	// others) is read of it: what is too large can be reduced only as a whole.
 	factsRead = 4
 )
@@ -366,7 +367,7 @@ func (p *probe) facts(version string) {
 		name string
 		into *json.RawMessage
 		kept int64
-	}{{"resources", &f.Hardware, opscenter.MaxHardwareSize}, {"network", &f.Network, opscenter.MaxNetworkSize}, {"security", &f.Security, opscenter.MaxSecuritySize}, {"storage", &f.Storage, opscenter.MaxStorageSize}} {
+	}{{"resources", &f.Hardware, lifecycle.MaxHardwareSize}, {"network", &f.Network, lifecycle.MaxNetworkSize}, {"security", &f.Security, lifecycle.MaxSecuritySize}, {"storage", &f.Storage, lifecycle.MaxStorageSize}} {
 		if part.name == "security" && !release.Has(version, release.SecurityReads) {
 			continue // to read it there would silence the console's warning about the recovery keys
 		}
@@ -401,7 +402,7 @@ func (p *probe) keep(f *lifecycle.Facts) {
 		if *part == nil || p.keepSecrets {
 			continue
 		}
-		redacted, err := opscenter.RedactSecrets(*part)
+		redacted, err := facts.RedactSecrets(*part)
 		if err != nil {
 			redacted = nil // what can't be read can't be cleaned
 			p.o.Unread = append(p.o.Unread, err.Error())

@@ -29,7 +29,7 @@ var (
 	// ErrCertificate: the server presents a certificate that is not accepted.
 	ErrCertificate = errors.New("the server presents another certificate than the registered one")
 	// ErrBodyTooLarge: an answer is larger than Options.MaxBody or MaxObject, a part of the facts is over four times its
-	// limit (opscenter.MaxHardwareSize and the others), or the header of the stream of events is over 64 KiB.
+	// limit (lifecycle.MaxHardwareSize and the others), or the header of the stream of events is over 64 KiB.
 	ErrBodyTooLarge = errors.New("the answer is too large")
 	// ErrRedirect: the server sends requests elsewhere, which no server of ours does.
 	ErrRedirect = errors.New("the server redirects to another place")

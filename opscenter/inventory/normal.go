@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
-	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 )
 
 // MaxObjectSize bounds what is kept of an object, in bytes. Of a larger one, the largest
@@ -182,7 +182,7 @@ func isSecret(key []byte) bool {
 	case "cloud-init", "user":
 		return rest == "user-data" || rest == "vendor-data"
 	case "environment":
-		return opscenter.IsSecretName(rest)
+		return facts.IsSecretName(rest)
 	}
 	return false
 }

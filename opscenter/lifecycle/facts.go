@@ -22,3 +22,15 @@ type Facts struct {
 func (f *Facts) Size() int {
 	return len(f.Hardware) + len(f.Network) + len(f.Security) + len(f.Storage)
 }
+
+// Limits of the parts of Facts, in bytes, before compression. Facts that can't be compressed at all still fit into one row
+// of a store. Of a larger part, the largest members are left out until it fits; the other parts are kept whole, and
+// warning.Facts says which members were left out.
+const (
+	MaxHardwareSize = 384 << 10
+	MaxNetworkSize  = 128 << 10
+	MaxSecuritySize = 48 << 10
+	MaxStorageSize  = 128 << 10
+	// MaxFactsSize is the sum of them, with room for their names.
+	MaxFactsSize = MaxHardwareSize + MaxNetworkSize + MaxSecuritySize + MaxStorageSize + 1<<10
+)

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/opscenter-go/sdk/internal/jsonsecret"
-	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 )
 
 // Edit is a small change of a configuration. Those that are set are made; their zero values
@@ -105,7 +105,7 @@ func (e *Edit) HasSecrets() bool {
 	if err != nil {
 		return true
 	}
-	return len(jsonsecret.Values(data, opscenter.IsSecretName)) > 0
+	return len(jsonsecret.Values(data, facts.IsSecretName)) > 0
 }
 
 // keepUnknown puts back the secrets of newer releases that are hidden.
@@ -118,7 +118,7 @@ func (c *Config) keepUnknown(current *Config, problems []Problem) (*Config, []Pr
 	if err != nil {
 		return nil, nil, err
 	}
-	data, missing, err := jsonsecret.Restore(data, have, opscenter.IsSecretName)
+	data, missing, err := jsonsecret.Restore(data, have, facts.IsSecretName)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -135,7 +135,7 @@ func (c *Config) Secrets() []string {
 	if err != nil {
 		return nil
 	}
-	return jsonsecret.Values(data, opscenter.IsSecretName)
+	return jsonsecret.Values(data, facts.IsSecretName)
 }
 
 // Apply returns the configuration with the edit made. Errors: ErrInvalid.

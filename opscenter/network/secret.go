@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"github.com/opscenter-go/sdk/internal/jsonsecret"
-	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 )
 
 // Secret is a key or a password. It prints as Hidden.
@@ -89,7 +89,7 @@ func (c *Config) Hide() (*Config, error) {
 		return nil, err
 	}
 	// Those of newer releases, by their names.
-	if data, err = jsonsecret.Hide(data, opscenter.IsSecretName); err != nil {
+	if data, err = jsonsecret.Hide(data, facts.IsSecretName); err != nil {
 		return nil, err
 	}
 	return Decode(data) // which forgets what was read

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 )
 
 // digest tells whether a configuration is what it was, and nothing of its secrets.
@@ -58,7 +59,7 @@ func plain(config json.RawMessage) ([]byte, error) {
 }
 
 func shownSum(config json.RawMessage) (string, error) {
-	redacted, err := opscenter.RedactSecrets(config)
+	redacted, err := facts.RedactSecrets(config)
 	if err != nil {
 		return "", err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/jsonsecret"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/seed"
 	"github.com/opscenter-go/sdk/storage"
@@ -205,7 +206,7 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 		return nil // gone before it could answer: its registration tells
 	}
 	// A server may repeat what it was sent.
-	err = &scrubbedError{err, scrubbed(err.Error(), append(jsonsecret.Values(body, opscenter.IsSecretName), r.Token))}
+	err = &scrubbedError{err, scrubbed(err.Error(), append(jsonsecret.Values(body, facts.IsSecretName), r.Token))}
 	why := err
 	return errors.Join(err, m.endReset(context.WithoutCancel(ctx), &r, func(*opscenter.ServerInfo, *reset) (bool, error) { return true, why }))
 }

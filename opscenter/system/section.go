@@ -14,6 +14,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/jsonsecret"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 )
 
 // Sections of a server's configuration that are read and set alike; of the network, see
@@ -83,8 +84,8 @@ func settings[C any](ctx context.Context, m *Manager, name, section string) (*Se
 		return nil, err
 	}
 	if !m.registry.Options().KeepSecrets {
-		if d.Config, err = jsonsecret.Hide(d.Config, opscenter.IsSecretName); err == nil && len(out.State) > 0 {
-			out.State, err = opscenter.RedactSecrets(out.State)
+		if d.Config, err = jsonsecret.Hide(d.Config, facts.IsSecretName); err == nil && len(out.State) > 0 {
+			out.State, err = facts.RedactSecrets(out.State)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s of server %q: %w: %v", section, name, opscenter.ErrAnswer, err)
@@ -138,7 +139,7 @@ func (m *Manager) set(ctx context.Context, name, section string, make func(json.
 	c := &Change{ID: uuid.Must(uuid.NewV7()).String(), Server: info.Name, ServerID: info.ID, Cluster: info.Cluster, Batch: batch, Section: section, By: opscenter.Principal(ctx),
 		Status: StatusSending, Reason: "to be set", OldURL: info.ConnectionURL, StartedAt: now()}
 	c.hidden = expectations{Before: before, Owner: c.ID, Audit: audit.ID(ctx), Fingerprint: info.Fingerprint}
-	if c.hidden.Wanted, err = jsonsecret.Hide(wanted, opscenter.IsSecretName); err != nil {
+	if c.hidden.Wanted, err = jsonsecret.Hide(wanted, facts.IsSecretName); err != nil {
 		return nil, err
 	}
 	if batch != "" {
@@ -175,7 +176,7 @@ func (m *Manager) set(ctx context.Context, name, section string, make func(json.
 	err = m.os.WriteSystem(context.WithoutCancel(ctx), info.Target(), section, append(append([]byte(`{"config":`), wanted...), '}'))
 	reason := ""
 	if err != nil {
-		reason = scrubbed(err.Error(), jsonsecret.Values(wanted, opscenter.IsSecretName))
+		reason = scrubbed(err.Error(), jsonsecret.Values(wanted, facts.IsSecretName))
 	}
 	switch {
 	case err == nil:
@@ -192,7 +193,7 @@ func (m *Manager) set(ctx context.Context, name, section string, make func(json.
 
 // kept returns a configuration with the secrets that the server has where those are hidden.
 func kept(section, server string, wanted, current json.RawMessage) (json.RawMessage, error) {
-	whole, missing, err := jsonsecret.Restore(wanted, current, opscenter.IsSecretName)
+	whole, missing, err := jsonsecret.Restore(wanted, current, facts.IsSecretName)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("%s of server %q: %w: %w", section, server, ErrInvalid, err)
@@ -284,7 +285,7 @@ func (m *Manager) look(ctx context.Context, c *Change, last bool) error {
 // lacks names a member of the wanted configuration that another one does not have so; empty: none.
 // Secrets are not compared.
 func lacks(have, wanted json.RawMessage) (string, error) {
-	hidden, err := jsonsecret.Hide(have, opscenter.IsSecretName)
+	hidden, err := jsonsecret.Hide(have, facts.IsSecretName)
 	if err != nil {
 		return "", err
 	}

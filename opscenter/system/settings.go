@@ -11,6 +11,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/jsonkeep"
 	"github.com/opscenter-go/sdk/internal/jsonsecret"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
@@ -254,7 +255,7 @@ func (m *Manager) SetProvider(ctx context.Context, name string, config ProviderC
 			return jsonkeep.Encode(out)
 		}
 		for key, value := range have.Config { // what is left out stays
-			if _, given := out.Config[key]; !given && opscenter.IsSecretName(key) {
+			if _, given := out.Config[key]; !given && facts.IsSecretName(key) {
 				if out.Config == nil {
 					out.Config = map[string]network.Secret{}
 				}
@@ -344,7 +345,7 @@ func (m *Manager) setCluster(ctx context.Context, cluster, section string, confi
 		return err
 	}
 	stored := &batchEdit{Config: data, Force: options.Force}
-	if len(jsonsecret.Values(data, opscenter.IsSecretName)) > 0 {
+	if len(jsonsecret.Values(data, facts.IsSecretName)) > 0 {
 		stored = nil
 	}
 	return m.batch(ctx, cluster, section, stored, nil, check, options.Force, func(ctx context.Context, server *BatchMember, batch string) (*Change, error) {

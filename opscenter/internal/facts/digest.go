@@ -1,36 +1,48 @@
-package opscenter
+package facts
 
 import (
 	"strconv"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // digest is what an observation finds, in short: what is light, and the facts, 0 if there are
 // none; and when the server booted, zero if it does not tell. Server, ID, At and Took are outside
 // it: they name the observation. So is Light, which says what was asked for.
-type digest struct {
+type Digest struct {
 	light, facts uint64
 	booted       time.Time
 }
 
-// none reports whether the observation can't count as unchanged.
-func (d digest) none() bool { return d.light == 0 }
+// None reports whether the observation can't count as unchanged.
+func (d Digest) None() bool { return d.light == 0 }
 
-// same reports whether an observation finds what settled ones found. What it did not read is no
+// Same reports whether an observation finds what settled ones found. What it did not read is no
 // difference, and boot times that differ by less than bootDrift are the same.
-func (d digest) same(settled digest) bool {
+func (d Digest) Same(settled Digest) bool {
 	return d.light == settled.light && (d.facts == 0 || d.facts == settled.facts) &&
 		(d.booted.IsZero() || d.booted.Sub(settled.booted).Abs() <= lifecycle.BootDrift)
 }
 
+// Over returns the digest with the parts that the observation did not read as they were settled before.
+func (d Digest) Over(settled Digest) Digest {
+	if d.facts == 0 && settled.light == d.light {
+		d.facts = settled.facts
+	}
+	if d.booted.IsZero() {
+		d.booted = settled.booted
+	}
+	return d
+}
+
 // digestOf returns the digest of an observation; the zero digest if the observation can't
 // count as unchanged: a failure, a server that is not ready, or one of which a part could not be read.
-func digestOf(o *lifecycle.Observation, keepSecrets bool) digest {
+func DigestOf(o *lifecycle.Observation, keepSecrets bool) Digest {
 	if o.Failure != nil || !o.Ready || len(o.Unread) > 0 || o.UnreadVersions != 0 || o.Type == nil || o.Versions == nil {
-		return digest{}
+		return Digest{}
 	}
 	h := hasher{}
 	h.Reset()
@@ -78,11 +90,11 @@ func digestOf(o *lifecycle.Observation, keepSecrets bool) digest {
 	for _, note := range o.Notes {
 		h.text(note)
 	}
-	out := digest{light: max(1, h.Sum64()), booted: o.BootedAt}
+	out := Digest{light: max(1, h.Sum64()), booted: o.BootedAt}
 	if o.Facts != nil {
-		parts, err := digestFacts(o.Facts, keepSecrets)
+		parts, err := SumsOf(o.Facts, keepSecrets)
 		if err != nil {
-			return digest{}
+			return Digest{}
 		}
 		out.facts = parts.sum()
 	}
@@ -121,7 +133,7 @@ func (h *hasher) number(n int64) {
 }
 
 // sum returns one number for all parts.
-func (d factsDigest) sum() uint64 {
+func (d Sums) sum() uint64 {
 	var data [32]byte
 	for i, part := range d {
 		for j := range 8 {

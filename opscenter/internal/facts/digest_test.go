@@ -1,4 +1,4 @@
-package opscenter
+package facts
 
 import (
 	"encoding/json"
@@ -7,14 +7,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // What runs by itself on a real server is no change: names of IncusOS's API and Incus's resources.
 func TestVolatileFacts(t *testing.T) {
-	digest := func(network string) factsDigest {
-		d, err := digestFacts(&lifecycle.Facts{Network: json.RawMessage(network)}, false)
+	digest := func(network string) Sums {
+		d, err := SumsOf(&lifecycle.Facts{Network: json.RawMessage(network)}, false)
 		require.NoError(t, err)
 		return d
 	}
@@ -48,9 +49,9 @@ func TestDigestSeesEverything(t *testing.T) {
 			Update: &lifecycle.UpdateSettings{Channel: "stable", CheckFrequency: "never"}, UpdateStatus: &lifecycle.UpdateStatus{Status: "ok", LastCheck: time.Unix(1e9, 0)},
 			Facts: &lifecycle.Facts{Hardware: json.RawMessage(`{"a":1}`), Network: json.RawMessage(`{"a":1}`), Security: json.RawMessage(`{"a":1}`), Storage: json.RawMessage(`{"a":1}`)}, Notes: []string{"n"}}
 	}
-	steady := digestOf(whole(), false)
-	require.False(t, steady.none())
-	require.True(t, digestOf(whole(), false).same(steady))
+	steady := DigestOf(whole(), false)
+	require.False(t, steady.None())
+	require.True(t, DigestOf(whole(), false).Same(steady))
 	changed := 0
 	// walk changes each value below v in turn, and puts it back.
 	var walk func(o *lifecycle.Observation, v reflect.Value, path string)
@@ -59,7 +60,7 @@ func TestDigestSeesEverything(t *testing.T) {
 			before := reflect.New(v.Type()).Elem()
 			before.Set(v)
 			set()
-			require.False(t, digestOf(o, false).same(steady), "%s was changed, and that is not seen", path)
+			require.False(t, DigestOf(o, false).Same(steady), "%s was changed, and that is not seen", path)
 			v.Set(before)
 			changed++
 		}
@@ -106,11 +107,11 @@ func TestDigestSeesEverything(t *testing.T) {
 	require.Greater(t, changed, 30)
 	o = whole()
 	o.Unread = []string{"x"}
-	require.True(t, digestOf(o, false).none())
+	require.True(t, DigestOf(o, false).None())
 	// What differs by less than clocks do is the same boot; what is not told is no other one.
 	o = whole()
 	o.BootedAt = o.BootedAt.Add(lifecycle.BootDrift)
-	require.True(t, digestOf(o, false).same(steady))
+	require.True(t, DigestOf(o, false).Same(steady))
 	o.BootedAt = time.Time{}
-	require.True(t, digestOf(o, false).same(steady))
+	require.True(t, DigestOf(o, false).Same(steady))
 }

@@ -1,4 +1,4 @@
-package opscenter
+package facts
 
 import (
 	"cmp"
@@ -12,23 +12,11 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Limits of the parts of facts, in bytes, before compression: what can't be compressed at all
-// still fits into a row together. Of a part that is larger is kept what fits, see reducePart: the
-// others are not concerned, and WarningFacts says what was left out.
-const (
-	MaxHardwareSize = 384 << 10
-	MaxNetworkSize  = 128 << 10
-	MaxSecuritySize = 48 << 10
-	MaxStorageSize  = 128 << 10
-	// MaxFactsSize is the sum of them, with room for their names.
-	MaxFactsSize = MaxHardwareSize + MaxNetworkSize + MaxSecuritySize + MaxStorageSize + 1<<10
-)
-
 // factsLimits are the limits in the order of Facts.parts.
-var factsLimits = [4]int{MaxHardwareSize, MaxNetworkSize, MaxSecuritySize, MaxStorageSize}
+var factsLimits = [4]int{lifecycle.MaxHardwareSize, lifecycle.MaxNetworkSize, lifecycle.MaxSecuritySize, lifecycle.MaxStorageSize}
 
 // tooLarge reports whether a part is to be reduced.
-func factsTooLarge(f *lifecycle.Facts) bool {
+func TooLarge(f *lifecycle.Facts) bool {
 	for i, part := range partsOf(f) {
 		if len(*part.data) > factsLimits[i] {
 			return true
@@ -39,7 +27,7 @@ func factsTooLarge(f *lifecycle.Facts) bool {
 
 // reduced returns facts of which each part fits, and says what was left out of them. A part that
 // is not JSON is left out as a whole, with its error. Facts that fit are returned as they are.
-func reduceFacts(f *lifecycle.Facts) (out *lifecycle.Facts, notes []string) {
+func Reduced(f *lifecycle.Facts) (out *lifecycle.Facts, notes []string) {
 	out = f
 	for i, part := range partsOf(f) {
 		if len(*part.data) <= factsLimits[i] {
@@ -49,7 +37,7 @@ func reduceFacts(f *lifecycle.Facts) (out *lifecycle.Facts, notes []string) {
 			all := *f
 			out = &all
 		}
-		kept, left, err := reducePart(*part.data, factsLimits[i])
+		kept, left, err := ReducePart(*part.data, factsLimits[i])
 		if err != nil {
 			left = err.Error()
 		}
@@ -74,7 +62,7 @@ const maxMembers = 4096
 //  3. Then the largest members of the document are, in that order.
 //
 // Nothing is kept of a document that does not fit even so, or that has more than maxMembers members.
-func reducePart(data json.RawMessage, limit int) (kept json.RawMessage, left string, err error) {
+func ReducePart(data json.RawMessage, limit int) (kept json.RawMessage, left string, err error) {
 	kept, removed, err := jsonfilter.Append(make([]byte, 0, limit), data, func(key []byte) bool { return string(key) == "vfs" })
 	if err != nil {
 		return nil, "", err
@@ -134,6 +122,9 @@ func dropLargest(document json.RawMessage, size int, below bool) (kept json.RawM
 	return kept, names, count, err
 }
 
+// maxMemberName is how much of the name of a member is told, in bytes.
+const maxMemberName = 63
+
 // maxLeftOut bounds how many names of what was left out are told.
 const maxLeftOut = 10
 
@@ -152,10 +143,10 @@ func membersOf(document []byte, below bool) (list []member, err error) {
 		}
 	}
 	err = jsonfilter.Members(document, func(key, value []byte) {
-		path, any := truncate.Text(string(key), MaxLabelLength), false
+		path, any := truncate.Text(string(key), maxMemberName), false
 		if below && len(value) > 0 && value[0] == '{' {
 			_ = jsonfilter.Members(value, func(inner, value []byte) {
-				add(path+"."+truncate.Text(string(inner), MaxLabelLength), inner, value)
+				add(path+"."+truncate.Text(string(inner), maxMemberName), inner, value)
 				any = true
 			})
 		}
@@ -184,7 +175,7 @@ func without(document []byte, drop map[string]bool) (json.RawMessage, error) {
 func rebuild(object []byte, keep func(key string, value []byte) (json.RawMessage, bool)) (json.RawMessage, error) {
 	out := append(make([]byte, 0, len(object)), '{')
 	err := jsonfilter.Members(object, func(key, value []byte) {
-		kept, ok := keep(truncate.Text(string(key), MaxLabelLength), value)
+		kept, ok := keep(truncate.Text(string(key), maxMemberName), value)
 		if !ok {
 			return
 		}
