@@ -63,7 +63,7 @@ func (r *Registry) begin(ctx context.Context, intent Intent) (operation *lifecyc
 // Begin stores the intent to act on a server, as Registry.BeginAction does. Whoever begins an
 // action carries it out, by UpdatePlanner.CarryOut, once the transaction is committed.
 func (t *Tx) Begin(intent Intent) (*lifecycle.Operation, *ServerInfo, error) {
-	r, at := t.registry, now()
+	r, at := t.registry, t.now()
 	info, err := t.Snapshot().find(intent.Server, intent.ServerID)
 	if err != nil {
 		return nil, nil, err
@@ -107,7 +107,7 @@ func (t *Tx) Begin(intent Intent) (*lifecycle.Operation, *ServerInfo, error) {
 		text += ", forced"
 	}
 	change := lifecycle.Begin(info.State, operation, text)
-	if err := t.writing.putState(&change.State); err != nil {
+	if err := t.putState(&change.State); err != nil {
 		return nil, nil, err
 	}
 	return operation, info, t.Record(change.Events...)
@@ -154,13 +154,13 @@ func (r *Registry) EndAction(ctx context.Context, server *ServerInfo, operation 
 // End tells how the effect of an action went, as Registry.EndAction does. Whoever began it in
 // this process calls Registry.Acted once that is committed.
 func (t *Tx) End(server *ServerInfo, operation string, failure error) error {
-	at := now()
-	state, err := stateOf(t.writing, server)
+	at := t.now()
+	state, err := stateOf(t, server)
 	if err != nil {
 		return err
 	}
 	change := lifecycle.End(*state, operation, at, failure, errors.Is(failure, ErrOutcomeUnknown))
-	if err := t.writing.putState(&change.State); err != nil {
+	if err := t.putState(&change.State); err != nil {
 		return err
 	}
 	return t.Record(change.Events...)
@@ -178,7 +178,7 @@ func (r *Registry) Acted(id string) {
 }
 
 // stateOf returns the state of a server, whatever its name is by now.
-func stateOf(tx *writing, server *ServerInfo) (*lifecycle.ServerState, error) {
+func stateOf(tx *Tx, server *ServerInfo) (*lifecycle.ServerState, error) {
 	known, err := byID.Find(tx, storage.StringKey(server.ID))
 	if err != nil {
 		return nil, err
@@ -189,21 +189,15 @@ func stateOf(tx *writing, server *ServerInfo) (*lifecycle.ServerState, error) {
 	return states.Get(tx, nameKey(known.Name))
 }
 
-func (r *Registry) endActing(id string) {
-	r.setContact(id, func(c *lifecycle.Contact) {
-		c.Acting = max(0, c.Acting-1)
-	})
-}
-
 // Lose notes that a server was looked for, and is not seen: it is unresponsive, until it answers.
 func (t *Tx) Lose(server *ServerInfo, why string) error {
-	at := now()
-	state, err := stateOf(t.writing, server)
+	at := t.now()
+	state, err := stateOf(t, server)
 	if err != nil {
 		return err
 	}
 	change := lifecycle.MarkLost(*state, at, why)
-	if err := t.writing.putState(&change.State); err != nil {
+	if err := t.putState(&change.State); err != nil {
 		return err
 	}
 	return t.Record(change.Events...)
@@ -212,7 +206,7 @@ func (t *Tx) Lose(server *ServerInfo, why string) error {
 // rememberStopped stores which instances of a standalone server are about to be stopped, with
 // those that were before.
 func (r *Registry) rememberStopped(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation, instances []lifecycle.Instance) (all []lifecycle.Instance, err error) {
-	err = r.update(ctx, func(tx *writing) error {
+	err = r.Write(ctx, func(tx *Tx) error {
 		state, err := stateOf(tx, server)
 		if err != nil {
 			return err
@@ -221,7 +215,7 @@ func (r *Registry) rememberStopped(ctx context.Context, server *ServerInfo, oper
 			return fmt.Errorf("server %q: the evacuation is over: %w", server.Name, storage.ErrConflict)
 		}
 		changed := *state
-		stopped := lifecycle.Stopped{At: now()}
+		stopped := lifecycle.Stopped{At: r.now()}
 		known := map[lifecycle.Instance]bool{}
 		if state.Stopped != nil {
 			stopped.At = state.Stopped.At

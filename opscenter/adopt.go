@@ -91,7 +91,7 @@ func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 			return err
 		}
 	}
-	at := now()
+	at := r.now()
 	return r.Write(ctx, func(tx *Tx) error {
 		if err := channelExists(tx, a.Channel); err != nil {
 			return err
@@ -297,11 +297,11 @@ func (t *Tx) adopt(a *Adoption, s *AdoptedServer, at time.Time) (string, error) 
 	}
 	server := &Server{ID: uuid.NewString(), Name: s.Name, ConnectionURL: s.ConnectionURL, Channel: a.Channel,
 		Certificate: EncodeCertificate(s.Certificate), Fingerprint: fingerprint, CreatedAt: at, RegisteredAt: at, LastUpdated: at}
-	if err := t.writing.insertPending(server, at); err != nil {
+	if err := t.insertPending(server, at); err != nil {
 		return "", err
 	}
 	if s.MemberName != "" {
-		err := t.writing.modifyState(s.Name, func(state *lifecycle.ServerState) error {
+		err := t.modifyState(s.Name, func(state *lifecycle.ServerState) error {
 			state.MemberName = s.MemberName
 			return nil
 		})

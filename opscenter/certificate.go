@@ -29,8 +29,8 @@ func (r *Registry) AcceptCertificate(ctx context.Context, name, fingerprint stri
 	if err != nil {
 		return fmt.Errorf("server %q: %w", truncate.Name(name), err)
 	}
-	at := now()
-	return r.update(ctx, func(tx *writing) error {
+	at := r.now()
+	return r.Write(ctx, func(tx *Tx) error {
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
 			return notFound("server", name, err)
@@ -61,7 +61,7 @@ const (
 	byPoll     = "as its cluster's"
 )
 
-func (r *Registry) acceptCertificate(tx *writing, name, fingerprint, why string, at time.Time) error {
+func (r *Registry) acceptCertificate(tx *Tx, name, fingerprint, why string, at time.Time) error {
 	server, err := servers.Get(tx, nameKey(name))
 	if err != nil {
 		return notFound("server", name, err)
@@ -83,7 +83,7 @@ func (r *Registry) acceptCertificate(tx *writing, name, fingerprint, why string,
 			return err
 		}
 	}
-	return r.record(tx, event.Event{At: at, Kind: event.CertificateAccepted, Server: name,
+	return tx.Record(event.Event{At: at, Kind: event.CertificateAccepted, Server: name,
 		Reason: fmt.Sprintf("certificate %.12s is accepted %s, was %.12s", fingerprint, why, server.ServedFingerprint)})
 }
 

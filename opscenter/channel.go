@@ -54,7 +54,7 @@ func (r *Registry) SetChannel(ctx context.Context, name, description string) err
 	if err := checkLength("description", description, MaxDescriptionLength); err != nil {
 		return err
 	}
-	return r.store.Update(ctx, func(tx storage.WriteTx) error {
+	return r.Write(ctx, func(tx *Tx) error {
 		channel, err := channels.Find(tx, storage.StringKey(name))
 		if err != nil {
 			return err
@@ -63,7 +63,7 @@ func (r *Registry) SetChannel(ctx context.Context, name, description string) err
 		if channel != nil {
 			changed = *channel
 		}
-		changed.Description, changed.LastUpdated = description, now()
+		changed.Description, changed.LastUpdated = description, r.now()
 		return channels.Put(tx, &changed)
 	})
 }
@@ -77,7 +77,7 @@ func (r *Registry) CreateChannel(ctx context.Context, name, description string) 
 		if known, err := channels.Find(tx, storage.StringKey(name)); err != nil || known != nil {
 			return cmp.Or(err, fmt.Errorf("channel %q: %w", name, storage.ErrExists))
 		}
-		made := &Channel{Name: name, Description: description, LastUpdated: now()}
+		made := &Channel{Name: name, Description: description, LastUpdated: r.now()}
 		if err := channels.Put(tx, made); err != nil {
 			return err
 		}
@@ -91,7 +91,7 @@ func (r *Registry) EditChannel(ctx context.Context, name, description string, ch
 	if err := checkLength("description", description, MaxDescriptionLength); err != nil {
 		return err
 	}
-	return r.store.Update(ctx, func(tx storage.WriteTx) error {
+	return r.Write(ctx, func(tx *Tx) error {
 		old, err := channels.Get(tx, storage.StringKey(name))
 		if err != nil {
 			return notFound("channel", name, err)
@@ -102,7 +102,7 @@ func (r *Registry) EditChannel(ctx context.Context, name, description string, ch
 			}
 		}
 		changed := *old
-		changed.Description, changed.LastUpdated = description, now()
+		changed.Description, changed.LastUpdated = description, r.now()
 		return channels.Put(tx, &changed)
 	})
 }
@@ -156,8 +156,8 @@ func (r *Registry) PublishUpdate(ctx context.Context, channel, version string, c
 			return err
 		}
 	}
-	entry := event.Event{At: now(), Kind: event.UpdatePublished, Reason: fmt.Sprintf("version %s of %v in channel %s", version, components, channel)}
-	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
+	entry := event.Event{At: r.now(), Kind: event.UpdatePublished, Reason: fmt.Sprintf("version %s of %v in channel %s", version, components, channel)}
+	err := r.Write(ctx, func(tx *Tx) error {
 		old, err := channels.Get(tx, storage.StringKey(channel))
 		if err != nil {
 			return notFound("channel", channel, err)
@@ -177,11 +177,8 @@ func (r *Registry) PublishUpdate(ctx context.Context, channel, version string, c
 		if err := channels.Put(tx, &changed); err != nil {
 			return err
 		}
-		return r.record(tx, entry)
+		return tx.Record(entry)
 	})
-	if err == nil {
-		r.logEvents(ctx, []event.Event{entry})
-	}
 	return err
 }
 
@@ -234,7 +231,7 @@ func (t *Tx) SetOffer(channel string, offer Offer, keys int, reason string) erro
 	for architecture, offered := range offer {
 		changed.Architectures[architecture] = maps.Clone(offered)
 	}
-	changed.Versions, changed.SecureBootKeys, changed.LastUpdated = offer.versions(), keys, now()
+	changed.Versions, changed.SecureBootKeys, changed.LastUpdated = offer.versions(), keys, t.now()
 	if err := channels.Put(t, &changed); err != nil {
 		return err
 	}
@@ -281,14 +278,14 @@ func (t *Tx) DeleteChannel(name string) error {
 		if err != nil {
 			return err
 		}
-		if token.Channel == name && token.usable(now()) {
+		if token.Channel == name && token.usable(t.now()) {
 			return used("a token admits servers to it")
 		}
 	}
 	if err := channels.Delete(t, storage.StringKey(name)); err != nil {
 		return err
 	}
-	return t.Record(event.Event{At: now(), Kind: event.ChannelDeleted, Reason: "channel " + name})
+	return t.Record(event.Event{At: t.now(), Kind: event.ChannelDeleted, Reason: "channel " + name})
 }
 
 // RequireChannel returns ErrNotFound unless there is a channel of that name.
@@ -343,7 +340,7 @@ func (s *Snapshot) UsableTokens(channel string, do func(*Token)) error {
 		if err != nil {
 			return err
 		}
-		if token.Channel == channel && token.usable(now()) {
+		if token.Channel == channel && token.usable(s.registry.now()) {
 			do(token)
 		}
 	}

@@ -55,7 +55,7 @@ func (r *Registry) checkClock(ctx context.Context) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.by == 0 {
-		if j.by = j.seen.jumped(r.now(), r.memory.elapsed()); j.by == 0 {
+		if j.by = j.seen.jumped(r.now(), r.presence.Elapsed()); j.by == 0 {
 			return nil
 		}
 		j.at, j.told, j.waiting = r.now(), false, nil
@@ -68,7 +68,7 @@ func (r *Registry) checkClock(ctx context.Context) error {
 	}
 	for len(j.waiting) > 0 {
 		step := j.waiting[:min(len(j.waiting), MaxObservations)]
-		err := r.update(ctx, func(tx *writing) error {
+		err := r.Write(ctx, func(tx *Tx) error {
 			for _, name := range step {
 				err := tx.modifyState(name, func(s *lifecycle.ServerState) error {
 					s.Postpone(j.by, j.at)
@@ -110,7 +110,7 @@ func (r *Registry) tellJump(ctx context.Context, j *clockJumping) error {
 		return nil
 	})
 	if err == nil {
-		err = r.update(ctx, func(tx *writing) error { return r.record(tx, entry) })
+		err = r.Write(ctx, func(tx *Tx) error { return tx.Record(entry) })
 	}
 	if err != nil {
 		return err

@@ -108,7 +108,7 @@ func (r *Registry) CreateCluster(ctx context.Context, name string, spec ClusterS
 		return nil, fmt.Errorf("cluster %q: %w", name, err)
 	}
 	spec.Channel = cmp.Or(spec.Channel, r.DefaultChannel())
-	at := now()
+	at := r.now()
 	cluster := &Cluster{ID: uuid.NewString(), Name: name, Status: ClusterPending, CreatedAt: at, LastUpdated: at}
 	cluster.apply(spec)
 	err := r.Write(ctx, func(tx *Tx) error {
@@ -163,7 +163,7 @@ func (t *Tx) join(cluster *Cluster, at time.Time, why string, members ...string)
 		if err := servers.Put(t, &changed); err != nil {
 			return err
 		}
-		if err := requestPoll(t.writing, name, at, true); err != nil {
+		if err := requestPoll(t, name, at, true); err != nil {
 			return err
 		}
 		if err := t.Record(event.Event{At: at, Kind: event.ClusterMemberAdded, Server: name, Cluster: cluster.Name, Reason: why + ", channel " + cluster.Channel}); err != nil {
@@ -190,7 +190,7 @@ func (s *Server) serve(fingerprint, before string) {
 // cluster. They follow its channel from then on, and its certificate is pinned for them.
 // Errors: ErrNotFound, ErrClustered, ErrNotReady for one that has not registered, ErrBusy.
 func (r *Registry) AddClusterMembers(ctx context.Context, name string, members ...string) error {
-	at := now()
+	at := r.now()
 	return r.Write(ctx, func(tx *Tx) error {
 		cluster, err := tx.Snapshot().Cluster(name)
 		if err != nil {
@@ -223,7 +223,7 @@ func (r *Registry) DropClusterMembers(ctx context.Context, name string, force bo
 }
 
 func (r *Registry) removeMembers(ctx context.Context, name string, left, force bool, members []string) error {
-	at := now()
+	at := r.now()
 	return r.Write(ctx, func(tx *Tx) error {
 		cluster, err := tx.Snapshot().Cluster(name)
 		if err != nil {
@@ -241,7 +241,7 @@ func (r *Registry) removeMembers(ctx context.Context, name string, left, force b
 				continue
 			}
 			if left {
-				if err := tx.writing.modifyState(member, func(s *lifecycle.ServerState) error {
+				if err := tx.modifyState(member, func(s *lifecycle.ServerState) error {
 					s.MemberName, s.MemberRoles, s.Maintenance, s.NotBefore = "", nil, lifecycle.NotInMaintenance, at
 					return nil
 				}); err != nil {
@@ -271,7 +271,7 @@ func (t *Tx) leave(server *Server, cluster *Cluster, at time.Time, why string, l
 	if err := servers.Put(t, &changed); err != nil {
 		return err
 	}
-	if err := requestPoll(t.writing, server.Name, at, true); err != nil {
+	if err := requestPoll(t, server.Name, at, true); err != nil {
 		return err
 	}
 	return t.Record(event.Event{At: at, Kind: event.ClusterMemberRemoved, Server: server.Name, Cluster: cluster.Name, Reason: why})
@@ -329,7 +329,7 @@ func (r *Registry) SetMemberName(ctx context.Context, server, member string) err
 	if err := checkLength("member name", member, MaxNameLength); err != nil {
 		return err
 	}
-	at := now()
+	at := r.now()
 	return r.Write(ctx, func(tx *Tx) error {
 		state, err := states.Get(tx, nameKey(server))
 		if err != nil {
@@ -343,7 +343,7 @@ func (r *Registry) SetMemberName(ctx context.Context, server, member string) err
 		if member != "" {
 			changed.Stopped = nil
 		}
-		if err := tx.writing.putState(&changed); err != nil {
+		if err := tx.putState(&changed); err != nil {
 			return err
 		}
 		return tx.Record(event.Event{At: at, Kind: event.ClusterDiscovered, Server: server, Reason: fmt.Sprintf("is member %s of an Incus cluster", member)})
@@ -379,9 +379,9 @@ func (r *Registry) SetClusterCertificate(ctx context.Context, name string, certi
 		if err != nil || !changed {
 			return nil, cmp.Or(err, errUnchanged)
 		}
-		at := now()
+		at := r.now()
 		for _, member := range tx.names {
-			if err := requestPoll(tx.writing, member, at, true); err != nil {
+			if err := requestPoll(tx, member, at, true); err != nil {
 				return nil, err
 			}
 		}
@@ -404,7 +404,7 @@ func (t *Tx) eachMember(cluster string, change func(*Server)) error {
 	for _, server := range list {
 		changed := *server
 		change(&changed)
-		changed.LastUpdated = now()
+		changed.LastUpdated = t.now()
 		if err := servers.Put(t, &changed); err != nil {
 			return err
 		}
@@ -429,7 +429,7 @@ func (r *Registry) editCluster(ctx context.Context, name string, check func(*Clu
 		if err != nil {
 			return err
 		}
-		changed.LastUpdated = now()
+		changed.LastUpdated = r.now()
 		entry.At, entry.Cluster = changed.LastUpdated, name
 		if err := clusters.Put(tx, &changed); err != nil {
 			return err
@@ -448,7 +448,7 @@ func (r *Registry) RenameCluster(ctx context.Context, name, to string, check fun
 	if err := checkObjectName("cluster", to); err != nil {
 		return err
 	}
-	at := now()
+	at := r.now()
 	return r.Write(ctx, func(tx *Tx) error {
 		cluster, err := tx.Snapshot().Cluster(name)
 		if err != nil {
@@ -492,7 +492,7 @@ func (r *Registry) RenameCluster(ctx context.Context, name, to string, check fun
 // stay reachable, see RemoveClusterMembers. Nothing is done to the servers. Errors: ErrNotFound,
 // ErrHasMembers, ErrBusy.
 func (r *Registry) DeleteCluster(ctx context.Context, name string, force bool) error {
-	at := now()
+	at := r.now()
 	return r.Write(ctx, func(tx *Tx) error {
 		cluster, err := tx.Snapshot().Cluster(name)
 		if err != nil {

@@ -5,7 +5,9 @@ import (
 	"iter"
 
 	"github.com/opscenter-go/sdk/internal/boundedlog"
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -50,28 +52,32 @@ var eventLog = boundedlog.New("events", func(tx storage.WriteTx, class string, s
 	return true, events.Delete(tx, storage.UintKey(sequence))
 })
 
-// record appends events, and drops what is over Options.MaxEvents and MaxServerEvents.
-func (r *Registry) record(tx storage.WriteTx, list ...event.Event) error {
+// Record stores events with the transaction. They are logged when it is committed. Reasons are cut to
+// lifecycle.MaxReason bytes. Events over Options.MaxEvents and MaxServerEvents are dropped.
+func (t *Tx) Record(list ...event.Event) error {
 	if len(list) == 0 {
 		return nil
 	}
-	last, err := lastEvent(tx)
+	last, err := lastEvent(t)
 	if err != nil {
 		return err
 	}
+	options := &t.registry.options
 	next := counter{Name: "events", Value: last}
 	for _, e := range list {
+		e.Reason = truncate.Text(e.Reason, lifecycle.MaxReason)
 		next.Value++
 		e.Sequence = next.Value
-		if err := events.Put(tx, &e); err != nil {
+		if err := events.Put(t, &e); err != nil {
 			return err
 		}
-		limits := boundedlog.Limits{Class: classOf(&e), Max: uint64(r.options.MaxEvents), Owner: ownerOf(&e), Share: uint64(r.options.MaxServerEvents)}
-		if err := eventLog.Added(tx, e.Sequence, limits); err != nil {
+		limits := boundedlog.Limits{Class: classOf(&e), Max: uint64(options.MaxEvents), Owner: ownerOf(&e), Share: uint64(options.MaxServerEvents)}
+		if err := eventLog.Added(t, e.Sequence, limits); err != nil {
 			return err
 		}
+		t.events = append(t.events, e)
 	}
-	return counters.Put(tx, &next)
+	return counters.Put(t, &next)
 }
 
 // lastEvent is the number of the last event; 0: there was none.
@@ -115,7 +121,7 @@ func (r *Registry) pruneEvents(ctx context.Context) error {
 		return nil
 	})
 	for more := true; more && err == nil; {
-		err = r.store.Update(ctx, func(tx storage.WriteTx) error {
+		err = r.Write(ctx, func(tx *Tx) error {
 			for class, c := range counts {
 				if c.kept == 0 {
 					continue // the first of them will count
@@ -143,13 +149,6 @@ func (r *Registry) pruneEvents(ctx context.Context) error {
 		}
 	}
 	return err
-}
-
-// logEvents writes events to the log, once they are stored.
-func (r *Registry) logEvents(ctx context.Context, list []event.Event) {
-	for _, e := range list {
-		r.log.InfoContext(ctx, string(e.Kind), "server", e.Server, "reason", e.Reason)
-	}
 }
 
 // EventFilter selects events. The zero value selects all.

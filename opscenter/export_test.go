@@ -22,7 +22,7 @@ func (r *Registry) TurnClock(clock func() time.Time) { r.clock = clock }
 
 // SetCluster makes a server a member of a cluster.
 func (r *Registry) SetCluster(ctx context.Context, name, cluster string) error {
-	return r.update(ctx, func(tx *writing) error {
+	return r.Write(ctx, func(tx *Tx) error {
 		return servers.Modify(tx, nameKey(name), func(s *Server) error {
 			s.Cluster = cluster
 			return nil
@@ -31,18 +31,16 @@ func (r *Registry) SetCluster(ctx context.Context, name, cluster string) error {
 }
 
 // Tracked returns of how many servers something is kept in memory.
-func (r *Registry) Tracked() int {
-	r.memory.mu.RLock()
-	defer r.memory.mu.RUnlock()
-	return len(r.memory.tracks)
+func (r *Registry) Tracked() (n int) {
+	servers, _ := r.presence.Counts()
+	for _, some := range servers {
+		n += some
+	}
+	return n
 }
 
 // FlushPending reports whether anything is left to flush.
-func (r *Registry) FlushPending() bool {
-	r.memory.mu.RLock()
-	defer r.memory.mu.RUnlock()
-	return r.memory.pending != 0
-}
+func (r *Registry) FlushPending() bool { return r.presence.Pending() }
 
 // ReducePart is for tests of what is kept of facts that are too large.
 func ReducePart(data json.RawMessage, limit int) (json.RawMessage, string, error) {

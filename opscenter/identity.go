@@ -134,11 +134,11 @@ func namesOf(list []*Server) string {
 
 // warnShared raises the warning that a server shares its system UUID with others. Their records
 // are left alone, and each server that comes later has a warning of its own.
-func (r *Registry) warnShared(tx *writing, server *Server, sharing []*Server, at time.Time) error {
+func (r *Registry) warnShared(tx *Tx, server *Server, sharing []*Server, at time.Time) error {
 	if len(sharing) == 0 {
 		return nil
 	}
-	return r.raise(tx, server.Name, server.ID, warning.Input{Kind: warning.SharedUUID, Message: truncate.Text(sharedMessage(server, sharing), lifecycle.MaxReason)}, at)
+	return tx.raise(server.Name, server.ID, warning.Input{Kind: warning.SharedUUID, Message: truncate.Text(sharedMessage(server, sharing), lifecycle.MaxReason)}, at)
 }
 
 func sharedMessage(server *Server, sharing []*Server) string {
@@ -149,7 +149,7 @@ func sharedMessage(server *Server, sharing []*Server) string {
 }
 
 // unshared clears the warning of the last server with a system UUID, when another one is removed.
-func (r *Registry) unshared(tx *writing, removed *Server, at time.Time) error {
+func (r *Registry) unshared(tx *Tx, removed *Server, at time.Time) error {
 	var left []*Server
 	for other, err := range withSystemUUID(tx, removed.SystemUUID) {
 		if err != nil {
@@ -165,5 +165,5 @@ func (r *Registry) unshared(tx *writing, removed *Server, at time.Time) error {
 	if len(left) == 0 {
 		return nil
 	}
-	return r.clear(tx, left[0].Name, left[0].ID, warning.SharedUUID, at, "no other server has its system UUID any more")
+	return tx.clear(left[0].Name, left[0].ID, warning.SharedUUID, at, "no other server has its system UUID any more")
 }

@@ -28,13 +28,13 @@ func (t *Tx) Move(server *ServerInfo, url, why string) error {
 	if known.ConnectionURL == url {
 		return nil
 	}
-	at := now()
+	at := t.now()
 	changed := *known
 	changed.ConnectionURL, changed.LastUpdated = url, at
 	if err := servers.Put(t, &changed); err != nil {
 		return err
 	}
-	if err := requestPoll(t.writing, known.Name, at, true); err != nil {
+	if err := requestPoll(t, known.Name, at, true); err != nil {
 		return err
 	}
 	return t.Record(event.Event{At: at, Kind: event.ConnectionURLChanged, Server: known.Name, Reason: fmt.Sprintf("%s: now %s, was %s", why, url, known.ConnectionURL)})
@@ -43,14 +43,14 @@ func (t *Tx) Move(server *ServerInfo, url, why string) error {
 // SetUpdateSettings notes that a server has taken on these update settings: polls that began
 // before know less than that.
 func (t *Tx) SetUpdateSettings(server *ServerInfo, settings lifecycle.UpdateSettings) error {
-	at := now()
-	state, err := stateOf(t.writing, server)
+	at := t.now()
+	state, err := stateOf(t, server)
 	if err != nil {
 		return err
 	}
 	changed := *state
 	changed.Update, changed.PollRequested, changed.NotBefore, changed.LastUpdated = &settings, at, at, at
-	return t.writing.putState(&changed)
+	return t.putState(&changed)
 }
 
 // AllowReinstall lets the machine register once more with another certificate, or takes that
@@ -60,7 +60,7 @@ func (t *Tx) AllowReinstall(server *ServerInfo, allow bool, why string) error {
 	if err != nil || known == nil || known.ReinstallAllowed == allow {
 		return err
 	}
-	at := now()
+	at := t.now()
 	changed := *known
 	changed.ReinstallAllowed, changed.LastUpdated = allow, at
 	if err := servers.Put(t, &changed); err != nil {

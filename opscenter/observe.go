@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter/internal/facts"
+	"github.com/opscenter-go/sdk/opscenter/internal/presence"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
@@ -52,20 +53,7 @@ func (r *Registry) RecordUnchanged(o *lifecycle.Observation) bool {
 	if found.None() {
 		return false
 	}
-	m := &r.memory
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	t := m.tracks[o.ID]
-	if t == nil || !found.Same(t.settled) || m.guard.on {
-		return false
-	}
-	if at := r.notInFuture(o.At); !t.contact.LastSeen.Equal(at) {
-		t.contact.LastSeen = at
-		m.toFlush(o.ID, t)
-	}
-	t.contact.Good++
-	m.guard.observe(&t.watched, m.elapsed(), false)
-	return true
+	return r.presence.Unchanged(o.ID, found, r.notInFuture(o.At))
 }
 
 // RecordObservations takes in what polls found out. What is new is stored; an observation
@@ -112,9 +100,9 @@ func (r *Registry) FlushDue(ctx context.Context) error {
 		return err
 	}
 	if r.FleetUnreachable() {
-		r.memory.repeat("", warning.Input{Kind: warning.Fleet}, now())
+		r.presence.Repeat(presence.Subject{Kind: warning.Fleet}, "", r.now())
 	}
-	if r.flushDue() && len(r.flushing) == 0 { // who flushes already sees to it
+	if r.presence.FlushDue(r.options.LastSeenInterval) && len(r.flushing) == 0 { // who flushes already sees to it
 		_, err := r.RemoveSpentTokens(ctx)
 		return errors.Join(err, r.Flush(ctx))
 	}
@@ -152,14 +140,12 @@ type observed struct {
 	state      lifecycle.ServerState // as it is stored, but for beginnings in the future
 	rewound    bool                  // there were some
 	name       string                // of the server by now
-	epoch      uint32                // of the state, before the store was read
-	contacts   uint32                // of the contact, likewise
+	mark       presence.Mark         // of the server, before the store was read
 	prepared   *preparedFacts
-	follow     string // the certificate of its cluster, which it presents now
-	adopt      string // the cluster it is found to be a member of
-	learned    string // the machine ID, which was not recorded so far
-	// unreachable and doubt are what the guard says.
-	unreachable, doubt bool
+	follow     string           // the certificate of its cluster, which it presents now
+	adopt      string           // the cluster it is found to be a member of
+	learned    string           // the machine ID, which was not recorded so far
+	verdict    presence.Verdict // of the guard
 }
 
 func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation) error {
@@ -185,8 +171,11 @@ func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation)
 		}
 		list[i].parts = parts
 	}
-	// What is written after this is newer than what is found below.
-	r.memory.mark(list)
+	// Rows that are written after this are newer than those that are read below.
+	r.follow(ctx)
+	for i := range list {
+		list[i].mark = r.presence.Mark(list[i].ID)
+	}
 	// Most polls find nothing new: look first, without keeping writers waiting.
 	changed := false
 	err := r.store.View(ctx, func(tx storage.ReadTx) error {
@@ -198,11 +187,11 @@ func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation)
 				}
 				continue
 			}
-			o.unreachable, o.doubt = r.memory.judge(o.ID, o.state.Status == lifecycle.StatusReady, o.Failure != nil, max(0, r.now().Sub(o.At)))
+			o.verdict = r.presence.Judge(o.ID, o.state.Status == lifecycle.StatusReady, o.Failure != nil, max(0, r.now().Sub(o.At)))
 			if err := r.observe(tx, o); err != nil {
 				return err
 			}
-			changed = changed || o.changes(&r.memory)
+			changed = changed || o.changes(r.presence)
 		}
 		return nil
 	})
@@ -211,7 +200,7 @@ func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation)
 	}
 	if changed {
 		r.prepareFacts(list)
-		err := r.update(ctx, func(tx *writing) error {
+		err := r.Write(ctx, func(tx *Tx) error {
 			for i := range list {
 				o := &list[i]
 				if err := r.find(tx, o); err != nil || !o.known {
@@ -220,7 +209,7 @@ func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation)
 					}
 					continue
 				}
-				o.unreachable, o.doubt = r.memory.guarded()
+				o.verdict, _, _ = r.presence.Guard()
 				if err := r.observe(tx, o); err != nil {
 					return err
 				}
@@ -236,8 +225,8 @@ func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation)
 	}
 	for i := range list {
 		if o := &list[i]; o.known {
-			r.memory.observed(o, changed, r.now())
-			r.logEvents(ctx, o.transition.Events)
+			r.presence.Observed(o.ID, presence.Outcome{Mark: o.mark, Contact: o.transition.Contact, Failed: o.Failure != nil, Found: o.found,
+				Steady: o.transition.Steady(), Stored: changed, At: o.At, Now: r.now(), Warnings: o.transition.Warnings})
 		}
 	}
 	if err := r.warnFleet(ctx); err != nil {
@@ -273,9 +262,6 @@ func (r *Registry) find(tx storage.ReadTx, o *observed) error {
 	return nil
 }
 
-// now is the time of day; a clock that can be set, for tests.
-func (r *Registry) now() time.Time { return r.clock().UTC().Round(0) }
-
 // notInFuture returns a time that has come: of one that hasn't, the clock was set back since.
 func (r *Registry) notInFuture(at time.Time) time.Time {
 	if now := r.now(); at.After(now) {
@@ -288,8 +274,8 @@ func (r *Registry) notInFuture(at time.Time) time.Time {
 func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 	state := o.state
 	policy := r.policy()
-	policy.FleetUnreachable, policy.FleetInDoubt = o.unreachable, o.doubt
-	contact := r.contact(o.ID)
+	policy.FleetUnreachable, policy.FleetInDoubt = o.verdict.Unreachable, o.verdict.Doubt
+	contact := r.presence.Contact(o.ID)
 	who, err := r.recognize(tx, o)
 	if err != nil {
 		return err
@@ -345,11 +331,11 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 }
 
 // changes reports whether anything is to be stored.
-func (o *observed) changes(m *memory) bool {
-	return o.transition.Changed || o.follow != "" || o.adopt != "" || o.learned != "" || m.needsWarning(o.ID, &o.transition)
+func (o *observed) changes(p *presence.Presence) bool {
+	return o.transition.Changed || o.follow != "" || o.adopt != "" || o.learned != "" || p.NeedsWarning(o.ID, &o.transition)
 }
 
-func (r *Registry) storeObserved(ctx context.Context, tx *writing, o *observed) error {
+func (r *Registry) storeObserved(ctx context.Context, tx *Tx, o *observed) error {
 	if o.transition.Changed {
 		if err := r.storeState(ctx, tx, o); err != nil {
 			return err
@@ -374,12 +360,12 @@ func (r *Registry) storeObserved(ctx context.Context, tx *writing, o *observed) 
 		if err != nil {
 			return err
 		}
-		if err := (&Tx{WriteTx: tx, registry: r, writing: tx}).join(cluster, o.At, "a poll found it to be its member "+o.transition.State.MemberName, o.name); err != nil {
+		if err := tx.join(cluster, o.At, "a poll found it to be its member "+o.transition.State.MemberName, o.name); err != nil {
 			return err
 		}
 	}
 	for _, w := range o.transition.Warnings {
-		if err := r.raise(tx, o.name, o.ID, w, o.At); err != nil {
+		if err := tx.raise(o.name, o.ID, w, o.At); err != nil {
 			return err
 		}
 	}
@@ -387,14 +373,14 @@ func (r *Registry) storeObserved(ctx context.Context, tx *writing, o *observed) 
 		if !o.transition.Clears(kind) {
 			continue
 		}
-		if err := r.clear(tx, o.name, o.ID, kind, o.At, "its cause is gone"); err != nil {
+		if err := tx.clear(o.name, o.ID, kind, o.At, "its cause is gone"); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *Registry) storeState(ctx context.Context, tx *writing, o *observed) error {
+func (r *Registry) storeState(ctx context.Context, tx *Tx, o *observed) error {
 	before, err := states.Get(tx, nameKey(o.name))
 	if err != nil {
 		return err
@@ -410,36 +396,5 @@ func (r *Registry) storeState(ctx context.Context, tx *writing, o *observed) err
 	if err := tx.putState(&o.transition.State); err != nil {
 		return err
 	}
-	return r.record(tx, o.transition.Events...)
-}
-
-// observed takes in what became of an observation. stored tells whether there was a
-// transaction: then the next observation is looked at once more.
-func (m *memory) observed(o *observed, stored bool, at time.Time) {
-	m.mu.Lock()
-	t := m.tracks[o.ID]
-	if t == nil {
-		m.mu.Unlock()
-		return // removed meanwhile
-	}
-	m.see(o.ID, t, func(c *lifecycle.Contact) {
-		acting, seen := c.Acting, c.LastSeen
-		if t.contacts == o.contacts { // else something else was heard of it, which counts for more
-			*c = o.transition.Contact
-			c.Acting = acting
-		}
-		c.LastSeen = o.transition.Contact.LastSeen
-		if o.Failure != nil || seen.After(c.LastSeen) && !seen.After(at) {
-			c.LastSeen = seen
-		}
-	})
-	if found := o.found; !stored && t.epoch == o.epoch && !found.None() && o.transition.Steady() && !m.hasWarnings(o.ID) {
-		t.settled = found.Over(t.settled)
-	} else {
-		t.settled = facts.Digest{}
-	}
-	m.mu.Unlock()
-	for _, w := range o.transition.Warnings {
-		m.repeat(o.ID, w, o.At)
-	}
+	return tx.Record(o.transition.Events...)
 }

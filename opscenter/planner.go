@@ -80,7 +80,7 @@ func (p *UpdatePlanner) Prepare(ctx context.Context, selector rolling.Selector, 
 	if err != nil {
 		return nil, nil, err
 	}
-	return rolling.Make(fleet, selector, policy, now())
+	return rolling.Make(fleet, selector, policy, p.registry.now())
 }
 
 // fleet reads all servers, clusters and claims.

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/internal/presence"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -36,7 +37,7 @@ type Registration struct {
 
 	unnamed     bool   // its name is its system UUID
 	decidedName string // by Options.Admit, for a new server
-	verdict     verdict
+	verdict     presence.SelfUpdate
 }
 
 // Registered is the outcome of a registration.
@@ -64,7 +65,7 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 	if err := r.checkRegistration(&reg); err != nil {
 		return Registered{}, err
 	}
-	at := now()
+	at := r.now()
 	// A repeated registration counts as a self update.
 	known, err := r.ServerByFingerprint(ctx, Fingerprint(reg.Certificate))
 	switch {
@@ -72,19 +73,19 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 	case err != nil:
 		return Registered{}, err
 	default:
-		reg.verdict = r.judgeUpdate(known.ID, lifecycle.CauseNetworkConfigChanged, reg.ConnectionURL != known.ConnectionURL)
-		if reg.verdict.refuse {
+		reg.verdict = r.presence.JudgeSelfUpdate(known.ID, lifecycle.CauseNetworkConfigChanged, reg.ConnectionURL != known.ConnectionURL)
+		if reg.verdict.Refuse {
 			return Registered{}, fmt.Errorf("server %q registers again: %w", known.Name, ErrTooOften)
 		}
 	}
 	outcome, err := r.registerJudged(ctx, reg, at)
 	if err != nil {
 		if known != nil {
-			r.forgetUpdate(known.ID)
+			r.presence.ForgetSelfUpdate(known.ID)
 		}
 		return Registered{}, err
 	}
-	r.setContact(outcome.server.ID, func(c *lifecycle.Contact) {
+	r.presence.Change(outcome.server.ID, func(c *lifecycle.Contact) {
 		if !outcome.repeat {
 			*c = lifecycle.Contact{Acting: c.Acting} // what was known of an earlier installation
 		}
@@ -99,20 +100,20 @@ const maxJudgements = 3
 // registerJudged has a registration judged, and carries it out as it was.
 func (r *Registry) registerJudged(ctx context.Context, reg Registration, at time.Time) (out registering, err error) {
 	for range maxJudgements {
-		at = now() // a judge takes its time
+		at = r.now() // a judge takes its time
 		var judged *admission
 		given := reg
 		if r.options.Admit != nil {
 			if judged, err = r.admit(ctx, reg, at); err != nil {
 				return out, err
 			}
-			at = now()
+			at = r.now()
 			if judged != nil {
 				judged.applyTo(&given)
 			}
 		}
 		err = r.Write(ctx, func(tx *Tx) error {
-			if out, err = r.register(tx.writing, given, at); err != nil {
+			if out, err = r.register(tx, given, at); err != nil {
 				return err
 			}
 			if err := tx.Record(out.events...); err != nil {
@@ -179,7 +180,7 @@ type registering struct {
 	events  []event.Event
 }
 
-func (r *Registry) register(tx *writing, reg Registration, at time.Time) (registering, error) {
+func (r *Registry) register(tx *Tx, reg Registration, at time.Time) (registering, error) {
 	known, err := byFingerprint.Find(tx, storage.StringKey(Fingerprint(reg.Certificate)))
 	if err != nil {
 		return registering{}, err
@@ -237,7 +238,7 @@ func knownByName(tx storage.ReadTx, reg Registration) (*Server, error) {
 }
 
 // registerAgain answers a server that is registered with this certificate.
-func (r *Registry) registerAgain(tx *writing, known *Server, reg Registration, at time.Time) (registering, error) {
+func (r *Registry) registerAgain(tx *Tx, known *Server, reg Registration, at time.Time) (registering, error) {
 	out := registering{server: known, repeat: true, learned: known.learns(&reg)}
 	if out.learned {
 		out.tookOver = known.ID
@@ -275,9 +276,9 @@ func (r *Registry) registerAgain(tx *writing, known *Server, reg Registration, a
 		return out, err
 	}
 	// It may be the first thing a server says after a boot: look at it.
-	if reg.verdict.poll >= 0 {
+	if reg.verdict.Poll >= 0 {
 		moved := changed.ConnectionURL != known.ConnectionURL
-		if err := requestPoll(tx, known.Name, at.Add(reg.verdict.poll), moved); err != nil {
+		if err := requestPoll(tx, known.Name, at.Add(reg.verdict.Poll), moved); err != nil {
 			return out, err
 		}
 		if moved && known.shares() {
@@ -296,7 +297,7 @@ func (r *Registry) registerAgain(tx *writing, known *Server, reg Registration, a
 func differs(have, said string) bool { return have != "" && said != "" && have != said }
 
 // registerNew records a server that is not known; shared: others have its system UUID.
-func (r *Registry) registerNew(tx *writing, token *Token, reg Registration, shared bool, at time.Time) (registering, error) {
+func (r *Registry) registerNew(tx *Tx, token *Token, reg Registration, shared bool, at time.Time) (registering, error) {
 	if reg.decidedName != "" {
 		reg.Name, reg.unnamed = reg.decidedName, false
 	}
@@ -331,11 +332,11 @@ func (r *Registry) registerNew(tx *writing, token *Token, reg Registration, shar
 }
 
 // insertPending stores a server that was not reached so far, and asks for its first poll.
-func (w *writing) insertPending(server *Server, at time.Time) error {
-	if err := servers.Insert(w, server); err != nil {
+func (t *Tx) insertPending(server *Server, at time.Time) error {
+	if err := servers.Insert(t, server); err != nil {
 		return err
 	}
-	return w.putState(&lifecycle.ServerState{Name: server.Name, ID: server.ID, Status: lifecycle.StatusPending, StatusDetail: lifecycle.DetailRegistering,
+	return t.putState(&lifecycle.ServerState{Name: server.Name, ID: server.ID, Status: lifecycle.StatusPending, StatusDetail: lifecycle.DetailRegistering,
 		StatusReason: "registered, not reached so far", StatusSince: at, Type: lifecycle.TypeUnknown, LastSeen: at, LastUpdated: at, PollRequested: at})
 }
 
@@ -358,7 +359,7 @@ func (r *Registry) channelFor(tx storage.ReadTx, wanted ...string) (string, erro
 
 // registerKnownMachine gives a certificate to a machine that was announced, or is installed
 // anew by leave of the operator; anybody else is refused.
-func (r *Registry) registerKnownMachine(tx *writing, machine *Server, token *Token, reg Registration, at time.Time) (registering, error) {
+func (r *Registry) registerKnownMachine(tx *Tx, machine *Server, token *Token, reg Registration, at time.Time) (registering, error) {
 	out := registering{server: machine}
 	announced := machine.Certificate == ""
 	if !announced && !machine.ReinstallAllowed {
@@ -431,7 +432,7 @@ func (r *Registry) refused(ctx context.Context, server *Server, reg Registration
 	if n := r.unrecorded.Swap(0); n > 0 {
 		more = fmt.Sprintf("; %d more were refused before, and not recorded one by one", n)
 	}
-	entry := event.Event{At: now(), Kind: event.RegistrationRefused,
+	entry := event.Event{At: r.now(), Kind: event.RegistrationRefused,
 		Reason: fmt.Sprintf("from %s as %q with certificate %.12s: %v", reg.RemoteAddr, reg.Name, Fingerprint(reg.Certificate), why) + more}
 	if server != nil {
 		entry.Server = server.Name
@@ -440,7 +441,7 @@ func (r *Registry) refused(ctx context.Context, server *Server, reg Registration
 	// Whoever tries that may well hang up before it is recorded.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
-	err := r.store.Update(ctx, func(tx storage.WriteTx) error { return r.record(tx, entry) })
+	err := r.Write(ctx, func(tx *Tx) error { return tx.Record(entry) })
 	if err != nil {
 		r.log.ErrorContext(ctx, "an event could not be stored", "kind", entry.Kind, "error", err)
 	}
@@ -449,8 +450,8 @@ func (r *Registry) refused(ctx context.Context, server *Server, reg Registration
 // RequestPoll asks whoever polls for a poll of servers out of turn. Those that are gone are
 // left out.
 func (r *Registry) RequestPoll(ctx context.Context, names ...string) error {
-	at := now()
-	return r.update(ctx, func(tx *writing) error {
+	at := r.now()
+	return r.Write(ctx, func(tx *Tx) error {
 		for _, name := range names {
 			if err := requestPoll(tx, name, at, false); err != nil && !isNotFound(err) {
 				return err
@@ -462,7 +463,7 @@ func (r *Registry) RequestPoll(ctx context.Context, names ...string) error {
 
 // requestPoll asks for a poll out of turn. If the server has moved, polls begun before say
 // nothing of it.
-func requestPoll(tx *writing, name string, at time.Time, moved bool) error {
+func requestPoll(tx *Tx, name string, at time.Time, moved bool) error {
 	return tx.modifyState(name, func(s *lifecycle.ServerState) error {
 		s.PollRequested = at
 		if moved {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/internal/presence"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -155,10 +156,10 @@ type Registry struct {
 	options Options
 	log     *slog.Logger
 
-	clock    func() time.Time
-	memory   memory
-	writes   atomic.Uint64 // transactions, in their order
-	flushing chan struct{} // full while somebody flushes
+	clock     func() time.Time
+	presence  *presence.Presence
+	following following     // of the store, by the presence
+	flushing  chan struct{} // full during a flush
 
 	refusals   *rate.Limiter // of registrations, that are recorded
 	unrecorded atomic.Int64  // refusals since the last one that was
@@ -176,27 +177,23 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 		return nil, err
 	}
 	r := &Registry{store: store, options: options, log: options.Logger, clock: time.Now, flushing: make(chan struct{}, 1), refusals: rate.NewLimiter(refusalRate, refusalBurst), admissions: make(chan struct{}, maxAdmissions)}
-	r.memory.tracks, r.memory.ghosts, r.memory.cleared = map[string]*track{}, map[string]bool{}, map[warningSubject]uint64{}
-	r.memory.counts, r.memory.open = map[census]int{}, map[warningSubject]*alarm{}
-	r.memory.begun = time.Now()
-	r.memory.flushed = r.memory.begun
-	r.memory.guard = guard{share: options.GuardShare, minimum: options.GuardMinimum, window: options.GuardWindow, ready: func() int { return r.memory.count(lifecycle.StatusReady) }}
+	r.presence = presence.New(presence.Options{GuardShare: options.GuardShare, GuardMinimum: options.GuardMinimum, GuardWindow: options.GuardWindow, SelfUpdateInterval: options.SelfUpdateInterval})
 	ctx := context.Background()
 	if err := store.Attach(ctx, allTables()...); err != nil {
 		return nil, err
 	}
-	err = store.Update(ctx, func(tx storage.WriteTx) error {
+	err = r.Write(ctx, func(tx *Tx) error {
 		found, err := channels.Find(tx, storage.StringKey(options.DefaultChannel))
 		if err != nil || found != nil {
 			return err
 		}
-		return channels.Put(tx, &Channel{Name: options.DefaultChannel, LastUpdated: now()})
+		return channels.Put(tx, &Channel{Name: options.DefaultChannel, LastUpdated: r.now()})
 	})
 	if err == nil {
 		err = r.pruneEvents(ctx)
 	}
 	if err == nil {
-		err = store.View(ctx, r.memory.load)
+		err = r.loadPresence(ctx)
 	}
 	if err == nil {
 		err = store.View(ctx, r.loadDefaultChannel)
@@ -216,8 +213,8 @@ func (r *Registry) Store() storage.Store { return r.store }
 // Close flushes what is only in memory, see Flush. It does not close the store.
 func (r *Registry) Close() error { return r.Flush(context.Background()) }
 
-// now is the time as it is stored: UTC, without a monotonic reading.
-func now() time.Time { return time.Now().UTC().Round(0) }
+// now is the time of day as it is stored: UTC, without a monotonic reading. Tests set its clock.
+func (r *Registry) now() time.Time { return r.clock().UTC().Round(0) }
 
 func (r *Registry) policy() lifecycle.Policy {
 	o := &r.options

@@ -38,7 +38,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		return err
 	}
 	if !update.Cause.Known() {
-		r.seen(info.ID, now())
+		r.presence.Change(info.ID, func(c *lifecycle.Contact) { c.LastSeen = r.now() })
 		r.log.WarnContext(ctx, "self update with an unknown cause", "server", info.Name, "cause", truncate.Name(string(update.Cause)))
 		return nil
 	}
@@ -52,21 +52,21 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 			}
 		}
 	}
-	at := now()
+	at := r.now()
 	news := update.ConnectionURL != "" && update.ConnectionURL != info.ConnectionURL || update.Cause.GoesDown() ||
 		update.Cause == lifecycle.CauseSystemIsReady && info.State.Announced != nil
-	verdict := r.judgeUpdate(info.ID, update.Cause, news)
-	if verdict.refuse {
+	verdict := r.presence.JudgeSelfUpdate(info.ID, update.Cause, news)
+	if verdict.Refuse {
 		return fmt.Errorf("server %q: self update %s: %w", info.Name, update.Cause, ErrTooOften)
 	}
-	if !verdict.store && verdict.poll < 0 {
-		r.seen(info.ID, at)
+	if !verdict.Store && verdict.Poll < 0 {
+		r.presence.Change(info.ID, func(c *lifecycle.Contact) { c.LastSeen = at })
 		return nil
 	}
 	var server *Server
 	var list []event.Event
 	back := false
-	err = r.update(ctx, func(tx *writing) (err error) {
+	err = r.Write(ctx, func(tx *Tx) (err error) {
 		list = nil
 		server, err = byFingerprint.Find(tx, storage.StringKey(fingerprint))
 		if err != nil {
@@ -88,7 +88,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		if err != nil {
 			return err
 		}
-		t := lifecycle.Tell(*state, update.Cause, lifecycle.Telling{At: at, Event: verdict.store, Poll: verdict.poll, RebootTimeout: r.options.RebootTimeout})
+		t := lifecycle.Tell(*state, update.Cause, lifecycle.Telling{At: at, Event: verdict.Store, Poll: verdict.Poll, RebootTimeout: r.options.RebootTimeout})
 		back = update.Cause == lifecycle.CauseSystemIsReady && state.Announced != nil
 		if moved || back {
 			t.State.Unproven = t.State.Unproven || moved && server.shares()
@@ -98,13 +98,13 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 			return err
 		}
 		list = append(list, t.Events...)
-		return r.record(tx, list...)
+		return tx.Record(list...)
 	})
 	if err != nil {
-		r.forgetUpdate(info.ID)
+		r.presence.ForgetSelfUpdate(info.ID)
 		return err
 	}
-	r.setContact(server.ID, func(c *lifecycle.Contact) {
+	r.presence.Change(server.ID, func(c *lifecycle.Contact) {
 		c.LastSeen = at
 		if update.Cause == lifecycle.CauseSystemIsReady {
 			c.Failures = 0
@@ -113,6 +113,5 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 			c.Good = 0
 		}
 	})
-	r.logEvents(ctx, list)
 	return nil
 }

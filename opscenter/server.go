@@ -166,7 +166,7 @@ func (r *Registry) info(server *Server, state *lifecycle.ServerState, channel *C
 		out.SecureBootKeys = channel.SecureBootKeys
 	}
 	out.LastSeen = out.State.LastSeen
-	c := r.contact(server.ID)
+	c := r.presence.Contact(server.ID)
 	out.Failures, out.GoodPolls = c.Failures, c.Good
 	if !c.LastSeen.IsZero() {
 		out.LastSeen = c.LastSeen
@@ -314,7 +314,7 @@ func (r *Registry) EditServer(ctx context.Context, name string, edit func(*Serve
 		}
 		changed := *server
 		changed.Description, changed.Properties = spec.Description, cloneProperties(spec.Properties)
-		changed.PublicConnectionURL, changed.Channel, changed.LastUpdated = spec.PublicConnectionURL, spec.Channel, now()
+		changed.PublicConnectionURL, changed.Channel, changed.LastUpdated = spec.PublicConnectionURL, spec.Channel, r.now()
 		changed.PublicURLTrusted = spec.PublicConnectionURL != "" && (spec.PublicURLTrusted || spec.PublicConnectionURL != server.PublicConnectionURL)
 		if err := servers.Put(tx, &changed); err != nil {
 			return err
@@ -341,7 +341,7 @@ func (r *Registry) AllowReinstall(ctx context.Context, name string, allow bool) 
 // edit changes a server's record.
 func (r *Registry) edit(ctx context.Context, name string, check func(*ServerInfo) error, change func(storage.WriteTx, *Server) (*event.Event, error)) error {
 	var entry *event.Event
-	err := r.store.Update(ctx, func(tx storage.WriteTx) error {
+	err := r.Write(ctx, func(tx *Tx) error {
 		entry = nil
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
@@ -360,16 +360,13 @@ func (r *Registry) edit(ctx context.Context, name string, check func(*ServerInfo
 		if entry, err = change(tx, &changed); err != nil {
 			return err
 		}
-		changed.LastUpdated = now()
+		changed.LastUpdated = r.now()
 		entry.At, entry.Server = changed.LastUpdated, name
 		if err := servers.Put(tx, &changed); err != nil {
 			return err
 		}
-		return r.record(tx, *entry)
+		return tx.Record(*entry)
 	})
-	if err == nil {
-		r.logEvents(ctx, []event.Event{*entry})
-	}
 	return err
 }
 
@@ -380,8 +377,8 @@ func (r *Registry) RenameServer(ctx context.Context, name, to string, check func
 	if err := checkServerName(to); err != nil {
 		return err
 	}
-	entry := event.Event{At: now(), Kind: event.ServerRenamed, Server: to, Reason: "was " + name}
-	err := r.store.Update(ctx, func(tx storage.WriteTx) error { // what the memory has is by ID
+	entry := event.Event{At: r.now(), Kind: event.ServerRenamed, Server: to, Reason: "was " + name}
+	err := r.Write(ctx, func(tx *Tx) error { // what the memory has is by ID
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
 			return notFound("server", name, err)
@@ -424,11 +421,8 @@ func (r *Registry) RenameServer(ctx context.Context, name, to string, check func
 		if err != nil {
 			return err
 		}
-		return r.record(tx, entry)
+		return tx.Record(entry)
 	})
-	if err == nil {
-		r.logEvents(ctx, []event.Event{entry})
-	}
 	return err
 }
 
@@ -458,8 +452,8 @@ func (r *Registry) ForceDeleteServer(ctx context.Context, name string) error {
 }
 
 func (r *Registry) deleteServer(ctx context.Context, name string, force bool) error {
-	entry := event.Event{At: now(), Kind: event.ServerDeleted, Server: name, Reason: "removed by an operator"}
-	err := r.update(ctx, func(tx *writing) error {
+	entry := event.Event{At: r.now(), Kind: event.ServerDeleted, Server: name, Reason: "removed by an operator"}
+	err := r.Write(ctx, func(tx *Tx) error {
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
 			return notFound("server", name, err)
@@ -476,23 +470,20 @@ func (r *Registry) deleteServer(ctx context.Context, name string, force bool) er
 		if err := r.unshared(tx, server, entry.At); err != nil {
 			return err
 		}
-		if err := tx.deleteState(name, server.ID); err != nil {
+		if err := states.Delete(tx, nameKey(name)); err != nil {
 			return err
 		}
 		if err := deleteFacts(tx, server.ID); err != nil {
 			return err
 		}
-		if err := r.clearAll(tx, name, server.ID, entry.At); err != nil {
+		if err := tx.clearAll(name, server.ID, entry.At); err != nil {
 			return err
 		}
 		if err := forgetShare(tx, name); err != nil {
 			return err
 		}
-		return r.record(tx, entry)
+		return tx.Record(entry)
 	})
-	if err == nil {
-		r.logEvents(ctx, []event.Event{entry})
-	}
 	return err
 }
 
@@ -526,7 +517,7 @@ func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, 
 	if a.MachineID, err = normalMachineID(a.MachineID); err != nil {
 		return nil, err
 	}
-	at := now()
+	at := r.now()
 	server := &Server{ID: uuid.NewString(), Name: a.Name, ConnectionURL: a.ConnectionURL, PublicConnectionURL: a.PublicConnectionURL, PublicURLTrusted: a.PublicConnectionURL != "",
 		Channel: a.Channel, Description: a.Description, Properties: cloneProperties(a.Properties),
 		SystemUUID: a.SystemUUID, MachineID: a.MachineID, CreatedAt: at, LastUpdated: at}
@@ -534,7 +525,7 @@ func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, 
 		StatusSince: at, Type: lifecycle.TypeUnknown, LastUpdated: at}
 	entry := event.Event{At: at, Kind: event.ServerAnnounced, Server: a.Name, Reason: "expected to register itself"}
 	var out *ServerInfo
-	err = r.update(ctx, func(tx *writing) error {
+	err = r.Write(ctx, func(tx *Tx) error {
 		if err := channelExists(tx, a.Channel); err != nil {
 			return err
 		}
@@ -557,11 +548,10 @@ func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, 
 		if out, err = r.load(tx, server); err != nil {
 			return err
 		}
-		return r.record(tx, entry)
+		return tx.Record(entry)
 	})
 	if err != nil {
 		return nil, err
 	}
-	r.logEvents(ctx, []event.Event{entry})
 	return out, nil
 }

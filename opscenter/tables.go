@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/internal/presence"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
@@ -35,8 +36,8 @@ var (
 	})
 
 	// seen: when servers were last in touch, many to a row.
-	seenMembersTable = storage.NewTable("seen_members", func(s *seenMembers) storage.Key { return storage.UintKey(s.Bucket) })
-	seenTimesTable   = storage.NewTable("seen_times", func(s *seenTimes) storage.Key { return storage.UintKey(s.Bucket) })
+	seenMembersTable = storage.NewTable("seen_members", func(s *presence.Members) storage.Key { return storage.UintKey(s.Bucket) })
+	seenTimesTable   = storage.NewTable("seen_times", func(s *presence.Times) storage.Key { return storage.UintKey(s.Bucket) })
 
 	// warnings by their UUIDs, which sort by age.
 	warnings          = storage.NewTable("warnings", func(w *warning.Warning) storage.Key { return storage.StringKey(w.UUID) })

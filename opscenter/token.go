@@ -65,7 +65,7 @@ func (r *Registry) CreateToken(ctx context.Context, spec TokenSpec) (token *Toke
 
 // CreateToken creates a token, as Registry.CreateToken does.
 func (t *Tx) CreateToken(spec TokenSpec) (*Token, error) {
-	r, at := t.registry, now()
+	r, at := t.registry, t.now()
 	if spec.Uses == 0 {
 		spec.Uses = 1
 	}
@@ -114,7 +114,7 @@ func (r *Registry) fillToken(token *Token, spec TokenSpec) error {
 	case token.UsesRemaining > 0:
 		token.SpentAt = time.Time{}
 	case token.SpentAt.IsZero():
-		token.SpentAt = now()
+		token.SpentAt = r.now()
 	}
 	return nil
 }
@@ -232,7 +232,7 @@ func (r *Registry) EditToken(ctx context.Context, id string, edit func(*Token, *
 		return err
 	}
 	var entry event.Event
-	err = r.store.Update(ctx, func(tx storage.WriteTx) error {
+	err = r.Write(ctx, func(tx *Tx) error {
 		token, err := tokens.Get(tx, storage.StringKey(id))
 		if err != nil {
 			return tokenNotFound(err)
@@ -254,13 +254,10 @@ func (r *Registry) EditToken(ctx context.Context, id string, edit func(*Token, *
 		if err := tokens.Put(tx, &changed); err != nil {
 			return err
 		}
-		entry = event.Event{At: now(), Kind: event.TokenUpdated, Reason: fmt.Sprintf("%s: %d uses until %s, channel %s",
+		entry = event.Event{At: r.now(), Kind: event.TokenUpdated, Reason: fmt.Sprintf("%s: %d uses until %s, channel %s",
 			changed.label(), changed.UsesRemaining, changed.ExpireAt.Format(time.RFC3339), changed.Channel)}
-		return r.record(tx, entry)
+		return tx.Record(entry)
 	})
-	if err == nil {
-		r.logEvents(ctx, []event.Event{entry})
-	}
 	return err
 }
 

@@ -121,7 +121,7 @@ func (r *Registry) CreateTokenSeed(ctx context.Context, token, name string, spec
 		return nil, err
 	}
 	err = r.withToken(ctx, token, func(tx *Tx, token *Token) error {
-		at := now()
+		at := r.now()
 		out = &TokenSeed{Token: token.UUID, Name: name, CreatedAt: at, LastUpdated: at}
 		if err := out.apply(spec); err != nil {
 			return err
@@ -220,7 +220,7 @@ func (r *Registry) EditTokenSeed(ctx context.Context, token, name string, edit f
 		if err := changed.apply(spec); err != nil {
 			return err
 		}
-		changed.LastUpdated = now()
+		changed.LastUpdated = r.now()
 		if err := tokenSeeds.Put(tx, &changed); err != nil {
 			return err
 		}
@@ -243,7 +243,7 @@ func (r *Registry) DeleteTokenSeed(ctx context.Context, token, name string, chec
 		if err := tokenSeeds.Delete(tx, storage.StringKey(token.UUID).Str(name)); err != nil {
 			return err
 		}
-		return tx.Record(event.Event{At: now(), Kind: event.TokenUpdated, Reason: fmt.Sprintf("seed %q of %s was removed", name, token.label())})
+		return tx.Record(event.Event{At: r.now(), Kind: event.TokenUpdated, Reason: fmt.Sprintf("seed %q of %s was removed", name, token.label())})
 	})
 }
 
@@ -254,7 +254,7 @@ func (r *Registry) PrepareImage(ctx context.Context, image PreparedImage) (*Prep
 		return nil, err
 	}
 	err := r.withToken(ctx, image.Token, func(tx *Tx, token *Token) error {
-		at := now()
+		at := r.now()
 		if _, err := findToken(tx, token.UUID, at); err != nil {
 			return err
 		}
@@ -300,7 +300,7 @@ func (r *Registry) PreparedImage(ctx context.Context, token, id string) (out *Pr
 	}
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
 		out, err = tokenImages.Find(tx, storage.StringKey(token).Str(id))
-		if err == nil && (out == nil || !out.ExpireAt.After(now())) {
+		if err == nil && (out == nil || !out.ExpireAt.After(r.now())) {
 			err = fmt.Errorf("image %q of the token: %w", truncate.Name(id), ErrNotFound)
 		}
 		return err
@@ -315,7 +315,7 @@ func (r *Registry) UsableToken(ctx context.Context, id string) (out *Token, err 
 		return nil, err
 	}
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
-		out, err = findToken(tx, id, now())
+		out, err = findToken(tx, id, r.now())
 		return err
 	})
 	return out, err
@@ -349,7 +349,7 @@ func (t *Tx) deleteToken(token *Token, why string) error {
 			return err
 		}
 	}
-	return t.Record(event.Event{At: now(), Kind: event.TokenRevoked, Reason: token.label() + why})
+	return t.Record(event.Event{At: t.now(), Kind: event.TokenRevoked, Reason: token.label() + why})
 }
 
 // spentBatch is how many tokens are removed in one transaction.
@@ -358,7 +358,7 @@ const spentBatch = 20
 // RemoveSpentTokens removes the tokens with AutoRemove that have admitted no server for Options.TokenRetention, and prepared images that have expired. It
 // returns how many tokens they were. FlushDue calls it now and then; a poller need not.
 func (r *Registry) RemoveSpentTokens(ctx context.Context) (removed int, err error) {
-	at := now()
+	at := r.now()
 	before := at.Add(-r.options.TokenRetention)
 	var due []string
 	expired := false

@@ -13,59 +13,37 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Tx is a transaction of the Registry, for packages that build on it: what they store in
-// tables of their own is committed with what they do to servers, or not at all.
+// Tx is the one way to write to the Registry's tables. Packages that build on the Registry store rows of their own tables
+// in it, too: all of it is committed together, or nothing.
+//
+// A Tx must not be used after its function returned, nor by several goroutines at once.
 type Tx struct {
 	storage.WriteTx
 	registry *Registry
-	writing  *writing
 	acting   map[string]bool // servers that this process acts on from before the commit, of all runs
 	begun    map[string]bool // of this run
 	events   []event.Event
 	names    []string // of the members that were changed last
+	followed bool     // a table was written that the presence follows
 	// committed is called when the transaction is.
 	committed []func()
 }
 
-// Snapshot reads what the transaction sees.
-func (t *Tx) Snapshot() *Snapshot { return &Snapshot{ReadTx: t.WriteTx, registry: t.registry} }
-
-// Record appends events.
-func (t *Tx) Record(list ...event.Event) error {
-	for i := range list {
-		list[i].Reason = truncate.Text(list[i].Reason, lifecycle.MaxReason)
-	}
-	t.events = append(t.events, list...)
-	return t.registry.record(t.writing, list...)
-}
-
-// act notes that this process acts on a server, from before that is committed.
-func (t *Tx) act(id string) {
-	t.begun[id] = true
-	if !t.acting[id] {
-		t.acting[id] = true
-		t.registry.beginActing(id)
-	}
-}
-
-func (r *Registry) beginActing(id string) {
-	r.setContact(id, func(c *lifecycle.Contact) { c.Acting++ })
-}
-
-// doubt forgets the good polls there were: what they found is to be found once more.
-func (r *Registry) doubt(id string) {
-	r.setContact(id, func(c *lifecycle.Contact) { c.Good = 0 })
-}
-
-// Write runs fn in a transaction: all that it does is stored, or nothing. fn may be run more
-// than once, as storage.Store.Update says.
+// Write runs fn in a transaction: all that it does is stored, or nothing. fn may be run more than once, as
+// storage.Store.Update says. When Write has returned, the events that fn recorded are logged, and counts and contacts
+// show the change. Errors: that of fn, and those of the store.
 func (r *Registry) Write(ctx context.Context, fn func(*Tx) error) error {
-	acting := map[string]bool{}
+	var acting map[string]bool
 	var tx *Tx
-	err := r.update(ctx, func(w *writing) error {
-		tx = &Tx{WriteTx: w, registry: r, writing: w, acting: acting, begun: map[string]bool{}}
-		return fn(tx)
+	err := r.store.Update(ctx, func(w storage.WriteTx) error {
+		tx = &Tx{WriteTx: w, registry: r, acting: acting}
+		err := fn(tx)
+		acting = tx.acting
+		return err
 	})
+	if err == nil && tx.followed {
+		r.follow(ctx)
+	}
 	for id := range acting {
 		if err == nil && tx.begun[id] {
 			r.doubt(id) // not before: fn may decide by it, and is run more than once
@@ -79,8 +57,64 @@ func (r *Registry) Write(ctx context.Context, fn func(*Tx) error) error {
 	for _, do := range tx.committed {
 		do()
 	}
-	r.logEvents(ctx, tx.events)
+	for _, e := range tx.events {
+		r.log.InfoContext(ctx, string(e.Kind), "server", e.Server, "reason", e.Reason)
+	}
 	return nil
+}
+
+// Put implements storage.WriteTx.
+func (t *Tx) Put(table *storage.TableSchema, row any) error {
+	t.followed = t.followed || isFollowed(table.Name)
+	return t.WriteTx.Put(table, row)
+}
+
+// Delete implements storage.WriteTx.
+func (t *Tx) Delete(table *storage.TableSchema, key storage.Key) error {
+	t.followed = t.followed || isFollowed(table.Name)
+	return t.WriteTx.Delete(table, key)
+}
+
+// Snapshot reads what the transaction sees.
+func (t *Tx) Snapshot() *Snapshot { return &Snapshot{ReadTx: t, registry: t.registry} }
+
+// now is the time of the Registry's clock.
+func (t *Tx) now() time.Time { return t.registry.now() }
+
+// act notes that this process acts on a server, from before that is committed.
+func (t *Tx) act(id string) {
+	if t.begun == nil {
+		t.begun = map[string]bool{}
+	}
+	if t.acting == nil {
+		t.acting = map[string]bool{}
+	}
+	t.begun[id] = true
+	if !t.acting[id] {
+		t.acting[id] = true
+		t.registry.beginActing(id)
+	}
+}
+
+func (r *Registry) beginActing(id string) {
+	r.presence.Change(id, func(c *lifecycle.Contact) { c.Acting++ })
+}
+
+func (r *Registry) endActing(id string) {
+	r.presence.Change(id, func(c *lifecycle.Contact) { c.Acting = max(0, c.Acting-1) })
+}
+
+// doubt forgets the good polls there were: what they found is to be found once more.
+func (r *Registry) doubt(id string) {
+	r.presence.Change(id, func(c *lifecycle.Contact) { c.Good = 0 })
+}
+
+// putState stores a state under its name.
+func (t *Tx) putState(next *lifecycle.ServerState) error { return states.Put(t, next) }
+
+// modifyState changes a state.
+func (t *Tx) modifyState(name string, change func(*lifecycle.ServerState) error) error {
+	return states.Modify(t, nameKey(name), change)
 }
 
 // Snapshot is what was stored at one moment.

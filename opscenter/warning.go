@@ -12,6 +12,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/internal/presence"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
@@ -28,43 +29,41 @@ func (s warningSubject) key() storage.Key { return storage.StringKey(s.serverID)
 func subjectOf(w *warning.Warning) warningSubject { return warningSubject{w.Kind, w.ServerID} }
 
 // raise stores a warning, unless it is there. A warning of the fleet has no server.
-func (r *Registry) raise(tx *writing, server, id string, w warning.Input, at time.Time) error {
-	known, err := warningsBySubject.Find(tx, warningSubject{w.Kind, id}.key())
+func (t *Tx) raise(server, id string, w warning.Input, at time.Time) error {
+	known, err := warningsBySubject.Find(t, warningSubject{w.Kind, id}.key())
 	if err != nil || known != nil {
 		return err
 	}
 	row := warning.Warning{UUID: newUUID(), Kind: w.Kind, ServerID: id, Message: w.Message, FirstSeen: at, LastSeen: at, LastUpdated: at, Count: 1}
-	if err := warnings.Put(tx, &row); err != nil {
+	if err := warnings.Put(t, &row); err != nil {
 		return err
 	}
-	tx.raised = append(tx.raised, row)
-	return r.record(tx, event.Event{At: at, Kind: event.WarningRaised, Server: server, Reason: truncate.Text(fmt.Sprintf("%s: %s", w.Kind, w.Message), lifecycle.MaxReason)})
+	return t.Record(event.Event{At: at, Kind: event.WarningRaised, Server: server, Reason: truncate.Text(fmt.Sprintf("%s: %s", w.Kind, w.Message), lifecycle.MaxReason)})
 }
 
 // clear removes a warning, if it is there.
-func (r *Registry) clear(tx *writing, server, id string, kind warning.Kind, at time.Time, why string) error {
-	known, err := warningsBySubject.Find(tx, warningSubject{kind, id}.key())
+func (t *Tx) clear(server, id string, kind warning.Kind, at time.Time, why string) error {
+	known, err := warningsBySubject.Find(t, warningSubject{kind, id}.key())
 	if err != nil || known == nil {
 		return err
 	}
-	if err := warnings.Delete(tx, storage.StringKey(known.UUID)); err != nil {
+	if err := warnings.Delete(t, storage.StringKey(known.UUID)); err != nil {
 		return err
 	}
-	tx.closed = append(tx.closed, subjectOf(known))
-	return r.record(tx, event.Event{At: at, Kind: event.WarningCleared, Server: server, Reason: fmt.Sprintf("%s: %s", kind, why)})
+	return t.Record(event.Event{At: at, Kind: event.WarningCleared, Server: server, Reason: fmt.Sprintf("%s: %s", kind, why)})
 }
 
 // clearAll removes all warnings of a server that is removed itself.
-func (r *Registry) clearAll(tx *writing, server, id string, at time.Time) error {
+func (t *Tx) clearAll(server, id string, at time.Time) error {
 	var kinds []warning.Kind
-	for w, err := range warningsBySubject.Scan(tx, storage.Range{Prefix: storage.StringKey(id)}) {
+	for w, err := range warningsBySubject.Scan(t, storage.Range{Prefix: storage.StringKey(id)}) {
 		if err != nil {
 			return err
 		}
 		kinds = append(kinds, w.Kind)
 	}
 	for _, kind := range kinds {
-		if err := r.clear(tx, server, id, kind, at, "the server was removed"); err != nil {
+		if err := t.clear(server, id, kind, at, "the server was removed"); err != nil {
 			return err
 		}
 	}
@@ -85,15 +84,15 @@ func (r *Registry) Warn(ctx context.Context, server string, w warning.Input) err
 		return fmt.Errorf("warning: a kind is wanted: %w", ErrInvalidName)
 	}
 	w.Message = truncate.Text(w.Message, lifecycle.MaxReason)
-	at := now()
+	at := r.now()
 	var id string
 	raised := false
-	err := r.update(ctx, func(tx *writing) (err error) {
+	err := r.Write(ctx, func(tx *Tx) (err error) {
 		if id, err = serverID(tx, server); err != nil {
 			return err
 		}
-		err = r.raise(tx, server, id, w, at)
-		raised = len(tx.raised) > 0
+		err = tx.raise(server, id, w, at)
+		raised = len(tx.events) > 0
 		return err
 	})
 	switch {
@@ -102,7 +101,7 @@ func (r *Registry) Warn(ctx context.Context, server string, w warning.Input) err
 	case raised:
 		r.log.WarnContext(ctx, string(w.Kind), "server", server, "message", w.Message)
 	default:
-		r.memory.repeat(id, w, at)
+		r.presence.Repeat(presence.Subject{Kind: w.Kind, ServerID: id}, w.Message, at)
 	}
 	return nil
 }
@@ -110,13 +109,13 @@ func (r *Registry) Warn(ctx context.Context, server string, w warning.Input) err
 // ClearWarning removes the warning of that kind about a server, or, with an empty name, about
 // the fleet; if there is none, that is no error. Errors: ErrNotFound: there is no such server.
 func (r *Registry) ClearWarning(ctx context.Context, server string, kind warning.Kind) error {
-	at := now()
-	return r.update(ctx, func(tx *writing) error {
+	at := r.now()
+	return r.Write(ctx, func(tx *Tx) error {
 		id, err := serverID(tx, server)
 		if err != nil {
 			return err
 		}
-		return r.clear(tx, server, id, kind, at, "its cause is gone")
+		return tx.clear(server, id, kind, at, "its cause is gone")
 	})
 }
 
@@ -135,8 +134,8 @@ func serverID(tx storage.ReadTx, name string) (string, error) {
 // called with the warning as it is, and an error of it ends the update: for optimistic
 // locking. Errors: ErrNotFound.
 func (r *Registry) AcknowledgeWarning(ctx context.Context, id string, acknowledged bool, check func(*warning.Warning) error) error {
-	at := now()
-	return r.update(ctx, func(tx *writing) error {
+	at := r.now()
+	return r.Write(ctx, func(tx *Tx) error {
 		known, err := warnings.Get(tx, storage.StringKey(id))
 		if err != nil {
 			return notFound("warning", id, err)
@@ -158,7 +157,7 @@ func (r *Registry) AcknowledgeWarning(ctx context.Context, id string, acknowledg
 		if err := warnings.Put(tx, &changed); err != nil {
 			return err
 		}
-		return r.record(tx, event.Event{At: at, Kind: event.WarningAcknowledged, Server: shown.Server, Reason: fmt.Sprintf("%s: %t", known.Kind, acknowledged)})
+		return tx.Record(event.Event{At: at, Kind: event.WarningAcknowledged, Server: shown.Server, Reason: fmt.Sprintf("%s: %t", known.Kind, acknowledged)})
 	})
 }
 
@@ -191,12 +190,7 @@ func (r *Registry) showWarning(tx storage.ReadTx, stored *warning.Warning) (*war
 			}
 		}
 	}
-	m := &r.memory
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	if a := m.open[subjectOf(&out)]; a != nil && a.uuid == out.UUID && a.unflushed {
-		out.Count, out.LastSeen, out.Message = out.Count+a.count, a.last, a.message
-	}
+	r.presence.Show(&out)
 	return &out, nil
 }
 

@@ -189,11 +189,7 @@ func (e *engine) say(do func()) {
 }
 
 func (e *engine) run() error {
-	err := e.registry.Refresh(e.ctx)
-	var revision uint64
-	if err == nil {
-		_, revision, err = e.open(e.ctx)
-	}
+	_, revision, err := e.open(e.ctx)
 	if err == nil {
 		err = e.loadAll()
 	}

@@ -1,4 +1,4 @@
-package opscenter
+package presence
 
 import (
 	"slices"
@@ -19,28 +19,28 @@ type selfUpdateRate struct {
 	any    bool
 }
 
-// verdict is what is done about something a server says.
-type verdict struct {
-	// store it. If it isn't, it says nothing new.
-	store bool
-	// poll the server after so long; below 0: a poll is due already that will find whatever there is.
-	poll time.Duration
-	// refuse it: the server says more new things than any does.
-	refuse bool
+// SelfUpdate is how a self update of a server is taken.
+type SelfUpdate struct {
+	// Store it. If it is not stored, it says nothing new.
+	Store bool
+	// Poll the server after so long; below 0: a poll is due already that will find the news.
+	Poll time.Duration
+	// Refuse it: the server says more new things than any server needs to.
+	Refuse bool
 }
 
 // judge decides about what a server says at a time. news: it is new whatever was said before, as another address is, and
 // what it asks for can't wait. It changes only t, and reads no clock.
-func (t *selfUpdateRate) judge(at, interval time.Duration, cause lifecycle.Cause, news bool) verdict {
+func (t *selfUpdateRate) judge(at, interval time.Duration, cause lifecycle.Cause, news bool) SelfUpdate {
 	if !t.any || at-t.window >= interval {
 		t.window, t.causes = at, 0
 	}
 	bit := uint16(1) << max(0, slices.Index(lifecycle.Causes, cause))
-	out := verdict{store: news || t.causes&bit == 0, poll: -1}
-	if out.store {
+	out := SelfUpdate{Store: news || t.causes&bit == 0, Poll: -1}
+	if out.Store {
 		full := max(t.full, at) + interval
 		if full-at > selfUpdateBurst*interval {
-			out.store, out.refuse = false, true
+			out.Store, out.Refuse = false, true
 			return out
 		}
 		t.full = full
@@ -48,35 +48,34 @@ func (t *selfUpdateRate) judge(at, interval time.Duration, cause lifecycle.Cause
 	t.causes |= bit
 	switch {
 	case !t.any || news || at-t.polled >= interval:
-		out.poll = 0
+		out.Poll = 0
 	case t.polled <= at: // it has been polled, and may have something to tell that was not found
-		out.poll = t.polled + interval - at
+		out.Poll = t.polled + interval - at
 	}
-	if out.poll >= 0 {
-		t.polled = at + out.poll
+	if out.Poll >= 0 {
+		t.polled = at + out.Poll
 	}
 	t.any = true
 	return out
 }
 
-// judgeUpdate judges what a server says of itself now. A server without a track has no limit.
-func (r *Registry) judgeUpdate(id string, cause lifecycle.Cause, news bool) verdict {
-	m := &r.memory
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	t := m.tracks[id]
+// JudgeSelfUpdate decides how a self update of a server is taken now. news: it is new whatever was said before. A server
+// that is not known has no limit.
+func (p *Presence) JudgeSelfUpdate(id string, cause lifecycle.Cause, news bool) SelfUpdate {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := p.tracks[id]
 	if t == nil {
-		return verdict{store: true}
+		return SelfUpdate{Store: true}
 	}
-	return t.selfUpdates.judge(m.elapsed(), r.options.SelfUpdateInterval, cause, news)
+	return t.selfUpdates.judge(p.elapsed(), p.options.SelfUpdateInterval, cause, news)
 }
 
-// forgetUpdate forgets that a server said something: it was not stored, and the server may say it again.
-func (r *Registry) forgetUpdate(id string) {
-	m := &r.memory
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if t := m.tracks[id]; t != nil {
+// ForgetSelfUpdate forgets that a server said something: it was not stored, and the server may say it again.
+func (p *Presence) ForgetSelfUpdate(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t := p.tracks[id]; t != nil {
 		t.selfUpdates = selfUpdateRate{full: t.selfUpdates.full}
 	}
 }

@@ -1,0 +1,258 @@
+package opscenter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/opscenter-go/sdk/opscenter/internal/presence"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
+	"github.com/opscenter-go/sdk/storage"
+)
+
+// The presence follows the store's Watch of states and warnings, whoever wrote them: this Registry, or another one over the
+// same store. The Registry catches up when it has written such a row itself, before it takes in observations, when it
+// counts, and whenever a Watch of it brings changes. No goroutine is needed for that.
+
+// following is how far the presence has followed the store.
+type following struct {
+	mu       sync.Mutex // held by the goroutine that catches up
+	revision uint64
+}
+
+// isFollowed reports whether the presence follows a table.
+func isFollowed(table string) bool { return table == states.Name() || table == warnings.Name() }
+
+// ended is a context for a Watch that waits for nothing: it yields the changes there are, and ends.
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// follow lets the presence catch up with the store. A failure is logged, and made up for by the next call.
+func (r *Registry) follow(ctx context.Context) {
+	if err := r.catchUp(context.WithoutCancel(ctx)); err != nil && !errors.Is(err, storage.ErrClosed) {
+		r.log.ErrorContext(ctx, "counts and contacts are behind the store, and catch up later", "error", err)
+	}
+}
+
+func (r *Registry) catchUp(ctx context.Context) error {
+	head, err := r.Revision(ctx)
+	if err != nil {
+		return err
+	}
+	f := &r.following
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.revision < head {
+		told := false
+		for batch, err := range r.store.Watch(ended, f.revision, states.Name(), warnings.Name()) {
+			if errors.Is(err, context.Canceled) {
+				break
+			}
+			if err == nil {
+				err = r.store.View(ctx, func(tx storage.ReadTx) error { return r.applyBatch(tx, batch) })
+			}
+			if err != nil {
+				return err
+			}
+			f.revision, told = batch.Revision, true
+		}
+		if !told {
+			f.revision = head // nothing up to it is followed
+		}
+	}
+	return nil
+}
+
+// applyBatch takes in the rows that a batch names.
+func (r *Registry) applyBatch(tx storage.ReadTx, batch storage.Batch) error {
+	if batch.Reset {
+		return r.applyAll(tx)
+	}
+	var changes presence.Changes
+	for _, change := range batch.Changes {
+		name, _ := change.Key.FirstString()
+		if change.Table == states.Name() {
+			state, err := states.Find(tx, change.Key)
+			switch {
+			case err != nil:
+				return err
+			case state == nil:
+				changes.GoneStates = append(changes.GoneStates, name)
+			default:
+				changes.States = append(changes.States, presence.StateOf(state))
+			}
+			continue
+		}
+		found, err := warnings.Find(tx, change.Key)
+		switch {
+		case err != nil:
+			return err
+		case found == nil:
+			changes.GoneWarnings = append(changes.GoneWarnings, name)
+		default:
+			changes.Warnings = append(changes.Warnings, found)
+		}
+	}
+	r.presence.Apply(changes)
+	return nil
+}
+
+// applyAll takes in all rows.
+func (r *Registry) applyAll(tx storage.ReadTx) error {
+	changes := presence.Changes{All: true}
+	for state, err := range states.Scan(tx, rangeAll) {
+		if err != nil {
+			return err
+		}
+		changes.States = append(changes.States, presence.StateOf(state))
+	}
+	for w, err := range warnings.Scan(tx, rangeAll) {
+		if err != nil {
+			return err
+		}
+		changes.Warnings = append(changes.Warnings, w)
+	}
+	r.presence.Apply(changes)
+	return nil
+}
+
+// loadPresence reads what the presence begins with.
+func (r *Registry) loadPresence(ctx context.Context) error {
+	r.following.mu.Lock()
+	defer r.following.mu.Unlock()
+	return r.store.View(ctx, func(tx storage.ReadTx) error {
+		r.following.revision = tx.Revision()
+		if err := r.applyAll(tx); err != nil {
+			return err
+		}
+		if r.presence.IsOpen(presence.Subject{Kind: warning.Fleet}) {
+			r.presence.Trip()
+		}
+		for members, err := range seenMembersTable.Scan(tx, rangeAll) {
+			if err != nil {
+				return err
+			}
+			times, err := seenTimesTable.Find(tx, storage.UintKey(members.Bucket))
+			if err != nil {
+				return err
+			}
+			r.presence.LoadSeen(members, times)
+		}
+		return nil
+	})
+}
+
+// Counts tells how many servers there are of each status, detail and type.
+func (r *Registry) Counts() []ServerCount {
+	r.follow(context.Background())
+	servers, _ := r.presence.Counts()
+	out := make([]ServerCount, 0, len(servers))
+	for c, n := range servers {
+		out = append(out, ServerCount{Status: c.Status, StatusDetail: c.Detail, Type: c.Type, Count: n})
+	}
+	return out
+}
+
+// ServerCount is how many servers have a status, a detail and a type.
+type ServerCount struct {
+	Status       lifecycle.Status
+	StatusDetail lifecycle.StatusDetail
+	Type         lifecycle.ServerType
+	Count        int
+}
+
+// CountWarnings returns how many warnings there are of each kind.
+func (r *Registry) CountWarnings() map[warning.Kind]int {
+	r.follow(context.Background())
+	_, warnings := r.presence.Counts()
+	return warnings
+}
+
+// flushStep is how many buckets of last seen times, or 8 times as many warnings, one transaction of a flush writes.
+const flushStep = 64
+
+// flushSize is how many bytes of last seen times it writes, but for the last bucket.
+const flushSize = 1 << 20
+
+// Flush stores what is only in memory: when servers were last seen, and how often there was
+// cause for each warning. The Registry does so itself, every Options.LastSeenInterval while
+// observations come in, and at Close.
+func (r *Registry) Flush(ctx context.Context) error {
+	select { // one at a time
+	case r.flushing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-r.flushing }()
+	left := r.presence.Take()
+	for len(left.Seen) > 0 {
+		n := seenStep(left.Seen)
+		if err := r.writeSeen(ctx, left.Seen[:n]); err != nil {
+			r.presence.Return(left)
+			return fmt.Errorf("storing when servers were last seen: %w", err)
+		}
+		left.Seen = left.Seen[n:]
+	}
+	for step := range slices.Chunk(left.Warnings, 8*flushStep) {
+		if err := r.writeRepeated(ctx, step); err != nil {
+			r.presence.Return(left)
+			return fmt.Errorf("storing how often warnings were seen: %w", err)
+		}
+		left.Warnings = left.Warnings[len(step):]
+	}
+	return nil
+}
+
+// seenStep returns how many of the buckets go into the next transaction.
+func seenStep(list []presence.Seen) (n int) {
+	for size := 0; n < len(list) && n < flushStep && size < flushSize; n++ {
+		size += 2 * len(list[n].Times.Ages)
+		if members := list[n].Members; members != nil {
+			size += 50 * len(members.IDs)
+		}
+	}
+	return n
+}
+
+func (r *Registry) writeSeen(ctx context.Context, list []presence.Seen) error {
+	return r.Write(ctx, func(tx *Tx) error {
+		for _, seen := range list {
+			if seen.Members != nil {
+				if err := seenMembersTable.Put(tx, seen.Members); err != nil {
+					return err
+				}
+			}
+			if err := seenTimesTable.Put(tx, seen.Times); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (r *Registry) writeRepeated(ctx context.Context, list []presence.Repeated) error {
+	return r.Write(ctx, func(tx *Tx) error {
+		for _, repeated := range list {
+			known, err := warnings.Find(tx, storage.StringKey(repeated.UUID))
+			if err != nil {
+				return err
+			}
+			if known == nil {
+				continue // cleared meanwhile
+			}
+			changed := *known
+			changed.Count += repeated.Count
+			changed.LastSeen, changed.Message = repeated.Last, repeated.Message
+			if err := warnings.Put(tx, &changed); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,116 @@
+package presence
+
+import (
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/internal/facts"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
+)
+
+// Contact returns what is known of the contact with a server; the zero Contact for a server that is not known.
+func (p *Presence) Contact(id string) lifecycle.Contact {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if t := p.tracks[id]; t != nil {
+		return t.contact
+	}
+	return lifecycle.Contact{}
+}
+
+// Change changes the contact with a server for another reason than a poll. The next poll is compared with the store, and a
+// poll that is under way counts for less. A server that is not known is left alone.
+func (p *Presence) Change(id string, change func(*lifecycle.Contact)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t := p.tracks[id]; t != nil {
+		t.settled = facts.Digest{}
+		t.contacts++
+		p.see(id, t, change)
+	}
+}
+
+// see changes a contact, and notes when the server was seen.
+func (p *Presence) see(id string, t *track, change func(*lifecycle.Contact)) {
+	before := t.contact.LastSeen
+	change(&t.contact)
+	if !t.contact.LastSeen.Equal(before) {
+		p.toFlush(id, t)
+	}
+}
+
+// Mark is how new the knowledge of a server was at one moment.
+type Mark struct{ epoch, contacts uint32 }
+
+// Mark returns how new the knowledge of a server is. It is taken before the store is read for an observation.
+func (p *Presence) Mark(id string) Mark {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if t := p.tracks[id]; t != nil {
+		return Mark{t.epoch, t.contacts}
+	}
+	return Mark{}
+}
+
+// Unchanged takes in an observation that finds what the settled ones of the server found, and returns true. It leaves all
+// others alone, and returns false.
+func (p *Presence) Unchanged(id string, found facts.Digest, at time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := p.tracks[id]
+	if t == nil || !found.Same(t.settled) || p.guard.on {
+		return false
+	}
+	if !t.contact.LastSeen.Equal(at) {
+		t.contact.LastSeen = at
+		p.toFlush(id, t)
+	}
+	t.contact.Good++
+	p.guard.observe(&t.watched, p.elapsed(), false)
+	return true
+}
+
+// Outcome is what became of an observation.
+type Outcome struct {
+	// Mark was taken before the store was read for the observation.
+	Mark Mark
+	// Contact is that of the transition. Failed: the poll did not reach the server.
+	Contact lifecycle.Contact
+	Failed  bool
+	// Found is what the observation found. Steady: the same observation would find nothing new. Stored: the
+	// observation may have been stored; then the next one is compared with the store.
+	Found          facts.Digest
+	Steady, Stored bool
+	// At is when the poll began, and Now the time of day.
+	At, Now  time.Time
+	Warnings []warning.Input
+}
+
+// Observed takes in what became of an observation. A server that is not known is left alone.
+func (p *Presence) Observed(id string, o Outcome) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := p.tracks[id]
+	if t == nil {
+		return
+	}
+	p.see(id, t, func(c *lifecycle.Contact) {
+		acting, seen := c.Acting, c.LastSeen
+		if t.contacts == o.Mark.contacts { // else the contact was changed meanwhile, which counts for more
+			*c = o.Contact
+			c.Acting = acting
+		}
+		c.LastSeen = o.Contact.LastSeen
+		if o.Failed || seen.After(c.LastSeen) && !seen.After(o.Now) {
+			c.LastSeen = seen
+		}
+	})
+	if !o.Stored && t.epoch == o.Mark.epoch && !o.Found.None() && o.Steady && !p.hasWarnings(id) {
+		t.settled = o.Found.Over(t.settled)
+	} else {
+		t.settled = facts.Digest{}
+	}
+	for _, w := range o.Warnings {
+		p.repeat(Subject{w.Kind, id}, w.Message, o.At)
+	}
+}

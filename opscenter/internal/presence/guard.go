@@ -1,0 +1,340 @@
+package presence
+
+import (
+	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+)
+
+// guard tells an outage of the control plane's own connection from one of the servers: when
+// a large share of the servers fail at once, it suspects us. It watches servers that are ready; those known to be
+// offline say nothing new.
+//
+// What is asked within a window is no fair share of the fleet: those that fail are asked again and again, and a rack
+// that dies says so all at once. Therefore the window only gives cause for doubt. Then a sample of those
+// that have not failed is asked at once, and its answers decide, of all servers that are ready, what share fails.
+// While there is doubt, no server becomes offline. Servers that still fail when the doubt ends cause no new doubt until
+// they have answered. Without samples, the window decides.
+//
+// Within a window a server counts once, for its last answer or for its first failure. Once the guard is on,
+// each server that was asked since counts with its last outcome, and so does each further sample; it
+// ends when fewer than the share fail.
+type guard struct {
+	share   float64
+	minimum int
+	window  time.Duration
+
+	first, last    *watched // within the window, the oldest first
+	asked, failing int
+	on             bool
+
+	sampler bool          // a poller asks samples
+	ready   func() int    // how many servers are ready
+	doubt   bool          // there is cause to suspect us
+	since   time.Duration // of the doubt
+	quiet   time.Duration // until when a decision holds
+	ended   time.Duration // when the guard was last on
+	sample  sample
+}
+
+// watched is a server in the guard's list.
+type watched struct {
+	previous, next *watched
+	at             time.Duration
+	listed, failed bool
+	sampled        uint32 // the number of the sample it is in
+	excused        bool   // it fails by itself
+}
+
+// sample is servers that are asked to tell whose fault it is.
+type sample struct {
+	number             uint32
+	size, good, failed int
+	// known servers fail; the sample speaks for the rest.
+	known, rest int
+	at          time.Duration
+	open        bool
+}
+
+// sampleSize is how many times the minimum is asked, so that chance does not decide.
+const sampleSize = 32
+
+// observe takes in the outcome of a poll of a server that is ready.
+func (g *guard) observe(w *watched, at time.Duration, failed bool) {
+	g.expire(at)
+	if !failed {
+		w.excused = false
+	}
+	if g.sample.open && w.sampled == g.sample.number {
+		w.sampled = 0
+		if failed {
+			g.sample.failed++
+		} else {
+			g.sample.good++
+		}
+		g.decide(at)
+	}
+	if !g.on && failed && (w.listed && w.failed || w.excused) {
+		return // it counts once in a window
+	}
+	g.drop(w)
+	w.at, w.failed = at, failed
+	g.append(w)
+	most := g.failing >= g.minimum && float64(g.failing) >= g.share*float64(g.asked)
+	switch {
+	case !g.on && failed && most && !g.sampler:
+		g.trip()
+	case !g.on && failed && most && !g.doubt && at >= g.quiet:
+		g.doubt, g.since = true, at
+	case g.on && g.asked >= g.minimum && float64(g.failing) < ease*g.share*float64(g.asked):
+		g.on, g.ended, g.sample.open = false, at, false // what is left of a sample is of the time before
+	}
+	g.late(at)
+}
+
+// late decides by the answers that a sample has got, where the others are late. A sample without an answer makes the
+// fault ours. Without a sample, the share of all ready servers decides.
+func (g *guard) late(at time.Duration) {
+	s := &g.sample
+	came := s.good + s.failed
+	switch {
+	case s.open && at-s.at > g.window/3 && 2*came >= s.size:
+		s.size = came
+		g.decide(at)
+	case g.doubt && at-g.since > 2*g.window:
+		// No server of the sample answered; or no sample was asked, and this share of the ready servers failed.
+		ours := s.open && s.failed >= s.good
+		if !s.open && g.ready != nil {
+			ours = float64(g.failing) >= g.share*float64(max(g.failing, g.ready()))
+		}
+		g.conclude(at, ours)
+	}
+}
+
+// wants returns how many servers are to be asked as a sample; 0: none.
+func (g *guard) wants(at time.Duration) int {
+	g.late(at)
+	if g.sample.open && at-g.sample.at > 2*g.window {
+		g.sample.open = false // some of it never came
+	}
+	if g.sample.open || !g.doubt && !(g.on && at-g.sample.at >= g.window/3) {
+		return 0
+	}
+	return sampleSize * g.minimum
+}
+
+// begin begins a sample of so many, out of so many. Where there is doubt, those that fail already are not among them.
+func (g *guard) begin(at time.Duration, size, of int) uint32 {
+	known := 0
+	if g.doubt {
+		known = g.failing
+	}
+	g.sample = sample{number: g.sample.number + 1, size: size, known: known, rest: max(size, of), at: at, open: size > 0}
+	if g.sample.number == 0 {
+		g.sample.number = 1
+	}
+	if size == 0 && g.doubt && g.sample.rest == 0 {
+		g.conclude(at, true) // all fail
+	}
+	return g.sample.number
+}
+
+// unsample takes a server out of the sample that says nothing about the others.
+func (g *guard) unsample(w *watched, at time.Duration) {
+	if !g.sample.open || w.sampled != g.sample.number {
+		return
+	}
+	w.sampled = 0
+	if g.sample.size--; g.sample.size == 0 {
+		g.sample.open = false
+		return
+	}
+	g.decide(at)
+}
+
+// decide ends the sample when what is still to come makes no difference any more.
+func (g *guard) decide(at time.Duration) {
+	s := &g.sample
+	fail := func(failed int) float64 { return float64(s.known) + float64(s.rest)*float64(failed)/float64(s.size) }
+	limit := g.share * float64(s.known+s.rest)
+	if g.on {
+		limit *= ease
+	}
+	switch {
+	case fail(s.failed) >= limit:
+		g.conclude(at, true)
+	case fail(s.size-s.good) < limit:
+		g.conclude(at, false)
+	}
+}
+
+// conclude ends the doubt, one way or the other.
+func (g *guard) conclude(at time.Duration, ours bool) {
+	g.sample.open, g.doubt = false, false
+	switch {
+	case ours && !g.on:
+		g.trip()
+	case !ours:
+		if g.on {
+			g.ended = at
+		}
+		g.on, g.quiet = false, at+g.window/3
+		for w := g.first; w != nil; {
+			next := w.next
+			if w.failed {
+				w.excused = true
+				g.drop(w)
+			}
+			w = next
+		}
+	}
+}
+
+// ease is by how much less than the share must fail for the guard to end, so that it does not
+// go on and off where just about the share fails.
+const ease = 0.9
+
+// trip sets the guard off: from now on only those count that fail already, and who is asked next.
+func (g *guard) trip() {
+	g.on = true
+	for w := g.first; w != nil; {
+		next := w.next
+		if !w.failed {
+			g.drop(w)
+		}
+		w = next
+	}
+}
+
+// expire forgets what is older than the window; while the guard is on, or in doubt, nothing is.
+func (g *guard) expire(now time.Duration) {
+	for !g.on && !g.doubt && g.first != nil && now-g.first.at > g.window {
+		g.drop(g.first)
+	}
+}
+
+// leave takes a server out that is not ready any more. What it failed still counts within the
+// window, unless the guard is on: then nobody leaves for having failed.
+func (g *guard) leave(w *watched) {
+	if g.on {
+		g.drop(w)
+	}
+}
+
+func (g *guard) append(w *watched) {
+	w.previous, w.next, w.listed = g.last, nil, true
+	if g.last != nil {
+		g.last.next = w
+	} else {
+		g.first = w
+	}
+	g.last = w
+	g.asked++
+	if w.failed {
+		g.failing++
+	}
+}
+
+func (g *guard) drop(w *watched) {
+	if !w.listed {
+		return
+	}
+	if w.previous != nil {
+		w.previous.next = w.next
+	} else {
+		g.first = w.next
+	}
+	if w.next != nil {
+		w.next.previous = w.previous
+	} else {
+		g.last = w.previous
+	}
+	w.previous, w.next, w.listed = nil, nil, false
+	g.asked--
+	if w.failed {
+		g.failing--
+	}
+}
+
+// Verdict is the guard's word on a failure.
+type Verdict struct {
+	// Unreachable: the fleet counts as unreachable. Doubt: it may be.
+	Unreachable, Doubt bool
+}
+
+// Judge shows the guard an outcome of a poll of a server that began so long ago. A server that is not ready says nothing
+// about the fleet.
+func (p *Presence) Judge(id string, ready, failed bool, age time.Duration) Verdict {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := p.tracks[id]
+	switch {
+	case t == nil:
+	case failed && p.guard.ended > 0 && p.elapsed()-age < p.guard.ended:
+		// It was begun while the fault was ours.
+		p.guard.unsample(&t.watched, p.elapsed())
+	case ready:
+		p.guard.observe(&t.watched, p.elapsed(), failed)
+	default:
+		p.guard.leave(&t.watched)
+		p.guard.unsample(&t.watched, p.elapsed())
+	}
+	p.endSmall()
+	return Verdict{p.guard.on, p.guard.doubt}
+}
+
+// Guard returns whether the fleet counts as unreachable, or may be, and how many servers were asked last, and failed.
+func (p *Presence) Guard() (verdict Verdict, asked, failing int) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return Verdict{p.guard.on, p.guard.doubt}, p.guard.asked, p.guard.failing
+}
+
+// Trip makes the fleet count as unreachable, as it did when an earlier Registry ended.
+func (p *Presence) Trip() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.guard.trip()
+	p.endSmall()
+}
+
+// endSmall ends the guard of a fleet that has become too small to tell.
+func (p *Presence) endSmall() {
+	if p.guard.on && p.guard.asked < p.guard.minimum && p.count(lifecycle.StatusReady) < p.guard.minimum {
+		p.guard.on = false
+	}
+}
+
+// SetSampling tells the guard whether samples are asked, as SampleSize wants them.
+func (p *Presence) SetSampling(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.guard.sampler = on
+}
+
+// SampleSize returns of how many servers the guard wants to know at once whether they answer; 0: of none. unbiased: any
+// ready servers are wanted; else any of those that answered last time.
+func (p *Presence) SampleSize() (n int, unbiased bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.guard.wants(p.elapsed()), p.guard.on
+}
+
+// BeginSample says which servers, by their IDs, are asked now, drawn by chance out of so many.
+func (p *Presence) BeginSample(of int, ids ...string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var asked []*track
+	for _, id := range ids {
+		t := p.tracks[id]
+		if t == nil || p.guard.doubt && (t.watched.listed && t.watched.failed || t.watched.excused) {
+			of-- // what it says is known, and counted
+			continue
+		}
+		asked = append(asked, t)
+	}
+	number := p.guard.begin(p.elapsed(), len(asked), of)
+	for _, t := range asked {
+		t.watched.sampled = number
+	}
+}

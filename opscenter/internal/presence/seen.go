@@ -1,0 +1,128 @@
+package presence
+
+import (
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// When servers were last seen changes with every poll. It is stored apart from all else, for
+// many servers in a row: a list of members, which is written when servers come and go, and
+// three bytes or so for each of them, which are all that a flush writes.
+
+// Buckets is over how many rows the servers spread.
+const Buckets = 256
+
+func bucketOf(id string) int { return int(xxhash.Sum64String(id) % Buckets) }
+
+// bucket is the memory of a row.
+type bucket struct {
+	ids       []string
+	version   uint64 // of the stored members
+	changed   bool   // since they were stored
+	unflushed bool
+}
+
+func (b *bucket) add(id string) {
+	b.ids = append(b.ids, id)
+	b.changed = true
+}
+
+func (b *bucket) remove(id string) {
+	if i := slices.Index(b.ids, id); i >= 0 {
+		b.ids[i] = b.ids[len(b.ids)-1]
+		b.ids = b.ids[:len(b.ids)-1]
+		b.changed = true
+	}
+}
+
+// Members is a row that names the servers of a bucket, in the order of Times.
+type Members struct {
+	Bucket  uint64
+	Version uint64
+	IDs     []string
+}
+
+// Times is a row that tells when the members of a bucket were last seen: for each, how many milliseconds before Newest,
+// plus one; 0: never. It counts only together with the Members of its Version.
+type Times struct {
+	Bucket  uint64
+	Version uint64
+	Newest  time.Time
+	Ages    []byte // uvarints
+}
+
+// LoadSeen takes in the stored rows of a bucket, once, after the states were applied. times is nil if there are none.
+func (p *Presence) LoadSeen(members *Members, times *Times) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if members.Bucket >= Buckets {
+		return
+	}
+	p.buckets[members.Bucket].version = members.Version
+	if times == nil || times.Version != members.Version {
+		return
+	}
+	ages := times.Ages
+	for _, id := range members.IDs {
+		age, n := binary.Uvarint(ages)
+		if n <= 0 {
+			break
+		}
+		ages = ages[n:]
+		if t := p.tracks[id]; t != nil && age > 0 {
+			if at := times.Newest.Add(-time.Duration(age-1) * time.Millisecond); at.After(t.contact.LastSeen) {
+				t.contact.LastSeen = at // the state row may tell a newer time
+			}
+		}
+	}
+}
+
+func (p *Presence) toFlush(id string, t *track) {
+	if !t.unflushed {
+		t.unflushed = true
+		p.buckets[bucketOf(id)].unflushed = true
+		p.pending++
+	}
+}
+
+// rows returns the rows of a bucket; no members if those that are stored are right.
+func (p *Presence) rows(number uint64) (members *Members, times *Times) {
+	b := &p.buckets[number]
+	if b.changed {
+		b.version++
+		b.changed = false
+		members = &Members{Bucket: number, Version: b.version, IDs: slices.Clone(b.ids)}
+	}
+	times = &Times{Bucket: number, Version: b.version}
+	for _, id := range b.ids {
+		if seen := p.tracks[id].contact.LastSeen; seen.After(times.Newest) {
+			times.Newest = seen
+		}
+	}
+	for _, id := range b.ids {
+		t := p.tracks[id]
+		age := uint64(0)
+		if !t.contact.LastSeen.IsZero() {
+			age = uint64(times.Newest.Sub(t.contact.LastSeen).Milliseconds()) + 1
+		}
+		times.Ages = binary.AppendUvarint(times.Ages, age)
+		if t.unflushed {
+			t.unflushed = false
+			p.pending--
+		}
+	}
+	b.unflushed = false
+	return members, times
+}
+
+// again makes a bucket due once more.
+func (p *Presence) again(number uint64) {
+	b := &p.buckets[number]
+	b.changed = true // whether the rows were stored is not known: a new version is right either way
+	for _, id := range b.ids {
+		p.toFlush(id, p.tracks[id])
+	}
+}
