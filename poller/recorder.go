@@ -225,8 +225,12 @@ func (b *batch) storeSome(ctx context.Context, n int) bool {
 	return true
 }
 
-// temporary reports whether the store may take later what it refuses now.
+// temporary reports whether the store may take later what it refuses now. To store an observation twice, after
+// storage.ErrUnknown, does no harm.
 func temporary(err error) bool {
+	if errors.Is(err, storage.ErrUnavailable) || errors.Is(err, storage.ErrUnknown) {
+		return true // whatever the cause
+	}
 	for _, lasting := range []error{storage.ErrTooLarge, storage.ErrEncoding, storage.ErrCorrupt, storage.ErrMutated, storage.ErrExists, storage.ErrSchema, storage.ErrClosed, storage.ErrNotFound} {
 		if errors.Is(err, lasting) {
 			return false

@@ -74,19 +74,31 @@ func TestStoreHangs(t *testing.T) {
 type refusing struct {
 	storage.Store
 	refuse atomic.Bool
+	with   error
 }
 
 func (s *refusing) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
 	if s.refuse.Load() {
-		return fmt.Errorf("refusing: %w", storage.ErrDiskFull)
+		return fmt.Errorf("refusing: %w", s.with)
 	}
 	return s.Store.Update(ctx, fn)
 }
 
 func TestStoreRefusesForAWhile(t *testing.T) {
+	for name, refusal := range map[string]error{
+		"disk full": storage.ErrDiskFull,
+		// The cause, which would be lasting by itself, does not matter.
+		"unavailable": fmt.Errorf("%w: %w", storage.ErrUnavailable, storage.ErrCorrupt),
+		"unknown":     fmt.Errorf("%w: %w", storage.ErrUnknown, storage.ErrCorrupt),
+	} {
+		t.Run(name, func(t *testing.T) { refusesForAWhile(t, refusal) })
+	}
+}
+
+func refusesForAWhile(t *testing.T, refusal error) {
 	certificates()
 	synctest.Test(t, func(t *testing.T) {
-		store := &refusing{Store: memstore.New()}
+		store := &refusing{Store: memstore.New(), with: refusal}
 		registry, err := opscenter.NewRegistry(store, opscenter.Options{})
 		require.NoError(t, err)
 		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
@@ -150,7 +162,7 @@ func TestStoreRefusesForAWhile(t *testing.T) {
 		cancel()
 		err = <-ended
 		require.ErrorIs(t, err, context.Canceled)
-		require.ErrorIs(t, err, storage.ErrDiskFull, "and says that when servers were last seen is not stored")
+		require.ErrorIs(t, err, refusal, "and says that when servers were last seen is not stored")
 	})
 }
 

@@ -30,6 +30,12 @@ var (
 	ErrReadOnly = errors.New("transaction is over or read-only")
 	// ErrDiskFull: the file system has too little space left to accept a write safely.
 	ErrDiskFull = errors.New("disk is full")
+	// ErrUnavailable: nothing was committed, because the engine can't be reached or takes no commits
+	// at present. The caller may try again.
+	ErrUnavailable = errors.New("store is unavailable")
+	// ErrUnknown: the Update may have been committed, or may not. The store settles it before its next
+	// commit; a store that refuses all commits from then on settles it when it is opened again.
+	ErrUnknown = errors.New("outcome of the commit is unknown")
 	// ErrLocked: another process has the store open.
 	ErrLocked = errors.New("store is in use by another process")
 	// ErrFormat: the store was written by a version this one can't read.

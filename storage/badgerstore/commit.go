@@ -156,10 +156,18 @@ func (s *Store) commit(writes map[string]write, changes []storage.Change) error 
 			return commitError(err)
 		}
 	}
+	return s.land(txn, next, bytes, changes)
+}
+
+// land commits txn, which leads to next: on disk, in the journal, and then for all to see. s.mu is held.
+func (s *Store) land(txn *badger.Txn, next state, bytes account, changes []storage.Change) error {
 	if err := txn.SetEntry(badger.NewEntry(stateKey, next.encode())); err != nil {
 		return commitError(err)
 	}
-	if err := txn.CommitAt(next.Revision, nil); err != nil {
+	switch err := txn.CommitAt(next.Revision, nil); {
+	case errors.Is(err, badger.ErrBlockedWrites), errors.Is(err, badger.ErrTxnTooBig): // refused before it was written
+		return commitError(err)
+	case err != nil:
 		return s.fail(err)
 	}
 	if err := s.present(); err != nil {
@@ -175,15 +183,19 @@ func (s *Store) commit(writes map[string]write, changes []storage.Change) error 
 	return nil
 }
 
-// fail ends writing: what Badger made of a failed commit shows when the store is opened again.
+// fail ends writing: what Badger made of a failed commit shows when the store is opened again. Until then
+// that commit's outcome is unknown, and later ones are not tried.
 func (s *Store) fail(err error) error {
-	s.failed = fmt.Errorf("badgerstore: %s: a commit failed, its outcome shows after reopening: %w", s.dir, err)
-	return s.failed
+	s.failed = fmt.Errorf("badgerstore: %s: an earlier commit failed, and the store takes no more before it is opened again: %w: %w", s.dir, storage.ErrUnavailable, err)
+	return fmt.Errorf("badgerstore: %s: a commit failed, its outcome shows after reopening: %w: %w", s.dir, storage.ErrUnknown, err)
 }
 
 func commitError(err error) error {
-	if errors.Is(err, badger.ErrTxnTooBig) {
+	switch {
+	case errors.Is(err, badger.ErrTxnTooBig):
 		err = storage.ErrTooLarge
+	case errors.Is(err, badger.ErrBlockedWrites):
+		err = fmt.Errorf("%w: %w", storage.ErrUnavailable, err)
 	}
 	return fmt.Errorf("badgerstore: %w", err)
 }

@@ -2,6 +2,7 @@ package badgerstore
 
 import (
 	"context"
+	"os"
 	"testing"
 	"time"
 
@@ -69,15 +70,20 @@ func TestNothingIsWrittenAfterAFailedCommit(t *testing.T) {
 	store, err := Open(dir)
 	require.NoError(t, err)
 	require.NoError(t, store.Attach(t.Context(), members.Schema()))
+	other := storage.NewTable("others", func(m *member) storage.Key { return storage.StringKey(m.ID) })
 	put := func(id string) error {
 		return store.Update(t.Context(), func(tx storage.WriteTx) error { return members.Put(tx, &member{ID: id}) })
 	}
 	require.NoError(t, put("a"))
 	require.NoError(t, store.journal.file.Close()) // the acknowledgement of the next commit fails
-	require.Error(t, put("b"))
-	require.Error(t, put("c"))
-	other := storage.NewTable("others", func(m *member) storage.Key { return storage.StringKey(m.ID) })
-	require.Error(t, store.Attach(t.Context(), other.Schema()))
+	err = put("b")
+	require.ErrorIs(t, err, storage.ErrUnknown)
+	require.ErrorIs(t, err, os.ErrClosed, "the cause")
+	for _, err := range []error{put("c"), store.Attach(t.Context(), other.Schema())} {
+		require.ErrorIs(t, err, storage.ErrUnavailable)
+		require.NotErrorIs(t, err, storage.ErrUnknown, "it was not tried")
+		require.ErrorIs(t, err, os.ErrClosed)
+	}
 	require.NoError(t, store.Close())
 	store, err = Open(dir)
 	require.NoError(t, err, "the store itself is whole")

@@ -207,18 +207,7 @@ func (s *Store) putSchema(t *storage.TableSchema, schema tableSchema) error {
 	if err := txn.SetEntry(badger.NewEntry(schemaKey(t), data)); err != nil {
 		return commitError(err)
 	}
-	if err := txn.SetEntry(badger.NewEntry(stateKey, next.encode())); err != nil {
-		return commitError(err)
-	}
-	if err := txn.CommitAt(next.Revision, nil); err != nil {
-		return s.fail(err)
-	}
-	if err := s.journal.acknowledge(next.Revision); err != nil {
-		return s.fail(err)
-	}
-	s.state = next
-	s.feed.Publish(next.Revision, nil, func() { s.revision.Store(next.Revision) })
-	return nil
+	return s.land(txn, next, s.account, nil)
 }
 
 // rebuild writes the index entries of a table anew, in commits of a bounded size.
