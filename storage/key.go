@@ -146,6 +146,15 @@ func (k Key) FirstString() (string, bool) {
 	return s, n > 0
 }
 
+// FirstUint returns the first part, if it is a number: the way back from the key of a [Change] to the
+// number of a row in a log.
+func (k Key) FirstUint() (uint64, bool) {
+	if len(k) < 9 || k[0] != tagUint {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(k[1:9]), true
+}
+
 // after returns the smallest key that is greater than every key with prefix k, or nil if there is none.
 func (k Key) after() Key {
 	out := k.Clone()

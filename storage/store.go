@@ -4,6 +4,13 @@
 // one untyped [TableSchema] and derives everything from it. Two backends come with the SDK,
 // memstore (go-memdb) and badgerstore (Badger); package storetest holds every backend to the
 // same behaviour, and may be run by backends of your own.
+//
+// A table declared with [NewTable] names its rows by their contents. A log, declared with [NewLog], names them
+// by the commit that appended them, so that they order as they were committed and no counter is needed.
+//
+// Several stores may stand over one engine, as those of several controllers do. An Update is serializable over
+// all of them; a View of one store shows the commits of the others as they arrive, and [Synced] waits for
+// them. An Update then may fail with [ErrUnavailable] or [ErrUnknown].
 package storage
 
 import (
@@ -12,7 +19,8 @@ import (
 	"iter"
 )
 
-// Limits that every backend keeps, so that what fits into one fits into all.
+// Limits that every backend keeps, so that what fits into one fits into all. A backend may have other
+// limits for one Update: see [LimitsOf].
 const (
 	// MaxKeySize bounds an encoded key, in bytes.
 	MaxKeySize = 4 << 10
@@ -34,12 +42,20 @@ type Store interface {
 	// View runs fn on one snapshot. Rows are shared between readers: read, never modify
 	// (Table.Modify is the way to change one). The transaction ends when fn returns. No writer
 	// ever waits for a View, and fn may call Update, whose effects it does not see. fn must not call Close.
+	//
+	// The snapshot shows all Updates of this Store that have returned. It shows those of other stores
+	// over the same engine as they arrive; see [Synced].
 	View(ctx context.Context, fn func(ReadTx) error) error
 
 	// Update runs fn in an atomic, serializable transaction: when Update returns nil, all
 	// that fn wrote is visible to all and, on a durable backend, on disk; on an error,
-	// of fn or of the store, nothing is. fn may be run more than once before one run is
-	// committed, so it must have no effects outside tx that it does not reset at its start.
+	// of fn or of the store, nothing is. The exception is ErrUnknown: the transaction may have been
+	// committed, or may not. ErrUnavailable: it was not, and the caller may try again.
+	//
+	// fn may be run many times, also on a snapshot that turns out to be old. Only the last run counts,
+	// with what it wrote and the error it returned. Of a run whose outcome is not kept, nothing may
+	// leave fn: it must have no effects outside tx that it does not reset at its start.
+	//
 	// fn must not call the store's own methods. A context that ends before fn is run
 	// ends Update with its error; once fn has run, the outcome is waited for.
 	Update(ctx context.Context, fn func(WriteTx) error) error
@@ -76,10 +92,51 @@ type Measured interface {
 	Stats() Stats
 }
 
+// Synced is a Store that can catch up with the other stores over its engine. Both backends of the
+// SDK implement it; it is optional.
+type Synced interface {
+	// Sync returns once every later View shows all that any store over the same engine had committed
+	// when Sync was called. For the only store over its engine it returns at once. Errors: those of
+	// ctx, ErrClosed, and ErrUnavailable if the engine can't be reached.
+	Sync(ctx context.Context) error
+}
+
+// Limits are those of one Update.
+type Limits struct {
+	// MaxTxWrites bounds how many rows and index entries it may write or delete.
+	MaxTxWrites int
+	// MaxTxSize bounds what it may write, in bytes of encoded keys and rows.
+	MaxTxSize int
+}
+
+// Limited is a Store whose limits differ from MaxTxWrites and MaxTxSize. It is optional; see [LimitsOf].
+type Limited interface {
+	Limits() Limits
+}
+
+// LimitsOf returns the limits of a store: MaxTxWrites and MaxTxSize, unless the store tells others.
+// A limit of 0 or less that a store tells is the default, too.
+func LimitsOf(store Store) Limits {
+	out := Limits{MaxTxWrites: MaxTxWrites, MaxTxSize: MaxTxSize}
+	limited, ok := store.(Limited)
+	if !ok {
+		return out
+	}
+	told := limited.Limits()
+	if told.MaxTxWrites > 0 {
+		out.MaxTxWrites = told.MaxTxWrites
+	}
+	if told.MaxTxSize > 0 {
+		out.MaxTxSize = told.MaxTxSize
+	}
+	return out
+}
+
 // ReadTx reads one snapshot. It must not be used by several goroutines at once, nor after its function returned.
 type ReadTx interface {
-	// Revision is the store's revision this snapshot shows: it grows with every commit
-	// that changed something. For a durable backend it goes on after reopening.
+	// Revision is the store's revision this snapshot shows: it grows, by any step, with every commit
+	// that changed something. For a durable backend it goes on after reopening. All stores over one
+	// engine count the same revisions.
 	Revision() uint64
 
 	// Get returns the row that key leads to in ix, which must be the primary or a unique
@@ -91,14 +148,24 @@ type ReadTx interface {
 	Scan(ix *IndexSchema, r Range) iter.Seq2[any, error]
 }
 
-// WriteTx reads its own writes.
+// WriteTx reads its own writes, except rows that it appends.
 type WriteTx interface {
 	ReadTx
 
 	// Put stores row under its primary key, replacing the one there, and moves its index
 	// entries. ErrExists if another row has a key of a unique index; the transaction
-	// can go on then. The store keeps no reference to row.
+	// can go on then. The store keeps no reference to row. In a log, Put replaces rows that were
+	// appended: ErrNotFound for a number that was not given yet.
 	Put(t *TableSchema, row any) error
+
+	// Append stores row in a log, see [NewLog], under a number that the store gives when it commits.
+	// Rows order by number as their commits do, and in one commit as Append was called. Append reads
+	// nothing, so Updates that append never conflict over it.
+	//
+	// Neither Get nor Scan of this transaction finds the row: its number is known after the commit.
+	// A Batch of Watch names it behind the other rows of the transaction. The store keeps no reference
+	// to row and does not modify it. ErrSchema if t is no log.
+	Append(t *TableSchema, row any) error
 
 	// Delete removes the row with that primary key. ErrNotFound if there is none.
 	Delete(t *TableSchema, key Key) error

@@ -18,6 +18,8 @@ type TableSchema struct {
 	secret bool
 	encode func(row any) ([]byte, error)
 	decode func(data []byte) (any, error)
+	// log is set for tables whose rows are appended.
+	log *logSchema
 }
 
 // IndexSchema is what a backend knows of an index.
@@ -145,7 +147,8 @@ func NewTable[T any](name string, primary func(*T) Key) *Table[T] {
 }
 
 // Unique adds an index in which each key belongs to one row at the most. A row for which
-// keys returns none is not in the index. Add indexes before the table is attached.
+// keys returns none is not in the index. Add indexes before the table is attached. Unique panics for
+// a log: a store could only refuse a row after its transaction.
 func (t *Table[T]) Unique(name string, keys func(*T) []Key) *Index[T] {
 	return t.index(name, true, keys)
 }
@@ -156,6 +159,9 @@ func (t *Table[T]) Index(name string, keys func(*T) []Key) *Index[T] {
 }
 
 func (t *Table[T]) index(name string, unique bool, keys func(*T) []Key) *Index[T] {
+	if unique && t.schema.log != nil {
+		panic(fmt.Sprintf("storage: log %s can't have the unique index %s", t.schema.Name, name))
+	}
 	ix := &IndexSchema{Table: t.schema, Name: name, Unique: unique, keys: func(row any) []Key { return keys(row.(*T)) }}
 	t.schema.Indexes = append(t.schema.Indexes, ix)
 	return &Index[T]{schema: ix}
@@ -186,6 +192,9 @@ func (t *Table[T]) Scan(tx ReadTx, r Range) iter.Seq2[*T, error] {
 
 // Put stores a row, new or not.
 func (t *Table[T]) Put(tx WriteTx, row *T) error { return tx.Put(t.schema, row) }
+
+// Append stores a row in a log under a number that the store gives, see [NewLog] and [WriteTx].
+func (t *Table[T]) Append(tx WriteTx, row *T) error { return tx.Append(t.schema, row) }
 
 // Insert stores a row that must be new: ErrExists if its primary key is taken.
 func (t *Table[T]) Insert(tx WriteTx, row *T) error {

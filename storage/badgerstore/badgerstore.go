@@ -266,6 +266,11 @@ func (s *Store) discard() {
 	s.db.SetDiscardTs(oldest)
 }
 
+// Sync implements storage.Synced. A View shows every commit at once.
+func (s *Store) Sync(ctx context.Context) error {
+	return s.View(ctx, func(storage.ReadTx) error { return nil })
+}
+
 // Watch implements storage.Store.
 func (s *Store) Watch(ctx context.Context, since uint64, tables ...string) iter.Seq2[storage.Batch, error] {
 	return s.feed.Watch(ctx, since, tables...)

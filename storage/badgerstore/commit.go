@@ -22,6 +22,9 @@ type group struct {
 	changes []storage.Change
 	done    chan struct{}
 	err     error // valid once done is closed
+
+	// appended counts the rows that are appended. It stays within storage.MaxTxAppends, as entries does.
+	appended int
 }
 
 // write is a pending value of a Badger key.
@@ -81,10 +84,10 @@ func (s *Store) join(ctx context.Context, fn func(storage.WriteTx) error) (_ *gr
 
 	tx := &transaction{store: s, base: s.db.NewTransactionAt(revision, false), revision: revision, layers: []map[string]write{nil, {}}}
 	if s.group != nil {
-		tx.layers[0] = s.group.writes
+		tx.layers[0], tx.appendedBefore = s.group.writes, s.group.appended
 	}
 	defer tx.end()
-	if err := fn(tx); err != nil || len(tx.changes) == 0 {
+	if err := fn(tx); err != nil || len(tx.changes)+len(tx.appended) == 0 {
 		return s.group, err
 	}
 	if s.group != nil && (s.group.size+tx.stored > maxCommit || s.group.entries+tx.writes > storage.MaxTxWrites) {
@@ -94,10 +97,15 @@ func (s *Store) join(ctx context.Context, fn func(storage.WriteTx) error) (_ *gr
 			return nil, g.err // fn read what was not committed
 		}
 	}
-	if s.group == nil {
-		s.group = &group{writes: map[string]write{}, done: make(chan struct{})}
-	}
 	g := s.group
+	if g == nil {
+		g = &group{writes: map[string]write{}, done: make(chan struct{})}
+	}
+	if err := tx.number(s.state.Revision+1, g.appended); err != nil {
+		return nil, err
+	}
+	s.group = g
+	g.appended += len(tx.appended)
 	maps.Copy(g.writes, tx.own())
 	g.changes = append(g.changes, tx.changes...)
 	g.size += tx.stored

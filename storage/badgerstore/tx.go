@@ -24,9 +24,21 @@ type transaction struct {
 	layers  []map[string]write
 	over    bool
 	changes []storage.Change
-	size    int // of rows and keys, as the contract counts
-	writes  int
-	stored  int // bytes that go into Badger
+	// appended rows become pending writes when the transaction joins a group, see number.
+	appended []appendedRow
+	// appendedBefore is how many rows the group's other members append.
+	appendedBefore int
+	size           int // of rows and keys, as the contract counts
+	writes         int
+	stored         int // bytes that go into Badger
+}
+
+// appendedRow is a row of a log, with the number that it has if the open group can take the transaction.
+type appendedRow struct {
+	table   *storage.TableSchema
+	primary storage.Key
+	value   []byte
+	moves   moves
 }
 
 func (tx *transaction) end() {
@@ -315,6 +327,9 @@ func (tx *transaction) Put(t *storage.TableSchema, row any) error {
 	if tx.layers == nil {
 		return storage.ErrReadOnly
 	}
+	if err := t.CheckPut(row, tx.revision); err != nil {
+		return err
+	}
 	data, err := t.Encode(row)
 	if err != nil {
 		return err
@@ -344,6 +359,64 @@ func (tx *transaction) Put(t *storage.TableSchema, row any) error {
 	moves.apply(tx)
 	tx.set(append(rowPrefix(t), primary...), write{value: data})
 	tx.changes = append(tx.changes, storage.Change{Table: t.Name, Key: primary})
+	return nil
+}
+
+func (tx *transaction) Append(t *storage.TableSchema, row any) error {
+	if err := tx.check(t); err != nil {
+		return err
+	}
+	if tx.layers == nil {
+		return storage.ErrReadOnly
+	}
+	out, entries, err := tx.numbered(t, row, tx.revision+1, tx.appendedBefore+len(tx.appended))
+	if err != nil {
+		return err
+	}
+	if err := tx.grow(t, out.primary, len(out.primary)+len(out.value), entries+1, out.moves.size()+len(t.Name)+len(out.primary)+len(out.value)+16); err != nil {
+		return err
+	}
+	tx.appended = append(tx.appended, out)
+	return nil
+}
+
+// numbered returns the stored form of a row that is appended by the commit of revision, and how many index entries it has.
+func (tx *transaction) numbered(t *storage.TableSchema, row any, revision uint64, index int) (out appendedRow, entries int, err error) {
+	if row, err = t.WithKey(row, revision, index); err != nil {
+		return out, 0, err
+	}
+	out.table, out.primary = t, t.Key(row)
+	if out.value, err = t.Encode(row); err != nil {
+		return out, 0, err
+	}
+	if len(t.Indexes) == 0 {
+		return out, 0, nil
+	}
+	kept, err := t.Decode(out.value)
+	if err != nil {
+		return out, 0, err
+	}
+	out.moves, entries, err = tx.moves(t, out.primary, nil, kept)
+	return out, entries, err
+}
+
+// number makes pending writes of the appended rows: the commit of revision has them, behind so many of others.
+func (tx *transaction) number(revision uint64, before int) error {
+	expected := revision == tx.revision+1 && before == tx.appendedBefore
+	for i, row := range tx.appended {
+		if !expected {
+			decoded, err := row.table.Decode(row.value)
+			if err != nil {
+				return err
+			}
+			if row, _, err = tx.numbered(row.table, decoded, revision, before+i); err != nil {
+				return err
+			}
+		}
+		row.moves.apply(tx)
+		tx.set(append(rowPrefix(row.table), row.primary...), write{value: row.value})
+		tx.changes = append(tx.changes, storage.Change{Table: row.table.Name, Key: row.primary})
+	}
 	return nil
 }
 

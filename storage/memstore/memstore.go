@@ -176,6 +176,9 @@ func (s *Store) Update(ctx context.Context, fn func(storage.WriteTx) error) erro
 	if tx.broken != nil {
 		return tx.broken
 	}
+	if err := tx.insertAppended(); err != nil {
+		return err
+	}
 	if len(tx.changes) == 0 {
 		return nil
 	}
@@ -186,6 +189,17 @@ func (s *Store) Update(ctx context.Context, fn func(storage.WriteTx) error) erro
 	s.feed.Publish(revision, tx.changes, tx.txn.Commit)
 	s.commits.Add(1)
 	s.written.Add(uint64(tx.size))
+	return nil
+}
+
+// Sync implements storage.Synced. A View shows every commit at once.
+func (s *Store) Sync(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if s.closed.Load() {
+		return storage.ErrClosed
+	}
 	return nil
 }
 
@@ -224,9 +238,18 @@ type transaction struct {
 	write   bool
 	over    bool
 	changes []storage.Change
-	size    int
-	writes  int
-	broken  error // go-memdb failed half-way: nothing of this may be committed
+	// appended rows get into the tables at the end: the transaction does not read them.
+	appended []admitted
+	size     int
+	writes   int
+	broken   error // go-memdb failed half-way: nothing of this may be committed
+}
+
+// admitted is a row that may be stored.
+type admitted struct {
+	table *storage.TableSchema
+	key   storage.Key
+	row   any // as go-memdb holds it
 }
 
 func (tx *transaction) Revision() uint64 {
@@ -370,23 +393,67 @@ func (tx *transaction) Put(t *storage.TableSchema, row any) error {
 	if tx.over || !tx.write {
 		return storage.ErrReadOnly
 	}
-	data, err := t.Encode(row)
+	if t.IsLog() {
+		if err := t.CheckPut(row, tx.Revision()); err != nil {
+			return err
+		}
+	}
+	kept, err := tx.admit(t, row)
 	if err != nil {
 		return err
+	}
+	return tx.insert(kept)
+}
+
+func (tx *transaction) Append(t *storage.TableSchema, row any) error {
+	if tx.over || !tx.write {
+		return storage.ErrReadOnly
+	}
+	if _, ok := tx.schema.Tables[t.Name]; !ok {
+		return tx.schemaError(t, nil)
+	}
+	row, err := t.WithKey(row, tx.Revision()+1, len(tx.appended))
+	if err != nil {
+		return err
+	}
+	kept, err := tx.admit(t, row)
+	if err != nil {
+		return err
+	}
+	tx.appended = append(tx.appended, kept)
+	return nil
+}
+
+// insertAppended ends what the transaction writes.
+func (tx *transaction) insertAppended() error {
+	for _, kept := range tx.appended {
+		if err := tx.insert(kept); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// admit accounts for a row that is to be stored, and returns its stored form. ErrExists if another row has a
+// key of a unique index.
+func (tx *transaction) admit(t *storage.TableSchema, row any) (out admitted, err error) {
+	data, err := t.Encode(row)
+	if err != nil {
+		return out, err
 	}
 	key := t.Key(row)
 	if err := storage.CheckKey(key); err != nil {
-		return &storage.Error{Table: t.Name, Err: err}
+		return out, &storage.Error{Table: t.Name, Err: err}
 	}
 	kept, err := t.Decode(data)
 	if err != nil {
-		return err
+		return out, err
 	}
 	entries := 1
 	for _, ix := range t.Indexes {
 		keys, err := ix.Keys(kept)
 		if err != nil {
-			return err
+			return out, err
 		}
 		entries += len(keys)
 		for _, k := range keys {
@@ -395,23 +462,27 @@ func (tx *transaction) Put(t *storage.TableSchema, row any) error {
 			}
 			other, err := tx.txn.First(t.Name, indexName(ix), k)
 			if err != nil {
-				return tx.schemaError(t, err)
+				return out, tx.schemaError(t, err)
 			}
 			if other != nil && !t.Key(unwrap(other)).Equal(key) {
-				return ix.Wrap(k, storage.ErrExists)
+				return out, ix.Wrap(k, storage.ErrExists)
 			}
 		}
 	}
 	if err := tx.grow(t, key, len(key)+len(data), entries); err != nil {
-		return err
+		return out, err
 	}
 	if tx.store.options.DetectMutation {
 		kept = &stored{row: kept, data: string(data)}
 	}
-	if err := tx.txn.Insert(t.Name, kept); err != nil {
-		return tx.fail(t, err)
+	return admitted{table: t, key: key, row: kept}, nil
+}
+
+func (tx *transaction) insert(kept admitted) error {
+	if err := tx.txn.Insert(kept.table.Name, kept.row); err != nil {
+		return tx.fail(kept.table, err)
 	}
-	tx.changes = append(tx.changes, storage.Change{Table: t.Name, Key: key})
+	tx.changes = append(tx.changes, storage.Change{Table: kept.table.Name, Key: kept.key})
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,7 +19,9 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// childVariable tells a child process in which directory to write until it is killed.
+// childVariable tells a child process in which directory to write until it is killed. The child calls the Opener of its
+// own process with that directory; an Opener that needs more to reach the engine that the parent started,
+// such as an address, must find it in the environment, which the child inherits (testing.T.Setenv).
 const childVariable = "OPSCENTER_STORETEST_DIR"
 
 func inChild() bool { return os.Getenv(childVariable) != "" }
@@ -43,7 +46,7 @@ func (s *suite) reopen(t *testing.T) {
 	}
 	require.NoError(t, store.Update(t.Context(), func(tx storage.WriteTx) error { return ts.items.Delete(tx, itemKey("n000")) }))
 	want = want[1:]
-	last := revision(t, store)
+	last, deleted := revision(t, store), "n000"
 	require.NoError(t, store.Close())
 
 	for range 3 {
@@ -67,11 +70,13 @@ func (s *suite) reopen(t *testing.T) {
 			require.Len(t, row.Text, 199*200)
 			return nil, nil
 		})
-		// A watcher that saw all before goes on; one that didn't is told.
+		// A watcher that saw all before goes on. One that didn't reads all again, or is told all that it missed:
+		// the last transaction deleted a row, or in a later round the row "again".
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		for batch, err := range store.Watch(ctx, last-1) {
 			require.NoError(t, err)
-			require.True(t, batch.Reset)
+			require.True(t, batch.Reset || slices.ContainsFunc(batch.Changes, func(c storage.Change) bool { return c.Key.Equal(itemKey(deleted)) }),
+				"neither a reset nor the deletion of %s", deleted)
 			break
 		}
 		put(t, store, ts, &item{ID: "again"})
@@ -83,7 +88,7 @@ func (s *suite) reopen(t *testing.T) {
 		}
 		cancel()
 		require.NoError(t, store.Update(t.Context(), func(tx storage.WriteTx) error { return ts.items.Delete(tx, itemKey("again")) }))
-		last = revision(t, store)
+		last, deleted = revision(t, store), "again"
 		require.NoError(t, store.Close())
 	}
 }
@@ -141,6 +146,7 @@ func (s *suite) kill(t *testing.T) {
 	s.needsDurable(t)
 	dir := t.TempDir()
 	acknowledged := map[string]uint64{} // row → last acknowledged size
+	appended := map[string]uint64{}     // writer → its last acknowledged line
 	rounds := killRounds
 	if testing.Short() {
 		rounds = 3
@@ -164,6 +170,8 @@ func (s *suite) kill(t *testing.T) {
 				t.Fatalf("the child says: %s", scanner.Text())
 			}
 			acknowledged[id] = n
+			writer := id[:strings.LastIndex(id, "-")]
+			appended[writer] = max(appended[writer], n)
 			if lines++; lines == until {
 				require.NoError(t, child.Process.Kill())
 			}
@@ -189,6 +197,19 @@ func (s *suite) kill(t *testing.T) {
 				found, err := ids(ts.bySize.Scan(tx, storage.Range{Prefix: storage.UintKey(row.Size)}))
 				require.NoError(t, err)
 				require.Contains(t, found, id)
+			}
+			// Each line of a writer is there once, in the order in which they were written, up to the last
+			// acknowledged one and at most one more. Scan checks that numbers grow.
+			all, err := linesOf(ts.log.Scan(tx, storage.Range{}))
+			require.NoError(t, err)
+			written := map[string]uint64{}
+			for _, l := range all {
+				written[l.Writer]++
+				require.Equal(t, written[l.Writer], l.N, "a line of %s is lost, or there twice", l.Writer)
+			}
+			for writer, n := range appended {
+				require.GreaterOrEqual(t, written[writer], n, "acknowledged, then lost")
+				require.LessOrEqual(t, written[writer], n+1, "more than was written")
 			}
 			return nil, nil
 		})
@@ -220,6 +241,9 @@ func (s *suite) child(t *testing.T) {
 				row.Text = textOf(row)
 				err := store.Update(context.Background(), func(tx storage.WriteTx) error {
 					if err := ts.items.Put(tx, row); err != nil {
+						return err
+					}
+					if err := ts.log.Append(tx, &line{Writer: fmt.Sprintf("w%d-%s", writer, round), N: n}); err != nil {
 						return err
 					}
 					return ts.counter.Put(tx, &item{ID: row.ID, Size: row.Size})

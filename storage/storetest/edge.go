@@ -126,12 +126,15 @@ func (s *suite) tooLarge(t *testing.T) {
 		require.ErrorIs(t, err, storage.ErrTooLarge, name)
 		require.ErrorContains(t, err, "items")
 	}
+	require.Equal(t, before, revision(t, store), "nothing of it was kept")
 	large := strings.Repeat("x", storage.MaxRowSize-1000)
 	put(t, store, ts, &item{ID: "fits", Text: large})
+	require.Greater(t, revision(t, store), before)
+	before = revision(t, store)
 	got := view(t, store, func(tx storage.ReadTx) (*item, error) { return ts.items.Get(tx, itemKey("fits")) })
 	require.Equal(t, large, got.Text)
 	err := store.Update(t.Context(), func(tx storage.WriteTx) error {
-		for i := range 10 {
+		for i := range storage.LimitsOf(store).MaxTxSize/len(large) + 1 {
 			if err := ts.items.Put(tx, &item{ID: fmt.Sprint("part", i), Text: large}); err != nil {
 				return err
 			}
@@ -140,7 +143,7 @@ func (s *suite) tooLarge(t *testing.T) {
 	})
 	require.ErrorIs(t, err, storage.ErrTooLarge)
 	err = store.Update(t.Context(), func(tx storage.WriteTx) error {
-		for i := range storage.MaxTxWrites {
+		for i := range storage.LimitsOf(store).MaxTxWrites {
 			if err := ts.items.Put(tx, &item{ID: fmt.Sprint("many", i)}); err != nil {
 				return err
 			}
@@ -148,7 +151,7 @@ func (s *suite) tooLarge(t *testing.T) {
 		return nil
 	})
 	require.ErrorIs(t, err, storage.ErrTooLarge)
-	require.Equal(t, before+1, revision(t, store), "nothing of it was kept")
+	require.Equal(t, before, revision(t, store), "nothing of it was kept")
 	view(t, store, func(tx storage.ReadTx) (any, error) {
 		_, err := ts.items.Get(tx, itemKey(strings.Repeat("k", storage.MaxKeySize)))
 		require.ErrorIs(t, err, storage.ErrNotFound)
@@ -191,6 +194,21 @@ func (s *suite) closed(t *testing.T) {
 	require.ErrorIs(t, store.Attach(t.Context(), newTables().items.Schema()), storage.ErrClosed)
 }
 
+func (s *suite) sync(t *testing.T) {
+	store, ts := s.store(t)
+	synced, ok := store.(storage.Synced)
+	if !ok {
+		t.Skip("the store does not implement storage.Synced")
+	}
+	put(t, store, ts, &item{ID: "a"})
+	require.NoError(t, synced.Sync(t.Context()))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, synced.Sync(ctx), context.Canceled)
+	require.NoError(t, store.Close())
+	require.ErrorIs(t, synced.Sync(t.Context()), storage.ErrClosed)
+}
+
 func (s *suite) transactionOver(t *testing.T) {
 	store, ts := s.store(t)
 	put(t, store, ts, &item{ID: "a"})
@@ -203,6 +221,7 @@ func (s *suite) transactionOver(t *testing.T) {
 	_, err = ids(ts.items.Scan(read, storage.Range{}))
 	require.ErrorIs(t, err, storage.ErrReadOnly)
 	require.ErrorIs(t, ts.items.Put(write, &item{ID: "b"}), storage.ErrReadOnly)
+	require.ErrorIs(t, ts.log.Append(write, &line{}), storage.ErrReadOnly)
 	require.ErrorIs(t, ts.items.Delete(write, itemKey("a")), storage.ErrReadOnly)
 }
 

@@ -21,7 +21,8 @@ import (
 )
 
 // Opener opens a store in a directory that is empty at first, and the same one when the
-// store is opened again. A backend that keeps nothing on disk may ignore it.
+// store is opened again. A backend that keeps nothing on disk may ignore it. For a durable backend, Kill
+// calls it in another process, too: see [Run].
 type Opener func(dir string) (storage.Store, error)
 
 // Option tells what a backend promises beyond the contract.
@@ -47,7 +48,10 @@ type suite struct {
 }
 
 // Run runs the whole suite against the backend. For a durable one it also runs the test
-// binary again, to kill it: call Run directly from a top-level test.
+// binary again, to kill it: call Run directly from a top-level test. In that child process the
+// Opener gets the parent's directory. Where a directory is not enough to reach the engine
+// that the parent started, put the rest into the environment with t.Setenv before Run, and read it
+// there in the Opener.
 func Run(t *testing.T, open Opener, options ...Option) {
 	s := &suite{open: open, deadline: DefaultDeadline}
 	for _, option := range options {
@@ -76,6 +80,9 @@ func Run(t *testing.T, open Opener, options ...Option) {
 		{"RunTwice", s.runTwice},
 		{"CarelessCaller", s.carelessCaller},
 		{"PutKeepsNoReference", s.putKeepsNoReference},
+		{"Append", s.appends},
+		{"AppendOrder", s.appendOrder},
+		{"AppendRefusals", s.appendRefusals},
 		{"TooLarge", s.tooLarge},
 		{"InvalidText", s.invalidText},
 		{"Closed", s.closed},
@@ -87,7 +94,9 @@ func Run(t *testing.T, open Opener, options ...Option) {
 		{"WatchLagAndReset", s.watchLag},
 		{"WatchCancel", s.watchCancel},
 		{"WatchMissesNothing", s.watchComplete},
+		{"Sync", s.sync},
 		{"Reopen", s.reopen},
+		{"AppendReopen", s.appendReopen},
 		{"ChangedIndexes", s.changedIndexes},
 		{"Kill", s.kill},
 	} {
@@ -107,11 +116,13 @@ type item struct {
 func itemKey(id string) storage.Key { return storage.StringKey(id) }
 
 type tables struct {
-	items   *storage.Table[item]
-	byOwner *storage.Index[item]
-	byTag   *storage.Index[item]
-	bySize  *storage.Index[item]
-	counter *storage.Table[item]
+	items    *storage.Table[item]
+	byOwner  *storage.Index[item]
+	byTag    *storage.Index[item]
+	bySize   *storage.Index[item]
+	counter  *storage.Table[item]
+	log      *storage.Table[line]
+	byWriter *storage.Index[line]
 }
 
 func newTables() *tables {
@@ -131,11 +142,12 @@ func newTables() *tables {
 	})
 	ts.bySize = ts.items.Index("size", func(i *item) []storage.Key { return []storage.Key{storage.UintKey(i.Size)} })
 	ts.counter = storage.NewTable("counter", func(i *item) storage.Key { return itemKey(i.ID) })
+	ts.log, ts.byWriter = newLog()
 	return ts
 }
 
 func (ts *tables) schemas() []*storage.TableSchema {
-	return []*storage.TableSchema{ts.items.Schema(), ts.counter.Schema()}
+	return []*storage.TableSchema{ts.items.Schema(), ts.counter.Schema(), ts.log.Schema()}
 }
 
 // store opens an empty store with the suite's tables, and closes it at the end of the test.
