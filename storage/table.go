@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"reflect"
 	"slices"
 )
 
@@ -18,6 +19,8 @@ type TableSchema struct {
 	secret bool
 	encode func(row any) ([]byte, error)
 	decode func(data []byte) (any, error)
+	// row is the type of a pointer to a row.
+	row reflect.Type
 	// log is set for tables whose rows are appended.
 	log *logSchema
 }
@@ -74,6 +77,9 @@ func (t *TableSchema) Decode(data []byte) (any, error) {
 	}
 	return row, nil
 }
+
+// RowType returns the type of the rows that Decode returns, which is a pointer.
+func (t *TableSchema) RowType() reflect.Type { return t.row }
 
 // Key returns the row's primary key.
 func (t *TableSchema) Key(row any) Key { return t.Primary.keys(row)[0] }
@@ -133,7 +139,7 @@ type Index[T any] struct {
 // NewTable declares a table. primary returns the key a row is stored under; it must
 // depend on the row alone.
 func NewTable[T any](name string, primary func(*T) Key) *Table[T] {
-	t := &TableSchema{Name: name}
+	t := &TableSchema{Name: name, row: reflect.TypeFor[*T]()}
 	t.Primary = &IndexSchema{Table: t, Unique: true, keys: func(row any) []Key { return []Key{primary(row.(*T))} }}
 	t.encode = func(row any) ([]byte, error) { return json.Marshal(row) }
 	t.decode = func(data []byte) (any, error) {

@@ -98,6 +98,12 @@ func (f *Feed) Readers() (n int, lag uint64) {
 
 // Watch implements storage.Store.Watch.
 func (f *Feed) Watch(ctx context.Context, since uint64, tables ...string) iter.Seq2[storage.Batch, error] {
+	return f.WatchUntil(ctx, nil, since, tables...)
+}
+
+// WatchUntil is Watch for one of several stores that share a feed: when end is closed, it ends with
+// storage.ErrClosed, after all that was published before. A nil end is never closed.
+func (f *Feed) WatchUntil(ctx context.Context, end <-chan struct{}, since uint64, tables ...string) iter.Seq2[storage.Batch, error] {
 	return func(yield func(storage.Batch, error) bool) {
 		position := since
 		reached := new(uint64)
@@ -107,6 +113,12 @@ func (f *Feed) Watch(ctx context.Context, since uint64, tables ...string) iter.S
 			f.mu.Unlock()
 		}()
 		for {
+			ended := false
+			select {
+			case <-end:
+				ended = true
+			default:
+			}
 			batch, wake, closed := f.next(position, tables, reached)
 			if batch.Revision != position || batch.Reset {
 				position = batch.Revision
@@ -119,12 +131,13 @@ func (f *Feed) Watch(ctx context.Context, since uint64, tables ...string) iter.S
 				}
 				continue
 			}
-			if closed {
+			if closed || ended {
 				yield(storage.Batch{}, storage.ErrClosed)
 				return
 			}
 			select {
 			case <-wake:
+			case <-end:
 			case <-ctx.Done():
 				yield(storage.Batch{}, ctx.Err())
 				return

@@ -18,7 +18,6 @@ import (
 	"github.com/hashicorp/go-memdb"
 
 	"github.com/opscenter-go/sdk/storage"
-	"github.com/opscenter-go/sdk/storage/feed"
 )
 
 // Options of New. The zero value is what most programs want.
@@ -31,111 +30,62 @@ type Options struct {
 	FeedSize int
 }
 
-// Store implements storage.Store.
+// Store implements storage.Store, storage.Synced and storage.Measured. Several stores may share the same rows: see [Store.Open].
 type Store struct {
-	options Options
-	feed    *feed.Feed
-	closed  atomic.Bool
-	commits atomic.Uint64
-	written atomic.Uint64 // bytes
-
-	mu     sync.Mutex // held by the writer, and to change the schema
-	db     atomic.Pointer[memdb.MemDB]
-	tables map[string]*storage.TableSchema
-}
-
-// metaTable holds one row, the revision, so that it is part of every snapshot.
-const metaTable = "\x00meta"
-
-type meta struct{ revision uint64 }
-
-// stored is what go-memdb holds where mutation is to be detected.
-type stored struct {
-	row  any
-	data string
+	engine   *engine
+	attached map[string]*storage.TableSchema // under engine.mu
+	closed   chan struct{}
+	closing  sync.Once
+	commits  atomic.Uint64
+	written  atomic.Uint64 // bytes
 }
 
 // New returns an empty store.
 func New(options ...Options) *Store {
-	s := &Store{tables: map[string]*storage.TableSchema{}}
+	var o Options
 	if len(options) > 0 {
-		s.options = options[0]
+		o = options[0]
 	}
-	s.feed = feed.New(0, s.options.FeedSize)
-	db, err := memdb.NewMemDB(schemaOf(nil))
-	if err != nil {
-		panic(err) // the schema of no tables is a constant
-	}
-	s.db.Store(db)
-	return s
+	return newEngine(o).open()
 }
 
-// schemaOf translates tables for go-memdb.
-func schemaOf(tables map[string]*storage.TableSchema) *memdb.DBSchema {
-	schema := &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
-		metaTable: {Name: metaTable, Indexes: map[string]*memdb.IndexSchema{
-			"id": {Name: "id", Unique: true, Indexer: constantIndexer{}},
-		}},
-	}}
-	for _, table := range tables {
-		indexes := map[string]*memdb.IndexSchema{
-			"id": {Name: "id", Unique: true, Indexer: primaryIndexer{table}},
-		}
-		for _, ix := range table.Indexes {
-			// Positions are unique by themselves: go-memdb has nothing to add to them.
-			indexes[indexName(ix)] = &memdb.IndexSchema{Name: indexName(ix), Unique: true, AllowMissing: true, Indexer: positionIndexer{ix}}
-		}
-		schema.Tables[table.Name] = &memdb.TableSchema{Name: table.Name, Indexes: indexes}
-	}
-	return schema
-}
+// Open returns another store over the same rows, as another process opens a store of several controllers. Each
+// has its own Close, which leaves the rows to the others and to a later Open, and its own tables: each must be attached to
+// the store that uses it.
+//
+// Two stores may attach different definitions of a table whose rows have the same Go type. The rows then have the
+// indexes of both. A store that does not know one of the unique indexes can read the table. Its writes return
+// storage.ErrSchema.
+func (s *Store) Open() *Store { return s.engine.open() }
 
-// indexName keeps our names apart from go-memdb's "id".
-func indexName(ix *storage.IndexSchema) string {
-	if ix.Name == "" {
-		return "id"
+// ended reports whether the store is closed.
+func (s *Store) ended() bool {
+	select {
+	case <-s.closed:
+		return true
+	default:
+		return false
 	}
-	return "by " + ix.Name + "." // no name of ours ends in go-memdb's "_prefix"
 }
 
 // Attach implements storage.Store.
 func (s *Store) Attach(ctx context.Context, tables ...*storage.TableSchema) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed.Load() {
+	s.engine.mu.Lock()
+	defer s.engine.mu.Unlock()
+	if s.ended() {
 		return storage.ErrClosed
 	}
-	wanted := maps.Clone(s.tables)
-	for _, table := range tables {
-		if known, ok := wanted[table.Name]; ok && known != table {
-			return &storage.Error{Table: table.Name, Err: storage.ErrSchema}
+	attached := maps.Clone(s.attached)
+	for _, t := range tables {
+		if known, ok := attached[t.Name]; ok && known != t {
+			return &storage.Error{Table: t.Name, Err: storage.ErrSchema}
 		}
-		wanted[table.Name] = table
+		attached[t.Name] = t
 	}
-	if len(wanted) == len(s.tables) {
-		return nil
+	if err := s.engine.attach(tables); err != nil {
+		return err
 	}
-	db, err := memdb.NewMemDB(schemaOf(wanted))
-	if err != nil {
-		return fmt.Errorf("memstore: %w", err)
-	}
-	old := s.db.Load()
-	from, to := old.Txn(false), db.Txn(true)
-	defer to.Abort()
-	for name := range old.DBSchema().Tables {
-		rows, err := from.Get(name, "id")
-		if err != nil {
-			return fmt.Errorf("memstore: %w", err)
-		}
-		for row := rows.Next(); row != nil; row = rows.Next() {
-			if err := to.Insert(name, row); err != nil {
-				return fmt.Errorf("memstore: %w", err)
-			}
-		}
-	}
-	to.Commit()
-	s.db.Store(db)
-	s.tables = wanted
+	s.attached = attached
 	return nil
 }
 
@@ -144,7 +94,7 @@ func (s *Store) View(ctx context.Context, fn func(storage.ReadTx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if s.closed.Load() {
+	if s.ended() {
 		return storage.ErrClosed
 	}
 	tx := s.begin(false)
@@ -157,12 +107,12 @@ func (s *Store) Update(ctx context.Context, fn func(storage.WriteTx) error) erro
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.engine.mu.Lock()
+	defer s.engine.mu.Unlock()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if s.closed.Load() {
+	if s.ended() {
 		return storage.ErrClosed
 	}
 	tx := s.begin(true)
@@ -186,53 +136,51 @@ func (s *Store) Update(ctx context.Context, fn func(storage.WriteTx) error) erro
 	if err := tx.txn.Insert(metaTable, &meta{revision}); err != nil {
 		return fmt.Errorf("memstore: %w", err)
 	}
-	s.feed.Publish(revision, tx.changes, tx.txn.Commit)
+	s.engine.feed.Publish(revision, tx.changes, tx.txn.Commit)
 	s.commits.Add(1)
 	s.written.Add(uint64(tx.size))
 	return nil
 }
 
-// Sync implements storage.Synced. A View shows every commit at once.
+// Sync implements storage.Synced. A View shows every commit at once, of each store over the same rows.
 func (s *Store) Sync(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if s.closed.Load() {
+	if s.ended() {
 		return storage.ErrClosed
 	}
 	return nil
 }
 
-// Stats implements storage.Measured.
+// Stats implements storage.Measured. Watchers are those of all stores over the same rows.
 func (s *Store) Stats() storage.Stats {
 	out := storage.Stats{Commits: s.commits.Load(), Written: s.written.Load()}
-	out.Watchers, out.WatchLag = s.feed.Readers()
+	out.Watchers, out.WatchLag = s.engine.feed.Readers()
 	return out
 }
 
 // Watch implements storage.Store.
 func (s *Store) Watch(ctx context.Context, since uint64, tables ...string) iter.Seq2[storage.Batch, error] {
-	return s.feed.Watch(ctx, since, tables...)
+	return s.engine.feed.WatchUntil(ctx, s.closed, since, tables...)
 }
 
 // Close implements storage.Store.
 func (s *Store) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.closed.Swap(true) {
-		s.feed.Close()
-	}
+	s.engine.mu.Lock()
+	defer s.engine.mu.Unlock()
+	s.closing.Do(func() { close(s.closed) })
 	return nil
 }
 
 func (s *Store) begin(write bool) *transaction {
-	db := s.db.Load()
-	return &transaction{store: s, schema: db.DBSchema(), txn: db.Txn(write), write: write}
+	db := s.engine.db.Load()
+	return &transaction{engine: s.engine, schema: db.DBSchema(), txn: db.Txn(write), write: write}
 }
 
 // transaction implements storage.ReadTx and storage.WriteTx.
 type transaction struct {
-	store   *Store
+	engine  *engine
 	schema  *memdb.DBSchema
 	txn     *memdb.Txn
 	write   bool
@@ -393,6 +341,9 @@ func (tx *transaction) Put(t *storage.TableSchema, row any) error {
 	if tx.over || !tx.write {
 		return storage.ErrReadOnly
 	}
+	if err := tx.engine.writable(t); err != nil {
+		return err
+	}
 	if t.IsLog() {
 		if err := t.CheckPut(row, tx.Revision()); err != nil {
 			return err
@@ -409,8 +360,8 @@ func (tx *transaction) Append(t *storage.TableSchema, row any) error {
 	if tx.over || !tx.write {
 		return storage.ErrReadOnly
 	}
-	if _, ok := tx.schema.Tables[t.Name]; !ok {
-		return tx.schemaError(t, nil)
+	if err := tx.engine.writable(t); err != nil {
+		return err
 	}
 	row, err := t.WithKey(row, tx.Revision()+1, len(tx.appended))
 	if err != nil {
@@ -472,7 +423,7 @@ func (tx *transaction) admit(t *storage.TableSchema, row any) (out admitted, err
 	if err := tx.grow(t, key, len(key)+len(data), entries); err != nil {
 		return out, err
 	}
-	if tx.store.options.DetectMutation {
+	if tx.engine.options.DetectMutation {
 		kept = &stored{row: kept, data: string(data)}
 	}
 	return admitted{table: t, key: key, row: kept}, nil
@@ -489,6 +440,9 @@ func (tx *transaction) insert(kept admitted) error {
 func (tx *transaction) Delete(t *storage.TableSchema, key storage.Key) error {
 	if tx.over || !tx.write {
 		return storage.ErrReadOnly
+	}
+	if err := tx.engine.writable(t); err != nil {
+		return err
 	}
 	found, err := tx.txn.First(t.Name, "id", key)
 	if err != nil {
@@ -526,7 +480,7 @@ func (tx *transaction) fail(t *storage.TableSchema, err error) error {
 
 func (tx *transaction) schemaError(t *storage.TableSchema, err error) error {
 	if _, ok := tx.schema.Tables[t.Name]; !ok {
-		return &storage.Error{Table: t.Name, Err: fmt.Errorf("not attached: %w", storage.ErrSchema)}
+		return notAttached(t)
 	}
 	return err
 }
