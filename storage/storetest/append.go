@@ -181,7 +181,17 @@ func (s *suite) appendRefusals(t *testing.T) {
 // of all sizes, so that not all who wait for a commit fit into one.
 func (s *suite) appendOrder(t *testing.T) {
 	store, ts := s.store(t)
-	start := revision(t, store)
+	appendsInOrder(t, []controller{{store, ts}})
+}
+
+// appendsInOrder has writers at several stores over one engine.
+func appendsInOrder(t *testing.T, all []controller) {
+	start := uint64(0)
+	for _, c := range all {
+		start = max(start, revision(t, c))
+	}
+	last := all[len(all)-1]
+	caughtUp(t, last, start)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	const writers, each = 8, 20
@@ -193,7 +203,7 @@ func (s *suite) appendOrder(t *testing.T) {
 	go func() {
 		var numbers []uint64
 		since := start
-		for batch, err := range store.Watch(ctx, start, ts.log.Name()) {
+		for batch, err := range last.Watch(ctx, start, last.log.Name()) {
 			if err != nil || batch.Reset {
 				t.Errorf("the watch has %d of %d rows, reset %v: %v", len(numbers), total, batch.Reset, err)
 				break
@@ -214,10 +224,11 @@ func (s *suite) appendOrder(t *testing.T) {
 	var wg sync.WaitGroup
 	for writer := range writers {
 		name := fmt.Sprint("w", writer)
+		c := all[writer%len(all)]
 		wg.Go(func() {
 			for n := range each {
-				err := store.Update(context.Background(), func(tx storage.WriteTx) error {
-					count, err := ts.counter.Find(tx, itemKey("n"))
+				err := c.Update(context.Background(), func(tx storage.WriteTx) error {
+					count, err := c.counter.Find(tx, itemKey("n"))
 					if err != nil {
 						return err
 					}
@@ -227,12 +238,12 @@ func (s *suite) appendOrder(t *testing.T) {
 					}
 					for range n%3 + 1 {
 						next.Size++
-						row := &line{Writer: name, N: next.Size, Text: strings.Repeat("x", n%4*200_000)}
-						if err := ts.log.Append(tx, row); err != nil {
+						row := &line{Writer: name, N: next.Size, Text: strings.Repeat("x", n%4/3*600_000)}
+						if err := c.log.Append(tx, row); err != nil {
 							return err
 						}
 					}
-					return ts.counter.Put(tx, &next)
+					return c.counter.Put(tx, &next)
 				})
 				if err != nil {
 					t.Error(err)
@@ -242,7 +253,12 @@ func (s *suite) appendOrder(t *testing.T) {
 	}
 	wg.Wait()
 	var numbers []uint64
-	got := allLines(t, store, ts)
+	reached := uint64(0)
+	for _, c := range all {
+		reached = max(reached, revision(t, c))
+	}
+	caughtUp(t, last, reached)
+	got := allLines(t, last, last.tables)
 	for i, row := range got {
 		require.EqualValues(t, i+1, row.N, "rows order as they were committed")
 		numbers = append(numbers, row.Number)
@@ -252,8 +268,8 @@ func (s *suite) appendOrder(t *testing.T) {
 	for writer := range writers {
 		name := fmt.Sprint("w", writer)
 		want := slices.DeleteFunc(slices.Clone(got), func(l line) bool { return l.Writer != name })
-		view(t, store, func(tx storage.ReadTx) (any, error) {
-			rows, err := linesOf(ts.byWriter.Scan(tx, storage.Range{Prefix: storage.StringKey(name)}))
+		view(t, last, func(tx storage.ReadTx) (any, error) {
+			rows, err := linesOf(last.byWriter.Scan(tx, storage.Range{Prefix: storage.StringKey(name)}))
 			require.NoError(t, err)
 			require.Equal(t, want, rows, "the index leads to the rows of %s", name)
 			return nil, nil
