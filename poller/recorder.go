@@ -225,8 +225,8 @@ func (b *batch) storeSome(ctx context.Context, n int) bool {
 	return true
 }
 
-// temporary reports whether the store may take later what it refuses now. To store an observation twice, after
-// storage.ErrUnknown, does no harm.
+// temporary reports whether the store may take later the observations that it refuses now. After
+// storage.ErrUnknown an observation may be stored twice, which does no harm.
 func temporary(err error) bool {
 	if errors.Is(err, storage.ErrUnavailable) || errors.Is(err, storage.ErrUnknown) {
 		return true // whatever the cause

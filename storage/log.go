@@ -23,7 +23,7 @@ const _ = uint(MaxTxAppends - MaxTxWrites) // which the argument about counters 
 // LogNumber returns the number of the row at place index, from 0, among those that the commit of revision appended.
 func LogNumber(revision uint64, index int) uint64 { return revision<<logIndexBits | uint64(index) }
 
-// logSchema is what a log has beyond a table.
+// logSchema is the part of a schema that only logs have.
 type logSchema struct {
 	number func(row any) *uint64
 	// clone returns a shallow copy of a row.

@@ -36,7 +36,10 @@ const (
 type Store interface {
 	// Attach makes tables known, before their first use. It is idempotent. A table whose
 	// indexes changed since the rows were written has them rebuilt. ErrSchema if another
-	// table of that name is attached already.
+	// table of that name is attached already, ErrExists if a new unique index does not hold for the rows.
+	//
+	// Each store over an engine may attach a definition of its own, as two releases do. A store that
+	// does not know a unique index of another store can read the table. Its writes return ErrSchema.
 	Attach(ctx context.Context, tables ...*TableSchema) error
 
 	// View runs fn on one snapshot. Rows are shared between readers: read, never modify
@@ -48,12 +51,12 @@ type Store interface {
 	View(ctx context.Context, fn func(ReadTx) error) error
 
 	// Update runs fn in an atomic, serializable transaction: when Update returns nil, all
-	// that fn wrote is visible to all and, on a durable backend, on disk; on an error,
+	// that fn wrote is visible to every View of this Store and, on a durable backend, on disk; on an error,
 	// of fn or of the store, nothing is. The exception is ErrUnknown: the transaction may have been
 	// committed, or may not. ErrUnavailable: it was not, and the caller may try again.
 	//
-	// fn may be run many times, also on a snapshot that turns out to be old. Only the last run counts,
-	// with what it wrote and the error it returned. Of a run whose outcome is not kept, nothing may
+	// fn may be run many times, also on a snapshot that turns out to be old. Only the writes and the
+	// error of the last run count. Of a run whose outcome is not kept, nothing may
 	// leave fn: it must have no effects outside tx that it does not reset at its start.
 	//
 	// fn must not call the store's own methods. A context that ends before fn is run
@@ -105,7 +108,7 @@ type Synced interface {
 type Limits struct {
 	// MaxTxWrites bounds how many rows and index entries it may write or delete.
 	MaxTxWrites int
-	// MaxTxSize bounds what it may write, in bytes of encoded keys and rows.
+	// MaxTxSize bounds the encoded keys and rows that it may write, in bytes.
 	MaxTxSize int
 }
 

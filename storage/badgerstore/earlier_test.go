@@ -40,7 +40,7 @@ func earlierStore(t *testing.T) (dir string) {
 	}
 }
 
-// What this test needs of the rows of that time.
+// The rows of that time, with the fields that this test needs.
 type (
 	earlierRow   struct{ Name, ID, UUID string }
 	earlierEvent struct {

@@ -23,7 +23,7 @@ type engine struct {
 	tables map[string]*table // never modified: replaced
 }
 
-// table is what all stores that attached it know of it.
+// table joins the definitions under which stores attached a table.
 type table struct {
 	schema *storage.TableSchema // the first
 	// indexes are those of all definitions; unique counts the unique ones.
@@ -36,7 +36,7 @@ const metaTable = "\x00meta"
 
 type meta struct{ revision uint64 }
 
-// stored is what go-memdb holds where mutation is to be detected.
+// stored wraps a row where mutation is to be detected.
 type stored struct {
 	row  any
 	data string

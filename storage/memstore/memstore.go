@@ -375,7 +375,7 @@ func (tx *transaction) Append(t *storage.TableSchema, row any) error {
 	return nil
 }
 
-// insertAppended ends what the transaction writes.
+// insertAppended inserts the appended rows, behind all other writes.
 func (tx *transaction) insertAppended() error {
 	for _, kept := range tx.appended {
 		if err := tx.insert(kept); err != nil {

@@ -77,7 +77,7 @@ func (s *suite) appends(t *testing.T) {
 		} {
 			got, err := scan()
 			require.NoError(t, err)
-			require.Empty(t, got, "the transaction does not see what it appends")
+			require.Empty(t, got, "the transaction does not see the rows that it appends")
 		}
 		_, err := ts.log.Get(tx, storage.UintKey(7))
 		require.ErrorIs(t, err, storage.ErrNotFound)
@@ -178,7 +178,7 @@ func (s *suite) appendRefusals(t *testing.T) {
 }
 
 // appendOrder lets writers append beside a counter, which tells the order of their commits. Their rows are
-// of all sizes, so that not all who wait for a commit fit into one.
+// of all sizes, so that the waiting Updates do not all fit into one commit.
 func (s *suite) appendOrder(t *testing.T) {
 	store, ts := s.store(t)
 	appendsInOrder(t, []controller{{store, ts}})

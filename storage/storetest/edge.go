@@ -21,6 +21,9 @@ type twice struct{ storage.Store }
 
 var errFirstRun = errors.New("first run, rolled back")
 
+// Limits implements storage.Limited.
+func (s twice) Limits() storage.Limits { return storage.LimitsOf(s.Store) }
+
 func (s twice) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
 	var first error
 	err := s.Store.Update(ctx, func(tx storage.WriteTx) error {

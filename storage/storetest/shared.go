@@ -22,12 +22,12 @@ type Engine struct {
 	// Cut cuts a store off from the engine until mend is called: for engines that stores reach over a network. nil:
 	// the cases that need it are skipped. A store that is cut off must give up an Update within the suite's deadline.
 	Cut func(storage.Store) (mend func())
-	// Compact makes the engine forget what it keeps of revisions up to the last one. nil: it is not done.
+	// Compact makes the engine forget all revisions before the last one. nil: it is not done.
 	Compact func() error
 }
 
 // RunShared runs the part of the suite that is about several stores over one engine. It calls engine
-// for each test. Run covers what each store promises by itself:
+// for each test. Run covers the promises of a single store:
 //
 //	func TestShared(t *testing.T) {
 //		storetest.RunShared(t, func(t *testing.T) storetest.Engine {
@@ -106,7 +106,7 @@ func (s *shared) controllers(t *testing.T) (out []controller) {
 	return out
 }
 
-// caughtUp has a store show what others have committed, as far as the store can.
+// caughtUp waits until a store shows a revision that another store has committed.
 func caughtUp(t testing.TB, store storage.Store, revision uint64) {
 	t.Helper()
 	if synced, ok := store.(storage.Synced); ok {
@@ -442,7 +442,7 @@ func (s *shared) sync(t *testing.T) {
 	}
 }
 
-// watch follows, at each store, what all of them write.
+// watch follows, at each store, the writes of all stores.
 func (s *shared) watch(t *testing.T) {
 	all := s.controllers(t)
 	start := uint64(0)
@@ -720,7 +720,7 @@ func (s *shared) missesNothing(t *testing.T, c controller, since uint64, want ..
 	}
 }
 
-// compacted has the engine forget what a store that is cut off has missed, deletions among it.
+// compacted has the engine forget the changes that a store has missed while cut off, deletions among them.
 func (s *shared) compacted(t *testing.T) {
 	s.needsNetwork(t)
 	if s.engine.Compact == nil {

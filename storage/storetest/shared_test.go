@@ -42,7 +42,7 @@ func TestNetwork(t *testing.T) {
 				r.away.Store(true)
 				return func() { r.away.Store(false) }
 			},
-			Compact: func() error { return nil }, // what the stores have to do is the same
+			Compact: func() error { return nil }, // memory has no revisions to forget
 		}
 	})
 }
