@@ -3,6 +3,7 @@ package opscenter
 import (
 	"context"
 	"iter"
+	"slices"
 
 	"github.com/opscenter-go/sdk/internal/boundedlog"
 	"github.com/opscenter-go/sdk/internal/truncate"
@@ -43,112 +44,60 @@ func ownerOf(e *event.Event) string {
 	}
 }
 
-// eventLog keeps events within Options.MaxEvents and MaxServerEvents.
-var eventLog = boundedlog.New("events", func(tx storage.WriteTx, class string, sequence uint64) (bool, error) {
-	found, err := events.Find(tx, storage.UintKey(sequence))
-	if err != nil || found == nil || classOf(found) != class {
-		return false, err
-	}
-	return true, events.Delete(tx, storage.UintKey(sequence))
-})
+// retiredEvents is where earlier releases counted events.
+var retiredEvents = boundedlog.NewRetired("events", "counters")
 
 // Record stores events with the transaction. They are logged when it is committed. Reasons are cut to
-// lifecycle.MaxReason bytes. Events over Options.MaxEvents and MaxServerEvents are dropped.
+// lifecycle.MaxReason bytes. The store gives each event its Sequence.
 func (t *Tx) Record(list ...event.Event) error {
-	if len(list) == 0 {
-		return nil
-	}
-	last, err := lastEvent(t)
-	if err != nil {
-		return err
-	}
-	options := &t.registry.options
-	next := counter{Name: "events", Value: last}
 	for _, e := range list {
-		e.Reason = truncate.Text(e.Reason, lifecycle.MaxReason)
-		next.Value++
-		e.Sequence = next.Value
-		if err := events.Put(t, &e); err != nil {
-			return err
-		}
-		limits := boundedlog.Limits{Class: classOf(&e), Max: uint64(options.MaxEvents), Owner: ownerOf(&e), Share: uint64(options.MaxServerEvents)}
-		if err := eventLog.Added(t, e.Sequence, limits); err != nil {
+		e.Sequence, e.Reason = 0, truncate.Text(e.Reason, lifecycle.MaxReason)
+		if err := events.Append(t, &e); err != nil {
 			return err
 		}
 		t.events = append(t.events, e)
 	}
-	return counters.Put(t, &next)
+	return nil
 }
 
-// lastEvent is the number of the last event; 0: there was none.
-func lastEvent(tx storage.ReadTx) (uint64, error) {
-	last, err := counters.Find(tx, storage.StringKey("events"))
-	if err != nil || last == nil {
-		return 0, err
-	}
-	return last.Value, nil
-}
+// trimStep is how many events one transaction deletes.
+const trimStep = 500
 
-// pruneEvents drops what is over a limit that was lowered since the events were recorded, and counts those that an
-// earlier release has recorded.
-func (r *Registry) pruneEvents(ctx context.Context) error {
-	type count struct{ kept, floor uint64 }
-	counts := map[string]*count{}
-	err := r.store.View(ctx, func(tx storage.ReadTx) error {
-		clear(counts)
-		for _, class := range []string{classServers, classOperators} {
-			counted, err := eventLog.Counted(tx, class)
-			if err != nil {
-				return err
-			}
-			if !counted {
-				counts[class] = &count{}
-			}
-		}
-		if len(counts) == 0 {
-			return nil
-		}
-		for e, err := range events.Scan(tx, rangeAll) {
-			if err != nil {
-				return err
-			}
-			if c := counts[classOf(e)]; c != nil {
-				if c.kept++; c.kept == 1 {
-					c.floor = e.Sequence - 1
-				}
-			}
-		}
+// trimEvents deletes the events over Options.MaxEvents and MaxServerEvents. One call at a time does.
+func (r *Registry) trimEvents(ctx context.Context) error {
+	if !r.trimming.TryLock() {
 		return nil
+	}
+	defer r.trimming.Unlock()
+	r.eventsDue.Looked()
+	var surplus []uint64
+	err := r.store.View(ctx, func(tx storage.ReadTx) (err error) {
+		surplus, err = boundedlog.Surplus(events.Scan(tx, storage.Range{Reverse: true}), func(e *event.Event) (uint64, []boundedlog.Share) {
+			shares := []boundedlog.Share{{Name: classOf(e), Max: r.options.MaxEvents}}
+			if owner := ownerOf(e); owner != "" {
+				shares = append(shares, boundedlog.Share{Name: "of " + owner, Max: r.options.MaxServerEvents})
+			}
+			return e.Sequence, shares
+		})
+		return err
 	})
-	for more := true; more && err == nil; {
-		err = r.Write(ctx, func(tx *Tx) error {
-			for class, c := range counts {
-				if c.kept == 0 {
-					continue // the first of them will count
-				}
-				if err := eventLog.Recount(tx, class, c.kept, c.floor); err != nil {
+	if err != nil {
+		return err
+	}
+	for step := range slices.Chunk(surplus, trimStep) {
+		err := r.Write(ctx, func(tx *Tx) error {
+			for _, sequence := range step {
+				if err := events.Delete(tx, storage.UintKey(sequence)); err != nil && !isNotFound(err) {
 					return err
 				}
-			}
-			last, err := lastEvent(tx)
-			if err != nil {
-				return err
-			}
-			more = false
-			for _, class := range []string{classServers, classOperators} {
-				left, err := eventLog.Shrink(tx, class, uint64(r.options.MaxEvents), last)
-				if err != nil {
-					return err
-				}
-				more = more || left
 			}
 			return nil
 		})
-		if err == nil {
-			clear(counts)
+		if err != nil {
+			return err
 		}
 	}
-	return err
+	return nil
 }
 
 // EventFilter selects events. The zero value selects all.
@@ -238,13 +187,4 @@ func pageSize(limit int) int {
 		return DefaultPageSize
 	}
 	return min(limit, MaxPageSize)
-}
-
-// forgetShare ends the share of the log of a name that its server does not have any more: the events stay.
-func forgetShare(tx storage.WriteTx, name string) error {
-	for {
-		if more, err := eventLog.Forget(tx, name); err != nil || !more {
-			return err
-		}
-	}
 }

@@ -83,10 +83,10 @@ func ExampleRegistry_Events() {
 		log.Fatal(err)
 	}
 	for _, e := range events {
-		fmt.Println(e.Sequence, e.Kind, e.Reason)
+		fmt.Println(e.Kind, e.Reason)
 	}
 	// Output:
-	// 1 update-published version 202610150000 of [os incus] in channel stable
+	// update-published version 202610150000 of [os incus] in channel stable
 }
 
 // Servers may be in private networks only, and never where a cloud tells its machines their credentials. The same rules

@@ -181,7 +181,7 @@ const flushStep = 64
 const flushSize = 1 << 20
 
 // Flush stores what is only in memory: when servers were last seen, and how often there was
-// cause for each warning. The Registry does so itself, every Options.LastSeenInterval while
+// cause for each warning. It also deletes events over Options.MaxEvents and MaxServerEvents. The Registry does so itself, every Options.LastSeenInterval while
 // observations come in, and at Close.
 func (r *Registry) Flush(ctx context.Context) error {
 	select { // one at a time
@@ -190,6 +190,9 @@ func (r *Registry) Flush(ctx context.Context) error {
 		return ctx.Err()
 	}
 	defer func() { <-r.flushing }()
+	if err := r.trimEvents(ctx); err != nil {
+		return fmt.Errorf("deleting surplus events: %w", err)
+	}
 	left := r.presence.Take()
 	for len(left.Seen) > 0 {
 		n := seenStep(left.Seen)

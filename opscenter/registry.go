@@ -9,11 +9,13 @@ import (
 	"maps"
 	"math"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
 
+	"github.com/opscenter-go/sdk/internal/boundedlog"
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter/internal/presence"
@@ -160,6 +162,8 @@ type Registry struct {
 	presence  *presence.Presence
 	following following     // of the store, by the presence
 	flushing  chan struct{} // full during a flush
+	trimming  sync.Mutex    // held while surplus events are deleted
+	eventsDue *boundedlog.Due
 
 	refusals   *rate.Limiter // of registrations, that are recorded
 	unrecorded atomic.Int64  // refusals since the last one that was
@@ -176,7 +180,7 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{store: store, options: options, log: options.Logger, clock: time.Now, flushing: make(chan struct{}, 1), refusals: rate.NewLimiter(refusalRate, refusalBurst), admissions: make(chan struct{}, maxAdmissions)}
+	r := &Registry{store: store, options: options, log: options.Logger, clock: time.Now, flushing: make(chan struct{}, 1), eventsDue: boundedlog.NewDue(options.MaxEvents), refusals: rate.NewLimiter(refusalRate, refusalBurst), admissions: make(chan struct{}, maxAdmissions)}
 	r.presence = presence.New(presence.Options{GuardShare: options.GuardShare, GuardMinimum: options.GuardMinimum, GuardWindow: options.GuardWindow, SelfUpdateInterval: options.SelfUpdateInterval})
 	ctx := context.Background()
 	if err := store.Attach(ctx, allTables()...); err != nil {
@@ -190,7 +194,7 @@ func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 		return channels.Put(tx, &Channel{Name: options.DefaultChannel, LastUpdated: r.now()})
 	})
 	if err == nil {
-		err = r.pruneEvents(ctx)
+		err = errors.Join(retiredEvents.Clear(ctx, store), r.trimEvents(ctx))
 	}
 	if err == nil {
 		err = r.loadPresence(ctx)

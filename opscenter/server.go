@@ -404,9 +404,6 @@ func (r *Registry) RenameServer(ctx context.Context, name, to string, check func
 		if err := nameFree(tx, to, server.ID); err != nil {
 			return err
 		}
-		if err := forgetShare(tx, name); err != nil { // the next server of that name must not overwrite them
-			return err
-		}
 		err = servers.Modify(tx, nameKey(name), func(s *Server) error {
 			s.Name, s.LastUpdated = to, entry.At
 			return nil
@@ -477,9 +474,6 @@ func (r *Registry) deleteServer(ctx context.Context, name string, force bool) er
 			return err
 		}
 		if err := tx.clearAll(name, server.ID, entry.At); err != nil {
-			return err
-		}
-		if err := forgetShare(tx, name); err != nil {
 			return err
 		}
 		return tx.Record(entry)

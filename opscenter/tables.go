@@ -55,20 +55,14 @@ var (
 	clustersByName        = clusters.Unique("folded_name", func(c *Cluster) []storage.Key { return optionalKey(strings.ToLower(c.Name)) })
 	claims                = storage.NewTable("claims", func(c *Claim) storage.Key { return claimKey(c.Unit, c.Cluster) })
 
-	// events in the order of their sequence number; counters holds the last one.
-	events         = storage.NewTable("events", func(e *event.Event) storage.Key { return storage.UintKey(e.Sequence) })
+	// events in the order of their sequence numbers, which the store gives.
+	events         = storage.NewLog("events", func(e *event.Event) *uint64 { return &e.Sequence })
 	eventsByServer = events.Index("server", func(e *event.Event) []storage.Key { return optionalKey(e.Server) })
-	counters       = storage.NewTable("counters", func(c *counter) storage.Key { return storage.StringKey(c.Name) })
 )
 
 func allTables() []*storage.TableSchema {
-	return append(eventLog.Schemas(), servers.Schema(), states.Schema(), factsTable.Schema(), factsHistory.Schema(),
-		seenMembersTable.Schema(), seenTimesTable.Schema(), warnings.Schema(), tokens.Schema(), tokenSeeds.Schema(), tokenImages.Schema(), channels.Schema(), clusters.Schema(), claims.Schema(), events.Schema(), counters.Schema())
-}
-
-type counter struct {
-	Name  string
-	Value uint64
+	return []*storage.TableSchema{servers.Schema(), states.Schema(), factsTable.Schema(), factsHistory.Schema(),
+		seenMembersTable.Schema(), seenTimesTable.Schema(), warnings.Schema(), tokens.Schema(), tokenSeeds.Schema(), tokenImages.Schema(), channels.Schema(), clusters.Schema(), claims.Schema(), events.Schema()}
 }
 
 func nameKey(name string) storage.Key { return storage.StringKey(name) }

@@ -60,6 +60,11 @@ func (r *Registry) Write(ctx context.Context, fn func(*Tx) error) error {
 	for _, e := range tx.events {
 		r.log.InfoContext(ctx, string(e.Kind), "server", e.Server, "reason", e.Reason)
 	}
+	if r.eventsDue.Appended(len(tx.events)) {
+		if err := r.trimEvents(context.WithoutCancel(ctx)); err != nil {
+			r.log.ErrorContext(ctx, "surplus events could not be deleted, and are kept until the next flush", "error", err)
+		}
+	}
 	return nil
 }
 

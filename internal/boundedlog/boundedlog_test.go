@@ -2,7 +2,9 @@ package boundedlog_test
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"iter"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -18,31 +20,35 @@ type entry struct {
 	Class, Owner string
 }
 
-var entries = storage.NewTable("entries", func(e *entry) storage.Key { return storage.UintKey(e.Number) })
-
-func remove(tx storage.WriteTx, class string, number uint64) (bool, error) {
-	found, err := entries.Find(tx, storage.UintKey(number))
-	if err != nil || found == nil || found.Class != class {
-		return false, err
+func newest(rows []entry) iter.Seq2[*entry, error] {
+	return func(yield func(*entry, error) bool) {
+		for i := range slices.Backward(rows) {
+			if !yield(&rows[i], nil) {
+				return
+			}
+		}
 	}
-	return true, entries.Delete(tx, storage.UintKey(number))
 }
 
-// TestLog compares with a model that looks at all there is.
-func TestLog(t *testing.T) {
+// TestSurplus compares with a model that adds one row after the other, and drops the oldest of a share that is too large.
+func TestSurplus(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		limit := map[string]uint64{"a": rapid.Uint64Range(1, 12).Draw(t, "limit of a"), "b": rapid.Uint64Range(1, 12).Draw(t, "limit of b")}
-		share := rapid.Uint64Range(1, 5).Draw(t, "share")
-		log := boundedlog.New("log", remove)
-		store := memstore.New(memstore.Options{})
-		require.NoError(t, store.Attach(t.Context(), append(log.Schemas(), entries.Schema())...))
-		var model []entry
-		drop := func(of func(entry) bool, most uint64) {
-			n := uint64(0)
+		limit := map[string]int{"a": rapid.IntRange(1, 12).Draw(t, "limit of a"), "b": rapid.IntRange(0, 12).Draw(t, "limit of b")}
+		share := rapid.IntRange(1, 5).Draw(t, "share")
+		of := func(e *entry) (uint64, []boundedlog.Share) {
+			shares := []boundedlog.Share{{Name: e.Class, Max: limit[e.Class]}}
+			if e.Owner != "" {
+				shares = append(shares, boundedlog.Share{Name: "of " + e.Owner, Max: share})
+			}
+			return e.Number, shares
+		}
+		var rows, model []entry
+		trim := func(of func(entry) bool, most int) {
+			n := 0
 			for i := len(model) - 1; i >= 0; i-- {
 				if of(model[i]) {
 					if n++; n > most {
-						model = append(model[:i:i], model[i+1:]...)
+						model = slices.Delete(model, i, i+1)
 					}
 				}
 			}
@@ -50,66 +56,71 @@ func TestLog(t *testing.T) {
 		for number := uint64(1); number <= 60; number++ {
 			e := entry{Number: number, Class: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "class"), Owner: rapid.SampledFrom([]string{"", "x", "y"}).Draw(t, "owner")}
 			if e.Owner != "" {
-				e.Class = "a"
+				e.Class = "a" // the rows of an owner are of one class
 			}
-			require.NoError(t, store.Update(t.Context(), func(tx storage.WriteTx) error {
-				if err := entries.Put(tx, &e); err != nil {
-					return err
-				}
-				return log.Added(tx, number, boundedlog.Limits{Class: e.Class, Max: limit[e.Class], Owner: e.Owner, Share: share})
-			}))
-			model = append(model, e)
+			rows, model = append(rows, e), append(model, e)
 			if e.Owner != "" {
-				drop(func(o entry) bool { return o.Owner == e.Owner }, share)
+				trim(func(o entry) bool { return o.Owner == e.Owner }, share)
 			}
-			drop(func(o entry) bool { return o.Class == e.Class }, limit[e.Class])
-			require.Equal(t, model, all(t, store))
 		}
-		if rapid.Bool().Draw(t, "lower") {
-			for class := range limit {
-				lower := rapid.Uint64Range(1, 6).Draw(t, "lower limit")
-				require.NoError(t, store.Update(t.Context(), func(tx storage.WriteTx) error {
-					more, err := log.Shrink(tx, class, lower, 60)
-					require.False(t, more)
-					return err
-				}))
-				drop(func(o entry) bool { return o.Class == class }, lower)
+		for class, most := range limit {
+			if most > 0 {
+				trim(func(o entry) bool { return o.Class == class }, most)
 			}
-			require.Equal(t, model, all(t, store))
+		}
+		surplus, err := boundedlog.Surplus(newest(rows), of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := slices.DeleteFunc(slices.Clone(rows), func(e entry) bool { return slices.Contains(surplus, e.Number) })
+		if !slices.Equal(kept, model) {
+			t.Fatalf("kept %v, wanted %v", kept, model)
 		}
 	})
 }
 
-func all(t require.TestingT, store storage.Store) (out []entry) {
-	require.NoError(t, store.View(context.Background(), func(tx storage.ReadTx) error {
-		out = nil
-		for e, err := range entries.Scan(tx, storage.Range{}) {
-			if err != nil {
+func TestSurplusReturnsErrors(t *testing.T) {
+	broken := errors.New("broken")
+	_, err := boundedlog.Surplus(func(yield func(*entry, error) bool) { yield(nil, broken) }, func(*entry) (uint64, []boundedlog.Share) { return 0, nil })
+	require.ErrorIs(t, err, broken)
+}
+
+func TestDue(t *testing.T) {
+	d := boundedlog.NewDue(10)
+	require.False(t, d.Appended(5))
+	require.True(t, d.Appended(3), "half as many more")
+	require.False(t, d.Appended(3), "one caller looks")
+	d.Looked()
+	require.False(t, d.Appended(5))
+	require.True(t, d.Appended(1))
+}
+
+// TestRetired: the counters of earlier releases are deleted, by each registry over a store, and once.
+func TestRetired(t *testing.T) {
+	retired := boundedlog.NewRetired("things", "counters")
+	store := memstore.New()
+	require.NoError(t, retired.Clear(t.Context(), store), "a new store")
+	type count struct{ Class string }
+	counts := storage.NewTable("things_counts", func(c *count) storage.Key { return storage.StringKey(c.Class) })
+	old := memstore.New()
+	require.NoError(t, old.Attach(t.Context(), counts.Schema()))
+	schemas := slices.Clone(retired)
+	schemas[0] = counts.Schema() // as the earlier release attached it
+	require.NoError(t, old.Update(t.Context(), func(tx storage.WriteTx) error {
+		for i := range 1200 {
+			if err := counts.Put(tx, &count{string(rune('a' + i))}); err != nil {
 				return err
 			}
-			out = append(out, *e)
 		}
 		return nil
 	}))
-	return out
-}
-
-// TestForget: what is known of an owner goes in steps, however much that is.
-func TestForget(t *testing.T) {
-	log := boundedlog.New("log", remove)
-	store := memstore.New(memstore.Options{})
-	require.NoError(t, store.Attach(t.Context(), append(log.Schemas(), entries.Schema())...))
-	for number := uint64(1); number <= 2000; number++ {
-		require.NoError(t, store.Update(t.Context(), func(tx storage.WriteTx) error {
-			return log.Added(tx, number, boundedlog.Limits{Max: 1 << 40, Owner: fmt.Sprint(number % 2), Share: 1 << 40})
-		}))
+	for range 2 {
+		require.NoError(t, schemas.Clear(context.Background(), old))
 	}
-	steps := 0
-	for more := true; more; steps++ {
-		require.NoError(t, store.Update(t.Context(), func(tx storage.WriteTx) (err error) {
-			more, err = log.Forget(tx, "0")
-			return err
-		}))
-	}
-	require.Equal(t, 2, steps)
+	require.NoError(t, old.View(t.Context(), func(tx storage.ReadTx) error {
+		for range counts.Scan(tx, storage.Range{}) {
+			t.Error("a counter is left")
+		}
+		return nil
+	}))
 }

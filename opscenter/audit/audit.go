@@ -12,12 +12,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/boundedlog"
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
@@ -40,7 +42,7 @@ var Outcomes = []Outcome{UnderWay, Done, Failed, Unknown}
 
 // Entry is a change that somebody asked for. There are no secrets in it.
 type Entry struct {
-	// Sequence numbers grow, without gaps, for the life of the store.
+	// Sequence numbers grow, with gaps, for the life of the store, which gives them.
 	Sequence uint64 `json:"sequence"`
 	ID       string `json:"uuid"`
 	// By is the principal, from the authorizer; empty: the embedding program itself.
@@ -76,26 +78,24 @@ type Options struct {
 }
 
 var (
-	entries = storage.NewTable("audit", func(e *Entry) storage.Key { return storage.UintKey(e.Sequence) })
-	byID    = entries.Unique("id", func(e *Entry) []storage.Key { return []storage.Key{storage.StringKey(e.ID)} })
+	entries = storage.NewLog("audit", func(e *Entry) *uint64 { return &e.Sequence })
+	byID    = entries.Index("id", func(e *Entry) []storage.Key { return []storage.Key{storage.StringKey(e.ID)} })
 	open    = entries.Index("open", func(e *Entry) []storage.Key {
 		if e.Outcome != UnderWay {
 			return nil
 		}
 		return []storage.Key{storage.StringKey("")}
 	})
-	counters = storage.NewTable("audit_counters", func(c *counter) storage.Key { return storage.StringKey(c.Name) })
 )
 
-type counter struct {
-	Name  string
-	Value uint64
-}
+// retired is where earlier releases counted entries.
+var retired = boundedlog.NewRetired("audit", "audit_counters")
 
 // Log is the log. All methods may be called concurrently.
 type Log struct {
 	registry *opscenter.Registry
 	options  Options
+	due      *boundedlog.Due
 }
 
 // New returns the log of a registry's store. What an earlier process left under way has outcome unknown from now on.
@@ -104,12 +104,12 @@ func New(registry *opscenter.Registry, options Options) (*Log, error) {
 	if err := defaults.Fill(opscenter.ErrInvalidOptions, defaults.Of("MaxEntries", &options.MaxEntries, DefaultMaxEntries)); err != nil {
 		return nil, err
 	}
-	l := &Log{registry: registry, options: options}
+	l := &Log{registry: registry, options: options, due: boundedlog.NewDue(options.MaxEntries)}
 	ctx := context.Background()
-	if err := registry.Store().Attach(ctx, entries.Schema(), counters.Schema()); err != nil {
+	if err := registry.Store().Attach(ctx, entries.Schema()); err != nil {
 		return nil, err
 	}
-	return l, errors.Join(l.leftovers(ctx), l.prune(ctx))
+	return l, errors.Join(retired.Clear(ctx, registry.Store()), l.leftovers(ctx), l.trim(ctx))
 }
 
 // step is how many entries one transaction changes.
@@ -118,7 +118,7 @@ const step = 200
 func (l *Log) leftovers(ctx context.Context) error {
 	for {
 		n := 0
-		err := l.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+		err := l.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			n = 0
 			var list []*Entry
 			for e, err := range open.Scan(tx, storage.Range{}) {
@@ -145,38 +145,33 @@ func (l *Log) leftovers(ctx context.Context) error {
 	}
 }
 
-// prune deletes what is over a limit that was lowered.
-func (l *Log) prune(ctx context.Context) error {
-	for {
-		n := 0
-		err := l.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
-			n = 0
-			last, err := counters.Find(tx, storage.StringKey("audit"))
-			if err != nil || last == nil {
-				return err
-			}
-			var old []storage.Key
-			for e, err := range entries.Scan(tx, storage.Range{}) {
-				if err != nil {
-					return err
-				}
-				if e.Sequence+uint64(l.options.MaxEntries) > last.Value || len(old) == step {
-					break
-				}
-				old = append(old, storage.UintKey(e.Sequence))
-			}
-			for _, key := range old {
-				if err := entries.Delete(tx, key); err != nil {
+// trim deletes the entries over Options.MaxEntries.
+func (l *Log) trim(ctx context.Context) error {
+	l.due.Looked()
+	var surplus []uint64
+	err := l.registry.Read(ctx, func(tx *opscenter.Snapshot) (err error) {
+		surplus, err = boundedlog.Surplus(entries.Scan(tx, storage.Range{Reverse: true}), func(e *Entry) (uint64, []boundedlog.Share) {
+			return e.Sequence, []boundedlog.Share{{Max: l.options.MaxEntries}}
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for step := range slices.Chunk(surplus, step) {
+		err := l.registry.Write(ctx, func(tx *opscenter.Tx) error {
+			for _, sequence := range step {
+				if err := entries.Delete(tx, storage.UintKey(sequence)); err != nil && !errors.Is(err, storage.ErrNotFound) {
 					return err
 				}
 			}
-			n = len(old)
 			return nil
 		})
-		if err != nil || n < step {
+		if err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 func now() time.Time { return time.Now().UTC().Round(0) }
@@ -195,29 +190,10 @@ func (l *Log) add(ctx context.Context, e Entry) (*Entry, error) {
 	for _, text := range []*string{&e.Action, &e.Server, &e.Cluster, &e.Object, &e.Detail} {
 		*text = limited(*text)
 	}
-	err := l.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
-		last, err := counters.Find(tx, storage.StringKey("audit"))
-		if err != nil {
-			return err
-		}
-		next := counter{Name: "audit"}
-		if last != nil {
-			next.Value = last.Value
-		}
-		next.Value++
-		row := e
-		row.Sequence = next.Value
-		e.Sequence = next.Value
-		if err := entries.Put(tx, &row); err != nil {
-			return err
-		}
-		if limit := uint64(l.options.MaxEntries); next.Value > limit {
-			if err := entries.Delete(tx, storage.UintKey(next.Value-limit)); err != nil && !errors.Is(err, storage.ErrNotFound) {
-				return err
-			}
-		}
-		return counters.Put(tx, &next)
-	})
+	err := l.registry.Write(ctx, func(tx *opscenter.Tx) error { return entries.Append(tx, &e) })
+	if err == nil && l.due.Appended(1) {
+		err = l.trim(context.WithoutCancel(ctx))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)
 	}
@@ -357,11 +333,11 @@ func (e *Entry) end(failure error) {
 }
 
 func (l *Log) edit(ctx context.Context, id string, change func(*Entry)) error {
-	return l.registry.Store().Update(ctx, func(tx storage.WriteTx) error { return editIn(tx, id, change) })
+	return l.registry.Write(ctx, func(tx *opscenter.Tx) error { return editIn(tx, id, change) })
 }
 
 func editIn(tx storage.WriteTx, id string, change func(*Entry)) error {
-	known, err := byID.Find(tx, storage.StringKey(id))
+	known, err := find(tx, id)
 	if err == nil && known != nil {
 		changed := *known
 		if change(&changed); changed != *known {
@@ -372,4 +348,12 @@ func editIn(tx storage.WriteTx, id string, change func(*Entry)) error {
 		return fmt.Errorf("audit log: %w", err)
 	}
 	return nil
+}
+
+// find returns the entry with an ID; nil: there is none.
+func find(tx storage.ReadTx, id string) (*Entry, error) {
+	for e, err := range byID.Scan(tx, storage.Range{Prefix: storage.StringKey(id)}) {
+		return e, err
+	}
+	return nil, nil
 }

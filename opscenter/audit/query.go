@@ -74,7 +74,7 @@ func (l *Log) List(ctx context.Context, q Query) (out Page, err error) {
 // Get returns an entry, or opscenter.ErrNotFound.
 func (l *Log) Get(ctx context.Context, id string) (out *Entry, err error) {
 	err = l.registry.Read(ctx, func(s *opscenter.Snapshot) error {
-		known, err := byID.Find(s, storage.StringKey(id))
+		known, err := find(s, id)
 		if err == nil && known == nil {
 			err = fmt.Errorf("audit entry %.40q: %w", id, opscenter.ErrNotFound)
 		}

@@ -61,7 +61,7 @@ const (
 // Event tells of something that was decided or changed, and why. Events hold no secrets:
 // tokens are named by their description.
 type Event struct {
-	// Sequence numbers grow for the life of the store. Where one is missing, the event was dropped.
+	// Sequence numbers grow, with gaps, for the life of the store. The store gives them; see storage.NewLog.
 	Sequence uint64
 	At       time.Time
 	Kind     Kind

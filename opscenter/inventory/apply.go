@@ -134,9 +134,10 @@ func (b *batch) commit(ctx context.Context, putting []*row, gone []storage.Key) 
 		for i := range list {
 			b.origin.mark(&list[i])
 		}
-		return b.m.record(tx, b.budget.servers, list)
+		return b.m.record(tx, list)
 	})
 	if err == nil {
+		err = b.m.trimIfDue(ctx)
 		b.wrote += len(putting) + len(gone)
 		*b.used = used
 		b.excess.objects += left
@@ -296,7 +297,7 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 		for i := range list {
 			b.origin.mark(&list[i])
 		}
-		return b.m.record(tx, b.budget.servers, list)
+		return b.m.record(tx, list)
 	})
 	if err == nil {
 		*b.used = used

@@ -25,6 +25,9 @@ func Interpret(e *Event) (scan string, names []string, lists []string, renamed s
 	return out.scan, names, lists, renamed
 }
 
+// Trim deletes the surplus changes, as is done now and then.
+func (m *Manager) Trim(ctx context.Context) error { return m.trim(ctx) }
+
 // Phased is how long it is to a unit's next scan.
 func Phased(id string, interval time.Duration) time.Duration { return phased(id, interval) }
 

@@ -2,8 +2,10 @@ package inventory
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/boundedlog"
@@ -41,7 +43,7 @@ const (
 // Change is what happened to an object, and when. What was there when the inventory of a
 // cluster began is no change, and neither is what only follows from other objects, as who uses it.
 type Change struct {
-	// Sequence numbers grow for the life of the store.
+	// Sequence numbers grow, with gaps, for the life of the store, which gives them.
 	Sequence uint64
 	At       time.Time
 	Action   ChangeAction
@@ -70,126 +72,93 @@ type changeRow struct {
 	Unit string
 }
 
-// changeLog keeps changes within Options.MaxChanges and MaxUnitChanges.
-var changeLog = boundedlog.New("inventory_changes", func(tx storage.WriteTx, _ string, sequence uint64) (bool, error) { return drop(tx, sequence) })
+// retiredChanges is where earlier releases counted changes.
+var retiredChanges = boundedlog.NewRetired("inventory_changes", "inventory_counters")
 
-// changeClass is the only class of changes there is.
-const changeClass = "changes"
+// record stores changes with a transaction. trimIfDue follows its commit.
+func (m *Manager) record(tx storage.WriteTx, list []changeRow) error {
+	for i := range list {
+		if err := changes.Append(tx, &list[i]); err != nil {
+			return err
+		}
+	}
+	if m.changesDue.Appended(len(list)) {
+		m.trimming.Store(true)
+	}
+	return nil
+}
 
-// record stores changes of a unit of so many servers, and drops what is over the limits.
-func (m *Manager) record(tx storage.WriteTx, servers int, list []changeRow) error {
-	if len(list) == 0 {
+// trimIfDue deletes surplus changes, if many were recorded since the last time.
+func (m *Manager) trimIfDue(ctx context.Context) error {
+	if !m.trimming.CompareAndSwap(true, false) {
 		return nil
 	}
-	last, err := lastChange(tx)
+	return m.trim(context.WithoutCancel(ctx))
+}
+
+// trimStep is how many changes one transaction deletes.
+const trimStep = 500
+
+// trim deletes the changes over Options.MaxChanges, MaxUnitChanges and MaxHistory.
+func (m *Manager) trim(ctx context.Context) error {
+	m.changesDue.Looked()
+	var surplus []uint64
+	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
+		names := newNames(s)
+		servers := map[string]int{} // by unit
+		var failed error
+		surplus, err = boundedlog.Surplus(changes.Scan(s, storage.Range{Reverse: true}), func(c *changeRow) (uint64, []boundedlog.Share) {
+			n, ok := servers[c.Unit]
+			if !ok {
+				var err error
+				if n, err = serversOf(s, names, c.Unit); err != nil {
+					failed = err
+				}
+				servers[c.Unit] = n
+			}
+			shares := []boundedlog.Share{{Max: m.options.MaxChanges}, {Name: "unit " + c.Unit, Max: m.options.MaxUnitChanges * max(1, n)}}
+			if c.UUID != "" {
+				shares = append(shares, boundedlog.Share{Name: "object " + c.UUID, Max: m.options.MaxHistory})
+			}
+			return c.Sequence, shares
+		})
+		return errors.Join(err, failed)
+	})
 	if err != nil {
 		return err
 	}
-	next := counter{Name: "changes", Value: last}
-	for i := range list {
-		next.Value++
-		c := list[i]
-		c.Sequence = next.Value
-		if err := changes.Put(tx, &c); err != nil {
-			return err
-		}
-		limits := boundedlog.Limits{Class: changeClass, Max: uint64(m.options.MaxChanges), Owner: c.Unit, Share: uint64(m.options.MaxUnitChanges * max(1, servers))}
-		if err := changeLog.Added(tx, c.Sequence, limits); err != nil {
-			return err
-		}
-		if c.UUID == "" {
-			continue
-		}
-		if err := m.dropOf(tx, c.UUID); err != nil {
-			return err
-		}
-	}
-	return counters.Put(tx, &next)
-}
-
-// lastChange is the number of the last change; 0: there was none.
-func lastChange(tx storage.ReadTx) (uint64, error) {
-	last, err := counters.Find(tx, storage.StringKey("changes"))
-	if err != nil || last == nil {
-		return 0, err
-	}
-	return last.Value, nil
-}
-
-func drop(tx storage.WriteTx, sequence uint64) (bool, error) {
-	found, err := changes.Find(tx, storage.UintKey(sequence))
-	if err != nil || found == nil {
-		return false, err
-	}
-	return true, changes.Delete(tx, storage.UintKey(sequence))
-}
-
-// prune drops what is over a limit that was lowered since it was recorded, and counts what an earlier release has
-// recorded.
-func (m *Manager) prune(ctx context.Context) error {
-	counted := false
-	var kept, floor uint64
-	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
-		kept, floor = 0, 0
-		if counted, err = changeLog.Counted(s, changeClass); err != nil || counted {
-			return err
-		}
-		for c, err := range changes.Scan(s, storage.Range{}) {
-			if err != nil {
-				return err
-			}
-			if kept++; kept == 1 {
-				floor = c.Sequence - 1
-			}
-		}
-		return nil
-	})
-	for more := true; more && err == nil; {
-		err = m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
-			if !counted {
-				if err := changeLog.Recount(tx, changeClass, kept, floor); err != nil {
+	for step := range slices.Chunk(surplus, trimStep) {
+		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+			for _, sequence := range step {
+				if err := changes.Delete(tx, storage.UintKey(sequence)); err != nil && !errors.Is(err, storage.ErrNotFound) {
 					return err
 				}
 			}
-			last, err := lastChange(tx)
-			if err == nil {
-				more, err = changeLog.Shrink(tx, changeClass, uint64(m.options.MaxChanges), last)
-			}
-			return err
+			return nil
 		})
-		counted = counted || err == nil
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
-// dropOf keeps the last changes of an object.
-func (m *Manager) dropOf(tx storage.WriteTx, uuid string) error {
-	// From the newest on: before the oldest lies whatever was deleted.
-	var old []uint64
-	n := 0
-	for c, err := range changesByObject.Scan(tx, storage.Range{Prefix: storage.StringKey(uuid), Reverse: true}) {
+// serversOf returns how many servers a unit has; 0 for one that is no more.
+func serversOf(s *opscenter.Snapshot, names *names, id string) (n int, err error) {
+	unit, err := names.unit(id)
+	if err != nil || unit == nil {
+		return 0, err
+	}
+	if !unit.cluster {
+		return 1, nil
+	}
+	for _, err := range s.Servers(opscenter.ServerFilter{Cluster: unit.name}) {
 		if err != nil {
-			return err
+			return 0, err
 		}
-		if n++; n > m.options.MaxHistory {
-			old = append(old, c.Sequence)
-			break
-		}
+		n++
 	}
-	removed := uint64(0)
-	for _, sequence := range old {
-		was, err := drop(tx, sequence)
-		if err != nil {
-			return err
-		}
-		if was {
-			removed++
-		}
-	}
-	if removed == 0 {
-		return nil
-	}
-	return changeLog.Removed(tx, changeClass, removed)
+	return n, nil
 }
 
 // History returns the last changes of an object, the newest first, at most Options.MaxHistory;
@@ -267,9 +236,16 @@ func (m *Manager) Changes(ctx context.Context, after uint64, limit int) (out []C
 // LastChange returns the sequence number of the last change: where a WatchChanges goes on
 // from what is listed now.
 func (m *Manager) LastChange(ctx context.Context) (out uint64, err error) {
-	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
-		out, err = lastChange(s)
-		return err
+	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		out = 0
+		for c, err := range changes.Scan(s, storage.Range{Reverse: true}) {
+			if err != nil {
+				return err
+			}
+			out = c.Sequence
+			break
+		}
+		return nil
 	})
 	return out, err
 }

@@ -22,8 +22,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/boundedlog"
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
@@ -182,6 +184,9 @@ type Manager struct {
 	workers map[string]*worker       // by ID of the unit
 	purges  map[string]chan struct{} // of units that are being removed; closed when that is done
 	purging sync.WaitGroup
+
+	changesDue *boundedlog.Due
+	trimming   atomic.Bool // surplus changes are to be deleted
 }
 
 // New returns a Manager. Nothing is read before Run. Errors: opscenter.ErrInvalidOptions.
@@ -193,9 +198,12 @@ func New(registry *opscenter.Registry, incus Incus, options Options) (*Manager, 
 	if err := registry.Store().Attach(context.Background(), allTables()...); err != nil {
 		return nil, err
 	}
+	if err := retiredChanges.Clear(context.Background(), registry.Store()); err != nil {
+		return nil, err
+	}
 	return &Manager{registry: registry, incus: incus, options: options, log: options.Logger, workers: map[string]*worker{}, purges: map[string]chan struct{}{},
 		connects: make(chan struct{}, options.MaxConnects), streams: make(chan struct{}, options.MaxStreams),
-		scans: newSlots(options), lists: newSlots(options)}, nil
+		scans: newSlots(options), lists: newSlots(options), changesDue: boundedlog.NewDue(options.MaxChanges)}, nil
 }
 
 // Status is how current the inventory of a unit is.

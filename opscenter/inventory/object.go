@@ -84,24 +84,18 @@ type unitRow struct {
 	Name string `json:",omitempty"`
 }
 
-type counter struct {
-	Name  string
-	Value uint64
-}
-
 var (
 	objects = storage.NewTable("inventory_objects", func(r *row) storage.Key { return r.key() })
 	byUUID  = objects.Unique("uuid", func(r *row) []storage.Key { return []storage.Key{storage.StringKey(r.UUID)} })
 	units   = storage.NewTable("inventory_units", func(u *unitRow) storage.Key { return storage.StringKey(u.ID) })
 
 	// changes by number; those of an object by its UUID, which outlives it.
-	changes         = storage.NewTable("inventory_changes", func(c *changeRow) storage.Key { return storage.UintKey(c.Sequence) })
+	changes         = storage.NewLog("inventory_changes", func(c *changeRow) *uint64 { return &c.Sequence })
 	changesByObject = changes.Index("object", func(c *changeRow) []storage.Key { return []storage.Key{storage.StringKey(c.UUID)} })
-	counters        = storage.NewTable("inventory_counters", func(c *counter) storage.Key { return storage.StringKey(c.Name) })
 )
 
 func allTables() []*storage.TableSchema {
-	return append(changeLog.Schemas(), objects.Schema(), units.Schema(), changes.Schema(), counters.Schema())
+	return []*storage.TableSchema{objects.Schema(), units.Schema(), changes.Schema()}
 }
 
 // key orders objects by unit, kind, project, parent, type and name. Where several members may

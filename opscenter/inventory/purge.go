@@ -97,28 +97,20 @@ func (m *Manager) purge(ctx context.Context, unit string) error {
 		}
 		within.After = keys[len(keys)-1]
 	}
-	for more := true; more; {
-		err := m.registry.Store().Update(ctx, func(tx storage.WriteTx) (err error) {
-			if more, err = changeLog.Forget(tx, unit); err != nil || more {
-				return err
-			}
-			u, err := units.Find(tx, storage.StringKey(unit))
-			if err != nil || u == nil {
-				return err
-			}
-			if !u.ScannedAt.IsZero() {
-				if err := m.record(tx, 0, []changeRow{u.change(ChangeClusterRemoved, now())}); err != nil {
-					return err
-				}
-				if _, err := changeLog.Forget(tx, unit); err != nil {
-					return err
-				}
-			}
-			return units.Delete(tx, storage.StringKey(unit))
-		})
-		if err != nil {
-			return fmt.Errorf("removing the inventory of %s: %w", unit, err)
+	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		u, err := units.Find(tx, storage.StringKey(unit))
+		if err != nil || u == nil {
+			return err
 		}
+		if !u.ScannedAt.IsZero() {
+			if err := m.record(tx, []changeRow{u.change(ChangeClusterRemoved, now())}); err != nil {
+				return err
+			}
+		}
+		return units.Delete(tx, storage.StringKey(unit))
+	})
+	if err != nil {
+		return fmt.Errorf("removing the inventory of %s: %w", unit, err)
 	}
 	return nil
 }

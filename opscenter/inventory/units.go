@@ -77,7 +77,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		}
 		m.purging.Wait()
 	}()
-	if err := m.prune(ctx); err != nil {
+	if err := m.trim(ctx); err != nil {
 		return err
 	}
 	roster := newRoster()
