@@ -32,7 +32,7 @@ type MaintenanceWindow struct {
 	EndMinute      int    `json:"end_minute"`
 }
 
-// ManagedUpdate is a server whose control plane says when to update, and to reboot (opscenter.ManagedUpdates).
+// ManagedUpdate is a server whose control plane says when to update, and to reboot (lifecycle.ManagedUpdates).
 func ManagedUpdate(channel string) *Update {
 	s := lifecycle.ManagedUpdates(channel)
 	return &Update{AutoReboot: s.AutoReboot, Channel: s.Channel, CheckFrequency: s.CheckFrequency}

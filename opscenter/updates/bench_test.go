@@ -20,7 +20,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/updates"
 )
 
-// BenchmarkVerify is Verify of a release beside the bare SHA-256 of the same bytes.
+// BenchmarkVerify compares Verify of a release with the bare SHA-256 of the same bytes.
 func BenchmarkVerify(b *testing.B) {
 	p := newPlane(b)
 	p.publish(b, incusostest.Release{Version: "202610010000", Size: 32 << 20, Applications: []string{"incus"}})
@@ -52,7 +52,7 @@ func BenchmarkVerify(b *testing.B) {
 	})
 }
 
-// BenchmarkDownloads are 64 clients that fetch a file of 16 MiB, of the feed and by http.ServeFile, over TLS as servers do.
+// BenchmarkDownloads compares the feed with http.ServeFile: 64 clients fetch a file of 16 MiB, with and without TLS.
 func BenchmarkDownloads(b *testing.B) {
 	const clients = 64
 	p := newPlane(b)
@@ -113,7 +113,7 @@ func BenchmarkDownloads(b *testing.B) {
 	}
 }
 
-// BenchmarkMirror is a refresh that fetches a release over loopback.
+// BenchmarkMirror measures a refresh that fetches a release over loopback.
 func BenchmarkMirror(b *testing.B) {
 	p := newPlane(b)
 	p.publish(b, incusostest.Release{Version: "202610010000", Size: 8 << 20, Applications: []string{"incus"}})

@@ -15,22 +15,29 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Changelog is what changed between two updates, by component: which packages. Its form is that of the publisher's own.
+// Changelog lists the packages that changed between two updates, by component. Its form is that of the publisher's changelog.
 type Changelog struct {
-	// Version of the newer update, and of the one it is compared with; empty: with none, and all is new.
-	Version, PriorVersion string
-	// Channel it was made for; empty: none.
+	// Version of the newer update.
+	Version string
+	// PriorVersion is the version of the older update. Empty: there is none, so all packages count as added.
+	PriorVersion string
+	// Channel for which the changelog was made; empty: none.
 	Channel string
-	// Components are "IncusOS" and the applications, of those that have changes.
+	// Components has an entry for "IncusOS" and for each application, if it changed.
 	Components map[string]Changes
 }
 
-// Changes are the packages that changed, each as "NAME version V", or "NAME version V to version W".
+// Changes are the changed packages of a component.
 type Changes struct {
-	Added, Updated, Removed []string
+	// Added and Removed have entries of the form "NAME version V", sorted.
+	Added []string
+	// Updated has entries of the form "NAME version V to version W", sorted.
+	Updated []string
+	// Removed: see Added.
+	Removed []string
 }
 
-// manifest is what an image-manifest holds: the packages of an image, and what was built into it besides.
+// manifest is the content of an image-manifest: the packages of an image, and further artifacts built into it.
 type manifest struct {
 	Packages  []softwarePackage `json:"packages"`
 	Artifacts []softwarePackage `json:"artifacts"`
@@ -41,17 +48,17 @@ type softwarePackage struct {
 	Version string `json:"version"`
 }
 
-// maxManifest bounds a manifest, in bytes, once it is unpacked.
+// maxManifest is the maximum size of an unpacked manifest, in bytes.
 const maxManifest = 16 << 20
 
-// Limits of what is compared of an update. A manifest of IncusOS has some 300 packages.
+// Limits of a comparison. A manifest of IncusOS has about 300 packages.
 const (
 	maxManifests = 64
-	maxPackages  = 20_000 // in all manifests
+	maxPackages  = 20_000 // in all manifests together
 )
 
-// versions returns the version of each package, of one that is there several times all of them, and how many entries there are: nil for
-// more than are compared.
+// versions returns the versions of each package, joined by ", ", and the number of entries. It returns nil for more than
+// maxPackages entries.
 func (m *manifest) versions() (out map[string]string, n int) {
 	lists := map[string][]string{}
 	for _, p := range slices.Concat(m.Packages, m.Artifacts) {
@@ -69,10 +76,10 @@ func (m *manifest) versions() (out map[string]string, n int) {
 	return out, n
 }
 
-// maxVersions is how many versions of a package of one name are compared.
+// maxVersions is the maximum number of versions of one package that are compared.
 const maxVersions = 16
 
-// compare returns what changed from one list of packages to another. It is pure.
+// compare returns the changes from one map of package versions to another.
 func compare(before, after map[string]string) (out Changes) {
 	for _, name := range slices.Sorted(maps.Keys(after)) {
 		switch have, ok := before[name]; {
@@ -90,12 +97,12 @@ func compare(before, after map[string]string) (out Changes) {
 	return out
 }
 
-// manifestComponent returns what a manifest is about: "IncusOS" of x86_64/IncusOS_202610010000.manifest.json.gz.
+// manifestComponent returns the component of a manifest: "IncusOS" for x86_64/IncusOS_202610010000.manifest.json.gz.
 func manifestComponent(f *File, version string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(path.Base(f.Filename), ".manifest.json.gz"), "_"+version)
 }
 
-// packages reads the manifests of an update: the packages, by component.
+// packages reads the manifests of an update and returns the versions of the packages of each component.
 func (m *Manager) packages(ctx context.Context, u *Update, architecture string) (map[string]map[string]string, error) {
 	out := map[string]map[string]string{}
 	packages := 0
@@ -123,7 +130,7 @@ func (m *Manager) packages(ctx context.Context, u *Update, architecture string) 
 	return out, nil
 }
 
-// readJSON reads a gzipped JSON file.
+// readJSON reads a gzipped JSON file of at most maxManifest bytes.
 func (m *Manager) readJSON(ctx context.Context, f *File, into any) error {
 	file, err := m.files.Open(ctx, f.SHA256)
 	if err != nil {
@@ -144,8 +151,8 @@ func (m *Manager) readJSON(ctx context.Context, f *File, into any) error {
 	return nil
 }
 
-// Compare returns what changed from one update to another, which its manifests tell; from nil: all is new. An update
-// whose manifests were not fetched has no packages.
+// Compare returns the changes from one update to another, according to their manifests. With a nil before, all packages
+// count as added. An update without stored manifests has no packages. Errors: ErrInvalid for a manifest.
 func (m *Manager) Compare(ctx context.Context, before, after *Update, architecture string) (*Changelog, error) {
 	out := &Changelog{Version: after.Version, Components: map[string]Changes{}}
 	to, err := m.packages(ctx, after, architecture)
@@ -168,6 +175,7 @@ func (m *Manager) Compare(ctx context.Context, before, after *Update, architectu
 	return out, nil
 }
 
+// union returns the keys of both maps.
 func union[K comparable, V any](a, b map[K]V) map[K]bool {
 	out := map[K]bool{}
 	for key := range a {
@@ -179,8 +187,9 @@ func union[K comparable, V any](a, b map[K]V) map[K]bool {
 	return out
 }
 
-// Changelog returns what changed in an update since the one before it: in that channel, of this control plane or, if
-// upstream, of the publisher; with an empty channel, since the one before it of all. Errors: opscenter.ErrNotFound.
+// Changelog returns the changes of an update since the ready update before it. With a channel, the update before is the
+// next older one in that channel: of this control plane or, if upstream, of the publisher. With an empty channel, it is the
+// next older one of all. Errors: opscenter.ErrNotFound, ErrInvalid for a manifest.
 func (m *Manager) Changelog(ctx context.Context, uuid, channel string, upstream bool, architecture string) (*Changelog, error) {
 	s := m.Snapshot()
 	u, err := s.ready(uuid)
@@ -190,16 +199,17 @@ func (m *Manager) Changelog(ctx context.Context, uuid, channel string, upstream 
 	return m.changelog(ctx, s, u, channel, upstream, architecture)
 }
 
-// ready returns a ready update, or opscenter.ErrNotFound.
+// ready returns a ready update. Errors: opscenter.ErrNotFound.
 func (s *Snapshot) ready(uuid string) (*Update, error) {
 	u, err := s.Update(uuid)
 	if err == nil && u.Status != StatusReady {
-		err = fmt.Errorf("update %s is not all here: %w", u.Version, opscenter.ErrNotFound)
+		err = fmt.Errorf("update %s is not ready: %w", u.Version, opscenter.ErrNotFound)
 	}
 	return u, err
 }
 
-// ChangelogSince returns what changed from one update to another, both by their UUIDs. Errors: opscenter.ErrNotFound.
+// ChangelogSince returns the changes from the update since to the update uuid. Errors: opscenter.ErrNotFound if one of
+// them is unknown or not ready, ErrInvalid for a manifest.
 func (m *Manager) ChangelogSince(ctx context.Context, uuid, since, architecture string) (*Changelog, error) {
 	s := m.Snapshot()
 	after, err := s.ready(uuid)
@@ -213,6 +223,7 @@ func (m *Manager) ChangelogSince(ctx context.Context, uuid, since, architecture 
 	return m.Compare(ctx, before, after, architecture)
 }
 
+// changelog implements Changelog on a snapshot.
 func (m *Manager) changelog(ctx context.Context, s *Snapshot, u *Update, channel string, upstream bool, architecture string) (*Changelog, error) {
 	var before *Update
 	for _, other := range s.updates { // newest first
@@ -233,7 +244,8 @@ func (m *Manager) changelog(ctx context.Context, s *Snapshot, u *Update, channel
 	return out, nil
 }
 
-// ChannelChangelog returns what changed with each update of a channel, newest first.
+// ChannelChangelog returns the changelog of each ready update of a channel, newest first. Errors: ErrInvalid for a
+// manifest.
 func (m *Manager) ChannelChangelog(ctx context.Context, channel, architecture string) (out []*Changelog, err error) {
 	s := m.Snapshot()
 	for _, u := range s.updates {
@@ -249,9 +261,10 @@ func (m *Manager) ChannelChangelog(ctx context.Context, channel, architecture st
 	return out, nil
 }
 
-// ServerChangelog returns what a server would get by an update: what changed from the version of the operating system that
-// it runs to the newest one of its channel. An update of which the version it runs is not here is compared with none.
-// Errors: opscenter.ErrNotFound if its channel offers nothing.
+// ServerChangelog returns the changes that a server would get from an update: from the version of its operating system to
+// the newest update of its channel. If the version that it runs is not stored, all packages count as added. A server with
+// an unknown architecture counts as x86_64. Errors: opscenter.ErrNotFound if its channel offers no update, ErrInvalid for a
+// manifest.
 func (m *Manager) ServerChangelog(ctx context.Context, info *opscenter.ServerInfo) (*Changelog, error) {
 	s := m.Snapshot()
 	after := Offered(s.updates, info.Channel)

@@ -34,7 +34,7 @@ func TestChangelog(t *testing.T) {
 	require.Empty(t, first.PriorVersion)
 	require.Len(t, changes(first).Added, 3)
 
-	// Of a channel, without what is not in it.
+	// The changelog of a channel skips updates outside the channel.
 	require.NoError(t, p.feed.SetChannels(t.Context(), u.UUID, nil, updates.SetOptions{}))
 	list, err := p.feed.ChannelChangelog(t.Context(), "stable", "x86_64")
 	require.NoError(t, err)
@@ -42,7 +42,7 @@ func TestChangelog(t *testing.T) {
 	require.Equal(t, "202610010000", list[0].PriorVersion)
 	require.Equal(t, []string{"linux version 6.12 to version 6.14"}, changes(list[0]).Updated)
 
-	// What a server would get.
+	// The changelog of a server starts at the version that it runs.
 	p.server(t, "worker", "stable", "202610020000", "x86_64", "incus")
 	info, err := p.Server(t.Context(), "worker")
 	require.NoError(t, err)
@@ -55,7 +55,7 @@ func TestChangelog(t *testing.T) {
 	require.NoError(t, err)
 	c, err = p.feed.ServerChangelog(t.Context(), info)
 	require.NoError(t, err)
-	require.Empty(t, c.Components, "it has all")
+	require.Empty(t, c.Components, "the server is up to date")
 	require.NoError(t, p.feed.Remove(t.Context()))
 	_, err = p.feed.ServerChangelog(t.Context(), info)
 	require.ErrorIs(t, err, opscenter.ErrNotFound)

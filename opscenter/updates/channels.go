@@ -11,17 +11,19 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/event"
 )
 
-// SetOptions of SetChannels.
+// SetOptions are the options of SetChannels.
 type SetOptions struct {
-	// Check, unless nil, is called with the update as it is, and an error of it ends the change: for optimistic locking.
+	// Check, unless nil, is called with the current update. An error of Check cancels the change. It serves for
+	// optimistic locking.
 	Check func(*Update) error
-	// Force puts an update into a channel that needs what it lacks.
+	// Force puts the update into a channel although it lacks components that the channel needs.
 	Force bool
 }
 
-// SetChannels says which channels offer an update: to promote it from one to another. If it is ready, and the newest of a
-// channel, the servers of that need an update at once. No server is downgraded when an update is taken out of a channel.
-// Errors: opscenter.ErrNotFound for the update or a channel, ErrInvalid, a *LackError, that of Check.
+// SetChannels sets the channels that contain an update, for instance to promote it. At most 32 channels are allowed. If the
+// update is ready and the newest of a channel, the servers of that channel need an update at once. Taking an update out of
+// a channel downgrades no server. Errors: opscenter.ErrNotFound for the update or a channel, ErrInvalid, *LackError, and
+// the error of Check.
 func (m *Manager) SetChannels(ctx context.Context, uuid string, channels []string, options SetOptions) error {
 	channels = slices.Clone(channels)
 	slices.Sort(channels)
@@ -33,7 +35,7 @@ func (m *Manager) SetChannels(ctx context.Context, uuid string, channels []strin
 		return err
 	}
 	lacks := map[string]*LackError{}
-	needed := map[string][]Need{} // by the channels that it leaves
+	needed := map[string][]Need{} // by each channel that the update leaves
 	for _, channel := range before.Channels {
 		if !slices.Contains(channels, channel) {
 			if needed[channel], err = m.Needs(ctx, channel); err != nil {
@@ -50,8 +52,8 @@ func (m *Manager) SetChannels(ctx context.Context, uuid string, channels []strin
 			lacks[channel] = &LackError{before.Version, channel, lacking}
 		}
 	}
-	reason := fmt.Sprintf("update %s was put into %s%s", before.Version, cmp.Or(strings.Join(channels, ", "), "no channel"), by(ctx))
-	return m.change(ctx, reason, func(c *changing) error {
+	reason := fmt.Sprintf("update %s was put into %s%s", before.Version, cmp.Or(strings.Join(channels, ", "), "no channel"), byPrincipal(ctx))
+	return m.change(ctx, reason, func(c *changeSet) error {
 		u := c.rows[uuid]
 		if u == nil {
 			return fmt.Errorf("update %.40q: %w", uuid, opscenter.ErrNotFound)
@@ -68,7 +70,7 @@ func (m *Manager) SetChannels(ctx context.Context, uuid string, channels []strin
 			if slices.Contains(u.Channels, channel) || options.Force {
 				continue
 			}
-			// Behind the newest of the channel nothing is taken of it.
+			// Servers take nothing from an update that is not the newest of the channel.
 			newest := Offered(c.list(), channel)
 			if lack := lacks[channel]; lack != nil && (newest == nil || newestFirst(u, newest) < 0) {
 				return lack
@@ -80,7 +82,7 @@ func (m *Manager) SetChannels(ctx context.Context, uuid string, channels []strin
 			changed.Held, changed.Problem = "", ""
 		}
 		c.put(changed)
-		for channel, needs := range needed { // what the channel offers from then on
+		for channel, needs := range needed { // check the update that the left channel offers afterwards
 			next := Offered(c.list(), channel)
 			if next == nil || options.Force {
 				continue
@@ -93,12 +95,12 @@ func (m *Manager) SetChannels(ctx context.Context, uuid string, channels []strin
 	})
 }
 
-// DeleteChannel removes a channel, from all updates too. Errors: opscenter.ErrNotFound, opscenter.ErrInUse.
+// DeleteChannel removes a channel and takes all updates out of it. Errors: opscenter.ErrNotFound, opscenter.ErrInUse.
 func (m *Manager) DeleteChannel(ctx context.Context, name string) error {
 	if name == m.Settings().DefaultChannel {
-		return fmt.Errorf("channel %q: new updates are put into it: %w", name, opscenter.ErrInUse)
+		return fmt.Errorf("channel %q: it is the default channel of new updates: %w", name, opscenter.ErrInUse)
 	}
-	return m.change(ctx, "channel "+name+" was removed", func(c *changing) error {
+	return m.change(ctx, "channel "+name+" was removed", func(c *changeSet) error {
 		for _, u := range c.list() {
 			if slices.Contains(u.Channels, name) || u.Held == name {
 				changed := *u

@@ -16,7 +16,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
-// TestPromotion: a new update is tested in one channel, and promoted to another.
+// TestPromotion puts a new update into one channel and promotes it to another.
 func TestPromotion(t *testing.T) {
 	p := newPlane(t)
 	require.NoError(t, p.CreateChannel(t.Context(), "testing", "before production"))
@@ -28,20 +28,20 @@ func TestPromotion(t *testing.T) {
 	p.publish(t, release(1))
 	p.refresh(t)
 	all := map[string]string{"os": "202610010000", "incus": "202610010000", "debug": "202610010000"}
-	require.Equal(t, all, p.needs(t, "tester"), "at once, each component")
+	require.Equal(t, all, p.needs(t, "tester"), "each component needs an update at once")
 	require.Empty(t, p.needs(t, "worker"))
 
 	u := p.update(t, "202610010000")
-	sentinel := errors.New("seen otherwise")
+	sentinel := errors.New("changed meanwhile")
 	require.ErrorIs(t, p.feed.SetChannels(t.Context(), u.UUID, []string{"stable"}, updates.SetOptions{Check: func(*updates.Update) error { return sentinel }}), sentinel)
 	require.ErrorIs(t, p.feed.SetChannels(t.Context(), u.UUID, []string{"nowhere"}, updates.SetOptions{}), opscenter.ErrNotFound)
 	require.ErrorIs(t, p.feed.SetChannels(t.Context(), uuid.NewString(), nil, updates.SetOptions{}), opscenter.ErrNotFound)
-	require.Empty(t, p.needs(t, "worker"), "what was refused changed nothing")
+	require.Empty(t, p.needs(t, "worker"), "a rejected change has no effect")
 	require.NoError(t, p.feed.SetChannels(t.Context(), u.UUID, []string{"testing", "stable", "stable"}, updates.SetOptions{}))
 	require.Equal(t, []string{"stable", "testing"}, p.update(t, "202610010000").Channels)
 	require.Equal(t, map[string]string{"os": "202610010000", "incus": "202610010000"}, p.needs(t, "worker"))
 
-	// Taken out again, it downgrades no server, and is nothing that one needs.
+	// Taking an update out of a channel downgrades no server, and no server needs that update any more.
 	p.polled(t, "tester", "202610010000", "x86_64", "incus", "debug")
 	require.NoError(t, p.feed.SetChannels(t.Context(), u.UUID, nil, updates.SetOptions{}))
 	require.Empty(t, p.needs(t, "tester"))
@@ -50,20 +50,20 @@ func TestPromotion(t *testing.T) {
 	require.ErrorIs(t, p.PublishUpdate(t.Context(), "stable", "202611010000", "os"), opscenter.ErrFed)
 }
 
-// TestGuard: an update that lacks what a channel needs is not put there, unless forced.
-func TestGuard(t *testing.T) {
+// TestUpdateLackingComponentIsHeldBack: an update that lacks a needed component enters the channel only by force.
+func TestUpdateLackingComponentIsHeldBack(t *testing.T) {
 	p := newPlane(t)
 	p.publish(t, incusostest.Release{Version: "202610010000", Applications: []string{"incus", "gpu-support", "migration-manager"}})
 	p.refresh(t)
 	p.server(t, "worker", "stable", "202610010000", "x86_64", "incus", "gpu-support", "made-up")
-	p.server(t, "odd", "stable", "202610010000", "riscv64", "incus") // no update was ever for it: it holds back none
+	p.server(t, "odd", "stable", "202610010000", "riscv64", "incus") // no update is for riscv64, so this server holds back none
 	_, err := p.CreateToken(t.Context(), opscenter.TokenSpec{Description: "rack 7", Applications: []string{"migration-manager"}})
 	require.NoError(t, err)
 	p.publish(t, incusostest.Release{Version: "202610020000", Applications: []string{"incus"}})
 	p.refresh(t)
 	u := p.update(t, "202610020000")
 	require.Equal(t, updates.StatusReady, u.Status)
-	require.Empty(t, u.Channels, "it is held back")
+	require.Empty(t, u.Channels, "the update is held back")
 	for _, text := range []string{u.Problem, p.warnings(t)[warning.UpdateHeld]} {
 		require.Contains(t, text, `gpu-support for x86_64 (needed by server worker)`)
 		require.Contains(t, text, `migration-manager (needed by token "rack 7")`)
@@ -78,14 +78,14 @@ func TestGuard(t *testing.T) {
 	p.refresh(t)
 	require.Empty(t, p.warnings(t))
 
-	// Behind a newer one nothing is taken of it: that is no matter.
+	// An update behind a newer one in the channel may lack components, since servers take nothing from it.
 	require.NoError(t, p.feed.SetChannels(t.Context(), u.UUID, nil, updates.SetOptions{}))
 	p.publish(t, incusostest.Release{Version: "202610030000", Applications: []string{"incus", "gpu-support", "migration-manager"}})
 	p.refresh(t)
 	require.Equal(t, []string{"stable"}, p.update(t, "202610030000").Channels)
 	require.NoError(t, p.feed.SetChannels(t.Context(), u.UUID, []string{"stable"}, updates.SetOptions{}))
 
-	// An application that is needed no more holds nothing back.
+	// An application that no server needs any more holds nothing back.
 	p.publish(t, incusostest.Release{Version: "202610040000", Applications: []string{"incus", "migration-manager"}})
 	p.refresh(t)
 	require.Equal(t, "stable", p.update(t, "202610040000").Held)
@@ -95,7 +95,7 @@ func TestGuard(t *testing.T) {
 	require.Empty(t, p.warnings(t))
 }
 
-// TestLacking is the guard's table.
+// TestLacking is a table test of Lacking.
 func TestLacking(t *testing.T) {
 	file := func(architecture, name string) updates.File {
 		return updates.File{Filename: architecture + "/" + name + ".raw.gz", Component: name, Type: updates.TypeApplication, Architecture: architecture}
@@ -113,14 +113,14 @@ func TestLacking(t *testing.T) {
 		need  updates.Need
 		lacks []string
 	}{
-		"all there":                      {both, updates.Need{Architecture: "x86_64", Components: []string{"os", "incus"}}, nil},
-		"another application":            {both, updates.Need{Architecture: "x86_64", Components: []string{"os", "debug"}}, []string{"debug"}},
-		"LTS is another one":             {both, updates.Need{Architecture: "aarch64", Components: []string{"incus-lts-7.0"}}, []string{"incus-lts-7.0"}},
-		"architecture not known":         {both, updates.Need{Components: []string{"incus-lts-7.0"}}, nil},
-		"architecture without any file":  {both, updates.Need{Architecture: "riscv64", Components: []string{"incus"}}, []string{"incus"}},
-		"a part of the operating system": {osOf("x86_64", whole[:3]...), updates.Need{Architecture: "x86_64", Components: []string{"os"}}, []string{"os"}},
-		"for all architectures":          {[]updates.File{file("", "debug")}, updates.Need{Architecture: "aarch64", Components: []string{"debug"}}, nil},
-		"nothing is needed":              {nil, updates.Need{Architecture: "x86_64"}, nil},
+		"nothing lacking":             {both, updates.Need{Architecture: "x86_64", Components: []string{"os", "incus"}}, nil},
+		"other application":           {both, updates.Need{Architecture: "x86_64", Components: []string{"os", "debug"}}, []string{"debug"}},
+		"LTS differs from incus":      {both, updates.Need{Architecture: "aarch64", Components: []string{"incus-lts-7.0"}}, []string{"incus-lts-7.0"}},
+		"unknown architecture":        {both, updates.Need{Components: []string{"incus-lts-7.0"}}, nil},
+		"architecture without files":  {both, updates.Need{Architecture: "riscv64", Components: []string{"incus"}}, []string{"incus"}},
+		"incomplete operating system": {osOf("x86_64", whole[:3]...), updates.Need{Architecture: "x86_64", Components: []string{"os"}}, []string{"os"}},
+		"file for all architectures":  {[]updates.File{file("", "debug")}, updates.Need{Architecture: "aarch64", Components: []string{"debug"}}, nil},
+		"nothing needed":              {nil, updates.Need{Architecture: "x86_64"}, nil},
 	} {
 		var got []string
 		for _, l := range updates.Lacking(&updates.Update{Version: "1", Files: c.files}, []updates.Need{c.need}) {
@@ -132,8 +132,8 @@ func TestLacking(t *testing.T) {
 	require.Equal(t, "os (needed by server a, server a, server a and 7 more)", many[0].String())
 }
 
-// drawn draws updates.
-func drawn(t *rapid.T) []*updates.Update {
+// drawUpdates draws random updates.
+func drawUpdates(t *rapid.T) []*updates.Update {
 	channels, names := []string{"stable", "testing", "daily"}, []string{"incus", "incus-lts-7.0", "debug"}
 	var list []*updates.Update
 	for i := range rapid.IntRange(0, 12).Draw(t, "updates") {
@@ -158,11 +158,11 @@ func drawn(t *rapid.T) []*updates.Update {
 	return list
 }
 
-// TestRetain: nothing that is in use, or offered, is ever dropped, and of each channel, component and architecture enough
-// stays; what goes has enough newer ones everywhere.
+// TestRetain: Retain keeps each update that is in use or offered. For each channel, component and architecture it keeps
+// enough ready updates.
 func TestRetain(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		list := drawn(t)
+		list := drawUpdates(t)
 		keep := rapid.IntRange(1, 4).Draw(t, "keep")
 		inUse := map[string]bool{fmt.Sprint(rapid.IntRange(1, 15).Draw(t, "runs")): true}
 		stays := updates.Retain(list, keep, inUse)
@@ -171,12 +171,12 @@ func TestRetain(t *testing.T) {
 		}
 		for _, u := range list {
 			if inUse[u.Version] && !stays[u.UUID] {
-				t.Fatalf("update %s is in use, and goes", u.Version)
+				t.Fatalf("update %s is in use but was dropped", u.Version)
 			}
 		}
 		for _, channel := range []string{"stable", "testing", "daily"} {
 			if offered := updates.Offered(list, channel); offered != nil && !stays[offered.UUID] {
-				t.Fatalf("update %s is offered by %s, and goes", offered.Version, channel)
+				t.Fatalf("update %s is offered by channel %s but was dropped", offered.Version, channel)
 			}
 			for _, component := range []string{"incus", "incus-lts-7.0", "debug"} {
 				for _, architecture := range []string{"x86_64", "aarch64"} {
@@ -190,18 +190,18 @@ func TestRetain(t *testing.T) {
 						}
 					}
 					if after < min(keep, before) {
-						t.Fatalf("of %s for %s in %s there were %d, and %d stay", component, architecture, channel, before, after)
+						t.Fatalf("component %s for %s in channel %s: %d updates before, only %d retained", component, architecture, channel, before, after)
 					}
 				}
 			}
 		}
 		for uuid := range updates.Retain(list, keep, nil) {
 			if !stays[uuid] {
-				t.Fatal("what is in use drives nothing else out")
+				t.Fatal("an update in use displaced another one")
 			}
 		}
 		if again := updates.Retain(list, keep, inUse); len(again) != len(stays) {
-			t.Fatal("it decides otherwise the second time")
+			t.Fatal("Retain is not deterministic")
 		}
 	})
 }

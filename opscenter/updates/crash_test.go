@@ -39,8 +39,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
 }
 
-// mirrorIn is a control plane that fetches updates into a directory, or is killed at one of its writes. At its end it prints how many writes
-// and calls there were.
+// mirrorIn runs a control plane that fetches updates into a directory, until it ends or is killed at the given point. At its
+// end it prints the numbers of writes and calls.
 func mirrorIn(dir, source string, kill mortal.Point) error {
 	ctx := context.Background()
 	fate := mortal.New()
@@ -78,7 +78,7 @@ func mirrorIn(dir, source string, kill mortal.Point) error {
 	}
 	if err := feed.Refresh(ctx, updates.RefreshOptions{}); err != nil {
 		if fate.IsDead() {
-			select {} // until it is killed
+			select {} // wait for the kill
 		}
 		return err
 	}
@@ -87,13 +87,13 @@ func mirrorIn(dir, source string, kill mortal.Point) error {
 	return registry.Close()
 }
 
-// claimedFiles are mortal files of one store.
+// claimedFiles are mortalFiles with an owner.
 type claimedFiles struct {
 	mortalFiles
 	updates.Claimer
 }
 
-// child starts a control plane in a process of its own.
+// child starts mirrorIn in a process of its own.
 func child(t *testing.T, dir, source string, kill mortal.Point) (*exec.Cmd, *bytes.Buffer) {
 	program, err := os.Executable()
 	require.NoError(t, err)
@@ -105,7 +105,7 @@ func child(t *testing.T, dir, source string, kill mortal.Point) (*exec.Cmd, *byt
 	return cmd, out
 }
 
-// tree lists the files below a directory, with their sizes.
+// tree returns the sizes of the files below a directory, by path.
 func tree(t *testing.T, dir string) map[string]int64 {
 	out := map[string]int64{}
 	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
@@ -119,7 +119,7 @@ func tree(t *testing.T, dir string) map[string]int64 {
 	return out
 }
 
-// TestKilledAtEveryWrite kills a process that fetches updates at each of its writes, with SIGKILL. The next one comes to the same end.
+// TestKilledAtEveryWrite kills a fetching process with SIGKILL at each of its writes. The next process completes the fetch.
 func TestKilledAtEveryWrite(t *testing.T) {
 	p := newPlane(t)
 	p.publish(t, incusostest.Release{Version: "202610010000", Applications: []string{"incus"}, NoOS: true})
@@ -152,11 +152,11 @@ func TestKilledAtEveryWrite(t *testing.T) {
 		next, _ := child(t, dir, p.source, mortal.Point{})
 		require.NoError(t, next.Wait(), "after %s", point)
 		got := tree(t, filepath.Join(dir, "updates"))
-		for name := range got { // owner is a name that each store makes up
+		for name := range got { // compare names only: the content of owner is random
 			require.Contains(t, want, name, "after %s", point)
 		}
 		require.Len(t, got, len(want), "after %s", point)
-		if i%10 == 0 { // the store, too
+		if i%10 == 0 { // check the store as well
 			store, err := badgerstore.Open(filepath.Join(dir, "store"))
 			require.NoError(t, err)
 			registry, err := opscenter.NewRegistry(store, opscenter.Options{})
@@ -169,10 +169,10 @@ func TestKilledAtEveryWrite(t *testing.T) {
 		require.NoError(t, os.RemoveAll(dir))
 	}
 	t.Logf("killed at %d of %d points", killed, len(points))
-	require.GreaterOrEqual(t, killed, len(points)*9/10, "some are beyond the end of a run that fetches in another order")
+	require.GreaterOrEqual(t, killed, len(points)*9/10, "a run that fetches in another order may end before its kill point")
 }
 
-// mortalFiles are files of a control plane that can die at each call.
+// mortalFiles are Files whose process can die at each call.
 type mortalFiles struct {
 	updates.Files
 	fate *mortal.Fate
@@ -207,7 +207,7 @@ type mortalPartial struct {
 }
 
 func (p mortalPartial) Write(data []byte) (n int, err error) {
-	// A process that dies has written a part.
+	// A dying process leaves half of the data.
 	half := len(data) / 2
 	if err = p.files.call(func() error { n, err = p.Partial.Write(data[:half]); return err }); err != nil {
 		return n, err
@@ -222,8 +222,8 @@ func (p mortalPartial) Commit() error                       { return p.files.cal
 func (p mortalPartial) Reset() error                        { return p.files.call(p.Partial.Reset) }
 func (p mortalPartial) Close() error                        { return p.Partial.Close() }
 
-// TestCrashAtEveryWrite: wherever a mirror run ends, nothing that is offered lacks a file, and the next run comes to the
-// same end.
+// TestCrashAtEveryWrite ends a refresh at every write. After each, every offered update has all its files, and the next
+// refresh completes the fetch.
 func TestCrashAtEveryWrite(t *testing.T) {
 	mirror := func(t *testing.T, kill mortal.Point) (p *plane, fate *mortal.Fate) {
 		p = newPlane(t, func(p *plane) { p.options.MaxFetches, p.options.Settings.Keep = 1, 1 })
@@ -270,8 +270,8 @@ func TestCrashAtEveryWrite(t *testing.T) {
 		require.Equal(t, whole.stored(t), p.stored(t), point)
 		require.Equal(t, []string{"202610020000"}, p.versions(updates.StatusReady), point)
 		for range p.files.Unfinished(t.Context()) {
-			t.Fatalf("%s: an unfinished file is left", point)
+			t.Fatalf("%s: an unfinished file remains", point)
 		}
 	}
-	t.Logf("%d places to die at", 2*(writes+calls))
+	t.Logf("%d crash points", 2*(writes+calls))
 }

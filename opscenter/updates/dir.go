@@ -14,18 +14,18 @@ import (
 	"github.com/opscenter-go/sdk/internal/durable"
 )
 
-// Dir keeps files in a local directory: DIR/files/ab/abcd… holds those that are whole, DIR/partial those that are not,
-// DIR/spool what comes in an archive before it can be named, and DIR/owner whose files these are. One process uses it at a time,
-// which DIR/lock sees to where the system can.
+// Dir is a Files in a local directory. DIR/files/ab/abcd… holds complete files, DIR/partial incomplete ones, and DIR/spool
+// the files of an archive that precede its description. DIR/owner names the store that owns the files. One process uses
+// the directory at a time; DIR/lock enforces this where the system supports locks.
 type Dir struct {
 	path string
 	lock *os.File
 }
 
-// ErrInUse: another process uses the directory.
+// ErrInUse: another process uses the directory of a Dir.
 var ErrInUse = errors.New("another process uses the directory")
 
-// NewDir returns the Files in a directory, which is made if it is not there. Errors: ErrInUse, those of the directory.
+// NewDir opens the directory, and creates it if it does not exist. Errors: ErrInUse, and those of the file system.
 func NewDir(path string) (*Dir, error) {
 	d := &Dir{path: path}
 	for _, part := range []string{"files", "partial", "spool"} {
@@ -40,23 +40,23 @@ func NewDir(path string) (*Dir, error) {
 	if err := durable.Lock(d.lock); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, ErrInUse), d.lock.Close())
 	}
-	if err := d.unspool(); err != nil {
+	if err := d.clearSpool(); err != nil {
 		return nil, errors.Join(err, d.lock.Close())
 	}
 	return d, nil
 }
 
-// Close lets another process use the directory. What is open of it can be read on.
+// Close lets another process use the directory. Files that are open can still be read.
 func (d *Dir) Close() error { return d.lock.Close() }
 
-// spooled is what the names of folders in the spool begin with.
-const spooled = "upload-"
+// spoolPrefix is the prefix of the folders that uploads create in the spool.
+const spoolPrefix = "upload-"
 
-// unspool removes what a process has left that ended in the middle of an upload.
-func (d *Dir) unspool() error {
+// clearSpool removes the folders of uploads that a previous process did not finish.
+func (d *Dir) clearSpool() error {
 	entries, err := os.ReadDir(d.Spool())
 	for _, entry := range entries {
-		if strings.HasPrefix(entry.Name(), spooled) { // what is not ours is left alone
+		if strings.HasPrefix(entry.Name(), spoolPrefix) { // keep foreign files
 			err = errors.Join(err, os.RemoveAll(filepath.Join(d.Spool(), entry.Name())))
 		}
 	}
@@ -87,10 +87,11 @@ func (d *Dir) Claim(_ context.Context, owner string) error {
 	return errors.Join(os.Rename(partial, path), durable.SyncDir(d.path))
 }
 
-// place returns where a file lies; an error for what is no sum, and could lead elsewhere.
+// place returns the paths of a complete and of an incomplete file. It returns ErrInvalid unless sum is a SHA-256, since
+// other text could lead out of the directory.
 func (d *Dir) place(sum string) (whole, partial string, err error) {
 	if !isSum(sum) {
-		return "", "", fmt.Errorf("%.80q is no SHA-256: %w", sum, ErrInvalid)
+		return "", "", fmt.Errorf("%.80q is not a SHA-256: %w", sum, ErrInvalid)
 	}
 	return filepath.Join(d.path, "files", sum[:2], sum), filepath.Join(d.path, "partial", sum), nil
 }
@@ -117,6 +118,7 @@ func (d *Dir) Create(_ context.Context, sum string) (Partial, error) {
 	return &dirPartial{File: file, whole: whole, partial: partial}, nil
 }
 
+// dirPartial is the Partial of a Dir.
 type dirPartial struct {
 	*os.File
 	whole, partial string
@@ -168,6 +170,7 @@ func (d *Dir) Unfinished(ctx context.Context) iter.Seq2[FileInfo, error] {
 	return d.list(ctx, "partial")
 }
 
+// list yields the files below a folder of the directory.
 func (d *Dir) list(ctx context.Context, part string) iter.Seq2[FileInfo, error] {
 	return func(yield func(FileInfo, error) bool) {
 		err := filepath.WalkDir(filepath.Join(d.path, part), func(_ string, entry fs.DirEntry, err error) error {
@@ -175,11 +178,11 @@ func (d *Dir) list(ctx context.Context, part string) iter.Seq2[FileInfo, error] 
 				return err
 			}
 			if entry.IsDir() || !isSum(entry.Name()) {
-				return nil // what is not ours is left alone
+				return nil // skip foreign files
 			}
 			info, err := entry.Info()
 			if errors.Is(err, fs.ErrNotExist) {
-				return nil // removed meanwhile
+				return nil // removed since it was listed
 			}
 			if err != nil {
 				return err
@@ -195,7 +198,7 @@ func (d *Dir) list(ctx context.Context, part string) iter.Seq2[FileInfo, error] 
 	}
 }
 
-// Space implements Space; errors.ErrUnsupported where the system does not tell.
+// Space implements Space. It returns errors.ErrUnsupported where the system does not report the free space.
 func (d *Dir) Space(context.Context) (free, total int64, err error) { return durable.Space(d.path) }
 
 // Spool implements Spooler.

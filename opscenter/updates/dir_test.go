@@ -38,13 +38,13 @@ func TestDir(t *testing.T) {
 	})
 }
 
-// TestDirIsOfOne: one process uses a directory, its files belong to one store, and what else lies there is left alone.
-func TestDirIsOfOne(t *testing.T) {
+// TestDirHasOneProcessAndOneOwner: one process uses a directory, its files belong to one store, and foreign files stay.
+func TestDirHasOneProcessAndOneOwner(t *testing.T) {
 	p := newPlane(t, noSource)
 	p.publish(t, release(1))
 	_, err := p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, "202610010000")))
 	require.NoError(t, err)
-	if runtime.GOOS != "windows" { // which has no such lock
+	if runtime.GOOS != "windows" { // durable.Lock does nothing on Windows
 		_, err = updates.NewDir(p.dir)
 		require.ErrorIs(t, err, updates.ErrInUse)
 	}
@@ -58,12 +58,12 @@ func TestDirIsOfOne(t *testing.T) {
 	require.DirExists(t, mail)
 	require.NoDirExists(t, filepath.Join(p.dir, "spool", "upload-123"))
 	p.restart(t) // the same store
-	// Another store would know none of the updates, and remove all files.
+	// Another store would list none of the updates, and remove all files.
 	other, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
 	require.NoError(t, err)
 	_, err = updates.New(t.Context(), other, files, p.options)
 	require.ErrorIs(t, err, updates.ErrNotOwner)
-	require.ErrorContains(t, err, filepath.Join(p.dir, "owner"), "what to remove to take them over")
+	require.ErrorContains(t, err, filepath.Join(p.dir, "owner"), "the error names the file to remove")
 	require.Equal(t, before, p.stored(t))
 	require.NoError(t, os.Remove(filepath.Join(p.dir, "owner")))
 	_, err = updates.New(t.Context(), other, files, p.options)
@@ -71,8 +71,7 @@ func TestDirIsOfOne(t *testing.T) {
 	require.NoError(t, files.Close())
 }
 
-// bucket is an object store, of which an object is there at once or not at all, as most are: an embedder's Files over one
-// is not longer than this.
+// bucket is a Files over an object store in which an object appears as a whole. It shows how short such a Files can be.
 type bucket struct {
 	mu      sync.Mutex
 	objects map[string][]byte
@@ -139,7 +138,7 @@ func (b *bucket) Unfinished(context.Context) iter.Seq2[updates.FileInfo, error] 
 	return func(func(updates.FileInfo, error) bool) {}
 }
 
-func TestBucket(t *testing.T) {
+func TestFilesOverBucket(t *testing.T) {
 	filestest.Run(t, func(*testing.T) filestest.Open {
 		b := &bucket{objects: map[string][]byte{}}
 		return func() (updates.Files, error) { return b, nil }

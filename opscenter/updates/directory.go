@@ -12,12 +12,15 @@ import (
 	"github.com/opscenter-go/sdk/internal/smime"
 )
 
-// Directory is a Source in a directory, laid out as by the publisher: index.sjson, and VERSION/FILENAME.
+// Directory is a Source in a local directory with the publisher's layout: index.sjson, and VERSION/FILENAME.
 type Directory struct {
-	Path  string
+	// Path of the directory.
+	Path string
+	// Trust verifies the signature of the index. Default: IncusOS.
 	Trust Trust
 }
 
+// indexName is the name of the signed index of a source.
 const indexName = "index.sjson"
 
 // Index implements Source.
@@ -38,7 +41,7 @@ func (d Directory) Index(context.Context) (*Index, error) {
 	return index, nil
 }
 
-// Open implements Source. A name in the index that leads out of the directory is refused.
+// Open implements Source. It rejects names and links that lead out of the directory.
 func (d Directory) Open(_ context.Context, u *Update, f *File, offset int64) (io.ReadCloser, int64, error) {
 	root, err := os.OpenRoot(d.Path)
 	if err != nil {
@@ -48,7 +51,7 @@ func (d Directory) Open(_ context.Context, u *Update, f *File, offset int64) (io
 	path := filepath.Join(".", filepath.FromSlash(u.URL), filepath.FromSlash(f.Filename))
 	info, err := root.Stat(path)
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no file: %w", path, ErrGone)
+		err = fmt.Errorf("%s is not a regular file: %w", path, ErrGone)
 	}
 	var file *os.File
 	if err == nil {

@@ -11,30 +11,32 @@ import (
 	"time"
 )
 
-// maxRetryDelay bounds the time between two attempts.
+// maxRetryDelay bounds the delay between two attempts.
 const maxRetryDelay = time.Minute
 
-// maxMismatches is how often a whole file that turns out to be another one is fetched anew.
+// maxMismatches bounds how often a file with a wrong sum is fetched again from the start.
 const maxMismatches = 2
 
-// copyBuffer is how much of a file is read at a time, and spaceStep how much is written between two looks at the disk.
 const (
+	// copyBuffer is the number of bytes that are copied at a time.
 	copyBuffer = 256 << 10
-	spaceStep  = 64 << 20
-	// minProgress is how much an attempt must bring, or half of what is missing, to count as progress.
+	// spaceStep is the number of bytes that are written between two checks of the free space.
+	spaceStep = 64 << 20
+	// minProgress is the number of bytes that an attempt must fetch to count as progress. Half of the missing bytes
+	// also count.
 	minProgress = 1 << 20
 )
 
-// fetch gets a file from the source, unless it is here. It goes on where an earlier attempt ended, also that of another
-// process. What it leaves here is whole, and has the sum that was described. It tells whether it was fetched.
+// fetch fetches a file from the source unless it is stored. It resumes an earlier attempt, also one of another process. It
+// stores only a complete file with the described sum. It reports whether it fetched the file.
 func (m *Manager) fetch(ctx context.Context, source Source, u *Update, f *File) (bool, error) {
-	defer m.hold(f.SHA256)()
+	defer m.lockFile(f.SHA256)()
 	if m.has(ctx, f) {
 		return false, nil
 	}
 	delay, fruitless, mismatches := m.options.RetryDelay, 0, 0
 	for {
-		progress, err := m.attempt(ctx, source, u, f)
+		progress, err := m.fetchOnce(ctx, source, u, f)
 		if err == nil {
 			return true, nil
 		}
@@ -48,7 +50,7 @@ func (m *Manager) fetch(ctx context.Context, source Source, u *Update, f *File) 
 		if ctx.Err() != nil || fruitless >= m.options.MaxAttempts || mismatches > maxMismatches || errors.Is(err, ErrGone) || errors.Is(err, ErrDiskFull) || errors.Is(err, ErrRedirect) || errors.Is(err, errLocal) {
 			return false, fmt.Errorf("file %s: %w", f.Filename, err)
 		}
-		m.log.InfoContext(ctx, "a file is tried again", "version", u.Version, "file", f.Filename, "after", delay, "error", err)
+		m.log.InfoContext(ctx, "fetching a file failed and is retried", "version", u.Version, "file", f.Filename, "after", delay, "error", err)
 		timer := time.NewTimer(delay)
 		select {
 		case <-timer.C:
@@ -59,22 +61,22 @@ func (m *Manager) fetch(ctx context.Context, source Source, u *Update, f *File) 
 	}
 }
 
-// errLocal: it is the control plane's own disk that fails.
-var errLocal = errors.New("the file can't be kept")
+// errLocal: writing to the control plane's own Files failed, so that a retry of the source is useless.
+var errLocal = errors.New("the file can't be stored")
 
-// has reports whether a file is here, whole.
+// has reports whether the complete file is stored, by its size.
 func (m *Manager) has(ctx context.Context, f *File) bool {
 	file, err := m.files.Open(ctx, f.SHA256)
 	if err != nil {
-		return false // it is written anew, which tells what is wrong
+		return false // writing the file again reports the cause
 	}
 	defer file.Close()
 	size, err := file.Seek(0, io.SeekEnd)
 	return err == nil && size == f.Size
 }
 
-// attempt fetches what is missing of a file. It tells whether that was any.
-func (m *Manager) attempt(ctx context.Context, source Source, u *Update, f *File) (progress bool, err error) {
+// fetchOnce fetches the missing rest of a file. It reports whether it made progress.
+func (m *Manager) fetchOnce(ctx context.Context, source Source, u *Update, f *File) (progress bool, err error) {
 	partial, err := m.files.Create(ctx, f.SHA256)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", errLocal, err)
@@ -85,7 +87,7 @@ func (m *Manager) attempt(ctx context.Context, source Source, u *Update, f *File
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", errLocal, err)
 	}
-	begin := func() error {
+	restart := func() error {
 		sum.Reset()
 		have = 0
 		if err := partial.Reset(); err != nil {
@@ -94,7 +96,7 @@ func (m *Manager) attempt(ctx context.Context, source Source, u *Update, f *File
 		return nil
 	}
 	if have > f.Size {
-		if err := begin(); err != nil {
+		if err := restart(); err != nil {
 			return false, err
 		}
 	}
@@ -109,26 +111,26 @@ func (m *Manager) attempt(ctx context.Context, source Source, u *Update, f *File
 		defer body.Close()
 		if begins != have {
 			if begins != 0 {
-				return false, fmt.Errorf("it goes on at %d, and %d was asked for: %w", begins, have, ErrMismatch)
+				return false, fmt.Errorf("the source resumed at byte %d instead of %d: %w", begins, have, ErrMismatch)
 			}
-			if err := begin(); err != nil {
+			if err := restart(); err != nil {
 				return false, err
 			}
 		}
 		left := f.Size - have
-		written, err := m.copy(ctx, partial, sum, body, left)
+		written, err := m.copyHashed(ctx, partial, sum, body, left)
 		have += written
-		enough := written >= minProgress || written >= left/2 // a byte at a time is no progress
+		enough := written >= minProgress || written >= left/2 // single bytes are no progress
 		m.progress.change(func(p *Progress) { p.BytesDone += written })
 		switch {
 		case err == io.EOF:
-			return enough, fmt.Errorf("it ends after %d of %d bytes: %w", have, f.Size, io.ErrUnexpectedEOF)
+			return enough, fmt.Errorf("the file ended after %d of %d bytes: %w", have, f.Size, io.ErrUnexpectedEOF)
 		case err != nil:
 			return enough, err
 		}
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != f.SHA256 {
-		return false, errors.Join(fmt.Errorf("its sha256 is %s, %s was described: %w", got, f.SHA256, ErrMismatch), begin())
+		return false, errors.Join(fmt.Errorf("its sha256 is %s, the description says %s: %w", got, f.SHA256, ErrMismatch), restart())
 	}
 	if err := partial.Commit(); err != nil {
 		return false, fmt.Errorf("%w: %w", errLocal, err)
@@ -136,8 +138,8 @@ func (m *Manager) attempt(ctx context.Context, source Source, u *Update, f *File
 	return true, nil
 }
 
-// copy copies n bytes to a file, and to its sum. It returns io.EOF if there are fewer.
-func (m *Manager) copy(ctx context.Context, to io.Writer, sum hash.Hash, from io.Reader, n int64) (written int64, err error) {
+// copyHashed copies n bytes to a writer and to its sum. It returns io.EOF if from has fewer bytes.
+func (m *Manager) copyHashed(ctx context.Context, to io.Writer, sum hash.Hash, from io.Reader, n int64) (written int64, err error) {
 	buffer := make([]byte, min(copyBuffer, n))
 	for unchecked := int64(0); written < n; {
 		if err := ctx.Err(); err != nil {
@@ -164,7 +166,7 @@ func (m *Manager) copy(ctx context.Context, to io.Writer, sum hash.Hash, from io
 	return written, nil
 }
 
-// checkSpace returns ErrDiskFull unless there is room for so many bytes, and Options.Reserve besides.
+// checkSpace returns ErrDiskFull unless the disk has room for need bytes and for Options.Reserve.
 func (m *Manager) checkSpace(ctx context.Context, need int64) error {
 	space, ok := m.files.(Space)
 	if !ok {
@@ -178,7 +180,7 @@ func (m *Manager) checkSpace(ctx context.Context, need int64) error {
 		return fmt.Errorf("the free space: %w", err)
 	}
 	if reserve := int64(float64(total) * m.options.Reserve); free-reserve < need {
-		return fmt.Errorf("%d MiB are wanted, %d MiB are free of which %d MiB are to stay so: %w", need>>20, free>>20, reserve>>20, ErrDiskFull)
+		return fmt.Errorf("%d MiB are needed, %d MiB are free, %d MiB of these are reserved: %w", need>>20, free>>20, reserve>>20, ErrDiskFull)
 	}
 	return nil
 }

@@ -12,10 +12,10 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// A new release goes into the channel testing, and is promoted to stable.
+// Example fetches a new release into the channel testing, and promotes it to stable.
 func Example() {
 	ctx := context.Background()
-	publisher, err := incusostest.NewPublisher() // in earnest it is the public server of IncusOS, which is the default
+	publisher, err := incusostest.NewPublisher() // stands for the public server, which is the default source
 	check(err)
 	check(publisher.Start())
 	defer publisher.Close()
@@ -37,7 +37,7 @@ func Example() {
 		Trust:    updates.Trust{Root: publisher.Root()},
 	})
 	check(err)
-	check(feed.Refresh(ctx, updates.RefreshOptions{})) // Run does it every hour
+	check(feed.Refresh(ctx, updates.RefreshOptions{})) // Run refreshes every hour
 	show := func() {
 		stable, err := registry.Channel(ctx, "stable")
 		check(err)

@@ -7,61 +7,64 @@ import (
 	"iter"
 )
 
-// Files keeps the files of updates, each under the SHA-256 of its bytes. Dir keeps them in a local directory; another
-// backend, an object store say, is held to the same behaviour by package filestest. All methods may be called
-// concurrently. What is committed is never changed.
+// Files stores the files of updates, each under the SHA-256 of its bytes. Dir stores them in a local directory. Package
+// filestest tests other implementations, for instance an object store. All methods may be called concurrently. A committed
+// file never changes.
 type Files interface {
-	// Open opens a file for reading; fs.ErrNotExist if it is not there. A reader that is an *os.File is sent by the
-	// operating system, without a copy in memory.
+	// Open opens a file for reading. It returns fs.ErrNotExist if the file is not stored. The operating system sends a
+	// reader that is an *os.File without a copy in memory.
 	Open(ctx context.Context, sum string) (io.ReadSeekCloser, error)
-	// Create begins to write a file, or goes on with what an earlier Partial of it has left. At most one Partial of a
-	// file is open at a time.
+	// Create begins to write a file, or resumes the file that an earlier Partial left. The caller opens at most one
+	// Partial of a file at a time.
 	Create(ctx context.Context, sum string) (Partial, error)
-	// Remove removes a file, and what is there of an unfinished one. Readers that have it open read on. It is no error
-	// if there is none.
+	// Remove removes a complete or incomplete file. Readers that have it open can still read it. Removing a missing file
+	// is no error.
 	Remove(ctx context.Context, sum string) error
-	// List yields the files that are whole, in any order.
+	// List yields the complete files, in any order.
 	List(ctx context.Context) iter.Seq2[FileInfo, error]
-	// Unfinished yields those that are not, with the size of what is there.
+	// Unfinished yields the incomplete files, with their present sizes, in any order.
 	Unfinished(ctx context.Context) iter.Seq2[FileInfo, error]
 }
 
-// FileInfo is a file that is kept.
+// FileInfo describes a stored file.
 type FileInfo struct {
+	// SHA256 of the complete file, as 64 lower-case hexadecimal digits.
 	SHA256 string
-	Size   int64
+	// Size is the number of stored bytes.
+	Size int64
 }
 
-// Partial is a file that is being written.
+// Partial is a file being written.
 type Partial interface {
 	io.Writer
-	// Existing copies what an earlier Partial has left to w, and returns how much that is: what is written goes behind
-	// it. A backend that can't go on returns 0. It is called once, before the first Write.
+	// Existing copies the bytes that an earlier Partial left to w, and returns their number. Later writes append to them.
+	// A backend that can't resume returns 0. The caller calls Existing once, before the first Write.
 	Existing(w io.Writer) (int64, error)
-	// Reset throws away what is there.
+	// Reset removes all bytes written so far.
 	Reset() error
-	// Commit makes the file whole: from its return on it is on disk, and Open finds it. A crash before that leaves none.
-	// The caller has checked its sum.
+	// Commit completes the file. When Commit returns, the file is on disk and Open finds it. After an earlier crash, Open
+	// does not find it. The caller checks the sum before it calls Commit.
 	Commit() error
-	// Close ends the Partial. What was not committed is kept for the next one, as far as the backend can.
+	// Close ends the Partial. If the backend can, it keeps uncommitted bytes for the next Partial.
 	Close() error
 }
 
-// Space is a Files that can tell how much room there is. Dir does; it is optional.
+// Space is an optional interface of a Files that can report its free space. Dir implements it.
 type Space interface {
-	// Space returns how many bytes can still be written, and how many there are in all.
+	// Space returns the number of bytes that can still be written, and the total capacity in bytes. It returns
+	// errors.ErrUnsupported if it does not know them.
 	Space(ctx context.Context) (free, total int64, err error)
 }
 
-// Claimer is a Files that remembers which store its files belong to: files that no update names are removed, and another
-// store names none of them. Dir does; it is optional.
+// Claimer is an optional interface of a Files that remembers which store owns its files. Dir implements it. It prevents a
+// loss: the Manager removes files that its store does not list, which are all files of another store.
 type Claimer interface {
-	// Claim makes the files those of an owner, whose name it keeps. ErrNotOwner if they are another's.
+	// Claim records the owner of the files. It returns ErrNotOwner if another owner is recorded.
 	Claim(ctx context.Context, owner string) error
 }
 
 // ErrNotOwner: the files belong to another store.
 var ErrNotOwner = errors.New("the files belong to another store")
 
-// ErrDiskFull: there is too little room for an update.
+// ErrDiskFull: an update needs more free space than there is beyond Options.Reserve.
 var ErrDiskFull = errors.New("too little disk space")

@@ -8,27 +8,30 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/expression"
 )
 
-// The filters that are used where none is set: those of Operations Center.
+// The default filters, which are those of Operations Center.
 const (
-	DefaultFilter     = `"stable" in upstream_channels`
+	// DefaultFilter is the default of Settings.Filter.
+	DefaultFilter = `"stable" in upstream_channels`
+	// DefaultFileFilter is the default of Settings.FileFilter.
 	DefaultFileFilter = `applies_to_architecture(architecture, "x86_64")`
 )
 
-// NoFilter is the expression that lets all pass.
+// NoFilter is the expression that every update and every file passes.
 const NoFilter = "true"
 
-// updateSchema is what an expression about updates may name, as in Operations Center.
+// updateSchema lists the names that a filter of updates may use, as in Operations Center.
 var updateSchema = &expression.Schema{Fields: map[string]any{
 	"uuid": "", "version": "", "published_at": time.Time{}, "severity": "", "origin": "", "url": "", "channels": []string{}, "upstream_channels": []string{},
 	"files": []map[string]any{}, "format": "", "status": "", "last_updated": time.Time{},
 }}
 
-// fileSchema is what an expression about files may name. Operations Center's description says filename, and its
-// program file_name.
+// fileSchema lists the names that a filter of files may use. The documentation of Operations Center says filename, its
+// program file_name; both work here.
 var fileSchema = &expression.Schema{Fields: map[string]any{
 	"file_name": "", "filename": "", "size": int64(0), "sha256": "", "component": "", "type": "", "architecture": "",
 }, Functions: map[string]expression.Function{"applies_to_architecture": {Call: appliesToArchitecture, Type: new(func(string, ...string) bool)}}}
 
+// appliesToArchitecture reports whether its first argument is empty or equals one of the others.
 func appliesToArchitecture(arguments ...any) (any, error) {
 	for _, expected := range arguments[1:] {
 		if expected == arguments[0] {
@@ -38,14 +41,14 @@ func appliesToArchitecture(arguments ...any) (any, error) {
 	return arguments[0] == "", nil
 }
 
-// filters decide what is fetched.
+// filters decide which updates and files are fetched.
 type filters struct {
 	update, file *expression.Program
-	// fleet are the architectures of the servers there are.
+	// fleet has the architectures of the registered servers.
 	fleet []string
 }
 
-// compileFilters reads the two expressions; an empty one is the default.
+// compileFilters compiles the two expressions. An empty expression means the default.
 func compileFilters(update, file string) (f filters, err error) {
 	if update == "" {
 		update = DefaultFilter
@@ -62,7 +65,7 @@ func compileFilters(update, file string) (f filters, err error) {
 	return f, nil
 }
 
-// passes reports whether an update is fetched.
+// passes reports whether the update filter accepts the update.
 func (f *filters) passes(u *Update) (bool, error) {
 	e := f.update.Evaluator()
 	files := []map[string]any{}
@@ -82,9 +85,9 @@ func (f *filters) passes(u *Update) (bool, error) {
 	return ok, nil
 }
 
-// passesFile reports whether a file is fetched. Which architectures are fetched is for the filter to say only as far as
-// the fleet does not need them: a file for all architectures, or for one that a server of the fleet has, passes if the
-// filter would let it pass under any architecture. A filter for x86_64 would drop the Secure Boot keys otherwise.
+// passesFile reports whether the file filter accepts the file. The fleet's needs override the filter's choice of
+// architectures: a file for all architectures, or for one of the fleet, passes if the filter accepts it under any
+// architecture. Otherwise a filter for x86_64 would drop the Secure Boot keys.
 func (f *filters) passesFile(file *File) (bool, error) {
 	as := []string{file.Architecture}
 	if file.Architecture == "" || slices.Contains(f.fleet, file.Architecture) {
@@ -111,6 +114,7 @@ func (f *filters) passesFile(file *File) (bool, error) {
 	return false, nil
 }
 
+// fields returns the file as the values of fileSchema.
 func (f *File) fields() map[string]any {
 	return map[string]any{"file_name": f.Filename, "filename": f.Filename, "size": f.Size, "sha256": f.SHA256, "component": f.Component, "type": string(f.Type), "architecture": f.Architecture}
 }

@@ -16,42 +16,43 @@ import (
 	"github.com/opscenter-go/sdk/internal/smime"
 )
 
-// DefaultSource is where IncusOS is published.
+// DefaultSource is the URL of the public server of IncusOS.
 const DefaultSource = "https://images.linuxcontainers.org/os/"
 
-// Defaults of HTTPOptions.
 const (
+	// DefaultStallTimeout is the default of HTTPOptions.StallTimeout.
 	DefaultStallTimeout = 30 * time.Second
 	maxRedirects        = 3
 )
 
-// HTTPOptions of NewHTTP. The zero value is the public server of IncusOS.
+// HTTPOptions are the options of NewHTTP. The zero value reads the public server of IncusOS.
 type HTTPOptions struct {
-	// URL below which index.sjson and the files lie. Default DefaultSource.
+	// URL is the parent of index.sjson and of the files. Default DefaultSource.
 	URL string
-	// Trust is whose signature of the index counts. Default: that of IncusOS.
+	// Trust verifies the signature of the index. Default: IncusOS.
 	Trust Trust
-	// Hosts are those, besides that of URL, to which the source may redirect. What comes from there is verified all the
-	// same. Default: none.
+	// Hosts are the hosts, besides that of URL, to which the source may redirect. Their data is verified as well. Default:
+	// none.
 	Hosts []string
-	// StallTimeout is the time in which the source must send 16 KiB, or the rest. Default 30 s.
+	// StallTimeout is the time within which the source must send 16 KiB, or the rest of the file. Default 30 s.
 	StallTimeout time.Duration
-	// Token, if set, returns the token that authenticates this control plane to the source. It is sent in
-	// the header X-IncusOS-Authentication; with TokenInQuery as the parameter token of the request for the index.
-	Token        func(ctx context.Context) (string, error)
+	// Token, unless nil, returns the token that authenticates this control plane to the source. HTTP sends it in the
+	// header X-IncusOS-Authentication.
+	Token func(ctx context.Context) (string, error)
+	// TokenInQuery sends the token as the parameter token of the request for the index, instead of the header.
 	TokenInQuery bool
-	// Transport carries the requests. Default: one of its own, with the proxy of the environment.
+	// Transport carries the requests. Default: a new one, with the proxy of the environment.
 	Transport http.RoundTripper
 }
 
-// HTTP is a Source on a web server.
+// HTTP is a Source on a web server. It may be used concurrently.
 type HTTP struct {
 	base    *url.URL
 	options HTTPOptions
 	client  *http.Client
 }
 
-// NewHTTP returns a source. Errors: ErrInvalid for a URL that can't be used.
+// NewHTTP returns a Source for options. Errors: ErrInvalid for an unusable URL.
 func NewHTTP(options HTTPOptions) (*HTTP, error) {
 	if options.URL == "" {
 		options.URL = DefaultSource
@@ -67,27 +68,27 @@ func NewHTTP(options HTTPOptions) (*HTTP, error) {
 	if options.Transport == nil {
 		options.Transport = &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 			TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: options.StallTimeout, IdleConnTimeout: 30 * time.Second, ForceAttemptHTTP2: true,
-			DisableCompression: true} // the files are what is hashed
+			DisableCompression: true} // the sums are those of the files as they are
 	}
 	h.client = &http.Client{Transport: options.Transport, CheckRedirect: h.redirect}
 	return h, nil
 }
 
-// checkSource wants an HTTP URL, without credentials, query or fragment.
+// checkSource accepts an HTTP or HTTPS URL without credentials, query or fragment.
 func checkSource(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("source can't be read as a URL: %w", ErrInvalid) // the error would repeat it, with what may be secret
+		return nil, fmt.Errorf("source can't be read as a URL: %w", ErrInvalid) // omit the parser's error, which repeats the URL with its secrets
 	case u.Scheme != "https" && u.Scheme != "http" || u.Host == "":
-		return nil, fmt.Errorf("source %.200q: an https URL is wanted, or none for uploads alone: %w", u.Redacted(), ErrInvalid)
+		return nil, fmt.Errorf("source %.200q: it must be an https URL, or empty if updates are only uploaded: %w", u.Redacted(), ErrInvalid)
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return nil, fmt.Errorf("source %.200q: credentials, a query or a fragment are not taken: %w", u.Redacted(), ErrInvalid)
+		return nil, fmt.Errorf("source %.200q: it must not have credentials, a query or a fragment: %w", u.Redacted(), ErrInvalid)
 	}
 	return u, nil
 }
 
-// redirect follows the source where it stays what it is.
+// redirect allows redirects to the source's own host and to Hosts, and none from https to another scheme.
 func (h *HTTP) redirect(r *http.Request, via []*http.Request) error {
 	switch {
 	case len(via) > maxRedirects:
@@ -97,16 +98,17 @@ func (h *HTTP) redirect(r *http.Request, via []*http.Request) error {
 	case !strings.EqualFold(r.URL.Host, h.base.Host) && !slices.ContainsFunc(h.options.Hosts, func(host string) bool { return strings.EqualFold(host, r.URL.Host) }):
 		return fmt.Errorf("%w, %.200q, which is not among HTTPOptions.Hosts", ErrRedirect, r.URL.Host)
 	}
-	r.Header.Del("Referer") // which may have the token
+	r.Header.Del("Referer") // it may contain the token
 	if !strings.EqualFold(r.URL.Host, h.base.Host) {
 		r.Header.Del(authenticationHeader)
 	}
 	return nil
 }
 
+// authenticationHeader is the header for HTTPOptions.Token.
 const authenticationHeader = "X-IncusOS-Authentication"
 
-// get asks for a path below the URL. The body ends with ErrStalled if the source sends nothing for long.
+// get requests a path below the URL. Reading the body returns ErrStalled if the source stalls.
 func (h *HTTP) get(ctx context.Context, path string, offset int64) (*http.Response, error) {
 	target := h.base.JoinPath(path)
 	token := ""
@@ -120,7 +122,7 @@ func (h *HTTP) get(ctx context.Context, path string, offset int64) (*http.Respon
 		}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	stalled := fmt.Errorf("nothing for %s: %w", h.options.StallTimeout, ErrStalled)
+	stalled := fmt.Errorf("no data for %s: %w", h.options.StallTimeout, ErrStalled)
 	timer := time.AfterFunc(h.options.StallTimeout, func() { cancel(stalled) })
 	end := func() {
 		timer.Stop()
@@ -129,7 +131,7 @@ func (h *HTTP) get(ctx context.Context, path string, offset int64) (*http.Respon
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
 		end()
-		return nil, fmt.Errorf("%s can't be asked for: %w", path, ErrInvalid)
+		return nil, fmt.Errorf("can't request %s: %w", path, ErrInvalid)
 	}
 	r.Header.Set("User-Agent", "opscenter")
 	if token != "" && !h.options.TokenInQuery {
@@ -146,32 +148,33 @@ func (h *HTTP) get(ctx context.Context, path string, offset int64) (*http.Respon
 		end()
 		var whole *url.Error
 		if errors.As(err, &whole) {
-			err = whole.Err // it would repeat the URL, with the token
+			err = whole.Err // url.Error repeats the URL with the token
 		}
 		return nil, fmt.Errorf("GET %s: %w", path, err)
 	}
-	resp.Body = &watchedBody{ReadCloser: resp.Body, ctx: ctx, timer: timer, patience: h.options.StallTimeout, end: end}
+	resp.Body = &watchedBody{ReadCloser: resp.Body, ctx: ctx, timer: timer, timeout: h.options.StallTimeout, end: end}
 	return resp, nil
 }
 
-// watchedBody is a body of which something must come now and then.
+// watchedBody is a body that fails if fewer than minRate bytes arrive within the timeout.
 type watchedBody struct {
 	io.ReadCloser
 	ctx      context.Context
 	timer    *time.Timer
-	patience time.Duration
-	came     int // since the timer was set
+	timeout  time.Duration
+	received int // since the timer was set
 	end      func()
 }
 
-// minRate is how much a source must send within HTTPOptions.StallTimeout, in bytes, unless that is the end.
+// minRate is the number of bytes that a source must send within HTTPOptions.StallTimeout, unless the body ends.
 const minRate = 16 << 10
 
+// Read implements io.Reader.
 func (b *watchedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if b.came += n; b.came >= minRate {
-		b.came = 0
-		b.timer.Reset(b.patience)
+	if b.received += n; b.received >= minRate {
+		b.received = 0
+		b.timer.Reset(b.timeout)
 	}
 	if err != nil && err != io.EOF {
 		if cause := context.Cause(b.ctx); cause != nil {
@@ -181,6 +184,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Close implements io.Closer.
 func (b *watchedBody) Close() error {
 	b.end()
 	return b.ReadCloser.Close()
@@ -223,9 +227,9 @@ func (h *HTTP) Open(ctx context.Context, u *Update, f *File, offset int64) (io.R
 		if begins, ok := rangeBegins(resp.Header.Get("Content-Range")); ok && begins == offset {
 			return resp.Body, offset, nil
 		}
-		err = fmt.Errorf("GET %s: another range than was asked for: %w", path, ErrMismatch)
+		err = fmt.Errorf("GET %s: the source sent another range than requested: %w", path, ErrMismatch)
 	case status == http.StatusRequestedRangeNotSatisfiable:
-		err = fmt.Errorf("GET %s: it is shorter than was described: %w", path, ErrMismatch)
+		err = fmt.Errorf("GET %s: the file is shorter than described: %w", path, ErrMismatch)
 	case status == http.StatusNotFound || status == http.StatusGone || status == http.StatusForbidden:
 		err = fmt.Errorf("GET %s: status %d: %w", path, status, ErrGone)
 	default:
@@ -235,7 +239,7 @@ func (h *HTTP) Open(ctx context.Context, u *Update, f *File, offset int64) (io.R
 	return nil, 0, err
 }
 
-// rangeBegins reads where a Content-Range begins: "bytes 100-199/200".
+// rangeBegins returns the first byte of a Content-Range such as "bytes 100-199/200".
 func rangeBegins(header string) (int64, bool) {
 	text, ok := strings.CutPrefix(header, "bytes ")
 	first, _, found := strings.Cut(text, "-")

@@ -9,18 +9,17 @@ import (
 	"time"
 )
 
-// Format is the only format of an index that is understood.
+// Format is the format of indexes and descriptions that this package reads; it rejects any other.
 const Format = "1.0"
 
-// ErrInvalid: what describes an update, or an archive with one, can't be used.
+// ErrInvalid: an index, a description, a file or an archive is malformed or exceeds a limit.
 var ErrInvalid = errors.New("is no valid update")
 
-// wireUpdate is an update as its publisher describes it. Fields that are not known here are those of newer
-// publishers, and left alone.
+// wireUpdate is an update in the JSON form of its publisher. Unknown fields come from newer publishers and are ignored.
 type wireUpdate struct {
 	Format   string   `json:"format"`
 	Channels []string `json:"channels"`
-	// Channel is what publishers had before August 2025.
+	// Channel is the field that publishers used before August 2025.
 	Channel     string     `json:"channel,omitempty"`
 	Files       []wireFile `json:"files"`
 	Origin      string     `json:"origin"`
@@ -39,10 +38,10 @@ type wireFile struct {
 	Type         FileType `json:"type"`
 }
 
-// update checks what a publisher says.
+// update converts and checks the publisher's description.
 func (w *wireUpdate) update() (*Update, error) {
 	if w.Format != Format {
-		return nil, fmt.Errorf("update %.20q has format %.20q, %s is understood: %w", w.Version, w.Format, Format, ErrInvalid)
+		return nil, fmt.Errorf("update %.20q has format %.20q, only %s is supported: %w", w.Version, w.Format, Format, ErrInvalid)
 	}
 	out := &Update{Version: w.Version, PublishedAt: w.PublishedAt.UTC().Round(0), Severity: w.Severity, Origin: w.Origin, URL: w.URL, UpstreamChannels: w.Channels}
 	if out.Severity == "" {
@@ -60,8 +59,9 @@ func (w *wireUpdate) update() (*Update, error) {
 	return out, nil
 }
 
-// ParseIndex reads an index, {"format", "updates": [...]}. An update that can't be used is left out; the error says why
-// of each, and comes with the others. Without an index at all there are none. Errors: ErrInvalid.
+// ParseIndex reads an index, {"format", "updates": [...]}, and returns its updates, newest first. It leaves out unusable
+// updates; the error then explains each and comes with the usable ones. An unreadable index returns nil and an error.
+// Errors: ErrInvalid.
 func ParseIndex(data []byte) ([]*Update, error) {
 	var index struct {
 		Format  string            `json:"format"`
@@ -72,9 +72,9 @@ func ParseIndex(data []byte) ([]*Update, error) {
 	}
 	switch {
 	case index.Format != Format:
-		return nil, fmt.Errorf("the index has format %.20q, %s is understood: %w", index.Format, Format, ErrInvalid)
+		return nil, fmt.Errorf("the index has format %.20q, only %s is supported: %w", index.Format, Format, ErrInvalid)
 	case len(index.Updates) > MaxUpdates:
-		return nil, fmt.Errorf("the index has %d updates, at most %d are taken: %w", len(index.Updates), MaxUpdates, ErrInvalid)
+		return nil, fmt.Errorf("the index has %d updates, at most %d are allowed: %w", len(index.Updates), MaxUpdates, ErrInvalid)
 	}
 	var out []*Update
 	var failures []error
@@ -85,7 +85,7 @@ func ParseIndex(data []byte) ([]*Update, error) {
 		case err != nil:
 			failures = append(failures, err)
 		case seen[u.Origin+":"+u.Version]:
-			failures = append(failures, fmt.Errorf("update %s of %q is there twice: %w", u.Version, u.Origin, ErrInvalid))
+			failures = append(failures, fmt.Errorf("the index lists update %s of %q twice: %w", u.Version, u.Origin, ErrInvalid))
 		default:
 			seen[u.Origin+":"+u.Version] = true
 			out = append(out, u)

@@ -14,13 +14,13 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/updates"
 )
 
-// TestPublicIndex reads an index that the public server had, under the root that is built in.
+// TestPublicIndex reads a real index of the public server, and trusts only the embedded root certificate.
 func TestPublicIndex(t *testing.T) {
 	message, err := os.ReadFile(filepath.Join("..", "..", "internal", "smime", "testdata", "index.sjson"))
 	require.NoError(t, err)
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "index.sjson"), message, 0o600))
-	// The certificate that signed it ends in June 2027: so that this test does not, it counts for as long as it takes.
+	// The signing certificate expires in June 2027. The long grace keeps this test valid.
 	index, err := updates.Directory{Path: dir, Trust: updates.Trust{Grace: 100 * 365 * 24 * time.Hour}}.Index(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, index.Unusable)
@@ -28,7 +28,7 @@ func TestPublicIndex(t *testing.T) {
 	require.Len(t, index.Updates, 1)
 	u := index.Updates[0]
 	require.Equal(t, "202507010114", u.Version)
-	require.Equal(t, []string{"daily"}, u.UpstreamChannels, "publishers had one channel then")
+	require.Equal(t, []string{"daily"}, u.UpstreamChannels, "the old field channel is read")
 	require.Equal(t, "linuxcontainers.org", u.Origin)
 	require.Len(t, u.Files, 8)
 	require.Equal(t, []string{"debug", "incus", "os"}, u.Provides(updates.ArchitectureX8664))
@@ -46,7 +46,7 @@ func TestParseIndex(t *testing.T) {
 	require.Equal(t, updates.SeverityHigh, list[1].Severity)
 	require.Equal(t, time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC), list[1].PublishedAt)
 
-	// One that can't be used does not spoil the others.
+	// An unusable update does not affect the others.
 	for _, bad := range []string{strings.Replace(good, `"1.0"`, `"2.0"`, 1), `7`, `{}`, good, strings.Replace(good, "x86_64/incus", "../incus", 1)} {
 		list, err := updates.ParseIndex([]byte(`{"format":"1.0","updates":[` + good + `,` + bad + `]}`))
 		require.ErrorIs(t, err, updates.ErrInvalid, bad)
@@ -67,7 +67,7 @@ func FuzzParseIndex(f *testing.F) {
 			for i := range u.Files {
 				name := u.Files[i].Filename
 				if strings.Contains(name, "..") && bytes.Contains([]byte("/"+name+"/"), []byte("/../")) || strings.HasPrefix(name, "/") {
-					t.Fatalf("file name %q leads elsewhere", name)
+					t.Fatalf("file name %q leads out of its folder", name)
 				}
 			}
 			u.Provides("x86_64")

@@ -20,7 +20,7 @@ import (
 	"github.com/opscenter-go/sdk/poller"
 )
 
-// endpoint serves a plane as servers reach it, and returns the provider of a seed for one with a token.
+// endpoint serves the plane over TLS, as servers reach it. The result creates a token and returns a seed's provider for it.
 func (p *plane) endpoint(t *testing.T, wrap func(http.Handler) http.Handler) func(opscenter.TokenSpec) incusostest.Provider {
 	t.Helper()
 	certificate, err := selfsigned.New("control plane", "127.0.0.1")
@@ -50,9 +50,10 @@ func (p *plane) endpoint(t *testing.T, wrap func(http.Handler) http.Handler) fun
 	}
 }
 
+// asItIs wraps nothing.
 func asItIs(h http.Handler) http.Handler { return h }
 
-// until waits for what a poll finds.
+// until waits until polls have recorded the wanted state of a server.
 func (p *plane) until(t *testing.T, name string, wanted func(*opscenter.ServerInfo) bool) *opscenter.ServerInfo {
 	t.Helper()
 	var info *opscenter.ServerInfo
@@ -64,8 +65,8 @@ func (p *plane) until(t *testing.T, name string, wanted func(*opscenter.ServerIn
 	return info
 }
 
-// TestInstall: a freshly installed server fetches its application from the feed, without a certificate, registers, and is
-// updated from the feed ever after.
+// TestInstall: a freshly installed server without a certificate fetches its application from the feed. It then registers,
+// and gets later updates from the feed.
 func TestInstall(t *testing.T) {
 	for _, application := range []string{"incus", "incus-lts-7.0", "migration-manager"} {
 		t.Run(application, func(t *testing.T) {
@@ -86,7 +87,7 @@ func TestInstall(t *testing.T) {
 				t.Cleanup(server.Close)
 				require.NoError(t, server.Install(t.Context(), provider))
 				running, staged := server.Version()
-				require.Equal(t, "202610010000", running, "the operating system is updated at the first boot, too")
+				require.Equal(t, "202610010000", running, "the first boot also updates the operating system")
 				require.Empty(t, staged)
 				info := p.until(t, server.Name(), func(i *opscenter.ServerInfo) bool {
 					return i.State.Status == lifecycle.StatusReady && i.State.Architecture != ""
@@ -99,13 +100,13 @@ func TestInstall(t *testing.T) {
 			p.refresh(t)
 			info, err := p.Server(t.Context(), "new-x86")
 			require.NoError(t, err)
-			require.Equal(t, map[string]string{"os": "202610020000", application: "202610020000"}, info.Outdated(), "at once")
+			require.Equal(t, map[string]string{"os": "202610020000", application: "202610020000"}, info.Outdated(), "both components need an update at once")
 		})
 	}
 }
 
-// TestFreshServerHangs: without its application in the feed a server hangs, and says so; with a content encoding its download
-// breaks.
+// TestFreshServerHangs: a fresh server hangs if the feed lacks its application, and its console says so. A response with a
+// content encoding breaks its download.
 func TestFreshServerHangs(t *testing.T) {
 	p := newPlane(t)
 	p.publish(t, incusostest.Release{Version: "202610010000", Applications: []string{"migration-manager"}})
@@ -122,7 +123,7 @@ func TestFreshServerHangs(t *testing.T) {
 	require.Contains(t, strings.Join(server.Console(), "\n"), `application "incus"`)
 	page, err := p.ListServers(t.Context(), opscenter.ServerFilter{}, opscenter.Page{})
 	require.NoError(t, err)
-	require.Empty(t, page.Servers, "it never comes to register")
+	require.Empty(t, page.Servers, "the server does not register")
 	p.publish(t, incusostest.Release{Version: "202610020000"})
 	p.refresh(t)
 	server = fresh()
@@ -131,7 +132,7 @@ func TestFreshServerHangs(t *testing.T) {
 	encoding := p.endpoint(t, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.Contains(r.URL.Path, "/files/") {
-				w.Header().Set("Content-Encoding", "gzip") // as a middleware that compresses what is compressed
+				w.Header().Set("Content-Encoding", "gzip") // like a middleware that compresses every response
 			}
 			h.ServeHTTP(w, r)
 		})
@@ -141,14 +142,14 @@ func TestFreshServerHangs(t *testing.T) {
 	require.Contains(t, strings.Join(server.Console(), "\n"), "Failed to check for updates")
 }
 
-// TestSecureBootKeys: each key takes a boot before anything else is installed.
+// TestSecureBootKeys: each Secure Boot key takes one reboot before anything else is installed.
 func TestSecureBootKeys(t *testing.T) {
 	p := newPlane(t)
 	p.publish(t, incusostest.Release{Version: "202610010000", SecureBootKeys: []string{"dbx_3", "KEK_1", "db_2"}})
 	p.refresh(t)
 	channel, err := p.Channel(t.Context(), "stable")
 	require.NoError(t, err)
-	require.Equal(t, "202610010000", channel.Offers("aarch64")[updates.ComponentSecureBoot], "for all architectures")
+	require.Equal(t, "202610010000", channel.Offers("aarch64")[updates.ComponentSecureBoot], "the keys are for all architectures")
 	server, err := incusostest.New(incusostest.Options{Fresh: true, Standalone: true})
 	require.NoError(t, err)
 	t.Cleanup(server.Close)
@@ -156,8 +157,8 @@ func TestSecureBootKeys(t *testing.T) {
 	require.Equal(t, 3, server.Reboots())
 }
 
-// TestOneReleaseForAllParts: whatever is published, promoted and taken out meanwhile, a server never ends with a mix of
-// releases, nor with one that was never in its channel.
+// TestOneReleaseForAllParts publishes, promotes and withdraws updates while a server runs. The server always ends with one
+// release for all components, and that release was in its channel.
 func TestOneReleaseForAllParts(t *testing.T) {
 	p := newPlane(t)
 	p.publish(t, release(1))
@@ -186,7 +187,7 @@ func TestOneReleaseForAllParts(t *testing.T) {
 		if staged == "" {
 			staged = running
 		}
-		require.Equal(t, last, staged, "one release for all parts")
+		require.Equal(t, last, staged, "all components are of one release")
 		server.Restart()
 	}
 }

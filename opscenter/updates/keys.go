@@ -10,14 +10,14 @@ import (
 
 // Limits of an archive of Secure Boot keys.
 const (
-	// MaxSecureBootKeys is how many keys an update may bring.
+	// MaxSecureBootKeys is the maximum number of keys in an archive.
 	MaxSecureBootKeys = 32
-	// MaxSecureBootKey bounds a key, in bytes, as IncusOS does.
+	// MaxSecureBootKey is the maximum size of a key, in bytes. IncusOS has the same limit.
 	MaxSecureBootKey = 8192
 )
 
-// countKeys returns how many Secure Boot keys an update brings. Errors: ErrInvalid for an archive that a server could not
-// read.
+// countKeys returns the number of Secure Boot keys in an update. It returns ErrInvalid for an archive that a server could
+// not read.
 func (m *Manager) countKeys(ctx context.Context, u *Update) (keys int, err error) {
 	for i := range u.Files {
 		if f := &u.Files[i]; f.Type == TypeSecureBoot {
@@ -31,6 +31,7 @@ func (m *Manager) countKeys(ctx context.Context, u *Update) (keys int, err error
 	return keys, nil
 }
 
+// keysIn returns the number of keys in one archive.
 func (m *Manager) keysIn(ctx context.Context, f *File) (keys int, err error) {
 	file, err := m.files.Open(ctx, f.SHA256)
 	if err != nil {
@@ -51,7 +52,7 @@ func (m *Manager) keysIn(ctx context.Context, f *File) (keys int, err error) {
 		case header.Typeflag == tar.TypeDir:
 			continue
 		case header.Typeflag != tar.TypeReg || header.Size > MaxSecureBootKey:
-			return 0, fmt.Errorf("key %.80q is no file of at most %d bytes: %w", header.Name, MaxSecureBootKey, ErrInvalid)
+			return 0, fmt.Errorf("key %.80q is not a regular file of at most %d bytes: %w", header.Name, MaxSecureBootKey, ErrInvalid)
 		}
 		if keys++; keys > MaxSecureBootKeys {
 			return 0, fmt.Errorf("more than %d keys: %w", MaxSecureBootKeys, ErrInvalid)

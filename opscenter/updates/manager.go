@@ -21,8 +21,9 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Defaults of Options.
+// Defaults of the Options of the same names.
 const (
+	// DefaultInterval is the default of Options.Interval.
 	DefaultInterval       = time.Hour
 	DefaultMaxFetches     = 4
 	DefaultMaxAttempts    = 5
@@ -32,39 +33,41 @@ const (
 	DefaultVerifyInterval = 7 * 24 * time.Hour
 )
 
-// Options of New. The zero value mirrors the stable channel of IncusOS, for x86_64 and for each architecture of the fleet.
+// Options are the options of New. The zero value mirrors the stable channel of IncusOS, for x86_64 and for each
+// architecture of the registered servers.
 type Options struct {
-	// Logger gets what is fetched, and what goes wrong. Default: nothing is logged.
+	// Logger logs fetched updates and problems. Default: nothing is logged.
 	Logger *slog.Logger
-	// Settings are in force until others are set. Default: DefaultSettings. With an empty Source there is none: updates
-	// are uploaded.
+	// Settings are used until operators set others; the Manager does not apply them again after that. Default:
+	// DefaultSettings. With an empty Settings.Source updates are only uploaded.
 	Settings *Settings
-	// Source, if set, is where updates come from, whatever the settings say.
+	// Source, unless nil, replaces the source in the settings.
 	Source Source
-	// Trust is whose signatures count, of uploads and of sources that the settings name. Default: that of IncusOS.
+	// Trust verifies the signatures of uploads and of the source in the settings. Default: IncusOS.
 	Trust Trust
-	// HTTP is how sources that the settings name are asked; its URL, Trust and TokenInQuery are those of the settings.
+	// HTTP are the options for the source in the settings. The settings replace its URL, Trust and TokenInQuery.
 	HTTP HTTPOptions
-	// Interval between two refreshes, give or take a tenth. Default 1 hour; below 0: only when asked.
+	// Interval is the time between two refreshes of Run; it varies by up to a tenth. Default 1 hour; below 0: Run
+	// refreshes at its start and on demand.
 	Interval time.Duration
-	// MaxFetches is how many files are fetched at a time. Default 4.
+	// MaxFetches is the number of files that are fetched in parallel. Default 4.
 	MaxFetches int
-	// MaxAttempts is how often a file is tried in a row without any progress. RetryDelay is before the second attempt, and
-	// doubles with each, up to a minute. Defaults 5 and 1 s.
+	// MaxAttempts is the number of successive attempts without progress after which fetching a file fails. Default 5.
 	MaxAttempts int
-	RetryDelay  time.Duration
-	// MaxUpload bounds an uploaded archive, in bytes. Default 20 GiB.
+	// RetryDelay is the delay before the second attempt. It doubles with each attempt, up to a minute. Default 1 s.
+	RetryDelay time.Duration
+	// MaxUpload is the maximum size of an uploaded archive and of its unpacked files, in bytes. Default 20 GiB.
 	MaxUpload int64
-	// Reserve is the share of the disk that is left free. Default 0.1; below 0: none.
+	// Reserve is the share of the disk that stays free. Default 0.1; below 0: none. It must be less than 1.
 	Reserve float64
-	// Owner names the store to which the files belong. Stores in memory that follow each other over the same files have one. Default: a
-	// random name, which is kept in the store.
+	// Owner names the store that owns the files. Set it for successive stores in memory over the same files. Default: a
+	// random name that the store keeps.
 	Owner string
-	// VerifyInterval is the time between two looks of Run at all files, see Verify. Default 7 days; below 0: none.
+	// VerifyInterval is the time between two calls of Verify by Run. Default 7 days; below 0: Run never verifies.
 	VerifyInterval time.Duration
 }
 
-// Manager keeps the updates. All methods may be called concurrently.
+// Manager is the update feed. All methods may be called concurrently.
 type Manager struct {
 	registry *opscenter.Registry
 	files    Files
@@ -74,38 +77,41 @@ type Manager struct {
 	view     atomic.Pointer[Snapshot]
 	progress progress
 
-	turn    chan struct{} // held by the running refresh
-	woken   chan struct{}
-	running atomic.Bool
-	cancel  atomic.Pointer[context.CancelFunc] // of the last refresh
+	refreshing chan struct{} // holds a value while a refresh runs
+	wakeups    chan struct{} // holds a value if Run is to refresh at once
+	running    atomic.Bool
+	cancel     atomic.Pointer[context.CancelFunc] // of the last refresh
 
 	mu sync.Mutex // held while rows change
-	// making are files that no row may name yet.
-	making map[string]*making
+	// pinned has the files that sweep must keep although no row names them yet, by SHA-256.
+	pinned map[string]*pinnedFile
 }
 
-// making is a file that is being written, or was, for a row that is to come.
-type making struct {
+// pinnedFile counts the pins of a file that is being written for a future row.
+type pinnedFile struct {
 	sync.Mutex // held by the writer of the file
 	pins       int
 }
 
-// ErrRunning: Run is running already.
+// ErrRunning: Run was called while another Run of the Manager is running.
 var ErrRunning = errors.New("is running already")
 
+// table stores the updates.
 var table = storage.NewTable("updates", func(u *Update) storage.Key { return storage.StringKey(u.UUID) })
 
+// now returns the time as it is stored: in UTC, without a monotonic clock reading.
 func now() time.Time { return time.Now().UTC().Round(0) }
 
-// New returns the feed. It reads what there is, takes ready updates with missing files back to pending, and removes files
-// that no update names. Errors: ErrNotOwner if they belong to another store, opscenter.ErrInvalidOptions, ErrInvalid for settings that can't be, expression.ErrInvalid for a
-// filter, opscenter.ErrNotFound for a channel, those of the store and of files.
+// New returns the Manager of the updates in the store of registry. It makes ready updates with missing files pending, and
+// removes files that no update names. Errors: ErrNotOwner if the files belong to another store, opscenter.ErrInvalidOptions,
+// ErrInvalid for unusable settings, expression.ErrInvalid for a filter, opscenter.ErrNotFound for a channel, and those of
+// the store and of files.
 func New(ctx context.Context, registry *opscenter.Registry, files Files, options Options) (*Manager, error) {
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
 	if files == nil {
-		return nil, fmt.Errorf("there is no place for files: %w", opscenter.ErrInvalidOptions)
+		return nil, fmt.Errorf("files is nil: %w", opscenter.ErrInvalidOptions)
 	}
 	if options.Settings == nil {
 		s := DefaultSettings()
@@ -135,7 +141,7 @@ func New(ctx context.Context, registry *opscenter.Registry, files Files, options
 	case !(options.Reserve < 1):
 		return nil, fmt.Errorf("option Reserve is %v, it must be less than 1: %w", options.Reserve, opscenter.ErrInvalidOptions)
 	}
-	m := &Manager{registry: registry, files: files, options: options, log: options.Logger, turn: make(chan struct{}, 1), woken: make(chan struct{}, 1), making: map[string]*making{}}
+	m := &Manager{registry: registry, files: files, options: options, log: options.Logger, refreshing: make(chan struct{}, 1), wakeups: make(chan struct{}, 1), pinned: map[string]*pinnedFile{}}
 	if err := registry.Store().Attach(ctx, table.Schema(), feeds.Schema()); err != nil {
 		return nil, err
 	}
@@ -165,18 +171,18 @@ func New(ctx context.Context, registry *opscenter.Registry, files Files, options
 	}
 	m.settings.Store(s)
 	if stored && initial != *options.Settings {
-		m.log.WarnContext(ctx, "the settings of the update feed are those that operators have set, not those of the program", "source", initial.Source)
+		m.log.WarnContext(ctx, "the update feed ignores Options.Settings, because operators have stored other settings", "source", initial.Source)
 	}
 	if err := m.claim(ctx); err != nil {
 		return nil, err
 	}
-	if err := m.recover(ctx); err != nil {
+	if err := m.checkFiles(ctx); err != nil {
 		return nil, err
 	}
 	return m, nil
 }
 
-// claim makes the files those of this store.
+// claim records this store as the owner of the files.
 func (m *Manager) claim(ctx context.Context) error {
 	claimer, ok := m.files.(Claimer)
 	if !ok {
@@ -206,8 +212,8 @@ func (m *Manager) claim(ctx context.Context) error {
 	return claimer.Claim(ctx, owner)
 }
 
-// Run refreshes now, and at each interval, until the context ends. What goes wrong is a warning. Errors: ErrRunning, and
-// that of the context.
+// Run refreshes at once and at each interval, until the context ends. It raises warnings and logs for problems, and goes
+// on. Errors: ErrRunning, and that of the context.
 func (m *Manager) Run(ctx context.Context) error {
 	if !m.running.CompareAndSwap(false, true) {
 		return ErrRunning
@@ -223,7 +229,7 @@ func (m *Manager) Run(ctx context.Context) error {
 			if err := m.Verify(ctx); err != nil && ctx.Err() == nil {
 				m.log.ErrorContext(ctx, "files of updates are damaged", "error", err)
 			}
-			continue // what is damaged is fetched anew
+			continue // the refresh fetches damaged files again
 		}
 		wait := time.Duration(math.MaxInt64)
 		if m.options.Interval > 0 {
@@ -235,7 +241,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
-		case <-m.woken:
+		case <-m.wakeups:
 		case <-ctx.Done():
 		}
 		timer.Stop()
@@ -245,34 +251,34 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 }
 
-// wake makes Run refresh at once.
+// wake makes Run refresh at once, or again after the refresh in progress.
 func (m *Manager) wake() {
 	select {
-	case m.woken <- struct{}{}:
-	default: // it will
+	case m.wakeups <- struct{}{}:
+	default: // a refresh is due already
 	}
 }
 
-// HasSource reports whether there is a source to refresh from.
+// HasSource reports whether updates come from a source. Without one, Refresh returns ErrNoSource.
 func (m *Manager) HasSource() bool { return m.settings.Load().source != nil }
 
-// RefreshSoon makes Run refresh at once; while it does, once more afterwards.
+// RefreshSoon makes Run refresh at once. During a refresh, Run refreshes once more afterwards.
 func (m *Manager) RefreshSoon() { m.wake() }
 
-// Snapshot is the updates at one moment. All that it returns is shared: read it, don't modify it.
+// Snapshot is the list of updates at one moment. Its results are shared: callers must not modify them.
 type Snapshot struct {
 	updates []*Update
 	byUUID  map[string]*Update
 	cached  sync.Map
 }
 
-// Snapshot returns the updates there are.
+// Snapshot returns the current updates.
 func (m *Manager) Snapshot() *Snapshot { return m.view.Load() }
 
-// Updates returns all, pending ones too, newest first.
+// Updates returns all updates, pending ones too, newest first.
 func (s *Snapshot) Updates() []*Update { return s.updates }
 
-// Update returns one, or opscenter.ErrNotFound.
+// Update returns the update with the UUID. Errors: opscenter.ErrNotFound.
 func (s *Snapshot) Update(uuid string) (*Update, error) {
 	if u := s.byUUID[uuid]; u != nil {
 		return u, nil
@@ -280,23 +286,23 @@ func (s *Snapshot) Update(uuid string) (*Update, error) {
 	return nil, fmt.Errorf("update %.40q: %w", uuid, opscenter.ErrNotFound)
 }
 
-// Cached returns the result of build, and calls it once per snapshot and name.
+// Cached returns the result of build. It calls build once for each name of a snapshot.
 func (s *Snapshot) Cached(name string, build func() []byte) []byte {
 	entry, _ := s.cached.LoadOrStore(name, sync.OnceValue(build))
 	return entry.(func() []byte)()
 }
 
-// change runs fn in a transaction, with all updates; then it stores what has changed, and says what the channels offer.
-func (m *Manager) change(ctx context.Context, reason string, fn func(c *changing) error) error {
+// change runs fn in a transaction on all updates. It then stores the changed updates, and the offers of their channels.
+func (m *Manager) change(ctx context.Context, reason string, fn func(c *changeSet) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var after []*Update
 	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
-		before, err := all(tx)
+		before, err := loadUpdates(tx)
 		if err != nil {
 			return err
 		}
-		c := &changing{tx: tx, rows: map[string]*Update{}, changed: map[string]bool{}}
+		c := &changeSet{tx: tx, rows: map[string]*Update{}, changed: map[string]bool{}}
 		for _, u := range before {
 			c.rows[u.UUID] = u
 		}
@@ -307,27 +313,29 @@ func (m *Manager) change(ctx context.Context, reason string, fn func(c *changing
 		return c.store(before, after, reason)
 	})
 	if err == nil {
-		m.show(after)
+		m.setSnapshot(after)
 	}
 	return err
 }
 
-// changing are the updates in a transaction.
-type changing struct {
+// changeSet holds all updates within a transaction, and the UUIDs of the changed ones.
+type changeSet struct {
 	tx      *opscenter.Tx
 	rows    map[string]*Update
 	changed map[string]bool
 }
 
-// put stores an update; nothing of it may be shared with what was read.
-func (c *changing) put(u Update) {
+// put stores an update. The caller must not modify slices or maps that u shares with the former row.
+func (c *changeSet) put(u Update) {
 	u.LastUpdated = now()
 	c.rows[u.UUID], c.changed[u.UUID] = &u, true
 }
 
-func (c *changing) remove(uuid string) { delete(c.rows, uuid) }
+// remove removes an update.
+func (c *changeSet) remove(uuid string) { delete(c.rows, uuid) }
 
-func (c *changing) list() []*Update {
+// list returns the updates, newest first.
+func (c *changeSet) list() []*Update {
 	out := make([]*Update, 0, len(c.rows))
 	for _, u := range c.rows {
 		out = append(out, u)
@@ -336,7 +344,8 @@ func (c *changing) list() []*Update {
 	return out
 }
 
-func (c *changing) store(before, after []*Update, reason string) error {
+// store writes the changed rows, and sets the offers of the channels that they were in or are in.
+func (c *changeSet) store(before, after []*Update, reason string) error {
 	touched := map[string]bool{} // channels
 	note := func(u *Update) {
 		for _, channel := range u.Channels {
@@ -367,15 +376,15 @@ func (c *changing) store(before, after []*Update, reason string) error {
 			keys = offered.SecureBootKeys
 		}
 		err := c.tx.SetOffer(channel, OfferOf(offered), keys, reason)
-		if err != nil && !errors.Is(err, opscenter.ErrNotFound) { // one that is gone offers nothing
+		if err != nil && !errors.Is(err, opscenter.ErrNotFound) { // a removed channel offers nothing
 			return err
 		}
 	}
 	return nil
 }
 
-// show makes rows visible to readers.
-func (m *Manager) show(list []*Update) {
+// setSnapshot replaces the snapshot that readers get.
+func (m *Manager) setSnapshot(list []*Update) {
 	s := &Snapshot{updates: list, byUUID: map[string]*Update{}}
 	for _, u := range list {
 		s.byUUID[u.UUID] = u
@@ -383,8 +392,8 @@ func (m *Manager) show(list []*Update) {
 	m.view.Store(s)
 }
 
-// all reads the updates, newest first.
-func all(tx storage.ReadTx) (out []*Update, err error) {
+// loadUpdates reads all updates, newest first.
+func loadUpdates(tx storage.ReadTx) (out []*Update, err error) {
 	for u, err := range table.Scan(tx, storage.Range{}) {
 		if err != nil {
 			return nil, err
@@ -395,17 +404,18 @@ func all(tx storage.ReadTx) (out []*Update, err error) {
 	return out, nil
 }
 
-// recover finds out what a crash, or another program, has left.
-func (m *Manager) recover(ctx context.Context) error {
+// checkFiles compares the updates with the stored files. It makes updates with missing files pending, and updates whose
+// files are back ready again. A crash or another program may have changed the files.
+func (m *Manager) checkFiles(ctx context.Context) error {
 	sizes := map[string]int64{}
 	for info, err := range m.files.List(ctx) {
 		if err != nil {
-			return fmt.Errorf("the files of updates: %w", err)
+			return fmt.Errorf("listing the files of updates: %w", err)
 		}
 		sizes[info.SHA256] = info.Size
 	}
 	var lost []string
-	err := m.change(ctx, "files are missing, or are back", func(c *changing) error {
+	err := m.change(ctx, "files of updates went missing or came back", func(c *changeSet) error {
 		lost = nil
 		for _, u := range c.list() {
 			missing := ""
@@ -415,7 +425,7 @@ func (m *Manager) recover(ctx context.Context) error {
 					break
 				}
 			}
-			if u.Status == StatusPending && missing == "" && u.Placed { // its files are back
+			if u.Status == StatusPending && missing == "" && u.Placed { // all its files are stored again
 				back := *u
 				back.Status, back.Problem = StatusReady, ""
 				if back.Held != "" {
@@ -428,13 +438,13 @@ func (m *Manager) recover(ctx context.Context) error {
 				back.Status, back.Problem = StatusPending, fmt.Sprintf("file %s is missing", missing)
 				c.put(back)
 				lost = append(lost, fmt.Sprintf("update %s: %s", u.Version, back.Problem))
-				m.log.WarnContext(ctx, "an update is not offered any more", "version", u.Version, "problem", back.Problem)
+				m.log.WarnContext(ctx, "an update is no longer offered", "version", u.Version, "problem", back.Problem)
 			}
 		}
 		return nil
 	})
 	if err == nil && len(lost) > 0 {
-		err = m.warn(ctx, warning.Updates, cut(strings.Join(lost, "; ")))
+		err = m.warn(ctx, warning.Updates, truncate(strings.Join(lost, "; ")))
 	}
 	if err != nil {
 		return err
@@ -442,7 +452,7 @@ func (m *Manager) recover(ctx context.Context) error {
 	return m.sweep(ctx)
 }
 
-// sweep removes files that no update names.
+// sweep removes the files that no update names and that are not pinned.
 func (m *Manager) sweep(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -456,45 +466,45 @@ func (m *Manager) sweep(ctx context.Context) error {
 	for _, list := range []iter.Seq2[FileInfo, error]{m.files.List(ctx), m.files.Unfinished(ctx)} {
 		for info, err := range list {
 			if err != nil {
-				return fmt.Errorf("the files of updates: %w", err)
+				return fmt.Errorf("listing the files of updates: %w", err)
 			}
-			if !named[info.SHA256] && m.making[info.SHA256] == nil {
+			if !named[info.SHA256] && m.pinned[info.SHA256] == nil {
 				orphans = append(orphans, info.SHA256)
 			}
 		}
 	}
 	for _, sum := range orphans {
 		if err := m.files.Remove(ctx, sum); err != nil {
-			return fmt.Errorf("a file of no update: %w", err)
+			return fmt.Errorf("removing an unused file: %w", err)
 		}
 	}
 	return nil
 }
 
-// pin keeps a file from being swept. It returns what ends that.
+// pin protects a file from sweep until unpin is called.
 func (m *Manager) pin(sum string) (unpin func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	one := m.making[sum]
+	one := m.pinned[sum]
 	if one == nil {
-		one = &making{}
-		m.making[sum] = one
+		one = &pinnedFile{}
+		m.pinned[sum] = one
 	}
 	one.pins++
 	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if one.pins--; one.pins == 0 {
-			delete(m.making, sum)
+			delete(m.pinned, sum)
 		}
 	}
 }
 
-// hold pins a file, and keeps others from writing it.
-func (m *Manager) hold(sum string) (release func()) {
+// lockFile pins a file and makes the caller its only writer until release is called. It waits for another writer.
+func (m *Manager) lockFile(sum string) (release func()) {
 	unpin := m.pin(sum)
 	m.mu.Lock()
-	one := m.making[sum]
+	one := m.pinned[sum]
 	m.mu.Unlock()
 	one.Lock()
 	return func() {
@@ -503,10 +513,10 @@ func (m *Manager) hold(sum string) (release func()) {
 	}
 }
 
-// by names the principal of ctx, for a reason.
-func by(ctx context.Context) string {
-	if who := opscenter.Principal(ctx); who != "" {
-		return ", by " + who
+// byPrincipal returns ", by NAME" for the principal of ctx, or "". It is appended to reasons of events.
+func byPrincipal(ctx context.Context) string {
+	if name := opscenter.Principal(ctx); name != "" {
+		return ", by " + name
 	}
 	return ""
 }

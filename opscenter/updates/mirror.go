@@ -17,23 +17,22 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
-// RefreshOptions of Refresh.
+// RefreshOptions are the options of Refresh.
 type RefreshOptions struct {
-	// AcceptOlder takes an index that is older than the one read before: its publisher has withdrawn an update.
+	// AcceptOlder accepts an index that is older than the one read before, after its publisher withdrew an update.
 	AcceptOlder bool
 }
 
-// signerWarning is how long before the end of a signing certificate there is a warning.
+// signerWarning is the time before the expiry of a signing certificate at which WarningSigner is raised.
 const signerWarning = 90 * 24 * time.Hour
 
-// Refresh reads the index of the source, and fetches what is new; if another refresh is under way, it waits for that to
-// end first. What can be fetched is, whatever becomes of the rest: the error names each update that could not be, and
-// opscenter.WarningUpdates stands until one ends without any. Errors: ErrNoSource, ErrSignature, ErrReplay, ErrInvalid,
-// ErrDiskFull, those of sources.
+// Refresh reads the index of the source and fetches new updates. It waits for another Refresh that is running. A failed
+// update does not stop the others: the error names each failed update, and warning.Updates stands until a Refresh
+// succeeds. Errors: ErrNoSource, ErrSignature, ErrReplay, ErrInvalid, ErrDiskFull, those of the source and of the context.
 func (m *Manager) Refresh(ctx context.Context, options RefreshOptions) error {
 	select {
-	case m.turn <- struct{}{}:
-		defer func() { <-m.turn }()
+	case m.refreshing <- struct{}{}:
+		defer func() { <-m.refreshing }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -59,7 +58,7 @@ func (m *Manager) Refresh(ctx context.Context, options RefreshOptions) error {
 	return errors.Join(err, m.warn(ctx, warning.Updates, err.Error()))
 }
 
-// warn raises a warning of the fleet, with what it says now.
+// warn raises a warning of the fleet. It clears an older warning of the kind first if the message differs.
 func (m *Manager) warn(ctx context.Context, kind warning.Kind, message string) error {
 	page, err := m.registry.ListWarnings(ctx, opscenter.WarningFilter{Kind: kind}, opscenter.Page{Limit: 1})
 	if err == nil && len(page.Warnings) > 0 && page.Warnings[0].Message != message && !strings.HasPrefix(message, page.Warnings[0].Message) {
@@ -68,6 +67,7 @@ func (m *Manager) warn(ctx context.Context, kind warning.Kind, message string) e
 	return errors.Join(err, m.registry.Warn(ctx, "", warning.Input{Kind: kind, Message: message}))
 }
 
+// refresh reads the index, fetches the chosen updates and applies retention.
 func (m *Manager) refresh(ctx context.Context, s *prepared, options RefreshOptions) error {
 	index, err := m.readIndex(ctx, s, options)
 	var wanted []*Update
@@ -78,12 +78,12 @@ func (m *Manager) refresh(ctx context.Context, s *prepared, options RefreshOptio
 		return errors.Join(err, m.tidy(ctx, s, nil))
 	}
 	problems := []error{index.Unusable}
-	m.announce(ctx, wanted)
+	m.countMissing(ctx, wanted)
 	for _, w := range wanted {
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(problems, err)...)
 		}
-		if err := m.complete(ctx, s, w); err != nil {
+		if err := m.fetchUpdate(ctx, s, w); err != nil {
 			problems = append(problems, fmt.Errorf("update %s: %w", w.Version, err))
 		}
 	}
@@ -91,7 +91,7 @@ func (m *Manager) refresh(ctx context.Context, s *prepared, options RefreshOptio
 	return errors.Join(problems...)
 }
 
-// readIndex reads the index of the source, and refuses one that is older than the last.
+// readIndex reads the index of the source. It returns ErrReplay for an index that is older than the last one.
 func (m *Manager) readIndex(ctx context.Context, s *prepared, options RefreshOptions) (*Index, error) {
 	index, err := s.source.Index(ctx)
 	if err != nil {
@@ -103,22 +103,23 @@ func (m *Manager) readIndex(ctx context.Context, s *prepared, options RefreshOpt
 	return index, m.checkFresh(ctx, s.name, index, options)
 }
 
-// checkSignature warns of a signing certificate that ends soon, or has.
+// checkSignature raises WarningSigner if a signing certificate has expired or expires soon, and clears it otherwise.
 func (m *Manager) checkSignature(ctx context.Context, signature *Signature) error {
 	if signature == nil {
 		return nil
 	}
 	if left := time.Until(signature.Ends); left < signerWarning {
-		what := "ends"
+		state := "ends on"
 		if signature.Late {
-			what = "has ended, and counts for a while longer: it"
+			state = "is accepted for a while longer, but ended on"
 		}
-		return m.warn(ctx, warning.Signer, fmt.Sprintf("the certificate %q that signs updates %s on %s: its publisher needs another one", signature.Name, what, signature.Ends.Format(time.DateOnly)))
+		return m.warn(ctx, warning.Signer, fmt.Sprintf("the certificate %q that signs updates %s %s: its publisher must renew it", signature.Name, state, signature.Ends.Format(time.DateOnly)))
 	}
 	return m.registry.ClearWarning(ctx, "", warning.Signer)
 }
 
-// checkFresh refuses an index whose newest update was published before that of the one read last, and remembers this one.
+// checkFresh stores the publication time of the newest update in the index. If that is older than the stored time, it
+// returns ErrReplay instead.
 func (m *Manager) checkFresh(ctx context.Context, source string, index *Index, options RefreshOptions) error {
 	var newest time.Time
 	for _, u := range index.Updates {
@@ -134,7 +135,7 @@ func (m *Manager) checkFresh(ctx context.Context, source string, index *Index, o
 			return err
 		}
 		if row.Source == source && newest.Before(row.Newest) && !options.AcceptOlder {
-			return fmt.Errorf("the source's index, whose newest update is of %s, %w, whose newest was of %s: if its publisher has withdrawn one, refresh with force",
+			return fmt.Errorf("the source's index, with its newest update of %s, %w, with its newest of %s: if the publisher has withdrawn an update, refresh with force",
 				newest.Format(time.RFC3339), ErrReplay, row.Newest.Format(time.RFC3339))
 		}
 		if row.Source == source && newest.Equal(row.Newest) {
@@ -145,8 +146,8 @@ func (m *Manager) checkFresh(ctx context.Context, source string, index *Index, o
 	})
 }
 
-// choose returns the updates of the index that are wanted, each with those of its files that are, newest first: what
-// retention would drop is not fetched.
+// choose returns the updates of the index to fetch, newest first, each with its files to fetch. It leaves out updates that
+// the filters reject or that retention would drop.
 func (m *Manager) choose(ctx context.Context, s *prepared, index *Index) ([]*Update, error) {
 	fleet, inUse, err := m.fleet(ctx)
 	if err != nil {
@@ -158,7 +159,7 @@ func (m *Manager) choose(ctx context.Context, s *prepared, index *Index) ([]*Upd
 	var candidates []*Update
 	for _, u := range index.Updates {
 		candidate := *u
-		candidate.identify()
+		candidate.setUUID()
 		ok, err := f.passes(&candidate)
 		if err != nil {
 			return nil, err
@@ -180,7 +181,7 @@ func (m *Manager) choose(ctx context.Context, s *prepared, index *Index) ([]*Upd
 			candidates = append(candidates, &candidate)
 		}
 	}
-	// As it will be when all is here.
+	// The updates as they will be after a complete refresh.
 	then := make([]*Update, 0, len(candidates))
 	listed := map[string]bool{}
 	for _, c := range candidates {
@@ -197,7 +198,7 @@ func (m *Manager) choose(ctx context.Context, s *prepared, index *Index) ([]*Upd
 			then = append(then, u)
 		}
 	}
-	here := map[string]bool{} // what a server says that it runs is kept if it is here, and not fetched for that
+	here := map[string]bool{} // a version that servers claim to run is retained, but not fetched
 	for _, u := range known.Updates() {
 		here[u.Version] = inUse[u.Version]
 	}
@@ -205,7 +206,7 @@ func (m *Manager) choose(ctx context.Context, s *prepared, index *Index) ([]*Upd
 	return slices.DeleteFunc(candidates, func(u *Update) bool { return !stays[u.UUID] }), nil
 }
 
-// fleet returns the architectures that servers have, and the versions that they run or have staged.
+// fleet returns the architectures of all servers, and the versions that they run or have staged.
 func (m *Manager) fleet(ctx context.Context) (architectures []string, inUse map[string]bool, err error) {
 	inUse = map[string]bool{}
 	err = m.registry.Read(ctx, func(tx *opscenter.Snapshot) error {
@@ -225,11 +226,11 @@ func (m *Manager) fleet(ctx context.Context) (architectures []string, inUse map[
 	return architectures, inUse, err
 }
 
-// maxInUse is how many releases a server can keep from being dropped: it runs one, has staged one, and may have applications of a third
-// and a fourth.
+// maxInUse is the number of releases that one server can retain. A server runs one release and has staged another. Its
+// applications may be of two more.
 const maxInUse = 4
 
-// inUseBy returns the versions that a server runs, or has staged; those of its primary applications before others.
+// inUseBy returns up to maxInUse versions that a server runs or has staged. Primary applications come before others.
 func inUseBy(v *lifecycle.Versions) (out []string) {
 	add := func(version string) {
 		if version != "" && len(out) < maxInUse && !slices.Contains(out, version) {
@@ -248,8 +249,8 @@ func inUseBy(v *lifecycle.Versions) (out []string) {
 	return out
 }
 
-// announce counts what is missing of the wanted updates.
-func (m *Manager) announce(ctx context.Context, wanted []*Update) {
+// countMissing sets the number and size of the files to fetch in the progress.
+func (m *Manager) countMissing(ctx context.Context, wanted []*Update) {
 	var bytes int64
 	files := 0
 	seen := map[string]bool{}
@@ -269,18 +270,18 @@ func (m *Manager) announce(ctx context.Context, wanted []*Update) {
 	m.progress.change(func(p *Progress) { p.Bytes, p.Files = bytes, files })
 }
 
-// complete fetches what is missing of an update, and makes it ready.
-func (m *Manager) complete(ctx context.Context, s *prepared, wanted *Update) error {
+// fetchUpdate fetches the missing files of an update and makes it ready.
+func (m *Manager) fetchUpdate(ctx context.Context, s *prepared, wanted *Update) error {
 	have := m.Snapshot().byUUID[wanted.UUID]
 	if have != nil && have.Status == StatusReady {
-		return m.extend(ctx, s, have, wanted)
+		return m.fetchNewFiles(ctx, s, have, wanted)
 	}
 	pending := *wanted
 	pending.Status, pending.CreatedAt = StatusPending, now()
 	if have == nil || !slices.Equal(have.Files, pending.Files) {
-		err := m.change(ctx, "an update is fetched", func(c *changing) error {
+		err := m.change(ctx, "an update is being fetched", func(c *changeSet) error {
 			row := pending
-			if known := c.rows[pending.UUID]; known != nil { // what operators said of it holds
+			if known := c.rows[pending.UUID]; known != nil { // keep the operators' changes
 				row = *known
 				row.Files = pending.Files
 			}
@@ -291,16 +292,16 @@ func (m *Manager) complete(ctx context.Context, s *prepared, wanted *Update) err
 			return err
 		}
 	}
-	for _, f := range pending.Files { // whatever becomes of the filters meanwhile
+	for _, f := range pending.Files { // the filters may change meanwhile
 		defer m.pin(f.SHA256)()
 	}
 	if err := m.fetchAll(ctx, s.source, wanted, pending.Files); err != nil {
 		if ctx.Err() == nil {
-			problem := cut(err.Error())
-			err = errors.Join(err, m.change(ctx, "an update could not be fetched", func(c *changing) error {
+			problem := truncate(err.Error())
+			err = errors.Join(err, m.change(ctx, "an update could not be fetched", func(c *changeSet) error {
 				known := c.rows[pending.UUID]
 				if known == nil || known.Status != StatusPending || known.Problem == problem {
-					return nil // it is said already
+					return nil // the problem is recorded already
 				}
 				failed := *known
 				failed.Problem = problem
@@ -313,7 +314,7 @@ func (m *Manager) complete(ctx context.Context, s *prepared, wanted *Update) err
 	return m.makeReady(ctx, s, pending, "fetched")
 }
 
-// fetchAll fetches files, some at a time. One that fails does not stop the others.
+// fetchAll fetches the files, Options.MaxFetches at a time. A failure does not stop the other files.
 func (m *Manager) fetchAll(ctx context.Context, source Source, u *Update, files []File) error {
 	m.progress.change(func(p *Progress) { p.Version = u.Version })
 	var missing int64
@@ -349,7 +350,7 @@ func (m *Manager) fetchAll(ctx context.Context, source Source, u *Update, files 
 	return errors.Join(failures...)
 }
 
-// uniqueFiles leaves out what is there twice under two names.
+// uniqueFiles returns the files without those whose content occurred before under another name.
 func uniqueFiles(files []File) (out []File) {
 	seen := map[string]bool{}
 	for _, f := range files {
@@ -361,7 +362,7 @@ func uniqueFiles(files []File) (out []File) {
 	return out
 }
 
-// makeReady offers an update whose files are all here.
+// makeReady makes an update with all its files ready. It puts a new update into the default channel, or holds it back.
 func (m *Manager) makeReady(ctx context.Context, s *prepared, u Update, how string) error {
 	u.Status = StatusReady
 	var err error
@@ -374,11 +375,11 @@ func (m *Manager) makeReady(ctx context.Context, s *prepared, u Update, how stri
 	}
 	lacks := Lacking(&u, needs)
 	reason := fmt.Sprintf("update %s of %s was %s", u.Version, u.Origin, how)
-	err = m.change(ctx, reason, func(c *changing) error {
+	err = m.change(ctx, reason, func(c *changeSet) error {
 		u.Held, u.Problem, u.Channels = "", "", nil
 		switch known := c.rows[u.UUID]; {
 		case known == nil && !u.Local:
-			return fmt.Errorf("it was removed meanwhile: %w", opscenter.ErrNotFound)
+			return fmt.Errorf("the update was removed meanwhile: %w", opscenter.ErrNotFound)
 		case known != nil && u.Local && known.Status == StatusReady:
 			return fmt.Errorf("update %s of %s: %w", u.Version, u.Origin, ErrExists)
 		case known != nil && known.Placed:
@@ -396,7 +397,7 @@ func (m *Manager) makeReady(ctx context.Context, s *prepared, u Update, how stri
 		}
 		u.Placed = true
 		c.put(u)
-		return c.tx.Record(event.Event{At: now(), Kind: event.UpdateReady, Reason: reason + by(ctx)})
+		return c.tx.Record(event.Event{At: now(), Kind: event.UpdateReady, Reason: reason + byPrincipal(ctx)})
 	})
 	if err != nil {
 		return err
@@ -408,15 +409,15 @@ func (m *Manager) makeReady(ctx context.Context, s *prepared, u Update, how stri
 	return nil
 }
 
-// extend adds files to a ready update that pass the filters by now.
-func (m *Manager) extend(ctx context.Context, s *prepared, have, wanted *Update) error {
+// fetchNewFiles fetches files of a ready update that the filters rejected before and now accept.
+func (m *Manager) fetchNewFiles(ctx context.Context, s *prepared, have, wanted *Update) error {
 	var more []File
 	for _, f := range wanted.Files {
 		switch other := have.file(f.Filename); {
 		case other == nil:
 			more = append(more, f)
 		case other.SHA256 != f.SHA256:
-			return fmt.Errorf("the source has another %s than it had: %w", f.Filename, ErrMismatch)
+			return fmt.Errorf("the source changed the content of %s: %w", f.Filename, ErrMismatch)
 		}
 	}
 	if len(more) == 0 {
@@ -428,18 +429,18 @@ func (m *Manager) extend(ctx context.Context, s *prepared, have, wanted *Update)
 	if err := m.fetchAll(ctx, s.source, wanted, more); err != nil {
 		return err
 	}
-	return m.add(ctx, have, more)
+	return m.addFiles(ctx, have, more)
 }
 
-// add adds files, which are here, to a ready update.
-func (m *Manager) add(ctx context.Context, have *Update, more []File) error {
+// addFiles adds stored files to a ready update.
+func (m *Manager) addFiles(ctx context.Context, have *Update, more []File) error {
 	whole := *have
 	whole.Files = slices.Concat(have.Files, more)
 	keys, err := m.countKeys(ctx, &whole)
 	if err != nil {
 		return err
 	}
-	return m.change(ctx, "more files of an update are here", func(c *changing) error {
+	return m.change(ctx, "files were added to an update", func(c *changeSet) error {
 		u := c.rows[have.UUID]
 		if u == nil || u.Status != StatusReady {
 			return nil // removed meanwhile
@@ -451,7 +452,7 @@ func (m *Manager) add(ctx context.Context, have *Update, more []File) error {
 			case other == nil:
 				extended.Files = append(extended.Files, f)
 			case other.SHA256 != f.SHA256:
-				return fmt.Errorf("update %s of %s is here with another %s: %w", u.Version, u.Origin, f.Filename, ErrInvalid)
+				return fmt.Errorf("update %s of %s is stored with a different %s: %w", u.Version, u.Origin, f.Filename, ErrInvalid)
 			}
 		}
 		extended.SecureBootKeys = keys
@@ -460,8 +461,8 @@ func (m *Manager) add(ctx context.Context, have *Update, more []File) error {
 	})
 }
 
-// tidy drops what is not kept any more: updates by retention, pending ones that the source has no more, and files that the
-// filter does not let pass. It looks again at updates that are held back. Without a source index is nil.
+// tidy removes updates that retention drops, pending updates that left the index, and files that the filters reject. It
+// puts a held update into its channel if nothing is lacking any more. index is nil if it was not read.
 func (m *Manager) tidy(ctx context.Context, s *prepared, index *Index) error {
 	fleet, inUse, err := m.fleet(ctx)
 	if err != nil {
@@ -477,12 +478,12 @@ func (m *Manager) tidy(ctx context.Context, s *prepared, index *Index) error {
 	if index != nil {
 		for _, u := range index.Updates {
 			named := *u
-			named.identify()
+			named.setUUID()
 			offered[named.UUID] = true
 		}
 	}
 	held := ""
-	err = m.change(ctx, "updates were tidied up", func(c *changing) error {
+	err = m.change(ctx, "updates were tidied up", func(c *changeSet) error {
 		held = ""
 		for _, u := range c.list() {
 			if index != nil && u.Status == StatusPending && !u.Local && !offered[u.UUID] {
@@ -521,7 +522,7 @@ func (m *Manager) tidy(ctx context.Context, s *prepared, index *Index) error {
 		for _, u := range list {
 			if !stays[u.UUID] {
 				c.remove(u.UUID)
-				if err := c.tx.Record(event.Event{At: now(), Kind: event.UpdateRemoved, Reason: fmt.Sprintf("update %s of %s: newer ones are kept", u.Version, u.Origin)}); err != nil {
+				if err := c.tx.Record(event.Event{At: now(), Kind: event.UpdateRemoved, Reason: fmt.Sprintf("update %s of %s: it is not among the newest", u.Version, u.Origin)}); err != nil {
 					return err
 				}
 			}
@@ -537,8 +538,8 @@ func (m *Manager) tidy(ctx context.Context, s *prepared, index *Index) error {
 	return m.sweep(ctx)
 }
 
-// cut bounds what is stored of a problem.
-func cut(text string) string {
+// truncate shortens a text that is stored to 500 bytes.
+func truncate(text string) string {
 	const most = 500
 	if len(text) > most {
 		return strings.ToValidUTF8(text[:most], "") + "…"

@@ -35,11 +35,11 @@ func TestMirror(t *testing.T) {
 	for n := range 5 {
 		p.publish(t, release(n+1))
 	}
-	p.publish(t, incusostest.Release{Version: "202610090000", Channels: []string{"testing"}}) // which the filter does not let pass
+	p.publish(t, incusostest.Release{Version: "202610090000", Channels: []string{"testing"}}) // the default filter rejects it
 	p.refresh(t)
 	require.Equal(t, []string{"202610050000", "202610040000", "202610030000"}, p.versions(updates.StatusReady))
 	require.Empty(t, p.versions(updates.StatusPending))
-	require.Zero(t, p.publisher.Requests("202610020000/x86_64/incus.raw.gz"), "what would not be kept is not fetched")
+	require.Zero(t, p.publisher.Requests("202610020000/x86_64/incus.raw.gz"), "an update that retention would drop is not fetched")
 	for _, u := range p.feed.Snapshot().Updates() {
 		require.Equal(t, []string{"stable"}, u.Channels)
 		for _, f := range u.Files {
@@ -51,7 +51,7 @@ func TestMirror(t *testing.T) {
 			require.Len(t, content, int(f.Size))
 		}
 	}
-	// The UUID is that of Operations Center: a name UUID of origin and version.
+	// Operations Center derives the same UUID, from origin and version.
 	require.Equal(t, "d422c8d9-e61e-552f-a1ea-1418a2e8ff0e", p.update(t, "202610050000").UUID)
 	channel, err := p.Channel(t.Context(), "stable")
 	require.NoError(t, err)
@@ -60,7 +60,7 @@ func TestMirror(t *testing.T) {
 	require.Empty(t, channel.Offers("aarch64"))
 	require.Empty(t, p.warnings(t))
 
-	// A second refresh fetches nothing, a third what is new; what goes has its files removed.
+	// A second refresh fetches nothing. A third fetches the new update, and removes the files of the dropped one.
 	before := p.stored(t)
 	p.refresh(t)
 	require.Equal(t, before, p.stored(t))
@@ -75,12 +75,13 @@ func TestMirror(t *testing.T) {
 	require.Equal(t, progress.Bytes, progress.BytesDone)
 
 	p.restart(t)
-	require.Equal(t, []string{"202610060000", "202610050000", "202610040000"}, p.versions(updates.StatusReady), "they are stored")
+	require.Equal(t, []string{"202610060000", "202610050000", "202610040000"}, p.versions(updates.StatusReady), "the updates are stored")
 }
 
-// TestFaultsOfASource: a broken file costs its own release and no other, is told by name, and is fetched once it is mended.
-func TestFaultsOfASource(t *testing.T) {
-	for fault, says := range map[incusostest.PublisherFault]error{
+// TestSourceFaults: a broken file fails only its own update, and the error names the file. The next refresh after the fault
+// fetches it.
+func TestSourceFaults(t *testing.T) {
+	for fault, want := range map[incusostest.PublisherFault]error{
 		incusostest.PublishLie: updates.ErrMismatch, incusostest.PublishStall: updates.ErrStalled, incusostest.PublishBomb: updates.ErrMismatch, incusostest.PublishRedirect: updates.ErrRedirect,
 		incusostest.PublishGone: updates.ErrGone, incusostest.PublishError: nil, incusostest.PublishEncoded: updates.ErrMismatch,
 	} {
@@ -92,8 +93,8 @@ func TestFaultsOfASource(t *testing.T) {
 			err := p.feed.Refresh(t.Context(), updates.RefreshOptions{})
 			require.ErrorContains(t, err, "202610020000")
 			require.ErrorContains(t, err, "x86_64/incus.raw.gz")
-			if says != nil {
-				require.ErrorIs(t, err, says)
+			if want != nil {
+				require.ErrorIs(t, err, want)
 			}
 			require.Equal(t, []string{"202610030000", "202610010000"}, p.versions(updates.StatusReady))
 			require.Equal(t, []string{"202610020000"}, p.versions(updates.StatusPending))
@@ -108,7 +109,7 @@ func TestFaultsOfASource(t *testing.T) {
 	}
 }
 
-// TestResume: what was cut at nine tenths goes on there, each time.
+// TestResume: a download that breaks off repeatedly resumes where it stopped.
 func TestResume(t *testing.T) {
 	p := newPlane(t)
 	p.publish(t, incusostest.Release{Version: "202610010000", Size: 100 << 10})
@@ -118,7 +119,7 @@ func TestResume(t *testing.T) {
 	asked := p.publisher.Requests("202610010000/x86_64/incus.raw.gz")
 	require.Greater(t, asked, 2)
 	require.Less(t, asked, 30)
-	// A source that knows no ranges is read from the beginning.
+	// A source without support for ranges is read from the beginning.
 	p = newPlane(t)
 	p.publish(t, incusostest.Release{Version: "202610010000", Size: 100 << 10})
 	p.publisher.SetFault("incus.raw.gz", incusostest.PublishStall)
@@ -128,7 +129,7 @@ func TestResume(t *testing.T) {
 	require.Equal(t, []string{"202610010000"}, p.versions(updates.StatusReady))
 }
 
-func TestFaultsOfAnIndex(t *testing.T) {
+func TestIndexFaults(t *testing.T) {
 	p := newPlane(t)
 	p.publish(t, release(1), release(2))
 	p.refresh(t)
@@ -137,7 +138,7 @@ func TestFaultsOfAnIndex(t *testing.T) {
 		p.publisher.SetFault("index.sjson", fault)
 		require.Error(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), fault)
 		require.Contains(t, p.warnings(t), warning.Updates)
-		require.Equal(t, before, p.stored(t), "what is here is here")
+		require.Equal(t, before, p.stored(t), "stored files stay")
 	}
 	p.publisher.SetFault("index.sjson", "")
 	p.publisher.SetOpaque(true)
@@ -154,7 +155,7 @@ func TestFaultsOfAnIndex(t *testing.T) {
 	require.Empty(t, other.feed.Snapshot().Updates())
 }
 
-// TestReplay: an index that is older than the one read before is refused, until an operator says that it is right.
+// TestReplay: an index older than the one read before is rejected, until an operator accepts it.
 func TestReplay(t *testing.T) {
 	p := newPlane(t)
 	p.publish(t, release(1), release(2))
@@ -164,15 +165,15 @@ func TestReplay(t *testing.T) {
 	require.ErrorIs(t, err, updates.ErrReplay)
 	require.Contains(t, p.warnings(t)[warning.Updates], "older")
 	p.restart(t)
-	require.ErrorIs(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrReplay, "it is remembered")
+	require.ErrorIs(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrReplay, "the newest time is stored")
 	require.NoError(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{AcceptOlder: true}))
 	p.refresh(t)
 	require.Empty(t, p.warnings(t))
-	require.Equal(t, []string{"202610020000", "202610010000"}, p.versions(updates.StatusReady), "what is here stays")
+	require.Equal(t, []string{"202610020000", "202610010000"}, p.versions(updates.StatusReady), "stored updates stay")
 }
 
-// TestSigningCertificateEnds: there is a warning from 90 days before the end, and an index that was signed before it counts
-// for 30 days longer.
+// TestSigningCertificateEnds: a warning stands from 90 days before the certificate expires. The index stays accepted until
+// 30 days after.
 func TestSigningCertificateEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const day = 24 * time.Hour
@@ -197,10 +198,10 @@ func TestSigningCertificateEnds(t *testing.T) {
 		require.Contains(t, p.warnings(t)[warning.Signer], "ends on 2000-04-10")
 		time.Sleep(90 * day)
 		p.refresh(t)
-		require.Contains(t, p.warnings(t)[warning.Signer], "has ended")
+		require.Contains(t, p.warnings(t)[warning.Signer], "but ended on 2000-04-10")
 		time.Sleep(30 * day)
 		require.ErrorIs(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrSignature)
-		require.Equal(t, []string{"199912310000"}, p.versions(updates.StatusReady), "what is here is here")
+		require.Equal(t, []string{"199912310000"}, p.versions(updates.StatusReady), "stored updates stay ready")
 		require.NoError(t, publisher.Renew(time.Now().Add(365*day)))
 		require.NoError(t, publisher.Write(dir))
 		p.refresh(t)
@@ -208,7 +209,7 @@ func TestSigningCertificateEnds(t *testing.T) {
 	})
 }
 
-// TestRecovery: an update whose files were lost is not offered until they are back, and a file of no update goes.
+// TestRecovery: an update with lost files is offered again once the files are back. An unused file is removed.
 func TestRecovery(t *testing.T) {
 	p := newPlane(t)
 	p.publish(t, release(1), release(2))
@@ -236,7 +237,7 @@ func TestRecovery(t *testing.T) {
 			require.NoFileExists(t, place(orphan))
 			require.NoFileExists(t, filepath.Join(p.dir, "partial", orphan))
 			p.refresh(t)
-			require.Equal(t, []string{"production", "stable"}, p.update(t, "202610020000").Channels, "where it was")
+			require.Equal(t, []string{"production", "stable"}, p.update(t, "202610020000").Channels, "the update is back in its channels")
 			channel, err = p.Channel(t.Context(), "production")
 			require.NoError(t, err)
 			require.Equal(t, "202610020000", channel.Versions["incus"])
@@ -244,7 +245,7 @@ func TestRecovery(t *testing.T) {
 	}
 }
 
-// full is a disk with so much room.
+// full is a Files on a disk with the given free and total bytes.
 type full struct {
 	updates.Files
 	free, total int64
@@ -262,7 +263,7 @@ func TestDiskFull(t *testing.T) {
 	require.ErrorIs(t, err, updates.ErrDiskFull)
 	require.ErrorContains(t, err, "MiB")
 	require.Empty(t, p.versions(updates.StatusReady))
-	require.Empty(t, p.stored(t), "what has no room is not begun")
+	require.Empty(t, p.stored(t), "a file without enough space is not created")
 	require.Contains(t, p.warnings(t), warning.Updates)
 	p.options.Reserve = 0.001
 	p.files = full{p.files.(full).Files, 1 << 30, 1 << 30}
@@ -280,7 +281,7 @@ func TestDirectory(t *testing.T) {
 	p.restart(t)
 	p.refresh(t)
 	require.Equal(t, []string{"202610020000", "202610010000"}, p.versions(updates.StatusReady))
-	// A link that leads elsewhere is not followed.
+	// A symbolic link that leads out of the directory is not followed.
 	require.NoError(t, os.Remove(filepath.Join(dir, "202610020000", "x86_64", "debug.raw.gz")))
 	require.NoError(t, os.Symlink("/etc/hostname", filepath.Join(dir, "202610020000", "x86_64", "debug.raw.gz")))
 	require.NoError(t, p.feed.Remove(t.Context()))
@@ -305,14 +306,14 @@ func TestFilters(t *testing.T) {
 	u := set("")
 	require.True(t, has(u, "x86_64/incus.raw.gz"))
 	require.False(t, has(u, "aarch64/incus.raw.gz"))
-	require.True(t, has(u, "SecureBootKeys_202610010000.tar.gz"), "what is for all architectures")
+	require.True(t, has(u, "SecureBootKeys_202610010000.tar.gz"), "files for all architectures pass")
 	u = set(`architecture == "x86_64" and type != "image-raw"`)
-	require.True(t, has(u, "SecureBootKeys_202610010000.tar.gz"), "a filter for an architecture does not drop them")
+	require.True(t, has(u, "SecureBootKeys_202610010000.tar.gz"), "a filter for an architecture keeps the Secure Boot keys")
 	require.False(t, has(u, ".img.gz"))
 	p.server(t, "arm", "", "202609010000", "aarch64", "incus")
 	p.refresh(t)
 	u = p.update(t, "202610010000")
-	require.True(t, has(u, "aarch64/incus.raw.gz"), "a server of the fleet needs it")
+	require.True(t, has(u, "aarch64/incus.raw.gz"), "a registered server needs the file")
 	require.False(t, has(u, ".img.gz"))
 	require.Equal(t, map[string]string{"os": "202610010000", "incus": "202610010000"}, p.needs(t, "arm"))
 	u = set(`component == "os"`)
@@ -358,11 +359,11 @@ func TestSettings(t *testing.T) {
 	require.NoError(t, p.CreateChannel(t.Context(), "testing", ""))
 	changed := good
 	changed.DefaultChannel, changed.ServerDefaultChannel, changed.Keep = "testing", "testing", 2
-	sentinel := errors.New("seen otherwise")
+	sentinel := errors.New("changed meanwhile")
 	require.ErrorIs(t, p.feed.SetSettings(t.Context(), changed, func(updates.Settings) error { return sentinel }), sentinel)
 	require.NoError(t, p.feed.SetSettings(t.Context(), changed, nil))
 	p.restart(t)
-	require.Equal(t, changed, p.feed.Settings(), "they are stored")
+	require.Equal(t, changed, p.feed.Settings(), "the settings are stored")
 	token, err := p.CreateToken(t.Context(), opscenter.TokenSpec{})
 	require.NoError(t, err)
 	require.Equal(t, "testing", token.Channel)
@@ -375,14 +376,14 @@ func TestSettings(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "testing", again.DefaultChannel())
 
-	// Without a source there are uploads.
+	// Without a source, updates can only be uploaded.
 	changed.Source = ""
 	require.NoError(t, p.feed.SetSettings(t.Context(), changed, nil))
 	require.ErrorIs(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrNoSource)
 }
 
-// TestWithdrawn: what an operator has taken out of all channels does not come back by itself, and what is changed while a
-// file is fetched holds.
+// TestWithdrawn: an update that an operator took out of all channels stays out. An update removed during its fetch stays
+// removed.
 func TestWithdrawn(t *testing.T) {
 	p := newPlane(t)
 	p.publish(t, release(1), release(2))
@@ -403,11 +404,11 @@ func TestWithdrawn(t *testing.T) {
 	require.Eventually(t, func() bool { return p.publisher.Requests("202610030000/x86_64/incus.raw.gz") > 0 }, 10*time.Second, time.Millisecond)
 	require.NoError(t, p.feed.Remove(t.Context(), p.update(t, "202610030000").UUID))
 	require.Error(t, <-ended)
-	require.Empty(t, p.versions(updates.StatusPending), "what was removed meanwhile is not made anew")
+	require.Empty(t, p.versions(updates.StatusPending), "an update removed during its fetch is not created again")
 }
 
-// TestClaimedVersions: what servers say that they run is kept if it is here, and not fetched for that; and a component that no
-// update ever had holds nothing back.
+// TestClaimedVersions: a version that a server claims to run is retained, but not fetched. A component that no update ever
+// had holds nothing back.
 func TestClaimedVersions(t *testing.T) {
 	p := newPlane(t)
 	for n := range 5 {
@@ -423,7 +424,7 @@ func TestClaimedVersions(t *testing.T) {
 	}
 	p.refresh(t)
 	require.Equal(t, []string{"202610080000", "202610070000", "202610060000", "202610030000"}, p.versions(updates.StatusReady))
-	// However many versions a server names, it keeps no more than a server can run.
+	// A server with many versions retains no more of them than a server can run.
 	info, err := p.Server(t.Context(), "liar")
 	require.NoError(t, err)
 	many := lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "202610030000", VersionNext: "202610030000"}}
@@ -435,11 +436,11 @@ func TestClaimedVersions(t *testing.T) {
 		p.publish(t, incusostest.Release{Version: fmt.Sprintf("202611%02d0000", n+1)})
 		p.refresh(t)
 	}
-	require.Equal(t, []string{"202611060000", "202611050000", "202611040000", "202610060000", "202610030000"}, p.versions(updates.StatusReady), "the newest, and two of the four that it may name")
+	require.Equal(t, []string{"202611060000", "202611050000", "202611040000", "202610060000", "202610030000"}, p.versions(updates.StatusReady), "the newest, and the versions of the server that are still stored")
 }
 
-// TestDribble: a source that sends a byte now and then counts as one that sends nothing.
-func TestDribble(t *testing.T) {
+// TestSlowSourceIsStalled: a source that sends single bytes now and then counts as stalled.
+func TestSlowSourceIsStalled(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for r.Context().Err() == nil {
 			_, _ = w.Write([]byte("x"))
@@ -457,8 +458,8 @@ func TestDribble(t *testing.T) {
 	require.ErrorIs(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}), updates.ErrStalled)
 }
 
-// TestTokenForTheSource: it is sent to the source, and to no host that the source redirects to.
-func TestTokenForTheSource(t *testing.T) {
+// TestTokenStaysWithSource: the token is sent to the source, and not to a host to which the source redirects.
+func TestTokenStaysWithSource(t *testing.T) {
 	for _, inQuery := range []bool{false, true} {
 		p := newPlane(t)
 		p.publish(t, release(1))

@@ -11,23 +11,27 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Need is that something follows a channel, and wants some components of it.
+// Need is one consumer of a channel with the components that it needs.
 type Need struct {
-	// By names what wants them.
+	// By names the consumer: a server or a token.
 	By string
-	// Architecture; empty: not known.
+	// Architecture of the consumer; empty: not known.
 	Architecture string
-	Components   []string
+	// Components are names of applications, lifecycle.ComponentOS or ComponentSecureBoot.
+	Components []string
 }
 
-// Lack is what an update has not of what is needed.
+// Lack is a needed component that an update does not provide.
 type Lack struct {
+	// Component is missing for Architecture; an empty Architecture means that no architecture has it.
 	Component, Architecture string
-	// By names up to three of those in need; Count is the number of all.
-	By    []string
+	// By names up to three consumers that need the component.
+	By []string
+	// Count is the number of all consumers that need it.
 	Count int
 }
 
+// String returns the component, the architecture and the consumers, for people.
 func (l Lack) String() string {
 	text := l.Component
 	if l.Architecture != "" {
@@ -40,11 +44,11 @@ func (l Lack) String() string {
 	return fmt.Sprintf("%s (needed by %s)", text, by)
 }
 
-// maxNamed is how many of those who need something are named.
+// maxNamed is the maximum length of Lack.By.
 const maxNamed = 3
 
-// Lacking returns which of the components that are needed the update does not provide: a server that is installed while
-// it is the newest of its channel would wait for those.
+// Lacking returns the needed components that the update does not provide, sorted. A server installed while this update is
+// the newest of its channel would wait for them.
 func Lacking(u *Update, needs []Need) []Lack {
 	provided := map[string][]string{} // by architecture
 	provides := func(architecture string) []string {
@@ -86,11 +90,13 @@ func Lacking(u *Update, needs []Need) []Lack {
 	return out
 }
 
+// heldBecause returns the Problem of a held update.
 func heldBecause(channel string, lacks []Lack) string {
-	return fmt.Sprintf("is held back from channel %s: it lacks %s", channel, describe(lacks))
+	return fmt.Sprintf("is held back from channel %s: it lacks %s", channel, joinLacks(lacks))
 }
 
-func describe(lacks []Lack) string {
+// joinLacks returns the lacks in one line.
+func joinLacks(lacks []Lack) string {
 	var parts []string
 	for _, l := range lacks {
 		parts = append(parts, l.String())
@@ -99,9 +105,10 @@ func describe(lacks []Lack) string {
 }
 
 // Needs returns the servers and usable tokens that follow a channel, with the components that each needs. A server needs
-// those that it runs. A token needs the operating system and its Applications.
+// the components that it runs. A token needs the operating system and its Applications.
 //
-// A server needs no component that the channel does not offer to its architecture now: a false claim holds back no release.
+// Needs leaves out a server's component that the channel does not offer for its architecture now. A server that claims to
+// run such a component therefore can't hold back a release.
 func (m *Manager) Needs(ctx context.Context, channel string) (out []Need, err error) {
 	provided := m.Snapshot().provided(channel)
 	err = m.registry.Read(ctx, func(tx *opscenter.Snapshot) error {
@@ -125,7 +132,7 @@ func (m *Manager) Needs(ctx context.Context, channel string) (out []Need, err er
 	return out, err
 }
 
-// provided are the components that the channel offers, with each architecture and with none.
+// provided returns the pairs of component and architecture that the channel offers, and each component with "".
 func (s *Snapshot) provided(channel string) map[[2]string]bool {
 	out := map[[2]string]bool{}
 	u := Offered(s.updates, channel)
@@ -140,12 +147,12 @@ func (s *Snapshot) provided(channel string) map[[2]string]bool {
 	return out
 }
 
-// needOf is what a server needs of its channel.
+// needOf returns the components that a server runs, as a Need.
 func needOf(info *opscenter.ServerInfo) Need {
 	out := Need{By: "server " + info.Name, Architecture: info.State.Architecture}
 	v := info.State.Versions
 	if v.OS.Plain || v.OS.Version == "" {
-		return out // it takes no updates, or is not known yet
+		return out // the server takes no updates, or was not polled yet
 	}
 	out.Components = append(out.Components, lifecycle.ComponentOS)
 	for _, a := range v.Applications {
@@ -154,15 +161,19 @@ func needOf(info *opscenter.ServerInfo) Need {
 	return out
 }
 
-// LackError says what an update lacks for a channel. It is an opscenter.ErrBlocked.
+// LackError says which needed components an update lacks for a channel. It wraps opscenter.ErrBlocked.
 type LackError struct {
-	Version, Channel string
-	Lacks            []Lack
+	// Version of the update.
+	Version string
+	// Channel that needs the components.
+	Channel string
+	// Lacks has at least one entry.
+	Lacks []Lack
 }
 
 // Error implements error.
 func (e *LackError) Error() string {
-	return fmt.Sprintf("update %s has not what channel %s needs: %s: a server that is installed while it is the newest there would wait for that, unless it is forced into the channel", e.Version, e.Channel, describe(e.Lacks))
+	return fmt.Sprintf("update %s lacks components that channel %s needs: %s; a server installed from this update would wait for them; use force to put it into the channel nevertheless", e.Version, e.Channel, joinLacks(e.Lacks))
 }
 
 // Unwrap returns opscenter.ErrBlocked.

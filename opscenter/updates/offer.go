@@ -6,8 +6,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// Offered returns what servers of a channel take, all their parts of it: the newest ready update that is in the
-// channel; nil: there is none.
+// Offered returns the update from which servers of a channel install all components: the newest ready update in the
+// channel, or nil if there is none.
 func Offered(list []*Update, channel string) (offered *Update) {
 	for _, u := range list {
 		if u.Status == StatusReady && slices.Contains(u.Channels, channel) && (offered == nil || newestFirst(u, offered) < 0) {
@@ -17,7 +17,8 @@ func Offered(list []*Update, channel string) (offered *Update) {
 	return offered
 }
 
-// OfferOf returns what an update offers to the servers of each architecture; nil offers nothing.
+// OfferOf returns the components and versions that an update offers to servers of each architecture. A nil update offers
+// nothing.
 func OfferOf(u *Update) opscenter.Offer {
 	out := opscenter.Offer{}
 	for _, architecture := range []string{"", ArchitectureX8664, ArchitectureAArch64} {

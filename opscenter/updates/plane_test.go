@@ -21,7 +21,7 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// plane is a control plane with a feed, and a publisher.
+// plane is a control plane with a feed and a simulated publisher.
 type plane struct {
 	*opscenter.Registry
 	store     storage.Store
@@ -56,7 +56,7 @@ func newPlane(t testing.TB, change ...func(*plane)) *plane {
 	return p
 }
 
-// restart makes the feed anew, as another process would.
+// restart creates the feed again, as a new process would.
 func (p *plane) restart(t testing.TB) {
 	t.Helper()
 	var err error
@@ -76,7 +76,7 @@ func (p *plane) refresh(t testing.TB) {
 	require.NoError(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}))
 }
 
-// versions are those of the updates there are, newest first.
+// versions returns the versions of the updates with the status, newest first.
 func (p *plane) versions(status updates.Status) (out []string) {
 	for _, u := range p.feed.Snapshot().Updates() {
 		if u.Status == status {
@@ -93,10 +93,11 @@ func (p *plane) update(t testing.TB, version string) *updates.Update {
 			return u
 		}
 	}
-	t.Fatalf("update %s is not there", version)
+	t.Fatalf("there is no update %s", version)
 	return nil
 }
 
+// stored returns the sizes of the stored files, by sum.
 func (p *plane) stored(t testing.TB) (out map[string]int64) {
 	t.Helper()
 	out = map[string]int64{}
@@ -118,7 +119,7 @@ func (p *plane) warnings(t testing.TB) map[warning.Kind]string {
 	return out
 }
 
-// server registers a server that runs a version, and has been polled.
+// server registers a server and records a poll of it, with the version for all its components.
 func (p *plane) server(t testing.TB, name, channel, version, architecture string, applications ...string) {
 	t.Helper()
 	token, err := p.CreateToken(t.Context(), opscenter.TokenSpec{Channel: channel})
@@ -130,7 +131,7 @@ func (p *plane) server(t testing.TB, name, channel, version, architecture string
 	p.polled(t, name, version, architecture, applications...)
 }
 
-// polled records what a poll finds.
+// polled records a poll of a server.
 func (p *plane) polled(t testing.TB, name, version, architecture string, applications ...string) {
 	t.Helper()
 	info, err := p.Server(t.Context(), name)
@@ -144,6 +145,7 @@ func (p *plane) polled(t testing.TB, name, version, architecture string, applica
 		Maintenance: &maintenance, MemberName: &member, Architecture: architecture, Presented: info.Fingerprint}))
 }
 
+// needs returns the newer versions that a server needs, by component.
 func (p *plane) needs(t testing.TB, name string) map[string]string {
 	t.Helper()
 	info, err := p.Server(t.Context(), name)
@@ -151,7 +153,7 @@ func (p *plane) needs(t testing.TB, name string) map[string]string {
 	return info.Outdated()
 }
 
-// clientTransport accepts a control plane's certificate alone.
+// clientTransport returns a transport that trusts only the control plane's certificate.
 func clientTransport(certificate *x509.Certificate) *http.Transport {
 	roots := x509.NewCertPool()
 	roots.AddCert(certificate)

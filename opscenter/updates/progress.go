@@ -6,22 +6,23 @@ import (
 	"time"
 )
 
-// Progress is how far a refresh is.
+// Progress describes the current refresh, or the last one.
 type Progress struct {
-	// Running: a refresh is under way; else this is how the last one ended.
+	// Running: a refresh is in progress. Otherwise the other fields describe the last refresh.
 	Running bool
-	// Started and Ended are zero if that was not yet.
+	// Started and Ended are in UTC. They are zero if no refresh has started or ended yet.
 	Started, Ended time.Time
-	// Version of the update whose files are fetched; empty: none.
+	// Version of the update whose files are being fetched; empty: none.
 	Version string
-	// Files and Bytes are what this refresh is to fetch in all, and how much of it is here.
+	// Files is the number of files to fetch, FilesDone the number of files fetched.
 	Files, FilesDone int
+	// Bytes is the size of the files to fetch, BytesDone the number of bytes fetched.
 	Bytes, BytesDone int64
-	// Problems are what went wrong, each with the update, or the source, that it is about.
+	// Problems has up to 20 problems, each with the name of the update or of the source.
 	Problems []string
 }
 
-// String is a line for people.
+// String returns the progress in one line, for people.
 func (p Progress) String() string {
 	switch {
 	case p.Started.IsZero():
@@ -36,16 +37,16 @@ func (p Progress) String() string {
 	return fmt.Sprintf("update %s: %d of %d files, %d of %d MiB", p.Version, p.FilesDone, p.Files, p.BytesDone>>20, p.Bytes>>20)
 }
 
-// maxProblems is how many problems of a refresh are told.
+// maxProblems is the maximum length of Progress.Problems.
 const maxProblems = 20
 
-// progress is the Progress that is being made.
+// progress holds the current Progress.
 type progress struct {
 	mu  sync.Mutex
 	now Progress
 }
 
-// Progress returns how far the refresh is that is under way, or how the last one ended.
+// Progress returns the progress of the current refresh, or of the last one.
 func (m *Manager) Progress() Progress {
 	m.progress.mu.Lock()
 	defer m.progress.mu.Unlock()
@@ -54,12 +55,14 @@ func (m *Manager) Progress() Progress {
 	return out
 }
 
+// change calls do with the current Progress, under the lock.
 func (p *progress) change(do func(*Progress)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	do(&p.now)
 }
 
+// problem adds a problem, up to maxProblems.
 func (p *progress) problem(text string) {
 	p.change(func(now *Progress) {
 		if len(now.Problems) < maxProblems {

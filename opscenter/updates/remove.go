@@ -8,10 +8,10 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/event"
 )
 
-// Remove removes updates, all of them if none is named. A download that has begun continues.
-// Errors: opscenter.ErrNotFound.
+// Remove removes the named updates, or all updates if none is named. A download in progress continues.
+// Errors: opscenter.ErrNotFound; then no update is removed.
 func (m *Manager) Remove(ctx context.Context, uuids ...string) error {
-	err := m.change(ctx, "updates were removed"+by(ctx), func(c *changing) error {
+	err := m.change(ctx, "updates were removed"+byPrincipal(ctx), func(c *changeSet) error {
 		named := uuids
 		if len(named) == 0 {
 			for uuid := range c.rows {
@@ -24,7 +24,7 @@ func (m *Manager) Remove(ctx context.Context, uuids ...string) error {
 				return fmt.Errorf("update %.40q: %w", uuid, opscenter.ErrNotFound)
 			}
 			c.remove(uuid)
-			if err := c.tx.Record(event.Event{At: now(), Kind: event.UpdateRemoved, Reason: fmt.Sprintf("update %s of %s%s", u.Version, u.Origin, by(ctx))}); err != nil {
+			if err := c.tx.Record(event.Event{At: now(), Kind: event.UpdateRemoved, Reason: fmt.Sprintf("update %s of %s%s", u.Version, u.Origin, byPrincipal(ctx))}); err != nil {
 				return err
 			}
 		}

@@ -5,20 +5,19 @@ import (
 	"slices"
 )
 
-// Retain returns which updates stay, by their UUIDs:
+// Retain returns the UUIDs of the updates to retain:
 //
-//   - of each channel, of each component and architecture, the newest ones that provide it: keep of the ready ones, and
-//     those that are still to come if they are among the newest keep of all. What is in no channel is treated as
-//     though it were in one of its own.
-//   - what a channel offers,
-//   - those of a version in inUse, which some server runs or has staged.
+//   - For each channel, component and architecture: the newest keep ready updates that provide it. A pending update stays
+//     if it is among the newest keep updates, ready or pending. Updates without a channel count as one more channel.
+//   - The update that each channel offers.
+//   - Each update whose version is in inUse, because a server runs it or has staged it.
 //
-// It is pure. keep is at least 1.
+// Retain is a pure function. A keep below 1 counts as 1.
 func Retain(list []*Update, keep int, inUse map[string]bool) map[string]bool {
 	keep = max(keep, 1)
 	sorted := slices.SortedFunc(slices.Values(list), newestFirst)
 	stays := map[string]bool{}
-	ready, all := map[[3]string]int{}, map[[3]string]int{} // how many, by channel, component and architecture
+	ready, all := map[[3]string]int{}, map[[3]string]int{} // counts by channel, component and architecture
 	for _, u := range sorted {
 		if inUse[u.Version] {
 			stays[u.UUID] = true
@@ -50,7 +49,8 @@ func Retain(list []*Update, keep int, inUse map[string]bool) map[string]bool {
 	return stays
 }
 
-// parts returns the components of an update and its other kinds of files, each with an architecture.
+// parts returns the pairs of component and architecture in an update. Files that servers ignore count as a component of
+// their own, by Component and Type.
 func (u *Update) parts() map[[2]string]bool {
 	out := map[[2]string]bool{}
 	for i := range u.Files {

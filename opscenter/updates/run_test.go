@@ -21,20 +21,20 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// asked is a source of nothing that counts how often its index is read.
-type asked struct{ times atomic.Int32 }
+// countingSource is an empty source that counts the reads of its index.
+type countingSource struct{ times atomic.Int32 }
 
-func (a *asked) Index(context.Context) (*updates.Index, error) {
-	a.times.Add(1)
+func (s *countingSource) Index(context.Context) (*updates.Index, error) {
+	s.times.Add(1)
 	return &updates.Index{}, nil
 }
 
-func (a *asked) Open(context.Context, *updates.Update, *updates.File, int64) (io.ReadCloser, int64, error) {
+func (s *countingSource) Open(context.Context, *updates.Update, *updates.File, int64) (io.ReadCloser, int64, error) {
 	return nil, 0, updates.ErrGone
 }
 
-// TestRun: it refreshes at once, every hour give or take a tenth, and when it is asked to.
-func TestRun(t *testing.T) {
+// TestRunRefreshes: Run refreshes at once, about every hour, and on demand.
+func TestRunRefreshes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		defer store.Close()
@@ -42,7 +42,7 @@ func TestRun(t *testing.T) {
 		require.NoError(t, err)
 		files, err := updates.NewDir(t.TempDir())
 		require.NoError(t, err)
-		source := &asked{}
+		source := &countingSource{}
 		feed, err := updates.New(t.Context(), registry, files, updates.Options{Source: source, VerifyInterval: -1})
 		require.NoError(t, err)
 		ctx, stop := context.WithCancel(t.Context())
@@ -66,8 +66,8 @@ func TestRun(t *testing.T) {
 	})
 }
 
-// TestStops: a refresh that is stopped keeps what it has, and the next one goes on from there.
-func TestStops(t *testing.T) {
+// TestStoppedRefreshResumes: a stopped refresh keeps its partial files, and the next one resumes them.
+func TestStoppedRefreshResumes(t *testing.T) {
 	p := newPlane(t)
 	p.options.HTTP.StallTimeout = time.Hour
 	p.restart(t)
@@ -86,7 +86,7 @@ func TestStops(t *testing.T) {
 	stop()
 	require.ErrorIs(t, <-ended, context.Canceled)
 	require.False(t, p.feed.Progress().Running)
-	require.Empty(t, p.warnings(t), "being stopped is no fault")
+	require.Empty(t, p.warnings(t), "a stopped refresh raises no warning")
 	p.publisher.SetFault("incus.raw.gz", "")
 	before := p.publisher.Requests("202610010000/x86_64/incus.raw.gz")
 	p.restart(t)
@@ -95,7 +95,7 @@ func TestStops(t *testing.T) {
 	require.Equal(t, []string{"202610010000"}, p.versions(updates.StatusReady))
 }
 
-// TestEventsOfUpdates: what becomes of an update can be read, and who did it.
+// TestEventsOfUpdates: events record the changes of an update, and the principal of each.
 func TestEventsOfUpdates(t *testing.T) {
 	p := newPlane(t)
 	p.publish(t, release(1))
@@ -111,15 +111,15 @@ func TestEventsOfUpdates(t *testing.T) {
 		require.Error(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}))
 	}
 	var kinds []event.Kind
-	said := ""
+	reasons := ""
 	events, err := p.Events(t.Context(), opscenter.EventFilter{Limit: opscenter.MaxPageSize})
 	require.NoError(t, err)
 	for _, e := range events {
 		kinds = append(kinds, e.Kind)
-		said += e.Reason + "\n"
+		reasons += e.Reason + "\n"
 	}
 	for _, kind := range []event.Kind{event.UpdateReady, event.UpdatePublished, event.ChannelCreated, event.UpdateChannels, event.UpdateRemoved} {
-		require.True(t, slices.Contains(kinds, kind), "%s\n%s", kind, said)
+		require.True(t, slices.Contains(kinds, kind), "%s\n%s", kind, reasons)
 	}
 	count := func(kind event.Kind) (n int) {
 		for _, k := range kinds {
@@ -129,14 +129,14 @@ func TestEventsOfUpdates(t *testing.T) {
 		}
 		return n
 	}
-	require.Equal(t, 3, count(event.UpdateFetching), "two releases, and the first once more after it was removed:\n%s", said)
-	require.Equal(t, 2, count(event.UpdateFailed), "once for each, not at each refresh:\n%s", said)
-	require.Contains(t, said, "was put into lab, by alice")
-	require.Contains(t, said, "channel stable offers nothing")
+	require.Equal(t, 3, count(event.UpdateFetching), "two releases, and the first again after its removal:\n%s", reasons)
+	require.Equal(t, 2, count(event.UpdateFailed), "one event for each release, not for each refresh:\n%s", reasons)
+	require.Contains(t, reasons, "was put into lab, by alice")
+	require.Contains(t, reasons, "channel stable offers nothing")
 }
 
-// TestVerifiesNowAndThen: what a disk has damaged is found without being asked, and fetched anew.
-func TestVerifiesNowAndThen(t *testing.T) {
+// TestRunVerifies: Run finds a damaged file by itself and fetches it again.
+func TestRunVerifies(t *testing.T) {
 	p := newPlane(t, func(p *plane) { p.options.Interval, p.options.VerifyInterval = -1, 50*time.Millisecond })
 	p.publish(t, release(1))
 	p.refresh(t)

@@ -10,7 +10,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// Open opens a file of a ready update for reading. Errors: opscenter.ErrNotFound.
+// Open opens a file of a ready update for reading. The caller closes it, and must not modify the Update or the File.
+// Errors: opscenter.ErrNotFound.
 func (m *Manager) Open(ctx context.Context, uuid, filename string) (*Update, *File, io.ReadSeekCloser, error) {
 	u, err := m.Snapshot().Update(uuid)
 	if err != nil {
@@ -21,7 +22,7 @@ func (m *Manager) Open(ctx context.Context, uuid, filename string) (*Update, *Fi
 		return nil, nil, nil, fmt.Errorf("file %.80q of update %s: %w", filename, u.Version, opscenter.ErrNotFound)
 	}
 	content, err := m.files.Open(ctx, f.SHA256)
-	if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
+	if errors.Is(err, fs.ErrNotExist) { // removed since the snapshot
 		err = opscenter.ErrNotFound
 	}
 	if err != nil {

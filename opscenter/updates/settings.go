@@ -11,42 +11,45 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Settings are what operators may change while it runs. They are stored.
+// Settings can be changed by operators while the Manager runs. The Manager stores them.
 type Settings struct {
-	// Source is the URL of the publisher; empty: there is none, updates are uploaded.
+	// Source is the URL of the publisher. Empty: there is no source, so updates are only uploaded.
 	Source string
-	// Root is the certificate, in PEM form, under which indexes and uploads must be signed. Empty: Options.Trust.
+	// Root is the certificate, in PEM form, to which the signatures of indexes and uploads must chain. Empty:
+	// Options.Trust.
 	Root string
-	// Filter and FileFilter are expressions: which updates, and which of their files, are fetched. Empty: DefaultFilter
-	// and DefaultFileFilter.
-	Filter, FileFilter string
-	// DefaultChannel is the one a new update is put into. Empty: opscenter.Options.DefaultChannel.
+	// Filter is the expression that selects the updates to fetch. Empty: DefaultFilter.
+	Filter string
+	// FileFilter is the expression that selects the files to fetch of each update. Empty: DefaultFileFilter.
+	FileFilter string
+	// DefaultChannel is the channel of new updates. Empty: opscenter.Options.DefaultChannel.
 	DefaultChannel string
-	// ServerDefaultChannel is the one that servers, clusters and tokens get that name none; empty: as it is.
+	// ServerDefaultChannel is the channel of servers, clusters and tokens that name none. Empty: it is not changed.
 	ServerDefaultChannel string
-	// TokenInQuery: the token for the source goes into the query, see HTTPOptions.
+	// TokenInQuery sends the token for the source in the query, see HTTPOptions.
 	TokenInQuery bool
-	// Keep is how many updates are kept of each channel and component, see Retain. Default 3.
+	// Keep is the number of updates to retain for each channel and component, see Retain. Default 3, at most MaxKeep.
 	Keep int
 }
 
-// DefaultKeep is how many updates are kept of each channel and component.
+// DefaultKeep is the default of Settings.Keep.
 const DefaultKeep = 3
 
-// MaxKeep bounds Settings.Keep.
+// MaxKeep is the maximum of Settings.Keep.
 const MaxKeep = 200
 
-// DefaultSettings are those of a control plane with access to the public server of IncusOS.
+// DefaultSettings returns settings that mirror the public server of IncusOS.
 func DefaultSettings() Settings { return Settings{Source: DefaultSource} }
 
-// feedRow is all that is stored besides the updates.
+// feedRow stores the settings and the state of the feed.
 type feedRow struct {
 	Name     string // feedName
 	Settings *Settings
-	// Source and Newest are the index that was read last: when its newest update was published.
+	// Source names the source whose index was read last.
 	Source string
+	// Newest is the publication time of the newest update in that index.
 	Newest time.Time
-	// Owner is the name of the store to which the files belong.
+	// Owner names the store that owns the files.
 	Owner string
 }
 
@@ -54,16 +57,16 @@ const feedName = "feed"
 
 var feeds = storage.NewTable("update_feed", func(f *feedRow) storage.Key { return storage.StringKey(f.Name) })
 
-// prepared are settings that were checked, with what was made of them.
+// prepared are checked settings with the values derived from them.
 type prepared struct {
 	Settings
 	filters filters
 	trust   Trust
-	source  Source // nil: none
-	name    string // of the source, for its index
+	source  Source // nil: there is no source
+	name    string // of the source; feedRow.Source
 }
 
-// prepare checks settings. Errors: ErrInvalid, and expression.ErrInvalid for a filter.
+// prepare checks settings and fills in defaults. Errors: ErrInvalid, and expression.ErrInvalid for a filter.
 func (m *Manager) prepare(s Settings) (*prepared, error) {
 	s.Filter, s.FileFilter = cmp.Or(s.Filter, DefaultFilter), cmp.Or(s.FileFilter, DefaultFileFilter)
 	s.DefaultChannel = cmp.Or(s.DefaultChannel, m.registry.Options().DefaultChannel)
@@ -82,7 +85,7 @@ func (m *Manager) prepare(s Settings) (*prepared, error) {
 		if out.trust.Root, err = parseCertificate([]byte(s.Root)); err != nil {
 			return nil, fmt.Errorf("signature_verification_root_ca: %w", err)
 		}
-		out.trust.Through = nil // those are of the other root
+		out.trust.Through = nil // they belong to the root of Options.Trust
 	}
 	switch {
 	case m.options.Source != nil:
@@ -98,19 +101,19 @@ func (m *Manager) prepare(s Settings) (*prepared, error) {
 	return out, nil
 }
 
-// Settings returns the settings in force, defaults included.
+// Settings returns the current settings, with defaults filled in.
 func (m *Manager) Settings() Settings {
 	s := m.settings.Load().Settings
 	s.ServerDefaultChannel = m.registry.DefaultChannel()
 	return s
 }
 
-// sourceTestTimeout bounds the test of another source.
+// sourceTestTimeout bounds the request for the index of a new source.
 const sourceTestTimeout = 5 * time.Second
 
-// SetSettings changes the settings. check, unless nil, is called with those there are, and an error of it ends the
-// change: for optimistic locking. Another source is asked for its index first. Errors: ErrInvalid, expression.ErrInvalid,
-// opscenter.ErrNotFound for a channel, and why the source could not be read.
+// SetSettings changes the settings. check, unless nil, is called with the current settings; an error of check cancels the
+// change. It serves for optimistic locking. SetSettings first reads the index of a new source, within 5 seconds. Errors:
+// ErrInvalid, expression.ErrInvalid, opscenter.ErrNotFound for a channel, the error of check, and those of the source.
 func (m *Manager) SetSettings(ctx context.Context, s Settings, check func(Settings) error) error {
 	next, err := m.prepare(s)
 	if err != nil {
@@ -142,17 +145,17 @@ func (m *Manager) SetSettings(ctx context.Context, s Settings, check func(Settin
 			return err
 		}
 		stored := next.Settings
-		stored.ServerDefaultChannel = "" // it is kept there
+		stored.ServerDefaultChannel = "" // the registry stores it
 		row.Settings = &stored
 		if err := feeds.Put(tx, row); err != nil {
 			return err
 		}
-		return tx.Record(event.Event{At: now(), Kind: event.FeedSettings, Reason: fmt.Sprintf("source %s, %d kept, new updates go into channel %s%s", cmp.Or(s.Source, "none"), next.Keep, next.DefaultChannel, by(ctx))})
+		return tx.Record(event.Event{At: now(), Kind: event.FeedSettings, Reason: fmt.Sprintf("source %s, %d kept, new updates go into channel %s%s", cmp.Or(s.Source, "none"), next.Keep, next.DefaultChannel, byPrincipal(ctx))})
 	})
 	if err == nil {
 		if before := m.settings.Swap(next); before.name != next.name {
 			if cancel := m.cancel.Load(); cancel != nil {
-				(*cancel)() // what comes from the former source is not waited for
+				(*cancel)() // stop the refresh from the previous source
 			}
 		}
 		m.wake()
@@ -160,7 +163,7 @@ func (m *Manager) SetSettings(ctx context.Context, s Settings, check func(Settin
 	return err
 }
 
-// testSource asks a source for its index, within a few seconds.
+// testSource reads the index of a source, within sourceTestTimeout.
 func testSource(ctx context.Context, source Source) error {
 	ctx, cancel := context.WithTimeout(ctx, sourceTestTimeout)
 	defer cancel()
@@ -168,6 +171,7 @@ func testSource(ctx context.Context, source Source) error {
 	return err
 }
 
+// loadFeed returns a copy of the feed's row, or a new one.
 func loadFeed(tx storage.ReadTx) (*feedRow, error) {
 	found, err := feeds.Find(tx, storage.StringKey(feedName))
 	if err != nil {

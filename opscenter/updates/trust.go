@@ -11,33 +11,32 @@ import (
 	"github.com/opscenter-go/sdk/internal/smime"
 )
 
-// DefaultGrace is for how long after its end a signing certificate counts, see Trust.
+// DefaultGrace is the default of Trust.Grace.
 const DefaultGrace = 30 * 24 * time.Hour
 
-// Trust is whose signatures count. The zero value is that of IncusOS: its root certificate.
+// Trust decides which signatures are accepted. The zero value trusts the root certificate of IncusOS.
 //
-// The certificates must be valid when a signature is verified: an old signature does not count for ever. So that a
-// publisher who is late does not stop the mirror in the night in which its certificate ends, what it has signed before
-// counts Grace longer. A warning stands from 90 days before the end (opscenter.WarningSigner). What says that it was signed
-// after the end is refused.
+// The certificates must be valid at the time of verification, so an old signature expires. Trust accepts a certificate for
+// Grace after its expiry, so that a publisher that renews late does not stop the mirror. It rejects a signature that claims
+// a signing time after the expiry. The Manager raises warning.Signer 90 days before the expiry.
 type Trust struct {
-	// Root under which the signing certificate must be. Default: "Incus OS - Root E1".
+	// Root is the root certificate of accepted signatures. Default: IncusOSRoot.
 	Root *x509.Certificate
-	// Through, if any are given, are intermediate certificates of which the chain must hold one, as IncusOS itself
-	// wants it.
+	// Through are intermediate certificates, of which the chain must contain at least one. IncusOS has the same rule.
+	// Empty: any chain to Root is accepted.
 	Through []*x509.Certificate
-	// Grace is for how long after its end a certificate still counts. Default 30 days; below 0: not at all.
+	// Grace is how long an expired certificate is still accepted. Default 30 days; below 0: not at all.
 	Grace time.Duration
 }
 
 //go:embed root-e1.pem
 var rootE1 []byte
 
-// IncusOSRoot is the root under which IncusOS and its updates are signed, "Incus OS - Root E1".
+// IncusOSRoot returns the root certificate of IncusOS and its updates, "Incus OS - Root E1".
 var IncusOSRoot = sync.OnceValue(func() *x509.Certificate {
 	root, err := parseCertificate(rootE1)
 	if err != nil {
-		panic(err) // it is in this package
+		panic(err) // the certificate is embedded above
 	}
 	return root
 })
@@ -57,7 +56,7 @@ func parseCertificate(text []byte) (*x509.Certificate, error) {
 	return certificate, nil
 }
 
-// verify reads a signed message. Only what was verified is returned.
+// verify verifies a signed message and returns its content.
 func (t Trust) verify(message []byte) ([]byte, *Signature, error) {
 	if t.Root == nil {
 		t.Root = IncusOSRoot()
@@ -70,12 +69,12 @@ func (t Trust) verify(message []byte) ([]byte, *Signature, error) {
 	}
 	signed, err := smime.Verify(message, smime.Trust{Root: t.Root, Through: t.Through, Grace: t.Grace})
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w; what counts is signed under %q", err, t.Root.Subject.CommonName)
+		return nil, nil, fmt.Errorf("%w; accepted signatures chain to %q", err, t.Root.Subject.CommonName)
 	}
 	return signed.Content, &Signature{Name: signed.Name, Ends: signed.Ends, Late: signed.Late}, nil
 }
 
-// Index verifies a signed index, index.sjson, and reads it: for a Source of your own. Errors: ErrSignature, ErrInvalid.
+// Index verifies and reads a signed index, index.sjson. A custom Source can call it. Errors: ErrSignature, ErrInvalid.
 func (t Trust) Index(message []byte) (*Index, error) {
 	content, signature, err := t.verify(message)
 	if err != nil {

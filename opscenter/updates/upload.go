@@ -19,33 +19,34 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
-// descriptionName is what describes the update in an archive.
+// descriptionName is the name of the signed description in an archive.
 const descriptionName = "update.sjson"
 
-// maxEntries is how many entries an archive may have.
+// maxEntries is the maximum number of entries in an archive.
 const maxEntries = 3 * MaxFiles
 
-// ErrExists: the update is here already.
+// ErrExists: all files of the uploaded update are stored already.
 var ErrExists = errors.New("the update is here already")
 
-// Spooler is a Files that tells a local directory for what can't be named yet. Dir does; it is optional. Default: that of
-// the system for temporary files.
+// Spooler is an optional interface of a Files with a local directory for temporary files. Dir implements it. Default:
+// os.TempDir.
 type Spooler interface {
+	// Spool returns the directory in which Upload stores files that precede the description of an archive.
 	Spool() string
 }
 
-// Upload takes in an update as an uncompressed tar: update.sjson at its root, signed as an index is, and the files at the
-// paths that it names, in any order; files that it does not name are left out, and some that it names may be missing. It is
-// ready then, in the default channel. One that is here already, and lacks files that come now, gets those. What is refused changes
-// nothing. Errors: ErrInvalid, ErrSignature, ErrMismatch, ErrDiskFull; ErrExists if all that it has is here; ErrTooLarge beyond
-// Options.MaxUpload.
+// Upload stores an update from an uncompressed tar. The tar has update.sjson at its root, signed like an index, and files
+// at the paths that update.sjson names, in any order. Upload ignores files that update.sjson does not name, and some named
+// files may be missing. The update is then ready, and in the default channel unless it is held back. An upload for a known
+// update adds its missing files. A rejected upload changes nothing. Errors: ErrInvalid, ErrSignature, ErrMismatch,
+// ErrDiskFull; ErrExists if the archive has no new file; ErrTooLarge beyond Options.MaxUpload.
 func (m *Manager) Upload(ctx context.Context, archive io.Reader) (*Update, error) {
 	up := &upload{m: m, ctx: ctx, spooled: map[string]string{}, here: map[string]bool{}}
 	defer up.end()
 	limited := &io.LimitedReader{R: archive, N: m.options.MaxUpload + 1}
 	err := up.read(tar.NewReader(limited))
 	if err == nil {
-		_, err = io.Copy(io.Discard, limited) // an archive is filled up behind its end
+		_, err = io.Copy(io.Discard, limited) // skip the padding after the end of the archive
 	}
 	if limited.N <= 0 {
 		err = fmt.Errorf("the archive is larger than %d bytes: %w", m.options.MaxUpload, ErrTooLarge)
@@ -55,25 +56,25 @@ func (m *Manager) Upload(ctx context.Context, archive io.Reader) (*Update, error
 	}
 	if err != nil {
 		up.end()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sweepTimeout) // who sends it may be gone
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sweepTimeout) // the client may be gone
 		defer cancel()
 		return nil, errors.Join(err, m.sweep(ctx))
 	}
-	if err := m.uploaded(ctx); err != nil {
+	if err := m.tidyAfterUpload(ctx); err != nil {
 		return nil, err
 	}
 	kept, err := m.Snapshot().Update(up.update.UUID)
 	if err != nil {
-		return nil, fmt.Errorf("update %s is older than those that are kept: %w", up.update.Version, ErrInvalid)
+		return nil, fmt.Errorf("update %s is older than the updates that are retained: %w", up.update.Version, ErrInvalid)
 	}
 	return kept, nil
 }
 
-// sweepTimeout bounds the removal of what a refused upload has left.
+// sweepTimeout bounds the removal of the files of a rejected upload.
 const sweepTimeout = time.Minute
 
-// uploaded tidies up. Without a source nothing else ends the warning of files that are missing.
-func (m *Manager) uploaded(ctx context.Context) error {
+// tidyAfterUpload applies retention. Without a source, it also clears WarningUpdates once no update is pending.
+func (m *Manager) tidyAfterUpload(ctx context.Context) error {
 	s := m.settings.Load()
 	if err := m.tidy(ctx, s, nil); err != nil {
 		return err
@@ -85,22 +86,22 @@ func (m *Manager) uploaded(ctx context.Context) error {
 	return m.registry.ClearWarning(ctx, "", warning.Updates)
 }
 
-// ErrTooLarge: an archive is larger than Options.MaxUpload.
+// ErrTooLarge: an archive or its unpacked files are larger than Options.MaxUpload.
 var ErrTooLarge = errors.New("too large")
 
-// upload is an archive on its way in.
+// upload is the state of one Upload.
 type upload struct {
 	m   *Manager
 	ctx context.Context
 
-	update  *Update           // nil until its description was read
-	spooled map[string]string // files that came before that, and where they lie
-	folder  string            // of those
-	here    map[string]bool   // names of the files that came
+	update  *Update           // nil until the description was read
+	spooled map[string]string // paths of the files that preceded the description, by name
+	folder  string            // of the spooled files; empty: none
+	here    map[string]bool   // names of the files in the archive so far
 	unpin   []func()
 }
 
-// end removes what is only of use meanwhile. It may be called again.
+// end releases temporary files and pins. It may be called again.
 func (up *upload) end() {
 	for _, unpin := range up.unpin {
 		unpin()
@@ -111,15 +112,16 @@ func (up *upload) end() {
 	}
 }
 
+// read reads all entries of the archive.
 func (up *upload) read(archive *tar.Reader) error {
-	var size int64 // of what is in the archive, which is more than its own if that has holes
+	var size int64 // of the unpacked files; sparse files unpack to more than their size in the archive
 	for n := 0; ; n++ {
 		header, err := archive.Next()
 		switch {
 		case err == io.EOF:
 			return nil
 		case err != nil:
-			return fmt.Errorf("the archive, which is to be an uncompressed tar: %w: %v", ErrInvalid, err)
+			return fmt.Errorf("reading the archive as an uncompressed tar: %w: %v", ErrInvalid, err)
 		case n == maxEntries:
 			return fmt.Errorf("the archive has more than %d entries: %w", maxEntries, ErrInvalid)
 		}
@@ -139,22 +141,23 @@ func (up *upload) read(archive *tar.Reader) error {
 		case header.Typeflag != tar.TypeReg:
 			return fmt.Errorf("%s is neither a file nor a directory: %w", name, ErrInvalid)
 		case up.here[name]:
-			return fmt.Errorf("%s is there twice: %w", name, ErrInvalid)
+			return fmt.Errorf("the archive has %s twice: %w", name, ErrInvalid)
 		}
 		if size += header.Size; size > up.m.options.MaxUpload || header.Size < 0 {
-			return fmt.Errorf("the archive has more than %d bytes in it: %w", up.m.options.MaxUpload, ErrTooLarge)
+			return fmt.Errorf("the files in the archive are larger than %d bytes: %w", up.m.options.MaxUpload, ErrTooLarge)
 		}
 		up.here[name] = true
-		if err := up.entry(name, header.Size, archive); err != nil {
+		if err := up.readEntry(name, header.Size, archive); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 }
 
-func (up *upload) entry(name string, size int64, content io.Reader) error {
+// readEntry reads one file of the archive.
+func (up *upload) readEntry(name string, size int64, content io.Reader) error {
 	switch {
 	case name == descriptionName:
-		return up.describe(content)
+		return up.readDescription(content)
 	case up.update == nil:
 		return up.spool(name, size, content)
 	}
@@ -162,18 +165,18 @@ func (up *upload) entry(name string, size int64, content io.Reader) error {
 	if f == nil {
 		return nil
 	}
-	return up.keep(f, size, content)
+	return up.storeFile(f, size, content)
 }
 
-// describe verifies the description.
-func (up *upload) describe(content io.Reader) error {
+// readDescription verifies and reads the description.
+func (up *upload) readDescription(content io.Reader) error {
 	message, err := readBounded(content, smime.MaxMessage)
 	if err != nil {
 		return err
 	}
 	s := up.m.settings.Load()
 	text, signature, err := s.trust.verify(message)
-	if err == nil && s.source == nil { // else the source's index tells
+	if err == nil && s.source == nil { // with a source, its index is checked instead
 		err = up.m.checkSignature(up.ctx, signature)
 	}
 	if err != nil {
@@ -184,7 +187,7 @@ func (up *upload) describe(content io.Reader) error {
 		return err
 	}
 	u.Local = true
-	u.identify()
+	u.setUUID()
 	u.Described = len(u.Files)
 	if known, _ := up.m.Snapshot().Update(u.UUID); known != nil {
 		if err := sameUpdate(known, u); err != nil {
@@ -198,22 +201,22 @@ func (up *upload) describe(content io.Reader) error {
 	return nil
 }
 
-// sameUpdate refuses a description of an update that is here which does not name all files that are here, with their sums: parts of two
-// builds would be mixed.
+// sameUpdate returns ErrInvalid unless the description names all stored files of the known update, with the same sums. It
+// prevents a mix of two builds.
 func sameUpdate(known, described *Update) error {
 	for i := range known.Files {
 		f := &known.Files[i]
 		if d := described.file(f.Filename); d == nil || d.SHA256 != f.SHA256 {
-			return fmt.Errorf("update %s of %s is here with another %s: %w", described.Version, described.Origin, f.Filename, ErrInvalid)
+			return fmt.Errorf("update %s of %s is stored with a different %s: %w", described.Version, described.Origin, f.Filename, ErrInvalid)
 		}
 	}
 	return nil
 }
 
-// spool keeps a file that comes before its description.
+// spool stores a file that precedes the description in a temporary folder.
 func (up *upload) spool(name string, size int64, content io.Reader) error {
 	if size > MaxFileSize {
-		return fmt.Errorf("%d bytes, at most %d are taken: %w", size, int64(MaxFileSize), ErrInvalid)
+		return fmt.Errorf("%d bytes, at most %d are allowed: %w", size, int64(MaxFileSize), ErrInvalid)
 	}
 	if err := up.m.checkSpace(up.ctx, 2*size); err != nil {
 		return err
@@ -224,7 +227,7 @@ func (up *upload) spool(name string, size int64, content io.Reader) error {
 			in = spooler.Spool()
 		}
 		var err error
-		if up.folder, err = os.MkdirTemp(in, spooled); err != nil {
+		if up.folder, err = os.MkdirTemp(in, spoolPrefix); err != nil {
 			return err
 		}
 	}
@@ -233,30 +236,30 @@ func (up *upload) spool(name string, size int64, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	_, err = up.m.copy(up.ctx, file, sha256.New(), content, size)
+	_, err = up.m.copyHashed(up.ctx, file, sha256.New(), content, size)
 	if err = errors.Join(err, file.Close()); err != nil {
-		return cutArchive(err)
+		return archiveError(err)
 	}
 	up.spooled[name] = place
 	return nil
 }
 
-// cutArchive says what the end of an archive in the middle of a file is.
-func cutArchive(err error) error {
+// archiveError turns the end of an archive in the middle of a file into an ErrInvalid.
+func archiveError(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("the archive ends in the middle of it: %w", ErrInvalid)
+		return fmt.Errorf("the archive ends in the middle of the file: %w", ErrInvalid)
 	}
 	return err
 }
 
-// keep writes a file of the update, and checks its sum.
-func (up *upload) keep(f *File, size int64, content io.Reader) error {
+// storeFile stores a file of the update and checks its size and sum.
+func (up *upload) storeFile(f *File, size int64, content io.Reader) error {
 	if size != f.Size {
-		return fmt.Errorf("it has %d bytes, %d were described: %w", size, f.Size, ErrMismatch)
+		return fmt.Errorf("the file has %d bytes, the description says %d: %w", size, f.Size, ErrMismatch)
 	}
 	up.unpin = append(up.unpin, up.m.pin(f.SHA256))
-	defer up.m.hold(f.SHA256)()
-	// A file that is here already is read all the same: the archive is to be what it says.
+	defer up.m.lockFile(f.SHA256)()
+	// The sum is checked even if the file is stored already, so that a wrong archive is rejected.
 	var to Partial
 	if !up.m.has(up.ctx, f) {
 		err := up.m.checkSpace(up.ctx, size)
@@ -276,11 +279,11 @@ func (up *upload) keep(f *File, size int64, content io.Reader) error {
 	if to != nil {
 		w = to
 	}
-	if _, err := up.m.copy(up.ctx, w, sum, content, size); err != nil {
-		return cutArchive(err)
+	if _, err := up.m.copyHashed(up.ctx, w, sum, content, size); err != nil {
+		return archiveError(err)
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != f.SHA256 {
-		err := fmt.Errorf("its sha256 is %s, %s was described: %w", got, f.SHA256, ErrMismatch)
+		err := fmt.Errorf("its sha256 is %s, the description says %s: %w", got, f.SHA256, ErrMismatch)
 		if to != nil {
 			err = errors.Join(err, to.Reset())
 		}
@@ -292,7 +295,7 @@ func (up *upload) keep(f *File, size int64, content io.Reader) error {
 	return to.Commit()
 }
 
-// finish makes the update ready, once the archive was read to its end.
+// finish makes the update ready after the whole archive was read.
 func (up *upload) finish() error {
 	if up.update == nil {
 		return fmt.Errorf("the archive has no %s at its root: %w", descriptionName, ErrInvalid)
@@ -302,13 +305,13 @@ func (up *upload) finish() error {
 		if f == nil {
 			continue
 		}
-		if err := up.keepSpooled(f, up.spooled[name]); err != nil {
+		if err := up.storeSpooled(f, up.spooled[name]); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	came := slices.DeleteFunc(slices.Clone(up.update.Files), func(f File) bool { return !up.here[f.Filename] })
 	if len(came) == 0 {
-		return fmt.Errorf("the archive has none of the files that %s names: %w", descriptionName, ErrInvalid)
+		return fmt.Errorf("the archive has no file that %s names: %w", descriptionName, ErrInvalid)
 	}
 	known, _ := up.m.Snapshot().Update(up.update.UUID)
 	if known != nil {
@@ -317,12 +320,12 @@ func (up *upload) finish() error {
 		}
 	}
 	if known != nil && known.Status == StatusReady {
-		return up.complete(known, came)
+		return up.addMissing(known, came)
 	}
 	ready := *up.update
 	ready.CreatedAt, ready.URL = now(), ""
 	ready.Files = came
-	if known != nil { // it lost files: those that it has still count
+	if known != nil { // the pending update keeps its files that are still stored
 		for i := range known.Files {
 			f := &known.Files[i]
 			if up.here[f.Filename] {
@@ -330,7 +333,7 @@ func (up *upload) finish() error {
 			}
 			up.unpin = append(up.unpin, up.m.pin(f.SHA256))
 			if !up.m.has(up.ctx, f) {
-				return fmt.Errorf("update %s of %s lacks %s, too, which the archive has not: %w", ready.Version, ready.Origin, f.Filename, ErrInvalid)
+				return fmt.Errorf("update %s of %s also lacks %s, which is not in the archive: %w", ready.Version, ready.Origin, f.Filename, ErrInvalid)
 			}
 			ready.Files = append(ready.Files, *f)
 		}
@@ -341,7 +344,8 @@ func (up *upload) finish() error {
 	return up.m.makeReady(up.ctx, up.m.settings.Load(), ready, "uploaded")
 }
 
-func (up *upload) keepSpooled(f *File, path string) error {
+// storeSpooled stores a file from the temporary folder.
+func (up *upload) storeSpooled(f *File, path string) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
@@ -351,14 +355,14 @@ func (up *upload) keepSpooled(f *File, path string) error {
 	if err != nil {
 		return err
 	}
-	return up.keep(f, info.Size(), file)
+	return up.storeFile(f, info.Size(), file)
 }
 
-// complete adds files to an update that was uploaded in part.
-func (up *upload) complete(known *Update, files []File) error {
+// addMissing adds files to a ready update that was uploaded in part.
+func (up *upload) addMissing(known *Update, files []File) error {
 	more := slices.DeleteFunc(files, func(f File) bool { return known.file(f.Filename) != nil })
 	if len(more) == 0 {
-		return fmt.Errorf("update %s of %s has %d of %d files, and the archive brings no other: %w", known.Version, known.Origin, len(known.Files), len(up.update.Files), ErrExists)
+		return fmt.Errorf("update %s of %s has %d of %d files, and the archive has no further file: %w", known.Version, known.Origin, len(known.Files), len(up.update.Files), ErrExists)
 	}
-	return up.m.add(up.ctx, known, more)
+	return up.m.addFiles(up.ctx, known, more)
 }

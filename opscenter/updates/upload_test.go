@@ -19,8 +19,10 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
+// noSource makes a plane without a source.
 func noSource(p *plane) { p.options.Settings = &updates.Settings{} }
 
+// archive returns an archive of an update with the named files, or with all files.
 func archive(t testing.TB, p *incusostest.Publisher, version string, names ...string) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -28,7 +30,7 @@ func archive(t testing.TB, p *incusostest.Publisher, version string, names ...st
 	return out.Bytes()
 }
 
-// edited is an archive whose entries are changed on the way.
+// edited returns a copy of an archive with changed entries.
 func edited(t testing.TB, data []byte, edit func(entries []entry) []entry) []byte {
 	t.Helper()
 	var list []entry
@@ -73,7 +75,7 @@ func TestUpload(t *testing.T) {
 	require.ErrorIs(t, err, updates.ErrExists)
 	require.Len(t, p.feed.Snapshot().Updates(), 1)
 
-	// The description comes last, directories and what is not described are there, and names begin with ./.
+	// The description comes last, the archive has directories and unknown files, and names begin with "./".
 	reversed := edited(t, archive(t, p.publisher, "202610020000"), func(list []entry) []entry {
 		for i := range list {
 			list[i].header.Name = "./" + list[i].header.Name
@@ -90,17 +92,17 @@ func TestUpload(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, left)
 
-	// A part of an update, signed in the other form.
+	// The archive has a part of the update. Its description has an opaque signature instead of a detached one.
 	p.publisher.SetOpaque(true)
 	u, err = p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, "202610030000", "x86_64/incus.raw.gz")))
 	require.NoError(t, err)
 	require.Len(t, u.Files, 1)
 	channel, err := p.Channel(t.Context(), "stable")
 	require.NoError(t, err)
-	require.Equal(t, map[string]string{"incus": "202610030000"}, channel.Versions, "servers take all from the newest")
+	require.Equal(t, map[string]string{"incus": "202610030000"}, channel.Versions, "servers take all components from the newest update")
 }
 
-// TestRefusedUploads: each is refused with what is wrong, and changes nothing.
+// TestRefusedUploads: each upload is rejected with the expected error, and changes nothing.
 func TestRefusedUploads(t *testing.T) {
 	p := newPlane(t, noSource)
 	stranger, err := incusostest.NewPublisher()
@@ -136,32 +138,32 @@ func TestRefusedUploads(t *testing.T) {
 		data []byte
 		err  error
 	}{
-		"empty":                  {nil, updates.ErrInvalid},
-		"no tar":                 {bytes.Repeat([]byte("no tar"), 1000), updates.ErrInvalid},
-		"cut":                    {good[:len(good)/2], updates.ErrInvalid},
-		"traversal":              {add(file("../../etc/passwd")), updates.ErrInvalid},
-		"absolute":               {add(file("/etc/passwd")), updates.ErrInvalid},
-		"hidden traversal":       {add(file("x86_64/../../passwd")), updates.ErrInvalid},
-		"link":                   {add(entry{header: tar.Header{Name: "x86_64/link", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}}), updates.ErrInvalid},
-		"hard link":              {add(entry{header: tar.Header{Name: "x86_64/link", Typeflag: tar.TypeLink, Linkname: "update.sjson"}}), updates.ErrInvalid},
-		"device":                 {add(entry{header: tar.Header{Name: "x86_64/null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}}), updates.ErrInvalid},
-		"pipe":                   {add(entry{header: tar.Header{Name: "x86_64/pipe", Typeflag: tar.TypeFifo}}), updates.ErrInvalid},
-		"directory outside":      {add(entry{header: tar.Header{Name: "../out/", Typeflag: tar.TypeDir}}), updates.ErrInvalid},
-		"twice":                  {add(file("update.sjson")), updates.ErrInvalid},
-		"no description":         {edited(t, good, func(list []entry) []entry { return list[1:] }), updates.ErrInvalid},
-		"description elsewhere":  {edited(t, good, func(list []entry) []entry { list[0].header.Name = "x86_64/update.sjson"; return list }), updates.ErrInvalid},
-		"description alone":      {edited(t, good, func(list []entry) []entry { return list[:1] }), updates.ErrInvalid},
-		"another publisher":      {archive(t, stranger, "202610020000"), updates.ErrSignature},
-		"description not signed": {edited(t, good, func(list []entry) []entry { list[0].content = []byte(`{"format":"1.0"}`); return list }), nil},
-		"another content":        {edited(t, good, func(list []entry) []entry { list[3].content[5] ^= 1; return list }), updates.ErrMismatch},
-		"longer":                 {edited(t, good, func(list []entry) []entry { list[3].content = append(list[3].content, 0); return list }), updates.ErrMismatch},
-		"shorter":                {edited(t, good, func(list []entry) []entry { list[3].content = list[3].content[1:]; return list }), updates.ErrMismatch},
-		"another content, spooled": {edited(t, good, func(list []entry) []entry {
+		"empty":                         {nil, updates.ErrInvalid},
+		"not a tar":                     {bytes.Repeat([]byte("no tar"), 1000), updates.ErrInvalid},
+		"cut":                           {good[:len(good)/2], updates.ErrInvalid},
+		"traversal":                     {add(file("../../etc/passwd")), updates.ErrInvalid},
+		"absolute":                      {add(file("/etc/passwd")), updates.ErrInvalid},
+		"hidden traversal":              {add(file("x86_64/../../passwd")), updates.ErrInvalid},
+		"link":                          {add(entry{header: tar.Header{Name: "x86_64/link", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}}), updates.ErrInvalid},
+		"hard link":                     {add(entry{header: tar.Header{Name: "x86_64/link", Typeflag: tar.TypeLink, Linkname: "update.sjson"}}), updates.ErrInvalid},
+		"device":                        {add(entry{header: tar.Header{Name: "x86_64/null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}}), updates.ErrInvalid},
+		"pipe":                          {add(entry{header: tar.Header{Name: "x86_64/pipe", Typeflag: tar.TypeFifo}}), updates.ErrInvalid},
+		"directory outside the archive": {add(entry{header: tar.Header{Name: "../out/", Typeflag: tar.TypeDir}}), updates.ErrInvalid},
+		"twice":                         {add(file("update.sjson")), updates.ErrInvalid},
+		"no description":                {edited(t, good, func(list []entry) []entry { return list[1:] }), updates.ErrInvalid},
+		"description elsewhere":         {edited(t, good, func(list []entry) []entry { list[0].header.Name = "x86_64/update.sjson"; return list }), updates.ErrInvalid},
+		"description alone":             {edited(t, good, func(list []entry) []entry { return list[:1] }), updates.ErrInvalid},
+		"another publisher":             {archive(t, stranger, "202610020000"), updates.ErrSignature},
+		"unsigned description":          {edited(t, good, func(list []entry) []entry { list[0].content = []byte(`{"format":"1.0"}`); return list }), nil},
+		"different content":             {edited(t, good, func(list []entry) []entry { list[3].content[5] ^= 1; return list }), updates.ErrMismatch},
+		"longer":                        {edited(t, good, func(list []entry) []entry { list[3].content = append(list[3].content, 0); return list }), updates.ErrMismatch},
+		"shorter":                       {edited(t, good, func(list []entry) []entry { list[3].content = list[3].content[1:]; return list }), updates.ErrMismatch},
+		"different content, spooled": {edited(t, good, func(list []entry) []entry {
 			list[3].content[5] ^= 1
 			slices.Reverse(list)
 			return list
 		}), updates.ErrMismatch},
-		"another format": {description(func(doc map[string]any) { doc["format"] = "2.0" }), updates.ErrInvalid},
+		"unknown format": {description(func(doc map[string]any) { doc["format"] = "2.0" }), updates.ErrInvalid},
 		"no version":     {description(func(doc map[string]any) { delete(doc, "version") }), updates.ErrInvalid},
 		"odd version":    {description(func(doc map[string]any) { doc["version"] = "0x12" }), updates.ErrInvalid},
 		"name":           {describedFile("filename", "../x.raw.gz"), updates.ErrInvalid},
@@ -200,12 +202,12 @@ func TestRefusedUploads(t *testing.T) {
 		p.files = p.files.(full).Files
 		require.Equal(t, before, p.stored(t))
 	})
-	t.Run("the client leaves", func(t *testing.T) {
+	t.Run("the client disconnects", func(t *testing.T) {
 		p.restart(t)
 		reader, writer := io.Pipe()
 		go func() {
 			_, _ = writer.Write(good[:len(good)/2])
-			writer.CloseWithError(errors.New("it has left"))
+			writer.CloseWithError(errors.New("the client disconnected"))
 		}()
 		_, err := p.feed.Upload(t.Context(), reader)
 		require.Error(t, err)
@@ -225,7 +227,7 @@ func FuzzUpload(f *testing.F) {
 			return
 		}
 		if u.Version != "202610010000" {
-			t.Fatalf("took in update %q, which was never signed", u.Version)
+			t.Fatalf("accepted update %q, which was never signed", u.Version)
 		}
 		if err := p.feed.Remove(context.Background(), u.UUID); err != nil {
 			t.Fatal(err)
@@ -233,8 +235,8 @@ func FuzzUpload(f *testing.F) {
 	})
 }
 
-// TestAirGap: without a source uploads are kept as any others: newer ones drive out older ones, what is held back is looked at
-// again, and what was lost and is back is offered again.
+// TestAirGap: without a source, uploads follow the usual rules. Newer updates displace older ones, held updates are checked
+// again, and lost files that come back are offered again.
 func TestAirGap(t *testing.T) {
 	p := newPlane(t, noSource)
 	upload := func(version string, names ...string) (*updates.Update, error) {
@@ -247,7 +249,7 @@ func TestAirGap(t *testing.T) {
 	}
 	require.Equal(t, []string{"202610050000", "202610040000", "202610030000"}, p.versions(updates.StatusReady))
 	_, err := upload("202610010000")
-	require.ErrorContains(t, err, "older than those that are kept")
+	require.ErrorContains(t, err, "older than the updates that are retained")
 	require.Len(t, p.versions(updates.StatusReady), 3)
 
 	p.server(t, "worker", "stable", "202610050000", "x86_64", "incus", "debug")
@@ -260,7 +262,7 @@ func TestAirGap(t *testing.T) {
 	require.Equal(t, []string{"stable"}, p.update(t, "202610060000").Channels)
 	require.Empty(t, p.warnings(t))
 
-	// A disk that is not there at a start.
+	// The disk is missing at one start and back at the next.
 	files := filepath.Join(p.dir, "files")
 	require.NoError(t, os.Rename(files, files+".away"))
 	require.NoError(t, os.Mkdir(files, 0o700))
@@ -273,8 +275,8 @@ func TestAirGap(t *testing.T) {
 	require.Equal(t, []string{"stable"}, p.update(t, "202610060000").Channels)
 }
 
-// TestUploadsBeside: of two uploads of parts of one update at a time, each adds what it has.
-func TestUploadsBeside(t *testing.T) {
+// TestConcurrentUploads: two concurrent uploads of parts of one update each add their files.
+func TestConcurrentUploads(t *testing.T) {
 	p := newPlane(t, noSource)
 	p.publish(t, release(1))
 	whole, part := archive(t, p.publisher, "202610010000"), archive(t, p.publisher, "202610010000", "x86_64/incus.raw.gz")
@@ -284,10 +286,10 @@ func TestUploadsBeside(t *testing.T) {
 		_, err := p.feed.Upload(t.Context(), reader)
 		ended <- err
 	}()
-	_, err := writer.Write(part[:len(part)/2]) // its description was read
+	_, err := writer.Write(part[:len(part)/2]) // enough to read the description
 	require.NoError(t, err)
 	u, err := p.feed.Upload(t.Context(), bytes.NewReader(edited(t, whole, func(list []entry) []entry {
-		return slices.DeleteFunc(list, func(e entry) bool { return e.header.Name == "x86_64/incus.raw.gz" }) // which the other writes
+		return slices.DeleteFunc(list, func(e entry) bool { return e.header.Name == "x86_64/incus.raw.gz" }) // the other upload writes it
 	})))
 	require.NoError(t, err)
 	_, err = writer.Write(part[len(part)/2:])
@@ -298,7 +300,7 @@ func TestUploadsBeside(t *testing.T) {
 	require.Len(t, p.stored(t), len(u.Files)+1)
 }
 
-// TestUploadCompletes: an update that was uploaded in part gets the rest by another upload.
+// TestUploadCompletes: a second upload adds the rest to an update that was uploaded in part.
 func TestUploadCompletes(t *testing.T) {
 	p := newPlane(t, noSource)
 	p.publish(t, release(1))
@@ -315,7 +317,7 @@ func TestUploadCompletes(t *testing.T) {
 	u, err = p.feed.Upload(t.Context(), bytes.NewReader(whole))
 	require.NoError(t, err)
 	require.Len(t, u.Files, u.Described)
-	require.Equal(t, []string{"lab"}, u.Channels, "where an operator put it")
+	require.Equal(t, []string{"lab"}, u.Channels, "the operator's channels stay")
 	channel, err := p.Channel(t.Context(), "lab")
 	require.NoError(t, err)
 	require.Equal(t, "202610010000", channel.Versions["os"])
@@ -325,8 +327,8 @@ func TestUploadCompletes(t *testing.T) {
 	require.Len(t, p.stored(t), len(u.Files))
 }
 
-// TestCutUpload: an upload whose sender goes away leaves nothing.
-func TestCutUpload(t *testing.T) {
+// TestAbortedUploadLeavesNothing: an upload whose client disconnects leaves no files.
+func TestAbortedUploadLeavesNothing(t *testing.T) {
 	p := newPlane(t, noSource)
 	p.publish(t, incusostest.Release{Version: "202610010000", Size: 100 << 10})
 	ctx, stop := context.WithCancel(t.Context())
@@ -335,11 +337,11 @@ func TestCutUpload(t *testing.T) {
 	require.Error(t, err)
 	require.Empty(t, p.stored(t))
 	for range p.files.Unfinished(t.Context()) {
-		t.Fatal("an unfinished file is left")
+		t.Fatal("an unfinished file remains")
 	}
 }
 
-// goneReader is a sender that goes away.
+// goneReader is a client that disconnects.
 type goneReader struct{ stop func() }
 
 func (g goneReader) Read([]byte) (int, error) {
@@ -347,7 +349,7 @@ func (g goneReader) Read([]byte) (int, error) {
 	return 0, context.Canceled
 }
 
-// TestDamagedUpload: where there is no source, damage is a warning until the update is uploaded anew.
+// TestDamagedUpload: without a source, a warning about damage stands until the update is uploaded again.
 func TestDamagedUpload(t *testing.T) {
 	p := newPlane(t, noSource)
 	p.publish(t, release(1))
@@ -366,7 +368,7 @@ func TestDamagedUpload(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, p.warnings(t))
 	require.NoError(t, p.feed.Verify(t.Context()))
-	// The same, found at the start.
+	// New finds a missing file as well.
 	require.NoError(t, os.Remove(place))
 	p.restart(t)
 	require.Contains(t, p.warnings(t)[warning.Updates], u.Files[2].Filename+" is missing")
@@ -375,8 +377,8 @@ func TestDamagedUpload(t *testing.T) {
 	require.Empty(t, p.warnings(t))
 }
 
-// TestRepairByUpload: an upload of the one file that was damaged brings the update back as a whole, and another build under the same version
-// is not mixed with it.
+// TestRepairByUpload: an upload of only the lost file restores the whole update. A different build with the same version is
+// rejected.
 func TestRepairByUpload(t *testing.T) {
 	p := newPlane(t, noSource)
 	p.publish(t, release(1))
@@ -397,15 +399,15 @@ func TestRepairByUpload(t *testing.T) {
 	require.Equal(t, []string{"stable"}, back.Channels)
 	require.Equal(t, whole, p.stored(t))
 	require.NoError(t, p.feed.Verify(t.Context()))
-	// Another build.
+	// Upload a different build.
 	p.publish(t, incusostest.Release{Version: "202610010000", Size: 5 << 10})
 	_, err = p.feed.Upload(t.Context(), bytes.NewReader(archive(t, p.publisher, "202610010000")))
 	require.ErrorIs(t, err, updates.ErrInvalid)
-	require.ErrorContains(t, err, "is here with another")
+	require.ErrorContains(t, err, "is stored with a different")
 	require.Equal(t, whole, p.stored(t))
 }
 
-// failing are files that can't be opened, and a disk without room.
+// failing is a Files that can't open files, on a disk without free space.
 type failing struct {
 	updates.Files
 	err error
@@ -420,8 +422,8 @@ func (f failing) Open(ctx context.Context, sum string) (io.ReadSeekCloser, error
 
 func (f failing) Space(context.Context) (int64, int64, error) { return 0, 1 << 40, nil }
 
-// TestVerifyRemovesOnlyWhatIsDamaged: a full disk, or too few descriptors, say nothing of a file.
-func TestVerifyRemovesOnlyWhatIsDamaged(t *testing.T) {
+// TestVerifyRemovesOnlyDamagedFiles: a full disk or too many open files remove no file.
+func TestVerifyRemovesOnlyDamagedFiles(t *testing.T) {
 	p := newPlane(t)
 	p.publish(t, incusostest.Release{Version: "202610010000", Size: 70 << 20, Applications: []string{"incus"}, NoOS: true})
 	p.refresh(t)
@@ -445,7 +447,7 @@ func TestVerifyRemovesOnlyWhatIsDamaged(t *testing.T) {
 	}
 }
 
-// TestArchiveOfLargeFiles: what is in an archive is bounded, not only what it is itself: a file with holes is much less.
+// TestArchiveOfLargeFiles: the limit also applies to the unpacked size of sparse files.
 func TestArchiveOfLargeFiles(t *testing.T) {
 	p := newPlane(t, noSource, func(p *plane) { p.options.MaxUpload = 1 << 20 })
 	var out bytes.Buffer

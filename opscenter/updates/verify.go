@@ -12,14 +12,14 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
-// Verify reads the files of all ready updates, and checks their sums. A file that is missing, or is another than was described, as on a disk
-// that fails, is an ErrMismatch: its update goes back to pending, and the file is fetched anew by the next refresh, or is
-// uploaded anew. A file that can't be read for another reason is an error alone. Each is named in opscenter.WarningUpdates. Run calls
-// Verify at each Options.VerifyInterval.
+// Verify reads all files of ready updates and checks their sums. A missing or different file, as on a failing disk, is an
+// ErrMismatch. Verify removes that file and makes its updates pending; the next refresh or an upload restores the file.
+// A file that can't be read for another reason is reported but kept. Verify names each problem in
+// warning.Updates. Run calls Verify every Options.VerifyInterval.
 func (m *Manager) Verify(ctx context.Context) error {
 	err := m.verifyAll(ctx)
 	if err != nil && ctx.Err() == nil {
-		err = errors.Join(err, m.warn(ctx, warning.Updates, cut(err.Error())))
+		err = errors.Join(err, m.warn(ctx, warning.Updates, truncate(err.Error())))
 	}
 	return err
 }
@@ -47,15 +47,15 @@ func (m *Manager) verifyAll(ctx context.Context) error {
 			problem := fmt.Errorf("update %s, file %s: %w", u.Version, f.Filename, err)
 			problems = append(problems, problem)
 			if errors.Is(err, ErrMismatch) {
-				problems = append(problems, m.spoilt(ctx, f.SHA256, problem.Error()))
+				problems = append(problems, m.discardDamaged(ctx, f.SHA256, problem.Error()))
 			}
 		}
 	}
 	return errors.Join(problems...)
 }
 
-// verify reads a file. It is an ErrMismatch only if the file is known to be another, or missing: what keeps this process from
-// reading says nothing of the file.
+// verify reads a file and checks its sum. It returns ErrMismatch only if the file is missing or differs. Other errors,
+// such as too many open files, say nothing about the file.
 func (m *Manager) verify(ctx context.Context, f *File) error {
 	file, err := m.files.Open(ctx, f.SHA256)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -76,12 +76,13 @@ func (m *Manager) verify(ctx context.Context, f *File) error {
 	return nil
 }
 
-// interruptible reads until a context ends.
+// interruptible is a reader that fails once its context ends.
 type interruptible struct {
 	ctx context.Context
 	io.Reader
 }
 
+// Read implements io.Reader.
 func (r interruptible) Read(p []byte) (int, error) {
 	if err := r.ctx.Err(); err != nil {
 		return 0, err
@@ -89,19 +90,19 @@ func (r interruptible) Read(p []byte) (int, error) {
 	return r.Reader.Read(p)
 }
 
-// spoilt removes a file, and takes all updates that have it back to pending. The file goes first: a crash between the two is found at the
-// next start.
-func (m *Manager) spoilt(ctx context.Context, sum, problem string) error {
-	defer m.hold(sum)() // no refresh takes it for whole meanwhile
+// discardDamaged removes a file and makes all updates that contain it pending. It removes the file first, so that after a
+// crash between the two steps the next start finds it missing.
+func (m *Manager) discardDamaged(ctx context.Context, sum, problem string) error {
+	defer m.lockFile(sum)() // a concurrent refresh must not use the damaged file
 	if err := m.files.Remove(ctx, sum); err != nil {
 		return err
 	}
-	return m.change(ctx, "a file of an update is damaged", func(c *changing) error {
+	return m.change(ctx, "a file of an update is damaged", func(c *changeSet) error {
 		for _, u := range c.list() {
 			for i := range u.Files {
 				if u.Status == StatusReady && u.Files[i].SHA256 == sum {
 					back := *u
-					back.Status, back.Problem = StatusPending, cut(problem)
+					back.Status, back.Problem = StatusPending, truncate(problem)
 					c.put(back)
 					break
 				}

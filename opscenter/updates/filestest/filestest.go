@@ -1,4 +1,4 @@
-// Package filestest holds every updates.Files to the same behaviour. A backend of your own runs it:
+// Package filestest tests implementations of updates.Files. A custom backend calls Run in a test:
 //
 //	func TestFiles(t *testing.T) {
 //		filestest.Run(t, func(t *testing.T) filestest.Open {
@@ -25,20 +25,21 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/updates"
 )
 
-// Open opens the same place each time it is called, as after the end of a process: it ends the use by what it returned before, where
-// one process uses the place at a time.
+// Open opens the same place each time, as after a restart of the process. If only one process can use the place at a time,
+// Open first closes its previous result.
 type Open func() (updates.Files, error)
 
-// Run runs the suite. fresh makes an empty place for each test.
+// Run runs all tests. fresh returns the Open of a new, empty place for each test.
 func Run(t *testing.T, fresh func(t *testing.T) Open) {
 	for name, test := range map[string]func(t *testing.T, open Open){
-		"WriteAndRead": writeAndRead, "Absent": absent, "GoesOn": goesOn, "Reset": reset, "NotCommitted": notCommitted, "Remove": remove,
-		"ReadersReadOn": readersReadOn, "Lists": lists, "NoSum": noSum, "Parallel": parallel, "Again": again, "Large": large,
+		"WriteAndRead": writeAndRead, "Absent": absent, "Resume": resume, "Reset": reset, "NotCommitted": notCommitted, "Remove": remove,
+		"ReadAfterRemove": readAfterRemove, "Lists": lists, "InvalidSum": invalidSum, "Parallel": parallel, "WriteAfterRemove": writeAfterRemove, "Large": large,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
 	}
 }
 
+// opened returns the opened Files.
 func opened(t *testing.T, open Open) updates.Files {
 	t.Helper()
 	files, err := open()
@@ -51,7 +52,7 @@ func sumOf(content []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// write writes a file and commits it.
+// write writes and commits a file. It returns its sum.
 func write(t *testing.T, files updates.Files, content []byte) string {
 	t.Helper()
 	sum := sumOf(content)
@@ -66,6 +67,7 @@ func write(t *testing.T, files updates.Files, content []byte) string {
 	return sum
 }
 
+// read returns the content of a file.
 func read(t *testing.T, files updates.Files, sum string) []byte {
 	t.Helper()
 	file, err := files.Open(t.Context(), sum)
@@ -76,6 +78,7 @@ func read(t *testing.T, files updates.Files, sum string) []byte {
 	return content
 }
 
+// collect returns the listed sizes, by sum.
 func collect(t *testing.T, list func(context.Context) iter.Seq2[updates.FileInfo, error]) map[string]int64 {
 	t.Helper()
 	out := map[string]int64{}
@@ -103,7 +106,7 @@ func writeAndRead(t *testing.T, open Open) {
 		require.NoError(t, err)
 		require.Equal(t, content[2:], rest)
 		require.NoError(t, file.Close())
-		files = opened(t, open) // and once more after a restart
+		files = opened(t, open) // read again after a restart
 	}
 }
 
@@ -112,7 +115,7 @@ func absent(t *testing.T, open Open) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-func goesOn(t *testing.T, open Open) {
+func resume(t *testing.T, open Open) {
 	content := []byte("the first half and the other half")
 	sum := sumOf(content)
 	partial, err := opened(t, open).Create(t.Context(), sum)
@@ -128,7 +131,7 @@ func goesOn(t *testing.T, open Open) {
 	n, err := partial.Existing(&have)
 	require.NoError(t, err)
 	require.EqualValues(t, have.Len(), n)
-	require.Equal(t, string(content[:n]), have.String(), "what an earlier one has left, or nothing")
+	require.Equal(t, string(content[:n]), have.String(), "Existing copies the bytes of the earlier Partial, or none")
 	_, err = partial.Write(content[n:])
 	require.NoError(t, err)
 	require.NoError(t, partial.Commit())
@@ -138,12 +141,12 @@ func goesOn(t *testing.T, open Open) {
 
 func reset(t *testing.T, open Open) {
 	files := opened(t, open)
-	content := []byte("what is right")
+	content := []byte("right content")
 	partial, err := files.Create(t.Context(), sumOf(content))
 	require.NoError(t, err)
 	_, err = partial.Existing(io.Discard)
 	require.NoError(t, err)
-	_, err = partial.Write([]byte("what turned out to be wrong, and is longer"))
+	_, err = partial.Write([]byte("wrong content, which is longer than the right one"))
 	require.NoError(t, err)
 	require.NoError(t, partial.Reset())
 	_, err = partial.Write(content)
@@ -179,7 +182,7 @@ func remove(t *testing.T, open Open) {
 	files := opened(t, open)
 	sum, other := write(t, files, []byte("one")), write(t, files, []byte("two"))
 	require.NoError(t, files.Remove(t.Context(), sum))
-	require.NoError(t, files.Remove(t.Context(), sum), "it is gone already")
+	require.NoError(t, files.Remove(t.Context(), sum), "removing a missing file is no error")
 	for _, f := range []updates.Files{files, opened(t, open)} {
 		_, err := f.Open(t.Context(), sum)
 		require.ErrorIs(t, err, fs.ErrNotExist)
@@ -187,7 +190,7 @@ func remove(t *testing.T, open Open) {
 	}
 }
 
-func readersReadOn(t *testing.T, open Open) {
+func readAfterRemove(t *testing.T, open Open) {
 	files := opened(t, open)
 	content := bytes.Repeat([]byte("a server fetches this"), 10_000)
 	sum := write(t, files, content)
@@ -213,7 +216,7 @@ func lists(t *testing.T, open Open) {
 	require.Equal(t, want, collect(t, files.List))
 	require.Equal(t, want, collect(t, opened(t, open).List))
 	for range files.List(t.Context()) {
-		break // a reader may stop early
+		break // the caller may stop early
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -224,7 +227,7 @@ func lists(t *testing.T, open Open) {
 	require.ErrorIs(t, failed, context.Canceled)
 }
 
-func noSum(t *testing.T, open Open) {
+func invalidSum(t *testing.T, open Open) {
 	files := opened(t, open)
 	for _, bad := range []string{"", "..", "../../etc/passwd", "x", "zz" + sumOf(nil)[2:], sumOf(nil) + "/..", "/" + sumOf(nil)[1:]} {
 		_, err := files.Open(t.Context(), bad)
@@ -265,9 +268,9 @@ func parallel(t *testing.T, open Open) {
 	require.Len(t, collect(t, files.List), 40)
 }
 
-func again(t *testing.T, open Open) {
+func writeAfterRemove(t *testing.T, open Open) {
 	files := opened(t, open)
-	content := []byte("fetched, removed, and fetched once more")
+	content := []byte("written, removed, and written again")
 	sum := write(t, files, content)
 	require.NoError(t, files.Remove(t.Context(), sum))
 	require.Equal(t, sum, write(t, files, content))

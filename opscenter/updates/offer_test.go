@@ -12,9 +12,9 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/updates"
 )
 
-// chosen is what an IncusOS server takes of a list: the first update that is in its channel, or that it runs, and of that one
-// every part, or none. It is the server's rule in other words than ours.
-func chosen(list []*updates.Update, channel, running, architecture string, names []string) (version string, parts map[string]string) {
+// serverChoice is the rule of an IncusOS server, written independently of Offered. The server takes the first update that
+// is in its channel or that it runs, and installs every component from that one.
+func serverChoice(list []*updates.Update, channel, running, architecture string, names []string) (version string, parts map[string]string) {
 	parts = map[string]string{}
 	for _, u := range list {
 		if !slices.Contains(u.Channels, channel) && u.Version != running {
@@ -42,13 +42,13 @@ func chosen(list []*updates.Update, channel, running, architecture string, names
 	return "", parts
 }
 
-// TestChoice: what a channel is said to offer is what a server takes, whatever it runs, as long as that is no newer; and all of
-// it is of one release.
-func TestChoice(t *testing.T) {
+// TestOfferMatchesServerChoice: a channel offers exactly the components that a server takes, all of one update, unless the
+// server runs a newer version.
+func TestOfferMatchesServerChoice(t *testing.T) {
 	names := []string{"incus", "incus-lts-7.0", "debug"}
 	rapid.Check(t, func(t *rapid.T) {
-		var shown []*updates.Update // as the feed lists it
-		for _, u := range drawn(t) {
+		var shown []*updates.Update // the list that the feed serves
+		for _, u := range drawUpdates(t) {
 			if u.Status == updates.StatusReady && !slices.ContainsFunc(shown, func(other *updates.Update) bool { return other.Version == u.Version }) {
 				if rapid.Bool().Draw(t, "os") {
 					for _, kind := range []updates.FileType{updates.TypeEFI, updates.TypeUsr, updates.TypeUsrVerity, updates.TypeUsrVeritySignature}[rapid.IntRange(0, 1).Draw(t, "part"):] {
@@ -66,12 +66,12 @@ func TestChoice(t *testing.T) {
 			offer := updates.OfferOf(offered)
 			for _, architecture := range []string{"x86_64", "aarch64"} {
 				running := fmt.Sprint(rapid.IntRange(0, 15).Draw(t, "running"))
-				version, parts := chosen(shown, channel, running, architecture, names)
+				version, parts := serverChoice(shown, channel, running, architecture, names)
 				switch {
 				case offered == nil:
 					require.Contains(t, []string{"", running}, version)
 				case len(running) > len(offered.Version) || len(running) == len(offered.Version) && running > offered.Version:
-					require.Contains(t, []string{running, offered.Version}, version, "it keeps what it runs, if that is there")
+					require.Contains(t, []string{running, offered.Version}, version, "the server keeps the newer version that it runs, if that is listed")
 				default:
 					require.Equal(t, offered.Version, version)
 					require.Equal(t, offer[architecture], parts, "%s, %s", channel, architecture)
