@@ -11,16 +11,16 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// MaxFileSize bounds a file that is read, in bytes.
+// MaxFileSize is the maximum size of a file that Set and Read accept, in bytes.
 const MaxFileSize = 4 << 20
 
-// decode reads a file, as JSON or YAML, into an empty one. What is not known of it is refused.
+// decode reads a file, as JSON or YAML, into an empty value. It rejects unknown fields.
 func decode(name string, data []byte, into any) error {
 	fail := func(field, format string, args ...any) error {
 		return &ValidationError{[]Problem{{name, field, fmt.Sprintf(format, args...)}}}
 	}
 	if len(data) > MaxFileSize {
-		return fail("", "%d bytes, at most %d are taken", len(data), MaxFileSize)
+		return fail("", "%d bytes, at most %d are allowed", len(data), MaxFileSize)
 	}
 	if !json.Valid(data) {
 		var err error
@@ -35,23 +35,23 @@ func decode(name string, data []byte, into any) error {
 		return fail("", "it can't be read: %s", err)
 	}
 	if all == nil {
-		return nil // it has all its defaults
+		return nil // an empty file has all defaults
 	}
 	if problems := unknown(name, all, reflect.TypeOf(into), "", nil); len(problems) > 0 {
 		return &ValidationError{problems}
 	}
 	if err := json.Unmarshal(data, into); err != nil {
 		var mismatch *json.UnmarshalTypeError
-		if errors.As(err, &mismatch) { // its text repeats what may be secret
-			return fail(mismatch.Field, "%s is wanted, not %s", wanted(mismatch.Type), mismatch.Value)
+		if errors.As(err, &mismatch) { // its text may repeat a secret
+			return fail(mismatch.Field, "it must be %s, not %s", typeName(mismatch.Type), mismatch.Value)
 		}
 		return fail("", "%s", err)
 	}
 	return nil
 }
 
-// wanted names a type for people.
-func wanted(t reflect.Type) string {
+// typeName names a type for people.
+func typeName(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.String:
 		return "a text"
@@ -65,7 +65,7 @@ func wanted(t reflect.Type) string {
 	return "a number"
 }
 
-// fromYAML turns YAML into JSON. What looks like a time stays the text that it was.
+// fromYAML turns YAML into JSON. A scalar that YAML reads as a time stays text.
 func fromYAML(data []byte) ([]byte, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	var document yaml.Node
@@ -75,7 +75,7 @@ func fromYAML(data []byte) ([]byte, error) {
 		}
 		return nil, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
 	}
-	texts(&document)
+	keepTimestamps(&document)
 	var value any
 	if err := document.Decode(&value); err != nil {
 		return nil, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
@@ -83,16 +83,17 @@ func fromYAML(data []byte) ([]byte, error) {
 	return json.Marshal(value)
 }
 
-func texts(node *yaml.Node) {
+// keepTimestamps marks the timestamps of a document as strings.
+func keepTimestamps(node *yaml.Node) {
 	if node.Kind == yaml.ScalarNode && node.ShortTag() == "!!timestamp" {
 		node.Tag = "!!str"
 	}
 	for _, below := range node.Content { // aliases are not followed
-		texts(below)
+		keepTimestamps(below)
 	}
 }
 
-// hints say where something belongs that users put elsewhere.
+// hints correct common mistakes, by file and field.
 var hints = map[string]string{
 	FileNetwork + " ntp":                              "NTP servers are time.ntp_servers",
 	FileNetwork + " hostname":                         "the name of the server is dns.hostname",
@@ -113,7 +114,7 @@ var hints = map[string]string{
 	FileApplications + " " + FileApplications + "[0]": "each application is an object with a name",
 }
 
-// unknown lists the members of a value that a type does not have.
+// unknown returns out with a problem for each member of value that type t lacks.
 func unknown(file string, value any, t reflect.Type, field string, out []Problem) []Problem {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -154,7 +155,7 @@ func unknown(file string, value any, t reflect.Type, field string, out []Problem
 	return out
 }
 
-// cutName bounds the name of a field that is not known.
+// cutName shortens the name of an unknown field to maxText bytes.
 func cutName(name string) string {
 	if len(name) > maxText {
 		name = name[:maxText] + "…"
@@ -162,10 +163,10 @@ func cutName(name string) string {
 	return strings.ToValidUTF8(name, "�")
 }
 
-// untagged marks a field that has no tag: JSON knows it in any case.
+// untagged is the prefix, in the result of members, of a field without a tag. JSON matches such a field in any case.
 const untagged = "\x00"
 
-// members adds the fields of a struct, by the names that JSON has for them.
+// members adds the fields of a struct to out, by their names in JSON.
 func members(t reflect.Type, out map[string]reflect.Type) {
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -176,7 +177,7 @@ func members(t reflect.Type, out map[string]reflect.Type) {
 		case !f.IsExported() || name == "-":
 		case tagged:
 			out[name] = f.Type
-		case f.Name == "Version": // of Network, which reads it itself
+		case f.Name == "Version": // Network.UnmarshalJSON reads it
 			out["version"] = f.Type
 		default:
 			out[untagged+strings.ToLower(name)] = f.Type

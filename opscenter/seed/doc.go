@@ -1,12 +1,12 @@
-// Package seed is what an IncusOS server is given before its first boot: the eleven files of the seed partition of an
-// installation image, which package image puts there.
+// Package seed makes and reads the seed of an IncusOS server: up to eleven files that configure the server at its first
+// boot. They are in the seed partition of an installation image; package image writes them there.
 //
 //	s := &seed.Seed{Install: &seed.Install{}, Applications: seed.ApplicationsOf("incus")}
 //	s.Manage(seed.OperationsCenterProvider(url, token, nil), "stable")
 //	err := s.Validate(seed.Rules{})
 //	archive, err := s.Tar()
 //
-// Each file has a type here, named as IncusOS documents it. What is not set is left out of it: a server of an older
-// release refuses a file with a field that it does not know, and stops at its console. For the same reason Set refuses
-// what is not known here, and names file and field.
+// Each file has a type, and its fields have the names of the IncusOS API. A server rejects a file with an unknown field and
+// stops at its console. Encode therefore leaves out fields that are not set, which an older release may not know. Set
+// rejects unknown fields, and its error names the file and the field.
 package seed

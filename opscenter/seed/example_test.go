@@ -7,7 +7,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/seed"
 )
 
-// A seed for a server that is to join a cluster, with a mistake that would strand it.
+// Example makes a seed for a future member of a cluster, with a mistake that would strand the server.
 func Example() {
 	s := &seed.Seed{
 		Install:      &seed.Install{Target: &seed.InstallTarget{Bus: "nvme", SortOrder: seed.SortSmallest}},
@@ -20,7 +20,7 @@ func Example() {
 	fmt.Println(s.Validate(seed.Rules{JoinsCluster: true}))
 	archive, err := s.Tar()
 	fmt.Println(len(archive), err)
-	// A user's file is read strictly, too.
+	// Set rejects unknown fields in a user's file.
 	fmt.Println(s.Set(seed.FileNetwork, []byte("ntp:\n  servers: [pool.ntp.org]\n")))
 	// Output:
 	// invalid seed: network: time.timezone: there is no time zone "Europe/Atlantis"

@@ -7,18 +7,19 @@ import (
 	"github.com/lxc/incus/v6/shared/api"
 )
 
-// Incus is how Incus begins. Without the file it applies its defaults: a storage pool and a bridge.
+// Incus is the initial configuration of Incus. Without this file Incus creates its defaults: a storage pool and a bridge.
 type Incus struct {
 	Version Version `json:"version"`
-	// ApplyDefaults makes a storage pool and a bridge. A server that has them can't join a cluster.
-	ApplyDefaults bool     `json:"apply_defaults"`
-	Preseed       *Preseed `json:"preseed,omitempty"`
+	// ApplyDefaults creates a storage pool and a bridge. A server with these can't join a cluster.
+	ApplyDefaults bool `json:"apply_defaults"`
+	// Preseed are further settings; nil: none.
+	Preseed *Preseed `json:"preseed,omitempty"`
 }
 
-// Preseed is what Incus is told as by "incus admin init --preseed". core.https_address is :8443 unless it is given.
+// Preseed is the input of "incus admin init --preseed". The default of core.https_address is :8443.
 type Preseed api.InitPreseed
 
-// MarshalJSON leaves out what is null: a server of an older release does not know all of it.
+// MarshalJSON leaves out null members, since a server of an older release may not know them.
 func (p Preseed) MarshalJSON() ([]byte, error) {
 	data, err := json.Marshal(api.InitPreseed(p))
 	if err != nil {
@@ -30,23 +31,23 @@ func (p Preseed) MarshalJSON() ([]byte, error) {
 	if err := decoder.Decode(&all); err != nil {
 		return nil, err
 	}
-	return json.Marshal(set(all))
+	return json.Marshal(withoutNull(all))
 }
 
-// set returns a value without the members that are null.
-func set(value any) any {
+// withoutNull returns a value without its null members.
+func withoutNull(value any) any {
 	switch value := value.(type) {
 	case map[string]any:
 		for name, member := range value {
 			if member == nil {
 				delete(value, name)
 			} else {
-				value[name] = set(member)
+				value[name] = withoutNull(member)
 			}
 		}
 	case []any:
 		for i := range value {
-			value[i] = set(value[i])
+			value[i] = withoutNull(value[i])
 		}
 	}
 	return value
@@ -54,9 +55,9 @@ func set(value any) any {
 
 func (i *Incus) validate(v *validation) {
 	if i.ApplyDefaults && v.rules.JoinsCluster {
-		v.add("apply_defaults", "a server that is to join a cluster must not have the pool and the bridge that it makes")
+		v.add("apply_defaults", "it must be false: a server with the default pool and bridge can't join a cluster")
 	}
 	if i.Preseed != nil && i.Preseed.Cluster != nil {
-		v.add("preseed.cluster", "it can't be given here: the control plane forms clusters")
+		v.add("preseed.cluster", "it must not be set in a seed: the control plane forms clusters")
 	}
 }

@@ -7,21 +7,21 @@ import (
 	"slices"
 	"strings"
 	"time"
-	_ "time/tzdata" // the zones, where the system has none
+	_ "time/tzdata" // time zones for systems without a zone database
 
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
 
-// Network is the network configuration of the first boot. Without the file, and without interfaces, bonds and VLANs in it,
-// every interface asks DHCP and listens to router advertisements, and the time zone is UTC.
+// Network is the network configuration for the first boot. Without this file, or without interfaces, bonds and VLANs in it,
+// every interface uses DHCP and router advertisements. Without a time zone the server uses UTC.
 //
-// DNS.Hostname, with DNS.Domain, is the name that the server registers with.
+// The server registers with the name DNS.Hostname, followed by DNS.Domain.
 type Network struct {
 	network.Config
 	Version Version
 }
 
-// MarshalJSON writes the configuration with its version.
+// MarshalJSON writes the configuration and its version as one object.
 func (n Network) MarshalJSON() ([]byte, error) {
 	data, err := n.Config.Encode()
 	if err != nil {
@@ -37,7 +37,7 @@ func (n Network) MarshalJSON() ([]byte, error) {
 	return json.Marshal(all)
 }
 
-// UnmarshalJSON reads it.
+// UnmarshalJSON reads the form that MarshalJSON writes.
 func (n *Network) UnmarshalJSON(data []byte) error {
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal(data, &all); err != nil {
@@ -60,11 +60,11 @@ func (n *Network) UnmarshalJSON(data []byte) error {
 func (n *Network) validate(v *validation) {
 	c := &n.Config
 	if c.ConfirmationTimeout != "" {
-		v.add("confirmation_timeout", "it can't be given here: nothing would confirm the configuration")
+		v.add("confirmation_timeout", "it must not be set in a seed: nothing confirms the first configuration")
 	}
 	for _, p := range c.Validate(network.Rules{AllowUnmanaged: v.rules.AllowUnmanaged}) {
 		if p.Field == "interfaces" && len(c.Interfaces)+len(c.Bonds)+len(c.VLANs) == 0 {
-			continue // the default ones are added
+			continue // the server adds the default interfaces
 		}
 		v.add(p.Field, "%s", p.Message)
 	}
@@ -76,24 +76,24 @@ func (n *Network) validate(v *validation) {
 	}
 }
 
-// words are the addresses that are none, and roles those of devices.
+// words are the keywords that an address field accepts; roles are the roles of devices.
 var (
 	words = []string{"dhcp4", "dhcp6", "slaac"}
 	roles = []string{network.RoleManagement, network.RoleCluster, network.RoleInstances, network.RoleStorage}
 )
 
-// devices refuses misspelt addresses and roles. A server that is there may be of a newer release which knows others; a new one that can't be
-// reached stays so.
+// devices rejects misspelt addresses and roles. An installed server may be of a newer release with further values, so package
+// network accepts them there. A new server that can't be reached would stay unreachable.
 func (n *Network) devices(v *validation) {
 	check := func(field string, addresses, given []string) {
 		for i, text := range addresses {
 			if _, err := netip.ParsePrefix(text); err != nil && !slices.Contains(words, text) {
-				v.add(fmt.Sprintf("%s.addresses[%d]", field, i), "%s is neither an address with a prefix length, as 10.0.0.5/24, nor one of %s", shown(text), strings.Join(words, ", "))
+				v.add(fmt.Sprintf("%s.addresses[%d]", field, i), "%s is neither an address with a prefix length, such as 10.0.0.5/24, nor one of %s", shown(text), strings.Join(words, ", "))
 			}
 		}
 		for i, text := range given {
 			if !slices.Contains(roles, text) {
-				v.add(fmt.Sprintf("%s.roles[%d]", field, i), "%s is none of %s", shown(text), strings.Join(roles, ", "))
+				v.add(fmt.Sprintf("%s.roles[%d]", field, i), "%s is not one of %s", shown(text), strings.Join(roles, ", "))
 			}
 		}
 	}

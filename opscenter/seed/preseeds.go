@@ -2,38 +2,38 @@ package seed
 
 import "fmt"
 
-// MigrationManager is how Migration Manager begins.
+// MigrationManager is the initial configuration of Migration Manager. The fields are those of its API.
 type MigrationManager struct {
 	Version Version `json:"version"`
-	// TrustedClientCertificates are those of its first users, in PEM form.
+	// TrustedClientCertificates are the certificates of its first users, in PEM form.
 	TrustedClientCertificates []string                 `json:"trusted_client_certificates,omitempty"`
 	ApplyDefaults             bool                     `json:"apply_defaults,omitempty"`
 	Preseed                   *MigrationManagerPreseed `json:"preseed,omitempty"`
 }
 
-// MigrationManagerPreseed is its first configuration.
+// MigrationManagerPreseed are the initial settings of Migration Manager.
 type MigrationManagerPreseed struct {
 	SystemCertificate *SystemCertificate             `json:"system_certificate,omitempty"`
 	SystemNetwork     *MigrationManagerSystemNetwork `json:"system_network,omitempty"`
 	SystemSecurity    *SystemSecurity                `json:"system_security,omitempty"`
 }
 
-// MigrationManagerSystemNetwork is where it listens, and where its workers find it.
+// MigrationManagerSystemNetwork has the address at which Migration Manager listens, and the URL that its workers use.
 type MigrationManagerSystemNetwork struct {
 	RestServerAddress string `json:"rest_server_address,omitempty"`
 	WorkerEndpoint    string `json:"worker_endpoint,omitempty"`
 }
 
-// OperationsCenter is how Operations Center begins.
+// OperationsCenter is the initial configuration of Operations Center. The fields are those of its API.
 type OperationsCenter struct {
 	Version Version `json:"version"`
-	// TrustedClientCertificates are those of its first users, in PEM form.
+	// TrustedClientCertificates are the certificates of its first users, in PEM form.
 	TrustedClientCertificates []string                 `json:"trusted_client_certificates,omitempty"`
 	ApplyDefaults             bool                     `json:"apply_defaults,omitempty"`
 	Preseed                   *OperationsCenterPreseed `json:"preseed,omitempty"`
 }
 
-// OperationsCenterPreseed is its first configuration.
+// OperationsCenterPreseed are the initial settings of Operations Center.
 type OperationsCenterPreseed struct {
 	SystemCertificate *SystemCertificate             `json:"system_certificate,omitempty"`
 	SystemNetwork     *OperationsCenterSystemNetwork `json:"system_network,omitempty"`
@@ -42,7 +42,7 @@ type OperationsCenterPreseed struct {
 	SystemSettings    *SystemSettings                `json:"system_settings,omitempty"`
 }
 
-// OperationsCenterSystemNetwork is where it listens, and where its servers find it.
+// OperationsCenterSystemNetwork has the URL that servers use, and the address at which Operations Center listens.
 type OperationsCenterSystemNetwork struct {
 	Address           string `json:"address,omitempty"`
 	RestServerAddress string `json:"rest_server_address,omitempty"`
@@ -59,21 +59,21 @@ type SystemUpdates struct {
 	ImageServerAuthenticationByQueryParam bool   `json:"image_server_authentication_by_query_param,omitempty"`
 }
 
-// SystemSettings are Operations Center's other settings.
+// SystemSettings are further settings of Operations Center.
 type SystemSettings struct {
 	LogLevel                    string `json:"log_level,omitempty"`
 	ServerRegistrationScriptlet string `json:"server_registration_scriptlet,omitempty"`
 }
 
-// SystemCertificate is the certificate of an application, in PEM form.
+// SystemCertificate is the server certificate of an application, in PEM form.
 type SystemCertificate struct {
 	Certificate string `json:"certificate"`
 	Key         Secret `json:"key"`
-	// CA is known to Migration Manager alone.
+	// CA is a field of Migration Manager only.
 	CA string `json:"ca,omitempty"`
 }
 
-// SystemSecurity is whom an application trusts.
+// SystemSecurity configures the clients and proxies that an application trusts, and the servers that authenticate users.
 type SystemSecurity struct {
 	TrustedTLSClientCertFingerprints []string `json:"trusted_tls_client_cert_fingerprints,omitempty"`
 	TrustedHTTPSProxies              []string `json:"trusted_https_proxies,omitempty"`
@@ -82,7 +82,7 @@ type SystemSecurity struct {
 	ACME                             *ACME    `json:"acme,omitempty"`
 }
 
-// OIDC is an OpenID Connect server that vouches for users.
+// OIDC configures the OpenID Connect server that authenticates users.
 type OIDC struct {
 	Issuer   string `json:"issuer,omitempty"`
 	ClientID string `json:"client_id,omitempty"`
@@ -91,14 +91,14 @@ type OIDC struct {
 	Claim    string `json:"claim,omitempty"`
 }
 
-// OpenFGA is an OpenFGA server that says what users may do.
+// OpenFGA configures the OpenFGA server that authorizes users.
 type OpenFGA struct {
 	APIToken Secret `json:"api_token,omitempty"`
 	APIURL   string `json:"api_url,omitempty"`
 	StoreID  string `json:"store_id,omitempty"`
 }
 
-// ACME is an authority that the application gets its certificate from.
+// ACME configures the authority that issues the application's certificate.
 type ACME struct {
 	AgreeTOS             bool     `json:"agree_tos,omitempty"`
 	CAURL                string   `json:"ca_url,omitempty"`
@@ -134,18 +134,20 @@ func (o *OperationsCenter) validate(v *validation) {
 	}
 }
 
+// clients checks the certificates of clients.
 func (v *validation) clients(certificates []string) {
 	for i, text := range certificates {
 		v.certificate(fmt.Sprintf("trusted_client_certificates[%d]", i), text)
 	}
 }
 
+// certified checks a certificate and its key; nil is accepted.
 func (v *validation) certified(field string, c *SystemCertificate) {
 	if c == nil {
 		return
 	}
 	v.certificate(field+".certificate", c.Certificate)
-	v.wanted(field+".key", string(c.Key))
+	v.require(field+".key", string(c.Key))
 	if c.CA != "" {
 		v.certificate(field+".ca", c.CA)
 	}

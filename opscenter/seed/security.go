@@ -6,12 +6,12 @@ import (
 	"fmt"
 )
 
-// Security is whom the server trusts.
+// Security configures which certificate authorities the server trusts.
 type Security struct {
 	Version Version `json:"version"`
-	// CustomCACerts are certificates in PEM form that the server trusts besides those of its system.
+	// CustomCACerts are further trusted certificates, in PEM form.
 	CustomCACerts []string `json:"custom_ca_certs,omitempty"`
-	// EncryptionRecoveryKeys are refused by a server: it makes its own.
+	// EncryptionRecoveryKeys must be empty: a server generates its own keys and rejects a seed with keys.
 	EncryptionRecoveryKeys []Secret `json:"encryption_recovery_keys,omitempty"`
 }
 
@@ -20,23 +20,23 @@ func (s *Security) validate(v *validation) {
 		v.certificate(fmt.Sprintf("custom_ca_certs[%d]", i), text)
 	}
 	if len(s.EncryptionRecoveryKeys) > 0 {
-		v.add("encryption_recovery_keys", "they can't be given in a seed: the server makes its own, and refuses these")
+		v.add("encryption_recovery_keys", "they must not be set in a seed: the server generates its own keys")
 	}
 }
 
-// certificate wants one or more certificates in PEM form.
+// certificate rejects a text unless it has one or more certificates in PEM form and nothing else.
 func (v *validation) certificate(field, text string) {
 	rest := []byte(text)
 	for n := 0; ; n++ {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			if n == 0 {
-				v.add(field, "a certificate in PEM form is wanted")
+				v.add(field, "it must be a certificate in PEM form")
 			}
 			return
 		}
 		if _, err := x509.ParseCertificate(block.Bytes); block.Type != "CERTIFICATE" || err != nil {
-			v.add(field, "it holds something else than certificates")
+			v.add(field, "it must contain only certificates")
 			return
 		}
 	}

@@ -9,7 +9,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
 
-// Seed is what a server is given, by file. A file that is nil is left out; what that means says its type.
+// Seed has the files of a seed. A nil file is left out; the type of the file says how the server then behaves. A Seed must
+// not be changed concurrently.
 type Seed struct {
 	Applications     *Applications
 	Incus            *Incus
@@ -24,7 +25,7 @@ type Seed struct {
 	Update           *Update
 }
 
-// Names of the files, without their extensions.
+// Names of the files, without extension.
 const (
 	FileApplications     = "applications"
 	FileIncus            = "incus"
@@ -39,21 +40,21 @@ const (
 	FileUpdate           = "update"
 )
 
-// Files are the names of all files, in the order in which they are written.
+// Files are the names of all files, in the order in which Tar writes them.
 var Files = []string{FileApplications, FileIncus, FileInstall, FileKernel, FileMigrationManager, FileNetwork, FileOperationsCenter, FileProvider, FileSecurity, FileServices, FileUpdate}
 
-// ErrInvalid: a seed can't be used. See ValidationError.
+// ErrInvalid: a seed or one of its files is unusable. See ValidationError.
 var ErrInvalid = errors.New("invalid seed")
 
-// content is one file of a seed.
+// content gives access to one file of a seed.
 type content struct {
 	there bool
 	value any
-	// set makes the file what decode reads into an empty one.
+	// set replaces the file by an empty one into which decode has read.
 	set func(decode func(any) error) error
 }
 
-// file returns a file by its name; nil if there is no such file.
+// file returns the file with a name, or nil for an unknown name.
 func (s *Seed) file(name string) *content {
 	switch name {
 	case FileApplications:
@@ -82,6 +83,7 @@ func (s *Seed) file(name string) *content {
 	return nil
 }
 
+// of returns the content of a file of type T.
 func of[T any](file **T) *content {
 	return &content{there: *file != nil, value: *file, set: func(decode func(any) error) error {
 		read := new(T)
@@ -93,18 +95,18 @@ func of[T any](file **T) *content {
 	}}
 }
 
-// Set decodes a file, as JSON or YAML, and makes it part of the seed; an empty one has all its defaults. Errors: ErrInvalid,
-// which names the field: for a name that no file has, and for what is not known of it.
+// Set reads a file from JSON or YAML and adds it to the seed. Empty data gives a file with all defaults. Errors: ErrInvalid
+// for an unknown file name, and for unknown fields and wrong types. The error names the field, and the seed is unchanged.
 func (s *Seed) Set(name string, data []byte) error {
 	file := s.file(name)
 	if file == nil {
-		return fmt.Errorf("%.40q is no seed file, these are: %s: %w", name, strings.Join(Files, ", "), ErrInvalid)
+		return fmt.Errorf("%.40q is not a seed file, the seed files are: %s: %w", name, strings.Join(Files, ", "), ErrInvalid)
 	}
 	return file.set(func(into any) error { return decode(name, data, into) })
 }
 
-// FromFiles reads the files of a seed, strictly. A list of applications that is empty, as a client sends it that was told of none, is none. Errors:
-// ErrInvalid.
+// FromFiles reads the files of a seed, given by name, as Set does. It leaves out an empty list of applications, which
+// a client sends if the user chose no application. Errors: ErrInvalid.
 func FromFiles(files map[string]json.RawMessage) (*Seed, error) {
 	out := &Seed{}
 	for name, data := range sorted(files) {
@@ -118,7 +120,7 @@ func FromFiles(files map[string]json.RawMessage) (*Seed, error) {
 	return out, nil
 }
 
-// Encode returns a file as JSON, with a line end; nil if it is not there.
+// Encode returns a file as indented JSON with a final newline, or nil if the seed lacks the file.
 func (s *Seed) Encode(name string) ([]byte, error) {
 	file := s.file(name)
 	if file == nil || !file.there {
@@ -131,7 +133,7 @@ func (s *Seed) Encode(name string) ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-// Raw returns all files that are there, as JSON: what a factory reset takes.
+// Raw returns all files of the seed as JSON, by name. This is the form in which a factory reset takes a seed.
 func (s *Seed) Raw() (map[string]json.RawMessage, error) {
 	out := map[string]json.RawMessage{}
 	for _, name := range Files {
@@ -146,7 +148,7 @@ func (s *Seed) Raw() (map[string]json.RawMessage, error) {
 	return out, nil
 }
 
-// Version of the format of a file. The empty one is written as 1, which is the only one there is.
+// Version is the version of a file's format. An empty Version is written as "1", the only one so far.
 type Version string
 
 // MarshalText implements encoding.TextMarshaler.
@@ -157,24 +159,25 @@ func (v Version) MarshalText() ([]byte, error) {
 	return []byte(v), nil
 }
 
-// UnmarshalJSON takes a text, and a number as YAML files have it.
+// UnmarshalJSON reads a string, or a number as YAML files contain it.
 func (v *Version) UnmarshalJSON(data []byte) error {
 	var number json.Number
 	if err := json.Unmarshal(data, (*string)(v)); err == nil {
 		return nil
 	}
 	if err := json.Unmarshal(data, &number); err != nil {
-		return errors.New("version: a text is wanted")
+		return errors.New("version: it must be a text")
 	}
 	*v = Version(number)
 	return nil
 }
 
-// Secret is a key, a password or a token. It prints as hidden, and is written as it is.
+// Secret is a key, a password or a token. It prints as hidden, but is written to the seed as it is.
 type Secret = network.Secret
 
-// Manage makes what a server needs to come to a control plane, and to be left to it: the provider, and where these files are
-// not there yet, or say nothing of it, updates when the control plane says so, incus as its application, and Incus without its defaults.
+// Manage sets the provider, and fills in the other files that a managed server needs, unless they are set. The update file
+// gets the channel and CheckNever, so that the control plane starts updates. The default application is incus. Incus does
+// not apply its defaults.
 func (s *Seed) Manage(provider *Provider, channel string) {
 	s.Provider = provider
 	managed := ManagedUpdate(channel)

@@ -24,7 +24,7 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/")
 
-// golden compares with a file.
+// golden compares data with a file in testdata.
 func golden(t *testing.T, name string, data []byte) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
@@ -33,10 +33,10 @@ func golden(t *testing.T, name string, data []byte) {
 	}
 	want, err := os.ReadFile(path)
 	require.NoError(t, err)
-	require.Equal(t, string(want), string(data), "run it with -update")
+	require.Equal(t, string(want), string(data), "run the test with -update to write the file")
 }
 
-// sample is a seed with something of each file.
+// sample returns a seed in which every file is set.
 func sample() *seed.Seed {
 	return &seed.Seed{
 		Install:          &seed.Install{ForceReboot: true, Target: &seed.InstallTarget{Bus: "nvme", MinSize: "100GiB", SortOrder: seed.SortSmallest}},
@@ -54,13 +54,14 @@ func sample() *seed.Seed {
 	}
 }
 
+// preseed returns a Preseed with one setting.
 func preseed() *seed.Preseed {
 	out := &seed.Preseed{}
 	out.Config = map[string]string{"core.https_address": ":8443"}
 	return out
 }
 
-// TestTar: the same seed gives the same archive, of bare names, which reads back as the same seed.
+// TestTar: equal seeds give equal archives. Entries have bare names, and reading the archive returns the same seed.
 func TestTar(t *testing.T) {
 	s := sample()
 	require.NoError(t, s.Validate(seed.Rules{}))
@@ -70,7 +71,7 @@ func TestTar(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, archive, again)
 	golden(t, "seed.tar", archive)
-	require.Equal(t, "ustar", string(archive[257:262]), "what a server looks for")
+	require.Equal(t, "ustar", string(archive[257:262]), "a server looks for this magic")
 	require.Equal(t, make([]byte, 1024), archive[len(archive)-1024:])
 	entries := tar.NewReader(bytes.NewReader(archive))
 	var names []string
@@ -92,7 +93,7 @@ func TestTar(t *testing.T) {
 	back, err := read.Tar()
 	require.NoError(t, err)
 	require.Equal(t, archive, back)
-	// A longer one that was there before does not show through.
+	// Data after the end of the archive, left by a longer archive, is ignored.
 	read, err = seed.Read(bytes.NewReader(append(bytes.Clone(archive), bytes.Repeat(archive, 3)...)))
 	require.NoError(t, err)
 	back, err = read.Tar()
@@ -102,15 +103,15 @@ func TestTar(t *testing.T) {
 	require.NoError(t, err)
 	none, err := seed.Read(bytes.NewReader(empty))
 	require.NoError(t, err)
-	require.Nil(t, none, "no file is no seed")
+	require.Nil(t, none, "an archive without files is no seed")
 }
 
-// TestReadsAsAServer: an archive that a server's own reader is tested with has the same structure.
+// TestReadsAsAServer reads the archive that a server's own reader is tested with, and compares its structure with Tar.
 func TestReadsAsAServer(t *testing.T) {
 	data := reference.Seed
 	files, err := seed.Unpack(bytes.NewReader(data))
 	require.NoError(t, err)
-	require.Len(t, files, 4, "with ./kernel.yaml")
+	require.Len(t, files, 4, "./kernel.yaml counts")
 	s := &seed.Seed{}
 	require.NoError(t, s.Set(seed.FileApplications, files[seed.FileApplications]))
 	require.Equal(t, seed.Version("1.2.3"), s.Applications.Version)
@@ -133,7 +134,7 @@ func TestReadsAsAServer(t *testing.T) {
 	require.Equal(t, data[257:262], own[257:262])
 }
 
-// TestEveryField: what the API descriptions know of the files is read strictly, and written again as it was.
+// TestEveryField: Set reads each field of the API descriptions, and Encode writes it unchanged.
 func TestEveryField(t *testing.T) {
 	for file, definition := range map[string][2]string{
 		seed.FileApplications: {reference.OperationsCenter, "Applications"}, seed.FileInstall: {reference.OperationsCenter, "Install"},
@@ -145,7 +146,7 @@ func TestEveryField(t *testing.T) {
 			value, err := reference.Document(definition[0], definition[1])
 			require.NoError(t, err)
 			document := value.(map[string]any)
-			if file == seed.FileUpdate { // days have a type of their own
+			if file == seed.FileUpdate { // the description has a separate type for days
 				for _, window := range document["maintenance_windows"].([]any) {
 					window.(map[string]any)["start_day_of_week"], window.(map[string]any)["end_day_of_week"] = "Monday", "Sunday"
 				}
@@ -160,7 +161,7 @@ func TestEveryField(t *testing.T) {
 			require.JSONEq(t, string(data), string(written))
 		})
 	}
-	// Those that no description has, by their own names.
+	// These files have no description in the references.
 	for file, text := range map[string]string{
 		seed.FileKernel: `{"console":[{"device":"ttyS0","baud_rate":115200}]}`,
 		seed.FileIncus: `{"apply_defaults":false,"preseed":{"config":{"core.https_address":":8443"},"networks":[{"name":"n","type":"bridge","project":"default","config":{},"description":""}],
@@ -181,10 +182,11 @@ func TestEveryField(t *testing.T) {
 		want["version"] = "1"
 		data, err := json.Marshal(want)
 		require.NoError(t, err)
-		require.JSONEq(t, string(data), strings.ReplaceAll(string(written), `"Project"`, `"project"`), file) // which Incus has no tag for
+		require.JSONEq(t, string(data), strings.ReplaceAll(string(written), `"Project"`, `"project"`), file) // Incus has no JSON tag for it
 	}
 }
 
+// jsonOf returns JSON data in a canonical form.
 func jsonOf(t *testing.T, data []byte) string {
 	var value any
 	require.NoError(t, json.Unmarshal(data, &value))
@@ -193,7 +195,7 @@ func jsonOf(t *testing.T, data []byte) string {
 	return string(out)
 }
 
-// TestDecode: JSON and YAML are read alike, what is not known is refused, and errors name file and field.
+// TestDecode: Set reads JSON and YAML alike and rejects unknown fields. Errors name the file and the field.
 func TestDecode(t *testing.T) {
 	for _, c := range []struct{ file, text, wrong string }{
 		{seed.FileInstall, ``, ""},
@@ -203,21 +205,21 @@ func TestDecode(t *testing.T) {
 		{seed.FileInstall, "---\nversion: \"1\"\n", ""},
 		{seed.FileIncus, "preseed:\n  networks:\n  - name: a\n    project: default\n", ""},
 		{seed.FileUpdate, "check_frequency: never\nauto_reboot: false\n", ""},
-		{seed.FileInstall, `{"force_install":"yes"}`, "install: force_install: true or false is wanted, not string"},
+		{seed.FileInstall, `{"force_install":"yes"}`, "install: force_install: it must be true or false, not string"},
 		{seed.FileInstall, "Force_Install: true\n", "install: Force_Install: there is no such field"},
 		{seed.FileInstall, `{"target":{"disk":"sda","size":1}}`, "install: target.disk: there is no such field; install: target.size: there is no such field"},
 		{seed.FileNetwork, "ntp:\n  servers: [a]\n", "network: ntp: there is no such field: NTP servers are time.ntp_servers"},
 		{seed.FileNetwork, `{"interfaces":[{"name":"a","hwaddr":"a","adresses":[]}]}`, "network: interfaces[0].adresses: there is no such field"},
 		{seed.FileApplications, `{"applications":["incus"]}`, "applications: applications"},
-		{seed.FileApplications, `{"applications":{}}`, "applications: applications: a list is wanted, not object"},
+		{seed.FileApplications, `{"applications":{}}`, "applications: applications: it must be a list, not object"},
 		{seed.FileProvider, "name: operations-center\nserver_url: https://x\n", "it is config.server_url"},
-		{seed.FileProvider, `{"name":"images","config":{"server_url":7}}`, "provider: config: a text is wanted, not number"},
+		{seed.FileProvider, `{"name":"images","config":{"server_url":7}}`, "provider: config: it must be a text, not number"},
 		{seed.FileIncus, `{"preseed":{"storage_pool":[]}}`, "incus: preseed.storage_pool: there is no such field"},
 		{seed.FileKernel, "console: [\n", "kernel: it is neither JSON nor YAML"},
-		{seed.FileKernel, "- a\n", "kernel: an object is wanted, not array"},
+		{seed.FileKernel, "- a\n", "kernel: it must be an object, not array"},
 		{seed.FileKernel, "a: &a [*a]\n", "kernel"},
-		{seed.FileSecurity, strings.Repeat(" ", seed.MaxFileSize+1), "at most 4194304 are taken"},
-		{"install.json", `{}`, "is no seed file, these are: applications, incus"},
+		{seed.FileSecurity, strings.Repeat(" ", seed.MaxFileSize+1), "at most 4194304 are allowed"},
+		{"install.json", `{}`, "is not a seed file, the seed files are: applications, incus"},
 	} {
 		s := &seed.Seed{}
 		err := s.Set(c.file, []byte(c.text))
@@ -227,9 +229,9 @@ func TestDecode(t *testing.T) {
 		}
 		require.ErrorIs(t, err, seed.ErrInvalid, c.text)
 		require.ErrorContains(t, err, c.wrong)
-		require.Equal(t, &seed.Seed{}, s, "what was refused changed nothing")
+		require.Equal(t, &seed.Seed{}, s, "a rejected file changes nothing")
 	}
-	// An alias that grows without bound does not.
+	// YAML aliases that expand exponentially are rejected.
 	bomb := "a: &a [x,x,x,x,x,x,x,x,x]\n"
 	for i := range 12 {
 		bomb += fmt.Sprintf("%c: &%c [*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c]\n", 'b'+i, 'b'+i, 'a'+i, 'a'+i, 'a'+i, 'a'+i, 'a'+i, 'a'+i, 'a'+i, 'a'+i, 'a'+i)
@@ -237,7 +239,7 @@ func TestDecode(t *testing.T) {
 	require.ErrorIs(t, (&seed.Seed{}).Set(seed.FileServices, []byte(bomb)), seed.ErrInvalid)
 }
 
-// TestValidate: what would strand a server is found, and named.
+// TestValidate: Validate finds and names each mistake that would strand a server.
 func TestValidate(t *testing.T) {
 	own, err := selfsigned.New("control plane", "127.0.0.1")
 	require.NoError(t, err)
@@ -247,43 +249,43 @@ func TestValidate(t *testing.T) {
 		name  string
 		rules seed.Rules
 		files map[string]string
-		wrong []string // none: it is good
+		wrong []string // empty: the seed is valid
 	}{
 		{"nothing", alone, nil, nil},
 		{"no network address", alone, map[string]string{"network": `{"interfaces":[{"name":"a","hwaddr":"a"}]}`}, []string{"network: interfaces[0].roles: no device with role management has an address"}},
-		{"no network address, and known", seed.Rules{AllowUnmanaged: true}, map[string]string{"network": `{"interfaces":[{"name":"a","hwaddr":"a"}]}`}, nil},
+		{"no network address, allowed", seed.Rules{AllowUnmanaged: true}, map[string]string{"network": `{"interfaces":[{"name":"a","hwaddr":"a"}]}`}, nil},
 		{"misspelt", alone, map[string]string{"network": `{"interfaces":[{"name":"a","hwaddr":"a","addresses":["dhpc4","10.0.0.5"],"roles":["managment"]},{"name":"b","hwaddr":"b","addresses":["dhcp4"],"roles":["management"]}]}`},
-			[]string{`network: interfaces[0].addresses[0]: "dhpc4" is neither`, `network: interfaces[0].addresses[1]: "10.0.0.5" is neither`, `network: interfaces[0].roles[0]: "managment" is none of`}},
+			[]string{`network: interfaces[0].addresses[0]: "dhpc4" is neither`, `network: interfaces[0].addresses[1]: "10.0.0.5" is neither`, `network: interfaces[0].roles[0]: "managment" is not one of`}},
 		{"only a host name", alone, map[string]string{"network": `{"dns":{"hostname":"a"}}`}, nil},
 		{"unknown zone", alone, map[string]string{"network": `{"time":{"timezone":"Europe/Atlantis"}}`}, []string{`network: time.timezone: there is no time zone "Europe/Atlantis"`}},
 		{"confirmation", alone, map[string]string{"network": `{"confirmation_timeout":"5m"}`}, []string{"network: confirmation_timeout"}},
 		{"two primary applications", alone, map[string]string{"applications": `{"applications":[{"name":"incus"},{"name":"incus-lts-7.0"}]}`}, []string{`applications: applications[1].name: "incus" and "incus-lts-7.0" are both primary`}},
-		{"no application", alone, map[string]string{"applications": `{"applications":[]}`}, []string{"applications: applications: at least one is wanted"}},
-		{"an application twice", alone, map[string]string{"applications": `{"applications":[{"name":"debug"},{"name":"debug"}]}`}, []string{"is there twice"}},
+		{"no applications", alone, map[string]string{"applications": `{"applications":[]}`}, []string{"applications: applications: at least one is required"}},
+		{"an application twice", alone, map[string]string{"applications": `{"applications":[{"name":"debug"},{"name":"debug"}]}`}, []string{"is listed twice"}},
 		{"neither TPM nor Secure Boot", alone, map[string]string{"install": `{"security":{"missing_tpm":true,"missing_secure_boot":true}}`}, []string{"install: security: missing_tpm and missing_secure_boot exclude each other"}},
 		{"no TPM", alone, map[string]string{"install": `{"security":{"missing_tpm":true}}`}, nil},
 		{"too small a disk", alone, map[string]string{"install": `{"target":{"max_size":"40GiB"}}`}, []string{`install: target.max_size: "40GiB" is less than the 50 GiB`}},
-		{"no disk can be both", alone, map[string]string{"install": `{"target":{"min_size":"2TiB","max_size":"1TiB"}}`}, []string{`install: target.max_size: "1TiB" is less than min_size`}},
-		{"no size", alone, map[string]string{"install": `{"target":{"min_size":"big"}}`}, []string{"install: target.min_size"}},
+		{"no disk can match", alone, map[string]string{"install": `{"target":{"min_size":"2TiB","max_size":"1TiB"}}`}, []string{`install: target.max_size: "1TiB" is less than min_size`}},
+		{"not a size", alone, map[string]string{"install": `{"target":{"min_size":"big"}}`}, []string{"install: target.min_size"}},
 		{"sort order", alone, map[string]string{"install": `{"target":{"sort_order":"first"}}`}, []string{"install: target.sort_order"}},
-		{"a disk", alone, map[string]string{"install": `{"target":{"min_size":"100GB","max_size":"2TB","bus":"NVMe","id":"nvme-Samsung_SSD","sort_order":"largest"}}`}, nil},
-		{"a disk by its path", alone, map[string]string{"install": `{"target":{"id":"/dev/sda"}}`}, []string{"install: target.id"}},
-		{"confirmed by too little", alone, map[string]string{"install": `{"force_install_confirmation":"abc"}`}, []string{"install: force_install_confirmation"}},
+		{"a valid target", alone, map[string]string{"install": `{"target":{"min_size":"100GB","max_size":"2TB","bus":"NVMe","id":"nvme-Samsung_SSD","sort_order":"largest"}}`}, nil},
+		{"disk by path", alone, map[string]string{"install": `{"target":{"id":"/dev/sda"}}`}, []string{"install: target.id"}},
+		{"confirmation too short", alone, map[string]string{"install": `{"force_install_confirmation":"abc"}`}, []string{"install: force_install_confirmation"}},
 		{"defaults in a cluster", cluster, map[string]string{"incus": `{"apply_defaults":true}`}, []string{"incus: apply_defaults"}},
 		{"no incus file in a cluster", cluster, nil, []string{"incus: without the file"}},
-		{"another application in a cluster", cluster, map[string]string{"applications": `{"applications":[{"name":"migration-manager"}]}`}, []string{"applications: applications: a member of a cluster runs Incus"}},
-		{"of a cluster", cluster, map[string]string{"incus": `{}`}, nil},
-		{"clusters itself", alone, map[string]string{"incus": `{"preseed":{"cluster":{}}}`}, []string{"incus: preseed.cluster"}},
+		{"other application in a cluster", cluster, map[string]string{"applications": `{"applications":[{"name":"migration-manager"}]}`}, []string{"applications: applications: a member of a cluster runs Incus"}},
+		{"valid member of a cluster", cluster, map[string]string{"incus": `{}`}, nil},
+		{"cluster in the preseed", alone, map[string]string{"incus": `{"preseed":{"cluster":{}}}`}, []string{"incus: preseed.cluster"}},
 		{"recovery key", alone, map[string]string{"security": `{"encryption_recovery_keys":["hunter2"]}`}, []string{"security: encryption_recovery_keys"}},
-		{"no certificate", alone, map[string]string{"security": `{"custom_ca_certs":["x"]}`}, []string{"security: custom_ca_certs[0]"}},
-		{"a hidden secret", alone, map[string]string{"services": `{"tailscale":{"enabled":true,"auth_key":` + fmt.Sprintf("%q", string(network.Hidden)) + `}}`}, []string{"services: tailscale.auth_key: the secret itself"}},
+		{"not a certificate", alone, map[string]string{"security": `{"custom_ca_certs":["x"]}`}, []string{"security: custom_ca_certs[0]"}},
+		{"a hidden secret", alone, map[string]string{"services": `{"tailscale":{"enabled":true,"auth_key":` + fmt.Sprintf("%q", string(network.Hidden)) + `}}`}, []string{"services: tailscale.auth_key: it must be the secret itself"}},
 		{"provider without a token", alone, map[string]string{"provider": `{"name":"operations-center","config":{"server_url":"https://x"}}`}, []string{"provider: config.server_token"}},
-		{"provider without TLS", alone, map[string]string{"provider": `{"name":"operations-center","config":{"server_url":"http://x","server_token":"t"}}`}, []string{"provider: config.server_url: an https URL"}},
+		{"provider without TLS", alone, map[string]string{"provider": `{"name":"operations-center","config":{"server_url":"http://x","server_token":"t"}}`}, []string{"provider: config.server_url: it must be an https URL"}},
 		{"unknown provider", alone, map[string]string{"provider": `{"name":"x"}`}, []string{"provider: name"}},
 		{"unknown key", alone, map[string]string{"provider": `{"name":"operations-center","config":{"server_url":"https://x","server_token":"t","url":"x"}}`}, []string{"provider: config.url"}},
 		{"provider", alone, map[string]string{"provider": `{"name":"operations-center","config":{"server_url":"https://x","server_token":"t","server_certificate":` + fmt.Sprintf("%q", pem) + `}}`}, nil},
 		{"frequency", alone, map[string]string{"update": `{"check_frequency":"daily"}`}, []string{"update: check_frequency"}},
-		{"window", alone, map[string]string{"update": `{"maintenance_windows":[{"start_day_of_week":"Someday","start_hour":25,"end_minute":60}]}`}, []string{"update: maintenance_windows[0].start_day_of_week", "start_hour", "end_minute", "both days are wanted"}},
+		{"window", alone, map[string]string{"update": `{"maintenance_windows":[{"start_day_of_week":"Someday","start_hour":25,"end_minute":60}]}`}, []string{"update: maintenance_windows[0].start_day_of_week", "start_hour", "end_minute", "both days must be set"}},
 		{"console", alone, map[string]string{"kernel": `{"console":[{"device":"tty S0","baud_rate":1}]}`}, []string{"kernel: console[0].device", "kernel: console[0].baud_rate"}},
 		{"services", alone, map[string]string{"services": `{"iscsi":{"enabled":true,"targets":[{"port":70000}]},"lvm":{"system_id":-1},"ovn":{"enabled":true,"tunnel_address":"x"},"tailscale":{"enabled":true,"advertised_routes":["x"]},"nvme":{"enabled":true,"targets":[{}]},"usbip":{"enabled":true,"targets":[{}]}}`},
 			[]string{"services: iscsi.targets[0].target", "iscsi.targets[0].address", "services: iscsi.targets[0].port", "services: lvm.system_id", "services: ovn.tunnel_address", "services: tailscale.advertised_routes[0]", "services: nvme.targets[0].transport", "nvme.targets[0].address", "services: usbip.targets[0].address", "usbip.targets[0].bus_id"}},
@@ -316,7 +318,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// TestOlderReleases: what is not set is not written, as a server of an older release refuses what it does not know.
+// TestOlderReleases: Encode leaves out fields that are not set, since servers of older releases reject unknown fields.
 func TestOlderReleases(t *testing.T) {
 	s := &seed.Seed{Install: &seed.Install{}}
 	s.Manage(seed.OperationsCenterProvider("https://x", "t", nil), "stable")
@@ -341,7 +343,7 @@ update: {"auto_reboot":false,"channel":"stable","check_frequency":"never","versi
 	require.JSONEq(t, `{"version":"1","apply_defaults":false,"preseed":{"config":{"core.https_address":":8443"}}}`, string(data))
 }
 
-// TestSecretsAreNotPrinted.
+// TestSecretsAreNotPrinted: formatting a seed hides its secrets, and Tar writes them.
 func TestSecretsAreNotPrinted(t *testing.T) {
 	s := sample()
 	s.Services.Tailscale = &seed.Tailscale{AuthKey: "hunter2"}
@@ -350,18 +352,18 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 	require.NotContains(t, text, "hunter2")
 	archive, err := s.Tar()
 	require.NoError(t, err)
-	require.Equal(t, 2, bytes.Count(archive, []byte("hunter2")), "a server gets them")
+	require.Equal(t, 2, bytes.Count(archive, []byte("hunter2")), "the archive contains the secrets")
 }
 
-// TestTooLarge: an archive that does not fit is refused.
+// TestTooLarge: Tar rejects a seed that is larger than the partition.
 func TestTooLarge(t *testing.T) {
 	s := &seed.Seed{Security: &seed.Security{CustomCACerts: []string{strings.Repeat("x", seed.MaxTarSize)}}}
 	_, err := s.Tar()
 	require.ErrorIs(t, err, seed.ErrTooLarge)
 }
 
-// TestTexts: whatever a text holds, it reads back the same.
-func TestTexts(t *testing.T) {
+// TestTextsRoundTrip: any text in a seed survives Tar and Read.
+func TestTextsRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := &seed.Seed{Provider: &seed.Provider{Name: rapid.String().Draw(t, "name"), Config: map[string]seed.Secret{rapid.String().Draw(t, "key"): seed.Secret(rapid.String().Draw(t, "value"))}}}
 		archive, err := s.Tar()
@@ -373,7 +375,7 @@ func TestTexts(t *testing.T) {
 	})
 }
 
-// FuzzRead: whatever is in a seed partition, it is a seed that can be written again, or an error, and costs no more than it is large.
+// FuzzRead: Read returns an error, or a seed that Tar can write again.
 func FuzzRead(f *testing.F) {
 	archive, err := sample().Tar()
 	if err != nil {
@@ -408,7 +410,7 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// FuzzSet: whatever a user writes, it is taken or refused.
+// FuzzSet: Set accepts a file or returns ErrInvalid.
 func FuzzSet(f *testing.F) {
 	for i, name := range seed.Files {
 		data, err := sample().Encode(name)

@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// Services are those that connect the server with storage and networks. Ceph and LINSTOR can't be seeded.
+// Services configure access to external storage and networks. Fields that are nil leave a service off. The fields and values
+// are those of the IncusOS API. Ceph and LINSTOR can't be seeded.
 type Services struct {
 	Version   Version    `json:"version"`
 	ISCSI     *ISCSI     `json:"iscsi,omitempty"`
@@ -19,33 +20,33 @@ type Services struct {
 	USBIP     *USBIP     `json:"usbip,omitempty"`
 }
 
-// ISCSI is storage over iSCSI.
+// ISCSI configures storage over iSCSI.
 type ISCSI struct {
 	Enabled bool          `json:"enabled"`
 	Targets []ISCSITarget `json:"targets,omitempty"`
 }
 
-// ISCSITarget is a target at an address.
+// ISCSITarget is an iSCSI target. Target is its IQN. Port 0 means the default port.
 type ISCSITarget struct {
 	Target  string `json:"target"`
 	Address string `json:"address"`
 	Port    int    `json:"port"`
 }
 
-// LVM is shared storage with lvmlockd.
+// LVM configures shared storage with lvmlockd.
 type LVM struct {
 	Enabled bool `json:"enabled"`
-	// SystemID is another one for each server that shares a volume group.
+	// SystemID must differ between all servers that share a volume group: 1 to 2000; 0: not set.
 	SystemID int64 `json:"system_id,omitempty"`
 }
 
-// Multipath is storage that is reached on several paths.
+// Multipath configures storage with several paths. WWNs are the names of its devices.
 type Multipath struct {
 	Enabled bool     `json:"enabled"`
 	WWNs    []string `json:"wwns,omitempty"`
 }
 
-// Netbird is an overlay network.
+// Netbird configures the Netbird overlay network.
 type Netbird struct {
 	Enabled             bool     `json:"enabled"`
 	SetupKey            Secret   `json:"setup_key,omitempty"`
@@ -63,13 +64,13 @@ type Netbird struct {
 	ExtraDNSLabels      []string `json:"extra_dns_labels,omitempty"`
 }
 
-// NVME is storage over NVMe over fabrics.
+// NVME configures storage over NVMe over fabrics.
 type NVME struct {
 	Enabled bool         `json:"enabled"`
 	Targets []NVMETarget `json:"targets,omitempty"`
 }
 
-// NVMETarget is a target at an address.
+// NVMETarget is an NVMe target. Transport is a transport of nvme-cli, such as tcp. Port 0 means the default port.
 type NVMETarget struct {
 	Transport   string `json:"transport"`
 	Address     string `json:"address"`
@@ -78,7 +79,7 @@ type NVMETarget struct {
 	NQN         string `json:"nqn,omitempty"`
 }
 
-// OVN is the chassis of an Open Virtual Network.
+// OVN configures the server as a chassis of Open Virtual Network. Certificates and keys are in PEM form.
 type OVN struct {
 	Enabled              bool   `json:"enabled"`
 	ICChassis            bool   `json:"ic_chassis,omitempty"`
@@ -90,7 +91,7 @@ type OVN struct {
 	TunnelProtocol       string `json:"tunnel_protocol,omitempty"`
 }
 
-// Tailscale is an overlay network.
+// Tailscale configures the Tailscale overlay network. AdvertisedRoutes are networks such as 10.0.0.0/8.
 type Tailscale struct {
 	Enabled                bool     `json:"enabled"`
 	LoginServer            string   `json:"login_server,omitempty"`
@@ -106,40 +107,41 @@ type Tailscale struct {
 	ServeService           string   `json:"serve_service,omitempty"`
 }
 
-// USBIP is USB devices of other machines.
+// USBIP attaches USB devices of other machines.
 type USBIP struct {
 	Enabled bool          `json:"enabled"`
 	Targets []USBIPTarget `json:"targets,omitempty"`
 }
 
-// USBIPTarget is a device at an address.
+// USBIPTarget is a USB device of another machine.
 type USBIPTarget struct {
 	Address string `json:"address"`
 	BusID   string `json:"bus_id"`
 }
 
+// validate checks addresses, ports and required fields.
 func (s *Services) validate(v *validation) {
 	if s.ISCSI != nil {
 		for i, t := range s.ISCSI.Targets {
 			field := fmt.Sprintf("iscsi.targets[%d]", i)
-			v.wanted(field+".target", t.Target)
-			v.wanted(field+".address", t.Address)
+			v.require(field+".target", t.Target)
+			v.require(field+".address", t.Address)
 			v.port(field+".port", t.Port)
 		}
 	}
 	if s.NVME != nil {
 		for i, t := range s.NVME.Targets {
 			field := fmt.Sprintf("nvme.targets[%d]", i)
-			v.wanted(field+".transport", t.Transport)
-			v.wanted(field+".address", t.Address)
+			v.require(field+".transport", t.Transport)
+			v.require(field+".address", t.Address)
 			v.port(field+".port", t.Port)
 		}
 	}
 	if s.USBIP != nil {
 		for i, t := range s.USBIP.Targets {
 			field := fmt.Sprintf("usbip.targets[%d]", i)
-			v.wanted(field+".address", t.Address)
-			v.wanted(field+".bus_id", t.BusID)
+			v.require(field+".address", t.Address)
+			v.require(field+".bus_id", t.BusID)
 		}
 	}
 	if l := s.LVM; l != nil && (l.SystemID < 0 || l.SystemID > 2000) {
@@ -147,26 +149,27 @@ func (s *Services) validate(v *validation) {
 	}
 	if o := s.OVN; o != nil && o.TunnelAddress != "" {
 		if _, err := netip.ParseAddr(o.TunnelAddress); err != nil {
-			v.add("ovn.tunnel_address", "%s is no IP address", shown(o.TunnelAddress))
+			v.add("ovn.tunnel_address", "%s is not an IP address", shown(o.TunnelAddress))
 		}
 	}
 	if t := s.Tailscale; t != nil {
 		v.port("tailscale.serve_port", t.ServePort)
 		for i, route := range t.AdvertisedRoutes {
 			if _, err := netip.ParsePrefix(route); err != nil {
-				v.add(fmt.Sprintf("tailscale.advertised_routes[%d]", i), "%s is no network, as 10.0.0.0/8", shown(route))
+				v.add(fmt.Sprintf("tailscale.advertised_routes[%d]", i), "%s is not a network such as 10.0.0.0/8", shown(route))
 			}
 		}
 	}
 }
 
-func (v *validation) wanted(field, text string) {
+// require rejects a blank text.
+func (v *validation) require(field, text string) {
 	if strings.TrimSpace(text) == "" {
 		v.add(field, "it is missing")
 	}
 }
 
-// port takes 0, too: the default.
+// port rejects numbers that are no port. It accepts 0, the default.
 func (v *validation) port(field string, n int) {
 	if n < 0 || n > 65535 {
 		v.add(field, "%d is not in the range 1 to 65535", n)

@@ -10,14 +10,15 @@ import (
 	"time"
 )
 
-// MaxTarSize is that of the seed partition, in bytes: an archive must fit.
+// MaxTarSize is the size of the seed partition, in bytes, and the maximum size of an archive.
 const MaxTarSize = 100 << 20
 
 // ErrTooLarge: the archive does not fit into the seed partition.
 var ErrTooLarge = errors.New("the seed is larger than its partition")
 
-// Tar returns the archive of the seed partition. The same seed gives the same bytes. Names are bare: an installed server removes
-// install.json, and not ./install.json. Errors: ErrInvalid for what can't be written, ErrTooLarge.
+// Tar returns the archive for the seed partition. Equal seeds give equal bytes. Entries are named install.json, not
+// ./install.json, because an installed server removes the entry by that name. Errors: ErrInvalid for a file that can't be
+// encoded, ErrTooLarge.
 func (s *Seed) Tar() ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
@@ -40,17 +41,17 @@ func (s *Seed) Tar() ([]byte, error) {
 		return nil, err
 	}
 	if out.Len() > MaxTarSize {
-		return nil, fmt.Errorf("%d bytes, %d are there: %w", out.Len(), MaxTarSize, ErrTooLarge)
+		return nil, fmt.Errorf("%d bytes, the partition has %d: %w", out.Len(), MaxTarSize, ErrTooLarge)
 	}
 	return out.Bytes(), nil
 }
 
-// extensions of files, as a server knows them.
+// extensions of seed files that a server reads.
 var extensions = []string{".json", ".yaml", ".yml"}
 
-// Unpack returns the files of an archive as they are, by their names without extension, as a server reads them: of two files of one name
-// the first counts, "./" before a name is nothing, and other files are not looked at. nil: it is no archive, and there
-// is no seed. Errors: ErrInvalid.
+// Unpack returns the undecoded files of an archive, by name without extension. It follows the rules of a server: of two
+// files with one name the first counts, a leading "./" is ignored, and unknown files are skipped. It returns nil if r holds
+// no tar archive, which means that there is no seed. Errors: ErrInvalid.
 func Unpack(r io.Reader) (map[string][]byte, error) {
 	head := make([]byte, 263)
 	if _, err := io.ReadFull(r, head); err != nil {
@@ -70,7 +71,7 @@ func Unpack(r io.Reader) (map[string][]byte, error) {
 			return out, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("the archive: %w: %v", ErrInvalid, err)
+			return nil, fmt.Errorf("reading the archive: %w: %v", ErrInvalid, err)
 		}
 		name := strings.TrimPrefix(header.Name, "./")
 		for _, extension := range extensions {
@@ -79,7 +80,7 @@ func Unpack(r io.Reader) (map[string][]byte, error) {
 				continue
 			}
 			if header.Size > MaxFileSize {
-				return nil, fmt.Errorf("%s is of %d bytes, at most %d are taken: %w", name, header.Size, MaxFileSize, ErrInvalid)
+				return nil, fmt.Errorf("%s has %d bytes, at most %d are allowed: %w", name, header.Size, MaxFileSize, ErrInvalid)
 			}
 			data, err := io.ReadAll(archive)
 			if err != nil {
@@ -90,7 +91,8 @@ func Unpack(r io.Reader) (map[string][]byte, error) {
 	}
 }
 
-// Read reads an archive, strictly; nil if there is no seed. Errors: ErrInvalid, with file and field.
+// Read reads an archive as Unpack does, and each file as Set does. It returns nil if there is no seed. Errors: ErrInvalid,
+// with file and field.
 func Read(r io.Reader) (*Seed, error) {
 	files, err := Unpack(r)
 	if err != nil || files == nil {

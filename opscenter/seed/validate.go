@@ -12,13 +12,17 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
 
-// Problem is something that is wrong with a seed.
+// Problem is one mistake in a seed.
 type Problem struct {
-	// File it is about, without its extension, and the field of that, as in interfaces[0].addresses[1]. An empty field is the
-	// whole file.
-	File, Field, Message string
+	// File is the name of the file, without extension.
+	File string
+	// Field is the path of the field, such as interfaces[0].addresses[1]. Empty: the whole file.
+	Field string
+	// Message says how to correct the field.
+	Message string
 }
 
+// String returns "FILE: FIELD: MESSAGE".
 func (p Problem) String() string {
 	if p.Field == "" {
 		return p.File + ": " + p.Message
@@ -26,12 +30,13 @@ func (p Problem) String() string {
 	return p.File + ": " + p.Field + ": " + p.Message
 }
 
-// ValidationError lists what is wrong. It is an ErrInvalid.
+// ValidationError lists all problems of a seed. It wraps ErrInvalid.
 type ValidationError struct{ Problems []Problem }
 
-// maxProblems is how many problems the text of an error names.
+// maxProblems is the maximum number of problems in the text of an error.
 const maxProblems = 10
 
+// Error implements error. It contains up to maxProblems problems.
 func (e *ValidationError) Error() string {
 	list := make([]string, 0, maxProblems+1)
 	for _, p := range e.Problems[:min(len(e.Problems), maxProblems)] {
@@ -46,28 +51,30 @@ func (e *ValidationError) Error() string {
 // Unwrap returns ErrInvalid.
 func (e *ValidationError) Unwrap() error { return ErrInvalid }
 
-// Rules of Validate. The zero value is for a server that is to be on its own.
+// Rules are the options of Validate. The zero value is for a standalone server.
 type Rules struct {
-	// JoinsCluster: the server is to become a member of a cluster.
+	// JoinsCluster: the server will join a cluster.
 	JoinsCluster bool
-	// AllowUnmanaged accepts a network that gives no address to a device with role management.
+	// AllowUnmanaged accepts a network in which no device with role management has an address.
 	AllowUnmanaged bool
 }
 
-// maxText bounds names, in bytes.
+// maxText is the maximum length of names, in bytes.
 const maxText = 255
 
+// validation collects the problems of a seed.
 type validation struct {
 	rules    Rules
 	file     string
 	problems []Problem
 }
 
+// add adds a problem of the current file.
 func (v *validation) add(field, format string, args ...any) {
 	v.problems = append(v.problems, Problem{v.file, field, fmt.Sprintf(format, args...)})
 }
 
-// shown is a value in an error: quoted, and not longer than what an operator reads.
+// shown quotes a value for an error, and shortens it to 80 bytes.
 func shown(value string) string {
 	const most = 80
 	if len(value) > most {
@@ -76,8 +83,8 @@ func shown(value string) string {
 	return strconv.Quote(strings.ToValidUTF8(value, "�"))
 }
 
-// Validate looks for what a server would refuse, or what would strand it: without an address that it can be reached at, without a
-// disk, without a way to register. Errors: a *ValidationError that lists all of it.
+// Validate checks for values that a server would reject, and for mistakes that would strand the server: no reachable
+// address, no disk, or no way to register. Errors: a *ValidationError that lists all problems.
 func (s *Seed) Validate(rules Rules) error {
 	v := &validation{rules: rules}
 	for _, name := range Files {
@@ -105,7 +112,7 @@ func (s *Seed) Validate(rules Rules) error {
 	return nil
 }
 
-// secrets refuses those that stand for one that is not shown: a new server has none of which it could be.
+// secrets rejects the placeholders of hidden secrets. A placeholder stands for a stored secret, and a new server has none.
 func (v *validation) secrets(value reflect.Value, field string) {
 	switch value.Kind() {
 	case reflect.Pointer, reflect.Interface:
@@ -136,12 +143,12 @@ func (v *validation) secrets(value reflect.Value, field string) {
 		}
 	case reflect.String:
 		if secret, ok := value.Interface().(Secret); ok && (secret == network.Hidden || secret == network.Removed) {
-			v.add(field, "the secret itself is wanted: a new server has none that it could keep")
+			v.add(field, "it must be the secret itself: a new server has no stored secret")
 		}
 	}
 }
 
-// nameOf returns the name that JSON has for a field, and whether a tag says it.
+// nameOf returns the JSON name of a field, and whether a tag sets it.
 func nameOf(f reflect.StructField) (name string, tagged bool) {
 	name, _, _ = strings.Cut(f.Tag.Get("json"), ",")
 	if name == "" {
@@ -150,6 +157,7 @@ func nameOf(f reflect.StructField) (name string, tagged bool) {
 	return name, true
 }
 
+// join appends a name to the path of a field.
 func join(field, name string) string {
 	if field == "" {
 		return name
@@ -157,7 +165,7 @@ func join(field, name string) string {
 	return field + "." + name
 }
 
-// sorted yields the members of a map by their names.
+// sorted yields the members of a map, sorted by name.
 func sorted[V any](m map[string]V) iter.Seq2[string, V] {
 	return func(yield func(string, V) bool) {
 		for _, key := range slices.Sorted(maps.Keys(m)) {
