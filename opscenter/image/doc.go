@@ -1,9 +1,9 @@
-// Package image makes installation images: IncusOS's own, with a seed in their seed partition.
+// Package image makes installation images: it writes a seed into the seed partition of a published IncusOS image.
 //
 //	base, err := image.Open(file, size) // an unpacked image, raw or ISO
 //	seeded, err := base.With(archive)   // of package seed
 //	http.ServeContent(w, r, "", at, seeded.Reader())
 //
-// A seeded image costs no more than its seed: it is the base, of which the bytes of the archive are others. Store keeps bases
-// unpacked.
+// A seeded image takes only the memory of its seed: it reads from the base, and replaces the bytes of the seed partition.
+// Store keeps unpacked bases on disk. Manager makes images of the update feed's releases for tokens.
 package image

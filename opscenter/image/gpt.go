@@ -10,45 +10,47 @@ import (
 	"unicode/utf16"
 )
 
-// SeedLabel is the label of the partition that holds the seed.
+// SeedLabel is the label of the seed partition.
 const SeedLabel = "seed-data"
 
+// Errors of images.
 var (
-	// ErrNoImage: it is not an installation image of IncusOS.
+	// ErrNoImage: the data is not an installation image of IncusOS.
 	ErrNoImage = errors.New("not an installation image")
-	// ErrShort: the image ends before its partitions do.
+	// ErrShort: the image ends before the end of its last partition.
 	ErrShort = errors.New("the image is cut short")
 	// ErrSeedTooLarge: the archive does not fit into the seed partition.
 	ErrSeedTooLarge = errors.New("the seed is larger than its partition")
 )
 
-// Layout is where things are in an image.
+// Layout describes the partitions of an image.
 type Layout struct {
 	// SectorSize is 512 for a raw image, and 2048 for an ISO.
 	SectorSize int64
-	// SeedOffset and SeedSize are those of the seed partition, in bytes.
+	// SeedOffset is the first byte of the seed partition, and SeedSize its number of bytes.
 	SeedOffset, SeedSize int64
-	// Size is the least that the image has, in bytes: up to the end of its last partition.
+	// Size is the minimum size of the image in bytes: the end of its last partition.
 	Size int64
 }
 
-// ISO reports whether the image is one for CD-ROM drives.
+// ISO reports whether the image is for CD-ROM drives and virtual media.
 func (l *Layout) ISO() bool { return l.SectorSize == isoSector }
 
 const (
 	rawSector = 512
 	isoSector = 2048
-	// maxTable bounds a partition table that is read, in bytes; the usual one has 16 KiB.
+	// maxTable is the maximum size of a partition table in bytes; the usual size is 16 KiB.
 	maxTable = 1 << 20
-	// minHeader is the size of a header, and of an entry.
+	// minHeader is the minimum size of the header, and minEntry that of an entry, in bytes.
 	minHeader, minEntry = 92, 128
-	// maxSectors bounds places on the disk, so that no sum of them overflows.
+	// maxSectors is the maximum number of a sector. It prevents overflows.
 	maxSectors = 1 << 40
 )
 
+// signature begins the header of a GPT.
 var signature = []byte("EFI PART")
 
-// ReadLayout reads the partition table of an image: a GPT with sectors of 512 or of 2048 bytes. Its checksums must be right. Errors:
+// ReadLayout reads the partition table of an image: a GPT with sectors of 512 or 2048 bytes. It verifies the checksums. Errors:
 // ErrNoImage, ErrShort, those of the reader.
 func ReadLayout(image io.ReaderAt) (*Layout, error) {
 	for _, sector := range []int64{rawSector, isoSector} {
@@ -63,18 +65,19 @@ func ReadLayout(image io.ReaderAt) (*Layout, error) {
 	return nil, fmt.Errorf("%w: it has no GUID partition table", ErrNoImage)
 }
 
-// readAt fills a buffer, or returns ErrShort.
+// readAt fills a buffer from offset on. It returns ErrShort if the image ends before.
 func readAt(image io.ReaderAt, buffer []byte, offset int64) error {
 	n, err := image.ReadAt(buffer, offset)
 	switch {
 	case n == len(buffer):
 		return nil
 	case err == io.EOF || err == nil:
-		return fmt.Errorf("%w: nothing at %d", ErrShort, offset+int64(n))
+		return fmt.Errorf("%w: the image ends at byte %d", ErrShort, offset+int64(n))
 	}
 	return err
 }
 
+// readTable reads the partition table that the header of the GPT describes.
 func readTable(image io.ReaderAt, header []byte, sector int64) (*Layout, error) {
 	le := binary.LittleEndian
 	size := le.Uint32(header[12:])
@@ -89,7 +92,7 @@ func readTable(image io.ReaderAt, header []byte, sector int64) (*Layout, error) 
 	}
 	at, entries, entry := le.Uint64(header[72:]), uint64(le.Uint32(header[80:])), uint64(le.Uint32(header[84:]))
 	if at < 2 || at > maxSectors || entry < minEntry || entry > maxTable || entry%minEntry != 0 || entries == 0 || entries > maxTable/entry {
-		return nil, fmt.Errorf("%w: its partition table of %d entries of %d bytes can't be", ErrNoImage, entries, entry)
+		return nil, fmt.Errorf("%w: its partition table has an impossible size: %d entries of %d bytes", ErrNoImage, entries, entry)
 	}
 	table := make([]byte, entries*entry)
 	if err := readAt(image, table, int64(at)*sector); err != nil {
@@ -108,7 +111,7 @@ func readTable(image io.ReaderAt, header []byte, sector int64) (*Layout, error) 
 		}
 		s := span{le.Uint64(p[32:]), le.Uint64(p[40:])}
 		if s.first < 2 || s.last < s.first || s.last > maxSectors {
-			return nil, fmt.Errorf("%w: partition %d can't be where it is said to be", ErrNoImage, i+1)
+			return nil, fmt.Errorf("%w: partition %d has an impossible position", ErrNoImage, i+1)
 		}
 		for _, other := range all {
 			if s.first <= other.last && other.first <= s.last {
@@ -137,7 +140,7 @@ func readTable(image io.ReaderAt, header []byte, sector int64) (*Layout, error) 
 	return out, nil
 }
 
-// label reads the name of a partition.
+// label returns the name of a partition, which is in UTF-16.
 func label(data []byte) string {
 	units := make([]uint16, 0, len(data)/2)
 	for i := 0; i+1 < len(data); i += 2 {

@@ -15,7 +15,8 @@ type Base struct {
 	size int64
 }
 
-// Open looks at an unpacked image of so many bytes. Errors: ErrNoImage, ErrShort, those of the reader.
+// Open reads the layout of an unpacked image of size bytes. The Base reads from the reader later. Errors: ErrNoImage,
+// ErrShort, those of the reader.
 func Open(from io.ReaderAt, size int64) (*Base, error) {
 	layout, err := ReadLayout(io.NewSectionReader(from, 0, size))
 	if err != nil {
@@ -27,13 +28,14 @@ func Open(from io.ReaderAt, size int64) (*Base, error) {
 	return &Base{Layout: *layout, from: from, size: size}, nil
 }
 
-// Bytes is the size of the image, in bytes.
+// Bytes returns the size of the image, in bytes.
 func (b *Base) Bytes() int64 { return b.size }
 
-// With lays an archive over the beginning of the seed partition: no other byte changes. Errors: ErrSeedTooLarge.
+// With returns the image with an archive at the beginning of the seed partition. All other bytes are those of the base. The
+// caller must not modify archive afterwards. Errors: ErrSeedTooLarge.
 func (b *Base) With(archive []byte) (*Image, error) {
 	if int64(len(archive)) > b.SeedSize {
-		return nil, fmt.Errorf("%d bytes, %d are there: %w", len(archive), b.SeedSize, ErrSeedTooLarge)
+		return nil, fmt.Errorf("%d bytes, the partition has %d: %w", len(archive), b.SeedSize, ErrSeedTooLarge)
 	}
 	return &Image{base: b, archive: archive}, nil
 }
@@ -44,7 +46,7 @@ type Image struct {
 	archive []byte
 }
 
-// Size in bytes: that of the base.
+// Size returns the size of the image in bytes, which is that of the base.
 func (i *Image) Size() int64 { return i.base.size }
 
 // ReadAt implements io.ReaderAt.
@@ -79,14 +81,15 @@ func (i *Image) ReadAt(p []byte, offset int64) (int, error) {
 	return read, nil
 }
 
-// Reader reads the image from its beginning.
+// Reader returns a new reader of the whole image.
 func (i *Image) Reader() *io.SectionReader { return io.NewSectionReader(i, 0, i.base.size) }
 
-// head is how much of a stream is looked at: the partition table must be within.
+// head is the number of bytes of a stream that contain the whole partition table.
 const head = 2 << 20
 
-// Inject copies an unpacked image, and lays an archive over the beginning of its seed partition. Nothing is written before the partition
-// table was read, and it is never held as a whole. Errors: ErrNoImage, ErrSeedTooLarge; ErrShort, when part of it was written.
+// Inject copies an unpacked image, and writes an archive to the beginning of its seed partition. It reads the partition table
+// before it writes any byte, and holds 2 MiB of the image in memory. Errors: ErrNoImage and ErrSeedTooLarge before the first
+// write; ErrShort, possibly after it has written a part; those of the reader and the writer.
 func Inject(to io.Writer, from io.Reader, archive []byte) error {
 	beginning := make([]byte, head)
 	n, err := io.ReadFull(from, beginning)
@@ -99,7 +102,7 @@ func Inject(to io.Writer, from io.Reader, archive []byte) error {
 		return err
 	}
 	if int64(len(archive)) > layout.SeedSize {
-		return fmt.Errorf("%d bytes, %d are there: %w", len(archive), layout.SeedSize, ErrSeedTooLarge)
+		return fmt.Errorf("%d bytes, the partition has %d: %w", len(archive), layout.SeedSize, ErrSeedTooLarge)
 	}
 	whole := io.MultiReader(bytes.NewReader(beginning), from)
 	if _, err := io.CopyN(to, whole, layout.SeedOffset); err != nil {
@@ -108,7 +111,7 @@ func Inject(to io.Writer, from io.Reader, archive []byte) error {
 	if _, err := to.Write(archive); err != nil {
 		return err
 	}
-	// As many bytes as were written, whatever a Read gives.
+	// Skip the replaced bytes.
 	if _, err := io.CopyN(io.Discard, whole, int64(len(archive))); err != nil {
 		return short(err)
 	}
@@ -122,6 +125,7 @@ func Inject(to io.Writer, from io.Reader, archive []byte) error {
 	return nil
 }
 
+// short turns the end of the input into ErrShort.
 func short(err error) error {
 	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 		return ErrShort
@@ -129,7 +133,8 @@ func short(err error) error {
 	return err
 }
 
-// Decompress unpacks a file whose name ends in .gz, and returns any other one as it is.
+// Decompress returns the unpacked content if the name ends in .gz, and from itself otherwise. Errors: ErrNoImage for data that
+// is not gzip, ErrShort.
 func Decompress(name string, from io.Reader) (io.Reader, error) {
 	if len(name) < 3 || name[len(name)-3:] != ".gz" {
 		return from, nil
@@ -137,7 +142,7 @@ func Decompress(name string, from io.Reader) (io.Reader, error) {
 	out, err := gzip.NewReader(from)
 	switch {
 	case errors.Is(err, gzip.ErrHeader):
-		return nil, fmt.Errorf("%w: it is not what gzip writes", ErrNoImage)
+		return nil, fmt.Errorf("%w: it is not in gzip format", ErrNoImage)
 	case err == io.EOF || err == io.ErrUnexpectedEOF:
 		return nil, ErrShort
 	case err != nil:

@@ -17,13 +17,14 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/image"
 )
 
+// whole returns all bytes of a reader.
 func whole(t require.TestingT, r io.Reader) []byte {
 	data, err := io.ReadAll(r)
 	require.NoError(t, err)
 	return data
 }
 
-// TestPublishedLayout: in images as they are published, raw and ISO, the seed partition is where the facts say.
+// TestPublishedLayout: ReadLayout finds the seed partition at its known place in published raw and ISO images.
 func TestPublishedLayout(t *testing.T) {
 	for _, sector := range []int64{512, 2048} {
 		made := imagetest.New(imagetest.Options{Sector: sector, Partitions: imagetest.Published})
@@ -48,8 +49,8 @@ func TestPublishedLayout(t *testing.T) {
 	}
 }
 
-// TestInjected: whatever the chunks are, exactly the bytes of the archive are others.
-func TestInjected(t *testing.T) {
+// TestInjectAndWith: Inject and With change exactly the bytes of the archive, for all sizes of reads.
+func TestInjectAndWith(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		made := imagetest.New(imagetest.Options{Sector: rapid.SampledFrom([]int64{512, 2048}).Draw(t, "sector")})
 		archive := bytes.Repeat([]byte("0123456789abcde"), 9000)[:rapid.OneOf(rapid.Just(0), rapid.Just(128<<10), rapid.IntRange(0, 128<<10)).Draw(t, "size")]
@@ -62,7 +63,7 @@ func TestInjected(t *testing.T) {
 		case 1:
 			from = iotest.DataErrReader(from)
 		case 2:
-			from = &ragged{from, rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))}
+			from = &raggedReader{from, rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))}
 		}
 		var out bytes.Buffer
 		require.NoError(t, image.Inject(&out, from, archive))
@@ -84,26 +85,26 @@ func TestInjected(t *testing.T) {
 	require.Equal(t, int(made.Size()), out.Len())
 }
 
-// ragged gives a reader's bytes in chunks of any size.
-type ragged struct {
+// raggedReader returns data in chunks of random sizes.
+type raggedReader struct {
 	io.Reader
 	random *rand.Rand
 }
 
-func (r *ragged) Read(p []byte) (int, error) {
+func (r *raggedReader) Read(p []byte) (int, error) {
 	return r.Reader.Read(p[:min(len(p), 1+r.random.IntN(40<<10))])
 }
 
-// counted counts what is written.
-type counted struct{ n int }
+// countingWriter counts the written bytes.
+type countingWriter struct{ n int }
 
-func (c *counted) Write(p []byte) (int, error) { c.n += len(p); return len(p), nil }
+func (c *countingWriter) Write(p []byte) (int, error) { c.n += len(p); return len(p), nil }
 
-// TestDamaged: what is cut short, or is no such image, is refused before any byte is sent, and a stream that is cut later is an error.
+// TestDamaged: Open and Inject reject damaged images, and Inject writes nothing of data that is no image.
 func TestDamaged(t *testing.T) {
 	made := imagetest.New(imagetest.Options{})
 	good := whole(t, made.Reader())
-	resum := func(data []byte) { // as a forger would
+	resum := func(data []byte) { // make the checksums match the changed table
 		le := binary.LittleEndian
 		table := data[1024 : 1024+128*128]
 		le.PutUint32(data[512+88:], crc32.ChecksumIEEE(table))
@@ -114,28 +115,28 @@ func TestDamaged(t *testing.T) {
 		change func(data []byte) []byte
 		want   error
 	}{
-		"nothing":               {func([]byte) []byte { return nil }, image.ErrShort},
-		"a page":                {func(d []byte) []byte { return d[:600] }, image.ErrShort},
-		"the head":              {func(d []byte) []byte { return d[:1<<20] }, image.ErrShort},
-		"half":                  {func(d []byte) []byte { return d[:len(d)/2] }, image.ErrShort},
-		"in the last partition": {func(d []byte) []byte { return d[:len(d)-40<<10] }, image.ErrShort},
-		"no table":              {func(d []byte) []byte { clear(d[512:1024]); return d }, image.ErrNoImage},
-		"another table":         {func(d []byte) []byte { d[1024+60]++; return d }, image.ErrNoImage},
-		"another header":        {func(d []byte) []byte { d[512+80]++; return d }, image.ErrNoImage},
-		"no seed partition":     {func(d []byte) []byte { d[1024+128+56] = 'x'; resum(d); return d }, image.ErrNoImage},
+		"nothing":                   {func([]byte) []byte { return nil }, image.ErrShort},
+		"one page":                  {func(d []byte) []byte { return d[:600] }, image.ErrShort},
+		"only the head":             {func(d []byte) []byte { return d[:1<<20] }, image.ErrShort},
+		"half":                      {func(d []byte) []byte { return d[:len(d)/2] }, image.ErrShort},
+		"cut in the last partition": {func(d []byte) []byte { return d[:len(d)-40<<10] }, image.ErrShort},
+		"no table":                  {func(d []byte) []byte { clear(d[512:1024]); return d }, image.ErrNoImage},
+		"changed table":             {func(d []byte) []byte { d[1024+60]++; return d }, image.ErrNoImage},
+		"changed header":            {func(d []byte) []byte { d[512+80]++; return d }, image.ErrNoImage},
+		"no seed partition":         {func(d []byte) []byte { d[1024+128+56] = 'x'; resum(d); return d }, image.ErrNoImage},
 		"two seed partitions": {func(d []byte) []byte {
 			copy(d[1024+2*128+56:1024+3*128], d[1024+128+56:1024+2*128])
 			resum(d)
 			return d
 		}, image.ErrNoImage},
-		"partitions overlap":     {func(d []byte) []byte { copy(d[1024+2*128+32:], d[1024+128+32:1024+128+48]); resum(d); return d }, image.ErrNoImage},
-		"ends before it begins":  {func(d []byte) []byte { binary.LittleEndian.PutUint64(d[1024+128+40:], 3); resum(d); return d }, image.ErrNoImage},
-		"beyond all disks":       {func(d []byte) []byte { binary.LittleEndian.PutUint64(d[1024+4*128+40:], 1<<62); resum(d); return d }, image.ErrNoImage},
-		"a table without end":    {func(d []byte) []byte { binary.LittleEndian.PutUint32(d[512+80:], 1<<31); resum(d); return d }, image.ErrNoImage},
-		"entries of no size":     {func(d []byte) []byte { binary.LittleEndian.PutUint32(d[512+84:], 0); resum(d); return d }, image.ErrNoImage},
-		"a header of great size": {func(d []byte) []byte { binary.LittleEndian.PutUint32(d[512+12:], 1<<20); return d }, image.ErrNoImage},
-		"a table far away":       {func(d []byte) []byte { binary.LittleEndian.PutUint64(d[512+72:], 1<<39); resum(d); return d }, image.ErrShort},
-		"the seed in the table": {func(d []byte) []byte {
+		"partitions overlap":              {func(d []byte) []byte { copy(d[1024+2*128+32:], d[1024+128+32:1024+128+48]); resum(d); return d }, image.ErrNoImage},
+		"partition ends before it begins": {func(d []byte) []byte { binary.LittleEndian.PutUint64(d[1024+128+40:], 3); resum(d); return d }, image.ErrNoImage},
+		"partition beyond all disks":      {func(d []byte) []byte { binary.LittleEndian.PutUint64(d[1024+4*128+40:], 1<<62); resum(d); return d }, image.ErrNoImage},
+		"endless table":                   {func(d []byte) []byte { binary.LittleEndian.PutUint32(d[512+80:], 1<<31); resum(d); return d }, image.ErrNoImage},
+		"entries of size 0":               {func(d []byte) []byte { binary.LittleEndian.PutUint32(d[512+84:], 0); resum(d); return d }, image.ErrNoImage},
+		"huge header":                     {func(d []byte) []byte { binary.LittleEndian.PutUint32(d[512+12:], 1<<20); return d }, image.ErrNoImage},
+		"table beyond the image":          {func(d []byte) []byte { binary.LittleEndian.PutUint64(d[512+72:], 1<<39); resum(d); return d }, image.ErrShort},
+		"seed partition overlaps the table": {func(d []byte) []byte {
 			binary.LittleEndian.PutUint64(d[1024+128+32:], 3)
 			binary.LittleEndian.PutUint64(d[1024+128+40:], 9)
 			resum(d)
@@ -147,7 +148,7 @@ func TestDamaged(t *testing.T) {
 			data := c.change(bytes.Clone(good))
 			_, err := image.Open(bytes.NewReader(data), int64(len(data)))
 			require.ErrorIs(t, err, c.want)
-			out := &counted{}
+			out := &countingWriter{}
 			require.ErrorIs(t, image.Inject(out, bytes.NewReader(data), []byte("seed")), c.want)
 			if errors.Is(c.want, image.ErrNoImage) {
 				require.Zero(t, out.n)
@@ -157,7 +158,7 @@ func TestDamaged(t *testing.T) {
 	failing := errors.New("the disk fails")
 	require.ErrorIs(t, image.Inject(io.Discard, iotest.ErrReader(failing), nil), failing)
 	require.ErrorIs(t, image.Inject(io.Discard, io.MultiReader(made.Reader(), iotest.ErrReader(failing)), nil), failing)
-	// A base that becomes shorter while it is read.
+	// Reading at the end of an image returns io.EOF.
 	base, err := image.Open(bytes.NewReader(good), int64(len(good)))
 	require.NoError(t, err)
 	seeded, err := base.With([]byte("seed"))
@@ -166,13 +167,13 @@ func TestDamaged(t *testing.T) {
 	require.Equal(t, io.EOF, err)
 }
 
-// FuzzLayout: whatever is in a partition table, reading it ends, and the seed partition is within the image.
+// FuzzLayout: ReadLayout ends for any partition table, and the seed partition is within the image.
 func FuzzLayout(f *testing.F) {
 	for _, sector := range []int64{512, 2048} {
 		f.Add(whole(f, io.NewSectionReader(imagetest.New(imagetest.Options{Sector: sector}), 0, 64<<10)))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		for _, sector := range []int{512, 2048} { // most of them would have wrong sums
+		for _, sector := range []int{512, 2048} { // correct the checksums, which are wrong in most inputs
 			if len(data) < 2*sector+128*128 || !bytes.HasPrefix(data[sector:], []byte("EFI PART")) {
 				continue
 			}

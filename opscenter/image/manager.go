@@ -25,56 +25,59 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/updates"
 )
 
-// Kinds of images, as Operations Center names them.
+// Kinds of images, with the names of Operations Center.
 const (
 	// Raw is for USB sticks, disks and virtual machines.
 	Raw = "raw"
-	// ISO is for CD-ROM drives and virtual media alone.
+	// ISO is only for CD-ROM drives and virtual media.
 	ISO = "iso"
 )
 
+// Errors of a Manager.
 var (
-	// ErrKind: there is no such kind of image, or architecture.
+	// ErrKind: the kind of image or the architecture is unknown.
 	ErrKind = errors.New("no kind of image")
 	// ErrPublic: public seeds are switched off.
 	ErrPublic = errors.New("public seeds are switched off (image.Options.Public)")
 )
 
-// Defaults of Options.
 const (
+	// DefaultPrepared is the default of Options.Prepared.
 	DefaultPrepared = time.Hour
-	// rememberMade is for how long the same image, for the same principal, is one entry of the audit log: it is fetched in parts.
-	rememberMade = time.Hour
-	maxMade      = 10_000
+	// auditInterval is the time within which one principal's fetches of one image make one audit entry. Clients fetch images
+	// in parts.
+	auditInterval = time.Hour
+	// maxMade is the maximum number of images that are remembered for this.
+	maxMade = 10_000
 )
 
-// Options of New.
+// Options are the options of New.
 type Options struct {
-	// ServerURL is where servers reach the control plane. It is needed.
+	// ServerURL is the https URL at which servers reach the control plane. Required.
 	ServerURL string
-	// Certificate of the control plane, which servers pin; nil: their system trusts it.
+	// Certificate of the control plane, which servers pin. Nil: the servers' systems trust it already.
 	Certificate *x509.Certificate
-	// Prepared is for how long an image can be fetched that was prepared. Default 1 hour.
+	// Prepared is the time for which a prepared image can be fetched. Default 1 hour.
 	Prepared time.Duration
-	// Public allows seeds whose images are fetched without authentication.
+	// Public allows public seeds, whose images are fetched without authentication.
 	Public bool
-	// Audit has an entry for each image that is made. Default: none is written.
+	// Audit gets an entry for each image. Default: no entry is written.
 	Audit *audit.Log
 }
 
-// Manager makes images of what the update feed has. All methods may be called concurrently.
+// Manager makes images from the releases of the update feed. All methods may be called concurrently.
 type Manager struct {
 	registry *opscenter.Registry
 	feed     *updates.Manager
 	store    *Store
 	options  Options
-	made     *lru.Cache[string, time.Time] // what the audit log has
+	made     *lru.Cache[string, time.Time] // time of the audit entry of each image
 }
 
-// New returns a Manager. Errors: opscenter.ErrInvalidOptions.
+// New returns a Manager. Errors: opscenter.ErrInvalidOptions for a nil argument or an unusable option.
 func New(registry *opscenter.Registry, feed *updates.Manager, store *Store, options Options) (*Manager, error) {
 	if registry == nil || feed == nil || store == nil || options.ServerURL == "" {
-		return nil, fmt.Errorf("a registry, a feed, a store and ServerURL are needed: %w", opscenter.ErrInvalidOptions)
+		return nil, fmt.Errorf("a registry, a feed, a store and ServerURL are required: %w", opscenter.ErrInvalidOptions)
 	}
 	if err := defaults.Fill(opscenter.ErrInvalidOptions, defaults.Of("Prepared", &options.Prepared, DefaultPrepared)); err != nil {
 		return nil, err
@@ -90,16 +93,17 @@ func New(registry *opscenter.Registry, feed *updates.Manager, store *Store, opti
 	return &Manager{registry: registry, feed: feed, store: store, options: options, made: made}, nil
 }
 
-// Request says which image is wanted.
+// Request selects an image.
 type Request struct {
 	// Kind is Raw or ISO.
 	Kind string
 	// Architecture is updates.ArchitectureX8664, the default, or updates.ArchitectureAArch64.
 	Architecture string
-	// Channel whose newest release it is. Default: that of the token.
+	// Channel whose newest release is used. Default: the channel of the token.
 	Channel string
 }
 
+// check rejects an unknown kind or architecture with ErrKind, and sets the default architecture.
 func (r *Request) check() error {
 	if r.Kind != Raw && r.Kind != ISO {
 		return fmt.Errorf("type %.40q is %w: %s or %s is wanted", r.Kind, ErrKind, ISO, Raw)
@@ -111,8 +115,8 @@ func (r *Request) check() error {
 	return nil
 }
 
-// seedOf returns what servers that a token admits are installed with: the files, and what they need to come to this control plane. Errors:
-// seed.ErrInvalid.
+// seedOf returns the seed for servers that a token admits: the files, and the settings that lead the server to this control
+// plane. Errors: seed.ErrInvalid.
 func (m *Manager) seedOf(token *opscenter.Token, files map[string]json.RawMessage) (*seed.Seed, error) {
 	out, err := filesOf(files)
 	if err != nil {
@@ -125,21 +129,22 @@ func (m *Manager) seedOf(token *opscenter.Token, files map[string]json.RawMessag
 	return out, out.Validate(seed.Rules{})
 }
 
-// ProviderConfig is what leads a server to this control plane, and admits it.
+// ProviderConfig returns the provider file for a server that the token admits. It contains the token.
 func (m *Manager) ProviderConfig(token *opscenter.Token) *seed.Provider {
 	return seed.OperationsCenterProvider(m.options.ServerURL, token.UUID, m.options.Certificate)
 }
 
-// filesOf reads the files of a seed, strictly. The control plane sets the provider. Errors: seed.ErrInvalid.
+// filesOf reads the files of a seed as seed.FromFiles does. It rejects a provider file, which the control plane sets itself.
+// Errors: seed.ErrInvalid.
 func filesOf(files map[string]json.RawMessage) (*seed.Seed, error) {
 	out, err := seed.FromFiles(files)
 	if err == nil && out.Provider != nil {
-		err = fmt.Errorf("%s: the control plane sets it: %w", seed.FileProvider, seed.ErrInvalid)
+		err = fmt.Errorf("%s: the control plane sets this file: %w", seed.FileProvider, seed.ErrInvalid)
 	}
 	return out, err
 }
 
-// Check checks what an operator says of a seed; wasPublic: it was public before. Errors: seed.ErrInvalid, ErrPublic.
+// Check validates an operator's seed. wasPublic tells whether the seed is public already. Errors: seed.ErrInvalid, ErrPublic.
 func (m *Manager) Check(spec opscenter.TokenSeedSpec, wasPublic bool) error {
 	if spec.Public && !wasPublic && !m.options.Public {
 		return ErrPublic
@@ -151,20 +156,23 @@ func (m *Manager) Check(spec opscenter.TokenSeedSpec, wasPublic bool) error {
 	return s.Validate(seed.Rules{})
 }
 
-// Made is an image. Close it when nothing is read of it any more.
+// Made is a finished image, which the caller closes.
 type Made struct {
 	*Image
 	kept *Kept
-	// Name of its file, and Version of its release.
-	Name, Version string
-	// ETag changes with each byte of it.
+	// Name is the file name of the image.
+	Name string
+	// Version of its release.
+	Version string
+	// ETag, in quotes, differs for images with different bytes.
 	ETag string
 }
 
-// Close ends reading.
+// Close closes the image. It must not be read afterwards.
 func (m *Made) Close() error { return m.kept.Close() }
 
-// Prepare keeps what an image is to be made of, to be fetched until Options.Prepared has passed. Errors: those of Make.
+// Prepare stores the request and the release for an image, which MakePrepared makes until Options.Prepared has passed. Errors:
+// those of Make.
 func (m *Manager) Prepare(ctx context.Context, token string, files map[string]json.RawMessage, request Request) (*opscenter.PreparedImage, error) {
 	if err := request.check(); err != nil {
 		return nil, err
@@ -184,38 +192,39 @@ func (m *Manager) Prepare(ctx context.Context, token string, files map[string]js
 	return m.registry.PrepareImage(ctx, opscenter.PreparedImage{Token: token, Kind: request.Kind, Architecture: request.Architecture, Files: files, Update: u.UUID, SHA256: file.SHA256, ExpireAt: time.Now().Add(m.options.Prepared)})
 }
 
-// wanted is an image that is to be made.
-type wanted struct {
+// imageSpec describes an image to make.
+type imageSpec struct {
 	Request
 	token, name string
 	files       map[string]json.RawMessage
-	// update and sum pin the release, and its file; empty: the newest.
+	// update is the UUID of the release and sum the SHA-256 of its file; empty: the newest release is used.
 	update, sum string
-	// remote is who asks without authentication; empty: the principal does.
+	// remote is the address of a client without authentication; empty: the client is the principal.
 	remote string
 }
 
-// MakePrepared makes an image that was prepared, of the release that was the newest then. Errors: those of Make.
+// MakePrepared makes a prepared image, from the release that Prepare chose. Errors: those of Make.
 func (m *Manager) MakePrepared(ctx context.Context, token, id string) (*Made, error) {
 	p, err := m.registry.PreparedImage(ctx, token, id)
 	if err != nil {
 		return nil, err
 	}
-	return m.make(ctx, wanted{Request: Request{Kind: p.Kind, Architecture: p.Architecture}, token: p.Token, name: p.UUID, files: p.Files, update: p.Update, sum: p.SHA256})
+	return m.makeImage(ctx, imageSpec{Request: Request{Kind: p.Kind, Architecture: p.Architecture}, token: p.Token, name: p.UUID, files: p.Files, update: p.Update, sum: p.SHA256})
 }
 
-// Make makes an image of a named seed of a token. Errors: opscenter.ErrNotFound for the token, the seed, the channel, and where its release has no
-// such image; those of a token that admits no more servers; opscenter.ErrBlocked where the release lacks an application; ErrKind,
-// seed.ErrInvalid, those of Store.Base.
+// Make makes an image with a named seed of a token. Errors: opscenter.ErrNotFound for an unknown token, seed or channel, and for
+// a release without such an image; those of a token that admits no more servers; opscenter.ErrBlocked for a release without an
+// application of the seed; ErrKind, seed.ErrInvalid, those of Store.Base.
 func (m *Manager) Make(ctx context.Context, token, name string, request Request) (*Made, error) {
 	s, err := m.registry.TokenSeed(ctx, token, name)
 	if err != nil {
 		return nil, err
 	}
-	return m.make(ctx, wanted{Request: request, token: s.Token, name: s.Name, files: s.Files})
+	return m.makeImage(ctx, imageSpec{Request: request, token: s.Token, name: s.Name, files: s.Files})
 }
 
-// MakePublic makes an image of the seed with a public name, for a stranger at an address. Errors: those of Make, ErrPublic.
+// MakePublic makes an image with the seed of a public name, for an unauthenticated client at the address remote. Errors: those
+// of Make, ErrPublic.
 func (m *Manager) MakePublic(ctx context.Context, public string, request Request, remote string) (*Made, error) {
 	if !m.options.Public {
 		return nil, ErrPublic
@@ -224,10 +233,11 @@ func (m *Manager) MakePublic(ctx context.Context, public string, request Request
 	if err != nil {
 		return nil, err
 	}
-	return m.make(ctx, wanted{Request: request, token: s.Token, name: s.Name, files: s.Files, remote: remote})
+	return m.makeImage(ctx, imageSpec{Request: request, token: s.Token, name: s.Name, files: s.Files, remote: remote})
 }
 
-func (m *Manager) make(ctx context.Context, w wanted) (*Made, error) {
+// makeImage makes the image, and records it in the audit log.
+func (m *Manager) makeImage(ctx context.Context, w imageSpec) (*Made, error) {
 	if err := w.check(); err != nil {
 		return nil, err
 	}
@@ -239,7 +249,7 @@ func (m *Manager) make(ctx context.Context, w wanted) (*Made, error) {
 	if err != nil {
 		return nil, err
 	}
-	u, file, err := m.chosen(ctx, usable, s, &w)
+	u, file, err := m.release(ctx, usable, s, &w)
 	if err != nil {
 		return nil, err
 	}
@@ -250,17 +260,17 @@ func (m *Manager) make(ctx context.Context, w wanted) (*Made, error) {
 	sum := sha256.Sum256(slices.Concat([]byte(file.SHA256), archive))
 	extension := map[string]string{Raw: ".img", ISO: ".iso"}[w.Kind]
 	made := &Made{Name: "pre-seed-" + w.name + extension, Version: u.Version, ETag: `"` + hex.EncodeToString(sum[:16]) + `"`}
-	what := "seed " + w.name
+	origin := "seed " + w.name
 	if w.update != "" {
-		what = "prepared as " + w.name
+		origin = "prepared as " + w.name
 	}
-	detail := fmt.Sprintf("%s image of %s for %s, %s of %s", w.Kind, u.Version, w.Architecture, what, usable.Label())
+	detail := fmt.Sprintf("%s image of %s for %s, %s of %s", w.Kind, u.Version, w.Architecture, origin, usable.Label())
 	if host, _, err := net.SplitHostPort(w.remote); err == nil {
 		detail += ", public, to " + host
 	}
 	err = m.recorded(ctx, made.ETag, detail, func(ctx context.Context) error {
 		made.kept, err = m.store.Base(ctx, Source{Name: file.Filename, SHA256: file.SHA256, Open: func() (io.ReadCloser, error) {
-			_, _, content, err := m.feed.Open(context.WithoutCancel(ctx), u.UUID, file.Filename) // others may wait for it, too
+			_, _, content, err := m.feed.Open(context.WithoutCancel(ctx), u.UUID, file.Filename) // other callers may wait for the same image
 			return content, err
 		}})
 		if err != nil {
@@ -281,24 +291,24 @@ func (m *Manager) make(ctx context.Context, w wanted) (*Made, error) {
 	return made, nil
 }
 
-// chosen returns the release that is pinned, or chooses one.
-func (m *Manager) chosen(ctx context.Context, token *opscenter.Token, s *seed.Seed, w *wanted) (*updates.Update, *updates.File, error) {
+// release returns the pinned release and its file, or chooses the newest one.
+func (m *Manager) release(ctx context.Context, token *opscenter.Token, s *seed.Seed, w *imageSpec) (*updates.Update, *updates.File, error) {
 	if w.update == "" {
 		return m.choose(ctx, token, s, w.Request)
 	}
 	u, err := m.feed.Snapshot().Update(w.update)
 	if err != nil {
-		return nil, nil, fmt.Errorf("the release that the image was prepared of: %w", err)
+		return nil, nil, fmt.Errorf("the release of the prepared image: %w", err)
 	}
 	for i := range u.Files {
 		if u.Files[i].SHA256 == w.sum && u.Status == updates.StatusReady {
 			return u, &u.Files[i], nil
 		}
 	}
-	return nil, nil, fmt.Errorf("the file of release %s that the image was prepared of: %w", u.Version, opscenter.ErrNotFound)
+	return nil, nil, fmt.Errorf("the file of release %s for the prepared image: %w", u.Version, opscenter.ErrNotFound)
 }
 
-// choose returns the release, and the file of it, that an image is made of.
+// choose returns the newest release of the channel, and its file for the image.
 func (m *Manager) choose(ctx context.Context, token *opscenter.Token, s *seed.Seed, request Request) (*updates.Update, *updates.File, error) {
 	channel := cmp.Or(request.Channel, token.Channel)
 	if _, err := m.registry.Channel(ctx, channel); err != nil {
@@ -306,7 +316,7 @@ func (m *Manager) choose(ctx context.Context, token *opscenter.Token, s *seed.Se
 	}
 	u := updates.Offered(m.feed.Snapshot().Updates(), channel)
 	if u == nil {
-		return nil, nil, fmt.Errorf("channel %s offers no release to make an image of: %w", channel, opscenter.ErrNotFound)
+		return nil, nil, fmt.Errorf("channel %s offers no release for an image: %w", channel, opscenter.ErrNotFound)
 	}
 	kind := map[string]updates.FileType{Raw: updates.TypeImageRaw, ISO: updates.TypeImageISO}[request.Kind]
 	for i := range u.Files {
@@ -314,14 +324,14 @@ func (m *Manager) choose(ctx context.Context, token *opscenter.Token, s *seed.Se
 		if f.Type != kind || f.Architecture != request.Architecture || f.Component != lifecycle.ComponentOS {
 			continue
 		}
-		return u, f, m.feeds(ctx, s, request.Architecture)
+		return u, f, m.checkApplications(ctx, s, request.Architecture)
 	}
 	return nil, nil, fmt.Errorf("release %s of channel %s has no %s image for %s (%s): %w", u.Version, channel, request.Kind, request.Architecture, kind, opscenter.ErrNotFound)
 }
 
-// feeds returns opscenter.ErrBlocked unless the channel that the server will follow offers what its seed names: it takes its applications from there,
-// whatever release its image is of.
-func (m *Manager) feeds(ctx context.Context, s *seed.Seed, architecture string) error {
+// checkApplications returns opscenter.ErrBlocked unless the seed's channel offers all applications of the seed. The server
+// fetches its applications from that channel, even if its image is of another release.
+func (m *Manager) checkApplications(ctx context.Context, s *seed.Seed, architecture string) error {
 	channel := s.Update.Channel
 	if _, err := m.registry.Channel(ctx, channel); err != nil {
 		return fmt.Errorf("%s: %w", seed.FileUpdate, err)
@@ -341,10 +351,10 @@ func (m *Manager) feeds(ctx context.Context, s *seed.Seed, architecture string) 
 	return nil
 }
 
-// recorded makes an image with an entry in the audit log, one for all parts in which it is fetched.
+// recorded runs do, which makes an image, with one audit entry for all fetches of the image within auditInterval.
 func (m *Manager) recorded(ctx context.Context, tag, detail string, do func(context.Context) error) error {
 	key := opscenter.Principal(ctx) + " " + tag + " " + detail
-	if at, ok := m.made.Peek(key); ok && time.Since(at) < rememberMade {
+	if at, ok := m.made.Peek(key); ok && time.Since(at) < auditInterval {
 		return do(ctx)
 	}
 	err := m.options.Audit.Do(ctx, audit.Entry{Action: "image.make", Detail: detail}, do)

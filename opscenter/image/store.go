@@ -25,50 +25,52 @@ import (
 	"github.com/opscenter-go/sdk/internal/durable"
 )
 
+// Errors of a Store.
 var (
-	// ErrMismatch: an image is not the one that was described.
+	// ErrMismatch: the SHA-256 of an image differs from its description, or the image is damaged.
 	ErrMismatch = errors.New("is not the image that was described")
-	// ErrDiskFull: there is too little room to unpack an image.
+	// ErrDiskFull: an image needs more free space than there is beyond StoreOptions.Reserve.
 	ErrDiskFull = errors.New("too little disk space for an image")
 	// ErrInUse: another process uses the directory of a store.
 	ErrInUse = errors.New("another process uses the directory")
-	// ErrInvalidOptions: an option of NewStore can't be.
+	// ErrInvalidOptions: an option of NewStore is out of range.
 	ErrInvalidOptions = errors.New("invalid options")
 )
 
-// Defaults of StoreOptions.
+// Defaults of the StoreOptions of the same names.
 const (
+	// DefaultMaxImages is the default of StoreOptions.MaxImages.
 	DefaultMaxImages = 8
 	DefaultMaxSize   = 16 << 30
 	DefaultReserve   = 0.1
 )
 
-// StoreOptions of NewStore. The zero value is usable.
+// StoreOptions are the options of NewStore. The zero value is usable.
 type StoreOptions struct {
-	// MaxImages is how many images are kept unpacked; the one that was not read for longest goes. An image of IncusOS takes about
-	// 1.2 GiB. Twice as many stay while they are read, within ten minutes. Default 8.
+	// MaxImages is the number of images to keep; the least recently read ones are removed. Images that were read within ten
+	// minutes may double the number. An image of IncusOS takes about 1.2 GiB. Default 8.
 	MaxImages int
-	// MaxSize bounds an unpacked image, in bytes, with its holes. Default 16 GiB.
+	// MaxSize is the maximum size of an unpacked image in bytes, including its holes. Default 16 GiB.
 	MaxSize int64
-	// Reserve is the share of the disk that is left free. Default 0.1; below 0: none.
+	// Reserve is the share of the disk that stays free. Default 0.1; below 0: none. It must be less than 1.
 	Reserve float64
 }
 
-// Store keeps images unpacked, each once, in a directory of its own: DIR/SHA256. What is zero in an image takes no room there. All methods
-// may be called concurrently; one process uses the directory at a time.
+// Store keeps unpacked images in a directory of its own, as sparse files DIR/SHA256. All methods may be called concurrently.
+// One process uses the directory at a time.
 type Store struct {
-	dir     string
-	lock    *os.File
-	options StoreOptions
-	flight  singleflight.Group
-	turn    chan struct{} // held while an image is unpacked
+	dir       string
+	lock      *os.File
+	options   StoreOptions
+	flight    singleflight.Group
+	unpacking chan struct{} // holds a value while an image is unpacked
 
 	mu   sync.Mutex
-	used map[string]time.Time // when an image was read last
+	used map[string]time.Time // last read of each image, by SHA-256
 }
 
-// NewStore returns the store in a directory, which is made if it is not there. Images that were not unpacked to the end are removed. Errors:
-// ErrInvalidOptions, those of the directory.
+// NewStore opens the store in a directory, and creates the directory if it does not exist. It removes images that were not
+// completely unpacked. Errors: ErrInUse, ErrInvalidOptions, those of the directory.
 func NewStore(dir string, options StoreOptions) (*Store, error) {
 	err := defaults.Fill(ErrInvalidOptions, defaults.Of("MaxImages", &options.MaxImages, DefaultMaxImages), defaults.Of("MaxSize", &options.MaxSize, int64(DefaultMaxSize)))
 	if err != nil {
@@ -92,17 +94,17 @@ func NewStore(dir string, options StoreOptions) (*Store, error) {
 	if durable.Lock(lock) != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", dir, ErrInUse), lock.Close())
 	}
-	s := &Store{dir: dir, lock: lock, options: options, turn: make(chan struct{}, 1), used: map[string]time.Time{}}
+	s := &Store{dir: dir, lock: lock, options: options, unpacking: make(chan struct{}, 1), used: map[string]time.Time{}}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return s, nil
 }
 
-// Close lets another process use the directory. Images that are read can be read on.
+// Close lets another process use the directory. Open images can still be read.
 func (s *Store) Close() error { return s.lock.Close() }
 
-// load finds the images that are there.
+// load finds the images in the directory, and removes incomplete and surplus ones.
 func (s *Store) load() error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -119,7 +121,7 @@ func (s *Store) load() error {
 				continue
 			}
 			s.used[name] = info.ModTime()
-			if s.used[name].After(time.Now()) { // the clock was another
+			if s.used[name].After(time.Now()) { // the clock was ahead
 				s.used[name] = time.Now()
 			}
 		}
@@ -128,42 +130,42 @@ func (s *Store) load() error {
 	return err
 }
 
-// partial is what the name of an image ends with that is not whole.
+// partial is the suffix of images that are being unpacked.
 const partial = ".partial"
 
-// isSum reports whether a text is a SHA-256 in lower-case hexadecimal digits.
+// isSum reports whether the text is a SHA-256 in 64 lower-case hexadecimal digits.
 func isSum(text string) bool {
 	data, err := hex.DecodeString(text)
 	return err == nil && len(data) == sha256.Size && text == strings.ToLower(text)
 }
 
-// Kept is an image that is read. Close it; meanwhile it stays, whatever the store does.
+// Kept is an open image of a Store. It stays readable until Close, even if the store removes the image.
 type Kept struct {
 	*Base
 	file *os.File
 }
 
-// Close ends reading.
+// Close closes the image.
 func (k *Kept) Close() error { return k.file.Close() }
 
-// Source is an image as it is published.
+// Source is an image as its publisher offers it.
 type Source struct {
-	// Name, as x86_64/IncusOS_202610150000.img.gz: what ends in .gz is packed.
+	// Name is the file name, such as x86_64/IncusOS_202610150000.img.gz. A name ending in .gz means that the image is packed.
 	Name string
-	// SHA256 of its bytes, packed as they are.
+	// SHA256 of the bytes that Open returns, as 64 lower-case hexadecimal digits.
 	SHA256 string
-	// Open reads it.
+	// Open opens the image. The store closes the result.
 	Open func() (io.ReadCloser, error)
 }
 
-// Base returns an unpacked image. It is unpacked if it is not here, or is damaged, which the next caller finds. A caller that gives up does not stop
-// the unpacking. Errors: ErrMismatch, ErrNoImage, ErrShort, ErrDiskFull, those of the source, of the directory and of the
-// context.
+// Base returns an unpacked image, which the caller closes. It unpacks a missing or damaged image, once for all concurrent
+// callers. If ctx ends, Base returns, but unpacking continues. Errors: ErrMismatch, ErrNoImage, ErrShort, ErrDiskFull, those of
+// the source, of the directory and of ctx.
 func (s *Store) Base(ctx context.Context, source Source) (*Kept, error) {
 	if !isSum(source.SHA256) {
-		return nil, fmt.Errorf("%.80q is no SHA-256: %w", source.SHA256, ErrMismatch)
+		return nil, fmt.Errorf("%.80q is not a SHA-256: %w", source.SHA256, ErrMismatch)
 	}
-	const most = 3 // others may push it out in between
+	const most = 3 // other images may displace it between unpacking and opening
 	for i := 0; ; i++ {
 		kept, err := s.open(source.SHA256)
 		if err == nil {
@@ -184,7 +186,7 @@ func (s *Store) Base(ctx context.Context, source Source) (*Kept, error) {
 	}
 }
 
-// open opens an image that is here.
+// open opens an unpacked image. It returns an fs.ErrNotExist, ErrShort or ErrNoImage if the image must be unpacked.
 func (s *Store) open(sum string) (*Kept, error) {
 	file, err := os.Open(filepath.Join(s.dir, sum))
 	if err != nil {
@@ -194,15 +196,15 @@ func (s *Store) open(sum string) (*Kept, error) {
 	if err == nil {
 		var base *Base
 		if base, err = Open(file, info.Size()); err == nil {
-			s.read(sum)
+			s.touch(sum)
 			return &Kept{base, file}, nil
 		}
 	}
 	return nil, errors.Join(err, file.Close())
 }
 
-// read notes that an image is read, also for the next process.
-func (s *Store) read(sum string) {
+// touch records that an image was read. The modification time of the file records it for the next process.
+func (s *Store) touch(sum string) {
 	at := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,11 +212,11 @@ func (s *Store) read(sum string) {
 	_ = os.Chtimes(filepath.Join(s.dir, sum), at, at)
 }
 
-// unpack makes an image part of the store, and removes those that are too many.
+// unpack adds an image to the store. On a full disk, it removes other images and tries again.
 func (s *Store) unpack(source Source) (err error) {
-	s.turn <- struct{}{}
-	defer func() { <-s.turn }()
-	if kept, err := s.open(source.SHA256); err == nil { // another flight was before
+	s.unpacking <- struct{}{}
+	defer func() { <-s.unpacking }()
+	if kept, err := s.open(source.SHA256); err == nil { // an earlier call has unpacked it
 		return kept.Close()
 	}
 	err = s.unpackOnce(source)
@@ -224,6 +226,7 @@ func (s *Store) unpack(source Source) (err error) {
 	return err
 }
 
+// unpackOnce adds an image to the store, and removes surplus images.
 func (s *Store) unpackOnce(source Source) (err error) {
 	from, err := source.Open()
 	if err != nil {
@@ -251,7 +254,7 @@ func (s *Store) unpackOnce(source Source) (err error) {
 	if err != nil {
 		return fmt.Errorf("%s: %w", source.Name, err)
 	}
-	if _, err := io.Copy(io.Discard, packed); err != nil { // what the sum counts beyond what was unpacked
+	if _, err := io.Copy(io.Discard, packed); err != nil { // the sum includes bytes after the end of the packed data
 		return err
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != source.SHA256 {
@@ -263,22 +266,23 @@ func (s *Store) unpackOnce(source Source) (err error) {
 	if err := file.Sync(); err != nil {
 		return err
 	}
-	whole = true // what is renamed is closed before
+	whole = true // closed before the rename, as Windows requires
 	if err := errors.Join(file.Close(), os.Rename(path+partial, path)); err != nil {
 		return errors.Join(err, os.Remove(path+partial))
 	}
-	s.read(source.SHA256)
+	s.touch(source.SHA256)
 	s.tidy(source.SHA256, s.options.MaxImages)
 	return durable.SyncDir(s.dir)
 }
 
-// chunk is how much is written at a time; what is zero of it is left out. The disk is looked at each spaceStep.
 const (
-	chunk     = 64 << 10
+	// chunk is the number of bytes that are written at a time. A chunk of zeros becomes a hole.
+	chunk = 64 << 10
+	// spaceStep is the number of bytes that are written between two checks of the free space.
 	spaceStep = 64 << 20
 )
 
-// write writes an image with holes where it is zero.
+// write writes an image as a sparse file, and returns its size.
 func (s *Store) write(file *os.File, from io.Reader) (size int64, err error) {
 	buffer, zero := make([]byte, chunk), make([]byte, chunk)
 	for written := int64(0); ; {
@@ -301,21 +305,22 @@ func (s *Store) write(file *os.File, from io.Reader) (size int64, err error) {
 		case err == io.EOF || err == io.ErrUnexpectedEOF && n > 0 && n < chunk && atEnd(from):
 			return size, file.Truncate(size)
 		case err == io.ErrUnexpectedEOF:
-			return 0, ErrShort // in the middle of what is packed
+			return 0, ErrShort // the packed data is cut short
 		case errors.Is(err, gzip.ErrChecksum) || errors.As(err, new(flate.CorruptInputError)):
-			return 0, fmt.Errorf("it can't be unpacked: %w: %w", ErrMismatch, err)
+			return 0, fmt.Errorf("unpacking failed: %w: %w", ErrMismatch, err)
 		case err != nil:
-			return 0, fmt.Errorf("it can't be read: %w", err)
+			return 0, fmt.Errorf("reading failed: %w", err)
 		}
 	}
 }
 
-// atEnd tells the end of an image from that of a packed one that was cut, which are the same error of io.ReadFull.
+// atEnd reports whether from has ended. For io.ReadFull, the end of an image and a cut packed image are the same error.
 func atEnd(from io.Reader) bool {
 	n, err := from.Read(make([]byte, 1))
 	return n == 0 && err == io.EOF
 }
 
+// checkSpace returns ErrDiskFull unless spaceStep bytes can be written beyond the reserve.
 func (s *Store) checkSpace() error {
 	free, total, err := durable.Space(s.dir)
 	if errors.Is(err, errors.ErrUnsupported) {
@@ -325,16 +330,16 @@ func (s *Store) checkSpace() error {
 		return err
 	}
 	if reserve := int64(float64(total) * s.options.Reserve); free-reserve < spaceStep {
-		return fmt.Errorf("%d MiB are free, of which %d MiB are to stay so: %w", free>>20, reserve>>20, ErrDiskFull)
+		return fmt.Errorf("%d MiB are free, %d MiB of these are reserved: %w", free>>20, reserve>>20, ErrDiskFull)
 	}
 	return nil
 }
 
-// recently is for how long an image stays that was read: a client that fetches parts comes back for the next one.
+// recently is how long an image stays after a read, since a client that fetches it in parts will return.
 const recently = 10 * time.Minute
 
-// tidy removes images beyond so many, but for one: those that were not read for longest, and not recently. It returns how many it has removed. A
-// reader of one reads on.
+// tidy removes the least recently read images, except but, until keep images remain. Images that were read recently stay, up
+// to twice keep. It returns the number of removed images. Open images can still be read.
 func (s *Store) tidy(but string, keep int) (removed int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -347,7 +352,7 @@ func (s *Store) tidy(but string, keep int) (removed int) {
 		if i < keep || sum == but || i < 2*keep && time.Since(s.used[sum]) < recently {
 			continue
 		}
-		if err := os.Remove(filepath.Join(s.dir, sum)); err == nil || errors.Is(err, fs.ErrNotExist) { // else it is tried again
+		if err := os.Remove(filepath.Join(s.dir, sum)); err == nil || errors.Is(err, fs.ErrNotExist) { // otherwise the next call tries again
 			delete(s.used, sum)
 			removed++
 		}

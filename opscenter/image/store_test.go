@@ -23,7 +23,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/image"
 )
 
-// source is an image as it is published, packed if its name says so.
+// source returns a Source of an image, which is packed if the name ends in .gz. It also returns the unpacked image, and the number
+// of calls of Open.
 func source(t testing.TB, name string, o imagetest.Options) (image.Source, []byte, *atomic.Int32) {
 	plain := whole(t, imagetest.New(o).Reader())
 	data := plain
@@ -43,13 +44,14 @@ func source(t testing.TB, name string, o imagetest.Options) (image.Source, []byt
 	}}, plain, opened
 }
 
-func parts(text string) imagetest.Options {
+// filledWith returns options for an image whose last partition contains the text.
+func filledWith(text string) imagetest.Options {
 	p := append([]imagetest.Partition{}, imagetest.Small...)
 	p[4].Fill = []byte(text)
 	return imagetest.Options{Partitions: p}
 }
 
-// TestStore: twenty callers have an image unpacked once, and it is there after a restart.
+// TestStore: twenty concurrent callers unpack an image once, and it is still stored after a restart.
 func TestStore(t *testing.T) {
 	for _, name := range []string{"x86_64/IncusOS_1.img.gz", "aarch64/IncusOS_1.iso"} {
 		dir := t.TempDir()
@@ -74,20 +76,20 @@ func TestStore(t *testing.T) {
 				want := bytes.Clone(plain)
 				copy(want[kept.SeedOffset:], "seed")
 				if err != nil || !bytes.Equal(want, data) {
-					t.Error("another image", err)
+					t.Error("wrong image", err)
 				}
 			})
 		}
 		wait.Wait()
 		require.EqualValues(t, 1, opened.Load())
-		if runtime.GOOS != "windows" { // which has no such lock
+		if runtime.GOOS != "windows" { // durable.Lock does nothing on Windows
 			_, err = image.NewStore(dir, image.StoreOptions{})
 			require.ErrorIs(t, err, image.ErrInUse)
 		}
 		require.NoError(t, store.Close())
 		require.NoError(t, os.WriteFile(filepath.Join(dir, from.SHA256+".partial"), []byte("x"), 0o600))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "other.partial"), []byte("x"), 0o600))
-		far := time.Now().Add(1000 * time.Hour) // by a clock that was ahead
+		far := time.Now().Add(1000 * time.Hour) // as written while the clock was ahead
 		require.NoError(t, os.Chtimes(filepath.Join(dir, from.SHA256), far, far))
 		store, err = image.NewStore(dir, image.StoreOptions{})
 		require.NoError(t, err)
@@ -95,7 +97,7 @@ func TestStore(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, kept.Close())
 		require.EqualValues(t, 1, opened.Load())
-		// One that was damaged is unpacked anew.
+		// A damaged image is unpacked again.
 		require.NoError(t, os.Truncate(filepath.Join(dir, from.SHA256), 100))
 		kept, err = store.Base(t.Context(), from)
 		require.NoError(t, err)
@@ -103,18 +105,18 @@ func TestStore(t *testing.T) {
 		require.EqualValues(t, 2, opened.Load())
 		entries, err := os.ReadDir(dir)
 		require.NoError(t, err)
-		require.Len(t, entries, 3, "it, the lock, and what is not ours")
+		require.Len(t, entries, 3, "the image, the lock and the foreign file")
 	}
 }
 
-// TestStoreIsBounded: the image that was not read for longest goes; who reads it reads on.
+// TestStoreIsBounded: the store removes the least recently read image, and an open image can still be read.
 func TestStoreIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	store, err := image.NewStore(dir, image.StoreOptions{MaxImages: 1})
 	require.NoError(t, err)
-	one, plain, opened := source(t, "1.img.gz", parts("one"))
-	two, _, _ := source(t, "2.img.gz", parts("two"))
-	three, _, _ := source(t, "3.img.gz", parts("three"))
+	one, plain, opened := source(t, "1.img.gz", filledWith("one"))
+	two, _, _ := source(t, "2.img.gz", filledWith("two"))
+	three, _, _ := source(t, "3.img.gz", filledWith("three"))
 	kept, err := store.Base(t.Context(), one)
 	require.NoError(t, err)
 	for _, s := range []image.Source{two, three} {
@@ -135,7 +137,7 @@ func TestStoreIsBounded(t *testing.T) {
 	require.FileExists(t, filepath.Join(dir, three.SHA256))
 }
 
-// TestStoreRefuses: what is not the image that was described leaves nothing behind.
+// TestStoreRefuses: an image that differs from its description leaves no files.
 func TestStoreRefuses(t *testing.T) {
 	dir := t.TempDir()
 	store, err := image.NewStore(dir, image.StoreOptions{MaxSize: 8 << 20})
@@ -160,22 +162,22 @@ func TestStoreRefuses(t *testing.T) {
 		source image.Source
 		want   error
 	}{
-		"another sum":       {image.Source{Name: "1.img.gz", SHA256: described("", nil).SHA256, Open: good.Open}, image.ErrMismatch},
-		"no sum":            {image.Source{Name: "1.img.gz", SHA256: "../x", Open: good.Open}, image.ErrMismatch},
-		"cut":               {described("1.img.gz", packed[:len(packed)/2]), image.ErrShort},
-		"cut at its end":    {described("1.img.gz", packed[:len(packed)-4]), image.ErrShort},
-		"cut, not packed":   {described("1.img", plain[:len(plain)/2]), image.ErrShort},
-		"damaged":           {described("1.img.gz", append(bytes.Clone(packed[:len(packed)-8]), make([]byte, 8)...)), gzip.ErrChecksum},
-		"not packed":        {described("1.img.gz", plain), image.ErrNoImage},
-		"packed, not named": {described("1.img", packed), image.ErrShort},
-		"no image":          {described("1.img", make([]byte, 1<<20)), image.ErrNoImage},
-		"a bomb":            {described("1.img.gz", bomb.Bytes()), image.ErrNoImage},
-		"nothing":           {described("1.img", nil), image.ErrShort},
-		"fails":             {image.Source{Name: "1.img.gz", SHA256: good.SHA256, Open: func() (io.ReadCloser, error) { return io.NopCloser(iotest.ErrReader(failing)), nil }}, failing},
-		"fails later": {image.Source{Name: "1.img", SHA256: good.SHA256, Open: func() (io.ReadCloser, error) {
+		"wrong sum":           {image.Source{Name: "1.img.gz", SHA256: described("", nil).SHA256, Open: good.Open}, image.ErrMismatch},
+		"not a sum":           {image.Source{Name: "1.img.gz", SHA256: "../x", Open: good.Open}, image.ErrMismatch},
+		"cut":                 {described("1.img.gz", packed[:len(packed)/2]), image.ErrShort},
+		"cut at the end":      {described("1.img.gz", packed[:len(packed)-4]), image.ErrShort},
+		"cut, not packed":     {described("1.img", plain[:len(plain)/2]), image.ErrShort},
+		"damaged":             {described("1.img.gz", append(bytes.Clone(packed[:len(packed)-8]), make([]byte, 8)...)), gzip.ErrChecksum},
+		"not packed":          {described("1.img.gz", plain), image.ErrNoImage},
+		"packed without .gz":  {described("1.img", packed), image.ErrShort},
+		"not an image":        {described("1.img", make([]byte, 1<<20)), image.ErrNoImage},
+		"unpacks to too much": {described("1.img.gz", bomb.Bytes()), image.ErrNoImage},
+		"empty":               {described("1.img", nil), image.ErrShort},
+		"read fails":          {image.Source{Name: "1.img.gz", SHA256: good.SHA256, Open: func() (io.ReadCloser, error) { return io.NopCloser(iotest.ErrReader(failing)), nil }}, failing},
+		"read fails later": {image.Source{Name: "1.img", SHA256: good.SHA256, Open: func() (io.ReadCloser, error) {
 			return io.NopCloser(io.MultiReader(bytes.NewReader(plain[:1<<20]), iotest.ErrReader(failing))), nil
 		}}, failing},
-		"is not there": {image.Source{Name: "1.img.gz", SHA256: good.SHA256, Open: func() (io.ReadCloser, error) { return nil, failing }}, failing},
+		"open fails": {image.Source{Name: "1.img.gz", SHA256: good.SHA256, Open: func() (io.ReadCloser, error) { return nil, failing }}, failing},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := store.Base(t.Context(), c.source)
@@ -185,7 +187,7 @@ func TestStoreRefuses(t *testing.T) {
 			require.Len(t, entries, 1, "the lock")
 		})
 	}
-	// A caller that gives up does not stop the unpacking.
+	// A caller that gives up does not stop unpacking.
 	ctx, stop := context.WithCancel(t.Context())
 	begun, goOn := make(chan struct{}), make(chan struct{})
 	slow := good

@@ -1,8 +1,9 @@
-// Package medium makes the disk that gives a seed to machines that boot the plain, public image: IncusOS looks for a partition or a file
-// system with label SEED_DATA, and goes by what is there instead of by the seed of its image. It is a module of its own, as most programs make
-// images (package image) instead.
+// Package medium makes a seed disk for machines that boot a plain, published image. IncusOS looks for a partition or a file
+// system with the label SEED_DATA, and uses its seed instead of the seed of the image. Most programs make images with package
+// image instead, so this package is a module of its own.
 //
-// Take the disk out before the first boot of the installed system: with the install seed still there the machine installs itself again.
+// Remove the disk before the first boot of the installed system. Otherwise the machine finds the install seed again, and
+// reinstalls itself.
 package medium
 
 import (
@@ -17,20 +18,21 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/seed"
 )
 
-// Label of the file system.
+// Label is the label of the file system, which IncusOS looks for.
 const Label = "SEED_DATA"
 
-// size of the disk, in bytes, of which most are holes: the least that FAT32 is made for, and then some.
+// size of the disk, in bytes: somewhat more than the minimum of FAT32. Most of it is a hole.
 const size = 64 << 20
 
-// Write writes a disk with a FAT32 file system, which holds the files of a seed at its root. The file must not exist. Errors: those of
-// seed.Seed.Encode and of the file.
+// Write creates the file path as a disk with a FAT32 file system and the files of the seed at its root. The file must not exist;
+// its mode is 0600, since the seed contains a token. On an error Write removes the file. Errors: those of seed.Seed.Encode and
+// of the file.
 func Write(path string, s *seed.Seed) (err error) {
 	image, err := diskfs.Create(path, size, diskfs.SectorSizeDefault)
 	if err != nil {
 		return err
 	}
-	if err := os.Chmod(path, 0o600); err != nil { // before anything is in it: it holds a token
+	if err := os.Chmod(path, 0o600); err != nil { // before the token is written
 		return errors.Join(err, image.Close(), os.Remove(path))
 	}
 	defer func() {

@@ -46,7 +46,7 @@ func TestWrite(t *testing.T) {
 		again := &seed.Seed{}
 		require.NoError(t, again.Set(name, got))
 	}
-	require.Error(t, medium.Write(path, s), "a file that is there is not overwritten")
+	require.Error(t, medium.Write(path, s), "Write does not overwrite a file")
 	bad := filepath.Join(t.TempDir(), "none", "x")
 	require.Error(t, medium.Write(bad, s))
 }
