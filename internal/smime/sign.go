@@ -15,13 +15,14 @@ import (
 
 // Signer signs messages.
 type Signer struct {
+	// Certificate and Key belong together. Key must be a crypto.Signer.
 	Certificate *x509.Certificate
 	Key         crypto.PrivateKey
-	// Chain are the authorities above Certificate that go with the signature, the issuer first.
+	// Chain has the authorities to include in the signature, beginning with the issuer of Certificate.
 	Chain []*x509.Certificate
 }
 
-// Sign returns content as a signed message.
+// Sign returns content as a signed message of the form. Errors: those of the key, and an error for an unknown form.
 func (s Signer) Sign(content []byte, form Form) ([]byte, error) {
 	part := canonical(append([]byte("Content-Type: text/plain\n\n"), content...))
 	data, err := pkcs7.NewSignedData(part)
@@ -63,7 +64,7 @@ func (s Signer) Sign(content []byte, form Form) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// writeBase64 writes lines of 64 characters.
+// writeBase64 writes data as base64, in lines of 64 characters.
 func writeBase64(out *bytes.Buffer, data []byte) {
 	text := base64.StdEncoding.EncodeToString(data)
 	for len(text) > 64 {

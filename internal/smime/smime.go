@@ -1,11 +1,11 @@
-// Package smime reads and writes signed messages (S/MIME, RFC 8551), in the two forms in which the publisher of
+// Package smime reads and writes signed messages (S/MIME, RFC 8551). It supports the two forms in which the publisher of
 // IncusOS signs its index and its releases:
 //
-//   - Detached: multipart/signed, the signature lies in a part of its own, smime.p7s,
-//   - Opaque: application/x-pkcs7-mime, the signature holds the content.
+//   - Detached: multipart/signed, with the signature as a separate part, smime.p7s,
+//   - Opaque: application/x-pkcs7-mime, with the content inside the signature.
 //
-// What is signed in both is a part with a header of its own, "Content-Type: text/plain", in which every line ends with
-// CRLF, however the message arrives.
+// In both forms the signed data is a MIME part with its own header, "Content-Type: text/plain". The signature is computed over
+// lines that end with CRLF, even if the message arrives with other line ends.
 package smime
 
 import (
@@ -22,10 +22,10 @@ import (
 	"github.com/smallstep/pkcs7"
 )
 
-// Form is where the signature lies.
+// Form is the place of the signature in a message.
 type Form string
 
-// The forms.
+// The forms. See the package comment.
 const (
 	Detached Form = "detached"
 	Opaque   Form = "opaque"
@@ -33,49 +33,49 @@ const (
 
 // Limits of Verify.
 const (
-	// MaxMessage is the size of a message, in bytes.
+	// MaxMessage is the maximum size of a message, in bytes.
 	MaxMessage = 8 << 20
-	// MaxSignature is the size of a detached signature, in bytes.
+	// MaxSignature is the maximum size of a detached signature, in bytes.
 	MaxSignature = 64 << 10
-	// MaxCertificates is how many certificates a signature may hold.
+	// MaxCertificates is the maximum number of certificates in a signature.
 	MaxCertificates = 16
 
 	maxHeader = 16 << 10
 )
 
-// ErrMalformed: this is no signed message that can be read.
+// ErrMalformed: the data is not a signed message in one of the two forms, or exceeds a limit.
 var ErrMalformed = errors.New("is no signed message")
 
-// ErrSignature: the signature is not that of the content, or not by a certificate that is trusted.
+// ErrSignature: the signature does not match the content, or its certificate is not trusted.
 var ErrSignature = errors.New("the signature is refused")
 
-// Trust is whose signatures count.
+// Trust decides which signatures are accepted.
 type Trust struct {
-	// Root is the authority under which the signing certificate must be. Required.
+	// Root is the authority to which the signing certificate must chain. Required.
 	Root *x509.Certificate
-	// Through, if any are given, are authorities under Root of which the chain must hold one.
+	// Through are authorities under Root, of which the chain must contain at least one. Empty: any chain is accepted.
 	Through []*x509.Certificate
-	// Now is the time at which the certificates must be valid. Default: the clock's.
+	// Now is the time at which the certificates must be valid. Default: the present.
 	Now time.Time
-	// Grace is for how long after its end a certificate still counts.
+	// Grace is how long an expired certificate is still accepted. Default: not at all.
 	Grace time.Duration
 }
 
-// Signed is a message whose signature counts.
+// Signed is a verified message.
 type Signed struct {
 	// Content of the signed part, without its header. Its lines end with CRLF.
 	Content []byte
-	// Ends is when the first certificate of the chain ends.
+	// Ends is the earliest expiry of a certificate in the chain.
 	Ends time.Time
-	// Late: that was before Trust.Now, by less than Trust.Grace.
+	// Late: a certificate of the chain has expired before Trust.Now, by less than Trust.Grace.
 	Late bool
-	// Name is the subject of the signing certificate.
+	// Name is the common name of the signing certificate.
 	Name string
-	// At is when the signature was made, as it says itself; zero: it does not.
+	// At is the signing time that the signature claims; zero: it claims none.
 	At time.Time
 }
 
-// Verify reads a signed message, and returns what is signed. Errors: ErrMalformed, ErrSignature.
+// Verify verifies a signed message and returns its content. Errors: ErrMalformed, ErrSignature.
 func Verify(message []byte, trust Trust) (*Signed, error) {
 	if len(message) > MaxMessage {
 		return nil, fmt.Errorf("a message of %d bytes, at most %d are read: %w", len(message), MaxMessage, ErrMalformed)
@@ -106,7 +106,7 @@ func Verify(message []byte, trust Trust) (*Signed, error) {
 	return check(part, signature, trust)
 }
 
-// check verifies a signature over part; nil: over what the signature itself holds.
+// check verifies a signature over part. If part is nil, the signature contains the signed data.
 func check(part, signature []byte, trust Trust) (*Signed, error) {
 	p7, err := parse(signature)
 	if err != nil {
@@ -114,17 +114,17 @@ func check(part, signature []byte, trust Trust) (*Signed, error) {
 	}
 	if part != nil {
 		if len(p7.Content) > 0 {
-			return nil, fmt.Errorf("the detached signature holds a content of its own: %w", ErrMalformed)
+			return nil, fmt.Errorf("the detached signature contains other content: %w", ErrMalformed)
 		}
 		p7.Content = part
 	}
 	if len(p7.Signers) != 1 {
-		return nil, fmt.Errorf("%d signers, one is wanted: %w", len(p7.Signers), ErrSignature)
+		return nil, fmt.Errorf("%d signers instead of one: %w", len(p7.Signers), ErrSignature)
 	}
 	switch digest := p7.Signers[0].DigestAlgorithm.Algorithm; {
 	case digest.Equal(pkcs7.OIDDigestAlgorithmSHA256), digest.Equal(pkcs7.OIDDigestAlgorithmSHA384), digest.Equal(pkcs7.OIDDigestAlgorithmSHA512):
 	default:
-		return nil, fmt.Errorf("digest algorithm %v is none that counts: %w", digest, ErrSignature)
+		return nil, fmt.Errorf("digest algorithm %v is not accepted: %w", digest, ErrSignature)
 	}
 	leaf := p7.GetOnlySigner()
 	if leaf == nil {
@@ -151,7 +151,7 @@ func check(part, signature []byte, trust Trust) (*Signed, error) {
 	return out, nil
 }
 
-// chain returns the certificates from the leaf to the root, and whether one of them has ended.
+// chain returns the certificates from the leaf to the root, and whether one of them has expired.
 func (t Trust) chain(leaf *x509.Certificate, certificates []*x509.Certificate) ([]*x509.Certificate, bool, error) {
 	now := t.Now
 	if now.IsZero() {
@@ -181,13 +181,14 @@ func (t Trust) chain(leaf *x509.Certificate, certificates []*x509.Certificate) (
 			return chain, late, nil
 		}
 	}
-	return nil, false, fmt.Errorf("certificate %.80q is under none of the required intermediate ones: %w", leaf.Subject.CommonName, ErrSignature)
+	return nil, false, fmt.Errorf("certificate %.80q does not chain through a required intermediate certificate: %w", leaf.Subject.CommonName, ErrSignature)
 }
 
+// through reports whether the chain contains one of t.Through, or t.Through is empty.
 func (t Trust) through(chain []*x509.Certificate) bool {
-	for _, wanted := range t.Through {
+	for _, required := range t.Through {
 		for _, certificate := range chain[1:] {
-			if certificate.Equal(wanted) {
+			if certificate.Equal(required) {
 				return true
 			}
 		}
@@ -195,7 +196,7 @@ func (t Trust) through(chain []*x509.Certificate) bool {
 	return len(t.Through) == 0
 }
 
-// parse reads a signature, whose parts lie in one another no deeper than is usual: the library follows each depth.
+// parse reads a signature after checkDepth, since the library recurses into nested parts.
 func parse(signature []byte) (p7 *pkcs7.PKCS7, err error) {
 	if err := checkDepth(signature); err != nil {
 		return nil, err
@@ -213,7 +214,7 @@ func parse(signature []byte) (p7 *pkcs7.PKCS7, err error) {
 	return p7, nil
 }
 
-// guarded turns a panic of the library into an error: the library reads untrusted input.
+// guarded turns a panic of the library, which reads untrusted input, into an error.
 func guarded(do func() error) (err error) {
 	defer func() {
 		if caught := recover(); caught != nil {
@@ -223,7 +224,7 @@ func guarded(do func() error) (err error) {
 	return do()
 }
 
-// head splits a message, or a part of one, at the empty line behind its header.
+// head splits a message, or a part of one, at the empty line after its header.
 func head(message []byte) (textproto.MIMEHeader, []byte, error) {
 	header := textproto.MIMEHeader{}
 	last := ""
@@ -243,7 +244,7 @@ func head(message []byte) (textproto.MIMEHeader, []byte, error) {
 			return header, rest, nil
 		case len(header) > 50 || len(line) > 1000:
 			return nil, nil, fmt.Errorf("the header is too long: %w", ErrMalformed)
-		case (line[0] == ' ' || line[0] == '\t') && last != "": // goes on
+		case (line[0] == ' ' || line[0] == '\t') && last != "": // continues the previous line
 			header.Set(last, header.Get(last)+" "+strings.TrimSpace(line))
 		case !ok:
 			return nil, nil, fmt.Errorf("a line of the header without a colon: %w", ErrMalformed)
@@ -254,14 +255,14 @@ func head(message []byte) (textproto.MIMEHeader, []byte, error) {
 	}
 }
 
-// parts returns the signed part of a multipart message, with CRLF at the end of each line, and its signature.
+// parts returns the signed part of a multipart message, with canonical line ends, and its signature.
 func parts(body []byte, boundary string) (part, signature []byte, err error) {
 	if boundary == "" {
 		return nil, nil, fmt.Errorf("there is no boundary: %w", ErrMalformed)
 	}
 	found := sections(body, boundary)
 	if len(found) != 2 {
-		return nil, nil, fmt.Errorf("%d parts, two are wanted: %w", len(found), ErrMalformed)
+		return nil, nil, fmt.Errorf("%d parts instead of two: %w", len(found), ErrMalformed)
 	}
 	header, encoded, err := head(append(found[1], '\n'))
 	if err != nil {
@@ -274,7 +275,7 @@ func parts(body []byte, boundary string) (part, signature []byte, err error) {
 	return canonical(found[0]), signature, err
 }
 
-// sections returns what lies between the lines of the boundary, without the line ends next to those.
+// sections returns the data between the lines of the boundary, without the line ends next to them.
 func sections(body []byte, boundary string) (out [][]byte) {
 	delimiter := []byte("--" + boundary)
 	begin := -1
@@ -297,19 +298,19 @@ func sections(body []byte, boundary string) (out [][]byte) {
 		}
 		at = next
 	}
-	return nil // it was cut
+	return nil // the closing boundary is missing
 }
 
-// canonical ends each line with CRLF, as what is signed does.
+// canonical ends each line with CRLF, as in the signed data.
 func canonical(part []byte) []byte {
 	return bytes.ReplaceAll(bytes.ReplaceAll(part, []byte("\r\n"), []byte("\n")), []byte("\n"), []byte("\r\n"))
 }
 
-// decoded returns what the body of a part stands for.
+// decoded decodes the body of a part by its transfer encoding.
 func decoded(header textproto.MIMEHeader, body []byte) ([]byte, error) {
 	switch encoding := strings.ToLower(header.Get("Content-Transfer-Encoding")); encoding {
 	case "base64":
-		out, err := base64.StdEncoding.DecodeString(string(bytes.ReplaceAll(body, []byte(" "), nil))) // which skips line ends
+		out, err := base64.StdEncoding.DecodeString(string(bytes.ReplaceAll(body, []byte(" "), nil))) // DecodeString skips line ends
 		if err != nil {
 			return nil, fmt.Errorf("the signature: %w: %v", ErrMalformed, err)
 		}
@@ -321,7 +322,7 @@ func decoded(header textproto.MIMEHeader, body []byte) ([]byte, error) {
 	}
 }
 
-// content returns what was signed without the header of its part.
+// content returns the signed data without the header of its part.
 func content(part []byte) ([]byte, error) {
 	if begin := bytes.TrimLeft(part, " \t\r\n"); len(begin) > 0 && (begin[0] == '{' || begin[0] == '[') {
 		return part, nil // JSON without a header

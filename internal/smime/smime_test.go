@@ -18,7 +18,7 @@ import (
 
 const index = "{\"format\":\"1.0\",\n\"updates\":[]}\n"
 
-// pki is a root, an authority under it, and one that signs.
+// pki is a root, an authority under it, and a signing certificate under that.
 type pki struct{ root, middle, leaf *smimetest.Authority }
 
 func newPKI(t testing.TB, leaf smimetest.Validity) pki {
@@ -55,12 +55,12 @@ func TestVerify(t *testing.T) {
 		require.WithinDuration(t, time.Now(), signed.At, time.Minute)
 		return signed
 	}
-	refused := func(t *testing.T, message []byte, trust smime.Trust, says string) {
+	refused := func(t *testing.T, message []byte, trust smime.Trust, want string) {
 		_, err := smime.Verify(message, trust)
 		require.ErrorIs(t, err, smime.ErrSignature)
-		require.ErrorContains(t, err, says)
+		require.ErrorContains(t, err, want)
 	}
-	t.Run("as it is", func(t *testing.T) {
+	t.Run("unchanged", func(t *testing.T) {
 		both(t, func(t *testing.T, message []byte) { require.False(t, good(t, message, trust).Late) })
 	})
 	t.Run("with CRLF", func(t *testing.T) {
@@ -85,14 +85,14 @@ func TestVerify(t *testing.T) {
 	t.Run("intermediate required", func(t *testing.T) {
 		both(t, func(t *testing.T, message []byte) {
 			good(t, message, smime.Trust{Root: p.root.Certificate, Through: []*x509.Certificate{other.middle.Certificate, p.middle.Certificate}})
-			refused(t, message, smime.Trust{Root: p.root.Certificate, Through: []*x509.Certificate{other.middle.Certificate}}, "none of the required")
-			refused(t, message, smime.Trust{Root: p.root.Certificate, Through: []*x509.Certificate{p.leaf.Certificate}}, "none of the required")
+			refused(t, message, smime.Trust{Root: p.root.Certificate, Through: []*x509.Certificate{other.middle.Certificate}}, "through a required intermediate")
+			refused(t, message, smime.Trust{Root: p.root.Certificate, Through: []*x509.Certificate{p.leaf.Certificate}}, "through a required intermediate")
 		})
-		direct, err := p.root.Issue("another", smimetest.Validity{})
+		direct, err := p.root.Issue("direct", smimetest.Validity{})
 		require.NoError(t, err)
 		message, err := direct.Signer().Sign([]byte(index), smime.Detached)
 		require.NoError(t, err)
-		refused(t, message, smime.Trust{Root: p.root.Certificate, Through: []*x509.Certificate{p.middle.Certificate}}, "none of the required")
+		refused(t, message, smime.Trust{Root: p.root.Certificate, Through: []*x509.Certificate{p.middle.Certificate}}, "through a required intermediate")
 	})
 	t.Run("expired", func(t *testing.T) {
 		both(t, func(t *testing.T, message []byte) {
@@ -102,7 +102,7 @@ func TestVerify(t *testing.T) {
 			trust.Now = ends.Add(-time.Minute)
 			signed := good(t, message, trust)
 			require.False(t, signed.Late)
-			require.True(t, ends.Equal(signed.Ends), "the end of the chain that comes first")
+			require.True(t, ends.Equal(signed.Ends), "the leaf expires first")
 			trust.Now = ends.Add(29 * 24 * time.Hour)
 			require.True(t, good(t, message, trust).Late)
 			trust.Now = ends.Add(31 * 24 * time.Hour)
@@ -113,14 +113,14 @@ func TestVerify(t *testing.T) {
 			refused(t, message, trust, "not yet valid")
 		})
 	})
-	t.Run("another certificate in the message", func(t *testing.T) {
+	t.Run("unrelated certificates in the message", func(t *testing.T) {
 		signer := other.leaf.Signer()
 		signer.Chain = append(signer.Chain, p.middle.Certificate, p.leaf.Certificate)
 		message, err := signer.Sign([]byte(index), smime.Opaque)
 		require.NoError(t, err)
 		refused(t, message, trust, "unknown authority")
 	})
-	t.Run("any byte of the content", func(t *testing.T) {
+	t.Run("each byte of the content changed", func(t *testing.T) {
 		message := p.sign(t, smime.Detached)
 		begin, end := bytes.Index(message, []byte("Content-Type: text/plain")), bytes.Index(message, []byte(`"updates":[]}`))+len(`"updates":[]}`)
 		for at := begin; at < end; at++ {
@@ -134,7 +134,7 @@ func TestVerify(t *testing.T) {
 		message := bytes.Replace(p.sign(t, smime.Detached), []byte("Content-Type: text/plain\n\n"), nil, 1)
 		refused(t, message, trust, "")
 	})
-	t.Run("a content in a detached signature", func(t *testing.T) {
+	t.Run("content in a detached signature", func(t *testing.T) {
 		opaque, detached := p.sign(t, smime.Opaque), string(p.sign(t, smime.Detached))
 		_, inner, _ := bytes.Cut(opaque, []byte("\n\n"))
 		at := strings.LastIndex(detached, "\n\n--")
@@ -144,7 +144,7 @@ func TestVerify(t *testing.T) {
 	})
 }
 
-// TestPublicIndex reads an index that the public server had, beside the root as IncusOS has it.
+// TestPublicIndex verifies a real index of the public server under the root certificate of IncusOS.
 func TestPublicIndex(t *testing.T) {
 	message, err := os.ReadFile(filepath.Join("testdata", "index.sjson"))
 	require.NoError(t, err)
@@ -168,29 +168,29 @@ func TestMalformed(t *testing.T) {
 	message := string(p.sign(t, smime.Detached))
 	for name, text := range map[string]string{
 		"empty": "", "no header": "\n", "JSON": index, "text": "Content-Type: text/plain\n\n" + index, "no body": "Content-Type: multipart/signed; boundary=x\n\n",
-		"no boundary": strings.Replace(message, "boundary=", "border=", 1), "cut": message[:len(message)/2], "cut before its end": strings.TrimSuffix(strings.TrimSpace(message), "--"),
-		"too long":              "Content-Type: application/pkcs7-mime\n\n" + strings.Repeat("x", smime.MaxMessage),
-		"a header that goes on": "a: b\n" + strings.Repeat(" \n", smime.MaxMessage/2-10) + "\n",
-		"header":                strings.Repeat("a: b\n", 10) + strings.Repeat("c", 2000) + ": d\n\n",
-		"encoding":              strings.Replace(message, "Encoding: base64", "Encoding: quoted-printable", 1),
-		"a third":               strings.Replace(message, "\nContent-Type: application/x-pkcs7-signature", "\nContent-Type: text/plain\n\n\n"+message[strings.Index(message, "------"):strings.Index(message, "\nContent-Type: text")]+"\nContent-Type: application/x-pkcs7-signature", 1),
+		"no boundary": strings.Replace(message, "boundary=", "border=", 1), "cut": message[:len(message)/2], "closing boundary cut": strings.TrimSuffix(strings.TrimSpace(message), "--"),
+		"too long":            "Content-Type: application/pkcs7-mime\n\n" + strings.Repeat("x", smime.MaxMessage),
+		"endless header line": "a: b\n" + strings.Repeat(" \n", smime.MaxMessage/2-10) + "\n",
+		"header":              strings.Repeat("a: b\n", 10) + strings.Repeat("c", 2000) + ": d\n\n",
+		"encoding":            strings.Replace(message, "Encoding: base64", "Encoding: quoted-printable", 1),
+		"third part":          strings.Replace(message, "\nContent-Type: application/x-pkcs7-signature", "\nContent-Type: text/plain\n\n\n"+message[strings.Index(message, "------"):strings.Index(message, "\nContent-Type: text")]+"\nContent-Type: application/x-pkcs7-signature", 1),
 	} {
 		_, err := smime.Verify([]byte(text), smime.Trust{Root: p.root.Certificate})
 		require.ErrorIs(t, err, smime.ErrMalformed, name)
 	}
 }
 
-// TestDepth: no signature takes the reader down; without a bound each of these would end the process.
+// TestDepth: Verify rejects each of these signatures, which would end the process without the limits.
 func TestDepth(t *testing.T) {
 	p := newPKI(t, smimetest.Validity{})
 	header := "Content-Type: application/pkcs7-mime\n\n"
 	for name, part := range map[string]string{
-		"in one another":  "\x30\x80",
-		"empty ones":      "\x30\x80\x00\x00",
-		"beyond the end":  "\x30\x02\x04\x7f\x30\x80",
-		"of a known size": "\x30\x83\xff\xff\xff",
-		"long tags":       "\x3f\xff\xff\x01\x80",
-		"many small ones": "\x02\x01\x01",
+		"nested":                    "\x30\x80",
+		"nested and empty":          "\x30\x80\x00\x00",
+		"beyond the enclosing part": "\x30\x02\x04\x7f\x30\x80",
+		"of definite length":        "\x30\x83\xff\xff\xff",
+		"long tags":                 "\x3f\xff\xff\x01\x80",
+		"many small parts":          "\x02\x01\x01",
 	} {
 		_, err := smime.Verify([]byte(header+strings.Repeat(part, (smime.MaxMessage-len(header))/len(part))), smime.Trust{Root: p.root.Certificate})
 		require.ErrorIs(t, err, smime.ErrMalformed, name)
@@ -205,7 +205,7 @@ func FuzzVerify(f *testing.F) {
 	f.Fuzz(func(t *testing.T, message []byte) {
 		signed, err := smime.Verify(message, smime.Trust{Root: p.root.Certificate})
 		if err == nil && strings.ReplaceAll(string(signed.Content), "\r\n", "\n") != index {
-			t.Fatalf("accepted what was never signed: %q", signed.Content)
+			t.Fatalf("accepted unsigned content: %q", signed.Content)
 		}
 	})
 }

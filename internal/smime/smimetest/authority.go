@@ -14,24 +14,25 @@ import (
 	"github.com/opscenter-go/sdk/internal/smime"
 )
 
-// Authority signs certificates and messages, with a P-256 key as the publisher of IncusOS.
+// Authority signs certificates and messages with a P-256 key, as the publisher of IncusOS does.
 type Authority struct {
 	Certificate *x509.Certificate
 	Key         crypto.Signer
-	Issuer      *Authority // nil: itself
+	Issuer      *Authority // nil: the certificate is self-signed
 }
 
-// Validity is when a certificate is valid. The zero value: from an hour ago for 20 years.
+// Validity is the time for which a certificate is valid. Default: from an hour ago to 20 years from now.
 type Validity struct{ From, To time.Time }
 
-// New makes a root.
+// New makes a self-signed root.
 func New(name string, validity Validity) (*Authority, error) { return issue(nil, name, validity) }
 
-// Issue makes a certificate under this one, which may issue more.
+// Issue makes a certificate under this one. The new certificate may issue further ones.
 func (a *Authority) Issue(name string, validity Validity) (*Authority, error) {
 	return issue(a, name, validity)
 }
 
+// issue makes a certificate under issuer; nil: a self-signed one.
 func issue(issuer *Authority, name string, validity Validity) (*Authority, error) {
 	if validity.From.IsZero() {
 		validity.From = time.Now().Add(-time.Hour)
@@ -62,7 +63,7 @@ func issue(issuer *Authority, name string, validity Validity) (*Authority, error
 	return out, err
 }
 
-// Signer signs with this certificate; those above it but the root go with the signature.
+// Signer returns a signer with this certificate. Its Chain has the intermediate authorities, without the root.
 func (a *Authority) Signer() smime.Signer {
 	out := smime.Signer{Certificate: a.Certificate, Key: a.Key}
 	for up := a.Issuer; up != nil && up.Issuer != nil; up = up.Issuer {
