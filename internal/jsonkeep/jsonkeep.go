@@ -1,9 +1,8 @@
-// Package jsonkeep reads JSON objects into structs and writes them again without losing what
-// the structs do not know: members of newer releases, and all that was not changed, stay as
-// they were, byte for byte, in their places.
+// Package jsonkeep reads JSON objects into structs, and writes them again without losing unknown members. Members of newer
+// releases and unchanged members keep their bytes and their places.
 //
-// A struct takes part by embedding Rest. Its fields are bools, integers, strings, slices and
-// maps by string of these or of structs, and pointers to structs; each has a json tag.
+// A struct takes part by embedding Rest. Its fields have json tags. A field is a bool, an integer, a string, a struct that
+// embeds Rest, or a pointer to one. It may also be a slice, or a map by string, of these.
 package jsonkeep
 
 import (
@@ -19,14 +18,15 @@ import (
 	"unicode"
 )
 
-// Rest is what an object held when it was read. Its zero value is that of a new object. A copy
-// of a struct shares it; it is never modified.
+// Rest has the members of the object from which its struct was decoded. The zero value belongs to a new object. Copies of a
+// struct share it; it is never modified.
 type Rest struct {
-	// members are behind a pointer so that whoever prints the struct does not print them: there
-	// may be secrets among them. It is nil if nothing was read.
+	// members is a pointer so that printing the struct does not print the members, which may be secrets. Nil: nothing was
+	// decoded.
 	members *[]member
 }
 
+// list returns the members in the order of the document.
 func (r *Rest) list() []member {
 	if r.members == nil {
 		return nil
@@ -34,19 +34,22 @@ func (r *Rest) list() []member {
 	return *r.members
 }
 
+// member is a member of an object, undecoded.
 type member struct {
 	name string
 	raw  json.RawMessage
 }
 
-func (r *Rest) kept() *Rest { return r }
+// embeddedRest returns the Rest of a struct.
+func (r *Rest) embeddedRest() *Rest { return r }
 
-// keeper is a pointer to a struct that embeds Rest.
-type keeper interface{ kept() *Rest }
+// embedder is a pointer to a struct that embeds Rest.
+type embedder interface{ embeddedRest() *Rest }
 
-var keeperType = reflect.TypeFor[keeper]()
+var embedderType = reflect.TypeFor[embedder]()
 
-// Unknown returns the members that the struct has no field for, by name.
+// Unknown returns the members for which the struct has no field, by name. object is a struct that embeds Rest, or a pointer
+// to one.
 func Unknown(object any) map[string]json.RawMessage {
 	v := addressable(reflect.ValueOf(object))
 	out := map[string]json.RawMessage{}
@@ -59,8 +62,8 @@ func Unknown(object any) map[string]json.RawMessage {
 	return out
 }
 
-// Decode reads an object into the struct that into points to; what that held is gone. Errors
-// name the field.
+// Decode reads an object into the struct that into points to, and overwrites its former value. Errors name the field, and
+// never contain its value.
 func Decode(data []byte, into any) error {
 	v := reflect.ValueOf(into).Elem()
 	v.SetZero()
@@ -71,12 +74,12 @@ func Decode(data []byte, into any) error {
 	return decodeObject(data, v, "", 0)
 }
 
-// Encode writes a struct, or the one that is pointed to.
+// Encode writes a struct that embeds Rest, or the struct behind a pointer.
 func Encode(object any) ([]byte, error) {
 	return appendObject(nil, addressable(reflect.ValueOf(object)))
 }
 
-// addressable returns the struct behind a pointer, or a copy of one.
+// addressable returns the struct behind a pointer, or an addressable copy of a struct.
 func addressable(v reflect.Value) reflect.Value {
 	if v.Kind() == reflect.Pointer {
 		return v.Elem()
@@ -89,27 +92,31 @@ func addressable(v reflect.Value) reflect.Value {
 	return out
 }
 
-func rest(v reflect.Value) *Rest { return v.Addr().Interface().(keeper).kept() }
+// rest returns the Rest of a struct.
+func rest(v reflect.Value) *Rest { return v.Addr().Interface().(embedder).embeddedRest() }
 
-func keeps(t reflect.Type) bool {
-	return t.Kind() == reflect.Struct && reflect.PointerTo(t).Implements(keeperType)
+// embedsRest reports whether t is a struct that embeds Rest.
+func embedsRest(t reflect.Type) bool {
+	return t.Kind() == reflect.Struct && reflect.PointerTo(t).Implements(embedderType)
 }
 
-// fields are those of a struct that JSON has.
+// fields are the fields of a struct that have a JSON name.
 type fields struct {
 	list   []field
-	byName map[string]int // into list
-	folded map[string]string
+	byName map[string]int    // indexes of list
+	folded map[string]string // names by their folded form
 }
 
+// field is a field of a struct with its JSON name.
 type field struct {
 	name      string
 	index     int
 	omitEmpty bool
 }
 
-var cache sync.Map // of fields, by type
+var cache sync.Map // *fields by reflect.Type
 
+// fieldsOf returns the fields of a struct type.
 func fieldsOf(t reflect.Type) *fields {
 	if known, ok := cache.Load(t); ok {
 		return known.(*fields)
@@ -129,8 +136,8 @@ func fieldsOf(t reflect.Type) *fields {
 	return out
 }
 
-// fold maps names to the same text that encoding/json takes for the same: each character to the least
-// of those that differ from it in case only.
+// fold maps two names to the same text if encoding/json treats them as equal. It replaces each character by the least one that
+// differs from it only in case.
 func fold(name string) string {
 	return strings.Map(func(r rune) rune {
 		least := r
@@ -141,37 +148,38 @@ func fold(name string) string {
 	}, name)
 }
 
-var errObject = errors.New("an object is wanted")
+var errObject = errors.New("it must be an object")
 
-// MaxDepth bounds how deep structs may nest: each level is read once more for it.
+// MaxDepth is the maximum nesting of structs. Decoding reads each level once more than the level around it.
 const MaxDepth = 32
 
 var errDepth = fmt.Errorf("objects nest deeper than %d levels", MaxDepth)
 
+// decodeObject decodes an object into a struct, and stores its members in the Rest.
 func decodeObject(data []byte, v reflect.Value, path string, depth int) error {
 	if depth > MaxDepth {
 		return errDepth
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	if token, err := d.Token(); err != nil || token != json.Delim('{') {
-		return wrong(path, errors.Join(err, errObject))
+		return atPath(path, errors.Join(err, errObject))
 	}
 	known := fieldsOf(v.Type())
-	keep := rest(v)
+	remembered := rest(v)
 	var members []member
-	defer func() { keep.members = &members }()
+	defer func() { remembered.members = &members }()
 	places := map[string]int{}
 	for d.More() {
 		token, err := d.Token()
 		if err != nil {
-			return wrong(path, err)
+			return atPath(path, err)
 		}
 		name, _ := token.(string)
 		var raw json.RawMessage
 		if err := d.Decode(&raw); err != nil {
-			return wrong(join(path, name), err)
+			return atPath(join(path, name), err)
 		}
-		if i, twice := places[name]; twice { // the last one counts, as everywhere
+		if i, twice := places[name]; twice { // the last one counts, as in encoding/json
 			members[i].raw = raw
 		} else {
 			places[name] = len(members)
@@ -179,12 +187,12 @@ func decodeObject(data []byte, v reflect.Value, path string, depth int) error {
 		}
 	}
 	if _, err := d.Token(); err != nil { // the end of the object
-		return wrong(path, err)
+		return atPath(path, err)
 	}
 	for _, m := range members {
-		// encoding/json, at the other end, takes the one for the other.
+		// A server with encoding/json would read this member as the field.
 		if exact, folded := known.folded[fold(m.name)]; folded && exact != m.name {
-			return wrong(join(path, m.name), fmt.Errorf("it is written %s", exact))
+			return atPath(join(path, m.name), fmt.Errorf("the field is spelled %s", exact))
 		}
 		if i, ok := known.byName[m.name]; ok {
 			if err := decodeValue(m.raw, v.Field(known.list[i].index), join(path, m.name), depth); err != nil {
@@ -195,6 +203,7 @@ func decodeObject(data []byte, v reflect.Value, path string, depth int) error {
 	return nil
 }
 
+// join appends a name to a path.
 func join(path, name string) string {
 	if path == "" {
 		return name
@@ -202,28 +211,30 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-func wrong(path string, err error) error {
+// atPath adds a path to an error.
+func atPath(path string, err error) error {
 	if path == "" {
 		return err
 	}
 	return fmt.Errorf("%s: %w", path, err)
 }
 
+// decodeValue decodes a value into a field, or into an element of one.
 func decodeValue(raw []byte, v reflect.Value, path string, depth int) error {
 	null := bytes.Equal(raw, []byte("null"))
 	switch t := v.Type(); {
 	case null && (t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map):
 		v.SetZero()
 		return nil
-	case keeps(t):
+	case embedsRest(t):
 		if null {
 			return nil
 		}
 		return decodeObject(raw, v, path, depth+1)
-	case t.Kind() == reflect.Pointer && keeps(t.Elem()):
+	case t.Kind() == reflect.Pointer && embedsRest(t.Elem()):
 		v.Set(reflect.New(t.Elem()))
 		return decodeObject(raw, v.Elem(), path, depth+1)
-	case t.Kind() == reflect.Slice && keeps(t.Elem()):
+	case t.Kind() == reflect.Slice && embedsRest(t.Elem()):
 		var list []json.RawMessage
 		if err := plain(raw, &list, path); err != nil {
 			return err
@@ -235,7 +246,7 @@ func decodeValue(raw []byte, v reflect.Value, path string, depth int) error {
 			}
 		}
 		return nil
-	case t.Kind() == reflect.Map && keeps(t.Elem()):
+	case t.Kind() == reflect.Map && embedsRest(t.Elem()):
 		var all map[string]json.RawMessage
 		if err := plain(raw, &all, path); err != nil {
 			return err
@@ -253,22 +264,23 @@ func decodeValue(raw []byte, v reflect.Value, path string, depth int) error {
 	return plain(raw, v.Addr().Interface(), path)
 }
 
-// plain decodes what has no fields of its own. Errors do not repeat the value, which may be secret.
+// plain decodes a value without structs that embed Rest. Errors omit the value, which may be secret.
 func plain(raw []byte, into any, path string) error {
 	err := json.Unmarshal(raw, into)
 	var mistake *json.UnmarshalTypeError
 	if errors.As(err, &mistake) {
-		err = fmt.Errorf("%s is not what is wanted there", mistake.Value)
+		err = fmt.Errorf("%s is not of the field's type", mistake.Value)
 		if strings.HasPrefix(mistake.Value, "number ") {
-			err = fmt.Errorf("a whole number in range is wanted: %s", mistake.Value)
+			err = fmt.Errorf("it must be a whole number in range, not %s", mistake.Value)
 		}
 	}
 	if err != nil {
-		return wrong(path, err)
+		return atPath(path, err)
 	}
 	return nil
 }
 
+// appendObject appends a struct as an object: first the members that were decoded, then the new ones.
 func appendObject(out []byte, v reflect.Value) ([]byte, error) {
 	known := fieldsOf(v.Type())
 	out = append(out, '{')
@@ -295,7 +307,7 @@ func appendObject(out []byte, v reflect.Value) ([]byte, error) {
 			before := reflect.New(now.Type()).Elem()
 			if err := decodeValue(m.raw, before, m.name, 0); err != nil || !reflect.DeepEqual(before.Interface(), now.Interface()) {
 				if f.omitEmpty && empty(now) {
-					continue // it was taken away
+					continue // the field was cleared
 				}
 				if raw, err = appendValue(nil, now); err != nil {
 					return nil, err
@@ -308,7 +320,7 @@ func appendObject(out []byte, v reflect.Value) ([]byte, error) {
 	}
 	for i, f := range known.list {
 		value := v.Field(f.index)
-		// What was read without a member does not get it for being what it is without.
+		// An empty field of a decoded object is not added.
 		if written[i] || empty(value) && (f.omitEmpty || rest(v).members != nil) {
 			continue
 		}
@@ -323,6 +335,7 @@ func appendObject(out []byte, v reflect.Value) ([]byte, error) {
 	return append(out, '}'), nil
 }
 
+// empty reports whether omitempty would omit the value.
 func empty(v reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.Slice, reflect.Map:
@@ -331,16 +344,17 @@ func empty(v reflect.Value) bool {
 	return v.IsZero()
 }
 
+// appendValue appends the value of a field, or an element of one.
 func appendValue(out []byte, v reflect.Value) ([]byte, error) {
 	switch t := v.Type(); {
-	case keeps(t):
+	case embedsRest(t):
 		return appendObject(out, addressable(v))
-	case t.Kind() == reflect.Pointer && keeps(t.Elem()):
+	case t.Kind() == reflect.Pointer && embedsRest(t.Elem()):
 		if v.IsNil() {
 			return append(out, "null"...), nil
 		}
 		return appendObject(out, v.Elem())
-	case t.Kind() == reflect.Slice && keeps(t.Elem()) && !v.IsNil():
+	case t.Kind() == reflect.Slice && embedsRest(t.Elem()) && !v.IsNil():
 		out = append(out, '[')
 		for i := range v.Len() {
 			if i > 0 {
@@ -352,7 +366,7 @@ func appendValue(out []byte, v reflect.Value) ([]byte, error) {
 			}
 		}
 		return append(out, ']'), nil
-	case t.Kind() == reflect.Map && keeps(t.Elem()) && !v.IsNil():
+	case t.Kind() == reflect.Map && embedsRest(t.Elem()) && !v.IsNil():
 		keys := make([]string, 0, v.Len())
 		for _, key := range v.MapKeys() {
 			keys = append(keys, key.String())
@@ -378,6 +392,7 @@ func appendValue(out []byte, v reflect.Value) ([]byte, error) {
 	return append(out, raw...), err
 }
 
+// marshal encodes a value without escaping HTML.
 func marshal(value any) ([]byte, error) {
 	var out bytes.Buffer
 	e := json.NewEncoder(&out)

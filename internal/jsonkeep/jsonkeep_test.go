@@ -30,6 +30,7 @@ type part struct {
 
 const full = `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`
 
+// TestUnchanged: Encode returns a decoded document byte for byte.
 func TestUnchanged(t *testing.T) {
 	var d document
 	require.NoError(t, jsonkeep.Decode([]byte(full), &d))
@@ -45,20 +46,21 @@ func TestUnchanged(t *testing.T) {
 	require.Len(t, jsonkeep.Unknown(&d.Parts[0]), 1)
 }
 
+// TestChanges: Encode changes only the members whose fields have changed.
 func TestChanges(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*document)
 		want   string
 	}{
-		"a value":       {func(d *document) { d.Name = "b" }, `{"new":1.50e3,"name":"b","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
-		"a part":        {func(d *document) { d.Parts[0].Size = 2 }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"size":2,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
-		"a part less":   {func(d *document) { d.Parts = d.Parts[1:] }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
-		"what is new":   {func(d *document) { d.Size, d.Part = 3, &part{Name: "p"} }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":{"name":"p"},"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null,"size":3}`},
-		"taken away":    {func(d *document) { d.Parts, d.ByName = nil, nil }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"last":null}`},
-		"in a map":      {func(d *document) { p := d.ByName["z"]; p.Size = 9; d.ByName["z"] = p }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"a":{},"z":{"name":"z","q":"\u003c","size":9}},"last":null}`},
-		"not omitted":   {func(d *document) { d.Name = "" }, `{"new":1.50e3,"name":"","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
-		"and back":      {func(d *document) { d.Name = "b"; d.Name = "<a>" }, full},
-		"another slice": {func(d *document) { d.Tags = []string{"<x>"} }, `{"new":1.50e3,"name":"<a>","on":false,"tags":["<x>"],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
+		"a value":         {func(d *document) { d.Name = "b" }, `{"new":1.50e3,"name":"b","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
+		"a part":          {func(d *document) { d.Parts[0].Size = 2 }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"size":2,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
+		"a part removed":  {func(d *document) { d.Parts = d.Parts[1:] }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
+		"new members":     {func(d *document) { d.Size, d.Part = 3, &part{Name: "p"} }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":{"name":"p"},"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null,"size":3}`},
+		"members removed": {func(d *document) { d.Parts, d.ByName = nil, nil }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"last":null}`},
+		"in a map":        {func(d *document) { p := d.ByName["z"]; p.Size = 9; d.ByName["z"] = p }, `{"new":1.50e3,"name":"<a>","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"a":{},"z":{"name":"z","q":"\u003c","size":9}},"last":null}`},
+		"not omitted":     {func(d *document) { d.Name = "" }, `{"new":1.50e3,"name":"","on":false,"tags":[],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
+		"changed back":    {func(d *document) { d.Name = "b"; d.Name = "<a>" }, full},
+		"changed slice":   {func(d *document) { d.Tags = []string{"<x>"} }, `{"new":1.50e3,"name":"<a>","on":false,"tags":["<x>"],"part":null,"parts":[{"size":1,"later":{"x" : [1, 2]}},{"name":"b","named":"other"}],"by_name":{"z":{"name":"z","q":"\u003c"},"a":{}},"last":null}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var d document
@@ -73,9 +75,9 @@ func TestChanges(t *testing.T) {
 
 func TestDecodeErrors(t *testing.T) {
 	for given, want := range map[string]string{
-		``: "unexpected end", `[]`: "an object is wanted", `{"name":1}`: "name: number is not", `{"size":1.5}`: "size: a whole number",
+		``: "unexpected end", `[]`: "it must be an object", `{"name":1}`: "name: number is not", `{"size":1.5}`: "size: it must be a whole number",
 		`{"parts":[{},{"size":"x"}]}`: "parts[1].size: string is not", `{"by_name":{"k":{"size":true}}}`: `by_name["k"].size: bool is not`,
-		`{"part":3}`: "part: an object is wanted", `{} {}`: "after top-level value", `{"name":"x"`: "unexpected end", `{"tags":"secret"}`: "tags: string is not", `{"Name":"x"}`: "Name: it is written name", `{"partſ":[]}`: "partſ: it is written parts", `{"parts":[{"SIZE":1}]}`: "parts[0].SIZE: it is written size",
+		`{"part":3}`: "part: it must be an object", `{} {}`: "after top-level value", `{"name":"x"`: "unexpected end", `{"tags":"secret"}`: "tags: string is not", `{"Name":"x"}`: "Name: the field is spelled name", `{"partſ":[]}`: "partſ: the field is spelled parts", `{"parts":[{"SIZE":1}]}`: "parts[0].SIZE: the field is spelled size",
 	} {
 		err := jsonkeep.Decode([]byte(given), &document{})
 		require.ErrorContains(t, err, want, given)
@@ -97,8 +99,8 @@ func TestDepth(t *testing.T) {
 	require.ErrorContains(t, jsonkeep.Decode(deep(jsonkeep.MaxDepth+1), &n), "deeper than 32")
 }
 
-// FuzzKeep: what can be read is written as it was, but for white space between members and for
-// members that come twice, and what is written can be read, and is the same.
+// FuzzKeep: encoding a decoded document gives an equal document, except for white space and repeated members. Decoding and
+// encoding the result again changes nothing.
 func FuzzKeep(f *testing.F) {
 	f.Add([]byte(full))
 	f.Add([]byte(`{"name":"a","name":"b"}`))
@@ -118,7 +120,7 @@ func FuzzKeep(f *testing.F) {
 		more, err := jsonkeep.Encode(again)
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(out, more))
-		// Without what was read, only the fields stay.
+		// Encode also works without the decoded members.
 		d.Rest = jsonkeep.Rest{}
 		_, err = jsonkeep.Encode(d)
 		require.NoError(t, err)
