@@ -1,5 +1,5 @@
-// Package jsonfilter copies JSON documents without some of their members, in one pass, and
-// without building them in memory: it is on the path of every poll.
+// Package jsonfilter copies JSON documents without some of their members. It works in one pass, without a document tree in
+// memory, because every poll runs it.
 package jsonfilter
 
 import (
@@ -9,16 +9,15 @@ import (
 	"unicode/utf8"
 )
 
-// ErrSyntax: what was given is not one JSON document.
+// ErrSyntax: the input is not one JSON document, or nests deeper than 1000 levels.
 var ErrSyntax = errors.New("not a JSON document")
 
-// maxDepth bounds the nesting of a document, as encoding/json does, only sooner.
+// maxDepth is the maximum nesting of a document. encoding/json has a higher limit.
 const maxDepth = 1000
 
-// Append appends src to dst, without white space between its tokens, and without the members
-// of objects for whose key drop returns true, however deep they lie. Invalid UTF-8 becomes
-// U+FFFD. removed tells whether anything was dropped. Errors: ErrSyntax, with the position;
-// dst is returned as it was then.
+// Append appends the document src to dst without white space between tokens. It drops each member, at any depth, for whose
+// decoded key drop returns true. Invalid UTF-8 becomes U+FFFD. removed reports whether a member was dropped. Errors: ErrSyntax,
+// with the position; out is then dst.
 func Append(dst, src []byte, drop func(key []byte) bool) (out []byte, removed bool, err error) {
 	f := filter{src: src, out: dst, drop: drop}
 	f.space()
@@ -34,34 +33,39 @@ func Append(dst, src []byte, drop func(key []byte) bool) (out []byte, removed bo
 	return f.out, f.removed, nil
 }
 
+// filter is the state of one pass over a document. Its methods that read a token return false after a syntax error.
 type filter struct {
 	src, out []byte
 	at       int
 	drop     func(key []byte) bool
 	removed  bool
 	failed   bool
-	skip     bool // nothing is written
-	keyed    int  // the length of the last key, in its quotes
-	plain    bool // it is written as it stands there
+	skip     bool // write nothing
+	keyed    int  // length of the last key, with its quotes
+	plain    bool // the last key needs no decoding
 }
 
+// put writes a byte.
 func (f *filter) put(c byte) {
 	if !f.skip {
 		f.out = append(f.out, c)
 	}
 }
 
+// puts writes bytes.
 func (f *filter) puts(s []byte) {
 	if !f.skip {
 		f.out = append(f.out, s...)
 	}
 }
 
+// fail records a syntax error at f.at.
 func (f *filter) fail() bool {
 	f.failed = true
 	return false
 }
 
+// space skips white space.
 func (f *filter) space() {
 	for f.at < len(f.src) {
 		switch f.src[f.at] {
@@ -73,7 +77,7 @@ func (f *filter) space() {
 	}
 }
 
-// next returns the next byte, 0 at the end.
+// next returns the next byte without skipping it, or 0 at the end.
 func (f *filter) next() byte {
 	if f.at < len(f.src) {
 		return f.src[f.at]
@@ -81,6 +85,7 @@ func (f *filter) next() byte {
 	return 0
 }
 
+// value copies a value.
 func (f *filter) value(depth int) bool {
 	if depth > maxDepth {
 		return f.fail()
@@ -106,6 +111,7 @@ func (f *filter) value(depth int) bool {
 	}
 }
 
+// word copies a literal word.
 func (f *filter) word(word string) bool {
 	if len(f.src)-f.at < len(word) || string(f.src[f.at:f.at+len(word)]) != word {
 		return f.fail()
@@ -115,6 +121,7 @@ func (f *filter) word(word string) bool {
 	return true
 }
 
+// digits skips digits, and reports whether there was one.
 func (f *filter) digits() bool {
 	begin := f.at
 	for c := f.next(); c >= '0' && c <= '9'; c = f.next() {
@@ -123,6 +130,7 @@ func (f *filter) digits() bool {
 	return f.at > begin
 }
 
+// number copies a number.
 func (f *filter) number() bool {
 	begin := f.at
 	if f.next() == '-' {
@@ -152,7 +160,7 @@ func (f *filter) number() bool {
 	return true
 }
 
-// scan moves behind a string, and returns it with its quotes.
+// scan skips a string, and returns it with its quotes. plain: it is ASCII without escapes.
 func (f *filter) scan() (text []byte, plain, ok bool) {
 	begin := f.at
 	plain = true
@@ -193,10 +201,12 @@ func (f *filter) scan() (text []byte, plain, ok bool) {
 	return nil, false, f.fail()
 }
 
+// hex reports whether c is a hexadecimal digit.
 func hex(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
 }
 
+// text copies a string.
 func (f *filter) text() bool {
 	text, plain, ok := f.scan()
 	if ok {
@@ -205,19 +215,20 @@ func (f *filter) text() bool {
 	return ok
 }
 
+// write writes a string, and replaces its invalid UTF-8.
 func (f *filter) write(text []byte, plain bool) {
 	if plain || f.skip || utf8.Valid(text) {
 		f.puts(text)
 		return
 	}
 	for len(text) > 0 {
-		r, size := utf8.DecodeRune(text) // an invalid byte is decoded as U+FFFD, each by itself
+		r, size := utf8.DecodeRune(text) // each invalid byte is decoded as U+FFFD
 		f.out = utf8.AppendRune(f.out, r)
 		text = text[size:]
 	}
 }
 
-// key moves behind the key of a member and its colon, and returns it, decoded.
+// key skips the key of a member and its colon, and returns the decoded key.
 func (f *filter) key() (key []byte, ok bool) {
 	if f.next() != '"' {
 		return nil, f.fail()
@@ -244,6 +255,7 @@ func (f *filter) key() (key []byte, ok bool) {
 	return key, true
 }
 
+// object copies an object without the dropped members.
 func (f *filter) object(depth int) bool {
 	f.put('{')
 	f.at++
@@ -290,6 +302,7 @@ func (f *filter) object(depth int) bool {
 	}
 }
 
+// array copies an array.
 func (f *filter) array(depth int) bool {
 	f.put('[')
 	f.at++
@@ -319,8 +332,8 @@ func (f *filter) array(depth int) bool {
 	}
 }
 
-// Members calls use with the key and the value, as they stand there, of each member of the
-// object src. Errors: ErrSyntax, if src is not one JSON object; use may have been called then.
+// Members calls use for each member of the object src, with its decoded key and its undecoded value. The value is a
+// part of src. Errors: ErrSyntax if src is not one JSON object; Members may have called use before.
 func Members(src []byte, use func(key, value []byte)) error {
 	f := filter{src: src, skip: true, drop: func([]byte) bool { return false }}
 	f.space()
@@ -333,6 +346,7 @@ func Members(src []byte, use func(key, value []byte)) error {
 	return fmt.Errorf("%w: byte %d of %d", ErrSyntax, f.at, len(src))
 }
 
+// members calls use for each member of an object.
 func (f *filter) members(use func(key, value []byte)) bool {
 	f.at++
 	f.space()
