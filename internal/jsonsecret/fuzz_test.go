@@ -8,7 +8,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/jsonsecret"
 )
 
-// FuzzHide: no secret is left in what is shown, and what is put back is what was there.
+// FuzzHide: Hide returns a valid document without secrets, and hiding twice changes nothing.
 func FuzzHide(f *testing.F) {
 	f.Add([]byte(`{"a":{"secret":"s3cr3t-value"},"list":[{"secret":["s3cr3t-value"]}]}`))
 	f.Add([]byte(`{"secret":{"secret":"x"}}`))
@@ -21,11 +21,11 @@ func FuzzHide(f *testing.F) {
 			return
 		}
 		if !json.Valid(shown) {
-			t.Fatalf("%q is no document", shown)
+			t.Fatalf("%q is not a JSON document", shown)
 		}
 		again, err := jsonsecret.Hide(shown, isSecret)
 		if err != nil || !bytes.Equal(again, shown) {
-			t.Fatalf("%q hides to %q (%v)", shown, again, err)
+			t.Fatalf("hiding %q again gives %q (%v)", shown, again, err)
 		}
 		for _, value := range jsonsecret.Values(data, isSecret) {
 			if len(value) > 8 && !bytes.Contains([]byte(jsonsecret.Hidden), []byte(value)) && bytes.Count(shown, []byte(value)) > bytes.Count(data, []byte(value)) {

@@ -1,5 +1,5 @@
-// Package jsonsecret hides the secrets in JSON documents, by the names of their members, and puts
-// them back into documents that were edited meanwhile.
+// Package jsonsecret hides the secrets of JSON documents, which it finds by the names of members. It restores them in documents
+// that were edited while the secrets were hidden.
 package jsonsecret
 
 import (
@@ -12,14 +12,17 @@ import (
 	"slices"
 )
 
-// Hidden stands for a secret, and Removed for none, where there was one.
+// Placeholders of secrets.
 const (
-	Hidden  = "(hidden)"
+	// Hidden stands for a secret that is not shown.
+	Hidden = "(hidden)"
+	// Removed stands for a secret that the user removed.
 	Removed = "(removed)"
 )
 
-// Hide returns a document in which the values of secrets are Hidden, unless they are empty. One without secrets
-// is returned as it is.
+// Hide returns a document in which Hidden replaces the values of secrets, except empty ones. isSecret decides by the name of the
+// member. A document without secrets is returned unchanged. Errors: those of encoding/json, and an error for more than one
+// document.
 func Hide(data json.RawMessage, isSecret func(name string) bool) (json.RawMessage, error) {
 	var doc any
 	if err := decode(data, &doc); err != nil {
@@ -33,6 +36,7 @@ func Hide(data json.RawMessage, isSecret func(name string) bool) (json.RawMessag
 	return encode(doc)
 }
 
+// hide replaces the secrets in a decoded document, and sets found if there was one.
 func hide(doc any, isSecret func(string) bool, found *bool) {
 	switch doc := doc.(type) {
 	case map[string]any:
@@ -50,6 +54,7 @@ func hide(doc any, isSecret func(string) bool, found *bool) {
 	}
 }
 
+// empty reports whether a value is null or has no content.
 func empty(v any) bool {
 	switch v := v.(type) {
 	case nil:
@@ -64,10 +69,10 @@ func empty(v any) bool {
 	return false
 }
 
-// Restore puts into a document, where secrets are Hidden, those that another one has in the
-// same place; lists are compared by the names of their entries, and by their places where
-// they have none. missing names the first place for which there is none. A document without
-// hidden secrets is returned as it is. Secrets that are Removed are left out.
+// Restore replaces each Hidden secret of the document data by the secret at the same place of the document from. It matches
+// entries of lists by their names or public keys. Entries without a name match by index, if both lists have equal lengths. It
+// deletes members with the value Removed. missing is the first place for which from has no secret, or "". A document without
+// placeholders is returned unchanged. Errors: as of Hide.
 func Restore(data, from json.RawMessage, isSecret func(name string) bool) (out json.RawMessage, missing string, err error) {
 	if !bytes.Contains(data, []byte(Hidden)) && !bytes.Contains(data, []byte(Removed)) {
 		return data, "", nil
@@ -88,6 +93,7 @@ func Restore(data, from json.RawMessage, isSecret func(name string) bool) (out j
 	return out, missing, err
 }
 
+// restore restores the secrets of a decoded document. found is set if it changed doc.
 func restore(doc, from any, path string, isSecret func(string) bool, found *bool, missing *string) {
 	switch doc := doc.(type) {
 	case map[string]any:
@@ -131,6 +137,7 @@ func restore(doc, from any, path string, isSecret func(string) bool, found *bool
 	}
 }
 
+// nameOf returns the name by which Restore matches an entry of a list, or "".
 func nameOf(v any) string {
 	object, _ := v.(map[string]any)
 	for _, member := range []string{"name", "public_key"} {
@@ -141,7 +148,8 @@ func nameOf(v any) string {
 	return ""
 }
 
-// Values returns the secrets that are texts, for those who have to keep them out of others.
+// Values returns the secrets that are strings, so that callers can keep them out of other texts. It returns nil for an invalid
+// document.
 func Values(data json.RawMessage, isSecret func(name string) bool) (out []string) {
 	var doc any
 	if decode(data, &doc) == nil {
@@ -150,6 +158,7 @@ func Values(data json.RawMessage, isSecret func(name string) bool) (out []string
 	return out
 }
 
+// collect appends the strings in secrets to out.
 func collect(doc any, isSecret func(string) bool, secret bool, out *[]string) {
 	switch doc := doc.(type) {
 	case map[string]any:
@@ -167,13 +176,14 @@ func collect(doc any, isSecret func(string) bool, secret bool, out *[]string) {
 	}
 }
 
+// decode decodes exactly one document. It keeps numbers as they are.
 func decode(data []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber()
 	if err := d.Decode(into); err != nil {
 		return err
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) { // what follows would be shown as it is
+	if _, err := d.Token(); !errors.Is(err, io.EOF) { // a second document would be shown with its secrets
 		return errMore
 	}
 	return nil
@@ -181,6 +191,7 @@ func decode(data []byte, into any) error {
 
 var errMore = errors.New("more than one JSON document")
 
+// encode encodes a document without escaping HTML.
 func encode(doc any) (json.RawMessage, error) {
 	var out bytes.Buffer
 	e := json.NewEncoder(&out)

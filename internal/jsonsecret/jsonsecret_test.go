@@ -24,7 +24,7 @@ func TestHideAndRestore(t *testing.T) {
 	require.Empty(t, missing)
 	require.JSONEq(t, doc, string(back))
 	require.ElementsMatch(t, []string{"x", "y", "z"}, jsonsecret.Values([]byte(doc), secret))
-	// By the name, wherever it stands; and what is not there can't be put back.
+	// Entries match by name, at any index. A secret without a match is missing.
 	back, missing, err = jsonsecret.Restore([]byte(`{"list":[{"name":"other","password":"(hidden)"},{"name":"n","password":"(hidden)"}]}`), []byte(doc), secret)
 	require.NoError(t, err)
 	require.Equal(t, "list[0].password", missing)
@@ -34,7 +34,7 @@ func TestHideAndRestore(t *testing.T) {
 	require.JSONEq(t, `{"a":{}}`, string(back))
 	same, err := jsonsecret.Hide([]byte(`{ "open" : 1 }`), secret)
 	require.NoError(t, err)
-	require.Equal(t, `{ "open" : 1 }`, string(same), "nothing to hide, nothing to change")
+	require.Equal(t, `{ "open" : 1 }`, string(same), "a document without secrets is unchanged")
 	_, err = jsonsecret.Hide([]byte(`{`), secret)
 	require.Error(t, err)
 }
