@@ -1,4 +1,4 @@
-// Package imagetest makes installation images that look like those of IncusOS, and hold nothing.
+// Package imagetest makes images with the partition table of IncusOS installation images, and with filler as content.
 package imagetest
 
 import (
@@ -9,49 +9,50 @@ import (
 	"unicode/utf16"
 )
 
-// Partition of an image.
+// Partition is a partition of an image.
 type Partition struct {
 	Label string
-	Size  int64 // bytes
-	// Fill is what the partition is filled with, again and again; empty: zeros.
+	Size  int64 // in bytes; New rounds it up to whole sectors
+	// Fill is repeated to fill the partition; empty: zeros.
 	Fill []byte
 }
 
-// Options of New. The zero value is a raw image that is small.
+// Options are the options of New. The zero value makes a small raw image.
 type Options struct {
 	// Sector is 512 or 2048. Default 512.
 	Sector int64
-	// Partitions. Default: small ones, as an image of IncusOS has them.
+	// Partitions of the image, in their order on disk. Default: Small.
 	Partitions []Partition
 }
 
-// Published are the partitions of an image as IncusOS publishes them, 3.2 GiB in all.
+// Published are the partitions of a published IncusOS image, 3.2 GiB together.
 var Published = []Partition{{"esp", 2 << 30, nil}, {"seed-data", 100 << 20, nil}, {"usr-verity-sig", 16 << 10, nil}, {"usr-verity", 100 << 20, nil}, {"usr", 1 << 30, []byte("usr")}}
 
-// Small are the same partitions, of little size.
+// Small are the same partitions with small sizes, 688 KiB together.
 var Small = []Partition{{"esp", 256 << 10, []byte("esp")}, {"seed-data", 128 << 10, nil}, {"usr-verity-sig", 16 << 10, nil}, {"usr-verity", 32 << 10, []byte("verity")}, {"usr", 256 << 10, []byte("usr!")}}
 
-// Image is an image, of which no more is in memory than its partition table. All methods may be called concurrently.
+// Image is an image that keeps only its partition table in memory. All methods may be called concurrently.
 type Image struct {
 	head, tail []byte
 	size       int64
 	spans      []span
 }
 
+// span is a partition at a position, in bytes.
 type span struct {
 	Partition
 	begins int64
 }
 
 const (
-	entries   = 128
-	entrySize = 128
+	entries   = 128 // of the partition table
+	entrySize = 128 // bytes
 	piece     = 64 << 10
-	// First is where the first partition begins, in bytes.
+	// First is the position of the first partition, in bytes.
 	First = 1 << 20
 )
 
-// New makes an image.
+// New makes an image with valid checksums.
 func New(o Options) *Image {
 	if o.Sector == 0 {
 		o.Sector = 512
@@ -74,7 +75,7 @@ func New(o Options) *Image {
 			le.PutUint16(e[56+2*k:], unit)
 		}
 		fill := p.Fill
-		if len(fill) > 0 { // in pieces that are worth copying
+		if len(fill) > 0 { // repeat it, so that ReadAt copies larger pieces
 			fill = bytes.Repeat(fill, piece/len(fill)+1)
 		}
 		out.spans = append(out.spans, span{Partition{p.Label, size, fill}, at})
@@ -109,10 +110,10 @@ func New(o Options) *Image {
 	return out
 }
 
-// Size in bytes.
+// Size returns the size of the image, in bytes.
 func (i *Image) Size() int64 { return i.size }
 
-// Offset returns where a partition begins.
+// Offset returns the position of the partition with the label, in bytes, or -1.
 func (i *Image) Offset(label string) int64 {
 	for _, s := range i.spans {
 		if s.Label == label {
@@ -122,7 +123,7 @@ func (i *Image) Offset(label string) int64 {
 	return -1
 }
 
-// Reader reads it from its beginning.
+// Reader returns a new reader of the whole image.
 func (i *Image) Reader() *io.SectionReader { return io.NewSectionReader(i, 0, i.size) }
 
 // ReadAt implements io.ReaderAt.
