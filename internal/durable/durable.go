@@ -1,4 +1,4 @@
-// Package durable is what the operating systems do differently about files that are to last.
+// Package durable wraps the file functions that differ between operating systems: durable renames, locks and free space.
 package durable
 
 import (
@@ -7,7 +7,7 @@ import (
 	"runtime"
 )
 
-// SyncDir puts the names in a directory on disk: of files that were made there, renamed or removed.
+// SyncDir makes the creation, renaming and removal of files in a directory durable.
 func SyncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil // NTFS writes its journal by itself, and directories can't be synced

@@ -4,5 +4,5 @@ package durable
 
 import "os"
 
-// Lock does nothing where the system has no such lock.
+// Lock does nothing and returns nil, since this system has no such locks.
 func Lock(*os.File) error { return nil }

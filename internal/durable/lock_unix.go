@@ -8,5 +8,5 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Lock takes a file for this process, or is an error if another one has. The lock ends with the file's descriptor.
+// Lock locks a file for this process. It returns an error if another process holds the lock. Closing the file ends the lock.
 func Lock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }

@@ -4,6 +4,6 @@ package durable
 
 import "errors"
 
-// Space returns how many bytes of the file system of dir are left for us, and how many there are in all.
-// errors.ErrUnsupported where that is not known.
+// Space returns the number of bytes that this process can still write to the file system of a directory, and the total number.
+// It returns errors.ErrUnsupported on this system.
 func Space(string) (free, total int64, err error) { return 0, 0, errors.ErrUnsupported }
