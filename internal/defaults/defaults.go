@@ -1,5 +1,5 @@
-// Package defaults gives options their defaults. Everywhere in this module the zero value of an
-// option means its default, and a negative one, unless its doc says what that means, is a mistake.
+// Package defaults sets the defaults of options. In this module the zero value of an option means its default. A negative value
+// is an error, unless the doc comment of the option defines it.
 package defaults
 
 import (
@@ -12,19 +12,20 @@ type Option interface {
 	fill(invalid error) error
 }
 
+// option implements Option.
 type option[T int | int64 | time.Duration] struct {
 	name  string
 	value *T
 	def   T
 }
 
-// Of names a field: a count, a size or a time.
+// Of returns the Option for a field: its name, its address and its default.
 func Of[T int | int64 | time.Duration](name string, value *T, def T) Option {
 	return option[T]{name, value, def}
 }
 
-// Fill sets the options that are 0 to their defaults. It stops at the first that is negative, with an
-// error that names it and wraps invalid.
+// Fill sets each option with the value 0 to its default. It stops at the first negative option, with an error that names the
+// option and wraps invalid.
 func Fill(invalid error, options ...Option) error {
 	for _, o := range options {
 		if err := o.fill(invalid); err != nil {
@@ -34,6 +35,7 @@ func Fill(invalid error, options ...Option) error {
 	return nil
 }
 
+// fill sets the default, or returns an error for a negative value.
 func (o option[T]) fill(invalid error) error {
 	if *o.value < 0 {
 		return fmt.Errorf("%s is %v, it must not be negative: %w", o.name, *o.value, invalid)
