@@ -1,5 +1,5 @@
-// Package mortal kills controllers in tests: from some write to their store, or call to a
-// server, on, they do nothing more.
+// Package mortal simulates the death of a controller in tests. From a chosen write to its store, or a chosen call to a server,
+// the controller has no further effect.
 package mortal
 
 import (
@@ -12,39 +12,40 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// ErrDead is what a dead controller is told.
+// ErrDead is the error that a dead controller gets for each write and call.
 var ErrDead = errors.New("the controller is dead")
 
-// Fate kills a controller: from some write, or call to a server, on, it does nothing more.
+// Fate decides when a controller dies. All methods may be called concurrently.
 type Fate struct {
 	mu     sync.Mutex
-	writes int // so far
+	writes int // since Set
 	calls  int
 	kill   Point
 	dead   chan struct{}
 	over   bool
 }
 
-// Point is where a controller dies.
+// Point is a point at which a controller dies.
 type Point struct {
-	Call   bool // at a call to a server; else at a write
-	Number int  // from 1; 0: never
-	After  bool // it is carried out still
+	Call   bool // at a call to a server; otherwise at a write
+	Number int  // of the write or call, from 1; 0: never
+	After  bool // the write or call still takes effect
 }
 
+// String returns the point, such as "before write 3".
 func (p Point) String() string {
-	what, when := "write", "before"
+	operation, when := "write", "before"
 	if p.Call {
-		what = "call"
+		operation = "call"
 	}
 	if p.After {
 		when = "after"
 	}
-	return fmt.Sprintf("%s %s %d", when, what, p.Number)
+	return fmt.Sprintf("%s %s %d", when, operation, p.Number)
 }
 
-// step passes a write or a call. It returns whether it is carried out, and whether anybody hears of it.
-func (f *Fate) step(call bool) (carriedOut, heard bool) {
+// step counts a write or a call. It reports whether the operation takes effect, and whether the controller learns its outcome.
+func (f *Fate) step(call bool) (effective, reported bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.over {
@@ -63,19 +64,20 @@ func (f *Fate) step(call bool) (carriedOut, heard bool) {
 	return true, true
 }
 
-// IsDead reports whether it is over.
+// IsDead reports whether the controller is dead.
 func (f *Fate) IsDead() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.over
 }
 
-// Store is a store whose controller can die.
+// Store is the store of a controller that can die.
 type Store struct {
 	storage.Store
 	Fate *Fate
 }
 
+// View implements storage.Store. A dead controller gets ErrDead.
 func (m Store) View(ctx context.Context, fn func(storage.ReadTx) error) error {
 	if m.Fate.IsDead() {
 		return ErrDead
@@ -83,9 +85,10 @@ func (m Store) View(ctx context.Context, fn func(storage.ReadTx) error) error {
 	return m.Store.View(ctx, fn)
 }
 
+// Update implements storage.Store. A transaction with writes counts as one write.
 func (m Store) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
 	wrote := false
-	var carriedOut, heard bool
+	var effective, reported bool
 	err := m.Store.Update(ctx, func(tx storage.WriteTx) error {
 		counted := &countingTx{WriteTx: tx}
 		if m.Fate.IsDead() {
@@ -97,61 +100,65 @@ func (m Store) Update(ctx context.Context, fn func(storage.WriteTx) error) error
 		if !counted.wrote {
 			return nil
 		}
-		if !wrote { // fn may be run again
+		if !wrote { // count once, although the store may run fn again
 			wrote = true
-			carriedOut, heard = m.Fate.step(false)
+			effective, reported = m.Fate.step(false)
 		}
-		if !carriedOut {
+		if !effective {
 			return ErrDead
 		}
 		return nil
 	})
-	if wrote && !heard {
+	if wrote && !reported {
 		return ErrDead
 	}
 	return err
 }
 
+// Watch implements storage.Store. It goes on after the death.
 func (m Store) Watch(ctx context.Context, since uint64, tables ...string) iter.Seq2[storage.Batch, error] {
 	return m.Store.Watch(ctx, since, tables...)
 }
 
+// countingTx records whether a transaction writes.
 type countingTx struct {
 	storage.WriteTx
 	wrote bool
 }
 
+// Put implements storage.WriteTx.
 func (c *countingTx) Put(t *storage.TableSchema, row any) error {
 	c.wrote = true
 	return c.WriteTx.Put(t, row)
 }
 
+// Delete implements storage.WriteTx.
 func (c *countingTx) Delete(t *storage.TableSchema, key storage.Key) error {
 	c.wrote = true
 	return c.WriteTx.Delete(t, key)
 }
 
-// New returns the fate of a controller that is immortal until Set.
+// New returns the Fate of a controller that lives until Set.
 func New() *Fate { return &Fate{dead: make(chan struct{})} }
 
-// Set says where the controller dies, counted from now on.
+// Set sets the point at which the controller dies, and resets the counts.
 func (f *Fate) Set(kill Point) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.writes, f.calls, f.kill = 0, 0, kill
 }
 
-// Counts returns how many writes and calls there were since Set.
+// Counts returns the numbers of writes and calls since Set.
 func (f *Fate) Counts() (writes, calls int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.writes, f.calls
 }
 
-// Dead is closed when it is over.
+// Dead returns a channel that is closed when the controller dies.
 func (f *Fate) Dead() <-chan struct{} { return f.dead }
 
-// Points lists all places to die at: before and after each write, and each call.
+// Points returns all points for these numbers of writes and calls: before and after each.
 func Points(writes, calls int) (out []Point) {
 	for n := 1; n <= writes; n++ {
 		out = append(out, Point{Number: n, After: true}, Point{Number: n})
@@ -162,19 +169,19 @@ func Points(writes, calls int) (out []Point) {
 	return out
 }
 
-// Call passes a call to a server: it is not carried out if the controller is dead, and nobody
-// hears of it if it dies right after.
+// Call runs a call to a server. A dead controller gets ErrDead without a call. A controller that dies after the call gets
+// ErrDead instead of the outcome.
 func (f *Fate) Call(ctx context.Context, call func(context.Context) error) error {
-	carriedOut, heard := f.step(true)
-	if carriedOut {
-		if !heard {
+	effective, reported := f.step(true)
+	if effective {
+		if !reported {
 			ctx = context.WithoutCancel(ctx)
 		}
-		if err := call(ctx); err != nil && heard {
+		if err := call(ctx); err != nil && reported {
 			return err
 		}
 	}
-	if !heard {
+	if !reported {
 		return ErrDead
 	}
 	return nil
