@@ -1,5 +1,4 @@
-// Package release knows what IncusOS releases of different ages say differently. A release is
-// named by its version, YYYYMMDDHHMM.
+// Package release knows the differences between the APIs of IncusOS releases. A release is named by its version, YYYYMMDDHHMM.
 package release
 
 import (
@@ -10,50 +9,50 @@ import (
 	"time"
 )
 
-// First releases that have something. The first four are IncusOS's own dates; those of the
-// others are estimates, of which only the order is relied on, by the simulator alone.
+// The first releases with a feature. The dates of the first four are those of IncusOS. The others are estimates; only the
+// simulator uses them, and relies only on their order.
 const (
-	// SecurityReads: to read system/security marks the recovery keys as retrieved no more.
+	// SecurityReads: reading system/security no longer marks the recovery keys as retrieved.
 	SecurityReads = "202608160000"
-	// Primary: applications tell is_primary.
+	// Primary: applications have is_primary.
 	Primary = "202606240000"
-	// MachineID: /os/1.0 tells machine_id.
+	// MachineID: /os/1.0 has machine_id.
 	MachineID = "202605290000"
-	// FrequencyText: check_frequency is a text, and not a number of nanoseconds.
+	// FrequencyText: check_frequency is a string. Before, it is a number of nanoseconds.
 	FrequencyText = "202510280000"
 
-	// Ready: /os/1.0 tells system_is_ready.
+	// Ready: /os/1.0 has system_is_ready.
 	Ready = "202604010000"
 	// Confirmation: changes of the network can be confirmed (confirmation_timeout, configuration_in_process).
 	Confirmation = "202602010000"
-	// NextVersion: /os/1.0 tells uptime, os_version_next and os_version_alternate.
+	// NextVersion: /os/1.0 has uptime, os_version_next and os_version_alternate.
 	NextVersion = "202511010000"
 )
 
-// Before reports whether a version is known, and older than a release.
+// Before reports whether a version is a number and older than the release.
 func Before(version, release string) bool {
 	have, err := strconv.ParseUint(version, 10, 64)
 	than, _ := strconv.ParseUint(release, 10, 64)
 	return err == nil && have < than
 }
 
-// Has reports whether a version is known, and is that release or a later one.
+// Has reports whether a version is a number and at least the release.
 func Has(version, release string) bool {
 	_, err := strconv.ParseUint(version, 10, 64)
 	return err == nil && !Before(version, release)
 }
 
-// Never is the update frequency of a server that does not look for updates by itself.
+// Never is the Frequency of a server that checks for updates only on request.
 const Never = "never"
 
-// never stands for Never where a frequency is a number.
+// never is the number that stands for Never in releases before FrequencyText.
 const never = 10 * 365 * 24 * time.Hour
 
-// Frequency is how often a server looks for updates: "never", or a duration such as "6h0m0s". In
-// JSON it is a text, or a number of nanoseconds as in releases before FrequencyText. What is
-// neither is kept out: it reads as the empty Frequency, which is unknown.
+// Frequency is how often a server checks for updates: Never, or a duration such as "6h0m0s". In JSON it is a string, or a number
+// of nanoseconds in releases before FrequencyText. Any other JSON value reads as the empty Frequency, which means unknown.
 type Frequency string
 
+// UnmarshalJSON implements json.Unmarshaler.
 func (f *Frequency) UnmarshalJSON(data []byte) error {
 	*f = ""
 	if bytes.HasPrefix(data, []byte(`"`)) {
@@ -72,14 +71,14 @@ func (f *Frequency) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// Nanoseconds returns the frequency as releases before FrequencyText take it.
+// Nanoseconds returns the frequency in the form of releases before FrequencyText. An error means that f is no duration.
 func (f Frequency) Nanoseconds() (int64, error) {
 	if f == Never {
 		return int64(never), nil
 	}
 	d, err := time.ParseDuration(string(f))
 	if err != nil || d < 0 {
-		return 0, fmt.Errorf("update frequency %.40q is no duration", string(f))
+		return 0, fmt.Errorf("update frequency %.40q is not a duration", string(f))
 	}
 	return int64(d), nil
 }

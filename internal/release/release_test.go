@@ -16,7 +16,7 @@ func TestFrequency(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(data), &got), data)
 		require.Equal(t, want, got, data)
 	}
-	// What is written as a number reads as what it was.
+	// A frequency survives Nanoseconds and UnmarshalJSON.
 	for _, f := range []release.Frequency{"never", "6h0m0s"} {
 		n, err := f.Nanoseconds()
 		require.NoError(t, err)
@@ -32,7 +32,7 @@ func TestBefore(t *testing.T) {
 	require.True(t, release.Before("202607160000", release.SecurityReads))
 	require.False(t, release.Before("202608160000", release.SecurityReads))
 	require.True(t, release.Has("202608160000", release.SecurityReads))
-	for _, odd := range []string{"", "none", "-1"} { // neither, as it is not known
+	for _, odd := range []string{"", "none", "-1"} { // an unknown version is neither
 		require.False(t, release.Before(odd, release.SecurityReads), odd)
 		require.False(t, release.Has(odd, release.SecurityReads), odd)
 	}
