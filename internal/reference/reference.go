@@ -1,5 +1,5 @@
-// Package reference has what the tests compare with of the API descriptions of IncusOS and
-// Operations Center.
+// Package reference has the excerpts of the API descriptions of IncusOS and Operations Center with which tests compare this
+// module.
 package reference
 
 import (
@@ -12,22 +12,24 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// The API descriptions.
+// Names of the API descriptions.
 const (
-	IncusOS          = "incus-os-rest-api.yaml"
+	// IncusOS describes the API of IncusOS.
+	IncusOS = "incus-os-rest-api.yaml"
+	// OperationsCenter describes the API of Operations Center.
 	OperationsCenter = "operations-center-rest-api.yaml"
 )
 
 //go:embed *.yaml
 var excerpts embed.FS
 
-// Seed is the seed archive that IncusOS tests its own reader with (Apache-2.0).
+// Seed is the seed archive with which IncusOS tests its own reader (Apache-2.0).
 //
 //go:embed seed.tar
 var Seed []byte
 
-// Read returns an API description: the whole of it, out of the directory that OPSCENTER_REFERENCE
-// names, or else the excerpt.
+// Read returns an API description. It reads the complete one from the directory that the environment variable
+// OPSCENTER_REFERENCE names. Without the variable it returns the excerpt.
 func Read(name string) ([]byte, error) {
 	if dir := os.Getenv("OPSCENTER_REFERENCE"); dir != "" {
 		return os.ReadFile(filepath.Join(dir, name))
@@ -35,6 +37,7 @@ func Read(name string) ([]byte, error) {
 	return excerpts.ReadFile(name)
 }
 
+// definition is a schema of an API description.
 type definition struct {
 	Properties           map[string]definition `yaml:"properties"`
 	Items                *definition           `yaml:"items"`
@@ -43,8 +46,8 @@ type definition struct {
 	Ref                  string                `yaml:"$ref"`
 }
 
-// Document returns a document with every field that a definition of an API description has, and those below it: a text is "x", a
-// number 7.
+// Document returns a JSON value with every field of a definition, and of the definitions below it. Strings are "x", numbers 7 and
+// booleans true.
 func Document(description, name string) (any, error) {
 	text, err := Read(description)
 	if err != nil {
@@ -92,7 +95,7 @@ func Document(description, name string) (any, error) {
 		case d.Type == "boolean":
 			return true, nil
 		}
-		return nil, fmt.Errorf("%+v is not known", d)
+		return nil, fmt.Errorf("schema %+v is not supported", d)
 	}
 	return fill(api.Definitions[name], 0)
 }
