@@ -4,5 +4,5 @@ package incustest
 
 import "os/exec"
 
-// ownGroup has nothing to do where no Incus daemon runs.
+// ownGroup does nothing, since Incus daemons run only on Linux.
 func ownGroup(*exec.Cmd) {}

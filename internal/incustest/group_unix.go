@@ -7,5 +7,6 @@ import (
 	"syscall"
 )
 
-// ownGroup keeps a command from being stopped by what stops the tests, before they could tidy up.
+// ownGroup puts a command into its own process group. A signal to the group of the tests then leaves the command running, so that
+// the tests can stop it in order.
 func ownGroup(command *exec.Cmd) { command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }

@@ -1,5 +1,5 @@
-// Package incustest starts the real Incus daemon for tests: an instance of its own, in a
-// temporary directory and a mount namespace of its own, reaching nothing but loopback.
+// Package incustest starts the real Incus daemon for tests. Each daemon has its own temporary directory and mount namespace. It
+// reaches only loopback addresses.
 package incustest
 
 import (
@@ -24,29 +24,29 @@ import (
 	"time"
 )
 
-// RequireVariable, set to 1, turns a skipped test into a failed one; set to 0, it skips all, as on
-// a machine without the daemon.
+// RequireVariable names an environment variable. With the value 1, a test fails where it would skip for lack of a daemon. With the
+// value 0, all tests with a daemon skip.
 const RequireVariable = "OPSCENTER_REQUIRE_INCUS"
 
-// daemonPath is where Debian's package has the daemon.
+// daemonPath is the path of the daemon in Debian's package.
 const daemonPath = "/usr/libexec/incus/incusd"
 
-// startTimeout bounds the daemon's start.
+// startTimeout bounds the start of the daemon.
 const startTimeout = time.Minute
 
-// Daemon is a running Incus daemon.
+// Daemon is a running Incus daemon. Call, Get, Do and Instances may be called concurrently; the other methods must not.
 type Daemon struct {
-	// Socket is the path of its Unix socket, on which everything is allowed.
+	// Socket is the path of the daemon's Unix socket, which gives full access.
 	Socket string
-	// URL it listens at, over HTTPS.
+	// URL is the HTTPS URL of the daemon.
 	URL string
-	// Certificate it presents.
+	// Certificate that the daemon presents.
 	Certificate *x509.Certificate
-	// Version as it says itself.
+	// Version of the daemon.
 	Version string
-	// Dir is its INCUS_DIR.
+	// Dir is the daemon's INCUS_DIR.
 	Dir string
-	// Image is the fingerprint of the image that Furnish has stored.
+	// Image is the fingerprint of the image that Furnish stored.
 	Image string
 
 	t       testing.TB
@@ -56,11 +56,11 @@ type Daemon struct {
 	ended   chan struct{}
 }
 
-// Start starts a daemon, which is stopped at the end of the test. Where there is none, or it
-// can't be started by this user, the test is skipped, and says why.
+// Start starts a daemon on 127.0.0.1, and stops it at the end of the test. It skips the test if there is no daemon or the user may
+// not start it.
 func Start(t testing.TB) *Daemon { return StartOn(t, "127.0.0.1") }
 
-// StartOn starts a daemon that listens on a loopback address of its own.
+// StartOn starts a daemon that listens on the loopback address host.
 func StartOn(t testing.TB, host string) *Daemon {
 	t.Helper()
 	skip := t.Skipf
@@ -69,18 +69,18 @@ func StartOn(t testing.TB, host string) *Daemon {
 	}
 	switch {
 	case os.Getenv(RequireVariable) == "0":
-		skip(RequireVariable + " is 0: the Incus daemon is left alone")
+		skip(RequireVariable + " is 0: tests with the Incus daemon are off")
 	case runtime.GOOS != "linux":
 		skip("the Incus daemon runs on Linux")
 	case os.Getuid() != 0:
-		skip("the Incus daemon wants root")
+		skip("the Incus daemon needs root")
 	}
 	if _, err := os.Stat(daemonPath); err != nil {
 		skip("there is no Incus daemon (Debian's package incus-base): %v", err)
 	}
 	unshare, err := exec.LookPath("unshare")
 	if err != nil {
-		skip("unshare is needed to start the Incus daemon: %v", err)
+		skip("the command unshare is required to start the Incus daemon: %v", err)
 	}
 
 	dir, err := os.MkdirTemp("/tmp", "i") // short: the path of a Unix socket is limited
@@ -101,7 +101,7 @@ func StartOn(t testing.TB, host string) *Daemon {
 	return d
 }
 
-// boot starts the daemon's process, and waits until it answers.
+// boot starts the daemon's process, and waits until the daemon answers.
 func (d *Daemon) boot() error {
 	logs := &logBuffer{}
 	command := exec.Command(d.unshare, "-m", daemonPath, "--group", "root")
@@ -141,10 +141,10 @@ func (d *Daemon) boot() error {
 	}
 }
 
-// stopTimeout is how long the daemon may take to end in order.
+// stopTimeout is the time for an orderly end of the daemon.
 const stopTimeout = 30 * time.Second
 
-// Stop ends the daemon's process: in order, or with kill at once.
+// Stop ends the daemon's process: in order, or at once if kill is set.
 func (d *Daemon) Stop(kill bool) {
 	if kill {
 		_ = d.command.Process.Kill()
@@ -159,17 +159,16 @@ func (d *Daemon) Stop(kill bool) {
 	}
 }
 
-// Restart stops the daemon in order, and starts it again, as a reboot of its host does but for
-// the containers, which go on.
+// Restart stops the daemon in order and starts it again, like a reboot of the host. Its containers keep running.
 func (d *Daemon) Restart() error {
 	d.Stop(false)
 	return d.boot()
 }
 
-// Revive starts the daemon again after it was stopped, or killed.
+// Revive starts the daemon again after Stop.
 func (d *Daemon) Revive() error { return d.boot() }
 
-// ClusterKeyPair returns the certificate and key of the daemon's cluster.
+// ClusterKeyPair returns the certificate and key of the daemon's cluster. Call it only after Cluster.
 func (d *Daemon) ClusterKeyPair() (tls.Certificate, error) {
 	pair, err := tls.LoadX509KeyPair(filepath.Join(d.Dir, "cluster.crt"), filepath.Join(d.Dir, "cluster.key"))
 	if err == nil && pair.Leaf == nil {
@@ -194,7 +193,7 @@ func (d *Daemon) listen() {
 	d.readCertificate()
 }
 
-// readCertificate reads what the daemon presents.
+// readCertificate reads the certificate that the daemon presents.
 func (d *Daemon) readCertificate() {
 	d.t.Helper()
 	conn, err := tls.Dial("tcp", strings.TrimPrefix(d.URL, "https://"), &tls.Config{InsecureSkipVerify: true})
@@ -205,8 +204,7 @@ func (d *Daemon) readCertificate() {
 	d.Certificate = conn.ConnectionState().PeerCertificates[0]
 }
 
-// Cluster makes the daemon the first member, by that name, of a cluster. From then on it
-// presents the cluster's certificate.
+// Cluster makes the daemon the first member of a new cluster, under the name. The daemon then presents the cluster's certificate.
 func (d *Daemon) Cluster(name string) {
 	d.t.Helper()
 	address := strings.TrimPrefix(d.URL, "https://")
@@ -242,7 +240,7 @@ func (d *Daemon) transport() *http.Transport {
 	}}
 }
 
-// Call calls the daemon's API over its Unix socket, where everything is allowed.
+// Call calls the daemon's API over its Unix socket. It decodes the metadata of the answer into into, unless that is nil.
 func (d *Daemon) Call(method, path string, body, into any) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -283,10 +281,10 @@ func (d *Daemon) Call(method, path string, body, into any) error {
 	return nil
 }
 
-// removeBridges removes what would stay in the host's network when the daemon is gone.
+// removeBridges removes the bridges, which would otherwise remain in the host's network.
 func (d *Daemon) removeBridges() {
 	if entries, _ := os.ReadDir(filepath.Join(d.Dir, "networks")); len(entries) == 0 {
-		return // and a cluster without its quorum would not answer
+		return // do not ask the daemon: it does not answer in a cluster without a quorum
 	}
 	var networks []struct {
 		Name    string `json:"name"`
@@ -307,7 +305,7 @@ func (d *Daemon) removeBridges() {
 // Get reads from the daemon's API over its Unix socket.
 func (d *Daemon) Get(path string, into any) error { return d.Call(http.MethodGet, path, nil, into) }
 
-// TrustToken returns a token by which a client becomes trusted.
+// TrustToken returns a token with which a client becomes trusted.
 func (d *Daemon) TrustToken() string {
 	d.t.Helper()
 	var op struct {
@@ -332,12 +330,13 @@ func (d *Daemon) TrustToken() string {
 	return base64.StdEncoding.EncodeToString(data)
 }
 
-// logBuffer keeps the end of what the daemon says.
+// logBuffer keeps the first 64 KiB of the daemon's log.
 type logBuffer struct {
 	mu   sync.Mutex
 	text strings.Builder
 }
 
+// Write implements io.Writer.
 func (l *logBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -347,6 +346,7 @@ func (l *logBuffer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// String returns the log.
 func (l *logBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -16,11 +16,10 @@ import (
 	"time"
 )
 
-// busyboxPath is where Debian's package busybox-static has it.
+// busyboxPath is the path of busybox in Debian's package busybox-static.
 const busyboxPath = "/bin/busybox"
 
-// image is the file of a container image: Debian's static busybox, and an init that ends when
-// it is asked to, and otherwise sleeps.
+// image returns the file of a container image. It has a static busybox, and an init that sleeps until it is asked to end.
 func image(t testing.TB) []byte {
 	t.Helper()
 	busybox, err := os.ReadFile(busyboxPath)
@@ -29,7 +28,7 @@ func image(t testing.TB) []byte {
 		if os.Getenv(RequireVariable) == "1" {
 			skip = t.Fatalf
 		}
-		skip("containers are made of Debian's package busybox-static: %v", err)
+		skip("containers need Debian's package busybox-static: %v", err)
 	}
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
@@ -57,7 +56,7 @@ func image(t testing.TB) []byte {
 	return out.Bytes()
 }
 
-// Instance is what the daemon tells of one.
+// Instance is an instance as the daemon reports it.
 type Instance struct {
 	Name     string `json:"name"`
 	Project  string `json:"project"`
@@ -71,7 +70,7 @@ func (d *Daemon) Instances() (out []Instance, err error) {
 	return out, err
 }
 
-// stopContainers stops the containers that run on the daemon: they would outlive it.
+// stopContainers stops the running containers, which would outlive the daemon.
 func (d *Daemon) stopContainers() {
 	list, err := d.Instances()
 	for _, i := range list {
@@ -79,7 +78,7 @@ func (d *Daemon) stopContainers() {
 			_ = d.Do(http.MethodPut, "/1.0/instances/"+i.Name+"/state?project="+i.Project, map[string]any{"action": "stop", "force": true})
 		}
 	}
-	// Those that can't be asked for any more are found by the directory they are in.
+	// If the daemon no longer answers, the directory in the command line identifies its containers.
 	processes, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range processes {
 		text, err := os.ReadFile(path)
@@ -94,7 +93,7 @@ func (d *Daemon) stopContainers() {
 	}
 }
 
-// Do calls the daemon's API, and waits for the operation if there is one.
+// Do calls the daemon's API, and waits up to 25 seconds for the operation if there is one.
 func (d *Daemon) Do(method, path string, body any) error {
 	var op struct {
 		ID    string `json:"id"`
@@ -119,7 +118,7 @@ func (d *Daemon) Do(method, path string, body any) error {
 	return nil
 }
 
-// MustDo is Do for what must work.
+// MustDo is Do, but fails the test on an error.
 func (d *Daemon) MustDo(method, path string, body any) {
 	d.t.Helper()
 	if err := d.Do(method, path, body); err != nil {
@@ -127,7 +126,7 @@ func (d *Daemon) MustDo(method, path string, body any) {
 	}
 }
 
-// Furnish gives the daemon, or the cluster with those members, a storage pool and an image.
+// Furnish gives the daemon a storage pool "default" and an image "busybox". members are the members of its cluster, if any.
 func (d *Daemon) Furnish(members ...string) {
 	d.t.Helper()
 	pool := map[string]any{"name": "default", "driver": "dir"}
@@ -142,7 +141,7 @@ func (d *Daemon) Furnish(members ...string) {
 	}
 }
 
-// upload stores an image, under the alias "busybox".
+// upload stores an image with the alias "busybox".
 func (d *Daemon) upload(data []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -165,7 +164,7 @@ func (d *Daemon) upload(data []byte) error {
 		Operation string `json:"operation"`
 	}
 	if err := json.Unmarshal(text, &answer); err != nil || answer.Error != "" {
-		return fmt.Errorf("the image was refused: %s", text)
+		return fmt.Errorf("the image was rejected: %s", text)
 	}
 	var ended struct {
 		Err      string `json:"err"`
@@ -174,13 +173,13 @@ func (d *Daemon) upload(data []byte) error {
 		} `json:"metadata"`
 	}
 	if err := d.Call(http.MethodGet, answer.Operation+"/wait?timeout=25", nil, &ended); err != nil || ended.Err != "" {
-		return fmt.Errorf("the image was refused: %v %s", err, ended.Err)
+		return fmt.Errorf("the image was rejected: %v %s", err, ended.Err)
 	}
 	d.Image = ended.Metadata.Fingerprint
 	return d.Do(http.MethodPost, "/1.0/images/aliases", map[string]string{"name": "busybox", "target": ended.Metadata.Fingerprint})
 }
 
-// Launch creates a container, on a member of the cluster unless that is empty, and starts it.
+// Launch creates and starts a container from the image of Furnish. An empty member lets the daemon choose.
 func (d *Daemon) Launch(name, member string) {
 	d.t.Helper()
 	target := ""
@@ -191,7 +190,7 @@ func (d *Daemon) Launch(name, member string) {
 	d.MustDo(http.MethodPut, "/1.0/instances/"+name+"/state", map[string]any{"action": "start", "timeout": 20})
 }
 
-// Empty creates an instance without a root file system, which is never started.
+// Empty creates a container without a root file system, which can't start. An empty member lets the daemon choose.
 func (d *Daemon) Empty(name, member string) {
 	d.t.Helper()
 	target := ""
