@@ -2,7 +2,7 @@ package expression
 
 import "time"
 
-// SetMaxTotalTime sets the bound of all evaluations of a Matcher, and returns what puts it back.
+// SetMaxTotalTime sets the limit of MaxTotalTime, and returns a function that restores it.
 func SetMaxTotalTime(d time.Duration) (back func()) {
 	before := maxTotalTime
 	maxTotalTime = d

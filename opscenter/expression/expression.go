@@ -1,13 +1,13 @@
-// Package expression evaluates filter expressions in the language of expr-lang/expr, which is
-// the one Operations Center filters its lists with:
+// Package expression evaluates filter expressions in the language of expr-lang/expr. Operations Center filters its lists with
+// the same language:
 //
 //	object.config["ipv4.address"] == "10.115.25.1/24"
 //	"/1.0/profiles/default" in object.used_by
 //	name startsWith "web-" and project_name != "default"
 //
-// An expression sees fields, whose types are known when it is compiled, and documents: JSON
-// of which only the parts it names are decoded. What a document does not have is nil, however
-// deep: comparing with it is false, and no error.
+// An expression uses fields, whose types are known at compilation, and documents. A document is JSON of which an evaluation
+// decodes only the parts that the expression names. A missing member of a document is nil at any depth. Comparing nil with a
+// value is false, and no error.
 package expression
 
 import (
@@ -32,39 +32,40 @@ import (
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
 )
 
-// Limits of expressions. An evaluation that is over one ends with an error.
+// Limits of expressions. An evaluation that exceeds one returns an error.
 const (
-	// MaxLength bounds the text, in bytes.
+	// MaxLength is the maximum length of the text, in bytes.
 	MaxLength = 4096
-	// MaxNodes bounds the parts of its syntax tree.
+	// MaxNodes is the maximum number of nodes in the syntax tree.
 	MaxNodes = 500
-	// MaxSteps bounds how many elements the predicates of one evaluation look at: those of
-	// any, all, filter, map and the like, nested ones multiplied.
+	// MaxSteps is the maximum number of elements that the predicates of one evaluation visit. Predicates are those of any,
+	// all, filter, map and the like. Nested predicates multiply the number.
 	MaxSteps = 100_000
-	// MaxMemory bounds what one evaluation may build, in elements of lists.
+	// MaxMemory is the maximum size of the lists that one evaluation builds, in elements.
 	MaxMemory = 200_000
-	// MaxText bounds the strings that one evaluation puts together, in bytes.
+	// MaxText is the maximum size of the strings that one evaluation concatenates, in bytes.
 	MaxText = 1 << 20
-	// MaxTime bounds one evaluation, as far as its predicates go: what is outside of them is
-	// done once.
+	// MaxTime is the maximum time that the predicates of one evaluation take. Code outside predicates runs once, and is not
+	// timed.
 	MaxTime = 100 * time.Millisecond
-	// MaxTotalTime bounds what a Matcher spends on all its evaluations, as far as their predicates
-	// look at more than 100 elements; others are not timed.
+	// MaxTotalTime is the maximum time of all evaluations of a Matcher. Only evaluations whose predicates visit more than 100
+	// elements count.
 	MaxTotalTime = 10 * time.Second
 )
 
-// disabled are functions of the language that can take any time or memory with a few words.
+// disabled are functions of the language that can take much time or memory in a short expression.
 var disabled = []string{"repeat", "flatten", "concat", "join", "replace", "split", "splitAfter", "toJSON", "fromJSON", "uniq", "toBase64", "fromBase64"}
 
-// ErrInvalid: the text is no expression, or one about fields that there are not.
+// ErrInvalid: the text is not a valid expression, or names unknown fields.
 var ErrInvalid = errors.New("invalid filter expression")
 
-// Error is an ErrInvalid with its place in the text.
+// Error is an error at a place in the text. It wraps ErrInvalid.
 type Error struct {
 	// Line and Column of the place, from 1.
 	Line, Column int
-	Message      string
-	Snippet      string // the line, and below it a mark
+	// Message describes the error, without the place.
+	Message string
+	Snippet string // the line of the text, and below it a mark
 }
 
 // Error implements error.
@@ -75,21 +76,21 @@ func (e *Error) Error() string {
 // Unwrap returns ErrInvalid.
 func (e *Error) Unwrap() error { return ErrInvalid }
 
-// Schema is what expressions may be about.
+// Schema lists the names that expressions may use.
 type Schema struct {
-	// Fields by name, each with a value of its type: "" for a string, time.Time{} for a time.
+	// Fields by name, each with an example value of its type: "" for a string, time.Time{} for a time.
 	Fields map[string]any
-	// Documents are the names of those fields that are JSON.
+	// Documents are the names of documents.
 	Documents []string
-	// Functions that it may call, by name. They must be quick, and build nothing large.
+	// Functions that expressions may call, by name. They must be fast, and must not build large values.
 	Functions map[string]Function
 }
 
-// Function is a function for expressions.
+// Function is a function that expressions may call.
 type Function struct {
-	// Call gets the arguments, which are of the types that Type says.
+	// Call gets arguments of the types in Type.
 	Call func(arguments ...any) (any, error)
-	// Type is a pointer to a function of that type: new(func(string, ...string) bool).
+	// Type is a pointer to a function of the wanted type, such as new(func(string, ...string) bool).
 	Type any
 }
 
@@ -97,19 +98,18 @@ type Function struct {
 type Program struct {
 	text    string
 	program *vm.Program
-	fields  map[string]bool // those that it names
-	parts   map[string]*part
+	fields  map[string]bool  // the fields and documents that the expression names
+	parts   map[string]*part // the parts of each document that it names
 }
 
-// step and add are the names of what counts steps and puts strings together; no expression may
-// use them.
+// step and add are the names of the functions that count steps and concatenate strings. Compile rejects expressions with these
+// names.
 const (
 	step = "__step"
 	add  = "__add"
 )
 
-// Compile checks an expression against what it may be about. Errors: *Error, which is an
-// ErrInvalid.
+// Compile compiles an expression that may use the names of schema. Errors: *Error, which wraps ErrInvalid.
 func Compile(text string, schema *Schema) (*Program, error) {
 	if len(text) > MaxLength {
 		return nil, &Error{Line: 1, Column: MaxLength, Message: fmt.Sprintf("it has %d bytes, at most %d are allowed", len(text), MaxLength)}
@@ -148,7 +148,7 @@ func Compile(text string, schema *Schema) (*Program, error) {
 	return p, nil
 }
 
-// explain adds to an error about a name that is not known those that are.
+// explain adds the known names to an error about an unknown name.
 func (s *Schema) explain(err error) error {
 	var at *Error
 	if !errors.As(err, &at) || !strings.HasPrefix(at.Message, "unknown name ") {
@@ -160,7 +160,7 @@ func (s *Schema) explain(err error) error {
 	return at
 }
 
-// toFloat64 is Operations Center's function: a number as it is, and 0 for all else.
+// toFloat64 implements Operations Center's function: it returns a number as a float64, and 0 for any other value.
 func toFloat64(arguments ...any) (any, error) {
 	if v := reflect.ValueOf(arguments[0]); v.IsValid() {
 		switch {
@@ -175,8 +175,8 @@ func toFloat64(arguments ...any) (any, error) {
 	return 0.0, nil
 }
 
-// noText makes the comparison of a field that is text with nil one with the empty text: there,
-// no value is written so.
+// noText is a visitor that replaces nil by "" where an expression compares nil with a text field. A text field without a value
+// is "", and never nil.
 type noText map[string]any
 
 // Visit implements ast.Visitor.
@@ -190,7 +190,7 @@ func (fields noText) Visit(node *ast.Node) {
 		case *ast.IdentifierNode:
 			_, text := fields[n.Value].(string)
 			return text
-		case *ast.MemberNode: // of a map of texts
+		case *ast.MemberNode: // a member of a map of strings
 			if of, ok := unchained(n.Node).(*ast.IdentifierNode); ok {
 				_, texts := fields[of.Value].(map[string]string)
 				return texts
@@ -205,8 +205,8 @@ func (fields noText) Visit(node *ast.Node) {
 	}
 }
 
-// checkSyntax refuses what could not be bounded: names of ours, $env, with which nobody could tell
-// what is used, and patterns that come from what is looked at.
+// checkSyntax rejects expressions that could not be bounded: the names step and add, $env, which hides the used fields, and
+// patterns that are not constants.
 func checkSyntax(text string) error {
 	config := conf.CreateNew()
 	config.MaxNodes = MaxNodes
@@ -226,6 +226,7 @@ func checkSyntax(text string) error {
 	return compileError(at.Bind(tree.Source))
 }
 
+// syntax is a visitor that finds a node that checkSyntax rejects.
 type syntax struct {
 	wrong ast.Node
 	why   string
@@ -245,6 +246,7 @@ func (s *syntax) Visit(node *ast.Node) {
 	}
 }
 
+// compileError turns an error of the library into an *Error.
 func compileError(err error) error {
 	var at *file.Error
 	if !errors.As(err, &at) {
@@ -256,15 +258,16 @@ func compileError(err error) error {
 // String returns the text of the expression.
 func (p *Program) String() string { return p.text }
 
-// Uses reports whether the expression names that field or document.
+// Uses reports whether the expression names the field or document.
 func (p *Program) Uses(name string) bool { return p.fields[name] }
 
-// part is what is used of a document, or of a member of it.
+// part is the part of a document, or of one of its members, that an expression uses.
 type part struct {
 	whole   bool
 	members map[string]*part
 }
 
+// add marks the member at the path as used.
 func (p *part) add(path []string) {
 	for _, key := range path {
 		if p.members == nil {
@@ -280,7 +283,7 @@ func (p *part) add(path []string) {
 	p.whole = true
 }
 
-// decode builds what is used of a document.
+// decode decodes the used part of a document.
 func (p *part) decode(data []byte) (any, error) {
 	if p.whole || len(data) == 0 || data[0] != '{' {
 		if len(data) == 0 {
@@ -305,7 +308,7 @@ func (p *part) decode(data []byte) (any, error) {
 	return out, errors.Join(err, failed)
 }
 
-// scalar decodes a value, plain strings without the decoder.
+// scalar decodes a value. It decodes plain strings without the JSON decoder.
 func scalar(data []byte) (any, error) {
 	if n := len(data); n >= 2 && data[0] == '"' {
 		plain := true
@@ -324,17 +327,16 @@ func scalar(data []byte) (any, error) {
 	return out, err
 }
 
-// uses notes which fields, and which parts of documents, an expression names. It is called
-// for inner nodes before those around them.
+// uses is a visitor that records the fields and the parts of documents that an expression names. The library visits inner nodes
+// before outer ones.
 type uses struct {
 	documents map[string]bool
 	program   *Program
-	inner     map[ast.Node]bool // those that a part of was named of, and not the whole
+	inner     map[ast.Node]bool // nodes of which the expression uses only a part
 	pending   []ast.Node
 }
 
-// Visit implements ast.Visitor. An expression that is checked more than once is visited more
-// than once: what is noted twice is noted.
+// Visit implements ast.Visitor. The library may visit a node several times, which has no further effect.
 func (u *uses) Visit(node *ast.Node) {
 	switch n := (*node).(type) {
 	case *ast.IdentifierNode:
@@ -358,6 +360,7 @@ func (u *uses) Visit(node *ast.Node) {
 	}
 }
 
+// names returns the documents that the expression names.
 func (u *uses) names() (out []string) {
 	for name := range u.documents {
 		if u.program.fields[name] {
@@ -367,6 +370,7 @@ func (u *uses) names() (out []string) {
 	return out
 }
 
+// unchained returns the node inside chain nodes.
 func unchained(n ast.Node) ast.Node {
 	if chain, ok := n.(*ast.ChainNode); ok {
 		return unchained(chain.Node)
@@ -374,7 +378,7 @@ func unchained(n ast.Node) ast.Node {
 	return n
 }
 
-// path returns the document a node is a part of, and the way to it.
+// path returns the document of which a node is a part, and the path of the part.
 func (u *uses) path(n ast.Node) (document string, path []string, ok bool) {
 	switch n := unchained(n).(type) {
 	case *ast.IdentifierNode:
@@ -390,8 +394,8 @@ func (u *uses) path(n ast.Node) (document string, path []string, ok bool) {
 	return "", nil, false
 }
 
-// bounded makes each member of what is nil nil, counts the steps of predicates, and measures
-// the strings that are put together.
+// bounded is a visitor that enforces the limits. It makes members of nil nil, counts the steps of predicates, and measures
+// concatenated strings.
 type bounded struct{}
 
 // Visit implements ast.Visitor.
@@ -407,7 +411,7 @@ func (bounded) Visit(node *ast.Node) {
 			ast.Patch(node, &ast.ChainNode{Node: n})
 		}
 	case *ast.BuiltinNode:
-		// Of what is not there, there is none.
+		// The number, the keys and the values of nil are those of an empty map.
 		if len(n.Arguments) != 1 || n.Name != "len" && n.Name != "keys" && n.Name != "values" || !mayBeText(n.Arguments[0]) {
 			return
 		}
@@ -424,13 +428,13 @@ func (bounded) Visit(node *ast.Node) {
 	}
 }
 
-// mayBeText reports whether a part may be a string, as far as is known before it is evaluated.
+// mayBeText reports whether the value of a node may be a string, by its type.
 func mayBeText(n ast.Node) bool {
 	t := n.Type()
 	return t == nil || t.Kind() == reflect.String || t.Kind() == reflect.Interface
 }
 
-// Evaluator evaluates a program for one object after the other. It must not be used concurrently.
+// Evaluator evaluates a program for one object after another. It must not be used concurrently.
 type Evaluator struct {
 	program *Program
 	vm      vm.VM
@@ -438,11 +442,11 @@ type Evaluator struct {
 	steps   int
 	text    int
 	begun   time.Time
-	total   time.Duration // of those evaluations that were timed
+	total   time.Duration // of the timed evaluations
 	failed  error
 }
 
-// Evaluator returns a new one.
+// Evaluator returns a new Evaluator for the program.
 func (p *Program) Evaluator() *Evaluator {
 	e := &Evaluator{program: p, env: map[string]any{}}
 	e.vm.MemoryBudget = MaxMemory
@@ -456,22 +460,24 @@ var (
 	errTime  = fmt.Errorf("it took longer than %s", MaxTime)
 )
 
-// unwatched is how many steps are done before the clock is looked at.
-const unwatched = 100
+// untimed is the number of steps before the evaluation is timed.
+const untimed = 100
 
+// step counts a step and returns value, or an error beyond a limit.
 func (e *Evaluator) step(value any) (any, error) {
 	e.steps++
 	switch {
 	case e.steps > MaxSteps:
 		return nil, errSteps
-	case e.steps == unwatched:
+	case e.steps == untimed:
 		e.begun = time.Now()
-	case e.steps > unwatched && time.Since(e.begun) > MaxTime:
+	case e.steps > untimed && time.Since(e.begun) > MaxTime:
 		return nil, errTime
 	}
 	return value, nil
 }
 
+// add adds two values. It measures concatenated strings.
 func (e *Evaluator) add(a, b any) (any, error) {
 	left, ok1 := a.(string)
 	right, ok2 := b.(string)
@@ -484,16 +490,16 @@ func (e *Evaluator) add(a, b any) (any, error) {
 	return left + right, nil
 }
 
-// Uses reports whether the expression names that field or document.
+// Uses reports whether the expression names the field or document.
 func (e *Evaluator) Uses(name string) bool { return e.program.Uses(name) }
 
-// Set gives a field its value. It costs nothing for those that the expression does not name,
-// if it is asked by Uses first.
+// Set sets the value of a field. It ignores fields that the expression does not name. Ask Uses first if the value is expensive
+// to compute.
 func (e *Evaluator) Set(name string, value any) {
 	if !e.program.fields[name] {
 		return
 	}
-	switch m := value.(type) { // a map that is nil is an empty one
+	switch m := value.(type) { // a nil map counts as an empty one
 	case map[string]string:
 		if m == nil {
 			value = map[string]string{}
@@ -506,7 +512,7 @@ func (e *Evaluator) Set(name string, value any) {
 	e.env[name] = value
 }
 
-// SetDocument gives a document its value; nil: there is none.
+// SetDocument sets the value of a document; nil: the object has no document.
 func (e *Evaluator) SetDocument(name string, data []byte) {
 	used := e.program.parts[name]
 	if used == nil {
@@ -519,8 +525,8 @@ func (e *Evaluator) SetDocument(name string, data []byte) {
 	e.env[name] = value
 }
 
-// Match evaluates the expression for what was set. An error says that it can't be, for this
-// object: it compares what can't be compared, or is over a limit.
+// Match evaluates the expression for the values that were set. An error means that the expression can't be evaluated for this
+// object: it compares incompatible values, a document is not JSON, or it exceeds a limit.
 func (e *Evaluator) Match() (bool, error) {
 	failed := e.failed
 	e.failed, e.steps, e.text = nil, 0, 0
@@ -528,7 +534,7 @@ func (e *Evaluator) Match() (bool, error) {
 		return false, failed
 	}
 	out, err := e.vm.Run(e.program.program, e.env)
-	if e.steps >= unwatched {
+	if e.steps >= untimed {
 		e.total += time.Since(e.begun)
 	}
 	if err != nil {
@@ -540,7 +546,7 @@ func (e *Evaluator) Match() (bool, error) {
 	}
 	matched, ok := out.(bool)
 	if !ok {
-		return false, fmt.Errorf("the expression yields no truth value, but %T", out)
+		return false, fmt.Errorf("the expression yields %T instead of a truth value", out)
 	}
 	return matched, nil
 }

@@ -30,7 +30,7 @@ func match(t *testing.T, text, document string) (bool, error) {
 	return e.Match()
 }
 
-// TestMatch evaluates what users write.
+// TestMatch evaluates typical expressions of users.
 func TestMatch(t *testing.T) {
 	for text, want := range map[string]bool{
 		`object.config["ipv4.address"] == "10.115.25.1/24"`:                                        true,
@@ -77,8 +77,7 @@ func TestMatch(t *testing.T) {
 	require.True(t, got, "no document")
 }
 
-// TestPartsAreEnough: what is decoded of a document does not change what an expression sees,
-// whatever else it names.
+// TestPartsAreEnough: an expression gets the same result from the decoded parts of a document as from the whole.
 func TestPartsAreEnough(t *testing.T) {
 	for _, text := range []string{
 		`object.nested.a.b[0].c == 1 and len(object.nested.a) == 1 and len(object.nested) == 1 and len(object) == 7`,
@@ -95,7 +94,7 @@ func TestPartsAreEnough(t *testing.T) {
 	}
 }
 
-// TestErrors: a bad expression is refused with its place.
+// TestErrors: Compile rejects invalid expressions, and its error has the place.
 func TestErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		`nmae == "x"`:               "line 1, column 1: unknown name nmae",
@@ -119,7 +118,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestBounds: no expression runs for long, nor takes much memory.
+// TestBounds: expressions that would take much time or memory return an error.
 func TestBounds(t *testing.T) {
 	many := `{"list":[` + strings.Repeat("1,", 9999) + `1]}`
 	for _, text := range []string{
@@ -134,15 +133,15 @@ func TestBounds(t *testing.T) {
 		begun := time.Now()
 		_, err := match(t, text, many)
 		require.Error(t, err, text)
-		require.Less(t, time.Since(begun), time.Minute, text) // without the bound: hours
+		require.Less(t, time.Since(begun), time.Minute, text) // hours without the limits
 	}
 	ok, err := match(t, `all(object.list, # == 1)`, many)
 	require.NoError(t, err)
 	require.True(t, ok)
 }
 
-// TestMatcher: objects that an expression can't be about don't match; one that is about none
-// is wrong.
+// TestMatcher: an object for which the expression can't be evaluated does not match. If there is no other object, Err returns an
+// error.
 func TestMatcher(t *testing.T) {
 	p, err := expression.Compile(`object.size > 5`, schema)
 	require.NoError(t, err)
@@ -156,7 +155,7 @@ func TestMatcher(t *testing.T) {
 	require.True(t, m.Matches())
 	require.NoError(t, m.Err())
 	m.SetDocument("object", []byte(`{"size":`))
-	require.False(t, m.Matches(), "what is no JSON does not match")
+	require.False(t, m.Matches(), "a document that is not JSON does not match")
 }
 
 func FuzzCompile(f *testing.F) {
@@ -175,8 +174,7 @@ func FuzzCompile(f *testing.F) {
 	})
 }
 
-// TestMatcherIsSpent: what takes its time for each of many objects ends with an error, and not with what was
-// found by then.
+// TestMatcherIsSpent: a slow expression over many objects ends with an error instead of a partial result.
 func TestMatcherIsSpent(t *testing.T) {
 	defer expression.SetMaxTotalTime(50 * time.Millisecond)()
 	schema := &expression.Schema{Fields: map[string]any{"name": ""}}
