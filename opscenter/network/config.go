@@ -1,6 +1,5 @@
-// Package network is the network configuration of an IncusOS server: what it says, whether it
-// can work, and how one differs from another. All of it is pure; package opscenter/system
-// reads and changes the configurations of servers.
+// Package network reads, validates, edits and compares the network configurations of IncusOS servers. It does no I/O: package
+// opscenter/system reads and changes the configurations of servers.
 package network
 
 import (
@@ -9,16 +8,18 @@ import (
 	"github.com/opscenter-go/sdk/internal/jsonkeep"
 )
 
-// Network is what GET /os/1.0/system/network returns (IncusOS API, SystemNetwork).
+// Network is the answer of GET /os/1.0/system/network (IncusOS API, SystemNetwork).
 type Network struct {
 	jsonkeep.Rest
+	// Config is the present configuration.
 	Config *Config `json:"config,omitempty"`
-	State  *State  `json:"state,omitempty"`
+	// State is the present state of the network.
+	State *State `json:"state,omitempty"`
 }
 
-// Config is a network configuration (IncusOS API, SystemNetworkConfig). What a newer release
-// has beyond these fields, on any level, is kept as it was read: edit what was read, rather
-// than to begin with a new one. Copy one with Clone.
+// Config is a network configuration (IncusOS API, SystemNetworkConfig). It keeps members of newer releases, at any depth, as
+// they were read. So edit the configuration that was read, instead of making a new one. Copy it with Clone. The fields are
+// those of the IncusOS API; a field with its zero value is left out.
 type Config struct {
 	jsonkeep.Rest
 	DNS        *DNS        `json:"dns,omitempty"`
@@ -28,8 +29,8 @@ type Config struct {
 	Bonds      []Bond      `json:"bonds,omitempty"`
 	VLANs      []VLAN      `json:"vlans,omitempty"`
 	WireGuard  []WireGuard `json:"wireguard,omitempty"`
-	// ConfirmationTimeout, a Go duration, makes the server undo the change by itself unless it
-	// is confirmed in time. Whoever applies a configuration sets it.
+	// ConfirmationTimeout, a Go duration, makes the server undo the change unless it is confirmed within that time.
+	// opscenter/system sets it when it applies a configuration.
 	ConfirmationTimeout string `json:"confirmation_timeout,omitempty"`
 }
 
@@ -37,10 +38,10 @@ type Config struct {
 type Interface struct {
 	jsonkeep.Rest
 	Name string `json:"name"`
-	// Hwaddr is its MAC address, or its name, which the server replaces by the address.
+	// Hwaddr is the MAC address of the interface, or its name, which the server replaces by the MAC address.
 	Hwaddr       string `json:"hwaddr"`
 	StrictHwaddr bool   `json:"strict_hwaddr,omitempty"`
-	// Addresses are IP addresses with their prefix lengths, and dhcp4, dhcp6 and slaac.
+	// Addresses are IP addresses with prefix lengths, or dhcp4, dhcp6 and slaac.
 	Addresses         []string       `json:"addresses,omitempty"`
 	MTU               int            `json:"mtu,omitempty"`
 	LLDP              bool           `json:"lldp,omitempty"`
@@ -52,12 +53,12 @@ type Interface struct {
 	Ethernet          *Ethernet      `json:"ethernet,omitempty"`
 }
 
-// Bond is one device made of several interfaces.
+// Bond combines several interfaces into one device.
 type Bond struct {
 	jsonkeep.Rest
 	Name string `json:"name"`
 	Mode string `json:"mode"`
-	// Members are MAC addresses, or names of interfaces.
+	// Members are MAC addresses or names of interfaces.
 	Members           []string       `json:"members,omitempty"`
 	Hwaddr            string         `json:"hwaddr,omitempty"`
 	Addresses         []string       `json:"addresses,omitempty"`
@@ -71,7 +72,7 @@ type Bond struct {
 	Ethernet          *Ethernet      `json:"ethernet,omitempty"`
 }
 
-// VLAN is a device on top of an interface or a bond.
+// VLAN is a device on top of an interface or a bond, its Parent. ID is 0 to MaxVLAN.
 type VLAN struct {
 	jsonkeep.Rest
 	Name              string         `json:"name"`
@@ -107,19 +108,19 @@ type Peer struct {
 	PresharedKey Secret   `json:"preshared_key,omitempty"`
 	AllowedIPs   []string `json:"allowed_ips,omitempty"`
 	Endpoint     string   `json:"endpoint,omitempty"`
-	// PersistentKeepalive in seconds; 0: none.
+	// PersistentKeepalive is the interval in seconds; 0: off.
 	PersistentKeepalive int `json:"persistent_keepalive,omitempty"`
 }
 
 // Route is a static route.
 type Route struct {
 	jsonkeep.Rest
-	// To is a network; Via an address on a network of the device, or dhcp4, dhcp6 or slaac.
+	// To is a network. Via is an address on a network of the device, or dhcp4, dhcp6 or slaac.
 	To  string `json:"to"`
 	Via string `json:"via"`
 }
 
-// FirewallRule is a rule about what comes in.
+// FirewallRule is a rule for incoming packets. Source is an address or a network; Port 0: not set.
 type FirewallRule struct {
 	jsonkeep.Rest
 	Action   string `json:"action"`
@@ -128,7 +129,7 @@ type FirewallRule struct {
 	Port     int    `json:"port,omitempty"`
 }
 
-// Ethernet holds options of the hardware.
+// Ethernet has options of the hardware.
 type Ethernet struct {
 	jsonkeep.Rest
 	DisableEnergyEfficient bool     `json:"disable_energy_efficient,omitempty"`
@@ -141,7 +142,7 @@ type Ethernet struct {
 	WakeOnLANPassword      Secret   `json:"wakeonlan_password,omitempty"`
 }
 
-// DNS says how names are resolved, and what the server's own is.
+// DNS configures name resolution, and the server's own name.
 type DNS struct {
 	jsonkeep.Rest
 	Hostname      string   `json:"hostname,omitempty"`
@@ -151,14 +152,14 @@ type DNS struct {
 	DNSOverTLS    bool     `json:"dns_over_tls,omitempty"`
 }
 
-// Time says where the time comes from.
+// Time configures the time servers and the time zone, such as Europe/Berlin.
 type Time struct {
 	jsonkeep.Rest
 	NTPServers []string `json:"ntp_servers,omitempty"`
 	Timezone   string   `json:"timezone,omitempty"`
 }
 
-// Proxy says how to reach HTTP servers.
+// Proxy configures the proxies for HTTP. Servers are by name.
 type Proxy struct {
 	jsonkeep.Rest
 	Servers map[string]ProxyServer `json:"servers,omitempty"`
@@ -168,7 +169,7 @@ type Proxy struct {
 // ProxyServer is an HTTP proxy.
 type ProxyServer struct {
 	jsonkeep.Rest
-	// Host is a host, with a port or without, as proxy.example.org:8080 or https://proxy.example.org.
+	// Host is a host with an optional scheme and port, such as proxy.example.org:8080 or https://proxy.example.org.
 	Host   string `json:"host"`
 	UseTLS bool   `json:"use_tls,omitempty"`
 	// Auth is anonymous, basic or kerberos.
@@ -178,23 +179,23 @@ type ProxyServer struct {
 	Password Secret `json:"password,omitempty"`
 }
 
-// ProxyRule says which proxy is for which destinations.
+// ProxyRule selects the proxy for a destination.
 type ProxyRule struct {
 	jsonkeep.Rest
-	// Destination is a pattern of host names; Target a proxy server's name, direct, or none.
+	// Destination is a pattern of host names. Target is the name of a proxy server, direct or none.
 	Destination string `json:"destination"`
 	Target      string `json:"target"`
 }
 
-// State is how the network is (IncusOS API, SystemNetworkState).
+// State is the present state of the network (IncusOS API, SystemNetworkState). Interfaces are by name.
 type State struct {
 	jsonkeep.Rest
 	Interfaces map[string]InterfaceState `json:"interfaces,omitempty"`
-	// ConfigurationInProcess: a change is being made. That one waits for its confirmation it does not tell.
+	// ConfigurationInProcess: the server is changing its network. It is not set while a change only awaits its confirmation.
 	ConfigurationInProcess bool `json:"configuration_in_process,omitempty"`
 }
 
-// InterfaceState is how a device is.
+// InterfaceState is the present state of a device. Members of a bond are by name.
 type InterfaceState struct {
 	jsonkeep.Rest
 	Type      string                    `json:"type,omitempty"`
@@ -212,7 +213,7 @@ type InterfaceState struct {
 	WireGuard *WireGuardState           `json:"wireguard,omitempty"`
 }
 
-// InterfaceStats are counters since boot.
+// InterfaceStats are counters since boot, in bytes and in packets with errors.
 type InterfaceStats struct {
 	jsonkeep.Rest
 	RXBytes  int64 `json:"rx_bytes"`
@@ -221,7 +222,7 @@ type InterfaceStats struct {
 	TXErrors int64 `json:"tx_errors"`
 }
 
-// LLDPState is a neighbour that was heard.
+// LLDPState is a neighbour that the server has heard by LLDP.
 type LLDPState struct {
 	jsonkeep.Rest
 	Name      string `json:"name,omitempty"`
@@ -230,14 +231,14 @@ type LLDPState struct {
 	Port      string `json:"port,omitempty"`
 }
 
-// LACPState is how a bond of mode 802.3ad is.
+// LACPState is the state of a bond with the mode 802.3ad.
 type LACPState struct {
 	jsonkeep.Rest
 	LocalMAC  string `json:"local_mac,omitempty"`
 	RemoteMAC string `json:"remote_mac,omitempty"`
 }
 
-// WireGuardState is how a tunnel is.
+// WireGuardState is the state of a tunnel.
 type WireGuardState struct {
 	jsonkeep.Rest
 	ListeningPort int         `json:"listening_port,omitempty"`
@@ -245,7 +246,7 @@ type WireGuardState struct {
 	Peers         []PeerState `json:"peers,omitempty"`
 }
 
-// PeerState is how the tunnel to a peer is.
+// PeerState is the state of a tunnel to one peer.
 type PeerState struct {
 	jsonkeep.Rest
 	PublicKey           string          `json:"public_key,omitempty"`
@@ -256,7 +257,7 @@ type PeerState struct {
 	Stats               *InterfaceStats `json:"stats,omitempty"`
 }
 
-// Roles that a device can have.
+// Roles of devices.
 const (
 	RoleManagement = "management"
 	RoleCluster    = "cluster"
@@ -264,35 +265,41 @@ const (
 	RoleStorage    = "storage"
 )
 
-// UnmarshalJSON reads a configuration; errors name the field.
+// UnmarshalJSON reads a configuration. Errors name the field.
 func (c *Config) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data, c) }
 
-// MarshalJSON writes a configuration, with what was read and is not known here. Secrets are in it: see Hide.
+// MarshalJSON writes a configuration with its unknown members and its secrets; see Hide.
 func (c Config) MarshalJSON() ([]byte, error) { return jsonkeep.Encode(&c) }
 
-// UnmarshalJSON and MarshalJSON keep what is not known here, as those of Config.
+// UnmarshalJSON reads the settings and keeps their unknown members.
 func (d *DNS) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data, d) }
-func (d DNS) MarshalJSON() ([]byte, error)     { return jsonkeep.Encode(&d) }
 
-// UnmarshalJSON and MarshalJSON keep what is not known here, as those of Config.
+// MarshalJSON writes the settings with their unknown members.
+func (d DNS) MarshalJSON() ([]byte, error) { return jsonkeep.Encode(&d) }
+
+// UnmarshalJSON reads the settings and keeps their unknown members.
 func (t *Time) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data, t) }
-func (t Time) MarshalJSON() ([]byte, error)     { return jsonkeep.Encode(&t) }
 
-// UnmarshalJSON and MarshalJSON keep what is not known here, as those of Config.
+// MarshalJSON writes the settings with their unknown members.
+func (t Time) MarshalJSON() ([]byte, error) { return jsonkeep.Encode(&t) }
+
+// UnmarshalJSON reads the settings and keeps their unknown members.
 func (p *Proxy) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data, p) }
-func (p Proxy) MarshalJSON() ([]byte, error)     { return jsonkeep.Encode(&p) }
 
-// UnmarshalJSON reads configuration and state; errors name the field.
+// MarshalJSON writes the settings with their unknown members and their secrets.
+func (p Proxy) MarshalJSON() ([]byte, error) { return jsonkeep.Encode(&p) }
+
+// UnmarshalJSON reads configuration and state. Errors name the field.
 func (n *Network) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data, n) }
 
-// MarshalJSON writes configuration and state, with what was read and is not known here.
+// MarshalJSON writes configuration and state with their unknown members and secrets.
 func (n Network) MarshalJSON() ([]byte, error) { return jsonkeep.Encode(&n) }
 
-// Encode writes a configuration as MarshalJSON does, and what json.Marshal would escape or
-// compact stays as it was.
+// Encode writes a configuration as MarshalJSON does. Unlike json.Marshal, it keeps the bytes of unchanged members, without
+// compacting or escaping them.
 func (c *Config) Encode() ([]byte, error) { return jsonkeep.Encode(c) }
 
-// Decode reads a configuration. Errors name the field, and do not repeat its value.
+// Decode reads a configuration. Errors name the field, and never contain its value.
 func Decode(data []byte) (*Config, error) {
 	c := &Config{}
 	if err := jsonkeep.Decode(data, c); err != nil {
@@ -301,8 +308,7 @@ func Decode(data []byte) (*Config, error) {
 	return c, nil
 }
 
-// Clone returns a copy that shares nothing that can be changed. Errors: what can't be written
-// as JSON.
+// Clone returns a deep copy. An error means that the configuration can't be encoded as JSON.
 func (c *Config) Clone() (*Config, error) {
 	data, err := c.Encode()
 	if err != nil {
@@ -311,9 +317,9 @@ func (c *Config) Clone() (*Config, error) {
 	return Decode(data)
 }
 
-// device is what interfaces, bonds, VLANs and tunnels have in common.
+// device has the common fields of interfaces, bonds, VLANs and tunnels.
 type device struct {
-	field             string // interfaces[0]
+	field             string // such as interfaces[0]
 	kind              string
 	name              string
 	addresses         *[]string
@@ -321,33 +327,33 @@ type device struct {
 	requiredForOnline string
 	roles             []string
 	routes            []Route
-	tags              *[]int // nil: it has none
+	tags              *[]int // nil: the kind has no tags
 	rules             []FirewallRule
 	ethernet          *Ethernet
-	unknown           bool // it has members that are not known here
+	unknown           bool // the object has unknown members
 }
 
-// odd reports whether an object has members that are not known here: what they make of the others is
-// for the server's release to judge.
-func odd(object any) bool { return len(jsonkeep.Unknown(object)) > 0 }
+// hasUnknown reports whether an object has unknown members. They may change the meaning of the other members, so only the
+// server can validate such an object.
+func hasUnknown(object any) bool { return len(jsonkeep.Unknown(object)) > 0 }
 
-// devices lists all of them, in their order.
+// devices returns all devices: first the interfaces, then bonds, VLANs and tunnels.
 func (c *Config) devices() (out []device) {
 	for i := range c.Interfaces {
 		d := &c.Interfaces[i]
-		out = append(out, device{fmt.Sprintf("interfaces[%d]", i), "interface", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, &d.VLANTags, d.FirewallRules, d.Ethernet, odd(d)})
+		out = append(out, device{fmt.Sprintf("interfaces[%d]", i), "interface", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, &d.VLANTags, d.FirewallRules, d.Ethernet, hasUnknown(d)})
 	}
 	for i := range c.Bonds {
 		d := &c.Bonds[i]
-		out = append(out, device{fmt.Sprintf("bonds[%d]", i), "bond", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, &d.VLANTags, d.FirewallRules, d.Ethernet, odd(d)})
+		out = append(out, device{fmt.Sprintf("bonds[%d]", i), "bond", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, &d.VLANTags, d.FirewallRules, d.Ethernet, hasUnknown(d)})
 	}
 	for i := range c.VLANs {
 		d := &c.VLANs[i]
-		out = append(out, device{fmt.Sprintf("vlans[%d]", i), "VLAN", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, nil, d.FirewallRules, nil, odd(d)})
+		out = append(out, device{fmt.Sprintf("vlans[%d]", i), "VLAN", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, nil, d.FirewallRules, nil, hasUnknown(d)})
 	}
 	for i := range c.WireGuard {
 		d := &c.WireGuard[i]
-		out = append(out, device{fmt.Sprintf("wireguard[%d]", i), "WireGuard tunnel", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, nil, d.FirewallRules, nil, odd(d)})
+		out = append(out, device{fmt.Sprintf("wireguard[%d]", i), "WireGuard tunnel", d.Name, &d.Addresses, d.MTU, d.RequiredForOnline, d.Roles, d.Routes, nil, d.FirewallRules, nil, hasUnknown(d)})
 	}
 	return out
 }

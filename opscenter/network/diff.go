@@ -10,16 +10,16 @@ import (
 	"strings"
 )
 
-// Difference is a field that differs between two configurations.
+// Difference is a difference between two configurations in one field.
 type Difference struct {
-	// Field by the names of things, as interfaces[mgmt].addresses.
+	// Field is a path with names of devices instead of indexes, such as interfaces[mgmt].addresses.
 	Field string `json:"field"`
-	// From and To are its values as JSON; empty: it is not there. Secrets are hidden.
+	// From and To are the values as JSON, of up to 500 bytes, with hidden secrets. Empty: the field is absent.
 	From string `json:"from,omitempty"`
 	To   string `json:"to,omitempty"`
 }
 
-// String is the difference in a line: + for what is new, - for what is gone, ~ for what changed.
+// String returns the difference in one line. It begins with + for a new field, - for a removed one, and ~ for a changed one.
 func (d Difference) String() string {
 	switch {
 	case d.From == "":
@@ -30,11 +30,11 @@ func (d Difference) String() string {
 	return "~ " + d.Field + ": " + d.From + " → " + d.To
 }
 
-// maxShown bounds a value in a Difference, in bytes.
+// maxShown is the maximum length of a value in a Difference, in bytes.
 const maxShown = 500
 
-// Diff returns what would change from one configuration to another, what is not known here
-// included; empty: nothing. Lists of things with names are compared by the names.
+// Diff returns the differences between two configurations, sorted by Field, including unknown members. It compares entries of
+// lists by their names, if they have names. Errors: a configuration that can't be encoded as JSON.
 func Diff(from, to *Config) ([]Difference, error) {
 	before, secretsBefore, err := plainOf(from)
 	if err != nil {
@@ -60,9 +60,9 @@ func Diff(from, to *Config) ([]Difference, error) {
 	return d.out, nil
 }
 
-// Unmet returns which of the changes a configuration does not have: the fields that differ still
-// from those that were wanted. What a server fills in by itself, as the MAC address of an interface
-// that was given by its name, is no difference; nor are secrets.
+// Unmet returns the fields of changes in which the configuration have still differs from wanted. It ignores secrets, and
+// fields that a server fills in itself, such as the MAC address of an interface that was given by name. Errors: a
+// configuration that can't be encoded as JSON.
 func Unmet(have, wanted *Config, changes []Difference) (out []string, err error) {
 	a, _, err := plainOf(have)
 	if err != nil {
@@ -79,7 +79,7 @@ func Unmet(have, wanted *Config, changes []Difference) (out []string, err error)
 			continue
 		}
 		if left.Field == "proxy.rules" && wanted.Proxy != nil && len(wanted.Proxy.Rules) == 0 {
-			continue // it adds one for all destinations then
+			continue // without rules, the server adds one for all destinations
 		}
 		if slices.ContainsFunc(changes, func(c Difference) bool { return within(left.Field, c.Field) || within(c.Field, left.Field) }) {
 			out = append(out, left.Field)
@@ -88,21 +88,22 @@ func Unmet(have, wanted *Config, changes []Difference) (out []string, err error)
 	return out, nil
 }
 
-// filledIn are fields that IncusOS fills in, or makes.
+// filledIn are suffixes of the fields that IncusOS fills in or generates.
 var filledIn = []string{".hwaddr", ".members", "time.timezone", ".private_key"}
 
-// within reports whether a field is another, or a part of it.
+// within reports whether field equals other or is a part of it.
 func within(field, other string) bool {
 	rest, ok := strings.CutPrefix(field, other)
 	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
+// hiddenSecret is a secret that was hidden in a configuration.
 type hiddenSecret struct {
 	field string
 	value Secret
 }
 
-// plainOf returns a configuration as JSON has it, with its secrets hidden, and them apart.
+// plainOf returns a configuration as decoded JSON with hidden secrets, and the secrets by their paths.
 func plainOf(c *Config) (map[string]any, map[string]hiddenSecret, error) {
 	secrets := map[string]hiddenSecret{}
 	for _, s := range c.secrets() {
@@ -122,19 +123,22 @@ func plainOf(c *Config) (map[string]any, map[string]hiddenSecret, error) {
 	var out map[string]any
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber()
-	return out, secrets, errorsOf(d.Decode(&out))
+	return out, secrets, wrapError(d.Decode(&out))
 }
 
-func errorsOf(err error) error {
+// wrapError adds the context to an error; nil stays nil.
+func wrapError(err error) error {
 	if err != nil {
 		return fmt.Errorf("network configuration: %w", err)
 	}
 	return nil
 }
 
+// differ collects the differences of two decoded configurations.
 type differ struct{ out []Difference }
 
-func (d *differ) value(field string, from, to any, was, is bool) {
+// values compares two values of a field. was and is tell whether the field is present in from and to.
+func (d *differ) values(field string, from, to any, was, is bool) {
 	if was && is {
 		if reflect.DeepEqual(from, to) {
 			return
@@ -146,25 +150,26 @@ func (d *differ) value(field string, from, to any, was, is bool) {
 			return
 		}
 	}
-	// What is empty is as what is not there: IncusOS leaves it out when it answers.
+	// IncusOS omits empty values in its answers, so an empty value counts as absent.
 	was, is = was && !isEmpty(from), is && !isEmpty(to)
 	if !was && !is {
 		return
 	}
-	if x, y, ok := named(from, to); ok {
+	if x, y, ok := objectsByName(from, to); ok {
 		d.objects(field, x, y)
 		return
 	}
 	out := Difference{Field: field}
 	if was {
-		out.From = show(from)
+		out.From = toJSON(from)
 	}
 	if is {
-		out.To = show(to)
+		out.To = toJSON(to)
 	}
 	d.out = append(d.out, out)
 }
 
+// isEmpty reports whether a value is empty, including objects with only empty members.
 func isEmpty(v any) bool {
 	switch v := v.(type) {
 	case nil:
@@ -188,6 +193,7 @@ func isEmpty(v any) bool {
 	return false
 }
 
+// objects compares two objects, member by member.
 func (d *differ) objects(field string, from, to map[string]any) {
 	keys := maps.Clone(from)
 	if keys == nil {
@@ -204,17 +210,19 @@ func (d *differ) objects(field string, from, to map[string]any) {
 		}
 		a, was := from[key]
 		b, is := to[key]
-		d.value(below, a, b, was, is)
+		d.values(below, a, b, was, is)
 	}
 }
 
-// named turns lists of things with names into objects by them; ok: both are such, or not there.
-func named(from, to any) (a, b map[string]any, ok bool) {
+// objectsByName turns two lists of named entries into objects by name. ok reports whether both are such lists or absent, and one
+// has entries.
+func objectsByName(from, to any) (a, b map[string]any, ok bool) {
 	a, ok1 := byName(from)
 	b, ok2 := byName(to)
 	return a, b, ok1 && ok2 && len(a)+len(b) > 0
 }
 
+// byName turns a list of named entries into an object with keys of the form [NAME].
 func byName(list any) (map[string]any, bool) {
 	if list == nil {
 		return nil, true
@@ -239,11 +247,12 @@ func byName(list any) (map[string]any, bool) {
 	return out, true
 }
 
-func show(v any) string {
+// toJSON returns a value as JSON, shortened to maxShown bytes.
+func toJSON(v any) string {
 	var out bytes.Buffer
 	e := json.NewEncoder(&out)
 	e.SetEscapeHTML(false)
-	_ = e.Encode(v) // it was JSON
+	_ = e.Encode(v) // v was decoded from JSON
 	text := strings.TrimSpace(out.String())
 	if len(text) > maxShown {
 		text = strings.ToValidUTF8(text[:maxShown], "") + "…"

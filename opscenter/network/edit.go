@@ -10,20 +10,21 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 )
 
-// Edit is a small change of a configuration. Those that are set are made; their zero values
-// change nothing.
+// Edit is a change of parts of a configuration. Fields with zero values change nothing.
 type Edit struct {
-	// AddVLANTags and RemoveVLANTags change the tags of Interface, an interface or a bond. Tags
-	// that are there already, or not, are left alone.
-	Interface      string     `json:"interface,omitempty"`
-	AddVLANTags    []int      `json:"add_vlan_tags,omitempty"`
-	RemoveVLANTags []int      `json:"remove_vlan_tags,omitempty"`
-	DNS            *DNSEdit   `json:"dns,omitempty"`
-	Time           *TimeEdit  `json:"time,omitempty"`
-	Proxy          *ProxyEdit `json:"proxy,omitempty"`
+	// Interface is the name of the interface or bond whose VLAN tags change. Required with tags, and invalid without.
+	Interface string `json:"interface,omitempty"`
+	// AddVLANTags adds tags; tags that are present stay.
+	AddVLANTags []int `json:"add_vlan_tags,omitempty"`
+	// RemoveVLANTags removes tags; tags that are absent are ignored.
+	RemoveVLANTags []int `json:"remove_vlan_tags,omitempty"`
+	// DNS, Time and Proxy change these settings.
+	DNS   *DNSEdit   `json:"dns,omitempty"`
+	Time  *TimeEdit  `json:"time,omitempty"`
+	Proxy *ProxyEdit `json:"proxy,omitempty"`
 }
 
-// DNSEdit changes what is set, and leaves the rest: nil is not set, what is empty takes away.
+// DNSEdit changes the DNS settings. A nil field changes nothing; an empty value removes the setting.
 type DNSEdit struct {
 	Hostname      *string  `json:"hostname,omitempty"`
 	Domain        *string  `json:"domain,omitempty"`
@@ -32,33 +33,35 @@ type DNSEdit struct {
 	DNSOverTLS    *bool    `json:"dns_over_tls,omitempty"`
 }
 
-// TimeEdit changes what is set, as DNSEdit.
+// TimeEdit changes the time settings. A nil field changes nothing; an empty value removes the setting.
 type TimeEdit struct {
 	NTPServers []string `json:"ntp_servers,omitzero"`
 	Timezone   *string  `json:"timezone,omitempty"`
 }
 
-// ProxyEdit changes what is set, as DNSEdit: all servers, or all rules. Where only servers are set, rules for those that
-// are no more go with them, as the one that IncusOS makes by itself. Without both, there is no proxy any more.
+// ProxyEdit replaces all proxy servers, all rules, or both. A nil field changes nothing. If only the servers are replaced, rules
+// for removed servers are removed as well, such as the rule that IncusOS adds by itself. If both are empty, the proxy settings
+// are removed.
 type ProxyEdit struct {
 	Servers map[string]ProxyServer `json:"servers,omitzero"`
 	Rules   []ProxyRule            `json:"rules,omitzero"`
 }
 
-// set gives a value to what is set.
-func set[T any](to *T, value *T) {
+// setUnlessNil copies *value to *to, unless value is nil.
+func setUnlessNil[T any](to *T, value *T) {
 	if value != nil {
 		*to = *value
 	}
 }
 
+// apply returns the changed settings.
 func (e *DNSEdit) apply(to *DNS) *DNS {
 	if to == nil {
 		to = &DNS{}
 	}
-	set(&to.Hostname, e.Hostname)
-	set(&to.Domain, e.Domain)
-	set(&to.DNSOverTLS, e.DNSOverTLS)
+	setUnlessNil(&to.Hostname, e.Hostname)
+	setUnlessNil(&to.Domain, e.Domain)
+	setUnlessNil(&to.DNSOverTLS, e.DNSOverTLS)
 	if e.SearchDomains != nil {
 		to.SearchDomains = e.SearchDomains
 	}
@@ -68,17 +71,19 @@ func (e *DNSEdit) apply(to *DNS) *DNS {
 	return to
 }
 
+// apply returns the changed settings.
 func (e *TimeEdit) apply(to *Time) *Time {
 	if to == nil {
 		to = &Time{}
 	}
-	set(&to.Timezone, e.Timezone)
+	setUnlessNil(&to.Timezone, e.Timezone)
 	if e.NTPServers != nil {
 		to.NTPServers = e.NTPServers
 	}
 	return to
 }
 
+// apply returns the changed settings; nil: they are removed.
 func (e *ProxyEdit) apply(to *Proxy) *Proxy {
 	if to == nil {
 		to = &Proxy{}
@@ -99,7 +104,7 @@ func (e *ProxyEdit) apply(to *Proxy) *Proxy {
 	return to
 }
 
-// HasSecrets reports whether there are secrets in the edit itself.
+// HasSecrets reports whether the edit contains secrets.
 func (e *Edit) HasSecrets() bool {
 	data, err := json.Marshal(e)
 	if err != nil {
@@ -108,8 +113,8 @@ func (e *Edit) HasSecrets() bool {
 	return len(jsonsecret.Values(data, facts.IsSecretName)) > 0
 }
 
-// keepUnknown puts back the secrets of newer releases that are hidden.
-func (c *Config) keepUnknown(current *Config, problems []Problem) (*Config, []Problem, error) {
+// restoreUnknownSecrets replaces hidden secrets in unknown members by the server's current ones.
+func (c *Config) restoreUnknownSecrets(current *Config, problems []Problem) (*Config, []Problem, error) {
 	data, err := c.Encode()
 	if err != nil {
 		return nil, nil, err
@@ -123,13 +128,14 @@ func (c *Config) keepUnknown(current *Config, problems []Problem) (*Config, []Pr
 		return nil, nil, err
 	}
 	if missing != "" && len(problems) == 0 {
-		problems = append(problems, Problem{missing, "it is hidden, and the server has none to keep"})
+		problems = append(problems, Problem{missing, "it is hidden, and the server has no such secret"})
 	}
 	out, err := Decode(data)
 	return out, problems, err
 }
 
-// Secrets returns the secrets of a configuration, for those who have to keep them out of texts.
+// Secrets returns the secrets of the configuration, so that callers can keep them out of texts. It includes secrets in unknown
+// members.
 func (c *Config) Secrets() []string {
 	data, err := c.Encode()
 	if err != nil {
@@ -138,7 +144,8 @@ func (c *Config) Secrets() []string {
 	return jsonsecret.Values(data, facts.IsSecretName)
 }
 
-// Apply returns the configuration with the edit made. Errors: ErrInvalid.
+// Apply returns a changed copy of a configuration. It does not validate the result. Errors: ErrInvalid for an unknown Interface,
+// or an Interface without tags.
 func (e *Edit) Apply(to *Config) (*Config, error) {
 	out, err := to.Clone()
 	if err != nil {
@@ -155,9 +162,9 @@ func (e *Edit) Apply(to *Config) (*Config, error) {
 	}
 	if len(e.AddVLANTags)+len(e.RemoveVLANTags) == 0 {
 		if e.Interface != "" {
-			return nil, fmt.Errorf("%w: nothing is said to be done with interface %s", ErrInvalid, shown(e.Interface))
+			return nil, fmt.Errorf("%w: no VLAN tags to add to or remove from interface %s", ErrInvalid, shown(e.Interface))
 		}
-		return out.Clone() // apart from the edit
+		return out.Clone() // copy the values that the edit shares
 	}
 	for _, d := range out.devices() {
 		if d.name != e.Interface || d.tags == nil {
@@ -175,39 +182,40 @@ func (e *Edit) Apply(to *Config) (*Config, error) {
 	return nil, fmt.Errorf("%w: there is no interface and no bond %s", ErrInvalid, shown(e.Interface))
 }
 
-// Plan is what applying a configuration would do.
+// Plan is the effect of applying a configuration to a server.
 type Plan struct {
-	// Config is what would be sent, secrets included; Current what the server has.
+	// Config is the configuration to send, with its secrets. Current is the server's present configuration.
 	Config, Current *Config `json:"-"`
-	// Changes are what differs, for people; secrets are hidden.
+	// Changes are the differences, for people, with hidden secrets.
 	Changes []Difference `json:"changes"`
-	// Problems are in the way. Old are those the server's configuration has already: they are no reason to refuse.
+	// Problems prevent the change.
 	Problems []Problem `json:"problems"`
-	Old      []Problem `json:"old_problems"`
-	// Moves tells that the addresses the server is managed at change.
+	// Old are problems of the server's present configuration. They do not prevent the change.
+	Old []Problem `json:"old_problems"`
+	// Moves: the addresses or the devices at which the server is managed change.
 	Moves bool `json:"moves"`
 }
 
-// Make plans to give a server with the configuration current the configuration wanted.
-// Secrets that wanted does not tell are kept. Neither is modified.
+// Make plans the change of a server from the configuration current to the configuration wanted. Secrets that are empty or Hidden
+// in wanted are taken from current. Make modifies neither. Errors: a configuration that can't be encoded as JSON.
 func Make(current, wanted *Config, rules Rules) (*Plan, error) {
 	to, err := wanted.Clone()
 	if err != nil {
 		return nil, err
 	}
 	to.ConfirmationTimeout = ""
-	to.shorten()
-	problems := to.keepSecrets(current)
-	if to, problems, err = to.keepUnknown(current, problems); err != nil {
+	to.shortenUSBNames()
+	problems := to.restoreSecrets(current)
+	if to, problems, err = to.restoreUnknownSecrets(current, problems); err != nil {
 		return nil, err
 	}
 	p := &Plan{Config: to, Current: current, Problems: problems}
-	had := map[Problem]bool{} // by the names of devices: their places may be others
+	had := map[Problem]bool{} // with names of devices, as their indexes may differ
 	for _, problem := range current.Validate(rules) {
-		had[current.named(problem)] = true
+		had[current.withDeviceNames(problem)] = true
 	}
 	for _, problem := range to.Validate(rules) {
-		if had[to.named(problem)] {
+		if had[to.withDeviceNames(problem)] {
 			p.Old = append(p.Old, problem)
 		} else {
 			p.Problems = append(p.Problems, problem)
@@ -222,8 +230,8 @@ func Make(current, wanted *Config, rules Rules) (*Plan, error) {
 	return p, nil
 }
 
-// named returns a problem that names devices by their names, and not by their places.
-func (c *Config) named(p Problem) Problem {
+// withDeviceNames returns a problem in which the names of devices replace their indexes.
+func (c *Config) withDeviceNames(p Problem) Problem {
 	for _, d := range c.devices() {
 		name := fmt.Sprintf("%s %q", d.kind, d.name)
 		p.Field, p.Message = strings.ReplaceAll(p.Field, d.field, name), strings.ReplaceAll(p.Message, d.field, name)
@@ -231,9 +239,9 @@ func (c *Config) named(p Problem) Problem {
 	return p
 }
 
-// shorten does what IncusOS does with the name that systemd gives to a network adapter on USB: it
-// would be too long for what is made of it.
-func (c *Config) shorten() {
+// shortenUSBNames shortens systemd's names of USB network adapters as IncusOS does. The full names are too long for the names
+// that IncusOS derives from them.
+func (c *Config) shortenUSBNames() {
 	for i := range c.Interfaces {
 		if isUSB(c.Interfaces[i].Name) {
 			c.Interfaces[i].Name = strings.TrimPrefix(c.Interfaces[i].Name, "enx")
@@ -241,7 +249,7 @@ func (c *Config) shorten() {
 	}
 }
 
-// Err returns a ValidationError if there are problems.
+// Err returns a *ValidationError with the Problems, or nil if there are none.
 func (p *Plan) Err() error {
 	if len(p.Problems) == 0 {
 		return nil

@@ -19,8 +19,7 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/every-field.json from the API description")
 
-// TestDescription: the types have every field of the API description, and
-// testdata/every-field.json is a document with all of them.
+// TestDescription: testdata/every-field.json has every field of the API description.
 func TestDescription(t *testing.T) {
 	document, err := reference.Document(reference.IncusOS, "SystemNetwork")
 	require.NoError(t, err)
@@ -30,7 +29,7 @@ func TestDescription(t *testing.T) {
 		require.NoError(t, os.MkdirAll("testdata", 0o755))
 		require.NoError(t, os.WriteFile("testdata/every-field.json", append(data, '\n'), 0o644))
 	}
-	require.Equal(t, string(data)+"\n", string(everyField(t)), "run it with -update")
+	require.Equal(t, string(data)+"\n", string(everyField(t)), "run the test with -update to write the file")
 }
 
 func everyField(t testing.TB) []byte {
@@ -39,7 +38,7 @@ func everyField(t testing.TB) []byte {
 	return data
 }
 
-// TestEveryField: there is no field of the API that the types do not know.
+// TestEveryField: the types have every field of the API description, and no other.
 func TestEveryField(t *testing.T) {
 	var n network.Network
 	require.NoError(t, json.Unmarshal(everyField(t), &n))
@@ -67,13 +66,13 @@ func TestEveryField(t *testing.T) {
 				f := v.Type().Field(i)
 				if f.Name != "Rest" {
 					name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-					require.False(t, v.Field(i).IsZero(), "%s.%s is not of the API", path, name)
+					require.False(t, v.Field(i).IsZero(), "%s.%s is not in the API", path, name)
 				}
 				look(path+"."+f.Name, v.Field(i))
 			}
 		}
 	}
-	// Of interfaces within bonds the description has no end: one level is enough.
+	// In the description, members of bonds contain members again. One level is enough.
 	for name, s := range n.State.Interfaces {
 		s.Members = nil
 		n.State.Interfaces[name] = s

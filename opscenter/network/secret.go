@@ -7,18 +7,18 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 )
 
-// Secret is a key or a password. It prints as Hidden.
+// Secret is a key or a password. It prints as Hidden, but is encoded as it is.
 type Secret string
 
+// Placeholders of secrets.
 const (
-	// Hidden stands for a secret that is not shown, and in a configuration that is applied for
-	// the one the server has, as no value does.
+	// Hidden stands for a secret that is not shown. In a configuration to apply, it stands for the server's present secret.
 	Hidden Secret = jsonsecret.Hidden
-	// Removed takes a secret away, in a configuration that is applied.
+	// Removed removes a secret, in a configuration to apply.
 	Removed Secret = jsonsecret.Removed
 )
 
-// String hides the secret.
+// String returns Hidden, unless the secret is empty or Removed.
 func (s Secret) String() string {
 	switch s {
 	case "", Removed:
@@ -27,19 +27,19 @@ func (s Secret) String() string {
 	return string(Hidden)
 }
 
-// GoString hides the secret.
+// GoString returns String in quotes.
 func (s Secret) GoString() string { return fmt.Sprintf("%q", s.String()) }
 
-// secretAt is a secret of a configuration, and whose it is: path names it across configurations.
+// secretAt is a secret in a configuration. path identifies the secret across configurations.
 type secretAt struct {
 	field, path string
 	value       *Secret
-	// bound is what the secret is for: it is not kept for anything else.
+	// bound identifies the use of the secret. A secret is not restored for another use.
 	bound string
-	store func() // puts a changed copy back
+	store func() // stores a changed copy; nil: value points into the configuration
 }
 
-// secrets lists all of them, those that are empty too.
+// secrets returns all secrets of the configuration, empty ones too.
 func (c *Config) secrets() (out []secretAt) {
 	for _, d := range c.devices() {
 		if d.ethernet != nil {
@@ -66,6 +66,7 @@ func (c *Config) secrets() (out []secretAt) {
 	return out
 }
 
+// set changes a secret in its configuration.
 func (s *secretAt) set(value Secret) {
 	*s.value = value
 	if s.store != nil {
@@ -73,7 +74,7 @@ func (s *secretAt) set(value Secret) {
 	}
 }
 
-// Hide returns a copy whose secrets are Hidden.
+// Hide returns a copy in which Hidden replaces all secrets that are not empty.
 func (c *Config) Hide() (*Config, error) {
 	out, err := c.Clone()
 	if err != nil {
@@ -88,17 +89,16 @@ func (c *Config) Hide() (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Those of newer releases, by their names.
+	// Hide secrets of newer releases, by the names of their members.
 	if data, err = jsonsecret.Hide(data, facts.IsSecretName); err != nil {
 		return nil, err
 	}
-	return Decode(data) // which forgets what was read
+	return Decode(data) // Decode drops the original members, which contain the secrets
 }
 
-// keepSecrets takes over from a server's configuration the secrets that are not given: those
-// that are empty or Hidden. Those that are Removed become empty. A proxy's password is not
-// kept if it would go to another host, or the other way: it must be given anew then.
-func (c *Config) keepSecrets(current *Config) (problems []Problem) {
+// restoreSecrets replaces secrets that are empty or Hidden by the server's current ones, and Removed by "". It restores a proxy's
+// password only if host, TLS and authentication are unchanged. Otherwise the problem says that the password must be given.
+func (c *Config) restoreSecrets(current *Config) (problems []Problem) {
 	have := map[string]secretAt{}
 	for _, s := range current.secrets() {
 		if *s.value != "" {
@@ -112,11 +112,11 @@ func (c *Config) keepSecrets(current *Config) (problems []Problem) {
 			s.set("")
 		case value != "" && value != Hidden:
 		case there && old.bound != s.bound:
-			problems = append(problems, Problem{s.field, "where it is sent has changed: it must be given anew, or removed"})
+			problems = append(problems, Problem{s.field, "its destination has changed: it must be given again, or removed"})
 		case there:
 			s.set(*old.value)
 		case value == Hidden:
-			problems = append(problems, Problem{s.field, "it is hidden, and the server has none to keep"})
+			problems = append(problems, Problem{s.field, "it is hidden, and the server has no such secret"})
 		}
 	}
 	return problems

@@ -9,9 +9,10 @@ import (
 	"strings"
 )
 
+// dns checks the DNS settings.
 func (v *validation) dns() {
 	d := v.config.DNS
-	if d == nil || odd(d) {
+	if d == nil || hasUnknown(d) {
 		return
 	}
 	if d.Hostname != "" && !isDomain(d.Hostname) {
@@ -29,14 +30,15 @@ func (v *validation) dns() {
 	v.bounded("dns.nameservers", len(d.Nameservers))
 	for i, text := range d.Nameservers {
 		if !isNameserver(text) {
-			v.add(fmt.Sprintf("dns.nameservers[%d]", i), "%s is no name server, as 10.0.0.53, 10.0.0.53:5353 or 10.0.0.53#dns.example.org", shown(text))
+			v.add(fmt.Sprintf("dns.nameservers[%d]", i), "%s is not a name server such as 10.0.0.53, 10.0.0.53:5353 or 10.0.0.53#dns.example.org", shown(text))
 		}
 	}
 }
 
+// time checks the time settings.
 func (v *validation) time() {
 	t := v.config.Time
-	if t == nil || odd(t) {
+	if t == nil || hasUnknown(t) {
 		return
 	}
 	v.bounded("time.ntp_servers", len(t.NTPServers))
@@ -46,11 +48,12 @@ func (v *validation) time() {
 		}
 	}
 	if t.Timezone != "" && !isTimezone(t.Timezone) {
-		v.add("time.timezone", "%s is not a time zone, as Europe/Berlin", shown(t.Timezone))
+		v.add("time.timezone", "%s is not a time zone such as Europe/Berlin", shown(t.Timezone))
 	}
 }
 
-// isTimezone goes by the form of a name: the server may have newer zones than this machine.
+// isTimezone reports whether a text has the form of a time zone's name. It does not look the name up, since the server may have
+// newer zones than this machine.
 func isTimezone(name string) bool {
 	if name == "Local" || strings.HasPrefix(name, "/") || strings.HasSuffix(name, "/") {
 		return false
@@ -60,9 +63,10 @@ func isTimezone(name string) bool {
 	})
 }
 
+// proxy checks the proxy settings.
 func (v *validation) proxy() {
 	p := v.config.Proxy
-	if p == nil || odd(p) {
+	if p == nil || hasUnknown(p) {
 		return
 	}
 	for _, name := range sortedKeys(p.Servers) {
@@ -72,20 +76,20 @@ func (v *validation) proxy() {
 			v.add(field, "%s can't be the name of a proxy", shown(name))
 		}
 		if !isProxyHost(s.Host) {
-			v.add(field+".host", "%s is no proxy, as proxy.example.org:8080", shown(s.Host))
+			v.add(field+".host", "%s is not a proxy such as proxy.example.org:8080", shown(s.Host))
 		}
-		if s.Auth == "" && !odd(&s) {
-			v.add(field+".auth", "it is wanted: one of %s", strings.Join(proxyAuths, ", "))
+		if s.Auth == "" && !hasUnknown(&s) {
+			v.add(field+".auth", "it is required: one of %s", strings.Join(proxyAuths, ", "))
 		}
 	}
 	for i := range p.Rules {
 		r := &p.Rules[i]
 		field := fmt.Sprintf("proxy.rules[%d]", i)
-		if odd(r) {
+		if hasUnknown(r) {
 			continue
 		}
 		if r.Destination == "" {
-			v.add(field+".destination", "a pattern of host names is wanted")
+			v.add(field+".destination", "a pattern of host names is required")
 		}
 		if _, there := p.Servers[r.Target]; !there && r.Target != "direct" && r.Target != "none" {
 			v.add(field+".target", "there is no proxy server %s, and it is neither direct nor none", shown(r.Target))
@@ -93,6 +97,7 @@ func (v *validation) proxy() {
 	}
 }
 
+// wireguard checks keys, ports and peers of the tunnels.
 func (v *validation) wireguard() {
 	for i := range v.config.WireGuard {
 		w := &v.config.WireGuard[i]
@@ -103,18 +108,18 @@ func (v *validation) wireguard() {
 		}
 		for k := range w.Peers {
 			p := &w.Peers[k]
-			if odd(p) {
+			if hasUnknown(p) {
 				continue
 			}
 			peer := fmt.Sprintf("%s.peers[%d]", field, k)
 			if p.PublicKey == "" {
-				v.add(peer+".public_key", "a key is wanted")
+				v.add(peer+".public_key", "a key is required")
 			}
 			v.key(peer+".public_key", p.PublicKey, false)
 			v.key(peer+".preshared_key", string(p.PresharedKey), true)
 			for n, text := range p.AllowedIPs {
 				if _, err := network(text); err != nil {
-					v.add(fmt.Sprintf("%s.allowed_ips[%d]", peer, n), "%s is not a network, as 10.0.0.0/8", shown(text))
+					v.add(fmt.Sprintf("%s.allowed_ips[%d]", peer, n), "%s is not a network such as 10.0.0.0/8", shown(text))
 				}
 			}
 			if p.Endpoint != "" && !isHostPort(p.Endpoint) {
@@ -127,7 +132,7 @@ func (v *validation) wireguard() {
 	}
 }
 
-// key checks a WireGuard key. A secret one is not repeated.
+// key checks a WireGuard key. The problem omits the value of a secret key.
 func (v *validation) key(field, value string, secret bool) {
 	if value == "" || Secret(value) == Hidden {
 		return
@@ -143,14 +148,15 @@ func (v *validation) key(field, value string, secret bool) {
 	v.add(field, "%s is not a WireGuard key: 32 bytes in base64", value)
 }
 
+// isHostPort reports whether a text is a host with a port.
 func isHostPort(text string) bool {
 	host, port, err := net.SplitHostPort(text)
 	n, number := strconv.Atoi(port)
 	return err == nil && number == nil && n > 0 && n <= 65535 && isHost(host)
 }
 
-// isProxyHost reports whether a text is a proxy, as IncusOS reads it: a host, with a port or without, and
-// maybe with the scheme of its own in front.
+// isProxyHost reports whether IncusOS accepts a text as a proxy: a host, with an optional port, and an optional scheme http:// or
+// https:// before it.
 func isProxyHost(text string) bool {
 	for _, scheme := range []string{"http://", "https://"} {
 		if rest, ok := strings.CutPrefix(text, scheme); ok {
@@ -161,8 +167,8 @@ func isProxyHost(text string) bool {
 	return isHostPort(text) || isHost(text) && !strings.Contains(text, ":") || strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]") && isHost(text[1:len(text)-1])
 }
 
-// isNameserver reports whether a text is a name server, as systemd-resolved reads it: an address, then
-// maybe a port, the name of an interface, and that of its certificate; or a host name.
+// isNameserver reports whether systemd-resolved accepts a text as a name server. The text is a host name, or an address with an
+// optional port, interface and name for its certificate.
 func isNameserver(text string) bool {
 	address, name, named := strings.Cut(text, "#")
 	if named && !isDomain(name) {
@@ -189,6 +195,7 @@ func isHost(text string) bool {
 	return isDomain(text)
 }
 
+// isDomain reports whether a text is a domain or host name, with an optional final dot.
 func isDomain(text string) bool {
 	text = strings.TrimSuffix(text, ".")
 	if text == "" || len(text) > 253 {
