@@ -26,10 +26,10 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// concurrency of the polls, and of the bare loop they are measured against.
+// concurrency of the polls, and of the bare loop that they are compared with.
 const concurrency = 64
 
-// bench is a registry with simulated servers in it.
+// bench is a registry with simulated servers.
 type bench struct {
 	registry *opscenter.Registry
 	store    storage.Store
@@ -71,7 +71,7 @@ func (t *bench) register(b *testing.B) {
 	}
 }
 
-// newBench registers n simulated servers over Badger.
+// newBench registers the simulated servers in a registry on Badger.
 func newBench(b *testing.B, sims *simulators, identity tls.Certificate) *bench {
 	store := benchStore(b)
 	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
@@ -83,8 +83,8 @@ func newBench(b *testing.B, sims *simulators, identity tls.Certificate) *bench {
 	return t
 }
 
-// always polls without a pause: whoever was polled is due again.
-func always() poller.Options {
+// endless returns options that poll without a pause: a polled server is due again at once.
+func endless() poller.Options {
 	return poller.Options{Interval: time.Millisecond, FactsInterval: time.Nanosecond, Concurrency: concurrency, RetryInterval: 5 * time.Second, MaxLag: time.Hour}
 }
 
@@ -117,7 +117,7 @@ func waitFor(b *testing.B, limit time.Duration, done func() bool) time.Duration 
 	begun := time.Now()
 	for !done() {
 		if time.Since(begun) > limit {
-			b.Fatalf("not within %s", limit)
+			b.Fatalf("the condition was not met within %s", limit)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
@@ -126,9 +126,9 @@ func waitFor(b *testing.B, limit time.Duration, done func() bool) time.Duration 
 
 func rate(n int, d time.Duration) float64 { return float64(n) / d.Seconds() }
 
-// BenchmarkPolls sweeps over simulated servers in another process of the same machine. An
-// operation is a sweep. bare is a loop over net/http that performs the same requests over
-// the same kind of connections, and throws the bodies away.
+// BenchmarkPolls polls simulated servers in another process of the same machine. An operation is
+// a sweep: one poll of each server. The case "bare" is a loop over net/http. It sends the same
+// requests over the same kind of connections, and discards the bodies.
 func BenchmarkPolls(b *testing.B) {
 	identity := benchIdentity(b)
 	for _, n := range []int{1000, 5000} {
@@ -138,7 +138,7 @@ func BenchmarkPolls(b *testing.B) {
 			idle int
 		}{{"resumed", 1}, {"kept", n}} {
 			b.Run(fmt.Sprintf("servers=%d/%s/bare", n, kind.name), func(b *testing.B) { bareSweeps(b, sims, identity, kind.idle) })
-			b.Run(fmt.Sprintf("servers=%d/%s/ours", n, kind.name), func(b *testing.B) { ourSweeps(b, sims, identity, kind.idle, n) })
+			b.Run(fmt.Sprintf("servers=%d/%s/ours", n, kind.name), func(b *testing.B) { pollerSweeps(b, sims, identity, kind.idle, n) })
 		}
 		b.Run(fmt.Sprintf("servers=%d/cold", n), func(b *testing.B) { coldSweep(b, sims, identity, n) })
 		b.Run(fmt.Sprintf("servers=%d/silent", n), func(b *testing.B) { silentSweeps(b, sims, identity, n) })
@@ -146,11 +146,11 @@ func BenchmarkPolls(b *testing.B) {
 	}
 }
 
-func ourSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle, n int) {
+func pollerSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle, n int) {
 	t := newBench(b, sims, identity)
 	client := incusos.New(incusos.Options{Certificate: &identity, MaxIdleConns: idle})
 	defer client.Close()
-	p, stop := t.run(b, client, always())
+	p, stop := t.run(b, client, endless())
 	defer stop()
 	settled := p.Stats().Unchanged
 	waitFor(b, time.Minute*5, func() bool { return t.ready() == n && p.Stats().Unchanged > settled+int64(n) })
@@ -169,7 +169,7 @@ func ourSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle, n
 
 func stats(s storage.Store) storage.Stats { return s.(storage.Measured).Stats() }
 
-// coldSweep is the first sweep: full handshakes, and everything is new.
+// coldSweep measures the first sweep: with full TLS handshakes, and every observation is new.
 func coldSweep(b *testing.B, sims *simulators, identity tls.Certificate, n int) {
 	for b.Loop() {
 		b.StopTimer()
@@ -186,35 +186,35 @@ func coldSweep(b *testing.B, sims *simulators, identity tls.Certificate, n int) 
 	b.ReportMetric(rate(n*b.N, b.Elapsed()), "polls/s")
 }
 
-// silentSweeps polls with a tenth of the servers accepting and staying silent.
+// silentSweeps measures sweeps while a tenth of the servers accept connections and stay silent.
 func silentSweeps(b *testing.B, sims *simulators, identity tls.Certificate, n int) {
 	t := newBench(b, sims, identity)
 	client := incusos.New(incusos.Options{Certificate: &identity, MaxIdleConns: 1, Timeout: 2 * time.Second})
 	defer client.Close()
-	p, stop := t.run(b, client, always())
+	p, stop := t.run(b, client, endless())
 	defer stop()
 	waitFor(b, 5*time.Minute, func() bool { return t.ready() == n && p.Stats().Unchanged > int64(2*n) })
-	sweep := func(living int) time.Duration {
+	sweep := func(healthy int) time.Duration {
 		from := p.Stats().Unchanged
-		return waitFor(b, 5*time.Minute, func() bool { return p.Stats().Unchanged >= from+int64(living) })
+		return waitFor(b, 5*time.Minute, func() bool { return p.Stats().Unchanged >= from+int64(healthy) })
 	}
 	all := sweep(n)
 	sims.silence(n / 10)
 	defer sims.silence(0)
-	// The first sweep meets them: until each was found to be silent.
+	// The first sweep lasts until each silent server has failed.
 	failed := p.Stats().Failed
 	first := waitFor(b, 5*time.Minute, func() bool { return p.Stats().Failed >= failed+int64(n/10) })
 	goroutines, files := 0, 0
 	for b.Loop() {
 		sweep(n * 9 / 10)
 	}
-	living := time.Duration(float64(b.Elapsed()) / float64(b.N))
+	perSweep := time.Duration(float64(b.Elapsed()) / float64(b.N))
 	goroutines, files = runtime.NumGoroutine(), openFiles()
 	failed = p.Stats().Failed
 	waitFor(b, 5*time.Minute, func() bool { return p.Stats().Failed >= failed+1000 })
 	b.ReportMetric(all.Seconds(), "s-sweep-without")
 	b.ReportMetric(first.Seconds(), "s-first-sweep")
-	b.ReportMetric(rate(n*9/10, living)/rate(n, all), "of-rate-without")
+	b.ReportMetric(rate(n*9/10, perSweep)/rate(n, all), "of-rate-without")
 	b.ReportMetric(float64(runtime.NumGoroutine()-goroutines), "goroutines-per-1000-failed")
 	b.ReportMetric(float64(openFiles()-files), "files-per-1000-failed")
 }
@@ -224,7 +224,7 @@ func openFiles() int {
 	return len(entries)
 }
 
-// bareSweeps performs the requests of a poll in a bare loop.
+// bareSweeps sends the requests of polls in a bare loop.
 func bareSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle int) {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{identity}, ClientSessionCache: tls.NewLRUClientSessionCache(len(sims.servers))},
 		MaxIdleConns: idle, MaxIdleConnsPerHost: 1, DisableCompression: true}
@@ -258,7 +258,7 @@ func bareSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle i
 		}
 		wait.Wait()
 	}
-	sweep() // full handshakes
+	sweep() // with full handshakes; later sweeps resume sessions
 	begun, sweeps := time.Now(), 0
 	for b.Loop() {
 		sweep()
@@ -267,7 +267,7 @@ func bareSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle i
 	b.ReportMetric(rate(len(sims.servers)*sweeps, time.Since(begun)), "polls/s")
 }
 
-// steady is a prober without sockets: every answer is the last one again.
+// steady is a prober without sockets. It gives the same answer each time.
 type steady struct {
 	kind        lifecycle.ServerType
 	maintenance lifecycle.MaintenanceState
@@ -293,7 +293,7 @@ func registerMany(b *testing.B, registry *opscenter.Registry, first, last int, u
 	for range 64 {
 		wait.Go(func() {
 			for i := next.Add(1); i <= int64(last); i = next.Add(1) {
-				// Only the raw bytes make the identity here; to sign for each would take its time.
+				// The raw bytes are the identity here. Signing a certificate for each server would take long.
 				certificate := &x509.Certificate{Raw: append(fmt.Appendf(nil, "%08d", i), made.Leaf.Raw...), PublicKey: made.Leaf.PublicKey}
 				_, err := registry.Register(b.Context(), opscenter.Registration{Token: token.UUID, Certificate: certificate, Name: fmt.Sprintf("server%06d", i),
 					ConnectionURL: url(int(i)), MachineID: fmt.Sprintf("%032x", i)})
@@ -310,8 +310,8 @@ func registerMany(b *testing.B, registry *opscenter.Registry, first, last int, u
 	wait.Wait()
 }
 
-// BenchmarkSweep sweeps over 100,000 registered servers without sockets: what the schedule
-// and the registry cost. An operation is one unchanged poll.
+// BenchmarkSweep polls 100,000 registered servers without sockets. It measures the cost of the
+// schedule and the registry. An operation is one unchanged poll.
 func BenchmarkSweep(b *testing.B) {
 	const n = 100_000
 	for _, backend := range []string{"memory", "badger"} {
@@ -324,15 +324,15 @@ func BenchmarkSweep(b *testing.B) {
 			b.Fatal(err)
 		}
 		registerMany(b, registry, 1, n, func(i int) string { return fmt.Sprintf("https://10.%d.%d.%d:8443", i>>16, i>>8&0xff, i&0xff) }, "")
-		for _, what := range []string{"light", "facts"} {
-			b.Run(backend+"/"+what, func(b *testing.B) {
+		for _, content := range []string{"light", "facts"} {
+			b.Run(backend+"/"+content, func(b *testing.B) {
 				prober := &steady{kind: lifecycle.TypeIncus, versions: lifecycle.Versions{OS: lifecycle.OSVersion{Name: "IncusOS", Version: "202610010000"},
 					Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: "202610010000", Primary: true}}}}
-				if what == "facts" {
+				if content == "facts" {
 					prober.facts = &lifecycle.Facts{Hardware: incusostest.Hardware(1)}
 				}
 				t := &bench{registry: registry, store: store}
-				options := always()
+				options := endless()
 				p, err := poller.New(registry, prober, options)
 				if err != nil {
 					b.Fatal(err)
@@ -353,7 +353,7 @@ func BenchmarkSweep(b *testing.B) {
 				}
 				polls, took := p.Stats().Polls-from, time.Since(begun)
 				runtime.ReadMemStats(&after)
-				// The flush of when servers were last seen is part of what polls write.
+				// The flush of last-seen times is part of the bytes that polls write.
 				if err := registry.Flush(context.Background()); err != nil {
 					b.Fatal(err)
 				}
@@ -371,17 +371,17 @@ func BenchmarkSweep(b *testing.B) {
 		runtime.GC()
 		var stats runtime.MemStats
 		runtime.ReadMemStats(&stats)
-		b.Logf("%s: heap of %d servers, poller and all: %d MiB, %d B per server", backend, n, stats.HeapAlloc>>20, stats.HeapAlloc/n)
+		b.Logf("%s: heap with %d servers and their poller: %d MiB, %d B per server", backend, n, stats.HeapAlloc>>20, stats.HeapAlloc/n)
 		store.Close()
 	}
 }
 
-// BenchmarkFleet polls 100,000 servers over real sockets, with the options the README gives
-// for 4 GB: 50 simulated servers in another process stand for 2,000 each. An operation is a
-// sweep with resumed sessions.
+// BenchmarkFleet polls 100,000 servers over real sockets, with the options that the README gives
+// for 4 GB of memory. Each of 50 simulated servers in another process stands for 2,000. An
+// operation is a sweep with resumed sessions.
 func BenchmarkFleet(b *testing.B) {
 	if os.Getenv("OPSCENTER_BENCH_FLEET") == "" {
-		b.Skip("it takes 10 minutes: set OPSCENTER_BENCH_FLEET=1")
+		b.Skip("this benchmark takes 10 minutes: set OPSCENTER_BENCH_FLEET=1")
 	}
 	const n, sims = 100_000, 50
 	identity := benchIdentity(b)
@@ -401,11 +401,11 @@ func BenchmarkFleet(b *testing.B) {
 	client := incusos.New(incusos.Options{Certificate: &identity, MaxSessions: n + n/10, MaxIdleConns: 64})
 	defer client.Close()
 	t := &bench{registry: registry, store: store}
-	p, stop := t.run(b, client, always())
+	p, stop := t.run(b, client, endless())
 	defer stop()
 	begun := time.Now()
 	waitFor(b, 30*time.Minute, func() bool { return t.ready() == n })
-	b.Logf("first sweep, with full handshakes, all facts new: %s", time.Since(begun).Round(time.Second))
+	b.Logf("first sweep, with full handshakes and new facts: %s", time.Since(begun).Round(time.Second))
 	full := client.Stats().FullHandshakes
 	for b.Loop() {
 		polls := p.Stats().Polls

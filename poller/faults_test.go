@@ -24,8 +24,8 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// real is a fleet of simulated servers on real sockets, and a poller that runs.
-type real struct {
+// socketFleet is a fleet of simulated servers on real sockets, with a running poller.
+type socketFleet struct {
 	t        *testing.T
 	registry *opscenter.Registry
 	client   *incusos.Client
@@ -35,16 +35,16 @@ type real struct {
 	stop     func()
 }
 
-func startReal(t *testing.T, n int, options poller.Options, client incusos.Options) *real {
+func startSocketFleet(t *testing.T, n int, options poller.Options, client incusos.Options) *socketFleet {
 	t.Helper()
-	// On a busy machine servers may well miss deadlines this short; being held for that is
-	// another matter, and has its own tests.
+	// On a busy machine, servers may miss such short deadlines. Disable flap detection, which would
+	// hold these servers back, and has its own tests.
 	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{FlapThreshold: -1})
 	require.NoError(t, err)
 	identity, err := selfsigned.New("control plane")
 	require.NoError(t, err)
 	client.Certificate = &identity
-	r := &real{t: t, registry: registry, client: incusos.New(client)}
+	r := &socketFleet{t: t, registry: registry, client: incusos.New(client)}
 	t.Cleanup(func() { r.client.Close() })
 	r.poller, err = poller.New(registry, r.client, options)
 	require.NoError(t, err)
@@ -74,14 +74,14 @@ func startReal(t *testing.T, n int, options poller.Options, client incusos.Optio
 	return r
 }
 
-func (r *real) register(server *incusostest.Server) {
+func (r *socketFleet) register(server *incusostest.Server) {
 	r.t.Helper()
 	_, err := r.registry.Register(r.t.Context(), opscenter.Registration{Token: r.token, Certificate: server.Certificate(), Name: server.Name(),
 		ConnectionURL: server.URL(), MachineID: server.MachineID(), SystemUUID: server.SystemUUID()})
 	require.NoError(r.t, err)
 }
 
-func (r *real) count(status lifecycle.Status) (n int) {
+func (r *socketFleet) count(status lifecycle.Status) (n int) {
 	for _, c := range r.registry.Counts() {
 		if c.Status == status {
 			n += c.Count
@@ -90,22 +90,23 @@ func (r *real) count(status lifecycle.Status) (n int) {
 	return n
 }
 
-func (r *real) eventually(done func() bool, what string) {
+func (r *socketFleet) eventually(done func() bool, what string) {
 	r.t.Helper()
 	require.Eventually(r.t, done, 30*time.Second, 5*time.Millisecond, what)
 }
 
-func (r *real) get(name string) *opscenter.ServerInfo {
+func (r *socketFleet) get(name string) *opscenter.ServerInfo {
 	r.t.Helper()
 	info, err := r.registry.Server(context.Background(), name)
 	require.NoError(r.t, err)
 	return info
 }
 
+// quick has short intervals, for tests with real time.
 var quick = poller.Options{Interval: 200 * time.Millisecond, FastInterval: 20 * time.Millisecond, RetryInterval: 30 * time.Millisecond, Timeout: time.Second, Concurrency: 16}
 
-// fail switches a fault on for some servers, at once.
-func (r *real) fail(servers []*incusostest.Server, kind incusostest.FaultKind) {
+// fail sets a fault on some servers, at the same time.
+func (r *socketFleet) fail(servers []*incusostest.Server, kind incusostest.FaultKind) {
 	r.t.Helper()
 	var group errgroup.Group
 	for _, server := range servers {
@@ -114,92 +115,92 @@ func (r *real) fail(servers []*incusostest.Server, kind incusostest.FaultKind) {
 	require.NoError(r.t, group.Wait())
 }
 
-// calm leaves time between the first failure of a server and the one that makes it offline.
+// calm has more time between the first failure of a server and the one that makes it offline.
 var calm = poller.Options{Interval: 2 * time.Second, FastInterval: 20 * time.Millisecond, RetryInterval: time.Second, Timeout: time.Second, Concurrency: 16}
 
-// The whole fleet goes, and comes back: nobody became offline, and it was told.
-func TestTheWholeFleetGoesAndComesBack(t *testing.T) {
+// The whole fleet fails and returns. No server becomes offline, and a warning is raised meanwhile.
+func TestWholeFleetFailsAndReturns(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]incusostest.FaultKind{"refused": incusostest.FaultDown, "silent": incusostest.FaultSilent} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := startReal(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
+			r := startSocketFleet(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
 			r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all ready")
 			r.fail(r.servers, fault)
-			r.eventually(r.registry.FleetUnreachable, "suspected")
+			r.eventually(r.registry.FleetUnreachable, "an outage of the fleet is suspected")
 			polls := r.poller.Stats().Failed
-			r.eventually(func() bool { return r.poller.Stats().Failed > polls+40 }, "asked again and again")
-			require.Equal(t, 12, r.count(lifecycle.StatusReady), "nobody is offline")
+			r.eventually(func() bool { return r.poller.Stats().Failed > polls+40 }, "polls go on")
+			require.Equal(t, 12, r.count(lifecycle.StatusReady), "no server is offline")
 			require.Positive(t, r.registry.CountWarnings()[warning.Fleet])
 			r.fail(r.servers, incusostest.FaultNone)
-			r.eventually(func() bool { return !r.registry.FleetUnreachable() && len(r.registry.CountWarnings()) == 0 }, "clear again")
+			r.eventually(func() bool { return !r.registry.FleetUnreachable() && len(r.registry.CountWarnings()) == 0 }, "the outage is over")
 			require.Equal(t, 12, r.count(lifecycle.StatusReady))
 		})
 	}
 }
 
-// Less than half of the fleet goes: those are down, and only those.
-func TestPartOfTheFleetGoes(t *testing.T) {
+// A third of the fleet fails. These servers become offline, and no others.
+func TestPartOfFleetFails(t *testing.T) {
 	t.Parallel()
-	r := startReal(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
+	r := startSocketFleet(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
 	r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all ready")
 	r.fail(r.servers[:2], incusostest.FaultDown)
 	r.fail(r.servers[2:4], incusostest.FaultSilent)
-	r.eventually(func() bool { return r.count(lifecycle.StatusOffline) == 4 }, "four are down")
+	r.eventually(func() bool { return r.count(lifecycle.StatusOffline) == 4 }, "four are offline")
 	require.False(t, r.registry.FleetUnreachable())
 	require.Equal(t, 4, r.registry.CountWarnings()[warning.Unreachable])
 	r.fail(r.servers, incusostest.FaultNone)
-	r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all back")
-	r.eventually(func() bool { return len(r.registry.CountWarnings()) == 0 }, "and nothing to warn of")
+	r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all are ready again")
+	r.eventually(func() bool { return len(r.registry.CountWarnings()) == 0 }, "no warning is left")
 }
 
-// Half of the fleet goes for good: it is held, and told.
-func TestHalfOfTheFleetGoes(t *testing.T) {
+// More than half of the fleet fails. No server becomes offline until enough of them answer again.
+func TestHalfOfFleetFails(t *testing.T) {
 	t.Parallel()
-	r := startReal(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
+	r := startSocketFleet(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
 	r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all ready")
 	r.fail(r.servers[:7], incusostest.FaultDown)
-	r.eventually(r.registry.FleetUnreachable, "suspected")
+	r.eventually(r.registry.FleetUnreachable, "an outage of the fleet is suspected")
 	failed := r.poller.Stats().Failed
-	r.eventually(func() bool { return r.poller.Stats().Failed > failed+25 }, "asked on")
+	r.eventually(func() bool { return r.poller.Stats().Failed > failed+25 }, "polls go on")
 	require.Zero(t, r.count(lifecycle.StatusOffline))
 	require.NoError(t, r.servers[0].SetFault(incusostest.Fault{}))
 	require.NoError(t, r.servers[1].SetFault(incusostest.Fault{}))
-	r.eventually(func() bool { return r.count(lifecycle.StatusOffline) == 5 }, "five of twelve are down for real")
+	r.eventually(func() bool { return r.count(lifecycle.StatusOffline) == 5 }, "five of twelve are offline")
 	require.False(t, r.registry.FleetUnreachable())
 }
 
-// What happens to a server in the middle of its poll.
-func TestChangesInTheMiddleOfAPoll(t *testing.T) {
+// A server is deleted, renamed, installed anew or moved during its poll.
+func TestChangesDuringPoll(t *testing.T) {
 	slow := incusostest.Fault{Kind: incusostest.FaultSlow, Delay: 300 * time.Millisecond, Path: "/os/1.0/system/storage"}
-	begin := func(t *testing.T) (*real, *incusostest.Server) {
+	begin := func(t *testing.T) (*socketFleet, *incusostest.Server) {
 		options := quick
 		options.Interval, options.Timeout = 10*time.Second, 5*time.Second
-		r := startReal(t, 1, options, incusos.Options{})
+		r := startSocketFleet(t, 1, options, incusos.Options{})
 		r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 1 }, "ready")
 		server := r.servers[0]
 		require.NoError(t, server.SetFault(slow))
 		before := server.Requests("/os/1.0/system/storage")
 		require.NoError(t, r.registry.SelfUpdate(t.Context(), server.Certificate(), opscenter.SelfUpdate{Cause: lifecycle.CauseStorageConfigChanged}))
-		r.eventually(func() bool { return server.Requests("/os/1.0/system/storage") > before }, "in the middle")
+		r.eventually(func() bool { return server.Requests("/os/1.0/system/storage") > before }, "the slow request is active")
 		return r, server
 	}
-	idle := func(r *real) func() bool { return func() bool { return r.poller.Stats().Running == 0 } }
+	idle := func(r *socketFleet) func() bool { return func() bool { return r.poller.Stats().Running == 0 } }
 
 	t.Run("deleted", func(t *testing.T) {
 		r, _ := begin(t)
 		require.NoError(t, r.registry.DeleteServer(t.Context(), "server00"))
-		r.eventually(idle(r), "over")
+		r.eventually(idle(r), "the poll is over")
 		require.Empty(t, r.registry.Counts())
-		r.eventually(func() bool { return r.poller.Stats().Servers == 0 }, "polled no more")
+		r.eventually(func() bool { return r.poller.Stats().Servers == 0 }, "no longer polled")
 	})
 	t.Run("renamed", func(t *testing.T) {
 		r, server := begin(t)
 		require.NoError(t, r.registry.RenameServer(t.Context(), "server00", "other", nil))
-		r.eventually(idle(r), "over")
+		r.eventually(idle(r), "the poll is over")
 		require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultDown}))
 		require.NoError(t, r.registry.SelfUpdate(t.Context(), server.Certificate(), opscenter.SelfUpdate{}))
-		r.eventually(func() bool { return r.get("other").State.Status == lifecycle.StatusOffline }, "polled by its new name")
+		r.eventually(func() bool { return r.get("other").State.Status == lifecycle.StatusOffline }, "polled under its new name")
 	})
 	t.Run("installed anew", func(t *testing.T) {
 		r, server := begin(t)
@@ -207,7 +208,7 @@ func TestChangesInTheMiddleOfAPoll(t *testing.T) {
 		require.NoError(t, server.Reinstall())
 		r.register(server)
 		require.Equal(t, lifecycle.StatusPending, r.get("server00").State.Status)
-		r.eventually(func() bool { return r.get("server00").Failures > 0 }, "it does not trust us, so far")
+		r.eventually(func() bool { return r.get("server00").Failures > 0 }, "the new installation does not trust the control plane yet")
 		require.Equal(t, opscenter.Fingerprint(server.Certificate()), r.get("server00").Fingerprint)
 	})
 	t.Run("moved", func(t *testing.T) {
@@ -215,22 +216,22 @@ func TestChangesInTheMiddleOfAPoll(t *testing.T) {
 		elsewhere, err := incusostest.New(incusostest.Options{Name: "elsewhere"})
 		require.NoError(t, err)
 		t.Cleanup(elsewhere.Close)
-		// The address is another's, which is found out by its certificate.
+		// The new address belongs to another server, which has another certificate.
 		require.NoError(t, r.registry.SelfUpdate(t.Context(), server.Certificate(), opscenter.SelfUpdate{ConnectionURL: elsewhere.URL()}))
-		r.eventually(func() bool { return r.get("server00").State.StatusDetail == lifecycle.DetailUnresponsive }, "not there")
+		r.eventually(func() bool { return r.get("server00").State.StatusDetail == lifecycle.DetailUnresponsive }, "unresponsive at the wrong address")
 		require.Contains(t, r.get("server00").State.StatusReason, incusos.ErrCertificate.Error())
 		require.Equal(t, 1, r.registry.CountWarnings()[warning.Certificate])
 		require.NoError(t, r.registry.SelfUpdate(t.Context(), server.Certificate(), opscenter.SelfUpdate{ConnectionURL: server.URL()}))
-		r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 1 }, "back where it was")
+		r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 1 }, "ready at its old address")
 		require.Empty(t, r.registry.CountWarnings())
 	})
 }
 
-// A poll that fails half-way keeps what it did not read, and says so.
-func TestHalfAPoll(t *testing.T) {
+// A poll that fails partly keeps the facts that it could not read, and raises a warning.
+func TestPartialPollKeepsFacts(t *testing.T) {
 	options := quick
 	options.Timeout = 10 * time.Second
-	r := startReal(t, 1, options, incusos.Options{})
+	r := startSocketFleet(t, 1, options, incusos.Options{})
 	r.eventually(func() bool {
 		return r.count(lifecycle.StatusReady) == 1 && strings.Contains(r.get("server00").State.FactsHash, "hardware=") && len(r.registry.CountWarnings()) == 0
 	}, "ready")
@@ -238,12 +239,12 @@ func TestHalfAPoll(t *testing.T) {
 	require.NoError(t, err)
 	for _, path := range []string{"/os/1.0/applications", "/os/1.0/system/resources", "/os/1.0/system/update"} {
 		require.NoError(t, r.servers[0].SetFault(incusostest.Fault{Kind: incusostest.FaultError, Path: path}))
-		// A poll under way when the fault is switched on is cut, and tells of something else first.
+		// Setting the fault cuts an active poll. That poll may raise a warning about another path first.
 		r.eventually(func() bool {
 			page, err := r.registry.ListWarnings(context.Background(), opscenter.WarningFilter{Kind: warning.Unreadable}, opscenter.Page{})
 			require.NoError(t, err)
 			return len(page.Warnings) == 1 && strings.Contains(page.Warnings[0].Message, path)
-		}, "told")
+		}, "the warning names the path")
 		s := r.get("server00").State
 		require.Equal(t, lifecycle.TypeIncus, s.Type)
 		require.Equal(t, lifecycle.StatusReady, s.Status)
@@ -252,10 +253,11 @@ func TestHalfAPoll(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, before.Hardware, after.Hardware)
 		require.NoError(t, r.servers[0].SetFault(incusostest.Fault{}))
-		r.eventually(func() bool { return len(r.registry.CountWarnings()) == 0 }, "and over")
+		r.eventually(func() bool { return len(r.registry.CountWarnings()) == 0 }, "the warning is cleared")
 	}
 }
 
+// files counts the open file descriptors of the process.
 func files(t *testing.T) int {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -264,13 +266,13 @@ func files(t *testing.T) int {
 	return len(entries)
 }
 
-// A thousand failed polls leave nothing, and neither does Run.
-func TestNothingIsLeft(t *testing.T) {
+// A thousand failed polls leak no goroutines or descriptors, and neither does Run.
+func TestNoLeaks(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, before) })
 	options := quick
 	options.MaxBackoff = 30 * time.Millisecond
-	r := startReal(t, 30, options, incusos.Options{Timeout: 150 * time.Millisecond})
+	r := startSocketFleet(t, 30, options, incusos.Options{Timeout: 150 * time.Millisecond})
 	r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 30 }, "ready")
 	for _, server := range r.servers {
 		require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultSilent}))
@@ -282,21 +284,21 @@ func TestNothingIsLeft(t *testing.T) {
 	grow(100)
 	goroutines, descriptors := runtime.NumGoroutine(), files(t)
 	grow(1000)
-	// The simulated servers hold what was opened to them: until they let go, it counts twice.
+	// The simulated servers keep their ends of connections open until they go down.
 	for _, server := range r.servers {
 		require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultDown}))
 	}
-	r.eventually(func() bool { return runtime.NumGoroutine() <= goroutines && files(t) <= descriptors }, "flat over 1,000 failed polls")
+	r.eventually(func() bool { return runtime.NumGoroutine() <= goroutines && files(t) <= descriptors }, "no growth over 1,000 failed polls")
 	begun := time.Now()
 	r.stop()
 	require.Less(t, time.Since(begun), poller.DefaultGrace)
 	require.NoError(t, r.client.Close())
-	r.eventually(func() bool { return r.client.Stats().Open == 0 }, "no connection is left")
+	r.eventually(func() bool { return r.client.Stats().Open == 0 }, "all connections are closed")
 	require.Zero(t, r.poller.Stats().Running)
 }
 
-// A sweep over Badger that finds nothing new commits nothing, and resumes every handshake.
-func TestUnchangedPollsAreQuiet(t *testing.T) {
+// Polls without news commit nothing to Badger, and resume their TLS sessions.
+func TestUnchangedPollsWriteNothing(t *testing.T) {
 	store, err := badgerstore.Open(t.TempDir(), badgerstore.Options{})
 	require.NoError(t, err)
 	defer store.Close()
@@ -325,10 +327,10 @@ func TestUnchangedPollsAreQuiet(t *testing.T) {
 	commits, full := store.Stats().Commits, client.Stats().FullHandshakes
 	polls := p.Stats().Polls
 	require.Eventually(t, func() bool { return p.Stats().Polls >= polls+200 }, 20*time.Second, 5*time.Millisecond)
-	require.Equal(t, commits, store.Stats().Commits, "the simulated counters run all the time, and are no change")
+	require.Equal(t, commits, store.Stats().Commits, "changing counters in the facts are no news")
 	require.Equal(t, full, client.Stats().FullHandshakes)
 	require.Positive(t, client.Stats().ResumedHandshakes)
 	cancel()
 	require.ErrorIs(t, <-ended, context.Canceled)
-	require.Greater(t, store.Stats().Commits, commits, "but for when they were last seen, at the end")
+	require.Greater(t, store.Stats().Commits, commits, "last-seen times are stored at the end")
 }

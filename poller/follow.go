@@ -8,13 +8,13 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// follow takes in what the Registry's change feed tells, until ctx ends.
+// follow reads the Registry's change feed, starting after revision, and sends the changes to the loop until ctx ends.
 func (l *loop) follow(ctx context.Context, revision uint64) {
 	for ctx.Err() == nil {
 		for changes, err := range l.registry.Watch(ctx, revision) {
 			if err != nil {
 				if ctx.Err() == nil {
-					l.options.Logger.ErrorContext(ctx, "the change feed ended, and is tried again", "error", err)
+					l.options.Logger.ErrorContext(ctx, "the change feed ended; the poller opens it again", "error", err)
 				}
 				break
 			}
@@ -35,19 +35,19 @@ func (l *loop) follow(ctx context.Context, revision uint64) {
 	}
 }
 
-// take takes in changes; what could not be read is read again later, with all the rest.
-func (l *loop) take(ctx context.Context, changes opscenter.Changes) {
-	err := l.apply(ctx, changes)
+// applyOrRetry applies changes. After an error it schedules a reload of all servers in RetryInterval.
+func (l *loop) applyOrRetry(ctx context.Context, changes opscenter.Changes) {
+	err := l.applyChanges(ctx, changes)
 	if changes.Reset {
 		l.stale = false
 	}
 	if err != nil && ctx.Err() == nil {
-		l.options.Logger.ErrorContext(ctx, "servers could not be read, and are tried again", "error", err)
+		l.options.Logger.ErrorContext(ctx, "servers could not be read; the poller reads all of them again later", "error", err)
 		l.stale, l.staleUntil = true, l.now()+l.options.RetryInterval
 	}
 }
 
-// reload reads all servers, and forgets those that are gone.
+// reload reads all servers, and removes the entries of deleted ones.
 func (l *loop) reload(ctx context.Context) error {
 	gone := map[string]*entry{}
 	for name, e := range l.entries {
@@ -58,7 +58,7 @@ func (l *loop) reload(ctx context.Context) error {
 			return err
 		}
 		delete(gone, info.Name)
-		l.see(info)
+		l.updateEntry(info)
 	}
 	for name := range gone {
 		l.remove(name)
@@ -66,8 +66,8 @@ func (l *loop) reload(ctx context.Context) error {
 	return nil
 }
 
-// apply takes in what the change feed tells.
-func (l *loop) apply(ctx context.Context, changes opscenter.Changes) error {
+// applyChanges updates the entries of changed servers. It returns an error if a server could not be read.
+func (l *loop) applyChanges(ctx context.Context, changes opscenter.Changes) error {
 	if changes.Reset {
 		return l.reload(ctx)
 	}
@@ -78,9 +78,9 @@ func (l *loop) apply(ctx context.Context, changes opscenter.Changes) error {
 		case errors.Is(err, opscenter.ErrNotFound):
 			l.remove(name)
 		case err != nil:
-			failed = err // the others are not to suffer
+			failed = err // go on with the other servers
 		default:
-			l.see(info)
+			l.updateEntry(info)
 		}
 	}
 	return failed
@@ -88,18 +88,18 @@ func (l *loop) apply(ctx context.Context, changes opscenter.Changes) error {
 
 func (l *loop) remove(name string) {
 	if e := l.entries[name]; e != nil {
-		e.leave()
+		e.dequeue()
 		e.removed = true
 		delete(l.entries, name)
 	}
 }
 
-// see takes in a server as it is now: a new one, one that asks for a poll, or one whose next
-// turn comes sooner than was thought.
-func (l *loop) see(info *opscenter.ServerInfo) {
+// updateEntry creates or updates the entry of a server, and schedules its next poll. The server may be new,
+// may have requested a poll, or may be due sooner than its entry says.
+func (l *loop) updateEntry(info *opscenter.ServerInfo) {
 	e := l.entries[info.Name]
 	if e != nil && e.target.ID != info.ID {
-		l.remove(info.Name) // another server, by the same name
+		l.remove(info.Name) // a different server has the name now
 		e = nil
 	}
 	fresh := e == nil
@@ -111,26 +111,26 @@ func (l *loop) see(info *opscenter.ServerInfo) {
 	now, request := l.now(), !info.State.PollRequested.Equal(e.asked)
 	e.asked = info.State.PollRequested
 	if fresh && time.Since(e.asked) >= l.options.Interval {
-		request = false // from before the program began
+		request = false // an old request, from before the program began
 	}
 	wait, class := l.timing.next(info, time.Now())
 	switch {
 	case wait == never:
-		e.leave()
+		e.dequeue()
 		e.stale = e.running
 	case e.running && request:
-		e.again = true // once more, however often it was asked
+		e.again = true // one more poll answers any number of requests
 	case e.running:
 		e.stale = true
 	case request:
-		// A server that says something is not dead; what it says is looked at now.
-		e.class, e.facts = min(class, suspect), 0
-		if due := now + later(e.asked, l.options.RetryInterval); e.queue != &l.queues[e.class] || e.due > due {
-			l.enqueue(e, due) // who waits for its turn keeps its place
+		// A server that reports something is alive: poll it now, and read its facts.
+		e.class, e.facts = min(class, retrying), 0
+		if due := now + untilRequested(e.asked, l.options.RetryInterval); e.queue != &l.queues[e.class] || e.due > due {
+			l.enqueue(e, due) // a server that is already due keeps its place
 		}
-	case fresh && class == dead:
-		// Those that were dead before the program began are not all asked at once.
-		e.class = dead
+	case fresh && class == offline:
+		// Servers that were offline before the program began are spread over the interval.
+		e.class = offline
 		l.enqueue(e, now+l.timing.phased(info.ID, time.Now()))
 	case e.queue == nil || now+wait < e.due || class != e.class:
 		e.class = class
@@ -138,8 +138,8 @@ func (l *loop) see(info *opscenter.ServerInfo) {
 	}
 }
 
-// later returns how long it is to the time a poll is asked for, where that is to come still, at most limit: a clock
-// that was set back must not put it off.
-func later(asked time.Time, limit time.Duration) time.Duration {
+// untilRequested returns the time left until the requested time of a poll: 0 if that has passed, and at most limit.
+// The limit keeps a poll from being put off for long after the clock was set back.
+func untilRequested(asked time.Time, limit time.Duration) time.Duration {
 	return min(max(0, time.Until(asked)), limit)
 }

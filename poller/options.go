@@ -19,67 +19,68 @@ const (
 	DefaultConcurrency     = 64
 	DefaultSlowConcurrency = 512
 	DefaultSlowAfter       = time.Second
-	// DefaultRetryConcurrency and DefaultOfflineConcurrency are for servers that fail.
+	// DefaultRetryConcurrency applies to servers that failed last time, DefaultOfflineConcurrency to offline ones.
 	DefaultRetryConcurrency   = 256
 	DefaultOfflineConcurrency = 128
 	DefaultBatchSize          = 50
 	DefaultBatchDelay         = 50 * time.Millisecond
 	DefaultMaxPending         = 1000
-	DefaultMaxPendingSize     = 64 << 20
+	DefaultMaxPendingSize     = 64 << 20 // bytes
 	DefaultGrace              = 10 * time.Second
-	// DefaultMaxLag applies to intervals of 5 minutes and more; to shorter ones a fifth of them.
+	// DefaultMaxLag applies to intervals of 5 minutes and more. For shorter intervals the default is a fifth of the interval.
 	DefaultMaxLag = time.Minute
 )
 
-// Options of New. The zero value is what most programs want.
+// Options configures New. The zero value suits most programs. Negative values are invalid.
 type Options struct {
-	// Logger gets what goes wrong inside. Default: nothing is logged.
+	// Logger receives internal errors. Default: nothing is logged.
 	Logger *slog.Logger
-	// Interval between two polls of a server that is ready. Default 5 minutes.
+	// Interval is the time between two polls of a server that is ready. Default 5 minutes.
 	Interval time.Duration
-	// FactsInterval is the time between two polls that read the facts, too: hardware, network,
-	// security, storage. The others ask for less than half as much. Default: Interval.
+	// FactsInterval is the time between two polls that also read the facts: hardware, network,
+	// security, storage. Other polls send less than half as many requests. Default: Interval.
 	FactsInterval time.Duration
-	// FastInterval is for servers on their way: pending, updating, evacuating, rebooting, restoring. Default 5 s.
+	// FastInterval is the time between two polls of a server whose state is changing: pending,
+	// updating, evacuating, rebooting, restoring. It is at most Interval. Default 5 s.
 	FastInterval time.Duration
-	// RetryInterval is the time to a second look after a poll failed, and the first step of
-	// the backoff while a server is offline. Default 10 s.
+	// RetryInterval is the time to the next poll after a failed one, and the first step of
+	// the backoff while a server is offline. It is at most Interval. Default 10 s.
 	RetryInterval time.Duration
 	// MaxBackoff is the last step of the backoff. Default 15 minutes.
 	MaxBackoff time.Duration
-	// Timeout bounds a poll. Those under way share their deadlines: it may be a thirty-second
-	// part longer. Default 30 s.
+	// Timeout bounds a poll. Polls that start at about the same time share a deadline, so a poll
+	// may take 1/32 longer. Default 30 s.
 	Timeout time.Duration
-	// Concurrency is how many polls Run has under way at the most of servers that answered last
-	// time. The others have budgets of their own, so that they keep nobody waiting; each poll
-	// costs a connection and some 50 KiB. Default 64.
+	// Concurrency is how many polls Run performs at once for servers that answered last time.
+	// Slow, failing and offline servers have limits of their own, so they delay no healthy server.
+	// Each poll costs a connection and about 50 KiB of memory. Default 64.
 	Concurrency int
-	// SlowConcurrency is for polls that were begun under Concurrency, and have taken SlowAfter
-	// already. Default 512, 1 s.
+	// SlowConcurrency limits slow polls. A poll that began under Concurrency, and takes longer
+	// than SlowAfter, counts here instead. Default 512, 1 s.
 	SlowConcurrency int
 	SlowAfter       time.Duration
-	// RetryConcurrency is for servers that failed last time, and are not offline: a second look,
-	// or a reboot that is waited for. Default 256.
+	// RetryConcurrency limits polls of servers that failed last time, and are not offline yet:
+	// first retries, and servers that are rebooting. Default 256.
 	RetryConcurrency int
-	// OfflineConcurrency is for servers that are offline. Default 128.
+	// OfflineConcurrency limits polls of servers that are offline. Default 128.
 	OfflineConcurrency int
-	// BatchSize is how many observations that found something new are stored together, at the
-	// most, and BatchDelay how long the first of them waits for others. Default 50, 50 ms.
+	// BatchSize is the largest number of changed observations that one transaction stores.
+	// BatchDelay is how long the first observation of a batch waits for others. Default 50, 50 ms.
 	BatchSize  int
 	BatchDelay time.Duration
-	// MaxPending is how many observations are held, and MaxPendingSize how many bytes of facts,
-	// while the store refuses to take them. What comes beyond is not held: those servers are
-	// polled again in their next turn. Default 1,000, 64 MiB.
+	// MaxPending is how many observations the poller holds while the store refuses writes, and
+	// MaxPendingSize how many bytes of facts. The poller drops further observations, and polls
+	// their servers again at their next turn. Default 1,000, 64 MiB.
 	MaxPending     int
 	MaxPendingSize int
-	// MaxLag is how late the server that has waited the longest may be before the poller counts
-	// as behind its schedule, and warns; offline ones don't count. Default 1 minute, or a fifth
-	// of Interval if that is less.
+	// MaxLag is how late a poll may start before the poller counts as behind its schedule, and
+	// raises a warning. Offline servers don't count. Default 1 minute, or a fifth of Interval if
+	// that is less.
 	MaxLag time.Duration
-	// Grace bounds how long Run takes to end. Default 10 s.
+	// Grace bounds how long Run takes to return after its context ended. Default 10 s.
 	Grace time.Duration
-	// OnPoll, if set, is called with the outcome of each poll, before that is stored, from
-	// several goroutines at once. It must not hold them up, nor keep the observation.
+	// OnPoll, if set, is called with the outcome of each poll, before the outcome is stored.
+	// Several goroutines call it at once. It must return quickly, and must not keep the observation.
 	OnPoll func(o *lifecycle.Observation)
 }
 
@@ -100,7 +101,7 @@ func (o Options) withDefaults() (Options, error) {
 	if err != nil {
 		return o, err
 	}
-	// Nothing that is meant to be quicker than a poll in turn is slower than it.
+	// The fast and retry intervals never exceed the normal one.
 	o.FastInterval, o.RetryInterval = min(o.FastInterval, o.Interval), min(o.RetryInterval, o.Interval)
 	if o.FactsInterval == 0 {
 		o.FactsInterval = o.Interval

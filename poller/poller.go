@@ -1,10 +1,20 @@
-// Package poller finds out how servers are: it asks each of them in turn, every 5 minutes by
-// default, more often while something is under way, less often while it does not answer, and
-// at once when it registers or says something of itself.
+// Package poller observes all servers of an opscenter.Registry, and records their state in it.
 //
-// It is made for large fleets: who waits the longest is asked first, servers that fail, or
-// take their time, have a budget of their own and keep nobody waiting, an answer that says
-// nothing new costs a few microseconds and no write, and what is new is stored in batches.
+// Its main type is Poller. New makes one from a Registry, a Prober and Options. Package
+// opscenter/incusos has the Prober for real servers: its Client. Run polls all servers, and
+// blocks until its context ends; cancel that context to stop the Poller. Poll polls one
+// server at once, with or without Run.
+//
+// Run polls each server every 5 minutes by default. It polls more often while the state of a
+// server is changing, and less often while a server does not answer. It polls at once when a
+// server registers or reports a change.
+//
+// The package is made for large fleets:
+//   - The poll that is overdue the longest starts first.
+//   - Slow, failing and offline servers have concurrency limits of their own, so they delay no
+//     healthy server.
+//   - An observation without news costs a few microseconds, and writes nothing.
+//   - Observations with news are stored in batches.
 package poller
 
 import (
@@ -19,13 +29,16 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Prober asks a server how it is. Package opscenter/incusos implements it. Probe returns when
-// ctx ends, at the latest, and leaves nothing behind. The context may be shared by several probes.
+// Prober observes one server. The Client of package opscenter/incusos implements it.
+//
+// Probe must return soon after ctx ends, and must leave no goroutine running. Several goroutines
+// call it at once, for different servers, and several calls may share one context. An
+// unreachable server is an observation with a Failure.
 type Prober interface {
 	Probe(ctx context.Context, target opscenter.Target) lifecycle.Observation
 }
 
-// Poller polls the servers of a Registry.
+// Poller polls the servers of a Registry. Its methods may be called from several goroutines at once.
 type Poller struct {
 	registry *opscenter.Registry
 	prober   Prober
@@ -33,7 +46,7 @@ type Poller struct {
 	timing   timing
 
 	mu     sync.Mutex
-	locks  map[string]chan struct{} // by server ID: held while it is polled; a channel if somebody waits
+	locks  map[string]chan struct{} // by server ID, present during a poll; the channel is nil unless another poll waits
 	active atomic.Bool
 
 	polls, failed, unchanged, stored, dropped, refused atomic.Int64
@@ -42,7 +55,8 @@ type Poller struct {
 	behind, refusing                                   atomic.Bool
 }
 
-// New returns a Poller. It does nothing before Run or Poll is called.
+// New returns a Poller. It does nothing before Run or Poll is called. A negative option is an
+// error that wraps opscenter.ErrInvalidOptions.
 func New(registry *opscenter.Registry, prober Prober, options Options) (*Poller, error) {
 	options, err := options.withDefaults()
 	if err != nil {
@@ -55,36 +69,37 @@ func New(registry *opscenter.Registry, prober Prober, options Options) (*Poller,
 
 // Errors of a Poller.
 var (
-	// ErrRunning: Run was called while it is running.
+	// ErrRunning means that Run was called while another Run of the Poller is active.
 	ErrRunning = errors.New("the poller is running")
-	// ErrNotRegistered: the server has not registered itself, so far, and can't be polled.
+	// ErrNotRegistered means that the server is pre-registered only. It can be polled once it has registered.
 	ErrNotRegistered = errors.New("server has not registered")
-	// ErrGrace: polls, or the store, did not end within Options.Grace.
-	ErrGrace = errors.New("not ended within the grace")
+	// ErrGrace means that polls or store operations were still active at the end of Options.Grace.
+	ErrGrace = errors.New("not ended within the grace period")
 )
 
-// Stats is what a Poller is doing.
+// Stats describes the work of a Poller. Counters start at 0 with New, and go on over several Runs.
 type Stats struct {
-	// Servers that are polled.
+	// Servers is the number of servers that Run polls.
 	Servers int
-	// Running is how many polls are under way, and Slow how many of them are of servers that
-	// fail or take their time.
+	// Running is the number of active polls. Slow is the number of those that are slow, or whose
+	// server failed last time.
 	Running, Slow int
-	// Lag is how long the server has waited for its turn that has waited the longest, of those
-	// that are not offline, when Run last looked. It stays near 0 while the poller keeps up;
-	// Behind is set while it doesn't. OfflineLag is the same of those that are offline.
+	// Lag is how late the most overdue poll is, among servers that are not offline. It stays near
+	// 0 while the poller keeps up with its schedule. Behind is set while Lag exceeds
+	// Options.MaxLag, and until it falls to half of that. OfflineLag is the lag of offline servers.
 	Lag, OfflineLag time.Duration
 	Behind          bool
-	// Polls ended so far: how many of them failed, how many found nothing new, and how many
-	// were of interest, and are stored.
+	// Polls is the number of polls that ended. Failed counts polls that could not observe their
+	// server, Unchanged those without news. Stored counts the stored observations.
 	Polls, Failed, Unchanged, Stored int64
-	// Pending is how many observations wait to be stored. Refused is how often the store did
-	// not take some, and Dropped how many were given up, to poll the server again instead.
+	// Pending is the number of observations that wait to be stored. Refused is how often the
+	// store refused a write. Dropped is the number of observations that the poller gave up; it
+	// polls their servers again.
 	Pending          int
 	Refused, Dropped int64
 }
 
-// Stats returns what the Poller is doing.
+// Stats returns the current figures. They are read one by one, and may be of slightly different moments.
 func (p *Poller) Stats() Stats {
 	return Stats{Servers: int(p.servers.Load()), Running: int(p.running.Load()), Slow: int(p.slow.Load()),
 		Lag: time.Duration(p.lag.Load()), OfflineLag: time.Duration(p.offlineLag.Load()), Behind: p.behind.Load(),
@@ -92,11 +107,12 @@ func (p *Poller) Stats() Stats {
 		Pending: int(p.pending.Load()), Refused: p.refused.Load(), Dropped: p.dropped.Load()}
 }
 
-// Poll polls one server now, and returns what was found once that is stored. Polls of the
-// same server come one after the other: while Run holds an observation of the server that the
-// store refuses, it waits, until ctx ends. It needs no Run. Errors: opscenter.ErrNotFound,
-// ErrNotRegistered, ctx's, and the store's; a server that can't be reached is no error, but a
-// Failure of the observation.
+// Poll polls one server now, stores the observation, and returns it. It works with or without
+// Run. Polls of the same server run one after the other: Poll waits, until ctx ends, for an
+// active poll, and for the store to accept the result of an earlier one.
+//
+// An unreachable server is no error: the observation then has a Failure. Errors:
+// opscenter.ErrNotFound, ErrNotRegistered, the error of ctx, and errors of the store.
 func (p *Poller) Poll(ctx context.Context, name string) (lifecycle.Observation, error) {
 	info, err := p.registry.Server(ctx, name)
 	if err != nil {
@@ -110,13 +126,13 @@ func (p *Poller) Poll(ctx context.Context, name string) (lifecycle.Observation, 
 		return lifecycle.Observation{}, err
 	}
 	defer p.unlock(info.ID)
-	if waited { // it may have moved meanwhile
+	if waited { // the server may have a new address
 		again, err := p.registry.Server(ctx, name)
 		if err != nil {
 			return lifecycle.Observation{}, err
 		}
 		if again.ID != info.ID {
-			return lifecycle.Observation{}, fmt.Errorf("server %q is another by now: %w", name, opscenter.ErrNotFound)
+			return lifecycle.Observation{}, fmt.Errorf("another server took the name %q: %w", name, opscenter.ErrNotFound)
 		}
 		info = again
 	}
@@ -129,7 +145,7 @@ func (p *Poller) Poll(ctx context.Context, name string) (lifecycle.Observation, 
 	return o, p.registry.RecordObservations(ctx, o)
 }
 
-// lock waits until no other poll of that server is under way, and tells if it had to.
+// lock waits until no other poll of the server is active, and claims the server. It reports whether it had to wait.
 func (p *Poller) lock(ctx context.Context, id string) (waited bool, err error) {
 	for ; ; waited = true {
 		p.mu.Lock()
@@ -152,6 +168,7 @@ func (p *Poller) lock(ctx context.Context, id string) (waited bool, err error) {
 	}
 }
 
+// unlock ends the claim of lock, and wakes the polls that wait for the server.
 func (p *Poller) unlock(id string) {
 	p.mu.Lock()
 	held := p.locks[id]
@@ -162,8 +179,9 @@ func (p *Poller) unlock(id string) {
 	}
 }
 
-// probe asks a server. A poll that was called off, when ctx has ended, says nothing of the
-// server; one that ran into its own deadline, of bounded, does.
+// probe calls the Prober with the context bounded, and counts the poll. If ctx has ended, the poll
+// was cancelled: probe returns an error, as the observation proves nothing about the server. If
+// only bounded has ended, the server was too slow, and the observation counts.
 func (p *Poller) probe(ctx, bounded context.Context, target opscenter.Target) (lifecycle.Observation, error) {
 	p.running.Add(1)
 	defer p.running.Add(-1)
@@ -176,7 +194,7 @@ func (p *Poller) probe(ctx, bounded context.Context, target opscenter.Target) (l
 		p.failed.Add(1)
 	}
 	if p.options.OnPoll != nil {
-		shown := o // apart, so that without OnPoll nothing goes to the heap
+		shown := o // a copy: without OnPoll, o then stays on the stack
 		p.options.OnPoll(&shown)
 	}
 	return o, nil

@@ -20,24 +20,24 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// The timers are tested here, in a bubble of time, with a prober that opens no socket: real
-// sockets can't be in one. They have their own tests in sockets_test.go.
+// These tests check timers, in a synctest bubble with a fake clock. Their prober opens no sockets,
+// because real sockets do not work in a bubble. Tests with sockets are in sockets_test.go.
 
-// world is what the probers of a test see.
+// world is a registry, a poller, and the simulated answers of servers. It implements poller.Prober.
 type world struct {
 	t        *testing.T
 	registry *opscenter.Registry
 	began    time.Time
 
 	mu       sync.Mutex
-	polls    map[string][]time.Duration // name → when, since the beginning
+	polls    map[string][]time.Duration // name → times of polls, since began
 	probe    func(ctx context.Context, target opscenter.Target) *lifecycle.Failure
 	active   atomic.Int32
 	most     atomic.Int32
-	facts    bool              // are read
-	unread   int               // how many times not all of them
+	facts    bool              // answers have facts
+	unread   int               // number of further answers with unreadable facts
 	version  string            // of the OS
-	versions map[string]string // of some servers
+	versions map[string]string // of the OS, by server name, instead of version
 	poller   *poller.Poller
 }
 
@@ -101,7 +101,7 @@ var certificates = sync.OnceValue(func() []opscenter.Registration {
 	return out
 })
 
-// inBubble runs a test with a registry and a running poller, in a bubble of time.
+// inBubble runs a test with a registry and a running poller, in a synctest bubble.
 func inBubble(t *testing.T, options poller.Options, test func(w *world)) {
 	certificates()
 	synctest.Test(t, func(t *testing.T) {
@@ -119,7 +119,7 @@ func inBubble(t *testing.T, options poller.Options, test func(w *world)) {
 		test(w)
 		cancel()
 		require.ErrorIs(t, <-ended, context.Canceled)
-		require.Zero(t, w.active.Load(), "Run waits for what it began")
+		require.Zero(t, w.active.Load(), "Run waits for its polls")
 	})
 }
 
@@ -139,7 +139,7 @@ func (w *world) state(n int) *opscenter.ServerInfo {
 	return info
 }
 
-func TestANewServerIsPolledAtOnceThenInTurn(t *testing.T) {
+func TestNewServerIsPolledAtOnce(t *testing.T) {
 	inBubble(t, poller.Options{}, func(w *world) {
 		w.register(0)
 		synctest.Wait()
@@ -152,12 +152,12 @@ func TestANewServerIsPolledAtOnceThenInTurn(t *testing.T) {
 		times := w.times("server00")
 		require.Len(t, times, 13)
 		for i := 2; i < len(times); i++ {
-			require.Equal(t, 5*time.Minute, times[i]-times[i-1], "every 5 minutes, by default")
+			require.Equal(t, 5*time.Minute, times[i]-times[i-1], "the default interval")
 		}
 	})
 }
 
-func TestFailuresBackOffAndAReturnIsSeen(t *testing.T) {
+func TestBackoffAndReturn(t *testing.T) {
 	inBubble(t, poller.Options{}, func(w *world) {
 		w.register(0)
 		synctest.Wait()
@@ -181,7 +181,7 @@ func TestFailuresBackOffAndAReturnIsSeen(t *testing.T) {
 	})
 }
 
-// A server that says something is polled at once; said ten times meanwhile, once more.
+// A self update causes a poll at once. Ten self updates during that poll cause one more.
 func TestSelfUpdatesPollAtOnce(t *testing.T) {
 	inBubble(t, poller.Options{Interval: 10_000 * time.Hour}, func(w *world) {
 		reg := w.register(0)
@@ -201,11 +201,11 @@ func TestSelfUpdatesPollAtOnce(t *testing.T) {
 		times := w.times("server00")
 		require.Len(t, times, 3)
 		require.Equal(t, []time.Duration{0, time.Second}, times[:2])
-		require.InDelta(t, 3*time.Second, times[2], float64(100*time.Millisecond), "once the one under way is stored")
+		require.InDelta(t, 3*time.Second, times[2], float64(100*time.Millisecond), "after the active poll is stored")
 	})
 }
 
-func TestRebootIsFollowedClosely(t *testing.T) {
+func TestRebootingServerIsPolledFast(t *testing.T) {
 	inBubble(t, poller.Options{}, func(w *world) {
 		reg := w.register(0)
 		synctest.Wait()
@@ -213,13 +213,13 @@ func TestRebootIsFollowedClosely(t *testing.T) {
 		w.set(func(context.Context, opscenter.Target) *lifecycle.Failure { return refuse })
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		require.Len(t, w.times("server00"), 13, "every 5 s while rebooting")
+		require.Len(t, w.times("server00"), 13, "FastInterval while rebooting")
 		require.Equal(t, lifecycle.DetailRebooting, w.state(0).State.StatusDetail)
 		w.set(nil)
 		time.Sleep(5*time.Second + 2*poller.DefaultBatchDelay)
 		synctest.Wait()
 		require.Equal(t, lifecycle.StatusReady, w.state(0).State.Status)
-		// One that never returns is unresponsive in the end.
+		// A server that never returns becomes unresponsive.
 		require.NoError(t, w.registry.SelfUpdate(t.Context(), reg.Certificate, opscenter.SelfUpdate{Cause: lifecycle.CauseSystemRebootTriggered}))
 		w.set(func(context.Context, opscenter.Target) *lifecycle.Failure { return refuse })
 		time.Sleep(opscenter.DefaultRebootTimeout + 10*time.Second)
@@ -228,8 +228,8 @@ func TestRebootIsFollowedClosely(t *testing.T) {
 	})
 }
 
-// Servers that never answer cost their deadline, and nobody else's.
-func TestHangingServersDelayNobody(t *testing.T) {
+// Hanging servers delay no other new server, and become unresponsive.
+func TestHangingServersDoNotDelayNewOnes(t *testing.T) {
 	inBubble(t, poller.Options{Concurrency: 20, Timeout: 30 * time.Second, Interval: 10_000 * time.Hour}, func(w *world) {
 		hangs := map[string]bool{}
 		for n := range 10 {
@@ -248,7 +248,7 @@ func TestHangingServersDelayNobody(t *testing.T) {
 		time.Sleep(poller.DefaultBatchDelay)
 		synctest.Wait()
 		for n := 10; n < 50; n++ {
-			require.Equal(t, []time.Duration{0}, w.times(certificates()[n].Name), "at once, beside 10 that hang")
+			require.Equal(t, []time.Duration{0}, w.times(certificates()[n].Name), "at once, while 10 others hang")
 			require.Equal(t, lifecycle.StatusReady, w.state(n).State.Status)
 		}
 		time.Sleep(3 * time.Minute)
@@ -261,7 +261,7 @@ func TestHangingServersDelayNobody(t *testing.T) {
 }
 
 func TestConcurrencyIsBounded(t *testing.T) {
-	// The interval is long, so that no server's own turn comes within the test.
+	// The interval is longer than the test, so each server is polled once.
 	inBubble(t, poller.Options{Concurrency: 7, Interval: 10_000 * time.Hour}, func(w *world) {
 		w.set(func(context.Context, opscenter.Target) *lifecycle.Failure {
 			time.Sleep(900 * time.Millisecond)
@@ -291,7 +291,7 @@ func TestRemovedAndRenamedServers(t *testing.T) {
 		require.Len(t, w.times("server00"), 1)
 		require.Len(t, w.times("server01"), 1)
 		require.InDelta(t, 12, len(w.times("renamed")), 1)
-		// Announced servers are not polled before they register.
+		// Pre-registered servers are not polled before they register.
 		_, err := w.registry.PreRegister(t.Context(), opscenter.Announcing{Name: "expected", MachineID: "0123456789abcdef0123456789abcdef"})
 		require.NoError(t, err)
 		time.Sleep(time.Hour)
@@ -299,8 +299,8 @@ func TestRemovedAndRenamedServers(t *testing.T) {
 	})
 }
 
-// A restart polls nobody early: each server keeps its phase.
-func TestARestartDoesNotStampede(t *testing.T) {
+// Each server keeps its phase over a restart. So a restart causes few early polls.
+func TestRestartKeepsPhases(t *testing.T) {
 	certificates()
 	synctest.Test(t, func(t *testing.T) {
 		registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
@@ -327,12 +327,12 @@ func TestARestartDoesNotStampede(t *testing.T) {
 		for name, n := range before {
 			early += len(w.times(name)) - n
 		}
-		require.Less(t, early, 5, "of 50 servers, within the first second")
+		require.Less(t, early, 5, "polls of 50 servers in the first second")
 		run(5 * time.Minute)
 		for name, n := range before {
 			times := w.times(name)
 			require.Greater(t, len(times), n)
-			require.Zero(t, (times[len(times)-1]-times[n-1])%(5*time.Minute), "in its phase")
+			require.Zero(t, (times[len(times)-1]-times[n-1])%(5*time.Minute), "the phase is kept")
 		}
 	})
 }
@@ -350,7 +350,7 @@ func TestPoll(t *testing.T) {
 		require.NoError(t, err)
 		require.Nil(t, o.Failure)
 		require.Equal(t, lifecycle.StatusReady, w.state(0).State.Status)
-		_, err = p.Poll(t.Context(), "nobody")
+		_, err = p.Poll(t.Context(), "missing")
 		require.ErrorIs(t, err, opscenter.ErrNotFound)
 		_, err = registry.PreRegister(t.Context(), opscenter.Announcing{Name: "expected", MachineID: "0123456789abcdef0123456789abcdef"})
 		require.NoError(t, err)
@@ -362,15 +362,15 @@ func TestPoll(t *testing.T) {
 		o, err = p.Poll(t.Context(), "server00")
 		require.NoError(t, err)
 		require.NotNil(t, o.Failure)
-		require.Equal(t, 10*time.Second, time.Since(begun), "its own deadline")
+		require.Equal(t, 10*time.Second, time.Since(begun), "Options.Timeout applies")
 		require.Equal(t, 1, w.state(0).Failures)
-		// A poll that is called off says nothing of the server.
+		// A cancelled poll does not count as a failure of the server.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err = p.Poll(ctx, "server00")
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, 1, w.state(0).Failures)
-		// Polls of one server come one after the other.
+		// Polls of the same server run one after the other.
 		w.most.Store(0)
 		var wg sync.WaitGroup
 		for range 3 {
@@ -392,7 +392,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// A store that is closed under a running poller ends nothing but the storing.
+// Run goes on polling after the store was closed.
 func TestClosedStore(t *testing.T) {
 	certificates()
 	synctest.Test(t, func(t *testing.T) {

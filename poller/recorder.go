@@ -14,14 +14,15 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// record is an observation that finds something new, on its way into the store. Its server
-// is not polled again before it is stored, or given up: so the order is kept.
+// record is an observation with news that waits to be stored. The poller does not poll the server
+// again before the record is stored or dropped. This keeps the order of observations.
 type record struct {
 	entry       *entry
 	observation lifecycle.Observation
 	at          time.Duration // when the poll ended
 }
 
+// size returns the bytes of facts.
 func (r *record) size() int {
 	if r.observation.Facts == nil {
 		return 0
@@ -29,60 +30,60 @@ func (r *record) size() int {
 	return r.observation.Facts.Size()
 }
 
-// recorder stores observations in batches.
+// recorder stores observations in batches. It owns the goroutines that do so.
 type recorder struct {
 	*loop
-	wait   sync.WaitGroup
-	care   sync.WaitGroup
-	cancel context.CancelFunc
-	ending chan struct{}
-	haste  chan struct{} // closed when nothing is to wait for others any more
+	batches     sync.WaitGroup
+	maintenance sync.WaitGroup
+	cancel      context.CancelFunc
+	ending      chan struct{} // closed to end maintain
+	draining    chan struct{} // closed once records are no longer to wait for a full batch
 }
 
-// Pauses between two attempts to store what the store refused.
+// Pauses between two attempts to store the same observations: the first and the longest.
 const (
 	storeRetry    = time.Second
 	maxStoreRetry = 30 * time.Second
 )
 
-// careInterval is how often it is looked whether anything is to be flushed, or to be warned of.
-const careInterval = time.Second
+// maintenanceInterval is how often maintain flushes last-seen times and checks the lag.
+const maintenanceInterval = time.Second
 
 func newRecorder(l *loop) *recorder {
-	return &recorder{loop: l, ending: make(chan struct{}), haste: make(chan struct{})}
+	return &recorder{loop: l, ending: make(chan struct{}), draining: make(chan struct{})}
 }
 
 func (r *recorder) start(ctx context.Context) {
-	// What was found is stored, even while Run ends.
+	// Observations are stored even while Run ends.
 	ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	n := min(4, runtime.GOMAXPROCS(0)) // taking facts in is work, and the store commits them together
+	n := min(4, runtime.GOMAXPROCS(0)) // comparing facts takes CPU time, and the store commits concurrent transactions together
 	for range n {
 		b := &batch{recorder: r}
-		r.wait.Go(func() { b.run(ctx) })
+		r.batches.Go(func() { b.run(ctx) })
 	}
-	r.care.Go(func() { r.takeCare(ctx) })
+	r.maintenance.Go(func() { r.maintain(ctx) })
 }
 
-// hurry has everything stored at once from now on.
-func (r *recorder) hurry() { close(r.haste) }
+// drain makes all batches store their records at once from now on.
+func (r *recorder) drain() { close(r.draining) }
 
-// stop stores what is left. Nothing may be handed over any more.
+// stop stores the remaining records, and waits for the recorder's goroutines. No record may be sent afterwards.
 func (r *recorder) stop() {
 	close(r.records)
-	r.wait.Wait()
+	r.batches.Wait()
 	close(r.ending)
-	r.care.Wait()
+	r.maintenance.Wait()
 	r.cancel()
 }
 
-// giveUp ends what does not end.
-func (r *recorder) giveUp() { r.cancel() }
+// abort cancels the store operations that are still active.
+func (r *recorder) abort() { r.cancel() }
 
-// takeCare flushes what is only in memory, and tells when the poller falls behind.
-func (r *recorder) takeCare(ctx context.Context) {
-	ticker := time.NewTicker(careInterval)
+// maintain stores last-seen times when they are due, and raises or clears the warning that the poller is behind.
+func (r *recorder) maintain(ctx context.Context) {
+	ticker := time.NewTicker(maintenanceInterval)
 	defer ticker.Stop()
-	warned := r.registry.CountWarnings()[warning.Behind] > 0 // by an earlier Run
+	warned := r.registry.CountWarnings()[warning.Behind] > 0 // an earlier Run may have left the warning
 	for {
 		select {
 		case <-ticker.C:
@@ -90,7 +91,7 @@ func (r *recorder) takeCare(ctx context.Context) {
 			return
 		}
 		if err := r.registry.FlushDue(ctx); err != nil && !errors.Is(err, storage.ErrClosed) {
-			r.options.Logger.ErrorContext(ctx, "when servers were last seen could not be stored, and is kept", "error", err)
+			r.options.Logger.ErrorContext(ctx, "last-seen times could not be stored; they are kept in memory", "error", err)
 		}
 		lag := time.Duration(r.lag.Load())
 		behind := lag > r.options.MaxLag || r.behind.Load() && lag > r.options.MaxLag/2
@@ -99,7 +100,7 @@ func (r *recorder) takeCare(ctx context.Context) {
 		switch {
 		case behind:
 			err = r.registry.Warn(ctx, "", warning.Input{Kind: warning.Behind,
-				Message: fmt.Sprintf("a server has waited %s for its turn: more polls are due than %d at a time can do, or than this machine can", lag.Round(time.Second), r.options.Concurrency)})
+				Message: fmt.Sprintf("the most overdue poll is %s late: more polls are due than Concurrency %d or this machine can do", lag.Round(time.Second), r.options.Concurrency)})
 		case !behind && warned:
 			err = r.registry.ClearWarning(ctx, "", warning.Behind)
 		}
@@ -109,23 +110,24 @@ func (r *recorder) takeCare(ctx context.Context) {
 	}
 }
 
-// batch is what one goroutine of a recorder holds.
+// batch holds the records of one recorder goroutine.
 type batch struct {
 	*recorder
-	list   []record
-	size   int
-	hasty  bool
-	pause  time.Duration // until the next attempt; 0: the store takes what it is given
-	failed bool          // just now
+	list     []record
+	size     int           // bytes of facts in list
+	draining bool          // store each record at once
+	pause    time.Duration // before the next attempt; 0 while the store accepts records
+	failed   bool          // the last attempt failed, and the timer is to be set
 }
 
-// maxBatch is how many bytes of facts are stored together, beyond the first server's.
+// maxBatch is how many bytes of facts one transaction stores, if it has more than one observation.
 const maxBatch = opscenter.MaxObservationsSize
 
+// run collects and stores records until the channel of records is closed.
 func (b *batch) run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	haste := b.haste
+	draining := b.recorder.draining
 	for {
 		select {
 		case one, ok := <-b.records:
@@ -136,16 +138,16 @@ func (b *batch) run(ctx context.Context) {
 			}
 			b.add(ctx, one)
 			switch {
-			case b.pause > 0: // the timer runs
-			case len(b.list) >= b.options.BatchSize || b.size > maxBatch || b.hasty:
+			case b.pause > 0: // the timer starts the next attempt
+			case len(b.list) >= b.options.BatchSize || b.size > maxBatch || b.draining:
 				b.store(ctx)
 			case len(b.list) == 1:
 				timer.Reset(b.options.BatchDelay)
 			}
 		case <-timer.C:
 			b.store(ctx)
-		case <-haste:
-			haste, b.hasty = nil, true
+		case <-draining:
+			draining, b.draining = nil, true
 			b.store(ctx)
 		}
 		if b.failed {
@@ -155,7 +157,7 @@ func (b *batch) run(ctx context.Context) {
 	}
 }
 
-// add takes in an observation, unless the store refuses them, and too much is held already.
+// add keeps a record. It drops the record if the store refuses writes and too much is held already.
 func (b *batch) add(ctx context.Context, one record) {
 	if b.pause > 0 && (b.pending.Load() > int64(b.options.MaxPending) || b.pendingSize.Load() > int64(b.options.MaxPendingSize)) {
 		b.drop(one)
@@ -165,8 +167,8 @@ func (b *batch) add(ctx context.Context, one record) {
 	b.size += one.size()
 }
 
-// store stores what is held, in the order in which it came. What the store refuses for a
-// while is kept.
+// store stores the records in the order of their arrival. It keeps records that the store refuses with a
+// temporary error, and sets the pause before the next attempt.
 func (b *batch) store(ctx context.Context) {
 	for len(b.list) > 0 {
 		n, size := 0, 0
@@ -187,7 +189,8 @@ func (b *batch) store(ctx context.Context) {
 	b.list, b.size = nil, 0
 }
 
-// storeSome stores the first n. It reports whether the store is of use.
+// storeSome stores the first n records, and drops those that the store will never accept. It returns false if
+// the store refused all writes: the records are then kept.
 func (b *batch) storeSome(ctx context.Context, n int) bool {
 	observations := make([]lifecycle.Observation, n)
 	for i := range observations {
@@ -196,7 +199,7 @@ func (b *batch) storeSome(ctx context.Context, n int) bool {
 	err := b.registry.RecordObservations(ctx, observations...)
 	closed := errors.Is(err, storage.ErrClosed)
 	if err != nil && n > 1 && !temporary(err) && !closed {
-		// One of them must not harm the others.
+		// One invalid observation must not affect the others: store them one by one.
 		for range n {
 			if !b.storeSome(ctx, 1) {
 				return false
@@ -220,7 +223,7 @@ func (b *batch) storeSome(ctx context.Context, n int) bool {
 			continue
 		}
 		b.stored.Add(1)
-		b.tell(ctx, one)
+		b.reportStored(ctx, one)
 	}
 	return true
 }
@@ -239,8 +242,8 @@ func temporary(err error) bool {
 	return true
 }
 
-// tell tells the loop how a server is, now that it is stored.
-func (b *batch) tell(ctx context.Context, one record) {
+// reportStored sends the loop the state of a server after its observation was stored.
+func (b *batch) reportStored(ctx context.Context, one record) {
 	o := &one.observation
 	b.release(one)
 	r := result{entry: one.entry, final: true, at: one.at, failed: o.Failure != nil, facts: o.Facts != nil && len(o.Unread) == 0}
@@ -250,24 +253,24 @@ func (b *batch) tell(ctx context.Context, one record) {
 	b.done <- r
 }
 
-// release lets the server be polled again.
+// release allows the next poll of the server.
 func (b *batch) release(one record) {
 	b.pending.Add(-1)
 	b.pendingSize.Add(-int64(one.size()))
 	b.unlock(one.observation.ID)
 }
 
-// drop gives an observation up: the server is polled again in its turn.
+// drop discards an observation. The loop polls the server again at its next turn.
 func (b *batch) drop(one record) {
 	b.dropped.Add(1)
 	b.release(one)
 	b.done <- result{entry: one.entry, final: true, at: one.at, failed: one.observation.Failure != nil, dropped: true}
 }
 
-// abandon gives up what is held, at the end.
+// abandon drops the records that could not be stored before the end.
 func (b *batch) abandon(ctx context.Context) {
 	if len(b.list) > 0 {
-		b.options.Logger.ErrorContext(ctx, "the store took no more; what was found last is found again after the next start", "servers", len(b.list))
+		b.options.Logger.ErrorContext(ctx, "the store refused the last observations; polls after the next start will find them again", "servers", len(b.list))
 	}
 	for _, one := range b.list {
 		b.drop(one)

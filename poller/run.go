@@ -13,10 +13,13 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Run polls until ctx ends, and returns its error once everything it began has ended, or
-// with ErrGrace after Options.Grace. It follows the Registry's change feed: new servers are
-// polled at once, removed ones no more. What was found is stored by then, and so is when
-// servers were last seen.
+// Run polls all servers until ctx ends. It follows the Registry's change feed: it polls new
+// servers at once, and stops polling removed ones.
+//
+// Run returns the error of ctx after its polls have ended, and after observations and last-seen
+// times are stored. If that takes longer than Options.Grace, the error also wraps ErrGrace. Other
+// errors: ErrRunning if a Run is active, and errors of the store. Run may be called again after
+// it returned.
 func (p *Poller) Run(ctx context.Context) error {
 	if p.active.Swap(true) {
 		return ErrRunning
@@ -48,7 +51,7 @@ func (p *Poller) Run(ctx context.Context) error {
 	return errors.Join(ctx.Err(), l.end(ctx, recorder, &followers))
 }
 
-// end waits for all that was begun, and stores what is only in memory, within the grace.
+// end waits for polls and pending observations, and stores last-seen times. It takes at most Options.Grace.
 func (l *loop) end(ctx context.Context, recorder *recorder, followers *sync.WaitGroup) error {
 	ended := make(chan struct{})
 	go func() {
@@ -58,95 +61,96 @@ func (l *loop) end(ctx context.Context, recorder *recorder, followers *sync.Wait
 		recorder.stop()
 	}()
 	go l.discard(ended)
-	recorder.hurry()
+	recorder.drain()
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.options.Grace)
 	defer cancel()
-	// A poll that does not end must not cost what the others found: part of the grace is theirs.
+	// A poll that does not end must not prevent the last flush: a quarter of the grace is left for it.
 	most := time.NewTimer(l.options.Grace * 3 / 4)
 	defer most.Stop()
 	select {
 	case <-ended:
 	case <-most.C:
 	}
-	flushed := make(chan error, 1) // a store may not end with its context
+	flushed := make(chan error, 1) // a store may ignore the end of its context
 	go func() { flushed <- l.registry.Flush(bounded) }()
 	var err error
 	select {
 	case err = <-flushed:
 	case <-bounded.Done():
-		err = fmt.Errorf("when servers were last seen is not stored: %w", bounded.Err())
+		err = fmt.Errorf("last-seen times are not stored: %w", bounded.Err())
 	}
 	select {
 	case <-ended:
 		return err
 	case <-bounded.Done():
 	}
-	recorder.giveUp()
-	return errors.Join(err, fmt.Errorf("%w of %s: %d polls are under way, %d observations are not stored", ErrGrace, l.options.Grace, l.running.Load(), l.pending.Load()))
+	recorder.abort()
+	return errors.Join(err, fmt.Errorf("%w of %s: %d polls are active, %d observations are not stored", ErrGrace, l.options.Grace, l.running.Load(), l.pending.Load()))
 }
 
-// loop is the state of a Run. Only its own goroutine touches it, but for the channels.
+// loop is the state of a Run. Only the goroutine of Run uses its fields; other goroutines use the channels.
 type loop struct {
 	*Poller
 	begun   time.Time
 	entries map[string]*entry // by name
 	queues  [3]queue          // by class
-	lanes   [3]lane           // likewise
-	slow    lane              // of the living
-	idle    int               // workers
+	lanes   [3]lane           // by class
+	slow    lane              // for slow polls of the class answering
+	idle    int               // workers without a task
 	workers sync.WaitGroup
 	work    chan task
 	done    chan result
 	changes chan opscenter.Changes
 	records chan record
-	// stale: something could not be read, and everything is read again then.
-	stale      bool
-	staleUntil time.Duration
-	asked      time.Duration // when others were last asked because one failed
-	generation generation
-	postponed  bool          // a sample is to be tried again
-	drawn      time.Duration // when that was last tried
+	// stale: a server could not be read. The loop reads all servers again at staleUntil.
+	stale         bool
+	staleUntil    time.Duration
+	othersPolled  time.Duration // when pollOthers last moved polls forward
+	generation    generation
+	samplePending bool          // a sample could not be drawn, and is to be tried again
+	sampleTried   time.Duration // when a sample was last tried
 }
 
-// generation is a context that all polls share which begin within a short time.
+// generation is a context for all polls that begin within a short time.
 type generation struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	until  time.Duration
 }
 
-// task is a poll to carry out.
+// task is a poll for a worker to perform.
 type task struct {
 	entry  *entry
 	target opscenter.Target
-	ctx    context.Context // of the generation
+	ctx    context.Context // the generation's
 }
 
-// result tells of a poll. Those that found something new come twice: when the poll is over,
-// and when what it found is stored.
+// result reports the progress of a poll to the loop. A poll with news sends two results: the first
+// when it ends, the second when its observation is stored or dropped. Other polls send one.
 type result struct {
 	entry *entry
-	over  bool // the worker is free
-	final bool // the entry can have its next turn
-	// unchanged: the server is steady, and nothing is new. Otherwise info is how it is now,
-	// nil if that could not be found out.
+	over  bool // the poll has ended, and its worker is free
+	final bool // the next poll of the server can be scheduled
+	// unchanged: the server is steady, and the poll had no news. Otherwise info is the server's
+	// new state, or nil if that could not be read.
 	unchanged bool
 	failed    bool
-	dropped   bool          // what was found is not stored
+	dropped   bool          // the observation was not stored
 	at        time.Duration // when the poll ended
-	facts     bool          // were read
+	facts     bool          // the poll read all facts
 	info      *opscenter.ServerInfo
 }
 
 func newLoop(p *Poller) *loop {
 	return &loop{Poller: p, begun: time.Now(), entries: map[string]*entry{}, slow: lane{limit: p.options.SlowConcurrency},
-		lanes: [3]lane{living: {limit: p.options.Concurrency}, suspect: {limit: p.options.RetryConcurrency}, dead: {limit: p.options.OfflineConcurrency}},
+		lanes: [3]lane{answering: {limit: p.options.Concurrency}, retrying: {limit: p.options.RetryConcurrency}, offline: {limit: p.options.OfflineConcurrency}},
 		work:  make(chan task), done: make(chan result, 64), changes: make(chan opscenter.Changes), records: make(chan record, 2*p.options.BatchSize)}
 }
 
-// now is the time since the beginning.
+// now returns the time since Run began.
 func (l *loop) now() time.Duration { return time.Since(l.begun) }
 
+// run starts polls and handles their results until ctx ends.
 func (l *loop) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -156,7 +160,7 @@ func (l *loop) run(ctx context.Context) {
 		select {
 		case <-timer.C:
 			if l.stale && l.now() >= l.staleUntil {
-				l.take(ctx, opscenter.Changes{Reset: true})
+				l.applyOrRetry(ctx, opscenter.Changes{Reset: true})
 			}
 			l.sample()
 		case r := <-l.done:
@@ -165,14 +169,14 @@ func (l *loop) run(ctx context.Context) {
 				l.finish(ctx, <-l.done)
 			}
 		case changes := <-l.changes:
-			l.take(ctx, changes)
+			l.applyOrRetry(ctx, changes)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// stopWorkers waits for the polls under way.
+// stopWorkers cancels the active polls, and waits for them.
 func (l *loop) stopWorkers() {
 	close(l.work)
 	if l.generation.cancel != nil {
@@ -181,7 +185,7 @@ func (l *loop) stopWorkers() {
 	l.workers.Wait()
 }
 
-// discard takes outcomes that nobody waits for any more, until everything has ended.
+// discard drops the results that arrive after run returned, until ended is closed. Workers could not send them otherwise.
 func (l *loop) discard(ended <-chan struct{}) {
 	for {
 		select {
@@ -192,15 +196,15 @@ func (l *loop) discard(ended <-chan struct{}) {
 	}
 }
 
-// wait returns how long there is nothing to do.
+// wait returns the time until the loop has to act by itself.
 func (l *loop) wait() time.Duration {
 	now, wait := l.now(), time.Hour
 	until := func(at time.Duration) { wait = min(wait, max(0, at-now)) }
 	if l.registry.FleetUnreachable() {
 		until(now + lagInterval) // for the next sample
 	}
-	if l.postponed {
-		until(l.drawn + samplePause)
+	if l.samplePending {
+		until(l.sampleTried + samplePause)
 	}
 	if l.stale {
 		until(l.staleUntil)
@@ -211,28 +215,28 @@ func (l *loop) wait() time.Duration {
 		} else if due := q[0].due; !l.lanes[class].full() {
 			until(due)
 		} else {
-			until(max(due, now) + lagInterval) // to tell how late it is
+			until(max(due, now) + lagInterval) // to measure the lag
 		}
 	}
-	if first := l.lanes[living].first; first != nil && !l.slow.full() {
+	if first := l.lanes[answering].first; first != nil && !l.slow.full() {
 		until(first.began + l.options.SlowAfter)
 	}
 	return wait
 }
 
-// samplePause is the least time between two tries to draw a sample: each looks at all servers.
+// samplePause is the least time between two attempts to draw a sample. Each attempt walks through all servers.
 const samplePause = 50 * time.Millisecond
 
-// lagInterval is how often it is looked how late those are for whom there is no room.
+// lagInterval is how often the lag is measured while all workers are busy.
 const lagInterval = time.Second
 
-// dispatch starts the polls that are due, as many as may run.
+// dispatch starts the polls that are due, within the limits of their lanes, and measures the lag.
 func (l *loop) dispatch(ctx context.Context) {
 	now := l.now()
-	// Who keeps a poll waiting makes room for the others.
-	main := &l.lanes[living]
-	for e := main.first; e != nil && !l.slow.full() && e.began+l.options.SlowAfter <= now; e = main.first {
-		main.remove(e)
+	// Polls that take longer than SlowAfter move to the slow lane, and make room for others.
+	normal := &l.lanes[answering]
+	for e := normal.first; e != nil && !l.slow.full() && e.began+l.options.SlowAfter <= now; e = normal.first {
+		normal.remove(e)
 		l.slow.add(e)
 	}
 	var lags [3]time.Duration
@@ -245,19 +249,20 @@ func (l *loop) dispatch(ctx context.Context) {
 			lags[class] = now - e.due
 		}
 	}
-	l.lag.Store(int64(max(lags[living], lags[suspect])))
-	l.offlineLag.Store(int64(lags[dead]))
+	l.lag.Store(int64(max(lags[answering], lags[retrying])))
+	l.offlineLag.Store(int64(lags[offline]))
 	l.servers.Store(int64(len(l.entries)))
-	l.Poller.slow.Store(int64(l.slow.busy + l.lanes[suspect].busy + l.lanes[dead].busy))
+	l.Poller.slow.Store(int64(l.slow.busy + l.lanes[retrying].busy + l.lanes[offline].busy))
 }
 
+// begin gives the poll of an entry to a worker.
 func (l *loop) begin(ctx context.Context, e *entry, lane *lane, now time.Duration) {
-	e.leave()
+	e.dequeue()
 	e.running, e.began = true, now
 	lane.add(e)
 	if l.generation.ctx == nil || now >= l.generation.until {
-		// Polls that begin close to each other share a deadline: each of its own would cost
-		// more than all else about them.
+		// Polls that begin at about the same time share a deadline. A timer for each poll would
+		// cost more than the rest of its scheduling.
 		step := l.options.Timeout / 32
 		l.generation.ctx, l.generation.cancel = context.WithTimeout(ctx, l.options.Timeout+step)
 		l.generation.until = now + step
@@ -269,17 +274,17 @@ func (l *loop) begin(ctx context.Context, e *entry, lane *lane, now time.Duratio
 		l.work <- t
 		return
 	}
-	l.workers.Go(func() { l.serve(ctx, t) })
+	l.workers.Go(func() { l.runWorker(ctx, t) })
 }
 
-// serve carries out polls, one after the other.
-func (l *loop) serve(ctx context.Context, t task) {
+// runWorker performs the first task, and then tasks from l.work until that is closed.
+func (l *loop) runWorker(ctx context.Context, t task) {
 	for ok := true; ok; t, ok = <-l.work {
 		l.done <- l.poll(ctx, t)
 	}
 }
 
-// poll carries out a poll. What is new goes to a recorder, which tells of it when it is stored.
+// poll performs a task. It passes news to the recorder, which sends a second result once the news is stored.
 func (l *loop) poll(ctx context.Context, t task) result {
 	id := t.target.ID
 	r := result{entry: t.entry, over: true, final: true, at: l.now()}
@@ -288,7 +293,7 @@ func (l *loop) poll(ctx context.Context, t task) result {
 		return r
 	}
 	if waited {
-		// Its time begins now; and it may have moved, or be gone.
+		// The timeout starts now, after the wait. The server may have a new address, or be deleted.
 		info, err := l.registry.Server(ctx, t.target.Name)
 		if err != nil || info.ID != id {
 			l.unlock(id)
@@ -307,9 +312,9 @@ func (l *loop) poll(ctx context.Context, t task) result {
 		l.unlock(id)
 		return r
 	}
-	if o.Failure != nil && o.Failure.Kind == lifecycle.FailureLocal { // it is asked again soon
+	if o.Failure != nil && o.Failure.Kind == lifecycle.FailureLocal { // the loop polls it again soon
 		if err := l.registry.RecordObservations(ctx, o); err != nil {
-			l.options.Logger.ErrorContext(ctx, "a warning could not be stored", "error", err)
+			l.options.Logger.ErrorContext(ctx, "the warning of a local failure could not be stored", "error", err)
 		}
 		l.unlock(id)
 		return r
@@ -320,7 +325,7 @@ func (l *loop) poll(ctx context.Context, t task) result {
 		r.unchanged, r.facts = true, o.Facts != nil
 		return r
 	}
-	r.final = l.hand(t.entry, o, r.at)
+	r.final = !l.queueRecord(t.entry, o, r.at)
 	if r.final {
 		r.failed, r.dropped = o.Failure != nil, true
 		l.unlock(id)
@@ -328,47 +333,47 @@ func (l *loop) poll(ctx context.Context, t task) result {
 	return r
 }
 
-// hand gives an observation to a recorder, or reports that it is given up: the store refuses
-// what it is given, and enough is held, or it has taken nothing for as long as a poll may take.
-// It is apart, so that an observation that is not handed over stays on the stack.
-func (l *loop) hand(e *entry, o lifecycle.Observation, at time.Duration) (dropped bool) {
+// queueRecord passes an observation to the recorder, and reports whether the recorder took it. It drops
+// the observation if the store refuses writes and MaxPending is reached, or if the recorder takes
+// nothing for as long as Timeout. It is a function of its own so that other observations stay on the stack.
+func (l *loop) queueRecord(e *entry, o lifecycle.Observation, at time.Duration) (queued bool) {
 	one := record{entry: e, observation: o, at: at}
 	size := int64(one.size())
 	if l.refusing.Load() && (l.pending.Load() >= int64(l.options.MaxPending) || l.pendingSize.Load()+size > int64(l.options.MaxPendingSize)) {
 		l.dropped.Add(1)
-		return true
+		return false
 	}
 	l.pending.Add(1)
 	l.pendingSize.Add(size)
 	select {
 	case l.records <- one:
-		return false
+		return true
 	default:
 	}
-	patience := time.NewTimer(l.options.Timeout)
-	defer patience.Stop()
+	timer := time.NewTimer(l.options.Timeout)
+	defer timer.Stop()
 	select {
 	case l.records <- one:
-		return false
-	case <-patience.C:
+		return true
+	case <-timer.C:
 	}
 	l.pending.Add(-1)
 	l.pendingSize.Add(-size)
 	l.dropped.Add(1)
-	return true
+	return false
 }
 
-// finish takes in the outcome of a poll.
+// finish handles a result, and schedules the next poll of its server.
 func (l *loop) finish(ctx context.Context, r result) {
 	e := r.entry
 	if r.over {
 		e.lane.remove(e)
 		l.idle++
-		if e.early != nil { // stored already
+		if e.early != nil { // the second result arrived first
 			r, e.early = *e.early, nil
 		}
 	} else if e.lane != nil {
-		e.early = &r // the worker is not back, yet
+		e.early = &r // handled with the first result
 		return
 	}
 	if !r.final {
@@ -378,22 +383,22 @@ func (l *loop) finish(ctx context.Context, r result) {
 	if e.removed {
 		return
 	}
-	if e.stale { // changed while it was polled, by the poll itself most often
+	if e.stale { // the server changed during the poll, most often by the poll itself
 		e.stale = false
 		if info, err := l.registry.Server(ctx, e.target.Name); err == nil && info.ID == e.target.ID {
 			r.info, r.unchanged = info, false
 		}
 	}
-	now := r.at // the turns are counted from the polls, not from when they were stored
+	now := r.at // intervals count from the end of the poll, not from the commit of its observation
 	if r.facts {
-		// Half an interval early is better than one late.
+		// Rather read facts half an interval early than a whole one late.
 		e.facts = now + l.options.FactsInterval - min(l.options.FactsInterval, l.options.Interval)/2
 	}
-	if r.failed && e.class == living {
-		l.askAround(e, now)
+	if r.failed && e.class == answering {
+		l.pollOthers(e, now)
 	}
-	if r.failed || l.postponed {
-		defer l.sample() // once its own entry is in its place
+	if r.failed || l.samplePending {
+		defer l.sample() // after this entry is back in its queue
 	}
 	switch {
 	case e.again:
@@ -402,43 +407,44 @@ func (l *loop) finish(ctx context.Context, r result) {
 	case r.info != nil:
 		l.schedule(e, r.info, now)
 	case r.unchanged:
-		e.class = living
+		e.class = answering
 		l.enqueue(e, now+l.timing.phased(e.target.ID, l.timeOfDay(now)))
-	case r.dropped: // the store has enough to do
+	case r.dropped: // polled at its next turn, to spare the store
 		l.enqueue(e, now+l.timing.phased(e.target.ID, l.timeOfDay(now)))
-	default: // not found, or not readable: the feed tells of the first, the next poll of the other
+	default: // not readable, or deleted; the change feed reports a deletion
 		l.enqueue(e, now+l.options.RetryInterval)
 	}
 }
 
-// timeOfDay is what the clock showed, or will, by what it shows now.
+// timeOfDay converts a time since Run began to the time of day.
 func (l *loop) timeOfDay(at time.Duration) time.Time { return time.Now().Add(at - l.now()) }
 
-// schedule gives a server its next turn by how it is.
+// schedule queues the next poll of a server according to its state.
 func (l *loop) schedule(e *entry, info *opscenter.ServerInfo, now time.Duration) {
 	wait, class := l.timing.next(info, l.timeOfDay(now))
 	e.class = class
 	if wait == never {
-		e.leave()
+		e.dequeue()
 		return
 	}
 	l.enqueue(e, now+wait)
 }
 
+// enqueue puts an entry into the queue of its class.
 func (l *loop) enqueue(e *entry, due time.Duration) {
 	l.queues[e.class].set(e, due)
 }
 
-// askAround polls some other servers at once, when one begins to fail: whether it is the
-// server, or all of us, shows before the server is given up.
-func (l *loop) askAround(failed *entry, now time.Duration) {
+// pollOthers polls some other servers at once when a server begins to fail. Their answers show whether
+// the server or the control plane is at fault, before the server becomes offline.
+func (l *loop) pollOthers(failed *entry, now time.Duration) {
 	o := l.registry.Options()
-	if o.GuardShare > 1 || l.asked > 0 && now-l.asked < l.options.RetryInterval {
+	if o.GuardShare > 1 || l.othersPolled > 0 && now-l.othersPolled < l.options.RetryInterval {
 		return
 	}
-	l.asked = now
-	// Some that lie next to each other in the heap, from anywhere: they are in no order that matters.
-	q := &l.queues[living]
+	l.othersPolled = now
+	// The others are neighbours in the heap, from a random position.
+	q := &l.queues[answering]
 	n := min(2*o.GuardMinimum, len(*q))
 	others := make([]*entry, 0, n)
 	for i, first := 0, rand.IntN(max(1, len(*q))); i < n; i++ {
@@ -451,39 +457,40 @@ func (l *loop) askAround(failed *entry, now time.Duration) {
 	}
 }
 
-// sample polls some servers at once, drawn by chance, where the Registry wants to know whose fault it is that so many fail.
+// sample polls random servers at once if the Registry asks for a sample. The Registry does so while many servers fail,
+// to find out whether the control plane is at fault.
 func (l *loop) sample() {
 	n, unbiased := l.registry.SampleSize()
 	if n == 0 {
-		l.postponed = false
+		l.samplePending = false
 		return
 	}
 	now := l.now()
-	if l.postponed && now-l.drawn < samplePause {
+	if l.samplePending && now-l.sampleTried < samplePause {
 		return
 	}
-	l.drawn = now
-	from := slices.Clone([]*entry(l.queues[living]))
-	under := []*lane{&l.lanes[living], &l.slow} // what is asked already tells as much
+	l.sampleTried = now
+	from := slices.Clone([]*entry(l.queues[answering]))
+	active := []*lane{&l.lanes[answering], &l.slow} // active polls are part of the sample, too
 	if unbiased {
-		from = append(from, l.queues[suspect]...)
-		under = append(under, &l.lanes[suspect])
+		from = append(from, l.queues[retrying]...)
+		active = append(active, &l.lanes[retrying])
 	}
-	for _, lane := range under {
+	for _, lane := range active {
 		for e := lane.first; e != nil; e = e.next {
 			if !e.removed {
 				from = append(from, e)
 			}
 		}
 	}
-	of := 0 // with those whose answers are being stored
+	of := 0 // includes servers whose observations are being stored
 	for _, e := range l.entries {
-		if e.class == living || unbiased && e.class == suspect {
+		if e.class == answering || unbiased && e.class == retrying {
 			of++
 		}
 	}
-	// What is left over while answers are being stored is no fair sample: it is tried again after samplePause.
-	if l.postponed = 4*len(from) < 3*min(n, of); l.postponed {
+	// While many observations are being stored, the rest is no fair sample. The loop tries again after samplePause.
+	if l.samplePending = 4*len(from) < 3*min(n, of); l.samplePending {
 		return
 	}
 	rand.Shuffle(len(from), func(i, k int) { from[i], from[k] = from[k], from[i] })

@@ -16,41 +16,40 @@ type timing struct {
 	threshold                                int
 }
 
-// never is how long those wait that are not polled.
+// never is the wait of servers that are not polled.
 const never = time.Duration(-1)
 
-// class is which servers a server waits with, and takes its turns from.
+// class selects the queue and the concurrency limit of a server's polls.
 type class int
 
 const (
-	living  class = iota // answered last time
-	suspect              // failed last time, and is not given up: on its way, or asked once more
-	dead                 // offline
+	answering class = iota // answered last time
+	retrying               // failed last time, and is not offline
+	offline                // offline, and not known to reboot
 )
 
-// next returns how long after a poll, or after it was first heard of, a server is due, and
-// with whom it waits. Servers in a steady state keep their phase: a
-// point in the interval that comes from their ID, so that a fleet spreads over it, and a
-// restart polls nobody early. now is the time of day.
-func (t timing) next(info *opscenter.ServerInfo, now time.Time) (wait time.Duration, with class) {
-	failing := living
+// next returns the time until the next poll of a server, and its class. Servers in a steady state
+// keep their phase: a point in the interval that depends on their ID. So the polls of a fleet spread
+// over the interval, and a restart causes no early polls. now is the time of day.
+func (t timing) next(info *opscenter.ServerInfo, now time.Time) (wait time.Duration, of class) {
+	online := answering
 	if info.Failures > 0 {
-		failing = suspect
+		online = retrying
 	}
 	switch s := &info.State; {
 	case s.Status == lifecycle.StatusUnregistered || info.Certificate == "":
-		return never, living
+		return never, answering
 	case s.Status == lifecycle.StatusOffline && s.StatusDetail != lifecycle.DetailRebooting:
-		return t.backoff(info.Failures), dead
+		return t.backoff(info.Failures), offline
 	case s.Status != lifecycle.StatusReady || s.StatusDetail != lifecycle.DetailNone:
-		return t.fast, failing // on its way: pending, rebooting, updating, evacuating, restoring
-	case failing == suspect:
-		return t.retry, suspect
+		return t.fast, online // changing: pending, rebooting, updating, evacuating, restoring
+	case online == retrying:
+		return t.retry, retrying
 	}
-	return t.phased(info.ID, now), living
+	return t.phased(info.ID, now), answering
 }
 
-// backoff doubles with each failure beyond the one that made the server offline.
+// backoff returns the wait of an offline server. It doubles with each failure after the server became offline.
 func (t timing) backoff(failures int) time.Duration {
 	d := t.retry
 	for range max(0, failures-t.threshold) {
@@ -72,28 +71,28 @@ func (t timing) phased(id string, now time.Time) time.Duration {
 	return wait
 }
 
-// entry is a server in a queue. Times are since the beginning of Run, so that no change of
-// the time of day moves them.
+// entry is a server of a loop. Times count from the start of Run, so that changes of the clock do
+// not affect them.
 type entry struct {
 	target  opscenter.Target
 	due     time.Duration
-	queue   *queue        // where it waits; nil: it doesn't
-	index   int           // there
-	asked   time.Time     // the last request for a poll that was heard of
-	facts   time.Duration // when they are to be read again
-	began   time.Duration // of the poll under way
-	lane    *lane         // of the poll under way
+	queue   *queue        // that holds it; nil if none does
+	index   int           // in queue
+	asked   time.Time     // the last known request for a poll
+	facts   time.Duration // when to read the facts again
+	began   time.Duration // start of the active poll
+	lane    *lane         // of the active poll
 	class   class
-	early   *result // of a poll that was stored before it was heard to be over
-	running bool
-	again   bool // asked for while running
+	early   *result // the second result of a poll, if it arrived before the first
+	running bool    // polled, or its observation is being stored
+	again   bool    // a poll was requested while running
 	removed bool
-	stale   bool // changed while running
-	// neighbours among those under way, the longest first
+	stale   bool // the server changed while running
+	// neighbours in lane, the oldest poll first
 	previous, next *entry
 }
 
-// queue orders entries by when they are due: who has waited the longest is first.
+// queue is a heap of entries. The entry that is due first comes first.
 type queue []*entry
 
 func (q queue) Len() int           { return len(q) }
@@ -116,10 +115,10 @@ func (q *queue) Pop() any {
 	return e
 }
 
-// set puts an entry at its place for that time, wherever it was.
+// set puts an entry into the queue, due at that time, and removes it from any other.
 func (q *queue) set(e *entry, due time.Duration) {
 	if e.queue != nil && e.queue != q {
-		e.leave()
+		e.dequeue()
 	}
 	e.due = due
 	if e.queue == nil {
@@ -129,14 +128,14 @@ func (q *queue) set(e *entry, due time.Duration) {
 	}
 }
 
-// leave takes an entry out of the queue it is in, if any.
-func (e *entry) leave() {
+// dequeue removes an entry from its queue, if it is in one.
+func (e *entry) dequeue() {
 	if e.queue != nil {
 		heap.Remove(e.queue, e.index)
 	}
 }
 
-// first returns the entry that has waited the longest, if it is due.
+// first returns the entry that is due first, or nil if it is not due yet.
 func (q queue) first(now time.Duration) *entry {
 	if len(q) > 0 && q[0].due <= now {
 		return q[0]
@@ -144,7 +143,7 @@ func (q queue) first(now time.Duration) *entry {
 	return nil
 }
 
-// lane is a number of polls that may be under way at once, in the order in which they began.
+// lane is a list of active polls in the order of their start, with a limit on their number.
 type lane struct {
 	limit, busy int
 	first, last *entry

@@ -20,7 +20,7 @@ func server(id string, status lifecycle.Status, detail lifecycle.StatusDetail, f
 		State: lifecycle.ServerState{Status: status, StatusDetail: detail}, Failures: failures}
 }
 
-func TestNext(t *testing.T) {
+func TestNextPoll(t *testing.T) {
 	now := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
 	for _, test := range []struct {
 		status   lifecycle.Status
@@ -56,14 +56,14 @@ func TestNext(t *testing.T) {
 		status   lifecycle.Status
 		failures int
 		class    class
-	}{{lifecycle.StatusReady, 0, living}, {lifecycle.StatusReady, 1, suspect}, {lifecycle.StatusOffline, 0, dead}, {lifecycle.StatusOffline, 5, dead},
-		{lifecycle.StatusPending, 0, living}, {lifecycle.StatusPending, 1, suspect}} {
-		_, with := usual.next(server("a", test.status, "", test.failures), now)
-		require.Equal(t, test.class, with, "%+v", test)
+	}{{lifecycle.StatusReady, 0, answering}, {lifecycle.StatusReady, 1, retrying}, {lifecycle.StatusOffline, 0, offline}, {lifecycle.StatusOffline, 5, offline},
+		{lifecycle.StatusPending, 0, answering}, {lifecycle.StatusPending, 1, retrying}} {
+		_, got := usual.next(server("a", test.status, "", test.failures), now)
+		require.Equal(t, test.class, got, "%+v", test)
 	}
 }
 
-// The phase of a server is stable: whenever it is asked, its turns lie one interval apart.
+// The phase of a server is stable: its polls are one interval apart, whenever phased is called.
 func TestPhase(t *testing.T) {
 	now := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
 	for i := range 100 {
@@ -72,9 +72,9 @@ func TestPhase(t *testing.T) {
 		require.Positive(t, wait)
 		require.LessOrEqual(t, wait, usual.interval)
 		first := now.Add(wait)
-		require.Equal(t, time.Nanosecond, usual.phased(id, first.Add(-time.Nanosecond)), "a restart in between changes nothing")
+		require.Equal(t, time.Nanosecond, usual.phased(id, first.Add(-time.Nanosecond)), "a restart does not move the phase")
 		require.Equal(t, usual.interval, usual.phased(id, first))
-		require.Equal(t, usual.interval-20*time.Second, usual.phased(id, first.Add(20*time.Second)), "nor does a poll that took its time")
+		require.Equal(t, usual.interval-20*time.Second, usual.phased(id, first.Add(20*time.Second)), "a slow poll does not move the phase")
 	}
 	// Many servers spread over the interval.
 	const fleet = 100_000
@@ -103,7 +103,7 @@ func TestQueue(t *testing.T) {
 		e := entries[r.IntN(len(entries))]
 		switch r.IntN(5) {
 		case 0:
-			e.leave()
+			e.dequeue()
 		case 1:
 			other.set(e, time.Duration(r.IntN(1000))*time.Second)
 		default:
@@ -120,7 +120,7 @@ func TestQueue(t *testing.T) {
 			e := (*q)[0]
 			require.Nil(t, q.first(e.due-1))
 			require.Same(t, e, q.first(e.due))
-			e.leave()
+			e.dequeue()
 			require.Nil(t, e.queue)
 			order = append(order, e.due)
 		}
@@ -131,7 +131,7 @@ func TestQueue(t *testing.T) {
 func TestLane(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
 	l := lane{limit: 3}
-	var in []*entry // in the order in which they began
+	var in []*entry // in the order of their start
 	for range 1000 {
 		if i := r.IntN(len(in) + 1); i < len(in) && (l.full() || r.IntN(2) == 0) {
 			l.remove(in[i])

@@ -19,8 +19,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 )
 
-// The benchmarks poll simulated servers in a process of their own: this test binary, started
-// once more.
+// The benchmarks poll simulated servers that run in another process. That process is this test
+// binary, started a second time with the variable OPSCENTER_SIMULATORS.
 
 const simulatorsEnv = "OPSCENTER_SIMULATORS"
 
@@ -35,13 +35,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// simulated is a server of the other process.
+// simulated describes a server of the other process.
 type simulated struct {
 	Name, URL, Certificate string
 }
 
-// simulate runs n servers until in ends. Its first line is the certificate to trust; each
-// further one is how many of the servers are to be silent.
+// simulate runs n servers until in ends. The first line of in is the certificate to trust. Each
+// further line is the number of servers that stay silent from then on.
 func simulate(n int, in io.Reader, out io.Writer) error {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 1<<20)
@@ -109,6 +109,7 @@ type simulators struct {
 	stop    func()
 }
 
+// startSimulators starts a process with n servers that trust a certificate.
 func startSimulators(b testing.TB, n int, trust string) *simulators {
 	b.Helper()
 	program, err := os.Executable()
@@ -117,8 +118,8 @@ func startSimulators(b testing.TB, n int, trust string) *simulators {
 	}
 	command := exec.Command(program)
 	command.Env = append(os.Environ(), fmt.Sprintf("%s=%d", simulatorsEnv, n))
-	var complaints strings.Builder
-	command.Stderr = &complaints
+	var stderr strings.Builder
+	command.Stderr = &stderr
 	in, err := command.StdinPipe()
 	if err != nil {
 		b.Fatal(err)
@@ -143,12 +144,12 @@ func startSimulators(b testing.TB, n int, trust string) *simulators {
 	}
 	if err := s.out.Decode(&s.servers); err != nil {
 		s.stop()
-		b.Fatal(err, complaints.String())
+		b.Fatal(err, stderr.String())
 	}
 	return s
 }
 
-// silence makes n of the servers accept connections and say nothing.
+// silence makes n of the servers accept connections without answering.
 func (s *simulators) silence(n int) {
 	s.b.Helper()
 	fmt.Fprintln(s.in, n)

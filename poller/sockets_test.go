@@ -18,8 +18,8 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// Real servers on real sockets: 30 good ones beside one of each fault.
-func TestRealSockets(t *testing.T) {
+// Servers on real sockets: 30 healthy ones become ready, while one server with each fault becomes unresponsive.
+func TestEveryFaultOverSockets(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, before) }) // after the servers have been closed
 	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
@@ -65,7 +65,7 @@ func TestRealSockets(t *testing.T) {
 		return len(page.Servers)
 	}
 	require.Eventually(t, func() bool { return count(opscenter.ServerFilter{Status: lifecycle.StatusReady}) == 30 }, 20*time.Second, 20*time.Millisecond)
-	t.Logf("30 servers ready after %s, beside %d faulty ones", time.Since(begun).Round(time.Millisecond), faulty)
+	t.Logf("30 healthy servers were ready after %s, with %d faulty ones", time.Since(begun).Round(time.Millisecond), faulty)
 	require.Eventually(t, func() bool {
 		return count(opscenter.ServerFilter{StatusDetail: lifecycle.DetailUnresponsive}) == faulty
 	}, 60*time.Second, 50*time.Millisecond)

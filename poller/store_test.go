@@ -17,7 +17,7 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// hanging is a store that takes nothing, and says nothing, until it is released.
+// hanging is a store whose updates block until the test releases them.
 type hanging struct {
 	storage.Store
 	hang atomic.Pointer[chan struct{}]
@@ -30,7 +30,7 @@ func (s *hanging) Update(ctx context.Context, fn func(storage.WriteTx) error) er
 	return s.Store.Update(ctx, fn)
 }
 
-// A store that hangs stops nobody whose poll finds nothing new; nor does it keep Run from ending.
+// While the store hangs, polls without news go on, and Run can still end.
 func TestStoreHangs(t *testing.T) {
 	certificates()
 	synctest.Test(t, func(t *testing.T) {
@@ -51,7 +51,7 @@ func TestStoreHangs(t *testing.T) {
 		released := make(chan struct{})
 		store.hang.Store(&released)
 		w.mu.Lock()
-		w.versions = map[string]string{} // every other server has something new
+		w.versions = map[string]string{} // half of the servers have news
 		for n := range 20 {
 			w.versions[certificates()[n].Name] = "202611010000"
 		}
@@ -70,7 +70,7 @@ func TestStoreHangs(t *testing.T) {
 	})
 }
 
-// refusing is a store that can be made to refuse writes, as a full disk does.
+// refusing is a store that refuses writes while refuse is set, as one on a full disk does.
 type refusing struct {
 	storage.Store
 	refuse atomic.Bool
@@ -84,25 +84,26 @@ func (s *refusing) Update(ctx context.Context, fn func(storage.WriteTx) error) e
 	return s.Store.Update(ctx, fn)
 }
 
-func TestStoreRefusesForAWhile(t *testing.T) {
+// While the store refuses writes, the poller holds a bounded number of observations. It stores or repeats all of them later.
+func TestStoreRefusesTemporarily(t *testing.T) {
 	for name, refusal := range map[string]error{
 		"disk full": storage.ErrDiskFull,
 		// The cause, which would be lasting by itself, does not matter.
 		"unavailable": fmt.Errorf("%w: %w", storage.ErrUnavailable, storage.ErrCorrupt),
 		"unknown":     fmt.Errorf("%w: %w", storage.ErrUnknown, storage.ErrCorrupt),
 	} {
-		t.Run(name, func(t *testing.T) { refusesForAWhile(t, refusal) })
+		t.Run(name, func(t *testing.T) { testTemporaryRefusal(t, refusal) })
 	}
 }
 
-func refusesForAWhile(t *testing.T, refusal error) {
+func testTemporaryRefusal(t *testing.T, refusal error) {
 	certificates()
 	synctest.Test(t, func(t *testing.T) {
 		store := &refusing{Store: memstore.New(), with: refusal}
 		registry, err := opscenter.NewRegistry(store, opscenter.Options{})
 		require.NoError(t, err)
 		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
-		// So little may be held that some has to be found again.
+		// MaxPending is so small that some observations are dropped, and some servers polled again.
 		p, err := poller.New(registry, w, poller.Options{Interval: time.Minute, MaxPending: 16, BatchSize: 4})
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -111,7 +112,7 @@ func refusesForAWhile(t *testing.T, refusal error) {
 		for n := range 60 {
 			w.register(n)
 		}
-		// What was found just now may wait for others, for BatchDelay.
+		// settled waits until no observation is pending. A new one may wait for BatchDelay.
 		settled := func() {
 			t.Helper()
 			for range 10 {
@@ -136,7 +137,7 @@ func refusesForAWhile(t *testing.T, refusal error) {
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		held := p.Stats()
-		require.LessOrEqual(t, held.Pending, 16, "bounded")
+		require.LessOrEqual(t, held.Pending, 16, "at most MaxPending")
 		require.Positive(t, held.Pending)
 		require.Positive(t, held.Dropped-before.Dropped)
 		require.Positive(t, held.Refused)
@@ -153,7 +154,7 @@ func refusesForAWhile(t *testing.T, refusal error) {
 		}
 		settled()
 
-		// It refuses when Run is to end, as well: Run ends.
+		// The store also refuses writes while Run ends. Run returns its error.
 		store.refuse.Store(true)
 		w.mu.Lock()
 		w.version = "202612010000"
@@ -162,32 +163,33 @@ func refusesForAWhile(t *testing.T, refusal error) {
 		cancel()
 		err = <-ended
 		require.ErrorIs(t, err, context.Canceled)
-		require.ErrorIs(t, err, refusal, "and says that when servers were last seen is not stored")
+		require.ErrorIs(t, err, refusal, "the error says that last-seen times are not stored")
 	})
 }
 
-// An observation the store will never take harms nobody else.
-type poisoned struct {
+// rejecting is a store that always rejects the ready state of one server.
+type rejecting struct {
 	storage.Store
 }
 
-func (s *poisoned) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
-	return s.Store.Update(ctx, func(tx storage.WriteTx) error { return fn(&poisonedTx{tx}) })
+func (s *rejecting) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
+	return s.Store.Update(ctx, func(tx storage.WriteTx) error { return fn(&rejectingTx{tx}) })
 }
 
-type poisonedTx struct{ storage.WriteTx }
+type rejectingTx struct{ storage.WriteTx }
 
-func (tx *poisonedTx) Put(table *storage.TableSchema, row any) error {
+func (tx *rejectingTx) Put(table *storage.TableSchema, row any) error {
 	if state, ok := row.(*lifecycle.ServerState); ok && state.Name == "server03" && state.Status == lifecycle.StatusReady {
-		return fmt.Errorf("poisoned: %w", storage.ErrTooLarge)
+		return fmt.Errorf("rejecting: %w", storage.ErrTooLarge)
 	}
 	return tx.WriteTx.Put(table, row)
 }
 
-func TestOnePoisonedObservation(t *testing.T) {
+// An observation that the store rejects for good is dropped. The rest of its batch is stored.
+func TestOneInvalidObservation(t *testing.T) {
 	certificates()
 	synctest.Test(t, func(t *testing.T) {
-		registry, err := opscenter.NewRegistry(&poisoned{memstore.New()}, opscenter.Options{})
+		registry, err := opscenter.NewRegistry(&rejecting{memstore.New()}, opscenter.Options{})
 		require.NoError(t, err)
 		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
 		p, err := poller.New(registry, w, poller.Options{})
@@ -206,36 +208,5 @@ func TestOnePoisonedObservation(t *testing.T) {
 			require.Equal(t, want, w.state(n).State.Status)
 		}
 		require.Positive(t, p.Stats().Dropped)
-	})
-}
-
-// What polls found is stored when Run returns, whatever the batches would wait for.
-func TestStopStoresWhatWasFound(t *testing.T) {
-	certificates()
-	synctest.Test(t, func(t *testing.T) {
-		registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
-		require.NoError(t, err)
-		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
-		p, err := poller.New(registry, w, poller.Options{BatchDelay: time.Hour})
-		require.NoError(t, err)
-		for n := range 10 {
-			w.register(n)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- p.Run(ctx) }()
-		time.Sleep(time.Second)
-		require.Equal(t, lifecycle.StatusPending, w.state(0).State.Status)
-		require.Equal(t, 10, p.Stats().Pending)
-		cancel()
-		require.ErrorIs(t, <-ended, context.Canceled)
-		for n := range 10 {
-			require.Equal(t, lifecycle.StatusReady, w.state(n).State.Status)
-		}
-		again, err := opscenter.NewRegistry(registry.Store(), opscenter.Options{})
-		require.NoError(t, err)
-		info, err := again.Server(context.Background(), "server00")
-		require.NoError(t, err)
-		require.WithinDuration(t, w.began, info.LastSeen, time.Millisecond, "last seen, too")
 	})
 }

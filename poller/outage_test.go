@@ -18,7 +18,7 @@ import (
 	"github.com/opscenter-go/sdk/poller"
 )
 
-// registerMany registers n servers, whose certificates only look like some.
+// registerMany registers n servers. Their certificates are unique bytes, not valid signatures.
 func (w *world) registerMany(n int) (names []string) {
 	token, err := w.registry.CreateToken(w.t.Context(), opscenter.TokenSpec{Uses: int64(n)})
 	require.NoError(w.t, err)
@@ -33,6 +33,7 @@ func (w *world) registerMany(n int) (names []string) {
 	return names
 }
 
+// fleetWarnings counts how often the warning of an outage of the fleet was raised and cleared.
 func (w *world) fleetWarnings() (raised, cleared int) {
 	events, err := w.registry.Events(w.t.Context(), opscenter.EventFilter{Limit: 1000, Newest: true})
 	require.NoError(w.t, err)
@@ -49,6 +50,7 @@ func (w *world) fleetWarnings() (raised, cleared int) {
 	return raised, cleared
 }
 
+// offline lists the servers that are offline.
 func (w *world) offline() (out []string) {
 	for info, err := range w.registry.Servers(w.t.Context(), opscenter.ServerFilter{Status: lifecycle.StatusOffline}) {
 		require.NoError(w.t, err)
@@ -57,10 +59,10 @@ func (w *world) offline() (out []string) {
 	return out
 }
 
-// TestWhoseFault: part of a fleet dies, found out in turn, or as all of it is asked at once. Those that are dead are
-// offline soon after they were first asked, and no other server is. If all servers fail, none is offline, and one
-// warning says so.
-func TestWhoseFault(t *testing.T) {
+// Part of a fleet fails. The failed servers become offline soon after their first failed poll, and no other server does.
+// This holds if all failed servers are polled at once, and if they are polled in turn. If the whole fleet fails, no
+// server becomes offline, and the Registry raises one warning.
+func TestPartialAndTotalOutages(t *testing.T) {
 	const offlineWithin = 3 * opscenter.DefaultOfflineThreshold * poller.DefaultRetryInterval
 	for _, size := range []int{20, 100, 600} {
 		for _, share := range []float64{0.12, 0.27, 0.4, 1} {
@@ -70,7 +72,7 @@ func TestWhoseFault(t *testing.T) {
 						continue
 					}
 					t.Run(fmt.Sprintf("%.0f%% of %d, at once %t, failing after %s", 100*share, size, atOnce, takes), func(t *testing.T) {
-						inBubble(t, poller.Options{}, func(w *world) { whoseFault(w, size, share, atOnce, takes, offlineWithin) })
+						inBubble(t, poller.Options{}, func(w *world) { testOutage(w, size, share, atOnce, takes, offlineWithin) })
 					})
 				}
 			}
@@ -78,7 +80,7 @@ func TestWhoseFault(t *testing.T) {
 	}
 }
 
-func whoseFault(w *world, size int, share float64, atOnce bool, takes, offlineWithin time.Duration) {
+func testOutage(w *world, size int, share float64, atOnce bool, takes, offlineWithin time.Duration) {
 	names := w.registerMany(size)
 	time.Sleep(2 * poller.DefaultInterval)
 	dead := map[string]bool{}
@@ -109,7 +111,7 @@ func whoseFault(w *world, size int, share float64, atOnce bool, takes, offlineWi
 	raised, cleared := w.fleetWarnings()
 	if share < 1 {
 		require.ElementsMatch(w.t, names[:len(dead)], w.offline())
-		require.Equal(w.t, []int{0, 0}, []int{raised, cleared}, "%s", w.told())
+		require.Equal(w.t, []int{0, 0}, []int{raised, cleared}, "%s", w.fleetEvents())
 		return
 	}
 	time.Sleep(10 * time.Minute)
@@ -120,16 +122,16 @@ func whoseFault(w *world, size int, share float64, atOnce bool, takes, offlineWi
 	w.set(nil)
 	time.Sleep(opscenter.DefaultGuardWindow)
 	synctest.Wait()
-	require.False(w.t, w.registry.FleetUnreachable(), "a sample shows within seconds that it is over")
+	require.False(w.t, w.registry.FleetUnreachable(), "a sample ends the outage within seconds")
 	time.Sleep(10 * time.Minute)
 	synctest.Wait()
 	require.Empty(w.t, w.offline())
 	raised, cleared = w.fleetWarnings()
-	require.Equal(w.t, []int{1, 1}, []int{raised, cleared}, "%s", w.told())
+	require.Equal(w.t, []int{1, 1}, []int{raised, cleared}, "%s", w.fleetEvents())
 }
 
-// told lists the warnings of the fleet for a failure message.
-func (w *world) told() string {
+// fleetEvents lists the events about an outage of the fleet, for failure messages.
+func (w *world) fleetEvents() string {
 	var out strings.Builder
 	events, err := w.registry.Events(w.t.Context(), opscenter.EventFilter{Limit: 1000})
 	require.NoError(w.t, err)
@@ -139,4 +141,39 @@ func (w *world) told() string {
 		}
 	}
 	return out.String()
+}
+
+// The first failure makes the poller poll other servers at once. So the Registry detects an outage of
+// the control plane before a server becomes offline, even if few polls are due.
+func TestOthersArePolledWhenOneFails(t *testing.T) {
+	inBubble(t, poller.Options{Interval: time.Hour}, func(w *world) {
+		for n := range 30 {
+			w.register(n)
+		}
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		w.set(func(context.Context, opscenter.Target) *lifecycle.Failure { return refuse })
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		page, err := w.registry.ListServers(t.Context(), opscenter.ServerFilter{Status: lifecycle.StatusOffline}, opscenter.Page{})
+		require.NoError(t, err)
+		require.Empty(t, page.Servers, "30 servers are polled once an hour, and none became offline")
+		require.True(t, w.registry.FleetUnreachable())
+		w.set(nil)
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		require.False(t, w.registry.FleetUnreachable())
+		require.Empty(t, w.warnings())
+		// A single failed server becomes offline.
+		w.set(func(_ context.Context, target opscenter.Target) *lifecycle.Failure {
+			if target.Name == "server07" {
+				return refuse
+			}
+			return nil
+		})
+		time.Sleep(time.Hour + time.Minute)
+		synctest.Wait()
+		require.Equal(t, lifecycle.DetailUnresponsive, w.state(7).State.StatusDetail)
+		require.False(t, w.registry.FleetUnreachable())
+	})
 }
