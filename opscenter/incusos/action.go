@@ -15,14 +15,19 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Update makes the server fetch and apply what its update feed offers. It returns when the
-// server has accepted that; the update itself shows in later probes.
+// Update makes the server check its update feed, and apply updates. It returns when the server has
+// accepted the command. Later probes show the progress.
+//
+// This and the following commands are sent once, and not repeated. Errors: opscenter.ErrUnreachable if
+// the command was not sent, opscenter.ErrRefused with the server's reason if it refused, and
+// opscenter.ErrOutcomeUnknown if the answer was lost, or ctx ended.
 func (c *Client) Update(ctx context.Context, target opscenter.Target) error {
 	return c.post(ctx, target, "/os/1.0/system/update/:check")
 }
 
-// UpdateApplication makes the server look for an update of one application, and apply it. It returns when the server has
-// accepted that. Errors: opscenter.ErrNotApplicable if its release can't, or has no such application; those of Update.
+// UpdateApplication makes the server check for an update of one application, and apply it. It returns when the server
+// has accepted the command. Errors: opscenter.ErrNotApplicable if the server's release does not support the command, or
+// the application is not installed; those of Update.
 func (c *Client) UpdateApplication(ctx context.Context, target opscenter.Target, application string) error {
 	err := c.post(ctx, target, "/os/1.0/applications/"+url.PathEscape(application)+"/:check-update")
 	if api.StatusErrorCheck(err, http.StatusNotFound, http.StatusMethodNotAllowed) {
@@ -31,46 +36,48 @@ func (c *Client) UpdateApplication(ctx context.Context, target opscenter.Target,
 	return err
 }
 
-// Reboot reboots the server. It returns when the server has accepted that.
+// Reboot reboots the server. It returns when the server has accepted the command. Errors are those of Update.
 func (c *Client) Reboot(ctx context.Context, target opscenter.Target) error {
 	return c.post(ctx, target, "/os/1.0/system/:reboot")
 }
 
-// post sends a command that is not repeated: where the answer is lost, the outcome is unknown.
+// post sends a command once. If its answer is lost, the outcome is unknown.
 func (c *Client) post(ctx context.Context, target opscenter.Target, path string) error {
 	if err := ctx.Err(); err != nil {
-		return err // nothing was asked
+		return err // the server was not asked
 	}
 	p, err := c.fleet.peer(target)
 	if err != nil {
 		return err
 	}
-	// On a kept connection that the server has closed meanwhile, a command would be lost
-	// without a word: each gets a new one.
+	// Each command gets a new connection. On an idle one that the server has closed meanwhile, the
+	// command would be lost, and its outcome unknown.
 	p.alone = true
 	connection, err := connect(ctx, target, p)
 	if err != nil {
 		return err
 	}
 	_, err = session{connection}.call(http.MethodPost, path, nil)
-	return unlessRefused(err)
+	return commandError(err)
 }
 
-// PowerOff shuts the server down. It returns when the server has accepted that.
+// PowerOff shuts the server down. It returns when the server has accepted the command. Errors are those of Update.
 func (c *Client) PowerOff(ctx context.Context, target opscenter.Target) error {
 	return c.post(ctx, target, "/os/1.0/system/:poweroff")
 }
 
-// Suspend suspends the server to memory. It returns when the server has accepted that.
+// Suspend suspends the server to memory. It returns when the server has accepted the command. Errors are those of Update.
 func (c *Client) Suspend(ctx context.Context, target opscenter.Target) error {
 	return c.post(ctx, target, "/os/1.0/system/:suspend")
 }
 
-// Evacuate moves the instances of a cluster member away, and returns when they are. Mode is
-// auto, migrate, live-migrate or stop; empty: auto. The only member of a cluster has nowhere
-// to move them to: there auto stops them. Once the server has been asked, an error that is not
-// its own word is an opscenter.ErrOutcomeUnknown: ctx ended, or the answer was lost. A member
-// that is evacuated already is left as it is, one that is on the way is waited for.
+// Evacuate moves the instances of a cluster member to other members, and returns when all have
+// moved. The mode is auto, migrate, live-migrate or stop; empty means auto. If the member is the only
+// one of its cluster, auto stops the instances.
+//
+// Evacuate first waits for an active evacuation or restore of the member. It does nothing to a member
+// that is already evacuated. Errors: opscenter.ErrNotApplicable if the target has no MemberName, and
+// those of Update.
 func (c *Client) Evacuate(ctx context.Context, target opscenter.Target, mode string) error {
 	if mode == "" {
 		mode = "auto"
@@ -78,13 +85,14 @@ func (c *Client) Evacuate(ctx context.Context, target opscenter.Target, mode str
 	return c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "evacuate", Mode: mode}, lifecycle.MaintenanceEvacuated)
 }
 
-// Restore brings the instances of a cluster member back, and returns when they are; mode skip
-// leaves them where they are. Errors are as those of Evacuate. A member that is not evacuated
-// is left as it is.
+// Restore moves the instances of an evacuated cluster member back, and returns when all have moved.
+// Mode skip leaves them on the other members. Restore does nothing to a member that is not evacuated.
+// Errors are those of Evacuate.
 func (c *Client) Restore(ctx context.Context, target opscenter.Target, mode string) error {
 	return c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "restore", Mode: mode}, lifecycle.NotInMaintenance)
 }
 
+// setMember evacuates or restores a member, and verifies that its state is want.
 func (c *Client) setMember(ctx context.Context, target opscenter.Target, change api.ClusterMemberStatePost, want lifecycle.MaintenanceState) error {
 	connection, err := c.Connect(ctx, target)
 	if err != nil {
@@ -94,9 +102,9 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 	if target.MemberName == "" {
 		return fmt.Errorf("server %q: %s is for members of an Incus cluster: %w", target.Name, change.Action, opscenter.ErrNotApplicable)
 	}
-	// The status shows before the operation ends: one that another controller began, or that
-	// was cut off, is waited for first, however it ends.
-	if err := c.settle(ctx, target, s); err != nil {
+	// The status changes before the operation ends. So first wait for an active operation, which
+	// another controller or an interrupted call may have begun. Its outcome does not matter.
+	if err := c.waitForMaintenance(ctx, target, s); err != nil {
 		return err
 	}
 	status, err := memberStatus(s, target.MemberName)
@@ -105,14 +113,14 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 	}
 	if maintenanceOf(status) == want {
 		if want != lifecycle.MaintenanceEvacuated {
-			return nil // older daemons refuse to do again what is done
+			return nil // older daemons refuse to restore twice
 		}
-		left, err := c.left(ctx, target)
-		if err != nil || left == "" {
+		running, err := c.runningInstance(ctx, target)
+		if err != nil || running == "" {
 			return err
 		}
-		// The daemon died in the middle: the status shows from the beginning, and stays. It
-		// is taken back first, as it can't be asked for again.
+		// The status is evacuated, but an instance runs: the daemon died during an evacuation. The
+		// daemon refuses to evacuate again, so restore the member first.
 		if err := c.setMember(ctx, target, api.ClusterMemberStatePost{Action: "restore"}, lifecycle.NotInMaintenance); err != nil {
 			return err
 		}
@@ -128,13 +136,13 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 	}
 	answer, err := s.call(http.MethodPost, "/1.0/cluster/members/"+url.PathEscape(target.MemberName)+"/state", change)
 	if err != nil {
-		return unlessRefused(err)
+		return commandError(err)
 	}
-	if err := c.wait(ctx, target, answer.Operation); err != nil && !errors.Is(err, errForgotten) {
+	if err := c.wait(ctx, target, answer.Operation); err != nil && !errors.Is(err, errOperationGone) {
 		return err
 	}
-	// The status can show before the operation ends, and flips back when it fails: it
-	// counts now.
+	// The status changes before the operation ends, and changes back if the operation fails. It is
+	// final only now.
 	if connection, err = c.Connect(ctx, target); err == nil {
 		status, err = memberStatus(session{connection}, target.MemberName)
 	}
@@ -142,23 +150,23 @@ func (c *Client) setMember(ctx context.Context, target opscenter.Target, change 
 		return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
 	}
 	if maintenanceOf(status) != want {
-		return fmt.Errorf("server %q is %s after its operation %s ended: %w", target.Name, status, change.Action, opscenter.ErrRefused)
+		return fmt.Errorf("server %q has status %s after its operation %s ended: %w", target.Name, status, change.Action, opscenter.ErrRefused)
 	}
 	if want == lifecycle.MaintenanceEvacuated {
-		left, err := c.left(ctx, target)
+		running, err := c.runningInstance(ctx, target)
 		if err != nil {
 			return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
 		}
-		if left != "" {
-			return fmt.Errorf("instance %s runs on server %q still: %w", left, target.Name, opscenter.ErrRefused)
+		if running != "" {
+			return fmt.Errorf("instance %s still runs on server %q: %w", running, target.Name, opscenter.ErrRefused)
 		}
 	}
 	return nil
 }
 
-// left returns an instance that runs on a cluster's member; empty: none does. An instance that Incus
-// can't tell more of may run: ErrOutcomeUnknown.
-func (c *Client) left(ctx context.Context, target opscenter.Target) (string, error) {
+// runningInstance returns the name of an instance that runs on the target's cluster member, or "" if none
+// runs. An instance whose state Incus can't read may run: the error is then opscenter.ErrOutcomeUnknown.
+func (c *Client) runningInstance(ctx context.Context, target opscenter.Target) (string, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
 		return "", err
@@ -186,8 +194,8 @@ func (c *Client) left(ctx context.Context, target opscenter.Target) (string, err
 	return "", nil
 }
 
-// settle waits for an evacuation or a restore of the member that is under way.
-func (c *Client) settle(ctx context.Context, target opscenter.Target, s session) error {
+// waitForMaintenance waits for an active evacuation or restore of the member to end.
+func (c *Client) waitForMaintenance(ctx context.Context, target opscenter.Target, s session) error {
 	var operations map[string][]api.Operation // by status
 	if err := s.get("/1.0/operations?recursion=1", &operations); err != nil {
 		return err
@@ -205,15 +213,15 @@ func (c *Client) settle(ctx context.Context, target opscenter.Target, s session)
 	return nil
 }
 
-// isMaintenance reports whether that is how Incus describes an evacuation or a restore.
+// isMaintenance reports whether a description of an Incus operation is that of an evacuation or a restore.
 func isMaintenance(description string) bool {
 	text := strings.ToLower(description)
 	return strings.Contains(text, "evacuat") || strings.Contains(text, "restoring cluster") || strings.Contains(text, "restore server")
 }
 
-// unlessRefused makes an unknown outcome of every error but the server's own word, and that
-// of a connection that never was.
-func unlessRefused(err error) error {
+// commandError classifies the error of a command. It is ErrRefused if the server answered with an error,
+// ErrUnreachable if the command was not sent, and ErrOutcomeUnknown in all other cases.
+func commandError(err error) error {
 	if _, refused := api.StatusErrorMatch(err); refused {
 		return fmt.Errorf("%w: %w", opscenter.ErrRefused, err)
 	}
@@ -221,20 +229,20 @@ func unlessRefused(err error) error {
 		return nil
 	}
 	if errors.Is(err, errDial) || errors.Is(err, errHandshake) || errors.Is(err, ErrClosed) {
-		return reached(err) // it was not asked
+		return readError(err) // the command was not sent
 	}
 	return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
 }
 
-// waitRetry is the pause after a wait that was cut off.
+// waitRetry is the pause before waiting again for an operation, after a connection was lost.
 const waitRetry = 500 * time.Millisecond
 
-// errForgotten: the server knows of the operation no more, as some seconds after its end, or
-// when it restarted: what it is like tells how it ended.
-var errForgotten = fmt.Errorf("the operation is not known any more: %w", opscenter.ErrOutcomeUnknown)
+// errOperationGone means that the server no longer knows the operation. Servers forget operations some
+// seconds after their end, and with a restart. The caller has to read the outcome from the server's state.
+var errOperationGone = fmt.Errorf("the server no longer knows the operation: %w", opscenter.ErrOutcomeUnknown)
 
-// wait waits for an operation of the server, in steps below the time an answer may take,
-// across lost connections, until ctx ends.
+// wait waits for an operation of the server until ctx ends. Each request waits for less than
+// Options.Timeout. wait goes on after lost connections.
 func (c *Client) wait(ctx context.Context, target opscenter.Target, operation string) error {
 	step := max(1, int(c.options.Timeout.Seconds()/2))
 	for {
@@ -249,9 +257,9 @@ func (c *Client) wait(ctx context.Context, target opscenter.Target, operation st
 		case err == nil && op.StatusCode.IsFinal():
 			return operationError(&op)
 		case err != nil:
-			if _, word := api.StatusErrorMatch(err); word {
-				// Incus answers the wait for an operation that failed with the operation's own
-				// error, whatever its status.
+			if _, answered := api.StatusErrorMatch(err); answered {
+				// Incus answers the wait for a failed operation with the operation's error, which can
+				// have any status. So read the operation itself.
 				connection, again := c.Connect(ctx, target)
 				if again == nil {
 					again = session{connection}.get(operation, &op)
@@ -264,7 +272,7 @@ func (c *Client) wait(ctx context.Context, target opscenter.Target, operation st
 				case isStatus(again, http.StatusNotFound) && !isStatus(err, http.StatusNotFound):
 					return fmt.Errorf("%w: %w", opscenter.ErrRefused, err)
 				case isStatus(again, http.StatusNotFound):
-					return errForgotten
+					return errOperationGone
 				}
 			}
 			select {
@@ -278,7 +286,7 @@ func (c *Client) wait(ctx context.Context, target opscenter.Target, operation st
 	}
 }
 
-// operationError is why an operation failed.
+// operationError returns the error of a failed operation.
 func operationError(op *api.Operation) error {
 	return fmt.Errorf("%w: operation %s: %s %s", opscenter.ErrRefused, limited(op.Description, maxText), op.Status, limited(op.Err, maxMessage))
 }

@@ -26,70 +26,78 @@ import (
 
 // Errors of Adopt.
 var (
-	// ErrTrustToken: the text is no trust token of Incus's.
-	ErrTrustToken = fmt.Errorf("not a trust token of Incus's: %w", opscenter.ErrInvalidToken)
-	// ErrTrustTokenExpired: it was one.
+	// ErrTrustToken means that the text is not a trust token of Incus, or has no usable address.
+	ErrTrustToken = fmt.Errorf("not a trust token of Incus: %w", opscenter.ErrInvalidToken)
+	// ErrTrustTokenExpired means that the trust token has expired.
 	ErrTrustTokenExpired = fmt.Errorf("the trust token: %w", opscenter.ErrTokenExpired)
 )
 
-// AdoptOptions of Adopt. The zero value is what most programs want.
+// AdoptOptions configures Adopt. The zero value suits most programs. The keys of the maps are the names
+// of members in their cluster.
 type AdoptOptions struct {
-	// Name for the record of the cluster, or of the server in none. Default: the server's own
-	// name, or that of the first of a cluster's members, made free if it is taken.
+	// Name is the name of the cluster in the registry, or of a server that is in no cluster. Default:
+	// the server's own name, or that of the cluster's first member. Adopt extends a default name
+	// that is taken.
 	Name string
-	// Channel for them. Default: the registry's.
+	// Channel is the update channel of the adopted servers. Default: the registry's.
 	Channel string
-	// Names of members in the registry, by their names in the cluster. Default: the member's
-	// name, or, if that is taken, MEMBER-CLUSTER. What can't be in a server's name becomes a hyphen.
+	// Names are the names of members in the registry. Default: the member's name, or MEMBER-CLUSTER if
+	// that is taken. Characters that a server's name can't have become hyphens.
 	Names map[string]string
-	// URLs at which members are reached, by their names in the cluster. Default: the one that
-	// worked for the member that answered, and those that the cluster lists for the others, which may be
-	// on a network of their own.
+	// URLs are the connection URLs of members. Default: for the member that answered, the URL at which it
+	// did; for others, the URL that the cluster lists. The cluster may list addresses of a network that
+	// the control plane can't reach.
 	URLs map[string]string
-	// Certificates of members, by their names in the cluster: the fingerprints (SHA-256, 64
-	// hexadecimal digits) of their own, where the cluster's trust store has several for one name, as a failed
-	// join leaves one, or none, as after a renaming.
+	// Certificates are the fingerprints of the members' own certificates: SHA-256 in 64 hexadecimal
+	// digits. They are needed only if the cluster's trust store has no certificate under the member's name,
+	// or several. A failed join leaves a second one; a renamed member has none.
 	Certificates map[string]string
 }
 
-// ErrAmbiguousCertificate: which certificate is a member's own is not to be told by the cluster's
-// trust store. AdoptOptions.Certificates says it.
-var ErrAmbiguousCertificate = fmt.Errorf("which certificate is the member's own can't be told: %w", opscenter.ErrNoCertificate)
+// ErrAmbiguousCertificate means that the cluster's trust store does not show which certificate is a
+// member's own. Set AdoptOptions.Certificates for the member.
+var ErrAmbiguousCertificate = fmt.Errorf("the member's own certificate is ambiguous: %w", opscenter.ErrNoCertificate)
 
-// Adopt takes an Incus server, or all members of an Incus cluster, into the registry: ones
-// that don't register themselves, as those that are not on IncusOS. The trust token is what
-// `incus config trust add` prints there. Its fingerprint is that of the certificate the server
-// must present, before it is told anything. where is its URL; empty: the first of the token's addresses that
-// answers. From then on they are polled, and have an inventory, as all others. A URL behind which
-// one of several members answers is that member's: AdoptOptions.URLs says where each is reached.
+// Adopt takes an Incus server, or all members of an Incus cluster, into the registry. It is for servers
+// that do not register themselves, such as those without IncusOS. It returns the names of the servers in
+// the registry. From then on they are polled, and have an inventory, like all other servers.
 //
-// Adopt refuses all that it can before it spends the token. Again, with the same token, is no error:
-// members that are new are added. It returns the names of the servers. Errors: ErrTrustToken,
-// ErrTrustTokenExpired, opscenter.ErrUnreachable, with ErrCertificate if another server answers
-// there, opscenter.ErrRefused if it does not take the token, ErrAmbiguousCertificate,
-// opscenter.ErrInvalidCertificate for AdoptOptions.Certificates, opscenter.ErrInvalidOptions for a
-// member that there is not, and those of Registry.Adopt.
+// The trust token is the output of `incus config trust add` on the server. It contains the fingerprint of
+// the server's certificate: Adopt sends nothing to a server that presents another one. where is the URL
+// of the server. If it is empty, Adopt uses the first address of the token that answers. Adopt records
+// this URL for the member that answered. If it is the URL of a load balancer, set AdoptOptions.URLs.
+//
+// Adopt validates as much as possible before it spends the token. It may be called again with the same
+// token, and then adds new members of the cluster. Errors:
+//
+//   - ErrTrustToken, ErrTrustTokenExpired
+//   - opscenter.ErrUnreachable, with ErrCertificate if another server answers
+//   - opscenter.ErrRefused if the server refuses the token
+//   - ErrAmbiguousCertificate, or opscenter.ErrNoCertificate, for a member
+//   - opscenter.ErrInvalidCertificate for AdoptOptions.Certificates, and opscenter.ErrInvalidURL for where
+//   - opscenter.ErrInvalidOptions if options name a member that does not exist
+//   - those of Registry.Adopt
 func (c *Client) Adopt(ctx context.Context, registry *opscenter.Registry, where, trustToken string, options AdoptOptions) ([]string, error) {
 	token, err := parseTrustToken(trustToken)
 	if err != nil {
 		return nil, err
 	}
-	// Before the token is spent, all is checked that can be.
+	// Validate as much as possible before the token is spent.
 	check := opscenter.AdoptionCheck{Fingerprint: token.Fingerprint, Name: options.Name, Channel: options.Channel,
 		Names: slices.Collect(maps.Values(options.Names)), URLs: slices.Collect(maps.Values(options.URLs))}
 	for member, fingerprint := range options.Certificates {
 		if raw, err := hex.DecodeString(fingerprint); err != nil || len(raw) != sha256.Size {
-			return nil, fmt.Errorf("the fingerprint of member %s: SHA-256 in 64 hexadecimal digits is wanted: %w", limited(member, maxText), opscenter.ErrInvalidCertificate)
+			return nil, fmt.Errorf("the fingerprint of member %s must be a SHA-256 in 64 hexadecimal digits: %w", limited(member, maxText), opscenter.ErrInvalidCertificate)
 		}
 	}
 	addresses := slices.DeleteFunc(slices.Clone(token.Addresses), func(address string) bool {
-		return opscenter.CheckURL("address", "https://"+address) != nil // no server's
+		return opscenter.CheckURL("address", "https://"+address) != nil // an address that no server can have
 	})
 	if where != "" {
 		check.URLs = append(check.URLs, strings.TrimRight(where, "/"))
 		u, err := url.Parse(where)
 		if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-			return nil, fmt.Errorf("the URL of an Incus server is https://, a host and a port: %w", opscenter.ErrInvalidURL)
+			return nil, fmt.Errorf("the URL of an Incus server must be https:// with a host and a port: %w", opscenter.ErrInvalidURL)
 		}
 		addresses = []string{u.Host}
 	}
@@ -97,15 +105,15 @@ func (c *Client) Adopt(ctx context.Context, registry *opscenter.Registry, where,
 		return nil, err
 	}
 	if len(addresses) == 0 {
-		return nil, fmt.Errorf("%w: it has no addresses of a server, and no URL is given", ErrTrustToken)
+		return nil, fmt.Errorf("%w: it has no valid address, and no URL is given", ErrTrustToken)
 	}
 	var failed error
 	for _, address := range addresses[:min(len(addresses), maxAddresses)] {
 		target := opscenter.Target{Name: address, ID: "adopt " + address, ConnectionURL: "https://" + address, Fingerprint: token.Fingerprint}
-		found, err := c.introduce(ctx, target, token, trustToken)
+		found, err := c.authenticate(ctx, target, token, trustToken)
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("%s: %w", limited(address, maxText), err))
-			// Somebody else may be there, who was told nothing.
+			// Another server may have this address. It has not received the token: try the next address.
 			if errors.Is(err, errDial) || errors.Is(err, errHandshake) || errors.Is(err, ErrCertificate) {
 				continue
 			}
@@ -113,16 +121,16 @@ func (c *Client) Adopt(ctx context.Context, registry *opscenter.Registry, where,
 		}
 		names, err := c.record(ctx, registry, found, target, options)
 		if err != nil {
-			return nil, fmt.Errorf("the server trusts this control plane by now, and the same token serves again: %w", err)
+			return nil, fmt.Errorf("the server trusts this control plane now, and the same token can be used again: %w", err)
 		}
 		return names, nil
 	}
 	return nil, unreachable(failed)
 }
 
-// record takes what was found into the registry.
-func (c *Client) record(ctx context.Context, registry *opscenter.Registry, found *found, target opscenter.Target, options AdoptOptions) ([]string, error) {
-	known := func(fingerprint, member string) bool { // whether it is that member's, as far as the registry knows
+// record adds the server or cluster to the registry, and returns the names of the servers.
+func (c *Client) record(ctx context.Context, registry *opscenter.Registry, found *selfDescription, target opscenter.Target, options AdoptOptions) ([]string, error) {
+	known := func(fingerprint, member string) bool { // whether the registry has that certificate for the member
 		info, err := registry.ServerByFingerprint(ctx, fingerprint)
 		return err == nil && info.ServedFingerprint == target.Fingerprint && info.State.MemberName == member
 	}
@@ -136,9 +144,10 @@ func (c *Client) record(ctx context.Context, registry *opscenter.Registry, found
 	return adoptedNames(ctx, registry, adoption)
 }
 
-// maxAddresses is how many of a token's addresses are tried.
+// maxAddresses is the largest number of a token's addresses that Adopt tries.
 const maxAddresses = 16
 
+// unreachable adds opscenter.ErrUnreachable to an error, unless the server answered with a refusal.
 func unreachable(err error) error {
 	if errors.Is(err, opscenter.ErrRefused) || errors.Is(err, ErrTrustTokenExpired) {
 		return err
@@ -146,7 +155,7 @@ func unreachable(err error) error {
 	return fmt.Errorf("%w: %w", opscenter.ErrUnreachable, err)
 }
 
-// parseTrustToken reads a token. Its text is a secret: no error holds any of it.
+// parseTrustToken parses a token. The text is a secret, so its error contains nothing of it.
 func parseTrustToken(text string) (*api.CertificateAddToken, error) {
 	var token api.CertificateAddToken
 	data, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
@@ -156,8 +165,8 @@ func parseTrustToken(text string) (*api.CertificateAddToken, error) {
 	return &token, nil
 }
 
-// found is what a server says of itself and its cluster.
-type found struct {
+// selfDescription is the description that a server gives of itself and its cluster.
+type selfDescription struct {
 	Auth        string `json:"auth"`
 	Environment struct {
 		Certificate string `json:"certificate"`
@@ -167,27 +176,27 @@ type found struct {
 	members      []api.ClusterMember
 	certificates []api.Certificate
 
-	names  map[string]bool // of the members
-	parsed []trusted       // the certificates of servers
+	names  map[string]bool // of the members; set by index
+	parsed []trusted       // valid certificates of type server; set by index
 }
 
-// Limits of the cluster that is adopted.
+// Limits of a cluster that can be adopted.
 const (
 	maxMembers      = 1000
 	maxCertificates = 10_000
 )
 
-// trusted is a certificate of a server in a cluster's trust store.
+// trusted is a server's certificate in the trust store of a cluster.
 type trusted struct {
 	name, fingerprint string
 	certificate       *x509.Certificate
 }
 
-// index makes the members and their certificates ready to be looked up. opscenter.ErrUnreachable: there are too
-// many, or two members of one name.
-func (f *found) index() error {
+// index validates the members, and sets names and parsed. The error is opscenter.ErrUnreachable if there are too many
+// members or certificates, or if two members have the same name.
+func (f *selfDescription) index() error {
 	if len(f.members) > maxMembers || len(f.certificates) > maxCertificates {
-		return fmt.Errorf("the cluster lists %d members and %d certificates, at most %d and %d are taken: %w", len(f.members), len(f.certificates), maxMembers, maxCertificates, opscenter.ErrUnreachable)
+		return fmt.Errorf("the cluster has %d members and %d certificates; at most %d and %d are supported: %w", len(f.members), len(f.certificates), maxMembers, maxCertificates, opscenter.ErrUnreachable)
 	}
 	f.names = map[string]bool{}
 	for i := range f.members {
@@ -209,13 +218,13 @@ func (f *found) index() error {
 	return nil
 }
 
-// introduce makes the server trust the control plane, and reads who it is.
-func (c *Client) introduce(ctx context.Context, target opscenter.Target, token *api.CertificateAddToken, text string) (*found, error) {
+// authenticate makes the server trust the control plane, and reads its description.
+func (c *Client) authenticate(ctx context.Context, target opscenter.Target, token *api.CertificateAddToken, text string) (*selfDescription, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
 		return nil, err
 	}
-	var out found
+	var out selfDescription
 	if err := s.get("/1.0", &out); err != nil {
 		return nil, err
 	}
@@ -228,7 +237,7 @@ func (c *Client) introduce(ctx context.Context, target opscenter.Target, token *
 		if err := c.sendSecret(ctx, target, "/1.0/certificates", put, strings.TrimSpace(text), token.Secret); err != nil {
 			return nil, err
 		}
-		out = found{}
+		out = selfDescription{}
 		if err := s.get("/1.0", &out); err != nil {
 			return nil, err
 		}
@@ -247,8 +256,8 @@ func (c *Client) introduce(ctx context.Context, target opscenter.Target, token *
 	return &out, nil
 }
 
-// sendSecret posts what holds secrets: past the Incus client, which may log what it sends, and
-// with nothing of them in errors.
+// sendSecret posts a body that contains secrets. It does not use the Incus client, which may log
+// requests. It removes the secrets from errors.
 func (c *Client) sendSecret(ctx context.Context, target opscenter.Target, path string, body any, secrets ...string) error {
 	data, err := json.Marshal(body)
 	if err != nil {
@@ -291,15 +300,16 @@ func (c *Client) sendSecret(ctx context.Context, target opscenter.Target, path s
 	return fmt.Errorf("POST %s: %w: %s", path, opscenter.ErrRefused, limited(message, maxMessage))
 }
 
-// adoption is how the registry is to have it. A member's own certificate is the one it is
-// trusted with by the others; what it presents is the cluster's.
-func (f *found) adoption(target opscenter.Target, options AdoptOptions, known func(fingerprint, member string) bool) (*opscenter.Adoption, error) {
+// adoption makes the input of Registry.Adopt. A cluster member presents the cluster's certificate. The
+// member's own certificate is the one in the cluster's trust store. known reports whether the registry
+// has a certificate for a member.
+func (f *selfDescription) adoption(target opscenter.Target, options AdoptOptions, known func(fingerprint, member string) bool) (*opscenter.Adoption, error) {
 	presented, err := opscenter.ParseCertificate(f.Environment.Certificate)
 	if err != nil {
-		return nil, fmt.Errorf("%s: its certificate: %w: %v", target.Name, opscenter.ErrUnreachable, err)
+		return nil, fmt.Errorf("%s sent an invalid certificate: %w: %v", target.Name, opscenter.ErrUnreachable, err)
 	}
 	if opscenter.Fingerprint(presented) != target.Fingerprint {
-		return nil, fmt.Errorf("%s says it has another certificate than it presents: %w: %w", target.Name, opscenter.ErrUnreachable, ErrCertificate)
+		return nil, fmt.Errorf("the certificate that %s describes differs from the one it presents: %w: %w", target.Name, opscenter.ErrUnreachable, ErrCertificate)
 	}
 	out := &opscenter.Adoption{Channel: options.Channel}
 	if !f.Environment.Clustered {
@@ -324,11 +334,11 @@ func (f *found) adoption(target opscenter.Target, options AdoptOptions, known fu
 		}
 		where := m.URL
 		if m.ServerName == f.Environment.Name {
-			where = target.ConnectionURL // which has just worked
+			where = target.ConnectionURL // the server has just answered there
 		}
 		where = cmp.Or(options.URLs[m.ServerName], where)
 		if err := opscenter.CheckURL("connection URL", where); err != nil {
-			return nil, fmt.Errorf("the cluster lists member %s at an address at which no server can be; give its URL: %w: %w", limited(m.ServerName, maxText), opscenter.ErrUnreachable, err)
+			return nil, fmt.Errorf("the cluster lists member %s at an address that no server can have; give its URL: %w: %w", limited(m.ServerName, maxText), opscenter.ErrUnreachable, err)
 		}
 		out.Servers = append(out.Servers, opscenter.AdoptedServer{Name: options.Names[m.ServerName], Suggested: m.ServerName, MemberName: m.ServerName,
 			ConnectionURL: where, Certificate: own})
@@ -336,23 +346,23 @@ func (f *found) adoption(target opscenter.Target, options AdoptOptions, known fu
 	return out, nil
 }
 
-// unknownMembers refuses options for members that there are not.
+// unknownMembers returns an error if options name a member that does not exist.
 func unknownMembers(options AdoptOptions, members []api.ClusterMember) error {
-	for what, given := range map[string]map[string]string{"name": options.Names, "URL": options.URLs, "certificate": options.Certificates} {
+	for option, given := range map[string]map[string]string{"name": options.Names, "URL": options.URLs, "certificate": options.Certificates} {
 		for name := range given {
 			if !slices.ContainsFunc(members, func(m api.ClusterMember) bool { return m.ServerName == name }) {
-				return fmt.Errorf("a %s is given for %s, which is no member of a cluster there: %w", what, limited(name, maxText), opscenter.ErrInvalidOptions)
+				return fmt.Errorf("a %s is given for %s, which is no member of the cluster: %w", option, limited(name, maxText), opscenter.ErrInvalidOptions)
 			}
 		}
 	}
 	return nil
 }
 
-// certificateOf returns the certificate that is a member's own: the one that is wanted, if that is
-// given; else the only one of its name that has not expired, or of several the one that the
-// registry knows as its. Incus keeps what a failed join has left under the same name, and does not
-// rename a certificate with its member.
-func (f *found) certificateOf(member, wanted string, known func(fingerprint, member string) bool) (*x509.Certificate, error) {
+// certificateOf returns a member's own certificate. If a fingerprint is wanted, it is the certificate with
+// that one. Otherwise it is the only unexpired certificate under the member's name. Of several, it is the
+// one that the registry has for the member. A failed join leaves a certificate under the same name in
+// Incus, and Incus does not rename the certificate of a renamed member.
+func (f *selfDescription) certificateOf(member, wanted string, known func(fingerprint, member string) bool) (*x509.Certificate, error) {
 	var candidates, others []*x509.Certificate
 	for _, c := range f.parsed {
 		switch {
@@ -365,7 +375,7 @@ func (f *found) certificateOf(member, wanted string, known func(fingerprint, mem
 				candidates = append(candidates, c.certificate)
 			}
 		case !f.names[c.name] && len(others) < maxDescribed:
-			others = append(others, c.certificate) // that of a member that was renamed may be among them
+			others = append(others, c.certificate) // one may belong to a renamed member
 		}
 	}
 	if len(candidates) == 1 {
@@ -380,31 +390,32 @@ func (f *found) certificateOf(member, wanted string, known func(fingerprint, mem
 	if own != nil {
 		return own, nil
 	}
-	who := "member " + limited(member, maxText)
+	subject := "member " + limited(member, maxText)
 	switch {
 	case wanted != "":
-		return nil, fmt.Errorf("%s: the cluster's trust store has no certificate %.12s of a server: %w", who, wanted, opscenter.ErrNoCertificate)
+		return nil, fmt.Errorf("%s: the cluster's trust store has no server certificate %.12s: %w", subject, wanted, opscenter.ErrNoCertificate)
 	case len(candidates) > 0:
-		return nil, fmt.Errorf("%s: the cluster's trust store has several certificates under its name: %s: %w", who, described(candidates), ErrAmbiguousCertificate)
+		return nil, fmt.Errorf("%s: the cluster's trust store has several certificates under its name: %s: %w", subject, described(candidates), ErrAmbiguousCertificate)
 	case len(others) > 0:
-		return nil, fmt.Errorf("%s: the cluster's trust store has none under its name, and others that are no member's: %s: %w", who, described(others), ErrAmbiguousCertificate)
+		return nil, fmt.Errorf("%s: the cluster's trust store has no certificate under its name, and others that belong to no member: %s: %w", subject, described(others), ErrAmbiguousCertificate)
 	}
-	return nil, fmt.Errorf("%s: the cluster has no certificate of it: %w", who, opscenter.ErrNoCertificate)
+	return nil, fmt.Errorf("%s: the cluster's trust store has no certificate for it: %w", subject, opscenter.ErrNoCertificate)
 }
 
-// maxDescribed bounds how many certificates an error describes.
+// maxDescribed is the largest number of certificates that an error describes.
 const maxDescribed = 5
 
+// described lists fingerprint, name and date of certificates, for an error.
 func described(list []*x509.Certificate) string {
 	var out []string
 	for _, c := range list[:min(len(list), maxDescribed)] {
-		out = append(out, fmt.Sprintf("%s (%s, made %s)", opscenter.Fingerprint(c), limited(c.Subject.CommonName, maxText), c.NotBefore.UTC().Format(time.DateOnly)))
+		out = append(out, fmt.Sprintf("%s (%s, created %s)", opscenter.Fingerprint(c), limited(c.Subject.CommonName, maxText), c.NotBefore.UTC().Format(time.DateOnly)))
 	}
 	return strings.Join(out, ", ")
 }
 
-// adoptedNames returns what the adopted servers are called in the registry: those that were there
-// already may have other names.
+// adoptedNames returns the names of the adopted servers in the registry. A server that the registry
+// had before keeps its name.
 func adoptedNames(ctx context.Context, registry *opscenter.Registry, a *opscenter.Adoption) (out []string, err error) {
 	for _, s := range a.Servers {
 		info, err := registry.ServerByFingerprint(ctx, opscenter.Fingerprint(s.Certificate))

@@ -1,6 +1,17 @@
-// Package incusos talks to servers: IncusOS's own API, and Incus's, over the Incus client
-// library. It implements the interfaces that packages poller and opscenter declare, and
-// nothing else of the SDK opens a connection to a server.
+// Package incusos connects to IncusOS and Incus servers. It reads their state, and performs actions on them.
+//
+// Its main type is Client. New makes one from Options, of which only the Certificate is needed in
+// practice. Close ends it. Give the Client to the other packages of the SDK, which declare the
+// interfaces that it implements:
+//
+//   - poller.Prober: Probe
+//   - opscenter.Actuator: Update, Reboot, Evacuate, Restore and others
+//   - cluster.Incus, inventory.Incus and system.OS
+//
+// Adopt takes existing Incus servers, which do not register themselves, into a Registry.
+//
+// A server is identified by its certificate: the Client connects only to a server that presents the
+// certificate of the Target. No other package of the SDK opens connections to servers.
 package incusos
 
 import (
@@ -26,63 +37,68 @@ const (
 	DefaultTimeout           = 10 * time.Second
 	DefaultCallTimeout       = 30 * time.Second
 	DefaultListTimeout       = 2 * time.Minute
-	DefaultMaxBody           = 4 << 20
-	DefaultMaxObject         = 1 << 20
-	DefaultMaxList           = 1 << 30
+	DefaultMaxBody           = 4 << 20 // bytes
+	DefaultMaxObject         = 1 << 20 // bytes
+	DefaultMaxList           = 1 << 30 // bytes
 	DefaultMaxConnsPerServer = 4
 	DefaultMaxIdleConns      = 512
 	DefaultMaxSessions       = 100_000
 	DefaultSessionLifetime   = 24 * time.Hour
 )
 
-// Options of New. The zero value, but for the Certificate, is what most programs want.
+// Options configures New. Most programs set only the Certificate. A value of 0 or less means the default.
 type Options struct {
-	// Certificate is the control plane's client certificate, which servers learn when they register.
+	// Certificate is the control plane's client certificate. Servers learn it when they register, and
+	// trust it. Default: none, so that servers refuse most requests.
 	Certificate *tls.Certificate
-	// Timeout bounds a dial with its handshake, where the call's context doesn't end sooner, and the wait for the headers of an answer. Default 10 s.
+	// Timeout bounds a dial with its TLS handshake, and the wait for the header of an answer. Default 10 s.
 	Timeout time.Duration
-	// CallTimeout bounds a call with the body of its answer, where its context doesn't end
-	// it sooner. Default 30 s, at least Timeout.
+	// CallTimeout bounds a request until the end of its answer. The context of a call may end it
+	// sooner. Default 30 s, at least Timeout.
 	CallTimeout time.Duration
-	// ListTimeout bounds the wait for a list of the inventory to begin: a daemon looks at each
-	// running instance before it answers. It bounds the wait for the answer to a change of a
-	// server's configuration, too: IncusOS answers once its network is up. Default 2 minutes, at
-	// least Timeout.
+	// ListTimeout bounds the wait for two slow kinds of answers. A daemon inspects each running
+	// instance before it sends a list of the inventory. IncusOS answers a change of its network
+	// once the network is up. Default 2 minutes, at least Timeout.
 	ListTimeout time.Duration
-	// MaxBody bounds an answer, in bytes; a part of the facts is bounded by four times its limit, too. Default 4 MiB.
+	// MaxBody bounds an answer, in bytes. An answer with a part of the facts is also bounded by four
+	// times the limit of that part, such as opscenter.MaxHardwareSize. Default 4 MiB.
 	MaxBody int64
-	// MaxObject bounds an object of the inventory, by itself or as an entry of a list, in bytes: an
-	// instance comes with its snapshots. Of more than inventory.MaxObjectSize the largest members are left
-	// out all the same. Default 1 MiB.
+	// MaxObject bounds an object of the inventory in bytes, by itself or as an entry of a list. An
+	// instance includes its snapshots. The inventory drops the largest members of objects over
+	// inventory.MaxObjectSize. Default 1 MiB.
 	MaxObject int64
-	// MaxList bounds a list of the inventory, of which one entry is held at a time, in bytes.
-	// Default 1 GiB.
+	// MaxList bounds a list of the inventory, and a forwarded answer, in bytes. The Client holds one
+	// entry of a list at a time. Default 1 GiB.
 	MaxList int64
-	// MaxConnsPerServer bounds the connections to one server; those that read lists of the
-	// inventory, and listen to events, are apart. Default 4.
+	// MaxConnsPerServer bounds the connections to one server. Connections for lists of the
+	// inventory have a bound of the same size of their own. Connections for events, commands and
+	// forwarded requests do not count. Default 4.
 	MaxConnsPerServer int
-	// MaxIdleConns bounds the connections that are kept open, unused, for all servers
-	// together. An Incus daemon closes them after 30 s: more than polls come within that time
-	// are of no use. Default 512, 40 KiB of memory each.
+	// MaxIdleConns bounds the idle connections to all servers together. An Incus daemon closes idle
+	// connections after 30 s, so more connections than polls in 30 s are of no use. Each takes 40
+	// KiB of memory. Default 512.
 	MaxIdleConns int
-	// MaxSessions bounds for how many servers a TLS session is kept, 1.1 KiB each (BenchmarkSessions). At the
-	// least as many as there are servers, or each poll is a full handshake. Default 100,000.
+	// MaxSessions bounds the number of servers whose TLS session is kept. A session takes 1.1 KiB
+	// (BenchmarkSessions). With fewer sessions than servers, most polls need a full handshake.
+	// Default 100,000.
 	MaxSessions int
-	// SessionLifetime is for how long a server's TLS session is gone on with before it has to show
-	// its certificate again, in a full handshake: until then a server that changes its certificate
-	// without giving up its sessions is not found out. Default 24 hours.
+	// SessionLifetime is how long the Client resumes a TLS session after its full handshake. Only a
+	// full handshake shows the certificate: until then the Client does not notice a server that
+	// changed its certificate and kept its sessions. Default 24 hours.
 	SessionLifetime time.Duration
-	// Roots are the authorities whose certificates are accepted for the host of a server's
-	// public connection URL. Default: the system's.
+	// Roots are the authorities for the host of a server's public connection URL. The Client accepts
+	// a certificate of theirs in place of the registered one. Default: the system's.
 	Roots *x509.CertPool
-	// AllowAddress, if set, is asked before each connection whether a server may be at an address, and its error is why
-	// it is not connected to. See opscenter.AddressRules. Default: any.
+	// AllowAddress, if set, is called before each connection. If it returns an error, the Client does
+	// not connect to the address. It must be safe for concurrent use. See opscenter.AddressRules.
+	// Default: all addresses are allowed.
 	AllowAddress func(netip.Addr) error
-	// KeepSecrets leaves recovery keys, private keys and passwords in the facts that are read.
+	// KeepSecrets leaves recovery keys, private keys and passwords in the facts. By default the
+	// Client removes them.
 	KeepSecrets bool
 }
 
-// Client talks to servers. It keeps connections and TLS sessions, both bounded for all
+// Client sends requests to servers. It keeps idle connections and TLS sessions, each bounded for all
 // servers together. All methods may be called concurrently. It implements poller.Prober,
 // opscenter.Actuator, cluster.Incus, inventory.Incus and system.OS.
 type Client struct {
@@ -90,7 +106,7 @@ type Client struct {
 	fleet   *fleet
 }
 
-// New returns a Client. Close it when it is not used any more.
+// New returns a Client. It opens no connection. Call Close when the Client is no longer needed.
 func New(options Options) *Client {
 	if options.Timeout <= 0 {
 		options.Timeout = DefaultTimeout
@@ -127,11 +143,11 @@ func New(options Options) *Client {
 	return &Client{options: options, fleet: newFleet(options)}
 }
 
-// ErrClosed: the Client is closed.
+// ErrClosed means that the Client is closed.
 var ErrClosed = errors.New("the client is closed")
 
-// Close ends dials under way, and closes all idle connections; those in use close when their
-// calls end. Later calls fail with ErrClosed.
+// Close ends active dials and event streams, and closes idle connections. Connections in use close
+// when their calls end. Later calls fail with ErrClosed. The error is always nil.
 func (c *Client) Close() error {
 	c.fleet.close()
 	c.fleet.base.CloseIdleConnections()
@@ -139,25 +155,26 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// Stats tells of connections, since New.
+// Stats counts connections since New.
 type Stats struct {
-	// Open is how many connections there are now, idle ones included.
+	// Open is the number of open connections, idle ones included.
 	Open int64
-	// Dials is how many were begun; of those that came to it, FullHandshakes were new TLS
-	// sessions, and ResumedHandshakes went on with an old one.
+	// Dials is the number of connection attempts. Of the successful ones, FullHandshakes began a new
+	// TLS session, and ResumedHandshakes resumed one.
 	Dials, FullHandshakes, ResumedHandshakes int64
-	// Sessions is for how many servers there is a TLS session to go on with.
+	// Sessions is the number of TLS sessions that can be resumed.
 	Sessions int
 }
 
-// Stats returns how many connections there are and were.
+// Stats returns the current figures.
 func (c *Client) Stats() Stats {
 	f := c.fleet
 	return Stats{Open: f.open.Load(), Dials: f.dialled.Load(), FullHandshakes: f.full.Load(), ResumedHandshakes: f.resumed.Load(), Sessions: f.sessions.len()}
 }
 
-// Connect returns an Incus client for the server, bound to ctx in all its later requests.
-// It opens no connection by itself.
+// Connect returns an Incus client for the server. All its later requests are bound to ctx. Connect
+// itself opens no connection. Errors: opscenter.ErrNotReady, opscenter.ErrInvalidURL and
+// opscenter.ErrInvalidCertificate, if the target lacks a valid URL or fingerprint.
 func (c *Client) Connect(ctx context.Context, target opscenter.Target) (incus.InstanceServer, error) {
 	p, err := c.fleet.peer(target)
 	if err != nil {
@@ -176,7 +193,7 @@ func connect(ctx context.Context, target opscenter.Target, p *peer) (incus.Insta
 	})
 }
 
-// session is a number of requests to one server.
+// session sends requests to one server with the Incus client.
 type session struct {
 	incus.InstanceServer
 }
@@ -194,11 +211,12 @@ func (s session) get(path string, out any) error {
 }
 
 var (
-	errAnswer    = errors.New("not an answer of this API")
-	errForeign   = errors.New("") // marks what a gateway between says, and not the API
+	errAnswer    = errors.New("the answer does not have the form of this API")
+	errForeign   = errors.New("") // marks the answer of a gateway or proxy, as opposed to the API
 	errUntrusted = errors.New("the server does not trust the control plane's certificate")
 )
 
+// call sends a request, and returns an answer of type sync or async.
 func (s session) call(method, path string, data any) (*api.Response, error) {
 	answer, _, err := s.RawQuery(method, path, data, "")
 	if err != nil {

@@ -16,15 +16,19 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 )
 
-// ClusterState reads whether the server is a member of an Incus cluster, and of which. It
-// implements, with the methods below, cluster.Incus.
+// ClusterState reads whether the server is a member of an Incus cluster, and that cluster's members. It
+// is a method of cluster.Incus.
+//
+// Reading methods of the Client have these errors: opscenter.ErrUnreachable if the server did not answer,
+// opscenter.ErrRefused if it answered with an error, opscenter.ErrNotApplicable if it lacks the API.
+// Errors of writing methods are those of Update.
 func (c *Client) ClusterState(ctx context.Context, target opscenter.Target) (cluster.State, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return cluster.State{}, reached(err)
+		return cluster.State{}, readError(err)
 	}
 	state, err := clusterState(s)
-	return state, reached(err)
+	return state, readError(err)
 }
 
 func (c *Client) session(ctx context.Context, target opscenter.Target) (session, error) {
@@ -54,7 +58,7 @@ func clusterState(s session) (out cluster.State, err error) {
 	}
 	out.Name = server.Environment.ServerName
 	if out.Certificate, err = opscenter.ParseCertificate(server.Environment.Certificate); err != nil {
-		return out, fmt.Errorf("%w: the cluster's certificate: %v", errAnswer, err)
+		return out, fmt.Errorf("%w: the cluster's certificate is invalid: %v", errAnswer, err)
 	}
 	var members []struct {
 		Name   string `json:"server_name"`
@@ -70,21 +74,21 @@ func clusterState(s session) (out cluster.State, err error) {
 	return out, nil
 }
 
-// SetClusterAddress sets the address the server is reached at by the other members, host:port.
-// One it has already is left as it is.
+// SetClusterAddress sets the address at which the other members reach the server, as host:port. It changes
+// nothing if the server has that address already. It is a method of cluster.Incus.
 func (c *Client) SetClusterAddress(ctx context.Context, target opscenter.Target, address string) error {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return reached(err)
+		return readError(err)
 	}
 	var server struct {
 		Config map[string]any `json:"config"`
 	}
 	if err := s.get("/1.0", &server); err != nil {
-		return reached(err)
+		return readError(err)
 	}
 	change := map[string]any{}
-	if have, _ := server.Config["core.https_address"].(string); have != address && !covers(have) {
+	if have, _ := server.Config["core.https_address"].(string); have != address && !listensEverywhere(have) {
 		change["core.https_address"] = address
 	}
 	if have, _ := server.Config["cluster.https_address"].(string); have != address {
@@ -94,12 +98,12 @@ func (c *Client) SetClusterAddress(ctx context.Context, target opscenter.Target,
 		return nil
 	}
 	_, err = s.call(http.MethodPatch, "/1.0", map[string]any{"config": change})
-	return unlessRefused(err)
+	return commandError(err)
 }
 
-// covers reports whether a server listens at all its addresses, as ":8443".
-// Such a one is never narrowed: others may reach the server elsewhere.
-func covers(listen string) bool {
+// listensEverywhere reports whether a listen address means all addresses of a server, such as ":8443".
+// SetClusterAddress keeps such an address, because clients may use any of the server's addresses.
+func listensEverywhere(listen string) bool {
 	host, _, err := net.SplitHostPort(listen)
 	if err != nil {
 		host = strings.Trim(listen, "[]")
@@ -107,17 +111,18 @@ func covers(listen string) bool {
 	return listen != "" && (host == "" || host == "::" || host == "0.0.0.0")
 }
 
-// Bootstrap makes the server the first member, by that name, of a cluster, and returns the
-// cluster's certificate. It is read over the connection that was there before, on which the
-// server has proved who it is: from then on it presents the cluster's.
+// Bootstrap makes the server the first member of a new cluster, under the given member name, and returns
+// the cluster's certificate. The server presents the new certificate from then on. So Bootstrap reads it
+// over the existing connection, on which the server presented its own certificate. It is a method of
+// cluster.Incus.
 func (c *Client) Bootstrap(ctx context.Context, target opscenter.Target, name string) (*x509.Certificate, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return nil, reached(err)
+		return nil, readError(err)
 	}
 	answer, err := s.call(http.MethodPut, "/1.0/cluster", api.ClusterPut{Cluster: api.Cluster{ServerName: name, Enabled: true}})
 	if err != nil {
-		return nil, unlessRefused(err)
+		return nil, commandError(err)
 	}
 	var op api.Operation
 	if answer.Operation != "" {
@@ -144,33 +149,33 @@ func (c *Client) Bootstrap(ctx context.Context, target opscenter.Target, name st
 	}
 }
 
-// JoinToken returns a token by which a server becomes a member by that name. An older one for
-// the same name is good for nothing any more.
+// JoinToken returns a token with which a server can join the cluster, under the given member name. It
+// invalidates older tokens for the same name. It is a method of cluster.Incus.
 func (c *Client) JoinToken(ctx context.Context, target opscenter.Target, name string) (string, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return "", reached(err)
+		return "", readError(err)
 	}
 	answer, err := s.call(http.MethodPost, "/1.0/cluster/members", api.ClusterMembersPost{ServerName: name})
 	if err != nil {
-		return "", unlessRefused(err)
+		return "", commandError(err)
 	}
 	op, err := answer.MetadataAsOperation()
 	if err != nil {
-		return "", reached(err)
+		return "", readError(err)
 	}
 	token, err := op.ToClusterJoinToken()
 	if err != nil {
-		return "", reached(err)
+		return "", readError(err)
 	}
 	return token.String(), nil
 }
 
-// Join makes the server a member of a cluster, and returns when it is.
+// Join makes the server a member of a cluster, and returns when it is one. It is a method of cluster.Incus.
 func (c *Client) Join(ctx context.Context, target opscenter.Target, join cluster.Join) error {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return reached(err)
+		return readError(err)
 	}
 	put := api.ClusterPut{Cluster: api.Cluster{ServerName: join.Name, Enabled: true}, ServerAddress: join.Address,
 		ClusterAddress: join.ClusterAddress, ClusterCertificate: opscenter.EncodeCertificate(join.Certificate), ClusterToken: join.Token}
@@ -179,17 +184,18 @@ func (c *Client) Join(ctx context.Context, target opscenter.Target, join cluster
 	}
 	answer, err := s.call(http.MethodPut, "/1.0/cluster", put)
 	if err != nil {
-		return unlessRefused(err)
+		return commandError(err)
 	}
 	return c.wait(ctx, target, answer.Operation)
 }
 
-// Contents says what a server has that would be lost if it joined a cluster, whose database
-// takes the place of its own: instances, storage pools, managed networks, projects. Empty: nothing.
+// Contents describes the objects that a server would lose by joining a cluster, as the cluster's database
+// replaces its own: instances, storage pools, managed networks, projects. It names one of each kind. It is
+// empty if the server has none. It is a method of cluster.Incus.
 func (c *Client) Contents(ctx context.Context, target opscenter.Target) (string, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return "", reached(err)
+		return "", readError(err)
 	}
 	var found []string
 	for _, kind := range []struct{ path, name, but string }{
@@ -215,7 +221,7 @@ func (c *Client) Contents(ctx context.Context, target opscenter.Target) (string,
 			continue
 		}
 		if err != nil {
-			return "", reached(err)
+			return "", readError(err)
 		}
 		for _, path := range list {
 			if path != kind.but {
@@ -227,16 +233,16 @@ func (c *Client) Contents(ctx context.Context, target opscenter.Target) (string,
 	return strings.Join(found, ", "), nil
 }
 
-// MemberConfig returns what a joining member has to configure for itself, as the source of a
-// storage pool.
+// MemberConfig returns the settings that each joining member has to give itself, such as the source of a
+// storage pool. It is a method of cluster.Incus.
 func (c *Client) MemberConfig(ctx context.Context, target opscenter.Target) ([]cluster.Config, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return nil, reached(err)
+		return nil, readError(err)
 	}
 	var answer api.Cluster
 	if err := s.get("/1.0/cluster", &answer); err != nil {
-		return nil, reached(err)
+		return nil, readError(err)
 	}
 	var out []cluster.Config
 	for _, m := range answer.MemberConfig {
@@ -245,18 +251,19 @@ func (c *Client) MemberConfig(ctx context.Context, target opscenter.Target) ([]c
 	return out, nil
 }
 
-// InstancesOn names an instance that is on a member of the server's cluster; empty: there is none.
+// InstancesOn returns the name of an instance on a member of the server's cluster, or "" if the member has
+// none. It is a method of cluster.Incus.
 func (c *Client) InstancesOn(ctx context.Context, target opscenter.Target, member string) (string, error) {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return "", reached(err)
+		return "", readError(err)
 	}
 	var all []struct {
 		Name     string `json:"name"`
 		Location string `json:"location"`
 	}
 	if err := s.get("/1.0/instances?recursion=1&all-projects=true&filter="+url.QueryEscape("location eq "+member), &all); err != nil {
-		return "", reached(err)
+		return "", readError(err)
 	}
 	for _, i := range all {
 		if i.Location == member {
@@ -266,13 +273,13 @@ func (c *Client) InstancesOn(ctx context.Context, target opscenter.Target, membe
 	return "", nil
 }
 
-// RemoveMember takes a member, which must have no instances, out of the cluster the server is
-// a member of. One that is none is no error. force is Incus's own: the member is not asked, nor
-// reset, and what was on it is lost.
+// RemoveMember removes a member from the server's cluster. The member must have no instances. It is no
+// error if there is no such member. With force, Incus removes the member without contacting or resetting
+// it, and its instances are lost. It is a method of cluster.Incus.
 func (c *Client) RemoveMember(ctx context.Context, target opscenter.Target, name string, force bool) error {
 	s, err := c.session(ctx, target)
 	if err != nil {
-		return reached(err)
+		return readError(err)
 	}
 	path := "/1.0/cluster/members/" + url.PathEscape(name)
 	if force {
@@ -283,7 +290,7 @@ func (c *Client) RemoveMember(ctx context.Context, target opscenter.Target, name
 	case isStatus(err, http.StatusNotFound):
 		return nil
 	case err != nil:
-		return unlessRefused(err)
+		return commandError(err)
 	case answer.Operation != "":
 		return c.wait(ctx, target, answer.Operation)
 	}

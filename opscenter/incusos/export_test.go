@@ -10,40 +10,40 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// ParseEvent reads a message of the stream of events.
+// ParseEvent parses a message of an event stream.
 var ParseEvent = parseEvent
 
-// IndexFound is for tests of how much a cluster that is adopted may list.
-func IndexFound(members []string, certificates int) error {
-	f := &found{certificates: make([]api.Certificate, certificates)}
+// IndexMembers validates a cluster with these members, and that many certificates.
+func IndexMembers(members []string, certificates int) error {
+	f := &selfDescription{certificates: make([]api.Certificate, certificates)}
 	for _, name := range members {
 		f.members = append(f.members, api.ClusterMember{ServerName: name})
 	}
 	return f.index()
 }
 
-// Limits of the cluster that is adopted.
+// Limits of a cluster that can be adopted.
 const (
 	MaxMembers      = maxMembers
 	MaxCertificates = maxCertificates
 )
 
-// Left is for tests of what counts as an instance that runs on an evacuated member.
-func (c *Client) Left(ctx context.Context, target opscenter.Target) (string, error) {
-	return c.left(ctx, target)
+// RunningInstance returns an instance that runs on a cluster member.
+func (c *Client) RunningInstance(ctx context.Context, target opscenter.Target) (string, error) {
+	return c.runningInstance(ctx, target)
 }
 
-// ParseTrustToken reads a trust token.
+// ParseTrustToken parses a trust token.
 var ParseTrustToken = parseTrustToken
 
-// ReadList reads an answer that is a list, no entry of which is longer than the limit.
+// ReadList reads an answer that is a list. An entry over the limit is an error.
 func ReadList(answer []byte, limit int64, use func(json.RawMessage) error) error {
 	return readList(bytes.NewReader(answer), 200, limit, use)
 }
 
-// Adoption makes an adoption out of what a cluster says of itself.
+// Adoption makes an adoption from the answers of a cluster.
 func Adoption(server, members, certificates []byte, target opscenter.Target, options AdoptOptions) (*opscenter.Adoption, error) {
-	f := &found{}
+	f := &selfDescription{}
 	if json.Unmarshal(server, f) != nil || json.Unmarshal(members, &f.members) != nil || json.Unmarshal(certificates, &f.certificates) != nil {
 		return nil, errAnswer
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// FuzzProbe answers every request of a probe with the same bytes: it must end, and make sense of it or not.
+// FuzzProbe answers every request of a probe with the same bytes. The probe must end with a consistent observation.
 func FuzzProbe(f *testing.F) {
 	identity, err := selfsigned.New("fuzzed")
 	if err != nil {
@@ -45,15 +45,15 @@ func FuzzProbe(f *testing.F) {
 		answer <- data
 		o := client.Probe(t.Context(), where)
 		if o.Failure == nil && o.Versions != nil && o.Type == nil && o.UnreadVersions&lifecycle.VersionsApplications == 0 {
-			t.Fatal("versions of applications that were not read")
+			t.Fatal("unread applications are not marked as unread")
 		}
 		if o.Failure != nil && (o.Failure.Kind == "" || o.Failure.Message == "") {
-			t.Fatal("a failure that says nothing")
+			t.Fatal("a failure without kind or message")
 		}
 	})
 }
 
-// FuzzList reads lists: no entry is longer than the limit, each is whole, and what is no list is an error.
+// FuzzList reads lists. Each entry must be valid and within the limit, and an invalid list must be an error.
 func FuzzList(f *testing.F) {
 	f.Add([]byte(`{"type":"sync","status_code":200,"metadata":[{"name":"a"},null,"b",[1,2]]}`))
 	f.Add([]byte(`{"metadata":[1],"type":"sync"}`))
@@ -72,12 +72,12 @@ func FuzzList(f *testing.F) {
 			return nil
 		})
 		if err == nil && !json.Valid(bytes.TrimSpace(data)) && json.Valid(data) {
-			t.Fatal("no document")
+			t.Fatal("an invalid document is no error")
 		}
 	})
 }
 
-// FuzzTrustToken reads trust tokens: no error has any of what was given, which is a secret.
+// FuzzTrustToken parses trust tokens. An error must not contain the text, which is a secret.
 func FuzzTrustToken(f *testing.F) {
 	f.Add(base64.StdEncoding.EncodeToString([]byte(`{"client_name":"x","fingerprint":"` + strings.Repeat("a", 64) + `","addresses":["127.0.0.1:8443"],"secret":"s3cr3t"}`)))
 	f.Add("eyJ9")
@@ -92,8 +92,8 @@ func FuzzTrustToken(f *testing.F) {
 	})
 }
 
-// FuzzAdoption reads what a cluster says of itself: whatever that is, each server gets a URL that the registry takes,
-// and a certificate.
+// FuzzAdoption makes adoptions from the answers of a cluster. Each server must get a certificate and a URL that the
+// registry accepts.
 func FuzzAdoption(f *testing.F) {
 	made, err := selfsigned.New("m1", "127.0.0.1")
 	if err != nil {

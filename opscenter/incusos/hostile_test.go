@@ -21,8 +21,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 )
 
-// TestHostileFacts: of a part of the facts that is many times larger than is kept, no more is read, and the rest of
-// what the server tells counts.
+// A part of the facts that is far over its limit is not read. The rest of the observation counts.
 func TestHostileFacts(t *testing.T) {
 	s, identity := boot(t, incusostest.Options{Name: "sim", Standalone: true})
 	require.NoError(t, s.SetHostile(incusostest.HostileFacts))
@@ -31,13 +30,13 @@ func TestHostileFacts(t *testing.T) {
 	require.True(t, o.Ready)
 	require.NotNil(t, o.Versions)
 	require.Len(t, o.Unread, 4)
-	for _, why := range o.Unread {
-		require.Contains(t, why, incusos.ErrBodyTooLarge.Error())
+	for _, reason := range o.Unread {
+		require.Contains(t, reason, incusos.ErrBodyTooLarge.Error())
 	}
 	require.Zero(t, o.Facts.Size())
 }
 
-// TestHostileEvents: an event with names that no Incus has tells that something has happened, and of no object.
+// An event with names that are too long is reported without its object.
 func TestHostileEvents(t *testing.T) {
 	s, identity := boot(t, incusostest.Options{Name: "sim", Standalone: true})
 	require.NoError(t, s.SetHostile(incusostest.HostileNames))
@@ -57,7 +56,7 @@ func TestHostileEvents(t *testing.T) {
 	require.Equal(t, "/1.0/profiles/"+strings.Repeat("n", inventory.MaxNameLength), e.Source)
 }
 
-// TestEventRate: events come in no faster than they are taken in, however fast they are sent.
+// The rate of events is limited, even if the server sends them faster.
 func TestEventRate(t *testing.T) {
 	s, identity := boot(t, incusostest.Options{Name: "sim", Standalone: true})
 	require.NoError(t, s.SetHostile(incusostest.HostileEvents))
@@ -70,10 +69,10 @@ func TestEventRate(t *testing.T) {
 	}
 	require.NoError(t, stream.Close())
 	require.Greater(t, n, 1000)
-	require.Less(t, n, 4000+1000*3, "four seconds' worth at once, and then a thousand a second")
+	require.Less(t, n, 4000+1000*3, "a burst of 4,000, then 1,000 per second")
 }
 
-// TestEndlessHeader: an answer whose header does not end is read for as much as is taken of one.
+// An answer with an endless header is read up to the limit of a header.
 func TestEndlessHeader(t *testing.T) {
 	identity, err := selfsigned.New("server")
 	require.NoError(t, err)
@@ -95,18 +94,19 @@ func TestEndlessHeader(t *testing.T) {
 	at := opscenter.Target{Name: "s", ID: "s", ConnectionURL: "https://" + listener.Addr().String(), Fingerprint: opscenter.Fingerprint(certificate)}
 	client := newClient(t, incusos.Options{Certificate: &identity, Timeout: time.Minute})
 	for name, ask := range map[string]func(context.Context) error{
-		"a poll":   func(ctx context.Context) error { _, err := client.ReadObject(ctx, at, "/1.0"); return err },
-		"a list":   func(ctx context.Context) error { return client.ReadList(ctx, at, "/1.0/profiles", nil) },
-		"an event": func(ctx context.Context) error { _, err := client.Events(ctx, at); return err },
+		"object": func(ctx context.Context) error { _, err := client.ReadObject(ctx, at, "/1.0"); return err },
+		"list":   func(ctx context.Context) error { return client.ReadList(ctx, at, "/1.0/profiles", nil) },
+		"events": func(ctx context.Context) error { _, err := client.Events(ctx, at); return err },
 	} {
 		sent.Store(0)
 		begun := time.Now()
 		require.Error(t, ask(t.Context()), name)
 		require.Less(t, time.Since(begun), 20*time.Second, name)
-		require.Less(t, sent.Load(), int64(8<<20), "%s: what is in the buffers of the system, and no more", name)
+		require.Less(t, sent.Load(), int64(8<<20), "%s: more than the buffers of the system hold", name)
 	}
 }
 
+// endless answers a request with a header that never ends, and counts the bytes.
 func endless(conn net.Conn, sent *atomic.Int64) {
 	defer conn.Close()
 	if _, err := conn.Read(make([]byte, 4<<10)); err != nil {

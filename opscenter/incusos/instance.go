@@ -14,14 +14,16 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// shutdownTimeout is for instances that name none, in seconds, as Incus has it.
+// shutdownTimeout is Incus's default of boot.host_shutdown_timeout, in seconds.
 const shutdownTimeout = 30
 
-// errEphemeral: Incus deletes such an instance when it stops.
-var errEphemeral = errors.New("it is ephemeral: to stop it is to delete it; stop it yourself if that is meant")
+// errEphemeral means that the instance is ephemeral. Incus deletes such an instance when it stops.
+var errEphemeral = errors.New("the instance is ephemeral: stopping it would delete it; stop it yourself if you intend that")
 
-// RunningInstances returns the instances of all projects that run on the server. It fails if
-// one of them is ephemeral: stopping it would delete it.
+// RunningInstances returns the running instances of all projects on a server that is in no cluster. It
+// returns an error if one of them is ephemeral, because stopping it would delete it. Errors:
+// opscenter.ErrNotApplicable for a cluster member, and opscenter.ErrRefused if the state of an instance
+// can't be read.
 func (c *Client) RunningInstances(ctx context.Context, target opscenter.Target) ([]lifecycle.Instance, error) {
 	connection, err := c.Connect(ctx, target)
 	if err != nil {
@@ -32,7 +34,7 @@ func (c *Client) RunningInstances(ctx context.Context, target opscenter.Target) 
 		return nil, err
 	}
 	if server.Environment.ServerClustered {
-		return nil, fmt.Errorf("the server is a member of a cluster, whose instances these are: %w", opscenter.ErrNotApplicable)
+		return nil, fmt.Errorf("the server is a member of a cluster: its instances belong to the cluster: %w", opscenter.ErrNotApplicable)
 	}
 	var all []struct {
 		Name      string `json:"name"`
@@ -48,7 +50,7 @@ func (c *Client) RunningInstances(ctx context.Context, target opscenter.Target) 
 	}
 	var out []lifecycle.Instance
 	for _, i := range all {
-		if i.StatusCode == api.Error && i.Config == nil { // made up by Incus: it may run
+		if i.StatusCode == api.Error && i.Config == nil { // Incus could not read its state: it may run
 			return nil, fmt.Errorf("instance %s of project %s can't be read by its server: %w", limited(i.Name, maxText), limited(i.Project, maxText), opscenter.ErrRefused)
 		}
 		if i.Status == api.Stopped.String() || i.Status == api.Error.String() {
@@ -62,9 +64,9 @@ func (c *Client) RunningInstances(ctx context.Context, target opscenter.Target) 
 	return out, nil
 }
 
-// StopInstance stops an instance as Incus does when its host shuts down: it is asked to, and
-// after its boot.host_shutdown_timeout (default 30 s) made to. One that does not run, or is
-// gone, is left alone.
+// StopInstance stops an instance as Incus does when its host shuts down: gracefully at first, and by force
+// after its boot.host_shutdown_timeout (default 30 s). It does nothing if the instance is stopped, or
+// does not exist. Errors are those of Update; an ephemeral instance is an error, too.
 func (c *Client) StopInstance(ctx context.Context, target opscenter.Target, instance lifecycle.Instance) error {
 	found, err := c.instance(ctx, target, instance)
 	if err != nil || found == nil || found.Status == api.Stopped.String() {
@@ -78,10 +80,10 @@ func (c *Client) StopInstance(ctx context.Context, target opscenter.Target, inst
 		timeout = seconds
 	}
 	stopped := func(err error) (bool, error) {
-		if err == nil || !errors.Is(err, opscenter.ErrRefused) && !errors.Is(err, errForgotten) {
+		if err == nil || !errors.Is(err, opscenter.ErrRefused) && !errors.Is(err, errOperationGone) {
 			return err == nil, err
 		}
-		// It may have ended by itself meanwhile.
+		// The instance may have stopped by itself.
 		again, lookup := c.instance(ctx, target, instance)
 		return lookup == nil && (again == nil || again.Status == api.Stopped.String()), errors.Join(err, lookup)
 	}
@@ -92,6 +94,7 @@ func (c *Client) StopInstance(ctx context.Context, target opscenter.Target, inst
 	return unlessDone(stopped(c.setInstance(ctx, target, instance, api.InstanceStatePut{Action: "stop", Force: true})))
 }
 
+// unlessDone returns the error, or nil if the work is done.
 func unlessDone(done bool, err error) error {
 	if done {
 		return nil
@@ -99,14 +102,15 @@ func unlessDone(done bool, err error) error {
 	return err
 }
 
-// StartInstance starts an instance. One that runs, or is gone, is left alone.
+// StartInstance starts an instance. It does nothing if the instance runs, or does not exist. Errors are
+// those of Update.
 func (c *Client) StartInstance(ctx context.Context, target opscenter.Target, instance lifecycle.Instance) error {
 	found, err := c.instance(ctx, target, instance)
 	if err != nil || found == nil || found.Status == api.Running.String() {
 		return err
 	}
 	err = c.setInstance(ctx, target, instance, api.InstanceStatePut{Action: "start"})
-	if err != nil && (errors.Is(err, opscenter.ErrRefused) || errors.Is(err, errForgotten)) {
+	if err != nil && (errors.Is(err, opscenter.ErrRefused) || errors.Is(err, errOperationGone)) {
 		again, lookup := c.instance(ctx, target, instance)
 		return unlessDone(lookup == nil && (again == nil || again.Status == api.Running.String()), err)
 	}
@@ -117,7 +121,7 @@ func instancePath(i lifecycle.Instance, part string) string {
 	return "/1.0/instances/" + url.PathEscape(i.Name) + part + "?project=" + url.QueryEscape(i.Project)
 }
 
-// instance returns an instance, nil if there is none.
+// instance returns an instance, or nil if it does not exist.
 func (c *Client) instance(ctx context.Context, target opscenter.Target, i lifecycle.Instance) (*api.Instance, error) {
 	connection, err := c.Connect(ctx, target)
 	if err != nil {
@@ -140,7 +144,7 @@ func (c *Client) setInstance(ctx context.Context, target opscenter.Target, i lif
 	}
 	answer, err := session{connection}.call(http.MethodPut, instancePath(i, "/state"), change)
 	if err != nil {
-		return unlessRefused(err)
+		return commandError(err)
 	}
 	return c.wait(ctx, target, answer.Operation)
 }

@@ -26,20 +26,22 @@ import (
 // Limits of the stream of events.
 const (
 	maxEvent    = 1 << 20 // bytes
-	maxBuffered = 256     // events that were received, and not taken
-	// maxName bounds, in bytes, the names in an event, and maxSource the path of what it is about. An event with
-	// longer ones says that something has happened, and not to what.
+	maxBuffered = 256     // events received before Next is called
+	// maxName bounds the names in an event in bytes, and maxSource the path of its object. An event with longer ones
+	// is reported without its object.
 	maxName   = inventory.MaxNameLength
 	maxSource = inventory.MaxSourceLength
-	// maxEventRate is how many events are taken a second, and maxEventBytes of what size together; the daemon has
-	// to wait with more. Four times as many may come at once.
+	// maxEventRate bounds the events read per second, and maxEventBytes their bytes per second. A daemon that sends
+	// more has to wait. Bursts of four times as many are allowed.
 	maxEventRate  = 1000
 	maxEventBytes = 1 << 20
 	pingInterval  = 20 * time.Second
 	pongTimeout   = 60 * time.Second
 )
 
-// Describe asks an Incus daemon what it is. It implements, with the methods below, inventory.Incus.
+// Describe reads whether an Incus daemon is clustered, and its API extensions. It is a method of
+// inventory.Incus. Its errors and those of ReadObject and ReadList are not classified: they wrap an
+// api.StatusError if the daemon answered with an error.
 func (c *Client) Describe(ctx context.Context, target opscenter.Target) (out inventory.Daemon, err error) {
 	var server struct {
 		Auth        string   `json:"auth"`
@@ -58,8 +60,9 @@ func (c *Client) Describe(ctx context.Context, target opscenter.Target) (out inv
 	return inventory.Daemon{Clustered: server.Environment.Clustered, Extensions: server.Extensions}, err
 }
 
-// ReadObject returns the metadata of what a daemon answers, which must be an object. Of one over
-// MaxObject it says that in the words of a daemon: status 413.
+// ReadObject sends a GET request, and returns the metadata of the answer, which must be a JSON object. An
+// object over Options.MaxObject is an api.StatusError with status 413, like a refusal by the daemon. It
+// is a method of inventory.Incus.
 func (c *Client) ReadObject(ctx context.Context, target opscenter.Target, path string) (json.RawMessage, error) {
 	peer, err := c.fleet.peer(target)
 	if err != nil {
@@ -73,14 +76,15 @@ func (c *Client) ReadObject(ctx context.Context, target opscenter.Target, path s
 	return data, err
 }
 
-// tooLarge is the error of an object over the limit: the daemon answers, and others can be read.
+// tooLarge returns the error of an object over the limit. It has the form of an answer by the daemon: the daemon works,
+// and other objects can be read.
 func tooLarge(err error, limit int64) error {
 	return fmt.Errorf("%w: %w", api.StatusErrorf(http.StatusRequestEntityTooLarge, "an object of more than %d bytes", limit), err)
 }
 
-// ReadList calls use with each entry of a list that a daemon answers, as it comes: of a long
-// one only an entry is held. The daemon may take ListTimeout to begin with it; ctx bounds it
-// as a whole.
+// ReadList sends a GET request, and calls use with each entry of the list in the answer. It holds one entry
+// in memory; use must not keep it. Options.ListTimeout bounds the wait for the answer to begin. ctx bounds
+// the whole call. An error of use ends the call. It is a method of inventory.Incus.
 func (c *Client) ReadList(ctx context.Context, target opscenter.Target, path string, use func(json.RawMessage) error) error {
 	p, err := c.fleet.peer(target)
 	if err != nil {
@@ -100,7 +104,7 @@ func (c *Client) ReadList(ctx context.Context, target opscenter.Target, path str
 		return fmt.Errorf("GET %s: %w", path, ErrRedirect)
 	}
 	if err := readList(resp.Body, resp.StatusCode, c.options.MaxObject, use); err != nil {
-		if resp.StatusCode >= http.StatusBadRequest && errors.Is(err, errAnswer) { // a proxy's own word
+		if resp.StatusCode >= http.StatusBadRequest && errors.Is(err, errAnswer) { // the answer of a proxy
 			err = api.StatusErrorf(resp.StatusCode, "%s", http.StatusText(resp.StatusCode))
 		}
 		return fmt.Errorf("GET %s: %w", path, err)
@@ -108,21 +112,21 @@ func (c *Client) ReadList(ctx context.Context, target opscenter.Target, path str
 	return nil
 }
 
-// readList reads an envelope whose metadata is a list, entry by entry, none of them over the limit.
+// readList reads an answer whose metadata is a list, entry by entry. An entry over the limit in bytes is an error.
 func readList(body io.Reader, status int, limit int64, use func(json.RawMessage) error) error {
 	bounded := &entryReader{Reader: body, limit: limit, left: limit}
 	d := json.NewDecoder(bounded)
 	var kind, message string
 	var code int
 	listed := false
-	wrong := func(err error) error { return fmt.Errorf("%w: %w", errAnswer, err) }
+	malformed := func(err error) error { return fmt.Errorf("%w: %w", errAnswer, err) }
 	if token, err := d.Token(); err != nil || token != json.Delim('{') {
-		return wrong(errors.Join(err, errNoObject))
+		return malformed(errors.Join(err, errNoObject))
 	}
 	for d.More() {
 		key, err := d.Token()
 		if err != nil {
-			return wrong(err)
+			return malformed(err)
 		}
 		switch key {
 		case "type":
@@ -145,11 +149,11 @@ func readList(body io.Reader, status int, limit int64, use func(json.RawMessage)
 			err = d.Decode(&skipped)
 		}
 		if err != nil {
-			return wrong(err)
+			return malformed(err)
 		}
 	}
-	if _, err := d.Token(); err != nil { // it ends
-		return wrong(err)
+	if _, err := d.Token(); err != nil { // the closing brace
+		return malformed(err)
 	}
 	switch {
 	case kind == string(api.ErrorResponse):
@@ -158,21 +162,22 @@ func readList(body io.Reader, status int, limit int64, use func(json.RawMessage)
 		}
 		return api.StatusErrorf(code, "%s", limited(message, maxMessage))
 	case !listed:
-		return fmt.Errorf("%w: type %q, no list", errAnswer, limited(kind, maxText))
+		return fmt.Errorf("%w: type %q, not a list", errAnswer, limited(kind, maxText))
 	}
 	return nil
 }
 
-var errNoObject = errors.New("no object")
+var errNoObject = errors.New("not an object")
 
+// readEntries reads the entries of a list, and its end.
 func readEntries(d *json.Decoder, bounded *entryReader, use func(json.RawMessage) error) error {
 	switch token, err := d.Token(); {
 	case err != nil:
 		return fmt.Errorf("%w: %w", errAnswer, err)
-	case token == nil: // an empty list of some daemons
+	case token == nil: // some daemons send null for an empty list
 		return nil
 	case token != json.Delim('['):
-		return fmt.Errorf("%w: the metadata is no list", errAnswer)
+		return fmt.Errorf("%w: the metadata is not a list", errAnswer)
 	}
 	var entry json.RawMessage
 	for d.More() {
@@ -184,7 +189,7 @@ func readEntries(d *json.Decoder, bounded *entryReader, use func(json.RawMessage
 			}
 			return fmt.Errorf("%w: %w", errAnswer, err)
 		}
-		if int64(len(entry)) > bounded.limit { // some of it was read with the one before
+		if int64(len(entry)) > bounded.limit { // bounded does not count the part that was read with the previous entry
 			return tooLarge(ErrBodyTooLarge, bounded.limit)
 		}
 		if err := use(entry); err != nil {
@@ -195,7 +200,7 @@ func readEntries(d *json.Decoder, bounded *entryReader, use func(json.RawMessage
 	return err
 }
 
-// entryReader bounds what is read for one entry.
+// entryReader bounds the bytes read for one entry.
 type entryReader struct {
 	io.Reader
 	limit, left int64
@@ -210,9 +215,9 @@ func (r *entryReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Events listens to the lifecycle events of all projects. When it returns, the daemon does
-// send them: it has answered what only somebody who listens can ask. The stream ends with
-// ctx, or when the daemon was not heard of for a minute.
+// Events opens a stream of the lifecycle events of all projects. It returns once the daemon has answered a
+// ping on the stream, so the stream has all later events. The stream ends with ctx, with Close, or after
+// the daemon sent nothing for a minute. The caller must close it. It is a method of inventory.Incus.
 func (c *Client) Events(ctx context.Context, target opscenter.Target) (inventory.Stream, error) {
 	p, err := c.fleet.peer(target)
 	if err != nil {
@@ -235,7 +240,7 @@ func (c *Client) Events(ctx context.Context, target opscenter.Target) (inventory
 			if err != nil {
 				return nil, err
 			}
-			// The upgrade does not end with its context otherwise.
+			// The websocket library does not end the upgrade with its context: close the connection then.
 			ending, cancel := context.WithCancel(bounded)
 			closing := context.AfterFunc(c.fleet.closing, cancel)
 			stopped := context.AfterFunc(ending, func() { conn.Close() })
@@ -258,7 +263,7 @@ func (c *Client) Events(ctx context.Context, target opscenter.Target) (inventory
 	switch {
 	case err != nil && bounded.Err() != nil:
 		return nil, fmt.Errorf("GET %s: %w", path, bounded.Err())
-	case errors.Is(err, os.ErrDeadlineExceeded): // of the connection, which is the context's
+	case errors.Is(err, os.ErrDeadlineExceeded): // the connection has the deadline of the context
 		return nil, fmt.Errorf("GET %s: %w", path, context.DeadlineExceeded)
 	case err != nil:
 		if resp != nil {
@@ -266,9 +271,9 @@ func (c *Client) Events(ctx context.Context, target opscenter.Target) (inventory
 			err = api.StatusErrorf(resp.StatusCode, "%s", http.StatusText(resp.StatusCode))
 		}
 		return nil, fmt.Errorf("GET %s: %w", path, err)
-	case resp.Header.Get("Sec-WebSocket-Extensions") != "": // nobody asked to compress: what is small could be anything
+	case resp.Header.Get("Sec-WebSocket-Extensions") != "": // compression was not requested, and would make the limits on sizes useless
 		conn.Close()
-		return nil, fmt.Errorf("GET %s: %w: an extension that was not asked for", path, errAnswer)
+		return nil, fmt.Errorf("GET %s: %w: an extension that was not requested", path, errAnswer)
 	}
 	s := &stream{conn: conn, events: make(chan *inventory.Event, maxBuffered), ended: make(chan struct{}), heard: make(chan struct{})}
 	s.begin(ctx, c.fleet.closing)
@@ -284,7 +289,7 @@ func (c *Client) Events(ctx context.Context, target opscenter.Target) (inventory
 	return nil, fmt.Errorf("GET %s: %w", path, err)
 }
 
-// headerConn bounds what is read of a connection until its header is there: the websocket library reads any.
+// headerConn bounds the bytes read from a connection until the header was read. The websocket library has no such limit.
 type headerConn struct {
 	net.Conn
 	left atomic.Int64
@@ -300,19 +305,20 @@ func (c *headerConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// stream is a websocket. The Incus client's own delivers events from goroutines of their own,
-// in no order, and does not end with its context.
+// stream reads events from a websocket. The event listener of the Incus client is of no use here: it
+// delivers events out of order, and does not end with its context.
 type stream struct {
 	conn   *websocket.Conn
 	events chan *inventory.Event
-	ended  chan struct{} // the reader has ended, with err
+	ended  chan struct{} // closed when the reader has ended, with err
 	err    error
-	heard  chan struct{} // the first ping was answered
+	heard  chan struct{} // closed when the first ping was answered
 	once   sync.Once
 	stop   context.CancelFunc
 	group  sync.WaitGroup
 }
 
+// begin starts the goroutines that read events and send pings.
 func (s *stream) begin(ctx, closing context.Context) {
 	ctx, s.stop = context.WithCancel(ctx)
 	stopped := context.AfterFunc(closing, s.stop)
@@ -335,6 +341,7 @@ func (s *stream) begin(ctx, closing context.Context) {
 	})
 }
 
+// ping sends pings until the stream ends.
 func (s *stream) ping(ctx context.Context) {
 	ticker := time.NewTicker(pingInterval)
 	defer ticker.Stop()
@@ -352,14 +359,15 @@ func (s *stream) ping(ctx context.Context) {
 	}
 }
 
+// read reads events until the stream ends, and returns the reason.
 func (s *stream) read(ctx context.Context, alive func()) error {
-	events, bytes := rate.NewLimiter(maxEventRate, 4*maxEventRate), rate.NewLimiter(maxEventBytes, 4*maxEventBytes)
+	perEvent, perByte := rate.NewLimiter(maxEventRate, 4*maxEventRate), rate.NewLimiter(maxEventBytes, 4*maxEventBytes)
 	for {
 		_, data, err := s.conn.ReadMessage()
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(events.Wait(ctx), bytes.WaitN(ctx, len(data))); err != nil {
+		if err := errors.Join(perEvent.Wait(ctx), perByte.WaitN(ctx, len(data))); err != nil {
 			return err
 		}
 		alive()
@@ -388,8 +396,8 @@ func (s *stream) read(ctx context.Context, alive func()) error {
 	}
 }
 
-// parseEvent reads an event; nil for one that is no lifecycle event. What can't be read is an
-// error: it may have told something.
+// parseEvent parses an event. It returns nil for other kinds than lifecycle events. An unreadable message
+// is an error, because a change could be missed otherwise.
 func parseEvent(data []byte) (*inventory.Event, error) {
 	var raw struct {
 		Type      string              `json:"type"`
@@ -430,7 +438,8 @@ func parseEvent(data []byte) (*inventory.Event, error) {
 	return out, nil
 }
 
-// Next returns the next event, in the order in which the daemon sent them.
+// Next waits for the next event, in the order in which the daemon sent them. It returns an error after the end
+// of the stream and its last event.
 func (s *stream) Next() (*inventory.Event, error) {
 	select {
 	case e := <-s.events:
@@ -442,7 +451,7 @@ func (s *stream) Next() (*inventory.Event, error) {
 		return e, nil
 	case <-s.ended:
 		select {
-		case e := <-s.events: // what came before the end
+		case e := <-s.events: // received before the end
 			return e, nil
 		default:
 			return nil, s.err
@@ -450,7 +459,7 @@ func (s *stream) Next() (*inventory.Event, error) {
 	}
 }
 
-// Close ends the stream, and waits for what it began.
+// Close ends the stream, and waits for its goroutines. The error is always nil.
 func (s *stream) Close() error {
 	s.stop()
 	s.group.Wait()

@@ -15,9 +15,9 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// TestOneMachineOneRecord lets a stranger, and a member of the cluster, claim the address of the member "victim", written
-// in another way. An action on their records never reaches the victim, whether or not its release tells a machine ID.
-func TestOneMachineOneRecord(t *testing.T) {
+// A stranger, and another member of the cluster, claim the address of the member "victim" in another notation. Actions
+// on the records of these two never reach the victim. This holds for releases with and without a machine ID.
+func TestClaimedAddresses(t *testing.T) {
 	for _, release := range []string{"", "202604010000"} {
 		t.Run("release "+release, func(t *testing.T) {
 			identity, err := selfsigned.New("control plane")
@@ -90,7 +90,7 @@ func TestOneMachineOneRecord(t *testing.T) {
 
 			require.NoError(t, registry.SelfUpdate(t.Context(), member.Certificate(), opscenter.SelfUpdate{ConnectionURL: member.URL()}))
 			poll("member")
-			require.False(t, warned("member"), "it is where it says again")
+			require.False(t, warned("member"), "the warning ends with the claim")
 		})
 	}
 }

@@ -22,38 +22,41 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// readyUptime is when a server counts as ready that does not say whether it is (IncusOS
-// releases without system_is_ready).
+// readyUptime is the uptime from which a server counts as ready, if its IncusOS release has no
+// system_is_ready.
 const readyUptime = 120 * time.Second
 
-// Limits of what is taken from a server's word.
+// Limits of values that a server sends.
 const (
 	maxMessage      = 500 // bytes of an error
 	maxText         = 256 // bytes of a name or a version
 	maxApplications = 64
-	maxAhead        = 256 << 10 // bytes of room made for an answer before it comes
-	// factsRead is how many times the size that is kept of a part of the facts (lifecycle.MaxHardwareSize and the
-	// others) is read of it: what is too large can be reduced only as a whole.
+	maxAhead        = 256 << 10 // bytes allocated for an answer before it arrives
+	// factsRead is the largest size of a part of the facts that is read, as a multiple of the size that is kept
+	// (such as opscenter.MaxHardwareSize). Larger parts are reduced, and for that have to be read as a whole.
 	factsRead = 4
 )
 
-// notIncusOS is what a newer Incus daemon that is not on IncusOS answers to /os/ requests.
+// notIncusOS is the error of newer Incus daemons for /os/ requests if they do not run on IncusOS.
 const notIncusOS = "System isn't running IncusOS"
 
 func notOnIncusOS(err error) bool {
 	return isStatus(err, http.StatusBadRequest) && strings.Contains(err.Error(), notIncusOS)
 }
 
-// Probe asks a server how it is, and reads what the specification lists: type, hardware, OS
-// data, version information. It never returns an error: why a server was not reached is part
-// of the observation, and so is what could not be read. ctx bounds all of it.
+// Probe observes a server: it reads type, versions, status and, unless target.Light is set, the facts
+// (hardware, network, security, storage). It implements poller.Prober.
+//
+// Probe returns no error. If the server could not be observed at all, the observation has a Failure with
+// kind and reason. If parts could not be read, Unread names them, and their values are nil. ctx bounds the
+// whole call.
 func (c *Client) Probe(ctx context.Context, target opscenter.Target) lifecycle.Observation {
 	o := lifecycle.Observation{Server: target.Name, ID: target.ID, At: time.Now().UTC().Round(0), Light: target.Light}
 	begun := time.Now()
 	if err := c.probe(ctx, target, &o); err != nil {
 		o.Failure = failure(err)
 		if ctx.Err() != nil && o.Failure.Kind == lifecycle.FailureAnswer {
-			o.Failure.Kind = lifecycle.FailureTimeout // cut off in the middle, by us
+			o.Failure.Kind = lifecycle.FailureTimeout // ctx cut the answer off
 		}
 		var refused *certificateError
 		if errors.As(err, &refused) {
@@ -87,30 +90,30 @@ func (c *Client) probe(ctx context.Context, target opscenter.Target, o *lifecycl
 	}
 }
 
-// probe is one look at one server.
+// probe is one observation of one server.
 type probe struct {
 	peer        *peer
-	ctx         context.Context // of this call alone
+	ctx         context.Context // of this call
 	o           *lifecycle.Observation
-	light       bool                 // no facts
-	updating    bool                 // the update status counts
-	kind        lifecycle.ServerType // as it was known before
-	member      string               // of a cluster, as it was known before
+	light       bool                 // do not read facts
+	updating    bool                 // an update is in progress: read versions after its status
+	kind        lifecycle.ServerType // known from before
+	member      string               // name in its cluster, known from before
 	keepSecrets bool
-	fingerprint string // of its own certificate
-	machine     string // its ID
-	proven      bool   // it is this machine that answers
+	fingerprint string // of the server's own certificate
+	machine     string // machine ID
+	proven      bool   // the answer is from this machine, not from another member of its cluster
 }
 
-// get reads the metadata of an answer into out. It goes to the transport directly: the Incus
-// client sets up TLS anew for each connection, and reads each answer three times over.
+// get reads the metadata of an answer into out. It uses the transport directly, because the Incus client
+// parses each answer three times.
 func (p *probe) get(path string, out any) error {
 	metadata, err := p.raw(path)
 	if err != nil {
 		return err
 	}
 	if len(metadata) == 0 || string(metadata) == "null" {
-		// It would leave out as it is, and what is not known would look like what is not.
+		// json.Unmarshal would leave out unchanged, and unknown values would look like zero values.
 		return fmt.Errorf("GET %s: %w: no metadata", path, errAnswer)
 	}
 	if err := json.Unmarshal(metadata, out); err != nil {
@@ -119,16 +122,16 @@ func (p *probe) get(path string, out any) error {
 	return nil
 }
 
-// object returns the metadata of an answer, which must be an object, as it is.
+// object returns the raw metadata of an answer, which must be a JSON object.
 func (p *probe) object(path string) (json.RawMessage, error) {
 	metadata, err := p.raw(path)
 	if err == nil && !bytes.HasPrefix(metadata, []byte("{")) {
-		return nil, fmt.Errorf("GET %s: %w: no object", path, errAnswer)
+		return nil, fmt.Errorf("GET %s: %w: not an object", path, errAnswer)
 	}
 	return metadata, err
 }
 
-// raw returns the metadata of an answer. Errors of the server are api.StatusErrors.
+// raw returns the metadata of an answer. Error answers of the server are api.StatusErrors.
 func (p *probe) raw(path string) (json.RawMessage, error) {
 	return p.exchange(http.MethodGet, path, nil)
 }
@@ -148,7 +151,7 @@ func (p *probe) exchange(method, path string, body []byte) (json.RawMessage, err
 		return nil, fmt.Errorf("%s %s: %w", method, path, ErrRedirect)
 	}
 	var data bytes.Buffer
-	// Room for what was announced, as far as that is usual: anybody can announce much.
+	// Allocate the announced size in advance, up to a limit: a server can announce any size.
 	data.Grow(int(min(max(resp.ContentLength, 0), maxAhead)) + bytes.MinRead)
 	if _, err := data.ReadFrom(resp.Body); err != nil {
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)
@@ -174,7 +177,7 @@ func (p *probe) exchange(method, path string, body []byte) (json.RawMessage, err
 			code = resp.StatusCode
 		}
 		return nil, fmt.Errorf("%s %s: %w", method, path, api.StatusErrorf(code, "%s", limited(message, maxMessage)))
-	case err != nil && resp.StatusCode >= http.StatusBadRequest: // a proxy's own word
+	case err != nil && resp.StatusCode >= http.StatusBadRequest: // the answer of a proxy
 		return nil, fmt.Errorf("%s %s: %w%w", method, path, errForeign, api.StatusErrorf(resp.StatusCode, "%s", http.StatusText(resp.StatusCode)))
 	case err != nil:
 		return nil, fmt.Errorf("%s %s: %w: %w", method, path, errAnswer, err)
@@ -186,36 +189,38 @@ func (p *probe) exchange(method, path string, body []byte) (json.RawMessage, err
 
 var userAgent = []string{"opscenter"}
 
-// try reads one part. What fails is noted; after the end of the context nothing more is tried.
-func (p *probe) try(what string, read func() error) bool {
+// try reads one part, and reports whether it succeeded. It notes a failure in Unread. It does not read after the end
+// of the context.
+func (p *probe) try(part string, read func() error) bool {
 	err := p.ctx.Err()
 	if err == nil {
 		err = read()
 	}
 	if err != nil {
-		p.unread(what, err)
+		p.unread(part, err)
 		return false
 	}
 	return true
 }
 
-func (p *probe) unread(what string, err error) {
-	p.o.Unread = append(p.o.Unread, limited(fmt.Sprintf("%s: %v", what, err), maxMessage))
+// unread notes that a part of the observation could not be read.
+func (p *probe) unread(part string, err error) {
+	p.o.Unread = append(p.o.Unread, limited(fmt.Sprintf("%s: %v", part, err), maxMessage))
 }
 
-// incusOS reads a server that runs IncusOS.
+// incusOS observes a server that runs IncusOS.
 func (p *probe) incusOS(e environment) {
 	up := time.Duration(e.Uptime.value)
 	p.o.MachineID = limited(e.MachineID.value, maxText)
-	// Which member it is any of them would say of any other.
+	// Any member of a cluster answers requests about any other member. Check which machine answers.
 	p.proven = p.o.Presented == p.fingerprint || p.machine != "" && strings.EqualFold(p.o.MachineID, p.machine)
 	switch {
-	case e.Ready.told:
+	case e.Ready.known:
 		p.o.Ready = e.Ready.value
-	case e.Uptime.told:
+	case e.Uptime.known:
 		p.o.Ready = up >= readyUptime
 	default:
-		p.o.Ready = e.OSVersion.value != "" // it answers; the release tells no more
+		p.o.Ready = e.OSVersion.value != "" // the release has neither value, but the server answers
 	}
 	if up > 0 {
 		p.o.BootedAt = p.o.At.Add(-up)
@@ -229,18 +234,18 @@ func (p *probe) incusOS(e environment) {
 		p.o.UnreadVersions |= lifecycle.VersionsUpdate
 	}
 	if p.updating && p.o.UpdateStatus != nil {
-		// What the status says has happened is in what is read after it.
+		// Versions that are read after the status include all changes that it reports.
 		var root osRoot
 		if p.try("versions", func() error { return p.get("/os/1.0", &root) }) {
 			e = root.Environment
 		} else {
-			p.o.UnreadVersions |= lifecycle.VersionsOS // those that were read before say nothing of it
+			p.o.UnreadVersions |= lifecycle.VersionsOS // versions from before the status may be outdated
 		}
 	}
 	versions.OS = e.version(update)
 	if versions.OS.Version == "" {
 		p.o.UnreadVersions |= lifecycle.VersionsOS
-		p.unread("os_version", fmt.Errorf("%w: it is not told", errAnswer))
+		p.unread("os_version", fmt.Errorf("%w: no version", errAnswer))
 	}
 	if !p.try("applications", func() (err error) {
 		versions.Applications, p.o.Type, err = p.applications()
@@ -270,8 +275,8 @@ func (p *probe) incusOS(e environment) {
 	}
 }
 
-// stillMember reads the status of the member the server was before; in case of doubt it asks
-// for all of it again.
+// stillMember reads the status of the known cluster member. It reports whether that succeeded. If not, the
+// caller has to read the name of the member, too.
 func (p *probe) stillMember() bool {
 	member, err := readMember(p, p.member)
 	if err != nil {
@@ -282,9 +287,9 @@ func (p *probe) stillMember() bool {
 	return true
 }
 
-// applications reads the installed applications into versions, and the type they make of the server:
-// that of the primary one, which releases before 2026-06-24 tell by its name alone. It returns
-// those of which the version could be read, and an error for each of the others.
+// applications reads the versions of the installed applications, and the type of the server. The type is
+// that of the primary application. Releases before 2026-06-24 do not mark it: there its name decides. The
+// result has the applications with a readable version. The error names the others.
 func (p *probe) applications() (read []lifecycle.ApplicationVersion, kind *lifecycle.ServerType, err error) {
 	var paths []string
 	if err := p.get("/os/1.0/applications", &paths); err != nil {
@@ -292,27 +297,27 @@ func (p *probe) applications() (read []lifecycle.ApplicationVersion, kind *lifec
 	}
 	switch {
 	case len(paths) > maxApplications:
-		return nil, nil, fmt.Errorf("%w: %d applications, at most %d are taken", errAnswer, len(paths), maxApplications)
+		return nil, nil, fmt.Errorf("%w: %d applications, more than %d", errAnswer, len(paths), maxApplications)
 	case len(paths) == 0:
-		// As right after an update of the OS, or while it is set up: that says nothing of what it is.
-		return nil, nil, fmt.Errorf("%w: there are none", errAnswer)
+		// The list is empty during setup, and right after an update of the OS. So the type is unknown.
+		return nil, nil, fmt.Errorf("%w: no applications", errAnswer)
 	}
 	var all []lifecycle.ApplicationVersion
 	var failures []error
 	for _, path := range paths {
 		name := path[strings.LastIndex(path, "/")+1:]
 		var answer struct {
-			State told[struct {
-				IsPrimary       told[bool]   `json:"is_primary"`
-				Version         told[string] `json:"version"`
-				FriendlyVersion told[string] `json:"friendly_version"`
+			State optional[struct {
+				IsPrimary       optional[bool]   `json:"is_primary"`
+				Version         optional[string] `json:"version"`
+				FriendlyVersion optional[string] `json:"friendly_version"`
 			}] `json:"state"`
 		}
 		err := p.ctx.Err()
 		if err == nil {
 			err = p.get("/os/1.0/applications/"+url.PathEscape(name), &answer)
 		}
-		if err == nil && !answer.State.told {
+		if err == nil && !answer.State.known {
 			err = fmt.Errorf("GET %s: %w: no state", path, errAnswer)
 		}
 		state := answer.State.value
@@ -329,7 +334,7 @@ func (p *probe) applications() (read []lifecycle.ApplicationVersion, kind *lifec
 	if found := typeOf(all); found != lifecycle.TypeUnknown || slices.ContainsFunc(all, func(a lifecycle.ApplicationVersion) bool { return a.Primary }) {
 		kind = &found
 	} else {
-		failures = append(failures, fmt.Errorf("%w: none of %d applications is a primary one", errAnswer, len(paths)))
+		failures = append(failures, fmt.Errorf("%w: none of %d applications is primary", errAnswer, len(paths)))
 	}
 	for _, a := range all {
 		if a.Version != "" {
@@ -339,8 +344,8 @@ func (p *probe) applications() (read []lifecycle.ApplicationVersion, kind *lifec
 	return read, kind, errors.Join(failures...)
 }
 
-// typeOf returns the type that applications make of a server: that of the one which says that it
-// is the primary one, else of the first whose name is a type's, which is marked as the primary one.
+// typeOf returns the type of a server with these applications. The primary application decides. If none is
+// marked as primary, typeOf marks the first application whose name belongs to a type.
 func typeOf(applications []lifecycle.ApplicationVersion) lifecycle.ServerType {
 	for _, a := range applications {
 		if a.Primary {
@@ -356,22 +361,22 @@ func typeOf(applications []lifecycle.ApplicationVersion) lifecycle.ServerType {
 	return lifecycle.TypeUnknown
 }
 
-// facts reads what is large.
+// facts reads the large parts: hardware, network, security, storage.
 func (p *probe) facts(version string) {
 	if p.light {
 		return
 	}
 	f := &lifecycle.Facts{}
-	defer func() { p.peer.most = 0 }()
+	defer func() { p.peer.maxAnswer = 0 }()
 	for _, part := range []struct {
 		name string
 		into *json.RawMessage
 		kept int64
 	}{{"resources", &f.Hardware, lifecycle.MaxHardwareSize}, {"network", &f.Network, lifecycle.MaxNetworkSize}, {"security", &f.Security, lifecycle.MaxSecuritySize}, {"storage", &f.Storage, lifecycle.MaxStorageSize}} {
 		if part.name == "security" && !release.Has(version, release.SecurityReads) {
-			continue // to read it there would silence the console's warning about the recovery keys
+			continue // on older releases, reading it would silence the console's warning about recovery keys
 		}
-		p.peer.most = factsRead * part.kept
+		p.peer.maxAnswer = factsRead * part.kept
 		p.try(part.name, func() (err error) {
 			*part.into, err = p.object("/os/1.0/system/" + part.name)
 			return err
@@ -381,13 +386,13 @@ func (p *probe) facts(version string) {
 		p.try("security state", func() error {
 			var answer struct {
 				State struct {
-					Trusted told[bool] `json:"system_state_is_trusted"`
+					Trusted optional[bool] `json:"system_state_is_trusted"`
 				} `json:"state"`
 			}
 			if err := json.Unmarshal(f.Security, &answer); err != nil {
 				return err
 			}
-			if answer.State.Trusted.told {
+			if answer.State.Trusted.known {
 				p.o.SystemStateTrusted = &answer.State.Trusted.value
 			}
 			return nil
@@ -396,7 +401,7 @@ func (p *probe) facts(version string) {
 	p.keep(f)
 }
 
-// keep adds facts to the observation, without secrets. Hardware and storage have none.
+// keep adds facts to the observation, and removes their secrets. Hardware and storage have no secrets.
 func (p *probe) keep(f *lifecycle.Facts) {
 	for _, part := range []*json.RawMessage{&f.Network, &f.Security} {
 		if *part == nil || p.keepSecrets {
@@ -404,7 +409,7 @@ func (p *probe) keep(f *lifecycle.Facts) {
 		}
 		redacted, err := facts.RedactSecrets(*part)
 		if err != nil {
-			redacted = nil // what can't be read can't be cleaned
+			redacted = nil // secrets can't be removed from unreadable text
 			p.o.Unread = append(p.o.Unread, err.Error())
 		}
 		*part = redacted
@@ -412,7 +417,7 @@ func (p *probe) keep(f *lifecycle.Facts) {
 	p.o.Facts = f
 }
 
-// incusServer is what GET /1.0 of Incus tells.
+// incusServer is the answer of GET /1.0 of Incus.
 type incusServer struct {
 	Auth        string `json:"auth"`
 	Environment struct {
@@ -424,6 +429,7 @@ type incusServer struct {
 	} `json:"environment"`
 }
 
+// incus reads the description of the Incus daemon. It returns an error if that does not trust the control plane.
 func (p *probe) incus() (*incusServer, error) {
 	server := &incusServer{}
 	if err := p.get("/1.0", server); err != nil {
@@ -435,7 +441,7 @@ func (p *probe) incus() (*incusServer, error) {
 	return server, nil
 }
 
-// membership reads which member of an Incus cluster the server is, and whether it is evacuated.
+// membership sets the server's name in its cluster, "" if it is in none, and its maintenance state.
 func (p *probe) membership(server *incusServer) error {
 	name, maintenance := "", lifecycle.NotInMaintenance
 	if server.Environment.ServerClustered {
@@ -455,13 +461,13 @@ type getter interface {
 	get(path string, out any) error
 }
 
-// member is what is looked at of a cluster's member.
+// member is the part of a cluster member's description that is read.
 type member struct {
 	Status string   `json:"status"`
 	Roles  []string `json:"roles"`
 }
 
-// maxRoles bounds what is taken of a member's roles.
+// maxRoles is the largest number of a member's roles that is read.
 const maxRoles = 16
 
 func (m *member) roles() []string {
@@ -504,7 +510,7 @@ func maintenanceOf(status string) lifecycle.MaintenanceState {
 	return lifecycle.NotInMaintenance // Online, Offline, Blocked
 }
 
-// plainIncus reads an Incus daemon that is not on IncusOS: type incus, and no OS to update.
+// plainIncus observes an Incus daemon without the API of IncusOS. Its type is incus, and its OS gets no updates.
 func (p *probe) plainIncus() error {
 	server, err := p.incus()
 	if err != nil {
@@ -513,8 +519,8 @@ func (p *probe) plainIncus() error {
 	p.o.Ready = true
 	kind := lifecycle.TypeIncus
 	p.o.Type = &kind
-	if server.Environment.OSName == lifecycle.OSName { // only its own API is out of order
-		p.unread("versions", fmt.Errorf("GET /os/1.0: %w: it is not there", errAnswer))
+	if server.Environment.OSName == lifecycle.OSName { // it is on IncusOS, but the API of IncusOS fails
+		p.unread("versions", fmt.Errorf("GET /os/1.0: %w: not found", errAnswer))
 	} else {
 		p.o.Versions = &lifecycle.Versions{
 			OS: lifecycle.OSVersion{Name: limited(server.Environment.OSName, maxText), Version: limited(server.Environment.OSVersion, maxText), Plain: true},

@@ -20,7 +20,7 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// hardware is what is looked at of a server's hardware.
+// hardware is the part of a server's hardware that the test compares.
 type hardware struct {
 	CPU struct {
 		Total uint64 `json:"total"`
@@ -30,8 +30,7 @@ type hardware struct {
 	} `json:"memory"`
 }
 
-// TestRealIncus registers the real Incus daemon, polls it, and sees it as it is; then the
-// same with a simulated IncusOS in front of it.
+// TestRealIncus registers and polls a real Incus daemon, and then a simulated IncusOS in front of it.
 func TestRealIncus(t *testing.T) {
 	daemon := incustest.Start(t)
 	identity, err := selfsigned.New("control-plane")
@@ -60,7 +59,7 @@ func TestRealIncus(t *testing.T) {
 		require.NoError(t, err)
 		o, err := polls.Poll(t.Context(), "real")
 		require.NoError(t, err)
-		require.NotNil(t, o.Failure, "it does not trust us, yet")
+		require.NotNil(t, o.Failure, "the daemon does not trust the control plane yet")
 		require.Equal(t, lifecycle.FailureUntrusted, o.Failure.Kind, o.Failure.Message)
 		daemon.Trust(identity.Leaf)
 		o, err = polls.Poll(t.Context(), "real")
@@ -74,7 +73,7 @@ func TestRealIncus(t *testing.T) {
 		require.Equal(t, daemon.Version, info.State.Versions.Applications[0].Version)
 		require.Equal(t, truth, stored("real"))
 		require.NoError(t, registry.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
-		require.Equal(t, lifecycle.ActionNone, info.Recommendation().Action, "no IncusOS, no update")
+		require.Equal(t, lifecycle.ActionNone, info.Recommendation().Action, "no update without IncusOS")
 	})
 
 	t.Run("behind a simulated IncusOS", func(t *testing.T) {
@@ -103,9 +102,9 @@ func TestRealIncus(t *testing.T) {
 			}{resources.CPU.Total}, Memory: struct {
 				Total uint64 `json:"total"`
 			}{resources.Memory.Total}}
-		}(), "what is not under /os/ is the real daemon's")
+		}(), "the real daemon answers other paths than /os/")
 
-		// The events websocket comes through too.
+		// The websocket of events reaches the real daemon, too.
 		dialer := websocket.Dialer{HandshakeTimeout: 10 * time.Second, TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{identity}}}
 		events, _, err := dialer.Dial("wss"+server.URL()[len("https"):]+"/1.0/events?type=lifecycle&all-projects=true", nil)
 		require.NoError(t, err)
@@ -128,7 +127,7 @@ func TestRealIncus(t *testing.T) {
 	})
 }
 
-// TestRealEvacuation evacuates and restores a member of a real cluster, of one.
+// TestRealEvacuation evacuates and restores the only member of a real cluster.
 func TestRealEvacuation(t *testing.T) {
 	daemon := incustest.Start(t)
 	identity, err := selfsigned.New("control-plane")
@@ -145,7 +144,7 @@ func TestRealEvacuation(t *testing.T) {
 		return *o.Maintenance
 	}
 	require.Equal(t, lifecycle.NotInMaintenance, look())
-	for range 2 { // again is no error, whatever the daemon says to that
+	for range 2 { // the second time changes nothing
 		require.NoError(t, client.Evacuate(t.Context(), where, "auto"))
 		require.Equal(t, lifecycle.MaintenanceEvacuated, look())
 	}
@@ -153,12 +152,12 @@ func TestRealEvacuation(t *testing.T) {
 		require.NoError(t, client.Restore(t.Context(), where, ""))
 		require.Equal(t, lifecycle.NotInMaintenance, look())
 	}
-	where.MemberName = "nobody"
+	where.MemberName = "missing"
 	require.Error(t, client.Evacuate(t.Context(), where, "auto"))
 }
 
-// TestRealConnections: the real daemon's sessions are gone on with, and what its certificate
-// becomes when it is clustered is followed once it is accepted, and not before.
+// TestRealConnections resumes TLS sessions of real daemons. It accepts the certificate that a daemon presents after
+// it joined a cluster only once that is registered.
 func TestRealConnections(t *testing.T) {
 	identity, err := selfsigned.New("control-plane")
 	require.NoError(t, err)
@@ -170,7 +169,7 @@ func TestRealConnections(t *testing.T) {
 		daemons = append(daemons, daemon)
 		targets = append(targets, opscenter.Target{Name: name, ID: name, ConnectionURL: daemon.URL, Fingerprint: opscenter.Fingerprint(daemon.Certificate)})
 	}
-	// One idle connection for both: each poll ends the other's.
+	// With one idle connection in total, each probe closes the connection to the other daemon.
 	client := newClient(t, incusos.Options{Certificate: &identity, MaxIdleConns: 1})
 	for range 3 {
 		for _, where := range targets {

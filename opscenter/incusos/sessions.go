@@ -9,16 +9,16 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// sessions keeps a TLS session for each server, so that only the first handshake is a full
-// one. What crypto/tls would keep holds parsed certificates; here it is its bytes, 1 KiB or
-// so for a server. Those that were not used the longest make room.
+// sessions keeps one TLS session for each server, so that only the first handshake is a full one. It
+// stores encoded sessions of about 1 KiB. Those of crypto/tls are larger, as they hold parsed
+// certificates. A full cache drops the least recently used session.
 //
-// A session goes on as the server it was begun with, whatever certificate that has by now:
-// after a while the server has to show its certificate once more.
+// A resumed session does not show the server's current certificate. So a session is valid for lifetime
+// after its full handshake, and the server has to present its certificate again after that.
 type sessions struct {
 	lifetime time.Duration
 	mu       sync.Mutex
-	lru      *simplelru.LRU[uint64, []byte] // 8 bytes of when it was proven, the ticket with its length, the state
+	lru      *simplelru.LRU[uint64, []byte] // values: time of the full handshake (8 bytes), length of the ticket, ticket, state
 }
 
 func newSessions(limit int, lifetime time.Duration) *sessions {
@@ -35,6 +35,7 @@ func (s *sessions) len() int {
 	return s.lru.Len()
 }
 
+// get returns the session of a server, and the time of its full handshake; nil if there is no valid one.
 func (s *sessions) get(key uint64) (session *tls.ClientSessionState, proven time.Time) {
 	s.mu.Lock()
 	data, ok := s.lru.Get(key)
@@ -62,6 +63,7 @@ func (s *sessions) get(key uint64) (session *tls.ClientSessionState, proven time
 	return session, proven
 }
 
+// put stores the session of a server. A nil session removes it.
 func (s *sessions) put(key uint64, session *tls.ClientSessionState, proven time.Time) {
 	var data []byte
 	if session != nil {
@@ -83,7 +85,7 @@ func (s *sessions) put(key uint64, session *tls.ClientSessionState, proven time.
 	s.lru.Add(key, data)
 }
 
-// sessionOf is the part of the cache that is one server's, for one connection. It implements
+// sessionOf is the view of the cache for one connection to one server. It implements
 // tls.ClientSessionCache.
 type sessionOf struct {
 	*sessions

@@ -21,18 +21,18 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/system"
 )
 
-// ReadSystem returns what GET /os/1.0/system/<section> answers. It implements, with the methods
-// below, system.OS.
+// ReadSystem returns the answer of GET /os/1.0/system/<section>, as a JSON object. It is a method of
+// system.OS. Its errors are those of ClusterState.
 func (c *Client) ReadSystem(ctx context.Context, target opscenter.Target, section string) (json.RawMessage, error) {
 	data, err := c.ReadObject(ctx, target, "/os/1.0/system/"+url.PathEscape(section))
 	if err == nil && section == system.SectionUpdate {
 		data, err = convertFrequency(data, func(f release.Frequency) (any, error) { return f, nil })
 	}
-	return data, reached(err)
+	return data, readError(err)
 }
 
-// convertFrequency gives config.check_frequency of the update section another form, if it has one
-// at all: releases before 2025-10-28 have a number of nanoseconds there, later ones a text.
+// convertFrequency converts config.check_frequency of the update section, if it is set. Releases before
+// 2025-10-28 have a number of nanoseconds there, later ones a text.
 func convertFrequency(data json.RawMessage, to func(release.Frequency) (any, error)) (json.RawMessage, error) {
 	var document, config map[string]json.RawMessage
 	if json.Unmarshal(data, &document) != nil || json.Unmarshal(document["config"], &config) != nil || config["check_frequency"] == nil {
@@ -55,15 +55,16 @@ func convertFrequency(data json.RawMessage, to func(release.Frequency) (any, err
 	return json.Marshal(document)
 }
 
-// reached says in the terms of opscenter why something could not be read.
-func reached(err error) error {
-	_, word := api.StatusErrorMatch(err)
+// readError classifies the error of a read. It is ErrNotApplicable if the server is not on IncusOS, ErrRefused if the
+// server answered with an error, and ErrUnreachable in all other cases.
+func readError(err error) error {
+	_, answered := api.StatusErrorMatch(err)
 	switch {
 	case err == nil:
 		return nil
 	case notOnIncusOS(err):
 		return fmt.Errorf("the server is not on IncusOS: %w: %w", opscenter.ErrNotApplicable, err)
-	case word && !errors.Is(err, errForeign):
+	case answered && !errors.Is(err, errForeign):
 		return fmt.Errorf("%w: %w", opscenter.ErrRefused, err)
 	case errors.Is(err, opscenter.ErrUnreachable):
 		return err
@@ -71,9 +72,11 @@ func reached(err error) error {
 	return fmt.Errorf("%w: %w", opscenter.ErrUnreachable, err)
 }
 
-// WriteSystem sends PUT /os/1.0/system/<section>. Once the server was asked, an error that is
-// not its own word is an opscenter.ErrOutcomeUnknown; its own is an opscenter.ErrRefused if it
-// has done nothing, and a system.ErrFailed if it may have done some of it.
+// WriteSystem sends PUT /os/1.0/system/<section> with a JSON body. It is a method of system.OS. Errors:
+// opscenter.ErrUnreachable if the request was not sent, opscenter.ErrRefused if the server changed
+// nothing, system.ErrFailed if the server failed and may have changed something,
+// opscenter.ErrOutcomeUnknown if the answer was lost, and system.ErrInvalid if the server's release can't
+// express the body.
 func (c *Client) WriteSystem(ctx context.Context, target opscenter.Target, section string, body []byte) error {
 	if section == system.SectionUpdate && release.Before(target.OSVersion, release.FrequencyText) {
 		var err error
@@ -84,8 +87,8 @@ func (c *Client) WriteSystem(ctx context.Context, target opscenter.Target, secti
 	return c.change(ctx, target, http.MethodPut, "/os/1.0/system/"+url.PathEscape(section), body)
 }
 
-// ConfirmNetwork confirms a change of the network. system.ErrNothingPending: there is none that
-// waits for it. Other errors are as those of WriteSystem.
+// ConfirmNetwork confirms a change of the network. The error is system.ErrNothingPending if no change waits
+// for confirmation. Other errors are those of WriteSystem. It is a method of system.OS.
 func (c *Client) ConfirmNetwork(ctx context.Context, target opscenter.Target) error {
 	err := c.change(ctx, target, http.MethodPost, confirmPath, nil)
 	if isStatus(err, http.StatusBadRequest) {
@@ -96,17 +99,19 @@ func (c *Client) ConfirmNetwork(ctx context.Context, target opscenter.Target) er
 
 const confirmPath = "/os/1.0/system/network/:confirm"
 
-// CanConfirmNetwork reports whether the server's release knows changes that are undone unless
-// they are confirmed. It changes nothing: a release that knows them refuses the wrong method
-// otherwise than one that does not know the path. Where it seems not to know it, it is asked to
-// confirm: one that does not know that changes nothing, and one that does says so.
+// CanConfirmNetwork reports whether the server's release supports changes of the network that it undoes
+// unless they are confirmed. It is a method of system.OS. Its errors are those of ClusterState.
+//
+// It sends a request with a wrong method: a release with support does not answer it with 404. After a
+// 404, it sends a confirmation. A release without support refuses it. One with support confirms a
+// pending change, if there is one.
 func (c *Client) CanConfirmNetwork(ctx context.Context, target opscenter.Target) (bool, error) {
 	_, err := c.exchange(ctx, target, http.MethodGet, confirmPath, nil)
 	switch {
 	case err == nil, isStatus(err, http.StatusNotImplemented), isStatus(err, http.StatusMethodNotAllowed), isStatus(err, http.StatusBadRequest):
 		return true, nil
 	case !isStatus(err, http.StatusNotFound):
-		return false, reached(err)
+		return false, readError(err)
 	}
 	err = c.ConfirmNetwork(ctx, target)
 	switch {
@@ -118,29 +123,30 @@ func (c *Client) CanConfirmNetwork(ctx context.Context, target opscenter.Target)
 	return false, err
 }
 
-// FactoryReset sends the server back to where its installation left it, with seeds for what
-// comes then. A real one is gone before it answers, so that no news is good news: errors are
-// as those of WriteSystem, and an opscenter.ErrOutcomeUnknown is the usual one.
+// FactoryReset resets the server to the state after its installation. body has the seeds for its next start,
+// as JSON. Errors are those of WriteSystem. A server usually restarts before it answers, so
+// opscenter.ErrOutcomeUnknown is the usual result. It is a method of system.OS.
 func (c *Client) FactoryReset(ctx context.Context, target opscenter.Target, body []byte) error {
 	return c.change(ctx, target, http.MethodPost, "/os/1.0/system/:factory-reset", body)
 }
 
+// change sends a request that changes the server, once, and classifies its error.
 func (c *Client) change(ctx context.Context, target opscenter.Target, method, path string, body []byte) error {
 	if err := ctx.Err(); err != nil {
-		return err // nothing was asked
+		return err // the server was not asked
 	}
 	_, err := c.exchange(ctx, target, method, path, body)
-	if errors.Is(err, errForeign) { // a gateway's word, which may have asked the server
+	if errors.Is(err, errForeign) { // the gateway may have forwarded the request
 		return fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
 	}
-	if status, word := api.StatusErrorMatch(err); word && status >= http.StatusInternalServerError {
+	if status, answered := api.StatusErrorMatch(err); answered && status >= http.StatusInternalServerError {
 		return fmt.Errorf("%w: %w", system.ErrFailed, err)
 	}
-	return unlessRefused(err)
+	return commandError(err)
 }
 
-// exchange sends one request on a connection of its own, and gives the answer time: a server
-// whose network is changed answers when that is up.
+// exchange sends one request on a new connection. The answer may take Options.ListTimeout: a server answers
+// a change of its network once the network is up.
 func (c *Client) exchange(ctx context.Context, target opscenter.Target, method, path string, body []byte) (json.RawMessage, error) {
 	p, err := c.fleet.peer(target)
 	if err != nil {
@@ -150,10 +156,11 @@ func (c *Client) exchange(ctx context.Context, target opscenter.Target, method, 
 	return (&probe{peer: p, ctx: ctx}).exchange(method, path, body)
 }
 
-// Look tells where a server is reached, and what it is and how its network is. The connection
-// is a new one: what was open to another address says nothing of this one.
+// Look reads the server's machine ID and network, and the address at which it answered. It is a method of
+// system.OS. It uses a new connection, because an older one may lead to another address. Its errors are
+// those of ClusterState; opscenter.ErrUnreachable, too, if another member of the cluster answers.
 func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sight, error) {
-	// The host's public name says nothing of which server it is: only what it registered with does.
+	// Accept only the registered certificates: a public one proves the host name, not the server.
 	target.PublicConnectionURL = ""
 	p, err := c.fleet.peer(target)
 	if err != nil {
@@ -169,39 +176,41 @@ func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sig
 	}})
 	var root osRoot
 	if err := look.get("/os/1.0", &root); err != nil {
-		if isStatus(err, http.StatusNotFound) && target.OSVersion == "" { // as older Incus daemons say
+		if isStatus(err, http.StatusNotFound) && target.OSVersion == "" { // the answer of older Incus daemons without IncusOS
 			return nil, fmt.Errorf("the server is not on IncusOS: %w: %w", opscenter.ErrNotApplicable, err)
 		}
-		return nil, reached(err)
+		return nil, readError(err)
 	}
 	sight.MachineID = limited(root.Environment.MachineID.value, maxText)
 	if sight.MachineID == "" && target.MemberName != "" {
-		// The release does not tell its machine ID, and all members present one certificate.
+		// Older releases have no machine ID, and all members present the same certificate. Compare the name.
 		incus, err := look.incus()
 		if err != nil {
-			return nil, reached(err)
+			return nil, readError(err)
 		}
 		if incus.Environment.ServerName != target.MemberName {
-			return nil, fmt.Errorf("at %s is member %.100q: %w", target.ConnectionURL, incus.Environment.ServerName, opscenter.ErrUnreachable)
+			return nil, fmt.Errorf("the server at %s is member %.100q: %w", target.ConnectionURL, incus.Environment.ServerName, opscenter.ErrUnreachable)
 		}
 	}
 	sight.Network = &network.Network{}
 	if err := look.get("/os/1.0/system/network", sight.Network); err != nil {
-		return nil, reached(err)
+		return nil, readError(err)
 	}
 	if target.MemberName != "" {
-		// The OS is there even where Incus is not.
+		// The OS answers even if Incus does not.
 		if sight.Member, err = memberStatus(look, target.MemberName); err != nil {
-			sight.Member = limited(fmt.Sprintf("not known (%v)", err), maxMessage)
+			sight.Member = limited(fmt.Sprintf("unknown (%v)", err), maxMessage)
 		}
 	}
 	return sight, nil
 }
 
-// Forward sends a request to the server's own API, with the method, path, query, header and
-// body of req, and returns its answer as it comes; the caller closes its body. An answer is
-// bounded by Options.MaxList, and the wait for it to begin by ctx. Errors: opscenter.ErrUnreachable;
-// opscenter.ErrOutcomeUnknown, if the request may change something and its answer was lost.
+// Forward sends a request to the server's own API, with the method, path, query, header and body of req. It
+// returns the answer unread; the caller must close its body. Options.MaxList bounds the body. ctx bounds
+// the wait for the answer to begin.
+//
+// Errors: opscenter.ErrUnreachable if the request was not sent, or was a GET or HEAD.
+// opscenter.ErrOutcomeUnknown if another request was sent, and its answer was lost.
 func (c *Client) Forward(ctx context.Context, target opscenter.Target, req *http.Request) (*http.Response, error) {
 	p, err := c.fleet.peer(target)
 	if err != nil {
@@ -217,12 +226,12 @@ func (c *Client) Forward(ctx context.Context, target opscenter.Target, req *http
 	case err == nil:
 		return resp, nil
 	case req.Method == http.MethodGet, req.Method == http.MethodHead, errors.Is(err, errDial), errors.Is(err, errHandshake), errors.Is(err, ErrClosed):
-		return nil, reached(err)
+		return nil, readError(err)
 	}
 	return nil, fmt.Errorf("%w: %w", opscenter.ErrOutcomeUnknown, err)
 }
 
-// request makes a request for a path of the server.
+// request makes a request for a path of the server. A body is sent as JSON.
 func (p *peer) request(ctx context.Context, method, path string, body []byte) (*http.Request, error) {
 	req := &http.Request{Method: method, Header: http.Header{"User-Agent": userAgent}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 	var err error

@@ -26,12 +26,12 @@ import (
 
 // Errors of connections.
 var (
-	// ErrCertificate: the server presents a certificate that is not accepted.
+	// ErrCertificate means that the server presents neither its registered certificate nor another accepted one.
 	ErrCertificate = errors.New("the server presents another certificate than the registered one")
-	// ErrBodyTooLarge: an answer is larger than Options.MaxBody or MaxObject, a part of the facts is over four times its
-	// limit (lifecycle.MaxHardwareSize and the others), or the header of the stream of events is over 64 KiB.
+	// ErrBodyTooLarge means that an answer is larger than Options.MaxBody, MaxObject or MaxList. It also means that a
+	// part of the facts is over four times its limit, or that the header of an event stream is over 64 KiB.
 	ErrBodyTooLarge = errors.New("the answer is too large")
-	// ErrRedirect: the server sends requests elsewhere, which no server of ours does.
+	// ErrRedirect means that the server redirects to another URL. The Client follows no redirects.
 	ErrRedirect = errors.New("the server redirects to another place")
 
 	errDial      error = notReached("the server could not be reached: no connection")
@@ -44,16 +44,16 @@ type notReached string
 func (n notReached) Error() string { return string(n) }
 func (n notReached) Unwrap() error { return opscenter.ErrUnreachable }
 
-// fleet is the connections to all servers: one http.Transport, so that what it keeps open is
-// bounded for all of them together, under a name of its own for each server, so that nobody
-// gets a connection that was checked for another.
+// fleet holds the connections to all servers. All servers share each http.Transport, which bounds the idle
+// connections of all of them together. Each server has a host name of its own in the transports, so a
+// request never uses a connection that was verified for another server.
 type fleet struct {
 	base     *http.Transport
-	once     *http.Transport // for connections that serve one request
-	patient  *http.Transport // for answers that take long to begin
-	changes  *http.Transport // for both
-	forward  *http.Transport // and for what only the caller knows how long it takes
-	seed     maphash.Seed    // of the names: who knew it could choose a server's to be another's
+	once     *http.Transport // connections for one request each
+	patient  *http.Transport // answers may take ListTimeout to begin
+	changes  *http.Transport // both of these
+	forward  *http.Transport // connections for one request each; the caller bounds the wait
+	seed     maphash.Seed    // of the host names; secret, so that no server can choose another's name
 	options  Options
 	sessions *sessions
 	closing  context.Context
@@ -62,16 +62,16 @@ type fleet struct {
 	open, dialled, full, resumed atomic.Int64
 
 	begun     time.Time
-	connected atomic.Int64 // when a server was last connected to, since begun
+	connected atomic.Int64 // time of the last connection to any server, since begun
 }
 
-// maxListTime bounds the time for a list whose caller sets none.
+// maxListTime bounds a list, a change or a forwarded request, if its context has no sooner deadline.
 const maxListTime = time.Hour
 
 // maxHeader bounds the header of an answer, in bytes.
 const maxHeader = 64 << 10
 
-// idleTimeout is below the 30 s after which an Incus daemon closes idle connections.
+// idleTimeout is shorter than the 30 s after which an Incus daemon closes idle connections.
 const idleTimeout = 25 * time.Second
 
 func newFleet(options Options) *fleet {
@@ -115,25 +115,25 @@ func newFleet(options Options) *fleet {
 	return f
 }
 
-// peer is a server as it is connected to. It implements the Incus client's HTTPTransporter.
+// peer sends requests to one server. It implements HTTPTransporter of the Incus client.
 type peer struct {
-	fleet   *fleet
-	name    string // under which its connections are kept
-	session uint64
-	host    string // of its URL, with the port
-	server  string // without
-	pins    [2][sha256.Size]byte
-	pinned  [2]bool
-	public  string // the host a publicly trusted certificate may be for
-	alone   bool   // each request on a connection of its own
-	object  bool   // answers are objects of the inventory
-	patient bool   // answers may take long, and unless it is alone be long
-	large   bool   // answers are handed on
-	most    int64  // bytes of an answer, where that is less than Options say; 0: it isn't
+	fleet     *fleet
+	name      string               // host name of its connections in the transports
+	session   uint64               // key of its TLS session
+	host      string               // of its URL, with the port
+	server    string               // of its URL, without the port
+	pins      [2][sha256.Size]byte // fingerprints of the registered and the accepted certificate
+	pinned    [2]bool
+	public    string // host for which a publicly trusted certificate is accepted
+	alone     bool   // each request uses a new connection
+	object    bool   // answers are objects of the inventory: MaxObject applies
+	patient   bool   // answers may take ListTimeout; unless alone, they are lists: MaxList applies
+	large     bool   // answers are forwarded: MaxList applies
+	maxAnswer int64  // limit of an answer in bytes, if lower than that of Options; 0: none
 }
 
-// call is what a dial has to know of the request it is begun for: net/http hands it neither
-// the end of its context nor its deadline.
+// call has the data of a request that a dial needs. net/http passes the values of the request's context to
+// a dial, but neither its end nor its deadline.
 type call struct {
 	*peer
 	deadline time.Time
@@ -141,10 +141,11 @@ type call struct {
 
 type callKey struct{}
 
+// peer returns the peer of a target, with the certificates that are accepted for it.
 func (f *fleet) peer(target opscenter.Target) (*peer, error) {
 	u, err := url.Parse(target.ConnectionURL)
 	if target.ConnectionURL == "" {
-		return nil, fmt.Errorf("server %q has no connection URL so far: %w: %w", target.Name, opscenter.ErrNotReady, opscenter.ErrInvalidURL)
+		return nil, fmt.Errorf("server %q has no connection URL yet: %w: %w", target.Name, opscenter.ErrNotReady, opscenter.ErrInvalidURL)
 	}
 	if err != nil || u.Host == "" || u.Scheme != "https" {
 		return nil, fmt.Errorf("connection URL of server %q: %w", target.Name, opscenter.ErrInvalidURL)
@@ -178,14 +179,14 @@ func (f *fleet) peer(target opscenter.Target) (*peer, error) {
 	return p, nil
 }
 
-// conn is a connection whose certificate was checked.
+// conn is a connection to a server whose certificate was verified.
 type conn struct {
 	*tls.Conn
 	fleet     *fleet
-	presented string // fingerprint
-	trust     string // why it is accepted, unless it is the registered one
+	presented string // fingerprint of the certificate
+	trust     string // why the certificate is accepted; "" for the registered one
 	closed    atomic.Bool
-	proven    time.Time // the full handshake its session goes back to
+	proven    time.Time // time of the full handshake of its session
 }
 
 func (c *conn) Close() error {
@@ -195,7 +196,7 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// certificateError tells what was presented.
+// certificateError is an ErrCertificate with the fingerprint of the presented certificate.
 type certificateError struct{ presented string }
 
 func (e *certificateError) Error() string {
@@ -203,8 +204,9 @@ func (e *certificateError) Error() string {
 }
 func (e *certificateError) Unwrap() error { return ErrCertificate }
 
-// check is the pin, which takes the place of names and authorities: the certificate itself is
-// the identity. It runs on resumed sessions, too, unlike VerifyPeerCertificate.
+// check verifies the certificate of a server. The certificate itself is the identity: names and authorities
+// count only for the public connection URL. crypto/tls calls it for resumed sessions, too, which it does
+// not do with VerifyPeerCertificate.
 func (p *peer) check(chain []*x509.Certificate) (presented, trust string, err error) {
 	if len(chain) == 0 {
 		return "", "", ErrCertificate
@@ -228,7 +230,8 @@ func (p *peer) check(chain []*x509.Certificate) (presented, trust string, err er
 	return presented, "", &certificateError{presented}
 }
 
-// control refuses addresses that Options.AllowAddress does: a name may lead to another one than when it was told.
+// control refuses an address if Options.AllowAddress does. It runs for each dial, because a host name may resolve to
+// another address than at registration.
 func (f *fleet) control(_ context.Context, _, address string, _ syscall.RawConn) error {
 	if f.options.AllowAddress == nil {
 		return nil
@@ -240,12 +243,12 @@ func (f *fleet) control(_ context.Context, _, address string, _ syscall.RawConn)
 	return f.options.AllowAddress(where.Addr())
 }
 
-// dial connects and shakes hands under one deadline of its own: net/http lets a dial outlive
-// the request it was begun for.
+// dial connects to a server, with the TLS handshake. It has the deadline of its request, because net/http
+// lets a dial outlive the request that began it.
 func (f *fleet) dial(ctx context.Context, network string) (net.Conn, error) {
 	p, ok := ctx.Value(callKey{}).(call)
 	if !ok {
-		return nil, fmt.Errorf("%w: no server is named", errDial)
+		return nil, fmt.Errorf("%w: the request names no server", errDial)
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.options.Timeout)
 	defer cancel()
@@ -259,7 +262,7 @@ func (f *fleet) dial(ctx context.Context, network string) (net.Conn, error) {
 	dialer := net.Dialer{ControlContext: f.control}
 	raw, err := dialer.DialContext(ctx, network, p.host)
 	switch {
-	case err != nil && f.lost(err):
+	case err != nil && f.networkDown(err):
 		return nil, fmt.Errorf("%w: %w: %w", errDial, errNoNetwork, err)
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errDial, err)
@@ -269,7 +272,7 @@ func (f *fleet) dial(ctx context.Context, network string) (net.Conn, error) {
 	config := &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		ServerName:         p.server,
-		InsecureSkipVerify: true, // VerifyConnection does it
+		InsecureSkipVerify: true, // VerifyConnection verifies the certificate
 		VerifyConnection: func(state tls.ConnectionState) (err error) {
 			c.presented, c.trust, err = p.check(state.PeerCertificates)
 			return err
@@ -294,10 +297,10 @@ func (f *fleet) dial(ctx context.Context, network string) (net.Conn, error) {
 	return c, nil
 }
 
-// Transport implements the Incus client's HTTPTransporter.
+// Transport implements HTTPTransporter of the Incus client.
 func (p *peer) Transport() *http.Transport { return p.fleet.base }
 
-// RoundTrip sends a request to this server, and to no other.
+// RoundTrip sends a request to this server. A request for another host is an ErrRedirect.
 func (p *peer) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" || req.URL.Host != p.host {
 		return nil, ErrRedirect
@@ -318,8 +321,8 @@ func (p *peer) RoundTrip(req *http.Request) (*http.Response, error) {
 	case p.patient:
 		transport, timeout, limit = p.fleet.patient, maxListTime, p.fleet.options.MaxList
 	}
-	if p.most > 0 {
-		limit = min(limit, p.most)
+	if p.maxAnswer > 0 {
+		limit = min(limit, p.maxAnswer)
 	}
 	ctx, cancel := context.WithTimeout(req.Context(), timeout)
 	deadline, _ := ctx.Deadline()
@@ -336,8 +339,8 @@ func (p *peer) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// body limits what is read of an answer, and reads what the Incus client leaves of it, so
-// that the connection can be used again.
+// body limits the size of an answer. Its Close reads the rest of a short answer, so that the connection can
+// be used again.
 type body struct {
 	io.ReadCloser
 	left   int64
@@ -345,7 +348,7 @@ type body struct {
 	cancel context.CancelFunc
 }
 
-// How much is read for the sake of the connection, and for how long; beyond, a new one is cheaper.
+// Close reads at most drain bytes, for at most drainTimeout. Beyond that, a new connection is cheaper.
 const (
 	drain        = 64 << 10
 	drainTimeout = 200 * time.Millisecond
@@ -370,7 +373,7 @@ func (b *body) Read(p []byte) (int, error) {
 func (b *body) Close() error {
 	defer b.cancel()
 	if b.failed == nil {
-		// A peer may keep an answer open for ever.
+		// A server may never end its answer.
 		stop := time.AfterFunc(drainTimeout, b.cancel)
 		_, _ = io.CopyN(io.Discard, b.ReadCloser, drain)
 		stop.Stop()
@@ -386,17 +389,17 @@ func limited(text string, limit int) string {
 	return strings.ToValidUTF8(text, "�")
 }
 
-// failure says, in the terms of opscenter, why a server was not reached.
+// failure classifies the error of a probe.
 func failure(err error) *lifecycle.Failure {
 	f := &lifecycle.Failure{Kind: lifecycle.FailureAnswer, Message: limited(err.Error(), maxMessage)}
 	var timeout net.Error
 	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 	switch {
-	case ours(err):
+	case isLocal(err):
 		f.Kind = lifecycle.FailureLocal
 	case errors.Is(err, ErrCertificate):
 		f.Kind = lifecycle.FailureCertificate
-	case isStatus(err, http.StatusForbidden), errors.Is(err, errUntrusted), refusesOurs(err):
+	case isStatus(err, http.StatusForbidden), errors.Is(err, errUntrusted), rejectsCertificate(err):
 		f.Kind = lifecycle.FailureUntrusted
 	case errors.Is(err, errDial):
 		f.Kind = lifecycle.FailureConnect
@@ -406,9 +409,9 @@ func failure(err error) *lifecycle.Failure {
 	return f
 }
 
-// ours reports whether a connection could not be made for a reason of this system: it has no descriptors, memory or
-// ports. Where it has no network is told by dial, which knows of the other servers.
-func ours(err error) bool {
+// isLocal reports whether an error has its cause in this system: no descriptors, memory, ports or network. dial
+// decides whether the network is down, with the connections to other servers in mind.
+func isLocal(err error) bool {
 	for _, reason := range []error{errNoNetwork, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL} {
 		if errors.Is(err, reason) {
 			return true
@@ -417,23 +420,23 @@ func ours(err error) bool {
 	return false
 }
 
-// errNoNetwork: there is no way to the address, and there was none to any other lately.
+// errNoNetwork means that there is no route to the server, and that no other server was reached lately.
 var errNoNetwork = errors.New("this system has no network")
 
-// networkTime is how long it must be since the last connection to any server for the lack of a way to one to be the
-// control plane's own: a server may say that it is where no way leads.
+// networkTime is the time without any connection after which a missing route counts as a fault of this system. Before,
+// it counts as a fault of the server, which may have registered with an address that has no route.
 const networkTime = 30 * time.Second
 
-// lost reports whether an error tells that this system has no network.
-func (f *fleet) lost(err error) bool {
+// networkDown reports whether an error shows that this system has no network.
+func (f *fleet) networkDown(err error) bool {
 	if !errors.Is(err, syscall.ENETDOWN) && !errors.Is(err, syscall.ENETUNREACH) {
 		return false
 	}
 	return time.Since(f.begun)-time.Duration(f.connected.Load()) > networkTime
 }
 
-// refusesOurs reports whether a TLS alert says that the server does not accept our certificate.
-func refusesOurs(err error) bool {
+// rejectsCertificate reports whether an error is a TLS alert that rejects the control plane's certificate.
+func rejectsCertificate(err error) bool {
 	var operation *net.OpError
 	if !errors.As(err, &operation) || operation.Op != "remote error" {
 		return false

@@ -15,9 +15,9 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// TestUnreachableIsSaid: whatever is asked of a server that is down, or is another one, the error says that it was not
-// reached: for those who wait for an answer that is no fault of theirs, nor of the control plane.
-func TestUnreachableIsSaid(t *testing.T) {
+// Each method returns ErrUnreachable if the server is down, or if another server answers. Its callers can then tell
+// such a failure from their own errors.
+func TestErrUnreachable(t *testing.T) {
 	s, identity := boot(t, incusostest.Options{Name: "sim"})
 	c := newClient(t, incusos.Options{Certificate: identity, Timeout: 2 * time.Second})
 	at := target(s)

@@ -13,7 +13,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// TestAllowAddress: what a name leads to is asked about when it is dialled.
+// AllowAddress is called with the address to which a host name resolves, at each dial.
 func TestAllowAddress(t *testing.T) {
 	s, identity := boot(t, incusostest.Options{Name: "sim", Address: "127.0.0.1:0"})
 	at := target(s)

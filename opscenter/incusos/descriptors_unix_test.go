@@ -14,19 +14,19 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-const starvedEnv = "OPSCENTER_STARVED"
+const limitedEnv = "OPSCENTER_FEW_DESCRIPTORS"
 
-// TestStarved: a poll for which the process has no descriptor says nothing of the server. The process is one of
-// its own, with few.
-func TestStarved(t *testing.T) {
-	if os.Getenv(starvedEnv) == "" {
+// A probe that finds no free file descriptor is a local failure, and no failure of the server. The test runs in a
+// process of its own with a low limit.
+func TestNoFreeDescriptor(t *testing.T) {
+	if os.Getenv(limitedEnv) == "" {
 		program, err := os.Executable()
 		require.NoError(t, err)
-		command := exec.Command("sh", "-c", `ulimit -n 100 && exec "$0" -test.run '^TestStarved$' -test.v`, program)
-		command.Env = append(os.Environ(), starvedEnv+"=1")
+		command := exec.Command("sh", "-c", `ulimit -n 100 && exec "$0" -test.run '^TestNoFreeDescriptor$' -test.v`, program)
+		command.Env = append(os.Environ(), limitedEnv+"=1")
 		out, err := command.CombinedOutput()
 		require.NoError(t, err, string(out))
-		require.Contains(t, string(out), "--- PASS: TestStarved")
+		require.Contains(t, string(out), "--- PASS: TestNoFreeDescriptor")
 		return
 	}
 	s, identity := boot(t, incusostest.Options{Name: "sim"})

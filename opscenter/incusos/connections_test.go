@@ -20,28 +20,28 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// After the first there is no full handshake, with one connection for each poll.
-func TestHandshakesAreResumed(t *testing.T) {
+// Only the first of several connections to a server needs a full handshake.
+func TestSessionsAreResumed(t *testing.T) {
 	server, identity := boot(t, incusostest.Options{})
 	client := newClient(t, incusos.Options{Certificate: identity})
 	where := target(server)
 	for range 5 {
 		o := probe(t, client, where)
 		require.Nil(t, o.Failure)
-		require.Equal(t, where.Fingerprint, o.Presented, "of a resumed session, too")
+		require.Equal(t, where.Fingerprint, o.Presented, "also for resumed sessions")
 		server.Cut()
 		eventually(t, func() bool { return client.Stats().Open == 0 })
 	}
 	require.Equal(t, incusos.Stats{Dials: 5, FullHandshakes: 1, ResumedHandshakes: 4, Sessions: 1}, client.Stats())
 
-	// A server that presents another certificate is caught, though there is a session to go on with.
+	// The client notices another certificate, although it has a session.
 	require.NoError(t, server.SwapCertificate())
 	o := probe(t, client, where)
 	require.Equal(t, lifecycle.FailureCertificate, o.Failure.Kind)
-	require.Equal(t, opscenter.Fingerprint(server.Certificate()), o.Presented, "and it is told which")
+	require.Equal(t, opscenter.Fingerprint(server.Certificate()), o.Presented, "the observation has the other fingerprint")
 }
 
-// What is kept is bounded for the whole fleet.
+// Idle connections and sessions are bounded for the whole fleet, and connections for each server.
 func TestConnectionsAreBounded(t *testing.T) {
 	const n = 12
 	identity, err := selfsigned.New("control plane")
@@ -62,7 +62,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		eventually(t, func() bool { return client.Stats().Open == 3 })
 		require.Equal(t, 5, client.Stats().Sessions)
 	}
-	// One server gets no more than its share, however many ask it at once.
+	// Many concurrent probes of one server share its connections.
 	one := newClient(t, incusos.Options{Certificate: &identity, MaxConnsPerServer: 2})
 	var wait sync.WaitGroup
 	for range 20 {
@@ -77,7 +77,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	require.LessOrEqual(t, one.Stats().Open, int64(2))
 }
 
-// A member of a cluster is known by the certificate that was accepted for it, and no other.
+// A member of a cluster may present its own certificate, or the one that was accepted for it, and no other.
 func TestAcceptedCertificates(t *testing.T) {
 	server, identity := boot(t, incusostest.Options{})
 	client := newClient(t, incusos.Options{Certificate: identity})
@@ -95,9 +95,9 @@ func TestAcceptedCertificates(t *testing.T) {
 	require.Contains(t, o.Trust, "accepted")
 	require.NoError(t, server.Present(nil))
 	o = probe(t, client, where)
-	require.Nil(t, o.Failure, "its own is good still")
+	require.Nil(t, o.Failure, "its own certificate is still valid")
 	require.Empty(t, o.Trust)
-	// The certificate is the identity: that its time is over changes nothing.
+	// The certificate is the identity. Its expiry does not matter.
 	expired, err := selfsigned.Expired("expired")
 	require.NoError(t, err)
 	require.NoError(t, server.Present(&expired))
@@ -119,7 +119,7 @@ func TestPublicCertificates(t *testing.T) {
 	client := newClient(t, incusos.Options{Certificate: identity, Roots: roots})
 	where := target(server)
 	require.NoError(t, server.Present(&public))
-	require.Equal(t, lifecycle.FailureCertificate, probe(t, client, where).Failure.Kind, "there is no public connection URL")
+	require.Equal(t, lifecycle.FailureCertificate, probe(t, client, where).Failure.Kind, "without a public connection URL")
 	where.PublicConnectionURL = "https://other.example.org:8443"
 	require.Equal(t, lifecycle.FailureCertificate, probe(t, client, where).Failure.Kind, "for another name")
 	where.PublicConnectionURL = "https://incus.example.org"
@@ -131,13 +131,13 @@ func TestPublicCertificates(t *testing.T) {
 		server.Cut()
 	}
 	require.EqualValues(t, 1, client.Stats().ResumedHandshakes)
-	require.Equal(t, lifecycle.FailureCertificate, probe(t, newClient(t, incusos.Options{Certificate: identity}), where).Failure.Kind, "by the system's authorities it is not")
+	require.Equal(t, lifecycle.FailureCertificate, probe(t, newClient(t, incusos.Options{Certificate: identity}), where).Failure.Kind, "the system's authorities do not trust it")
 	require.NoError(t, server.Present(&expired))
-	require.Equal(t, lifecycle.FailureCertificate, probe(t, client, where).Failure.Kind, "its time is over")
+	require.Equal(t, lifecycle.FailureCertificate, probe(t, client, where).Failure.Kind, "expired")
 }
 
-// A poll asks for as little as the API allows.
-func TestRequestsOfAPoll(t *testing.T) {
+// A probe sends as few requests as the API allows.
+func TestRequestsOfProbe(t *testing.T) {
 	server, identity := boot(t, incusostest.Options{})
 	client := newClient(t, incusos.Options{Certificate: identity})
 	light := []string{"/os/1.0", "/os/1.0/applications", "/os/1.0/applications/incus", "/os/1.0/system/update", "/1.0/cluster/members/" + server.Name()}
@@ -152,7 +152,7 @@ func TestRequestsOfAPoll(t *testing.T) {
 	require.Nil(t, probe(t, client, where).Failure)
 	require.Equal(t, 5, count(light))
 	require.Equal(t, 4, count(heavy))
-	require.Zero(t, server.Requests("/1.0"), "which member it is is known")
+	require.Zero(t, server.Requests("/1.0"), "the member's name is known")
 	where.Light = true
 	o := probe(t, client, where)
 	require.Nil(t, o.Failure)
@@ -161,7 +161,7 @@ func TestRequestsOfAPoll(t *testing.T) {
 	require.Equal(t, server.Name(), *o.MemberName)
 	require.Equal(t, 10, count(light))
 	require.Equal(t, 4, count(heavy))
-	// What was known may be out of date.
+	// The known name may be outdated.
 	where.MemberName = "left-long-ago"
 	o = probe(t, client, where)
 	require.Empty(t, o.Unread)
@@ -169,7 +169,7 @@ func TestRequestsOfAPoll(t *testing.T) {
 	require.Equal(t, 1, server.Requests("/1.0"))
 }
 
-func TestNamesThatDoNotResolve(t *testing.T) {
+func TestUnresolvableHost(t *testing.T) {
 	server, identity := boot(t, incusostest.Options{})
 	where := target(server)
 	where.ConnectionURL = "https://no-such-host.invalid:8443"
@@ -177,11 +177,11 @@ func TestNamesThatDoNotResolve(t *testing.T) {
 	require.NotNil(t, o.Failure)
 	require.Equal(t, lifecycle.FailureConnect, o.Failure.Kind)
 	require.Contains(t, o.Failure.Message, "no-such-host.invalid")
-	require.False(t, strings.Contains(o.Failure.Message, "BEGIN"), "nothing but what is of use")
+	require.False(t, strings.Contains(o.Failure.Message, "BEGIN"), "no certificate in the message")
 }
 
-// What says nothing is not read: it must not look like a server without versions, type or maintenance.
-func TestEmptyAnswersWorsenNothing(t *testing.T) {
+// Answers without content count as unread. They must not look like a server without versions, type or maintenance.
+func TestEmptyAnswersAreUnread(t *testing.T) {
 	answers := map[string]string{
 		"/os/1.0":                      `{"environment":{"os_name":"IncusOS","os_version":"202610010000","uptime":1000}}`,
 		"/os/1.0/applications":         `["/os/1.0/applications/incus"]`,
@@ -202,7 +202,7 @@ func TestEmptyAnswersWorsenNothing(t *testing.T) {
 		"/os/1.0/applications": func(o lifecycle.Observation) bool {
 			return o.Type == nil && o.UnreadVersions == lifecycle.VersionsApplications && o.Versions.OS.Version != ""
 		},
-		"/os/1.0/applications/incus": func(o lifecycle.Observation) bool { // the type is told by the name
+		"/os/1.0/applications/incus": func(o lifecycle.Observation) bool { // the type follows from the name
 			return *o.Type == lifecycle.TypeIncus && o.UnreadVersions == lifecycle.VersionsApplications && len(o.Versions.Applications) == 0
 		},
 		"/os/1.0/system/update": func(o lifecycle.Observation) bool {
@@ -213,9 +213,9 @@ func TestEmptyAnswersWorsenNothing(t *testing.T) {
 	} {
 		for _, instead := range []string{"null", `"text"`, "{}", "[]", `["/os/1.0/applications/nothing"]`} {
 			if instead == "{}" && path != "/1.0/cluster/members/one" && path != "/os/1.0/applications/incus" {
-				continue // an object that may be as it is
+				continue // an empty object is valid there
 			}
-			where := odd(t, func(w http.ResponseWriter, r *http.Request) {
+			where := serveTLS(t, func(w http.ResponseWriter, r *http.Request) {
 				metadata := answers[r.URL.Path]
 				if r.URL.Path == path {
 					metadata = instead
@@ -230,8 +230,8 @@ func TestEmptyAnswersWorsenNothing(t *testing.T) {
 	}
 }
 
-// Only an alert about our certificate says that the server doesn't trust us.
-func TestOtherAlertsAreNoDistrust(t *testing.T) {
+// Only a TLS alert about the client certificate means that the server does not trust the control plane.
+func TestOtherTLSAlerts(t *testing.T) {
 	identity, err := selfsigned.New("old")
 	require.NoError(t, err)
 	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{identity}, MaxVersion: tls.VersionTLS12})

@@ -37,12 +37,14 @@ func boot(t testing.TB, options incusostest.Options) (*incusostest.Server, *tls.
 	return server, &identity
 }
 
+// newClient returns a client that is closed at the end of the test.
 func newClient(t testing.TB, options incusos.Options) *incusos.Client {
 	client := incusos.New(options)
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
 	return client
 }
 
+// target returns the target of a simulated server.
 func target(s *incusostest.Server) opscenter.Target {
 	return opscenter.Target{Name: s.Name(), ID: s.Name(), ConnectionURL: s.URL(), Fingerprint: opscenter.Fingerprint(s.Certificate()), Type: lifecycle.TypeIncus, MemberName: s.Name()}
 }
@@ -54,7 +56,7 @@ func probe(t testing.TB, client *incusos.Client, target opscenter.Target) lifecy
 	return client.Probe(ctx, target)
 }
 
-func TestProbeReadsWhatTheSpecificationLists(t *testing.T) {
+func TestProbe(t *testing.T) {
 	for application, kind := range map[string]lifecycle.ServerType{"incus": lifecycle.TypeIncus, "incus-lts-6.0": lifecycle.TypeIncus,
 		"migration-manager": lifecycle.TypeMigrationManager, "operations-center": lifecycle.TypeOperationsCenter, "something-else": lifecycle.TypeUnknown} {
 		for _, legacy := range []bool{false, true} {
@@ -76,7 +78,7 @@ func TestProbeReadsWhatTheSpecificationLists(t *testing.T) {
 				require.Greater(t, len(part), 300)
 			}
 			require.NotContains(t, string(o.Facts.Network)+string(o.Facts.Security), "simulated-", "secrets are removed")
-			require.NotContains(t, string(o.Facts.Network), "c2ltdWxhdGVkLXBy", "those in base64 are, too")
+			require.NotContains(t, string(o.Facts.Network), "c2ltdWxhdGVkLXBy", "secrets in base64 are removed")
 			if kind == lifecycle.TypeIncus {
 				require.Equal(t, server.Name(), *o.MemberName)
 				require.Equal(t, lifecycle.NotInMaintenance, *o.Maintenance)
@@ -88,11 +90,11 @@ func TestProbeReadsWhatTheSpecificationLists(t *testing.T) {
 	server, identity := boot(t, incusostest.Options{Standalone: true})
 	o := probe(t, newClient(t, incusos.Options{Certificate: identity, KeepSecrets: true}), target(server))
 	require.Empty(t, *o.MemberName, "an Incus server in no cluster")
-	require.Contains(t, string(o.Facts.Network), "c2ltdWxhdGVkLXByaXZhdGUta2V5", "unless they are to be kept")
+	require.Contains(t, string(o.Facts.Network), "c2ltdWxhdGVkLXByaXZhdGUta2V5", "KeepSecrets keeps secrets")
 }
 
-// Every fault costs no more than the deadline, is told by its kind, and leaves nothing behind.
-func TestFaults(t *testing.T) {
+// A probe of a server with a fault ends with its deadline, and reports the kind of failure. It succeeds after the fault.
+func TestEachFault(t *testing.T) {
 	server, identity := boot(t, incusostest.Options{})
 	client := newClient(t, incusos.Options{Certificate: identity, Timeout: 300 * time.Millisecond, MaxBody: 1 << 20})
 	where := target(server)
@@ -110,18 +112,18 @@ func TestFaults(t *testing.T) {
 				begun := time.Now()
 				o := client.Probe(ctx, where)
 				cancel()
-				require.Less(t, time.Since(begun), 20*time.Second, "the deadline bounds it")
+				require.Less(t, time.Since(begun), 20*time.Second, "the probe ends with its deadline")
 				require.NotNil(t, o.Failure)
 				require.Equal(t, want[kind], o.Failure.Kind, o.Failure.Message)
 				require.Nil(t, o.Type)
 			}
 			require.NoError(t, server.SetFault(incusostest.Fault{}))
-			require.Nil(t, probe(t, client, where).Failure, "and is over when the fault is")
+			require.Nil(t, probe(t, client, where).Failure, "the probe succeeds after the fault")
 		})
 	}
 }
 
-// A server that fails half-way is reached; what could not be read is nil, and named.
+// A fault of one path is no failure of the probe. The unread values are nil, and Unread names the path.
 func TestPartialFaults(t *testing.T) {
 	server, identity := boot(t, incusostest.Options{})
 	client := newClient(t, incusos.Options{Certificate: identity, Timeout: 200 * time.Millisecond})
@@ -152,12 +154,12 @@ func TestTrust(t *testing.T) {
 	server, identity := boot(t, incusostest.Options{})
 	stranger, err := selfsigned.New("stranger")
 	require.NoError(t, err)
-	for name, certificate := range map[string]*tls.Certificate{"stranger": &stranger, "nobody": nil} {
+	for name, certificate := range map[string]*tls.Certificate{"untrusted": &stranger, "none": nil} {
 		o := probe(t, newClient(t, incusos.Options{Certificate: certificate}), target(server))
 		require.NotNil(t, o.Failure, name)
 		require.Equal(t, lifecycle.FailureUntrusted, o.Failure.Kind, name)
 	}
-	// The pin holds on kept connections and on resumed sessions.
+	// The certificate is verified on open connections and resumed sessions.
 	client := newClient(t, incusos.Options{Certificate: identity})
 	where := target(server)
 	require.Nil(t, probe(t, client, where).Failure)
@@ -165,10 +167,10 @@ func TestTrust(t *testing.T) {
 	o := probe(t, client, where)
 	require.NotNil(t, o.Failure)
 	require.Equal(t, lifecycle.FailureCertificate, o.Failure.Kind)
-	require.Nil(t, probe(t, client, target(server)).Failure, "the registered certificate changed too")
+	require.Nil(t, probe(t, client, target(server)).Failure, "the new certificate is registered")
 }
 
-// One connection serves a probe, and the next one.
+// One connection serves all requests of several probes.
 func TestConnectionsAreKept(t *testing.T) {
 	server, identity := boot(t, incusostest.Options{})
 	proxy, dials := countingProxy(t, strings.TrimPrefix(server.URL(), "https://"))
@@ -211,6 +213,7 @@ func countingProxy(t *testing.T, to string) (address string, dials func() int) {
 	return listener.Addr().String(), func() int { n := <-counted; counted <- n; return n }
 }
 
+// pipe copies from one connection to another until one of them ends, and closes both.
 func pipe(to, from net.Conn) {
 	buffer := make([]byte, 32<<10)
 	for {
@@ -228,7 +231,7 @@ func pipe(to, from net.Conn) {
 	from.Close()
 }
 
-// A plain Incus daemon, of either kind of refusal, is still a server.
+// An Incus daemon without IncusOS can be observed, with either of its two answers to /os/ requests.
 func TestPlainIncus(t *testing.T) {
 	for status, text := range map[int]string{http.StatusBadRequest: "System isn't running IncusOS", http.StatusNotFound: "not found"} {
 		identity, err := selfsigned.New("plain")
@@ -269,7 +272,7 @@ func TestPlainIncus(t *testing.T) {
 	}
 }
 
-// Requests go to the server, and nowhere else, wherever it points to.
+// Requests go to the server only, even if it redirects.
 func TestRedirectsAreNotFollowed(t *testing.T) {
 	identity, err := selfsigned.New("pointer")
 	require.NoError(t, err)
@@ -284,37 +287,6 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	require.NotNil(t, o.Failure)
 	require.Contains(t, o.Failure.Message, incusos.ErrRedirect.Error())
 	require.False(t, reached)
-}
-
-func TestActions(t *testing.T) {
-	server, identity := boot(t, incusostest.Options{EvacuateDelay: 50 * time.Millisecond, RebootDelay: 50 * time.Millisecond})
-	client := newClient(t, incusos.Options{Certificate: identity, Timeout: 2 * time.Second})
-	where := target(server)
-	server.Offer("202610150000")
-	require.NoError(t, client.Update(t.Context(), where))
-	eventually(t, func() bool { _, staged := server.Version(); return staged == "202610150000" })
-	require.NoError(t, client.Evacuate(t.Context(), where, "auto"))
-	require.Equal(t, "Evacuated", server.MemberStatus())
-	require.Equal(t, lifecycle.MaintenanceEvacuated, *probe(t, client, where).Maintenance)
-	require.NoError(t, client.Evacuate(t.Context(), where, "auto"), "evacuated already")
-	require.NoError(t, client.Reboot(t.Context(), where))
-	eventually(t, func() bool { running, _ := server.Version(); return running == "202610150000" })
-	eventually(t, func() bool { o := probe(t, client, where); return o.Failure == nil && o.Ready })
-	require.NoError(t, client.Restore(t.Context(), where, ""))
-	require.Equal(t, "Online", server.MemberStatus())
-	require.NoError(t, client.Restore(t.Context(), where, ""))
-
-	alone := where
-	alone.MemberName = ""
-	require.ErrorIs(t, client.Evacuate(t.Context(), alone, ""), opscenter.ErrNotApplicable)
-	// An answer that is lost is not a refusal; a connection that never was is one.
-	require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultTruncated}))
-	require.ErrorIs(t, client.Reboot(t.Context(), where), opscenter.ErrOutcomeUnknown)
-	eventually(t, func() bool { return server.Requests("/os/1.0/system/:reboot") == 2 })
-	require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultDown}))
-	err := client.Reboot(t.Context(), where)
-	require.Error(t, err)
-	require.NotErrorIs(t, err, opscenter.ErrOutcomeUnknown)
 }
 
 func eventually(t *testing.T, done func() bool) {
@@ -343,13 +315,13 @@ func TestBadTargetsAndClose(t *testing.T) {
 	case o := <-ended:
 		require.NotNil(t, o.Failure)
 	case <-time.After(5 * time.Second):
-		t.Fatal("a dial outlives its client")
+		t.Fatal("a dial outlived its client")
 	}
 	require.Contains(t, client.Probe(t.Context(), where).Failure.Message, incusos.ErrClosed.Error())
 }
 
-// Many probes of a server that says nothing leave no socket and no goroutine.
-func TestNothingIsLeftBehind(t *testing.T) {
+// Many probes of a silent server leak no sockets and no goroutines.
+func TestNoLeaks(t *testing.T) {
 	server, identity := boot(t, incusostest.Options{})
 	client := newClient(t, incusos.Options{Certificate: identity, Timeout: 50 * time.Millisecond})
 	where := target(server)
@@ -373,27 +345,27 @@ func openFiles(t *testing.T) int {
 	return len(entries)
 }
 
-// odd starts a TLS server with a handler of the test's own.
-func odd(t *testing.T, handler http.HandlerFunc) opscenter.Target {
-	identity, err := selfsigned.New("odd")
+// serveTLS starts a TLS server with a handler, and returns its target.
+func serveTLS(t *testing.T, handler http.HandlerFunc) opscenter.Target {
+	identity, err := selfsigned.New("serveTLS")
 	require.NoError(t, err)
 	web := httptest.NewUnstartedServer(handler)
 	web.TLS = &tls.Config{Certificates: []tls.Certificate{identity}}
 	web.StartTLS()
 	t.Cleanup(func() { web.CloseClientConnections(); web.Close() })
-	return opscenter.Target{Name: "odd", ID: "odd", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf)}
+	return opscenter.Target{Name: "serveTLS", ID: "serveTLS", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf)}
 }
 
-// What a server says is bounded, before it is stored or logged.
-func TestWordyServers(t *testing.T) {
+// Long texts of a server are cut before they are stored or logged.
+func TestLongTextsAreCut(t *testing.T) {
 	novel := strings.Repeat("x", 1<<20)
-	o := probe(t, newClient(t, incusos.Options{}), odd(t, func(w http.ResponseWriter, _ *http.Request) {
+	o := probe(t, newClient(t, incusos.Options{}), serveTLS(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusInternalServerError)
 		_ = json.NewEncoder(w).Encode(map[string]any{"type": "error", "error_code": 500, "error": novel})
 	}))
 	require.NotNil(t, o.Failure)
 	require.Less(t, len(o.Failure.Message), 1000)
-	o = probe(t, newClient(t, incusos.Options{}), odd(t, func(w http.ResponseWriter, r *http.Request) {
+	o = probe(t, newClient(t, incusos.Options{}), serveTLS(t, func(w http.ResponseWriter, r *http.Request) {
 		answer := map[string]any{"type": "sync", "status_code": 200}
 		switch r.URL.Path {
 		case "/os/1.0":
@@ -416,21 +388,21 @@ func TestWordyServers(t *testing.T) {
 	require.Less(t, len(data), 10_000)
 }
 
-// An answer that never ends is none, and costs no more than the deadline of a call.
-func TestAnswersThatDoNotEnd(t *testing.T) {
-	where := odd(t, func(w http.ResponseWriter, r *http.Request) {
+// An endless answer is a failure, and ends with the deadline of the call.
+func TestEndlessAnswers(t *testing.T) {
+	where := serveTLS(t, func(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(map[string]any{"type": "sync", "status_code": 200, "metadata": map[string]any{"environment": map[string]any{"uptime": 1000}}})
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
-		panic(http.ErrAbortHandler) // not even then
+		panic(http.ErrAbortHandler) // never complete the answer
 	})
 	begun := time.Now()
 	o := probe(t, newClient(t, incusos.Options{Timeout: 200 * time.Millisecond, CallTimeout: 300 * time.Millisecond}), where)
 	require.NotNil(t, o.Failure)
 	require.Equal(t, lifecycle.FailureTimeout, o.Failure.Kind)
 	require.Less(t, time.Since(begun), 20*time.Second)
-	// A body that stops in the middle is bounded even where the caller gave no deadline.
-	where = odd(t, func(w http.ResponseWriter, r *http.Request) {
+	// CallTimeout bounds an incomplete body if the caller's context has no deadline.
+	where = serveTLS(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(`{"type":"sync","meta`))
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
@@ -441,36 +413,8 @@ func TestAnswersThatDoNotEnd(t *testing.T) {
 	require.Less(t, time.Since(begun), 20*time.Second)
 }
 
-// TestMadeUpInstance: an instance that Incus can't read, for which it makes up an answer, may run: it is not
-// passed over when instances are to be stopped.
-func TestMadeUpInstance(t *testing.T) {
-	made := `{"name":"i","project":"default","status":"Error","status_code":112,"config":null}`
-	answers := map[string]string{
-		"/1.0":           `{"auth":"trusted","environment":{"server_clustered":false}}`,
-		"/1.0/instances": "[" + made + "]",
-	}
-	identity, err := selfsigned.New("made up")
-	require.NoError(t, err)
-	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = w.Write([]byte(`{"type":"sync","status":"Success","status_code":200,"metadata":` + answers[r.URL.Path] + `}`))
-	}))
-	web.TLS = &tls.Config{Certificates: []tls.Certificate{identity}}
-	web.StartTLS()
-	defer web.Close()
-	client := newClient(t, incusos.Options{})
-	where := opscenter.Target{Name: "a", ID: "a", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf), Type: lifecycle.TypeIncus}
-	_, err = client.RunningInstances(t.Context(), where)
-	require.ErrorIs(t, err, opscenter.ErrRefused)
-	require.ErrorContains(t, err, "instance i of project default")
-	// One that is in error, and was read, does not run.
-	answers["/1.0/instances"] = `[{"name":"i","project":"default","status":"Error","status_code":112,"config":{"a":"b"}}]`
-	running, err := client.RunningInstances(t.Context(), where)
-	require.NoError(t, err)
-	require.Empty(t, running)
-}
-
-// TestTimesThatCannotBe: a time that has no form, or is of another age, is not told; the rest is.
-func TestTimesThatCannotBe(t *testing.T) {
+// Malformed and implausible times count as unknown. The rest of the observation counts.
+func TestImplausibleTimes(t *testing.T) {
 	answers := map[string]string{}
 	identity, err := selfsigned.New("times")
 	require.NoError(t, err)
@@ -497,7 +441,7 @@ func TestTimesThatCannotBe(t *testing.T) {
 			require.Equal(t, "202610010000", o.Versions.OS.Version)
 		}
 	}
-	// An application without a version is not read: what was known of it stays.
+	// An application without a version counts as unread.
 	answers["/os/1.0/applications"] = `["/os/1.0/applications/incus","/os/1.0/applications/debug"]`
 	answers["/os/1.0/applications/incus"] = `{"state":{"is_primary":true,"version":"202610010000"}}`
 	answers["/os/1.0/applications/debug"] = `{"state":{"is_primary":false}}`
@@ -506,9 +450,8 @@ func TestTimesThatCannotBe(t *testing.T) {
 	require.Len(t, o.Versions.Applications, 1)
 }
 
-// TestVersionsAfterTheStatus: where an update is under way, and the versions can't be read after its status,
-// those that were read before it say nothing.
-func TestVersionsAfterTheStatus(t *testing.T) {
+// During an update, versions count only if they were read after the status of the update.
+func TestVersionsAreReadAfterStatus(t *testing.T) {
 	identity, err := selfsigned.New("again")
 	require.NoError(t, err)
 	asked := 0
@@ -532,4 +475,16 @@ func TestVersionsAfterTheStatus(t *testing.T) {
 	require.Nil(t, o.Failure)
 	require.NotNil(t, o.UpdateStatus)
 	require.NotZero(t, o.UnreadVersions&lifecycle.VersionsOS)
+}
+
+// If the API of IncusOS is missing on an IncusOS server, its versions are unknown. It does not count as a plain Incus server.
+func TestIncusOSAPIMissing(t *testing.T) {
+	server, identity := boot(t, incusostest.Options{})
+	client := newClient(t, incusos.Options{Certificate: identity})
+	require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultNotFound, Path: "/os/"}))
+	o := probe(t, client, target(server))
+	require.Nil(t, o.Failure)
+	require.Nil(t, o.Versions, "known versions stay valid")
+	require.Equal(t, lifecycle.TypeIncus, *o.Type)
+	require.Contains(t, o.Unread[0], "GET /os/1.0")
 }

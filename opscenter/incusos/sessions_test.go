@@ -20,9 +20,9 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// The pin is checked on a session that is gone on with, too: here one that was begun with
-// another pin, which the cache would not give out by itself.
-func TestThePinHoldsOnResumedSessions(t *testing.T) {
+// The certificate is also verified when a session is resumed. Here the session belongs to another
+// certificate, which the cache by itself would prevent.
+func TestResumedSessionsAreVerified(t *testing.T) {
 	identity, err := selfsigned.New("server")
 	require.NoError(t, err)
 	other, err := selfsigned.New("other")
@@ -41,7 +41,7 @@ func TestThePinHoldsOnResumedSessions(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEqual(t, right.session, wrong.session)
 
-	require.NotNil(t, client.Probe(t.Context(), opscenter.Target{Name: "s", ID: "s", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf)}).Failure, "it is no server, but its connection stands")
+	require.NotNil(t, client.Probe(t.Context(), opscenter.Target{Name: "s", ID: "s", ConnectionURL: web.URL, Fingerprint: opscenter.Fingerprint(identity.Leaf)}).Failure, "the answer is invalid, but the connection works")
 	client.fleet.base.CloseIdleConnections()
 	require.Equal(t, 1, client.fleet.sessions.len())
 	dial := func(p *peer) error {
@@ -57,9 +57,9 @@ func TestThePinHoldsOnResumedSessions(t *testing.T) {
 	require.ErrorIs(t, dial(wrong), ErrCertificate)
 }
 
-// A server that changes its certificate, and goes on with its sessions, is found out when it
-// has to show its certificate again.
-func TestSessionsEnd(t *testing.T) {
+// A server changes its certificate, and keeps its sessions. The client notices that at the next full
+// handshake, after SessionLifetime.
+func TestSessionLifetime(t *testing.T) {
 	identity, err := selfsigned.New("server")
 	require.NoError(t, err)
 	other, err := selfsigned.New("other")
@@ -90,12 +90,12 @@ func TestSessionsEnd(t *testing.T) {
 	require.EqualValues(t, 1, client.Stats().FullHandshakes)
 	require.Zero(t, short.Stats().ResumedHandshakes)
 	swapped.Store(true)
-	require.Nil(t, client.Probe(t.Context(), where).Failure, "its session proves that it is the same server")
+	require.Nil(t, client.Probe(t.Context(), where).Failure, "the session proves that the server is the same")
 	o := short.Probe(t.Context(), where)
 	require.NotNil(t, o.Failure)
 	require.Equal(t, lifecycle.FailureCertificate, o.Failure.Kind)
 	require.Equal(t, opscenter.Fingerprint(other.Leaf), o.Presented)
-	// However often it was gone on with, a session is as old as its full handshake.
+	// The age of a session counts from its full handshake, even after it was resumed.
 	peer, err := client.fleet.peer(where)
 	require.NoError(t, err)
 	_, proven := client.fleet.sessions.get(peer.session)
@@ -103,7 +103,7 @@ func TestSessionsEnd(t *testing.T) {
 	require.Equal(t, lifecycle.FailureCertificate, client.Probe(t.Context(), where).Failure.Kind)
 }
 
-// Actions leave nothing in the transport, each on a connection of its own.
+// Each action uses a new connection, and leaves none open.
 func TestActionsDialOnce(t *testing.T) {
 	identity, err := selfsigned.New("server")
 	require.NoError(t, err)
@@ -125,13 +125,13 @@ func TestActionsDialOnce(t *testing.T) {
 	cancel()
 	err = client.Reboot(over, where)
 	require.ErrorIs(t, err, context.Canceled)
-	require.NotErrorIs(t, err, opscenter.ErrOutcomeUnknown, "nothing was asked")
+	require.NotErrorIs(t, err, opscenter.ErrOutcomeUnknown, "no command was sent")
 	require.NoError(t, client.Close())
 	require.NotErrorIs(t, client.Reboot(t.Context(), where), opscenter.ErrOutcomeUnknown)
 }
 
-// A dial does not outlive the poll it was begun for: the next poll begins anew.
-func TestDialsEndWithTheirPoll(t *testing.T) {
+// A dial ends with its probe. The next probe dials again.
+func TestDialsEndWithTheirProbe(t *testing.T) {
 	identity, err := selfsigned.New("server")
 	require.NoError(t, err)
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -144,12 +144,12 @@ func TestDialsEndWithTheirPoll(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		require.NotNil(t, client.Probe(ctx, where).Failure)
 		cancel()
-		require.EqualValues(t, n+1, client.Stats().Dials, "none waits for the dial of the one before")
-		time.Sleep(time.Millisecond) // the transport hears of the end of the dial
+		require.EqualValues(t, n+1, client.Stats().Dials, "no probe waits for an earlier dial")
+		time.Sleep(time.Millisecond) // let the transport notice the end of the dial
 	}
 }
 
-// What is kept of a session is small, and good for nothing once it is damaged.
+// The cache drops old sessions, and ignores damaged ones.
 func TestSessionCache(t *testing.T) {
 	s := newSessions(2, time.Hour)
 	get := func(key uint64) *tls.ClientSessionState {
@@ -158,10 +158,10 @@ func TestSessionCache(t *testing.T) {
 	}
 	require.Nil(t, get(1))
 	s.put(1, &tls.ClientSessionState{}, time.Now())
-	require.Nil(t, get(1), "an empty session is none")
+	require.Nil(t, get(1), "an empty session is not stored")
 	for key, tail := range [][]byte{{}, {1}, {200}, {1, 'x', 0, 0}, {0xff, 0xff, 0xff, 0xff, 0x7f}} {
 		s.lru.Add(uint64(key), append(binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano())), tail...))
-		require.Nil(t, get(uint64(key)), "what can't be read is none")
+		require.Nil(t, get(uint64(key)), "a damaged session is ignored")
 	}
 	require.Equal(t, 2, s.len())
 	s.put(4, nil, time.Now())

@@ -15,19 +15,19 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// either is a server over sockets, or one of a Fleet, with what probes it and acts on it.
-type either struct {
+// subject is a simulated server, over sockets or in a Fleet, with its prober and actuator.
+type subject struct {
 	server *incusostest.Server
 	target opscenter.Target
 	prober interface {
 		Probe(context.Context, opscenter.Target) lifecycle.Observation
 	}
 	actuator opscenter.Actuator
-	wait     time.Duration // for an answer
+	wait     time.Duration // timeout of a probe
 }
 
-// probe leaves out what differs: times, words and what is as large as facts.
-func (e *either) probe(t *testing.T) lifecycle.Observation {
+// probe returns an observation without values that always differ, such as times and messages, and without facts.
+func (e *subject) probe(t *testing.T) lifecycle.Observation {
 	ctx, cancel := context.WithTimeout(t.Context(), e.wait)
 	defer cancel()
 	o := e.prober.Probe(ctx, e.target)
@@ -59,21 +59,20 @@ func (e *either) probe(t *testing.T) lifecycle.Observation {
 	return o
 }
 
-// TestFleetIsLikeServers: what a Fleet's Probe and its actions tell of a simulated server is what the
-// client tells of it over the network.
-func TestFleetIsLikeServers(t *testing.T) {
+// A Fleet's Probe and actions have the same results as the Client has over the network.
+func TestFleetEqualsServers(t *testing.T) {
 	quick := incusostest.Options{Name: "s", Standalone: true, SystemUUID: "7b9f2f66-33ee-41f0-b32c-0c1a4dff33d7", Seed: 1}
 	with := func(change func(*incusostest.Options)) incusostest.Options {
 		o := quick
 		change(&o)
 		return o
 	}
-	update := func(t *testing.T, e *either) {
+	update := func(t *testing.T, e *subject) {
 		e.server.Offer("202610150000")
 		require.NoError(t, e.actuator.Update(t.Context(), e.target))
 		eventually(t, func() bool { o := e.probe(t); return o.UpdateStatus == nil || o.UpdateStatus.Idle() })
 	}
-	reboot := func(t *testing.T, e *either) {
+	reboot := func(t *testing.T, e *subject) {
 		was := e.server.Reboots()
 		require.NoError(t, e.actuator.Reboot(t.Context(), e.target))
 		require.Equal(t, was+1, e.server.Reboots())
@@ -81,28 +80,28 @@ func TestFleetIsLikeServers(t *testing.T) {
 		eventually(t, func() bool { o := e.probe(t); return o.Failure == nil && o.Ready })
 	}
 	slow := func(o *incusostest.Options) { o.RebootDelay = 200 * time.Millisecond }
-	member := func(t *testing.T, e *either) {
+	member := func(t *testing.T, e *subject) {
 		require.NoError(t, incusostest.Cluster(e.server))
 		e.target.Fingerprint = opscenter.Fingerprint(e.server.ClusterCertificate().Leaf)
 		e.target.MemberName = e.server.Name()
 	}
-	type script func(*testing.T, *either)
+	type script func(*testing.T, *subject)
 	cases := map[string]struct {
 		options incusostest.Options
 		script  script
 	}{
-		"fresh":             {quick, func(*testing.T, *either) {}},
+		"fresh":             {quick, func(*testing.T, *subject) {}},
 		"updated":           {quick, update},
-		"update fails":      {quick, func(t *testing.T, e *either) { e.server.SetTrouble(incusostest.TroubleDownload); update(t, e) }},
-		"application":       {quick, func(t *testing.T, e *either) { e.server.SetTrouble(incusostest.TroubleApplication); update(t, e) }},
-		"update is nothing": {quick, func(t *testing.T, e *either) { e.server.SetTrouble(incusostest.TroubleUpdate); update(t, e) }},
-		"rebooted":          {with(slow), func(t *testing.T, e *either) { update(t, e); reboot(t, e) }},
-		"backup image": {with(slow), func(t *testing.T, e *either) {
+		"update fails":      {quick, func(t *testing.T, e *subject) { e.server.SetTrouble(incusostest.TroubleDownload); update(t, e) }},
+		"application":       {quick, func(t *testing.T, e *subject) { e.server.SetTrouble(incusostest.TroubleApplication); update(t, e) }},
+		"update is nothing": {quick, func(t *testing.T, e *subject) { e.server.SetTrouble(incusostest.TroubleUpdate); update(t, e) }},
+		"rebooted":          {with(slow), func(t *testing.T, e *subject) { update(t, e); reboot(t, e) }},
+		"backup image": {with(slow), func(t *testing.T, e *subject) {
 			e.server.SetTrouble(incusostest.TroubleVersion)
 			update(t, e)
 			reboot(t, e)
 		}},
-		"backup image, with auto_reboot": {with(slow), func(t *testing.T, e *either) {
+		"backup image, with auto_reboot": {with(slow), func(t *testing.T, e *subject) {
 			e.server.SetUpdateSettings(true, "stable", "6h")
 			e.server.SetTrouble(incusostest.TroubleVersion)
 			e.server.Offer("202610150000")
@@ -112,64 +111,64 @@ func TestFleetIsLikeServers(t *testing.T) {
 				return o.Failure == nil && o.Ready && o.UpdateStatus.Idle() && !o.UpdateStatus.LastCheck.IsZero()
 			})
 			require.True(t, e.probe(t).Versions.OS.BackupImage)
-			require.Zero(t, e.server.Reboots(), "it did that by itself")
+			require.Zero(t, e.server.Reboots(), "the server rebooted by itself")
 		}},
-		"never back": {with(slow), func(t *testing.T, e *either) {
+		"never back": {with(slow), func(t *testing.T, e *subject) {
 			e.server.SetTrouble(incusostest.TroubleReboot)
 			require.NoError(t, e.actuator.Reboot(t.Context(), e.target))
 			eventually(t, func() bool { return e.probe(t).Failure != nil })
 		}},
-		"powered off": {quick, func(t *testing.T, e *either) {
+		"powered off": {quick, func(t *testing.T, e *subject) {
 			require.NoError(t, e.actuator.PowerOff(t.Context(), e.target))
 			eventually(t, func() bool { return e.probe(t).Failure != nil })
 		}},
-		"suspended": {quick, func(t *testing.T, e *either) {
+		"suspended": {quick, func(t *testing.T, e *subject) {
 			require.NoError(t, e.actuator.Suspend(t.Context(), e.target))
 			eventually(t, func() bool { return e.probe(t).Failure != nil })
 			e.server.Resume()
 		}},
-		"not ready":           {quick, func(_ *testing.T, e *either) { e.server.SetReady(false) }},
-		"no applications":     {quick, func(_ *testing.T, e *either) { e.server.SetApplications() }},
-		"settings":            {quick, func(_ *testing.T, e *either) { e.server.SetUpdateSettings(true, "testing", "1h") }},
-		"another certificate": {quick, func(t *testing.T, e *either) { require.NoError(t, e.server.SwapCertificate()) }},
-		"legacy":              {with(func(o *incusostest.Options) { o.LegacyReady = true }), func(*testing.T, *either) {}},
-		"plain":               {with(func(o *incusostest.Options) { o.Plain = true }), func(*testing.T, *either) {}},
-		"migration manager":   {with(func(o *incusostest.Options) { o.Application = "migration-manager" }), func(*testing.T, *either) {}},
+		"not ready":           {quick, func(_ *testing.T, e *subject) { e.server.SetReady(false) }},
+		"no applications":     {quick, func(_ *testing.T, e *subject) { e.server.SetApplications() }},
+		"settings":            {quick, func(_ *testing.T, e *subject) { e.server.SetUpdateSettings(true, "testing", "1h") }},
+		"another certificate": {quick, func(t *testing.T, e *subject) { require.NoError(t, e.server.SwapCertificate()) }},
+		"legacy":              {with(func(o *incusostest.Options) { o.LegacyReady = true }), func(*testing.T, *subject) {}},
+		"plain":               {with(func(o *incusostest.Options) { o.Plain = true }), func(*testing.T, *subject) {}},
+		"migration manager":   {with(func(o *incusostest.Options) { o.Application = "migration-manager" }), func(*testing.T, *subject) {}},
 		"member":              {quick, member},
-		"evacuated": {quick, func(t *testing.T, e *either) {
+		"evacuated": {quick, func(t *testing.T, e *subject) {
 			e.server.AddInstance("default", "i1", true)
 			member(t, e)
 			require.NoError(t, e.actuator.Evacuate(t.Context(), e.target, ""))
 			require.NoError(t, e.actuator.Evacuate(t.Context(), e.target, ""), "again")
 			require.False(t, e.server.Instances()[0].Running)
 		}},
-		"restored": {quick, func(t *testing.T, e *either) {
+		"restored": {quick, func(t *testing.T, e *subject) {
 			e.server.AddInstance("default", "i1", true)
 			member(t, e)
 			require.NoError(t, e.actuator.Evacuate(t.Context(), e.target, "auto"))
 			require.NoError(t, e.actuator.Restore(t.Context(), e.target, ""))
 			require.True(t, e.server.Instances()[0].Running)
 		}},
-		"evacuation fails": {quick, func(t *testing.T, e *either) {
+		"evacuation fails": {quick, func(t *testing.T, e *subject) {
 			member(t, e)
 			e.server.SetTrouble(incusostest.TroubleEvacuation)
 			require.ErrorIs(t, e.actuator.Evacuate(t.Context(), e.target, ""), opscenter.ErrRefused)
 		}},
-		"restore fails": {quick, func(t *testing.T, e *either) {
+		"restore fails": {quick, func(t *testing.T, e *subject) {
 			member(t, e)
 			require.NoError(t, e.actuator.Evacuate(t.Context(), e.target, ""))
 			e.server.SetTrouble(incusostest.TroubleRestore)
 			require.ErrorIs(t, e.actuator.Restore(t.Context(), e.target, ""), opscenter.ErrRefused)
 		}},
-		"gave up waiting": {with(func(o *incusostest.Options) { o.EvacuateDelay = 2500 * time.Millisecond }), func(t *testing.T, e *either) {
+		"evacuation times out": {with(func(o *incusostest.Options) { o.EvacuateDelay = 2500 * time.Millisecond }), func(t *testing.T, e *subject) {
 			member(t, e)
 			ctx, cancel := context.WithTimeout(t.Context(), 1200*time.Millisecond)
 			defer cancel()
 			require.ErrorIs(t, e.actuator.Evacuate(ctx, e.target, ""), opscenter.ErrOutcomeUnknown)
 			require.Equal(t, lifecycle.MaintenanceEvacuating, *e.probe(t).Maintenance)
-			require.NoError(t, e.actuator.Restore(t.Context(), e.target, ""), "what is under way is waited for")
+			require.NoError(t, e.actuator.Restore(t.Context(), e.target, ""), "Restore waits for the evacuation")
 		}},
-		"instances": {quick, func(t *testing.T, e *either) {
+		"instances": {quick, func(t *testing.T, e *subject) {
 			e.server.AddInstance("default", "on", true)
 			e.server.AddInstance("default", "off", false)
 			running, err := e.actuator.RunningInstances(t.Context(), e.target)
@@ -186,13 +185,13 @@ func TestFleetIsLikeServers(t *testing.T) {
 		cases["release "+release] = struct {
 			options incusostest.Options
 			script  script
-		}{with(func(o *incusostest.Options) { o.Release, o.Version = release, release }), func(*testing.T, *either) {}}
+		}{with(func(o *incusostest.Options) { o.Release, o.Version = release, release }), func(*testing.T, *subject) {}}
 	}
 	for _, fault := range incusostest.Faults {
 		cases["fault "+string(fault)] = struct {
 			options incusostest.Options
 			script  script
-		}{quick, func(t *testing.T, e *either) {
+		}{quick, func(t *testing.T, e *subject) {
 			require.NoError(t, e.server.SetFault(incusostest.Fault{Kind: fault, Delay: 50 * time.Millisecond}))
 			if fault == incusostest.FaultSlow || fault == incusostest.FaultTrickle {
 				require.NoError(t, e.server.SetFault(incusostest.Fault{Kind: fault, Delay: 10 * time.Second}))
@@ -207,7 +206,7 @@ func TestFleetIsLikeServers(t *testing.T) {
 			t.Parallel()
 			server, identity := boot(t, c.options)
 			client := newClient(t, incusos.Options{Certificate: identity, Timeout: 10 * time.Second, CallTimeout: 10 * time.Second})
-			over := &either{server: server, prober: client, actuator: client, target: target(server)}
+			over := &subject{server: server, prober: client, actuator: client, target: target(server)}
 
 			registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
 			require.NoError(t, err)
@@ -218,11 +217,11 @@ func TestFleetIsLikeServers(t *testing.T) {
 			defer fleet.Close()
 			without, err := fleet.Add(t.Context(), token.UUID, c.options)
 			require.NoError(t, err)
-			in := &either{server: without, prober: fleet, actuator: fleet, target: target(without)}
+			in := &subject{server: without, prober: fleet, actuator: fleet, target: target(without)}
 
-			for _, e := range []*either{over, in} {
+			for _, e := range []*subject{over, in} {
 				if e.wait = 600 * time.Millisecond; name == "fault huge" {
-					e.wait = 20 * time.Second // it is refused before, however long that takes
+					e.wait = 20 * time.Second // the client rejects the answer earlier
 				}
 				e.target.MemberName = ""
 				c.script(t, e)
