@@ -14,7 +14,7 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// The collector counts polls as they end, and asks the others when it is scraped.
+// The collector counts each poll when it ends, and reads the other figures at each scrape.
 func Example() {
 	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
 	if err != nil {
@@ -30,11 +30,11 @@ func Example() {
 	}
 	collector.Polls(polls)
 
-	shown := prometheus.NewRegistry()
-	shown.MustRegister(collector)
-	http.Handle("GET /metrics", promhttp.HandlerFor(shown, promhttp.HandlerOpts{}))
+	exported := prometheus.NewRegistry()
+	exported.MustRegister(collector)
+	http.Handle("GET /metrics", promhttp.HandlerFor(exported, promhttp.HandlerOpts{}))
 
-	families, err := shown.Gather()
+	families, err := exported.Gather()
 	fmt.Println(len(families) > 10, err)
 	// Output: true <nil>
 }

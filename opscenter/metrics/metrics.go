@@ -1,6 +1,12 @@
-// Package metrics shows a control plane to Prometheus: how many servers there are of each
-// kind, how the polls go, and whether the store keeps up. It is a module of its own, so that
-// only those who want it have prometheus/client_golang among their dependencies.
+// Package metrics exports metrics of a control plane to Prometheus: servers by status, polls,
+// connections, and the load of the store.
+//
+// Its main type is Collector. New makes one. Set its OnPoll in poller.Options, pass the poller to
+// Polls, and register the Collector with a prometheus.Registry. It runs no goroutines, and needs
+// no stop.
+//
+// The package is a module of its own, so that other programs do not depend on
+// prometheus/client_golang.
 package metrics
 
 import (
@@ -15,22 +21,23 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// DefaultBuckets are the upper bounds of the histogram of poll durations, in seconds: from a
-// poll over a kept connection to one that ran into its deadline.
+// DefaultBuckets are the upper bounds of the histogram of poll durations, in seconds. They range from
+// a poll over an open connection to one that ended with its deadline.
 var DefaultBuckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 
-// Options of New.
+// Options configures New.
 type Options struct {
-	// Registry to show. It must be given.
+	// Registry is the registry to export. Required.
 	Registry *opscenter.Registry
-	// Client, if given, tells of connections.
+	// Client, if set, adds metrics of connections. Default: none.
 	Client *incusos.Client
-	// Buckets of the histogram of poll durations, in seconds. Default DefaultBuckets.
+	// Buckets are the upper bounds of the histogram of poll durations, in seconds, ascending.
+	// Default DefaultBuckets.
 	Buckets []float64
 }
 
-// Collector is a prometheus.Collector. A scrape reads counters that are kept anyway; it does
-// not ask the store. All methods may be called concurrently.
+// Collector is a prometheus.Collector. A scrape reads counters in memory, and no data of the store.
+// All methods may be called concurrently.
 type Collector struct {
 	options  Options
 	poller   atomic.Pointer[poller.Poller]
@@ -38,25 +45,26 @@ type Collector struct {
 	duration prometheus.Histogram
 }
 
-// New returns a Collector. Give its OnPoll to the poller's Options, and the poller to Polls.
+// New returns a Collector. Set its OnPoll in poller.Options, and pass the poller to Polls.
 func New(options Options) *Collector {
 	if options.Buckets == nil {
 		options.Buckets = DefaultBuckets
 	}
 	return &Collector{options: options,
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "opscenter_polls_total",
-			Help: "Polls by outcome: answered, partial (not all could be read), or the kind of failure: connect, timeout, certificate, untrusted, answer, other."}, []string{"outcome"}),
+			Help: "Polls by outcome: answered, partial (some parts were unreadable), or the kind of failure: connect, timeout, certificate, untrusted, answer, other."}, []string{"outcome"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "opscenter_poll_duration_seconds",
-			Help: "How long polls took, failed ones included.", Buckets: options.Buckets}),
+			Help: "Duration of polls, including failed ones.", Buckets: options.Buckets}),
 	}
 }
 
-// OnPoll counts a poll. It is for poller.Options.OnPoll.
+// OnPoll counts a poll. Set it as poller.Options.OnPoll.
 func (c *Collector) OnPoll(o *lifecycle.Observation) {
 	c.outcomes.WithLabelValues(outcome(o)).Inc()
 	c.duration.Observe(o.Took.Seconds())
 }
 
+// outcome returns the label of a poll.
 func outcome(o *lifecycle.Observation) string {
 	switch {
 	case o.Failure != nil:
@@ -64,14 +72,14 @@ func outcome(o *lifecycle.Observation) string {
 		case lifecycle.FailureConnect, lifecycle.FailureTimeout, lifecycle.FailureCertificate, lifecycle.FailureUntrusted, lifecycle.FailureAnswer:
 			return kind
 		}
-		return "other" // of a prober that has kinds of its own: labels are to be few
+		return "other" // other probers may have many kinds; keep the number of labels small
 	case len(o.Unread) > 0:
 		return "partial"
 	}
 	return "answered"
 }
 
-// Polls shows what a poller does, too.
+// Polls adds the metrics of a poller. A later call replaces the poller.
 func (c *Collector) Polls(p *poller.Poller) { c.poller.Store(p) }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -79,30 +87,30 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	servers     = describe("servers", "Servers by status, detail of it, and type.", "status", "detail", "type")
-	warnings    = describe("warnings", "Warnings there are, by type.", "type")
-	unreachable = describe("fleet_unreachable", "1 while so many servers fail at once that the control plane suspects itself, and makes none offline.")
+	servers     = describe("servers", "Servers by status, status detail and type.", "status", "detail", "type")
+	warnings    = describe("warnings", "Open warnings by type.", "type")
+	unreachable = describe("fleet_unreachable", "1 while so many servers fail at once that the control plane suspects itself, and marks no server as offline.")
 
-	polled    = describe("polled_servers", "Servers that are polled.")
-	running   = describe("polls_running", "Polls under way, by lane: those of servers that fail or take their time have one of their own.", "lane")
-	lag       = describe("poll_lag_seconds", "How long the server has waited for its turn that has waited the longest, of those that are not offline.")
-	offline   = describe("poll_offline_lag_seconds", "The same, of those that are offline.")
-	unchanged = describe("polls_unchanged_total", "Polls that found nothing new.")
-	stored    = describe("observations_stored_total", "Polls whose outcome was of interest, and is stored.")
-	pending   = describe("observations_pending", "Outcomes of polls that wait to be stored.")
-	dropped   = describe("observations_dropped_total", "Outcomes of polls that were given up, to poll the server again instead.")
-	refused   = describe("store_refusals_total", "How often the store did not take outcomes of polls.")
+	polled    = describe("polled_servers", "Servers that the poller polls.")
+	running   = describe("polls_running", "Active polls by lane: slow has the polls of slow and failing servers, main all others.", "lane")
+	lag       = describe("poll_lag_seconds", "Delay of the most overdue poll of a server that is not offline.")
+	offline   = describe("poll_offline_lag_seconds", "Delay of the most overdue poll of an offline server.")
+	unchanged = describe("polls_unchanged_total", "Polls without news.")
+	stored    = describe("observations_stored_total", "Observations that were stored.")
+	pending   = describe("observations_pending", "Observations that wait to be stored.")
+	dropped   = describe("observations_dropped_total", "Observations that were dropped. Their servers are polled again.")
+	refused   = describe("store_refusals_total", "Writes of observations that the store refused.")
 
-	open       = describe("connections_open", "Connections to servers, idle ones included.")
-	dials      = describe("connections_dialed_total", "Connections begun.")
-	handshakes = describe("tls_handshakes_total", "TLS handshakes with servers that succeeded: full, or resumed.", "kind")
+	open       = describe("connections_open", "Open connections to servers, including idle ones.")
+	dials      = describe("connections_dialed_total", "Connection attempts.")
+	handshakes = describe("tls_handshakes_total", "Successful TLS handshakes with servers, full or resumed.", "kind")
 	sessions   = describe("tls_sessions", "TLS sessions that can be resumed.")
 
 	commits  = describe("store_commits_total", "Commits of the store.")
-	failed   = describe("store_commits_failed_total", "Commits the store refused, or could not carry out.")
-	written  = describe("store_written_bytes_total", "Size of the rows and keys in those commits.")
-	watchers = describe("store_watchers", "Watches of the store.")
-	watchLag = describe("store_watch_lag_revisions", "How many revisions the slowest of them is behind.")
+	failed   = describe("store_commits_failed_total", "Commits that failed or were refused.")
+	written  = describe("store_written_bytes_total", "Bytes of rows and keys in the commits of the store.")
+	watchers = describe("store_watchers", "Active watches of the store.")
+	watchLag = describe("store_watch_lag_revisions", "Revisions that the slowest watch is behind.")
 )
 
 // Describe implements prometheus.Collector.

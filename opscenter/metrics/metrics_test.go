@@ -23,6 +23,7 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
+// fatal ends the test if there is an error.
 func fatal(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -30,7 +31,7 @@ func fatal(t testing.TB, err error) {
 	}
 }
 
-// scrape returns what Prometheus would get.
+// scrape returns the text that Prometheus would receive.
 func scrape(t testing.TB, registry *prometheus.Registry) string {
 	t.Helper()
 	answer := httptest.NewRecorder()
@@ -43,7 +44,7 @@ func scrape(t testing.TB, registry *prometheus.Registry) string {
 	return string(text)
 }
 
-// Two simulated servers, one of them down, polled for real.
+// The collector exports the metrics of a poller with two simulated servers, one of which is down.
 func TestCollector(t *testing.T) {
 	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
 	fatal(t, err)
@@ -104,7 +105,7 @@ func TestCollector(t *testing.T) {
 	<-ended
 }
 
-// What README tells operators to alert on is there.
+// All metrics that README names exist.
 func TestReadmeAlerts(t *testing.T) {
 	text, err := os.ReadFile("../../README.md")
 	fatal(t, err)
@@ -122,10 +123,10 @@ func TestReadmeAlerts(t *testing.T) {
 	for _, found := range name.FindAllString(string(text), -1) {
 		named++
 		if !known[found] {
-			t.Errorf("README names %s, which there is not", found)
+			t.Errorf("README names %s, which does not exist", found)
 		}
 	}
 	if named < 3 {
-		t.Errorf("README names %d metrics", named)
+		t.Errorf("README names only %d metrics", named)
 	}
 }
