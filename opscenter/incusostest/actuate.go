@@ -10,8 +10,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// ask notes a call, and returns the server that takes it.
-func (f *Fleet) ask(ctx context.Context, t opscenter.Target, action lifecycle.Action) (*Server, error) {
+// recordCall records a call of an action, and returns the target's server, or an error if it is not reached.
+func (f *Fleet) recordCall(ctx context.Context, t opscenter.Target, action lifecycle.Action) (*Server, error) {
 	s, _, failure := f.reach(ctx, t)
 	err := asError(failure)
 	f.mu.Lock()
@@ -20,7 +20,7 @@ func (f *Fleet) ask(ctx context.Context, t opscenter.Target, action lifecycle.Ac
 	return s, err
 }
 
-// asError: whether a server that was connected to, and gave no answer, has done what it was asked is not known.
+// asError converts a failure to an error. If the server was connected to and did not answer, the outcome is unknown.
 func asError(failure *lifecycle.Failure) error {
 	switch {
 	case failure == nil:
@@ -33,7 +33,7 @@ func asError(failure *lifecycle.Failure) error {
 
 // Update implements opscenter.Actuator.
 func (f *Fleet) Update(ctx context.Context, t opscenter.Target) error {
-	s, err := f.ask(ctx, t, lifecycle.ActionUpdate)
+	s, err := f.recordCall(ctx, t, lifecycle.ActionUpdate)
 	if err == nil && s.beginUpdate() {
 		s.later(s.options.UpdateDelay, func() { s.applyUpdate(false) })
 	}
@@ -42,7 +42,7 @@ func (f *Fleet) Update(ctx context.Context, t opscenter.Target) error {
 
 // Reboot implements opscenter.Actuator.
 func (f *Fleet) Reboot(ctx context.Context, t opscenter.Target) error {
-	s, err := f.ask(ctx, t, lifecycle.ActionReboot)
+	s, err := f.recordCall(ctx, t, lifecycle.ActionReboot)
 	if err == nil {
 		s.beginReboot()
 		s.later(0, s.Reboot)
@@ -52,16 +52,16 @@ func (f *Fleet) Reboot(ctx context.Context, t opscenter.Target) error {
 
 // PowerOff implements opscenter.Actuator.
 func (f *Fleet) PowerOff(ctx context.Context, t opscenter.Target) error {
-	return f.off(ctx, t, lifecycle.ActionPowerOff, "system-shutdown-triggered")
+	return f.powerDown(ctx, t, lifecycle.ActionPowerOff, "system-shutdown-triggered")
 }
 
 // Suspend implements opscenter.Actuator.
 func (f *Fleet) Suspend(ctx context.Context, t opscenter.Target) error {
-	return f.off(ctx, t, lifecycle.ActionSuspend, "suspend-triggered")
+	return f.powerDown(ctx, t, lifecycle.ActionSuspend, "suspend-triggered")
 }
 
-func (f *Fleet) off(ctx context.Context, t opscenter.Target, action lifecycle.Action, cause string) error {
-	s, err := f.ask(ctx, t, action)
+func (f *Fleet) powerDown(ctx context.Context, t opscenter.Target, action lifecycle.Action, cause string) error {
+	s, err := f.recordCall(ctx, t, action)
 	if err == nil {
 		s.later(0, func() { s.PowerOff(cause) })
 	}
@@ -73,22 +73,23 @@ func (f *Fleet) Evacuate(ctx context.Context, t opscenter.Target, mode string) e
 	if mode == "" {
 		mode = "auto"
 	}
-	return f.move(ctx, t, lifecycle.ActionEvacuate, mode, "Evacuated")
+	return f.changeMember(ctx, t, lifecycle.ActionEvacuate, mode, "Evacuated")
 }
 
 // Restore implements opscenter.Actuator.
 func (f *Fleet) Restore(ctx context.Context, t opscenter.Target, mode string) error {
-	return f.move(ctx, t, lifecycle.ActionRestore, mode, "Online")
+	return f.changeMember(ctx, t, lifecycle.ActionRestore, mode, "Online")
 }
 
-func (f *Fleet) move(ctx context.Context, t opscenter.Target, action lifecycle.Action, mode, want string) error {
-	s, err := f.ask(ctx, t, action)
+// changeMember evacuates or restores a member, and waits for the end.
+func (f *Fleet) changeMember(ctx context.Context, t opscenter.Target, action lifecycle.Action, mode, want string) error {
+	s, err := f.recordCall(ctx, t, action)
 	if err != nil {
 		return err
 	}
 	d := s.db()
 	var ended chan string
-	for { // one that is under way is waited for first
+	for { // wait for an active evacuation or restore first
 		d.mu.Lock()
 		m := d.member(t.MemberName)
 		if m == nil {
@@ -112,12 +113,12 @@ func (f *Fleet) move(ctx context.Context, t opscenter.Target, action lifecycle.A
 		}
 		m.status = map[lifecycle.Action]string{lifecycle.ActionEvacuate: "Evacuating", lifecycle.ActionRestore: "Restoring"}[action]
 		if mode == "auto" && len(d.members) == 1 {
-			mode = "stop" // the only member has nowhere to move them to
+			mode = "stop" // there is no other member to move instances to
 		}
 		m.action, m.moving = string(action)+" "+mode, make(chan struct{})
 		d.mu.Unlock()
 		ended = make(chan string, 1)
-		s.later(s.options.EvacuateDelay, func() { // also when its caller has given up
+		s.later(s.options.EvacuateDelay, func() { // even if the caller no longer waits
 			failed := d.finish(m)
 			d.mu.Lock()
 			close(m.moving)
@@ -150,7 +151,7 @@ func (f *Fleet) RunningInstances(ctx context.Context, t opscenter.Target) (out [
 		switch {
 		case !i.Running || i.Location != s.Name():
 		case i.Ephemeral:
-			return nil, fmt.Errorf("instance %s of project %s is ephemeral: to stop it is to delete it", i.Name, i.Project)
+			return nil, fmt.Errorf("instance %s of project %s is ephemeral: stopping it would delete it", i.Name, i.Project)
 		default:
 			out = append(out, lifecycle.Instance{Project: i.Project, Name: i.Name})
 		}
@@ -160,15 +161,15 @@ func (f *Fleet) RunningInstances(ctx context.Context, t opscenter.Target) (out [
 
 // StopInstance implements opscenter.Actuator.
 func (f *Fleet) StopInstance(ctx context.Context, t opscenter.Target, i lifecycle.Instance) error {
-	return f.run(ctx, t, i, false)
+	return f.setRunning(ctx, t, i, false)
 }
 
 // StartInstance implements opscenter.Actuator.
 func (f *Fleet) StartInstance(ctx context.Context, t opscenter.Target, i lifecycle.Instance) error {
-	return f.run(ctx, t, i, true)
+	return f.setRunning(ctx, t, i, true)
 }
 
-func (f *Fleet) run(ctx context.Context, t opscenter.Target, instance lifecycle.Instance, running bool) error {
+func (f *Fleet) setRunning(ctx context.Context, t opscenter.Target, instance lifecycle.Instance, running bool) error {
 	s, _, failure := f.reach(ctx, t)
 	if failure != nil {
 		return asError(failure)

@@ -17,36 +17,36 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/seed"
 )
 
-// Machine is a machine without an operating system.
+// Machine describes a machine without an operating system, for Boot. The zero value boots from a USB stick.
 type Machine struct {
-	// Options of the server that it becomes. The image and its seed say its Application, Version, Architecture and, if they give one, its
-	// Name; its Incus is in no cluster.
+	// Options are those of the installed server. The image and its seed override Application, Version and
+	// Architecture, and Name if the seed has a host name. The server is Standalone.
 	Options Options
-	// Architecture of its processor. Default "x86_64".
+	// Architecture is that of the processor. Default "x86_64".
 	Architecture string
-	// Disks. Default: one of 1 TiB on NVMe.
+	// Disks are the disks to install on. Default: one of 1 TiB on NVMe.
 	Disks []Disk
-	// NoTPM: it has none. NoSecureBoot: it is switched off.
+	// NoTPM means that the machine has no TPM. NoSecureBoot means that Secure Boot is off.
 	NoTPM, NoSecureBoot bool
-	// CDROM: the image is in a CD-ROM drive, or in that of a BMC; else it is on a USB stick.
+	// CDROM means that the image is in a CD-ROM drive, such as the virtual one of a BMC. Default: on a USB stick.
 	CDROM bool
-	// LeaveMedium leaves it there after the installation.
+	// LeaveMedium leaves the image in the machine after the installation.
 	LeaveMedium bool
 }
 
-// Disk of a machine.
+// Disk is a disk of a Machine.
 type Disk struct {
-	// Bus, as "nvme", and ID, as its name in /dev/disk/by-id.
+	// Bus is the kind of bus, such as "nvme". ID is the name in /dev/disk/by-id.
 	Bus, ID string
-	// Size in bytes.
+	// Size is in bytes.
 	Size int64
-	// Holds is what is installed there: a machine ID; empty: nothing.
+	// Holds is the machine ID of the system installed on the disk; empty if there is none.
 	Holds string
-	// Version of what is installed there.
+	// Version is that of the installed system.
 	Version string
 }
 
-// ErrBoot: a machine stopped, and says why at its console.
+// ErrBoot means that a machine stopped. The error has the text of its console.
 var ErrBoot = errors.New("the machine stopped")
 
 func stopped(format string, args ...any) error {
@@ -55,11 +55,13 @@ func stopped(format string, args ...any) error {
 
 var releaseMarks = regexp.MustCompile(`IncusOS (\d+) (\S+)\n`)
 
-// Boot boots a machine from an installation image, as firmware and IncusOS do. The seed partition is found, and read strictly. The installer obeys the
-// install seed; without one a raw image is run from the medium. The first boot goes through security, network, provider and update.
-// Then it fetches its primary application from the feed of the provider, and registers.
+// Boot boots a machine from an installation image, like firmware and IncusOS. It reads the seed partition
+// strictly. With an install seed, it runs the installer. Without one, it runs a raw image from the medium. The
+// first boot applies the seeds of security, network, provider and update. Then the server fetches its primary
+// application from the feed of its provider, and registers.
 //
-// Errors: ErrBoot, with what the console says. A server that hangs at its first boot is returned with the error of Install.
+// Errors: ErrBoot with the text of the console. If the first boot fails to install the application or to
+// register, Boot returns both the server and the error of Install. The caller must close the server.
 func Boot(ctx context.Context, medium io.ReaderAt, machine Machine) (*Server, error) {
 	machine.Architecture = cmp.Or(machine.Architecture, "x86_64")
 	if machine.Disks == nil {
@@ -81,7 +83,7 @@ func Boot(ctx context.Context, medium io.ReaderAt, machine Machine) (*Server, er
 	if err := read(s, files, seed.FileInstall, seed.FileApplications, seed.FileKernel, seed.FileSecurity); err != nil {
 		return nil, err
 	}
-	if err := machine.secure(s.Install); err != nil {
+	if err := machine.checkSecurity(s.Install); err != nil {
 		return nil, err
 	}
 	switch {
@@ -96,10 +98,10 @@ func Boot(ctx context.Context, medium io.ReaderAt, machine Machine) (*Server, er
 	return firstBoot(ctx, machine, version, files)
 }
 
-// firmware finds what can be booted of a medium.
+// firmware checks that the machine can boot a medium, and returns the version on it.
 func (m *Machine) firmware(medium io.ReaderAt, layout *image.Layout) (version string, err error) {
 	if layout.ISO() != m.CDROM {
-		return "", stopped("no bootable medium: it is made for %s", map[bool]string{true: "CD-ROM drives", false: "disks"}[layout.ISO()])
+		return "", stopped("no bootable medium: the image is made for %s", map[bool]string{true: "CD-ROM drives", false: "disks"}[layout.ISO()])
 	}
 	last := make([]byte, 256)
 	if n, err := medium.ReadAt(last, layout.Size-int64(len(last))); n < len(last) {
@@ -107,15 +109,15 @@ func (m *Machine) firmware(medium io.ReaderAt, layout *image.Layout) (version st
 	}
 	mark := releaseMarks.FindSubmatch(last)
 	if mark == nil {
-		return "", stopped("no bootable medium: there is no IncusOS on it")
+		return "", stopped("no bootable medium: no IncusOS found")
 	}
 	if string(mark[2]) != m.Architecture {
-		return "", stopped("no bootable medium: it is for %s", mark[2])
+		return "", stopped("no bootable medium: the image is for %s", mark[2])
 	}
 	return string(mark[1]), nil
 }
 
-// read reads some files of a seed, strictly.
+// read parses the named files of a seed strictly.
 func read(into *seed.Seed, files map[string][]byte, names ...string) error {
 	for _, name := range names {
 		if data, ok := files[name]; ok {
@@ -127,8 +129,8 @@ func read(into *seed.Seed, files map[string][]byte, names ...string) error {
 	return nil
 }
 
-// secure is IncusOS's check of TPM and Secure Boot.
-func (m *Machine) secure(install *seed.Install) error {
+// checkSecurity checks TPM and Secure Boot like IncusOS.
+func (m *Machine) checkSecurity(install *seed.Install) error {
 	allowed := seed.InstallSecurity{}
 	if install != nil && install.Security != nil {
 		allowed = *install.Security
@@ -150,7 +152,7 @@ func (m *Machine) secure(install *seed.Install) error {
 	return nil
 }
 
-// install is the installer.
+// install runs the checks of the installer.
 func (m *Machine) install(s *seed.Seed, version string) error {
 	if s.Applications != nil && len(s.Applications.Applications) == 0 {
 		return stopped("at least one application must be defined in the provided applications seed")
@@ -163,9 +165,9 @@ func (m *Machine) install(s *seed.Seed, version string) error {
 	case disk.Holds != "" && !s.Install.ForceInstall:
 		return stopped("a partition table already exists on device '%s', and `ForceInstall` from install configuration isn't true", disk.ID)
 	case disk.Holds != "" && disk.Version == version && (len(s.Install.ForceInstallConfirmation) != 6 || !strings.HasPrefix(disk.Holds, s.Install.ForceInstallConfirmation)):
-		return stopped("release %s is installed on '%s' already: its confirmation is wanted", version, disk.ID)
+		return stopped("release %s is already installed on '%s': force_install_confirmation is required", version, disk.ID)
 	case m.LeaveMedium && s.Install.ForceReboot && s.Install.ForceInstall:
-		return stopped("it installs itself again and again from the medium that stays")
+		return stopped("installation loop: the machine installs again at each boot from the medium")
 	case m.LeaveMedium && s.Install.ForceReboot:
 		return stopped("install media detected, but the system is already installed; please remove USB/CDROM and reboot the system")
 	case m.LeaveMedium:
@@ -174,7 +176,7 @@ func (m *Machine) install(s *seed.Seed, version string) error {
 	return nil
 }
 
-// target selects the disk to install on.
+// target selects the disk for the installation.
 func (m *Machine) target(wanted *seed.InstallTarget) (*Disk, error) {
 	var fit []*Disk
 	least, most := int64(seed.MinDiskSize), int64(1<<62)
@@ -221,7 +223,7 @@ func (m *Machine) target(wanted *seed.InstallTarget) (*Disk, error) {
 	return nil, stopped("found %d potential install devices, and the target configuration selects none of them", len(fit))
 }
 
-// firstBoot is that of a system that was just installed.
+// firstBoot boots the installed system for the first time.
 func firstBoot(ctx context.Context, machine Machine, version string, files map[string][]byte) (*Server, error) {
 	files = maps.Clone(files)
 	delete(files, seed.FileInstall)
@@ -244,14 +246,14 @@ func firstBoot(ctx context.Context, machine Machine, version string, files map[s
 	if err != nil {
 		return nil, err
 	}
-	if err := out.settle(s, files); err != nil {
+	if err := out.applySeed(s, files); err != nil {
 		out.Close()
 		return nil, err
 	}
 	if s.Provider == nil || s.Provider.Name != seed.ProviderOperationsCenter {
 		out.mu.Lock()
 		defer out.mu.Unlock()
-		out.state.bare, out.state.ready = false, true // from the public provider
+		out.state.bare, out.state.ready = false, true // installed from the public provider
 		out.state.applications = []deployed{{options.Application, version, true}}
 		return out, nil
 	}
@@ -271,8 +273,8 @@ func providerOf(p *seed.Provider) (Provider, error) {
 	return parsed.provider()
 }
 
-// settle gives a fresh system what its seed says, and keeps the seed for a factory reset.
-func (s *Server) settle(from *seed.Seed, files map[string][]byte) error {
+// applySeed configures a fresh system by its seed, and keeps the seed for a factory reset.
+func (s *Server) applySeed(from *seed.Seed, files map[string][]byte) error {
 	s.mu.Lock()
 	s.seeds = files
 	if from.Update != nil {
@@ -286,7 +288,7 @@ func (s *Server) settle(from *seed.Seed, files map[string][]byte) error {
 	}
 	var err error
 	if from.Network != nil {
-		err = s.network.seeded(s, from.Network)
+		err = s.network.setFromSeed(s, from.Network)
 	}
 	s.mu.Unlock()
 	if err != nil {
@@ -298,8 +300,8 @@ func (s *Server) settle(from *seed.Seed, files map[string][]byte) error {
 	return nil
 }
 
-// seeded takes a seed as the configuration. Without interfaces, bonds and VLANs the default ones stay. s.mu is held.
-func (n *network) seeded(s *Server, from *seed.Network) error {
+// setFromSeed sets the configuration from a seed. Without interfaces, bonds and VLANs the default interfaces stay. s.mu is held.
+func (n *network) setFromSeed(s *Server, from *seed.Network) error {
 	data, err := from.Config.Encode()
 	if err != nil {
 		return err
@@ -313,14 +315,14 @@ func (n *network) seeded(s *Server, from *seed.Network) error {
 	}
 	n.config = config
 	before := s.address
-	if s.address = n.home(before); s.address != before && !s.off {
-		s.hangUp()
+	if s.address = n.configuredAddress(before); s.address != before && !s.off {
+		s.stopServing()
 		return s.serve()
 	}
 	return nil
 }
 
-// applyDefaults is what Incus does without a seed: it makes a storage pool and a bridge.
+// applyDefaults adds the objects that Incus creates without a seed: a storage pool and a bridge.
 func (s *Server) applyDefaults() {
 	d := s.db()
 	d.mu.Lock()

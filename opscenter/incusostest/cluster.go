@@ -20,42 +20,44 @@ import (
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 )
 
-// daemon is the database of an Incus cluster, which its members share, or of a server in none.
+// daemon is the Incus database of a cluster, which its members share, or of a server that is in no cluster.
 type daemon struct {
 	mu          sync.Mutex
 	clustered   bool
-	certificate *tls.Certificate // of the cluster; nil: members present their own
+	certificate *tls.Certificate // of the cluster; nil if members present their own
 	members     []*clusterMember
 	instances   []*Instance
-	things      []*thing
+	entities    []*entity
 	listeners   map[*subscriber]bool
-	tokens      map[string]string // join tokens: the name by the secret
-	trust       map[string]string // trust tokens: the client's name by the secret
-	left        []api.Certificate // by joins that failed
-	file        string            // where it is kept; empty: nowhere
+	tokens      map[string]string // join tokens: member name by secret
+	trust       map[string]string // trust tokens: client name by secret
+	leftover    []api.Certificate // from joins that failed
+	file        string            // path of its file; "" if it has none
 }
 
 type clusterMember struct {
 	server *Server
 	name   string
 	status string
-	action string        // evacuation or restore under way
-	moving chan struct{} // closed at its end, in a Fleet
-	listed string        // URL that the cluster lists; empty: where it is
-	// trusted is the name of its certificate in the trust store, which is not renamed with it; empty: its own.
+	action string        // active evacuation or restore, with its mode
+	moving chan struct{} // closed at the end of the action; only in a Fleet
+	listed string        // URL that the cluster lists; "" for its real one
+	// trusted is the name of its certificate in the trust store, which keeps an older name of the member; "" for its name.
 	trusted string
 }
 
-// Instance is a simulated instance.
+// Instance is a simulated instance, a container.
 type Instance struct {
+	// Project and Name identify the instance in its cluster.
 	Project, Name string
-	// Location is the server it is on, Running whether it runs.
-	Location  string
-	Running   bool
+	// Location is the name of its server. Running reports whether it runs.
+	Location string
+	Running  bool
+	// Ephemeral means that Incus deletes the instance when it stops.
 	Ephemeral bool
-	// Origin is the server it was evacuated from.
+	// Origin is the name of the server that it was evacuated from; "" if none.
 	Origin string
-	// Description, Config and Profiles; no profiles: the default one.
+	// Description, Config and Profiles are those of Incus. nil Profiles mean the default one.
 	Description string
 	Config      map[string]string
 	Profiles    []string
@@ -64,13 +66,13 @@ type Instance struct {
 }
 
 func newDaemon(s *Server, clustered bool) *daemon {
-	return &daemon{clustered: clustered, tokens: map[string]string{}, trust: map[string]string{}, listeners: map[*subscriber]bool{}, things: []*thing{
+	return &daemon{clustered: clustered, tokens: map[string]string{}, trust: map[string]string{}, listeners: map[*subscriber]bool{}, entities: []*entity{
 		{of: collectionOf("projects"), name: "default", document: map[string]any{"description": "Default Incus project"}},
 		{of: collectionOf("profiles"), project: "default", name: "default", document: map[string]any{"description": "Default Incus profile"}},
 	}, members: []*clusterMember{{server: s, name: s.options.Name, status: "Online"}}}
 }
 
-// shared returns the cluster's certificate, nil if its members present their own.
+// shared returns the cluster's certificate, or nil if its members present their own.
 func (d *daemon) shared() *tls.Certificate {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -101,7 +103,7 @@ func (s *Server) isDown() bool {
 	return s.off || s.closed || s.fault.Kind == FaultDown
 }
 
-// MemberStatus returns the status in the server's cluster.
+// MemberStatus returns the server's status in its cluster, such as "Online" or "Evacuated".
 func (s *Server) MemberStatus() string {
 	d := s.db()
 	d.mu.Lock()
@@ -109,8 +111,8 @@ func (s *Server) MemberStatus() string {
 	return d.member(s.options.Name).status
 }
 
-// SetMemberStatus sets the status in the server's cluster, as if somebody had evacuated or
-// restored it by hand.
+// SetMemberStatus sets the server's status in its cluster, as if an operator had evacuated or restored it by
+// hand. Instances do not move.
 func (s *Server) SetMemberStatus(status string) {
 	d := s.db()
 	d.mu.Lock()
@@ -119,7 +121,7 @@ func (s *Server) SetMemberStatus(status string) {
 	d.save()
 }
 
-// AddInstance adds an instance to the server.
+// AddInstance adds an instance to the server, and sends its event.
 func (s *Server) AddInstance(project, name string, running bool) {
 	d := s.db()
 	d.mu.Lock()
@@ -129,7 +131,7 @@ func (s *Server) AddInstance(project, name string, running bool) {
 	d.save()
 }
 
-// Instances returns the instances of the server's cluster.
+// Instances returns copies of the instances of the server's cluster.
 func (s *Server) Instances() []Instance {
 	d := s.db()
 	d.mu.Lock()
@@ -141,21 +143,23 @@ func (s *Server) Instances() []Instance {
 	return out
 }
 
-// Cluster makes servers members of one Incus cluster, before or after they register. They present
-// its certificate from then on, in place of the one that they register with: a control plane must be
-// told of it (opscenter.Registry.CreateCluster and SetClusterCertificate; Fleet.Form does all), else its polls
-// find a certificate that is not the registered one. Connections that are open are cut. What the servers have, their
-// instances among it, becomes the cluster's, and so do the clients they trust. An error: two of them
-// have an instance of one name. With Options.StateDir the cluster is kept there, by the name of its first member.
+// Cluster makes servers members of one Incus cluster, before or after they register. The cluster takes over
+// their instances, other objects, and trusted clients. Open connections are closed.
+//
+// From then on the servers present the cluster's certificate in place of their own. Tell the control plane
+// with Registry.CreateCluster and Registry.SetClusterCertificate, or its polls fail. Fleet.Form does all of
+// this. With Options.StateDir, Cluster keeps the cluster there, under the name of the first server.
+//
+// It is an error if there are no servers, or if two of them have instances of the same name and project.
 func Cluster(servers ...*Server) error {
 	if len(servers) == 0 {
-		return errors.New("a cluster has servers")
+		return errors.New("a cluster needs at least one server")
 	}
 	first := servers[0]
 	d := first.db()
 	if d.restored() {
 		for _, s := range servers[1:] {
-			s.enter(d)
+			s.joinCluster(d)
 		}
 		return nil
 	}
@@ -175,13 +179,13 @@ func Cluster(servers ...*Server) error {
 	}
 	d.mu.Lock()
 	d.clustered, d.certificate = true, &certificate
-	d.locate(first.options.Name)
+	d.assignLocation(first.options.Name)
 	d.mu.Unlock()
 	trusted := map[string]bool{}
 	for _, s := range servers {
 		if s != first {
-			d.take(s)
-			s.enter(d)
+			d.takeObjects(s)
+			s.joinCluster(d)
 		}
 		s.mu.Lock()
 		maps.Copy(trusted, s.trusted)
@@ -198,46 +202,46 @@ func Cluster(servers ...*Server) error {
 	return nil
 }
 
-// locate gives things that were on a server in no cluster a place in it. d.mu is held.
-func (d *daemon) locate(server string) {
-	for _, t := range d.things {
+// assignLocation sets the location of entities from a server that was in no cluster. d.mu is held.
+func (d *daemon) assignLocation(server string) {
+	for _, t := range d.entities {
 		if t.location == "none" {
 			t.location = server
 		}
 	}
 }
 
-// take takes over what a server brings along.
-func (d *daemon) take(s *Server) {
+// takeObjects moves the objects of a server to the cluster.
+func (d *daemon) takeObjects(s *Server) {
 	old := s.db()
 	if old == d {
 		return
 	}
 	old.mu.Lock()
-	old.locate(s.options.Name)
-	instances, things, trust := old.instances, old.things, maps.Clone(old.trust)
-	old.instances, old.things = nil, nil
-	for l := range old.listeners { // they listen anew, to the cluster
+	old.assignLocation(s.options.Name)
+	instances, entities, trust := old.instances, old.entities, maps.Clone(old.trust)
+	old.instances, old.entities = nil, nil
+	for l := range old.listeners { // they reconnect, to the cluster
 		l.cut()
 	}
 	old.mu.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.instances = append(d.instances, instances...)
-	for _, t := range things {
+	for _, t := range entities {
 		if !d.taken(t, t.name) {
-			d.things = append(d.things, t)
+			d.entities = append(d.entities, t)
 		}
 	}
 	maps.Copy(d.trust, trust)
 }
 
-// ListAddress makes the server's cluster list another URL for it than the one it is at, as one that
-// has a network of its own does.
+// ListAddress makes the server's cluster list another URL for it than its real one, like a cluster with a
+// network of its own.
 func (s *Server) ListAddress(url string) { s.setMember(func(m *clusterMember) { m.listed = url }) }
 
-// NameCertificate gives the server's certificate another name in its cluster's trust store, as it
-// has once the member was renamed.
+// NameCertificate sets the name of the server's certificate in its cluster's trust store. Incus keeps the old
+// name after a member was renamed.
 func (s *Server) NameCertificate(name string) {
 	s.setMember(func(m *clusterMember) { m.trusted = name })
 }
@@ -249,18 +253,18 @@ func (s *Server) setMember(set func(*clusterMember)) {
 	set(d.member(s.options.Name))
 }
 
-// LeaveCertificate puts a server's certificate into the trust store of the server's cluster, as a
-// join that failed leaves one.
+// LeaveCertificate adds another certificate of type server to the trust store of the server's cluster. A failed
+// join leaves one.
 func (s *Server) LeaveCertificate(name string, certificate *x509.Certificate) {
 	d := s.db()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.left = append(d.left, serverCertificate(name, certificate))
+	d.leftover = append(d.leftover, serverCertificate(name, certificate))
 }
 
-// enter makes a server a member of a cluster. Its certificate is looked up with each
-// handshake; connections that are open stay.
-func (s *Server) enter(d *daemon) {
+// joinCluster makes a server a member of a cluster. New handshakes use the cluster's certificate. Open connections
+// stay.
+func (s *Server) joinCluster(d *daemon) {
 	d.mu.Lock()
 	if m := d.member(s.options.Name); m != nil {
 		m.server = s
@@ -274,7 +278,7 @@ func (s *Server) enter(d *daemon) {
 	s.mu.Unlock()
 }
 
-// ClusterCertificate returns the certificate of the server's cluster, nil if it has none.
+// ClusterCertificate returns the certificate of the server's cluster, or nil if the cluster has none.
 func (s *Server) ClusterCertificate() *tls.Certificate { return s.db().shared() }
 
 func (s *Server) getServer(w http.ResponseWriter, r *http.Request) {
@@ -339,7 +343,7 @@ func (s *Server) getCluster(w http.ResponseWriter, _ *http.Request) {
 	respond(w, map[string]any{"server_name": name, "enabled": d.clustered, "member_config": []any{}})
 }
 
-// joinToken is what a join token holds, in base64.
+// joinToken is the content of a join token, which is JSON in base64.
 type joinToken struct {
 	ServerName  string    `json:"server_name"`
 	Fingerprint string    `json:"fingerprint"`
@@ -348,7 +352,7 @@ type joinToken struct {
 	ExpiresAt   time.Time `json:"expires_at"`
 }
 
-// joinable are the clusters of this process, by the secret of their join tokens.
+// joinable has the *daemon of each cluster of this process, by the secrets of its join tokens.
 var joinable sync.Map
 
 func (s *Server) postMembers(w http.ResponseWriter, r *http.Request) {
@@ -372,26 +376,26 @@ func (s *Server) postMembers(w http.ResponseWriter, r *http.Request) {
 	secret := uuid.NewString()
 	for old, name := range d.tokens {
 		if name == body.ServerName {
-			delete(d.tokens, old) // there is one for each at a time
+			delete(d.tokens, old) // a name has one token at a time
 			joinable.Delete(old)
 		}
 	}
 	d.tokens[secret] = body.ServerName
 	joinable.Store(secret, d)
-	print := ""
+	digest := ""
 	if d.certificate != nil {
-		print = fingerprint(d.certificate.Leaf)
+		digest = fingerprint(d.certificate.Leaf)
 	}
 	s.mu.Lock()
 	address := s.address
 	s.mu.Unlock()
 	op := &operation{id: uuid.NewString(), description: "Executing token operation", location: s.options.Name, createdAt: time.Now(), done: make(chan struct{}),
-		metadata: map[string]any{"serverName": body.ServerName, "secret": secret, "fingerprint": print, "addresses": []string{address}, "expiresAt": time.Now().Add(3 * time.Hour)}}
+		metadata: map[string]any{"serverName": body.ServerName, "secret": secret, "fingerprint": digest, "addresses": []string{address}, "expiresAt": time.Now().Add(3 * time.Hour)}}
 	w.Header().Set("Location", "/1.0/operations/"+op.id)
 	send(w, http.StatusAccepted, envelope{Type: "async", Status: "Operation created", StatusCode: 100, Operation: "/1.0/operations/" + op.id, Metadata: op.document()})
 }
 
-// putCluster makes the server a cluster of one, or a member of another one's.
+// putCluster bootstraps a cluster with this server, or joins the server to another cluster.
 func (s *Server) putCluster(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		ServerName     string `json:"server_name"`
@@ -416,7 +420,7 @@ func (s *Server) putCluster(w http.ResponseWriter, r *http.Request) {
 		respondError(w, http.StatusBadRequest, "This server is already clustered")
 		return
 	case !body.Enabled || body.ServerName != s.options.Name:
-		respondError(w, http.StatusBadRequest, "A simulated server is a member under its own name")
+		respondError(w, http.StatusBadRequest, "A simulated server needs its own name as its member name")
 		return
 	case body.Token == "":
 		if address == "" {
@@ -431,7 +435,7 @@ func (s *Server) putCluster(w http.ResponseWriter, r *http.Request) {
 		s.begin(w, "Creating bootstrap node", s.options.EvacuateDelay, nil, func() string {
 			d.mu.Lock()
 			d.clustered, d.certificate = true, &certificate
-			d.locate(s.options.Name)
+			d.assignLocation(s.options.Name)
 			d.mu.Unlock()
 			s.mu.Lock()
 			s.endSessions()
@@ -448,7 +452,7 @@ func (s *Server) putCluster(w http.ResponseWriter, r *http.Request) {
 	}
 	found, ok := joinable.Load(token.Secret)
 	if err != nil || !ok || body.Certificate == "" || body.ClusterAddress == "" {
-		respondError(w, http.StatusBadRequest, "The join token, the cluster's certificate or its address can't be used")
+		respondError(w, http.StatusBadRequest, "The join token, the cluster's certificate or its address is invalid")
 		return
 	}
 	cluster := found.(*daemon)
@@ -461,7 +465,7 @@ func (s *Server) putCluster(w http.ResponseWriter, r *http.Request) {
 		if !ok || name != body.ServerName {
 			return "Provided certificate isn't correct"
 		}
-		s.enter(cluster)
+		s.joinCluster(cluster)
 		cluster.save()
 		return ""
 	})
@@ -486,10 +490,10 @@ func (s *Server) getMembers(w http.ResponseWriter, r *http.Request) {
 	respond(w, out)
 }
 
-// voters is how many members of a cluster vote.
+// voters is the number of members with a database role.
 const voters = 3
 
-// document is what is told of a member. d.mu is held.
+// document returns the API's description of a member. d.mu is held.
 func (d *daemon) document(m *clusterMember) map[string]any {
 	status, message, url := m.status, "Fully operational", ""
 	if m.server != nil {
@@ -515,7 +519,7 @@ func (d *daemon) document(m *clusterMember) map[string]any {
 		"description": "", "config": map[string]any{}, "roles": roles, "groups": []string{"default"}}
 }
 
-// find answers for a member that is none.
+// find returns a member. If there is none, it sends the error and returns nil. d.mu is held.
 func (s *Server) find(w http.ResponseWriter, d *daemon, name string) *clusterMember {
 	if !d.clustered {
 		respondError(w, http.StatusBadRequest, "Server isn't clustered")
@@ -537,7 +541,7 @@ func (s *Server) getMember(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// deleteMember removes a member that has no instances; it is a server in no cluster again.
+// deleteMember removes a member without instances. Its server is in no cluster from then on.
 func (s *Server) deleteMember(w http.ResponseWriter, r *http.Request) {
 	d := s.db()
 	d.mu.Lock()
@@ -546,7 +550,7 @@ func (s *Server) deleteMember(w http.ResponseWriter, r *http.Request) {
 		d.mu.Unlock()
 		return
 	}
-	force := r.URL.Query().Get("force") == "1" // Incus takes no other word for it
+	force := r.URL.Query().Get("force") == "1" // Incus accepts no other value
 	for _, i := range d.instances {
 		if i.Location == m.name && !force {
 			d.mu.Unlock()
@@ -567,7 +571,7 @@ func (s *Server) deleteMember(w http.ResponseWriter, r *http.Request) {
 		fresh := newDaemon(m.server, false)
 		m.server.mu.Lock()
 		m.server.incus = fresh
-		clear(m.server.trusted) // it is reset, and trusts nobody
+		clear(m.server.trusted) // the server is reset, and trusts no client
 		m.server.endSessions()
 		delete(m.server.state.config, "cluster.https_address")
 		m.server.mu.Unlock()

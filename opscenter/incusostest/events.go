@@ -8,7 +8,7 @@ import (
 	"github.com/lxc/incus/v6/shared/api"
 )
 
-// maxUnsent is how many events wait for a listener, before it is cut off.
+// maxUnsent is how many events wait for a listener. A slower listener is disconnected.
 const maxUnsent = 512
 
 type lifecycleEvent struct {
@@ -19,12 +19,12 @@ type lifecycleEvent struct {
 	Project   string             `json:"project"`
 }
 
-// deaf is for how long the other members do not hear of what happens on one that has booted:
-// they listen to it again with one of their next heartbeats, as those of Incus do.
-const deaf = 5 * time.Second
+// deafTime is the time after a boot in which other members receive no events of a member. The members of a real
+// cluster reconnect to it with a later heartbeat.
+const deafTime = 5 * time.Second
 
-// emit tells all who listen, at whichever member; of what happens on one that has just booted,
-// only those who listen there. d.mu is held.
+// emit sends an event of a server to the listeners of all members. Within deafTime after a boot of the server,
+// only its own listeners receive the event. d.mu is held.
 func (d *daemon) emit(s *Server, action, source, project string, context map[string]any) {
 	if project == "" {
 		project = "default"
@@ -33,7 +33,7 @@ func (d *daemon) emit(s *Server, action, source, project string, context map[str
 		Metadata: api.EventLifecycle{Action: action, Source: source, Context: context, Project: project,
 			Requestor: &api.EventLifecycleRequestor{Username: "operator", Protocol: "tls", Address: "127.0.0.1"}}}
 	s.mu.Lock()
-	alone, web := time.Since(s.state.bootedAt) < deaf, s.web
+	alone, web := time.Since(s.state.bootedAt) < deafTime, s.web
 	s.mu.Unlock()
 	for l := range d.listeners {
 		if alone && l.web != web {
@@ -42,12 +42,12 @@ func (d *daemon) emit(s *Server, action, source, project string, context map[str
 		select {
 		case l.queue <- e:
 		default:
-			l.cut() // it is too slow
+			l.cut() // the listener is too slow
 		}
 	}
 }
 
-// Emit sends a lifecycle event, of whatever action, about nothing that was done.
+// Emit sends a lifecycle event of any action, about the object with the path source. It changes no object.
 func (s *Server) Emit(action, source string) {
 	d := s.db()
 	d.mu.Lock()
@@ -55,21 +55,21 @@ func (s *Server) Emit(action, source string) {
 	d.emit(s, action, source, "default", nil)
 }
 
-// subscriber is the websocket of somebody who listens.
+// subscriber is the websocket of a listener.
 type subscriber struct {
 	conn  *websocket.Conn
 	queue chan lifecycleEvent
-	web   *http.Server // that it came in through
+	web   *http.Server // that accepted the connection
 }
 
 func (l *subscriber) cut() { l.conn.Close() }
 
-// getEvents serves the stream of events until it is cut, or the server goes down.
+// getEvents serves a stream of events until its connection is closed, or the server goes down.
 func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
 	upgrader := websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
 	conn, err := upgrader.Upgrade(w, r, nil)
 	if err != nil {
-		return // it has answered
+		return // Upgrade has sent the error
 	}
 	defer conn.Close()
 	web, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
@@ -86,7 +86,7 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
 	ended := make(chan struct{})
 	read := func() {
 		defer close(ended)
-		for { // answers pings
+		for { // reading answers pings
 			if _, _, err := conn.ReadMessage(); err != nil {
 				return
 			}
@@ -120,7 +120,7 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// cutEvents ends the streams of events that came in through a listener of the server's.
+// cutEvents closes the event streams that a web server accepted.
 func (s *Server) cutEvents(web *http.Server) {
 	d := s.db()
 	d.mu.Lock()

@@ -12,8 +12,8 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// A simulated server is added to a registry by hand, polled, broken, and polled again. One that
-// registers itself needs an endpoint: see examples/quickstart.
+// A simulated server is registered directly with a Registry, polled, given a fault, and polled again. See
+// ExampleServer_Register for a server that registers over the network.
 func Example() {
 	ctx := context.Background()
 	server, err := incusostest.New(incusostest.Options{Name: "server01", Application: "migration-manager"})

@@ -11,61 +11,63 @@ import (
 	"time"
 )
 
-// FaultKind is a way for a server to fail.
+// FaultKind is a way in which a server fails.
 type FaultKind string
 
 const (
+	// FaultNone is no fault.
 	FaultNone FaultKind = ""
-	// FaultDown: connections are refused.
+	// FaultDown refuses connections.
 	FaultDown FaultKind = "down"
-	// FaultSilent: connections are accepted, and nothing is ever said.
+	// FaultSilent accepts connections, and sends nothing.
 	FaultSilent FaultKind = "silent"
-	// FaultHang: GET / is answered, everything else never.
+	// FaultHang answers GET /, and never answers other requests.
 	FaultHang FaultKind = "hang"
-	// FaultSlow: every answer takes Delay longer.
+	// FaultSlow delays every answer by Delay.
 	FaultSlow FaultKind = "slow"
-	// FaultTrickle: answers come byte by byte, with Delay between them.
+	// FaultTrickle sends answers byte by byte, with Delay after each.
 	FaultTrickle FaultKind = "trickle"
-	// FaultGarbage: answers are not JSON.
+	// FaultGarbage sends answers that are not JSON.
 	FaultGarbage FaultKind = "garbage"
-	// FaultTruncated: answers end in the middle.
+	// FaultTruncated sends the first half of answers, and closes the connection.
 	FaultTruncated FaultKind = "truncated"
-	// FaultHuge: answers don't end for 1 GiB.
+	// FaultHuge sends answers of 1 GiB.
 	FaultHuge FaultKind = "huge"
-	// FaultWrongCertificate: somebody else's certificate is presented.
+	// FaultWrongCertificate presents the certificate of an unknown server.
 	FaultWrongCertificate FaultKind = "wrong certificate"
-	// FaultExpiredCertificate: somebody else's certificate is presented, one that has expired.
+	// FaultExpiredCertificate presents an expired certificate of an unknown server.
 	FaultExpiredCertificate FaultKind = "expired certificate"
-	// FaultReset: connections are reset in the middle of an answer.
+	// FaultReset resets connections in the middle of an answer.
 	FaultReset FaultKind = "reset"
-	// FaultError: every request fails with status 500.
+	// FaultError answers every request with status 500.
 	FaultError FaultKind = "error 500"
-	// FaultNotFound: every request is answered with status 404.
+	// FaultNotFound answers every request with status 404.
 	FaultNotFound FaultKind = "not found"
 )
 
-// FaultErrorText is what a server says with FaultError.
+// FaultErrorText is the error message of FaultError.
 const FaultErrorText = "Something is wrong inside"
 
-// Faults lists all kinds but none.
+// Faults lists all kinds except FaultNone.
 var Faults = []FaultKind{FaultDown, FaultSilent, FaultHang, FaultSlow, FaultTrickle, FaultGarbage, FaultTruncated,
 	FaultHuge, FaultWrongCertificate, FaultExpiredCertificate, FaultReset, FaultError, FaultNotFound}
 
-// Fault is a failure to switch on.
+// Fault is a failure of a server, for SetFault. The zero value is no failure.
 type Fault struct {
+	// Kind is the way in which the server fails.
 	Kind FaultKind
-	// Delay for FaultSlow and FaultTrickle. Default 1 s.
+	// Delay is for FaultSlow and FaultTrickle. Default 1 s.
 	Delay time.Duration
-	// Path limits the faults of answers to paths that begin with it, Method to requests with
-	// it; empty: all.
+	// Path limits faults of answers to requests whose path begins with it. Method limits them to requests
+	// with that method. Empty: all requests. Faults of connections ignore both.
 	Path   string
 	Method string
-	// Times is how many answers it spoils before it is over; 0: all.
+	// Times is the number of answers with the fault, after which it ends; 0: no limit.
 	Times int
 }
 
-// SetFault switches a fault on, or off with the zero value. Connections are cut either way,
-// so that it takes effect at once.
+// SetFault sets the fault of the server, and replaces an earlier one. The zero value ends it. SetFault closes
+// open connections, so that the fault takes effect at once. It returns an error if the server can't listen.
 func (s *Server) SetFault(fault Fault) error {
 	if fault.Delay == 0 {
 		fault.Delay = time.Second
@@ -73,11 +75,11 @@ func (s *Server) SetFault(fault Fault) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fault = fault
-	s.hangUp()
+	s.stopServing()
 	return s.serve()
 }
 
-// faultListener accepts connections and, for FaultSilent, keeps them from being served.
+// faultListener accepts connections. With FaultSilent, it holds them, and the web server never receives them.
 type faultListener struct {
 	net.Listener
 	fault Fault
@@ -112,8 +114,8 @@ func (l *faultListener) release() {
 	l.held, l.released = nil, true
 }
 
-// faulty applies the faults that concern answers.
-func (s *Server) faulty(next http.Handler) http.Handler {
+// injectFaults counts requests, and applies faults of answers.
+func (s *Server) injectFaults(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		fault := s.fault
@@ -156,7 +158,7 @@ func (s *Server) faulty(next http.Handler) http.Handler {
 				}
 			}
 		case FaultGarbage:
-			_, _ = w.Write([]byte("\x00\xff{]<html>not what you think</html>"))
+			_, _ = w.Write([]byte("\x00\xff{]<html>an unexpected page</html>"))
 		case FaultTruncated:
 			answer := record(next, r)
 			w.Header().Set("Content-Length", fmt.Sprint(answer.body.Len()))
@@ -172,7 +174,7 @@ func (s *Server) faulty(next http.Handler) http.Handler {
 			_ = http.NewResponseController(w).Flush()
 			if over, ok := r.Context().Value(connKey{}).(*tls.Conn); ok {
 				if raw, ok := over.NetConn().(*net.TCPConn); ok {
-					_ = raw.SetLinger(0) // closing it resets it
+					_ = raw.SetLinger(0) // closing then resets the connection
 				}
 			}
 			panic(http.ErrAbortHandler)
@@ -194,10 +196,10 @@ func (s *Server) faulty(next http.Handler) http.Handler {
 	})
 }
 
-// connKey is where a request's context has its connection.
+// connKey is the key of the connection in a request's context.
 type connKey struct{}
 
-// pause waits, and reports whether the client and the server are still there.
+// pause waits for d. It returns false if the client disconnects or the server closes before that.
 func pause(r *http.Request, s *Server, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -210,7 +212,7 @@ func pause(r *http.Request, s *Server, d time.Duration) bool {
 	return false
 }
 
-// recorded is an answer that was not sent, yet.
+// recorded is an answer that is held in memory.
 type recorded struct {
 	header http.Header
 	status int
@@ -221,6 +223,7 @@ func (r *recorded) Header() http.Header         { return r.header }
 func (r *recorded) WriteHeader(status int)      { r.status = status }
 func (r *recorded) Write(p []byte) (int, error) { return r.body.Write(p) }
 
+// record runs a handler, and returns its answer.
 func record(next http.Handler, r *http.Request) *recorded {
 	answer := &recorded{header: http.Header{}, status: http.StatusOK}
 	next.ServeHTTP(answer, r)

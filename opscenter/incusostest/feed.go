@@ -17,22 +17,22 @@ import (
 	"time"
 )
 
-// What a server does with the update feed of its control plane, as IncusOS does: see Install.
+// This file has the server's side of the update feed of a control plane, like IncusOS: see Install.
 
-// feedCache is how long a server goes by a list of updates that it has.
+// feedCache is how long a server uses its last list of updates.
 const feedCache = time.Hour
 
-// ErrNoApplication: the feed has not the application of a fresh server, which hangs.
+// ErrNoApplication means that the feed lacks the application of a fresh server. A real server then hangs.
 var ErrNoApplication = errors.New("the server has no application, and waits for one")
 
-// feedUpdate is what a server reads of an update.
+// feedUpdate is the part of an update in the feed that a server reads.
 type feedUpdate struct {
 	UUID     string   `json:"uuid"`
 	Version  string   `json:"version"`
 	Channels []string `json:"channels"`
 }
 
-// feedFile is a file of an update.
+// feedFile is a file of an update in the feed.
 type feedFile struct {
 	Filename     string `json:"filename"`
 	Size         int64  `json:"size"`
@@ -46,48 +46,51 @@ func (f *feedFile) isApplication(name string) bool {
 	return f.Type == "application" && path.Base(f.Filename) == name+".raw.gz"
 }
 
-// fetched is what came of a look at the feed.
+// fetched is the result of a check of the feed.
 type fetched struct {
-	version string            // of the update that was taken; empty: none
-	os      string            // version of the operating system; empty: there is none
-	apps    map[string]string // versions of the applications that there are
-	key     string            // a Secure Boot key that is to be applied first
-	keys    int               // how many more there are
+	version string            // of the selected update; empty if there is none
+	os      string            // version of the operating system; empty if there is none
+	apps    map[string]string // versions of the available applications
+	key     string            // the next Secure Boot key; it has to be applied before all else
+	keys    int               // number of further keys
 }
 
-// Install does what a freshly installed server, one with Options.Fresh, does at its first boot: it asks the feed of the
-// control plane, without a client certificate, for Secure Boot keys, its application and the operating system, installs
-// those, and registers. From then on its updates come from the feed. Errors: ErrNoApplication if the feed has not its
-// application: a real server hangs then, and says so at its console, see Console; those of the download, and of Register.
+// Install performs the first boot of a freshly installed server (Options.Fresh). The server asks the feed of the
+// control plane, without a client certificate, for Secure Boot keys, its application and the operating system. It
+// installs them, and registers. From then on it takes its updates from the feed. For other servers, Install only
+// registers and follows the feed.
+//
+// Errors: ErrNoApplication if the feed lacks the application, which the Console then shows, too; errors of downloads;
+// those of Register.
 func (s *Server) Install(ctx context.Context, provider Provider) error {
 	s.mu.Lock()
 	s.provider, s.feed = provider, true
 	application, fresh := s.options.Application, s.state.bare
 	s.mu.Unlock()
 	if fresh {
-		for range 1 + maxKeys { // each key takes a boot
-			got, err := s.look(ctx, []string{application}, false)
+		for range 1 + maxKeys { // each key needs a boot
+			got, err := s.fetchUpdates(ctx, []string{application}, false)
 			switch {
 			case err != nil:
-				s.say("Failed to check for updates: " + err.Error())
+				s.printConsole("Failed to check for updates: " + err.Error())
 				return fmt.Errorf("installing %s: %w", s.options.Name, err)
 			case got.key != "":
 				s.applyKey(got.key)
-				s.bootUnseen()
+				s.bootUnregistered()
 				continue
 			case got.apps[application] == "":
-				s.say(fmt.Sprintf("No update available for application %q, waiting for one", application))
+				s.printConsole(fmt.Sprintf("No update available for application %q, waiting for one", application))
 				return fmt.Errorf("%s: application %s: %w", s.options.Name, application, ErrNoApplication)
 			}
 			s.mu.Lock()
 			s.state.bare = false
 			s.state.applications = []deployed{{application, got.apps[application], true}}
 			if got.os != "" && newer(got.os, s.state.version) {
-				s.state.next = got.os // in the startup check it is booted at once
+				s.state.next = got.os // the check at startup boots it at once
 				s.boot()
 			}
 			s.state.ready, s.state.lastCheck = true, time.Now()
-			s.unsaved()
+			s.saveSoon()
 			s.mu.Unlock()
 			break
 		}
@@ -95,17 +98,18 @@ func (s *Server) Install(ctx context.Context, provider Provider) error {
 	return s.Register(ctx, provider)
 }
 
-// maxKeys bounds the Secure Boot keys that a fresh server applies.
+// maxKeys is the largest number of Secure Boot keys that a fresh server applies.
 const maxKeys = 8
 
-// FollowFeed makes a server take its updates from the feed of its control plane, as all real ones do, or from Offer again.
+// FollowFeed makes the server take its updates from the feed of its control plane, like a real server. With false, it
+// takes them from Offer, which is the default.
 func (s *Server) FollowFeed(follow bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.feed = follow
 }
 
-// Console returns what the server has said at its console, the last lines.
+// Console returns the last 100 lines of the server's console.
 func (s *Server) Console() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,7 +118,8 @@ func (s *Server) Console() []string {
 
 const maxConsole = 100
 
-func (s *Server) say(line string) {
+// printConsole adds a line to the console.
+func (s *Server) printConsole(line string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.console = append(s.console, line); len(s.console) > maxConsole {
@@ -122,12 +127,12 @@ func (s *Server) say(line string) {
 	}
 }
 
-// look asks the feed, and fetches what is newer of the applications and the operating system.
-func (s *Server) look(ctx context.Context, applications []string, osOnly bool) (*fetched, error) {
+// fetchUpdates checks the feed, and downloads newer versions of the applications and, in any case, the operating system.
+func (s *Server) fetchUpdates(ctx context.Context, applications []string, osOnly bool) (*fetched, error) {
 	s.mu.Lock()
 	running, channel, bad := s.state.version, s.state.update.Channel, ""
 	if s.state.next == s.state.alternate {
-		bad = s.state.next // it did not boot
+		bad = s.state.next // it failed to boot
 	}
 	staged, waits := s.state.next, s.state.keyBoot
 	have := map[string]string{}
@@ -141,7 +146,7 @@ func (s *Server) look(ctx context.Context, applications []string, osOnly bool) (
 	}
 	out := &fetched{apps: map[string]string{}}
 	if waits {
-		s.say("A Secure Boot key waits for a reboot")
+		s.printConsole("A Secure Boot key waits for a reboot")
 		return out, nil
 	}
 	at := slices.IndexFunc(list, func(u feedUpdate) bool { return slices.Contains(u.Channels, channel) || u.Version == running })
@@ -149,7 +154,7 @@ func (s *Server) look(ctx context.Context, applications []string, osOnly bool) (
 		return out, nil
 	}
 	if !slices.ContainsFunc(list, func(u feedUpdate) bool { return slices.Contains(u.Channels, channel) }) {
-		s.say(fmt.Sprintf("No update has channel %q", channel))
+		s.printConsole(fmt.Sprintf("No update has channel %q", channel))
 	}
 	u := list[at]
 	var files []feedFile
@@ -199,16 +204,16 @@ func (s *Server) look(ctx context.Context, applications []string, osOnly bool) (
 	switch {
 	case len(parts) == 0:
 	case len(parts) < 4:
-		return nil, fmt.Errorf("the operating system %s lacks a part: there are %s", u.Version, strings.Join(slices.Sorted(maps.Keys(parts)), ", "))
+		return nil, fmt.Errorf("the operating system %s is incomplete: it has %s", u.Version, strings.Join(slices.Sorted(maps.Keys(parts)), ", "))
 	case newer(running, u.Version):
-		s.say(fmt.Sprintf("Local version %s is newer than available %s", running, u.Version))
+		s.printConsole(fmt.Sprintf("Local version %s is newer than available %s", running, u.Version))
 	default:
 		out.os = u.Version
 	}
 	return out, nil
 }
 
-// feedList reads the list of updates, or goes by the one it has.
+// feedList returns the list of updates. It reads the list again after feedCache.
 func (s *Server) feedList(ctx context.Context) ([]feedUpdate, error) {
 	s.mu.Lock()
 	list, at := s.listed, s.listedAt
@@ -225,7 +230,7 @@ func (s *Server) feedList(ctx context.Context) ([]feedUpdate, error) {
 	return list, nil
 }
 
-// download fetches a file, checks its sum over what comes, and writes what it unpacks to w.
+// download fetches a file, verifies its SHA-256, and writes the unpacked content to w.
 func (s *Server) download(ctx context.Context, u *feedUpdate, f *feedFile, w io.Writer) (unpacked int64, err error) {
 	s.mu.Lock()
 	base, transport, version := strings.TrimSuffix(s.provider.ServerURL, "/"), s.feedTransportLocked(), s.state.version
@@ -245,7 +250,7 @@ func (s *Server) download(ctx context.Context, u *feedUpdate, f *feedFile, w io.
 	}
 	sum := sha256.New()
 	body := io.TeeReader(resp.Body, sum)
-	content, err := gzip.NewReader(body) // which the library has unpacked already, if there is a Content-Encoding
+	content, err := gzip.NewReader(body) // fails if net/http has unpacked a Content-Encoding
 	if err != nil {
 		return 0, fmt.Errorf("file %s: %w", f.Filename, err)
 	}
@@ -256,13 +261,13 @@ func (s *Server) download(ctx context.Context, u *feedUpdate, f *feedFile, w io.
 		return 0, fmt.Errorf("file %s: %w", f.Filename, err)
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); f.SHA256 != "" && got != f.SHA256 {
-		return 0, fmt.Errorf("file %s: its sha256 is %s, %s was listed", f.Filename, got, f.SHA256)
+		return 0, fmt.Errorf("file %s: its sha256 is %s, but the feed lists %s", f.Filename, got, f.SHA256)
 	}
 	return unpacked, nil
 }
 
-// feedTransportLocked is for what is asked of the control plane: before it has an application, a server has no
-// certificate to present. s.mu is held.
+// feedTransportLocked returns the transport for requests to the control plane. A server without an application has no
+// client certificate. s.mu is held.
 func (s *Server) feedTransportLocked() *http.Transport {
 	if !s.state.bare {
 		return s.transport
@@ -274,7 +279,7 @@ func (s *Server) feedTransportLocked() *http.Transport {
 	return s.anonymous
 }
 
-// newKeys returns the Secure Boot keys of an update that the server has not, in the order in which they are applied.
+// newKeys returns the Secure Boot keys of an update that the server lacks, in the order of their application.
 func (s *Server) newKeys(ctx context.Context, u *feedUpdate, files []feedFile) ([]string, error) {
 	i := slices.IndexFunc(files, func(f feedFile) bool { return f.Type == "update-secureboot" })
 	if i < 0 {
@@ -296,7 +301,7 @@ func (s *Server) newKeys(ctx context.Context, u *feedUpdate, files []feedFile) (
 		}
 		if err != nil {
 			reader.CloseWithError(err)
-			return nil, fmt.Errorf("the Secure Boot keys: %w", errors.Join(err, <-failed))
+			return nil, fmt.Errorf("reading the Secure Boot keys: %w", errors.Join(err, <-failed))
 		}
 		keys = append(keys, strings.TrimSuffix(header.Name, ".auth"))
 	}
@@ -314,7 +319,7 @@ func (s *Server) newKeys(ctx context.Context, u *feedUpdate, files []feedFile) (
 	return slices.DeleteFunc(keys, func(key string) bool { return s.state.keys[key] }), nil
 }
 
-// applyKey writes a Secure Boot key into the firmware.
+// applyKey adds a Secure Boot key to the firmware.
 func (s *Server) applyKey(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -322,25 +327,25 @@ func (s *Server) applyKey(key string) {
 		s.state.keys = map[string]bool{}
 	}
 	s.state.keys[key] = true
-	s.unsaved()
+	s.saveSoon()
 }
 
-// bootUnseen boots a server that no control plane knows yet.
-func (s *Server) bootUnseen() {
+// bootUnregistered reboots a server before its registration.
+func (s *Server) bootUnregistered() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.boot()
 	s.reboots++
 }
 
-// Check makes the server check for updates now, as its console does, and returns when that is done.
+// Check makes the server check for updates and apply them, as if at its console, and returns afterwards.
 func (s *Server) Check() {
 	if s.beginUpdate() {
 		s.applyUpdate(false)
 	}
 }
 
-// ApplicationVersions returns the version of each application.
+// ApplicationVersions returns the version of each installed application, by name.
 func (s *Server) ApplicationVersions() map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

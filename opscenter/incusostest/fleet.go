@@ -14,15 +14,17 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Fleet is simulated servers without sockets, for tests of rollouts that take days: it is the
-// poller.Prober and the opscenter.Actuator of a control plane in the same process, and calls its Registry where
-// a server would call its API. Nothing in it waits for more than time and memory, so that it runs
-// under testing/synctest. The servers are those of New, with their delays, troubles and faults;
-// they differ in that
-//   - they are reached under addresses at which nothing listens, and trust every client,
-//   - a Fault spoils all calls to a server as long as it is on, whatever its Path, Method and Times.
+// Fleet is a set of simulated servers without sockets, for tests of rollouts that take days. It is the
+// poller.Prober and the opscenter.Actuator of a control plane in the same process. Its servers call the
+// Registry directly, where a real server calls the control plane's API. A Fleet waits only for timers and
+// channels, so it works in a testing/synctest bubble.
 //
-// All methods may be called concurrently.
+// The servers behave like those of New, with the same delays, troubles and faults. They differ in these points:
+//   - Nothing listens at their addresses.
+//   - They trust every client.
+//   - A Fault affects all calls to a server until it is ended. Its Path, Method and Times have no effect.
+//
+// All methods may be called concurrently. Call Close at the end.
 type Fleet struct {
 	registry *opscenter.Registry
 	mu       sync.Mutex
@@ -32,15 +34,19 @@ type Fleet struct {
 
 var _ opscenter.Actuator = (*Fleet)(nil)
 
-// Call is something that a server was asked to do.
+// Call is one call of an action of a Fleet.
 type Call struct {
-	At     time.Time
+	// At is the time of the call.
+	At time.Time
+	// Server is the name of the target.
 	Server string
+	// Action is the called action.
 	Action lifecycle.Action
-	// Err is why the server was not reached; nil: it was. What came of it shows elsewhere.
+	// Err is the error if the server was not reached. It does not have the outcome of the action.
 	Err error
 }
 
+// String returns day of the week, time (UTC), action, server and error.
 func (c Call) String() string {
 	text := fmt.Sprintf("%s %s %s", c.At.UTC().Format("Mon 15:04"), c.Action, c.Server)
 	if c.Err != nil {
@@ -49,19 +55,19 @@ func (c Call) String() string {
 	return text
 }
 
-// NewFleet returns a fleet of no servers, which registers those that are added with registry.
+// NewFleet returns a fleet without servers. Add registers servers with the registry.
 func NewFleet(registry *opscenter.Registry) *Fleet {
 	return &Fleet{registry: registry, servers: map[string]*Server{}}
 }
 
-// Add boots a server and registers it with a token; one that is Plain is adopted, and wants none.
-// Errors: those of Registry.Register and Registry.Adopt.
+// Add boots a server, and registers it with a token. A server with Options.Plain is adopted, and needs no token.
+// Errors: those of New, Registry.Register and Registry.Adopt.
 func (f *Fleet) Add(ctx context.Context, token string, options Options) (*Server, error) {
 	s, err := newServer(options, f)
 	if err != nil {
 		return nil, err
 	}
-	// It is there when the registry asks for its first poll.
+	// Add it first: the registry requests its first poll at once.
 	f.mu.Lock()
 	f.servers[s.URL()] = s
 	f.mu.Unlock()
@@ -81,18 +87,18 @@ func (f *Fleet) Add(ctx context.Context, token string, options Options) (*Server
 	return s, nil
 }
 
-// Form makes servers of the fleet a cluster, as Cluster does, and records it. Errors: those of Cluster, of
+// Form makes servers of the fleet a cluster, like Cluster, and records it in the registry. Errors: those of Cluster,
 // Registry.CreateCluster and Registry.SetClusterCertificate.
 func (f *Fleet) Form(ctx context.Context, name string, spec opscenter.ClusterSpec, servers ...*Server) error {
 	if len(servers) == 0 {
-		return errors.New("a cluster has servers")
+		return errors.New("a cluster needs at least one server")
 	}
 	var names []string
 	for _, s := range servers {
 		names = append(names, s.Name())
 	}
 	if _, err := f.registry.CreateCluster(ctx, name, spec, names...); err != nil {
-		return err // and the servers are as they were
+		return err // the servers are unchanged
 	}
 	if err := Cluster(servers...); err != nil {
 		return err
@@ -100,14 +106,14 @@ func (f *Fleet) Form(ctx context.Context, name string, spec opscenter.ClusterSpe
 	return f.registry.SetClusterCertificate(ctx, name, servers[0].ClusterCertificate().Leaf)
 }
 
-// Calls returns what servers were asked to do so far, in order.
+// Calls returns all calls of actions so far, in order.
 func (f *Fleet) Calls() []Call {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.calls)
 }
 
-// Close ends all servers. It may be called again.
+// Close closes all servers. It may be called again.
 func (f *Fleet) Close() {
 	f.mu.Lock()
 	servers := maps.Clone(f.servers)
@@ -117,7 +123,7 @@ func (f *Fleet) Close() {
 	}
 }
 
-// reach returns the server at the target's URL, and which certificate it presents; or why it is not reached.
+// reach returns the server at the target's URL and the fingerprint that it presents, or the failure to reach it.
 func (f *Fleet) reach(ctx context.Context, t opscenter.Target) (s *Server, presented string, failure *lifecycle.Failure) {
 	f.mu.Lock()
 	s = f.servers[t.ConnectionURL]
@@ -131,7 +137,7 @@ func (f *Fleet) reach(ctx context.Context, t opscenter.Target) (s *Server, prese
 	presented = s.presents()
 	silent := func(presented string) (*Server, string, *lifecycle.Failure) {
 		<-ctx.Done()
-		return nil, presented, &lifecycle.Failure{Kind: lifecycle.FailureTimeout, Message: "no answer in time"}
+		return nil, presented, &lifecycle.Failure{Kind: lifecycle.FailureTimeout, Message: "the server did not answer in time"}
 	}
 	switch fault.Kind {
 	case FaultNone:
@@ -172,7 +178,7 @@ func (s *Server) presents() string {
 	return fingerprint(s.identity.Leaf)
 }
 
-// selfUpdate tells the registry what a server would tell the control plane's API.
+// selfUpdate passes a self update to the registry, in place of the control plane's API.
 func (f *Fleet) selfUpdate(ctx context.Context, certificate *x509.Certificate, url, cause string) error {
 	return f.registry.SelfUpdate(ctx, certificate, opscenter.SelfUpdate{ConnectionURL: url, Cause: lifecycle.Cause(cause)})
 }

@@ -17,11 +17,10 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// Two days of a rollout over three clusters, of which one is the canary, in less than a second:
-// in windows at night, with a soak time, and with a server that does not come back from its reboot
-// until an operator has looked after it.
+// A Fleet simulates two days of a rollout over three clusters in less than a second. One cluster is the canary. The
+// policy has windows at night and a soak time. One server does not come back from its reboot until an operator repairs it.
 func ExampleFleet() {
-	synctest.Test(new(testing.T), func(*testing.T) { twoDays() }) // in a test of your own, its t
+	synctest.Test(new(testing.T), func(*testing.T) { twoDays() }) // in a real test, pass its t
 	// Output:
 	// reboot of server c3-b in cluster c3 (attempt 1): not back from rebooting by its deadline. What to do: look at the server's console; resume once it is back: if it is on the version it should be on, it is restored, else it is rebooted once more
 	// Sat 01:06 evacuate c1-a
@@ -54,6 +53,7 @@ func ExampleFleet() {
 	// done
 }
 
+// twoDays runs the rollout of ExampleFleet, and prints it.
 func twoDays() {
 	ctx, stop := context.WithCancel(context.Background())
 	store := memstore.New()
@@ -98,7 +98,7 @@ func twoDays() {
 		check(err)
 		if now.State.Status == rolling.StatusPaused {
 			fmt.Println(now.State.Reason)
-			dead.SetTrouble(incusostest.TroubleNone) // an operator has looked after it
+			dead.SetTrouble(incusostest.TroubleNone) // the operator repairs the server
 			time.Sleep(30 * time.Minute)
 			check(rollouts.Resume(ctx, started.ID))
 		}

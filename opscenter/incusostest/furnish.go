@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Furnish fills the server's cluster with objects of all kinds, n of them or a few more, as if
-// they had always been there. It is for tests and demonstrations of large inventories.
+// Furnish adds objects of all kinds to the server's cluster until it has about n. It sends no events. It is for
+// tests and demonstrations of large inventories.
 func (s *Server) Furnish(n int) {
 	d := s.db()
 	d.mu.Lock()
@@ -28,7 +28,7 @@ func (s *Server) Furnish(n int) {
 	add("load-balancers", "default", "net0", "192.0.2.11", map[string]any{"backends": []any{map[string]any{"name": "a", "target_address": "10.115.25.21"}}})
 	add("peers", "default", "net0", "to-east", map[string]any{"target_integration": "east", "type": "remote", "status": "Created"})
 	add("buckets", "default", "local", "backups", map[string]any{"config": map[string]any{"size": "10GiB"}, "s3_url": "https://10.0.0.1:9000/backups"})
-	for i := 0; len(d.things)+2*len(d.instances) < n; i++ {
+	for i := 0; len(d.entities)+2*len(d.instances) < n; i++ {
 		project := []string{"default", "web"}[i%2]
 		switch i % 4 {
 		case 0:
@@ -40,12 +40,13 @@ func (s *Server) Furnish(n int) {
 	}
 }
 
-// Touch gives the first profile of the server's cluster another description, as an operator would.
+// Touch changes the description of the first profile of the server's cluster, and sends an event, as if an operator
+// had done so.
 func (s *Server) Touch(description string) {
 	d := s.db()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, t := range d.things {
+	for _, t := range d.entities {
 		if t.of.kind == "profile" {
 			t.document["description"] = description
 			d.emit(s, "profile-updated", t.path(), t.project, nil)

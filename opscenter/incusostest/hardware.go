@@ -6,8 +6,7 @@ import (
 	"math/rand/v2"
 )
 
-// Realistic facts, of 20 to 40 KiB of hardware, different for each seed and the same for the
-// same one.
+// This file makes realistic facts, with 20 to 40 KiB of hardware. They depend on the seed only.
 
 type object = map[string]any
 
@@ -23,7 +22,7 @@ func macAddress(seed uint64, n int) string {
 func encode(doc any) json.RawMessage {
 	data, err := json.Marshal(doc)
 	if err != nil {
-		panic(err) // made of maps, lists, strings and numbers
+		panic(err) // doc has only maps, lists, strings and numbers
 	}
 	return data
 }
@@ -37,10 +36,10 @@ func serial(r *rand.Rand, n int) string {
 	return string(out)
 }
 
-// Hardware returns what a server with that seed answers as its resources.
+// Hardware returns the hardware facts of a server with that Options.Seed, in the form of api.Resources as JSON.
 func Hardware(seed uint64) json.RawMessage { return hardware(seed, 0) }
 
-// hardware is Hardware of a server whose network cards have virtual functions.
+// hardware returns the hardware facts of a server whose network cards have that many virtual functions.
 func hardware(seed uint64, functions int) json.RawMessage {
 	r := generator(seed, 1)
 	cpu := pick(r, "Intel(R) Xeon(R) Gold 6342 CPU @ 2.80GHz", "Intel(R) Xeon(R) Silver 4314 CPU @ 2.40GHz", "AMD EPYC 7543 32-Core Processor", "AMD EPYC 9354 32-Core Processor")
@@ -118,7 +117,7 @@ func hardware(seed uint64, functions int) json.RawMessage {
 	})
 }
 
-// virtualFunctions are what a network card with SR-IOV lists.
+// virtualFunctions returns the virtual functions of a network card with SR-IOV.
 func virtualFunctions(card, n int) (out []any) {
 	for f := range n {
 		out = append(out, object{"driver": "mlx5_core", "driver_version": "6.12.41", "numa_node": card % 2, "pci_address": fmt.Sprintf("0000:%02x:%02x.%d", 65+card, f/8, f%8),

@@ -21,6 +21,7 @@ type operation struct {
 	failed                    string // valid once done is closed
 }
 
+// document returns the API's description of an operation.
 func (o *operation) document() map[string]any {
 	out := map[string]any{"id": o.id, "class": "task", "description": o.description, "created_at": o.createdAt.UTC(),
 		"updated_at": time.Now().UTC(), "status": "Running", "status_code": 103, "resources": nil, "metadata": o.metadata,
@@ -36,7 +37,7 @@ func (o *operation) document() map[string]any {
 	return out
 }
 
-// incusRoutes serves Incus's API: a part of it, or all of a real daemon.
+// incusRoutes serves a part of Incus's API, or forwards all of it to a real daemon.
 func (s *Server) incusRoutes(mux *http.ServeMux) {
 	if s.options.Backend != "" {
 		s.proxyRoutes(mux)
@@ -87,7 +88,7 @@ func (s *Server) incusRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { respondError(w, http.StatusNotFound, "Not Found") })
 }
 
-// proxyRoutes hands requests on to a real daemon, the websocket of its events included.
+// proxyRoutes forwards requests to a real daemon, including the websocket of events.
 func (s *Server) proxyRoutes(mux *http.ServeMux) {
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -116,10 +117,10 @@ func (s *Server) proxyRoutes(mux *http.ServeMux) {
 	})
 }
 
-// forgetAfter is after which Incus knows of an operation that ended no more.
+// forgetAfter is how long Incus remembers an operation after its end.
 const forgetAfter = 5 * time.Second
 
-// begin begins an operation that takes that long, and answers with it. end says why it fails, empty if it doesn't.
+// begin starts an operation of that duration, and answers with it. end performs it, and returns the error message, or "".
 func (s *Server) begin(w http.ResponseWriter, description string, takes time.Duration, metadata any, end func() string) {
 	op := &operation{id: uuid.NewString(), description: description, location: s.options.Name, createdAt: time.Now(), done: make(chan struct{}), metadata: metadata}
 	s.mu.Lock()
@@ -160,6 +161,7 @@ func (s *Server) getOperations(w http.ResponseWriter, _ *http.Request) {
 	respond(w, out)
 }
 
+// operation returns the operation of a request. If there is none, it sends the error and returns nil.
 func (s *Server) operation(w http.ResponseWriter, r *http.Request) *operation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,7 +191,7 @@ func (s *Server) waitOperation(w http.ResponseWriter, r *http.Request) {
 	}
 	select {
 	case <-op.done:
-		if op.failed != "" { // as Incus does: with the operation's own error
+		if op.failed != "" { // like Incus, with the operation's own error
 			respondError(w, http.StatusBadRequest, "%s", op.failed)
 			return
 		}

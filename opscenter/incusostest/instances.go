@@ -19,7 +19,7 @@ func (i *Instance) profiles() []string {
 
 func (i *Instance) path() string { return "/1.0/instances/" + i.Name + inProject(i.Project) }
 
-// full is what is told of an instance, in the shape of Incus's API.
+// full returns the API's description of an instance with its state and snapshots.
 func (i *Instance) full() api.InstanceFull {
 	out := api.InstanceFull{State: &api.InstanceState{}}
 	out.Name, out.Project, out.Location, out.Ephemeral, out.Type, out.Architecture = i.Name, i.Project, i.Location, i.Ephemeral, "container", "x86_64"
@@ -42,17 +42,17 @@ func (i *Instance) full() api.InstanceFull {
 	return out
 }
 
-// isAway reports whether the member that an instance is on does not answer. d.mu is held.
-func (d *daemon) isAway(i *Instance) bool {
+// memberIsDown reports whether the member of an instance is down. d.mu is held.
+func (d *daemon) memberIsDown(i *Instance) bool {
 	m := d.member(i.Location)
 	return d.clustered && m != nil && (m.server == nil || m.server.isDown())
 }
 
-// shown is what is told of an instance, with its snapshots and its state if that is asked for. For
-// one whose member is down, a list has what Incus makes up: its name, and zero values. d.mu is held.
+// shown returns the API's description of an instance, with state and snapshots if full is set. If its member is down,
+// the description has only its names and status Error, like that of Incus. d.mu is held.
 func (d *daemon) shown(i *Instance, full bool) any {
 	out := i.full()
-	if d.isAway(i) {
+	if d.memberIsDown(i) {
 		out = api.InstanceFull{}
 		out.Name, out.Project, out.Location, out.Type = i.Name, i.Project, i.Location, "container"
 		out.Status, out.StatusCode = api.Error.String(), api.Error
@@ -63,7 +63,7 @@ func (d *daemon) shown(i *Instance, full bool) any {
 	return out.Instance
 }
 
-// getInstances lists the cluster's: filters are for the one who asks to apply again.
+// getInstances lists the instances of the cluster. It ignores the filter parameter, so clients have to filter again.
 func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) {
 	d := s.db()
 	d.mu.Lock()
@@ -82,7 +82,7 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) {
 	respond(w, out)
 }
 
-// postInstances makes an instance, which does not run.
+// postInstances creates a stopped instance.
 func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) {
 	var body api.InstancesPost
 	if !decode(w, r, &body) {
@@ -93,7 +93,7 @@ func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if body.Name == "" || slices.ContainsFunc(d.instances, func(i *Instance) bool { return i.Name == body.Name && i.Project == project }) {
-		respondError(w, http.StatusConflict, "Instance %q can't be made", body.Name)
+		respondError(w, http.StatusConflict, "Instance %q can't be created", body.Name)
 		return
 	}
 	i := &Instance{Project: project, Name: body.Name, Location: cmp.Or(r.URL.Query().Get("target"), s.options.Name), Description: body.Description, Config: body.Config, Profiles: body.Profiles}
@@ -103,7 +103,7 @@ func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// background answers with an operation that does something at its end. d.mu is held, by do as well.
+// background answers with an operation that calls do at its end. d.mu is held, also while do runs.
 func (s *Server) background(w http.ResponseWriter, d *daemon, description string, do func()) {
 	s.begin(w, description, time.Millisecond, nil, func() string {
 		d.mu.Lock()
@@ -114,8 +114,8 @@ func (s *Server) background(w http.ResponseWriter, d *daemon, description string
 	})
 }
 
-// changeInstance answers with an operation that changes the instance a request names, unless
-// refuse says why not.
+// changeInstance answers with an operation that changes the instance of a request. If refuse returns a reason, it
+// answers with that as the error.
 func (s *Server) changeInstance(w http.ResponseWriter, r *http.Request, body any, description string, refuse func(*daemon, *Instance) string, change func(*daemon, *Instance)) {
 	if body != nil && !decode(w, r, body) {
 		return
@@ -128,8 +128,8 @@ func (s *Server) changeInstance(w http.ResponseWriter, r *http.Request, body any
 		return
 	}
 	if refuse != nil {
-		if why := refuse(d, i); why != "" {
-			respondError(w, http.StatusConflict, "%s", why)
+		if reason := refuse(d, i); reason != "" {
+			respondError(w, http.StatusConflict, "%s", reason)
 			return
 		}
 	}
@@ -157,7 +157,7 @@ func (s *Server) renameInstance(w http.ResponseWriter, r *http.Request) {
 	var body api.InstancePost
 	taken := func(d *daemon, i *Instance) string {
 		if body.Name == "" || slices.ContainsFunc(d.instances, func(o *Instance) bool { return o.Name == body.Name && o.Project == i.Project }) {
-			return "There can't be an instance of that name"
+			return "The name is empty or taken"
 		}
 		return ""
 	}
@@ -183,7 +183,7 @@ func (s *Server) postSnapshots(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// instance finds the one a request names. d.mu is held.
+// instance returns the instance of a request. If there is none, it sends the error and returns nil. d.mu is held.
 func (d *daemon) instance(w http.ResponseWriter, r *http.Request) *Instance {
 	project := r.URL.Query().Get("project")
 	if project == "" {
@@ -204,7 +204,7 @@ func (s *Server) getInstance(w http.ResponseWriter, r *http.Request) {
 	defer d.mu.Unlock()
 	switch i := d.instance(w, r); {
 	case i == nil:
-	case d.isAway(i):
+	case d.memberIsDown(i):
 		respondError(w, http.StatusServiceUnavailable, "Failed to connect to member %q", i.Location)
 	default:
 		respond(w, d.shown(i, r.URL.Query().Get("recursion") == "1"))
@@ -242,7 +242,7 @@ func (s *Server) putInstance(w http.ResponseWriter, r *http.Request) {
 				d.instances = slices.DeleteFunc(d.instances, func(other *Instance) bool { return other == i })
 			}
 		default:
-			return "unknown action"
+			return "Unknown action"
 		}
 		s.later(0, d.save)
 		return ""

@@ -13,19 +13,19 @@ import (
 	"github.com/lxc/incus/v6/shared/api"
 )
 
-// collection is a list of Incus's API: what is in it has the type of Incus's own client.
+// collection describes a list of Incus's API.
 type collection struct {
-	kind   string // as lifecycle events name it
+	kind   string // name in lifecycle events
 	path   string
-	inside string // path of the list its parents are in; empty: none
-	// projects: what is in it belongs to one.
+	inside string // path of the list of its parents; empty if it has none
+	// projects: each object belongs to a project.
 	projects bool
-	// local: of each member its own.
+	// local: each cluster member has its own objects.
 	local bool
-	// named is the member that holds the name.
+	// named is the JSON member with the name of an object.
 	named string
-	shape func() any
-	// fixed are members that what is made has, unless it says otherwise.
+	shape func() any // returns a new value of the Incus client's type
+	// fixed has default values of new objects.
 	fixed map[string]any
 }
 
@@ -46,25 +46,26 @@ var collections = []collection{
 	{kind: "storage-bucket", path: "buckets", inside: "storage-pools", projects: true, local: true, named: "name", shape: func() any { return new(api.StorageBucket) }},
 }
 
-// extensions that an Incus has which serves all of this.
+// extensions lists the API extensions of an Incus daemon with all collections.
 var extensions = []string{"etag", "patch", "storage", "network", "event_lifecycle", "container_full", "image_types", "instances", "network_integrations_peer_name", "storage_api_volume_snapshots", "clustering", "clustering_evacuate", "resources", "projects", "network_acl", "network_forward", "network_load_balancer", "network_peer",
 	"network_dns", "network_address_set", "network_integrations", "storage_buckets", "instance_all_projects", "instance_get_full", "images_all_projects",
 	"networks_all_projects", "network_acls_all_projects", "network_zones_all_projects", "profiles_all_projects", "storage_volumes_all_projects", "storage_buckets_all_projects"}
 
-// thing is something in a cluster that is no instance.
-type thing struct {
+// entity is an object of a cluster other than an instance.
+type entity struct {
 	of                              *collection
 	project, parent, name, location string
 	document                        map[string]any
 }
 
-func (t *thing) typ() string {
+// typ returns the member "type" of its document.
+func (t *entity) typ() string {
 	typ, _ := t.document["type"].(string)
 	return typ
 }
 
-// path of the thing in the API, with its project unless that is the default one.
-func (t *thing) path() string {
+// path returns the path of an entity in the API, with its project unless that is the default one.
+func (t *entity) path() string {
 	out := "/1.0/"
 	if t.of.inside != "" {
 		out += t.of.inside + "/" + url.PathEscape(t.parent) + "/"
@@ -87,15 +88,16 @@ func inProject(project string) string {
 	return "?project=" + url.QueryEscape(project)
 }
 
-// showSnapshot is a snapshot of a volume in the shape of Incus's API, which has less of it than of a volume. d.mu is held.
-func (d *daemon) showSnapshot(t *thing) json.RawMessage {
+// showSnapshot returns the API's description of a snapshot of a volume, which has fewer members than that of a volume.
+// d.mu is held.
+func (d *daemon) showSnapshot(t *entity) json.RawMessage {
 	var shaped api.StorageVolumeSnapshot
 	_ = json.Unmarshal(d.show(t), &shaped)
 	data, _ := json.Marshal(shaped)
 	return data
 }
 
-// extensions are those of the server's release.
+// extensions returns the API extensions of the server's release.
 func (s *Server) extensions() []string {
 	if s.options.LegacyVolumes {
 		return extensions
@@ -103,8 +105,8 @@ func (s *Server) extensions() []string {
 	return append(slices.Clone(extensions), "storage_volume_full")
 }
 
-// show is the thing in the shape of Incus's API. d.mu is held.
-func (d *daemon) show(t *thing) json.RawMessage {
+// show returns the API's description of an entity. d.mu is held.
+func (d *daemon) show(t *entity) json.RawMessage {
 	document := maps.Clone(t.document)
 	document[t.of.named] = t.name
 	if t.of.projects {
@@ -144,8 +146,8 @@ func (d *daemon) locations() (out []string) {
 	return out
 }
 
-// usedBy lists who uses a thing, as Incus does.
-func (d *daemon) usedBy(t *thing) []string {
+// usedBy lists the paths of the objects that use an entity.
+func (d *daemon) usedBy(t *entity) []string {
 	out := []string{}
 	for _, i := range d.instances {
 		path := "/1.0/instances/" + url.PathEscape(i.Name) + inProject(i.Project)
@@ -164,7 +166,7 @@ func (d *daemon) usedBy(t *thing) []string {
 			out = append(out, path)
 		}
 	}
-	for _, other := range d.things {
+	for _, other := range d.entities {
 		config, _ := other.document["config"].(map[string]any)
 		uses := false
 		switch t.of.kind {
@@ -189,9 +191,9 @@ func (d *daemon) usedBy(t *thing) []string {
 	return out
 }
 
-// rootPool is where the instances have their volumes: the first; empty: there is none, and they have none.
+// rootPool returns the pool with the volumes of the instances, which is the first one; "" if there is no pool.
 func (d *daemon) rootPool() string {
-	for _, t := range d.things {
+	for _, t := range d.entities {
 		if t.of.kind == "storage-pool" {
 			return t.name
 		}
@@ -199,16 +201,16 @@ func (d *daemon) rootPool() string {
 	return ""
 }
 
-// volumesOf are the volumes of the instances.
-func (d *daemon) volumesOf(pool string) (out []*thing) {
+// volumesOf returns the volumes of the instances in a pool, with their snapshots.
+func (d *daemon) volumesOf(pool string) (out []*entity) {
 	if pool == "" || pool != d.rootPool() {
 		return nil
 	}
 	of := collectionOf("volumes")
 	for _, i := range d.instances {
-		out = append(out, &thing{of: of, project: i.Project, parent: pool, name: i.Name, location: i.Location, document: map[string]any{"type": "container", "content_type": "filesystem"}})
+		out = append(out, &entity{of: of, project: i.Project, parent: pool, name: i.Name, location: i.Location, document: map[string]any{"type": "container", "content_type": "filesystem"}})
 		for _, s := range i.snapshots {
-			out = append(out, &thing{of: of, project: i.Project, parent: pool, name: i.Name + "/" + s, location: i.Location, document: map[string]any{"type": "container", "content_type": "filesystem"}})
+			out = append(out, &entity{of: of, project: i.Project, parent: pool, name: i.Name + "/" + s, location: i.Location, document: map[string]any{"type": "container", "content_type": "filesystem"}})
 		}
 	}
 	return out
@@ -223,8 +225,8 @@ func collectionOf(path string) *collection {
 	return nil
 }
 
-// buffered reads a request before, and sends the answer after it is handled: what is locked for
-// that does not wait for anybody's connection.
+// buffered reads the request before it calls the handler, and sends the answer afterwards. So no lock of the handler
+// waits for a connection.
 func buffered(handle http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
@@ -239,7 +241,7 @@ func buffered(handle http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// objects serves all lists, and what is in them.
+// objects serves all collections and their objects.
 func (s *Server) objects(w http.ResponseWriter, r *http.Request) {
 	p, ok := parsePlace(r)
 	if !ok {
@@ -251,7 +253,7 @@ func (s *Server) objects(w http.ResponseWriter, r *http.Request) {
 	defer d.mu.Unlock()
 	if p.of.inside != "" {
 		parent := place{of: collectionOf(p.of.inside), name: p.parent, project: p.project}
-		if len(d.at(&parent, "")) == 0 {
+		if len(d.lookup(&parent, "")) == 0 {
 			respondError(w, http.StatusNotFound, "%s not found", p.parent)
 			return
 		}
@@ -269,7 +271,7 @@ func (s *Server) objects(w http.ResponseWriter, r *http.Request) {
 	case p.name == "":
 		respondError(w, http.StatusNotFound, "Not Found")
 	default:
-		found := d.at(&p, location)
+		found := d.lookup(&p, location)
 		if len(found) == 0 {
 			respondError(w, http.StatusNotFound, "%s not found", p.of.kind)
 			return
@@ -278,15 +280,16 @@ func (s *Server) objects(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (d *daemon) list(w http.ResponseWriter, p *place, among bool) {
+// list answers with a collection. withSnapshots includes snapshots in lists of volumes. d.mu is held.
+func (d *daemon) list(w http.ResponseWriter, p *place, withSnapshots bool) {
 	out := []any{}
 	within := *p
 	if p.snapshots {
 		within.name = ""
 	}
-	for _, t := range d.at(&within, "") {
+	for _, t := range d.lookup(&within, "") {
 		volume, _, snapshot := strings.Cut(t.name, "/")
-		if t.of.kind == "storage-volume" && (p.snapshots && (!snapshot || volume != p.name) || snapshot && !p.snapshots && !among) {
+		if t.of.kind == "storage-volume" && (p.snapshots && (!snapshot || volume != p.name) || snapshot && !p.snapshots && !withSnapshots) {
 			continue
 		}
 		if p.snapshots && p.recursed {
@@ -300,6 +303,7 @@ func (d *daemon) list(w http.ResponseWriter, p *place, among bool) {
 	respond(w, out)
 }
 
+// create adds the entity of a request. d.mu is held.
 func (d *daemon) create(s *Server, w http.ResponseWriter, r *http.Request, p *place, location string) {
 	var document map[string]any
 	if !decode(w, r, &document) {
@@ -313,7 +317,7 @@ func (d *daemon) create(s *Server, w http.ResponseWriter, r *http.Request, p *pl
 		name = p.name + "/" + name
 	}
 	if name == "" || location != "" && d.member(location) == nil {
-		respondError(w, http.StatusBadRequest, "A %s has a %s, and a target that exists", p.of.kind, p.of.named)
+		respondError(w, http.StatusBadRequest, "A %s needs a %s, and an existing target", p.of.kind, p.of.named)
 		return
 	}
 	if location == "" {
@@ -321,8 +325,8 @@ func (d *daemon) create(s *Server, w http.ResponseWriter, r *http.Request, p *pl
 	}
 	taken := *p
 	taken.name, taken.snapshots = name, false
-	if len(d.at(&taken, location)) > 0 {
-		respondError(w, http.StatusConflict, "The %s exists already", p.of.kind)
+	if len(d.lookup(&taken, location)) > 0 {
+		respondError(w, http.StatusConflict, "The %s already exists", p.of.kind)
 		return
 	}
 	t := d.put(p.of, p.project, p.parent, name, location, document)
@@ -334,9 +338,9 @@ func (d *daemon) create(s *Server, w http.ResponseWriter, r *http.Request, p *pl
 	respond(w, nil)
 }
 
-// put adds a thing. d.mu is held.
-func (d *daemon) put(of *collection, project, parent, name, location string, document map[string]any) *thing {
-	t := &thing{of: of, parent: parent, name: name, document: maps.Clone(document)}
+// put adds an entity. d.mu is held.
+func (d *daemon) put(of *collection, project, parent, name, location string, document map[string]any) *entity {
+	t := &entity{of: of, parent: parent, name: name, document: maps.Clone(document)}
 	if of.projects {
 		t.project = project
 	}
@@ -344,20 +348,20 @@ func (d *daemon) put(of *collection, project, parent, name, location string, doc
 		t.location = location
 	}
 	for key, value := range of.fixed {
-		if _, there := t.document[key]; !there {
+		if _, set := t.document[key]; !set {
 			t.document[key] = value
 		}
 	}
 	delete(t.document, of.named)
-	d.things = append(d.things, t)
+	d.entities = append(d.entities, t)
 	if of.kind == "project" {
-		d.things = append(d.things, &thing{of: collectionOf("profiles"), project: name, name: "default", document: map[string]any{}})
+		d.entities = append(d.entities, &entity{of: collectionOf("profiles"), project: name, name: "default", document: map[string]any{}})
 	}
 	return t
 }
 
-// change changes, renames or removes a thing. d.mu is held.
-func (d *daemon) change(s *Server, w http.ResponseWriter, r *http.Request, t *thing) {
+// change answers a request for an entity: it shows, changes, renames or removes it. d.mu is held.
+func (d *daemon) change(s *Server, w http.ResponseWriter, r *http.Request, t *entity) {
 	kind := t.of.kind
 	if kind == "storage-volume" && strings.Contains(t.name, "/") {
 		kind += "-snapshot"
@@ -389,7 +393,7 @@ func (d *daemon) change(s *Server, w http.ResponseWriter, r *http.Request, t *th
 			name, old = volume+"/"+name, snapshot
 		}
 		if d.taken(t, name) {
-			respondError(w, http.StatusConflict, "The %s exists already", kind)
+			respondError(w, http.StatusConflict, "The %s already exists", kind)
 			return
 		}
 		d.rename(t, name)
@@ -414,15 +418,16 @@ func (d *daemon) change(s *Server, w http.ResponseWriter, r *http.Request, t *th
 	respond(w, nil)
 }
 
-func (d *daemon) taken(t *thing, name string) bool {
-	return slices.ContainsFunc(d.things, func(o *thing) bool {
+// taken reports whether another entity of the same kind and place has a name. d.mu is held.
+func (d *daemon) taken(t *entity, name string) bool {
+	return slices.ContainsFunc(d.entities, func(o *entity) bool {
 		return o.of == t.of && o.project == t.project && o.parent == t.parent && o.typ() == t.typ() && o.location == t.location && o.name == name
 	})
 }
 
-// remove removes a thing, and all that is in it.
-func (d *daemon) remove(t *thing) {
-	d.things = slices.DeleteFunc(d.things, func(o *thing) bool {
+// remove removes an entity, and all entities inside it.
+func (d *daemon) remove(t *entity) {
+	d.entities = slices.DeleteFunc(d.entities, func(o *entity) bool {
 		switch {
 		case o == t:
 			return true
@@ -435,9 +440,9 @@ func (d *daemon) remove(t *thing) {
 	})
 }
 
-// rename renames what bears the name of a thing within its own.
-func (d *daemon) rename(t *thing, name string) {
-	for _, o := range d.things {
+// rename updates the references of other objects to an entity that gets a new name.
+func (d *daemon) rename(t *entity, name string) {
+	for _, o := range d.entities {
 		switch {
 		case o.of.inside == t.of.path && o.parent == t.name && o.project == t.project:
 			o.parent = name
@@ -457,7 +462,7 @@ func (d *daemon) rename(t *thing, name string) {
 	}
 }
 
-// location is what Incus names a server's own, "none" outside clusters. d.mu is held.
+// location returns the location of the server's objects: its name in a cluster, or "none". d.mu is held.
 func (s *Server) location(d *daemon) string {
 	if d.clustered {
 		return s.options.Name

@@ -44,7 +44,7 @@ func (s *Server) postMember(w http.ResponseWriter, r *http.Request) {
 	s.begin(w, description, s.options.EvacuateDelay, nil, func() string { return d.finish(m) })
 }
 
-// finish ends the evacuation or the restore of a member that is under way.
+// finish completes the active evacuation or restore of a member. It returns the error message, or "".
 func (d *daemon) finish(m *clusterMember) string {
 	defer d.save()
 	d.mu.Lock()
@@ -53,10 +53,10 @@ func (d *daemon) finish(m *clusterMember) string {
 	m.action = ""
 	if s := m.server; s != nil {
 		switch {
-		case action == "evacuate" && s.has(TroubleEvacuation):
+		case action == "evacuate" && s.hasTrouble(TroubleEvacuation):
 			m.status = "Online"
 			return "Failed to migrate instance \"stubborn\" in project \"default\""
-		case action == "restore" && s.has(TroubleRestore):
+		case action == "restore" && s.hasTrouble(TroubleRestore):
 			m.status = "Evacuated"
 			return "Failed to start instance \"stubborn\""
 		}
@@ -84,14 +84,15 @@ func (d *daemon) finish(m *clusterMember) string {
 	return ""
 }
 
-// announce tells of a member. d.mu is held.
+// announce sends an event about a member. d.mu is held.
 func (d *daemon) announce(m *clusterMember, action string) {
 	if m.server != nil {
 		d.emit(m.server, action, "/1.0/cluster/members/"+m.name, "", nil)
 	}
 }
 
-// evacuate moves the running instances of a member to others, or stops them. d.mu is held.
+// evacuate moves the running instances of a member to other members, or stops them. It returns the error message, or
+// "". d.mu is held.
 func (d *daemon) evacuate(m *clusterMember, mode string) string {
 	var others []string
 	for _, other := range d.members {

@@ -14,14 +14,14 @@ import (
 	"github.com/opscenter-go/sdk/internal/release"
 )
 
-// network is a server's network configuration, with the change that waits for its confirmation.
+// network is a server's network configuration, and its pending change.
 type network struct {
 	config  map[string]any
-	before  map[string]any // what a roll-back returns to
+	before  map[string]any // configuration to roll back to
 	timer   *time.Timer
 	pending bool
-	// killed are addresses that nobody reaches, whatever the configuration says; lease is what DHCP
-	// gives for management, and port where it listens after the next change; empty: as before.
+	// killed has the addresses that can't be reached. lease is the address that DHCP gives to management. port is
+	// the port after the next change; empty for the current one.
 	killed  map[string]bool
 	lease   string
 	port    string
@@ -29,31 +29,31 @@ type network struct {
 	stay    bool
 	failing bool
 	muted   bool
-	// applying is how long a change takes to be applied after it is stored; at it: one is.
-	applying time.Duration
-	atIt     bool
-	// moved and back are called when a change is applied, and undone.
+	// applying is how long the server takes to apply a change. inProgress: it is applying one.
+	applying   time.Duration
+	inProgress bool
+	// moved is called when a change is applied, back when it is undone.
 	moved, back func()
 }
 
-// OnMove has something called when a change of the network is applied, before the server can be
-// reached with it, and when it is undone; nil: nothing.
+// OnMove sets two functions, which may be nil. The server calls applied when it applies a change of its network, before
+// it listens at the new address. It calls undone when it undoes a change.
 func (s *Server) OnMove(applied, undone func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.network.moved, s.network.back = applied, undone
 }
 
-// SetStaying makes the server take on changes of its network, and listen at its address still,
-// or ends that.
+// SetStaying makes the server accept changes of its network, but keep listening at its current address. False
+// ends that.
 func (s *Server) SetStaying(stay bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.network.stay = stay
 }
 
-// KillAddress makes an IP address unreachable, as if its cable were cut, or reachable again.
-// Connections over it are cut.
+// KillAddress makes an IP address of the server unreachable, as if its cable were cut, or reachable again. It
+// closes the connections to the address.
 func (s *Server) KillAddress(host string, killed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -63,59 +63,59 @@ func (s *Server) KillAddress(host string, killed bool) {
 		delete(s.network.killed, host)
 	}
 	if current, _, _ := net.SplitHostPort(s.address); current == host && !s.off && !s.closed {
-		s.hangUp()
+		s.stopServing()
 		_ = s.serve()
 	}
 }
 
-// SetLease sets the address that DHCP gives to management.
+// SetLease sets the IP address that DHCP gives to the management interface.
 func (s *Server) SetLease(host string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.network.lease = host
 }
 
-// SetPort makes the server listen on another port after its next change of the network.
+// SetPort sets the port on which the server listens after its next change of the network.
 func (s *Server) SetPort(port string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.network.port = port
 }
 
-// SetStuck makes the server accept changes of its network, and stay at its address with the
-// configuration it has, or ends that.
+// SetStuck makes the server accept changes of its network, but keep its address and configuration. False ends
+// that.
 func (s *Server) SetStuck(stuck bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.network.stuck = stuck
 }
 
-// SetFailing makes the server take on changes of its network, and say that it has failed, as a
-// real one does whose name servers don't answer with the new configuration; or ends that.
+// SetFailing makes the server apply changes of its network, but answer with an error. A real server does so if its
+// name servers do not answer with the new configuration. False ends that.
 func (s *Server) SetFailing(failing bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.network.failing = failing
 }
 
-// SetApplying makes the server apply a change before it answers, as a real one does, which waits for the
-// network to be online, and for its name servers: it has the configuration at once, moves, and answers over the
-// connection it was asked over, and sends a self update, only after that time. A caller who leaves before stops it where
-// it is: no self update comes. 0: it answers at once.
+// SetApplying makes the server apply a change of its network before it answers. A real server waits for the network and
+// for its name servers. The server takes the configuration and moves to its new address at once. After the time d it
+// answers over the old connection, and sends a self update. If the client disconnects before that, the server sends no
+// self update. With 0, the default, the server answers at once.
 func (s *Server) SetApplying(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.network.applying = d
 }
 
-// SetMuted keeps the server from sending self updates, or ends that.
+// SetMuted stops the server from sending self updates. False ends that.
 func (s *Server) SetMuted(muted bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.network.muted = muted
 }
 
-// NetworkConfig returns the network configuration the server has, as JSON.
+// NetworkConfig returns the server's current network configuration, as JSON.
 func (s *Server) NetworkConfig() json.RawMessage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,7 +123,7 @@ func (s *Server) NetworkConfig() json.RawMessage {
 	return data
 }
 
-// NetworkPending reports whether a change of the network waits for its confirmation.
+// NetworkPending reports whether a change of the network waits for confirmation.
 func (s *Server) NetworkPending() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,7 +149,7 @@ func newNetwork(s *Server) network {
 	}}
 }
 
-// document is what GET returns. s.mu is held.
+// document returns the answer to GET. s.mu is held.
 func (n *network) document(s *Server) map[string]any {
 	interfaces := map[string]any{}
 	host, _, _ := net.SplitHostPort(s.address)
@@ -162,21 +162,21 @@ func (n *network) document(s *Server) map[string]any {
 			"stats": map[string]any{"rx_bytes": time.Now().UnixNano() / 1000, "tx_bytes": time.Now().UnixNano() / 2000, "rx_errors": 0, "tx_errors": 0}}
 		if hasRole(device, "management") {
 			state["addresses"] = []any{host}
-			if n.stay { // the way in that is still open is none of its addresses
+			if n.stay { // the server still listens at an address that it no longer reports
 				state["addresses"] = []any{n.managementHost()}
 			}
 		}
 		interfaces[name] = state
 	}
 	out := map[string]any{"interfaces": interfaces}
-	if s.speaks(release.Confirmation) {
-		out["configuration_in_process"] = n.atIt
+	if s.supports(release.Confirmation) {
+		out["configuration_in_process"] = n.inProgress
 	}
 	return map[string]any{"config": n.config, "state": out}
 }
 
-// confirms reports whether the release undoes changes of the network that are not confirmed. s.mu is held.
-func (s *Server) confirms() bool { return !s.options.LegacyNetwork && s.speaks(release.Confirmation) }
+// confirms reports whether the server's release undoes unconfirmed changes of the network. s.mu is held.
+func (s *Server) confirms() bool { return !s.options.LegacyNetwork && s.supports(release.Confirmation) }
 
 func hasRole(device map[string]any, role string) bool {
 	roles, _ := device["roles"].([]any)
@@ -188,12 +188,12 @@ func hasRole(device map[string]any, role string) bool {
 	return false
 }
 
-// simulatedKey makes a WireGuard key, which is 32 bytes, out of a name.
+// simulatedKey makes a WireGuard key of 32 bytes from a name.
 func simulatedKey(name string) string {
 	return base64.StdEncoding.EncodeToString(fmt.Appendf(nil, "%.32s", "simulated-"+name+"-key"+strings.Repeat(".", 32)))
 }
 
-// managementHost returns the address a configuration gives to management; empty if none. s.mu is held.
+// managementHost returns the address of the management interface, or "" if the configuration has none. s.mu is held.
 func (n *network) managementHost() string {
 	for _, kind := range []string{"interfaces", "bonds", "vlans"} {
 		list, _ := n.config[kind].([]any)
@@ -217,17 +217,17 @@ func (n *network) managementHost() string {
 	return ""
 }
 
-// forget drops a pending change: the server went down before it was confirmed. As a real one it
-// boots with what it was given, and knows of no confirmation any more. s.mu is held.
-func (n *network) forget() {
+// dropPending ends the wait for a confirmation when the server goes down. Like a real server, it boots with the
+// unconfirmed configuration, and does not undo it. s.mu is held.
+func (n *network) dropPending() {
 	if n.pending {
 		n.timer.Stop()
 		n.pending = false
 	}
 }
 
-// home returns where the configuration puts a server that was at an address. s.mu is held.
-func (n *network) home(address string) string {
+// configuredAddress returns the address (host:port) by the configuration, for a server at the given address. s.mu is held.
+func (n *network) configuredAddress(address string) string {
 	host, port, _ := net.SplitHostPort(address)
 	if configured := n.managementHost(); configured != "" {
 		host = configured
@@ -277,7 +277,7 @@ func (s *Server) putNetwork(w http.ResponseWriter, r *http.Request) {
 	}
 	before := s.network.config
 	s.network.config = body.Config
-	s.unsaved()
+	s.saveSoon()
 	if timeout > 0 && s.confirms() {
 		s.network.before, s.network.pending = before, true
 		s.network.timer = time.AfterFunc(timeout, s.rollBack)
@@ -292,16 +292,16 @@ func (s *Server) putNetwork(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	s.network.atIt = true
+	s.network.inProgress = true
 	s.mu.Unlock()
 	defer s.mu.Lock()
 	if moved != nil {
 		moved()
 	}
-	s.move(s.hangUpLater)
+	s.move(s.drainConnections)
 	stayed := pause(r, s, applying)
 	s.mu.Lock()
-	s.network.atIt = false
+	s.network.inProgress = false
 	failing := s.network.failing
 	if stayed {
 		s.answerNetwork(w)
@@ -312,7 +312,7 @@ func (s *Server) putNetwork(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// answerNetwork answers a change of the network. s.mu is held.
+// answerNetwork sends the answer to a change of the network. s.mu is held.
 func (s *Server) answerNetwork(w http.ResponseWriter) {
 	if s.network.failing {
 		respondError(w, http.StatusInternalServerError, "Failed to update network configuration: DNS check failed")
@@ -322,8 +322,8 @@ func (s *Server) answerNetwork(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).Flush()
 }
 
-// fillIn does with a configuration what IncusOS does: it shortens the names of USB adapters, gives MAC addresses
-// for names, keys to tunnels, and a rule to a proxy without one. s.mu is held.
+// fillIn completes a configuration like IncusOS: it shortens the names of USB adapters, replaces names by MAC addresses,
+// and adds missing keys of tunnels and a missing proxy rule. s.mu is held.
 func (s *Server) fillIn(config map[string]any) {
 	list, _ := config["interfaces"].([]any)
 	for i, entry := range list {
@@ -353,6 +353,7 @@ func (s *Server) fillIn(config map[string]any) {
 	}
 }
 
+// rollBack undoes a change that was not confirmed in time.
 func (s *Server) rollBack() {
 	s.mu.Lock()
 	if !s.network.pending || s.closed {
@@ -368,22 +369,23 @@ func (s *Server) rollBack() {
 	s.applyNetwork()
 }
 
-// applyNetwork moves the server to the address its configuration gives to management, and says so.
+// applyNetwork moves the server to its configured address, and sends a self update.
 func (s *Server) applyNetwork() {
-	s.move(s.hangUp)
+	s.move(s.stopServing)
 	_ = s.SelfUpdate(s.ctx, "network-config-changed")
 }
 
-func (s *Server) move(hangUp func()) {
+// move moves the server to its configured address. stopServing ends the service at the old one.
+func (s *Server) move(stopServing func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	to := s.network.home(s.address)
+	to := s.network.configuredAddress(s.address)
 	if host, _, _ := net.SplitHostPort(to); s.network.port != "" {
 		to = net.JoinHostPort(host, s.network.port)
 	}
 	if to != s.address && !s.network.stay && !s.off && !s.closed {
-		hangUp()
-		s.address = to // configured, if it is not reachable
+		stopServing()
+		s.address = to // even if it can't be reached
 		_ = s.serve()
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Probe implements poller.Prober: it finds what incusos.Client would find over the network, but for
-// the facts, which would take most of the time.
+// Probe implements poller.Prober. It returns the observation that incusos.Client makes over the network, but without
+// facts, which would take most of the time.
 func (f *Fleet) Probe(ctx context.Context, t opscenter.Target) lifecycle.Observation {
 	o := lifecycle.Observation{Server: t.Name, ID: t.ID, At: time.Now().UTC().Round(0), Light: t.Light}
 	var s *Server
@@ -23,7 +23,7 @@ func (f *Fleet) Probe(ctx context.Context, t opscenter.Target) lifecycle.Observa
 	return o
 }
 
-// observe is what a poll finds.
+// observe sets the values of an observation.
 func (s *Server) observe(o *lifecycle.Observation) {
 	s.observeMember(o)
 	s.mu.Lock()
@@ -34,11 +34,11 @@ func (s *Server) observe(o *lifecycle.Observation) {
 			Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: "7.3", FriendlyVersion: "7.3", Primary: true}}}
 		return
 	}
-	if s.speaks(release.MachineID) {
+	if s.supports(release.MachineID) {
 		o.MachineID = s.state.machineID
 	}
-	o.Ready = s.state.ready || !s.options.LegacyReady && !s.speaks(release.Ready)
-	if s.options.LegacyReady || s.speaks(release.NextVersion) {
+	o.Ready = s.state.ready || !s.options.LegacyReady && !s.supports(release.Ready)
+	if s.options.LegacyReady || s.supports(release.NextVersion) {
 		up := time.Since(s.state.bootedAt).Truncate(time.Second)
 		if up > 0 {
 			o.BootedAt = o.At.Add(-up)
@@ -48,7 +48,7 @@ func (s *Server) observe(o *lifecycle.Observation) {
 		}
 	}
 	u := s.state.update
-	if n, err := u.CheckFrequency.Nanoseconds(); err == nil && u.CheckFrequency != release.Never && !s.speaks(release.FrequencyText) {
+	if n, err := u.CheckFrequency.Nanoseconds(); err == nil && u.CheckFrequency != release.Never && !s.supports(release.FrequencyText) {
 		u.CheckFrequency = release.Frequency(time.Duration(n).String())
 	}
 	o.Update = &lifecycle.UpdateSettings{AutoReboot: u.AutoReboot, Channel: u.Channel, CheckFrequency: string(u.CheckFrequency)}
@@ -57,13 +57,13 @@ func (s *Server) observe(o *lifecycle.Observation) {
 		o.UpdateStatus.LastCheck = s.state.lastCheck.UTC().Truncate(time.Second)
 	}
 	o.Versions = &lifecycle.Versions{UpdateChannel: u.Channel, OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: s.state.version, NeedsReboot: s.state.needsReboot}}
-	if os := &o.Versions.OS; s.speaks(release.NextVersion) {
+	if os := &o.Versions.OS; s.supports(release.NextVersion) {
 		os.VersionNext = cmp.Or(s.state.next, s.state.version)
 		os.BackupImage = newer(os.VersionNext, os.Version) && !os.NeedsReboot && o.UpdateStatus.Idle() &&
 			(s.state.alternate == "" || s.state.alternate == os.VersionNext)
 	}
 	if len(s.state.applications) == 0 {
-		o.Type, o.UnreadVersions, o.Unread = nil, lifecycle.VersionsApplications, []string{"applications: there are none"}
+		o.Type, o.UnreadVersions, o.Unread = nil, lifecycle.VersionsApplications, []string{"applications: no applications"}
 	} else {
 		kind = lifecycle.TypeOfApplication(s.state.applications[0].name)
 	}
@@ -76,7 +76,7 @@ func (s *Server) observe(o *lifecycle.Observation) {
 	}
 }
 
-// observeMember is what a poll finds of the server's place in a cluster.
+// observeMember sets the cluster membership of an observation.
 func (s *Server) observeMember(o *lifecycle.Observation) {
 	if !isIncus(s.options.Application) {
 		return

@@ -17,17 +17,17 @@ import (
 	"github.com/opscenter-go/sdk/internal/release"
 )
 
-// state is what a server is, apart from its network.
+// state is the state of a server, apart from its network.
 type state struct {
 	machineID, systemUUID string
 
-	// next is the version that was installed last, and boots next. It is the alternate image, and
-	// does not boot again, if it did not. needsReboot is what the server says: with auto_reboot it
-	// does not.
+	// next is the version that was installed last, and boots next. If it failed to boot, it is also the alternate
+	// version, and is not booted again. needsReboot is the value that the server reports; it stays false with
+	// auto_reboot.
 	version, next, alternate string
 	needsReboot              bool
 	applications             []deployed
-	available                string // what the update feed offers
+	available                string // the version that Offer set
 	bootedAt                 time.Time
 	ready                    bool
 
@@ -37,17 +37,17 @@ type state struct {
 	updateState string
 	updating    bool
 
-	config     map[string]any // Incus's, as it was set
+	config     map[string]any // of Incus, as it was set
 	operations map[string]*operation
 
 	hardware, storage, security json.RawMessage
 	keysRetrieved               bool
 	kernel, logging             json.RawMessage // configurations
 
-	keys        map[string]bool // Secure Boot keys that came by updates
-	keyBoot     bool            // one of them waits for a boot
-	offeredKeys []string        // by OfferKeys
-	bare        bool            // freshly installed: there is no application, nor a certificate to present
+	keys        map[string]bool // Secure Boot keys from updates
+	keyBoot     bool            // a key waits for a boot
+	offeredKeys []string        // set by OfferKeys
+	bare        bool            // freshly installed: no application, and no client certificate
 }
 
 type deployed struct {
@@ -87,23 +87,23 @@ func isIncus(application string) bool {
 	return application == "incus" || len(application) > 10 && application[:10] == "incus-lts-"
 }
 
-// Offer makes the update feed offer a version; the server fetches it when told to check.
+// Offer sets the version that the server finds at its next check for updates.
 func (s *Server) Offer(version string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.available = version
-	s.unsaved()
+	s.saveSoon()
 }
 
-// OfferKeys makes the update that is offered bring Secure Boot keys, "KEK_1" or "db_2": the server applies those that it has
-// not yet in this order, one at a time and each with a reboot, before everything else.
+// OfferKeys adds Secure Boot keys to the offered update, such as "KEK_1" or "db_2". The server applies new keys in this
+// order, before other updates. Each key needs a reboot.
 func (s *Server) OfferKeys(keys ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.offeredKeys = slices.Clone(keys)
 }
 
-// Version returns the running OS version, and the staged one if there is any.
+// Version returns the running OS version, and the staged one, which is "" if there is none.
 func (s *Server) Version() (running, staged string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,23 +113,23 @@ func (s *Server) Version() (running, staged string) {
 	return s.state.version, staged
 }
 
-// RecoveryKeysRetrieved reports whether the server takes its recovery keys for retrieved: then its
-// console does not warn of them.
+// RecoveryKeysRetrieved reports whether the server's recovery keys count as retrieved. If not, its console warns.
 func (s *Server) RecoveryKeysRetrieved() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.state.keysRetrieved
 }
 
-// SetUpdateSettings changes how the server updates itself, as its console does.
+// SetUpdateSettings sets the server's settings for updates, as if at its console. The frequency is a duration
+// such as "6h", or "never".
 func (s *Server) SetUpdateSettings(autoReboot bool, channel, checkFrequency string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.update = updateConfig{AutoReboot: autoReboot, Channel: channel, CheckFrequency: release.Frequency(checkFrequency)}
 }
 
-// SetApplications makes the server list these applications, each in the OS's version, the first
-// one as the primary one; none: an empty list, as right after an update of the OS.
+// SetApplications sets the installed applications, each with the version of the OS. The first one is the primary
+// one. Without names, the list is empty, as right after an update of the OS.
 func (s *Server) SetApplications(names ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,23 +139,23 @@ func (s *Server) SetApplications(names ...string) {
 	}
 }
 
-// speaks reports whether the release as which the server speaks has something. s.mu is held.
-func (s *Server) speaks(since string) bool {
-	speaks := s.options.Release
-	if speaks != "" && s.state.version != s.options.Version && newer(s.state.version, speaks) {
-		speaks = s.state.version
+// supports reports whether the simulated release has a feature that was added in the release since. s.mu is held.
+func (s *Server) supports(since string) bool {
+	simulated := s.options.Release
+	if simulated != "" && s.state.version != s.options.Version && newer(s.state.version, simulated) {
+		simulated = s.state.version
 	}
-	return speaks == "" || !release.Before(speaks, since)
+	return simulated == "" || !release.Before(simulated, since)
 }
 
-// SetReady makes the server say that it is ready, or not.
+// SetReady sets whether the server reports that it is ready.
 func (s *Server) SetReady(ready bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.ready = ready
 }
 
-// envelope is the answer of all three APIs.
+// envelope is the form of all answers.
 type envelope struct {
 	Type       string `json:"type"`
 	Status     string `json:"status"`
@@ -185,7 +185,7 @@ func send(w http.ResponseWriter, status int, answer envelope) {
 	_, _ = w.Write(data)
 }
 
-// sent makes sure that an answer is on its way before the server goes down.
+// sent flushes an answer before the server goes down.
 func sent(w http.ResponseWriter) { _ = http.NewResponseController(w).Flush() }
 
 func fingerprint(certificate *x509.Certificate) string {
@@ -193,7 +193,7 @@ func fingerprint(certificate *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// isTrusted reports whether the request comes with a certificate the server trusts.
+// isTrusted reports whether the server trusts the client certificate of a request.
 func (s *Server) isTrusted(r *http.Request) bool {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return false
@@ -203,7 +203,7 @@ func (s *Server) isTrusted(r *http.Request) bool {
 	return s.trusted[fingerprint(r.TLS.PeerCertificates[0])]
 }
 
-// routes returns all that the server answers.
+// routes returns the handler of all requests.
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	osAPI := http.NewServeMux()
@@ -220,7 +220,7 @@ func (s *Server) routes() http.Handler {
 		osAPI.ServeHTTP(w, r)
 	})
 	s.incusRoutes(mux)
-	return s.faulty(s.attacking(mux))
+	return s.injectFaults(s.injectAttacks(mux))
 }
 
 func (s *Server) osRoutes(mux *http.ServeMux) {
@@ -253,7 +253,7 @@ func (s *Server) osRoutes(mux *http.ServeMux) {
 		for _, a := range s.state.applications {
 			if a.name == r.PathValue("name") {
 				state := map[string]any{"initialized": true, "version": a.version, "friendly_version": "7.3", "available_versions": []string{a.version}}
-				if s.speaks(release.Primary) {
+				if s.supports(release.Primary) {
 					state["is_primary"] = a.primary
 				}
 				return map[string]any{"config": map[string]any{}, "state": state}
@@ -268,14 +268,14 @@ func (s *Server) osRoutes(mux *http.ServeMux) {
 	get("/1.0/system/storage", func(*http.Request) any { return s.state.storage })
 	get("/1.0/system/security", func(*http.Request) any {
 		was := s.state.keysRetrieved
-		if !s.speaks(release.SecurityReads) {
+		if !s.supports(release.SecurityReads) {
 			s.state.keysRetrieved = true
 		}
 		return json.RawMessage(strings.Replace(string(s.state.security), `"encryption_recovery_keys_retrieved":true`, fmt.Sprintf(`"encryption_recovery_keys_retrieved":%t`, was), 1))
 	})
 	mux.HandleFunc("POST /os/1.0/system/security/{action}", func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
-		known := r.PathValue("action") == ":retrieved" && s.speaks(release.SecurityReads)
+		known := r.PathValue("action") == ":retrieved" && s.supports(release.SecurityReads)
 		s.state.keysRetrieved = s.state.keysRetrieved || known
 		s.mu.Unlock()
 		if !known {
@@ -318,23 +318,23 @@ func (s *Server) osRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { respondError(w, http.StatusNotFound, "Not Found") })
 }
 
-// updateConfig is the configuration of updates as the release tells it. s.mu is held.
+// updateConfig returns the settings for updates in the form of the simulated release. s.mu is held.
 func (s *Server) updateConfig() any {
-	if s.speaks(release.FrequencyText) {
+	if s.supports(release.FrequencyText) {
 		return s.state.update
 	}
 	n, _ := s.state.update.CheckFrequency.Nanoseconds()
 	return map[string]any{"auto_reboot": s.state.update.AutoReboot, "channel": s.state.update.Channel, "check_frequency": n}
 }
 
-// environment: s.mu is held.
+// environment returns the description of the OS in the form of the simulated release. s.mu is held.
 func (s *Server) environment() map[string]any {
 	up := int64(time.Since(s.state.bootedAt).Seconds())
 	out := map[string]any{"hostname": s.options.Name, "os_name": "IncusOS", "os_version": s.state.version}
-	if s.speaks(release.MachineID) {
+	if s.supports(release.MachineID) {
 		out["machine_id"] = s.state.machineID
 	}
-	if s.speaks(release.NextVersion) {
+	if s.supports(release.NextVersion) {
 		out["uptime"] = up
 		out["os_version_next"] = cmp.Or(s.state.next, s.state.version)
 		if s.state.alternate != "" {
@@ -344,13 +344,13 @@ func (s *Server) environment() map[string]any {
 	switch {
 	case s.options.LegacyReady:
 		out["uptime"] = strconv.FormatInt(up, 10)
-	case s.speaks(release.Ready):
+	case s.supports(release.Ready):
 		out["system_is_ready"] = s.state.ready
 	}
 	return out
 }
 
-// decode reads a request's body of at most 1 MiB.
+// decode parses the body of a request, of at most 1 MiB. If that fails, it sends the error and returns false.
 func decode(w http.ResponseWriter, r *http.Request, into any) bool {
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(into); err != nil {
 		respondError(w, http.StatusBadRequest, "%v", err)
@@ -371,7 +371,7 @@ func (s *Server) putUpdate(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if text := bytes.HasPrefix(body.Config.Frequency, []byte(`"`)); text != s.speaks(release.FrequencyText) {
+	if text := bytes.HasPrefix(body.Config.Frequency, []byte(`"`)); text != s.supports(release.FrequencyText) {
 		respondError(w, http.StatusBadRequest, "json: cannot unmarshal check_frequency")
 		return
 	}
@@ -382,7 +382,7 @@ func (s *Server) putUpdate(w http.ResponseWriter, r *http.Request) {
 	respond(w, nil)
 }
 
-// SetForgetful makes the server accept update settings, and keep those it has, or ends that.
+// SetForgetful makes the server accept new settings for updates, but keep the current ones. False ends that.
 func (s *Server) SetForgetful(forgetful bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -390,8 +390,8 @@ func (s *Server) SetForgetful(forgetful bool) {
 	s.state.update.CheckFrequency = "6h"
 }
 
-// checkUpdate fetches and applies what the feed offers: the OS is staged, and booted at once with
-// auto_reboot; applications are updated at once.
+// checkUpdate applies the available updates. The OS is staged, and booted at once with auto_reboot. Applications are
+// updated at once.
 func (s *Server) checkUpdate(w http.ResponseWriter, r *http.Request) {
 	if r.PathValue("action") != ":check" {
 		respondError(w, http.StatusNotFound, "Not Found")
@@ -404,7 +404,7 @@ func (s *Server) checkUpdate(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	begun := s.beginUpdate()
-	if body.OSOnly { // answers when it is done
+	if body.OSOnly { // answered at the end of the update
 		if sleep(s, s.options.UpdateDelay) {
 			s.applyUpdate(true)
 			respond(w, nil)
@@ -417,7 +417,7 @@ func (s *Server) checkUpdate(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// checkApplication updates one application: only the newest release can.
+// checkApplication updates one application. Only the newest release has this.
 func (s *Server) checkApplication(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
 	s.mu.Lock()
@@ -445,7 +445,7 @@ func (s *Server) checkApplication(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// beginUpdate reports whether an update has to be applied: none is under way.
+// beginUpdate marks the begin of an update. It returns false if one is active already.
 func (s *Server) beginUpdate() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -458,7 +458,7 @@ func (s *Server) beginUpdate() bool {
 }
 
 func (s *Server) applyUpdate(osOnly bool) {
-	if s.has(TroubleUpdate) {
+	if s.hasTrouble(TroubleUpdate) {
 		s.mu.Lock()
 		s.state.updating = false
 		s.mu.Unlock()
@@ -473,7 +473,7 @@ func (s *Server) applyUpdate(osOnly bool) {
 	case s.trouble == TroubleDownload || err != nil:
 		s.state.updateState = "Failed to check for OS updates"
 	case got.key != "":
-		// One at a time, and before everything else.
+		// One key at a time, and before other updates.
 		if s.state.keys == nil {
 			s.state.keys = map[string]bool{}
 		}
@@ -482,10 +482,10 @@ func (s *Server) applyUpdate(osOnly bool) {
 			s.state.needsReboot = true
 			s.state.updateState = "Secure Boot key " + got.key + " has been applied"
 		}
-	case newer(got.os, s.state.version) && s.state.next != got.os: // what did not boot is not tried again
+	case newer(got.os, s.state.version) && s.state.next != got.os: // a version that failed to boot is not tried again
 		s.state.next, osUpdated = got.os, true
 		if auto = s.state.update.AutoReboot; auto {
-			s.state.updateState = "Running update check" // the reboot is a part of it
+			s.state.updateState = "Running update check" // the check includes the reboot
 		} else {
 			s.state.needsReboot = true
 			s.state.updateState = "IncusOS has been updated to version " + got.os
@@ -512,7 +512,7 @@ func (s *Server) applyUpdate(osOnly bool) {
 	}
 }
 
-// offered returns what there is to update to: in the feed of the control plane, or by Offer.
+// offered returns the available updates, from the feed of the control plane or from Offer.
 func (s *Server) offered(osOnly bool) (*fetched, error) {
 	s.mu.Lock()
 	feed, available, waits := s.feed, s.state.available, s.state.keyBoot
@@ -522,13 +522,13 @@ func (s *Server) offered(osOnly bool) (*fetched, error) {
 		names = append(names, a.name)
 	}
 	if feed {
-		s.listed = nil // a check that is asked for asks anew
+		s.listed = nil // an explicit check does not use the cache
 	}
 	s.mu.Unlock()
 	if feed {
-		got, err := s.look(s.ctx, names, osOnly)
+		got, err := s.fetchUpdates(s.ctx, names, osOnly)
 		if err != nil {
-			s.say("Failed to check for updates: " + err.Error())
+			s.printConsole("Failed to check for updates: " + err.Error())
 		}
 		return got, err
 	}
@@ -545,6 +545,7 @@ func (s *Server) offered(osOnly bool) (*fetched, error) {
 	return out, nil
 }
 
+// newer reports whether version a is newer than b.
 func newer(a, b string) bool {
 	x, _ := strconv.ParseUint(a, 10, 64)
 	y, _ := strconv.ParseUint(b, 10, 64)
@@ -573,7 +574,7 @@ func (s *Server) power(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// beginReboot notes that the server was asked to reboot.
+// beginReboot records that the server accepted a reboot.
 func (s *Server) beginReboot() {
 	s.mu.Lock()
 	s.rebooting = true
@@ -582,36 +583,36 @@ func (s *Server) beginReboot() {
 	s.save()
 }
 
-// Reboot reboots the server: it says so, goes down, and comes back with the staged version,
-// not ready at first, and says when it is. It returns when the server is back.
+// Reboot reboots the server, and returns when the server is back. The server sends a self update, goes down, and comes
+// back with the staged version. It is not ready at first, and sends another self update when it is.
 func (s *Server) Reboot() {
 	_ = s.SelfUpdate(s.ctx, "system-reboot-triggered")
 	s.down()
 	if s.options.WhileDown != nil {
 		s.options.WhileDown()
 	}
-	if sleep(s, s.options.RebootDelay) && !s.has(TroubleReboot) {
+	if sleep(s, s.options.RebootDelay) && !s.hasTrouble(TroubleReboot) {
 		s.PowerOn()
 	}
 }
 
-// Reboots returns how often the server was asked to reboot, and accepted.
+// Reboots returns the number of reboot commands that the server accepted.
 func (s *Server) Reboots() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.reboots
 }
 
-// PowerOff shuts the server down, which says so with that cause.
+// PowerOff sends a self update with the cause, and shuts the server down.
 func (s *Server) PowerOff(cause string) {
 	_ = s.SelfUpdate(s.ctx, cause)
 	s.down()
 }
 
-// Suspend suspends the server to memory, which says so; Resume wakes it, without a boot.
+// Suspend sends a self update, and suspends the server to memory. Resume wakes it without a boot.
 func (s *Server) Suspend() { s.PowerOff("suspend-triggered") }
 
-// Resume wakes a server that is suspended: it is as it was before, and says nothing.
+// Resume wakes a suspended server in its earlier state. It sends no self update.
 func (s *Server) Resume() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -621,34 +622,34 @@ func (s *Server) Resume() {
 	}
 }
 
-// Restart boots a server anew without a word before or after, as after a power cut between two polls.
+// Restart reboots the server without self updates, as after a power cut between two polls.
 func (s *Server) Restart() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.boot()
-	s.unsaved()
+	s.saveSoon()
 }
 
-// Crash takes the server down without a word.
+// Crash shuts the server down without a self update.
 func (s *Server) Crash() { s.down() }
 
 func (s *Server) down() {
 	s.mu.Lock()
 	s.state.ready, s.off = false, true
-	s.network.forget()
-	s.hangUp()
-	s.address = s.network.home(s.address)
+	s.network.dropPending()
+	s.stopServing()
+	s.address = s.network.configuredAddress(s.address)
 	s.mu.Unlock()
 	s.save()
 }
 
-// boot makes a staged version active; s.mu is held.
+// boot activates a staged version. s.mu is held.
 func (s *Server) boot() {
 	if s.state.updateState == "Running update check" && !s.state.updating {
-		s.state.updateState = "Update check completed" // the one at the start
+		s.state.updateState = "Update check completed" // the check at startup
 	}
 	switch staged := s.state.next != "" && s.state.next != s.state.alternate; {
-	case staged && s.trouble == TroubleVersion: // from the backup image
+	case staged && s.trouble == TroubleVersion: // boot from the backup image
 		s.state.alternate = s.state.next
 	case staged:
 		s.state.alternate, s.state.version = s.state.version, s.state.next
@@ -658,7 +659,8 @@ func (s *Server) boot() {
 	s.state.bootedAt = time.Now()
 }
 
-// PowerOn boots a server that is down; a staged version becomes active.
+// PowerOn boots a server that is down, and activates a staged version. It returns after the server is ready, and
+// has sent a self update.
 func (s *Server) PowerOn() {
 	s.mu.Lock()
 	s.boot()
@@ -674,6 +676,7 @@ func (s *Server) PowerOn() {
 	}
 }
 
+// sleep waits for d. It returns false if the server is closed before that.
 func sleep(s *Server, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

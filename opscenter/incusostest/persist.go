@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// saved is what Options.StateDir keeps of a server.
+// saved is the file of a server in Options.StateDir.
 type saved struct {
 	Certificate, Key      string
 	MachineID, SystemUUID string
@@ -40,7 +40,7 @@ type savedApplication struct {
 	Primary       bool
 }
 
-// savedCluster is what is kept of a cluster, or of the instances of a server in none.
+// savedCluster is the file of a cluster, or of the instances of a server that is in no cluster.
 type savedCluster struct {
 	Clustered        bool
 	Certificate, Key string
@@ -54,14 +54,14 @@ func (s *Server) stateFile() string {
 	return filepath.Join(s.options.StateDir, s.options.Name+".json")
 }
 
-// unsaved saves soon; s.mu is held.
-func (s *Server) unsaved() {
+// saveSoon saves the server in the background. s.mu is held.
+func (s *Server) saveSoon() {
 	if s.options.StateDir != "" {
 		s.laterLocked(0, s.save)
 	}
 }
 
-// save keeps what the server is.
+// save writes the server to its file.
 func (s *Server) save() {
 	if s.options.StateDir == "" {
 		return
@@ -75,8 +75,8 @@ func (s *Server) save() {
 	for _, a := range st.applications {
 		out.Applications = append(out.Applications, savedApplication{a.name, a.version, a.primary})
 	}
-	for print := range s.trusted {
-		out.Trusted = append(out.Trusted, print)
+	for pin := range s.trusted {
+		out.Trusted = append(out.Trusted, pin)
 	}
 	if s.provider.Certificate != nil {
 		out.Pinned = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.provider.Certificate.Raw}))
@@ -99,7 +99,7 @@ func writeState(path string, state any) {
 	}
 }
 
-// restore reads what was kept of a server by that name.
+// restore reads the file of a server with this name, if there is one.
 func (s *Server) restore() error {
 	if s.options.StateDir == "" {
 		return nil
@@ -133,8 +133,8 @@ func (s *Server) restore() error {
 	for _, a := range in.Applications {
 		st.applications = append(st.applications, deployed{a.Name, a.Version, a.Primary})
 	}
-	for _, print := range in.Trusted {
-		s.trusted[print] = true
+	for _, pin := range in.Trusted {
+		s.trusted[pin] = true
 	}
 	s.provider = Provider{ServerURL: in.ServerURL, Token: in.Token}
 	if block, _ := pem.Decode([]byte(in.Pinned)); block != nil {
@@ -170,7 +170,7 @@ func decodeIdentity(certificate, key string) (tls.Certificate, error) {
 	return out, err
 }
 
-// save keeps what the cluster is.
+// save writes the cluster to its file.
 func (d *daemon) save() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -187,15 +187,15 @@ func (d *daemon) save() {
 	writeState(d.file, out)
 }
 
-// restored reports whether the cluster was read from its file, with members.
+// restored reports whether the cluster was read from its file.
 func (d *daemon) restored() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.file != "" && d.certificate != nil
 }
 
-// restoreCluster reads what was kept of the cluster whose first member the server is, or of
-// the server's own instances. An evacuation or a restore that was under way goes on.
+// restoreCluster reads the file of the cluster whose first member is this server, or of the server's own
+// instances. It continues an evacuation or a restore that was active.
 func (s *Server) restoreCluster() error {
 	d := s.incus
 	d.mu.Lock()

@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// place is what a request's path names.
+// place is the collection or object that a request's path names.
 type place struct {
 	of                    *collection
 	parent, typ, name     string
-	snapshots             bool // of the volume
+	snapshots             bool // the list of a volume's snapshots
 	project               string
 	allProjects, recursed bool
 }
@@ -55,15 +55,15 @@ func parsePlace(r *http.Request) (place, bool) {
 	return out, len(parts) == 0
 }
 
-// matches reports whether a thing is at a place, or in the list there.
-func (p *place) matches(t *thing) bool {
+// matches reports whether an entity is at a place, or in the collection there.
+func (p *place) matches(t *entity) bool {
 	return t.of == p.of && t.parent == p.parent && (!p.of.projects || p.allProjects || t.project == p.project) &&
 		(p.typ == "" || t.typ() == p.typ) && (p.name == "" || t.name == p.name)
 }
 
-// find returns what is at a place. d.mu is held.
-func (d *daemon) at(p *place, location string) (out []*thing) {
-	for _, t := range d.things {
+// lookup returns the entities at a place. d.mu is held.
+func (d *daemon) lookup(p *place, location string) (out []*entity) {
+	for _, t := range d.entities {
 		if p.matches(t) && (location == "" || !p.of.local || t.location == location) {
 			out = append(out, t)
 		}

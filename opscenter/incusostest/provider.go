@@ -15,17 +15,18 @@ import (
 	"time"
 )
 
-// ErrRefused: the control plane answered, with an error.
+// ErrRefused means that the control plane answered with an error.
 var ErrRefused = errors.New("the control plane refused")
 
-// ErrNotRegistered: the server has no control plane.
+// ErrNotRegistered means that the server has no control plane.
 var ErrNotRegistered = errors.New("the server is not registered")
 
-// Attempts of a registration, as a real server makes them at each start.
+// registerAttempts is the number of attempts to register, as of a real server at each start.
 const registerAttempts = 5
 
-// Register registers the server with a control plane, as a real one does at its first boot,
-// and trusts the certificate it is answered. A lost answer is repeated, up to 5 times within 5 s.
+// Register registers the server with a control plane, like a real server at its first boot. The server trusts the
+// certificate in the answer. If there is no answer, it tries up to 5 times, once per second. Errors: ErrRefused,
+// and errors of the connection.
 func (s *Server) Register(ctx context.Context, provider Provider) error {
 	s.mu.Lock()
 	s.provider = provider
@@ -47,7 +48,7 @@ func (s *Server) Register(ctx context.Context, provider Provider) error {
 	return err
 }
 
-// RegisterOnce sends one registration.
+// RegisterOnce registers the server with its current provider, with one attempt. Errors are those of Register.
 func (s *Server) RegisterOnce(ctx context.Context) error {
 	s.mu.Lock()
 	path := "/1.0/provisioning/servers?token=" + url.QueryEscape(s.provider.Token)
@@ -62,7 +63,7 @@ func (s *Server) RegisterOnce(ctx context.Context) error {
 	}
 	block, _ := pem.Decode([]byte(answer.Certificate))
 	if block == nil {
-		return fmt.Errorf("registering %s: the answer holds no certificate", s.options.Name)
+		return fmt.Errorf("registering %s: the answer has no certificate", s.options.Name)
 	}
 	certificate, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
@@ -72,7 +73,8 @@ func (s *Server) RegisterOnce(ctx context.Context) error {
 	return nil
 }
 
-// SelfUpdate tells the control plane where the server is, and why it says so.
+// SelfUpdate sends a self update with the server's connection URL and a cause, such as "os-update-applied". It sends
+// none while SetMuted is on. Errors: ErrNotRegistered, ErrRefused, and errors of the connection.
 func (s *Server) SelfUpdate(ctx context.Context, cause string) error {
 	s.mu.Lock()
 	registered, muted, identity := s.provider.ServerURL != "", s.network.muted, s.identity.Leaf
@@ -93,7 +95,7 @@ func (s *Server) SelfUpdate(ctx context.Context, cause string) error {
 	return nil
 }
 
-// send calls the control plane. As a real server, it goes by what the body says, and not by the status line.
+// send sends a request to the control plane. Like a real server, it uses the status in the body, not the HTTP status.
 func (s *Server) send(ctx context.Context, method, path string, body, metadata any) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -106,7 +108,7 @@ func (s *Server) send(ctx context.Context, method, path string, body, metadata a
 	}
 	req, err := http.NewRequestWithContext(ctx, method, base+path, bytes.NewReader(data))
 	if err != nil {
-		return errors.New("the control plane's URL can't be used") // the error would repeat the token
+		return errors.New("the control plane's URL is invalid") // err has the token in it
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := transport.RoundTrip(req)

@@ -30,9 +30,9 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/updates"
 )
 
-// Publisher publishes releases of a simulated IncusOS, signed and laid out as the public server does: it is an
-// http.Handler for updates.HTTP, and writes directories for updates.Directory and archives for uploads. Its files are
-// small, and hold nothing. All methods may be called concurrently.
+// Publisher publishes signed releases of a simulated IncusOS, in the layout of the public server. It is an
+// http.Handler for updates.HTTP. It can also write directories for updates.Directory, and archives for uploads. Its
+// files are small, with random content. All methods may be called concurrently.
 type Publisher struct {
 	root, signer *smimetest.Authority
 
@@ -45,7 +45,7 @@ type Publisher struct {
 	url      string
 }
 
-// Start serves what is published on a loopback address, until Close.
+// Start serves the releases on a loopback address until Close. It returns an error if it can't listen.
 func (p *Publisher) Start() error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -59,14 +59,14 @@ func (p *Publisher) Start() error {
 	return nil
 }
 
-// URL is that of a source, once it is started.
+// URL returns the URL of the served releases. It is empty before Start.
 func (p *Publisher) URL() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.url
 }
 
-// Close ends what Start began.
+// Close ends the service that Start began. Without Start, it does nothing.
 func (p *Publisher) Close() {
 	p.mu.Lock()
 	web := p.web
@@ -76,63 +76,63 @@ func (p *Publisher) Close() {
 	}
 }
 
-// published is a release with its files.
+// published is a release with the content of its files.
 type published struct {
 	description map[string]any
 	files       map[string][]byte // by name
 }
 
-// Release is what a Publisher publishes.
+// Release describes a release for Publisher.Publish.
 type Release struct {
-	// Version is YYYYMMDDHHMM.
+	// Version has the form YYYYMMDDHHMM. Required.
 	Version string
-	// Channels of the publisher. Default "stable".
+	// Channels are the channels of the publisher. Default "stable".
 	Channels []string
-	// Applications. Default "incus", "incus-lts-7.0", "migration-manager", "operations-center" and "debug".
+	// Applications are their names. Default "incus", "incus-lts-7.0", "migration-manager", "operations-center" and "debug".
 	Applications []string
-	// Architectures. Default "x86_64".
+	// Architectures are those of the files. Default "x86_64".
 	Architectures []string
 	// NoOS leaves out the operating system.
 	NoOS bool
-	// ISO adds an ISO image for each architecture, beside the raw one.
+	// ISO adds an ISO image for each architecture, in addition to the raw image.
 	ISO bool
-	// SecureBootKeys are those that the release brings, "KEK_1", "db_1", "dbx_1".
+	// SecureBootKeys are the keys in the release, such as "KEK_1", "db_1" or "dbx_1". Default: none.
 	SecureBootKeys []string
-	// Packages, by name with their versions, are in its manifest.
+	// Packages are the packages in the manifest: versions by name. Default: a kernel and systemd.
 	Packages map[string]string
-	// PublishedAt. Default: what Version says.
+	// PublishedAt is the time of publication. Default: the time in Version.
 	PublishedAt time.Time
-	// Size of each file, about, in bytes. Default 4 KiB.
+	// Size is the approximate size of each file in bytes. Default 4 KiB.
 	Size int
-	// Severity. Default "none".
+	// Severity is that of the release, such as "high". Default "none".
 	Severity string
 }
 
-// PublisherFault is something that is wrong with a file, or with the index.
+// PublisherFault is a fault of a published file, or of the index.
 type PublisherFault string
 
 const (
-	// PublishCut: the connection ends after nine tenths of what is asked for, unless that is hardly anything.
+	// PublishCut closes the connection after nine tenths of the requested bytes. Answers of up to 10 bytes are complete.
 	PublishCut PublisherFault = "cut"
-	// PublishLie: another content of the same size.
+	// PublishLie sends other content of the same size.
 	PublishLie PublisherFault = "lie"
-	// PublishStall: half of it, and then nothing.
+	// PublishStall sends half of the file, and then nothing.
 	PublishStall PublisherFault = "stall"
-	// PublishBomb: it does not end.
+	// PublishBomb sends an endless file.
 	PublishBomb PublisherFault = "bomb"
-	// PublishRedirect: it is said to be on another host.
+	// PublishRedirect redirects to another host.
 	PublishRedirect PublisherFault = "redirect"
-	// PublishGone: 404.
+	// PublishGone answers with status 404.
 	PublishGone PublisherFault = "gone"
-	// PublishError: 500.
+	// PublishError answers with status 500.
 	PublishError PublisherFault = "error"
-	// PublishEncoded: with a content encoding that was not asked for.
+	// PublishEncoded sets a content encoding that was not requested.
 	PublishEncoded PublisherFault = "encoded"
-	// PublishNoRange: it knows no ranges.
+	// PublishNoRange ignores requested ranges.
 	PublishNoRange PublisherFault = "no-range"
 )
 
-// NewPublisher returns a publisher of nothing, with certificates of its own.
+// NewPublisher returns a publisher without releases, with a new root certificate.
 func NewPublisher() (*Publisher, error) {
 	p := &Publisher{releases: map[string]*published{}, faults: map[string]PublisherFault{}, requests: map[string]int{}}
 	var err error
@@ -147,10 +147,10 @@ func NewPublisher() (*Publisher, error) {
 	return p, err
 }
 
-// Root is the certificate under which it signs.
+// Root returns the root certificate of the publisher's signatures.
 func (p *Publisher) Root() *x509.Certificate { return p.root.Certificate }
 
-// Sign signs a content as the publisher does, opaque or with a signature beside it.
+// Sign signs content with the publisher's certificate, in the opaque form or as clear text with a signature.
 func (p *Publisher) Sign(content []byte, opaque bool) ([]byte, error) {
 	form := smime.Detached
 	if opaque {
@@ -159,14 +159,14 @@ func (p *Publisher) Sign(content []byte, opaque bool) ([]byte, error) {
 	return p.signer.Signer().Sign(content, form)
 }
 
-// SetOpaque makes it sign in the opaque form, or not.
+// SetOpaque sets whether the publisher signs in the opaque form. Default false.
 func (p *Publisher) SetOpaque(opaque bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.opaque = opaque
 }
 
-// Renew makes it sign with another certificate, which is valid until then.
+// Renew makes the publisher sign with a new certificate, which is valid until that time.
 func (p *Publisher) Renew(until time.Time) error {
 	next, err := p.signer.Issuer.Issue("Simulated OS - Update renewed", smimetest.Validity{From: until.AddDate(-2, 0, 0), To: until})
 	if err != nil {
@@ -178,10 +178,10 @@ func (p *Publisher) Renew(until time.Time) error {
 	return nil
 }
 
-// Publish publishes a release, or replaces it.
+// Publish publishes a release, or replaces the one with the same version. It returns an error if the version is invalid.
 func (p *Publisher) Publish(r Release) error {
 	if _, err := strconv.ParseUint(r.Version, 10, 64); err != nil {
-		return fmt.Errorf("version %q: digits are wanted", r.Version)
+		return fmt.Errorf("version %q must have digits only", r.Version)
 	}
 	if r.PublishedAt.IsZero() {
 		var err error
@@ -254,17 +254,17 @@ func (p *Publisher) Publish(r Release) error {
 	return nil
 }
 
-// noise is a gzipped file of random bytes, the same for the same seed.
+// noise returns a gzipped file of random bytes that depend on the seed only.
 func noise(seed string, size int) []byte {
 	content := make([]byte, size)
 	_, _ = rand.NewChaCha8(sha256.Sum256([]byte(seed))).Read(content)
 	return zipped(content)
 }
 
-// releaseMark is what a simulated image says of itself, in its last partition.
+// releaseMark is the content of the last partition of a simulated image: version and architecture.
 const releaseMark = "IncusOS %s %s\n"
 
-// installer is an installation image, with sectors of so many bytes.
+// installer returns a gzipped installation image. sector is the size of a sector in bytes.
 func installer(version, architecture string, sector int64) []byte {
 	partitions := slices.Clone(imagetest.Small)
 	partitions[len(partitions)-1].Fill = fmt.Appendf(nil, releaseMark, version, architecture)
@@ -283,7 +283,7 @@ func zipped(content []byte) []byte {
 	return out.Bytes()
 }
 
-// manifestOf is an image's manifest, as mkosi makes it.
+// manifestOf returns the manifest of an image, in the form of mkosi.
 func manifestOf(packages map[string]string) []byte {
 	var list []any
 	for _, name := range slices.Sorted(maps.Keys(packages)) {
@@ -292,7 +292,7 @@ func manifestOf(packages map[string]string) []byte {
 	return zipped(encode(map[string]any{"manifest_version": 1, "config": map[string]any{"name": "IncusOS"}, "packages": list}))
 }
 
-// keysArchive is an archive of Secure Boot keys.
+// keysArchive returns an archive of Secure Boot keys.
 func keysArchive(keys []string) []byte {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
@@ -304,15 +304,15 @@ func keysArchive(keys []string) []byte {
 	return zipped(out.Bytes())
 }
 
-// Withdraw takes a release back.
+// Withdraw removes a release. It does nothing if there is none of that version.
 func (p *Publisher) Withdraw(version string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.releases, version)
 }
 
-// SetFault makes something be wrong with what lies at a path, "index.sjson" or "VERSION/FILENAME", or with a name that ends
-// so; an empty fault ends that.
+// SetFault sets the fault of all files whose path ends with path, such as "index.sjson" or "VERSION/FILENAME". An empty
+// fault ends that. Only ServeHTTP has faults.
 func (p *Publisher) SetFault(path string, fault PublisherFault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -321,14 +321,14 @@ func (p *Publisher) SetFault(path string, fault PublisherFault) {
 	}
 }
 
-// Requests returns how often what lies at a path was asked for.
+// Requests returns the number of requests for a path, such as "index.sjson".
 func (p *Publisher) Requests(path string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.requests[path]
 }
 
-// Index returns the signed index.
+// Index returns the signed index of all releases.
 func (p *Publisher) Index() ([]byte, error) {
 	p.mu.Lock()
 	list := []any{}
@@ -377,7 +377,7 @@ func (p *Publisher) content(path string) ([]byte, error) {
 	return nil, os.ErrNotExist
 }
 
-// Files returns the names of the files of a release, sorted.
+// Files returns the sorted names of a release's files, or nil if there is no such release.
 func (p *Publisher) Files(version string) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -387,7 +387,8 @@ func (p *Publisher) Files(version string) []string {
 	return nil
 }
 
-// Archive writes a release as a tar for an upload: update.sjson, and the files that are named, or all.
+// Archive writes a release as a tar archive for an upload: update.sjson and the named files. Without names, it writes all
+// files. A missing release or file is an os.ErrNotExist.
 func (p *Publisher) Archive(w io.Writer, version string, names ...string) error {
 	if len(names) == 0 {
 		names = p.Files(version)
@@ -408,7 +409,7 @@ func (p *Publisher) Archive(w io.Writer, version string, names ...string) error 
 	return out.Close()
 }
 
-// Write writes all that is published into a directory.
+// Write writes all releases and the index to a directory.
 func (p *Publisher) Write(dir string) error {
 	p.mu.Lock()
 	paths := []string{"index.sjson"}
@@ -434,7 +435,7 @@ func (p *Publisher) Write(dir string) error {
 	return nil
 }
 
-// fault returns what is wrong with a path.
+// fault counts a request, and returns the fault of its path.
 func (p *Publisher) fault(path string) PublisherFault {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -447,7 +448,7 @@ func (p *Publisher) fault(path string) PublisherFault {
 	return ""
 }
 
-// ServeHTTP implements http.Handler.
+// ServeHTTP serves the index and the files of releases, with the faults of SetFault. It implements http.Handler.
 func (p *Publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.Trim(r.URL.Path, "/")
 	fault := p.fault(path)
@@ -457,7 +458,7 @@ func (p *Publisher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	case err != nil || fault == PublishError:
-		http.Error(w, "out of order", http.StatusInternalServerError)
+		http.Error(w, "internal error", http.StatusInternalServerError)
 		return
 	case fault == PublishRedirect:
 		http.Redirect(w, r, "https://elsewhere.invalid/"+path, http.StatusFound)

@@ -11,7 +11,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/seed"
 )
 
-// putSection replaces the configuration of a section; s.mu is held while set runs.
+// putSection replaces the configuration of a section. s.mu is held while set runs.
 func (s *Server) putSection(set func(json.RawMessage) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var body struct {
@@ -21,7 +21,7 @@ func (s *Server) putSection(set func(json.RawMessage) error) http.HandlerFunc {
 			return
 		}
 		if len(body.Config) == 0 || body.Config[0] != '{' {
-			respondError(w, http.StatusBadRequest, "No configuration is given")
+			respondError(w, http.StatusBadRequest, "The configuration is missing")
 			return
 		}
 		s.mu.Lock()
@@ -35,7 +35,7 @@ func (s *Server) putSection(set func(json.RawMessage) error) http.HandlerFunc {
 	}
 }
 
-// setStorage replaces the configuration of the storage; pools are there at once.
+// setStorage replaces the configuration of the storage. The state of the storage does not change.
 func (s *Server) setStorage(config json.RawMessage) error {
 	var document map[string]json.RawMessage
 	if err := json.Unmarshal(s.state.storage, &document); err != nil {
@@ -49,7 +49,7 @@ func (s *Server) setStorage(config json.RawMessage) error {
 	return err
 }
 
-// providerSeed is the provider configuration, as it is read, set, and given in seeds.
+// providerSeed is the provider configuration, in the form of the API and of seeds.
 type providerSeed struct {
 	Name   string            `json:"name"`
 	Config map[string]string `json:"config"`
@@ -63,7 +63,7 @@ func (p *providerSeed) provider() (Provider, error) {
 	if text := p.Config["server_certificate"]; text != "" {
 		block, _ := pem.Decode([]byte(text))
 		if block == nil {
-			return out, errors.New("the provider's certificate is none")
+			return out, errors.New("the provider's certificate is not in PEM form")
 		}
 		certificate, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
@@ -75,19 +75,19 @@ func (p *providerSeed) provider() (Provider, error) {
 }
 
 func (s *Server) setProvider(config json.RawMessage) error {
-	var seed providerSeed
-	if err := json.Unmarshal(config, &seed); err != nil {
+	var parsed providerSeed
+	if err := json.Unmarshal(config, &parsed); err != nil {
 		return err
 	}
-	provider, err := seed.provider()
+	provider, err := parsed.provider()
 	if err == nil {
 		s.provider = provider
 	}
 	return err
 }
 
-// factoryReset does not answer, as a real server: it is gone. It comes back installed anew, with
-// the network and the provider of its seeds, and registers.
+// factoryReset closes the connection without an answer, like a real server. The server comes back freshly installed,
+// with the network and the provider of its seeds, and registers.
 func (s *Server) factoryReset(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Seeds map[string]json.RawMessage `json:"seeds"`
@@ -96,10 +96,10 @@ func (s *Server) factoryReset(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 && !decode(w, r, &body) {
 		return
 	}
-	// What is sent goes beside what is there, and before that of the same name.
+	// The seeds of the request are added to those on disk, and replace those of the same name.
 	files := map[string][]byte{}
 	s.mu.Lock()
-	installed := s.seeds != nil // from an image
+	installed := s.seeds != nil // with Boot, from an image
 	if !body.Wipe {
 		maps.Copy(files, s.seeds)
 	}
@@ -107,12 +107,12 @@ func (s *Server) factoryReset(w http.ResponseWriter, r *http.Request) {
 	for name, data := range body.Seeds {
 		files[name] = data
 	}
-	if body.Seeds[seed.FileInstall] != nil { // it would boot as an installer, from its own disk
+	if body.Seeds[seed.FileInstall] != nil { // the server would boot the installer from its own disk
 		respondError(w, http.StatusBadRequest, "seed install: the system would install itself")
 		return
 	}
 	var config map[string]any
-	if data := files[seed.FileNetwork]; data != nil { // its own release knows all of it
+	if data := files[seed.FileNetwork]; data != nil { // read leniently: the server's own release wrote it
 		if err := json.Unmarshal(data, &config); err != nil {
 			respondError(w, http.StatusBadRequest, "seed network: %v", err)
 			return
@@ -131,7 +131,7 @@ func (s *Server) factoryReset(w http.ResponseWriter, r *http.Request) {
 	}
 	s.later(0, func() {
 		s.down()
-		if s.has(TroubleReset) {
+		if s.hasTrouble(TroubleReset) {
 			s.PowerOn()
 			return
 		}
@@ -143,23 +143,23 @@ func (s *Server) factoryReset(w http.ResponseWriter, r *http.Request) {
 		if s.Reinstall() != nil {
 			return
 		}
-		parsed.Network = nil // below
+		parsed.Network = nil // applied below
 		if parsed.Incus == nil && !installed && !body.Wipe {
-			parsed.Incus = &seed.Incus{} // as it was made
+			parsed.Incus = &seed.Incus{} // without the defaults, like a server from New
 		}
-		_ = s.settle(parsed, files)
+		_ = s.applySeed(parsed, files)
 		s.mu.Lock()
 		if !installed {
 			s.seeds = nil
 		}
 		s.provider = Provider{}
 		feed := s.feed
-		if feed { // its application comes from there once more
+		if feed { // install the application from the feed again
 			s.state.applications, s.state.bare, s.state.ready = nil, true, false
 		}
 		if config != nil {
 			s.network.config = config
-			s.address = s.network.home(s.address)
+			s.address = s.network.configuredAddress(s.address)
 		}
 		s.mu.Unlock()
 		s.PowerOn()

@@ -1,14 +1,22 @@
-// Package incusostest simulates IncusOS servers, with real TLS listeners, for tests and
-// demonstrations, as net/http/httptest does for HTTP servers:
+// Package incusostest simulates IncusOS servers for tests and demonstrations. The servers have real TLS
+// listeners, like those of net/http/httptest:
 //
 //	server, err := incusostest.New(incusostest.Options{Name: "server01"})
 //	defer server.Close()
 //	err = server.Register(ctx, incusostest.Provider{ServerURL: url, Token: token})
 //
-// A server registers, sends self updates, serves IncusOS's API under /os/ and, for type
-// incus, the part of Incus's API that a control plane uses; it stages updates, reboots, is
-// evacuated and restored, changes its network and rolls that back. Faults can be switched
-// on. Thousands fit into one process.
+// The main type is Server. New starts one, and Close stops it. A Server registers with a control plane, and
+// sends self updates. It serves IncusOS's API under /os/ and, for type incus, the part of Incus's API that
+// a control plane uses. It can be updated, rebooted, evacuated and restored. It can change its network, and
+// roll the change back. Thousands of servers fit into one process.
+//
+// Servers can misbehave in three ways. SetFault breaks connections or answers. SetTrouble makes actions
+// fail. SetHostile makes a server attack the control plane.
+//
+// Three more parts:
+//   - Fleet has servers without sockets, for tests in a testing/synctest bubble.
+//   - Boot installs a server from an installation image.
+//   - Publisher publishes signed releases of a simulated IncusOS.
 package incusostest
 
 import (
@@ -35,51 +43,53 @@ import (
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 )
 
-// Options of New. The zero value is a ready Incus server, member of a cluster of its own.
+// Options configures New. The zero value is a ready Incus server that is the only member of a cluster.
 type Options struct {
 	// Name is the host name. Default: "sim-" and a part of the machine ID.
 	Name string
-	// Application is the primary one: "incus", "incus-lts-6.0", "migration-manager",
+	// Application is the primary application: "incus", "incus-lts-6.0", "migration-manager",
 	// "operations-center", or any other. Default "incus".
 	Application string
-	// Version of the OS and all applications. Default: Release, else "202610010000".
+	// Version is that of the OS and all applications. Default: Release, else "202610010000".
 	Version string
-	// Fresh: the server is freshly installed, and has no application: Install fetches it from the feed of the control plane.
+	// Fresh means that the server is freshly installed, without an application. Install fetches the application from
+	// the feed of the control plane.
 	Fresh bool
-	// Architecture of its processor. Default "x86_64".
+	// Architecture is that of the processor. Default "x86_64".
 	Architecture string
-	// Standalone: an Incus server that is in no cluster.
+	// Standalone means that the Incus server is in no cluster.
 	Standalone bool
-	// Address to listen on. Default: a loopback address of its own, port 8443; where the
-	// system has only one loopback address, any free port of that.
+	// Address is the host:port to listen on. Default: port 8443 of a loopback address of its own. If the system has
+	// only one loopback address: a free port of it.
 	Address string
-	// Delays of what takes time on a real server. Default: 10 ms each.
+	// UpdateDelay, RebootDelay and EvacuateDelay are the durations of these actions. A restore takes EvacuateDelay.
+	// A reboot takes RebootDelay until the server is up, and once more until it is ready. Default 10 ms each.
 	UpdateDelay, RebootDelay, EvacuateDelay time.Duration
-	// Release is the IncusOS release as which the server speaks, until it runs a newer version:
-	// what that did not tell yet is not told, as with machine_id before 202605290000 and is_primary
-	// before 202606240000. It must not be older than Version. Default: the newest.
+	// Release is the IncusOS release whose API the server simulates, until it runs a newer version. Newer members of
+	// answers are missing: machine_id before 202605290000, and is_primary before 202606240000. It has the form
+	// YYYYMMDDHHMM, and must not be older than Version. Default: the newest.
 	Release string
-	// Plain: an Incus server that is not on IncusOS. It answers nothing under /os/, and does not register.
+	// Plain means an Incus server without IncusOS. It answers requests under /os/ with an error, and does not register.
 	Plain bool
-	// SystemUUID of the hardware. Default: random.
+	// SystemUUID is the UUID of the hardware. Default: random.
 	SystemUUID string
-	// VirtualFunctions is how many each network card has: eight cards with 128 are 800 KiB of hardware.
+	// VirtualFunctions is the number of virtual functions of each network card. If it is set, the server has eight
+	// cards; 128 functions on each make 800 KiB of hardware facts. Default 0.
 	VirtualFunctions int
-	// LegacyNetwork knows no changes of the network that are undone unless they are confirmed, as older releases.
+	// LegacyNetwork simulates an older release that does not undo unconfirmed changes of the network.
 	LegacyNetwork bool
-	// LegacyVolumes lists the snapshots of storage volumes among the volumes, as older releases of Incus do.
+	// LegacyVolumes simulates an older release of Incus that lists snapshots among the storage volumes.
 	LegacyVolumes bool
-	// LegacyReady leaves out system_is_ready, as older releases do, and tells the uptime as a string.
+	// LegacyReady simulates an older release without system_is_ready, whose uptime is a string.
 	LegacyReady bool
-	// Backend is the Unix socket of a real Incus daemon: what is not under /os/ goes there.
+	// Backend is the path of the Unix socket of a real Incus daemon. The server forwards requests outside /os/ to it.
 	Backend string
-	// WhileDown is called while the server is down, on its way through a reboot: whoever has
-	// a Backend restarts it there.
+	// WhileDown, if set, is called while the server is down during a reboot, for example to restart the Backend.
 	WhileDown func()
-	// StateDir keeps what the server is: one that is made with the same name and directory
-	// goes on from there, and where the process ended in the middle of a reboot, that goes on too.
+	// StateDir is a directory that keeps the state of the server. A new Server with the same name and directory continues
+	// from that state. It also continues a reboot that the end of the process interrupted. Default: none.
 	StateDir string
-	// Seed makes the hardware; servers with different seeds differ. Default: random.
+	// Seed determines the hardware facts. Default: random.
 	Seed uint64
 }
 
@@ -100,16 +110,16 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Server is a simulated IncusOS server. All methods may be called concurrently.
+// Server is a simulated IncusOS server. New starts it, and Close stops it. All methods may be called concurrently.
 type Server struct {
 	options   Options
 	handler   http.Handler
-	transport *http.Transport // for what it calls itself
+	transport *http.Transport // for requests of the server
 	connsMu   sync.Mutex
 	conns     map[net.Conn]bool
-	presented *tls.Certificate // when it is connected to; nil: its own
+	presented *tls.Certificate // certificate set by Present; nil: its own
 
-	stop context.CancelFunc // ends what goes on in the background
+	stop context.CancelFunc // ends background work
 	ctx  context.Context
 	wait sync.WaitGroup
 
@@ -126,44 +136,46 @@ type Server struct {
 	listener *faultListener
 	address  string // host:port
 	requests map[string]int
-	off      bool // powered off, or on its way through a reboot
+	off      bool // powered off, or rebooting
 	closed   bool
-	// rebooting: it was asked to, and is not back. reboots is how often it was.
+	// rebooting: a reboot has begun, and the server is not back. reboots counts accepted reboots.
 	rebooting bool
 	reboots   int
 	trouble   Trouble
 	incus     *daemon
-	fleet     *Fleet // it belongs to, and has no sockets; nil: none
+	fleet     *Fleet // its Fleet, in which it has no sockets; nil: none
 
-	seeds     map[string][]byte // what is in the seed partition of its disk
-	feed      bool              // its updates come from the control plane
+	seeds     map[string][]byte // content of its seed partition
+	feed      bool              // updates come from the feed of the control plane
 	console   []string
-	listed    []feedUpdate // the updates of the feed, as they were then
+	listed    []feedUpdate // the feed's list of updates at listedAt
 	listedAt  time.Time
-	anonymous *http.Transport // without a client certificate
+	anonymous *http.Transport // transport without a client certificate
 
-	saving sync.Mutex // the file
+	saving sync.Mutex // held while the file is written
 }
 
-// Provider is the provider configuration out of a server's seed.
+// Provider is the provider configuration of a server: how it reaches its control plane.
 type Provider struct {
-	// ServerURL of the control plane.
+	// ServerURL is the URL of the control plane.
 	ServerURL string
-	Token     string
-	// Certificate of the control plane, to be pinned; nil: any is accepted.
+	// Token is the registration token.
+	Token string
+	// Certificate is the only certificate of the control plane that the server accepts. nil: it accepts any.
 	Certificate *x509.Certificate
 }
 
-// New boots a server: it listens, and is ready.
+// New starts a server. It listens and is ready when New returns, unless Options say otherwise. The caller must close it.
+// Errors: an invalid Release, and those of listening and of StateDir.
 func New(options Options) (*Server, error) { return newServer(options, nil) }
 
 func newServer(options Options, fleet *Fleet) (*Server, error) {
 	if r := options.Release; r != "" {
 		if _, err := time.Parse("200601021504", r); err != nil {
-			return nil, fmt.Errorf("Options.Release %q: YYYYMMDDHHMM is wanted", r)
+			return nil, fmt.Errorf("Options.Release %q must have the form YYYYMMDDHHMM", r)
 		}
 		if newer(options.Version, r) {
-			return nil, fmt.Errorf("Options.Release %s: no such server runs version %s, which is newer", r, options.Version)
+			return nil, fmt.Errorf("Options.Release %s must not be older than version %s", r, options.Version)
 		}
 	}
 	s := &Server{fleet: fleet, options: options.withDefaults(), trusted: map[string]bool{}, requests: map[string]int{}}
@@ -183,9 +195,9 @@ func newServer(options Options, fleet *Fleet) (*Server, error) {
 	}
 	s.network = newNetwork(s)
 	if s.rebooting || s.off {
-		s.hangUp()
+		s.stopServing()
 	}
-	if s.rebooting { // the process ended in the middle
+	if s.rebooting { // the process ended during a reboot
 		s.off = true
 		s.laterLocked(s.options.RebootDelay, s.PowerOn)
 	}
@@ -229,7 +241,7 @@ func (s *Server) install() error {
 				s.mu.Lock()
 				defer s.mu.Unlock()
 				if pinned := s.provider.Certificate; pinned != nil && !c.PeerCertificates[0].Equal(pinned) {
-					return errors.New("the control plane presents another certificate than the pinned one")
+					return errors.New("the control plane presents a certificate other than the pinned one")
 				}
 				return nil
 			},
@@ -238,8 +250,8 @@ func (s *Server) install() error {
 	return nil
 }
 
-// loopbacks hands out a loopback address of its own to each server of the process: ports of
-// servers that are down stay theirs then. It begins at a random place, for the sake of other processes.
+// loopbacks gives each server of the process a loopback address of its own. So no other server can take the port of a
+// server that is down. The first address is random, because other processes may use others.
 var loopbacks = struct {
 	sync.Mutex
 	next uint32
@@ -257,7 +269,7 @@ func nextLoopback() string {
 	return fmt.Sprintf("127.%d.%d.%d:8443", n>>16&0xff, n>>8&0xff, n&0xff)
 }
 
-// listen starts serving. s.mu is held.
+// listen starts serving at an address. Empty: a loopback address of its own. s.mu is held.
 func (s *Server) listen(address string) error {
 	if s.fleet != nil {
 		if s.address = address; address == "" {
@@ -290,7 +302,7 @@ func (s *Server) listen(address string) error {
 	if s.fault.Kind == FaultWrongCertificate || s.fault.Kind == FaultExpiredCertificate {
 		other := stranger()
 		if s.fault.Kind == FaultExpiredCertificate {
-			if other, err = selfsigned.Expired("somebody-else"); err != nil {
+			if other, err = selfsigned.Expired("stranger"); err != nil {
 				raw.Close()
 				return err
 			}
@@ -303,7 +315,7 @@ func (s *Server) listen(address string) error {
 		ConnState:         s.track,
 		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       30 * time.Second, // as Incus does
+		IdleTimeout:       30 * time.Second, // like Incus
 		ErrorLog:          log.New(io.Discard, "", 0),
 	}
 	web, listener := s.web, s.listener
@@ -313,9 +325,9 @@ func (s *Server) listen(address string) error {
 	return nil
 }
 
-// stranger is a certificate that no server has.
+// stranger returns a certificate that belongs to no server.
 var stranger = sync.OnceValue(func() tls.Certificate {
-	made, err := selfsigned.New("somebody-else")
+	made, err := selfsigned.New("stranger")
 	if err != nil {
 		panic(err) // the system has no random numbers
 	}
@@ -337,19 +349,19 @@ func (s *Server) bind(address string) (net.Listener, error) {
 	return net.Listen("tcp", "127.0.0.1:0")
 }
 
-// hangUp stops serving, and cuts all connections. s.mu is held.
-func (s *Server) hangUp() {
+// stopServing stops listening, and closes all connections. s.mu is held.
+func (s *Server) stopServing() {
 	if web := s.web; web != nil {
-		s.wait.Go(func() { s.cutEvents(web) }) // their connections are not web's any more; s.mu must not be held for it
+		s.wait.Go(func() { s.cutEvents(web) }) // web does not close websockets; cutEvents needs s.mu to be free
 		s.listener.release()
-		_ = s.listener.Close() // Serve may not have begun, and web not know of it
+		_ = s.listener.Close() // web does not know the listener before Serve has begun
 		_ = s.web.Close()
 		s.web, s.listener = nil, nil
 	}
 }
 
-// hangUpLater stops listening, and cuts connections when nothing is asked over them any more. s.mu is held.
-func (s *Server) hangUpLater() {
+// drainConnections stops listening, and closes connections after their active requests. s.mu is held.
+func (s *Server) drainConnections() {
 	web := s.web
 	if web == nil {
 		return
@@ -364,13 +376,13 @@ func (s *Server) hangUpLater() {
 	})
 }
 
-// Close shuts the server down for good.
+// Close stops the server, and waits for its goroutines. It may be called again.
 func (s *Server) Close() {
 	s.mu.Lock()
 	if !s.closed {
 		s.closed = true
 		s.stop()
-		s.hangUp()
+		s.stopServing()
 	}
 	s.mu.Unlock()
 	s.wait.Wait()
@@ -380,14 +392,14 @@ func (s *Server) Close() {
 	}
 }
 
-// later runs what takes time on a real server, unless the server is closed first.
+// later calls do after a delay, unless the server is closed before that.
 func (s *Server) later(delay time.Duration, do func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.laterLocked(delay, do)
 }
 
-// laterLocked is later for those who hold s.mu.
+// laterLocked is later for callers that hold s.mu.
 func (s *Server) laterLocked(delay time.Duration, do func()) {
 	if s.closed {
 		return
@@ -406,26 +418,26 @@ func (s *Server) laterLocked(delay time.Duration, do func()) {
 // Name returns the host name.
 func (s *Server) Name() string { return s.options.Name }
 
-// URL returns the connection URL.
+// URL returns the connection URL, https://host:port. It changes with the server's network.
 func (s *Server) URL() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return "https://" + s.address
 }
 
-// Certificate returns the server's certificate.
+// Certificate returns the server's own certificate, with which it registers.
 func (s *Server) Certificate() *x509.Certificate {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.identity.Leaf
 }
 
-// CertificatePEM returns the server's certificate in PEM form.
+// CertificatePEM returns the server's own certificate in PEM form.
 func (s *Server) CertificatePEM() string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))
 }
 
-// MachineID returns the machine ID of the installation.
+// MachineID returns the machine ID of the installation, 32 hexadecimal digits.
 func (s *Server) MachineID() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -439,26 +451,27 @@ func (s *Server) SystemUUID() string {
 	return s.state.systemUUID
 }
 
-// Requests returns how many requests to a path have been served; with a method other than GET and
-// a space before it, how many of those.
+// Requests returns the number of requests for a path. "POST /path" counts only requests with that method; GET has no
+// count of its own.
 func (s *Server) Requests(path string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.requests[path]
 }
 
-// Trust makes the server accept a client certificate, as its answer to Register does.
+// Trust makes the server trust a client certificate, like the certificate in the answer to a registration.
 func (s *Server) Trust(certificate *x509.Certificate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.trusted[fingerprint(certificate)] = true
-	s.unsaved()
+	s.saveSoon()
 }
 
-// Reinstall installs the server anew: same hardware, new certificate and machine ID, no trust.
+// Reinstall simulates a new installation on the same hardware. The server gets a new certificate and machine ID, and
+// trusts no client.
 func (s *Server) Reinstall() error { return s.install() }
 
-// SwapCertificate makes the server present another certificate from now on.
+// SwapCertificate replaces the server's own certificate. It closes open connections.
 func (s *Server) SwapCertificate() error {
 	identity, err := selfsigned.New("root@"+s.options.Name, s.options.Name)
 	if err != nil {
@@ -467,12 +480,12 @@ func (s *Server) SwapCertificate() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.identity = identity
-	s.hangUp() // sessions of the old certificate end with it
+	s.stopServing() // also ends the sessions of the old certificate
 	return s.serve()
 }
 
-// Cut closes the connections there are, as an Incus daemon does with those that are idle for
-// 30 s. TLS sessions can be gone on with.
+// Cut closes all open connections, like an Incus daemon after 30 s without requests. TLS sessions can still be
+// resumed.
 func (s *Server) Cut() {
 	s.mu.Lock()
 	web := s.web
@@ -485,7 +498,7 @@ func (s *Server) Cut() {
 	}
 }
 
-// track keeps the connections there are.
+// track records the open connections.
 func (s *Server) track(conn net.Conn, state http.ConnState) {
 	s.connsMu.Lock()
 	defer s.connsMu.Unlock()
@@ -500,19 +513,19 @@ func (s *Server) track(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// Present makes the server answer with another certificate than its own, as a member of a
-// cluster does, or one with a publicly trusted certificate; nil: with its own again. Who it is
-// for what it calls itself does not change.
+// Present makes the server present another certificate than its own, such as that of a cluster or a publicly trusted
+// one. nil ends that. The server's requests to the control plane keep its own certificate. Present closes open
+// connections.
 func (s *Server) Present(certificate *tls.Certificate) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.presented = certificate
-	s.hangUp()
+	s.stopServing()
 	return s.serve()
 }
 
-// endSessions ends the TLS sessions there are: who comes again sees the certificate anew.
-// Connections that are open stay. s.mu is held.
+// endSessions invalidates the TLS sessions, so that new connections need a full handshake. Open connections stay. s.mu is
+// held.
 func (s *Server) endSessions() {
 	if s.tls != nil {
 		var key [32]byte
@@ -521,7 +534,7 @@ func (s *Server) endSessions() {
 	}
 }
 
-// serve listens where the server is to be found, unless it is down. s.mu is held.
+// serve listens at the server's address, unless the server is down. s.mu is held.
 func (s *Server) serve() error {
 	if s.closed || s.off || s.fault.Kind == FaultDown {
 		return nil

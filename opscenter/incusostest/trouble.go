@@ -1,35 +1,36 @@
 package incusostest
 
-// Trouble is something that goes wrong with a server on its way through an update.
+// Trouble is a failure of a server in an action or an update.
 type Trouble string
 
 const (
+	// TroubleNone is no trouble.
 	TroubleNone Trouble = ""
-	// TroubleEvacuation: the evacuation fails, with an instance that can't be moved.
+	// TroubleEvacuation makes evacuations fail, with an instance that can't be moved.
 	TroubleEvacuation Trouble = "evacuation-fails"
-	// TroubleRestore: the restore fails.
+	// TroubleRestore makes restores fail.
 	TroubleRestore Trouble = "restore-fails"
-	// TroubleReboot: the server does not come back from a reboot until the trouble is over.
+	// TroubleReboot keeps the server down after a reboot, until the trouble ends.
 	TroubleReboot Trouble = "reboot-never-returns"
-	// TroubleVersion: the version that was staged does not boot; the server comes back on its
-	// backup image, which has the version it had.
+	// TroubleVersion makes the staged version fail to boot. The server comes back with its old version, from the
+	// backup image.
 	TroubleVersion Trouble = "returns-on-old-version"
-	// TroubleUpdate: the server is asked to update, and does nothing.
+	// TroubleUpdate makes the server accept update commands, and do nothing.
 	TroubleUpdate Trouble = "update-does-nothing"
-	// TroubleDownload: the check for updates fails, and the server says so.
+	// TroubleDownload makes checks for updates fail. The server reports that.
 	TroubleDownload Trouble = "update-fails"
-	// TroubleApplication: an application can't be updated. The server goes on with the OS, and says
-	// in the end that the check was completed, as IncusOS does.
+	// TroubleApplication makes updates of applications fail. The server updates its OS, and reports a completed check,
+	// like IncusOS.
 	TroubleApplication Trouble = "application-update-fails"
-	// TroubleReset: the server is asked for a factory reset, and comes back as it was.
+	// TroubleReset makes a factory reset only reboot the server.
 	TroubleReset Trouble = "reset-does-nothing"
 )
 
-// Troubles lists all but none.
+// Troubles lists all troubles except TroubleNone.
 var Troubles = []Trouble{TroubleEvacuation, TroubleRestore, TroubleReboot, TroubleVersion, TroubleUpdate, TroubleDownload, TroubleApplication, TroubleReset}
 
-// SetTrouble makes something go wrong from now on, or nothing any more; a server that did not
-// come back from a reboot does then.
+// SetTrouble sets the trouble of the server, and replaces an earlier one. TroubleNone ends it. A server that
+// TroubleReboot kept down then boots.
 func (s *Server) SetTrouble(trouble Trouble) {
 	s.mu.Lock()
 	back := s.trouble == TroubleReboot && s.off && s.rebooting
@@ -40,7 +41,7 @@ func (s *Server) SetTrouble(trouble Trouble) {
 	}
 }
 
-func (s *Server) has(trouble Trouble) bool {
+func (s *Server) hasTrouble(trouble Trouble) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.trouble == trouble

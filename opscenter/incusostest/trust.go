@@ -14,8 +14,8 @@ import (
 	"github.com/lxc/incus/v6/shared/api"
 )
 
-// TrustToken returns a token by which a client becomes trusted, once, by the server or all
-// members of its cluster, as `incus config trust add` does.
+// TrustToken returns a trust token, like `incus config trust add`. It makes the server, or all members of its
+// cluster, trust one client. It can be used once.
 func (s *Server) TrustToken(client string) string {
 	d := s.db()
 	presented := s.Certificate()
@@ -33,7 +33,7 @@ func (s *Server) TrustToken(client string) string {
 	return token.String()
 }
 
-// postCertificates trusts whoever comes with a trust token, which is good for once.
+// postCertificates trusts the client of a request with a valid trust token, and spends the token.
 func (s *Server) postCertificates(w http.ResponseWriter, r *http.Request) {
 	var body api.CertificatesPost
 	if !decode(w, r, &body) {
@@ -70,12 +70,12 @@ func respondCreated(w http.ResponseWriter, location string) {
 	send(w, http.StatusCreated, envelope{Type: "sync", Status: "Success", StatusCode: 200})
 }
 
-// getCertificates lists the certificates of the members, which trust each other.
+// getCertificates lists the trust store: the certificates of the members, and those of LeaveCertificate.
 func (s *Server) getCertificates(w http.ResponseWriter, _ *http.Request) {
 	d := s.db()
 	d.mu.Lock()
 	members := append([]*clusterMember(nil), d.members...)
-	clustered, left := d.clustered, slices.Clone(d.left)
+	clustered, leftover := d.clustered, slices.Clone(d.leftover)
 	d.mu.Unlock()
 	out := []api.Certificate{}
 	for _, m := range members {
@@ -83,7 +83,7 @@ func (s *Server) getCertificates(w http.ResponseWriter, _ *http.Request) {
 			out = append(out, serverCertificate(cmp.Or(m.trusted, m.name), m.server.Certificate()))
 		}
 	}
-	out = append(out, left...)
+	out = append(out, leftover...)
 	slices.SortFunc(out, func(a, b api.Certificate) int { return cmp.Compare(a.Fingerprint, b.Fingerprint) })
 	respond(w, out)
 }

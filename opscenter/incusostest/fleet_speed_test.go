@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// quietly keeps what ExampleFleet prints to itself.
-func quietly(tb testing.TB) {
+// discardOutput discards the standard output for the rest of the test.
+func discardOutput(tb testing.TB) {
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
 		tb.Fatal(err)
@@ -23,10 +23,10 @@ func quietly(tb testing.TB) {
 	})
 }
 
-// TestFleetIsQuick: the two days of ExampleFleet take less than a second. The quickest of some runs
-// counts: others may have the machine meanwhile.
+// The two days of ExampleFleet take less than a second. The fastest of several runs counts, because other processes may
+// slow down the machine.
 func TestFleetIsQuick(t *testing.T) {
-	quietly(t)
+	discardOutput(t)
 	quickest := time.Hour
 	for range 10 {
 		begun := time.Now()
@@ -38,9 +38,9 @@ func TestFleetIsQuick(t *testing.T) {
 	t.Errorf("two simulated days take %s", quickest)
 }
 
-// BenchmarkFleet is the two days of ExampleFleet.
+// BenchmarkFleet measures the two days of ExampleFleet.
 func BenchmarkFleet(b *testing.B) {
-	quietly(b)
+	discardOutput(b)
 	for b.Loop() {
 		synctest.Test(new(testing.T), func(*testing.T) { twoDays() })
 	}

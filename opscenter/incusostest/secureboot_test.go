@@ -18,9 +18,9 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// TestSecureBootKeysOfAFleet: servers that apply Secure Boot keys first are rebooted as often as that takes, by a rollout and
-// by those who follow their recommendations.
-func TestSecureBootKeysOfAFleet(t *testing.T) {
+// Each Secure Boot key of a server needs a reboot. A rollout performs these reboots, and so does following the
+// recommendations by hand.
+func TestFleetSecureBootKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		store := memstore.New()
@@ -69,7 +69,7 @@ func TestSecureBootKeysOfAFleet(t *testing.T) {
 				break
 			}
 			require.Equal(t, rolling.StatusRunning, now.State.Status, now.State.Reason)
-			require.True(t, time.Now().Before(deadline), "it does not come to its end")
+			require.True(t, time.Now().Before(deadline), "the rollout did not end in time")
 			time.Sleep(time.Minute)
 		}
 		for i, s := range servers[:3] {
@@ -79,7 +79,7 @@ func TestSecureBootKeysOfAFleet(t *testing.T) {
 			require.Equal(t, 1+i, s.Reboots(), s.Name())
 		}
 
-		// By hand, as recommended.
+		// The operator follows the recommendations by hand.
 		var done []lifecycle.Action
 		for len(done) < 40 {
 			info, err := registry.Server(ctx, "s3")

@@ -26,7 +26,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// caller talks to a simulated server as a trusted control plane.
+// caller sends requests to a simulated server as a trusted control plane.
 type caller struct {
 	t      testing.TB
 	server *incusostest.Server
@@ -86,9 +86,8 @@ func (c *caller) get(path string, into any) {
 	require.NoError(c.t, json.Unmarshal(out.Metadata, into))
 }
 
-// TestAnswersAgreeWithTheAPIDescription compares what the simulator answers with IncusOS's
-// API description.
-func TestAnswersAgreeWithTheAPIDescription(t *testing.T) {
+// The answers of the simulator agree with IncusOS's API description.
+func TestAnswersMatchAPIDescription(t *testing.T) {
 	text, err := reference.Read(reference.IncusOS)
 	require.NoError(t, err)
 	var description map[string]any
@@ -135,7 +134,7 @@ func (s *schemaChecker) complain(format string, args ...any) {
 	s.wrong = append(s.wrong, fmt.Sprintf(format, args...))
 }
 
-// check wants got to hold nothing that the schema doesn't, nor anything of another type.
+// check complains about members of got that the schema lacks, or describes with another type.
 func (s *schemaChecker) check(at string, schema map[string]any, got any) {
 	if ref, ok := schema["$ref"].(string); ok {
 		target, ok := s.definitions[ref[strings.LastIndex(ref, "/")+1:]].(map[string]any)
@@ -154,7 +153,7 @@ func (s *schemaChecker) check(at string, schema map[string]any, got any) {
 		properties, _ := schema["properties"].(map[string]any)
 		additional, _ := schema["additionalProperties"].(map[string]any)
 		if kind := schema["type"]; kind != nil && kind != "object" {
-			s.complain("%s: an object, %v is described", at, kind)
+			s.complain("%s: an object, but the schema has %v", at, kind)
 		}
 		example, _ := schema["example"].(map[string]any)
 		for key, value := range g {
@@ -166,7 +165,7 @@ func (s *schemaChecker) check(at string, schema map[string]any, got any) {
 				s.check(place, additional, value)
 			case properties != nil:
 				s.complain("%s is not described", place)
-			case example != nil && at != "/1.0/system/resources": // of that only a part is shown
+			case example != nil && at != "/1.0/system/resources": // its example is incomplete
 				if shown, ok := example[key]; !ok {
 					s.complain("%s is not in the example", place)
 				} else {
@@ -176,7 +175,7 @@ func (s *schemaChecker) check(at string, schema map[string]any, got any) {
 		}
 	case []any:
 		if kind := schema["type"]; kind != nil && kind != "array" {
-			s.complain("%s: a list, %v is described", at, kind)
+			s.complain("%s: a list, but the schema has %v", at, kind)
 		}
 		if items, ok := schema["items"].(map[string]any); ok {
 			for i, value := range g {
@@ -185,20 +184,20 @@ func (s *schemaChecker) check(at string, schema map[string]any, got any) {
 		}
 	case string:
 		if kind := schema["type"]; kind != nil && kind != "string" {
-			s.complain("%s: text, %v is described", at, kind)
+			s.complain("%s: text, but the schema has %v", at, kind)
 		}
 	case float64:
 		if kind := schema["type"]; kind != nil && kind != "integer" && kind != "number" {
-			s.complain("%s: a number, %v is described", at, kind)
+			s.complain("%s: a number, but the schema has %v", at, kind)
 		}
 	case bool:
 		if kind := schema["type"]; kind != nil && kind != "boolean" {
-			s.complain("%s: a boolean, %v is described", at, kind)
+			s.complain("%s: a boolean, but the schema has %v", at, kind)
 		}
 	}
 }
 
-// The checker itself finds what is wrong.
+// The checker finds unknown members and wrong types.
 func TestSchemaChecker(t *testing.T) {
 	schema := map[string]any{"type": "object", "properties": map[string]any{"a": map[string]any{"type": "string"}, "b": map[string]any{"type": "array", "items": map[string]any{"type": "integer"}}}}
 	for text, want := range map[string]int{`{"a":"x","b":[1]}`: 0, `{"a":1}`: 1, `{"b":["x"]}`: 1, `{"c":1}`: 1, `[]`: 1, `{"a":{},"b":true}`: 2} {
@@ -210,16 +209,17 @@ func TestSchemaChecker(t *testing.T) {
 	}
 }
 
-func TestHardwareHasTheShapeOfIncus(t *testing.T) {
+// Hardware facts have the form of Incus's resources, and differ between servers.
+func TestHardwareMatchesIncusResources(t *testing.T) {
 	seen := map[string]bool{}
 	for seed := range uint64(20) {
 		c := boot(t, incusostest.Options{Seed: seed + 1})
 		out := c.call("GET", "/os/1.0/system/resources", "")
-		// The cluster of a core is younger than the client library.
+		// The client library does not have the member "cluster" of a core yet.
 		d := json.NewDecoder(bytes.NewReader(bytes.ReplaceAll(out.Metadata, []byte(`"cluster":0,`), nil)))
 		d.DisallowUnknownFields()
 		var resources api.Resources
-		require.NoError(t, d.Decode(&resources), "the same fields as Incus's own")
+		require.NoError(t, d.Decode(&resources), "no unknown members")
 		require.NotZero(t, resources.CPU.Total)
 		require.Greater(t, len(out.Metadata), 20<<10)
 		require.Less(t, len(out.Metadata), 40<<10)
@@ -271,7 +271,7 @@ func TestUpdateRebootEvacuateRestore(t *testing.T) {
 	require.Eventually(t, func() bool {
 		out, err := c.try("GET", "/os/1.0", "")
 		return err == nil && strings.Contains(string(out.Metadata), `"system_is_ready":true`)
-	}, 5*time.Second, 5*time.Millisecond, "it is back at its old address")
+	}, 5*time.Second, 5*time.Millisecond, "the server is back at its old address")
 }
 
 func TestNetworkChange(t *testing.T) {
@@ -282,9 +282,9 @@ func TestNetworkChange(t *testing.T) {
 	c.get("/os/1.0/system/network", &before)
 	old := c.server.URL()
 	if runtime.GOOS != "linux" {
-		t.Skip("moving takes more than one loopback address, which only Linux has")
+		t.Skip("the test needs several loopback addresses, which only Linux has")
 	}
-	require.True(t, strings.HasSuffix(old, ":8443"), "no loopback address was to be had: %s", old)
+	require.True(t, strings.HasSuffix(old, ":8443"), "no loopback address of its own: %s", old)
 	change := func(host, timeout string) string {
 		data, err := json.Marshal(before)
 		require.NoError(t, err)
@@ -295,10 +295,10 @@ func TestNetworkChange(t *testing.T) {
 	require.Equal(t, 400, c.call("PUT", "/os/1.0/system/network", change("127.254.1.1", "soon")).ErrorCode)
 	require.Equal(t, 400, c.call("POST", "/os/1.0/system/network/:confirm", "").ErrorCode, "nothing is pending")
 
-	// It moves, and moves back by itself.
+	// Without a confirmation, the server moves, and moves back after the timeout.
 	move := func(host, timeout string) {
 		t.Helper()
-		// The answer can be lost, as the address moves.
+		// The answer may be lost, because the address changes.
 		if answer, err := c.try("PUT", "/os/1.0/system/network", change(host, timeout)); err == nil {
 			require.Equal(t, "sync", answer.Type)
 		}
@@ -308,7 +308,7 @@ func TestNetworkChange(t *testing.T) {
 	require.Equal(t, 400, c.call("PUT", "/os/1.0/system/network", change("127.254.1.2", "1m")).ErrorCode, "a change is pending")
 	require.Eventually(t, func() bool { return c.server.URL() == old }, 5*time.Second, 5*time.Millisecond)
 	require.Equal(t, "sync", c.call("GET", "/os/1.0", "").Type)
-	// Confirmed, it stays.
+	// After a confirmation, the server stays at its new address.
 	move("127.254.1.3", "1m")
 	require.Eventually(t, func() bool { return c.server.URL() == "https://127.254.1.3:8443" }, 5*time.Second, time.Millisecond)
 	require.Equal(t, "sync", c.call("POST", "/os/1.0/system/network/:confirm", "").Type)
@@ -324,7 +324,7 @@ func TestNetworkChange(t *testing.T) {
 	require.Error(t, err)
 }
 
-// Thousands fit into one process.
+// A process can have a thousand servers, each with an address of its own.
 func TestManyServers(t *testing.T) {
 	n := 1000
 	if testing.Short() {
@@ -356,7 +356,8 @@ func TestManyServers(t *testing.T) {
 	t.Logf("%d servers booted in %s, closed in %s", n, booted, time.Since(begun)-booted)
 }
 
-func TestUnregistered(t *testing.T) {
+// A server without a control plane sends no self updates. A new installation changes its identity, but not its hardware.
+func TestUnregisteredAndReinstalled(t *testing.T) {
 	c := boot(t, incusostest.Options{})
 	require.ErrorIs(t, c.server.SelfUpdate(context.Background(), ""), incusostest.ErrNotRegistered)
 	before := c.server.Certificate()
@@ -367,7 +368,7 @@ func TestUnregistered(t *testing.T) {
 	require.Equal(t, hardware, c.server.SystemUUID())
 }
 
-// controlPlane makes an identity for the Example.
+// controlPlane returns the client certificate of a control plane, for examples.
 func controlPlane() tls.Certificate {
 	made, err := selfsigned.New("control plane")
 	if err != nil {
