@@ -61,7 +61,7 @@ type Options struct {
 	// once the network is up. Default 2 minutes, at least Timeout.
 	ListTimeout time.Duration
 	// MaxBody bounds an answer, in bytes. An answer with a part of the facts is also bounded by four
-	// times the limit of that part, such as opscenter.MaxHardwareSize. Default 4 MiB.
+	// times the limit of that part, such as lifecycle.MaxHardwareSize. Default 4 MiB.
 	MaxBody int64
 	// MaxObject bounds an object of the inventory in bytes, by itself or as an entry of a list. An
 	// instance includes its snapshots. The inventory drops the largest members of objects over

@@ -32,8 +32,8 @@ const (
 	maxText         = 256 // bytes of a name or a version
 	maxApplications = 64
 	maxAhead        = 256 << 10 // bytes allocated for an answer before it arrives
-	// factsRead is the largest size of a part of the facts that is read, as a multiple of the size that is kept
-	// (such as opscenter.MaxHardwareSize). Larger parts are reduced, and for that have to be read as a whole.
+	// factsRead bounds the size of a part of the facts, as a multiple of the size that is kept (such as
+	// lifecycle.MaxHardwareSize). A part over the latter is reduced, and for that has to be read as a whole.
 	factsRead = 4
 )
 

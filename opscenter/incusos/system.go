@@ -73,10 +73,12 @@ func readError(err error) error {
 }
 
 // WriteSystem sends PUT /os/1.0/system/<section> with a JSON body. It is a method of system.OS. Errors:
-// opscenter.ErrUnreachable if the request was not sent, opscenter.ErrRefused if the server changed
-// nothing, system.ErrFailed if the server failed and may have changed something,
-// opscenter.ErrOutcomeUnknown if the answer was lost, and system.ErrInvalid if the server's release can't
-// express the body.
+//
+//   - opscenter.ErrUnreachable if the request was not sent
+//   - opscenter.ErrRefused if the server refused, and changed nothing
+//   - system.ErrFailed if the server failed, and may have changed something
+//   - opscenter.ErrOutcomeUnknown if the answer was lost
+//   - system.ErrInvalid if the server's release can't express the body
 func (c *Client) WriteSystem(ctx context.Context, target opscenter.Target, section string, body []byte) error {
 	if section == system.SectionUpdate && release.Before(target.OSVersion, release.FrequencyText) {
 		var err error

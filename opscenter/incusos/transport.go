@@ -28,8 +28,8 @@ import (
 var (
 	// ErrCertificate means that the server presents neither its registered certificate nor another accepted one.
 	ErrCertificate = errors.New("the server presents another certificate than the registered one")
-	// ErrBodyTooLarge means that an answer is larger than Options.MaxBody, MaxObject or MaxList. It also means that a
-	// part of the facts is over four times its limit, or that the header of an event stream is over 64 KiB.
+	// ErrBodyTooLarge means that an answer is larger than Options.MaxBody, MaxObject or MaxList. It also applies to a
+	// part of the facts over four times its limit, and to an event stream whose header is over 64 KiB.
 	ErrBodyTooLarge = errors.New("the answer is too large")
 	// ErrRedirect means that the server redirects to another URL. The Client follows no redirects.
 	ErrRedirect = errors.New("the server redirects to another place")
