@@ -1,4 +1,4 @@
-package opscenter_test
+package lifecycle_test
 
 import (
 	"fmt"
@@ -133,38 +133,6 @@ func TestUpdateStates(t *testing.T) {
 		lifecycle.UpdateStateUndefined: {},
 	} {
 		require.Equal(t, want, lifecycle.Recommend(c).UpdateState, "%+v", c)
-	}
-}
-
-func TestVersions(t *testing.T) {
-	v := lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "202610010000"},
-		Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: "202610010000", Primary: true}, {Name: "debug", Version: ""}}}
-	newer := map[string]string{"os": "202610150000", "incus": "202610150000", "debug": "202610150000", "openfga": "202610150000"}
-	require.Equal(t, map[string]string{"os": "202610150000", "incus": "202610150000"}, v.Outdated(newer), "per component; what is unknown or absent needs none")
-	require.False(t, v.NeedsReboot())
-
-	v.OS.VersionNext = "202610150000"
-	require.False(t, v.NeedsReboot(), "a next version is staged only if the server says that it needs a reboot")
-	require.Equal(t, map[string]string{"os": "202610150000", "incus": "202610150000"}, v.Outdated(newer), "it may be downloaded still")
-	v.OS.BackupImage = true
-	require.Equal(t, map[string]string{"incus": "202610150000"}, v.Outdated(newer), "IncusOS does not install again what did not boot")
-	require.Equal(t, "202610160000", v.Outdated(map[string]string{"os": "202610160000"})["os"], "but what is newer")
-	v.OS.BackupImage, v.OS.NeedsReboot = false, true
-	require.True(t, v.NeedsReboot(), "a staged version waits for a reboot")
-	require.Equal(t, map[string]string{"incus": "202610150000"}, v.Outdated(newer), "the staged version counts")
-	v.OS.VersionNext, v.OS.NeedsReboot = v.OS.Version, false
-	require.False(t, v.NeedsReboot(), "the same version twice is none that waits")
-	v.OS.NeedsReboot = true
-	require.True(t, v.NeedsReboot(), "the server's own word counts")
-
-	require.Empty(t, v.Outdated(map[string]string{"os": "202609010000", "incus": "202610010000"}), "older and equal ones are no updates")
-	require.Equal(t, map[string]string{"os": "1202608010000"}, v.Outdated(map[string]string{"os": "1202608010000"}), "versions order as numbers, and not as text")
-	plain := lifecycle.Versions{OS: lifecycle.OSVersion{Name: "Debian GNU/Linux", Version: "12"}, Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: "6.0.4", Primary: true}}}
-	require.Empty(t, plain.Outdated(newer), "an Incus without IncusOS has nothing to update here")
-
-	for name, want := range map[string]lifecycle.ServerType{"incus": lifecycle.TypeIncus, "incus-lts-6.0": lifecycle.TypeIncus, "incus-lts-7.0": lifecycle.TypeIncus,
-		"migration-manager": lifecycle.TypeMigrationManager, "operations-center": lifecycle.TypeOperationsCenter, "incus-ceph": lifecycle.TypeUnknown, "": lifecycle.TypeUnknown, "x": lifecycle.TypeUnknown} {
-		require.Equal(t, want, lifecycle.TypeOfApplication(name), name)
 	}
 }
 
