@@ -1,8 +1,6 @@
 package lifecycle
 
-import (
-	"time"
-)
+import "time"
 
 // Contact is what is known of the polls of a server, in memory only.
 type Contact struct {
@@ -20,19 +18,4 @@ type Contact struct {
 	// Acting counts the actions this process carries out on the server: while there are any,
 	// they, and no poll before the deadline, say when the state's Operation ends.
 	Acting int
-}
-
-// Policy is what Apply needs to know beyond the server. See Options for the defaults.
-type Policy struct {
-	OfflineThreshold int
-	RebootTimeout    time.Duration
-	// FlapThreshold outages within FlapWindow make a server flapping, until it is steady for
-	// FlapSteady; 0: nothing does.
-	FlapThreshold          int
-	FlapWindow, FlapSteady time.Duration
-	// FleetUnreachable tells that so much of the fleet fails at once that the fault is taken to
-	// be the control plane's own: no failure makes a server offline.
-	FleetUnreachable bool
-	// FleetInDoubt tells that this may be so. A sample decides; no server becomes offline meanwhile.
-	FleetInDoubt bool
 }

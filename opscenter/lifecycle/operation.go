@@ -1,14 +1,6 @@
 package lifecycle
 
-import (
-	"fmt"
-	"maps"
-	"strings"
-	"time"
-
-	"github.com/opscenter-go/sdk/internal/truncate"
-	"github.com/opscenter-go/sdk/opscenter/event"
-)
+import "time"
 
 // Operation is an action under way: the intent, stored before the effect.
 type Operation struct {
@@ -32,53 +24,12 @@ type Operation struct {
 	WasDetail StatusDetail `json:",omitempty"`
 }
 
-// Outcome is how an action ended.
-type Outcome struct {
-	ID        string // of the Operation
-	Action    Action
-	Owner     string
-	StartedAt time.Time
-	EndedAt   time.Time
-	// Failed says why it failed; empty: it did not.
-	Failed string
-}
+// staysDown reports whether the server goes down with the action, and stays so until somebody wakes it.
+func (op *Operation) staysDown() bool { return op.Action == ActionPowerOff || op.Action == ActionSuspend }
 
-// Stopped are instances that were stopped, to be started again.
-type Stopped struct {
-	At        time.Time
-	Instances []Instance
-}
-
-// Instance names an instance of an Incus server.
-type Instance struct {
-	Project, Name string
-}
-
-// endOperation ends the operation under way: failed says why it failed, empty that it did not; why, what else is to be said.
-func (t *Transition) endOperation(at time.Time, failed, why string) {
-	next, op := &t.State, t.State.Operation
-	kind := event.ActionFinished
-	if failed != "" {
-		kind, why = event.ActionFailed, strings.TrimSuffix(failed+": "+why, ": ")
-	}
-	t.event(at, kind, fmt.Sprintf("%s: %s", op.Action, why))
-	next.LastOperation = &Outcome{ID: op.ID, Action: op.Action, Owner: op.Owner, StartedAt: op.StartedAt, EndedAt: at, Failed: truncate.Text(failed, MaxReason)}
-	if took := at.Sub(op.StartedAt); failed == "" && took > 0 {
-		next.Took = maps.Clone(next.Took)
-		if next.Took == nil {
-			next.Took = map[Action]time.Duration{}
-		}
-		next.Took[op.Action] = took
-	}
-	next.Operation = nil
-}
-
-// down reports whether the server goes down with the action, and stays so until somebody wakes it.
-func (op *Operation) down() bool { return op.Action == ActionPowerOff || op.Action == ActionSuspend }
-
-// pending reports whether the server is neither ready nor offline meanwhile: it may be away for
+// keepsPending reports whether the server is neither ready nor offline meanwhile: it may be away for
 // a while, and at another address.
-func (op *Operation) pending() bool {
+func (op *Operation) keepsPending() bool {
 	return op.Action == ActionReconfigure || op.Action == ActionFactoryReset
 }
 
@@ -101,4 +52,15 @@ func (op *Operation) detail() StatusDetail {
 		return DetailRegistering
 	}
 	return DetailRebooting
+}
+
+// Outcome is how an action ended.
+type Outcome struct {
+	ID        string // of the Operation
+	Action    Action
+	Owner     string
+	StartedAt time.Time
+	EndedAt   time.Time
+	// Failed says why it failed; empty: it did not.
+	Failed string
 }

@@ -65,26 +65,26 @@ func Recommend(c Condition) Recommendation {
 	rule := fmt.Sprintf("needs update %t, needs reboot %t, in maintenance %t", c.NeedsUpdate, c.NeedsReboot, evacuated)
 	switch {
 	case c.Plain && evacuated && incus:
-		return c.because(ActionRestore, UpdateStateRestorePending, rule, "its instances are away")
+		return c.recommend(ActionRestore, UpdateStateRestorePending, rule, "its instances are away")
 	case c.Plain:
-		return c.because(ActionNone, UpdateStateNotManaged, "not managed", "the server is not on IncusOS")
+		return c.recommend(ActionNone, UpdateStateNotManaged, "not managed", "the server is not on IncusOS")
 	case c.NeedsUpdate:
-		return c.because(ActionUpdate, UpdateStatePending, rule, "a newer version is available")
+		return c.recommend(ActionUpdate, UpdateStatePending, rule, "a newer version is available")
 	case c.NeedsReboot && evacuated:
-		return c.because(ActionReboot, UpdateStateEvacuatedBoot, rule, "a reboot is required, and its instances are away")
+		return c.recommend(ActionReboot, UpdateStateEvacuatedBoot, rule, "a reboot is required, and its instances are away")
 	case c.NeedsReboot && incus:
-		return c.because(ActionEvacuate, UpdateStateEvacuation, rule, "a reboot is required, and type incus is evacuated before")
+		return c.recommend(ActionEvacuate, UpdateStateEvacuation, rule, "a reboot is required, and type incus is evacuated before")
 	case c.NeedsReboot:
-		return c.because(ActionReboot, UpdateStateRebootPending, rule, fmt.Sprintf("a reboot is required, and type %s is not evacuated before", c.typeName()))
+		return c.recommend(ActionReboot, UpdateStateRebootPending, rule, fmt.Sprintf("a reboot is required, and type %s is not evacuated before", c.typeName()))
 	case evacuated && incus:
-		return c.because(ActionRestore, UpdateStateRestorePending, rule, "nothing is left to do, and its instances are away")
+		return c.recommend(ActionRestore, UpdateStateRestorePending, rule, "nothing is left to do, and its instances are away")
 	case evacuated:
-		return c.because(ActionNone, UpdateStateUndefined, rule, fmt.Sprintf("restore is not available for type %s", c.typeName()))
+		return c.recommend(ActionNone, UpdateStateUndefined, rule, fmt.Sprintf("restore is not available for type %s", c.typeName()))
 	}
-	return c.because(ActionNone, UpdateStateUpToDate, rule, "everything is up to date")
+	return c.recommend(ActionNone, UpdateStateUpToDate, rule, "everything is up to date")
 }
 
-func (c Condition) because(action Action, state UpdateState, rule, why string) Recommendation {
+func (c Condition) recommend(action Action, state UpdateState, rule, why string) Recommendation {
 	return Recommendation{Action: action, UpdateState: state, Rule: rule, Reason: fmt.Sprintf("%s (%s)", why, rule)}
 }
 
@@ -107,7 +107,7 @@ func notReady(c Condition) Recommendation {
 	if status == "" {
 		status = StatusUnknown
 	}
-	return c.because(ActionNone, state, "not ready", "the server is "+Describe(status, c.StatusDetail))
+	return c.recommend(ActionNone, state, "not ready", "the server is "+Describe(status, c.StatusDetail))
 }
 
 func inProgress(c Condition) (Recommendation, bool) {
@@ -132,7 +132,7 @@ func inProgress(c Condition) (Recommendation, bool) {
 	default: // a detail that is none of a ready server: something is going on
 		state = UpdateStateUndefined
 	}
-	return c.because(ActionNone, state, "in progress", "the server is "+what), true
+	return c.recommend(ActionNone, state, "in progress", "the server is "+what), true
 }
 
 // Recommend returns the recommended action for a server whose channel offers these versions of its components. The reason

@@ -1,8 +1,6 @@
 package lifecycle
 
-import (
-	"time"
-)
+import "time"
 
 // ServerState is how a server is, as polls and self updates tell.
 type ServerState struct {
@@ -68,17 +66,4 @@ type ServerState struct {
 	Outages []time.Time
 	// FlappingSince is set while the server goes up and down, and is held offline for that.
 	FlappingSince time.Time
-}
-
-// Announcement tells that a server goes down, or is sent down, on purpose.
-type Announcement struct {
-	At time.Time
-	// Deadline by which it should be back; zero: none.
-	Deadline time.Time
-	// WentDown is set once a poll failed since.
-	WentDown bool
-	// Unasked: the server said so by itself, and not because an action of ours made it. Then a poll
-	// that finds it ready makes it ready; Answered is when. Should it go down after all, it is shut down.
-	Unasked  bool      `json:",omitempty"`
-	Answered time.Time `json:",omitzero"`
 }

@@ -1,9 +1,6 @@
 package lifecycle
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
 // Status is the state of a server as the control plane sees it. The names are those of Operations Center.
 type Status string
@@ -43,57 +40,6 @@ const (
 // StatusDetails lists all details but none.
 var StatusDetails = []StatusDetail{DetailRegistering, DetailReconfiguring, DetailUpdating, DetailUpdatingApplication,
 	DetailEvacuating, DetailRestoring, DetailRebooting, DetailShutDown, DetailUnresponsive}
-
-// ServerType is what a server is for: its primary application.
-type ServerType string
-
-const (
-	TypeUnknown          ServerType = "unknown"
-	TypeIncus            ServerType = "incus"
-	TypeMigrationManager ServerType = "migration-manager"
-	TypeOperationsCenter ServerType = "operations-center"
-)
-
-// ServerTypes lists all types.
-var ServerTypes = []ServerType{TypeUnknown, TypeIncus, TypeMigrationManager, TypeOperationsCenter}
-
-// TypeOfApplication returns the type of a server with that primary application. All long-term
-// support releases, "incus-lts-…", are Incus.
-func TypeOfApplication(name string) ServerType {
-	switch {
-	case name == string(TypeIncus) || strings.HasPrefix(name, "incus-lts-"):
-		return TypeIncus
-	case name == string(TypeMigrationManager):
-		return TypeMigrationManager
-	case name == string(TypeOperationsCenter):
-		return TypeOperationsCenter
-	}
-	return TypeUnknown
-}
-
-// MaintenanceState tells whether an Incus server's instances have been moved away. The
-// numbers are those of Operations Center's API.
-type MaintenanceState int
-
-const (
-	NotInMaintenance MaintenanceState = iota
-	MaintenanceEvacuating
-	MaintenanceEvacuated
-	MaintenanceRestoring
-)
-
-// String returns the name for people.
-func (m MaintenanceState) String() string {
-	switch m {
-	case MaintenanceEvacuating:
-		return "evacuating"
-	case MaintenanceEvacuated:
-		return "evacuated"
-	case MaintenanceRestoring:
-		return "restoring"
-	}
-	return "not in maintenance"
-}
 
 // Describe returns a status with its detail, as "offline (rebooting)".
 func Describe(status Status, detail StatusDetail) string {

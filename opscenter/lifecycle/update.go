@@ -46,9 +46,9 @@ func (s UpdateStatus) Running() bool {
 // Idle reports whether the last check has ended, well or not.
 func (s UpdateStatus) Idle() bool { return s.Status != "" && !s.Running() }
 
-// after reports whether a check was made since the server said what it said before. The server's
+// checkedSince reports whether a check was made since the server said what it said before. The server's
 // clock is compared with itself alone.
-func (s UpdateStatus) after(before *UpdateStatus) bool {
+func (s UpdateStatus) checkedSince(before *UpdateStatus) bool {
 	if before == nil {
 		return false
 	}

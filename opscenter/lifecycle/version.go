@@ -34,8 +34,8 @@ type OSVersion struct {
 	Plain bool `json:",omitempty"`
 }
 
-// over returns the versions with the parts that could not be read as they were before.
-func (v Versions) over(before Versions, unread VersionParts) Versions {
+// keepUnread returns the versions with the parts that could not be read as they were before.
+func (v Versions) keepUnread(before Versions, unread VersionParts) Versions {
 	if unread&VersionsOS != 0 {
 		needs := v.OS.NeedsReboot
 		v.OS = before.OS

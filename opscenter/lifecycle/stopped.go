@@ -1,0 +1,14 @@
+package lifecycle
+
+import "time"
+
+// Stopped are instances that were stopped, to be started again.
+type Stopped struct {
+	At        time.Time
+	Instances []Instance
+}
+
+// Instance names an instance of an Incus server.
+type Instance struct {
+	Project, Name string
+}
