@@ -8,23 +8,24 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/event"
 )
 
-// Apply applies an observation to the state of a server. It is pure: the same input always
-// gives the same outcome. The rules are those of the status machine in the design:
+// Apply applies the observation of a poll to the state of a server. It is pure: the same input always gives the same
+// outcome, and the arguments are not changed. The package comment shows how observations change the status. The rules
+// are:
 //
-//   - The first answer of a ready server makes it ready.
-//   - OfflineThreshold consecutive failures make it offline, unresponsive.
-//   - A server that went down on purpose stays so until it is back: booted since, or
-//     unreachable and reachable again; or until its deadline has passed.
-//   - A poll of a server that is about to go down is no good poll.
-//   - What could not be read keeps its value.
-//   - A server that became unresponsive FlapThreshold times within FlapWindow is held offline
-//     until it has answered, or not answered, for FlapSteady.
-//   - While the fleet is unreachable, nobody becomes offline.
+//   - A server that answers and says that it is ready becomes ready.
+//   - Policy.OfflineThreshold failures in a row make a server offline (unresponsive).
+//   - A server that went down on purpose stays offline until it is back, or its deadline has passed. It is back if it
+//     has booted since, or if polls failed and then succeed again.
+//   - A poll of a server that is about to go down does not count in Contact.Good.
+//   - A value that could not be read stays as it was.
+//   - A server that became unresponsive Policy.FlapThreshold times within Policy.FlapWindow is held offline, until it has
+//     answered for Policy.FlapSteady, or has not answered for that long.
+//   - While Policy says that the fleet is unreachable, or may be, failures make no server offline.
 func Apply(state ServerState, contact Contact, o Observation, policy Policy) Transition {
 	t := Transition{State: state, Contact: contact}
 	next := &t.State
 	if state.Announced != nil {
-		announced := *state.Announced // rows are shared: what changes is copied
+		announced := *state.Announced // the caller shares its state with others: change a copy
 		next.Announced = &announced
 	}
 	t.noteCertificate(o)
@@ -50,11 +51,11 @@ func (t *Transition) failed(o Observation, policy Policy) {
 	contact.Good = 0
 	contact.LastFailure = o.Failure
 	if policy.FleetUnreachable && next.Status == StatusReady {
-		// Whoever fails for a reason of ours has all its failures before it once that is over.
+		// This failure may be the control plane's fault: the server gets all its attempts once that is over.
 		contact.Failures = 1
 	}
 	if contact.Failures >= policy.OfflineThreshold {
-		contact.AnsweringSince = time.Time{} // one failure is none
+		contact.AnsweringSince = time.Time{} // fewer failures do not interrupt it
 	}
 	if contact.FirstFailure.After(o.At) {
 		contact.FirstFailure = o.At // the clock was set back
@@ -62,7 +63,7 @@ func (t *Transition) failed(o Observation, policy Policy) {
 	t.endFlappingWhenDown(o, policy)
 	if a := next.Announced; a != nil {
 		if o.At.Before(a.At) {
-			return // asked before it said so
+			return // the poll began before the announcement
 		}
 		a.WentDown = true
 		if !a.Answered.IsZero() {
@@ -70,17 +71,17 @@ func (t *Transition) failed(o Observation, policy Policy) {
 				return
 			}
 			a.Answered = time.Time{}
-			t.setStatus(o.At, StatusOffline, DetailShutDown, "the server had said so, and does not answer any more")
+			t.setStatus(o.At, StatusOffline, DetailShutDown, "the server had announced that it goes down, and no longer answers")
 		}
 		if op := next.Operation; op != nil && op.staysDown() && contact.Acting == 0 {
-			t.endOperation(o.At, "", "it is down")
+			t.endOperation(o.At, "", "the server is down")
 		}
 		if op := next.Operation; op != nil && a.Unasked && a.Deadline.IsZero() && !op.staysDown() && contact.Failures >= policy.OfflineThreshold &&
 			!policy.frozen() && (contact.Acting == 0 && !op.keepsPending() || !o.At.Before(op.Deadline)) {
-			t.endOperation(o.At, "the server has shut down, as it had said", o.Failure.Message)
+			t.endOperation(o.At, "the server has shut down, as it had announced", o.Failure.Message)
 		}
 		if a.Deadline.IsZero() || o.At.Before(a.Deadline) || policy.frozen() {
-			return // a server that was shut down may stay so
+			return // a server that was shut down may stay down
 		}
 		detail := next.StatusDetail
 		next.Announced = nil
@@ -94,7 +95,7 @@ func (t *Transition) failed(o Observation, policy Policy) {
 		return
 	}
 	if op := next.Operation; op != nil && op.keepsPending() && o.At.Before(op.Deadline) {
-		return // it may be at another address, and be back at this one
+		return // the server may be on its way to another address, or back to this one
 	}
 	if op := next.Operation; op != nil && (contact.Acting == 0 || !o.At.Before(op.Deadline)) {
 		t.endOperation(o.At, "the server became unresponsive", o.Failure.Message)
@@ -138,9 +139,9 @@ func (t *Transition) answered(o Observation, policy Policy) {
 		switch {
 		case o.At.Before(a.At):
 			contact.Good = 0
-			return // asked before it said so
+			return // the poll began before the announcement
 		case !back && !late && a.Unasked && o.Ready:
-			// It said that it goes down, and answers: whatever becomes of that, it is up.
+			// The server said that it goes down, but it is still up.
 			if a.Answered.IsZero() {
 				a.Answered = o.At
 			}
@@ -148,10 +149,10 @@ func (t *Transition) answered(o Observation, policy Policy) {
 			return
 		case !back && !late:
 			contact.Good = 0
-			return // still about to go down: what it is like does not last
+			return // about to go down: the poll tells nothing about the time after it
 		case !o.Ready && !late:
 			a.WentDown = true
-			return // back, and booting
+			return // back, but still booting
 		case !o.Ready:
 			if op := next.Operation; op != nil && op.Action == ActionReboot {
 				t.endOperation(o.At, "answers, but has not become ready by its deadline", "")

@@ -6,13 +6,17 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/event"
 )
 
-// Begin gives a server's state the intent of an action, before the action has an effect. An operation that is under way
-// already counts as failed: the action takes its place. The operation remembers a status other than ready, which the
-// server gets back if the action fails. text is for the event. The operation's StartedAt is the time of the change.
+// Begin puts an operation into a server's state. The caller stores that state before it carries the operation out, so that
+// the intent survives a crash. Begin does not check whether the server is ready: the caller does, unless the operation is
+// forced.
+//
+// An operation that is already under way counts as failed: the new one takes its place. If the server is not ready, Begin
+// sets Was and WasDetail of the operation, and the server gets that status back if the operation fails. The operation's
+// StartedAt is the time of the change. text is the reason of the event.
 func Begin(state ServerState, operation *Operation, text string) Transition {
 	t := Transition{State: state}
 	next, at := &t.State, operation.StartedAt
-	switch { // forced
+	switch { // these are for a forced operation
 	case next.Operation != nil:
 		operation.Was, operation.WasDetail = next.Operation.Was, next.Operation.WasDetail
 		t.endOperation(at, fmt.Sprintf("%s took its place", operation.Action), "")

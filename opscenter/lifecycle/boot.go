@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// bootSlack is how far the clocks of two machines may disagree about when a boot was.
+// bootSlack is by how much the clocks of a server and of the control plane may differ.
 const bootSlack = 5 * time.Second
 
-// BootDrift is by how much the time of a boot must differ from the one known to be another.
+// BootDrift is by how much the time of a boot must differ from the known one to be that of another boot.
 const BootDrift = 15 * time.Second
 
-// noteBoot takes in when the server booted, and says so if that was another boot than the one
-// known: seen is when it was last in touch. A boot time that moves because a clock was set is none.
+// noteBoot stores when the server booted. If that was another boot than the known one, it returns a text about it, else an
+// empty one. seen is when the server last answered. A boot time that moves because a clock was set is no other boot.
 func (t *Transition) noteBoot(o Observation, seen time.Time) string {
 	known := t.State.BootedAt
 	if o.BootedAt.IsZero() || !known.IsZero() && o.BootedAt.Sub(known).Abs() <= BootDrift {

@@ -1,10 +1,10 @@
 package lifecycle
 
-// Cause is why a server sends a self update. The names are those of Operations Center's API.
+// Cause tells why a server sends a self update. The names are those of Operations Center's API.
 type Cause string
 
 const (
-	CauseNetworkConfigChanged         Cause = "network-config-changed" // also: empty
+	CauseNetworkConfigChanged         Cause = "network-config-changed" // a self update without a cause has this one
 	CauseSystemIsReady                Cause = "system-is-ready"
 	CauseOSUpdateApplied              Cause = "os-update-applied"
 	CauseApplicationUpdateApplied     Cause = "application-update-applied"

@@ -7,11 +7,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/event"
 )
 
-// The parts of Apply that doubt what they see: certificates, servers that go up and down, and
-// what is worth a warning.
-
-// noteCertificate takes in which certificate the server presented. A new one is never passed over
-// in silence.
+// noteCertificate stores which certificate the server presented. Each change of it makes an event.
 func (t *Transition) noteCertificate(o Observation) {
 	next := &t.State
 	if o.Presented == "" || o.Presented == next.Presented {
@@ -25,12 +21,12 @@ func (t *Transition) noteCertificate(o Observation) {
 		next.StatusReason = truncate.Text(o.Failure.Message, MaxReason)
 		t.addEvent(o.At, event.CertificateChanged, fmt.Sprintf("presents certificate %.12s, which is not accepted: %s", o.Presented, o.Failure.Message))
 	case before != "" || o.Trust != "":
-		why := "the one it registered with"
+		why := "the server registered with it"
 		if o.Trust != "" {
 			why = o.Trust
 		}
 		if o.Failure == nil && next.Status == StatusReady && next.StatusDetail == DetailNone {
-			next.StatusReason = reasonReady // and no longer the alarm
+			next.StatusReason = reasonReady // it still told of a refused certificate
 		}
 		t.addEvent(o.At, event.CertificateChanged, fmt.Sprintf("presents certificate %.12s, which is accepted: %s", o.Presented, why))
 	}

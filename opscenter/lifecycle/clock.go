@@ -2,7 +2,8 @@ package lifecycle
 
 import "time"
 
-// Postpone moves what a server has time for, where that began before.
+// Postpone moves by that much the deadlines of the announcement and of the operation that began before at. The Registry
+// calls it after its clock was set forward, or its machine slept.
 func (s *ServerState) Postpone(by time.Duration, at time.Time) {
 	if a := s.Announced; a != nil && !a.Deadline.IsZero() && a.At.Before(at) {
 		moved := *a
@@ -16,8 +17,9 @@ func (s *ServerState) Postpone(by time.Duration, at time.Time) {
 	}
 }
 
-// Rewind returns a state whose beginnings are not in the future, as they are once the clock
-// was set back: what is to take its time takes it from the poll on. It tells if that was needed.
+// Rewind corrects a state after the clock was set back, when its announcement or its operation began in the future, that is
+// after now. Both then begin at at, the time of a poll, and keep the time they had left. It reports whether anything
+// changed.
 func Rewind(state ServerState, now, at time.Time) (ServerState, bool) {
 	before := state
 	if a := state.Announced; a != nil && a.At.After(now) {

@@ -10,10 +10,15 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/event"
 )
 
-// End tells a server's state how the effect of an operation went. A failure ends the operation, unless its outcome is
-// unknown: then polls and the deadline decide. A success ends an evacuation, a restore or a power off, which are done
-// by then. An update and a reboot have only been started: a poll ends them. A poll is requested either way, and polls
-// that began before count for nothing. An operation that is not under way any more is left alone.
+// End puts into a server's state how the call went that carried an operation out.
+//
+//   - A failure ends the operation. If unknown is set, the failure does not tell whether the server acted: then polls and
+//     the deadline decide.
+//   - A success ends all operations but an update, a reboot and a factory reset. These have only been started: a poll or
+//     the deadline ends them.
+//
+// End requests a poll, and sets NotBefore, so that polls that began before at are ignored. If the operation with that ID is
+// no longer under way, nothing else changes.
 func End(state ServerState, operation string, at time.Time, failure error, unknown bool) Transition {
 	t := Transition{State: state}
 	next := &t.State
@@ -25,12 +30,12 @@ func End(state ServerState, operation string, at time.Time, failure error, unkno
 	return t
 }
 
-// endByEffect ends the operation as its effect went.
+// endByEffect ends the operation if its call decides that.
 func (t *Transition) endByEffect(at time.Time, failure error, unknown bool) {
 	next, op := &t.State, t.State.Operation
 	switch {
 	case unknown:
-		// Left to polls, and to the deadline.
+		// Polls and the deadline decide.
 	case failure != nil:
 		t.endOperation(at, failure.Error(), "")
 		t.giveBackStatus(at, op, fmt.Sprintf("%s failed", op.Action), op.Was, op.WasDetail)
@@ -51,7 +56,8 @@ func (t *Transition) endByEffect(at time.Time, failure error, unknown bool) {
 	}
 }
 
-// endOperation ends the operation under way: failed says why it failed, empty that it did not; why, what else is to be said.
+// endOperation ends the operation under way. failed tells why it failed; it is empty for a success. why is added to the
+// event.
 func (t *Transition) endOperation(at time.Time, failed, why string) {
 	next, op := &t.State, t.State.Operation
 	kind := event.ActionFinished
@@ -70,9 +76,8 @@ func (t *Transition) endOperation(at time.Time, failed, why string) {
 	next.Operation = nil
 }
 
-// giveBackStatus takes back the status that was given for the sake of an operation that is over; what
-// the server has become meanwhile for other reasons, unresponsive say, it stays. It is ready
-// then, or what it was before.
+// giveBackStatus replaces the status that the server has because of an operation that is over: by was with its detail, or if
+// was is empty, by ready. A status that the server got meanwhile for another reason, for example unresponsive, stays.
 func (t *Transition) giveBackStatus(at time.Time, op *Operation, reason string, was Status, detail StatusDetail) {
 	if was == "" {
 		was, detail = StatusReady, DetailNone

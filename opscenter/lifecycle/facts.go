@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// Facts is what is large about a server, each part as the server's API gives it, without
-// secrets. A part that was never read is nil.
+// Facts are the large data about a server. Each part is as the server's API returned it, without secrets. A part that was
+// never read is nil.
 type Facts struct {
-	// Hardware is what Incus's and IncusOS's resources APIs return.
+	// Hardware is the answer of the resources APIs of Incus and IncusOS.
 	Hardware json.RawMessage `json:"hardware,omitempty"`
-	// Network, Security and Storage are what IncusOS's system APIs return.
+	// Network, Security and Storage are the answers of IncusOS's system APIs.
 	Network  json.RawMessage `json:"network,omitempty"`
 	Security json.RawMessage `json:"security,omitempty"`
 	Storage  json.RawMessage `json:"storage,omitempty"`
@@ -18,7 +18,7 @@ type Facts struct {
 	ReadAt time.Time `json:"read_at,omitzero"`
 }
 
-// Size returns how large the facts are, in bytes.
+// Size returns the size of all parts together, in bytes.
 func (f *Facts) Size() int {
 	return len(f.Hardware) + len(f.Network) + len(f.Security) + len(f.Storage)
 }

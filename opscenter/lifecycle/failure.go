@@ -9,14 +9,14 @@ type Failure struct {
 
 // Kinds of Failure.
 const (
-	FailureConnect     = "connect"     // no connection: refused, no route, timed out
-	FailureTimeout     = "timeout"     // connected, no answer within the deadline
-	FailureCertificate = "certificate" // answers with another certificate than the one registered
-	FailureUntrusted   = "untrusted"   // does not trust the control plane's certificate
-	FailureAnswer      = "answer"      // answers, but not as the API says
-	// FailureIdentity: another machine answers: one that is recorded as another server, or one with another machine ID.
+	FailureConnect     = "connect"     // no connection: it was refused, timed out, or found no route
+	FailureTimeout     = "timeout"     // connected, but no answer before the deadline
+	FailureCertificate = "certificate" // the server presents a certificate that is not accepted
+	FailureUntrusted   = "untrusted"   // the server does not trust the control plane's certificate
+	FailureAnswer      = "answer"      // the answer is not one of the API
+	// FailureIdentity: another machine answers. It is recorded as another server, or has another machine ID.
 	FailureIdentity = "identity"
-	// FailureLocal: the control plane itself could not ask: it has no descriptors or memory left, or no network. It says
-	// nothing of the server.
+	// FailureLocal: the control plane itself could not ask, as it has no file descriptors, no memory or no network. It
+	// tells nothing about the server.
 	FailureLocal = "local"
 )

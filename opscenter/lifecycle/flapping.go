@@ -8,7 +8,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/event"
 )
 
-// noteOutage notes that the server became unresponsive, and whether it does so too often.
+// noteOutage stores that the server became unresponsive. If that happens too often, the server is flapping from now on.
 func (t *Transition) noteOutage(at time.Time, policy Policy) {
 	next := &t.State
 	if policy.FlapThreshold <= 0 || policy.FlapThreshold == math.MaxInt {
@@ -31,7 +31,7 @@ func (t *Transition) noteOutage(at time.Time, policy Policy) {
 	}
 }
 
-// heldOffline reports whether an answering server is held offline, because it goes up and down.
+// heldOffline reports whether a server that answers is held offline because it is flapping.
 func (t *Transition) heldOffline(o Observation, policy Policy) bool {
 	next := &t.State
 	if next.FlappingSince.IsZero() {
@@ -39,7 +39,7 @@ func (t *Transition) heldOffline(o Observation, policy Policy) bool {
 	}
 	if next.Status == StatusOffline && o.At.Sub(t.Contact.AnsweringSince) < policy.FlapSteady {
 		if next.StatusDetail != DetailUnresponsive {
-			t.setStatus(o.At, StatusOffline, DetailUnresponsive, "answers, but goes up and down: held until it is steady")
+			t.setStatus(o.At, StatusOffline, DetailUnresponsive, "answers, but goes up and down: held offline until it is steady")
 		}
 		return true
 	}
@@ -47,7 +47,7 @@ func (t *Transition) heldOffline(o Observation, policy Policy) bool {
 	return false
 }
 
-// endFlappingWhenDown ends the flapping of a server that simply stays down.
+// endFlappingWhenDown ends the flapping of a server that stays down.
 func (t *Transition) endFlappingWhenDown(o Observation, policy Policy) {
 	if !t.State.FlappingSince.IsZero() && o.At.Sub(t.Contact.FirstFailure) >= policy.FlapSteady {
 		t.endFlapping(o.At, fmt.Sprintf("has not answered for %s", policy.FlapSteady))
@@ -56,5 +56,5 @@ func (t *Transition) endFlappingWhenDown(o Observation, policy Policy) {
 
 func (t *Transition) endFlapping(at time.Time, why string) {
 	t.State.FlappingSince, t.State.Outages = time.Time{}, nil
-	t.addEvent(at, event.Steady, "no longer up and down: "+why)
+	t.addEvent(at, event.Steady, "no longer goes up and down: "+why)
 }

@@ -2,7 +2,8 @@ package lifecycle
 
 import "time"
 
-// Lose makes a server unresponsive that was looked for, and not seen. It stays so until it answers.
+// MarkLost makes a server offline (unresponsive) that the caller looked for and did not find, for example after a change of
+// its network. The server stays unresponsive until it answers. why is the reason of the status.
 func MarkLost(state ServerState, at time.Time, why string) Transition {
 	t := Transition{State: state}
 	t.State.Announced = nil

@@ -1,7 +1,7 @@
 package lifecycle
 
-// MaintenanceState tells whether an Incus server's instances have been moved away. The
-// numbers are those of Operations Center's API.
+// MaintenanceState tells whether the instances of an Incus server have been moved away or stopped. The numbers are those
+// of Operations Center's API.
 type MaintenanceState int
 
 const (
@@ -11,7 +11,7 @@ const (
 	MaintenanceRestoring
 )
 
-// String returns the name for people.
+// String returns the name as operators read it.
 func (m MaintenanceState) String() string {
 	switch m {
 	case MaintenanceEvacuating:

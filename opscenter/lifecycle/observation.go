@@ -2,45 +2,48 @@ package lifecycle
 
 import "time"
 
-// Observation is what one poll found out. What it could not read is nil, and keeps its old value.
+// Observation is the result of one poll. A value that the poll could not read is nil: the server keeps its old value.
 type Observation struct {
-	Server string    // name, when the poll began
-	ID     string    // of the server, so that a name taken over meanwhile is not mistaken
-	At     time.Time // when the poll began
-	Took   time.Duration
+	// Server is the server's name when the poll began. ID is the server's, as another server may have taken over the name
+	// since.
+	Server string
+	ID     string
+	// At is when the poll began, Took how long it took.
+	At   time.Time
+	Took time.Duration
 
-	// Light is set if only what is light was asked for: no facts.
+	// Light is set if the poll did not ask for facts.
 	Light bool
-	// Failure is set if the server was not reached.
+	// Failure is set if the poll did not reach the server. Then most other fields are empty.
 	Failure *Failure
-	// Presented is the fingerprint of the certificate the server presented; empty if it came to none.
+	// Presented is the fingerprint of the certificate that the server presented; empty: the poll saw no certificate.
 	Presented string
-	// Trust says why that certificate is accepted, if it is another than the server registered with.
+	// Trust tells why that certificate is accepted; empty: the server registered with it.
 	Trust string
-	// MachineID is what the machine that answers says it is; empty: it doesn't tell, as releases before 2026-05-29.
+	// MachineID is the ID that the machine gives; empty: it gives none, as releases before 2026-05-29.
 	MachineID string
-	// Ready is the server's own word; a server that answers and is not ready is still booting.
+	// Ready tells whether the server says that it is ready. A server that answers and is not ready is still booting.
 	Ready bool
-	// BootedAt is zero if the server doesn't tell.
+	// BootedAt is zero if the server does not tell it.
 	BootedAt time.Time
 
 	Type     *ServerType
 	Versions *Versions
-	// UnreadVersions are the parts of Versions that could not be read: they keep their old values.
+	// UnreadVersions are the parts of Versions that the poll could not read: they keep their old values.
 	UnreadVersions     VersionParts
 	Maintenance        *MaintenanceState
 	MemberName         *string
 	MemberRoles        []string // read with the Maintenance of a member
 	SystemStateTrusted *bool
-	// Architecture is read with the Facts; empty: it was not told.
+	// Architecture is read with the Facts; empty: not known.
 	Architecture string
 	Update       *UpdateSettings
-	// UpdateStatus was read before Versions, if the Target was Updating.
+	// UpdateStatus was read before Versions if the Updating of the poll's opscenter.Target was set.
 	UpdateStatus *UpdateStatus
 	Facts        *Facts
-	// Unread names what could not be read, and why.
+	// Unread names the values that the poll could not read, and why.
 	Unread []string
-	// Notes say what was read, and is kept in part only, and how.
+	// Notes name the facts that are kept only in part, and why.
 	Notes []string
 }
 
@@ -48,10 +51,10 @@ type Observation struct {
 type VersionParts uint8
 
 const (
-	// VersionsOS is OS but for OS.NeedsReboot. OS.BackupImage takes both it and VersionsUpdate.
+	// VersionsOS is OS without OS.NeedsReboot. OS.BackupImage belongs to both VersionsOS and VersionsUpdate.
 	VersionsOS VersionParts = 1 << iota
-	// VersionsApplications is Applications. Applications that are listed all the same were read.
+	// VersionsApplications is Applications. The applications that are listed nevertheless were read.
 	VersionsApplications
-	// VersionsUpdate is OS.NeedsReboot, OS.BackupImage and UpdateChannel, which system/update tells.
+	// VersionsUpdate is OS.NeedsReboot, OS.BackupImage and UpdateChannel. IncusOS's API system/update returns them.
 	VersionsUpdate
 )

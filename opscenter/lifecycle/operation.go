@@ -2,37 +2,41 @@ package lifecycle
 
 import "time"
 
-// Operation is an action under way: the intent, stored before the effect.
+// Operation is an action under way. It is stored before the action is carried out.
 type Operation struct {
 	ID     string
 	Action Action
 	// Mode of an evacuation or a restore, as Incus names it.
 	Mode string
-	// Owner is the rollout, or the change, it is a step of; empty: none.
+	// Owner is the ID of the rollout or the change of configuration that this is a step of; empty: none.
 	Owner     string
 	StartedAt time.Time
-	Deadline  time.Time
-	// Targets are the versions an update is to reach, per component.
+	// Deadline is when the operation counts as failed.
+	Deadline time.Time
+	// Targets are the versions that an update should reach, by component.
 	Targets map[string]string
-	// Before is what the server said of its checks for updates when an update was begun; nil: not known.
+	// Before is the server's UpdateStatus when an update began; nil: not known.
 	Before *UpdateStatus `json:",omitempty"`
-	// Keys: the update may come to a Secure Boot key first, which takes a reboot; the server needed none before.
+	// Keys: the update may begin with a Secure Boot key, which takes a reboot. The server needed no reboot before.
 	Keys bool `json:",omitempty"`
-	// Was is the status the server had when it was forced upon it, and WasDetail its detail: it has
-	// them again if the operation fails. Empty: it was ready.
+	// Was and WasDetail are the status that the server had when the operation was forced upon it. The server gets it back
+	// if the operation fails. Empty: the server was ready.
 	Was       Status       `json:",omitempty"`
 	WasDetail StatusDetail `json:",omitempty"`
 }
 
-// staysDown reports whether the server goes down with the action, and stays so until somebody wakes it.
-func (op *Operation) staysDown() bool { return op.Action == ActionPowerOff || op.Action == ActionSuspend }
+// staysDown reports whether the server goes down with the action, and stays down until an operator starts or wakes it.
+func (op *Operation) staysDown() bool {
+	return op.Action == ActionPowerOff || op.Action == ActionSuspend
+}
 
-// keepsPending reports whether the server is neither ready nor offline meanwhile: it may be away for
-// a while, and at another address.
+// keepsPending reports whether the server is pending during the action, and not ready or offline: it may not answer for a
+// while, or have another address.
 func (op *Operation) keepsPending() bool {
 	return op.Action == ActionReconfigure || op.Action == ActionFactoryReset
 }
 
+// detail returns the detail of the server's status during the action.
 func (op *Operation) detail() StatusDetail {
 	switch op.Action {
 	case ActionUpdate:
@@ -61,6 +65,6 @@ type Outcome struct {
 	Owner     string
 	StartedAt time.Time
 	EndedAt   time.Time
-	// Failed says why it failed; empty: it did not.
+	// Failed tells why it failed; empty: it succeeded.
 	Failed string
 }

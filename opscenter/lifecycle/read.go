@@ -7,7 +7,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/event"
 )
 
-// takeOver takes over what was read, and only that.
+// takeOver stores the values that were read. The others stay as they were.
 func (t *Transition) takeOver(o Observation) {
 	next := &t.State
 	if o.Type != nil && *o.Type != next.Type {
@@ -24,7 +24,7 @@ func (t *Transition) takeOver(o Observation) {
 	}
 	if o.MemberName != nil {
 		if *o.MemberName != "" {
-			next.Stopped = nil // its cluster sees to them from now on
+			next.Stopped = nil // from now on its cluster starts them
 		}
 		switch before := next.MemberName; {
 		case *o.MemberName == before:
@@ -36,7 +36,7 @@ func (t *Transition) takeOver(o Observation) {
 		next.MemberName = *o.MemberName
 	}
 	if o.Maintenance != nil && next.Stopped == nil {
-		// Of a standalone server Incus doesn't know that it is evacuated: we do.
+		// Only the control plane knows that a standalone server is evacuated: Incus does not.
 		next.Maintenance = *o.Maintenance
 		if !slices.Equal(next.MemberRoles, o.MemberRoles) || (next.MemberRoles == nil) != (o.MemberRoles == nil) {
 			next.MemberRoles = o.MemberRoles
@@ -52,7 +52,7 @@ func (t *Transition) takeOver(o Observation) {
 		next.UpdateStatus = s
 	}
 	if next.KeyWaits && o.Versions != nil && o.UnreadVersions == 0 && (!next.Versions.NeedsReboot() || next.Versions.OS.StagedVersion() != "") {
-		next.KeyWaits = false // it has booted
+		next.KeyWaits = false // the server has booted
 	}
 	if o.Architecture != "" {
 		next.Architecture = o.Architecture

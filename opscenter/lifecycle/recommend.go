@@ -23,11 +23,11 @@ const (
 	UpdateStateRestoring      UpdateState = "restoring"
 	UpdateStateRebootPending  UpdateState = "reboot pending"
 	UpdateStateRebooting      UpdateState = "rebooting"
-	// UpdateStateNotManaged is of servers that are not on IncusOS; Operations Center has none.
+	// UpdateStateNotManaged is the state of servers that are not on IncusOS. Operations Center has no such state.
 	UpdateStateNotManaged UpdateState = "not managed"
 )
 
-// Condition is what a recommendation depends on.
+// Condition is all that a recommendation depends on.
 type Condition struct {
 	Type         ServerType
 	Status       Status
@@ -39,20 +39,23 @@ type Condition struct {
 	Plain bool
 }
 
-// Recommendation is what to do with a server next, and why.
+// Recommendation is the next action for a server, and the reason for it.
 type Recommendation struct {
 	Action      Action
 	UpdateState UpdateState
-	// Rule names the row of the specification's tables that matched, or what stood before them.
+	// Rule names the row of the tables that matched, or the check before the tables that did: "not ready", "in progress" or
+	// "not managed".
 	Rule string
-	// Reason tells the rule and the facts it was applied to, for people.
+	// Reason tells operators which rule matched which facts.
 	Reason string
 }
 
-// Recommend returns the recommended action for a server in that condition. It is pure, and
-// follows the two tables of the specification (section "Update Operating System"); before
-// them stands that nothing is recommended for a server that is not ready, or with which
-// something is under way. The actions evacuate and restore exist for type incus only.
+// Recommend returns the recommended action for a server in that condition. It is pure.
+//
+// No action is recommended for a server that is not ready, or that an action is under way on. For the others the two tables
+// of Operations Center's documentation decide (reference/server.md, section "Update Operating System"). The actions
+// evacuate and restore are recommended for type incus only. The operating system of a server that is not on IncusOS is not
+// managed: such a server is restored, but never updated, evacuated or rebooted.
 func Recommend(c Condition) Recommendation {
 	if c.Status != StatusReady {
 		return notReady(c)
@@ -112,7 +115,7 @@ func notReady(c Condition) Recommendation {
 
 func inProgress(c Condition) (Recommendation, bool) {
 	var state UpdateState
-	what := string(c.StatusDetail)
+	doing := string(c.StatusDetail)
 	switch c.StatusDetail {
 	case DetailUpdating, DetailUpdatingApplication:
 		state = UpdateStateUpdating
@@ -123,20 +126,20 @@ func inProgress(c Condition) (Recommendation, bool) {
 	case DetailNone:
 		switch c.Maintenance {
 		case MaintenanceEvacuating:
-			state, what = UpdateStateEvacuating, "evacuating"
+			state, doing = UpdateStateEvacuating, "evacuating"
 		case MaintenanceRestoring:
-			state, what = UpdateStateRestoring, "restoring"
+			state, doing = UpdateStateRestoring, "restoring"
 		default:
 			return Recommendation{}, false
 		}
-	default: // a detail that is none of a ready server: something is going on
+	default: // the server is back, but the call that took it down has not returned
 		state = UpdateStateUndefined
 	}
-	return c.recommend(ActionNone, state, "in progress", "the server is "+what), true
+	return c.recommend(ActionNone, state, "in progress", "the server is "+doing), true
 }
 
-// Recommend returns the recommended action for a server whose channel offers these versions of its components. The reason
-// names the versions.
+// Recommend returns the recommended action for a server whose channel offers these versions, by component. The reason names
+// the versions.
 func (s *ServerState) Recommend(available map[string]string) Recommendation {
 	outdated := s.Versions.Outdated(available)
 	return s.explainVersions(Recommend(s.condition(outdated)), outdated)
@@ -148,7 +151,7 @@ func (s *ServerState) condition(outdated map[string]string) Condition {
 		Type:         s.Type,
 		Status:       s.Status,
 		StatusDetail: s.StatusDetail,
-		NeedsUpdate:  len(outdated) > 0 && !s.waitsForKey(), // which a check before its reboot would not bring any further
+		NeedsUpdate:  len(outdated) > 0 && !s.waitsForKey(), // no update goes on before the reboot for the key
 		NeedsReboot:  s.Versions.NeedsReboot(),
 		Maintenance:  s.Maintenance,
 		Plain:        s.Versions.OS.Plain,
@@ -158,7 +161,7 @@ func (s *ServerState) condition(outdated map[string]string) Condition {
 // waitsForKey reports whether a Secure Boot key waits for a reboot.
 func (s *ServerState) waitsForKey() bool { return s.KeyWaits && s.Versions.NeedsReboot() }
 
-// explainVersions adds to a recommendation which versions it was about.
+// explainVersions adds to the reason of a recommendation the versions that it is about.
 func (s *ServerState) explainVersions(r Recommendation, outdated map[string]string) Recommendation {
 	switch {
 	case r.Rule == "not ready" || r.Rule == "in progress":
@@ -179,7 +182,7 @@ func (s *ServerState) explainVersions(r Recommendation, outdated map[string]stri
 
 // describeOutdated names the components to update, with their versions: "incus, os 1 → 2".
 func (v Versions) describeOutdated(outdated map[string]string) string {
-	components := map[string][]string{} // by the step they take
+	components := map[string][]string{} // by the step, as "1 → 2"
 	var steps []string
 	for _, component := range slices.Sorted(maps.Keys(outdated)) {
 		have, _ := v.Staged(component)

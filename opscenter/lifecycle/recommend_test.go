@@ -101,7 +101,7 @@ func fromTable(t *testing.T, cell string, kind lifecycle.ServerType) lifecycle.A
 		}
 		return lifecycle.ActionNone
 	}
-	t.Fatalf("a cell that nobody has thought of: %q", cell)
+	t.Fatalf("the test does not know the cell %q", cell)
 	return ""
 }
 

@@ -2,7 +2,7 @@ package lifecycle
 
 import "strings"
 
-// ServerType is what a server is for: its primary application.
+// ServerType is the purpose of a server. Its primary application decides it.
 type ServerType string
 
 const (
@@ -15,8 +15,8 @@ const (
 // ServerTypes lists all types.
 var ServerTypes = []ServerType{TypeUnknown, TypeIncus, TypeMigrationManager, TypeOperationsCenter}
 
-// TypeOfApplication returns the type of a server with that primary application. All long-term
-// support releases, "incus-lts-…", are Incus.
+// TypeOfApplication returns the type of a server with that primary application. The long-term support releases of Incus,
+// "incus-lts-…", are of type incus.
 func TypeOfApplication(name string) ServerType {
 	switch {
 	case name == string(TypeIncus) || strings.HasPrefix(name, "incus-lts-"):

@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
+// reasonReady is the StatusReason of a server that is ready, with which nothing is under way.
 const reasonReady = "answers, and is ready"
 
-// settle gives a ready server its status and detail.
+// settle ends the operation of a server that says that it is ready, if it is over, and sets the status.
 func (t *Transition) settle(o Observation, policy Policy) {
 	next := &t.State
 	if op := next.Operation; op != nil {
@@ -17,28 +18,28 @@ func (t *Transition) settle(o Observation, policy Policy) {
 				t.endOperation(o.At, "its deadline has passed", "")
 			}
 		case op.Action == ActionUpdate && targetsReached(next.Versions, op.Targets):
-			t.endOperation(o.At, "", "every component has its version")
+			t.endOperation(o.At, "", "every component has its target version")
 		case op.Action == ActionUpdate && t.keyApplied(o):
 			next.KeyWaits = true
-			t.endOperation(o.At, "", "a Secure Boot key was applied, which takes a reboot; the update goes on after it")
+			t.endOperation(o.At, "", "a Secure Boot key was applied, which takes a reboot; the update goes on after the reboot")
 		case op.Action == ActionUpdate && t.updateGaveUp(o) != "":
 			t.endOperation(o.At, t.updateGaveUp(o), "")
 		case op.Owner == "" && next.Stopped == nil && (op.Action == ActionEvacuate && next.Maintenance == MaintenanceEvacuated ||
 			op.Action == ActionRestore && next.Maintenance == NotInMaintenance):
-			// The status can show before all is done: a rollout waits for the operation.
+			// Incus may say so before the call has returned. A rollout waits for the call.
 			t.endOperation(o.At, "", "the server is "+next.Maintenance.String())
 		case op.Action == ActionReboot:
 			t.endOperation(o.At, "", "the server is back")
 		case op.Action == ActionFactoryReset && o.BootedAt.After(op.StartedAt.Add(bootSlack)):
-			t.endOperation(o.At, "the server has booted, and is what it was", "")
+			t.endOperation(o.At, "the server has booted without a factory reset", "")
 		case op.Action == ActionFactoryReset && !o.BootedAt.IsZero() && o.BootedAt.Before(op.StartedAt) && o.At.Sub(op.StartedAt) >= policy.RebootTimeout:
-			t.endOperation(o.At, "the server has not gone down", "") // it was not asked, or would not
+			t.endOperation(o.At, "the server has not gone down", "") // the request did not reach it, or it refused
 		case !o.At.Before(op.Deadline):
 			t.endOperation(o.At, "its deadline has passed", "")
 		}
 	}
 	if op := next.Operation; op != nil && op.keepsPending() {
-		return // whoever changes it says when that is over, or the deadline does
+		return // the call that changes the server ends it, or the deadline does
 	}
 	detail := DetailNone
 	reason := reasonReady
@@ -51,7 +52,7 @@ func (t *Transition) settle(o Observation, policy Policy) {
 		detail, reason = DetailRestoring, "the cluster says so"
 	}
 	if unknown := next.Type == "" || next.Type == TypeUnknown; o.Type == nil && (next.Status == StatusPending || unknown && next.Status != StatusReady) {
-		// Something answered; whether it is a whole server is not known.
+		// The server answered, but it is not known what it is.
 		next.StatusReason = "answers, but not all could be read"
 		return
 	}
@@ -63,11 +64,11 @@ func (t *Transition) settle(o Observation, policy Policy) {
 	}
 }
 
-// idleAfter is how long after it was asked an idle server counts as one that has checked for updates.
+// idleAfter is how long after the request for an update a server that is idle counts as one that has checked for updates.
 const idleAfter = 5 * time.Second
 
-// updateGaveUp says how the server's check for updates ended that did not bring the versions it was to
-// bring; empty: it goes on, or nothing tells.
+// updateGaveUp tells how the server's check for updates ended without the wanted versions; empty: the check goes on, or the
+// server does not tell.
 func (t *Transition) updateGaveUp(o Observation) string {
 	op, s := t.State.Operation, o.UpdateStatus
 	if s == nil || !s.Idle() || o.Versions == nil || o.UnreadVersions != 0 || o.At.Before(op.StartedAt.Add(idleAfter)) || !s.checkedSince(op.Before) {
@@ -76,8 +77,8 @@ func (t *Transition) updateGaveUp(o Observation) string {
 	return fmt.Sprintf("the server's check for updates has ended without the wanted versions; it says %q", s.Status)
 }
 
-// keyApplied reports whether the update has come to a Secure Boot key, and ended with that: the server says so, or it needs a
-// reboot by now without a version that is staged.
+// keyApplied reports whether the update ended because the server applied a Secure Boot key: the server said so, or a key was
+// expected. In both cases it needs a reboot, and no version is staged.
 func (t *Transition) keyApplied(o Observation) bool {
 	os := t.State.Versions.OS
 	return (t.State.KeyWaits || t.State.Operation.Keys) && os.NeedsReboot && os.StagedVersion() == "" && t.updateGaveUp(o) != ""

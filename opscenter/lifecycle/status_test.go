@@ -71,7 +71,7 @@ func TestStatusMachine(t *testing.T) {
 		s.answers(time.Second, false).answers(time.Minute, false).is(offline, lifecycle.DetailRebooting)
 		s.answers(2*time.Minute, false).is(offline, lifecycle.DetailUnresponsive).answers(9*time.Minute, true).is(ready, none)
 	})
-	t.Run("a reboot nobody announced", func(t *testing.T) {
+	t.Run("a reboot that was not announced", func(t *testing.T) {
 		s := begin(t, ready, none).answers(10*time.Second, false).is(offline, lifecycle.DetailRebooting)
 		s.answers(70*time.Second, true).is(ready, none)
 	})
@@ -93,7 +93,7 @@ func TestStatusMachine(t *testing.T) {
 		s.answers(time.Second, true).is(offline, lifecycle.DetailRebooting).fails()
 		require.False(t, s.state.Announced.WentDown)
 	})
-	t.Run("a shutdown that nobody saw, or that never was", func(t *testing.T) {
+	t.Run("a shutdown that no poll saw, or that never was", func(t *testing.T) {
 		s := begin(t, ready, none).announce(lifecycle.DetailShutDown, 0)
 		for range 14 {
 			s.answers(10*time.Hour, true).is(offline, lifecycle.DetailShutDown)

@@ -2,7 +2,7 @@ package lifecycle
 
 import "time"
 
-// Stopped are instances that were stopped, to be started again.
+// Stopped are instances that an evacuation stopped, and that a restore starts again.
 type Stopped struct {
 	At        time.Time
 	Instances []Instance

@@ -12,7 +12,7 @@ import (
 
 var policy = lifecycle.Policy{OfflineThreshold: 3, RebootTimeout: 15 * time.Minute}
 
-// tale applies observations one after the other.
+// tale applies observations one after the other, one minute apart.
 type tale struct {
 	t       *testing.T
 	at      time.Time

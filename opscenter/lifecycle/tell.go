@@ -7,18 +7,20 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/event"
 )
 
-// Telling is how a server's self update is taken in.
+// Telling are the circumstances of a self update.
 type Telling struct {
+	// At is when the self update arrived.
 	At time.Time
-	// Event makes an event of a cause that announces nothing.
+	// Event: a cause by which the server does not go down makes an event.
 	Event bool
-	// Poll is in how long such a cause requests a poll; below 0: it requests none.
+	// Poll is after how long such a cause requests a poll; below 0: it requests none.
 	Poll time.Duration
-	// RebootTimeout is how long the server may take to come back from a reboot.
+	// RebootTimeout is how long the server may take for a reboot.
 	RebootTimeout time.Duration
 }
 
-// Tell changes a server's state as its self update says: a server that goes down on purpose is offline from now on.
+// Tell applies a self update to a server's state. A server that says that it goes down is offline from now on. After all
+// other causes the status stays, and Tell requests a poll.
 func Tell(state ServerState, cause Cause, telling Telling) Transition {
 	at := telling.At
 	t := Transition{State: state}
@@ -27,19 +29,19 @@ func Tell(state ServerState, cause Cause, telling Telling) Transition {
 	case CauseSystemRebootTriggered:
 		next.Announced = &Announcement{At: at, Deadline: at.Add(telling.RebootTimeout)}
 		if op := next.Operation; op != nil && op.Action == ActionReboot && op.Deadline.After(next.Announced.Deadline) {
-			next.Announced.Deadline = op.Deadline // it was given more time
+			next.Announced.Deadline = op.Deadline // the operation gives it more time
 		}
 		t.setStatus(at, StatusOffline, DetailRebooting, "the server said that it reboots")
 	case CauseSystemShutdownTriggered, CauseSuspendTriggered:
 		before, op := next.Announced, next.Operation
 		next.Announced = &Announcement{At: at, Unasked: true}
 		switch {
-		case op != nil && op.Action == ActionReboot && before != nil: // by us, who wait for it to be back
+		case op != nil && op.Action == ActionReboot && before != nil: // an action reboots it: it should be back by then
 			next.Announced.Unasked, next.Announced.Deadline = false, before.Deadline
-		case before != nil && !before.Unasked && before.Deadline.IsZero(): // by us
+		case before != nil && !before.Unasked && before.Deadline.IsZero(): // an action shuts it down
 			next.Announced.Unasked = false
 		}
-		t.setStatus(at, StatusOffline, DetailShutDown, fmt.Sprintf("the server said so: %s", cause))
+		t.setStatus(at, StatusOffline, DetailShutDown, fmt.Sprintf("the server said that it goes down: %s", cause))
 	default:
 		if cause == CauseSecureBootUpdateApplied {
 			next.KeyWaits = true
@@ -51,7 +53,7 @@ func Tell(state ServerState, cause Cause, telling Telling) Transition {
 			next.PollRequested = at.Add(telling.Poll)
 		}
 		if cause == CauseSystemIsReady && next.Announced != nil {
-			// It was down, and is back: its word settles what a poll might be in doubt about.
+			// The server says that it is back. Without that, a poll might not be able to tell.
 			next.Announced = &Announcement{At: time.Unix(0, 0).UTC(), WentDown: true, Deadline: next.Announced.Deadline}
 		}
 	}

@@ -6,35 +6,34 @@ import (
 	"time"
 )
 
-// UpdateSettings are how a server updates itself, as far as a control plane has a say in it
-// (IncusOS API, SystemUpdateConfig).
+// UpdateSettings are the settings of a server's own updates that a control plane manages: a part of SystemUpdateConfig in
+// IncusOS's API.
 type UpdateSettings struct {
 	AutoReboot     bool
 	Channel        string
 	CheckFrequency string
 }
 
-// String returns the settings for people.
+// String returns the settings as operators read them.
 func (s UpdateSettings) String() string {
 	return fmt.Sprintf("channel %s, auto_reboot %t, check_frequency %s", s.Channel, s.AutoReboot, s.CheckFrequency)
 }
 
-// ManagedUpdates are the settings of a server whose control plane says when to update, and to
-// reboot: never by itself.
+// ManagedUpdates returns the settings of a server that updates and reboots only when the control plane asks it to.
 func ManagedUpdates(channel string) UpdateSettings {
 	return UpdateSettings{Channel: channel, CheckFrequency: "never"}
 }
 
-// UpdateStatus is what a server says of its checks for updates (system/update).
+// UpdateStatus is what a server says of its checks for updates: a part of system/update in IncusOS's API.
 type UpdateStatus struct {
-	// Status is a text of IncusOS, see Running.
+	// Status is a text that IncusOS writes for operators. Running and Idle interpret it.
 	Status string
-	// LastCheck is when the last check began, by the server's clock; zero: it does not say.
+	// LastCheck is when the last check began, by the server's clock; zero: the server does not say.
 	LastCheck time.Time
 }
 
-// Running reports whether a check or a download is under way. Releases that check for one kind of
-// update after the other say between them that a check is completed.
+// Running reports whether a check or a download is under way. Some releases check for one kind of update after the other, and
+// say in between that one check is completed.
 func (s UpdateStatus) Running() bool {
 	switch s.Status {
 	case "Secure Boot update check completed", "Application update check completed":
@@ -43,11 +42,11 @@ func (s UpdateStatus) Running() bool {
 	return strings.HasPrefix(s.Status, "Running ") || strings.HasPrefix(s.Status, "Checking ")
 }
 
-// Idle reports whether the last check has ended, well or not.
+// Idle reports whether the last check has ended, with success or not.
 func (s UpdateStatus) Idle() bool { return s.Status != "" && !s.Running() }
 
-// checkedSince reports whether a check was made since the server said what it said before. The server's
-// clock is compared with itself alone.
+// checkedSince reports whether the server has made another check since that earlier status. It compares times of the
+// server's clock only with each other.
 func (s UpdateStatus) checkedSince(before *UpdateStatus) bool {
 	if before == nil {
 		return false

@@ -5,36 +5,36 @@ import (
 	"strconv"
 )
 
-// OSName is what the operating system is called whose updates we speak of.
+// OSName is the name of the operating system that a control plane updates.
 const OSName = "IncusOS"
 
-// Versions is what runs on a server.
+// Versions are the versions of the software on a server.
 type Versions struct {
 	OS           OSVersion
 	Applications []ApplicationVersion
-	// UpdateChannel is the channel the server itself is set to.
+	// UpdateChannel is the channel in the server's own settings.
 	UpdateChannel string
 }
 
 // OSVersion is the version of the operating system.
 type OSVersion struct {
-	Name string // OSName, or what else an Incus runs on
+	// Name is OSName, or the name of another operating system that Incus runs on.
+	Name string
 	// Version runs now.
 	Version string
-	// VersionNext is what the server calls its next release. It is staged, and active after the
-	// next reboot, only if the server says that it needs a reboot: see Staged.
+	// VersionNext is the server's next release. It is staged, that is active after the next reboot, only if NeedsReboot is
+	// set: see StagedVersion.
 	VersionNext string
-	// NeedsReboot is the server's own word.
+	// NeedsReboot: the server says that it needs a reboot.
 	NeedsReboot bool
-	// BackupImage tells that the server runs from its backup image: VersionNext did not boot,
-	// and IncusOS does not install it again. A release without a status of updates does not tell.
+	// BackupImage: the server runs from its backup image, because VersionNext did not boot. IncusOS does not install that
+	// version again. Releases without a status of updates do not tell it.
 	BackupImage bool `json:",omitempty"`
-	// Plain: the server is an Incus server that is not on IncusOS. Nothing that needs the operating
-	// system can be done with it: its updates and reboots are not managed.
+	// Plain: the server runs Incus on another operating system than IncusOS. Its updates and reboots are not managed.
 	Plain bool `json:",omitempty"`
 }
 
-// keepUnread returns the versions with the parts that could not be read as they were before.
+// keepUnread returns the versions. The parts that could not be read are those of before.
 func (v Versions) keepUnread(before Versions, unread VersionParts) Versions {
 	if unread&VersionsOS != 0 {
 		needs := v.OS.NeedsReboot
@@ -45,7 +45,7 @@ func (v Versions) keepUnread(before Versions, unread VersionParts) Versions {
 		v.UpdateChannel = before.UpdateChannel
 		v.OS.NeedsReboot, v.OS.BackupImage = before.OS.NeedsReboot, before.OS.BackupImage
 		if v.OS.Version != before.OS.Version {
-			v.OS.NeedsReboot, v.OS.BackupImage = false, false // that was said of the other one
+			v.OS.NeedsReboot, v.OS.BackupImage = false, false // they were about the version before
 		}
 	}
 	if unread&VersionsApplications != 0 {
@@ -63,9 +63,9 @@ func (v Versions) keepUnread(before Versions, unread VersionParts) Versions {
 	return v
 }
 
-// StagedVersion returns the version that the next reboot makes active; empty: there is none. A
-// next release without the server's word that it needs a reboot is not staged: the server
-// downloads it still, or runs from its backup image.
+// StagedVersion returns the version that the next reboot makes active; empty: there is none. If the server has a VersionNext,
+// but does not say that it needs a reboot, that version is not staged: the server still downloads it, or runs from its
+// backup image.
 func (v OSVersion) StagedVersion() string {
 	if !v.NeedsReboot || v.VersionNext == v.Version {
 		return ""
@@ -73,7 +73,7 @@ func (v OSVersion) StagedVersion() string {
 	return v.VersionNext
 }
 
-// Skipped returns the version that IncusOS does not install again, because it did not boot; empty: there is none.
+// Skipped returns the version that did not boot, and that IncusOS therefore does not install again; empty: there is none.
 func (v OSVersion) Skipped() string {
 	if !v.BackupImage {
 		return ""
@@ -89,9 +89,9 @@ type ApplicationVersion struct {
 	Primary         bool
 }
 
-// Staged returns the version of a component that is, or after a reboot will be, active; not
-// ok if the server has no such component, or does not tell: releases before 2025-11 say that they need
-// a reboot, and not for which version.
+// Staged returns the version of a component that is active now, or that the next reboot makes active. It returns false if
+// the server has no such component, or does not tell the version: releases before 2025-11 say that they need a reboot, but
+// not for which version.
 func (v Versions) Staged(component string) (string, bool) {
 	if component == ComponentOS {
 		if v.OS.Name != OSName {
@@ -113,13 +113,13 @@ func (v Versions) Staged(component string) (string, bool) {
 	return "", false
 }
 
-// NeedsReboot reports whether the server says that it needs a reboot: nothing else tells.
+// NeedsReboot reports whether the server says that it needs a reboot. It is false for a server that is not on IncusOS.
 func (v Versions) NeedsReboot() bool { return v.OS.NeedsReboot && !v.OS.Plain }
 
-// Outdated returns, per component that needs an update, the version to update to: the newest
-// available one, where it is greater than the staged, else running, version of that component.
-// Versions that are not numbers, as those of an Incus without IncusOS, can't be compared, and need none.
-// Neither does the operating system's version that the server skips, see OSVersion.Skipped.
+// Outdated returns the components that need an update, and the version to update each to. available are the newest versions
+// by component. A component needs an update if that version is greater than its staged version, or if none is staged, than
+// its running one. A version that is not a number cannot be compared, and a server that is not on IncusOS has no updates:
+// neither needs one. The operating system does not need the version that OSVersion.Skipped returns.
 func (v Versions) Outdated(available map[string]string) map[string]string {
 	if v.OS.Plain {
 		return nil
@@ -142,12 +142,12 @@ func (v Versions) Outdated(available map[string]string) map[string]string {
 	return out
 }
 
-// ComponentOS is the name of the operating system among the components of an update. The other components have the names
-// of the applications.
+// ComponentOS is the name of the operating system among the components of an update. The other components are named after
+// their applications.
 const ComponentOS = "os"
 
-// Newer reports whether version a is greater than b. Versions are numbers, YYYYMMDDHHMM. A version that is no number is
-// neither greater nor smaller than another.
+// Newer reports whether version a is greater than b. Versions are numbers, YYYYMMDDHHMM. It is false if one of them is not a
+// number.
 func Newer(a, b string) bool {
 	if a == b {
 		return false

@@ -9,10 +9,10 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
-// wholePolls is how many polls in a row must read all for a server to be no longer partly unreadable.
+// wholePolls is how many polls in a row must read everything to clear the warning that a server is partly unreadable.
 const wholePolls = 3
 
-// judgeWarnings says which warnings the server deserves.
+// judgeWarnings decides which warnings the observation gives cause for.
 func (t *Transition) judgeWarnings(o Observation, policy Policy) {
 	s := &t.State
 	judge := func(kind warning.Kind, holds bool, message string) {
@@ -28,12 +28,12 @@ func (t *Transition) judgeWarnings(o Observation, policy Policy) {
 		judge(warning.Identity, false, "")
 		judge(warning.Untrusted, false, "")
 		judge(warning.BackupImage, s.Versions.OS.BackupImage, fmt.Sprintf("runs os %s from its backup image: os %s did not boot, and is not installed again", s.Versions.OS.Version, s.Versions.OS.VersionNext))
-		if o.Facts != nil && (len(o.Notes) > 0 || len(o.Unread) == 0) { // a part that was not read may be too large still
+		if o.Facts != nil && (len(o.Notes) > 0 || len(o.Unread) == 0) { // a part that was not read may still be too large
 			judge(warning.Facts, len(o.Notes) > 0, strings.Join(o.Notes, "; "))
 		}
-		// A light poll did not try all; and one whole poll between others that are not is no end of it.
+		// A light poll does not try everything, and one poll that reads everything is not enough to clear the warning.
 		if len(o.Unread) > 0 || t.Contact.Whole >= wholePolls {
-			judge(warning.Unreadable, len(o.Unread) > 0, "could not be read, and is kept as it was: "+strings.Join(o.Unread, "; "))
+			judge(warning.Unreadable, len(o.Unread) > 0, "could not be read, so the old values are kept: "+strings.Join(o.Unread, "; "))
 		}
 		return
 	}
@@ -46,7 +46,7 @@ func (t *Transition) judgeWarnings(o Observation, policy Policy) {
 		judge(warning.Identity, true, o.Failure.Message)
 	}
 	if o.Failure.Kind == FailureUntrusted {
-		// For some seconds after a registration that is as it should be.
+		// In the first seconds after its registration a server does not trust the control plane yet.
 		if t.Contact.Failures >= policy.OfflineThreshold {
 			judge(warning.Untrusted, true, o.Failure.Message)
 		}
