@@ -21,7 +21,7 @@ import (
 // SHA-256 in hexadecimal digits, when it is connected to, beside the one it registered with,
 // which it is still known by. It takes the place of one that was accepted before; an empty
 // fingerprint takes it back. Members of the same cluster that present it are followed. See
-// WarningCertificate for when that is needed, and the server's State.Presented for the
+// warning.Certificate for when that is needed, and the server's State.Presented for the
 // fingerprint: compare it with what the server itself says. Errors: ErrNotFound,
 // ErrInvalidCertificate, ErrIdentityTaken for one that another server is registered with.
 func (r *Registry) AcceptCertificate(ctx context.Context, name, fingerprint string) error {

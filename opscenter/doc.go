@@ -7,6 +7,10 @@
 // here opens a connection: package poller asks servers how they are, package
 // opscenter/incusos talks to them, package opscenter/httpapi lets them in.
 //
+// Package opscenter/lifecycle has the status of a server, the diagram of its transitions, and
+// the rules of the recommended action. Packages opscenter/event and opscenter/warning name the
+// kinds of events and warnings.
+//
 // # What a server can cost you
 //
 // A registered server may be hostile, and so may a stranger. What one of them says, and how often, costs a bounded
@@ -22,7 +26,7 @@
 //	incusos.DefaultMaxBody, an answer          4 MiB          is not read                              TestFaults
 //	the header of an answer                    64 KiB         is not read                              TestEndlessHeader
 //	facts, each part as it is read             4 × its kept   is not read                              TestHostileFacts
-//	lifecycle.MaxHardwareSize and others       688 KiB in all is left out, with WarningFacts           TestFactsThatAreTooLarge
+//	lifecycle.MaxHardwareSize and others       688 KiB in all is left out, with warning.Facts          TestFactsThatAreTooLarge
 //	opscenter.DefaultMaxFactsHistory           20 changes     the oldest go                            TestFactsHistory
 //	poller.DefaultTimeout, a poll              30 s           counts as a failure                      TestGrace
 //	poller.DefaultSlowConcurrency, slow polls  512            wait for each other, not the others      TestTheDeadDoNotStarveTheLiving
@@ -31,7 +35,7 @@
 // What is in its Incus. MaxObjects, MaxSize and MaxUnitChanges are for each server of a cluster, MaxStreams is for all
 // clusters, the others are for each cluster:
 //
-//	inventory.DefaultMaxObjects                5,000          are not kept, with WarningInventory      TestBudget
+//	inventory.DefaultMaxObjects                5,000          are not kept, with warning.Inventory     TestBudget
 //	inventory.DefaultMaxSize                   8 MiB          is kept by name, likewise                TestBudgetOfBytes
 //	inventory.MaxNameLength                    512 bytes      is not kept, likewise                    TestLongNames
 //	inventory.MaxMembers of an object          1,000          its name is kept                         TestManyMembers

@@ -26,7 +26,7 @@ import (
 //	any but its own                    never, if what answers tells the machine ID of another record
 //
 // Where no machine ID was told at the registration, it is learned from a poll that shows the server's own certificate.
-// What is refused so is a failure (FailureIdentity) and a warning (WarningIdentity): nothing is done to a server that
+// What is refused so is a failure (lifecycle.FailureIdentity) and a warning (warning.Identity): nothing is done to a server that
 // is not ready.
 
 // recognition is what an observation tells about which machine answered.

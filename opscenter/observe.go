@@ -59,7 +59,7 @@ func (r *Registry) RecordUnchanged(o *lifecycle.Observation) bool {
 // RecordObservations takes in what polls found out. What is new is stored; an observation
 // that finds nothing new writes nothing durable. Observations of servers that are gone, or
 // that began before something newer was learned, are dropped, and so are those that failed for a reason of the
-// control plane's own (FailureLocal), but for a warning. Those of one server must come
+// control plane's own (lifecycle.FailureLocal), but for a warning. Those of one server must come
 // in order. Each transaction of MaxObservations takes all it is given, or nothing: who wants to
 // give again what failed hands over no more than that at a time.
 func (r *Registry) RecordObservations(ctx context.Context, observations ...lifecycle.Observation) error {

@@ -55,7 +55,7 @@ type Registered struct {
 // as it is. Otherwise one use of the token is spent, in the same transaction that records
 // the server. A known machine with another certificate is refused with ErrIdentityTaken, and
 // an event, unless the operator allowed it (AllowReinstall) or announced it (PreRegister). Two
-// machine IDs with one system UUID are two machines: the second one is admitted, and WarningSharedUUID tells.
+// machine IDs with one system UUID are two machines: the second one is admitted, and warning.SharedUUID tells.
 //
 // Errors: ErrTokenMalformed, ErrTokenUnknown, ErrTokenExpired, ErrTokenExhausted;
 // ErrNoCertificate, ErrInvalidCertificate, ErrInvalidName, ErrInvalidURL,

@@ -91,7 +91,7 @@ type Options struct {
 	MaxChanges     int
 	// MaxObjects is how many objects of a unit are kept for each of its servers, and MaxSize in how many bytes of
 	// memory, some 2 KiB for each object included; large ones are compressed. What a server lists beyond is not kept, or by its name only, and is a standing
-	// warning (opscenter.WarningInventory); a scan reads at most twice as many objects of each kind, and eight times
+	// warning (warning.Inventory); a scan reads at most twice as many objects of each kind, and eight times
 	// as many bytes. Default 5,000, and 8 MiB.
 	MaxObjects int
 	MaxSize    int

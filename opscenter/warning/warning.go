@@ -1,88 +1,86 @@
+// Package warning is the vocabulary of warnings: their kinds, the Input that raises one, and the stored Warning. Package
+// opscenter stores warnings, lists them and clears them (Registry.Warn, Registry.ListWarnings, Registry.ClearWarning).
 package warning
 
-import (
-	"time"
-)
+import "time"
 
-// WarningKind says what a warning is about. Those that Operations Center has are named as there.
+// Kind is the kind of a warning. The kinds that Operations Center has, too, have its names.
 type Kind string
 
-// The kinds the SDK raises itself; programs may raise others.
+// The kinds that the SDK raises itself. Programs may raise others.
 const (
-	// WarningUnreachable: the server is offline, and did not say that it would be. Cleared when
-	// it answers.
+	// Unreachable: the server is offline, and did not announce that. Cleared when the server answers.
 	Unreachable Kind = "Server unreachable"
-	// WarningCertificate: the server presents a certificate that is not the registered one, nor
-	// accepted since. Cleared when it presents one that is; see AcceptCertificate.
+	// Certificate: the server presents a certificate that it did not register with, and that was not accepted since.
+	// Cleared when it presents an accepted one. opscenter.Registry.AcceptCertificate accepts the new one.
 	Certificate Kind = "Server certificate changed"
-	// WarningIdentity: at the server's address another machine answers, which may be recorded as another server.
-	// Nothing is done to the server meanwhile. Cleared when the server itself answers; if both records are of one
-	// machine, remove one of them.
+	// Identity: another machine answers at the server's address. That machine may be recorded as another server. The control
+	// plane does nothing to the server meanwhile. Cleared when the server itself answers. If both records are of one
+	// machine, an operator should remove one of them.
 	Identity Kind = "Another machine answers"
-	// WarningUntrusted: the server refuses the control plane's client certificate. Cleared when
-	// it answers.
+	// Untrusted: the server refuses the control plane's client certificate. Cleared when the server answers.
 	Untrusted Kind = "Control plane not trusted"
-	// WarningFlapping: the server goes up and down, and is held offline. Cleared when it has
-	// been steady for Options.FlapSteady.
+	// Flapping: the server goes up and down, and is held offline. Cleared when it has been steady for
+	// opscenter.Options.FlapSteady.
 	Flapping Kind = "Server flapping"
-	// WarningUnreadable: the server answers, but not all of it could be read; the old values
-	// are kept. Cleared when a poll reads all.
+	// Unreadable: the server answers, but some values could not be read, and keep their old values. Cleared after several
+	// polls in a row that read everything.
 	Unreadable Kind = "Server partly unreadable"
-	// WarningFacts: a part of the server's facts is larger than its limit, and kept in part: see
-	// MaxHardwareSize and the others. Cleared when all parts fit.
+	// Facts: a part of the server's facts is larger than its limit, and is kept only in part. The limits are
+	// opscenter.MaxHardwareSize and the constants beside it. Cleared when all parts fit.
 	Facts Kind = "Server facts too large"
-	// WarningBackupImage: the server runs from its backup image, as the version it was updated to
-	// did not boot. Cleared when it runs another one.
+	// BackupImage: the server runs from its backup image, because the version that it was updated to did not boot. Cleared
+	// when it no longer runs from it.
 	BackupImage Kind = "Server runs from its backup image"
-	// WarningSharedUUID: the server has the system UUID of another one, which is another machine.
-	// Cleared when no other server has it; those that know why acknowledge it.
+	// SharedUUID: the server has the same system UUID as another server, which is another machine. Cleared when no other
+	// server has it. An operator who knows the reason can acknowledge the warning.
 	SharedUUID Kind = "System UUID shared"
-	// WarningInventory: a server, or its cluster, has more objects than inventory.Options let be kept. Cleared when a
-	// scan finds no more than that.
+	// Inventory: a server or its cluster has more objects than inventory.Options allows. Cleared when a scan finds no more
+	// than that.
 	Inventory Kind = "Inventory truncated"
-	// WarningFleet: so many servers fail at once that the control plane suspects itself: nobody
-	// becomes offline. Cleared when most of those that are asked answer.
+	// Fleet: so many servers fail at once that the fault is probably the control plane's own. No server becomes offline
+	// meanwhile. Cleared when most of the servers that are asked answer.
 	Fleet Kind = "Fleet unreachable"
-	// WarningLocal: the control plane could not poll servers for a reason of its own, as that it may open no more
-	// files. Nothing is concluded of them. Cleared when that did not happen for a minute.
+	// Local: the control plane could not poll servers for a reason of its own, for example because it may open no more
+	// files. Such a poll tells nothing about its server. Cleared when that has not happened for a minute.
 	Local Kind = "Control plane can't poll"
-	// WarningUpdateSettings: the server's update settings are not those of a managed server, and
-	// are put back. Cleared when they are.
+	// UpdateSettings: the server's update settings are not those of a managed server, and the control plane is setting them
+	// again. Cleared when they are those of a managed server.
 	UpdateSettings Kind = "Server update settings changed"
-	// WarningUpdates: the last refresh of the update feed failed, or some updates could not be fetched. Cleared when one
-	// ends without that.
+	// Updates: the last refresh of the update feed failed, or some updates could not be fetched. Cleared by a refresh without
+	// failures.
 	Updates Kind = "Updates not fetched"
-	// WarningSigner: the certificate that signs updates ends within 90 days, or has ended. Cleared when an index is signed
-	// by one that lasts longer.
+	// Signer: the certificate that signs updates ends within 90 days, or has ended. Cleared when an index is signed with a
+	// certificate that lasts longer.
 	Signer Kind = "Update signing certificate ends"
-	// WarningUpdateHeld: a new update lacks what servers or tokens of the default channel need, and is not offered there.
-	// Cleared when it is, or another one has what is needed.
+	// UpdateHeld: a new update lacks files that servers or tokens of the default channel need, so that channel does not offer
+	// it. Cleared when it has them, or another update does.
 	UpdateHeld Kind = "Update held back"
-	// WarningBehind: polls don't keep up with their schedule. Cleared when they do.
+	// Behind: polls are later than their schedule. Cleared when they are on time again.
 	Behind Kind = "Polling behind schedule"
 )
 
-// Warned is a warning as it is raised.
+// Input is a warning that is to be raised.
 type Input struct {
 	Kind    Kind
 	Message string
 }
 
-// Warning is something an operator should know, for as long as it holds: it goes away by
-// itself when its cause is gone. Its coming and going are events.
+// Warning is a state that an operator should know of. It is stored as long as its cause lasts. Raising and clearing it are
+// events.
 type Warning struct {
-	// UUID names the warning; later ones sort behind earlier ones.
+	// UUID identifies the warning. UUIDs sort by the time at which warnings were raised.
 	UUID string
 	Kind Kind
-	// Server is the name of the server it is about; empty: the fleet.
+	// Server and ServerID are those of the server that the warning is about; empty: it is about the fleet.
 	Server   string
 	ServerID string
 	Message  string
-	// FirstSeen and LastSeen are when there was cause for it, and Count how often.
+	// FirstSeen and LastSeen are when its cause was first and last seen, Count is how often.
 	FirstSeen time.Time
 	LastSeen  time.Time
 	Count     int
-	// Acknowledged is for operators to set: somebody knows.
+	// Acknowledged is set once an operator has said to know of the warning.
 	Acknowledged bool
 	LastUpdated  time.Time
 }
