@@ -16,6 +16,7 @@ import (
 //   - Policy.OfflineThreshold failures in a row make a server offline (unresponsive).
 //   - A server that went down on purpose stays offline until it is back, or its deadline has passed. It is back if it
 //     has booted since, or if polls failed and then succeed again.
+//   - During a change of its configuration, or a factory reset, a server may fail until the operation's deadline.
 //   - A poll of a server that is about to go down does not count in Contact.Good.
 //   - A value that could not be read stays as it was.
 //   - A server that became unresponsive Policy.FlapThreshold times within Policy.FlapWindow is held offline, until it has
