@@ -151,3 +151,39 @@ func TestRecommendPlain(t *testing.T) {
 		require.Contains(t, got.Reason, "not on IncusOS")
 	}
 }
+
+// TestRecommendedReason: the recommendation for a server names the versions that it is about.
+func TestRecommendedReason(t *testing.T) {
+	application := []lifecycle.ApplicationVersion{{Name: "incus", Version: "1"}, {Name: "debug", Version: "0"}}
+	state := func(os lifecycle.OSVersion) lifecycle.ServerState {
+		os.Name = lifecycle.OSName
+		return lifecycle.ServerState{Type: lifecycle.TypeIncus, Status: lifecycle.StatusReady, StatusReason: "answers", Versions: lifecycle.Versions{OS: os, Applications: application}}
+	}
+	offered := map[string]string{"os": "2", "incus": "2", "debug": "2"}
+	current := state(lifecycle.OSVersion{Version: "1"})
+	got := current.Recommend(offered)
+	require.Equal(t, lifecycle.ActionUpdate, got.Action)
+	require.Contains(t, got.Reason, "debug 0 → 2; incus, os 1 → 2: a newer version is available")
+
+	staged := state(lifecycle.OSVersion{Version: "1", VersionNext: "2", NeedsReboot: true})
+	got = staged.Recommend(map[string]string{"os": "2"})
+	require.Equal(t, lifecycle.ActionEvacuate, got.Action)
+	require.Contains(t, got.Reason, "os 2 is staged over 1: a reboot is required")
+
+	backup := state(lifecycle.OSVersion{Version: "1", VersionNext: "2", BackupImage: true})
+	got = backup.Recommend(map[string]string{"os": "2"})
+	require.Equal(t, lifecycle.ActionNone, got.Action)
+	require.Contains(t, got.Reason, "runs os 1 from its backup image, 2 did not boot and is skipped")
+
+	key := state(lifecycle.OSVersion{Version: "1", NeedsReboot: true})
+	key.KeyWaits = true
+	got = key.Recommend(offered)
+	require.Equal(t, lifecycle.ActionEvacuate, got.Action, "no update goes on before the reboot")
+	require.Contains(t, got.Reason, "a Secure Boot key waits for a reboot")
+
+	down := state(lifecycle.OSVersion{Version: "1"})
+	down.Status, down.StatusReason = lifecycle.StatusOffline, "3 polls failed in a row"
+	got = down.Recommend(offered)
+	require.Equal(t, lifecycle.ActionNone, got.Action)
+	require.Contains(t, got.Reason, "the server is offline (not ready): 3 polls failed in a row")
+}

@@ -10,7 +10,7 @@ type ServerState struct {
 
 	Status       Status
 	StatusDetail StatusDetail
-	// StatusReason tells why the server has this status. It has at most MaxReason bytes.
+	// StatusReason tells why the server has this status. MaxReason bounds it.
 	StatusReason string
 	StatusSince  time.Time
 

@@ -15,22 +15,24 @@ var policy = lifecycle.Policy{OfflineThreshold: 3, RebootTimeout: 15 * time.Minu
 // tale applies observations one after the other, one minute apart.
 type tale struct {
 	t       *testing.T
+	policy  lifecycle.Policy
 	at      time.Time
 	state   lifecycle.ServerState
 	contact lifecycle.Contact
 	events  []event.Event
+	last    lifecycle.Transition
 }
 
 func begin(t *testing.T, status lifecycle.Status, detail lifecycle.StatusDetail) *tale {
 	at := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
-	return &tale{t: t, at: at, state: lifecycle.ServerState{Name: "a", Status: status, StatusDetail: detail, Type: lifecycle.TypeIncus, StatusSince: at}}
+	return &tale{t: t, policy: policy, at: at, state: lifecycle.ServerState{Name: "a", Status: status, StatusDetail: detail, Type: lifecycle.TypeIncus, StatusSince: at}}
 }
 
 func (s *tale) apply(o lifecycle.Observation) *tale {
 	s.at = s.at.Add(time.Minute)
 	o.At = s.at
-	next := lifecycle.Apply(s.state, s.contact, o, policy)
-	s.state, s.contact = next.State, next.Contact
+	next := lifecycle.Apply(s.state, s.contact, o, s.policy)
+	s.state, s.contact, s.last = next.State, next.Contact, next
 	s.events = append(s.events, next.Events...)
 	return s
 }

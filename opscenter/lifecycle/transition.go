@@ -53,5 +53,5 @@ func (t *Transition) addEvent(at time.Time, kind event.Kind, reason string) {
 	t.Events = append(t.Events, event.Event{At: at, Kind: kind, Server: t.State.Name, Reason: truncate.Text(reason, MaxReason)})
 }
 
-// MaxReason is the largest size of a reason, in bytes. Longer ones are cut, as parts of them come from servers.
+// MaxReason bounds reasons, as parts of them come from servers: a longer one is cut there, and ends with "…". In bytes.
 const MaxReason = 1000

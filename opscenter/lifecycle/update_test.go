@@ -19,6 +19,11 @@ var (
 		"Failed to check for OS updates", "Failed to check for update for application 'incus'", "some error of its own"}
 )
 
+func TestManagedUpdates(t *testing.T) {
+	require.Equal(t, lifecycle.UpdateSettings{Channel: "stable", CheckFrequency: "never"}, lifecycle.ManagedUpdates("stable"))
+	require.Equal(t, "channel stable, auto_reboot false, check_frequency never", lifecycle.ManagedUpdates("stable").String())
+}
+
 func TestUpdateThatFails(t *testing.T) {
 	const wanted = "2"
 	checked := time.Date(2026, 7, 1, 0, 0, 0, 0, time.UTC) // its clock may be a month behind

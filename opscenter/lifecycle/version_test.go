@@ -34,3 +34,56 @@ func TestVersions(t *testing.T) {
 	plain := lifecycle.Versions{OS: lifecycle.OSVersion{Name: "Debian GNU/Linux", Version: "12"}, Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: "6.0.4", Primary: true}}}
 	require.Empty(t, plain.Outdated(newer), "an Incus without IncusOS has nothing to update here")
 }
+
+// TestUnreadVersions: a part of the versions that a poll could not read stays as it was.
+func TestUnreadVersions(t *testing.T) {
+	application := func(name, version string) lifecycle.ApplicationVersion {
+		return lifecycle.ApplicationVersion{Name: name, Version: version}
+	}
+	before := lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "1", VersionNext: "2", BackupImage: true}, UpdateChannel: "stable",
+		Applications: []lifecycle.ApplicationVersion{application("incus", "1"), application("debug", "1")}}
+	read := lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "1", NeedsReboot: true}, UpdateChannel: "testing",
+		Applications: []lifecycle.ApplicationVersion{application("incus", "2"), application("ceph", "1")}}
+	after := func(unread lifecycle.VersionParts, read lifecycle.Versions) lifecycle.Versions {
+		incus := lifecycle.TypeIncus
+		s := begin(t, ready, none)
+		s.state.Versions = before
+		s.apply(lifecycle.Observation{Ready: true, Type: &incus, Versions: &read, UnreadVersions: unread})
+		return s.state.Versions
+	}
+	require.Equal(t, read, after(0, read))
+
+	os := after(lifecycle.VersionsOS, read)
+	require.Equal(t, lifecycle.OSVersion{Name: lifecycle.OSName, Version: "1", VersionNext: "2", NeedsReboot: true}, os.OS, "a server that needs a reboot does not run from its backup image")
+	require.Equal(t, "testing", os.UpdateChannel)
+	calm := read
+	calm.OS.NeedsReboot = false
+	require.True(t, after(lifecycle.VersionsOS, calm).OS.BackupImage)
+
+	update := after(lifecycle.VersionsUpdate, read)
+	require.Equal(t, "stable", update.UpdateChannel)
+	require.False(t, update.OS.NeedsReboot)
+	require.True(t, update.OS.BackupImage)
+	other := read
+	other.OS.Version = "2"
+	require.False(t, after(lifecycle.VersionsUpdate, other).OS.BackupImage, "that was about another version")
+
+	applications := after(lifecycle.VersionsApplications, read).Applications
+	require.Equal(t, []lifecycle.ApplicationVersion{application("incus", "2"), application("debug", "1"), application("ceph", "1")}, applications, "those that are listed were read")
+	require.Equal(t, "1", before.Applications[0].Version, "the argument stays")
+}
+
+// TestStaged: a server that needs a reboot, and does not say for which version, has no staged version.
+func TestStaged(t *testing.T) {
+	staged := func(os lifecycle.OSVersion, component string) string {
+		version, ok := lifecycle.Versions{OS: os}.Staged(component)
+		require.Equal(t, version != "", ok)
+		return version
+	}
+	require.Equal(t, "1", staged(lifecycle.OSVersion{Name: lifecycle.OSName, Version: "1"}, lifecycle.ComponentOS))
+	require.Equal(t, "2", staged(lifecycle.OSVersion{Name: lifecycle.OSName, Version: "1", VersionNext: "2", NeedsReboot: true}, lifecycle.ComponentOS))
+	require.Empty(t, staged(lifecycle.OSVersion{Name: lifecycle.OSName, Version: "1", NeedsReboot: true}, lifecycle.ComponentOS))
+	require.Empty(t, staged(lifecycle.OSVersion{Name: "Debian", Version: "12"}, lifecycle.ComponentOS))
+	require.Empty(t, staged(lifecycle.OSVersion{}, "incus"), "there is no such component")
+	require.Nil(t, lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "1", Plain: true}}.Outdated(map[string]string{"os": "2"}))
+}
