@@ -2,8 +2,9 @@ package rolling
 
 import (
 	"fmt"
-	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // notReady says why a server can't be acted on.
@@ -23,8 +24,8 @@ func (a *advance) notReady(m *Member, s *Server, action lifecycle.Action) string
 	return ""
 }
 
-// takes is how long a step is expected to take with all that must follow it.
-func (a *advance) takes(m *Member, s *Server, action lifecycle.Action) time.Duration {
+// expectedTime is how long a step is expected to take with all that must follow it.
+func (a *advance) expectedTime(m *Member, s *Server, action lifecycle.Action) time.Duration {
 	e := a.u.Expected
 	if a.p.Goal.single() != lifecycle.ActionNone {
 		return e[action]
@@ -40,14 +41,14 @@ func (a *advance) takes(m *Member, s *Server, action lifecycle.Action) time.Dura
 	return e[action]
 }
 
-// mayLeave says why a member must not be taken out, or updated, now.
-func (a *advance) mayLeave(m *Member, action lifecycle.Action, fresh bool) string {
+// mustStay says why a member must not be taken out, or updated, now.
+func (a *advance) mustStay(m *Member, action lifecycle.Action, fresh bool) string {
 	if !a.u.Cluster || len(a.u.Members) == 1 {
 		return ""
 	}
 	if fresh && action != lifecycle.ActionRestore {
-		if reason := a.healthy(m); reason != "" {
-			a.all = true
+		if reason := a.unhealthyMember(m); reason != "" {
+			a.waitsAll = true
 			return reason
 		}
 	}
@@ -56,15 +57,15 @@ func (a *advance) mayLeave(m *Member, action lifecycle.Action, fresh bool) strin
 	}
 	out := 1
 	for i := range a.u.Members {
-		if other := &a.u.Members[i]; other != m && a.out(other) != "" {
+		if other := &a.u.Members[i]; other != m && a.howOut(other) != "" {
 			out++
 		}
 	}
 	if out > a.p.MaxUnavailable {
-		a.all = true
+		a.waitsAll = true
 		for i := range a.u.Members {
 			if other := &a.u.Members[i]; other != m {
-				if how := a.out(other); how != "" {
+				if how := a.howOut(other); how != "" {
 					return fmt.Sprintf("server %s is %s, at most %d may be out", other.Server, how, a.p.MaxUnavailable)
 				}
 			}
@@ -76,12 +77,12 @@ func (a *advance) mayLeave(m *Member, action lifecycle.Action, fresh bool) strin
 	return ""
 }
 
-// out says how a member is out, empty if it is not. Those that were evacuated before are so
+// howOut says how a member is out, empty if it is not. Those that were evacuated before are so
 // only when they don't answer, or are rebooted.
-func (a *advance) out(m *Member) string {
+func (a *advance) howOut(m *Member) string {
 	s := a.server(m)
 	switch {
-	case a.gone(m, s) != "":
+	case a.whyGone(m, s) != "":
 		return ""
 	case m.Step != nil && m.Step.Action != lifecycle.ActionUpdate:
 		return "out: " + string(m.Step.Action)
@@ -99,15 +100,15 @@ func (a *advance) out(m *Member) string {
 	return ""
 }
 
-// healthy says which other member is not as it should be, but for those we have taken out.
-func (a *advance) healthy(but *Member) string {
+// unhealthyMember says which other member is not as it should be, but for those we have taken out.
+func (a *advance) unhealthyMember(but *Member) string {
 	if !a.u.Cluster {
 		return ""
 	}
 	for i := range a.u.Members {
 		m := &a.u.Members[i]
 		s := a.server(m)
-		if m == but || a.gone(m, s) != "" || m.Step != nil && m.Step.Action != lifecycle.ActionUpdate || m.Begun || m.Evacuated {
+		if m == but || a.whyGone(m, s) != "" || m.Step != nil && m.Step.Action != lifecycle.ActionUpdate || m.Begun || m.Evacuated {
 			continue
 		}
 		switch {
@@ -130,7 +131,7 @@ func (a *advance) costsQuorum(m *Member) bool {
 	for i := range a.u.Members {
 		other := &a.u.Members[i]
 		s := a.server(other)
-		if a.gone(other, s) != "" {
+		if a.whyGone(other, s) != "" {
 			continue
 		}
 		members++

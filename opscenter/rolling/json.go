@@ -6,38 +6,36 @@ import (
 	"time"
 )
 
-// In JSON durations are texts, as "15m".
+// jsonDuration is a duration that JSON has as a text, as "15m".
+type jsonDuration time.Duration
 
-// text is a duration as it is written.
-type text time.Duration
+func (d jsonDuration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 
-func (t text) MarshalText() ([]byte, error) { return []byte(time.Duration(t).String()), nil }
-
-func (t *text) UnmarshalText(data []byte) error {
-	d, err := time.ParseDuration(string(data))
+func (d *jsonDuration) UnmarshalText(data []byte) error {
+	parsed, err := time.ParseDuration(string(data))
 	if err != nil {
-		return fmt.Errorf("%w: duration %.40q, wanted is one as 15m", ErrInvalid, data)
+		return fmt.Errorf("%w: duration %.40q: a duration such as 15m is wanted", ErrInvalid, data)
 	}
-	*t = text(d)
+	*d = jsonDuration(parsed)
 	return nil
 }
 
 type plainPolicy Policy
 
-// policyJSON has the durations of a Policy in front of the plain ones.
+// policyJSON is a Policy whose durations are texts: its own fields hide those of plainPolicy.
 type policyJSON struct {
 	plainPolicy
-	Soak             text `json:"soak,omitempty"`
-	PostRestoreDelay text `json:"post_restore_delay,omitempty"`
-	StepTimeout      text `json:"step_timeout,omitempty"`
-	RebootTimeout    text `json:"reboot_timeout,omitempty"`
-	Backoff          text `json:"backoff,omitempty"`
-	GateTimeout      text `json:"gate_timeout,omitempty"`
+	Soak             jsonDuration `json:"soak,omitempty"`
+	PostRestoreDelay jsonDuration `json:"post_restore_delay,omitempty"`
+	StepTimeout      jsonDuration `json:"step_timeout,omitempty"`
+	RebootTimeout    jsonDuration `json:"reboot_timeout,omitempty"`
+	Backoff          jsonDuration `json:"backoff,omitempty"`
+	GateTimeout      jsonDuration `json:"gate_timeout,omitempty"`
 }
 
 // MarshalJSON implements json.Marshaler.
 func (p Policy) MarshalJSON() ([]byte, error) {
-	return json.Marshal(policyJSON{plainPolicy(p), text(p.Soak), text(p.PostRestoreDelay), text(p.StepTimeout), text(p.RebootTimeout), text(p.Backoff), text(p.GateTimeout)})
+	return json.Marshal(policyJSON{plainPolicy(p), jsonDuration(p.Soak), jsonDuration(p.PostRestoreDelay), jsonDuration(p.StepTimeout), jsonDuration(p.RebootTimeout), jsonDuration(p.Backoff), jsonDuration(p.GateTimeout)})
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
@@ -56,12 +54,12 @@ type plainWave Wave
 
 type waveJSON struct {
 	plainWave
-	Soak text `json:"soak,omitempty"`
+	Soak jsonDuration `json:"soak,omitempty"`
 }
 
 // MarshalJSON implements json.Marshaler.
 func (w Wave) MarshalJSON() ([]byte, error) {
-	return json.Marshal(waveJSON{plainWave(w), text(w.Soak)})
+	return json.Marshal(waveJSON{plainWave(w), jsonDuration(w.Soak)})
 }
 
 // UnmarshalJSON implements json.Unmarshaler.

@@ -2,13 +2,14 @@ package rolling
 
 import (
 	"fmt"
-	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"strings"
 	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// resolve finds out how the steps under way ended.
-func (a *advance) resolve() {
+// resolveSteps finds out how the steps under way ended.
+func (a *advance) resolveSteps() {
 	for i := range a.u.Members {
 		m := &a.u.Members[i]
 		s := a.server(m)
@@ -19,17 +20,17 @@ func (a *advance) resolve() {
 			m.Server = s.Name
 			a.Changed = true
 		}
-		if gone := a.gone(m, s); gone != "" {
+		if gone := a.whyGone(m, s); gone != "" {
 			now := m.Left == "" || m.Step != nil
 			if now {
 				if m.Step != nil {
-					a.ended(m, gone, "")
+					a.recordStep(m, gone, "")
 				}
 				// It is gone: the others need not wait for it.
 				m.Left, m.Step, m.Begun, m.Evacuated, m.Asked = gone, nil, false, false, false
 				a.note(m.Server, NoteLeft, gone)
 			}
-			a.relieve(m, now)
+			a.goOnWithout(m, now)
 			continue
 		}
 		if m.Step != nil {
@@ -51,9 +52,9 @@ func (a *advance) resolve() {
 	}
 }
 
-// relieve resumes a unit that failed because of a member that has left: now, or while another
+// goOnWithout resumes a unit that failed because of a member that has left: now, or while another
 // server waited for it.
-func (a *advance) relieve(m *Member, now bool) {
+func (a *advance) goOnWithout(m *Member, now bool) {
 	u := a.u
 	if u.Status != UnitFailed || u.Failure == nil || u.Failure.Server != m.Server && !(now && u.Failure.Attempts == 0) {
 		return
@@ -63,8 +64,8 @@ func (a *advance) relieve(m *Member, now bool) {
 	a.note(m.Server, NoteNoticed, "it goes on without it")
 }
 
-// gone says why a member is none any more.
-func (a *advance) gone(m *Member, s *Server) string {
+// whyGone says why a member is none any more.
+func (a *advance) whyGone(m *Member, s *Server) string {
 	switch {
 	case s == nil:
 		return "the server was removed"
@@ -81,7 +82,7 @@ func (a *advance) resolveStep(m *Member, s *Server) {
 	switch {
 	case s.Operation != nil && s.Operation.ID == step.ID:
 		if a.v.Now.After(step.Deadline.Add(deadlineSlack)) {
-			a.failed(m, s, fmt.Sprintf("not done within %s", step.Deadline.Sub(step.StartedAt)))
+			a.stepFailed(m, s, fmt.Sprintf("not done within %s", step.Deadline.Sub(step.StartedAt)))
 			return
 		}
 		a.progress = true
@@ -93,7 +94,7 @@ func (a *advance) resolveStep(m *Member, s *Server) {
 		if step.Action == lifecycle.ActionReboot && s.Running == m.Version && m.Version != "" && s.Ready && s.Staged == "" {
 			break // late, but there
 		}
-		a.failed(m, s, s.Last.Failed)
+		a.stepFailed(m, s, s.Last.Failed)
 		return
 	}
 	if (step.Action == lifecycle.ActionUpdate || step.Action == lifecycle.ActionReboot) && s.Good == 0 && !a.v.Now.After(step.Deadline.Add(deadlineSlack)) {
@@ -103,19 +104,19 @@ func (a *advance) resolveStep(m *Member, s *Server) {
 	// Over, by its own word or because nobody knows of it any more: what it is like counts.
 	if a.keyApplied(m, s) {
 		m.KeysApplied++
-		a.succeeded(m, s, "a Secure Boot key was applied, which takes a reboot; the update goes on after it")
+		a.stepSucceeded(m, s, "a Secure Boot key was applied, which takes a reboot; the update goes on after it")
 		m.KeyWaits, m.Rebooted = a.p.Goal.single() == lifecycle.ActionNone, false
 		return
 	}
-	if wrong := a.lacks(m, s); wrong != "" {
-		a.failed(m, s, wrong)
+	if wrong := a.missing(m, s); wrong != "" {
+		a.stepFailed(m, s, wrong)
 		return
 	}
 	note := ""
 	if s.Last == nil || s.Last.ID != step.ID {
 		note = "how it ended was not heard; the server is as it should be"
 	}
-	a.succeeded(m, s, note)
+	a.stepSucceeded(m, s, note)
 }
 
 // keyApplied reports whether an update came to a Secure Boot key first: the server needs a reboot, and no version is
@@ -147,8 +148,8 @@ func (a *advance) takeOver(m *Member, s *Server) {
 	a.Commands = append(a.Commands, c)
 }
 
-// lacks says what a server lacks that a step was to bring about.
-func (a *advance) lacks(m *Member, s *Server) string {
+// missing says what a server lacks that a step was to bring about.
+func (a *advance) missing(m *Member, s *Server) string {
 	switch m.Step.Action {
 	case lifecycle.ActionUpdate:
 		if s.behind(m.Targets) {
@@ -180,7 +181,7 @@ func orUnknown(version string) string {
 	return version
 }
 
-func (a *advance) ended(m *Member, failed, note string) {
+func (a *advance) recordStep(m *Member, failed, note string) {
 	step := m.Step
 	a.u.Touched = true
 	if a.v.quiet && a.p.Goal.single() == lifecycle.ActionNone {
@@ -188,7 +189,7 @@ func (a *advance) ended(m *Member, failed, note string) {
 		a.Changed = true
 		return
 	}
-	m.Done = append(m.Done, Done{Action: step.Action, Why: step.Why, Attempt: step.Attempt, StartedAt: step.StartedAt, EndedAt: a.v.Now, Failed: cut(failed), Note: note})
+	m.Done = append(m.Done, Done{Action: step.Action, Why: step.Why, Attempt: step.Attempt, StartedAt: step.StartedAt, EndedAt: a.v.Now, Failed: shorten(failed), Note: note})
 	if over := len(m.Done) - MaxDone; over > 0 {
 		m.Done = append([]Done(nil), m.Done[over:]...)
 	}
@@ -196,9 +197,9 @@ func (a *advance) ended(m *Member, failed, note string) {
 	a.Changed = true
 }
 
-func (a *advance) succeeded(m *Member, s *Server, note string) {
+func (a *advance) stepSucceeded(m *Member, s *Server, note string) {
 	action := m.Step.Action
-	a.ended(m, "", note)
+	a.recordStep(m, "", note)
 	m.Attempts, m.NotBefore, m.Failing = 0, time.Time{}, lifecycle.ActionNone
 	switch action {
 	case lifecycle.ActionEvacuate:
@@ -213,15 +214,15 @@ func (a *advance) succeeded(m *Member, s *Server, note string) {
 	a.note(m.Server, NoteEnded, string(action))
 }
 
-// failed notes a failed attempt, and decides whether there is another.
-func (a *advance) failed(m *Member, s *Server, reason string) {
+// stepFailed notes a failed attempt, and decides whether there is another.
+func (a *advance) stepFailed(m *Member, s *Server, reason string) {
 	step := *m.Step
-	a.ended(m, reason, "")
+	a.recordStep(m, reason, "")
 	m.Attempts, m.Failing = step.Attempt, step.Action
 	if step.Action == lifecycle.ActionEvacuate && (s.Evacuated || s.Moving) {
 		m.Evacuated = true // in doubt whose it is, ours: it must not stay so when the rollout is cancelled
 	}
-	reason = cut(reason)
+	reason = shorten(reason)
 	a.note(m.Server, NoteFailed, fmt.Sprintf("%s, attempt %d: %s", step.Action, step.Attempt, reason))
 	// A server that went down is not sent down again: it may have a reason not to come back.
 	final := step.Action == lifecycle.ActionReboot && (!s.Ready || strings.HasPrefix(reason, "it returned on"))
@@ -229,40 +230,8 @@ func (a *advance) failed(m *Member, s *Server, reason string) {
 		m.NotBefore = a.v.Now.Add(a.p.backoff(step.Attempt))
 		return
 	}
-	a.fail(m.Server, step.Action, step.Attempt, reason)
+	a.haltUnit(m.Server, step.Action, step.Attempt, reason)
 	if s.skips(m.Targets) != "" {
 		a.u.Failure.Advice = adviceBackupImage
 	}
-}
-
-// fail brings the unit to a halt.
-func (a *advance) fail(server string, action lifecycle.Action, attempts int, reason string) {
-	u := a.u
-	if u.Failure != nil {
-		return
-	}
-	u.Status = UnitFailed
-	u.Failure = &Failure{At: a.v.Now, Server: server, Action: action, Attempts: attempts, Reason: reason, Advice: advice(action, attempts)}
-	u.Waiting, u.WaitingSince, u.Window = "", time.Time{}, false
-	a.Changed = true
-}
-
-// adviceBackupImage is what to do about a version that a server does not boot.
-const adviceBackupImage = "look at the server's console; cancel the rollout with restore, and roll out a version that boots; or remove the server, and resume without it"
-
-func advice(action lifecycle.Action, attempts int) string {
-	const cancel = ", or cancel the rollout"
-	switch {
-	case attempts == 0:
-		return "see to what it waits for, then resume; a server that somebody evacuated is left so from then on" + cancel
-	case action == lifecycle.ActionUpdate:
-		return "see the server's log of updates, then resume to try it again" + cancel
-	case action == lifecycle.ActionEvacuate:
-		return "see the operation on the server: an instance may refuse to move; then resume to try it again, or cancel with restore"
-	case action == lifecycle.ActionReboot:
-		return "look at the server's console; resume once it is back: if it is on the version it should be on, it is restored, else it is rebooted once more"
-	case action == lifecycle.ActionRestore:
-		return "see the operation on the server: an instance may not find its way back; then resume to try it again, or restore it by hand and resume"
-	}
-	return "see the server, then resume to try it again" + cancel
 }

@@ -40,57 +40,6 @@ const (
 var assumed = map[lifecycle.Action]time.Duration{lifecycle.ActionUpdate: 5 * time.Minute, lifecycle.ActionEvacuate: 10 * time.Minute, lifecycle.ActionReboot: 5 * time.Minute,
 	lifecycle.ActionRestore: 10 * time.Minute, lifecycle.ActionPowerOff: time.Minute}
 
-// Goal is what a rollout is to reach.
-type Goal string
-
-const (
-	// GoalUpdate updates what needs it, and reboots what needs that then. The default.
-	GoalUpdate Goal = "update"
-	// GoalStage updates, and leaves the reboots for later.
-	GoalStage Goal = "stage"
-	// GoalReboot reboots every server, whether it needs it or not.
-	GoalReboot Goal = "reboot"
-	// The others carry out one action on the servers that are named, members of clusters or not.
-	GoalEvacuate   Goal = "evacuate-server"
-	GoalRestore    Goal = "restore-server"
-	GoalPowerOff   Goal = "poweroff-server"
-	GoalRebootOnly Goal = "reboot-server"
-	GoalUpdateOnly Goal = "update-server"
-)
-
-// Goals lists all goals.
-var Goals = []Goal{GoalUpdate, GoalStage, GoalReboot, GoalEvacuate, GoalRestore, GoalPowerOff, GoalRebootOnly, GoalUpdateOnly}
-
-// needsOS reports whether the goal needs IncusOS.
-func (g Goal) needsOS() bool { return g != GoalEvacuate && g != GoalRestore }
-
-// single returns the one action of a goal that has one.
-func (g Goal) single() lifecycle.Action {
-	switch g {
-	case GoalEvacuate:
-		return lifecycle.ActionEvacuate
-	case GoalRestore:
-		return lifecycle.ActionRestore
-	case GoalPowerOff:
-		return lifecycle.ActionPowerOff
-	case GoalRebootOnly:
-		return lifecycle.ActionReboot
-	case GoalUpdateOnly:
-		return lifecycle.ActionUpdate
-	}
-	return lifecycle.ActionNone
-}
-
-// GoalOf returns the goal that carries out one action on one server.
-func GoalOf(action lifecycle.Action) (Goal, bool) {
-	for _, g := range Goals {
-		if action != lifecycle.ActionNone && g.single() == action {
-			return g, true
-		}
-	}
-	return "", false
-}
-
 // Modes of Evacuate and Restore, as Incus names them.
 var (
 	EvacuateModes = []string{"auto", "migrate", "live-migrate", "stop"}
@@ -150,21 +99,6 @@ type Policy struct {
 	// Force leaves out all that must hold before a step, but that the server answers and
 	// nothing else is under way. For single actions.
 	Force bool `json:"force,omitempty"`
-}
-
-// Wave is a part of the fleet that is done before the next part begins. A cluster, or server
-// in none, belongs to the first wave that takes it.
-type Wave struct {
-	Name string `json:"name,omitempty"`
-	// Names of clusters and servers in it.
-	Names []string `json:"names,omitempty"`
-	// Properties that clusters and servers in it have.
-	Properties map[string]string `json:"properties,omitempty"`
-	// Percent of all clusters and servers, counted with those in the waves before, by their
-	// hash: the same ones each time.
-	Percent int `json:"percent,omitempty"`
-	// Soak is waited after it.
-	Soak time.Duration `json:"soak,omitempty"`
 }
 
 // WithDefaults returns the policy as it is applied, or ErrInvalid with what is wrong.

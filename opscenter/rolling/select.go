@@ -3,11 +3,10 @@ package rolling
 import (
 	"cmp"
 	"fmt"
-	"github.com/opscenter-go/sdk/opscenter/lifecycle"
-	"hash/fnv"
-	"maps"
 	"slices"
 	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // Fleet is what a rollout is made of.
@@ -95,7 +94,7 @@ func New(fleet Fleet, selector Selector, policy Policy, at time.Time) (*Selected
 	if err != nil {
 		return nil, err
 	}
-	s.mean = mean(fleet.Servers)
+	s.mean = meanTook(fleet.Servers)
 	kept := candidates[:0]
 	for _, c := range candidates {
 		if s.prepare(c) {
@@ -113,7 +112,7 @@ func New(fleet Fleet, selector Selector, policy Policy, at time.Time) (*Selected
 	return out, nil
 }
 
-func set(names []string) map[string]bool {
+func nameSet(names []string) map[string]bool {
 	out := make(map[string]bool, len(names))
 	for _, name := range names {
 		out[name] = true
@@ -135,8 +134,8 @@ func applicable(server *Server, goal Goal) error {
 // candidates groups the servers, and returns what is selected, by name.
 func (s *selection) candidates() ([]*candidate, error) {
 	sel := &s.selector
-	clusters := set(sel.Clusters)
-	s.named, s.last = set(sel.Servers), set(s.policy.ControlPlane)
+	clusters := nameSet(sel.Clusters)
+	s.named, s.last = nameSet(sel.Servers), nameSet(s.policy.ControlPlane)
 	s.known = make(map[string]bool, len(s.fleet.Servers))
 	groups := map[string]*candidate{}
 	var all []*candidate
@@ -205,8 +204,8 @@ func (s *selection) candidates() ([]*candidate, error) {
 	return out, nil
 }
 
-// mean returns how long actions took in the fleet.
-func mean(servers []*Server) map[lifecycle.Action]time.Duration {
+// meanTook returns how long actions took in the fleet.
+func meanTook(servers []*Server) map[lifecycle.Action]time.Duration {
 	sum, count := map[lifecycle.Action]time.Duration{}, map[lifecycle.Action]time.Duration{}
 	for _, s := range servers {
 		for action, took := range s.Took {
@@ -296,7 +295,7 @@ const plainReason = "it is not on IncusOS: its updates and reboots are not manag
 
 // expect sets how long actions in the unit are taken to last.
 func (s *selection) expect(c *candidate) {
-	own := mean(c.servers)
+	own := meanTook(c.servers)
 	c.Expected = make(map[lifecycle.Action]time.Duration, len(assumed))
 	for action, guess := range assumed {
 		c.Expected[action] = own[action]
@@ -387,95 +386,4 @@ func (s *selection) blocked(c *candidate) (hard bool) {
 		}
 	}
 	return hard
-}
-
-// waves puts the units into waves, and in their order.
-func (s *selection) waves(state *State, list []*candidate) error {
-	p := &s.policy
-	var waves []Wave
-	if len(p.Canaries) > 0 {
-		waves = append(waves, Wave{Name: "canary", Names: p.Canaries, Soak: p.Soak})
-	}
-	for i, w := range p.Waves {
-		if w.Name == "" {
-			w.Name = fmt.Sprint(i + 1)
-		}
-		for _, name := range w.Names {
-			if !s.known[name] {
-				return fmt.Errorf("%w: wave %s: there is no server, and no cluster with members, named %.100q", ErrInvalid, w.Name, name)
-			}
-		}
-		waves = append(waves, w)
-	}
-	waves = append(waves, Wave{Name: "rest"}, Wave{Name: "control plane"})
-	rest, control := len(waves)-2, len(waves)-1
-	names := make([]map[string]bool, len(waves))
-	for i, w := range waves {
-		names[i] = set(w.Names)
-	}
-	taken := 0
-	for _, c := range list {
-		c.Wave = rest
-		if c.control {
-			c.Wave = control
-			continue
-		}
-		for i, w := range waves[:rest] {
-			named := names[i][c.Name]
-			for _, server := range c.servers {
-				named = named || names[i][server.Name]
-			}
-			if named || len(w.Properties) > 0 && matches(c.properties, w.Properties) {
-				c.Wave = i
-				break
-			}
-		}
-	}
-	var byHash []*candidate
-	for i, w := range waves[:rest] {
-		for _, c := range list {
-			if c.Wave == i {
-				taken++
-			}
-		}
-		if w.Percent == 0 {
-			continue
-		}
-		if byHash == nil {
-			byHash = sortedByHash(list)
-		}
-		wanted := (len(list)*w.Percent + 99) / 100
-		for _, c := range byHash {
-			if taken >= wanted {
-				break
-			}
-			if c.Wave == rest {
-				c.Wave = i
-				taken++
-			}
-		}
-	}
-	slices.SortStableFunc(list, func(a, b *candidate) int { return cmp.Compare(a.Wave, b.Wave) })
-	for i := 0; i < len(list); {
-		from, wave := i, list[i].Wave
-		for i < len(list) && list[i].Wave == wave {
-			list[i].Wave = len(state.Waves)
-			i++
-		}
-		state.Waves = append(state.Waves, WaveState{Name: waves[wave].Name, From: from, To: i, Soak: waves[wave].Soak})
-	}
-	return nil
-}
-
-func sortedByHash(list []*candidate) []*candidate {
-	hashes := make(map[*candidate]uint64, len(list))
-	for _, c := range list {
-		h := fnv.New64a()
-		_, _ = h.Write([]byte(c.Name))
-		hashes[c] = h.Sum64()
-	}
-	out := slices.SortedFunc(maps.Keys(hashes), func(a, b *candidate) int {
-		return cmp.Or(cmp.Compare(hashes[a], hashes[b]), cmp.Compare(a.Name, b.Name))
-	})
-	return out
 }

@@ -1,18 +1,11 @@
-// Package rolling decides what a rolling operation over servers and clusters does next. It is
-// pure: time, servers and what is under way come in as values, decisions go out as values.
-// The same functions make a plan, run forward on a model of the servers, and carry out a
-// rollout, step by step, on what polls tell of the real ones. Package opscenter makes plans of
-// it (UpdatePlanner.Plan), package opscenter/rollout carries them out.
-//
-// A [Unit] is what is rolled through one server after the other: an Incus cluster, or a server
-// that is in none. A [State] is how far all units of one rollout are, wave by wave.
 package rolling
 
 import (
 	"fmt"
-	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"slices"
 	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // Server is what is known of a server at one moment, as far as it matters here.
@@ -157,43 +150,4 @@ type Cluster struct {
 	// PostRestoreDelay and RestoreMode are its own; the zero values leave it to the Policy.
 	PostRestoreDelay time.Duration
 	RestoreMode      string
-}
-
-// Selector selects what is rolled: whatever matches any of it. The zero value selects
-// nothing, and is refused.
-type Selector struct {
-	// All servers and clusters.
-	All bool `json:"all,omitempty"`
-	// Clusters and Servers by name. A member of a cluster is rolled with its cluster: it can
-	// be named only for a single action.
-	Clusters []string `json:"clusters,omitempty"`
-	Servers  []string `json:"servers,omitempty"`
-	// Channel selects what follows that channel.
-	Channel string `json:"channel,omitempty"`
-	// Properties selects clusters, and servers in none, that have all of them.
-	Properties map[string]string `json:"properties,omitempty"`
-}
-
-// MaxSelected bounds the names in a Selector.
-const MaxSelected = 10_000
-
-// Check returns ErrInvalid for a selector that selects nothing, or too much by name.
-func (s Selector) Check() error {
-	if !s.All && len(s.Clusters) == 0 && len(s.Servers) == 0 && s.Channel == "" && len(s.Properties) == 0 {
-		return fmt.Errorf("%w: the selector selects nothing; All selects everything", ErrInvalid)
-	}
-	if n := len(s.Clusters) + len(s.Servers); n > MaxSelected {
-		return fmt.Errorf("%w: the selector has %d names, at most %d are allowed", ErrInvalid, n, MaxSelected)
-	}
-	return nil
-}
-
-// matches reports whether properties has all of want.
-func matches(properties, want map[string]string) bool {
-	for key, value := range want {
-		if have, ok := properties[key]; !ok || have != value {
-			return false
-		}
-	}
-	return true
 }

@@ -3,7 +3,6 @@ package rolling
 import (
 	"errors"
 	"fmt"
-	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"slices"
 	"time"
 )
@@ -65,48 +64,11 @@ type State struct {
 	EndedAt          time.Time
 }
 
-// WaveState is how far a wave is.
-type WaveState struct {
-	Name string
-	// From and To are the indexes of its units, To exclusive.
-	From, To int
-	// Ended is how many of them did, Failures how often one failed.
-	Ended, Failures int
-	Soak            time.Duration
-	StartedAt       time.Time
-	EndedAt         time.Time
-}
-
-// Calendar answers when a policy's maintenance windows are open. Not for concurrent use.
-type Calendar struct{ calendar }
-
-// NewCalendar returns the calendar of a policy.
-func NewCalendar(windows []Window) (*Calendar, error) {
-	c, err := newCalendar(windows)
-	if err != nil {
-		return nil, err
-	}
-	return &Calendar{*c}, nil
-}
-
-// Open reports whether actions may begin at t, and when to ask again if not.
-func (c *Calendar) Open(t time.Time) (again time.Time, ok bool) { return c.fits(t, 0) }
-
 // Clone returns a copy of a state that can be changed without changing the original.
 func (s *State) Clone() *State {
 	out := *s
 	out.Waves = slices.Clone(s.Waves)
 	return &out
-}
-
-// wave returns the wave of a unit by its index.
-func (s *State) wave(index int) *WaveState {
-	for i := range s.Waves {
-		if index < s.Waves[i].To {
-			return &s.Waves[i]
-		}
-	}
-	return nil
 }
 
 // Admit reports whether the next unit may be begun with now; if not, when to ask again, if
@@ -138,7 +100,7 @@ func (s *State) Begin(u *Unit, now time.Time) {
 	u.Status, u.StartedAt = UnitRunning, now
 	s.Next++
 	s.Running++
-	if w := s.wave(s.Next - 1); w.StartedAt.IsZero() {
+	if w := s.waveOf(s.Next - 1); w.StartedAt.IsZero() {
 		w.StartedAt = now
 	}
 }
@@ -146,14 +108,14 @@ func (s *State) Begin(u *Unit, now time.Time) {
 // Drop cancels the next unit, with which was not begun.
 func (s *State) Drop(u *Unit, now time.Time) {
 	u.Status, u.EndedAt = UnitCancelled, now
-	w := s.wave(s.Next)
+	w := s.waveOf(s.Next)
 	s.Next++
 	w.Ended++
 }
 
 // Moved takes note of what became of a unit, by its index, that had a status before.
 func (s *State) Moved(u *Unit, index int, before UnitStatus, now time.Time) {
-	if stands := u.stands(now); stands != u.Aside {
+	if stands := u.standsStill(now); stands != u.Aside {
 		if u.Aside = stands; stands {
 			s.Aside++
 		} else {
@@ -162,14 +124,14 @@ func (s *State) Moved(u *Unit, index int, before UnitStatus, now time.Time) {
 	}
 	switch {
 	case u.Aside:
-		s.Waits = cut(fmt.Sprintf("%d of %d under way stand still; %s: %s", s.Aside, s.Running, u.Name, u.Waiting))
+		s.Waits = shorten(fmt.Sprintf("%d of %d under way stand still; %s: %s", s.Aside, s.Running, u.Name, u.Waiting))
 	case s.Aside == 0:
 		s.Waits = ""
 	}
 	if u.Status == before {
 		return
 	}
-	w := s.wave(index)
+	w := s.waveOf(index)
 	switch before {
 	case UnitRunning:
 		s.Running--
@@ -185,7 +147,7 @@ func (s *State) Moved(u *Unit, index int, before UnitStatus, now time.Time) {
 		s.Failed++
 		w.Failures++
 		if w.Failures >= s.Policy.StopThreshold || s.Cancel != "" {
-			s.pause(u.Failure.describe(u))
+			s.halt(u.Failure.describe(u))
 		}
 	default:
 		w.Ended++
@@ -195,26 +157,8 @@ func (s *State) Moved(u *Unit, index int, before UnitStatus, now time.Time) {
 	}
 }
 
-func (f *Failure) describe(u *Unit) string {
-	what := string(f.Action)
-	if f.Server != "" {
-		what += " of server " + f.Server
-	}
-	if u.Cluster {
-		what += " in cluster " + u.Name
-	}
-	if what == "" {
-		what = u.Name
-	}
-	attempts := ""
-	if f.Attempts > 0 {
-		attempts = fmt.Sprintf(" (attempt %d)", f.Attempts)
-	}
-	return fmt.Sprintf("%s%s: %s. What to do: %s", what, attempts, f.Reason, f.Advice)
-}
-
-// pause halts the rollout for what failed.
-func (s *State) pause(reason string) {
+// halt pauses the rollout for what failed.
+func (s *State) halt(reason string) {
 	if s.Status == StatusRunning || s.Status == StatusCancelling {
 		s.Status, s.Reason, s.Halted = StatusPaused, reason, true
 	}
@@ -233,7 +177,7 @@ func (s *State) Pause(reason string) error {
 	if s.Status != StatusRunning && s.Status != StatusCancelling {
 		return fmt.Errorf("%w: the rollout is %s", ErrState, s.Status)
 	}
-	s.pause(reason)
+	s.halt(reason)
 	s.Halted = false
 	return nil
 }
@@ -271,7 +215,7 @@ func (s *State) Finish(now time.Time) bool {
 	}
 	switch {
 	case s.Failed > 0:
-		s.pause(fmt.Sprintf("%d of %d failed, all others are done; resume to try them again, or cancel", s.Failed, s.Units))
+		s.halt(fmt.Sprintf("%d of %d failed, all others are done; resume to try them again, or cancel", s.Failed, s.Units))
 		return true
 	case s.Cancel != "":
 		s.Status = StatusCancelled
@@ -280,34 +224,4 @@ func (s *State) Finish(now time.Time) bool {
 	}
 	s.EndedAt = now
 	return true
-}
-
-// Halt makes a unit fail for a reason that is none of its servers'.
-func (u *Unit) Halt(now time.Time, reason string) {
-	u.Status = UnitFailed
-	u.Failure = &Failure{At: now, Reason: cut(reason), Advice: "see to the reason, then resume, or cancel the rollout"}
-	u.Waiting, u.WaitingSince, u.Window = "", time.Time{}, false
-}
-
-// Resume lets a unit that failed go on from where it came to a halt. A server that somebody
-// evacuated meanwhile is left so from then on. servers are those of its members, in their order.
-func (u *Unit) Resume(servers []*Server) {
-	if u.Status != UnitFailed {
-		return
-	}
-	u.Status, u.Failure = UnitRunning, nil
-	u.Waiting, u.WaitingSince, u.Window = "", time.Time{}, false
-	for i := range u.Members {
-		m, s := &u.Members[i], servers[i]
-		m.Attempts, m.NotBefore, m.Failing = 0, time.Time{}, lifecycle.ActionNone
-		if s == nil {
-			continue
-		}
-		if m.needsReboot(s) {
-			m.Rebooted = false
-		}
-		if s.Evacuated && !m.Evacuated && !m.Begun {
-			m.EvacuatedBefore = true
-		}
-	}
 }

@@ -2,9 +2,10 @@ package rolling
 
 import (
 	"fmt"
-	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"strconv"
 	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // deadlineSlack is given to the registry, which ends an operation at its deadline itself and
@@ -22,15 +23,15 @@ func (u *Unit) Advance(p *Policy, cal *Calendar, v View, cancel CancelMode, paus
 	if u.Status == UnitPending || u.Status.ended() {
 		return a.Result
 	}
-	a.resolve()
+	a.resolveSteps()
 	if u.Status == UnitRunning {
-		a.end()
+		a.finishMembers()
 	}
 	if u.Status == UnitRunning && !paused {
-		a.begin()
+		a.beginSteps()
 	}
 	if u.Status == UnitRunning && !a.AskGate {
-		a.waiting(paused)
+		a.noteWaiting(paused)
 	}
 	for i := range u.Members {
 		if s := u.Members[i].Step; s != nil {
@@ -49,13 +50,13 @@ type advance struct {
 	v      View
 	cancel CancelMode
 
-	wait     string // the first reason not to begin something
-	window   bool   // it is only time
-	waitFor  string // the server
-	waitWhat lifecycle.Action
-	progress bool // something is under way, or was begun
-	begun    bool // what is waited for concerns a member that is out
-	all      bool // what is waited for concerns all members
+	wait       string           // the first reason that keeps a step from beginning; empty: there is none
+	waitServer string           // the server and the action of that step
+	waitAction lifecycle.Action // ActionNone: the reason is about the unit
+	waitsTime  bool             // the reason passes with time, without an operator
+	waitsOut   bool             // the step is of a member that is out
+	waitsAll   bool             // the reason keeps all members from beginning
+	progress   bool             // a step is under way, or has begun
 }
 
 // server returns the server of a member, which is one of the unit's own.
@@ -69,86 +70,8 @@ func (a *advance) note(server string, kind NoteKind, text string) {
 	a.Notes = append(a.Notes, Note{Server: server, Kind: kind, Text: text})
 }
 
-// next returns what is to be done with a member next, None if nothing. It is the table of
-// the specification, on targets that don't change, for those that this rollout evacuates itself.
-func (a *advance) next(m *Member, s *Server) lifecycle.Action {
-	switch {
-	case m.Left != "" || m.Finished:
-		return lifecycle.ActionNone
-	case a.cancel == CancelRestore && m.Evacuated:
-		return lifecycle.ActionRestore
-	case a.cancel == CancelFinish && m.Begun && a.p.Goal.single() == lifecycle.ActionNone:
-		return a.nextReboot(m, s)
-	case a.cancel != "":
-		return lifecycle.ActionNone
-	case a.p.Goal.single() != lifecycle.ActionNone:
-		return a.nextSingle(m, s, a.p.Goal.single())
-	case m.KeyWaits:
-		return a.nextReboot(m, s)
-	case !m.Updated && s.behind(m.Targets):
-		return lifecycle.ActionUpdate
-	case a.p.Goal == GoalStage:
-		return lifecycle.ActionNone
-	}
-	return a.nextReboot(m, s)
-}
-
-func (a *advance) nextReboot(m *Member, s *Server) lifecycle.Action {
-	needs := m.needsReboot(s) || m.Reboot && !m.Rebooted
-	switch {
-	case !needs && m.Evacuated:
-		return lifecycle.ActionRestore
-	case !needs:
-		return lifecycle.ActionNone
-	case s.Incus && !s.Evacuated:
-		return lifecycle.ActionEvacuate
-	}
-	return lifecycle.ActionReboot
-}
-
-// nextSingle carries out one action once, unless what it brings about is there.
-func (a *advance) nextSingle(m *Member, s *Server, action lifecycle.Action) lifecycle.Action {
-	for i := range m.Done {
-		if m.Done[i].Action == action && m.Done[i].Failed == "" {
-			return lifecycle.ActionNone
-		}
-	}
-	switch {
-	case action == lifecycle.ActionUpdate && !s.behind(m.Targets),
-		action == lifecycle.ActionEvacuate && s.Evacuated,
-		action == lifecycle.ActionRestore && !s.Evacuated && !s.Moving:
-		return lifecycle.ActionNone
-	}
-	return action
-}
-
-// why says why an action is the next.
-func (a *advance) why(m *Member, s *Server, action lifecycle.Action) string {
-	switch {
-	case action == lifecycle.ActionRestore && a.cancel == CancelRestore:
-		return "the rollout was cancelled, and had evacuated it"
-	case a.p.Goal.single() != lifecycle.ActionNone:
-		return "it was asked for"
-	case action == lifecycle.ActionUpdate && a.keysLeft(m, s) == 1:
-		return s.describe(s.Outdated(m.Targets)) + "; a Secure Boot key may take a reboot before"
-	case action == lifecycle.ActionUpdate && a.keysLeft(m, s) > 0:
-		return fmt.Sprintf("%s; its Secure Boot keys may take up to %d reboots before", s.describe(s.Outdated(m.Targets)), a.keysLeft(m, s))
-	case action == lifecycle.ActionUpdate:
-		return s.describe(s.Outdated(m.Targets))
-	case action == lifecycle.ActionRestore:
-		return "it was evacuated for its reboot"
-	case m.KeyWaits:
-		return "a Secure Boot key takes a reboot, and the update goes on after it"
-	case s.NeedsReboot && s.Staged != "":
-		return "os " + s.Staged + " is staged over " + orUnknown(s.Running)
-	case s.NeedsReboot:
-		return "the server says that it needs a reboot"
-	}
-	return "a rolling reboot was asked for"
-}
-
-// end notes which members are finished, and ends the unit when all are.
-func (a *advance) end() {
+// finishMembers notes which members are finished, and ends the unit when all are.
+func (a *advance) finishMembers() {
 	u := a.u
 	all := true
 	for i := range u.Members {
@@ -162,11 +85,11 @@ func (a *advance) end() {
 		}
 		s := a.server(m)
 		if m.Rebooted && s.Ready && m.needsReboot(s) && (a.cancel == "" || a.cancel == CancelFinish) && a.p.Goal.single() == lifecycle.ActionNone {
-			a.fail(m.Server, lifecycle.ActionReboot, max(1, m.Attempts), "it needs a reboot still, after its reboot")
+			a.haltUnit(m.Server, lifecycle.ActionReboot, max(1, m.Attempts), "it needs a reboot still, after its reboot")
 			return
 		}
 		if why := s.skips(m.Targets); why != "" && m.Updated && s.Ready && a.cancel == "" && a.p.Goal.single() == lifecycle.ActionNone && a.p.Goal != GoalStage {
-			a.fail(m.Server, lifecycle.ActionReboot, max(1, m.Attempts), why) // the others would come to the same
+			a.haltUnit(m.Server, lifecycle.ActionReboot, max(1, m.Attempts), why) // the others would come to the same
 			u.Failure.Advice = adviceBackupImage
 			return
 		}
@@ -188,7 +111,7 @@ func (a *advance) end() {
 			m.Begun = false
 			a.Changed = true
 		}
-		if a.cancel == "" && a.settled(m, s) {
+		if a.cancel == "" && a.nothingLeft(m, s) {
 			m.Finished = true
 			a.Changed = true
 		}
@@ -204,8 +127,8 @@ func (a *advance) end() {
 		a.waitWindow("", lifecycle.ActionNone, "the delay after a restore", u.FreeAt)
 		return
 	}
-	if !a.p.Force && a.touched() {
-		if why := a.healthy(nil); why != "" {
+	if !a.p.Force && a.mustEndHealthy() {
+		if why := a.unhealthyMember(nil); why != "" {
 			a.waitOn("", lifecycle.ActionNone, "all is done; "+why)
 			return
 		}
@@ -213,14 +136,14 @@ func (a *advance) end() {
 	a.endUnit(UnitDone)
 }
 
-// settled reports whether nothing can turn up any more that is to be done with a member: one
+// nothingLeft reports whether nothing can turn up any more that is to be done with a member: one
 // that waits for others may find that its update needs a reboot after all.
-func (a *advance) settled(m *Member, s *Server) bool {
+func (a *advance) nothingLeft(m *Member, s *Server) bool {
 	return s.Ready || a.p.Goal == GoalPowerOff
 }
 
-// touched reports whether anything was done in the unit.
-func (a *advance) touched() bool {
+// mustEndHealthy reports whether anything was done in the unit.
+func (a *advance) mustEndHealthy() bool {
 	return a.u.Touched && a.p.Goal != GoalPowerOff && a.p.Goal != GoalEvacuate
 }
 
@@ -231,8 +154,8 @@ func (a *advance) endUnit(status UnitStatus) {
 	a.Changed = true
 }
 
-// begin begins what can be begun.
-func (a *advance) begin() {
+// beginSteps begins what can be begun.
+func (a *advance) beginSteps() {
 	u := a.u
 	if a.v.Hold != "" {
 		a.waitWindow("", lifecycle.ActionNone, a.v.Hold, a.v.Now.Add(HoldInterval))
@@ -244,10 +167,10 @@ func (a *advance) begin() {
 		m := &u.Members[i]
 		if m.Begun || m.Evacuated {
 			out++
-			a.try(m)
+			a.tryBegin(m)
 		}
 	}
-	a.begun = a.wait != "" // that is what counts
+	a.waitsOut = a.wait != "" // that is what counts
 	updates := false
 	for i := range u.Members {
 		m := &u.Members[i]
@@ -262,7 +185,7 @@ func (a *advance) begin() {
 		if a.next(m, s) == lifecycle.ActionUpdate {
 			// All members first, one by one.
 			if !updates {
-				a.try(m)
+				a.tryBegin(m)
 			}
 			updates = true
 		}
@@ -275,17 +198,17 @@ func (a *advance) begin() {
 		if m.Begun || m.Evacuated {
 			continue
 		}
-		if a.try(m); m.Begun {
+		if a.tryBegin(m); m.Begun {
 			out++
 		}
-		if a.all || out >= a.p.MaxUnavailable {
+		if a.waitsAll || out >= a.p.MaxUnavailable {
 			break // what is in the way is in everybody's way
 		}
 	}
 }
 
-// try begins the next step of a member, if it can be.
-func (a *advance) try(m *Member) {
+// tryBegin begins the next step of a member, if it can be.
+func (a *advance) tryBegin(m *Member) {
 	if m.Step != nil || m.Left != "" || m.Finished || a.u.Status != UnitRunning {
 		return
 	}
@@ -314,32 +237,32 @@ func (a *advance) try(m *Member) {
 	fresh := !m.Begun && !m.Evacuated
 	if fresh && a.cancel == "" && a.v.Now.Before(a.u.FreeAt) {
 		a.waitWindow(m.Server, action, "the delay after a restore", a.u.FreeAt)
-		a.all = true
+		a.waitsAll = true
 		return
 	}
 	if !a.p.Force && a.cancel != CancelRestore {
-		if again, ok := a.cal.fits(a.v.Now, a.takes(m, s, action)); !ok {
+		if again, ok := a.cal.fits(a.v.Now, a.expectedTime(m, s, action)); !ok {
 			a.waitWindow(m.Server, action, "the next maintenance window", again)
-			a.all = true
+			a.waitsAll = true
 			return
 		}
 	}
 	if !a.p.Force && a.cancel != CancelRestore {
-		if reason := a.mayLeave(m, action, fresh); reason != "" {
+		if reason := a.mustStay(m, action, fresh); reason != "" {
 			a.waitOn(m.Server, action, reason)
 			return
 		}
 		if fresh && !a.v.GateAsked {
-			a.AskGate, a.all = true, true
+			a.AskGate, a.waitsAll = true, true
 			return
 		}
 		if fresh && a.v.Gate != "" {
-			a.waitOn(m.Server, action, "the health gate: "+cut(a.v.Gate))
-			a.all = true
+			a.waitOn(m.Server, action, "the health gate: "+shorten(a.v.Gate))
+			a.waitsAll = true
 			return
 		}
 	}
-	a.start(m, s, action, a.why(m, s, action))
+	a.start(m, s, action, a.whyNext(m, s, action))
 }
 
 // command returns a step as it is to be carried out.
@@ -385,66 +308,4 @@ func (a *advance) start(m *Member, s *Server, action lifecycle.Action, why strin
 	if !a.v.quiet {
 		a.note(m.Server, NoteBegun, string(action)+": "+why)
 	}
-}
-
-// waitOn notes what a step waits for that somebody has to see to.
-func (a *advance) waitOn(server string, action lifecycle.Action, reason string) {
-	if a.wait == "" || a.window && !a.begun {
-		a.wait, a.window, a.waitFor, a.waitWhat = reason, false, server, action
-	}
-}
-
-// waitWindow notes what passes by itself.
-func (a *advance) waitWindow(server string, action lifecycle.Action, reason string, until time.Time) {
-	a.Result.wake(until)
-	if a.wait == "" {
-		a.wait, a.window, a.waitFor, a.waitWhat = reason, true, server, action
-	}
-}
-
-// waiting keeps what is waited for, and fails the unit when that took too long.
-func (a *advance) waiting(paused bool) {
-	u := a.u
-	for i := range u.Members {
-		a.progress = a.progress || u.Members[i].Step != nil
-	}
-	wait := a.wait
-	if wait != "" && a.waitWhat != lifecycle.ActionNone {
-		wait = string(a.waitWhat) + " of " + a.waitFor + ": " + wait
-	}
-	if u.Waiting != wait {
-		u.Waiting, a.Changed = wait, true
-	}
-	switch told := !a.progress && wait != ""; {
-	case told && u.Told != wait:
-		u.Told = wait
-		a.note("", NoteWaiting, wait)
-	case !told && u.Told != "":
-		u.Told, a.Changed = "", true
-	}
-	stuck := wait != "" && !a.window && !a.progress && !paused
-	u.Window = wait != "" && a.window
-	if !stuck {
-		if !u.WaitingSince.IsZero() {
-			u.WaitingSince, a.Changed = time.Time{}, true
-		}
-		return
-	}
-	if u.WaitingSince.IsZero() || u.WaitingSince.After(a.v.Now) {
-		u.WaitingSince, a.Changed = a.v.Now, true
-	}
-	if u.stands(a.v.Now) != u.Aside {
-		a.Changed = true
-	}
-	if aside := u.WaitingSince.Add(AsideAfter); a.v.Now.Before(aside) {
-		a.Result.wake(aside)
-	}
-	until := u.WaitingSince.Add(a.p.GateTimeout)
-	if a.v.Now.Before(until) {
-		a.Result.wake(until)
-		return
-	}
-	attempts := 0
-	a.fail(a.waitFor, a.waitWhat, attempts, fmt.Sprintf("waited %s: %s", a.p.GateTimeout, wait))
-	a.note(a.waitFor, NoteFailed, u.Failure.Reason)
 }

@@ -145,12 +145,12 @@ func play(t *testing.T, w *world, parts map[string]string) (string, string) {
 		}
 		at, err := time.ParseDuration(strings.TrimPrefix(fields[0], "+"))
 		require.NoError(t, err, line)
-		w.after(at, func() { happen(t, w, fields[1:]) })
+		w.after(at, func() { playEvent(t, w, fields[1:]) })
 	}
 	w.run(14 * 24 * time.Hour)
 	for _, u := range w.units {
 		if u.Waiting != "" && !w.state.Status.Ended() {
-			w.say("%s waits for: %s", u.Name, u.Waiting)
+			w.log("%s waits for: %s", u.Name, u.Waiting)
 		}
 	}
 	return plan.String(), strings.Join(w.trace, "\n") + "\n"
@@ -243,8 +243,8 @@ func addServer(t *testing.T, w *world, line string) {
 	}
 }
 
-func happen(t *testing.T, w *world, words []string) {
-	w.say("event      %s", strings.Join(words, " "))
+func playEvent(t *testing.T, w *world, words []string) {
+	w.log("event      %s", strings.Join(words, " "))
 	var s *rolling.Server
 	if len(words) > 1 {
 		s = w.server(words[1])

@@ -1,10 +1,10 @@
 package rolling
 
 import (
-	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"slices"
-	"strings"
 	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 // UnitStatus is where a unit is.
@@ -80,212 +80,40 @@ func (u *Unit) Clone() *Unit {
 // AsideAfter is how long a unit of which nothing is out stands still before it keeps no other waiting any more.
 const AsideAfter = 2 * time.Minute
 
-// stands reports whether nothing could go on in a unit for a while, and nothing of it is out.
-func (u *Unit) stands(now time.Time) bool {
+// standsStill reports whether nothing could go on in a unit for a while, and nothing of it is out.
+func (u *Unit) standsStill(now time.Time) bool {
 	if u.Status != UnitRunning || u.WaitingSince.IsZero() || now.Before(u.WaitingSince.Add(AsideAfter)) {
 		return false
 	}
 	return !slices.ContainsFunc(u.Members, func(m Member) bool { return m.Begun || m.Evacuated || m.Step != nil })
 }
 
-// Member is a server on its way through a rollout.
-type Member struct {
-	Server, ID string
-	// Left says why nothing is done with it; empty: something is.
-	Left string
-	// Targets are the versions it is to reach. They don't change, whatever is published meanwhile.
-	Targets map[string]string
-	// Updated: it has reached them.
-	Updated bool
-	// Keys is how many Secure Boot keys it may apply on the way there, as planned, and KeysApplied how many it has.
-	// KeyWaits: one was applied, and waits for a reboot; the update goes on after that.
-	Keys        int  `json:",omitempty"`
-	KeysApplied int  `json:",omitempty"`
-	KeyWaits    bool `json:",omitempty"`
-	// Reboot: it is to be rebooted whether it needs it or not, and was not so far.
-	Reboot bool
-	// EvacuatedBefore: somebody else evacuated it; it is left so.
-	EvacuatedBefore bool
-	// Evacuated: this rollout did, and has not restored it.
-	Evacuated bool
-	// Asked: this rollout asked it to be evacuated. Found evacuated later, that is its doing.
-	Asked bool
-	// RebootAsked is when it was last asked to reboot.
-	RebootAsked time.Time
-	// Begun: it was taken out, or is about to be, and is not done.
-	Begun bool
-	// Rebooted by this rollout.
-	Rebooted bool
-	// Version of the operating system it must be on after the reboot under way.
-	Version string
-	// Finished: nothing is left to do.
-	Finished bool
-
-	// Step is under way; nil: none.
-	Step *Step
-	// Attempts of the action that failed last, the next not before NotBefore.
-	Attempts  int
-	Failing   lifecycle.Action
-	NotBefore time.Time
-	// Number of the steps so far.
-	Number int
-	// Done are the steps that ended, the last MaxDone of them.
-	Done []Done
-
-	index int // among the members
+// Halt makes a unit fail for a reason that is none of its servers'.
+func (u *Unit) Halt(now time.Time, reason string) {
+	u.Status = UnitFailed
+	u.Failure = &Failure{At: now, Reason: shorten(reason), Advice: "see to the reason, then resume, or cancel the rollout"}
+	u.Waiting, u.WaitingSince, u.Window = "", time.Time{}, false
 }
 
-// State says for people where the server is.
-func (m *Member) State() string {
-	switch {
-	case m.Step != nil:
-		return string(m.Step.Action) + " under way"
-	case m.Left != "":
-		return "left alone"
-	case m.Finished:
-		return "done"
-	case m.Evacuated:
-		return "evacuated"
-	case m.Begun:
-		return "begun"
+// Resume lets a unit that failed go on from where it came to a halt. A server that somebody
+// evacuated meanwhile is left so from then on. servers are those of its members, in their order.
+func (u *Unit) Resume(servers []*Server) {
+	if u.Status != UnitFailed {
+		return
 	}
-	return "waiting for its turn"
-}
-
-// needsReboot reports whether a member is to be rebooted for the rollout's sake. After its
-// reboot what was staged meanwhile is another rollout's.
-func (m *Member) needsReboot(s *Server) bool {
-	if !m.Rebooted || !s.NeedsReboot {
-		return s.NeedsReboot
-	}
-	target := m.Targets[lifecycle.ComponentOS]
-	return s.Staged == "" || lifecycle.Newer(target, s.Running)
-}
-
-// Limits of what is kept of a unit.
-const (
-	// MaxDone bounds the ended steps that are kept of a server in one rollout.
-	MaxDone = 20
-	// MaxText bounds a text that comes from servers, in bytes.
-	MaxText = 300
-	// MaxMembers bounds the members of a cluster that can be rolled through.
-	MaxMembers = 300
-)
-
-// cut bounds a text from elsewhere.
-func cut(text string) string {
-	if len(text) > MaxText {
-		text = text[:MaxText] + "…"
-	}
-	return strings.ToValidUTF8(text, "�")
-}
-
-// Step is an action under way.
-type Step struct {
-	// ID is that of the server's Operation.
-	ID        string
-	Action    lifecycle.Action
-	Why       string
-	Attempt   int
-	StartedAt time.Time
-	Deadline  time.Time
-	// Epoch of the controller that carries it out.
-	Epoch uint64
-}
-
-// Done is a step that ended.
-type Done struct {
-	Action    lifecycle.Action
-	Why       string
-	Attempt   int
-	StartedAt time.Time
-	EndedAt   time.Time
-	// Failed says why it failed; empty: it did not. Note is what else is to be said.
-	Failed string
-	Note   string
-}
-
-// Failure is why a unit came to a halt, and what can be done.
-type Failure struct {
-	At       time.Time
-	Server   string
-	Action   lifecycle.Action
-	Attempts int
-	Reason   string
-	// Advice tells an operator what to do.
-	Advice string
-}
-
-// View is what a decision is made on.
-type View struct {
-	Now time.Time
-	// Servers are those of the unit's members, in their order; nil for one that is gone.
-	Servers []*Server
-	// Hold says why nothing may be begun at all; empty: it may. It is to be asked for again after HoldInterval.
-	Hold string
-	// Gate says why the embedder's own health gate is closed; asked for when a Result says AskGate.
-	Gate string
-	// GateAsked tells that it was asked.
-	GateAsked bool
-	// Epoch of the controller that asks; a step of an earlier one is taken over.
-	Epoch uint64
-	// Prefix of the IDs of steps.
-	Prefix string
-
-	quiet bool // no notes are wanted
-}
-
-// HoldInterval is when to look again while nothing may be begun.
-const HoldInterval = 10 * time.Second
-
-// Command is an action to carry out.
-type Command struct {
-	Server, ServerID string
-	ID               string
-	Action           lifecycle.Action
-	Mode             string
-	Why              string
-	Targets          map[string]string
-	Timeout          time.Duration
-	// Again: it may have been carried out before, by a controller that is gone.
-	Again bool
-}
-
-// Result of a decision.
-type Result struct {
-	Commands []Command
-	// Changed tells that the unit is not as it was.
-	Changed bool
-	// AskGate tells that the embedder's health gate is to be asked, and the question put again.
-	AskGate bool
-	// Wake is when to ask again, if nothing changes before; zero: only then.
-	Wake time.Time
-	// Notes are what happened, for events.
-	Notes []Note
-}
-
-// Note tells what happened to a server.
-type Note struct {
-	Server string
-	Kind   NoteKind
-	Text   string
-}
-
-// NoteKind says what a Note is about.
-type NoteKind string
-
-const (
-	NoteBegun    NoteKind = "begun"
-	NoteEnded    NoteKind = "ended"
-	NoteFailed   NoteKind = "failed"
-	NoteLeft     NoteKind = "left"
-	NoteWaiting  NoteKind = "waiting"
-	NoteNoticed  NoteKind = "noticed"
-	NoteTakeOver NoteKind = "taken over"
-)
-
-func (r *Result) wake(at time.Time) {
-	if !at.IsZero() && (r.Wake.IsZero() || at.Before(r.Wake)) {
-		r.Wake = at
+	u.Status, u.Failure = UnitRunning, nil
+	u.Waiting, u.WaitingSince, u.Window = "", time.Time{}, false
+	for i := range u.Members {
+		m, s := &u.Members[i], servers[i]
+		m.Attempts, m.NotBefore, m.Failing = 0, time.Time{}, lifecycle.ActionNone
+		if s == nil {
+			continue
+		}
+		if m.needsReboot(s) {
+			m.Rebooted = false
+		}
+		if s.Evacuated && !m.Evacuated && !m.Begun {
+			m.EvacuatedBefore = true
+		}
 	}
 }

@@ -214,3 +214,18 @@ func (c *calendar) fits(t time.Time, takes time.Duration) (again time.Time, ok b
 	}
 	return c.next(until.Add(-1)), false
 }
+
+// Calendar answers when a policy's maintenance windows are open. Not for concurrent use.
+type Calendar struct{ calendar }
+
+// NewCalendar returns the calendar of a policy.
+func NewCalendar(windows []Window) (*Calendar, error) {
+	c, err := newCalendar(windows)
+	if err != nil {
+		return nil, err
+	}
+	return &Calendar{*c}, nil
+}
+
+// Open reports whether actions may begin at t, and when to ask again if not.
+func (c *Calendar) Open(t time.Time) (again time.Time, ok bool) { return c.fits(t, 0) }

@@ -49,7 +49,7 @@ func newWorld() *world {
 		faults: map[string][]string{}, reboots: map[string]int{}, epoch: 1}
 }
 
-func (w *world) say(format string, args ...any) {
+func (w *world) log(format string, args ...any) {
 	w.trace = append(w.trace, fmt.Sprintf("+%-8s %s", w.now.Sub(w.begun), fmt.Sprintf(format, args...)))
 }
 
@@ -132,9 +132,9 @@ func (w *world) run(limit time.Duration) {
 		if w.state.Status != status {
 			status = w.state.Status
 			if w.state.Reason != "" {
-				w.say("%s: %s", status, w.state.Reason)
+				w.log("%s: %s", status, w.state.Reason)
 			} else {
-				w.say("%s", status)
+				w.log("%s", status)
 			}
 		}
 		if w.state.Status.Ended() && len(w.pending) == 0 {
@@ -175,7 +175,7 @@ func (w *world) step() (wake time.Time) {
 				if n.Server != "" {
 					n.Text = n.Server + ": " + n.Text
 				}
-				w.say("%s", strings.TrimSpace(fmt.Sprintf("%-10s %s", n.Kind, n.Text)))
+				w.log("%s", strings.TrimSpace(fmt.Sprintf("%-10s %s", n.Kind, n.Text)))
 			}
 			for _, c := range r.Commands {
 				w.carryOut(c)
