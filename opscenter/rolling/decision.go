@@ -6,26 +6,26 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// View is what a decision is made on.
+// View is the input of a decision.
 type View struct {
 	Now time.Time
-	// Servers are those of the unit's members, in their order; nil for one that is gone.
+	// Servers are those of the unit's members, in their order; nil for a server that was removed.
 	Servers []*Server
-	// Hold says why nothing may be begun at all; empty: it may. It is to be asked for again after HoldInterval.
+	// Hold tells why no step may begin; empty: steps may begin. Result.Wake then asks for a decision after HoldInterval.
 	Hold string
-	// Gate says why the embedder's own health gate is closed; asked for when a Result says AskGate.
+	// Gate tells why the embedder's health gate is closed; empty: it is open. It is needed once a Result has AskGate set.
 	Gate string
-	// GateAsked tells that it was asked.
+	// GateAsked: the gate was asked, so that Gate is valid.
 	GateAsked bool
-	// Epoch of the controller that asks; a step of an earlier one is taken over.
+	// Epoch is that of the controller. A step of an earlier epoch is taken over.
 	Epoch uint64
-	// Prefix of the IDs of steps.
+	// Prefix begins the IDs of steps.
 	Prefix string
 
-	quiet bool // no notes are wanted
+	quiet bool // make no notes
 }
 
-// HoldInterval is when to look again while nothing may be begun.
+// HoldInterval is after how long to decide again while View.Hold is set.
 const HoldInterval = 10 * time.Second
 
 // Command is an action to carry out.
@@ -37,37 +37,38 @@ type Command struct {
 	Why              string
 	Targets          map[string]string
 	Timeout          time.Duration
-	// Again: it may have been carried out before, by a controller that is gone.
+	// Again: an earlier controller may already have carried it out.
 	Again bool
 }
 
-// Result of a decision.
+// Result is a decision.
 type Result struct {
 	Commands []Command
-	// Changed tells that the unit is not as it was.
+	// Changed: the unit has changed, and the caller stores it.
 	Changed bool
-	// AskGate tells that the embedder's health gate is to be asked, and the question put again.
+	// AskGate: the caller asks the embedder's health gate, and calls Advance again with the answer in the View.
 	AskGate bool
-	// Wake is when to ask again, if nothing changes before; zero: only then.
+	// Wake is when to decide again, if nothing changes before; zero: only after a change.
 	Wake time.Time
-	// Notes are what happened, for events.
+	// Notes tell what happened. The caller makes events of them.
 	Notes []Note
 }
 
+// wake sets Wake to at, unless it is earlier.
 func (r *Result) wake(at time.Time) {
 	if !at.IsZero() && (r.Wake.IsZero() || at.Before(r.Wake)) {
 		r.Wake = at
 	}
 }
 
-// Note tells what happened to a server.
+// Note tells what happened to a server. Without a Server it is about the unit.
 type Note struct {
 	Server string
 	Kind   NoteKind
 	Text   string
 }
 
-// NoteKind says what a Note is about.
+// NoteKind is the kind of a Note.
 type NoteKind string
 
 const (

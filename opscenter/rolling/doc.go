@@ -1,9 +1,10 @@
-// Package rolling decides what a rolling operation over servers and clusters does next. It is
-// pure: time, servers and what is under way come in as values, decisions go out as values.
-// The same functions make a plan, run forward on a model of the servers, and carry out a
-// rollout, step by step, on what polls tell of the real ones. Package opscenter makes plans of
-// it (UpdatePlanner.Plan), package opscenter/rollout carries them out.
+// Package rolling decides the next step of a rolling operation over servers and clusters. It is pure: the time, the servers
+// and their running operations are arguments, and decisions are results.
 //
-// A [Unit] is what is rolled through one server after the other: an Incus cluster, or a server
-// that is in none. A [State] is how far all units of one rollout are, wave by wave.
+// The same functions serve two purposes. Run on a model of the servers, they make a [Plan]. Run on the real servers, as polls
+// see them, they carry out a rollout step by step. Package opscenter makes plans (UpdatePlanner.Plan), and package
+// opscenter/rollout carries them out.
+//
+// A [Unit] is an Incus cluster, or a server that is in no cluster. Its members are worked on one after the other. A [State]
+// tells how far all units of a rollout are, wave by wave.
 package rolling

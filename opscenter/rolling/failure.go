@@ -7,36 +7,37 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Failure is why a unit came to a halt, and what can be done.
+// Failure tells why a unit halted, and how to go on.
 type Failure struct {
 	At       time.Time
 	Server   string
 	Action   lifecycle.Action
 	Attempts int
 	Reason   string
-	// Advice tells an operator what to do.
+	// Advice tells operators how to go on.
 	Advice string
 }
 
+// describe returns the failure for operators.
 func (f *Failure) describe(u *Unit) string {
-	what := string(f.Action)
+	subject := string(f.Action)
 	if f.Server != "" {
-		what += " of server " + f.Server
+		subject += " of server " + f.Server
 	}
 	if u.Cluster {
-		what += " in cluster " + u.Name
+		subject += " in cluster " + u.Name
 	}
-	if what == "" {
-		what = u.Name
+	if subject == "" {
+		subject = u.Name
 	}
 	attempts := ""
 	if f.Attempts > 0 {
 		attempts = fmt.Sprintf(" (attempt %d)", f.Attempts)
 	}
-	return fmt.Sprintf("%s%s: %s. What to do: %s", what, attempts, f.Reason, f.Advice)
+	return fmt.Sprintf("%s%s: %s. What to do: %s", subject, attempts, f.Reason, f.Advice)
 }
 
-// haltUnit brings the unit to a halt.
+// haltUnit makes the unit fail, unless it has failed already.
 func (a *advance) haltUnit(server string, action lifecycle.Action, attempts int, reason string) {
 	u := a.u
 	if u.Failure != nil {
@@ -48,14 +49,15 @@ func (a *advance) haltUnit(server string, action lifecycle.Action, attempts int,
 	a.Changed = true
 }
 
-// adviceBackupImage is what to do about a version that a server does not boot.
+// adviceBackupImage is the advice for a version that a server does not boot.
 const adviceBackupImage = "look at the server's console; cancel the rollout with restore, and roll out a version that boots; or remove the server, and resume without it"
 
+// advice returns the advice for an action that failed after so many attempts.
 func advice(action lifecycle.Action, attempts int) string {
 	const cancel = ", or cancel the rollout"
 	switch {
 	case attempts == 0:
-		return "see to what it waits for, then resume; a server that somebody evacuated is left so from then on" + cancel
+		return "clear what it waits for, then resume" + cancel + "; a server that is evacuated by then stays evacuated"
 	case action == lifecycle.ActionUpdate:
 		return "see the server's log of updates, then resume to try it again" + cancel
 	case action == lifecycle.ActionEvacuate:

@@ -11,18 +11,18 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Ahead is what a rollout is expected to do from a moment on.
+// Ahead tells what a rollout will do from a moment on if nothing fails.
 type Ahead struct {
 	Steps []PlanStep `json:"steps"`
-	// Blockers are what it comes to a halt at.
+	// Blockers are the reasons at which it will halt.
 	Blockers []Blocker `json:"blockers"`
-	// End is when it is expected to end; zero: it does not.
+	// End is when it will probably end; zero: it halts before.
 	End     time.Time `json:"end"`
 	perUnit []int
 }
 
-// Forecast runs a rollout forward on a model of the servers, from where it is. Nothing it is
-// given is changed. servers are those of each unit's members, in their order, nil if gone.
+// Forecast runs a rollout forward on a model of the servers, from its current state. It does not change its arguments.
+// servers are those of each unit's members, in their order; nil for a server that was removed.
 func Forecast(state *State, units []*Unit, servers [][]*Server, now time.Time) (*Ahead, error) {
 	cal, err := NewCalendar(state.Policy.Windows)
 	if err != nil {
@@ -34,7 +34,7 @@ func Forecast(state *State, units []*Unit, servers [][]*Server, now time.Time) (
 	for _, u := range units {
 		for i := range u.Members {
 			if member := &u.Members[i]; member.Left == "" && !member.Finished {
-				expected += 4 // what a server takes at the most, if nothing fails
+				expected += 4 // a server takes at most four steps, if nothing fails
 			}
 		}
 	}
@@ -63,11 +63,11 @@ type model struct {
 	needs    map[lifecycle.Action]string
 }
 
-// event is a moment at which a unit, or with unit -1 the rollout, is to be looked at.
+// event is a moment at which a unit decides, or with unit -1, at which the next unit may begin.
 type event struct {
 	at     time.Time
 	unit   int
-	member int // whose step ends; -1: none
+	member int // the member whose step ends; -1: none
 }
 
 type events []event
@@ -93,7 +93,7 @@ func (e *events) Pop() any {
 	return out
 }
 
-// run runs until nothing happens any more.
+// run runs until nothing more happens.
 func (m *model) run(now time.Time) {
 	m.now = now
 	if m.state.Status == StatusStarting {
@@ -127,7 +127,7 @@ func (m *model) run(now time.Time) {
 	}
 }
 
-// modelServer is a server with room for what is under way, and was.
+// modelServer is a server with room for its operation and its last outcome.
 type modelServer struct {
 	Server
 	operation Operation
@@ -150,7 +150,7 @@ func (m *model) touch(i int) {
 	m.units[i], m.servers[i] = u, list
 }
 
-// underway takes steps that are under way to end when they are expected to.
+// underway makes steps that are under way end at their expected time.
 func (m *model) underway(i int) {
 	u := m.units[i]
 	for k := range u.Members {
@@ -167,6 +167,7 @@ func (m *model) underway(i int) {
 	}
 }
 
+// admit begins the units that can begin.
 func (m *model) admit() {
 	for {
 		ok, again, _ := m.state.Admit(m.now)
@@ -184,7 +185,7 @@ func (m *model) admit() {
 	}
 }
 
-// advance lets a unit decide, and carries out what it decides.
+// advance lets a unit decide, and carries out its commands.
 func (m *model) advance(i int) {
 	u := m.units[i]
 	if u == nil {
@@ -202,7 +203,7 @@ func (m *model) advance(i int) {
 		}
 		switch {
 		case under:
-			// What ends it is an event already.
+			// The event that ends the step is there already.
 		case u.Window && !r.Wake.IsZero():
 			wake = r.Wake
 		case u.Waiting != "" && !u.Window:
@@ -237,7 +238,7 @@ func (m *model) start(i int, c Command) {
 	heap.Push(&m.events, event{at: end, unit: i, member: k})
 }
 
-// complete ends a step on the model: what was asked for is so.
+// complete ends a step on the model with success.
 func (m *model) complete(e event) {
 	if m.units[e.unit] == nil {
 		return
@@ -277,7 +278,7 @@ func (m *model) complete(e event) {
 	}
 }
 
-// need says what must hold before an action.
+// need tells what must hold before an action.
 func (m *model) need(u *Unit, action lifecycle.Action) string {
 	key := action
 	if !u.Cluster {

@@ -7,24 +7,24 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// notReady says why a server can't be acted on.
+// notReady tells why no action can begin on a server; empty: one can.
 func (a *advance) notReady(m *Member, s *Server, action lifecycle.Action) string {
 	switch {
 	case s.Operation != nil:
-		return fmt.Sprintf("server %s: %s, asked for by somebody else, is under way", m.Server, s.Operation.Action)
+		return fmt.Sprintf("server %s: %s is under way, and not for this rollout", m.Server, s.Operation.Action)
 	case s.Moving && !m.Evacuated:
-		return fmt.Sprintf("server %s is being evacuated or restored by somebody else", m.Server)
+		return fmt.Sprintf("server %s is being evacuated or restored, and not by this rollout", m.Server)
 	case !s.Ready:
 		return fmt.Sprintf("server %s is %s", m.Server, s.Condition)
 	case action == lifecycle.ActionUpdate && s.skips(m.Targets) != "":
 		return fmt.Sprintf("server %s: %s", m.Server, s.skips(m.Targets))
 	case s.Evacuated && !m.Evacuated && !m.EvacuatedBefore && a.p.Goal.single() == lifecycle.ActionNone && action != lifecycle.ActionUpdate:
-		return fmt.Sprintf("server %s was evacuated by somebody else", m.Server)
+		return fmt.Sprintf("server %s was evacuated, and not by this rollout", m.Server)
 	}
 	return ""
 }
 
-// expectedTime is how long a step is expected to take with all that must follow it.
+// expectedTime returns how long a step will probably take, together with the steps that must follow it.
 func (a *advance) expectedTime(m *Member, s *Server, action lifecycle.Action) time.Duration {
 	e := a.u.Expected
 	if a.p.Goal.single() != lifecycle.ActionNone {
@@ -41,7 +41,7 @@ func (a *advance) expectedTime(m *Member, s *Server, action lifecycle.Action) ti
 	return e[action]
 }
 
-// mustStay says why a member must not be taken out, or updated, now.
+// mustStay tells why a member must not be taken out, or updated, now; empty: it may.
 func (a *advance) mustStay(m *Member, action lifecycle.Action, fresh bool) string {
 	if !a.u.Cluster || len(a.u.Members) == 1 {
 		return ""
@@ -72,13 +72,13 @@ func (a *advance) mustStay(m *Member, action lifecycle.Action, fresh bool) strin
 		}
 	}
 	if a.costsQuorum(m) {
-		return fmt.Sprintf("without server %s, too, the cluster would have no database quorum", m.Server)
+		return fmt.Sprintf("without server %s the cluster would have no database quorum", m.Server)
 	}
 	return ""
 }
 
-// howOut says how a member is out, empty if it is not. Those that were evacuated before are so
-// only when they don't answer, or are rebooted.
+// howOut tells in what way a member is out; empty: it is not. A member that was evacuated before is out only if it does not
+// answer, or is being rebooted.
 func (a *advance) howOut(m *Member) string {
 	s := a.server(m)
 	switch {
@@ -100,7 +100,8 @@ func (a *advance) howOut(m *Member) string {
 	return ""
 }
 
-// unhealthyMember says which other member is not as it should be, but for those we have taken out.
+// unhealthyMember tells which member other than but is not healthy, and why; empty: all are. Members that this rollout has
+// taken out do not count.
 func (a *advance) unhealthyMember(but *Member) string {
 	if !a.u.Cluster {
 		return ""
@@ -115,7 +116,7 @@ func (a *advance) unhealthyMember(but *Member) string {
 		case !s.Online, !s.Ready && m.Step == nil:
 			return fmt.Sprintf("server %s is %s", m.Server, s.Condition)
 		case s.Evacuated && !m.EvacuatedBefore && a.p.Goal.single() == lifecycle.ActionNone:
-			return fmt.Sprintf("server %s was evacuated by somebody else", m.Server)
+			return fmt.Sprintf("server %s was evacuated, and not by this rollout", m.Server)
 		case s.Good < a.p.GoodPolls && m.Step == nil:
 			return fmt.Sprintf("server %s: %d good polls in a row are wanted", m.Server, a.p.GoodPolls)
 		}
@@ -123,9 +124,9 @@ func (a *advance) unhealthyMember(but *Member) string {
 	return ""
 }
 
-// costsQuorum reports whether taking a member out, with those that are, costs the database
-// its majority. Incus has three voters, or with less than three members one, whose vote goes
-// to another member when it leaves in order. Where it is not known who votes, everybody may.
+// costsQuorum reports whether the database loses its majority if that member goes out, too. Incus has three voters. With
+// fewer than three members it has one, whose vote goes to another member when it leaves in order. If the voters are not
+// known, each member may be one.
 func (a *advance) costsQuorum(m *Member) bool {
 	members, voters, out, votersOut, known := 0, 0, 0, 0, true
 	for i := range a.u.Members {
@@ -140,7 +141,7 @@ func (a *advance) costsQuorum(m *Member) bool {
 			voters++
 		}
 		working := other.Begun || other.Evacuated || other.Step != nil && other.Step.Action != lifecycle.ActionUpdate
-		if other == m || !s.Online || working { // one that somebody else evacuated votes on
+		if other == m || !s.Online || working { // a member that others evacuated still votes
 			out++
 			if s.Voter {
 				votersOut++

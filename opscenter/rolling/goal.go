@@ -2,17 +2,17 @@ package rolling
 
 import "github.com/opscenter-go/sdk/opscenter/lifecycle"
 
-// Goal is what a rollout is to reach.
+// Goal is the aim of a rollout.
 type Goal string
 
 const (
-	// GoalUpdate updates what needs it, and reboots what needs that then. The default.
+	// GoalUpdate updates the servers that need it, and reboots those that need it then. It is the default.
 	GoalUpdate Goal = "update"
 	// GoalStage updates, and leaves the reboots for later.
 	GoalStage Goal = "stage"
-	// GoalReboot reboots every server, whether it needs it or not.
+	// GoalReboot reboots every server, whether it needs a reboot or not.
 	GoalReboot Goal = "reboot"
-	// The others carry out one action on the servers that are named, members of clusters or not.
+	// The others carry out a single action on the named servers. These may be members of clusters.
 	GoalEvacuate   Goal = "evacuate-server"
 	GoalRestore    Goal = "restore-server"
 	GoalPowerOff   Goal = "poweroff-server"
@@ -26,7 +26,7 @@ var Goals = []Goal{GoalUpdate, GoalStage, GoalReboot, GoalEvacuate, GoalRestore,
 // needsOS reports whether the goal needs IncusOS.
 func (g Goal) needsOS() bool { return g != GoalEvacuate && g != GoalRestore }
 
-// single returns the one action of a goal that has one.
+// single returns the action of a goal that is a single action, and ActionNone for the others.
 func (g Goal) single() lifecycle.Action {
 	switch g {
 	case GoalEvacuate:
@@ -43,7 +43,7 @@ func (g Goal) single() lifecycle.Action {
 	return lifecycle.ActionNone
 }
 
-// GoalOf returns the goal that carries out one action on one server.
+// GoalOf returns the goal that carries out only that action.
 func GoalOf(action lifecycle.Action) (Goal, bool) {
 	for _, g := range Goals {
 		if action != lifecycle.ActionNone && g.single() == action {

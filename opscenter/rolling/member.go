@@ -7,54 +7,54 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Member is a server on its way through a rollout.
+// Member is a server in a rollout.
 type Member struct {
 	Server, ID string
-	// Left says why nothing is done with it; empty: something is.
+	// Left tells why the rollout leaves the server alone; empty: it does not.
 	Left string
-	// Targets are the versions it is to reach. They don't change, whatever is published meanwhile.
+	// Targets are the versions that the server should reach. They stay, even if newer versions are published meanwhile.
 	Targets map[string]string
-	// Updated: it has reached them.
+	// Updated: the server has reached them.
 	Updated bool
-	// Keys is how many Secure Boot keys it may apply on the way there, as planned, and KeysApplied how many it has.
-	// KeyWaits: one was applied, and waits for a reboot; the update goes on after that.
+	// Keys is how many Secure Boot keys the server may apply during the update, KeysApplied how many it has applied.
+	// KeyWaits: the server has applied a key, which takes effect at the next reboot. The update goes on after that.
 	Keys        int  `json:",omitempty"`
 	KeysApplied int  `json:",omitempty"`
 	KeyWaits    bool `json:",omitempty"`
-	// Reboot: it is to be rebooted whether it needs it or not, and was not so far.
+	// Reboot: the rollout still has to reboot the server, whether it needs a reboot or not.
 	Reboot bool
-	// EvacuatedBefore: somebody else evacuated it; it is left so.
+	// EvacuatedBefore: the server was evacuated, and not by this rollout. It stays evacuated.
 	EvacuatedBefore bool
-	// Evacuated: this rollout did, and has not restored it.
+	// Evacuated: this rollout has evacuated the server, and has not restored it.
 	Evacuated bool
-	// Asked: this rollout asked it to be evacuated. Found evacuated later, that is its doing.
+	// Asked: this rollout has requested an evacuation. If the server is found evacuated later, the rollout did it.
 	Asked bool
-	// RebootAsked is when it was last asked to reboot.
+	// RebootAsked is when this rollout last requested a reboot.
 	RebootAsked time.Time
-	// Begun: it was taken out, or is about to be, and is not done.
+	// Begun: the rollout is taking the server out, or has done so, and is not finished with it.
 	Begun bool
-	// Rebooted by this rollout.
+	// Rebooted: this rollout has rebooted the server.
 	Rebooted bool
-	// Version of the operating system it must be on after the reboot under way.
+	// Version is the version of the operating system that must run after the reboot under way.
 	Version string
-	// Finished: nothing is left to do.
+	// Finished: nothing is left to do with the server.
 	Finished bool
 
-	// Step is under way; nil: none.
+	// Step is the step under way; nil: none.
 	Step *Step
-	// Attempts of the action that failed last, the next not before NotBefore.
+	// Attempts is how often the action Failing has failed. NotBefore is when it may be tried again.
 	Attempts  int
 	Failing   lifecycle.Action
 	NotBefore time.Time
-	// Number of the steps so far.
+	// Number is how many steps have begun.
 	Number int
-	// Done are the steps that ended, the last MaxDone of them.
+	// Done are the last steps that ended, at most MaxDone of them.
 	Done []Done
 
-	index int // among the members
+	index int // of the member in its unit
 }
 
-// State says for people where the server is.
+// State describes for operators how far the member is.
 func (m *Member) State() string {
 	switch {
 	case m.Step != nil:
@@ -71,8 +71,8 @@ func (m *Member) State() string {
 	return "waiting for its turn"
 }
 
-// needsReboot reports whether a member is to be rebooted for the rollout's sake. After its
-// reboot what was staged meanwhile is another rollout's.
+// needsReboot reports whether the rollout has to reboot the member. After it has done so, it leaves a newer version that was
+// staged meanwhile to another rollout.
 func (m *Member) needsReboot(s *Server) bool {
 	if !m.Rebooted || !s.NeedsReboot {
 		return s.NeedsReboot
@@ -83,14 +83,14 @@ func (m *Member) needsReboot(s *Server) bool {
 
 // Step is an action under way.
 type Step struct {
-	// ID is that of the server's Operation.
+	// ID is the ID of the server's Operation.
 	ID        string
 	Action    lifecycle.Action
 	Why       string
 	Attempt   int
 	StartedAt time.Time
 	Deadline  time.Time
-	// Epoch of the controller that carries it out.
+	// Epoch is that of the controller that began the step, or took it over.
 	Epoch uint64
 }
 
@@ -101,22 +101,22 @@ type Done struct {
 	Attempt   int
 	StartedAt time.Time
 	EndedAt   time.Time
-	// Failed says why it failed; empty: it did not. Note is what else is to be said.
+	// Failed tells why it failed; empty: it succeeded. Note is a remark on its outcome.
 	Failed string
 	Note   string
 }
 
-// Limits of what is kept of a unit.
+// Limits of a unit.
 const (
-	// MaxDone bounds the ended steps that are kept of a server in one rollout.
+	// MaxDone is how many ended steps of a server are kept in one rollout.
 	MaxDone = 20
-	// MaxText bounds a text that comes from servers, in bytes.
+	// MaxText bounds a text that comes from a server, in bytes: a longer one is cut there, and ends with "…".
 	MaxText = 300
-	// MaxMembers bounds the members of a cluster that can be rolled through.
+	// MaxMembers is the largest number of members of a cluster in a rollout.
 	MaxMembers = 300
 )
 
-// shorten bounds a text from elsewhere.
+// shorten returns a text with at most MaxText bytes, and "…" behind one that was longer.
 func shorten(text string) string {
 	if len(text) > MaxText {
 		text = text[:MaxText] + "…"

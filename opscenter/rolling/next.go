@@ -6,8 +6,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// next returns what is to be done with a member next, None if nothing. It is the table of
-// the specification, on targets that don't change, for those that this rollout evacuates itself.
+// next returns the next action on a member; ActionNone: there is none. It follows the tables of lifecycle.Recommend, but with
+// the fixed targets of the member, and with the evacuations of this rollout.
 func (a *advance) next(m *Member, s *Server) lifecycle.Action {
 	switch {
 	case m.Left != "" || m.Finished:
@@ -30,6 +30,7 @@ func (a *advance) next(m *Member, s *Server) lifecycle.Action {
 	return a.nextReboot(m, s)
 }
 
+// nextReboot returns the next action on the way to a reboot, and back from it.
 func (a *advance) nextReboot(m *Member, s *Server) lifecycle.Action {
 	needs := m.needsReboot(s) || m.Reboot && !m.Rebooted
 	switch {
@@ -43,7 +44,7 @@ func (a *advance) nextReboot(m *Member, s *Server) lifecycle.Action {
 	return lifecycle.ActionReboot
 }
 
-// nextSingle carries out one action once, unless what it brings about is there.
+// nextSingle returns the action of the goal, until it has succeeded once, or if its effect is already there ActionNone.
 func (a *advance) nextSingle(m *Member, s *Server, action lifecycle.Action) lifecycle.Action {
 	for i := range m.Done {
 		if m.Done[i].Action == action && m.Done[i].Failed == "" {
@@ -59,11 +60,11 @@ func (a *advance) nextSingle(m *Member, s *Server, action lifecycle.Action) life
 	return action
 }
 
-// whyNext says why an action is the next.
+// whyNext tells operators why an action is the next.
 func (a *advance) whyNext(m *Member, s *Server, action lifecycle.Action) string {
 	switch {
 	case action == lifecycle.ActionRestore && a.cancel == CancelRestore:
-		return "the rollout was cancelled, and had evacuated it"
+		return "the rollout was cancelled after it had evacuated the server"
 	case a.p.Goal.single() != lifecycle.ActionNone:
 		return "it was asked for"
 	case action == lifecycle.ActionUpdate && a.keysLeft(m, s) == 1:
@@ -75,7 +76,7 @@ func (a *advance) whyNext(m *Member, s *Server, action lifecycle.Action) string 
 	case action == lifecycle.ActionRestore:
 		return "it was evacuated for its reboot"
 	case m.KeyWaits:
-		return "a Secure Boot key takes a reboot, and the update goes on after it"
+		return "a Secure Boot key takes a reboot, and the update goes on after that"
 	case s.NeedsReboot && s.Staged != "":
 		return "os " + s.Staged + " is staged over " + orUnknown(s.Running)
 	case s.NeedsReboot:

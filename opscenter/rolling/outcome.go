@@ -8,7 +8,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// resolveSteps finds out how the steps under way ended.
+// resolveSteps finds the outcomes of the steps under way, and other changes of the members.
 func (a *advance) resolveSteps() {
 	for i := range a.u.Members {
 		m := &a.u.Members[i]
@@ -26,7 +26,7 @@ func (a *advance) resolveSteps() {
 				if m.Step != nil {
 					a.recordStep(m, gone, "")
 				}
-				// It is gone: the others need not wait for it.
+				// The other members do not wait for it.
 				m.Left, m.Step, m.Begun, m.Evacuated, m.Asked = gone, nil, false, false, false
 				a.note(m.Server, NoteLeft, gone)
 			}
@@ -37,23 +37,23 @@ func (a *advance) resolveSteps() {
 			a.resolveStep(m, s)
 		}
 		if m.Asked && !m.Evacuated && m.Step == nil && (s.Evacuated || s.Moving) {
-			m.Evacuated, a.Changed = true, true // whatever was heard of it, it was asked for
+			m.Evacuated, a.Changed = true, true // the request had an effect, even if it seemed to fail
 		}
 		if m.Reboot && m.Step == nil && !m.RebootAsked.IsZero() && s.BootedAt.After(m.RebootAsked) {
-			m.Reboot, m.Rebooted, a.Changed = false, true, true // late, but done
+			m.Reboot, m.Rebooted, a.Changed = false, true, true // late, but rebooted
 		}
 		if m.KeyWaits && m.Step == nil && s.Ready && !s.NeedsReboot {
-			m.KeyWaits, a.Changed = false, true // it has booted
+			m.KeyWaits, a.Changed = false, true // the server has booted
 		}
 		if m.Evacuated && m.Step == nil && s.Ready && !s.Evacuated && !s.Moving {
-			m.Evacuated, m.Asked = false, false // somebody restored it
+			m.Evacuated, m.Asked = false, false // an operator restored it
 			a.note(m.Server, NoteNoticed, "it is not evacuated any more")
 		}
 	}
 }
 
-// goOnWithout resumes a unit that failed because of a member that has left: now, or while another
-// server waited for it.
+// goOnWithout resumes a unit that has failed because of a member that was removed or left: either its own step failed, or,
+// with now set, another member had waited for it.
 func (a *advance) goOnWithout(m *Member, now bool) {
 	u := a.u
 	if u.Status != UnitFailed || u.Failure == nil || u.Failure.Server != m.Server && !(now && u.Failure.Attempts == 0) {
@@ -61,10 +61,10 @@ func (a *advance) goOnWithout(m *Member, now bool) {
 	}
 	u.Status, u.Failure = UnitRunning, nil
 	u.Waiting, u.WaitingSince, u.Window = "", time.Time{}, false
-	a.note(m.Server, NoteNoticed, "it goes on without it")
+	a.note(m.Server, NoteNoticed, "the rollout goes on without it")
 }
 
-// whyGone says why a member is none any more.
+// whyGone tells why a server is no longer a member of the unit; empty: it is one.
 func (a *advance) whyGone(m *Member, s *Server) string {
 	switch {
 	case s == nil:
@@ -77,6 +77,7 @@ func (a *advance) whyGone(m *Member, s *Server) string {
 	return ""
 }
 
+// resolveStep finds the outcome of the step of a member.
 func (a *advance) resolveStep(m *Member, s *Server) {
 	step := m.Step
 	switch {
@@ -92,19 +93,19 @@ func (a *advance) resolveStep(m *Member, s *Server) {
 		return
 	case s.Last != nil && s.Last.ID == step.ID && s.Last.Failed != "":
 		if step.Action == lifecycle.ActionReboot && s.Running == m.Version && m.Version != "" && s.Ready && s.Staged == "" {
-			break // late, but there
+			break // late, but on its version
 		}
 		a.stepFailed(m, s, s.Last.Failed)
 		return
 	}
 	if (step.Action == lifecycle.ActionUpdate || step.Action == lifecycle.ActionReboot) && s.Good == 0 && !a.v.Now.After(step.Deadline.Add(deadlineSlack)) {
 		a.progress = true
-		return // what it is like by now was not read as a whole, yet
+		return // no poll has read the server since
 	}
-	// Over, by its own word or because nobody knows of it any more: what it is like counts.
+	// The operation has ended, or its outcome was not stored: the state of the server decides.
 	if a.keyApplied(m, s) {
 		m.KeysApplied++
-		a.stepSucceeded(m, s, "a Secure Boot key was applied, which takes a reboot; the update goes on after it")
+		a.stepSucceeded(m, s, "a Secure Boot key was applied, which takes a reboot; the update goes on after the reboot")
 		m.KeyWaits, m.Rebooted = a.p.Goal.single() == lifecycle.ActionNone, false
 		return
 	}
@@ -114,19 +115,19 @@ func (a *advance) resolveStep(m *Member, s *Server) {
 	}
 	note := ""
 	if s.Last == nil || s.Last.ID != step.ID {
-		note = "how it ended was not heard; the server is as it should be"
+		note = "its outcome was not stored; the server is as it should be"
 	}
 	a.stepSucceeded(m, s, note)
 }
 
-// keyApplied reports whether an update came to a Secure Boot key first: the server needs a reboot, and no version is
-// staged for it.
+// keyApplied reports whether an update ended because the server applied a Secure Boot key: the server needs a reboot, and no
+// version is staged.
 func (a *advance) keyApplied(m *Member, s *Server) bool {
 	return m.Step.Action == lifecycle.ActionUpdate && a.keysLeft(m, s) > 0 && s.behind(m.Targets) && s.NeedsReboot && s.Staged == ""
 }
 
-// keysLeft returns how many Secure Boot keys a server may apply still: a server takes the newest release of its channel, which
-// may have been published since the plan was made.
+// keysLeft returns how many Secure Boot keys a server may still apply. A server takes the newest release of its channel. That
+// may be newer than the plan, and bring more keys.
 func (a *advance) keysLeft(m *Member, s *Server) int {
 	if a.p.Goal == GoalStage {
 		return 0
@@ -134,8 +135,7 @@ func (a *advance) keysLeft(m *Member, s *Server) int {
 	return max(m.Keys, s.SecureBootKeys) - m.KeysApplied
 }
 
-// takeOver carries on with a step that another controller began. All but a reboot and a
-// power off can be asked for again.
+// takeOver continues a step that an earlier controller began. It repeats the request, unless that is a reboot or a power off.
 func (a *advance) takeOver(m *Member, s *Server) {
 	step := m.Step
 	step.Epoch = a.v.Epoch
@@ -148,7 +148,7 @@ func (a *advance) takeOver(m *Member, s *Server) {
 	a.Commands = append(a.Commands, c)
 }
 
-// missing says what a server lacks that a step was to bring about.
+// missing tells which effect of its step a server lacks; empty: none.
 func (a *advance) missing(m *Member, s *Server) string {
 	switch m.Step.Action {
 	case lifecycle.ActionUpdate:
@@ -174,6 +174,7 @@ func (a *advance) missing(m *Member, s *Server) string {
 	return ""
 }
 
+// orUnknown returns a version, or "unknown" for an empty one.
 func orUnknown(version string) string {
 	if version == "" {
 		return "unknown"
@@ -181,6 +182,7 @@ func orUnknown(version string) string {
 	return version
 }
 
+// recordStep moves the step of a member to the ended ones.
 func (a *advance) recordStep(m *Member, failed, note string) {
 	step := m.Step
 	a.u.Touched = true
@@ -197,6 +199,7 @@ func (a *advance) recordStep(m *Member, failed, note string) {
 	a.Changed = true
 }
 
+// stepSucceeded ends the step of a member with success.
 func (a *advance) stepSucceeded(m *Member, s *Server, note string) {
 	action := m.Step.Action
 	a.recordStep(m, "", note)
@@ -214,17 +217,17 @@ func (a *advance) stepSucceeded(m *Member, s *Server, note string) {
 	a.note(m.Server, NoteEnded, string(action))
 }
 
-// stepFailed notes a failed attempt, and decides whether there is another.
+// stepFailed ends the step of a member with a failure, and decides whether there is another attempt.
 func (a *advance) stepFailed(m *Member, s *Server, reason string) {
 	step := *m.Step
 	a.recordStep(m, reason, "")
 	m.Attempts, m.Failing = step.Attempt, step.Action
 	if step.Action == lifecycle.ActionEvacuate && (s.Evacuated || s.Moving) {
-		m.Evacuated = true // in doubt whose it is, ours: it must not stay so when the rollout is cancelled
+		m.Evacuated = true // probably by this rollout: a cancel must be able to restore it
 	}
 	reason = shorten(reason)
 	a.note(m.Server, NoteFailed, fmt.Sprintf("%s, attempt %d: %s", step.Action, step.Attempt, reason))
-	// A server that went down is not sent down again: it may have a reason not to come back.
+	// A server that went down and is not ready is not rebooted again: a second reboot may do harm.
 	final := step.Action == lifecycle.ActionReboot && (!s.Ready || strings.HasPrefix(reason, "it returned on"))
 	if !final && step.Attempt <= a.p.Retries {
 		m.NotBefore = a.v.Now.Add(a.p.backoff(step.Attempt))

@@ -11,24 +11,24 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Plan is what a rollout would do, if nothing fails: the same decisions, made on a model of
-// the servers in which every action takes as long as it is expected to.
+// Plan tells what a rollout will do if nothing fails. It comes from the same decisions, made on a model of the servers in
+// which every action takes its expected time.
 type Plan struct {
 	At       time.Time  `json:"at"`
 	Selector Selector   `json:"selector"`
 	Policy   Policy     `json:"policy"`
 	Waves    []PlanWave `json:"waves"`
 	Steps    []PlanStep `json:"steps"`
-	// Blockers are in the way; Left is what is left alone.
+	// Blockers keep units from beginning. Left are the servers that the rollout leaves alone.
 	Blockers []Blocker `json:"blockers"`
 	Left     []Left    `json:"left"`
-	// End is when it is expected to be done; zero: it comes to a halt before.
+	// End is when the rollout will probably be done; zero: it halts before.
 	End time.Time `json:"end"`
-	// Reboots is how many there are among the steps, and MaxReboots up to how many there may be: how many Secure Boot keys
-	// of an update a server has not yet only shows on the way.
+	// Reboots is how many of the steps are reboots. MaxReboots is how many there may be: only the update shows how many of
+	// its Secure Boot keys a server does not have yet, and each takes a reboot.
 	Reboots    int `json:"reboots"`
 	MaxReboots int `json:"max_reboots"`
-	// Assumed tells that there is no history of how long some of the actions take.
+	// Assumed: the times of some actions are defaults, as there are no earlier ones.
 	Assumed bool `json:"assumed"`
 }
 
@@ -49,9 +49,9 @@ type PlanStep struct {
 	Action lifecycle.Action `json:"action"`
 	Mode   string           `json:"mode,omitempty"`
 	Why    string           `json:"why"`
-	// Needs is what must hold before.
+	// Needs tells what must hold before the step begins.
 	Needs string `json:"needs"`
-	// Start and End are when it is expected to begin and to end, Deadline when it counts as failed.
+	// Start and End are when the step will probably begin and end. Deadline is when it counts as failed.
 	Start    time.Time `json:"start"`
 	End      time.Time `json:"end"`
 	Deadline time.Time `json:"deadline"`
@@ -62,12 +62,12 @@ func (p *Plan) Blocked() []Blocker {
 	return slices.DeleteFunc(slices.Clone(p.Blockers), func(b Blocker) bool { return b.Soft })
 }
 
-// Difference says in what another plan does something else, times apart; empty: in nothing.
+// Difference tells the first step in which another plan differs; empty: none. Times do not count.
 func (p *Plan) Difference(other *Plan) string {
 	for i := range max(len(p.Steps), len(other.Steps)) {
 		switch {
 		case i >= len(other.Steps):
-			return fmt.Sprintf("step %d, %s of %s, is there no more", i+1, p.Steps[i].Action, p.Steps[i].Server)
+			return fmt.Sprintf("step %d, %s of %s, is no longer part of the plan", i+1, p.Steps[i].Action, p.Steps[i].Server)
 		case i >= len(p.Steps):
 			return fmt.Sprintf("step %d, %s of %s, is new", i+1, other.Steps[i].Action, other.Steps[i].Server)
 		}
@@ -80,14 +80,14 @@ func (p *Plan) Difference(other *Plan) string {
 	return ""
 }
 
-// String returns the plan for people.
+// String returns the plan as operators read it.
 func (p *Plan) String() string {
 	var out strings.Builder
 	_ = p.Write(&out)
 	return out.String()
 }
 
-// Write writes the plan for people.
+// Write writes the plan as operators read it.
 func (p *Plan) Write(w io.Writer) error {
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	servers := 0
@@ -135,7 +135,7 @@ func (p *Plan) Write(w io.Writer) error {
 	return out.Flush()
 }
 
-// Make makes a plan, and the state and units a rollout of it begins with. Errors: ErrInvalid.
+// Make makes a plan, and the state and the units with which its rollout begins. Errors: ErrInvalid.
 func Make(fleet Fleet, selector Selector, policy Policy, at time.Time) (*Plan, *Selected, error) {
 	selected, err := New(fleet, selector, policy, at)
 	if err != nil {

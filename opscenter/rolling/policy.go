@@ -10,7 +10,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// ErrInvalid: a policy or a selector can't be used.
+// ErrInvalid: a policy or a selector is not valid. The error tells which value, and the allowed ones.
 var ErrInvalid = errors.New("invalid")
 
 // Defaults of Policy.
@@ -29,79 +29,77 @@ const (
 
 // Limits of Policy.
 const (
-	// MaxWaves bounds Waves, MaxWindows the Windows.
+	// MaxWaves and MaxWindows are the largest numbers of Waves and Windows.
 	MaxWaves   = 100
 	MaxWindows = 50
-	// MaxRetries bounds Retries.
+	// MaxRetries is the largest number of Retries.
 	MaxRetries = 20
 )
 
-// assumed is how long an action is taken to last where there is no history of it.
+// assumed is the expected time of an action that has never been carried out.
 var assumed = map[lifecycle.Action]time.Duration{lifecycle.ActionUpdate: 5 * time.Minute, lifecycle.ActionEvacuate: 10 * time.Minute, lifecycle.ActionReboot: 5 * time.Minute,
 	lifecycle.ActionRestore: 10 * time.Minute, lifecycle.ActionPowerOff: time.Minute}
 
-// Modes of Evacuate and Restore, as Incus names them.
+// The modes of evacuations and restores, as Incus names them.
 var (
 	EvacuateModes = []string{"auto", "migrate", "live-migrate", "stop"}
 	RestoreModes  = []string{"", "skip"}
 )
 
-// Policy is how carefully a rollout goes about it. The zero value updates one server after the
-// other, and stops at the first failure.
+// Policy tells how carefully a rollout goes on. The zero value updates one server after the other, and pauses at the first
+// failure.
 type Policy struct {
-	// Goal, default GoalUpdate.
+	// Goal is the aim of the rollout. Default GoalUpdate.
 	Goal Goal `json:"goal,omitempty"`
-	// MaxUnavailable is how many members of a cluster may be out at a time; never as many as
-	// would cost the cluster its database quorum. Default 1.
+	// MaxUnavailable is how many members of a cluster may be out at a time. The database quorum of the cluster may limit it
+	// further. Default 1.
 	MaxUnavailable int `json:"max_unavailable,omitempty"`
-	// Parallel is how many clusters, and servers in none, are begun with at a time. Those that
-	// failed, and are resumed together, go on together. One of which nothing is out gives up
-	// its place after waiting for AsideAfter (2 minutes); when it can go on, it does so beside the others. Default 1.
+	// Parallel is how many clusters, and servers in no cluster, are worked on at a time. Default 1. There may be more of
+	// them: units that failed go on together when they are resumed, and a unit that has waited for AsideAfter (2 minutes)
+	// with no member out does not count.
 	Parallel int `json:"parallel,omitempty"`
-	// Canaries are the clusters and servers, by name, that go first, as a wave of their own,
-	// and Soak is for how long what comes then waits to see how they do.
+	// Canaries are the names of the clusters and servers that go first, as a wave of their own. Soak is how long the next
+	// wave waits after them.
 	Canaries []string      `json:"canaries,omitempty"`
 	Soak     time.Duration `json:"soak,omitempty"`
-	// Waves come one after the other; what is in none comes last.
+	// Waves come one after the other. Units that are in none come after them.
 	Waves []Wave `json:"waves,omitempty"`
-	// Windows in which actions may begin; none: at any time. A server is begun with if all
-	// that is to be done with it is expected to fit; what did not come to its end waits for the
-	// next window, and goes on there.
+	// Windows are the times in which actions may begin; none: at any time. A server is evacuated or rebooted only if all
+	// of its remaining actions will probably fit into the window. If they take longer, the rest waits for the next window.
 	Windows []Window `json:"windows,omitempty"`
-	// EvacuateMode is auto (default), migrate, live-migrate or stop; RestoreMode is empty, or
-	// skip to leave the instances where they are.
+	// EvacuateMode is auto (default), migrate, live-migrate or stop. RestoreMode is empty, or skip, which leaves the
+	// instances where they are.
 	EvacuateMode string `json:"evacuate_mode,omitempty"`
 	RestoreMode  string `json:"restore_mode,omitempty"`
-	// PostRestoreDelay is waited after a member is restored, before the next one.
+	// PostRestoreDelay is how long to wait after the restore of a member before the next one goes out.
 	PostRestoreDelay time.Duration `json:"post_restore_delay,omitempty"`
-	// StepTimeout bounds each action but a reboot. Default 1 hour. RebootTimeout is how long a
-	// server may take to be back, and ready. Default 15 minutes.
+	// StepTimeout is how long each action but a reboot may take. Default 1 hour. RebootTimeout is how long a server may take
+	// until it is back and ready. Default 15 minutes.
 	StepTimeout   time.Duration `json:"step_timeout,omitempty"`
 	RebootTimeout time.Duration `json:"reboot_timeout,omitempty"`
-	// Retries is how often an action that failed is tried again, Backoff the pause before,
-	// doubled each time up to 10 minutes. Default 2, and 30 seconds; below 0: none. A server that did not
-	// come back from a reboot, or came back with the wrong version, is not rebooted again.
+	// Retries is how often an action that has failed is tried again. Default 2; below 0: never. Backoff is the pause before
+	// the first retry; it doubles each time, up to 10 minutes. Default 30 seconds. A server that did not come back from a
+	// reboot, or came back with the wrong version, is not rebooted again.
 	Retries int           `json:"retries,omitempty"`
 	Backoff time.Duration `json:"backoff,omitempty"`
-	// StopThreshold is how many failures in one wave pause the rollout. Default 1.
+	// StopThreshold is how many failed units in one wave pause the rollout. Default 1.
 	StopThreshold int `json:"stop_threshold,omitempty"`
-	// GoodPolls is how many polls in a row must find every member of a cluster online, and
-	// ready, before the next is begun with. Default 1.
+	// GoodPolls is how many polls in a row must find every member of a cluster ready before the next one goes out.
+	// Default 1.
 	GoodPolls int `json:"good_polls,omitempty"`
-	// GateTimeout is how long what must hold before a step is waited for, until that counts as
-	// a failure. It does not run while a window is waited for. Default 1 hour.
+	// GateTimeout is how long a step may wait for its conditions until that counts as a failure. The time until the next
+	// window does not count. Default 1 hour.
 	GateTimeout time.Duration `json:"gate_timeout,omitempty"`
-	// ControlPlane names the servers on which the control plane itself runs as an instance:
-	// they are last.
+	// ControlPlane names the servers on which the control plane itself runs as an instance. They come last.
 	ControlPlane []string `json:"control_plane,omitempty"`
-	// SkipBlocked leaves out what is blocked from the beginning, instead of refusing to start.
+	// SkipBlocked: units that are blocked before the start are left out. Otherwise the rollout does not start.
 	SkipBlocked bool `json:"skip_blocked,omitempty"`
-	// Force leaves out all that must hold before a step, but that the server answers and
-	// nothing else is under way. For single actions.
+	// Force: a step has no conditions, except that the server is ready and no other action is under way on it. It is for
+	// goals that are a single action.
 	Force bool `json:"force,omitempty"`
 }
 
-// WithDefaults returns the policy as it is applied, or ErrInvalid with what is wrong.
+// WithDefaults returns the policy with its defaults filled in. Errors: ErrInvalid.
 func (p Policy) WithDefaults() (Policy, error) {
 	if p.Goal == "" {
 		p.Goal = GoalUpdate
@@ -158,7 +156,7 @@ func (p Policy) WithDefaults() (Policy, error) {
 			return p, fmt.Errorf("%w: wave %d: percent is %d, soak %s", ErrInvalid, i+1, w.Percent, w.Soak)
 		}
 		if len(w.Names) == 0 && len(w.Properties) == 0 && w.Percent == 0 {
-			return p, fmt.Errorf("%w: wave %d takes nothing: names, properties or a percentage are wanted", ErrInvalid, i+1)
+			return p, fmt.Errorf("%w: wave %d takes no units: names, properties or a percentage are wanted", ErrInvalid, i+1)
 		}
 		if len(w.Names) > MaxSelected {
 			return p, fmt.Errorf("%w: wave %d has %d names, at most %d are allowed", ErrInvalid, i+1, len(w.Names), MaxSelected)
@@ -180,7 +178,7 @@ func (p Policy) WithDefaults() (Policy, error) {
 	return p, nil
 }
 
-// timeout of an action.
+// timeout returns how long an action may take.
 func (p *Policy) timeout(action lifecycle.Action) time.Duration {
 	if action == lifecycle.ActionReboot {
 		return p.RebootTimeout
@@ -188,7 +186,7 @@ func (p *Policy) timeout(action lifecycle.Action) time.Duration {
 	return p.StepTimeout
 }
 
-// backoff is the pause after so many failed attempts.
+// backoff returns the pause after so many failed attempts.
 func (p *Policy) backoff(attempts int) time.Duration {
 	d := p.Backoff
 	for range attempts - 1 {

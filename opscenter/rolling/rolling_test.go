@@ -159,7 +159,7 @@ func TestPlanIsWhatHappens(t *testing.T) {
 	})
 }
 
-// TestProperties: whatever fails, whoever interferes, the promises are kept, and every
+// TestProperties: whatever fails, and whatever operators do meanwhile, the promises are kept, and every
 // rollout ends or says what it waits for.
 func TestProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -9,34 +9,33 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Fleet is what a rollout is made of.
+// Fleet has the servers and clusters from which New makes a rollout.
 type Fleet struct {
-	// Servers are all there are.
+	// Servers are all servers.
 	Servers []*Server
-	// Cluster returns what is known of a cluster's record; nil if there is none.
+	// Cluster returns the record of a cluster; nil: there is none.
 	Cluster func(name string) *Cluster
-	// Busy says what is under way with a unit already; empty: nothing.
+	// Busy tells which other operation has claimed a unit; empty: none.
 	Busy func(unit string, cluster bool) string
 }
 
-// Blocker is something that is in the way of a plan.
+// Blocker is a reason that keeps a unit from beginning.
 type Blocker struct {
 	Unit   string `json:"unit"`
 	Server string `json:"server,omitempty"` // empty: the unit as a whole
 	Reason string `json:"reason"`
-	// Soft: it passes by itself, or is worked around, as the reason says; it does not keep a
-	// rollout from starting.
+	// Soft: the reason does not keep the rollout from starting. It passes by itself, or does no harm.
 	Soft bool `json:"soft,omitempty"`
 }
 
-// Left is a server with which nothing is done, and why.
+// Left is a server that the rollout leaves alone, and the reason.
 type Left struct {
 	Unit   string `json:"unit"`
 	Server string `json:"server"`
 	Reason string `json:"reason"`
 }
 
-// selection is what New works with.
+// selection is the work of New.
 type selection struct {
 	fleet    Fleet
 	selector Selector
@@ -46,8 +45,8 @@ type selection struct {
 	longest  time.Duration
 
 	named    map[string]bool // servers by name, of the selector
-	last     map[string]bool // servers of the control plane
-	known    map[string]bool // all names there are, of clusters and servers
+	last     map[string]bool // servers of the control plane, by name
+	known    map[string]bool // names of all clusters and servers
 	mean     map[lifecycle.Action]time.Duration
 	blockers []Blocker
 	left     []Left
@@ -61,18 +60,18 @@ type candidate struct {
 	control    bool // has a server of the control plane
 }
 
-// Selected is what New makes.
+// Selected is the result of New.
 type Selected struct {
 	State *State
 	Units []*Unit
-	// Servers of the units' members, in their order.
+	// Servers are those of each unit's members, in their order.
 	Servers  [][]*Server
 	Blockers []Blocker
 	Left     []Left
 }
 
-// New makes the units of a rollout of what the selector selects, in the order of their waves,
-// and says what is in the way, and what is left alone. Units that are blocked are left out.
+// New makes the units of a rollout from the clusters and servers that the selector selects, in the order of their waves. It
+// leaves out the units that are blocked. The result names the blockers, and the servers that the rollout leaves alone.
 // Errors: ErrInvalid.
 func New(fleet Fleet, selector Selector, policy Policy, at time.Time) (*Selected, error) {
 	policy, err := policy.WithDefaults()
@@ -112,6 +111,7 @@ func New(fleet Fleet, selector Selector, policy Policy, at time.Time) (*Selected
 	return out, nil
 }
 
+// nameSet returns the set of the names.
 func nameSet(names []string) map[string]bool {
 	out := make(map[string]bool, len(names))
 	for _, name := range names {
@@ -120,7 +120,7 @@ func nameSet(names []string) map[string]bool {
 	return out
 }
 
-// applicable refuses a single action that a server can't do.
+// applicable returns ErrInvalid for a single action that is not possible on the server.
 func applicable(server *Server, goal Goal) error {
 	switch {
 	case server.Plain && goal.needsOS():
@@ -131,7 +131,7 @@ func applicable(server *Server, goal Goal) error {
 	return nil
 }
 
-// candidates groups the servers, and returns what is selected, by name.
+// candidates groups the servers by cluster, and returns the selected units, by name.
 func (s *selection) candidates() ([]*candidate, error) {
 	sel := &s.selector
 	clusters := nameSet(sel.Clusters)
@@ -204,7 +204,7 @@ func (s *selection) candidates() ([]*candidate, error) {
 	return out, nil
 }
 
-// meanTook returns how long actions took in the fleet.
+// meanTook returns the mean time of the last action of each kind.
 func meanTook(servers []*Server) map[lifecycle.Action]time.Duration {
 	sum, count := map[lifecycle.Action]time.Duration{}, map[lifecycle.Action]time.Duration{}
 	for _, s := range servers {
@@ -219,7 +219,7 @@ func meanTook(servers []*Server) map[lifecycle.Action]time.Duration {
 	return sum
 }
 
-// prepare fills in a unit, and reports whether anything is to be done that can be.
+// prepare fills in a unit, and reports whether it has work to do and is not blocked.
 func (s *selection) prepare(c *candidate) bool {
 	u := c.Unit
 	u.Status = UnitPending
@@ -248,7 +248,7 @@ func (s *selection) prepare(c *candidate) bool {
 	return !s.blocked(c)
 }
 
-// member decides what is to be done with a server.
+// member returns the member for a server: it decides what the rollout does with it.
 func (s *selection) member(server *Server) Member {
 	m := Member{Server: server.Name, ID: server.ID, EvacuatedBefore: server.Evacuated}
 	goal := s.policy.Goal
@@ -290,10 +290,10 @@ func (s *selection) member(server *Server) Member {
 	return m
 }
 
-// plainReason is why a server that is not on IncusOS is left alone.
+// plainReason is the reason to leave a server alone that is not on IncusOS.
 const plainReason = "it is not on IncusOS: its updates and reboots are not managed here"
 
-// expect sets how long actions in the unit are taken to last.
+// expect sets the expected times of the actions in the unit.
 func (s *selection) expect(c *candidate) {
 	own := meanTook(c.servers)
 	c.Expected = make(map[lifecycle.Action]time.Duration, len(assumed))
@@ -309,7 +309,7 @@ func (s *selection) expect(c *candidate) {
 	}
 }
 
-// blocked notes what is in the way of a unit, and reports whether that keeps it from being begun.
+// blocked stores the blockers of a unit, and reports whether one of them is not soft.
 func (s *selection) blocked(c *candidate) (hard bool) {
 	u, single := c.Unit, s.policy.Goal.single()
 	block := func(server, reason string, soft bool) {
@@ -332,7 +332,7 @@ func (s *selection) blocked(c *candidate) (hard bool) {
 		case server.Operation != nil:
 			block(server.Name, fmt.Sprintf("another operation is running: %s", server.Operation.Action), false)
 		case server.Moving && single != lifecycle.ActionRestore:
-			block(server.Name, "it is being evacuated or restored by somebody else", false)
+			block(server.Name, "it is being evacuated or restored, and not by a rollout", false)
 		case !server.Ready && (acts || !s.policy.Force):
 			block(server.Name, "not ready: "+server.Condition, false)
 		case acts && len(server.Versions) == 0 && single == lifecycle.ActionNone:
@@ -340,12 +340,12 @@ func (s *selection) blocked(c *candidate) (hard bool) {
 		case acts && server.skips(m.Targets) != "":
 			block(server.Name, server.skips(m.Targets), false)
 		case server.Evacuated && single == lifecycle.ActionNone && acts:
-			block(server.Name, "evacuated by somebody else: it is left so", true)
+			block(server.Name, "it is already evacuated, and stays evacuated", true)
 		}
 		switch {
 		case channel == "":
 			channel = server.Channel
-		case server.Plain: // which follows none
+		case server.Plain: // it follows no channel
 		case server.Channel != channel && single == lifecycle.ActionNone && s.policy.Goal != GoalReboot:
 			block(server.Name, fmt.Sprintf("it follows channel %s, others in its cluster channel %s", server.Channel, channel), false)
 		}

@@ -8,55 +8,56 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Server is what is known of a server at one moment, as far as it matters here.
+// Server is the state of a server at one moment, as far as a rollout depends on it.
 type Server struct {
 	// Name may change; ID never does.
 	Name, ID   string
-	Cluster    string // its record; empty: none
+	Cluster    string // the name of its cluster; empty: none
 	Channel    string
 	Properties map[string]string
 
-	// Plain: it is an Incus server that is not on IncusOS. Its updates and reboots are not managed.
+	// Plain: the server runs Incus on another operating system than IncusOS. Its updates and reboots are not managed.
 	Plain bool
-	// Incus tells that it runs instances: it is evacuated before a reboot, and restored after.
+	// Incus: the server runs instances. It is evacuated before a reboot, and restored after it.
 	Incus bool
-	// Ready: it answers, says that it is ready, and nothing is under way.
+	// Ready: the server answers and says that it is ready, and no action is under way on it.
 	Ready bool
-	// Online: it answers, and has not gone down on purpose.
+	// Online: the server answers, and has not gone down on purpose.
 	Online bool
-	// Condition says for people how it is, as "offline (rebooting)".
+	// Condition describes its status for operators, as "offline (rebooting)".
 	Condition string
 
-	// Versions of all components that can be updated: the staged, else the running one. Empty: not known.
+	// Versions are those of all components that can be updated: the staged version, or if there is none, the running one.
+	// Empty: not known.
 	Versions map[string]string
 	// Running is the version of the operating system that runs now.
 	Running string
-	// Staged is the one that is active after the next reboot, if that differs.
+	// Staged is the version that the next reboot makes active; empty: the running one.
 	Staged      string
 	NeedsReboot bool
-	// Skipped is a version of the operating system that it does not install again, because that
-	// did not boot: it runs from its backup image. Empty: there is none.
+	// Skipped is a version of the operating system that did not boot, and that the server does not install again. It then
+	// runs from its backup image. Empty: there is none.
 	Skipped string
-	// BootedAt is when it last booted, as far as that is known.
+	// BootedAt is when the server last booted; zero: not known.
 	BootedAt time.Time
 	// Available is the newest version of each component in its channel.
 	Available map[string]string
 
-	// SecureBootKeys is how many Secure Boot keys the update that is available brings: the server applies those that it has
-	// not yet, one at a time, before everything else, and each takes a reboot.
+	// SecureBootKeys is how many Secure Boot keys the available update brings. The server applies the keys that it does not
+	// have yet before the rest of the update, one at a time. Each takes a reboot.
 	SecureBootKeys int
 
-	// Evacuated: its instances have been moved away or stopped. Moving: they are on the way, either way.
+	// Evacuated: its instances have been moved away or stopped. Moving: it is being evacuated or restored.
 	Evacuated, Moving bool
-	// Voter tells that it votes in its cluster's database, if RolesKnown.
+	// Voter: the server votes in its cluster's database. It is valid only if RolesKnown is set.
 	Voter, RolesKnown bool
 
-	// Operation is under way, Last is how the last one ended; nil: none.
+	// Operation is under way, Last is the outcome of the last one; nil: none.
 	Operation *Operation
 	Last      *Outcome
 	// Took is how long its last successful action of each kind took.
 	Took map[lifecycle.Action]time.Duration
-	// Good is how many polls in a row found it ready.
+	// Good is how many polls in a row found the server ready.
 	Good int
 }
 
@@ -67,16 +68,16 @@ type Operation struct {
 	Deadline time.Time
 }
 
-// Outcome is how an action ended.
+// Outcome tells how an action ended.
 type Outcome struct {
 	ID      string
 	Action  lifecycle.Action
 	EndedAt time.Time
-	// Failed says why it failed; empty: it did not.
+	// Failed tells why it failed; empty: it succeeded.
 	Failed string
 }
 
-// Outdated returns, per component of the server that is older, the version to update to.
+// Outdated returns the target versions of those components of the server that are older than their target.
 func (s *Server) Outdated(targets map[string]string) map[string]string {
 	var out map[string]string
 	for component, target := range targets {
@@ -106,7 +107,7 @@ func (s *Server) older(component, target string) bool {
 	return ok && lifecycle.Newer(target, have)
 }
 
-// skips says why the server can't be brought to its targets; empty: it can.
+// skips tells why the server can't reach its targets; empty: it can.
 func (s *Server) skips(targets map[string]string) string {
 	if s.Skipped == "" || targets[lifecycle.ComponentOS] != s.Skipped {
 		return ""
@@ -114,7 +115,7 @@ func (s *Server) skips(targets map[string]string) string {
 	return fmt.Sprintf("it runs os %s from its backup image: os %s did not boot, and IncusOS does not install it again", orUnknown(s.Running), s.Skipped)
 }
 
-// describe names the components to update with their versions, as "incus, os 1 → 2".
+// describe names the components to update, with their versions, as "incus, os 1 → 2".
 func (s *Server) describe(outdated map[string]string) string {
 	type move struct{ from, to string }
 	names := make([]string, 0, len(outdated))
@@ -143,11 +144,11 @@ func (s *Server) describe(outdated map[string]string) string {
 	return out
 }
 
-// Cluster is what is known of a cluster's record.
+// Cluster is the part of a cluster's record that a rollout depends on.
 type Cluster struct {
 	Name       string
 	Properties map[string]string
-	// PostRestoreDelay and RestoreMode are its own; the zero values leave it to the Policy.
+	// PostRestoreDelay and RestoreMode are the cluster's own settings; if zero, those of the Policy apply.
 	PostRestoreDelay time.Duration
 	RestoreMode      string
 }

@@ -7,58 +7,59 @@ import (
 	"time"
 )
 
-// ErrState: what was asked for is not possible in the state the rollout is in.
+// ErrState: the request is not possible in the current status of the rollout.
 var ErrState = errors.New("not possible now")
 
-// Status is where a rollout is.
+// Status is the status of a rollout.
 type Status string
 
 const (
-	StatusStarting   Status = "starting" // being written down
+	StatusStarting   Status = "starting" // it is being stored
 	StatusRunning    Status = "running"
-	StatusPaused     Status = "paused"     // by somebody, or by a failure; Reason says which
+	StatusPaused     Status = "paused"     // by an operator, or for a failure; see Reason
 	StatusCancelling Status = "cancelling" // see CancelMode
 	StatusDone       Status = "done"
 	StatusCancelled  Status = "cancelled"
 )
 
-// Ended reports whether nothing more happens.
+// Ended reports whether the rollout is over.
 func (s Status) Ended() bool { return s == StatusDone || s == StatusCancelled }
 
-// CancelMode is how a rollout is given up.
+// CancelMode tells how to cancel a rollout.
 type CancelMode string
 
 const (
-	// CancelStop begins nothing more: what is under way ends, evacuated servers stay so.
+	// CancelStop begins no more steps. Steps under way end, and evacuated servers stay evacuated.
 	CancelStop CancelMode = "stop"
-	// CancelFinish finishes the servers that are out.
+	// CancelFinish finishes the servers that are out, and begins with no others.
 	CancelFinish CancelMode = "finish"
-	// CancelRestore restores at once, maintenance window or not, all servers the rollout has evacuated.
+	// CancelRestore restores all servers that the rollout has evacuated, at once, even outside of a maintenance window.
 	CancelRestore CancelMode = "restore"
 )
 
-// CancelModes lists them.
+// CancelModes lists all modes.
 var CancelModes = []CancelMode{CancelStop, CancelFinish, CancelRestore}
 
-// State is how far a rollout is, but for its units, which are apart: there may be many.
+// State tells how far a rollout is. Its units are kept apart from it, as there may be many.
 type State struct {
 	Policy Policy
 	Status Status
-	// Reason says why it is paused, cancelling or cancelled.
+	// Reason tells why the rollout is paused, cancelling or cancelled.
 	Reason string
 	Cancel CancelMode
 	Waves  []WaveState
-	// Halted: it was paused for what failed, and by no operator.
+	// Halted: a failure paused the rollout, and not an operator.
 	Halted bool `json:",omitempty"`
-	// Next is the index of the unit to be begun with next: they are in order.
+	// Next is the index of the next unit to begin. Units are in order.
 	Next  int
 	Units int
-	// Running is how many units are being worked on, Failed how many wait to be resumed. Aside is how many of those
-	// that run stand still, with nothing out: they keep no others waiting, and Waits says what one of them waits for.
+	// Running is how many units have begun and not ended, Failed how many wait to be resumed. Aside is how many of the
+	// running units stand still with no member out: they do not keep the next units waiting. Waits tells what one of
+	// these waits for.
 	Running, Failed int
 	Aside           int    `json:",omitempty"`
 	Waits           string `json:",omitempty"`
-	// Steps is how many actions were expected, StepsDone how many succeeded.
+	// Steps is how many actions the plan has, StepsDone how many have succeeded.
 	Steps, StepsDone int
 	StartedAt        time.Time
 	EndedAt          time.Time
@@ -71,8 +72,8 @@ func (s *State) Clone() *State {
 	return &out
 }
 
-// Admit reports whether the next unit may be begun with now; if not, when to ask again, if
-// that is only a matter of time, and what it waits for.
+// Admit reports whether the next unit may begin now. If not, why tells what it waits for, and again when to ask again; again is
+// zero if time alone does not change the answer.
 func (s *State) Admit(now time.Time) (ok bool, again time.Time, why string) {
 	if s.Status != StatusRunning || s.Next >= s.Units {
 		return false, time.Time{}, ""
@@ -95,7 +96,7 @@ func (s *State) Admit(now time.Time) (ok bool, again time.Time, why string) {
 	return true, time.Time{}, ""
 }
 
-// Begin begins with the next unit.
+// Begin begins the next unit.
 func (s *State) Begin(u *Unit, now time.Time) {
 	u.Status, u.StartedAt = UnitRunning, now
 	s.Next++
@@ -105,7 +106,7 @@ func (s *State) Begin(u *Unit, now time.Time) {
 	}
 }
 
-// Drop cancels the next unit, with which was not begun.
+// Drop cancels the next unit, which has not begun.
 func (s *State) Drop(u *Unit, now time.Time) {
 	u.Status, u.EndedAt = UnitCancelled, now
 	w := s.waveOf(s.Next)
@@ -113,7 +114,7 @@ func (s *State) Drop(u *Unit, now time.Time) {
 	w.Ended++
 }
 
-// Moved takes note of what became of a unit, by its index, that had a status before.
+// Moved updates the state after the unit with that index has changed. before is the unit's status before the change.
 func (s *State) Moved(u *Unit, index int, before UnitStatus, now time.Time) {
 	if stands := u.standsStill(now); stands != u.Aside {
 		if u.Aside = stands; stands {
@@ -157,22 +158,22 @@ func (s *State) Moved(u *Unit, index int, before UnitStatus, now time.Time) {
 	}
 }
 
-// halt pauses the rollout for what failed.
+// halt pauses the rollout for a failure.
 func (s *State) halt(reason string) {
 	if s.Status == StatusRunning || s.Status == StatusCancelling {
 		s.Status, s.Reason, s.Halted = StatusPaused, reason, true
 	}
 }
 
-// Relieve lets a rollout go on that was halted by what failed, once nothing of that is left: the
-// server was removed. One that an operator has paused stays paused.
+// Relieve resumes a rollout that a failure paused, once no unit has failed any more, for example because the server was
+// removed. A rollout that an operator has paused stays paused.
 func (s *State) Relieve() {
 	if s.Status == StatusPaused && s.Halted && s.Failed == 0 {
 		_ = s.Resume()
 	}
 }
 
-// Pause begins nothing more until Resume; what is under way ends.
+// Pause makes the rollout begin no more steps until Resume. Steps under way end. Errors: ErrState.
 func (s *State) Pause(reason string) error {
 	if s.Status != StatusRunning && s.Status != StatusCancelling {
 		return fmt.Errorf("%w: the rollout is %s", ErrState, s.Status)
@@ -182,7 +183,7 @@ func (s *State) Pause(reason string) error {
 	return nil
 }
 
-// Resume goes on. The units that failed are to be resumed, each by Unit.Resume.
+// Resume makes a paused rollout go on. The caller calls Unit.Resume for each unit that has failed. Errors: ErrState.
 func (s *State) Resume() error {
 	if s.Status != StatusPaused {
 		return fmt.Errorf("%w: the rollout is %s, not paused", ErrState, s.Status)
@@ -194,8 +195,8 @@ func (s *State) Resume() error {
 	return nil
 }
 
-// Abandon cancels the rollout in one of three ways. It can be called again, with another
-// mode. Units that failed are to be resumed, each by Unit.Resume: what is left to do in them is another now.
+// Abandon cancels the rollout. It can be called again with another mode. The caller calls Unit.Resume for each unit that has
+// failed, as other steps are left to do in it now. Errors: ErrInvalid, ErrState.
 func (s *State) Abandon(mode CancelMode) error {
 	if !slices.Contains(CancelModes, mode) {
 		return fmt.Errorf("%w: cancel mode %.40q, known are %q", ErrInvalid, mode, CancelModes)
@@ -207,8 +208,8 @@ func (s *State) Abandon(mode CancelMode) error {
 	return nil
 }
 
-// Finish ends the rollout if nothing is left to do, or pauses it if all that is left waits
-// for somebody. It reports whether anything changed.
+// Finish ends the rollout if nothing is left to do, or pauses it if all units that are left have failed. It reports whether
+// anything changed.
 func (s *State) Finish(now time.Time) bool {
 	if s.Next < s.Units || s.Running > 0 || s.Status != StatusRunning && s.Status != StatusCancelling {
 		return false

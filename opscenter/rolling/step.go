@@ -8,13 +8,13 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// deadlineSlack is given to the registry, which ends an operation at its deadline itself and
-// tells how, before a step counts as lost.
+// deadlineSlack is how long after its deadline a step counts as lost. Before that, the Registry ends the operation at its
+// deadline, with an outcome.
 const deadlineSlack = 30 * time.Second
 
-// Advance decides what a unit does next, and notes it in the unit: outcomes of steps under
-// way, and the steps that begin, which are to be carried out as they are. cancel is empty
-// while the rollout is not being cancelled; with paused, nothing is begun. It is pure but for the unit.
+// Advance decides the next steps of a unit. It stores in the unit the outcomes of the steps under way, and the steps that
+// begin. The caller stores the unit, and then carries out the Commands as they are. cancel is empty, unless the rollout is
+// being cancelled. While paused is set, no step begins. Advance changes the unit, and nothing else.
 func (u *Unit) Advance(p *Policy, cal *Calendar, v View, cancel CancelMode, paused bool) Result {
 	a := advance{u: u, p: p, cal: &cal.calendar, v: v, cancel: cancel}
 	for i := range u.Members {
@@ -59,9 +59,10 @@ type advance struct {
 	progress   bool             // a step is under way, or has begun
 }
 
-// server returns the server of a member, which is one of the unit's own.
+// server returns the server of a member; nil: it was removed.
 func (a *advance) server(m *Member) *Server { return a.v.Servers[m.index] }
 
+// note adds a Note, unless the View is quiet.
 func (a *advance) note(server string, kind NoteKind, text string) {
 	a.Changed = true
 	if a.v.quiet {
@@ -70,7 +71,7 @@ func (a *advance) note(server string, kind NoteKind, text string) {
 	a.Notes = append(a.Notes, Note{Server: server, Kind: kind, Text: text})
 }
 
-// finishMembers notes which members are finished, and ends the unit when all are.
+// finishMembers marks the members that are finished, and ends the unit when all are.
 func (a *advance) finishMembers() {
 	u := a.u
 	all := true
@@ -85,11 +86,11 @@ func (a *advance) finishMembers() {
 		}
 		s := a.server(m)
 		if m.Rebooted && s.Ready && m.needsReboot(s) && (a.cancel == "" || a.cancel == CancelFinish) && a.p.Goal.single() == lifecycle.ActionNone {
-			a.haltUnit(m.Server, lifecycle.ActionReboot, max(1, m.Attempts), "it needs a reboot still, after its reboot")
+			a.haltUnit(m.Server, lifecycle.ActionReboot, max(1, m.Attempts), "it still needs a reboot after its reboot")
 			return
 		}
 		if why := s.skips(m.Targets); why != "" && m.Updated && s.Ready && a.cancel == "" && a.p.Goal.single() == lifecycle.ActionNone && a.p.Goal != GoalStage {
-			a.haltUnit(m.Server, lifecycle.ActionReboot, max(1, m.Attempts), why) // the others would come to the same
+			a.haltUnit(m.Server, lifecycle.ActionReboot, max(1, m.Attempts), why) // the other members would not boot it either
 			u.Failure.Advice = adviceBackupImage
 			return
 		}
@@ -103,8 +104,8 @@ func (a *advance) finishMembers() {
 			continue
 		}
 		if !s.Ready && m.Begun && a.cancel == "" && a.p.Goal != GoalPowerOff {
-			all = false // nothing is known to be left, but it is not back
-			a.waitOn("", lifecycle.ActionNone, fmt.Sprintf("server %s, with which all is done, is %s", m.Server, s.Condition))
+			all = false // nothing is left to do, but the server is not back
+			a.waitOn("", lifecycle.ActionNone, fmt.Sprintf("all is done with server %s, which is %s", m.Server, s.Condition))
 			continue
 		}
 		if m.Begun && !(a.cancel != "" && m.Evacuated) {
@@ -136,17 +137,18 @@ func (a *advance) finishMembers() {
 	a.endUnit(UnitDone)
 }
 
-// nothingLeft reports whether nothing can turn up any more that is to be done with a member: one
-// that waits for others may find that its update needs a reboot after all.
+// nothingLeft reports whether no further action on a member can become necessary. A server that is not ready may still turn
+// out to need a reboot.
 func (a *advance) nothingLeft(m *Member, s *Server) bool {
 	return s.Ready || a.p.Goal == GoalPowerOff
 }
 
-// mustEndHealthy reports whether anything was done in the unit.
+// mustEndHealthy reports whether all members must be healthy before the unit ends: an action on one of them has ended.
 func (a *advance) mustEndHealthy() bool {
 	return a.u.Touched && a.p.Goal != GoalPowerOff && a.p.Goal != GoalEvacuate
 }
 
+// endUnit ends the unit.
 func (a *advance) endUnit(status UnitStatus) {
 	u := a.u
 	u.Status, u.EndedAt = status, a.v.Now
@@ -154,14 +156,14 @@ func (a *advance) endUnit(status UnitStatus) {
 	a.Changed = true
 }
 
-// beginSteps begins what can be begun.
+// beginSteps begins the steps that can begin.
 func (a *advance) beginSteps() {
 	u := a.u
 	if a.v.Hold != "" {
 		a.waitWindow("", lifecycle.ActionNone, a.v.Hold, a.v.Now.Add(HoldInterval))
 		return
 	}
-	// First what was begun: a member that is out comes back before another one goes.
+	// First the members that have begun: a member that is out comes back before another one goes out.
 	out := 0
 	for i := range u.Members {
 		m := &u.Members[i]
@@ -170,7 +172,7 @@ func (a *advance) beginSteps() {
 			a.tryBegin(m)
 		}
 	}
-	a.waitsOut = a.wait != "" // that is what counts
+	a.waitsOut = a.wait != "" // its reason counts more than those of the others
 	updates := false
 	for i := range u.Members {
 		m := &u.Members[i]
@@ -183,7 +185,7 @@ func (a *advance) beginSteps() {
 		}
 		s := a.server(m)
 		if a.next(m, s) == lifecycle.ActionUpdate {
-			// All members first, one by one.
+			// All members are updated first, one by one.
 			if !updates {
 				a.tryBegin(m)
 			}
@@ -202,12 +204,12 @@ func (a *advance) beginSteps() {
 			out++
 		}
 		if a.waitsAll || out >= a.p.MaxUnavailable {
-			break // what is in the way is in everybody's way
+			break // the reason keeps the other members waiting, too
 		}
 	}
 }
 
-// tryBegin begins the next step of a member, if it can be.
+// tryBegin begins the next step of a member, if it can begin, or notes why it can not.
 func (a *advance) tryBegin(m *Member) {
 	if m.Step != nil || m.Left != "" || m.Finished || a.u.Status != UnitRunning {
 		return
@@ -218,7 +220,7 @@ func (a *advance) tryBegin(m *Member) {
 		return
 	}
 	if m.Failing != action {
-		m.Attempts, m.NotBefore = 0, time.Time{} // that was another one
+		m.Attempts, m.NotBefore = 0, time.Time{} // they were those of another action
 	}
 	if late := a.v.Now.Add(a.p.backoff(max(1, m.Attempts))); m.NotBefore.After(late) {
 		m.NotBefore = late // the clock was set back
@@ -265,16 +267,16 @@ func (a *advance) tryBegin(m *Member) {
 	a.start(m, s, action, a.whyNext(m, s, action))
 }
 
-// command returns a step as it is to be carried out.
+// command returns the command for an action on a member.
 func (a *advance) command(m *Member, action lifecycle.Action) Command {
 	c := Command{Server: m.Server, ServerID: m.ID, Action: action, Timeout: a.p.timeout(action)}
 	switch action {
 	case lifecycle.ActionEvacuate:
 		if c.Mode = a.p.EvacuateMode; c.Mode == "auto" && a.u.Cluster && len(a.u.Members) == 1 {
-			c.Mode = "stop" // there is nowhere to go
+			c.Mode = "stop" // there is no other member
 		}
 	case lifecycle.ActionRestore:
-		if len(a.u.Members) > 1 { // what was stopped, and not moved, is to be started
+		if len(a.u.Members) > 1 { // instances that were stopped, and not moved, must start again
 			c.Mode = a.u.RestoreMode
 		}
 	case lifecycle.ActionUpdate:
@@ -283,9 +285,10 @@ func (a *advance) command(m *Member, action lifecycle.Action) Command {
 	return c
 }
 
+// start begins a step.
 func (a *advance) start(m *Member, s *Server, action lifecycle.Action, why string) {
 	m.Number++
-	id := m.ID // on a model nobody confuses it with the one before
+	id := m.ID // a model needs no ID that differs from that of the step before
 	if !a.v.quiet {
 		id = a.v.Prefix + m.ID + "." + strconv.Itoa(m.Number)
 	}

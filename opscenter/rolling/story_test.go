@@ -17,7 +17,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
-var update = flag.Bool("update", false, "write what happens into the stories, to be read before it is believed")
+var update = flag.Bool("update", false, "write what happens into the stories; read the difference before you commit it")
 
 // TestStories plays testdata/*.txt. A story says what the fleet is, what is asked for, what
 // happens meanwhile, and what comes of it:
@@ -268,7 +268,7 @@ func playEvent(t *testing.T, w *world, words []string) {
 		s.Cluster = ""
 	case "rename":
 		s.Name = words[2]
-	case "begin": // somebody else
+	case "begin": // an action that is not the rollout's
 		s.Operation, s.Ready, s.Condition = &rolling.Operation{ID: "x", Action: lifecycle.Action(words[2])}, false, "ready ("+words[2]+")"
 	case "end":
 		s.Operation, s.Ready, s.Condition = nil, true, "ready"

@@ -7,54 +7,56 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// UnitStatus is where a unit is.
+// UnitStatus is the status of a unit.
 type UnitStatus string
 
 const (
-	UnitPending   UnitStatus = "pending"   // its turn has not come
-	UnitRunning   UnitStatus = "running"   // it is being worked on
-	UnitFailed    UnitStatus = "failed"    // it waits for somebody to resume it
-	UnitDone      UnitStatus = "done"      // everything in it is
-	UnitCancelled UnitStatus = "cancelled" // given up
+	UnitPending   UnitStatus = "pending"   // it has not begun
+	UnitRunning   UnitStatus = "running"   // it has begun
+	UnitFailed    UnitStatus = "failed"    // it waits until an operator resumes it
+	UnitDone      UnitStatus = "done"      // all its members are
+	UnitCancelled UnitStatus = "cancelled" // it is over, and not done
 )
 
-// ended reports whether nothing more happens to the unit.
+// ended reports whether the unit is over.
 func (s UnitStatus) ended() bool { return s == UnitDone || s == UnitCancelled }
 
-// Unit is a cluster, or a server that is in none, on its way through a rollout.
+// Unit is a cluster, or a server that is in no cluster, in a rollout.
 type Unit struct {
 	// Name of the cluster, or of the server.
 	Name    string
 	Cluster bool
 	Wave    int // from 0
 	Status  UnitStatus
-	// Members in the order in which they are worked on; all of a cluster, for what must hold.
+	// Members are in the order in which they are worked on. All members of a cluster are in it, as the health of each
+	// counts.
 	Members []Member
-	// Expected is how long its actions are taken to last: the mean of what they took before.
+	// Expected is how long each action will probably take: the mean time of earlier ones.
 	Expected map[lifecycle.Action]time.Duration
-	// Assumed tells that some of these were never seen.
+	// Assumed: some of the Expected times are defaults, as there are no earlier actions.
 	Assumed bool
-	// PostRestoreDelay and RestoreMode in force.
+	// PostRestoreDelay and RestoreMode are those of the cluster, or else of the Policy.
 	PostRestoreDelay time.Duration
 	RestoreMode      string
 
 	StartedAt, EndedAt time.Time
-	// FreeAt is when the delay after the last restore is over.
+	// FreeAt is when the PostRestoreDelay after the last restore is over.
 	FreeAt time.Time
-	// Waiting says what the next step waits for, since when; Window, that it is only time.
+	// Waiting tells what the next step waits for, WaitingSince since when. Window: the wait is over after some time, without
+	// an operator, as for a maintenance window.
 	Waiting      string
 	WaitingSince time.Time
 	Window       bool
-	// Told is what was last noted of that.
+	// Told is the Waiting of the last Note about it.
 	Told string
-	// Aside: it has waited for AsideAfter while nothing of it is out. It counts in State.Running, but takes no place of
+	// Aside: the unit has waited for AsideAfter with no member out. It counts in State.Running, but not for
 	// Policy.Parallel.
 	Aside bool `json:",omitempty"`
-	// Failure is why it failed.
+	// Failure tells why the unit failed; nil: it has not.
 	Failure *Failure
-	// Touched: something was done with a member.
+	// Touched: an action on a member has ended.
 	Touched bool
-	// Steps is how many actions were expected when it was planned.
+	// Steps is how many actions the plan has for the unit.
 	Steps int
 }
 
@@ -77,10 +79,10 @@ func (u *Unit) Clone() *Unit {
 	return &out
 }
 
-// AsideAfter is how long a unit of which nothing is out stands still before it keeps no other waiting any more.
+// AsideAfter is after how long a unit that waits with no member out lets the next unit begin.
 const AsideAfter = 2 * time.Minute
 
-// standsStill reports whether nothing could go on in a unit for a while, and nothing of it is out.
+// standsStill reports whether the unit has waited for AsideAfter with no member out.
 func (u *Unit) standsStill(now time.Time) bool {
 	if u.Status != UnitRunning || u.WaitingSince.IsZero() || now.Before(u.WaitingSince.Add(AsideAfter)) {
 		return false
@@ -88,15 +90,15 @@ func (u *Unit) standsStill(now time.Time) bool {
 	return !slices.ContainsFunc(u.Members, func(m Member) bool { return m.Begun || m.Evacuated || m.Step != nil })
 }
 
-// Halt makes a unit fail for a reason that is none of its servers'.
+// Halt makes the unit fail for a reason that does not come from its servers.
 func (u *Unit) Halt(now time.Time, reason string) {
 	u.Status = UnitFailed
-	u.Failure = &Failure{At: now, Reason: shorten(reason), Advice: "see to the reason, then resume, or cancel the rollout"}
+	u.Failure = &Failure{At: now, Reason: shorten(reason), Advice: "clear the reason, then resume, or cancel the rollout"}
 	u.Waiting, u.WaitingSince, u.Window = "", time.Time{}, false
 }
 
-// Resume lets a unit that failed go on from where it came to a halt. A server that somebody
-// evacuated meanwhile is left so from then on. servers are those of its members, in their order.
+// Resume makes a unit that has failed go on from where it halted. A server that was evacuated meanwhile, and not by the
+// rollout, stays evacuated. servers are those of the members, in their order.
 func (u *Unit) Resume(servers []*Server) {
 	if u.Status != UnitFailed {
 		return

@@ -7,14 +7,14 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// waitOn notes what a step waits for that somebody has to see to.
+// waitOn notes a reason to wait that does not pass with time: an operator may have to act.
 func (a *advance) waitOn(server string, action lifecycle.Action, reason string) {
 	if a.wait == "" || a.waitsTime && !a.waitsOut {
 		a.wait, a.waitsTime, a.waitServer, a.waitAction = reason, false, server, action
 	}
 }
 
-// waitWindow notes what passes by itself.
+// waitWindow notes a reason to wait that passes with time.
 func (a *advance) waitWindow(server string, action lifecycle.Action, reason string, until time.Time) {
 	a.Result.wake(until)
 	if a.wait == "" {
@@ -22,7 +22,7 @@ func (a *advance) waitWindow(server string, action lifecycle.Action, reason stri
 	}
 }
 
-// noteWaiting keeps what is waited for, and fails the unit when that took too long.
+// noteWaiting stores in the unit what it waits for. If it has waited for longer than GateTimeout, the unit fails.
 func (a *advance) noteWaiting(paused bool) {
 	u := a.u
 	for i := range u.Members {

@@ -9,34 +9,34 @@ import (
 	"time"
 )
 
-// Wave is a part of the fleet that is done before the next part begins. A cluster, or server
-// in none, belongs to the first wave that takes it.
+// Wave is a part of the fleet. Its units are done before those of the next wave begin. A cluster, or a server in no cluster,
+// belongs to the first wave that selects it.
 type Wave struct {
 	Name string `json:"name,omitempty"`
-	// Names of clusters and servers in it.
+	// Names selects clusters and servers by name.
 	Names []string `json:"names,omitempty"`
-	// Properties that clusters and servers in it have.
+	// Properties selects clusters, and servers in no cluster, that have all of these.
 	Properties map[string]string `json:"properties,omitempty"`
-	// Percent of all clusters and servers, counted with those in the waves before, by their
-	// hash: the same ones each time.
+	// Percent fills the wave until it has, together with the waves before it, so many percent of all units. The hash of
+	// their names decides which, so that they are the same each time.
 	Percent int `json:"percent,omitempty"`
-	// Soak is waited after it.
+	// Soak is how long to wait after the wave.
 	Soak time.Duration `json:"soak,omitempty"`
 }
 
-// WaveState is how far a wave is.
+// WaveState tells how far a wave is.
 type WaveState struct {
 	Name string
-	// From and To are the indexes of its units, To exclusive.
+	// From and To are the indexes of its first unit, and of the one after its last.
 	From, To int
-	// Ended is how many of them did, Failures how often one failed.
+	// Ended is how many of its units have ended, Failures how many have failed and wait to be resumed.
 	Ended, Failures int
 	Soak            time.Duration
 	StartedAt       time.Time
 	EndedAt         time.Time
 }
 
-// waveOf returns the wave of a unit by its index.
+// waveOf returns the wave of the unit with that index.
 func (s *State) waveOf(index int) *WaveState {
 	for i := range s.Waves {
 		if index < s.Waves[i].To {
@@ -46,7 +46,7 @@ func (s *State) waveOf(index int) *WaveState {
 	return nil
 }
 
-// waves puts the units into waves, and in their order.
+// waves puts the units into waves, and in the order of the waves.
 func (s *selection) waves(state *State, list []*candidate) error {
 	p := &s.policy
 	var waves []Wave
@@ -124,6 +124,7 @@ func (s *selection) waves(state *State, list []*candidate) error {
 	return nil
 }
 
+// sortedByHash returns the units in the order of the hashes of their names.
 func sortedByHash(list []*candidate) []*candidate {
 	hashes := make(map[*candidate]uint64, len(list))
 	for _, c := range list {

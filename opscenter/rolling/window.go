@@ -8,20 +8,20 @@ import (
 	_ "time/tzdata" // appliances have no time zones of their own
 )
 
-// Window is a maintenance window that comes again every week.
+// Window is a maintenance window that is open every week.
 type Window struct {
-	// Days it begins on, as "mon" or "monday"; none: every day.
+	// Days are those on which it begins, as "mon" or "monday"; none: every day.
 	Days []string `json:"days,omitempty"`
-	// Start and End on the clock of its zone, as "22:00". An End that is not after the Start
-	// is on the day after. When clocks are put forward a time that does not exist is the moment
-	// they are; when they are put back a time that comes twice is the first.
+	// Start and End are times of the clock in its zone, as "22:00". An End that is not after the Start is on the next day.
+	// A time that does not exist, because clocks are put forward, is the moment of that change. A time that comes twice,
+	// because clocks are put back, is the first of the two.
 	Start string `json:"start"`
 	End   string `json:"end"`
 	// Zone is an IANA time zone. Default UTC.
 	Zone string `json:"zone,omitempty"`
 }
 
-// String returns the window for people.
+// String returns the window as operators read it.
 func (w Window) String() string {
 	days, zone := "daily", w.Zone
 	if len(w.Days) > 0 {
@@ -36,7 +36,7 @@ func (w Window) String() string {
 // calendar answers when the windows are open.
 type calendar struct {
 	windows []parsedWindow
-	// What was found last, which is asked for again most of the time.
+	// open and close are the last result of at, which callers need again most of the time.
 	open, close time.Time
 }
 
@@ -79,7 +79,7 @@ func (w Window) parse() (p parsedWindow, err error) {
 		return p, err
 	}
 	if w.Zone == "Local" {
-		return p, fmt.Errorf("zone %q: a time zone by name is wanted, as Europe/Berlin", w.Zone)
+		return p, fmt.Errorf("zone %q: the name of a time zone is wanted, as Europe/Berlin", w.Zone)
 	}
 	if p.zone, err = time.LoadLocation(w.Zone); err != nil {
 		return p, fmt.Errorf("zone %.60q is not known", w.Zone)
@@ -90,15 +90,15 @@ func (w Window) parse() (p parsedWindow, err error) {
 func minutes(clock string) (int, error) {
 	var h, m int
 	if len(clock) != 5 || clock[2] != ':' {
-		return 0, fmt.Errorf("time %.20q, wanted is a time as 22:00", clock)
+		return 0, fmt.Errorf("time %.20q: a time such as 22:00 is wanted", clock)
 	}
 	if _, err := fmt.Sscanf(clock, "%02d:%02d", &h, &m); err != nil || h < 0 || m < 0 || m > 59 || h > 24 || h == 24 && m > 0 {
-		return 0, fmt.Errorf("time %.20q, wanted is a time as 22:00", clock)
+		return 0, fmt.Errorf("time %.20q: a time such as 22:00 is wanted", clock)
 	}
 	return h*60 + m, nil
 }
 
-// instant is when the clock shows so many minutes after midnight of a day.
+// instant returns when the clock of a zone shows so many minutes after midnight of a day.
 func instant(year int, month time.Month, day, minute int, zone *time.Location) time.Time {
 	t := time.Date(year, month, day, 0, minute, 0, 0, zone)
 	wanted := time.Date(year, month, day, 0, minute, 0, 0, time.UTC) // the same clock, without a zone
@@ -109,11 +109,11 @@ func instant(year int, month time.Month, day, minute int, zone *time.Location) t
 	from, to := t.ZoneBounds()
 	switch got := shown(t); {
 	case got.After(wanted):
-		return from // the clock was put forward over it
+		return from // the clock was put forward and skipped it
 	case got.Before(wanted):
 		return to
 	}
-	if !from.IsZero() { // is it shown once more before?
+	if !from.IsZero() { // does the clock show it earlier, too?
 		_, now := t.Zone()
 		_, before := from.Add(-time.Second).Zone()
 		if earlier := t.Add(time.Duration(now-before) * time.Second); earlier.Before(from) && shown(earlier).Equal(wanted) {
@@ -144,8 +144,8 @@ func (w *parsedWindow) spans(t time.Time, visit func(open, close time.Time) bool
 	}
 }
 
-// at returns until when a window is open, counting those that follow without a gap; not ok
-// if none is.
+// at returns until when a window is open that is open at t, with the windows that follow without a gap. ok is false if none is
+// open.
 func (c *calendar) at(t time.Time) (until time.Time, ok bool) {
 	if !t.Before(c.open) && t.Before(c.close) {
 		return c.close, true
@@ -171,7 +171,7 @@ func (c *calendar) at(t time.Time) (until time.Time, ok bool) {
 	return until, ok
 }
 
-// next returns when a window opens after t; zero if none ever does.
+// next returns when the next window opens after t; zero: none does.
 func (c *calendar) next(t time.Time) (out time.Time) {
 	for i := range c.windows {
 		c.windows[i].spans(t, func(open, _ time.Time) bool {
@@ -200,7 +200,7 @@ func (c *calendar) longest(t time.Time) (out time.Duration) {
 	return out
 }
 
-// fits reports whether something may begin that takes so long; if not, when to ask again.
+// fits reports whether an action may begin that takes so long; if not, it returns when to ask again.
 func (c *calendar) fits(t time.Time, takes time.Duration) (again time.Time, ok bool) {
 	if len(c.windows) == 0 {
 		return time.Time{}, true
@@ -215,10 +215,10 @@ func (c *calendar) fits(t time.Time, takes time.Duration) (again time.Time, ok b
 	return c.next(until.Add(-1)), false
 }
 
-// Calendar answers when a policy's maintenance windows are open. Not for concurrent use.
+// Calendar tells when the maintenance windows of a policy are open. It must not be used concurrently.
 type Calendar struct{ calendar }
 
-// NewCalendar returns the calendar of a policy.
+// NewCalendar returns the calendar of these windows. Without windows it is always open. Errors: ErrInvalid.
 func NewCalendar(windows []Window) (*Calendar, error) {
 	c, err := newCalendar(windows)
 	if err != nil {
