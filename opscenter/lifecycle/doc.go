@@ -7,8 +7,9 @@
 //   - [Begin] and [End] take an action, [MarkLost] a server that was not found.
 //   - [Recommend] and [ServerState.Recommend] return the recommended action.
 //
-// The outcome of the first three is a [Transition]: the next state, and the events and warnings that come with it. No function
-// changes its arguments, except that Begin completes the [Operation] that it is given. Functions can be called concurrently.
+// The outcome of the first three is a [Transition]: the next state, and the events and warnings that come with it. These
+// functions do not change the state that they are given. Begin completes the [Operation] that it is given. Functions can be
+// called concurrently.
 //
 // # How the status of a server begins
 //
