@@ -37,17 +37,17 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/opscenter-go/sdk/internal/selfsigned"
-	"github.com/opscenter-go/sdk/internal/terminal"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
+	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/image"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/system"
+	"github.com/opscenter-go/sdk/opscenter/terminal"
 	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
@@ -396,10 +396,10 @@ func loadCertificates(c config, ownURL string, logger *slog.Logger) (out certifi
 		return out, err
 	}
 	hosts = append(hosts, own.Hostname())
-	make := func(name string, hosts ...string) (tls.Certificate, error) { return selfsigned.New(name, hosts...) }
+	make := func(name string, hosts ...string) (tls.Certificate, error) { return devcert.New(name, hosts...) }
 	if c.data != "" {
 		make = func(name string, hosts ...string) (tls.Certificate, error) {
-			return selfsigned.Load(c.data, name, hosts...)
+			return devcert.Load(c.data, name, hosts...)
 		}
 	}
 	if out.server, err = make("server", hosts...); err != nil {

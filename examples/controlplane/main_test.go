@@ -21,8 +21,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
@@ -136,7 +136,7 @@ func (p *process) servers() []shown {
 
 func TestControlPlane(t *testing.T) {
 	data := t.TempDir()
-	operator, err := selfsigned.New("operator")
+	operator, err := devcert.New("operator")
 	require.NoError(t, err)
 	trust := filepath.Join(t.TempDir(), "operators.pem")
 	require.NoError(t, os.WriteFile(trust, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: operator.Certificate[0]}), 0o600))
@@ -266,7 +266,7 @@ func TestIntroduce(t *testing.T) {
 	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
 	require.NoError(t, err)
 	defer registry.Close()
-	own, err := selfsigned.New("control plane")
+	own, err := devcert.New("control plane")
 	require.NoError(t, err)
 	var out bytes.Buffer
 	require.NoError(t, introduce(t.Context(), registry, &out, "https://control.example", own.Leaf))

@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/opscenter-go/sdk/internal/selfsigned"
+	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 )
 
@@ -34,7 +34,7 @@ func TestReadmeShowsTheProgram(t *testing.T) {
 func TestRun(t *testing.T) {
 	t.Chdir(t.TempDir())
 	require.ErrorIs(t, run(t.Context(), "127.0.0.1:0"), os.ErrNotExist, "it needs a certificate")
-	certificate, err := selfsigned.Load(".", "control-plane", "localhost")
+	certificate, err := devcert.Load(".", "control-plane", "localhost")
 	require.NoError(t, err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -27,11 +27,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/opscenter-go/sdk/internal/selfsigned"
-	"github.com/opscenter-go/sdk/internal/terminal"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
+	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/image"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
@@ -42,6 +41,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/seed"
 	"github.com/opscenter-go/sdk/opscenter/system"
+	"github.com/opscenter-go/sdk/opscenter/terminal"
 	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/memstore"
@@ -187,7 +187,7 @@ func begin(ctx context.Context) (s *site, err error) {
 		return s, err
 	}
 	s.closers = append(s.closers, func() { s.registry.Close() })
-	own, err := selfsigned.New("control plane", "127.0.0.1")
+	own, err := devcert.New("control plane", "127.0.0.1")
 	if err != nil {
 		return s, err
 	}
@@ -228,7 +228,7 @@ func begin(ctx context.Context) (s *site, err error) {
 	if err != nil {
 		return s, err
 	}
-	operator, err := selfsigned.New("operator")
+	operator, err := devcert.New("operator")
 	if err != nil {
 		return s, err
 	}

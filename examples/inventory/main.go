@@ -24,12 +24,12 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/opscenter-go/sdk/internal/selfsigned"
-	"github.com/opscenter-go/sdk/internal/terminal"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/opscenter/terminal"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
@@ -68,12 +68,12 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		return err
 	}
 	var store storage.Store = memstore.New()
-	identity, err := selfsigned.New("client")
+	identity, err := devcert.New("client")
 	if c.data != "" {
 		if err := os.MkdirAll(c.data, 0o700); err != nil {
 			return err
 		}
-		if identity, err = selfsigned.Load(c.data, "client"); err != nil {
+		if identity, err = devcert.Load(c.data, "client"); err != nil {
 			return err
 		}
 		if store, err = badgerstore.Open(filepath.Join(c.data, "store"), badgerstore.Options{}); err != nil {

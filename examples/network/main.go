@@ -20,15 +20,15 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/opscenter-go/sdk/internal/selfsigned"
-	"github.com/opscenter-go/sdk/internal/terminal"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
+	"github.com/opscenter-go/sdk/opscenter/terminal"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
@@ -64,7 +64,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	defer registry.Close()
-	certificate, err := selfsigned.New("network", "127.0.0.1")
+	certificate, err := devcert.New("network", "127.0.0.1")
 	if err != nil {
 		return err
 	}

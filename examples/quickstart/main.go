@@ -21,13 +21,13 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/opscenter-go/sdk/internal/selfsigned"
-	"github.com/opscenter-go/sdk/internal/terminal"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/terminal"
 	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
@@ -116,7 +116,7 @@ func begin(ctx context.Context, data string) (s *story, err error) {
 	s.closers = append(s.closers, func() { s.registry.Close() })
 
 	// One certificate for both: what servers see, and what we present to them.
-	certificate, err := selfsigned.New("quickstart", "127.0.0.1")
+	certificate, err := devcert.New("quickstart", "127.0.0.1")
 	if err != nil {
 		return s, err
 	}

@@ -26,14 +26,14 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/opscenter-go/sdk/internal/selfsigned"
-	"github.com/opscenter-go/sdk/internal/terminal"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
+	"github.com/opscenter-go/sdk/opscenter/terminal"
 	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
@@ -116,7 +116,7 @@ func operate(ctx context.Context, c config, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	identity, err := selfsigned.Load(c.data, "client", "127.0.0.1")
+	identity, err := devcert.Load(c.data, "client", "127.0.0.1")
 	if err != nil {
 		return err
 	}

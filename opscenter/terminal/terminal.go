@@ -1,4 +1,5 @@
-// Package terminal makes text that comes from servers safe to print.
+// Package terminal makes text that comes from servers safe to print. A registered server may be hostile, and chooses
+// its name, its facts and its errors: a program that prints them to a terminal prints to Safe(os.Stdout).
 package terminal
 
 import (

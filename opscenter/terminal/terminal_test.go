@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/opscenter-go/sdk/internal/terminal"
+	"github.com/opscenter-go/sdk/opscenter/terminal"
 )
 
 func TestText(t *testing.T) {
