@@ -1,0 +1,67 @@
+// Package controlplane assembles a control plane: the registry, the endpoint that IncusOS servers call, the poller, and
+// everything else that runs, with an owner for each goroutine. A program needs a store, a certificate and a context:
+//
+//	cp, err := controlplane.New(memstore.New(), certificate, controlplane.Options{})
+//	if err != nil {
+//		return err
+//	}
+//	token, err := cp.Registry.CreateToken(ctx, opscenter.TokenSpec{Uses: 10}) // for the seeds of ten servers
+//	...
+//	return cp.ListenAndServe(ctx, ":7443")
+//
+// Servers register with the token, are polled, and say from then on how they are and which action they need.
+//
+// # Certificates
+//
+// The certificate has two uses: servers see it at the endpoint, and the control plane presents it when it connects to
+// servers. Options.Client.Certificate is another one for the second use. Package devcert makes certificates for first
+// steps. Servers pin the certificate of the endpoint, unless Options.PubliclyTrusted says that their system trusts it.
+//
+// # Ways to run
+//
+//   - [ControlPlane.ListenAndServe] listens at an address and serves HTTPS there.
+//   - [ControlPlane.Serve] serves HTTPS on a listener of the caller.
+//   - [ControlPlane.Run] serves no HTTPS: mount [ControlPlane.Handler] on a mux, on a server with [ControlPlane.TLSConfig].
+//
+// All three run the same parts, and a ControlPlane runs once. Options.Socket adds a Unix socket for operators to each of
+// them. Operators with a certificate in Options.Trust use the HTTPS endpoint.
+//
+// # Parts
+//
+// The parts are fields of [ControlPlane], each made by the New of its package, with the field of the same name in [Options]:
+//
+//	Registry   opscenter            who the servers are
+//	Client     opscenter/incusos    the only part that opens connections to servers
+//	Poller     poller               how the servers are; it runs
+//	Planner    opscenter            what to do next
+//	Rollouts   opscenter/rollout    rolling updates; it runs
+//	Systems    opscenter/system     networks and settings of servers; it runs
+//	Inventory  opscenter/inventory  what is in the clusters; it runs
+//	Clusters   opscenter/cluster    forms clusters
+//	Audit      opscenter/audit      who changed what
+//	Updates    opscenter/updates    the update feed, with Options.UpdatesDir; it runs
+//	Images     opscenter/image      installation images, with Options.UpdatesDir and Options.URL
+//
+// They may be used as soon as New has returned. What needs a part that runs waits until the control plane runs.
+//
+// # Stopping
+//
+// A run ends when its context ends, when Close is called, or when one of its parts fails, and in this order:
+//
+//  1. The endpoints accept no new connections, and new requests are answered with status 503. At the same time the context of all
+//     parts ends. The poller stores what it has found, and the others leave what is under way to the next start.
+//  2. Requests under way have Options.DrainTimeout to end. Then their contexts end, and their connections are closed.
+//  3. When all parts and requests have ended, the socket, the images and the files of updates are closed, then the
+//     connections to servers. The registry flushes last seen times and warnings into the store.
+//  4. The run returns. The store is the caller's, and is closed after it.
+//
+// Steps 1 and 2 together, and step 3, take at most Options.StopTimeout each. The run then returns [ErrStopTimeout], with the names of the
+// parts that have not ended.
+//
+// # Where to go next
+//
+// Package badgerstore keeps the store on disk. The program examples/controlplane has flags, a configuration file and a
+// systemd unit around this package; examples/embed mounts the handler on a mux of its own. Package httpapi documents the REST API for
+// operators, package incusostest simulates servers, and package metrics (a module of its own) exports metrics of the Registry, the
+// Poller and the Client.
+package controlplane

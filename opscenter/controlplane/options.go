@@ -1,0 +1,129 @@
+package controlplane
+
+import (
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/opscenter-go/sdk/internal/defaults"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/cluster"
+	"github.com/opscenter-go/sdk/opscenter/httpapi"
+	"github.com/opscenter-go/sdk/opscenter/image"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/opscenter/rollout"
+	"github.com/opscenter-go/sdk/opscenter/system"
+	"github.com/opscenter-go/sdk/opscenter/updates"
+	"github.com/opscenter-go/sdk/poller"
+)
+
+// Defaults of Options.
+const (
+	DefaultDrainTimeout = 2 * time.Second
+	DefaultStopTimeout  = 30 * time.Second
+)
+
+// Options of New. The zero value is a control plane without operators' API, update feed and installation images.
+type Options struct {
+	// URL is where servers reach the control plane, as "https://control.example:7443": https, without a path. Installation images and servers
+	// that are reset are told it. Default: none, there are no images and no factory resets.
+	URL string
+	// PubliclyTrusted says that servers' systems trust the certificate of the endpoint. Default: images and servers that
+	// are reset are told to pin it.
+	PubliclyTrusted bool
+	// Logger gets what all parts log whose own options have no Logger. Default: nothing is logged.
+	Logger *slog.Logger
+
+	// Trust has the certificates of operators, who may use the operators' API with them. Default: none.
+	Trust []*x509.Certificate
+	// Socket is the path of a Unix socket for operators, which New makes with mode 0600: those who can open it may use
+	// the operators' API. New removes a socket that an earlier run left there. Default: there is none.
+	Socket string
+
+	// UpdatesDir is the directory for the files of the update feed. It belongs to one store: with stores in memory that follow each
+	// other over the same directory set Updates.Owner. Default: there is no update feed, and a server that
+	// is freshly installed finds no application.
+	UpdatesDir string
+	// Files are another place for the files of the update feed, instead of UpdatesDir. They stay the caller's, to be closed after the run.
+	Files updates.Files
+	// ImagesDir is the directory for installation images, unpacked. Default: "images" in UpdatesDir. Without both
+	// directories there are no images.
+	ImagesDir string
+
+	// DrainTimeout is how long requests under way may take to end when the run ends. Default 2 s.
+	DrainTimeout time.Duration
+	// StopTimeout bounds how long all parts may take to end, and how long the flush and the rest may take then. It should be
+	// more than Poller.Grace and DrainTimeout. Default 30 s.
+	StopTimeout time.Duration
+
+	// The options of the parts. New sets what connects the parts: Rollouts.Poller, Systems.Audit and
+	// Images.Audit must be unset, and so must be Rollouts, Inventory, System, Audit, Updates and Images of HTTP. New fills these
+	// where they are unset: each Logger, Client.Certificate (the certificate), Systems.Provider, ServerURL and Certificate of Images (URL
+	// and the certificate), and ClientCertificate (that of Client), Clusters, Adopt and Forward of HTTP.
+	//
+	// HTTP.Authorize admits operators beside those of Trust and Socket. Bases are the options of the store in ImagesDir.
+	Registry  opscenter.Options
+	Client    incusos.Options
+	Poller    poller.Options
+	Rollouts  rollout.Options
+	Systems   system.Options
+	Inventory inventory.Options
+	Clusters  cluster.Options
+	Audit     audit.Options
+	Updates   updates.Options
+	Images    image.Options
+	Bases     image.StoreOptions
+	HTTP      httpapi.Options
+}
+
+// withDefaults returns the options in force, or opscenter.ErrInvalidOptions.
+func (o Options) withDefaults() (Options, error) {
+	err := defaults.Fill(opscenter.ErrInvalidOptions,
+		defaults.Of("DrainTimeout", &o.DrainTimeout, DefaultDrainTimeout), defaults.Of("StopTimeout", &o.StopTimeout, DefaultStopTimeout))
+	if err != nil {
+		return o, err
+	}
+	for name, set := range map[string]bool{
+		"Rollouts.Poller": o.Rollouts.Poller != nil, "Systems.Audit": o.Systems.Audit != nil, "Images.Audit": o.Images.Audit != nil,
+		"HTTP.Rollouts": o.HTTP.Rollouts != nil, "HTTP.Inventory": o.HTTP.Inventory != nil, "HTTP.System": o.HTTP.System != nil,
+		"HTTP.Audit": o.HTTP.Audit != nil, "HTTP.Updates": o.HTTP.Updates != nil, "HTTP.Images": o.HTTP.Images != nil,
+	} {
+		if set {
+			return o, fmt.Errorf("%s is set, and the control plane sets it: %w", name, opscenter.ErrInvalidOptions)
+		}
+	}
+	if o.UpdatesDir != "" && o.Files != nil {
+		return o, fmt.Errorf("UpdatesDir and Files are both set: %w", opscenter.ErrInvalidOptions)
+	}
+	if o.URL != "" {
+		if o.URL, err = cleanURL(o.URL); err != nil {
+			return o, err
+		}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	for _, logger := range []**slog.Logger{&o.Registry.Logger, &o.Poller.Logger, &o.Rollouts.Logger, &o.Systems.Logger,
+		&o.Inventory.Logger, &o.Clusters.Logger, &o.Updates.Logger, &o.HTTP.Logger} {
+		if *logger == nil {
+			*logger = o.Logger
+		}
+	}
+	return o, nil
+}
+
+// cleanURL returns the URL without a slash at its end. It wants what the provider of IncusOS takes: an https URL without a path.
+func cleanURL(raw string) (string, error) {
+	if err := opscenter.CheckURL("URL", raw); err != nil {
+		return "", err
+	}
+	if u, err := url.Parse(raw); err != nil || strings.Trim(u.Path, "/") != "" {
+		return "", fmt.Errorf("URL %s: must have no path: %w", raw, opscenter.ErrInvalidURL)
+	}
+	return strings.TrimRight(raw, "/"), nil
+}
