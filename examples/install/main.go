@@ -25,11 +25,8 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/opscenter-go/sdk/opscenter"
-	"github.com/opscenter-go/sdk/opscenter/audit"
-	"github.com/opscenter-go/sdk/opscenter/cluster"
+	"github.com/opscenter-go/sdk/opscenter/controlplane"
 	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/image"
@@ -62,7 +59,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string, out io.Writer) error {
+func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	flags := flag.NewFlagSet("install", flag.ContinueOnError)
 	flags.SetOutput(out)
 	file := flags.String("o", "", "file to write an image to; default: a temporary one")
@@ -86,12 +83,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer func() { err = errors.Join(err, s.close()) }()
 	if err := s.publish(ctx, oldVersion); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "The control plane listens at %s, and offers release %s.\n", s.url, oldVersion)
-	token, err := s.registry.CreateToken(ctx, opscenter.TokenSpec{Description: "rack 7", Uses: machines, AutoRemove: true})
+	token, err := s.Registry.CreateToken(ctx, opscenter.TokenSpec{Description: "rack 7", Uses: machines, AutoRemove: true})
 	if err != nil {
 		return err
 	}
@@ -155,76 +152,35 @@ func describe(out io.Writer, path, kept string) error {
 
 // site is a control plane, with what is installed from its images.
 type site struct {
-	registry  *opscenter.Registry
-	planner   *opscenter.UpdatePlanner
-	polls     *poller.Poller
-	rollouts  *rollout.Manager
-	clusters  *cluster.Manager
-	systems   *system.Manager
-	feed      *updates.Manager
+	*controlplane.ControlPlane
 	publisher *incusostest.Publisher
 	url, dir  string
 	operator  *http.Client
 	servers   []*incusostest.Server
 	closers   []func()
+	failure   error // of the control plane, when it has ended
 }
 
-// begin starts the control plane.
+// begin starts a publisher of updates, and the control plane with a feed that mirrors it, for all architectures.
 func begin(ctx context.Context) (s *site, err error) {
 	s = &site{}
 	defer func() {
 		if err != nil {
-			s.close()
+			err = errors.Join(err, s.close())
 		}
 	}()
 	if s.dir, err = os.MkdirTemp("", "install"); err != nil {
 		return s, err
 	}
 	s.closers = append(s.closers, func() { os.RemoveAll(s.dir) })
-	store := memstore.New()
-	s.closers = append(s.closers, func() { store.Close() })
-	if s.registry, err = opscenter.NewRegistry(store, opscenter.Options{RebootTimeout: 10 * time.Second}); err != nil {
+	if s.publisher, err = incusostest.NewPublisher(); err != nil {
 		return s, err
 	}
-	s.closers = append(s.closers, func() { s.registry.Close() })
+	if err := s.publisher.Start(); err != nil {
+		return s, err
+	}
+	s.closers = append(s.closers, s.publisher.Close)
 	own, err := devcert.New("control plane", "127.0.0.1")
-	if err != nil {
-		return s, err
-	}
-	client := incusos.New(incusos.Options{Certificate: &own, Timeout: 2 * time.Second})
-	s.closers = append(s.closers, func() { client.Close() })
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return s, err
-	}
-	s.closers = append(s.closers, func() { listener.Close() })
-	s.url = "https://" + listener.Addr().String()
-
-	s.planner = opscenter.NewUpdatePlanner(s.registry, client)
-	s.polls, err = poller.New(s.registry, client, poller.Options{Interval: 30 * time.Second, FastInterval: 50 * time.Millisecond, RetryInterval: 100 * time.Millisecond, Timeout: 2 * time.Second})
-	if err == nil {
-		s.rollouts, err = rollout.New(s.planner, rollout.Options{Poller: s.polls, PollInterval: 50 * time.Millisecond, Lease: 2 * time.Second})
-	}
-	if err == nil {
-		s.systems, err = system.New(s.registry, client, system.Options{Provider: system.Provider{ServerURL: s.url, Certificate: own.Leaf}, ResetTimeout: time.Minute})
-	}
-	if err == nil {
-		err = s.beginFeed(ctx)
-	}
-	if err != nil {
-		return s, err
-	}
-	s.clusters = cluster.New(s.registry, client, cluster.Options{})
-	bases, err := image.NewStore(filepath.Join(s.dir, "images"), image.StoreOptions{})
-	if err != nil {
-		return s, err
-	}
-	s.closers = append(s.closers, func() { bases.Close() })
-	log, err := audit.New(s.registry, audit.Options{})
-	if err != nil {
-		return s, err
-	}
-	images, err := image.New(s.registry, s.feed, bases, image.Options{ServerURL: s.url, Certificate: own.Leaf, Public: true, Audit: log})
 	if err != nil {
 		return s, err
 	}
@@ -232,48 +188,44 @@ func begin(ctx context.Context) (s *site, err error) {
 	if err != nil {
 		return s, err
 	}
-	handler, err := httpapi.New(s.registry, httpapi.Options{ClientCertificate: own.Leaf, FailuresPerMinute: -1, Updates: s.feed, Images: images, Audit: log,
-		Authorize: httpapi.TrustCertificates(operator.Leaf)})
+	store := memstore.New()
+	s.closers = append(s.closers, func() { store.Close() })
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return s, err
 	}
-	web := httpapi.NewServer(handler, httpapi.TLSConfig(own), nil)
-	go web.ServeTLS(listener, "", "")
-	s.closers = append(s.closers, func() { web.Close() })
+	s.url = "https://" + listener.Addr().String()
+	s.ControlPlane, err = controlplane.New(store, own, controlplane.Options{URL: s.url, Trust: []*x509.Certificate{operator.Leaf},
+		UpdatesDir: filepath.Join(s.dir, "updates"),
+		Updates:    updates.Options{Settings: &updates.Settings{Source: s.publisher.URL(), FileFilter: updates.NoFilter}, Trust: updates.Trust{Root: s.publisher.Root()}},
+		Images:     image.Options{Public: true},
+		HTTP:       httpapi.Options{FailuresPerMinute: -1},
+		// As in earnest, only quicker.
+		Registry: opscenter.Options{RebootTimeout: 10 * time.Second},
+		Client:   incusos.Options{Timeout: 2 * time.Second},
+		Poller:   poller.Options{Interval: 30 * time.Second, FastInterval: 50 * time.Millisecond, RetryInterval: 100 * time.Millisecond, Timeout: 2 * time.Second},
+		Rollouts: rollout.Options{PollInterval: 50 * time.Millisecond, Lease: 2 * time.Second},
+		Systems:  system.Options{ResetTimeout: time.Minute}})
+	if err != nil {
+		return s, errors.Join(err, listener.Close())
+	}
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(running, listener) }()
+	s.closers = append(s.closers, func() {
+		stop()
+		s.failure = <-ended
+	})
 	roots := x509.NewCertPool()
 	roots.AddCert(own.Leaf)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{operator}}}
 	s.closers = append(s.closers, transport.CloseIdleConnections)
 	s.operator = &http.Client{Transport: transport}
-
-	group, running := errgroup.WithContext(context.WithoutCancel(ctx))
-	running, stop := context.WithCancel(running)
-	group.Go(func() error { return s.polls.Run(running) })
-	group.Go(func() error { return s.rollouts.Run(running) })
-	group.Go(func() error { return s.systems.Run(running) })
-	s.closers = append(s.closers, func() { stop(); _ = group.Wait() })
 	return s, nil
 }
 
-// beginFeed starts a publisher, and the feed that mirrors it, for all architectures.
-func (s *site) beginFeed(ctx context.Context) (err error) {
-	files, err := updates.NewDir(filepath.Join(s.dir, "updates"))
-	if err != nil {
-		return err
-	}
-	s.closers = append(s.closers, func() { files.Close() })
-	if s.publisher, err = incusostest.NewPublisher(); err != nil {
-		return err
-	}
-	if err := s.publisher.Start(); err != nil {
-		return err
-	}
-	s.closers = append(s.closers, s.publisher.Close)
-	s.feed, err = updates.New(ctx, s.registry, files, updates.Options{Settings: &updates.Settings{Source: s.publisher.URL(), FileFilter: "true"}, Trust: updates.Trust{Root: s.publisher.Root()}})
-	return err
-}
-
-func (s *site) close() {
+// close ends all, and returns the error of the control plane.
+func (s *site) close() error {
 	for _, server := range s.servers {
 		server.Close()
 	}
@@ -281,6 +233,7 @@ func (s *site) close() {
 		end()
 	}
 	s.closers = nil
+	return s.failure
 }
 
 // publish publishes a release with images, and fetches it.
@@ -289,7 +242,7 @@ func (s *site) publish(ctx context.Context, version string) error {
 	if err != nil {
 		return err
 	}
-	return s.feed.Refresh(ctx, updates.RefreshOptions{})
+	return s.Updates.Refresh(ctx, updates.RefreshOptions{})
 }
 
 // image makes a named seed of a token, and fetches an image of it over HTTP, in two parts as a BMC does.
@@ -302,7 +255,7 @@ func (s *site) image(ctx context.Context, token *opscenter.Token, name, applicat
 	if err != nil {
 		return err
 	}
-	if _, err := s.registry.CreateTokenSeed(ctx, token.UUID, name, opscenter.TokenSeedSpec{Files: files}); err != nil && !errors.Is(err, opscenter.ErrInUse) {
+	if _, err := s.Registry.CreateTokenSeed(ctx, token.UUID, name, opscenter.TokenSeedSpec{Files: files}); err != nil && !errors.Is(err, opscenter.ErrInUse) {
 		return err
 	}
 	where := s.url + "/1.0/provisioning/tokens/" + token.UUID + "/seeds/" + name + "?" + query(request)
@@ -320,14 +273,14 @@ func (s *site) image(ctx context.Context, token *opscenter.Token, name, applicat
 
 // serve makes the seed public, and waits.
 func (s *site) serve(ctx context.Context, token *opscenter.Token, request image.Request, out io.Writer) error {
-	err := s.registry.EditTokenSeed(ctx, token.UUID, "server01", func(_ *opscenter.TokenSeed, spec *opscenter.TokenSeedSpec) error {
+	err := s.Registry.EditTokenSeed(ctx, token.UUID, "server01", func(_ *opscenter.TokenSeed, spec *opscenter.TokenSeedSpec) error {
 		spec.Public = true
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	public, err := s.registry.TokenSeed(ctx, token.UUID, "server01")
+	public, err := s.Registry.TokenSeed(ctx, token.UUID, "server01")
 	if err != nil {
 		return err
 	}
@@ -414,7 +367,7 @@ func (s *site) settled(ctx context.Context, good func(*opscenter.ServerInfo) boo
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		page, err := s.registry.ListServers(ctx, opscenter.ServerFilter{}, opscenter.Page{Limit: opscenter.MaxPageSize})
+		page, err := s.Registry.ListServers(ctx, opscenter.ServerFilter{}, opscenter.Page{Limit: opscenter.MaxPageSize})
 		if err != nil {
 			return err
 		}
@@ -441,7 +394,7 @@ func (s *site) cluster(ctx context.Context, out io.Writer) error {
 	for _, server := range s.servers {
 		names = append(names, server.Name())
 	}
-	if err := s.clusters.Form(ctx, "rack7", names...); err != nil {
+	if err := s.Clusters.Form(ctx, "rack7", names...); err != nil {
 		return err
 	}
 	if err := s.settled(ctx, func(info *opscenter.ServerInfo) bool {
@@ -458,7 +411,7 @@ func (s *site) cluster(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	for _, name := range names {
-		info, err := s.registry.Server(ctx, name)
+		info, err := s.Registry.Server(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -469,14 +422,14 @@ func (s *site) cluster(ctx context.Context, out io.Writer) error {
 
 // update carries out a rolling update of all servers.
 func (s *site) update(ctx context.Context) error {
-	r, err := s.rollouts.Start(ctx, rolling.Selector{All: true}, rolling.Policy{Parallel: 20, Retries: 1, Backoff: 200 * time.Millisecond})
+	r, err := s.Rollouts.Start(ctx, rolling.Selector{All: true}, rolling.Policy{Parallel: 20, Retries: 1, Backoff: 200 * time.Millisecond})
 	if err != nil {
 		return err
 	}
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		now, err := s.rollouts.Get(ctx, r.ID)
+		now, err := s.Rollouts.Get(ctx, r.ID)
 		switch {
 		case err != nil:
 			return err

@@ -78,7 +78,7 @@ func TestTheWholeWay(t *testing.T) {
 		for _, kind := range []string{image.Raw, image.ISO} {
 			for _, architecture := range []string{updates.ArchitectureX8664, updates.ArchitectureAArch64} {
 				name := fmt.Sprintf("server%02d", len(applications)+1)
-				token, err := s.registry.CreateToken(ctx, opscenter.TokenSpec{Uses: 1})
+				token, err := s.Registry.CreateToken(ctx, opscenter.TokenSpec{Uses: 1})
 				require.NoError(t, err)
 				path := filepath.Join(s.dir, name)
 				request := image.Request{Kind: kind, Architecture: architecture}
@@ -111,10 +111,10 @@ func TestTheWholeWay(t *testing.T) {
 	require.NoError(t, s.settled(ctx, func(info *opscenter.ServerInfo) bool { return as(info, newVersion) }))
 	before := map[string]string{}
 	for name := range applications {
-		info, err := s.registry.Server(ctx, name)
+		info, err := s.Registry.Server(ctx, name)
 		require.NoError(t, err)
 		before[name] = info.Fingerprint
-		require.NoError(t, s.systems.FactoryReset(ctx, name, system.ResetOptions{}), name)
+		require.NoError(t, s.Systems.FactoryReset(ctx, name, system.ResetOptions{}), name)
 	}
 	require.NoError(t, s.settled(ctx, func(info *opscenter.ServerInfo) bool {
 		return info.Fingerprint != before[info.Name] && as(info, newVersion) && !info.NeedsUpdate()

@@ -22,14 +22,13 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
+	"github.com/opscenter-go/sdk/opscenter/controlplane"
 	"github.com/opscenter-go/sdk/opscenter/devcert"
-	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/network"
 	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/opscenter/terminal"
-	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -55,58 +54,48 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if *timeout < 100*time.Millisecond || *timeout > system.MaxConfirmationTimeout {
 		return fmt.Errorf("-timeout is %s, 100ms to %s are possible", *timeout, system.MaxConfirmationTimeout)
 	}
-	ctx, cancel := context.WithCancel(opscenter.By(ctx, "the example"))
-	defer cancel()
-
-	// The control plane: a registry, the endpoint that servers call, and who changes them.
-	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
-	if err != nil {
-		return err
-	}
-	defer registry.Close()
+	ctx = opscenter.By(ctx, "the example")
 	certificate, err := devcert.New("network", "127.0.0.1")
 	if err != nil {
 		return err
 	}
-	client := incusos.New(incusos.Options{Certificate: &certificate, Timeout: 2 * time.Second})
-	defer client.Close()
-	log, err := audit.New(registry, audit.Options{})
+	cp, err := controlplane.New(memstore.New(), certificate, controlplane.Options{Client: incusos.Options{Timeout: 2 * time.Second},
+		Systems: system.Options{ConfirmationTimeout: *timeout, MinTimeout: 100 * time.Millisecond, Interval: 100 * time.Millisecond, Steady: 300 * time.Millisecond}})
 	if err != nil {
 		return err
 	}
-	systems, err := system.New(registry, client, system.Options{Audit: log, ConfirmationTimeout: *timeout, MinTimeout: 100 * time.Millisecond, Interval: 100 * time.Millisecond, Steady: 300 * time.Millisecond})
-	if err != nil {
-		return err
-	}
-	polls, err := poller.New(registry, client, poller.Options{})
-	if err != nil {
-		return err
-	}
-	handler, err := httpapi.New(registry, httpapi.Options{ClientCertificate: certificate.Leaf})
-	if err != nil {
-		return err
-	}
+	defer cp.Close()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	endpoint := httpapi.NewServer(handler, httpapi.TLSConfig(certificate), nil)
-	group, running := errgroup.WithContext(ctx)
-	group.Go(func() error { _ = endpoint.ServeTLS(listener, "", ""); return nil })
-	group.Go(func() error { _ = systems.Run(running); return nil })
-	defer func() {
-		cancel()
-		endpoint.Close()
-		_ = group.Wait()
-	}()
-
-	s := &story{ctx: ctx, registry: registry, systems: systems, polls: polls, out: out, servers: map[string]*incusostest.Server{}}
+	// The control plane runs as long as the story, which ends if the control plane fails.
+	group, ctx := errgroup.WithContext(ctx)
+	running, stop := context.WithCancel(ctx)
+	s := &story{ControlPlane: cp, ctx: ctx, out: out, servers: map[string]*incusostest.Server{}}
 	defer s.close()
-	token, err := registry.CreateToken(ctx, opscenter.TokenSpec{Uses: 3})
+	group.Go(func() error { return cp.Serve(running, listener) })
+	group.Go(func() error {
+		defer stop()
+		return s.run(incusostest.Provider{ServerURL: "https://" + listener.Addr().String(), Certificate: certificate.Leaf})
+	})
+	return group.Wait()
+}
+
+type story struct {
+	*controlplane.ControlPlane
+	ctx     context.Context // of the run
+	out     io.Writer
+	servers map[string]*incusostest.Server
+}
+
+// run boots the servers, changes their networks, and shows the audit log.
+func (s *story) run(provider incusostest.Provider) error {
+	token, err := s.Registry.CreateToken(s.ctx, opscenter.TokenSpec{Uses: 3})
 	if err != nil {
 		return err
 	}
-	provider := incusostest.Provider{ServerURL: "https://" + listener.Addr().String(), Token: token.UUID, Certificate: certificate.Leaf}
+	provider.Token = token.UUID
 	for _, name := range []string{"server01", "server02", "server03"} {
 		if err := s.boot(name, provider); err != nil {
 			return err
@@ -115,25 +104,16 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err := s.play(); err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "\nWho did what:")
-	page, err := log.List(ctx, audit.Query{Oldest: true})
+	s.say("\nWho did what:")
+	page, err := s.Audit.List(s.ctx, audit.Query{Oldest: true})
 	for _, e := range page.Entries {
 		what := e.Server
 		if e.Cluster != "" {
 			what = e.Cluster
 		}
-		fmt.Fprintf(out, "  %s: %s of %s: %s\n", e.By, e.Action, what, e.Outcome)
+		s.say("  %s: %s of %s: %s", e.By, e.Action, what, e.Outcome)
 	}
 	return err
-}
-
-type story struct {
-	ctx      context.Context // of the run
-	registry *opscenter.Registry
-	systems  *system.Manager
-	polls    *poller.Poller
-	out      io.Writer
-	servers  map[string]*incusostest.Server
 }
 
 func (s *story) close() {
@@ -159,7 +139,7 @@ func (s *story) boot(name string, provider incusostest.Provider) error {
 
 func (s *story) poll(names ...string) error {
 	for _, name := range names {
-		o, err := s.polls.Poll(s.ctx, name)
+		o, err := s.Poller.Poll(s.ctx, name)
 		if err != nil {
 			return err
 		}
@@ -172,12 +152,12 @@ func (s *story) poll(names ...string) error {
 
 // move gives the management interface of a server another address, and tells how that went.
 func (s *story) move(name, address string) error {
-	current, err := s.systems.Network(s.ctx, name)
+	current, err := s.Systems.Network(s.ctx, name)
 	if err != nil {
 		return err
 	}
 	current.Config.Interfaces[0].Addresses = []string{address}
-	plan, err := s.systems.PlanNetwork(s.ctx, name, current.Config, system.ApplyOptions{IfMatch: current.ETag})
+	plan, err := s.Systems.PlanNetwork(s.ctx, name, current.Config, system.ApplyOptions{IfMatch: current.ETag})
 	if err != nil {
 		return err
 	}
@@ -185,12 +165,12 @@ func (s *story) move(name, address string) error {
 		s.say("  %s", difference)
 	}
 	begun := time.Now()
-	change, err := s.systems.ApplyNetwork(s.ctx, name, current.Config, system.ApplyOptions{IfMatch: current.ETag})
+	change, err := s.Systems.ApplyNetwork(s.ctx, name, current.Config, system.ApplyOptions{IfMatch: current.ETag})
 	if change == nil {
 		return err
 	}
 	s.say("  %s after %s: %s", change.Status, time.Since(begun).Round(10*time.Millisecond), change.Reason)
-	info, lookup := s.registry.Server(s.ctx, name)
+	info, lookup := s.Registry.Server(s.ctx, name)
 	if lookup != nil {
 		return lookup
 	}
@@ -221,17 +201,17 @@ func (s *story) play() error {
 		return err
 	}
 	names := []string{"server01", "server02", "server03"}
-	if _, err := s.registry.CreateCluster(s.ctx, "c1", opscenter.ClusterSpec{}, names...); err != nil {
+	if _, err := s.Registry.CreateCluster(s.ctx, "c1", opscenter.ClusterSpec{}, names...); err != nil {
 		return err
 	}
-	if err := s.registry.SetClusterCertificate(s.ctx, "c1", first.ClusterCertificate().Leaf); err != nil {
+	if err := s.Registry.SetClusterCertificate(s.ctx, "c1", first.ClusterCertificate().Leaf); err != nil {
 		return err
 	}
 	if err := s.poll(names...); err != nil {
 		return err
 	}
 	s.say("\nAll members of cluster c1 get VLAN 300 on inst0, one after another:")
-	batch, err := s.systems.EditClusterNetwork(s.ctx, "c1", network.Edit{Interface: "inst0", AddVLANTags: []int{300}}, system.ApplyOptions{})
+	batch, err := s.Systems.EditClusterNetwork(s.ctx, "c1", network.Edit{Interface: "inst0", AddVLANTags: []int{300}}, system.ApplyOptions{})
 	if err != nil {
 		return err
 	}
@@ -242,7 +222,7 @@ func (s *story) play() error {
 	s.say("\nAll get other addresses, and that of server02 is a bad one:")
 	configs := map[string]*network.Config{}
 	for i, name := range names {
-		current, err := s.systems.Network(s.ctx, name)
+		current, err := s.Systems.Network(s.ctx, name)
 		if err != nil {
 			return err
 		}
@@ -251,7 +231,7 @@ func (s *story) play() error {
 		s.servers[name].KillAddress(address, name == "server02")
 		configs[name] = current.Config
 	}
-	batch, err = s.systems.ApplyClusterNetwork(s.ctx, "c1", configs, system.ApplyOptions{})
+	batch, err = s.Systems.ApplyClusterNetwork(s.ctx, "c1", configs, system.ApplyOptions{})
 	if !errors.Is(err, system.ErrRolledBack) {
 		return fmt.Errorf("server02 was to undo it: %w", err)
 	}

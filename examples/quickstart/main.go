@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -21,7 +20,10 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/controlplane"
 	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
@@ -65,7 +67,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	story, err := begin(ctx, *data)
+	story, err := begin(*data)
 	if err != nil {
 		return err
 	}
@@ -75,19 +77,24 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			fmt.Fprintf(out, format+"\n", args...)
 		}
 	}
-	return story.play(ctx, *count, *asJSON, out)
+	// The control plane runs as long as the story, which ends if the control plane fails.
+	group, ctx := errgroup.WithContext(ctx)
+	running, stop := context.WithCancel(ctx)
+	group.Go(func() error { return story.Serve(running, story.listener) })
+	group.Go(func() error {
+		defer stop()
+		return story.play(ctx, *count, *asJSON, out)
+	})
+	return group.Wait()
 }
 
 // story is a control plane, and the servers it looks after.
 type story struct {
-	registry *opscenter.Registry
-	planner  *opscenter.UpdatePlanner
-	poller   *poller.Poller
-	url      string
-	endpoint *http.Server
+	*controlplane.ControlPlane
+	listener net.Listener
+	url      string // of the endpoint for servers
 	// publisher publishes signed releases, as the public server of IncusOS does; the feed mirrors them.
 	publisher *incusostest.Publisher
-	feed      *updates.Manager
 	old, new  string // versions
 	servers   map[string]*incusostest.Server
 	lost      string // the name of the one that becomes unreachable
@@ -95,8 +102,8 @@ type story struct {
 	closers   []func()
 }
 
-// begin starts the control plane: a store, a registry, an endpoint, a poller.
-func begin(ctx context.Context, data string) (s *story, err error) {
+// begin starts a publisher of updates, and makes the control plane.
+func begin(data string) (s *story, err error) {
 	s = &story{servers: map[string]*incusostest.Server{}}
 	defer func() {
 		if err != nil {
@@ -105,84 +112,47 @@ func begin(ctx context.Context, data string) (s *story, err error) {
 	}()
 	var store storage.Store = memstore.New()
 	if data != "" {
-		if store, err = badgerstore.Open(filepath.Join(data, "store")); err != nil {
-			return s, err
-		}
+		store, err = badgerstore.Open(filepath.Join(data, "store"))
+	} else if data, err = os.MkdirTemp("", "quickstart"); err == nil {
+		s.closers = append(s.closers, func() { os.RemoveAll(data) })
 	}
-	s.closers = append(s.closers, func() { store.Close() })
-	if s.registry, err = opscenter.NewRegistry(store, opscenter.Options{}); err != nil {
+	if err != nil {
 		return s, err
 	}
-	s.closers = append(s.closers, func() { s.registry.Close() })
+	s.closers = append(s.closers, func() { store.Close() })
+	if s.publisher, err = incusostest.NewPublisher(); err != nil {
+		return s, err
+	}
+	if err := s.publisher.Start(); err != nil {
+		return s, err
+	}
+	s.closers = append(s.closers, s.publisher.Close)
 
 	// One certificate for both: what servers see, and what we present to them.
 	certificate, err := devcert.New("quickstart", "127.0.0.1")
 	if err != nil {
 		return s, err
 	}
-	client := incusos.New(incusos.Options{Certificate: &certificate, Timeout: 2 * time.Second})
-	s.closers = append(s.closers, func() { client.Close() })
-	s.planner = opscenter.NewUpdatePlanner(s.registry, client)
-
-	if err := s.beginFeed(ctx, data); err != nil {
+	if s.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return s, err
 	}
-	handler, err := httpapi.New(s.registry, httpapi.Options{ClientCertificate: certificate.Leaf, FailuresPerMinute: -1, Updates: s.feed})
+	s.closers = append(s.closers, func() { s.listener.Close() })
+	s.url = "https://" + s.listener.Addr().String()
+	s.ControlPlane, err = controlplane.New(store, certificate, controlplane.Options{UpdatesDir: filepath.Join(data, "updates"),
+		Updates: updates.Options{Settings: &updates.Settings{Source: s.publisher.URL()}, Trust: updates.Trust{Root: s.publisher.Root()}},
+		// As in earnest, only quicker.
+		Client: incusos.Options{Timeout: 2 * time.Second}, HTTP: httpapi.Options{FailuresPerMinute: -1},
+		Poller: poller.Options{Interval: 30 * time.Second, FastInterval: 50 * time.Millisecond, RetryInterval: 100 * time.Millisecond, Timeout: 2 * time.Second}})
 	if err != nil {
 		return s, err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return s, err
-	}
-	s.url = "https://" + listener.Addr().String()
-	s.endpoint = httpapi.NewServer(handler, httpapi.TLSConfig(certificate), nil)
-	go s.endpoint.ServeTLS(listener, "", "")
-	s.closers = append(s.closers, func() { s.endpoint.Close() })
-
-	// As in earnest, only quicker.
-	s.poller, err = poller.New(s.registry, client, poller.Options{Interval: 30 * time.Second,
-		FastInterval: 50 * time.Millisecond, RetryInterval: 100 * time.Millisecond, Timeout: 2 * time.Second})
-	if err != nil {
-		return s, err
-	}
-	polling, stop := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = s.poller.Run(polling)
-	}()
-	s.closers = append(s.closers, func() { stop(); <-ended })
-	return s, nil
-}
-
-// beginFeed starts a publisher, and the feed that mirrors it.
-func (s *story) beginFeed(ctx context.Context, data string) (err error) {
-	if data == "" {
-		if data, err = os.MkdirTemp("", "quickstart"); err != nil {
-			return err
-		}
-		s.closers = append(s.closers, func() { os.RemoveAll(data) })
-	}
-	files, err := updates.NewDir(filepath.Join(data, "updates"))
-	if err != nil {
-		return err
-	}
-	s.closers = append(s.closers, func() { files.Close() })
-	if s.publisher, err = incusostest.NewPublisher(); err != nil {
-		return err
-	}
-	if err := s.publisher.Start(); err != nil {
-		return err
-	}
-	s.closers = append(s.closers, s.publisher.Close)
-	s.feed, err = updates.New(ctx, s.registry, files, updates.Options{Settings: &updates.Settings{Source: s.publisher.URL()}, Trust: updates.Trust{Root: s.publisher.Root()}})
+	s.closers = append(s.closers, func() { s.Close() })
 	s.old, s.new = oldVersion, newVersion
-	if err == nil && len(s.feed.Snapshot().Updates()) > 0 { // of an earlier run
+	if len(s.Updates.Snapshot().Updates()) > 0 { // of an earlier run
 		at := time.Now().UTC()
 		s.old, s.new = at.Format("200601021504"), at.Add(time.Minute).Format("200601021504")
 	}
-	return err
+	return s, nil
 }
 
 // publish publishes a release, and fetches it.
@@ -190,7 +160,7 @@ func (s *story) publish(ctx context.Context, version string) error {
 	if err := s.publisher.Publish(incusostest.Release{Version: version}); err != nil {
 		return err
 	}
-	return s.feed.Refresh(ctx, updates.RefreshOptions{})
+	return s.Updates.Refresh(ctx, updates.RefreshOptions{})
 }
 
 func (s *story) close() {
@@ -239,7 +209,7 @@ type step struct {
 }
 
 func (s *story) play(ctx context.Context, count int, asJSON bool, out io.Writer) error {
-	token, err := s.registry.CreateToken(ctx, opscenter.TokenSpec{Description: "quickstart", Uses: int64(count)})
+	token, err := s.Registry.CreateToken(ctx, opscenter.TokenSpec{Description: "quickstart", Uses: int64(count)})
 	if err != nil {
 		return err
 	}
@@ -275,7 +245,7 @@ func (s *story) play(ctx context.Context, count int, asJSON bool, out io.Writer)
 	if err != nil {
 		return err
 	}
-	final, err := s.registry.Server(ctx, hero)
+	final, err := s.Registry.Server(ctx, hero)
 	if err != nil {
 		return err
 	}
@@ -292,7 +262,7 @@ func (s *story) play(ctx context.Context, count int, asJSON bool, out io.Writer)
 // server. One becomes unreachable as soon as it has registered.
 func (s *story) boot(ctx context.Context, count int, token *opscenter.Token) (string, error) {
 	prefix := ""
-	if info, err := s.registry.ListServers(ctx, opscenter.ServerFilter{}, opscenter.Page{Limit: 1}); err != nil {
+	if info, err := s.Registry.ListServers(ctx, opscenter.ServerFilter{}, opscenter.Page{Limit: 1}); err != nil {
 		return "", err
 	} else if len(info.Servers) > 0 {
 		prefix = fmt.Sprintf("run%d-", time.Now().Unix()) // the store has servers of an earlier run
@@ -334,7 +304,7 @@ func (s *story) boot(ctx context.Context, count int, token *opscenter.Token) (st
 func (s *story) settled(ctx context.Context, wanted func(*opscenter.ServerInfo) bool) error {
 	return s.watch(ctx, func() (bool, error) {
 		ours := 0
-		for info, err := range s.registry.Servers(ctx, opscenter.ServerFilter{}) {
+		for info, err := range s.Registry.Servers(ctx, opscenter.ServerFilter{}) {
 			if err != nil {
 				return false, err
 			}
@@ -353,14 +323,14 @@ func (s *story) settled(ctx context.Context, wanted func(*opscenter.ServerInfo) 
 
 // watch waits, by the change feed, until look says that it is done.
 func (s *story) watch(ctx context.Context, look func() (bool, error)) error {
-	revision, err := s.registry.Revision(ctx)
+	revision, err := s.Registry.Revision(ctx)
 	if err != nil {
 		return err
 	}
 	if done, err := look(); err != nil || done {
 		return err
 	}
-	for _, err := range s.registry.Watch(ctx, revision) {
+	for _, err := range s.Registry.Watch(ctx, revision) {
 		if err != nil {
 			return err
 		}
@@ -372,7 +342,7 @@ func (s *story) watch(ctx context.Context, look func() (bool, error)) error {
 }
 
 func (s *story) rows(ctx context.Context) (rows []row, err error) {
-	for info, err := range s.registry.Servers(ctx, opscenter.ServerFilter{}) {
+	for info, err := range s.Registry.Servers(ctx, opscenter.ServerFilter{}) {
 		if err != nil {
 			return nil, err
 		}
@@ -386,17 +356,17 @@ func (s *story) rows(ctx context.Context) (rows []row, err error) {
 // follow does with a server what is recommended, until nothing is.
 func (s *story) follow(ctx context.Context, name string) (steps []step, err error) {
 	for {
-		recommended, err := s.planner.Recommend(ctx, name)
+		recommended, err := s.Planner.Recommend(ctx, name)
 		if err != nil || recommended.Action == lifecycle.ActionNone {
 			return steps, err
 		}
 		begun := time.Now()
-		if err := s.planner.Act(ctx, name, recommended.Action); err != nil {
+		if err := s.Planner.Act(ctx, name, recommended.Action); err != nil {
 			return steps, err
 		}
 		// Busy until a poll has seen it done.
 		err = s.watch(ctx, func() (bool, error) {
-			info, err := s.registry.Server(ctx, name)
+			info, err := s.Registry.Server(ctx, name)
 			return err == nil && info.State.Status == lifecycle.StatusReady && info.State.Operation == nil, err
 		})
 		if err != nil {
