@@ -10,7 +10,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -25,12 +24,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/controlplane"
 	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
+	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/opscenter/terminal"
-	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 	"github.com/opscenter-go/sdk/storage/memstore"
@@ -70,9 +70,6 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	var store storage.Store = memstore.New()
 	identity, err := devcert.New("client")
 	if c.data != "" {
-		if err := os.MkdirAll(c.data, 0o700); err != nil {
-			return err
-		}
 		if identity, err = devcert.Load(c.data, "client"); err != nil {
 			return err
 		}
@@ -84,26 +81,25 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+	// It reads, and changes no settings of servers.
+	cp, err := controlplane.New(store, identity, controlplane.Options{Systems: system.Options{LeaveUpdates: true}})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, registry.Close()) }()
-	client := incusos.New(incusos.Options{Certificate: &identity})
-	defer client.Close()
-	stop, err := populate(ctx, c, registry, client, &identity, out)
+	defer cp.Close()
+	stop, err := populate(ctx, c, cp, out)
 	defer stop()
 	if err != nil {
 		return err
 	}
-	return follow(ctx, c, registry, client, out)
+	return follow(ctx, c, cp, out)
 }
 
 // populate adopts what the flags name, or simulated servers, if the registry is empty.
-func populate(ctx context.Context, c config, registry *opscenter.Registry, client *incusos.Client, identity *tls.Certificate, out io.Writer) (stop func(), err error) {
+func populate(ctx context.Context, c config, cp *controlplane.ControlPlane, out io.Writer) (stop func(), err error) {
 	stop = func() {}
 	if c.token != "" {
-		names, err := client.Adopt(ctx, registry, c.url, c.token, incusos.AdoptOptions{})
+		names, err := cp.Client.Adopt(ctx, cp.Registry, c.url, c.token, incusos.AdoptOptions{})
 		if err == nil {
 			fmt.Fprintf(out, "Adopted %s.\n", strings.Join(names, ", "))
 		}
@@ -112,7 +108,7 @@ func populate(ctx context.Context, c config, registry *opscenter.Registry, clien
 	if c.url != "" {
 		return stop, errors.New("-url wants a -token")
 	}
-	page, err := registry.ListServers(ctx, opscenter.ServerFilter{}, opscenter.Page{Limit: 1})
+	page, err := cp.Registry.ListServers(ctx, opscenter.ServerFilter{}, opscenter.Page{Limit: 1})
 	if err != nil || len(page.Servers) > 0 {
 		return stop, err
 	}
@@ -139,7 +135,7 @@ func populate(ctx context.Context, c config, registry *opscenter.Registry, clien
 	for i, s := range []*incusostest.Server{servers[0], servers[2]} {
 		s.Furnish(30)
 		name := []string{"cluster", ""}[i]
-		names, err := client.Adopt(ctx, registry, "", s.TrustToken("opscenter"), incusos.AdoptOptions{Name: name})
+		names, err := cp.Client.Adopt(ctx, cp.Registry, "", s.TrustToken("opscenter"), incusos.AdoptOptions{Name: name})
 		if err != nil {
 			return stop, err
 		}
@@ -161,51 +157,42 @@ func populate(ctx context.Context, c config, registry *opscenter.Registry, clien
 }
 
 // follow keeps the inventory, prints the tree when it is there, and what changes from then on.
-func follow(ctx context.Context, c config, registry *opscenter.Registry, client *incusos.Client, out io.Writer) error {
-	objects, err := inventory.New(registry, client, inventory.Options{})
-	if err != nil {
-		return err
-	}
+func follow(ctx context.Context, c config, cp *controlplane.ControlPlane, out io.Writer) error {
 	// A wrong filter is found before anything is waited for.
-	if _, err := objects.List(ctx, inventory.Query{Filter: c.filter, Limit: 1}); err != nil {
-		return err
-	}
-	polls, err := poller.New(registry, client, poller.Options{})
-	if err != nil {
+	if _, err := cp.Inventory.List(ctx, inventory.Query{Filter: c.filter, Limit: 1}); err != nil {
 		return err
 	}
 	group, running := errgroup.WithContext(ctx)
-	group.Go(func() error { return ignoreStop(polls.Run(running)) })
-	group.Go(func() error { return ignoreStop(objects.Run(running)) })
+	running, stop := context.WithCancel(running)
+	group.Go(func() error { return cp.Run(running) })
 	group.Go(func() error {
-		if err := settled(running, c.wait, registry, objects); err != nil {
-			return ignoreStop(err)
-		}
-		last, err := objects.LastChange(running)
-		if err == nil {
-			err = tree(running, c, objects, out)
-		}
-		if err != nil || c.once {
-			return errors.Join(err, errDone)
-		}
-		fmt.Fprintln(out, "\nFollowing changes; ctrl-c ends.")
-		for change, err := range objects.WatchChanges(running, last) {
-			if err != nil {
-				return ignoreStop(err)
-			}
-			show(out, &change)
-		}
-		return nil
+		defer stop()
+		return ignoreStop(look(running, c, cp, out))
 	})
-	if err := group.Wait(); !errors.Is(err, errDone) {
+	return group.Wait()
+}
+
+// look prints the tree when it is there, and then what changes, until ctx ends.
+func look(ctx context.Context, c config, cp *controlplane.ControlPlane, out io.Writer) error {
+	if err := settled(ctx, c.wait, cp); err != nil {
 		return err
-	} else if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) > 1 {
+	}
+	last, err := cp.Inventory.LastChange(ctx)
+	if err == nil {
+		err = tree(ctx, c, cp.Inventory, out)
+	}
+	if err != nil || c.once {
 		return err
+	}
+	fmt.Fprintln(out, "\nFollowing changes; ctrl-c ends.")
+	for change, err := range cp.Inventory.WatchChanges(ctx, last) {
+		if err != nil {
+			return err
+		}
+		show(out, &change)
 	}
 	return nil
 }
-
-var errDone = errors.New("done")
 
 func ignoreStop(err error) error {
 	if errors.Is(err, context.Canceled) {
@@ -215,14 +202,14 @@ func ignoreStop(err error) error {
 }
 
 // settled waits until the inventory of all servers is current.
-func settled(ctx context.Context, limit time.Duration, registry *opscenter.Registry, objects *inventory.Manager) error {
+func settled(ctx context.Context, limit time.Duration, cp *controlplane.ControlPlane) error {
 	deadline := time.Now().Add(limit)
 	for {
-		page, err := registry.ListServers(ctx, opscenter.ServerFilter{Expression: `server_status == "pending"`}, opscenter.Page{Limit: 1})
+		page, err := cp.Registry.ListServers(ctx, opscenter.ServerFilter{Expression: `server_status == "pending"`}, opscenter.Page{Limit: 1})
 		if err != nil {
 			return err
 		}
-		status, err := objects.Status(ctx)
+		status, err := cp.Inventory.Status(ctx)
 		if err != nil {
 			return err
 		}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/opscenter-go/sdk/internal/incustest"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 )
 
@@ -61,14 +60,6 @@ func TestFollow(t *testing.T) {
 	until(t, &out, "real created: instance fresh in project default (event) by tls/operator")
 	cancel()
 	require.NoError(t, <-ended)
-}
-
-func TestRealExample(t *testing.T) {
-	daemon := incustest.Start(t)
-	var out buffer
-	require.NoError(t, run(t.Context(), []string{"-once", "-url", daemon.URL, "-token", daemon.TrustToken()}, &out))
-	require.Contains(t, out.String(), "  projects\n    default\n")
-	require.Contains(t, out.String(), "no network_address_sets: the daemon has no API extension")
 }
 
 func until(t *testing.T, out *buffer, text string) {

@@ -27,15 +27,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/controlplane"
 	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
-	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/terminal"
 	"github.com/opscenter-go/sdk/opscenter/updates"
-	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 )
 
@@ -92,15 +91,10 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	return operate(ctx, c, out)
 }
 
-// plane is the control plane.
+// plane is the control plane, beside the publisher of its updates.
 type plane struct {
-	registry *opscenter.Registry
-	planner  *opscenter.UpdatePlanner
-	polls    *poller.Poller
-	rollouts *rollout.Manager
-
+	*controlplane.ControlPlane
 	publisher *incusostest.Publisher
-	feed      *updates.Manager
 	url       string // of the endpoint for servers
 }
 
@@ -125,22 +119,24 @@ func operate(ctx context.Context, c config, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	registry, err := opscenter.NewRegistry(store, opscenter.Options{RebootTimeout: rebootTimeout})
+	p := &plane{}
+	if p.publisher, err = incusostest.NewPublisher(); err == nil {
+		err = p.publisher.Start()
+	}
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, registry.Close()) }()
-	client := incusos.New(incusos.Options{Certificate: &identity})
-	defer client.Close()
-	p := &plane{registry: registry, planner: opscenter.NewUpdatePlanner(registry, client)}
-	if p.polls, err = poller.New(registry, client, poller.Options{}); err != nil {
-		return err
-	}
-	p.rollouts, err = rollout.New(p.planner, rollout.Options{Poller: p.polls, PollInterval: 100 * time.Millisecond, Lease: 2 * time.Second})
+	defer p.publisher.Close()
+	p.ControlPlane, err = controlplane.New(store, identity, controlplane.Options{UpdatesDir: filepath.Join(c.data, "updates"),
+		Updates:  updates.Options{Settings: &updates.Settings{Source: p.publisher.URL()}, Trust: updates.Trust{Root: p.publisher.Root()}},
+		Registry: opscenter.Options{RebootTimeout: rebootTimeout},
+		Rollouts: rollout.Options{PollInterval: 100 * time.Millisecond, Lease: 2 * time.Second},
+		HTTP:     httpapi.Options{FailuresPerMinute: -1}})
 	if err != nil {
 		return err
 	}
-	stop, err := p.serve(ctx, c, identity)
+	defer p.Close()
+	stop, err := p.serve()
 	if err != nil {
 		return err
 	}
@@ -151,47 +147,20 @@ func operate(ctx context.Context, c config, out io.Writer) (err error) {
 	return p.update(ctx, c, out)
 }
 
-// serve starts a publisher of updates, the feed that mirrors it, and the endpoint for servers.
-func (p *plane) serve(ctx context.Context, c config, identity tls.Certificate) (stop func(), err error) {
-	files, err := updates.NewDir(filepath.Join(c.data, "updates"))
-	if err != nil {
-		return nil, err
-	}
-	closers := []func(){func() { files.Close() }}
-	stop = func() {
-		for _, end := range slices.Backward(closers) {
-			end()
-		}
-	}
-	defer func() {
-		if err != nil {
-			stop()
-		}
-	}()
-	if p.publisher, err = incusostest.NewPublisher(); err == nil {
-		err = p.publisher.Start()
-	}
-	if err != nil {
-		return nil, err
-	}
-	closers = append(closers, p.publisher.Close)
-	p.feed, err = updates.New(ctx, p.registry, files, updates.Options{Settings: &updates.Settings{Source: p.publisher.URL()}, Trust: updates.Trust{Root: p.publisher.Root()}})
-	var handler *httpapi.Handler
-	if err == nil {
-		handler, err = httpapi.New(p.registry, httpapi.Options{ClientCertificate: identity.Leaf, FailuresPerMinute: -1, Updates: p.feed})
-	}
-	var listener net.Listener
-	if err == nil {
-		listener, err = net.Listen("tcp", "127.0.0.1:0")
-	}
+// serve starts the endpoint for servers. The control plane runs later: a plan is to be seen before a rollout goes on.
+func (p *plane) serve() (stop func(), err error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	p.url = "https://" + listener.Addr().String()
-	web := httpapi.NewServer(handler, httpapi.TLSConfig(identity), nil)
-	go web.ServeTLS(listener, "", "")
-	closers = append(closers, func() { web.Close() })
-	return stop, nil
+	web := httpapi.NewServer(p.Handler(), p.TLSConfig(), nil)
+	ended := make(chan error, 1)
+	go func() { ended <- web.ServeTLS(listener, "", "") }()
+	return func() {
+		web.Close()
+		<-ended
+	}, nil
 }
 
 // publish publishes a release, and fetches it.
@@ -199,7 +168,7 @@ func (p *plane) publish(ctx context.Context, version string) error {
 	if err := p.publisher.Publish(incusostest.Release{Version: version, Applications: []string{"incus"}}); err != nil {
 		return err
 	}
-	return p.feed.Refresh(ctx, updates.RefreshOptions{})
+	return p.Updates.Refresh(ctx, updates.RefreshOptions{})
 }
 
 // boot boots the servers, as new or as they were.
@@ -235,7 +204,7 @@ func boot(c config) (servers [][]*incusostest.Server, err error) {
 
 // register has the servers install and register themselves, unless they have, and publishes an update for them.
 func (p *plane) register(ctx context.Context, servers [][]*incusostest.Server, identity tls.Certificate) error {
-	token, err := p.registry.CreateToken(ctx, opscenter.TokenSpec{Description: "simulated servers", Uses: int64(len(servers) * len(servers[0]))})
+	token, err := p.Registry.CreateToken(ctx, opscenter.TokenSpec{Description: "simulated servers", Uses: int64(len(servers) * len(servers[0]))})
 	if err != nil {
 		return err
 	}
@@ -251,15 +220,15 @@ func (p *plane) register(ctx context.Context, servers [][]*incusostest.Server, i
 			}
 			names = append(names, s.Name())
 		}
-		_, err := p.registry.CreateCluster(ctx, cluster, opscenter.ClusterSpec{}, names...)
+		_, err := p.Registry.CreateCluster(ctx, cluster, opscenter.ClusterSpec{}, names...)
 		if err != nil && !errors.Is(err, opscenter.ErrClusterTaken) {
 			return err
 		}
-		if err := p.registry.SetClusterCertificate(ctx, cluster, members[0].ClusterCertificate().Leaf); err != nil {
+		if err := p.Registry.SetClusterCertificate(ctx, cluster, members[0].ClusterCertificate().Leaf); err != nil {
 			return err
 		}
 		for _, name := range names {
-			if _, err := p.polls.Poll(ctx, name); err != nil {
+			if _, err := p.Poller.Poll(ctx, name); err != nil {
 				return err
 			}
 		}
@@ -269,7 +238,7 @@ func (p *plane) register(ctx context.Context, servers [][]*incusostest.Server, i
 
 // update shows the plan and carries it out, or goes on with what was begun before.
 func (p *plane) update(ctx context.Context, c config, out io.Writer) error {
-	page, err := p.rollouts.List(ctx, "", 1)
+	page, err := p.Rollouts.List(ctx, "", 1)
 	if err != nil {
 		return err
 	}
@@ -279,12 +248,12 @@ func (p *plane) update(ctx context.Context, c config, out io.Writer) error {
 		fmt.Fprintf(out, "Going on with rollout %s, %d of %d steps are done.\n", r.ID, r.State.StepsDone, r.State.Steps)
 		if r.State.Status == rolling.StatusPaused && !c.plan {
 			fmt.Fprintf(out, "It was paused: %s\n", r.State.Reason)
-			if err := p.rollouts.Resume(ctx, r.ID); err != nil {
+			if err := p.Rollouts.Resume(ctx, r.ID); err != nil {
 				return err
 			}
 		}
 	} else {
-		plan, err := p.planner.Plan(ctx, rolling.Selector{All: true}, rolling.Policy{Parallel: c.clusters, RebootTimeout: rebootTimeout,
+		plan, err := p.Planner.Plan(ctx, rolling.Selector{All: true}, rolling.Policy{Parallel: c.clusters, RebootTimeout: rebootTimeout,
 			StepTimeout: 5 * time.Second, Retries: 1, Backoff: 200 * time.Millisecond, GateTimeout: time.Minute})
 		if err != nil {
 			return err
@@ -292,7 +261,7 @@ func (p *plane) update(ctx context.Context, c config, out io.Writer) error {
 		if err := plan.Write(out); err != nil || c.plan {
 			return err
 		}
-		if r, err = p.rollouts.StartPlan(ctx, plan); err != nil {
+		if r, err = p.Rollouts.StartPlan(ctx, plan); err != nil {
 			return err
 		}
 	}
@@ -307,13 +276,12 @@ func (p *plane) carryOut(ctx context.Context, id string, out io.Writer) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	group, running := errgroup.WithContext(ctx)
-	group.Go(func() error { return ignoreStop(p.polls.Run(running)) })
-	group.Go(func() error { return ignoreStop(p.rollouts.Run(running)) })
+	group.Go(func() error { return p.Run(running) })
 	end := errors.New("the rollout has ended")
 	var last *rollout.Rollout
 	group.Go(func() error {
 		shown := map[string]string{}
-		for _, err := range p.rollouts.Watch(running, 0) {
+		for _, err := range p.Rollouts.Watch(running, 0) {
 			if err != nil {
 				return ignoreStop(err)
 			}
@@ -346,11 +314,11 @@ func ignoreStop(err error) error {
 
 // show prints a line for each cluster whose state has changed.
 func (p *plane) show(ctx context.Context, id string, out io.Writer, shown map[string]string) (*rollout.Rollout, error) {
-	r, err := p.rollouts.Get(ctx, id)
+	r, err := p.Rollouts.Get(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	units, err := p.rollouts.Units(ctx, id, 0, opscenter.MaxPageSize)
+	units, err := p.Rollouts.Units(ctx, id, 0, opscenter.MaxPageSize)
 	if err != nil {
 		return nil, err
 	}
