@@ -208,7 +208,7 @@ func (c *ControlPlane) openUpdates() error {
 	}
 	feed, err := updates.New(context.Background(), c.Registry, files, c.options.Updates)
 	if err != nil {
-		return fmt.Errorf("Updates: %w", err)
+		return fmt.Errorf("update feed: %w", err)
 	}
 	c.Updates = feed
 	return nil
@@ -234,7 +234,7 @@ func (c *ControlPlane) openImages() error {
 	c.closeLater("images", bases.Close)
 	o.Images.Audit = c.Audit
 	if c.Images, err = image.New(c.Registry, c.Updates, bases, o.Images); err != nil {
-		return fmt.Errorf("Images: %w", err)
+		return fmt.Errorf("images: %w", err)
 	}
 	return nil
 }

@@ -180,6 +180,7 @@ func TestRunsOnce(t *testing.T) {
 	require.ErrorIs(t, p.Serve(t.Context(), listener), controlplane.ErrRunning)
 	_, err = listener.Accept()
 	require.ErrorIs(t, err, net.ErrClosed)
+	require.ErrorIs(t, p.ListenAndServe(t.Context(), p.listener.Addr().String()), controlplane.ErrRunning)
 	p.until("server01", ready) // the first is not disturbed
 	require.NoError(t, p.Close())
 	require.NoError(t, <-p.ended, "Close ends it")

@@ -4,14 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log"
-	"net"
+	"os"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/controlplane"
 	"github.com/opscenter-go/sdk/opscenter/devcert"
-	"github.com/opscenter-go/sdk/opscenter/incusostest"
-	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -33,62 +31,20 @@ func serve(ctx context.Context, address string) error {
 	return cp.ListenAndServe(ctx, address) // until ctx ends
 }
 
-// Example is a whole control plane: servers register with the token, and are polled.
+// Example is a whole control plane: servers register with the token, and are polled. It stops soon after it has logged the token,
+// where a program stops at a signal (signal.NotifyContext).
 func Example() {
-	ctx, stop := context.WithTimeout(context.Background(), 200*time.Millisecond)
-	defer stop()
+	ctx, stop := context.WithCancel(context.Background())
+	log.SetOutput(logged(func() { time.AfterFunc(50*time.Millisecond, stop) }))
+	defer log.SetOutput(os.Stderr)
 	fmt.Println(serve(ctx, "localhost:0"))
 	// Output: <nil>
 }
 
-// A simulated server registers with the control plane, which polls it.
-func ExampleControlPlane_Serve() {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		log.Fatal(err)
-	}
-	certificate, err := devcert.New("control plane", "127.0.0.1")
-	if err != nil {
-		log.Fatal(err)
-	}
-	cp, err := controlplane.New(memstore.New(), certificate, controlplane.Options{URL: "https://" + listener.Addr().String()})
-	if err != nil {
-		log.Fatal(err)
-	}
-	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
-	defer stop()
-	ended := make(chan error, 1)
-	go func() { ended <- cp.Serve(ctx, listener) }()
+// logged is called for each line of the log.
+type logged func()
 
-	token, err := cp.Registry.CreateToken(ctx, opscenter.TokenSpec{Uses: 1})
-	if err != nil {
-		log.Fatal(err)
-	}
-	server, err := incusostest.New(incusostest.Options{Name: "server01"})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer server.Close()
-	provider := incusostest.Provider{ServerURL: "https://" + listener.Addr().String(), Token: token.UUID, Certificate: certificate.Leaf}
-	if err := server.Register(ctx, provider); err != nil {
-		log.Fatal(err)
-	}
-	for _, err := range cp.Registry.Watch(ctx, 0) {
-		if err != nil {
-			log.Fatal(err)
-		}
-		info, err := cp.Registry.Server(ctx, "server01")
-		if err != nil {
-			log.Fatal(err)
-		}
-		if info.State.Status == lifecycle.StatusReady {
-			fmt.Println(info.Name, "is", info.State.Status, "on", info.State.Versions.OS.Version)
-			break
-		}
-	}
-	stop()
-	fmt.Println("stopped:", <-ended)
-	// Output:
-	// server01 is ready on 202610010000
-	// stopped: <nil>
+func (l logged) Write(line []byte) (int, error) {
+	l()
+	return os.Stderr.Write(line)
 }

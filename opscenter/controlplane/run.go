@@ -36,16 +36,12 @@ func (c *ControlPlane) Run(ctx context.Context) error { return c.run(ctx, nil) }
 // Serve runs as Run does, and serves HTTPS on the listener with Handler and TLSConfig. It closes the listener.
 func (c *ControlPlane) Serve(ctx context.Context, listener net.Listener) error {
 	defer listener.Close()
-	return c.run(ctx, listener)
+	return c.run(ctx, func() (net.Listener, error) { return listener, nil })
 }
 
-// ListenAndServe listens on a TCP address, as ":7443", and serves there as Serve does. If it can't listen it closes the ControlPlane.
+// ListenAndServe listens on a TCP address, as ":7443", and serves there as Serve does. Where it can't listen, that is a run that has failed.
 func (c *ControlPlane) ListenAndServe(ctx context.Context, address string) error {
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return errors.Join(err, c.Close())
-	}
-	return c.Serve(ctx, listener)
+	return c.run(ctx, func() (net.Listener, error) { return net.Listen("tcp", address) })
 }
 
 // Close ends a run and waits for its end. Without a run it closes what New has opened, and flushes the Registry into the store. Later calls
@@ -77,13 +73,20 @@ func (c *ControlPlane) begin(ctx context.Context) (context.Context, error) {
 	return ctx, nil
 }
 
-func (c *ControlPlane) run(ctx context.Context, listener net.Listener) error {
+// run runs the parts, and serves HTTPS where listen listens; nil: nowhere.
+func (c *ControlPlane) run(ctx context.Context, listen func() (net.Listener, error)) error {
 	ctx, err := c.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer close(c.ended)
 	defer c.stop()
+	var listener net.Listener
+	if listen != nil {
+		if listener, err = listen(); err != nil {
+			return errors.Join(err, c.release())
+		}
+	}
 	return errors.Join(together(ctx, c.options.StopTimeout, c.parts(listener)...), c.release())
 }
 
