@@ -1,11 +1,13 @@
-// Package audit keeps a log of who changed what, when, and how that ended.
+// Package audit keeps a log of changes: the principal that asked for each change, its time, and its outcome.
+//
+// The main type is [Log]. New attaches it to the store of a registry. A Log starts no goroutine, so it needs no stop.
 //
 //	log, err := audit.New(registry, audit.Options{})
 //	err = log.Do(ctx, audit.Entry{Action: "network.apply", Server: "server01"}, func(ctx context.Context) error { … })
 //
-// Who asks is the principal of the context, see opscenter.By. An entry is stored before
-// anything is done, and its outcome after: what the control plane did not live to see ended
-// has outcome unknown.
+// The principal is that of the context, see opscenter.By. Do stores an entry before the change starts,
+// and its outcome after the change ends. Entries persist in the store, up to Options.MaxEntries. New gives
+// outcome [Unknown] to the entries that an earlier process left under way.
 package audit
 
 import (
@@ -29,51 +31,59 @@ import (
 type Outcome string
 
 const (
-	// UnderWay: it has not ended.
+	// UnderWay: the change has not ended.
 	UnderWay Outcome = "under way"
-	Done     Outcome = "done"
-	Failed   Outcome = "failed"
-	// Unknown: whether it was carried out is not known.
+	// Done: the change was carried out.
+	Done Outcome = "done"
+	// Failed: the change was not carried out as a whole. Entry.Error is the reason.
+	Failed Outcome = "failed"
+	// Unknown: the control plane does not know whether the change was carried out.
 	Unknown Outcome = "unknown"
 )
 
-// Outcomes lists all outcomes.
+// Outcomes lists all outcomes. Read it, never modify it.
 var Outcomes = []Outcome{UnderWay, Done, Failed, Unknown}
 
-// Entry is a change that somebody asked for. There are no secrets in it.
+// Entry is one change. Its texts are stored as the caller gives them, up to MaxText bytes each.
+// The caller must leave out secrets.
 type Entry struct {
 	// Sequence numbers grow, with gaps, for the life of the store, which gives them.
 	Sequence uint64 `json:"sequence"`
-	ID       string `json:"uuid"`
-	// By is the principal, from the authorizer; empty: the embedding program itself.
+	// ID is a UUID, version 7.
+	ID string `json:"uuid"`
+	// By is the principal that asked for the change, see opscenter.Principal. Empty: the embedding program itself.
 	By string `json:"by"`
-	// Action is what was asked for, Server, Cluster and Object to what, as far as it is about one.
+	// Action names the kind of change, such as "network.apply". Server, Cluster and Object name its subject.
+	// They are empty for a change without such a subject.
 	Action  string `json:"action"`
 	Server  string `json:"server,omitempty"`
 	Cluster string `json:"cluster,omitempty"`
 	Object  string `json:"object,omitempty"`
-	// Detail says more, for people.
-	Detail  string    `json:"detail,omitempty"`
+	// Detail is a text for people.
+	Detail string `json:"detail,omitempty"`
+	// At is the time, in UTC, at which the entry was stored.
 	At      time.Time `json:"at"`
 	Outcome Outcome   `json:"outcome"`
-	// Error is why it failed, or why nobody knows.
-	Error   string    `json:"error,omitempty"`
+	// Error is the reason for outcome Failed or Unknown. It is empty for the other outcomes.
+	Error string `json:"error,omitempty"`
+	// EndedAt is the time, in UTC, at which the outcome was stored. Zero: the change is under way.
 	EndedAt time.Time `json:"ended_at,omitzero"`
 }
 
 // Limits.
 const (
+	// DefaultMaxEntries is the default of Options.MaxEntries.
 	DefaultMaxEntries = 10_000
-	// MaxText bounds each text of an entry, in bytes; longer ones are cut.
+	// MaxText bounds each text of an entry, in bytes. A longer text is cut to that length, and "…" is appended.
 	MaxText = 2000
-	// MaxPage bounds what one call of List returns, DefaultPage is how much it does.
+	// MaxPage bounds the entries that one call of List returns. DefaultPage is the default of Query.Limit.
 	MaxPage     = 1000
 	DefaultPage = 100
 )
 
 // Options of New.
 type Options struct {
-	// MaxEntries is how many are kept, the newest. Default 10,000.
+	// MaxEntries bounds the stored entries: the newest are kept. Default 10,000. A negative value is invalid.
 	MaxEntries int
 }
 
@@ -91,14 +101,16 @@ var (
 // retired is where earlier releases counted entries.
 var retired = boundedlog.NewRetired("audit", "audit_counters")
 
-// Log is the log. All methods may be called concurrently.
+// Log is the audit log of a registry. All methods may be called concurrently.
+// Do, Note, End and EndIn of a nil Log store nothing.
 type Log struct {
 	registry *opscenter.Registry
 	options  Options
 	due      *boundedlog.Due
 }
 
-// New returns the log of a registry's store. What an earlier process left under way has outcome unknown from now on.
+// New returns the log of a registry's store. It gives outcome Unknown to all entries that are under way,
+// so one process at a time may use the log of a store. It also deletes the entries beyond options.MaxEntries.
 // Errors: opscenter.ErrInvalidOptions, and those of the store.
 func New(registry *opscenter.Registry, options Options) (*Log, error) {
 	if err := defaults.Fill(opscenter.ErrInvalidOptions, defaults.Of("MaxEntries", &options.MaxEntries, DefaultMaxEntries)); err != nil {
@@ -112,10 +124,11 @@ func New(registry *opscenter.Registry, options Options) (*Log, error) {
 	return l, errors.Join(retired.Clear(ctx, registry.Store()), l.leftovers(ctx), l.trim(ctx))
 }
 
-// step is how many entries one transaction changes.
-const step = 200
+// entriesPerTransaction bounds the entries that one transaction changes.
+const entriesPerTransaction = 200
 
-func (l *Log) leftovers(ctx context.Context) error {
+// endUnfinished gives outcome Unknown to the entries that are under way.
+func (l *Log) endUnfinished(ctx context.Context) error {
 	for {
 		n := 0
 		err := l.registry.Write(ctx, func(tx *opscenter.Tx) error {
@@ -125,13 +138,13 @@ func (l *Log) leftovers(ctx context.Context) error {
 				if err != nil {
 					return err
 				}
-				if list = append(list, e); len(list) == step {
+				if list = append(list, e); len(list) == entriesPerTransaction {
 					break
 				}
 			}
 			for _, e := range list {
 				changed := *e
-				changed.Outcome, changed.Error, changed.EndedAt = Unknown, "the control plane ended before it did", now()
+				changed.Outcome, changed.Error, changed.EndedAt = Unknown, "the control plane stopped before the change ended", now()
 				if err := entries.Put(tx, &changed); err != nil {
 					return err
 				}
@@ -139,7 +152,7 @@ func (l *Log) leftovers(ctx context.Context) error {
 			n = len(list)
 			return nil
 		})
-		if err != nil || n < step {
+		if err != nil || n < entriesPerTransaction {
 			return err
 		}
 	}
@@ -204,11 +217,12 @@ type entryKey struct{}
 
 // running is an entry whose change is being carried out.
 type running struct {
-	id    string
-	later atomic.Bool
+	id string
+	// endsLater: the change goes on after Do returns.
+	endsLater atomic.Bool
 }
 
-// ID returns the entry that what is done in a context belongs to; empty: none.
+// ID returns the ID of the entry to which changes in this context belong. Empty: there is none.
 func ID(ctx context.Context) string {
 	if r, ok := ctx.Value(entryKey{}).(*running); ok {
 		return r.id
@@ -216,16 +230,17 @@ func ID(ctx context.Context) string {
 	return ""
 }
 
-// Later tells the Do around that what it logs has only begun when it returns without an error:
-// somebody else calls End.
+// Later marks a change that goes on after the function of Do has returned. If that function returns nil,
+// Do leaves the entry under way, and the caller must call End when the change ends. ctx is the
+// context that Do passed to the function; Later does nothing in any other context.
 func Later(ctx context.Context) {
 	if r, ok := ctx.Value(entryKey{}).(*running); ok {
-		r.later.Store(true)
+		r.endsLater.Store(true)
 	}
 }
 
-// With returns a context in which what is done belongs to an entry, as it was taken up after a
-// restart, say.
+// With returns a context in which changes belong to the entry with that ID. A caller that resumes a change
+// after a restart uses it. An empty ID returns ctx as it is.
 func With(ctx context.Context, id string) context.Context {
 	if id == "" {
 		return ctx
@@ -233,22 +248,27 @@ func With(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, entryKey{}, &running{id: id})
 }
 
-// endTimeout bounds the wait for the store to take an outcome.
+// endTimeout bounds the time that storing an outcome may take.
 const endTimeout = 10 * time.Second
 
-// Do logs what do does: that it was asked for, before, and how it ended, after. What it calls
-// belongs to the same entry: a Do within another adds what it says in its Detail to that one,
-// and where that one has no Server, Cluster or Object its own. An entry that can't be stored
-// is an error, and nothing is done then. A nil Log does without.
-func (l *Log) Do(ctx context.Context, e Entry, do func(context.Context) error) (err error) {
+// Do records an entry, runs fn, and records its outcome. The caller sets Action, Server, Cluster, Object and Detail
+// of the entry; Do sets the other fields. The outcome follows from fn's error as End describes; a panic of
+// fn is outcome Unknown.
+//
+// fn's context carries the entry. A Do within fn adds to that entry and stores none of its own:
+// it appends its Detail, and fills in Server, Cluster and Object where they are empty.
+//
+// Do returns fn's error. If the entry can't be stored, Do returns the store's error, and fn does not run.
+// If the outcome can't be stored and fn succeeded, Do returns the store's error. On a nil Log, Do only runs fn.
+func (l *Log) Do(ctx context.Context, e Entry, fn func(context.Context) error) (err error) {
 	if l == nil {
-		return do(ctx)
+		return fn(ctx)
 	}
 	if id := ID(ctx); id != "" {
 		if err := l.edit(ctx, id, func(known *Entry) { known.merge(e) }); err != nil {
 			return err
 		}
-		return do(ctx)
+		return fn(ctx)
 	}
 	added, err := l.add(ctx, e)
 	if err != nil {
@@ -256,8 +276,8 @@ func (l *Log) Do(ctx context.Context, e Entry, do func(context.Context) error) (
 	}
 	failure := errAbandoned
 	current := &running{id: added.ID}
-	defer func() { // also if it panics
-		if failure == nil && current.later.Load() {
+	defer func() { // also if fn panics
+		if failure == nil && current.endsLater.Load() {
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
@@ -266,12 +286,14 @@ func (l *Log) Do(ctx context.Context, e Entry, do func(context.Context) error) (
 			err = ended
 		}
 	}()
-	failure = do(context.WithValue(ctx, entryKey{}, current))
+	failure = fn(context.WithValue(ctx, entryKey{}, current))
 	return failure
 }
 
-var errAbandoned = fmt.Errorf("it was abandoned: %w", opscenter.ErrOutcomeUnknown)
+// errAbandoned is the outcome of a change that panicked.
+var errAbandoned = fmt.Errorf("the change was abandoned: %w", opscenter.ErrOutcomeUnknown)
 
+// merge fills in the empty subjects of e from other, and appends its detail.
 func (e *Entry) merge(other Entry) {
 	for _, pair := range []struct {
 		into *string
@@ -289,8 +311,7 @@ func (e *Entry) merge(other Entry) {
 	}
 }
 
-// Note adds to the detail of the entry that what is done in ctx belongs to; without one it
-// does nothing.
+// Note appends to the detail of the entry that ctx carries, see ID. Without such an entry it does nothing.
 func (l *Log) Note(ctx context.Context, detail string) error {
 	id := ID(ctx)
 	if l == nil || id == "" {
@@ -299,10 +320,11 @@ func (l *Log) Note(ctx context.Context, detail string) error {
 	return l.edit(ctx, id, func(e *Entry) { e.merge(Entry{Detail: detail}) })
 }
 
-// End notes how the change of an entry ended, once more if somebody knows better by then: one
-// that has ended as unknown may still be done. An entry that is dropped, or has an outcome
-// that is known, stays as it is. An opscenter.ErrOutcomeUnknown, or the end of a context, is
-// outcome unknown.
+// End records the outcome of an entry's change: Done if failure is nil, else Failed with its text. If failure is
+// opscenter.ErrOutcomeUnknown, or the error of a context that ended, the outcome is Unknown.
+//
+// A later call replaces outcome Unknown. Outcomes Done and Failed stay. An ID that is empty or
+// no longer in the log is no error.
 func (l *Log) End(ctx context.Context, id string, failure error) error {
 	if l == nil || id == "" {
 		return nil
@@ -310,7 +332,7 @@ func (l *Log) End(ctx context.Context, id string, failure error) error {
 	return l.edit(ctx, id, func(e *Entry) { e.end(failure) })
 }
 
-// EndIn is End in a transaction of the caller's: the outcome is stored with what it is about.
+// EndIn is End in the caller's transaction, which stores the outcome together with the change itself.
 func (l *Log) EndIn(tx storage.WriteTx, id string, failure error) error {
 	if l == nil || id == "" {
 		return nil

@@ -42,7 +42,7 @@ func list(t *testing.T, l *audit.Log, q audit.Query) []audit.Entry {
 	return page.Entries
 }
 
-var errWrong = errors.New("something went wrong")
+var errWrong = errors.New("the change failed")
 
 func TestOutcomes(t *testing.T) {
 	l := open(t, memory(), audit.Options{})
@@ -53,7 +53,7 @@ func TestOutcomes(t *testing.T) {
 	}{{nil, audit.Done}, {errWrong, audit.Failed}, {fmt.Errorf("x: %w", opscenter.ErrOutcomeUnknown), audit.Unknown}, {context.Canceled, audit.Unknown}, {fmt.Errorf("x: %w", context.DeadlineExceeded), audit.Unknown}} {
 		err := l.Do(ctx, audit.Entry{Action: "a", Server: "s"}, func(ctx context.Context) error {
 			require.NotEmpty(t, audit.ID(ctx))
-			require.Equal(t, audit.UnderWay, list(t, l, audit.Query{Limit: 1})[0].Outcome, "it is there before anything is done")
+			require.Equal(t, audit.UnderWay, list(t, l, audit.Query{Limit: 1})[0].Outcome, "the entry is stored before the change starts")
 			return c.fails
 		})
 		require.Equal(t, c.fails, err)
@@ -72,14 +72,15 @@ func TestOutcomes(t *testing.T) {
 	require.Equal(t, audit.Unknown, list(t, l, audit.Query{Action: "p"})[0].Outcome)
 	_, err := l.Get(t.Context(), "none")
 	require.ErrorIs(t, err, opscenter.ErrNotFound)
-	// Without a log everything is done all the same.
+	// A nil log runs the function all the same.
 	var none *audit.Log
 	require.Equal(t, errWrong, none.Do(ctx, audit.Entry{}, func(context.Context) error { return errWrong }))
 	require.NoError(t, none.Note(ctx, "x"))
 	require.NoError(t, none.End(ctx, "x", nil))
 }
 
-func TestNestedAndLater(t *testing.T) {
+// TestNestedDo: a Do within a Do adds to the outer entry, and End replaces only an unknown outcome.
+func TestNestedDo(t *testing.T) {
 	l := open(t, memory(), audit.Options{})
 	var id string
 	require.NoError(t, l.Do(t.Context(), audit.Entry{Action: "outer", Detail: "one"}, func(ctx context.Context) error {
@@ -98,32 +99,32 @@ func TestNestedAndLater(t *testing.T) {
 	require.Equal(t, "one; two; three", e[0].Detail)
 	require.Equal(t, audit.UnderWay, e[0].Outcome)
 	require.NoError(t, l.End(t.Context(), id, opscenter.ErrOutcomeUnknown))
-	require.NoError(t, l.End(t.Context(), id, nil), "whoever knows better may say so")
+	require.NoError(t, l.End(t.Context(), id, nil), "a known outcome replaces an unknown one")
 	require.NoError(t, l.End(t.Context(), id, errWrong))
-	require.Equal(t, audit.Done, list(t, l, audit.Query{})[0].Outcome, "and what is known stays")
+	require.Equal(t, audit.Done, list(t, l, audit.Query{})[0].Outcome, "a known outcome stays")
 	require.NoError(t, l.End(t.Context(), "gone", nil))
 }
 
-// TestNotLoggedNotDone: what can't be logged is not done.
-func TestNotLoggedNotDone(t *testing.T) {
+// TestDoWithoutStore: Do does not run a change whose entry can't be stored.
+func TestDoWithoutStore(t *testing.T) {
 	store := memory()
 	l := open(t, store, audit.Options{})
 	require.NoError(t, store.Close())
 	err := l.Do(t.Context(), audit.Entry{Action: "a"}, func(context.Context) error {
-		t.Error("it was done")
+		t.Error("the change ran")
 		return nil
 	})
 	require.ErrorIs(t, err, storage.ErrClosed)
 }
 
-// TestRestart: what an earlier process did not see ended is unknown, until somebody knows.
-func TestRestart(t *testing.T) {
+// TestRestartEndsUnfinished: after a restart, entries under way have outcome Unknown until End is called.
+func TestRestartEndsUnfinished(t *testing.T) {
 	dir := t.TempDir()
 	store, err := badgerstore.Open(dir, badgerstore.Options{MinFree: 1})
 	require.NoError(t, err)
 	l := open(t, store, audit.Options{})
 	var ids []string
-	for range 450 { // more than one transaction takes
+	for range 450 { // needs several transactions
 		require.NoError(t, l.Do(t.Context(), audit.Entry{Action: "a"}, func(ctx context.Context) error {
 			ids = append(ids, audit.ID(ctx))
 			audit.Later(ctx)
@@ -142,6 +143,7 @@ func TestRestart(t *testing.T) {
 	require.Equal(t, audit.Done, e.Outcome)
 }
 
+// TestBounds: the log drops the oldest entries, and cuts long texts.
 func TestBounds(t *testing.T) {
 	store := memory()
 	l := open(t, store, audit.Options{MaxEntries: 5})
@@ -153,7 +155,7 @@ func TestBounds(t *testing.T) {
 	require.Equal(t, "7", entries[0].Action)
 	require.LessOrEqual(t, len(entries[0].Detail), audit.MaxText+len("…"))
 	l = open(t, store, audit.Options{MaxEntries: 2})
-	require.Len(t, list(t, l, audit.Query{}), 2, "a lower limit holds for what is there")
+	require.Len(t, list(t, l, audit.Query{}), 2, "New applies a lower limit to stored entries")
 	_, err := audit.New(nil, audit.Options{MaxEntries: -1})
 	require.ErrorIs(t, err, opscenter.ErrInvalidOptions)
 }
@@ -195,7 +197,7 @@ func TestQueries(t *testing.T) {
 	}
 }
 
-// TestWatch: each entry comes, and comes again with its outcome; whoever is late misses none.
+// TestWatch: Watch yields each entry, and yields it again with its outcome.
 func TestWatch(t *testing.T) {
 	l := open(t, memory(), audit.Options{})
 	do := func(action string) {
@@ -238,8 +240,8 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// TestWatchResumes: whoever has seen entries under way, and goes on after the last of them, is told how they
-// ended, whether that was meanwhile or comes later.
+// TestWatchResumes: a reader that resumes after entries under way gets their outcomes. It gets those that
+// ended before the call, and those that end later.
 func TestWatchResumes(t *testing.T) {
 	l := open(t, memory(), audit.Options{})
 	release := map[string]chan struct{}{"slow": make(chan struct{}), "slower": make(chan struct{})}
@@ -277,7 +279,7 @@ func TestWatchResumes(t *testing.T) {
 	require.Equal(t, []string{"slow done", "slower under way", "slower done"}, got)
 }
 
-// TestWatchLags: a reader that is left behind is told all outcomes still, also of what it knew of before.
+// TestWatchLags: a reader that falls behind still gets all outcomes, also those of earlier entries.
 func TestWatchLags(t *testing.T) {
 	l := open(t, memstore.New(memstore.Options{FeedSize: 100}), audit.Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
@@ -293,7 +295,7 @@ func TestWatchLags(t *testing.T) {
 	for e, err := range l.Watch(ctx, 1) {
 		require.NoError(t, err)
 		outcomes[e.Action] = e.Outcome
-		if !begun { // the reader is slow meanwhile
+		if !begun { // the reader is slow while these entries are stored
 			begun = true
 			require.NoError(t, l.End(ctx, id, nil))
 			for i := range 400 {

@@ -13,15 +13,17 @@ import (
 
 // Query selects entries. The zero value selects all, the newest first.
 type Query struct {
+	// Each of these selects entries with exactly that value; empty: any.
 	By, Action, Server, Cluster string
 	Outcome                     Outcome
-	// Since and Until bound when it was asked for; zero: no bound. Until is exclusive.
+	// Since and Until bound Entry.At; zero: no bound. Since is inclusive, Until is exclusive.
 	Since, Until time.Time
-	// Before selects entries with a smaller sequence number: the Next of the page before.
-	// Oldest turns the order around, and Before into its opposite.
+	// Before selects entries with a smaller sequence number, or with a greater one if Oldest is set. To read
+	// the next page, set it to Page.Next. Zero: from the start.
 	Before uint64
+	// Oldest returns the oldest entries first.
 	Oldest bool
-	// Limit is how many are returned at most. Default 100, at most 1000.
+	// Limit bounds the entries of a page. Default 100, at most 1000.
 	Limit int
 }
 
@@ -33,12 +35,14 @@ func (q *Query) matches(e *Entry) bool {
 
 // Page is a page of entries.
 type Page struct {
+	// Entries is empty if no entry matches.
 	Entries []Entry
-	// Next goes on, as Query.Before; 0: that was all.
+	// Next is the Query.Before of the next page; 0: this page is the last.
 	Next uint64
 }
 
-// List returns entries. Errors: opscenter.ErrInvalidFilter.
+// List returns one page of the entries that match. Errors: opscenter.ErrInvalidFilter for an unknown
+// outcome, and those of the store.
 func (l *Log) List(ctx context.Context, q Query) (out Page, err error) {
 	if q.Outcome != "" && !slices.Contains(Outcomes, q.Outcome) {
 		return out, fmt.Errorf("outcome %.40q is not known: %w", q.Outcome, opscenter.ErrInvalidFilter)
@@ -71,7 +75,7 @@ func (l *Log) List(ctx context.Context, q Query) (out Page, err error) {
 	return out, err
 }
 
-// Get returns an entry, or opscenter.ErrNotFound.
+// Get returns the entry with an ID. Errors: opscenter.ErrNotFound, and those of the store.
 func (l *Log) Get(ctx context.Context, id string) (out *Entry, err error) {
 	err = l.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		known, err := find(s, id)
@@ -87,9 +91,9 @@ func (l *Log) Get(ctx context.Context, id string) (out *Entry, err error) {
 	return out, err
 }
 
-// late returns the entries up to a sequence number, the oldest first, whose outcome was not known yet when that
-// one was made.
-func (l *Log) late(ctx context.Context, after uint64) (out []Entry, err error) {
+// unfinishedAt returns the entries up to sequence number after, the oldest first, that had not ended when that entry
+// was stored.
+func (l *Log) unfinishedAt(ctx context.Context, after uint64) (out []Entry, err error) {
 	if after == 0 {
 		return nil, nil
 	}
@@ -97,7 +101,7 @@ func (l *Log) late(ctx context.Context, after uint64) (out []Entry, err error) {
 		out = nil
 		last, err := entries.Find(s, storage.UintKey(after))
 		if err != nil || last == nil {
-			return err // it was dropped, and those before it as well
+			return err // the log dropped this entry, and all entries before it
 		}
 		for e, err := range entries.Scan(s, storage.Range{}) {
 			if err != nil {
@@ -115,10 +119,14 @@ func (l *Log) late(ctx context.Context, after uint64) (out []Entry, err error) {
 	return out, err
 }
 
-// Watch yields the entries after sequence number after, before them those that were under way at the entry of
-// that number or have ended since, as who has seen it may not know how they ended; then each new one, and each
-// again when its outcome or detail changes. What changed more than once meanwhile is yielded once. It
-// ends with ctx's error.
+// Watch yields entries and their changes, in this order:
+//
+//  1. Entries up to sequence number after that had not ended when that entry was stored. Their outcome may have changed.
+//  2. All entries after sequence number after.
+//  3. Each new entry, and each entry again when its outcome or detail changes.
+//
+// Several changes of one entry may be yielded as one. A reader that falls far behind gets 1 and 2 again.
+// Watch ends when the caller stops reading, or with an error: that of ctx or of the store.
 func (l *Log) Watch(ctx context.Context, after uint64) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		revision, err := l.registry.Revision(ctx)
@@ -126,13 +134,13 @@ func (l *Log) Watch(ctx context.Context, after uint64) iter.Seq2[Entry, error] {
 			yield(Entry{}, err)
 			return
 		}
-		all := func() bool {
-			late, err := l.late(ctx, after)
+		replay := func() bool {
+			unfinished, err := l.unfinishedAt(ctx, after)
 			if err != nil {
 				yield(Entry{}, err)
 				return false
 			}
-			for _, e := range late {
+			for _, e := range unfinished {
 				if !yield(e, nil) {
 					return false
 				}
@@ -153,7 +161,7 @@ func (l *Log) Watch(ctx context.Context, after uint64) iter.Seq2[Entry, error] {
 				}
 			}
 		}
-		if !all() {
+		if !replay() {
 			return
 		}
 		for batch, err := range l.registry.Store().Watch(ctx, revision, entries.Name()) {
@@ -162,7 +170,7 @@ func (l *Log) Watch(ctx context.Context, after uint64) iter.Seq2[Entry, error] {
 				return
 			}
 			if batch.Reset {
-				if !all() {
+				if !replay() {
 					return
 				}
 				continue
