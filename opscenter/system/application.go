@@ -10,17 +10,20 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// ApplicationUpdater is an OS that can make a server update one application. incusos.Client is one; it is optional.
+// ApplicationUpdater is an optional capability of an OS: to make a server update one application.
+// incusos.Client has it.
 type ApplicationUpdater interface {
-	// UpdateApplication returns when the server has accepted that, and opscenter.ErrNotApplicable if its release can't.
+	// UpdateApplication returns when the server has accepted the request. opscenter.ErrNotApplicable: its release can't.
 	UpdateApplication(ctx context.Context, target opscenter.Target, application string) error
 }
 
 // UpdateApplication makes a server look for an update of one of its applications, and apply it. The operating system and
-// the other applications stay as they are, and nothing is rebooted. It returns when the server has accepted that; polls
-// see what comes of it. Errors: opscenter.ErrNotFound; opscenter.ErrNotReady and opscenter.ErrBusy while another operation is
-// under way; opscenter.ErrNotApplicable if the server has no such application, or its release can't; opscenter.ErrRefused;
-// opscenter.ErrOutcomeUnknown.
+// the other applications stay as they are. The server does not reboot. UpdateApplication returns when the server has
+// accepted the request; polls find the result.
+//
+// Errors: opscenter.ErrNotFound; opscenter.ErrNotReady and opscenter.ErrBusy while another operation is under way;
+// opscenter.ErrNotApplicable if the server has no such application, or its release can't; opscenter.ErrNotSetUp if the OS
+// is no ApplicationUpdater; opscenter.ErrRefused; opscenter.ErrOutcomeUnknown.
 func (m *Manager) UpdateApplication(ctx context.Context, server, application string) error {
 	return m.options.Audit.Do(ctx, audit.Entry{Action: "system.update-application", Server: server, Object: application}, func(ctx context.Context) error {
 		updater, ok := m.os.(ApplicationUpdater)

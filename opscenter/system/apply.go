@@ -16,21 +16,21 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
 
-// Network is a server's network as it is now.
+// Network is a server's network at the time of the call.
 type Network struct {
-	// Config and State are as the server has them; secrets are hidden, unless the registry keeps
-	// secrets. A configuration with hidden secrets can be applied: they stay as they are.
+	// Config and State are as the server has them. Secrets are hidden, unless the registry keeps
+	// secrets. A configuration with hidden secrets can be applied: the server keeps those secrets.
 	Config *network.Config `json:"config"`
 	State  *network.State  `json:"state"`
-	// ETag is of the configuration. Those of another process differ.
+	// ETag identifies the configuration, see ApplyOptions.IfMatch. Another process returns another ETag.
 	ETag string `json:"-"`
-	// Pending: a change is being made. Whether one waits for its confirmation servers don't tell.
+	// Pending: the server applies a change. A change that waits for its confirmation does not count: servers don't
+	// report it.
 	Pending bool `json:"-"`
 }
 
-// Network reads a server's network. Errors: opscenter.ErrNotFound, opscenter.ErrNotApplicable if it is
-// not on IncusOS, opscenter.ErrUnreachable, opscenter.ErrAnswer for one that can't be understood, and
-// what the server says.
+// Network reads a server's network. Errors: opscenter.ErrNotFound, opscenter.ErrNotApplicable if the server does
+// not run IncusOS, opscenter.ErrUnreachable, opscenter.ErrAnswer for an invalid answer, and opscenter.ErrRefused.
 func (m *Manager) Network(ctx context.Context, name string) (*Network, error) {
 	info, err := m.registry.Server(ctx, name)
 	if err != nil {
@@ -57,7 +57,7 @@ type reading struct {
 	raw    json.RawMessage
 }
 
-// readNetwork reads a server's network, and makes sure that it is that server.
+// readNetwork reads a server's network, and verifies the machine ID.
 func (m *Manager) readNetwork(ctx context.Context, info *opscenter.ServerInfo) (*reading, error) {
 	if err := info.OnIncusOS(); err != nil {
 		return nil, err
@@ -70,10 +70,10 @@ func (m *Manager) readNetwork(ctx context.Context, info *opscenter.ServerInfo) (
 		return nil, fmt.Errorf("server %q: %w", info.Name, err)
 	}
 	if sight.anotherThan(info.MachineID) {
-		return nil, fmt.Errorf("server %q: at %s is another machine: %w", info.Name, target.ConnectionURL, opscenter.ErrUnreachable)
+		return nil, fmt.Errorf("server %q: another machine answers at %s: %w", info.Name, target.ConnectionURL, opscenter.ErrUnreachable)
 	}
 	if sight.Network == nil || sight.Network.Config == nil {
-		return nil, fmt.Errorf("server %q tells no network configuration: %w", info.Name, opscenter.ErrNotApplicable)
+		return nil, fmt.Errorf("server %q reports no network configuration: %w", info.Name, opscenter.ErrNotApplicable)
 	}
 	out := &reading{sight: sight, config: sight.Network.Config}
 	if out.raw, err = out.config.Encode(); err != nil {
@@ -82,59 +82,60 @@ func (m *Manager) readNetwork(ctx context.Context, info *opscenter.ServerInfo) (
 	return out, nil
 }
 
-// ApplyOptions of a change. The zero value is the careful way.
+// ApplyOptions are the options of a network change. The zero value is the safest.
 type ApplyOptions struct {
-	// IfMatch is an ETag: another configuration than that one is not changed, but
-	// opscenter.ErrPrecondition. Empty: whatever the server has.
+	// IfMatch is the ETag of the configuration that is to be changed. opscenter.ErrPrecondition: the server has
+	// another configuration. Empty: any configuration is changed. Several ETags are separated by commas.
 	IfMatch string
-	// Rules of the validation.
+	// Rules of the validation, see network.Rules.
 	Rules network.Rules
-	// Timeout after which the server undoes a change of its network that is not confirmed.
-	// Default Options.ConfirmationTimeout.
+	// Timeout is the time after which the server undoes an unconfirmed change. Default Options.ConfirmationTimeout.
+	// It must be at least Options.MinTimeout, and at most MaxConfirmationTimeout.
 	Timeout time.Duration
-	// AcceptRisk changes the network of a server whose release can't undo that by itself: if the
-	// change is wrong, somebody has to go there.
+	// AcceptRisk allows the change of a server whose release can't undo it. If the change is wrong, the operator needs
+	// physical access to the server.
 	AcceptRisk bool
-	// Force makes the change although the server is not ready, or another operation is under
-	// way on it or its cluster.
+	// Force allows the change although the server is not ready, or another operation is under
+	// way on the server or its cluster.
 	Force bool
 }
 
+// checkApply fills in and checks the timeout.
 func (m *Manager) checkApply(o *ApplyOptions) error {
 	if o.Timeout == 0 {
 		o.Timeout = m.options.ConfirmationTimeout
 	}
 	if o.Timeout < m.options.MinTimeout || o.Timeout > MaxConfirmationTimeout {
-		return fmt.Errorf("a confirmation timeout of %s, %s to %s are allowed: %w", o.Timeout, m.options.MinTimeout, MaxConfirmationTimeout, opscenter.ErrInvalidOptions)
+		return fmt.Errorf("the confirmation timeout is %s, %s to %s are allowed: %w", o.Timeout, m.options.MinTimeout, MaxConfirmationTimeout, opscenter.ErrInvalidOptions)
 	}
 	return nil
 }
 
-// edited makes a configuration out of the one a server has.
-type edited func(current *network.Config) (*network.Config, error)
+// editFunc returns the wanted configuration for the current one.
+type editFunc func(current *network.Config) (*network.Config, error)
 
-// replace is a change to a configuration, whatever there is.
-func replace(config *network.Config) edited {
+// replace returns an editFunc that ignores the current configuration.
+func replace(config *network.Config) editFunc {
 	return func(*network.Config) (*network.Config, error) {
 		if config == nil {
-			return nil, fmt.Errorf("%w: no configuration is given", network.ErrInvalid)
+			return nil, fmt.Errorf("%w: the configuration is missing", network.ErrInvalid)
 		}
 		return config, nil
 	}
 }
 
-// PlanNetwork says what ApplyNetwork would do, and what is in its way. Nothing is done. Errors
-// are those of Network, and opscenter.ErrPrecondition.
+// PlanNetwork returns the plan of ApplyNetwork: the changes, and the problems that prevent them. It changes nothing.
+// Errors: those of Network, opscenter.ErrPrecondition, and opscenter.ErrInvalidOptions.
 func (m *Manager) PlanNetwork(ctx context.Context, name string, config *network.Config, options ApplyOptions) (*network.Plan, error) {
 	return m.plan(ctx, name, replace(config), options)
 }
 
-// PlanNetworkEdit is PlanNetwork for an edit.
+// PlanNetworkEdit is PlanNetwork for EditNetwork.
 func (m *Manager) PlanNetworkEdit(ctx context.Context, name string, edit network.Edit, options ApplyOptions) (*network.Plan, error) {
 	return m.plan(ctx, name, edit.Apply, options)
 }
 
-func (m *Manager) plan(ctx context.Context, name string, edit edited, options ApplyOptions) (*network.Plan, error) {
+func (m *Manager) plan(ctx context.Context, name string, edit editFunc, options ApplyOptions) (*network.Plan, error) {
 	if err := m.checkApply(&options); err != nil {
 		return nil, err
 	}
@@ -146,7 +147,8 @@ func (m *Manager) plan(ctx context.Context, name string, edit edited, options Ap
 	return plan, err
 }
 
-func (m *Manager) prepare(ctx context.Context, info *opscenter.ServerInfo, edit edited, options ApplyOptions) (*network.Plan, *reading, error) {
+// prepare reads a server's network, and plans the change.
+func (m *Manager) prepare(ctx context.Context, info *opscenter.ServerInfo, edit editFunc, options ApplyOptions) (*network.Plan, *reading, error) {
 	current, err := m.readNetwork(ctx, info)
 	if err != nil {
 		return nil, nil, err
@@ -162,28 +164,26 @@ func (m *Manager) prepare(ctx context.Context, info *opscenter.ServerInfo, edit 
 	return plan, current, err
 }
 
-// ApplyNetwork gives a server another network configuration, and returns when that is final:
-// the server has it and was reached with it, and has been told so; or it has its former one
-// again. The change then says which, and an error why it is not done: ErrRolledBack,
-// opscenter.ErrRefused, ErrLost. If nothing is to change, the change is nil, and so is the error.
+// ApplyNetwork gives a server a new network configuration, and returns when the change is final. Either the server
+// was reached with the new configuration, and the change is confirmed. Or the change failed, and the error
+// says how: ErrRolledBack, opscenter.ErrRefused or ErrLost. If the server already has the configuration, the Change and
+// the error are nil.
 //
-// If ctx ends before, Run goes on with it: the error is an opscenter.ErrOutcomeUnknown then,
-// and WatchChanges tells.
+// If ctx ends before, the error is opscenter.ErrOutcomeUnknown, and Run continues the change. WatchChanges yields its end.
 //
-// Errors before anything is done: those of PlanNetwork; network.ErrInvalid; ErrNoRollBack;
-// opscenter.ErrNotReady and opscenter.ErrBusy while another operation is under way, here or on
-// the server, unless forced.
+// Errors before the server is asked: those of PlanNetwork; network.ErrInvalid; ErrNoRollBack; opscenter.ErrNotReady and
+// opscenter.ErrBusy while another operation is under way, here or on the server, unless forced.
 func (m *Manager) ApplyNetwork(ctx context.Context, name string, config *network.Config, options ApplyOptions) (*Change, error) {
 	return m.apply(ctx, name, replace(config), options, "")
 }
 
-// EditNetwork makes an edit of the network configuration a server has, as ApplyNetwork does.
+// EditNetwork edits the network configuration that the server has, and otherwise does as ApplyNetwork.
 func (m *Manager) EditNetwork(ctx context.Context, name string, edit network.Edit, options ApplyOptions) (*Change, error) {
 	return m.apply(ctx, name, edit.Apply, options, "")
 }
 
-// apply does it, as a part of a batch if that is given: whose claim is there then.
-func (m *Manager) apply(ctx context.Context, name string, edit edited, options ApplyOptions, batch string) (out *Change, err error) {
+// apply changes the network within an audit entry. batch is the ID of the batch that holds the claim; empty: none.
+func (m *Manager) apply(ctx context.Context, name string, edit editFunc, options ApplyOptions, batch string) (out *Change, err error) {
 	err = m.options.Audit.Do(ctx, entry("network", name, batch), func(ctx context.Context) (err error) {
 		out, err = m.transact(ctx, name, edit, options, batch)
 		return err
@@ -191,7 +191,7 @@ func (m *Manager) apply(ctx context.Context, name string, edit edited, options A
 	return out, err
 }
 
-// entry is that of the audit log; a whole cluster's is not about one server.
+// entry returns the audit entry of a change. The entry of a batch names no server.
 func entry(section, name, batch string) audit.Entry {
 	if batch != "" {
 		name = ""
@@ -199,7 +199,8 @@ func entry(section, name, batch string) audit.Entry {
 	return audit.Entry{Action: section + ".apply", Server: name}
 }
 
-func (m *Manager) transact(ctx context.Context, name string, edit edited, options ApplyOptions, batch string) (*Change, error) {
+// transact carries out a network change from the plan to its end.
+func (m *Manager) transact(ctx context.Context, name string, edit editFunc, options ApplyOptions, batch string) (*Change, error) {
 	if err := m.checkApply(&options); err != nil {
 		return nil, err
 	}
@@ -218,7 +219,7 @@ func (m *Manager) transact(ctx context.Context, name string, edit edited, option
 		return nil, m.options.Audit.Note(ctx, "nothing is to change")
 	}
 	if current.sight.pending() && !options.Force {
-		return nil, fmt.Errorf("server %q: a change of its network is being made: %w", name, opscenter.ErrBusy)
+		return nil, fmt.Errorf("server %q: another change of its network is being applied: %w", name, opscenter.ErrBusy)
 	}
 	can, err := m.canUndo(ctx, info, current, options)
 	if err != nil {
@@ -228,22 +229,22 @@ func (m *Manager) transact(ctx context.Context, name string, edit edited, option
 	if err != nil {
 		return nil, err
 	}
-	defer m.leave(c.ID)
-	target, body, err := m.check(ctx, c, plan, options, can)
+	defer m.relinquish(c.ID)
+	target, body, err := m.recheck(ctx, c, plan, options, can)
 	if err != nil {
 		return c, err
 	}
-	// Whoever gives up does not cut the server off in the middle: it would stop where it is. And
-	// while it applies the change it is looked for already: its answer may not find the way.
+	// The request goes on when the caller's ctx ends: a server whose request is cancelled stops in the middle.
+	// The server is probed while it applies the change, because its answer may be lost.
 	asking, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	w := &watch{answer: make(chan error, 1), secrets: plan.Config.Secrets()}
+	w := &pursuit{answer: make(chan error, 1), secrets: plan.Config.Secrets()}
 	go func() { w.answer <- m.os.WriteSystem(asking, target, c.Section, body) }()
 	err = m.follow(ctx, c, w)
 	switch {
 	case w.answer == nil:
 		cancel()
 	case c.Status == StatusDone:
-		m.spare(c.ID, cancel, w.answer)
+		m.finishLate(c.ID, cancel, w.answer)
 	default:
 		cancel()
 		<-w.answer
@@ -252,14 +253,14 @@ func (m *Manager) transact(ctx context.Context, name string, edit edited, option
 }
 
 // canUndo reports whether the server undoes a change that is not confirmed. ErrNoRollBack: it
-// does not, and that risk is not accepted.
+// does not, and the caller does not accept that risk.
 func (m *Manager) canUndo(ctx context.Context, info *opscenter.ServerInfo, current *reading, options ApplyOptions) (bool, error) {
-	if current.sight.pending() || errors.Is(m.unconfirmed(ctx, info.Name), opscenter.ErrBusy) {
-		return true, nil // it has one; and to ask could be to confirm that change
+	if current.sight.pending() || errors.Is(m.refuseWhilePending(ctx, info.Name), opscenter.ErrBusy) {
+		return true, nil // it undoes the pending change; the question could confirm that change
 	}
 	can, err := m.os.CanConfirmNetwork(ctx, info.Target())
 	switch {
-	case errors.Is(err, opscenter.ErrOutcomeUnknown): // of the question, which changes nothing
+	case errors.Is(err, opscenter.ErrOutcomeUnknown): // the question changes nothing
 		return false, fmt.Errorf("server %q: %w: %v", info.Name, opscenter.ErrUnreachable, err)
 	case err != nil:
 		return false, fmt.Errorf("server %q: %w", info.Name, err)
@@ -269,7 +270,7 @@ func (m *Manager) canUndo(ctx context.Context, info *opscenter.ServerInfo, curre
 	return can, nil
 }
 
-// begin stores the intent, and reserves the server, or its cluster.
+// begin stores the intent, and reserves the server or its cluster.
 func (m *Manager) begin(ctx context.Context, info *opscenter.ServerInfo, plan *network.Plan, current *reading, options ApplyOptions, batch string) (*Change, error) {
 	before, err := digestOf(current.raw)
 	if err != nil {
@@ -298,17 +299,17 @@ func (m *Manager) begin(ctx context.Context, info *opscenter.ServerInfo, plan *n
 	if batch != "" {
 		c.hidden.Owner, c.hidden.Audit = batch, ""
 	}
-	return c, m.reserve(ctx, c, options.Force, m.longest(options.Timeout))
+	return c, m.reserve(ctx, c, options.Force, m.maxDuration(options.Timeout))
 }
 
-// longest is how long a change of a network may take in all, with some time to spare.
-func (m *Manager) longest(timeout time.Duration) time.Duration {
+// maxDuration bounds a network change as a whole, with a reserve of 5 minutes.
+func (m *Manager) maxDuration(timeout time.Duration) time.Duration {
 	return 2*timeout + 2*m.options.Grace + 5*time.Minute
 }
 
 // reserve stores a new change, and begins its operation.
 func (m *Manager) reserve(ctx context.Context, c *Change, force bool, timeout time.Duration) error {
-	m.take(c.ID)
+	m.acquire(c.ID)
 	m.setActing(c.ID, true)
 	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 		_, info, err := tx.Begin(opscenter.Intent{ServerID: c.ServerID, ID: c.ID, Owner: c.hidden.Owner, Action: lifecycle.ActionReconfigure, Force: force, Timeout: timeout, Note: c.Section})
@@ -332,13 +333,13 @@ func (m *Manager) reserve(ctx context.Context, c *Change, force bool, timeout ti
 		return m.put(tx, c)
 	})
 	if err != nil {
-		m.leave(c.ID)
+		m.relinquish(c.ID)
 		m.setActing(c.ID, false)
 	}
 	return err
 }
 
-// summary is a plan in a line.
+// summary returns the changes of a plan in one line.
 func summary(list []network.Difference) string {
 	if len(list) == 0 {
 		return ""
@@ -353,9 +354,9 @@ func summary(list []network.Difference) string {
 	return text
 }
 
-// check looks once more before the server is asked, and stores that it will be. An error is the
-// end of the change, and is stored as that; but for those of the store.
-func (m *Manager) check(ctx context.Context, c *Change, plan *network.Plan, options ApplyOptions, can bool) (target opscenter.Target, body []byte, err error) {
+// recheck reads the server again, and stores that it will be asked. It returns the request. An error ends the
+// change, and is stored with it, except for an error of the store.
+func (m *Manager) recheck(ctx context.Context, c *Change, plan *network.Plan, options ApplyOptions, can bool) (target opscenter.Target, body []byte, err error) {
 	failed := func(status Status, reason string) (opscenter.Target, []byte, error) {
 		if err := m.end(context.WithoutCancel(ctx), c, status, "", reason); err != nil {
 			return target, nil, err
@@ -376,7 +377,7 @@ func (m *Manager) check(ctx context.Context, c *Change, plan *network.Plan, opti
 	case !unchanged:
 		return failed(StatusNotSent, conflict)
 	case again.sight.pending() && !options.Force:
-		return failed(StatusRefused, "a change of its network is being made")
+		return failed(StatusRefused, "another change of its network is being applied")
 	}
 	target = info.Target()
 	changed := *c
@@ -406,8 +407,8 @@ func (m *Manager) check(ctx context.Context, c *Change, plan *network.Plan, opti
 	return target, append(append([]byte(`{"config":`), config...), '}'), nil
 }
 
-// deadlines sets when what is to be done about a change that was sent at SentAt. It may have reached the server
-// later than that, so it may be undone later.
+// deadlines sets the times of a change that was sent at SentAt. The request may have reached the server later,
+// so the server may undo the change later.
 func (c *Change) deadlines(o *Options) {
 	h := &c.hidden
 	h.GiveUpAt = c.SentAt.Add(o.ConfirmationTimeout + o.Grace)
@@ -420,5 +421,5 @@ func (c *Change) deadlines(o *Options) {
 	}
 }
 
-// maxDial is how long a request may take to reach a server.
+// maxDial bounds the time until a request reaches a server.
 const maxDial = 15 * time.Second

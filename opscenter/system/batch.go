@@ -20,42 +20,49 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Batch is a change of all members of a cluster, one after another, that stops at the first
-// failure: all others stay untouched.
+// Batch is a change of the members of a cluster, one after another. It stops at the first failure: the members
+// after that stay as they are.
 type Batch struct {
+	// ID is a UUID, version 7.
 	ID      string `json:"uuid"`
 	Cluster string `json:"cluster"`
+	// Section is the changed part of the configuration, as in Change.
 	Section string `json:"section"`
-	By      string `json:"by"`
-	// Members in the order in which they are changed.
+	// By is the principal that asked for the batch. Empty: the embedding program itself.
+	By string `json:"by"`
+	// Members are in the order in which they are changed.
 	Members []BatchMember `json:"members"`
-	// Failed says why it has stopped; empty: it has not.
+	// Failed is the reason why the batch stopped. Empty: it did not stop.
 	Failed    string    `json:"failed,omitempty"`
 	StartedAt time.Time `json:"started_at"`
-	EndedAt   time.Time `json:"ended_at,omitzero"`
+	// EndedAt is zero while the batch is under way.
+	EndedAt time.Time `json:"ended_at,omitzero"`
 
-	// Edit is what is done with each, where it can be stored: it holds no secrets. Without it
-	// only the process that began can go on.
-	Edit  *batchEdit `json:"edit,omitempty"`
-	Audit string     `json:"audit,omitempty"`
+	// Edit is the change of each member. Nil: it has secrets, or differs by member, and is not stored. Then only
+	// the process that began the batch can continue it.
+	Edit *batchEdit `json:"edit,omitempty"`
+	// Audit is the ID of the batch's entry in the audit log. Empty: no log is kept.
+	Audit string `json:"audit,omitempty"`
 }
 
-// BatchMember is a member in a Batch.
+// BatchMember is one member of the cluster in a Batch.
 type BatchMember struct {
 	Server   string `json:"server"`
 	ServerID string `json:"server_id"`
-	// Change is the ID of its change, once there is one.
+	// Change is the ID of the member's Change. Empty: there is none so far.
 	Change string `json:"change,omitempty"`
-	// Status is that of its change, unchanged if nothing was to change, and empty: not begun.
+	// Status is that of the member's Change. StatusUnchanged: nothing was to change. Empty: the member is not begun.
 	Status Status `json:"status,omitempty"`
 }
 
-// StatusUnchanged is of a member of a batch that is as it should be already.
+// StatusUnchanged: the member of a batch already had the wanted configuration.
 const StatusUnchanged Status = "unchanged"
 
+// batchEdit is the stored form of a batch's change. It has no secrets.
 type batchEdit struct {
+	// Network is the edit of the network. Nil: the batch changes another section.
 	Network *network.Edit
-	// Config is a configuration of another section.
+	// Config is the wanted configuration of another section.
 	Config  json.RawMessage
 	Rules   network.Rules
 	Timeout time.Duration
@@ -67,14 +74,15 @@ func (b *batchEdit) options() ApplyOptions {
 	return ApplyOptions{Rules: b.Rules, Timeout: b.Timeout, AcceptRisk: b.Risk, Force: b.Force}
 }
 
-// member changes one member of a cluster; a nil change: it is as it should be.
-type member func(ctx context.Context, server *BatchMember, batch string) (*Change, error)
+// memberChange changes one member of a cluster. A nil Change: the member already has the wanted configuration.
+type memberChange func(ctx context.Context, server *BatchMember, batch string) (*Change, error)
 
-// EditClusterNetwork makes an edit of the network configuration of all members of a cluster,
-// one after another, each as EditNetwork does, and stops at the first that fails: the batch
-// says which, and the error is ErrStopped and that of the member. All are looked at before the
-// first is changed, and if one could not be, none is. If ctx ends before, Run goes on with it, unless there are
-// secrets in the edit.
+// EditClusterNetwork edits the network configuration of all members of a cluster, one after another, each as
+// EditNetwork does. It checks all members before it changes the first: if one can't be changed, none is.
+//
+// The batch stops at the first member that fails. Then the error is ErrStopped and that of the member, and
+// the Batch names the member. If ctx ends before, the error is opscenter.ErrOutcomeUnknown, and Run continues the
+// batch. If the edit has secrets, Run only ends the change of the current member.
 func (m *Manager) EditClusterNetwork(ctx context.Context, cluster string, edit network.Edit, options ApplyOptions) (*Batch, error) {
 	stored := &batchEdit{Network: &edit, Rules: options.Rules, Timeout: options.Timeout, Risk: options.AcceptRisk, Force: options.Force}
 	if edit.HasSecrets() {
@@ -89,9 +97,9 @@ func (m *Manager) EditClusterNetwork(ctx context.Context, cluster string, edit n
 	})
 }
 
-// ApplyClusterNetwork gives members of a cluster other network configurations, by their names,
-// as EditClusterNetwork does. Members that are not named stay as they are. If ctx ends before,
-// the one at hand is finished by Run, and the others are left alone.
+// ApplyClusterNetwork gives members of a cluster new network configurations, as EditClusterNetwork does. The keys of
+// configs are names of members. Members that are not named stay as they are. If ctx ends before, Run only ends
+// the change of the current member. An address that two members would share is network.ErrInvalid.
 func (m *Manager) ApplyClusterNetwork(ctx context.Context, cluster string, configs map[string]*network.Config, options ApplyOptions) (*Batch, error) {
 	names := slices.Sorted(maps.Keys(configs))
 	var taken claimed
@@ -112,26 +120,26 @@ func (m *Manager) ApplyClusterNetwork(ctx context.Context, cluster string, confi
 	})
 }
 
-// claimed are the addresses that members of a cluster have or will have, and whose they are.
+// claimed maps the addresses that members of a cluster have, or will have, to the names of the members.
 type claimed map[netip.Addr]string
 
-// claim takes the addresses that a member gets. One that another has, or will have, is an error: the members are
-// changed one after another, so it counts until the last.
+// claim adds the addresses that a member gets. An address of another member is an error, even if that member
+// gives it up: the members are changed one after another, so both could have it for a time.
 func (t claimed) claim(name string, current, wanted *network.Config) error {
 	before := current.Addresses()
 	for _, a := range wanted.Addresses() {
-		if slices.Contains(before, a) || a.IsLinkLocalUnicast() || a.IsUnspecified() { // those may be on each
+		if slices.Contains(before, a) || a.IsLinkLocalUnicast() || a.IsUnspecified() { // each member may have such an address
 			continue
 		}
 		if other := t[a]; other != "" && other != name {
-			return fmt.Errorf("server %q: address %s is one of server %q: %w", name, a, other, network.ErrInvalid)
+			return fmt.Errorf("server %q: address %s is used by server %q: %w", name, a, other, network.ErrInvalid)
 		}
 		t[a] = name
 	}
 	return nil
 }
 
-// addresses returns those that the members have now; what can't be read is not known.
+// addresses returns the addresses that the members have now. Members that can't be read are left out.
 func (m *Manager) addresses(ctx context.Context, cluster string) (claimed, error) {
 	members, err := m.members(ctx, cluster, nil)
 	if err != nil {
@@ -150,7 +158,8 @@ func (m *Manager) addresses(ctx context.Context, cluster string) (claimed, error
 	return out, nil
 }
 
-func (m *Manager) checkMember(ctx context.Context, info *opscenter.ServerInfo, edit edited, options ApplyOptions) (*network.Plan, error) {
+// checkMember returns the plan for one member, or an error if the member can't be changed.
+func (m *Manager) checkMember(ctx context.Context, info *opscenter.ServerInfo, edit editFunc, options ApplyOptions) (*network.Plan, error) {
 	if err := m.checkApply(&options); err != nil {
 		return nil, err
 	}
@@ -161,7 +170,7 @@ func (m *Manager) checkMember(ctx context.Context, info *opscenter.ServerInfo, e
 	case plan.Err() != nil:
 		return nil, fmt.Errorf("server %q: %w", info.Name, plan.Err())
 	case current.sight.pending() && !options.Force:
-		return nil, fmt.Errorf("server %q: a change of its network is being made: %w", info.Name, opscenter.ErrBusy)
+		return nil, fmt.Errorf("server %q: another change of its network is being applied: %w", info.Name, opscenter.ErrBusy)
 	}
 	if len(plan.Changes) > 0 {
 		_, err = m.canUndo(ctx, info, current, options)
@@ -169,8 +178,8 @@ func (m *Manager) checkMember(ctx context.Context, info *opscenter.ServerInfo, e
 	return plan, err
 }
 
-// batch carries out a change of a cluster's members: those that are named, or all.
-func (m *Manager) batch(ctx context.Context, cluster, section string, edit *batchEdit, names []string, check func(context.Context, *opscenter.ServerInfo) error, force bool, change member) (out *Batch, err error) {
+// batch changes the members of a cluster that are named, or all if names is nil.
+func (m *Manager) batch(ctx context.Context, cluster, section string, edit *batchEdit, names []string, check func(context.Context, *opscenter.ServerInfo) error, force bool, change memberChange) (out *Batch, err error) {
 	err = m.options.Audit.Do(ctx, audit.Entry{Action: section + ".apply", Cluster: cluster}, func(ctx context.Context) error {
 		b := &Batch{ID: uuid.Must(uuid.NewV7()).String(), Cluster: cluster, Section: section, By: opscenter.Principal(ctx), Edit: edit, StartedAt: now(), Audit: audit.ID(ctx)}
 		members, err := m.members(ctx, cluster, names)
@@ -183,17 +192,18 @@ func (m *Manager) batch(ctx context.Context, cluster, section string, edit *batc
 			}
 			b.Members = append(b.Members, BatchMember{Server: info.Name, ServerID: info.ID})
 		}
-		m.take(b.ID)
-		defer m.leave(b.ID)
+		m.acquire(b.ID)
+		defer m.relinquish(b.ID)
 		if err := m.claimCluster(ctx, b, force); err != nil {
 			return err
 		}
 		out = b
-		return m.each(ctx, b, change)
+		return m.changeMembers(ctx, b, change)
 	})
 	return out, err
 }
 
+// members returns the members of a cluster that are named, or all if names is nil.
 func (m *Manager) members(ctx context.Context, cluster string, names []string) (out []*opscenter.ServerInfo, err error) {
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		out = nil
@@ -210,7 +220,7 @@ func (m *Manager) members(ctx context.Context, cluster string, names []string) (
 		}
 		for _, name := range names {
 			if !slices.ContainsFunc(out, func(info *opscenter.ServerInfo) bool { return info.Name == name }) {
-				return fmt.Errorf("server %q is no member of cluster %q: %w", name, cluster, opscenter.ErrNotFound)
+				return fmt.Errorf("server %q is not a member of cluster %q: %w", name, cluster, opscenter.ErrNotFound)
 			}
 		}
 		if len(out) == 0 {
@@ -241,6 +251,7 @@ func (m *Manager) claimCluster(ctx context.Context, b *Batch, force bool) error 
 	})
 }
 
+// putBatch stores a batch with an event.
 func (m *Manager) putBatch(tx *opscenter.Tx, b *Batch, reason string) error {
 	if err := batches.Put(tx, b.clone()); err != nil {
 		return err
@@ -254,8 +265,8 @@ func (b *Batch) clone() *Batch {
 	return &out
 }
 
-// each changes the members that are not changed yet.
-func (m *Manager) each(ctx context.Context, b *Batch, change member) error {
+// changeMembers changes the members that are not changed so far.
+func (m *Manager) changeMembers(ctx context.Context, b *Batch, change memberChange) error {
 	for i := range b.Members {
 		server := &b.Members[i]
 		switch {
@@ -265,7 +276,7 @@ func (m *Manager) each(ctx context.Context, b *Batch, change member) error {
 			return m.endBatch(ctx, b, fmt.Errorf("server %q: its change is %s", server.Server, server.Status))
 		}
 		c, err := change(ctx, server, b.ID)
-		if errors.Is(err, opscenter.ErrOutcomeUnknown) || ctx.Err() != nil { // to be gone on with
+		if errors.Is(err, opscenter.ErrOutcomeUnknown) || ctx.Err() != nil { // Run continues it
 			return fmt.Errorf("%s of cluster %q goes on: %w: %w", b.Section, b.Cluster, opscenter.ErrOutcomeUnknown, errors.Join(err, ctx.Err()))
 		}
 		server.Status = StatusUnchanged
@@ -320,7 +331,7 @@ func (m *Manager) endBatch(ctx context.Context, b *Batch, failure error) error {
 	return nil
 }
 
-// Batch returns the change of a cluster, or opscenter.ErrNotFound.
+// Batch returns the batch with an ID. Errors: opscenter.ErrNotFound.
 func (m *Manager) Batch(ctx context.Context, id string) (out *Batch, err error) {
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		known, err := batches.Find(s, storage.StringKey(id))
@@ -335,8 +346,8 @@ func (m *Manager) Batch(ctx context.Context, id string) (out *Batch, err error) 
 	return out, err
 }
 
-// Batches returns the changes of whole clusters, the newest first; before is the ID of the
-// last one of the page before; limit 0: 100, at most 1000.
+// Batches returns the batches, the newest first. To read the next page, set before to the ID of the last Batch
+// of the page; empty: from the newest. limit bounds the page: 0 is 100, and at most 1000 are returned.
 func (m *Manager) Batches(ctx context.Context, before string, limit int) (out []*Batch, err error) {
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		out = nil
@@ -356,14 +367,14 @@ func (m *Manager) Batches(ctx context.Context, before string, limit int) (out []
 	return out, err
 }
 
-// resumeBatch goes on with a batch whose process ended: the change at hand is over by then.
+// resumeBatch continues a batch whose process ended, once the change of its current member has ended.
 func (m *Manager) resumeBatch(ctx context.Context, b *Batch) error {
-	for i := range b.Members { // what became of the one that was under way
+	for i := range b.Members { // takes in how the change under way ended
 		member := &b.Members[i]
 		if member.Status != "" {
 			continue
 		}
-		c, err := m.lastOf(ctx, b.ID, member.ServerID)
+		c, err := m.lastChangeOf(ctx, b.ID, member.ServerID)
 		if err != nil {
 			return err
 		}
@@ -371,7 +382,7 @@ func (m *Manager) resumeBatch(ctx context.Context, b *Batch) error {
 			break
 		}
 		if !c.Status.Final() {
-			return nil // it is seen to, and looked at again
+			return nil // Run continues the change, and calls resumeBatch again
 		}
 		member.Change, member.Status = c.ID, c.Status
 		if c.Status == StatusDone {
@@ -381,10 +392,10 @@ func (m *Manager) resumeBatch(ctx context.Context, b *Batch) error {
 	}
 	left := slices.ContainsFunc(b.Members, func(member BatchMember) bool { return member.Status == "" })
 	if left && b.Edit == nil {
-		return m.endBatch(ctx, b, fmt.Errorf("the control plane ended meanwhile, and what was to be done was not stored: %w", ErrUntouched))
+		return m.endBatch(ctx, b, fmt.Errorf("the control plane stopped meanwhile, and the batch's change was not stored: %w", ErrUntouched))
 	}
 	ctx = opscenter.By(ctx, b.By)
-	return m.each(ctx, b, func(ctx context.Context, server *BatchMember, batch string) (*Change, error) {
+	return m.changeMembers(ctx, b, func(ctx context.Context, server *BatchMember, batch string) (*Change, error) {
 		if edit := b.Edit.Network; edit != nil {
 			return m.apply(ctx, server.Server, edit.Apply, b.Edit.options(), batch)
 		}
@@ -392,8 +403,8 @@ func (m *Manager) resumeBatch(ctx context.Context, b *Batch) error {
 	})
 }
 
-// lastOf returns the last change of a server within a batch; nil: none.
-func (m *Manager) lastOf(ctx context.Context, batch, serverID string) (out *Change, err error) {
+// lastChangeOf returns the last change of a server within a batch. Nil: there is none.
+func (m *Manager) lastChangeOf(ctx context.Context, batch, serverID string) (out *Change, err error) {
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		out = nil
 		for row, err := range changesByServer.Scan(s, storage.Range{Prefix: storage.StringKey(serverID), Reverse: true}) {

@@ -15,104 +15,106 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Status is how far a change is.
+// Status is the progress of a change.
 type Status string
 
 const (
-	// StatusSending: it is stored, and the server may have been asked, or not.
+	// StatusSending: the change is stored. The request to the server may have been sent, or not.
 	StatusSending Status = "sending"
-	// StatusWaiting: the server was asked, and is looked for.
+	// StatusWaiting: the server was asked, and is probed.
 	StatusWaiting Status = "waiting"
-	// StatusConfirming: the server was found as it should be, and may have been told so, or not.
+	// StatusConfirming: the server was found as it should be. The confirmation may have been sent, or not.
 	StatusConfirming Status = "confirming"
-	// StatusRollingBack: the server was not found as it should be in time, and undoes the change.
+	// StatusRollingBack: the change was not confirmed in time, and the server undoes it.
 	StatusRollingBack Status = "rolling back"
 
-	// Those below are final.
+	// The statuses below are final.
 
 	// StatusDone: the server has its new configuration for good.
 	StatusDone Status = "done"
 	// StatusRolledBack: the server has its former configuration.
 	StatusRolledBack Status = "rolled back"
-	// StatusRefused: the server has refused the change.
+	// StatusRefused: the server refused the change.
 	StatusRefused Status = "refused"
 	// StatusNotSent: the server was not asked.
 	StatusNotSent Status = "not sent"
-	// StatusLost: the server is not seen any more.
+	// StatusLost: the outcome is not known, see ErrLost.
 	StatusLost Status = "lost"
 )
 
-// Statuses lists all of them.
+// Statuses lists all statuses. Read it, never modify it.
 var Statuses = []Status{StatusSending, StatusWaiting, StatusConfirming, StatusRollingBack, StatusDone, StatusRolledBack, StatusRefused, StatusNotSent, StatusLost}
 
-// Final reports whether a change has ended.
+// Final reports whether a change with this status has ended.
 func (s Status) Final() bool {
 	return slices.Contains([]Status{StatusDone, StatusRolledBack, StatusRefused, StatusNotSent, StatusLost}, s)
 }
 
-// Change is a change of a server's configuration. There are no secrets in it.
+// Change is a change of a server's configuration. It has no secrets.
 type Change struct {
+	// ID is a UUID, version 7.
 	ID string `json:"uuid"`
-	// Server is its name at the time, Cluster that of its cluster; empty: none.
+	// Server is the name of the server at the time of the change. Cluster is that of its cluster; empty: none.
 	Server   string `json:"server"`
 	ServerID string `json:"server_id"`
 	Cluster  string `json:"cluster,omitempty"`
-	// Batch is the change of a whole cluster that this is a part of; empty: none.
+	// Batch is the ID of the Batch to which the change belongs. Empty: none.
 	Batch string `json:"batch,omitempty"`
-	// Section of the configuration, as network.
+	// Section is the changed part of the configuration: "network", or one of the Section constants.
 	Section string `json:"section"`
-	// By is the principal who asked for it; empty: the embedding program itself.
+	// By is the principal that asked for the change. Empty: the embedding program itself.
 	By     string `json:"by"`
 	Status Status `json:"status"`
-	// Reason says what is waited for, or why it ended so.
+	// Reason says for people why the change has this status.
 	Reason string `json:"reason"`
-	// Differences are what changes; of the network only.
+	// Differences are the changed settings. It is filled for the network only.
 	Differences []network.Difference `json:"differences"`
-	// Moves: the addresses the server is managed at change. OldURL is where it was reached
-	// before, URL where it is reached after.
+	// Moves: the management addresses of the server change. OldURL is the connection URL before the
+	// change, URL the one after it. URL is empty if the change does not set it.
 	Moves  bool   `json:"moves"`
 	OldURL string `json:"old_connection_url"`
 	URL    string `json:"connection_url,omitempty"`
-	// Timeout after which the server undoes it by itself; 0: never.
-	Timeout   time.Duration `json:"confirmation_timeout"`
-	StartedAt time.Time     `json:"started_at"`
-	SentAt    time.Time     `json:"sent_at,omitzero"`
-	EndedAt   time.Time     `json:"ended_at,omitzero"`
+	// Timeout is the time after which the server undoes an unconfirmed change, in nanoseconds in JSON. 0: never.
+	Timeout time.Duration `json:"confirmation_timeout"`
+	// StartedAt, SentAt and EndedAt are in UTC. SentAt is zero before the server is asked, EndedAt
+	// before the change has ended.
+	StartedAt time.Time `json:"started_at"`
+	SentAt    time.Time `json:"sent_at,omitzero"`
+	EndedAt   time.Time `json:"ended_at,omitzero"`
 
 	hidden expectations
 }
 
-// expectations are what a server is known by after a change.
+// expectations are the facts by which follow judges the server after a change.
 type expectations struct {
-	// Expected are the addresses it should be managed at; Dynamic: there may be others.
+	// Expected are the management addresses after the change. Dynamic: the server may get others by DHCP or the like.
 	Expected []string
 	Dynamic  bool
-	// Former are the addresses it was managed at before.
+	// Former are the management addresses before the change.
 	Former []string
 	// Wanted is the configuration, without its secrets.
 	Wanted json.RawMessage
-	// Applied: the server has said that it has taken the change on. Failed is what it said
-	// instead, if it said that it has failed.
+	// Applied: the server answered that it has accepted the change. Failed is its answer if it reported a failure.
 	Applied bool
 	Failed  string
-	// Confirming: it may have been told that all is well.
+	// Confirming: a confirmation may have been sent.
 	Confirming bool
-	// Events is the last one before the server was asked.
+	// Events is the sequence number of the last event before the server was asked.
 	Events      uint64
-	Fingerprint string // of the server then
+	Fingerprint string // of the server before the change
 	MachineID   string
 	MemberName  string
-	Member      string // its status before
-	Before      digest // of the configuration
+	Member      string // status in the Incus cluster before the change
+	Before      digest // of the configuration before the change
 	Owner       string // of the claim
 	Claimed     bool
 	Audit       string
-	// ProvenAt is when a server that has said nothing, and is at its new address, is done with the change.
+	// ProvenAt is the time from which a server at its new address has applied the change, even without a report.
 	ProvenAt time.Time
-	// Seen: it was seen in the end, at Change.URL if it moves, where a change is lost all the same.
+	// Seen: the change is lost, but the last probe found the server, at Change.URL if the change moves it.
 	Seen bool
-	// ConfirmBy is until when it may be confirmed, RollBackAt when the server begins to undo it at
-	// the latest, GiveUpAt when it is not looked for any longer.
+	// ConfirmBy is the latest time for a confirmation. RollBackAt is the latest time at which the server begins to
+	// undo the change. GiveUpAt is the time of the last probe.
 	ConfirmBy  time.Time
 	RollBackAt time.Time
 	GiveUpAt   time.Time
@@ -134,7 +136,7 @@ func (r *changeRow) change() *Change {
 
 var (
 	changes = storage.NewTable("system_changes", func(r *changeRow) storage.Key { return storage.StringKey(r.Change.ID) })
-	// changesByEnd: those that are open first, and then by their ends.
+	// changesByEnd holds the open changes first, then the others by their ends.
 	changesByEnd    = changes.Index("end", func(r *changeRow) []storage.Key { return []storage.Key{endKey(r.Change.EndedAt)} })
 	changesByServer = changes.Index("server", func(r *changeRow) []storage.Key { return []storage.Key{storage.StringKey(r.Change.ServerID)} })
 
@@ -149,6 +151,7 @@ func schemas() []*storage.TableSchema {
 	return []*storage.TableSchema{changes.Schema(), batches.Schema(), resets.Schema(), managed.Schema()}
 }
 
+// endKey sorts zero, which is open, before all ends.
 func endKey(at time.Time) storage.Key {
 	if at.IsZero() {
 		return storage.UintKey(0)
@@ -156,7 +159,7 @@ func endKey(at time.Time) storage.Key {
 	return storage.UintKey(uint64(max(1, at.UnixNano())))
 }
 
-// Change returns a change, or opscenter.ErrNotFound.
+// Change returns the change with an ID. Errors: opscenter.ErrNotFound.
 func (m *Manager) Change(ctx context.Context, id string) (out *Change, err error) {
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		row, err := changes.Find(s, storage.StringKey(id))
@@ -171,14 +174,15 @@ func (m *Manager) Change(ctx context.Context, id string) (out *Change, err error
 	return out, err
 }
 
-// MaxPage bounds what one call of Changes or Batches returns, DefaultPage is how much it does.
+// MaxPage bounds the entries that one call of Changes or Batches returns. DefaultPage is the default limit.
 const (
 	MaxPage     = 1000
 	DefaultPage = 100
 )
 
-// Changes returns the changes of a server, or with an empty name of all, the newest first.
-// Before is the ID of the last one of the page before; limit 0: 100, at most 1000.
+// Changes returns the changes of a server, the newest first. An empty name selects all servers. To read the next page,
+// set before to the ID of the last Change of the page; empty: from the newest. limit bounds the page: 0 is 100, and at
+// most 1000 are returned. Errors: opscenter.ErrNotFound for an unknown server.
 func (m *Manager) Changes(ctx context.Context, server, before string, limit int) (out []*Change, err error) {
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		out = nil
@@ -213,8 +217,9 @@ func page(limit int) int {
 	return min(limit, MaxPage)
 }
 
-// WatchChanges yields each change as it is now and whenever it moves on, those that are open
-// at first. It ends with ctx's error.
+// WatchChanges yields all open changes, and then each change again whenever it is stored. A reader that falls far
+// behind gets the newest 1000 changes instead of those it missed. WatchChanges ends with an error: that
+// of ctx or of the store.
 func (m *Manager) WatchChanges(ctx context.Context) iter.Seq2[*Change, error] {
 	return func(yield func(*Change, error) bool) {
 		open, revision, err := m.open(ctx)
@@ -274,11 +279,12 @@ func (m *Manager) open(ctx context.Context) (out []*Change, revision uint64, err
 	return out, revision, err
 }
 
-// store stores a change as it is now, and says so.
+// store stores a change, with an event if its status is new.
 func (m *Manager) store(ctx context.Context, c *Change) error {
 	return m.registry.Write(ctx, func(tx *opscenter.Tx) error { return m.put(tx, c) })
 }
 
+// put is store in a transaction.
 func (m *Manager) put(tx *opscenter.Tx, c *Change) error {
 	known, err := changes.Find(tx, storage.StringKey(c.ID))
 	if err != nil {
@@ -294,9 +300,9 @@ func (m *Manager) put(tx *opscenter.Tx, c *Change) error {
 		Reason: fmt.Sprintf("%s: %s: %s", c.Section, c.Status, c.Reason)})
 }
 
-// end stores a change that has ended, with all that goes with that.
+// end stores the end of a change. It also ends its operation, claim and audit entry, and moves the server to url.
 func (m *Manager) end(ctx context.Context, c *Change, status Status, url, reason string) error {
-	ended := *c // and c is what is stored
+	ended := *c // c stays as it is stored until the transaction succeeds
 	ended.Status, ended.Reason, ended.URL, ended.EndedAt = status, reason, url, now()
 	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 		if err := m.put(tx, &ended); err != nil {
@@ -326,7 +332,7 @@ func (m *Manager) end(ctx context.Context, c *Change, status Status, url, reason
 			return err
 		}
 		if status == StatusLost && c.Section == "network" && !c.hidden.Seen && (c.hidden.Fingerprint == "" || server.Fingerprint == c.hidden.Fingerprint) {
-			return tx.Lose(server, "not seen any more after a change of its network")
+			return tx.Lose(server, "not found any more after a change of its network")
 		}
 		return nil
 	})
@@ -339,7 +345,7 @@ func (m *Manager) end(ctx context.Context, c *Change, status Status, url, reason
 	return nil
 }
 
-// release gives back the claim of a server, or its cluster.
+// release releases the claim on a server, or on its cluster.
 func release(tx *opscenter.Tx, owner, serverID, cluster string) error {
 	if cluster != "" {
 		return tx.Release(owner, cluster, true)
@@ -347,8 +353,8 @@ func release(tx *opscenter.Tx, owner, serverID, cluster string) error {
 	return tx.Release(owner, serverID, false)
 }
 
-// prune drops the oldest changes, and those of whole clusters, that are over the limit. It looks
-// for them beside all writers. What a batch that goes on is made of stays.
+// prune drops the oldest ended changes and batches beyond Options.MaxChanges. It reads them in a snapshot, so it
+// delays no writer. The changes of an open batch stay.
 func (m *Manager) prune(ctx context.Context) {
 	var old, oldBatches []storage.Key
 	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
@@ -359,7 +365,7 @@ func (m *Manager) prune(ctx context.Context) {
 				return err
 			}
 			if row.Change.EndedAt.IsZero() {
-				break // those that are open come last
+				break // the open changes come last
 			}
 			if kept++; kept <= m.options.MaxChanges {
 				continue
@@ -404,14 +410,15 @@ func (m *Manager) prune(ctx context.Context) {
 		})
 	}
 	if err != nil && ctx.Err() == nil {
-		m.log.WarnContext(ctx, "old changes could not be dropped", "error", err) // the next one does
+		m.log.WarnContext(ctx, "old changes could not be dropped", "error", err) // the next call drops them
 	}
 }
 
-// pruneStep bounds what is dropped at a time.
+// pruneStep bounds the rows of a kind that one transaction drops.
 const pruneStep = 200
 
-// Err says how a change ended, as an error; nil: it is done, or goes on.
+// Err returns the end of a change as an error: ErrRolledBack, opscenter.ErrRefused, ErrLost, or for StatusNotSent
+// opscenter.ErrUnreachable or opscenter.ErrPrecondition. Nil: the change is done, or under way.
 func (c *Change) Err() error {
 	var kind error
 	switch c.Status {
@@ -432,4 +439,5 @@ func (c *Change) Err() error {
 	return fmt.Errorf("%s of server %q: %w: %s", c.Section, c.Server, kind, c.Reason)
 }
 
-const conflict = "somebody else has changed it meanwhile"
+// conflict is the reason of a change that was not sent because the configuration had changed since it was read.
+const conflict = "another client has changed the configuration meanwhile"

@@ -16,7 +16,7 @@ import (
 
 func (p *plane) tags(name string) []int { return p.network(name).Config.Interfaces[2].VLANTags }
 
-// TestCluster: one member after another, and at the first failure all others are left alone.
+// TestCluster: members are changed one after another, and a failure leaves the members after it unchanged.
 func TestCluster(t *testing.T) {
 	p := newPlane(t, system.Options{LeaveUpdates: true}).run()
 	p.cluster("c1", "a", "b", "c")
@@ -27,7 +27,7 @@ func TestCluster(t *testing.T) {
 	for i, name := range []string{"a", "b", "c"} {
 		require.Equal(t, []int{100, 200, 300}, p.tags(name))
 		require.Equal(t, system.StatusDone, b.Members[i].Status)
-		if i > 0 { // not before the one before it was over
+		if i > 0 { // each member starts after the end of the one before
 			one, err := p.systems.Change(t.Context(), b.Members[i-1].Change)
 			require.NoError(t, err)
 			next, err := p.systems.Change(t.Context(), b.Members[i].Change)
@@ -40,17 +40,17 @@ func TestCluster(t *testing.T) {
 	entries := p.audited(audit.Query{Cluster: "c1"})
 	require.Len(t, entries, 1)
 	require.Equal(t, audit.Done, entries[0].Outcome)
-	require.Empty(t, entries[0].Server, "it is about all of them")
-	// Once more, and nothing is to be done.
+	require.Empty(t, entries[0].Server, "the entry of a batch names no server")
+	// The same edit again changes nothing.
 	b, err = p.systems.EditClusterNetwork(t.Context(), "c1", add, system.ApplyOptions{})
 	require.NoError(t, err)
 	require.Equal(t, system.StatusUnchanged, b.Members[0].Status)
 
-	// The second one locks itself out.
+	// The second member locks itself out.
 	configs := map[string]*network.Config{}
 	hosts := map[string]string{}
 	for _, name := range []string{"a", "b", "c"} {
-		hosts[name] = spare()
+		hosts[name] = unusedAddress()
 		configs[name] = p.moved(name, hosts[name])
 	}
 	p.servers["b"].KillAddress(hosts["b"], true)
@@ -70,9 +70,9 @@ func TestCluster(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		p.ready(name, p.servers[name].URL())
 	}
-	p.free("a", "b", "c")
+	p.requireIdle("a", "b", "c")
 
-	// All are looked at before the first is changed.
+	// All members are checked before the first is changed.
 	bad := network.Edit{Interface: "inst0", AddVLANTags: []int{5000}}
 	_, err = p.systems.EditClusterNetwork(t.Context(), "c1", bad, system.ApplyOptions{})
 	require.ErrorIs(t, err, network.ErrInvalid)
@@ -97,11 +97,11 @@ func TestCluster(t *testing.T) {
 	}
 	_, err = p.systems.SetClusterLogging(t.Context(), "c1", system.LoggingConfig{Syslog: &system.Syslog{Address: "127.0.0.9:514"}}, system.SetOptions{})
 	require.NoError(t, err)
-	p.free("a", "b", "c")
+	p.requireIdle("a", "b", "c")
 }
 
-// TestClusterGuard: a cluster is changed by one at a time.
-func TestClusterGuard(t *testing.T) {
+// TestClusterBusy: two operations can't change a cluster at the same time, unless forced.
+func TestClusterBusy(t *testing.T) {
 	p := newPlane(t, system.Options{LeaveUpdates: true}).run()
 	p.cluster("c1", "a", "b")
 	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
@@ -118,7 +118,7 @@ func TestClusterGuard(t *testing.T) {
 	require.Equal(t, []int{100, 200, 300}, p.tags("b"))
 }
 
-// TestMemberOffline: a change after which the cluster does not see its member any more is undone.
+// TestMemberOffline: a change is undone if the cluster no longer sees its member.
 func TestMemberOffline(t *testing.T) {
 	p := newPlane(t, system.Options{LeaveUpdates: true})
 	p.cluster("c1", "a", "b")
@@ -129,11 +129,11 @@ func TestMemberOffline(t *testing.T) {
 	}, func() { _ = a.SetFault(incusostest.Fault{}) })
 	_, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{Interface: "stor", AddVLANTags: []int{7}}, system.ApplyOptions{Timeout: 500 * time.Millisecond})
 	require.ErrorIs(t, err, system.ErrRolledBack)
-	same(t, before, a)
+	requireNetwork(t, before, a)
 }
 
-// TestBatchGivenUp: Run goes on with the members that are left.
-func TestBatchGivenUp(t *testing.T) {
+// TestBatchContinuesWithoutCaller: Run changes the remaining members after the caller gave up.
+func TestBatchContinuesWithoutCaller(t *testing.T) {
 	p := newPlane(t, system.Options{LeaveUpdates: true}).run()
 	p.cluster("c1", "a", "b")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -149,32 +149,32 @@ func TestBatchGivenUp(t *testing.T) {
 	require.Eventually(t, func() bool { return p.audited(audit.Query{Cluster: "c1"})[0].Outcome == audit.Done }, patience, 10*time.Millisecond)
 }
 
-// TestSharedAddress: no member of a cluster is given an address that another has, or is about to get.
+// TestSharedAddress: a member can't get an address that another member has, or will have.
 func TestSharedAddress(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	p.cluster("c1", "a", "b", "c")
-	host := spare()
+	host := unusedAddress()
 	of := func(name string) string { return hostOf(t, p.servers[name].URL()) }
 	for _, configs := range []map[string]*network.Config{
-		{"a": p.moved("a", host), "b": p.moved("b", host)},    // both get it
-		{"a": p.moved("a", of("c"))},                          // one that stays as it is has it
-		{"a": p.moved("a", of("b")), "b": p.moved("b", host)}, // it is given up, but later
-		{"a": p.moved("a", host), "b": p.moved("b", of("a"))}, // or before: who knows whether it is
+		{"a": p.moved("a", host), "b": p.moved("b", host)},    // both would get it
+		{"a": p.moved("a", of("c"))},                          // a member that is not changed has it
+		{"a": p.moved("a", of("b")), "b": p.moved("b", host)}, // a later member gives it up
+		{"a": p.moved("a", host), "b": p.moved("b", of("a"))}, // an earlier member gives it up, but may fail
 	} {
 		b, err := p.systems.ApplyClusterNetwork(t.Context(), "c1", configs, system.ApplyOptions{})
 		require.ErrorIs(t, err, network.ErrInvalid)
-		require.ErrorContains(t, err, "is one of server")
+		require.ErrorContains(t, err, "is used by server")
 		require.Nil(t, b)
 	}
 	for _, name := range []string{"a", "b", "c"} {
 		require.Empty(t, p.servers[name].Requests("PUT /os/1.0/system/network"))
 	}
-	// Link-local addresses may be on each.
+	// Each member may have the same link-local address.
 	configs := map[string]*network.Config{"a": p.network("a").Config, "b": p.network("b").Config}
 	for _, config := range configs {
 		config.Interfaces[1].Addresses = append(config.Interfaces[1].Addresses, "fe80::53/64")
 	}
 	_, err := p.systems.ApplyClusterNetwork(t.Context(), "c1", configs, system.ApplyOptions{})
 	require.NoError(t, err)
-	p.free("a", "b", "c")
+	p.requireIdle("a", "b", "c")
 }

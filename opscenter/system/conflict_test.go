@@ -20,56 +20,56 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/system"
 )
 
-// TestConflict: what somebody changes between the look and the change is not overwritten.
+// TestConflict: IfMatch keeps a change that another client made after the configuration was read.
 func TestConflict(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
 	n := p.network("a")
-	other := newStranger(t, a)
+	other := newOtherClient(t, a)
 	changed := strings.Replace(string(a.NetworkConfig()), `"timezone":"UTC"`, `"timezone":"Europe/Berlin"`, 1)
 	other.put(t, []byte(changed), "")
 	n.Config.DNS.Domain = "example.org"
 	_, err := p.systems.ApplyNetwork(t.Context(), "a", n.Config, system.ApplyOptions{IfMatch: n.ETag})
 	require.ErrorIs(t, err, opscenter.ErrPrecondition)
-	// An edit is of what is there.
+	// An edit changes the current configuration.
 	_, err = p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNSEdit{Domain: new("example.org")}}, system.ApplyOptions{})
 	require.NoError(t, err)
 	after := p.network("a").Config
 	require.Equal(t, "Europe/Berlin", after.Time.Timezone)
 	require.Equal(t, "example.org", after.DNS.Domain)
-	p.free("a")
+	p.requireIdle("a")
 }
 
-// meddler does something before the second look, or the second reading of a section.
-type meddler struct {
+// interferingOS calls interfere before the second probe, or the second reading of a section.
+type interferingOS struct {
 	*incusos.Client
-	looks  atomic.Int32
-	meddle func()
+	looks     atomic.Int32
+	interfere func()
 }
 
-func (m *meddler) again() {
+func (m *interferingOS) again() {
 	if m.looks.Add(1) == 2 {
-		m.meddle()
+		m.interfere()
 	}
 }
 
-func (m *meddler) Look(ctx context.Context, target opscenter.Target) (*system.Sight, error) {
+func (m *interferingOS) Look(ctx context.Context, target opscenter.Target) (*system.Sight, error) {
 	m.again()
 	return m.Client.Look(ctx, target)
 }
 
-func (m *meddler) ReadSystem(ctx context.Context, target opscenter.Target, section string) (json.RawMessage, error) {
+func (m *interferingOS) ReadSystem(ctx context.Context, target opscenter.Target, section string) (json.RawMessage, error) {
 	m.again()
 	return m.Client.ReadSystem(ctx, target, section)
 }
 
-// TestMeddled: what somebody changes after the plan was made, and before the server is asked, stays.
-func TestMeddled(t *testing.T) {
+// TestChangeAfterPlan: a change that another client makes after the plan, and before the server is asked, stays.
+func TestChangeAfterPlan(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
-	other := newStranger(t, a)
+	other := newOtherClient(t, a)
 	changed := strings.Replace(string(a.NetworkConfig()), `"timezone":"UTC"`, `"timezone":"Europe/Berlin"`, 1)
-	m := &meddler{Client: p.client, meddle: func() { other.put(t, []byte(changed), "") }}
+	m := &interferingOS{Client: p.client, interfere: func() { other.put(t, []byte(changed), "") }}
 	options := p.systems.Options()
 	systems, err := system.New(p.registry, m, options)
 	require.NoError(t, err)
@@ -77,10 +77,10 @@ func TestMeddled(t *testing.T) {
 	require.ErrorIs(t, err, opscenter.ErrPrecondition)
 	require.Equal(t, system.StatusNotSent, c.Status)
 	require.JSONEq(t, changed, string(a.NetworkConfig()))
-	p.free("a")
+	p.requireIdle("a")
 	p.ready("a", a.URL())
 	m.looks.Store(0)
-	m.meddle = func() {
+	m.interfere = func() {
 		other.send(t, "PUT", "/os/1.0/system/kernel", map[string]any{"config": map[string]any{"blacklist_modules": []string{"theirs"}}})
 	}
 	_, err = systems.SetKernel(t.Context(), "a", system.KernelConfig{BlacklistModules: []string{"ours"}}, system.SetOptions{})
@@ -88,12 +88,12 @@ func TestMeddled(t *testing.T) {
 	k, err := p.systems.Kernel(t.Context(), "a")
 	require.NoError(t, err)
 	require.Equal(t, []string{"theirs"}, k.Config.BlacklistModules)
-	p.free("a")
+	p.requireIdle("a")
 }
 
-// TestRace: ten callers change one server at once. Each is carried out alone, or turned away,
-// and the server ends with what the last one that was carried out wanted.
-func TestRace(t *testing.T) {
+// TestConcurrentCallers: ten callers change one server at the same time. Each change runs alone, or is refused. The server
+// ends with the configuration of the last change that ran.
+func TestConcurrentCallers(t *testing.T) {
 	p := newPlane(t, system.Options{}).run()
 	a := p.boot(incusostest.Options{Name: "a"})
 	var group sync.WaitGroup
@@ -102,7 +102,7 @@ func TestRace(t *testing.T) {
 	done := make([]*system.Change, 10)
 	configs := make([]*network.Config, 10)
 	for i := range 10 {
-		hosts[i] = spare()
+		hosts[i] = unusedAddress()
 		configs[i] = p.moved("a", hosts[i])
 	}
 	for i := range 10 {
@@ -128,11 +128,11 @@ func TestRace(t *testing.T) {
 	require.Equal(t, last.URL, a.URL())
 	require.False(t, a.NetworkPending())
 	p.ready("a", last.URL)
-	p.free("a")
+	p.requireIdle("a")
 }
 
-// TestGuard: a server is changed by one at a time, unless forced.
-func TestGuard(t *testing.T) {
+// TestServerBusy: two operations can't change a server at the same time, unless forced.
+func TestServerBusy(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a", Standalone: true})
 	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
@@ -157,19 +157,19 @@ func TestGuard(t *testing.T) {
 	}
 	require.NoError(t, p.registry.Read(t.Context(), func(s *opscenter.Snapshot) error {
 		claim, err := s.ClaimOf(p.server("a").ID, false)
-		require.Equal(t, "r1", claim.Owner, "a claim is not taken away")
+		require.Equal(t, "r1", claim.Owner, "the forced change leaves the claim of the other operation")
 		return err
 	}))
 }
 
-// TestSomebodyElses: a configuration that is neither the former one nor ours is not taken for ours.
-func TestSomebodyElses(t *testing.T) {
+// TestForeignConfiguration: a configuration that another client set is neither confirmed nor undone.
+func TestForeignConfiguration(t *testing.T) {
 	p := newPlane(t, system.Options{Grace: 300 * time.Millisecond})
 	a := p.boot(incusostest.Options{Name: "a"})
-	other := newStranger(t, a)
+	other := newOtherClient(t, a)
 	a.SetStuck(true)
 	changed := strings.Replace(string(a.NetworkConfig()), `"timezone":"UTC"`, `"timezone":"Europe/Berlin"`, 1)
-	_, err := p.systems.SetKernel(t.Context(), "a", system.KernelConfig{BlacklistModules: []string{"x"}}, system.SetOptions{}) // so that there is a last change
+	_, err := p.systems.SetKernel(t.Context(), "a", system.KernelConfig{BlacklistModules: []string{"x"}}, system.SetOptions{}) // p.last needs a change
 	require.NoError(t, err)
 	p.ready("a", a.URL())
 	done := make(chan struct{})
@@ -184,8 +184,8 @@ func TestSomebodyElses(t *testing.T) {
 	c, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNSEdit{Domain: new("example.org")}}, system.ApplyOptions{Timeout: 500 * time.Millisecond})
 	<-done
 	require.ErrorIs(t, err, system.ErrLost)
-	require.Contains(t, c.Reason, "not ours: dns")
-	require.Equal(t, "Europe/Berlin", p.network("a").Config.Time.Timezone, "it is left as it is")
-	require.Equal(t, lifecycle.StatusReady, p.server("a").State.Status, "what is lost is the change, and not the server")
-	p.free("a")
+	require.Contains(t, c.Reason, "another configuration than the wanted one: dns")
+	require.Equal(t, "Europe/Berlin", p.network("a").Config.Time.Timezone, "the foreign configuration stays")
+	require.Equal(t, lifecycle.StatusReady, p.server("a").State.Status, "the change is lost, but the server is ready")
+	p.requireIdle("a")
 }

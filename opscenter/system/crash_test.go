@@ -31,7 +31,7 @@ import (
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 )
 
-// mortalOS is the API of servers, of a controller that can die.
+// mortalOS is the OS of a controller that the test can kill.
 type mortalOS struct {
 	*incusos.Client
 	fate *mortal.Fate
@@ -65,7 +65,7 @@ func (m mortalOS) CanConfirmNetwork(ctx context.Context, t opscenter.Target) (ca
 	return can, err
 }
 
-// Look is no place to die at by itself: it changes nothing, and is done over and over.
+// Look is no kill point: it changes nothing, and each change calls it many times.
 func (m mortalOS) Look(ctx context.Context, t opscenter.Target) (*system.Sight, error) {
 	if m.fate.IsDead() {
 		return nil, mortal.ErrDead
@@ -73,7 +73,7 @@ func (m mortalOS) Look(ctx context.Context, t opscenter.Target) (*system.Sight, 
 	return m.Client.Look(ctx, t)
 }
 
-// site is a store on disk, and servers over real TLS, that outlive controllers.
+// site is a store on disk and servers over real TLS. They outlive the controllers.
 type site struct {
 	scene   scene
 	dir     string
@@ -83,20 +83,20 @@ type site struct {
 	fate    *mortal.Fate
 	ready   bool
 
-	identity tls.Certificate
-	endpoint *http.Server // where servers register, whichever controller is alive
-	url      string
-	alive    atomic.Pointer[living]
-	meddled  bool
+	identity   tls.Certificate
+	endpoint   *http.Server // where servers register with the living controller
+	url        string
+	alive      atomic.Pointer[liveHandler]
+	interfered bool
 }
 
-// living is what answers servers: the handler of a controller, until it is dead.
-type living struct {
+// liveHandler is the HTTP handler of a controller that is alive.
+type liveHandler struct {
 	http.Handler
 	fate *mortal.Fate
 }
 
-// ServeHTTP answers as a controller that may be dead before anybody hears the answer.
+// ServeHTTP answers for the controller. If the controller dies meanwhile, the answer is lost.
 func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l := s.alive.Load()
 	if l == nil {
@@ -141,7 +141,7 @@ func newSite(s scene) (*site, error) {
 			return nil, err
 		}
 		server.Trust(identity.Leaf)
-		host := spare()
+		host := unusedAddress()
 		server.KillAddress(host, s.dark)
 		out.servers, out.hosts = append(out.servers, server), append(out.hosts, host)
 	}
@@ -159,7 +159,7 @@ func (s *site) close() {
 	os.RemoveAll(s.dir)
 }
 
-// control runs a controller until all is over, or it dies. The first one begins.
+// control runs a controller until all work has ended, or it is killed. The first controller starts the scene's change.
 func (s *site) control(kill mortal.Point) (err error) {
 	store, err := badgerstore.Open(s.dir, badgerstore.Options{MinFree: 1})
 	if err != nil {
@@ -187,7 +187,7 @@ func (s *site) control(kill mortal.Point) (err error) {
 	if err != nil {
 		return err
 	}
-	options := quick(system.Options{LeaveUpdates: !s.scene.managed, Audit: log, SettleTimeout: 300 * time.Millisecond,
+	options := withShortTimes(system.Options{LeaveUpdates: !s.scene.managed, Audit: log, SettleTimeout: 300 * time.Millisecond,
 		Provider: system.Provider{ServerURL: s.url, Certificate: s.identity.Leaf}}).PutBackWithin(300 * time.Millisecond)
 	m, err := system.New(registry, mortalOS{client, f}, options)
 	if err != nil {
@@ -197,7 +197,7 @@ func (s *site) control(kill mortal.Point) (err error) {
 	if err != nil {
 		return err
 	}
-	s.alive.Store(&living{handler, f})
+	s.alive.Store(&liveHandler{handler, f})
 	defer s.alive.Store(nil)
 	c := &controller{site: s, registry: registry, polls: polls, systems: m, client: client, log: log}
 	begin := !s.ready
@@ -290,7 +290,7 @@ func (c *controller) poll(ctx context.Context) error {
 	return nil
 }
 
-// over returns what there is to wait for; empty: all is over.
+// over describes the work that has not ended; empty: all has.
 func (c *controller) over(ctx context.Context) (string, error) {
 	if c.site.scene.open != nil {
 		if open, err := c.site.scene.open(ctx, c); err != nil || open != "" {
@@ -321,13 +321,13 @@ func (c *controller) over(ctx context.Context) (string, error) {
 	}
 	for _, e := range page.Entries {
 		if e.Outcome == audit.UnderWay {
-			return fmt.Sprintf("the audit log has it under way: %+v", e), nil
+			return fmt.Sprintf("an audit entry is under way: %+v", e), nil
 		}
 	}
 	return "", nil
 }
 
-// check compares what is stored with what the servers are.
+// check compares the stored state with the servers.
 func (c *controller) check(ctx context.Context) error {
 	if err := c.poll(ctx); err != nil {
 		return err
@@ -339,13 +339,13 @@ func (c *controller) check(ctx context.Context) error {
 		}
 		var wrong []string
 		if info.ConnectionURL != server.URL() {
-			wrong = append(wrong, fmt.Sprintf("its record says %s, it is at %s", info.ConnectionURL, server.URL()))
+			wrong = append(wrong, fmt.Sprintf("the record says %s, the server is at %s", info.ConnectionURL, server.URL()))
 		}
 		if server.NetworkPending() {
 			wrong = append(wrong, "a change is pending")
 		}
 		if info.State.Operation != nil || info.State.Status != lifecycle.StatusReady || info.State.StatusDetail != lifecycle.DetailNone {
-			wrong = append(wrong, fmt.Sprintf("it is %s (%s), with operation %v", info.State.Status, info.State.StatusDetail, info.State.Operation))
+			wrong = append(wrong, fmt.Sprintf("the server is %s (%s), with operation %v", info.State.Status, info.State.StatusDetail, info.State.Operation))
 		}
 		differs, err := c.compare(ctx, i)
 		if wrong = append(wrong, differs...); err != nil || len(wrong) > 0 {
@@ -354,7 +354,7 @@ func (c *controller) check(ctx context.Context) error {
 		err = c.registry.Read(ctx, func(snapshot *opscenter.Snapshot) error {
 			for unit, cluster := range map[string]bool{info.ID: false, "c1": true} {
 				if claim, err := snapshot.ClaimOf(unit, cluster); err != nil || claim != nil {
-					return fmt.Errorf("%s is reserved still: %+v, %w", unit, claim, err)
+					return fmt.Errorf("%s is still reserved: %+v, %w", unit, claim, err)
 				}
 			}
 			return nil
@@ -366,14 +366,14 @@ func (c *controller) check(ctx context.Context) error {
 	if whole, err := c.systems.Batches(ctx, "", 1); err == nil && len(whole) == 1 && whole[0].Failed == "" {
 		for _, member := range whole[0].Members {
 			if member.Status != system.StatusDone {
-				return fmt.Errorf("the batch is done, and its members are %+v", whole[0].Members)
+				return fmt.Errorf("the batch is done, but its members are %+v", whole[0].Members)
 			}
 		}
 	}
 	return nil
 }
 
-// compare returns how what is stored of the changes of a server differs from what it is.
+// compare returns the differences between the stored changes of a server and its configuration.
 func (c *controller) compare(ctx context.Context, i int) (wrong []string, err error) {
 	s := c.site.scene
 	if s.changed == nil {
@@ -389,17 +389,17 @@ func (c *controller) compare(ctx context.Context, i int) (wrong []string, err er
 	}
 	for _, change := range list {
 		if done := change.Status == system.StatusDone; done != changed {
-			wrong = append(wrong, fmt.Sprintf("its change is %s (%s), and that it has changed is %t", change.Status, change.Reason, changed))
+			wrong = append(wrong, fmt.Sprintf("its change is %s (%s), but changed is %t", change.Status, change.Reason, changed))
 		}
 	}
 	if changed && (len(list) != 1 || s.dark) {
-		wrong = append(wrong, fmt.Sprintf("it has changed, with %d changes", len(list)))
+		wrong = append(wrong, fmt.Sprintf("the server has changed, with %d stored changes", len(list)))
 	}
 	return wrong, nil
 }
 
-// TestCrashes kills the controller before and after each write and each call of each scene, and
-// starts another one: what was begun ends as the server says, and nothing is left over.
+// TestCrashes kills the controller before and after each write and each call of each scene, and starts another one.
+// The stored outcome then matches the server, and no claim, token or open entry is left.
 func TestCrashes(t *testing.T) {
 	for _, scene := range scenes {
 		t.Run(scene.name, func(t *testing.T) {
@@ -430,7 +430,7 @@ func TestCrashes(t *testing.T) {
 					defer s.close()
 					if err := s.control(p); !errors.Is(err, mortal.ErrDead) {
 						if err == nil {
-							return nil // there were fewer of them this time
+							return nil // this run had fewer writes or calls
 						}
 						return fmt.Errorf("%s: %w", p, err)
 					}

@@ -11,60 +11,60 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
 
-// seen is what a look at one URL has found.
+// seen is the result of a probe of one URL.
 type seen struct {
 	url   string
 	sight *Sight
 	err   error
-	// former: the configuration is the one from before the change. foreign names what of the
-	// change it does not have; empty: nothing.
+	// former: the server has the configuration from before the change. foreign names the wanted settings that its
+	// configuration lacks; empty: none.
 	former  bool
 	foreign string
 }
 
-// move is what to do next about a change of a network.
-type move struct {
-	// confirm at that URL; else end, unless status is empty; else wait.
+// decision is the next action about a network change. A confirm URL: confirm the change there. Else a status: end the
+// change with that status, URL and reason. Else: wait.
+type decision struct {
 	confirm string
 	status  Status
 	url     string
 	reason  string
-	// good is where it was found as it should be; empty: nowhere.
+	// good is the URL where the server was found as it should be. Empty: it was not.
 	good string
-	// seen: what is lost is the change, and not the server.
+	// seen: only the change is lost; the server was found.
 	seen bool
 }
 
-// evidence is what is known of a server whose network changes, at one moment.
+// evidence holds the facts about a server whose network changes, at one moment.
 type evidence struct {
 	found []seen
-	// current is the connection URL of its record.
+	// current is the connection URL of the server's record.
 	current string
-	// said: since it was asked it has sent a self update that its network has changed.
-	said bool
-	// settled: it was told that all is well, or has nothing pending.
+	// reported: since it was asked, the server has sent a self update about a changed network.
+	reported bool
+	// settled: the change was confirmed, or no change is pending on the server.
 	settled bool
 }
 
-// decide says what to do next about a change of a network whose server was asked. It is pure.
+// decide returns the next action about a network change whose server was asked. It is pure.
 //
-// IncusOS starts to count when it is asked, and begins to undo the change when the time is up,
-// whatever it is at. A confirmation that comes while it undoes the change would be taken for
-// one of the next change, so none is sent when that is near.
-func decide(c *Change, e evidence, at time.Time) move {
+// IncusOS starts its timeout when it is asked. It undoes the change when the timeout ends, even while it still applies
+// the change. A confirmation that arrives meanwhile would count for the next change. So decide confirms nothing
+// near the end of the timeout.
+func decide(c *Change, e evidence, at time.Time) decision {
 	var good, former, other *seen
-	var whys []string
+	var reasons []string
 	for i := range e.found {
 		s := &e.found[i]
 		switch problem := c.problem(s, e, at); {
 		case s.err != nil:
-			whys = append(whys, fmt.Sprintf("%s: %v", s.url, s.err))
+			reasons = append(reasons, fmt.Sprintf("%s: %v", s.url, s.err))
 		case s.former:
 			if former == nil || s.url == c.OldURL {
 				former = s
 			}
 		case problem != "":
-			whys = append([]string{fmt.Sprintf("it is seen at %s, and %s", s.url, problem)}, whys...)
+			reasons = append([]string{fmt.Sprintf("the server is seen at %s, and %s", s.url, problem)}, reasons...)
 			if other == nil || s.url == e.current {
 				other = s
 			}
@@ -72,50 +72,51 @@ func decide(c *Change, e evidence, at time.Time) move {
 			good = s
 		}
 	}
-	why := shortened(strings.Join(whys, "; "))
+	why := shortened(strings.Join(reasons, "; "))
 	due := !c.hidden.RollBackAt.IsZero() && !at.Before(c.hidden.RollBackAt)
 	over := !at.Before(c.hidden.GiveUpAt)
 	switch {
 	case good != nil && (e.settled || c.Timeout == 0):
-		return move{status: StatusDone, url: c.where(good), reason: "it is seen at " + good.url + c.said(), good: good.url}
+		return decision{status: StatusDone, url: c.newURL(good), reason: "the server is seen at " + good.url + c.failureNote(), good: good.url}
 	case good != nil && due && at.After(c.hidden.RollBackAt.Add(c.hidden.GiveUpAt.Sub(c.hidden.RollBackAt)/2)):
-		return move{status: StatusDone, url: c.where(good), reason: "it is seen at " + good.url + ", and has kept it", good: good.url}
+		return decision{status: StatusDone, url: c.newURL(good), reason: "the server is seen at " + good.url + ", and has kept it", good: good.url}
 	case good != nil && at.Before(c.hidden.ConfirmBy):
-		return move{confirm: good.url, reason: "it is seen at " + good.url + ", and told so", good: good.url}
+		return decision{confirm: good.url, reason: "the server is seen at " + good.url + ", and the change is confirmed", good: good.url}
 	case good != nil && !over:
-		return move{reason: "it is seen at " + good.url + ", too late to tell it so"}
+		return decision{reason: "the server is seen at " + good.url + ", too late for a confirmation"}
 	case former != nil && (e.settled || due):
-		return move{status: StatusRolledBack, url: former.url, reason: "it has its former configuration, and is seen at " + former.url + c.last()}
+		return decision{status: StatusRolledBack, url: former.url, reason: "the server has its former configuration, and is seen at " + former.url + c.earlierReason()}
 	case over && former != nil:
-		return move{status: StatusRolledBack, url: former.url, reason: "it has its former configuration still, and is seen at " + former.url + c.last()}
+		return decision{status: StatusRolledBack, url: former.url, reason: "the server still has its former configuration, and is seen at " + former.url + c.earlierReason()}
 	case over && other != nil && c.kept(other, e, at): // a boot ends the wait for the confirmation
-		return move{status: StatusDone, url: c.where(other), reason: "it is seen at " + other.url + ", and has kept it" + c.said(), good: other.url}
+		return decision{status: StatusDone, url: c.newURL(other), reason: "the server is seen at " + other.url + ", and has kept it" + c.failureNote(), good: other.url}
 	case over && other != nil:
-		return move{status: StatusLost, url: c.where(other), reason: why, seen: true}
+		return decision{status: StatusLost, url: c.newURL(other), reason: why, seen: true}
 	case over:
-		return move{status: StatusLost, url: c.home(), reason: why}
+		return decision{status: StatusLost, url: c.expectedURL(), reason: why}
 	case former != nil:
-		return move{reason: stillFormer}
+		return decision{reason: stillFormer}
 	}
-	return move{reason: why}
+	return decision{reason: why}
 }
 
-const stillFormer = "it has its former configuration still"
+const stillFormer = "the server still has its former configuration"
 
-// home is where a server that is not seen is expected: where it was, if it has undone the
-// change. Where it may have kept it, nobody knows better than its record.
-func (c *Change) home() string {
+// expectedURL returns where a server that was not found is expected: at its old URL, if it undoes the change. Empty:
+// the server may have kept the change, so the URL of its record stays.
+func (c *Change) expectedURL() string {
 	if c.Timeout == 0 || c.hidden.Confirming {
 		return ""
 	}
 	return c.OldURL
 }
 
-func (c *Change) said() string {
+// failureNote repeats the failure that the server reported, if any.
+func (c *Change) failureNote() string {
 	if c.hidden.Failed == "" {
 		return ""
 	}
-	return "; it said: " + c.hidden.Failed
+	return "; it reported: " + c.hidden.Failed
 }
 
 // shortened limits a reason.
@@ -126,11 +127,11 @@ func shortened(why string) string {
 	return why
 }
 
-// maxReason bounds what is said of what was seen, in bytes.
+// maxReason bounds a reason, in bytes.
 const maxReason = 700
 
-// last repeats why a change was not confirmed.
-func (c *Change) last() string {
+// earlierReason repeats the reason why a change was not confirmed.
+func (c *Change) earlierReason() string {
 	if c.Reason == "" {
 		return ""
 	}
@@ -139,28 +140,28 @@ func (c *Change) last() string {
 
 const notConfirmed = "not confirmed in time: "
 
-// pending reports whether a change is being made, as far as the server says: it does not say
-// whether one waits for its confirmation.
+// pending reports whether the server applies a change. A change that waits for its confirmation does not
+// count: servers don't report it.
 func (s *Sight) pending() bool {
 	return s.Network != nil && s.Network.State != nil && s.Network.State.ConfigurationInProcess
 }
 
-// where returns the connection URL to keep: the one it was reached at, unless nothing moves.
-func (c *Change) where(s *seen) string {
+// newURL returns the connection URL to record: that of the probe, or empty if the change moves nothing.
+func (c *Change) newURL(s *seen) string {
 	if !c.Moves {
 		return ""
 	}
 	return s.url
 }
 
-// kept reports whether a server has the configuration for good, whatever it has said: nothing of it is to be
-// expected any more.
+// kept reports whether a server has the new configuration for good. Its reports don't matter any more, because it
+// can no longer undo the change.
 func (c *Change) kept(s *seen, e evidence, at time.Time) bool {
-	e.said, e.settled = true, true
+	e.reported, e.settled = true, true
 	return c.problem(s, e, at) == ""
 }
 
-// problem says why a sight is no proof that a change works; empty: it is.
+// problem returns the reason why a probe does not prove that a change works. Empty: it proves that.
 func (c *Change) problem(s *seen, e evidence, at time.Time) string {
 	switch {
 	case s.err != nil || s.former:
@@ -168,30 +169,30 @@ func (c *Change) problem(s *seen, e evidence, at time.Time) string {
 	case s.sight.anotherThan(c.hidden.MachineID):
 		return "is another machine"
 	case s.foreign != "":
-		return "has a configuration that is not ours: " + s.foreign
+		return "has another configuration than the wanted one: " + s.foreign
 	case c.hidden.Failed != "" && c.Timeout > 0 && !e.settled:
-		return "has said: " + c.hidden.Failed
+		return "has reported: " + c.hidden.Failed
 	case c.hidden.Member == "Online" && s.sight.Member != c.hidden.Member:
-		return fmt.Sprintf("its cluster says that it is %s", s.sight.Member)
+		return fmt.Sprintf("its cluster reports it as %s", s.sight.Member)
 	}
 	remote := s.sight.Remote.String()
 	arrived := slices.Contains(c.hidden.Expected, remote)
-	itsWord := e.current != c.OldURL && s.url == e.current
-	if c.Moves && !itsWord && !arrived && !(c.hidden.Dynamic && slices.Contains(managedAt(s.sight.Network), s.sight.Remote)) {
-		// What the server says of its addresses only counts where its configuration does not say
-		// them: it may not have got around to the change yet.
+	selfReported := e.current != c.OldURL && s.url == e.current
+	if c.Moves && !selfReported && !arrived && !(c.hidden.Dynamic && slices.Contains(managedAt(s.sight.Network), s.sight.Remote)) {
+		// The addresses that the server reports count only if its configuration does not list them: the server may
+		// not have applied the change so far.
 		return fmt.Sprintf("that is none of its new addresses for management (%s)", strings.Join(c.hidden.Expected, ", "))
 	}
-	// The configuration is stored before it is applied: that it is there is no proof. That it is at an address
-	// which it did not have is one in the end: at first it may fail still, as where DNS does not work.
+	// A server stores the configuration before it applies it, so the stored configuration proves nothing. A new
+	// address proves the change, but only after ProvenAt: until then it may fail, for example at the DNS check.
 	moved := arrived && !slices.Contains(c.hidden.Former, remote) && !at.Before(c.hidden.ProvenAt)
-	if !c.hidden.Applied && !e.said && !itsWord && !moved {
-		return "has not said that it has applied its configuration"
+	if !c.hidden.Applied && !e.reported && !selfReported && !moved {
+		return "has not reported that it applied its configuration"
 	}
 	return ""
 }
 
-// managedAt returns the addresses that a server says it has for its management.
+// managedAt returns the management addresses that a server reports.
 func managedAt(n *network.Network) (out []netip.Addr) {
 	if n == nil || n.State == nil {
 		return nil
@@ -210,8 +211,7 @@ func managedAt(n *network.Network) (out []netip.Addr) {
 	return out
 }
 
-// places returns the URLs to look for a server at: where it was, where it says that it is, and
-// where its configuration puts it.
+// places returns the URLs to probe: the old one, the one of the record, and those of the new configuration.
 func (c *Change) places(current string) []string {
 	out := []string{c.OldURL}
 	add := func(place string) {
@@ -240,5 +240,5 @@ func (c *Change) places(current string) []string {
 	return out
 }
 
-// maxPlaces bounds at how many URLs a server is looked for at a time.
+// maxPlaces bounds the URLs that one step probes.
 const maxPlaces = 16

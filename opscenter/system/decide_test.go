@@ -14,7 +14,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
 
-// TestDecide: what is done about a change, for what is seen of its server, and when.
+// TestDecide lists the action for each combination of change, probes and time.
 func TestDecide(t *testing.T) {
 	const home, away = "https://10.0.0.1:8443", "https://10.0.0.2:8443"
 	begin := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
@@ -37,46 +37,46 @@ func TestDecide(t *testing.T) {
 		found  []seen
 		with   func(*evidence)
 		after  time.Duration
-		want   string // confirm URL, status, or empty: wait
+		want   string // a URL: confirm there; a status: end; empty: wait
 		url    string
 		seen   bool
 	}{
-		{name: "seen where it goes", found: []seen{gone(home), at(away)}, want: away},
-		{name: "seen where it goes, too soon: it may fail still", change: notProven, found: []seen{gone(home), at(away)}},
-		{name: "seen where it goes, and has answered", change: func(c *Change) { notProven(c); c.hidden.Applied = true }, found: []seen{at(away)}, want: away},
-		{name: "seen where it goes, and has sent a self update", change: notProven, with: func(e *evidence) { e.said = true }, found: []seen{at(away)}, want: away},
-		{name: "seen where it goes, for long enough", change: notProven, found: []seen{at(away)}, after: 91 * time.Second, want: away},
+		{name: "at its new address", found: []seen{gone(home), at(away)}, want: away},
+		{name: "at its new address, but may still fail", change: notProven, found: []seen{gone(home), at(away)}},
+		{name: "at its new address, and has accepted the change", change: func(c *Change) { notProven(c); c.hidden.Applied = true }, found: []seen{at(away)}, want: away},
+		{name: "at its new address, and has sent a self update", change: notProven, with: func(e *evidence) { e.reported = true }, found: []seen{at(away)}, want: away},
+		{name: "at its new address after ProvenAt", change: notProven, found: []seen{at(away)}, after: 91 * time.Second, want: away},
 		{name: "seen nowhere", found: []seen{gone(home), gone(away)}},
-		{name: "its new configuration, still at home", found: []seen{at(home), gone(away)}},
-		{name: "at home, and has said it is done", change: func(c *Change) { c.hidden.Applied = true }, found: []seen{at(home), gone(away)}},
-		{name: "somewhere else, by its own word", found: []seen{at("https://10.0.0.9:8443")}, with: func(e *evidence) { e.current = "https://10.0.0.9:8443" }, want: "https://10.0.0.9:8443"},
-		{name: "somewhere else, nobody said so", found: []seen{at("https://10.0.0.9:8443")}},
-		{name: "another machine is there", found: []seen{func() seen { s := at(away); s.sight.MachineID = "x"; return s }()}},
-		{name: "its cluster does not see it", found: []seen{func() seen { s := at(away); s.sight.Member = "Offline"; return s }()}},
-		{name: "it was evacuated before", change: func(c *Change) { c.hidden.Member = "Evacuated" }, found: []seen{func() seen { s := at(away); s.sight.Member = "Evacuated"; return s }()}, want: away},
+		{name: "new configuration at the old address", found: []seen{at(home), gone(away)}},
+		{name: "at the old address, and has accepted the change", change: func(c *Change) { c.hidden.Applied = true }, found: []seen{at(home), gone(away)}},
+		{name: "at another address, reported by a self update", found: []seen{at("https://10.0.0.9:8443")}, with: func(e *evidence) { e.current = "https://10.0.0.9:8443" }, want: "https://10.0.0.9:8443"},
+		{name: "at another address, without a report", found: []seen{at("https://10.0.0.9:8443")}},
+		{name: "another machine answers", found: []seen{func() seen { s := at(away); s.sight.MachineID = "x"; return s }()}},
+		{name: "the cluster does not see it", found: []seen{func() seen { s := at(away); s.sight.Member = "Offline"; return s }()}},
+		{name: "evacuated before and after", change: func(c *Change) { c.hidden.Member = "Evacuated" }, found: []seen{func() seen { s := at(away); s.sight.Member = "Evacuated"; return s }()}, want: away},
 		{name: "another configuration", found: []seen{func() seen { s := at(away); s.foreign = "dns"; return s }()}},
-		{name: "it has failed", change: func(c *Change) { c.hidden.Failed = "no DNS" }, found: []seen{at(away)}},
-		{name: "it has failed, and can't undo it", change: func(c *Change) { c.hidden.Failed, c.Timeout = "no DNS", 0 }, found: []seen{at(away)}, want: "done", url: away},
-		{name: "it has failed, after it was told that all is well", change: func(c *Change) { c.hidden.Failed = "no DNS" }, found: []seen{at(away)}, with: func(e *evidence) { e.settled = true }, want: "done", url: away},
-		{name: "it has failed, and kept it: it has rebooted", change: func(c *Change) { c.hidden.Failed = "no DNS" }, found: []seen{at(away)}, after: 616 * time.Second, want: "done", url: away},
-		{name: "not ours, and seen in the end", found: []seen{func() seen { s := at(away); s.foreign = "dns"; return s }()}, after: 616 * time.Second, want: "lost", url: away, seen: true},
-		{name: "its cluster does not see it in the end", found: []seen{func() seen { s := at(away); s.sight.Member = "Offline"; return s }()}, after: 616 * time.Second, want: "lost", url: away, seen: true},
-		{name: "stays, and nothing was said", change: func(c *Change) { c.Moves, c.hidden.Expected = false, []string{"10.0.0.1"} }, found: []seen{at(home)}},
-		{name: "stays, and has answered", change: func(c *Change) { c.Moves, c.hidden.Expected, c.hidden.Applied = false, []string{"10.0.0.1"}, true }, found: []seen{at(home)}, want: home},
-		{name: "stays, and has sent a self update", change: func(c *Change) { c.Moves, c.hidden.Expected = false, []string{"10.0.0.1"} }, with: func(e *evidence) { e.said = true }, found: []seen{at(home)}, want: home},
-		{name: "a lease, and the state says so", change: func(c *Change) { c.hidden.Expected, c.hidden.Dynamic, c.hidden.Applied = nil, true, true }, found: []seen{at(home)}, want: home},
+		{name: "reported a failure", change: func(c *Change) { c.hidden.Failed = "no DNS" }, found: []seen{at(away)}},
+		{name: "reported a failure, and can't undo the change", change: func(c *Change) { c.hidden.Failed, c.Timeout = "no DNS", 0 }, found: []seen{at(away)}, want: "done", url: away},
+		{name: "reported a failure after the confirmation", change: func(c *Change) { c.hidden.Failed = "no DNS" }, found: []seen{at(away)}, with: func(e *evidence) { e.settled = true }, want: "done", url: away},
+		{name: "reported a failure, rebooted, and kept the change", change: func(c *Change) { c.hidden.Failed = "no DNS" }, found: []seen{at(away)}, after: 616 * time.Second, want: "done", url: away},
+		{name: "another configuration at the end", found: []seen{func() seen { s := at(away); s.foreign = "dns"; return s }()}, after: 616 * time.Second, want: "lost", url: away, seen: true},
+		{name: "the cluster does not see it at the end", found: []seen{func() seen { s := at(away); s.sight.Member = "Offline"; return s }()}, after: 616 * time.Second, want: "lost", url: away, seen: true},
+		{name: "no move, without a report", change: func(c *Change) { c.Moves, c.hidden.Expected = false, []string{"10.0.0.1"} }, found: []seen{at(home)}},
+		{name: "no move, and has accepted the change", change: func(c *Change) { c.Moves, c.hidden.Expected, c.hidden.Applied = false, []string{"10.0.0.1"}, true }, found: []seen{at(home)}, want: home},
+		{name: "no move, and has sent a self update", change: func(c *Change) { c.Moves, c.hidden.Expected = false, []string{"10.0.0.1"} }, with: func(e *evidence) { e.reported = true }, found: []seen{at(home)}, want: home},
+		{name: "an address from DHCP that the state reports", change: func(c *Change) { c.hidden.Expected, c.hidden.Dynamic, c.hidden.Applied = nil, true, true }, found: []seen{at(home)}, want: home},
 		{name: "confirmed", found: []seen{at(away)}, with: func(e *evidence) { e.settled = true }, want: "done", url: away},
 		{name: "confirmed, stays", change: func(c *Change) { c.Moves, c.hidden.Applied = false, true }, found: []seen{at(home)}, with: func(e *evidence) { e.settled = true }, want: "done"},
-		{name: "told so, and it had undone it", found: []seen{former(home)}, with: func(e *evidence) { e.settled = true }, want: "rolled back", url: home},
-		{name: "too late to tell", found: []seen{at(away)}, after: 271 * time.Second},
-		{name: "time is up, and it is at it", found: []seen{at(away)}, after: 316 * time.Second},
-		{name: "long after, and it has kept it", found: []seen{at(away)}, after: 500 * time.Second, want: "done", url: away},
-		{name: "undone early, which is not believed before its time", found: []seen{former(home)}, after: 100 * time.Second},
+		{name: "confirmed after it was undone", found: []seen{former(home)}, with: func(e *evidence) { e.settled = true }, want: "rolled back", url: home},
+		{name: "too late for a confirmation", found: []seen{at(away)}, after: 271 * time.Second},
+		{name: "timeout over, and the server still has the change", found: []seen{at(away)}, after: 316 * time.Second},
+		{name: "long after the timeout, the server has kept the change", found: []seen{at(away)}, after: 500 * time.Second, want: "done", url: away},
+		{name: "former configuration before the timeout: wait", found: []seen{former(home)}, after: 100 * time.Second},
 		{name: "undone", found: []seen{former(home), gone(away)}, after: 316 * time.Second, want: "rolled back", url: home},
-		{name: "undone, seen where it was not", found: []seen{gone(home), former("https://10.0.0.9:8443")}, after: 316 * time.Second, want: "rolled back", url: "https://10.0.0.9:8443"},
-		{name: "lost: it is expected where it was", found: []seen{gone(home), gone(away)}, after: 616 * time.Second, want: "lost", url: home},
-		{name: "lost, perhaps confirmed: nobody knows better than its record", change: func(c *Change) { c.Status, c.hidden.Confirming = StatusRollingBack, true }, found: []seen{gone(home)}, after: 616 * time.Second, want: "lost"},
-		{name: "lost, and it can't undo it", change: func(c *Change) { c.Timeout = 0 }, found: []seen{gone(home)}, after: 616 * time.Second, want: "lost"},
+		{name: "undone, at another address", found: []seen{gone(home), former("https://10.0.0.9:8443")}, after: 316 * time.Second, want: "rolled back", url: "https://10.0.0.9:8443"},
+		{name: "lost: the record gets the old URL", found: []seen{gone(home), gone(away)}, after: 616 * time.Second, want: "lost", url: home},
+		{name: "lost, perhaps confirmed: the record keeps its URL", change: func(c *Change) { c.Status, c.hidden.Confirming = StatusRollingBack, true }, found: []seen{gone(home)}, after: 616 * time.Second, want: "lost"},
+		{name: "lost, and can't undo the change", change: func(c *Change) { c.Timeout = 0 }, found: []seen{gone(home)}, after: 616 * time.Second, want: "lost"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			change := move()
@@ -99,7 +99,7 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// TestDeadlines: nothing is confirmed near the end, and nobody is taken for rolled back who may have been asked late.
+// TestDeadlines: confirmations stop before the timeout ends, and a late request delays the verdict "rolled back".
 func TestDeadlines(t *testing.T) {
 	o := &Options{ConfirmationTimeout: 5 * time.Minute, Grace: 5 * time.Minute, ApplyTime: 90 * time.Second}
 	for timeout, want := range map[time.Duration][4]time.Duration{ // proven, confirmed by, rolled back, given up
@@ -120,13 +120,14 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
+// TestPlaces lists the URLs that are probed.
 func TestPlaces(t *testing.T) {
 	c := &Change{OldURL: "https://10.0.0.1:8443"}
 	c.hidden.Expected = []string{"10.0.0.2", "fd00::2", "10.0.0.1"}
 	require.Equal(t, []string{"https://10.0.0.1:8443", "https://name:1", "https://10.0.0.2:8443", "https://[fd00::2]:8443"}, c.places("https://name:1"))
 }
 
-// TestScrubbed: what a server repeats of what it was sent holds no secrets.
+// TestScrubbed: secrets that a server repeats are hidden.
 func TestScrubbed(t *testing.T) {
 	require.Equal(t, "bad key (hidden), and (hidden) again; an x is none", scrubbed("bad key hunter2, and hunter2 again; an x is none", []string{"hunter2", "x"}))
 	require.LessOrEqual(t, len(scrubbed(strings.Repeat("é", 2*maxReason), nil)), maxReason+len("…"))
@@ -135,8 +136,8 @@ func TestScrubbed(t *testing.T) {
 	require.EqualError(t, err, "no")
 }
 
-// TestLacks: what a server adds to what it was given is no difference; what it left out is.
-func TestLacks(t *testing.T) {
+// TestFirstMissing: members that a server adds are no difference, missing ones are.
+func TestFirstMissing(t *testing.T) {
 	const wanted = `{"a":1,"list":[{"name":"x","on":false}],"none":null,"password":"(hidden)","text":""}`
 	for have, want := range map[string]string{
 		wanted: "",
@@ -147,16 +148,16 @@ func TestLacks(t *testing.T) {
 		`{"a":1,"list":[{"name":"x"}]}`:                                          "password",
 		`{"a":1,"list":[{"name":"x"}],"password":"secret","text":"y"}`:           "text",
 	} {
-		got, err := lacks([]byte(have), []byte(wanted))
+		got, err := firstMissing([]byte(have), []byte(wanted))
 		require.NoError(t, err)
 		require.Equal(t, want, got, have)
 	}
-	_, err := lacks([]byte(`[]`), []byte(`{}`))
+	_, err := firstMissing([]byte(`[]`), []byte(`{}`))
 	require.Error(t, err)
 }
 
-// TestDrifted: when settings are put back, and when that is a warning.
-func TestDrifted(t *testing.T) {
+// TestPlanPutBack lists when settings are put back, and when a warning is raised.
+func TestPlanPutBack(t *testing.T) {
 	at := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
 	want := lifecycle.ManagedUpdates("stable")
 	other := lifecycle.UpdateSettings{Channel: "daily", AutoReboot: true, CheckFrequency: "6h"}
@@ -174,14 +175,14 @@ func TestDrifted(t *testing.T) {
 		info  func(*opscenter.ServerInfo)
 		wants string
 	}{
-		{name: "as it should be", have: want, wants: "nothing"},
-		{name: "new here", have: other, wants: "put"},
-		{name: "told before", have: other, told: told(nil), wants: "put, warned"},
-		{name: "told, and not accepted so far", have: other, told: told(func(r *managedRow) { r.Accepted = false }), wants: "later"},
-		{name: "again", have: other, told: told(func(r *managedRow) { r.Count = 3 }), wants: "later"},
-		{name: "again, the next day", have: other, told: told(func(r *managedRow) { r.Count, r.At = 9, at.Add(-48*time.Hour) }), wants: "put, warned"},
-		{name: "another channel since", have: other, told: told(func(r *managedRow) { r.Settings.Channel = "testing" }), wants: "put"},
-		{name: "installed anew since", have: other, told: told(nil), info: func(i *opscenter.ServerInfo) { i.RegisteredAt = at }, wants: "put"},
+		{name: "as wanted", have: want, wants: "nothing"},
+		{name: "never sent", have: other, wants: "put"},
+		{name: "sent and accepted before", have: other, told: told(nil), wants: "put, warned"},
+		{name: "sent, not accepted so far", have: other, told: told(func(r *managedRow) { r.Accepted = false }), wants: "later"},
+		{name: "repeated", have: other, told: told(func(r *managedRow) { r.Count = 3 }), wants: "later"},
+		{name: "repeated, two days later", have: other, told: told(func(r *managedRow) { r.Count, r.At = 9, at.Add(-48*time.Hour) }), wants: "put, warned"},
+		{name: "the channel has changed since", have: other, told: told(func(r *managedRow) { r.Settings.Channel = "testing" }), wants: "put"},
+		{name: "reinstalled since", have: other, told: told(nil), info: func(i *opscenter.ServerInfo) { i.RegisteredAt = at }, wants: "put"},
 		{name: "put back", have: want, told: told(func(r *managedRow) { r.Warned = true }), wants: "clear"},
 		{name: "not ready", have: other, info: func(i *opscenter.ServerInfo) { i.State.Status = lifecycle.StatusOffline }, wants: "nothing"},
 		{name: "busy", have: other, info: func(i *opscenter.ServerInfo) { i.State.Operation = &lifecycle.Operation{} }, wants: "nothing"},
@@ -191,12 +192,12 @@ func TestDrifted(t *testing.T) {
 		if c.info != nil {
 			c.info(info)
 		}
-		p := drifted(info, c.told, time.Minute, at)
+		p := planPutBack(info, c.told, time.Minute, at)
 		got := "put"
 		switch {
 		case p == nil:
 			got = "nothing"
-		case p.clear:
+		case p.unwarned:
 			got = "clear"
 		case !p.later.IsZero():
 			got = "later"

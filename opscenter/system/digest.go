@@ -15,14 +15,14 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 )
 
-// digest tells whether a configuration is what it was, and nothing of its secrets.
+// digest recognizes a configuration without revealing its secrets.
 type digest struct {
-	Shown  string // of what is no secret
+	Shown  string // hash of the configuration without secrets
 	Salt   []byte
-	Secret []byte // of all of it, slow to guess from
+	Secret []byte // salted hash of the whole configuration, slow to guess from
 }
 
-// digestRounds makes it slow to try out passwords on a digest.
+// digestRounds makes guessing passwords from a digest slow.
 const digestRounds = 50_000
 
 func digestOf(config json.RawMessage) (digest, error) {
@@ -46,8 +46,8 @@ func (d *digest) is(config json.RawMessage) (bool, error) {
 	return err == nil && hmac.Equal(sum, d.Secret), err
 }
 
-// plain is a configuration in one form, whatever the order and the spacing.
-func plain(config json.RawMessage) ([]byte, error) {
+// canonical returns a configuration in a form that does not depend on order and spacing.
+func canonical(config json.RawMessage) ([]byte, error) {
 	d := json.NewDecoder(bytes.NewReader(config))
 	d.UseNumber()
 	var all map[string]any
@@ -63,22 +63,22 @@ func shownSum(config json.RawMessage) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	data, err := plain(redacted)
+	data, err := canonical(redacted)
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:]), err
 }
 
 func secretSum(config json.RawMessage, salt []byte) ([]byte, error) {
-	data, err := plain(config)
+	data, err := canonical(config)
 	if err != nil {
 		return nil, err
 	}
 	return pbkdf2.Key(sha256.New, string(data), salt, digestRounds, 32)
 }
 
-// tag is the ETag of a configuration. It is of this process: another gives another.
+// tag returns the ETag of a configuration. Another process returns another ETag.
 func (m *Manager) tag(config json.RawMessage) (string, error) {
-	data, err := plain(config)
+	data, err := canonical(config)
 	if err != nil {
 		return "", err
 	}
@@ -87,8 +87,8 @@ func (m *Manager) tag(config json.RawMessage) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)[:16]), nil
 }
 
-// matches returns opscenter.ErrPrecondition unless a configuration is the one the tag is of.
-// Several tags, with commas between them, are as in an If-Match header.
+// matches returns opscenter.ErrPrecondition unless tags is empty or contains the ETag of the configuration. Tags are
+// in the form of an If-Match header, separated by commas.
 func (m *Manager) matches(config json.RawMessage, tags string) error {
 	if tags == "" {
 		return nil

@@ -46,7 +46,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	go systems.Run(ctx) // goes on with what a restart has interrupted, and keeps update settings
+	go systems.Run(ctx) // continues changes that a restart interrupted, and manages update settings
 
 	current, err := systems.Network(ctx, "server01") // without its secrets
 	if err != nil {
@@ -63,7 +63,7 @@ func Example() {
 	}
 	change, err := systems.ApplyNetwork(ctx, "server01", current.Config, options)
 	if errors.Is(err, system.ErrRolledBack) {
-		log.Fatal("the server was not reached with it, and has undone it: ", change.Reason)
+		log.Fatal("the server was not reached, and has undone the change: ", change.Reason)
 	}
 	if err != nil {
 		log.Fatal(err)

@@ -8,7 +8,7 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Told returns of how many servers it is kept what they were told about their updates.
+// Told returns the number of stored rows of managed update settings.
 func (m *Manager) Told(ctx context.Context) (n int, err error) {
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		n = 0
@@ -23,7 +23,7 @@ func (m *Manager) Told(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// PutBackWithin returns options with another bound for putting back the settings of one server.
+// PutBackWithin returns the options with another time limit for the settings of one server.
 func (o Options) PutBackWithin(d time.Duration) Options {
 	o.putBackTimeout = d
 	return o

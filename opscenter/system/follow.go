@@ -14,14 +14,14 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
 
-// watch is what is known of a server while it is looked for.
-type watch struct {
-	// answer is where the answer of the server comes; nil: it has come, or nobody waits for it.
-	answer  chan error
-	secrets []string // to be kept out of what it says
-	said    bool     // see evidence
-	settled bool
-	// good is where it was as it should be at every look since a moment.
+// pursuit is the memory of follow between two probes of a server.
+type pursuit struct {
+	// answer delivers the server's answer. Nil: the answer has come, or this process has not sent the request.
+	answer   chan error
+	secrets  []string // removed from the server's error texts
+	reported bool     // see evidence
+	settled  bool     // see evidence
+	// good is the URL at which every probe since that time found the server as it should be.
 	good  string
 	since time.Time
 	// raw and former remember the last comparison, which is slow by design.
@@ -29,11 +29,12 @@ type watch struct {
 	former bool
 }
 
-// follow sees a change through whose server is asked, or was, or may have been.
-func (m *Manager) follow(ctx context.Context, c *Change, w *watch) error {
-	if w.answer == nil { // taken up
+// follow probes the server of a network change until the change has ended. The request is under way, or was
+// sent by an earlier process, or may never have been sent.
+func (m *Manager) follow(ctx context.Context, c *Change, w *pursuit) error {
+	if w.answer == nil { // resumed
 		if c.SentAt.IsZero() {
-			return m.over(ctx, c, m.end(ctx, c, StatusNotSent, "", "the control plane ended before it asked the server"))
+			return m.outcome(ctx, c, m.end(ctx, c, StatusNotSent, "", "the control plane stopped before it asked the server"))
 		}
 		if least := now().Add(m.options.Grace); c.hidden.GiveUpAt.Before(least) {
 			c.hidden.GiveUpAt = least
@@ -46,7 +47,7 @@ func (m *Manager) follow(ctx context.Context, c *Change, w *watch) error {
 		}
 		err := m.step(live, c, w)
 		if c.Status.Final() || err != nil {
-			return m.over(ctx, c, err)
+			return m.outcome(ctx, c, err)
 		}
 		timer := time.NewTimer(m.options.Interval)
 		select {
@@ -59,21 +60,21 @@ func (m *Manager) follow(ctx context.Context, c *Change, w *watch) error {
 		}
 		timer.Stop()
 		if c.Status.Final() || err != nil {
-			return m.over(ctx, c, err)
+			return m.outcome(ctx, c, err)
 		}
 	}
 }
 
-// over is the error of a change that is not followed any longer.
-func (m *Manager) over(ctx context.Context, c *Change, err error) error {
+// outcome returns the error of a change that is no longer followed: that of its end, or ErrOutcomeUnknown.
+func (m *Manager) outcome(ctx context.Context, c *Change, err error) error {
 	if c.Status.Final() {
 		return c.Err()
 	}
 	return fmt.Errorf("%s of server %q goes on: %w: %w", c.Section, c.Server, opscenter.ErrOutcomeUnknown, errors.Join(err, ctx.Err()))
 }
 
-// answered takes in what the server has answered. Errors are those of the store, where that won't help.
-func (m *Manager) answered(ctx context.Context, c *Change, w *watch, answer error) error {
+// answered stores the server's answer. Errors are those of a store for which a retry is no help.
+func (m *Manager) answered(ctx context.Context, c *Change, w *pursuit, answer error) error {
 	changed := *c
 	if c.Status == StatusSending {
 		changed.Status = StatusWaiting
@@ -86,24 +87,24 @@ func (m *Manager) answered(ctx context.Context, c *Change, w *watch, answer erro
 	case answer == nil:
 		changed.hidden.Applied, changed.Reason = true, "the server has accepted it"
 	case errors.Is(answer, opscenter.ErrRefused):
-		return m.pause(ctx, m.end(ctx, c, StatusRefused, "", reason))
+		return m.ignoreRetryable(ctx, m.end(ctx, c, StatusRefused, "", reason))
 	case errors.Is(answer, ErrFailed):
-		// It may have the new configuration, and counts: it undoes the change when the time is up.
+		// The server may have the new configuration. It undoes the change after the confirmation timeout.
 		changed.hidden.Failed, changed.Reason = reason, reason
 		if c.Timeout > 0 {
 			changed.Status = StatusRollingBack
 		}
 	case !errors.Is(answer, opscenter.ErrOutcomeUnknown):
-		return m.pause(ctx, m.end(ctx, c, StatusNotSent, "", reason))
+		return m.ignoreRetryable(ctx, m.end(ctx, c, StatusNotSent, "", reason))
 	default:
 		changed.Reason = "the answer was lost: " + reason
 	}
 	err := m.store(ctx, &changed)
-	*c = changed // whatever the store says: this process knows
-	return m.pause(ctx, err)
+	*c = changed // even if the store failed: this process knows the answer
+	return m.ignoreRetryable(ctx, err)
 }
 
-// scrubbed takes secrets out of what a server says.
+// scrubbed removes secrets from a server's error text.
 func scrubbed(text string, secrets []string) string {
 	for _, secret := range secrets {
 		if len(secret) >= minSecret {
@@ -113,11 +114,11 @@ func scrubbed(text string, secrets []string) string {
 	return shortened(text)
 }
 
-// minSecret is the least length of a secret that is looked for in texts, in bytes.
+// minSecret is the least length of a secret that is removed from texts, in bytes.
 const minSecret = 4
 
-// steady reports whether a server has been as it should be for long enough.
-func (m *Manager) steady(c *Change, w *watch, good string) bool {
+// steady reports whether each probe has found the server as it should be for long enough, see Options.Steady.
+func (m *Manager) steady(c *Change, w *pursuit, good string) bool {
 	at := now()
 	if good != w.good {
 		w.good, w.since = good, at
@@ -129,8 +130,8 @@ func (m *Manager) steady(c *Change, w *watch, good string) bool {
 	return good != "" && at.Sub(w.since) >= long
 }
 
-// step looks for the server, and does what is to be done.
-func (m *Manager) step(ctx context.Context, c *Change, w *watch) error {
+// step probes the server once, and carries out the decision.
+func (m *Manager) step(ctx context.Context, c *Change, w *pursuit) error {
 	var info *opscenter.ServerInfo
 	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
 		info, err = s.ServerByID(c.ServerID)
@@ -138,33 +139,33 @@ func (m *Manager) step(ctx context.Context, c *Change, w *watch) error {
 	})
 	switch {
 	case errors.Is(err, opscenter.ErrNotFound):
-		return m.pause(ctx, m.end(ctx, c, StatusLost, "", "the server was removed"))
+		return m.ignoreRetryable(ctx, m.end(ctx, c, StatusLost, "", "the server was removed"))
 	case err != nil:
-		return m.pause(ctx, err)
+		return m.ignoreRetryable(ctx, err)
 	case c.hidden.Fingerprint != "" && info.Fingerprint != c.hidden.Fingerprint:
-		return m.pause(ctx, m.end(ctx, c, StatusLost, "", "the server was installed anew"))
+		return m.ignoreRetryable(ctx, m.end(ctx, c, StatusLost, "", "the server was installed anew"))
 	}
-	if !w.said && !c.hidden.Applied {
-		if w.said, err = m.hasSaid(ctx, c, info.Name); err != nil {
-			return m.pause(ctx, err)
+	if !w.reported && !c.hidden.Applied {
+		if w.reported, err = m.hasReported(ctx, c, info.Name); err != nil {
+			return m.ignoreRetryable(ctx, err)
 		}
 	}
 	found := m.lookAll(ctx, c, info, w)
 	if ctx.Err() != nil {
 		return nil
 	}
-	next := decide(c, evidence{found: found, current: info.ConnectionURL, said: w.said, settled: w.settled}, now())
+	next := decide(c, evidence{found: found, current: info.ConnectionURL, reported: w.reported, settled: w.settled}, now())
 	if steady := m.steady(c, w, next.good); next.good != "" && !steady && !w.settled {
 		return nil
 	}
 	switch {
 	case next.status != "":
 		c.hidden.Seen = next.seen
-		return m.pause(ctx, m.end(ctx, c, next.status, next.url, next.reason))
+		return m.ignoreRetryable(ctx, m.end(ctx, c, next.status, next.url, next.reason))
 	case next.confirm != "":
 		if !c.hidden.Confirming {
-			if err := m.note(ctx, c, StatusConfirming, next.reason); err != nil {
-				return m.pause(ctx, err)
+			if err := m.storeStatus(ctx, c, StatusConfirming, next.reason); err != nil {
+				return m.ignoreRetryable(ctx, err)
 			}
 		}
 		target := info.ProbeTarget()
@@ -172,18 +173,18 @@ func (m *Manager) step(ctx context.Context, c *Change, w *watch) error {
 		bounded, cancel := context.WithTimeout(ctx, m.options.LookTimeout)
 		defer cancel()
 		if err := m.os.ConfirmNetwork(bounded, target); err == nil || errors.Is(err, ErrNothingPending) {
-			w.settled = true // confirmed, now or before, or undone: the next look tells
+			w.settled = true // confirmed now or before, or undone: the next probe shows which
 		}
 	case c.Status != StatusRollingBack && !c.hidden.RollBackAt.IsZero() && !now().Before(c.hidden.RollBackAt):
-		return m.pause(ctx, m.note(ctx, c, StatusRollingBack, notConfirmed+next.reason))
+		return m.ignoreRetryable(ctx, m.storeStatus(ctx, c, StatusRollingBack, notConfirmed+next.reason))
 	case c.Status == StatusWaiting && next.reason != stillFormer:
 		c.Reason = next.reason // stored with the next status
 	}
 	return nil
 }
 
-// hasSaid reports whether the server has sent a self update that its network has changed, since it was asked.
-func (m *Manager) hasSaid(ctx context.Context, c *Change, name string) (bool, error) {
+// hasReported reports whether the server, since it was asked, has sent a self update about a changed network.
+func (m *Manager) hasReported(ctx context.Context, c *Change, name string) (bool, error) {
 	list, err := m.registry.Events(ctx, opscenter.EventFilter{Server: name, After: c.hidden.Events, Limit: opscenter.MaxPageSize})
 	for _, e := range list {
 		if e.Kind == event.SelfUpdate && e.Reason == string(lifecycle.CauseNetworkConfigChanged) && !e.At.Before(c.SentAt) {
@@ -193,8 +194,9 @@ func (m *Manager) hasSaid(ctx context.Context, c *Change, name string) (bool, er
 	return false, err
 }
 
-// pause makes of a store that refuses for now a reason to try again; one that is closed, or the end of ctx, is not.
-func (m *Manager) pause(ctx context.Context, err error) error {
+// ignoreRetryable logs and drops an error of the store that the next step may not meet again. It returns
+// the error if the store is closed or ctx has ended.
+func (m *Manager) ignoreRetryable(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() != nil || !retryable(err) {
 		return err
 	}
@@ -202,7 +204,8 @@ func (m *Manager) pause(ctx context.Context, err error) error {
 	return nil
 }
 
-func (m *Manager) note(ctx context.Context, c *Change, status Status, reason string) error {
+// storeStatus stores a new status of a change with its reason.
+func (m *Manager) storeStatus(ctx context.Context, c *Change, status Status, reason string) error {
 	changed := *c
 	changed.Status, changed.Reason = status, reason
 	changed.hidden.Confirming = c.hidden.Confirming || status == StatusConfirming
@@ -213,8 +216,8 @@ func (m *Manager) note(ctx context.Context, c *Change, status Status, reason str
 	return nil
 }
 
-// lookAll looks for a server everywhere it may be, at once.
-func (m *Manager) lookAll(ctx context.Context, c *Change, info *opscenter.ServerInfo, w *watch) []seen {
+// lookAll probes a server at all URLs where it may be, at the same time.
+func (m *Manager) lookAll(ctx context.Context, c *Change, info *opscenter.ServerInfo, w *pursuit) []seen {
 	ctx, cancel := context.WithTimeout(ctx, m.options.LookTimeout)
 	defer cancel()
 	places := c.places(info.ConnectionURL)
@@ -231,11 +234,11 @@ func (m *Manager) lookAll(ctx context.Context, c *Change, info *opscenter.Server
 				return
 			}
 			if s.sight.Network == nil || s.sight.Network.Config == nil {
-				s.err = errors.New("it tells no network configuration")
+				s.err = errors.New("the server reports no network configuration")
 				return
 			}
 			if s.sight.anotherThan(c.hidden.MachineID) {
-				s.err = errors.New("it is another machine")
+				s.err = errors.New("another machine answers")
 				return
 			}
 		})
@@ -249,8 +252,8 @@ func (m *Manager) lookAll(ctx context.Context, c *Change, info *opscenter.Server
 	return out
 }
 
-// compare says whether the configuration of a sight is the former one, or ours, or another.
-func (m *Manager) compare(c *Change, s *seen, w *watch) error {
+// compare notes whether a probed configuration is the former one, or lacks a part of the wanted one.
+func (m *Manager) compare(c *Change, s *seen, w *pursuit) error {
 	raw, err := s.sight.Network.Config.Encode()
 	if err != nil {
 		return err

@@ -17,39 +17,39 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// managedRow is what the control plane has told a server about its updates.
+// managedRow holds the update settings that the control plane has sent to a server.
 type managedRow struct {
 	ServerID string
 	Settings lifecycle.UpdateSettings
 	At       time.Time
-	// Accepted: the server has taken them on; until then they are not others if it has others.
+	// Accepted: the server has accepted the settings. Until then, other settings on the server are no drift.
 	Accepted bool
-	// Warned: a warning says that it had others.
+	// Warned: there is a warning about other settings on the server.
 	Warned bool
-	// Count is how often they were put back, or that was tried, in a row.
+	// Count is the number of attempts to put the settings back, in a row.
 	Count int
 }
 
-// putBack is what is to be done about the update settings of a server.
+// putBack is the next action about the update settings of a server.
 type putBack struct {
 	want lifecycle.UpdateSettings
-	// drift says how they differ from what the server was told; empty: it was not told so far.
-	drift string
-	clear bool // the warning is to go
-	row   managedRow
-	// later is when it is to be done; zero: now.
+	// drift says how the settings differ from those the server accepted. Empty: it has accepted none so far.
+	drift    string
+	unwarned bool // only clear the warning
+	row      managedRow
+	// later is the time of the action. Zero: now.
 	later time.Time
 }
 
-// maxDoublings bounds how long it takes until settings are put back once more: 64 times RetryInterval.
+// maxDoublings bounds the pause between two attempts at the same settings: 64 times RetryInterval.
 const maxDoublings = 6
 
-// forgiving is after which a server that did not keep its settings is taken for one that does.
-const forgiving = 24 * time.Hour
+// forgiveAfter is the time without an attempt after which earlier attempts no longer delay the next.
+const forgiveAfter = 24 * time.Hour
 
-// drifted compares the update settings of a server with what they should be; nil: nothing is
-// to be done, or nothing can be. It is pure.
-func drifted(info *opscenter.ServerInfo, told *managedRow, retry time.Duration, at time.Time) *putBack {
+// planPutBack compares the update settings of a server with the wanted ones. Nil: no action is needed, or none is
+// possible now. It is pure.
+func planPutBack(info *opscenter.ServerInfo, told *managedRow, retry time.Duration, at time.Time) *putBack {
 	s := &info.State
 	if info.Fingerprint == "" || s.Status != lifecycle.StatusReady || s.StatusDetail != lifecycle.DetailNone || s.Operation != nil || s.Update == nil || s.Versions.OS.Plain {
 		return nil
@@ -57,13 +57,13 @@ func drifted(info *opscenter.ServerInfo, told *managedRow, retry time.Duration, 
 	out := &putBack{want: lifecycle.ManagedUpdates(info.Channel)}
 	out.row = managedRow{ServerID: info.ID, Settings: out.want, At: at, Warned: told != nil && told.Warned}
 	have := *s.Update
-	// It has been told these, and not installed anew since.
+	// same: the server was sent these settings, and was not reinstalled since.
 	same := told != nil && told.Settings == out.want && !info.RegisteredAt.After(told.At)
 	switch {
 	case have == out.want && (told == nil || !told.Warned):
 		return nil
 	case have == out.want:
-		out.clear, out.row.Warned, out.row.Accepted, out.row.Count, out.row.At = true, false, true, told.Count, told.At
+		out.unwarned, out.row.Warned, out.row.Accepted, out.row.Count, out.row.At = true, false, true, told.Count, told.At
 		return out
 	case !same:
 		return out
@@ -71,7 +71,7 @@ func drifted(info *opscenter.ServerInfo, told *managedRow, retry time.Duration, 
 	if told.Accepted {
 		out.drift, out.row.Warned = difference(out.want, have), true
 	}
-	if at.Sub(told.At) > forgiving {
+	if at.Sub(told.At) > forgiveAfter {
 		return out
 	}
 	out.row.Count = told.Count + 1
@@ -86,6 +86,7 @@ func drifted(info *opscenter.ServerInfo, told *managedRow, retry time.Duration, 
 	return out
 }
 
+// difference names the settings that differ, for people.
 func difference(want, have lifecycle.UpdateSettings) string {
 	text := ""
 	add := func(name string, want, have any) {
@@ -102,22 +103,24 @@ func difference(want, have lifecycle.UpdateSettings) string {
 	return text
 }
 
-// enforcer puts update settings back.
+// enforcer puts the update settings of servers back.
 type enforcer struct {
 	m *Manager
-	// all: any server may have other settings. names are those that may, and when to look at them.
+	// all: any server may have other settings. names maps servers that may have other settings to the times of their
+	// next check.
 	all   bool
 	names map[string]time.Time
 }
 
 // Limits of the enforcer.
 const (
-	// enforceBatch is how many servers are seen to before others are looked at.
+	// enforceBatch bounds the servers that one round works on.
 	enforceBatch = 256
-	enforceIdle  = time.Minute // at the least every so often
+	// enforceIdle bounds the pause between two rounds.
+	enforceIdle = time.Minute
 )
 
-// run puts settings back until ctx ends. Errors are those of a store that is closed.
+// run puts settings back until ctx ends. It also returns if the store is closed.
 func (e *enforcer) run(ctx context.Context, touched <-chan []string) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -134,14 +137,14 @@ func (e *enforcer) run(ctx context.Context, touched <-chan []string) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		err := e.look(ctx)
+		err := e.round(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil && !retryable(err):
 			return err
 		case err != nil:
-			e.m.log.ErrorContext(ctx, "update settings can't be seen to, and are tried again", "error", err)
+			e.m.log.ErrorContext(ctx, "update settings can't be checked, and are tried again", "error", err)
 		}
 		next := enforceIdle
 		for _, at := range e.names {
@@ -154,10 +157,10 @@ func (e *enforcer) run(ctx context.Context, touched <-chan []string) error {
 	}
 }
 
-// look sees to some of the servers that are due.
-func (e *enforcer) look(ctx context.Context) error {
+// round checks up to enforceBatch of the servers that are due.
+func (e *enforcer) round(ctx context.Context) error {
 	if e.all {
-		if err := e.forget(ctx); err != nil {
+		if err := e.dropRemoved(ctx); err != nil {
 			return err
 		}
 		var names []string
@@ -171,7 +174,7 @@ func (e *enforcer) look(ctx context.Context) error {
 				if err != nil {
 					return err
 				}
-				if drifted(info, told, 0, now()) != nil {
+				if planPutBack(info, told, 0, now()) != nil {
 					names = append(names, info.Name)
 				}
 			}
@@ -220,8 +223,8 @@ func (e *enforcer) look(ctx context.Context) error {
 	return nil
 }
 
-// forget removes what is kept of servers that are no more.
-func (e *enforcer) forget(ctx context.Context) error {
+// dropRemoved drops the rows of servers that were removed.
+func (e *enforcer) dropRemoved(ctx context.Context) error {
 	for {
 		var gone []storage.Key
 		err := e.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
@@ -258,7 +261,7 @@ func (e *enforcer) forget(ctx context.Context) error {
 	}
 }
 
-// enforce does what is to be done about one server; later is when it is to be looked at again, if it is.
+// enforce carries out the next action about one server's settings. later is the time of the next check; zero: none.
 func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, err error) {
 	var p *putBack
 	var info *opscenter.ServerInfo
@@ -275,22 +278,22 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 		if err != nil {
 			return err
 		}
-		p = drifted(info, told, m.options.RetryInterval, now())
-		if p == nil || !p.later.IsZero() || p.clear {
+		p = planPutBack(info, told, m.options.RetryInterval, now())
+		if p == nil || !p.later.IsZero() || p.unwarned {
 			return nil
 		}
 		operation, info, err = tx.Begin(opscenter.Intent{ServerID: info.ID, Action: lifecycle.ActionReconfigure, Timeout: 2 * m.options.putBackTimeout, Note: "update settings"})
 		if err != nil {
 			return err
 		}
-		return managed.Put(tx, &p.row) // not accepted so far
+		return managed.Put(tx, &p.row) // Accepted is false
 	})
 	switch {
 	case errors.Is(err, opscenter.ErrBusy), errors.Is(err, opscenter.ErrNotReady):
 		return time.Now().Add(m.options.RetryInterval), nil
 	case err != nil || p == nil:
 		return time.Time{}, err
-	case p.clear:
+	case p.unwarned:
 		if err := m.registry.ClearWarning(ctx, name, warning.UpdateSettings); err != nil {
 			return time.Time{}, err
 		}
@@ -304,7 +307,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 	defer m.registry.Acted(info.ID)
 	failure := m.setUpdates(ctx, info, p.want)
 	if errors.Is(failure, opscenter.ErrOutcomeUnknown) {
-		failure = m.sawUpdates(ctx, info, p.want, failure)
+		failure = m.verifyUpdates(ctx, info, p.want, failure)
 	}
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.options.putBackTimeout)
 	defer cancel()
@@ -320,7 +323,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 		if err := tx.SetUpdateSettings(info, p.want); err != nil {
 			return err
 		}
-		reason := "update: set as those of a managed server"
+		reason := "update: set to those of a managed server"
 		if p.drift != "" {
 			reason = "update: put back: " + p.drift
 		}
@@ -332,12 +335,14 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 	return time.Time{}, errors.Join(err, failure)
 }
 
+// warn raises the warning about a drift.
 func (m *Manager) warn(ctx context.Context, name string, p *putBack) error {
-	return m.registry.Warn(ctx, name, warning.Input{Kind: warning.UpdateSettings, Message: p.drift + "; it is put back"})
+	return m.registry.Warn(ctx, name, warning.Input{Kind: warning.UpdateSettings, Message: p.drift + "; the control plane puts it back"})
 }
 
-// sawUpdates looks what became of update settings whose answer was lost. To send them again does no harm.
-func (m *Manager) sawUpdates(ctx context.Context, info *opscenter.ServerInfo, want lifecycle.UpdateSettings, unknown error) error {
+// verifyUpdates reads the update settings until they can be compared, after the answer to their change was lost.
+// ErrFailed: the server has other settings, and they may be sent again.
+func (m *Manager) verifyUpdates(ctx context.Context, info *opscenter.ServerInfo, want lifecycle.UpdateSettings, unknown error) error {
 	for {
 		d, err := m.readSection(ctx, info, SectionUpdate)
 		var config UpdateConfig
@@ -355,7 +360,7 @@ func (m *Manager) sawUpdates(ctx context.Context, info *opscenter.ServerInfo, wa
 	}
 }
 
-// setUpdates gives a server its update settings, and leaves the others as they are.
+// setUpdates sends a server the managed update settings. Its other update settings stay as they are.
 func (m *Manager) setUpdates(ctx context.Context, info *opscenter.ServerInfo, want lifecycle.UpdateSettings) error {
 	d, err := m.readSection(ctx, info, SectionUpdate)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/system"
 )
 
-// TestNetworkIsRead: with its ETag, without its secrets.
+// TestNetworkIsRead: Network returns the configuration with its ETag, without secrets.
 func TestNetworkIsRead(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	p.boot(incusostest.Options{Name: "a"})
@@ -36,13 +36,13 @@ func TestNetworkIsRead(t *testing.T) {
 	require.ErrorIs(t, err, opscenter.ErrUnreachable)
 }
 
-// TestMove: a server gets another address, is found there, and told so; its record follows.
+// TestMove: a server moves to another address, is confirmed there, and its record gets the new URL.
 func TestMove(t *testing.T) {
 	for _, muted := range []bool{false, true} { // with and without its self update
 		p := newPlane(t, system.Options{}).run()
 		a := p.boot(incusostest.Options{Name: "a"})
 		a.SetMuted(muted)
-		host := spare()
+		host := unusedAddress()
 		n := p.network("a")
 		n.Config.Interfaces[0].Addresses = []string{host + "/8"}
 		ctx := opscenter.By(t.Context(), "alice")
@@ -56,13 +56,13 @@ func TestMove(t *testing.T) {
 		require.Equal(t, system.StatusDone, c.Status)
 		require.Equal(t, at(a, host), c.URL)
 		require.Equal(t, at(a, host), a.URL())
-		require.False(t, a.NetworkPending(), "it was confirmed")
-		require.Contains(t, string(a.NetworkConfig()), "c2ltdWxhdGVkLXByaXZhdGUta2V5", "what was hidden is what it was")
+		require.False(t, a.NetworkPending(), "the change was confirmed")
+		require.Contains(t, string(a.NetworkConfig()), "c2ltdWxhdGVkLXByaXZhdGUta2V5", "the server keeps the hidden secret")
 		require.NotContains(t, string(a.NetworkConfig()), "confirmation_timeout")
 		require.Equal(t, *c, *p.last("a"))
 		a.SetMuted(false)
 		p.ready("a", at(a, host))
-		p.free("a")
+		p.requireIdle("a")
 		entries := p.audited(audit.Query{Server: "a"})
 		require.Len(t, entries, 1)
 		require.Equal(t, "alice", entries[0].By)
@@ -76,15 +76,15 @@ func TestMove(t *testing.T) {
 			}
 		}
 		require.Len(t, kinds, 4, "%q", kinds)
-		// The same once more changes nothing.
+		// The same configuration again changes nothing.
 		c, err = p.systems.ApplyNetwork(t.Context(), "a", p.network("a").Config, system.ApplyOptions{})
 		require.NoError(t, err)
 		require.Nil(t, c)
 	}
 }
 
-// TestStays: a change that does not move the server is confirmed where it is.
-func TestStays(t *testing.T) {
+// TestChangeWithoutMove: a change that does not move the server is confirmed at its old address.
+func TestChangeWithoutMove(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
 	before := a.URL()
@@ -98,14 +98,14 @@ func TestStays(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []int{200, 300}, p.network("a").Config.Interfaces[2].VLANTags)
 	require.Equal(t, system.StatusDone, c.Status)
-	p.free("a")
+	p.requireIdle("a")
 }
 
-// TestPortAndLease: where only the server itself can say where it is, its self update tells.
+// TestPortAndLease: a self update reports a new port, and a new address from DHCP.
 func TestPortAndLease(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
-	lease := spare()
+	lease := unusedAddress()
 	a.SetLease(lease)
 	a.SetPort("8444")
 	config := p.network("a").Config
@@ -117,28 +117,28 @@ func TestPortAndLease(t *testing.T) {
 	require.Equal(t, c.URL, p.server("a").ConnectionURL)
 }
 
-// TestLockedOut: changes after which nobody could reach the server are undone, by the server
-// itself, and its record is where it is.
+// TestLockedOut: the server undoes a change after which the control plane can't reach it, and its record keeps the
+// old URL.
 func TestLockedOut(t *testing.T) {
-	for name, break_ := range map[string]func(p *plane, a *incusostest.Server, host string){
-		"an address nobody reaches": func(_ *plane, a *incusostest.Server, host string) { a.KillAddress(host, true) },
-		"without a self update, too": func(_ *plane, a *incusostest.Server, host string) {
+	for name, lockOut := range map[string]func(p *plane, a *incusostest.Server, host string){
+		"unreachable address": func(_ *plane, a *incusostest.Server, host string) { a.KillAddress(host, true) },
+		"unreachable address, no self update": func(_ *plane, a *incusostest.Server, host string) {
 			a.KillAddress(host, true)
 			a.SetMuted(true)
 		},
-		"and it takes its time to go there": func(_ *plane, a *incusostest.Server, host string) {
+		"unreachable address, slow move": func(_ *plane, a *incusostest.Server, host string) {
 			a.KillAddress(host, true)
 			a.OnMove(func() { time.Sleep(300 * time.Millisecond) }, nil)
 		},
-		"another machine is there": func(p *plane, a *incusostest.Server, host string) {
+		"another machine at the address": func(p *plane, a *incusostest.Server, host string) {
 			a.KillAddress(host, true)
 			other := p.boot(incusostest.Options{Name: "other", Address: host + ":8443"})
 			require.Equal(p.t, at(a, host), other.URL())
 		},
-		"it comes up with another certificate": func(_ *plane, a *incusostest.Server, host string) {
+		"another certificate": func(_ *plane, a *incusostest.Server, host string) {
 			a.OnMove(func() { _ = a.SetFault(incusostest.Fault{Kind: incusostest.FaultWrongCertificate}) }, func() { _ = a.SetFault(incusostest.Fault{}) })
 		},
-		"it answers, and tells nothing": func(_ *plane, a *incusostest.Server, host string) {
+		"answers without content": func(_ *plane, a *incusostest.Server, host string) {
 			a.OnMove(func() {
 				_ = a.SetFault(incusostest.Fault{Kind: incusostest.FaultGarbage, Path: "/os/1.0/system/network"})
 			}, func() { _ = a.SetFault(incusostest.Fault{}) })
@@ -148,15 +148,15 @@ func TestLockedOut(t *testing.T) {
 			p := newPlane(t, system.Options{})
 			a := p.boot(incusostest.Options{Name: "a"})
 			before, home := a.NetworkConfig(), a.URL()
-			host := spare()
-			break_(p, a, host)
+			host := unusedAddress()
+			lockOut(p, a, host)
 			c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", host), system.ApplyOptions{Timeout: 700 * time.Millisecond})
 			require.ErrorIs(t, err, system.ErrRolledBack)
 			require.Equal(t, system.StatusRolledBack, c.Status)
 			require.Equal(t, home, c.URL)
-			same(t, before, a)
+			requireNetwork(t, before, a)
 			require.Equal(t, home, p.server("a").ConnectionURL)
-			p.free("a")
+			p.requireIdle("a")
 			require.NoError(t, a.SetFault(incusostest.Fault{}))
 			p.ready("a", home)
 			require.Equal(t, audit.Failed, p.audited(audit.Query{Server: "a"})[0].Outcome)
@@ -164,40 +164,40 @@ func TestLockedOut(t *testing.T) {
 	}
 }
 
-// TestNotTheNewAddress: a server that is seen, but not where its new configuration puts it, is
-// not confirmed: it is only the old way in that is still open.
-func TestNotTheNewAddress(t *testing.T) {
+// TestOldAddressIsNoProof: a change that moves the server is not confirmed at the old address, which may
+// only still be open.
+func TestOldAddressIsNoProof(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
 	before, home := a.NetworkConfig(), a.URL()
 	a.SetStaying(true)
-	c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", spare()), system.ApplyOptions{Timeout: 500 * time.Millisecond})
+	c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", unusedAddress()), system.ApplyOptions{Timeout: 500 * time.Millisecond})
 	require.ErrorIs(t, err, system.ErrRolledBack)
 	require.Contains(t, c.Reason, "none of its new addresses")
-	same(t, before, a)
+	requireNetwork(t, before, a)
 	require.Equal(t, home, p.server("a").ConnectionURL)
 }
 
-// TestTakesEffectLate: a change that works at first, and not for long, is undone.
-func TestTakesEffectLate(t *testing.T) {
+// TestChangeBreaksLate: a change that breaks the network after a moment is undone.
+func TestChangeBreaksLate(t *testing.T) {
 	p := newPlane(t, system.Options{Steady: 300 * time.Millisecond})
 	a := p.boot(incusostest.Options{Name: "a"})
 	before, home := a.NetworkConfig(), hostOf(t, a.URL())
 	a.OnMove(func() { time.AfterFunc(150*time.Millisecond, func() { a.KillAddress(home, true) }) }, func() { a.KillAddress(home, false) })
 	_, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNSEdit{Domain: new("example.org")}}, system.ApplyOptions{Timeout: 1500 * time.Millisecond})
 	require.ErrorIs(t, err, system.ErrRolledBack)
-	same(t, before, a)
+	requireNetwork(t, before, a)
 }
 
-// TestLostAnswers: whatever is lost on the way, the outcome is that of the server.
+// TestLostAnswers: the outcome is that of the server, whichever answer is lost.
 func TestLostAnswers(t *testing.T) {
 	put, confirm := "/os/1.0/system/network", "/os/1.0/system/network/:confirm"
 	for name, fault := range map[string]incusostest.Fault{
-		"of the change":           {Kind: incusostest.FaultReset, Path: put, Method: "PUT", Times: 1},
-		"of the change, cut":      {Kind: incusostest.FaultTruncated, Path: put, Method: "PUT", Times: 1},
-		"of the confirmation":     {Kind: incusostest.FaultReset, Path: confirm, Method: "POST", Times: 2},
-		"of several looks":        {Kind: incusostest.FaultReset, Path: "/os/1.0", Method: "GET", Times: 7},
-		"the confirmation itself": {Kind: incusostest.FaultError, Path: confirm, Method: "POST", Times: 3},
+		"answer to the change":            {Kind: incusostest.FaultReset, Path: put, Method: "PUT", Times: 1},
+		"answer to the change, truncated": {Kind: incusostest.FaultTruncated, Path: put, Method: "PUT", Times: 1},
+		"answer to the confirmation":      {Kind: incusostest.FaultReset, Path: confirm, Method: "POST", Times: 2},
+		"answers to several probes":       {Kind: incusostest.FaultReset, Path: "/os/1.0", Method: "GET", Times: 7},
+		"the confirmation itself":         {Kind: incusostest.FaultError, Path: confirm, Method: "POST", Times: 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, move := range []bool{false, true} {
@@ -205,12 +205,12 @@ func TestLostAnswers(t *testing.T) {
 				a := p.boot(incusostest.Options{Name: "a"})
 				host := hostOf(t, a.URL())
 				if move {
-					host = spare()
+					host = unusedAddress()
 				}
 				config := p.moved("a", host)
 				config.DNS.Nameservers = []string{"127.0.0.54"}
 				after := fault
-				if fault.Method == "GET" { // the first ones are before anything is done
+				if fault.Method == "GET" { // the first GETs come before the change
 					after = incusostest.Fault{}
 					a.OnMove(func() { _ = a.SetFault(fault) }, nil)
 				}
@@ -227,16 +227,16 @@ func TestLostAnswers(t *testing.T) {
 		p := newPlane(t, system.Options{})
 		a := p.boot(incusostest.Options{Name: "a"})
 		before := a.NetworkConfig()
-		config := p.moved("a", spare())
-		a.SetStuck(true) // it answers, and does nothing
+		config := p.moved("a", unusedAddress())
+		a.SetStuck(true) // it accepts the change, and does nothing
 		c, err := p.systems.ApplyNetwork(t.Context(), "a", config, system.ApplyOptions{Timeout: 500 * time.Millisecond})
 		require.ErrorIs(t, err, system.ErrRolledBack)
 		require.Equal(t, system.StatusRolledBack, c.Status)
-		same(t, before, a)
+		requireNetwork(t, before, a)
 	})
 }
 
-// TestNotSent: what the server refuses, or was never asked, changes nothing, and is over at once.
+// TestNotSent: a change that is refused, or not sent, ends at once and leaves the server unchanged.
 func TestNotSent(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
@@ -244,19 +244,19 @@ func TestNotSent(t *testing.T) {
 	apply := func(config *network.Config, options system.ApplyOptions) (*system.Change, error) {
 		return p.systems.ApplyNetwork(t.Context(), "a", config, options)
 	}
-	config := p.moved("a", spare())
+	config := p.moved("a", unusedAddress())
 	_, err := apply(config, system.ApplyOptions{IfMatch: "other"})
 	require.ErrorIs(t, err, opscenter.ErrPrecondition)
 	_, err = apply(nil, system.ApplyOptions{})
 	require.ErrorIs(t, err, network.ErrInvalid)
 	_, err = apply(config, system.ApplyOptions{Timeout: 2 * time.Hour})
 	require.ErrorIs(t, err, opscenter.ErrInvalidOptions)
-	bad := p.moved("a", spare())
+	bad := p.moved("a", unusedAddress())
 	bad.Interfaces[1].MTU = 12
 	_, err = apply(bad, system.ApplyOptions{})
 	require.ErrorIs(t, err, network.ErrInvalid)
 	require.ErrorContains(t, err, "interfaces[1].mtu")
-	bad = p.moved("a", spare())
+	bad = p.moved("a", unusedAddress())
 	bad.Interfaces[0].Addresses = nil
 	_, err = apply(bad, system.ApplyOptions{})
 	require.ErrorContains(t, err, "interfaces[0].addresses: no device with role management")
@@ -264,38 +264,38 @@ func TestNotSent(t *testing.T) {
 	// The server refuses.
 	require.NoError(t, a.SetFault(incusostest.Fault{Kind: incusostest.FaultError, Path: "/os/1.0/system/network", Method: "PUT"}))
 	c, err := apply(config, system.ApplyOptions{Timeout: 300 * time.Millisecond})
-	require.ErrorIs(t, err, system.ErrRolledBack, "it may have done some of it")
+	require.ErrorIs(t, err, system.ErrRolledBack, "the server may have made a part of the change")
 	require.Contains(t, c.Reason, "Something is wrong inside")
 	require.NoError(t, a.SetFault(incusostest.Fault{}))
 
-	// Somebody else has a change pending there.
-	other := newStranger(t, a)
+	// Another client has a pending change on the server.
+	other := newOtherClient(t, a)
 	a.SetApplying(time.Second)
 	var putting sync.WaitGroup
 	putting.Go(func() { other.put(t, a.NetworkConfig(), "1m") })
-	require.Eventually(t, func() bool { return p.network("a").Pending }, patience, time.Millisecond, "while it is made, it shows")
+	require.Eventually(t, func() bool { return p.network("a").Pending }, patience, time.Millisecond, "the server reports a change that it applies")
 	_, err = apply(config, system.ApplyOptions{})
 	require.ErrorIs(t, err, opscenter.ErrBusy)
 	putting.Wait()
 	a.SetApplying(0)
-	require.False(t, p.network("a").Pending, "while it waits, it does not")
+	require.False(t, p.network("a").Pending, "the server does not report a change that waits for its confirmation")
 	c, err = apply(config, system.ApplyOptions{})
 	require.ErrorIs(t, err, opscenter.ErrRefused, "a second change while one is pending is answered 400")
 	require.Contains(t, c.Reason, "already waiting")
-	require.True(t, a.NetworkPending(), "what is somebody else's is not confirmed by us")
+	require.True(t, a.NetworkPending(), "the change of the other client is not confirmed")
 	other.confirm(t)
 
-	// It is away.
+	// The server is down.
 	a.Crash()
 	_, err = apply(config, system.ApplyOptions{})
 	require.ErrorIs(t, err, opscenter.ErrUnreachable)
 	a.PowerOn()
-	same(t, before, a)
-	p.free("a")
+	requireNetwork(t, before, a)
+	p.requireIdle("a")
 }
 
-// TestReleases: the network of a server on a release of any age can be read, planned and changed. A
-// machine ID that it does not tell is no other machine, and a release that can't undo says so.
+// TestReleases: the network can be read, planned and changed on releases of any age. A missing machine ID is no
+// other machine. A release that can't undo changes is ErrNoRollBack.
 func TestReleases(t *testing.T) {
 	for _, release := range []string{"202510010000", "202512010000", "202604300000", "202606010000", "202607160000", ""} {
 		p := newPlane(t, system.Options{})
@@ -315,22 +315,22 @@ func TestReleases(t *testing.T) {
 	}
 }
 
-// TestLegacy: a release that can't undo a change is not changed, unless the caller says so.
-func TestLegacy(t *testing.T) {
+// TestReleaseWithoutRollBack: a release that can't undo a change is changed only with AcceptRisk.
+func TestReleaseWithoutRollBack(t *testing.T) {
 	p := newPlane(t, system.Options{ConfirmationTimeout: 300 * time.Millisecond, Grace: 300 * time.Millisecond})
 	a := p.boot(incusostest.Options{Name: "a", LegacyNetwork: true})
 	before := a.NetworkConfig()
-	host := spare()
+	host := unusedAddress()
 	was := p.server("a").State
 	c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", host), system.ApplyOptions{})
 	require.ErrorIs(t, err, system.ErrNoRollBack)
-	require.Nil(t, c, "it is refused before anything is recorded")
+	require.Nil(t, c, "refused before a change is stored")
 	changes, err := p.systems.Changes(t.Context(), "a", "", 10)
 	require.NoError(t, err)
 	require.Empty(t, changes)
 	require.Equal(t, was.LastOperation, p.server("a").State.LastOperation)
-	same(t, before, a)
-	p.free("a")
+	requireNetwork(t, before, a)
+	p.requireIdle("a")
 	p.ready("a", a.URL())
 	c, err = p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", host), system.ApplyOptions{AcceptRisk: true})
 	require.NoError(t, err)
@@ -338,15 +338,15 @@ func TestLegacy(t *testing.T) {
 	require.Zero(t, c.Timeout)
 	require.Equal(t, at(a, host), p.server("a").ConnectionURL)
 	p.ready("a", at(a, host))
-	// And that is the risk.
-	dark := spare()
+	// A change to an unreachable address shows the risk: the server is lost.
+	dark := unusedAddress()
 	a.KillAddress(dark, true)
 	c, err = p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", dark), system.ApplyOptions{AcceptRisk: true})
 	require.ErrorIs(t, err, system.ErrLost)
 	require.Equal(t, system.StatusLost, c.Status)
-	p.free("a")
-	require.Equal(t, lifecycle.DetailUnresponsive, p.server("a").State.StatusDetail, "nobody takes it for a healthy one")
-	// It is off, and stays so if it is forced to do what it can't.
+	p.requireIdle("a")
+	require.Equal(t, lifecycle.DetailUnresponsive, p.server("a").State.StatusDetail, "the server does not count as healthy")
+	// A failed forced action leaves the server offline.
 	_, err = p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNSEdit{Nameservers: []string{}}}, system.ApplyOptions{Force: true})
 	require.ErrorIs(t, err, opscenter.ErrUnreachable)
 	require.ErrorIs(t, p.systems.Reboot(t.Context(), "a", system.PowerOptions{}), opscenter.ErrNotReady)
@@ -355,25 +355,27 @@ func TestLegacy(t *testing.T) {
 	require.Equal(t, lifecycle.StatusOffline, s.Status)
 	require.Equal(t, lifecycle.DetailUnresponsive, s.StatusDetail)
 	a.KillAddress(dark, false)
-	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.Move(p.server("a"), at(a, dark), "somebody went there") }))
+	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+		return tx.Move(p.server("a"), at(a, dark), "an operator repaired it on site")
+	}))
 	p.ready("a", at(a, dark))
 }
 
-// TestGivenUp: who stops waiting does not stop the change: Run goes on with it.
-func TestGivenUp(t *testing.T) {
+// TestChangeContinuesWithoutCaller: Run continues a change after the caller gave up.
+func TestChangeContinuesWithoutCaller(t *testing.T) {
 	p := newPlane(t, system.Options{}).run()
 	a := p.boot(incusostest.Options{Name: "a"})
-	host := spare()
+	host := unusedAddress()
 	ctx, cancel := context.WithCancel(t.Context())
 	a.OnMove(cancel, nil)
 	config := p.moved("a", host)
 	_, err := p.systems.ApplyNetwork(ctx, "a", config, system.ApplyOptions{})
-	if err != nil { // it may have been quicker
+	if err != nil { // nil: the change ended before the cancellation
 		require.ErrorIs(t, err, opscenter.ErrOutcomeUnknown)
 	}
 	require.Eventually(t, func() bool { return p.last("a").Status == system.StatusDone }, patience, 10*time.Millisecond)
 	require.Equal(t, at(a, host), p.server("a").ConnectionURL)
 	p.ready("a", at(a, host))
-	p.free("a")
+	p.requireIdle("a")
 	require.Eventually(t, func() bool { return p.audited(audit.Query{Server: "a"})[0].Outcome == audit.Done }, patience, 10*time.Millisecond)
 }

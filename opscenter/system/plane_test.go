@@ -30,10 +30,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds what a test waits for.
+// patience bounds each wait of a test.
 const patience = 30 * time.Second
 
-// plane is a control plane with its endpoint, and the servers that have registered with it.
+// plane is a control plane with its endpoint and its registered servers.
 type plane struct {
 	t        *testing.T
 	registry *opscenter.Registry
@@ -47,7 +47,8 @@ type plane struct {
 	token    string
 }
 
-func quick(o system.Options) system.Options {
+// withShortTimes fills in short times for simulated servers.
+func withShortTimes(o system.Options) system.Options {
 	for _, d := range []struct {
 		value *time.Duration
 		def   time.Duration
@@ -59,7 +60,7 @@ func quick(o system.Options) system.Options {
 	return o
 }
 
-// newPlane leaves update settings alone, newManaged does not.
+// newPlane returns a control plane that leaves update settings alone. newManaged returns one that manages them.
 func newPlane(t *testing.T, options system.Options) *plane {
 	t.Helper()
 	options.LeaveUpdates = true
@@ -91,7 +92,7 @@ func newPlaneOver(t *testing.T, store storage.Store, options system.Options) *pl
 	endpoint := httpapi.NewServer(handler, httpapi.TLSConfig(p.identity), nil)
 	background(t, func(context.Context) error { return endpoint.ServeTLS(listener, "", "") })
 	t.Cleanup(func() { endpoint.Close() })
-	options = quick(options)
+	options = withShortTimes(options)
 	options.Audit = p.log
 	options.Provider = system.Provider{ServerURL: p.url, Certificate: p.identity.Leaf}
 	p.systems, err = system.New(p.registry, p.client, options)
@@ -104,7 +105,7 @@ func newPlaneOver(t *testing.T, store storage.Store, options system.Options) *pl
 	return p
 }
 
-// background runs something until the test ends.
+// background runs a function until the test ends.
 func background(t *testing.T, run func(context.Context) error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -117,7 +118,7 @@ func background(t *testing.T, run func(context.Context) error) {
 		select {
 		case <-ended:
 		case <-time.After(patience):
-			t.Error("it does not end")
+			t.Error("a background function does not end")
 		}
 	})
 }
@@ -149,7 +150,7 @@ func (p *plane) server(name string) *opscenter.ServerInfo {
 	return info
 }
 
-// ready waits until a server counts as ready, at that URL.
+// ready waits until a server counts as ready at that URL.
 func (p *plane) ready(name, at string) {
 	p.t.Helper()
 	require.Eventually(p.t, func() bool {
@@ -166,8 +167,8 @@ func (p *plane) network(name string) *system.Network {
 	return n
 }
 
-// spare returns a loopback address that nobody listens on.
-func spare() string {
+// unusedAddress returns a random loopback address, on which no server listens.
+func unusedAddress() string {
 	return fmt.Sprintf("127.%d.%d.%d", 240+mrand.IntN(14), mrand.IntN(250)+1, mrand.IntN(250)+1)
 }
 
@@ -198,8 +199,8 @@ func (p *plane) last(name string) *system.Change {
 	return list[0]
 }
 
-// free requires that nothing is reserved, and nothing under way.
-func (p *plane) free(names ...string) {
+// requireIdle requires that no claim and no operation is left.
+func (p *plane) requireIdle(names ...string) {
 	p.t.Helper()
 	require.NoError(p.t, p.registry.Read(p.t.Context(), func(s *opscenter.Snapshot) error {
 		for _, name := range names {
@@ -219,8 +220,8 @@ func (p *plane) free(names ...string) {
 	}))
 }
 
-// same requires a server to have the network configuration it had.
-func same(t *testing.T, want json.RawMessage, server *incusostest.Server) {
+// requireNetwork requires that a server has that network configuration.
+func requireNetwork(t *testing.T, want json.RawMessage, server *incusostest.Server) {
 	t.Helper()
 	require.JSONEq(t, string(want), string(server.NetworkConfig()))
 }

@@ -18,18 +18,19 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// PowerOptions of a reboot, a power off or a suspend.
+// PowerOptions are the options of Reboot, PowerOff and Suspend.
 type PowerOptions struct {
-	// Force does it although the server is not ready, or another operation is under way on it
+	// Force allows the action although the server is not ready, or another operation is under way on the server
 	// or its cluster.
 	Force bool
 }
 
-// Reboot reboots a server. It returns when the server has accepted that; polls see it through.
-// For the rules of a rolling update, see package rollout. Errors: opscenter.ErrNotFound;
-// opscenter.ErrNotReady and opscenter.ErrBusy while another operation is under way, unless
-// forced; opscenter.ErrNotApplicable if it is not on IncusOS; opscenter.ErrRefused;
-// opscenter.ErrOutcomeUnknown: polls find out.
+// Reboot reboots a server. It returns when the server has accepted the request; polls find the end of the reboot.
+// Package rollout reboots servers under the rules of a rolling update.
+//
+// Errors: opscenter.ErrNotFound; opscenter.ErrNotReady and opscenter.ErrBusy while another operation is under way, unless
+// forced; opscenter.ErrBusy, even if forced, while a network change is not confirmed; opscenter.ErrNotApplicable if
+// the server does not run IncusOS; opscenter.ErrRefused; opscenter.ErrOutcomeUnknown, after which polls find the outcome.
 func (m *Manager) Reboot(ctx context.Context, name string, options PowerOptions) error {
 	return m.power(ctx, name, lifecycle.ActionReboot, options)
 }
@@ -44,18 +45,19 @@ func (m *Manager) Suspend(ctx context.Context, name string, options PowerOptions
 	return m.power(ctx, name, lifecycle.ActionSuspend, options)
 }
 
+// power carries out an action within an audit entry.
 func (m *Manager) power(ctx context.Context, name string, action lifecycle.Action, options PowerOptions) error {
 	return m.options.Audit.Do(ctx, audit.Entry{Action: "system." + string(action), Server: name}, func(ctx context.Context) error {
-		if err := m.unconfirmed(ctx, name); err != nil {
+		if err := m.refuseWhilePending(ctx, name); err != nil {
 			return err
 		}
 		return m.planner.ActOn(ctx, opscenter.Intent{Server: name, Action: action, Force: options.Force})
 	})
 }
 
-// unconfirmed refuses, whoever forces it, what would make a change of the network final that is
-// not confirmed: a server that boots keeps the configuration it has.
-func (m *Manager) unconfirmed(ctx context.Context, name string) error {
+// refuseWhilePending returns opscenter.ErrBusy while a network change of the server is open. A boot makes an
+// unconfirmed change final: the server keeps the configuration it has. So even a forced action must not boot it.
+func (m *Manager) refuseWhilePending(ctx context.Context, name string) error {
 	return m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		info, err := s.Server(name)
 		if err != nil {
@@ -66,33 +68,33 @@ func (m *Manager) unconfirmed(ctx context.Context, name string) error {
 				return err
 			}
 			if row.Change.ServerID == info.ID && row.Change.Section == "network" {
-				return fmt.Errorf("server %q: a change of its network waits for its confirmation, and would be final: %w", name, opscenter.ErrBusy)
+				return fmt.Errorf("server %q: a network change is not confirmed, and a boot would make it final: %w", name, opscenter.ErrBusy)
 			}
 		}
 		return nil
 	})
 }
 
-// ResetOptions of a factory reset. The zero value brings the server back with the network it has.
+// ResetOptions are the options of FactoryReset. The zero value brings the server back with the network it has.
 type ResetOptions struct {
-	// Token is the one that admits the server again. Default: one of its own, for one use, that
+	// Token is the UUID of the token that admits the server again. Default: a new token for one use, which
 	// expires after Options.ResetTimeout.
 	Token string
-	// TokenSeed is the name of a seed of Token whose files are sent.
+	// TokenSeed is the name of a seed of Token. Its files are sent.
 	TokenSeed string
-	// Seeds are files of a seed, by their names (package seed), which go before those of TokenSeed. An install seed, with which the server
-	// would boot as an installer, is refused, and left out of TokenSeed. What is needed for the server to come
-	// back as what it was is made where neither gives it: its applications, incus without its defaults, its update
-	// settings, its network, and the provider always.
+	// Seeds are seed files by their names, see package seed. They replace files of TokenSeed. An install seed would make
+	// the server boot as an installer: here it is ErrInvalid, and in TokenSeed it is left out.
+	//
+	// FactoryReset adds the files that bring the server back as it was, where neither gives them: its applications,
+	// incus without defaults, its update settings and its network. It always sets the provider.
 	Seeds map[string]json.RawMessage
-	// ForgetNetwork leaves out the seed that gives the server the network configuration it has:
-	// it asks DHCP then.
+	// ForgetNetwork leaves out the seed with the current network configuration. The server then uses DHCP.
 	ForgetNetwork bool
-	// WipeExistingSeeds removes those of its installation.
+	// WipeExistingSeeds removes the seeds of the server's installation.
 	WipeExistingSeeds bool
-	// AllowTPMResetFailure goes on if its TPM can't be reset.
+	// AllowTPMResetFailure lets the reset go on if the TPM can't be reset.
 	AllowTPMResetFailure bool
-	// Force does it although the server is a member of a cluster, is not ready, or another
+	// Force allows the reset although the server is a member of a cluster, is not ready, or another
 	// operation is under way.
 	Force bool
 }
@@ -101,29 +103,29 @@ type ResetOptions struct {
 type reset struct {
 	ServerID  string
 	Operation string
-	// Token is its UUID, a secret; Own: it was made for this.
+	// Token is the UUID of the token, a secret. Own: FactoryReset created the token.
 	Token    string
 	Own      bool
 	Deadline time.Time
 	Audit    string
-	// Fingerprint of the server before.
+	// Fingerprint of the server's certificate before the reset.
 	Fingerprint string
-	// Allowed: another certificate was accepted before, too.
+	// Allowed: the operator had allowed a reinstallation before the reset.
 	Allowed bool
 }
 
-// FactoryReset sends a server back to where its installation left it: all that it holds is
-// lost. It comes back, registers with a fresh token that is good for that alone, and is the
-// same record with another certificate. FactoryReset returns when the server was asked: it
-// does not answer. Run takes the token, and the leave to register anew, back if it does not
-// come in time, or comes back as it was.
+// FactoryReset resets a server to the state after its installation: all its data is lost. The server comes back, and
+// registers with a token for this purpose. Its record stays the same, with the new certificate.
 //
-// Errors: opscenter.ErrNotSetUp without a Provider; ErrInvalid for a seed that a server would not read, and
-// opscenter.ErrNotFound if TokenSeed does not exist; opscenter.ErrBlocked, unless forced, if the update feed lacks an application that the
-// server would wait for;
-// opscenter.ErrNotApplicable if it is not on IncusOS; opscenter.ErrClustered;
-// opscenter.ErrNotReady and opscenter.ErrBusy; opscenter.ErrRefused, opscenter.ErrUnreachable:
-// then all is as it was.
+// FactoryReset returns when the server was asked, because the server does not answer. Run ends the reset. The
+// reset fails if the server does not register in time, or comes back with its old certificate. Then Run revokes the
+// token, and the permission to register with another certificate.
+//
+// Errors, after which all is as before: opscenter.ErrNotSetUp without a Provider; ErrInvalid for a seed that a server
+// can't read; opscenter.ErrNotFound if the server or TokenSeed does not exist; opscenter.ErrBlocked, unless
+// forced, if the update feed lacks an application for which the server would wait; opscenter.ErrNotApplicable if the
+// server does not run IncusOS; opscenter.ErrClustered; opscenter.ErrNotReady and opscenter.ErrBusy; opscenter.ErrRefused;
+// ErrFailed; opscenter.ErrUnreachable.
 func (m *Manager) FactoryReset(ctx context.Context, name string, options ResetOptions) error {
 	return m.options.Audit.Do(ctx, audit.Entry{Action: "system.factory-reset", Server: name}, func(ctx context.Context) error {
 		return m.reset(ctx, name, options)
@@ -132,7 +134,7 @@ func (m *Manager) FactoryReset(ctx context.Context, name string, options ResetOp
 
 func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) error {
 	if m.options.Provider.ServerURL == "" {
-		return fmt.Errorf("Provider.ServerURL is missing: the server would not find its way back: %w: %w", opscenter.ErrNotSetUp, opscenter.ErrInvalidOptions)
+		return fmt.Errorf("Provider.ServerURL is missing: the server could not register again: %w: %w", opscenter.ErrNotSetUp, opscenter.ErrInvalidOptions)
 	}
 	info, err := m.registry.Server(ctx, name)
 	if err != nil {
@@ -148,7 +150,7 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 	if err != nil {
 		return err
 	}
-	if err := m.unconfirmed(ctx, name); err != nil {
+	if err := m.refuseWhilePending(ctx, name); err != nil {
 		return err
 	}
 	if _, given := seeds["network"]; !given && !options.ForgetNetwork {
@@ -174,14 +176,14 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 			}
 			r.Token, r.Own = token.UUID, true
 		} else if err := tx.Snapshot().UsableUntil(r.Token, r.Deadline); err != nil {
-			return fmt.Errorf("the given token, which is wanted until %s: %w", r.Deadline.Format(time.RFC3339), err)
+			return fmt.Errorf("the given token must be usable until %s: %w", r.Deadline.Format(time.RFC3339), err)
 		}
 		r.Allowed = info.ReinstallAllowed
 		old, err := resets.Find(tx, storage.StringKey(info.ID))
 		if err != nil {
 			return err
 		}
-		if old != nil { // forced: this one takes its place
+		if old != nil { // forced: the new reset replaces the old one
 			r.Allowed = old.Allowed
 			if err := m.forgetReset(tx, old, errNotBack); err != nil {
 				return err
@@ -203,12 +205,12 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 	}
 	if err == nil || errors.Is(err, opscenter.ErrOutcomeUnknown) {
 		audit.Later(ctx)
-		return nil // gone before it could answer: its registration tells
+		return nil // the server resets before it answers; its registration ends the reset
 	}
-	// A server may repeat what it was sent.
+	// A server may repeat the request, with its secrets, in an error.
 	err = &scrubbedError{err, scrubbed(err.Error(), append(jsonsecret.Values(body, facts.IsSecretName), r.Token))}
-	why := err
-	return errors.Join(err, m.endReset(context.WithoutCancel(ctx), &r, func(*opscenter.ServerInfo, *reset) (bool, error) { return true, why }))
+	failure := err
+	return errors.Join(err, m.endReset(context.WithoutCancel(ctx), &r, func(*opscenter.ServerInfo, *reset) (bool, error) { return true, failure }))
 }
 
 // scrubbedError is an error whose text holds no secrets.
@@ -219,10 +221,10 @@ type scrubbedError struct {
 
 func (e *scrubbedError) Error() string { return e.text }
 
-// Is makes it the same as what it is of; its text is not to be had of it.
+// Is matches the original error. There is no Unwrap, because the original text has secrets.
 func (e *scrubbedError) Is(target error) bool { return errors.Is(e.kind, target) }
 
-// versioned adds to an object what each seed has.
+// versioned turns a configuration into a seed: it adds the version.
 func versioned(object json.RawMessage) (json.RawMessage, error) {
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal(object, &all); err != nil {
@@ -233,6 +235,7 @@ func versioned(object json.RawMessage) (json.RawMessage, error) {
 	return json.Marshal(all)
 }
 
+// resetBody returns the body of the request, with the provider seed.
 func (m *Manager) resetBody(seeds map[string]json.RawMessage, token string, options ResetOptions) ([]byte, error) {
 	provider, err := json.Marshal(seed.OperationsCenterProvider(m.options.Provider.ServerURL, token, m.options.Provider.Certificate))
 	if err != nil {
@@ -242,13 +245,12 @@ func (m *Manager) resetBody(seeds map[string]json.RawMessage, token string, opti
 	return json.Marshal(map[string]any{"allow_tpm_reset_failure": options.AllowTPMResetFailure, "wipe_existing_seeds": options.WipeExistingSeeds, "seeds": seeds})
 }
 
-// endReset ends a factory reset, if judge says so of what is stored by then: with a failure, or
-// without, if the server is back.
+// endReset ends a factory reset if judge, called with the stored rows, returns over. A nil failure: the server is back.
 func (m *Manager) endReset(ctx context.Context, r *reset, judge func(*opscenter.ServerInfo, *reset) (over bool, failure error)) error {
 	return m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 		row, err := resets.Find(tx, storage.StringKey(r.ServerID))
 		if err != nil || row == nil || row.Operation != r.Operation {
-			return err // another has taken its place
+			return err // another reset has replaced it
 		}
 		server, err := tx.Snapshot().ServerByID(r.ServerID)
 		if errors.Is(err, opscenter.ErrNotFound) {
@@ -271,7 +273,7 @@ func (m *Manager) endReset(ctx context.Context, r *reset, judge func(*opscenter.
 	})
 }
 
-// forgetReset removes a factory reset, and its token.
+// forgetReset removes the row of a factory reset and its token, and ends its audit entry.
 func (m *Manager) forgetReset(tx *opscenter.Tx, r *reset, failure error) error {
 	if err := resets.Delete(tx, storage.StringKey(r.ServerID)); err != nil {
 		return err
@@ -284,13 +286,13 @@ func (m *Manager) forgetReset(tx *opscenter.Tx, r *reset, failure error) error {
 	return m.options.Audit.EndIn(tx, r.Audit, failure)
 }
 
-// errNotBack: a factory reset has failed.
+// errNotBack is the failure of a factory reset whose server did not come back in time.
 var errNotBack = errors.New("the server has not registered again")
 
-// judgeReset says whether a factory reset is over, and why it has failed, if it has.
+// judgeReset reports whether a factory reset is over. failure is the reason if the reset failed.
 func judgeReset(info *opscenter.ServerInfo, r *reset) (over bool, failure error) {
 	switch {
-	case info.Fingerprint != r.Fingerprint: // it has registered
+	case info.Fingerprint != r.Fingerprint: // the server has registered with its new certificate
 		return true, nil
 	case info.State.Operation == nil || info.State.Operation.ID != r.Operation:
 		if last := info.State.LastOperation; last != nil && last.ID == r.Operation && last.Failed != "" {

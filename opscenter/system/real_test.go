@@ -17,7 +17,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/system"
 )
 
-// TestRealPlainIncus: a real daemon that is not on IncusOS has no network to change, and says so.
+// TestRealPlainIncus: a real daemon without IncusOS is ErrNotApplicable.
 func TestRealPlainIncus(t *testing.T) {
 	daemon := incustest.Start(t)
 	p := newPlane(t, system.Options{}).run()
@@ -30,12 +30,12 @@ func TestRealPlainIncus(t *testing.T) {
 	require.ErrorContains(t, err, "not on IncusOS")
 	_, err = p.systems.Update(t.Context(), "solo")
 	require.ErrorIs(t, err, opscenter.ErrNotApplicable)
-	require.Nil(t, p.server("solo").State.Update, "nobody tells it how to update")
-	p.free("solo")
+	require.Nil(t, p.server("solo").State.Update, "the control plane does not manage its update settings")
+	p.requireIdle("solo")
 }
 
-// TestRealNetwork changes the networks of members of a real Incus cluster, behind simulated
-// IncusOS: each is confirmed only if the real cluster still sees its member.
+// TestRealNetwork changes the networks of members of a real Incus cluster behind simulated IncusOS. A change is
+// confirmed only if the real cluster still sees its member.
 func TestRealNetwork(t *testing.T) {
 	p := newPlane(t, system.Options{LeaveUpdates: true, LookTimeout: 5 * time.Second})
 	names := []string{"m1", "m2"}
@@ -63,13 +63,13 @@ func TestRealNetwork(t *testing.T) {
 	for _, name := range names {
 		p.ready(name, p.servers[name].URL())
 	}
-	host := spare()
+	host := unusedAddress()
 	c, err := p.systems.ApplyNetwork(t.Context(), "m2", p.moved("m2", host), system.ApplyOptions{})
 	require.NoError(t, err)
 	require.Equal(t, at(p.servers["m2"], host), c.URL)
 	p.ready("m2", c.URL)
 
-	// A change after which Incus is gone from the cluster is undone.
+	// A change that stops Incus on the member is undone.
 	before := p.servers["m2"].NetworkConfig()
 	stopped := make(chan struct{})
 	p.servers["m2"].OnMove(func() {
@@ -79,9 +79,9 @@ func TestRealNetwork(t *testing.T) {
 	_, err = p.systems.EditNetwork(t.Context(), "m2", network.Edit{Interface: "stor", AddVLANTags: []int{7}}, system.ApplyOptions{Timeout: 4 * time.Second})
 	require.ErrorIs(t, err, system.ErrRolledBack)
 	<-stopped
-	same(t, before, p.servers["m2"])
+	requireNetwork(t, before, p.servers["m2"])
 	require.NoError(t, daemons["m2"].Revive())
 	p.servers["m2"].OnMove(nil, nil)
 	p.ready("m2", p.servers["m2"].URL())
-	p.free(names...)
+	p.requireIdle(names...)
 }

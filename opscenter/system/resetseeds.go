@@ -11,8 +11,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/seed"
 )
 
-// resetSeeds returns what a server is sent for a factory reset, but for network and provider: what is asked for, and what it needs to come
-// back as what it was.
+// resetSeeds returns the seed files for a factory reset, without network and provider. They are the files that the
+// caller asks for, and the files that bring the server back as it was.
 func (m *Manager) resetSeeds(ctx context.Context, info *opscenter.ServerInfo, options ResetOptions) (map[string]json.RawMessage, error) {
 	given := map[string]json.RawMessage{}
 	if options.TokenSeed != "" {
@@ -21,7 +21,7 @@ func (m *Manager) resetSeeds(ctx context.Context, info *opscenter.ServerInfo, op
 			return nil, err
 		}
 		maps.Copy(given, found.Files)
-		delete(given, seed.FileInstall) // which is for media: a server with it boots as an installer
+		delete(given, seed.FileInstall) // an install seed is for media: a server with it boots as an installer
 	}
 	maps.Copy(given, options.Seeds)
 	if given[seed.FileInstall] != nil {
@@ -34,20 +34,20 @@ func (m *Manager) resetSeeds(ctx context.Context, info *opscenter.ServerInfo, op
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if err := m.asItWas(ctx, read, info); err != nil {
+	if err := m.fillSeed(ctx, read, info); err != nil {
 		return nil, err
 	}
 	if read.Applications == nil && options.WipeExistingSeeds && !options.Force {
-		return nil, fmt.Errorf("server %q: what it runs is not known, and without its seeds it would come back with Incus: %w", info.Name, opscenter.ErrBlocked)
+		return nil, fmt.Errorf("server %q: its applications are not known, and without its seeds it would come back with Incus: %w", info.Name, opscenter.ErrBlocked)
 	}
-	if err := m.served(ctx, info, read.Applications, options.Force); err != nil {
+	if err := m.checkOffered(ctx, info, read.Applications, options.Force); err != nil {
 		return nil, err
 	}
 	return read.Raw()
 }
 
-// asItWas adds what a server was, as far as it is known, where nothing else is asked for.
-func (m *Manager) asItWas(ctx context.Context, s *seed.Seed, info *opscenter.ServerInfo) error {
+// fillSeed adds the applications and update settings that the server has now, where the seed gives none.
+func (m *Manager) fillSeed(ctx context.Context, s *seed.Seed, info *opscenter.ServerInfo) error {
 	primary := ""
 	for _, a := range info.State.Versions.Applications {
 		if a.Primary {
@@ -57,7 +57,7 @@ func (m *Manager) asItWas(ctx context.Context, s *seed.Seed, info *opscenter.Ser
 	if s.Applications == nil && primary != "" {
 		names := []string{primary}
 		for _, a := range info.State.Versions.Applications {
-			// Others are left out that would keep it from coming back.
+			// An application that the channel does not offer would keep the server from coming back.
 			if !a.Primary && !seed.IsPrimary(a.Name) && (len(info.Available) == 0 || info.Available[a.Name] != "") {
 				names = append(names, a.Name)
 			}
@@ -89,10 +89,10 @@ func (m *Manager) asItWas(ctx context.Context, s *seed.Seed, info *opscenter.Ser
 	return nil
 }
 
-// served returns opscenter.ErrBlocked if the update feed has not an application that the server would wait for.
-func (m *Manager) served(ctx context.Context, info *opscenter.ServerInfo, wanted *seed.Applications, force bool) error {
+// checkOffered returns opscenter.ErrBlocked if the update feed lacks an application for which the server would wait.
+func (m *Manager) checkOffered(ctx context.Context, info *opscenter.ServerInfo, wanted *seed.Applications, force bool) error {
 	channel, err := m.registry.Channel(ctx, info.Channel)
-	if err != nil || channel.Architectures == nil || force { // no feed says what it offers
+	if err != nil || channel.Architectures == nil || force { // no feed lists its offer
 		return err
 	}
 	for _, name := range wanted.Names() {

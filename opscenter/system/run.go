@@ -12,15 +12,16 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Run goes on with what was begun, here or in an earlier process, and is not seen to by anybody;
-// it puts update settings back, and ends factory resets; until ctx ends. It returns ctx's
-// error, ErrRunning, or storage.ErrClosed. What is under way then is taken up by the next Run.
+// Run works in the background until ctx ends. It continues changes and batches whose callers gave up, or whose
+// process ended. It puts update settings back, unless Options.LeaveUpdates is set. It ends factory resets.
+//
+// Run returns ctx's error, ErrRunning, or storage.ErrClosed. The next Run continues the work that is under way then.
 func (m *Manager) Run(ctx context.Context) error {
 	if !m.running.TryLock() {
 		return fmt.Errorf("system.Manager %w", ErrRunning)
 	}
 	defer m.running.Unlock()
-	defer m.cutOff()
+	defer m.cancelLate()
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	defer group.Wait()
@@ -29,21 +30,21 @@ func (m *Manager) Run(ctx context.Context) error {
 	fatal := make(chan error, 1)
 	if !m.options.LeaveUpdates {
 		touched := make(chan []string, 1)
-		group.Go(func() { m.watch(ctx, touched) })
+		group.Go(func() { m.watchServers(ctx, touched) })
 		e := &enforcer{m: m, names: map[string]time.Time{}}
 		group.Go(func() { fatal <- e.run(ctx, touched) })
 	}
 	tick := time.NewTicker(m.options.Interval)
 	defer tick.Stop()
 	for {
-		err := errors.Join(m.resume(ctx, &group), m.checkResets(ctx))
+		err := errors.Join(m.resumeOpen(ctx, &group), m.checkResets(ctx))
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil && !retryable(err):
 			return err
 		case err != nil:
-			m.log.ErrorContext(ctx, "changes can't be seen to, and are tried again", "error", err)
+			m.log.ErrorContext(ctx, "open changes can't be continued, and are tried again", "error", err)
 		}
 		select {
 		case <-tick.C:
@@ -56,8 +57,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 }
 
-// watch hands on the names of servers that changed; nil: any may have, as at the beginning.
-func (m *Manager) watch(ctx context.Context, touched chan<- []string) {
+// watchServers sends the names of servers that changed. Nil: any server may have changed, as at the beginning.
+func (m *Manager) watchServers(ctx context.Context, touched chan<- []string) {
 	for ctx.Err() == nil {
 		revision, err := m.registry.Revision(ctx)
 		if err != nil {
@@ -67,7 +68,7 @@ func (m *Manager) watch(ctx context.Context, touched chan<- []string) {
 			continue
 		}
 		select {
-		case touched <- nil: // what changed before
+		case touched <- nil: // changes before this revision
 		case <-ctx.Done():
 			return
 		}
@@ -90,20 +91,20 @@ func (m *Manager) watch(ctx context.Context, touched chan<- []string) {
 	}
 }
 
-// resume takes up what nobody sees to.
-func (m *Manager) resume(ctx context.Context, group *sync.WaitGroup) error {
+// resumeOpen continues the open changes and batches that no goroutine of this process works on.
+func (m *Manager) resumeOpen(ctx context.Context, group *sync.WaitGroup) error {
 	open, _, err := m.open(ctx)
 	if err != nil {
 		return err
 	}
 	for _, c := range open {
-		if !m.take(c.ID) {
+		if !m.acquire(c.ID) {
 			continue
 		}
 		// It may have ended since it was read.
 		again, err := m.Change(ctx, c.ID)
 		if err != nil || again.Status.Final() {
-			m.leave(c.ID)
+			m.relinquish(c.ID)
 			continue
 		}
 		c = again
@@ -111,9 +112,9 @@ func (m *Manager) resume(ctx context.Context, group *sync.WaitGroup) error {
 			m.registry.Acting(c.ServerID)
 		}
 		group.Go(func() {
-			defer m.leave(c.ID)
-			if err := m.goOn(ctx, c); err != nil && ctx.Err() == nil {
-				m.log.WarnContext(ctx, "a change that was taken up has ended", "server", c.Server, "section", c.Section, "status", c.Status, "error", err)
+			defer m.relinquish(c.ID)
+			if err := m.resumeChange(ctx, c); err != nil && ctx.Err() == nil {
+				m.log.WarnContext(ctx, "a resumed change failed", "server", c.Server, "section", c.Section, "status", c.Status, "error", err)
 			}
 		})
 	}
@@ -132,26 +133,27 @@ func (m *Manager) resume(ctx context.Context, group *sync.WaitGroup) error {
 		return err
 	}
 	for _, b := range running {
-		if !m.take(b.ID) {
+		if !m.acquire(b.ID) {
 			continue
 		}
 		group.Go(func() {
-			defer m.leave(b.ID)
+			defer m.relinquish(b.ID)
 			again, err := m.Batch(ctx, b.ID)
 			if err == nil && again.EndedAt.IsZero() {
 				err = m.resumeBatch(audit.With(ctx, again.Audit), again)
 			}
 			if err != nil && ctx.Err() == nil {
-				m.log.WarnContext(ctx, "the change of a cluster that was taken up", "cluster", b.Cluster, "error", err)
+				m.log.WarnContext(ctx, "a resumed change of a cluster failed", "cluster", b.Cluster, "error", err)
 			}
 		})
 	}
 	return nil
 }
 
-func (m *Manager) goOn(ctx context.Context, c *Change) error {
+// resumeChange continues a change until it has ended.
+func (m *Manager) resumeChange(ctx context.Context, c *Change) error {
 	if c.Section == "network" {
-		return m.follow(ctx, c, &watch{})
+		return m.follow(ctx, c, &pursuit{})
 	}
 	return m.settle(ctx, c)
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 )
 
-// Sections of a server's configuration that are read and set alike; of the network, see
-// ApplyNetwork.
+// Sections of a server's configuration, without the network. They are the values of Change.Section
+// and Batch.Section; for the network that value is "network".
 const (
 	SectionUpdate   = "update"
 	SectionProvider = "provider"
@@ -27,30 +27,32 @@ const (
 	SectionLogging  = "logging"
 )
 
-// Settings are a section of a server's configuration, as it is now.
+// Settings are a section of a server's configuration at the time of the call.
 type Settings[C any] struct {
+	// Config is never nil. Its secrets are hidden, unless the registry keeps secrets.
 	Config *C `json:"config"`
-	// State is what the server tells beside it.
+	// State is the state that the server reports with the configuration, as JSON. Empty: it reports none.
 	State json.RawMessage `json:"state,omitempty"`
-	// ETag is of the configuration. Those of another process differ.
+	// ETag identifies the configuration, see SetOptions.IfMatch. Another process returns another ETag.
 	ETag string `json:"-"`
 }
 
-// SetOptions of a change. The zero value is the careful way.
+// SetOptions are the options of a settings change. The zero value is the safest.
 type SetOptions struct {
 	// IfMatch is an ETag, as in ApplyOptions.
 	IfMatch string
-	// Force makes the change although the server is not ready, or another operation is under
-	// way on it or its cluster.
+	// Force allows the change although the server is not ready, or another operation is under
+	// way on the server or its cluster.
 	Force bool
 }
 
-// document is what IncusOS answers for a section.
+// document is the answer of IncusOS for a section.
 type document struct {
 	Config json.RawMessage `json:"config"`
 	State  json.RawMessage `json:"state"`
 }
 
+// readSection reads a section with its secrets.
 func (m *Manager) readSection(ctx context.Context, info *opscenter.ServerInfo, section string) (*document, error) {
 	if err := info.OnIncusOS(); err != nil {
 		return nil, err
@@ -69,7 +71,7 @@ func (m *Manager) readSection(ctx context.Context, info *opscenter.ServerInfo, s
 	return d, nil
 }
 
-// settings reads a section.
+// settings reads a section into its type, and hides the secrets.
 func settings[C any](ctx context.Context, m *Manager, name, section string) (*Settings[C], error) {
 	info, err := m.registry.Server(ctx, name)
 	if err != nil {
@@ -97,17 +99,17 @@ func settings[C any](ctx context.Context, m *Manager, name, section string) (*Se
 	return out, nil
 }
 
-// setSection gives a server another configuration of a section, as a part of a batch if that
-// is given. The intent is stored first; if the answer is lost, the server is asked what it has.
-func (m *Manager) setSection(ctx context.Context, name, section string, make func(current json.RawMessage) (json.RawMessage, error), options SetOptions, batch string) (out *Change, err error) {
+// setSection gives a server a new configuration of a section. It stores the intent first. If the answer is
+// lost, it reads the section again. batch is the ID of the batch that holds the claim; empty: none.
+func (m *Manager) setSection(ctx context.Context, name, section string, build func(current json.RawMessage) (json.RawMessage, error), options SetOptions, batch string) (out *Change, err error) {
 	err = m.options.Audit.Do(ctx, entry(section, name, batch), func(ctx context.Context) (err error) {
-		out, err = m.set(ctx, name, section, make, options, batch)
+		out, err = m.set(ctx, name, section, build, options, batch)
 		return err
 	})
 	return out, err
 }
 
-func (m *Manager) set(ctx context.Context, name, section string, make func(json.RawMessage) (json.RawMessage, error), options SetOptions, batch string) (*Change, error) {
+func (m *Manager) set(ctx context.Context, name, section string, build func(json.RawMessage) (json.RawMessage, error), options SetOptions, batch string) (*Change, error) {
 	info, err := m.registry.Server(ctx, name)
 	if err != nil {
 		return nil, err
@@ -119,11 +121,11 @@ func (m *Manager) set(ctx context.Context, name, section string, make func(json.
 	if err := m.matches(d.Config, options.IfMatch); err != nil {
 		return nil, fmt.Errorf("%s of server %q: %w", section, name, err)
 	}
-	wanted, err := make(d.Config)
+	wanted, err := build(d.Config)
 	if err != nil {
 		return nil, fmt.Errorf("%s of server %q: %w", section, name, err)
 	}
-	if wanted, err = kept(section, name, wanted, d.Config); err != nil {
+	if wanted, err = restoreHidden(section, name, wanted, d.Config); err != nil {
 		return nil, err
 	}
 	before, err := digestOf(d.Config)
@@ -145,11 +147,11 @@ func (m *Manager) set(ctx context.Context, name, section string, make func(json.
 	if batch != "" {
 		c.hidden.Owner, c.hidden.Audit = batch, ""
 	}
-	if err := m.reserve(ctx, c, options.Force, m.patience(section)+m.longest(0)); err != nil {
+	if err := m.reserve(ctx, c, options.Force, m.settleLimit(section)+m.maxDuration(0)); err != nil {
 		return nil, err
 	}
-	defer m.leave(c.ID)
-	// Between the look and the claim somebody may have been faster.
+	defer m.relinquish(c.ID)
+	// Another client may have changed the section between the first reading and the claim.
 	again, err := m.readSection(ctx, info, section)
 	ended := func(status Status, reason string) (*Change, error) {
 		if err := m.end(context.WithoutCancel(ctx), c, status, "", reason); err != nil {
@@ -172,7 +174,7 @@ func (m *Manager) set(ctx context.Context, name, section string, make func(json.
 		return ended(StatusNotSent, err.Error())
 	}
 	*c = asked
-	// Whoever gives up does not cut the server off in the middle.
+	// The request goes on when the caller's ctx ends: a server whose request is cancelled stops in the middle.
 	err = m.os.WriteSystem(context.WithoutCancel(ctx), info.Target(), section, append(append([]byte(`{"config":`), wanted...), '}'))
 	reason := ""
 	if err != nil {
@@ -183,7 +185,7 @@ func (m *Manager) set(ctx context.Context, name, section string, make func(json.
 		return ended(StatusDone, "the server has accepted it")
 	case errors.Is(err, opscenter.ErrRefused):
 		return ended(StatusRefused, reason)
-	case errors.Is(err, ErrFailed): // it may have done some of it
+	case errors.Is(err, ErrFailed): // the server may have made a part of the change
 		c.hidden.Failed = reason
 	case !errors.Is(err, opscenter.ErrOutcomeUnknown):
 		return ended(StatusNotSent, reason)
@@ -191,53 +193,53 @@ func (m *Manager) set(ctx context.Context, name, section string, make func(json.
 	return c, m.settle(ctx, c)
 }
 
-// kept returns a configuration with the secrets that the server has where those are hidden.
-func kept(section, server string, wanted, current json.RawMessage) (json.RawMessage, error) {
+// restoreHidden replaces hidden secrets in a configuration by those that the server has.
+func restoreHidden(section, server string, wanted, current json.RawMessage) (json.RawMessage, error) {
 	whole, missing, err := jsonsecret.Restore(wanted, current, facts.IsSecretName)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("%s of server %q: %w: %w", section, server, ErrInvalid, err)
 	case missing != "":
-		return nil, fmt.Errorf("%s of server %q: %s: it is hidden, and the server has none to keep: %w", section, server, missing, ErrInvalid)
+		return nil, fmt.Errorf("%s of server %q: %s: the secret is hidden, and the server has none to keep: %w", section, server, missing, ErrInvalid)
 	}
 	return whole, nil
 }
 
-// ErrInvalid: settings that are no JSON object, or that can't be.
+// ErrInvalid: the settings are no JSON object, or have an invalid value.
 var ErrInvalid = errors.New("invalid settings")
 
-// settle finds out what became of a change whose answer was lost, or was that it failed: by what
-// the server has.
+// settle finds the outcome of a change whose answer was lost or was ErrFailed, from the configuration that the
+// server has.
 func (m *Manager) settle(ctx context.Context, c *Change) error {
 	if c.SentAt.IsZero() {
-		return m.over(ctx, c, m.end(ctx, c, StatusNotSent, "", "the control plane ended before it asked the server"))
+		return m.outcome(ctx, c, m.end(ctx, c, StatusNotSent, "", "the control plane stopped before it asked the server"))
 	}
-	giveUp := now().Add(m.patience(c.Section))
+	giveUp := now().Add(m.settleLimit(c.Section))
 	for {
-		err := m.look(ctx, c, !now().Before(giveUp))
+		err := m.probe(ctx, c, !now().Before(giveUp))
 		if c.Status.Final() || err != nil && (ctx.Err() != nil || !retryable(err)) {
-			return m.over(ctx, c, err)
+			return m.outcome(ctx, c, err)
 		}
 		if !sleep(ctx, min(m.options.Interval, time.Second)) {
-			return m.over(ctx, c, ctx.Err())
+			return m.outcome(ctx, c, ctx.Err())
 		}
 	}
 }
 
-// storagePatience is how many times SettleTimeout is waited for storage: pools are made of whole disks.
-const storagePatience = 20
+// storageSettleFactor multiplies SettleTimeout for storage: a server may create pools from whole disks.
+const storageSettleFactor = 20
 
-// patience is how long it is tried to find out what became of a change.
-func (m *Manager) patience(section string) time.Duration {
+// settleLimit bounds the search for the outcome of a change.
+func (m *Manager) settleLimit(section string) time.Duration {
 	if section == SectionStorage {
-		return storagePatience * m.options.SettleTimeout
+		return storageSettleFactor * m.options.SettleTimeout
 	}
 	return 2 * m.options.SettleTimeout
 }
 
-// look compares what a server has with what it had, and was to have, and ends the change if that
-// says how it went; last: it is not looked at again.
-func (m *Manager) look(ctx context.Context, c *Change, last bool) error {
+// probe reads the section, compares it with the former and the wanted configuration, and ends the change if
+// that shows the outcome. last: this is the last probe, so the change ends anyway.
+func (m *Manager) probe(ctx context.Context, c *Change, last bool) error {
 	var info *opscenter.ServerInfo
 	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
 		info, err = s.ServerByID(c.ServerID)
@@ -254,37 +256,37 @@ func (m *Manager) look(ctx context.Context, c *Change, last bool) error {
 	d, err := m.readSection(ctx, info, c.Section)
 	if err != nil {
 		if last {
-			return m.end(ctx, c, StatusLost, "", "the server does not tell: "+err.Error())
+			return m.end(ctx, c, StatusLost, "", "the server can't be read: "+err.Error())
 		}
 		return nil
 	}
 	missing := ""
 	former, err := c.hidden.Before.is(d.Config)
 	if err == nil && !former {
-		missing, err = lacks(d.Config, c.hidden.Wanted)
+		missing, err = firstMissing(d.Config, c.hidden.Wanted)
 	}
 	switch {
 	case err != nil && last:
-		return m.end(ctx, c, StatusLost, "", "what the server tells is not understood: "+err.Error())
+		return m.end(ctx, c, StatusLost, "", "the server's answer is not understood: "+err.Error())
 	case err != nil:
 		return nil
 	case former && c.hidden.Failed != "":
 		return m.end(ctx, c, StatusRefused, "", c.hidden.Failed)
 	case former && last:
-		return m.end(ctx, c, StatusRolledBack, "", "it has its former configuration still")
+		return m.end(ctx, c, StatusRolledBack, "", "the server still has its former configuration")
 	case former:
-		return nil // it may be at it
+		return nil // the server may still work on the change
 	case missing == "":
-		return m.end(ctx, c, StatusDone, "", "the server has it"+c.said())
+		return m.end(ctx, c, StatusDone, "", "the server has it"+c.failureNote())
 	case last || c.hidden.Failed != "":
-		return m.end(ctx, c, StatusLost, "", "it has a configuration that is not ours: "+missing+c.said())
+		return m.end(ctx, c, StatusLost, "", "the server has another configuration than the wanted one: "+missing+c.failureNote())
 	}
 	return nil
 }
 
-// lacks names a member of the wanted configuration that another one does not have so; empty: none.
-// Secrets are not compared.
-func lacks(have, wanted json.RawMessage) (string, error) {
+// firstMissing names the first member of the wanted configuration that is missing or differs in the other one.
+// Empty: there is none. Secrets are not compared.
+func firstMissing(have, wanted json.RawMessage) (string, error) {
 	hidden, err := jsonsecret.Hide(have, facts.IsSecretName)
 	if err != nil {
 		return "", err
@@ -304,7 +306,7 @@ func lacks(have, wanted json.RawMessage) (string, error) {
 	return "", nil
 }
 
-// contains reports whether a value has all that is wanted; what a server adds is no difference.
+// contains reports whether a value has all parts of the wanted one. Parts that a server adds are no difference.
 func contains(have, wanted any) bool {
 	switch wanted := wanted.(type) {
 	case nil:

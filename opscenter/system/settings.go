@@ -16,20 +16,21 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
 
-// The types below are those of the IncusOS API. What a newer release has beyond them is kept
-// as it was read: edit what was read, rather than to begin with a new one.
+// The types below are those of the IncusOS API. Fields that only a newer release has are kept as they were
+// read. So edit a configuration that was read, instead of building a new one.
 
-// UpdateConfig says how a server updates itself (SystemUpdateConfig).
+// UpdateConfig are the settings for a server's own updates (SystemUpdateConfig).
 type UpdateConfig struct {
 	jsonkeep.Rest
 	AutoReboot bool   `json:"auto_reboot"`
 	Channel    string `json:"channel"`
-	// CheckFrequency is a Go duration, or never.
+	// CheckFrequency is a Go duration, or "never".
 	CheckFrequency     string              `json:"check_frequency"`
 	MaintenanceWindows []MaintenanceWindow `json:"maintenance_windows,omitempty"`
 }
 
-// MaintenanceWindow is when a server may update itself; days are names, or empty: every day.
+// MaintenanceWindow is a time in which a server may update itself. Days are names of weekdays; empty: every day. Hours
+// are 0 to 23, minutes 0 to 59.
 type MaintenanceWindow struct {
 	jsonkeep.Rest
 	StartDayOfWeek string `json:"start_day_of_week,omitempty"`
@@ -44,8 +45,8 @@ type MaintenanceWindow struct {
 type ProviderConfig struct {
 	jsonkeep.Rest
 	Name string `json:"name"`
-	// Config of the provider: for operations-center server_url, server_token and
-	// server_certificate. The token is a secret, and shown as hidden.
+	// Config of the provider. Provider operations-center has server_url, server_token and server_certificate. The
+	// token is a secret, and shown as network.Hidden.
 	Config map[string]network.Secret `json:"config,omitempty"`
 }
 
@@ -56,7 +57,7 @@ type StorageConfig struct {
 	Pools         []Pool `json:"pools,omitempty"`
 }
 
-// Pool is a storage pool. Its name and type can't be changed once there is one.
+// Pool is a storage pool. The name and type of an existing pool can't be changed.
 type Pool struct {
 	jsonkeep.Rest
 	Name string `json:"name"`
@@ -77,7 +78,7 @@ type PoolSpecial struct {
 	SpecialSmallBlocksSizeInKB int      `json:"special_small_blocks_size_in_kb,omitempty"`
 }
 
-// KernelConfig are settings of the kernel (SystemKernelConfig).
+// KernelConfig are the kernel settings of a server (SystemKernelConfig).
 type KernelConfig struct {
 	jsonkeep.Rest
 	BlacklistModules []string        `json:"blacklist_modules,omitempty"`
@@ -88,27 +89,27 @@ type KernelConfig struct {
 	PCI              *KernelPCI      `json:"pci,omitempty"`
 }
 
-// KernelConsole is a console.
+// KernelConsole is a kernel console.
 type KernelConsole struct {
 	jsonkeep.Rest
 	Device   string `json:"device"`
 	BaudRate int    `json:"baud_rate,omitempty"`
 }
 
-// KernelCPU are settings of CPUs.
+// KernelCPU are the kernel's CPU settings.
 type KernelCPU struct {
 	jsonkeep.Rest
 	ScalingGovernor string `json:"scaling_governor,omitempty"`
 }
 
-// KernelMemory are settings of the memory.
+// KernelMemory are the kernel's memory settings.
 type KernelMemory struct {
 	jsonkeep.Rest
 	PersistentHugepages int    `json:"persistent_hugepages,omitempty"`
 	ZramSwapSize        string `json:"zram_swap_size,omitempty"`
 }
 
-// KernelNetwork are settings of the network stack.
+// KernelNetwork are the settings of the kernel's network stack.
 type KernelNetwork struct {
 	jsonkeep.Rest
 	BufferSize             int    `json:"buffer_size,omitempty"`
@@ -118,14 +119,14 @@ type KernelNetwork struct {
 	TCPMTUProbing          bool   `json:"tcp_mtu_probing,omitempty"`
 }
 
-// KernelPCI are settings of PCI devices.
+// KernelPCI are the kernel's settings of PCI devices.
 type KernelPCI struct {
 	jsonkeep.Rest
 	Passthrough []PCIPassthrough `json:"passthrough,omitempty"`
 	SRIOV       []PCISRIOV       `json:"sriov,omitempty"`
 }
 
-// PCIPassthrough is a device for virtual machines.
+// PCIPassthrough selects a PCI device for virtual machines.
 type PCIPassthrough struct {
 	jsonkeep.Rest
 	VendorID   string `json:"vendor_id,omitempty"`
@@ -133,20 +134,20 @@ type PCIPassthrough struct {
 	PCIAddress string `json:"pci_address,omitempty"`
 }
 
-// PCISRIOV is a device with virtual functions.
+// PCISRIOV selects a PCI device, and the number of its virtual functions.
 type PCISRIOV struct {
 	jsonkeep.Rest
 	PCIAddress string `json:"pci_address"`
 	VFCount    int    `json:"vf_count"`
 }
 
-// LoggingConfig says where logs go (SystemLoggingConfig).
+// LoggingConfig is the destination of a server's logs (SystemLoggingConfig).
 type LoggingConfig struct {
 	jsonkeep.Rest
 	Syslog *Syslog `json:"syslog,omitempty"`
 }
 
-// Syslog is a server that takes logs.
+// Syslog is a syslog server.
 type Syslog struct {
 	jsonkeep.Rest
 	Address   string `json:"address,omitempty"`
@@ -154,40 +155,51 @@ type Syslog struct {
 	LogFormat string `json:"log_format,omitempty"`
 }
 
-// UnmarshalJSON and MarshalJSON keep what is not known here, as in network.Config.
+// UnmarshalJSON keeps unknown fields, as that of network.Config.
 func (c *UpdateConfig) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data, c) }
-func (c UpdateConfig) MarshalJSON() ([]byte, error)     { return jsonkeep.Encode(&c) }
 
-// UnmarshalJSON and MarshalJSON keep what is not known here, as in network.Config.
+// MarshalJSON also writes the fields that UnmarshalJSON kept.
+func (c UpdateConfig) MarshalJSON() ([]byte, error) { return jsonkeep.Encode(&c) }
+
+// UnmarshalJSON keeps unknown fields, as that of network.Config.
 func (c *ProviderConfig) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data, c) }
-func (c ProviderConfig) MarshalJSON() ([]byte, error)     { return jsonkeep.Encode(&c) }
 
-// UnmarshalJSON and MarshalJSON keep what is not known here, as in network.Config.
+// MarshalJSON also writes the fields that UnmarshalJSON kept.
+func (c ProviderConfig) MarshalJSON() ([]byte, error) { return jsonkeep.Encode(&c) }
+
+// UnmarshalJSON keeps unknown fields, as that of network.Config.
 func (c *StorageConfig) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data, c) }
-func (c StorageConfig) MarshalJSON() ([]byte, error)     { return jsonkeep.Encode(&c) }
 
-// UnmarshalJSON and MarshalJSON keep what is not known here, as in network.Config.
+// MarshalJSON also writes the fields that UnmarshalJSON kept.
+func (c StorageConfig) MarshalJSON() ([]byte, error) { return jsonkeep.Encode(&c) }
+
+// UnmarshalJSON keeps unknown fields, as that of network.Config.
 func (c *KernelConfig) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data, c) }
-func (c KernelConfig) MarshalJSON() ([]byte, error)     { return jsonkeep.Encode(&c) }
 
-// UnmarshalJSON and MarshalJSON keep what is not known here, as in network.Config.
+// MarshalJSON also writes the fields that UnmarshalJSON kept.
+func (c KernelConfig) MarshalJSON() ([]byte, error) { return jsonkeep.Encode(&c) }
+
+// UnmarshalJSON keeps unknown fields, as that of network.Config.
 func (c *LoggingConfig) UnmarshalJSON(data []byte) error { return jsonkeep.Decode(data, c) }
-func (c LoggingConfig) MarshalJSON() ([]byte, error)     { return jsonkeep.Encode(&c) }
 
-// Update reads how a server updates itself. Errors are those of Network.
+// MarshalJSON also writes the fields that UnmarshalJSON kept.
+func (c LoggingConfig) MarshalJSON() ([]byte, error) { return jsonkeep.Encode(&c) }
+
+// Update reads the update settings of a server. Errors are those of Network.
 func (m *Manager) Update(ctx context.Context, name string) (*Settings[UpdateConfig], error) {
 	return settings[UpdateConfig](ctx, m, name, SectionUpdate)
 }
 
-// SetUpdate says how a server updates itself. Unless Options.LeaveUpdates is set, its channel is
-// that of its record, it never reboots by itself, and never checks: those are ErrManaged, and
-// only the rest can be changed.
+// SetUpdate changes the update settings of a server. Unless Options.LeaveUpdates is set, the control plane manages
+// three of them: the channel is that of the record, auto_reboot is off, and check_frequency is "never". A change of
+// these is ErrManaged.
 //
-// A nil change: nothing was to change. The change is final when SetUpdate returns; if its
-// answer is lost, the server is asked what it has, for up to twice Options.SettleTimeout. Errors: those of Update;
-// opscenter.ErrPrecondition; opscenter.ErrNotReady and opscenter.ErrBusy while another
-// operation is under way, unless forced; opscenter.ErrRefused; ErrRolledBack; ErrLost; and
-// opscenter.ErrOutcomeUnknown if ctx ends before: Run finds out then.
+// The change is final when SetUpdate returns. A nil Change: the server already had the settings. If the answer is lost,
+// SetUpdate reads the settings again, for up to twice Options.SettleTimeout.
+//
+// Errors: those of Update; ErrInvalid; opscenter.ErrPrecondition; opscenter.ErrNotReady and opscenter.ErrBusy while
+// another operation is under way, unless forced; opscenter.ErrRefused; ErrRolledBack; ErrLost; and
+// opscenter.ErrOutcomeUnknown if ctx ends before, after which Run finds the outcome.
 func (m *Manager) SetUpdate(ctx context.Context, name string, config UpdateConfig, options SetOptions) (*Change, error) {
 	info, err := m.registry.Server(ctx, name)
 	if err != nil {
@@ -199,6 +211,7 @@ func (m *Manager) SetUpdate(ctx context.Context, name string, config UpdateConfi
 	return m.setSection(ctx, name, SectionUpdate, encoded(config), options, "")
 }
 
+// checkUpdate returns ErrInvalid or ErrManaged for update settings that can't be set.
 func (m *Manager) checkUpdate(info *opscenter.ServerInfo, config *UpdateConfig) error {
 	for i, w := range config.MaintenanceWindows {
 		if w.StartHour < 0 || w.StartHour > 23 || w.EndHour < 0 || w.EndHour > 23 || w.StartMinute < 0 || w.StartMinute > 59 || w.EndMinute < 0 || w.EndMinute > 59 {
@@ -214,30 +227,31 @@ func (m *Manager) checkUpdate(info *opscenter.ServerInfo, config *UpdateConfig) 
 	want := lifecycle.ManagedUpdates(info.Channel)
 	switch {
 	case config.Channel != want.Channel:
-		return fmt.Errorf("update of server %q: channel: it is that of its record, %q: %w", info.Name, want.Channel, ErrManaged)
+		return fmt.Errorf("update of server %q: channel: the control plane keeps that of the record, %q: %w", info.Name, want.Channel, ErrManaged)
 	case config.AutoReboot != want.AutoReboot:
-		return fmt.Errorf("update of server %q: auto_reboot: it is off: %w", info.Name, ErrManaged)
+		return fmt.Errorf("update of server %q: auto_reboot: the control plane keeps it off: %w", info.Name, ErrManaged)
 	case config.CheckFrequency != want.CheckFrequency:
-		return fmt.Errorf("update of server %q: check_frequency: it is %s: %w", info.Name, want.CheckFrequency, ErrManaged)
+		return fmt.Errorf("update of server %q: check_frequency: the control plane keeps it at %s: %w", info.Name, want.CheckFrequency, ErrManaged)
 	}
 	return nil
 }
 
-// encoded is a change to a configuration, whatever there is.
+// encoded returns a function that ignores the current configuration, and encodes config.
 func encoded(config any) func(json.RawMessage) (json.RawMessage, error) {
 	return func(json.RawMessage) (json.RawMessage, error) { return jsonkeep.Encode(config) }
 }
 
-// Provider reads where a server's updates and configuration come from; the token is hidden.
+// Provider reads where a server's updates and configuration come from. The token is hidden. Errors are those of Network.
 func (m *Manager) Provider(ctx context.Context, name string) (*Settings[ProviderConfig], error) {
 	return settings[ProviderConfig](ctx, m, name, SectionProvider)
 }
 
-// SetProvider says where a server's updates and configuration come from. A token that is hidden, or
-// left out, stays as it is, unless the URL changes: then it must be given anew. Errors are those of SetUpdate.
+// SetProvider sets where a server's updates and configuration come from. A token that is hidden or left out stays as it
+// is. If the URL or the provider changes, the token must be given again. To remove a token, set it to network.Removed.
+// Errors are those of SetUpdate.
 func (m *Manager) SetProvider(ctx context.Context, name string, config ProviderConfig, options SetOptions) (*Change, error) {
 	if config.Name == "" {
-		return nil, fmt.Errorf("provider of server %q: name: it is wanted: %w", name, ErrInvalid)
+		return nil, fmt.Errorf("provider of server %q: name: a name is wanted: %w", name, ErrInvalid)
 	}
 	return m.setSection(ctx, name, SectionProvider, func(current json.RawMessage) (json.RawMessage, error) {
 		var have ProviderConfig
@@ -249,12 +263,12 @@ func (m *Manager) SetProvider(ctx context.Context, name string, config ProviderC
 		if elsewhere := have.Config["server_url"] != config.Config["server_url"] || have.Name != config.Name; elsewhere {
 			for key, value := range config.Config {
 				if value == network.Hidden {
-					return nil, fmt.Errorf("config[%q]: where it is sent has changed: it must be given anew: %w", key, ErrInvalid)
+					return nil, fmt.Errorf("config[%q]: its destination has changed, so it must be given again: %w", key, ErrInvalid)
 				}
 			}
 			return jsonkeep.Encode(out)
 		}
-		for key, value := range have.Config { // what is left out stays
+		for key, value := range have.Config { // secrets that are left out stay
 			if _, given := out.Config[key]; !given && facts.IsSecretName(key) {
 				if out.Config == nil {
 					out.Config = map[string]network.Secret{}
@@ -273,8 +287,8 @@ func (m *Manager) Storage(ctx context.Context, name string) (*Settings[StorageCo
 
 var poolTypes = []string{"", "zfs-raid0", "zfs-raid1", "zfs-raid10", "zfs-raidz1", "zfs-raidz2", "zfs-raidz3"}
 
-// SetStorage edits a server's local storage: pools are created, and their devices changed; one
-// that is left out is not removed. Errors are those of SetUpdate.
+// SetStorage changes a server's local storage: it creates pools, and changes the devices of pools. A pool that is
+// left out stays. Errors are those of SetUpdate.
 func (m *Manager) SetStorage(ctx context.Context, name string, config StorageConfig, options SetOptions) (*Change, error) {
 	names := map[string]bool{}
 	devices := map[string]string{}
@@ -282,9 +296,9 @@ func (m *Manager) SetStorage(ctx context.Context, name string, config StorageCon
 		field := fmt.Sprintf("storage of server %q: pools[%d]", name, i)
 		switch {
 		case p.Name == "":
-			return nil, fmt.Errorf("%s.name: it is wanted: %w", field, ErrInvalid)
+			return nil, fmt.Errorf("%s.name: a name is wanted: %w", field, ErrInvalid)
 		case names[p.Name]:
-			return nil, fmt.Errorf("%s.name: %.40q is there twice: %w", field, p.Name, ErrInvalid)
+			return nil, fmt.Errorf("%s.name: %.40q is used twice: %w", field, p.Name, ErrInvalid)
 		case !slices.Contains(poolTypes, p.Type):
 			return nil, fmt.Errorf("%s.type: %.40q is not known: %w", field, p.Type, ErrInvalid)
 		}
@@ -299,34 +313,35 @@ func (m *Manager) SetStorage(ctx context.Context, name string, config StorageCon
 	return m.setSection(ctx, name, SectionStorage, encoded(config), options, "")
 }
 
-// Kernel reads a server's settings of the kernel. Errors are those of Network.
+// Kernel reads the kernel settings of a server. Errors are those of Network.
 func (m *Manager) Kernel(ctx context.Context, name string) (*Settings[KernelConfig], error) {
 	return settings[KernelConfig](ctx, m, name, SectionKernel)
 }
 
-// SetKernel changes a server's settings of the kernel; some take effect at its next boot.
+// SetKernel changes the kernel settings of a server. Some take effect at its next boot.
 // Errors are those of SetUpdate.
 func (m *Manager) SetKernel(ctx context.Context, name string, config KernelConfig, options SetOptions) (*Change, error) {
 	return m.setSection(ctx, name, SectionKernel, encoded(config), options, "")
 }
 
-// Logging reads where a server's logs go. Errors are those of Network.
+// Logging reads the logging settings of a server. Errors are those of Network.
 func (m *Manager) Logging(ctx context.Context, name string) (*Settings[LoggingConfig], error) {
 	return settings[LoggingConfig](ctx, m, name, SectionLogging)
 }
 
-// SetLogging says where a server's logs go. Errors are those of SetUpdate.
+// SetLogging changes the logging settings of a server. Errors are those of SetUpdate.
 func (m *Manager) SetLogging(ctx context.Context, name string, config LoggingConfig, options SetOptions) (*Change, error) {
 	return m.setSection(ctx, name, SectionLogging, encoded(config), options, "")
 }
 
-// SetClusterKernel changes the settings of the kernel of all members of a cluster, one after
-// another, and stops at the first that fails.
+// SetClusterKernel changes the kernel settings of all members of a cluster, one after another. It stops at the first
+// member that fails, with ErrStopped and the error of SetUpdate. If ctx ends before, Run continues the batch, unless
+// the settings have secrets.
 func (m *Manager) SetClusterKernel(ctx context.Context, cluster string, config KernelConfig, options SetOptions) (*Batch, error) {
 	return m.setCluster(ctx, cluster, SectionKernel, config, options)
 }
 
-// SetClusterLogging says where the logs of all members of a cluster go, as SetClusterKernel does.
+// SetClusterLogging changes the logging settings of all members of a cluster, as SetClusterKernel does.
 func (m *Manager) SetClusterLogging(ctx context.Context, cluster string, config LoggingConfig, options SetOptions) (*Batch, error) {
 	return m.setCluster(ctx, cluster, SectionLogging, config, options)
 }
@@ -341,7 +356,7 @@ func (m *Manager) setCluster(ctx context.Context, cluster, section string, confi
 		if err != nil {
 			return err
 		}
-		_, err = kept(section, info.Name, data, d.Config)
+		_, err = restoreHidden(section, info.Name, data, d.Config)
 		return err
 	}
 	stored := &batchEdit{Config: data, Force: options.Force}

@@ -19,12 +19,12 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
-// TestSettings reads and sets each section, keeps what it does not know, and says what is wrong.
+// TestSettings reads and sets each section, keeps unknown fields, and names invalid ones.
 func TestSettings(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
 	ctx := opscenter.By(t.Context(), "bob")
-	newStranger(t, a).send(t, "PUT", "/os/1.0/system/kernel", map[string]any{"config": map[string]any{"future": map[string]any{"x": 1.5}, "cpu": map[string]any{"scaling_governor": "powersave", "later": true}}})
+	newOtherClient(t, a).send(t, "PUT", "/os/1.0/system/kernel", map[string]any{"config": map[string]any{"future": map[string]any{"x": 1.5}, "cpu": map[string]any{"scaling_governor": "powersave", "later": true}}})
 
 	k, err := p.systems.Kernel(ctx, "a")
 	require.NoError(t, err)
@@ -44,7 +44,7 @@ func TestSettings(t *testing.T) {
 	require.JSONEq(t, `{"future":{"x":1.5},"cpu":{"scaling_governor":"performance","later":true},"blacklist_modules":["floppy"]}`, string(data))
 	c, err = p.systems.SetKernel(ctx, "a", *k.Config, system.SetOptions{})
 	require.NoError(t, err)
-	require.Nil(t, c, "nothing was to change")
+	require.Nil(t, c, "the server already has the settings")
 
 	l, err := p.systems.Logging(ctx, "a")
 	require.NoError(t, err)
@@ -59,8 +59,8 @@ func TestSettings(t *testing.T) {
 	_, err = p.systems.SetStorage(ctx, "a", *s.Config, system.SetOptions{})
 	require.NoError(t, err)
 	for want, pools := range map[string][]system.Pool{
-		"pools[0].name: it is wanted":             {{}},
-		"pools[1].name: x is there twice":         {{Name: "x"}, {Name: "x"}},
+		"pools[0].name: a name is wanted":         {{}},
+		"pools[1].name: x is used twice":          {{Name: "x"}, {Name: "x"}},
 		`pools[0].type: zfs-raid9 is not known`:   {{Name: "x", Type: "zfs-raid9"}},
 		`pools[1]: device d is in pool x as well`: {{Name: "x", Devices: []string{"d"}}, {Name: "y", Cache: []string{"d"}}},
 	} {
@@ -80,7 +80,7 @@ func TestSettings(t *testing.T) {
 	moved.Config["server_token"] = "5e2f3c3a-0000-4000-8000-000000000001"
 	_, err = p.systems.SetProvider(ctx, "a", moved, system.SetOptions{})
 	require.NoError(t, err)
-	// Left out, a token stays; it goes only on purpose.
+	// A token that is left out stays. Only network.Removed removes it.
 	moved.Config = map[string]network.Secret{"server_url": "https://127.0.0.1:1"}
 	_, err = p.systems.SetProvider(ctx, "a", moved, system.SetOptions{})
 	require.NoError(t, err)
@@ -101,7 +101,7 @@ func TestSettings(t *testing.T) {
 		require.NotContains(t, string(text), "5e2f3c3a")
 	}
 	require.Len(t, p.audited(audit.Query{By: "bob", Action: "kernel.apply"}), 3)
-	p.free("a")
+	p.requireIdle("a")
 }
 
 func strippedQuotes(err error) error { return stripped(strings.ReplaceAll(err.Error(), `"`, "")) }
@@ -110,7 +110,7 @@ type stripped string
 
 func (s stripped) Error() string { return string(s) }
 
-// TestSettingsLost: when the answer is lost, the server's configuration says what became of it.
+// TestSettingsLost: if the answer is lost, the configuration of the server shows the outcome.
 func TestSettingsLost(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
@@ -121,7 +121,7 @@ func TestSettingsLost(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, system.StatusDone, c.Status)
 	require.Equal(t, "the server has it", c.Reason)
-	// Hung: it was never carried out.
+	// The server answers, but does not make the change.
 	config.BlacklistModules = []string{"other"}
 	p.client.Close()
 	p2 := newPlane(t, system.Options{})
@@ -133,11 +133,11 @@ func TestSettingsLost(t *testing.T) {
 	require.NoError(t, b.SetFault(incusostest.Fault{Kind: incusostest.FaultError, Path: path, Method: "PUT"}))
 	_, err = p2.systems.SetKernel(t.Context(), "b", config, system.SetOptions{})
 	require.ErrorIs(t, err, opscenter.ErrRefused)
-	p2.free("b")
+	p2.requireIdle("b")
 }
 
-// TestManagedUpdates: a server gets the settings of a managed one when it registers, and again
-// when somebody has changed them, which is a warning until it is put back.
+// TestManagedUpdates: a server gets the managed settings when it registers, and again after another client has
+// changed them. A warning is open until they are put back.
 func TestManagedUpdates(t *testing.T) {
 	p := newManaged(t, system.Options{}).run()
 	require.NoError(t, p.registry.SetChannel(t.Context(), "testing", ""))
@@ -156,8 +156,8 @@ func TestManagedUpdates(t *testing.T) {
 		require.NoError(t, err)
 		return page.Warnings
 	}
-	require.Empty(t, warnings(), "the first time is no drift")
-	newStranger(t, a).send(t, "PUT", "/os/1.0/system/update", map[string]any{"config": map[string]any{"auto_reboot": true, "channel": "daily", "check_frequency": "1h"}})
+	require.Empty(t, warnings(), "settings that were never sent are no drift")
+	newOtherClient(t, a).send(t, "PUT", "/os/1.0/system/update", map[string]any{"config": map[string]any{"auto_reboot": true, "channel": "daily", "check_frequency": "1h"}})
 	require.NoError(t, p.registry.RequestPoll(t.Context(), "a"))
 	is("stable")
 	require.Eventually(t, func() bool {
@@ -171,11 +171,11 @@ func TestManagedUpdates(t *testing.T) {
 		}
 		return raised && cleared && back && len(warnings()) == 0
 	}, patience, 10*time.Millisecond)
-	// Another channel for the record is no drift.
+	// A new channel of the record is no drift.
 	require.NoError(t, p.registry.UpdateServer(t.Context(), "a", opscenter.ServerSpec{Channel: "testing"}, nil))
 	is("testing")
 	require.Empty(t, warnings())
-	// What is managed can't be set otherwise; the rest can.
+	// Managed settings can't be changed, the others can.
 	u, err := p.systems.Update(t.Context(), "a")
 	require.NoError(t, err)
 	for field, change := range map[string]func(*system.UpdateConfig){
@@ -199,8 +199,8 @@ func TestManagedUpdates(t *testing.T) {
 	is("testing")
 }
 
-// TestUpdatesLeftAlone: whoever wants it otherwise says so.
-func TestUpdatesLeftAlone(t *testing.T) {
+// TestLeaveUpdates: with this option the control plane leaves update settings alone, and they can be set.
+func TestLeaveUpdates(t *testing.T) {
 	p := newPlane(t, system.Options{LeaveUpdates: true}).run()
 	p.boot(incusostest.Options{Name: "a"})
 	u, err := p.systems.Update(t.Context(), "a")
@@ -214,8 +214,8 @@ func TestUpdatesLeftAlone(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestForgotten: what was told to a server goes with it, at the latest when Run begins.
-func TestForgotten(t *testing.T) {
+// TestRemovedServerIsForgotten: the stored settings of a removed server are dropped when Run starts.
+func TestRemovedServerIsForgotten(t *testing.T) {
 	p := newManaged(t, system.Options{})
 	told := func(want int) {
 		t.Helper()
@@ -244,7 +244,7 @@ func TestForgotten(t *testing.T) {
 	run(func() { told(0) })
 }
 
-// TestPutBackFails: a server whose settings can't be put back is tried again, and hinders nobody.
+// TestPutBackFails: settings that can't be put back are tried again, and do not delay other servers.
 func TestPutBackFails(t *testing.T) {
 	p := newManaged(t, system.Options{}).run()
 	a := p.boot(incusostest.Options{Name: "a"})
@@ -262,14 +262,14 @@ func TestPutBackFails(t *testing.T) {
 	require.Eventually(t, managed("a"), patience, 10*time.Millisecond)
 }
 
-// TestNotKept: a server that takes its settings on, and does not keep them, is told less and less often.
-func TestNotKept(t *testing.T) {
+// TestSettingsNotKept: a server that accepts its settings, but does not keep them, gets them less and less often.
+func TestSettingsNotKept(t *testing.T) {
 	p := newManaged(t, system.Options{RetryInterval: 200 * time.Millisecond}).run()
 	a := p.boot(incusostest.Options{Name: "a"})
 	a.SetForgetful(true)
 	require.NoError(t, p.registry.RequestPoll(t.Context(), "a"))
 	path := "/os/1.0/system/update"
-	require.Eventually(t, func() bool { // it polls, and is told, again and again
+	require.Eventually(t, func() bool { // each poll shows a drift, and the settings are sent again
 		_, err := p.polls.Poll(t.Context(), "a")
 		require.NoError(t, err)
 		page, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: "a", Kind: warning.UpdateSettings}, opscenter.Page{})
@@ -284,13 +284,13 @@ func TestNotKept(t *testing.T) {
 	require.LessOrEqual(t, a.Requests("PUT "+path)-before, 3)
 }
 
-// TestPower: reboot, power off and suspend are seen through by polls.
+// TestPower: polls find the end of a reboot, a power off and a suspend.
 func TestPower(t *testing.T) {
 	p := newPlane(t, system.Options{}).run()
 	a := p.boot(incusostest.Options{Name: "a"})
 	p.ready("a", a.URL())
 	require.NoError(t, p.systems.Reboot(opscenter.By(t.Context(), "carol"), "a", system.PowerOptions{}))
-	require.Error(t, p.systems.Reboot(t.Context(), "a", system.PowerOptions{}), "one at a time")
+	require.Error(t, p.systems.Reboot(t.Context(), "a", system.PowerOptions{}), "a second action is refused meanwhile")
 	require.Eventually(t, func() bool { return a.Reboots() == 1 && p.server("a").State.Operation == nil }, patience, 10*time.Millisecond)
 	p.ready("a", a.URL())
 	require.Equal(t, 1, a.Reboots())
@@ -311,8 +311,8 @@ func TestPower(t *testing.T) {
 	require.Equal(t, audit.Failed, p.audited(audit.Query{Action: "system.reboot"})[0].Outcome)
 }
 
-// TestFactoryReset: the server comes back with another certificate, the network it had, as the
-// same record, and its token is of no more use.
+// TestFactoryReset: the server comes back with another certificate and its former network. The record stays, and
+// the token is gone.
 func TestFactoryReset(t *testing.T) {
 	p := newPlane(t, system.Options{}).run()
 	a := p.boot(incusostest.Options{Name: "a", Standalone: true})
@@ -334,7 +334,7 @@ func TestFactoryReset(t *testing.T) {
 		require.NoError(t, err)
 		return page.Tokens
 	}
-	require.Eventually(t, func() bool { return len(tokens()) == 1 }, patience, 10*time.Millisecond, "only that of the test is left")
+	require.Eventually(t, func() bool { return len(tokens()) == 1 }, patience, 10*time.Millisecond, "only the token of the test is left")
 	require.Eventually(t, func() bool { return p.audited(audit.Query{By: "dave"})[0].Outcome == audit.Done }, patience, 10*time.Millisecond)
 	page, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: "a"}, opscenter.Page{})
 	require.NoError(t, err)
@@ -343,7 +343,7 @@ func TestFactoryReset(t *testing.T) {
 	}
 }
 
-// TestFactoryResetFails: whatever goes wrong, nobody can register as this server afterwards.
+// TestFactoryResetFails: after a failure, no other machine can register as this server.
 func TestFactoryResetFails(t *testing.T) {
 	p := newPlane(t, system.Options{ResetTimeout: 2 * time.Second}).run()
 	a := p.boot(incusostest.Options{Name: "a", Standalone: true})
@@ -357,19 +357,19 @@ func TestFactoryResetFails(t *testing.T) {
 		}, patience, 10*time.Millisecond)
 	}
 	p.ready("a", a.URL())
-	// Refused.
+	// The server refuses.
 	require.NoError(t, a.SetFault(incusostest.Fault{Kind: incusostest.FaultError, Path: "/os/1.0/system/:factory-reset"}))
 	require.ErrorIs(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{}), system.ErrFailed)
 	require.NoError(t, a.SetFault(incusostest.Fault{}))
 	left()
 	p.ready("a", a.URL())
-	// Accepted, and nothing comes of it.
+	// The server accepts, but does not come back.
 	a.SetTrouble(incusostest.TroubleReset)
 	require.NoError(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{}))
 	left()
 	p.ready("a", a.URL())
 	require.Eventually(t, func() bool { return p.audited(audit.Query{Action: "system.factory-reset"})[0].Outcome == audit.Failed }, patience, 10*time.Millisecond)
-	// What can't be.
+	// Invalid options are refused.
 	require.ErrorIs(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Token: "5e2f3c3a-0000-4000-8000-000000000001"}), opscenter.ErrTokenUnknown)
 	require.ErrorIs(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Seeds: map[string]json.RawMessage{"incus": []byte("{")}}), system.ErrInvalid)
 	bare, err := system.New(p.registry, p.client, system.Options{})
@@ -378,6 +378,7 @@ func TestFactoryResetFails(t *testing.T) {
 	left()
 }
 
+// TestOptions: invalid options are refused, and defaults are filled in.
 func TestOptions(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	for _, o := range []system.Options{{Interval: -1}, {MaxChanges: -1}, {ConfirmationTimeout: 2 * time.Hour}, {Grace: -1}} {
@@ -392,7 +393,7 @@ func TestOptions(t *testing.T) {
 	require.Equal(t, system.DefaultResetTimeout, o.ResetTimeout)
 }
 
-// TestMaxChanges: only so many are kept.
+// TestMaxChanges: the oldest changes beyond MaxChanges are dropped.
 func TestMaxChanges(t *testing.T) {
 	p := newPlane(t, system.Options{MaxChanges: 2})
 	a := p.boot(incusostest.Options{Name: "a"})
@@ -411,8 +412,8 @@ func TestMaxChanges(t *testing.T) {
 	require.ErrorIs(t, err, opscenter.ErrNotFound)
 }
 
-// TestPutBackAnswerLost: settings whose answer was lost are looked at, and do not keep the server from
-// anything until a deadline.
+// TestPutBackAnswerLost: settings whose answer was lost are read again, and the server is free long before the
+// operation's deadline.
 func TestPutBackAnswerLost(t *testing.T) {
 	p := newManaged(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
@@ -427,8 +428,8 @@ func TestPutBackAnswerLost(t *testing.T) {
 	require.Equal(t, lifecycle.StatusReady, p.server("a").State.Status)
 }
 
-// TestComesBackAsItWas: a reset server is sent what makes it what it was, or what a named seed of the given token says.
-func TestComesBackAsItWas(t *testing.T) {
+// TestResetSeeds: a reset server gets the seeds of its former state, or those of a named seed of the token.
+func TestResetSeeds(t *testing.T) {
 	p := newPlane(t, system.Options{LeaveUpdates: true}).run()
 	a := p.boot(incusostest.Options{Name: "a", Standalone: true, Application: "incus-lts-7.0"})
 	a.SetUpdateSettings(true, "stable", "12h")
@@ -468,19 +469,19 @@ func TestComesBackAsItWas(t *testing.T) {
 		require.ErrorIs(t, err, system.ErrInvalid, bad)
 	}
 	err = p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Seeds: map[string]json.RawMessage{"install": []byte(`{}`)}})
-	require.ErrorIs(t, err, system.ErrInvalid, "it would boot as an installer")
+	require.ErrorIs(t, err, system.ErrInvalid, "the server would boot as an installer")
 	short, err := p.registry.CreateToken(t.Context(), opscenter.TokenSpec{ExpireAt: time.Now().Add(time.Minute)})
 	require.NoError(t, err)
 	err = p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Token: short.UUID})
-	require.ErrorIs(t, err, opscenter.ErrTokenExpired, "before the server can be back")
-	require.Nil(t, p.server("a").State.Operation, "what was refused changed nothing")
+	require.ErrorIs(t, err, opscenter.ErrTokenExpired, "the token expires before the server can be back")
+	require.Nil(t, p.server("a").State.Operation, "a refused reset starts no operation")
 	require.NoError(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Token: token.UUID, TokenSeed: "manager"}))
 	back(before)
 	require.Equal(t, "migration-manager", primary())
 
-	// A feed that has not its application would let it wait for ever.
+	// Without its application in the feed, the server would wait for ever.
 	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
-		return tx.SetOffer("stable", opscenter.Offer{"": {"incus": "202611010000", "os": "202611010000"}, "x86_64": {"incus": "202611010000", "os": "202611010000"}}, 0, "of a feed")
+		return tx.SetOffer("stable", opscenter.Offer{"": {"incus": "202611010000", "os": "202611010000"}, "x86_64": {"incus": "202611010000", "os": "202611010000"}}, 0, "for the test")
 	}))
 	err = p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{})
 	require.ErrorIs(t, err, opscenter.ErrBlocked)

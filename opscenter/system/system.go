@@ -1,5 +1,8 @@
-// Package system changes servers from afar: their networks above all, and their update,
-// provider, storage, kernel and logging settings, their power, and their installation.
+// Package system changes the configuration of servers: the network, and the settings for updates,
+// provider, storage, kernel and logging. It also reboots servers, powers them off and resets them.
+//
+// The main type is [Manager]. New attaches it to the store of a registry. Run is its background work: start
+// it once, and end it by its context. The other methods also work while Run does not run.
 //
 //	systems, err := system.New(registry, client, system.Options{})
 //	go systems.Run(ctx)
@@ -7,9 +10,15 @@
 //	current.Config.DNS.Nameservers = []string{"10.0.0.53"}
 //	change, err := systems.ApplyNetwork(ctx, "server01", current.Config, system.ApplyOptions{IfMatch: current.ETag})
 //
-// A change of the network is a transaction: the server undoes it by itself unless the control
-// plane has reached it again, found that it is the same server, and confirmed. What is asked
-// for is stored before it is done; what a process did not live to see ended, Run takes up.
+// A change of the network is a transaction in these steps:
+//
+//  1. The control plane stores the intent, and reserves the server or its cluster.
+//  2. It sends the configuration with a confirmation timeout.
+//  3. It probes the server at its old and its new addresses, until it finds the same machine with the new configuration.
+//  4. It confirms the change. Without a confirmation in time the server restores its former configuration.
+//
+// Changes, batches over clusters, factory resets and the update settings that each server was given persist in the
+// store. After a restart, Run continues those that had not ended.
 package system
 
 import (
@@ -31,75 +40,77 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Sight is a look at a server.
+// Sight is the result of one probe of a server.
 type Sight struct {
-	// URL it was reached at, and the address behind that.
+	// URL is where the server was reached. Remote is the address behind it.
 	URL    string
 	Remote netip.Addr
-	// MachineID as it says; empty: its release does not tell it.
+	// MachineID is the one that the server reports. Empty: its release does not report one.
 	MachineID string
-	Network   *network.Network
-	// Member is its status in its Incus cluster, as Incus names it, or why that is not known;
-	// empty: it was not asked for.
+	// Network is the network configuration and state, with secrets. Nil: the server reports none.
+	Network *network.Network
+	// Member is the status of the server in its Incus cluster, as Incus names it, or the reason why it is not known.
+	// Empty: the target names no member.
 	Member string
 }
 
-// anotherThan reports whether the machine is known to be another one. A machine ID that either side
-// does not know tells nothing: who the server is was checked by its certificate.
+// anotherThan reports whether the machine is certainly another one. An unknown machine ID on either side is no
+// difference: the certificate has already proven the identity.
 func (s *Sight) anotherThan(machineID string) bool {
 	return machineID != "" && s.MachineID != "" && s.MachineID != machineID
 }
 
-// OS is the API of servers. Package opscenter/incusos implements it. Once a server was asked,
-// an error that is not its own word is an opscenter.ErrOutcomeUnknown; its own is an
-// opscenter.ErrRefused if it has done nothing, and an ErrFailed if it may have done some of it.
-// What is only read fails with opscenter.ErrUnreachable, with opscenter.ErrRefused by the server's own
-// word, or with opscenter.ErrNotApplicable if the server is not on IncusOS.
+// OS is the API of servers. Package opscenter/incusos implements it. All methods may be called concurrently.
+//
+// Errors of methods that change a server: opscenter.ErrRefused if the server answered that it did nothing; ErrFailed
+// if it answered that it failed on the way; opscenter.ErrOutcomeUnknown if its answer was lost. Any other error
+// means that the server was not asked.
+// Errors of methods that only read: opscenter.ErrUnreachable, opscenter.ErrRefused if the server answered with an
+// error, and opscenter.ErrNotApplicable if the server does not run IncusOS.
 type OS interface {
 	opscenter.Actuator
-	// Look looks at a server, on a new connection: one that presents another certificate than
-	// the target's is an error.
+	// Look probes a server on a new connection. A certificate other than the target's is an error.
 	Look(ctx context.Context, target opscenter.Target) (*Sight, error)
-	// ReadSystem and WriteSystem are GET and PUT of a section of /os/1.0/system.
+	// ReadSystem and WriteSystem are GET and PUT of /os/1.0/system/SECTION. The body is JSON, {"config": …}.
 	ReadSystem(ctx context.Context, target opscenter.Target, section string) (json.RawMessage, error)
 	WriteSystem(ctx context.Context, target opscenter.Target, section string, body []byte) error
-	// CanConfirmNetwork reports whether the server undoes changes that are not confirmed.
+	// CanConfirmNetwork reports whether the server undoes network changes that are not confirmed.
 	CanConfirmNetwork(ctx context.Context, target opscenter.Target) (bool, error)
-	// ConfirmNetwork confirms a change: ErrNothingPending if none waits for it.
+	// ConfirmNetwork confirms a network change. ErrNothingPending: no change waits for its confirmation.
 	ConfirmNetwork(ctx context.Context, target opscenter.Target) error
-	// FactoryReset sends the server back to where its installation left it.
+	// FactoryReset resets the server to the state after its installation. The body is JSON, as of :factory-reset.
 	FactoryReset(ctx context.Context, target opscenter.Target, body []byte) error
 }
 
-// Errors.
+// Errors of Manager and OS, beside those of package opscenter.
 var (
 	// ErrNothingPending: no change of the network waits for its confirmation.
 	ErrNothingPending = errors.New("no network change is pending")
-	// ErrFailed: the server was asked, and says that it has failed on the way.
+	// ErrFailed: the server answered that it failed on the way. It may have made a part of the change.
 	ErrFailed = errors.New("the server failed")
-	// ErrRolledBack: the server has its former configuration, by itself, or still.
+	// ErrRolledBack: the server has its former configuration. It undid the change, or never made it.
 	ErrRolledBack = errors.New("the change was undone")
-	// ErrLost: the server was seen neither at its new nor at its old address.
+	// ErrLost: the control plane does not know how the change ended. The server was found neither at its new nor at its
+	// old address, was found with another configuration, was reinstalled, or was removed.
 	ErrLost = errors.New("the server is not seen any more")
-	// ErrNoRollBack: the server's release can't undo a change of its network by itself. See
-	// ApplyOptions.AcceptRisk.
+	// ErrNoRollBack: the server's release can't undo a network change by itself. See ApplyOptions.AcceptRisk.
 	ErrNoRollBack = errors.New("the server can't undo a change of its network by itself")
-	// ErrStopped: the change of a cluster has begun, and has stopped at a member that failed, or was
-	// refused. The batch says which are changed.
+	// ErrStopped: the change of a cluster stopped at a member that failed. The Batch names the members that
+	// were changed before.
 	ErrStopped = errors.New("has stopped")
-	// ErrUntouched: a member of a cluster was left alone, as the change of another failed.
+	// ErrUntouched: a member of a cluster was not changed, because the change of another member failed.
 	ErrUntouched = errors.New("left untouched")
-	// ErrManaged: a setting is the control plane's own.
+	// ErrManaged: the control plane manages this setting, see Options.LeaveUpdates.
 	ErrManaged = errors.New("the setting is managed")
-	// ErrRunning: Run is running already.
+	// ErrRunning: Run runs already.
 	ErrRunning = errors.New("is running already")
 )
 
 // Defaults of Options.
 const (
 	DefaultConfirmationTimeout = 5 * time.Minute
-	// DefaultMinTimeout is above the time an IncusOS server may take to apply a network
-	// configuration: it does not undo one while it is at that.
+	// DefaultMinTimeout exceeds the time that an IncusOS server may take to apply a network
+	// configuration. The server does not undo a change while it applies it.
 	DefaultMinTimeout      = 2 * time.Minute
 	MaxConfirmationTimeout = time.Hour
 	DefaultInterval        = time.Second
@@ -114,59 +125,57 @@ const (
 	DefaultMaxChanges      = 1000
 )
 
-// Options of New. The zero value is what most programs want.
+// Options of New. The zero value suits most programs.
 type Options struct {
-	// Logger gets what goes wrong inside. Default: nothing is logged.
+	// Logger gets internal errors. Default: nothing is logged.
 	Logger *slog.Logger
-	// Audit is the log of who changed what; nil: none is kept.
+	// Audit is the log of changes. Nil: no log is kept.
 	Audit *audit.Log
-	// ConfirmationTimeout is after which a server undoes a change of its network that is not
+	// ConfirmationTimeout is the time after which a server undoes a network change that is not
 	// confirmed. Default 5 minutes, at most 1 hour.
 	ConfirmationTimeout time.Duration
-	// MinTimeout is the least confirmation timeout. Default 2 minutes; less is for servers that
-	// are simulated.
+	// MinTimeout is the least confirmation timeout. Default 2 minutes. Use less only with simulated servers.
 	MinTimeout time.Duration
-	// Interval is between two looks for a server whose network changes. Default 1 s.
+	// Interval is the time between two probes of a server whose network changes. Default 1 s.
 	Interval time.Duration
-	// LookTimeout bounds a look. Default 5 s.
+	// LookTimeout bounds a probe. Default 5 s.
 	LookTimeout time.Duration
-	// Steady is how long a server must be found as it should be, at each look, before it is told
-	// that all is well: some changes take effect late. At most a quarter of the confirmation
-	// timeout. Default 5 s.
+	// Steady is how long each probe must find a server as it should be before the change is confirmed. Some
+	// changes take effect late. At most a quarter of the confirmation timeout counts. Default 5 s.
 	Steady time.Duration
-	// ApplyTime is how long a server may take to apply a change. One that is found at its new address, and has
-	// not said so far that it has applied its configuration, nor that it has failed, is told that all is well
-	// only then, or when three quarters of the confirmation timeout are over. IncusOS waits for the network to be online
-	// and for its name servers, 30 s each, before it says that it has failed. Default 90 s.
+	// ApplyTime is how long a server may take to apply a change. It matters for a server that is found at its new
+	// address, but has reported neither success nor failure: its change is confirmed only after ApplyTime, or after
+	// three quarters of the confirmation timeout if that is sooner. IncusOS waits for the network and for its
+	// name servers, 30 s each, before it reports a failure. Default 90 s.
 	ApplyTime time.Duration
-	// Grace is how long after it should have undone a change a server is looked for. Default 5 minutes.
+	// Grace is how long a server is probed after the time at which it should have undone a change. Default 5 minutes.
 	Grace time.Duration
-	// SettleTimeout is half of how long it is tried to find out what became of a change whose
-	// answer was lost, and that is none of the network; for storage it is a twentieth. Default 1 minute.
+	// SettleTimeout bounds the search for the outcome of a settings change whose answer was lost. The search takes
+	// up to twice this value, and for storage up to twenty times. Network changes don't use it. Default 1 minute.
 	SettleTimeout time.Duration
-	// ResetTimeout is how long a server may take for a factory reset, until it registers again,
-	// and how long its token for that is valid. Default 1 hour.
+	// ResetTimeout is how long a server may take from a factory reset until it registers again. The
+	// token for that registration is valid as long. Default 1 hour.
 	ResetTimeout time.Duration
-	// Provider is what servers are told of the control plane when they are reset; needed for that.
+	// Provider tells reset servers where the control plane is. FactoryReset needs it.
 	Provider Provider
-	// LeaveUpdates leaves the update settings of servers alone. Default: a server follows the
-	// channel of its record, and updates and reboots only when it is told to.
+	// LeaveUpdates leaves the update settings of servers alone. Default: a server follows the channel
+	// of its record, and updates and reboots only at the control plane's request.
 	LeaveUpdates bool
-	// RetryInterval is before settings that could not be put back are tried again. Default 1 minute.
+	// RetryInterval is the time until update settings that could not be put back are tried again. Default 1 minute.
 	RetryInterval time.Duration
-	// MaxPutBack is at how many servers at a time settings are put back. Default 8.
+	// MaxPutBack bounds the servers whose settings are put back at the same time. Default 8.
 	MaxPutBack int
-	// MaxChanges is how many changes are kept after they ended, and how many of whole clusters. Default 1000.
+	// MaxChanges bounds the ended changes that are kept, and also the ended batches. Default 1000.
 	MaxChanges int
-	// putBackTimeout bounds putting back the settings of one server. 30 s, but in tests.
+	// putBackTimeout bounds the work on the settings of one server. Only tests set it. Default 30 s.
 	putBackTimeout time.Duration
 }
 
 // Provider tells servers where their control plane is.
 type Provider struct {
-	// ServerURL is where servers reach it.
+	// ServerURL is where servers reach the control plane.
 	ServerURL string
-	// Certificate to be pinned; nil: it is publicly trusted.
+	// Certificate is the one that servers pin. Nil: the control plane's certificate is publicly trusted.
 	Certificate *x509.Certificate
 }
 
@@ -190,36 +199,36 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// Manager changes servers. All methods may be called concurrently.
+// Manager changes servers. All methods may be called concurrently. One Manager may use a store at a time.
 type Manager struct {
 	registry *opscenter.Registry
 	planner  *opscenter.UpdatePlanner
 	os       OS
 	options  Options
 	log      *slog.Logger
-	tagKey   []byte // of ETags: they tell nothing of secrets
+	tagKey   []byte // keys the ETags, so that they reveal nothing of secrets
 
 	running sync.Mutex
 	mu      sync.Mutex
-	driven  map[string]bool // changes, batches and resets that somebody sees to
+	active  map[string]bool // IDs of changes and batches that a goroutine of this process works on
 	acting  map[string]bool // changes that this process has told the registry of
-	spared  map[string]*spared
+	late    map[string]*lateRequest
 }
 
-// spared is a request whose outcome is known, and that is not cut off: the server is at it still.
-type spared struct {
-	cut   context.CancelFunc
-	ended chan struct{}
+// lateRequest is a request whose outcome is known before its answer. The server still works on it.
+type lateRequest struct {
+	cancel context.CancelFunc
+	ended  chan struct{}
 }
 
-// New returns a Manager. Errors: opscenter.ErrInvalidOptions, and those of the store.
+// New returns a Manager. It starts no goroutine, see Run. Errors: opscenter.ErrInvalidOptions, and those of the store.
 func New(registry *opscenter.Registry, os OS, options Options) (*Manager, error) {
 	options, err := options.withDefaults()
 	if err != nil {
 		return nil, err
 	}
 	m := &Manager{registry: registry, planner: opscenter.NewUpdatePlanner(registry, os), os: os, options: options, log: options.Logger,
-		tagKey: make([]byte, 32), driven: map[string]bool{}, acting: map[string]bool{}, spared: map[string]*spared{}}
+		tagKey: make([]byte, 32), active: map[string]bool{}, acting: map[string]bool{}, late: map[string]*lateRequest{}}
 	_, _ = rand.Read(m.tagKey)
 	return m, registry.Store().Attach(context.Background(), schemas()...)
 }
@@ -227,59 +236,61 @@ func New(registry *opscenter.Registry, os OS, options Options) (*Manager, error)
 // Options returns the options in force, defaults included.
 func (m *Manager) Options() Options { return m.options }
 
-// Audit returns the audit log; nil: none is kept.
+// Audit returns the audit log. Nil: no log is kept.
 func (m *Manager) Audit() *audit.Log { return m.options.Audit }
 
-// take claims to see to something in this process; false: somebody else does.
-func (m *Manager) take(id string) bool {
+// acquire reserves the work on a change or batch for the caller. False: another goroutine of this process does it.
+func (m *Manager) acquire(id string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.driven[id] {
+	if m.active[id] {
 		return false
 	}
-	m.driven[id] = true
+	m.active[id] = true
 	return true
 }
 
-func (m *Manager) leave(id string) {
+// relinquish ends the reservation of acquire.
+func (m *Manager) relinquish(id string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.driven, id)
+	delete(m.active, id)
 }
 
-// spare lets a request end by itself: a server that is cut off while it applies a change stops where it is.
-// It is cut off after ApplyTime, or when Run ends.
-func (m *Manager) spare(id string, cut context.CancelFunc, answer <-chan error) {
-	s := &spared{cut: cut, ended: make(chan struct{})}
+// finishLate lets a request end by itself. A server whose request is cancelled stops in the middle of a change.
+// The request is cancelled after ApplyTime, or when Run ends.
+func (m *Manager) finishLate(id string, cancel context.CancelFunc, answer <-chan error) {
+	s := &lateRequest{cancel: cancel, ended: make(chan struct{})}
 	m.mu.Lock()
-	m.spared[id] = s
+	m.late[id] = s
 	m.mu.Unlock()
-	timer := time.AfterFunc(m.options.ApplyTime, cut)
+	timer := time.AfterFunc(m.options.ApplyTime, cancel)
 	go func() {
 		defer close(s.ended)
 		<-answer
 		timer.Stop()
-		cut()
+		cancel()
 		m.mu.Lock()
-		delete(m.spared, id)
+		delete(m.late, id)
 		m.mu.Unlock()
 	}()
 }
 
-// cutOff ends the requests that were spared.
-func (m *Manager) cutOff() {
+// cancelLate cancels the late requests, and waits for their ends.
+func (m *Manager) cancelLate() {
 	m.mu.Lock()
-	var all []*spared
-	for _, s := range m.spared {
+	var all []*lateRequest
+	for _, s := range m.late {
 		all = append(all, s)
 	}
 	m.mu.Unlock()
 	for _, s := range all {
-		s.cut()
+		s.cancel()
 		<-s.ended
 	}
 }
 
+// setActing notes whether this process has told the registry of a change, and returns the former value.
 func (m *Manager) setActing(id string, acting bool) (before bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -292,19 +303,19 @@ func (m *Manager) setActing(id string, acting bool) (before bool) {
 	return before
 }
 
-// acted gives the judgement of a server back to polls.
+// acted lets polls judge the status of the server again.
 func (m *Manager) acted(c *Change) {
 	if m.setActing(c.ID, false) {
 		m.registry.Acted(c.ServerID)
 	}
 }
 
-// retryable reports whether a store may take later what it refuses now.
+// retryable reports whether a later attempt at the store may succeed.
 func retryable(err error) bool { return !errors.Is(err, storage.ErrClosed) }
 
 func now() time.Time { return time.Now().UTC().Round(0) }
 
-// sleep waits, and reports whether ctx goes on.
+// sleep waits for d. It returns false if ctx ends before.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

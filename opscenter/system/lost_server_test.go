@@ -14,8 +14,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/system"
 )
 
-// unclaimed requires that nothing is reserved of what there was.
-func (p *plane) unclaimed(unit string, cluster bool) {
+// requireUnclaimed requires that a server, or a cluster, is not reserved.
+func (p *plane) requireUnclaimed(unit string, cluster bool) {
 	p.t.Helper()
 	require.NoError(p.t, p.registry.Read(p.t.Context(), func(s *opscenter.Snapshot) error {
 		claim, err := s.ClaimOf(unit, cluster)
@@ -24,8 +24,7 @@ func (p *plane) unclaimed(unit string, cluster bool) {
 	}))
 }
 
-// TestLostServer: a server that a change holds, and that will not come back, is deleted by force, and
-// the change ends.
+// TestLostServer: an operator deletes a dead server by force during a change, and the change ends.
 func TestLostServer(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
@@ -43,11 +42,11 @@ func TestLostServer(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, system.StatusLost, stored.Status)
 	require.False(t, stored.EndedAt.IsZero())
-	p.unclaimed(id, false)
+	p.requireUnclaimed(id, false)
 }
 
-// TestLostMember: a member that the change of its cluster holds is taken out by force, and the change
-// stops; the others are left alone, and can be changed again.
+// TestLostMember: an operator removes a dead member by force during a batch, and the batch stops. The other members
+// are not changed, and can be changed again.
 func TestLostMember(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	p.cluster("c1", "a", "b")
@@ -64,18 +63,18 @@ func TestLostMember(t *testing.T) {
 	require.ErrorIs(t, err, system.ErrLost)
 	require.ErrorIs(t, err, system.ErrStopped)
 	require.Equal(t, []system.Status{system.StatusLost, ""}, []system.Status{b.Members[0].Status, b.Members[1].Status})
-	p.unclaimed("c1", true)
+	p.requireUnclaimed("c1", true)
 	_, err = p.systems.EditClusterNetwork(t.Context(), "c1", edit, system.ApplyOptions{})
 	require.NoError(t, err)
 	require.Equal(t, []int{100, 200, 300}, p.tags("b"))
 }
 
-// TestStoppedInTheMiddle: what is refused before the first member is changed has changed nothing; what
-// is refused after that has stopped, and says so.
-func TestStoppedInTheMiddle(t *testing.T) {
+// TestBatchStopsInTheMiddle: a refusal after the first member is ErrStopped. A refusal before it is not, and
+// stores no batch.
+func TestBatchStopsInTheMiddle(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	p.cluster("c1", "a", "b", "c")
-	busy := func(server string) { // by an operator's force
+	busy := func(server string) { // as a forced operation does
 		require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
 			_, _, err := tx.Begin(opscenter.Intent{Server: server, Action: lifecycle.ActionReconfigure, Timeout: time.Minute, Force: true})
 			return err
@@ -89,11 +88,11 @@ func TestStoppedInTheMiddle(t *testing.T) {
 	require.ErrorIs(t, err, opscenter.ErrNotReady)
 	require.ErrorContains(t, err, `server "b"`)
 	require.Equal(t, []system.Status{system.StatusDone, system.StatusNotSent, ""}, []system.Status{b.Members[0].Status, b.Members[1].Status, b.Members[2].Status})
-	p.unclaimed("c1", true)
+	p.requireUnclaimed("c1", true)
 
 	b, err = p.systems.EditClusterNetwork(t.Context(), "c1", network.Edit{Interface: "inst0", AddVLANTags: []int{301}}, system.ApplyOptions{})
 	require.ErrorIs(t, err, opscenter.ErrNotReady)
-	require.NotErrorIs(t, err, system.ErrStopped, "it has not begun")
+	require.NotErrorIs(t, err, system.ErrStopped, "no member was changed")
 	require.Nil(t, b)
 	list, err := p.systems.Batches(t.Context(), "", 10)
 	require.NoError(t, err)

@@ -17,14 +17,14 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/system"
 )
 
-// TestRebootKeeps: a server that reboots before it is told that all is well keeps what it was
-// given, as real ones do: if it can be reached, that is so, and if not it is said to be lost.
-// And nobody reboots it meanwhile, not even by force.
-func TestRebootKeeps(t *testing.T) {
+// TestRebootKeepsUnconfirmedChange: a server that reboots before the confirmation keeps the new
+// configuration. The change is done if the server can be reached, and else lost. Reboot refuses
+// meanwhile, even by force.
+func TestRebootKeepsUnconfirmedChange(t *testing.T) {
 	for _, dark := range []bool{false, true} {
 		p := newPlane(t, system.Options{Grace: 500 * time.Millisecond, Steady: 200 * time.Millisecond})
 		a, b := p.boot(incusostest.Options{Name: "a"}), p.boot(incusostest.Options{Name: "b", Standalone: true})
-		host := spare()
+		host := unusedAddress()
 		a.KillAddress(host, dark)
 		ended := make(chan struct{})
 		a.OnMove(func() {
@@ -53,17 +53,16 @@ func TestRebootKeeps(t *testing.T) {
 			require.Equal(t, at(a, host), c.URL)
 			require.Equal(t, at(a, host), p.server("a").ConnectionURL)
 		}
-		p.free("a")
+		p.requireIdle("a")
 		require.Equal(t, 1, b.Requests("POST /os/1.0/system/:reboot"))
 	}
 }
 
-// TestInstalledAnew: a server that is installed anew while its network changes is another one: the change is lost,
-// and says why.
-func TestInstalledAnew(t *testing.T) {
+// TestReinstalledMeanwhile: a change is lost if the server is reinstalled meanwhile, and its reason says so.
+func TestReinstalledMeanwhile(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
-	host := spare()
+	host := unusedAddress()
 	a.KillAddress(host, true)
 	a.OnMove(func() {
 		identity, err := selfsigned.New("another")
@@ -82,47 +81,47 @@ func TestInstalledAnew(t *testing.T) {
 	require.ErrorIs(t, err, system.ErrLost)
 	require.Contains(t, c.Reason, "installed anew")
 	require.Equal(t, "https://127.0.0.1:1", p.server("a").ConnectionURL)
-	p.free("a")
+	p.requireIdle("a")
 }
 
-// TestFails: a server that says that it has failed is never told that all is well, however it looks.
-func TestFails(t *testing.T) {
+// TestReportedFailure: a change is never confirmed after the server reported a failure.
+func TestReportedFailure(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
 	before, home := a.NetworkConfig(), a.URL()
 	a.SetFailing(true)
-	c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", spare()), system.ApplyOptions{Timeout: 500 * time.Millisecond})
+	c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", unusedAddress()), system.ApplyOptions{Timeout: 500 * time.Millisecond})
 	require.ErrorIs(t, err, system.ErrRolledBack)
 	require.Contains(t, c.Reason, "DNS check failed")
-	same(t, before, a)
+	requireNetwork(t, before, a)
 	require.Equal(t, home, p.server("a").ConnectionURL)
-	p.free("a")
+	p.requireIdle("a")
 }
 
-// TestUnproven: that a configuration is stored is no proof that it is in force. Without a word of
-// the server, and without a move, it is undone.
-func TestUnproven(t *testing.T) {
+// TestStoredConfigurationIsNoProof: a stored configuration may not be in force. A change without a move that
+// the server does not report is undone.
+func TestStoredConfigurationIsNoProof(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
 	before := a.NetworkConfig()
-	require.NoError(t, a.SelfUpdate(t.Context(), string(lifecycle.CauseNetworkConfigChanged))) // of something before
+	require.NoError(t, a.SelfUpdate(t.Context(), string(lifecycle.CauseNetworkConfigChanged))) // about an earlier change
 	a.SetMuted(true)
 	require.NoError(t, a.SetFault(incusostest.Fault{Kind: incusostest.FaultReset, Path: "/os/1.0/system/network", Method: "PUT", Times: 1}))
 	c, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNSEdit{Domain: new("example.org")}}, system.ApplyOptions{Timeout: 500 * time.Millisecond})
 	require.ErrorIs(t, err, system.ErrRolledBack)
-	require.Contains(t, c.Reason, "has not said that it has applied")
-	same(t, before, a)
+	require.Contains(t, c.Reason, "has not reported that it applied")
+	requireNetwork(t, before, a)
 }
 
-// TestFailsAfterItMoved: a server that is at its new address is not told that all is well before it has said so, as
-// it may say that it has failed.
-func TestFailsAfterItMoved(t *testing.T) {
+// TestFailureAfterMove: a server at its new address may still report a failure, so the change is not confirmed before
+// the server answers.
+func TestFailureAfterMove(t *testing.T) {
 	p := newPlane(t, system.Options{ApplyTime: 10 * time.Second})
 	a := p.boot(incusostest.Options{Name: "a"})
 	before := a.NetworkConfig()
 	a.SetFailing(true)
 	a.SetApplying(300 * time.Millisecond)
-	host := spare()
+	host := unusedAddress()
 	moved := false
 	a.OnMove(func() { moved = true }, nil)
 	c, err := p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", host), system.ApplyOptions{Timeout: 2 * time.Second})
@@ -130,18 +129,18 @@ func TestFailsAfterItMoved(t *testing.T) {
 	require.Contains(t, c.Reason, "DNS check failed")
 	require.True(t, moved)
 	require.Zero(t, a.Requests("POST /os/1.0/system/network/:confirm"))
-	same(t, before, a)
+	requireNetwork(t, before, a)
 	a.SetFailing(false)
 	p.ready("a", a.URL())
-	// One that does not fail is told when it answers.
+	// Without a failure the change is confirmed when the server answers.
 	c, err = p.systems.ApplyNetwork(t.Context(), "a", p.moved("a", host), system.ApplyOptions{})
 	require.NoError(t, err)
 	require.Equal(t, at(a, host), c.URL)
 	require.Equal(t, 1, a.Requests("POST /os/1.0/system/network/:confirm"))
 }
 
-// TestSpared: a change that is done is not cut off in the server that is at it still; but at the end of Run it is.
-func TestSpared(t *testing.T) {
+// TestRequestOutlivesChange: the request of a change that is done goes on, until the server answers or Run ends.
+func TestRequestOutlivesChange(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
 	options := p.systems.Options()
@@ -155,12 +154,12 @@ func TestSpared(t *testing.T) {
 		defer close(running)
 		_ = systems.Run(ctx)
 	}()
-	c, err := systems.ApplyNetwork(t.Context(), "a", p.moved("a", spare()), system.ApplyOptions{}) // its self update tells
+	c, err := systems.ApplyNetwork(t.Context(), "a", p.moved("a", unusedAddress()), system.ApplyOptions{}) // done by the self update, before the answer
 	require.NoError(t, err)
 	require.Equal(t, system.StatusDone, c.Status)
 	select {
 	case err := <-s.ended:
-		t.Fatalf("it was cut off: %v", err)
+		t.Fatalf("the request was cancelled: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
 	close(s.answer)
@@ -168,7 +167,7 @@ func TestSpared(t *testing.T) {
 
 	s.answer = make(chan struct{})
 	p.ready("a", a.URL())
-	_, err = systems.ApplyNetwork(t.Context(), "a", p.moved("a", spare()), system.ApplyOptions{})
+	_, err = systems.ApplyNetwork(t.Context(), "a", p.moved("a", unusedAddress()), system.ApplyOptions{})
 	require.NoError(t, err)
 	cancel()
 	<-running
@@ -176,11 +175,11 @@ func TestSpared(t *testing.T) {
 	case err := <-s.ended:
 		require.ErrorIs(t, err, context.Canceled)
 	default:
-		t.Fatal("Run has ended, and a request goes on")
+		t.Fatal("Run has ended, but a request goes on")
 	}
 }
 
-// slow is a client whose servers keep their answers back.
+// slow is a client whose servers answer late.
 type slow struct {
 	*incusos.Client
 	answer chan struct{}
@@ -200,13 +199,13 @@ func (s *slow) WriteSystem(ctx context.Context, t opscenter.Target, section stri
 	return err
 }
 
-// TestFailsAndReboots: a server that said it has failed, and rebooted before it undid that, has its new configuration
-// for good: its record is where it is, and it does not count as lost.
-func TestFailsAndReboots(t *testing.T) {
+// TestFailureThenReboot: a server that reported a failure, and rebooted before it undid the change, keeps the new
+// configuration. Its record gets the new URL, and the change is done.
+func TestFailureThenReboot(t *testing.T) {
 	p := newPlane(t, system.Options{Grace: 500 * time.Millisecond})
 	a := p.boot(incusostest.Options{Name: "a"})
 	a.SetFailing(true)
-	host := spare()
+	host := unusedAddress()
 	a.OnMove(func() {
 		go func() {
 			time.Sleep(100 * time.Millisecond)
@@ -221,11 +220,11 @@ func TestFailsAndReboots(t *testing.T) {
 	info := p.server("a")
 	require.Equal(t, at(a, host), info.ConnectionURL)
 	require.Equal(t, lifecycle.StatusReady, info.State.Status)
-	p.free("a")
+	p.requireIdle("a")
 }
 
-// TestFilledIn: what IncusOS makes of a configuration by itself is no reason to undo it.
-func TestFilledIn(t *testing.T) {
+// TestServerAddsDefaults: defaults that IncusOS adds to a configuration do not prevent the confirmation.
+func TestServerAddsDefaults(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
 	config := p.network("a").Config
@@ -243,7 +242,7 @@ func TestFilledIn(t *testing.T) {
 	require.False(t, a.NetworkPending())
 }
 
-// plain are rules without what was read of them.
+// plain returns the rules without the fields that jsonkeep holds.
 func plain(rules []network.ProxyRule) (out []network.ProxyRule) {
 	for _, r := range rules {
 		out = append(out, network.ProxyRule{Destination: r.Destination, Target: r.Target})

@@ -13,21 +13,21 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 )
 
-// stranger is somebody else who changes a server.
-type stranger struct {
+// otherClient changes a server without the control plane.
+type otherClient struct {
 	server *incusostest.Server
 	client *http.Client
 }
 
-func newStranger(t *testing.T, server *incusostest.Server) *stranger {
+func newOtherClient(t *testing.T, server *incusostest.Server) *otherClient {
 	identity, err := selfsigned.New("stranger")
 	require.NoError(t, err)
 	server.Trust(identity.Leaf)
 	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{identity}}}
-	return &stranger{server, &http.Client{Transport: transport}}
+	return &otherClient{server, &http.Client{Transport: transport}}
 }
 
-func (s *stranger) send(t *testing.T, method, path string, body any) {
+func (s *otherClient) send(t *testing.T, method, path string, body any) {
 	t.Helper()
 	data, err := json.Marshal(body)
 	require.NoError(t, err)
@@ -39,7 +39,7 @@ func (s *stranger) send(t *testing.T, method, path string, body any) {
 	require.Equal(t, http.StatusOK, resp.StatusCode)
 }
 
-func (s *stranger) put(t *testing.T, config json.RawMessage, timeout string) {
+func (s *otherClient) put(t *testing.T, config json.RawMessage, timeout string) {
 	t.Helper()
 	var document map[string]any
 	require.NoError(t, json.Unmarshal(config, &document))
@@ -49,7 +49,7 @@ func (s *stranger) put(t *testing.T, config json.RawMessage, timeout string) {
 	s.send(t, http.MethodPut, "/os/1.0/system/network", map[string]any{"config": document})
 }
 
-func (s *stranger) confirm(t *testing.T) {
+func (s *otherClient) confirm(t *testing.T) {
 	t.Helper()
 	s.send(t, http.MethodPost, "/os/1.0/system/network/:confirm", map[string]any{})
 }

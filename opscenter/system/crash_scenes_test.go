@@ -15,42 +15,42 @@ import (
 	"github.com/opscenter-go/sdk/poller"
 )
 
-// scene is what a controller is at when it dies.
+// scene is the work during which a controller is killed.
 type scene struct {
 	name string
-	// cluster: the servers are one.
+	// cluster: the servers form a cluster.
 	cluster bool
-	// managed: update settings are kept.
+	// managed: the controller manages update settings.
 	managed bool
-	// dark: nobody reaches the new addresses, and the change is undone.
+	// dark: the new addresses are unreachable, so the change is undone.
 	dark bool
-	// change is what is asked for, if anything is.
+	// change asks for the change. Nil: the scene asks for none.
 	change func(ctx context.Context, c *controller) error
-	// changed reports whether a server is as the change wants it; nil: it is none that is kept as a system.Change.
+	// changed reports whether a server has the wanted configuration. Nil: the scene stores no system.Change.
 	changed func(ctx context.Context, c *controller, i int) (bool, error)
-	// open reports what there is to wait for besides changes.
+	// open describes unfinished work besides changes; empty: there is none.
 	open func(ctx context.Context, c *controller) (string, error)
 }
 
-// controller is one of those that see to a site, one after the other.
+// controller is one of the controllers that run on a site, one after another.
 type controller struct {
 	site     *site
 	registry *opscenter.Registry
 	polls    *poller.Poller
 	systems  *system.Manager
-	client   *incusos.Client // not mortal: somebody else
+	client   *incusos.Client // acts as another client, and can't be killed
 	log      *audit.Log
 }
 
-// A change that is to be confirmed is given time; one that is to be undone is not.
+// A change that is to be confirmed gets a long timeout, one that is to be undone a short one.
 var (
-	quickly = system.ApplyOptions{Timeout: 800 * time.Millisecond}
-	calmly  = system.ApplyOptions{Timeout: 5 * time.Second}
+	shortTimeout = system.ApplyOptions{Timeout: 800 * time.Millisecond}
+	longTimeout  = system.ApplyOptions{Timeout: 5 * time.Second}
 )
 
 var scenes = []scene{
-	{name: "move", change: func(ctx context.Context, c *controller) error { return c.move(ctx, calmly) }, changed: moved},
-	{name: "locked out", dark: true, change: func(ctx context.Context, c *controller) error { return c.move(ctx, quickly) }, changed: moved},
+	{name: "move", change: func(ctx context.Context, c *controller) error { return c.move(ctx, longTimeout) }, changed: moved},
+	{name: "locked out", dark: true, change: func(ctx context.Context, c *controller) error { return c.move(ctx, shortTimeout) }, changed: moved},
 	{name: "kernel",
 		change: func(ctx context.Context, c *controller) error {
 			_, err := c.systems.SetKernel(ctx, "a", system.KernelConfig{BlacklistModules: []string{"floppy"}}, system.SetOptions{})
@@ -62,7 +62,7 @@ var scenes = []scene{
 		}},
 	{name: "cluster", cluster: true,
 		change: func(ctx context.Context, c *controller) error {
-			_, err := c.systems.EditClusterNetwork(ctx, "c1", network.Edit{Interface: "inst0", AddVLANTags: []int{300}}, calmly)
+			_, err := c.systems.EditClusterNetwork(ctx, "c1", network.Edit{Interface: "inst0", AddVLANTags: []int{300}}, longTimeout)
 			return err
 		},
 		changed: func(ctx context.Context, c *controller, i int) (bool, error) {
@@ -92,8 +92,8 @@ func moved(ctx context.Context, c *controller, i int) (bool, error) {
 	return err == nil && n.Config.Interfaces[0].Addresses[0] == c.site.hosts[i]+"/8", err
 }
 
-// resetting: a server that was reset, or wasn't, is the same record; nothing of the reset is left, and
-// nobody can register in its name any more.
+// resetting waits until a server, reset or not, has its former record, and the reset has ended. Then no token is
+// left that admits another machine in its place.
 func resetting(ctx context.Context, c *controller) (string, error) {
 	if _, err := c.polls.Poll(ctx, "a"); err != nil {
 		return "", err
@@ -107,18 +107,18 @@ func resetting(ctx context.Context, c *controller) (string, error) {
 	case err != nil:
 		return "", err
 	case info.Fingerprint != opscenter.Fingerprint(c.site.servers[0].Certificate()):
-		return "its record has another certificate", nil
+		return "the record has another certificate", nil
 	case info.ReinstallAllowed:
-		return "it may be installed anew", nil
+		return "a reinstallation is still allowed", nil
 	case info.State.Operation != nil, info.State.Status != lifecycle.StatusReady:
-		return fmt.Sprintf("it is %+v", info.State), nil
+		return fmt.Sprintf("the server is %+v", info.State), nil
 	case len(page.Tokens) != 1:
 		return fmt.Sprintf("there are %d tokens", len(page.Tokens)), nil
 	}
 	return "", nil
 }
 
-// drifting: somebody changes the settings once they are those of a managed server, and they become that again.
+// drifting changes the managed update settings as another client, and waits until they are put back.
 func drifting(ctx context.Context, c *controller) (string, error) {
 	if _, err := c.polls.Poll(ctx, "a"); err != nil {
 		return "", err
@@ -133,10 +133,10 @@ func drifting(ctx context.Context, c *controller) (string, error) {
 	case err != nil:
 		return "", err
 	case s.Operation != nil, s.Update == nil, *s.Update != lifecycle.ManagedUpdates(info.Channel), s.Status != lifecycle.StatusReady:
-		return fmt.Sprintf("it is %+v, with %+v", s, s.Update), nil
-	case !c.site.meddled:
-		c.site.meddled = true
-		return "somebody has changed them", c.client.WriteSystem(ctx, info.Target(), system.SectionUpdate, []byte(`{"config":{"auto_reboot":true,"channel":"daily","check_frequency":"1h"}}`))
+		return fmt.Sprintf("the server is %+v, with %+v", s, s.Update), nil
+	case !c.site.interfered:
+		c.site.interfered = true
+		return "another client has changed the settings", c.client.WriteSystem(ctx, info.Target(), system.SectionUpdate, []byte(`{"config":{"auto_reboot":true,"channel":"daily","check_frequency":"1h"}}`))
 	case len(warnings.Warnings) > 0:
 		return "a warning is left: " + warnings.Warnings[0].Message, nil
 	}
