@@ -20,16 +20,16 @@ const (
 	batchSize = 1 << 20
 )
 
-// origin is how the changes of a batch were found.
+// origin says how the changes of a batch were found.
 type origin struct {
 	source Source
 	cause  cause
-	// silent: nothing is a change, as the inventory of the unit only begins.
+	// silent: the batch records no changes, because it is the first reading.
 	silent bool
 }
 
-// batch collects what is to be written of a unit, and writes it in steps. Only the worker of
-// the unit writes its objects.
+// batch collects the rows of a unit that are to be written, and writes them in several transactions. Only
+// the worker of the unit writes its objects.
 type batch struct {
 	m      *Manager
 	unit   string
@@ -37,8 +37,8 @@ type batch struct {
 	put    []*row
 	gone   []storage.Key
 	size   int
-	wrote  int // rows, so far
-	// budget is what may be kept of the unit, used what is kept, and excess what was too much.
+	wrote  int // rows so far
+	// budget bounds the rows of the unit, used counts them, and excess counts the objects beyond the budget.
 	budget budget
 	used   *usage
 	excess *excess
@@ -68,8 +68,8 @@ func (b *batch) flushIf(ctx context.Context) error {
 
 func now() time.Time { return time.Now().UTC().Round(0) }
 
-// flush writes what was collected, if there is any. What is too much for one transaction goes
-// in several; an object that is too much for one is left out.
+// flush writes the collected rows. It splits rows that are too large for one transaction into several, and leaves
+// out an object that is too large for any.
 func (b *batch) flush(ctx context.Context) error {
 	put, gone := b.put, b.gone
 	b.put, b.gone, b.size = nil, nil, 0
@@ -103,7 +103,7 @@ func (b *batch) commit(ctx context.Context, putting []*row, gone []storage.Key) 
 		used, left = *b.used, 0
 		var list []changeRow
 		for _, r := range putting {
-			c, whole, err := b.keep(tx, r, at, &used)
+			c, whole, err := b.storeObject(tx, r, at, &used)
 			if err != nil {
 				return err
 			}
@@ -145,13 +145,14 @@ func (b *batch) commit(ctx context.Context, putting []*row, gone []storage.Key) 
 	return err
 }
 
+// mark notes the origin in a change.
 func (o *origin) mark(c *changeRow) {
 	c.Source, c.Event, c.Requestor = o.source, o.cause.action, o.cause.requestor
 }
 
-// keep stores an object as it is found to be, as far as that is within the budget, and tells what changed of it;
-// nil: nothing that counts. whole: all is kept of it that is found.
-func (b *batch) keep(tx storage.WriteTx, found *row, at time.Time, used *usage) (c *changeRow, whole bool, err error) {
+// storeObject stores an object as it was found, within the budget, and returns its change. Nil: nothing changed that
+// counts. whole: the object is kept as a whole.
+func (b *batch) storeObject(tx storage.WriteTx, found *row, at time.Time, used *usage) (c *changeRow, whole bool, err error) {
 	stored, err := objects.Find(tx, found.key())
 	if err != nil {
 		return nil, true, err
@@ -163,7 +164,7 @@ func (b *batch) keep(tx storage.WriteTx, found *row, at time.Time, used *usage) 
 		}
 	}
 	shown, secrets := old, false
-	if old != nil && !b.m.options.KeepSecrets { // they may have been kept before, and are nothing to tell of, or to keep
+	if old != nil && !b.m.options.KeepSecrets { // an earlier configuration may have kept secrets; they must not reach the change
 		if shown, secrets, err = old.withoutSecrets(); err != nil {
 			return nil, true, err
 		}
@@ -175,8 +176,8 @@ func (b *batch) keep(tx storage.WriteTx, found *row, at time.Time, used *usage) 
 		}
 	}
 	if found.madeUp {
-		if found, err = found.over(shown); err != nil || old != nil && old.Away == found.Away && !secrets {
-			return nil, true, err // Incus lists one that can't be read twice
+		if found, err = found.mergeMadeUp(shown); err != nil || old != nil && old.Away == found.Away && !secrets {
+			return nil, true, err // Incus lists an instance that can't be read twice
 		}
 		packed = found.pack()
 	}
@@ -203,17 +204,17 @@ func (b *batch) keep(tx storage.WriteTx, found *row, at time.Time, used *usage) 
 	fields, same := diff(shown.Object, found.Object)
 	next.UUID, next.FirstSeen = old.UUID, old.FirstSeen
 	if same && old.Location == found.Location {
-		next.LastUpdated = old.LastUpdated // another way to write the same
+		next.LastUpdated = old.LastUpdated // only the notation differs
 	}
 	if err := objects.Put(tx, &next); err != nil || len(fields) == 0 || old.Stub && !next.Stub || old.isNameOnly() || next.isNameOnly() {
-		return nil, whole, err // what was not known is no difference
+		return nil, whole, err // members that were unknown before are no change
 	}
 	change := next.change(ChangeUpdated, at)
 	change.Fields = fields
 	return &change, whole, nil
 }
 
-// withoutSecrets returns the row without them, and reports whether it had any.
+// withoutSecrets returns the row without secrets, and reports whether it had any.
 func (r *row) withoutSecrets() (*row, bool, error) {
 	object, removed, err := jsonfilter.Append(nil, r.Object, isSecret)
 	if err != nil {
@@ -224,23 +225,23 @@ func (r *row) withoutSecrets() (*row, bool, error) {
 	return &out, removed, nil
 }
 
-// change is one of a whole unit.
+// change returns a change of the whole unit.
 func (u *unitRow) change(action ChangeAction, at time.Time) changeRow {
 	return changeRow{Unit: u.ID, Change: Change{At: at, Action: action, Source: SourceScan, Name: u.Name}}
 }
 
 func newUUID() string { return uuid.Must(uuid.NewV7()).String() }
 
+// change returns a change of the object, without fields.
 func (r *row) change(action ChangeAction, at time.Time) changeRow {
 	return changeRow{Unit: r.Unit, Change: Change{At: at, Action: action, UUID: r.UUID, Kind: r.Kind, Project: r.Project, Parent: r.Parent, Type: r.Type, Name: r.Name}}
 }
 
-// errManyRows: a renaming moves more, or longer, than is moved in one transaction; a scan finds the outcome.
-var errManyRows = errors.New("more is renamed than is moved at once")
+// errManyRows: a rename moves too many rows for one transaction, or makes a name too long. A scan finds the outcome.
+var errManyRows = errors.New("a rename moves more rows than one transaction")
 
-// rename gives an object its new name; what it is otherwise is looked at later. Whatever had
-// that name is gone; but if that was first seen after the renaming was learned of, a scan has
-// seen the outcome already.
+// rename gives an object its new name. Its other members are read later. An object that had that name is removed. But
+// if that object was first seen after learned, when the event came, it is the renamed object: a scan has found it.
 func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) error {
 	if from == to {
 		return nil
@@ -250,7 +251,7 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 	err := b.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
 		used = *b.used
 		olds, err := rowsOf(tx, b.unit, from)
-		if err == nil && from.kind == KindStorageVolume && len(olds) > 0 { // its snapshots are renamed with it, without a word
+		if err == nil && from.kind == KindStorageVolume && len(olds) > 0 { // its snapshots are renamed with it, without events
 			var snapshots []*row
 			snapshots, err = scanRows(tx, from.snapshots(b.unit))
 			olds = append(olds, snapshots...)
@@ -305,6 +306,7 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 	return err
 }
 
+// rowsOf returns the rows of an object.
 func rowsOf(tx storage.ReadTx, unit string, r ref) (out []*row, err error) {
 	return scanRows(tx, r.prefix(unit))
 }
@@ -319,7 +321,7 @@ func scanRows(tx storage.ReadTx, prefix storage.Key) (out []*row, err error) {
 	return out, nil
 }
 
-// known is what is stored of a part of a unit: a sum of each object, by its key.
+// known holds the stored objects of a part of a unit: the sum of each, by its key.
 type known map[string]uint64
 
 func (m *Manager) known(ctx context.Context, unit string, prefix storage.Key, holds func(*row) bool) (known, error) {
@@ -339,7 +341,7 @@ func (m *Manager) known(ctx context.Context, unit string, prefix storage.Key, ho
 					return err
 				}
 				if _, secrets, err := r.withoutSecrets(); err != nil || secrets {
-					sum = 0 // it is written anew
+					sum = 0 // so the object is written again
 				}
 			}
 			out[string(r.key())] = sum
@@ -349,7 +351,7 @@ func (m *Manager) known(ctx context.Context, unit string, prefix storage.Key, ho
 	return out, err
 }
 
-// sum is of all that a listing can change.
+// sum is a hash of all members that a list can change.
 func (r *row) sum() uint64 {
 	if r.Away != 0 {
 		return r.Away
@@ -360,7 +362,7 @@ func (r *row) sum() uint64 {
 	return max(1, xxhash.Sum64(r.Object)+xxhash.Sum64String(r.Location))
 }
 
-// compare takes an object out of what is known, and writes it if it is another than it was.
+// compare removes an object from have, and writes it if it differs.
 func (b *batch) compare(ctx context.Context, have known, found *row) error {
 	found.Unit = b.unit
 	key := found.key()

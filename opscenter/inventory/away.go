@@ -6,14 +6,14 @@ import (
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
 )
 
-// madeUp recognises what Incus makes up in a list for an instance of which it can't be told more:
-// that of a member that does not answer, and one that can't be read (resultErrListAppend in
-// cmd/incusd/instances_get.go). It has a name, a project, a location and status code 112, and zero
-// values for all else; an instance that is in error has the day it was made, and a configuration.
-// Incus makes up nothing of the other kinds: those come from its database.
+// madeUp recognises an entry that Incus makes up in a list of instances: for an instance whose member does not
+// answer, and for one that can't be read (resultErrListAppend in cmd/incusd/instances_get.go). The entry has a name, a
+// project, a location and status code 112. All other members are zero. A real instance in error has a creation time and
+// a configuration. Incus makes up no objects of other kinds: those come from its database.
 type madeUp struct{ code, created, configured bool }
 
-func (m *madeUp) see(name string, value []byte) {
+// observe takes in one member of the entry.
+func (m *madeUp) observe(name string, value []byte) {
 	switch name {
 	case "status_code":
 		m.code = string(value) == "112"
@@ -26,14 +26,13 @@ func (m *madeUp) see(name string, value []byte) {
 
 func (m *madeUp) is() bool { return m.code && !m.created && !m.configured }
 
-// toldOfAway is what an answer that was made up does tell.
-func toldOfAway(name string) bool {
+// madeUpMember reports whether a member of a made-up entry has a real value.
+func madeUpMember(name string) bool {
 	return name == "status" || name == "status_code" || name == "location"
 }
 
-// over returns the row of an answer that was made up over what is known of the instance: only its
-// status and location are others.
-func (r *row) over(old *row) (*row, error) {
+// mergeMadeUp merges the row of a made-up entry into the known row of the instance: only status and location change.
+func (r *row) mergeMadeUp(old *row) (*row, error) {
 	out := *r
 	out.Away = r.sum()
 	if old == nil || old.Stub {
@@ -47,7 +46,7 @@ func (r *row) over(old *row) (*row, error) {
 	var members []member
 	err := jsonfilter.Members(old.Object, func(key, value []byte) {
 		name := string(key)
-		if now, ok := told[name]; ok && toldOfAway(name) {
+		if now, ok := told[name]; ok && madeUpMember(name) {
 			value = now
 		}
 		members = append(members, member{name, value})

@@ -12,12 +12,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// keepAlive makes the bare client keep its connection, as one would who knows how.
+// keepAlive makes the bare client keep its connection, as a careful program does.
 func keepAlive(t *http.Transport) incus.HTTPTransporter {
 	t.DisableKeepAlives = false
 	return &drained{t}
 }
 
+// drained reads each answer to its end, so that the connection can be used again.
 type drained struct{ transport *http.Transport }
 
 func (d *drained) Transport() *http.Transport { return d.transport }

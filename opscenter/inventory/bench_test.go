@@ -33,7 +33,7 @@ const (
 	benchObjects  = 500
 )
 
-// documents are what a simulated cluster of benchObjects answers.
+// documents are the answers of a simulated cluster with benchObjects objects.
 func documents(tb testing.TB) map[inventory.Kind][]json.RawMessage {
 	tb.Helper()
 	server, err := incusostest.New(incusostest.Options{Name: "sim", Standalone: true})
@@ -65,7 +65,7 @@ func documents(tb testing.TB) map[inventory.Kind][]json.RawMessage {
 	return out
 }
 
-// large returns an inventory of 1,000 servers with 500 objects each, and how much heap it takes.
+// large returns an inventory of 1,000 servers with 500 objects each, the number of objects, and the heap it takes.
 func large(b *testing.B, store storage.Store) (m *inventory.Manager, total int, heap uint64) {
 	b.Helper()
 	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
@@ -93,7 +93,7 @@ func large(b *testing.B, store storage.Store) (m *inventory.Manager, total int, 
 	return m, total, inUse() - before
 }
 
-// inUse is the heap once a store has come to rest: tables are written in the background.
+// inUse returns the heap after the store has finished its background writes.
 func inUse() uint64 {
 	var last uint64
 	for {
@@ -108,8 +108,8 @@ func inUse() uint64 {
 	}
 }
 
-// BenchmarkLarge asks an inventory of 1,000 clusters with 500 objects each, in memory and on
-// disk: all networks of one cluster, and an expression over everything.
+// BenchmarkLarge queries an inventory of 1,000 clusters with 500 objects each, in memory and on
+// disk: all networks of one cluster, and a filter over all objects.
 func BenchmarkLarge(b *testing.B) {
 	for _, backend := range []string{"memory", "badger"} {
 		b.Run(backend, func(b *testing.B) {
@@ -157,8 +157,8 @@ type rawObject struct {
 	Data []byte
 }
 
-// BenchmarkListLimit is what a list of one kind in one cluster is measured against: the same
-// 100 of as many rows in a bare go-memdb.
+// BenchmarkListLimit is the limit for a list of one kind in one cluster: the same 100 rows out of
+// as many in a bare go-memdb.
 func BenchmarkListLimit(b *testing.B) {
 	db, err := memdb.NewMemDB(&memdb.DBSchema{Tables: map[string]*memdb.TableSchema{"objects": {Name: "objects",
 		Indexes: map[string]*memdb.IndexSchema{"id": {Name: "id", Unique: true, Indexer: &memdb.StringFieldIndex{Field: "Key"}}}}}})
@@ -184,10 +184,10 @@ func BenchmarkListLimit(b *testing.B) {
 	}
 }
 
-// BenchmarkScan scans an unchanged cluster over real TLS, against the bare Incus client
-// listing the same: connections kept, answers decoded into Incus's types, and thrown away.
+// BenchmarkScan scans an unchanged cluster over real TLS. Its limit is the bare Incus client with the same
+// lists, which keeps its connections, and decodes the answers into Incus's types.
 func BenchmarkScan(b *testing.B) {
-	for _, legacy := range []bool{false, true} { // the newer one wants a request for each custom volume, of which there are 70
+	for _, legacy := range []bool{false, true} { // newer releases need a request for each of the 70 custom volumes
 		b.Run(map[bool]string{false: "snapshots apart", true: "as of Incus 6.0"}[legacy], func(b *testing.B) { benchmarkScan(b, legacy) })
 	}
 }
@@ -247,7 +247,7 @@ func benchmarkScan(b *testing.B, legacy bool) {
 	})
 }
 
-// bare lists everything as a program without us would.
+// bare lists all objects as a program without this SDK does.
 func bare(b *testing.B, c incus.InstanceServer, apart bool) {
 	b.Helper()
 	must := func(err error) {

@@ -16,48 +16,47 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// What a unit may cost. Its servers may be hostile: they say what there is, and how much.
+// The limits below bound the cost of a unit. Its servers may be hostile: they control the number and size of objects.
 
-// Defaults of Options that bound what is kept of a unit.
+// Defaults of the Options that bound the objects of a unit.
 const (
 	DefaultMaxObjects = 5_000
 	DefaultMaxSize    = 8 << 20
 	DefaultMaxLooks   = 200
 )
 
-// MaxNameLength bounds the names of an object, of its project, parent, type and location, in bytes. Incus has
-// none that are longer. An object with a longer one is not kept.
+// MaxNameLength bounds the names of an object, its project, parent, type and location, in bytes each. Incus has
+// no longer names. An object with a longer name is not kept.
 const MaxNameLength = 512
 
-// MaxSourceLength bounds the path of what an event is about, in bytes. A longer one causes a scan.
+// MaxSourceLength bounds Event.Source, in bytes. A longer one causes a scan.
 const MaxSourceLength = 4 << 10
 
-// MaxMembers is how many members of an object are kept; of one that has more, its name is. Incus has at most
-// about 30.
+// MaxMembers bounds the members of an object. Of an object with more, only the name is kept. Objects of Incus have
+// at most about 30.
 const MaxMembers = 1000
 
-// rowSize is what a row takes in the memory of a store, in bytes, beside its names and its object.
+// rowSize is the memory that a row takes in a store, in bytes, without its names and its object.
 const rowSize = 2 << 10
 
-// Of each kind, so many times the objects are read that may be kept of all, and in a scan so many times the bytes:
-// more than once, so that what is known stays current where there is a little too much, and as what is told of an
-// object is more than what is kept.
+// readObjects times the kept objects are read of each kind, and readSize times the kept bytes in a scan. Both exceed
+// one: known objects stay current in a list that is a little too long, and a daemon sends more members than are kept.
 const (
 	readObjects = 2
 	readSize    = 8
 )
 
-// readRate is how many bytes of lists and objects are read of a unit in a second, once burst were read: what a
-// server tells costs the others memory and time while it is looked at.
+// readRate bounds the bytes that are read of a unit per second, after readBurst bytes at once. Answers of one server
+// cost memory and time that the others need.
 const (
 	readRate  = 16 << 20
 	readBurst = 4 << 20
 )
 
-// budget is what may be kept of a unit.
+// budget bounds the objects and the bytes that are kept of a unit.
 type budget struct{ servers, objects, size int }
 
-// budget of the unit: that of each of its servers together.
+// budget returns the budget of the unit: the sum over its servers.
 func (w *worker) budget() budget {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -65,10 +64,10 @@ func (w *worker) budget() budget {
 	return budget{n, n * w.m.options.MaxObjects, n * w.m.options.MaxSize}
 }
 
-// usage is what is kept of a unit.
+// usage counts the objects and the bytes that are kept of a unit.
 type usage struct{ objects, size int }
 
-// size is what a row is counted as.
+// size is the memory that a row counts, in bytes.
 func (r *row) size() int {
 	return rowSize + len(r.Object) + len(r.Packed) + 2*(len(r.Project)+len(r.Parent)+len(r.Type)+len(r.Name)+len(r.Location))
 }
@@ -76,8 +75,8 @@ func (r *row) size() int {
 func (u *usage) add(r *row)    { u.objects, u.size = u.objects+1, u.size+r.size() }
 func (u *usage) remove(r *row) { u.objects, u.size = u.objects-1, u.size-r.size() }
 
-// fits reports whether a row may take the place of another, or of none. One that is no larger than the other always may:
-// a budget shrinks when a server leaves its cluster.
+// fits reports whether a row may replace another, or be added if old is nil. A row that is no larger than the old one
+// always fits, because a budget shrinks when a server leaves its cluster.
 func (b budget) fits(u usage, old, next *row) bool {
 	if old != nil {
 		u.remove(old)
@@ -88,7 +87,7 @@ func (b budget) fits(u usage, old, next *row) bool {
 	return u.objects <= b.objects && u.size <= b.size
 }
 
-// usage counts what is kept of the unit.
+// usage counts the stored rows of the unit.
 func (w *worker) usage(ctx context.Context) (out usage, err error) {
 	err = w.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		out = usage{}
@@ -103,18 +102,18 @@ func (w *worker) usage(ctx context.Context) (out usage, err error) {
 	return out, err
 }
 
-// excess is what was beyond the budget since the last scan began.
+// excess counts the objects beyond the budget since the last scan began.
 type excess struct {
-	objects int  // that are not kept, or by their names only
-	names   int  // objects that have a name over MaxNameLength
-	cut     bool // a list went on beyond what is read
+	objects int  // not kept, or by name only
+	names   int  // not kept, with a name over MaxNameLength
+	cut     bool // a list was not read to its end
 }
 
-// String says what was beyond the budget; empty: nothing.
+// String describes the excess for operators. Empty: there is none.
 func (e excess) String(b budget) string {
 	var out []string
 	if e.cut {
-		out = append(out, fmt.Sprintf("more is listed than is read (%d times what may be kept)", readObjects))
+		out = append(out, fmt.Sprintf("lists are longer than the part that is read (%d times the limit of objects)", readObjects))
 	}
 	if e.objects > 0 {
 		out = append(out, fmt.Sprintf("%d objects are not kept, or by name only", e.objects))
@@ -128,8 +127,7 @@ func (e excess) String(b budget) string {
 	return fmt.Sprintf("inventory truncated at %d objects, %d MiB: %s", b.objects, b.size>>20, strings.Join(out, "; "))
 }
 
-// judgeExcess raises the standing warning where there was more than may be kept, and clears it where a scan has
-// found no more than that.
+// judgeExcess raises the standing warning if there is an excess. It clears the warning if a whole scan found none.
 func (w *worker) judgeExcess(ctx context.Context, whole bool) error {
 	why := w.excess.String(w.budget())
 	switch {
@@ -149,7 +147,7 @@ func (w *worker) judgeExcess(ctx context.Context, whole bool) error {
 	return nil
 }
 
-// clearExcess clears the warning, of whichever server of the unit it is.
+// clearExcess clears the warning on each server of the unit.
 func (w *worker) clearExcess(ctx context.Context) error {
 	if w.cleared {
 		return nil
@@ -174,23 +172,23 @@ func (w *worker) clearExcess(ctx context.Context) error {
 	return nil
 }
 
-// errCut: a list goes on beyond what is read.
-var errCut = errors.New("more is listed than is read")
+// errCut: a list is longer than the part that is read.
+var errCut = errors.New("the list is longer than the part that is read")
 
-// reading counts what a lister has read: entries of a kind, and bytes of all.
+// reading counts the entries of the current kind, and all bytes, that a lister has read.
 type reading struct{ entries, size int }
 
-// take counts an entry; false: it is beyond what is read.
-func (l *lister) take(size int) bool {
+// admit counts an entry. False: the entry is beyond the part that is read.
+func (l *lister) admit(size int) bool {
 	l.read.entries++
 	l.read.size += size
 	return l.read.entries <= readObjects*l.budget.objects && l.read.size <= readSize*l.budget.size
 }
 
-// readList reads a list, as far as that is within the budget: what it has beyond is noted, and no error.
+// readList reads a list within the budget. A longer list is noted as cut, and is no error.
 func (l *lister) readList(ctx context.Context, path string, use func(entry json.RawMessage) error) error {
 	err := l.w.m.incus.ReadList(ctx, l.w.target, path, func(entry json.RawMessage) error {
-		if !l.take(len(entry)) {
+		if !l.admit(len(entry)) {
 			return errCut
 		}
 		if err := l.w.reads.WaitN(ctx, min(len(entry), readBurst)); err != nil {
@@ -206,9 +204,9 @@ func (l *lister) readList(ctx context.Context, path string, use func(entry json.
 	return err
 }
 
-// readObject reads an object, where that is within the budget still.
+// readObject reads an object. errCut: the budget is used up.
 func (l *lister) readObject(ctx context.Context, path string) (json.RawMessage, error) {
-	if !l.take(0) {
+	if !l.admit(0) {
 		return nil, errCut
 	}
 	data, err := l.w.m.incus.ReadObject(ctx, l.w.target, path)
@@ -219,7 +217,7 @@ func (l *lister) readObject(ctx context.Context, path string) (json.RawMessage, 
 	return data, err
 }
 
-// nameOnly returns the row with nothing but its name.
+// nameOnly returns the row with its name as the only member.
 func (r *row) nameOnly() *row {
 	out := *r
 	member := "name"
@@ -240,8 +238,8 @@ func (r *row) nameOnly() *row {
 	return &out
 }
 
-// isNameOnly reports whether only the name is kept of an object that has more.
+// isNameOnly reports whether the other members of the object were left out.
 func (r *row) isNameOnly() bool { return slices.Contains(r.Truncated, TruncatedAll) }
 
-// looks bounds how many objects of a unit are looked at one by one in a second.
+// looks returns the limiter for objects that are read one by one, see Options.MaxLooks.
 func looks(o *Options) *rate.Limiter { return rate.NewLimiter(rate.Limit(o.MaxLooks), o.MaxLooks) }

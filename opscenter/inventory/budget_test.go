@@ -14,7 +14,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
-// truncated waits until the inventory of a unit is said to be truncated, or not.
+// truncated waits until the inventory of a unit is reported as truncated, or not, and returns the message.
 func (p *plane) truncated(t *testing.T, server string, is bool) string {
 	t.Helper()
 	var message string
@@ -29,7 +29,7 @@ func (p *plane) truncated(t *testing.T, server string, is bool) string {
 			}
 		}
 		return (message != "") == is && len(page.Warnings) > 0 == is
-	}, time.Minute, 20*time.Millisecond) // a scan is followed by a rest that is as long as it was slow
+	}, time.Minute, 20*time.Millisecond) // the pause after a scan is as long as the scan was slow
 	return message
 }
 
@@ -40,8 +40,8 @@ func (p *plane) count(t *testing.T, cluster string) int {
 	return counts.Total
 }
 
-// TestBudget: of a unit that has more than may be kept, so much is kept, which stays current; when it is over, all is
-// as it is.
+// TestBudget: a unit with too many objects keeps objects up to the limit, and these stay current. When objects are
+// removed, the inventory is complete again.
 func TestBudget(t *testing.T) {
 	s, other := boot(t, "sim"), boot(t, "other")
 	other.Furnish(60)
@@ -55,7 +55,7 @@ func TestBudget(t *testing.T) {
 	agrees(t, p.objects, "sim", o.get, within, "before")
 	all := p.count(t, "other")
 	require.NoError(t, s.SetHostile(incusostest.HostileLists))
-	require.Contains(t, p.truncated(t, "sim", true), "inventory truncated at 100 objects, 8 MiB: more is listed than is read (2 times what may be kept); ")
+	require.Contains(t, p.truncated(t, "sim", true), "inventory truncated at 100 objects, 8 MiB: lists are longer than the part that is read (2 times the limit of objects); ")
 	require.Equal(t, 100, p.count(t, "sim"))
 	require.Equal(t, all, p.count(t, "other"), "the other server is unaffected")
 	require.NoError(t, s.SetHostile())
@@ -67,7 +67,7 @@ func TestBudget(t *testing.T) {
 	}
 	p.truncated(t, "sim", true)
 	require.Equal(t, 100, p.count(t, "sim"))
-	o.must("PATCH", "profiles/one-000", object{"description": "what is known stays current"})
+	o.must("PATCH", "profiles/one-000", object{"description": "a known object stays current"})
 	require.Eventually(t, func() bool {
 		page, err := p.objects.List(t.Context(), inventory.Query{Search: "one-000"})
 		require.NoError(t, err)
@@ -80,7 +80,7 @@ func TestBudget(t *testing.T) {
 	agrees(t, p.objects, "sim", o.get, 20*time.Second, "after all of them are gone")
 }
 
-// TestBudgetOfBytes: an object that does not fit any more is kept by its name, and as a whole once it fits.
+// TestBudgetOfBytes: an object that no longer fits is kept by name, and as a whole once it fits.
 func TestBudgetOfBytes(t *testing.T) {
 	s := boot(t, "sim")
 	p := newPlane(t, inventory.Options{MaxSize: 64 << 10, MaxBackoff: 200 * time.Millisecond})
@@ -116,18 +116,18 @@ func TestBudgetOfBytes(t *testing.T) {
 	p.truncated(t, "sim", false)
 	page, err := p.objects.List(t.Context(), inventory.Query{Filter: `object.description contains "again and again"`})
 	require.NoError(t, err)
-	require.Len(t, page.Objects, 1, "what is compressed is found")
+	require.Len(t, page.Objects, 1, "a compressed object is found")
 	agrees(t, p.objects, "sim", o.get, within, "after")
 }
 
-// mix makes of numbers what can't be compressed.
+// mix turns numbers into data that can't be compressed.
 func mix(x uint64) uint64 {
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x = (x ^ x>>27) * 0x94d049bb133111eb
 	return x ^ x>>31
 }
 
-// TestLongNames: an object with a name that no Incus has is not kept, and the others are.
+// TestLongNames: an object with a longer name than Incus allows is not kept, but the others are.
 func TestLongNames(t *testing.T) {
 	s := boot(t, "sim")
 	p := newPlane(t, inventory.Options{MaxBackoff: 200 * time.Millisecond})
@@ -148,7 +148,7 @@ func TestLongNames(t *testing.T) {
 	p.truncated(t, "sim", false)
 }
 
-// TestManyMembers: of an object with more members than any has, the name is kept.
+// TestManyMembers: an object with too many members is kept by name.
 func TestManyMembers(t *testing.T) {
 	var document strings.Builder
 	document.WriteString(`{"name":"a"`)
@@ -162,7 +162,7 @@ func TestManyMembers(t *testing.T) {
 	require.Equal(t, []string{inventory.TruncatedAll}, truncated)
 }
 
-// TestUnitChanges: a unit in which much happens overwrites its own changes.
+// TestUnitChanges: a unit with many changes overwrites its own changes only.
 func TestUnitChanges(t *testing.T) {
 	quiet, noisy := boot(t, "quiet"), boot(t, "noisy")
 	p := newPlane(t, inventory.Options{MaxUnitChanges: 10, MaxChanges: 25})
@@ -189,18 +189,18 @@ func TestUnitChanges(t *testing.T) {
 	require.Equal(t, "p39", of["noisy"][9])
 }
 
-// TestFits: what is kept already stays current, even where a budget has shrunk below it.
+// TestFits: stored objects stay current, even if the budget has shrunk below them.
 func TestFits(t *testing.T) {
 	const row = 2 << 10
 	require.True(t, inventory.Fits(2, 3*row, 1, row, -1, 10))
 	require.False(t, inventory.Fits(1, 9*row, 1, row, -1, 10), "one too many")
 	require.False(t, inventory.Fits(9, 2*row, 1, row, -1, 10), "too large by 10 bytes")
-	require.True(t, inventory.Fits(1, 9*row, 5, 5*row, 10, 10), "there were five before")
-	require.True(t, inventory.Fits(9, row, 5, 5*row, 10, 9), "it shrinks")
-	require.False(t, inventory.Fits(9, row, 5, 5*row, 10, 11), "it grows")
+	require.True(t, inventory.Fits(1, 9*row, 5, 5*row, 10, 10), "one of five stored objects, over the limit")
+	require.True(t, inventory.Fits(9, row, 5, 5*row, 10, 9), "the object shrinks")
+	require.False(t, inventory.Fits(9, row, 5, 5*row, 10, 11), "the object grows")
 }
 
-// TestLooks: objects are looked at one by one no faster than is told, however many events name some.
+// TestLooks: objects are read one by one no faster than MaxLooks, regardless of the number of events.
 func TestLooks(t *testing.T) {
 	s := boot(t, "sim")
 	p := newPlane(t, inventory.Options{MaxLooks: 5, Debounce: 10 * time.Millisecond})

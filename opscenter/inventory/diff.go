@@ -12,30 +12,29 @@ import (
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
 )
 
-// Limits of what is kept of a change.
+// Limits of a stored change.
 const (
-	// MaxFields is how many fields of a change are named.
+	// MaxFields bounds the fields of a change. Further fields are left out.
 	MaxFields = 50
-	// MaxValue bounds each of a field's values, in bytes of JSON; a longer one is left out.
+	// MaxValue bounds each value of a field, in bytes of JSON. A longer value is left out.
 	MaxValue = 1 << 10
 )
 
 // FieldChange is a field that changed.
 type FieldChange struct {
-	// Path to it: description, config["ipv4.address"], devices.root.size.
+	// Path of the field, such as description, config["ipv4.address"] or devices.root.size.
 	Path string
-	// From and To are its values, as JSON; empty: it was not, or is not, there, or is over MaxValue.
+	// From and To are the values before and after, as JSON. Empty: the field was missing, or the value is over MaxValue.
 	From json.RawMessage `json:",omitempty"`
 	To   json.RawMessage `json:",omitempty"`
 }
 
-// derived are the members that follow from other objects, or from what an instance does by
-// itself: they are kept current, and are no changes of the object. Nor is the name, which tells
-// one object from another: it only changes when the object is renamed.
+// derived are the members that follow from other objects, or from the running instance. They are kept current, but
+// are no changes of the object. The name is no change either: it only changes with a rename.
 var derived = map[string]bool{"used_by": true, "last_used_at": true, "state": true, "name": true}
 
-// diff tells what changed between two documents. same reports that nothing did at all, not
-// even what is derived.
+// diff returns the fields that differ between two documents, without derived members. same reports that nothing
+// differs, not even a derived member.
 func diff(from, to json.RawMessage) (fields []FieldChange, same bool) {
 	if bytes.Equal(from, to) {
 		return nil, true
@@ -112,7 +111,7 @@ func bounded(data json.RawMessage) json.RawMessage {
 	return data
 }
 
-// join extends a path in the way an expression would name it.
+// join extends a path by a key, in the notation of filter expressions.
 func join(path, key string) string {
 	plain := key != "" && !strings.ContainsFunc(key, func(r rune) bool {
 		return r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
@@ -126,7 +125,7 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// withoutSecrets leaves out the fields that are secrets, and the secrets in the others.
+// withoutSecrets leaves out the fields that are secrets, and the secrets within other fields.
 func withoutSecrets(fields []FieldChange) (out []FieldChange) {
 	for _, f := range fields {
 		if secretPath(f.Path) {

@@ -8,34 +8,35 @@ import (
 
 // Event is a lifecycle event of Incus.
 type Event struct {
-	// Action is its name, as instance-created; Source the URL path of what it is about.
+	// Action is the name of the event, such as "instance-created". Source is the URL path of its object.
 	Action string
 	Source string
-	// Project it happened in, Location the member on which.
+	// Project is the project of the event, Location the name of the member.
 	Project  string
 	Location string
-	// OldName is what a renamed object was called.
+	// OldName is the former name of a renamed object.
 	OldName string
-	// Requestor is who asked for it; empty: nobody, or not known.
+	// Requestor is the client that caused the event, as Incus names it. Empty: none, or not known.
 	Requestor string
-	At        time.Time
+	// At is the time of the event, by the daemon's clock.
+	At time.Time
 }
 
-// effect is what an event means for the inventory.
+// effect is the work that an event causes.
 type effect struct {
-	// renamed from what; the first of refs is what to.
+	// renamed is the former identity of a renamed object; the first of refs is the new one.
 	renamed *ref
-	// refs are the objects to look at.
+	// refs are the objects to read.
 	refs []ref
-	// scopes are what else may have changed with them, to be listed anew.
+	// scopes are lists to read again, because their objects may have changed too.
 	scopes []scope
-	// scan tells why all has to be listed anew; empty: it hasn't.
+	// scan is the reason for a scan. Empty: no scan is needed.
 	scan string
 }
 
-// related are the kinds of which others may change when an object does, by its kind.
+// related maps the kind of a changed object to the kinds whose objects may change with it.
 var related = map[Kind][]Kind{
-	// Whoever uses something shows there, and a volume comes and goes with its instance.
+	// An object lists its users in used_by, and the volume of an instance comes and goes with it.
 	KindInstance:            {KindProject, KindProfile, KindNetwork, KindNetworkACL, KindStoragePool, KindStorageVolume, KindImage},
 	KindImage:               {KindProject, KindStoragePool, KindStorageVolume},
 	KindNetwork:             {KindProject, KindNetwork, KindNetworkACL, KindNetworkZone, KindProfile, KindNetworkForward, KindNetworkLoadBalancer, KindNetworkPeer},
@@ -53,8 +54,8 @@ var related = map[Kind][]Kind{
 	KindStorageBucket:       {KindProject, KindStoragePool},
 }
 
-// quiet are actions after which everything is as it was, as far as the inventory shows it.
-var quiet = map[string]bool{
+// quietActions change nothing that the inventory shows.
+var quietActions = map[string]bool{
 	"certificate-created": true, "certificate-deleted": true, "certificate-updated": true, "cluster-token-created": true,
 	"cluster-certificate-updated": true,
 	"image-retrieved":             true, "image-secret-created": true, "instance-backup-retrieved": true, "instance-console": true, "instance-console-reset": true,
@@ -69,10 +70,10 @@ var quiet = map[string]bool{
 	"storage-volume-file-retrieved": true, "warning-acknowledged": true, "warning-deleted": true, "warning-reset": true,
 }
 
-// alone are verbs of actions that change an instance, and nothing else with it.
-var alone = map[string]bool{"started": true, "stopped": true, "shutdown": true, "restarted": true, "paused": true, "resumed": true, "ready": true}
+// instanceOnly are the verbs of actions that change an instance, but no related object.
+var instanceOnly = map[string]bool{"started": true, "stopped": true, "shutdown": true, "restarted": true, "paused": true, "resumed": true, "ready": true}
 
-// subjects are what actions begin with, the longest first where one begins another.
+// subjects map the prefix of an action to a kind. A longer prefix comes before its own prefixes.
 var subjects = []struct {
 	prefix string
 	kind   Kind
@@ -83,17 +84,17 @@ var subjects = []struct {
 	{"project-", KindProject}, {"storage-pool-", KindStoragePool}, {"storage-volume-", KindStorageVolume}, {"storage-bucket-", KindStorageBucket},
 }
 
-// verbs that follow a subject, or a part of it, as instance-snapshot-created. Others are not
-// known, and what they do is not either.
+// verbs are the known ends of actions, after a subject or a part of one, as in instance-snapshot-created. An
+// unknown verb may change anything.
 var verbs = map[string]bool{"created": true, "deleted": true, "renamed": true, "updated": true, "refreshed": true, "migrated": true, "restored": true,
 	"agent-started": true, "agent-stopped": true, "started": true, "stopped": true, "shutdown": true, "restarted": true, "paused": true, "resumed": true, "ready": true}
 
 var partsOf = []string{"snapshot-", "backup-", "record-", "alias-"}
 
-// interpret says what an event means. It never says less than what may have changed: what it
-// does not know is a reason to look at everything.
+// interpret returns the work that an event causes. It covers at least all objects that may have changed. An
+// unknown event causes a scan.
 func interpret(e *Event) effect {
-	if quiet[e.Action] {
+	if quietActions[e.Action] {
 		return effect{}
 	}
 	if len(e.Source) > MaxSourceLength || max(len(e.Project), len(e.Location)) > MaxNameLength {
@@ -110,7 +111,7 @@ func interpret(e *Event) effect {
 	case "project-renamed", "project-deleted", "project-updated":
 		_, verb, _ := strings.Cut(e.Action, "-")
 		out := about(e, KindProject, "", verb)
-		out.scopes, out.scan = nil, e.Action // what belongs to which project may be another now
+		out.scopes, out.scan = nil, e.Action // objects may belong to another project now
 		return out
 	}
 	for _, s := range subjects {
@@ -133,10 +134,10 @@ func interpret(e *Event) effect {
 	return effect{scan: "event " + limited(e.Action)}
 }
 
-// about is interpret for an event about an object of that kind, or a part of it.
+// about is interpret for an event about an object of that kind, or about a part of the object.
 func about(e *Event, kind Kind, part, verb string) effect {
 	named, ok := parseSource(kind, e)
-	if kind == KindImage && part == "alias-" { // it says the alias, and not always of what
+	if kind == KindImage && part == "alias-" { // the event names the alias, but not always the image
 		return effect{scopes: []scope{{kind: KindImage}}}
 	}
 	if !ok {
@@ -144,19 +145,19 @@ func about(e *Event, kind Kind, part, verb string) effect {
 	}
 	out := effect{refs: []ref{named}}
 	if kind == KindStorageVolume {
-		// Incus names volumes there by their names in its database: with the project before it.
+		// Here Incus may use the name of the volume in its database, which begins with the project.
 		if bare, ok := strings.CutPrefix(named.name, named.project+"_"); ok {
 			other := named
 			other.name = bare
 			out.refs = []ref{other, named}
 		}
 	}
-	if kind == KindInstance && part == "" && alone[verb] {
+	if kind == KindInstance && part == "" && instanceOnly[verb] {
 		return out
 	}
 	for _, also := range related[kind] {
 		s := scope{kind: also}
-		if info := also.info(); info.parent == kind && verb != "renamed" { // then there are those of the old name
+		if info := also.info(); info.parent == kind && verb != "renamed" { // a rename also affects children of the old name
 			s.parent = named.name
 		} else if named.parent != "" && also == kind {
 			s.parent = named.parent
@@ -164,25 +165,25 @@ func about(e *Event, kind Kind, part, verb string) effect {
 		out.scopes = append(out.scopes, s)
 	}
 	if kind == KindStorageVolume && verb != "updated" {
-		// Its snapshots come, go, and are renamed with it.
+		// The snapshots of a volume come, go, and are renamed with it.
 		out.scopes = append(out.scopes, scope{KindStorageVolume, named.parent})
 	}
 	switch {
-	case part == "snapshot-" && kind == KindStorageVolume && verb == "renamed" && e.OldName != "": // they are volumes, too
+	case part == "snapshot-" && kind == KindStorageVolume && verb == "renamed" && e.OldName != "": // snapshots are volumes, too
 		volume, _, _ := strings.Cut(out.refs[0].name, "/")
 		old := out.refs[0]
 		old.name = volume + "/" + e.OldName[strings.LastIndex(e.OldName, "/")+1:]
 		if old != out.refs[0] {
 			out.renamed = &old
-		} else { // Incus 6.0 says the old name twice
+		} else { // Incus 6.0 sends the old name as both
 			whole := old
 			whole.name = volume
 			out.refs = append(out.refs, whole)
 		}
 	case part != "":
-	case e.OldName == "" && verb == "renamed": // from what, nobody says
+	case e.OldName == "" && verb == "renamed": // the event lacks the old name
 		out.scopes = append(out.scopes, scope{kind, named.parent})
-	case e.OldName != "": // Incus 6.0 says "deleted" of an integration that was renamed
+	case e.OldName != "": // Incus 6.0 sends "deleted" for a renamed integration
 		old := out.refs[0]
 		old.name = e.OldName
 		out.renamed = &old
@@ -190,7 +191,7 @@ func about(e *Event, kind Kind, part, verb string) effect {
 	return out
 }
 
-// parseSource reads which object an event is about. A part of one, as a snapshot, is the object.
+// parseSource returns the object of an event. For a part of an object, such as a snapshot, that is the object.
 func parseSource(kind Kind, e *Event) (ref, bool) {
 	u, err := url.Parse(e.Source)
 	if err != nil {

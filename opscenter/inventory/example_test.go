@@ -15,7 +15,7 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// A control plane that adopts an Incus server, here a simulated one, and finds a network in it.
+// Example adopts a simulated Incus server, and finds a network on it.
 func Example() {
 	identity, err := selfsigned.New("control-plane") // yours
 	if err != nil {
@@ -52,7 +52,7 @@ func Example() {
 		<-ended
 	}()
 
-	// The token is what `incus config trust add` prints on the server.
+	// The token is the one that `incus config trust add` prints on the server.
 	if _, err := client.Adopt(ctx, registry, server.URL(), server.TrustToken("control-plane"), incusos.AdoptOptions{}); err != nil {
 		log.Fatal(err)
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Interpret shows what an event means, for tests: why all is scanned, what is looked at by
-// name, and what is listed again.
+// Interpret returns the effect of an event: the reason of a scan, the objects to read, the lists to read, and the former
+// name of a renamed object.
 func Interpret(e *Event) (scan string, names []string, lists []string, renamed string) {
 	out := interpret(e)
 	for _, r := range out.refs {
@@ -34,13 +34,13 @@ func Phased(id string, interval time.Duration) time.Duration { return phased(id,
 // IsSecret reports whether a configuration key's value is left out.
 func IsSecret(key string) bool { return isSecret([]byte(key)) }
 
-// Rename renames an object of a unit, that was learned of at that time.
+// Rename renames an object of a unit, as for an event that came at the time learned.
 func (m *Manager) Rename(ctx context.Context, unit string, kind Kind, from, to string, learned time.Time) error {
 	of := func(name string) ref { return ref{kind: kind, project: "default", name: name} }
 	return newWorker(m, unit, false).batch(origin{source: SourceEvent}).rename(ctx, of(from), of(to), learned)
 }
 
-// Follow takes in what changed in the registry, and returns how many units are kept then.
+// Follow takes in changes of the registry, and returns the number of units after it.
 func (m *Manager) Follow(ctx context.Context, changed *opscenter.Changes) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	r := newRoster()
@@ -55,10 +55,10 @@ func (m *Manager) Follow(ctx context.Context, changed *opscenter.Changes) (int, 
 	return len(r.members), err
 }
 
-// Rest is how long a unit is left alone after a scan.
+// Rest returns the pause after a scan.
 func Rest(o Options, took time.Duration) time.Duration { return o.rest(took) }
 
-// Normalize makes of a document what is kept of it.
+// Normalize returns the stored form of a document.
 func Normalize(kind Kind, data []byte) (object json.RawMessage, name string, truncated []string, err error) {
 	r, err := normalize(ref{kind: kind, project: "default"}, data, false, &scratch{})
 	if err != nil {
@@ -67,10 +67,10 @@ func Normalize(kind Kind, data []byte) (object json.RawMessage, name string, tru
 	return r.Object, r.Name, r.Truncated, nil
 }
 
-// Diff shows what changed between two documents.
+// Diff returns the changed fields between two documents.
 func Diff(from, to json.RawMessage) ([]FieldChange, bool) { return diff(from, to) }
 
-// Pending counts what a number of events makes necessary.
+// Pending counts the tasks and lists that events cause.
 func Pending(limit int, list ...*Event) (tasks, lists int, scan string) {
 	p := newPending(limit)
 	for _, e := range list {
@@ -115,7 +115,7 @@ func parentIn(kind Kind) string {
 // Purge removes all objects of a unit.
 func (m *Manager) Purge(ctx context.Context, unit string) error { return m.purge(ctx, unit) }
 
-// Stored counts the objects of all units, whether or not they still are.
+// Stored counts the objects of all units, also of removed ones.
 func Stored(s *opscenter.Snapshot) (n int) {
 	for _, err := range objects.Scan(s, storage.Range{}) {
 		if err == nil {
@@ -125,7 +125,8 @@ func Stored(s *opscenter.Snapshot) (n int) {
 	return n
 }
 
-// Fits reports whether an object of a size may take the place of another, or of none (old below 0), where so much is kept.
+// Fits reports whether an object of size next fits. It replaces one of size old, or none if old is below 0. objects and
+// size are the amounts stored before.
 func Fits(maxObjects, maxSize, objects, size, old, next int) bool {
 	sized := func(n int) *row { return &row{Object: make([]byte, n)} }
 	var before *row

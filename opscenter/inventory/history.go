@@ -13,60 +13,66 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// ChangeAction is what happened to an object.
+// ChangeAction is the kind of a change.
 type ChangeAction string
 
 const (
+	// ChangeCreated: an object was created.
 	ChangeCreated ChangeAction = "created"
+	// ChangeUpdated: fields of an object changed.
 	ChangeUpdated ChangeAction = "updated"
+	// ChangeRenamed: an object got another name. Its UUID stays.
 	ChangeRenamed ChangeAction = "renamed"
+	// ChangeDeleted: an object was removed.
 	ChangeDeleted ChangeAction = "deleted"
-	// ChangeClusterAdded: the inventory of a cluster, or of a server in none, was read for the first time, and
-	// again where some kinds could only be read later. What is in it was there before, and is no change; to mirror
-	// it, list it each time.
+	// ChangeClusterAdded: a cluster, or a server in no cluster, was read for the first time. It is recorded again if some
+	// kinds could only be read later. Objects of a first reading are no changes. A program that mirrors the inventory must
+	// list the cluster each time.
 	ChangeClusterAdded ChangeAction = "cluster-added"
-	// ChangeClusterRemoved: it is no more, or the server is a member of a cluster now; its objects
-	// are gone with it.
+	// ChangeClusterRemoved: the cluster, or the server, was removed, or the server joined a cluster. Its objects
+	// are gone.
 	ChangeClusterRemoved ChangeAction = "cluster-removed"
 )
 
-// Source is how a change was found out.
+// Source says how a change was found.
 type Source string
 
 const (
-	// SourceEvent: Incus said that something had happened to the object, or to what it has to do with.
+	// SourceEvent: an event named the object, or a related one.
 	SourceEvent Source = "event"
-	// SourceScan: it was different when all was listed.
+	// SourceScan: a scan found the difference.
 	SourceScan Source = "scan"
 )
 
-// Change is what happened to an object, and when. What was there when the inventory of a
-// cluster began is no change, and neither is what only follows from other objects, as who uses it.
+// Change is a change of an object, or of a whole cluster. Objects that exist when a cluster is first read are no
+// changes. Members that follow from other objects, such as used_by, are no changes either.
 type Change struct {
 	// Sequence numbers grow, with gaps, for the life of the store, which gives them.
 	Sequence uint64
-	At       time.Time
-	Action   ChangeAction
-	Source   Source
-	// Event is the lifecycle event's name, and Requestor who caused it, as far as that is known.
+	// At is the time, in UTC, at which the change was found.
+	At     time.Time
+	Action ChangeAction
+	Source Source
+	// Event is the name of the lifecycle event, Requestor the client that caused it. Both are empty if not known.
 	Event     string
 	Requestor string
-	// Object it happened to, as it was called then. What happened to a whole cluster has its
-	// name, and neither UUID nor Kind.
-	UUID    string
-	Kind    Kind
-	Cluster string // name, empty if it is gone
-	// ClusterID names the cluster's record, or that of the server in none, and outlives renames.
+	// UUID, Kind, Project, Parent, Type and Name identify the object at the time of the change. A change of a whole
+	// cluster has the name of the cluster, and neither UUID nor Kind.
+	UUID string
+	Kind Kind
+	// Cluster is the name of the cluster now. Empty: the cluster was removed.
+	Cluster string
+	// ClusterID is the ID of the cluster's record, or of the server in no cluster. It outlives renames.
 	ClusterID string
 	Project   string
 	Parent    string
 	Type      string
 	Name      string
-	// Fields that changed; of renamed objects the name.
+	// Fields are the changed fields of ChangeUpdated, sorted by path. For ChangeRenamed it is the name.
 	Fields []FieldChange
 }
 
-// changeRow is a change as it is stored.
+// changeRow is the stored form of a change.
 type changeRow struct {
 	Change
 	Unit string
@@ -161,9 +167,9 @@ func serversOf(s *opscenter.Snapshot, names *names, id string) (n int, err error
 	return n, nil
 }
 
-// History returns the last changes of an object, the newest first, at most Options.MaxHistory;
-// of one that was deleted, too, as long as they are kept. Errors: opscenter.ErrNotFound for an
-// object that is not there, and of which nothing is kept.
+// History returns the last changes of an object, the newest first, at most Options.MaxHistory. It also returns those of a
+// deleted object, as long as they are kept. Errors: opscenter.ErrNotFound for an object that does not exist, and
+// has no kept changes.
 func (m *Manager) History(ctx context.Context, uuid string) (out []Change, err error) {
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		out = nil
@@ -193,7 +199,8 @@ func (m *Manager) History(ctx context.Context, uuid string) (out []Change, err e
 	return out, err
 }
 
-// show hides secrets that an earlier release has recorded, or one that was told to keep them.
+// show returns the change with the names of now. It hides secrets that were recorded with KeepSecrets, or by an earlier
+// release.
 func (c *changeRow) show(names *names, keepSecrets bool) (Change, error) {
 	out := c.Change
 	if !keepSecrets {
@@ -207,9 +214,8 @@ func (c *changeRow) show(names *names, keepSecrets bool) (Change, error) {
 	return out, err
 }
 
-// Changes returns changes after a sequence number, the oldest first; limit is
-// opscenter.DefaultPageSize by default, at most MaxPageSize. Those that were dropped meanwhile
-// show as a gap in the numbers.
+// Changes returns the changes after a sequence number, the oldest first. limit is
+// opscenter.DefaultPageSize by default, at most MaxPageSize. Dropped changes leave gaps in the numbers.
 func (m *Manager) Changes(ctx context.Context, after uint64, limit int) (out []Change, err error) {
 	limit = pageSize(limit)
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
@@ -233,8 +239,8 @@ func (m *Manager) Changes(ctx context.Context, after uint64, limit int) (out []C
 	return out, err
 }
 
-// LastChange returns the sequence number of the last change: where a WatchChanges goes on
-// from what is listed now.
+// LastChange returns the sequence number of the last change; 0: there was none. To follow a listing, call LastChange
+// before it, and pass the number to WatchChanges.
 func (m *Manager) LastChange(ctx context.Context) (out uint64, err error) {
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		out = 0
@@ -250,8 +256,8 @@ func (m *Manager) LastChange(ctx context.Context) (out uint64, err error) {
 	return out, err
 }
 
-// WatchChanges yields the changes after a sequence number, then each new one as it is found,
-// in order. It ends with ctx's error.
+// WatchChanges yields the changes after a sequence number, and then each new change, in order. Changes that were dropped
+// before they were read leave gaps in the numbers. It ends with an error: that of ctx or of the store.
 func (m *Manager) WatchChanges(ctx context.Context, after uint64) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
 		revision, err := m.registry.Revision(ctx)

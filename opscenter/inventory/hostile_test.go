@@ -35,15 +35,15 @@ import (
 const (
 	neighboursEnv = "OPSCENTER_NEIGHBOURS"
 	costsEnv      = "OPSCENTER_COSTS"
-	// touches is how often a good server changes an object.
+	// touches is the interval between two changes of objects on the good servers.
 	touches = 20 * time.Millisecond
 )
 
-// neighbour is a server of the other process.
+// neighbour is a server in the other process.
 type neighbour struct{ Name, URL, TrustToken string }
 
-// neighbours runs the servers until in ends: the first is told by each line how to be hostile, or to go on; the
-// others change their objects one after the other, which say when. Each answer is how many have.
+// neighbours runs the servers until in ends. Each line tells the first server an attack, or "go on". The other servers
+// change their objects in turn, and write the time into them. Each answer is the number of changes so far.
 func neighbours(good int, in io.Reader, out io.Writer) error {
 	servers := make([]*incusostest.Server, good+1)
 	list := make([]neighbour, len(servers))
@@ -90,28 +90,28 @@ func neighbours(good int, in io.Reader, out io.Writer) error {
 	return lines.Err()
 }
 
-// watched is what a window of time has shown.
+// watched holds the measurements of a window of time.
 type watched struct {
 	took    time.Duration
-	effect  bool          // the attack has shown
-	polls   int64         // of good servers, that succeeded
-	touched int64         // objects of good servers
-	changes int64         // of them, that were seen in time
-	slowest time.Duration // of them
-	memory  int           // most bytes that were resident
+	effect  bool          // the attack had its effect
+	polls   int64         // successful polls of good servers
+	touched int64         // changes on good servers
+	changes int64         // changes that were seen in time
+	slowest time.Duration // longest time until a change was seen
+	memory  int           // highest resident memory, in bytes
 }
 
-// inTime is how soon a change has to show.
+// inTime bounds the time until a change must show.
 const inTime = time.Second
 
-// TestHostile lets one server attack in every way. What it costs is bounded, and the other servers are polled and followed
-// as before. Set OPSCENTER_COSTS=1 to measure that with a hundred of them and the default budgets, for a minute, with
-// no other program running; else ten servers and small budgets show that the budgets hold.
+// TestHostile lets one server attack in every way. Its cost is bounded, and the other servers are polled and followed
+// as before. Set OPSCENTER_COSTS=1 to measure that for a minute, with a hundred servers, the default budgets, and no
+// other program running. Otherwise ten servers and small budgets show that the budgets hold.
 func TestHostile(t *testing.T) {
 	measured := os.Getenv(costsEnv) != "" && !raceEnabled
 	good, window, options := 10, 300*time.Millisecond, inventory.Options{MaxObjects: 200, MaxSize: 1 << 20}
 	if measured {
-		good, window, options = 100, 3*time.Second, inventory.Options{} // each server is polled three times, at a moment of its own
+		good, window, options = 100, 3*time.Second, inventory.Options{} // each server is polled three times, in its own phase
 	}
 	options.MaxBackoff, options.ScanTimeout = time.Second, 15*time.Second
 	list, command := startNeighbours(t, good)
@@ -191,7 +191,7 @@ func TestHostile(t *testing.T) {
 		}
 		return out
 	}
-	// kept in memory is what is left when all that is garbage is gone: it grows with what the good servers do, too.
+	// keptInMemory is the resident memory without garbage. It also grows with the changes on the good servers.
 	keptInMemory := func() int {
 		debug.FreeOSMemory()
 		return resident()
@@ -235,16 +235,16 @@ func TestHostile(t *testing.T) {
 		}
 		maps.Copy(warned, warnings())
 		command("")
-		require.Eventually(t, func() bool { return len(warnings()) == 0 }, 30*time.Second, 50*time.Millisecond, "when it is over, it is over")
+		require.Eventually(t, func() bool { return len(warnings()) == 0 }, 30*time.Second, 50*time.Millisecond, "the warnings end with the attack")
 	}
 	if measured {
-		assert.LessOrEqual(t, (keptInMemory()-first)>>20, 64, "what is left of all attacks together")
+		assert.LessOrEqual(t, (keptInMemory()-first)>>20, 64, "memory that all attacks together leave")
 	}
 	require.Contains(t, warned[warning.Inventory], fmt.Sprintf("inventory truncated at %d objects", budget))
 	require.Contains(t, warned, warning.Unreadable, "facts that are too large")
 }
 
-// resident is how many bytes of memory the process has; 0: the system does not say.
+// resident returns the resident memory of the process, in bytes. 0: the system does not report it.
 func resident() int {
 	data, err := os.ReadFile("/proc/self/status")
 	if err != nil {

@@ -1,16 +1,22 @@
-// Package inventory knows what is in every Incus cluster: instances, networks, volumes and all
-// else, complete, current and searchable.
+// Package inventory keeps a searchable list of the objects in each Incus cluster: instances, networks, volumes and all
+// other kinds of [Kinds].
+//
+// The main type is [Manager]. New attaches it to the store of a registry. Run is its background work: start it once,
+// and end it by its context. Queries also work while Run does not run; they answer from the store.
 //
 //	objects, err := inventory.New(registry, client, inventory.Options{})
 //	go objects.Run(ctx)
 //	page, err := objects.List(ctx, inventory.Query{Kinds: []inventory.Kind{inventory.KindNetwork},
 //		Filter: `object.config["ipv4.address"] == "10.115.25.1/24"`})
 //
-// It follows the registry: each cluster, and each Incus server in none, is a unit. One worker
-// for each of them listens to the lifecycle events of each member and looks at exactly the objects they
-// name, and at what may have changed with them. When it begins, when the stream of events was
-// cut, when it can't follow, when an event is not known, and every few hours, all is listed
-// anew: what events did not tell is late then, and never stays wrong.
+// Run follows the registry. Each cluster is a unit, and so is each Incus server in no cluster. One worker for each
+// unit listens to the lifecycle events of each member. It reads the objects that events name, and those that may
+// have changed with them.
+//
+// A scan lists all objects of a unit. It runs when the worker starts, after a stream of events was cut, after too
+// many events or an unknown one, and every few hours. The next scan corrects missed events.
+//
+// Objects, units and the bounded history of changes persist in the store.
 package inventory
 
 import (
@@ -49,43 +55,42 @@ const (
 	DefaultMaxChanges      = 100_000
 )
 
-// Options of New. The zero value is what most programs want.
+// Options of New. The zero value suits most programs. The limits hold for each Manager.
 type Options struct {
-	// Logger gets what goes wrong inside. Default: nothing is logged.
+	// Logger gets internal errors. Default: nothing is logged.
 	Logger *slog.Logger
-	// ScanInterval is the time between two scans of a unit that nothing else has caused, each
-	// unit at a time of its own. Default 6 hours.
+	// ScanInterval is the time between two scheduled scans of a unit. Each unit has its own phase, so
+	// scans are spread over the interval. Default 6 hours.
 	ScanInterval time.Duration
-	// MembersInterval is the time between two looks at the members of a cluster: no event tells
-	// that one has died. If one has, or is back, all is scanned. Default 1 minute.
+	// MembersInterval is the time between two readings of a cluster's members, because no event reports a dead
+	// member. If a member dies or comes back, the unit is scanned. Default 1 minute.
 	MembersInterval time.Duration
-	// Debounce is how long others are waited for after an event, to look once. Default 100 ms.
+	// Debounce is the time after an event in which more events are collected before objects are read. Default 100 ms.
 	Debounce time.Duration
-	// Settle is after which an instance that was started is looked at again: its addresses come
-	// later, and no event tells of them. Default 10 s.
+	// Settle is the time after which a started instance is read again. Its addresses come late, and no event
+	// reports them. Default 10 s.
 	Settle time.Duration
-	// MaxPending is how many objects of a unit may wait to be looked at; beyond, it is scanned. Default 1,000.
+	// MaxPending bounds the objects of a unit that wait to be read. Beyond, the unit is scanned. Default 1,000.
 	MaxPending int
-	// MaxScans is how many units are scanned at once, and in how many lists are read again that
-	// events have made necessary. What has taken SlowAfter makes room for another, until there
-	// are MaxSlowScans of those; nothing takes longer than ScanTimeout.
-	// Default 16, 5 s, 64, 15 minutes.
+	// MaxScans bounds the scans that run at the same time. It bounds the units that read lists again after events
+	// separately. A scan that has taken SlowAfter makes room for another, but at most MaxSlowScans are slow
+	// at the same time. ScanTimeout bounds each scan. Default 16, 5 s, 64, 15 minutes.
 	MaxScans     int
 	SlowAfter    time.Duration
 	MaxSlowScans int
 	ScanTimeout  time.Duration
-	// MaxStreams is how many servers are listened to, each member of each cluster, at some 50 KiB
-	// of memory each. What is in units beyond shows with their scans only. Default 4,000.
+	// MaxStreams bounds the event streams: one for each member of each cluster, at some 50 KiB of memory
+	// each. Units beyond are only scanned. Default 4,000.
 	MaxStreams int
-	// MaxConnects is how many units are being connected to at once. Default 32.
+	// MaxConnects bounds the streams that are being opened at the same time. Default 32.
 	MaxConnects int
-	// MaxBackoff bounds the time between two tries to reach a unit, and that which a unit is left
-	// alone after a scan, unless the scan itself took longer; so long after a scan that has found more than may be
-	// kept there is another. Default 5 minutes.
+	// MaxBackoff bounds the time between two attempts to connect to a unit. It also bounds the pause after a scan, unless
+	// the scan itself took longer. After a scan that found more than may be kept, the next scan
+	// follows after this time. Default 5 minutes.
 	MaxBackoff time.Duration
-	// MaxHistory is how many changes are kept of an object, MaxUnitChanges how many of a unit for each of its
-	// servers, and MaxChanges how many of all together: a unit in which much happens overwrites its own changes, and
-	// not those of others. Default 20, 1,000, and 100,000.
+	// MaxHistory bounds the changes that are kept for an object. MaxUnitChanges bounds those of a unit, for each
+	// of its servers. MaxChanges bounds all changes together. So a unit with many changes overwrites its own history,
+	// not that of others. Default 20, 1,000, and 100,000.
 	MaxHistory     int
 	MaxUnitChanges int
 	MaxChanges     int
@@ -95,10 +100,10 @@ type Options struct {
 	// as many bytes. Default 5,000, and 8 MiB.
 	MaxObjects int
 	MaxSize    int
-	// MaxLooks is how many objects of a unit are looked at one by one in a second: because of events, and where one
+	// MaxLooks bounds the objects of a unit that are read one by one, per second: after events, and where an object
 	// is too large for a list. Default 200.
 	MaxLooks int
-	// KeepSecrets stores objects with the passwords and keys in their configuration.
+	// KeepSecrets stores objects with the passwords and keys in their configuration. Default: they are removed.
 	KeepSecrets bool
 }
 
@@ -119,40 +124,41 @@ func (o Options) withDefaults() (Options, error) {
 	return o, err
 }
 
-// Daemon is what an Incus daemon says of itself.
+// Daemon describes an Incus daemon.
 type Daemon struct {
-	// Clustered: it is a member of a cluster.
+	// Clustered: the daemon is a member of a cluster.
 	Clustered bool
-	// Extensions of its API.
+	// Extensions are the names of its API extensions.
 	Extensions []string
 }
 
-// Incus reads from Incus daemons. Package opscenter/incusos implements it. All methods return
-// when ctx ends, at the latest.
+// Incus reads from Incus daemons. Package opscenter/incusos implements it. All methods may be called concurrently, and
+// return at the latest when ctx ends. An error that is the daemon's answer is a Refusal.
 type Incus interface {
-	// Describe asks the daemon what it is.
+	// Describe reads the description of the daemon.
 	Describe(ctx context.Context, target opscenter.Target) (Daemon, error)
-	// ReadList calls use with each entry of a list, as it comes. The entry is use's for the call only.
+	// ReadList calls use with each entry of a list, as the entries arrive. The entry is valid during the call only. An
+	// error of use ends the reading, and is returned.
 	ReadList(ctx context.Context, target opscenter.Target, path string, use func(entry json.RawMessage) error) error
-	// ReadObject returns an object.
+	// ReadObject returns the object at a path, as JSON.
 	ReadObject(ctx context.Context, target opscenter.Target, path string) (json.RawMessage, error)
-	// Events listens to lifecycle events of all projects. From its return on, none is missed
-	// before Next fails.
+	// Events listens to the lifecycle events of all projects. After it returns, the stream misses no event
+	// until Next fails.
 	Events(ctx context.Context, target opscenter.Target) (Stream, error)
 }
 
 // Stream is a stream of events, in the order in which the daemon sends them.
 type Stream interface {
-	// Next waits for the next event. Any error is the end of the stream.
+	// Next waits for the next event. After an error, the stream has ended.
 	Next() (*Event, error)
-	// Close ends the stream; Next returns.
+	// Close ends the stream. A Next that waits returns an error.
 	Close() error
 }
 
-// Refusal is an error that is a daemon's own word, with its HTTP status. Errors that are none
-// say that it was not reached.
+// Refusal is an error with which a daemon answered. Any other error means that the daemon was not reached.
 type Refusal interface {
 	error
+	// Status is the HTTP status of the answer.
 	Status() int
 }
 
@@ -160,14 +166,14 @@ type Refusal interface {
 var (
 	// ErrRunning: the Manager runs already.
 	ErrRunning = errors.New("the inventory runs already")
-	// ErrNotRunning: nobody would do what is asked for.
+	// ErrNotRunning: Run does not run, or does not keep that unit.
 	ErrNotRunning = errors.New("the inventory does not run")
-	// ErrUnread: the daemon was not reached, or could not say what was asked for.
+	// ErrUnread: the daemon was not reached, or could not answer.
 	ErrUnread = errors.New("the daemon could not be read")
 )
 
-// Manager keeps the inventory current while it runs, and answers questions at any time. All
-// methods may be called concurrently.
+// Manager keeps the inventory current while Run runs, and answers queries at any time. All
+// methods may be called concurrently. One Manager at a time may Run over a store.
 type Manager struct {
 	registry *opscenter.Registry
 	incus    Incus
@@ -177,19 +183,19 @@ type Manager struct {
 	running  sync.Mutex
 	connects chan struct{}
 	streams  chan struct{}
-	scans    slots // of scans
-	lists    slots // of what events make us list again
+	scans    slots // bounds scans
+	lists    slots // bounds units that read lists again after events
 
 	mu      sync.Mutex
 	workers map[string]*worker       // by ID of the unit
-	purges  map[string]chan struct{} // of units that are being removed; closed when that is done
+	purges  map[string]chan struct{} // units that are being removed, by ID; closed at the end of the removal
 	purging sync.WaitGroup
 
 	changesDue *boundedlog.Due
 	trimming   atomic.Bool // surplus changes are to be deleted
 }
 
-// New returns a Manager. Nothing is read before Run. Errors: opscenter.ErrInvalidOptions.
+// New returns a Manager. It reads no daemon before Run. Errors: opscenter.ErrInvalidOptions, and those of the store.
 func New(registry *opscenter.Registry, incus Incus, options Options) (*Manager, error) {
 	options, err := options.withDefaults()
 	if err != nil {
@@ -206,35 +212,36 @@ func New(registry *opscenter.Registry, incus Incus, options Options) (*Manager, 
 		scans: newSlots(options), lists: newSlots(options), changesDue: boundedlog.NewDue(options.MaxChanges)}, nil
 }
 
-// Status is how current the inventory of a unit is.
+// Status says how current the inventory of a unit is.
 type Status struct {
-	// Cluster is its name, or that of the server in none.
+	// Cluster is the name of the cluster, or of the server in no cluster.
 	Cluster string
-	// Server through which it is read.
+	// Server is the name of the server that is read.
 	Server string
-	// Following: events are listened to, and all was read since. What changes shows within
-	// seconds; else it shows with the next scan.
+	// Following: the worker listens to events, and has scanned the unit since. Changes show within
+	// seconds. Otherwise changes show with the next scan.
 	Following bool
-	// ScannedAt is when all was last read, ScanTook how long that took, ScanReason why it was done.
+	// ScannedAt is the time of the last complete scan, in UTC. ScanTook is its duration, ScanReason its reason.
 	ScannedAt  time.Time
 	ScanTook   time.Duration
 	ScanReason string
-	// Scans so far, and Events that were taken in.
+	// Scans and Events count the scans and the received events since Run started.
 	Scans, Events int
-	// Pending is how many objects wait to be looked at.
+	// Pending is the number of objects that wait to be read.
 	Pending int
-	// Skipped kinds, with the reason: what the daemon does not offer.
+	// Skipped are the kinds that the daemon does not offer, with the reason.
 	Skipped map[Kind]string
-	// Truncated says what is not kept of it, as there is more than Options.MaxObjects or MaxSize; empty: all is kept.
+	// Truncated names the objects that are not kept, because there are more than Options.MaxObjects or MaxSize. Empty:
+	// all are kept.
 	Truncated string
-	// Failure is why it is not current, empty if it is; since when, and when it is tried again.
+	// Failure is the reason why the inventory is not current. Empty: it is current. FailedAt is when that
+	// began, NextRetry the time of the next attempt. Both are zero if there is none.
 	Failure   string
 	FailedAt  time.Time
 	NextRetry time.Time
 }
 
-// Status returns how current the units are that are kept, by name. It is empty unless the
-// Manager runs.
+// Status returns the status of each unit, sorted by name. It is empty unless Run runs.
 func (m *Manager) Status(ctx context.Context) (out []Status, err error) {
 	m.mu.Lock()
 	workers := make([]*worker, 0, len(m.workers))
@@ -263,8 +270,8 @@ func (m *Manager) Status(ctx context.Context) (out []Status, err error) {
 	return out, err
 }
 
-// Resync looks at an object now, and returns when it is as its daemon says. Errors:
-// opscenter.ErrNotFound, ErrNotRunning, and ErrUnread with what the daemon, or the connection to it, lacks.
+// Resync reads an object now, and returns when the inventory agrees with the daemon. Errors:
+// opscenter.ErrNotFound, ErrNotRunning, and ErrUnread with the error of the daemon or of the connection to it.
 func (m *Manager) Resync(ctx context.Context, uuid string) error {
 	var found *row
 	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
@@ -277,7 +284,7 @@ func (m *Manager) Resync(ctx context.Context, uuid string) error {
 	return m.request(ctx, found.Unit, &request{ref: found.ref(), done: make(chan error, 1)})
 }
 
-// ResyncCluster scans a cluster, or a server in none, now, and returns when that is done.
+// ResyncCluster scans the cluster, or the server in no cluster, of that name, and returns at the end of the scan.
 // Errors are those of Resync.
 func (m *Manager) ResyncCluster(ctx context.Context, name string) error {
 	var found []*unitInfo
@@ -299,7 +306,7 @@ func (m *Manager) ResyncCluster(ctx context.Context, name string) error {
 	return nil
 }
 
-// unread tells errors of daemons from our own.
+// unread wraps errors of daemons in ErrUnread, and leaves those of the store and of contexts.
 func unread(err error) error {
 	if err == nil || errors.Is(err, storage.ErrClosed) || errors.Is(err, context.Canceled) || errors.Is(err, ErrUnread) {
 		return err
@@ -307,6 +314,7 @@ func unread(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnread, err)
 }
 
+// request hands a request to the worker of a unit, and waits for its result.
 func (m *Manager) request(ctx context.Context, unit string, r *request) error {
 	m.mu.Lock()
 	w := m.workers[unit]

@@ -11,7 +11,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// TestMain lets the test binary be the servers of TestHostile: a process of their own.
+// TestMain lets the test binary run the servers of TestHostile in a process of their own.
 func TestMain(m *testing.M) {
 	if good, err := strconv.Atoi(os.Getenv(neighboursEnv)); err == nil {
 		if err := neighbours(good, os.Stdin, os.Stdout); err != nil {
@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// background runs something until the test ends.
+// background runs a function until the test ends, or until stop is called.
 func background(t *testing.T, run func(context.Context) error) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

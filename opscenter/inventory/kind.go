@@ -5,9 +5,10 @@ import (
 	"slices"
 )
 
-// Kind of an object. The names are Operations Center's.
+// Kind is the kind of an object. The values are the names that Operations Center uses.
 type Kind string
 
+// Kinds of objects. Each is named after the object of the Incus API.
 const (
 	KindClusterMember       Kind = "cluster_member"
 	KindImage               Kind = "image"
@@ -27,26 +28,25 @@ const (
 	KindStorageVolume       Kind = "storage_volume"
 )
 
-// kindInfo is what is to be known of a kind: how Incus's API lists it, and what tells one
-// object of it from another.
+// kindInfo describes how the Incus API lists a kind, and how its objects are identified.
 type kindInfo struct {
 	kind Kind
-	// collection is the path under /1.0 where it is listed; under that of its parent, if it has one.
+	// collection is the path of the list, under /1.0 or under the path of the parent.
 	collection string
 	recursion  string
-	// extensions of the API that must be there for it to be listed.
+	// extensions of the API that the list needs.
 	extensions []string
 	project    bool // objects are in a project
-	parent     Kind // that each is in; empty: none
-	// types of the parent that can have some; nil: all.
+	parent     Kind // kind of the parent; empty: none
+	// parents are the types of the parent that can have such objects; nil: all.
 	parents []string
-	// local objects of one name may be on several members.
+	// local: several members may have objects of one name.
 	local bool
-	// located objects are on a member, or show on which.
+	// located: an object is on a member, or shows its member.
 	located bool
 }
 
-// kinds in the order in which they are scanned: parents first.
+// kinds are in the order of a scan: parents first.
 var kinds = []kindInfo{
 	{kind: KindProject, collection: "projects", recursion: "1"},
 	{kind: KindClusterMember, collection: "cluster/members", recursion: "1"},
@@ -66,7 +66,7 @@ var kinds = []kindInfo{
 	{kind: KindStorageBucket, collection: "buckets", recursion: "1", project: true, parent: KindStoragePool, local: true, located: true, extensions: []string{"storage_buckets", "storage_buckets_all_projects"}},
 }
 
-// Kinds lists all, by name.
+// Kinds lists all kinds, sorted. Read it, never modify it.
 var Kinds = func() (out []Kind) {
 	for _, info := range kinds {
 		out = append(out, info.kind)
@@ -83,12 +83,12 @@ var kindInfos = func() map[Kind]*kindInfo {
 	return out
 }()
 
-// Plural returns the name under which objects of the kind are listed: instances, network_acls.
+// Plural returns the plural of the kind, such as "instances" or "network_acls".
 func (k Kind) Plural() string { return string(k) + "s" }
 
 func (k Kind) info() *kindInfo { return kindInfos[k] }
 
-// check returns ErrInvalidQuery for a kind that there is not.
+// check returns ErrInvalidQuery for an unknown kind.
 func (k Kind) check() error {
 	if k.info() == nil {
 		return fmt.Errorf("kind %.80q, known are %q: %w", string(k), Kinds, ErrInvalidQuery)

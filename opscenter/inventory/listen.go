@@ -12,36 +12,36 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// Each member of a cluster is listened to. One would do, as they hand on to each other what
-// happens, but not always: when one of them was away, the others take a while to listen to it
-// again, and what happens there meanwhile is told by nobody else.
+// The worker listens to each member of a cluster. Members forward their events to each other, so one stream
+// nearly suffices. But after a member was down, the others take a while to listen to it again. Until then, only its own
+// stream carries its events.
 
-// listeners are the streams of the members beside the one that is read from.
+// listeners are the streams of all members except the one that the worker reads from.
 type listeners struct {
 	w     *worker
 	group sync.WaitGroup
 
-	mu   sync.Mutex
-	all  map[string]*listener // by name of the server
-	deaf map[string]string    // those that are not listened to at the moment, and why
+	mu      sync.Mutex
+	all     map[string]*listener // by name of the server
+	unheard map[string]string    // reasons why servers have no stream now, by name
 }
 
+// listener is the stream of one member.
 type listener struct {
 	target opscenter.Target
 	cancel context.CancelFunc
-	first  chan struct{} // closed when it was tried for the first time
-	// early: the first scan comes after it was tried.
+	first  chan struct{} // closed after the first attempt
+	// early: the worker's first scan comes after the first attempt.
 	early bool
 }
 
-var errStreams = errors.New("there are more than are listened to (MaxStreams)")
+var errStreams = errors.New("all event streams are in use (MaxStreams)")
 
 func newListeners(w *worker) *listeners {
-	return &listeners{w: w, all: map[string]*listener{}, deaf: map[string]string{}}
+	return &listeners{w: w, all: map[string]*listener{}, unheard: map[string]string{}}
 }
 
-// update listens to those members that are ready, and to no others. early says that the first
-// scan is still to come.
+// update listens to the members that are ready, and to no others. early: the first scan is still to come.
 func (l *listeners) update(ctx context.Context, early bool) error {
 	ready, err := l.w.ready(ctx)
 	if err != nil {
@@ -65,7 +65,7 @@ func (l *listeners) update(ctx context.Context, early bool) error {
 		next := &listener{target: target, first: make(chan struct{}), early: early}
 		ctx, cancel := context.WithCancel(ctx)
 		next.cancel = cancel
-		l.all[target.Name], l.deaf[target.Name] = next, "it is not connected to so far"
+		l.all[target.Name], l.unheard[target.Name] = next, "not connected so far"
 		l.group.Go(func() {
 			defer cancel()
 			l.listen(ctx, next)
@@ -75,7 +75,7 @@ func (l *listeners) update(ctx context.Context, early bool) error {
 		if !wanted[name] {
 			known.cancel()
 			delete(l.all, name)
-			delete(l.deaf, name)
+			delete(l.unheard, name)
 		}
 	}
 	return nil
@@ -85,8 +85,8 @@ func sameServer(a, b *opscenter.Target) bool {
 	return a.ID == b.ID && a.ConnectionURL == b.ConnectionURL && a.Fingerprint == b.Fingerprint && a.ServedFingerprint == b.ServedFingerprint
 }
 
-// tried waits until each was tried once, so that one scan does for all that answer.
-func (l *listeners) tried(ctx context.Context) {
+// waitTried waits for the first attempt of each listener, so that one scan covers all members that answer.
+func (l *listeners) waitTried(ctx context.Context) {
 	l.mu.Lock()
 	all := slices.Collect(maps.Values(l.all))
 	l.mu.Unlock()
@@ -99,8 +99,7 @@ func (l *listeners) tried(ctx context.Context) {
 	}
 }
 
-// listen listens to one member until ctx ends. After each loss, what it has said meanwhile is
-// found by a scan.
+// listen listens to one member until ctx ends. After each lost stream, a scan finds the missed events.
 func (l *listeners) listen(ctx context.Context, known *listener) {
 	backoff, first := firstBackoff, true
 	name := known.target.Name
@@ -110,7 +109,7 @@ func (l *listeners) listen(ctx context.Context, known *listener) {
 		if err == nil {
 			l.set(known, "")
 			if !first || !known.early {
-				l.w.demand("server " + name + " is listened to")
+				l.w.demandScan("connected to server " + name)
 			}
 			signal(l.w.notify)
 		}
@@ -119,10 +118,10 @@ func (l *listeners) listen(ctx context.Context, known *listener) {
 			close(known.first)
 		}
 		if err == nil {
-			err = l.w.read(stream)
+			err = l.w.readEvents(stream)
 			stream.Close()
 			release()
-			if time.Since(begun) > steady {
+			if time.Since(begun) > steadyAfter {
 				backoff = firstBackoff
 			}
 		}
@@ -139,34 +138,33 @@ func (l *listeners) listen(ctx context.Context, known *listener) {
 	}
 }
 
-// set notes that a member is listened to, or why not.
+// set notes the reason why a member has no stream. Empty: it has one.
 func (l *listeners) set(known *listener, why string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch name := known.target.Name; {
-	case l.all[name] != known: // it is another one's turn
+	case l.all[name] != known: // another listener has replaced this one
 	case why == "":
-		delete(l.deaf, name)
+		delete(l.unheard, name)
 	default:
-		l.deaf[name] = why
+		l.unheard[name] = why
 	}
 }
 
-// missing says which member is not listened to, and why; empty: all are.
-func (l *listeners) missing() string {
+// unheardReason names a member without a stream, and the reason. Empty: all members have one.
+func (l *listeners) unheardReason() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(l.deaf)) {
-		return fmt.Sprintf("server %s is not listened to: %s", name, l.deaf[name])
+	for _, name := range slices.Sorted(maps.Keys(l.unheard)) {
+		return fmt.Sprintf("no events from server %s: %s", name, l.unheard[name])
 	}
 	return ""
 }
 
-// open opens a stream, if there may be one more, or its place is reserved. release gives the
-// place back.
+// open opens a stream. errStreams: no place is reserved, and MaxStreams are in use. release frees the place.
 func (w *worker) open(ctx context.Context, target opscenter.Target, reserved bool) (stream Stream, release func(), err error) {
 	release = func() { <-w.m.streams }
-	if !reserved && !w.place() {
+	if !reserved && !w.takeStream() {
 		return nil, nil, errStreams
 	}
 	select {
@@ -183,8 +181,8 @@ func (w *worker) open(ctx context.Context, target opscenter.Target, reserved boo
 	return stream, release, nil
 }
 
-// place takes a place for a stream, if there is one.
-func (w *worker) place() bool {
+// takeStream takes a place for a stream. False: all are in use.
+func (w *worker) takeStream() bool {
 	select {
 	case w.m.streams <- struct{}{}:
 		return true
@@ -193,8 +191,8 @@ func (w *worker) place() bool {
 	}
 }
 
-// reserve takes a place for the next session.
+// reserve takes a place for the stream of the next session. False: all are in use.
 func (w *worker) reserve() bool {
-	w.reserved = w.place()
+	w.reserved = w.takeStream()
 	return w.reserved
 }

@@ -14,29 +14,29 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// do does what an event about an object has made necessary.
-func (w *worker) do(ctx context.Context, t *task) error {
+// runTask carries out the rename or the reading that an event caused.
+func (w *worker) runTask(ctx context.Context, t *task) error {
 	if t.renamed != nil {
 		err := w.batch(origin{source: SourceEvent, cause: t.cause}).rename(ctx, *t.renamed, t.ref, t.at)
 		if errors.Is(err, errManyRows) || errors.Is(err, storage.ErrTooLarge) {
-			w.demand(limited(err.Error()))
+			w.demandScan(limited(err.Error()))
 			return nil
 		}
 		return err
 	}
 	err := w.refresh(ctx, t.ref, t.cause)
 	if err != nil && (status(err) != 0 || errors.Is(err, errUnread)) {
-		// It could not say, as when the member that has it is away.
-		w.demand("an object could not be read: " + limited(err.Error()))
+		// The daemon could not answer, as when the object's member is down.
+		w.demandScan("an object could not be read: " + limited(err.Error()))
 		return nil
 	}
 	return err
 }
 
-// refresh looks at one object, and writes what has changed of it.
+// refresh reads one object, and writes its changes.
 func (w *worker) refresh(ctx context.Context, r ref, why cause) error {
 	info := r.kind.info()
-	if w.missing(info) != "" {
+	if w.skipReason(info) != "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
@@ -53,7 +53,7 @@ func (w *worker) refresh(ctx context.Context, r ref, why cause) error {
 		err = l.get(ctx, have, r)
 	}
 	if status(err) == http.StatusNotFound && (info.parent != "" || r.kind == KindClusterMember) {
-		// A whole list is answered so if one of its entries goes meanwhile.
+		// A list is answered with 404, too, if one of its entries is removed meanwhile.
 		if there, parentErr := w.parentIsThere(ctx, r); there || parentErr != nil {
 			return fmt.Errorf("%w: %w", errUnread, errors.Join(err, parentErr))
 		}
@@ -72,7 +72,7 @@ func (w *worker) refresh(ctx context.Context, r ref, why cause) error {
 	return nil
 }
 
-// parentIsThere asks for what an object is in.
+// parentIsThere reports whether the parent of an object exists.
 func (w *worker) parentIsThere(ctx context.Context, r ref) (bool, error) {
 	if r.kind == KindClusterMember {
 		return true, nil
@@ -89,13 +89,12 @@ func (w *worker) parentIsThere(ctx context.Context, r ref) (bool, error) {
 	return err == nil, err
 }
 
-// confirmAfter are the pauses before an instance that was not found is looked for again.
+// confirmAfter are the pauses before a missing instance is read again.
 var confirmAfter = []time.Duration{100 * time.Millisecond, 400 * time.Millisecond}
 
-// confirm looks once more for instances of a cluster that were not found: while one moves from
-// a member to another, neither may own up to it, and it would come back as another object.
-// Where an event has said that it is gone, it is.
-func (l *lister) confirm(ctx context.Context, have known) error {
+// confirmMissing reads missing instances of a cluster again. While an instance moves from one member to another, neither
+// may list it, and it would come back as a new object. An instance is surely gone after an instance-deleted event.
+func (l *lister) confirmMissing(ctx context.Context, have known) error {
 	if len(have) == 0 || !l.w.daemon.Clustered || l.batch.origin.cause.action == "instance-deleted" {
 		return nil
 	}
@@ -130,9 +129,9 @@ func (l *lister) confirm(ctx context.Context, have known) error {
 				still = append(still, r)
 			case err != nil && status(err) == 0 && !errors.Is(err, errCut):
 				return err
-			default: // found, or it could not say: then what was known of it stays
+			default: // found, or the daemon could not answer: the known row stays
 				if err != nil {
-					l.miss(err)
+					l.noteUnread(err)
 				}
 				delete(have, string(r.prefix(l.w.id)))
 			}
@@ -142,10 +141,10 @@ func (l *lister) confirm(ctx context.Context, have known) error {
 	return nil
 }
 
-// errUnread: the daemon has answered, and not what could be understood.
+// errUnread: the answer of the daemon was not understood.
 var errUnread = errors.New("not understood")
 
-// add adds what is stored of an object to what is known.
+// add adds the stored rows of an object to have.
 func (w *worker) add(ctx context.Context, have known, r ref) error {
 	more, err := w.m.known(ctx, w.id, r.prefix(w.id), func(*row) bool { return true })
 	for key, sum := range more {
@@ -154,7 +153,7 @@ func (w *worker) add(ctx context.Context, have known, r ref) error {
 	return err
 }
 
-// get asks for an object by its path.
+// get reads an object by its path.
 func (l *lister) get(ctx context.Context, have known, r ref) error {
 	info := r.kind.info()
 	path, query := "/1.0/"+info.collection+"/"+url.PathEscape(r.name), url.Values{}
@@ -166,7 +165,7 @@ func (l *lister) get(ctx context.Context, have known, r ref) error {
 	}
 	data, err := l.readObject(ctx, path+"?"+query.Encode())
 	if status(err) == http.StatusRequestEntityTooLarge {
-		return l.getSome(ctx, have, r, path, query)
+		return l.getPart(ctx, have, r, path, query)
 	}
 	if err != nil {
 		return err
@@ -174,9 +173,9 @@ func (l *lister) get(ctx context.Context, have known, r ref) error {
 	return l.found(ctx, have, r, data, nil)
 }
 
-// getSome keeps of an object that is too large what there is of it without its parts, or that
-// it is there.
-func (l *lister) getSome(ctx context.Context, have known, r ref, path string, query url.Values) error {
+// getPart reads an object that is too large for one answer. An instance is read without backups, snapshots and state.
+// Otherwise, only the name is kept.
+func (l *lister) getPart(ctx context.Context, have known, r ref, path string, query url.Values) error {
 	var missing []string
 	var data json.RawMessage
 	var err error
@@ -202,8 +201,8 @@ func (l *lister) getSome(ctx context.Context, have known, r ref, path string, qu
 	return l.found(ctx, have, r, data, missing)
 }
 
-// singly reads what is listed object by object, where one is too large for the list.
-func (l *lister) singly(ctx context.Context, s scope) (known, error) {
+// listSingly reads the objects of a scope one by one, because one is too large for a list.
+func (l *lister) listSingly(ctx context.Context, s scope) (known, error) {
 	if err := l.batch.flush(ctx); err != nil {
 		return nil, err
 	}
@@ -253,7 +252,7 @@ func (l *lister) singly(ctx context.Context, s scope) (known, error) {
 			return have, nil
 		case err == nil, status(err) == http.StatusNotFound:
 		case status(err) != 0:
-			l.miss(err)
+			l.noteUnread(err)
 		default:
 			return nil, err
 		}
@@ -261,15 +260,15 @@ func (l *lister) singly(ctx context.Context, s scope) (known, error) {
 	return have, nil
 }
 
-// search looks for an object where there may be several of its name, one a member.
+// search reads all objects of a name, where each member may have one.
 func (l *lister) search(ctx context.Context, have known, r ref) error {
-	if r.kind == KindStorageVolume && r.typ == "custom" && l.w.apart() {
+	if r.kind == KindStorageVolume && r.typ == "custom" && l.w.listsSnapshotsApart() {
 		return l.volume(ctx, have, r)
 	}
 	return l.readList(ctx, searchPath(r), func(entry json.RawMessage) error { return l.found(ctx, have, r, entry, nil) })
 }
 
-// searchPath is where an object is listed, with as few others as may be.
+// searchPath returns the path of the shortest list that has the object.
 func searchPath(r ref) string {
 	info := r.kind.info()
 	if info.parent == "" {
@@ -280,27 +279,27 @@ func searchPath(r ref) string {
 		path += "/" + url.PathEscape(r.typ)
 	}
 	path += "?recursion=" + info.recursion + "&project=" + url.QueryEscape(r.project)
-	if r.kind == KindStorageVolume && plain(r.name) {
+	if r.kind == KindStorageVolume && plainName(r.name) {
 		path += "&filter=" + url.QueryEscape("name eq "+r.name)
 	}
 	return path
 }
 
-// plain reports whether a name means itself in a filter of Incus's, or more, and never less.
-func plain(name string) bool {
+// plainName reports whether a filter of Incus for this name matches at least that name.
+func plainName(name string) bool {
 	return !strings.ContainsFunc(name, func(r rune) bool {
 		return r != '-' && r != '_' && r != '.' && r != '/' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
 	})
 }
 
-// found takes in an object, if it is the one that is looked for. missing are members that were not asked for.
+// found takes in an entry if it is the wanted object. missing are members that the request left out.
 func (l *lister) found(ctx context.Context, have known, r ref, data json.RawMessage, missing []string) error {
 	found := l.row(r, data)
 	if found == nil || found.Name != r.name || found.Type != r.typ {
 		return nil
 	}
 	found.Truncated = append(found.Truncated, missing...)
-	if found.Project != r.project { // the project has none of its own, and this is the default one's
+	if found.Project != r.project { // the project uses the objects of the default project
 		if err := l.w.add(ctx, have, found.ref()); err != nil {
 			return err
 		}

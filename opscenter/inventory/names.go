@@ -7,24 +7,24 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// unitInfo is what a unit, and what is in it, are called at the moment.
+// unitInfo holds the current names of a unit and its servers.
 type unitInfo struct {
 	id      string
 	name    string
 	cluster bool
-	servers map[string]string // names of the servers by those of the members; nil: not read, yet
+	servers map[string]string // names of the servers by those of the members; nil: not read so far
 }
 
-// names finds what units and servers are called, in one snapshot.
+// names finds the names of units and servers in one snapshot.
 type names struct {
 	s     *opscenter.Snapshot
 	known map[string]*unitInfo
-	ids   map[string]string // names of clusters by ID; nil: not read, yet
+	ids   map[string]string // names of clusters by ID; nil: not read so far
 }
 
 func newNames(s *opscenter.Snapshot) *names { return &names{s: s, known: map[string]*unitInfo{}} }
 
-// unit returns a unit by its ID; nil, if it is no more.
+// unit returns a unit by its ID. Nil: it was removed.
 func (n *names) unit(id string) (*unitInfo, error) {
 	if found, there := n.known[id]; there {
 		return found, nil
@@ -66,7 +66,7 @@ func (n *names) find(id string) (*unitInfo, error) {
 	return nil, nil
 }
 
-// server returns the name of the server on which a member's objects are.
+// server returns the name of the server on which an object is. Empty: it is on all servers of the unit.
 func (n *names) server(u *unitInfo, r *row) (string, error) {
 	location := r.Location
 	if r.Kind == KindClusterMember {
@@ -89,7 +89,7 @@ func (n *names) server(u *unitInfo, r *row) (string, error) {
 	return location, nil
 }
 
-// members reads what the servers of a cluster are called.
+// members reads the names of the servers of a cluster.
 func (n *names) members(u *unitInfo) error {
 	u.servers = map[string]string{}
 	for s, err := range n.s.Servers(opscenter.ServerFilter{Cluster: u.name}) {
@@ -101,7 +101,7 @@ func (n *names) members(u *unitInfo) error {
 	return nil
 }
 
-// named returns the units of that name: a cluster's, or a server's in none.
+// named returns the units of that name: a cluster, a server in no cluster, or both.
 func (n *names) named(name string) ([]*unitInfo, error) {
 	var ids []string
 	cluster, err := n.s.Cluster(name)

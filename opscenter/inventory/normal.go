@@ -11,44 +11,42 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 )
 
-// MaxObjectSize bounds what is kept of an object, in bytes. Of a larger one, the largest
-// members are left out, until it fits; Object.Truncated names them.
+// MaxObjectSize bounds an object, in bytes. The largest members of a larger object are left out until it fits.
+// Object.Truncated names them.
 const MaxObjectSize = 512 << 10
 
 // errNames: a name of an object is longer than MaxNameLength.
 var errNames = errors.New("a name is too long")
 
-// errUnmanaged: a network that Incus does not manage is an interface of a server's hardware.
+// errUnmanaged: Incus does not manage the network; it is a hardware interface of a server.
 var errUnmanaged = errors.New("not a managed network")
 
-// member of a document.
+// member is one member of a JSON object.
 type member struct {
 	key   string
 	value []byte
 }
 
-// size is what a member takes in a row, where some characters are written as six.
+// size bounds the bytes that a member takes in a row. Some characters are written as six.
 func (m *member) size() int {
 	escaped := 0
 	for _, c := range m.value {
-		if c == '<' || c == '>' || c == '&' || c == 0xe2 { // the last begins the line separators
+		if c == '<' || c == '>' || c == '&' || c == 0xe2 { // 0xe2 begins the line separators
 			escaped++
 		}
 	}
 	return len(m.key) + len(m.value) + 5*escaped + 4
 }
 
-// scratch is memory for one object at a time: most of those that are listed are as they are known, and leave nothing
-// behind.
+// scratch is reusable memory for one object. Most listed objects are unchanged, so they need no memory of their own.
 type scratch struct{ values, object []byte }
 
-// normalize makes a row of what Incus tells of an object: always the same for the same
-// object, whether it was listed or asked for, and without what changes all the time. what
-// says where it was found: its kind, its parent, and its project if it doesn't say so itself. The row's object lies
-// in the scratch, and is overwritten by the next one.
-func normalize(what ref, data []byte, keepSecrets bool, s *scratch) (*row, error) {
+// normalize turns an object of Incus into a row. The same object gives the same row, from a list or by itself.
+// Members that change all the time are left out. of gives the kind, the parent, and the project if the object does not
+// name one. The row's object lies in the scratch: the next call overwrites it.
+func normalize(of ref, data []byte, keepSecrets bool, s *scratch) (*row, error) {
 	s.values = s.values[:0]
-	out := &row{Kind: what.kind, Parent: what.parent}
+	out := &row{Kind: of.kind, Parent: of.parent}
 	var members []member
 	var failed error
 	managed := true
@@ -59,7 +57,7 @@ func normalize(what ref, data []byte, keepSecrets bool, s *scratch) (*row, error
 			return
 		}
 		name := string(key)
-		up.see(name, value)
+		up.observe(name, value)
 		var into *string
 		switch name {
 		case "name":
@@ -69,19 +67,19 @@ func normalize(what ref, data []byte, keepSecrets bool, s *scratch) (*row, error
 		case "location":
 			into = &out.Location
 		case "type":
-			if what.kind == KindStorageVolume {
+			if of.kind == KindStorageVolume {
 				into = &out.Type
 			}
 		case "server_name":
-			if what.kind == KindClusterMember {
+			if of.kind == KindClusterMember {
 				into = &out.Name
 			}
 		case "fingerprint":
-			if what.kind == KindImage {
+			if of.kind == KindImage {
 				into = &out.Name
 			}
 		case "listen_address":
-			if what.kind == KindNetworkForward || what.kind == KindNetworkLoadBalancer {
+			if of.kind == KindNetworkForward || of.kind == KindNetworkLoadBalancer {
 				into = &out.Name
 			}
 		case "managed":
@@ -93,8 +91,8 @@ func normalize(what ref, data []byte, keepSecrets bool, s *scratch) (*row, error
 				return
 			}
 		}
-		if what.kind == KindClusterMember && name == "message" {
-			return // it counts the seconds since a heartbeat; the status says the rest
+		if of.kind == KindClusterMember && name == "message" {
+			return // it counts the seconds since a heartbeat; the status has the rest
 		}
 		if many = many || len(members) == MaxMembers; many {
 			return
@@ -104,19 +102,19 @@ func normalize(what ref, data []byte, keepSecrets bool, s *scratch) (*row, error
 	})
 	switch {
 	case err != nil || failed != nil:
-		return nil, fmt.Errorf("%s: %w", what.kind, errors.Join(err, failed))
+		return nil, fmt.Errorf("%s: %w", of.kind, errors.Join(err, failed))
 	case out.Name == "":
-		return nil, fmt.Errorf("%s without a name", what.kind)
+		return nil, fmt.Errorf("%s without a name", of.kind)
 	case !out.named():
-		return nil, fmt.Errorf("%s: %w", what.kind, errNames)
-	case what.kind == KindNetwork && !managed:
+		return nil, fmt.Errorf("%s: %w", of.kind, errNames)
+	case of.kind == KindNetwork && !managed:
 		return nil, errUnmanaged
 	}
-	info := what.kind.info()
+	info := of.kind.info()
 	if !info.project {
 		out.Project = ""
-	} else if out.Project == "" { // not all kinds say it, and not always
-		out.Project = what.project
+	} else if out.Project == "" { // some kinds do not always name their project
+		out.Project = of.project
 	}
 	if out.Location == "none" || !info.located {
 		out.Location = ""
@@ -132,19 +130,19 @@ func normalize(what ref, data []byte, keepSecrets bool, s *scratch) (*row, error
 		out.Object, out.Truncated = assemble(s.object[:0], members)
 		s.object = out.Object
 	}
-	out.madeUp = what.kind == KindInstance && up.is()
+	out.madeUp = of.kind == KindInstance && up.is()
 	return out, nil
 }
 
-// named reports whether none of a row's names is longer than MaxNameLength.
+// named reports whether all names of a row are within MaxNameLength.
 func (r *row) named() bool {
 	return max(len(r.Name), len(r.Project), len(r.Parent), len(r.Type), len(r.Location)) <= MaxNameLength
 }
 
-// normalMember returns a member's value without white space, secrets, and what changes all the time.
+// normalMember returns a member's value without white space, without secrets, and without parts that change all the time.
 func normalMember(name string, value []byte, keepSecrets bool, s *scratch) ([]byte, error) {
 	switch name {
-	case "used_by", "locations", "roles", "groups": // sets, in an order that means nothing
+	case "used_by", "locations", "roles", "groups": // sets: their order has no meaning
 		var list []string
 		if json.Unmarshal(value, &list) == nil && list != nil {
 			slices.Sort(list)
@@ -163,9 +161,9 @@ func normalMember(name string, value []byte, keepSecrets bool, s *scratch) ([]by
 	return out[begin:len(out):len(out)], err
 }
 
-// isSecret reports whether a configuration key's value is a secret, wherever it lies: passwords
-// of BGP peers, keys of DNS zones, keys and passwords of integrations and storage; credentials that
-// are handed to an instance, what it is set up with, and variables of its environment by their names.
+// isSecret reports whether the value of a configuration key is a secret, at any depth. Secrets are passwords of BGP
+// peers, keys of DNS zones, and keys and passwords of integrations and storage. Secrets of an instance are its
+// credentials, its cloud-init data, and environment variables with the name of a secret.
 func isSecret(key []byte) bool {
 	name := string(key)
 	for _, suffix := range []string{".password", ".client_key", ".api_key", ".secret"} {
@@ -187,7 +185,7 @@ func isSecret(key []byte) bool {
 	return false
 }
 
-// normalState keeps of an instance's state what stays while nothing happens to it.
+// normalState keeps the members of an instance's state that are constant while the instance runs undisturbed.
 func normalState(value []byte) ([]byte, error) {
 	var state *struct {
 		Status     json.RawMessage `json:"status,omitempty"`
@@ -204,14 +202,14 @@ func normalState(value []byte) ([]byte, error) {
 		} `json:"network,omitempty"`
 	}
 	if err := json.Unmarshal(value, &state); err != nil {
-		// Other kinds have states that are words.
+		// The state of other kinds is a word.
 		out, _, err := jsonfilter.Append(nil, value, func([]byte) bool { return false })
 		return out, err
 	}
 	return json.Marshal(state)
 }
 
-// assemble appends members, put together, without the largest as long as that is over the limit.
+// assemble appends the JSON object of the members to out. It leaves out the largest members until MaxObjectSize fits.
 func assemble(out []byte, members []member) (_ json.RawMessage, truncated []string) {
 	size := 2
 	for _, m := range members {

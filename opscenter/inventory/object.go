@@ -7,80 +7,81 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Object is something that is in an Incus cluster, or on an Incus server in none, which
-// counts as a cluster of one by its own name.
+// Object is an object in an Incus cluster, or on an Incus server in no cluster. Such a server counts as a cluster with
+// its own name.
 type Object struct {
-	// UUID names the object in the inventory, and stays when the object is renamed.
+	// UUID identifies the object in the inventory. It stays when the object is renamed.
 	UUID string
 	Kind Kind
-	// Cluster is the name of the cluster, or of the server in none.
+	// Cluster is the name of the cluster, or of the server in no cluster.
 	Cluster string
-	// ClusterID names the cluster's record, or that of the server in none: a cluster and a server
+	// ClusterID is the ID of the cluster's record, or of the server in no cluster. A cluster and a server
 	// may have the same name.
 	ClusterID string
-	// Server is the name of the server it is on; empty, if it is on all of the cluster's.
+	// Server is the name of the server that has the object. Empty: all servers of the cluster have it.
 	Server string
-	// Project it is in, and Parent: the network of a forward, load balancer or peer, the storage
-	// pool of a volume or bucket. Empty where there is none.
+	// Project is the project of the object. Parent is the network of a forward, load balancer or peer, or the storage
+	// pool of a volume or bucket. Each is empty for kinds without one.
 	Project string
 	Parent  string
-	// Type of a storage volume: container, virtual-machine, image, custom. Else empty.
+	// Type is the type of a storage volume: container, virtual-machine, image or custom. It is empty for other kinds.
 	Type string
-	// Name: the fingerprint of an image, the listen address of a forward or load balancer; that
-	// of a snapshot of a volume is the volume's, a slash, and its own.
+	// Name is the name of the object. For an image it is the fingerprint, for a forward or load balancer the listen
+	// address. For the snapshot of a volume it is "VOLUME/SNAPSHOT".
 	Name string
-	// FirstSeen is when the inventory first had it, LastUpdated when anything of it changed.
+	// FirstSeen is when the inventory first had the object, LastUpdated when the stored object last changed. Both are
+	// in UTC.
 	FirstSeen   time.Time
 	LastUpdated time.Time
-	// Truncated are the members that were left out of Object because it was over MaxObjectSize. It is TruncatedAll if only
-	// the name is kept: the object is over MaxMembers or incusos.Options.MaxObject, or the unit is over
-	// Options.MaxObjects or MaxSize. Of an instance over MaxObject, the instance itself may still be kept.
+	// Truncated names the members that were left out of Object because it was over MaxObjectSize. It is TruncatedAll if
+	// only the name is kept: the object is over MaxMembers or incusos.Options.MaxObject, or the unit is over
+	// Options.MaxObjects or MaxSize. An instance over MaxObject may be kept without its parts.
 	Truncated []string
-	// Object is what Incus tells of it, as JSON, without secrets. An instance has its snapshots
-	// and backups, and of its state what does not change all the time: the addresses of its
-	// interfaces are those of when it was last read, no event tells of them.
+	// Object is the object of the Incus API as JSON, without secrets. An instance has its snapshots and backups. Of its
+	// state, members that change all the time are left out. The addresses of its interfaces are as of the last
+	// reading, because no event reports them.
 	Object json.RawMessage
 }
 
-// TruncatedAll stands in Object.Truncated for all members but the name.
+// TruncatedAll in Object.Truncated stands for all members except the name.
 const TruncatedAll = "*"
 
-// row is an object as it is stored. What it is in is stored by ID, which outlives renames.
+// row is the stored form of an object. The unit is stored by its ID, which outlives renames.
 type row struct {
-	Unit     string // ID of the cluster, or of the server in none
+	Unit     string // ID of the cluster, or of the server in no cluster
 	Kind     Kind
 	Project  string `json:",omitempty"`
 	Parent   string `json:",omitempty"`
 	Type     string `json:",omitempty"`
 	Name     string
-	Location string `json:",omitempty"` // member it is on, by its name in Incus
+	Location string `json:",omitempty"` // member that has the object, by its name in Incus
 
 	UUID        string
 	FirstSeen   time.Time
 	LastUpdated time.Time
 	Truncated   []string        `json:",omitempty"`
 	Object      json.RawMessage `json:",omitempty"`
-	// Packed is Object, compressed, and Sum its sum, where it is kept so; see pack.go.
+	// Packed is the compressed Object, and Sum its sum. They are set instead of Object, see pack.go.
 	Packed []byte `json:",omitempty"`
 	Sum    uint64 `json:",omitempty"`
-	// Away is the sum of the answer that Incus made up for the instance, as its member does not
-	// answer; 0: Object is the instance's own. Stub: nothing but such answers was ever read.
+	// Away is the sum of the entry that Incus made up for the instance, because its member does not answer. 0: Object
+	// is the real instance. Stub: only such entries were ever read.
 	Away uint64 `json:",omitempty"`
 	Stub bool   `json:",omitempty"`
 
 	madeUp bool // by Incus, see away.go
 }
 
-// unitRow says that there is, or was, an inventory of a unit.
+// unitRow is stored while a unit has an inventory, until its objects are removed.
 type unitRow struct {
 	ID string
-	// Cluster: it is one; else a server in none.
+	// Cluster: the unit is a cluster. Otherwise it is a server in no cluster.
 	Cluster bool
-	// ScannedAt is when all of it had been read for the first time, but for the kinds in Unread.
-	// From then on what comes and goes is a change.
+	// ScannedAt is when the unit had been read for the first time, except for the kinds in Unread. From then on,
+	// new and removed objects are changes.
 	ScannedAt time.Time
 	Unread    []Kind `json:",omitempty"`
-	// Name is what it was called at its last scan.
+	// Name is the name of the unit at its last scan.
 	Name string `json:",omitempty"`
 }
 
@@ -99,7 +100,7 @@ func allTables() []*storage.TableSchema {
 }
 
 // key orders objects by unit, kind, project, parent, type and name. Where several members may
-// have one of the same name, the member is part of it.
+// have objects of the same name, it ends with the member.
 func (r *row) key() storage.Key {
 	if info := r.Kind.info(); info != nil && info.local {
 		return storage.StringsKey(r.Unit, string(r.Kind), r.Project, r.Parent, r.Type, r.Name, r.Location)
@@ -107,7 +108,7 @@ func (r *row) key() storage.Key {
 	return storage.StringsKey(r.Unit, string(r.Kind), r.Project, r.Parent, r.Type, r.Name)
 }
 
-// ref names an object by what Incus names it by.
+// ref identifies an object as Incus does.
 type ref struct {
 	kind    Kind
 	project string
@@ -118,12 +119,12 @@ type ref struct {
 
 func (r *row) ref() ref { return ref{r.Kind, r.Project, r.Parent, r.Type, r.Name} }
 
-// prefix of the rows that a ref names: more than one, where several members have one.
+// prefix returns the common prefix of the rows of a ref. There are several if several members have such an object.
 func (r ref) prefix(unit string) storage.Key {
 	return storage.StringsKey(unit, string(r.kind), r.project, r.parent, r.typ, r.name)
 }
 
-// scope is a part of a unit that is listed as a whole: a kind, in one parent if that is not empty.
+// scope is a list: all objects of a kind in a unit, or only those of one parent.
 type scope struct {
 	kind   Kind
 	parent string

@@ -17,7 +17,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 )
 
-// operator uses a simulated server's Incus, as people do.
+// operator uses the Incus API of a simulated server, as a human operator does.
 type operator struct {
 	t      *testing.T
 	server *incusostest.Server
@@ -34,7 +34,7 @@ func newOperator(t *testing.T, server *incusostest.Server) *operator {
 	return &operator{t, server, &http.Client{Transport: transport}}
 }
 
-// do sends a request, and waits for its operation.
+// do sends a request, and waits for the end of its operation.
 func (o *operator) do(method, path string, body, into any) error {
 	data, err := json.Marshal(body)
 	if err != nil {
@@ -78,7 +78,7 @@ func (o *operator) must(method, path string, body any) {
 	require.NoError(o.t, o.do(method, "/1.0/"+path, body, nil), "%s %s", method, path)
 }
 
-// boot starts a simulated Incus server that is in no cluster.
+// boot starts a simulated Incus server in no cluster.
 func boot(t *testing.T, name string) *incusostest.Server {
 	t.Helper()
 	s, err := incusostest.New(incusostest.Options{Name: name, Standalone: true, EvacuateDelay: time.Millisecond})
@@ -87,7 +87,7 @@ func boot(t *testing.T, name string) *incusostest.Server {
 	return s
 }
 
-// adopt takes a server, or its cluster, in.
+// adopt adds a server, or all servers of its cluster, to the registry.
 func (p *plane) adopt(t *testing.T, s *incusostest.Server, name string) []string {
 	t.Helper()
 	names, err := p.client.Adopt(t.Context(), p.Registry, s.URL(), s.TrustToken("control-plane"), incusos.AdoptOptions{Name: name})

@@ -10,11 +10,11 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// packAbove is the size, in bytes, from which on an object is kept compressed: an instance with its snapshots says
-// the same many times over. Most objects are smaller, and are read more often than they are written.
+// packAbove is the size, in bytes, from which an object is stored compressed. An instance with its snapshots repeats
+// itself many times. Most objects are smaller, and are read more often than written.
 const packAbove = 8 << 10
 
-// maxPacking bounds how many objects are compressed at once, and how many unpacked: each takes a window of memory.
+// maxPacking bounds the objects that are compressed at the same time, and those that are unpacked. Each needs memory.
 const maxPacking = 1
 
 var (
@@ -22,7 +22,7 @@ var (
 	unpacker, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(maxPacking), zstd.WithDecoderMaxMemory(2*MaxObjectSize), zstd.WithDecoderLowmem(true))
 )
 
-// pack returns the row as it is stored, with memory of its own.
+// pack returns the row in its stored form, with memory of its own.
 func (r *row) pack() *row {
 	out := *r
 	if r.Packed != nil {
@@ -34,7 +34,7 @@ func (r *row) pack() *row {
 		return &out
 	}
 	packed := packer.EncodeAll(r.Object, nil)
-	if len(packed) > len(r.Object)/4*3 { // it is not worth it
+	if len(packed) > len(r.Object)/4*3 { // compression saves too little
 		out.Object = bytes.Clone(r.Object)
 		return &out
 	}
@@ -42,7 +42,7 @@ func (r *row) pack() *row {
 	return &out
 }
 
-// unpack returns the row with its object as Incus tells it. Errors: storage.ErrCorrupt.
+// unpack returns the row with its uncompressed object. Errors: storage.ErrCorrupt.
 func (r *row) unpack() (*row, error) {
 	if r.Packed == nil {
 		return r, nil

@@ -5,53 +5,52 @@ import (
 	"time"
 )
 
-// DefaultMaxPending is how many objects of a cluster may wait to be looked at.
+// DefaultMaxPending is the default of Options.MaxPending.
 const DefaultMaxPending = 1000
 
-// cause is why something is looked at: the event, or none.
+// cause is the event that caused a reading. Empty: there is none.
 type cause struct {
 	action    string
 	requestor string
 }
 
-// task is something to do about an object: to note that it was renamed, or to look at it.
+// task is work on an object: to rename it if renamed is set, or else to read it.
 type task struct {
 	ref     ref
-	renamed *ref // what it was
+	renamed *ref // former identity
 	cause   cause
-	at      time.Time // when it was learned, by our clock
+	at      time.Time // when the event came, by the local clock
 }
 
-// pending is what events have made necessary, and was not done yet. It is bounded: what is
-// over the limit becomes one scan. Its methods are pure.
+// pending is the work that events have caused, and that is not done so far. It is bounded: work over the limit
+// becomes one scan. Its methods are pure.
 type pending struct {
 	limit int
 	tasks []task
-	// last is the place of the last task that looks at an object, unless a renaming of that name
-	// came behind it: it does not have to be looked at twice.
+	// last is the index of the last task that reads an object, unless a rename of that name follows it. So the
+	// object is not read twice.
 	last   map[ref]int
 	scopes map[scope]cause
 	scan   string
-	settle []ref // to be looked at once more, later
-	events int   // that were taken in
-	// renamings are the last ones that were taken in: each member of a cluster tells of each, and
-	// once more it would be one of what has that name by now. They are a ring once
-	// there are maxRenamings: next is the oldest.
+	settle []ref // to be read again after Options.Settle
+	events int   // count of all events
+	// renamings are the last renames. Each member of a cluster sends each rename. A second one would rename the object
+	// that has the old name by now. After maxRenamings they are a ring, and next is the oldest.
 	renamings []renaming
 	next      int
 }
 
-// maxRenamings is how many renamings are told from others that are told of again.
+// maxRenamings bounds the renames that are remembered to recognise copies.
 const maxRenamings = 256
 
-// renaming tells one from all others.
+// renaming identifies a rename event.
 type renaming struct {
 	action, source, project, location, old string
 	at                                     int64
 }
 
-// again reports whether an event is a copy of one that was taken in.
-func (p *pending) again(e *Event) bool {
+// isCopy reports whether a rename event is a copy of a remembered one, and remembers it.
+func (p *pending) isCopy(e *Event) bool {
 	if e.At.IsZero() {
 		return false
 	}
@@ -74,8 +73,7 @@ func newPending(limit int) *pending {
 
 func (p *pending) empty() bool { return len(p.tasks) == 0 && len(p.scopes) == 0 && p.scan == "" }
 
-// add takes in an event. What it names is looked at even where a scan is due: that may be a
-// while to come.
+// add takes in an event. Objects that it names are read even if a scan is due, because the scan may be late.
 func (p *pending) add(e *Event, at time.Time) {
 	p.events++
 	effect := interpret(e)
@@ -83,7 +81,7 @@ func (p *pending) add(e *Event, at time.Time) {
 	if effect.scan != "" {
 		p.demand(effect.scan)
 	}
-	if effect.renamed != nil && !p.again(e) {
+	if effect.renamed != nil && !p.isCopy(e) {
 		p.tasks = append(p.tasks, task{ref: effect.refs[0], renamed: effect.renamed, cause: why, at: at})
 		delete(p.last, *effect.renamed)
 		delete(p.last, effect.refs[0])
@@ -106,12 +104,12 @@ func (p *pending) add(e *Event, at time.Time) {
 	}
 }
 
-// settles are actions after which an object changes once more without a word: addresses come
-// after the start, and an image is removed after it was refreshed.
+// settles are actions after which an object changes once more without an event. Addresses come after the start, and
+// an image is removed after its refresh.
 var settles = map[string]bool{"instance-started": true, "instance-restarted": true, "instance-resumed": true, "instance-ready": true,
 	"instance-agent-started": true, "instance-created": true, "image-refreshed": true}
 
-// look notes that an object is to be looked at.
+// look adds a task that reads an object.
 func (p *pending) look(r ref, why cause, at time.Time) {
 	if i, there := p.last[r]; there {
 		p.tasks[i].cause = why
@@ -121,19 +119,19 @@ func (p *pending) look(r ref, why cause, at time.Time) {
 	p.tasks = append(p.tasks, task{ref: r, cause: why, at: at})
 }
 
-// demand asks for a scan.
+// demand notes the reason for a scan. The first reason stays.
 func (p *pending) demand(why string) {
 	if p.scan == "" {
 		p.scan = why
 	}
 }
 
-// forget forgets what a scan finds as well.
+// forget drops the work that a scan does as well.
 func (p *pending) forget() {
 	p.tasks, p.last, p.scopes, p.settle = nil, map[ref]int{}, map[scope]cause{}, nil
 }
 
-// take returns the tasks, and forgets them.
+// take returns and drops the tasks.
 func (p *pending) take() []task {
 	out := p.tasks
 	p.tasks, p.last = nil, map[ref]int{}

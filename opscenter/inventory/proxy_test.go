@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// proxy hands on connections to a daemon, and cuts them when it is told to.
+// proxy forwards connections to a daemon, and cuts them on demand.
 type proxy struct {
 	listener net.Listener
 	to       string
@@ -65,7 +65,7 @@ func (p *proxy) serve() {
 	}
 }
 
-// cut ends all connections there are.
+// cut ends all connections.
 func (p *proxy) cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,11 +10,11 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// purgeRows is how many objects one transaction of a purge removes.
+// purgeRows bounds the objects that one transaction of a purge removes.
 const purgeRows = 500
 
-// purgeLater removes, beside everything else, all objects of a unit that is no more. A worker of the same unit
-// waits for it. m.mu is not held.
+// purgeLater starts a goroutine that removes all objects of a removed unit. A new worker of the same unit waits for its
+// end. The caller must not hold m.mu.
 func (m *Manager) purgeLater(ctx context.Context, unit string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -33,9 +33,9 @@ func (m *Manager) purgeLater(ctx context.Context, unit string) {
 		for backoff := firstBackoff; ; backoff = min(2*backoff, m.options.MaxBackoff) {
 			err := m.purge(ctx, unit)
 			if err == nil || ctx.Err() != nil || errors.Is(err, storage.ErrClosed) {
-				return // what is left, the next Run finds
+				return // the next Run removes the rest
 			}
-			m.log.ErrorContext(ctx, "the inventory of a unit could not be removed, which is tried again", "unit", unit, "error", err)
+			m.log.ErrorContext(ctx, "the inventory of a unit could not be removed, and is tried again", "unit", unit, "error", err)
 			select {
 			case <-time.After(backoff):
 			case <-ctx.Done():
@@ -45,8 +45,8 @@ func (m *Manager) purgeLater(ctx context.Context, unit string) {
 	})
 }
 
-// purged waits until nothing of a unit is being removed.
-func (m *Manager) purged(ctx context.Context, unit string) error {
+// waitPurged waits for the end of a removal of the unit, if there is one.
+func (m *Manager) waitPurged(ctx context.Context, unit string) error {
 	m.mu.Lock()
 	done := m.purges[unit]
 	m.mu.Unlock()
@@ -61,8 +61,8 @@ func (m *Manager) purged(ctx context.Context, unit string) error {
 	}
 }
 
-// purge removes all objects of a unit, and then what is known of it. It never looks again at where it has been: a
-// store may have to walk over what was deleted there.
+// purge removes all objects of a unit, and then its row. Each step continues after the last removed key: from the start, a
+// store may have to pass all deleted rows again.
 func (m *Manager) purge(ctx context.Context, unit string) error {
 	within := storage.Range{Prefix: storage.StringKey(unit)}
 	for {

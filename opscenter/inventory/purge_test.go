@@ -13,7 +13,7 @@ import (
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 )
 
-// purging writes a unit of n objects, removes it, and returns how long each took.
+// purging writes a unit of n objects, removes it, and returns both durations.
 func purging(tb testing.TB, n int) (wrote, removed time.Duration) {
 	store, err := badgerstore.Open(tb.TempDir(), badgerstore.Options{})
 	require.NoError(tb, err)
@@ -32,7 +32,7 @@ func purging(tb testing.TB, n int) (wrote, removed time.Duration) {
 	return wrote, removed
 }
 
-// profiles are n small documents.
+// profiles returns n small documents.
 func profiles(n int) map[inventory.Kind][]json.RawMessage {
 	out := map[inventory.Kind][]json.RawMessage{}
 	for i := range n {
@@ -50,11 +50,11 @@ func stored(tb testing.TB, registry *opscenter.Registry) (n int) {
 	return n
 }
 
-// TestPurgeBeside has a server followed while a large unit, whose servers are gone, is still being removed.
-func TestPurgeBeside(t *testing.T) {
+// TestPurgeDelaysNoServer: a server is followed while a large unit without servers is still being removed.
+func TestPurgeDelaysNoServer(t *testing.T) {
 	const objects = 20_000
 	beside := false
-	for range 3 { // the removal may be over too soon
+	for range 3 { // the removal may end too soon
 		p := newPlane(t, inventory.Options{})
 		large, err := inventory.New(p.Registry, nil, inventory.Options{MaxObjects: 1 << 30, MaxSize: 1 << 30})
 		require.NoError(t, err)
@@ -71,10 +71,10 @@ func TestPurgeBeside(t *testing.T) {
 	require.True(t, beside, "the server had to wait for the removal")
 }
 
-// TestPurge: to remove a unit is no more work than to write it, however many objects it has.
+// TestPurge: the time to remove a unit is in proportion to the time to write it.
 func TestPurge(t *testing.T) {
 	var ratio float64
-	for range 3 { // something else may have been in the way
+	for range 3 { // other programs may have disturbed the measurement
 		wrote, removed := purging(t, 20_000)
 		t.Logf("20,000 objects: written in %s, removed in %s", wrote.Round(time.Millisecond), removed.Round(time.Millisecond))
 		if ratio = removed.Seconds() / wrote.Seconds(); ratio <= 2 {
@@ -84,7 +84,7 @@ func TestPurge(t *testing.T) {
 	require.LessOrEqual(t, ratio, 2.0)
 }
 
-// BenchmarkPurge compares removing a unit of 100,000 objects with writing it: the limit is twice as long.
+// BenchmarkPurge compares the removal of a unit of 100,000 objects with its writing. The limit is twice the time.
 func BenchmarkPurge(b *testing.B) {
 	var ratio float64
 	for b.Loop() {

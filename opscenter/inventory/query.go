@@ -17,59 +17,57 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// ErrInvalidQuery: what is asked for can't be.
+// ErrInvalidQuery: the query has an unknown kind, or an invalid filter.
 var ErrInvalidQuery = errors.New("invalid query")
 
-// Query selects objects: those that match all that is set. The zero value selects all.
+// Query selects the objects that match all its set fields. The zero value selects all.
 type Query struct {
-	// Kinds to select; empty: all.
+	// Kinds selects these kinds. Empty: all.
 	Kinds []Kind
-	// Cluster by name; a server in none counts as one by its own name.
+	// Cluster selects a cluster by its name. A server in no cluster counts as a cluster with its own name.
 	Cluster string
-	// Server by name: what is on it.
+	// Server selects the objects on a server, by its name. Project, Parent, Type and Name select equal values.
 	Server  string
 	Project string
 	Parent  string
 	Type    string
 	Name    string
-	// Clusters, Servers, Projects and Parents select what is in, or on, one of them or of the single
-	// values above.
+	// Clusters, Servers, Projects and Parents select objects with any of these values, or with the single
+	// value above.
 	Clusters []string
 	Servers  []string
 	Projects []string
 	Parents  []string
-	// ServerOrNone, ProjectOrNone and ParentOrNone select, where servers, projects or parents are
-	// given, those objects as well that have none.
+	// ServerOrNone, ProjectOrNone and ParentOrNone also select objects without a server, project or parent. They
+	// have an effect only if servers, projects or parents are given.
 	ServerOrNone, ProjectOrNone, ParentOrNone bool
-	// Search selects names that contain all its words, in any order and without regard to case.
+	// Search selects names that contain all its words, in any order, regardless of case.
 	Search string
-	// Filter is an expression in the language of package expression. It may name uuid, kind,
-	// cluster, server, project_name (or project), parent_name (or parent, network_name,
-	// storage_pool_name), type, name, first_seen, last_updated, and object: Incus's own fields. An object that does not have
-	// what the expression is about does not match.
+	// Filter is an expression in the language of package expression. It may name uuid, kind, cluster, server, project_name
+	// (or project), parent_name (or parent, network_name, storage_pool_name), type, name, first_seen and last_updated. object
+	// has the members of the Incus API. An object without a member that the expression needs does not match.
 	Filter string
-	// Limit bounds a page; default opscenter.DefaultPageSize, at most MaxPageSize. Cursor is the
-	// Next of the page before: it stays good while objects come and go, and clusters are renamed.
+	// Limit bounds a page. Default opscenter.DefaultPageSize, at most MaxPageSize. Cursor is the Page.Next of the
+	// page before. It stays valid while objects come and go, and clusters are renamed.
 	Limit  int
 	Cursor string
 }
 
-// schema is what expressions about objects may name.
+// schema lists the names that filters may use.
 var schema = &expression.Schema{Fields: map[string]any{
 	"uuid": "", "kind": "", "cluster": "", "server": "", "project": "", "project_name": "", "parent": "", "parent_name": "",
 	"network_name": "", "storage_pool_name": "", "type": "", "name": "", "first_seen": time.Time{}, "last_updated": time.Time{},
 }, Documents: []string{"object"}}
 
-// Page is a page of objects, in a stable order: those of a cluster together, there by kind,
-// project, parent, type and name.
+// Page is a page of objects in a stable order: by cluster, kind, project, parent, type and name.
 type Page struct {
 	Objects []*Object
-	// Next is the cursor of the next page; empty on the last.
+	// Next is the Query.Cursor of the next page. Empty: this page is the last.
 	Next string
 }
 
-// List returns a page of the objects that match. Errors: ErrInvalidQuery, with the place in
-// the text for a filter; opscenter.ErrInvalidCursor.
+// List returns a page of the objects that match. Errors: ErrInvalidQuery, for a filter with the position of the
+// mistake; opscenter.ErrInvalidCursor.
 func (m *Manager) List(ctx context.Context, q Query) (out Page, err error) {
 	limit := pageSize(q.Limit)
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
@@ -87,8 +85,8 @@ func (m *Manager) List(ctx context.Context, q Query) (out Page, err error) {
 	return out, err
 }
 
-// Objects yields all objects that match, out of one snapshot, in the order of List. Limit does
-// not count. Don't hold it up: the snapshot stays in memory, or on disk, until the loop ends.
+// Objects yields all objects that match, from one snapshot, in the order of List. It ignores Limit. The snapshot stays
+// in memory or on disk until the loop ends, so the loop should be short. Errors are those of List.
 func (m *Manager) Objects(ctx context.Context, q Query) iter.Seq2[*Object, error] {
 	return func(yield func(*Object, error) bool) {
 		err := m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
@@ -105,12 +103,14 @@ func (m *Manager) Objects(ctx context.Context, q Query) iter.Seq2[*Object, error
 	}
 }
 
-// Counts of objects.
+// Counts is the result of Count.
 type Counts struct {
-	Total     int
+	// Total is the number of all objects that match.
+	Total int
+	// ByKind and ByCluster have only kinds and clusters with objects. The keys of ByCluster are names.
 	ByKind    map[Kind]int
 	ByCluster map[string]int
-	// ByProject counts what is in one, in all clusters together.
+	// ByProject counts the objects in each project, over all clusters.
 	ByProject map[string]int
 }
 
@@ -131,7 +131,7 @@ func (m *Manager) Count(ctx context.Context, q Query) (out Counts, err error) {
 	return out, err
 }
 
-// Get returns an object. Errors: opscenter.ErrNotFound.
+// Get returns the object with a UUID. Errors: opscenter.ErrNotFound.
 func (m *Manager) Get(ctx context.Context, uuid string) (out *Object, err error) {
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		r, err := objectOf(s, uuid)
@@ -164,6 +164,7 @@ func objectOf(s *opscenter.Snapshot, uuid string) (*row, error) {
 	return r, err
 }
 
+// show returns the object of the row.
 func (r *row) show(u *unitInfo, server string) (*Object, error) {
 	r, err := r.unpack()
 	if err != nil {
@@ -173,7 +174,7 @@ func (r *row) show(u *unitInfo, server string) (*Object, error) {
 		FirstSeen: r.FirstSeen, LastUpdated: r.LastUpdated, Truncated: r.Truncated, Object: r.Object}, nil
 }
 
-// encodeCursor makes a cursor of the key of the last object of a page. What is in it is nobody's business.
+// encodeCursor makes an opaque cursor of the key of the last object of a page.
 func encodeCursor(last storage.Key) string { return base64.RawURLEncoding.EncodeToString(last) }
 
 func decodeCursor(cursor string) (storage.Key, error) {
@@ -187,10 +188,10 @@ func decodeCursor(cursor string) (storage.Key, error) {
 // errStop ends a scan early.
 var errStop = errors.New("enough")
 
-// chunk is how many objects are evaluated together, by each of the processors.
+// chunk bounds the objects that each processor evaluates at a time.
 const chunk = 1024
 
-// scan calls use with each object that matches. use may end it with errStop.
+// scan calls use with each object that matches. use returns errStop to end the scan.
 func (m *Manager) scan(ctx context.Context, s *opscenter.Snapshot, q Query, use func(*Object, *row) error) error {
 	run, err := q.compile(s)
 	if err != nil {
@@ -201,7 +202,7 @@ func (m *Manager) scan(ctx context.Context, s *opscenter.Snapshot, q Query, use 
 			if err != nil {
 				return err
 			}
-			if err := run.look(ctx, u, found, use); err != nil {
+			if err := run.consider(ctx, u, found, use); err != nil {
 				return err
 			}
 		}
@@ -219,7 +220,7 @@ func (m *Manager) scan(ctx context.Context, s *opscenter.Snapshot, q Query, use 
 	return err
 }
 
-// running is a query on its way.
+// running is the state of a query that is being answered.
 type running struct {
 	q     Query
 	s     *opscenter.Snapshot
@@ -233,17 +234,17 @@ type running struct {
 	matcher *expression.Matcher
 	others  []*expression.Matcher // of the other processors
 	waiting []candidate
-	// size of a step: it grows, so that a short page is quick and a long scan is not slow
+	// step is the number of objects that are evaluated together. It grows, which suits short pages and long scans.
 	step int
 }
 
-// candidate is an object that matches, but for the expression.
+// candidate is an object that matches all but the filter, which is not evaluated so far.
 type candidate struct {
 	unit    *unitInfo
 	row     *row
 	server  string
 	matches bool
-	failed  error // it can't be read
+	failed  error // the row can't be read
 }
 
 func (q Query) compile(s *opscenter.Snapshot) (*running, error) {
@@ -275,7 +276,7 @@ func (q Query) compile(s *opscenter.Snapshot) (*running, error) {
 	return run, nil
 }
 
-// all joins a single value with more of them.
+// all joins a single value, if set, with more values.
 func all(single string, more []string) []string {
 	if single == "" {
 		return more
@@ -283,7 +284,7 @@ func all(single string, more []string) []string {
 	return append([]string{single}, more...)
 }
 
-// among reports whether a value is in a list; an empty list has all.
+// among reports whether a value is in a list. An empty list has all values.
 func among(list []string, value string, orNone bool) bool {
 	return len(list) == 0 || value == "" && orNone || slices.Contains(list, value)
 }
@@ -333,7 +334,7 @@ func (run *running) units(ctx context.Context, use func(*unitInfo, storage.Range
 			return err
 		}
 		if u == nil {
-			continue // it is no more, and its objects are on their way out
+			continue // the unit is being removed
 		}
 		if err := run.ranges(u, use); err != nil {
 			return err
@@ -361,7 +362,7 @@ func (run *running) ranges(u *unitInfo, use func(*unitInfo, storage.Range) error
 			r.After = nil
 		}
 		if run.after != nil && !run.after.HasPrefix(prefix) && run.after.Compare(prefix) > 0 {
-			continue // it was on pages before
+			continue // on an earlier page
 		}
 		if err := use(u, r); err != nil {
 			return err
@@ -370,8 +371,8 @@ func (run *running) ranges(u *unitInfo, use func(*unitInfo, storage.Range) error
 	return nil
 }
 
-// look decides on an object, or lets it wait for the expression.
-func (run *running) look(ctx context.Context, u *unitInfo, r *row, use func(*Object, *row) error) error {
+// consider passes a matching object to use. With a filter, it adds the object to the candidates instead.
+func (run *running) consider(ctx context.Context, u *unitInfo, r *row, use func(*Object, *row) error) error {
 	q := &run.q
 	switch {
 	case !among(run.projects, r.Project, q.ProjectOrNone), !among(run.parents, r.Parent, q.ParentOrNone), q.Type != "" && r.Type != q.Type, q.Name != "" && r.Name != q.Name:
@@ -404,7 +405,7 @@ func (run *running) look(ctx context.Context, u *unitInfo, r *row, use func(*Obj
 	return run.flush(ctx, use)
 }
 
-// flush evaluates the expression for those that wait, on all processors.
+// flush evaluates the filter for the waiting candidates, on all processors.
 func (run *running) flush(ctx context.Context, use func(*Object, *row) error) error {
 	if len(run.waiting) == 0 {
 		return nil

@@ -24,7 +24,7 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// within is how soon the inventory must agree with what a daemon says.
+// within bounds the time until the inventory must agree with a daemon.
 const within = 2 * time.Second
 
 // plane is a control plane with an inventory.
@@ -33,7 +33,7 @@ type plane struct {
 	client  *incusos.Client
 	polls   *poller.Poller
 	objects *inventory.Manager
-	// identity is the control plane's.
+	// identity is the client certificate of the control plane.
 	identity *tls.Certificate
 }
 
@@ -53,7 +53,7 @@ func newPlane(t *testing.T, options inventory.Options) *plane {
 	return p
 }
 
-// run polls and keeps the inventory, until the test ends.
+// run runs the poller and the inventory until the test ends.
 func (p *plane) run(t *testing.T) {
 	t.Helper()
 	background(t, p.polls.Run)
@@ -76,8 +76,8 @@ func (p *plane) following(t *testing.T, cluster string, timeout time.Duration) i
 	}
 }
 
-// TestRealInventory makes, changes, renames and removes every kind of object that Debian's
-// daemon can make here, and requires the inventory to agree, through events alone.
+// TestRealInventory creates, changes, renames and removes every kind of object that Debian's daemon can create here. The
+// inventory must agree after each step, through events alone.
 func TestRealInventory(t *testing.T) {
 	daemon := incustest.Start(t)
 	p := newPlane(t, inventory.Options{})
@@ -96,15 +96,15 @@ func TestRealInventory(t *testing.T) {
 		t.Logf("%-40s %s", step.name, took.Round(time.Millisecond))
 		switch step.name {
 		case "project changed", "project renamed", "project removed":
-			// Each is read by a scan, which may agree before it ends: what the next step takes from
-			// under it would make it incomplete, and one more.
+			// A scan reads each of these. The inventory may agree before the scan ends. The next step could then make the
+			// scan incomplete, and cause another one.
 			scanned++
 			require.Eventually(t, func() bool { return p.following(t, "solo", 5*time.Second).Scans >= scanned }, 10*time.Second, 10*time.Millisecond, step.name)
 		}
 	}
 	after := p.following(t, "solo", time.Second)
 	t.Logf("%+v", after)
-	require.Equal(t, before.Scans+3, after.Scans, "events were enough, but where a project was changed, renamed and removed")
+	require.Equal(t, before.Scans+3, after.Scans, "one scan for each change, rename and removal of a project, and events for the rest")
 	renamed := map[inventory.Kind]bool{}
 	for _, c := range p.changes(t) {
 		if c.Action == inventory.ChangeRenamed {
@@ -115,8 +115,8 @@ func TestRealInventory(t *testing.T) {
 		inventory.KindStorageVolume: true, inventory.KindInstance: true, inventory.KindProject: true}, renamed)
 }
 
-// TestRealCuts does all of it again, while the connections are cut at random moments, and the
-// daemon is killed and started again in the middle: what was missed is found.
+// TestRealCuts does the same steps while connections are cut at random moments, and the daemon is killed and restarted
+// in the middle. The inventory finds the missed changes.
 func TestRealCuts(t *testing.T) {
 	daemon := incustest.Start(t)
 	between := newProxy(t, strings.TrimPrefix(daemon.URL, "https://"))
@@ -153,8 +153,8 @@ func TestRealCuts(t *testing.T) {
 	t.Logf("%d cuts, %+v", between.cuts.Load(), p.following(t, "solo", 20*time.Second))
 }
 
-// TestRealClusterInventory keeps the inventory of a cluster of three: volumes of one name on several
-// members, instances that move, members that die and come back.
+// TestRealClusterInventory keeps the inventory of a cluster of three. Several members have volumes of one name,
+// instances move, and members die and come back.
 func TestRealClusterInventory(t *testing.T) {
 	p := newPlane(t, inventory.Options{MaxBackoff: 2 * time.Second, MembersInterval: time.Second})
 	var daemons []*incustest.Daemon
@@ -211,8 +211,8 @@ func TestRealClusterInventory(t *testing.T) {
 	leader.MustDo(http.MethodPost, "/1.0/cluster/members/b/state", object{"action": "restore"})
 	agree(2*within, "b restored")
 
-	// The member that is listened to, and then each of the others, dies and comes back; what
-	// happens meanwhile is found.
+	// First the member of the session, and then each of the others, dies and comes back. The inventory finds the
+	// changes that happen meanwhile.
 	for i := range daemons {
 		begun := time.Now()
 		step := func(what string) {
@@ -236,7 +236,7 @@ func TestRealClusterInventory(t *testing.T) {
 		agree(60*time.Second, fmt.Sprintf("member %d killed and back", i))
 	}
 
-	// Somebody who comes later adopts the cluster as it is.
+	// A second control plane adopts the existing cluster.
 	second := newPlane(t, inventory.Options{})
 	names, err := second.client.Adopt(t.Context(), second.Registry, "", daemons[1].TrustToken(), incusos.AdoptOptions{Name: "late"})
 	require.NoError(t, err)
@@ -256,7 +256,7 @@ func TestRealClusterInventory(t *testing.T) {
 	require.Equal(t, 3, counts.ByKind[inventory.KindClusterMember])
 }
 
-// step is something that is done to a daemon.
+// step is one change on a daemon.
 type step struct {
 	name string
 	do   func(*incustest.Daemon)
@@ -273,7 +273,7 @@ func call(name, method, path string, body any) step {
 
 type object = map[string]any
 
-// everything is one step after the other for every kind of object.
+// everything returns steps for every kind of object, in order.
 func everything() []step {
 	bridge := fmt.Sprintf("t%dbr", os.Getpid()%100000)
 	cow := object{"name": "web", "type": "container", "source": object{"type": "image", "alias": "busybox"}}

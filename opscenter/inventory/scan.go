@@ -16,33 +16,33 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// scanRetry is before the second try of a scan that could not read all; it doubles.
+// scanRetry is the first pause after an incomplete scan. It doubles with each.
 const scanRetry = 5 * time.Second
 
-// minScanGap is the least time between two scans that events have caused.
+// minScanGap is the least pause between two scans that events cause.
 const minScanGap = time.Second
 
-// refreshTimeout bounds a look at one object, and one at the members.
+// refreshTimeout bounds the reading of one object, and that of the members.
 const refreshTimeout = time.Minute
 
 // lister reads lists into a batch.
 type lister struct {
 	w     *worker
 	batch *batch
-	// unread is why the first of what could not be read could not be: nothing is removed for it.
-	// missed is how many there are.
+	// unread is the first error of an object or list that could not be read, and missed counts them. Nothing is removed
+	// from a list with such an error.
 	unread error
 	missed int
-	// doubtful: an instance is in error, as those are whose member does not answer.
+	// doubtful: an instance is in error, which may mean that its member does not answer.
 	doubtful bool
-	// shallow leaves the snapshots of volumes as they are, where they are listed apart: who does something to a volume
-	// has it, and them, looked at.
+	// shallow leaves the snapshots of volumes as they are, where the daemon lists them apart. An event about a volume
+	// causes a reading of its snapshots anyway.
 	shallow bool
-	// deaf are the members whose volumes' snapshots can't be told, and partial how many volumes that are, if
-	// nobody knows why.
-	deaf    map[string]bool
-	partial int
-	// budget is the unit's, read what was read within it, and cut how many lists were not read to their end.
+	// unreachable tells for each member whether the snapshots of its volumes can't be read. partial counts the volumes
+	// whose snapshots failed for another reason.
+	unreachable map[string]bool
+	partial     int
+	// budget is that of the unit, read counts the entries and bytes, and cut counts the lists that were not read to their end.
 	budget budget
 	read   reading
 	cut    int
@@ -50,7 +50,8 @@ type lister struct {
 	scratch scratch
 }
 
-func (l *lister) miss(err error) {
+// noteUnread notes an object or list that could not be read.
+func (l *lister) noteUnread(err error) {
 	if l.missed++; l.missed == 1 {
 		l.unread = err
 	}
@@ -61,7 +62,7 @@ func (w *worker) lister(o origin) *lister {
 	return &lister{w: w, batch: b, budget: b.budget}
 }
 
-// status returns the HTTP status a daemon answered with; 0: it was not reached.
+// status returns the HTTP status of a Refusal. 0: the daemon was not reached.
 func status(err error) int {
 	var refusal Refusal
 	if errors.As(err, &refusal) {
@@ -70,15 +71,15 @@ func status(err error) int {
 	return 0
 }
 
-// unsupported reports whether a daemon says that it has no such thing. "Not found" does not say
-// that: Incus answers a whole list so if one of its entries goes meanwhile.
+// unsupported reports whether a daemon answered that it does not have such objects. A 404 does not mean that: Incus
+// answers a list with 404 if one of its entries is removed meanwhile.
 func unsupported(err error) bool {
 	code := status(err)
 	return code == http.StatusNotImplemented || code == http.StatusBadRequest && strings.Contains(err.Error(), "not support")
 }
 
-// scan lists all of the unit, and writes what has changed. An error is the end of the
-// connection; what could not be read of it else is tried again later.
+// scan lists all objects of the unit, and writes the changes. An error ends the session. Objects and lists that
+// could not be read are no error: another scan is due for them.
 func (w *worker) scan(ctx context.Context, why string) error {
 	release, err := w.m.scans.acquire(ctx, w.m.options.SlowAfter)
 	if err != nil {
@@ -88,7 +89,7 @@ func (w *worker) scan(ctx context.Context, why string) error {
 	at := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, w.m.options.ScanTimeout)
 	defer cancel()
-	begun, err := w.beginnings(ctx)
+	begun, err := w.loadUnread(ctx)
 	if err != nil {
 		return err
 	}
@@ -102,10 +103,10 @@ func (w *worker) scan(ctx context.Context, why string) error {
 	for i := range kinds {
 		info := &kinds[i]
 		l.batch.origin.silent = w.unread[info.kind]
-		why := w.missing(info)
+		why := w.skipReason(info)
 		if why == "" {
 			missed := l.missed + l.partial
-			err = l.all(bounded, scope{kind: info.kind})
+			err = l.listScope(bounded, scope{kind: info.kind})
 			if err == nil {
 				err = w.judgeExcess(ctx, false)
 			}
@@ -119,11 +120,11 @@ func (w *worker) scan(ctx context.Context, why string) error {
 			why = limited(err.Error())
 		}
 		skipped[info.kind] = why
-		if err := l.none(bounded, info.kind); err != nil {
+		if err := l.removeKind(bounded, info.kind); err != nil {
 			return err
 		}
 	}
-	if err := w.scanned(ctx, begun, unread); err != nil {
+	if err := w.storeScanned(ctx, begun, unread); err != nil {
 		return err
 	}
 	if err := w.judgeExcess(ctx, l.unread == nil); err != nil {
@@ -151,15 +152,15 @@ func (w *worker) scan(ctx context.Context, why string) error {
 		if s.Failure == "" {
 			s.FailedAt = now()
 		}
-		s.Following, s.Failure, s.NextRetry = false, limited(fmt.Sprintf("%d could not be read, the first: %v", l.missed+l.partial, l.unread)), w.scanRetry.UTC().Round(0)
+		s.Following, s.Failure, s.NextRetry = false, limited(fmt.Sprintf("%d objects or lists could not be read, the first: %v", l.missed+l.partial, l.unread)), w.scanRetry.UTC().Round(0)
 	})
 	w.m.log.WarnContext(ctx, "a scan of the inventory was incomplete, and is tried again", "unit", w.id, "missed", l.missed+l.partial, "error", limited(l.unread.Error()))
 	return nil
 }
 
-// beginnings reads of which kinds the unit was never read as a whole: what is found of them is no
-// change. It returns what is stored of the unit; nil: nothing is.
-func (w *worker) beginnings(ctx context.Context) (u *unitRow, err error) {
+// loadUnread loads the kinds never fully scanned; their first results are no changes. It returns the stored row of the
+// unit. Nil: there is none.
+func (w *worker) loadUnread(ctx context.Context) (u *unitRow, err error) {
 	err = w.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		u, err = units.Find(s, storage.StringKey(w.id))
 		return err
@@ -171,9 +172,9 @@ func (w *worker) beginnings(ctx context.Context) (u *unitRow, err error) {
 	return u, err
 }
 
-// scanned stores of which kinds the unit has been read as a whole by now, and what it is called. The first
-// time is a change.
-func (w *worker) scanned(ctx context.Context, before *unitRow, unread map[Kind]bool) error {
+// storeScanned stores the kinds that were never fully scanned, and the name of the unit. It records a change if kinds were
+// fully scanned for the first time.
+func (w *worker) storeScanned(ctx context.Context, before *unitRow, unread map[Kind]bool) error {
 	w.unread = unread
 	return w.m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 		u, err := newNames(tx.Snapshot()).unit(w.id)
@@ -203,8 +204,8 @@ func (w *worker) scanned(ctx context.Context, before *unitRow, unread map[Kind]b
 	})
 }
 
-// missing says why the daemon has no objects of a kind; empty: it may have.
-func (w *worker) missing(info *kindInfo) string {
+// skipReason returns the reason why the daemon has no objects of a kind. Empty: it may have some.
+func (w *worker) skipReason(info *kindInfo) string {
 	for _, extension := range info.extensions {
 		if !slices.Contains(w.daemon.Extensions, extension) {
 			return "the daemon has no API extension " + extension
@@ -216,8 +217,8 @@ func (w *worker) missing(info *kindInfo) string {
 	return ""
 }
 
-// none removes what there was of a kind that there is no more.
-func (l *lister) none(ctx context.Context, kind Kind) error {
+// removeKind removes all objects of a kind that the daemon does not offer.
+func (l *lister) removeKind(ctx context.Context, kind Kind) error {
 	have, err := l.known(ctx, scope{kind: kind})
 	if err != nil {
 		return err
@@ -225,13 +226,14 @@ func (l *lister) none(ctx context.Context, kind Kind) error {
 	return l.remove(ctx, have)
 }
 
+// known returns the stored objects of a scope.
 func (l *lister) known(ctx context.Context, s scope) (known, error) {
 	return l.w.m.known(ctx, l.w.id, storage.StringKey(l.w.id).Str(string(s.kind)), func(r *row) bool { return s.holds(r) && !(l.shallow && r.isSnapshot()) })
 }
 
-// remove removes what was known and not found, and writes what is left to write.
+// remove removes the known objects that were not found, and writes the rest of the batch.
 func (l *lister) remove(ctx context.Context, have known) error {
-	if err := l.confirm(ctx, have); err != nil {
+	if err := l.confirmMissing(ctx, have); err != nil {
 		return err
 	}
 	for key := range have {
@@ -242,9 +244,9 @@ func (l *lister) remove(ctx context.Context, have known) error {
 	return l.batch.flush(ctx)
 }
 
-// all lists a scope, and writes what has changed. Errors of the daemon's own are for the
-// caller where they are about the kind, and noted where they are about one parent.
-func (l *lister) all(ctx context.Context, s scope) error {
+// listScope lists a scope, and writes the changes. It returns an error if the daemon was not reached, or does not offer
+// the kind. It notes a refused list, and leaves the objects of that list as they are.
+func (l *lister) listScope(ctx context.Context, s scope) error {
 	info := s.kind.info()
 	l.read.entries = 0
 	have, err := l.known(ctx, s)
@@ -258,10 +260,10 @@ func (l *lister) all(ctx context.Context, s scope) error {
 	if info.parent == "" {
 		err := l.list(ctx, have, ref{kind: s.kind}, listPath(info), nil)
 		if status(err) == http.StatusRequestEntityTooLarge {
-			have, err = l.singly(ctx, s)
+			have, err = l.listSingly(ctx, s)
 		}
 		if err != nil {
-			return l.note(err, "")
+			return l.noteRefusal(err, "")
 		}
 	} else {
 		parents, err := l.w.parents(ctx, info, s.parent)
@@ -269,18 +271,18 @@ func (l *lister) all(ctx context.Context, s scope) error {
 			return err
 		}
 		for _, p := range parents {
-			what := ref{kind: s.kind, parent: p.Name, project: p.Project}
+			of := ref{kind: s.kind, parent: p.Name, project: p.Project}
 			if err := l.w.looks.Wait(ctx); err != nil {
 				return err
 			}
 			var err error
-			if s.kind == KindStorageVolume && l.w.apart() {
-				err = l.volumes(ctx, have, what, childPath(info, p))
+			if s.kind == KindStorageVolume && l.w.listsSnapshotsApart() {
+				err = l.volumes(ctx, have, of, childPath(info, p))
 			} else {
-				err = l.list(ctx, have, what, childPath(info, p), nil)
+				err = l.list(ctx, have, of, childPath(info, p), nil)
 			}
 			if err != nil && !unsupported(err) {
-				if err := l.note(err, p.Name); err != nil {
+				if err := l.noteRefusal(err, p.Name); err != nil {
 					return err
 				}
 			}
@@ -292,22 +294,22 @@ func (l *lister) all(ctx context.Context, s scope) error {
 	return l.remove(ctx, have)
 }
 
-// note keeps an error of the daemon's own, which is no reason to give up; others, and those
-// that say that there is no such kind, are the caller's.
-func (l *lister) note(err error, parent string) error {
+// noteRefusal notes a refusal, after which the scan goes on. It returns other errors, and refusals that say that the
+// daemon does not offer the kind.
+func (l *lister) noteRefusal(err error, parent string) error {
 	if status(err) == 0 || parent == "" && unsupported(err) {
 		return err
 	}
 	if parent != "" {
 		err = fmt.Errorf("in %s: %w", limited(parent), err)
 	}
-	l.miss(err)
+	l.noteUnread(err)
 	return nil
 }
 
-// row makes a row of what Incus tells of an object; nil: it is none that is kept, or not understood, which is noted.
-func (l *lister) row(what ref, data []byte) *row {
-	found, err := normalize(what, data, l.w.m.options.KeepSecrets, &l.scratch)
+// row turns an object of Incus into a row. Nil: the object is not kept, or it was not understood, which row notes.
+func (l *lister) row(of ref, data []byte) *row {
+	found, err := normalize(of, data, l.w.m.options.KeepSecrets, &l.scratch)
 	if err == nil {
 		return found
 	}
@@ -315,15 +317,16 @@ func (l *lister) row(what ref, data []byte) *row {
 	case errors.Is(err, errNames):
 		l.w.excess.names++
 	case !errors.Is(err, errUnmanaged):
-		l.miss(err)
+		l.noteUnread(err)
 	}
 	return nil
 }
 
-// list reads a list, and takes what it finds out of what is known. seen, if it is not nil, is told of each.
-func (l *lister) list(ctx context.Context, have known, what ref, path string, seen func(*row)) error {
+// list reads a list, writes the changed objects, and removes each found object from have. It calls seen, unless nil,
+// with each row.
+func (l *lister) list(ctx context.Context, have known, of ref, path string, seen func(*row)) error {
 	return l.readList(ctx, path, func(entry json.RawMessage) error {
-		found := l.row(what, entry)
+		found := l.row(of, entry)
 		if found == nil {
 			return nil
 		}
@@ -335,8 +338,8 @@ func (l *lister) list(ctx context.Context, have known, what ref, path string, se
 	})
 }
 
-// inError reports whether an instance's status is Error: its own, or that of a member that
-// does not answer, and no event tells when it does again.
+// inError reports whether the status of an instance is Error. Either the instance has failed, or its member does not
+// answer. No event reports when the member answers again.
 func inError(r *row) bool {
 	return r.Kind == KindInstance && bytes.Contains(r.Object, []byte(`"status":"Error"`))
 }
@@ -349,7 +352,7 @@ func listPath(info *kindInfo) string {
 	return path
 }
 
-// parent is what objects are in.
+// parent identifies the parent of objects.
 type parent struct{ Name, Project string }
 
 func childPath(info *kindInfo, p parent) string {
@@ -360,7 +363,7 @@ func childPath(info *kindInfo, p parent) string {
 	return path + "&all-projects=true"
 }
 
-// parents returns the networks, or storage pools, that may have objects of a kind.
+// parents returns the networks or storage pools that may have objects of a kind. An empty name selects all.
 func (w *worker) parents(ctx context.Context, info *kindInfo, name string) (out []parent, err error) {
 	err = w.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		out = nil
@@ -389,7 +392,7 @@ func (w *worker) parents(ctx context.Context, info *kindInfo, name string) (out 
 	return out, err
 }
 
-// relist lists scopes again.
+// relist reads the lists of scopes again.
 func (w *worker) relist(ctx context.Context, scopes map[scope]cause) error {
 	release, err := w.m.lists.acquire(ctx, w.m.options.SlowAfter)
 	if err != nil {
@@ -400,24 +403,24 @@ func (w *worker) relist(ctx context.Context, scopes map[scope]cause) error {
 	defer cancel()
 	for i := range kinds { // parents first
 		for s, why := range scopes {
-			if s.kind != kinds[i].kind || w.missing(&kinds[i]) != "" {
+			if s.kind != kinds[i].kind || w.skipReason(&kinds[i]) != "" {
 				continue
 			}
 			if _, whole := scopes[scope{kind: s.kind}]; whole && s.parent != "" {
 				continue
 			}
 			l := w.lister(origin{source: SourceEvent, cause: why, silent: w.unread[s.kind]})
-			l.shallow = w.apart()
-			err := l.all(ctx, s)
+			l.shallow = w.listsSnapshotsApart()
+			err := l.listScope(ctx, s)
 			if err != nil && status(err) == 0 {
 				return err
 			}
 			if err = errors.Join(err, l.unread); err != nil {
-				w.demand("a list could not be read: " + limited(err.Error()))
+				w.demandScan("a list could not be read: " + limited(err.Error()))
 				return nil
 			}
-			if l.cut > 0 { // what is too long is not read at each event
-				w.demand("a list is too long to be read as a whole")
+			if l.cut > 0 { // a list that is too long is not read after each event
+				w.demandScan("a list is too long to be read as a whole")
 				return w.judgeExcess(ctx, false)
 			}
 		}
@@ -425,9 +428,9 @@ func (w *worker) relist(ctx context.Context, scopes map[scope]cause) error {
 	return w.judgeExcess(ctx, false)
 }
 
-// lookAtMembers finds out whether a member has died or come back: there may be events that
-// never reached us then, and instances that nobody spoke of.
-func (w *worker) lookAtMembers(ctx context.Context) error {
+// checkMembers reads the members of the cluster. If one has died or come back, it asks for a scan, because events may be
+// lost. It also has instances in error read again.
+func (w *worker) checkMembers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 	defer cancel()
 	if w.doubtful {
@@ -439,15 +442,15 @@ func (w *worker) lookAtMembers(ctx context.Context) error {
 		w.mu.Unlock()
 	}
 	if !w.daemon.Clustered {
-		return nil // the stream of events, or the poller, tells when it is gone
+		return nil // the lost stream, or the poller, shows that a single server is gone
 	}
 	l := w.lister(origin{source: SourceScan})
-	err := l.all(ctx, scope{kind: KindClusterMember})
+	err := l.listScope(ctx, scope{kind: KindClusterMember})
 	if err != nil && status(err) == 0 {
 		return err
 	}
 	if l.batch.wrote > 0 {
-		w.demand("a member of the cluster has changed")
+		w.demandScan("a member of the cluster has changed")
 	}
 	return nil
 }

@@ -19,9 +19,8 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// TestEveryKind makes, changes, renames and removes an object of every kind, those, too, that
-// no daemon without a hypervisor, OVN and MinIO can make, and requires the inventory to follow
-// through events alone.
+// TestEveryKind creates, changes, renames and removes an object of every kind, also of those that need a hypervisor, OVN
+// or MinIO. The inventory must follow through events alone.
 func TestEveryKind(t *testing.T) {
 	for _, legacy := range []bool{false, true} {
 		t.Run(fmt.Sprint("legacy volumes ", legacy), func(t *testing.T) {
@@ -98,8 +97,8 @@ func everyKind(t *testing.T, s *incusostest.Server) {
 	require.Equal(t, before.Scans, p.following(t, "sim", time.Second).Scans, "through events alone")
 }
 
-// TestModel does random things to a cluster of two, while streams are cut, members crash,
-// more happens than can be followed, and events come that nobody knows: in the end all agrees.
+// TestModel changes a cluster of two at random. Meanwhile streams are cut, members crash, and unknown or too
+// many events come. The inventory agrees after each round.
 func TestModel(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -136,7 +135,7 @@ func TestModel(t *testing.T) {
 		}
 		agrees(t, p.objects, "c1", o.get, 20*time.Second, fmt.Sprintf("round %d", round))
 	}
-	require.Greater(t, done, 30, "most of it worked")
+	require.Greater(t, done, 30, "most changes were possible")
 	total := 0
 	for object, err := range p.objects.Objects(t.Context(), inventory.Query{}) {
 		require.NoError(t, err)
@@ -148,7 +147,7 @@ func TestModel(t *testing.T) {
 	require.NotZero(t, total)
 }
 
-// randomly does something, and reports whether it was possible.
+// randomly makes a random change, and reports whether it was possible.
 func randomly(random *rand.Rand, o *operator) bool {
 	name := func(prefix string) string { return fmt.Sprint(prefix, random.IntN(6)) }
 	project := []string{"default", "p0", "p1"}[random.IntN(3)]
@@ -183,9 +182,9 @@ func randomly(random *rand.Rand, o *operator) bool {
 	}
 }
 
-// TestMemberAway: what nobody told about while a member was away is found when it is back, and
-// so is how its instances are, of which no event tells.
-func TestMemberAway(t *testing.T) {
+// TestMemberDown: when a member is back, the inventory finds the changes without events, and the state of its
+// instances.
+func TestMemberDown(t *testing.T) {
 	a, b := boot(t, "a"), boot(t, "b")
 	require.NoError(t, incusostest.Cluster(a, b))
 	p := newPlane(t, inventory.Options{MaxBackoff: time.Second, MembersInterval: 200 * time.Millisecond})
@@ -203,7 +202,7 @@ func TestMemberAway(t *testing.T) {
 		return "Error"
 	}
 	require.Equal(t, "Running", state())
-	// What Incus makes up for the instances of a member that is away is their status, and nothing else.
+	// Of the entries that Incus makes up for the instances of a member that is down, only the status counts.
 	web := func() *inventory.Object {
 		page, err := p.objects.List(t.Context(), inventory.Query{Kinds: []inventory.Kind{inventory.KindInstance}, Name: "web"})
 		require.NoError(t, err)
@@ -222,7 +221,7 @@ func TestMemberAway(t *testing.T) {
 	counted := len(changes)
 	b.Crash()
 	require.Eventually(t, func() bool { return state() == "Error" }, 10*time.Second, 10*time.Millisecond)
-	agrees(t, p.objects, "c1", o.get, 10*time.Second, "b is away")
+	agrees(t, p.objects, "c1", o.get, 10*time.Second, "b is down")
 	require.Equal(t, without(before), without(web()))
 	require.Equal(t, before.UUID, web().UUID)
 	require.NoError(t, p.objects.ResyncCluster(t.Context(), "c1"))
@@ -234,11 +233,11 @@ func TestMemberAway(t *testing.T) {
 	for range 3 {
 		require.NoError(t, p.objects.ResyncCluster(t.Context(), "c1"))
 	}
-	if until := revision(); until > since { // polls write, too
+	if until := revision(); until > since { // polls also write
 		for batch, err := range p.Store().Watch(t.Context(), since) {
 			require.NoError(t, err)
 			for _, c := range batch.Changes {
-				require.NotEqual(t, "inventory_objects", c.Table, "what is made up again is nothing new")
+				require.NotEqual(t, "inventory_objects", c.Table, "the same made-up entry is no change")
 			}
 			if batch.Revision >= until {
 				break
@@ -259,14 +258,13 @@ func TestMemberAway(t *testing.T) {
 		}
 	}
 	p.following(t, "c1", 10*time.Second)
-	newOperator(t, b).must("POST", "profiles", object{"name": "made-on-b"}) // a does not listen to b again, yet
-	agrees(t, p.objects, "c1", o.get, within, "something was made on b")
+	newOperator(t, b).must("POST", "profiles", object{"name": "made-on-b"}) // a does not listen to b so far
+	agrees(t, p.objects, "c1", o.get, within, "profile created on b")
 	require.Equal(t, "Running", state())
 	p.following(t, "c1", 10*time.Second)
 }
 
-// TestUnchangedScanWritesNothing: a scan that finds nothing new commits nothing, and one that
-// does writes only that.
+// TestUnchangedScanWritesNothing: a scan without changes commits nothing.
 func TestUnchangedScanWritesNothing(t *testing.T) {
 	s := boot(t, "sim")
 	s.Furnish(300)
@@ -288,15 +286,15 @@ func TestUnchangedScanWritesNothing(t *testing.T) {
 	require.Equal(t, before.Commits, measured.Stats().Commits)
 	changes, err := p.objects.Changes(t.Context(), 0, 0)
 	require.NoError(t, err)
-	require.Len(t, changes, 1, "what was there from the beginning is no change")
+	require.Len(t, changes, 1, "objects of the first scan are no changes")
 	require.Equal(t, inventory.ChangeClusterAdded, changes[0].Action)
 	require.Equal(t, 4, p.following(t, "sim", time.Second).Scans)
 	status := p.following(t, "sim", time.Second)
-	require.Equal(t, "asked for", status.ScanReason)
+	require.Equal(t, "requested", status.ScanReason)
 	require.Error(t, p.objects.ResyncCluster(t.Context(), "nobody"))
 }
 
-// TestHistory: what happens to an object is kept, with who did it; a renamed one stays the same.
+// TestHistory: changes of an object are kept with their requestor, and a renamed object keeps its UUID.
 func TestHistory(t *testing.T) {
 	s := boot(t, "sim")
 	p := newPlane(t, inventory.Options{MaxHistory: 4})
@@ -337,14 +335,14 @@ func TestHistory(t *testing.T) {
 	require.Len(t, history, 4, "MaxHistory")
 	step("DELETE", "networks/n2", nil)
 	history, err = p.objects.History(t.Context(), id)
-	require.NoError(t, err, "what is gone has a history still")
+	require.NoError(t, err, "a removed object still has a history")
 	require.Equal(t, inventory.ChangeDeleted, history[0].Action)
 	_, err = p.objects.Get(t.Context(), id)
 	require.ErrorIs(t, err, opscenter.ErrNotFound)
 	_, err = p.objects.History(t.Context(), "none")
 	require.ErrorIs(t, err, opscenter.ErrNotFound)
 
-	// No secret is kept.
+	// Secrets are not stored.
 	o.must("POST", "networks", object{"name": "n3", "type": "ovn", "config": object{"bgp.peers.x.password": "hunter2", "bgp.peers.x.address": "10.0.0.9"}})
 	require.Eventually(t, func() bool {
 		page, err = p.objects.List(t.Context(), inventory.Query{Name: "n3"})
@@ -354,7 +352,7 @@ func TestHistory(t *testing.T) {
 	require.Contains(t, string(page.Objects[0].Object), "bgp.peers.x.address")
 	require.NotContains(t, string(page.Objects[0].Object), "hunter2")
 
-	// The stream tells all of it, what is dropped as a gap, and goes on with what comes.
+	// The stream yields the kept changes with gaps for dropped ones, and then new changes.
 	o.must("POST", "projects", object{"name": "later"})
 	var last uint64
 	for c, err := range p.objects.WatchChanges(t.Context(), after) {
@@ -367,8 +365,8 @@ func TestHistory(t *testing.T) {
 	}
 }
 
-// TestMovingInstance: an instance of a cluster that is not found for a moment, as while it moves
-// from a member to another, stays the object it is, whoever missed it. One that is gone goes.
+// TestMovingInstance: an instance that is missing for a moment, as during a move between members, stays the
+// same object. A deleted instance is removed.
 func TestMovingInstance(t *testing.T) {
 	s := boot(t, "sim")
 	s.Furnish(60)
@@ -398,7 +396,7 @@ func TestMovingInstance(t *testing.T) {
 	}, 5*time.Second, 10*time.Millisecond)
 }
 
-// TestQueries asks in all ways.
+// TestQueries uses all fields of Query.
 func TestQueries(t *testing.T) {
 	p := newPlane(t, inventory.Options{})
 	for _, name := range []string{"east", "west"} {
@@ -431,10 +429,10 @@ func TestQueries(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, len(all), counts.Total)
 	require.Equal(t, counts.ByCluster["east"], counts.ByCluster["west"])
-	require.Len(t, counts.ByKind, len(inventory.Kinds)-1, "all but members of clusters")
+	require.Len(t, counts.ByKind, len(inventory.Kinds)-1, "all kinds but cluster members")
 	require.NotZero(t, counts.ByProject["web"])
 
-	// Several values of one parameter select what has any of them.
+	// Several values of one field select objects with any of them.
 	sorted := func(list ...[]string) []string { return slices.Sorted(slices.Values(slices.Concat(list...))) }
 	require.Equal(t, sorted(all), sorted(names(inventory.Query{Clusters: []string{"west", "east", "west", "none"}, Limit: 7})))
 	both := inventory.Query{Kinds: kinds, Projects: []string{"web", "default"}, Limit: 5}
@@ -442,9 +440,9 @@ func TestQueries(t *testing.T) {
 	require.Equal(t, sorted(names(inventory.Query{Server: "east"}), names(inventory.Query{Server: "west"})), sorted(names(inventory.Query{Servers: []string{"east", "west"}})))
 	onEast := names(inventory.Query{Cluster: "east", Server: "east"})
 	withNone := names(inventory.Query{Cluster: "east", Server: "east", ServerOrNone: true, Limit: 3})
-	require.Equal(t, names(inventory.Query{Cluster: "east"}), withNone, "all that is on no other server")
+	require.Equal(t, names(inventory.Query{Cluster: "east"}), withNone, "all objects that are on no other server")
 	require.Less(t, len(onEast), len(withNone))
-	require.Equal(t, names(inventory.Query{Cluster: "east"}), names(inventory.Query{Cluster: "east", ServerOrNone: true, ProjectOrNone: true}), "without a list, they select nothing")
+	require.Equal(t, names(inventory.Query{Cluster: "east"}), names(inventory.Query{Cluster: "east", ServerOrNone: true, ProjectOrNone: true}), "they have no effect without a list")
 	require.Greater(t, len(names(inventory.Query{Kinds: []inventory.Kind{inventory.KindProfile, inventory.KindStoragePool}, Project: "web", ProjectOrNone: true})), len(names(inventory.Query{Kinds: kinds[1:], Project: "web"})))
 
 	for text, want := range map[string]int{
@@ -452,7 +450,7 @@ func TestQueries(t *testing.T) {
 		`project == "default" and storage_pool_name == "local" and name == "data0004"`:                                               2,
 		`object.config["ipv4.address"] == "10.115.25.1/24"`:                                                                          2,
 		`cluster == "east" and kind == "network"`:                                                                                    1,
-		`"/1.0/instances/c0001?project=web" in object.used_by`:                                                                       2 * 2, // project, profile; no pool is named so
+		`"/1.0/instances/c0001?project=web" in object.used_by`:                                                                       2 * 2, // project and profile; no pool has that name
 		`kind == "instance" and object.config["user.role"] == "db"`:                                                                  0,
 		`server == "west" and kind == "instance" and name == "c0002"`:                                                                1,
 		`kind == "network_acl" and any(object.ingress, .destination_port == "443")`:                                                  2,

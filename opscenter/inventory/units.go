@@ -10,7 +10,7 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// roster is which server belongs to which unit.
+// roster maps servers to their units.
 type roster struct {
 	units   map[string]string          // ID of the unit, by name of the server
 	members map[string]map[string]bool // names of the servers, by ID of the unit
@@ -21,7 +21,7 @@ func newRoster() *roster {
 	return &roster{units: map[string]string{}, members: map[string]map[string]bool{}, cluster: map[string]bool{}}
 }
 
-// set notes the unit of a server; empty: none.
+// set notes the unit of a server, and returns the former one. Empty: none.
 func (r *roster) set(server, unit string, cluster bool) (before string) {
 	before = r.units[server]
 	if before == unit {
@@ -41,8 +41,7 @@ func (r *roster) set(server, unit string, cluster bool) (before string) {
 	return before
 }
 
-// unitOf returns the unit of a server: its cluster, or itself. Servers that are not known to
-// run Incus are in none.
+// unitOf returns the unit of a server: its cluster, or the server itself. Empty: the server is not known to run Incus.
 func unitOf(s *opscenter.Snapshot, info *opscenter.ServerInfo) (unit string, cluster bool, err error) {
 	if info.State.Type != lifecycle.TypeIncus || info.Certificate == "" {
 		return "", false, nil
@@ -57,8 +56,8 @@ func unitOf(s *opscenter.Snapshot, info *opscenter.ServerInfo) (unit string, clu
 	return c.ID, true, nil
 }
 
-// Run keeps the inventory current, until ctx ends, and returns its error then. All that it
-// began has ended when it returns. Errors: ErrRunning, and the store's.
+// Run keeps the inventory current until ctx ends, and returns ctx's error. All its goroutines have ended when it
+// returns. Other errors: ErrRunning, and those of the store.
 func (m *Manager) Run(ctx context.Context) error {
 	if !m.running.TryLock() {
 		return ErrRunning
@@ -103,7 +102,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// watch follows the registry until something goes wrong.
+// watch follows the registry until an error.
 func (m *Manager) watch(ctx context.Context, roster *roster, revision uint64) error {
 	for changed, err := range m.registry.Watch(ctx, revision) {
 		if err == nil {
@@ -116,7 +115,7 @@ func (m *Manager) watch(ctx context.Context, roster *roster, revision uint64) er
 	return ctx.Err()
 }
 
-// load reads which units there are, and lets go of those that are no more.
+// load reads all units, and ends those that were removed.
 func (m *Manager) load(ctx context.Context, r *roster) error {
 	gone := map[string]bool{}
 	for name := range r.units {
@@ -151,22 +150,22 @@ func (m *Manager) load(ctx context.Context, r *roster) error {
 		r.set(name, "", false)
 	}
 	m.mu.Lock()
-	for id := range m.workers { // those that should have ended before
+	for id := range m.workers { // a worker whose unit was removed may still run
 		old = append(old, id)
 	}
 	m.mu.Unlock()
 	for _, id := range old {
 		if len(r.members[id]) == 0 {
-			m.end(ctx, r, id)
+			m.endUnit(ctx, r, id)
 		}
 	}
 	for id := range r.members {
-		m.settle(ctx, r, id)
+		m.ensureWorker(ctx, r, id)
 	}
 	return nil
 }
 
-// follow takes in what changed in the registry.
+// follow takes in changes of the registry.
 func (m *Manager) follow(ctx context.Context, r *roster, changed *opscenter.Changes) error {
 	if changed.Reset {
 		return m.load(ctx, r)
@@ -193,16 +192,15 @@ func (m *Manager) follow(ctx context.Context, r *roster, changed *opscenter.Chan
 	}
 	delete(touched, "")
 	for id := range touched {
-		m.settle(ctx, r, id)
+		m.ensureWorker(ctx, r, id)
 	}
 	return nil
 }
 
-// settle makes sure that a unit with servers has a worker that knows them, and one without
-// has none, and no objects.
-func (m *Manager) settle(ctx context.Context, r *roster, id string) {
+// ensureWorker starts a worker for a unit with servers, and tells it the servers. It ends a unit without servers.
+func (m *Manager) ensureWorker(ctx context.Context, r *roster, id string) {
 	if len(r.members[id]) == 0 {
-		m.end(ctx, r, id)
+		m.endUnit(ctx, r, id)
 		return
 	}
 	m.mu.Lock()
@@ -216,8 +214,8 @@ func (m *Manager) settle(ctx context.Context, r *roster, id string) {
 	w.setMembers(r.members[id])
 }
 
-// end ends the worker of a unit that has no servers any more, and has its objects removed.
-func (m *Manager) end(ctx context.Context, r *roster, id string) {
+// endUnit ends the worker of a unit without servers, and starts the removal of its objects.
+func (m *Manager) endUnit(ctx context.Context, r *roster, id string) {
 	m.mu.Lock()
 	w := m.workers[id]
 	delete(m.workers, id)
@@ -231,14 +229,14 @@ func (m *Manager) end(ctx context.Context, r *roster, id string) {
 	m.purgeLater(ctx, id)
 }
 
-// slots bounds scans. One that is slow moves out of the way of the others.
+// slots bounds scans. A slow scan moves from the fast slots to the slow ones.
 type slots struct{ fast, slow chan struct{} }
 
 func newSlots(o Options) slots {
 	return slots{fast: make(chan struct{}, o.MaxScans), slow: make(chan struct{}, o.MaxSlowScans)}
 }
 
-// acquire waits for a slot. after is how long it may be held before it is slow.
+// acquire waits for a slot. After that time, the holder counts as slow. The caller must call release.
 func (s slots) acquire(ctx context.Context, after time.Duration) (release func(), err error) {
 	select {
 	case s.fast <- struct{}{}:

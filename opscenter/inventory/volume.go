@@ -14,24 +14,26 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// apart reports whether the daemon lists the snapshots of volumes by themselves: releases of Incus do that tell all
-// of a volume at once (storage_volume_full); others list them among the volumes.
-func (w *worker) apart() bool { return slices.Contains(w.daemon.Extensions, volumesApart) }
+// listsSnapshotsApart reports whether the daemon lists the snapshots of volumes apart. Releases of Incus with
+// storage_volume_full do. Others list them among the volumes.
+func (w *worker) listsSnapshotsApart() bool {
+	return slices.Contains(w.daemon.Extensions, volumesApart)
+}
 
 const volumesApart = "storage_volume_full"
 
 // isSnapshot reports whether an object is a snapshot of a volume.
 func (r *row) isSnapshot() bool { return r.Kind == KindStorageVolume && strings.Contains(r.Name, "/") }
 
-// volumes lists the volumes of a pool, and then the snapshots of each custom one: those of instances are
-// told with their instances.
-func (l *lister) volumes(ctx context.Context, have known, what ref, path string) error {
+// volumes lists the volumes of a pool, and then the snapshots of each custom volume. Snapshots of instances are part of
+// their instances.
+func (l *lister) volumes(ctx context.Context, have known, of ref, path string) error {
 	var custom []*row
 	among := false
-	err := l.list(ctx, have, what, path, func(r *row) {
+	err := l.list(ctx, have, of, path, func(r *row) {
 		switch {
 		case r.isSnapshot():
-			among = true // whatever its extensions say
+			among = true // in spite of its extensions
 		case r.Type == "custom":
 			custom = append(custom, &row{Kind: r.Kind, Project: r.Project, Parent: r.Parent, Type: r.Type, Name: r.Name, Location: r.Location})
 		}
@@ -47,7 +49,7 @@ func (l *lister) volumes(ctx context.Context, have known, what ref, path string)
 	return nil
 }
 
-// volume looks for a custom volume, and its snapshots; or for one snapshot.
+// volume reads a custom volume with its snapshots, or one snapshot.
 func (l *lister) volume(ctx context.Context, have known, r ref) error {
 	whole, only := r, ""
 	if name, _, snapshot := strings.Cut(r.name, "/"); snapshot {
@@ -68,7 +70,7 @@ func (l *lister) volume(ctx context.Context, have known, r ref) error {
 		return l.found(ctx, have, whole, entry, nil)
 	})
 	for _, found := range all {
-		if err == nil && found.Project != r.project { // the project has none of its own, and this is the default one's
+		if err == nil && found.Project != r.project { // the project uses the volumes of the default project
 			of := found.ref()
 			if only != "" {
 				of.name = only
@@ -84,16 +86,16 @@ func (l *lister) volume(ctx context.Context, have known, r ref) error {
 	return err
 }
 
-// addSnapshots adds what is stored of the snapshots of a volume to what is known.
+// addSnapshots adds the stored snapshots of a volume to have.
 func (w *worker) addSnapshots(ctx context.Context, have known, r ref) error {
 	more, err := w.m.known(ctx, w.id, r.snapshots(w.id), func(*row) bool { return true })
 	maps.Copy(have, more)
 	return err
 }
 
-// away reports whether a member is not there to be asked for what only it has: Incus would wait for it, each time.
+// away reports whether a member is down. Incus would wait for it at each request for the snapshots of its volumes.
 func (l *lister) away(ctx context.Context, member string) (bool, error) {
-	if away, known := l.deaf[member]; known || member == "" || !l.w.daemon.Clustered {
+	if away, known := l.unreachable[member]; known || member == "" || !l.w.daemon.Clustered {
 		return away, nil
 	}
 	var object struct {
@@ -104,20 +106,20 @@ func (l *lister) away(ctx context.Context, member string) (bool, error) {
 		if err == nil && len(rows) > 0 {
 			var member *row
 			if member, err = rows[0].unpack(); err == nil {
-				_ = json.Unmarshal(member.Object, &object) // what can't be read is not online
+				_ = json.Unmarshal(member.Object, &object) // an unreadable status counts as not offline
 			}
 		}
 		return err
 	})
-	if l.deaf == nil {
-		l.deaf = map[string]bool{}
+	if l.unreachable == nil {
+		l.unreachable = map[string]bool{}
 	}
-	l.deaf[member] = object.Status == "Offline"
-	return l.deaf[member], err
+	l.unreachable[member] = object.Status == "Offline"
+	return l.unreachable[member], err
 }
 
-// keep leaves the snapshots of a volume as they are known.
-func (have known) keep(unit string, volume *row) {
+// keepSnapshots removes the snapshots of a volume from have, so that they stay stored.
+func (have known) keepSnapshots(unit string, volume *row) {
 	prefix, end := string(volume.ref().snapshots(unit)), string(storage.StringKey(volume.Location))
 	for key := range have {
 		if strings.HasPrefix(key, prefix) && strings.HasSuffix(key, end) {
@@ -131,15 +133,15 @@ func (r ref) snapshots(unit string) storage.Key {
 	return storage.StringsKey(unit, string(r.kind), r.project, r.parent, r.typ).StrPrefix(r.name + "/")
 }
 
-// snapshots lists the snapshots of a volume: all, or the one of that name. What the daemon can't say, as when the
-// member is away that has the volume, stays as it is known.
+// snapshots lists the snapshots of a volume: all, or the one of that name. If the daemon can't list them, as when the
+// member of the volume is down, the stored snapshots stay.
 func (l *lister) snapshots(ctx context.Context, have known, volume *row, only string) error {
 	away, err := l.away(ctx, volume.Location)
 	if err != nil {
 		return err
 	}
 	if away {
-		have.keep(l.w.id, volume)
+		have.keepSnapshots(l.w.id, volume)
 		return nil
 	}
 	query := url.Values{"recursion": {"1"}, "project": {volume.Project}}
@@ -147,9 +149,9 @@ func (l *lister) snapshots(ctx context.Context, have known, volume *row, only st
 		query.Set("target", volume.Location)
 	}
 	path := "/1.0/storage-pools/" + url.PathEscape(volume.Parent) + "/volumes/" + url.PathEscape(volume.Type) + "/" + url.PathEscape(volume.Name)
-	what := ref{kind: KindStorageVolume, parent: volume.Parent, project: volume.Project}
+	of := ref{kind: KindStorageVolume, parent: volume.Parent, project: volume.Project}
 	err = l.readList(ctx, path+"/snapshots?"+query.Encode(), func(entry json.RawMessage) error {
-		found := l.row(what, entry)
+		found := l.row(of, entry)
 		if found == nil {
 			return nil
 		}
@@ -162,7 +164,7 @@ func (l *lister) snapshots(ctx context.Context, have known, volume *row, only st
 		}
 		return l.batch.compare(ctx, have, found)
 	})
-	if status(err) == http.StatusNotFound { // the volume has gone, or one of its snapshots meanwhile
+	if status(err) == http.StatusNotFound { // the volume, or one of its snapshots, was removed meanwhile
 		query.Del("recursion")
 		if _, gone := l.w.m.incus.ReadObject(ctx, l.w.target, path+"?"+query.Encode()); status(gone) == http.StatusNotFound {
 			return nil
@@ -171,12 +173,12 @@ func (l *lister) snapshots(ctx context.Context, have known, volume *row, only st
 	if err == nil || status(err) == 0 {
 		return err
 	}
-	have.keep(l.w.id, volume)
+	have.keepSnapshots(l.w.id, volume)
 	if l.partial++; l.unread == nil {
 		l.unread = fmt.Errorf("snapshots of %s: %w", limited(volume.Name), err)
 	}
 	if volume.Location != "" && l.w.daemon.Clustered && status(err) >= http.StatusInternalServerError {
-		l.deaf[volume.Location] = true // one that does not answer is not asked again and again
+		l.unreachable[volume.Location] = true // a member that does not answer is asked once
 	}
 	return nil
 }

@@ -14,9 +14,9 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 )
 
-// TestSnapshotsApart: where a daemon lists the snapshots of volumes by themselves, they are read with scans and when something
-// happens to volumes, and not with whatever else makes a list of volumes due. What can't be read stays.
-func TestSnapshotsApart(t *testing.T) {
+// TestSnapshotsListedApart: a daemon may list the snapshots of volumes apart. Scans and events about volumes read them. Other
+// events that cause a list of volumes do not. Snapshots that can't be read stay stored.
+func TestSnapshotsListedApart(t *testing.T) {
 	p, s, server := single(t, inventory.Options{MaxBackoff: time.Second}, 0)
 	o := newOperator(t, server)
 	o.must("POST", "storage-pools", object{"name": "local", "driver": "zfs"})
@@ -38,7 +38,7 @@ func TestSnapshotsApart(t *testing.T) {
 	before := p.named(t, inventory.KindStorageVolume, "v2/s1")
 	o.must("POST", "instances", object{"name": "c1"})
 	agrees(t, p.objects, "sim", o.get, within, "instance")
-	require.Equal(t, [3]int{1, 1, 1}, reads(), "an instance has nothing to do with them")
+	require.Equal(t, [3]int{1, 1, 1}, reads(), "an event about an instance reads no snapshots")
 	o.must("PATCH", "storage-pools/local/volumes/custom/v2/snapshots/s1", object{"description": "x"})
 	agrees(t, p.objects, "sim", o.get, within, "snapshot")
 	require.GreaterOrEqual(t, reads()[1], 2)
@@ -63,8 +63,8 @@ func TestSnapshotsApart(t *testing.T) {
 	agrees(t, p.objects, "sim", o.get, within, "removed")
 }
 
-// TestVolumeRenamed: the snapshots of a volume that is renamed are so too, though no event says it, and whatever
-// else happens with it; they stay the objects they are.
+// TestVolumeRenamed: the snapshots of a renamed volume are renamed without an event, also together with other changes. They
+// keep their UUIDs.
 func TestVolumeRenamed(t *testing.T) {
 	p, s, server := single(t, inventory.Options{MaxBackoff: time.Second, Debounce: 300 * time.Millisecond}, 0)
 	o := newOperator(t, server)
@@ -82,13 +82,13 @@ func TestVolumeRenamed(t *testing.T) {
 	o.must("POST", "storage-pools/local/volumes/custom/v1", object{"name": "v2"})
 	agrees(t, p.objects, "sim", o.get, within, "renamed")
 	require.Equal(t, before.UUID, p.named(t, inventory.KindStorageVolume, "v2/s1").UUID)
-	require.Equal(t, 1, s.count("/1.0/storage-pools/local/volumes/custom/other7/snapshots"), "others are not asked for theirs")
+	require.Equal(t, 1, s.count("/1.0/storage-pools/local/volumes/custom/other7/snapshots"), "the snapshots of other volumes are not read")
 	o.must("DELETE", "storage-pools/local/volumes/custom/v2/snapshots/s1", nil)
 	agrees(t, p.objects, "sim", o.get, within, "removed")
 	require.Equal(t, 1, s.count("/1.0/storage-pools/local/volumes/custom/other7/snapshots"))
 }
 
-// TestMembersNotFound: a list of members that is answered with 404 does not say that one is gone.
+// TestMembersNotFound: a list of members that is answered with 404 removes no member.
 func TestMembersNotFound(t *testing.T) {
 	p, s, _ := pair(t, inventory.Options{MembersInterval: time.Hour})
 	member := p.named(t, inventory.KindClusterMember, "b")
@@ -104,9 +104,9 @@ func TestMembersNotFound(t *testing.T) {
 	require.Equal(t, member.UUID, p.named(t, inventory.KindClusterMember, "b").UUID)
 }
 
-// TestSnapshotsOfAMemberAway: the snapshots that only a member could tell of which is away stay, nobody asks it for
-// them, and the rest of the cluster is current.
-func TestSnapshotsOfAMemberAway(t *testing.T) {
+// TestSnapshotsOfMemberDown: the snapshots on a member that is down stay stored. They are not read
+// meanwhile, and the rest of the cluster is current.
+func TestSnapshotsOfMemberDown(t *testing.T) {
 	p, s, servers := pair(t, inventory.Options{MaxBackoff: time.Second, MembersInterval: 200 * time.Millisecond})
 	o := newOperator(t, servers[0])
 	o.must("POST", "storage-pools", object{"name": "local", "driver": "zfs"})
@@ -123,7 +123,7 @@ func TestSnapshotsOfAMemberAway(t *testing.T) {
 		}
 		return n
 	}
-	// At first nobody knows that it is away: it is asked once a scan.
+	// Before the member is known to be down, each scan tries one volume.
 	s.set(func() {
 		s.answer = func(path string) error {
 			if strings.HasSuffix(path, "/snapshots") {
@@ -151,11 +151,11 @@ func TestSnapshotsOfAMemberAway(t *testing.T) {
 	require.Eventually(t, func() bool { return p.named(t, inventory.KindProfile, "new") != nil }, within, 10*time.Millisecond)
 	servers[1].PowerOn()
 	p.following(t, "c1", 20*time.Second)
-	agrees(t, p.objects, "c1", o.get, 10*time.Second, "it is back")
+	agrees(t, p.objects, "c1", o.get, 10*time.Second, "the member is back")
 }
 
-// TestSnapshotsNotFound: a volume that has gone since it was listed takes its snapshots along; a 404 of one that is
-// there does not.
+// TestSnapshotsNotFound: the snapshots of a volume that was removed since it was listed are removed. Those of an
+// existing volume stay after a 404.
 func TestSnapshotsNotFound(t *testing.T) {
 	p, s, server := single(t, inventory.Options{MaxBackoff: time.Second}, 0)
 	o := newOperator(t, server)

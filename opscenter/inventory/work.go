@@ -14,7 +14,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// loop does what is due, and waits for more.
+// loop carries out the due work, and waits for more. It returns when the session ends.
 func (w *worker) loop(ctx context.Context, lost <-chan error, others *listeners, following bool) error {
 	o := &w.m.options
 	interval := o.ScanInterval
@@ -27,8 +27,8 @@ func (w *worker) loop(ctx context.Context, lost <-chan error, others *listeners,
 		select {
 		case <-timer.C:
 		case <-w.notify:
-		case <-w.wake: // a server may have moved, and the one that is listened to be gone
-			if !w.current(ctx) {
+		case <-w.wake: // the server of the session may have moved or be gone
+			if !w.serverUnchanged(ctx) {
 				return errMoved
 			}
 			if following {
@@ -48,18 +48,18 @@ func (w *worker) loop(ctx context.Context, lost <-chan error, others *listeners,
 		at := time.Now()
 		switch {
 		case !at.Before(scheduled):
-			w.demand("scheduled")
+			w.demandScan("scheduled")
 			w.scanNext = time.Time{}
 			scheduled = at.Add(phased(w.id, interval))
 		case !w.scanRetry.IsZero() && !at.Before(w.scanRetry):
-			w.demand("the last one was incomplete")
+			w.demandScan("the last scan was incomplete")
 			w.scanNext, w.scanRetry = time.Time{}, time.Time{}
 		case !w.excessNext.IsZero() && !at.Before(w.excessNext):
-			w.demand("there was more than may be kept")
+			w.demandScan("the inventory was truncated")
 			w.excessNext = time.Time{}
 		}
 		if !first && !at.Before(members) {
-			if err := w.lookAtMembers(ctx); err != nil {
+			if err := w.checkMembers(ctx); err != nil {
 				return err
 			}
 			members = time.Now().Add(o.MembersInterval)
@@ -70,31 +70,31 @@ func (w *worker) loop(ctx context.Context, lost <-chan error, others *listeners,
 		if err := w.work(ctx); err != nil {
 			return err
 		}
-		w.judge(following, others.missing())
+		w.updateStatus(following, others.unheardReason())
 		first = false
-		timer.Reset(time.Until(w.due(scheduled, members)))
+		timer.Reset(time.Until(w.nextDue(scheduled, members)))
 	}
 }
 
 var (
-	errMoved = errors.New("the server it was read from has moved, or is not ready any more")
-	errRoom  = errors.New("there is room to listen to it now")
+	errMoved = errors.New("the server of the session has moved, or is no longer ready")
+	errRoom  = errors.New("an event stream is free now")
 )
 
-// judge says whether the unit is current.
-func (w *worker) judge(following bool, deaf string) {
+// updateStatus updates Following and Failure of the status.
+func (w *worker) updateStatus(following bool, unheard string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s, why := &w.status, ""
 	switch {
 	case !w.scanRetry.IsZero():
-		return // the scan has said it
+		return // the scan has set the failure
 	case w.pending.scan != "":
 		why = "a scan is due: " + w.pending.scan
 	case !following:
 		why = errStreams.Error()
-	case deaf != "":
-		why = deaf
+	case unheard != "":
+		why = unheard
 	}
 	s.Following = why == ""
 	switch {
@@ -106,8 +106,8 @@ func (w *worker) judge(following bool, deaf string) {
 	s.Failure = why
 }
 
-// current reports whether the server that is read from is where it was, and ready.
-func (w *worker) current(ctx context.Context) bool {
+// serverUnchanged reports whether the server of the session is ready, and where it was.
+func (w *worker) serverUnchanged(ctx context.Context) bool {
 	info, err := w.m.registry.Server(ctx, w.target.Name)
 	if err != nil {
 		return !errors.Is(err, opscenter.ErrNotFound)
@@ -132,8 +132,8 @@ func phased(id string, interval time.Duration) time.Duration {
 	return wait
 }
 
-// due returns when there is something to do next.
-func (w *worker) due(times ...time.Time) time.Time {
+// nextDue returns the earliest time of due work, out of those times and the worker's own.
+func (w *worker) nextDue(times ...time.Time) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.pending.empty() {
@@ -144,7 +144,7 @@ func (w *worker) due(times ...time.Time) time.Time {
 		case len(w.pending.tasks) == 0:
 			next = later(next, w.scopesNext)
 		}
-		if w.pending.scan != "" && len(w.pending.tasks) > 0 { // the scan is not what they wait for
+		if w.pending.scan != "" && len(w.pending.tasks) > 0 { // tasks do not wait for the scan
 			next = w.since.Add(w.m.options.Debounce)
 		} else if w.pending.scan != "" && len(w.pending.scopes) > 0 && w.scopesNext.Before(next) {
 			next = later(w.since.Add(w.m.options.Debounce), w.scopesNext)
@@ -170,8 +170,7 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// work does what is due: a scan, or the objects that events named and then what may have
-// changed with them.
+// work carries out the due work: a scan, or else the objects that events named and then their related lists.
 func (w *worker) work(ctx context.Context) error {
 	at := time.Now()
 	w.mu.Lock()
@@ -204,7 +203,7 @@ func (w *worker) work(ctx context.Context) error {
 		if err := w.looks.Wait(ctx); err != nil {
 			return err
 		}
-		if err := w.do(ctx, &tasks[i]); err != nil {
+		if err := w.runTask(ctx, &tasks[i]); err != nil {
 			return err
 		}
 	}
@@ -222,15 +221,15 @@ func (w *worker) work(ctx context.Context) error {
 	if err := w.relist(ctx, scopes); err != nil {
 		return err
 	}
-	w.scopesNext = time.Now().Add(scopesShare * time.Since(begun))
+	w.scopesNext = time.Now().Add(relistRestFactor * time.Since(begun))
 	return nil
 }
 
-// connected is why a unit is scanned that is listened to from now on.
+// connected is the reason of the first scan of a session.
 const connected = "connected"
 
-// scanAll scans, for all reasons there are until now. What was renamed is noted before, or it
-// would be another object.
+// scanAll scans, and drops all reasons for a scan until now. It carries out the renames first: otherwise a renamed object
+// would become a new one.
 func (w *worker) scanAll(ctx context.Context) error {
 	w.mu.Lock()
 	why, tasks := w.pending.scan, w.pending.tasks
@@ -241,24 +240,24 @@ func (w *worker) scanAll(ctx context.Context) error {
 		if tasks[i].renamed == nil {
 			continue
 		}
-		if err := w.do(ctx, &tasks[i]); err != nil {
+		if err := w.runTask(ctx, &tasks[i]); err != nil {
 			return err
 		}
 	}
 	return w.scan(ctx, why)
 }
 
-// answer does what somebody waits for. An error is the end of the session.
+// answer carries out a request. An error ends the session.
 func (w *worker) answer(ctx context.Context, r *request) error {
 	if !r.scan {
-		err := w.lookAt(ctx, r.ref)
+		err := w.refreshRequested(ctx, r.ref)
 		r.done <- err
 		if status(err) != 0 || errors.Is(err, errUnread) {
 			return nil
 		}
 		return err
 	}
-	w.demand("asked for")
+	w.demandScan("requested")
 	err := w.scanAll(ctx)
 	if err == nil && !w.scanRetry.IsZero() {
 		r.done <- errors.New(w.show().Failure)
@@ -268,7 +267,7 @@ func (w *worker) answer(ctx context.Context, r *request) error {
 	return err
 }
 
-// describe asks the daemon what it is. Of its extensions, those are kept that anything here depends on.
+// describe reads the description of the daemon. It keeps only the extensions on which this package depends.
 func (w *worker) describe(ctx context.Context) error {
 	daemon, err := w.m.incus.Describe(ctx, w.target)
 	if err != nil {
@@ -285,7 +284,7 @@ func (w *worker) describe(ctx context.Context) error {
 	return nil
 }
 
-// wantedExtensions are those that it depends on how something is read, or whether.
+// wantedExtensions are the API extensions on which this package depends.
 var wantedExtensions = sync.OnceValue(func() []string {
 	out := []string{volumesApart}
 	for i := range kinds {
@@ -295,8 +294,8 @@ var wantedExtensions = sync.OnceValue(func() []string {
 	return slices.Compact(out)
 })
 
-// lookAt looks at an object of a daemon that may not have said so far what it is.
-func (w *worker) lookAt(ctx context.Context, r ref) error {
+// refreshRequested reads an object. It reads the description of the daemon first, if that was not read so far.
+func (w *worker) refreshRequested(ctx context.Context, r ref) error {
 	if len(w.daemon.Extensions) == 0 {
 		if err := w.describe(ctx); err != nil {
 			return err

@@ -18,33 +18,33 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// share is which part of its time a unit may spend with scans that events have caused: after
-// one that took a second, there is none for ten, see [Options.rest].
-const share = 10
+// scanRestFactor times the duration of a scan is the pause after it, in which events cause no scan. After a scan of one
+// second the pause is ten seconds, see [Options.rest].
+const scanRestFactor = 10
 
-// rest is how long a unit is left alone after a scan that took so long. One that was slow only
-// because the cluster was, electing a leader, must not hide it for minutes afterwards.
+// rest returns the pause after a scan of that duration. It is bounded: a scan may be slow only because the cluster
+// elected a leader, and changes must not stay hidden for minutes afterwards.
 func (o Options) rest(took time.Duration) time.Duration {
-	return min(share*took, max(took, o.MaxBackoff))
+	return min(scanRestFactor*took, max(took, o.MaxBackoff))
 }
 
-// scopesShare is the same of the lists of what an object has to do with, which are short.
-const scopesShare = 2
+// relistRestFactor is the same for the lists that are read again after events. They are short.
+const relistRestFactor = 2
 
-// firstBackoff is before the second try to reach a unit.
+// firstBackoff is the pause after the first failed attempt to connect to a unit.
 const firstBackoff = time.Second
 
-// steady is how long a unit must at least be followed, before the next loss counts as the first.
-const steady = 10 * time.Second
+// steadyAfter is the least duration of a session after which the backoff starts again.
+const steadyAfter = 10 * time.Second
 
-// request is something that somebody waits for.
+// request asks a worker to read an object, or to scan the unit. done gets the result.
 type request struct {
 	ref  ref
 	scan bool
 	done chan error
 }
 
-// worker keeps the inventory of one unit. All that is written of it, its goroutine writes.
+// worker keeps the inventory of one unit. Only its goroutine writes the unit's objects.
 type worker struct {
 	m        *Manager
 	id       string
@@ -52,7 +52,7 @@ type worker struct {
 	cancel   context.CancelFunc
 	ended    chan struct{}
 	requests chan *request
-	notify   chan struct{} // something was added to pending
+	notify   chan struct{} // pending has new work
 	wake     chan struct{} // its servers have changed
 
 	mu      sync.Mutex
@@ -61,29 +61,30 @@ type worker struct {
 	since   time.Time // when pending was no longer empty
 	status  Status
 
-	// of the goroutine alone
+	// The fields below belong to the goroutine alone.
 	attempt    int
 	target     opscenter.Target
 	daemon     Daemon
 	settling   []settling
-	scopesNext time.Time // before which nothing is listed again
-	scanNext   time.Time // before which no event causes a scan
-	scanRetry  time.Time // when a scan that failed is tried again; zero: none
-	excessNext time.Time // when a unit that had more than may be kept is scanned again; zero: it hadn't
+	scopesNext time.Time // before that time, events cause no list
+	scanNext   time.Time // before that time, events cause no scan
+	scanRetry  time.Time // when an incomplete scan is repeated; zero: none
+	excessNext time.Time // when a truncated unit is scanned again; zero: it is not truncated
 	failures   int
-	reserved   bool          // a place for a stream is this one's
-	unread     map[Kind]bool // kinds of which not all was read so far
-	doubtful   bool          // there are instances whose member could not say how they are
+	reserved   bool          // the worker holds a place for a stream
+	unread     map[Kind]bool // kinds that were never fully scanned
+	doubtful   bool          // there are instances in error, whose member may not answer
 	begun      bool          // the unit is stored
 	counted    bool          // used is known
-	used       usage         // what is kept
-	excess     excess        // what was too much
-	warned     bool          // that there is an excess
+	used       usage         // the stored objects
+	excess     excess        // the objects beyond the budget
+	warned     bool          // the warning about an excess is raised
 	cleared    bool          // the warning is known to be cleared
-	looks      *rate.Limiter // objects that are looked at one by one
+	looks      *rate.Limiter // objects that are read one by one
 	reads      *rate.Limiter // bytes that are read
 }
 
+// settling is an object that is read again at a time, see Options.Settle.
 type settling struct {
 	ref ref
 	at  time.Time
@@ -108,7 +109,7 @@ func (w *worker) start(ctx context.Context) {
 
 func (w *worker) stop() { w.cancel() }
 
-// setMembers tells which servers there are, and that something about them has changed.
+// setMembers sets the names of the servers, and wakes the worker: a server may have changed.
 func (w *worker) setMembers(members map[string]bool) {
 	w.mu.Lock()
 	w.members = maps.Clone(members)
@@ -123,6 +124,7 @@ func signal(c chan struct{}) {
 	}
 }
 
+// show returns a copy of the status, without the name of the unit.
 func (w *worker) show() Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -139,7 +141,7 @@ func (w *worker) set(change func(*Status)) {
 	change(&w.status)
 }
 
-// run connects, follows, and does that again when the connection is lost.
+// run runs one session after another until ctx ends.
 func (w *worker) run(ctx context.Context) {
 	backoff := firstBackoff
 	for ctx.Err() == nil {
@@ -150,8 +152,8 @@ func (w *worker) run(ctx context.Context) {
 			return
 		}
 		w.mu.Lock()
-		// A stream that breaks again and again must not make a scan of each time.
-		if w.status.Following && time.Since(begun) > max(steady, share*w.status.ScanTook) {
+		// The backoff stays for a stream that breaks again and again: each session begins with a scan.
+		if w.status.Following && time.Since(begun) > max(steadyAfter, scanRestFactor*w.status.ScanTook) {
 			backoff = firstBackoff
 		}
 		w.status.Following = false
@@ -179,13 +181,13 @@ func (w *worker) drain(c chan struct{}) {
 	}
 }
 
-// jitter spreads what failed together.
+// jitter returns a random duration between d/2 and d, to spread retries after a common failure.
 func jitter(d time.Duration) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
-// pause waits until it is time, or other servers of the unit are ready, or the same elsewhere. Who asks for
-// something meanwhile learns why it can't be.
+// pause waits until that time, or until the ready servers of the unit change. It answers requests with why. False: ctx
+// has ended.
 func (w *worker) pause(ctx context.Context, until time.Time, why error) bool {
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
@@ -206,9 +208,9 @@ func (w *worker) pause(ctx context.Context, until time.Time, why error) bool {
 	}
 }
 
-var errNoServer = errors.New("no server of it is ready")
+var errNoServer = errors.New("no server of the unit is ready")
 
-// ready returns the servers that can be read from, by name.
+// ready returns the servers of the unit that are ready, sorted by name.
 func (w *worker) ready(ctx context.Context) (out []opscenter.Target, err error) {
 	w.mu.Lock()
 	members := slices.Sorted(maps.Keys(w.members))
@@ -228,7 +230,7 @@ func (w *worker) ready(ctx context.Context) (out []opscenter.Target, err error) 
 	return out, nil
 }
 
-// choose returns the server to read from: one that is ready, another each time one has failed.
+// choose returns the server to read from. After a failed session it chooses the next one that is ready.
 func (w *worker) choose(ctx context.Context) (opscenter.Target, error) {
 	ready, err := w.ready(ctx)
 	if err != nil {
@@ -237,15 +239,15 @@ func (w *worker) choose(ctx context.Context) (opscenter.Target, error) {
 	if len(ready) == 0 {
 		return opscenter.Target{}, errNoServer
 	}
-	// Units begin at different members, so that not all of them burden the first.
+	// Units begin at different members, to spread the load.
 	return ready[(uint64(w.attempt)+xxhash.Sum64String(w.id))%uint64(len(ready))], nil
 }
 
-// session listens, scans, and follows, until the connection is lost.
+// session connects, scans, and follows events until the connection is lost.
 func (w *worker) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := w.begin(ctx); err != nil {
+	if err := w.storeUnit(ctx); err != nil {
 		return err
 	}
 	target, err := w.choose(ctx)
@@ -274,24 +276,24 @@ func (w *worker) session(ctx context.Context) error {
 	if stream != nil {
 		defer release()
 		defer stream.Close()
-		reading.Go(func() { lost <- w.read(stream) })
+		reading.Go(func() { lost <- w.readEvents(stream) })
 		if err := others.update(ctx, true); err != nil {
 			return err
 		}
-		others.tried(ctx)
+		others.waitTried(ctx)
 	}
 	w.set(func(s *Status) { s.Server = target.Name })
-	w.demand(connected)
+	w.demandScan(connected)
 	w.scanNext, w.scanRetry, w.excessNext = time.Time{}, time.Time{}, time.Time{}
 	return w.loop(ctx, lost, others, stream != nil)
 }
 
-// begin notes that there is an inventory of the unit, once nothing of an earlier one is being removed any more.
-func (w *worker) begin(ctx context.Context) error {
+// storeUnit stores the row of the unit, after the removal of an earlier inventory has ended.
+func (w *worker) storeUnit(ctx context.Context) error {
 	if w.begun {
 		return nil
 	}
-	err := w.m.purged(ctx, w.id)
+	err := w.m.waitPurged(ctx, w.id)
 	if err == nil {
 		err = w.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
 			known, err := units.Find(tx, storage.StringKey(w.id))
@@ -305,8 +307,8 @@ func (w *worker) begin(ctx context.Context) error {
 	return err
 }
 
-// read takes in events. It never waits for what is done about them.
-func (w *worker) read(stream Stream) error {
+// readEvents adds events to pending until the stream ends. It never waits for the work that they cause.
+func (w *worker) readEvents(stream Stream) error {
 	for {
 		e, err := stream.Next()
 		if err != nil {
@@ -325,8 +327,8 @@ func (w *worker) read(stream Stream) error {
 	}
 }
 
-// demand asks for a scan.
-func (w *worker) demand(why string) {
+// demandScan asks for a scan for that reason.
+func (w *worker) demandScan(why string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.pending.empty() {

@@ -15,8 +15,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// TestSlowClusterDelaysNobody: one that hangs in its scan, and one that is down, leave the
-// others alone, even if one at a time is scanned.
+// TestSlowClusterDelaysNobody: a cluster that hangs in its scan, and one that is down, do not delay the others, even with
+// one scan at a time.
 func TestSlowClusterDelaysNobody(t *testing.T) {
 	p := newPlane(t, inventory.Options{MaxScans: 1, SlowAfter: 50 * time.Millisecond, MaxBackoff: time.Second})
 	servers := map[string]*incusostest.Server{}
@@ -37,9 +37,9 @@ func TestSlowClusterDelaysNobody(t *testing.T) {
 	p.following(t, "b", 20*time.Second)
 }
 
-// TestNothingIsLostInDoubt: what can't be read is kept as it was, a scan that failed is due
-// still, and neither is called current.
-func TestNothingIsLostInDoubt(t *testing.T) {
+// TestUnreadableIsKept: objects that can't be read stay stored. An incomplete scan is repeated, and the status is not
+// current until then.
+func TestUnreadableIsKept(t *testing.T) {
 	s := boot(t, "sim")
 	s.Furnish(60)
 	p := newPlane(t, inventory.Options{MaxBackoff: time.Second})
@@ -70,10 +70,10 @@ func TestNothingIsLostInDoubt(t *testing.T) {
 	require.Empty(t, difference(before, after))
 	changes, err := p.objects.Changes(t.Context(), 0, 0)
 	require.NoError(t, err)
-	require.Len(t, changes, 1, "nothing has happened but that it began")
+	require.Len(t, changes, 1, "the only change is the first reading")
 }
 
-// TestLargeObjects: one that is too much for a row, or for an answer, stops nobody.
+// TestLargeObjects: objects that are too large for a row lose their largest member, and the others are complete.
 func TestLargeObjects(t *testing.T) {
 	s := boot(t, "sim")
 	p := newPlane(t, inventory.Options{MaxBackoff: time.Second})
@@ -81,7 +81,7 @@ func TestLargeObjects(t *testing.T) {
 	p.run(t)
 	p.following(t, "sim", 10*time.Second)
 	o := newOperator(t, s)
-	for i := range 8 { // each of these characters is six in a row
+	for i := range 8 { // each of these characters takes six bytes in a row
 		o.must("POST", "profiles", object{"name": fmt.Sprint("markup", i), "description": strings.Repeat("<", 150_000), "config": object{"user.x": strings.Repeat("&", 20_000)}})
 	}
 	o.must("POST", "profiles", object{"name": "last"})
@@ -101,12 +101,12 @@ func TestLargeObjects(t *testing.T) {
 	p.following(t, "sim", time.Second)
 }
 
-// TestUnits: the inventory follows the registry. A server that is removed, or joins a cluster,
-// takes its objects along.
+// TestUnits: the inventory follows the registry. The objects of a server leave with it when it is removed, or joins a
+// cluster.
 func TestUnits(t *testing.T) {
 	a, b := boot(t, "a"), boot(t, "b")
 	a.Furnish(20)
-	b.Furnish(600) // more than is removed in one transaction
+	b.Furnish(600) // more than one transaction removes
 	p := newPlane(t, inventory.Options{})
 	p.adopt(t, a, "")
 	p.adopt(t, b, "")
@@ -131,14 +131,14 @@ func TestUnits(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, p.SetClusterCertificate(t.Context(), "c1", a.ClusterCertificate().Leaf))
 	p.following(t, "c1", 20*time.Second)
-	require.Equal(t, before+1, count("c1"), "the member is one")
+	require.Equal(t, before+1, count("c1"), "the member is an object, too")
 	require.Equal(t, before+1, count(""))
 	require.NoError(t, p.RenameCluster(t.Context(), "c1", "c2", nil))
 	require.Equal(t, before+1, count("c2"))
 	status := p.following(t, "c2", 10*time.Second)
 	require.Equal(t, "first", status.Server)
 	var told []string
-	require.Eventually(t, func() bool { // the end of a removal is told after its last object
+	require.Eventually(t, func() bool { // the removal of a unit is recorded after that of its last object
 		told = nil
 		for _, c := range p.changes(t) {
 			if c.Kind == "" && c.ClusterID != "" {
@@ -148,13 +148,13 @@ func TestUnits(t *testing.T) {
 		return len(told) >= 5
 	}, 10*time.Second, 20*time.Millisecond, "%v", told)
 	slices.Sort(told[:2])
-	slices.Sort(told[2:]) // the server's own is removed while the cluster's begins
+	slices.Sort(told[2:]) // the removal of the server's unit runs beside the start of the cluster's
 	require.Equal(t, []string{"cluster-added a ", "cluster-added b "}, told[:2])
 	require.Equal(t, []string{"cluster-added c1 c2", "cluster-removed a ", "cluster-removed b "}, told[2:])
 }
 
-// TestRegistryLost: when the registry can't say what has changed, all of it is looked at.
-func TestRegistryLost(t *testing.T) {
+// TestFollowRegistry: a reset of the change feed makes the inventory read the whole registry.
+func TestFollowRegistry(t *testing.T) {
 	s := boot(t, "sim")
 	p := newPlane(t, inventory.Options{})
 	p.adopt(t, s, "")
@@ -170,7 +170,7 @@ func TestRegistryLost(t *testing.T) {
 	}
 }
 
-// TestPrune: a limit that is lowered holds from the next Run on.
+// TestPrune: a lowered limit is applied by the next Run.
 func TestPrune(t *testing.T) {
 	p, _, server := single(t, inventory.Options{}, 0)
 	background(t, p.polls.Run)
@@ -186,13 +186,13 @@ func TestPrune(t *testing.T) {
 	stop()
 	last, err := p.objects.LastChange(t.Context())
 	require.NoError(t, err)
-	p.spoil(t, inventory.Options{MaxChanges: 5})
+	p.tamper(t, inventory.Options{MaxChanges: 5})
 	background(t, p.objects.Run)
 	require.Eventually(t, func() bool { return len(p.changes(t)) == 5 }, 10*time.Second, 10*time.Millisecond)
 	require.Equal(t, last, p.changes(t)[4].Sequence, "the newest are left")
 }
 
-// TestLimits: what is over a limit is kept as far as it goes, and said so.
+// TestLimits: objects, changes and streams beyond a limit are left out, and the status says so.
 func TestLimits(t *testing.T) {
 	s, other := boot(t, "sim"), boot(t, "other")
 	p := newPlane(t, inventory.Options{MaxStreams: 1, MaxChanges: 3, MembersInterval: 100 * time.Millisecond})
@@ -204,7 +204,7 @@ func TestLimits(t *testing.T) {
 		all, err := p.objects.Status(t.Context())
 		require.NoError(t, err)
 		return len(all) == 2 && all[0].Cluster == "other" && all[0].Scans == 1 && !all[0].Following && strings.Contains(all[0].Failure, "MaxStreams")
-	}, 10*time.Second, 20*time.Millisecond, "MaxStreams: it is scanned, and not listened to")
+	}, 10*time.Second, 20*time.Millisecond, "MaxStreams: the unit is scanned, but has no stream")
 
 	o := newOperator(t, s)
 	o.must("POST", "networks", object{"name": "big", "type": "ovn", "description": strings.Repeat("x", inventory.MaxObjectSize)})
@@ -229,14 +229,14 @@ func TestLimits(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, changes, 3, "MaxChanges")
 	require.NoError(t, p.DeleteServer(t.Context(), "sim"))
-	p.following(t, "other", 10*time.Second) // its place is free
+	p.following(t, "other", 10*time.Second) // the stream of sim is free
 	_, err = inventory.New(p.Registry, p.client, inventory.Options{MaxScans: -1})
 	require.ErrorIs(t, err, opscenter.ErrInvalidOptions)
 }
 
-// TestScansAlone: what is not listened to is found by the scans that come at their time, what
-// is gone as well, and the history says that it was a scan.
-func TestScansAlone(t *testing.T) {
+// TestScansWithoutEvents: scheduled scans find new and removed objects of a unit without a stream. The
+// history names the scan as the source.
+func TestScansWithoutEvents(t *testing.T) {
 	first, other := boot(t, "first"), boot(t, "other")
 	p := newPlane(t, inventory.Options{MaxStreams: 1, ScanInterval: 200 * time.Millisecond})
 	p.adopt(t, first, "")

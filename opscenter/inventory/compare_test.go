@@ -17,11 +17,11 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 )
 
-// caller asks a daemon directly, past everything that is tested.
+// caller reads from a daemon directly, without the tested code.
 type caller func(path string, into any) error
 
-// fresh lists all that a daemon has: the documents, by the names of the objects. It knows
-// nothing of how the inventory does that.
+// fresh lists all objects of a daemon: the documents by the names of the objects. It shares no code with the
+// inventory.
 func fresh(call caller) (map[string]map[string]any, error) {
 	out := map[string]map[string]any{}
 	list := func(kind, path, parent, project string, optional bool) ([]map[string]any, error) {
@@ -127,7 +127,7 @@ func fresh(call caller) (map[string]map[string]any, error) {
 	return out, nil
 }
 
-// stripped is a document without what changes by itself, and with its sets in order.
+// stripped returns a document without members that change by themselves, and with sorted sets.
 func stripped(e map[string]any) map[string]any {
 	e = maps.Clone(e)
 	for _, name := range []string{"state", "message", "project"} {
@@ -143,7 +143,7 @@ func stripped(e map[string]any) map[string]any {
 	return e
 }
 
-// kept is what the inventory has of a cluster, in the same form.
+// kept returns the objects that the inventory has of a cluster, in the same form.
 func kept(ctx context.Context, m *inventory.Manager, cluster string) (map[string]map[string]any, error) {
 	out := map[string]map[string]any{}
 	for o, err := range m.Objects(ctx, inventory.Query{Cluster: cluster}) {
@@ -165,14 +165,14 @@ func kept(ctx context.Context, m *inventory.Manager, cluster string) (map[string
 		}
 		key := strings.Join([]string{string(o.Kind), o.Project, o.Parent, o.Type, o.Name, location}, "|")
 		if out[key] != nil {
-			return nil, fmt.Errorf("%s is there twice", key)
+			return nil, fmt.Errorf("the inventory has %s twice", key)
 		}
 		out[key] = stripped(document)
 	}
 	return out, nil
 }
 
-// difference says how two listings differ; empty: they don't.
+// difference describes how two listings differ. Empty: they are equal.
 func difference(want, have map[string]map[string]any) string {
 	var out []string
 	for key := range want {
@@ -180,7 +180,7 @@ func difference(want, have map[string]map[string]any) string {
 		case have[key] == nil:
 			out = append(out, "missing "+key)
 		case !reflect.DeepEqual(want[key], have[key]):
-			made := want[key]["status_code"] == 112.0 && want[key]["config"] == nil // by Incus: it tells these alone
+			made := want[key]["status_code"] == 112.0 && want[key]["config"] == nil // by Incus: only these members are real
 			for name := range maps.Keys(merged(want[key], have[key])) {
 				if made && !slices.Contains([]string{"name", "status", "status_code", "location"}, name) {
 					continue
@@ -193,7 +193,7 @@ func difference(want, have map[string]map[string]any) string {
 	}
 	for key := range have {
 		if want[key] == nil {
-			out = append(out, "kept, and gone: "+key)
+			out = append(out, "kept, but gone: "+key)
 		}
 	}
 	slices.Sort(out)
@@ -206,7 +206,7 @@ func merged(a, b map[string]any) map[string]any {
 	return out
 }
 
-// agrees requires the inventory to be as a fresh listing within a time, and says how long it took.
+// agrees requires the inventory to equal a fresh listing within a time, and returns the time it took.
 func agrees(t *testing.T, m *inventory.Manager, cluster string, call caller, within time.Duration, what string) time.Duration {
 	t.Helper()
 	begun := time.Now()
@@ -231,6 +231,6 @@ func agrees(t *testing.T, m *inventory.Manager, cluster string, call caller, wit
 			status, _ := m.Status(t.Context())
 			require.Fail(t, "the inventory does not agree", "after %s, %s: %v\n%s\n%+v", what, time.Since(begun), err, differs, status)
 		}
-		time.Sleep(20 * time.Millisecond) // between two looks
+		time.Sleep(20 * time.Millisecond) // between two comparisons
 	}
 }

@@ -16,13 +16,13 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 )
 
-// TestInterpret says what events mean.
+// TestInterpret lists the effects of events.
 func TestInterpret(t *testing.T) {
 	for _, c := range []struct {
 		event   inventory.Event
 		scan    string
 		names   string
-		lists   string // some of them
+		lists   string // one of them
 		renamed string
 	}{
 		{event: inventory.Event{Action: "instance-started", Source: "/1.0/instances/c1?project=p1", Project: "p1"}, names: "instance|p1|||c1"},
@@ -63,8 +63,8 @@ func TestInterpret(t *testing.T) {
 	}
 }
 
-// TestRest says how long a unit is left alone after a scan: in proportion, but neither for
-// longer than between two tries to reach it, nor for less than the scan took.
+// TestRest: the pause after a scan is in proportion to the scan. It is at most MaxBackoff, and at least the duration
+// of the scan.
 func TestRest(t *testing.T) {
 	o := inventory.Options{MaxBackoff: 5 * time.Minute}
 	for took, want := range map[time.Duration]time.Duration{
@@ -74,7 +74,7 @@ func TestRest(t *testing.T) {
 	}
 }
 
-// TestPhased: a unit's scans have a phase of their own, that stays.
+// TestPhased: each unit has its own constant phase.
 func TestPhased(t *testing.T) {
 	const interval = time.Hour
 	phases := map[time.Duration]bool{}
@@ -88,10 +88,10 @@ func TestPhased(t *testing.T) {
 		require.WithinDuration(t, at, again, 10*time.Second)
 		phases[time.Duration(at.UnixNano()%int64(interval)).Truncate(time.Minute)] = true
 	}
-	require.Greater(t, len(phases), 10, "not all at once")
+	require.Greater(t, len(phases), 10, "the units are spread")
 }
 
-// TestIsSecret goes over the configuration keys of Incus that hold secrets, and some that are like them.
+// TestIsSecret checks configuration keys of Incus with secrets, and similar ones without.
 func TestIsSecret(t *testing.T) {
 	for key, want := range map[string]bool{
 		"bgp.peers.x.password": true, "core.bgp.password": true, "peers.ns1.key": true, "ovn.client_key": true, "loki.auth.password": true,
@@ -105,9 +105,9 @@ func TestIsSecret(t *testing.T) {
 	}
 }
 
-// TestNoKnownActionIsIgnoredByAccident goes over the actions of the Incus client: each leads
-// to a look, or a scan, or is known to change nothing.
-func TestNoKnownActionIsIgnoredByAccident(t *testing.T) {
+// TestKnownActionsHaveEffects checks the actions of the Incus client. Each causes a reading or a scan, or is
+// known to change nothing.
+func TestKnownActionsHaveEffects(t *testing.T) {
 	source := map[string]string{"instance": "/1.0/instances/x", "image": "/1.0/images/x", "profile": "/1.0/profiles/x", "network-forward": "/1.0/networks/n/forwards/x",
 		"network-load-balancer": "/1.0/networks/n/load-balancers/x", "network-peer": "/1.0/networks/n/peers/x", "network-acl": "/1.0/network-acls/x",
 		"network-address-set": "/1.0/network-address-sets/x", "network-integration": "/1.0/network-integrations/x", "network-zone": "/1.0/network-zones/x",
@@ -130,7 +130,7 @@ func TestNoKnownActionIsIgnoredByAccident(t *testing.T) {
 	}
 }
 
-// TestPending: events about the same object are one look; a renaming is none; too many are a scan.
+// TestPending: events about the same object cause one reading, and too many events cause a scan.
 func TestPending(t *testing.T) {
 	about := func(action, name, old string) *inventory.Event {
 		return &inventory.Event{Action: action, Source: "/1.0/profiles/" + name, OldName: old}
@@ -140,17 +140,17 @@ func TestPending(t *testing.T) {
 	require.Equal(t, 6, lists)
 	require.Empty(t, scan)
 	tasks, _, _ = inventory.Pending(20, about("profile-created", "a", ""), about("profile-renamed", "b", "a"), about("profile-created", "a", ""))
-	require.Equal(t, 4, tasks, "a, from a to b, a and b; a again is one of those")
+	require.Equal(t, 4, tasks, "a, the rename from a to b, a and b; the last event needs no further task")
 	var many []*inventory.Event
 	for i := range 12 {
 		many = append(many, about("profile-updated", fmt.Sprint(i), ""))
 	}
 	tasks, lists, scan = inventory.Pending(10, many...)
-	require.LessOrEqual(t, tasks+lists, 10, "what comes after is looked at until the scan")
+	require.LessOrEqual(t, tasks+lists, 10, "later objects are read until the scan")
 	require.Contains(t, scan, "more events than can be followed")
 }
 
-// TestNormalize keeps what stays, without secrets, always in the same way.
+// TestNormalize: documents lose secrets and members that change all the time, and equal objects give equal documents.
 func TestNormalize(t *testing.T) {
 	listed := `{"name":"c1", "status":"Running","config":{"user.x":"1","a.password":"hunter2"},"used_by":["b","a"],"project":"",
 		"state":{"status":"Running","cpu":{"usage":7},"pid":4,"network":{"eth0":{"addresses":[{"address":"10.0.0.1"}],"counters":{"bytes_sent":9},"state":"up"}}},"location":"none"}`
@@ -170,7 +170,7 @@ func TestNormalize(t *testing.T) {
 	require.Empty(t, fields)
 	require.False(t, same)
 	_, same = inventory.Diff([]byte(`{"a":1,"b":2}`), []byte(`{"b":2,"a":1}`))
-	require.True(t, same, "another order is no change")
+	require.True(t, same, "the order of members is no change")
 	from, to := map[string]any{}, map[string]any{}
 	for i := range 2 * inventory.MaxFields {
 		from[fmt.Sprint("f", i)], to[fmt.Sprint("f", i)] = strings.Repeat("x", inventory.MaxValue), i
@@ -183,6 +183,7 @@ func TestNormalize(t *testing.T) {
 	require.NotEmpty(t, fields[0].To)
 }
 
+// FuzzInterpret: any event has an effect without a panic.
 func FuzzInterpret(f *testing.F) {
 	f.Add("instance-created", "/1.0/instances/c1?project=p1", "p1", "")
 	f.Add("storage-volume-renamed", "/1.0/storage-pools/local/volumes/custom/p1_v2?project=p1", "p1", "v1")
@@ -195,6 +196,7 @@ func FuzzInterpret(f *testing.F) {
 	})
 }
 
+// FuzzNormalize: any document gives an error or valid JSON with a name.
 func FuzzNormalize(f *testing.F) {
 	f.Add("instance", `{"name":"c1","state":{"network":{"eth0":{}}},"config":{"x":"y"},"used_by":["b","a"]}`)
 	f.Add("network", `{"name":"n","managed":false}`)
@@ -218,12 +220,12 @@ func FuzzNormalize(f *testing.F) {
 		require.True(t, json.Valid(object), "%s", object)
 		again, _, _, err := inventory.Normalize(inventory.Kind(kind), object)
 		if len(truncated) == 0 && err == nil {
-			require.Equal(t, string(object), string(again), "it is always the same")
+			require.Equal(t, string(object), string(again), "normalizing again changes nothing")
 		}
 	})
 }
 
-// TestDocsNameAllKinds keeps README's list of what is inventoried true.
+// TestDocsNameAllKinds: README names all kinds.
 func TestDocsNameAllKinds(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
 	require.NoError(t, err)
@@ -232,7 +234,7 @@ func TestDocsNameAllKinds(t *testing.T) {
 	}
 }
 
-// FuzzDiff compares documents: a document is the same as itself, and what differs one way differs the other.
+// FuzzDiff: a document equals itself, and differences are symmetric.
 func FuzzDiff(f *testing.F) {
 	f.Add([]byte(`{"a":1,"config":{"x.y":"1"}}`), []byte(`{"a":2,"config":{"x.y":"2","z":null}}`))
 	f.Add([]byte(`{"list":[1,{"a":2}]}`), []byte(`{"list":[1]}`))

@@ -22,42 +22,43 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 )
 
-// spoilt is a client through which a test hears what is read, spoils answers, and takes events
-// away, with the connections as they are.
-type spoilt struct {
+// tamperingClient counts the reads of a test, replaces answers by errors, and suppresses events. The connections
+// stay as they are.
+type tamperingClient struct {
 	*incusos.Client
 	mu    sync.Mutex
 	reads map[string]int
-	// answer may refuse a path; hear may keep an event of a server back. Both may be nil.
-	answer func(path string) error
-	hear   func(server string, e *inventory.Event) bool
-	deaf   map[string]bool // servers that can't be listened to
-	cut    map[string][]inventory.Stream
+	// answer returns the error for a path, if any. hear reports whether an event of a server is delivered. Both may be
+	// nil.
+	answer   func(path string) error
+	hear     func(server string, e *inventory.Event) bool
+	silenced map[string]bool // servers whose streams can't be opened
+	cut      map[string][]inventory.Stream
 }
 
-// spoil puts a spoilt client between a plane and its servers.
-func (p *plane) spoil(t *testing.T, options inventory.Options) *spoilt {
+// tamper puts a tamperingClient between a plane and its servers.
+func (p *plane) tamper(t *testing.T, options inventory.Options) *tamperingClient {
 	t.Helper()
-	s := &spoilt{Client: p.client, reads: map[string]int{}, deaf: map[string]bool{}, cut: map[string][]inventory.Stream{}}
+	s := &tamperingClient{Client: p.client, reads: map[string]int{}, silenced: map[string]bool{}, cut: map[string][]inventory.Stream{}}
 	var err error
 	p.objects, err = inventory.New(p.Registry, s, options)
 	require.NoError(t, err)
 	return s
 }
 
-func (s *spoilt) set(change func()) {
+func (s *tamperingClient) set(change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change()
 }
 
-func (s *spoilt) count(path string) int {
+func (s *tamperingClient) count(path string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.reads[path]
 }
 
-func (s *spoilt) ask(path string) error {
+func (s *tamperingClient) ask(path string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	path, _, _ = strings.Cut(path, "?")
@@ -68,39 +69,39 @@ func (s *spoilt) ask(path string) error {
 	return s.answer(path)
 }
 
-func (s *spoilt) ReadObject(ctx context.Context, target opscenter.Target, path string) (json.RawMessage, error) {
+func (s *tamperingClient) ReadObject(ctx context.Context, target opscenter.Target, path string) (json.RawMessage, error) {
 	if err := s.ask(path); err != nil {
 		return nil, err
 	}
 	return s.Client.ReadObject(ctx, target, path)
 }
 
-func (s *spoilt) ReadList(ctx context.Context, target opscenter.Target, path string, use func(json.RawMessage) error) error {
+func (s *tamperingClient) ReadList(ctx context.Context, target opscenter.Target, path string, use func(json.RawMessage) error) error {
 	if err := s.ask(path); err != nil {
 		return err
 	}
 	return s.Client.ReadList(ctx, target, path, use)
 }
 
-func (s *spoilt) Events(ctx context.Context, target opscenter.Target) (inventory.Stream, error) {
+func (s *tamperingClient) Events(ctx context.Context, target opscenter.Target) (inventory.Stream, error) {
 	s.mu.Lock()
-	deaf := s.deaf[target.Name]
+	silenced := s.silenced[target.Name]
 	s.mu.Unlock()
-	if deaf {
-		return nil, errors.New("nobody listens")
+	if silenced {
+		return nil, errors.New("connection refused")
 	}
 	stream, err := s.Client.Events(ctx, target)
 	if err != nil {
 		return nil, err
 	}
 	s.set(func() { s.cut[target.Name] = append(s.cut[target.Name], stream) })
-	return &heard{stream, s, target.Name}, nil
+	return &filteredStream{stream, s, target.Name}, nil
 }
 
-// deafen cuts the streams of a server, and lets none be opened.
-func (s *spoilt) deafen(server string) {
+// silence cuts the streams of a server, and prevents new ones.
+func (s *tamperingClient) silence(server string) {
 	s.mu.Lock()
-	s.deaf[server] = true
+	s.silenced[server] = true
 	streams := s.cut[server]
 	delete(s.cut, server)
 	s.mu.Unlock()
@@ -109,13 +110,14 @@ func (s *spoilt) deafen(server string) {
 	}
 }
 
-type heard struct {
+// filteredStream drops the events that hear refuses.
+type filteredStream struct {
 	inventory.Stream
-	of     *spoilt
+	of     *tamperingClient
 	server string
 }
 
-func (h *heard) Next() (*inventory.Event, error) {
+func (h *filteredStream) Next() (*inventory.Event, error) {
 	for {
 		e, err := h.Stream.Next()
 		if err != nil {
@@ -132,28 +134,28 @@ func (h *heard) Next() (*inventory.Event, error) {
 
 func notFound() error { return api.StatusErrorf(http.StatusNotFound, "Not Found") }
 
-// pair is a cluster of two that is followed.
-func pair(t *testing.T, options inventory.Options) (*plane, *spoilt, []*incusostest.Server) {
+// pair returns a followed cluster of two.
+func pair(t *testing.T, options inventory.Options) (*plane, *tamperingClient, []*incusostest.Server) {
 	t.Helper()
 	a, b := boot(t, "a"), boot(t, "b")
 	require.NoError(t, incusostest.Cluster(a, b))
 	p := newPlane(t, options)
-	s := p.spoil(t, options)
+	s := p.tamper(t, options)
 	p.adopt(t, a, "c1")
 	p.run(t)
 	p.following(t, "c1", 10*time.Second)
 	return p, s, []*incusostest.Server{a, b}
 }
 
-// single is a server in no cluster that is followed.
-func single(t *testing.T, options inventory.Options, furnished int) (*plane, *spoilt, *incusostest.Server) {
+// single returns a server in no cluster, before the inventory runs.
+func single(t *testing.T, options inventory.Options, furnished int) (*plane, *tamperingClient, *incusostest.Server) {
 	t.Helper()
 	server := boot(t, "sim")
 	if furnished > 0 {
 		server.Furnish(furnished)
 	}
 	p := newPlane(t, options)
-	s := p.spoil(t, options)
+	s := p.tamper(t, options)
 	p.adopt(t, server, "")
 	return p, s, server
 }
@@ -176,12 +178,12 @@ func (p *plane) changes(t *testing.T) []inventory.Change {
 	return list
 }
 
-// TestRenamedOnce: each member of a cluster tells of a renaming. What was given the name meanwhile is
-// not renamed as well.
-func TestRenamedOnce(t *testing.T) {
+// TestRenameIsAppliedOnce: each member of a cluster sends a rename event. The second one does not
+// rename a new object that has the old name meanwhile.
+func TestRenameIsAppliedOnce(t *testing.T) {
 	p, s, servers := pair(t, inventory.Options{MembersInterval: time.Hour})
 	later := make(chan struct{})
-	s.set(func() { // the second one to tell of it is late
+	s.set(func() { // the event of the second member is late
 		told := map[string]bool{}
 		s.hear = func(_ string, e *inventory.Event) bool {
 			if e.Action == "profile-renamed" && told[e.Source] {
@@ -203,8 +205,8 @@ func TestRenamedOnce(t *testing.T) {
 	status := p.following(t, "c1", time.Second)
 	close(later)
 	require.Eventually(t, func() bool { return p.following(t, "c1", time.Second).Events > status.Events }, within, 10*time.Millisecond)
-	o.must("POST", "profiles", object{"name": "last"}) // behind it
-	agrees(t, p.objects, "c1", o.get, within, "told of again")
+	o.must("POST", "profiles", object{"name": "last"}) // its event follows the late one
+	agrees(t, p.objects, "c1", o.get, within, "after the second event")
 	got, err := p.objects.Get(t.Context(), id)
 	require.NoError(t, err)
 	require.Equal(t, "web-old", got.Name)
@@ -213,9 +215,9 @@ func TestRenamedOnce(t *testing.T) {
 	}
 }
 
-// TestRenamedBeforeItWasLearned: what a scan has found under the new name since a renaming was learned of is
-// its outcome already.
-func TestRenamedBeforeItWasLearned(t *testing.T) {
+// TestRenameFoundByScan: an object that a scan found under the new name, after the rename event came, is the
+// renamed object.
+func TestRenameFoundByScan(t *testing.T) {
 	p := newPlane(t, inventory.Options{})
 	profiles := func(names ...string) map[inventory.Kind][]json.RawMessage {
 		out := map[inventory.Kind][]json.RawMessage{}
@@ -231,11 +233,11 @@ func TestRenamedBeforeItWasLearned(t *testing.T) {
 	before := time.Now()
 	require.NoError(t, p.objects.Fill(t.Context(), info.ID, profiles("old", "new")))
 	id := p.named(t, inventory.KindProfile, "new").UUID
-	require.NoError(t, p.objects.Rename(t.Context(), info.ID, inventory.KindProfile, "old", "old", before), "some daemons say the old name twice")
+	require.NoError(t, p.objects.Rename(t.Context(), info.ID, inventory.KindProfile, "old", "old", before), "some daemons send the old name twice")
 	require.NoError(t, p.objects.Rename(t.Context(), info.ID, inventory.KindProfile, "old", "new", before))
-	require.Equal(t, id, p.named(t, inventory.KindProfile, "new").UUID, "it was found after that")
+	require.Equal(t, id, p.named(t, inventory.KindProfile, "new").UUID, "the object was found after the event")
 	require.NoError(t, p.objects.Rename(t.Context(), info.ID, inventory.KindProfile, "old", "new", time.Now()))
-	require.NotEqual(t, id, p.named(t, inventory.KindProfile, "new").UUID, "it was there before, and is gone")
+	require.NotEqual(t, id, p.named(t, inventory.KindProfile, "new").UUID, "the object was known before the event, and is replaced")
 	require.Nil(t, p.named(t, inventory.KindProfile, "old"))
 }
 
@@ -247,8 +249,8 @@ func registration(t *testing.T, p *plane, name string) opscenter.Registration {
 	return opscenter.Registration{Token: token.UUID, Certificate: identity.Leaf, Name: name, ConnectionURL: "https://127.0.0.1:1", MachineID: strings.Repeat("ab", 16)}
 }
 
-// TestListNotFound: a list of volumes that is answered with 404 for a moment does not say that one is gone,
-// nor do a pool's that is there. One whose pool is gone is.
+// TestListNotFound: a list of volumes that is answered with 404 for a moment removes no volume. A volume whose pool is
+// gone is removed.
 func TestListNotFound(t *testing.T) {
 	p, s, server := single(t, inventory.Options{MembersInterval: time.Hour}, 0)
 	o := newOperator(t, server)
@@ -277,7 +279,7 @@ func TestListNotFound(t *testing.T) {
 	agrees(t, p.objects, "sim", o.get, 5*time.Second, "the pool is gone")
 }
 
-// TestFirstScanIncomplete: what could not be read at first, and is later, was there from the beginning.
+// TestFirstScanIncomplete: objects that could not be read at first are no changes when they are read later.
 func TestFirstScanIncomplete(t *testing.T) {
 	p, s, server := single(t, inventory.Options{MaxBackoff: time.Second}, 60)
 	s.answer = func(path string) error {
@@ -292,11 +294,11 @@ func TestFirstScanIncomplete(t *testing.T) {
 		return err == nil && len(all) == 1 && all[0].Scans >= 1
 	}, 10*time.Second, 10*time.Millisecond)
 	require.NotNil(t, p.named(t, inventory.KindProject, "default"))
-	// Of what was read, changes are told.
+	// Changes of kinds that were read are recorded.
 	o := newOperator(t, server)
 	o.must("POST", "profiles", object{"name": "new"})
 	require.Eventually(t, func() bool { return len(p.changes(t)) == 2 }, 10*time.Second, 10*time.Millisecond)
-	// What happens to others is no change either: nobody knows what they were.
+	// Changes of kinds that were not read are not recorded: their former state is not known.
 	o.must("PATCH", "instances/c0002", object{"description": "x"})
 	require.Eventually(t, func() bool { return p.named(t, inventory.KindInstance, "c0002") != nil }, within, 10*time.Millisecond)
 	s.set(func() { s.answer = nil })
@@ -312,11 +314,11 @@ func TestFirstScanIncomplete(t *testing.T) {
 			told = append(told, string(c.Action)+" "+c.Name)
 		}
 	}
-	require.Equal(t, []string{"cluster-added sim", "created new", "cluster-added sim", "created later"}, told, "who mirrors it lists it again")
+	require.Equal(t, []string{"cluster-added sim", "created new", "cluster-added sim", "created later"}, told, "a program that mirrors the cluster lists it again")
 }
 
-// TestSecretsOfBefore: what was kept with secrets is kept without, and no history tells them.
-func TestSecretsOfBefore(t *testing.T) {
+// TestStoredSecretsAreRemoved: secrets that were stored with KeepSecrets are removed without it, also from the history.
+func TestStoredSecretsAreRemoved(t *testing.T) {
 	s := boot(t, "sim")
 	p := newPlane(t, inventory.Options{KeepSecrets: true})
 	p.adopt(t, s, "")
@@ -339,24 +341,24 @@ func TestSecretsOfBefore(t *testing.T) {
 		}
 		return out
 	}
-	require.Eventually(t, func() bool { return len(secrets()) == 4 }, within, 10*time.Millisecond, "that is what it was told to do")
+	require.Eventually(t, func() bool { return len(secrets()) == 4 }, within, 10*time.Millisecond, "KeepSecrets stores them")
 	stop()
-	p.spoil(t, inventory.Options{})
+	p.tamper(t, inventory.Options{})
 	background(t, p.objects.Run)
 	p.following(t, "sim", 10*time.Second)
 	require.NotContains(t, string(p.named(t, inventory.KindNetwork, "n3").Object), "hunter2")
 	require.Empty(t, secrets())
 	history, err := p.objects.History(t.Context(), p.named(t, inventory.KindNetwork, "n3").UUID)
 	require.NoError(t, err)
-	require.Equal(t, []inventory.FieldChange{{Path: `config["bgp.peers.x.address"]`, From: []byte(`"10.0.0.9"`), To: []byte(`"10.0.0.10"`)}}, history[0].Fields, "the rest is told")
+	require.Equal(t, []inventory.FieldChange{{Path: `config["bgp.peers.x.address"]`, From: []byte(`"10.0.0.9"`), To: []byte(`"10.0.0.10"`)}}, history[0].Fields, "the other fields stay in the history")
 }
 
-// TestProjectsAreRefreshed: a project is looked at when an event names it, however long the scan is to come
-// that finds what else has changed.
+// TestProjectsAreRefreshed: a project is read soon after an event names it, even if the scan for the other objects
+// comes late.
 func TestProjectsAreRefreshed(t *testing.T) {
 	p, s, server := single(t, inventory.Options{MaxBackoff: 10 * time.Minute}, 0)
 	s.answer = func(path string) error {
-		time.Sleep(20 * time.Millisecond) // a scan is slow, and the next one caused by an event late
+		time.Sleep(20 * time.Millisecond) // scans are slow, so the next one is late
 		return nil
 	}
 	p.run(t)
@@ -383,42 +385,42 @@ func TestProjectsAreRefreshed(t *testing.T) {
 	require.Eventually(t, func() bool { return p.named(t, inventory.KindProject, "p1") == nil }, within, 10*time.Millisecond)
 }
 
-// TestDeafOfAMember: when a member is listened to again after a while, all is scanned: only it may have told
-// what happened meanwhile.
-func TestDeafOfAMember(t *testing.T) {
+// TestMemberHeardAgain: a scan follows when a member has a stream again, because its events were missed
+// meanwhile.
+func TestMemberHeardAgain(t *testing.T) {
 	p, s, servers := pair(t, inventory.Options{MembersInterval: time.Hour})
 	main := p.following(t, "c1", time.Second).Server
 	other := map[string]string{"a": "b", "b": "a"}[main]
 	s.set(func() { s.hear = func(server string, e *inventory.Event) bool { return server != main } })
-	s.deafen(other)
+	s.silence(other)
 	require.Eventually(t, func() bool {
 		all, err := p.objects.Status(t.Context())
 		return err == nil && !all[0].Following && strings.Contains(all[0].Failure, other)
 	}, 10*time.Second, 10*time.Millisecond)
 	o := newOperator(t, servers[0])
 	o.must("POST", "profiles", object{"name": "unheard"})
-	s.set(func() { s.deaf[other] = false })
-	agrees(t, p.objects, "c1", o.get, 10*time.Second, "listened to again")
+	s.set(func() { s.silenced[other] = false })
+	agrees(t, p.objects, "c1", o.get, 10*time.Second, "stream opened again")
 	require.NotNil(t, p.named(t, inventory.KindProfile, "unheard"))
 	p.following(t, "c1", 10*time.Second)
 }
 
-// TestSettle: an instance that was started is looked at again a while later, when it has its addresses.
-func TestSettle(t *testing.T) {
+// TestSecondReadingAfterStart: a started instance is read again after Settle, when it has its addresses.
+func TestSecondReadingAfterStart(t *testing.T) {
 	p, s, server := single(t, inventory.Options{Settle: 300 * time.Millisecond}, 0)
 	p.run(t)
 	p.following(t, "sim", 10*time.Second)
 	o := newOperator(t, server)
 	o.must("POST", "instances", object{"name": "c1"})
 	agrees(t, p.objects, "sim", o.get, within, "made")
-	time.Sleep(400 * time.Millisecond) // it was created
+	time.Sleep(400 * time.Millisecond) // the second reading after its creation
 	before := s.count("/1.0/instances/c1")
 	o.must("PUT", "instances/c1/state", object{"action": "start"})
 	require.Eventually(t, func() bool { return s.count("/1.0/instances/c1") == before+2 }, within, 10*time.Millisecond)
 }
 
-// TestManySettle: where more were started than can be remembered, all is scanned.
-func TestManySettle(t *testing.T) {
+// TestTooManyStarts: more started instances than MaxPending cause a scan.
+func TestTooManyStarts(t *testing.T) {
 	p, _, server := single(t, inventory.Options{Settle: time.Minute, MaxPending: 12}, 0)
 	p.run(t)
 	p.following(t, "sim", 10*time.Second)
@@ -433,8 +435,8 @@ func TestManySettle(t *testing.T) {
 	}, 15*time.Second, 10*time.Millisecond)
 }
 
-// TestTooLarge: of an instance that is too large with its snapshots the rest is kept, of a profile that is too
-// large its name; nobody else suffers, in scans nor by events.
+// TestTooLarge: an instance that is too large with its snapshots is kept without them, and a profile that is too large by
+// name. Other objects are complete, after scans and after events.
 func TestTooLarge(t *testing.T) {
 	options := inventory.Options{MaxBackoff: time.Second}
 	p, _, server := single(t, options, 0)
@@ -442,7 +444,7 @@ func TestTooLarge(t *testing.T) {
 	p.client = incusos.New(incusos.Options{Certificate: p.identity, MaxObject: 40 << 10})
 	client := p.client
 	t.Cleanup(func() { client.Close() })
-	s := p.spoil(t, options)
+	s := p.tamper(t, options)
 	o.must("POST", "profiles", object{"name": "a", "description": "small"})
 	o.must("POST", "profiles", object{"name": "huge", "description": strings.Repeat("x", 50<<10)})
 	o.must("POST", "profiles", object{"name": "z"})
@@ -479,8 +481,8 @@ func TestTooLarge(t *testing.T) {
 	require.Eventually(t, func() bool { return p.named(t, inventory.KindProfile, "huge") == nil }, within, 10*time.Millisecond)
 }
 
-// TestSecretsOfAway: those that were kept of an instance, whose member is away, are kept no longer.
-func TestSecretsOfAway(t *testing.T) {
+// TestStoredSecretsOfMemberDown: secrets that were stored with KeepSecrets are removed, also of an instance whose member is down.
+func TestStoredSecretsOfMemberDown(t *testing.T) {
 	a, b := boot(t, "a"), boot(t, "b")
 	require.NoError(t, incusostest.Cluster(a, b))
 	p := newPlane(t, inventory.Options{KeepSecrets: true, MaxBackoff: time.Second, MembersInterval: 200 * time.Millisecond})
@@ -499,11 +501,11 @@ func TestSecretsOfAway(t *testing.T) {
 	require.Eventually(t, shows("hunter2"), within, 10*time.Millisecond)
 	b.Crash()
 	require.Eventually(t, shows(`"status_code":112`), within, 10*time.Millisecond)
-	require.True(t, shows("hunter2")(), "that is what it was told to do")
+	require.True(t, shows("hunter2")(), "KeepSecrets stores them")
 	stop()
-	p.spoil(t, inventory.Options{MaxBackoff: time.Second, MembersInterval: 200 * time.Millisecond})
+	p.tamper(t, inventory.Options{MaxBackoff: time.Second, MembersInterval: 200 * time.Millisecond})
 	background(t, p.objects.Run)
-	require.Eventually(t, func() bool { return !shows("hunter2")() }, within, 10*time.Millisecond, "while it is away")
+	require.Eventually(t, func() bool { return !shows("hunter2")() }, within, 10*time.Millisecond, "while the member is down")
 	require.True(t, shows(`"user.a":"b"`)())
 	b.PowerOn()
 	require.Eventually(t, shows(`"status_code":103`), within, 10*time.Millisecond)
