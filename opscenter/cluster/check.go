@@ -12,6 +12,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
+// load reads servers from the registry. A server that is named twice is ErrUnsuitable.
 func (w *work) load(ctx context.Context, servers []string) (out []*opscenter.ServerInfo, err error) {
 	for i, name := range servers {
 		if slices.Contains(servers[:i], name) {
@@ -26,26 +27,26 @@ func (w *work) load(ctx context.Context, servers []string) (out []*opscenter.Ser
 	return out, nil
 }
 
-// others returns the members of the cluster's record, but for some.
-func (w *work) others(ctx context.Context, but []string) (out []string, err error) {
+// others returns the recorded members of the cluster, except those in without.
+func (w *work) others(ctx context.Context, without []string) (out []string, err error) {
 	for info, err := range w.registry.Servers(ctx, opscenter.ServerFilter{Cluster: w.name}) {
 		if err != nil {
 			return nil, err
 		}
-		if !slices.Contains(but, info.Name) {
+		if !slices.Contains(without, info.Name) {
 			out = append(out, info.Name)
 		}
 	}
 	return out, nil
 }
 
-// member returns a member of the cluster, by its own word, that is none of some.
-func (w *work) member(ctx context.Context, certificate *x509.Certificate, but []string) (*opscenter.ServerInfo, error) {
-	names, err := w.others(ctx, but)
+// member returns a server that answers, and reports that it is a member of the cluster. It is none of without.
+func (w *work) member(ctx context.Context, certificate *x509.Certificate, without []string) (*opscenter.ServerInfo, error) {
+	names, err := w.others(ctx, without)
 	if err != nil {
 		return nil, err
 	}
-	failures := []error{fmt.Errorf("cluster %q: %w: it has no other member that answers", w.name, ErrUnsuitable)}
+	failures := []error{fmt.Errorf("cluster %q: %w: no other member answers", w.name, ErrUnsuitable)}
 	for _, name := range names {
 		info, err := w.registry.Server(ctx, name)
 		if err != nil || info.State.Status != lifecycle.StatusReady {
@@ -62,6 +63,7 @@ func (w *work) member(ctx context.Context, certificate *x509.Certificate, but []
 	return nil, errors.Join(failures...)
 }
 
+// state reads the cluster state of a server. The error is an *Error.
 func (w *work) state(ctx context.Context, info *opscenter.ServerInfo) (State, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.options.Timeout)
 	defer cancel()
@@ -72,8 +74,8 @@ func (w *work) state(ctx context.Context, info *opscenter.ServerInfo) (State, er
 	return state, nil
 }
 
-// order puts those that are members already first, and counts them: one of them is the one
-// that others join. What is a cluster with servers that are none of these is refused.
+// order puts the servers that already are members first, and counts them. The others join the first of them. A
+// member of another cluster, or of a cluster with further servers, is ErrUnsuitable.
 func (w *work) order(ctx context.Context, infos []*opscenter.ServerInfo, record *opscenter.Cluster) (out []*opscenter.ServerInfo, joined int, err error) {
 	var rest []*opscenter.ServerInfo
 	var names []string
@@ -82,7 +84,7 @@ func (w *work) order(ctx context.Context, infos []*opscenter.ServerInfo, record 
 	}
 	for _, info := range infos {
 		if info.State.Status != lifecycle.StatusReady || info.State.Type != lifecycle.TypeIncus {
-			rest = append(rest, info) // it is found unsuitable
+			rest = append(rest, info) // suitable refuses it
 			continue
 		}
 		state, err := w.state(ctx, info)
@@ -99,7 +101,7 @@ func (w *work) order(ctx context.Context, infos []*opscenter.ServerInfo, record 
 		}
 		for _, m := range state.Members {
 			if !known && !slices.Contains(names, m.Name) {
-				return nil, 0, fmt.Errorf("cluster %q: %w: server %s is a member of an Incus cluster with %s, which is none of these", w.name, ErrUnsuitable, info.Name, m.Name)
+				return nil, 0, fmt.Errorf("cluster %q: %w: server %s is a member of an Incus cluster with %s, which is not one of these servers", w.name, ErrUnsuitable, info.Name, m.Name)
 			}
 		}
 		out = append(out, info)
@@ -107,7 +109,7 @@ func (w *work) order(ctx context.Context, infos []*opscenter.ServerInfo, record 
 	return append(out, rest...), len(out), nil
 }
 
-// suitable checks that servers can be members of one cluster, with like, if that is given.
+// suitable returns ErrUnsuitable, with all problems, unless the servers can be members of one cluster with like.
 func (w *work) suitable(infos []*opscenter.ServerInfo, like *opscenter.ServerInfo) error {
 	var wrong []string
 	for _, info := range infos {
@@ -150,14 +152,14 @@ func (w *work) suitable(infos []*opscenter.ServerInfo, like *opscenter.ServerInf
 	return nil
 }
 
-// refuseContents refuses servers that have something they would lose when they join.
+// refuseContents returns ErrUnsuitable for a server with contents that it would lose when it joins.
 func (w *work) refuseContents(ctx context.Context, joining []*opscenter.ServerInfo) error {
 	for _, info := range joining {
 		bounded, cancel := context.WithTimeout(ctx, w.options.Timeout)
 		has, err := w.incus.Contents(bounded, info.Target())
 		cancel()
 		if err != nil {
-			return &Error{Step: "look at what " + info.Name + " has", Err: err}
+			return &Error{Step: "look at the contents of " + info.Name, Err: err}
 		}
 		if has != "" {
 			return fmt.Errorf("cluster %q: %w: server %s has %s, which would be lost", w.name, ErrUnsuitable, info.Name, has)
@@ -166,7 +168,7 @@ func (w *work) refuseContents(ctx context.Context, joining []*opscenter.ServerIn
 	return nil
 }
 
-// refuseTakenNames refuses servers whose names other members have.
+// refuseTakenNames returns ErrUnsuitable for a server whose name another member has.
 func (w *work) refuseTakenNames(ctx context.Context, member *opscenter.ServerInfo, joining []*opscenter.ServerInfo) error {
 	state, err := w.state(ctx, member)
 	if err != nil {
@@ -174,13 +176,13 @@ func (w *work) refuseTakenNames(ctx context.Context, member *opscenter.ServerInf
 	}
 	for _, info := range joining {
 		if slices.ContainsFunc(state.Members, func(m Member) bool { return m.Name == info.Name }) {
-			return fmt.Errorf("cluster %q: %w: it has a member %s already, which is another server", w.name, ErrUnsuitable, info.Name)
+			return fmt.Errorf("cluster %q: %w: it already has a member %s, which is another server", w.name, ErrUnsuitable, info.Name)
 		}
 	}
 	return nil
 }
 
-// versions returns what runs on a server, as far as members of a cluster must agree in it.
+// versions returns the versions in which the members of a cluster must agree.
 func versions(info *opscenter.ServerInfo) string {
 	v := info.State.Versions
 	out := "os " + v.OS.Version

@@ -1,6 +1,14 @@
-// Package cluster forms Incus clusters out of registered servers, adds servers to them, and
-// removes them. What is done is done step by step, each of which leaves alone what is done
-// already: what failed in the middle is gone on with by asking for the same again.
+// Package cluster forms Incus clusters out of registered servers, adds servers to them, and removes servers.
+//
+// The main type is [Manager]. A Manager has no background work, so it needs no start and no stop. Each call returns when
+// its work has ended or failed.
+//
+//	clusters := cluster.New(registry, client, cluster.Options{})
+//	err := clusters.Form(ctx, "c1", "server01", "server02", "server03")
+//
+// A call works in steps, and skips the steps that are done already. After a failure in the middle, the same call
+// continues. The package stores no rows of its own: the registry stores the cluster's record, its members, and its pinned
+// certificate.
 package cluster
 
 import (
@@ -19,81 +27,89 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// Incus is what is asked of servers. Package incusos implements it.
+// Incus is the cluster API of servers. Package incusos implements it. All methods may be called concurrently. A method that
+// changes a server returns opscenter.ErrOutcomeUnknown if its answer was lost.
 type Incus interface {
-	// ClusterState reads whether a server is a member of a cluster, and of which.
+	// ClusterState reads the cluster of a server, if it is a member of one.
 	ClusterState(ctx context.Context, target opscenter.Target) (State, error)
-	// SetClusterAddress sets the address the server is reached at by the other members.
+	// SetClusterAddress sets the address, host:port, at which the other members reach the server.
 	SetClusterAddress(ctx context.Context, target opscenter.Target, address string) error
 	// Bootstrap makes a server the first member of a cluster, and returns the cluster's certificate.
 	Bootstrap(ctx context.Context, target opscenter.Target, name string) (*x509.Certificate, error)
-	// JoinToken asks a member for a token by which a server becomes another, by that name.
+	// JoinToken asks a member for a token with which a server joins the cluster under that name.
 	JoinToken(ctx context.Context, target opscenter.Target, name string) (string, error)
-	// MemberConfig asks a member what those who join have to configure for themselves.
+	// MemberConfig asks a member for the settings that each joining server needs of its own.
 	MemberConfig(ctx context.Context, target opscenter.Target) ([]Config, error)
-	// Contents says what a server has that would be lost if it joined a cluster.
+	// Contents describes the objects on a server that it would lose if it joined a cluster. Empty: there are none.
 	Contents(ctx context.Context, target opscenter.Target) (string, error)
 	// Join makes a server a member.
 	Join(ctx context.Context, target opscenter.Target, join Join) error
-	// InstancesOn names an instance that is on a member, whether it runs or not; empty: there is none.
+	// InstancesOn names one instance on a member, running or stopped. Empty: the member has none.
 	InstancesOn(ctx context.Context, target opscenter.Target, member string) (string, error)
-	// RemoveMember takes another member out of the cluster; force: although it does not answer, and
-	// whatever is on it.
+	// RemoveMember asks target to remove another member from the cluster. force: also if that member does not answer,
+	// and with all its instances.
 	RemoveMember(ctx context.Context, target opscenter.Target, name string, force bool) error
 }
 
-// State is what a server says of its cluster.
+// State is the cluster state of a server, as the server reports it.
 type State struct {
-	// Address is its cluster.https_address.
+	// Address is the server's cluster.https_address.
 	Address string
-	// Name of the server in its cluster; empty: it is in none, and what follows is, too.
+	// Name is the name of the server in its cluster. Empty: the server is in no cluster, and the fields below are empty.
 	Name string
-	// Certificate is the cluster's.
+	// Certificate is the certificate of the cluster.
 	Certificate *x509.Certificate
-	Members     []Member
+	// Members are all members of the cluster, also those that are offline.
+	Members []Member
 }
 
-// Member of a cluster.
+// Member is a member of a cluster. Status is that of Incus, such as "Online". URL is its address as an https URL.
 type Member struct{ Name, Status, URL string }
 
-// Config is a value that each member has for itself.
+// Config is a setting that each member has of its own. Entity is the kind of object, such as "storage-pool", and Name the
+// name of the object. Key and Value are the setting.
 type Config struct{ Entity, Name, Key, Value string }
 
-// Join is what a server joins a cluster with.
+// Join holds the parameters with which a server joins a cluster.
 type Join struct {
-	Name           string
-	Address        string // of the server
-	ClusterAddress string // of a member
-	Certificate    *x509.Certificate
-	Token          string
-	Config         []Config
+	// Name is the name of the server in the cluster.
+	Name string
+	// Address is that of the joining server, ClusterAddress that of a member. Both are host:port.
+	Address        string
+	ClusterAddress string
+	// Certificate is the certificate of the cluster.
+	Certificate *x509.Certificate
+	// Token is the one of Incus.JoinToken, a secret.
+	Token string
+	// Config are the settings of Incus.MemberConfig, with the server's values.
+	Config []Config
 }
 
-// DefaultTimeout is what Options.Timeout is by default.
+// DefaultTimeout is the default of Options.Timeout.
 const DefaultTimeout = 5 * time.Minute
 
-// Options of New. The zero value is what most programs want.
+// Options of New. The zero value suits most programs.
 type Options struct {
 	// Logger gets each step. Default: nothing is logged.
 	Logger *slog.Logger
-	// Timeout bounds the work on one server. Default 5 minutes.
+	// Timeout bounds each step. A step is work on one server. Default 5 minutes.
 	Timeout time.Duration
-	// Address returns the address, host:port, at which other members reach a server. Default:
-	// that of its connection URL.
+	// Address returns the address, host:port, at which other members reach a server. Empty: it is not known,
+	// which is ErrUnsuitable. Default: that of the connection URL.
 	Address func(server *opscenter.ServerInfo) string
-	// Configure returns the values of a server that joins for what each member has for itself,
-	// given what is asked for. Default: the values that are given, mostly empty: Incus's defaults.
+	// Configure returns the settings of a joining server for the asked ones. Default: asked as it is, mostly
+	// with empty values, for which Incus uses its defaults.
 	Configure func(server *opscenter.ServerInfo, asked []Config) []Config
 }
 
-// Manager forms clusters. All methods may be called concurrently.
+// Manager forms and changes clusters. All methods may be called concurrently.
 type Manager struct {
 	registry *opscenter.Registry
 	incus    Incus
 	options  Options
 }
 
-// New returns a Manager.
+// New returns a Manager. It reads nothing, and starts no goroutine.
 func New(registry *opscenter.Registry, incus Incus, options Options) *Manager {
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
@@ -110,6 +126,7 @@ func New(registry *opscenter.Registry, incus Incus, options Options) *Manager {
 	return &Manager{registry: registry, incus: incus, options: options}
 }
 
+// addressOf is the default of Options.Address.
 func addressOf(server *opscenter.ServerInfo) string {
 	u, err := url.Parse(server.ConnectionURL)
 	if err != nil {
@@ -121,21 +138,23 @@ func addressOf(server *opscenter.ServerInfo) string {
 	return u.Host
 }
 
-// ErrUnsuitable: servers can't be made members of one cluster as they are.
+// ErrUnsuitable: the servers, in their current state, can't be members of one cluster, or can't be removed from it.
 var ErrUnsuitable = errors.New("not suitable")
 
-// Error tells how far it came. Asking for the same again goes on from there.
+// Error is a failure in the middle of a call. The same call continues with the failed step.
 type Error struct {
-	// Done are the steps that were taken, or found taken already.
+	// Done are the steps that are done, also those of earlier calls.
 	Done []string
-	// Step is the one that failed.
+	// Step is the step that failed.
 	Step string
-	// Recorded: the servers are recorded as members. That is taken back by removing them from the
-	// cluster, or by deleting its record.
+	// Recorded: the servers are recorded as members. To undo that, remove them from the
+	// cluster, or delete its record.
 	Recorded bool
-	Err      error
+	// Err is the reason, see Unwrap.
+	Err error
 }
 
+// Error names the failed step, the reason, and the steps that are done.
 func (e *Error) Error() string {
 	done := "nothing was done"
 	if len(e.Done) > 0 {
@@ -143,35 +162,36 @@ func (e *Error) Error() string {
 	}
 	back := ""
 	if e.Recorded {
-		back = "; it is taken back by removing the servers from the cluster, or by deleting its record"
+		back = "; to undo it, remove the servers from the cluster, or delete its record"
 	}
-	return fmt.Sprintf("%s: %v (%s; ask for the same again to go on%s)", e.Step, e.Err, done, back)
+	return fmt.Sprintf("%s: %v (%s; the same request again continues%s)", e.Step, e.Err, done, back)
 }
 
+// Unwrap returns the reason of the failure.
 func (e *Error) Unwrap() error { return e.Err }
 
-// work is one call.
+// work is the state of one call.
 type work struct {
 	*Manager
 	name    string
-	channel string // that is given; empty: it is that of the servers
+	channel string // requested channel; empty: that of the servers
 	done    []string
-	// recorded: its servers are recorded as members.
+	// recorded: the servers of the call are recorded as members.
 	recorded bool
 }
 
-// step takes a step, within its time.
-func (w *work) step(ctx context.Context, what string, do func(context.Context) error) error {
+// step carries out a step within Options.Timeout. An error of fn is returned as an *Error.
+func (w *work) step(ctx context.Context, name string, fn func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, w.options.Timeout)
 	defer cancel()
-	if err := do(ctx); err != nil {
+	if err := fn(ctx); err != nil {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = fmt.Errorf("not done within %s: %w: %w", w.options.Timeout, opscenter.ErrOutcomeUnknown, err)
 		}
-		return &Error{Done: slices.Clone(w.done), Step: what, Recorded: w.recorded, Err: err}
+		return &Error{Done: slices.Clone(w.done), Step: name, Recorded: w.recorded, Err: err}
 	}
-	w.done = append(w.done, what)
-	w.options.Logger.InfoContext(ctx, "cluster", "cluster", w.name, "step", what)
+	w.done = append(w.done, name)
+	w.options.Logger.InfoContext(ctx, "cluster", "cluster", w.name, "step", name)
 	return nil
 }
 
@@ -180,20 +200,25 @@ func (m *Manager) Form(ctx context.Context, name string, servers ...string) erro
 	return m.FormAs(ctx, name, opscenter.ClusterSpec{}, servers...)
 }
 
-// FormAs forms a cluster of registered Incus servers, the first of which makes it and the
-// others join. It is recorded first, with the spec, if it is not yet; a record with other members than
-// these, or a part of them, is refused. Once formed its certificate is pinned for all members. Without
-// a channel in the spec, the servers must follow one, which is the cluster's.
+// FormAs forms a cluster of registered Incus servers: the first server becomes a cluster, and the others join it. Servers
+// that already are members stay members. FormAs returns when all servers are members, and the record is ready.
 //
-// FormAs checks the servers before it does or records anything. All must be ready, of type incus,
+// FormAs creates the record with the spec, unless there is one. A record with other members is ErrUnsuitable. FormAs pins
+// the cluster's certificate for all members. Without a channel in the spec, all servers must follow the same
+// channel, which becomes that of the cluster.
+//
+// FormAs checks the servers before it changes or records anything. All must be ready, of type incus,
 // and on the same versions and channel. No update, reboot or maintenance may be pending. None may be
-// in another cluster. Those that are to join may have nothing that they would lose. Otherwise FormAs
-// returns ErrUnsuitable with all that is wrong. A failure in the middle is an *Error that tells how
-// far it came. It can be taken back: see RemoveServers, and opscenter.Registry.DeleteCluster.
+// in another cluster. A joining server must have no contents that it would lose. Otherwise FormAs
+// returns ErrUnsuitable with all problems. Other errors before the first step are those of the registry, such as
+// opscenter.ErrNotFound for an unknown server.
+//
+// A failure in the middle is an *Error with the steps that are done. The same call continues. To undo them, see
+// RemoveServers and opscenter.Registry.DeleteCluster.
 func (m *Manager) FormAs(ctx context.Context, name string, spec opscenter.ClusterSpec, servers ...string) error {
 	w := &work{Manager: m, name: name, channel: spec.Channel}
 	if len(servers) == 0 {
-		return fmt.Errorf("cluster %q: %w: at least one server is wanted", name, ErrUnsuitable)
+		return fmt.Errorf("cluster %q: %w: at least one server is needed", name, ErrUnsuitable)
 	}
 	infos, err := w.load(ctx, servers)
 	if err != nil {
@@ -205,12 +230,12 @@ func (m *Manager) FormAs(ctx context.Context, name string, spec opscenter.Cluste
 	}
 	if record != nil {
 		if others, err := w.others(ctx, servers); err != nil || len(others) > 0 {
-			return cmp.Or(err, fmt.Errorf("cluster %q: %w: its record has other members, as %s; add servers to it instead", name, ErrUnsuitable, strings.Join(others, ", ")))
+			return cmp.Or(err, fmt.Errorf("cluster %q: %w: its record has other members, such as %s; add servers to it instead", name, ErrUnsuitable, strings.Join(others, ", ")))
 		}
 		if record.Status == opscenter.ClusterReady {
 			for _, info := range infos {
 				if info.Cluster != name {
-					return fmt.Errorf("cluster %q has been formed already: %w: add servers to it instead", name, ErrUnsuitable)
+					return fmt.Errorf("cluster %q is formed already: %w: add servers to it instead", name, ErrUnsuitable)
 				}
 			}
 		}
@@ -222,7 +247,7 @@ func (m *Manager) FormAs(ctx context.Context, name string, spec opscenter.Cluste
 	if err := w.suitable(infos[joined:], infos[0]); err != nil {
 		return err
 	}
-	if err := w.refuseContents(ctx, infos[max(1, joined):]); err != nil { // the one that makes the cluster keeps what it has
+	if err := w.refuseContents(ctx, infos[max(1, joined):]); err != nil { // the first server keeps its contents
 		return err
 	}
 	switch {
@@ -232,7 +257,7 @@ func (m *Manager) FormAs(ctx context.Context, name string, spec opscenter.Cluste
 			_, err := m.registry.CreateCluster(ctx, name, spec, servers...)
 			return err
 		})
-	case record.Status != opscenter.ClusterReady: // pending: it goes on
+	case record.Status != opscenter.ClusterReady: // pending: an earlier call did not end
 		err = w.step(ctx, "record its members", func(ctx context.Context) error {
 			return m.registry.AddClusterMembers(ctx, name, servers...)
 		})
@@ -250,12 +275,12 @@ func (m *Manager) FormAs(ctx context.Context, name string, spec opscenter.Cluste
 			return err
 		}
 	}
-	return w.step(ctx, "note that it is ready", func(ctx context.Context) error {
+	return w.step(ctx, "record that the cluster is ready", func(ctx context.Context) error {
 		return m.registry.SetClusterStatus(ctx, name, opscenter.ClusterReady)
 	})
 }
 
-// unrecorded returns why something could not be recorded: nothing was done by then.
+// unrecorded returns the reason of a failed first step as it is: no step is done, so an *Error would add nothing.
 func (w *work) unrecorded(err error) error {
 	var failed *Error
 	if errors.As(err, &failed) && len(failed.Done) == 0 {
@@ -264,8 +289,8 @@ func (w *work) unrecorded(err error) error {
 	return err
 }
 
-// AddServers makes registered servers members of a cluster that was formed. The checks and
-// errors are those of FormAs, the versions and the channel those of the cluster's members.
+// AddServers makes registered servers members of a cluster that was formed. It makes the checks of FormAs against a member
+// of the cluster, and returns the errors of FormAs. opscenter.ErrNotFound: the cluster or a server is unknown.
 func (m *Manager) AddServers(ctx context.Context, name string, servers ...string) error {
 	w := &work{Manager: m, name: name}
 	record, err := m.registry.Cluster(ctx, name)
@@ -311,15 +336,15 @@ func (m *Manager) AddServers(ctx context.Context, name string, servers ...string
 	return nil
 }
 
-// certificate is that of a cluster that was formed.
+// certificate returns the certificate of a cluster that was formed. Otherwise it returns ErrUnsuitable.
 func (w *work) certificate(record *opscenter.Cluster) (*x509.Certificate, error) {
 	if record.Certificate == "" {
-		return nil, fmt.Errorf("cluster %q: %w: it was not formed so far; ask for that again first", w.name, ErrUnsuitable)
+		return nil, fmt.Errorf("cluster %q: %w: it is not formed so far; form it first", w.name, ErrUnsuitable)
 	}
 	return opscenter.ParseCertificate(record.Certificate)
 }
 
-// first makes the first server a cluster, and pins the cluster's certificate.
+// first makes the first server a cluster, unless it is one, and pins the cluster's certificate.
 func (w *work) first(ctx context.Context, info *opscenter.ServerInfo) (certificate *x509.Certificate, err error) {
 	var state State
 	err = w.step(ctx, "look at "+info.Name, func(ctx context.Context) error {
@@ -351,7 +376,7 @@ func (w *work) first(ctx context.Context, info *opscenter.ServerInfo) (certifica
 	})
 }
 
-// join makes a server a member of the cluster that another one is a member of.
+// join makes a server a member of the cluster of another server, first.
 func (w *work) join(ctx context.Context, first, name string, certificate *x509.Certificate) error {
 	var state State
 	var member, info *opscenter.ServerInfo
@@ -363,7 +388,7 @@ func (w *work) join(ctx context.Context, first, name string, certificate *x509.C
 			return err
 		}
 		if info.Cluster != w.name {
-			return fmt.Errorf("%w: it was taken out of the record meanwhile", ErrUnsuitable)
+			return fmt.Errorf("%w: it was removed from the record meanwhile", ErrUnsuitable)
 		}
 		state, err = w.incus.ClusterState(ctx, info.Target())
 		return err
@@ -375,7 +400,7 @@ func (w *work) join(ctx context.Context, first, name string, certificate *x509.C
 		if !state.Certificate.Equal(certificate) {
 			return &Error{Done: w.done, Step: "look at " + name, Recorded: w.recorded, Err: fmt.Errorf("%w: it is a member of another Incus cluster", ErrUnsuitable)}
 		}
-		return w.registry.SetMemberName(ctx, name, state.Name) // it has joined already
+		return w.registry.SetMemberName(ctx, name, state.Name) // it had joined already
 	}
 	return w.step(ctx, "let "+name+" join", func(ctx context.Context) error {
 		if has, err := w.incus.Contents(ctx, info.Target()); err != nil || has != "" {
@@ -397,13 +422,13 @@ func (w *work) join(ctx context.Context, first, name string, certificate *x509.C
 		if asked != nil && !errors.Is(asked, opscenter.ErrOutcomeUnknown) {
 			return asked
 		}
-		// It is a member when both sides say so.
+		// The server is a member when both sides report that.
 		state, err := w.incus.ClusterState(ctx, info.Target())
 		switch {
 		case err != nil:
 			return errors.Join(asked, err)
 		case state.Name == "" || !state.Certificate.Equal(certificate):
-			return fmt.Errorf("%w: server %s says that it is no member of the cluster", cmp.Or(asked, opscenter.ErrOutcomeUnknown), name)
+			return fmt.Errorf("%w: server %s reports that it is not a member of the cluster", cmp.Or(asked, opscenter.ErrOutcomeUnknown), name)
 		}
 		first, err := w.incus.ClusterState(ctx, member.Target())
 		if err == nil && !slices.ContainsFunc(first.Members, func(m Member) bool { return m.Name == state.Name }) {

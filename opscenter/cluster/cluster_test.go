@@ -22,7 +22,7 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// site is a registry with simulated servers that are in no cluster.
+// site is a registry with simulated servers in no cluster.
 type site struct {
 	*opscenter.Registry
 	polls   *poller.Poller
@@ -71,6 +71,7 @@ func (s *site) poll(t *testing.T, name string) *opscenter.ServerInfo {
 	return info
 }
 
+// TestForm forms a cluster, adds a server, and removes it.
 func TestForm(t *testing.T) {
 	s := newSite(t, nil, "a", "b", "c", "d")
 	m := cluster.New(s.Registry, s.client, cluster.Options{})
@@ -80,11 +81,11 @@ func TestForm(t *testing.T) {
 	require.Equal(t, opscenter.ClusterReady, record.Status)
 	require.Equal(t, opscenter.Fingerprint(s.servers["a"].ClusterCertificate().Leaf), record.Fingerprint)
 	for _, name := range []string{"a", "b", "c"} {
-		s.servers[name].Cut() // as a daemon does with connections that are idle
+		s.servers[name].Cut() // as a daemon cuts idle connections
 		info := s.poll(t, name)
 		require.Equal(t, "c1", info.Cluster)
 		require.Equal(t, name, info.State.MemberName)
-		require.Equal(t, record.Fingerprint, info.State.Presented, "it answers with the cluster's certificate, which is accepted")
+		require.Equal(t, record.Fingerprint, info.State.Presented, "the server answers with the cluster's certificate, which is accepted")
 		require.NotEmpty(t, info.State.MemberRoles)
 	}
 	require.NoError(t, m.Form(t.Context(), "c1", "a", "b", "c"), "again is no error")
@@ -104,10 +105,11 @@ func TestForm(t *testing.T) {
 	require.Empty(t, info.Cluster)
 	o, err := s.polls.Poll(t.Context(), "d")
 	require.NoError(t, err)
-	require.NotNil(t, o.Failure, "it was reset, and trusts nobody any more")
+	require.NotNil(t, o.Failure, "the server was reset, and trusts no client")
 	require.ErrorIs(t, m.RemoveServer(t.Context(), "c1", "d"), opscenter.ErrNotFound)
 }
 
+// TestUnsuitable: unsuitable servers are refused with all problems, and nothing is recorded.
 func TestUnsuitable(t *testing.T) {
 	s := newSite(t, map[string]incusostest.Options{"old": {Version: "202609010000"}, "other": {Application: "migration-manager"}}, "a", "old", "other", "gone", "away", "taken")
 	m := cluster.New(s.Registry, s.client, cluster.Options{})
@@ -128,14 +130,14 @@ func TestUnsuitable(t *testing.T) {
 		require.ErrorContains(t, err, text)
 	}
 	_, err = s.Cluster(t.Context(), "c1")
-	require.ErrorIs(t, err, opscenter.ErrNotFound, "nothing is done before all is checked")
+	require.ErrorIs(t, err, opscenter.ErrNotFound, "all servers are checked before the first step")
 	require.ErrorIs(t, m.Form(t.Context(), "c1"), cluster.ErrUnsuitable)
 	require.ErrorIs(t, m.Form(t.Context(), "c1", "a", "a"), cluster.ErrUnsuitable)
 	require.ErrorIs(t, m.Form(t.Context(), "c1", "missing"), opscenter.ErrNotFound)
 	require.ErrorIs(t, m.AddServers(t.Context(), "c1", "a"), opscenter.ErrNotFound)
 }
 
-// flaky is a client whose n-th call fails, before it is made or after.
+// flaky is a client whose n-th call fails, before or after the server gets it.
 type flaky struct {
 	cluster.Incus
 	left  int
@@ -178,10 +180,9 @@ func (f *flaky) Join(ctx context.Context, t opscenter.Target, join cluster.Join)
 	return f.do(func() error { return f.Incus.Join(ctx, t, join) })
 }
 
-// TestFormGoesOn: a failure at any call tells how far it came; asked for again, it goes on.
-// Only where the very answer that tells the cluster's certificate is lost somebody has to
-// say that it is the right one.
-func TestFormGoesOn(t *testing.T) {
+// TestFormContinues: a failure at any call names the steps that are done, and the same call continues. An operator must
+// accept the cluster's certificate only if the answer with that certificate was lost.
+func TestFormContinues(t *testing.T) {
 	for n := 1; n <= 9; n++ {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprint(n, after), func(t *testing.T) {
@@ -216,9 +217,9 @@ func mustState(t *testing.T, s *site, name string) cluster.State {
 	return state
 }
 
-// TestNothingIsLost: a server that has something would lose it, one that is in another
-// cluster would be taken out of it, and a record is not made another cluster's.
-func TestNothingIsLost(t *testing.T) {
+// TestContentsAreKept: a server with contents, and a member of another cluster, are refused. A record never becomes that of
+// another cluster.
+func TestContentsAreKept(t *testing.T) {
 	s := newSite(t, nil, "a", "b", "c", "d", "e", "f")
 	m := cluster.New(s.Registry, s.client, cluster.Options{})
 	s.servers["b"].AddInstance("default", "precious", true)
@@ -227,27 +228,27 @@ func TestNothingIsLost(t *testing.T) {
 	require.ErrorContains(t, err, "instances (precious), which would be lost")
 	require.Len(t, s.servers["b"].Instances(), 1)
 	_, err = s.Cluster(t.Context(), "c1")
-	require.ErrorIs(t, err, opscenter.ErrNotFound, "and nothing was recorded")
-	require.Empty(t, mustState(t, s, "a").Name, "nor done")
+	require.ErrorIs(t, err, opscenter.ErrNotFound, "nothing was recorded")
+	require.Empty(t, mustState(t, s, "a").Name, "no step was done")
 
 	require.NoError(t, incusostest.Cluster(s.servers["c"], s.servers["d"]))
 	for _, name := range []string{"c", "d"} {
 		require.NoError(t, s.AcceptCertificate(t.Context(), name, opscenter.Fingerprint(s.servers["c"].ClusterCertificate().Leaf)))
 		s.poll(t, name)
 	}
-	require.ErrorContains(t, m.Form(t.Context(), "c2", "c", "e"), "with d, which is none of these")
-	// All of them is to record what there is.
+	require.ErrorContains(t, m.Form(t.Context(), "c2", "c", "e"), "with d, which is not one of these servers")
+	// All members together are recorded as they are.
 	require.NoError(t, m.Form(t.Context(), "c2", "e", "d", "c"))
 	require.Len(t, mustState(t, s, "e").Members, 3)
-	// One that is recorded and never joined does not stand in for the cluster.
+	// A server that is recorded, but never joined, is no member of the cluster.
 	require.NoError(t, s.AddClusterMembers(t.Context(), "c2", "f"))
-	require.ErrorContains(t, m.Form(t.Context(), "c2", "c", "d", "e"), "other members, as f")
+	require.ErrorContains(t, m.Form(t.Context(), "c2", "c", "d", "e"), "other members, such as f")
 	require.NoError(t, m.AddServers(t.Context(), "c2", "f"))
 	require.Len(t, mustState(t, s, "c").Members, 4)
 }
 
-// TestTakenBack: what failed in the middle is taken back by the plain way, and no server is lost by it.
-func TestTakenBack(t *testing.T) {
+// TestUndo: a failure in the middle is undone by RemoveServers or DeleteCluster, and all servers can form another cluster.
+func TestUndo(t *testing.T) {
 	for n := 4; n <= 9; n++ {
 		for _, byRecord := range []bool{false, true} {
 			t.Run(fmt.Sprint(n, byRecord), func(t *testing.T) {
@@ -255,7 +256,7 @@ func TestTakenBack(t *testing.T) {
 				s := newSite(t, nil, "a", "b")
 				err := cluster.New(s.Registry, &flaky{Incus: s.client, left: n}, cluster.Options{}).Form(t.Context(), "c1", "a", "b")
 				require.ErrorIs(t, err, errCut)
-				require.ErrorContains(t, err, "is taken back by removing")
+				require.ErrorContains(t, err, "to undo it, remove the servers")
 				m := cluster.New(s.Registry, s.client, cluster.Options{})
 				if byRecord {
 					require.NoError(t, s.DeleteCluster(t.Context(), "c1", false))
@@ -268,20 +269,20 @@ func TestTakenBack(t *testing.T) {
 					info := s.poll(t, name)
 					require.Empty(t, info.Cluster)
 				}
-				require.NoError(t, m.Form(t.Context(), "c2", "a", "b"), "and it can be asked for anew")
+				require.NoError(t, m.Form(t.Context(), "c2", "a", "b"), "another cluster can be formed")
 			})
 		}
 	}
 }
 
-// TestTakenOutMeanwhile: a server that is taken out of the record while its cluster is being formed
-// does not join, and what failed is told as what it is.
-func TestTakenOutMeanwhile(t *testing.T) {
+// TestRemovedMeanwhile: a server that is removed from the record while its cluster is being formed
+// does not join, and the error says so.
+func TestRemovedMeanwhile(t *testing.T) {
 	s := newSite(t, nil, "a", "b", "c")
 	m := cluster.New(s.Registry, &meanwhile{s.client, func() { require.NoError(t, s.RemoveClusterMembers(t.Context(), "c1", "c")) }}, cluster.Options{})
 	err := m.Form(t.Context(), "c1", "a", "b", "c")
 	require.ErrorIs(t, err, cluster.ErrUnsuitable)
-	require.ErrorContains(t, err, "taken out of the record meanwhile")
+	require.ErrorContains(t, err, "removed from the record meanwhile")
 	var middle *cluster.Error
 	require.ErrorAs(t, err, &middle)
 	require.True(t, middle.Recorded)
@@ -289,7 +290,7 @@ func TestTakenOutMeanwhile(t *testing.T) {
 	require.ErrorIs(t, m.RemoveServers(t.Context(), "c1", cluster.RemoveOptions{}, "c"), opscenter.ErrNotFound)
 }
 
-// meanwhile has something done while a server joins.
+// meanwhile calls do while a server joins.
 type meanwhile struct {
 	cluster.Incus
 	do func()
@@ -300,7 +301,7 @@ func (m *meanwhile) Join(ctx context.Context, target opscenter.Target, join clus
 	return m.Incus.Join(ctx, target, join)
 }
 
-// TestForcedRecord: servers that are taken out of a record by force stay reachable, whatever they present.
+// TestForcedRecord: servers whose record is deleted by force stay reachable with either certificate.
 func TestForcedRecord(t *testing.T) {
 	s := newSite(t, nil, "a", "b")
 	m := cluster.New(s.Registry, s.client, cluster.Options{})
@@ -318,10 +319,10 @@ func TestForcedRecord(t *testing.T) {
 	}
 	own := s.servers["a"].Certificate()
 	info := s.poll(t, "a")
-	require.Equal(t, opscenter.Fingerprint(own), info.Fingerprint, "its own certificate is expected all the same")
+	require.Equal(t, opscenter.Fingerprint(own), info.Fingerprint, "its own certificate is expected again")
 }
 
-// TestRemoveRefused: what can't be removed is refused before anything is, and a member that is lost goes by force.
+// TestRemoveRefused: an invalid removal is refused before the first server is removed. A lost member is removed by force.
 func TestRemoveRefused(t *testing.T) {
 	s := newSite(t, nil, "a", "b", "c", "d")
 	m := cluster.New(s.Registry, s.client, cluster.Options{})
@@ -345,7 +346,7 @@ func TestRemoveRefused(t *testing.T) {
 		_, err := s.polls.Poll(t.Context(), "c")
 		require.NoError(t, err)
 	}
-	require.NoError(t, m.RemoveServers(t.Context(), "c1", cluster.RemoveOptions{Force: true}, "c"), "though a rollout holds its cluster")
+	require.NoError(t, m.RemoveServers(t.Context(), "c1", cluster.RemoveOptions{Force: true}, "c"), "in spite of the rollout that holds the cluster")
 	require.Equal(t, 2, members())
 	info, err := s.Server(t.Context(), "c")
 	require.NoError(t, err)
@@ -354,7 +355,7 @@ func TestRemoveRefused(t *testing.T) {
 	require.NoError(t, s.DeleteServer(t.Context(), "c"))
 }
 
-// TestDeadNewcomer: a server that was recorded, never joined, and died, is taken out of the record the plain way, and by force.
+// TestDeadNewcomer: a server that was recorded, never joined, and died, is removed from the record with and without force.
 func TestDeadNewcomer(t *testing.T) {
 	for _, force := range []bool{false, true} {
 		s := newSite(t, nil, "a", "b", "c")
@@ -378,7 +379,7 @@ func TestDeadNewcomer(t *testing.T) {
 	}
 }
 
-// TestRetiredCertificate: a certificate that the cluster had before is not accepted again of a server that leaves.
+// TestRetiredCertificate: a server that leaves is not accepted with a former certificate of the cluster.
 func TestRetiredCertificate(t *testing.T) {
 	s := newSite(t, nil, "a", "b")
 	m := cluster.New(s.Registry, s.client, cluster.Options{})

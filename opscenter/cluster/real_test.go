@@ -14,9 +14,8 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// TestRealForm forms a cluster of real daemons that are connected to directly. From then on
-// they answer with the cluster's certificate: it is learned over the connection on which the
-// first one had proved who it is, and pinned without anybody's help.
+// TestRealForm forms a cluster of real daemons, without a simulated IncusOS in front of them. From then on they answer with
+// the cluster's certificate. Form learns it on a connection to the verified first daemon, and pins it without an operator.
 func TestRealForm(t *testing.T) {
 	identity, err := selfsigned.New("control-plane")
 	require.NoError(t, err)
@@ -54,7 +53,7 @@ func TestRealForm(t *testing.T) {
 		require.NotEmpty(t, info.State.MemberRoles)
 	}
 	m = cluster.New(registry, s.client, cluster.Options{})
-	require.NoError(t, m.Form(t.Context(), "c1", "a", "b", "c"), "again is no error")
+	require.NoError(t, m.Form(t.Context(), "c1", "a", "b", "c"), "forming it again is no error")
 	require.NoError(t, m.RemoveServer(t.Context(), "c1", "c"))
 	state, err := s.client.ClusterState(t.Context(), s.poll(t, "a").Target())
 	require.NoError(t, err)
@@ -62,5 +61,5 @@ func TestRealForm(t *testing.T) {
 	require.Eventually(t, func() bool {
 		o, err := s.polls.Poll(t.Context(), "c")
 		return err == nil && o.Failure != nil
-	}, time.Minute, 200*time.Millisecond, "it is reset, and trusts nobody any more")
+	}, time.Minute, 200*time.Millisecond, "the daemon is reset, and trusts no client")
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// RemoveOptions of RemoveServers.
+// RemoveOptions are the options of RemoveServers.
 type RemoveOptions struct {
-	// Force removes members that are lost for good, as Incus's own forced removal does: what was on
-	// them is lost. A member that answers is not removed so.
+	// Force removes members that are lost for good, as Incus's own forced removal does: their contents are
+	// lost. A member that answers is ErrUnsuitable.
 	Force bool
 }
 
@@ -22,16 +22,18 @@ func (m *Manager) RemoveServer(ctx context.Context, name, server string) error {
 	return m.RemoveServers(ctx, name, RemoveOptions{}, server)
 }
 
-// RemoveServers takes servers out of their cluster, and out of its record. They must be evacuated
-// or empty: Incus refuses to remove a member with instances. The last member of a cluster that was
-// formed is not removed. A server that is recorded, and has never joined, is taken out of the record
-// alone: so a failure of FormAs or AddServers is taken back. All are looked at before the first is removed.
+// RemoveServers removes servers from their cluster, and from its record. It checks all servers before it removes the
+// first. A member must be evacuated or empty: Incus refuses to remove a member with instances. RemoveServers does not
+// remove the last member of a cluster that was formed.
 //
-// Incus resets a removed server, which forgets all it had, its trust in the control plane
-// included: it is to be installed anew, see opscenter.Registry.AllowReinstall.
+// A server that is recorded, but has never joined, is removed from the record only. So RemoveServers also undoes a failed
+// FormAs or AddServers.
 //
-// Errors: ErrNotFound for what is no member, ErrUnsuitable, ErrBusy while a rollout or a change
-// holds the cluster, unless forced.
+// Incus resets a removed server. The server loses all its contents, and its trust in the control plane. It must be
+// reinstalled, see opscenter.Registry.AllowReinstall.
+//
+// Errors: opscenter.ErrNotFound for an unknown cluster, and for a server that is not a member; ErrUnsuitable;
+// opscenter.ErrBusy while a rollout or a change holds the cluster, unless forced; an *Error for a failed step.
 func (m *Manager) RemoveServers(ctx context.Context, name string, options RemoveOptions, servers ...string) error {
 	w := &work{Manager: m, name: name}
 	record, err := m.registry.Cluster(ctx, name)
@@ -58,7 +60,7 @@ func (m *Manager) RemoveServers(ctx context.Context, name string, options Remove
 		}
 		list = append(list, r)
 	}
-	var other *opscenter.ServerInfo // of which Incus is asked
+	var other *opscenter.ServerInfo // the member that removes the others
 	if slices.ContainsFunc(list, func(r removal) bool { return r.member != "" }) {
 		certificate, err := w.certificate(record)
 		if err != nil {
@@ -76,7 +78,7 @@ func (m *Manager) RemoveServers(ctx context.Context, name string, options Remove
 				return err
 			}
 		}
-		if err := w.step(ctx, "take "+r.info.Name+" out of the record", func(ctx context.Context) error {
+		if err := w.step(ctx, "remove "+r.info.Name+" from the record", func(ctx context.Context) error {
 			switch {
 			case r.member != "":
 				return m.registry.DropClusterMembers(ctx, name, options.Force, r.info.Name)
@@ -91,27 +93,27 @@ func (m *Manager) RemoveServers(ctx context.Context, name string, options Remove
 	return nil
 }
 
-// removal is a server that is to be removed.
+// removal is one server that is to be removed.
 type removal struct {
 	info *opscenter.ServerInfo
-	// member is its name in the Incus cluster; empty: it is in none, or alone in one.
+	// member is the server's name in the Incus cluster. Empty: it is in no cluster, or alone in one.
 	member string
-	// unsure: it does not answer, and was never seen as a member. Another member knows.
+	// unsure: the server does not answer, and was never seen as a member. Another member must be asked.
 	unsure bool
 }
 
-// removal finds out which member a server is.
+// removal returns the removal of a server, with its name as a member.
 func (w *work) removal(ctx context.Context, record *opscenter.Cluster, info *opscenter.ServerInfo, force bool) (removal, error) {
 	state, err := w.state(ctx, info)
 	switch {
 	case err == nil && force:
 		return removal{}, fmt.Errorf("server %q: %w: it answers; remove it without force", info.Name, ErrUnsuitable)
 	case err == nil && state.Name == "":
-		return removal{info: info}, nil // it has never joined, or has left
+		return removal{info: info}, nil // it never joined, or has left
 	case err == nil && record.Status == opscenter.ClusterPending && len(state.Members) == 1:
-		return removal{info: info}, nil // what was to become a cluster has this one alone
+		return removal{info: info}, nil // the cluster was not formed, and has only this server
 	case err == nil:
-		return removal{info: info, member: state.Name}, nil // by its own word
+		return removal{info: info, member: state.Name}, nil // as the server reports
 	case info.State.MemberName != "" && (force || info.State.Status != lifecycle.StatusReady):
 		return removal{info: info, member: info.State.MemberName}, nil
 	case info.State.MemberName == "" && record.Certificate == "":
@@ -122,8 +124,8 @@ func (w *work) removal(ctx context.Context, record *opscenter.Cluster, info *ops
 	return removal{}, err
 }
 
-// settle asks another member which of those that are unsure are members.
-func (w *work) settle(ctx context.Context, other *opscenter.ServerInfo, list []removal) error {
+// resolveUnsure asks another member which of the unsure servers are members.
+func (w *work) resolveUnsure(ctx context.Context, other *opscenter.ServerInfo, list []removal) error {
 	for i := range list {
 		if !list[i].unsure {
 			continue
@@ -140,11 +142,12 @@ func (w *work) settle(ctx context.Context, other *opscenter.ServerInfo, list []r
 	return nil
 }
 
-// remaining returns a member that stays, and by which the others can be removed.
+// remaining returns a member that stays, and that can remove the others. A removed member with instances is
+// ErrUnsuitable, unless forced.
 func (w *work) remaining(ctx context.Context, certificate *x509.Certificate, list []removal, servers []string, force bool) (*opscenter.ServerInfo, error) {
 	other, err := w.member(ctx, certificate, servers)
 	if err == nil {
-		err = w.settle(ctx, other, list)
+		err = w.resolveUnsure(ctx, other, list)
 	}
 	if err != nil || force {
 		return other, err
@@ -164,7 +167,7 @@ func (w *work) remaining(ctx context.Context, certificate *x509.Certificate, lis
 	return other, nil
 }
 
-// unclaimed returns ErrBusy if a rollout or a change holds the cluster.
+// unclaimed returns opscenter.ErrBusy if a rollout or a change holds the cluster.
 func (w *work) unclaimed(ctx context.Context) error {
 	return w.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		claim, err := s.ClaimOf(w.name, true)
