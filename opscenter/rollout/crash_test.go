@@ -25,7 +25,7 @@ import (
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 )
 
-// mortalActuator is an actuator whose controller can die.
+// mortalActuator is the actuator of a controller that the test can kill.
 type mortalActuator struct {
 	opscenter.Actuator
 	fate *mortal.Fate
@@ -50,7 +50,7 @@ func (m mortalActuator) StartInstance(ctx context.Context, t opscenter.Target, i
 	return m.fate.Call(ctx, func(ctx context.Context) error { return m.Actuator.StartInstance(ctx, t, i) })
 }
 
-// site is a store on disk, and servers over real TLS, that outlive controllers.
+// site is a store on disk and servers over real TLS. They outlive the controllers.
 type site struct {
 	dir      string
 	identity tls.Certificate
@@ -90,7 +90,7 @@ func (s *site) close() {
 	os.RemoveAll(s.dir)
 }
 
-// control runs a controller until the rollout has come to an end or a halt, or it dies.
+// control runs a controller until the rollout has ended or is paused, or the controller is killed.
 func (s *site) control(kill mortal.Point) (status rolling.Status, err error) {
 	store, err := badgerstore.Open(s.dir, badgerstore.Options{MinFree: 1})
 	if err != nil {
@@ -101,7 +101,7 @@ func (s *site) control(kill mortal.Point) (status rolling.Status, err error) {
 	defer cancel()
 	client := incusos.New(incusos.Options{Certificate: &s.identity})
 	defer client.Close()
-	f := mortal.New() // immortal, until all is prepared
+	f := mortal.New() // the controller is not killed during the preparation
 	s.fate = f
 	registry, err := opscenter.NewRegistry(mortal.Store{Store: store, Fate: f}, opscenter.Options{RebootTimeout: 5 * time.Second, FlapThreshold: -1, GuardShare: -1})
 	if err != nil {
@@ -189,7 +189,7 @@ func (s *site) prepare(ctx context.Context, registry *opscenter.Registry, polls 
 	return err
 }
 
-// check compares the end with that of a run nobody interrupted.
+// check returns an error unless the result is that of an uninterrupted run.
 func (s *site) check() error {
 	var wrong []string
 	for _, server := range s.servers {
@@ -209,9 +209,9 @@ func (s *site) check() error {
 	return nil
 }
 
-// TestCrashAtEveryStep stops the controller at every write to the store and at every call to a
-// server, before it is carried out and after, opens the store again, and goes on: the end is
-// that of a run that nobody interrupted, and no server is rebooted twice.
+// TestCrashAtEveryStep kills the controller before and after each write to the store and each call to a server. Then
+// another controller opens the store and continues. The result is that of an uninterrupted run, and no server
+// reboots twice.
 func TestCrashAtEveryStep(t *testing.T) {
 	whole, err := newSite()
 	require.NoError(t, err)
@@ -245,7 +245,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 			defer s.close()
 			if status, err := s.control(p); !errors.Is(err, mortal.ErrDead) {
 				if err == nil && status == rolling.StatusDone {
-					return s.check() // there were fewer of them this time
+					return s.check() // this run had fewer writes or calls
 				}
 				return fmt.Errorf("%s: %s, %w", p, status, err)
 			}

@@ -13,17 +13,16 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// gateInterval is how long what the health gate said counts, and after which one that is
-// closed is asked again.
+// gateInterval is how long an answer of the health gate counts. A closed gate is asked again after it.
 const gateInterval = 10 * time.Second
 
-// begun is an action that was stored, to be carried out once that is committed.
-type begun struct {
+// startedAction is an action that was stored. It is carried out after the commit.
+type startedAction struct {
 	info      *opscenter.ServerInfo
 	operation *lifecycle.Operation
 }
 
-// decision is what became of a unit.
+// decision is the result of decide for one unit.
 type decision struct {
 	rolling.Result
 	unit    *Unit
@@ -31,11 +30,11 @@ type decision struct {
 	infos   []*opscenter.ServerInfo
 	before  rolling.UnitStatus
 	aside   bool
-	gone    bool // the rollout is none any more
+	gone    bool // the rollout or the unit has ended
 }
 
-// decide reads a unit, and lets it advance. Nothing is stored.
-func (e *engine) decide(s *opscenter.Snapshot, u *unitCourse) (*decision, error) {
+// decide reads a unit and its servers, and lets package rolling advance a copy of it. It stores nothing.
+func (e *engine) decide(s *opscenter.Snapshot, u *activeUnit) (*decision, error) {
 	d := &decision{}
 	r, err := rollouts.Find(s, storage.StringKey(u.id))
 	if err != nil {
@@ -76,9 +75,9 @@ func (e *engine) decide(s *opscenter.Snapshot, u *unitCourse) (*decision, error)
 	return d, nil
 }
 
-// unit looks at a unit, and does what is to be done next.
-func (e *engine) unit(u *unitCourse) error {
-	if err := e.keep(); err != nil {
+// checkUnit decides on a unit, stores the decision, and carries it out. An error ends the lease.
+func (e *engine) checkUnit(u *activeUnit) error {
+	if err := e.renewLease(); err != nil {
 		return err
 	}
 	var d *decision
@@ -86,7 +85,7 @@ func (e *engine) unit(u *unitCourse) error {
 		d, err = e.decide(s, u)
 		return err
 	})
-	var started []begun
+	var started []startedAction
 	if err == nil && !d.gone && (d.Changed || len(d.Commands) > 0 || d.unit.Status != d.before) {
 		err = e.registry.Write(e.ctx, func(tx *opscenter.Tx) (err error) {
 			started = nil
@@ -96,7 +95,7 @@ func (e *engine) unit(u *unitCourse) error {
 			if d, err = e.decide(tx.Snapshot(), u); err != nil || d.gone {
 				return err
 			}
-			started, err = e.store(tx, d)
+			started, err = e.storeDecision(tx, d)
 			return err
 		})
 	}
@@ -104,19 +103,19 @@ func (e *engine) unit(u *unitCourse) error {
 	case errors.Is(err, errLease) || err != nil && e.ctx.Err() != nil:
 		return err
 	case err != nil:
-		// What it is about is tried again; other units are not kept waiting.
+		// The unit is tried again later, so the other units need not wait.
 		e.log.ErrorContext(e.ctx, "a rollout's next step could not be stored, and is tried again", "rollout", u.id, "error", err)
 		u.wake = time.Now().Add(retryInterval)
 		if u.errors++; u.errors >= maxErrors {
-			e.halt(u, err)
+			e.failUnit(u, err)
 		}
 		return nil
 	case d.gone:
-		e.forget(u)
+		e.dropUnit(u)
 		return nil
 	}
 	u.errors = 0
-	// What is stored is carried out, even if this controller is to end: it waits for it.
+	// Stored actions are carried out even if ctx ends meanwhile: Run waits for their goroutines.
 	for _, b := range started {
 		e.carryOut(u, b.info, b.operation)
 	}
@@ -126,29 +125,28 @@ func (e *engine) unit(u *unitCourse) error {
 		}
 	}
 	if len(started) > 0 {
-		u.gate = nil // the next server is another question
+		u.gate = nil // the gate is asked again for the next server
 	}
-	e.name(u, &d.unit.Unit)
-	u.wake = later(d.Wake)
-	e.attend(u, d)
+	e.indexNames(u, &d.unit.Unit)
+	u.wake = localTime(d.Wake)
+	e.schedulePolls(u, d)
 	if d.AskGate {
 		e.askGate(u, d.unit.Name, d.infos)
 	}
 	if d.unit.Status != d.before || d.unit.Aside != d.aside {
-		u.course.look = true
+		u.activeRollout.due = true
 		if d.unit.Status == rolling.UnitDone || d.unit.Status == rolling.UnitCancelled {
-			e.forget(u)
+			e.dropUnit(u)
 		}
 	}
 	return nil
 }
 
-// maxErrors is how often a unit's next step may fail to be stored, in a row, until the unit
-// fails for that.
+// maxErrors bounds the failed attempts, in a row, to store a unit's next step. After that the unit fails.
 const maxErrors = 10
 
-// halt makes a unit fail whose next step can't be stored: somebody has to know.
-func (e *engine) halt(u *unitCourse, reason error) {
+// failUnit makes a unit fail whose next step can't be stored, so that an operator learns of it.
+func (e *engine) failUnit(u *activeUnit, reason error) {
 	err := e.registry.Write(e.ctx, func(tx *opscenter.Tx) error {
 		if err := e.held(tx, e.epoch); err != nil {
 			return err
@@ -173,22 +171,22 @@ func (e *engine) halt(u *unitCourse, reason error) {
 		return tx.Record(eventOf(r, "", "", event.Rollout, fmt.Sprintf("%s: %s", r.State.Status, next.Failure.Reason)))
 	})
 	if err != nil {
-		e.failed(e.ctx, err)
+		e.logFailure(e.ctx, err)
 	} else {
 		u.errors = 0
 	}
 }
 
-// later makes a time of the day one of the monotonic clock.
-func later(at time.Time) time.Time {
+// localTime converts a wall clock time to one with a monotonic reading, at least 1 ms from now.
+func localTime(at time.Time) time.Time {
 	if at.IsZero() {
 		return at
 	}
 	return time.Now().Add(max(time.Millisecond, at.Sub(now())))
 }
 
-// attend decides whether the servers of a unit are polled.
-func (e *engine) attend(u *unitCourse, d *decision) {
+// schedulePolls sets when the servers of a unit are polled, and when a closed gate is asked again.
+func (e *engine) schedulePolls(u *activeUnit, d *decision) {
 	busy := d.unit.Status == rolling.UnitRunning && d.unit.Waiting != "" && !d.unit.Window
 	for i := range d.unit.Members {
 		busy = busy || d.unit.Members[i].Step != nil
@@ -206,14 +204,15 @@ func (e *engine) attend(u *unitCourse, d *decision) {
 	}
 }
 
-func (e *engine) forget(u *unitCourse) {
+// dropUnit drops a unit that has ended.
+func (e *engine) dropUnit(u *activeUnit) {
 	delete(u.units, u.index)
-	e.unname(u)
-	u.course.look = true
+	e.unindexNames(u)
+	u.activeRollout.due = true
 }
 
-// store stores what was decided, with the intent to carry it out.
-func (e *engine) store(tx *opscenter.Tx, d *decision) (started []begun, err error) {
+// storeDecision stores a decision, with the intent of each new action. It returns the actions to carry out.
+func (e *engine) storeDecision(tx *opscenter.Tx, d *decision) (started []startedAction, err error) {
 	r := d.rollout
 	cluster := ""
 	if d.unit.Cluster {
@@ -236,7 +235,7 @@ func (e *engine) store(tx *opscenter.Tx, d *decision) (started []begun, err erro
 		if err != nil {
 			return nil, fmt.Errorf("%s of server %q: %w", c.Action, c.Server, err)
 		}
-		started = append(started, begun{info, operation})
+		started = append(started, startedAction{info, operation})
 	}
 	status := r.State.Status
 	r.State.Moved(&d.unit.Unit, d.unit.Index, d.before, now())
@@ -263,10 +262,10 @@ func (e *engine) store(tx *opscenter.Tx, d *decision) (started []begun, err erro
 	return started, tx.Record(list...)
 }
 
-// rollout looks at a rollout as a whole: it begins with the next units, or drops them, and
-// ends it. It reports whether there is more to do at once.
-func (e *engine) rollout(c *course) (more bool, err error) {
-	if err := e.keep(); err != nil {
+// checkRollout begins the next units of a rollout, or drops them if it is cancelled, and ends the rollout after the
+// last one. more: there is more to do at once. An error ends the lease.
+func (e *engine) checkRollout(c *activeRollout) (more bool, err error) {
+	if err := e.renewLease(); err != nil {
 		return false, err
 	}
 	var added []*Unit
@@ -340,7 +339,7 @@ func (e *engine) rollout(c *course) (more bool, err error) {
 		c.wake = time.Now().Add(retryInterval)
 		return false, nil
 	}
-	c.wake = later(again)
+	c.wake = localTime(again)
 	for _, u := range added {
 		if u.Status == rolling.UnitRunning {
 			e.add(c, u)
@@ -349,21 +348,21 @@ func (e *engine) rollout(c *course) (more bool, err error) {
 	}
 	if ended {
 		for _, u := range c.units {
-			e.unname(u)
+			e.unindexNames(u)
 		}
 		delete(e.rollouts, c.id)
 		if err := e.prune(e.ctx); err != nil {
-			e.failed(e.ctx, err)
+			e.logFailure(e.ctx, err)
 		}
 		return false, nil
 	}
 	if more {
-		c.look = true
+		c.due = true
 	}
 	return more, nil
 }
 
-// prune removes the oldest of the rollouts that ended, beyond Options.MaxHistory.
+// prune removes the oldest ended rollouts beyond Options.MaxHistory.
 func (m *Manager) prune(ctx context.Context) error {
 	var old []string
 	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) error {

@@ -12,8 +12,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
-// ask polls the servers of a unit.
-func (e *engine) ask(u *unitCourse) {
+// pollUnit polls the servers of a unit, except those that are being polled already.
+func (e *engine) pollUnit(u *activeUnit) {
 	if e.options.Poller == nil {
 		names := slices.Clone(u.names)
 		e.group.Go(func() {
@@ -29,9 +29,9 @@ func (e *engine) ask(u *unitCourse) {
 		}
 		e.polling[name] = true
 		e.group.Go(func() {
-			defer e.say(func() {
+			defer e.post(func() {
 				delete(e.polling, name)
-				u.look = true // a good poll that changes nothing is one, too
+				u.due = true // a poll without changes may matter, too
 			})
 			select {
 			case e.polls <- struct{}{}:
@@ -39,7 +39,7 @@ func (e *engine) ask(u *unitCourse) {
 			case <-e.ctx.Done():
 				return
 			}
-			// What could not be reached is recorded; what can't be recorded is tried again.
+			// Poll records an unreachable server as an observation. An error here is one of the store.
 			if _, err := e.options.Poller.Poll(e.ctx, name); err != nil && e.ctx.Err() == nil && !errors.Is(err, opscenter.ErrNotFound) {
 				e.log.WarnContext(e.ctx, "a server could not be polled", "server", name, "error", err)
 			}
@@ -47,32 +47,33 @@ func (e *engine) ask(u *unitCourse) {
 	}
 }
 
-// carryOut carries out a command that is stored.
-func (e *engine) carryOut(u *unitCourse, info *opscenter.ServerInfo, operation *lifecycle.Operation) {
+// carryOut carries out a stored action in a goroutine.
+func (e *engine) carryOut(u *activeUnit, info *opscenter.ServerInfo, operation *lifecycle.Operation) {
 	ctx := e.ctx
 	if operation.Action != lifecycle.ActionEvacuate && operation.Action != lifecycle.ActionRestore {
-		// It is a short call, whose outcome must not be lost to a controller that stops.
+		// The call is short, and a controller that stops must not lose its outcome.
 		ctx = context.WithoutCancel(ctx)
 	}
 	e.group.Go(func() {
 		err := e.planner.CarryOut(ctx, info, operation)
 		if err != nil {
 			e.log.WarnContext(ctx, "a step failed", "server", info.Name, "action", operation.Action, "error", err)
-			e.insist(info.Name, info.ID, operation.ID, operation.Action)
+			e.retryUntilKnown(info.Name, info.ID, operation.ID, operation.Action)
 		}
-		e.say(func() { u.look = true })
+		e.post(func() { u.due = true })
 	})
 }
 
-// insistInterval is the first pause before an action is asked for again whose outcome was not heard.
-const insistInterval = 5 * time.Second
+// firstRetryPause is the first pause before an action with an unknown outcome is tried again.
+const firstRetryPause = 5 * time.Second
 
-// insist asks again for an action whose outcome was not heard, until it is, or the operation is over.
-func (e *engine) insist(name, id, operation string, action lifecycle.Action) {
+// retryUntilKnown tries an action with an unknown outcome again, until its outcome is known or the operation has ended. It
+// does not retry a reboot or a power off.
+func (e *engine) retryUntilKnown(name, id, operation string, action lifecycle.Action) {
 	if action == lifecycle.ActionReboot || action == lifecycle.ActionPowerOff {
-		return // for polls to find out
+		return // polls find the outcome
 	}
-	for pause := insistInterval; ; pause = min(2*pause, time.Minute) {
+	for pause := firstRetryPause; ; pause = min(2*pause, time.Minute) {
 		sleep(e.ctx, pause)
 		if e.ctx.Err() != nil {
 			return
@@ -81,23 +82,23 @@ func (e *engine) insist(name, id, operation string, action lifecycle.Action) {
 		if err == nil || errors.Is(err, opscenter.ErrNotFound) || errors.Is(err, opscenter.ErrRefused) {
 			return
 		}
-		e.log.WarnContext(e.ctx, "the outcome of a step is not known, yet", "server", name, "action", action, "error", err)
+		e.log.WarnContext(e.ctx, "the outcome of a step is not known so far", "server", name, "action", action, "error", err)
 	}
 }
 
-// carryOn carries out again what an earlier controller began.
-func (e *engine) carryOn(u *unitCourse, c rolling.Command) {
+// carryOn continues an action that an earlier controller began, in a goroutine.
+func (e *engine) carryOn(u *activeUnit, c rolling.Command) {
 	e.group.Go(func() {
 		if err := e.planner.CarryOn(e.ctx, c.ServerID, c.ID); err != nil {
 			e.log.WarnContext(e.ctx, "a step that was taken over failed", "server", c.Server, "action", c.Action, "error", err)
-			e.insist(c.Server, c.ServerID, c.ID, c.Action)
+			e.retryUntilKnown(c.Server, c.ServerID, c.ID, c.Action)
 		}
-		e.say(func() { u.look = true })
+		e.post(func() { u.due = true })
 	})
 }
 
-// askGate asks the embedder's health gate, and looks again when it has answered.
-func (e *engine) askGate(u *unitCourse, unit string, members []*opscenter.ServerInfo) {
+// askGate asks the health gate in a goroutine, and marks the unit as due after the answer.
+func (e *engine) askGate(u *activeUnit, unit string, members []*opscenter.ServerInfo) {
 	if u.gate != nil && u.gate.asking {
 		return
 	}
@@ -109,13 +110,14 @@ func (e *engine) askGate(u *unitCourse, unit string, members []*opscenter.Server
 		if err := e.callGate(ctx, unit, members); err != nil {
 			closed = err.Error()
 		}
-		e.say(func() {
+		e.post(func() {
 			u.gate = &gate{at: time.Now(), closed: closed}
-			u.look = true
+			u.due = true
 		})
 	})
 }
 
+// callGate calls the health gate. A panic, or no answer before ctx ends, is an error.
 func (e *engine) callGate(ctx context.Context, unit string, members []*opscenter.ServerInfo) (err error) {
 	defer func() {
 		if r := recover(); r != nil {

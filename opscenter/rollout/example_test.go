@@ -15,7 +15,7 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// Example shows what a rolling update would do, and starts it.
+// Example prints the plan of a rolling update, and starts it.
 func Example() {
 	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
 	if err != nil {
@@ -34,19 +34,19 @@ func Example() {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	go rollouts.Run(ctx) // carries out what is started, here or before a restart
+	go rollouts.Run(ctx) // carries out rollouts that are started here, or before a restart
 
 	plan, err := planner.Plan(ctx, rolling.Selector{All: true}, rolling.Policy{
-		Parallel: 5,              // clusters at a time, in each one member after the other
-		Canaries: nil,            // clusters that go first,
-		Soak:     24 * time.Hour, // and for how long they are watched
+		Parallel: 5,              // clusters at the same time; the members of a cluster go one after another
+		Canaries: nil,            // clusters that go first
+		Soak:     24 * time.Hour, // pause after the canaries
 		Windows:  []rolling.Window{{Days: []string{"sat", "sun"}, Start: "22:00", End: "04:00", Zone: "Europe/Berlin"}},
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
 	_ = plan.Write(os.Stdout)
-	started, err := rollouts.StartPlan(ctx, plan) // ErrStale if things have changed since
+	started, err := rollouts.StartPlan(ctx, plan) // ErrStale if the fleet has changed since
 	if err != nil {
 		log.Fatal(err)
 	}

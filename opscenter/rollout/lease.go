@@ -12,8 +12,8 @@ import (
 // leaseKey: one controller carries out all rollouts of a store.
 const leaseKey = "rollouts"
 
-// acquire takes the lease, if nobody holds it, and returns its epoch. If somebody does, it
-// returns until when at the least.
+// acquire takes the lease, unless another Manager holds it, and returns its epoch. Epoch 0: another Manager holds it, at
+// least until that time.
 func (m *Manager) acquire(ctx context.Context) (epoch uint64, until time.Time, err error) {
 	err = m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 		epoch, until = 0, time.Time{}
@@ -23,7 +23,7 @@ func (m *Manager) acquire(ctx context.Context) (epoch uint64, until time.Time, e
 		}
 		next := lease{Name: leaseKey, Holder: m.holder, Epoch: 1, Expires: now().Add(m.options.Lease), Term: m.options.Lease}
 		if l != nil {
-			// A lease that ends much later than it could was given when the clock was ahead.
+			// A lease with more than its full term left was given by a clock that was ahead. It does not count.
 			if held := l.Expires.Sub(now()); l.Holder != "" && l.Holder != m.holder && held > 0 && held <= l.Term {
 				until = l.Expires
 				return nil
@@ -36,7 +36,7 @@ func (m *Manager) acquire(ctx context.Context) (epoch uint64, until time.Time, e
 	return epoch, until, err
 }
 
-// held returns errLease unless the lease is still that of an epoch.
+// held returns errLease unless this Manager holds the lease with that epoch.
 func (m *Manager) held(tx storage.ReadTx, epoch uint64) error {
 	l, err := leases.Find(tx, storage.StringKey(leaseKey))
 	if err != nil {

@@ -2,4 +2,5 @@
 
 package rollout_test
 
+// raceEnabled: the race detector is off.
 const raceEnabled = false

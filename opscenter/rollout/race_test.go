@@ -2,5 +2,5 @@
 
 package rollout_test
 
-// raceEnabled: everything takes several times as long.
+// raceEnabled: the race detector is on, and tests take several times as long.
 const raceEnabled = true

@@ -31,7 +31,8 @@ import (
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 )
 
-// controllerVariable makes the test binary a controller over the store in that directory.
+// controllerVariable is the environment variable that turns the test binary into a controller. Its value is the directory
+// of the store.
 const controllerVariable = "OPSCENTER_TEST_CONTROLLER"
 
 func TestMain(m *testing.M) {
@@ -45,7 +46,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// plane is a control plane over a directory.
+// plane is a control plane with its store in a directory.
 type plane struct {
 	registry *opscenter.Registry
 	client   *incusos.Client
@@ -77,7 +78,7 @@ func openPlane(dir string) (*plane, error) {
 	return p, err
 }
 
-// controller carries out what there is, and ends when that has.
+// controller carries out the newest rollout until it has ended or is paused.
 func controller(dir string) error {
 	p, err := openPlane(dir)
 	if err != nil {
@@ -95,7 +96,7 @@ func controller(dir string) error {
 		if s := page.Rollouts[0].State; s.Status.Ended() || s.Status == rolling.StatusPaused {
 			cancel()
 			<-ended
-			return errors.Join(p.close(), map[bool]error{true: fmt.Errorf("it is %s: %s", s.Status, s.Reason)}[s.Status != rolling.StatusDone])
+			return errors.Join(p.close(), map[bool]error{true: fmt.Errorf("the rollout is %s: %s", s.Status, s.Reason)}[s.Status != rolling.StatusDone])
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):
@@ -129,7 +130,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 
 var _ io.Writer = testWriter{}
 
-// front puts a simulated IncusOS in front of a real daemon, which is restarted when it reboots.
+// front puts a simulated IncusOS in front of a real daemon. A reboot restarts the daemon.
 func front(t *testing.T, name string, daemon *incustest.Daemon, options incusostest.Options) *incusostest.Server {
 	options.Name, options.Backend, options.Version = name, daemon.Socket, oldVersion
 	options.WhileDown = func() {
@@ -163,10 +164,10 @@ func (p *plane) poll(t *testing.T, name string) {
 	require.Empty(t, o.Unread)
 }
 
-// TestRealRollingUpdate forms a cluster of three real daemons by our own code, with containers
-// that run and others that don't, and updates it, with evacuations, restarts of the daemons
-// and restores; the controller is killed in the middle. At every moment at most one member is
-// out; at the end everything is where it was, and runs.
+// TestRealRollingUpdate forms a cluster of three real daemons with package cluster, with running and stopped
+// containers. It updates the cluster, with evacuations, restarts of the daemons and restores. The controller is killed in
+// the middle, twice. At most one member is out at any time. At the end all containers are where they were, in
+// their former state.
 func TestRealRollingUpdate(t *testing.T) {
 	var daemons []*incustest.Daemon
 	var servers []*incusostest.Server
@@ -187,7 +188,7 @@ func TestRealRollingUpdate(t *testing.T) {
 	former := cluster.New(p.registry, p.client, cluster.Options{Address: func(s *opscenter.ServerInfo) string { return addresses[s.Name] }})
 	begun := time.Now()
 	require.NoError(t, former.Form(t.Context(), "c1", names...))
-	require.NoError(t, former.Form(t.Context(), "c1", names...), "again is no error")
+	require.NoError(t, former.Form(t.Context(), "c1", names...), "forming it again is no error")
 	t.Logf("formed in %s", time.Since(begun))
 	record, err := p.registry.Cluster(t.Context(), "c1")
 	require.NoError(t, err)
@@ -224,8 +225,8 @@ func TestRealRollingUpdate(t *testing.T) {
 	require.Eventually(t, func() bool { return servers[0].Reboots() == 1 }, 2*time.Minute, 5*time.Millisecond)
 	require.NoError(t, child.Process.Kill())
 	<-ended
-	// Once more, as soon as the next member shows as evacuated: this daemon shows that before
-	// the operation ends, which is to be waited for, and not taken for done.
+	// The controller is killed again as soon as the next member shows as evacuated. The daemon shows that before
+	// the operation ends, so the next controller must wait for the operation.
 	child, ended = spawn(t, dir)
 	require.Eventually(t, func() bool { return slices.Contains(evacuated(daemons), "m2") }, 2*time.Minute, 5*time.Millisecond)
 	require.NoError(t, child.Process.Kill())
@@ -235,10 +236,10 @@ func TestRealRollingUpdate(t *testing.T) {
 	stop()
 	require.LessOrEqual(t, most.Load(), int32(1), "members out at a time")
 	require.Greater(t, looks.Load(), int32(20))
-	require.EventuallyWithT(t, func(t *assert.CollectT) { // a member that is late to answer another one has its instances in "Error" there
+	require.EventuallyWithT(t, func(t *assert.CollectT) { // a member shows instances of a member that answers late as "Error"
 		after, err := daemons[0].Instances()
 		assert.NoError(t, err)
-		assert.ElementsMatch(t, before, after, "everything is where it was, and runs")
+		assert.ElementsMatch(t, before, after, "all containers are where they were, in their former state")
 	}, time.Minute, time.Second)
 	require.Empty(t, evacuated(daemons))
 	for _, s := range servers {
@@ -249,7 +250,7 @@ func TestRealRollingUpdate(t *testing.T) {
 	t.Logf("updated in %s, looked at %d times", time.Since(begun), looks.Load())
 }
 
-// evacuated returns the members that are, or are on the way.
+// evacuated returns the members that are evacuated or being evacuated.
 func evacuated(daemons []*incustest.Daemon) (out []string) {
 	for _, d := range daemons {
 		var members []struct {
@@ -269,8 +270,8 @@ func evacuated(daemons []*incustest.Daemon) (out []string) {
 	return out
 }
 
-// watchMembers looks at the members all the time, and counts how many are out at most: evacuated, or not answering. That a
-// member is called offline by another one is not counted: on a busy machine their heartbeats are late.
+// watchMembers reads the members all the time, and returns the highest number of members that were out: evacuated, or not
+// answering. A member that another one reports as offline does not count: on a busy machine heartbeats are late.
 func watchMembers(ctx context.Context, daemons []*incustest.Daemon, names []string) (most, looks *atomic.Int32) {
 	most, looks = &atomic.Int32{}, &atomic.Int32{}
 	go func() {
@@ -284,7 +285,7 @@ func watchMembers(ctx context.Context, daemons []*incustest.Daemon, names []stri
 					out[names[i]] = true
 				}
 			}
-			if time.Since(begun) < time.Second { // else it is not one moment
+			if time.Since(begun) < time.Second { // a longer reading does not show one moment
 				most.Store(max(most.Load(), int32(len(out))))
 				looks.Add(1)
 			}
@@ -297,8 +298,8 @@ func watchMembers(ctx context.Context, daemons []*incustest.Daemon, names []stri
 	return most, looks
 }
 
-// TestRealStandalone does the same with a daemon in no cluster: evacuate stops its running
-// containers, and restore starts exactly those.
+// TestRealStandalone updates a daemon in no cluster, and kills the controller in the middle. The evacuation stops the
+// running containers, and the restore starts exactly those.
 func TestRealStandalone(t *testing.T) {
 	daemon := incustest.Start(t)
 	server := front(t, "alone", daemon, incusostest.Options{Standalone: true})

@@ -1,11 +1,15 @@
-// Package rollout carries out rolling operations over servers and clusters, as package rolling
-// decides: updates, reboots, and single actions under the same rules. What is to be done, what
-// is under way and what was done is stored, each step before it is carried out: a controller
-// that crashes goes on where it was.
+// Package rollout carries out rolling operations over servers and clusters: updates, reboots, and single actions under the
+// same rules. Package rolling decides, and this package stores and acts.
+//
+// The main type is [Manager]. New attaches it to the store of the planner's registry. Run is its background work: start it
+// once, and end it by its context. Start, Pause, Cancel and the queries also work while Run does not run.
 //
 //	manager, err := rollout.New(planner, rollout.Options{Poller: polls})
 //	go manager.Run(ctx)
 //	r, err := manager.Start(ctx, rolling.Selector{Clusters: []string{"c1"}}, rolling.Policy{})
+//
+// Rollouts, their units with the steps of each server, and the lease of the acting controller persist in the store. Each
+// step is stored before it is carried out. So after a crash, the next Run continues where the controller stopped.
 package rollout
 
 import (
@@ -35,79 +39,85 @@ const (
 	DefaultGateTimeout  = 10 * time.Second
 )
 
-// Poller asks a server how it is, and records it; poller.Poller does.
+// Poller polls a server, and records the observation. poller.Poller implements it. Poll may be called concurrently.
 type Poller interface {
 	Poll(ctx context.Context, name string) (lifecycle.Observation, error)
 }
 
-// Options of New. The zero value is what most programs want, but for the Poller.
+// Options of New. The zero value suits most programs, except for the Poller.
 type Options struct {
-	// Logger gets what goes wrong inside. Default: nothing is logged.
+	// Logger gets internal errors. Default: nothing is logged.
 	Logger *slog.Logger
-	// Poller is asked for the servers that are being worked on, every PollInterval, at most
-	// MaxPolls at a time. Default: polls are requested of whoever follows the registry.
-	// PollInterval is 10 seconds by default, MaxPolls 32.
+	// Poller polls the servers that are being worked on. PollInterval is the time between two polls of a server, 10
+	// seconds by default. MaxPolls bounds the polls at the same time, 32 by default. Without a Poller, Run requests polls
+	// through opscenter.Registry.RequestPoll.
 	Poller       Poller
 	PollInterval time.Duration
 	MaxPolls     int
-	// Lease is for how long a controller that is not heard of keeps others from taking over
-	// its rollouts. Default 15 seconds.
+	// Lease is the time after which another Manager of the store may take over from one that no longer renews its
+	// lease. Default 15 seconds.
 	Lease time.Duration
-	// MaxHistory is how many ended rollouts are kept. Default 100.
+	// MaxHistory bounds the ended rollouts that are kept. Default 100.
 	MaxHistory int
-	// HealthGate is asked before a server is begun with; an error keeps it from that, until it
-	// is gone or rolling.Policy.GateTimeout has passed. unit is the name of the cluster, or of the server in
-	// none. It may take GateTimeout, 10 seconds by default.
+	// HealthGate is asked before the work on a server begins. An error keeps the server waiting, until the gate returns
+	// nil or rolling.Policy.GateTimeout has passed. unit is the name of the cluster, or of the server in no cluster. A
+	// call may take GateTimeout, 10 seconds by default; a later answer, and a panic, count as an error. It may be called
+	// concurrently for several units. Nil: there is no gate.
 	HealthGate  func(ctx context.Context, unit string, members []*opscenter.ServerInfo) error
 	GateTimeout time.Duration
 }
 
-// Errors of Manager, beside those of package opscenter and rolling.
+// Errors of Manager, beside those of packages opscenter and rolling.
 var (
 	// ErrRunning: the Manager runs already.
 	ErrRunning = errors.New("the manager runs already")
-	// ErrStale: what the plan says is not what would happen any more.
+	// ErrStale: the rollout would no longer do the steps of the plan.
 	ErrStale = errors.New("the plan is out of date")
 	errLease = errors.New("another controller has taken over")
 )
 
-// Rollout is a rolling operation, but for its units.
+// Rollout is a rolling operation without its units, see Manager.Units. All times are in UTC.
 type Rollout struct {
-	ID       string
+	// ID is a UUID, version 7, so IDs grow with time.
+	ID string
+	// Selector is the one of Start.
 	Selector rolling.Selector
-	State    rolling.State
-	// RequestedBy is who asked for it.
+	// State is the status of the rollout, with its policy and the counts of units and steps.
+	State rolling.State
+	// RequestedBy is the principal that started the rollout, see opscenter.Principal. Empty: the embedding program itself.
 	RequestedBy string
-	// Servers is how many members its units have.
+	// Servers is the number of servers in all units.
 	Servers   int
 	CreatedAt time.Time
-	// ExpectedEnd is when its plan said that it would end; see Manager.Forecast for how it looks now.
+	// ExpectedEnd is the end that the plan expected. Manager.Forecast returns the expectation of now.
 	ExpectedEnd time.Time
+	// LastUpdated is when the rollout last changed.
 	LastUpdated time.Time
 }
 
-// What returns what it does, for people.
+// What describes the operation for people, such as "rollout of goal update".
 func (r *Rollout) What() string { return "rollout of goal " + string(r.State.Policy.Goal) }
 
-// Unit is a unit of a rollout.
+// Unit is a unit of a rollout: a cluster, or a server in no cluster.
 type Unit struct {
+	// Rollout is the ID of the rollout. Index is the position of the unit in it, from 0.
 	Rollout string
 	Index   int
 	rolling.Unit
 }
 
-// lease says which controller carries out rollouts. There is one row.
+// lease names the Manager that carries out rollouts. There is one row.
 type lease struct {
 	Name    string
 	Holder  string
-	Epoch   uint64 // grows with each holder: what an earlier one began is taken over
+	Epoch   uint64 // grows with each holder, which takes over the steps of earlier epochs
 	Expires time.Time
-	Term    time.Duration // for how long it was given
+	Term    time.Duration // duration of the lease
 }
 
 var (
 	rollouts = storage.NewTable("rollouts", func(r *Rollout) storage.Key { return storage.StringKey(r.ID) })
-	// byEnd has those that have not ended under "", the others under "ended", by when they did.
+	// byEnd has the open rollouts under "", and the others under "ended", sorted by their ends.
 	byEnd = rollouts.Index("end", func(r *Rollout) []storage.Key {
 		if r.State.Status.Ended() {
 			return []storage.Key{storage.StringKey("ended").Uint(uint64(max(0, r.State.EndedAt.UnixNano())))}
@@ -120,8 +130,8 @@ var (
 	leases = storage.NewTable("rollout_lease", func(l *lease) storage.Key { return storage.StringKey(l.Name) })
 )
 
-// Manager starts rollouts, tells of them, and carries them out while it runs. All methods may
-// be called concurrently. Several Managers may share one store: one of them acts.
+// Manager starts rollouts, answers queries about them, and carries them out while Run runs. All methods may
+// be called concurrently. Several Managers may share one store: one of them at a time acts.
 type Manager struct {
 	registry *opscenter.Registry
 	planner  *opscenter.UpdatePlanner
@@ -132,7 +142,7 @@ type Manager struct {
 	running  sync.Mutex
 }
 
-// New returns a Manager. Nothing is carried out before Run. Errors: opscenter.ErrInvalidOptions.
+// New returns a Manager. It carries out nothing before Run. Errors: opscenter.ErrInvalidOptions, and those of the store.
 func New(planner *opscenter.UpdatePlanner, options Options) (*Manager, error) {
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
@@ -152,10 +162,10 @@ func New(planner *opscenter.UpdatePlanner, options Options) (*Manager, error) {
 	return &Manager{registry: registry, planner: planner, options: options, log: options.Logger, holder: uuid.NewString(), changed: make(chan struct{}, 1)}, nil
 }
 
-// Planner returns the planner whose plans are carried out.
+// Planner returns the planner of the Manager.
 func (m *Manager) Planner() *opscenter.UpdatePlanner { return m.planner }
 
-// wake makes Run look again.
+// wake makes Run check all rollouts.
 func (m *Manager) wake() {
 	select {
 	case m.changed <- struct{}{}:
@@ -165,7 +175,7 @@ func (m *Manager) wake() {
 
 func now() time.Time { return time.Now().UTC().Round(0) }
 
-// find returns a rollout, or ErrNotFound.
+// find returns a rollout, or opscenter.ErrNotFound.
 func find(tx storage.ReadTx, id string) (*Rollout, error) {
 	r, err := rollouts.Find(tx, storage.StringKey(id))
 	if err == nil && r == nil {
@@ -174,7 +184,7 @@ func find(tx storage.ReadTx, id string) (*Rollout, error) {
 	return r, err
 }
 
-// Get returns a rollout. Errors: opscenter.ErrNotFound.
+// Get returns the rollout with an ID. Errors: opscenter.ErrNotFound.
 func (m *Manager) Get(ctx context.Context, id string) (out *Rollout, err error) {
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		r, err := find(s, id)
@@ -195,12 +205,12 @@ func (r *Rollout) clone() *Rollout {
 // Page is a page of rollouts, the newest first.
 type Page struct {
 	Rollouts []*Rollout
-	// Next is the ID to go on after; empty on the last.
+	// Next is the after of the next page. Empty: this page is the last.
 	Next string
 }
 
-// List returns rollouts, the newest first, after the one with that ID; limit is
-// opscenter.DefaultPageSize by default, at most MaxPageSize.
+// List returns a page of rollouts, the newest first. To read the next page, set after to Page.Next; empty: from the
+// newest. limit is opscenter.DefaultPageSize by default, at most MaxPageSize.
 func (m *Manager) List(ctx context.Context, after string, limit int) (out Page, err error) {
 	if limit <= 0 {
 		limit = opscenter.DefaultPageSize
@@ -227,8 +237,8 @@ func (m *Manager) List(ctx context.Context, after string, limit int) (out Page, 
 	return out, err
 }
 
-// Units returns the units of a rollout from an index on, with the state of each server and
-// what was done with it; limit is as for List. Errors: opscenter.ErrNotFound.
+// Units returns the units of a rollout from index from on, with the state and the steps of each server. limit
+// is as for List. Errors: opscenter.ErrNotFound.
 func (m *Manager) Units(ctx context.Context, id string, from, limit int) (out []*Unit, err error) {
 	if limit <= 0 {
 		limit = opscenter.DefaultPageSize
@@ -257,8 +267,9 @@ func (m *Manager) Units(ctx context.Context, id string, from, limit int) (out []
 	return out, err
 }
 
-// UnitOf returns the rollout that a cluster, or a server in none, is part of, and the unit it
-// is there; nil if there is none.
+// UnitOf returns the open rollout of a cluster, or of a server in no cluster, and the unit there. name is the name of the
+// cluster if cluster is set, or else that of the server. Both results are nil if there is none. Errors:
+// opscenter.ErrNotFound for an unknown server.
 func (m *Manager) UnitOf(ctx context.Context, name string, cluster bool) (r *Rollout, u *Unit, err error) {
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		r, u = nil, nil
@@ -292,8 +303,8 @@ func (m *Manager) UnitOf(ctx context.Context, name string, cluster bool) (r *Rol
 	return r, u, err
 }
 
-// Forecast runs a rollout forward from where it is: which steps are left, when it is expected
-// to end, and what it comes to a halt at. Errors: opscenter.ErrNotFound.
+// Forecast simulates the rest of a rollout: the steps that are left, the expected end, and the reason why it would stop
+// before. It changes nothing. Errors: opscenter.ErrNotFound.
 func (m *Manager) Forecast(ctx context.Context, id string) (out *rolling.Ahead, err error) {
 	var state *rolling.State
 	var list []*rolling.Unit
@@ -323,7 +334,7 @@ func (m *Manager) Forecast(ctx context.Context, id string) (out *rolling.Ahead, 
 	return rolling.Forecast(state, list, servers, now())
 }
 
-// serversOf returns the servers of a unit's members, nil for those that are gone.
+// serversOf returns the servers of a unit's members. It is nil for a server that was removed.
 func serversOf(s *opscenter.Snapshot, u *rolling.Unit) ([]*rolling.Server, error) {
 	out := make([]*rolling.Server, len(u.Members))
 	for i := range u.Members {
@@ -339,18 +350,18 @@ func serversOf(s *opscenter.Snapshot, u *rolling.Unit) ([]*rolling.Server, error
 	return out, nil
 }
 
-// Changes is a step of the change feed.
+// Changes is one item of Watch.
 type Changes struct {
-	// Revision to go on from.
+	// Revision is the since of a later Watch that continues after this item.
 	Revision uint64
-	// Reset tells that changes may have been missed: read everything again.
+	// Reset: changes may have been missed. The reader must read all rollouts again.
 	Reset bool
-	// Rollouts that changed, or whose units did, by ID.
+	// Rollouts are the IDs of the rollouts that changed, or whose units changed.
 	Rollouts []string
 }
 
-// Watch yields which rollouts change after revision since, as opscenter.Registry.Watch does
-// for servers. It ends with ctx's error.
+// Watch yields the IDs of the rollouts that change after revision since, as opscenter.Registry.Watch does
+// for servers. It ends with an error: that of ctx or of the store.
 func (m *Manager) Watch(ctx context.Context, since uint64) iter.Seq2[Changes, error] {
 	return func(yield func(Changes, error) bool) {
 		for batch, err := range m.registry.Store().Watch(ctx, since, rollouts.Name(), units.Name()) {

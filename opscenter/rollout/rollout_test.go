@@ -21,18 +21,18 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// bubble runs a test with a fleet, a store and a manager of its own, in virtual time.
-func bubble(t *testing.T, options rollout.Options, test func(t *testing.T, f *field, m *rollout.Manager)) {
-	identity(t, 12) // made outside, where there is more of the real time
+// bubble runs a test in virtual time, with its own fleet, store and manager.
+func bubble(t *testing.T, options rollout.Options, test func(t *testing.T, f *fleet, m *rollout.Manager)) {
+	identity(t, 12) // certificates are made outside, in real time
 	synctest.Test(t, func(t *testing.T) {
 		store := memstore.New(memstore.Options{DetectMutation: true})
 		defer store.Close()
-		f := newField()
+		f := newFleet()
 		test(t, f, f.open(t, store, options))
 	})
 }
 
-// run runs a manager until the test says stop.
+// run runs a manager until the test calls stop.
 func run(t *testing.T, m *rollout.Manager) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -43,7 +43,7 @@ func run(t *testing.T, m *rollout.Manager) (stop func()) {
 	}
 }
 
-// await waits until a rollout is as wanted, within virtual time.
+// await waits, in virtual time, until a rollout has one of the statuses.
 func await(t *testing.T, m *rollout.Manager, id string, limit time.Duration, statuses ...rolling.Status) *rollout.Rollout {
 	t.Helper()
 	deadline := time.Now().Add(limit)
@@ -58,8 +58,8 @@ func await(t *testing.T, m *rollout.Manager, id string, limit time.Duration, sta
 	}
 }
 
-// awaitCall waits until a server is asked for something.
-func awaitCall(t *testing.T, f *field, call string) {
+// awaitCall waits until the fleet has got that call, such as "update d".
+func awaitCall(t *testing.T, f *fleet, call string) {
 	t.Helper()
 	deadline := time.Now().Add(5 * time.Hour)
 	for !slices.Contains(f.called(), call) {
@@ -68,6 +68,7 @@ func awaitCall(t *testing.T, f *field, call string) {
 	}
 }
 
+// waits describes the units of a rollout.
 func waits(t *testing.T, m *rollout.Manager, id string) string {
 	list, err := m.Units(t.Context(), id, 0, 0)
 	require.NoError(t, err)
@@ -80,9 +81,9 @@ func waits(t *testing.T, m *rollout.Manager, id string) string {
 
 var everything = rolling.Selector{All: true}
 
-// TestRollingUpdate updates a cluster, and a server in none, as the plan says.
+// TestRollingUpdate updates a cluster, and a server in no cluster, with exactly the steps of the plan.
 func TestRollingUpdate(t *testing.T) {
-	bubble(t, rollout.Options{}, func(t *testing.T, f *field, m *rollout.Manager) {
+	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b", "c")
 		f.register(t, "", "d")
 		one, two := lifecycle.Instance{Project: "default", Name: "one"}, lifecycle.Instance{Project: "p", Name: "two"}
@@ -106,7 +107,7 @@ func TestRollingUpdate(t *testing.T) {
 		require.ErrorIs(t, err, opscenter.ErrBusy)
 
 		defer run(t, m)()
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", "202610160000", "os", "incus"), "changes nothing of what is under way")
+		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", "202610160000", "os", "incus"), "a new version does not change a running rollout")
 		r = await(t, m, r.ID, 3*time.Hour, rolling.StatusDone, rolling.StatusPaused)
 		require.Equal(t, rolling.StatusDone, r.State.Status, r.State.Reason)
 		var done []string
@@ -120,7 +121,7 @@ func TestRollingUpdate(t *testing.T) {
 				done = append(done, call)
 			}
 		}
-		require.Equal(t, planned, done, "what was done is the plan")
+		require.Equal(t, planned, done, "the steps are those of the plan")
 		for _, s := range f.all() {
 			require.Equal(t, 1, s.reboots)
 			require.Equal(t, newVersion, s.version)
@@ -151,21 +152,21 @@ func TestRollingUpdate(t *testing.T) {
 			}
 		}
 		require.GreaterOrEqual(t, steps, 32, "an event for each transition")
-		// What it took is known now, for the next plan.
+		// The next plan uses the measured durations.
 		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", "202610170000", "os"))
 		plan, err = m.Planner().Plan(t.Context(), everything, rolling.Policy{})
 		require.NoError(t, err)
 		require.Less(t, plan.Steps[1].Start.Sub(plan.At), 3*time.Minute)
-		// And it is free again.
+		// The cluster is no longer reserved.
 		_, _, err = f.registry.BeginAction(t.Context(), "a", lifecycle.ActionReboot)
 		require.NoError(t, err)
 	})
 }
 
-// TestFailurePausesAndResumes: a server that does not come back pauses the rollout with all
-// that somebody needs to know; once it is back, Resume goes on, and reboots nobody twice.
+// TestFailurePausesAndResumes: a server that does not come back pauses the rollout, with a reason for the operator. Once
+// the server is back, Resume continues, and no server reboots twice.
 func TestFailurePausesAndResumes(t *testing.T) {
-	bubble(t, rollout.Options{}, func(t *testing.T, f *field, m *rollout.Manager) {
+	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b", "c")
 		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
 		f.servers["b"].dead = true
@@ -178,7 +179,7 @@ func TestFailurePausesAndResumes(t *testing.T) {
 		require.Contains(t, r.State.Reason, "What to do: look at the server's console")
 		ahead, err := m.Forecast(t.Context(), r.ID)
 		require.NoError(t, err)
-		require.Zero(t, ahead.End, "it waits for somebody")
+		require.Zero(t, ahead.End, "the rollout waits for an operator")
 		for _, c := range f.called() {
 			require.NotEqual(t, "evacuate c", c)
 		}
@@ -202,11 +203,11 @@ func TestFailurePausesAndResumes(t *testing.T) {
 	})
 }
 
-// TestCancel gives up in each of the three ways.
+// TestCancel cancels a rollout with each mode.
 func TestCancel(t *testing.T) {
 	for _, mode := range rolling.CancelModes {
 		t.Run(string(mode), func(t *testing.T) {
-			bubble(t, rollout.Options{}, func(t *testing.T, f *field, m *rollout.Manager) {
+			bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 				f.register(t, "c1", "a", "b", "c")
 				f.register(t, "", "d")
 				require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
@@ -223,14 +224,13 @@ func TestCancel(t *testing.T) {
 				require.Zero(t, f.server("b").reboots)
 				require.NotContains(t, f.called(), "update d")
 				_, _, err = f.registry.BeginAction(t.Context(), "d", lifecycle.ActionReboot)
-				require.NoError(t, err, "nothing is reserved any more")
+				require.NoError(t, err, "no claim is left")
 			})
 		})
 	}
 }
 
-// TestHealthGate: the embedder's own gate keeps servers from being begun with; one that hangs
-// or panics is closed.
+// TestHealthGate: a closed gate keeps the work on a server from beginning. A gate that hangs or panics counts as closed.
 func TestHealthGate(t *testing.T) {
 	var mu sync.Mutex
 	var closed error
@@ -242,12 +242,12 @@ func TestHealthGate(t *testing.T) {
 	}
 	options := rollout.Options{HealthGate: func(ctx context.Context, unit string, members []*opscenter.ServerInfo) error {
 		if unit != "c1" || len(members) != 2 {
-			return errors.New("not what is asked about")
+			return errors.New("another unit than c1")
 		}
 		mu.Lock()
-		what, err := mode, closed
+		mode, err := mode, closed
 		mu.Unlock()
-		switch what {
+		switch mode {
 		case "hangs":
 			<-ctx.Done()
 		case "panics":
@@ -255,15 +255,15 @@ func TestHealthGate(t *testing.T) {
 		}
 		return err
 	}}
-	bubble(t, options, func(t *testing.T, f *field, m *rollout.Manager) {
+	bubble(t, options, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b")
 		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
 		r, err := m.Start(t.Context(), everything, rolling.Policy{})
 		require.NoError(t, err)
 		set("", errors.New("the storage is rebalancing"))
 		stop := run(t, m)
-		for what, text := range map[string]string{"": "the storage is rebalancing", "hangs": "no answer within 10s", "panics": "it panicked: oops"} {
-			set(what, errors.New("the storage is rebalancing"))
+		for mode, text := range map[string]string{"": "the storage is rebalancing", "hangs": "no answer within 10s", "panics": "it panicked: oops"} {
+			set(mode, errors.New("the storage is rebalancing"))
 			time.Sleep(2 * time.Minute)
 			require.Contains(t, waits(t, m, r.ID), text)
 		}
@@ -274,14 +274,14 @@ func TestHealthGate(t *testing.T) {
 	})
 }
 
-// TestTwoControllers: of two managers over one store one acts; when it is gone, the other
-// takes over, and nothing is done twice.
+// TestTwoControllers: one of two managers over one store acts. When it stops, the other one takes over, and no action is
+// done twice.
 func TestTwoControllers(t *testing.T) {
 	identity(t, 12)
 	synctest.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		defer store.Close()
-		f := newField()
+		f := newFleet()
 		one := f.open(t, store, rollout.Options{})
 		two := f.open(t, store, rollout.Options{})
 		f.register(t, "c1", "a", "b", "c")
@@ -304,9 +304,9 @@ func TestTwoControllers(t *testing.T) {
 	})
 }
 
-// TestHistoryIsBounded keeps the newest of the rollouts that ended.
+// TestHistoryIsBounded: the newest ended rollouts are kept, up to MaxHistory.
 func TestHistoryIsBounded(t *testing.T) {
-	bubble(t, rollout.Options{MaxHistory: 2}, func(t *testing.T, f *field, m *rollout.Manager) {
+	bubble(t, rollout.Options{MaxHistory: 2}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b")
 		defer run(t, m)()
 		var ids []string
@@ -329,12 +329,12 @@ func TestHistoryIsBounded(t *testing.T) {
 	})
 }
 
-// TestManyUnits are written, and dropped, in several steps.
+// TestManyUnits: many units are stored, and dropped, in several transactions.
 func TestManyUnits(t *testing.T) {
 	if testing.Short() {
 		t.Skip("registers 450 servers")
 	}
-	bubble(t, rollout.Options{}, func(t *testing.T, f *field, m *rollout.Manager) {
+	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		var names []string
 		for i := range 450 {
 			names = append(names, fmt.Sprintf("s%03d", i))
@@ -352,13 +352,13 @@ func TestManyUnits(t *testing.T) {
 		await(t, m, r.ID, time.Hour, rolling.StatusCancelled)
 		stop()
 		_, err = m.Start(t.Context(), everything, rolling.Policy{Goal: rolling.GoalReboot})
-		require.NoError(t, err, "nothing is reserved any more")
+		require.NoError(t, err, "no claim is left")
 	})
 }
 
-// TestSingleActions under the same rules.
+// TestSingleActions: single actions obey the rules of rolling operations.
 func TestSingleActions(t *testing.T) {
-	bubble(t, rollout.Options{}, func(t *testing.T, f *field, m *rollout.Manager) {
+	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b", "c")
 		defer run(t, m)()
 		do := func(goal rolling.Goal, name string) error {
@@ -370,12 +370,12 @@ func TestSingleActions(t *testing.T) {
 		}
 		require.NoError(t, do(rolling.GoalEvacuate, "a"))
 		require.True(t, f.server("a").evacuated)
-		require.ErrorIs(t, do(rolling.GoalEvacuate, "b"), opscenter.ErrBlocked, "one is enough")
+		require.ErrorIs(t, do(rolling.GoalEvacuate, "b"), opscenter.ErrBlocked, "a second member can't be evacuated")
 		require.NoError(t, do(rolling.GoalRebootOnly, "a"))
 		require.Equal(t, 1, f.server("a").reboots)
 		require.NoError(t, do(rolling.GoalRestore, "a"))
 		require.False(t, f.server("a").evacuated)
-		require.NoError(t, do(rolling.GoalUpdateOnly, "a"), "it is up to date: nothing is done")
+		require.NoError(t, do(rolling.GoalUpdateOnly, "a"), "the server is up to date, so there is no step")
 		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
 		require.NoError(t, do(rolling.GoalUpdateOnly, "a"))
 		require.Equal(t, newVersion, f.server("a").staged)
@@ -387,9 +387,9 @@ func TestSingleActions(t *testing.T) {
 	})
 }
 
-// TestStalePlan: what would not happen any more is not begun.
+// TestStalePlan: a plan whose steps have changed is not started.
 func TestStalePlan(t *testing.T) {
-	bubble(t, rollout.Options{}, func(t *testing.T, f *field, m *rollout.Manager) {
+	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b")
 		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
 		plan, err := m.Planner().Plan(t.Context(), everything, rolling.Policy{})

@@ -13,13 +13,14 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// retryInterval is the pause after the store refused.
+// retryInterval is the pause after an error of the store.
 const retryInterval = time.Second
 
-// Run carries out all rollouts that are open, and those that are started meanwhile, until ctx
-// ends. Where another Manager of the store does, it stands by, and takes over when that one
-// is not heard of any more. What it has begun with servers when ctx ends goes on there, and is
-// taken up again by the next Run. It returns ctx's error, or ErrRunning.
+// Run carries out all open rollouts, also those that are started meanwhile, until ctx ends. While another Manager of the
+// store holds the lease, Run stands by. It takes over when that lease expires.
+//
+// When ctx ends, actions that have begun go on in the servers. The next Run continues them. Run returns ctx's error, or
+// ErrRunning.
 func (m *Manager) Run(ctx context.Context) error {
 	if !m.running.TryLock() {
 		return ErrRunning
@@ -30,16 +31,16 @@ func (m *Manager) Run(ctx context.Context) error {
 		open, revision, err := m.open(ctx)
 		switch {
 		case err != nil:
-			m.failed(ctx, err)
+			m.logFailure(ctx, err)
 			pause = retryInterval
 		case len(open) == 0:
-			m.await(ctx, revision)
+			m.awaitChange(ctx, revision)
 			continue
 		default:
 			var epoch uint64
 			var until time.Time
 			if epoch, until, err = m.acquire(ctx); err != nil {
-				m.failed(ctx, err)
+				m.logFailure(ctx, err)
 				pause = retryInterval
 			} else if epoch != 0 {
 				m.lead(ctx, epoch)
@@ -53,7 +54,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (m *Manager) failed(ctx context.Context, err error) {
+// logFailure logs an internal error, unless ctx has ended.
+func (m *Manager) logFailure(ctx context.Context, err error) {
 	if ctx.Err() == nil {
 		m.log.ErrorContext(ctx, "rollouts can't be carried out, and are tried again", "error", err)
 	}
@@ -83,67 +85,67 @@ func (m *Manager) open(ctx context.Context) (out []*Rollout, revision uint64, er
 	return out, revision, err
 }
 
-// await waits for any rollout to change.
-func (m *Manager) await(ctx context.Context, revision uint64) {
+// awaitChange waits until any rollout changes.
+func (m *Manager) awaitChange(ctx context.Context, revision uint64) {
 	for _, err := range m.Watch(ctx, revision) {
 		if err != nil {
-			m.failed(ctx, err)
+			m.logFailure(ctx, err)
 			sleep(ctx, retryInterval)
 		}
 		return
 	}
 }
 
-// engine carries out rollouts while the lease is held. All but its goroutines' own work is
-// done by one goroutine.
+// engine carries out rollouts while the lease is held. One goroutine owns all its fields. Other goroutines poll and act, and
+// hand their results to it with post.
 type engine struct {
 	*Manager
 	epoch uint64
 	ctx   context.Context // of this lease
 	group sync.WaitGroup
 
-	rollouts map[string]*course
-	byServer map[string][]*unitCourse // by name
-	events   chan func()              // what other goroutines have to say
-	polls    chan struct{}            // bounds them
-	polling  map[string]bool          // servers that are asked now
-	reload   time.Time                // when to look for rollouts that are not known; zero: not
-	renewed  time.Time
+	rollouts map[string]*activeRollout // by ID
+	byServer map[string][]*activeUnit  // by name of the server
+	events   chan func()               // functions that other goroutines have posted
+	polls    chan struct{}             // bounds polls
+	polling  map[string]bool           // servers that are being polled
+	reload   time.Time                 // when to load new rollouts; zero: not
+	renewed  time.Time                 // when the lease was last renewed
 }
 
-// course is a rollout under way.
-type course struct {
+// activeRollout is an open rollout that was loaded.
+type activeRollout struct {
 	id       string
 	calendar *rolling.Calendar
-	units    map[int]*unitCourse // those that run, or failed
-	look     bool                // to be looked at
-	wake     time.Time
+	units    map[int]*activeUnit // running and failed units, by index
+	due      bool                // to be checked in the next round
+	wake     time.Time           // when it is due; zero: not
 }
 
-// unitCourse is a unit under way.
-type unitCourse struct {
-	*course
+// activeUnit is a running or failed unit.
+type activeUnit struct {
+	*activeRollout
 	index int
-	look  bool
-	wake  time.Time
-	poll  time.Time // when its servers are asked next; zero: they are not
-	names []string
-	gate  *gate
-	// errors in a row, of storing its next step.
+	due   bool      // to be checked in the next round
+	wake  time.Time // when it is due; zero: not
+	poll  time.Time // when its servers are polled; zero: not
+	names []string  // names of its servers
+	gate  *gate     // last answer; nil: not asked so far
+	// errors counts the failed attempts, in a row, to store its next step.
 	errors int
 }
 
-// gate is what the embedder's health gate said.
+// gate is the answer of the health gate.
 type gate struct {
-	asking bool
-	at     time.Time
-	closed string
+	asking bool      // the answer has not come so far
+	at     time.Time // time of the answer
+	closed string    // reason why the gate is closed; empty: it is open
 }
 
-// lead carries out rollouts until there are none, the lease is lost, or ctx ends.
+// lead carries out rollouts until no open one is left, the lease is lost, or ctx ends.
 func (m *Manager) lead(ctx context.Context, epoch uint64) {
 	ctx, cancel := context.WithCancel(ctx)
-	e := &engine{Manager: m, epoch: epoch, ctx: ctx, rollouts: map[string]*course{}, byServer: map[string][]*unitCourse{},
+	e := &engine{Manager: m, epoch: epoch, ctx: ctx, rollouts: map[string]*activeRollout{}, byServer: map[string][]*activeUnit{},
 		events: make(chan func()), polls: make(chan struct{}, m.options.MaxPolls), polling: map[string]bool{}, renewed: time.Now()}
 	err := e.run()
 	cancel()
@@ -152,19 +154,19 @@ func (m *Manager) lead(ctx context.Context, epoch uint64) {
 	case errors.Is(err, errLease):
 		m.log.WarnContext(ctx, "another controller carries out the rollouts now")
 	case err != nil && !errors.Is(err, context.Canceled):
-		m.failed(context.WithoutCancel(ctx), err)
+		m.logFailure(context.WithoutCancel(ctx), err)
 		sleep(ctx, retryInterval)
 	}
 	if !errors.Is(err, errLease) {
 		bounded, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer done()
 		if err := m.release(bounded, epoch); err != nil && !errors.Is(err, errLease) {
-			m.failed(bounded, err)
+			m.logFailure(bounded, err)
 		}
 	}
 }
 
-// drain waits for all goroutines, hearing what they have to say.
+// drain waits for all goroutines, and drops the functions that they post.
 func (e *engine) drain() {
 	ended := make(chan struct{})
 	go func() {
@@ -180,14 +182,15 @@ func (e *engine) drain() {
 	}
 }
 
-// say hands something to the engine's own goroutine.
-func (e *engine) say(do func()) {
+// post hands a function to the engine's goroutine. It drops the function if the lease has ended.
+func (e *engine) post(fn func()) {
 	select {
-	case e.events <- do:
+	case e.events <- fn:
 	case <-e.ctx.Done():
 	}
 }
 
+// run is the loop of the engine's goroutine.
 func (e *engine) run() error {
 	_, revision, err := e.open(e.ctx)
 	if err == nil {
@@ -222,24 +225,24 @@ func (e *engine) run() error {
 		timer.Reset(max(0, time.Until(next)))
 		select {
 		case <-timer.C:
-		case do := <-e.events:
-			do()
+		case fn := <-e.events:
+			fn()
 		case <-e.changed:
 			e.reload = time.Now()
 			for _, c := range e.rollouts {
-				c.look = true
+				c.due = true
 			}
 		case <-e.ctx.Done():
 			return e.ctx.Err()
 		}
-		if err := e.keep(); err != nil {
+		if err := e.renewLease(); err != nil {
 			return err
 		}
 	}
 }
 
-// keep renews the lease when a third of its time is over.
-func (e *engine) keep() error {
+// renewLease renews the lease when a third of its time is over.
+func (e *engine) renewLease() error {
 	if time.Since(e.renewed) < e.options.Lease/3 {
 		return nil
 	}
@@ -251,7 +254,7 @@ func (e *engine) keep() error {
 	return err
 }
 
-// loadAll loads the rollouts that are not known, yet. What can't be is tried again.
+// loadAll loads the open rollouts that are not loaded so far. It tries again those that fail.
 func (e *engine) loadAll() error {
 	open, _, err := e.open(e.ctx)
 	if err != nil {
@@ -266,24 +269,24 @@ func (e *engine) loadAll() error {
 	return nil
 }
 
-// startInterval is when to look again whether a rollout that is being started has been, or is dead.
+// startInterval is the time between two checks of a rollout that is still being stored.
 const startInterval = 5 * time.Second
 
-// loadOne loads a rollout; one that can't be must not keep the others from going on.
+// loadOne loads a rollout. After an error it schedules another attempt, so that the other rollouts go on.
 func (e *engine) loadOne(id string) {
 	if err := e.load(id); err != nil {
-		e.failed(e.ctx, fmt.Errorf("rollout %s: %w", id, err))
+		e.logFailure(e.ctx, fmt.Errorf("rollout %s: %w", id, err))
 		e.reload = time.Now().Add(retryInterval)
 	}
 }
 
-// follow looks again at what changes, until the lease ends.
+// follow marks rollouts and servers that change in the store, until the lease ends.
 func (e *engine) follow(revision uint64) {
 	store := e.registry.Store()
 	for e.ctx.Err() == nil {
 		for batch, err := range store.Watch(e.ctx, revision) {
 			if err != nil {
-				e.failed(e.ctx, err)
+				e.logFailure(e.ctx, err)
 				break
 			}
 			revision = batch.Revision
@@ -299,26 +302,26 @@ func (e *engine) follow(revision uint64) {
 				}
 			}
 			if batch.Reset || len(names) > 0 || len(ids) > 0 {
-				e.say(func() { e.take(batch.Reset, names, ids) })
+				e.post(func() { e.markDue(batch.Reset, names, ids) })
 			}
 		}
 		sleep(e.ctx, retryInterval)
 	}
 }
 
-// take marks what is to be looked at.
-func (e *engine) take(all bool, names, ids []string) {
+// markDue marks the rollouts with these IDs and the units of these servers as due, and loads new rollouts.
+func (e *engine) markDue(all bool, names, ids []string) {
 	for _, c := range e.rollouts {
 		if all || slices.Contains(ids, c.id) {
-			c.look = true
+			c.due = true
 			for _, u := range c.units {
-				u.look = true
+				u.due = true
 			}
 		}
 	}
 	for _, name := range names {
 		for _, u := range e.byServer[name] {
-			u.look = true
+			u.due = true
 		}
 	}
 	if all {
@@ -331,9 +334,9 @@ func (e *engine) take(all bool, names, ids []string) {
 	}
 }
 
-// load begins to carry out a rollout.
+// load loads an open rollout with its running and failed units. It removes a rollout that was never stored completely.
 func (e *engine) load(id string) error {
-	var c *course
+	var c *activeRollout
 	erase := false
 	err := e.registry.Read(e.ctx, func(s *opscenter.Snapshot) error {
 		r, err := rollouts.Find(s, storage.StringKey(id))
@@ -351,7 +354,7 @@ func (e *engine) load(id string) error {
 		if err != nil {
 			return err
 		}
-		c = &course{id: id, calendar: calendar, units: map[int]*unitCourse{}, look: true}
+		c = &activeRollout{id: id, calendar: calendar, units: map[int]*activeUnit{}, due: true}
 		if r.State.Running+r.State.Failed == 0 {
 			return nil
 		}
@@ -366,7 +369,7 @@ func (e *engine) load(id string) error {
 		return nil
 	})
 	if erase {
-		e.log.WarnContext(e.ctx, "a rollout that was never written down as a whole is removed", "rollout", id)
+		e.log.WarnContext(e.ctx, "a rollout that was never stored completely is removed", "rollout", id)
 		return e.erase(e.ctx, id)
 	}
 	if err == nil && c != nil {
@@ -375,15 +378,15 @@ func (e *engine) load(id string) error {
 	return err
 }
 
-// add begins to carry out a unit.
-func (e *engine) add(c *course, u *Unit) {
-	known := &unitCourse{course: c, index: u.Index, look: true}
+// add adds a running or failed unit.
+func (e *engine) add(c *activeRollout, u *Unit) {
+	known := &activeUnit{activeRollout: c, index: u.Index, due: true}
 	c.units[u.Index] = known
-	e.name(known, &u.Unit)
+	e.indexNames(known, &u.Unit)
 }
 
-// name notes the names of the servers of a unit: changes come by name.
-func (e *engine) name(known *unitCourse, u *rolling.Unit) {
+// indexNames indexes a unit by the names of its servers, because changes come by name.
+func (e *engine) indexNames(known *activeUnit, u *rolling.Unit) {
 	var names []string
 	for i := range u.Members {
 		names = append(names, u.Members[i].Server)
@@ -391,23 +394,24 @@ func (e *engine) name(known *unitCourse, u *rolling.Unit) {
 	if slices.Equal(names, known.names) {
 		return
 	}
-	e.unname(known)
+	e.unindexNames(known)
 	known.names = names
 	for _, name := range names {
 		e.byServer[name] = append(e.byServer[name], known)
 	}
 }
 
-func (e *engine) unname(known *unitCourse) {
+// unindexNames removes a unit from the index.
+func (e *engine) unindexNames(known *activeUnit) {
 	for _, name := range known.names {
-		list := slices.DeleteFunc(e.byServer[name], func(other *unitCourse) bool { return other == known })
+		list := slices.DeleteFunc(e.byServer[name], func(other *activeUnit) bool { return other == known })
 		if e.byServer[name] = list; len(list) == 0 {
 			delete(e.byServer, name)
 		}
 	}
 }
 
-// round looks at all that is to be looked at, and returns when to do so again.
+// round checks all due rollouts and units, and returns the time of the next round; zero: none is known.
 func (e *engine) round() (wake time.Time, err error) {
 	sooner := func(at time.Time) {
 		if !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
@@ -418,16 +422,16 @@ func (e *engine) round() (wake time.Time, err error) {
 		again = false
 		for _, c := range e.rollouts {
 			for _, u := range c.units {
-				if u.look || !u.wake.IsZero() && !u.wake.After(time.Now()) {
-					u.look, u.wake = false, time.Time{}
-					if err := e.unit(u); err != nil {
+				if u.due || !u.wake.IsZero() && !u.wake.After(time.Now()) {
+					u.due, u.wake = false, time.Time{}
+					if err := e.checkUnit(u); err != nil {
 						return wake, err
 					}
 				}
 			}
-			if c.look || !c.wake.IsZero() && !c.wake.After(time.Now()) {
-				c.look, c.wake = false, time.Time{}
-				more, err := e.rollout(c)
+			if c.due || !c.wake.IsZero() && !c.wake.After(time.Now()) {
+				c.due, c.wake = false, time.Time{}
+				more, err := e.checkRollout(c)
 				if err != nil {
 					return wake, err
 				}
@@ -441,7 +445,7 @@ func (e *engine) round() (wake time.Time, err error) {
 		for _, u := range c.units {
 			sooner(u.wake)
 			if !u.poll.IsZero() && !u.poll.After(at) {
-				e.ask(u)
+				e.pollUnit(u)
 				u.poll = at.Add(e.options.PollInterval)
 			}
 			sooner(u.poll)

@@ -16,14 +16,14 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Limits of what one transaction writes: units, and members of theirs beyond the first unit.
+// Limits of one transaction: units, and members of all units but the first.
 const (
 	unitsPerStep   = 200
 	membersPerStep = 1500
 )
 
-// stepOf returns how many units go into the next transaction.
-func stepOf(list []*rolling.Unit) int {
+// nextBatch returns the number of units for the next transaction.
+func nextBatch(list []*rolling.Unit) int {
 	members := 0
 	for i, u := range list {
 		if members += len(u.Members); i == unitsPerStep || i > 0 && members > membersPerStep {
@@ -33,22 +33,21 @@ func stepOf(list []*rolling.Unit) int {
 	return len(list)
 }
 
-// startTimeout is after which a rollout that was not written down as a whole is taken to be
-// one whose controller died.
+// startTimeout is the time after which an incompletely stored rollout is removed: its controller has died.
 const startTimeout = time.Minute
 
-// Start starts a rollout of what the selector selects. The versions that its servers are to
-// reach are those available now, whatever is published meanwhile. It is carried out by Run,
-// of whichever Manager of the store runs. If nothing is to be done it has ended already.
+// Start starts a rollout of the selected servers and clusters. The target versions are those available now, even if newer
+// ones are published meanwhile. Run carries it out, in this or any other Manager of the store. If there is nothing to do,
+// the returned rollout has already ended.
 //
-// Errors: rolling.ErrInvalid; opscenter.ErrBlocked with what is in the way, see
-// rolling.Plan.Blocked; opscenter.ErrBusy if another operation has reserved a cluster.
+// Errors: rolling.ErrInvalid; opscenter.ErrBlocked with the reasons, see rolling.Plan.Blocked; opscenter.ErrBusy if another
+// operation has reserved a server or cluster; ErrStale if the members of a cluster changed meanwhile.
 func (m *Manager) Start(ctx context.Context, selector rolling.Selector, policy rolling.Policy) (*Rollout, error) {
 	return m.start(ctx, selector, policy, nil)
 }
 
-// StartPlan starts a rollout of a plan. If it would not do what the plan says, because things have
-// changed since, it is ErrStale, with the difference. Errors are those of Start.
+// StartPlan starts a rollout that does the steps of a plan. If the fleet has changed so that the steps would differ, it
+// returns ErrStale with the difference. Other errors are those of Start.
 func (m *Manager) StartPlan(ctx context.Context, plan *rolling.Plan) (*Rollout, error) {
 	return m.start(ctx, plan.Selector, plan.Policy, plan)
 }
@@ -71,19 +70,19 @@ func (m *Manager) start(ctx context.Context, selector rolling.Selector, policy r
 		return nil, err
 	}
 	at := now()
-	who := opscenter.Principal(ctx)
-	r := &Rollout{ID: id.String(), Selector: selector, State: *selected.State, RequestedBy: who, CreatedAt: at, ExpectedEnd: plan.End, LastUpdated: at}
+	r := &Rollout{ID: id.String(), Selector: selector, State: *selected.State, RequestedBy: opscenter.Principal(ctx), CreatedAt: at, ExpectedEnd: plan.End, LastUpdated: at}
 	r.State.Status, r.State.StartedAt = rolling.StatusStarting, at
 	for _, u := range selected.Units {
 		r.Servers += len(u.Members)
 	}
-	if err := m.write(ctx, r, selected.Units); err != nil {
+	if err := m.storeNew(ctx, r, selected.Units); err != nil {
 		return nil, err
 	}
 	m.wake()
 	return m.Get(ctx, r.ID)
 }
 
+// blockedError names up to five blockers.
 func blockedError(list []rolling.Blocker) error {
 	var texts []string
 	for i, b := range list {
@@ -100,18 +99,18 @@ func blockedError(list []rolling.Blocker) error {
 	return fmt.Errorf("%w: %s", opscenter.ErrBlocked, strings.Join(texts, "; "))
 }
 
-// write stores a rollout with its units, in several steps if there are many: until the last
-// it is starting, and nobody touches it.
-func (m *Manager) write(ctx context.Context, r *Rollout, list []*rolling.Unit) error {
+// storeNew stores a rollout with its units, in several transactions if there are many. Until the last one its status is
+// StatusStarting, and Run does not begin it.
+func (m *Manager) storeNew(ctx context.Context, r *Rollout, list []*rolling.Unit) error {
 	for from, to := 0, 0; ; from = to {
-		to = from + stepOf(list[from:])
+		to = from + nextBatch(list[from:])
 		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			if from == 0 {
 				if err := rollouts.Insert(tx, r); err != nil {
 					return err
 				}
 			}
-			stored, err := find(tx, r.ID) // it may have been cancelled, or given up for dead
+			stored, err := find(tx, r.ID) // it may have been cancelled, or removed after startTimeout
 			if err != nil {
 				return err
 			}
@@ -119,7 +118,7 @@ func (m *Manager) write(ctx context.Context, r *Rollout, list []*rolling.Unit) e
 				if err := units.Put(tx, &Unit{Rollout: r.ID, Index: from + i, Unit: *u}); err != nil {
 					return err
 				}
-				if err := unchanged(tx, u); err != nil {
+				if err := checkMembers(tx, u); err != nil {
 					return err
 				}
 				if err := tx.Claim(opscenter.Claim{Unit: claimName(u), Cluster: u.Cluster, Owner: r.ID, What: r.What(), Since: r.CreatedAt}); err != nil {
@@ -151,15 +150,15 @@ func (m *Manager) write(ctx context.Context, r *Rollout, list []*rolling.Unit) e
 		}
 		if to == len(list) {
 			if len(list) == 0 {
-				err = m.prune(ctx) // of those that end at once there may be many
+				err = m.prune(ctx) // Run does not see rollouts that end at once
 			}
 			return err
 		}
 	}
 }
 
-// unchanged returns ErrStale if a cluster has other members than when it was planned.
-func unchanged(tx *opscenter.Tx, u *rolling.Unit) error {
+// checkMembers returns ErrStale if the members of a cluster have changed since the plan.
+func checkMembers(tx *opscenter.Tx, u *rolling.Unit) error {
 	if !u.Cluster {
 		return nil
 	}
@@ -182,7 +181,7 @@ func unchanged(tx *opscenter.Tx, u *rolling.Unit) error {
 	return nil
 }
 
-// claimName is what a unit is claimed by: a server by its ID, as it may be renamed.
+// claimName returns the key of a unit's claim: the name of the cluster, or the ID of the server, which may be renamed.
 func claimName(u *rolling.Unit) string {
 	if u.Cluster {
 		return u.Name
@@ -194,7 +193,7 @@ func eventOf(r *Rollout, server, cluster string, kind event.Kind, reason string)
 	return event.Event{At: now(), Kind: kind, Server: server, Cluster: cluster, Rollout: r.ID, Reason: reason}
 }
 
-// erase removes a rollout with its units and claims, in steps.
+// erase removes a rollout with its units and claims, in several transactions.
 func (m *Manager) erase(ctx context.Context, id string) error {
 	for more := true; more; {
 		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
@@ -232,8 +231,8 @@ func (m *Manager) erase(ctx context.Context, id string) error {
 	return nil
 }
 
-// Pause begins nothing more of a rollout until Resume; what is under way ends. Errors:
-// opscenter.ErrNotFound, rolling.ErrState.
+// Pause pauses a rollout until Resume. Steps that are under way end, and no new one begins. An empty reason is
+// "by an operator". Errors: opscenter.ErrNotFound; rolling.ErrState if the rollout is neither running nor cancelling.
 func (m *Manager) Pause(ctx context.Context, id, reason string) error {
 	if reason == "" {
 		reason = "by an operator"
@@ -243,15 +242,15 @@ func (m *Manager) Pause(ctx context.Context, id, reason string) error {
 	})
 }
 
-// Resume goes on with a rollout that was paused, by somebody or by a failure: what failed is
-// tried again. Errors: opscenter.ErrNotFound, rolling.ErrState.
+// Resume continues a rollout that an operator or a failure has paused. Failed steps are tried again. Errors:
+// opscenter.ErrNotFound; rolling.ErrState if the rollout is not paused.
 func (m *Manager) Resume(ctx context.Context, id string) error {
 	r, err := m.Get(ctx, id)
 	if err == nil {
-		err = r.State.Resume() // is it possible at all?
+		err = r.State.Resume() // only checks that Resume is possible
 	}
 	if err == nil {
-		err = m.resumeUnits(ctx, id) // while it is paused nothing begins
+		err = m.resumeUnits(ctx, id) // no step begins while the rollout is still paused
 	}
 	if err != nil {
 		return err
@@ -259,9 +258,9 @@ func (m *Manager) Resume(ctx context.Context, id string) error {
 	return m.change(ctx, id, func(_ *opscenter.Tx, r *Rollout) (string, error) { return "resumed", r.State.Resume() })
 }
 
-// Cancel gives a rollout up, in one of three ways. It may be called again, with another one. It
-// is over when what is under way has ended. One that is being started is removed. Errors:
-// opscenter.ErrNotFound, rolling.ErrState, rolling.ErrInvalid.
+// Cancel ends a rollout early, in one of the rolling.CancelModes. It may be called again with another mode. The rollout has
+// ended when its running steps have ended. A rollout that is still being stored is removed. Errors:
+// opscenter.ErrNotFound; rolling.ErrState if the rollout has ended; rolling.ErrInvalid for an unknown mode.
 func (m *Manager) Cancel(ctx context.Context, id string, mode rolling.CancelMode) error {
 	r, err := m.Get(ctx, id)
 	if err == nil && r.State.Status == rolling.StatusStarting && slices.Contains(rolling.CancelModes, mode) {
@@ -273,15 +272,15 @@ func (m *Manager) Cancel(ctx context.Context, id string, mode rolling.CancelMode
 		})
 	}
 	if err == nil {
-		err = m.resumeUnits(ctx, id) // what is left to do in them is another now
+		err = m.resumeUnits(ctx, id) // failed units continue with the steps of the mode
 	}
 	return err
 }
 
-// resumesPerStep is how many units one transaction lets go on: they hold what was done with each server.
+// resumesPerStep bounds the units that one transaction resumes. Units are large: they hold the steps of each server.
 const resumesPerStep = 10
 
-// resumeUnits lets the units that failed go on, in steps.
+// resumeUnits resumes the failed units, in several transactions.
 func (m *Manager) resumeUnits(ctx context.Context, id string) error {
 	for more := true; more; {
 		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
@@ -325,7 +324,7 @@ func (m *Manager) resumeUnits(ctx context.Context, id string) error {
 	return nil
 }
 
-// change changes a rollout, and says so.
+// change changes a rollout, with an event that has the returned text.
 func (m *Manager) change(ctx context.Context, id string, change func(*opscenter.Tx, *Rollout) (string, error)) error {
 	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 		r, err := find(tx, id)
@@ -337,8 +336,8 @@ func (m *Manager) change(ctx context.Context, id string, change func(*opscenter.
 		if err != nil {
 			return err
 		}
-		if who := opscenter.Principal(ctx); who != "" {
-			text += ", by " + who
+		if principal := opscenter.Principal(ctx); principal != "" {
+			text += ", by " + principal
 		}
 		next.LastUpdated = now()
 		if err := rollouts.Put(tx, next); err != nil {

@@ -16,12 +16,12 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// TestStoppedAgainAndAgain: whenever a controller is stopped, in the same process or not,
-// what it has stored is carried out or taken up, once.
-func TestStoppedAgainAndAgain(t *testing.T) {
+// TestRestartedOften: a controller that is stopped again and again carries out each stored step
+// exactly once.
+func TestRestartedOften(t *testing.T) {
 	for _, pause := range []time.Duration{13 * time.Second, 37 * time.Second, 61 * time.Second, 5 * time.Minute} {
 		t.Run(pause.String(), func(t *testing.T) {
-			bubble(t, rollout.Options{}, func(t *testing.T, f *field, m *rollout.Manager) {
+			bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 				f.register(t, "c1", "a", "b", "c")
 				require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
 				r, err := m.Start(t.Context(), everything, rolling.Policy{})
@@ -45,9 +45,9 @@ func TestStoppedAgainAndAgain(t *testing.T) {
 	}
 }
 
-// TestStoppedAtEachIntent stops a controller just when it has stored what it is about to do.
-func TestStoppedAtEachIntent(t *testing.T) {
-	bubble(t, rollout.Options{}, func(t *testing.T, f *field, m *rollout.Manager) {
+// TestStoppedAfterEachIntent stops a controller just after it has stored the intent of each action.
+func TestStoppedAfterEachIntent(t *testing.T) {
+	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b")
 		r, err := m.Start(t.Context(), everything, rolling.Policy{Goal: rolling.GoalReboot})
 		require.NoError(t, err)
@@ -85,10 +85,9 @@ func TestStoppedAtEachIntent(t *testing.T) {
 	})
 }
 
-// TestUnknownOutcome: an answer that is lost is asked for again, and does not cost the time
-// that the step may take.
+// TestUnknownOutcome: an action whose answer was lost is tried again, long before the deadline of its step.
 func TestUnknownOutcome(t *testing.T) {
-	bubble(t, rollout.Options{}, func(t *testing.T, f *field, m *rollout.Manager) {
+	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b")
 		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
 		lost := fmt.Errorf("the line was cut: %w", opscenter.ErrOutcomeUnknown)
@@ -103,13 +102,13 @@ func TestUnknownOutcome(t *testing.T) {
 	})
 }
 
-// TestHalfStarted: what a controller left half started reserves nothing for ever.
-func TestHalfStarted(t *testing.T) {
+// TestIncompleteStart: a rollout that was not stored completely is removed, and its claims with it.
+func TestIncompleteStart(t *testing.T) {
 	identity(t, 12)
 	synctest.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		defer store.Close()
-		f := newField()
+		f := newFleet()
 		fate := mortal.New()
 		m := f.open(t, mortal.Store{Store: store, Fate: fate}, rollout.Options{})
 		var names []string
@@ -139,9 +138,9 @@ func TestHalfStarted(t *testing.T) {
 	})
 }
 
-// TestNothingToDoIsForgotten, too.
-func TestNothingToDoIsForgotten(t *testing.T) {
-	bubble(t, rollout.Options{MaxHistory: 3}, func(t *testing.T, f *field, m *rollout.Manager) {
+// TestEmptyRolloutsArePruned: rollouts without steps are bounded by MaxHistory, too.
+func TestEmptyRolloutsArePruned(t *testing.T) {
+	bubble(t, rollout.Options{MaxHistory: 3}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b")
 		for range 10 {
 			r, err := m.Start(t.Context(), everything, rolling.Policy{})
@@ -156,19 +155,19 @@ func TestNothingToDoIsForgotten(t *testing.T) {
 	})
 }
 
-// TestWhatCannotBeStoredIsSaid: a step that can't be begun, again and again, fails with that reason.
-func TestWhatCannotBeStoredIsSaid(t *testing.T) {
-	bubble(t, rollout.Options{}, func(t *testing.T, f *field, m *rollout.Manager) {
+// TestStepThatCannotBeStored: a unit whose next step can't be stored fails after some attempts, with that reason.
+func TestStepThatCannotBeStored(t *testing.T) {
+	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b")
 		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
 		r, err := m.Start(t.Context(), everything, rolling.Policy{})
 		require.NoError(t, err)
-		// Somebody takes the claim away.
+		// Another owner takes the claim.
 		require.NoError(t, f.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
 			if err := tx.Release(r.ID, "c1", true); err != nil {
 				return err
 			}
-			return tx.Claim(opscenter.Claim{Unit: "c1", Cluster: true, Owner: "somebody", What: "a network change", Since: time.Now()})
+			return tx.Claim(opscenter.Claim{Unit: "c1", Cluster: true, Owner: "other", What: "a network change", Since: time.Now()})
 		}))
 		defer run(t, m)()
 		r = await(t, m, r.ID, time.Hour, rolling.StatusPaused)

@@ -11,13 +11,13 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 )
 
-// TestLostServer: a server that a rollout holds, and that will not come back, is deleted by force,
-// and the rollout goes on without it: alone, and as a member of a cluster.
+// TestLostServer: an operator deletes a dead server by force during its rollout, and the rollout continues without it. The
+// server is alone, or a member of a cluster.
 func TestLostServer(t *testing.T) {
 	for _, clustered := range []bool{false, true} {
 		name := map[bool]string{false: "alone", true: "in a cluster"}[clustered]
 		t.Run(name, func(t *testing.T) {
-			bubble(t, rollout.Options{}, func(t *testing.T, f *field, m *rollout.Manager) {
+			bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 				cluster := map[bool]string{true: "c1"}[clustered]
 				f.register(t, cluster, "a", "b", "d")
 				f.register(t, "", "e")
@@ -53,9 +53,9 @@ func TestLostServer(t *testing.T) {
 	}
 }
 
-// TestUpdateThatFails: a check for updates that fails ends the step in minutes, and says how.
+// TestUpdateThatFails: a failed check for updates ends the step within minutes, with the status as the reason.
 func TestUpdateThatFails(t *testing.T) {
-	bubble(t, rollout.Options{}, func(t *testing.T, f *field, m *rollout.Manager) {
+	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "", "d")
 		f.servers["d"].failing = "Failed to check for OS updates"
 		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
@@ -76,9 +76,9 @@ func TestUpdateThatFails(t *testing.T) {
 	})
 }
 
-// TestCancelledUpdate: the update of a rollout that was cancelled ends when the server is seen idle.
+// TestCancelledUpdate: the update of a cancelled rollout ends when a poll finds the server idle.
 func TestCancelledUpdate(t *testing.T) {
-	bubble(t, rollout.Options{}, func(t *testing.T, f *field, m *rollout.Manager) {
+	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "", "d")
 		f.servers["d"].failing = "Update check completed"
 		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))

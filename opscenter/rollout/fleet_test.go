@@ -17,9 +17,9 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// field is a fleet that lives in the bubble of a test: what servers do takes its time there.
-// It is the planner's actuator, and the manager's poller.
-type field struct {
+// fleet is a fleet of simulated servers in the virtual time of a test, in which their actions take time. It is the
+// actuator of the planner, and the poller of the manager.
+type fleet struct {
 	mu       sync.Mutex
 	registry *opscenter.Registry
 	servers  map[string]*machine // by name
@@ -40,7 +40,7 @@ type machine struct {
 	reboots                    int
 	running                    []lifecycle.Instance
 	alone                      bool
-	failing                    string // what it says of updates, which it does not make; empty: nothing, and it makes them
+	failing                    string // update status of a server that makes no update; empty: it makes updates
 	checked                    time.Time
 }
 
@@ -49,8 +49,8 @@ const (
 	newVersion = "202610150000"
 )
 
-func newField() *field {
-	return &field{servers: map[string]*machine{}, fails: map[string]error{},
+func newFleet() *fleet {
+	return &fleet{servers: map[string]*machine{}, fails: map[string]error{},
 		takes: map[lifecycle.Action]time.Duration{lifecycle.ActionUpdate: 2 * time.Minute, lifecycle.ActionEvacuate: 5 * time.Minute, lifecycle.ActionReboot: 3 * time.Minute, lifecycle.ActionRestore: 4 * time.Minute}}
 }
 
@@ -61,7 +61,7 @@ var (
 
 type selfIdentity struct{ registration opscenter.Registration }
 
-// identity returns the n-th certificate of those that all tests share.
+// identity returns a registration with the n-th certificate. All tests share the certificates.
 func identity(t testing.TB, n int) opscenter.Registration {
 	identitiesMu.Lock()
 	defer identitiesMu.Unlock()
@@ -73,8 +73,8 @@ func identity(t testing.TB, n int) opscenter.Registration {
 	return identities[n].registration
 }
 
-// register registers servers with the registry of a field, in a cluster unless that is empty.
-func (f *field) register(t testing.TB, cluster string, names ...string) {
+// register registers servers with the registry of the fleet. cluster is the name of their cluster; empty: none.
+func (f *fleet) register(t testing.TB, cluster string, names ...string) {
 	ctx := context.Background()
 	token, err := f.registry.CreateToken(ctx, opscenter.TokenSpec{Uses: int64(len(names)), ExpireAt: time.Now().Add(time.Hour)})
 	require.NoError(t, err)
@@ -97,13 +97,13 @@ func (f *field) register(t testing.TB, cluster string, names ...string) {
 	}
 }
 
-func (f *field) Poll(ctx context.Context, name string) (lifecycle.Observation, error) {
+func (f *fleet) Poll(ctx context.Context, name string) (lifecycle.Observation, error) {
 	return f.poll(ctx, f.registry, name)
 }
 
-// polls asks for one registry, of several over one store.
+// polls polls for one of several registries over one store.
 type polls struct {
-	*field
+	*fleet
 	registry *opscenter.Registry
 }
 
@@ -111,7 +111,7 @@ func (p polls) Poll(ctx context.Context, name string) (lifecycle.Observation, er
 	return p.poll(ctx, p.registry, name)
 }
 
-func (f *field) poll(ctx context.Context, registry *opscenter.Registry, name string) (lifecycle.Observation, error) {
+func (f *fleet) poll(ctx context.Context, registry *opscenter.Registry, name string) (lifecycle.Observation, error) {
 	info, err := registry.Server(ctx, name)
 	if err != nil {
 		return lifecycle.Observation{}, err
@@ -142,14 +142,14 @@ func (f *field) poll(ctx context.Context, registry *opscenter.Registry, name str
 }
 
 // server returns a copy of a server.
-func (f *field) server(name string) machine {
+func (f *fleet) server(name string) machine {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return *f.servers[name]
 }
 
 // all returns copies of all servers.
-func (f *field) all() (out []machine) {
+func (f *fleet) all() (out []machine) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, m := range f.servers {
@@ -158,8 +158,8 @@ func (f *field) all() (out []machine) {
 	return out
 }
 
-// call notes a call, and fails it if that was asked for.
-func (f *field) call(action lifecycle.Action, name string) (*machine, error) {
+// call notes a call. It returns the error of fails for that call, once.
+func (f *fleet) call(action lifecycle.Action, name string) (*machine, error) {
 	call := string(action) + " " + name
 	if f.before != nil {
 		if err := f.before(call); err != nil {
@@ -180,8 +180,8 @@ func (f *field) call(action lifecycle.Action, name string) (*machine, error) {
 	return m, nil
 }
 
-// later does something once time has passed, whoever has given up meanwhile.
-func (f *field) later(d time.Duration, do func()) {
+// later calls do after a time, even if the caller of the action has given up.
+func (f *fleet) later(d time.Duration, do func()) {
 	time.AfterFunc(d, func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -189,7 +189,7 @@ func (f *field) later(d time.Duration, do func()) {
 	})
 }
 
-func (f *field) Update(_ context.Context, t opscenter.Target) error {
+func (f *fleet) Update(_ context.Context, t opscenter.Target) error {
 	m, err := f.call(lifecycle.ActionUpdate, t.Name)
 	if err == nil && m.failing != "" {
 		f.later(time.Second, func() { m.checked = time.Now() })
@@ -204,7 +204,7 @@ func (f *field) Update(_ context.Context, t opscenter.Target) error {
 	return err
 }
 
-func (f *field) wait(ctx context.Context, d time.Duration, do func()) error {
+func (f *fleet) wait(ctx context.Context, d time.Duration, do func()) error {
 	f.later(d, do)
 	select {
 	case <-time.After(d + time.Second):
@@ -214,7 +214,7 @@ func (f *field) wait(ctx context.Context, d time.Duration, do func()) error {
 	}
 }
 
-func (f *field) Evacuate(ctx context.Context, t opscenter.Target, _ string) error {
+func (f *fleet) Evacuate(ctx context.Context, t opscenter.Target, _ string) error {
 	m, err := f.call(lifecycle.ActionEvacuate, t.Name)
 	if err != nil || m.is(&f.mu, &m.evacuated) {
 		return err
@@ -228,7 +228,7 @@ func (m *machine) is(mu *sync.Mutex, flag *bool) bool {
 	return *flag
 }
 
-func (f *field) Restore(ctx context.Context, t opscenter.Target, _ string) error {
+func (f *fleet) Restore(ctx context.Context, t opscenter.Target, _ string) error {
 	m, err := f.call(lifecycle.ActionRestore, t.Name)
 	if err != nil || !m.is(&f.mu, &m.evacuated) {
 		return err
@@ -236,7 +236,7 @@ func (f *field) Restore(ctx context.Context, t opscenter.Target, _ string) error
 	return f.wait(ctx, f.takes[lifecycle.ActionRestore], func() { m.evacuated = false })
 }
 
-func (f *field) Reboot(_ context.Context, t opscenter.Target) error {
+func (f *fleet) Reboot(_ context.Context, t opscenter.Target) error {
 	m, err := f.call(lifecycle.ActionReboot, t.Name)
 	if err != nil {
 		return err
@@ -257,7 +257,7 @@ func (f *field) Reboot(_ context.Context, t opscenter.Target) error {
 	return nil
 }
 
-func (f *field) PowerOff(_ context.Context, t opscenter.Target) error {
+func (f *fleet) PowerOff(_ context.Context, t opscenter.Target) error {
 	m, err := f.call(lifecycle.ActionPowerOff, t.Name)
 	if err == nil {
 		f.mu.Lock()
@@ -266,7 +266,7 @@ func (f *field) PowerOff(_ context.Context, t opscenter.Target) error {
 	}
 	return err
 }
-func (f *field) Suspend(_ context.Context, t opscenter.Target) error {
+func (f *fleet) Suspend(_ context.Context, t opscenter.Target) error {
 	m, err := f.call(lifecycle.ActionSuspend, t.Name)
 	if err == nil {
 		f.mu.Lock()
@@ -276,13 +276,13 @@ func (f *field) Suspend(_ context.Context, t opscenter.Target) error {
 	return err
 }
 
-func (f *field) RunningInstances(_ context.Context, t opscenter.Target) ([]lifecycle.Instance, error) {
+func (f *fleet) RunningInstances(_ context.Context, t opscenter.Target) ([]lifecycle.Instance, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return append([]lifecycle.Instance(nil), f.servers[t.Name].running...), nil
 }
 
-func (f *field) StopInstance(_ context.Context, t opscenter.Target, i lifecycle.Instance) error {
+func (f *fleet) StopInstance(_ context.Context, t opscenter.Target, i lifecycle.Instance) error {
 	m, err := f.call("stop", t.Name)
 	if err == nil {
 		f.mu.Lock()
@@ -296,7 +296,7 @@ func (f *field) StopInstance(_ context.Context, t opscenter.Target, i lifecycle.
 	return err
 }
 
-func (f *field) StartInstance(_ context.Context, t opscenter.Target, i lifecycle.Instance) error {
+func (f *fleet) StartInstance(_ context.Context, t opscenter.Target, i lifecycle.Instance) error {
 	m, err := f.call("start", t.Name)
 	if err == nil {
 		f.mu.Lock()
@@ -306,15 +306,15 @@ func (f *field) StartInstance(_ context.Context, t opscenter.Target, i lifecycle
 	return err
 }
 
-// called returns the calls so far.
-func (f *field) called() []string {
+// called returns all calls so far.
+func (f *fleet) called() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return append([]string(nil), f.calls...)
 }
 
-// open makes a registry and a manager over a store.
-func (f *field) open(t testing.TB, store storage.Store, options rollout.Options) *rollout.Manager {
+// open returns a manager with a registry over a store.
+func (f *fleet) open(t testing.TB, store storage.Store, options rollout.Options) *rollout.Manager {
 	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
 	require.NoError(t, err)
 	f.registry = registry
