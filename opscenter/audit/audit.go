@@ -121,7 +121,7 @@ func New(registry *opscenter.Registry, options Options) (*Log, error) {
 	if err := registry.Store().Attach(ctx, entries.Schema()); err != nil {
 		return nil, err
 	}
-	return l, errors.Join(retired.Clear(ctx, registry.Store()), l.leftovers(ctx), l.trim(ctx))
+	return l, errors.Join(retired.Clear(ctx, registry.Store()), l.endUnfinished(ctx), l.trim(ctx))
 }
 
 // entriesPerTransaction bounds the entries that one transaction changes.
@@ -171,7 +171,7 @@ func (l *Log) trim(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for step := range slices.Chunk(surplus, step) {
+	for step := range slices.Chunk(surplus, entriesPerTransaction) {
 		err := l.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			for _, sequence := range step {
 				if err := entries.Delete(tx, storage.UintKey(sequence)); err != nil && !errors.Is(err, storage.ErrNotFound) {
