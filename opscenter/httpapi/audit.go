@@ -120,8 +120,12 @@ func noteFailure(w http.ResponseWriter, err error) {
 // auditRoutes are those of the audit log.
 func (h *Handler) auditRoutes(operators map[string]http.HandlerFunc) {
 	operators["GET /1.0/audit"] = h.getAudit
-	operators["GET /1.0/audit/{uuid}"] = h.noQuery(h.getAuditEntry)
+	operators["GET /1.0/audit/{uuid}"] = h.noQuery(h.with(h.options.Audit != nil, errNoAudit, h.entries().get(h.options.Audit.Get)))
 	operators["GET /1.0/audit/:watch"] = h.watchAudit
+}
+
+func (h *Handler) entries() resource[*audit.Entry] {
+	return resource[*audit.Entry]{h: h, show: always(func(e *audit.Entry) *audit.Entry { return e })}
 }
 
 // getAudit lists what was changed, the newest first, whole with and without recursion.
@@ -143,44 +147,22 @@ func (h *Handler) getAudit(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	out := newList(w, h)
-	err = q.pages(func(page opscenter.Page) (int, string, error) {
+	h.entries().list(w, r, q, err, func(page opscenter.Page) ([]*audit.Entry, string, error) {
 		wanted.Limit, wanted.Before = page.Limit, 0
 		if page.Cursor != "" {
 			before, err := strconv.ParseUint(page.Cursor, 10, 64)
 			if err != nil || before == 0 {
-				return 0, "", opscenter.ErrInvalidCursor
+				return nil, "", opscenter.ErrInvalidCursor
 			}
 			wanted.Before = before
 		}
 		found, err := h.options.Audit.List(r.Context(), wanted)
-		for i := range found.Entries {
-			out.add(&found.Entries[i])
-		}
 		next := ""
 		if found.Next > 0 {
 			next = strconv.FormatUint(found.Next, 10)
 		}
-		return len(found.Entries), next, err
+		return pointers(found.Entries), next, err
 	})
-	out.end(r, q.next, err)
-}
-
-func (h *Handler) getAuditEntry(w http.ResponseWriter, r *http.Request) {
-	if h.options.Audit == nil {
-		h.fail(w, r, errNoAudit)
-		return
-	}
-	entry, err := h.options.Audit.Get(r.Context(), r.PathValue("uuid"))
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, entry)
 }
 
 // watchAudit answers with a line of JSON for each entry after the given sequence number, and for

@@ -30,27 +30,17 @@ func showChannel(c *opscenter.Channel) channel {
 	return out
 }
 
-func channelPath(name string) string { return "/1.0/provisioning/channels/" + name }
+func (h *Handler) channels() resource[*opscenter.Channel] {
+	return resource[*opscenter.Channel]{h: h, show: always(showChannel), path: func(c *opscenter.Channel) string { return "/1.0/provisioning/channels/" + c.Name },
+		covers: func(c *opscenter.Channel) any { return channelPut{c.Description} }}
+}
 
 func (h *Handler) getChannels(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "recursion")
-	var found []opscenter.Channel
-	if err == nil {
-		found, err = h.registry.Channels(r.Context())
-	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	list := newList(w, h)
-	for i := range found {
-		if query.recursion {
-			list.add(showChannel(&found[i]))
-		} else {
-			list.add(channelPath(found[i].Name))
-		}
-	}
-	list.end(r, "", nil)
+	h.channels().list(w, r, query, err, func(opscenter.Page) ([]*opscenter.Channel, string, error) {
+		found, err := h.registry.Channels(r.Context())
+		return pointers(found), "", err
+	})
 }
 
 func (h *Handler) postChannels(w http.ResponseWriter, r *http.Request) {
@@ -66,22 +56,7 @@ func (h *Handler) postChannels(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		made, err = h.registry.Channel(r.Context(), body.Name)
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respondCreated(w, channelPath(made.Name), showChannel(made))
-}
-
-func (h *Handler) getChannel(w http.ResponseWriter, r *http.Request) {
-	found, err := h.registry.Channel(r.Context(), r.PathValue("name"))
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	shown := showChannel(found)
-	w.Header().Set("ETag", etag(shown.channelPut))
-	respond(w, shown)
+	h.channels().created(w, r, made, err)
 }
 
 func (h *Handler) putChannel(w http.ResponseWriter, r *http.Request) {
@@ -104,7 +79,7 @@ func (h *Handler) putChannel(w http.ResponseWriter, r *http.Request) {
 			if body.Description == nil && c.Description != description { // changed meanwhile
 				return opscenter.ErrPrecondition
 			}
-			return matches(r, etag(channelPut{c.Description}))
+			return h.channels().matches(r, c)
 		})
 	}
 	h.done(w, r, err)

@@ -179,37 +179,24 @@ func (s *inProgressStatus) show(r *rollout.Rollout, u *rollout.Unit) {
 	s.LastUpdated, s.Rollout = r.LastUpdated, rolloutPath(r.ID)
 }
 
-// editableCluster is what the ETag of a cluster covers.
-func editableCluster(c *opscenter.Cluster) any {
-	return []any{c.ID, c.Name, c.Description, c.Properties, c.ConnectionURL, c.Channel, c.PostRestoreDelay, c.RestoreMode}
+// clusters have ETags that cover the cluster's identity and the fields that a PUT replaces.
+func (h *Handler) clusters() resource[*opscenter.Cluster] {
+	return resource[*opscenter.Cluster]{h: h, path: func(c *opscenter.Cluster) string { return clusterPath(c.Name) },
+		show: func(ctx context.Context, c *opscenter.Cluster) (any, error) { return h.showCluster(ctx, c) },
+		covers: func(c *opscenter.Cluster) any {
+			return []any{c.ID, c.Name, c.Description, c.Properties, c.ConnectionURL, c.Channel, c.PostRestoreDelay, c.RestoreMode}
+		}}
 }
 
 func clusterPath(name string) string { return "/1.0/provisioning/clusters/" + name }
 
 func (h *Handler) getClusters(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "recursion", "limit", "cursor", "filter")
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	filter := opscenter.ClusterFilter{Expression: query.values.Get("filter")}
-	list := newList(w, h)
-	err = query.pages(func(page opscenter.Page) (int, string, error) {
+	filter := opscenter.ClusterFilter{Expression: query.valueOf("filter")}
+	h.clusters().list(w, r, query, err, func(page opscenter.Page) ([]*opscenter.Cluster, string, error) {
 		found, err := h.registry.ListClusters(r.Context(), filter, page)
-		for _, c := range found.Clusters {
-			if !query.recursion {
-				list.add(clusterPath(c.Name))
-				continue
-			}
-			shown, err := h.showCluster(r.Context(), c)
-			if err != nil {
-				return 0, "", err
-			}
-			list.add(shown)
-		}
-		return len(found.Clusters), found.Next, err
+		return found.Clusters, found.Next, err
 	})
-	list.end(r, query.next, err)
 }
 
 // postClusters records a cluster; where a Former is set up, its servers are made one first.
@@ -268,20 +255,6 @@ func (h *Handler) patient(w http.ResponseWriter, work func()) {
 	_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout))
 }
 
-func (h *Handler) getClusterByName(w http.ResponseWriter, r *http.Request) {
-	c, err := h.registry.Cluster(r.Context(), r.PathValue("name"))
-	var shown *cluster
-	if err == nil {
-		shown, err = h.showCluster(r.Context(), c)
-	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	w.Header().Set("ETag", etag(editableCluster(c)))
-	respond(w, shown)
-}
-
 func (h *Handler) putCluster(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		clusterPut
@@ -291,38 +264,10 @@ func (h *Handler) putCluster(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = h.registry.EditCluster(r.Context(), r.PathValue("name"), func(c *opscenter.Cluster, spec *opscenter.ClusterSpec) error {
 			body.edit(spec)
-			return cmp.Or(body.check(unchanged{Name: c.Name, Certificate: c.Certificate, Fingerprint: c.Fingerprint}), matches(r, etag(editableCluster(c))))
+			return cmp.Or(body.check(unchanged{Name: c.Name, Certificate: c.Certificate, Fingerprint: c.Fingerprint}), h.clusters().matches(r, c))
 		})
 	}
 	h.done(w, r, err)
-}
-
-// done answers what has nothing to show.
-func (h *Handler) done(w http.ResponseWriter, r *http.Request, err error) {
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, nil)
-}
-
-// postCluster renames a cluster.
-func (h *Handler) postCluster(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Name string `json:"name"`
-	}
-	err := decode(r, &body, renaming[cluster]())
-	if err == nil && body.Name == "" {
-		err = fmt.Errorf("%w: field name: the new name is wanted", errBody)
-	}
-	if err == nil {
-		err = h.registry.RenameCluster(r.Context(), r.PathValue("name"), body.Name, func(c *opscenter.Cluster) error { return matches(r, etag(editableCluster(c))) })
-	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respondCreated(w, clusterPath(body.Name), nil)
 }
 
 // deleteCluster removes a cluster's record: with mode force although it has members, which
@@ -469,19 +414,18 @@ func (h *Handler) rolloutOf(ctx context.Context, name string) (*rollout.Rollout,
 // operate starts a rollout, or with dry-run=1 shows what it would do.
 func (h *Handler) operate(w http.ResponseWriter, r *http.Request, selector rolling.Selector, policy rolling.Policy) {
 	query, err := parseQuery(r, "dry-run", "force")
-	var dry, force *bool
+	dry := false
 	if err == nil {
-		dry, err = query.flag("dry-run")
+		dry, err = query.flagOr("dry-run", false)
 	}
 	if err == nil {
-		force, err = query.flag("force")
+		policy.Force, err = query.flagOr("force", false)
 	}
 	if err == nil && h.options.Rollouts == nil {
 		err = errNoRollouts
 	}
 	if err == nil {
-		policy.Force = force != nil && *force
-		if dry != nil && *dry {
+		if dry {
 			h.showPlan(w, r, selector, policy)
 			return
 		}

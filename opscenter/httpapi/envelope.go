@@ -39,6 +39,18 @@ type envelope struct {
 
 func respond(w http.ResponseWriter, metadata any) { respondStatus(w, http.StatusOK, metadata) }
 
+// answer answers with a document, or with the error of making it.
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, shown any, err error) {
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	respond(w, shown)
+}
+
+// done answers a request that has nothing to show.
+func (h *Handler) done(w http.ResponseWriter, r *http.Request, err error) { h.answer(w, r, nil, err) }
+
 // respondCreated answers with the place of what was created; the body says 200, as everywhere.
 func respondCreated(w http.ResponseWriter, location string, metadata any) {
 	w.Header().Set("Location", location)

@@ -206,20 +206,20 @@ func (h *Handler) operatorRoutes() map[string]http.HandlerFunc {
 	operators := map[string]http.HandlerFunc{
 		"GET /1.0/provisioning/tokens":                              h.getTokens,
 		"POST /1.0/provisioning/tokens":                             h.noQuery(h.postTokens),
-		"GET /1.0/provisioning/tokens/{uuid}":                       h.noQuery(h.getToken),
+		"GET /1.0/provisioning/tokens/{uuid}":                       h.noQuery(h.tokens().get(h.registry.Token)),
 		"PUT /1.0/provisioning/tokens/{uuid}":                       h.noQuery(h.putToken),
 		"DELETE /1.0/provisioning/tokens/{uuid}":                    h.noQuery(h.deleteToken),
 		"GET /1.0/provisioning/servers":                             h.getServers,
 		"GET /1.0/provisioning/servers/{name}":                      h.getServerByName,
 		"PUT /1.0/provisioning/servers/{name}":                      h.noQuery(h.putServer),
-		"POST /1.0/provisioning/servers/{name}":                     h.noQuery(h.postServer),
+		"POST /1.0/provisioning/servers/{name}":                     h.noQuery(rename[server](h.servers(false), serverPath, h.registry.RenameServer)),
 		"DELETE /1.0/provisioning/servers/{name}":                   h.deleteServer,
 		"POST /1.0/provisioning/servers/{name}/:accept-certificate": h.noQuery(h.acceptCertificate),
 		"GET /1.0/provisioning/clusters":                            h.getClusters,
 		"POST /1.0/provisioning/clusters":                           h.noQuery(h.postClusters),
-		"GET /1.0/provisioning/clusters/{name}":                     h.noQuery(h.getClusterByName),
+		"GET /1.0/provisioning/clusters/{name}":                     h.noQuery(h.clusters().get(h.registry.Cluster)),
 		"PUT /1.0/provisioning/clusters/{name}":                     h.noQuery(h.putCluster),
-		"POST /1.0/provisioning/clusters/{name}":                    h.noQuery(h.postCluster),
+		"POST /1.0/provisioning/clusters/{name}":                    h.noQuery(rename[cluster](h.clusters(), clusterPath, h.registry.RenameCluster)),
 		"DELETE /1.0/provisioning/clusters/{name}":                  h.deleteCluster,
 		"POST /1.0/provisioning/clusters/{name}/:add-servers":       h.noQuery(h.addServers),
 		"POST /1.0/provisioning/clusters/{name}/:remove-servers":    h.removeServers,
@@ -228,12 +228,12 @@ func (h *Handler) operatorRoutes() map[string]http.HandlerFunc {
 		"POST /1.0/provisioning/clusters/{name}/:cancel-operation":  h.noBody(h.cancelCluster),
 		"GET /1.0/provisioning/rollouts":                            h.getRollouts,
 		rolloutsPattern:                                             h.postRollouts,
-		"GET /1.0/provisioning/rollouts/{uuid}":                     h.noQuery(h.getRollout),
+		"GET /1.0/provisioning/rollouts/{uuid}":                     h.noQuery(h.withRollouts(h.rollouts().get(h.options.Rollouts.Get))),
 		"GET /1.0/provisioning/rollouts/{uuid}/units":               h.getRolloutUnits,
-		"GET /1.0/provisioning/rollouts/{uuid}/plan":                h.noQuery(h.getRolloutPlan),
+		"GET /1.0/provisioning/rollouts/{uuid}/plan":                h.noQuery(h.withRollouts(h.getRolloutPlan)),
 		"POST /1.0/provisioning/rollouts/{uuid}/{action}":           h.noBody(h.changeRollout),
 		"GET /1.0/warnings":                                         h.getWarnings,
-		"GET /1.0/warnings/{uuid}":                                  h.noQuery(h.getWarning),
+		"GET /1.0/warnings/{uuid}":                                  h.noQuery(h.warnings().get(h.registry.Warning)),
 		"PUT /1.0/warnings/{uuid}":                                  h.noQuery(h.putWarning),
 	}
 	for _, action := range actions {
@@ -249,6 +249,14 @@ func (h *Handler) operatorRoutes() map[string]http.HandlerFunc {
 	h.imageRoutes(operators)
 	operators[forwardPattern] = h.forward
 	return operators
+}
+
+// with returns the handler of a part that is set up, or else one that refuses all requests.
+func (h *Handler) with(setUp bool, missing error, handle http.HandlerFunc) http.HandlerFunc {
+	if setUp {
+		return handle
+	}
+	return func(w http.ResponseWriter, r *http.Request) { h.fail(w, r, missing) }
 }
 
 // named refuses names that begin with ":": those are endpoints that there are not.

@@ -43,13 +43,7 @@ func (h *Handler) imageRoutes(operators map[string]http.HandlerFunc) {
 }
 
 func (h *Handler) withImages(handle http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if h.options.Images == nil {
-			h.fail(w, r, errNoImages)
-			return
-		}
-		handle(w, r)
-	}
+	return h.with(h.options.Images != nil, errNoImages, handle)
 }
 
 // seedFiles are the files of a seed, by their names with underscores, as Operations Center has them.
@@ -108,27 +102,17 @@ func showSeed(s *opscenter.TokenSeed) shownSeed {
 	return out
 }
 
-func seedPath(token, name string) string { return tokenPath(token) + "/seeds/" + name }
+func (h *Handler) seeds() resource[*opscenter.TokenSeed] {
+	return resource[*opscenter.TokenSeed]{h: h, show: always(showSeed), path: func(s *opscenter.TokenSeed) string { return tokenPath(s.Token) + "/seeds/" + s.Name },
+		covers: func(s *opscenter.TokenSeed) any { return showSeed(s) }}
+}
 
 func (h *Handler) getSeeds(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "recursion")
-	var found []*opscenter.TokenSeed
-	if err == nil {
-		found, err = h.registry.TokenSeeds(r.Context(), r.PathValue("uuid"))
-	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	list := newList(w, h)
-	for _, s := range found {
-		if query.recursion {
-			list.add(showSeed(s))
-		} else {
-			list.add(seedPath(s.Token, s.Name))
-		}
-	}
-	list.end(r, "", nil)
+	h.seeds().list(w, r, query, err, func(opscenter.Page) ([]*opscenter.TokenSeed, string, error) {
+		found, err := h.registry.TokenSeeds(r.Context(), r.PathValue("uuid"))
+		return found, "", err
+	})
 }
 
 func (h *Handler) postSeeds(w http.ResponseWriter, r *http.Request) {
@@ -148,11 +132,7 @@ func (h *Handler) postSeeds(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		made, err = h.registry.CreateTokenSeed(r.Context(), r.PathValue("uuid"), body.Name, spec)
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respondCreated(w, seedPath(made.Token, made.Name), showSeed(made))
+	h.seeds().created(w, r, made, err)
 }
 
 // getSeed shows a seed, or with the query type it sends an image of it.
@@ -171,13 +151,7 @@ func (h *Handler) getSeed(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		found, err = h.registry.TokenSeed(r.Context(), r.PathValue("uuid"), r.PathValue("name"))
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	shown := showSeed(found)
-	w.Header().Set("ETag", etag(shown))
-	respond(w, shown)
+	h.seeds().answer(w, r, found, err)
 }
 
 func requestOf(q *query) image.Request {
@@ -207,7 +181,7 @@ func (h *Handler) putSeed(w http.ResponseWriter, r *http.Request) {
 			if body.Seeds != nil {
 				spec.Files = files
 			}
-			return errors.Join(matches(r, etag(showSeed(s))), h.options.Images.Check(*spec, s.Public != ""))
+			return errors.Join(h.seeds().matches(r, s), h.options.Images.Check(*spec, s.Public != ""))
 		})
 	}
 	h.done(w, r, err)
@@ -215,7 +189,7 @@ func (h *Handler) putSeed(w http.ResponseWriter, r *http.Request) {
 
 func (h *Handler) deleteSeed(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, h.registry.DeleteTokenSeed(r.Context(), r.PathValue("uuid"), r.PathValue("name"), func(s *opscenter.TokenSeed) error {
-		return matches(r, etag(showSeed(s)))
+		return h.seeds().matches(r, s)
 	}))
 }
 
@@ -279,7 +253,7 @@ func (h *Handler) getPublicImage(w http.ResponseWriter, r *http.Request) {
 // sendImage sends an image as it is, in parts where that is asked for; or with the query compressed, packed by gzip. It is made first, which takes
 // its time where it is to be unpacked.
 func (h *Handler) sendImage(w http.ResponseWriter, r *http.Request, q *query, build func() (*image.Made, error)) {
-	packed, err := q.flag("compressed")
+	packed, err := q.flagOr("compressed", false)
 	var made *image.Made
 	if err == nil {
 		h.patient(w, func() { made, err = build() })
@@ -305,7 +279,7 @@ func (h *Handler) sendImage(w http.ResponseWriter, r *http.Request, q *query, bu
 		w.Header().Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": name}))
 	}
 	paced := &pacedWriter{ResponseWriter: w, ctx: r.Context(), rate: h.downloads.rate, timeout: h.options.WriteTimeout}
-	if packed == nil || !*packed {
+	if !packed {
 		named(made.Name)
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Header().Set("ETag", made.ETag)

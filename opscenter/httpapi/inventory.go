@@ -58,8 +58,11 @@ func showObject(o *inventory.Object) inventoryObject {
 		Object: o.Object, LastUpdated: o.LastUpdated, FirstSeen: o.FirstSeen, Truncated: o.Truncated}
 }
 
-func objectPath(o *inventory.Object) string {
-	return "/1.0/inventory/" + o.Kind.Plural() + "/" + url.PathEscape(o.UUID)
+func (h *Handler) objects() resource[*inventory.Object] {
+	return resource[*inventory.Object]{h: h, show: always(showObject), step: objectStep,
+		path: func(o *inventory.Object) string {
+			return "/1.0/inventory/" + o.Kind.Plural() + "/" + url.PathEscape(o.UUID)
+		}}
 }
 
 // inventoryRoutes are those of the inventory: a list for each kind, and what is common.
@@ -80,13 +83,7 @@ func (h *Handler) inventoryRoutes(operators map[string]http.HandlerFunc) {
 }
 
 func (h *Handler) withInventory(handle http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if h.options.Inventory == nil {
-			h.fail(w, r, errNoInventory)
-			return
-		}
-		handle(w, r)
-	}
+	return h.with(h.options.Inventory != nil, errNoInventory, handle)
 }
 
 // objectFilters are the parameters of all lists of objects.
@@ -101,11 +98,10 @@ func (q *query) objects(kinds ...inventory.Kind) (inventory.Query, error) {
 	out := inventory.Query{Kinds: kinds, Clusters: given(v["cluster"]), Servers: given(v["server"]), Projects: given(v["project"]), Parents: given(v["parent"]),
 		Type: v.Get("type"), Name: v.Get("name"), Search: v.Get("search"), Filter: v.Get("filter")}
 	for name, into := range map[string]*bool{"server_include_null": &out.ServerOrNone, "project_include_null": &out.ProjectOrNone, "parent_include_null": &out.ParentOrNone} {
-		flag, err := q.flag(name)
-		if err != nil {
+		var err error
+		if *into, err = q.flagOr(name, false); err != nil {
 			return out, err
 		}
-		*into = flag != nil && *flag
 	}
 	return out, nil
 }
@@ -127,24 +123,11 @@ func (h *Handler) getObjects(w http.ResponseWriter, r *http.Request, kind invent
 	if err == nil && q.values.Has("kind") {
 		err = fmt.Errorf("%w: parameter kind is not known here", errBody)
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	out := newList(w, h)
-	err = q.pagesOf(objectStep, func(page opscenter.Page) (int, string, error) {
+	h.objects().list(w, r, q, err, func(page opscenter.Page) ([]*inventory.Object, string, error) {
 		asked.Cursor, asked.Limit = page.Cursor, page.Limit
 		found, err := h.options.Inventory.List(r.Context(), asked)
-		for _, o := range found.Objects {
-			if q.recursion {
-				out.add(showObject(o))
-			} else {
-				out.add(objectPath(o))
-			}
-		}
-		return len(found.Objects), found.Next, err
+		return found.Objects, found.Next, err
 	})
-	out.end(r, q.next, err)
 }
 
 // object finds the one a request names, under its kind.
@@ -158,11 +141,7 @@ func (h *Handler) object(r *http.Request, kind inventory.Kind) (*inventory.Objec
 
 func (h *Handler) getObject(w http.ResponseWriter, r *http.Request, kind inventory.Kind) {
 	o, err := h.object(r, kind)
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, showObject(o))
+	h.objects().answer(w, r, o, err)
 }
 
 func (h *Handler) resyncObject(w http.ResponseWriter, r *http.Request, kind inventory.Kind) {
@@ -230,11 +209,7 @@ func (h *Handler) getHistory(w http.ResponseWriter, r *http.Request, kind invent
 			err = fmt.Errorf("%s %.80q: %w", kind, r.PathValue("uuid"), opscenter.ErrNotFound)
 		}
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, showChanges(list))
+	h.answer(w, r, showChanges(list), err)
 }
 
 // getChanges lists what changed, after a sequence number.
@@ -250,11 +225,7 @@ func (h *Handler) getChanges(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		list, err = h.options.Inventory.Changes(r.Context(), after, q.limit)
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, showChanges(list))
+	h.answer(w, r, showChanges(list), err)
 }
 
 // unitStatus is how current the inventory of a cluster is.
@@ -342,11 +313,7 @@ func (h *Handler) getCounts(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		counts, err = h.options.Inventory.Count(r.Context(), asked)
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, map[string]any{"total": counts.Total, "by_kind": counts.ByKind, "by_cluster": counts.ByCluster, "by_project": counts.ByProject})
+	h.answer(w, r, map[string]any{"total": counts.Total, "by_kind": counts.ByKind, "by_cluster": counts.ByCluster, "by_project": counts.ByProject}, err)
 }
 
 // queryInventory answers with what matches, cluster by cluster, in Operations Center's shape.

@@ -60,6 +60,15 @@ func (q *query) valueOf(name string) string {
 	return q.values.Get(name)
 }
 
+// flagOr returns a parameter that is true or false, or otherwise if it isn't given.
+func (q *query) flagOr(name string, otherwise bool) (bool, error) {
+	value, err := q.flag(name)
+	if value == nil {
+		return otherwise, err
+	}
+	return *value, err
+}
+
 // flag returns a parameter that is true or false, nil if it isn't given.
 func (q *query) flag(name string) (*bool, error) {
 	text := q.values.Get(name)
@@ -73,16 +82,11 @@ func (q *query) flag(name string) (*bool, error) {
 	return &value, nil
 }
 
-// pageStep is how many rows are read, and held, at a time.
+// pageStep is how many rows are read, and held, at a time, unless resource.step says otherwise.
 const pageStep = 32
 
-// pages reads page after page, until the limit or the end. read returns how many rows it got and the next cursor.
-func (q *query) pages(read func(opscenter.Page) (int, string, error)) error {
-	return q.pagesOf(pageStep, read)
-}
-
-// pagesOf is pages with a step of its own.
-func (q *query) pagesOf(step int, read func(opscenter.Page) (int, string, error)) error {
+// pages reads pages of step rows, until the limit or the end. read returns how many rows it got and the next cursor.
+func (q *query) pages(step int, read func(opscenter.Page) (int, string, error)) error {
 	page, left := opscenter.Page{Cursor: q.cursor, Limit: step}, q.limit
 	for {
 		if q.limit > 0 {

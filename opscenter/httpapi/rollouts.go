@@ -63,6 +63,15 @@ func showRollout(r *rollout.Rollout) shownRollout {
 	return out
 }
 
+func (h *Handler) rollouts() resource[*rollout.Rollout] {
+	return resource[*rollout.Rollout]{h: h, path: func(r *rollout.Rollout) string { return rolloutPath(r.ID) }, show: always(showRollout)}
+}
+
+// withRollouts refuses requests where Options.Rollouts is not set.
+func (h *Handler) withRollouts(handle http.HandlerFunc) http.HandlerFunc {
+	return h.with(h.options.Rollouts != nil, errNoRollouts, handle)
+}
+
 // shownUnit is what the API shows of a cluster, or a server in none, in a rollout.
 type shownUnit struct {
 	Index     int                `json:"index"`
@@ -131,19 +140,15 @@ func showUnit(u *rollout.Unit) shownUnit {
 // showPlan answers with what a rollout would do.
 func (h *Handler) showPlan(w http.ResponseWriter, r *http.Request, selector rolling.Selector, policy rolling.Policy) {
 	plan, err := h.options.Rollouts.Planner().Plan(r.Context(), selector, policy)
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, plan)
+	h.answer(w, r, plan, err)
 }
 
 // postRollouts shows a plan; with dry-run=0 it is carried out.
 func (h *Handler) postRollouts(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "dry-run")
-	var dry *bool
+	dry := true
 	if err == nil {
-		dry, err = query.flag("dry-run")
+		dry, err = query.flagOr("dry-run", true)
 	}
 	var body rolloutPost
 	if err == nil {
@@ -156,16 +161,12 @@ func (h *Handler) postRollouts(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	if dry == nil || *dry {
+	if dry {
 		h.showPlan(w, r, body.Selector, body.Policy)
 		return
 	}
 	started, err := h.options.Rollouts.Start(r.Context(), body.Selector, body.Policy)
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respondCreated(w, rolloutPath(started.ID), showRollout(started))
+	h.rollouts().created(w, r, started, err)
 }
 
 // getRollouts lists rollouts, the newest first.
@@ -174,36 +175,10 @@ func (h *Handler) getRollouts(w http.ResponseWriter, r *http.Request) {
 	if err == nil && h.options.Rollouts == nil {
 		err = errNoRollouts
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	list := newList(w, h)
-	err = query.pages(func(page opscenter.Page) (int, string, error) {
+	h.rollouts().list(w, r, query, err, func(page opscenter.Page) ([]*rollout.Rollout, string, error) {
 		found, err := h.options.Rollouts.List(r.Context(), page.Cursor, page.Limit)
-		for _, one := range found.Rollouts {
-			if query.recursion {
-				list.add(showRollout(one))
-			} else {
-				list.add(rolloutPath(one.ID))
-			}
-		}
-		return len(found.Rollouts), found.Next, err
+		return found.Rollouts, found.Next, err
 	})
-	list.end(r, query.next, err)
-}
-
-func (h *Handler) getRollout(w http.ResponseWriter, r *http.Request) {
-	if h.options.Rollouts == nil {
-		h.fail(w, r, errNoRollouts)
-		return
-	}
-	found, err := h.options.Rollouts.Get(r.Context(), r.PathValue("uuid"))
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, showRollout(found))
 }
 
 // getRolloutUnits lists the clusters and servers of a rollout, each with what was done, is
@@ -216,43 +191,23 @@ func (h *Handler) getRolloutUnits(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		_, err = h.options.Rollouts.Get(r.Context(), r.PathValue("uuid"))
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	list := newList(w, h)
-	err = query.pages(func(page opscenter.Page) (int, string, error) {
+	units := resource[*rollout.Unit]{h: h, show: always(showUnit)}
+	units.list(w, r, query, err, func(page opscenter.Page) ([]*rollout.Unit, string, error) {
 		from := 0
 		if page.Cursor != "" {
 			if from, err = strconv.Atoi(page.Cursor); err != nil || from < 0 {
-				return 0, "", fmt.Errorf("cursor %.20q: %w", page.Cursor, opscenter.ErrInvalidCursor)
+				return nil, "", fmt.Errorf("cursor %.20q: %w", page.Cursor, opscenter.ErrInvalidCursor)
 			}
 		}
 		found, err := h.options.Rollouts.Units(r.Context(), r.PathValue("uuid"), from, page.Limit)
-		for _, u := range found {
-			list.add(showUnit(u))
-		}
-		next := ""
-		if len(found) == page.Limit {
-			next = strconv.Itoa(found[len(found)-1].Index + 1)
-		}
-		return len(found), next, err
+		return found, behind(found, page.Limit, func(u *rollout.Unit) string { return strconv.Itoa(u.Index + 1) }), err
 	})
-	list.end(r, query.next, err)
 }
 
 // getRolloutPlan shows what is left to do, run forward from where it is.
 func (h *Handler) getRolloutPlan(w http.ResponseWriter, r *http.Request) {
-	if h.options.Rollouts == nil {
-		h.fail(w, r, errNoRollouts)
-		return
-	}
 	ahead, err := h.options.Rollouts.Forecast(r.Context(), r.PathValue("uuid"))
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, ahead)
+	h.answer(w, r, ahead, err)
 }
 
 // changeRollout pauses, resumes or cancels a rollout.

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -135,9 +136,25 @@ func showVersions(info *opscenter.ServerInfo) versionData {
 	return out
 }
 
-// editable is what the ETag of a server covers: what a PUT replaces, and who it is.
-func editable(info *opscenter.ServerInfo) any {
-	return []any{info.ID, info.Name, info.Description, info.Properties, info.PublicConnectionURL, info.PublicURLTrusted, info.ConnectionURL, info.Channel, info.Cluster}
+// servers shows servers with their facts, or without. Their ETags cover the server's identity and the fields that a PUT
+// replaces.
+func (h *Handler) servers(withFacts bool) resource[*opscenter.ServerInfo] {
+	return resource[*opscenter.ServerInfo]{h: h, path: func(info *opscenter.ServerInfo) string { return serverPath(info.Name) },
+		show: func(ctx context.Context, info *opscenter.ServerInfo) (any, error) {
+			if !withFacts {
+				return showServer(info, nil), nil
+			}
+			facts, err := h.registry.FactsOf(ctx, info)
+			if errors.Is(err, storage.ErrCorrupt) {
+				// One server's facts must not hide the others.
+				h.options.Logger.ErrorContext(ctx, "facts can't be read", "server", info.Name, "error", err)
+				facts, err = &lifecycle.Facts{}, nil
+			}
+			return showServer(info, facts), err
+		},
+		covers: func(info *opscenter.ServerInfo) any {
+			return []any{info.ID, info.Name, info.Description, info.Properties, info.PublicConnectionURL, info.PublicURLTrusted, info.ConnectionURL, info.Channel, info.Cluster}
+		}}
 }
 
 // serverFilters are the parameters of lists of servers.
@@ -152,11 +169,10 @@ func (q *query) serverFilter() (opscenter.ServerFilter, error) {
 		Expression: v.Get("filter"),
 	}
 	for name, into := range map[string]**bool{"needs_update": &f.NeedsUpdate, "needs_reboot": &f.NeedsReboot, "in_maintenance": &f.InMaintenance} {
-		value, err := q.flag(name)
-		if err != nil {
+		var err error
+		if *into, err = q.flag(name); err != nil {
 			return f, err
 		}
-		*into = value
 	}
 	return f, nil
 }
@@ -165,70 +181,30 @@ func (q *query) serverFilter() (opscenter.ServerFilter, error) {
 func (h *Handler) getServers(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, serverFilters...)
 	var filter opscenter.ServerFilter
-	var withFacts *bool
+	withFacts := true
 	if err == nil {
 		filter, err = query.serverFilter()
 	}
 	if err == nil {
-		withFacts, err = query.flag("facts")
+		withFacts, err = query.flagOr("facts", true)
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	out := newList(w, h)
-	err = query.pages(func(page opscenter.Page) (int, string, error) {
+	h.servers(withFacts).list(w, r, query, err, func(page opscenter.Page) ([]*opscenter.ServerInfo, string, error) {
 		found, err := h.registry.ListServers(r.Context(), filter, page)
-		if err != nil {
-			return 0, "", err
-		}
-		for _, info := range found.Servers {
-			if !query.recursion {
-				out.add(serverPath(info.Name))
-				continue
-			}
-			var facts *lifecycle.Facts
-			if withFacts == nil || *withFacts {
-				facts, err = h.registry.FactsOf(r.Context(), info)
-				if errors.Is(err, storage.ErrCorrupt) {
-					// One server's must not hide the others.
-					h.options.Logger.ErrorContext(r.Context(), "facts can't be read", "server", info.Name, "error", err)
-					facts, err = &lifecycle.Facts{}, nil
-				}
-				if err != nil {
-					return 0, "", err
-				}
-			}
-			out.add(showServer(info, facts))
-		}
-		return len(found.Servers), found.Next, r.Context().Err()
+		return found.Servers, found.Next, cmp.Or(err, r.Context().Err())
 	})
-	out.end(r, query.next, err)
 }
 
 func (h *Handler) getServerByName(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "facts")
-	var withFacts *bool
+	withFacts := true
 	if err == nil {
-		withFacts, err = query.flag("facts")
+		withFacts, err = query.flagOr("facts", true)
 	}
 	var info *opscenter.ServerInfo
 	if err == nil {
 		info, err = h.registry.Server(r.Context(), r.PathValue("name"))
 	}
-	var facts *lifecycle.Facts
-	if err == nil && (withFacts == nil || *withFacts) {
-		if facts, err = h.registry.FactsOf(r.Context(), info); errors.Is(err, storage.ErrCorrupt) {
-			h.options.Logger.ErrorContext(r.Context(), "facts can't be read", "server", info.Name, "error", err)
-			facts, err = &lifecycle.Facts{}, nil // as in lists
-		}
-	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	w.Header().Set("ETag", etag(editable(info)))
-	respond(w, showServer(info, facts))
+	h.servers(withFacts).answer(w, r, info, err)
 }
 
 func (h *Handler) putServer(w http.ResponseWriter, r *http.Request) {
@@ -240,35 +216,10 @@ func (h *Handler) putServer(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = h.registry.EditServer(r.Context(), r.PathValue("name"), func(info *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
 			body.edit(spec)
-			return cmp.Or(body.check(unchangedOf(info)), matches(r, etag(editable(info))))
+			return cmp.Or(body.check(unchangedOf(info)), h.servers(false).matches(r, info))
 		})
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, nil)
-}
-
-// postServer renames a server.
-func (h *Handler) postServer(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Name string `json:"name"`
-	}
-	err := decode(r, &body, renaming[server]())
-	if err == nil && body.Name == "" {
-		err = fmt.Errorf("%w: field name: the new name is wanted", errBody)
-	}
-	if err == nil {
-		err = h.registry.RenameServer(r.Context(), r.PathValue("name"), body.Name, func(info *opscenter.ServerInfo) error {
-			return matches(r, etag(editable(info)))
-		})
-	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respondCreated(w, serverPath(body.Name), nil)
+	h.done(w, r, err)
 }
 
 func (h *Handler) deleteServer(w http.ResponseWriter, r *http.Request) {
@@ -296,9 +247,5 @@ func (h *Handler) acceptCertificate(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = h.registry.AcceptCertificate(r.Context(), r.PathValue("name"), *body.Fingerprint)
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, nil)
+	h.done(w, r, err)
 }

@@ -37,17 +37,11 @@ func (h *Handler) systemRoutes(operators map[string]http.HandlerFunc) {
 		"DELETE " + servers + "/system/:factory-reset": h.noBody(h.factoryReset), // as some releases of Operations Center's client
 		"POST " + clusters + "/:bulk-update":           h.bulkUpdate,
 		"GET /1.0/provisioning/changes":                h.getConfigurationChanges,
-		"GET /1.0/provisioning/changes/{uuid}":         h.noQuery(h.getConfigurationChange),
+		"GET /1.0/provisioning/changes/{uuid}":         h.noQuery(h.changes().get(h.options.System.Change)),
 		"GET /1.0/provisioning/batches":                h.getBatches,
-		"GET /1.0/provisioning/batches/{uuid}":         h.noQuery(h.getBatch),
+		"GET /1.0/provisioning/batches/{uuid}":         h.noQuery(h.batches().get(h.options.System.Batch)),
 	} {
-		operators[pattern] = func(w http.ResponseWriter, r *http.Request) {
-			if h.options.System == nil {
-				h.fail(w, r, errNoSystem)
-				return
-			}
-			handle(w, r)
-		}
+		operators[pattern] = h.with(h.options.System != nil, errNoSystem, handle)
 	}
 	operators["POST "+servers+"/:resync"] = h.noQuery(h.noBody(h.resyncServer))
 }
@@ -112,6 +106,14 @@ func showBatch(b *system.Batch) shownBatch {
 func changePath(id string) string { return "/1.0/provisioning/changes/" + id }
 func batchPath(id string) string  { return "/1.0/provisioning/batches/" + id }
 
+func (h *Handler) changes() resource[*system.Change] {
+	return resource[*system.Change]{h: h, path: func(c *system.Change) string { return changePath(c.ID) }, show: always(showChange)}
+}
+
+func (h *Handler) batches() resource[*system.Batch] {
+	return resource[*system.Batch]{h: h, path: func(b *system.Batch) string { return batchPath(b.ID) }, show: always(showBatch)}
+}
+
 func (h *Handler) getNetwork(w http.ResponseWriter, r *http.Request) {
 	n, err := h.options.System.Network(r.Context(), r.PathValue("name"))
 	if err != nil {
@@ -129,11 +131,9 @@ func applyOptions(r *http.Request) (o system.ApplyOptions, dry bool, err error) 
 		return o, false, err
 	}
 	for name, into := range map[string]*bool{"force": &o.Force, "accept-risk": &o.AcceptRisk, "allow-unmanaged": &o.Rules.AllowUnmanaged, "dry-run": &dry} {
-		given, err := q.flag(name)
-		if err != nil {
+		if *into, err = q.flagOr(name, false); err != nil {
 			return o, false, err
 		}
-		*into = given != nil && *given
 	}
 	if text := q.values.Get("confirmation-timeout"); text != "" {
 		if o.Timeout, err = time.ParseDuration(text); err != nil || o.Timeout <= 0 {
@@ -227,8 +227,7 @@ func forced(r *http.Request) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	force, err := q.flag("force")
-	return force != nil && *force, err
+	return q.flagOr("force", false)
 }
 
 func (h *Handler) suspend(w http.ResponseWriter, r *http.Request) {
@@ -243,15 +242,15 @@ func (h *Handler) suspend(w http.ResponseWriter, r *http.Request) {
 // a fresh one.
 func (h *Handler) factoryReset(w http.ResponseWriter, r *http.Request) {
 	q, err := parseQuery(r, "token", "tokenSeedName", "force")
-	var force *bool
+	force := false
 	if err == nil {
-		force, err = q.flag("force")
+		force, err = q.flagOr("force", false)
 	}
 	if err == nil && q.values.Get("tokenSeedName") != "" && q.values.Get("token") == "" {
 		err = fmt.Errorf("%w: tokenSeedName is that of a seed of token, which is missing", errBody)
 	}
 	if err == nil {
-		options := system.ResetOptions{Token: q.values.Get("token"), TokenSeed: q.values.Get("tokenSeedName"), Force: force != nil && *force}
+		options := system.ResetOptions{Token: q.values.Get("token"), TokenSeed: q.values.Get("tokenSeedName"), Force: force}
 		h.patient(w, func() { err = h.options.System.FactoryReset(r.Context(), r.PathValue("name"), options) })
 	}
 	h.done(w, r, err)
@@ -360,64 +359,18 @@ func bulkConfig[C any](arguments json.RawMessage) (*C, error) {
 	return body.Config, nil
 }
 
-// listed answers with a list that goes by IDs.
-func listed[T any](h *Handler, w http.ResponseWriter, r *http.Request, q *query, read func(before string, limit int) ([]T, error), id func(T) string, show func(T) any, path func(string) string) {
-	out := newList(w, h)
-	err := q.pages(func(page opscenter.Page) (int, string, error) {
-		found, err := read(page.Cursor, page.Limit)
-		next := ""
-		for _, one := range found {
-			next = id(one)
-			if q.recursion {
-				out.add(show(one))
-			} else {
-				out.add(path(next))
-			}
-		}
-		if len(found) < page.Limit {
-			next = ""
-		}
-		return len(found), next, err
-	})
-	out.end(r, q.next, err)
-}
-
 func (h *Handler) getConfigurationChanges(w http.ResponseWriter, r *http.Request) {
 	q, err := parseQuery(r, "recursion", "limit", "cursor", "server")
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	listed(h, w, r, q, func(before string, limit int) ([]*system.Change, error) {
-		return h.options.System.Changes(r.Context(), q.values.Get("server"), before, limit)
-	}, func(c *system.Change) string { return c.ID }, func(c *system.Change) any { return showChange(c) }, changePath)
-}
-
-func (h *Handler) getConfigurationChange(w http.ResponseWriter, r *http.Request) {
-	c, err := h.options.System.Change(r.Context(), r.PathValue("uuid"))
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, showChange(c))
+	h.changes().list(w, r, q, err, func(page opscenter.Page) ([]*system.Change, string, error) {
+		found, err := h.options.System.Changes(r.Context(), q.values.Get("server"), page.Cursor, page.Limit)
+		return found, behind(found, page.Limit, func(c *system.Change) string { return c.ID }), err
+	})
 }
 
 func (h *Handler) getBatches(w http.ResponseWriter, r *http.Request) {
 	q, err := parseQuery(r, "recursion", "limit", "cursor")
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	listed(h, w, r, q, func(before string, limit int) ([]*system.Batch, error) {
-		return h.options.System.Batches(r.Context(), before, limit)
-	}, func(b *system.Batch) string { return b.ID }, func(b *system.Batch) any { return showBatch(b) }, batchPath)
-}
-
-func (h *Handler) getBatch(w http.ResponseWriter, r *http.Request) {
-	b, err := h.options.System.Batch(r.Context(), r.PathValue("uuid"))
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, showBatch(b))
+	h.batches().list(w, r, q, err, func(page opscenter.Page) ([]*system.Batch, string, error) {
+		found, err := h.options.System.Batches(r.Context(), page.Cursor, page.Limit)
+		return found, behind(found, page.Limit, func(b *system.Batch) string { return b.ID }), err
+	})
 }

@@ -35,27 +35,19 @@ func showToken(t *opscenter.Token) token {
 		ExpireAt: t.ExpireAt.Truncate(time.Second), Channel: t.Channel, Applications: t.Applications, AutoRemove: t.AutoRemove}}
 }
 
+func (h *Handler) tokens() resource[*opscenter.Token] {
+	return resource[*opscenter.Token]{h: h, show: always(showToken), path: func(t *opscenter.Token) string { return tokenPath(t.UUID) },
+		covers: func(t *opscenter.Token) any { return showToken(t) }}
+}
+
 func tokenPath(uuid string) string { return "/1.0/provisioning/tokens/" + uuid }
 
 func (h *Handler) getTokens(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "recursion", "limit", "cursor")
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	list := newList(w, h)
-	err = query.pages(func(page opscenter.Page) (int, string, error) {
+	h.tokens().list(w, r, query, err, func(page opscenter.Page) ([]*opscenter.Token, string, error) {
 		found, err := h.registry.Tokens(r.Context(), page)
-		for i := range found.Tokens {
-			if t := &found.Tokens[i]; query.recursion {
-				list.add(showToken(t))
-			} else {
-				list.add(tokenPath(t.UUID))
-			}
-		}
-		return len(found.Tokens), found.Next, err
+		return pointers(found.Tokens), found.Next, err
 	})
-	list.end(r, query.next, err)
 }
 
 func (h *Handler) postTokens(w http.ResponseWriter, r *http.Request) {
@@ -65,22 +57,7 @@ func (h *Handler) postTokens(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	created, err := h.registry.CreateToken(r.Context(), body.spec())
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respondCreated(w, tokenPath(created.UUID), showToken(created))
-}
-
-func (h *Handler) getToken(w http.ResponseWriter, r *http.Request) {
-	found, err := h.registry.Token(r.Context(), r.PathValue("uuid"))
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	shown := showToken(found)
-	w.Header().Set("ETag", etag(shown))
-	respond(w, shown)
+	h.tokens().created(w, r, created, err)
 }
 
 // putToken edits a token; what is left out stays as it is.
@@ -103,14 +80,10 @@ func (h *Handler) putToken(w http.ResponseWriter, r *http.Request) {
 			replace(&spec.Channel, body.Channel)
 			replace(&spec.Applications, body.Applications)
 			replace(&spec.AutoRemove, body.AutoRemove)
-			return matches(r, etag(showToken(t)))
+			return h.tokens().matches(r, t)
 		})
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, nil)
+	h.done(w, r, err)
 }
 
 // replace sets what is given.
@@ -121,9 +94,5 @@ func replace[T any](old *T, given *T) {
 }
 
 func (h *Handler) deleteToken(w http.ResponseWriter, r *http.Request) {
-	if err := h.registry.RevokeToken(r.Context(), r.PathValue("uuid")); err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, nil)
+	h.done(w, r, h.registry.RevokeToken(r.Context(), r.PathValue("uuid")))
 }

@@ -52,19 +52,13 @@ func (h *Handler) updateRoutes(operators map[string]http.HandlerFunc) {
 	}
 	operators["GET /1.0/provisioning/channels"] = h.getChannels
 	operators["POST /1.0/provisioning/channels"] = h.noQuery(h.postChannels)
-	operators["GET /1.0/provisioning/channels/{name}"] = h.noQuery(h.getChannel)
+	operators["GET /1.0/provisioning/channels/{name}"] = h.noQuery(h.channels().get(h.registry.Channel))
 	operators["PUT /1.0/provisioning/channels/{name}"] = h.noQuery(h.putChannel)
 	operators["DELETE /1.0/provisioning/channels/{name}"] = h.noQuery(h.deleteChannel)
 }
 
 func (h *Handler) withUpdates(handle http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if h.options.Updates == nil {
-			h.fail(w, r, errNoUpdates)
-			return
-		}
-		handle(w, r)
-	}
+	return h.with(h.options.Updates != nil, errNoUpdates, handle)
 }
 
 // update is what the API shows.
@@ -297,9 +291,9 @@ func (h *Handler) getUpdateChangelog(w http.ResponseWriter, r *http.Request) {
 	}
 	defer h.changelogs.Release(1)
 	query, err := parseQuery(r, "channel", "upstream", "architecture", "since")
-	var upstream *bool
+	upstream := false
 	if err == nil {
-		upstream, err = query.flag("upstream")
+		upstream, err = query.flagOr("upstream", false)
 	}
 	var found *updates.Changelog
 	switch {
@@ -307,7 +301,7 @@ func (h *Handler) getUpdateChangelog(w http.ResponseWriter, r *http.Request) {
 	case query.valueOf("since") != "":
 		found, err = h.options.Updates.ChangelogSince(r.Context(), strings.ToLower(r.PathValue("uuid")), strings.ToLower(query.valueOf("since")), cmp.Or(query.valueOf("architecture"), updates.ArchitectureX8664))
 	default:
-		found, err = h.options.Updates.Changelog(r.Context(), strings.ToLower(r.PathValue("uuid")), query.valueOf("channel"), upstream != nil && *upstream,
+		found, err = h.options.Updates.Changelog(r.Context(), strings.ToLower(r.PathValue("uuid")), query.valueOf("channel"), upstream,
 			cmp.Or(query.valueOf("architecture"), updates.ArchitectureX8664))
 	}
 	if err != nil {
@@ -439,19 +433,19 @@ func (h *Handler) putUpdate(w http.ResponseWriter, r *http.Request) {
 // refreshUpdates asks the source, and waits for the end of that if it is asked to.
 func (h *Handler) refreshUpdates(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "wait", "force")
-	var wait, force *bool
+	wait, older := false, false
 	if err == nil {
-		wait, err = query.flag("wait")
+		wait, err = query.flagOr("wait", false)
 	}
 	if err == nil {
-		force, err = query.flag("force")
+		older, err = query.flagOr("force", false)
 	}
 	if err == nil && !h.options.Updates.HasSource() {
 		err = updates.ErrNoSource
 	}
-	switch older := force != nil && *force; {
+	switch {
 	case err != nil:
-	case wait != nil && *wait || older:
+	case wait || older:
 		h.patient(w, func() { err = h.options.Updates.Refresh(r.Context(), updates.RefreshOptions{AcceptOlder: older}) })
 		if err != nil && !errors.Is(err, updates.ErrReplay) && !errors.Is(err, updates.ErrDiskFull) && !errors.Is(err, context.Canceled) {
 			err = fmt.Errorf("%w: %w", errRefresh, err) // the request was right

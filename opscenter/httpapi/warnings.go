@@ -54,8 +54,10 @@ func showWarning(w *warning.Warning) warningJSON {
 	return out
 }
 
-// acknowledgement is what the ETag of a warning covers: what a PUT replaces, and of which.
-func acknowledgement(w *warning.Warning) any { return []any{w.UUID, w.Acknowledged} }
+// warnings have ETags that cover what a PUT replaces, and of which warning.
+func (h *Handler) warnings() resource[*warning.Warning] {
+	return resource[*warning.Warning]{h: h, show: always(showWarning), covers: func(w *warning.Warning) any { return []any{w.UUID, w.Acknowledged} }}
+}
 
 func (s warningStatus) acknowledged() (bool, error) {
 	switch s {
@@ -79,29 +81,10 @@ func (h *Handler) getWarnings(w http.ResponseWriter, r *http.Request) {
 			filter.Acknowledged = &wanted
 		}
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	list := newList(w, h)
-	err = query.pages(func(page opscenter.Page) (int, string, error) {
+	h.warnings().list(w, r, query, err, func(page opscenter.Page) ([]*warning.Warning, string, error) {
 		found, err := h.registry.ListWarnings(r.Context(), filter, page)
-		for _, one := range found.Warnings {
-			list.add(showWarning(one))
-		}
-		return len(found.Warnings), found.Next, err
+		return found.Warnings, found.Next, err
 	})
-	list.end(r, query.next, err)
-}
-
-func (h *Handler) getWarning(w http.ResponseWriter, r *http.Request) {
-	found, err := h.registry.Warning(r.Context(), r.PathValue("uuid"))
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	w.Header().Set("ETag", etag(acknowledgement(found)))
-	respond(w, showWarning(found))
 }
 
 func (h *Handler) putWarning(w http.ResponseWriter, r *http.Request) {
@@ -119,12 +102,8 @@ func (h *Handler) putWarning(w http.ResponseWriter, r *http.Request) {
 	}
 	if err == nil {
 		err = h.registry.AcknowledgeWarning(r.Context(), r.PathValue("uuid"), acknowledged, func(known *warning.Warning) error {
-			return matches(r, etag(acknowledgement(known)))
+			return h.warnings().matches(r, known)
 		})
 	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	respond(w, nil)
+	h.done(w, r, err)
 }
