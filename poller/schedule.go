@@ -4,8 +4,7 @@ import (
 	"container/heap"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
-
+	"github.com/opscenter-go/sdk/internal/phase"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
@@ -62,13 +61,7 @@ func (t timing) backoff(failures int) time.Duration {
 
 // phased returns how long it is to the next point in time of a server's own phase.
 func (t timing) phased(id string, now time.Time) time.Duration {
-	phase := time.Duration(xxhash.Sum64String(id) % uint64(t.interval))
-	into := time.Duration(now.UnixNano() % int64(t.interval))
-	wait := phase - into
-	if wait <= 0 {
-		wait += t.interval
-	}
-	return wait
+	return phase.Until(id, t.interval, now)
 }
 
 // entry is a server of a loop. Times count from the start of Run, so that changes of the clock do

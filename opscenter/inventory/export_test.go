@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/phase"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -29,7 +30,9 @@ func Interpret(e *Event) (scan string, names []string, lists []string, renamed s
 func (m *Manager) Trim(ctx context.Context) error { return m.trim(ctx) }
 
 // Phased is how long it is to a unit's next scan.
-func Phased(id string, interval time.Duration) time.Duration { return phased(id, interval) }
+func Phased(id string, interval time.Duration) time.Duration {
+	return phase.Until(id, interval, time.Now())
+}
 
 // IsSecret reports whether a configuration key's value is left out.
 func IsSecret(key string) bool { return isSecret([]byte(key)) }

@@ -8,8 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
-
+	"github.com/opscenter-go/sdk/internal/phase"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
@@ -18,7 +17,7 @@ import (
 func (w *worker) loop(ctx context.Context, lost <-chan error, others *listeners, following bool) error {
 	o := &w.m.options
 	interval := o.ScanInterval
-	scheduled := time.Now().Add(phased(w.id, interval))
+	scheduled := time.Now().Add(phase.Until(w.id, interval, time.Now()))
 	members := time.Now().Add(o.MembersInterval)
 	first := true
 	timer := time.NewTimer(0)
@@ -50,7 +49,7 @@ func (w *worker) loop(ctx context.Context, lost <-chan error, others *listeners,
 		case !at.Before(scheduled):
 			w.demandScan("scheduled")
 			w.scanNext = time.Time{}
-			scheduled = at.Add(phased(w.id, interval))
+			scheduled = at.Add(phase.Until(w.id, interval, time.Now()))
 		case !w.scanRetry.IsZero() && !at.Before(w.scanRetry):
 			w.demandScan("the last scan was incomplete")
 			w.scanNext, w.scanRetry = time.Time{}, time.Time{}
