@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -47,11 +48,7 @@ func (l *Log) List(ctx context.Context, q Query) (out Page, err error) {
 	if q.Outcome != "" && !slices.Contains(Outcomes, q.Outcome) {
 		return out, fmt.Errorf("outcome %.40q is not known: %w", q.Outcome, opscenter.ErrInvalidFilter)
 	}
-	limit := q.Limit
-	if limit <= 0 {
-		limit = DefaultPage
-	}
-	limit = min(limit, MaxPage)
+	limit := page.Size(q.Limit)
 	err = l.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		out = Page{}
 		within := storage.Range{Reverse: !q.Oldest}

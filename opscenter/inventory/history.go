@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/boundedlog"
+	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -217,7 +218,7 @@ func (c *changeRow) show(names *names, keepSecrets bool) (Change, error) {
 // Changes returns the changes after a sequence number, the oldest first. limit is
 // opscenter.DefaultPageSize by default, at most MaxPageSize. Dropped changes leave gaps in the numbers.
 func (m *Manager) Changes(ctx context.Context, after uint64, limit int) (out []Change, err error) {
-	limit = pageSize(limit)
+	limit = page.Size(limit)
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		out = nil
 		names := newNames(s)
@@ -296,11 +297,4 @@ func (m *Manager) WatchChanges(ctx context.Context, after uint64) iter.Seq2[Chan
 			}
 		}
 	}
-}
-
-func pageSize(limit int) int {
-	if limit <= 0 {
-		return opscenter.DefaultPageSize
-	}
-	return min(limit, opscenter.MaxPageSize)
 }

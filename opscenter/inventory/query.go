@@ -2,7 +2,6 @@ package inventory
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"iter"
@@ -12,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/page"
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/expression"
 	"github.com/opscenter-go/sdk/storage"
@@ -69,13 +70,13 @@ type Page struct {
 // List returns a page of the objects that match. Errors: ErrInvalidQuery, for a filter with the position of the
 // mistake; opscenter.ErrInvalidCursor.
 func (m *Manager) List(ctx context.Context, q Query) (out Page, err error) {
-	limit := pageSize(q.Limit)
+	limit := page.Size(q.Limit)
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		out = Page{}
 		var last *row
 		return m.scan(ctx, s, q, func(o *Object, r *row) error {
 			if len(out.Objects) == limit {
-				out.Next = encodeCursor(last.key())
+				out.Next = page.Encode(string(last.key()))
 				return errStop
 			}
 			out.Objects, last = append(out.Objects, o), r
@@ -178,9 +179,13 @@ func (r *row) show(u *unitInfo, server string) (*Object, error) {
 func encodeCursor(last storage.Key) string { return base64.RawURLEncoding.EncodeToString(last) }
 
 func decodeCursor(cursor string) (storage.Key, error) {
-	key, err := base64.RawURLEncoding.DecodeString(cursor)
-	if _, ok := storage.Key(key).FirstString(); err != nil || !ok || len(key) > storage.MaxKeySize {
-		return nil, fmt.Errorf("cursor %.80q: %w", cursor, opscenter.ErrInvalidCursor)
+	content, err := page.Decode(cursor, storage.MaxKeySize)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, opscenter.ErrInvalidCursor)
+	}
+	key := storage.Key(content)
+	if _, ok := key.FirstString(); !ok {
+		return nil, fmt.Errorf("cursor %q: %w", truncate.Name(cursor), opscenter.ErrInvalidCursor)
 	}
 	return key, nil
 }

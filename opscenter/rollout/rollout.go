@@ -24,6 +24,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/opscenter-go/sdk/internal/defaults"
+	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
@@ -212,10 +213,7 @@ type Page struct {
 // List returns a page of rollouts, the newest first. To read the next page, set after to Page.Next; empty: from the
 // newest. limit is opscenter.DefaultPageSize by default, at most MaxPageSize.
 func (m *Manager) List(ctx context.Context, after string, limit int) (out Page, err error) {
-	if limit <= 0 {
-		limit = opscenter.DefaultPageSize
-	}
-	limit = min(limit, opscenter.MaxPageSize)
+	limit = page.Size(limit)
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		out = Page{}
 		within := storage.Range{Reverse: true}
@@ -240,10 +238,7 @@ func (m *Manager) List(ctx context.Context, after string, limit int) (out Page, 
 // Units returns the units of a rollout from index from on, with the state and the steps of each server. limit
 // is as for List. Errors: opscenter.ErrNotFound.
 func (m *Manager) Units(ctx context.Context, id string, from, limit int) (out []*Unit, err error) {
-	if limit <= 0 {
-		limit = opscenter.DefaultPageSize
-	}
-	limit = min(limit, opscenter.MaxPageSize)
+	limit = page.Size(limit)
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
 		out = nil
 		if _, err := find(s, id); err != nil {

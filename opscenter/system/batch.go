@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/event"
@@ -358,7 +359,7 @@ func (m *Manager) Batches(ctx context.Context, before string, limit int) (out []
 			if before != "" && b.ID >= before {
 				continue
 			}
-			if out = append(out, b.clone()); len(out) == page(limit) {
+			if out = append(out, b.clone()); len(out) == page.Size(limit) {
 				break
 			}
 		}

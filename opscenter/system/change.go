@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/network"
@@ -176,8 +177,8 @@ func (m *Manager) Change(ctx context.Context, id string) (out *Change, err error
 
 // MaxPage bounds the entries that one call of Changes or Batches returns. DefaultPage is the default limit.
 const (
-	MaxPage     = 1000
-	DefaultPage = 100
+	MaxPage     = page.MaxSize
+	DefaultPage = page.DefaultSize
 )
 
 // Changes returns the changes of a server, the newest first. An empty name selects all servers. To read the next page,
@@ -201,7 +202,7 @@ func (m *Manager) Changes(ctx context.Context, server, before string, limit int)
 			if before != "" && row.Change.ID >= before {
 				continue
 			}
-			if out = append(out, row.change()); len(out) == page(limit) {
+			if out = append(out, row.change()); len(out) == page.Size(limit) {
 				break
 			}
 		}
