@@ -23,6 +23,8 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/boundedlog"
 	"github.com/opscenter-go/sdk/internal/defaults"
+	"github.com/opscenter-go/sdk/internal/page"
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -189,19 +191,11 @@ func (l *Log) trim(ctx context.Context) error {
 
 func now() time.Time { return time.Now().UTC().Round(0) }
 
-func limited(text string) string {
-	text = strings.ToValidUTF8(text, "�")
-	if len(text) > MaxText {
-		text = strings.ToValidUTF8(text[:MaxText], "") + "…"
-	}
-	return text
-}
-
 // add stores a new entry.
 func (l *Log) add(ctx context.Context, e Entry) (*Entry, error) {
-	e.ID, e.By, e.At, e.Outcome = uuid.Must(uuid.NewV7()).String(), limited(opscenter.Principal(ctx)), now(), UnderWay
+	e.ID, e.By, e.At, e.Outcome = uuid.Must(uuid.NewV7()).String(), truncate.Text(opscenter.Principal(ctx), MaxText), now(), UnderWay
 	for _, text := range []*string{&e.Action, &e.Server, &e.Cluster, &e.Object, &e.Detail} {
-		*text = limited(*text)
+		*text = truncate.Text(*text, MaxText)
 	}
 	err := l.registry.Write(ctx, func(tx *opscenter.Tx) error { return entries.Append(tx, &e) })
 	if err == nil && l.due.Appended(1) {
@@ -300,14 +294,14 @@ func (e *Entry) merge(other Entry) {
 		text string
 	}{{&e.Server, other.Server}, {&e.Cluster, other.Cluster}, {&e.Object, other.Object}} {
 		if *pair.into == "" {
-			*pair.into = limited(pair.text)
+			*pair.into = truncate.Text(pair.text, MaxText)
 		}
 	}
 	switch {
 	case e.Detail == "":
-		e.Detail = limited(other.Detail)
+		e.Detail = truncate.Text(other.Detail, MaxText)
 	case other.Detail != "" && !strings.Contains(e.Detail, other.Detail):
-		e.Detail = limited(e.Detail + "; " + other.Detail)
+		e.Detail = truncate.Text(e.Detail+"; "+other.Detail, MaxText)
 	}
 }
 
@@ -348,7 +342,7 @@ func (e *Entry) end(failure error) {
 	if failure == nil {
 		return
 	}
-	e.Outcome, e.Error = Failed, limited(failure.Error())
+	e.Outcome, e.Error = Failed, truncate.Text(failure.Error(), MaxText)
 	if errors.Is(failure, opscenter.ErrOutcomeUnknown) || errors.Is(failure, context.Canceled) || errors.Is(failure, context.DeadlineExceeded) {
 		e.Outcome = Unknown
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/jsonkeep"
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
@@ -146,15 +147,7 @@ func unknownFields(data []byte, of reflect.Type, where string, also fields) erro
 	return nil
 }
 
-func join(where, name string) string { return strings.TrimPrefix(where+"."+cut(name), ".") }
-
-// cut shortens a name for an error.
-func cut(name string) string {
-	if len(name) > 60 {
-		name = name[:60] + "…"
-	}
-	return strings.ToValidUTF8(name, "�")
-}
+func join(where, name string) string { return strings.TrimPrefix(where+"."+truncate.Name(name), ".") }
 
 // fieldsOf collects the types of the fields of a struct, by their names in JSON in small letters;
 // false: it keeps what it does not know.

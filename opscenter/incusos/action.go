@@ -11,6 +11,7 @@ import (
 
 	"github.com/lxc/incus/v6/shared/api"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
@@ -186,9 +187,9 @@ func (c *Client) runningInstance(ctx context.Context, target opscenter.Target) (
 		switch {
 		case i.Location != target.MemberName:
 		case i.Status == api.Running.String():
-			return limited(i.Name, maxText), nil
+			return truncate.Text(i.Name, maxText), nil
 		case i.StatusCode == api.Error && i.Config == nil:
-			return "", fmt.Errorf("instance %q can't be read, and may run: %w", limited(i.Name, maxText), opscenter.ErrOutcomeUnknown)
+			return "", fmt.Errorf("instance %q can't be read, and may run: %w", truncate.Text(i.Name, maxText), opscenter.ErrOutcomeUnknown)
 		}
 	}
 	return "", nil
@@ -288,5 +289,5 @@ func (c *Client) wait(ctx context.Context, target opscenter.Target, operation st
 
 // operationError returns the error of a failed operation.
 func operationError(op *api.Operation) error {
-	return fmt.Errorf("%w: operation %s: %s %s", opscenter.ErrRefused, limited(op.Description, maxText), op.Status, limited(op.Err, maxMessage))
+	return fmt.Errorf("%w: operation %s: %s %s", opscenter.ErrRefused, truncate.Text(op.Description, maxText), op.Status, truncate.Text(op.Err, maxMessage))
 }

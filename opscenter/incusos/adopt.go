@@ -21,6 +21,7 @@ import (
 
 	"github.com/lxc/incus/v6/shared/api"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
@@ -202,7 +203,7 @@ func (f *selfDescription) index() error {
 	for i := range f.members {
 		name := f.members[i].ServerName
 		if f.names[name] {
-			return fmt.Errorf("the cluster lists two members %s: %w", limited(name, maxText), opscenter.ErrUnreachable)
+			return fmt.Errorf("the cluster lists two members %s: %w", truncate.Text(name, maxText), opscenter.ErrUnreachable)
 		}
 		f.names[name] = true
 	}
@@ -297,7 +298,7 @@ func (c *Client) sendSecret(ctx context.Context, target opscenter.Target, path s
 	for _, secret := range secrets {
 		message = strings.ReplaceAll(message, secret, "…")
 	}
-	return fmt.Errorf("POST %s: %w: %s", path, opscenter.ErrRefused, limited(message, maxMessage))
+	return fmt.Errorf("POST %s: %w: %s", path, opscenter.ErrRefused, truncate.Text(message, maxMessage))
 }
 
 // adoption makes the input of Registry.Adopt. A cluster member presents the cluster's certificate. The

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lxc/incus/v6/shared/api"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 )
@@ -69,7 +70,7 @@ func clusterState(s session) (out cluster.State, err error) {
 		return out, err
 	}
 	for _, m := range members {
-		out.Members = append(out.Members, cluster.Member{Name: limited(m.Name, maxText), Status: limited(m.Status, maxText), URL: limited(m.URL, maxText)})
+		out.Members = append(out.Members, cluster.Member{Name: truncate.Text(m.Name, maxText), Status: truncate.Text(m.Status, maxText), URL: truncate.Text(m.URL, maxText)})
 	}
 	return out, nil
 }
@@ -225,7 +226,7 @@ func (c *Client) Contents(ctx context.Context, target opscenter.Target) (string,
 		}
 		for _, path := range list {
 			if path != kind.but {
-				found = append(found, fmt.Sprintf("%s (%s)", kind.name, limited(path[strings.LastIndex(path, "/")+1:], maxText)))
+				found = append(found, fmt.Sprintf("%s (%s)", kind.name, truncate.Text(path[strings.LastIndex(path, "/")+1:], maxText)))
 				break
 			}
 		}
@@ -267,7 +268,7 @@ func (c *Client) InstancesOn(ctx context.Context, target opscenter.Target, membe
 	}
 	for _, i := range all {
 		if i.Location == member {
-			return limited(i.Name, maxText), nil
+			return truncate.Text(i.Name, maxText), nil
 		}
 	}
 	return "", nil

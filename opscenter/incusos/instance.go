@@ -10,6 +10,7 @@ import (
 
 	"github.com/lxc/incus/v6/shared/api"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
@@ -57,7 +58,7 @@ func (c *Client) RunningInstances(ctx context.Context, target opscenter.Target) 
 			continue
 		}
 		if i.Ephemeral {
-			return nil, fmt.Errorf("instance %s of project %s: %w", limited(i.Name, maxText), limited(i.Project, maxText), errEphemeral)
+			return nil, fmt.Errorf("instance %s of project %s: %w", truncate.Text(i.Name, maxText), truncate.Text(i.Project, maxText), errEphemeral)
 		}
 		out = append(out, lifecycle.Instance{Project: i.Project, Name: i.Name})
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/lxc/incus/v6/shared/api"
 	"golang.org/x/time/rate"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 )
@@ -160,7 +161,7 @@ func readList(body io.Reader, status int, limit int64, use func(json.RawMessage)
 		if code == 0 {
 			code = status
 		}
-		return api.StatusErrorf(code, "%s", limited(message, maxMessage))
+		return api.StatusErrorf(code, "%s", truncate.Text(message, maxMessage))
 	case !listed:
 		return fmt.Errorf("%w: type %q, not a list", errAnswer, limited(kind, maxText))
 	}
@@ -424,10 +425,10 @@ func parseEvent(data []byte) (*inventory.Event, error) {
 	out := &inventory.Event{Action: raw.Metadata.Action, Source: raw.Metadata.Source, Project: raw.Project, Location: raw.Location, At: raw.Timestamp}
 	out.OldName, _ = raw.Metadata.Context["old_name"].(string)
 	if r := raw.Metadata.Requestor; r != nil && r.Username != "" {
-		out.Requestor = limited(r.Protocol+"/"+r.Username, maxText)
+		out.Requestor = truncate.Text(r.Protocol+"/"+r.Username, maxText)
 	}
 	if len(out.Action) > maxText {
-		out.Action = limited(out.Action, maxText)
+		out.Action = truncate.Text(out.Action, maxText)
 	}
 	if len(out.OldName) > maxName {
 		out.OldName = ""

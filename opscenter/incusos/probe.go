@@ -17,6 +17,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
 	"github.com/opscenter-go/sdk/internal/release"
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
@@ -182,7 +183,7 @@ func (p *probe) exchange(method, path string, body []byte) (json.RawMessage, err
 	case err != nil:
 		return nil, fmt.Errorf("%s %s: %w: %w", method, path, errAnswer, err)
 	case kind != string(api.SyncResponse):
-		return nil, fmt.Errorf("%s %s: %w: type %q", method, path, errAnswer, limited(kind, maxText))
+		return nil, fmt.Errorf("%s %s: %w: type %q", method, path, errAnswer, truncate.Text(kind, maxText))
 	}
 	return metadata, nil
 }
@@ -229,7 +230,7 @@ func (p *probe) incusOS(e environment) {
 	var update updateSection
 	if p.try("update", func() error { return p.get("/os/1.0/system/update", &update) }) {
 		p.o.Update, p.o.UpdateStatus = update.settings(), update.status()
-		versions.UpdateChannel = limited(update.Config.value.Channel.value, maxText)
+		versions.UpdateChannel = truncate.Text(update.Config.value.Channel.value, maxText)
 	} else {
 		p.o.UnreadVersions |= lifecycle.VersionsUpdate
 	}
@@ -324,8 +325,8 @@ func (p *probe) applications() (read []lifecycle.ApplicationVersion, kind *lifec
 		if err == nil && state.Version.value == "" {
 			err = fmt.Errorf("GET %s: %w: no version", path, errAnswer)
 		}
-		one := lifecycle.ApplicationVersion{Name: limited(name, maxText), Version: limited(state.Version.value, maxText),
-			FriendlyVersion: limited(state.FriendlyVersion.value, maxText), Primary: state.IsPrimary.value}
+		one := lifecycle.ApplicationVersion{Name: truncate.Text(name, maxText), Version: truncate.Text(state.Version.value, maxText),
+			FriendlyVersion: truncate.Text(state.FriendlyVersion.value, maxText), Primary: state.IsPrimary.value}
 		all = append(all, one)
 		if err != nil {
 			failures = append(failures, err)
@@ -445,7 +446,7 @@ func (p *probe) incus() (*incusServer, error) {
 func (p *probe) membership(server *incusServer) error {
 	name, maintenance := "", lifecycle.NotInMaintenance
 	if server.Environment.ServerClustered {
-		name = limited(server.Environment.ServerName, maxText)
+		name = truncate.Text(server.Environment.ServerName, maxText)
 		member, err := readMember(p, name)
 		if err != nil {
 			return err
@@ -473,7 +474,7 @@ const maxRoles = 16
 func (m *member) roles() []string {
 	out := make([]string, 0, len(m.Roles))
 	for _, role := range m.Roles[:min(len(m.Roles), maxRoles)] {
-		out = append(out, limited(role, maxText))
+		out = append(out, truncate.Text(role, maxText))
 	}
 	slices.Sort(out)
 	return out
@@ -523,9 +524,9 @@ func (p *probe) plainIncus() error {
 		p.unread("versions", fmt.Errorf("GET /os/1.0: %w: not found", errAnswer))
 	} else {
 		p.o.Versions = &lifecycle.Versions{
-			OS: lifecycle.OSVersion{Name: limited(server.Environment.OSName, maxText), Version: limited(server.Environment.OSVersion, maxText), Plain: true},
-			Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: limited(server.Environment.ServerVersion, maxText),
-				FriendlyVersion: limited(server.Environment.ServerVersion, maxText), Primary: true}},
+			OS: lifecycle.OSVersion{Name: truncate.Text(server.Environment.OSName, maxText), Version: truncate.Text(server.Environment.OSVersion, maxText), Plain: true},
+			Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: truncate.Text(server.Environment.ServerVersion, maxText),
+				FriendlyVersion: truncate.Text(server.Environment.ServerVersion, maxText), Primary: true}},
 		}
 	}
 	p.try("cluster membership", func() error { return p.membership(server) })

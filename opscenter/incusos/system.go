@@ -15,6 +15,7 @@ import (
 	"github.com/lxc/incus/v6/shared/api"
 
 	"github.com/opscenter-go/sdk/internal/release"
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
@@ -183,7 +184,7 @@ func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sig
 		}
 		return nil, readError(err)
 	}
-	sight.MachineID = limited(root.Environment.MachineID.value, maxText)
+	sight.MachineID = truncate.Text(root.Environment.MachineID.value, maxText)
 	if sight.MachineID == "" && target.MemberName != "" {
 		// Older releases have no machine ID, and all members present the same certificate. Compare the name.
 		incus, err := look.incus()

@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
@@ -391,7 +392,7 @@ func limited(text string, limit int) string {
 
 // failure classifies the error of a probe.
 func failure(err error) *lifecycle.Failure {
-	f := &lifecycle.Failure{Kind: lifecycle.FailureAnswer, Message: limited(err.Error(), maxMessage)}
+	f := &lifecycle.Failure{Kind: lifecycle.FailureAnswer, Message: truncate.Text(err.Error(), maxMessage)}
 	var timeout net.Error
 	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 	switch {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -367,7 +368,7 @@ func (b *batch) compare(ctx context.Context, have known, found *row) error {
 	found.Unit = b.unit
 	key := found.key()
 	if err := storage.CheckKey(key); err != nil {
-		b.m.log.WarnContext(ctx, "an object can't be kept", "kind", found.Kind, "name", limited(found.Name), "error", err)
+		b.m.log.WarnContext(ctx, "an object can't be kept", "kind", found.Kind, "name", truncate.Text(found.Name, maxText), "error", err)
 		return nil
 	}
 	sum, there := have[string(key)]

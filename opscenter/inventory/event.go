@@ -4,6 +4,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/opscenter-go/sdk/internal/truncate"
 )
 
 // Event is a lifecycle event of Incus.
@@ -98,7 +100,7 @@ func interpret(e *Event) effect {
 		return effect{}
 	}
 	if len(e.Source) > MaxSourceLength || max(len(e.Project), len(e.Location)) > MaxNameLength {
-		return effect{scan: "event " + limited(e.Action) + " about " + limited(e.Source)}
+		return effect{scan: "event " + truncate.Text(e.Action, maxText) + " about " + truncate.Text(e.Source, maxText)}
 	}
 	if len(e.OldName) > MaxNameLength {
 		nameless := *e
@@ -131,7 +133,7 @@ func interpret(e *Event) effect {
 		}
 		return about(e, s.kind, part, verb)
 	}
-	return effect{scan: "event " + limited(e.Action)}
+	return effect{scan: "event " + truncate.Text(e.Action, maxText)}
 }
 
 // about is interpret for an event about an object of that kind, or about a part of the object.
@@ -141,7 +143,7 @@ func about(e *Event, kind Kind, part, verb string) effect {
 		return effect{scopes: []scope{{kind: KindImage}}}
 	}
 	if !ok {
-		return effect{scan: "event " + limited(e.Action) + " about " + limited(e.Source)}
+		return effect{scan: "event " + truncate.Text(e.Action, maxText) + " about " + truncate.Text(e.Source, maxText)}
 	}
 	out := effect{refs: []ref{named}}
 	if kind == KindStorageVolume {
@@ -250,10 +252,5 @@ func refOf(kind Kind, parts []string, project string) (ref, bool) {
 	return out, max(len(out.project), len(out.parent), len(out.typ), len(out.name)) <= MaxNameLength
 }
 
-// limited cuts a text that comes from a server.
-func limited(text string) string {
-	if len(text) > 200 {
-		text = text[:200] + "…"
-	}
-	return strings.ToValidUTF8(text, "�")
-}
+// maxText bounds a text that comes from a server, in bytes, in errors, logs and causes.
+const maxText = 200

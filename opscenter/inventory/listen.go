@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
@@ -128,7 +129,7 @@ func (l *listeners) listen(ctx context.Context, known *listener) {
 		if ctx.Err() != nil {
 			return
 		}
-		l.set(known, limited(err.Error()))
+		l.set(known, truncate.Text(err.Error(), maxText))
 		signal(l.w.notify)
 		select {
 		case <-time.After(jitter(backoff)):

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -227,7 +228,7 @@ func (l *lister) listSingly(ctx context.Context, s scope) (known, error) {
 		}
 		r, ok := parseSource(s.kind, &Event{Source: source})
 		if !ok {
-			return fmt.Errorf("%w: %s", errUnread, limited(source))
+			return fmt.Errorf("%w: %s", errUnread, truncate.Text(source, maxText))
 		}
 		if len(refs) == l.budget.objects {
 			return errCut

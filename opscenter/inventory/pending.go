@@ -3,6 +3,8 @@ package inventory
 import (
 	"slices"
 	"time"
+
+	"github.com/opscenter-go/sdk/internal/truncate"
 )
 
 // DefaultMaxPending is the default of Options.MaxPending.
@@ -77,7 +79,7 @@ func (p *pending) empty() bool { return len(p.tasks) == 0 && len(p.scopes) == 0 
 func (p *pending) add(e *Event, at time.Time) {
 	p.events++
 	effect := interpret(e)
-	why := cause{limited(e.Action), limited(e.Requestor)}
+	why := cause{truncate.Text(e.Action, maxText), truncate.Text(e.Requestor, maxText)}
 	if effect.scan != "" {
 		p.demand(effect.scan)
 	}

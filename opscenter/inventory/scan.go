@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -117,7 +118,7 @@ func (w *worker) scan(ctx context.Context, why string) error {
 			case !unsupported(err):
 				return err
 			}
-			why = limited(err.Error())
+			why = truncate.Text(err.Error(), maxText)
 		}
 		skipped[info.kind] = why
 		if err := l.removeKind(bounded, info.kind); err != nil {
@@ -154,7 +155,7 @@ func (w *worker) scan(ctx context.Context, why string) error {
 		}
 		s.Following, s.Failure, s.NextRetry = false, limited(fmt.Sprintf("%d objects or lists could not be read, the first: %v", l.missed+l.partial, l.unread)), w.scanRetry.UTC().Round(0)
 	})
-	w.m.log.WarnContext(ctx, "a scan of the inventory was incomplete, and is tried again", "unit", w.id, "missed", l.missed+l.partial, "error", limited(l.unread.Error()))
+	w.m.log.WarnContext(ctx, "a scan of the inventory was incomplete, and is tried again", "unit", w.id, "missed", l.missed+l.partial, "error", truncate.Text(l.unread.Error(), maxText))
 	return nil
 }
 
@@ -301,7 +302,7 @@ func (l *lister) noteRefusal(err error, parent string) error {
 		return err
 	}
 	if parent != "" {
-		err = fmt.Errorf("in %s: %w", limited(parent), err)
+		err = fmt.Errorf("in %s: %w", truncate.Text(parent, maxText), err)
 	}
 	l.noteUnread(err)
 	return nil

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -175,7 +176,7 @@ func (l *lister) snapshots(ctx context.Context, have known, volume *row, only st
 	}
 	have.keepSnapshots(l.w.id, volume)
 	if l.partial++; l.unread == nil {
-		l.unread = fmt.Errorf("snapshots of %s: %w", limited(volume.Name), err)
+		l.unread = fmt.Errorf("snapshots of %s: %w", truncate.Text(volume.Name, maxText), err)
 	}
 	if volume.Location != "" && l.w.daemon.Clustered && status(err) >= http.StatusInternalServerError {
 		l.unreachable[volume.Location] = true // a member that does not answer is asked once

@@ -13,6 +13,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/time/rate"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
@@ -163,7 +164,7 @@ func (w *worker) run(ctx context.Context) {
 			if s.Failure == "" {
 				s.FailedAt = now()
 			}
-			s.Failure, s.NextRetry = limited(err.Error()), retry.UTC().Round(0)
+			s.Failure, s.NextRetry = truncate.Text(err.Error(), maxText), retry.UTC().Round(0)
 		})
 		w.m.log.InfoContext(ctx, "the inventory of a unit is not current", "unit", w.id, "error", err, "retry", time.Until(retry).Round(time.Millisecond))
 		w.attempt++

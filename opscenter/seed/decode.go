@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/opscenter-go/sdk/internal/truncate"
 )
 
 // MaxFileSize is the maximum size of a file that Set and Read accept, in bytes.
@@ -138,7 +140,7 @@ func unknown(file string, value any, t reflect.Type, field string, out []Problem
 				if hint := hints[file+" "+join(field, name)]; hint != "" {
 					message += ": " + hint
 				}
-				out = append(out, Problem{file, join(field, cutName(name)), message})
+				out = append(out, Problem{file, join(field, truncate.Name(name)), message})
 			}
 		case reflect.Map:
 			for name, member := range sorted(value) {

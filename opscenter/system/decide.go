@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter/network"
 )
 

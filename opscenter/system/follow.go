@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
@@ -111,7 +112,7 @@ func scrubbed(text string, secrets []string) string {
 			text = strings.ReplaceAll(text, secret, string(network.Hidden))
 		}
 	}
-	return shortened(text)
+	return truncate.Text(text, maxReason)
 }
 
 // minSecret is the least length of a secret that is removed from texts, in bytes.

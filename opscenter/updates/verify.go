@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
