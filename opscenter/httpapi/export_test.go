@@ -5,7 +5,13 @@ import (
 	"slices"
 )
 
-// OperatorRoutes are the patterns of the operators' routes, but for what is forwarded to a server.
+// OpenRoutes are the patterns of the routes for every client and for servers.
+func (h *Handler) OpenRoutes() []string { return slices.Sorted(maps.Keys(h.openRoutes())) }
+
+// ForwardPattern is the pattern of requests that are forwarded to a server.
+const ForwardPattern = forwardPattern
+
+// OperatorRoutes are the patterns of the operators' routes, without ForwardPattern.
 func (h *Handler) OperatorRoutes() []string {
 	routes := h.operatorRoutes()
 	delete(routes, forwardPattern)

@@ -1,6 +1,3 @@
-// Package httpapi serves the endpoints that IncusOS servers call, unchanged, and the REST API
-// for operators, in the shapes of Operations Center. It is an http.Handler: mount it on a mux
-// and a TLS configuration of your own, or use NewServer.
 package httpapi
 
 import (
@@ -183,21 +180,29 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 
 func (h *Handler) routes() *http.ServeMux {
 	mux := http.NewServeMux()
-	// For everybody.
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { respond(w, []string{"/1.0"}) })
-	mux.HandleFunc("GET /1.0", h.getServer)
-	mux.HandleFunc("GET /1.0/{$}", h.getServer) // as from a mux that has this one at /1.0/
-	// For servers.
-	mux.HandleFunc("POST /1.0/provisioning/servers", h.postServers)
-	mux.HandleFunc("PUT /1.0/provisioning/servers/:self", h.putSelf)
-	for pattern, handle := range h.feedRoutes() {
-		mux.HandleFunc(pattern, h.withUpdates(handle))
+	for pattern, handle := range h.openRoutes() {
+		mux.HandleFunc(pattern, handle)
 	}
-	mux.HandleFunc(publicImagePattern, h.withImages(h.getPublicImage))
 	for pattern, handle := range h.operatorRoutes() {
 		mux.HandleFunc(pattern, h.authorized(h.named(handle)))
 	}
 	return mux
+}
+
+// openRoutes are the routes for every client and for servers, by their patterns.
+func (h *Handler) openRoutes() map[string]http.HandlerFunc {
+	open := map[string]http.HandlerFunc{
+		"GET /{$}":                            func(w http.ResponseWriter, _ *http.Request) { respond(w, []string{"/1.0"}) },
+		"GET /1.0":                            h.getServer,
+		"GET /1.0/{$}":                        h.getServer, // as from a mux that has this one at /1.0/
+		"POST /1.0/provisioning/servers":      h.postServers,
+		"PUT /1.0/provisioning/servers/:self": h.putSelf,
+		publicImagePattern:                    h.withImages(h.getPublicImage),
+	}
+	for pattern, handle := range h.feedRoutes() {
+		open[pattern] = h.withUpdates(handle)
+	}
+	return open
 }
 
 // operatorRoutes are those for operators, by their patterns. POST /1.0/provisioning/servers is for
