@@ -55,21 +55,21 @@ func (h *Handler) audited(w http.ResponseWriter, r *http.Request, handle http.Ha
 		}
 		return out.failure
 	})
-	if err != nil && !handled { // what can't be logged is not done
+	if err != nil && !handled { // without an entry in the log the request is not carried out
 		h.fail(w, r, err)
 	}
 }
 
-// auditedWriter keeps why a request has failed.
+// auditedWriter keeps the error of a request.
 type auditedWriter struct {
 	http.ResponseWriter
 	failure error
-	// carriedOut: it was done, whatever the answer says.
+	// carriedOut: the request was carried out, although its answer is an error.
 	carriedOut bool
 }
 
-// showing are the endpoints that can show what a request would do, instead of doing it. All others refuse to be
-// asked for that: who does, does not want it done.
+// showing reports whether an endpoint can show the consequence of a request without carrying it out. The other endpoints
+// refuse dry-run, because a client that sends it does not want the change.
 func showing(pattern string) bool {
 	switch pattern {
 	case rolloutsPattern, networkPattern, "POST /1.0/provisioning/clusters/{name}/:update", "POST /1.0/provisioning/clusters/{name}/:reboot":
@@ -86,21 +86,22 @@ const (
 	actionPattern   = "POST /1.0/provisioning/servers/{name}/system/:"
 )
 
-// isDryRun reports whether a request only shows what it would do.
+// isDryRun reports whether a request only shows its consequence.
 func isDryRun(r *http.Request) (bool, error) {
 	given, text := r.URL.Query()["dry-run"], r.URL.Query().Get("dry-run")
 	switch {
 	case showing(r.Pattern) && text == "":
-		return r.Pattern == rolloutsPattern, nil // which does it only if it is told so
+		return r.Pattern == rolloutsPattern, nil // rollouts start with dry-run=0 alone
 	case showing(r.Pattern):
 		dry, err := strconv.ParseBool(text)
-		return dry && err == nil, nil // what is neither is for the endpoint to refuse
+		return dry && err == nil, nil // the endpoint refuses other texts
 	case given != nil && !strings.HasSuffix(r.Pattern, forwardPattern):
 		return false, fmt.Errorf("%w: parameter dry-run is not known here", errBody)
 	}
 	return false, nil
 }
 
+// noteCarriedOut keeps that a request was carried out, although its answer may be an error.
 func noteCarriedOut(w http.ResponseWriter) {
 	if a, ok := w.(*auditedWriter); ok {
 		a.carriedOut = true
@@ -117,7 +118,7 @@ func noteFailure(w http.ResponseWriter, err error) {
 	}
 }
 
-// auditRoutes are those of the audit log.
+// auditRoutes adds the routes of the audit log.
 func (h *Handler) auditRoutes(operators map[string]http.HandlerFunc) {
 	operators["GET /1.0/audit"] = h.getAudit
 	operators["GET /1.0/audit/{uuid}"] = h.noQuery(h.with(h.options.Audit != nil, errNoAudit, h.entries().get(h.options.Audit.Get)))
@@ -128,7 +129,7 @@ func (h *Handler) entries() resource[*audit.Entry] {
 	return resource[*audit.Entry]{h: h, show: always(func(e *audit.Entry) *audit.Entry { return e })}
 }
 
-// getAudit lists what was changed, the newest first, whole with and without recursion.
+// getAudit lists entries, the newest first, whole with and without recursion.
 func (h *Handler) getAudit(w http.ResponseWriter, r *http.Request) {
 	q, err := parseQuery(r, "recursion", "limit", "cursor", "by", "action", "server", "cluster", "outcome", "since", "until")
 	if err == nil && h.options.Audit == nil {
@@ -165,8 +166,8 @@ func (h *Handler) getAudit(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// watchAudit answers with a line of JSON for each entry after the given sequence number, and for
-// each that is added or has ended since, until the client leaves.
+// watchAudit answers with a line of JSON for each entry after the given sequence number. It goes on with entries that are
+// added or end later, until the client leaves.
 func (h *Handler) watchAudit(w http.ResponseWriter, r *http.Request) {
 	q, err := parseQuery(r, "after")
 	if err == nil && h.options.Audit == nil {

@@ -15,14 +15,15 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// Authorizer says who sends a request to the operators' API, or, with an error, that the
-// sender may not. The error's text goes to the log, and not to the sender.
+// Authorizer returns the principal that sends a request to the operators' API. An error refuses the request. The error's text
+// goes to the log, and not to the client. An Authorizer is called concurrently.
 type Authorizer func(r *http.Request) (principal string, err error)
 
-// ErrNotAuthorized is what the authorizers of this package refuse with.
+// ErrNotAuthorized is the error of the authorizers of this package.
 var ErrNotAuthorized = errors.New("not authorized")
 
-// TrustCertificates admits whoever presents one of these client certificates, valid at the time.
+// TrustCertificates admits clients that present one of these client certificates, within its time of validity. The principal is
+// "certificate" and the first 12 digits of the fingerprint.
 func TrustCertificates(certificates ...*x509.Certificate) Authorizer {
 	trusted := map[string]*x509.Certificate{}
 	for _, c := range certificates {
@@ -42,9 +43,9 @@ func TrustCertificates(certificates ...*x509.Certificate) Authorizer {
 	}
 }
 
-// TrustUnixSocket admits each caller that connects over a Unix socket: its file's mode says who can. The
-// principal is "unix socket uid N", of the peer's process; without ConnContext, and where the system does
-// not tell it, "unix socket".
+// TrustUnixSocket admits each client that connects over a Unix socket: the mode of its file decides which users can. The
+// principal is "unix socket uid N", of the client's process. It is "unix socket" without ConnContext, and where the system
+// does not tell the user.
 func TrustUnixSocket() Authorizer {
 	return func(r *http.Request) (string, error) {
 		if !overUnixSocket(r) {
@@ -57,6 +58,7 @@ func TrustUnixSocket() Authorizer {
 	}
 }
 
+// overUnixSocket reports whether a request came over a Unix socket.
 func overUnixSocket(r *http.Request) bool {
 	address, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	return ok && address.Network() == "unix"
@@ -64,8 +66,8 @@ func overUnixSocket(r *http.Request) bool {
 
 type peerKey struct{}
 
-// ConnContext is for http.Server.ConnContext: by it TrustUnixSocket knows who is at the other end
-// of a Unix socket. NewServer sets it.
+// ConnContext is for http.Server.ConnContext: with it TrustUnixSocket knows the user at the other end of a Unix socket.
+// NewServer sets it.
 func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	if socket, ok := conn.(*net.UnixConn); ok {
 		if uid, ok := peerUID(socket); ok {
@@ -75,7 +77,8 @@ func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	return ctx
 }
 
-// AnyOf admits whom one of the authorizers admits.
+// AnyOf admits a request that one of the authorizers admits, with the principal of the first of them. Otherwise it returns the
+// error of the last.
 func AnyOf(authorizers ...Authorizer) Authorizer {
 	return func(r *http.Request) (string, error) {
 		err := ErrNotAuthorized
@@ -89,7 +92,7 @@ func AnyOf(authorizers ...Authorizer) Authorizer {
 	}
 }
 
-// authorized admits operators only, and no page of another site in their name.
+// authorized admits operators only. It refuses pages of other sites that act in an operator's name.
 func (h *Handler) authorized(handle http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if err := h.crossSite.check(r); err != nil {
@@ -112,8 +115,8 @@ func (h *Handler) authorized(handle http.HandlerFunc) http.HandlerFunc {
 // maxShownPath bounds a path in the log, in bytes.
 const maxShownPath = 200
 
-// shownPath is the path of a request as it may be logged: without its query, which may hold a
-// token, and without the UUID of a token, which is one. Where there is no endpoint, each UUID may be one.
+// shownPath returns the path of a request for the log. It leaves out the query, which may hold a token, and the UUID of a
+// token, which is the token. Where there is no endpoint, it leaves out each UUID.
 func shownPath(r *http.Request) string {
 	path := r.URL.Path
 	if rest, ok := strings.CutPrefix(path, "/1.0/provisioning/tokens/"); ok && rest != "" {

@@ -28,10 +28,10 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// clients is how many register at a time.
+// clients is the number of servers that register at a time.
 const clients = 16
 
-// identities makes n certificates that differ, over one key: to make a key for each would take its time.
+// identities makes n certificates that differ, over one key, because making a key takes long.
 func identities(b *testing.B, n int) []tls.Certificate {
 	b.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
@@ -51,8 +51,7 @@ func identities(b *testing.B, n int) []tls.Certificate {
 	return out
 }
 
-// register sends b.N registrations from 16 clients, each over a connection, and with a
-// certificate, of its own: as servers do.
+// register sends b.N registrations from 16 clients. Each has a connection and a certificate of its own, as servers do.
 func register(b *testing.B, handler http.Handler, path string) {
 	server := newCertificate(b, "control plane")
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -137,7 +136,7 @@ func BenchmarkRegister(b *testing.B) {
 	})
 }
 
-// BenchmarkFailures: what a failure from an address that is not remembered costs, with few and many that are.
+// BenchmarkFailures measures a failure from an unknown address, while few or many addresses are remembered.
 func BenchmarkFailures(b *testing.B) {
 	for _, remembered := range []int{10, 10_000} {
 		b.Run(fmt.Sprint(remembered, " remembered"), func(b *testing.B) {

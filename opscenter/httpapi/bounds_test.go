@@ -28,7 +28,7 @@ func TestLimits(t *testing.T) {
 	require.Equal(t, 413, a.ErrorCode)
 	require.Contains(t, a.Error, "1000")
 
-	// A body that does not come is not waited for.
+	// The server does not wait for a body that does not come.
 	roots := x509.NewCertPool()
 	roots.AddCert(p.own.Leaf)
 	conn, err := tls.Dial("tcp", strings.TrimPrefix(p.url, "https://"), &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{identity}})
@@ -61,7 +61,7 @@ func TestFailedRegistrationsAreLimited(t *testing.T) {
 	require.Equal(t, 429, a.ErrorCode)
 	require.NotEmpty(t, a.http.Header.Get("Retry-After"))
 	require.Equal(t, 429, p.call(client, "PUT", selfPath, `{}`).ErrorCode)
-	// Who shows a registered certificate, or has a token that admits it, is heard behind the same address.
+	// A client with a registered certificate, or with a valid token, is served at the same address.
 	revoked := p.token(1)
 	require.Equal(t, 201, p.call(client, "POST", registerPath(revoked), registration).http.StatusCode)
 	require.NoError(t, p.registry.RevokeToken(t.Context(), revoked))
@@ -71,7 +71,7 @@ func TestFailedRegistrationsAreLimited(t *testing.T) {
 	require.Equal(t, 429, p.call(p.client(&stranger), "POST", registerPath(revoked), registration).ErrorCode)
 	require.Equal(t, 429, p.call(p.client(nil), "PUT", selfPath, `{}`).ErrorCode)
 	for range 20 {
-		require.Equal(t, 400, p.call(client, "PUT", selfPath, `{"connection_url":"ftp://x"}`).ErrorCode, "what it does wrong is not counted")
+		require.Equal(t, 400, p.call(client, "PUT", selfPath, `{"connection_url":"ftp://x"}`).ErrorCode, "failures of a registered server do not count")
 	}
 	fresh := start(t, func(o *httpapi.Options) { o.FailuresPerMinute = 5 })
 	require.Equal(t, 201, fresh.call(fresh.client(&stranger), "POST", registerPath(fresh.token(1)), registration).http.StatusCode)
@@ -79,8 +79,8 @@ func TestFailedRegistrationsAreLimited(t *testing.T) {
 		require.Equal(t, 400, fresh.call(fresh.client(&stranger), "POST", registerPath("x"), registration).ErrorCode)
 	}
 	other := newCertificate(t, "other")
-	require.Equal(t, 403, fresh.call(fresh.client(&other), "POST", registerPath("cccccccc-0000-0000-0000-000000000000"), strings.Replace(registration, "af94e64e199341b68f10a8eebb828fce", "bf94e64e199341b68f10a8eebb828fce", 1)).ErrorCode, "and blocks nobody")
-	require.Equal(t, 200, p.call(p.client(&p.operator), "GET", "/1.0/provisioning/servers", "").StatusCode, "others are not concerned")
+	require.Equal(t, 403, fresh.call(fresh.client(&other), "POST", registerPath("cccccccc-0000-0000-0000-000000000000"), strings.Replace(registration, "af94e64e199341b68f10a8eebb828fce", "bf94e64e199341b68f10a8eebb828fce", 1)).ErrorCode, "and blocks no client")
+	require.Equal(t, 200, p.call(p.client(&p.operator), "GET", "/1.0/provisioning/servers", "").StatusCode, "operators are not concerned")
 
 	// The table of addresses is bounded, and addresses recover.
 	h, err := httpapi.New(p.registry, httpapi.Options{ClientCertificate: p.own.Leaf, FailuresPerMinute: 1, MaxAddresses: 10})
@@ -106,7 +106,7 @@ func TestFailedRegistrationsAreLimited(t *testing.T) {
 	require.Equal(t, 400, post("10.1.0.89:1"), "and the oldest forgotten")
 }
 
-// A long list begins at once, and is not held in memory.
+// TestListsAreStreamed: a long list begins at once, and is not held in memory.
 func TestListsAreStreamed(t *testing.T) {
 	p := start(t, nil)
 	const fleet = 1000
@@ -124,7 +124,7 @@ func TestListsAreStreamed(t *testing.T) {
 	_, err = io.ReadFull(resp.Body, first)
 	require.NoError(t, err)
 	toFirst := time.Since(begun)
-	// Read some, and see what the server holds while we wait.
+	// Read a part, and measure the memory that the server holds meanwhile.
 	_, err = io.CopyN(io.Discard, resp.Body, 5<<20)
 	require.NoError(t, err)
 	grown := heap() - before
@@ -137,7 +137,7 @@ func TestListsAreStreamed(t *testing.T) {
 	require.Less(t, toFirst, total/4, "the first byte does not wait for the last server")
 }
 
-// A reader that takes its time gets the whole list, however long that is beyond the time for bodies.
+// TestSlowReadersGetWholeLists: a slow client gets the whole list, also after the time for bodies.
 func TestSlowReadersGetWholeLists(t *testing.T) {
 	p := start(t, func(o *httpapi.Options) { o.ReadTimeout = 100 * time.Millisecond })
 	p.add(300, fmt.Sprintf(`{"x":%q}`, strings.Repeat("0123456789abcdef", 2560)))
@@ -151,7 +151,7 @@ func TestSlowReadersGetWholeLists(t *testing.T) {
 	for range 10 {
 		_, err = io.CopyN(&text, resp.Body, 1<<20)
 		require.NoError(t, err)
-		time.Sleep(50 * time.Millisecond) // what is tested is that time passes
+		time.Sleep(50 * time.Millisecond) // the client is slow
 	}
 	_, err = io.Copy(&text, resp.Body)
 	require.NoError(t, err)
@@ -160,7 +160,7 @@ func TestSlowReadersGetWholeLists(t *testing.T) {
 	require.NoError(t, json.Unmarshal(text.Bytes(), &a))
 }
 
-// An error in the middle of a list cuts the connection: half a list must not look whole.
+// TestABrokenListIsNotWhole: an error in the middle of a list cuts the connection, so that half a list does not look whole.
 func TestABrokenListIsNotWhole(t *testing.T) {
 	p := start(t, nil)
 	p.add(200, fmt.Sprintf(`{"x":%q}`, strings.Repeat("0123456789abcdef", 2560)))

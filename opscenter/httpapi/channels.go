@@ -8,17 +8,17 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// channelPut is what of a channel may be edited.
+// channelPut holds the fields of a channel that an operator edits.
 type channelPut struct {
 	Description string `json:"description"`
 }
 
-// channel is what the API shows.
+// channel is the document of a channel.
 type channel struct {
 	channelPut
 	Name        string    `json:"name"`
 	LastUpdated time.Time `json:"last_updated"`
-	// Versions is what it offers.
+	// Versions are those that the channel offers, by components.
 	Versions map[string]string `json:"versions"`
 }
 

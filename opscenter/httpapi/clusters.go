@@ -26,8 +26,8 @@ type Former interface {
 	RemoveServers(ctx context.Context, name string, options clusters.RemoveOptions, servers ...string) error
 }
 
-// clusterPut is what of a cluster may be edited. What is left out, or null, stays as it is; so do
-// an empty channel and an empty connection URL.
+// clusterPut holds the fields of a cluster that an operator edits. A field that is left out, or null, keeps its value. So does an
+// empty channel, and an empty connection URL.
 type clusterPut struct {
 	Description   *string        `json:"description"`
 	Properties    configMap      `json:"properties"`
@@ -65,20 +65,19 @@ func (c *clusterPut) edit(spec *opscenter.ClusterSpec) {
 	}
 }
 
-// clusterNotDone are fields of Operations Center's that are not done here.
+// clusterNotDone are fields of Operations Center that have no effect here.
 var clusterNotDone = fields{notDone: []string{"services_config", "application_seed_config", "cluster_template", "cluster_template_variable_values", "certificate", "fingerprint"}}
 
-// clusterOnlyShown are those that its client sends back as it has them.
+// clusterOnlyShown are fields that Operations Center's client sends back as it has them.
 var clusterOnlyShown = fields{shown: []string{"status", "update_status", "last_updated"}}
 
-// renaming refuses every member beside the new name that is not empty: a renaming changes the name
-// alone.
+// renaming refuses each field beside the new name that is not empty, because a renaming changes the name alone.
 func renaming[T any]() fields {
 	shown := shownBy[T]().shown
 	return fields{shown: []string{"status", "update_status", "last_updated", "last_seen"}, notDone: append(shown, "bmc_config", "server_type", "services_config", "application_seed_config", "cluster_template", "cluster_template_variable_values")}
 }
 
-// cluster is what the API shows of a cluster, in Operations Center's shape.
+// cluster is the document of a cluster, in Operations Center's shape.
 type cluster struct {
 	clusterPut
 	Name         string                  `json:"name"`
@@ -104,7 +103,7 @@ type inProgressStatus struct {
 	PendingReboot     []string  `json:"pending_reboot"`
 	Error             string    `json:"error"`
 	LastUpdated       time.Time `json:"last_updated"`
-	// Rollout is where more of it is to be seen.
+	// Rollout is the path of the rollout.
 	Rollout string `json:"rollout,omitempty"`
 }
 
@@ -144,7 +143,7 @@ func (h *Handler) showCluster(ctx context.Context, c *opscenter.Cluster) (*clust
 	return out, err
 }
 
-// show fills in what is under way, in Operations Center's words.
+// show fills in the rollout that is under way, in Operations Center's words.
 func (s *inProgressStatus) show(r *rollout.Rollout, u *rollout.Unit) {
 	switch r.State.Policy.Goal {
 	case rolling.GoalStage:
@@ -199,7 +198,7 @@ func (h *Handler) getClusters(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// postClusters records a cluster; where a Former is set up, its servers are made one first.
+// postClusters forms a cluster of servers. Without a Former, or without servers, it only records the cluster.
 func (h *Handler) postClusters(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		clusterPut
@@ -227,7 +226,7 @@ func (h *Handler) postClusters(w http.ResponseWriter, r *http.Request) {
 	respondCreated(w, clusterPath(body.Name), nil)
 }
 
-// sameType refuses servers of another type than the one that is wanted, if one is.
+// sameType refuses servers of another type than the wanted one. An empty type admits all.
 func (h *Handler) sameType(ctx context.Context, wanted string, names []string) error {
 	if wanted == "" || wanted == string(lifecycle.TypeUnknown) {
 		return nil
@@ -247,7 +246,7 @@ func (h *Handler) sameType(ctx context.Context, wanted string, names []string) e
 	return nil
 }
 
-// patient waits for work that takes longer than an answer otherwise may.
+// patient does work that may take longer than Options.WriteTimeout.
 func (h *Handler) patient(w http.ResponseWriter, work func()) {
 	control := http.NewResponseController(w)
 	_ = control.SetWriteDeadline(time.Time{})
@@ -270,8 +269,8 @@ func (h *Handler) putCluster(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
-// deleteCluster removes a cluster's record: with mode force although it has members, which
-// stay, in no cluster.
+// deleteCluster removes a cluster's record. With mode force it does so although the cluster has members, which stay as servers in
+// no cluster.
 func (h *Handler) deleteCluster(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "mode")
 	force := false
@@ -290,7 +289,7 @@ func (h *Handler) deleteCluster(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
-// serverNames reads which servers are to be added or removed.
+// serverNames names the servers that are added or removed.
 type serverNames struct {
 	ServerNames []string `json:"server_names"`
 }
@@ -302,7 +301,7 @@ func (n *serverNames) check() error {
 	return nil
 }
 
-// addServers makes servers members of a cluster; without a Former, of its record.
+// addServers makes servers members of a cluster. Without a Former it only records them.
 func (h *Handler) addServers(w http.ResponseWriter, r *http.Request) {
 	var body serverNames
 	err := decode(r, &body, fields{notDone: []string{"skip_post_join_operations", "copy_services_config"}})
@@ -319,8 +318,8 @@ func (h *Handler) addServers(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
-// removeServers takes servers out of a cluster; without a Former, out of its record. With force,
-// as a parameter or in the body, those that are lost for good.
+// removeServers takes servers out of a cluster. Without a Former it only takes them out of its record. With force, as a parameter
+// or in the body, it takes out servers that are lost for good.
 func (h *Handler) removeServers(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		serverNames
@@ -373,8 +372,8 @@ func (h *Handler) rebootCluster(w http.ResponseWriter, r *http.Request) {
 	h.operate(w, r, rolling.Selector{Clusters: []string{r.PathValue("name")}}, rolling.Policy{Goal: rolling.GoalReboot})
 }
 
-// cancelCluster cancels what is under way with a cluster: by default the servers at hand are
-// finished; mode stop and mode restore do otherwise.
+// cancelCluster cancels the rollout that a cluster is part of. By default it finishes the servers that have begun. Mode stop stops
+// at once, and mode restore restores the evacuated servers.
 func (h *Handler) cancelCluster(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "mode")
 	var found *rollout.Rollout
@@ -411,7 +410,7 @@ func (h *Handler) rolloutOf(ctx context.Context, name string) (*rollout.Rollout,
 	return r, u, err
 }
 
-// operate starts a rollout, or with dry-run=1 shows what it would do.
+// operate starts a rollout. With dry-run=1 it shows the plan.
 func (h *Handler) operate(w http.ResponseWriter, r *http.Request, selector rolling.Selector, policy rolling.Policy) {
 	query, err := parseQuery(r, "dry-run", "force")
 	dry := false
@@ -437,7 +436,7 @@ func (h *Handler) operate(w http.ResponseWriter, r *http.Request, selector rolli
 	h.done(w, r, err)
 }
 
-// actOn is what system/:evacuate and the others do: one action on one server.
+// actOn carries out one action on one server, as system/:evacuate does.
 func (h *Handler) actOn(action lifecycle.Action) http.HandlerFunc {
 	goal, _ := rolling.GoalOf(action)
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -458,7 +457,7 @@ func (h *Handler) actOn(action lifecycle.Action) http.HandlerFunc {
 			}
 		}
 		if force, err := forced(r); err == nil && h.options.System != nil && (action == lifecycle.ActionReboot || action == lifecycle.ActionPowerOff) && (force || h.options.Rollouts == nil) {
-			// At once, whatever else is under way.
+			// At once, also while another operation is under way.
 			do := h.options.System.Reboot
 			if action == lifecycle.ActionPowerOff {
 				do = h.options.System.PowerOff
@@ -470,7 +469,7 @@ func (h *Handler) actOn(action lifecycle.Action) http.HandlerFunc {
 	}
 }
 
-// updateApplications makes a server update some of its applications, and nothing else.
+// updateApplications makes a server update these applications alone.
 func (h *Handler) updateApplications(w http.ResponseWriter, r *http.Request, server string, applications []string) {
 	_, err := forced(r)
 	if err == nil && h.options.System == nil {
@@ -488,8 +487,8 @@ func (h *Handler) updateApplications(w http.ResponseWriter, r *http.Request, ser
 	h.done(w, r, err)
 }
 
-// updateOf reads which components of a server are to be updated: all, or, without the operating system, the
-// applications that are returned.
+// updateOf reads the components of a server that are to be updated. It returns no applications if all components are, with the
+// operating system.
 func updateOf(r *http.Request) (applications []string, err error) {
 	type component struct {
 		Name    string `json:"name"`

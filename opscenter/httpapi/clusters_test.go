@@ -59,7 +59,7 @@ func operated(t *testing.T, names ...string) (*plane, map[string]*incusostest.Se
 	return p, servers
 }
 
-// until asks until the answer holds a text.
+// until repeats a request until the answer holds a text.
 func (p *plane) until(client *http.Client, path, text string) string {
 	p.t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
@@ -127,7 +127,7 @@ func TestClustersAndRollouts(t *testing.T) {
 	dry := ok("POST", clusters+"/c1/:update?dry-run=1", `{"reboot":true}`)
 	require.Contains(t, string(dry.Metadata), `"unit":"c1"`)
 
-	// The cluster, rolled; then the server in none, one action after the other.
+	// A rollout of the cluster; then single actions on the server in no cluster.
 	started := ok("POST", clusters+"/c1/:update", `{"reboot":true}`)
 	place := started.http.Header.Get("Location")
 	require.Contains(t, place, rollouts)
@@ -150,9 +150,9 @@ func TestClustersAndRollouts(t *testing.T) {
 		p.until(client, started.http.Header.Get("Location"), `"status":"done"`)
 	}
 	require.Equal(t, 1, servers["d"].Reboots())
-	fails(404, "POST", "/1.0/provisioning/servers/nobody/system/:reboot", "", "nobody")
+	fails(404, "POST", "/1.0/provisioning/servers/unknown/system/:reboot", "", "unknown")
 
-	// Paused, seen, cancelled.
+	// A rollout is paused, shown and cancelled.
 	started = ok("POST", rollouts+"?dry-run=0", `{"selector":{"clusters":["c1"]},"policy":{"goal":"reboot"}}`)
 	require.Equal(t, http.StatusCreated, started.http.StatusCode)
 	place = started.http.Header.Get("Location")
@@ -174,7 +174,7 @@ func TestClustersAndRollouts(t *testing.T) {
 	ok("DELETE", clusters+"/c1?mode=force", "")
 }
 
-// TestWithoutRollouts: what is not set up says so.
+// TestWithoutRollouts: endpoints of a part that is not set up answer 501.
 func TestWithoutRollouts(t *testing.T) {
 	p := start(t, nil)
 	client := p.client(&p.operator)
@@ -186,7 +186,7 @@ func TestWithoutRollouts(t *testing.T) {
 	require.Equal(t, http.StatusForbidden, p.call(p.client(nil), "POST", "/1.0/provisioning/rollouts", "{}").ErrorCode, "for operators only")
 }
 
-// TestShapes holds what is shown of clusters to the API description.
+// TestShapes compares the document of a cluster with the API description.
 func TestShapes(t *testing.T) {
 	api := readDescription(t)
 	p := start(t, nil)
@@ -213,7 +213,7 @@ func TestShapes(t *testing.T) {
 	}
 }
 
-// description is Operations Center's API, as far as it is compared.
+// description holds the compared parts of Operations Center's API description.
 type description struct {
 	Definitions map[string]struct {
 		Properties map[string]any `yaml:"properties"`
@@ -221,7 +221,7 @@ type description struct {
 	Paths map[string]any `yaml:"paths"`
 }
 
-// readDescription reads it.
+// readDescription reads the API description.
 func readDescription(t *testing.T) (api description) {
 	t.Helper()
 	text, err := reference.Read(reference.OperationsCenter)

@@ -14,9 +14,9 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// A browser that holds an operator's certificate sends it with each request, whichever page makes it.
-// So a request that changes something is refused unless it comes from a page of ours, or from no
-// browser. Servers' own routes are left as they are: no browser holds their certificates.
+// A browser that holds an operator's certificate sends it with each request, also for a page of another site. So a request that
+// changes something is refused unless it comes from a page of Options.Origins, of the same host, or from another client than a
+// browser. The rule does not concern servers' own routes, because no browser holds a server's certificate.
 
 var (
 	errCrossSite = errors.New("a page of another site has made this request")
@@ -26,7 +26,7 @@ var (
 	errArchiveMedia = fmt.Errorf("%w, or here an archive: Content-Type application/x-tar", errMedia)
 )
 
-// crossSite decides what browsers may do.
+// crossSite decides which requests of browsers are admitted.
 type crossSite struct {
 	origins *http.CrossOriginProtection
 	hosts   []string // lower case, without ports; empty: all
@@ -51,7 +51,7 @@ func newCrossSite(o *Options) (*crossSite, error) {
 	return c, nil
 }
 
-// hostname is that of a Host header: in lower case, without a port, and an IPv6 address without brackets.
+// hostname returns the host of a Host header in lower case, without a port, and an IPv6 address without brackets.
 func hostname(host string) string {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -59,7 +59,7 @@ func hostname(host string) string {
 	return strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
 }
 
-// check refuses an operator's request that may be another site's.
+// check refuses a request to the operators' API that may be made by a page of another site.
 func (c *crossSite) check(r *http.Request) error {
 	if len(c.hosts) > 0 && !overUnixSocket(r) && !slices.Contains(c.hosts, hostname(r.Host)) {
 		return errHost
@@ -77,7 +77,7 @@ func (c *crossSite) check(r *http.Request) error {
 	case err == nil && r.Pattern == postUpdatePattern && !slices.Contains(simpleTypes, kind):
 		return nil // an archive
 	case err == nil && r.Pattern == forwardPattern && !slices.Contains(simpleTypes, kind):
-		return nil // what a server's own API takes is the server's to say
+		return nil // the server decides on the media types of its own API
 	}
 	if r.Pattern == postUpdatePattern {
 		return errArchiveMedia
@@ -85,6 +85,6 @@ func (c *crossSite) check(r *http.Request) error {
 	return errMedia
 }
 
-// simpleTypes are those that a browser sends to another site without asking it first (Fetch standard,
+// simpleTypes are the media types that a browser sends to another site without asking it first (Fetch standard,
 // CORS-safelisted request headers).
 var simpleTypes = []string{"text/plain", "application/x-www-form-urlencoded", "multipart/form-data"}

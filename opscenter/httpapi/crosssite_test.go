@@ -11,8 +11,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 )
 
-// TestCrossSite: no page of another site changes something in an operator's name, on any route that
-// changes something, and no form does.
+// TestCrossSite: each route that changes something refuses pages of other sites, and forms.
 func TestCrossSite(t *testing.T) {
 	p, _, _ := everything(t)
 	client := p.client(&p.operator)
@@ -43,12 +42,12 @@ func TestCrossSite(t *testing.T) {
 	}
 	require.Greater(t, changing, 30)
 	require.Equal(t, 200, p.call(client, "GET", "/1.0/provisioning/servers", "", "Sec-Fetch-Site", "cross-site").StatusCode, "the page can't read it")
-	// A server's own API says itself what else than JSON it takes.
+	// A server's own API decides on the media types that it takes.
 	require.NotEqual(t, 415, p.call(client, "POST", serversPath+"a/os/1.0/x", "{}", "Content-Type", "application/x-tar").ErrorCode)
 }
 
-// TestPagesOfOnesOwn: Origins may use the API from a browser.
-func TestPagesOfOnesOwn(t *testing.T) {
+// TestTrustedOrigins: pages of Options.Origins may use the API from a browser.
+func TestTrustedOrigins(t *testing.T) {
 	p := start(t, func(o *httpapi.Options) { o.Origins = []string{"https://ops.example.com"} })
 	client := p.client(&p.operator)
 	create := func(origin string) int {
@@ -65,7 +64,7 @@ func TestPagesOfOnesOwn(t *testing.T) {
 	}
 }
 
-// TestHosts: where names are given, the operators' API answers under no other; servers are heard.
+// TestHosts: with Options.Hosts the operators' API answers under these names alone. Servers' routes answer under all names.
 func TestHosts(t *testing.T) {
 	p := start(t, func(o *httpapi.Options) { o.Hosts = []string{"127.0.0.1", "Ops.example.com", "::1"} })
 	client := p.client(&p.operator)

@@ -12,7 +12,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 )
 
-// TestAfterAForwardedTimeout: a server's own API that does not answer in time ends that request alone.
+// TestAfterAForwardedTimeout: if a server's own API does not answer in time, other requests of the connection go on.
 func TestAfterAForwardedTimeout(t *testing.T) {
 	const timeout = 200 * time.Millisecond
 	p := startWith(t, func(p *plane, o *httpapi.Options) {

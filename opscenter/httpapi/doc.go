@@ -4,7 +4,7 @@
 //
 // # Access
 //
-// The tables of routes name who may use each route:
+// The tables of routes name the clients that may use each route:
 //
 //   - any: every client, with and without a certificate.
 //   - token: a client with a client certificate and a token's UUID in the parameter token.
@@ -43,7 +43,8 @@
 //	GET    /1.0/provisioning/tokens/{uuid}/image/{image}        operator  sends the prepared image
 //	GET    /1.0/provisioning/images/{public}                    any       sends an image of a public seed; needs type
 //
-// Images take the parameters type, architecture, channel and compressed=1 (gzip); a public one takes the first two. Images
+// An image of a seed takes the parameters type, architecture, channel and compressed=1 (gzip). A prepared image takes compressed
+// alone, and an image of a public seed takes type and architecture. Images
 // support HEAD, Range and If-Range unless they are compressed. The answer to a rest of an image that has changed since is 412.
 //
 // Servers register by themselves, are announced, or are adopted.

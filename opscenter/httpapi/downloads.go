@@ -16,11 +16,11 @@ import (
 // errTooManyDownloads: no place for a download became free in time.
 var errTooManyDownloads = errors.New("too many files are being sent, try again later")
 
-// downloadChunk is how much of a file is sent within Options.WriteTimeout, and between two looks at the rate.
+// downloadChunk is the part of a file that is sent within Options.WriteTimeout, and between two looks at the rate, in bytes.
 const downloadChunk = 256 << 10
 
-// downloads bounds how many files are sent at a time, in all and to each address, and how fast. What has no place waits:
-// a server would not ask a second time.
+// downloads bounds the number of files that are sent at a time, in all and to each address, and their rate. A request without a
+// place waits for one, because a server would not ask a second time.
 type downloads struct {
 	places     *semaphore.Weighted
 	queue      *semaphore.Weighted // requests that hold a place or wait for one
@@ -55,7 +55,7 @@ func (d *downloads) begin(ctx context.Context, remote string) (end func(), err e
 	if address == nil {
 		address = &addressPlaces{places: semaphore.NewWeighted(int64(d.perAddress))}
 	}
-	if address.used >= 2*d.perAddress || !d.queue.TryAcquire(1) { // no address takes all places to wait at
+	if address.used >= 2*d.perAddress || !d.queue.TryAcquire(1) { // no address takes all places in the queue
 		d.mu.Unlock()
 		return nil, errTooManyDownloads
 	}
@@ -91,8 +91,8 @@ func (d *downloads) begin(ctx context.Context, remote string) (end func(), err e
 	}, nil
 }
 
-// pacedWriter sends a file in chunks: each has its time, and all of them together their rate. A file of the operating
-// system is sent by that, where the connection lets it, without a copy in memory.
+// pacedWriter sends a file in chunks. Each chunk has its time, and all chunks together have a rate. Where the connection allows it,
+// the operating system sends a file on disk without a copy in memory.
 type pacedWriter struct {
 	http.ResponseWriter
 	ctx     context.Context

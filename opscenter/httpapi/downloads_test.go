@@ -21,8 +21,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/updates"
 )
 
-// TestDownloadsAreBounded: a request without a place waits for one, and is turned away in the end; one beyond those that may
-// wait is turned away at once.
+// TestDownloadsAreBounded: a request without a place waits for one, and is refused in the end. A request beyond those that may wait is
+// refused at once.
 func TestDownloadsAreBounded(t *testing.T) {
 	for name, limits := range map[string][2]int{"in all": {2, 10}, "to one address": {10, 2}} {
 		t.Run(name, func(t *testing.T) {
@@ -40,7 +40,7 @@ func TestDownloadsAreBounded(t *testing.T) {
 			}
 			one, two := slow(), slow()
 			answers := make(chan int, 3)
-			for range 3 { // two wait, in vain; there is no place to wait at for the third
+			for range 3 { // two wait in vain, and the third may not wait
 				go func() {
 					resp, err := p.client(nil).Get(p.url + path)
 					if err != nil {
@@ -59,8 +59,8 @@ func TestDownloadsAreBounded(t *testing.T) {
 			a := p.call(p.client(nil), "GET", path, "")
 			require.Equal(t, 503, a.ErrorCode)
 			require.NotEmpty(t, a.http.Header.Get("Retry-After"))
-			require.Equal(t, 404, p.call(p.client(nil), "GET", path+"x", "").ErrorCode, "what is not there waits for nothing")
-			// Whatever strangers hold, an operator and a registered server find a place.
+			require.Equal(t, 404, p.call(p.client(nil), "GET", path+"x", "").ErrorCode, "a missing file needs no place")
+			// Unknown clients leave the places of operators and registered servers free.
 			identity := newCertificate(t, "server")
 			require.Equal(t, "sync", p.call(p.client(&identity), "POST", registerPath(p.token(1)), `{"name":"known","connection_url":"https://10.0.0.1:8443"}`).Type)
 			for _, certificate := range []*tls.Certificate{&identity, &p.operator} {
@@ -93,7 +93,7 @@ func TestDownloadRate(t *testing.T) {
 	require.GreaterOrEqual(t, time.Since(begun).Seconds(), float64(n-rate)/rate*0.9)
 }
 
-// TestSlowServersGetWholeFiles: a file may take longer than Options.WriteTimeout, as long as some of it is taken.
+// TestSlowServersGetWholeFiles: a file may take longer than Options.WriteTimeout, as long as the client reads on.
 func TestSlowServersGetWholeFiles(t *testing.T) {
 	p := startFeed(t, func(o *httpapi.Options) { o.WriteTimeout, o.DownloadRate = 300*time.Millisecond, 2<<20 })
 	p.publish(t, incusostest.Release{Version: "202610010000", Size: 5 << 20, Applications: []string{"incus"}, NoOS: true})
@@ -106,7 +106,7 @@ func TestSlowServersGetWholeFiles(t *testing.T) {
 	require.Equal(t, resp.ContentLength, n)
 }
 
-// slowFiles are on a disk that takes its time for each read.
+// slowFiles are on a slow disk.
 type slowFiles struct{ updates.Files }
 
 func (s slowFiles) Open(ctx context.Context, sum string) (io.ReadSeekCloser, error) {
@@ -121,7 +121,7 @@ func (s slowFile) Read(p []byte) (int, error) {
 	return s.ReadSeekCloser.Read(p)
 }
 
-// memory returns what is in use on the heap and on stacks, in bytes.
+// memory returns the memory in use on the heap and on stacks, in bytes.
 func memory() uint64 {
 	runtime.GC()
 	var m runtime.MemStats
@@ -129,8 +129,8 @@ func memory() uint64 {
 	return m.HeapInuse + m.StackInuse
 }
 
-// TestThousandServersFetch: a thousand servers that are in the middle of a file, from a slow disk, cost what their connections
-// do, and nothing of the file. The control plane answers other requests meanwhile.
+// TestThousandServersFetch: a thousand servers in the middle of a file on a slow disk cost the memory of their connections, and none
+// for the file. The control plane answers other requests meanwhile.
 func TestThousandServersFetch(t *testing.T) {
 	const servers, each = 1000, 400 << 10 // bytes of memory, at both ends of a connection
 	p := startFeedOn(t, func(files updates.Files) updates.Files { return slowFiles{files} }, func(_ *feedPlane, o *httpapi.Options) { o.MaxDownloadsPerAddress = servers })

@@ -25,8 +25,8 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// envelope is the answer of IncusOS's, Incus's and Operations Center's APIs alike. Clients
-// go by its fields, and not by the HTTP status.
+// envelope is the form of answers of IncusOS, Incus and Operations Center alike. Clients go by its fields, and not by the HTTP
+// status.
 type envelope struct {
 	Type       string `json:"type"`
 	Status     string `json:"status"`
@@ -51,7 +51,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, shown any, err 
 // done answers a request that has nothing to show.
 func (h *Handler) done(w http.ResponseWriter, r *http.Request, err error) { h.answer(w, r, nil, err) }
 
-// respondCreated answers with the place of what was created; the body says 200, as everywhere.
+// respondCreated answers with the path of a new object. The body says 200, as in each success.
 func respondCreated(w http.ResponseWriter, location string, metadata any) {
 	w.Header().Set("Location", location)
 	respondStatus(w, http.StatusCreated, metadata)
@@ -76,7 +76,7 @@ func send(w http.ResponseWriter, status int, answer envelope) {
 	_, _ = w.Write(append(data, '\n'))
 }
 
-// etag returns the ETag of what the API shows of an object.
+// etag returns the ETag of a document.
 func etag(shown any) string {
 	data, err := json.Marshal(shown)
 	if err != nil {
@@ -114,7 +114,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	respondError(w, status, err.Error())
 }
 
-// statuses of errors, the first that matches.
+// statuses are the HTTP statuses of errors. The first that matches counts.
 var statuses = []struct {
 	err    error
 	status int
@@ -183,7 +183,7 @@ var statuses = []struct {
 	{image.ErrPublic, http.StatusForbidden},
 	{errOtherImage, http.StatusPreconditionFailed},
 	{image.ErrDiskFull, http.StatusInsufficientStorage},
-	{image.ErrNoImage, http.StatusBadGateway}, // what the publisher calls one
+	{image.ErrNoImage, http.StatusBadGateway}, // the publisher's file is no image
 	{image.ErrShort, http.StatusBadGateway},
 	{image.ErrMismatch, http.StatusBadGateway},
 	{errTooManyDownloads, http.StatusServiceUnavailable},
@@ -220,8 +220,8 @@ var statuses = []struct {
 	{context.Canceled, http.StatusServiceUnavailable}, // the client left
 }
 
-// statusOf returns the status of an error. A request that is answered 4xx has changed nothing: what
-// was refused in the middle is 502.
+// statusOf returns the status of an error. A request that is answered 4xx has changed nothing: an error in the middle of an
+// operation is 502.
 func statusOf(err error) int {
 	var middle *clusters.Error
 	for _, known := range statuses {
@@ -242,7 +242,7 @@ var (
 	errTooLarge = errors.New("the request is too large")
 )
 
-// bodyError says why a body could not be read.
+// bodyError returns the error for a body that could not be read.
 func bodyError(err error) error {
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -254,7 +254,7 @@ func bodyError(err error) error {
 	return fmt.Errorf("%w: the body could not be read", errBody)
 }
 
-// decodeLenient reads a server's JSON object: newer releases send more than is known here.
+// decodeLenient reads a server's JSON object. It passes over unknown fields, because newer releases send them.
 func decodeLenient(r *http.Request, into any) error {
 	data, err := readBody(r)
 	if err != nil {
@@ -271,7 +271,7 @@ func decodeObject(data []byte, into any) error {
 	err := json.Unmarshal(data, into)
 	switch {
 	case errors.As(err, &typeError) && typeError.Field != "":
-		return fmt.Errorf("%w: field %s: %s is not what is wanted there", errBody, typeError.Field, typeError.Value)
+		return fmt.Errorf("%w: field %s: a value of type %s does not fit there", errBody, typeError.Field, typeError.Value)
 	case err != nil:
 		return fmt.Errorf("%w: %v", errBody, err)
 	}

@@ -18,7 +18,7 @@ func (h *Handler) OperatorRoutes() []string {
 	return slices.Sorted(maps.Keys(routes))
 }
 
-// StatusOf is for tests of what an error is answered with.
+// StatusOf returns the HTTP status of an error.
 var StatusOf = statusOf
 
 // PlainPath is the path on a server that a forwarded one leads to.

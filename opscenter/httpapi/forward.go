@@ -33,14 +33,14 @@ var (
 	errNoRedaction = errors.New("the server's answer can't be shown without its secrets")
 )
 
-// What is handed on of a request, and of an answer; nothing else is.
+// The headers and methods that are handed on. Others are left out.
 var (
 	forwardedRequest = []string{"Accept", "Content-Type", "If-Match", "If-None-Match"}
 	forwardedAnswer  = []string{"Content-Type", "Content-Disposition", "Etag", "Last-Modified", "Retry-After"}
 	forwardedMethods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}
 )
 
-// forward hands a request on to the server's own OS API, as a new one: what is not named above is left out.
+// forward hands a request on to the server's own OS API. The request is a new one, with the headers that are named above.
 func (h *Handler) forward(w http.ResponseWriter, r *http.Request) {
 	if h.options.Forward == nil {
 		h.fail(w, r, errNoForwarder)
@@ -81,7 +81,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request) {
 	deadline := time.Now().Add(h.options.ForwardTimeout)
 	resp, err := h.options.Forward.Forward(ctx, info.Target(), req)
 	if err != nil {
-		_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout)) // that of the server's answer may be over
+		_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout)) // the deadline for the server's answer may be over
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
 			err = fmt.Errorf("%w: more than %d bytes", errTooLarge, tooLarge.Limit)
@@ -95,7 +95,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if resp.StatusCode < http.StatusMultipleChoices {
-		noteCarriedOut(w) // whatever becomes of the answer
+		noteCarriedOut(w) // also if the answer can't be handed on
 	}
 	if err := h.answerForwarded(w, r, resp, h.shows(r), deadline); err != nil {
 		h.fail(w, r, err)
@@ -112,12 +112,12 @@ func isSecurity(r *http.Request) bool {
 	return strings.Trim(r.PathValue("path"), "/") == "1.0/system/security"
 }
 
-// takesKeys reports whether a request shows recovery keys: that is logged as a change is.
+// takesKeys reports whether a request shows recovery keys. The audit log has such requests.
 func (h *Handler) takesKeys(r *http.Request) bool {
 	return r.Pattern == forwardPattern && r.Method == http.MethodGet && isSecurity(r) && h.shows(r)
 }
 
-// forwarded makes the request to be sent, out of what is known to be harmless.
+// forwarded makes the request that is sent to the server: with a checked path, a query and the harmless headers.
 func forwarded(r *http.Request) (*http.Request, error) {
 	// /1.0/provisioning/servers/NAME/os/REST, with each segment however it is written
 	parts := strings.SplitN(r.URL.EscapedPath(), "/", 7)
@@ -149,7 +149,7 @@ func forwarded(r *http.Request) (*http.Request, error) {
 	return out, nil
 }
 
-// plainPath returns a path below /os, as it is written there, which leads nowhere else.
+// plainPath returns a path below /os in its escaped form. It refuses paths that lead to another place on the server.
 func plainPath(below string) (string, error) {
 	path := "/os"
 	for segment := range strings.SplitSeq(below, "/") {
@@ -162,8 +162,8 @@ func plainPath(below string) (string, error) {
 	return path, nil
 }
 
-// answerForwarded hands an answer on: as it comes to those who may see secrets, and without
-// them to others. An error: nothing was answered so far.
+// answerForwarded hands an answer on. With open it goes on as it comes, and otherwise without secrets. With an error nothing was
+// answered so far.
 func (h *Handler) answerForwarded(w http.ResponseWriter, r *http.Request, resp *http.Response, open bool, deadline time.Time) error {
 	var body io.Reader = resp.Body
 	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
@@ -199,7 +199,7 @@ func (h *Handler) answerForwarded(w http.ResponseWriter, r *http.Request, resp *
 			w.Header().Set("Location", serverPath(r.PathValue("name"))+path)
 		}
 	}
-	// Whatever a server sends is nothing that a browser is to run as ours.
+	// A browser must not run a server's content as a page of the control plane.
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Content-Security-Policy", "sandbox; default-src 'none'")
 	if disposition := w.Header().Get("Content-Disposition"); kind != "application/json" && kind != "" && !strings.HasPrefix(disposition, "attachment") {
@@ -212,7 +212,7 @@ func (h *Handler) answerForwarded(w http.ResponseWriter, r *http.Request, resp *
 	if err := h.copyForwarded(w, body, deadline); err != nil {
 		h.options.Logger.InfoContext(r.Context(), "a server's answer was cut off", "server", r.PathValue("name"), "error", err)
 		noteFailure(w, fmt.Errorf("its answer was cut off: %w", opscenter.ErrOutcomeUnknown))
-		panic(http.ErrAbortHandler) // nobody is to take half of it for the whole
+		panic(http.ErrAbortHandler) // the client must not take half an answer for the whole
 	}
 	return nil
 }

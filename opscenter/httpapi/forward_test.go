@@ -21,7 +21,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// TestForward: the server's own API, for operators, without secrets.
+// TestForward: operators use the server's own API, without secrets.
 func TestForward(t *testing.T) {
 	p, servers := changing(t, nil, "a")
 	client := p.client(&p.operator)
@@ -47,7 +47,7 @@ func TestForward(t *testing.T) {
 	}
 	require.Equal(t, "sync", p.call(client, "GET", serversPath+"a/o%73/1.0", "").Type, "however it is written")
 	require.Equal(t, 404, p.call(client, "GET", serversPath+"a/o%73/1.0/services/os/1.0", "").http.StatusCode, "all of it is the path")
-	// What changes something is logged, and does not come between an operation and its server.
+	// A change is logged, and does not interrupt an operation on its server.
 	require.Contains(t, p.call(client, "GET", "/1.0/audit", "").text, `"object":"1.0/system/kernel"`)
 	info, err := p.registry.Server(t.Context(), "a")
 	require.NoError(t, err)
@@ -68,7 +68,7 @@ func TestForward(t *testing.T) {
 	require.Equal(t, 502, p.call(client, "GET", os+"/1.0", "").ErrorCode)
 }
 
-// TestForwardSecrets: whoever is allowed sees all.
+// TestForwardSecrets: a principal that ShowSecrets allows sees secrets.
 func TestForwardSecrets(t *testing.T) {
 	p, _ := changing(t, func(o *httpapi.Options) {
 		o.ShowSecrets = func(principal string) bool { return strings.HasPrefix(principal, "certificate ") }
@@ -103,7 +103,7 @@ func newUpstream(t *testing.T, answer http.HandlerFunc) *upstream {
 	return u
 }
 
-// TestForwardHeaders: nothing is handed on but what is named.
+// TestForwardHeaders: only the named headers are handed on.
 func TestForwardHeaders(t *testing.T) {
 	u := newUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -134,7 +134,7 @@ func TestForwardHeaders(t *testing.T) {
 	}
 }
 
-// TestForwardSmuggling: what a client writes on the wire is one request, or none.
+// TestForwardSmuggling: the bytes that a client writes become one request, or none.
 func TestForwardSmuggling(t *testing.T) {
 	u := newUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -178,7 +178,7 @@ func TestForwardSmuggling(t *testing.T) {
 	}
 }
 
-// TestForwardBounds: answers stream, and are bounded; what can't be redacted is not shown.
+// TestForwardBounds: answers stream, and are bounded. An answer that can't be redacted is not shown.
 func TestForwardBounds(t *testing.T) {
 	release := make(chan struct{})
 	u := newUpstream(t, func(w http.ResponseWriter, r *http.Request) {
@@ -241,14 +241,14 @@ func TestForwardBounds(t *testing.T) {
 
 	allowed.Store(false)
 	require.Equal(t, 403, p.call(client, "POST", serversPath+"a/os/1.0/done?kind=text/plain&size=1024", "").ErrorCode)
-	require.Contains(t, p.call(client, "GET", "/1.0/audit?limit=1&action=POST+/1.0/provisioning/servers/{name}/os/{path...}", "").text, `"outcome":"done"`, "that it is not shown does not undo it")
+	require.Contains(t, p.call(client, "GET", "/1.0/audit?limit=1&action=POST+/1.0/provisioning/servers/{name}/os/{path...}", "").text, `"outcome":"done"`, "the request was carried out, although its answer is not shown")
 	require.Equal(t, 502, p.call(client, "GET", serversPath+"a/os/1.0/large?kind=application/json&size=1048576", "").ErrorCode)
 	require.Equal(t, 502, p.call(client, "GET", serversPath+"a/os/1.0/garbage?kind=application/json&size=1024", "").ErrorCode)
 	require.Equal(t, 403, p.call(client, "GET", serversPath+"a/os/1.0/backup?kind=application/gzip&size=1024", "").ErrorCode)
 	require.Equal(t, 502, p.call(client, "GET", serversPath+"a/os/1.0/redirect", "").ErrorCode)
 }
 
-// TestForwardedIsNoPage: what a server sends is nothing for a browser to run as the control plane's own.
+// TestForwardedIsNoPage: a browser does not run a server's content as a page of the control plane.
 func TestForwardedIsNoPage(t *testing.T) {
 	kind, disposition := "text/html", ""
 	u := newUpstream(t, func(w http.ResponseWriter, _ *http.Request) {

@@ -23,7 +23,7 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// fuzzed sends a request straight to the handler, and wants an envelope back, whatever it was.
+// fuzzed sends a request straight to the handler. The answer must be an envelope.
 func fuzzed(t *testing.T, p *plane, method, path, body string, identity *tls.Certificate) {
 	r := httptest.NewRequest(method, "/", strings.NewReader(body))
 	r.URL.Path, r.URL.RawQuery, _ = strings.Cut(path, "?")
@@ -84,7 +84,7 @@ func FuzzOperators(f *testing.F) {
 	})
 }
 
-// FuzzForwardedPath: whatever is below /os in a path, it leads nowhere else on the server.
+// FuzzForwardedPath: no path below /os leads to another place on the server.
 func FuzzForwardedPath(f *testing.F) {
 	for _, path := range []string{"1.0/system/network", "..%2f..", "%2e%2e/1.0", "1.0//x", "a%00b", "%5c..", "1.0/applications/%C3%A4", "?x", "#x", "%3f"} {
 		f.Add(path)
@@ -107,7 +107,7 @@ func FuzzForwardedPath(f *testing.F) {
 	})
 }
 
-// FuzzConfigMap reads properties: what is taken is text, and reads the same again.
+// FuzzConfigMap reads properties. Accepted ones are text, and read the same again.
 func FuzzConfigMap(f *testing.F) {
 	f.Add([]byte(`{"a":"b","n":1,"t":true,"z":null}`))
 	f.Add([]byte(`{"a":{}}`))

@@ -46,70 +46,70 @@ const (
 
 // Options of New.
 type Options struct {
-	// ClientCertificate is what the control plane presents when it connects to servers: they
-	// are told it when they register, and trust it from then on. Required.
+	// ClientCertificate is the certificate with which the control plane connects to servers. A server gets it when it
+	// registers, and trusts it from then on. Required.
 	ClientCertificate *x509.Certificate
-	// Authorize says who may use the operators' API. Default: nobody. See TrustCertificates,
+	// Authorize admits clients to the operators' API. Default: it is closed. See TrustCertificates,
 	// TrustUnixSocket and AnyOf.
 	Authorize Authorizer
 	// Origins are those of web pages of yours, as "https://ops.example.com", that may use the operators'
-	// API from a browser. Default: those of the same host alone.
+	// API from a browser. Default: the API's own host alone.
 	Origins []string
 	// Hosts are the names, and IP addresses, under which the operators' API may be called, without
-	// ports: then a page can't reach it under a name of its own (DNS rebinding). Default: all. A
-	// Unix socket has none.
+	// ports. With them a page can't reach it under a name of its own (DNS rebinding). Default: all. They do not
+	// count for a Unix socket.
 	Hosts []string
-	// Logger gets what goes wrong inside. Default: nothing is logged.
+	// Logger gets refused requests and internal errors. Default: nothing is logged.
 	Logger *slog.Logger
-	// Version is what GET /1.0 says of the server's version. Default "opscenter".
+	// Version is the server_version of GET /1.0. Default "opscenter".
 	Version string
 	// Rollouts carries out rolling updates and single actions; nil: those endpoints answer 501.
 	Rollouts *rollout.Manager
 	// Clusters forms clusters; nil: they are only recorded.
 	Clusters Former
-	// Inventory is what is in the clusters; nil: those endpoints answer 501.
+	// Inventory lists the objects in clusters; nil: those endpoints answer 501.
 	Inventory *inventory.Manager
-	// Adopt takes in Incus servers that don't register themselves; nil: that is answered 501.
+	// Adopt takes in Incus servers that don't register themselves; nil: its endpoint answers 501.
 	Adopt Adopter
 	// System changes servers: their networks and settings, their installation; nil: those
-	// endpoints answer 501. Its Run must run: it goes on with what clients don't wait for.
+	// endpoints answer 501. Its Run must run: it finishes changes whose clients have left.
 	System *system.Manager
-	// Audit logs each request that changes something, with its outcome. Default: that of System, and it
-	// must be that; without either none is kept.
+	// Audit logs each request that changes something, with its outcome. Default: the log of System. With System it must be
+	// that log. Without both no log is kept.
 	Audit *audit.Log
-	// Forward sends requests to servers' own OS APIs, under servers/{name}/os/; nil: that is answered 501.
+	// Forward sends requests to servers' own OS APIs, under servers/{name}/os/; nil: those endpoints answer 501.
 	Forward Forwarder
-	// ShowSecrets says which principals see secrets in the answers of servers' own APIs. Others
-	// see them without, and nothing that is not JSON. Default: nobody.
+	// ShowSecrets reports whether a principal sees secrets in the answers of servers' own APIs. Other principals see JSON
+	// without secrets, and no answers of other types. Default: no principal does.
 	ShowSecrets func(principal string) bool
 	// MaxForward bounds the bodies of requests to servers' own APIs and of their answers, and
 	// MaxRedacted answers of which secrets are removed, in bytes. Defaults 1 GiB and 4 MiB.
 	MaxForward, MaxRedacted int64
-	// ForwardTimeout bounds such a request. Default 15 minutes.
+	// ForwardTimeout bounds a request to a server's own API. Default 15 minutes.
 	ForwardTimeout time.Duration
 	// Updates is the update feed, for servers and for operators; nil: those endpoints answer 501.
 	Updates *updates.Manager
 	// Images makes installation images, for operators; nil: those endpoints answer 501.
 	Images *image.Manager
-	// MaxDownloads is how many files of updates are sent at a time to strangers, which servers are until they have registered, and as many to all
-	// others; MaxDownloadsPerAddress is how many to one address (of
-	// IPv6: a /64). Others wait for at most DownloadPatience; as many may wait as may be sent, in all and from one address. A
-	// request beyond that, or one that waited too long, is answered 503. Defaults 1000, 250 and 10 minutes.
+	// MaxDownloads bounds the files and images that are sent at a time to unknown clients, and as many to registered servers and
+	// operators. A server is unknown until it has registered. MaxDownloadsPerAddress bounds those to one address (of
+	// IPv6: a /64). Further requests wait for at most DownloadPatience. As many may wait as may be sent, in all and from one
+	// address. A request beyond that, or one that waited too long, is answered 503. Defaults 1000, 250 and 10 minutes.
 	MaxDownloads, MaxDownloadsPerAddress int
 	DownloadPatience                     time.Duration
-	// DownloadRate bounds what is sent of files of updates in all, in bytes a second. Default 0: no limit.
+	// DownloadRate bounds the rate of all downloads together, in bytes a second. Default 0: no limit.
 	DownloadRate int64
-	// MaxBody bounds a request's body, in bytes. Default 64 KiB.
+	// MaxBody bounds a request's body, in bytes. Default 64 KiB. Seeds, uploads and forwarded requests have limits of their own.
 	MaxBody int64
 	// ReadTimeout bounds the time for a request's body. Default 15 s.
 	ReadTimeout time.Duration
-	// WriteTimeout bounds the time in which a reader must take some of a long answer. Default 30 s.
+	// WriteTimeout bounds the time in which a client must take some of a long answer. Default 30 s.
 	WriteTimeout time.Duration
-	// FailuresPerMinute is how many failed registrations and self updates of strangers an address
-	// (of IPv6: a /64) may have per minute, and in one burst, before strangers there are answered
-	// 429. A registered server is heard all the same, and so is a valid token. Default 30; below 0: no limit.
+	// FailuresPerMinute bounds the failed registrations and self updates of unknown clients at one address (of IPv6: a /64),
+	// per minute and in one burst. Beyond it unknown clients there are answered 429. Registered servers and clients with a
+	// valid token are still served. Default 30; below 0: no limit.
 	FailuresPerMinute int
-	// MaxAddresses is for how many addresses failures are counted at a time. Default 10,000.
+	// MaxAddresses bounds the addresses whose failures are counted at a time. Default 10,000.
 	MaxAddresses int
 }
 
@@ -120,12 +120,12 @@ type Handler struct {
 	certificate string
 	limiter     *limiter
 	crossSite   *crossSite
-	// downloads are those to strangers and servers that have not registered yet, known those to registered servers and operators; packing
-	// bounds the images that are packed.
+	// downloads are the places of unknown clients, known those of registered servers and operators. packing bounds the images
+	// that are packed at a time.
 	downloads, known *downloads
 	packing          *semaphore.Weighted
 	images           *lru.Cache[string, string] // ETags of the images of which clients have parts
-	changelogs       *semaphore.Weighted        // those that are made at a time
+	changelogs       *semaphore.Weighted        // bounds those that are made at a time
 	mux              *http.ServeMux
 }
 
@@ -135,7 +135,7 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 		return nil, fmt.Errorf("ClientCertificate is missing: %w", opscenter.ErrInvalidOptions)
 	}
 	if options.Authorize == nil {
-		options.Authorize = func(*http.Request) (string, error) { return "", errNobody }
+		options.Authorize = func(*http.Request) (string, error) { return "", errClosed }
 	}
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
@@ -158,7 +158,7 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 			options.Audit = options.System.Audit()
 		}
 		if options.Audit != options.System.Audit() {
-			return nil, fmt.Errorf("the audit log is another than that of System: %w", opscenter.ErrInvalidOptions)
+			return nil, fmt.Errorf("Audit is not the audit log of System: %w", opscenter.ErrInvalidOptions)
 		}
 	}
 	if options.FailuresPerMinute == 0 {
@@ -205,8 +205,8 @@ func (h *Handler) openRoutes() map[string]http.HandlerFunc {
 	return open
 }
 
-// operatorRoutes are those for operators, by their patterns. POST /1.0/provisioning/servers is for
-// them, too: without a token it announces a server.
+// operatorRoutes are the routes for operators, by their patterns. POST /1.0/provisioning/servers without a token is for them as
+// well: openRoutes has it.
 func (h *Handler) operatorRoutes() map[string]http.HandlerFunc {
 	operators := map[string]http.HandlerFunc{
 		"GET /1.0/provisioning/tokens":                              h.getTokens,
@@ -264,7 +264,7 @@ func (h *Handler) with(setUp bool, missing error, handle http.HandlerFunc) http.
 	return func(w http.ResponseWriter, r *http.Request) { h.fail(w, r, missing) }
 }
 
-// named refuses names that begin with ":": those are endpoints that there are not.
+// named refuses names that begin with ":": these are names of endpoints that do not exist.
 func (h *Handler) named(handle http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.PathValue("name"), ":") || strings.HasPrefix(r.PathValue("uuid"), ":") {
@@ -279,14 +279,14 @@ func (h *Handler) named(handle http.HandlerFunc) http.HandlerFunc {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
 	if r.ContentLength != 0 {
-		// Without a body net/http reads ahead, to see a client that leaves: that must not end.
+		// Without a body net/http reads ahead to see a client leave. A deadline would end that.
 		_ = control.SetReadDeadline(time.Now().Add(h.options.ReadTimeout)) // not every writer can
 	}
 	_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout))
 	_, pattern := h.mux.Handler(r)
 	limit := h.options.MaxBody
 	if pattern == forwardPattern {
-		limit = h.options.MaxForward // which is only read once it is known for whom
+		limit = h.options.MaxForward // the body is read only once the client is authorized
 	}
 	if strings.HasPrefix(pattern, "P") && strings.Contains(pattern, "/tokens/{uuid}/") { // POST or PUT of a seed
 		limit = max(limit, opscenter.MaxSeedSize+64<<10)
@@ -302,7 +302,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.mux.ServeHTTP(w, r)
 }
 
-// unmatched answers in the envelope what the mux would say in text.
+// unmatched answers in the envelope where the mux would answer in text.
 func (h *Handler) unmatched(w http.ResponseWriter, r *http.Request) {
 	probe := discardWriter{header: http.Header{}, status: http.StatusOK}
 	h.mux.ServeHTTP(&probe, r)
@@ -333,7 +333,7 @@ func (h *Handler) getServer(w http.ResponseWriter, r *http.Request) {
 	auth := "untrusted"
 	if _, err := h.options.Authorize(r); err == nil {
 		switch auth = "trusted"; {
-		case overUnixSocket(r): // the words Operations Center's client wants
+		case overUnixSocket(r): // in the words of Operations Center's client
 			auth = "unix"
 		case clientCertificate(r) != nil:
 			auth = "tls"
@@ -343,15 +343,15 @@ func (h *Handler) getServer(w http.ResponseWriter, r *http.Request) {
 		"auth_methods": []string{"tls"}, "server_version": h.options.Version})
 }
 
-// TLSConfig returns a configuration for the endpoint: TLS 1.3, and client certificates asked for, of any origin,
-// as servers present certificates that nobody signed.
+// TLSConfig returns a configuration for the endpoint: TLS 1.3, with client certificates of any origin, because servers sign
+// theirs themselves.
 func TLSConfig(certificate tls.Certificate) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequestClientCert}
 }
 
-// NewServer returns an http.Server for the handler, or for a mux that holds it, with time
-// limits on everything a client could hold up. It logs to logger what clients do wrong, at
-// debug level; nil: nowhere.
+// NewServer returns an http.Server for the handler, or for a mux that holds it. It limits the times of headers and idle
+// connections; the handler limits those of bodies and answers. The server logs clients' errors to logger at debug level; nil: it
+// logs nothing.
 func NewServer(handler http.Handler, config *tls.Config, logger *slog.Logger) *http.Server {
 	errorLog := log.New(io.Discard, "", 0)
 	if logger != nil {
@@ -369,7 +369,7 @@ func NewServer(handler http.Handler, config *tls.Config, logger *slog.Logger) *h
 	}
 }
 
-var errNobody = errors.New("no authorizer is configured: the operators' API is closed")
+var errClosed = errors.New("no authorizer is configured: the operators' API is closed")
 
-// actions that can be carried out on a server, as steps of a rollout.
+// actions are those that can be carried out on one server, as steps of a rollout.
 var actions = []lifecycle.Action{lifecycle.ActionUpdate, lifecycle.ActionEvacuate, lifecycle.ActionReboot, lifecycle.ActionRestore, lifecycle.ActionPowerOff}

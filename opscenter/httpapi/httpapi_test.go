@@ -23,7 +23,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-func TestEverybodysEndpoints(t *testing.T) {
+func TestOpenEndpoints(t *testing.T) {
 	p := start(t, nil)
 	var versions []string
 	p.call(p.client(nil), "GET", "/", "").decode(t, &versions)
@@ -90,7 +90,7 @@ func TestRegisterAsTheProtocolSays(t *testing.T) {
 	}
 }
 
-// A simulated server goes through it as a real one would.
+// TestSimulatedServerRegisters: a simulated server registers as a real one does.
 func TestSimulatedServerRegisters(t *testing.T) {
 	p := start(t, nil)
 	server, err := incusostest.New(incusostest.Options{})
@@ -103,7 +103,7 @@ func TestSimulatedServerRegisters(t *testing.T) {
 	info, err := p.registry.Server(t.Context(), server.Name())
 	require.NoError(t, err)
 	require.Equal(t, server.URL(), info.ConnectionURL)
-	// It accepts no other control plane than the pinned one.
+	// The server accepts no other control plane than the pinned one.
 	other := newCertificate(t, "other")
 	provider.Certificate = other.Leaf
 	stranger, err := incusostest.New(incusostest.Options{})
@@ -213,7 +213,7 @@ func (p *plane) add(n int, hardware string) []*opscenter.ServerInfo {
 	identity := newCertificate(p.t, "shared key")
 	var out []*opscenter.ServerInfo
 	for i := range n {
-		// Only the raw bytes make the identity here; a key for each would take its time.
+		// Only the raw bytes make the identity here; making a key for each takes long.
 		certificate := &x509.Certificate{Raw: append([]byte(fmt.Sprintf("%06d", i)), identity.Leaf.Raw...), PublicKey: identity.Leaf.PublicKey}
 		registered, err := p.registry.Register(p.t.Context(), opscenter.Registration{Token: token, Certificate: certificate, Name: fmt.Sprintf("server%04d", i),
 			ConnectionURL: fmt.Sprintf("https://10.0.%d.%d:8443", i/250, i%250+1), MachineID: fmt.Sprintf("%032x", i+1)})
@@ -255,7 +255,7 @@ func TestServers(t *testing.T) {
 	require.Equal(t, 0.0, version["in_maintenance"])
 	require.Equal(t, "202610150000", version["os"].(map[string]any)["available_version"])
 
-	// An edit sends back what it got, changed.
+	// An edit sends back the document that it got, changed.
 	server["description"], server["channel"] = "edited", "stable"
 	edited, err := json.Marshal(server)
 	require.NoError(t, err)
@@ -273,7 +273,7 @@ func TestServers(t *testing.T) {
 	require.Equal(t, 409, p.call(client, "POST", path, `{"name":"server0002"}`).ErrorCode)
 	require.Equal(t, 400, p.call(client, "POST", path, `{"name":":self"}`).ErrorCode)
 	require.Equal(t, 400, p.call(client, "POST", path, `{}`).ErrorCode)
-	require.Equal(t, 404, p.call(client, "POST", "/1.0/provisioning/servers/nobody", `{"name":"x"}`).ErrorCode)
+	require.Equal(t, 404, p.call(client, "POST", "/1.0/provisioning/servers/unknown", `{"name":"x"}`).ErrorCode)
 	require.Equal(t, 200, p.call(client, "DELETE", path, "").StatusCode)
 	require.Equal(t, 404, p.call(client, "DELETE", path, "").ErrorCode)
 

@@ -22,10 +22,10 @@ import (
 // errNoImages: Options.Images is not set.
 var errNoImages = errors.New("this control plane makes no images, as it has no update feed to make them of")
 
-// publicImagePattern is that of images of public seeds: its path has the random name of the seed, and no token.
+// publicImagePattern is the pattern of images of public seeds. Its path has the random name of the seed, and no token.
 const publicImagePattern = "GET /1.0/provisioning/images/{public}"
 
-// imageRoutes are those of seeds and images.
+// imageRoutes adds the routes of seeds and images.
 func (h *Handler) imageRoutes(operators map[string]http.HandlerFunc) {
 	const token = " /1.0/provisioning/tokens/{uuid}"
 	for pattern, handle := range map[string]http.HandlerFunc{
@@ -49,7 +49,7 @@ func (h *Handler) withImages(handle http.HandlerFunc) http.HandlerFunc {
 // seedFiles are the files of a seed, by their names with underscores, as Operations Center has them.
 type seedFiles map[string]json.RawMessage
 
-// files returns them by the names that they have in an archive.
+// files returns the files by the names that they have in an archive.
 func (s seedFiles) files() (map[string]json.RawMessage, error) {
 	out := map[string]json.RawMessage{}
 	for name, data := range s {
@@ -72,7 +72,7 @@ func showFiles(files map[string]json.RawMessage) seedFiles {
 	return out
 }
 
-// seedPut is what of a seed may be edited.
+// seedPut holds the fields of a seed that an operator edits.
 type seedPut struct {
 	Description string    `json:"description"`
 	Public      bool      `json:"public"`
@@ -84,13 +84,13 @@ func (p seedPut) spec() (opscenter.TokenSeedSpec, error) {
 	return opscenter.TokenSeedSpec{Description: p.Description, Public: p.Public, Files: files}, err
 }
 
-// shownSeed is what the API shows.
+// shownSeed is the document of a seed.
 type shownSeed struct {
 	seedPut
 	Name        string    `json:"name"`
 	TokenUUID   string    `json:"token_uuid"`
 	LastUpdated time.Time `json:"last_updated"`
-	// PublicPath is where images of a public seed are fetched without authentication.
+	// PublicPath is the path of images of a public seed, which needs no authentication.
 	PublicPath string `json:"public_path,omitempty"`
 }
 
@@ -135,7 +135,7 @@ func (h *Handler) postSeeds(w http.ResponseWriter, r *http.Request) {
 	h.seeds().created(w, r, made, err)
 }
 
-// getSeed shows a seed, or with the query type it sends an image of it.
+// getSeed shows a seed. With the query type it sends an image of the seed.
 func (h *Handler) getSeed(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "type", "architecture", "channel", "compressed")
 	if err == nil && query.valueOf("type") != "" {
@@ -158,7 +158,7 @@ func requestOf(q *query) image.Request {
 	return image.Request{Kind: q.valueOf("type"), Architecture: q.valueOf("architecture"), Channel: q.valueOf("channel")}
 }
 
-// putSeed edits a seed; what is left out stays as it is.
+// putSeed edits a seed. A field that is left out keeps its value.
 func (h *Handler) putSeed(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Description *string    `json:"description"`
@@ -202,7 +202,7 @@ func (h *Handler) getProviderConfig(w http.ResponseWriter, r *http.Request) {
 	respond(w, h.options.Images.ProviderConfig(token))
 }
 
-// postImage prepares an image, which is fetched by the path of the answer.
+// postImage prepares an image. The answer has the path at which it is fetched.
 func (h *Handler) postImage(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Type         string    `json:"type"`
@@ -238,7 +238,7 @@ func (h *Handler) getImage(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// getPublicImage sends an image of a public seed. Which release, and whether it is packed, is not for strangers to say.
+// getPublicImage sends an image of a public seed. The client chooses neither the channel nor the packing.
 func (h *Handler) getPublicImage(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "type", "architecture")
 	if err != nil {
@@ -250,8 +250,8 @@ func (h *Handler) getPublicImage(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// sendImage sends an image as it is, in parts where that is asked for; or with the query compressed, packed by gzip. It is made first, which takes
-// its time where it is to be unpacked.
+// sendImage makes an image, and sends it, in parts if the client asks for parts. With the query compressed it sends the whole image,
+// packed by gzip. Making an image takes long if its base must be unpacked first.
 func (h *Handler) sendImage(w http.ResponseWriter, r *http.Request, q *query, build func() (*image.Made, error)) {
 	packed, err := q.flagOr("compressed", false)
 	var made *image.Made
@@ -267,7 +267,7 @@ func (h *Handler) sendImage(w http.ResponseWriter, r *http.Request, q *query, bu
 		h.fail(w, r, err)
 		return
 	}
-	end, ok := h.place(w, r) // not before: servers want it for their updates
+	end, ok := h.place(w, r) // not before the image is made: servers need the places for their updates
 	if !ok {
 		return
 	}
@@ -308,21 +308,21 @@ func (h *Handler) sendImage(w http.ResponseWriter, r *http.Request, q *query, bu
 		to.CloseWithError(err)
 	}()
 	if _, err := paced.ReadFrom(from); err != nil {
-		panic(http.ErrAbortHandler) // else what is cut would look whole
+		panic(http.ErrAbortHandler) // else half an image would look whole
 	}
 }
 
-// errOtherImage: a part of an image was asked for, and the image is another than that of which a part was sent before.
+// errOtherImage: the client asks for a part of an image, and the image has changed since a part of it was sent.
 var errOtherImage = errors.New("the image has changed since a part of it was sent: fetch it from its beginning")
 
-// sameImage refuses the rest of an image that is not the one which the client has the beginning of, where the client does not see to that itself by
-// If-Range, as a BMC does not.
+// sameImage refuses the rest of an image that has changed since the client got its beginning. A client that sends If-Range sees to
+// that itself; a BMC does not.
 func (h *Handler) sameImage(r *http.Request, made *image.Made) error {
 	client, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		client = r.RemoteAddr
 	}
-	q := r.URL.Query() // in whatever order
+	q := r.URL.Query() // Encode sorts the parameters
 	key := client + " " + opscenter.Principal(r.Context()) + " " + r.URL.Path + "?" + q.Encode()
 	part := r.Header.Get("Range")
 	switch {
@@ -339,5 +339,5 @@ func (h *Handler) sameImage(r *http.Request, made *image.Made) error {
 	return nil
 }
 
-// maxImagesSent is how many images are remembered of which clients have parts.
+// maxImagesSent bounds the images that are remembered because clients have parts of them.
 const maxImagesSent = 10_000

@@ -81,7 +81,7 @@ func (p *imagePlane) download(t testing.TB, client *http.Client, path string, he
 	return resp, data
 }
 
-// TestSeedsByREST is what an operator does with seeds and images, as the command line of Operations Center does.
+// TestSeedsByREST: an operator works with seeds and images as the command line of Operations Center does.
 func TestSeedsByREST(t *testing.T) {
 	p := startImages(t, nil)
 	operator := p.client(&p.operator)
@@ -125,9 +125,9 @@ func TestSeedsByREST(t *testing.T) {
 		require.Equal(t, c.status, a.ErrorCode, "%s %s %s", c.method, c.path, a.Error)
 		require.Contains(t, a.Error, c.says)
 	}
-	require.JSONEq(t, labSeeds, string(metadata[map[string]json.RawMessage](t, p.call(operator, "GET", at+"/seeds/lab", ""))["seeds"]), "what was refused changed nothing")
+	require.JSONEq(t, labSeeds, string(metadata[map[string]json.RawMessage](t, p.call(operator, "GET", at+"/seeds/lab", ""))["seeds"]), "the refused requests changed nothing")
 
-	// What a client sends whose structs have all fields, and no value.
+	// A client whose structs have all fields sends them without values.
 	zero := p.call(operator, "POST", at+"/seeds?", `{"name":"zero","description":"","public":false,"seeds":{"applications":{"applications":null,"version":""},"install":{"version":"","force_install":false,"force_reboot":false,"security":null,"target":null},`+
 		`"migration_manager":{"version":"","trusted_client_certificates":null,"apply_defaults":false,"preseed":null},"network":{"dns":null,"time":null,"proxy":null,"interfaces":null,"version":""},"operations_center":null}}`)
 	require.Equal(t, 201, zero.http.StatusCode, zero.Error)
@@ -180,7 +180,7 @@ func TestSeedsByREST(t *testing.T) {
 	require.Nil(t, seedIn(t, data).Install)
 	require.Equal(t, "incus", seedIn(t, data).Applications.Primary())
 
-	// One that is prepared is fetched as often as one likes, in parts.
+	// A prepared image is fetched repeatedly, in parts.
 	prepared := p.call(operator, "POST", at+"/image", `{"type":"iso","architecture":"aarch64","seeds":`+labSeeds+`}`)
 	require.Equal(t, 200, prepared.StatusCode, prepared.Error)
 	where := metadata[map[string]string](t, prepared)["image"]
@@ -207,7 +207,7 @@ func TestSeedsByREST(t *testing.T) {
 	require.Contains(t, said, "iso image of 202610010000 for aarch64, seed lab of")
 	require.NotContains(t, said, token)
 
-	// Only operators get any, and of a usable token alone.
+	// Only operators get images of a token, and only of a usable one.
 	for _, path := range []string{at + "/seeds", at + "/seeds/lab", at + "/seeds/lab?type=iso", where, at + "/provider-config"} {
 		require.Equal(t, 403, p.call(p.client(nil), "GET", path, "").ErrorCode, path)
 	}
@@ -242,7 +242,7 @@ func TestPublicSeeds(t *testing.T) {
 	require.Equal(t, 404, p.call(stranger, "GET", "/1.0/provisioning/images/lab?type=raw", "").ErrorCode)
 	require.Equal(t, 400, p.call(stranger, "GET", path, "").ErrorCode)
 	for _, more := range []string{"&channel=testing", "&compressed=1"} {
-		require.Equal(t, 400, p.call(stranger, "GET", path+"?type=raw"+more, "").ErrorCode, "not a stranger's to say")
+		require.Equal(t, 400, p.call(stranger, "GET", path+"?type=raw"+more, "").ErrorCode, "an unknown client may not choose that")
 	}
 	entries, err := p.audit.List(t.Context(), audit.Query{Action: "image.make"})
 	require.NoError(t, err)
@@ -254,7 +254,7 @@ func TestPublicSeeds(t *testing.T) {
 	require.NotContains(t, p.log.String(), token)
 }
 
-// TestManyImages: two hundred different images at a time cost the base of one, and what their connections do.
+// TestManyImages: two hundred different images at a time cost one base, and their connections.
 func TestManyImages(t *testing.T) {
 	const images, each = 200, 400 << 10
 	p := startImages(t, nil)
@@ -310,7 +310,7 @@ func TestManyImages(t *testing.T) {
 	require.Len(t, seen, images)
 }
 
-// TestPartsOfOneImage: whatever is published meanwhile, a client gets parts of one image, or is told.
+// TestPartsOfOneImage: a client gets parts of one image, or an error if another image was published meanwhile.
 func TestPartsOfOneImage(t *testing.T) {
 	p := startImages(t, nil)
 	operator := p.client(&p.operator)
@@ -338,7 +338,7 @@ func TestPartsOfOneImage(t *testing.T) {
 	}
 	require.Contains(t, string(rest), "fetch it from its beginning")
 	resp, rest = p.download(t, operator, prepared, "Range", "bytes=1000000-")
-	require.Equal(t, 206, resp.StatusCode, "one that was prepared stays what it was")
+	require.Equal(t, 206, resp.StatusCode, "a prepared image does not change")
 	require.True(t, bytes.Equal(whole[1000000:], rest))
 	_, newer := p.download(t, operator, named)
 	require.Contains(t, string(newer), "IncusOS 202610020000")
@@ -349,7 +349,7 @@ func TestPartsOfOneImage(t *testing.T) {
 	a := p.call(operator, "POST", at+"/image", `{"type":"raw","seeds":{"update":{"channel":"empty"}}}`)
 	require.Equal(t, 404, a.ErrorCode)
 	require.Contains(t, a.Error, "channel empty offers no release that the server could fetch its applications of")
-	// What an update seed leaves out is managed.
+	// The settings that an update seed leaves out are those of a managed server.
 	require.Equal(t, 201, p.call(operator, "POST", at+"/seeds", `{"name":"part","seeds":{"update":{"auto_reboot":true}}}`).http.StatusCode)
 	_, data := p.download(t, operator, at+"/seeds/part?type=raw")
 	update := seedIn(t, data).Update

@@ -16,12 +16,12 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 )
 
-// Adopter takes an Incus server, or all members of its cluster, into the registry, by an Incus
-// trust token, and returns the names of the servers. incusos.Client's Adopt does.
+// Adopter takes an Incus server, or all members of its cluster, into the registry by an Incus trust token. It returns the names
+// of the servers. Use incusos.Client.Adopt for it.
 type Adopter func(ctx context.Context, a Adopting) ([]string, error)
 
-// Adopting is what an operator says of a server, or a cluster, that is to be adopted. Names,
-// ConnectionURLs and Certificates are by the names of members: see incusos.AdoptOptions.
+// Adopting describes a server, or a cluster, that an operator adopts. Names, ConnectionURLs and Certificates are by the names of
+// members: see incusos.AdoptOptions.
 type Adopting struct {
 	ConnectionURL  string            `json:"connection_url"`
 	TrustToken     string            `json:"trust_token"`
@@ -37,8 +37,8 @@ var (
 	errNoAdopter   = errors.New("adoption is not set up")
 )
 
-// inventoryObject is what the API shows of an object, in Operations Center's shape and, behind
-// it, what only we tell.
+// inventoryObject is the document of an object: the fields of Operations Center, and behind them those of this control plane
+// alone.
 type inventoryObject struct {
 	UUID        string          `json:"uuid"`
 	Cluster     string          `json:"cluster"`
@@ -65,7 +65,7 @@ func (h *Handler) objects() resource[*inventory.Object] {
 		}}
 }
 
-// inventoryRoutes are those of the inventory: a list for each kind, and what is common.
+// inventoryRoutes adds the routes of the inventory, for each kind and for all together.
 func (h *Handler) inventoryRoutes(operators map[string]http.HandlerFunc) {
 	operators["GET /1.0/inventory/query"] = h.withInventory(h.queryInventory)
 	operators["GET /1.0/inventory/changes"] = h.withInventory(h.getChanges)
@@ -89,10 +89,10 @@ func (h *Handler) withInventory(handle http.HandlerFunc) http.HandlerFunc {
 // objectFilters are the parameters of all lists of objects.
 var objectFilters = []string{"filter", "type", "name", "search", "server_include_null", "project_include_null", "parent_include_null"}
 
-// objectLists are those that may be given more than once.
+// objectLists are the parameters that may be given more than once.
 var objectLists = []string{"kind", "cluster", "server", "project", "parent"}
 
-// objects returns what a request selects.
+// objects returns the query that a request makes.
 func (q *query) objects(kinds ...inventory.Kind) (inventory.Query, error) {
 	v := q.values
 	out := inventory.Query{Kinds: kinds, Clusters: given(v["cluster"]), Servers: given(v["server"]), Projects: given(v["project"]), Parents: given(v["parent"]),
@@ -106,7 +106,7 @@ func (q *query) objects(kinds ...inventory.Kind) (inventory.Query, error) {
 	return out, nil
 }
 
-// given leaves out what is empty: that is no filter.
+// given leaves out empty values, which are no filters.
 func given(values []string) []string {
 	return slices.DeleteFunc(slices.Clone(values), func(value string) bool { return value == "" })
 }
@@ -130,7 +130,7 @@ func (h *Handler) getObjects(w http.ResponseWriter, r *http.Request, kind invent
 	})
 }
 
-// object finds the one a request names, under its kind.
+// object returns the object that a request names, if it is of the kind.
 func (h *Handler) object(r *http.Request, kind inventory.Kind) (*inventory.Object, error) {
 	o, err := h.options.Inventory.Get(r.Context(), r.PathValue("uuid"))
 	if err == nil && o.Kind != kind {
@@ -158,7 +158,7 @@ func (h *Handler) resyncCluster(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
-// change is what the API shows of a change.
+// change is the document of a change.
 type change struct {
 	Sequence  uint64                 `json:"sequence"`
 	At        time.Time              `json:"at"`
@@ -197,7 +197,7 @@ func showChanges(list []inventory.Change) []change {
 	return out
 }
 
-// getHistory tells of an object, also of one that is gone.
+// getHistory lists the changes of an object, also of a removed one.
 func (h *Handler) getHistory(w http.ResponseWriter, r *http.Request, kind inventory.Kind) {
 	_, err := parseQuery(r)
 	var list []inventory.Change
@@ -212,7 +212,7 @@ func (h *Handler) getHistory(w http.ResponseWriter, r *http.Request, kind invent
 	h.answer(w, r, showChanges(list), err)
 }
 
-// getChanges lists what changed, after a sequence number.
+// getChanges lists the changes after a sequence number.
 func (h *Handler) getChanges(w http.ResponseWriter, r *http.Request) {
 	q, err := parseQuery(r, "after", "limit")
 	var after uint64
@@ -228,7 +228,7 @@ func (h *Handler) getChanges(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, r, showChanges(list), err)
 }
 
-// unitStatus is how current the inventory of a cluster is.
+// unitStatus tells how current the inventory of a cluster is.
 type unitStatus struct {
 	Cluster     string                    `json:"cluster"`
 	Server      string                    `json:"server"`
@@ -316,7 +316,7 @@ func (h *Handler) getCounts(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, r, map[string]any{"total": counts.Total, "by_kind": counts.ByKind, "by_cluster": counts.ByCluster, "by_project": counts.ByProject}, err)
 }
 
-// queryInventory answers with what matches, cluster by cluster, in Operations Center's shape.
+// queryInventory answers with the objects that match, cluster by cluster, in Operations Center's shape.
 func (h *Handler) queryInventory(w http.ResponseWriter, r *http.Request) {
 	q, kinds, err := parseInventory(r, objectFilters...)
 	if len(kinds) == 0 {
@@ -349,15 +349,15 @@ func (h *Handler) queryInventory(w http.ResponseWriter, r *http.Request) {
 	out.end(r, "", err)
 }
 
-// aggregates writes what there is, cluster by cluster and there kind by kind, as it comes.
+// aggregates writes objects while they are read: cluster by cluster, and in each kind by kind.
 type aggregates struct {
 	*list
 	kinds   []inventory.Kind
 	cluster string // its ID
 	open    bool
-	next    int // of kinds: the one that is being written is before it
+	next    int // index in kinds of the kind after the one that is written
 	servers map[string]bool
-	count   int // of the kind that is being written
+	count   int // objects of the kind that is written
 }
 
 func (a *aggregates) object(o *inventory.Object) {
@@ -412,7 +412,7 @@ func (a *aggregates) close() {
 	a.open = false
 }
 
-// adopt takes an Incus server, or a cluster, in that does not register itself.
+// adopt takes in an Incus server, or a cluster, that does not register itself.
 func (h *Handler) adopt(w http.ResponseWriter, r *http.Request) {
 	var body Adopting
 	err := decode(r, &body)

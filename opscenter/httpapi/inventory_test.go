@@ -134,7 +134,7 @@ func TestInventory(t *testing.T) {
 	require.Equal(t, http.StatusForbidden, without.call(without.client(nil), "GET", base+"networks", "").ErrorCode)
 }
 
-// TestInventoryShapes compares what is shown with Operations Center's API description.
+// TestInventoryShapes compares documents with Operations Center's API description.
 func TestInventoryShapes(t *testing.T) {
 	api := readDescription(t)
 	p, server := inventoried(t)
@@ -171,7 +171,7 @@ func TestInventoryShapes(t *testing.T) {
 	}
 }
 
-// TestSameName: a cluster and a server in none that have the same name are two.
+// TestSameName: a cluster and a server in no cluster may have the same name.
 func TestSameName(t *testing.T) {
 	p, server := inventoried(t)
 	client := p.client(&p.operator)
@@ -204,7 +204,7 @@ func TestSameName(t *testing.T) {
 	require.Empty(t, adopt("dup", server.TrustToken("x")).Error)
 }
 
-// TestResyncDown: that a daemon can't be reached is said, and not taken for an error of ours.
+// TestResyncDown: a resync answers 502 if the daemon can't be reached.
 func TestResyncDown(t *testing.T) {
 	p, server := inventoried(t)
 	client := p.client(&p.operator)

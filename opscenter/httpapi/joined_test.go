@@ -13,8 +13,8 @@ import (
 	"github.com/opscenter-go/sdk/poller"
 )
 
-// TestClusterBeforeOrAfterRegister: simulated servers become a cluster before they register, or after, and
-// whether or not each was one of its own; what was on them stays.
+// TestClusterBeforeOrAfterRegister: simulated servers become a cluster before or after they register, from standalone servers or not.
+// Their instances stay.
 func TestClusterBeforeOrAfterRegister(t *testing.T) {
 	for _, before := range []bool{true, false} {
 		for _, standalone := range []bool{true, false} {

@@ -12,8 +12,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// limiter counts failures of strangers by address. It remembers max addresses, the last ones:
-// each beyond takes the place of the oldest, in constant time.
+// limiter counts failures of unknown clients by address. It remembers the last max addresses. A further address takes the place of
+// the oldest, in constant time.
 type limiter struct {
 	perMinute, max int
 
@@ -27,7 +27,7 @@ func newLimiter(perMinute, max int) *limiter {
 	return &limiter{perMinute: perMinute, max: max, addresses: map[netip.Prefix]*rate.Limiter{}}
 }
 
-// networkOf is what counts as one address: of IPv6, a /64, all of which is one host's to use.
+// networkOf returns the network that counts as one address: of IPv6 a /64, because one host can use all of it.
 func networkOf(remote string) netip.Prefix {
 	address, err := netip.ParseAddrPort(remote)
 	if err != nil {
@@ -77,13 +77,13 @@ func (l *limiter) remember(key netip.Prefix, limiter *rate.Limiter) {
 	l.addresses[key] = limiter
 }
 
-// tooMany answers a request from an address that has failed too often, unless heard, and reports
-// whether it did. heard is asked only then: what it reads costs the store something.
+// tooMany answers a request from an address that has failed too often, unless heard admits it. It reports whether it answered. heard
+// is called for such addresses alone, because it reads the store.
 func (h *Handler) tooMany(w http.ResponseWriter, r *http.Request, heard func(*http.Request) bool) bool {
 	if !h.limiter.blocked(r.RemoteAddr) || heard(r) {
 		return false
 	}
-	h.options.Logger.InfoContext(r.Context(), "a request was turned away: too many failed from its address", "remote", r.RemoteAddr, "method", r.Method, "path", shownPath(r))
+	h.options.Logger.InfoContext(r.Context(), "a request was refused: too many requests from its address have failed", "remote", r.RemoteAddr, "method", r.Method, "path", shownPath(r))
 	w.Header().Set("Retry-After", "60")
 	respondError(w, http.StatusTooManyRequests, "Too many failed requests from this address")
 	return true
@@ -92,8 +92,8 @@ func (h *Handler) tooMany(w http.ResponseWriter, r *http.Request, heard func(*ht
 // isRegistered reports whether a request comes with the certificate of a registered server.
 func (h *Handler) isRegistered(r *http.Request) bool { return !h.isStranger(r) }
 
-// isStranger reports whether a request is known to come from no registered server. If the store does
-// not answer, the caller counts as a registered server.
+// isStranger reports whether the client is no registered server. If the store does not answer, the client counts as a registered
+// server.
 func (h *Handler) isStranger(r *http.Request) bool {
 	certificate := clientCertificate(r)
 	if certificate == nil {

@@ -13,16 +13,17 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// query is what all lists understand.
+// query holds the parameters of a request, and those that all lists understand.
 type query struct {
 	values    url.Values
 	recursion bool
 	limit     int // 0: all
 	cursor    string
-	next      string // the cursor behind what was listed
+	next      string // the cursor of the page after the listed one
 }
 
-// parseQuery refuses parameters it doesn't know: a filter that is ignored would list too much.
+// parseQuery reads the parameters of a request. It refuses parameters that are not known, because an ignored filter would list too
+// much.
 func parseQuery(r *http.Request, known ...string) (*query, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -105,9 +106,8 @@ func (q *query) pages(step int, read func(opscenter.Page) (int, string, error)) 
 	}
 }
 
-// list writes an answer whose metadata is a list, entry by entry: a long one is sent while
-// it is read. An error before the first entry is answered as any other; after it, the
-// connection is cut, so that nobody takes half a list for a whole one.
+// list writes an answer whose metadata is a list, entry by entry: a long list is sent while it is read. An error before the first
+// entry is answered as an error. An error after it cuts the connection, so that the client does not take half a list for the whole.
 type list struct {
 	w       http.ResponseWriter
 	out     *bufio.Writer
@@ -136,7 +136,7 @@ func (l *list) add(entry any) {
 	l.part(data)
 }
 
-// part begins an entry of the list with what is the first of it, or all.
+// part begins an entry of the list with its first bytes, or with all of them.
 func (l *list) part(first ...[]byte) {
 	if l.failed != nil {
 		return
@@ -148,13 +148,13 @@ func (l *list) part(first ...[]byte) {
 		_ = l.out.WriteByte(',')
 	}
 	l.write(first...)
-	if begins && l.failed == nil { // the reader has something to begin with
+	if begins && l.failed == nil { // the client can begin with the first entry
 		l.failed = l.out.Flush()
 		_ = http.NewResponseController(l.w).Flush()
 	}
 }
 
-// write writes more of an entry.
+// write writes further bytes of an entry.
 func (l *list) write(data ...[]byte) {
 	if l.failed != nil {
 		return
@@ -171,7 +171,7 @@ func (l *list) write(data ...[]byte) {
 	}
 }
 
-// end closes the list, with the cursor of what follows in next_cursor, if anything does.
+// end closes the list. next_cursor is the cursor of the next page, if there is one.
 func (l *list) end(r *http.Request, next string, err error) {
 	if err == nil {
 		err = l.failed

@@ -4,5 +4,5 @@ package httpapi
 
 import "net"
 
-// peerUID: the system does not tell who is at the other end of a Unix socket.
+// peerUID returns no user: this system does not tell the process at the other end of a Unix socket.
 func peerUID(*net.UnixConn) (uid uint32, ok bool) { return 0, false }

@@ -92,7 +92,7 @@ func startWith(t testing.TB, change func(*plane, *httpapi.Options)) *plane {
 	return p
 }
 
-// client presents a certificate, or none, and accepts nobody but the control plane.
+// client returns a client with a certificate, or with none, that accepts the control plane alone.
 func (p *plane) client(certificate *tls.Certificate) *http.Client {
 	roots := x509.NewCertPool()
 	roots.AddCert(p.own.Leaf)
@@ -105,7 +105,7 @@ func (p *plane) client(certificate *tls.Certificate) *http.Client {
 	return &http.Client{Transport: transport, Timeout: 30 * time.Second}
 }
 
-// answer is an envelope with its HTTP side.
+// answer is an envelope with its HTTP response.
 type answer struct {
 	Type       string          `json:"type"`
 	Status     string          `json:"status"`
@@ -150,7 +150,7 @@ func (p *plane) call(client *http.Client, method, path, body string, header ...s
 	return a
 }
 
-// send is call for what may be answered in any form.
+// send is call for answers of any form.
 func (p *plane) send(client *http.Client, method, path, body string) (int, string) {
 	p.t.Helper()
 	code, text, err := p.try(client, method, path, body)
@@ -158,7 +158,7 @@ func (p *plane) send(client *http.Client, method, path, body string) (int, strin
 	return code, text
 }
 
-// try is send for what may be cut off.
+// try is send for answers that may be cut off.
 func (p *plane) try(client *http.Client, method, path, body string) (int, string, error) {
 	p.t.Helper()
 	req, err := http.NewRequestWithContext(p.t.Context(), method, p.url+path, strings.NewReader(body))

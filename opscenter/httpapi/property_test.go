@@ -33,7 +33,7 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// spied is a store whose rows can all be read.
+// spied is a store of which a test reads all rows.
 type spied struct {
 	storage.Store
 	mu     sync.Mutex
@@ -49,7 +49,7 @@ func (s *spied) Attach(ctx context.Context, tables ...*storage.TableSchema) erro
 	return s.Store.Attach(ctx, tables...)
 }
 
-// rows returns all rows, but for what is about requests themselves.
+// rows returns all rows, without those that are about requests themselves.
 func (s *spied) rows(t *testing.T) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -78,8 +78,7 @@ func (s *spied) rows(t *testing.T) map[string]string {
 	return out
 }
 
-// everything is a control plane with all its parts, of which none acts by itself, over a fleet of
-// all sorts.
+// everything starts a control plane with all its parts over a fleet of all types. No part acts by itself.
 func everything(t *testing.T) (p *plane, polls *poller.Poller, servers map[string]*incusostest.Server) {
 	p = startWith(t, func(p *plane, o *httpapi.Options) {
 		client := incusos.New(incusos.Options{Certificate: &p.own, Timeout: 300 * time.Millisecond, CallTimeout: 600 * time.Millisecond, ListTimeout: 600 * time.Millisecond})
@@ -109,7 +108,7 @@ func everything(t *testing.T) (p *plane, polls *poller.Poller, servers map[strin
 			return client.Adopt(ctx, p.registry, a.ConnectionURL, a.TrustToken, incusos.AdoptOptions{Name: a.Name, Channel: a.Channel, Names: a.Names, URLs: a.ConnectionURLs, Certificates: a.Certificates})
 		}
 	})
-	// Servers register at a door of their own, which closes then: only the operators' requests change a row.
+	// Servers register at a listener of their own, which closes then: only the operators' requests change rows.
 	door, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	front := httpapi.NewServer(p.handler, httpapi.TLSConfig(p.own), nil)
@@ -148,9 +147,8 @@ func propertySeed() uint64 {
 	return uint64(time.Now().UnixNano())
 }
 
-// TestOperatorsProperty sends random operators' requests to a control plane whose servers fail in
-// all ways: none is answered 500, unless a server's own API says so and is handed on, and one that is
-// answered 4xx has changed no row, nor has one that is handed on.
+// TestOperatorsProperty sends random operators' requests to a control plane whose servers fail in all ways. No answer is 500, except
+// one of a server's own API. A request that is answered 4xx, or handed on, has changed no row.
 func TestOperatorsProperty(t *testing.T) {
 	seed := propertySeed()
 	t.Logf("OPSCENTER_SEED=%d repeats it", seed)
@@ -251,7 +249,7 @@ func TestOperatorsProperty(t *testing.T) {
 			}
 			fault := incusostest.Fault{Kind: kinds[r.IntN(len(kinds))], Path: pick("", "/os/", "/1.0/cluster", "/1.0/instances"), Method: pick("", "PUT", "POST"), Times: r.IntN(3)}
 			if fault.Kind == incusostest.FaultSilent || fault.Kind == incusostest.FaultHang || fault.Kind == incusostest.FaultSlow || fault.Kind == incusostest.FaultTrickle || fault.Kind == incusostest.FaultHuge {
-				fault.Times = 1 // they take their time
+				fault.Times = 1 // these faults take long
 			}
 			require.NoError(t, servers[pick(names...)].SetFault(fault))
 		case 1:
@@ -265,7 +263,7 @@ func TestOperatorsProperty(t *testing.T) {
 		method, path, body := request()
 		before := p.store.rows(t)
 		code, text, err := p.try(client, method, path, body)
-		forwarded := strings.Contains(path, "/os/1.0/") // there, what a server says is handed on, and cut off where it is
+		forwarded := strings.Contains(path, "/os/1.0/") // a server's answer is handed on, and cut off where the server cuts it off
 		if err != nil {
 			require.True(t, forwarded, "%s %s %s: %v", method, path, body, err)
 			continue
@@ -288,7 +286,7 @@ func TestOperatorsProperty(t *testing.T) {
 	require.Positive(t, handedOn[200])
 }
 
-// TestFaultsAreNoInternalErrors: each fault at each endpoint that asks a server is 502, 503 or 504, with a reason.
+// TestFaultsAreNoInternalErrors: each fault of a server, at each endpoint that asks it, is answered 502, 503 or 504 with a reason.
 func TestFaultsAreNoInternalErrors(t *testing.T) {
 	p, polls, _ := everything(t)
 	client := p.client(&p.operator)

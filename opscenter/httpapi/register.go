@@ -11,7 +11,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// configMap is a map of strings that takes numbers and booleans for their text, as Operations Center's does.
+// configMap is a map of strings. It reads numbers and booleans as their text, as Operations Center does.
 type configMap map[string]string
 
 func (m *configMap) UnmarshalJSON(data []byte) error {
@@ -39,8 +39,8 @@ func (m *configMap) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// serverPut is what of a server may be edited. What is left out, or null, stays as it is; so does
-// an empty channel.
+// serverPut holds the fields of a server that an operator edits. A field that is left out, or null, keeps its value. So does an empty
+// channel.
 type serverPut struct {
 	PublicConnectionURL *string   `json:"public_connection_url"`
 	PublicURLTrusted    *bool     `json:"public_connection_url_trusted"`
@@ -65,10 +65,10 @@ func (p *serverPut) edit(spec *opscenter.ServerSpec) {
 	}
 }
 
-// bmcConfig is Operations Center's, and not done here: it is refused unless all of it is empty.
+// bmcConfig is a field of Operations Center that has no effect here. It is refused unless all of it is empty.
 var bmcConfig = fields{notDone: []string{"bmc_config"}}
 
-// serverPost is what a server says when it registers, or an operator when it is announced.
+// serverPost is the body of a registration by a server, or of an announcement by an operator.
 type serverPost struct {
 	PublicConnectionURL string    `json:"public_connection_url"`
 	Channel             string    `json:"channel"`
@@ -84,8 +84,8 @@ func (p serverPost) spec() opscenter.ServerSpec {
 	return opscenter.ServerSpec{Description: p.Description, Properties: p.Properties, PublicConnectionURL: p.PublicConnectionURL, ConnectionURL: p.ConnectionURL, Channel: p.Channel}
 }
 
-// postServers answers POST /1.0/provisioning/servers: with a token a server registers itself,
-// without one an operator announces it.
+// postServers answers POST /1.0/provisioning/servers. With a token a server registers itself. Without one an operator announces a
+// server.
 func (h *Handler) postServers(w http.ResponseWriter, r *http.Request) {
 	if !r.URL.Query().Has("token") {
 		h.authorized(h.noQuery(h.announceServer))(w, r)
@@ -96,7 +96,7 @@ func (h *Handler) postServers(w http.ResponseWriter, r *http.Request) {
 	}
 	var registered opscenter.Registered
 	var err error
-	h.patient(w, func() { registered, err = h.register(r) }) // Options.Admit may judge it
+	h.patient(w, func() { registered, err = h.register(r) }) // Options.Admit may take long
 	if err != nil {
 		if status := statusOf(err); status < http.StatusInternalServerError {
 			if h.isStranger(r) {
@@ -134,7 +134,7 @@ func (h *Handler) announceServer(w http.ResponseWriter, r *http.Request) {
 			SystemUUID: body.SystemUUID, MachineID: body.MachineID})
 	}
 	if err != nil {
-		// To an operator a known machine is a conflict, and not a matter of trust.
+		// For an operator a known machine is a conflict, and no matter of trust.
 		if errors.Is(err, opscenter.ErrIdentityTaken) {
 			err = fmt.Errorf("%w: %w", errConflict, err)
 		}
@@ -144,7 +144,7 @@ func (h *Handler) announceServer(w http.ResponseWriter, r *http.Request) {
 	respondCreated(w, serverPath(body.Name), nil)
 }
 
-// putSelf answers PUT /1.0/provisioning/servers/:self: what a registered server says of itself.
+// putSelf answers PUT /1.0/provisioning/servers/:self, by which a registered server tells its connection URL and state.
 func (h *Handler) putSelf(w http.ResponseWriter, r *http.Request) {
 	if h.tooMany(w, r, h.isRegistered) {
 		return

@@ -17,7 +17,7 @@ import (
 	"github.com/opscenter-go/sdk/poller"
 )
 
-// releases of IncusOS, of which each tells less than the one after it; empty: the newest.
+// releases of IncusOS. Each reports less than the one after it. Empty: the newest.
 var releases = []string{"202510010000", "202510290000", "202512010000", "202603010000", "202604300000", "202606010000", "202607160000", "202608200000", ""}
 
 // TestEveryRelease: a fleet on a release of any age is registered, polled, recommended an update, and rolled.
@@ -65,7 +65,7 @@ func TestEveryRelease(t *testing.T) {
 				o, err := polls.Poll(t.Context(), server.Name())
 				require.NoError(t, err)
 				require.Nil(t, o.Failure)
-				require.Empty(t, o.Unread, "what the release does not tell is no failure")
+				require.Empty(t, o.Unread, "a section that the release lacks is no failure")
 				info, err := p.registry.Server(t.Context(), server.Name())
 				require.NoError(t, err)
 				return info
@@ -86,10 +86,10 @@ func TestEveryRelease(t *testing.T) {
 				require.Equal(t, application, info.State.Versions.Applications[0].Name)
 				require.True(t, info.State.Versions.Applications[0].Primary)
 				require.Equal(t, "stable", info.State.Versions.UpdateChannel)
-				require.Equal(t, lifecycle.ActionNone, info.Recommendation().Action, "it runs what there is")
+				require.Equal(t, lifecycle.ActionNone, info.Recommendation().Action, "it runs the newest version")
 				warnings, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
 				require.NoError(t, err)
-				require.Empty(t, warnings.Warnings, "there is nothing to warn of")
+				require.Empty(t, warnings.Warnings, "nothing is wrong")
 			}
 			require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", next, "os", "incus", "incus-lts-7.0", "migration-manager"))
 			for _, server := range all {

@@ -9,7 +9,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// resource says how the API shows objects of one kind: each by itself, in lists, and right after it was made.
+// resource says how the API shows objects of one kind: one by itself, lists, and a new one.
 type resource[T any] struct {
 	h *Handler
 	// path returns the path of an object. nil: lists show objects whole, with and without recursion.

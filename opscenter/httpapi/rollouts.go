@@ -15,13 +15,13 @@ import (
 
 func rolloutPath(id string) string { return "/1.0/provisioning/rollouts/" + id }
 
-// rolloutPost is what a plan, or a rollout, is made of.
+// rolloutPost selects the servers of a plan, or of a rollout, and says how to go on with them.
 type rolloutPost struct {
 	Selector rolling.Selector `json:"selector"`
 	Policy   rolling.Policy   `json:"policy"`
 }
 
-// shownRollout is what the API shows of a rollout.
+// shownRollout is the document of a rollout.
 type shownRollout struct {
 	UUID         string             `json:"uuid"`
 	Selector     rolling.Selector   `json:"selector"`
@@ -72,7 +72,7 @@ func (h *Handler) withRollouts(handle http.HandlerFunc) http.HandlerFunc {
 	return h.with(h.options.Rollouts != nil, errNoRollouts, handle)
 }
 
-// shownUnit is what the API shows of a cluster, or a server in none, in a rollout.
+// shownUnit is the document of a cluster, or of a server in none, in a rollout.
 type shownUnit struct {
 	Index     int                `json:"index"`
 	Name      string             `json:"name"`
@@ -137,13 +137,13 @@ func showUnit(u *rollout.Unit) shownUnit {
 	return out
 }
 
-// showPlan answers with what a rollout would do.
+// showPlan answers with the plan of a rollout.
 func (h *Handler) showPlan(w http.ResponseWriter, r *http.Request, selector rolling.Selector, policy rolling.Policy) {
 	plan, err := h.options.Rollouts.Planner().Plan(r.Context(), selector, policy)
 	h.answer(w, r, plan, err)
 }
 
-// postRollouts shows a plan; with dry-run=0 it is carried out.
+// postRollouts shows a plan. With dry-run=0 it starts the rollout.
 func (h *Handler) postRollouts(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "dry-run")
 	dry := true
@@ -181,8 +181,8 @@ func (h *Handler) getRollouts(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// getRolloutUnits lists the clusters and servers of a rollout, each with what was done, is
-// under way, and is waited for.
+// getRolloutUnits lists the clusters and servers of a rollout, each with its past steps, the step under way, and the reason for
+// waiting.
 func (h *Handler) getRolloutUnits(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "recursion", "limit", "cursor")
 	if err == nil && h.options.Rollouts == nil {
@@ -204,7 +204,7 @@ func (h *Handler) getRolloutUnits(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// getRolloutPlan shows what is left to do, run forward from where it is.
+// getRolloutPlan shows the steps that are left, run forward from the present state.
 func (h *Handler) getRolloutPlan(w http.ResponseWriter, r *http.Request) {
 	ahead, err := h.options.Rollouts.Forecast(r.Context(), r.PathValue("uuid"))
 	h.answer(w, r, ahead, err)

@@ -14,8 +14,7 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// server is what the API shows of a server: Operations Center's fields, and behind them what
-// to do next and why.
+// server is the document of a server: Operations Center's fields, and behind them the recommended action and its reason.
 type server struct {
 	Name                string               `json:"name"`
 	ConnectionURL       string               `json:"connection_url"`
@@ -68,7 +67,7 @@ type osVersion struct {
 	Name             string `json:"name"`
 	Version          string `json:"version"`
 	VersionNext      string `json:"version_next"`
-	BackupImage      bool   `json:"backup_image"` // version_next did not boot
+	BackupImage      bool   `json:"backup_image"` // because version_next did not boot
 	AvailableVersion string `json:"available_version,omitempty"`
 	NeedsReboot      bool   `json:"needs_reboot"`
 	NeedsUpdate      bool   `json:"needs_update"`
@@ -116,7 +115,7 @@ func showVersions(info *opscenter.ServerInfo) versionData {
 	v, outdated := info.State.Versions, info.Outdated()
 	out := versionData{
 		OS: osVersion{Name: v.OS.Name, Version: v.OS.Version, VersionNext: v.OS.VersionNext, BackupImage: v.OS.BackupImage, NeedsReboot: v.NeedsReboot()},
-		// An empty list is one.
+		// Never null.
 		Applications:  []applicationVersion{},
 		UpdateChannel: v.UpdateChannel,
 		NeedsUpdate:   len(outdated) > 0, NeedsReboot: v.NeedsReboot(), InMaintenance: info.State.Maintenance,
@@ -177,7 +176,7 @@ func (q *query) serverFilter() (opscenter.ServerFilter, error) {
 	return f, nil
 }
 
-// getServers lists servers: their paths, or with recursion=1 all of them, with facts=0 without what is large.
+// getServers lists servers. With facts=0 it leaves out the facts, which are large.
 func (h *Handler) getServers(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, serverFilters...)
 	var filter opscenter.ServerFilter
@@ -234,8 +233,8 @@ func (h *Handler) deleteServer(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
-// acceptCertificate accepts another certificate of a server, beside the one it registered
-// with; an empty fingerprint takes that back.
+// acceptCertificate accepts another certificate of a server, beside the one with which it registered. An empty fingerprint takes
+// that back.
 func (h *Handler) acceptCertificate(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Fingerprint *string `json:"fingerprint"`

@@ -13,8 +13,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/system"
 )
 
-// TestRefusedInTheMiddle: 4xx says that nothing was changed. What was refused after something was done,
-// or recorded, is 502.
+// TestRefusedInTheMiddle: 4xx means that nothing was changed. A refusal after a step was done, or recorded, is 502.
 func TestRefusedInTheMiddle(t *testing.T) {
 	for _, refusal := range []error{cluster.ErrUnsuitable, opscenter.ErrBusy, opscenter.ErrNotFound, opscenter.ErrClustered} {
 		before := httpapi.StatusOf(&cluster.Error{Step: "look at a", Err: refusal})

@@ -17,20 +17,19 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// What operators send is either done or refused by name: a field with a typing error would
-// otherwise wipe what it was to set, and a limit that is ignored would be none. What servers
-// send stays as lenient as decodeLenient is: newer releases say more.
+// A field that an operator sends is either carried out or refused by name. Otherwise a field with a typing error would keep its old
+// value in silence, and an ignored limit would be none. Servers' bodies are read by decodeLenient: newer releases send more fields.
 
-// fields lists the members that a body may hold beside the decoded ones.
+// fields lists the fields that a body may hold beside the decoded ones.
 type fields struct {
-	// shown are those that GET shows, and that are passed over: an edit sends back what it got.
+	// shown are those that GET shows. They are passed over, because an edit sends back the document that it got.
 	shown []string
-	// notDone are fields of Operations Center's that are not carried out here: they are refused by
-	// name, unless they are empty, as its client sends them.
+	// notDone are fields of Operations Center that have no effect here. They are refused by name, unless they are empty, as its
+	// client sends them.
 	notDone []string
 }
 
-// decode reads an operator's JSON object. A field that is not known is refused by its name.
+// decode reads an operator's JSON object. It refuses an unknown field by its name.
 func decode(r *http.Request, into any, also ...fields) error {
 	data, err := readBody(r)
 	if err != nil {
@@ -39,7 +38,7 @@ func decode(r *http.Request, into any, also ...fields) error {
 	return decodeStrict(data, into, "", also...)
 }
 
-// decodeStrict is decode for a part of a body, which where names.
+// decodeStrict is decode for a part of a body. where is the path of that part in errors.
 func decodeStrict(data []byte, into any, where string, also ...fields) error {
 	if err := decodeObject(data, into); err != nil {
 		return err
@@ -51,7 +50,7 @@ func decodeStrict(data []byte, into any, where string, also ...fields) error {
 	return unknownFields(data, reflect.TypeOf(into).Elem(), where, allowed)
 }
 
-// noBody refuses a body on a route that takes none; an empty object is none.
+// noBody refuses a body on a route that takes none. An empty object counts as none.
 func (h *Handler) noBody(handle http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		data, err := readBody(r)
@@ -66,7 +65,7 @@ func (h *Handler) noBody(handle http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// noQuery refuses parameters on a route that knows none. dry-run is for isDryRun to refuse.
+// noQuery refuses parameters on a route that knows none.
 func (h *Handler) noQuery(handle http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if _, err := parseQuery(r); err != nil {
@@ -85,8 +84,8 @@ var (
 	durationType = reflect.TypeFor[duration]()
 )
 
-// unknownFields refuses members of a document that a type has no field for, however deep they lie.
-// A type that keeps what it does not know, as configurations of servers do, has none.
+// unknownFields refuses fields of a document that a type does not have, at any depth. A type that keeps unknown fields, as
+// configurations of servers do, has all fields.
 func unknownFields(data []byte, of reflect.Type, where string, also fields) error {
 	for of.Kind() == reflect.Pointer {
 		of = of.Elem()
@@ -97,7 +96,7 @@ func unknownFields(data []byte, of reflect.Type, where string, also fields) erro
 	case of.Kind() == reflect.Slice:
 		var list []json.RawMessage
 		if json.Unmarshal(data, &list) != nil {
-			return nil // for others to say
+			return nil // decodeObject refuses it
 		}
 		for i, one := range list {
 			if err := unknownFields(one, of.Elem(), fmt.Sprintf("%s[%d]", where, i), fields{}); err != nil {
@@ -149,8 +148,8 @@ func unknownFields(data []byte, of reflect.Type, where string, also fields) erro
 
 func join(where, name string) string { return strings.TrimPrefix(where+"."+truncate.Name(name), ".") }
 
-// fieldsOf collects the types of the fields of a struct, by their names in JSON in small letters;
-// false: it keeps what it does not know.
+// fieldsOf collects the types of the fields of a struct, by their names in JSON in small letters. false: the struct keeps unknown
+// fields.
 func fieldsOf(of reflect.Type, into map[string]reflect.Type) bool {
 	for i := range of.NumField() {
 		f := of.Field(i)
@@ -173,14 +172,14 @@ func fieldsOf(of reflect.Type, into map[string]reflect.Type) bool {
 	return true
 }
 
-// shownBy lists what GET shows of an object.
+// shownBy lists the fields of the document T that GET shows.
 func shownBy[T any]() fields {
 	known := map[string]reflect.Type{}
 	fieldsOf(reflect.TypeFor[T](), known)
 	return fields{shown: slices.Sorted(maps.Keys(known))}
 }
 
-// unchanged are fields that GET shows and no PUT changes: an edit sends them back as they are.
+// unchanged are fields that GET shows and PUT does not change. An edit may send them back as they are.
 type unchanged struct {
 	Name        string `json:"name"`
 	Certificate string `json:"certificate"`
@@ -197,7 +196,7 @@ func unchangedOf(info *opscenter.ServerInfo) unchanged {
 		MemberName: info.State.MemberName, SystemUUID: info.SystemUUID, MachineID: info.MachineID}
 }
 
-// check refuses those that differ from what is shown; an empty one says nothing.
+// check refuses fields that differ from the shown ones. Empty fields are passed over.
 func (u unchanged) check(shown unchanged) error {
 	if u.Name != "" && u.Name != shown.Name {
 		return fmt.Errorf("%w: field name can't be changed so: POST renames", errBody)
@@ -218,7 +217,7 @@ func (u unchanged) check(shown unchanged) error {
 	return nil
 }
 
-// sameUUID refuses another UUID than that of the path; an empty one says nothing.
+// sameUUID refuses another UUID than that of the path. An empty one is passed over.
 func sameUUID(r *http.Request, sent string) error {
 	if sent != "" && !strings.EqualFold(sent, r.PathValue("uuid")) {
 		return fmt.Errorf("%w: field uuid can't be changed", errBody)
@@ -226,7 +225,7 @@ func sameUUID(r *http.Request, sent string) error {
 	return nil
 }
 
-// isEmpty reports whether a value says nothing: that of a field which a client does not use.
+// isEmpty reports whether a value is empty, as in a field that a client does not use.
 func isEmpty(data json.RawMessage) bool {
 	var value any
 	if json.Unmarshal(data, &value) != nil {
@@ -235,7 +234,7 @@ func isEmpty(data json.RawMessage) bool {
 	return says(value) == nil
 }
 
-// says returns what of a value is said; nil: nothing.
+// says returns a value, or nil if all of it is empty.
 func says(value any) any {
 	switch v := value.(type) {
 	case string:
@@ -265,7 +264,7 @@ func says(value any) any {
 	return value
 }
 
-// duration is a Go duration, as 15m, or a number of nanoseconds, as older clients send it.
+// duration is a Go duration, as 15m. It also reads a number of nanoseconds, as older clients send it.
 type duration time.Duration
 
 func (d *duration) UnmarshalJSON(data []byte) error {

@@ -17,7 +17,7 @@ import (
 
 type strictBody struct{ method, path, body string }
 
-// strictBodies are bodies of all operators' routes that take one: "zzz" is put into each object.
+// strictBodies are bodies of all operators' routes that take one: the test puts "zzz" into each object.
 var strictBodies = []strictBody{
 	{"POST", "/1.0/provisioning/tokens", `{"description":"d","uses_remaining":5}`},
 	{"PUT", "TOKEN", `{"description":"e","uses_remaining":5}`},
@@ -65,8 +65,8 @@ var strictBodies = []strictBody{
 	{"POST", "/1.0/provisioning/rollouts/x/:pause", `{}`},
 }
 
-// An operator's field or parameter that is not known is refused by its name, wherever it is and
-// on every route, and nothing is changed.
+// TestUnknownFieldsAreRefused: every operators' route refuses an unknown field or parameter by its name, at any depth, and changes
+// nothing.
 func TestUnknownFieldsAreRefused(t *testing.T) {
 	p, _, _ := everything(t)
 	client := p.client(&p.operator)
@@ -103,7 +103,7 @@ func TestUnknownFieldsAreRefused(t *testing.T) {
 				comma = ""
 			}
 			if strings.Contains(test.body[:i], `"config":`) && strings.Contains(path, "/system/") {
-				continue // within it, it is the server's to know
+				continue // the server judges the fields within it
 			}
 			a := p.call(client, test.method, path, test.body[:i+1]+`"zzz":1`+comma+rest)
 			require.Equal(t, 400, a.ErrorCode, "%s %s: %s", test.method, path, a.text)
@@ -122,10 +122,11 @@ func TestUnknownFieldsAreRefused(t *testing.T) {
 		require.Contains(t, a.Error, "zzz", route)
 	}
 	require.Equal(t, before, p.store.rows(t))
-	// What a server sends stays lenient: registration and self updates, as in TestRegisterAsTheProtocolSays.
+	// Servers' bodies are read leniently: registration and self updates, as in TestRegisterAsTheProtocolSays.
 }
 
-// What Operations Center's client sends, with all its fields, is taken; what of it is not done here is refused by name.
+// TestOperationsCentersClient: the bodies of Operations Center's client, with all its fields, are accepted. A field that has no effect here
+// is refused by name.
 func TestOperationsCentersClient(t *testing.T) {
 	p := start(t, nil)
 	client := p.client(&p.operator)
@@ -153,7 +154,7 @@ func TestOperationsCentersClient(t *testing.T) {
 	post("PUT", serversPath+"renamed", `{"connection_url":"https://0.0.0.0:8443"}`, 400, "unspecified")
 	tag := p.call(client, "GET", serversPath+"renamed", "").http.Header.Get("ETag")
 	post("PUT", serversPath+"renamed", `{"connection_url":"https://10.0.0.10:8443"}`, 200, "")
-	require.Equal(t, 412, p.call(client, "PUT", serversPath+"renamed", `{"description":"x"}`, "If-Match", tag).ErrorCode, "it has moved since")
+	require.Equal(t, 412, p.call(client, "PUT", serversPath+"renamed", `{"description":"x"}`, "If-Match", tag).ErrorCode, "the server has another name now")
 
 	const zero = `"connection_url":"","channel":"%s","description":"d","properties":null,"config":{"rolling_restart":{"post_restore_delay":%s,"restore_mode":""}}`
 	const shown = `,"certificate":"","fingerprint":"","status":"","update_status":{"needs_update":[],"in_progress_status":{"last_updated":"0001-01-01T00:00:00Z"}},"last_updated":"0001-01-01T00:00:00Z"`
@@ -174,7 +175,7 @@ func TestOperationsCentersClient(t *testing.T) {
 	for _, flag := range []string{"skip_post_join_operations", "copy_services_config"} {
 		post("POST", "/1.0/provisioning/clusters/c1/:add-servers", fmt.Sprintf(`{"server_names":["renamed"],%q:true}`, flag), 400, flag+": that is not done here")
 	}
-	post("POST", "/1.0/provisioning/clusters/c1/:add-servers", `{"server_names":["nobody"],"skip_post_join_operations":false,"copy_services_config":false}`, 404, "")
+	post("POST", "/1.0/provisioning/clusters/c1/:add-servers", `{"server_names":["unknown"],"skip_post_join_operations":false,"copy_services_config":false}`, 404, "")
 	// A path that begins with ":" is never a name.
 	for _, path := range []string{serversPath + ":self_register", serversPath + ":adopt2", "/1.0/provisioning/clusters/:x", "/1.0/warnings/:x", "/1.0/provisioning/tokens/:x"} {
 		for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodDelete} {
@@ -189,7 +190,7 @@ func TestOperationsCentersClient(t *testing.T) {
 	require.Equal(t, 400, p.call(client, "GET", serversPath+"renamed?facts=maybe", "").ErrorCode)
 }
 
-// Whatever the description says of the bodies of servers, clusters and tokens is known here, shown, or named as not done.
+// TestDescribedFieldsAreKnown: each field of servers, clusters and tokens in the API description is known, shown, or refused by name.
 func TestDescribedFieldsAreKnown(t *testing.T) {
 	p := start(t, nil)
 	api := readDescription(t)
@@ -203,7 +204,7 @@ func TestDescribedFieldsAreKnown(t *testing.T) {
 	for definition, request := range map[string]string{"ServerPut": "PUT " + names[0], "ServerPost": "POST /1.0/provisioning/servers", "ClusterPost": "POST /1.0/provisioning/clusters",
 		"ClusterPut": "PUT /1.0/provisioning/clusters/c1", "TokenPut": "PUT /1.0/provisioning/tokens/" + p.token(1)} {
 		described := api.Definitions[definition].Properties
-		checked += len(described) // an excerpt of the description, without the whole of it
+		checked += len(described) // the description has some types only in parts
 		for field := range described {
 			method, path, _ := strings.Cut(request, " ")
 			body, err := json.Marshal(map[string]any{field: nil})
@@ -214,7 +215,7 @@ func TestDescribedFieldsAreKnown(t *testing.T) {
 	require.Greater(t, checked, 5)
 }
 
-// A name that is admitted can be used in all paths.
+// TestAdmittedNames: an admitted name works in all paths.
 func TestAdmittedNames(t *testing.T) {
 	p := start(t, nil)
 	client := p.client(&p.operator)
@@ -235,8 +236,8 @@ func TestAdmittedNames(t *testing.T) {
 	}
 }
 
-// TestPutContradicts: an edit may send back what GET showed; another value of what PUT does not change is
-// refused by name, and changes nothing.
+// TestPutContradicts: an edit may send back the fields that GET showed. Another value for a field that PUT does not change is refused by
+// name, and changes nothing.
 func TestPutContradicts(t *testing.T) {
 	p, _, _ := everything(t)
 	client := p.client(&p.operator)
@@ -262,7 +263,7 @@ func TestPutContradicts(t *testing.T) {
 			require.Equal(t, before, p.store.rows(t))
 		}
 	}
-	// What a PUT leaves out stays as it is: the description of the one that showed it was sent back.
+	// A field that a PUT leaves out keeps its value: the body sent the description back.
 	require.Equal(t, 200, p.call(client, "PUT", token, `{"description":"other"}`).http.StatusCode)
 	shown := p.call(client, "GET", token, "").text
 	require.Contains(t, shown, `"description":"other"`)
@@ -273,7 +274,7 @@ func TestPutContradicts(t *testing.T) {
 	require.Contains(t, shown, `"uses_remaining":3`)
 	require.Equal(t, 400, p.call(client, "POST", "/1.0/provisioning/servers?zzz=1", `{"name":"new"}`).ErrorCode)
 
-	// Refusals are logged with their path, wherever they are made; no token is, wherever it is asked for.
+	// Each refusal is logged with its path. No token is logged.
 	secret := strings.TrimPrefix(token, "/1.0/provisioning/tokens/")
 	for _, path := range []string{"/1.0/provisioning/token/" + secret, "/1.0/tokens/" + secret, token + "/more", "/1.0/provisioning/servers?token=" + secret + "&x"} {
 		require.GreaterOrEqual(t, p.call(client, "GET", path, "").ErrorCode, 400)

@@ -16,7 +16,7 @@ import (
 
 var errNoSystem = errors.New("changes of servers are not set up here")
 
-// systemRoutes are those of package system.
+// systemRoutes adds the routes of package system.
 func (h *Handler) systemRoutes(operators map[string]http.HandlerFunc) {
 	const servers, clusters = "/1.0/provisioning/servers/{name}", "/1.0/provisioning/clusters/{name}"
 	for pattern, handle := range map[string]http.HandlerFunc{
@@ -46,7 +46,7 @@ func (h *Handler) systemRoutes(operators map[string]http.HandlerFunc) {
 	operators["POST "+servers+"/:resync"] = h.noQuery(h.noBody(h.resyncServer))
 }
 
-// shownChange is what the API shows of a change.
+// shownChange is the document of a change.
 type shownChange struct {
 	UUID                string               `json:"uuid"`
 	Server              string               `json:"server"`
@@ -77,7 +77,7 @@ func showChange(c *system.Change) shownChange {
 	return out
 }
 
-// shownBatch is what the API shows of a change of a whole cluster.
+// shownBatch is the document of a change of a whole cluster.
 type shownBatch struct {
 	UUID        string        `json:"uuid"`
 	Cluster     string        `json:"cluster"`
@@ -124,7 +124,7 @@ func (h *Handler) getNetwork(w http.ResponseWriter, r *http.Request) {
 	respond(w, n)
 }
 
-// applyOptions reads how a change of a network is to be made.
+// applyOptions reads the options of a change of a network.
 func applyOptions(r *http.Request) (o system.ApplyOptions, dry bool, err error) {
 	q, err := parseQuery(r, "force", "accept-risk", "allow-unmanaged", "confirmation-timeout", "dry-run")
 	if err != nil {
@@ -144,8 +144,8 @@ func applyOptions(r *http.Request) (o system.ApplyOptions, dry bool, err error) 
 	return o, dry, nil
 }
 
-// putNetwork changes the network of a server, and answers when that is final; with dry-run=1 it
-// says what would change. If the client leaves, the change goes on.
+// putNetwork changes the network of a server, and answers when the change is final. With dry-run=1 it shows the differences. If the
+// client leaves, the change goes on.
 func (h *Handler) putNetwork(w http.ResponseWriter, r *http.Request) {
 	options, dry, err := applyOptions(r)
 	var body network.Network
@@ -173,7 +173,7 @@ func (h *Handler) putNetwork(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
-// onlyConfig refuses what else there is beside a network's configuration: members within it are the server's to know.
+// onlyConfig refuses fields beside a network's configuration. The server judges the fields within it.
 func onlyConfig(n *network.Network) error {
 	for name := range jsonkeep.Unknown(n) {
 		return fmt.Errorf("%w: field %.60s is not known", errBody, name)
@@ -184,7 +184,7 @@ func onlyConfig(n *network.Network) error {
 	return nil
 }
 
-// getSettings answers with a section.
+// getSettings answers with the settings of a section.
 func getSettings[C any](h *Handler, read func(*system.Manager, context.Context, string) (*system.Settings[C], error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		s, err := read(h.options.System, r.Context(), r.PathValue("name"))
@@ -197,7 +197,7 @@ func getSettings[C any](h *Handler, read func(*system.Manager, context.Context, 
 	}
 }
 
-// putSettings changes a section, and answers when that is final.
+// putSettings changes the settings of a section, and answers when the change is final.
 func putSettings[C any](h *Handler, set func(*system.Manager, context.Context, string, C, system.SetOptions) (*system.Change, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var body struct {
@@ -222,6 +222,7 @@ func putSettings[C any](h *Handler, set func(*system.Manager, context.Context, s
 	}
 }
 
+// forced reads the parameters of a request that takes force alone.
 func forced(r *http.Request) (bool, error) {
 	q, err := parseQuery(r, "force")
 	if err != nil {
@@ -238,8 +239,7 @@ func (h *Handler) suspend(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
-// factoryReset sends a server back to where its installation left it: with the given token, or
-// a fresh one.
+// factoryReset resets a server to its state after installation. It registers again with the given token, or a fresh one.
 func (h *Handler) factoryReset(w http.ResponseWriter, r *http.Request) {
 	q, err := parseQuery(r, "token", "tokenSeedName", "force")
 	force := false
@@ -247,7 +247,7 @@ func (h *Handler) factoryReset(w http.ResponseWriter, r *http.Request) {
 		force, err = q.flagOr("force", false)
 	}
 	if err == nil && q.values.Get("tokenSeedName") != "" && q.values.Get("token") == "" {
-		err = fmt.Errorf("%w: tokenSeedName is that of a seed of token, which is missing", errBody)
+		err = fmt.Errorf("%w: tokenSeedName needs token: it names one of the seeds of that token", errBody)
 	}
 	if err == nil {
 		options := system.ResetOptions{Token: q.values.Get("token"), TokenSeed: q.values.Get("tokenSeedName"), Force: force}
@@ -256,7 +256,7 @@ func (h *Handler) factoryReset(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
-// resyncServer asks for a poll of a server at once.
+// resyncServer requests a poll of a server at once.
 func (h *Handler) resyncServer(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
 	_, err := h.registry.Server(r.Context(), name)
@@ -266,9 +266,8 @@ func (h *Handler) resyncServer(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
-// bulkUpdate changes all members of a cluster, one after another, and stops at the first that
-// fails. The actions are those of Operations Center that are about what is kept here, and
-// edit_network, with a network.Edit.
+// bulkUpdate changes all members of a cluster, one after another, and stops at the first failure. The actions are those of
+// Operations Center for settings that the control plane manages, and edit_network with a network.Edit.
 func (h *Handler) bulkUpdate(w http.ResponseWriter, r *http.Request) {
 	options, dry, err := applyOptions(r)
 	if err == nil && dry {
@@ -344,7 +343,7 @@ func (h *Handler) bulkAction(ctx context.Context, cluster, action string, argume
 	return nil, fmt.Errorf("%w: field action: %.80q is not known here", errBody, action)
 }
 
-// bulkConfig reads a configuration out of the arguments of an action.
+// bulkConfig reads the configuration in the arguments of an action.
 func bulkConfig[C any](arguments json.RawMessage) (*C, error) {
 	var body struct {
 		Config *C `json:"config"`

@@ -212,7 +212,7 @@ func TestSystemPower(t *testing.T) {
 	info, err := p.registry.Server(t.Context(), "a")
 	require.NoError(t, err)
 	require.True(t, info.ReinstallAllowed, "it is expected back")
-	// The answer of every change is in the audit log, with who asked; and no token.
+	// The outcome of every change is in the audit log, with the principal and without a token.
 	log := p.call(client, "GET", "/1.0/audit?server=a", "")
 	require.Contains(t, log.text, `:factory-reset`)
 	require.Contains(t, log.text, `"by":"certificate `)
@@ -231,7 +231,7 @@ func TestSystemPower(t *testing.T) {
 	require.Equal(t, 404, p.call(client, "GET", "/1.0/audit/none", "").ErrorCode)
 }
 
-// TestNotSetUp: what is not set up says so.
+// TestNotSetUp: endpoints of parts that are not set up answer 501.
 func TestNotSetUp(t *testing.T) {
 	p := start(t, nil)
 	client := p.client(&p.operator)
@@ -240,8 +240,7 @@ func TestNotSetUp(t *testing.T) {
 	}
 }
 
-// TestAuditOfEverything: every request that changes something is logged, also those that fail,
-// and nothing secret of them.
+// TestAuditOfEverything: the audit log has every request that changes something, also failed ones, and no secret of them.
 func TestAuditOfEverything(t *testing.T) {
 	p, _ := changing(t, nil, "a")
 	client := p.client(&p.operator)
@@ -262,12 +261,12 @@ func TestAuditOfEverything(t *testing.T) {
 		"PUT /1.0/provisioning/servers/{name} a done"}, got[len(got)-4:])
 	require.NotContains(t, fmt.Sprint(entries), token[strings.LastIndex(token, "/")+1:])
 
-	// What only shows what it would do is none.
+	// A dry run is no change.
 	n := p.call(client, "GET", serversPath+"a/system/network", "")
 	require.Equal(t, "sync", p.call(client, "PUT", serversPath+"a/system/network?dry-run=1", string(n.Metadata)).Type)
 	require.NotContains(t, p.call(client, "GET", "/1.0/audit", "").text, "system/network")
 
-	// The stream: what was, and then what comes.
+	// The stream: past entries, and then new ones.
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, "GET", p.url+"/1.0/audit/:watch?after=1", nil)
@@ -278,7 +277,7 @@ func TestAuditOfEverything(t *testing.T) {
 	lines := json.NewDecoder(resp.Body)
 	var e audit.Entry
 	require.NoError(t, lines.Decode(&e))
-	require.Equal(t, uint64(1), e.Sequence, "whoever has seen it begin is told how it ended")
+	require.Equal(t, uint64(1), e.Sequence, "a client that has seen its beginning sees its end")
 	require.Equal(t, audit.Done, e.Outcome)
 	require.NoError(t, lines.Decode(&e))
 	require.Equal(t, uint64(2), e.Sequence)
@@ -307,8 +306,8 @@ func TestSystemDescription(t *testing.T) {
 	}
 }
 
-// TestDryRun: what can only be done, and not be shown, is not done for who asks to see it; nothing that is done
-// escapes the audit log for it.
+// TestDryRun: an endpoint that cannot show its consequence refuses dry-run. A request that is carried out is in the audit log, with
+// any value of dry-run.
 func TestDryRun(t *testing.T) {
 	p, servers := changing(t, nil, "a", "b")
 	client := p.client(&p.operator)
@@ -331,7 +330,7 @@ func TestDryRun(t *testing.T) {
 	body, err := json.Marshal(map[string]any{"config": document["config"]})
 	require.NoError(t, err)
 	require.Equal(t, "sync", p.call(client, "PUT", serversPath+"a/system/network?dry-run=1", string(body)).Type)
-	require.Equal(t, "[]", string(p.call(client, "GET", "/1.0/audit", "").Metadata), "what is only shown changes nothing")
+	require.Equal(t, "[]", string(p.call(client, "GET", "/1.0/audit", "").Metadata), "a dry run changes nothing")
 	require.Equal(t, "sync", p.call(client, "PUT", serversPath+"a/system/network?dry-run=0", string(body)).Type)
 	require.Contains(t, p.call(client, "GET", "/1.0/audit", "").text, "PUT /1.0/provisioning/servers/{name}/system/network")
 }

@@ -8,15 +8,15 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// tokenPut is what of a token may be edited.
+// tokenPut holds the fields of a token that an operator edits.
 type tokenPut struct {
 	Description   string    `json:"description"`
 	UsesRemaining int64     `json:"uses_remaining"`
 	ExpireAt      time.Time `json:"expire_at"`
 	Channel       string    `json:"channel"`
-	// Applications are those that its servers fetch from the update feed when they are installed.
+	// Applications are fetched from the update feed by the token's servers when they are installed.
 	Applications []string `json:"applications,omitempty"`
-	// AutoRemove removes the token a while after it has expired, or was used up.
+	// AutoRemove removes the token 7 days after it has expired, or was used up.
 	AutoRemove bool `json:"auto_remove,omitempty"`
 }
 
@@ -24,7 +24,7 @@ func (p tokenPut) spec() opscenter.TokenSpec {
 	return opscenter.TokenSpec{Description: p.Description, Uses: p.UsesRemaining, ExpireAt: p.ExpireAt, Channel: p.Channel, Applications: p.Applications, AutoRemove: p.AutoRemove}
 }
 
-// token is what the API shows.
+// token is the document of a token.
 type token struct {
 	tokenPut
 	UUID string `json:"uuid"`
@@ -60,7 +60,7 @@ func (h *Handler) postTokens(w http.ResponseWriter, r *http.Request) {
 	h.tokens().created(w, r, created, err)
 }
 
-// putToken edits a token; what is left out stays as it is.
+// putToken edits a token. A field that is left out keeps its value.
 func (h *Handler) putToken(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Description   *string    `json:"description"`
@@ -86,7 +86,7 @@ func (h *Handler) putToken(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
-// replace sets what is given.
+// replace sets a field to the given value, if there is one.
 func replace[T any](old *T, given *T) {
 	if given != nil {
 		*old = *given

@@ -56,8 +56,8 @@ func (p *plane) warnings() (kinds []warning.Kind) {
 	return kinds
 }
 
-// TestNoApplicationsAfterAnUpdate: right after an update of the OS a server may list none: its type stays,
-// and what else was read is recorded.
+// TestNoApplicationsAfterAnUpdate: right after an update of the OS a server may list no applications. Its type stays, and the rest of
+// the observation is recorded.
 func TestNoApplicationsAfterAnUpdate(t *testing.T) {
 	_, server, client, look := watched(t, incusostest.Options{}, nil)
 	require.Equal(t, lifecycle.TypeIncus, look().State.Type)
@@ -76,8 +76,8 @@ func TestNoApplicationsAfterAnUpdate(t *testing.T) {
 	require.Equal(t, "incus-lts-7.0", info.State.Versions.Applications[0].Name)
 }
 
-// TestRecoveryKeys: on releases on which a read marks the recovery keys as retrieved, no poll reads them,
-// and an operator who asks is shown them; that is audited, and no key is in a log.
+// TestRecoveryKeys: on releases on which a read marks the recovery keys as retrieved, no poll reads them. An operator's request shows them.
+// It is in the audit log, and no key is in any log.
 func TestRecoveryKeys(t *testing.T) {
 	const path = serversPath + "a/os/1.0/system/security"
 	for _, old := range []bool{true, false} {
@@ -124,7 +124,7 @@ func TestRecoveryKeys(t *testing.T) {
 	}
 }
 
-// TestOneLargePart: hardware that is too large costs none of the other facts, is summarised, and is warned of.
+// TestOneLargePart: hardware facts that are too large are summarised, with a warning. The other facts are kept.
 func TestOneLargePart(t *testing.T) {
 	p, _, _, look := watched(t, incusostest.Options{VirtualFunctions: 128}, nil)
 	look()
@@ -142,8 +142,8 @@ func TestOneLargePart(t *testing.T) {
 	require.Equal(t, string(facts.Hardware), string(again.Hardware), "it is summarised in the same way each time")
 }
 
-// TestBackupImage: a server whose new version did not boot runs from its backup image: that is shown and warned
-// of, nothing is recommended, and a rollout to that very version names it as a blocker.
+// TestBackupImage: a server whose new version did not boot runs from its backup image. The API shows it, with a warning and without a
+// recommended action. A rollout to that version names it as a blocker.
 func TestBackupImage(t *testing.T) {
 	p, server, client, look := watched(t, incusostest.Options{Standalone: true}, nil)
 	look()
@@ -178,14 +178,14 @@ func TestBackupImage(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, plan.String(), "202610150000 did not boot")
 
-	// A version after it is an update again.
+	// A later version is an update again.
 	server.SetTrouble(incusostest.TroubleNone)
 	require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", "202610160000", "os", "incus"))
 	require.Equal(t, lifecycle.ActionUpdate, look().Recommendation().Action)
 }
 
-// TestUpdateThatFailsSaysSo: the action ends with the server's words, and not an hour later.
-func TestUpdateThatFailsSaysSo(t *testing.T) {
+// TestFailedUpdateEndsItsAction: the action ends at once, with the server's words.
+func TestFailedUpdateEndsItsAction(t *testing.T) {
 	for _, trouble := range []incusostest.Trouble{incusostest.TroubleDownload, incusostest.TroubleApplication} {
 		t.Run(string(trouble), func(t *testing.T) {
 			t.Parallel()
@@ -208,7 +208,8 @@ func TestUpdateThatFailsSaysSo(t *testing.T) {
 	}
 }
 
-// TestNotApplicable: what a server of that sort has not is refused at once, forced or not, by name, and changes no row.
+// TestNotApplicable: an action that does not apply to a type of server is refused at once by its name, also with force, and changes no
+// row.
 func TestNotApplicable(t *testing.T) {
 	p, _, servers := everything(t)
 	operator := p.client(&p.operator)
@@ -252,7 +253,7 @@ func TestNotApplicable(t *testing.T) {
 	_, text := p.send(operator, "GET", serversPath+"plain", "")
 	require.Contains(t, text, string(lifecycle.UpdateStateNotManaged))
 
-	// A rollout of all says so, and does not pause on it.
+	// A rollout of all servers names it, and does not pause.
 	plan, err := opscenter.NewUpdatePlanner(p.registry, nil).Plan(t.Context(), rolling.Selector{All: true}, rolling.Policy{})
 	require.NoError(t, err)
 	require.Contains(t, plan.String(), "not on IncusOS")

@@ -23,7 +23,7 @@ const (
 	postUpdatePattern = "POST " + updatesPath
 )
 
-// feedRoutes are the servers' routes. They need no certificate: a server asks before it has registered.
+// feedRoutes are the servers' routes. They need no certificate, because a server asks before it has registered.
 func (h *Handler) feedRoutes() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
 		"GET " + updatesPath:                             h.getUpdates,
@@ -34,7 +34,7 @@ func (h *Handler) feedRoutes() map[string]http.HandlerFunc {
 	}
 }
 
-// updateRoutes are those for operators.
+// updateRoutes adds the routes of updates and channels for operators.
 func (h *Handler) updateRoutes(operators map[string]http.HandlerFunc) {
 	for pattern, handle := range map[string]http.HandlerFunc{
 		postUpdatePattern:                                 h.noQuery(h.postUpdate),
@@ -61,7 +61,7 @@ func (h *Handler) withUpdates(handle http.HandlerFunc) http.HandlerFunc {
 	return h.with(h.options.Updates != nil, errNoUpdates, handle)
 }
 
-// update is what the API shows.
+// update is the document of an update.
 type update struct {
 	UUID             string    `json:"uuid"`
 	Version          string    `json:"version"`
@@ -72,7 +72,8 @@ type update struct {
 	Channels         []string  `json:"channels"`
 	UpstreamChannels []string  `json:"upstream_channels"`
 	Status           string    `json:"update_status"`
-	// Problem is why a pending update is not ready, why a ready one is held back from a channel, or what was not uploaded of it.
+	// Problem says why a pending update is not ready, why a ready one is held back from a channel, or how many files were not
+	// uploaded.
 	Problem string `json:"problem,omitempty"`
 }
 
@@ -85,7 +86,7 @@ type updateFile struct {
 	Architecture string `json:"architecture"`
 }
 
-// showUpdate shows an update, and to operators its problem, which may name servers and tokens.
+// showUpdate returns the document of an update. Its problem, which may name servers and tokens, is for operators alone.
 func (h *Handler) showUpdate(r *http.Request, u *updates.Update) update {
 	out := publicUpdate(u)
 	if _, err := h.options.Authorize(r); err == nil {
@@ -98,13 +99,13 @@ func (h *Handler) showUpdate(r *http.Request, u *updates.Update) update {
 	return out
 }
 
-// publicUpdate is what servers, and strangers, see of an update.
+// publicUpdate returns the document of an update for clients other than operators.
 func publicUpdate(u *updates.Update) update {
 	return update{UUID: u.UUID, Version: u.Version, PublishedAt: u.PublishedAt, Severity: string(u.Severity), Origin: u.Origin, URL: u.URL,
 		Channels: orEmpty(u.Channels), UpstreamChannels: orEmpty(u.UpstreamChannels), Status: string(u.Status)}
 }
 
-// orEmpty is a list that is never null.
+// orEmpty returns a list that JSON does not show as null.
 func orEmpty(list []string) []string {
 	if list == nil {
 		return []string{}
@@ -112,7 +113,8 @@ func orEmpty(list []string) []string {
 	return list
 }
 
-// getUpdates lists updates, newest first. Without the query status it lists ready updates only, and to strangers always.
+// getUpdates lists updates, the newest first. It lists ready updates only without the query status, and always for clients other than
+// operators.
 func (h *Handler) getUpdates(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "recursion", "channel", "origin", "status")
 	if err == nil {
@@ -154,12 +156,12 @@ func (h *Handler) getUpdates(w http.ResponseWriter, r *http.Request) {
 	sendEncoded(w, build())
 }
 
-// sendCached answers with what is built once for all who ask before anything changes.
+// sendCached sends an answer that is built once for all clients, until the feed changes.
 func sendCached(w http.ResponseWriter, s *updates.Snapshot, name string, build func() []byte) {
 	sendEncoded(w, s.Cached(name, build))
 }
 
-// encoded is a whole answer.
+// encoded returns a whole answer.
 func encoded(metadata any) []byte {
 	data, err := json.Marshal(envelope{Type: "sync", Status: "Success", StatusCode: http.StatusOK, Metadata: metadata})
 	if err != nil {
@@ -174,8 +176,7 @@ func sendEncoded(w http.ResponseWriter, data []byte) {
 	_, _ = w.Write(data)
 }
 
-// shownUpdate returns the update that the path names, pending or ready.
-// A pending one is there for operators alone.
+// shownUpdate returns the update that the path names. Only operators see one that is not ready.
 func (h *Handler) shownUpdate(r *http.Request, s *updates.Snapshot) (*updates.Update, error) {
 	u, err := s.Update(strings.ToLower(r.PathValue("uuid")))
 	if err == nil && u.Status != updates.StatusReady {
@@ -216,7 +217,7 @@ func (h *Handler) getUpdateFiles(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// getUpdateFile sends a file as it is: what it is packed with is a part of it.
+// getUpdateFile sends a file as it is, without a Content-Encoding: a packed file is packed for the server.
 func (h *Handler) getUpdateFile(w http.ResponseWriter, r *http.Request) {
 	u, f, content, err := h.options.Updates.Open(r.Context(), strings.ToLower(r.PathValue("uuid")), r.PathValue("name"))
 	if err != nil {
@@ -236,8 +237,8 @@ func (h *Handler) getUpdateFile(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(paced, r, "", u.PublishedAt, content)
 }
 
-// place waits for a place among the downloads, and answers the request itself if none becomes free. Strangers, and servers that have not
-// registered yet, have places of their own: however many they hold, a registered server and an operator find one.
+// place waits for a place among the downloads, and answers the request itself if none becomes free. Unknown clients, and servers that
+// have not registered yet, have places of their own, so that they leave those of registered servers and operators free.
 func (h *Handler) place(w http.ResponseWriter, r *http.Request) (end func(), ok bool) {
 	places := h.downloads
 	if h.isKnown(r) {
@@ -254,7 +255,7 @@ func (h *Handler) place(w http.ResponseWriter, r *http.Request) (end func(), ok 
 	return end, true
 }
 
-// isKnown reports whether a request is an operator's, or comes with the certificate of a registered server.
+// isKnown reports whether the client is an operator or a registered server.
 func (h *Handler) isKnown(r *http.Request) bool {
 	if _, refused := h.options.Authorize(r); refused == nil {
 		return true
@@ -262,7 +263,7 @@ func (h *Handler) isKnown(r *http.Request) bool {
 	return h.isRegistered(r)
 }
 
-// changelogShown is what the API shows.
+// changelogShown is the document of a changelog.
 type changelogShown struct {
 	Channel        string                      `json:"channel"`
 	CurrentVersion string                      `json:"current_version"`
@@ -331,7 +332,7 @@ func (h *Handler) getChannelChangelog(w http.ResponseWriter, r *http.Request) {
 	respond(w, out)
 }
 
-// getServerChangelog shows what a server would get.
+// getServerChangelog shows the packages that change with the next update of a server.
 func (h *Handler) getServerChangelog(w http.ResponseWriter, r *http.Request) {
 	info, err := h.registry.Server(r.Context(), r.PathValue("name"))
 	var found *updates.Changelog
@@ -345,7 +346,7 @@ func (h *Handler) getServerChangelog(w http.ResponseWriter, r *http.Request) {
 	respond(w, showChangelog(found))
 }
 
-// postUpdate takes in an archive, however long it takes to come, as long as some of it does.
+// postUpdate takes in an archive. The upload has no time limit as long as each part of it comes in time, see livelyReader.
 func (h *Handler) postUpdate(w http.ResponseWriter, r *http.Request) {
 	var made *updates.Update
 	var err error
@@ -360,8 +361,8 @@ func (h *Handler) postUpdate(w http.ResponseWriter, r *http.Request) {
 	respondCreated(w, updatesPath+"/"+made.UUID, h.showUpdate(r, made))
 }
 
-// livelyReader gives each livelyPart of a body its time. From the end of the body on net/http reads ahead, which must have no
-// deadline.
+// livelyReader calls more for each livelyPart of a body, to give the part its time. It stops at the end of the body: net/http reads
+// ahead from there, which must have no deadline.
 type livelyReader struct {
 	from io.Reader
 	more func()
@@ -369,7 +370,8 @@ type livelyReader struct {
 	over error
 }
 
-// livelyPart is how much of a body must come within Options.WriteTimeout, in bytes: a byte now and then would hold a file for ever.
+// livelyPart is the part of a body that must come within Options.WriteTimeout, in bytes. Single bytes now and then do not keep an
+// upload alive.
 const livelyPart = 16 << 10
 
 func (l *livelyReader) Read(p []byte) (n int, err error) {
@@ -389,7 +391,7 @@ func (h *Handler) deleteUpdates(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, h.options.Updates.Remove(r.Context()))
 }
 
-// deleteUpdate removes one. What a channel offers is removed by force only.
+// deleteUpdate removes an update. One that a channel offers is removed by force only.
 func (h *Handler) deleteUpdate(w http.ResponseWriter, r *http.Request) {
 	force, err := forced(r)
 	snapshot := h.options.Updates.Snapshot()
@@ -430,7 +432,7 @@ func (h *Handler) putUpdate(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
-// refreshUpdates asks the source, and waits for the end of that if it is asked to.
+// refreshUpdates asks the source for updates. With wait it answers at the end of the refresh.
 func (h *Handler) refreshUpdates(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "wait", "force")
 	wait, older := false, false
@@ -456,10 +458,10 @@ func (h *Handler) refreshUpdates(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
-// errRefresh: the source, or what it sends, is at fault.
+// errRefresh: the source, or its content, is at fault.
 var errRefresh = errors.New("the updates could not all be fetched")
 
-// refreshProgress is what the API shows.
+// refreshProgress is the document of a refresh.
 type refreshProgress struct {
 	Running   bool      `json:"running"`
 	StartedAt time.Time `json:"started_at"`
@@ -472,13 +474,13 @@ type refreshProgress struct {
 	Problems  []string  `json:"problems"`
 }
 
-// getRefresh shows how far a refresh is.
+// getRefresh shows the progress of a refresh.
 func (h *Handler) getRefresh(w http.ResponseWriter, _ *http.Request) {
 	p := h.options.Updates.Progress()
 	respond(w, refreshProgress{p.Running, p.Started, p.Ended, p.Version, p.Files, p.FilesDone, p.Bytes, p.BytesDone, orEmpty(p.Problems)})
 }
 
-// updateSettings are those of the feed, as Operations Center names them.
+// updateSettings are the settings of the feed, by the names of Operations Center.
 type updateSettings struct {
 	Source         string `json:"source"`
 	Root           string `json:"signature_verification_root_ca"`
@@ -501,7 +503,7 @@ func (h *Handler) getUpdateSettings(w http.ResponseWriter, _ *http.Request) {
 	respond(w, shown)
 }
 
-// putUpdateSettings edits the settings; what is left out stays as it is.
+// putUpdateSettings edits the settings. A field that is left out keeps its value.
 func (h *Handler) putUpdateSettings(w http.ResponseWriter, r *http.Request) {
 	next := h.updateSettings()
 	err := decode(r, &next)

@@ -37,7 +37,7 @@ func startFeed(t testing.TB, change func(*httpapi.Options)) *feedPlane {
 	})
 }
 
-// startFeedOn starts it on other files.
+// startFeedOn starts a feed on other files.
 func startFeedOn(t testing.TB, on func(updates.Files) updates.Files, change func(*feedPlane, *httpapi.Options)) *feedPlane {
 	t.Helper()
 	out := &feedPlane{}
@@ -67,7 +67,7 @@ func (p *feedPlane) publish(t testing.TB, releases ...incusostest.Release) {
 	require.NoError(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}))
 }
 
-// shownUpdate is what servers, and clients of Operations Center, read.
+// shownUpdate is the document of an update, as servers and clients of Operations Center read it.
 type shownUpdate struct {
 	UUID     string   `json:"uuid"`
 	Version  string   `json:"version"`
@@ -87,40 +87,40 @@ func metadata[T any](t testing.TB, a *answer) (out T) {
 	return out
 }
 
-// TestFeed is what a server without a certificate asks, before it has registered.
+// TestFeed: a server reads the feed without a certificate, before it has registered.
 func TestFeed(t *testing.T) {
 	p := startFeed(t, nil)
-	anybody := p.client(nil)
-	require.Empty(t, metadata[[]string](t, p.call(anybody, "GET", "/1.0/provisioning/updates", "")))
+	stranger := p.client(nil)
+	require.Empty(t, metadata[[]string](t, p.call(stranger, "GET", "/1.0/provisioning/updates", "")))
 	p.publish(t, incusostest.Release{Version: "202610010000"}, incusostest.Release{Version: "202610020000"})
 	p.publisher.SetFault("202610030000/x86_64/incus.raw.gz", incusostest.PublishGone)
 	require.NoError(t, p.publisher.Publish(incusostest.Release{Version: "202610030000"}))
 	require.Error(t, p.feed.Refresh(t.Context(), updates.RefreshOptions{}))
 
-	a := p.call(anybody, "GET", "/1.0/provisioning/updates?recursion=1", "")
+	a := p.call(stranger, "GET", "/1.0/provisioning/updates?recursion=1", "")
 	list := metadata[[]shownUpdate](t, a)
-	require.Len(t, list, 2, "what is not all here is not there")
+	require.Len(t, list, 2, "an update that is not complete is not listed")
 	require.Equal(t, "202610020000", list[0].Version, "newest first")
 	require.Equal(t, []string{"stable"}, list[0].Channels)
 	require.Equal(t, "ready", list[0].Status)
 	require.EqualValues(t, len(a.text), a.http.ContentLength)
-	paths := metadata[[]string](t, p.call(anybody, "GET", "/1.0/provisioning/updates?recursion=0", ""))
+	paths := metadata[[]string](t, p.call(stranger, "GET", "/1.0/provisioning/updates?recursion=0", ""))
 	require.Equal(t, []string{"/1.0/provisioning/updates/" + list[0].UUID, "/1.0/provisioning/updates/" + list[1].UUID}, paths)
-	require.Equal(t, list[0], metadata[shownUpdate](t, p.call(anybody, "GET", paths[0], "")))
-	require.Empty(t, metadata[[]shownUpdate](t, p.call(anybody, "GET", "/1.0/provisioning/updates?recursion=1&status=pending", "")))
+	require.Equal(t, list[0], metadata[shownUpdate](t, p.call(stranger, "GET", paths[0], "")))
+	require.Empty(t, metadata[[]shownUpdate](t, p.call(stranger, "GET", "/1.0/provisioning/updates?recursion=1&status=pending", "")))
 	pending := metadata[[]shownUpdate](t, p.call(p.client(&p.operator), "GET", "/1.0/provisioning/updates?recursion=1&status=pending", ""))
 	require.Len(t, pending, 1)
 	require.Contains(t, p.call(p.client(&p.operator), "GET", "/1.0/provisioning/updates/"+pending[0].UUID, "").text, "incus.raw.gz", "and why")
-	require.Equal(t, 404, p.call(anybody, "GET", "/1.0/provisioning/updates/"+pending[0].UUID, "").ErrorCode)
-	require.Equal(t, 404, p.call(anybody, "GET", "/1.0/provisioning/updates/"+pending[0].UUID+"/changelog", "").ErrorCode)
+	require.Equal(t, 404, p.call(stranger, "GET", "/1.0/provisioning/updates/"+pending[0].UUID, "").ErrorCode)
+	require.Equal(t, 404, p.call(stranger, "GET", "/1.0/provisioning/updates/"+pending[0].UUID+"/changelog", "").ErrorCode)
 	require.Empty(t, pending[0].Channels)
-	require.Equal(t, 404, p.call(anybody, "GET", "/1.0/provisioning/updates/"+pending[0].UUID+"/files", "").ErrorCode)
-	require.Empty(t, metadata[[]string](t, p.call(anybody, "GET", "/1.0/provisioning/updates?channel=daily", "")))
-	require.Len(t, metadata[[]string](t, p.call(anybody, "GET", "/1.0/provisioning/updates?channel=stable&origin=simulated.example&status=ready", "")), 2)
-	require.Equal(t, 400, p.call(anybody, "GET", "/1.0/provisioning/updates?status=old", "").ErrorCode)
-	require.Equal(t, 404, p.call(anybody, "GET", "/1.0/provisioning/updates/"+strings.Repeat("0", 36), "").ErrorCode)
+	require.Equal(t, 404, p.call(stranger, "GET", "/1.0/provisioning/updates/"+pending[0].UUID+"/files", "").ErrorCode)
+	require.Empty(t, metadata[[]string](t, p.call(stranger, "GET", "/1.0/provisioning/updates?channel=daily", "")))
+	require.Len(t, metadata[[]string](t, p.call(stranger, "GET", "/1.0/provisioning/updates?channel=stable&origin=simulated.example&status=ready", "")), 2)
+	require.Equal(t, 400, p.call(stranger, "GET", "/1.0/provisioning/updates?status=old", "").ErrorCode)
+	require.Equal(t, 404, p.call(stranger, "GET", "/1.0/provisioning/updates/"+strings.Repeat("0", 36), "").ErrorCode)
 
-	files := metadata[[]shownFile](t, p.call(anybody, "GET", paths[0]+"/files", ""))
+	files := metadata[[]shownFile](t, p.call(stranger, "GET", paths[0]+"/files", ""))
 	require.Len(t, files, len(p.publisher.Files("202610020000")))
 	for _, f := range files {
 		get := func(method string, header ...string) (*http.Response, []byte) {
@@ -129,7 +129,7 @@ func TestFeed(t *testing.T) {
 			for i := 0; i+1 < len(header); i += 2 {
 				req.Header.Set(header[i], header[i+1])
 			}
-			resp, err := anybody.Do(req)
+			resp, err := stranger.Do(req)
 			require.NoError(t, err)
 			defer resp.Body.Close()
 			body, err := io.ReadAll(resp.Body)
@@ -153,14 +153,14 @@ func TestFeed(t *testing.T) {
 		require.Equal(t, 304, resp.StatusCode)
 	}
 	for _, bad := range []string{"x86_64/other.raw.gz", "../../../etc/passwd", "x86_64%2F..%2F..%2Fsecret", ""} {
-		require.Equal(t, 404, p.call(anybody, "GET", paths[0]+"/files/"+bad, "").ErrorCode, bad)
+		require.Equal(t, 404, p.call(stranger, "GET", paths[0]+"/files/"+bad, "").ErrorCode, bad)
 	}
-	c := metadata[map[string]any](t, p.call(anybody, "GET", paths[0]+"/changelog?channel=stable", ""))
+	c := metadata[map[string]any](t, p.call(stranger, "GET", paths[0]+"/changelog?channel=stable", ""))
 	require.Equal(t, "202610010000", c["prior_version"])
 	require.Equal(t, []any{"linux-image version 202610010000 to version 202610020000"}, c["components"].(map[string]any)["IncusOS"].(map[string]any)["updated"])
-	require.Equal(t, 400, p.call(anybody, "GET", paths[0]+"/changelog?upstream=perhaps", "").ErrorCode)
+	require.Equal(t, 400, p.call(stranger, "GET", paths[0]+"/changelog?upstream=perhaps", "").ErrorCode)
 
-	// All else is for operators.
+	// The other routes are for operators.
 	for _, request := range []string{"POST /1.0/provisioning/updates", "DELETE /1.0/provisioning/updates", "PUT " + paths[0], "POST /1.0/provisioning/updates/:refresh", "GET /1.0/provisioning/updates/:refresh",
 		"GET /1.0/system/updates", "PUT /1.0/system/updates", "GET /1.0/provisioning/channels", "POST /1.0/provisioning/channels", "GET /1.0/provisioning/channels/stable", "PUT /1.0/provisioning/channels/stable",
 		"DELETE /1.0/provisioning/channels/stable", "GET /1.0/provisioning/channels/stable/changelog"} {
@@ -169,13 +169,13 @@ func TestFeed(t *testing.T) {
 		if method != "GET" {
 			body = "{}"
 		}
-		require.Equal(t, 403, p.call(anybody, method, path, body).ErrorCode, request)
+		require.Equal(t, 403, p.call(stranger, method, path, body).ErrorCode, request)
 	}
 	without := start(t, nil)
 	require.Equal(t, 501, without.call(without.client(nil), "GET", "/1.0/provisioning/updates", "").ErrorCode)
 }
 
-// TestUpdatesByREST is what an operator does with updates and channels.
+// TestUpdatesByREST: an operator works with updates and channels.
 func TestUpdatesByREST(t *testing.T) {
 	p := startFeed(t, nil)
 	operator := p.client(&p.operator)
@@ -197,7 +197,7 @@ func TestUpdatesByREST(t *testing.T) {
 	require.Equal(t, 412, p.call(operator, "PUT", "/1.0/provisioning/channels/production", `{"description":"for none"}`, "If-Match", shown.http.Header.Get("ETag")).ErrorCode)
 	require.Equal(t, 400, p.call(operator, "PUT", "/1.0/provisioning/channels/production", `{"name":"other"}`).ErrorCode)
 	require.Equal(t, 200, p.call(operator, "PUT", "/1.0/provisioning/channels/production", `{"name":"production"}`).StatusCode)
-	require.Contains(t, p.call(operator, "GET", "/1.0/provisioning/channels/production", "").text, "for all", "what is left out stays")
+	require.Contains(t, p.call(operator, "GET", "/1.0/provisioning/channels/production", "").text, "for all", "a field that is left out keeps its value")
 	require.Equal(t, []string{"/1.0/provisioning/channels/production", "/1.0/provisioning/channels/stable"}, metadata[[]string](t, p.call(operator, "GET", "/1.0/provisioning/channels", "")))
 
 	before := p.call(operator, "GET", path, "").http.Header.Get("ETag")
@@ -212,7 +212,7 @@ func TestUpdatesByREST(t *testing.T) {
 	require.Equal(t, 200, p.call(operator, "DELETE", "/1.0/provisioning/channels/production", "").StatusCode)
 	require.Equal(t, 409, p.call(operator, "DELETE", "/1.0/provisioning/channels/stable", "").ErrorCode)
 
-	// One that lacks what a token needs is refused, unless forced.
+	// An update that lacks an application of a token is refused, unless forced.
 	require.Equal(t, 201, p.call(operator, "POST", "/1.0/provisioning/tokens", `{"description":"rack 7","applications":["gpu-support"]}`).http.StatusCode)
 	require.Equal(t, 200, p.call(operator, "PUT", path, `{"channels":[]}`).StatusCode)
 	refused := p.call(operator, "PUT", path, `{"channels":["stable"]}`)
@@ -237,7 +237,7 @@ func TestUpdatesByREST(t *testing.T) {
 	require.Equal(t, 201, rest.http.StatusCode, rest.Error)
 	require.NotContains(t, string(rest.Metadata), "of the 11 files")
 
-	// One is removed, what a channel offers by force only.
+	// An update is removed. One that a channel offers is removed by force only.
 	one := made.http.Header.Get("Location")
 	require.Equal(t, 200, p.call(operator, "PUT", one+"?force=1", `{"channels":["stable"]}`).StatusCode)
 	require.Equal(t, 200, p.call(operator, "PUT", path+"?force=1", `{"channels":[]}`).StatusCode)
@@ -257,7 +257,7 @@ func TestUpdatesByREST(t *testing.T) {
 	require.Equal(t, "stable", settings["server_default_channel"])
 	require.Equal(t, 200, p.call(operator, "PUT", "/1.0/system/updates", `{"filter_expression":"true"}`, "If-Match", a.http.Header.Get("ETag")).StatusCode)
 	require.Equal(t, 412, p.call(operator, "PUT", "/1.0/system/updates", `{"filter_expression":"true"}`, "If-Match", a.http.Header.Get("ETag")).ErrorCode)
-	require.Equal(t, settings["source"], metadata[map[string]any](t, p.call(operator, "GET", "/1.0/system/updates", ""))["source"], "what is left out stays")
+	require.Equal(t, settings["source"], metadata[map[string]any](t, p.call(operator, "GET", "/1.0/system/updates", ""))["source"], "a field that is left out keeps its value")
 	for _, bad := range []string{`{"filter_expression":"version =="}`, `{"file_filter_expression":"nothing"}`, `{"source":"ftp://x"}`, `{"signature_verification_root_ca":"no"}`, `{"fliter_expression":"true"}`} {
 		require.Equal(t, 400, p.call(operator, "PUT", "/1.0/system/updates", bad).ErrorCode, bad)
 	}
@@ -271,7 +271,7 @@ func TestUpdatesByREST(t *testing.T) {
 	require.Empty(t, metadata[[]string](t, p.call(operator, "GET", "/1.0/provisioning/updates", "")))
 }
 
-// BenchmarkFeedList is the list of 200 updates with 30 files each, as a server asks for it.
+// BenchmarkFeedList lists 200 updates with 30 files each, as a server does.
 func BenchmarkFeedList(b *testing.B) {
 	p := startFeed(b, nil)
 	settings := p.feed.Settings()

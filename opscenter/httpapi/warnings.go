@@ -17,12 +17,12 @@ const (
 	warningAcknowledged warningStatus = "acknowledged"
 )
 
-// warningPut is what of a warning may be edited.
+// warningPut holds the field of a warning that an operator edits.
 type warningPut struct {
 	Status warningStatus `json:"status"`
 }
 
-// warningScope is what a warning is about.
+// warningScope names the subject of a warning.
 type warningScope struct {
 	Scope      string `json:"scope"`
 	EntityType string `json:"entity_type"`
@@ -54,7 +54,7 @@ func showWarning(w *warning.Warning) warningJSON {
 	return out
 }
 
-// warnings have ETags that cover what a PUT replaces, and of which warning.
+// warnings have ETags that cover the acknowledgement, which a PUT replaces, and the warning's identity.
 func (h *Handler) warnings() resource[*warning.Warning] {
 	return resource[*warning.Warning]{h: h, show: always(showWarning), covers: func(w *warning.Warning) any { return []any{w.UUID, w.Acknowledged} }}
 }

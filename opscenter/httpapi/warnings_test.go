@@ -57,7 +57,7 @@ func TestWarnings(t *testing.T) {
 	require.Equal(t, 400, p.call(client, "PUT", path, `{}`).ErrorCode)
 	require.Equal(t, 400, p.call(client, "GET", "/1.0/warnings?status=old", "").ErrorCode)
 	require.Equal(t, 400, p.call(client, "GET", "/1.0/warnings?color=red", "").ErrorCode)
-	require.Equal(t, 404, p.call(client, "GET", "/1.0/warnings?server=nobody", "").ErrorCode)
+	require.Equal(t, 404, p.call(client, "GET", "/1.0/warnings?server=unknown", "").ErrorCode)
 	require.Equal(t, 404, p.call(client, "GET", "/1.0/warnings/nothing", "").ErrorCode)
 	require.Equal(t, 404, p.call(client, "PUT", "/1.0/warnings/nothing", `{"status":"new"}`).ErrorCode)
 	require.Equal(t, http.StatusForbidden, p.call(p.client(nil), "GET", "/1.0/warnings", "").ErrorCode, "for operators only")

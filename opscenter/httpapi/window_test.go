@@ -18,8 +18,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 )
 
-// TestStreamsThatAreNotRead: a reader that opens streams, and then takes nothing, holds none of them, nor what they read
-// from, for longer than WriteTimeout: over HTTP/2 it says so with a window of zero.
+// TestStreamsThatAreNotRead: a client opens HTTP/2 streams with a window of zero, and reads nothing. The streams, and the resources behind
+// them, are free again after WriteTimeout.
 func TestStreamsThatAreNotRead(t *testing.T) {
 	p := start(t, func(o *httpapi.Options) { o.WriteTimeout = 300 * time.Millisecond })
 	certificates := make([]tls.Certificate, 100)
