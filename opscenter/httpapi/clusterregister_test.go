@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
@@ -26,9 +27,7 @@ func TestClusterBeforeOrAfterRegister(t *testing.T) {
 				require.NoError(t, err)
 				var servers []*incusostest.Server
 				for _, name := range []string{"a", "b", "c"} {
-					server, err := incusostest.New(incusostest.Options{Name: name, Standalone: standalone})
-					require.NoError(t, err)
-					t.Cleanup(server.Close)
+					server := controltest.Server(t, incusostest.Options{Name: name, Standalone: standalone})
 					server.AddInstance("default", "on-"+name, true)
 					servers = append(servers, server)
 				}
@@ -40,9 +39,7 @@ func TestClusterBeforeOrAfterRegister(t *testing.T) {
 				if !before {
 					register()
 					for _, s := range servers {
-						o, err := polls.Poll(t.Context(), s.Name())
-						require.NoError(t, err)
-						require.Nil(t, o.Failure)
+						controltest.Poll(t, polls, s.Name())
 					}
 				}
 				require.NoError(t, incusostest.Cluster(servers...))

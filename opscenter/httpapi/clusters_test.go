@@ -1,7 +1,6 @@
 package httpapi_test
 
 import (
-	"context"
 	"net/http"
 	"strings"
 	"testing"
@@ -10,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	yaml "go.yaml.in/yaml/v3"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/reference"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
@@ -25,8 +25,7 @@ func operated(t *testing.T, names ...string) (*plane, map[string]*incusostest.Se
 	var polls *poller.Poller
 	var manager *rollout.Manager
 	p := startWith(t, func(p *plane, o *httpapi.Options) {
-		client := incusos.New(incusos.Options{Certificate: &p.own})
-		t.Cleanup(func() { client.Close() })
+		client := controltest.Client(t, incusos.Options{Certificate: &p.own})
 		var err error
 		polls, err = poller.New(p.registry, client, poller.Options{Timeout: 20 * time.Second})
 		require.NoError(t, err)
@@ -34,26 +33,11 @@ func operated(t *testing.T, names ...string) (*plane, map[string]*incusostest.Se
 		require.NoError(t, err)
 		o.Rollouts, o.Clusters = manager, cluster.New(p.registry, client, cluster.Options{})
 	})
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = manager.Run(ctx)
-	}()
-	t.Cleanup(func() {
-		cancel()
-		<-ended
-	})
+	controltest.Background(t, manager.Run)
 	servers := map[string]*incusostest.Server{}
-	token := p.token(int64(len(names)))
 	for _, name := range names {
-		server, err := incusostest.New(incusostest.Options{Name: name, Standalone: true, EvacuateDelay: 30 * time.Millisecond, RebootDelay: 30 * time.Millisecond})
-		require.NoError(t, err)
-		t.Cleanup(server.Close)
-		require.NoError(t, server.Register(t.Context(), incusostest.Provider{ServerURL: p.url, Token: token, Certificate: p.own.Leaf}))
-		o, err := polls.Poll(t.Context(), name)
-		require.NoError(t, err)
-		require.Nil(t, o.Failure, "%+v", o.Failure)
+		server := p.boot(incusostest.Options{Name: name, Standalone: true, EvacuateDelay: 30 * time.Millisecond, RebootDelay: 30 * time.Millisecond})
+		controltest.Poll(t, polls, name)
 		servers[name] = server
 	}
 	return p, servers

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
@@ -16,14 +17,10 @@ import (
 func TestAfterAForwardedTimeout(t *testing.T) {
 	const timeout = 200 * time.Millisecond
 	p := startWith(t, func(p *plane, o *httpapi.Options) {
-		client := incusos.New(incusos.Options{Certificate: &p.own})
-		t.Cleanup(func() { client.Close() })
+		client := controltest.Client(t, incusos.Options{Certificate: &p.own})
 		o.Forward, o.ForwardTimeout = client, timeout
 	})
-	server, err := incusostest.New(incusostest.Options{Name: "slow", Standalone: true})
-	require.NoError(t, err)
-	t.Cleanup(server.Close)
-	require.NoError(t, server.Register(t.Context(), incusostest.Provider{ServerURL: p.url, Token: p.token(1), Certificate: p.own.Leaf}))
+	server := p.boot(incusostest.Options{Name: "slow", Standalone: true})
 	require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultHang}))
 	client := p.client(&p.operator)
 	for _, method := range []string{http.MethodGet, http.MethodPut} {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
@@ -93,9 +94,7 @@ func TestRegisterAsTheProtocolSays(t *testing.T) {
 // TestSimulatedServerRegisters: a simulated server registers as a real one does.
 func TestSimulatedServerRegisters(t *testing.T) {
 	p := start(t, nil)
-	server, err := incusostest.New(incusostest.Options{})
-	require.NoError(t, err)
-	defer server.Close()
+	server := controltest.Server(t, incusostest.Options{})
 	provider := incusostest.Provider{ServerURL: p.url, Token: p.token(1), Certificate: p.own.Leaf}
 	require.NoError(t, server.Register(t.Context(), provider))
 	require.NoError(t, server.RegisterOnce(t.Context()))
@@ -106,9 +105,7 @@ func TestSimulatedServerRegisters(t *testing.T) {
 	// The server accepts no other control plane than the pinned one.
 	other := newCertificate(t, "other")
 	provider.Certificate = other.Leaf
-	stranger, err := incusostest.New(incusostest.Options{})
-	require.NoError(t, err)
-	defer stranger.Close()
+	stranger := controltest.Server(t, incusostest.Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	require.ErrorContains(t, stranger.Register(ctx, provider), "another certificate")

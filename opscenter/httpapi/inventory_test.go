@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
@@ -21,8 +22,7 @@ import (
 func inventoried(t *testing.T) (*plane, *incusostest.Server) {
 	var run []func(context.Context) error
 	p := startWith(t, func(p *plane, o *httpapi.Options) {
-		client := incusos.New(incusos.Options{Certificate: &p.own})
-		t.Cleanup(func() { client.Close() })
+		client := controltest.Client(t, incusos.Options{Certificate: &p.own})
 		polls, err := poller.New(p.registry, client, poller.Options{})
 		require.NoError(t, err)
 		o.Inventory, err = inventory.New(p.registry, client, inventory.Options{})
@@ -32,23 +32,8 @@ func inventoried(t *testing.T) (*plane, *incusostest.Server) {
 		}
 		run = append(run, polls.Run, o.Inventory.Run)
 	})
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	for _, f := range run {
-		go func() {
-			_ = f(ctx)
-			ended <- struct{}{}
-		}()
-	}
-	t.Cleanup(func() {
-		cancel()
-		for range run {
-			<-ended
-		}
-	})
-	server, err := incusostest.New(incusostest.Options{Name: "sim", Standalone: true})
-	require.NoError(t, err)
-	t.Cleanup(server.Close)
+	controltest.Background(t, run...)
+	server := controltest.Server(t, incusostest.Options{Name: "sim", Standalone: true})
 	server.Furnish(60)
 	return p, server
 }
@@ -175,9 +160,7 @@ func TestInventoryShapes(t *testing.T) {
 func TestSameName(t *testing.T) {
 	p, server := inventoried(t)
 	client := p.client(&p.operator)
-	other, err := incusostest.New(incusostest.Options{Name: "member", Standalone: true})
-	require.NoError(t, err)
-	t.Cleanup(other.Close)
+	other := controltest.Server(t, incusostest.Options{Name: "member", Standalone: true})
 	other.Furnish(20)
 	require.NoError(t, incusostest.Cluster(other))
 	adopt := func(name, token string) *answer {

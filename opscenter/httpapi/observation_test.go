@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
@@ -23,8 +24,7 @@ func watched(t *testing.T, options incusostest.Options, change func(*plane, *inc
 	t.Helper()
 	var polls *poller.Poller
 	p = startWith(t, func(p *plane, o *httpapi.Options) {
-		client = incusos.New(incusos.Options{Certificate: &p.own})
-		t.Cleanup(func() { client.Close() })
+		client = controltest.Client(t, incusos.Options{Certificate: &p.own})
 		var err error
 		polls, err = poller.New(p.registry, client, poller.Options{})
 		require.NoError(t, err)
@@ -33,14 +33,9 @@ func watched(t *testing.T, options incusostest.Options, change func(*plane, *inc
 		}
 	})
 	options.Name = "a"
-	server, err := incusostest.New(options)
-	require.NoError(t, err)
-	t.Cleanup(server.Close)
-	require.NoError(t, server.Register(t.Context(), incusostest.Provider{ServerURL: p.url, Token: p.token(1), Certificate: p.own.Leaf}))
+	server = p.boot(options)
 	return p, server, client, func() *opscenter.ServerInfo {
-		o, err := polls.Poll(t.Context(), "a")
-		require.NoError(t, err)
-		require.Nil(t, o.Failure)
+		controltest.Poll(t, polls, "a")
 		info, err := p.registry.Server(t.Context(), "a")
 		require.NoError(t, err)
 		return info

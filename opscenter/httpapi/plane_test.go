@@ -1,25 +1,24 @@
 package httpapi_test
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/memstore"
 	"github.com/opscenter-go/sdk/storage/storetest"
@@ -34,24 +33,7 @@ type plane struct {
 	url      string
 	own      tls.Certificate // server and client certificate of the control plane
 	operator tls.Certificate
-	log      *syncBuffer
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
+	log      *controltest.Log
 }
 
 func newCertificate(t testing.TB, name string) tls.Certificate {
@@ -72,7 +54,7 @@ func start(t testing.TB, change func(*httpapi.Options)) *plane {
 
 func startWith(t testing.TB, change func(*plane, *httpapi.Options)) *plane {
 	t.Helper()
-	p := &plane{t: t, own: newCertificate(t, "control plane"), operator: newCertificate(t, "operator"), log: &syncBuffer{}}
+	p := &plane{t: t, own: newCertificate(t, "control plane"), operator: newCertificate(t, "operator"), log: &controltest.Log{}}
 	logger := slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	p.store = &spied{Store: storetest.Twice(memstore.New(memstore.Options{DetectMutation: true})), tables: map[string]*storage.TableSchema{}}
 	var err error
@@ -80,15 +62,12 @@ func startWith(t testing.TB, change func(*plane, *httpapi.Options)) *plane {
 	require.NoError(t, err)
 	options := httpapi.Options{ClientCertificate: p.own.Leaf, Logger: logger, FailuresPerMinute: -1,
 		Authorize: httpapi.AnyOf(httpapi.TrustCertificates(p.operator.Leaf), httpapi.TrustUnixSocket())}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	p.url = "https://" + listener.Addr().String()
+	listener, url := controltest.Listen(t)
+	p.url = url
 	change(p, &options)
 	p.handler, err = httpapi.New(p.registry, options)
 	require.NoError(t, err)
-	server := httpapi.NewServer(p.handler, httpapi.TLSConfig(p.own), logger)
-	go server.ServeTLS(listener, "", "")
-	t.Cleanup(func() { server.Close() })
+	controltest.Serve(t, listener, p.handler, p.own, logger)
 	return p
 }
 
@@ -185,6 +164,14 @@ func (p *plane) token(uses int64) string {
 	token, err := p.registry.CreateToken(p.t.Context(), opscenter.TokenSpec{Uses: uses})
 	require.NoError(p.t, err)
 	return token.UUID
+}
+
+// boot starts a simulated server that registers.
+func (p *plane) boot(options incusostest.Options) *incusostest.Server {
+	p.t.Helper()
+	server := controltest.Server(p.t, options)
+	require.NoError(p.t, server.Register(p.t.Context(), incusostest.Provider{ServerURL: p.url, Token: p.token(1), Certificate: p.own.Leaf}))
+	return server
 }
 
 const selfPath = "/1.0/provisioning/servers/:self"

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
@@ -81,8 +81,7 @@ func (s *spied) rows(t *testing.T) map[string]string {
 // everything starts a control plane with all its parts over a fleet of all types. No part acts by itself.
 func everything(t *testing.T) (p *plane, polls *poller.Poller, servers map[string]*incusostest.Server) {
 	p = startWith(t, func(p *plane, o *httpapi.Options) {
-		client := incusos.New(incusos.Options{Certificate: &p.own, Timeout: 300 * time.Millisecond, CallTimeout: 600 * time.Millisecond, ListTimeout: 600 * time.Millisecond})
-		t.Cleanup(func() { client.Close() })
+		client := controltest.Client(t, incusos.Options{Certificate: &p.own, Timeout: 300 * time.Millisecond, CallTimeout: 600 * time.Millisecond, ListTimeout: 600 * time.Millisecond})
 		var err error
 		polls, err = poller.New(p.registry, client, poller.Options{Timeout: 2 * time.Second})
 		require.NoError(t, err)
@@ -109,30 +108,23 @@ func everything(t *testing.T) (p *plane, polls *poller.Poller, servers map[strin
 		}
 	})
 	// Servers register at a listener of their own, which closes then: only the operators' requests change rows.
-	door, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	front := httpapi.NewServer(p.handler, httpapi.TLSConfig(p.own), nil)
-	go front.ServeTLS(door, "", "")
-	defer front.Close()
+	door, url := controltest.Listen(t)
+	defer controltest.Serve(t, door, p.handler, p.own, nil)()
 	servers = map[string]*incusostest.Server{}
 	for name, options := range map[string]incusostest.Options{"a": {}, "b": {}, "c": {}, "d": {}, "old": {Version: "202510010000", Release: "202510010000"}, "gone": {}, "plain": {Plain: true}, "manager": {Application: "migration-manager"}} {
 		options.Name, options.Standalone = name, true
-		server, err := incusostest.New(options)
-		require.NoError(t, err)
-		t.Cleanup(server.Close)
+		server := controltest.Server(t, options)
 		server.Trust(p.own.Leaf)
 		if name == "plain" {
 			require.NoError(t, p.registry.Adopt(t.Context(), opscenter.Adoption{Servers: []opscenter.AdoptedServer{{Name: name, ConnectionURL: server.URL(), Certificate: server.Certificate()}}}))
 		} else {
-			require.NoError(t, server.Register(t.Context(), incusostest.Provider{ServerURL: "https://" + door.Addr().String(), Token: p.token(1), Certificate: p.own.Leaf}))
+			require.NoError(t, server.Register(t.Context(), incusostest.Provider{ServerURL: url, Token: p.token(1), Certificate: p.own.Leaf}))
 		}
 		servers[name] = server
-		o, err := polls.Poll(t.Context(), name)
-		require.NoError(t, err)
-		require.Nil(t, o.Failure)
+		controltest.Poll(t, polls, name)
 	}
 	servers["gone"].Crash()
-	_, err = p.registry.CreateCluster(t.Context(), "c9", opscenter.ClusterSpec{})
+	_, err := p.registry.CreateCluster(t.Context(), "c9", opscenter.ClusterSpec{})
 	require.NoError(t, err)
 	_, err = p.registry.PreRegister(t.Context(), opscenter.Announcing{Name: "announced"})
 	require.NoError(t, err)
@@ -292,11 +284,8 @@ func TestFaultsAreNoInternalErrors(t *testing.T) {
 	client := p.client(&p.operator)
 	for _, kind := range []incusostest.FaultKind{incusostest.FaultDown, incusostest.FaultSilent, incusostest.FaultGarbage, incusostest.FaultTruncated, incusostest.FaultWrongCertificate, incusostest.FaultReset, incusostest.FaultError, incusostest.FaultNotFound} {
 		name := "fault-" + strings.ReplaceAll(string(kind), " ", "-")
-		server, err := incusostest.New(incusostest.Options{Name: name, Standalone: true})
-		require.NoError(t, err)
-		t.Cleanup(server.Close)
-		require.NoError(t, server.Register(t.Context(), incusostest.Provider{ServerURL: p.url, Token: p.token(1), Certificate: p.own.Leaf}))
-		_, err = polls.Poll(t.Context(), name)
+		server := p.boot(incusostest.Options{Name: name, Standalone: true})
+		_, err := polls.Poll(t.Context(), name)
 		require.NoError(t, err)
 		require.NoError(t, server.SetFault(incusostest.Fault{Kind: kind}))
 		for _, request := range [][3]string{

@@ -1,13 +1,13 @@
 package httpapi_test
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
@@ -29,8 +29,7 @@ func TestEveryRelease(t *testing.T) {
 			var polls *poller.Poller
 			var rollouts *rollout.Manager
 			p := startWith(t, func(p *plane, o *httpapi.Options) {
-				client = incusos.New(incusos.Options{Certificate: &p.own})
-				t.Cleanup(func() { client.Close() })
+				client = controltest.Client(t, incusos.Options{Certificate: &p.own})
 				var err error
 				polls, err = poller.New(p.registry, client, poller.Options{Interval: 200 * time.Millisecond})
 				require.NoError(t, err)
@@ -45,9 +44,7 @@ func TestEveryRelease(t *testing.T) {
 			const next = "202610150000"
 			var members, all []*incusostest.Server
 			for i, application := range []string{"incus", "incus", "incus-lts-7.0", "migration-manager"} {
-				server, err := incusostest.New(incusostest.Options{Name: fmt.Sprintf("s%d", i), Release: release, Version: version, Application: application, Standalone: true})
-				require.NoError(t, err)
-				t.Cleanup(server.Close)
+				server := controltest.Server(t, incusostest.Options{Name: fmt.Sprintf("s%d", i), Release: release, Version: version, Application: application, Standalone: true})
 				server.AddInstance("default", fmt.Sprintf("i%d", i), true)
 				if all = append(all, server); i < 2 {
 					members = append(members, server)
@@ -62,9 +59,7 @@ func TestEveryRelease(t *testing.T) {
 			require.NoError(t, p.registry.SetClusterCertificate(t.Context(), "c1", members[0].ClusterCertificate().Leaf))
 
 			look := func(server *incusostest.Server) *opscenter.ServerInfo {
-				o, err := polls.Poll(t.Context(), server.Name())
-				require.NoError(t, err)
-				require.Nil(t, o.Failure)
+				o := controltest.Poll(t, polls, server.Name())
 				require.Empty(t, o.Unread, "a section that the release lacks is no failure")
 				info, err := p.registry.Server(t.Context(), server.Name())
 				require.NoError(t, err)
@@ -97,11 +92,7 @@ func TestEveryRelease(t *testing.T) {
 				require.Equal(t, lifecycle.ActionUpdate, look(server).Recommendation().Action)
 			}
 
-			ctx, stop := context.WithCancel(t.Context())
-			ended := make(chan error, 2)
-			go func() { ended <- polls.Run(ctx) }()
-			go func() { ended <- rollouts.Run(ctx) }()
-			defer func() { stop(); <-ended; <-ended }()
+			controltest.Background(t, polls.Run, rollouts.Run)
 			operator := p.client(&p.operator)
 			var started struct {
 				UUID string `json:"uuid"`

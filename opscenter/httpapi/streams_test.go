@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 )
@@ -33,16 +33,13 @@ func TestStreamsThatAreNotRead(t *testing.T) {
 		require.NoError(t, err)
 	}
 	var active, begun atomic.Int64
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	server := httpapi.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	listener, url := controltest.Listen(t)
+	controltest.Serve(t, listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		active.Add(1)
 		begun.Add(1)
 		defer active.Add(-1)
 		p.handler.ServeHTTP(w, r)
-	}), httpapi.TLSConfig(p.own), nil)
-	go server.ServeTLS(listener, "", "")
-	t.Cleanup(func() { server.Close() })
+	}), p.own, nil)
 	roots := x509.NewCertPool()
 	roots.AddCert(p.own.Leaf)
 	transport := &http.Transport{ForceAttemptHTTP2: true, HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 16 << 10},
@@ -52,7 +49,7 @@ func TestStreamsThatAreNotRead(t *testing.T) {
 		begun.Store(0)
 		var bodies []io.Closer
 		for range 20 {
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+listener.Addr().String()+path, nil)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+path, nil)
 			require.NoError(t, err)
 			resp, err := transport.RoundTrip(req)
 			require.NoError(t, err)

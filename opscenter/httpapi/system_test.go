@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
@@ -29,8 +30,7 @@ func changing(t *testing.T, change func(*httpapi.Options), names ...string) (*pl
 	var polls *poller.Poller
 	var manager *system.Manager
 	p := startWith(t, func(p *plane, o *httpapi.Options) {
-		client := incusos.New(incusos.Options{Certificate: &p.own, Timeout: 5 * time.Second})
-		t.Cleanup(func() { client.Close() })
+		client := controltest.Client(t, incusos.Options{Certificate: &p.own, Timeout: 5 * time.Second})
 		var err error
 		polls, err = poller.New(p.registry, client, poller.Options{Timeout: 20 * time.Second, FastInterval: 20 * time.Millisecond, RetryInterval: 50 * time.Millisecond})
 		require.NoError(t, err)
@@ -44,25 +44,10 @@ func changing(t *testing.T, change func(*httpapi.Options), names ...string) (*pl
 			change(o)
 		}
 	})
-	for _, run := range []func(context.Context) error{manager.Run, polls.Run} {
-		ctx, cancel := context.WithCancel(context.Background())
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			_ = run(ctx)
-		}()
-		t.Cleanup(func() {
-			cancel()
-			<-ended
-		})
-	}
+	controltest.Background(t, manager.Run, polls.Run)
 	servers := map[string]*incusostest.Server{}
-	token := p.token(int64(len(names)))
 	for _, name := range names {
-		server, err := incusostest.New(incusostest.Options{Name: name})
-		require.NoError(t, err)
-		t.Cleanup(server.Close)
-		require.NoError(t, server.Register(t.Context(), incusostest.Provider{ServerURL: p.url, Token: token, Certificate: p.own.Leaf}))
+		server := p.boot(incusostest.Options{Name: name})
 		servers[name] = server
 		p.settled(name)
 	}
