@@ -2,7 +2,6 @@ package cluster_test
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
@@ -35,7 +35,7 @@ func newSite(t *testing.T, options map[string]incusostest.Options, names ...stri
 	require.NoError(t, err)
 	registry, err := opscenter.NewRegistry(memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{FlapThreshold: -1})
 	require.NoError(t, err)
-	s := &site{Registry: registry, servers: map[string]*incusostest.Server{}, client: newClient(t, &identity)}
+	s := &site{Registry: registry, servers: map[string]*incusostest.Server{}, client: controltest.Client(t, incusos.Options{Certificate: &identity})}
 	s.polls, err = poller.New(registry, s.client, poller.Options{Timeout: 20 * time.Second})
 	require.NoError(t, err)
 	token, err := registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: int64(len(names))})
@@ -43,9 +43,7 @@ func newSite(t *testing.T, options map[string]incusostest.Options, names ...stri
 	for _, name := range names {
 		o := options[name]
 		o.Name, o.Standalone = name, true
-		server, err := incusostest.New(o)
-		require.NoError(t, err)
-		t.Cleanup(server.Close)
+		server := controltest.Server(t, o)
 		server.Trust(identity.Leaf)
 		_, err = registry.Register(t.Context(), opscenter.Registration{Token: token.UUID, Certificate: server.Certificate(), Name: name, ConnectionURL: server.URL(), MachineID: server.MachineID()})
 		require.NoError(t, err)
@@ -55,17 +53,9 @@ func newSite(t *testing.T, options map[string]incusostest.Options, names ...stri
 	return s
 }
 
-func newClient(t *testing.T, identity *tls.Certificate) *incusos.Client {
-	client := incusos.New(incusos.Options{Certificate: identity})
-	t.Cleanup(func() { client.Close() })
-	return client
-}
-
 func (s *site) poll(t *testing.T, name string) *opscenter.ServerInfo {
 	t.Helper()
-	o, err := s.polls.Poll(t.Context(), name)
-	require.NoError(t, err)
-	require.Nil(t, o.Failure, "%s: %+v", name, o.Failure)
+	controltest.Poll(t, s.polls, name)
 	info, err := s.Server(t.Context(), name)
 	require.NoError(t, err)
 	return info

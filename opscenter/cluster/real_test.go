@@ -6,10 +6,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/incustest"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
+	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
@@ -21,7 +23,7 @@ func TestRealForm(t *testing.T) {
 	require.NoError(t, err)
 	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{FlapThreshold: -1, GuardShare: -1})
 	require.NoError(t, err)
-	client := newClient(t, &identity)
+	client := controltest.Client(t, incusos.Options{Certificate: &identity})
 	s := &site{Registry: registry, client: client}
 	s.polls, err = poller.New(registry, client, poller.Options{Timeout: 20 * time.Second})
 	require.NoError(t, err)
@@ -42,7 +44,7 @@ func TestRealForm(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, opscenter.ClusterReady, record.Status)
 	client.Close() // new connections, new sessions
-	s.client = newClient(t, &identity)
+	s.client = controltest.Client(t, incusos.Options{Certificate: &identity})
 	s.polls, err = poller.New(registry, s.client, poller.Options{Timeout: 20 * time.Second})
 	require.NoError(t, err)
 	for name, before := range own {

@@ -1,8 +1,6 @@
 package updates_test
 
 import (
-	"context"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -10,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
@@ -27,26 +26,16 @@ func (p *plane) endpoint(t *testing.T, wrap func(http.Handler) http.Handler) fun
 	require.NoError(t, err)
 	handler, err := httpapi.New(p.Registry, httpapi.Options{ClientCertificate: certificate.Leaf, FailuresPerMinute: -1, Updates: p.feed})
 	require.NoError(t, err)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	server := httpapi.NewServer(wrap(handler), httpapi.TLSConfig(certificate), nil)
-	go server.ServeTLS(listener, "", "")
-	t.Cleanup(func() { server.Close() })
-	client := incusos.New(incusos.Options{Certificate: &certificate})
-	t.Cleanup(func() { client.Close() })
+	listener, url := controltest.Listen(t)
+	controltest.Serve(t, listener, wrap(handler), certificate, nil)
+	client := controltest.Client(t, incusos.Options{Certificate: &certificate})
 	polls, err := poller.New(p.Registry, client, poller.Options{FastInterval: 20 * time.Millisecond, RetryInterval: 50 * time.Millisecond})
 	require.NoError(t, err)
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = polls.Run(ctx)
-	}()
-	t.Cleanup(func() { stop(); <-ended })
+	controltest.Background(t, polls.Run)
 	return func(spec opscenter.TokenSpec) incusostest.Provider {
 		token, err := p.CreateToken(t.Context(), spec)
 		require.NoError(t, err)
-		return incusostest.Provider{ServerURL: "https://" + listener.Addr().String(), Token: token.UUID, Certificate: certificate.Leaf}
+		return incusostest.Provider{ServerURL: url, Token: token.UUID, Certificate: certificate.Leaf}
 	}
 }
 
@@ -82,9 +71,7 @@ func TestInstall(t *testing.T) {
 				if architecture == "aarch64" {
 					provider = p.endpoint(t, asItIs)(opscenter.TokenSpec{})
 				}
-				server, err := incusostest.New(incusostest.Options{Name: "new-" + architecture[:3], Application: application, Fresh: true, Standalone: true, Version: "202609010000", Architecture: architecture})
-				require.NoError(t, err)
-				t.Cleanup(server.Close)
+				server := controltest.Server(t, incusostest.Options{Name: "new-" + architecture[:3], Application: application, Fresh: true, Standalone: true, Version: "202609010000", Architecture: architecture})
 				require.NoError(t, server.Install(t.Context(), provider))
 				running, staged := server.Version()
 				require.Equal(t, "202610010000", running, "the first boot also updates the operating system")
@@ -113,9 +100,7 @@ func TestFreshServerHangs(t *testing.T) {
 	p.refresh(t)
 	provider := p.endpoint(t, asItIs)(opscenter.TokenSpec{})
 	fresh := func() *incusostest.Server {
-		server, err := incusostest.New(incusostest.Options{Fresh: true})
-		require.NoError(t, err)
-		t.Cleanup(server.Close)
+		server := controltest.Server(t, incusostest.Options{Fresh: true})
 		return server
 	}
 	server := fresh()
@@ -164,9 +149,7 @@ func TestOneReleaseForAllParts(t *testing.T) {
 	p.publish(t, release(1))
 	p.refresh(t)
 	provider := p.endpoint(t, asItIs)(opscenter.TokenSpec{})
-	server, err := incusostest.New(incusostest.Options{Fresh: true, Standalone: true, Version: "202609010000"})
-	require.NoError(t, err)
-	t.Cleanup(server.Close)
+	server := controltest.Server(t, incusostest.Options{Fresh: true, Standalone: true, Version: "202609010000"})
 	require.NoError(t, server.Install(t.Context(), provider))
 	require.NoError(t, p.CreateChannel(t.Context(), "testing", ""))
 	last := "202610010000"
