@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
@@ -117,8 +118,7 @@ func TestHostile(t *testing.T) {
 	list, command := startNeighbours(t, good)
 	identity, err := selfsigned.New("control-plane")
 	require.NoError(t, err)
-	client := incusos.New(incusos.Options{Certificate: &identity})
-	t.Cleanup(func() { client.Close() })
+	client := controltest.Client(t, incusos.Options{Certificate: &identity})
 	registry, err := opscenter.NewRegistry(memstore.New(memstore.Options{}), opscenter.Options{})
 	require.NoError(t, err)
 	var polls, changes, slowest atomic.Int64
@@ -135,9 +135,9 @@ func TestHostile(t *testing.T) {
 		_, err := client.Adopt(t.Context(), registry, s.URL, s.TrustToken, incusos.AdoptOptions{Name: s.Name})
 		require.NoError(t, err)
 	}
-	background(t, polling.Run)
-	background(t, objects.Run)
-	background(t, func(ctx context.Context) error {
+	controltest.Background(t, polling.Run)
+	controltest.Background(t, objects.Run)
+	controltest.Background(t, func(ctx context.Context) error {
 		for c, err := range objects.WatchChanges(ctx, 0) {
 			if err != nil {
 				return err

@@ -1,13 +1,11 @@
 package inventory_test
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"strconv"
 	"testing"
 
-	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 )
 

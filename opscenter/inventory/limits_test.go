@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
@@ -158,7 +159,7 @@ func TestFollowRegistry(t *testing.T) {
 	s := boot(t, "sim")
 	p := newPlane(t, inventory.Options{})
 	p.adopt(t, s, "")
-	background(t, p.polls.Run)
+	controltest.Background(t, p.polls.Run)
 	require.Eventually(t, func() bool {
 		info, err := p.Server(t.Context(), "sim")
 		return err == nil && info.State.Type == lifecycle.TypeIncus
@@ -173,8 +174,8 @@ func TestFollowRegistry(t *testing.T) {
 // TestPrune: a lowered limit is applied by the next Run.
 func TestPrune(t *testing.T) {
 	p, _, server := single(t, inventory.Options{}, 0)
-	background(t, p.polls.Run)
-	stop := background(t, p.objects.Run)
+	controltest.Background(t, p.polls.Run)
+	stop := controltest.Background(t, p.objects.Run)
 	p.following(t, "sim", 10*time.Second)
 	o := newOperator(t, server)
 	for n := range 300 {

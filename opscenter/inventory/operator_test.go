@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
@@ -81,10 +82,7 @@ func (o *operator) must(method, path string, body any) {
 // boot starts a simulated Incus server in no cluster.
 func boot(t *testing.T, name string) *incusostest.Server {
 	t.Helper()
-	s, err := incusostest.New(incusostest.Options{Name: name, Standalone: true, EvacuateDelay: time.Millisecond})
-	require.NoError(t, err)
-	t.Cleanup(s.Close)
-	return s
+	return controltest.Server(t, incusostest.Options{Name: name, Standalone: true, EvacuateDelay: time.Millisecond})
 }
 
 // adopt adds a server, or all servers of its cluster, to the registry.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/incustest"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
@@ -41,9 +42,7 @@ func newPlane(t *testing.T, options inventory.Options) *plane {
 	t.Helper()
 	identity, err := selfsigned.New("control-plane")
 	require.NoError(t, err)
-	p := &plane{client: incusos.New(incusos.Options{Certificate: &identity}), identity: &identity}
-	client := p.client
-	t.Cleanup(func() { client.Close() })
+	p := &plane{client: controltest.Client(t, incusos.Options{Certificate: &identity}), identity: &identity}
 	p.Registry, err = opscenter.NewRegistry(memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{FlapThreshold: -1, GuardShare: -1})
 	require.NoError(t, err)
 	p.polls, err = poller.New(p.Registry, p.client, poller.Options{Interval: time.Second, RetryInterval: 200 * time.Millisecond, Timeout: 5 * time.Second})
@@ -56,8 +55,7 @@ func newPlane(t *testing.T, options inventory.Options) *plane {
 // run runs the poller and the inventory until the test ends.
 func (p *plane) run(t *testing.T) {
 	t.Helper()
-	background(t, p.polls.Run)
-	background(t, p.objects.Run)
+	controltest.Background(t, p.polls.Run, p.objects.Run)
 }
 
 // following waits until a cluster's inventory is current.
@@ -127,7 +125,7 @@ func TestRealCuts(t *testing.T) {
 	p.following(t, "solo", 20*time.Second)
 	daemon.Furnish()
 	random := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
-	background(t, func(ctx context.Context) error {
+	controltest.Background(t, func(ctx context.Context) error {
 		for {
 			select {
 			case <-time.After(time.Duration(20+random.IntN(500)) * time.Millisecond):

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
@@ -24,9 +25,7 @@ import (
 func TestEveryKind(t *testing.T) {
 	for _, legacy := range []bool{false, true} {
 		t.Run(fmt.Sprint("legacy volumes ", legacy), func(t *testing.T) {
-			s, err := incusostest.New(incusostest.Options{Name: "sim", Standalone: true, LegacyVolumes: legacy})
-			require.NoError(t, err)
-			t.Cleanup(s.Close)
+			s := controltest.Server(t, incusostest.Options{Name: "sim", Standalone: true, LegacyVolumes: legacy})
 			everyKind(t, s)
 		})
 	}
@@ -270,13 +269,13 @@ func TestUnchangedScanWritesNothing(t *testing.T) {
 	s.Furnish(300)
 	p := newPlane(t, inventory.Options{MembersInterval: time.Hour})
 	p.adopt(t, s, "")
-	stop := background(t, p.polls.Run)
+	stop := controltest.Background(t, p.polls.Run)
 	require.Eventually(t, func() bool {
 		info, err := p.Server(t.Context(), "sim")
 		return err == nil && info.State.Status == lifecycle.StatusReady
 	}, 10*time.Second, 10*time.Millisecond)
 	stop()
-	background(t, p.objects.Run)
+	controltest.Background(t, p.objects.Run)
 	p.following(t, "sim", 10*time.Second)
 	measured := p.Store().(storage.Measured)
 	before := measured.Stats()

@@ -15,6 +15,7 @@ import (
 	"github.com/lxc/incus/v6/shared/api"
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
@@ -322,8 +323,8 @@ func TestStoredSecretsAreRemoved(t *testing.T) {
 	s := boot(t, "sim")
 	p := newPlane(t, inventory.Options{KeepSecrets: true})
 	p.adopt(t, s, "")
-	background(t, p.polls.Run)
-	stop := background(t, p.objects.Run)
+	controltest.Background(t, p.polls.Run)
+	stop := controltest.Background(t, p.objects.Run)
 	p.following(t, "sim", 10*time.Second)
 	o := newOperator(t, s)
 	o.must("POST", "networks", object{"name": "n3", "type": "ovn", "config": object{"bgp.peers.x.password": "hunter2", "bgp.peers.x.address": "10.0.0.9"}})
@@ -490,8 +491,8 @@ func TestStoredSecretsOfMemberDown(t *testing.T) {
 	b.AddInstance("default", "web", true)
 	o := newOperator(t, a)
 	o.must("PATCH", "instances/web", object{"config": object{"user.user-data": "hunter2", "user.a": "b"}})
-	background(t, p.polls.Run)
-	stop := background(t, p.objects.Run)
+	controltest.Background(t, p.polls.Run)
+	stop := controltest.Background(t, p.objects.Run)
 	shows := func(text string) func() bool {
 		return func() bool {
 			web := p.named(t, inventory.KindInstance, "web")
