@@ -1,7 +1,6 @@
 package system_test
 
 import (
-	"context"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
@@ -78,8 +78,7 @@ func newPlaneOver(t *testing.T, store storage.Store, options system.Options) *pl
 	var err error
 	p.identity, err = selfsigned.New("control-plane", "127.0.0.1")
 	require.NoError(t, err)
-	p.client = incusos.New(incusos.Options{Certificate: &p.identity, Timeout: 2 * time.Second})
-	t.Cleanup(func() { p.client.Close() })
+	p.client = controltest.Client(t, incusos.Options{Certificate: &p.identity, Timeout: 2 * time.Second})
 	p.registry, err = opscenter.NewRegistry(store, opscenter.Options{FlapThreshold: -1, GuardShare: -1})
 	require.NoError(t, err)
 	p.log, err = audit.New(p.registry, audit.Options{})
@@ -124,22 +123,17 @@ func background(t *testing.T, run func(context.Context) error) {
 }
 
 func (p *plane) run() *plane {
-	background(p.t, p.polls.Run)
-	background(p.t, p.systems.Run)
+	controltest.Background(p.t, p.polls.Run, p.systems.Run)
 	return p
 }
 
 // boot starts a server that registers, and waits until it was polled.
 func (p *plane) boot(options incusostest.Options) *incusostest.Server {
 	p.t.Helper()
-	server, err := incusostest.New(options)
-	require.NoError(p.t, err)
-	p.t.Cleanup(server.Close)
+	server := controltest.Server(p.t, options)
 	require.NoError(p.t, server.Register(p.t.Context(), incusostest.Provider{ServerURL: p.url, Token: p.token, Certificate: p.identity.Leaf}))
 	p.servers[server.Name()] = server
-	o, err := p.polls.Poll(p.t.Context(), server.Name())
-	require.NoError(p.t, err)
-	require.Nil(p.t, o.Failure)
+	controltest.Poll(p.t, p.polls, server.Name())
 	return server
 }
 
