@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
@@ -52,9 +53,7 @@ func startSocketFleet(t *testing.T, n int, options poller.Options, client incuso
 	require.NoError(t, err)
 	r.token = token.UUID
 	for i := range n {
-		server, err := incusostest.New(incusostest.Options{Name: fmt.Sprintf("server%02d", i), RebootDelay: 300 * time.Millisecond})
-		require.NoError(t, err)
-		t.Cleanup(server.Close)
+		server := controltest.Server(t, incusostest.Options{Name: fmt.Sprintf("server%02d", i), RebootDelay: 300 * time.Millisecond})
 		server.Trust(identity.Leaf)
 		r.servers = append(r.servers, server)
 		r.register(server)
@@ -311,9 +310,7 @@ func TestUnchangedPollsWriteNothing(t *testing.T) {
 	token, err := registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: 10})
 	require.NoError(t, err)
 	for i := range 5 {
-		server, err := incusostest.New(incusostest.Options{Name: fmt.Sprintf("quiet%d", i)})
-		require.NoError(t, err)
-		t.Cleanup(server.Close)
+		server := controltest.Server(t, incusostest.Options{Name: fmt.Sprintf("quiet%d", i)})
 		server.Trust(identity.Leaf)
 		_, err = registry.Register(t.Context(), opscenter.Registration{Token: token.UUID, Certificate: server.Certificate(), Name: server.Name(), ConnectionURL: server.URL(), MachineID: server.MachineID()})
 		require.NoError(t, err)

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
@@ -26,8 +27,7 @@ func TestEveryFaultOverSockets(t *testing.T) {
 	require.NoError(t, err)
 	identity, err := selfsigned.New("control plane")
 	require.NoError(t, err)
-	client := incusos.New(incusos.Options{Certificate: &identity, Timeout: time.Second})
-	t.Cleanup(func() { client.Close() })
+	client := controltest.Client(t, incusos.Options{Certificate: &identity, Timeout: time.Second})
 	p, err := poller.New(registry, client, poller.Options{Interval: time.Hour, FastInterval: 50 * time.Millisecond, RetryInterval: 100 * time.Millisecond, Timeout: 2 * time.Second, Concurrency: 16})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -37,9 +37,7 @@ func TestEveryFaultOverSockets(t *testing.T) {
 	token, err := registry.CreateToken(ctx, opscenter.TokenSpec{Uses: 100})
 	require.NoError(t, err)
 	add := func(name string) *incusostest.Server {
-		server, err := incusostest.New(incusostest.Options{Name: name})
-		require.NoError(t, err)
-		t.Cleanup(server.Close)
+		server := controltest.Server(t, incusostest.Options{Name: name})
 		server.Trust(identity.Leaf)
 		return server
 	}

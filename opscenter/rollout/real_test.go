@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/incustest"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
@@ -138,9 +139,7 @@ func front(t *testing.T, name string, daemon *incustest.Daemon, options incusost
 			t.Errorf("restarting the daemon of %s: %v", name, err)
 		}
 	}
-	server, err := incusostest.New(options)
-	require.NoError(t, err)
-	t.Cleanup(server.Close)
+	server := controltest.Server(t, options)
 	server.Offer(newVersion)
 	return server
 }
