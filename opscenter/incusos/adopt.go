@@ -88,7 +88,7 @@ func (c *Client) Adopt(ctx context.Context, registry *opscenter.Registry, where,
 		Names: slices.Collect(maps.Values(options.Names)), URLs: slices.Collect(maps.Values(options.URLs))}
 	for member, fingerprint := range options.Certificates {
 		if raw, err := hex.DecodeString(fingerprint); err != nil || len(raw) != sha256.Size {
-			return nil, fmt.Errorf("the fingerprint of member %s must be a SHA-256 in 64 hexadecimal digits: %w", limited(member, maxText), opscenter.ErrInvalidCertificate)
+			return nil, fmt.Errorf("the fingerprint of member %s must be a SHA-256 in 64 hexadecimal digits: %w", truncate.Text(member, maxText), opscenter.ErrInvalidCertificate)
 		}
 	}
 	addresses := slices.DeleteFunc(slices.Clone(token.Addresses), func(address string) bool {
@@ -113,7 +113,7 @@ func (c *Client) Adopt(ctx context.Context, registry *opscenter.Registry, where,
 		target := opscenter.Target{Name: address, ID: "adopt " + address, ConnectionURL: "https://" + address, Fingerprint: token.Fingerprint}
 		found, err := c.authenticate(ctx, target, token, trustToken)
 		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("%s: %w", limited(address, maxText), err))
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", truncate.Text(address, maxText), err))
 			// Another server may have this address. It has not received the token: try the next address.
 			if errors.Is(err, errDial) || errors.Is(err, errHandshake) || errors.Is(err, ErrCertificate) {
 				continue
@@ -339,7 +339,7 @@ func (f *selfDescription) adoption(target opscenter.Target, options AdoptOptions
 		}
 		where = cmp.Or(options.URLs[m.ServerName], where)
 		if err := opscenter.CheckURL("connection URL", where); err != nil {
-			return nil, fmt.Errorf("the cluster lists member %s at an address that no server can have; give its URL: %w: %w", limited(m.ServerName, maxText), opscenter.ErrUnreachable, err)
+			return nil, fmt.Errorf("the cluster lists member %s at an address that no server can have; give its URL: %w: %w", truncate.Text(m.ServerName, maxText), opscenter.ErrUnreachable, err)
 		}
 		out.Servers = append(out.Servers, opscenter.AdoptedServer{Name: options.Names[m.ServerName], Suggested: m.ServerName, MemberName: m.ServerName,
 			ConnectionURL: where, Certificate: own})
@@ -352,7 +352,7 @@ func unknownMembers(options AdoptOptions, members []api.ClusterMember) error {
 	for option, given := range map[string]map[string]string{"name": options.Names, "URL": options.URLs, "certificate": options.Certificates} {
 		for name := range given {
 			if !slices.ContainsFunc(members, func(m api.ClusterMember) bool { return m.ServerName == name }) {
-				return fmt.Errorf("a %s is given for %s, which is no member of the cluster: %w", option, limited(name, maxText), opscenter.ErrInvalidOptions)
+				return fmt.Errorf("a %s is given for %s, which is no member of the cluster: %w", option, truncate.Text(name, maxText), opscenter.ErrInvalidOptions)
 			}
 		}
 	}
@@ -391,7 +391,7 @@ func (f *selfDescription) certificateOf(member, wanted string, known func(finger
 	if own != nil {
 		return own, nil
 	}
-	subject := "member " + limited(member, maxText)
+	subject := "member " + truncate.Text(member, maxText)
 	switch {
 	case wanted != "":
 		return nil, fmt.Errorf("%s: the cluster's trust store has no server certificate %.12s: %w", subject, wanted, opscenter.ErrNoCertificate)
@@ -410,7 +410,7 @@ const maxDescribed = 5
 func described(list []*x509.Certificate) string {
 	var out []string
 	for _, c := range list[:min(len(list), maxDescribed)] {
-		out = append(out, fmt.Sprintf("%s (%s, created %s)", opscenter.Fingerprint(c), limited(c.Subject.CommonName, maxText), c.NotBefore.UTC().Format(time.DateOnly)))
+		out = append(out, fmt.Sprintf("%s (%s, created %s)", opscenter.Fingerprint(c), truncate.Text(c.Subject.CommonName, maxText), c.NotBefore.UTC().Format(time.DateOnly)))
 	}
 	return strings.Join(out, ", ")
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/release"
+	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
@@ -50,9 +51,9 @@ type environment struct {
 // and its other image has that version. This holds for a server with auto_reboot, too: it reboots before its
 // check for updates ends.
 func (e *environment) version(update updateSection) lifecycle.OSVersion {
-	out := lifecycle.OSVersion{Name: lifecycle.OSName, Version: limited(e.OSVersion.value, maxText), VersionNext: limited(e.OSVersionNext.value, maxText)}
+	out := lifecycle.OSVersion{Name: lifecycle.OSName, Version: truncate.Text(e.OSVersion.value, maxText), VersionNext: truncate.Text(e.OSVersionNext.value, maxText)}
 	if e.OSName.value != "" {
-		out.Name = limited(e.OSName.value, maxText)
+		out.Name = truncate.Text(e.OSName.value, maxText)
 	}
 	state := update.State.value
 	newer := lifecycle.Newer(out.VersionNext, out.Version)
@@ -100,7 +101,7 @@ func (u *updateSection) settings() *lifecycle.UpdateSettings {
 		return nil
 	}
 	c := &u.Config.value
-	return &lifecycle.UpdateSettings{AutoReboot: c.AutoReboot.value, Channel: limited(c.Channel.value, maxText), CheckFrequency: limited(string(c.CheckFrequency.value), maxText)}
+	return &lifecycle.UpdateSettings{AutoReboot: c.AutoReboot.value, Channel: truncate.Text(c.Channel.value, maxText), CheckFrequency: truncate.Text(string(c.CheckFrequency.value), maxText)}
 }
 
 // status returns the result of the last check for updates, or nil if it is unknown.
@@ -109,7 +110,7 @@ func (u *updateSection) status() *lifecycle.UpdateStatus {
 	if !s.Status.known {
 		return nil
 	}
-	out := &lifecycle.UpdateStatus{Status: limited(s.Status.value, maxMessage), LastCheck: s.LastCheck.value.UTC()}
+	out := &lifecycle.UpdateStatus{Status: truncate.Text(s.Status.value, maxMessage), LastCheck: s.LastCheck.value.UTC()}
 	if year := out.LastCheck.Year(); year < firstYear || year > lastYear {
 		out.LastCheck = time.Time{} // not the time of a real check
 	}

@@ -52,7 +52,7 @@ func (c *Client) RunningInstances(ctx context.Context, target opscenter.Target) 
 	var out []lifecycle.Instance
 	for _, i := range all {
 		if i.StatusCode == api.Error && i.Config == nil { // Incus could not read its state: it may run
-			return nil, fmt.Errorf("instance %s of project %s can't be read by its server: %w", limited(i.Name, maxText), limited(i.Project, maxText), opscenter.ErrRefused)
+			return nil, fmt.Errorf("instance %s of project %s can't be read by its server: %w", truncate.Text(i.Name, maxText), truncate.Text(i.Project, maxText), opscenter.ErrRefused)
 		}
 		if i.Status == api.Stopped.String() || i.Status == api.Error.String() {
 			continue

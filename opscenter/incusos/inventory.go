@@ -163,7 +163,7 @@ func readList(body io.Reader, status int, limit int64, use func(json.RawMessage)
 		}
 		return api.StatusErrorf(code, "%s", truncate.Text(message, maxMessage))
 	case !listed:
-		return fmt.Errorf("%w: type %q, not a list", errAnswer, limited(kind, maxText))
+		return fmt.Errorf("%w: type %q, not a list", errAnswer, truncate.Text(kind, maxText))
 	}
 	return nil
 }

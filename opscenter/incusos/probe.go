@@ -177,7 +177,7 @@ func (p *probe) exchange(method, path string, body []byte) (json.RawMessage, err
 		if code == 0 {
 			code = resp.StatusCode
 		}
-		return nil, fmt.Errorf("%s %s: %w", method, path, api.StatusErrorf(code, "%s", limited(message, maxMessage)))
+		return nil, fmt.Errorf("%s %s: %w", method, path, api.StatusErrorf(code, "%s", truncate.Text(message, maxMessage)))
 	case err != nil && resp.StatusCode >= http.StatusBadRequest: // the answer of a proxy
 		return nil, fmt.Errorf("%s %s: %w%w", method, path, errForeign, api.StatusErrorf(resp.StatusCode, "%s", http.StatusText(resp.StatusCode)))
 	case err != nil:
@@ -206,13 +206,13 @@ func (p *probe) try(part string, read func() error) bool {
 
 // unread notes that a part of the observation could not be read.
 func (p *probe) unread(part string, err error) {
-	p.o.Unread = append(p.o.Unread, limited(fmt.Sprintf("%s: %v", part, err), maxMessage))
+	p.o.Unread = append(p.o.Unread, truncate.Text(fmt.Sprintf("%s: %v", part, err), maxMessage))
 }
 
 // incusOS observes a server that runs IncusOS.
 func (p *probe) incusOS(e environment) {
 	up := time.Duration(e.Uptime.value)
-	p.o.MachineID = limited(e.MachineID.value, maxText)
+	p.o.MachineID = truncate.Text(e.MachineID.value, maxText)
 	// Any member of a cluster answers requests about any other member. Check which machine answers.
 	p.proven = p.o.Presented == p.fingerprint || p.machine != "" && strings.EqualFold(p.o.MachineID, p.machine)
 	switch {

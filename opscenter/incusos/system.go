@@ -202,7 +202,7 @@ func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sig
 	if target.MemberName != "" {
 		// The OS answers even if Incus does not.
 		if sight.Member, err = memberStatus(look, target.MemberName); err != nil {
-			sight.Member = limited(fmt.Sprintf("unknown (%v)", err), maxMessage)
+			sight.Member = truncate.Text(fmt.Sprintf("unknown (%v)", err), maxMessage)
 		}
 	}
 	return sight, nil

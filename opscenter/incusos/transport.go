@@ -382,14 +382,6 @@ func (b *body) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// limited cuts a text that comes from a server.
-func limited(text string, limit int) string {
-	if len(text) > limit {
-		text = text[:limit] + "…"
-	}
-	return strings.ToValidUTF8(text, "�")
-}
-
 // failure classifies the error of a probe.
 func failure(err error) *lifecycle.Failure {
 	f := &lifecycle.Failure{Kind: lifecycle.FailureAnswer, Message: truncate.Text(err.Error(), maxMessage)}

@@ -188,7 +188,7 @@ func TestPrune(t *testing.T) {
 	last, err := p.objects.LastChange(t.Context())
 	require.NoError(t, err)
 	p.tamper(t, inventory.Options{MaxChanges: 5})
-	background(t, p.objects.Run)
+	controltest.Background(t, p.objects.Run)
 	require.Eventually(t, func() bool { return len(p.changes(t)) == 5 }, 10*time.Second, 10*time.Millisecond)
 	require.Equal(t, last, p.changes(t)[4].Sequence, "the newest are left")
 }

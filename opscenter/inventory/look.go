@@ -20,7 +20,7 @@ func (w *worker) runTask(ctx context.Context, t *task) error {
 	if t.renamed != nil {
 		err := w.batch(origin{source: SourceEvent, cause: t.cause}).rename(ctx, *t.renamed, t.ref, t.at)
 		if errors.Is(err, errManyRows) || errors.Is(err, storage.ErrTooLarge) {
-			w.demandScan(limited(err.Error()))
+			w.demandScan(truncate.Text(err.Error(), maxText))
 			return nil
 		}
 		return err
@@ -28,7 +28,7 @@ func (w *worker) runTask(ctx context.Context, t *task) error {
 	err := w.refresh(ctx, t.ref, t.cause)
 	if err != nil && (status(err) != 0 || errors.Is(err, errUnread)) {
 		// The daemon could not answer, as when the object's member is down.
-		w.demandScan("an object could not be read: " + limited(err.Error()))
+		w.demandScan("an object could not be read: " + truncate.Text(err.Error(), maxText))
 		return nil
 	}
 	return err

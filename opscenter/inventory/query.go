@@ -175,9 +175,6 @@ func (r *row) show(u *unitInfo, server string) (*Object, error) {
 		FirstSeen: r.FirstSeen, LastUpdated: r.LastUpdated, Truncated: r.Truncated, Object: r.Object}, nil
 }
 
-// encodeCursor makes an opaque cursor of the key of the last object of a page.
-func encodeCursor(last storage.Key) string { return base64.RawURLEncoding.EncodeToString(last) }
-
 func decodeCursor(cursor string) (storage.Key, error) {
 	content, err := page.Decode(cursor, storage.MaxKeySize)
 	if err != nil {

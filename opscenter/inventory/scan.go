@@ -153,7 +153,7 @@ func (w *worker) scan(ctx context.Context, why string) error {
 		if s.Failure == "" {
 			s.FailedAt = now()
 		}
-		s.Following, s.Failure, s.NextRetry = false, limited(fmt.Sprintf("%d objects or lists could not be read, the first: %v", l.missed+l.partial, l.unread)), w.scanRetry.UTC().Round(0)
+		s.Following, s.Failure, s.NextRetry = false, truncate.Text(fmt.Sprintf("%d objects or lists could not be read, the first: %v", l.missed+l.partial, l.unread), maxText), w.scanRetry.UTC().Round(0)
 	})
 	w.m.log.WarnContext(ctx, "a scan of the inventory was incomplete, and is tried again", "unit", w.id, "missed", l.missed+l.partial, "error", truncate.Text(l.unread.Error(), maxText))
 	return nil
@@ -417,7 +417,7 @@ func (w *worker) relist(ctx context.Context, scopes map[scope]cause) error {
 				return err
 			}
 			if err = errors.Join(err, l.unread); err != nil {
-				w.demandScan("a list could not be read: " + limited(err.Error()))
+				w.demandScan("a list could not be read: " + truncate.Text(err.Error(), maxText))
 				return nil
 			}
 			if l.cut > 0 { // a list that is too long is not read after each event

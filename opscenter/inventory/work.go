@@ -121,16 +121,6 @@ func (w *worker) isMember(name string) bool {
 	return w.members[name]
 }
 
-// phased returns how long it is to the next point in time of a unit's own phase.
-func phased(id string, interval time.Duration) time.Duration {
-	phase := time.Duration(xxhash.Sum64String(id) % uint64(interval))
-	wait := phase - time.Duration(time.Now().UnixNano()%int64(interval))
-	if wait <= 0 {
-		wait += interval
-	}
-	return wait
-}
-
 // nextDue returns the earliest time of due work, out of those times and the worker's own.
 func (w *worker) nextDue(times ...time.Time) time.Time {
 	w.mu.Lock()

@@ -157,14 +157,6 @@ func unknown(file string, value any, t reflect.Type, field string, out []Problem
 	return out
 }
 
-// cutName shortens the name of an unknown field to maxText bytes.
-func cutName(name string) string {
-	if len(name) > maxText {
-		name = name[:maxText] + "…"
-	}
-	return strings.ToValidUTF8(name, "�")
-}
-
 // untagged is the prefix, in the result of members, of a field without a tag. JSON matches such a field in any case.
 const untagged = "\x00"
 

@@ -211,13 +211,6 @@ func (m *Manager) Changes(ctx context.Context, server, before string, limit int)
 	return out, err
 }
 
-func page(limit int) int {
-	if limit <= 0 {
-		return DefaultPage
-	}
-	return min(limit, MaxPage)
-}
-
 // WatchChanges yields all open changes, and then each change again whenever it is stored. A reader that falls far
 // behind gets the newest 1000 changes instead of those it missed. WatchChanges ends with an error: that
 // of ctx or of the store.

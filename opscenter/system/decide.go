@@ -73,7 +73,7 @@ func decide(c *Change, e evidence, at time.Time) decision {
 			good = s
 		}
 	}
-	why := shortened(strings.Join(reasons, "; "))
+	why := truncate.Text(strings.Join(reasons, "; "), maxReason)
 	due := !c.hidden.RollBackAt.IsZero() && !at.Before(c.hidden.RollBackAt)
 	over := !at.Before(c.hidden.GiveUpAt)
 	switch {
@@ -118,14 +118,6 @@ func (c *Change) failureNote() string {
 		return ""
 	}
 	return "; it reported: " + c.hidden.Failed
-}
-
-// shortened limits a reason.
-func shortened(why string) string {
-	if len(why) > maxReason {
-		why = strings.ToValidUTF8(why[:maxReason], "") + "…"
-	}
-	return why
 }
 
 // maxReason bounds a reason, in bytes.

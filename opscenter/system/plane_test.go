@@ -85,12 +85,9 @@ func newPlaneOver(t *testing.T, store storage.Store, options system.Options) *pl
 	require.NoError(t, err)
 	handler, err := httpapi.New(p.registry, httpapi.Options{ClientCertificate: p.identity.Leaf, FailuresPerMinute: -1})
 	require.NoError(t, err)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	p.url = "https://" + listener.Addr().String()
-	endpoint := httpapi.NewServer(handler, httpapi.TLSConfig(p.identity), nil)
-	background(t, func(context.Context) error { return endpoint.ServeTLS(listener, "", "") })
-	t.Cleanup(func() { endpoint.Close() })
+	listener, url := controltest.Listen(t)
+	p.url = url
+	controltest.Serve(t, listener, handler, p.identity, nil)
 	options = withShortTimes(options)
 	options.Audit = p.log
 	options.Provider = system.Provider{ServerURL: p.url, Certificate: p.identity.Leaf}
@@ -102,24 +99,6 @@ func newPlaneOver(t *testing.T, store storage.Store, options system.Options) *pl
 	require.NoError(t, err)
 	p.token = token.UUID
 	return p
-}
-
-// background runs a function until the test ends.
-func background(t *testing.T, run func(context.Context) error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = run(ctx)
-	}()
-	t.Cleanup(func() {
-		cancel()
-		select {
-		case <-ended:
-		case <-time.After(patience):
-			t.Error("a background function does not end")
-		}
-	})
 }
 
 func (p *plane) run() *plane {

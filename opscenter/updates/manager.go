@@ -445,7 +445,7 @@ func (m *Manager) checkFiles(ctx context.Context) error {
 		return nil
 	})
 	if err == nil && len(lost) > 0 {
-		err = m.warn(ctx, warning.Updates, truncate(strings.Join(lost, "; ")))
+		err = m.warn(ctx, warning.Updates, truncate.Text(strings.Join(lost, "; "), maxProblem))
 	}
 	if err != nil {
 		return err

@@ -298,7 +298,7 @@ func (m *Manager) fetchUpdate(ctx context.Context, s *prepared, wanted *Update) 
 	}
 	if err := m.fetchAll(ctx, s.source, wanted, pending.Files); err != nil {
 		if ctx.Err() == nil {
-			problem := truncate(err.Error())
+			problem := truncate.Text(err.Error(), maxProblem)
 			err = errors.Join(err, m.change(ctx, "an update could not be fetched", func(c *changeSet) error {
 				known := c.rows[pending.UUID]
 				if known == nil || known.Status != StatusPending || known.Problem == problem {
@@ -539,11 +539,5 @@ func (m *Manager) tidy(ctx context.Context, s *prepared, index *Index) error {
 	return m.sweep(ctx)
 }
 
-// truncate shortens a text that is stored to 500 bytes.
-func truncate(text string) string {
-	const most = 500
-	if len(text) > most {
-		return strings.ToValidUTF8(text[:most], "") + "…"
-	}
-	return text
-}
+// maxProblem bounds what is stored of a problem, in bytes.
+const maxProblem = 500

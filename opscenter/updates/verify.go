@@ -20,7 +20,7 @@ import (
 func (m *Manager) Verify(ctx context.Context) error {
 	err := m.verifyAll(ctx)
 	if err != nil && ctx.Err() == nil {
-		err = errors.Join(err, m.warn(ctx, warning.Updates, truncate(err.Error())))
+		err = errors.Join(err, m.warn(ctx, warning.Updates, truncate.Text(err.Error(), maxProblem)))
 	}
 	return err
 }
@@ -103,7 +103,7 @@ func (m *Manager) discardDamaged(ctx context.Context, sum, problem string) error
 			for i := range u.Files {
 				if u.Status == StatusReady && u.Files[i].SHA256 == sum {
 					back := *u
-					back.Status, back.Problem = StatusPending, truncate(problem)
+					back.Status, back.Problem = StatusPending, truncate.Text(problem, maxProblem)
 					c.put(back)
 					break
 				}
