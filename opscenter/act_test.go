@@ -49,7 +49,7 @@ func (a actuator) Reboot(_ context.Context, t opscenter.Target) error {
 func TestAct(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		info := w.ready(t, 0)
-		require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
+		require.NoError(t, w.Channels().Publish(t.Context(), "stable", "202610150000", "os", "incus"))
 		var result error
 		var during *opscenter.ServerInfo
 		planner := opscenter.NewUpdatePlanner(w.Registry, actuator(func(action lifecycle.Action, target opscenter.Target) error {

@@ -35,15 +35,10 @@ type Intent struct {
 	Note string
 }
 
-// BeginAction stores the intent to act on a server, before anything is done to it: from then
-// on the server counts as busy, on every controller of the store, until EndAction, the
-// observation that the action is done, or its deadline. It returns what the action needs.
-//
-// Errors: ErrNotFound; ErrNotReady if the server is not ready or something is under way;
-// ErrBusy if a rollout has claimed it; ErrNotApplicable for evacuate and restore on another type than
-// incus, and for all else on a server that is not on IncusOS.
-func (r *Registry) BeginAction(ctx context.Context, name string, action lifecycle.Action) (*lifecycle.Operation, *ServerInfo, error) {
-	return r.begin(ctx, Intent{Server: name, Action: action})
+func (r *Registry) end(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation, failure error) error {
+	defer r.doubt(server.ID)
+	defer r.endActing(server.ID)
+	return r.Write(ctx, func(tx *Tx) error { return tx.End(server, operation.ID, failure) })
 }
 
 func (r *Registry) begin(ctx context.Context, intent Intent) (operation *lifecycle.Operation, info *ServerInfo, err error) {
@@ -60,8 +55,15 @@ func (r *Registry) begin(ctx context.Context, intent Intent) (operation *lifecyc
 	return operation, info, nil
 }
 
-// Begin stores the intent to act on a server, as Registry.BeginAction does. Whoever begins an
-// action carries it out, by UpdatePlanner.CarryOut, once the transaction is committed.
+// Begin stores the intent to act on a server, before anything is done to it: from then
+// on the server counts as busy, on every controller of the store, until EndAction, the
+// observation that the action is done, or its deadline. It returns what the action needs.
+//
+// Errors: ErrNotFound; ErrNotReady if the server is not ready or something is under way;
+// ErrBusy if a rollout has claimed it; ErrNotApplicable for evacuate and restore on another type than
+// incus, and for all else on a server that is not on IncusOS.
+//
+// The caller carries the action out, by UpdatePlanner.CarryOut, once the transaction is committed.
 func (t *Tx) Begin(intent Intent) (*lifecycle.Operation, *ServerInfo, error) {
 	r, at := t.registry, t.now()
 	info, err := t.Snapshot().find(intent.Server, intent.ServerID)
@@ -141,18 +143,12 @@ func applicable(info *ServerInfo, action lifecycle.Action, force bool) error {
 	return fmt.Errorf("server %q: action %q is not known: %w", info.Name, action, ErrNotApplicable)
 }
 
-// EndAction tells how the effect of an action went. A failure ends the action. A success ends
+// End tells how the effect of an action went. A failure ends the action. A success ends
 // an evacuation, a restore or a power off, which are done by then; an update and a reboot have only been
 // started, and end when a poll finds them done. A poll is asked for either way. An operation that is
 // over already is left alone.
-func (r *Registry) EndAction(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation, failure error) error {
-	defer r.doubt(server.ID)
-	defer r.endActing(server.ID)
-	return r.Write(ctx, func(tx *Tx) error { return tx.End(server, operation.ID, failure) })
-}
-
-// End tells how the effect of an action went, as Registry.EndAction does. Whoever began it in
-// this process calls Registry.Acted once that is committed.
+//
+// The process that began the action calls Observer.Acted once that is committed.
 func (t *Tx) End(server *ServerInfo, operation string, failure error) error {
 	at := t.now()
 	state, err := stateOf(t, server)
@@ -168,13 +164,13 @@ func (t *Tx) End(server *ServerInfo, operation string, failure error) error {
 
 // Acting tells that this process carries out an action on a server that another run of it has
 // begun: from now on no poll says, before the deadline, that it is over. Acted is its end.
-func (r *Registry) Acting(id string) { r.beginActing(id) }
+func (h Observer) Acting(id string) { h.registry.beginActing(id) }
 
 // Acted tells that this process is done with an action on a server, which it began with
 // Tx.Begin, or took up with Acting: from now on polls judge it.
-func (r *Registry) Acted(id string) {
-	r.endActing(id)
-	r.doubt(id)
+func (h Observer) Acted(id string) {
+	h.registry.endActing(id)
+	h.registry.doubt(id)
 }
 
 // stateOf returns the state of a server, whatever its name is by now.

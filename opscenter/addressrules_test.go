@@ -64,7 +64,7 @@ func TestAllowURL(t *testing.T) {
 		"edit":        func() error { return edit(func(s *opscenter.ServerSpec) { s.ConnectionURL = forbidden }) },
 		"edit public": func() error { return edit(func(s *opscenter.ServerSpec) { s.PublicConnectionURL = forbidden }) },
 		"announce": func() error {
-			_, err := w.PreRegister(t.Context(), opscenter.Announcing{Name: "x", ServerSpec: opscenter.ServerSpec{ConnectionURL: forbidden}})
+			_, err := w.PreRegister(t.Context(), opscenter.PreRegistration{Name: "x", ServerSpec: opscenter.ServerSpec{ConnectionURL: forbidden}})
 			return err
 		},
 		"adopt": func() error {

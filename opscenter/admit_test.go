@@ -30,7 +30,7 @@ func TestAdmit(t *testing.T) {
 		asked = append(asked, c)
 		return decide, nil
 	})
-	require.NoError(t, w.CreateChannel(t.Context(), "testing", ""))
+	require.NoError(t, w.Channels().Create(t.Context(), "testing", ""))
 	_, err := w.CreateCluster(t.Context(), "cluster1", opscenter.ClusterSpec{Channel: "testing"})
 	require.NoError(t, err)
 	token := w.token(t, 10)
@@ -160,7 +160,7 @@ func TestJudgedAnew(t *testing.T) {
 	w = judged(t, func(ctx context.Context, c opscenter.Candidate) (opscenter.Decision, error) {
 		known = append(known, c.Known != nil)
 		if len(known) == 1 { // an operator announces it meanwhile
-			_, err := w.PreRegister(ctx, opscenter.Announcing{Name: "announced", SystemUUID: c.SystemUUID})
+			_, err := w.PreRegister(ctx, opscenter.PreRegistration{Name: "announced", SystemUUID: c.SystemUUID})
 			return opscenter.Decision{Name: "judged"}, err
 		}
 		return opscenter.Decision{Properties: map[string]string{"judged": "anew"}}, nil
@@ -216,7 +216,7 @@ func TestJudgedByTheNameItGave(t *testing.T) {
 	w := judged(t, func(_ context.Context, c opscenter.Candidate) (opscenter.Decision, error) {
 		return opscenter.Decision{Name: "rack1-01"}, nil
 	})
-	_, err := w.PreRegister(t.Context(), opscenter.Announcing{Name: "server00"})
+	_, err := w.PreRegister(t.Context(), opscenter.PreRegistration{Name: "server00"})
 	require.NoError(t, err)
 	answer, err := w.Register(t.Context(), registration(0, w.token(t, 1)))
 	require.NoError(t, err)

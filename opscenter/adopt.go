@@ -57,7 +57,7 @@ type AdoptedServer struct {
 // ErrInvalidOptions for other than one server without a cluster, ErrNotFound for a channel; ErrNameTaken, ErrIdentityTaken, ErrClusterTaken by another cluster, ErrClustered, ErrBusy.
 func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 	if a.Channel == "" {
-		a.Channel = r.DefaultChannel()
+		a.Channel = r.Channels().Default()
 	}
 	if a.Cluster != "" && a.Certificate == nil {
 		return fmt.Errorf("cluster %q: %w", a.Cluster, ErrNoCertificate)
@@ -213,7 +213,7 @@ type AdoptionCheck struct {
 // server is in a cluster is not known by then, so the name must do for either: no other cluster and
 // no other server may have it. Errors: ErrInvalidName, ErrTooLong, ErrInvalidURL, ErrNotFound for a
 // channel, ErrNameTaken, ErrClusterTaken, ErrBusy.
-func (r *Registry) CheckAdoption(ctx context.Context, c AdoptionCheck) error {
+func (s *Snapshot) CheckAdoption(c AdoptionCheck) error {
 	if c.Name != "" {
 		if err := checkObjectName("cluster", c.Name); err != nil {
 			return err
@@ -230,50 +230,48 @@ func (r *Registry) CheckAdoption(ctx context.Context, c AdoptionCheck) error {
 		given[strings.ToLower(name)] = true
 	}
 	for _, where := range c.URLs {
-		if err := errors.Join(checkURL("connection URL", where), r.allowURL("connection URL", where)); err != nil {
+		if err := errors.Join(checkURL("connection URL", where), s.registry.allowURL("connection URL", where)); err != nil {
 			return err
 		}
 	}
-	return r.Read(ctx, func(s *Snapshot) error {
-		if c.Channel != "" {
-			if err := channelExists(s, c.Channel); err != nil {
-				return err
-			}
-		}
-		for _, name := range c.Names {
-			holder, err := serversByName.Find(s, storage.StringKey(strings.ToLower(name)))
-			if err != nil {
-				return err
-			}
-			if holder != nil && holder.Fingerprint != c.Fingerprint && holder.ServedFingerprint != c.Fingerprint {
-				return fmt.Errorf("server name %q: %w", name, ErrNameTaken)
-			}
-		}
-		for known, err := range clustersByFingerprint.Scan(s, storage.Range{Prefix: storage.StringKey(c.Fingerprint)}) {
-			if err != nil {
-				return err
-			}
-			return claimedBy(s, known.Name, true, "")
-		}
-		if c.Name == "" {
-			return nil
-		}
-		key := storage.StringKey(strings.ToLower(c.Name))
-		server, err := serversByName.Find(s, key)
-		if err != nil || server != nil && server.Fingerprint == c.Fingerprint {
+	if c.Channel != "" {
+		if err := channelExists(s, c.Channel); err != nil {
 			return err
 		}
-		cluster, err := clustersByName.Find(s, key)
-		switch {
-		case err != nil:
+	}
+	for _, name := range c.Names {
+		holder, err := serversByName.Find(s, storage.StringKey(strings.ToLower(name)))
+		if err != nil {
 			return err
-		case cluster != nil: // the one with this fingerprint was seen above
-			return fmt.Errorf("name %q: %w", c.Name, ErrClusterTaken)
-		case server != nil:
-			return fmt.Errorf("name %q: %w", c.Name, ErrNameTaken)
 		}
+		if holder != nil && holder.Fingerprint != c.Fingerprint && holder.ServedFingerprint != c.Fingerprint {
+			return fmt.Errorf("server name %q: %w", name, ErrNameTaken)
+		}
+	}
+	for known, err := range clustersByFingerprint.Scan(s, storage.Range{Prefix: storage.StringKey(c.Fingerprint)}) {
+		if err != nil {
+			return err
+		}
+		return claimedBy(s, known.Name, true, "")
+	}
+	if c.Name == "" {
 		return nil
-	})
+	}
+	key := storage.StringKey(strings.ToLower(c.Name))
+	server, err := serversByName.Find(s, key)
+	if err != nil || server != nil && server.Fingerprint == c.Fingerprint {
+		return err
+	}
+	cluster, err := clustersByName.Find(s, key)
+	switch {
+	case err != nil:
+		return err
+	case cluster != nil: // the one with this fingerprint was seen above
+		return fmt.Errorf("name %q: %w", c.Name, ErrClusterTaken)
+	case server != nil:
+		return fmt.Errorf("name %q: %w", c.Name, ErrNameTaken)
+	}
+	return nil
 }
 
 // adopt records a server, unless it is there, and returns its name.

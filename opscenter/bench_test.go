@@ -63,7 +63,7 @@ func fill(b *testing.B, registry *opscenter.Registry, n int, facts bool) {
 			if facts {
 				o.Facts = &lifecycle.Facts{Hardware: incusostest.Hardware(uint64(i + 1))}
 			}
-			return registry.RecordObservations(context.Background(), o)
+			return registry.Observer().Record(context.Background(), o)
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -364,7 +364,7 @@ func BenchmarkObserve(b *testing.B) {
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
-		if err := registry.RecordObservations(b.Context(), observations[i%len(observations)]); err != nil {
+		if err := registry.Observer().Record(b.Context(), observations[i%len(observations)]); err != nil {
 			b.Fatal(err)
 		}
 		i++

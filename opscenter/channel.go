@@ -46,38 +46,16 @@ func (c *Channel) Offers(architecture string) map[string]string {
 	return c.Architectures[""]
 }
 
-// SetChannel creates a channel, or changes its description.
-func (r *Registry) SetChannel(ctx context.Context, name, description string) error {
-	if err := checkObjectName("channel", name); err != nil {
-		return err
-	}
-	if err := checkLength("description", description, MaxDescriptionLength); err != nil {
-		return err
-	}
-	return r.Write(ctx, func(tx *Tx) error {
-		channel, err := channels.Find(tx, storage.StringKey(name))
-		if err != nil {
-			return err
-		}
-		changed := Channel{Name: name}
-		if channel != nil {
-			changed = *channel
-		}
-		changed.Description, changed.LastUpdated = description, r.now()
-		return channels.Put(tx, &changed)
-	})
-}
-
-// CreateChannel creates a channel. Errors: storage.ErrExists, ErrInvalidName, ErrTooLong.
-func (r *Registry) CreateChannel(ctx context.Context, name, description string) error {
+// Create creates a channel. Errors: storage.ErrExists, ErrInvalidName, ErrTooLong.
+func (h Channels) Create(ctx context.Context, name, description string) error {
 	if err := cmp.Or(checkObjectName("channel", name), checkLength("description", description, MaxDescriptionLength)); err != nil {
 		return err
 	}
-	return r.Write(ctx, func(tx *Tx) error {
+	return h.registry.Write(ctx, func(tx *Tx) error {
 		if known, err := channels.Find(tx, storage.StringKey(name)); err != nil || known != nil {
 			return cmp.Or(err, fmt.Errorf("channel %q: %w", name, storage.ErrExists))
 		}
-		made := &Channel{Name: name, Description: description, LastUpdated: r.now()}
+		made := &Channel{Name: name, Description: description, LastUpdated: h.registry.now()}
 		if err := channels.Put(tx, made); err != nil {
 			return err
 		}
@@ -85,13 +63,13 @@ func (r *Registry) CreateChannel(ctx context.Context, name, description string) 
 	})
 }
 
-// EditChannel changes the description of a channel. check, unless nil, is called with the channel as it is, and an error
+// Edit changes the description of a channel. check, unless nil, is called with the channel as it is, and an error
 // of it ends the change: for optimistic locking. Errors: ErrNotFound, ErrTooLong.
-func (r *Registry) EditChannel(ctx context.Context, name, description string, check func(*Channel) error) error {
+func (h Channels) Edit(ctx context.Context, name, description string, check func(*Channel) error) error {
 	if err := checkLength("description", description, MaxDescriptionLength); err != nil {
 		return err
 	}
-	return r.Write(ctx, func(tx *Tx) error {
+	return h.registry.Write(ctx, func(tx *Tx) error {
 		old, err := channels.Get(tx, storage.StringKey(name))
 		if err != nil {
 			return notFound("channel", name, err)
@@ -102,15 +80,15 @@ func (r *Registry) EditChannel(ctx context.Context, name, description string, ch
 			}
 		}
 		changed := *old
-		changed.Description, changed.LastUpdated = description, r.now()
+		changed.Description, changed.LastUpdated = description, h.registry.now()
 		return channels.Put(tx, &changed)
 	})
 }
 
-// Channel returns a channel, or ErrNotFound.
-func (r *Registry) Channel(ctx context.Context, name string) (*Channel, error) {
+// Get returns a channel, or ErrNotFound.
+func (h Channels) Get(ctx context.Context, name string) (*Channel, error) {
 	var out Channel
-	err := r.store.View(ctx, func(tx storage.ReadTx) error {
+	err := h.registry.store.View(ctx, func(tx storage.ReadTx) error {
 		channel, err := channels.Get(tx, storage.StringKey(name))
 		if err != nil {
 			return notFound("channel", name, err)
@@ -124,9 +102,9 @@ func (r *Registry) Channel(ctx context.Context, name string) (*Channel, error) {
 	return &out, nil
 }
 
-// Channels lists all channels by name.
-func (r *Registry) Channels(ctx context.Context) (out []Channel, err error) {
-	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+// List lists all channels by name.
+func (h Channels) List(ctx context.Context) (out []Channel, err error) {
+	err = h.registry.store.View(ctx, func(tx storage.ReadTx) error {
 		out = nil
 		for channel, err := range channels.Scan(tx, storage.Range{}) {
 			if err != nil {
@@ -139,12 +117,12 @@ func (r *Registry) Channels(ctx context.Context) (out []Channel, err error) {
 	return out, err
 }
 
-// PublishUpdate makes a version of some components available in a channel: servers that
+// Publish makes a version of some components available in a channel: servers that
 // follow it and have less need an update from now on. A version is a number, YYYYMMDDHHMM;
 // one that is not greater than what the channel has of a component changes nothing for it.
 // A program that serves updates by package updates does not call it: that package says what its channels offer.
 // Errors: ErrNotFound, ErrInvalidVersion, ErrInvalidName, ErrFed.
-func (r *Registry) PublishUpdate(ctx context.Context, channel, version string, components ...string) error {
+func (h Channels) Publish(ctx context.Context, channel, version string, components ...string) error {
 	if err := checkVersion(version); err != nil {
 		return err
 	}
@@ -156,8 +134,8 @@ func (r *Registry) PublishUpdate(ctx context.Context, channel, version string, c
 			return err
 		}
 	}
-	entry := event.Event{At: r.now(), Kind: event.UpdatePublished, Reason: fmt.Sprintf("version %s of %v in channel %s", version, components, channel)}
-	err := r.Write(ctx, func(tx *Tx) error {
+	entry := event.Event{At: h.registry.now(), Kind: event.UpdatePublished, Reason: fmt.Sprintf("version %s of %v in channel %s", version, components, channel)}
+	err := h.registry.Write(ctx, func(tx *Tx) error {
 		old, err := channels.Get(tx, storage.StringKey(channel))
 		if err != nil {
 			return notFound("channel", channel, err)
@@ -257,7 +235,7 @@ func (t *Tx) DeleteChannel(name string) error {
 		return notFound("channel", name, err)
 	}
 	used := func(by string) error { return fmt.Errorf("channel %q: %s: %w", name, by, ErrInUse) }
-	if name == t.registry.DefaultChannel() || name == t.registry.options.DefaultChannel {
+	if name == t.registry.Channels().Default() || name == t.registry.options.DefaultChannel {
 		return used("it is the default one")
 	}
 	for server, err := range serversByChannel.Scan(t, storage.Range{Prefix: storage.StringKey(name)}) {
@@ -313,13 +291,13 @@ func (t *Tx) SetDefaultChannel(name string) error {
 	return nil
 }
 
-// DefaultChannel returns the channel of servers, clusters and tokens that name none: Options.DefaultChannel, until another
+// Default returns the channel of servers, clusters and tokens that name none: Options.DefaultChannel, until another
 // one is set.
-func (r *Registry) DefaultChannel() string {
-	if set := r.defaultChannel.Load(); set != nil {
+func (h Channels) Default() string {
+	if set := h.registry.defaultChannel.Load(); set != nil {
 		return *set
 	}
-	return r.options.DefaultChannel
+	return h.registry.options.DefaultChannel
 }
 
 func (r *Registry) loadDefaultChannel(tx storage.ReadTx) error {

@@ -27,7 +27,7 @@ func TestClockIsSet(t *testing.T) {
 				time.Sleep(10 * time.Second)
 				down, up := failed(infos[0]), answer(infos[1])
 				down.At, up.At = down.At.Add(by), up.At.Add(by)
-				require.NoError(t, w.RecordObservations(t.Context(), down, up))
+				require.NoError(t, w.Observer().Record(t.Context(), down, up))
 			}
 			for range 60 { // 10 of its 15 minutes
 				look()

@@ -107,7 +107,7 @@ func (r *Registry) CreateCluster(ctx context.Context, name string, spec ClusterS
 	if err := r.checkClusterSpec(&spec); err != nil {
 		return nil, fmt.Errorf("cluster %q: %w", name, err)
 	}
-	spec.Channel = cmp.Or(spec.Channel, r.DefaultChannel())
+	spec.Channel = cmp.Or(spec.Channel, r.Channels().Default())
 	at := r.now()
 	cluster := &Cluster{ID: uuid.NewString(), Name: name, Status: ClusterPending, CreatedAt: at, LastUpdated: at}
 	cluster.apply(spec)
@@ -200,29 +200,22 @@ func (r *Registry) AddClusterMembers(ctx context.Context, name string, members .
 	})
 }
 
-// RemoveClusterMembers takes servers out of a cluster's record; those that are not in it are
-// left alone. The channel they followed stays theirs. A server's own certificate is accepted, as
-// always. That of the cluster is accepted still of a server that presents it, or is known to be a
-// member of the Incus cluster: it stays reachable.
-// Errors: ErrNotFound, ErrBusy.
-func (r *Registry) RemoveClusterMembers(ctx context.Context, name string, members ...string) error {
-	return r.removeMembers(ctx, name, false, false, members)
+// MemberRemoval is how servers are taken out of a cluster's record. The zero value is right for members that stay in the
+// Incus cluster.
+type MemberRemoval struct {
+	// Left: the servers have left the Incus cluster, too. The Registry forgets which members they were, and does not
+	// accept the cluster's certificate of them any more.
+	Left bool
+	// Force takes them out although a rollout or a change holds the cluster, which goes on without them.
+	Force bool
 }
 
-// ForceRemoveClusterMembers is RemoveClusterMembers although a rollout or a change holds the
-// cluster: they go on without those members. Errors: ErrNotFound.
-func (r *Registry) ForceRemoveClusterMembers(ctx context.Context, name string, members ...string) error {
-	return r.removeMembers(ctx, name, false, true, members)
-}
-
-// DropClusterMembers is RemoveClusterMembers for servers that have left the Incus cluster: it
-// forgets which members they were, and accepts the cluster's certificate of them no longer. force:
-// as in ForceRemoveClusterMembers.
-func (r *Registry) DropClusterMembers(ctx context.Context, name string, force bool, members ...string) error {
-	return r.removeMembers(ctx, name, true, force, members)
-}
-
-func (r *Registry) removeMembers(ctx context.Context, name string, left, force bool, members []string) error {
+// RemoveClusterMembers takes servers out of a cluster's record. Servers that are not in it are left alone. The channel they
+// followed stays theirs. A server's own certificate is accepted, as always. The cluster's certificate is still accepted
+// of a server that presents it, or is known to be a member of the Incus cluster: the server stays reachable.
+// Errors: ErrNotFound; ErrBusy, unless forced.
+func (r *Registry) RemoveClusterMembers(ctx context.Context, name string, removal MemberRemoval, members ...string) error {
+	left, force := removal.Left, removal.Force
 	at := r.now()
 	return r.Write(ctx, func(tx *Tx) error {
 		cluster, err := tx.Snapshot().Cluster(name)
@@ -277,82 +270,66 @@ func (t *Tx) leave(server *Server, cluster *Cluster, at time.Time, why string, l
 	return t.Record(event.Event{At: at, Kind: event.ClusterMemberRemoved, Server: server.Name, Cluster: cluster.Name, Reason: why})
 }
 
-// UpdateCluster replaces what an operator says of a cluster; its channel is that of all its
-// members. check, unless nil, is called with the cluster as it is, and an error of it ends
-// the update: for optimistic locking. Errors: ErrNotFound, the validation errors, ErrBusy if the channel
-// is another one while a rollout is under way.
-func (r *Registry) UpdateCluster(ctx context.Context, name string, spec ClusterSpec, check func(*Cluster) error) error {
-	if err := r.checkClusterSpec(&spec); err != nil {
-		return fmt.Errorf("cluster %q: %w", truncate.Name(name), err)
-	}
-	return r.EditCluster(ctx, name, func(c *Cluster, edited *ClusterSpec) error {
-		*edited = spec
-		if check == nil {
-			return nil
-		}
-		return check(c)
-	})
-}
-
 // EditCluster changes what an operator says of a cluster: edit is called with the cluster as it
 // is, and with what was said of it so far, to be changed; an error of it ends the update. It may
-// be called more than once. Errors are those of UpdateCluster.
+// be called more than once. Its channel is that of all its members. Errors: ErrNotFound, the validation errors, ErrBusy
+// for another channel while a rollout is under way.
 func (r *Registry) EditCluster(ctx context.Context, name string, edit func(*Cluster, *ClusterSpec) error) error {
-	return r.editCluster(ctx, name, nil, func(tx *Tx, c *Cluster) (*event.Event, error) {
-		spec, before := c.spec(), *c
-		if err := edit(&before, &spec); err != nil {
-			return nil, err
-		}
-		if err := r.checkClusterSpec(&spec); err != nil {
-			return nil, fmt.Errorf("cluster %q: %w", truncate.Name(name), err)
-		}
-		if spec.Channel = cmp.Or(spec.Channel, c.Channel); c.Channel != spec.Channel {
-			if err := channelExists(tx, spec.Channel); err != nil {
+	return r.Write(ctx, func(tx *Tx) error {
+		return tx.editCluster(name, func(c *Cluster) (*event.Event, error) {
+			spec, before := c.spec(), *c
+			if err := edit(&before, &spec); err != nil {
 				return nil, err
 			}
-			if err := claimedBy(tx, name, true, ""); err != nil {
-				return nil, err
+			if err := r.checkClusterSpec(&spec); err != nil {
+				return nil, fmt.Errorf("cluster %q: %w", truncate.Name(name), err)
 			}
-			if err := tx.eachMember(name, func(s *Server) { s.Channel = spec.Channel }); err != nil {
-				return nil, err
+			if spec.Channel = cmp.Or(spec.Channel, c.Channel); c.Channel != spec.Channel {
+				if err := channelExists(tx, spec.Channel); err != nil {
+					return nil, err
+				}
+				if err := claimedBy(tx, name, true, ""); err != nil {
+					return nil, err
+				}
+				if err := tx.eachMember(name, func(s *Server) { s.Channel = spec.Channel }); err != nil {
+					return nil, err
+				}
 			}
-		}
-		c.apply(spec)
-		return &event.Event{Kind: event.ClusterUpdated, Reason: "edited, channel " + spec.Channel}, nil
+			c.apply(spec)
+			return &event.Event{Kind: event.ClusterUpdated, Reason: "edited, channel " + spec.Channel}, nil
+		})
 	})
 }
 
 // SetMemberName notes by which name a server is a member of its Incus cluster, as somebody
 // knows who has just made it one: until then it can't be evacuated. Polls tell from then on.
 // Errors: ErrNotFound, ErrTooLong.
-func (r *Registry) SetMemberName(ctx context.Context, server, member string) error {
+func (t *Tx) SetMemberName(server, member string) error {
 	if err := checkLength("member name", member, MaxNameLength); err != nil {
 		return err
 	}
-	at := r.now()
-	return r.Write(ctx, func(tx *Tx) error {
-		state, err := states.Get(tx, nameKey(server))
-		if err != nil {
-			return notFound("server", server, err)
-		}
-		if state.MemberName == member {
-			return nil
-		}
-		changed := *state
-		changed.MemberName, changed.LastUpdated, changed.NotBefore = member, at, at
-		if member != "" {
-			changed.Stopped = nil
-		}
-		if err := tx.putState(&changed); err != nil {
-			return err
-		}
-		return tx.Record(event.Event{At: at, Kind: event.ClusterDiscovered, Server: server, Reason: fmt.Sprintf("is member %s of an Incus cluster", member)})
-	})
+	at := t.now()
+	state, err := states.Get(t, nameKey(server))
+	if err != nil {
+		return notFound("server", server, err)
+	}
+	if state.MemberName == member {
+		return nil
+	}
+	changed := *state
+	changed.MemberName, changed.LastUpdated, changed.NotBefore = member, at, at
+	if member != "" {
+		changed.Stopped = nil
+	}
+	if err := t.putState(&changed); err != nil {
+		return err
+	}
+	return t.Record(event.Event{At: at, Kind: event.ClusterDiscovered, Server: server, Reason: fmt.Sprintf("is member %s of an Incus cluster", member)})
 }
 
 // SetClusterStatus notes where a cluster is.
-func (r *Registry) SetClusterStatus(ctx context.Context, name string, status ClusterStatus) error {
-	return r.editCluster(ctx, name, nil, func(_ *Tx, c *Cluster) (*event.Event, error) {
+func (t *Tx) SetClusterStatus(name string, status ClusterStatus) error {
+	return t.editCluster(name, func(c *Cluster) (*event.Event, error) {
 		if c.Status == status {
 			return nil, errUnchanged
 		}
@@ -363,25 +340,25 @@ func (r *Registry) SetClusterStatus(ctx context.Context, name string, status Clu
 
 // SetClusterCertificate notes which certificate the members of a cluster present: it is
 // pinned for each of them, beside the one it registered with. Errors: ErrNotFound.
-func (r *Registry) SetClusterCertificate(ctx context.Context, name string, certificate *x509.Certificate) error {
+func (t *Tx) SetClusterCertificate(name string, certificate *x509.Certificate) error {
 	if err := checkCertificate(certificate); err != nil {
 		return err
 	}
 	fingerprint := Fingerprint(certificate)
-	return r.editCluster(ctx, name, nil, func(tx *Tx, c *Cluster) (*event.Event, error) {
+	return t.editCluster(name, func(c *Cluster) (*event.Event, error) {
 		before := c.Fingerprint
 		c.Certificate, c.Fingerprint = EncodeCertificate(certificate), fingerprint
 		changed := before != fingerprint
-		err := tx.eachMember(name, func(s *Server) {
+		err := t.eachMember(name, func(s *Server) {
 			changed = changed || s.ServedFingerprint != fingerprint
 			s.serve(fingerprint, before)
 		})
 		if err != nil || !changed {
 			return nil, cmp.Or(err, errUnchanged)
 		}
-		at := r.now()
-		for _, member := range tx.names {
-			if err := requestPoll(tx, member, at, true); err != nil {
+		at := t.now()
+		for _, member := range t.names {
+			if err := requestPoll(t, member, at, true); err != nil {
 				return nil, err
 			}
 		}
@@ -413,36 +390,30 @@ func (t *Tx) eachMember(cluster string, change func(*Server)) error {
 	return nil
 }
 
-func (r *Registry) editCluster(ctx context.Context, name string, check func(*Cluster) error, change func(*Tx, *Cluster) (*event.Event, error)) error {
-	err := r.Write(ctx, func(tx *Tx) error {
-		cluster, err := tx.Snapshot().Cluster(name)
-		if err != nil {
-			return err
-		}
-		if check != nil {
-			if err := check(cluster); err != nil {
-				return err
-			}
-		}
-		changed := *cluster
-		entry, err := change(tx, &changed)
-		if err != nil {
-			return err
-		}
-		changed.LastUpdated = r.now()
-		entry.At, entry.Cluster = changed.LastUpdated, name
-		if err := clusters.Put(tx, &changed); err != nil {
-			return err
-		}
-		return tx.Record(*entry)
-	})
+// editCluster changes a cluster's record. errUnchanged of change leaves it as it is.
+func (t *Tx) editCluster(name string, change func(*Cluster) (*event.Event, error)) error {
+	cluster, err := t.Snapshot().Cluster(name)
+	if err != nil {
+		return err
+	}
+	changed := *cluster
+	entry, err := change(&changed)
 	if errors.Is(err, errUnchanged) {
 		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	changed.LastUpdated = t.now()
+	entry.At, entry.Cluster = changed.LastUpdated, name
+	if err := clusters.Put(t, &changed); err != nil {
+		return err
+	}
+	return t.Record(*entry)
 }
 
-// RenameCluster gives a cluster another name. check is as for UpdateCluster. Errors:
+// RenameCluster gives a cluster another name. check, unless nil, is called with the
+// cluster as it is, and an error of it ends the renaming: for optimistic locking. Errors:
 // ErrNotFound, ErrInvalidName, ErrClusterTaken, ErrBusy.
 func (r *Registry) RenameCluster(ctx context.Context, name, to string, check func(*Cluster) error) error {
 	if err := checkObjectName("cluster", to); err != nil {

@@ -59,7 +59,7 @@ func TestClusters(t *testing.T) {
 
 		// A member is not renamed, moved to another channel, or removed alone.
 		require.ErrorIs(t, w.RenameServer(t.Context(), "server00", "other", nil), opscenter.ErrClustered)
-		require.ErrorIs(t, w.DeleteServer(t.Context(), "server00"), opscenter.ErrClustered)
+		require.ErrorIs(t, w.DeleteServer(t.Context(), "server00", false), opscenter.ErrClustered)
 		require.ErrorIs(t, w.UpdateServer(t.Context(), "server00", opscenter.ServerSpec{Channel: "stable"}, nil), opscenter.ErrClustered)
 
 		require.NoError(t, w.AddClusterMembers(t.Context(), "c1", "server02", "server00"))
@@ -73,14 +73,14 @@ func TestClusters(t *testing.T) {
 		}), stop)
 
 		// Its certificate is pinned for all members, and for those who join.
-		require.NoError(t, w.SetClusterCertificate(t.Context(), "c1", certificate(50)))
+		require.NoError(t, w.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.SetClusterCertificate("c1", certificate(50)) }))
 		fingerprint := opscenter.Fingerprint(certificate(50))
 		require.Equal(t, fingerprint, w.get(t, "server01").Target().ServedFingerprint)
 		require.NoError(t, w.AddClusterMembers(t.Context(), "c1", "server03"))
 		require.Equal(t, fingerprint, w.get(t, "server03").ServedFingerprint)
 		w.add(t, 4)
 		require.NoError(t, w.AddClusterMembers(t.Context(), "c1", "server04"))
-		require.NoError(t, w.RemoveClusterMembers(t.Context(), "c1", "server03", "server04"))
+		require.NoError(t, w.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{}, "server03", "server04"))
 		require.Equal(t, fingerprint, w.get(t, "server03").ServedFingerprint, "it is a member of the Incus cluster still")
 		require.Empty(t, w.get(t, "server04").ServedFingerprint, "it was never a member")
 		require.Empty(t, w.get(t, "server03").Cluster)
@@ -96,9 +96,9 @@ func TestClusters(t *testing.T) {
 		other.Owner = "r2"
 		require.ErrorIs(t, w.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.Claim(other) }), opscenter.ErrBusy)
 		require.ErrorIs(t, w.RenameCluster(t.Context(), "c9", "c8", nil), opscenter.ErrBusy)
-		require.ErrorIs(t, w.RemoveClusterMembers(t.Context(), "c9", "server00"), opscenter.ErrBusy)
+		require.ErrorIs(t, w.RemoveClusterMembers(t.Context(), "c9", opscenter.MemberRemoval{}, "server00"), opscenter.ErrBusy)
 		require.ErrorIs(t, w.AddClusterMembers(t.Context(), "c9", "server03"), opscenter.ErrBusy)
-		require.NoError(t, w.ForceRemoveClusterMembers(t.Context(), "c9", "server01"))
+		require.NoError(t, w.RemoveClusterMembers(t.Context(), "c9", opscenter.MemberRemoval{Force: true}, "server01"))
 		require.Equal(t, fingerprint, w.get(t, "server01").ServedFingerprint, "by force it stays reachable, too")
 		require.Equal(t, "server01", w.get(t, "server01").State.MemberName)
 		require.ErrorIs(t, w.DeleteCluster(t.Context(), "c9", true), opscenter.ErrBusy)
@@ -129,10 +129,10 @@ func TestAcceptedInstead(t *testing.T) {
 	require.NoError(t, w.AcceptCertificate(t.Context(), "server01", x))
 	_, err := w.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{}, "server00", "server01")
 	require.NoError(t, err)
-	require.NoError(t, w.SetClusterCertificate(t.Context(), "c1", certificate(50)))
+	require.NoError(t, w.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.SetClusterCertificate("c1", certificate(50)) }))
 	require.NoError(t, w.AcceptCertificate(t.Context(), "server00", y))
 	require.NoError(t, w.AcceptCertificate(t.Context(), "server00", opscenter.Fingerprint(certificate(50))))
-	require.NoError(t, w.DropClusterMembers(t.Context(), "c1", false, "server00", "server01"))
+	require.NoError(t, w.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{Left: true}, "server00", "server01"))
 	require.Empty(t, w.get(t, "server00").ServedFingerprint)
 	require.Equal(t, x, w.get(t, "server01").ServedFingerprint)
 }
@@ -168,7 +168,7 @@ func TestDiscovery(t *testing.T) {
 		info := w.ready(t, 1)
 		_, err := w.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{}, "server00")
 		require.NoError(t, err)
-		require.NoError(t, w.SetClusterCertificate(t.Context(), "c1", certificate(50)))
+		require.NoError(t, w.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.SetClusterCertificate("c1", certificate(50)) }))
 		presented := opscenter.Fingerprint(certificate(50))
 
 		// It joined: it presents the cluster's certificate, which was not accepted for it.
@@ -296,7 +296,7 @@ func TestPlan(t *testing.T) {
 	}
 	_, err := w.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{PostRestoreDelay: time.Minute}, "server00", "server01", "server02")
 	require.NoError(t, err)
-	require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
+	require.NoError(t, w.Channels().Publish(t.Context(), "stable", "202610150000", "os", "incus"))
 	planner := opscenter.NewUpdatePlanner(w.Registry, nil)
 	plan, err := planner.Plan(t.Context(), rolling.Selector{All: true}, rolling.Policy{})
 	require.NoError(t, err)

@@ -3,6 +3,8 @@ package opscenter
 import (
 	"context"
 	"maps"
+
+	"github.com/opscenter-go/sdk/internal/page"
 )
 
 // Cluster returns a cluster by name, or ErrNotFound.
@@ -36,15 +38,15 @@ type ClusterFilter struct {
 
 // ListClusters returns a page of the clusters that match, by name. Errors: ErrInvalidFilter,
 // ErrInvalidCursor.
-func (r *Registry) ListClusters(ctx context.Context, filter ClusterFilter, page Page) (out ClusterPage, err error) {
-	limit := pageSize(page.Limit)
+func (r *Registry) ListClusters(ctx context.Context, filter ClusterFilter, from Page) (out ClusterPage, err error) {
+	limit := page.Size(from.Limit)
 	err = r.Read(ctx, func(s *Snapshot) error {
 		out = ClusterPage{}
 		expression, err := compileFilter(filter.Expression, clusterSchema)
 		if err != nil {
 			return err
 		}
-		within, err := page.within(nil)
+		within, err := from.within(nil)
 		if err != nil {
 			return err
 		}
@@ -63,13 +65,13 @@ func (r *Registry) ListClusters(ctx context.Context, filter ClusterFilter, page 
 				}
 			}
 			if len(out.Clusters) == limit {
-				out.Next = encodeCursor(out.Clusters[limit-1].Name)
+				out.Next = page.Encode(out.Clusters[limit-1].Name)
 				break
 			}
 			copied := *cluster
 			out.Clusters = append(out.Clusters, &copied)
 		}
-		return filterError(expression, page)
+		return filterError(expression, from)
 	})
 	return out, err
 }

@@ -65,15 +65,15 @@ func TestCorrelatedFailures(t *testing.T) {
 				if !test.held {
 					require.Equal(t, test.dead, w.status(t, lifecycle.StatusOffline))
 					require.Empty(t, w.warnings(t)[""])
-					require.False(t, w.FleetUnreachable())
+					require.False(t, w.Observer().FleetUnreachable())
 					return
 				}
 				require.Zero(t, w.status(t, lifecycle.StatusOffline), "nobody becomes offline")
 				require.Equal(t, []warning.Kind{warning.Fleet}, w.warnings(t)[""])
-				require.True(t, w.FleetUnreachable())
+				require.True(t, w.Observer().FleetUnreachable())
 				sweep(0)
 				require.Empty(t, w.warnings(t), "it clears by itself")
-				require.False(t, w.FleetUnreachable())
+				require.False(t, w.Observer().FleetUnreachable())
 				require.Equal(t, test.servers, w.status(t, lifecycle.StatusReady))
 				// The judgement goes on.
 				for range 3 {
@@ -106,18 +106,18 @@ func TestCorrelatedFailuresBesideDeadServers(t *testing.T) {
 			}
 		}
 		require.Equal(t, 12, w.status(t, lifecycle.StatusOffline), "12 of 20 are down, but not together")
-		require.False(t, w.FleetUnreachable())
+		require.False(t, w.Observer().FleetUnreachable())
 		dead(20)
 		dead(20)
 		dead(20)
-		require.True(t, w.FleetUnreachable())
+		require.True(t, w.Observer().FleetUnreachable())
 		require.Equal(t, 8, w.status(t, lifecycle.StatusReady))
 		require.Equal(t, 12, w.status(t, lifecycle.StatusOffline))
 		// Part of it comes back: the rest is down for real.
 		for range 4 {
 			dead(14)
 		}
-		require.False(t, w.FleetUnreachable())
+		require.False(t, w.Observer().FleetUnreachable())
 		require.Equal(t, 14, w.status(t, lifecycle.StatusOffline))
 	})
 }
@@ -130,22 +130,22 @@ func TestCorrelatedFailuresOverARestart(t *testing.T) {
 		fail := func(r *opscenter.Registry) {
 			time.Sleep(10 * time.Second)
 			for _, info := range infos {
-				require.NoError(t, r.RecordObservations(t.Context(), failed(info)))
+				require.NoError(t, r.Observer().Record(t.Context(), failed(info)))
 			}
 		}
 		fail(w.Registry)
-		require.True(t, w.FleetUnreachable())
+		require.True(t, w.Observer().FleetUnreachable())
 		again, err := opscenter.NewRegistry(w.store, opscenter.Options{})
 		require.NoError(t, err)
-		require.True(t, again.FleetUnreachable())
+		require.True(t, again.Observer().FleetUnreachable())
 		for range 5 {
 			fail(again)
 		}
 		require.Zero(t, w.status(t, lifecycle.StatusOffline))
 		for _, info := range infos {
-			require.NoError(t, again.RecordObservations(t.Context(), answer(info)))
+			require.NoError(t, again.Observer().Record(t.Context(), answer(info)))
 		}
-		require.False(t, again.FleetUnreachable())
+		require.False(t, again.Observer().FleetUnreachable())
 		require.Empty(t, w.warnings(t))
 	})
 }

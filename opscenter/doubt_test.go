@@ -61,7 +61,7 @@ func TestSaidWhileAPollIsTakenIn(t *testing.T) {
 	// It was down, and is back: the answers count.
 	back := answer(info)
 	back.BootedAt = time.Now()
-	require.False(t, w.RecordUnchanged(&back), "nothing is settled")
+	require.False(t, w.Observer().RecordUnchanged(&back), "nothing is settled")
 	w.observe(t, back)
 	require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status)
 }
@@ -131,7 +131,7 @@ func TestFactsMadeToBeSlow(t *testing.T) {
 func TestFlushEnds(t *testing.T) {
 	store := &hooked{Store: memstore.New()}
 	w := newWorld(t, store, opscenter.Options{})
-	require.NoError(t, w.Warn(t.Context(), "", warning.Input{Kind: "busy"}))
+	require.NoError(t, w.Warnings().Raise(t.Context(), "", warning.Input{Kind: "busy"}))
 	stop, ended := make(chan struct{}), make(chan int)
 	go func() {
 		n := 0
@@ -141,7 +141,7 @@ func TestFlushEnds(t *testing.T) {
 				ended <- n
 				return
 			default:
-				_ = w.Warn(context.Background(), "", warning.Input{Kind: "busy", Message: fmt.Sprint(n)})
+				_ = w.Warnings().Raise(context.Background(), "", warning.Input{Kind: "busy", Message: fmt.Sprint(n)})
 				n++
 			}
 		}
@@ -149,7 +149,7 @@ func TestFlushEnds(t *testing.T) {
 	store.slow.Store(int64(2 * time.Millisecond))
 	for range 5 {
 		flushed := make(chan error, 1)
-		go func() { flushed <- w.Flush(context.Background()) }()
+		go func() { flushed <- w.Observer().Flush(context.Background()) }()
 		select {
 		case err := <-flushed:
 			require.NoError(t, err)
@@ -158,13 +158,13 @@ func TestFlushEnds(t *testing.T) {
 		}
 	}
 	store.refuse.Store(true)
-	_ = w.Flush(t.Context()) // if there happens to be anything
+	_ = w.Observer().Flush(t.Context()) // if there happens to be anything
 	store.refuse.Store(false)
 	store.slow.Store(0)
 	close(stop)
 	n := <-ended
-	require.NoError(t, w.Flush(t.Context()))
-	page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
+	require.NoError(t, w.Observer().Flush(t.Context()))
+	page, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
 	require.NoError(t, err)
 	require.LessOrEqual(t, page.Warnings[0].Count, n+1)
 	require.Greater(t, page.Warnings[0].Count, n/2, "counted over all flushes, the refused one too")
@@ -179,19 +179,19 @@ func TestFlushIsTriedAgain(t *testing.T) {
 		w.ready(t, i)
 	}
 	store.refuse.Store(true)
-	require.ErrorIs(t, w.Flush(t.Context()), storage.ErrDiskFull)
+	require.ErrorIs(t, w.Observer().Flush(t.Context()), storage.ErrDiskFull)
 	require.True(t, w.FlushPending())
 	store.refuse.Store(false)
-	require.NoError(t, w.DeleteServer(t.Context(), "server01"))
+	require.NoError(t, w.DeleteServer(t.Context(), "server01", false))
 	seen := w.get(t, "server02").LastSeen
-	require.NoError(t, w.Flush(t.Context()))
+	require.NoError(t, w.Observer().Flush(t.Context()))
 	require.False(t, w.FlushPending())
 	again, err := opscenter.NewRegistry(store, opscenter.Options{})
 	require.NoError(t, err)
 	info, err := again.Server(t.Context(), "server02")
 	require.NoError(t, err)
 	require.WithinDuration(t, seen, info.LastSeen, time.Millisecond)
-	require.NoError(t, w.DeleteServer(t.Context(), "server00"))
+	require.NoError(t, w.DeleteServer(t.Context(), "server00", false))
 	require.False(t, w.FlushPending(), "what is removed is not to be flushed")
 }
 
@@ -206,12 +206,12 @@ func TestLateFailuresOfAnOutage(t *testing.T) {
 				w.observe(t, failed(info))
 			}
 		}
-		require.True(t, w.FleetUnreachable())
+		require.True(t, w.Observer().FleetUnreachable())
 		late := failed(infos[9])
 		for _, info := range infos[:6] {
 			w.observe(t, answer(info))
 		}
-		require.False(t, w.FleetUnreachable())
+		require.False(t, w.Observer().FleetUnreachable())
 		w.observe(t, late)
 		require.Zero(t, w.status(t, lifecycle.StatusOffline))
 		for range 2 {
@@ -233,7 +233,7 @@ func TestGuardWithSlowTimeouts(t *testing.T) {
 		for _, info := range infos {
 			w.observe(t, failed(info))
 		}
-		require.True(t, w.FleetUnreachable())
+		require.True(t, w.Observer().FleetUnreachable())
 	})
 }
 
@@ -245,12 +245,12 @@ func TestAnUnreachableFleetThatIsRemoved(t *testing.T) {
 		for _, info := range infos {
 			w.observe(t, failed(info))
 		}
-		require.True(t, w.FleetUnreachable())
+		require.True(t, w.Observer().FleetUnreachable())
 		for _, info := range infos {
-			require.NoError(t, w.DeleteServer(t.Context(), info.Name))
+			require.NoError(t, w.DeleteServer(t.Context(), info.Name, false))
 		}
-		require.False(t, w.FleetUnreachable())
-		require.NoError(t, w.FlushDue(t.Context()))
+		require.False(t, w.Observer().FleetUnreachable())
+		require.NoError(t, w.Observer().Maintain(t.Context()))
 		require.Empty(t, w.warnings(t))
 	})
 }
@@ -265,7 +265,7 @@ func TestFleetWarningIsCounted(t *testing.T) {
 				w.observe(t, failed(info))
 			}
 		}
-		page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: warning.Fleet}, opscenter.Page{})
+		page, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{Kind: warning.Fleet}, opscenter.Page{})
 		require.NoError(t, err)
 		require.Greater(t, page.Warnings[0].Count, 3)
 		require.True(t, page.Warnings[0].LastSeen.After(page.Warnings[0].FirstSeen))
@@ -337,7 +337,7 @@ func TestLightAndFullPollsSettle(t *testing.T) {
 		} else {
 			o.Light = true
 		}
-		if w.RecordUnchanged(&o) {
+		if w.Observer().RecordUnchanged(&o) {
 			cheap++
 		} else {
 			w.observe(t, o)
@@ -357,7 +357,7 @@ func TestLimitsCanBeSet(t *testing.T) {
 	require.Len(t, history, 5)
 	lower, err := opscenter.NewRegistry(w.store, opscenter.Options{MaxFactsHistory: 2})
 	require.NoError(t, err)
-	require.NoError(t, lower.RecordObservations(t.Context(), withFacts(answer(info), `{"n":99}`)))
+	require.NoError(t, lower.Observer().Record(t.Context(), withFacts(answer(info), `{"n":99}`)))
 	history, err = lower.FactsHistory(t.Context(), "server00")
 	require.NoError(t, err)
 	require.Len(t, history, 2)
@@ -371,10 +371,10 @@ func TestLimitsCanBeSet(t *testing.T) {
 		for _, info := range infos[:8] {
 			w.observe(t, failed(info))
 		}
-		require.False(t, w.FleetUnreachable(), "8 of 10 are less than 0.9")
+		require.False(t, w.Observer().FleetUnreachable(), "8 of 10 are less than 0.9")
 		time.Sleep(30 * time.Minute)
 		w.observe(t, failed(infos[8]))
-		require.True(t, w.FleetUnreachable(), "within the hour")
+		require.True(t, w.Observer().FleetUnreachable(), "within the hour")
 	})
 	for _, options := range []opscenter.Options{{GuardShare: 1.5}, {GuardMinimum: -1}, {GuardWindow: -1}, {FlapWindow: -1}, {FlapSteady: -1}, {MaxFactsHistory: -1}} {
 		_, err := opscenter.NewRegistry(memstore.New(), options)
@@ -410,13 +410,13 @@ func TestMemoryKeepsPaceWithTheStore(t *testing.T) {
 				go func() {
 					defer close(polled)
 					for range 4 {
-						_ = w.RecordObservations(ctx, failed(info))
+						_ = w.Observer().Record(ctx, failed(info))
 					}
-					_ = w.RecordObservations(ctx, answer(info))
+					_ = w.Observer().Record(ctx, answer(info))
 				}()
 				_ = w.SelfUpdate(ctx, certificate(i), opscenter.SelfUpdate{Cause: lifecycle.CauseOSUpdateApplied})
-				_ = w.Flush(ctx)
-				if err := w.DeleteServer(ctx, name); err != nil {
+				_ = w.Observer().Flush(ctx)
+				if err := w.DeleteServer(ctx, name, false); err != nil {
 					t.Error(err)
 				}
 				<-polled
@@ -427,9 +427,9 @@ func TestMemoryKeepsPaceWithTheStore(t *testing.T) {
 		<-done
 	}
 	require.Empty(t, w.Counts())
-	require.Empty(t, w.CountWarnings())
+	require.Empty(t, w.Warnings().Counts())
 	require.Empty(t, w.warnings(t))
-	require.NoError(t, w.Flush(t.Context()))
+	require.NoError(t, w.Observer().Flush(t.Context()))
 	require.Zero(t, w.Tracked(), "nobody is remembered who is gone")
 	require.False(t, w.FlushPending())
 }

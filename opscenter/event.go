@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/opscenter-go/sdk/internal/boundedlog"
+	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
@@ -106,15 +107,15 @@ type EventFilter struct {
 	After uint64
 	// Server selects the events of that server, under the name it had.
 	Server string
-	// Limit bounds how many are returned; default DefaultPageSize, at most MaxPageSize.
+	// Limit bounds how many are returned; default 100, at most MaxPageSize.
 	Limit int
 	// Newest returns the newest first; After is then the exclusive lower end still.
 	Newest bool
 }
 
 // Events returns events, the oldest first unless told otherwise.
-func (r *Registry) Events(ctx context.Context, filter EventFilter) (out []event.Event, err error) {
-	limit := pageSize(filter.Limit)
+func (r *Registry) ListEvents(ctx context.Context, filter EventFilter) (out []event.Event, err error) {
+	limit := page.Size(filter.Limit)
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
 		out = nil
 		scan, prefix := events.Scan, storage.Key(nil)
@@ -150,18 +151,18 @@ func (r *Registry) WatchEvents(ctx context.Context, after uint64) iter.Seq2[even
 		}
 		catchUp := func() bool {
 			for {
-				page, err := r.Events(ctx, EventFilter{After: after, Limit: MaxPageSize})
+				found, err := r.ListEvents(ctx, EventFilter{After: after, Limit: MaxPageSize})
 				if err != nil {
 					yield(event.Event{}, err)
 					return false
 				}
-				for _, e := range page {
+				for _, e := range found {
 					after = e.Sequence
 					if !yield(e, nil) {
 						return false
 					}
 				}
-				if len(page) < MaxPageSize {
+				if len(found) < MaxPageSize {
 					return true
 				}
 			}
@@ -179,12 +180,4 @@ func (r *Registry) WatchEvents(ctx context.Context, after uint64) iter.Seq2[even
 			}
 		}
 	}
-}
-
-// pageSize applies the limits of list methods.
-func pageSize(limit int) int {
-	if limit <= 0 {
-		return DefaultPageSize
-	}
-	return min(limit, MaxPageSize)
 }

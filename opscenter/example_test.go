@@ -46,12 +46,12 @@ func ExampleRegistry() {
 	fmt.Println(server.Name, "is", server.State.Status)
 
 	kind := lifecycle.TypeIncus
-	err = registry.RecordObservations(ctx, lifecycle.Observation{Server: server.Name, ID: server.ID, At: time.Now(), Ready: true, Type: &kind,
+	err = registry.Observer().Record(ctx, lifecycle.Observation{Server: server.Name, ID: server.ID, At: time.Now(), Ready: true, Type: &kind,
 		Versions: &lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "202610010000"}}})
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := registry.PublishUpdate(ctx, "stable", "202610150000", lifecycle.ComponentOS); err != nil {
+	if err := registry.Channels().Publish(ctx, "stable", "202610150000", lifecycle.ComponentOS); err != nil {
 		log.Fatal(err)
 	}
 	for server, err := range registry.Servers(ctx, opscenter.ServerFilter{Status: lifecycle.StatusReady}) {
@@ -69,16 +69,16 @@ func ExampleRegistry() {
 }
 
 // Everything that is decided or changed is an event, with its reason.
-func ExampleRegistry_Events() {
+func ExampleRegistry_ListEvents() {
 	ctx := context.Background()
 	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := registry.PublishUpdate(ctx, "stable", "202610150000", "os", "incus"); err != nil {
+	if err := registry.Channels().Publish(ctx, "stable", "202610150000", "os", "incus"); err != nil {
 		log.Fatal(err)
 	}
-	events, err := registry.Events(ctx, opscenter.EventFilter{})
+	events, err := registry.ListEvents(ctx, opscenter.EventFilter{})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -3,10 +3,12 @@ package opscenter
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/storage"
 )
 
 // SetClock sets the time of day as if that much time had passed.
@@ -28,6 +30,82 @@ func (r *Registry) SetCluster(ctx context.Context, name, cluster string) error {
 			return nil
 		})
 	})
+}
+
+// SetChannel creates a channel, or changes its description.
+func (r *Registry) SetChannel(ctx context.Context, name, description string) error {
+	err := r.Channels().Create(ctx, name, description)
+	if errors.Is(err, storage.ErrExists) {
+		return r.Channels().Edit(ctx, name, description, nil)
+	}
+	return err
+}
+
+// UpdateServer replaces what an operator says of a server.
+func (r *Registry) UpdateServer(ctx context.Context, name string, spec ServerSpec, check func(*ServerInfo) error) error {
+	return r.EditServer(ctx, name, func(info *ServerInfo, edited *ServerSpec) error {
+		*edited = spec
+		if check == nil {
+			return nil
+		}
+		return check(info)
+	})
+}
+
+// UpdateCluster replaces what an operator says of a cluster.
+func (r *Registry) UpdateCluster(ctx context.Context, name string, spec ClusterSpec, check func(*Cluster) error) error {
+	return r.EditCluster(ctx, name, func(c *Cluster, edited *ClusterSpec) error {
+		*edited = spec
+		if check == nil {
+			return nil
+		}
+		return check(c)
+	})
+}
+
+// UpdateToken replaces what an operator says of a token.
+func (r *Registry) UpdateToken(ctx context.Context, id string, spec TokenSpec, check func(*Token) error) error {
+	return r.EditToken(ctx, id, func(token *Token, edited *TokenSpec) error {
+		*edited = spec
+		if check == nil {
+			return nil
+		}
+		return check(token)
+	})
+}
+
+// BeginAction begins an action in a transaction of its own.
+func (r *Registry) BeginAction(ctx context.Context, name string, action lifecycle.Action) (*lifecycle.Operation, *ServerInfo, error) {
+	return r.begin(ctx, Intent{Server: name, Action: action})
+}
+
+// EndAction ends an action in a transaction of its own.
+func (r *Registry) EndAction(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation, failure error) error {
+	return r.end(ctx, server, operation, failure)
+}
+
+// FactsHistory returns how the facts of a server changed.
+func (r *Registry) FactsHistory(ctx context.Context, name string) (out []lifecycle.FactsRevision, err error) {
+	err = r.Read(ctx, func(s *Snapshot) error {
+		out, err = s.FactsHistory(name)
+		return err
+	})
+	return out, err
+}
+
+// ServerByFingerprint returns the server with a certificate.
+func (r *Registry) ServerByFingerprint(ctx context.Context, fingerprint string) (*ServerInfo, error) {
+	return r.serverByFingerprint(ctx, fingerprint)
+}
+
+// CheckAdoption checks an adoption on a snapshot of its own.
+func (r *Registry) CheckAdoption(ctx context.Context, c AdoptionCheck) error {
+	return r.Read(ctx, func(s *Snapshot) error { return s.CheckAdoption(c) })
+}
+
+// RemoveSpentTokens removes the tokens that Observer.Maintain removes.
+func (r *Registry) RemoveSpentTokens(ctx context.Context) (int, error) {
+	return r.removeSpentTokens(ctx)
 }
 
 // Tracked returns of how many servers something is kept in memory.

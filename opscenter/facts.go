@@ -36,22 +36,21 @@ type factsRow struct {
 
 // ServerFacts returns the facts of a server. ErrNotFound if there is no such server; empty
 // facts if none have been read.
-func (r *Registry) ServerFacts(ctx context.Context, name string) (*lifecycle.Facts, error) {
-	info, err := r.Server(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	return r.FactsOf(ctx, info)
-}
-
-// FactsOf returns the facts of a server that was found before, whatever its name is by now;
-// empty facts if none have been read, or it was removed.
-func (r *Registry) FactsOf(ctx context.Context, info *ServerInfo) (*lifecycle.Facts, error) {
-	var row *factsRow
-	err := r.store.View(ctx, func(tx storage.ReadTx) (err error) {
-		row, err = factsTable.Find(tx, storage.StringKey(info.ID))
+func (r *Registry) ServerFacts(ctx context.Context, name string) (out *lifecycle.Facts, err error) {
+	err = r.Read(ctx, func(s *Snapshot) error {
+		info, err := s.Server(name)
+		if err == nil {
+			out, err = s.Facts(info)
+		}
 		return err
 	})
+	return out, err
+}
+
+// Facts returns the facts of a server that was found before, whatever its name is by now; empty facts if none have been
+// read, or it was removed.
+func (s *Snapshot) Facts(info *ServerInfo) (*lifecycle.Facts, error) {
+	row, err := factsTable.Find(s, storage.StringKey(info.ID))
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +58,7 @@ func (r *Registry) FactsOf(ctx context.Context, info *ServerInfo) (*lifecycle.Fa
 		return &lifecycle.Facts{}, nil
 	}
 	out, err := row.open()
-	if err == nil && !r.options.KeepSecrets {
+	if err == nil && !s.registry.options.KeepSecrets {
 		return facts.Redacted(out), nil // they may be from a time when secrets were kept
 	}
 	return out, err

@@ -46,7 +46,7 @@ func TestFactsThatAreTooLarge(t *testing.T) {
 				return facts
 			}
 			warned := func() []*warning.Warning {
-				page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Server: info.Name}, opscenter.Page{})
+				page, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{Server: info.Name}, opscenter.Page{})
 				require.NoError(t, err)
 				return page.Warnings
 			}
@@ -115,7 +115,7 @@ func TestVirtualFunctions(t *testing.T) {
 	require.NoError(t, err)
 	short := `{"driver":"mlx5_core","sriov":{"current_vfs":128,"maximum_vfs":128}}`
 	require.JSONEq(t, `{"cpu":{"total":4},"network":{"cards":[`+short+","+short+","+short+","+short+`],"total":4}}`, string(facts.Hardware))
-	page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: warning.Facts}, opscenter.Page{})
+	page, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{Kind: warning.Facts}, opscenter.Page{})
 	require.NoError(t, err)
 	require.Contains(t, page.Warnings[0].Message, "left out: 512 virtual functions")
 }
@@ -186,7 +186,7 @@ func TestTimesThatCannotBe(t *testing.T) {
 		o, other := answer(bad), answer(good)
 		o.UpdateStatus, o.BootedAt = &lifecycle.UpdateStatus{Status: "Update check completed", LastCheck: at}, at
 		o.Versions.OS.Version, other.Versions.OS.Version = "998", "999"
-		require.NoError(t, w.RecordObservations(t.Context(), o, other))
+		require.NoError(t, w.Observer().Record(t.Context(), o, other))
 		for name, version := range map[string]string{bad.Name: "998", good.Name: "999"} {
 			info, err := w.Server(t.Context(), name)
 			require.NoError(t, err)

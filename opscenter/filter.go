@@ -47,8 +47,8 @@ func compileFilter(text string, schema *expression.Schema) (*expression.Matcher,
 
 // filterError is why an expression could be evaluated for nothing, once all was looked at,
 // from the beginning.
-func filterError(m *expression.Matcher, page Page) error {
-	if m == nil || page.Cursor != "" && !m.Spent() || m.Err() == nil {
+func filterError(m *expression.Matcher, from Page) error {
+	if m == nil || from.Cursor != "" && !m.Spent() || m.Err() == nil {
 		return nil
 	}
 	return fmt.Errorf("%w: %w", ErrInvalidFilter, m.Err())

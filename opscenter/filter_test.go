@@ -22,7 +22,7 @@ func TestExpressions(t *testing.T) {
 			w.observe(t, o)
 		}
 		require.NoError(t, w.UpdateServer(t.Context(), "server01", opscenter.ServerSpec{Properties: map[string]string{"rack": "7"}}, nil))
-		require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202611010000", "os", "incus"))
+		require.NoError(t, w.Channels().Publish(t.Context(), "stable", "202611010000", "os", "incus"))
 		list := func(text string, page opscenter.Page) ([]string, string) {
 			found, err := w.ListServers(t.Context(), opscenter.ServerFilter{Expression: text}, page)
 			require.NoError(t, err, text)

@@ -167,10 +167,10 @@ type ServerCount struct {
 	Count        int
 }
 
-// CountWarnings returns how many warnings there are of each kind.
-func (r *Registry) CountWarnings() map[warning.Kind]int {
-	r.follow(context.Background())
-	_, warnings := r.presence.Counts()
+// Counts returns how many warnings there are of each kind.
+func (h Warnings) Counts() map[warning.Kind]int {
+	h.registry.follow(context.Background())
+	_, warnings := h.registry.presence.Counts()
 	return warnings
 }
 
@@ -183,7 +183,8 @@ const flushSize = 1 << 20
 // Flush stores what is only in memory: when servers were last seen, and how often there was
 // cause for each warning. It also deletes events over Options.MaxEvents and MaxServerEvents. The Registry does so itself, every Options.LastSeenInterval while
 // observations come in, and at Close.
-func (r *Registry) Flush(ctx context.Context) error {
+func (h Observer) Flush(ctx context.Context) error {
+	r := h.registry
 	select { // one at a time
 	case r.flushing <- struct{}{}:
 	case <-ctx.Done():

@@ -154,7 +154,7 @@ func (w *world) observe(t testing.TB, o ...lifecycle.Observation) {
 	if last := o[len(o)-1].At; last.After(time.Now()) {
 		w.SetClock(func() time.Time { return last }) // time passes in the test
 	}
-	require.NoError(t, w.RecordObservations(t.Context(), o...))
+	require.NoError(t, w.Observer().Record(t.Context(), o...))
 }
 
 // ready makes a registered server ready.
@@ -168,7 +168,7 @@ func (w *world) ready(t testing.TB, n int) *opscenter.ServerInfo {
 func (w *world) events(t testing.TB, kind event.Kind) []event.Event {
 	t.Helper()
 	var out []event.Event
-	all, err := w.Events(t.Context(), opscenter.EventFilter{Limit: opscenter.MaxPageSize})
+	all, err := w.ListEvents(t.Context(), opscenter.EventFilter{Limit: opscenter.MaxPageSize})
 	require.NoError(t, err)
 	for _, e := range all {
 		if e.Kind == kind {

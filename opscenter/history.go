@@ -1,7 +1,6 @@
 package opscenter
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -23,36 +22,32 @@ type factsChangeRow struct {
 
 // FactsHistory returns how a server's facts changed, the newest change first, at most
 // Options.MaxFactsHistory of them. What was read first is no change. Errors: ErrNotFound.
-func (r *Registry) FactsHistory(ctx context.Context, name string) (out []lifecycle.FactsRevision, err error) {
-	err = r.store.View(ctx, func(tx storage.ReadTx) error {
-		out = nil
-		server, err := servers.Get(tx, nameKey(name))
+func (s *Snapshot) FactsHistory(name string) (out []lifecycle.FactsRevision, err error) {
+	server, err := servers.Get(s, nameKey(name))
+	if err != nil {
+		return nil, notFound("server", name, err)
+	}
+	for row, err := range factsHistory.Scan(s, storage.Range{Prefix: storage.StringKey(server.ID), Reverse: true}) {
 		if err != nil {
-			return notFound("server", name, err)
+			return nil, err
 		}
-		for row, err := range factsHistory.Scan(tx, storage.Range{Prefix: storage.StringKey(server.ID), Reverse: true}) {
-			if err != nil {
-				return err
-			}
-			data, err := facts.Decompress(row.Data)
-			var change lifecycle.FactsRevision
-			if err == nil {
-				err = json.Unmarshal(data, &change)
-			}
-			if err != nil {
-				return fmt.Errorf("history of the facts of server %q: %w: %v", name, storage.ErrCorrupt, err)
-			}
-			change.Number, change.At = row.Number, row.At
-			if row.Secrets && !r.options.KeepSecrets {
-				for i := range change.Changes { // that it changed, and no more
-					change.Changes[i].From, change.Changes[i].To = "", ""
-				}
-			}
-			out = append(out, change)
+		data, err := facts.Decompress(row.Data)
+		var change lifecycle.FactsRevision
+		if err == nil {
+			err = json.Unmarshal(data, &change)
 		}
-		return nil
-	})
-	return out, err
+		if err != nil {
+			return nil, fmt.Errorf("history of the facts of server %q: %w: %v", name, storage.ErrCorrupt, err)
+		}
+		change.Number, change.At = row.Number, row.At
+		if row.Secrets && !s.registry.options.KeepSecrets {
+			for i := range change.Changes { // that it changed, and no more
+				change.Changes[i].From, change.Changes[i].To = "", ""
+			}
+		}
+		out = append(out, change)
+	}
+	return out, nil
 }
 
 // changeOfFacts returns the row that tells how facts changed, nil if they did not.

@@ -80,7 +80,7 @@ func TestFactsHistory(t *testing.T) {
 
 		_, err = w.FactsHistory(t.Context(), "nobody")
 		require.ErrorIs(t, err, opscenter.ErrNotFound)
-		require.NoError(t, w.DeleteServer(t.Context(), "server00"))
+		require.NoError(t, w.DeleteServer(t.Context(), "server00", false))
 		_, err = w.FactsHistory(t.Context(), "server00")
 		require.ErrorIs(t, err, opscenter.ErrNotFound)
 	})
@@ -94,7 +94,7 @@ func TestWarnings(t *testing.T) {
 		for range 10 {
 			w.observe(t, failed(info))
 		}
-		page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Server: "server00"}, opscenter.Page{})
+		page, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{Server: "server00"}, opscenter.Page{})
 		require.NoError(t, err)
 		require.Len(t, page.Warnings, 1)
 		one := page.Warnings[0]
@@ -113,50 +113,50 @@ func TestWarnings(t *testing.T) {
 		revision = w.revision(t)
 		w.observe(t, failed(info))
 		require.Equal(t, revision, w.revision(t))
-		require.NoError(t, w.Flush(t.Context()))
+		require.NoError(t, w.Observer().Flush(t.Context()))
 		require.Greater(t, w.revision(t), revision)
 		again, err := opscenter.NewRegistry(w.store, opscenter.Options{})
 		require.NoError(t, err)
-		stored, err := again.Warning(t.Context(), one.UUID)
+		stored, err := again.Warnings().Get(t.Context(), one.UUID)
 		require.NoError(t, err)
 		require.Equal(t, 9, stored.Count, "the count outlives the process")
 
-		require.NoError(t, w.AcknowledgeWarning(t.Context(), one.UUID, true, nil))
+		require.NoError(t, w.Warnings().Acknowledge(t.Context(), one.UUID, true, nil))
 		yes, no := true, false
-		page, err = w.ListWarnings(t.Context(), opscenter.WarningFilter{Acknowledged: &yes}, opscenter.Page{})
+		page, err = w.Warnings().List(t.Context(), opscenter.WarningFilter{Acknowledged: &yes}, opscenter.Page{})
 		require.NoError(t, err)
 		require.Len(t, page.Warnings, 1)
-		page, err = w.ListWarnings(t.Context(), opscenter.WarningFilter{Acknowledged: &no}, opscenter.Page{})
+		page, err = w.Warnings().List(t.Context(), opscenter.WarningFilter{Acknowledged: &no}, opscenter.Page{})
 		require.NoError(t, err)
 		require.Empty(t, page.Warnings)
 		require.NoError(t, w.RenameServer(t.Context(), "server00", "renamed", nil))
-		found, err := w.Warning(t.Context(), one.UUID)
+		found, err := w.Warnings().Get(t.Context(), one.UUID)
 		require.NoError(t, err)
 		require.Equal(t, "renamed", found.Server, "by the name it has")
-		require.ErrorIs(t, w.AcknowledgeWarning(t.Context(), "nothing", true, nil), opscenter.ErrNotFound)
+		require.ErrorIs(t, w.Warnings().Acknowledge(t.Context(), "nothing", true, nil), opscenter.ErrNotFound)
 
 		// Programs may warn of their own.
-		require.NoError(t, w.Warn(t.Context(), "server01", warning.Input{Kind: "Fan broken", Message: "rear"}))
-		require.NoError(t, w.Warn(t.Context(), "server01", warning.Input{Kind: "Fan broken", Message: "front"}))
-		require.NoError(t, w.Warn(t.Context(), "", warning.Input{Kind: "Coffee cold"}))
-		require.ErrorIs(t, w.Warn(t.Context(), "server99", warning.Input{Kind: "Fan broken"}), opscenter.ErrNotFound)
-		require.Error(t, w.Warn(t.Context(), "", warning.Input{}))
-		page, err = w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: "Fan broken"}, opscenter.Page{})
+		require.NoError(t, w.Warnings().Raise(t.Context(), "server01", warning.Input{Kind: "Fan broken", Message: "rear"}))
+		require.NoError(t, w.Warnings().Raise(t.Context(), "server01", warning.Input{Kind: "Fan broken", Message: "front"}))
+		require.NoError(t, w.Warnings().Raise(t.Context(), "", warning.Input{Kind: "Coffee cold"}))
+		require.ErrorIs(t, w.Warnings().Raise(t.Context(), "server99", warning.Input{Kind: "Fan broken"}), opscenter.ErrNotFound)
+		require.Error(t, w.Warnings().Raise(t.Context(), "", warning.Input{}))
+		page, err = w.Warnings().List(t.Context(), opscenter.WarningFilter{Kind: "Fan broken"}, opscenter.Page{})
 		require.NoError(t, err)
 		require.Equal(t, 2, page.Warnings[0].Count)
 		require.Equal(t, "front", page.Warnings[0].Message)
-		first, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{}, opscenter.Page{Limit: 2})
+		first, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{}, opscenter.Page{Limit: 2})
 		require.NoError(t, err)
 		require.Len(t, first.Warnings, 2)
-		rest, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{}, opscenter.Page{Limit: 2, Cursor: first.Next})
+		rest, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{}, opscenter.Page{Limit: 2, Cursor: first.Next})
 		require.NoError(t, err)
 		require.Len(t, rest.Warnings, 1)
 		require.Empty(t, rest.Next)
-		require.NoError(t, w.ClearWarning(t.Context(), "server01", "Fan broken"))
-		require.NoError(t, w.ClearWarning(t.Context(), "server01", "Fan broken"), "nothing to clear is no error")
+		require.NoError(t, w.Warnings().Clear(t.Context(), "server01", "Fan broken"))
+		require.NoError(t, w.Warnings().Clear(t.Context(), "server01", "Fan broken"), "nothing to clear is no error")
 
 		// With its server a warning goes.
-		require.NoError(t, w.DeleteServer(t.Context(), "renamed"))
+		require.NoError(t, w.DeleteServer(t.Context(), "renamed", false))
 		require.Equal(t, map[string][]warning.Kind{"": {"Coffee cold"}}, w.warnings(t))
 	})
 }
@@ -177,10 +177,10 @@ func TestLastSeenOutlivesTheProcess(t *testing.T) {
 		info := w.ready(t, i)
 		o := answer(info)
 		o.At = time.Now().UTC().Add(-time.Duration(i) * time.Second)
-		require.NoError(t, registry.RecordObservations(t.Context(), o))
+		require.NoError(t, registry.Observer().Record(t.Context(), o))
 		seen = append(seen, w.get(t, info.Name).LastSeen)
 	}
-	require.NoError(t, w.DeleteServer(t.Context(), "server03"))
+	require.NoError(t, w.DeleteServer(t.Context(), "server03", false))
 	require.NoError(t, registry.Close())
 	require.NoError(t, store.Close())
 	registry, store = open()
@@ -192,11 +192,11 @@ func TestLastSeenOutlivesTheProcess(t *testing.T) {
 	}
 	// Servers that come and go between flushes don't mix up the rest.
 	w.ready(t, 6)
-	require.NoError(t, w.DeleteServer(t.Context(), "server01"))
+	require.NoError(t, w.DeleteServer(t.Context(), "server01", false))
 	info := w.get(t, "server02")
-	require.NoError(t, registry.RecordObservations(t.Context(), answer(info)))
+	require.NoError(t, registry.Observer().Record(t.Context(), answer(info)))
 	seen[2] = w.get(t, "server02").LastSeen
-	require.NoError(t, registry.Flush(t.Context()))
+	require.NoError(t, registry.Observer().Flush(t.Context()))
 	require.NoError(t, registry.Close())
 	require.NoError(t, store.Close())
 	registry, store = open()
@@ -229,7 +229,7 @@ func TestCounts(t *testing.T) {
 	again, err := opscenter.NewRegistry(w.store, opscenter.Options{})
 	require.NoError(t, err)
 	check(again)
-	require.NoError(t, w.DeleteServer(t.Context(), "server00"))
+	require.NoError(t, w.DeleteServer(t.Context(), "server00", false))
 	w.observe(t, failed(info), failed(info), failed(info))
 	want = map[opscenter.ServerCount]bool{{Status: lifecycle.StatusOffline, StatusDetail: lifecycle.DetailUnresponsive, Type: lifecycle.TypeIncus, Count: 1}: true}
 	check(w.Registry)
@@ -241,22 +241,22 @@ func TestRecordUnchanged(t *testing.T) {
 	info := w.ready(t, 0)
 	full := func() lifecycle.Observation { return withFacts(answer(info), `{"cpu":1,"uptime":5}`) }
 	o := full()
-	require.False(t, w.RecordUnchanged(&o), "never seen so far")
+	require.False(t, w.Observer().RecordUnchanged(&o), "never seen so far")
 	w.observe(t, o)
 	w.observe(t, full())
 	o = full()
-	require.True(t, w.RecordUnchanged(&o))
+	require.True(t, w.Observer().RecordUnchanged(&o))
 	require.Equal(t, o.At, w.get(t, "server00").LastSeen)
 	o.Facts.Hardware = json.RawMessage(`{"cpu":1,"uptime":77}`)
-	require.True(t, w.RecordUnchanged(&o), "what changes all the time is no change")
+	require.True(t, w.Observer().RecordUnchanged(&o), "what changes all the time is no change")
 	light := answer(info)
 	light.Light = true
-	require.True(t, w.RecordUnchanged(&light))
+	require.True(t, w.Observer().RecordUnchanged(&light))
 	change := func(what string, change func(*lifecycle.Observation)) {
 		t.Helper()
 		o := full()
 		change(&o)
-		require.False(t, w.RecordUnchanged(&o), what)
+		require.False(t, w.Observer().RecordUnchanged(&o), what)
 	}
 	change("facts", func(o *lifecycle.Observation) { o.Facts.Hardware = json.RawMessage(`{"cpu":2}`) })
 	change("no JSON", func(o *lifecycle.Observation) { o.Facts.Hardware = json.RawMessage(`{"cpu":`) })
@@ -284,17 +284,17 @@ func TestRecordUnchanged(t *testing.T) {
 			operation, server, err := w.BeginAction(t.Context(), "server00", lifecycle.ActionEvacuate)
 			require.NoError(t, err)
 			o := full()
-			require.False(t, w.RecordUnchanged(&o), "under way")
+			require.False(t, w.Observer().RecordUnchanged(&o), "under way")
 			require.NoError(t, w.EndAction(t.Context(), server, operation, fmt.Errorf("no")))
 		},
 	} {
 		happens()
 		o := full()
-		require.False(t, w.RecordUnchanged(&o), name)
+		require.False(t, w.Observer().RecordUnchanged(&o), name)
 		for range 3 {
 			w.observe(t, full())
 		}
 		o = full()
-		require.True(t, w.RecordUnchanged(&o), "%s: settled again", name)
+		require.True(t, w.Observer().RecordUnchanged(&o), "%s: settled again", name)
 	}
 }

@@ -79,11 +79,11 @@ func TestBoardsThatShareAUUID(t *testing.T) {
 			require.NoError(t, w.AllowReinstall(t.Context(), "server05", true))
 		}, says: said{"server05", shared, ""}, name: "server05", warning: true},
 		"announced by that UUID and another machine ID": {before: func(t *testing.T, w *world) {
-			_, err := w.PreRegister(t.Context(), opscenter.Announcing{Name: "expected", SystemUUID: shared, MachineID: machineID(9)})
+			_, err := w.PreRegister(t.Context(), opscenter.PreRegistration{Name: "expected", SystemUUID: shared, MachineID: machineID(9)})
 			require.NoError(t, err)
 		}, says: said{"b", shared, machineID(1)}, name: "b", warning: true},
 		"announced by that UUID and its machine ID": {before: func(t *testing.T, w *world) {
-			_, err := w.PreRegister(t.Context(), opscenter.Announcing{Name: "expected", SystemUUID: shared, MachineID: machineID(1)})
+			_, err := w.PreRegister(t.Context(), opscenter.PreRegistration{Name: "expected", SystemUUID: shared, MachineID: machineID(1)})
 			require.NoError(t, err)
 		}, says: said{"b", shared, machineID(1)}, name: "expected", warning: true},
 		"a release that tells a UUID by now, with leave": {before: func(t *testing.T, w *world) {
@@ -105,7 +105,7 @@ func TestBoardsThatShareAUUID(t *testing.T) {
 				reg := registration(1, token)
 				reg.Name, reg.SystemUUID, reg.MachineID = test.says.name, test.says.uuid, test.says.machine
 				registered, err := w.Register(t.Context(), reg)
-				list, listErr := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: warning.SharedUUID}, opscenter.Page{})
+				list, listErr := w.Warnings().List(t.Context(), opscenter.WarningFilter{Kind: warning.SharedUUID}, opscenter.Page{})
 				require.NoError(t, listErr)
 				if test.want != nil {
 					require.ErrorIs(t, err, test.want)
@@ -132,11 +132,11 @@ func TestBoardsThatShareAUUID(t *testing.T) {
 				require.NotNil(t, ours)
 				require.Contains(t, ours.Message, "acknowledge")
 				require.Contains(t, ours.Message, "server00")
-				require.NoError(t, w.AcknowledgeWarning(t.Context(), ours.UUID, true, nil))
+				require.NoError(t, w.Warnings().Acknowledge(t.Context(), ours.UUID, true, nil))
 				again, err := w.Register(t.Context(), reg)
 				require.NoError(t, err)
 				require.True(t, again.Repeat)
-				kept, err := w.Warning(t.Context(), ours.UUID)
+				kept, err := w.Warnings().Get(t.Context(), ours.UUID)
 				require.NoError(t, err)
 				require.True(t, kept.Acknowledged, "it stays, and stays acknowledged")
 			})
@@ -150,14 +150,14 @@ func TestBoardsThatShareAUUID(t *testing.T) {
 		require.NoError(t, err)
 	}
 	count := func() int {
-		page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: warning.SharedUUID}, opscenter.Page{})
+		page, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{Kind: warning.SharedUUID}, opscenter.Page{})
 		require.NoError(t, err)
 		return len(page.Warnings)
 	}
 	require.Equal(t, 2, count(), "each that comes later has its own")
-	require.NoError(t, w.DeleteServer(t.Context(), "server00"))
+	require.NoError(t, w.DeleteServer(t.Context(), "server00", false))
 	require.Equal(t, 2, count())
-	require.NoError(t, w.DeleteServer(t.Context(), "server01"))
+	require.NoError(t, w.DeleteServer(t.Context(), "server01", false))
 	require.Zero(t, count(), "no other server has the UUID of the last one")
 }
 
@@ -238,7 +238,7 @@ func TestIdentityProperties(t *testing.T) {
 				_ = r.AllowReinstall(t.Context(), fmt.Sprint("n", pick.Draw(rt, "name")), rapid.Bool().Draw(rt, "allowed"))
 			},
 			"announce": func(rt *rapid.T) {
-				a := opscenter.Announcing{Name: fmt.Sprint("n", pick.Draw(rt, "name"))}
+				a := opscenter.PreRegistration{Name: fmt.Sprint("n", pick.Draw(rt, "name"))}
 				if n := pick.Draw(rt, "uuid"); n > 1 {
 					a.SystemUUID = systemUUID(n)
 				}
@@ -249,7 +249,7 @@ func TestIdentityProperties(t *testing.T) {
 					rt.Fatalf("%v", err)
 				}
 			},
-			"remove": func(rt *rapid.T) { _ = r.DeleteServer(t.Context(), fmt.Sprint("n", pick.Draw(rt, "name"))) },
+			"remove": func(rt *rapid.T) { _ = r.DeleteServer(t.Context(), fmt.Sprint("n", pick.Draw(rt, "name")), false) },
 		})
 	})
 }
@@ -305,7 +305,7 @@ func TestAddressesOfNobody(t *testing.T) {
 		_, err := w.Register(t.Context(), opscenter.Registration{Token: w.token(t, 1), Certificate: certificate(1), Name: "b", ConnectionURL: url})
 		require.ErrorIs(t, err, opscenter.ErrInvalidURL, host)
 		require.ErrorIs(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{ConnectionURL: url}), opscenter.ErrInvalidURL)
-		_, err = w.PreRegister(t.Context(), opscenter.Announcing{Name: "c", SystemUUID: systemUUID(3), ServerSpec: opscenter.ServerSpec{ConnectionURL: url}})
+		_, err = w.PreRegister(t.Context(), opscenter.PreRegistration{Name: "c", SystemUUID: systemUUID(3), ServerSpec: opscenter.ServerSpec{ConnectionURL: url}})
 		require.ErrorIs(t, err, opscenter.ErrInvalidURL)
 		err = w.UpdateServer(t.Context(), "server00", opscenter.ServerSpec{ConnectionURL: url}, nil)
 		require.ErrorIs(t, err, opscenter.ErrInvalidURL)

@@ -17,7 +17,7 @@ import (
 // warnings returns the kinds of the warnings there are, by server.
 func (w *world) warnings(t testing.TB) map[string][]warning.Kind {
 	t.Helper()
-	page, err := w.ListWarnings(context.Background(), opscenter.WarningFilter{}, opscenter.Page{Limit: 1000})
+	page, err := w.Warnings().List(context.Background(), opscenter.WarningFilter{}, opscenter.Page{Limit: 1000})
 	require.NoError(t, err)
 	out := map[string][]warning.Kind{}
 	for _, one := range page.Warnings {
@@ -36,7 +36,7 @@ func TestFlapping(t *testing.T) {
 		w.observe(t, o)
 	}
 	down := func() {
-		for range opscenter.DefaultOfflineThreshold {
+		for range 3 {
 			see(failed(info), 10*time.Second)
 		}
 		require.Equal(t, lifecycle.StatusOffline, w.get(t, "server00").State.Status)
@@ -55,14 +55,14 @@ func TestFlapping(t *testing.T) {
 	changes := len(w.events(t, event.StatusChanged))
 	for range 5 {
 		see(answer(info), 10*time.Minute)
-		for range opscenter.DefaultOfflineThreshold {
+		for range 3 {
 			see(failed(info), time.Minute)
 		}
 	}
 	require.Len(t, w.events(t, event.StatusChanged), changes)
 	see(answer(info), time.Minute)
 	see(failed(info), time.Minute) // one is none
-	see(answer(info), opscenter.DefaultFlapSteady-time.Minute-time.Second)
+	see(answer(info), (15*time.Minute)-time.Minute-time.Second)
 	require.Equal(t, lifecycle.StatusOffline, w.get(t, "server00").State.Status)
 	see(answer(info), time.Second)
 	require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status, "steady")
@@ -79,7 +79,7 @@ func TestFlappingEndsDown(t *testing.T) {
 	info := w.ready(t, 0)
 	at := time.Now().UTC()
 	for range 3 {
-		for range opscenter.DefaultOfflineThreshold {
+		for range 3 {
 			at = at.Add(10 * time.Second)
 			o := failed(info)
 			o.At = at
@@ -110,13 +110,13 @@ func TestSlowFlappingIsNone(t *testing.T) {
 	info := w.ready(t, 0)
 	at := time.Now().UTC()
 	for range 10 {
-		for range opscenter.DefaultOfflineThreshold {
+		for range 3 {
 			at = at.Add(10 * time.Second)
 			o := failed(info)
 			o.At = at
 			w.observe(t, o)
 		}
-		at = at.Add(opscenter.DefaultFlapWindow / 2)
+		at = at.Add(time.Hour / 2)
 		o := answer(info)
 		o.At = at
 		w.observe(t, o)
@@ -205,7 +205,7 @@ func TestUnreadableParts(t *testing.T) {
 	s := w.get(t, "server00").State
 	require.Equal(t, lifecycle.TypeIncus, s.Type, "never worsened")
 	require.Equal(t, "202610010000", s.Versions.OS.Version)
-	page, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
+	page, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
 	require.NoError(t, err)
 	require.Len(t, page.Warnings, 1)
 	require.Contains(t, page.Warnings[0].Message, "network: cut off")
@@ -229,7 +229,7 @@ func TestClockJumps(t *testing.T) {
 	w.SetClock(func() time.Time { return clock })
 	see := func(o lifecycle.Observation) {
 		o.At = clock
-		require.NoError(t, w.RecordObservations(t.Context(), o))
+		require.NoError(t, w.Observer().Record(t.Context(), o))
 	}
 	o := answer(info)
 	clock = real.AddDate(1, 0, 0)
@@ -248,7 +248,7 @@ func TestClockJumps(t *testing.T) {
 	require.True(t, w.get(t, "server00").LastSeen.Before(real.Add(time.Minute)))
 	require.Equal(t, lifecycle.DetailRebooting, s.StatusDetail)
 	require.False(t, s.Announced.At.After(clock), "the reboot takes its time from now")
-	require.Equal(t, clock.Add(opscenter.DefaultRebootTimeout).Round(time.Second), s.Announced.Deadline.Round(time.Second))
+	require.Equal(t, clock.Add((15 * time.Minute)).Round(time.Second), s.Announced.Deadline.Round(time.Second))
 	see(failed(info))
 	clock = clock.Add(time.Minute)
 	changed.BootedAt = clock.Add(-30 * time.Second)
@@ -257,7 +257,7 @@ func TestClockJumps(t *testing.T) {
 	// An observation from the future of the clock counts as made now.
 	late := answer(info)
 	late.At = clock.Add(48 * time.Hour)
-	require.NoError(t, w.RecordObservations(t.Context(), late))
+	require.NoError(t, w.Observer().Record(t.Context(), late))
 	require.False(t, w.get(t, "server00").LastSeen.After(clock))
 }
 
@@ -276,7 +276,7 @@ func TestPollsThatEndTooLate(t *testing.T) {
 	require.Equal(t, 1, w.get(t, "other").Failures, "it was asked at its old address")
 
 	deleted := answer(info)
-	require.NoError(t, w.DeleteServer(t.Context(), "other"))
+	require.NoError(t, w.DeleteServer(t.Context(), "other", false))
 	w.observe(t, deleted)
 	again := w.add(t, 0)
 	w.observe(t, deleted)

@@ -84,7 +84,7 @@ func TestActionsEndByTheirDeadline(t *testing.T) {
 	o.Maintenance = &evacuated
 	w.observe(t, o)
 	require.NotNil(t, w.get(t, "server00").State.Operation, "it shows before the operation ends")
-	o.At = time.Now().Add(2 * opscenter.DefaultActionTimeout)
+	o.At = time.Now().Add(2 * time.Hour)
 	w.observe(t, o)
 	require.Nil(t, w.get(t, "server00").State.Operation)
 
@@ -121,11 +121,11 @@ func TestALoweredEventLimitTakesEffect(t *testing.T) {
 	first, err := opscenter.NewRegistry(store, opscenter.Options{})
 	require.NoError(t, err)
 	for i := range 100 {
-		require.NoError(t, first.PublishUpdate(t.Context(), "stable", fmt.Sprint(i+1), "os"))
+		require.NoError(t, first.Channels().Publish(t.Context(), "stable", fmt.Sprint(i+1), "os"))
 	}
 	second, err := opscenter.NewRegistry(store, opscenter.Options{MaxEvents: 10})
 	require.NoError(t, err)
-	left, err := second.Events(t.Context(), opscenter.EventFilter{Limit: 1000})
+	left, err := second.ListEvents(t.Context(), opscenter.EventFilter{Limit: 1000})
 	require.NoError(t, err)
 	require.Len(t, left, 10)
 }

@@ -2,18 +2,18 @@ package opscenter
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"iter"
 	"slices"
 	"strings"
 
+	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Page selects a page of a list. The zero value is the first page, of DefaultPageSize.
+// Page selects a page of a list. The zero value is the first page, of 100 rows.
 type Page struct {
 	// Limit bounds how many are returned; at most MaxPageSize.
 	Limit int
@@ -35,17 +35,12 @@ func (p Page) within(prefix storage.Key) (storage.Range, error) {
 	return r, nil
 }
 
-// encodeCursor makes a cursor of the last key of a page. What is in it is nobody's business.
-func encodeCursor(last string) string {
-	return base64.RawURLEncoding.EncodeToString([]byte("1" + last))
-}
-
 func decodeCursor(cursor string) (string, error) {
-	data, err := base64.RawURLEncoding.DecodeString(cursor)
-	if err != nil || len(data) < 1 || data[0] != '1' || len(data) > MaxNameLength+1 {
-		return "", fmt.Errorf("cursor %q: %w", truncate.Name(cursor), ErrInvalidCursor)
+	last, err := page.Decode(cursor, MaxNameLength)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", err, ErrInvalidCursor)
 	}
-	return string(data[1:]), nil
+	return last, nil
 }
 
 // ServerFilter selects servers: those that match all that is set. The zero value selects all.
@@ -132,16 +127,16 @@ type ServerPage struct {
 
 // ListServers returns a page of the servers that match, in the order of their names.
 // Errors: ErrInvalidFilter, ErrInvalidCursor.
-func (r *Registry) ListServers(ctx context.Context, filter ServerFilter, page Page) (out ServerPage, err error) {
-	limit := pageSize(page.Limit)
+func (r *Registry) ListServers(ctx context.Context, filter ServerFilter, from Page) (out ServerPage, err error) {
+	limit := page.Size(from.Limit)
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
 		out = ServerPage{}
-		for info, err := range r.scan(ctx, tx, filter, page) {
+		for info, err := range r.scan(ctx, tx, filter, from) {
 			if err != nil {
 				return err
 			}
 			if len(out.Servers) == limit {
-				out.Next = encodeCursor(out.Servers[limit-1].Name)
+				out.Next = page.Encode(out.Servers[limit-1].Name)
 				break
 			}
 			out.Servers = append(out.Servers, info)
@@ -153,7 +148,7 @@ func (r *Registry) ListServers(ctx context.Context, filter ServerFilter, page Pa
 
 // scan yields the servers that match from a page on, by the index that leaves the fewest to
 // look at. In each of them entries with the same key come by name.
-func (r *Registry) scan(ctx context.Context, tx storage.ReadTx, filter ServerFilter, page Page) iter.Seq2[*ServerInfo, error] {
+func (r *Registry) scan(ctx context.Context, tx storage.ReadTx, filter ServerFilter, from Page) iter.Seq2[*ServerInfo, error] {
 	return func(yield func(*ServerInfo, error) bool) {
 		if err := filter.check(); err != nil {
 			yield(nil, err)
@@ -167,15 +162,15 @@ func (r *Registry) scan(ctx context.Context, tx storage.ReadTx, filter ServerFil
 		var pairs iter.Seq2[pair, error]
 		switch {
 		case filter.Fingerprint != "":
-			pairs = pairsByIndex(tx, byFingerprint, strings.ToLower(filter.Fingerprint), page)
+			pairs = pairsByIndex(tx, byFingerprint, strings.ToLower(filter.Fingerprint), from)
 		case filter.Cluster != "":
-			pairs = pairsByIndex(tx, serversByCluster, filter.Cluster, page)
+			pairs = pairsByIndex(tx, serversByCluster, filter.Cluster, from)
 		case filter.Status != "":
-			pairs = pairsByStatus(tx, filter.Status, page)
+			pairs = pairsByStatus(tx, filter.Status, from)
 		case filter.Channel != "":
-			pairs = pairsByIndex(tx, serversByChannel, filter.Channel, page)
+			pairs = pairsByIndex(tx, serversByChannel, filter.Channel, from)
 		default:
-			pairs = allPairs(tx, page)
+			pairs = allPairs(tx, from)
 		}
 		followed := map[string]*Channel{}
 		for p, err := range pairs {
@@ -213,7 +208,7 @@ func (r *Registry) scan(ctx context.Context, tx storage.ReadTx, filter ServerFil
 				return
 			}
 		}
-		if err := filterError(expression, page); err != nil {
+		if err := filterError(expression, from); err != nil {
 			yield(nil, err)
 		}
 	}
@@ -226,9 +221,9 @@ type pair struct {
 }
 
 // allPairs reads both tables side by side: they have the same keys.
-func allPairs(tx storage.ReadTx, page Page) iter.Seq2[pair, error] {
+func allPairs(tx storage.ReadTx, from Page) iter.Seq2[pair, error] {
 	return func(yield func(pair, error) bool) {
-		within, err := page.within(nil)
+		within, err := from.within(nil)
 		if err != nil {
 			yield(pair{}, err)
 			return
@@ -256,9 +251,9 @@ func allPairs(tx storage.ReadTx, page Page) iter.Seq2[pair, error] {
 	}
 }
 
-func pairsByIndex(tx storage.ReadTx, index *storage.Index[Server], value string, page Page) iter.Seq2[pair, error] {
+func pairsByIndex(tx storage.ReadTx, index *storage.Index[Server], value string, from Page) iter.Seq2[pair, error] {
 	return func(yield func(pair, error) bool) {
-		within, err := page.within(storage.StringKey(value))
+		within, err := from.within(storage.StringKey(value))
 		if err != nil {
 			yield(pair{}, err)
 			return
@@ -275,9 +270,9 @@ func pairsByIndex(tx storage.ReadTx, index *storage.Index[Server], value string,
 	}
 }
 
-func pairsByStatus(tx storage.ReadTx, status lifecycle.Status, page Page) iter.Seq2[pair, error] {
+func pairsByStatus(tx storage.ReadTx, status lifecycle.Status, from Page) iter.Seq2[pair, error] {
 	return func(yield func(pair, error) bool) {
-		within, err := page.within(storage.StringKey(string(status)))
+		within, err := from.within(storage.StringKey(string(status)))
 		if err != nil {
 			yield(pair{}, err)
 			return

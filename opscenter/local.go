@@ -37,7 +37,7 @@ func (r *Registry) warnLocal(ctx context.Context) error {
 		return nil
 	}
 	if !on {
-		return r.ClearWarning(ctx, "", warning.Local)
+		return r.Warnings().Clear(ctx, "", warning.Local)
 	}
-	return r.Warn(ctx, "", warning.Input{Kind: warning.Local, Message: fmt.Sprintf("%d polls failed for a reason on this side, the last: %s", count, message)})
+	return r.Warnings().Raise(ctx, "", warning.Input{Kind: warning.Local, Message: fmt.Sprintf("%d polls failed for a reason on this side, the last: %s", count, message)})
 }

@@ -63,7 +63,7 @@ func TestWhoMayPresentWhat(t *testing.T) {
 					info := w.add(t, 1)
 					_, err := w.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{}, "server00")
 					require.NoError(t, err)
-					require.NoError(t, w.SetClusterCertificate(t.Context(), "c1", clusterCertificate))
+					require.NoError(t, w.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.SetClusterCertificate("c1", clusterCertificate) }))
 					if p.prepare != nil {
 						p.prepare(t, w)
 					}
@@ -129,7 +129,7 @@ func TestPublicURLIsAnOperatorsWord(t *testing.T) {
 	edit(func(spec *opscenter.ServerSpec) { spec.PublicConnectionURL = "" })
 	require.False(t, w.get(t, "server00").PublicURLTrusted)
 
-	announced, err := w.PreRegister(t.Context(), opscenter.Announcing{Name: "expected", ServerSpec: opscenter.ServerSpec{PublicConnectionURL: "https://incus.example.org"}})
+	announced, err := w.PreRegister(t.Context(), opscenter.PreRegistration{Name: "expected", ServerSpec: opscenter.ServerSpec{PublicConnectionURL: "https://incus.example.org"}})
 	require.NoError(t, err)
 	require.True(t, announced.PublicURLTrusted)
 }
@@ -141,7 +141,7 @@ func movedMember(t *testing.T) (*world, *opscenter.ServerInfo) {
 	info := w.ready(t, 1)
 	_, err := w.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{}, "server00", "server01")
 	require.NoError(t, err)
-	require.NoError(t, w.SetClusterCertificate(t.Context(), "c1", certificate(50)))
+	require.NoError(t, w.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.SetClusterCertificate("c1", certificate(50)) }))
 	require.NoError(t, w.SelfUpdate(t.Context(), certificate(1), opscenter.SelfUpdate{ConnectionURL: "https://localhost:8443"}))
 	return w, info
 }

@@ -45,66 +45,66 @@ func fit(o *lifecycle.Observation) {
 // RecordUnchanged takes in an observation that finds just what the last one of a steady
 // server found, and returns true: nothing is stored, and the store is not asked. All others
 // it leaves alone, and returns false: they are for RecordObservations.
-func (r *Registry) RecordUnchanged(o *lifecycle.Observation) bool {
+func (h Observer) RecordUnchanged(o *lifecycle.Observation) bool {
 	if o.Facts != nil && facts.TooLarge(o.Facts) {
 		return false
 	}
-	found := facts.DigestOf(o, r.options.KeepSecrets)
+	found := facts.DigestOf(o, h.registry.options.KeepSecrets)
 	if found.None() {
 		return false
 	}
-	return r.presence.Unchanged(o.ID, found, r.notInFuture(o.At))
+	return h.registry.presence.Unchanged(o.ID, found, h.registry.notInFuture(o.At))
 }
 
-// RecordObservations takes in what polls found out. What is new is stored; an observation
+// Record takes in what polls found out. What is new is stored; an observation
 // that finds nothing new writes nothing durable. Observations of servers that are gone, or
 // that began before something newer was learned, are dropped, and so are those that failed for a reason of the
 // control plane's own (lifecycle.FailureLocal), but for a warning. Those of one server must come
 // in order. Each transaction of MaxObservations takes all it is given, or nothing: who wants to
 // give again what failed hands over no more than that at a time.
-func (r *Registry) RecordObservations(ctx context.Context, observations ...lifecycle.Observation) error {
-	if err := r.checkClock(ctx); err != nil {
+func (h Observer) Record(ctx context.Context, observations ...lifecycle.Observation) error {
+	if err := h.registry.checkClock(ctx); err != nil {
 		return fmt.Errorf("after the clock was set: %w", err)
 	}
-	observations = r.withoutLocal(observations)
+	observations = h.registry.withoutLocal(observations)
 	for len(observations) > 0 {
 		step := observations[:stepLength(observations)]
 		observations = observations[len(step):]
-		if len(step) == 1 && r.RecordUnchanged(&step[0]) {
+		if len(step) == 1 && h.registry.Observer().RecordUnchanged(&step[0]) {
 			continue
 		}
-		err := r.recordStep(ctx, step)
+		err := h.registry.recordStep(ctx, step)
 		if errors.Is(err, storage.ErrTooLarge) && len(step) > 1 {
 			// With the facts that are stored already, they may be too many for one transaction.
 			err = nil
 			for i := range step {
-				err = errors.Join(err, r.recordStep(ctx, step[i:i+1]))
+				err = errors.Join(err, h.registry.recordStep(ctx, step[i:i+1]))
 			}
 		}
 		if err != nil {
 			return fmt.Errorf("storing %d observations: %w", len(step), err)
 		}
 	}
-	if err := r.FlushDue(ctx); err != nil {
+	if err := h.registry.Observer().Maintain(ctx); err != nil {
 		// The observations are stored; what is flushed is kept, and tried again.
-		r.log.ErrorContext(ctx, "when servers were last seen could not be stored, and is kept", "error", err)
+		h.registry.log.ErrorContext(ctx, "when servers were last seen could not be stored, and is kept", "error", err)
 	}
 	return nil
 }
 
-// FlushDue flushes if Options.LastSeenInterval has passed since the last time, and sees to the
+// Maintain flushes if Options.LastSeenInterval has passed since the last time, and sees to the
 // warning that the fleet is unreachable. RecordObservations calls it; who takes in most of
 // what comes by RecordUnchanged calls it now and then.
-func (r *Registry) FlushDue(ctx context.Context) error {
-	if err := errors.Join(r.checkClock(ctx), r.warnFleet(ctx), r.warnLocal(ctx)); err != nil {
+func (h Observer) Maintain(ctx context.Context) error {
+	if err := errors.Join(h.registry.checkClock(ctx), h.registry.warnFleet(ctx), h.registry.warnLocal(ctx)); err != nil {
 		return err
 	}
-	if r.FleetUnreachable() {
-		r.presence.Repeat(presence.Subject{Kind: warning.Fleet}, "", r.now())
+	if h.registry.Observer().FleetUnreachable() {
+		h.registry.presence.Repeat(presence.Subject{Kind: warning.Fleet}, "", h.registry.now())
 	}
-	if r.presence.FlushDue(r.options.LastSeenInterval) && len(r.flushing) == 0 { // who flushes already sees to it
-		_, err := r.RemoveSpentTokens(ctx)
-		return errors.Join(err, r.Flush(ctx))
+	if h.registry.presence.FlushDue(h.registry.options.LastSeenInterval) && len(h.registry.flushing) == 0 { // who flushes already sees to it
+		_, err := h.registry.removeSpentTokens(ctx)
+		return errors.Join(err, h.Flush(ctx))
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func BenchmarkPlan(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			if err := registry.PublishUpdate(b.Context(), "stable", "202610150000", "os", "incus"); err != nil {
+			if err := registry.Channels().Publish(b.Context(), "stable", "202610150000", "os", "incus"); err != nil {
 				b.Fatal(err)
 			}
 			// Until a poll has found them good once more.
@@ -38,8 +38,8 @@ func BenchmarkPlan(b *testing.B) {
 					b.Fatal(err)
 				}
 				o := answer(info)
-				if !registry.RecordUnchanged(&o) {
-					if err := registry.RecordObservations(b.Context(), o); err != nil {
+				if !registry.Observer().RecordUnchanged(&o) {
+					if err := registry.Observer().Record(b.Context(), o); err != nil {
 						b.Fatal(err)
 					}
 				}

@@ -159,7 +159,7 @@ func (p *UpdatePlanner) CarryOut(ctx context.Context, server *ServerInfo, operat
 func (p *UpdatePlanner) carryOut(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation, again bool) error {
 	failure := errAbandoned // what stays if the actuator panics
 	end := func() error {   // the outcome is stored even if the caller has given up meanwhile
-		return p.registry.EndAction(context.WithoutCancel(ctx), server, operation, failure)
+		return p.registry.end(context.WithoutCancel(ctx), server, operation, failure)
 	}
 	ended := false
 	defer func() {

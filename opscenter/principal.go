@@ -5,7 +5,7 @@ import "context"
 type principalKey struct{}
 
 // By returns a context in which what is done is recorded as asked for by somebody.
-func By(ctx context.Context, principal string) context.Context {
+func WithPrincipal(ctx context.Context, principal string) context.Context {
 	return context.WithValue(ctx, principalKey{}, principal)
 }
 

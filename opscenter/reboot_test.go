@@ -33,7 +33,7 @@ func TestSteadyPollSeesEverything(t *testing.T) {
 		before := w.revision(t)
 		o := answer(info)
 		o.BootedAt, o.Update = boot.Add(time.Second), &lifecycle.UpdateSettings{Channel: "stable", CheckFrequency: "never"}
-		require.True(t, w.RecordUnchanged(&o), "it is steady")
+		require.True(t, w.Observer().RecordUnchanged(&o), "it is steady")
 		require.Equal(t, before, w.revision(t))
 
 		seen(func(o *lifecycle.Observation) { o.Update.AutoReboot = true })
@@ -82,7 +82,7 @@ func TestPollAcrossReboot(t *testing.T) {
 func TestBackupImage(t *testing.T) {
 	w := memoryWorld(t)
 	info := w.ready(t, 0)
-	require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202610150000", "os"))
+	require.NoError(t, w.Channels().Publish(t.Context(), "stable", "202610150000", "os"))
 	o := answer(info)
 	o.Versions.OS.VersionNext, o.Versions.OS.BackupImage = "202610150000", true
 	w.observe(t, o)
@@ -92,7 +92,7 @@ func TestBackupImage(t *testing.T) {
 	recommended := info.Recommendation()
 	require.Equal(t, lifecycle.ActionNone, recommended.Action)
 	require.Contains(t, recommended.Reason, "from its backup image, 202610150000 did not boot")
-	list, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Server: info.Name}, opscenter.Page{})
+	list, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{Server: info.Name}, opscenter.Page{})
 	require.NoError(t, err)
 	require.Len(t, list.Warnings, 1)
 	require.Equal(t, warning.BackupImage, list.Warnings[0].Kind)
@@ -110,7 +110,7 @@ func TestBackupImage(t *testing.T) {
 
 	w.observe(t, answer(info))
 	require.False(t, w.get(t, info.Name).State.Versions.OS.BackupImage)
-	list, err = w.ListWarnings(t.Context(), opscenter.WarningFilter{Server: info.Name, Kind: warning.BackupImage}, opscenter.Page{})
+	list, err = w.Warnings().List(t.Context(), opscenter.WarningFilter{Server: info.Name, Kind: warning.BackupImage}, opscenter.Page{})
 	require.NoError(t, err)
 	require.Empty(t, list.Warnings)
 }

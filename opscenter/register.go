@@ -67,7 +67,7 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 	}
 	at := r.now()
 	// A repeated registration counts as a self update.
-	known, err := r.ServerByFingerprint(ctx, Fingerprint(reg.Certificate))
+	known, err := r.serverByFingerprint(ctx, Fingerprint(reg.Certificate))
 	switch {
 	case errors.Is(err, ErrUnknownCertificate):
 	case err != nil:
@@ -354,7 +354,7 @@ func (r *Registry) channelFor(tx storage.ReadTx, wanted ...string) (string, erro
 			return name, nil
 		}
 	}
-	return r.DefaultChannel(), nil
+	return r.Channels().Default(), nil
 }
 
 // registerKnownMachine gives a certificate to a machine that was announced, or is installed
@@ -449,9 +449,9 @@ func (r *Registry) refused(ctx context.Context, server *Server, reg Registration
 
 // RequestPoll asks whoever polls for a poll of servers out of turn. Those that are gone are
 // left out.
-func (r *Registry) RequestPoll(ctx context.Context, names ...string) error {
-	at := r.now()
-	return r.Write(ctx, func(tx *Tx) error {
+func (h Observer) RequestPoll(ctx context.Context, names ...string) error {
+	at := h.registry.now()
+	return h.registry.Write(ctx, func(tx *Tx) error {
 		for _, name := range names {
 			if err := requestPoll(tx, name, at, false); err != nil && !isNotFound(err) {
 				return err

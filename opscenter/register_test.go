@@ -164,17 +164,17 @@ func TestReinstall(t *testing.T) {
 func TestPreRegister(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		require.NoError(t, w.SetChannel(t.Context(), "testing", ""))
-		_, err := w.PreRegister(t.Context(), opscenter.Announcing{Name: ""})
+		_, err := w.PreRegister(t.Context(), opscenter.PreRegistration{Name: ""})
 		require.ErrorIs(t, err, opscenter.ErrInvalidName)
 		spec := opscenter.ServerSpec{Description: "expected", Channel: "testing"}
-		info, err := w.PreRegister(t.Context(), opscenter.Announcing{ServerSpec: spec, Name: "by-uuid", SystemUUID: strings.ToUpper(systemUUID(0))})
+		info, err := w.PreRegister(t.Context(), opscenter.PreRegistration{ServerSpec: spec, Name: "by-uuid", SystemUUID: strings.ToUpper(systemUUID(0))})
 		require.NoError(t, err)
 		require.Equal(t, lifecycle.StatusUnregistered, info.State.Status)
-		_, err = w.PreRegister(t.Context(), opscenter.Announcing{ServerSpec: spec, Name: "by-machine", MachineID: machineID(1)})
+		_, err = w.PreRegister(t.Context(), opscenter.PreRegistration{ServerSpec: spec, Name: "by-machine", MachineID: machineID(1)})
 		require.NoError(t, err)
-		_, err = w.PreRegister(t.Context(), opscenter.Announcing{Name: "again", SystemUUID: systemUUID(0)})
+		_, err = w.PreRegister(t.Context(), opscenter.PreRegistration{Name: "again", SystemUUID: systemUUID(0)})
 		require.ErrorIs(t, err, opscenter.ErrIdentityTaken)
-		_, err = w.PreRegister(t.Context(), opscenter.Announcing{Name: "By-UUID", SystemUUID: systemUUID(7)})
+		_, err = w.PreRegister(t.Context(), opscenter.PreRegistration{Name: "By-UUID", SystemUUID: systemUUID(7)})
 		require.ErrorIs(t, err, opscenter.ErrNameTaken)
 
 		token := w.token(t, 2)
@@ -198,7 +198,7 @@ func TestPreRegister(t *testing.T) {
 func TestPreRegisterByName(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		for _, name := range []string{"SERVER00", "other"} {
-			_, err := w.PreRegister(t.Context(), opscenter.Announcing{ServerSpec: opscenter.ServerSpec{Description: "expected"}, Name: name})
+			_, err := w.PreRegister(t.Context(), opscenter.PreRegistration{ServerSpec: opscenter.ServerSpec{Description: "expected"}, Name: name})
 			require.NoError(t, err)
 		}
 		registered, err := w.Register(t.Context(), registration(0, w.token(t, 1)))
@@ -212,7 +212,7 @@ func TestPreRegisterByName(t *testing.T) {
 		_, err = w.Register(t.Context(), second)
 		require.ErrorIs(t, err, opscenter.ErrNameTaken)
 		// One that was announced by its machine is not had by its name.
-		_, err = w.PreRegister(t.Context(), opscenter.Announcing{Name: "known", MachineID: machineID(5)})
+		_, err = w.PreRegister(t.Context(), opscenter.PreRegistration{Name: "known", MachineID: machineID(5)})
 		require.NoError(t, err)
 		third := registration(2, w.token(t, 1))
 		third.Name = "known"
@@ -280,7 +280,7 @@ func TestTokens(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, 1, token.UsesRemaining)
 		require.Equal(t, "stable", token.Channel)
-		require.WithinDuration(t, time.Now().Add(opscenter.DefaultTokenLifetime), token.ExpireAt, time.Minute)
+		require.WithinDuration(t, time.Now().Add((24 * time.Hour)), token.ExpireAt, time.Minute)
 		for name, spec := range map[string]opscenter.TokenSpec{
 			"expired":    {ExpireAt: time.Now().Add(-time.Second)},
 			"negative":   {Uses: -1},
@@ -337,7 +337,7 @@ func TestTokens(t *testing.T) {
 		var listed []string
 		page := opscenter.Page{Limit: 10}
 		for {
-			found, err := w.Registry.Tokens(t.Context(), page)
+			found, err := w.Registry.ListTokens(t.Context(), page)
 			require.NoError(t, err)
 			for _, token := range found.Tokens {
 				listed = append(listed, token.UUID)
@@ -354,7 +354,7 @@ func TestTokens(t *testing.T) {
 		for _, secret := range want {
 			requireNoSecret(t, w.log.text(), secret)
 		}
-		all, err := w.Events(t.Context(), opscenter.EventFilter{Limit: 1000})
+		all, err := w.ListEvents(t.Context(), opscenter.EventFilter{Limit: 1000})
 		require.NoError(t, err)
 		for _, e := range all {
 			requireNoSecret(t, e.Reason, token.UUID)

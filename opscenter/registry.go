@@ -17,6 +17,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/boundedlog"
 	"github.com/opscenter-go/sdk/internal/defaults"
+	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter/internal/presence"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
@@ -25,26 +26,25 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultChannel            = "stable"
-	DefaultOfflineThreshold   = 3
-	DefaultRebootTimeout      = 15 * time.Minute
-	DefaultActionTimeout      = time.Hour
-	DefaultTokenLifetime      = 24 * time.Hour
-	DefaultTokenRetention     = 7 * 24 * time.Hour
-	DefaultLastSeenInterval   = 3 * time.Minute
-	DefaultMaxEvents          = 10_000
+	defaultChannel            = "stable"
+	defaultOfflineThreshold   = 3
+	defaultRebootTimeout      = 15 * time.Minute
+	defaultActionTimeout      = time.Hour
+	defaultTokenLifetime      = 24 * time.Hour
+	defaultTokenRetention     = 7 * 24 * time.Hour
+	defaultLastSeenInterval   = 3 * time.Minute
+	defaultMaxEvents          = 10_000
 	DefaultMaxServerEvents    = 200
 	DefaultSelfUpdateInterval = 5 * time.Second
 	DefaultMaxFactsHistory    = 20
-	DefaultFlapThreshold      = 3
-	DefaultFlapWindow         = time.Hour
-	DefaultFlapSteady         = 15 * time.Minute
+	defaultFlapThreshold      = 3
+	defaultFlapWindow         = time.Hour
+	defaultFlapSteady         = 15 * time.Minute
 	DefaultGuardShare         = 0.5
-	DefaultGuardMinimum       = 5
-	DefaultGuardWindow        = 15 * time.Second
-	DefaultPageSize           = 100
+	defaultGuardMinimum       = 5
+	defaultGuardWindow        = 15 * time.Second
 	// MaxPageSize bounds what one call of a List method returns.
-	MaxPageSize = 1000
+	MaxPageSize = page.MaxSize
 )
 
 // Options of NewRegistry. The zero value is what most programs want.
@@ -116,25 +116,25 @@ func (o Options) withDefaults() (Options, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.DefaultChannel == "" {
-		o.DefaultChannel = DefaultChannel
+		o.DefaultChannel = defaultChannel
 	}
 	if err := checkObjectName("channel", o.DefaultChannel); err != nil {
 		return o, err
 	}
 	err := defaults.Fill(ErrInvalidOptions,
-		defaults.Of("OfflineThreshold", &o.OfflineThreshold, DefaultOfflineThreshold), defaults.Of("MaxEvents", &o.MaxEvents, DefaultMaxEvents), defaults.Of("MaxServerEvents", &o.MaxServerEvents, DefaultMaxServerEvents),
+		defaults.Of("OfflineThreshold", &o.OfflineThreshold, defaultOfflineThreshold), defaults.Of("MaxEvents", &o.MaxEvents, defaultMaxEvents), defaults.Of("MaxServerEvents", &o.MaxServerEvents, DefaultMaxServerEvents),
 		defaults.Of("SelfUpdateInterval", &o.SelfUpdateInterval, DefaultSelfUpdateInterval),
-		defaults.Of("MaxFactsHistory", &o.MaxFactsHistory, DefaultMaxFactsHistory), defaults.Of("GuardMinimum", &o.GuardMinimum, DefaultGuardMinimum),
-		defaults.Of("RebootTimeout", &o.RebootTimeout, DefaultRebootTimeout), defaults.Of("ActionTimeout", &o.ActionTimeout, DefaultActionTimeout),
-		defaults.Of("TokenLifetime", &o.TokenLifetime, DefaultTokenLifetime), defaults.Of("LastSeenInterval", &o.LastSeenInterval, DefaultLastSeenInterval), defaults.Of("TokenRetention", &o.TokenRetention, DefaultTokenRetention),
-		defaults.Of("FlapWindow", &o.FlapWindow, DefaultFlapWindow), defaults.Of("FlapSteady", &o.FlapSteady, DefaultFlapSteady),
-		defaults.Of("GuardWindow", &o.GuardWindow, DefaultGuardWindow), defaults.Of("AdmitTimeout", &o.AdmitTimeout, DefaultAdmitTimeout))
+		defaults.Of("MaxFactsHistory", &o.MaxFactsHistory, DefaultMaxFactsHistory), defaults.Of("GuardMinimum", &o.GuardMinimum, defaultGuardMinimum),
+		defaults.Of("RebootTimeout", &o.RebootTimeout, defaultRebootTimeout), defaults.Of("ActionTimeout", &o.ActionTimeout, defaultActionTimeout),
+		defaults.Of("TokenLifetime", &o.TokenLifetime, defaultTokenLifetime), defaults.Of("LastSeenInterval", &o.LastSeenInterval, defaultLastSeenInterval), defaults.Of("TokenRetention", &o.TokenRetention, defaultTokenRetention),
+		defaults.Of("FlapWindow", &o.FlapWindow, defaultFlapWindow), defaults.Of("FlapSteady", &o.FlapSteady, defaultFlapSteady),
+		defaults.Of("GuardWindow", &o.GuardWindow, defaultGuardWindow), defaults.Of("AdmitTimeout", &o.AdmitTimeout, DefaultAdmitTimeout))
 	if err != nil {
 		return o, err
 	}
 	switch {
 	case o.FlapThreshold == 0:
-		o.FlapThreshold = DefaultFlapThreshold
+		o.FlapThreshold = defaultFlapThreshold
 	case o.FlapThreshold < 0:
 		o.FlapThreshold = math.MaxInt
 	}
@@ -215,7 +215,7 @@ func (r *Registry) Options() Options { return r.options }
 func (r *Registry) Store() storage.Store { return r.store }
 
 // Close flushes what is only in memory, see Flush. It does not close the store.
-func (r *Registry) Close() error { return r.Flush(context.Background()) }
+func (r *Registry) Close() error { return r.Observer().Flush(context.Background()) }
 
 // now is the time of day as it is stored: UTC, without a monotonic reading. Tests set its clock.
 func (r *Registry) now() time.Time { return r.clock().UTC().Round(0) }

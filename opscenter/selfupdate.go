@@ -33,7 +33,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 	}
 	fingerprint := Fingerprint(certificate)
 	// Strangers are turned away without keeping writers waiting.
-	info, err := r.ServerByFingerprint(ctx, fingerprint)
+	info, err := r.serverByFingerprint(ctx, fingerprint)
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ func TestHistoryCannotBeErased(t *testing.T) {
 		w.ready(t, 0)
 		w.ready(t, 1)
 		require.NoError(t, w.AllowReinstall(t.Context(), "server01", true))
-		before, err := w.Events(t.Context(), opscenter.EventFilter{Server: "server01"})
+		before, err := w.ListEvents(t.Context(), opscenter.EventFilter{Server: "server01"})
 		require.NoError(t, err)
 		token := w.token(t, 1000)
 		for i := range 500 {
@@ -78,14 +78,14 @@ func TestHistoryCannotBeErased(t *testing.T) {
 			_, err := w.Register(t.Context(), reg)
 			require.ErrorIs(t, err, opscenter.ErrIdentityTaken)
 		}
-		many, err := w.Events(t.Context(), opscenter.EventFilter{Limit: 1000})
+		many, err := w.ListEvents(t.Context(), opscenter.EventFilter{Limit: 1000})
 		require.NoError(t, err)
 		require.Less(t, len(many), 2*300, "the surplus is deleted now and then")
-		require.NoError(t, w.Flush(t.Context()), "which deletes the rest")
-		after, err := w.Events(t.Context(), opscenter.EventFilter{Server: "server01"})
+		require.NoError(t, w.Observer().Flush(t.Context()), "which deletes the rest")
+		after, err := w.ListEvents(t.Context(), opscenter.EventFilter{Server: "server01"})
 		require.NoError(t, err)
 		require.Equal(t, before, after)
-		all, err := w.Events(t.Context(), opscenter.EventFilter{Limit: 1000})
+		all, err := w.ListEvents(t.Context(), opscenter.EventFilter{Limit: 1000})
 		require.NoError(t, err)
 		n := map[event.Kind]int{}
 		for _, e := range all {

@@ -202,23 +202,25 @@ func (r *Registry) Server(ctx context.Context, name string) (out *ServerInfo, er
 	return out, nil
 }
 
-// ServerByFingerprint returns the server with that certificate, or ErrUnknownCertificate.
-func (r *Registry) ServerByFingerprint(ctx context.Context, fingerprint string) (out *ServerInfo, err error) {
-	err = r.store.View(ctx, func(tx storage.ReadTx) error {
-		server, err := byFingerprint.Find(tx, storage.StringKey(strings.ToLower(fingerprint)))
-		if err != nil {
-			return err
-		}
-		if server == nil {
-			return ErrUnknownCertificate
-		}
-		out, err = r.load(tx, server)
-		return err
-	})
+// ServerByFingerprint returns the server with that certificate, by its SHA-256 fingerprint in hexadecimal digits, or
+// ErrUnknownCertificate.
+func (s *Snapshot) ServerByFingerprint(fingerprint string) (*ServerInfo, error) {
+	server, err := byFingerprint.Find(s, storage.StringKey(strings.ToLower(fingerprint)))
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	if server == nil {
+		return nil, ErrUnknownCertificate
+	}
+	return s.registry.load(s, server)
+}
+
+func (r *Registry) serverByFingerprint(ctx context.Context, fingerprint string) (out *ServerInfo, err error) {
+	err = r.Read(ctx, func(s *Snapshot) error {
+		out, err = s.ServerByFingerprint(fingerprint)
+		return err
+	})
+	return out, err
 }
 
 // ServerSpec is what an operator says of a server.
@@ -261,26 +263,10 @@ func (s *Server) spec() ServerSpec {
 	return ServerSpec{Description: s.Description, Properties: cloneProperties(s.Properties), PublicConnectionURL: s.PublicConnectionURL, PublicURLTrusted: s.PublicURLTrusted, ConnectionURL: s.ConnectionURL, Channel: s.Channel}
 }
 
-// UpdateServer replaces what an operator says of a server. check, unless nil, is called with
-// the server as it is, and an error of it ends the update: for optimistic locking. Errors:
-// ErrNotFound, the validation errors, ErrClustered for another channel than its cluster's.
-func (r *Registry) UpdateServer(ctx context.Context, name string, spec ServerSpec, check func(*ServerInfo) error) error {
-	if err := r.checkSpec(&spec); err != nil {
-		return fmt.Errorf("server %q: %w", truncate.Name(name), err)
-	}
-	return r.EditServer(ctx, name, func(info *ServerInfo, edited *ServerSpec) error {
-		*edited = spec
-		if check == nil {
-			return nil
-		}
-		return check(info)
-	})
-}
-
 // EditServer changes what an operator says of a server: edit is called with the server as it is, and
 // with what was said of it so far, to be changed; an error of it ends the update. It may be
-// called more than once. A server at another connection URL is polled there at once. Errors are
-// those of UpdateServer.
+// called more than once. A server at another connection URL is polled there at once. Errors: ErrNotFound, the validation
+// errors, ErrClustered for another channel than its cluster's.
 func (r *Registry) EditServer(ctx context.Context, name string, edit func(*ServerInfo, *ServerSpec) error) error {
 	return r.Write(ctx, func(tx *Tx) error {
 		server, err := servers.Get(tx, nameKey(name))
@@ -435,20 +421,10 @@ func nameFree(tx storage.ReadTx, name, id string) error {
 	return nil
 }
 
-// DeleteServer removes a server with all that is known of it but its events. A server that
-// registers again is admitted as a new one. Errors: ErrNotFound, ErrClustered; ErrBusy while a
-// rollout or a change holds it.
-func (r *Registry) DeleteServer(ctx context.Context, name string) error {
-	return r.deleteServer(ctx, name, false)
-}
-
-// ForceDeleteServer is DeleteServer for a server that will not come back, although a rollout or a
-// change holds it: they go on without it.
-func (r *Registry) ForceDeleteServer(ctx context.Context, name string) error {
-	return r.deleteServer(ctx, name, true)
-}
-
-func (r *Registry) deleteServer(ctx context.Context, name string, force bool) error {
+// DeleteServer removes a server with all that is known of it but its events. A server that registers again is admitted as
+// a new one. force removes a server that will not come back, although a rollout or a change holds it: they go on without
+// it. Errors: ErrNotFound, ErrClustered; ErrBusy while a rollout or a change holds it, unless forced.
+func (r *Registry) DeleteServer(ctx context.Context, name string, force bool) error {
 	entry := event.Event{At: r.now(), Kind: event.ServerDeleted, Server: name, Reason: "removed by an operator"}
 	err := r.Write(ctx, func(tx *Tx) error {
 		server, err := servers.Get(tx, nameKey(name))
@@ -482,7 +458,7 @@ func (r *Registry) deleteServer(ctx context.Context, name string, force bool) er
 }
 
 // Announcing is a server that is expected to register.
-type Announcing struct {
+type PreRegistration struct {
 	ServerSpec
 	Name string
 	// SystemUUID or MachineID, by which the server is known when it registers. Without either it is
@@ -496,12 +472,12 @@ type Announcing struct {
 // this server, under this name. So does, if neither was given, one that registers with that name.
 // Errors: ErrInvalidName and the other validation errors, ErrNotFound for a channel, ErrNameTaken,
 // ErrIdentityTaken.
-func (r *Registry) PreRegister(ctx context.Context, a Announcing) (*ServerInfo, error) {
+func (r *Registry) PreRegister(ctx context.Context, a PreRegistration) (*ServerInfo, error) {
 	err := errors.Join(r.checkSpec(&a.ServerSpec), r.allowURL("connection URL", a.ConnectionURL), r.allowURL("public connection URL", a.PublicConnectionURL))
 	if err != nil {
 		return nil, err
 	}
-	a.Channel = cmp.Or(a.Channel, r.DefaultChannel())
+	a.Channel = cmp.Or(a.Channel, r.Channels().Default())
 	if err := checkServerName(a.Name); err != nil {
 		return nil, err
 	}

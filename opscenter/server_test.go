@@ -63,12 +63,12 @@ func TestEditServers(t *testing.T) {
 		w.observe(t, failed(first), failed(first), failed(first), failed(first))
 		require.Equal(t, ready, w.get(t, "server00").State.Status)
 
-		require.NoError(t, w.DeleteServer(t.Context(), "renamed"))
-		require.ErrorIs(t, w.DeleteServer(t.Context(), "renamed"), opscenter.ErrNotFound)
+		require.NoError(t, w.DeleteServer(t.Context(), "renamed", false))
+		require.ErrorIs(t, w.DeleteServer(t.Context(), "renamed", false), opscenter.ErrNotFound)
 		_, err = w.ServerFacts(t.Context(), "renamed")
 		require.ErrorIs(t, err, opscenter.ErrNotFound)
 		w.observe(t, answer(renamed)) // a late poll of a server that is gone
-		require.NoError(t, w.DeleteServer(t.Context(), "server00"))
+		require.NoError(t, w.DeleteServer(t.Context(), "server00", false))
 		again := w.add(t, 0)
 		require.NotEqual(t, first.ID, again.ID, "a deleted server registers as a new one")
 		facts, err = w.ServerFacts(t.Context(), again.Name)
@@ -81,26 +81,26 @@ func TestChannelsAndUpdates(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		w.ready(t, 0)
 		require.False(t, w.get(t, "server00").NeedsUpdate())
-		require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
+		require.NoError(t, w.Channels().Publish(t.Context(), "stable", "202610150000", "os", "incus"))
 		info := w.get(t, "server00")
 		require.Equal(t, map[string]string{"os": "202610150000", "incus": "202610150000"}, info.Outdated())
 		recommended := info.Recommendation()
 		require.Equal(t, lifecycle.ActionUpdate, recommended.Action)
 		require.Contains(t, recommended.Reason, "incus, os 202610010000 → 202610150000")
-		require.NoError(t, w.PublishUpdate(t.Context(), "stable", "202609010000", "os"), "an older one changes nothing")
-		channel, err := w.Channel(t.Context(), "stable")
+		require.NoError(t, w.Channels().Publish(t.Context(), "stable", "202609010000", "os"), "an older one changes nothing")
+		channel, err := w.Channels().Get(t.Context(), "stable")
 		require.NoError(t, err)
 		require.Equal(t, "202610150000", channel.Versions["os"])
-		for _, err := range []error{w.PublishUpdate(t.Context(), "stable", "7.3", "os"), w.PublishUpdate(t.Context(), "stable", "", "os"), w.PublishUpdate(t.Context(), "stable", "+1", "os")} {
+		for _, err := range []error{w.Channels().Publish(t.Context(), "stable", "7.3", "os"), w.Channels().Publish(t.Context(), "stable", "", "os"), w.Channels().Publish(t.Context(), "stable", "+1", "os")} {
 			require.ErrorIs(t, err, opscenter.ErrInvalidVersion)
 		}
-		require.ErrorIs(t, w.PublishUpdate(t.Context(), "nowhere", "1", "os"), opscenter.ErrNotFound)
-		require.ErrorIs(t, w.PublishUpdate(t.Context(), "stable", "1"), opscenter.ErrInvalidName)
-		require.ErrorIs(t, w.PublishUpdate(t.Context(), "stable", "1", "a/b"), opscenter.ErrInvalidName)
+		require.ErrorIs(t, w.Channels().Publish(t.Context(), "nowhere", "1", "os"), opscenter.ErrNotFound)
+		require.ErrorIs(t, w.Channels().Publish(t.Context(), "stable", "1"), opscenter.ErrInvalidName)
+		require.ErrorIs(t, w.Channels().Publish(t.Context(), "stable", "1", "a/b"), opscenter.ErrInvalidName)
 		require.ErrorIs(t, w.SetChannel(t.Context(), "a b", ""), opscenter.ErrInvalidName)
 		require.ErrorIs(t, w.SetChannel(t.Context(), "", ""), opscenter.ErrInvalidName)
 		require.NoError(t, w.SetChannel(t.Context(), "stable", "described"))
-		channels, err := w.Channels(t.Context())
+		channels, err := w.Channels().List(t.Context())
 		require.NoError(t, err)
 		require.Len(t, channels, 1)
 		require.Equal(t, "described", channels[0].Description)
@@ -134,7 +134,7 @@ func TestListServers(t *testing.T) {
 				require.NoError(t, w.SelfUpdate(t.Context(), certificate(n), opscenter.SelfUpdate{Cause: lifecycle.CauseSystemRebootTriggered}))
 			}
 		}
-		require.NoError(t, w.PublishUpdate(t.Context(), "testing", "202610150000", "os"))
+		require.NoError(t, w.Channels().Publish(t.Context(), "testing", "202610150000", "os"))
 		var all []*opscenter.ServerInfo
 		for info, err := range w.Servers(t.Context(), opscenter.ServerFilter{}) {
 			require.NoError(t, err)
@@ -202,13 +202,13 @@ func TestListServers(t *testing.T) {
 		for _, cursor := range []string{"x", "!!!", "MnNlcnZlcg", strings.Repeat("A", 1000)} {
 			_, err := w.ListServers(t.Context(), opscenter.ServerFilter{}, opscenter.Page{Cursor: cursor})
 			require.ErrorIs(t, err, opscenter.ErrInvalidCursor, cursor)
-			_, err = w.Registry.Tokens(t.Context(), opscenter.Page{Cursor: cursor})
+			_, err = w.Registry.ListTokens(t.Context(), opscenter.Page{Cursor: cursor})
 			require.ErrorIs(t, err, opscenter.ErrInvalidCursor, cursor)
 		}
 		// Rows that come and go between two pages change neither order nor those that stay.
 		p, err := w.ListServers(t.Context(), opscenter.ServerFilter{}, opscenter.Page{Limit: 10})
 		require.NoError(t, err)
-		require.NoError(t, w.DeleteServer(t.Context(), p.Servers[9].Name))
+		require.NoError(t, w.DeleteServer(t.Context(), p.Servers[9].Name, false))
 		rest, err := w.ListServers(t.Context(), opscenter.ServerFilter{}, opscenter.Page{Limit: 1000, Cursor: p.Next})
 		require.NoError(t, err)
 		require.Len(t, rest.Servers, 30)
@@ -254,7 +254,7 @@ func TestAnUnchangedPollWritesNothing(t *testing.T) {
 		o.Maintenance, o.Facts = &maintenance, &lifecycle.Facts{Hardware: json.RawMessage(`{"cpu"`)}
 		w.observe(t, o)
 		require.Equal(t, lifecycle.MaintenanceEvacuated, w.get(t, "server00").State.Maintenance)
-		list, err := w.ListWarnings(t.Context(), opscenter.WarningFilter{Kind: warning.Unreadable}, opscenter.Page{})
+		list, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{Kind: warning.Unreadable}, opscenter.Page{})
 		require.NoError(t, err)
 		require.Len(t, list.Warnings, 1)
 		require.Contains(t, list.Warnings[0].Message, "hardware facts")
@@ -312,7 +312,7 @@ func TestLastSeenIsFlushed(t *testing.T) {
 	require.NoError(t, w.Close())
 	require.Greater(t, w.revision(t), revision)
 	revision = w.revision(t)
-	require.NoError(t, w.Flush(t.Context()), "nothing is left to flush")
+	require.NoError(t, w.Observer().Flush(t.Context()), "nothing is left to flush")
 	require.Equal(t, revision, w.revision(t))
 	require.NoError(t, store.Close())
 
@@ -361,22 +361,22 @@ func TestEvents(t *testing.T) {
 	for i := range 50 {
 		require.NoError(t, w.AllowReinstall(t.Context(), "server00", i%2 == 0))
 	}
-	require.NoError(t, w.Flush(t.Context()))
-	all, err := w.Events(t.Context(), opscenter.EventFilter{Limit: 1000})
+	require.NoError(t, w.Observer().Flush(t.Context()))
+	all, err := w.ListEvents(t.Context(), opscenter.EventFilter{Limit: 1000})
 	require.NoError(t, err)
 	require.Len(t, all, 23, "events are bounded")
 	require.Equal(t, event.ServerRegistered, all[0].Kind, "events that servers cause are apart")
 	all = all[3:]
 	require.Equal(t, event.ReinstallAllowed, all[19].Kind)
 	require.True(t, slices.IsSortedFunc(all, func(a, b event.Event) int { return cmp.Compare(a.Sequence, b.Sequence) }))
-	newest, err := w.Events(t.Context(), opscenter.EventFilter{Newest: true, Limit: 5})
+	newest, err := w.ListEvents(t.Context(), opscenter.EventFilter{Newest: true, Limit: 5})
 	require.NoError(t, err)
 	slices.Reverse(newest)
 	require.Equal(t, all[15:], newest)
-	after, err := w.Events(t.Context(), opscenter.EventFilter{After: all[9].Sequence, Server: "server00"})
+	after, err := w.ListEvents(t.Context(), opscenter.EventFilter{After: all[9].Sequence, Server: "server00"})
 	require.NoError(t, err)
 	require.Equal(t, all[10:], after)
-	none, err := w.Events(t.Context(), opscenter.EventFilter{Server: "server"})
+	none, err := w.ListEvents(t.Context(), opscenter.EventFilter{Server: "server"})
 	require.NoError(t, err)
 	require.Empty(t, none)
 }
@@ -386,7 +386,7 @@ func TestWatch(t *testing.T) {
 	since := w.revision(t)
 	w.ready(t, 0)
 	w.ready(t, 1)
-	require.NoError(t, w.DeleteServer(t.Context(), "server00"))
+	require.NoError(t, w.DeleteServer(t.Context(), "server00", false))
 	for changes, err := range w.Watch(t.Context(), since) {
 		require.NoError(t, err)
 		require.False(t, changes.Reset)

@@ -39,7 +39,7 @@ func TestSelfUpdates(t *testing.T) {
 			case lifecycle.CauseSystemRebootTriggered:
 				require.Equal(t, offline, after.State.Status)
 				require.Equal(t, lifecycle.DetailRebooting, after.State.StatusDetail)
-				require.WithinDuration(t, time.Now().Add(opscenter.DefaultRebootTimeout), after.State.Announced.Deadline, time.Minute)
+				require.WithinDuration(t, time.Now().Add((15 * time.Minute)), after.State.Announced.Deadline, time.Minute)
 			case lifecycle.CauseSystemShutdownTriggered, lifecycle.CauseSuspendTriggered:
 				require.Equal(t, offline, after.State.Status)
 				require.Equal(t, lifecycle.DetailShutDown, after.State.StatusDetail)

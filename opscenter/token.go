@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/storage"
@@ -98,7 +99,7 @@ func (r *Registry) fillToken(token *Token, spec TokenSpec) error {
 		return err
 	}
 	if spec.Channel == "" {
-		spec.Channel = r.DefaultChannel()
+		spec.Channel = r.Channels().Default()
 	}
 	if len(spec.Applications) > MaxTokenApplications {
 		return fmt.Errorf("%d applications, at most %d are allowed: %w", len(spec.Applications), MaxTokenApplications, ErrInvalidToken)
@@ -182,13 +183,13 @@ func (t *Token) position() storage.Key {
 }
 
 // Tokens lists tokens, the oldest first, expired and exhausted ones too.
-func (r *Registry) Tokens(ctx context.Context, page Page) (out TokenPage, err error) {
-	limit := pageSize(page.Limit)
+func (r *Registry) ListTokens(ctx context.Context, from Page) (out TokenPage, err error) {
+	limit := page.Size(from.Limit)
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
 		out = TokenPage{}
 		within := storage.Range{}
-		if page.Cursor != "" {
-			last, err := decodeCursor(page.Cursor)
+		if from.Cursor != "" {
+			last, err := decodeCursor(from.Cursor)
 			if err != nil {
 				return err
 			}
@@ -199,7 +200,7 @@ func (r *Registry) Tokens(ctx context.Context, page Page) (out TokenPage, err er
 				return err
 			}
 			if len(out.Tokens) == limit {
-				out.Next = encodeCursor(string(out.Tokens[limit-1].position()))
+				out.Next = page.Encode(string(out.Tokens[limit-1].position()))
 				break
 			}
 			out.Tokens = append(out.Tokens, *token)
@@ -207,19 +208,6 @@ func (r *Registry) Tokens(ctx context.Context, page Page) (out TokenPage, err er
 		return nil
 	})
 	return out, err
-}
-
-// UpdateToken replaces what an operator says of a token; Uses 0 leaves it exhausted, a zero
-// ExpireAt keeps the expiry. check, unless nil, is called with the token as it is, and an
-// error of it ends the update: for optimistic locking.
-func (r *Registry) UpdateToken(ctx context.Context, id string, spec TokenSpec, check func(*Token) error) error {
-	return r.EditToken(ctx, id, func(token *Token, edited *TokenSpec) error {
-		*edited = spec
-		if check == nil {
-			return nil
-		}
-		return check(token)
-	})
 }
 
 // EditToken changes what an operator says of a token: edit is called with the token as it is, and with

@@ -114,14 +114,14 @@ func (r *Registry) withToken(ctx context.Context, id string, fn func(tx *Tx, tok
 	})
 }
 
-// CreateTokenSeed adds a seed to a token. Errors: ErrTokenMalformed, ErrNotFound for the token, ErrInvalidName, ErrTooLong, ErrInvalidOptions,
+// Create adds a seed to a token. Errors: ErrTokenMalformed, ErrNotFound for the token, ErrInvalidName, ErrTooLong, ErrInvalidOptions,
 // ErrInUse for a name that another seed of the token has.
-func (r *Registry) CreateTokenSeed(ctx context.Context, token, name string, spec TokenSeedSpec) (out *TokenSeed, err error) {
+func (h TokenSeeds) Create(ctx context.Context, token, name string, spec TokenSeedSpec) (out *TokenSeed, err error) {
 	if err := checkObjectName("seed", name); err != nil {
 		return nil, err
 	}
-	err = r.withToken(ctx, token, func(tx *Tx, token *Token) error {
-		at := r.now()
+	err = h.registry.withToken(ctx, token, func(tx *Tx, token *Token) error {
+		at := h.registry.now()
 		out = &TokenSeed{Token: token.UUID, Name: name, CreatedAt: at, LastUpdated: at}
 		if err := out.apply(spec); err != nil {
 			return err
@@ -150,13 +150,13 @@ func (r *Registry) CreateTokenSeed(ctx context.Context, token, name string, spec
 	return out, nil
 }
 
-// TokenSeed returns a seed of a token. Errors: ErrTokenMalformed, ErrNotFound for either.
-func (r *Registry) TokenSeed(ctx context.Context, token, name string) (out *TokenSeed, err error) {
+// Get returns a seed of a token. Errors: ErrTokenMalformed, ErrNotFound for either.
+func (h TokenSeeds) Get(ctx context.Context, token, name string) (out *TokenSeed, err error) {
 	token, err = tokenID(token)
 	if err != nil {
 		return nil, err
 	}
-	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+	err = h.registry.store.View(ctx, func(tx storage.ReadTx) error {
 		out, err = findTokenSeed(tx, token, name)
 		return err
 	})
@@ -171,9 +171,9 @@ func findTokenSeed(tx storage.ReadTx, token, name string) (*TokenSeed, error) {
 	return out, err
 }
 
-// PublicTokenSeed returns the seed with a public name. Errors: ErrNotFound.
-func (r *Registry) PublicTokenSeed(ctx context.Context, public string) (out *TokenSeed, err error) {
-	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+// Public returns the seed with a public name. Errors: ErrNotFound.
+func (h TokenSeeds) Public(ctx context.Context, public string) (out *TokenSeed, err error) {
+	err = h.registry.store.View(ctx, func(tx storage.ReadTx) error {
 		if out, err = tokenSeedsByPublic.Find(tx, storage.StringKey(public)); err == nil && out == nil {
 			err = fmt.Errorf("there is no public seed of that name: %w", ErrNotFound)
 		}
@@ -182,13 +182,13 @@ func (r *Registry) PublicTokenSeed(ctx context.Context, public string) (out *Tok
 	return out, err
 }
 
-// TokenSeeds returns the seeds of a token, by name. Errors: ErrTokenMalformed, ErrNotFound for the token.
-func (r *Registry) TokenSeeds(ctx context.Context, token string) (out []*TokenSeed, err error) {
+// List returns the seeds of a token, by name. Errors: ErrTokenMalformed, ErrNotFound for the token.
+func (h TokenSeeds) List(ctx context.Context, token string) (out []*TokenSeed, err error) {
 	token, err = tokenID(token)
 	if err != nil {
 		return nil, err
 	}
-	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+	err = h.registry.store.View(ctx, func(tx storage.ReadTx) error {
 		out = nil
 		if _, err := tokens.Get(tx, storage.StringKey(token)); err != nil {
 			return tokenNotFound(err)
@@ -204,10 +204,10 @@ func (r *Registry) TokenSeeds(ctx context.Context, token string) (out []*TokenSe
 	return out, err
 }
 
-// EditTokenSeed changes what an operator says of a seed: edit is called with the seed as it is, and with what was said of it so far, to be
+// Edit changes what an operator says of a seed: edit is called with the seed as it is, and with what was said of it so far, to be
 // changed; an error of it ends the change. It may be called more than once. Errors: those of TokenSeed, and the validation errors.
-func (r *Registry) EditTokenSeed(ctx context.Context, token, name string, edit func(*TokenSeed, *TokenSeedSpec) error) error {
-	return r.withToken(ctx, token, func(tx *Tx, token *Token) error {
+func (h TokenSeeds) Edit(ctx context.Context, token, name string, edit func(*TokenSeed, *TokenSeedSpec) error) error {
+	return h.registry.withToken(ctx, token, func(tx *Tx, token *Token) error {
 		known, err := findTokenSeed(tx, token.UUID, name)
 		if err != nil {
 			return err
@@ -220,7 +220,7 @@ func (r *Registry) EditTokenSeed(ctx context.Context, token, name string, edit f
 		if err := changed.apply(spec); err != nil {
 			return err
 		}
-		changed.LastUpdated = r.now()
+		changed.LastUpdated = h.registry.now()
 		if err := tokenSeeds.Put(tx, &changed); err != nil {
 			return err
 		}
@@ -228,10 +228,10 @@ func (r *Registry) EditTokenSeed(ctx context.Context, token, name string, edit f
 	})
 }
 
-// DeleteTokenSeed removes a seed of a token. check, unless nil, is called with the seed, and an error of it ends the removal: for optimistic
+// Delete removes a seed of a token. check, unless nil, is called with the seed, and an error of it ends the removal: for optimistic
 // locking. Errors: those of TokenSeed, that of check.
-func (r *Registry) DeleteTokenSeed(ctx context.Context, token, name string, check func(*TokenSeed) error) error {
-	return r.withToken(ctx, token, func(tx *Tx, token *Token) error {
+func (h TokenSeeds) Delete(ctx context.Context, token, name string, check func(*TokenSeed) error) error {
+	return h.registry.withToken(ctx, token, func(tx *Tx, token *Token) error {
 		known, err := findTokenSeed(tx, token.UUID, name)
 		if err == nil && check != nil {
 			before := *known
@@ -243,18 +243,18 @@ func (r *Registry) DeleteTokenSeed(ctx context.Context, token, name string, chec
 		if err := tokenSeeds.Delete(tx, storage.StringKey(token.UUID).Str(name)); err != nil {
 			return err
 		}
-		return tx.Record(event.Event{At: r.now(), Kind: event.TokenUpdated, Reason: fmt.Sprintf("seed %q of %s was removed", name, token.label())})
+		return tx.Record(event.Event{At: h.registry.now(), Kind: event.TokenUpdated, Reason: fmt.Sprintf("seed %q of %s was removed", name, token.label())})
 	})
 }
 
 // PrepareImage keeps what an image is to be made of until it expires. It gives the image its UUID. Errors: ErrTokenMalformed, ErrNotFound and
 // those of a token that admits no more, ErrTooLong, ErrInvalidOptions.
-func (r *Registry) PrepareImage(ctx context.Context, image PreparedImage) (*PreparedImage, error) {
+func (h TokenSeeds) PrepareImage(ctx context.Context, image PreparedImage) (*PreparedImage, error) {
 	if err := checkSeedFiles(image.Files); err != nil {
 		return nil, err
 	}
-	err := r.withToken(ctx, image.Token, func(tx *Tx, token *Token) error {
-		at := r.now()
+	err := h.registry.withToken(ctx, image.Token, func(tx *Tx, token *Token) error {
+		at := h.registry.now()
 		if _, err := findToken(tx, token.UUID, at); err != nil {
 			return err
 		}
@@ -293,14 +293,14 @@ func (t *Tx) pruneImages(at time.Time, keep int) error {
 }
 
 // PreparedImage returns an image that was prepared, and has not expired. Errors: ErrTokenMalformed, ErrNotFound.
-func (r *Registry) PreparedImage(ctx context.Context, token, id string) (out *PreparedImage, err error) {
+func (h TokenSeeds) PreparedImage(ctx context.Context, token, id string) (out *PreparedImage, err error) {
 	token, err = tokenID(token)
 	if err != nil {
 		return nil, err
 	}
-	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+	err = h.registry.store.View(ctx, func(tx storage.ReadTx) error {
 		out, err = tokenImages.Find(tx, storage.StringKey(token).Str(id))
-		if err == nil && (out == nil || !out.ExpireAt.After(r.now())) {
+		if err == nil && (out == nil || !out.ExpireAt.After(h.registry.now())) {
 			err = fmt.Errorf("image %q of the token: %w", truncate.Name(id), ErrNotFound)
 		}
 		return err
@@ -309,13 +309,13 @@ func (r *Registry) PreparedImage(ctx context.Context, token, id string) (out *Pr
 }
 
 // UsableToken returns a token that admits servers. Errors: ErrTokenMalformed, ErrTokenUnknown, ErrTokenExpired, ErrTokenExhausted.
-func (r *Registry) UsableToken(ctx context.Context, id string) (out *Token, err error) {
+func (h TokenSeeds) UsableToken(ctx context.Context, id string) (out *Token, err error) {
 	id, err = tokenID(id)
 	if err != nil {
 		return nil, err
 	}
-	err = r.store.View(ctx, func(tx storage.ReadTx) error {
-		out, err = findToken(tx, id, r.now())
+	err = h.registry.store.View(ctx, func(tx storage.ReadTx) error {
+		out, err = findToken(tx, id, h.registry.now())
 		return err
 	})
 	return out, err
@@ -357,7 +357,7 @@ const spentBatch = 20
 
 // RemoveSpentTokens removes the tokens with AutoRemove that have admitted no server for Options.TokenRetention, and prepared images that have expired. It
 // returns how many tokens they were. FlushDue calls it now and then; a poller need not.
-func (r *Registry) RemoveSpentTokens(ctx context.Context) (removed int, err error) {
+func (r *Registry) removeSpentTokens(ctx context.Context) (removed int, err error) {
 	at := r.now()
 	before := at.Add(-r.options.TokenRetention)
 	var due []string

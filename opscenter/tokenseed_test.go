@@ -22,24 +22,24 @@ func files(text string) map[string]json.RawMessage {
 func TestTokenSeeds(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		token, other := w.token(t, 1), w.token(t, 1)
-		made, err := w.CreateTokenSeed(t.Context(), token, "lab", opscenter.TokenSeedSpec{Description: "of the lab", Files: files(`{"version":"1"}`)})
+		made, err := w.TokenSeeds().Create(t.Context(), token, "lab", opscenter.TokenSeedSpec{Description: "of the lab", Files: files(`{"version":"1"}`)})
 		require.NoError(t, err)
 		require.Empty(t, made.Public)
-		_, err = w.CreateTokenSeed(t.Context(), token, "lab", opscenter.TokenSeedSpec{})
+		_, err = w.TokenSeeds().Create(t.Context(), token, "lab", opscenter.TokenSeedSpec{})
 		require.ErrorIs(t, err, opscenter.ErrInUse)
-		_, err = w.CreateTokenSeed(t.Context(), other, "lab", opscenter.TokenSeedSpec{Public: true})
+		_, err = w.TokenSeeds().Create(t.Context(), other, "lab", opscenter.TokenSeedSpec{Public: true})
 		require.NoError(t, err)
-		list, err := w.TokenSeeds(t.Context(), token)
+		list, err := w.TokenSeeds().List(t.Context(), token)
 		require.NoError(t, err)
 		require.Len(t, list, 1)
 		require.Equal(t, made.Files, list[0].Files)
 		// A public name is random, and another one when the seed is public again.
 		setPublic := func(public bool) string {
-			require.NoError(t, w.EditTokenSeed(t.Context(), token, "lab", func(_ *opscenter.TokenSeed, spec *opscenter.TokenSeedSpec) error {
+			require.NoError(t, w.TokenSeeds().Edit(t.Context(), token, "lab", func(_ *opscenter.TokenSeed, spec *opscenter.TokenSeedSpec) error {
 				spec.Public = public
 				return nil
 			}))
-			s, err := w.TokenSeed(t.Context(), token, "lab")
+			s, err := w.TokenSeeds().Get(t.Context(), token, "lab")
 			require.NoError(t, err)
 			require.Equal(t, "of the lab", s.Description, "what was not edited")
 			require.Equal(t, made.Files, s.Files)
@@ -48,29 +48,29 @@ func TestTokenSeeds(t *testing.T) {
 		first := setPublic(true)
 		require.GreaterOrEqual(t, len(first), 26)
 		require.Equal(t, first, setPublic(true))
-		found, err := w.PublicTokenSeed(t.Context(), first)
+		found, err := w.TokenSeeds().Public(t.Context(), first)
 		require.NoError(t, err)
 		require.Equal(t, "lab", found.Name)
 		require.Equal(t, token, found.Token)
 		require.Empty(t, setPublic(false))
-		_, err = w.PublicTokenSeed(t.Context(), first)
+		_, err = w.TokenSeeds().Public(t.Context(), first)
 		require.ErrorIs(t, err, opscenter.ErrNotFound)
 		require.NotEqual(t, first, setPublic(true))
-		_, err = w.PublicTokenSeed(t.Context(), "")
+		_, err = w.TokenSeeds().Public(t.Context(), "")
 		require.ErrorIs(t, err, opscenter.ErrNotFound)
 
-		image, err := w.PrepareImage(t.Context(), opscenter.PreparedImage{Token: token, Kind: "iso", Architecture: "x86_64", Files: files(`{}`), ExpireAt: time.Now().Add(time.Hour)})
+		image, err := w.TokenSeeds().PrepareImage(t.Context(), opscenter.PreparedImage{Token: token, Kind: "iso", Architecture: "x86_64", Files: files(`{}`), ExpireAt: time.Now().Add(time.Hour)})
 		require.NoError(t, err)
-		read, err := w.PreparedImage(t.Context(), token, image.UUID)
+		read, err := w.TokenSeeds().PreparedImage(t.Context(), token, image.UUID)
 		require.NoError(t, err)
 		require.Equal(t, "iso", read.Kind)
-		_, err = w.PreparedImage(t.Context(), other, image.UUID)
+		_, err = w.TokenSeeds().PreparedImage(t.Context(), other, image.UUID)
 		require.ErrorIs(t, err, opscenter.ErrNotFound, "it is of another token")
 
-		require.NoError(t, w.DeleteTokenSeed(t.Context(), other, "lab", nil))
-		require.ErrorIs(t, w.DeleteTokenSeed(t.Context(), other, "lab", nil), opscenter.ErrNotFound)
+		require.NoError(t, w.TokenSeeds().Delete(t.Context(), other, "lab", nil))
+		require.ErrorIs(t, w.TokenSeeds().Delete(t.Context(), other, "lab", nil), opscenter.ErrNotFound)
 		require.NoError(t, w.RevokeToken(t.Context(), token))
-		for _, err := range []error{errorOf(w.TokenSeeds(t.Context(), token)), errorOf(w.TokenSeed(t.Context(), token, "lab")), errorOf(w.PreparedImage(t.Context(), token, image.UUID))} {
+		for _, err := range []error{errorOf(w.TokenSeeds().List(t.Context(), token)), errorOf(w.TokenSeeds().Get(t.Context(), token, "lab")), errorOf(w.TokenSeeds().PreparedImage(t.Context(), token, image.UUID))} {
 			require.ErrorIs(t, err, opscenter.ErrNotFound)
 			requireNoSecret(t, err.Error(), token)
 		}
@@ -97,16 +97,16 @@ func TestBadTokenSeeds(t *testing.T) {
 		{token, "lab", opscenter.TokenSeedSpec{Files: files(`{"x":`)}, opscenter.ErrInvalidOptions},
 		{token, "lab", opscenter.TokenSeedSpec{Files: files(`"` + strings.Repeat("x", opscenter.MaxSeedSize) + `"`)}, opscenter.ErrTooLong},
 	} {
-		_, err := w.CreateTokenSeed(t.Context(), c.token, c.name, c.spec)
+		_, err := w.TokenSeeds().Create(t.Context(), c.token, c.name, c.spec)
 		require.ErrorIs(t, err, c.want, c.name)
 	}
 	for i := range opscenter.MaxTokenSeeds {
-		_, err := w.CreateTokenSeed(t.Context(), token, fmt.Sprint("seed", i), opscenter.TokenSeedSpec{})
+		_, err := w.TokenSeeds().Create(t.Context(), token, fmt.Sprint("seed", i), opscenter.TokenSeedSpec{})
 		require.NoError(t, err)
 	}
-	_, err := w.CreateTokenSeed(t.Context(), token, "more", opscenter.TokenSeedSpec{})
+	_, err := w.TokenSeeds().Create(t.Context(), token, "more", opscenter.TokenSeedSpec{})
 	require.ErrorIs(t, err, opscenter.ErrTooLong)
-	list, err := w.TokenSeeds(t.Context(), token)
+	list, err := w.TokenSeeds().List(t.Context(), token)
 	require.NoError(t, err)
 	require.Len(t, list, opscenter.MaxTokenSeeds)
 }
@@ -121,7 +121,7 @@ func TestSpentTokens(t *testing.T) {
 		create := func(spec opscenter.TokenSpec) string {
 			token, err := w.CreateToken(t.Context(), spec)
 			require.NoError(t, err)
-			_, err = w.CreateTokenSeed(t.Context(), token.UUID, "lab", opscenter.TokenSeedSpec{})
+			_, err = w.TokenSeeds().Create(t.Context(), token.UUID, "lab", opscenter.TokenSeedSpec{})
 			require.NoError(t, err)
 			return token.UUID
 		}
@@ -133,24 +133,24 @@ func TestSpentTokens(t *testing.T) {
 		}
 		for range opscenter.MaxPreparedImages + 5 {
 			time.Sleep(time.Microsecond)
-			_, err = w.PrepareImage(t.Context(), opscenter.PreparedImage{Token: expires, ExpireAt: time.Now().Add(30 * time.Minute)})
+			_, err = w.TokenSeeds().PrepareImage(t.Context(), opscenter.PreparedImage{Token: expires, ExpireAt: time.Now().Add(30 * time.Minute)})
 			require.NoError(t, err)
 		}
-		_, err = w.PrepareImage(t.Context(), opscenter.PreparedImage{Token: used, ExpireAt: time.Now().Add(30 * time.Minute)})
+		_, err = w.TokenSeeds().PrepareImage(t.Context(), opscenter.PreparedImage{Token: used, ExpireAt: time.Now().Add(30 * time.Minute)})
 		require.ErrorIs(t, err, opscenter.ErrTokenExhausted)
-		image, err := w.PrepareImage(t.Context(), opscenter.PreparedImage{Token: expires, ExpireAt: time.Now().Add(30 * time.Minute)})
+		image, err := w.TokenSeeds().PrepareImage(t.Context(), opscenter.PreparedImage{Token: expires, ExpireAt: time.Now().Add(30 * time.Minute)})
 		require.NoError(t, err)
 		require.NoError(t, w.EditToken(t.Context(), again, func(_ *opscenter.Token, spec *opscenter.TokenSpec) error { spec.Uses = 1; return nil }))
 		time.Sleep(61 * time.Minute)
-		_, err = w.PreparedImage(t.Context(), expires, image.UUID)
+		_, err = w.TokenSeeds().PreparedImage(t.Context(), expires, image.UUID)
 		require.ErrorIs(t, err, opscenter.ErrNotFound, "it has expired")
 		n, err := w.RemoveSpentTokens(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, 1, n, "the one that was used up an hour ago")
-		_, err = w.TokenSeeds(t.Context(), used)
+		_, err = w.TokenSeeds().List(t.Context(), used)
 		require.ErrorIs(t, err, opscenter.ErrNotFound)
 		time.Sleep(time.Hour)
-		require.NoError(t, w.FlushDue(t.Context()), "which removes, too")
+		require.NoError(t, w.Observer().Maintain(t.Context()), "which removes, too")
 		_, err = w.Token(t.Context(), expires)
 		require.ErrorIs(t, err, opscenter.ErrNotFound)
 		for _, id := range []string{kept, again} {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/internal/presence"
@@ -73,10 +74,10 @@ func (t *Tx) clearAll(server, id string, at time.Time) error {
 // newUUID returns one that sorts by when it was made.
 func newUUID() string { return uuid.Must(uuid.NewV7()).String() }
 
-// Warn raises a warning about a server, or, with an empty name, about the fleet; if there is
+// Raise raises a warning about a server, or, with an empty name, about the fleet; if there is
 // one of that kind, it is seen once more. It stays until ClearWarning. Errors: ErrNotFound,
 // ErrTooLong. Warnings of the kinds above are cleared as it says there.
-func (r *Registry) Warn(ctx context.Context, server string, w warning.Input) error {
+func (h Warnings) Raise(ctx context.Context, server string, w warning.Input) error {
 	if err := checkLength("kind of warning", string(w.Kind), MaxLabelLength); err != nil {
 		return err
 	}
@@ -84,10 +85,10 @@ func (r *Registry) Warn(ctx context.Context, server string, w warning.Input) err
 		return fmt.Errorf("warning: a kind is wanted: %w", ErrInvalidName)
 	}
 	w.Message = truncate.Text(w.Message, lifecycle.MaxReason)
-	at := r.now()
+	at := h.registry.now()
 	var id string
 	raised := false
-	err := r.Write(ctx, func(tx *Tx) (err error) {
+	err := h.registry.Write(ctx, func(tx *Tx) (err error) {
 		if id, err = serverID(tx, server); err != nil {
 			return err
 		}
@@ -99,18 +100,18 @@ func (r *Registry) Warn(ctx context.Context, server string, w warning.Input) err
 	case err != nil:
 		return err
 	case raised:
-		r.log.WarnContext(ctx, string(w.Kind), "server", server, "message", w.Message)
+		h.registry.log.WarnContext(ctx, string(w.Kind), "server", server, "message", w.Message)
 	default:
-		r.presence.Repeat(presence.Subject{Kind: w.Kind, ServerID: id}, w.Message, at)
+		h.registry.presence.Repeat(presence.Subject{Kind: w.Kind, ServerID: id}, w.Message, at)
 	}
 	return nil
 }
 
-// ClearWarning removes the warning of that kind about a server, or, with an empty name, about
+// Clear removes the warning of that kind about a server, or, with an empty name, about
 // the fleet; if there is none, that is no error. Errors: ErrNotFound: there is no such server.
-func (r *Registry) ClearWarning(ctx context.Context, server string, kind warning.Kind) error {
-	at := r.now()
-	return r.Write(ctx, func(tx *Tx) error {
+func (h Warnings) Clear(ctx context.Context, server string, kind warning.Kind) error {
+	at := h.registry.now()
+	return h.registry.Write(ctx, func(tx *Tx) error {
 		id, err := serverID(tx, server)
 		if err != nil {
 			return err
@@ -130,17 +131,17 @@ func serverID(tx storage.ReadTx, name string) (string, error) {
 	return server.ID, nil
 }
 
-// AcknowledgeWarning notes that somebody knows, or takes that back. check, unless nil, is
+// Acknowledge notes that somebody knows, or takes that back. check, unless nil, is
 // called with the warning as it is, and an error of it ends the update: for optimistic
 // locking. Errors: ErrNotFound.
-func (r *Registry) AcknowledgeWarning(ctx context.Context, id string, acknowledged bool, check func(*warning.Warning) error) error {
-	at := r.now()
-	return r.Write(ctx, func(tx *Tx) error {
+func (h Warnings) Acknowledge(ctx context.Context, id string, acknowledged bool, check func(*warning.Warning) error) error {
+	at := h.registry.now()
+	return h.registry.Write(ctx, func(tx *Tx) error {
 		known, err := warnings.Get(tx, storage.StringKey(id))
 		if err != nil {
 			return notFound("warning", id, err)
 		}
-		shown, err := r.showWarning(tx, known)
+		shown, err := h.registry.showWarning(tx, known)
 		if err != nil {
 			return err
 		}
@@ -194,14 +195,14 @@ func (r *Registry) showWarning(tx storage.ReadTx, stored *warning.Warning) (*war
 	return &out, nil
 }
 
-// Warning returns a warning by its UUID, or ErrNotFound.
-func (r *Registry) Warning(ctx context.Context, id string) (out *warning.Warning, err error) {
-	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+// Get returns a warning by its UUID, or ErrNotFound.
+func (h Warnings) Get(ctx context.Context, id string) (out *warning.Warning, err error) {
+	err = h.registry.store.View(ctx, func(tx storage.ReadTx) error {
 		known, err := warnings.Get(tx, storage.StringKey(id))
 		if err != nil {
 			return notFound("warning", id, err)
 		}
-		out, err = r.showWarning(tx, known)
+		out, err = h.registry.showWarning(tx, known)
 		return err
 	})
 	return out, err
@@ -222,23 +223,23 @@ type WarningPage struct {
 	Next string
 }
 
-// ListWarnings returns a page of the warnings that match, the oldest first. Errors:
+// List returns a page of the warnings that match, the oldest first. Errors:
 // ErrInvalidCursor, ErrNotFound.
-func (r *Registry) ListWarnings(ctx context.Context, filter WarningFilter, page Page) (out WarningPage, err error) {
-	limit := pageSize(page.Limit)
-	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+func (h Warnings) List(ctx context.Context, filter WarningFilter, from Page) (out WarningPage, err error) {
+	limit := page.Size(from.Limit)
+	err = h.registry.store.View(ctx, func(tx storage.ReadTx) error {
 		out = WarningPage{}
 		id, err := serverID(tx, filter.Server)
 		if err != nil {
 			return err
 		}
-		within, err := page.within(nil)
+		within, err := from.within(nil)
 		if err != nil {
 			return err
 		}
 		found := warnings.Scan(tx, within)
 		if id != "" {
-			found = r.warningsOf(tx, id, page)
+			found = h.registry.warningsOf(tx, id, from)
 		}
 		for w, err := range found {
 			if err != nil {
@@ -248,10 +249,10 @@ func (r *Registry) ListWarnings(ctx context.Context, filter WarningFilter, page 
 				continue
 			}
 			if len(out.Warnings) == limit {
-				out.Next = encodeCursor(out.Warnings[limit-1].UUID)
+				out.Next = page.Encode(out.Warnings[limit-1].UUID)
 				break
 			}
-			shown, err := r.showWarning(tx, w)
+			shown, err := h.registry.showWarning(tx, w)
 			if err != nil {
 				return err
 			}
@@ -263,12 +264,12 @@ func (r *Registry) ListWarnings(ctx context.Context, filter WarningFilter, page 
 }
 
 // warningsOf yields the warnings about a server, the oldest first: there are few.
-func (r *Registry) warningsOf(tx storage.ReadTx, id string, page Page) iter.Seq2[*warning.Warning, error] {
+func (r *Registry) warningsOf(tx storage.ReadTx, id string, from Page) iter.Seq2[*warning.Warning, error] {
 	return func(yield func(*warning.Warning, error) bool) {
 		after := ""
-		if page.Cursor != "" {
+		if from.Cursor != "" {
 			var err error
-			if after, err = decodeCursor(page.Cursor); err != nil {
+			if after, err = decodeCursor(from.Cursor); err != nil {
 				yield(nil, err)
 				return
 			}

@@ -354,7 +354,7 @@ func BenchmarkSweep(b *testing.B) {
 				polls, took := p.Stats().Polls-from, time.Since(begun)
 				runtime.ReadMemStats(&after)
 				// The flush of last-seen times is part of the bytes that polls write.
-				if err := registry.Flush(context.Background()); err != nil {
+				if err := registry.Observer().Flush(context.Background()); err != nil {
 					b.Fatal(err)
 				}
 				per := func(v uint64) float64 { return float64(v) / float64(polls) }

@@ -92,7 +92,7 @@ func TestEachClassHasItsOwnLimit(t *testing.T) {
 			time.Sleep(10 * time.Minute)
 		}
 		synctest.Wait()
-		require.False(t, w.registry.FleetUnreachable())
+		require.False(t, w.registry.Observer().FleetUnreachable())
 		for n := range 20 {
 			require.Equal(t, lifecycle.DetailUnresponsive, w.state(n).State.StatusDetail, "server %d", n)
 		}
@@ -163,13 +163,13 @@ func TestSlowServersDoNotDelayRetries(t *testing.T) {
 // Run clears the warning Behind that an earlier process left.
 func TestBehindWarningOfEarlierRunIsCleared(t *testing.T) {
 	inBubble(t, poller.Options{}, func(w *world) {
-		require.NoError(t, w.registry.Warn(t.Context(), "", warning.Input{Kind: warning.Behind}))
+		require.NoError(t, w.registry.Warnings().Raise(t.Context(), "", warning.Input{Kind: warning.Behind}))
 	})
 	certificates()
 	synctest.Test(t, func(t *testing.T) {
 		registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
 		require.NoError(t, err)
-		require.NoError(t, registry.Warn(t.Context(), "", warning.Input{Kind: warning.Behind}))
+		require.NoError(t, registry.Warnings().Raise(t.Context(), "", warning.Input{Kind: warning.Behind}))
 		w := &world{t: t, registry: registry, began: time.Now(), polls: map[string][]time.Duration{}}
 		p, err := poller.New(registry, w, poller.Options{})
 		require.NoError(t, err)
@@ -208,7 +208,7 @@ func TestBehindSchedule(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		require.Empty(t, w.warnings())
-		events, err := w.registry.Events(context.Background(), opscenter.EventFilter{Limit: 1000, Newest: true})
+		events, err := w.registry.ListEvents(context.Background(), opscenter.EventFilter{Limit: 1000, Newest: true})
 		require.NoError(t, err)
 		raised := 0
 		for _, e := range events {
@@ -223,7 +223,7 @@ func TestBehindSchedule(t *testing.T) {
 // warnings lists the kinds of open warnings, except those of unreachable servers.
 func (w *world) warnings() []warning.Kind {
 	w.t.Helper()
-	page, err := w.registry.ListWarnings(context.Background(), opscenter.WarningFilter{}, opscenter.Page{Limit: 1000})
+	page, err := w.registry.Warnings().List(context.Background(), opscenter.WarningFilter{}, opscenter.Page{Limit: 1000})
 	require.NoError(w.t, err)
 	var out []warning.Kind
 	for _, one := range page.Warnings {

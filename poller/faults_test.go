@@ -126,13 +126,15 @@ func TestWholeFleetFailsAndReturns(t *testing.T) {
 			r := startSocketFleet(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
 			r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all ready")
 			r.fail(r.servers, fault)
-			r.eventually(r.registry.FleetUnreachable, "an outage of the fleet is suspected")
+			r.eventually(r.registry.Observer().FleetUnreachable, "an outage of the fleet is suspected")
 			polls := r.poller.Stats().Failed
 			r.eventually(func() bool { return r.poller.Stats().Failed > polls+40 }, "polls go on")
 			require.Equal(t, 12, r.count(lifecycle.StatusReady), "no server is offline")
-			require.Positive(t, r.registry.CountWarnings()[warning.Fleet])
+			require.Positive(t, r.registry.Warnings().Counts()[warning.Fleet])
 			r.fail(r.servers, incusostest.FaultNone)
-			r.eventually(func() bool { return !r.registry.FleetUnreachable() && len(r.registry.CountWarnings()) == 0 }, "the outage is over")
+			r.eventually(func() bool {
+				return !r.registry.Observer().FleetUnreachable() && len(r.registry.Warnings().Counts()) == 0
+			}, "the outage is over")
 			require.Equal(t, 12, r.count(lifecycle.StatusReady))
 		})
 	}
@@ -146,11 +148,11 @@ func TestPartOfFleetFails(t *testing.T) {
 	r.fail(r.servers[:2], incusostest.FaultDown)
 	r.fail(r.servers[2:4], incusostest.FaultSilent)
 	r.eventually(func() bool { return r.count(lifecycle.StatusOffline) == 4 }, "four are offline")
-	require.False(t, r.registry.FleetUnreachable())
-	require.Equal(t, 4, r.registry.CountWarnings()[warning.Unreachable])
+	require.False(t, r.registry.Observer().FleetUnreachable())
+	require.Equal(t, 4, r.registry.Warnings().Counts()[warning.Unreachable])
 	r.fail(r.servers, incusostest.FaultNone)
 	r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all are ready again")
-	r.eventually(func() bool { return len(r.registry.CountWarnings()) == 0 }, "no warning is left")
+	r.eventually(func() bool { return len(r.registry.Warnings().Counts()) == 0 }, "no warning is left")
 }
 
 // More than half of the fleet fails. No server becomes offline until enough of them answer again.
@@ -159,14 +161,14 @@ func TestHalfOfFleetFails(t *testing.T) {
 	r := startSocketFleet(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
 	r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all ready")
 	r.fail(r.servers[:7], incusostest.FaultDown)
-	r.eventually(r.registry.FleetUnreachable, "an outage of the fleet is suspected")
+	r.eventually(r.registry.Observer().FleetUnreachable, "an outage of the fleet is suspected")
 	failed := r.poller.Stats().Failed
 	r.eventually(func() bool { return r.poller.Stats().Failed > failed+25 }, "polls go on")
 	require.Zero(t, r.count(lifecycle.StatusOffline))
 	require.NoError(t, r.servers[0].SetFault(incusostest.Fault{}))
 	require.NoError(t, r.servers[1].SetFault(incusostest.Fault{}))
 	r.eventually(func() bool { return r.count(lifecycle.StatusOffline) == 5 }, "five of twelve are offline")
-	require.False(t, r.registry.FleetUnreachable())
+	require.False(t, r.registry.Observer().FleetUnreachable())
 }
 
 // A server is deleted, renamed, installed anew or moved during its poll.
@@ -188,7 +190,7 @@ func TestChangesDuringPoll(t *testing.T) {
 
 	t.Run("deleted", func(t *testing.T) {
 		r, _ := begin(t)
-		require.NoError(t, r.registry.DeleteServer(t.Context(), "server00"))
+		require.NoError(t, r.registry.DeleteServer(t.Context(), "server00", false))
 		r.eventually(idle(r), "the poll is over")
 		require.Empty(t, r.registry.Counts())
 		r.eventually(func() bool { return r.poller.Stats().Servers == 0 }, "no longer polled")
@@ -219,10 +221,10 @@ func TestChangesDuringPoll(t *testing.T) {
 		require.NoError(t, r.registry.SelfUpdate(t.Context(), server.Certificate(), opscenter.SelfUpdate{ConnectionURL: elsewhere.URL()}))
 		r.eventually(func() bool { return r.get("server00").State.StatusDetail == lifecycle.DetailUnresponsive }, "unresponsive at the wrong address")
 		require.Contains(t, r.get("server00").State.StatusReason, incusos.ErrCertificate.Error())
-		require.Equal(t, 1, r.registry.CountWarnings()[warning.Certificate])
+		require.Equal(t, 1, r.registry.Warnings().Counts()[warning.Certificate])
 		require.NoError(t, r.registry.SelfUpdate(t.Context(), server.Certificate(), opscenter.SelfUpdate{ConnectionURL: server.URL()}))
 		r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 1 }, "ready at its old address")
-		require.Empty(t, r.registry.CountWarnings())
+		require.Empty(t, r.registry.Warnings().Counts())
 	})
 }
 
@@ -232,7 +234,7 @@ func TestPartialPollKeepsFacts(t *testing.T) {
 	options.Timeout = 10 * time.Second
 	r := startSocketFleet(t, 1, options, incusos.Options{})
 	r.eventually(func() bool {
-		return r.count(lifecycle.StatusReady) == 1 && strings.Contains(r.get("server00").State.FactsHash, "hardware=") && len(r.registry.CountWarnings()) == 0
+		return r.count(lifecycle.StatusReady) == 1 && strings.Contains(r.get("server00").State.FactsHash, "hardware=") && len(r.registry.Warnings().Counts()) == 0
 	}, "ready")
 	before, err := r.registry.ServerFacts(t.Context(), "server00")
 	require.NoError(t, err)
@@ -240,7 +242,7 @@ func TestPartialPollKeepsFacts(t *testing.T) {
 		require.NoError(t, r.servers[0].SetFault(incusostest.Fault{Kind: incusostest.FaultError, Path: path}))
 		// Setting the fault cuts an active poll. That poll may raise a warning about another path first.
 		r.eventually(func() bool {
-			page, err := r.registry.ListWarnings(context.Background(), opscenter.WarningFilter{Kind: warning.Unreadable}, opscenter.Page{})
+			page, err := r.registry.Warnings().List(context.Background(), opscenter.WarningFilter{Kind: warning.Unreadable}, opscenter.Page{})
 			require.NoError(t, err)
 			return len(page.Warnings) == 1 && strings.Contains(page.Warnings[0].Message, path)
 		}, "the warning names the path")
@@ -252,7 +254,7 @@ func TestPartialPollKeepsFacts(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, before.Hardware, after.Hardware)
 		require.NoError(t, r.servers[0].SetFault(incusostest.Fault{}))
-		r.eventually(func() bool { return len(r.registry.CountWarnings()) == 0 }, "the warning is cleared")
+		r.eventually(func() bool { return len(r.registry.Warnings().Counts()) == 0 }, "the warning is cleared")
 	}
 }
 

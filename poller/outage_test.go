@@ -35,7 +35,7 @@ func (w *world) registerMany(n int) (names []string) {
 
 // fleetWarnings counts how often the warning of an outage of the fleet was raised and cleared.
 func (w *world) fleetWarnings() (raised, cleared int) {
-	events, err := w.registry.Events(w.t.Context(), opscenter.EventFilter{Limit: 1000, Newest: true})
+	events, err := w.registry.ListEvents(w.t.Context(), opscenter.EventFilter{Limit: 1000, Newest: true})
 	require.NoError(w.t, err)
 	for _, e := range events {
 		if strings.HasPrefix(e.Reason, string(warning.Fleet)) {
@@ -63,7 +63,7 @@ func (w *world) offline() (out []string) {
 // This holds if all failed servers are polled at once, and if they are polled in turn. If the whole fleet fails, no
 // server becomes offline, and the Registry raises one warning.
 func TestPartialAndTotalOutages(t *testing.T) {
-	const offlineWithin = 3 * opscenter.DefaultOfflineThreshold * poller.DefaultRetryInterval
+	const offlineWithin = 3 * 3 * poller.DefaultRetryInterval
 	for _, size := range []int{20, 100, 600} {
 		for _, share := range []float64{0.12, 0.27, 0.4, 1} {
 			for _, atOnce := range []bool{true, false} {
@@ -102,7 +102,7 @@ func testOutage(w *world, size int, share float64, atOnce bool, takes, offlineWi
 		return refuse
 	})
 	if atOnce {
-		require.NoError(w.t, w.registry.RequestPoll(w.t.Context(), names[:len(dead)]...))
+		require.NoError(w.t, w.registry.Observer().RequestPoll(w.t.Context(), names[:len(dead)]...))
 	} else {
 		time.Sleep(poller.DefaultInterval)
 	}
@@ -120,9 +120,9 @@ func testOutage(w *world, size int, share float64, atOnce bool, takes, offlineWi
 	raised, cleared = w.fleetWarnings()
 	require.Equal(w.t, []int{1, 0}, []int{raised, cleared})
 	w.set(nil)
-	time.Sleep(opscenter.DefaultGuardWindow)
+	time.Sleep((15 * time.Second))
 	synctest.Wait()
-	require.False(w.t, w.registry.FleetUnreachable(), "a sample ends the outage within seconds")
+	require.False(w.t, w.registry.Observer().FleetUnreachable(), "a sample ends the outage within seconds")
 	time.Sleep(10 * time.Minute)
 	synctest.Wait()
 	require.Empty(w.t, w.offline())
@@ -133,7 +133,7 @@ func testOutage(w *world, size int, share float64, atOnce bool, takes, offlineWi
 // fleetEvents lists the events about an outage of the fleet, for failure messages.
 func (w *world) fleetEvents() string {
 	var out strings.Builder
-	events, err := w.registry.Events(w.t.Context(), opscenter.EventFilter{Limit: 1000})
+	events, err := w.registry.ListEvents(w.t.Context(), opscenter.EventFilter{Limit: 1000})
 	require.NoError(w.t, err)
 	for _, e := range events {
 		if strings.HasPrefix(e.Reason, string(warning.Fleet)) {
@@ -158,11 +158,11 @@ func TestOthersArePolledWhenOneFails(t *testing.T) {
 		page, err := w.registry.ListServers(t.Context(), opscenter.ServerFilter{Status: lifecycle.StatusOffline}, opscenter.Page{})
 		require.NoError(t, err)
 		require.Empty(t, page.Servers, "30 servers are polled once an hour, and none became offline")
-		require.True(t, w.registry.FleetUnreachable())
+		require.True(t, w.registry.Observer().FleetUnreachable())
 		w.set(nil)
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
-		require.False(t, w.registry.FleetUnreachable())
+		require.False(t, w.registry.Observer().FleetUnreachable())
 		require.Empty(t, w.warnings())
 		// A single failed server becomes offline.
 		w.set(func(_ context.Context, target opscenter.Target) *lifecycle.Failure {
@@ -174,6 +174,6 @@ func TestOthersArePolledWhenOneFails(t *testing.T) {
 		time.Sleep(time.Hour + time.Minute)
 		synctest.Wait()
 		require.Equal(t, lifecycle.DetailUnresponsive, w.state(7).State.StatusDetail)
-		require.False(t, w.registry.FleetUnreachable())
+		require.False(t, w.registry.Observer().FleetUnreachable())
 	})
 }

@@ -139,10 +139,10 @@ func (p *Poller) Poll(ctx context.Context, name string) (lifecycle.Observation, 
 	bounded, cancel := context.WithTimeout(ctx, p.options.Timeout)
 	defer cancel()
 	o, err := p.probe(ctx, bounded, info.ProbeTarget())
-	if err != nil || p.registry.RecordUnchanged(&o) {
+	if err != nil || p.registry.Observer().RecordUnchanged(&o) {
 		return o, err
 	}
-	return o, p.registry.RecordObservations(ctx, o)
+	return o, p.registry.Observer().Record(ctx, o)
 }
 
 // lock waits until no other poll of the server is active, and claims the server. It reports whether it had to wait.

@@ -83,14 +83,14 @@ func (r *recorder) abort() { r.cancel() }
 func (r *recorder) maintain(ctx context.Context) {
 	ticker := time.NewTicker(maintenanceInterval)
 	defer ticker.Stop()
-	warned := r.registry.CountWarnings()[warning.Behind] > 0 // an earlier Run may have left the warning
+	warned := r.registry.Warnings().Counts()[warning.Behind] > 0 // an earlier Run may have left the warning
 	for {
 		select {
 		case <-ticker.C:
 		case <-r.ending:
 			return
 		}
-		if err := r.registry.FlushDue(ctx); err != nil && !errors.Is(err, storage.ErrClosed) {
+		if err := r.registry.Observer().Maintain(ctx); err != nil && !errors.Is(err, storage.ErrClosed) {
 			r.options.Logger.ErrorContext(ctx, "last-seen times could not be stored; they are kept in memory", "error", err)
 		}
 		lag := time.Duration(r.lag.Load())
@@ -99,10 +99,10 @@ func (r *recorder) maintain(ctx context.Context) {
 		var err error
 		switch {
 		case behind:
-			err = r.registry.Warn(ctx, "", warning.Input{Kind: warning.Behind,
+			err = r.registry.Warnings().Raise(ctx, "", warning.Input{Kind: warning.Behind,
 				Message: fmt.Sprintf("the most overdue poll is %s late: more polls are due than Concurrency %d or this machine can do", lag.Round(time.Second), r.options.Concurrency)})
 		case !behind && warned:
-			err = r.registry.ClearWarning(ctx, "", warning.Behind)
+			err = r.registry.Warnings().Clear(ctx, "", warning.Behind)
 		}
 		if err == nil {
 			warned = behind
@@ -196,7 +196,7 @@ func (b *batch) storeSome(ctx context.Context, n int) bool {
 	for i := range observations {
 		observations[i] = b.list[i].observation
 	}
-	err := b.registry.RecordObservations(ctx, observations...)
+	err := b.registry.Observer().Record(ctx, observations...)
 	closed := errors.Is(err, storage.ErrClosed)
 	if err != nil && n > 1 && !temporary(err) && !closed {
 		// One invalid observation must not affect the others: store them one by one.

@@ -30,8 +30,8 @@ func (p *Poller) Run(ctx context.Context) error {
 		p.lag.Store(0)
 		p.offlineLag.Store(0)
 	}()
-	p.registry.SetSampling(true)
-	defer p.registry.SetSampling(false)
+	p.registry.Observer().SetSampling(true)
+	defer p.registry.Observer().SetSampling(false)
 	l := newLoop(p)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -72,7 +72,7 @@ func (l *loop) end(ctx context.Context, recorder *recorder, followers *sync.Wait
 	case <-most.C:
 	}
 	flushed := make(chan error, 1) // a store may ignore the end of its context
-	go func() { flushed <- l.registry.Flush(bounded) }()
+	go func() { flushed <- l.registry.Observer().Flush(bounded) }()
 	var err error
 	select {
 	case err = <-flushed:
@@ -200,7 +200,7 @@ func (l *loop) discard(ended <-chan struct{}) {
 func (l *loop) wait() time.Duration {
 	now, wait := l.now(), time.Hour
 	until := func(at time.Duration) { wait = min(wait, max(0, at-now)) }
-	if l.registry.FleetUnreachable() {
+	if l.registry.Observer().FleetUnreachable() {
 		until(now + lagInterval) // for the next sample
 	}
 	if l.samplePending {
@@ -313,13 +313,13 @@ func (l *loop) poll(ctx context.Context, t task) result {
 		return r
 	}
 	if o.Failure != nil && o.Failure.Kind == lifecycle.FailureLocal { // the loop polls it again soon
-		if err := l.registry.RecordObservations(ctx, o); err != nil {
+		if err := l.registry.Observer().Record(ctx, o); err != nil {
 			l.options.Logger.ErrorContext(ctx, "the warning of a local failure could not be stored", "error", err)
 		}
 		l.unlock(id)
 		return r
 	}
-	if l.registry.RecordUnchanged(&o) {
+	if l.registry.Observer().RecordUnchanged(&o) {
 		l.unchanged.Add(1)
 		l.unlock(id)
 		r.unchanged, r.facts = true, o.Facts != nil
@@ -460,7 +460,7 @@ func (l *loop) pollOthers(failed *entry, now time.Duration) {
 // sample polls random servers at once if the Registry asks for a sample. The Registry does so while many servers fail,
 // to find out whether the control plane is at fault.
 func (l *loop) sample() {
-	n, unbiased := l.registry.SampleSize()
+	n, unbiased := l.registry.Observer().SampleSize()
 	if n == 0 {
 		l.samplePending = false
 		return
@@ -501,5 +501,5 @@ func (l *loop) sample() {
 			l.queues[e.class].set(e, now)
 		}
 	}
-	l.registry.BeginSample(of, ids...)
+	l.registry.Observer().BeginSample(of, ids...)
 }

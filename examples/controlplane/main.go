@@ -282,7 +282,7 @@ func operators(path string) ([]*x509.Certificate, error) {
 func introduce(ctx context.Context, registry *opscenter.Registry, out io.Writer, ownURL string, certificate *x509.Certificate) error {
 	fmt.Fprintf(out, "URL:         %s\n", ownURL)
 	fmt.Fprintf(out, "Fingerprint: %s\n", opscenter.Fingerprint(certificate))
-	page, err := registry.Tokens(ctx, opscenter.Page{Limit: 1})
+	page, err := registry.ListTokens(ctx, opscenter.Page{Limit: 1})
 	if err != nil || len(page.Tokens) > 0 {
 		return err
 	}

@@ -255,7 +255,7 @@ func (s *site) image(ctx context.Context, token *opscenter.Token, name, applicat
 	if err != nil {
 		return err
 	}
-	if _, err := s.Registry.CreateTokenSeed(ctx, token.UUID, name, opscenter.TokenSeedSpec{Files: files}); err != nil && !errors.Is(err, opscenter.ErrInUse) {
+	if _, err := s.Registry.TokenSeeds().Create(ctx, token.UUID, name, opscenter.TokenSeedSpec{Files: files}); err != nil && !errors.Is(err, opscenter.ErrInUse) {
 		return err
 	}
 	where := s.url + "/1.0/provisioning/tokens/" + token.UUID + "/seeds/" + name + "?" + query(request)
@@ -273,14 +273,14 @@ func (s *site) image(ctx context.Context, token *opscenter.Token, name, applicat
 
 // serve makes the seed public, and waits.
 func (s *site) serve(ctx context.Context, token *opscenter.Token, request image.Request, out io.Writer) error {
-	err := s.Registry.EditTokenSeed(ctx, token.UUID, "server01", func(_ *opscenter.TokenSeed, spec *opscenter.TokenSeedSpec) error {
+	err := s.Registry.TokenSeeds().Edit(ctx, token.UUID, "server01", func(_ *opscenter.TokenSeed, spec *opscenter.TokenSeedSpec) error {
 		spec.Public = true
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	public, err := s.Registry.TokenSeed(ctx, token.UUID, "server01")
+	public, err := s.Registry.TokenSeeds().Get(ctx, token.UUID, "server01")
 	if err != nil {
 		return err
 	}

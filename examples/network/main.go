@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if *timeout < 100*time.Millisecond || *timeout > system.MaxConfirmationTimeout {
 		return fmt.Errorf("-timeout is %s, 100ms to %s are possible", *timeout, system.MaxConfirmationTimeout)
 	}
-	ctx = opscenter.By(ctx, "the example")
+	ctx = opscenter.WithPrincipal(ctx, "the example")
 	certificate, err := devcert.New("network", "127.0.0.1")
 	if err != nil {
 		return err
@@ -204,7 +204,7 @@ func (s *story) play() error {
 	if _, err := s.Registry.CreateCluster(s.ctx, "c1", opscenter.ClusterSpec{}, names...); err != nil {
 		return err
 	}
-	if err := s.Registry.SetClusterCertificate(s.ctx, "c1", first.ClusterCertificate().Leaf); err != nil {
+	if err := s.Registry.Write(s.ctx, func(tx *opscenter.Tx) error { return tx.SetClusterCertificate("c1", first.ClusterCertificate().Leaf) }); err != nil {
 		return err
 	}
 	if err := s.poll(names...); err != nil {

@@ -217,7 +217,7 @@ func (s *story) play(ctx context.Context, count int, asJSON bool, out io.Writer)
 	if err := s.publish(ctx, s.old); err != nil {
 		return err
 	}
-	s.tell("Release %s is fetched from its publisher, verified, and offered in channel %s.", s.old, opscenter.DefaultChannel)
+	s.tell("Release %s is fetched from its publisher, verified, and offered in channel %s.", s.old, "stable")
 	hero, err := s.boot(ctx, count, token)
 	if err != nil {
 		return err

@@ -224,7 +224,9 @@ func (p *plane) register(ctx context.Context, servers [][]*incusostest.Server, i
 		if err != nil && !errors.Is(err, opscenter.ErrClusterTaken) {
 			return err
 		}
-		if err := p.Registry.SetClusterCertificate(ctx, cluster, members[0].ClusterCertificate().Leaf); err != nil {
+		if err := p.Registry.Write(ctx, func(tx *opscenter.Tx) error {
+			return tx.SetClusterCertificate(cluster, members[0].ClusterCertificate().Leaf)
+		}); err != nil {
 			return err
 		}
 		for _, name := range names {

@@ -46,7 +46,7 @@ var errWrong = errors.New("the change failed")
 
 func TestOutcomes(t *testing.T) {
 	l := open(t, memory(), audit.Options{})
-	ctx := opscenter.By(t.Context(), "alice")
+	ctx := opscenter.WithPrincipal(t.Context(), "alice")
 	for _, c := range []struct {
 		fails error
 		want  audit.Outcome
@@ -163,7 +163,7 @@ func TestBounds(t *testing.T) {
 func TestQueries(t *testing.T) {
 	l := open(t, memory(), audit.Options{})
 	for i := range 25 {
-		ctx := opscenter.By(t.Context(), []string{"alice", "bob"}[i%2])
+		ctx := opscenter.WithPrincipal(t.Context(), []string{"alice", "bob"}[i%2])
 		_ = l.Do(ctx, audit.Entry{Action: "a", Server: fmt.Sprint("s", i%5), Cluster: fmt.Sprint("c", i%3)}, func(context.Context) error {
 			if i%7 == 0 {
 				return errWrong

@@ -21,7 +21,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	ctx := opscenter.By(context.Background(), "alice")
+	ctx := opscenter.WithPrincipal(context.Background(), "alice")
 	for _, server := range []string{"server01", "server02"} {
 		err := changes.Do(ctx, audit.Entry{Action: "server.reboot", Server: server}, func(context.Context) error {
 			if server == "server02" {

@@ -276,7 +276,7 @@ func (m *Manager) FormAs(ctx context.Context, name string, spec opscenter.Cluste
 		}
 	}
 	return w.step(ctx, "record that the cluster is ready", func(ctx context.Context) error {
-		return m.registry.SetClusterStatus(ctx, name, opscenter.ClusterReady)
+		return m.registry.Write(ctx, func(tx *opscenter.Tx) error { return tx.SetClusterStatus(name, opscenter.ClusterReady) })
 	})
 }
 
@@ -369,10 +369,10 @@ func (w *work) first(ctx context.Context, info *opscenter.ServerInfo) (certifica
 		}
 	}
 	return certificate, w.step(ctx, "pin the cluster's certificate", func(ctx context.Context) error {
-		if err := w.registry.SetClusterCertificate(ctx, w.name, certificate); err != nil {
+		if err := w.registry.Write(ctx, func(tx *opscenter.Tx) error { return tx.SetClusterCertificate(w.name, certificate) }); err != nil {
 			return err
 		}
-		return w.registry.SetMemberName(ctx, info.Name, cmp.Or(state.Name, info.Name))
+		return w.registry.Write(ctx, func(tx *opscenter.Tx) error { return tx.SetMemberName(info.Name, cmp.Or(state.Name, info.Name)) })
 	})
 }
 
@@ -400,7 +400,7 @@ func (w *work) join(ctx context.Context, first, name string, certificate *x509.C
 		if !state.Certificate.Equal(certificate) {
 			return &Error{Done: w.done, Step: "look at " + name, Recorded: w.recorded, Err: fmt.Errorf("%w: it is a member of another Incus cluster", ErrUnsuitable)}
 		}
-		return w.registry.SetMemberName(ctx, name, state.Name) // it had joined already
+		return w.registry.Write(ctx, func(tx *opscenter.Tx) error { return tx.SetMemberName(name, state.Name) }) // it had joined already
 	}
 	return w.step(ctx, "let "+name+" join", func(ctx context.Context) error {
 		if has, err := w.incus.Contents(ctx, info.Target()); err != nil || has != "" {
@@ -437,6 +437,6 @@ func (w *work) join(ctx context.Context, first, name string, certificate *x509.C
 		if err != nil {
 			return err
 		}
-		return w.registry.SetMemberName(ctx, name, state.Name)
+		return w.registry.Write(ctx, func(tx *opscenter.Tx) error { return tx.SetMemberName(name, state.Name) })
 	})
 }

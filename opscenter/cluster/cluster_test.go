@@ -103,9 +103,12 @@ func TestForm(t *testing.T) {
 func TestUnsuitable(t *testing.T) {
 	s := newSite(t, map[string]incusostest.Options{"old": {Version: "202609010000"}, "other": {Application: "migration-manager"}}, "a", "old", "other", "gone", "away", "taken")
 	m := cluster.New(s.Registry, s.client, cluster.Options{})
-	require.NoError(t, s.PublishUpdate(t.Context(), "stable", "202610010000", "os"))
-	require.NoError(t, s.SetChannel(t.Context(), "testing", ""))
-	require.NoError(t, s.UpdateServer(t.Context(), "away", opscenter.ServerSpec{Channel: "testing"}, nil))
+	require.NoError(t, s.Channels().Publish(t.Context(), "stable", "202610010000", "os"))
+	require.NoError(t, s.Channels().Create(t.Context(), "testing", ""))
+	require.NoError(t, s.EditServer(t.Context(), "away", func(_ *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
+		*spec = opscenter.ServerSpec{Channel: "testing"}
+		return nil
+	}))
 	_, err := s.CreateCluster(t.Context(), "c0", opscenter.ClusterSpec{}, "taken")
 	require.NoError(t, err)
 	s.servers["gone"].Crash()
@@ -269,7 +272,7 @@ func TestUndo(t *testing.T) {
 // does not join, and the error says so.
 func TestRemovedMeanwhile(t *testing.T) {
 	s := newSite(t, nil, "a", "b", "c")
-	m := cluster.New(s.Registry, &meanwhile{s.client, func() { require.NoError(t, s.RemoveClusterMembers(t.Context(), "c1", "c")) }}, cluster.Options{})
+	m := cluster.New(s.Registry, &meanwhile{s.client, func() { require.NoError(t, s.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{}, "c")) }}, cluster.Options{})
 	err := m.Form(t.Context(), "c1", "a", "b", "c")
 	require.ErrorIs(t, err, cluster.ErrUnsuitable)
 	require.ErrorContains(t, err, "removed from the record meanwhile")
@@ -342,7 +345,7 @@ func TestRemoveRefused(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, info.Cluster)
 	require.Empty(t, info.State.MemberName)
-	require.NoError(t, s.DeleteServer(t.Context(), "c"))
+	require.NoError(t, s.DeleteServer(t.Context(), "c", false))
 }
 
 // TestDeadNewcomer: a server that was recorded, never joined, and died, is removed from the record with and without force.
@@ -365,7 +368,7 @@ func TestDeadNewcomer(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, info.Cluster)
 		require.Len(t, mustState(t, s, "a").Members, 2)
-		require.NoError(t, s.DeleteServer(t.Context(), "c"))
+		require.NoError(t, s.DeleteServer(t.Context(), "c", false))
 	}
 }
 
@@ -378,8 +381,8 @@ func TestRetiredCertificate(t *testing.T) {
 	require.NoError(t, err)
 	renewed, err := selfsigned.New("renewed")
 	require.NoError(t, err)
-	require.NoError(t, s.SetClusterCertificate(t.Context(), "c1", renewed.Leaf))
-	require.NoError(t, s.DropClusterMembers(t.Context(), "c1", false, "b"))
+	require.NoError(t, s.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.SetClusterCertificate("c1", renewed.Leaf) }))
+	require.NoError(t, s.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{Left: true}, "b"))
 	info, err := s.Server(t.Context(), "b")
 	require.NoError(t, err)
 	require.NotEqual(t, record.Fingerprint, info.ServedFingerprint)

@@ -79,13 +79,7 @@ func (m *Manager) RemoveServers(ctx context.Context, name string, options Remove
 			}
 		}
 		if err := w.step(ctx, "remove "+r.info.Name+" from the record", func(ctx context.Context) error {
-			switch {
-			case r.member != "":
-				return m.registry.DropClusterMembers(ctx, name, options.Force, r.info.Name)
-			case options.Force:
-				return m.registry.ForceRemoveClusterMembers(ctx, name, r.info.Name)
-			}
-			return m.registry.RemoveClusterMembers(ctx, name, r.info.Name)
+			return m.registry.RemoveClusterMembers(ctx, name, opscenter.MemberRemoval{Left: r.member != "", Force: options.Force}, r.info.Name)
 		}); err != nil {
 			return err
 		}

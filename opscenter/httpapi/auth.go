@@ -108,7 +108,7 @@ func (h *Handler) authorized(handle http.HandlerFunc) http.HandlerFunc {
 		if r.Method != http.MethodGet {
 			h.options.Logger.InfoContext(r.Context(), "operator's request", "principal", principal, "method", r.Method, "endpoint", r.Pattern)
 		}
-		h.audited(w, r.WithContext(opscenter.By(r.Context(), principal)), handle)
+		h.audited(w, r.WithContext(opscenter.WithPrincipal(r.Context(), principal)), handle)
 	}
 }
 

@@ -38,7 +38,7 @@ func (h *Handler) channels() resource[*opscenter.Channel] {
 func (h *Handler) getChannels(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "recursion")
 	h.channels().list(w, r, query, err, func(opscenter.Page) ([]*opscenter.Channel, string, error) {
-		found, err := h.registry.Channels(r.Context())
+		found, err := h.registry.Channels().List(r.Context())
 		return pointers(found), "", err
 	})
 }
@@ -50,11 +50,11 @@ func (h *Handler) postChannels(w http.ResponseWriter, r *http.Request) {
 	}
 	err := decode(r, &body)
 	if err == nil {
-		err = h.registry.CreateChannel(r.Context(), body.Name, body.Description)
+		err = h.registry.Channels().Create(r.Context(), body.Name, body.Description)
 	}
 	var made *opscenter.Channel
 	if err == nil {
-		made, err = h.registry.Channel(r.Context(), body.Name)
+		made, err = h.registry.Channels().Get(r.Context(), body.Name)
 	}
 	h.channels().created(w, r, made, err)
 }
@@ -70,12 +70,12 @@ func (h *Handler) putChannel(w http.ResponseWriter, r *http.Request) {
 	}
 	var known *opscenter.Channel
 	if err == nil {
-		known, err = h.registry.Channel(r.Context(), r.PathValue("name"))
+		known, err = h.registry.Channels().Get(r.Context(), r.PathValue("name"))
 	}
 	if err == nil {
 		description := known.Description
 		replace(&description, body.Description)
-		err = h.registry.EditChannel(r.Context(), known.Name, description, func(c *opscenter.Channel) error {
+		err = h.registry.Channels().Edit(r.Context(), known.Name, description, func(c *opscenter.Channel) error {
 			if body.Description == nil && c.Description != description { // changed meanwhile
 				return opscenter.ErrPrecondition
 			}

@@ -48,7 +48,9 @@ func TestClusterBeforeOrAfterRegister(t *testing.T) {
 				}
 				_, err = p.registry.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{}, "a", "b", "c")
 				require.NoError(t, err)
-				require.NoError(t, p.registry.SetClusterCertificate(t.Context(), "c1", servers[0].ClusterCertificate().Leaf))
+				require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+					return tx.SetClusterCertificate("c1", servers[0].ClusterCertificate().Leaf)
+				}))
 				for _, s := range servers {
 					require.NoError(t, s.SelfUpdate(t.Context(), "system-is-ready"), "it is known by its own certificate")
 					o, err := polls.Poll(t.Context(), s.Name())

@@ -340,10 +340,8 @@ func (h *Handler) removeServers(w http.ResponseWriter, r *http.Request) {
 		h.patient(w, func() {
 			err = h.options.Clusters.RemoveServers(r.Context(), name, clusters.RemoveOptions{Force: force}, body.ServerNames...)
 		})
-	case force:
-		err = h.registry.ForceRemoveClusterMembers(r.Context(), name, body.ServerNames...)
 	default:
-		err = h.registry.RemoveClusterMembers(r.Context(), name, body.ServerNames...)
+		err = h.registry.RemoveClusterMembers(r.Context(), name, opscenter.MemberRemoval{Force: force}, body.ServerNames...)
 	}
 	h.done(w, r, err)
 }

@@ -97,7 +97,7 @@ func TestClustersAndRollouts(t *testing.T) {
 	fails(400, "POST", clusters+"/c1/:remove-servers", `{"server_names":[]}`, "server_names")
 
 	// A plan is shown first.
-	require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
+	require.NoError(t, p.registry.Channels().Publish(t.Context(), "stable", "202610150000", "os", "incus"))
 	for _, s := range servers {
 		s.Offer("202610150000")
 	}

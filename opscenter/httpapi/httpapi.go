@@ -238,7 +238,7 @@ func (h *Handler) operatorRoutes() map[string]http.HandlerFunc {
 		"GET /1.0/provisioning/rollouts/{uuid}/plan":                h.noQuery(h.withRollouts(h.getRolloutPlan)),
 		"POST /1.0/provisioning/rollouts/{uuid}/{action}":           h.noBody(h.changeRollout),
 		"GET /1.0/warnings":                                         h.getWarnings,
-		"GET /1.0/warnings/{uuid}":                                  h.noQuery(h.warnings().get(h.registry.Warning)),
+		"GET /1.0/warnings/{uuid}":                                  h.noQuery(h.warnings().get(h.registry.Warnings().Get)),
 		"PUT /1.0/warnings/{uuid}":                                  h.noQuery(h.putWarning),
 	}
 	for _, action := range actions {

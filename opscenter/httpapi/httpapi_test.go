@@ -164,7 +164,7 @@ func TestUnixSocket(t *testing.T) {
 func TestTokens(t *testing.T) {
 	p := start(t, nil)
 	client := p.client(&p.operator)
-	require.NoError(t, p.registry.SetChannel(t.Context(), "testing", ""))
+	require.NoError(t, p.registry.Channels().Create(t.Context(), "testing", ""))
 	a := p.call(client, "POST", "/1.0/provisioning/tokens", `{"description":"d","uses_remaining":3,"expire_at":"2030-01-01T00:00:00Z","channel":"testing"}`)
 	require.Equal(t, 201, a.http.StatusCode)
 	location := a.http.Header.Get("Location")
@@ -218,7 +218,7 @@ func (p *plane) add(n int, hardware string) []*opscenter.ServerInfo {
 		info, err := p.registry.Server(p.t.Context(), registered.Name)
 		require.NoError(p.t, err)
 		kind, none, member := lifecycle.TypeIncus, lifecycle.NotInMaintenance, info.Name
-		require.NoError(p.t, p.registry.RecordObservations(p.t.Context(), lifecycle.Observation{Server: info.Name, ID: info.ID, At: time.Now(), Ready: true, Type: &kind, Maintenance: &none, MemberName: &member,
+		require.NoError(p.t, p.registry.Observer().Record(p.t.Context(), lifecycle.Observation{Server: info.Name, ID: info.ID, At: time.Now(), Ready: true, Type: &kind, Maintenance: &none, MemberName: &member,
 			Versions: &lifecycle.Versions{OS: lifecycle.OSVersion{Name: lifecycle.OSName, Version: "202610010000"}, Applications: []lifecycle.ApplicationVersion{{Name: "incus", Version: "202610010000", Primary: true}}},
 			Facts:    &lifecycle.Facts{Hardware: json.RawMessage(hardware), Network: json.RawMessage(`{"config":{}}`)}}))
 		out = append(out, info)
@@ -230,7 +230,7 @@ func TestServers(t *testing.T) {
 	p := start(t, nil)
 	client := p.client(&p.operator)
 	p.add(5, `{"cpu":{"total":64}}`)
-	require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", "202610150000", "os"))
+	require.NoError(t, p.registry.Channels().Publish(t.Context(), "stable", "202610150000", "os"))
 
 	a := p.call(client, "GET", "/1.0/provisioning/servers/server0001", "")
 	tag := a.http.Header.Get("ETag")
@@ -286,14 +286,17 @@ func TestServerLists(t *testing.T) {
 	p := start(t, nil)
 	client := p.client(&p.operator)
 	infos := p.add(100, `{"cpu":{"total":64}}`)
-	require.NoError(t, p.registry.SetChannel(t.Context(), "testing", ""))
-	require.NoError(t, p.registry.PublishUpdate(t.Context(), "testing", "202610150000", "os"))
+	require.NoError(t, p.registry.Channels().Create(t.Context(), "testing", ""))
+	require.NoError(t, p.registry.Channels().Publish(t.Context(), "testing", "202610150000", "os"))
 	for i, info := range infos {
 		if i%10 == 0 {
-			require.NoError(t, p.registry.UpdateServer(t.Context(), info.Name, opscenter.ServerSpec{Channel: "testing"}, nil))
+			require.NoError(t, p.registry.EditServer(t.Context(), info.Name, func(_ *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
+				*spec = opscenter.ServerSpec{Channel: "testing"}
+				return nil
+			}))
 		}
 	}
-	_, err := p.registry.PreRegister(t.Context(), opscenter.Announcing{Name: "expected", MachineID: "ffffffffffffffffffffffffffffff00"})
+	_, err := p.registry.PreRegister(t.Context(), opscenter.PreRegistration{Name: "expected", MachineID: "ffffffffffffffffffffffffffffff00"})
 	require.NoError(t, err)
 	for query, want := range map[string]int{"": 101, "status=ready": 100, "status=unregistered": 1, "status=offline": 0, "type=incus": 100, "type=unknown": 1, "channel=testing": 10,
 		"cluster=none": 0, "needs_update=true": 10, "needs_update=false": 91, "needs_reboot=true": 0, "in_maintenance=false": 101, "fingerprint=" + infos[7].Fingerprint: 1,

@@ -110,7 +110,7 @@ func (h *Handler) seeds() resource[*opscenter.TokenSeed] {
 func (h *Handler) getSeeds(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "recursion")
 	h.seeds().list(w, r, query, err, func(opscenter.Page) ([]*opscenter.TokenSeed, string, error) {
-		found, err := h.registry.TokenSeeds(r.Context(), r.PathValue("uuid"))
+		found, err := h.registry.TokenSeeds().List(r.Context(), r.PathValue("uuid"))
 		return found, "", err
 	})
 }
@@ -130,7 +130,7 @@ func (h *Handler) postSeeds(w http.ResponseWriter, r *http.Request) {
 	}
 	var made *opscenter.TokenSeed
 	if err == nil {
-		made, err = h.registry.CreateTokenSeed(r.Context(), r.PathValue("uuid"), body.Name, spec)
+		made, err = h.registry.TokenSeeds().Create(r.Context(), r.PathValue("uuid"), body.Name, spec)
 	}
 	h.seeds().created(w, r, made, err)
 }
@@ -149,7 +149,7 @@ func (h *Handler) getSeed(w http.ResponseWriter, r *http.Request) {
 	}
 	var found *opscenter.TokenSeed
 	if err == nil {
-		found, err = h.registry.TokenSeed(r.Context(), r.PathValue("uuid"), r.PathValue("name"))
+		found, err = h.registry.TokenSeeds().Get(r.Context(), r.PathValue("uuid"), r.PathValue("name"))
 	}
 	h.seeds().answer(w, r, found, err)
 }
@@ -175,7 +175,7 @@ func (h *Handler) putSeed(w http.ResponseWriter, r *http.Request) {
 		files, err = body.Seeds.files()
 	}
 	if err == nil {
-		err = h.registry.EditTokenSeed(r.Context(), r.PathValue("uuid"), r.PathValue("name"), func(s *opscenter.TokenSeed, spec *opscenter.TokenSeedSpec) error {
+		err = h.registry.TokenSeeds().Edit(r.Context(), r.PathValue("uuid"), r.PathValue("name"), func(s *opscenter.TokenSeed, spec *opscenter.TokenSeedSpec) error {
 			replace(&spec.Description, body.Description)
 			replace(&spec.Public, body.Public)
 			if body.Seeds != nil {
@@ -188,13 +188,13 @@ func (h *Handler) putSeed(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) deleteSeed(w http.ResponseWriter, r *http.Request) {
-	h.done(w, r, h.registry.DeleteTokenSeed(r.Context(), r.PathValue("uuid"), r.PathValue("name"), func(s *opscenter.TokenSeed) error {
+	h.done(w, r, h.registry.TokenSeeds().Delete(r.Context(), r.PathValue("uuid"), r.PathValue("name"), func(s *opscenter.TokenSeed) error {
 		return h.seeds().matches(r, s)
 	}))
 }
 
 func (h *Handler) getProviderConfig(w http.ResponseWriter, r *http.Request) {
-	token, err := h.registry.UsableToken(r.Context(), r.PathValue("uuid"))
+	token, err := h.registry.TokenSeeds().UsableToken(r.Context(), r.PathValue("uuid"))
 	if err != nil {
 		h.fail(w, r, err)
 		return

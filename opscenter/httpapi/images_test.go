@@ -345,7 +345,7 @@ func TestPartsOfOneImage(t *testing.T) {
 	resp, _ = p.download(t, operator, named, "Range", "bytes=1000000-")
 	require.Equal(t, 206, resp.StatusCode)
 	// The channel that the server will follow is the one that must have its application.
-	require.NoError(t, p.registry.CreateChannel(t.Context(), "empty", ""))
+	require.NoError(t, p.registry.Channels().Create(t.Context(), "empty", ""))
 	a := p.call(operator, "POST", at+"/image", `{"type":"raw","seeds":{"update":{"channel":"empty"}}}`)
 	require.Equal(t, 404, a.ErrorCode)
 	require.Contains(t, a.Error, "channel empty offers no release that the server could fetch its applications of")

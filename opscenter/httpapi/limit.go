@@ -99,7 +99,10 @@ func (h *Handler) isStranger(r *http.Request) bool {
 	if certificate == nil {
 		return true
 	}
-	_, err := h.registry.ServerByFingerprint(r.Context(), opscenter.Fingerprint(certificate))
+	err := h.registry.Read(r.Context(), func(s *opscenter.Snapshot) error {
+		_, err := s.ServerByFingerprint(opscenter.Fingerprint(certificate))
+		return err
+	})
 	return errors.Is(err, opscenter.ErrUnknownCertificate)
 }
 

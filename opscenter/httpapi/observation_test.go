@@ -43,7 +43,7 @@ func watched(t *testing.T, options incusostest.Options, change func(*plane, *inc
 }
 
 func (p *plane) warnings() (kinds []warning.Kind) {
-	list, err := p.registry.ListWarnings(p.t.Context(), opscenter.WarningFilter{Server: "a"}, opscenter.Page{})
+	list, err := p.registry.Warnings().List(p.t.Context(), opscenter.WarningFilter{Server: "a"}, opscenter.Page{})
 	require.NoError(p.t, err)
 	for _, w := range list.Warnings {
 		kinds = append(kinds, w.Kind)
@@ -145,7 +145,7 @@ func TestBackupImage(t *testing.T) {
 	server.SetTrouble(incusostest.TroubleVersion)
 	server.Offer("202610150000")
 	planner := opscenter.NewUpdatePlanner(p.registry, client)
-	require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
+	require.NoError(t, p.registry.Channels().Publish(t.Context(), "stable", "202610150000", "os", "incus"))
 	require.Equal(t, lifecycle.ActionUpdate, look().Recommendation().Action)
 	target := look().Target()
 	require.NoError(t, client.Update(t.Context(), target))
@@ -175,7 +175,7 @@ func TestBackupImage(t *testing.T) {
 
 	// A later version is an update again.
 	server.SetTrouble(incusostest.TroubleNone)
-	require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", "202610160000", "os", "incus"))
+	require.NoError(t, p.registry.Channels().Publish(t.Context(), "stable", "202610160000", "os", "incus"))
 	require.Equal(t, lifecycle.ActionUpdate, look().Recommendation().Action)
 }
 
@@ -188,7 +188,7 @@ func TestFailedUpdateEndsItsAction(t *testing.T) {
 			look()
 			server.SetTrouble(trouble)
 			server.Offer("202610150000")
-			require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
+			require.NoError(t, p.registry.Channels().Publish(t.Context(), "stable", "202610150000", "os", "incus"))
 			look()
 			require.NoError(t, opscenter.NewUpdatePlanner(p.registry, client).Act(t.Context(), "a", lifecycle.ActionUpdate))
 			require.Eventually(t, func() bool { return look().State.Operation == nil }, 20*time.Second, 20*time.Millisecond)

@@ -126,7 +126,7 @@ func everything(t *testing.T) (p *plane, polls *poller.Poller, servers map[strin
 	servers["gone"].Crash()
 	_, err := p.registry.CreateCluster(t.Context(), "c9", opscenter.ClusterSpec{})
 	require.NoError(t, err)
-	_, err = p.registry.PreRegister(t.Context(), opscenter.Announcing{Name: "announced"})
+	_, err = p.registry.PreRegister(t.Context(), opscenter.PreRegistration{Name: "announced"})
 	require.NoError(t, err)
 	return p, polls, servers
 }

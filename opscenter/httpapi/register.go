@@ -130,7 +130,7 @@ func (h *Handler) announceServer(w http.ResponseWriter, r *http.Request) {
 	var body serverPost
 	err := decode(r, &body, bmcConfig)
 	if err == nil {
-		_, err = h.registry.PreRegister(r.Context(), opscenter.Announcing{ServerSpec: body.spec(), Name: body.Name,
+		_, err = h.registry.PreRegister(r.Context(), opscenter.PreRegistration{ServerSpec: body.spec(), Name: body.Name,
 			SystemUUID: body.SystemUUID, MachineID: body.MachineID})
 	}
 	if err != nil {

@@ -56,7 +56,9 @@ func TestEveryRelease(t *testing.T) {
 			}
 			_, err := p.registry.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{}, "s0", "s1")
 			require.NoError(t, err)
-			require.NoError(t, p.registry.SetClusterCertificate(t.Context(), "c1", members[0].ClusterCertificate().Leaf))
+			require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+				return tx.SetClusterCertificate("c1", members[0].ClusterCertificate().Leaf)
+			}))
 
 			look := func(server *incusostest.Server) *opscenter.ServerInfo {
 				o := controltest.Poll(t, polls, server.Name())
@@ -82,11 +84,11 @@ func TestEveryRelease(t *testing.T) {
 				require.True(t, info.State.Versions.Applications[0].Primary)
 				require.Equal(t, "stable", info.State.Versions.UpdateChannel)
 				require.Equal(t, lifecycle.ActionNone, info.Recommendation().Action, "it runs the newest version")
-				warnings, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
+				warnings, err := p.registry.Warnings().List(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
 				require.NoError(t, err)
 				require.Empty(t, warnings.Warnings, "nothing is wrong")
 			}
-			require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", next, "os", "incus", "incus-lts-7.0", "migration-manager"))
+			require.NoError(t, p.registry.Channels().Publish(t.Context(), "stable", next, "os", "incus", "incus-lts-7.0", "migration-manager"))
 			for _, server := range all {
 				server.Offer(next)
 				require.Equal(t, lifecycle.ActionUpdate, look(server).Recommendation().Action)

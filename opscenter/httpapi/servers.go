@@ -143,7 +143,11 @@ func (h *Handler) servers(withFacts bool) resource[*opscenter.ServerInfo] {
 			if !withFacts {
 				return showServer(info, nil), nil
 			}
-			facts, err := h.registry.FactsOf(ctx, info)
+			var facts *lifecycle.Facts
+			err := h.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
+				facts, err = s.Facts(info)
+				return err
+			})
 			if errors.Is(err, storage.ErrCorrupt) {
 				// One server's facts must not hide the others.
 				h.options.Logger.ErrorContext(ctx, "facts can't be read", "server", info.Name, "error", err)
@@ -223,12 +227,8 @@ func (h *Handler) putServer(w http.ResponseWriter, r *http.Request) {
 
 func (h *Handler) deleteServer(w http.ResponseWriter, r *http.Request) {
 	force, err := forced(r)
-	switch {
-	case err != nil:
-	case force:
-		err = h.registry.ForceDeleteServer(r.Context(), r.PathValue("name"))
-	default:
-		err = h.registry.DeleteServer(r.Context(), r.PathValue("name"))
+	if err == nil {
+		err = h.registry.DeleteServer(r.Context(), r.PathValue("name"), force)
 	}
 	h.done(w, r, err)
 }

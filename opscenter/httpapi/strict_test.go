@@ -73,8 +73,8 @@ func TestUnknownFieldsAreRefused(t *testing.T) {
 	_, err := p.registry.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{})
 	require.NoError(t, err)
 	token := "/1.0/provisioning/tokens/" + p.token(1)
-	require.NoError(t, p.registry.Warn(t.Context(), "", warning.Input{Kind: "x"}))
-	page, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
+	require.NoError(t, p.registry.Warnings().Raise(t.Context(), "", warning.Input{Kind: "x"}))
+	page, err := p.registry.Warnings().List(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
 	require.NoError(t, err)
 	routes, untried := http.NewServeMux(), map[string]bool{}
 	for _, route := range p.handler.OperatorRoutes() {
@@ -130,7 +130,7 @@ func TestUnknownFieldsAreRefused(t *testing.T) {
 func TestOperationsCentersClient(t *testing.T) {
 	p := start(t, nil)
 	client := p.client(&p.operator)
-	require.NoError(t, p.registry.SetChannel(t.Context(), "testing", ""))
+	require.NoError(t, p.registry.Channels().Create(t.Context(), "testing", ""))
 	post := func(method, path, body string, status int, text string) *answer {
 		t.Helper()
 		a := p.call(client, method, path+"?", body) // it always has a question mark there

@@ -261,7 +261,7 @@ func (h *Handler) resyncServer(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
 	_, err := h.registry.Server(r.Context(), name)
 	if err == nil {
-		err = h.registry.RequestPoll(r.Context(), name)
+		err = h.registry.Observer().RequestPoll(r.Context(), name)
 	}
 	h.done(w, r, err)
 }

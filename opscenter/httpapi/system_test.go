@@ -150,7 +150,9 @@ func TestSystemSettings(t *testing.T) {
 	require.NoError(t, incusostest.Cluster(servers["a"], servers["b"]))
 	_, err := p.registry.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{}, "a", "b")
 	require.NoError(t, err)
-	require.NoError(t, p.registry.SetClusterCertificate(t.Context(), "c1", servers["a"].ClusterCertificate().Leaf))
+	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+		return tx.SetClusterCertificate("c1", servers["a"].ClusterCertificate().Leaf)
+	}))
 	p.settled("a")
 	p.settled("b")
 	bulk := "/1.0/provisioning/clusters/c1/:bulk-update"

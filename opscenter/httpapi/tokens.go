@@ -45,7 +45,7 @@ func tokenPath(uuid string) string { return "/1.0/provisioning/tokens/" + uuid }
 func (h *Handler) getTokens(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "recursion", "limit", "cursor")
 	h.tokens().list(w, r, query, err, func(page opscenter.Page) ([]*opscenter.Token, string, error) {
-		found, err := h.registry.Tokens(r.Context(), page)
+		found, err := h.registry.ListTokens(r.Context(), page)
 		return pointers(found.Tokens), found.Next, err
 	})
 }

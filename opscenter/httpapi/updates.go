@@ -52,7 +52,7 @@ func (h *Handler) updateRoutes(operators map[string]http.HandlerFunc) {
 	}
 	operators["GET /1.0/provisioning/channels"] = h.getChannels
 	operators["POST /1.0/provisioning/channels"] = h.noQuery(h.postChannels)
-	operators["GET /1.0/provisioning/channels/{name}"] = h.noQuery(h.channels().get(h.registry.Channel))
+	operators["GET /1.0/provisioning/channels/{name}"] = h.noQuery(h.channels().get(h.registry.Channels().Get))
 	operators["PUT /1.0/provisioning/channels/{name}"] = h.noQuery(h.putChannel)
 	operators["DELETE /1.0/provisioning/channels/{name}"] = h.noQuery(h.deleteChannel)
 }
@@ -315,7 +315,7 @@ func (h *Handler) getUpdateChangelog(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) getChannelChangelog(w http.ResponseWriter, r *http.Request) {
 	query, err := parseQuery(r, "architecture")
 	if err == nil {
-		_, err = h.registry.Channel(r.Context(), r.PathValue("name"))
+		_, err = h.registry.Channels().Get(r.Context(), r.PathValue("name"))
 	}
 	var found []*updates.Changelog
 	if err == nil {
@@ -494,7 +494,7 @@ type updateSettings struct {
 
 func (h *Handler) updateSettings() updateSettings {
 	s := h.options.Updates.Settings()
-	return updateSettings{s.Source, s.Root, s.Filter, s.FileFilter, s.DefaultChannel, h.registry.DefaultChannel(), s.TokenInQuery, s.Keep}
+	return updateSettings{s.Source, s.Root, s.Filter, s.FileFilter, s.DefaultChannel, h.registry.Channels().Default(), s.TokenInQuery, s.Keep}
 }
 
 func (h *Handler) getUpdateSettings(w http.ResponseWriter, _ *http.Request) {

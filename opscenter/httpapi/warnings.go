@@ -82,7 +82,7 @@ func (h *Handler) getWarnings(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	h.warnings().list(w, r, query, err, func(page opscenter.Page) ([]*warning.Warning, string, error) {
-		found, err := h.registry.ListWarnings(r.Context(), filter, page)
+		found, err := h.registry.Warnings().List(r.Context(), filter, page)
 		return found.Warnings, found.Next, err
 	})
 }
@@ -101,7 +101,7 @@ func (h *Handler) putWarning(w http.ResponseWriter, r *http.Request) {
 		acknowledged, err = body.Status.acknowledged()
 	}
 	if err == nil {
-		err = h.registry.AcknowledgeWarning(r.Context(), r.PathValue("uuid"), acknowledged, func(known *warning.Warning) error {
+		err = h.registry.Warnings().Acknowledge(r.Context(), r.PathValue("uuid"), acknowledged, func(known *warning.Warning) error {
 			return h.warnings().matches(r, known)
 		})
 	}

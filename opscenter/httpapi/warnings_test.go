@@ -16,8 +16,8 @@ func TestWarnings(t *testing.T) {
 	p := start(t, nil)
 	client := p.client(&p.operator)
 	p.add(1, `{}`)
-	require.NoError(t, p.registry.Warn(t.Context(), "server0000", warning.Input{Kind: warning.Flapping, Message: "up and down"}))
-	require.NoError(t, p.registry.Warn(t.Context(), "", warning.Input{Kind: warning.Fleet, Message: "5 of 5"}))
+	require.NoError(t, p.registry.Warnings().Raise(t.Context(), "server0000", warning.Input{Kind: warning.Flapping, Message: "up and down"}))
+	require.NoError(t, p.registry.Warnings().Raise(t.Context(), "", warning.Input{Kind: warning.Fleet, Message: "5 of 5"}))
 
 	list := func(query string) []map[string]any {
 		t.Helper()

@@ -177,7 +177,7 @@ func (m *Manager) Prepare(ctx context.Context, token string, files map[string]js
 	if err := request.check(); err != nil {
 		return nil, err
 	}
-	usable, err := m.registry.UsableToken(ctx, token)
+	usable, err := m.registry.TokenSeeds().UsableToken(ctx, token)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +189,7 @@ func (m *Manager) Prepare(ctx context.Context, token string, files map[string]js
 	if err != nil {
 		return nil, err
 	}
-	return m.registry.PrepareImage(ctx, opscenter.PreparedImage{Token: token, Kind: request.Kind, Architecture: request.Architecture, Files: files, Update: u.UUID, SHA256: file.SHA256, ExpireAt: time.Now().Add(m.options.Prepared)})
+	return m.registry.TokenSeeds().PrepareImage(ctx, opscenter.PreparedImage{Token: token, Kind: request.Kind, Architecture: request.Architecture, Files: files, Update: u.UUID, SHA256: file.SHA256, ExpireAt: time.Now().Add(m.options.Prepared)})
 }
 
 // imageSpec describes an image to make.
@@ -205,7 +205,7 @@ type imageSpec struct {
 
 // MakePrepared makes a prepared image, from the release that Prepare chose. Errors: those of Make.
 func (m *Manager) MakePrepared(ctx context.Context, token, id string) (*Made, error) {
-	p, err := m.registry.PreparedImage(ctx, token, id)
+	p, err := m.registry.TokenSeeds().PreparedImage(ctx, token, id)
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +216,7 @@ func (m *Manager) MakePrepared(ctx context.Context, token, id string) (*Made, er
 // a release without such an image; those of a token that admits no more servers; opscenter.ErrBlocked for a release without an
 // application of the seed; ErrKind, seed.ErrInvalid, those of Store.Base.
 func (m *Manager) Make(ctx context.Context, token, name string, request Request) (*Made, error) {
-	s, err := m.registry.TokenSeed(ctx, token, name)
+	s, err := m.registry.TokenSeeds().Get(ctx, token, name)
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +229,7 @@ func (m *Manager) MakePublic(ctx context.Context, public string, request Request
 	if !m.options.Public {
 		return nil, ErrPublic
 	}
-	s, err := m.registry.PublicTokenSeed(ctx, public)
+	s, err := m.registry.TokenSeeds().Public(ctx, public)
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +241,7 @@ func (m *Manager) makeImage(ctx context.Context, w imageSpec) (*Made, error) {
 	if err := w.check(); err != nil {
 		return nil, err
 	}
-	usable, err := m.registry.UsableToken(ctx, w.token)
+	usable, err := m.registry.TokenSeeds().UsableToken(ctx, w.token)
 	if err != nil {
 		return nil, err
 	}
@@ -311,7 +311,7 @@ func (m *Manager) release(ctx context.Context, token *opscenter.Token, s *seed.S
 // choose returns the newest release of the channel, and its file for the image.
 func (m *Manager) choose(ctx context.Context, token *opscenter.Token, s *seed.Seed, request Request) (*updates.Update, *updates.File, error) {
 	channel := cmp.Or(request.Channel, token.Channel)
-	if _, err := m.registry.Channel(ctx, channel); err != nil {
+	if _, err := m.registry.Channels().Get(ctx, channel); err != nil {
 		return nil, nil, err
 	}
 	u := updates.Offered(m.feed.Snapshot().Updates(), channel)
@@ -333,7 +333,7 @@ func (m *Manager) choose(ctx context.Context, token *opscenter.Token, s *seed.Se
 // fetches its applications from that channel, even if its image is of another release.
 func (m *Manager) checkApplications(ctx context.Context, s *seed.Seed, architecture string) error {
 	channel := s.Update.Channel
-	if _, err := m.registry.Channel(ctx, channel); err != nil {
+	if _, err := m.registry.Channels().Get(ctx, channel); err != nil {
 		return fmt.Errorf("%s: %w", seed.FileUpdate, err)
 	}
 	offered := updates.Offered(m.feed.Snapshot().Updates(), channel)

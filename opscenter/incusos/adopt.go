@@ -102,7 +102,7 @@ func (c *Client) Adopt(ctx context.Context, registry *opscenter.Registry, where,
 		}
 		addresses = []string{u.Host}
 	}
-	if err := registry.CheckAdoption(ctx, check); err != nil {
+	if err := registry.Read(ctx, func(s *opscenter.Snapshot) error { return s.CheckAdoption(check) }); err != nil {
 		return nil, err
 	}
 	if len(addresses) == 0 {
@@ -132,7 +132,7 @@ func (c *Client) Adopt(ctx context.Context, registry *opscenter.Registry, where,
 // record adds the server or cluster to the registry, and returns the names of the servers.
 func (c *Client) record(ctx context.Context, registry *opscenter.Registry, found *selfDescription, target opscenter.Target, options AdoptOptions) ([]string, error) {
 	known := func(fingerprint, member string) bool { // whether the registry has that certificate for the member
-		info, err := registry.ServerByFingerprint(ctx, fingerprint)
+		info, err := serverWith(ctx, registry, fingerprint)
 		return err == nil && info.ServedFingerprint == target.Fingerprint && info.State.MemberName == member
 	}
 	adoption, err := found.adoption(target, options, known)
@@ -419,11 +419,20 @@ func described(list []*x509.Certificate) string {
 // had before keeps its name.
 func adoptedNames(ctx context.Context, registry *opscenter.Registry, a *opscenter.Adoption) (out []string, err error) {
 	for _, s := range a.Servers {
-		info, err := registry.ServerByFingerprint(ctx, opscenter.Fingerprint(s.Certificate))
+		info, err := serverWith(ctx, registry, opscenter.Fingerprint(s.Certificate))
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, info.Name)
 	}
 	return out, nil
+}
+
+// serverWith returns the server that is registered with a certificate, or opscenter.ErrUnknownCertificate.
+func serverWith(ctx context.Context, registry *opscenter.Registry, fingerprint string) (info *opscenter.ServerInfo, err error) {
+	err = registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		info, err = s.ServerByFingerprint(fingerprint)
+		return err
+	})
+	return info, err
 }

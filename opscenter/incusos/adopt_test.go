@@ -74,8 +74,8 @@ func TestAdopt(t *testing.T) {
 		require.Nil(t, o.Failure, "%+v", o.Failure)
 	}
 	// A second adoption adds a new member, even after the cluster was renamed in the registry.
-	require.NoError(t, registry.RemoveClusterMembers(t.Context(), "c1", "c"))
-	require.NoError(t, registry.DeleteServer(t.Context(), "c"))
+	require.NoError(t, registry.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{}, "c"))
+	require.NoError(t, registry.DeleteServer(t.Context(), "c", false))
 	require.NoError(t, registry.RenameCluster(t.Context(), "c1", "c2", nil))
 	names, err = client.Adopt(t.Context(), registry, "", members[0].TrustToken("x"), incusos.AdoptOptions{})
 	require.NoError(t, err)
@@ -126,7 +126,7 @@ func TestAdoptRefuses(t *testing.T) {
 	host := func(s *incusostest.Server) string { return strings.TrimPrefix(s.URL(), "https://") }
 	parsed.Addresses = []string{"127.0.0.1:1", host(other), plainListener(t), host(s)}
 	require.NoError(t, adopt("", parsed.String(), incusos.AdoptOptions{Name: "mine"}), "the token is still valid")
-	require.NoError(t, registry.DeleteServer(t.Context(), "mine"))
+	require.NoError(t, registry.DeleteServer(t.Context(), "mine", false))
 	require.NoError(t, s.Reinstall())
 	parsed.Fingerprint, parsed.Addresses = opscenter.Fingerprint(s.Certificate()), []string{host(s)}
 	require.ErrorIs(t, adopt("", parsed.String(), incusos.AdoptOptions{}), opscenter.ErrRefused, "the server no longer knows the token")
@@ -242,7 +242,7 @@ func TestAdoptNames(t *testing.T) {
 	s, _ := boot(t, incusostest.Options{Name: "node1"})
 	require.NoError(t, incusostest.Cluster(s))
 	token := s.TrustToken("x")
-	require.NoError(t, registry.SetChannel(t.Context(), "testing", ""))
+	require.NoError(t, registry.Channels().Create(t.Context(), "testing", ""))
 	for field, options := range map[string]incusos.AdoptOptions{
 		"name":                {Name: "a b"},
 		"taken cluster":       {Name: "berlin"},

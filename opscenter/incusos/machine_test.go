@@ -48,14 +48,14 @@ func TestClaimedAddresses(t *testing.T) {
 				for range 4 {
 					info, err := registry.Server(t.Context(), name)
 					require.NoError(t, err)
-					require.NoError(t, registry.RecordObservations(t.Context(), client.Probe(t.Context(), info.ProbeTarget())))
+					require.NoError(t, registry.Observer().Record(t.Context(), client.Probe(t.Context(), info.ProbeTarget())))
 				}
 				info, err := registry.Server(t.Context(), name)
 				require.NoError(t, err)
 				return info
 			}
 			warned := func(name string) bool {
-				page, err := registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: name, Kind: warning.Identity}, opscenter.Page{})
+				page, err := registry.Warnings().List(t.Context(), opscenter.WarningFilter{Server: name, Kind: warning.Identity}, opscenter.Page{})
 				require.NoError(t, err)
 				return len(page.Warnings) > 0
 			}
@@ -65,7 +65,7 @@ func TestClaimedAddresses(t *testing.T) {
 			register(member, member.URL())
 			_, err = registry.CreateCluster(t.Context(), "c1", opscenter.ClusterSpec{}, "victim", "member")
 			require.NoError(t, err)
-			require.NoError(t, registry.SetClusterCertificate(t.Context(), "c1", victim.ClusterCertificate().Leaf))
+			require.NoError(t, registry.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.SetClusterCertificate("c1", victim.ClusterCertificate().Leaf) }))
 			for _, name := range []string{"victim", "member"} {
 				require.Equal(t, lifecycle.StatusReady, poll(name).State.Status, name)
 			}

@@ -72,7 +72,7 @@ func TestRealIncus(t *testing.T) {
 		require.Equal(t, lifecycle.TypeIncus, info.State.Type)
 		require.Equal(t, daemon.Version, info.State.Versions.Applications[0].Version)
 		require.Equal(t, truth, stored("real"))
-		require.NoError(t, registry.PublishUpdate(t.Context(), "stable", "202610150000", "os", "incus"))
+		require.NoError(t, registry.Channels().Publish(t.Context(), "stable", "202610150000", "os", "incus"))
 		require.Equal(t, lifecycle.ActionNone, info.Recommendation().Action, "no update without IncusOS")
 	})
 

@@ -103,7 +103,9 @@ func (f *Fleet) Form(ctx context.Context, name string, spec opscenter.ClusterSpe
 	if err := Cluster(servers...); err != nil {
 		return err
 	}
-	return f.registry.SetClusterCertificate(ctx, name, servers[0].ClusterCertificate().Leaf)
+	return f.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		return tx.SetClusterCertificate(name, servers[0].ClusterCertificate().Leaf)
+	})
 }
 
 // Calls returns all calls of actions so far, in order.

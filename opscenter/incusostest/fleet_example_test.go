@@ -88,7 +88,7 @@ func twoDays() {
 	}
 	dead := servers[7] // c3-b
 	dead.SetTrouble(incusostest.TroubleReboot)
-	check(registry.PublishUpdate(ctx, "stable", "202610150000", "os", "incus"))
+	check(registry.Channels().Publish(ctx, "stable", "202610150000", "os", "incus"))
 	time.Sleep(time.Hour)
 	started, err := rollouts.Start(ctx, rolling.Selector{All: true}, rolling.Policy{
 		Canaries: []string{"c1"}, Soak: 6 * time.Hour, Windows: []rolling.Window{{Start: "22:00", End: "04:00"}}})

@@ -210,7 +210,7 @@ func benchmarkScan(b *testing.B, legacy bool) {
 	require.NoError(b, err)
 	info, err := registry.Server(b.Context(), "sim")
 	require.NoError(b, err)
-	require.NoError(b, registry.RecordObservations(b.Context(), client.Probe(b.Context(), info.Target())))
+	require.NoError(b, registry.Observer().Record(b.Context(), client.Probe(b.Context(), info.Target())))
 
 	b.Run("inventory", func(b *testing.B) {
 		m, err := inventory.New(registry, client, inventory.Options{})

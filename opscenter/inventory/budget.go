@@ -137,7 +137,7 @@ func (w *worker) judgeExcess(ctx context.Context, whole bool) error {
 		}
 		w.set(func(s *Status) { s.Truncated = why })
 		w.warned, w.cleared = true, false
-		err := w.m.registry.Warn(ctx, w.target.Name, warning.Input{Kind: warning.Inventory, Message: why})
+		err := w.m.registry.Warnings().Raise(ctx, w.target.Name, warning.Input{Kind: warning.Inventory, Message: why})
 		if !errors.Is(err, opscenter.ErrNotFound) {
 			return err
 		}
@@ -160,9 +160,9 @@ func (w *worker) clearExcess(ctx context.Context) error {
 	w.status.Truncated = ""
 	w.mu.Unlock()
 	for _, name := range members {
-		page, err := w.m.registry.ListWarnings(ctx, opscenter.WarningFilter{Kind: warning.Inventory, Server: name}, opscenter.Page{Limit: 1})
+		page, err := w.m.registry.Warnings().List(ctx, opscenter.WarningFilter{Kind: warning.Inventory, Server: name}, opscenter.Page{Limit: 1})
 		if err == nil && len(page.Warnings) > 0 {
-			err = w.m.registry.ClearWarning(ctx, name, warning.Inventory)
+			err = w.m.registry.Warnings().Clear(ctx, name, warning.Inventory)
 		}
 		if err != nil && !errors.Is(err, opscenter.ErrNotFound) {
 			return err

@@ -19,7 +19,7 @@ func (p *plane) truncated(t *testing.T, server string, is bool) string {
 	t.Helper()
 	var message string
 	require.Eventually(t, func() bool {
-		page, err := p.ListWarnings(t.Context(), opscenter.WarningFilter{Server: server, Kind: warning.Inventory}, opscenter.Page{})
+		page, err := p.Warnings().List(t.Context(), opscenter.WarningFilter{Server: server, Kind: warning.Inventory}, opscenter.Page{})
 		require.NoError(t, err)
 		all, err := p.objects.Status(t.Context())
 		require.NoError(t, err)

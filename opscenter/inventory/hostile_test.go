@@ -183,7 +183,7 @@ func TestHostile(t *testing.T) {
 		return out
 	}
 	warnings := func() map[warning.Kind]string {
-		page, err := registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: hostile}, opscenter.Page{})
+		page, err := registry.Warnings().List(t.Context(), opscenter.WarningFilter{Server: hostile}, opscenter.Page{})
 		require.NoError(t, err)
 		out := map[warning.Kind]string{}
 		for _, w := range page.Warnings {

@@ -134,11 +134,11 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	for _, n := range c.options.Registry.Counts() {
 		gauge(servers, float64(n.Count), string(n.Status), string(n.StatusDetail), string(n.Type))
 	}
-	for kind, n := range c.options.Registry.CountWarnings() {
+	for kind, n := range c.options.Registry.Warnings().Counts() {
 		gauge(warnings, float64(n), string(kind))
 	}
 	held := 0.0
-	if c.options.Registry.FleetUnreachable() {
+	if c.options.Registry.Observer().FleetUnreachable() {
 		held = 1
 	}
 	gauge(unreachable, held)

@@ -167,7 +167,9 @@ func (s *site) prepare(ctx context.Context, registry *opscenter.Registry, polls 
 	if _, err := registry.CreateCluster(ctx, "c1", opscenter.ClusterSpec{}, "a", "b"); err != nil {
 		return err
 	}
-	if err := registry.SetClusterCertificate(ctx, "c1", s.servers[0].ClusterCertificate().Leaf); err != nil {
+	if err := registry.Write(ctx, func(tx *opscenter.Tx) error {
+		return tx.SetClusterCertificate("c1", s.servers[0].ClusterCertificate().Leaf)
+	}); err != nil {
 		return err
 	}
 	for _, server := range s.servers {
@@ -179,7 +181,7 @@ func (s *site) prepare(ctx context.Context, registry *opscenter.Registry, polls 
 			return fmt.Errorf("%s: %s", server.Name(), o.Failure.Message)
 		}
 	}
-	if err := registry.PublishUpdate(ctx, "stable", newVersion, "os", "incus"); err != nil {
+	if err := registry.Channels().Publish(ctx, "stable", newVersion, "os", "incus"); err != nil {
 		return err
 	}
 	r, err := manager.Start(ctx, everything, rolling.Policy{Backoff: time.Millisecond, RebootTimeout: 5 * time.Second, StepTimeout: 60 * time.Second, Parallel: 2})

@@ -63,7 +63,7 @@ func (e *engine) decide(s *opscenter.Snapshot, u *activeUnit) (*decision, error)
 		d.infos = append(d.infos, info)
 		view.Servers = append(view.Servers, info.Rolling())
 	}
-	if e.registry.FleetUnreachable() {
+	if e.registry.Observer().FleetUnreachable() {
 		view.Hold = "so much of the fleet is unreachable that the fault may be the control plane's own"
 	}
 	view.GateAsked = e.options.HealthGate == nil

@@ -17,7 +17,7 @@ func (e *engine) pollUnit(u *activeUnit) {
 	if e.options.Poller == nil {
 		names := slices.Clone(u.names)
 		e.group.Go(func() {
-			if err := e.registry.RequestPoll(e.ctx, names...); err != nil && e.ctx.Err() == nil {
+			if err := e.registry.Observer().RequestPoll(e.ctx, names...); err != nil && e.ctx.Err() == nil {
 				e.log.WarnContext(e.ctx, "polls could not be requested", "error", err)
 			}
 		})

@@ -138,7 +138,7 @@ func (f *fleet) poll(ctx context.Context, registry *opscenter.Registry, name str
 		}
 	}
 	f.mu.Unlock()
-	return o, registry.RecordObservations(ctx, o)
+	return o, registry.Observer().Record(ctx, o)
 }
 
 // server returns a copy of a server.

@@ -23,7 +23,7 @@ func TestRestartedOften(t *testing.T) {
 		t.Run(pause.String(), func(t *testing.T) {
 			bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 				f.register(t, "c1", "a", "b", "c")
-				require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
+				require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", newVersion, "os", "incus"))
 				r, err := m.Start(t.Context(), everything, rolling.Policy{})
 				require.NoError(t, err)
 				for range 2000 {
@@ -89,7 +89,7 @@ func TestStoppedAfterEachIntent(t *testing.T) {
 func TestUnknownOutcome(t *testing.T) {
 	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b")
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
+		require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", newVersion, "os", "incus"))
 		lost := fmt.Errorf("the line was cut: %w", opscenter.ErrOutcomeUnknown)
 		f.fails["update a"], f.fails["evacuate a"], f.fails["restore b"] = lost, lost, lost
 		r, err := m.Start(t.Context(), everything, rolling.Policy{})
@@ -159,7 +159,7 @@ func TestEmptyRolloutsArePruned(t *testing.T) {
 func TestStepThatCannotBeStored(t *testing.T) {
 	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b")
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
+		require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", newVersion, "os", "incus"))
 		r, err := m.Start(t.Context(), everything, rolling.Policy{})
 		require.NoError(t, err)
 		// Another owner takes the claim.

@@ -22,7 +22,7 @@ func TestLostServer(t *testing.T) {
 				f.register(t, cluster, "a", "b", "d")
 				f.register(t, "", "e")
 				f.servers["a"].dead = true
-				require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
+				require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", newVersion, "os", "incus"))
 				r, err := m.Start(t.Context(), everything, rolling.Policy{})
 				require.NoError(t, err)
 				defer run(t, m)()
@@ -31,13 +31,13 @@ func TestLostServer(t *testing.T) {
 				info, err := f.registry.Server(t.Context(), "a")
 				require.NoError(t, err)
 				if clustered {
-					require.ErrorIs(t, f.registry.ForceDeleteServer(t.Context(), "a"), opscenter.ErrClustered)
-					require.ErrorIs(t, f.registry.RemoveClusterMembers(t.Context(), "c1", "a"), opscenter.ErrBusy)
-					require.NoError(t, f.registry.DropClusterMembers(t.Context(), "c1", true, "a"))
+					require.ErrorIs(t, f.registry.DeleteServer(t.Context(), "a", true), opscenter.ErrClustered)
+					require.ErrorIs(t, f.registry.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{}, "a"), opscenter.ErrBusy)
+					require.NoError(t, f.registry.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{Left: true, Force: true}, "a"))
 				} else {
-					require.ErrorIs(t, f.registry.DeleteServer(t.Context(), "a"), opscenter.ErrBusy)
+					require.ErrorIs(t, f.registry.DeleteServer(t.Context(), "a", false), opscenter.ErrBusy)
 				}
-				require.NoError(t, f.registry.ForceDeleteServer(t.Context(), "a"))
+				require.NoError(t, f.registry.DeleteServer(t.Context(), "a", true))
 				await(t, m, r.ID, 5*time.Hour, rolling.StatusDone)
 				for _, server := range []string{"b", "d", "e"} {
 					require.Equal(t, newVersion, f.server(server).version)
@@ -58,7 +58,7 @@ func TestUpdateThatFails(t *testing.T) {
 	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "", "d")
 		f.servers["d"].failing = "Failed to check for OS updates"
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
+		require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", newVersion, "os", "incus"))
 		_, err := f.Poll(t.Context(), "d")
 		require.NoError(t, err)
 		r, err := m.Start(t.Context(), everything, rolling.Policy{Retries: -1})
@@ -81,7 +81,7 @@ func TestCancelledUpdate(t *testing.T) {
 	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "", "d")
 		f.servers["d"].failing = "Update check completed"
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
+		require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", newVersion, "os", "incus"))
 		_, err := f.Poll(t.Context(), "d")
 		require.NoError(t, err)
 		r, err := m.Start(t.Context(), everything, rolling.Policy{})

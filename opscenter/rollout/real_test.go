@@ -212,7 +212,7 @@ func TestRealRollingUpdate(t *testing.T) {
 	for _, name := range names {
 		p.poll(t, name)
 	}
-	require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", newVersion, "os"))
+	require.NoError(t, p.registry.Channels().Publish(t.Context(), "stable", newVersion, "os"))
 	r, err := p.manager.Start(t.Context(), everything, rolling.Policy{Backoff: time.Second, RebootTimeout: 2 * time.Minute})
 	require.NoError(t, err)
 	require.Equal(t, 12, r.State.Steps)
@@ -312,7 +312,7 @@ func TestRealStandalone(t *testing.T) {
 	p, err := openPlane(dir)
 	require.NoError(t, err)
 	p.register(t, server)
-	require.NoError(t, p.registry.PublishUpdate(t.Context(), "stable", newVersion, "os"))
+	require.NoError(t, p.registry.Channels().Publish(t.Context(), "stable", newVersion, "os"))
 	_, err = p.manager.Start(t.Context(), everything, rolling.Policy{Backoff: time.Second, RebootTimeout: 2 * time.Minute})
 	require.NoError(t, err)
 	require.NoError(t, p.close())

@@ -88,7 +88,7 @@ func TestRollingUpdate(t *testing.T) {
 		f.register(t, "", "d")
 		one, two := lifecycle.Instance{Project: "default", Name: "one"}, lifecycle.Instance{Project: "p", Name: "two"}
 		f.servers["d"].running = []lifecycle.Instance{one, two}
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
+		require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", newVersion, "os", "incus"))
 		plan, err := m.Planner().Plan(t.Context(), everything, rolling.Policy{PostRestoreDelay: time.Minute})
 		require.NoError(t, err)
 		var planned []string
@@ -97,17 +97,20 @@ func TestRollingUpdate(t *testing.T) {
 		}
 		require.Len(t, planned, 16, plan.String())
 
-		r, err := m.StartPlan(opscenter.By(t.Context(), "alice"), plan)
+		r, err := m.StartPlan(opscenter.WithPrincipal(t.Context(), "alice"), plan)
 		require.NoError(t, err)
 		require.Equal(t, "alice", r.RequestedBy)
 		_, err = m.Start(t.Context(), rolling.Selector{Clusters: []string{"c1"}}, rolling.Policy{})
 		require.ErrorIs(t, err, opscenter.ErrBlocked)
 		require.ErrorContains(t, err, "another operation is running")
-		_, _, err = f.registry.BeginAction(t.Context(), "a", lifecycle.ActionReboot)
+		err = f.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+			_, _, err := tx.Begin(opscenter.Intent{Server: "a", Action: lifecycle.ActionReboot})
+			return err
+		})
 		require.ErrorIs(t, err, opscenter.ErrBusy)
 
 		defer run(t, m)()
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", "202610160000", "os", "incus"), "a new version does not change a running rollout")
+		require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", "202610160000", "os", "incus"), "a new version does not change a running rollout")
 		r = await(t, m, r.ID, 3*time.Hour, rolling.StatusDone, rolling.StatusPaused)
 		require.Equal(t, rolling.StatusDone, r.State.Status, r.State.Reason)
 		var done []string
@@ -143,7 +146,7 @@ func TestRollingUpdate(t *testing.T) {
 				}
 			}
 		}
-		events, err := f.registry.Events(t.Context(), opscenter.EventFilter{Limit: 1000})
+		events, err := f.registry.ListEvents(t.Context(), opscenter.EventFilter{Limit: 1000})
 		require.NoError(t, err)
 		steps := 0
 		for _, e := range events {
@@ -153,12 +156,15 @@ func TestRollingUpdate(t *testing.T) {
 		}
 		require.GreaterOrEqual(t, steps, 32, "an event for each transition")
 		// The next plan uses the measured durations.
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", "202610170000", "os"))
+		require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", "202610170000", "os"))
 		plan, err = m.Planner().Plan(t.Context(), everything, rolling.Policy{})
 		require.NoError(t, err)
 		require.Less(t, plan.Steps[1].Start.Sub(plan.At), 3*time.Minute)
 		// The cluster is no longer reserved.
-		_, _, err = f.registry.BeginAction(t.Context(), "a", lifecycle.ActionReboot)
+		err = f.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+			_, _, err := tx.Begin(opscenter.Intent{Server: "a", Action: lifecycle.ActionReboot})
+			return err
+		})
 		require.NoError(t, err)
 	})
 }
@@ -168,7 +174,7 @@ func TestRollingUpdate(t *testing.T) {
 func TestFailurePausesAndResumes(t *testing.T) {
 	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b", "c")
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
+		require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", newVersion, "os", "incus"))
 		f.servers["b"].dead = true
 		f.fails["evacuate a"] = errors.New("an instance could not be moved")
 		r, err := m.Start(t.Context(), everything, rolling.Policy{})
@@ -210,7 +216,7 @@ func TestCancel(t *testing.T) {
 			bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 				f.register(t, "c1", "a", "b", "c")
 				f.register(t, "", "d")
-				require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
+				require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", newVersion, "os", "incus"))
 				r, err := m.Start(t.Context(), everything, rolling.Policy{})
 				require.NoError(t, err)
 				defer run(t, m)()
@@ -223,7 +229,10 @@ func TestCancel(t *testing.T) {
 				require.Equal(t, mode == rolling.CancelFinish, a.reboots == 1)
 				require.Zero(t, f.server("b").reboots)
 				require.NotContains(t, f.called(), "update d")
-				_, _, err = f.registry.BeginAction(t.Context(), "d", lifecycle.ActionReboot)
+				err = f.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+					_, _, err := tx.Begin(opscenter.Intent{Server: "d", Action: lifecycle.ActionReboot})
+					return err
+				})
 				require.NoError(t, err, "no claim is left")
 			})
 		})
@@ -257,7 +266,7 @@ func TestHealthGate(t *testing.T) {
 	}}
 	bubble(t, options, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b")
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
+		require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", newVersion, "os", "incus"))
 		r, err := m.Start(t.Context(), everything, rolling.Policy{})
 		require.NoError(t, err)
 		set("", errors.New("the storage is rebalancing"))
@@ -285,7 +294,7 @@ func TestTwoControllers(t *testing.T) {
 		one := f.open(t, store, rollout.Options{})
 		two := f.open(t, store, rollout.Options{})
 		f.register(t, "c1", "a", "b", "c")
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
+		require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", newVersion, "os", "incus"))
 		r, err := one.Start(t.Context(), everything, rolling.Policy{})
 		require.NoError(t, err)
 		stopOne, stopTwo := run(t, one), run(t, two)
@@ -376,7 +385,7 @@ func TestSingleActions(t *testing.T) {
 		require.NoError(t, do(rolling.GoalRestore, "a"))
 		require.False(t, f.server("a").evacuated)
 		require.NoError(t, do(rolling.GoalUpdateOnly, "a"), "the server is up to date, so there is no step")
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
+		require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", newVersion, "os", "incus"))
 		require.NoError(t, do(rolling.GoalUpdateOnly, "a"))
 		require.Equal(t, newVersion, f.server("a").staged)
 		require.NoError(t, do(rolling.GoalPowerOff, "b"))
@@ -391,10 +400,10 @@ func TestSingleActions(t *testing.T) {
 func TestStalePlan(t *testing.T) {
 	bubble(t, rollout.Options{}, func(t *testing.T, f *fleet, m *rollout.Manager) {
 		f.register(t, "c1", "a", "b")
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", newVersion, "os", "incus"))
+		require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", newVersion, "os", "incus"))
 		plan, err := m.Planner().Plan(t.Context(), everything, rolling.Policy{})
 		require.NoError(t, err)
-		require.NoError(t, f.registry.PublishUpdate(t.Context(), "stable", "202610160000", "os"))
+		require.NoError(t, f.registry.Channels().Publish(t.Context(), "stable", "202610160000", "os"))
 		_, err = m.StartPlan(t.Context(), plan)
 		require.ErrorIs(t, err, rollout.ErrStale)
 		require.ErrorContains(t, err, "202610160000")

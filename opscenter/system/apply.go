@@ -391,7 +391,7 @@ func (m *Manager) recheck(ctx context.Context, c *Change, plan *network.Plan, op
 	if err != nil {
 		return failed(StatusNotSent, err.Error())
 	}
-	last, err := m.registry.Events(ctx, opscenter.EventFilter{Newest: true, Limit: 1})
+	last, err := m.registry.ListEvents(ctx, opscenter.EventFilter{Newest: true, Limit: 1})
 	if err != nil {
 		return failed(StatusNotSent, err.Error())
 	}

@@ -395,7 +395,7 @@ func (m *Manager) resumeBatch(ctx context.Context, b *Batch) error {
 	if left && b.Edit == nil {
 		return m.endBatch(ctx, b, fmt.Errorf("the control plane stopped meanwhile, and the batch's change was not stored: %w", ErrUntouched))
 	}
-	ctx = opscenter.By(ctx, b.By)
+	ctx = opscenter.WithPrincipal(ctx, b.By)
 	return m.changeMembers(ctx, b, func(ctx context.Context, server *BatchMember, batch string) (*Change, error) {
 		if edit := b.Edit.Network; edit != nil {
 			return m.apply(ctx, server.Server, edit.Apply, b.Edit.options(), batch)

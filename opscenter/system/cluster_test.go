@@ -21,7 +21,7 @@ func TestCluster(t *testing.T) {
 	p := newPlane(t, system.Options{LeaveUpdates: true}).run()
 	p.cluster("c1", "a", "b", "c")
 	add := network.Edit{Interface: "inst0", AddVLANTags: []int{300}}
-	b, err := p.systems.EditClusterNetwork(opscenter.By(t.Context(), "alice"), "c1", add, system.ApplyOptions{})
+	b, err := p.systems.EditClusterNetwork(opscenter.WithPrincipal(t.Context(), "alice"), "c1", add, system.ApplyOptions{})
 	require.NoError(t, err)
 	require.Empty(t, b.Failed)
 	for i, name := range []string{"a", "b", "c"} {

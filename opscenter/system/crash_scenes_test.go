@@ -102,7 +102,7 @@ func resetting(ctx context.Context, c *controller) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	page, err := c.registry.Tokens(ctx, opscenter.Page{})
+	page, err := c.registry.ListTokens(ctx, opscenter.Page{})
 	switch {
 	case err != nil:
 		return "", err
@@ -128,7 +128,7 @@ func drifting(ctx context.Context, c *controller) (string, error) {
 		return "", err
 	}
 	s := &info.State
-	warnings, err := c.registry.ListWarnings(ctx, opscenter.WarningFilter{Server: "a", Kind: warning.UpdateSettings}, opscenter.Page{})
+	warnings, err := c.registry.Warnings().List(ctx, opscenter.WarningFilter{Server: "a", Kind: warning.UpdateSettings}, opscenter.Page{})
 	switch {
 	case err != nil:
 		return "", err

@@ -270,7 +270,9 @@ func (c *controller) prepare(ctx context.Context) error {
 		if _, err := c.registry.CreateCluster(ctx, "c1", opscenter.ClusterSpec{}, "a", "b"); err != nil {
 			return err
 		}
-		if err := c.registry.SetClusterCertificate(ctx, "c1", s.servers[0].ClusterCertificate().Leaf); err != nil {
+		if err := c.registry.Write(ctx, func(tx *opscenter.Tx) error {
+			return tx.SetClusterCertificate("c1", s.servers[0].ClusterCertificate().Leaf)
+		}); err != nil {
 			return err
 		}
 	}

@@ -19,7 +19,7 @@ import (
 
 // Example changes the network of a server, here a simulated one.
 func Example() {
-	ctx, stop := context.WithCancel(opscenter.By(context.Background(), "alice")) // for the audit log
+	ctx, stop := context.WithCancel(opscenter.WithPrincipal(context.Background(), "alice")) // for the audit log
 	defer stop()
 	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
 	if err != nil {

@@ -186,7 +186,7 @@ func (m *Manager) step(ctx context.Context, c *Change, w *pursuit) error {
 
 // hasReported reports whether the server, since it was asked, has sent a self update about a changed network.
 func (m *Manager) hasReported(ctx context.Context, c *Change, name string) (bool, error) {
-	list, err := m.registry.Events(ctx, opscenter.EventFilter{Server: name, After: c.hidden.Events, Limit: opscenter.MaxPageSize})
+	list, err := m.registry.ListEvents(ctx, opscenter.EventFilter{Server: name, After: c.hidden.Events, Limit: opscenter.MaxPageSize})
 	for _, e := range list {
 		if e.Kind == event.SelfUpdate && e.Reason == string(lifecycle.CauseNetworkConfigChanged) && !e.At.Before(c.SentAt) {
 			return true, nil

@@ -32,8 +32,8 @@ func TestLostServer(t *testing.T) {
 	a.OnMove(func() {
 		a.OnMove(nil, nil)
 		a.Crash()
-		require.ErrorIs(t, p.registry.DeleteServer(t.Context(), "a"), opscenter.ErrBusy)
-		require.NoError(t, p.registry.ForceDeleteServer(t.Context(), "a"))
+		require.ErrorIs(t, p.registry.DeleteServer(t.Context(), "a", false), opscenter.ErrBusy)
+		require.NoError(t, p.registry.DeleteServer(t.Context(), "a", true))
 	}, nil)
 	c, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{Interface: "inst0", AddVLANTags: []int{300}}, system.ApplyOptions{})
 	require.ErrorIs(t, err, system.ErrLost)
@@ -54,9 +54,9 @@ func TestLostMember(t *testing.T) {
 	a.OnMove(func() {
 		a.OnMove(nil, nil)
 		a.Crash()
-		require.ErrorIs(t, p.registry.RemoveClusterMembers(t.Context(), "c1", "a"), opscenter.ErrBusy)
-		require.NoError(t, p.registry.DropClusterMembers(t.Context(), "c1", true, "a"))
-		require.NoError(t, p.registry.ForceDeleteServer(t.Context(), "a"))
+		require.ErrorIs(t, p.registry.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{}, "a"), opscenter.ErrBusy)
+		require.NoError(t, p.registry.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{Left: true, Force: true}, "a"))
+		require.NoError(t, p.registry.DeleteServer(t.Context(), "a", true))
 	}, nil)
 	edit := network.Edit{Interface: "inst0", AddVLANTags: []int{300}}
 	b, err := p.systems.EditClusterNetwork(t.Context(), "c1", edit, system.ApplyOptions{})

@@ -294,7 +294,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 	case err != nil || p == nil:
 		return time.Time{}, err
 	case p.unwarned:
-		if err := m.registry.ClearWarning(ctx, name, warning.UpdateSettings); err != nil {
+		if err := m.registry.Warnings().Clear(ctx, name, warning.UpdateSettings); err != nil {
 			return time.Time{}, err
 		}
 		return time.Time{}, m.registry.Write(ctx, func(tx *opscenter.Tx) error { return managed.Put(tx, &p.row) })
@@ -304,7 +304,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 		}
 		return p.later, err
 	}
-	defer m.registry.Acted(info.ID)
+	defer m.registry.Observer().Acted(info.ID)
 	failure := m.setUpdates(ctx, info, p.want)
 	if errors.Is(failure, opscenter.ErrOutcomeUnknown) {
 		failure = m.verifyUpdates(ctx, info, p.want, failure)
@@ -337,7 +337,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 
 // warn raises the warning about a drift.
 func (m *Manager) warn(ctx context.Context, name string, p *putBack) error {
-	return m.registry.Warn(ctx, name, warning.Input{Kind: warning.UpdateSettings, Message: p.drift + "; the control plane puts it back"})
+	return m.registry.Warnings().Raise(ctx, name, warning.Input{Kind: warning.UpdateSettings, Message: p.drift + "; the control plane puts it back"})
 }
 
 // verifyUpdates reads the update settings until they can be compared, after the answer to their change was lost.

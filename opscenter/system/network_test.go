@@ -45,7 +45,7 @@ func TestMove(t *testing.T) {
 		host := unusedAddress()
 		n := p.network("a")
 		n.Config.Interfaces[0].Addresses = []string{host + "/8"}
-		ctx := opscenter.By(t.Context(), "alice")
+		ctx := opscenter.WithPrincipal(t.Context(), "alice")
 		plan, err := p.systems.PlanNetwork(ctx, "a", n.Config, system.ApplyOptions{IfMatch: n.ETag})
 		require.NoError(t, err)
 		require.True(t, plan.Moves)
@@ -67,7 +67,7 @@ func TestMove(t *testing.T) {
 		require.Len(t, entries, 1)
 		require.Equal(t, "alice", entries[0].By)
 		require.Equal(t, audit.Done, entries[0].Outcome)
-		events, err := p.registry.Events(t.Context(), opscenter.EventFilter{Server: "a", Limit: 1000})
+		events, err := p.registry.ListEvents(t.Context(), opscenter.EventFilter{Server: "a", Limit: 1000})
 		require.NoError(t, err)
 		var kinds []string
 		for _, e := range events {

@@ -216,7 +216,7 @@ func (p *plane) cluster(name string, names ...string) {
 	require.NoError(p.t, incusostest.Cluster(list...))
 	_, err := p.registry.CreateCluster(p.t.Context(), name, opscenter.ClusterSpec{}, names...)
 	require.NoError(p.t, err)
-	require.NoError(p.t, p.registry.SetClusterCertificate(p.t.Context(), name, list[0].ClusterCertificate().Leaf))
+	require.NoError(p.t, p.registry.Write(p.t.Context(), func(tx *opscenter.Tx) error { return tx.SetClusterCertificate(name, list[0].ClusterCertificate().Leaf) }))
 	for _, server := range list {
 		p.ready(server.Name(), server.URL())
 	}

@@ -198,7 +198,7 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 	if err != nil {
 		return err
 	}
-	defer m.registry.Acted(info.ID)
+	defer m.registry.Observer().Acted(info.ID)
 	body, err := m.resetBody(seeds, r.Token, options)
 	if err == nil {
 		err = m.os.FactoryReset(ctx, target, body)

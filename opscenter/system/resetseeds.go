@@ -16,7 +16,7 @@ import (
 func (m *Manager) resetSeeds(ctx context.Context, info *opscenter.ServerInfo, options ResetOptions) (map[string]json.RawMessage, error) {
 	given := map[string]json.RawMessage{}
 	if options.TokenSeed != "" {
-		found, err := m.registry.TokenSeed(ctx, options.Token, options.TokenSeed)
+		found, err := m.registry.TokenSeeds().Get(ctx, options.Token, options.TokenSeed)
 		if err != nil {
 			return nil, err
 		}
@@ -91,7 +91,7 @@ func (m *Manager) fillSeed(ctx context.Context, s *seed.Seed, info *opscenter.Se
 
 // checkOffered returns opscenter.ErrBlocked if the update feed lacks an application for which the server would wait.
 func (m *Manager) checkOffered(ctx context.Context, info *opscenter.ServerInfo, wanted *seed.Applications, force bool) error {
-	channel, err := m.registry.Channel(ctx, info.Channel)
+	channel, err := m.registry.Channels().Get(ctx, info.Channel)
 	if err != nil || channel.Architectures == nil || force { // no feed lists its offer
 		return err
 	}

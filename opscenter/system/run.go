@@ -109,7 +109,7 @@ func (m *Manager) resumeOpen(ctx context.Context, group *sync.WaitGroup) error {
 		}
 		c = again
 		if !m.setActing(c.ID, true) {
-			m.registry.Acting(c.ServerID)
+			m.registry.Observer().Acting(c.ServerID)
 		}
 		group.Go(func() {
 			defer m.relinquish(c.ID)

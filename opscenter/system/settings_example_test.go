@@ -66,7 +66,7 @@ func ExampleManager_SetKernel() {
 
 // ExampleManager_Changes lists the changes of a server, the newest first.
 func ExampleManager_Changes() {
-	ctx := opscenter.By(context.Background(), "alice")
+	ctx := opscenter.WithPrincipal(context.Background(), "alice")
 	systems, stop := simulated(ctx)
 	defer stop()
 	logging := system.LoggingConfig{Syslog: &system.Syslog{Address: "192.0.2.9:514", Protocol: "udp"}}

@@ -23,7 +23,7 @@ import (
 func TestSettings(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a"})
-	ctx := opscenter.By(t.Context(), "bob")
+	ctx := opscenter.WithPrincipal(t.Context(), "bob")
 	newOtherClient(t, a).send(t, "PUT", "/os/1.0/system/kernel", map[string]any{"config": map[string]any{"future": map[string]any{"x": 1.5}, "cpu": map[string]any{"scaling_governor": "powersave", "later": true}}})
 
 	k, err := p.systems.Kernel(ctx, "a")
@@ -140,7 +140,7 @@ func TestSettingsLost(t *testing.T) {
 // changed them. A warning is open until they are put back.
 func TestManagedUpdates(t *testing.T) {
 	p := newManaged(t, system.Options{}).run()
-	require.NoError(t, p.registry.SetChannel(t.Context(), "testing", ""))
+	require.NoError(t, p.registry.Channels().Create(t.Context(), "testing", ""))
 	a := p.boot(incusostest.Options{Name: "a"})
 	is := func(channel string) {
 		t.Helper()
@@ -152,16 +152,16 @@ func TestManagedUpdates(t *testing.T) {
 	is("stable")
 	p.ready("a", a.URL())
 	warnings := func() []*warning.Warning {
-		page, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: "a", Kind: warning.UpdateSettings}, opscenter.Page{})
+		page, err := p.registry.Warnings().List(t.Context(), opscenter.WarningFilter{Server: "a", Kind: warning.UpdateSettings}, opscenter.Page{})
 		require.NoError(t, err)
 		return page.Warnings
 	}
 	require.Empty(t, warnings(), "settings that were never sent are no drift")
 	newOtherClient(t, a).send(t, "PUT", "/os/1.0/system/update", map[string]any{"config": map[string]any{"auto_reboot": true, "channel": "daily", "check_frequency": "1h"}})
-	require.NoError(t, p.registry.RequestPoll(t.Context(), "a"))
+	require.NoError(t, p.registry.Observer().RequestPoll(t.Context(), "a"))
 	is("stable")
 	require.Eventually(t, func() bool {
-		events, err := p.registry.Events(t.Context(), opscenter.EventFilter{Server: "a", Limit: 1000})
+		events, err := p.registry.ListEvents(t.Context(), opscenter.EventFilter{Server: "a", Limit: 1000})
 		require.NoError(t, err)
 		raised, cleared, back := false, false, false
 		for _, e := range events {
@@ -172,7 +172,10 @@ func TestManagedUpdates(t *testing.T) {
 		return raised && cleared && back && len(warnings()) == 0
 	}, patience, 10*time.Millisecond)
 	// A new channel of the record is no drift.
-	require.NoError(t, p.registry.UpdateServer(t.Context(), "a", opscenter.ServerSpec{Channel: "testing"}, nil))
+	require.NoError(t, p.registry.EditServer(t.Context(), "a", func(_ *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
+		*spec = opscenter.ServerSpec{Channel: "testing"}
+		return nil
+	}))
 	is("testing")
 	require.Empty(t, warnings())
 	// Managed settings can't be changed, the others can.
@@ -240,7 +243,7 @@ func TestRemovedServerIsForgotten(t *testing.T) {
 		told(1)
 		p.ready("a", a.URL())
 	})
-	require.NoError(t, p.registry.DeleteServer(t.Context(), "a"))
+	require.NoError(t, p.registry.DeleteServer(t.Context(), "a", false))
 	run(func() { told(0) })
 }
 
@@ -267,12 +270,12 @@ func TestSettingsNotKept(t *testing.T) {
 	p := newManaged(t, system.Options{RetryInterval: 200 * time.Millisecond}).run()
 	a := p.boot(incusostest.Options{Name: "a"})
 	a.SetForgetful(true)
-	require.NoError(t, p.registry.RequestPoll(t.Context(), "a"))
+	require.NoError(t, p.registry.Observer().RequestPoll(t.Context(), "a"))
 	path := "/os/1.0/system/update"
 	require.Eventually(t, func() bool { // each poll shows a drift, and the settings are sent again
 		_, err := p.polls.Poll(t.Context(), "a")
 		require.NoError(t, err)
-		page, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: "a", Kind: warning.UpdateSettings}, opscenter.Page{})
+		page, err := p.registry.Warnings().List(t.Context(), opscenter.WarningFilter{Server: "a", Kind: warning.UpdateSettings}, opscenter.Page{})
 		require.NoError(t, err)
 		return len(page.Warnings) == 1 && a.Requests("PUT "+path) >= 3
 	}, patience, 10*time.Millisecond)
@@ -289,7 +292,7 @@ func TestPower(t *testing.T) {
 	p := newPlane(t, system.Options{}).run()
 	a := p.boot(incusostest.Options{Name: "a"})
 	p.ready("a", a.URL())
-	require.NoError(t, p.systems.Reboot(opscenter.By(t.Context(), "carol"), "a", system.PowerOptions{}))
+	require.NoError(t, p.systems.Reboot(opscenter.WithPrincipal(t.Context(), "carol"), "a", system.PowerOptions{}))
 	require.Error(t, p.systems.Reboot(t.Context(), "a", system.PowerOptions{}), "a second action is refused meanwhile")
 	require.Eventually(t, func() bool { return a.Reboots() == 1 && p.server("a").State.Operation == nil }, patience, 10*time.Millisecond)
 	p.ready("a", a.URL())
@@ -320,7 +323,7 @@ func TestFactoryReset(t *testing.T) {
 	require.NoError(t, err)
 	p.ready("a", a.URL())
 	before := p.server("a")
-	require.NoError(t, p.systems.FactoryReset(opscenter.By(t.Context(), "dave"), "a", system.ResetOptions{Seeds: map[string]json.RawMessage{"incus": []byte(`{"apply_defaults":true,"version":"1"}`)}}))
+	require.NoError(t, p.systems.FactoryReset(opscenter.WithPrincipal(t.Context(), "dave"), "a", system.ResetOptions{Seeds: map[string]json.RawMessage{"incus": []byte(`{"apply_defaults":true,"version":"1"}`)}}))
 	require.Eventually(t, func() bool {
 		info := p.server("a")
 		return info.Fingerprint != before.Fingerprint && info.State.Status == lifecycle.StatusReady && info.State.Operation == nil
@@ -330,13 +333,13 @@ func TestFactoryReset(t *testing.T) {
 	require.False(t, after.ReinstallAllowed)
 	require.Equal(t, "kept.example.org", p.network("a").Config.DNS.Domain)
 	tokens := func() []opscenter.Token {
-		page, err := p.registry.Tokens(t.Context(), opscenter.Page{})
+		page, err := p.registry.ListTokens(t.Context(), opscenter.Page{})
 		require.NoError(t, err)
 		return page.Tokens
 	}
 	require.Eventually(t, func() bool { return len(tokens()) == 1 }, patience, 10*time.Millisecond, "only the token of the test is left")
 	require.Eventually(t, func() bool { return p.audited(audit.Query{By: "dave"})[0].Outcome == audit.Done }, patience, 10*time.Millisecond)
-	page, err := p.registry.ListWarnings(t.Context(), opscenter.WarningFilter{Server: "a"}, opscenter.Page{})
+	page, err := p.registry.Warnings().List(t.Context(), opscenter.WarningFilter{Server: "a"}, opscenter.Page{})
 	require.NoError(t, err)
 	for _, w := range page.Warnings {
 		t.Errorf("%s: %s", w.Kind, w.Message)
@@ -350,7 +353,7 @@ func TestFactoryResetFails(t *testing.T) {
 	left := func() {
 		t.Helper()
 		require.Eventually(t, func() bool {
-			page, err := p.registry.Tokens(t.Context(), opscenter.Page{})
+			page, err := p.registry.ListTokens(t.Context(), opscenter.Page{})
 			require.NoError(t, err)
 			info := p.server("a")
 			return len(page.Tokens) == 1 && !info.ReinstallAllowed && info.State.Operation == nil
@@ -460,7 +463,7 @@ func TestResetSeeds(t *testing.T) {
 
 	token, err := p.registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: 2})
 	require.NoError(t, err)
-	_, err = p.registry.CreateTokenSeed(t.Context(), token.UUID, "manager", opscenter.TokenSeedSpec{Files: map[string]json.RawMessage{"install": []byte(`{"force_install":true}`), "applications": []byte(`{"applications":[{"name":"migration-manager"}]}`)}})
+	_, err = p.registry.TokenSeeds().Create(t.Context(), token.UUID, "manager", opscenter.TokenSeedSpec{Files: map[string]json.RawMessage{"install": []byte(`{"force_install":true}`), "applications": []byte(`{"applications":[{"name":"migration-manager"}]}`)}})
 	require.NoError(t, err)
 	before = p.server("a")
 	require.ErrorIs(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Token: token.UUID, TokenSeed: "none"}), opscenter.ErrNotFound)

@@ -306,7 +306,7 @@ func (m *Manager) setActing(id string, acting bool) (before bool) {
 // acted lets polls judge the status of the server again.
 func (m *Manager) acted(c *Change) {
 	if m.setActing(c.ID, false) {
-		m.registry.Acted(c.ServerID)
+		m.registry.Observer().Acted(c.ServerID)
 	}
 }
 

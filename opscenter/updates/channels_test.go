@@ -19,7 +19,7 @@ import (
 // TestPromotion puts a new update into one channel and promotes it to another.
 func TestPromotion(t *testing.T) {
 	p := newPlane(t)
-	require.NoError(t, p.CreateChannel(t.Context(), "testing", "before production"))
+	require.NoError(t, p.Channels().Create(t.Context(), "testing", "before production"))
 	s := p.feed.Settings()
 	s.DefaultChannel = "testing"
 	require.NoError(t, p.feed.SetSettings(t.Context(), s, nil))
@@ -47,7 +47,7 @@ func TestPromotion(t *testing.T) {
 	require.Empty(t, p.needs(t, "tester"))
 	require.Empty(t, p.needs(t, "worker"))
 	require.ErrorIs(t, p.feed.DeleteChannel(t.Context(), "stable"), opscenter.ErrInUse)
-	require.ErrorIs(t, p.PublishUpdate(t.Context(), "stable", "202611010000", "os"), opscenter.ErrFed)
+	require.ErrorIs(t, p.Channels().Publish(t.Context(), "stable", "202611010000", "os"), opscenter.ErrFed)
 }
 
 // TestUpdateLackingComponentIsHeldBack: an update that lacks a needed component enters the channel only by force.
@@ -208,8 +208,8 @@ func TestRetain(t *testing.T) {
 
 func TestChannelsOfUpdates(t *testing.T) {
 	p := newPlane(t)
-	require.NoError(t, p.CreateChannel(t.Context(), "lab", ""))
-	require.Error(t, p.CreateChannel(t.Context(), "lab", ""))
+	require.NoError(t, p.Channels().Create(t.Context(), "lab", ""))
+	require.Error(t, p.Channels().Create(t.Context(), "lab", ""))
 	p.publish(t, release(1))
 	p.refresh(t)
 	u := p.update(t, "202610010000")

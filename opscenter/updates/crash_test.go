@@ -161,7 +161,7 @@ func TestKilledAtEveryWrite(t *testing.T) {
 			require.NoError(t, err)
 			registry, err := opscenter.NewRegistry(store, opscenter.Options{})
 			require.NoError(t, err)
-			channel, err := registry.Channel(t.Context(), "stable")
+			channel, err := registry.Channels().Get(t.Context(), "stable")
 			require.NoError(t, err)
 			require.Equal(t, map[string]string{"incus": "202610030000"}, channel.Versions, "after %s", point)
 			require.NoError(t, store.Close())
@@ -263,7 +263,7 @@ func TestCrashAtEveryWrite(t *testing.T) {
 			}
 		}
 		require.NoError(t, p.feed.Verify(t.Context()), point)
-		channel, err := p.Channel(t.Context(), "stable")
+		channel, err := p.Channels().Get(t.Context(), "stable")
 		require.NoError(t, err)
 		require.NotEmpty(t, channel.Versions["os"], point)
 		p.refresh(t)

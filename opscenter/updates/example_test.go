@@ -25,7 +25,7 @@ func Example() {
 	defer store.Close()
 	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
 	check(err)
-	check(registry.CreateChannel(ctx, "testing", "before production"))
+	check(registry.Channels().Create(ctx, "testing", "before production"))
 	dir, err := os.MkdirTemp("", "updates")
 	check(err)
 	defer os.RemoveAll(dir)
@@ -39,9 +39,9 @@ func Example() {
 	check(err)
 	check(feed.Refresh(ctx, updates.RefreshOptions{})) // Run refreshes every hour
 	show := func() {
-		stable, err := registry.Channel(ctx, "stable")
+		stable, err := registry.Channels().Get(ctx, "stable")
 		check(err)
-		testing, err := registry.Channel(ctx, "testing")
+		testing, err := registry.Channels().Get(ctx, "testing")
 		check(err)
 		fmt.Printf("stable: %q, testing: %q\n", stable.Versions["incus"], testing.Versions["incus"])
 	}

@@ -132,7 +132,7 @@ func TestSecureBootKeys(t *testing.T) {
 	p := newPlane(t)
 	p.publish(t, incusostest.Release{Version: "202610010000", SecureBootKeys: []string{"dbx_3", "KEK_1", "db_2"}})
 	p.refresh(t)
-	channel, err := p.Channel(t.Context(), "stable")
+	channel, err := p.Channels().Get(t.Context(), "stable")
 	require.NoError(t, err)
 	require.Equal(t, "202610010000", channel.Offers("aarch64")[updates.ComponentSecureBoot], "the keys are for all architectures")
 	server, err := incusostest.New(incusostest.Options{Fresh: true, Standalone: true})
@@ -151,7 +151,7 @@ func TestOneReleaseForAllParts(t *testing.T) {
 	provider := p.endpoint(t, asItIs)(opscenter.TokenSpec{})
 	server := controltest.Server(t, incusostest.Options{Fresh: true, Standalone: true, Version: "202609010000"})
 	require.NoError(t, server.Install(t.Context(), provider))
-	require.NoError(t, p.CreateChannel(t.Context(), "testing", ""))
+	require.NoError(t, p.Channels().Create(t.Context(), "testing", ""))
 	last := "202610010000"
 	for n := 2; n < 8; n++ {
 		p.publish(t, release(n))

@@ -54,18 +54,18 @@ func (m *Manager) Refresh(ctx context.Context, options RefreshOptions) error {
 		return errors.Join(err, ctx.Err())
 	}
 	if err == nil {
-		return m.registry.ClearWarning(ctx, "", warning.Updates)
+		return m.registry.Warnings().Clear(ctx, "", warning.Updates)
 	}
 	return errors.Join(err, m.warn(ctx, warning.Updates, err.Error()))
 }
 
 // warn raises a warning of the fleet. It clears an older warning of the kind first if the message differs.
 func (m *Manager) warn(ctx context.Context, kind warning.Kind, message string) error {
-	page, err := m.registry.ListWarnings(ctx, opscenter.WarningFilter{Kind: kind}, opscenter.Page{Limit: 1})
+	page, err := m.registry.Warnings().List(ctx, opscenter.WarningFilter{Kind: kind}, opscenter.Page{Limit: 1})
 	if err == nil && len(page.Warnings) > 0 && page.Warnings[0].Message != message && !strings.HasPrefix(message, page.Warnings[0].Message) {
-		err = m.registry.ClearWarning(ctx, "", kind)
+		err = m.registry.Warnings().Clear(ctx, "", kind)
 	}
-	return errors.Join(err, m.registry.Warn(ctx, "", warning.Input{Kind: kind, Message: message}))
+	return errors.Join(err, m.registry.Warnings().Raise(ctx, "", warning.Input{Kind: kind, Message: message}))
 }
 
 // refresh reads the index, fetches the chosen updates and applies retention.
@@ -116,7 +116,7 @@ func (m *Manager) checkSignature(ctx context.Context, signature *Signature) erro
 		}
 		return m.warn(ctx, warning.Signer, fmt.Sprintf("the certificate %q that signs updates %s %s: its publisher must renew it", signature.Name, state, signature.Ends.Format(time.DateOnly)))
 	}
-	return m.registry.ClearWarning(ctx, "", warning.Signer)
+	return m.registry.Warnings().Clear(ctx, "", warning.Signer)
 }
 
 // checkFresh stores the publication time of the newest update in the index. If that is older than the stored time, it
@@ -531,7 +531,7 @@ func (m *Manager) tidy(ctx context.Context, s *prepared, index *Index) error {
 		return nil
 	})
 	if err == nil && held == "" {
-		err = m.registry.ClearWarning(ctx, "", warning.UpdateHeld)
+		err = m.registry.Warnings().Clear(ctx, "", warning.UpdateHeld)
 	}
 	if err != nil {
 		return err

@@ -53,7 +53,7 @@ func TestMirror(t *testing.T) {
 	}
 	// Operations Center derives the same UUID, from origin and version.
 	require.Equal(t, "d422c8d9-e61e-552f-a1ea-1418a2e8ff0e", p.update(t, "202610050000").UUID)
-	channel, err := p.Channel(t.Context(), "stable")
+	channel, err := p.Channels().Get(t.Context(), "stable")
 	require.NoError(t, err)
 	require.Equal(t, "202610050000", channel.Versions["os"])
 	require.Equal(t, "202610050000", channel.Offers("x86_64")["incus-lts-7.0"])
@@ -215,7 +215,7 @@ func TestRecovery(t *testing.T) {
 	p.publish(t, release(1), release(2))
 	p.refresh(t)
 	u := p.update(t, "202610020000")
-	require.NoError(t, p.CreateChannel(t.Context(), "production", ""))
+	require.NoError(t, p.Channels().Create(t.Context(), "production", ""))
 	require.NoError(t, p.feed.SetChannels(t.Context(), u.UUID, []string{"production", "stable"}, updates.SetOptions{}))
 	place := func(sum string) string { return filepath.Join(p.dir, "files", sum[:2], sum) }
 	for name, spoil := range map[string]func(path string) error{
@@ -231,14 +231,14 @@ func TestRecovery(t *testing.T) {
 			p.restart(t)
 			require.Equal(t, []string{"202610010000"}, p.versions(updates.StatusReady))
 			require.Contains(t, p.update(t, "202610020000").Problem, "missing")
-			channel, err := p.Channel(t.Context(), "production")
+			channel, err := p.Channels().Get(t.Context(), "production")
 			require.NoError(t, err)
 			require.Empty(t, channel.Versions)
 			require.NoFileExists(t, place(orphan))
 			require.NoFileExists(t, filepath.Join(p.dir, "partial", orphan))
 			p.refresh(t)
 			require.Equal(t, []string{"production", "stable"}, p.update(t, "202610020000").Channels, "the update is back in its channels")
-			channel, err = p.Channel(t.Context(), "production")
+			channel, err = p.Channels().Get(t.Context(), "production")
 			require.NoError(t, err)
 			require.Equal(t, "202610020000", channel.Versions["incus"])
 		})
@@ -356,7 +356,7 @@ func TestSettings(t *testing.T) {
 		require.NotContains(t, err.Error(), "hunter2")
 		require.Equal(t, good, p.feed.Settings(), name)
 	}
-	require.NoError(t, p.CreateChannel(t.Context(), "testing", ""))
+	require.NoError(t, p.Channels().Create(t.Context(), "testing", ""))
 	changed := good
 	changed.DefaultChannel, changed.ServerDefaultChannel, changed.Keep = "testing", "testing", 2
 	sentinel := errors.New("changed meanwhile")
@@ -374,7 +374,7 @@ func TestSettings(t *testing.T) {
 	require.ErrorIs(t, p.feed.DeleteChannel(t.Context(), "testing"), opscenter.ErrInUse)
 	again, err := opscenter.NewRegistry(p.store, opscenter.Options{})
 	require.NoError(t, err)
-	require.Equal(t, "testing", again.DefaultChannel())
+	require.Equal(t, "testing", again.Channels().Default())
 
 	// Without a source, updates can only be uploaded.
 	changed.Source = ""
@@ -431,7 +431,7 @@ func TestClaimedVersions(t *testing.T) {
 	for n := range 6 {
 		many.Applications = append(many.Applications, lifecycle.ApplicationVersion{Name: fmt.Sprint("app", n), Version: release(n + 3).Version})
 	}
-	require.NoError(t, p.RecordObservations(t.Context(), lifecycle.Observation{Server: "liar", ID: info.ID, At: time.Now().UTC(), Ready: true, Versions: &many, Presented: info.Fingerprint}))
+	require.NoError(t, p.Observer().Record(t.Context(), lifecycle.Observation{Server: "liar", ID: info.ID, At: time.Now().UTC(), Ready: true, Versions: &many, Presented: info.Fingerprint}))
 	for n := range 6 {
 		p.publish(t, incusostest.Release{Version: fmt.Sprintf("202611%02d0000", n+1)})
 		p.refresh(t)

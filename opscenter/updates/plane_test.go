@@ -110,7 +110,7 @@ func (p *plane) stored(t testing.TB) (out map[string]int64) {
 
 func (p *plane) warnings(t testing.TB) map[warning.Kind]string {
 	t.Helper()
-	page, err := p.ListWarnings(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
+	page, err := p.Warnings().List(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
 	require.NoError(t, err)
 	out := map[warning.Kind]string{}
 	for _, w := range page.Warnings {
@@ -141,7 +141,7 @@ func (p *plane) polled(t testing.TB, name, version, architecture string, applica
 		v.Applications = append(v.Applications, lifecycle.ApplicationVersion{Name: a, Version: version, Primary: i == 0})
 	}
 	kind, maintenance, member := lifecycle.TypeIncus, lifecycle.NotInMaintenance, ""
-	require.NoError(t, p.RecordObservations(context.Background(), lifecycle.Observation{Server: name, ID: info.ID, At: time.Now().UTC(), Ready: true, Type: &kind, Versions: &v,
+	require.NoError(t, p.Observer().Record(context.Background(), lifecycle.Observation{Server: name, ID: info.ID, At: time.Now().UTC(), Ready: true, Type: &kind, Versions: &v,
 		Maintenance: &maintenance, MemberName: &member, Architecture: architecture, Presented: info.Fingerprint}))
 }
 

@@ -101,8 +101,8 @@ func TestEventsOfUpdates(t *testing.T) {
 	p.publish(t, release(1))
 	p.refresh(t)
 	u := p.update(t, "202610010000")
-	alice := opscenter.By(t.Context(), "alice")
-	require.NoError(t, p.CreateChannel(t.Context(), "lab", ""))
+	alice := opscenter.WithPrincipal(t.Context(), "alice")
+	require.NoError(t, p.Channels().Create(t.Context(), "lab", ""))
 	require.NoError(t, p.feed.SetChannels(alice, u.UUID, []string{"lab"}, updates.SetOptions{}))
 	require.NoError(t, p.feed.Remove(alice, u.UUID))
 	p.publish(t, release(2))
@@ -112,7 +112,7 @@ func TestEventsOfUpdates(t *testing.T) {
 	}
 	var kinds []event.Kind
 	reasons := ""
-	events, err := p.Events(t.Context(), opscenter.EventFilter{Limit: opscenter.MaxPageSize})
+	events, err := p.ListEvents(t.Context(), opscenter.EventFilter{Limit: opscenter.MaxPageSize})
 	require.NoError(t, err)
 	for _, e := range events {
 		kinds = append(kinds, e.Kind)

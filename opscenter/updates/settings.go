@@ -104,7 +104,7 @@ func (m *Manager) prepare(s Settings) (*prepared, error) {
 // Settings returns the current settings, with defaults filled in.
 func (m *Manager) Settings() Settings {
 	s := m.settings.Load().Settings
-	s.ServerDefaultChannel = m.registry.DefaultChannel()
+	s.ServerDefaultChannel = m.registry.Channels().Default()
 	return s
 }
 

@@ -83,7 +83,7 @@ func (m *Manager) tidyAfterUpload(ctx context.Context) error {
 	if s.source != nil || slices.ContainsFunc(m.Snapshot().Updates(), pending) {
 		return nil
 	}
-	return m.registry.ClearWarning(ctx, "", warning.Updates)
+	return m.registry.Warnings().Clear(ctx, "", warning.Updates)
 }
 
 // ErrTooLarge: an archive or its unpacked files are larger than Options.MaxUpload.
