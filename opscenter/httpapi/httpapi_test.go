@@ -108,7 +108,7 @@ func TestSimulatedServerRegisters(t *testing.T) {
 	stranger := controltest.Server(t, incusostest.Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
-	require.ErrorContains(t, stranger.Register(ctx, provider), "another certificate")
+	require.ErrorContains(t, stranger.Register(ctx, provider), "a certificate other than the pinned one")
 }
 
 func TestOperatorsAreAuthorized(t *testing.T) {
