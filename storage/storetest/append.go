@@ -177,8 +177,8 @@ func (s *suite) appendRefusals(t *testing.T) {
 	require.Len(t, allLines(t, store, ts), 1)
 }
 
-// appendOrder lets writers append beside a counter, which tells the order of their commits. Their rows are
-// of all sizes, so that the waiting Updates do not all fit into one commit.
+// appendOrder lets writers append beside a counter, which tells the order of their commits. Some of their rows are
+// so large that the waiting Updates do not all fit into one commit.
 func (s *suite) appendOrder(t *testing.T) {
 	store, ts := s.store(t)
 	appendsInOrder(t, []controller{{store, ts}})
@@ -194,7 +194,8 @@ func appendsInOrder(t *testing.T, all []controller) {
 	caughtUp(t, last, start)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	const writers, each = 8, 20
+	const writers, each = 8, 22
+	large := strings.Repeat("x", 500_000)
 	total := 0
 	for n := range each {
 		total += writers * (n%3 + 1)
@@ -238,7 +239,10 @@ func appendsInOrder(t *testing.T, all []controller) {
 					}
 					for range n%3 + 1 {
 						next.Size++
-						row := &line{Writer: name, N: next.Size, Text: strings.Repeat("x", n%4/3*600_000)}
+						row := &line{Writer: name, N: next.Size}
+						if n == each/2 {
+							row.Text = large
+						}
 						if err := c.log.Append(tx, row); err != nil {
 							return err
 						}
