@@ -15,6 +15,61 @@
 //     healthy server.
 //   - An observation without news costs a few microseconds, and writes nothing.
 //   - Observations with news are stored in batches.
+//
+// # A hundred thousand servers
+//
+// The defaults poll 100,000 servers every 5 minutes if the machine performs 333 polls per second. With these options of
+// package controlplane, and a store of package badgerstore, they fit into 4 GB of memory:
+//
+//	controlplane.Options{
+//		// A TLS session for each server: only the first poll of a server needs a full handshake.
+//		// At this interval no connection is used twice.
+//		Client: incusos.Options{MaxSessions: 110_000, MaxIdleConns: 64},
+//		// The facts (hardware, network, security, storage) are read once an hour.
+//		Poller: poller.Options{FactsInterval: time.Hour},
+//	}
+//
+// An Incus daemon closes idle connections after 30 s. So each poll opens a connection, and resumes a TLS session. If the
+// Poller falls behind its schedule, it raises the warning "Polling behind schedule".
+//
+// # Performance
+//
+// The machine has 2 shared cores, and the simulated servers are another process on it. The registry is on Badger. The limit is a
+// bare loop over net/http. It sends the same nine GETs, 64 at a time, over the same kind of TLS connections, and discards the
+// bodies. Figures are medians of 3 runs, and single runs for 5,000 servers and for polls without sockets.
+//
+//	go test -run '^$' -bench 'Polls|Sweep' -benchtime 3x -count 3 -timeout 60m ./poller
+//
+//	full polls                                    limit       poller      ratio
+//	1,000 servers, TLS sessions resumed           675/s       567/s       0.84
+//	5,000 servers, TLS sessions resumed           685/s       513/s       0.75
+//	1,000 servers, connections kept               1,478/s     1,124/s     0.76
+//	5,000 servers, connections kept               1,448/s     1,179/s     0.81
+//
+//	one sweep over 1,000 servers                  wanted      poller
+//	full handshakes, all answers new and stored   5 s         3.4 s
+//	no full handshake, no commit                  2 s         1.8 s
+//	a tenth becomes silent, timeout 2 s                       4.3 s (1.9 s without silent servers)
+//
+//	rate of the answering servers while a tenth of all is silent, by the rate without silent servers
+//	1,000 servers                                                         1.03
+//	5,000 servers                                                         0.84
+//
+//	100,000 servers without sockets               wanted      poller
+//	an unchanged poll                             20 µs       2.6 µs, 3 allocations of 352 B, one of them in the benchmark
+//	the same with 26 KiB of facts to compare                  43 µs
+//	bytes written to Badger by 100,000 of them    1 MB        0.29 MB, the times at which servers were last seen
+//	heap per server, Badger                                   1.4 KiB
+//	heap per server, memory                                   9.7 KiB
+//
+// A sweep over 100,000 servers with real sockets, facts in each poll, no full handshake, and 50 simulated servers that stand
+// for 2,000 servers each. The benchmark takes 12 minutes:
+//
+//	OPSCENTER_BENCH_FLEET=1 go test -run '^$' -bench Fleet -benchtime 1x -timeout 60m ./poller
+//
+//	                                              wanted      poller
+//	time                                          300 s       186 s, which is 538 polls/s
+//	resident memory                               4 GB        2.4 GB at most
 package poller
 
 import (

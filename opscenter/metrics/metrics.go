@@ -3,7 +3,7 @@
 //
 // Its main type is Collector. New makes one. Set its OnPoll in poller.Options, pass the poller to
 // Polls, and register the Collector with a prometheus.Registry. It runs no goroutines, and needs
-// no stop.
+// no stop. README of the repository has three alerts to begin with.
 //
 // The package is a module of its own, so that other programs do not depend on
 // prometheus/client_golang.

@@ -8,6 +8,23 @@
 // the directory is none while a program has it open: its files are copied one after another, and a store
 // made of them is most often refused as corrupt. A snapshot that the file system takes of all of it at
 // one moment is what a loss of power would leave: it opens, with all that was acknowledged by then.
+//
+// # Performance
+//
+// The machine has 2 shared cores. The limit is bare Badger, and the decoding of the rows. It holds the same two rows per server, and is
+// filled in the same way: one transaction for each server, in no order. Figures are medians of 3 to 5 runs, the heap of one.
+//
+//	go test -run '^$' -bench 'Badger|Heap' -count 3 -timeout 30m ./opscenter
+//
+//	                                                       limit    Registry  ratio
+//	get one of 100,000 servers                             42 µs    59 µs     1.4
+//	list 100,000 servers                                   2.7 s    3.5 s     1.3
+//	heap per server, 20,000 servers with 30 KiB of facts            2.9 KiB
+//
+// A registration includes a synced write. Package httpapi has its figures. This benchmark writes fleets that stay as they are, that
+// change, and that have large facts. It reports the size of the directory, by the size of its rows and in MiB:
+//
+//	go test -run '^$' -bench Disk ./storage/badgerstore
 package badgerstore
 
 import (

@@ -3,6 +3,18 @@
 // Readers never wait, and see one immutable snapshot each. Writers take turns. Rows pass
 // through their stored form when they are written, so that memory behaves like disk: what
 // the form leaves out is not kept, and the caller's row stays the caller's.
+//
+// # Performance
+//
+// The machine has 2 shared cores. The limit is bare go-memdb. It holds the same two rows per server, and is filled in the same way: one
+// transaction for each server, in no order. Figures are medians of 3 to 5 runs, the heap of one.
+//
+//	go test -run '^$' -bench 'Memory|Heap' -count 3 -timeout 30m ./opscenter
+//
+//	                                                       limit    Registry  ratio
+//	get one of 100,000 servers                             4.1 µs   7.7 µs    1.9
+//	list 100,000 servers                                   190 ms   270 ms    1.4
+//	heap per server, 20,000 servers with 30 KiB of facts            10.8 KiB
 package memstore
 
 import (
