@@ -1,14 +1,18 @@
-// Package sdk is the root of opscenter, the Go SDK for running a fleet of IncusOS servers.
+// Package sdk is the root of opscenter, a Go library for building an IncusOS control plane. It holds no code.
 //
-// It holds no code. Start with package opscenter: its Registry knows who the servers are,
-// its UpdatePlanner what to do next; package poller finds out how they are; package httpapi
-// (opscenter/httpapi) serves the endpoints that IncusOS servers call. Package rolling
-// (opscenter/rolling) decides what a rolling update does, package rollout (opscenter/rollout)
-// carries it out, package cluster (opscenter/cluster) forms Incus clusters, package inventory
-// (opscenter/inventory) knows what is in them. Package system (opscenter/system) changes servers
-// from afar, their networks (opscenter/network) above all, and package audit (opscenter/audit)
-// keeps who did. They stand on a storage.Store: storage/memstore in memory, storage/badgerstore on disk. The programs
-// under examples show the whole of it at work.
+// Start with package opscenter/controlplane: it assembles a whole control plane out of the packages below, in ten lines.
+// Programs that need single parts use these packages themselves:
 //
-// What a hostile server can cost is in the documentation of package opscenter.
+//   - opscenter stores the servers: tokens, registration, clusters, channels, events and warnings. Its UpdatePlanner
+//     recommends the next action for each server. opscenter/lifecycle has the rules.
+//   - poller finds out how the servers are. opscenter/incusos connects to them.
+//   - opscenter/httpapi serves the endpoints that servers call, and the REST API for operators.
+//   - opscenter/rolling decides the steps of a rolling update, and opscenter/rollout carries them out.
+//   - opscenter/updates is the update feed. opscenter/seed and opscenter/image make installation images.
+//   - opscenter/cluster forms Incus clusters, and opscenter/inventory lists the objects in them.
+//   - opscenter/system changes the network and the settings of servers, and opscenter/audit records who changed them.
+//   - storage/memstore keeps everything in memory, storage/badgerstore on disk.
+//
+// The programs under examples show all parts at work. README has the list of all packages. The documentation of package opscenter
+// states what a hostile server can cost.
 package sdk

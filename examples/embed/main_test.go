@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -14,23 +13,6 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 )
-
-// The program in README is this one, whole: it can be pasted.
-func TestReadmeShowsTheProgram(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
-	require.NoError(t, err)
-	program, err := os.ReadFile("main.go")
-	require.NoError(t, err)
-	_, shown, ok := strings.Cut(string(readme), "[examples/embed](examples/embed/main.go)")
-	require.True(t, ok)
-	_, shown, ok = strings.Cut(shown, "```go\n")
-	require.True(t, ok)
-	shown, _, _ = strings.Cut(shown, "```")
-	_, body, ok := strings.Cut(string(program), "package main\n")
-	require.True(t, ok)
-	require.Equal(t, "package main\n"+body, shown)
-	require.LessOrEqual(t, strings.Count(shown, "\n"), 80)
-}
 
 // TestRun: it serves, and stops when it is told to.
 func TestRun(t *testing.T) {
