@@ -191,8 +191,10 @@ func (h Observer) Flush(ctx context.Context) error {
 		return ctx.Err()
 	}
 	defer func() { <-r.flushing }()
-	if err := r.trimEvents(ctx); err != nil {
-		return fmt.Errorf("deleting surplus events: %w", err)
+	if r.eventsDue.Any() {
+		if err := r.trimEvents(ctx); err != nil {
+			return fmt.Errorf("deleting surplus events: %w", err)
+		}
 	}
 	left := r.presence.Take()
 	for len(left.Seen) > 0 {

@@ -58,5 +58,8 @@ func (d *Due) Appended(n int) bool {
 	return after >= d.every && after-int64(n) < d.every
 }
 
+// Any reports whether rows were appended since the last look.
+func (d *Due) Any() bool { return d.appended.Load() > 0 }
+
 // Looked notes that the surplus was deleted.
 func (d *Due) Looked() { d.appended.Store(0) }

@@ -87,10 +87,13 @@ func TestSurplusReturnsErrors(t *testing.T) {
 
 func TestDue(t *testing.T) {
 	d := boundedlog.NewDue(10)
+	require.False(t, d.Any())
 	require.False(t, d.Appended(5))
+	require.True(t, d.Any())
 	require.True(t, d.Appended(3), "half as many more")
 	require.False(t, d.Appended(3), "one caller looks")
 	d.Looked()
+	require.False(t, d.Any())
 	require.False(t, d.Appended(5))
 	require.True(t, d.Appended(1))
 }

@@ -73,6 +73,24 @@ func TestSecondProcessIsRefused(t *testing.T) {
 	require.NoError(t, put(store, &row{ID: "a"}), "the first goes on unharmed")
 }
 
+// TestOlderFormatIsUpgraded: an older package must refuse the store from then on, since it does not know logs.
+func TestOlderFormatIsUpgraded(t *testing.T) {
+	dir := earlierStore(t)
+	format := func() uint32 {
+		data, err := os.ReadFile(filepath.Join(dir, "OPSCENTER"))
+		require.NoError(t, err)
+		require.Equal(t, binary.BigEndian.Uint32(data[508:]), crc32.ChecksumIEEE(data[:508]))
+		return binary.BigEndian.Uint32(data[len("opscenter store\n"):])
+	}
+	require.EqualValues(t, 1, format())
+	for range 2 {
+		store, err := badgerstore.Open(dir)
+		require.NoError(t, err)
+		require.NoError(t, store.Close())
+		require.EqualValues(t, 2, format())
+	}
+}
+
 func TestNewerFormatIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	store := open(t, dir)
@@ -83,12 +101,12 @@ func TestNewerFormatIsRefused(t *testing.T) {
 	data, err := os.ReadFile(path)
 	require.NoError(t, err)
 	newer := append([]byte(nil), data...)
-	binary.BigEndian.PutUint32(newer[len("opscenter store\n"):], 2)
+	binary.BigEndian.PutUint32(newer[len("opscenter store\n"):], 99)
 	binary.BigEndian.PutUint32(newer[508:], crc32.ChecksumIEEE(newer[:508]))
 	require.NoError(t, os.WriteFile(path, newer, 0o600))
 	_, err = badgerstore.Open(dir)
 	require.ErrorIs(t, err, storage.ErrFormat)
-	require.ErrorContains(t, err, "format version 2")
+	require.ErrorContains(t, err, "format version 99")
 
 	require.NoError(t, os.WriteFile(path, data, 0o600))
 	found, err := readAll(dir)

@@ -1,43 +1,20 @@
 package badgerstore_test
 
 import (
-	"archive/tar"
-	"compress/gzip"
-	"errors"
-	"io"
-	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/earlierstore"
 	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/badgerstore"
 )
 
-// earlierStore unpacks the store that commit 5f38f36 wrote; testdata has the program that wrote it.
+// earlierStore is the store that commit 5f38f36 wrote; testdata has the program that wrote it.
 func earlierStore(t *testing.T) (dir string) {
 	t.Helper()
-	packed, err := os.Open(filepath.Join("testdata", "5f38f36", "store.tar.gz"))
-	require.NoError(t, err)
-	defer packed.Close()
-	unzipped, err := gzip.NewReader(packed)
-	require.NoError(t, err)
-	dir = t.TempDir()
-	for files := tar.NewReader(unzipped); ; {
-		header, err := files.Next()
-		if errors.Is(err, io.EOF) {
-			return dir
-		}
-		require.NoError(t, err)
-		if header.Typeflag != tar.TypeReg {
-			continue
-		}
-		file, err := os.OpenFile(filepath.Join(dir, filepath.Base(header.Name)), os.O_CREATE|os.O_WRONLY, 0o600)
-		require.NoError(t, err)
-		_, err = io.Copy(file, files)
-		require.NoError(t, errors.Join(err, file.Close()))
-	}
+	return earlierstore.Unpack(t, filepath.Join("testdata", "5f38f36", "store.tar.gz"))
 }
 
 // The rows of that time, with the fields that this test needs.

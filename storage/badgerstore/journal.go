@@ -16,9 +16,12 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// formatVersion is what this package writes. Raise it when rows of an older store must be
-// migrated, and migrate in load; an older package refuses the store then.
-const formatVersion = 1
+// formatVersion is the format that this package writes. An older package refuses a store of a newer format. Raise it when
+// an older package would spoil what this one writes; then upgrade raises it in a store that is opened.
+//
+//	1  the first one
+//	2  logs: an older package would number its events, entries and changes from 1 again
+const formatVersion = 2
 
 const (
 	journalName  = "OPSCENTER"
@@ -36,6 +39,8 @@ type journal struct {
 	file *os.File
 	info os.FileInfo // of the file, when it was opened
 	slot int64
+	// version is the format of the store.
+	version uint32
 	// acknowledged is the highest revision in the slots.
 	acknowledged uint64
 }
@@ -57,6 +62,9 @@ func openJournal(dir string) (*journal, error) {
 	j := &journal{file: file}
 	if j.info, err = file.Stat(); err == nil {
 		err = j.read()
+	}
+	if err == nil && j.version < formatVersion {
+		err = j.upgrade()
 	}
 	if err != nil {
 		file.Close()
@@ -81,10 +89,7 @@ func createJournal(dir, path string) (*journal, error) {
 		return nil, fmt.Errorf("badgerstore: %w", err)
 	}
 	defer os.Remove(temporary.Name())
-	data := make([]byte, 3*sector)
-	n := copy(data, journalMagic)
-	binary.BigEndian.PutUint32(data[n:], formatVersion)
-	seal(data[:sector])
+	data := append(head(), make([]byte, 2*sector)...)
 	seal(data[sector : 2*sector])
 	seal(data[2*sector:])
 	_, err = temporary.Write(data)
@@ -115,12 +120,12 @@ func (j *journal) read() error {
 	if _, err := io.ReadFull(j.file, data); err != nil {
 		return fmt.Errorf("%w: %v", storage.ErrCorrupt, err)
 	}
-	head := data[:sector]
-	if string(head[:len(journalMagic)]) != journalMagic || !sealed(head) {
+	first := data[:sector]
+	if string(first[:len(journalMagic)]) != journalMagic || !sealed(first) {
 		return fmt.Errorf("%w: its head is damaged", storage.ErrCorrupt)
 	}
-	if version := binary.BigEndian.Uint32(head[len(journalMagic):]); version > formatVersion {
-		return fmt.Errorf("%w: the store has format version %d, this program reads up to %d: use a newer release", storage.ErrFormat, version, formatVersion)
+	if j.version = binary.BigEndian.Uint32(first[len(journalMagic):]); j.version > formatVersion {
+		return fmt.Errorf("%w: the store has format version %d, this program reads up to %d: use a newer release", storage.ErrFormat, j.version, formatVersion)
 	}
 	valid := false
 	for slot := int64(0); slot < 2; slot++ {
@@ -136,6 +141,27 @@ func (j *journal) read() error {
 	if !valid {
 		return fmt.Errorf("%w: both revisions in it are damaged", storage.ErrCorrupt)
 	}
+	return nil
+}
+
+// head is the first sector of a journal.
+func head() []byte {
+	data := make([]byte, sector)
+	n := copy(data, journalMagic)
+	binary.BigEndian.PutUint32(data[n:], formatVersion)
+	seal(data)
+	return data
+}
+
+// upgrade raises the format of a store that an older package wrote. Disks write a sector whole.
+func (j *journal) upgrade() error {
+	if _, err := j.file.WriteAt(head(), 0); err != nil {
+		return err
+	}
+	if err := j.file.Sync(); err != nil {
+		return err
+	}
+	j.version = formatVersion
 	return nil
 }
 

@@ -1,0 +1,88 @@
+package opscenter_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+// two returns two Registries over the rows of one memory store, each with a store of its own.
+func two(t *testing.T) (a, b *world) {
+	t.Helper()
+	store := memstore.New(memstore.Options{DetectMutation: true})
+	return newWorld(t, store, opscenter.Options{}), newWorld(t, store.Open(), opscenter.Options{})
+}
+
+// TestTwoRegistriesKnowTheSameServers: each polls servers that were registered through the other, and forgets those that
+// were removed through the other.
+func TestTwoRegistriesKnowTheSameServers(t *testing.T) {
+	a, b := two(t)
+	info := b.add(t, 0)
+	for range 3 {
+		require.NoError(t, a.Observer().Record(t.Context(), failed(info)))
+	}
+	require.Equal(t, 3, a.get(t, info.Name).Failures, "its polls count")
+	require.Equal(t, a.Counts(), b.Counts())
+	require.NoError(t, b.RenameServer(t.Context(), info.Name, "renamed", nil))
+	require.Equal(t, 3, a.get(t, "renamed").Failures, "a name is no matter")
+	require.NoError(t, b.DeleteServer(t.Context(), "renamed", false))
+	require.Empty(t, a.Counts())
+	require.Zero(t, a.Tracked())
+	require.NoError(t, a.Observer().Record(t.Context(), answer(info)))
+	require.Zero(t, a.Tracked(), "a poll that is late brings nothing back")
+	again := b.add(t, 0)
+	require.NotEqual(t, info.ID, again.ID)
+	require.Zero(t, a.get(t, again.Name).Failures, "it is another server")
+}
+
+// TestTwoRegistriesSeeAnActionEnd: polls of one find the end of an action that the other began.
+func TestTwoRegistriesSeeAnActionEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := two(t)
+		info := a.ready(t, 0)
+		poll := func() lifecycle.Observation { return answer(info) }
+		time.Sleep(time.Minute)
+		for range 3 {
+			require.NoError(t, a.Observer().Record(t.Context(), poll()))
+		}
+		require.NoError(t, b.Channels().Publish(t.Context(), "stable", "202611010000", "os"))
+		_, _, err := b.BeginAction(t.Context(), info.Name, lifecycle.ActionUpdate)
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		updated := poll()
+		require.NoError(t, a.Observer().Record(t.Context(), updated))
+		state := a.get(t, info.Name).State
+		require.NotNil(t, state.Operation, "it goes on, whatever polls have found before")
+		versions := *updated.Versions
+		versions.OS.Version = "202611010000"
+		done := poll()
+		done.Versions, done.At = &versions, time.Now()
+		require.NoError(t, a.Observer().Record(t.Context(), done))
+		require.Nil(t, b.get(t, info.Name).State.Operation)
+	})
+}
+
+// TestTwoRegistriesCountTheSameWarnings: warnings that one raises and clears are open, and closed, for both.
+func TestTwoRegistriesCountTheSameWarnings(t *testing.T) {
+	a, b := two(t)
+	info := a.add(t, 0)
+	require.NoError(t, b.Warnings().Raise(t.Context(), info.Name, warning.Input{Kind: "Fan failed", Message: "fan 2"}))
+	require.Equal(t, map[warning.Kind]int{"Fan failed": 1}, a.Warnings().Counts())
+	require.NoError(t, a.Warnings().Raise(t.Context(), info.Name, warning.Input{Kind: "Fan failed", Message: "fan 3"}))
+	require.NoError(t, a.Observer().Flush(t.Context()))
+	list, err := b.Warnings().List(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
+	require.NoError(t, err)
+	require.Len(t, list.Warnings, 1)
+	require.Equal(t, 2, list.Warnings[0].Count)
+	require.NoError(t, a.Warnings().Clear(t.Context(), info.Name, "Fan failed"))
+	require.Empty(t, b.Warnings().Counts())
+	require.NoError(t, a.Warnings().Raise(t.Context(), info.Name, warning.Input{Kind: "Fan failed", Message: "once more"}))
+	require.Equal(t, map[warning.Kind]int{"Fan failed": 1}, b.Warnings().Counts())
+}
