@@ -9,6 +9,15 @@
 // A call works in steps, and skips the steps that are done already. After a failure in the middle, the same call
 // continues. The package stores no rows of its own: the registry stores the cluster's record, its members, and its pinned
 // certificate.
+//
+// # Rules
+//
+//   - A server that joins loses all that its Incus holds, so a server whose Incus holds objects is refused.
+//   - Incus resets a removed member, which then trusts no client. Install it anew.
+//   - A member is not renamed, moved to another channel or deleted alone. All members are pinned to the certificate of the cluster.
+//   - Removing the servers, or the cluster, takes back a formation or a join that has failed. The cluster tells which.
+//   - A member of a cluster that was formed elsewhere presents that cluster's certificate: adopt the cluster, or accept the certificate.
+//   - With force, Incus forgets a member that is lost.
 package cluster
 
 import (

@@ -64,4 +64,26 @@
 // systemd unit around this package; examples/embed mounts the handler on a mux of its own. Package httpapi documents the REST API for
 // operators, package incusostest simulates servers, and package metrics (a module of its own) exports metrics of the Registry, the
 // Poller and the Client.
+//
+// # Updates and images
+//
+// With UpdatesDir, Run fetches releases at its start and every hour. With URL, too, there are installation images:
+//
+//	cp, err := controlplane.New(store, certificate, controlplane.Options{
+//		URL:        "https://control.example.org:7443",
+//		UpdatesDir: "/var/lib/opscenter/updates"})
+//	err = cp.Registry.Channels().Create(ctx, "testing", "")
+//	release := cp.Updates.Snapshot().Updates()[0]
+//	err = cp.Updates.SetChannels(ctx, release.UUID, []string{"testing", "stable"}, updates.SetOptions{}) // promotes it
+//
+//	lab := &seed.Seed{Install: &seed.Install{Target: &seed.InstallTarget{Bus: "nvme"}}, Applications: seed.ApplicationsOf("incus"), Incus: &seed.Incus{}}
+//	err = lab.Validate(seed.Rules{JoinsCluster: true}) // errors that would stop the server, by file and field
+//	raw, err := lab.Raw()
+//	_, err = cp.Registry.TokenSeeds().Create(ctx, token.UUID, "lab", opscenter.TokenSeedSpec{Files: raw})
+//
+// The REST API makes a seed and its image, too:
+//
+//	api provisioning/tokens/TOKEN/seeds --json '{"name":"lab","seeds":{"install":{"target":{"bus":"nvme"}}}}'
+//	api 'provisioning/tokens/TOKEN/seeds/lab?type=iso&architecture=x86_64' -o lab.iso
+//	api provisioning/tokens/TOKEN/image --json '{"type":"iso","architecture":"x86_64","seeds":{"install":{}}}' # {"image": PATH}
 package controlplane

@@ -242,4 +242,18 @@
 // Options bounds bodies (MaxBody; opscenter.MaxSeedSize and 64 KiB for seeds, the feed's own limit for uploads, MaxForward for
 // forwarded bodies), times (ReadTimeout, WriteTimeout, ForwardTimeout), failures of unknown clients (FailuresPerMinute, MaxAddresses) and
 // downloads (MaxDownloads, MaxDownloadsPerAddress, DownloadPatience, DownloadRate). The constants of this package are their defaults.
+//
+// # Performance
+//
+// The machine has 2 shared cores. 16 clients register on Badger with synced writes. The limit is the same TLS handshake and one raw, synced
+// write to Badger. Figures are medians of 3 to 5 runs.
+//
+//	go test -run '^$' -bench Register -count 3 -timeout 30m ./opscenter/httpapi
+//
+//	                limit              httpapi            ratio
+//	a registration  1.91 ms (524/s)    2.27 ms (441/s)    0.84 of the limit's rate
+//
+// A list of 200 updates takes 0.05 ms. Package updates has figures of downloads.
+//
+//	go test -run '^$' -bench FeedList ./opscenter/httpapi
 package httpapi

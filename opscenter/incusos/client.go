@@ -12,6 +12,14 @@
 //
 // A server is identified by its certificate: the Client connects only to a server that presents the
 // certificate of the Target. No other package of the SDK opens connections to servers.
+//
+// IncusOS releases before 2026-08-16 mark the recovery keys as taken whenever system/security is read. The Client does not read it there.
+//
+// # Performance
+//
+// A TLS session takes 1.1 KiB of heap, measured with 100,000 sessions.
+//
+//	go test -run '^$' -bench Sessions ./opscenter/incusos
 package incusos
 
 import (

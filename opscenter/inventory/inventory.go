@@ -17,6 +17,46 @@
 // many events or an unknown one, and every few hours. The next scan corrects missed events.
 //
 // Objects, units and the bounded history of changes persist in the store.
+//
+// # Rules
+//
+//   - An object that an event names is read again within a tenth of a second, and then the objects that depend on it.
+//   - A scan runs every 6 hours, and also when a member dies or returns. Kinds that a daemon's API lacks are skipped, and Status names them.
+//   - The history of an object holds the field, its old and new value, the event, and the requestor. The first listing is no change,
+//     and neither is a field that only follows from other objects (used_by).
+//   - WatchChanges tells when a cluster begins (cluster-added: list it then) and when it ends.
+//   - The addresses of an instance are those of 10 s after its start, or of its last reading, because no event tells them.
+//   - Networks that Incus does not manage are interfaces of the server, and are in its facts.
+//   - Passwords, keys, credentials, user data and secret variables are not stored. An object over 1 MiB is stored
+//     without its parts, or by its name only.
+//   - Each server has a budget of 5,000 objects and 8 MiB (MaxObjects, MaxSize). Objects beyond it are left out, with a warning.
+//   - An unknown name in a filter is refused with the list of known ones, and a wrong filter with the place. Its time, memory and
+//     steps are bounded. Functions without such a bound, as repeat, join and toJSON, do not exist.
+//
+// # Performance
+//
+// The machine has 2 shared cores. 1,000 servers have 496 objects each: 1.1 KiB of JSON for an instance, 0.2 KiB for a volume, 0.65 KiB on
+// average. Scans use real TLS. Figures are medians of 3 runs.
+//
+//	go test -run '^$' -bench . -count 3 -timeout 30m ./opscenter/inventory
+//
+//	scan of an unchanged cluster of 500 objects, no commit     bare Incus client   inventory   ratio
+//	Incus 6.0 (a ratio of 1.3 is wanted)                       22.1 ms             28.6 ms     1.29
+//	newer Incus, one request for each of 70 custom volumes     31.6 ms             36.3 ms     1.15
+//
+//	filter over 496,000 objects (1.5 s is wanted in memory)    memory              Badger
+//	object.config["ipv4.address"] == …                         0.99 s              4.8 s
+//	… in object.used_by                                        1.07 s              4.9 s
+//	name == …                                                  0.58 s              4.4 s
+//	search in all names                                        0.52 s              4.1 s
+//
+//	list of one kind in one cluster, a page of 100
+//	memory        57 µs, 4 allocations an object; 40 times the 1.4 µs of 100 rows in bare go-memdb
+//	Badger        1.1 ms
+//
+//	heap per object
+//	memory        1.9 KiB with all indexes
+//	Badger        1.8 KiB right after the writes; 93 % are buffers in which Badger writes its tables
 package inventory
 
 import (

@@ -10,6 +10,23 @@
 //
 // Rollouts, their units with the steps of each server, and the lease of the acting controller persist in the store. Each
 // step is stored before it is carried out. So after a crash, the next Run continues where the controller stopped.
+//
+// # How an update proceeds
+//
+//   - The update is staged on all members first, one by one. Then each member is evacuated, rebooted, and restored when it is ready on
+//     the new version, before the next member begins.
+//   - A standalone Incus server has its running instances stopped, and the same instances started again. Servers of other types are updated
+//     and rebooted.
+//   - At most Policy.MaxUnavailable members of a cluster are out. The quorum of its database limits that further.
+//   - A release may bring Secure Boot keys. A server applies one at a time, with a reboot each, before it stages the release. The plan
+//     tells the largest number of reboots.
+//   - A failed action is tried again, Policy.Retries times, except for the reboot of a server that has gone down. Then the rollout
+//     pauses, with the reason and the remedy. Resume continues it.
+//   - Cancel stops at once, finishes the servers that are out, or restores the servers that the rollout has evacuated. Servers that
+//     an operator evacuated before stay evacuated.
+//   - Two controllers never act at once. If it is unknown whether a reboot was requested, it is requested again only if
+//     the server does not go down in time.
+//   - A cluster has one operation at a time. The error of a refused request names the operation that holds the cluster.
 package rollout
 
 import (

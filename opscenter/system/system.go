@@ -19,6 +19,24 @@
 //
 // Changes, batches over clusters, factory resets and the update settings that each server was given persist in the
 // store. After a restart, Run continues those that had not ended.
+//
+// # Rules of changes
+//
+//   - A change is confirmed if the same machine answers with its certificate, at a management address of its new configuration, for 5 s. Its Incus
+//     cluster must see it. The server must have told that it is done, or must have moved 90 s ago without a word.
+//   - A lost answer, a missing self update or a crash of the controller does not matter: the configuration of the server decides the outcome.
+//   - If another client has changed the configuration meanwhile, that change stays, and the error is ErrPrecondition.
+//   - A release of IncusOS that can't undo a change is refused, unless ApplyOptions accepts the risk.
+//   - Validation names the field. Problems of the present configuration do not refuse other changes. Unknown fields of newer releases keep their bytes.
+//   - Secrets read as "(hidden)". Sent back, "(hidden)" keeps the secret, and "(removed)" removes it. In networks and providers a missing secret
+//     stays, too. A secret that would be sent to another address must be given again.
+//   - A cluster is changed member by member. All members are checked before the first change. The batch stops at the first failure.
+//   - Servers have the update settings of managed servers: the channel of their record, and no automatic checks and reboots. Others raise
+//     a warning, and are put back, unless Options.LeaveUpdates is set.
+//   - A factory reset keeps the network, the applications and the update settings, or uses a named seed of a token. It makes a token for one
+//     use, and expects the same machine with another certificate.
+//   - Another operation on the server or its cluster refuses a change, unless it is forced. A server is not rebooted while a change
+//     of its network waits for confirmation, even by force: a boot makes that change final. Its factory reset refuses changes likewise.
 package system
 
 import (
