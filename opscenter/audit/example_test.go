@@ -36,13 +36,13 @@ func Example() {
 		log.Fatal(err)
 	}
 	for _, e := range page.Entries {
-		fmt.Println(e.Sequence, e.By, e.Action, e.Server, e.Outcome, e.Error)
+		fmt.Println(e.By, e.Action, e.Server, e.Outcome, e.Error)
 	}
 	// Output:
 	// server01 <nil>
 	// server02 connection refused
-	// 2 alice server.reboot server02 failed connection refused
-	// 1 alice server.reboot server01 done
+	// alice server.reboot server02 failed connection refused
+	// alice server.reboot server01 done
 }
 
 // ExampleLater records a change that goes on after Do returns. The program ends the entry when the change ends.
@@ -101,11 +101,11 @@ func ExampleLog_Watch() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Println(e.Sequence, e.Action, e.Outcome)
+		fmt.Println(e.Action, e.Outcome)
 		if e.Outcome != audit.UnderWay {
 			break
 		}
 	}
 	// Output:
-	// 1 token.create done
+	// token.create done
 }
