@@ -75,3 +75,10 @@ func TestLimitsOf(t *testing.T) {
 	less := storage.Limits{MaxTxWrites: 100, MaxTxSize: 1 << 20}
 	require.Equal(t, less, storage.LimitsOf(limited{store, less}))
 }
+
+func TestRowsOfLimits(t *testing.T) {
+	limits := storage.Limits{MaxTxWrites: 128}
+	require.Equal(t, 20, limits.Rows(20, 3), "all that are wanted")
+	require.Equal(t, 42, limits.Rows(500, 3))
+	require.Equal(t, 1, limits.Rows(500, 1000))
+}

@@ -112,6 +112,10 @@ type Limits struct {
 	MaxTxSize int
 }
 
+// Rows returns how many of the wanted rows one Update may write or delete, where each row takes up to perRow writes: itself
+// and its index entries. It is 1 at least.
+func (l Limits) Rows(wanted, perRow int) int { return max(1, min(wanted, l.MaxTxWrites/perRow)) }
+
 // Limited is a Store whose limits differ from MaxTxWrites and MaxTxSize. It is optional; see [LimitsOf].
 type Limited interface {
 	Limits() Limits

@@ -48,6 +48,7 @@ func (r Retired) Clear(ctx context.Context, store storage.Store) error {
 }
 
 func clearTable(ctx context.Context, store storage.Store, schema *storage.TableSchema) error {
+	step := storage.LimitsOf(store).Rows(step, 1)
 	for {
 		var keys []storage.Key
 		err := store.View(ctx, func(tx storage.ReadTx) error {

@@ -128,10 +128,13 @@ func New(registry *opscenter.Registry, options Options) (*Log, error) {
 // entriesPerTransaction bounds the entries that one transaction changes.
 const entriesPerTransaction = 200
 
+// step is how many entries one transaction may change, each with two index entries.
+func (l *Log) step() int { return storage.LimitsOf(l.registry.Store()).Rows(entriesPerTransaction, 3) }
+
 // endUnfinished gives outcome Unknown to the entries that are under way.
 func (l *Log) endUnfinished(ctx context.Context) error {
 	for {
-		n := 0
+		n, step := 0, l.step()
 		err := l.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			n = 0
 			var list []*Entry
@@ -139,7 +142,7 @@ func (l *Log) endUnfinished(ctx context.Context) error {
 				if err != nil {
 					return err
 				}
-				if list = append(list, e); len(list) == entriesPerTransaction {
+				if list = append(list, e); len(list) == step {
 					break
 				}
 			}
@@ -153,7 +156,7 @@ func (l *Log) endUnfinished(ctx context.Context) error {
 			n = len(list)
 			return nil
 		})
-		if err != nil || n < entriesPerTransaction {
+		if err != nil || n < step {
 			return err
 		}
 	}
@@ -172,7 +175,7 @@ func (l *Log) trim(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for step := range slices.Chunk(surplus, entriesPerTransaction) {
+	for step := range slices.Chunk(surplus, l.step()) {
 		err := l.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			for _, sequence := range step {
 				if err := entries.Delete(tx, storage.UintKey(sequence)); err != nil && !errors.Is(err, storage.ErrNotFound) {

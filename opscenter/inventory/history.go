@@ -134,7 +134,7 @@ func (m *Manager) trim(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for step := range slices.Chunk(surplus, trimStep) {
+	for step := range slices.Chunk(surplus, storage.LimitsOf(m.registry.Store()).Rows(trimStep, 2)) {
 		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			for _, sequence := range step {
 				if err := changes.Delete(tx, storage.UintKey(sequence)); err != nil && !errors.Is(err, storage.ErrNotFound) {
