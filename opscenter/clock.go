@@ -115,7 +115,6 @@ func (r *Registry) tellJump(ctx context.Context, j *clockJumping) error {
 	if err != nil {
 		return err
 	}
-	r.log.WarnContext(ctx, string(entry.Kind), "by", j.by)
 	j.waiting = waiting
 	return nil
 }

@@ -36,14 +36,10 @@ func (r *Registry) warnFleet(ctx context.Context) error {
 		return nil
 	}
 	at := r.now()
-	err := r.Write(ctx, func(tx *Tx) error {
+	return r.Write(ctx, func(tx *Tx) error {
 		if on {
 			return tx.raise("", "", warning.Input{Kind: warning.Fleet, Message: fmt.Sprintf("%d of the %d servers asked last fail together: the fault is taken to be on this side, and no server becomes offline", failing, asked)}, at)
 		}
 		return tx.clear("", "", warning.Fleet, at, fmt.Sprintf("%d of the %d servers asked since fail", failing, asked))
 	})
-	if err == nil {
-		r.log.WarnContext(ctx, string(warning.Fleet), "holds", on, "failing", failing, "asked", asked)
-	}
-	return err
 }

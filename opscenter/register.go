@@ -437,13 +437,12 @@ func (r *Registry) refused(ctx context.Context, server *Server, reg Registration
 	if server != nil {
 		entry.Server = server.Name
 	}
-	r.log.WarnContext(ctx, string(entry.Kind), "server", entry.Server, "reason", entry.Reason)
 	// Whoever tries that may well hang up before it is recorded.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	err := r.Write(ctx, func(tx *Tx) error { return tx.Record(entry) })
 	if err != nil {
-		r.log.ErrorContext(ctx, "an event could not be stored", "kind", entry.Kind, "error", err)
+		r.log.ErrorContext(ctx, "an event could not be stored", "kind", entry.Kind, "server", entry.Server, "reason", entry.Reason, "error", err)
 	}
 }
 

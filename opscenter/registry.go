@@ -250,6 +250,7 @@ func (r *Registry) Watch(ctx context.Context, since uint64) iter.Seq2[Changes, e
 				yield(Changes{}, err)
 				return
 			}
+			r.follow(ctx)
 			out := Changes{Revision: batch.Revision, Reset: batch.Reset}
 			names := map[string]bool{}
 			for _, change := range batch.Changes {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"log/slog"
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
@@ -58,7 +59,7 @@ func (r *Registry) Write(ctx context.Context, fn func(*Tx) error) error {
 		do()
 	}
 	for _, e := range tx.events {
-		r.log.InfoContext(ctx, string(e.Kind), "server", e.Server, "reason", e.Reason)
+		r.log.Log(ctx, levelOf(e.Kind), string(e.Kind), "server", e.Server, "cluster", e.Cluster, "reason", e.Reason)
 	}
 	if r.eventsDue.Appended(len(tx.events)) {
 		if err := r.trimEvents(context.WithoutCancel(ctx)); err != nil {
@@ -66,6 +67,15 @@ func (r *Registry) Write(ctx context.Context, fn func(*Tx) error) error {
 		}
 	}
 	return nil
+}
+
+// levelOf is the level at which an event is logged.
+func levelOf(kind event.Kind) slog.Level {
+	switch kind {
+	case event.RegistrationRefused, event.WarningRaised, event.ClockJumped:
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
 }
 
 // Put implements storage.WriteTx.

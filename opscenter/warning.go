@@ -96,15 +96,10 @@ func (h Warnings) Raise(ctx context.Context, server string, w warning.Input) err
 		raised = len(tx.events) > 0
 		return err
 	})
-	switch {
-	case err != nil:
-		return err
-	case raised:
-		h.registry.log.WarnContext(ctx, string(w.Kind), "server", server, "message", w.Message)
-	default:
+	if err == nil && !raised {
 		h.registry.presence.Repeat(presence.Subject{Kind: w.Kind, ServerID: id}, w.Message, at)
 	}
-	return nil
+	return err
 }
 
 // Clear removes the warning of that kind about a server, or, with an empty name, about
