@@ -226,6 +226,7 @@ func TestLimits(t *testing.T) {
 		require.NoError(t, err)
 		return counts.Total == 6
 	}, within, 20*time.Millisecond)
+	require.NoError(t, p.objects.Trim(t.Context()), "as is done now and then")
 	changes, err := p.objects.Changes(t.Context(), 0, 0)
 	require.NoError(t, err)
 	require.Len(t, changes, 3, "MaxChanges")

@@ -110,9 +110,9 @@ func ExampleManager_WatchChanges() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		fmt.Println(change.Sequence, change.Action, change.Name)
+		fmt.Println(change.Action, change.Name)
 		break // a real program goes on
 	}
 	// Output:
-	// 1 cluster-added incus1
+	// cluster-added incus1
 }
