@@ -23,13 +23,13 @@
 // What a server tells when it is asked:
 //
 //	budget                                     default        beyond                                   test
-//	incusos.DefaultMaxBody, an answer          4 MiB          is not read                              TestFaults
+//	incusos.DefaultMaxBody, an answer          4 MiB          is not read                              TestEachFault
 //	the header of an answer                    64 KiB         is not read                              TestEndlessHeader
 //	facts, each part as it is read             4 × its kept   is not read                              TestHostileFacts
 //	lifecycle.MaxHardwareSize and others       688 KiB in all is left out, with warning.Facts          TestFactsThatAreTooLarge
 //	opscenter.DefaultMaxFactsHistory           20 changes     the oldest go                            TestFactsHistory
 //	poller.DefaultTimeout, a poll              30 s           counts as a failure                      TestGrace
-//	poller.DefaultSlowConcurrency, slow polls  512            wait for each other, not the others      TestTheDeadDoNotStarveTheLiving
+//	poller.DefaultSlowConcurrency, slow polls  512            wait for each other, not the others      TestHangingServersDoNotDelayHealthyOnes
 //	incusos.DefaultMaxConnsPerServer           4 connections  wait                                     TestConnectionsAreBounded
 //
 // What is in its Incus. MaxObjects, MaxSize and MaxUnitChanges are for each server of a cluster, MaxStreams is for all
@@ -69,7 +69,7 @@
 //
 // A server can pass for no other one (TestWhoMayPresentWhat). What many of them can do together: if more than
 // opscenter.DefaultGuardShare of the servers fail, the control plane suspects itself, and asks a sample
-// (TestWhoseFault).
+// (TestPartialAndTotalOutages).
 //
 // What all of it costs on disk: storage/badgerstore stays within three times what is in it and 256 MiB
 // (TestDiskIsGivenBack), takes no write with less than badgerstore.DefaultMinFree left (TestDiskFull,

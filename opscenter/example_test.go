@@ -12,6 +12,34 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
+// exampleRegistry returns a Registry in memory. A program uses badgerstore.Open to keep it on disk.
+func exampleRegistry(options opscenter.Options) *opscenter.Registry {
+	registry, err := opscenter.NewRegistry(memstore.New(), options)
+	check(err)
+	return registry
+}
+
+// exampleServer registers the n-th server and records a poll that found it ready, with version 202610010000.
+func exampleServer(ctx context.Context, registry *opscenter.Registry, n int) *opscenter.ServerInfo {
+	token, err := registry.CreateToken(ctx, opscenter.TokenSpec{Uses: 1})
+	check(err)
+	registered, err := registry.Register(ctx, registration(n, token.UUID))
+	check(err)
+	server, err := registry.Server(ctx, registered.Name)
+	check(err)
+	check(registry.Observer().Record(ctx, answer(server)))
+	server, err = registry.Server(ctx, registered.Name)
+	check(err)
+	return server
+}
+
+// check ends an example that fails.
+func check(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
 func ExampleRecommend() {
 	r := lifecycle.Recommend(lifecycle.Condition{Type: lifecycle.TypeIncus, Status: lifecycle.StatusReady, NeedsReboot: true})
 	fmt.Println(r.Action)
@@ -22,7 +50,7 @@ func ExampleRecommend() {
 }
 
 // A server registers, is polled, and gets its recommended action. Package httpapi calls
-// Register for you, and package poller RecordObservations.
+// Register for you, and package poller calls Observer.Record.
 func ExampleRegistry() {
 	ctx := context.Background()
 	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
@@ -66,27 +94,6 @@ func ExampleRegistry() {
 	// server01 is pending
 	// server01 is ready
 	// update: os 202610010000 → 202610150000: a newer version is available (needs update true, needs reboot false, in maintenance false)
-}
-
-// Everything that is decided or changed is an event, with its reason.
-func ExampleRegistry_ListEvents() {
-	ctx := context.Background()
-	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
-	if err != nil {
-		log.Fatal(err)
-	}
-	if err := registry.Channels().Publish(ctx, "stable", "202610150000", "os", "incus"); err != nil {
-		log.Fatal(err)
-	}
-	events, err := registry.ListEvents(ctx, opscenter.EventFilter{})
-	if err != nil {
-		log.Fatal(err)
-	}
-	for _, e := range events {
-		fmt.Println(e.Kind, e.Reason)
-	}
-	// Output:
-	// update-published version 202610150000 of [os incus] in channel stable
 }
 
 // Servers may be in private networks only, and never where a cloud tells its machines their credentials. The same rules
