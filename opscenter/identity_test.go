@@ -355,3 +355,21 @@ func TestTakeOver(t *testing.T) {
 	require.Equal(t, before.ID, after.ID)
 	require.Equal(t, opscenter.Fingerprint(again.Certificate), after.Fingerprint)
 }
+
+func TestReinstallWithoutASystemUUID(t *testing.T) {
+	w := memoryWorld(t)
+	reg := registration(0, w.token(t, 3))
+	reg.SystemUUID = ""
+	_, err := w.Register(t.Context(), reg)
+	require.NoError(t, err)
+	before := w.get(t, "server00")
+	reg.Certificate, reg.MachineID = certificate(1), machineID(70)
+	_, err = w.Register(t.Context(), reg)
+	require.ErrorIs(t, err, opscenter.ErrNameTaken)
+	require.NoError(t, w.AllowReinstall(t.Context(), "server00", true))
+	_, err = w.Register(t.Context(), reg)
+	require.NoError(t, err)
+	after := w.get(t, "server00")
+	require.Equal(t, before.ID, after.ID)
+	require.Equal(t, machineID(70), after.MachineID)
+}

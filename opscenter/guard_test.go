@@ -159,3 +159,80 @@ func TestGuardSwitchedOff(t *testing.T) {
 	}
 	require.Equal(t, 10, w.status(t, lifecycle.StatusOffline))
 }
+
+// Polls that were under way when an outage of ours ended make nobody offline.
+func TestLateFailuresOfAnOutage(t *testing.T) {
+	certificate(10)
+	synctest.Test(t, func(t *testing.T) {
+		w, infos := fleet(t, 10, opscenter.Options{})
+		for range 5 {
+			time.Sleep(10 * time.Second)
+			for _, info := range infos {
+				w.observe(t, failed(info))
+			}
+		}
+		require.True(t, w.Observer().FleetUnreachable())
+		late := failed(infos[9])
+		for _, info := range infos[:6] {
+			w.observe(t, answer(info))
+		}
+		require.False(t, w.Observer().FleetUnreachable())
+		w.observe(t, late)
+		require.Zero(t, w.status(t, lifecycle.StatusOffline))
+		for range 2 {
+			time.Sleep(10 * time.Second)
+			w.observe(t, failed(infos[9]))
+		}
+		require.Equal(t, 1, w.status(t, lifecycle.StatusOffline), "it is dead by itself")
+	})
+}
+
+// Slow timeouts: the failures come further apart than the window.
+func TestGuardWithSlowTimeouts(t *testing.T) {
+	certificate(10)
+	synctest.Test(t, func(t *testing.T) {
+		w, infos := fleet(t, 5, opscenter.Options{})
+		time.Sleep(time.Minute)
+		w.observe(t, failed(infos[0]))
+		time.Sleep(20 * time.Second) // the others time out much later
+		for _, info := range infos {
+			w.observe(t, failed(info))
+		}
+		require.True(t, w.Observer().FleetUnreachable())
+	})
+}
+
+// A fleet that is removed while it counts as unreachable does not stay so.
+func TestAnUnreachableFleetThatIsRemoved(t *testing.T) {
+	certificate(10)
+	synctest.Test(t, func(t *testing.T) {
+		w, infos := fleet(t, 6, opscenter.Options{})
+		for _, info := range infos {
+			w.observe(t, failed(info))
+		}
+		require.True(t, w.Observer().FleetUnreachable())
+		for _, info := range infos {
+			require.NoError(t, w.DeleteServer(t.Context(), info.Name, false))
+		}
+		require.False(t, w.Observer().FleetUnreachable())
+		require.NoError(t, w.Observer().Maintain(t.Context()))
+		require.Empty(t, w.warnings(t))
+	})
+}
+
+func TestFleetWarningIsCounted(t *testing.T) {
+	certificate(10)
+	synctest.Test(t, func(t *testing.T) {
+		w, infos := fleet(t, 6, opscenter.Options{})
+		for range 5 {
+			time.Sleep(10 * time.Second)
+			for _, info := range infos {
+				w.observe(t, failed(info))
+			}
+		}
+		page, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{Kind: warning.Fleet}, opscenter.Page{})
+		require.NoError(t, err)
+		require.Greater(t, page.Warnings[0].Count, 3)
+		require.True(t, page.Warnings[0].LastSeen.After(page.Warnings[0].FirstSeen))
+	})
+}

@@ -1,0 +1,162 @@
+package opscenter_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
+	"github.com/opscenter-go/sdk/storage"
+	"github.com/opscenter-go/sdk/storage/memstore"
+)
+
+// hooked is a store with something to do in the middle of a View, or instead of an Update.
+type hooked struct {
+	storage.Store
+	inView atomic.Pointer[func()]
+	refuse atomic.Bool
+	slow   atomic.Int64 // ns
+}
+
+func (s *hooked) View(ctx context.Context, fn func(storage.ReadTx) error) error {
+	return s.Store.View(ctx, func(tx storage.ReadTx) error {
+		if happens := s.inView.Swap(nil); happens != nil {
+			(*happens)()
+		}
+		return fn(tx)
+	})
+}
+
+func (s *hooked) Update(ctx context.Context, fn func(storage.WriteTx) error) error {
+	if s.refuse.Load() {
+		return fmt.Errorf("hooked: %w", storage.ErrDiskFull)
+	}
+	time.Sleep(time.Duration(s.slow.Load()))
+	return s.Store.Update(ctx, fn)
+}
+
+// Flush ends, however much comes in meanwhile, and loses nothing.
+func TestFlushEnds(t *testing.T) {
+	store := &hooked{Store: memstore.New()}
+	w := newWorld(t, store, opscenter.Options{})
+	require.NoError(t, w.Warnings().Raise(t.Context(), "", warning.Input{Kind: "busy"}))
+	stop, ended := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		for {
+			select {
+			case <-stop:
+				ended <- n
+				return
+			default:
+				_ = w.Warnings().Raise(context.Background(), "", warning.Input{Kind: "busy", Message: fmt.Sprint(n)})
+				n++
+			}
+		}
+	}()
+	store.slow.Store(int64(2 * time.Millisecond))
+	for range 5 {
+		flushed := make(chan error, 1)
+		go func() { flushed <- w.Observer().Flush(context.Background()) }()
+		select {
+		case err := <-flushed:
+			require.NoError(t, err)
+		case <-time.After(10 * time.Second):
+			t.Fatal("it does not end")
+		}
+	}
+	store.refuse.Store(true)
+	_ = w.Observer().Flush(t.Context()) // if there happens to be anything
+	store.refuse.Store(false)
+	store.slow.Store(0)
+	close(stop)
+	n := <-ended
+	require.NoError(t, w.Observer().Flush(t.Context()))
+	page, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
+	require.NoError(t, err)
+	require.LessOrEqual(t, page.Warnings[0].Count, n+1)
+	require.Greater(t, page.Warnings[0].Count, n/2, "counted over all flushes, the refused one too")
+	require.False(t, w.FlushPending(), "nothing is left to flush")
+}
+
+// What could not be flushed is flushed later; what was removed meanwhile is not.
+func TestFlushIsTriedAgain(t *testing.T) {
+	store := &hooked{Store: memstore.New()}
+	w := newWorld(t, store, opscenter.Options{})
+	for i := range 3 {
+		w.ready(t, i)
+	}
+	store.refuse.Store(true)
+	require.ErrorIs(t, w.Observer().Flush(t.Context()), storage.ErrDiskFull)
+	require.True(t, w.FlushPending())
+	store.refuse.Store(false)
+	require.NoError(t, w.DeleteServer(t.Context(), "server01", false))
+	seen := w.get(t, "server02").LastSeen
+	require.NoError(t, w.Observer().Flush(t.Context()))
+	require.False(t, w.FlushPending())
+	again, err := opscenter.NewRegistry(store, opscenter.Options{})
+	require.NoError(t, err)
+	info, err := again.Server(t.Context(), "server02")
+	require.NoError(t, err)
+	require.WithinDuration(t, seen, info.LastSeen, time.Millisecond)
+	require.NoError(t, w.DeleteServer(t.Context(), "server00", false))
+	require.False(t, w.FlushPending(), "what is removed is not to be flushed")
+}
+
+// Deleting, registering, polling, warning and flushing at once leave nothing behind.
+func TestMemoryKeepsPaceWithTheStore(t *testing.T) {
+	w := memoryWorld(t)
+	done := make(chan struct{})
+	for i := range 4 {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			ctx := context.Background()
+			for range 40 {
+				token, err := w.CreateToken(ctx, opscenter.TokenSpec{})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := w.Register(ctx, registration(i, token.UUID)); err != nil {
+					t.Error(err)
+					return
+				}
+				name := fmt.Sprintf("server%02d", i)
+				info, err := w.Server(ctx, name)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				polled := make(chan struct{})
+				go func() {
+					defer close(polled)
+					for range 4 {
+						_ = w.Observer().Record(ctx, failed(info))
+					}
+					_ = w.Observer().Record(ctx, answer(info))
+				}()
+				_ = w.SelfUpdate(ctx, certificate(i), opscenter.SelfUpdate{Cause: lifecycle.CauseOSUpdateApplied})
+				_ = w.Observer().Flush(ctx)
+				if err := w.DeleteServer(ctx, name, false); err != nil {
+					t.Error(err)
+				}
+				<-polled
+			}
+		}()
+	}
+	for range 4 {
+		<-done
+	}
+	require.Empty(t, w.Counts())
+	require.Empty(t, w.Warnings().Counts())
+	require.Empty(t, w.warnings(t))
+	require.NoError(t, w.Observer().Flush(t.Context()))
+	require.Zero(t, w.Tracked(), "nobody is remembered who is gone")
+	require.False(t, w.FlushPending())
+}
