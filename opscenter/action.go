@@ -12,9 +12,9 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Intent is an action that is about to be carried out.
+// Intent is an action that Tx.Begin is to begin.
 type Intent struct {
-	// Server by its name, or if ID is set, by that.
+	// Server is the name of the server. ServerID, if set, goes before it.
 	Server   string
 	ServerID string
 	Action   lifecycle.Action
@@ -22,16 +22,17 @@ type Intent struct {
 	ID string
 	// Mode of an evacuation or a restore, as Incus names it.
 	Mode string
-	// Owner is who has claimed the server's cluster, or the server, see Tx.Claim.
+	// Owner is the Owner of the Claim on the server or its cluster. See Tx.Claim.
 	Owner string
-	// Targets are the versions an update is to reach. Default: the newest in its channel.
+	// Targets are the versions that an update is to reach, by component. Default: the newest in its channel.
 	Targets map[string]string
-	// Timeout after which it counts as failed. Default: Options.RebootTimeout, or ActionTimeout.
+	// Timeout after which the action counts as failed. Default: Options.RebootTimeout for a reboot, else
+	// Options.ActionTimeout.
 	Timeout time.Duration
-	// Force begins it although the server is not ready, or something is under way on it or its
-	// cluster: an operation of its own that it takes the place of counts as failed.
+	// Force begins the action although the server is not ready, or is busy with another action. It also ignores a Claim.
+	// The action takes the place of an earlier one, which counts as failed. A factory reset keeps its place.
 	Force bool
-	// Note is for the event: what it is about.
+	// Note is added to the event.
 	Note string
 }
 
@@ -55,15 +56,15 @@ func (r *Registry) begin(ctx context.Context, intent Intent) (operation *lifecyc
 	return operation, info, nil
 }
 
-// Begin stores the intent to act on a server, before anything is done to it: from then
-// on the server counts as busy, on every controller of the store, until EndAction, the
-// observation that the action is done, or its deadline. It returns what the action needs.
+// Begin stores the intent to act on a server, before anything is done to the server. The server counts as busy from then
+// on, for every control plane on the store. It is busy until Tx.End, until a poll finds the action done, or until its
+// deadline. Begin returns the operation, and the server as it was before.
 //
-// Errors: ErrNotFound; ErrNotReady if the server is not ready or something is under way;
-// ErrBusy if a rollout has claimed it; ErrNotApplicable for evacuate and restore on another type than
-// incus, and for all else on a server that is not on IncusOS.
+// Errors: ErrNotFound; ErrNotReady if the server is not ready or another action is under way; ErrBusy if another owner
+// has a Claim. ErrNotApplicable for evacuate and restore on a type other than incus, and for all other actions on a
+// server without IncusOS.
 //
-// The caller carries the action out, by UpdatePlanner.CarryOut, once the transaction is committed.
+// After the commit, the caller carries out the action with UpdatePlanner.CarryOut.
 func (t *Tx) Begin(intent Intent) (*lifecycle.Operation, *ServerInfo, error) {
 	r, at := t.registry, t.now()
 	info, err := t.Snapshot().find(intent.Server, intent.ServerID)
@@ -88,7 +89,7 @@ func (t *Tx) Begin(intent Intent) (*lifecycle.Operation, *ServerInfo, error) {
 	if err := applicable(info, intent.Action, intent.Force); err != nil {
 		return nil, nil, err
 	}
-	// From before the intent shows: a poll must not take it for a leftover.
+	// Acting begins before the intent is visible. Otherwise a poll could take the intent for a leftover.
 	t.act(info.ID)
 	operation := &lifecycle.Operation{ID: intent.ID, Action: intent.Action, Mode: intent.Mode, Owner: intent.Owner, StartedAt: at, Deadline: at.Add(timeout)}
 	if intent.Action == lifecycle.ActionUpdate {
@@ -121,7 +122,7 @@ func applicable(info *ServerInfo, action lifecycle.Action, force bool) error {
 	case s.Versions.OS.Plain && action != lifecycle.ActionEvacuate && action != lifecycle.ActionRestore:
 		return info.notOnIncusOS()
 	case s.Operation != nil && s.Operation.Action == lifecycle.ActionFactoryReset && action != lifecycle.ActionFactoryReset:
-		// Whatever took its place would take back what lets the server in again.
+		// Another action in its place would undo the leave to register again.
 		return fmt.Errorf("server %q: its factory reset is under way since %s: %w", info.Name, s.Operation.StartedAt.Format(time.RFC3339), ErrBusy)
 	case force && info.Fingerprint == "":
 		return fmt.Errorf("server %q has not registered: %w", info.Name, ErrNotReady)
@@ -143,12 +144,12 @@ func applicable(info *ServerInfo, action lifecycle.Action, force bool) error {
 	return fmt.Errorf("server %q: action %q is not known: %w", info.Name, action, ErrNotApplicable)
 }
 
-// End tells how the effect of an action went. A failure ends the action. A success ends
-// an evacuation, a restore or a power off, which are done by then; an update and a reboot have only been
-// started, and end when a poll finds them done. A poll is asked for either way. An operation that is
-// over already is left alone.
+// End stores the outcome of the effect of an action. A failure ends the action. A success ends an evacuation, a restore
+// or a power off, because their effects are complete. An update and a reboot have only started: they end when a poll
+// finds them done. End asks for a poll in either case. It leaves an operation alone that is over already. Errors:
+// storage.ErrConflict if the server was removed.
 //
-// The process that began the action calls Observer.Acted once that is committed.
+// After the commit, the process that began the action calls Observer.Acted.
 func (t *Tx) End(server *ServerInfo, operation string, failure error) error {
 	at := t.now()
 	state, err := stateOf(t, server)
@@ -162,18 +163,18 @@ func (t *Tx) End(server *ServerInfo, operation string, failure error) error {
 	return t.Record(change.Events...)
 }
 
-// Acting tells that this process carries out an action on a server that another run of it has
-// begun: from now on no poll says, before the deadline, that it is over. Acted is its end.
+// Acting tells that this process carries out an action on a server that an earlier process began. Until Acted, no poll
+// ends the action before its deadline. id is the ID of the server.
 func (h Observer) Acting(id string) { h.registry.beginActing(id) }
 
-// Acted tells that this process is done with an action on a server, which it began with
-// Tx.Begin, or took up with Acting: from now on polls judge it.
+// Acted tells that this process has ended its part of an action, which it began with Tx.Begin or took up with Acting.
+// From then on polls judge the action. id is the ID of the server.
 func (h Observer) Acted(id string) {
 	h.registry.endActing(id)
 	h.registry.doubt(id)
 }
 
-// stateOf returns the state of a server, whatever its name is by now.
+// stateOf returns the state of a server, also if the server was renamed meanwhile.
 func stateOf(tx *Tx, server *ServerInfo) (*lifecycle.ServerState, error) {
 	known, err := byID.Find(tx, storage.StringKey(server.ID))
 	if err != nil {
@@ -185,7 +186,8 @@ func stateOf(tx *Tx, server *ServerInfo) (*lifecycle.ServerState, error) {
 	return states.Get(tx, nameKey(known.Name))
 }
 
-// Lose notes that a server was looked for, and is not seen: it is unresponsive, until it answers.
+// Lose records that the control plane looked for a server and did not find it. The server is unresponsive until it
+// answers. why goes into the reason of the status.
 func (t *Tx) Lose(server *ServerInfo, why string) error {
 	at := t.now()
 	state, err := stateOf(t, server)
@@ -199,8 +201,8 @@ func (t *Tx) Lose(server *ServerInfo, why string) error {
 	return t.Record(change.Events...)
 }
 
-// rememberStopped stores which instances of a standalone server are about to be stopped, with
-// those that were before.
+// rememberStopped adds the instances that are about to be stopped on a standalone server to those that were stopped
+// before. It stores all of them, and returns them. Errors: storage.ErrConflict if the evacuation is over, ErrTooLong.
 func (r *Registry) rememberStopped(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation, instances []lifecycle.Instance) (all []lifecycle.Instance, err error) {
 	err = r.Write(ctx, func(tx *Tx) error {
 		state, err := stateOf(tx, server)
@@ -234,5 +236,5 @@ func (r *Registry) rememberStopped(ctx context.Context, server *ServerInfo, oper
 	return all, err
 }
 
-// MaxStopped bounds the instances of a standalone server that are stopped, and remembered.
+// MaxStopped is how many stopped instances of a standalone server the Registry remembers.
 const MaxStopped = 5000

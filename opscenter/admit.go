@@ -12,31 +12,32 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Candidate is a server that a token would admit.
+// Candidate is a server that a token would admit, for Options.Admit.
 type Candidate struct {
 	// Registration of the server, without the token.
 	Registration
 	// Admitting is the token, without its UUID, which is a secret.
 	Admitting Token
-	// Known is the server whose record it would take over: one that was announced, or may be installed anew; nil: it is new.
+	// Known is the server whose record the candidate would take over: a pre-registered server, or one whose
+	// reinstallation is allowed. nil: the candidate is new.
 	Known *ServerInfo
-	// Again: it is Known, with its certificate, and tells its system UUID or machine ID for the first time. It needs no token, and nothing but a
-	// refusal counts.
+	// Again: the candidate is Known, with its certificate, and tells its system UUID or machine ID for the first time. It
+	// needs no token. Only a refusal has an effect.
 	Again bool
 }
 
-// Decision is what becomes of a candidate. The zero value admits it as a token alone does.
+// Decision is the answer of Options.Admit. The zero value admits the candidate as the token alone does.
 type Decision struct {
-	// Refuse says why it is not admitted; empty: it is.
+	// Refuse is the reason of a refusal. Empty: the candidate is admitted.
 	Refuse string
-	// Name of a new server, instead of the one it gave. One that is known keeps its own.
+	// Name of a new server, instead of the candidate's own. A known server keeps its name.
 	Name string
-	// Channel it follows, instead of the token's. It must exist.
+	// Channel of the server, instead of the token's. It must exist.
 	Channel string
-	// Properties are added to those that it gave, and replace those of the same name.
+	// Properties are added to the candidate's, and replace those of the same name.
 	Properties map[string]string
-	// Cluster in whose record it becomes a member, and whose channel it follows then: see AddClusterMembers. It must exist. Until
-	// cluster.Manager.AddServers is called for it, its Incus is none of the cluster.
+	// Cluster is the cluster whose record the server joins, and whose channel it then follows. See AddClusterMembers. It
+	// must exist. The server's Incus joins the Incus cluster only when cluster.Manager.AddServers is called.
 	Cluster string
 }
 
@@ -47,7 +48,8 @@ const (
 	maxAdmissions = 64
 )
 
-// candidate finds out who a registration is of, and that a token admits it; nil for a server that registers again.
+// candidate returns the candidate of a registration that a token would admit. nil: a server registers again and tells
+// nothing new, or the transaction refuses the registration.
 func (r *Registry) candidate(ctx context.Context, reg Registration, at time.Time) (out *Candidate, err error) {
 	err = r.Read(ctx, func(tx *Snapshot) error {
 		out = nil
@@ -72,7 +74,7 @@ func (r *Registry) candidate(ctx context.Context, reg Registration, at time.Time
 		}
 		machine, _, err := takenOver(tx, reg)
 		if err != nil {
-			return nil // the transaction refuses it, and tells
+			return nil // the transaction refuses it, with an event
 		}
 		made := Candidate{Registration: reg, Admitting: *token}
 		made.Token, made.Admitting.UUID = "", ""
@@ -90,24 +92,24 @@ func (r *Registry) candidate(ctx context.Context, reg Registration, at time.Time
 	return out, err
 }
 
-// admission is a decision, and the server that it was about.
+// admission is a decision, and the record that it was about.
 type admission struct {
 	Decision
-	takesOver string // the ID of the server whose record it takes over; empty: it is new
+	takesOver string // the ID of the server whose record the candidate takes over; empty: it is new
 }
 
-// errJudgedOther: what was judged is not what is to be admitted any more.
+// errJudgedOther: the registration differs from the one that Options.Admit judged.
 var errJudgedOther = errors.New("the registration changed while it was judged")
 
-// errManyJudged: as many registrations are judged as can be. It is an ErrTooOften.
+// errManyJudged: maxAdmissions registrations are being judged already. It is an ErrTooOften.
 var errManyJudged = fmt.Errorf("%d registrations are being judged already: %w", maxAdmissions, ErrTooOften)
 
-// learns reports whether a registration tells what is not known of a server.
+// learns reports whether a registration tells a system UUID or machine ID that the record does not have.
 func (s *Server) learns(reg *Registration) bool {
 	return s.SystemUUID == "" && reg.SystemUUID != "" || s.MachineID == "" && reg.MachineID != ""
 }
 
-// admit asks Options.Admit about a registration; nil if there is nothing to decide. The decision goes into the transaction.
+// admit asks Options.Admit about a registration. nil: there is nothing to decide. The transaction applies the decision.
 func (r *Registry) admit(ctx context.Context, reg Registration, at time.Time) (*admission, error) {
 	c, err := r.candidate(ctx, reg, at)
 	if err != nil || c == nil {
@@ -132,14 +134,14 @@ func (r *Registry) admit(ctx context.Context, reg Registration, at time.Time) (*
 		err = fmt.Errorf("%w: %w", ErrNotAdmitted, err)
 		r.refused(ctx, server, reg, err)
 		if out.Refuse == "" {
-			err = ErrNotAdmitted // what else went wrong is for the operator
+			err = ErrNotAdmitted // other reasons are for the operator, in the event
 		}
 		return nil, err
 	}
 	return out, nil
 }
 
-// check refuses what can't be, before the transaction begins.
+// check refuses an invalid decision before the transaction begins.
 func (d *Decision) check() error {
 	if d.Name != "" {
 		if err := checkServerName(d.Name); err != nil {
@@ -149,7 +151,7 @@ func (d *Decision) check() error {
 	return checkProperties(d.Properties)
 }
 
-// judge calls Options.Admit, and waits for it no longer than Options.AdmitTimeout. A panic is an error.
+// judge calls Options.Admit, and waits at most Options.AdmitTimeout for its answer. A panic is an error.
 func (r *Registry) judge(ctx context.Context, c Candidate) (Decision, error) {
 	select {
 	case r.admissions <- struct{}{}:
@@ -163,13 +165,13 @@ func (r *Registry) judge(ctx context.Context, c Candidate) (Decision, error) {
 		Decision
 		error
 	}
-	done := make(chan verdict, 1) // it may come when nothing waits for it any more
+	done := make(chan verdict, 1) // the answer may come after the timeout
 	go func() {
-		defer func() { <-r.admissions }() // not before: one that does not end takes its place
+		defer func() { <-r.admissions }() // a call that does not end keeps its place
 		defer func() {
 			if p := recover(); p != nil {
 				r.log.ErrorContext(ctx, "Options.Admit panicked", "panic", p, "stack", string(debug.Stack()))
-				done <- verdict{error: errors.New("it could not be judged: the judge panicked")}
+				done <- verdict{error: errors.New("the registration could not be judged: Options.Admit panicked")}
 			}
 		}()
 		d, err := r.options.Admit(ctx, c)
@@ -180,19 +182,19 @@ func (r *Registry) judge(ctx context.Context, c Candidate) (Decision, error) {
 		return v.Decision, v.error
 	case <-ctx.Done():
 		if err := outer.Err(); err != nil {
-			return Decision{}, fmt.Errorf("it has gone before it was judged: %w", err)
+			return Decision{}, fmt.Errorf("the request ended before the registration was judged: %w", err)
 		}
-		return Decision{}, fmt.Errorf("it was not judged within %s: %w", r.options.AdmitTimeout, ctx.Err())
+		return Decision{}, fmt.Errorf("the registration was not judged within %s: %w", r.options.AdmitTimeout, ctx.Err())
 	}
 }
 
-// applyTo changes a registration before it is carried out.
+// applyTo changes a registration before the transaction.
 func (d *Decision) applyTo(reg *Registration) {
-	reg.decidedName = d.Name // not before it is known who the server is, which its own name tells
+	reg.decidedName = d.Name // applied later: the server's own name helps to identify its record
 	reg.Properties = d.properties(reg.Properties)
 }
 
-// properties returns properties with those that were decided.
+// properties returns the given properties together with those of the decision.
 func (d *Decision) properties(given map[string]string) map[string]string {
 	if len(d.Properties) == 0 {
 		return given
@@ -203,7 +205,8 @@ func (d *Decision) properties(given map[string]string) map[string]string {
 	return out
 }
 
-// settle gives a server that was admitted what was decided of it. It refuses one that was not judged, or as another.
+// settle applies the decision to an admitted server. It returns errJudgedOther if the registration was not judged, or was
+// judged for another record.
 func (t *Tx) settle(judged *admission, out *registering, at time.Time) error {
 	switch {
 	case t.registry.options.Admit == nil || out.repeat && !out.learned:

@@ -101,7 +101,7 @@ func TestNotAdmitted(t *testing.T) {
 		"fails": {admit: func(context.Context) (opscenter.Decision, error) {
 			return opscenter.Decision{}, errors.New("db01 is down")
 		}, said: "db01 is down"},
-		"panics": {admit: func(context.Context) (opscenter.Decision, error) { panic("hunter2") }, said: "the judge panicked"},
+		"panics": {admit: func(context.Context) (opscenter.Decision, error) { panic("hunter2") }, said: "Options.Admit panicked"},
 		"does not end": {admit: func(context.Context) (opscenter.Decision, error) {
 			time.Sleep(time.Second)
 			return opscenter.Decision{}, nil
@@ -231,7 +231,7 @@ func TestJudgedByTheNameItGave(t *testing.T) {
 	})
 	_, err = waiting.Register(ctx, registration(0, waiting.token(t, 1)))
 	require.ErrorIs(t, err, opscenter.ErrNotAdmitted)
-	require.Contains(t, waiting.events(t, event.RegistrationRefused)[0].Reason, "it has gone before it was judged")
+	require.Contains(t, waiting.events(t, event.RegistrationRefused)[0].Reason, "the request ended before the registration was judged")
 }
 
 // TestJudgedWhenItTells: a server that hides who it is until it has registered is judged when it tells.

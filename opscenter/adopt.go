@@ -18,43 +18,42 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Adoption is an Incus server, or all servers of an Incus cluster, that are taken into the
-// registry without having registered themselves.
+// Adoption is an Incus server, or all servers of an Incus cluster, that enter the registry without having registered.
 type Adoption struct {
-	// Cluster is the name for its record; empty: one that is free is made of SuggestedCluster.
+	// Cluster is the name of its record. Empty: a free name is made of SuggestedCluster.
 	Cluster          string
 	SuggestedCluster string
-	// Certificate that all members present; nil: a server in no cluster.
+	// Certificate that all members present. nil: one server in no cluster.
 	Certificate *x509.Certificate
 	Servers     []AdoptedServer
-	// Channel for them. Default: Registry.DefaultChannel.
+	// Channel of the servers. Default: Channels.Default.
 	Channel string
 }
 
-// AdoptedServer is one of them.
+// AdoptedServer is one server of an Adoption.
 type AdoptedServer struct {
-	// Name in the registry; empty: one that is free is made of Suggested, with the cluster's name
-	// behind it if need be, as NAME-CLUSTER.
+	// Name in the registry. Empty: a free name is made of Suggested, if need be with the cluster's name behind it, as
+	// NAME-CLUSTER.
 	Name      string
 	Suggested string
-	// ConnectionURL is where it is reached. That of a server which is recorded already stays.
+	// ConnectionURL is where the control plane reaches the server. A server that is recorded already keeps its URL.
 	ConnectionURL string
-	// Certificate is its own, which is its identity.
+	// Certificate is the server's own, which is its identity.
 	Certificate *x509.Certificate
-	// MemberName is its name in the cluster; empty without one.
+	// MemberName is its name in the cluster. Empty: it is in no cluster.
 	MemberName string
 }
 
-// Adopt records servers that somebody has found trustworthy, all or none: from then on they
-// are as those that have registered. Servers that are registered with the same certificates
-// already stay as they are, and join the cluster's record. Package opscenter/incusos's
-// Client.Adopt does all of it with an Incus trust token.
+// Adopt records servers that the caller has found trustworthy, all or none. From then on they are equal to servers that
+// registered. Servers that are registered with the same certificates stay as they are, and join the cluster's record.
+// incusos.Client.Adopt does all of this with an Incus trust token.
 //
-// Which certificate is a member's own is the cluster's word: a server that is registered with
-// it already, and is not known as a member, is not touched (ErrIdentityTaken).
+// The cluster tells the certificate of each member. Adopt does not change a server that is registered with such a
+// certificate and not known as a member: it returns ErrIdentityTaken.
 //
-// Errors: ErrInvalidName, ErrTooLong, ErrInvalidURL, ErrInvalidCertificate, ErrNoCertificate,
-// ErrInvalidOptions for other than one server without a cluster, ErrNotFound for a channel; ErrNameTaken, ErrIdentityTaken, ErrClusterTaken by another cluster, ErrClustered, ErrBusy.
+// Errors: ErrInvalidName, ErrTooLong, ErrInvalidURL, ErrInvalidCertificate, ErrNoCertificate; ErrInvalidOptions unless
+// there is one server, or a cluster. ErrNotFound for a channel; ErrNameTaken, ErrIdentityTaken, ErrClustered, ErrBusy;
+// ErrClusterTaken if another cluster has the name.
 func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 	if a.Channel == "" {
 		a.Channel = r.Channels().Default()
@@ -97,7 +96,7 @@ func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 			return err
 		}
 		a := a
-		a.Servers = slices.Clone(a.Servers) // they are given names
+		a.Servers = slices.Clone(a.Servers) // the transaction names them
 		if err := tx.adoptedBefore(&a); err != nil {
 			return err
 		}
@@ -120,8 +119,8 @@ func (r *Registry) Adopt(ctx context.Context, a Adoption) error {
 	})
 }
 
-// adoptedBefore finds the record there is of the cluster, whose name may be another by now, or
-// gives it a name.
+// adoptedBefore finds an earlier record of the cluster by its certificate, and takes its name. If there is none and no
+// name is given, it makes a name.
 func (t *Tx) adoptedBefore(a *Adoption) error {
 	if a.Certificate == nil {
 		return nil
@@ -149,8 +148,8 @@ func (t *Tx) adoptedBefore(a *Adoption) error {
 	return err
 }
 
-// freeName makes a name of one that is wished for: what is not allowed in it becomes a hyphen, and
-// of the suffixes it gets the first with which it is free.
+// freeName makes a free name out of a wish. Characters that are not allowed become hyphens. It appends the first of the
+// suffixes that makes the name free. Errors: ErrNameTaken.
 func (t *Tx) freeName(wish string, allowed func(byte) bool, limit int, suffixes []string, free func(string) (bool, error)) (string, error) {
 	base := []byte(wish)
 	for i, c := range base {
@@ -177,7 +176,7 @@ func (t *Tx) freeName(wish string, allowed func(byte) bool, limit int, suffixes 
 	return "", fmt.Errorf("name %q: %w", truncate.Name(clean), ErrNameTaken)
 }
 
-// nameServer gives a server that is adopted its name.
+// nameServer names a server that is adopted, or checks that the given name is free.
 func (t *Tx) nameServer(a *Adoption, s *AdoptedServer, fingerprint string) error {
 	if s.Name != "" {
 		return nameFree(t, s.Name, "")
@@ -200,19 +199,18 @@ func (t *Tx) nameServer(a *Adoption, s *AdoptedServer, fingerprint string) error
 	return err
 }
 
-// AdoptionCheck is what is known of an Adoption before it is made.
+// AdoptionCheck is the part of an Adoption that is known before the trust token is spent.
 type AdoptionCheck struct {
 	// Fingerprint of the certificate that the server, or all members of the cluster, present.
 	Fingerprint string
-	// Name, Channel, Names and URLs as they are given; empty: none are.
+	// Name is that of the server or the cluster. Names and URLs are those of the servers. Empty: not given.
 	Name, Channel string
 	Names, URLs   []string
 }
 
-// CheckAdoption finds what would refuse an Adoption, before a trust token is spent on it. Whether the
-// server is in a cluster is not known by then, so the name must do for either: no other cluster and
-// no other server may have it. Errors: ErrInvalidName, ErrTooLong, ErrInvalidURL, ErrNotFound for a
-// channel, ErrNameTaken, ErrClusterTaken, ErrBusy.
+// CheckAdoption returns the error that Adopt would return, before a trust token is spent. It is not known by then whether
+// the server is in a cluster. Therefore no other cluster and no other server may have the name. Errors: ErrInvalidName,
+// ErrTooLong, ErrInvalidURL, ErrNotFound for a channel, ErrNameTaken, ErrClusterTaken, ErrBusy.
 func (s *Snapshot) CheckAdoption(c AdoptionCheck) error {
 	if c.Name != "" {
 		if err := checkObjectName("cluster", c.Name); err != nil {
@@ -266,7 +264,7 @@ func (s *Snapshot) CheckAdoption(c AdoptionCheck) error {
 	switch {
 	case err != nil:
 		return err
-	case cluster != nil: // the one with this fingerprint was seen above
+	case cluster != nil: // the loop above found the one with this fingerprint
 		return fmt.Errorf("name %q: %w", c.Name, ErrClusterTaken)
 	case server != nil:
 		return fmt.Errorf("name %q: %w", c.Name, ErrNameTaken)
@@ -274,7 +272,7 @@ func (s *Snapshot) CheckAdoption(c AdoptionCheck) error {
 	return nil
 }
 
-// adopt records a server, unless it is there, and returns its name.
+// adopt records a server, unless it is recorded, and returns its name.
 func (t *Tx) adopt(a *Adoption, s *AdoptedServer, at time.Time) (string, error) {
 	fingerprint := Fingerprint(s.Certificate)
 	known, err := byFingerprint.Find(t, storage.StringKey(fingerprint))
@@ -286,8 +284,8 @@ func (t *Tx) adopt(a *Adoption, s *AdoptedServer, at time.Time) (string, error) 
 	case known.Cluster == a.Cluster && (a.Cluster == "" || known.ServedFingerprint == Fingerprint(a.Certificate)):
 		return known.Name, nil
 	default:
-		// Whose certificate that is, is only the cluster's word: it must not get hold of somebody
-		// else's record, nor of what is accepted from him.
+		// Only the cluster tells that this is the certificate of its member. A cluster must not get the record of another
+		// server, or the trust in that server.
 		return "", fmt.Errorf("server %q is registered with the certificate of %q; if it is a member of the cluster, add it (AddClusterMembers): %w", known.Name, cmp.Or(s.Name, s.Suggested, s.MemberName), ErrIdentityTaken)
 	}
 	if err := t.nameServer(a, s, fingerprint); err != nil {
@@ -311,7 +309,7 @@ func (t *Tx) adopt(a *Adoption, s *AdoptedServer, at time.Time) (string, error) 
 		Reason: fmt.Sprintf("at %s, certificate %.12s", s.ConnectionURL, fingerprint)})
 }
 
-// adoptCluster records the cluster, or finds the record there is of it.
+// adoptCluster records the cluster, or returns its earlier record. Errors: ErrClusterTaken.
 func (t *Tx) adoptCluster(a *Adoption, at time.Time) (*Cluster, error) {
 	fingerprint := Fingerprint(a.Certificate)
 	known, err := clustersByName.Find(t, storage.StringKey(strings.ToLower(a.Cluster)))

@@ -11,19 +11,18 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// A server is connected to by the certificate it registered with. Two things change what it
-// presents without changing who it is: as a member of an Incus cluster it answers with the
-// cluster's certificate, and with a publicly trusted one if it has got one for the name that
-// its users call it by. The second proves itself; the first is accepted by an operator, once
-// for the cluster, and then for each of its members.
+// The control plane verifies a server by the certificate that it registered with. The same server may present another
+// certificate in two cases. A member of an Incus cluster presents the cluster's certificate: an operator accepts it once
+// for the cluster, and then it is accepted of each member. A server with a publicly trusted certificate presents that for
+// the host of its public URL: it is verified by its chain.
 
-// AcceptCertificate accepts that a server presents the certificate with that fingerprint,
-// SHA-256 in hexadecimal digits, when it is connected to, beside the one it registered with,
-// which it is still known by. It takes the place of one that was accepted before; an empty
-// fingerprint takes it back. Members of the same cluster that present it are followed. See
-// warning.Certificate for when that is needed, and the server's State.Presented for the
-// fingerprint: compare it with what the server itself says. Errors: ErrNotFound,
-// ErrInvalidCertificate, ErrIdentityTaken for one that another server is registered with.
+// AcceptCertificate accepts a second certificate of a server, beside the one that it registered with. That one stays its
+// identity. fingerprint is SHA-256 in hexadecimal digits. It replaces the certificate that was accepted before; an empty
+// fingerprint takes that back. Other members of the same cluster that present the certificate are accepted, too.
+//
+// warning.Certificate tells when this is needed, and State.Presented has the fingerprint. Compare it with the one that
+// the server itself shows. Errors: ErrNotFound, ErrInvalidCertificate; ErrIdentityTaken if another server is registered
+// with the certificate.
 func (r *Registry) AcceptCertificate(ctx context.Context, name, fingerprint string) error {
 	fingerprint, err := checkFingerprint(fingerprint)
 	if err != nil {
@@ -35,7 +34,7 @@ func (r *Registry) AcceptCertificate(ctx context.Context, name, fingerprint stri
 		if err != nil {
 			return notFound("server", name, err)
 		}
-		if server.FormerServed != "" { // what was accepted before is not accepted again
+		if server.FormerServed != "" { // it is not accepted again when the server leaves its cluster
 			changed := *server
 			changed.FormerServed = ""
 			if err := servers.Put(tx, &changed); err != nil {
@@ -55,7 +54,7 @@ func (r *Registry) AcceptCertificate(ctx context.Context, name, fingerprint stri
 	})
 }
 
-// Why a certificate is accepted, as the event says it.
+// Reasons of the event of an accepted certificate.
 const (
 	byOperator = "by an operator"
 	byPoll     = "as its cluster's"
@@ -87,9 +86,9 @@ func (r *Registry) acceptCertificate(tx *Tx, name, fingerprint, why string, at t
 		Reason: fmt.Sprintf("certificate %.12s is accepted %s, was %.12s", fingerprint, why, server.ServedFingerprint)})
 }
 
-// followed returns the fingerprint a server presents, if it is refused so far, but was
-// accepted for another member of its cluster. A cluster's certificate is made when the cluster
-// is: until an operator accepts it for one member, nothing tells whose it is.
+// followed returns the fingerprint that a server presents and that is not accepted, if it is accepted of another member
+// of its cluster. A cluster's certificate is made with the cluster: until an operator accepts it of one member, nothing
+// tells that it is the cluster's.
 func (r *Registry) followed(tx storage.ReadTx, o *observed) (string, error) {
 	if o.Failure == nil || o.Failure.Kind != lifecycle.FailureCertificate || o.Presented == "" {
 		return "", nil

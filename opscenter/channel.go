@@ -15,24 +15,24 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Channel is what servers follow for updates.
+// Channel is a stream of updates that servers follow.
 type Channel struct {
 	Name        string
 	Description string
-	// Versions is the newest version of each component that it offers to any server.
+	// Versions is the newest version that it offers, by component, of all architectures.
 	Versions map[string]string
-	// Architectures, if the updates of the channel are kept by package updates, is what it offers to the servers of each
-	// architecture, x86_64 or aarch64, and to all others under the empty name. nil: Versions is for all.
+	// Architectures is set if package updates keeps the updates of the channel: the offered versions by architecture and
+	// component. The architectures are x86_64 and aarch64; the empty name is for all others. nil: Versions is for all.
 	Architectures map[string]map[string]string
-	// SecureBootKeys is how many Secure Boot keys the update that it offers brings.
+	// SecureBootKeys is how many Secure Boot keys the offered update has.
 	SecureBootKeys int `json:",omitempty"`
-	// Default: it was made the channel of servers, clusters and tokens that name none, see Registry.DefaultChannel.
+	// Default: an operator made it the channel of servers, clusters and tokens without a channel. See Channels.Default.
 	Default     bool `json:",omitempty"`
 	LastUpdated time.Time
 }
 
-// Offers returns the versions of the components that a server of an architecture gets from the channel; an empty one
-// is not known. Read only.
+// Offers returns the versions that the channel offers to servers of an architecture, by component. An empty architecture
+// is an unknown one. The map is read only.
 func (c *Channel) Offers(architecture string) map[string]string {
 	if c == nil {
 		return nil
@@ -63,8 +63,8 @@ func (h Channels) Create(ctx context.Context, name, description string) error {
 	})
 }
 
-// Edit changes the description of a channel. check, unless nil, is called with the channel as it is, and an error
-// of it ends the change: for optimistic locking. Errors: ErrNotFound, ErrTooLong.
+// Edit changes the description of a channel. check, unless nil, gets the channel as it is: its error ends the edit.
+// Callers use it for optimistic locking. Errors: ErrNotFound, ErrTooLong, those of check.
 func (h Channels) Edit(ctx context.Context, name, description string, check func(*Channel) error) error {
 	if err := checkLength("description", description, MaxDescriptionLength); err != nil {
 		return err
@@ -102,7 +102,7 @@ func (h Channels) Get(ctx context.Context, name string) (*Channel, error) {
 	return &out, nil
 }
 
-// List lists all channels by name.
+// List returns all channels, by name.
 func (h Channels) List(ctx context.Context) (out []Channel, err error) {
 	err = h.registry.store.View(ctx, func(tx storage.ReadTx) error {
 		out = nil
@@ -117,10 +117,9 @@ func (h Channels) List(ctx context.Context) (out []Channel, err error) {
 	return out, err
 }
 
-// Publish makes a version of some components available in a channel: servers that
-// follow it and have less need an update from now on. A version is a number, YYYYMMDDHHMM;
-// one that is not greater than what the channel has of a component changes nothing for it.
-// A program that serves updates by package updates does not call it: that package says what its channels offer.
+// Publish makes a version of components available in a channel. Servers that follow the channel and have an older version
+// need an update from then on. A version is a number, as YYYYMMDDHHMM. A version that is not newer changes nothing. A
+// program that serves updates with package updates does not call Publish: that package sets the offers of its channels.
 // Errors: ErrNotFound, ErrInvalidVersion, ErrInvalidName, ErrFed.
 func (h Channels) Publish(ctx context.Context, channel, version string, components ...string) error {
 	if err := checkVersion(version); err != nil {
@@ -165,18 +164,18 @@ func channelExists(tx storage.ReadTx, name string) error {
 	return notFound("channel", name, err)
 }
 
-// raise notes a version of a component, unless there is one that is as new.
+// raise sets the version of a component, unless the present one is as new.
 func raise(versions map[string]string, component, version string) {
 	if have, ok := versions[component]; !ok || lifecycle.Newer(version, have) {
 		versions[component] = version
 	}
 }
 
-// Offer is what a channel offers: the version of each component, by architecture; those under the empty
-// architecture are for servers of any other one.
+// Offer is the versions that a channel offers, by architecture and component. The empty architecture is for servers of
+// any other one.
 type Offer map[string]map[string]string
 
-// versions returns the newest version of each component.
+// versions returns the newest version of each component, of all architectures.
 func (o Offer) versions() map[string]string {
 	out := map[string]string{}
 	for _, offered := range o {
@@ -187,8 +186,9 @@ func (o Offer) versions() map[string]string {
 	return out
 }
 
-// SetOffer replaces what a channel offers, with so many Secure Boot keys: no server is downgraded by that. It records an
-// event if that is news; reason goes with it. Errors: ErrNotFound, ErrInvalidVersion, ErrInvalidName.
+// SetOffer replaces the offer of a channel. It downgrades no server. keys is how many Secure Boot keys the offered update
+// has. If the newest versions change, SetOffer records an event with reason. Errors: ErrNotFound, ErrInvalidVersion,
+// ErrInvalidName.
 func (t *Tx) SetOffer(channel string, offer Offer, keys int, reason string) error {
 	for _, offered := range offer {
 		for component, version := range offered {
@@ -219,7 +219,7 @@ func (t *Tx) SetOffer(channel string, offer Offer, keys int, reason string) erro
 	return t.Record(event.Event{At: changed.LastUpdated, Kind: event.UpdatePublished, Reason: fmt.Sprintf("channel %s offers %s: %s", channel, describeVersions(changed.Versions), reason)})
 }
 
-// describeVersions names versions in a fixed order.
+// describeVersions lists versions in the order of the component names.
 func describeVersions(versions map[string]string) string {
 	var parts []string
 	for _, component := range slices.Sorted(maps.Keys(versions)) {
@@ -228,8 +228,8 @@ func describeVersions(versions map[string]string) string {
 	return cmp.Or(strings.Join(parts, ", "), "nothing")
 }
 
-// DeleteChannel removes a channel. Errors: ErrNotFound, ErrInUse if a server, a cluster or a token follows it, or it is
-// the default one.
+// DeleteChannel removes a channel. Errors: ErrNotFound; ErrInUse if a server, a cluster or a usable token follows it, or
+// it is the default channel.
 func (t *Tx) DeleteChannel(name string) error {
 	if _, err := channels.Get(t, storage.StringKey(name)); err != nil {
 		return notFound("channel", name, err)
@@ -269,7 +269,7 @@ func (t *Tx) DeleteChannel(name string) error {
 // RequireChannel returns ErrNotFound unless there is a channel of that name.
 func (t *Tx) RequireChannel(name string) error { return channelExists(t, name) }
 
-// SetDefaultChannel makes a channel the one of servers, clusters and tokens that name none. Errors: ErrNotFound.
+// SetDefaultChannel makes a channel the one of servers, clusters and tokens without a channel. Errors: ErrNotFound.
 func (t *Tx) SetDefaultChannel(name string) error {
 	if err := channelExists(t, name); err != nil {
 		return err
@@ -291,8 +291,8 @@ func (t *Tx) SetDefaultChannel(name string) error {
 	return nil
 }
 
-// Default returns the channel of servers, clusters and tokens that name none: Options.DefaultChannel, until another
-// one is set.
+// Default returns the name of the channel of servers, clusters and tokens without a channel. It is Options.DefaultChannel
+// until an operator sets another.
 func (h Channels) Default() string {
 	if set := h.registry.defaultChannel.Load(); set != nil {
 		return *set
@@ -312,7 +312,7 @@ func (r *Registry) loadDefaultChannel(tx storage.ReadTx) error {
 	return nil
 }
 
-// UsableTokens calls do with each token that still admits servers to a channel.
+// UsableTokens calls do for each token that still admits servers to a channel.
 func (s *Snapshot) UsableTokens(channel string, do func(*Token)) error {
 	for token, err := range tokens.Scan(s, rangeAll) {
 		if err != nil {
@@ -325,7 +325,7 @@ func (s *Snapshot) UsableTokens(channel string, do func(*Token)) error {
 	return nil
 }
 
-// available returns the channel; nil for one that is gone, which offers nothing.
+// available returns a channel. nil: it was removed, and offers nothing.
 func available(tx storage.ReadTx, channel string) (*Channel, error) {
 	return channels.Find(tx, storage.StringKey(channel))
 }

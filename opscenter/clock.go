@@ -12,29 +12,29 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// clockJump is by how much the time of day must differ from the time that has passed for the clock to have been set,
-// or the machine to have slept.
+// clockJump is the smallest difference between the time of day and the elapsed time that counts as a jump: the clock was
+// set, or the machine slept.
 const clockJump = time.Minute
 
-// clockSeen is what both clocks showed when they were last compared.
+// clockSeen is the reading of both clocks at the last comparison.
 type clockSeen struct {
 	wall    time.Time
 	elapsed time.Duration
 }
 
-// clockJumping is a jump of the clock that is being seen to. One that could not be stored is tried again, with what is
-// left to do.
+// clockJumping is a jump of the clock whose effects are not all stored yet. After an error, the next call goes on with
+// the rest.
 type clockJumping struct {
 	mu      sync.Mutex
 	seen    clockSeen
 	by      time.Duration // 0: none
 	at      time.Time
 	told    bool
-	waiting []string // servers whose deadlines are still to be moved
+	waiting []string // servers whose deadlines are not moved yet
 }
 
-// jumped returns by how much the time of day has moved beside the time that has passed, since they were last compared; 0
-// for less than clockJump, which is not forgotten.
+// jumped returns by how much the time of day has moved, beside the elapsed time, since the last comparison. It returns 0
+// for less than clockJump, and remembers that difference.
 func (c *clockSeen) jumped(wall time.Time, elapsed time.Duration) time.Duration {
 	if c.wall.IsZero() {
 		*c = clockSeen{wall, elapsed}
@@ -48,8 +48,8 @@ func (c *clockSeen) jumped(wall time.Time, elapsed time.Duration) time.Duration 
 	return by
 }
 
-// checkClock records an event when the clock was set or the machine slept, and moves the deadlines of servers if it went
-// forward. Other observations wait until that is stored.
+// checkClock records an event when the clock was set or the machine slept. If the clock went forward, it moves the
+// deadlines of servers. Other observations wait until that is stored.
 func (r *Registry) checkClock(ctx context.Context) error {
 	j := &r.jump
 	j.mu.Lock()
@@ -89,7 +89,7 @@ func (r *Registry) checkClock(ctx context.Context) error {
 	return nil
 }
 
-// tellJump records the event, and notes whose deadlines are to be moved.
+// tellJump records the event, and lists the servers whose deadlines move.
 func (r *Registry) tellJump(ctx context.Context, j *clockJumping) error {
 	way := "forward"
 	if j.by < 0 {

@@ -19,34 +19,34 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// ClusterStatus is where a cluster's record is. The names are those of Operations Center.
+// ClusterStatus is the status of a cluster's record. The names are those of Operations Center.
 type ClusterStatus string
 
 const (
-	// ClusterPending: it is being formed, or was not seen as one, yet.
+	// ClusterPending: the cluster is being formed, or no poll has seen it yet.
 	ClusterPending ClusterStatus = "pending"
 	// ClusterReady: its servers are members of an Incus cluster.
 	ClusterReady ClusterStatus = "ready"
 )
 
-// Cluster is the record of an Incus cluster. Its members are the servers whose Cluster it is.
+// Cluster is the record of an Incus cluster. Its members are the servers whose Cluster field has its name.
 type Cluster struct {
-	// ID is given by the Registry, and never changes.
+	// ID comes from the Registry, and never changes.
 	ID          string
 	Name        string
 	Description string
 	Properties  map[string]string
-	// ConnectionURL is where its users reach it, a load balancer say; the control plane goes
-	// by its members'. May be empty.
+	// ConnectionURL is where users reach the cluster, for example a load balancer. The control plane uses the URLs of the
+	// members. May be empty.
 	ConnectionURL string
-	// Channel all its members follow.
+	// Channel that all members follow.
 	Channel string
-	// Certificate all its members present (PEM), and its fingerprint; empty: not known.
+	// Certificate that all members present (PEM), and its fingerprint (SHA-256 in hexadecimal digits). Empty: not known.
 	Certificate string
 	Fingerprint string
 	Status      ClusterStatus
-	// PostRestoreDelay is waited after a member is restored, before the next one is evacuated;
-	// RestoreMode is empty, or "skip" to leave evacuated instances where they are.
+	// PostRestoreDelay is the wait between the restore of a member and the evacuation of the next. RestoreMode is empty,
+	// or "skip" to leave evacuated instances where they are.
 	PostRestoreDelay time.Duration
 	RestoreMode      string
 
@@ -54,12 +54,12 @@ type Cluster struct {
 	LastUpdated time.Time
 }
 
-// ClusterSpec is what an operator says of a cluster.
+// ClusterSpec is the part of a cluster that an operator sets.
 type ClusterSpec struct {
 	Description   string
 	Properties    map[string]string
 	ConnectionURL string
-	// Channel must exist. Empty: as it is; of a new cluster, Registry.DefaultChannel.
+	// Channel must exist. Empty: the present one; for a new cluster, Channels.Default.
 	Channel          string
 	PostRestoreDelay time.Duration
 	RestoreMode      string
@@ -86,7 +86,7 @@ func (r *Registry) checkClusterSpec(spec *ClusterSpec) error {
 	return nil
 }
 
-// spec is what an operator has said of the cluster so far.
+// spec returns the part of the cluster that an operator has set.
 func (c *Cluster) spec() ClusterSpec {
 	return ClusterSpec{Description: c.Description, Properties: cloneProperties(c.Properties), ConnectionURL: c.ConnectionURL, Channel: c.Channel,
 		PostRestoreDelay: c.PostRestoreDelay, RestoreMode: c.RestoreMode}
@@ -97,9 +97,9 @@ func (c *Cluster) apply(spec ClusterSpec) {
 	c.PostRestoreDelay, c.RestoreMode = spec.PostRestoreDelay, spec.RestoreMode
 }
 
-// CreateCluster records a cluster with its members, which must be registered, and in none.
-// Nothing is done to the servers: see package cluster for forming one. Errors:
-// ErrInvalidName and the other validation errors, ErrClusterTaken, ErrNotFound, ErrClustered, ErrBusy.
+// CreateCluster records a cluster with its members. They must be registered, and in no cluster. Nothing is done to the
+// servers: package cluster forms Incus clusters. Errors: ErrInvalidName and the other validation errors, ErrClusterTaken,
+// ErrNotFound, ErrClustered, ErrBusy; ErrNotReady for a server that has not registered.
 func (r *Registry) CreateCluster(ctx context.Context, name string, spec ClusterSpec, members ...string) (*Cluster, error) {
 	if err := checkObjectName("cluster", name); err != nil {
 		return nil, err
@@ -152,7 +152,7 @@ func (t *Tx) join(cluster *Cluster, at time.Time, why string, members ...string)
 		case server.Cluster != "":
 			return fmt.Errorf("server %q: %w (%s)", name, ErrClustered, server.Cluster)
 		case server.Certificate == "":
-			return fmt.Errorf("server %q has not registered, yet: %w", name, ErrNotReady)
+			return fmt.Errorf("server %q has not registered: %w", name, ErrNotReady)
 		}
 		if err := claimedBy(t, server.ID, false, ""); err != nil {
 			return err
@@ -173,8 +173,8 @@ func (t *Tx) join(cluster *Cluster, at time.Time, why string, members ...string)
 	return nil
 }
 
-// serve accepts a cluster's certificate, and remembers what was accepted before, unless that is the
-// one that the cluster had.
+// serve accepts a cluster's certificate. It remembers the certificate that was accepted before, unless that is the
+// cluster's earlier one.
 func (s *Server) serve(fingerprint, before string) {
 	if fingerprint == "" || s.ServedFingerprint == fingerprint {
 		return
@@ -185,10 +185,10 @@ func (s *Server) serve(fingerprint, before string) {
 	s.ServedFingerprint, s.ServedByPoll = fingerprint, false
 }
 
-// AddClusterMembers adds servers to a cluster's record; those that are in it already are left
-// alone. It is how an operator adopts servers that polls have found to be members of an Incus
-// cluster. They follow its channel from then on, and its certificate is pinned for them.
-// Errors: ErrNotFound, ErrClustered, ErrNotReady for one that has not registered, ErrBusy.
+// AddClusterMembers adds servers to a cluster's record. Servers that are in it stay as they are. An operator adopts so
+// the servers that polls found to be members of the Incus cluster. They follow the cluster's channel from then on, and
+// its certificate is accepted of them. Errors: ErrNotFound, ErrClustered, ErrBusy; ErrNotReady for a server that has not
+// registered.
 func (r *Registry) AddClusterMembers(ctx context.Context, name string, members ...string) error {
 	at := r.now()
 	return r.Write(ctx, func(tx *Tx) error {
@@ -200,19 +200,19 @@ func (r *Registry) AddClusterMembers(ctx context.Context, name string, members .
 	})
 }
 
-// MemberRemoval is how servers are taken out of a cluster's record. The zero value is right for members that stay in the
-// Incus cluster.
+// MemberRemoval says how servers leave a cluster's record. The zero value is for servers that stay members of the Incus
+// cluster.
 type MemberRemoval struct {
-	// Left: the servers have left the Incus cluster, too. The Registry forgets which members they were, and does not
-	// accept the cluster's certificate of them any more.
+	// Left: the servers have also left the Incus cluster. The Registry forgets their member names, and no longer accepts
+	// the cluster's certificate of them.
 	Left bool
-	// Force takes them out although a rollout or a change holds the cluster, which goes on without them.
+	// Force removes them although a rollout or a change has claimed the cluster. That operation goes on without them.
 	Force bool
 }
 
-// RemoveClusterMembers takes servers out of a cluster's record. Servers that are not in it are left alone. The channel they
-// followed stays theirs. A server's own certificate is accepted, as always. The cluster's certificate is still accepted
-// of a server that presents it, or is known to be a member of the Incus cluster: the server stays reachable.
+// RemoveClusterMembers takes servers out of a cluster's record. It ignores servers that are not in it. The servers keep
+// the channel that they followed. A server's own certificate is always accepted. The cluster's certificate is still
+// accepted of a server that presents it, or is known as a member of the Incus cluster. Such a server stays reachable.
 // Errors: ErrNotFound; ErrBusy, unless forced.
 func (r *Registry) RemoveClusterMembers(ctx context.Context, name string, removal MemberRemoval, members ...string) error {
 	left, force := removal.Left, removal.Force
@@ -249,7 +249,7 @@ func (r *Registry) RemoveClusterMembers(ctx context.Context, name string, remova
 	})
 }
 
-// leave takes a server out of a cluster's record; left: it has left the Incus cluster as well.
+// leave takes a server out of a cluster's record. left: it has left the Incus cluster as well.
 func (t *Tx) leave(server *Server, cluster *Cluster, at time.Time, why string, left bool) error {
 	state, err := states.Get(t, nameKey(server.Name))
 	if err != nil {
@@ -270,10 +270,9 @@ func (t *Tx) leave(server *Server, cluster *Cluster, at time.Time, why string, l
 	return t.Record(event.Event{At: at, Kind: event.ClusterMemberRemoved, Server: server.Name, Cluster: cluster.Name, Reason: why})
 }
 
-// EditCluster changes what an operator says of a cluster: edit is called with the cluster as it
-// is, and with what was said of it so far, to be changed; an error of it ends the update. It may
-// be called more than once. Its channel is that of all its members. Errors: ErrNotFound, the validation errors, ErrBusy
-// for another channel while a rollout is under way.
+// EditCluster changes the part of a cluster that an operator sets. edit gets the cluster as it is, and its spec to
+// change. An error of edit ends the edit. edit may be called more than once. All members follow a new channel. Errors:
+// ErrNotFound, the validation errors, those of edit; ErrBusy for another channel while a rollout is under way.
 func (r *Registry) EditCluster(ctx context.Context, name string, edit func(*Cluster, *ClusterSpec) error) error {
 	return r.Write(ctx, func(tx *Tx) error {
 		return tx.editCluster(name, func(c *Cluster) (*event.Event, error) {
@@ -301,9 +300,8 @@ func (r *Registry) EditCluster(ctx context.Context, name string, edit func(*Clus
 	})
 }
 
-// SetMemberName notes by which name a server is a member of its Incus cluster, as somebody
-// knows who has just made it one: until then it can't be evacuated. Polls tell from then on.
-// Errors: ErrNotFound, ErrTooLong.
+// SetMemberName records the name of a server in its Incus cluster. Package cluster calls it when it has made the server a
+// member. Without a name the server can't be evacuated. Later polls read the name. Errors: ErrNotFound, ErrTooLong.
 func (t *Tx) SetMemberName(server, member string) error {
 	if err := checkLength("member name", member, MaxNameLength); err != nil {
 		return err
@@ -327,7 +325,7 @@ func (t *Tx) SetMemberName(server, member string) error {
 	return t.Record(event.Event{At: at, Kind: event.ClusterDiscovered, Server: server, Reason: fmt.Sprintf("is member %s of an Incus cluster", member)})
 }
 
-// SetClusterStatus notes where a cluster is.
+// SetClusterStatus sets the status of a cluster. Errors: ErrNotFound.
 func (t *Tx) SetClusterStatus(name string, status ClusterStatus) error {
 	return t.editCluster(name, func(c *Cluster) (*event.Event, error) {
 		if c.Status == status {
@@ -338,8 +336,8 @@ func (t *Tx) SetClusterStatus(name string, status ClusterStatus) error {
 	})
 }
 
-// SetClusterCertificate notes which certificate the members of a cluster present: it is
-// pinned for each of them, beside the one it registered with. Errors: ErrNotFound.
+// SetClusterCertificate records the certificate that the members of a cluster present. It is accepted of each of them,
+// beside the one that it registered with. Errors: ErrNotFound, ErrInvalidCertificate, ErrNoCertificate.
 func (t *Tx) SetClusterCertificate(name string, certificate *x509.Certificate) error {
 	if err := checkCertificate(certificate); err != nil {
 		return err
@@ -368,7 +366,7 @@ func (t *Tx) SetClusterCertificate(name string, certificate *x509.Certificate) e
 
 var errUnchanged = errors.New("nothing changes")
 
-// eachMember changes all members of a cluster, and leaves their names in names.
+// eachMember changes all members of a cluster, and lists them in t.names.
 func (t *Tx) eachMember(cluster string, change func(*Server)) error {
 	var list []*Server
 	for server, err := range serversByCluster.Scan(t, storage.Range{Prefix: storage.StringKey(cluster)}) {
@@ -390,7 +388,7 @@ func (t *Tx) eachMember(cluster string, change func(*Server)) error {
 	return nil
 }
 
-// editCluster changes a cluster's record. errUnchanged of change leaves it as it is.
+// editCluster changes a cluster's record. If change returns errUnchanged, the record stays as it is.
 func (t *Tx) editCluster(name string, change func(*Cluster) (*event.Event, error)) error {
 	cluster, err := t.Snapshot().Cluster(name)
 	if err != nil {
@@ -412,9 +410,9 @@ func (t *Tx) editCluster(name string, change func(*Cluster) (*event.Event, error
 	return t.Record(*entry)
 }
 
-// RenameCluster gives a cluster another name. check, unless nil, is called with the
-// cluster as it is, and an error of it ends the renaming: for optimistic locking. Errors:
-// ErrNotFound, ErrInvalidName, ErrClusterTaken, ErrBusy.
+// RenameCluster gives a cluster another name. check, unless nil, gets the cluster as it is: its error ends the renaming.
+// Callers use it for optimistic locking. Errors: ErrNotFound, ErrInvalidName, ErrTooLong, ErrClusterTaken, ErrBusy, those
+// of check.
 func (r *Registry) RenameCluster(ctx context.Context, name, to string, check func(*Cluster) error) error {
 	if err := checkObjectName("cluster", to); err != nil {
 		return err
@@ -458,10 +456,9 @@ func (r *Registry) RenameCluster(ctx context.Context, name, to string, check fun
 	})
 }
 
-// DeleteCluster removes a cluster's record. With members it is refused, unless forced, or its
-// forming failed before there were two (ClusterPending): then they are in no cluster any more, and
-// stay reachable, see RemoveClusterMembers. Nothing is done to the servers. Errors: ErrNotFound,
-// ErrHasMembers, ErrBusy.
+// DeleteCluster removes a cluster's record. It refuses a cluster with members. It removes it all the same if forced, or
+// if the cluster is pending and has at most one member in Incus. The servers are then in no cluster, and stay reachable:
+// see RemoveClusterMembers. Nothing is done to the servers. Errors: ErrNotFound, ErrHasMembers, ErrBusy.
 func (r *Registry) DeleteCluster(ctx context.Context, name string, force bool) error {
 	at := r.now()
 	return r.Write(ctx, func(tx *Tx) error {
@@ -487,7 +484,7 @@ func (r *Registry) DeleteCluster(ctx context.Context, name string, force bool) e
 			}
 			members = append(members, server)
 		}
-		// What was to become a cluster, and has no more than its first member, is none.
+		// A pending cluster with at most its first member was never formed.
 		unformed := cluster.Status == ClusterPending && joined <= 1
 		if len(members) > 0 && !unformed && !force {
 			return fmt.Errorf("cluster %q has %d: %w", name, len(members), ErrHasMembers)
@@ -504,9 +501,9 @@ func (r *Registry) DeleteCluster(ctx context.Context, name string, force bool) e
 	})
 }
 
-// discovered is a server that presents a cluster's certificate without being in its record:
-// with Options.AdoptMembers it is adopted, in two steps. First the certificate is accepted;
-// when a poll has then read that the server is a member of a cluster, it is added.
+// discovered decides about a server that presents a cluster's certificate, and is not in its record. Options.AdoptMembers
+// adopts it in two steps. First the certificate is accepted. When a poll then reads that the server is a member of a
+// cluster, the server is added.
 func (r *Registry) discovered(tx storage.ReadTx, server *Server, o *observed) (adopt, accept string, err error) {
 	if !r.options.AdoptMembers || server.Cluster != "" || o.Presented == "" {
 		return "", "", nil
@@ -515,7 +512,7 @@ func (r *Registry) discovered(tx storage.ReadTx, server *Server, o *observed) (a
 		if err != nil {
 			return "", "", err
 		}
-		// Whoever says to be where a member is already, or to be that member, is no other one.
+		// A server with the address or the name of a known member is not another member.
 		for member, err := range serversByCluster.Scan(tx, storage.Range{Prefix: storage.StringKey(cluster.Name)}) {
 			if err != nil {
 				return "", "", err
@@ -531,12 +528,12 @@ func (r *Registry) discovered(tx storage.ReadTx, server *Server, o *observed) (a
 		switch {
 		case o.Failure != nil && o.Failure.Kind == lifecycle.FailureCertificate:
 			if server.ServedFingerprint != "" {
-				return "", "", nil // what an operator accepted is for an operator to change
+				return "", "", nil // only an operator changes a certificate that an operator accepted
 			}
 			return "", cluster.Fingerprint, nil
 		case o.Failure == nil && o.MemberName != nil && *o.MemberName != "":
 			if errors.Join(claimedBy(tx, cluster.Name, true, ""), claimedBy(tx, server.ID, false, "")) != nil {
-				return "", "", nil // when the rollout is over
+				return "", "", nil // a later poll adopts it, after the rollout
 			}
 			return cluster.Name, "", nil
 		}

@@ -7,7 +7,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/page"
 )
 
-// Cluster returns a cluster by name, or ErrNotFound.
+// Cluster returns a cluster by its name. Errors: ErrNotFound.
 func (r *Registry) Cluster(ctx context.Context, name string) (out *Cluster, err error) {
 	err = r.Read(ctx, func(s *Snapshot) error {
 		cluster, err := s.Cluster(name)
@@ -25,19 +25,19 @@ func (r *Registry) Cluster(ctx context.Context, name string) (out *Cluster, err 
 // ClusterPage is a page of clusters.
 type ClusterPage struct {
 	Clusters []*Cluster
-	// Next is the cursor of the next page; empty on the last.
+	// Next is the cursor of the next page. Empty: this page is the last.
 	Next string
 }
 
 // ClusterFilter selects clusters. The zero value selects all.
 type ClusterFilter struct {
-	// Expression in the language of package expression. It may name name, description,
-	// properties, connection_url, channel, fingerprint, status, created_at and last_updated.
+	// Expression is in the language of package expression. It may use name, description, properties, connection_url,
+	// channel, fingerprint, status, created_at, last_updated, certificate, server_names, server_type, update_status and
+	// config.
 	Expression string
 }
 
-// ListClusters returns a page of the clusters that match, by name. Errors: ErrInvalidFilter,
-// ErrInvalidCursor.
+// ListClusters returns a page of the clusters that match, by name. Errors: ErrInvalidFilter, ErrInvalidCursor.
 func (r *Registry) ListClusters(ctx context.Context, filter ClusterFilter, from Page) (out ClusterPage, err error) {
 	limit := page.Size(from.Limit)
 	err = r.Read(ctx, func(s *Snapshot) error {

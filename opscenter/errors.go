@@ -6,10 +6,10 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Errors of the Registry. Each is wrapped with what it is about; test with errors.Is. What
-// comes from the store keeps its own sentinels, storage.ErrNotFound and others.
+// Errors of the Registry. Each is wrapped with the name of its subject: test with errors.Is. Errors of the store keep their
+// sentinels, as storage.ErrConflict.
 var (
-	// ErrNotFound: there is no server, token or channel of that name.
+	// ErrNotFound: no server, token, cluster, channel, seed or warning has that name.
 	ErrNotFound = storage.ErrNotFound
 
 	ErrTokenMalformed = errors.New("token is not a UUID")
@@ -42,38 +42,38 @@ var (
 	// ErrTooLong: a value is over its limit, see the Max constants.
 	ErrTooLong = errors.New("too long")
 
-	// ErrTooOften: a server says more of itself than any needs to, see Options.SelfUpdateInterval.
+	// ErrTooOften: a server sends more self updates or registrations than Options.SelfUpdateInterval allows.
+	// Options.Admit judges 64 registrations at a time: further ones get this error, too.
 	ErrTooOften = errors.New("too often")
 
-	// ErrPrecondition: the object is not the one the caller has seen, its ETag differs.
+	// ErrPrecondition: the object has changed since the caller read it, as its ETag shows.
 	ErrPrecondition = errors.New("changed in the meantime")
 	// ErrClustered: a member of a cluster can't be renamed, moved or deleted alone.
 	ErrClustered = errors.New("server is a member of a cluster")
-	// ErrNotReady: the server is not ready for an action, or one is under way.
+	// ErrNotReady: the server is not ready for an action, or another action is under way.
 	ErrNotReady = errors.New("server is not ready")
-	// ErrFed: package updates says what the channel offers.
+	// ErrFed: package updates sets the offer of the channel.
 	ErrFed = errors.New("what the channel offers comes from its update feed")
-	// ErrInUse: what is to be removed is still needed.
+	// ErrInUse: the object to be removed is still in use, or the name to be given is.
 	ErrInUse = errors.New("is in use")
-	// ErrOutcomeUnknown: an Actuator sent its request, and can't tell whether it was carried
-	// out. Polls will.
+	// ErrOutcomeUnknown: an Actuator sent its request and got no answer that tells the outcome. Later polls tell it.
 	ErrOutcomeUnknown = errors.New("outcome is unknown")
-	// ErrBusy: a rollout, or another operation, has reserved the cluster or the server.
+	// ErrBusy: a rollout, or another operation, has claimed the cluster or the server.
 	ErrBusy = errors.New("another operation is under way")
 	// ErrClusterTaken: another cluster has that name.
 	ErrClusterTaken = errors.New("cluster name is taken")
-	// ErrHasMembers: a cluster with members can't be removed, unless forced.
+	// ErrHasMembers: a cluster with members is removed by force only.
 	ErrHasMembers = errors.New("cluster has members")
-	// ErrBlocked: what a plan says is in the way.
+	// ErrBlocked: a plan has blockers.
 	ErrBlocked = errors.New("blocked")
-	// ErrRefused: the server itself refused an action, or says that it failed.
+	// ErrRefused: the server refused an action, or reported that it failed.
 	ErrRefused = errors.New("the server refused")
-	// ErrUnreachable: the server was not reached, or is not the one it should be.
+	// ErrUnreachable: the server could not be reached, or another machine answered.
 	ErrUnreachable = errors.New("the server could not be reached")
-	// ErrAnswer: the server answers otherwise than its API says.
+	// ErrAnswer: the answer of the server does not conform to its API.
 	ErrAnswer = errors.New("the server's answer is not understood")
-	// ErrNotSetUp: the program has not set up what is needed for it.
+	// ErrNotSetUp: the program lacks a part that the call needs.
 	ErrNotSetUp = errors.New("not set up here")
-	// ErrNotApplicable: servers of this type know no such action.
+	// ErrNotApplicable: servers of this type do not have the action.
 	ErrNotApplicable = errors.New("action is not applicable")
 )

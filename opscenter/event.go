@@ -13,19 +13,19 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// What servers cause is kept apart from what operators and the control plane do: however much is going on there, who
-// did what can be read.
+// The log keeps events that servers cause apart from those of operators and the control plane. However many events servers
+// cause, the events of operators stay.
 const (
 	classServers   = "servers"
 	classOperators = "operators"
 )
 
-// ofServers are the kinds of events that a server, or a stranger, can cause as often as it likes.
+// ofServers are the kinds of events that a server, or a stranger, can cause without limit.
 var ofServers = map[event.Kind]bool{event.ServerRegistered: true, event.ServerReinstalled: true, event.RegistrationRefused: true, event.ConnectionURLChanged: true,
 	event.SelfUpdate: true, event.StatusChanged: true, event.TypeChanged: true, event.ServerRebooted: true, event.UpdateSettings: true, event.CertificateChanged: true,
 	event.Flapping: true, event.Steady: true, event.WarningRaised: true, event.WarningCleared: true, event.ClusterDiscovered: true}
 
-// classOf is the class whose room in the log an event takes.
+// classOf returns the class of an event. Each class keeps at most Options.MaxEvents events.
 func classOf(e *event.Event) string {
 	if ofServers[e.Kind] {
 		return classServers
@@ -33,10 +33,11 @@ func classOf(e *event.Event) string {
 	return classOperators
 }
 
-// ownerOf is whose share of the log an event takes.
+// ownerOf returns the owner of an event. Each owner keeps at most Options.MaxServerEvents events. Empty: the event has no
+// owner.
 func ownerOf(e *event.Event) string {
 	switch {
-	case e.Kind == event.RegistrationRefused: // by whatever name
+	case e.Kind == event.RegistrationRefused: // under any name
 		return "\x00" + string(e.Kind)
 	case ofServers[e.Kind]:
 		return e.Server
@@ -48,8 +49,8 @@ func ownerOf(e *event.Event) string {
 // retiredEvents is where earlier releases counted events.
 var retiredEvents = boundedlog.NewRetired("events", "counters")
 
-// Record stores events with the transaction. They are logged when it is committed. Reasons are cut to
-// lifecycle.MaxReason bytes. The store gives each event its Sequence.
+// Record stores events with the transaction, and logs them after the commit. It cuts reasons to lifecycle.MaxReason
+// bytes. The store sets the Sequence of each event.
 func (t *Tx) Record(list ...event.Event) error {
 	for _, e := range list {
 		e.Sequence, e.Reason = 0, truncate.Text(e.Reason, lifecycle.MaxReason)
@@ -64,7 +65,7 @@ func (t *Tx) Record(list ...event.Event) error {
 // trimStep is how many events one transaction deletes.
 const trimStep = 500
 
-// trimEvents deletes the events over Options.MaxEvents and MaxServerEvents. One call at a time does.
+// trimEvents deletes the events over Options.MaxEvents and MaxServerEvents. A call during another one returns at once.
 func (r *Registry) trimEvents(ctx context.Context) error {
 	if !r.trimming.TryLock() {
 		return nil
@@ -105,15 +106,15 @@ func (r *Registry) trimEvents(ctx context.Context) error {
 type EventFilter struct {
 	// After selects events with a greater sequence number.
 	After uint64
-	// Server selects the events of that server, under the name it had.
+	// Server selects the events of the server that had this name at the time.
 	Server string
-	// Limit bounds how many are returned; default 100, at most MaxPageSize.
+	// Limit is how many events are returned at most. Default 100, at most MaxPageSize.
 	Limit int
-	// Newest returns the newest first; After is then the exclusive lower end still.
+	// Newest returns the newest events first. After is still the exclusive lower end.
 	Newest bool
 }
 
-// Events returns events, the oldest first unless told otherwise.
+// ListEvents returns events, the oldest first by default.
 func (r *Registry) ListEvents(ctx context.Context, filter EventFilter) (out []event.Event, err error) {
 	limit := page.Size(filter.Limit)
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
@@ -140,8 +141,8 @@ func (r *Registry) ListEvents(ctx context.Context, filter EventFilter) (out []ev
 	return out, err
 }
 
-// WatchEvents yields the events after sequence number after, then each new one as it is
-// recorded, in order. Those that were dropped meanwhile show as a gap in the numbers. It ends with ctx's error.
+// WatchEvents yields the events after a sequence number, then each new event as it is stored, in order. A gap in the
+// numbers shows deleted events. It ends with ctx's error.
 func (r *Registry) WatchEvents(ctx context.Context, after uint64) iter.Seq2[event.Event, error] {
 	return func(yield func(event.Event, error) bool) {
 		revision, err := r.Revision(ctx)

@@ -12,7 +12,8 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// architectureOf returns that of the processor, as IncusOS and its update feed name it; empty: the hardware does not tell.
+// architectureOf returns the architecture of the processor, by the name that IncusOS and its update feed use. Empty: the
+// hardware facts do not tell it.
 func architectureOf(f *lifecycle.Facts) string {
 	var hardware struct {
 		CPU struct {
@@ -25,17 +26,17 @@ func architectureOf(f *lifecycle.Facts) string {
 	return hardware.CPU.Architecture
 }
 
-// factsRow keeps facts compressed.
+// factsRow is the stored facts of a server, compressed.
 type factsRow struct {
 	ID     string // the server's
 	ReadAt time.Time
 	Data   []byte
-	// Changes is how many changes there were so far: the number of the last one.
+	// Changes is how often the facts have changed: the number of the last change.
 	Changes uint64
 }
 
-// ServerFacts returns the facts of a server. ErrNotFound if there is no such server; empty
-// facts if none have been read.
+// ServerFacts returns the facts of a server. Facts that no poll has read are empty. Without Options.KeepSecrets they have
+// no secrets. Errors: ErrNotFound.
 func (r *Registry) ServerFacts(ctx context.Context, name string) (out *lifecycle.Facts, err error) {
 	err = r.Read(ctx, func(s *Snapshot) error {
 		info, err := s.Server(name)
@@ -47,8 +48,8 @@ func (r *Registry) ServerFacts(ctx context.Context, name string) (out *lifecycle
 	return out, err
 }
 
-// Facts returns the facts of a server that was found before, whatever its name is by now; empty facts if none have been
-// read, or it was removed.
+// Facts returns the facts of a server by its ID, also if it was renamed. The facts are empty if no poll has read any, or
+// the server was removed.
 func (s *Snapshot) Facts(info *ServerInfo) (*lifecycle.Facts, error) {
 	row, err := factsTable.Find(s, storage.StringKey(info.ID))
 	if err != nil {
@@ -59,7 +60,7 @@ func (s *Snapshot) Facts(info *ServerInfo) (*lifecycle.Facts, error) {
 	}
 	out, err := row.open()
 	if err == nil && !s.registry.options.KeepSecrets {
-		return facts.Redacted(out), nil // they may be from a time when secrets were kept
+		return facts.Redacted(out), nil // an earlier Registry may have kept secrets
 	}
 	return out, err
 }

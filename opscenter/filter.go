@@ -11,8 +11,8 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// serverSchema is what an expression about servers may name: fields of the REST API, under
-// their names there, and under those that Operations Center's filters have for them.
+// serverSchema is the fields of expressions about servers: those of the REST API, by their names there and by those in
+// Operations Center's filters.
 var serverSchema = &expression.Schema{
 	Fields: map[string]any{
 		"name": "", "connection_url": "", "public_connection_url": "", "channel": "", "description": "", "properties": map[string]string{},
@@ -26,14 +26,14 @@ var serverSchema = &expression.Schema{
 	Documents: []string{"hardware_data", "os_data"},
 }
 
-// clusterSchema is what an expression about clusters may name.
+// clusterSchema is the fields of expressions about clusters.
 var clusterSchema = &expression.Schema{Fields: map[string]any{
 	"name": "", "description": "", "properties": map[string]string{}, "connection_url": "", "channel": "", "fingerprint": "", "status": "",
 	"created_at": time.Time{}, "last_updated": time.Time{},
 	"certificate": "", "server_names": []string{}, "server_type": "", "update_status": map[string]any{}, "config": map[string]any{},
 }}
 
-// compileFilter compiles an expression; nil, if it is empty.
+// compileFilter compiles an expression. It returns nil for an empty one.
 func compileFilter(text string, schema *expression.Schema) (*expression.Matcher, error) {
 	if text == "" {
 		return nil, nil
@@ -45,8 +45,8 @@ func compileFilter(text string, schema *expression.Schema) (*expression.Matcher,
 	return program.Matcher(), nil
 }
 
-// filterError is why an expression could be evaluated for nothing, once all was looked at,
-// from the beginning.
+// filterError returns the error of an expression that could be evaluated for no row, after a scan of all rows from the
+// first page.
 func filterError(m *expression.Matcher, from Page) error {
 	if m == nil || from.Cursor != "" && !m.Spent() || m.Err() == nil {
 		return nil
@@ -54,7 +54,7 @@ func filterError(m *expression.Matcher, from Page) error {
 	return fmt.Errorf("%w: %w", ErrInvalidFilter, m.Err())
 }
 
-// matchesServer evaluates an expression for a server. Facts are read only if it names them.
+// matchesServer evaluates an expression for a server. It reads facts only if the expression uses them.
 func (r *Registry) matchesServer(tx storage.ReadTx, m *expression.Matcher, info *ServerInfo) (bool, error) {
 	s := &info.State
 	for name, value := range map[string]any{
@@ -142,7 +142,7 @@ func versionData(info *ServerInfo) map[string]any {
 			"needs_reboot": v.NeedsReboot(), "needs_update": needs(lifecycle.ComponentOS), "backup_image": v.OS.BackupImage}}
 }
 
-// matchesCluster evaluates an expression for a cluster. Its members are read only if it names what is about them.
+// matchesCluster evaluates an expression for a cluster. It reads the members only if the expression uses them.
 func (s *Snapshot) matchesCluster(m *expression.Matcher, c *Cluster) (bool, error) {
 	for name, value := range map[string]any{
 		"name": c.Name, "description": c.Description, "properties": c.Properties, "connection_url": c.ConnectionURL, "channel": c.Channel,

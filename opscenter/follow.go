@@ -13,11 +13,11 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// The presence follows the store's Watch of states and warnings, whoever wrote them: this Registry, or another one over the
-// same store. The Registry catches up when it has written such a row itself, before it takes in observations, when it
-// counts, and whenever a Watch of it brings changes. No goroutine is needed for that.
+// The presence follows the store's Watch of states and warnings. This Registry may have written them, or another one over
+// the same store. The Registry catches up after its own writes to these tables, before it records observations, and when it
+// counts. It needs no goroutine for that.
 
-// following is how far the presence has followed the store.
+// following is the revision up to which the presence has followed the store.
 type following struct {
 	mu       sync.Mutex // held by the goroutine that catches up
 	revision uint64
@@ -26,17 +26,17 @@ type following struct {
 // isFollowed reports whether the presence follows a table.
 func isFollowed(table string) bool { return table == states.Name() || table == warnings.Name() }
 
-// ended is a context for a Watch that waits for nothing: it yields the changes there are, and ends.
+// ended is a context for a Watch that does not wait: it yields the changes that exist, and ends.
 var ended = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return ctx
 }()
 
-// follow lets the presence catch up with the store. A failure is logged, and made up for by the next call.
+// follow lets the presence catch up with the store. It logs a failure; the next call catches up.
 func (r *Registry) follow(ctx context.Context) {
 	if err := r.catchUp(context.WithoutCancel(ctx)); err != nil && !errors.Is(err, storage.ErrClosed) {
-		r.log.ErrorContext(ctx, "counts and contacts are behind the store, and catch up later", "error", err)
+		r.log.ErrorContext(ctx, "counts and contacts are behind the store until the next write or poll", "error", err)
 	}
 }
 
@@ -63,13 +63,13 @@ func (r *Registry) catchUp(ctx context.Context) error {
 			f.revision, told = batch.Revision, true
 		}
 		if !told {
-			f.revision = head // nothing up to it is followed
+			f.revision = head // no followed table changed up to it
 		}
 	}
 	return nil
 }
 
-// applyBatch takes in the rows that a batch names.
+// applyBatch reads the rows that a batch names, and applies them.
 func (r *Registry) applyBatch(tx storage.ReadTx, batch storage.Batch) error {
 	if batch.Reset {
 		return r.applyAll(tx)
@@ -103,7 +103,7 @@ func (r *Registry) applyBatch(tx storage.ReadTx, batch storage.Batch) error {
 	return nil
 }
 
-// applyAll takes in all rows.
+// applyAll reads all rows, and applies them.
 func (r *Registry) applyAll(tx storage.ReadTx) error {
 	changes := presence.Changes{All: true}
 	for state, err := range states.Scan(tx, rangeAll) {
@@ -122,7 +122,7 @@ func (r *Registry) applyAll(tx storage.ReadTx) error {
 	return nil
 }
 
-// loadPresence reads what the presence begins with.
+// loadPresence reads the rows with which the presence begins.
 func (r *Registry) loadPresence(ctx context.Context) error {
 	r.following.mu.Lock()
 	defer r.following.mu.Unlock()
@@ -148,7 +148,7 @@ func (r *Registry) loadPresence(ctx context.Context) error {
 	})
 }
 
-// Counts tells how many servers there are of each status, detail and type.
+// Counts returns the number of servers by status, detail and type, in no order. It does not scan the store.
 func (r *Registry) Counts() []ServerCount {
 	r.follow(context.Background())
 	servers, _ := r.presence.Counts()
@@ -159,7 +159,7 @@ func (r *Registry) Counts() []ServerCount {
 	return out
 }
 
-// ServerCount is how many servers have a status, a detail and a type.
+// ServerCount is the number of servers with a status, a detail and a type.
 type ServerCount struct {
 	Status       lifecycle.Status
 	StatusDetail lifecycle.StatusDetail
@@ -167,7 +167,7 @@ type ServerCount struct {
 	Count        int
 }
 
-// Counts returns how many warnings there are of each kind.
+// Counts returns the number of open warnings by kind. It does not scan the store.
 func (h Warnings) Counts() map[warning.Kind]int {
 	h.registry.follow(context.Background())
 	_, warnings := h.registry.presence.Counts()
@@ -177,12 +177,13 @@ func (h Warnings) Counts() map[warning.Kind]int {
 // flushStep is how many buckets of last seen times, or 8 times as many warnings, one transaction of a flush writes.
 const flushStep = 64
 
-// flushSize is how many bytes of last seen times it writes, but for the last bucket.
+// flushSize is how many bytes of last seen times one transaction of a flush writes, apart from the last bucket.
 const flushSize = 1 << 20
 
-// Flush stores what is only in memory: when servers were last seen, and how often there was
-// cause for each warning. It also deletes events over Options.MaxEvents and MaxServerEvents. The Registry does so itself, every Options.LastSeenInterval while
-// observations come in, and at Close.
+// Flush stores the knowledge that is only in memory: when servers were last seen, and how often each warning had cause.
+// It also deletes events over Options.MaxEvents and MaxServerEvents. The Registry flushes by itself, each
+// Options.LastSeenInterval while observations arrive, and at Close. One call flushes at a time; others wait for it or for
+// ctx.
 func (h Observer) Flush(ctx context.Context) error {
 	r := h.registry
 	select { // one at a time
@@ -250,7 +251,7 @@ func (r *Registry) writeRepeated(ctx context.Context, list []presence.Repeated) 
 				return err
 			}
 			if known == nil {
-				continue // cleared meanwhile
+				continue // it was cleared meanwhile
 			}
 			changed := *known
 			changed.Count += repeated.Count

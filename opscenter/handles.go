@@ -1,11 +1,11 @@
 package opscenter
 
-// The Registry has many features. Those that only some programs need are behind a handle each, which costs nothing to get:
+// A handle groups the methods of one feature that only some programs need. It is a value, and costs nothing to get:
 //
 //	registry.Channels().Publish(ctx, "stable", "202610150000", "os", "incus")
 
-// Observer takes in the results of polls, and tells whom to poll. Package poller uses it. So does a program that polls
-// servers in a way of its own. All methods may be called concurrently.
+// Observer records the results of polls, and tells which servers to poll. Package poller uses it. A program with its own
+// poller uses it, too. All methods may be called concurrently.
 type Observer struct{ registry *Registry }
 
 // Observer returns the Registry's handle for polls.
@@ -23,7 +23,7 @@ type Channels struct{ registry *Registry }
 // Channels returns the Registry's handle for channels.
 func (r *Registry) Channels() Channels { return Channels{r} }
 
-// TokenSeeds keeps the installation seeds of tokens, and the images that are prepared with them. All methods may be called
+// TokenSeeds keeps the installation seeds of tokens, and the images prepared with them. All methods may be called
 // concurrently.
 type TokenSeeds struct{ registry *Registry }
 

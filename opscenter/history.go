@@ -10,18 +10,18 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// factsChangeRow is a FactsChange in the store.
+// factsChangeRow is a stored lifecycle.FactsRevision.
 type factsChangeRow struct {
 	ID     string // the server's
 	Number uint64
 	At     time.Time
-	// Secrets tells that it was written by a Registry that keeps them.
+	// Secrets: a Registry with Options.KeepSecrets wrote it.
 	Secrets bool
 	Data    []byte // compressed
 }
 
-// FactsHistory returns how a server's facts changed, the newest change first, at most
-// Options.MaxFactsHistory of them. What was read first is no change. Errors: ErrNotFound.
+// FactsHistory returns the changes of a server's facts, the newest first, at most Options.MaxFactsHistory of them. The
+// first reading of a part is no change. Errors: ErrNotFound.
 func (s *Snapshot) FactsHistory(name string) (out []lifecycle.FactsRevision, err error) {
 	server, err := servers.Get(s, nameKey(name))
 	if err != nil {
@@ -41,7 +41,7 @@ func (s *Snapshot) FactsHistory(name string) (out []lifecycle.FactsRevision, err
 		}
 		change.Number, change.At = row.Number, row.At
 		if row.Secrets && !s.registry.options.KeepSecrets {
-			for i := range change.Changes { // that it changed, and no more
+			for i := range change.Changes { // the paths stay, without the values
 				change.Changes[i].From, change.Changes[i].To = "", ""
 			}
 		}
@@ -50,7 +50,7 @@ func (s *Snapshot) FactsHistory(name string) (out []lifecycle.FactsRevision, err
 	return out, nil
 }
 
-// changeOfFacts returns the row that tells how facts changed, nil if they did not.
+// changeOfFacts returns the row of a change of facts. nil: the facts are equal.
 func changeOfFacts(id string, number uint64, at time.Time, before, after *lifecycle.Facts, keepSecrets bool) (*factsChangeRow, error) {
 	change := facts.Diff(before, after, keepSecrets)
 	if len(change.Changes) == 0 {
@@ -63,12 +63,12 @@ func changeOfFacts(id string, number uint64, at time.Time, before, after *lifecy
 	return &factsChangeRow{ID: id, Number: number, At: at, Secrets: keepSecrets, Data: facts.Compress(data)}, nil
 }
 
-// recordFactsChange stores how facts changed, and drops what is over the limit.
+// recordFactsChange stores a change of facts, and deletes those over the limit.
 func (r *Registry) recordFactsChange(tx storage.WriteTx, row *factsChangeRow) error {
 	if err := factsHistory.Put(tx, row); err != nil {
 		return err
 	}
-	// By number, without looking for the oldest; more than one only after the limit was lowered.
+	// The numbers are consecutive. More than one row is over the limit only after the limit was lowered.
 	limit := uint64(r.options.MaxFactsHistory)
 	for number := row.Number; number > limit; number-- {
 		err := factsHistory.Delete(tx, storage.StringKey(row.ID).Uint(number-limit))
@@ -82,7 +82,7 @@ func (r *Registry) recordFactsChange(tx storage.WriteTx, row *factsChangeRow) er
 	return nil
 }
 
-// deleteFacts removes the facts of a server, and their history.
+// deleteFacts deletes the facts of a server, and their history.
 func deleteFacts(tx storage.WriteTx, id string) error {
 	if err := factsTable.Delete(tx, storage.StringKey(id)); err != nil && !isNotFound(err) {
 		return err

@@ -11,30 +11,30 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// identified is which record a registration with a new certificate is of.
+// identified is the record that a registration with a new certificate belongs to.
 type identified struct {
-	// machine is the record of the machine; nil: there is none.
+	// machine is the record of the machine. nil: there is none.
 	machine *Server
-	// sharing are records of other machines with its system UUID.
+	// sharing are the records of other machines with its system UUID.
 	sharing []*Server
 }
 
-// identify finds the record of a machine with a new certificate. A machine ID tells machines apart.
-// Cheap boards and some hypervisors give all their machines one system UUID: those with different
-// machine IDs are different machines. Where either side has no machine ID, one system UUID is one
-// machine.
+// identify finds the record of a machine with a new certificate. A machine ID tells machines apart. Cheap boards and some
+// hypervisors give all their machines one system UUID. Therefore records with different machine IDs are different
+// machines. If one side has no machine ID, one system UUID is one machine.
 //
-// A machine that was installed anew has another machine ID. It is known by its system UUID if an
-// operator allowed that (AllowReinstall), or announced it (PreRegister). Where others have that UUID,
-// too, it must come under its name. Errors: ErrIdentityTaken, with the record that is in the way in
-// machine.
+// A machine that was installed again has another machine ID. Its system UUID identifies it if an operator allowed that
+// (AllowReinstall) or expects it (PreRegister). If other machines have the same UUID, the machine must also come under
+// its name.
+//
+// Errors: ErrIdentityTaken; machine is then the record that the registration conflicts with.
 func identify(tx storage.ReadTx, name, systemUUID, machineID string) (out identified, err error) {
 	if machineID != "" {
 		if out.machine, err = byMachineID.Find(tx, storage.StringKey(machineID)); err != nil {
 			return out, err
 		}
 	}
-	var free []*Server // may be taken over by the machine with the system UUID
+	var free []*Server // records that the machine may take over by its system UUID
 	var unclear *Server
 	for holder, err := range withSystemUUID(tx, systemUUID) {
 		switch {
@@ -51,7 +51,7 @@ func identify(tx storage.ReadTx, name, systemUUID, machineID string) (out identi
 	}
 	switch {
 	case len(free) == 1 && len(out.sharing) > 0 && free[0].Certificate != "" && !strings.EqualFold(free[0].Name, name):
-		// Another machine with that UUID would come into its place: it has to bear its name.
+		// Another machine with that UUID could take its place. Therefore it must come under its name.
 		out.sharing = append(out.sharing, free[0])
 	case len(free) == 1 && unclear != nil && !strings.EqualFold(free[0].Name, name):
 		out.machine = unclear
@@ -68,7 +68,7 @@ func identify(tx storage.ReadTx, name, systemUUID, machineID string) (out identi
 		}
 		if out.machine == nil {
 			out.machine = free[0]
-			return out, fmt.Errorf("servers %s have its system UUID, and each may be taken over: allow it for one: %w", namesOf(free), ErrIdentityTaken)
+			return out, fmt.Errorf("servers %s have its system UUID, and the machine may take over each: allow it for one only: %w", namesOf(free), ErrIdentityTaken)
 		}
 	case unclear != nil && (out.machine == nil || out.machine.Certificate == "" || out.machine.ReinstallAllowed):
 		out.machine = unclear
@@ -77,7 +77,7 @@ func identify(tx storage.ReadTx, name, systemUUID, machineID string) (out identi
 	return out, nil
 }
 
-// withSystemUUID yields the servers with a system UUID; none if that is empty.
+// withSystemUUID yields the servers with a system UUID. It yields none for an empty one.
 func withSystemUUID(tx storage.ReadTx, systemUUID string) func(func(*Server, error) bool) {
 	if systemUUID == "" {
 		return func(func(*Server, error) bool) {}
@@ -85,8 +85,8 @@ func withSystemUUID(tx storage.ReadTx, systemUUID string) func(func(*Server, err
 	return bySystemUUID.Scan(tx, storage.Range{Prefix: storage.StringKey(systemUUID)})
 }
 
-// learned checks what a registered server says of its machine that it did not say before, and returns the
-// other machines with its system UUID. Errors: ErrIdentityTaken, with the server that it would be.
+// learned checks the system UUID and machine ID that a registered server tells for the first time. It returns the other
+// machines with its system UUID. Errors: ErrIdentityTaken; taken is then the server that has them already.
 func learned(tx storage.ReadTx, known, changed *Server) (sharing []*Server, taken *Server, err error) {
 	is := func(other *Server) error {
 		return fmt.Errorf("server %q says it is the machine of server %q: %w", known.Name, other.Name, ErrIdentityTaken)
@@ -132,8 +132,8 @@ func namesOf(list []*Server) string {
 	return text
 }
 
-// warnShared raises the warning that a server shares its system UUID with others. Their records
-// are left alone, and each server that comes later has a warning of its own.
+// warnShared raises the warning that a server shares its system UUID with others. Their records stay as they are. Each
+// later server gets a warning of its own.
 func (r *Registry) warnShared(tx *Tx, server *Server, sharing []*Server, at time.Time) error {
 	if len(sharing) == 0 {
 		return nil
@@ -144,7 +144,7 @@ func (r *Registry) warnShared(tx *Tx, server *Server, sharing []*Server, at time
 func sharedMessage(server *Server, sharing []*Server) string {
 	return fmt.Sprintf("server %q has the system UUID %s of %s; their machine IDs and certificates differ. "+
 		"If the board or the hypervisor gives every machine that UUID, acknowledge this. "+
-		"If it is the same machine, installed anew without leave, remove the old record; or remove this one, and allow the reinstallation of the old one before the machine registers again.",
+		"If it is the same machine, installed again without leave, remove the old record. Or remove this record, and allow the reinstallation of the old one before the machine registers again.",
 		server.Name, server.SystemUUID, namesOf(sharing))
 }
 

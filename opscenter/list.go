@@ -15,13 +15,13 @@ import (
 
 // Page selects a page of a list. The zero value is the first page, of 100 rows.
 type Page struct {
-	// Limit bounds how many are returned; at most MaxPageSize.
+	// Limit is how many rows are returned at most. Default 100, at most MaxPageSize.
 	Limit int
-	// Cursor is the Next of the page before. It stays good while rows come and go.
+	// Cursor is the Next of the previous page. It stays valid while rows are added and removed.
 	Cursor string
 }
 
-// within returns the range the page begins at.
+// within returns the range of the page.
 func (p Page) within(prefix storage.Key) (storage.Range, error) {
 	r := storage.Range{Prefix: prefix}
 	if p.Cursor == "" {
@@ -43,7 +43,7 @@ func decodeCursor(cursor string) (string, error) {
 	return last, nil
 }
 
-// ServerFilter selects servers: those that match all that is set. The zero value selects all.
+// ServerFilter selects the servers that match all fields that are set. The zero value selects all.
 type ServerFilter struct {
 	Status       lifecycle.Status
 	StatusDetail lifecycle.StatusDetail
@@ -55,18 +55,20 @@ type ServerFilter struct {
 	NeedsUpdate   *bool
 	NeedsReboot   *bool
 	InMaintenance *bool
-	// Expression selects further, in the language of package expression. It may name what the
-	// REST API shows of a server, by the names there: name, connection_url, public_connection_url,
-	// channel, description, properties, fingerprint, system_uuid, machine_id, cluster,
-	// member_name, member_roles, server_type, server_status, server_status_detail,
-	// server_status_reason, os_version, os_version_next, needs_update, needs_reboot,
-	// in_maintenance, recommended_action, system_state_is_trusted, backup_image, version_data, last_updated, last_seen;
-	// status, status_detail, type, certificate, cluster_certificate, cluster_connection_url and last_status_updated,
-	// as Operations Center's filters do; and hardware_data and os_data, for which the facts of each server are read.
+	// Expression is a further condition, in the language of package expression. It may use the fields that the REST API
+	// shows of a server, by their names there: name, connection_url, public_connection_url, channel, description,
+	// properties, fingerprint, system_uuid, machine_id, cluster, member_name, member_roles, server_type, server_status,
+	// server_status_detail, server_status_reason, os_version, os_version_next, needs_update, needs_reboot,
+	// in_maintenance, recommended_action, system_state_is_trusted, backup_image, version_data, last_updated and
+	// last_seen.
+	//
+	// It may also use the names of Operations Center's filters: status, status_detail, type, certificate,
+	// cluster_certificate, cluster_connection_url and last_status_updated. hardware_data and os_data cost a read of the
+	// facts of each server.
 	Expression string
 }
 
-// check refuses names that no server can have, so that a typing error is not an empty list.
+// check refuses values that no server can have. Otherwise a typing error would give an empty list.
 func (f ServerFilter) check() error {
 	if f.Status != "" && !slices.Contains(lifecycle.Statuses, f.Status) {
 		return fmt.Errorf("status %q, known are %q: %w", truncate.Name(string(f.Status)), lifecycle.Statuses, ErrInvalidFilter)
@@ -80,7 +82,7 @@ func (f ServerFilter) check() error {
 	return nil
 }
 
-// matches applies the filter to rows, before anything is copied.
+// matches applies the filter to rows before they are copied.
 func (f ServerFilter) matches(server *Server, state *lifecycle.ServerState, channel *Channel) bool {
 	switch {
 	case f.Cluster != "" && server.Cluster != f.Cluster,
@@ -97,8 +99,8 @@ func (f ServerFilter) matches(server *Server, state *lifecycle.ServerState, chan
 	return true
 }
 
-// Servers yields the servers that match, in the order of their names, out of one snapshot.
-// Don't hold it up: the snapshot stays in memory, or on disk, until the loop ends.
+// Servers yields the servers that match, by name, from one snapshot. The store keeps the snapshot until the loop ends:
+// the loop should be short.
 func (r *Registry) Servers(ctx context.Context, filter ServerFilter) iter.Seq2[*ServerInfo, error] {
 	return func(yield func(*ServerInfo, error) bool) {
 		err := r.store.View(ctx, func(tx storage.ReadTx) error {
@@ -121,12 +123,11 @@ func (r *Registry) Servers(ctx context.Context, filter ServerFilter) iter.Seq2[*
 // ServerPage is a page of servers.
 type ServerPage struct {
 	Servers []*ServerInfo
-	// Next is the cursor of the next page; empty on the last.
+	// Next is the cursor of the next page. Empty: this page is the last.
 	Next string
 }
 
-// ListServers returns a page of the servers that match, in the order of their names.
-// Errors: ErrInvalidFilter, ErrInvalidCursor.
+// ListServers returns a page of the servers that match, by name. Errors: ErrInvalidFilter, ErrInvalidCursor.
 func (r *Registry) ListServers(ctx context.Context, filter ServerFilter, from Page) (out ServerPage, err error) {
 	limit := page.Size(from.Limit)
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
@@ -146,8 +147,8 @@ func (r *Registry) ListServers(ctx context.Context, filter ServerFilter, from Pa
 	return out, err
 }
 
-// scan yields the servers that match from a page on, by the index that leaves the fewest to
-// look at. In each of them entries with the same key come by name.
+// scan yields the servers of a page that match. It uses the index with the fewest candidates. Each index has its entries
+// of one key by name.
 func (r *Registry) scan(ctx context.Context, tx storage.ReadTx, filter ServerFilter, from Page) iter.Seq2[*ServerInfo, error] {
 	return func(yield func(*ServerInfo, error) bool) {
 		if err := filter.check(); err != nil {
@@ -220,7 +221,7 @@ type pair struct {
 	state  *lifecycle.ServerState
 }
 
-// allPairs reads both tables side by side: they have the same keys.
+// allPairs reads both tables side by side, because they have the same keys.
 func allPairs(tx storage.ReadTx, from Page) iter.Seq2[pair, error] {
 	return func(yield func(pair, error) bool) {
 		within, err := from.within(nil)

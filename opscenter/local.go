@@ -9,7 +9,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
-// withoutLocal returns the observations that say something of a server, and takes note of the others.
+// withoutLocal removes the observations that failed for a reason of the control plane's own, and counts them.
 func (r *Registry) withoutLocal(observations []lifecycle.Observation) []lifecycle.Observation {
 	var out []lifecycle.Observation
 	for i, o := range observations {
@@ -30,7 +30,7 @@ func (r *Registry) withoutLocal(observations []lifecycle.Observation) []lifecycl
 	return out
 }
 
-// warnLocal raises or clears the warning of local trouble, if it is not as it should be.
+// warnLocal raises or clears the warning of local trouble when that has begun or ended.
 func (r *Registry) warnLocal(ctx context.Context) error {
 	on, count, message := r.presence.LocalTrouble()
 	if on == r.presence.IsOpen(presence.Subject{Kind: warning.Local}) {

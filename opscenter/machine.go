@@ -15,31 +15,31 @@ import (
 //
 //	presented                          accepted
 //	its own certificate                always: only its machine has the key
-//	its cluster's, by an operator's    if what answers tells this machine ID, or none (older releases); and is the
-//	word (Adopt, CreateCluster, ...)   member that this record is of
-//	its cluster's, found by polls      if what answers tells this machine ID
+//	its cluster's, set by an operator  if the machine tells this machine ID, or none (older releases), and is the
+//	(Adopt, CreateCluster, ...)        member of this record
+//	its cluster's, found by polls      if the machine tells this machine ID
 //	(Options.AdoptMembers)
-//	one that an operator accepted      as its cluster's by an operator's word
-//	one that is publicly trusted       for the host of a public URL that an operator has set, and if what answers
+//	one that an operator accepted      as its cluster's, set by an operator
+//	one that is publicly trusted       for the host of a public URL that an operator has set, and if the machine
 //	                                   tells this machine ID, or none
 //	another record's own               never
-//	any but its own                    never, if what answers tells the machine ID of another record
+//	any but its own                    never, if the machine tells the machine ID of another record
 //
-// Where no machine ID was told at the registration, it is learned from a poll that shows the server's own certificate.
-// What is refused so is a failure (lifecycle.FailureIdentity) and a warning (warning.Identity): nothing is done to a server that
-// is not ready.
+// If a registration told no machine ID, a poll that shows the server's own certificate tells it. A refused machine is a
+// failure (lifecycle.FailureIdentity) and a warning (warning.Identity). The control plane does nothing to such a server,
+// because it is not ready.
 
-// recognition is what an observation tells about which machine answered.
+// recognition is the judgement on the machine that answered a poll.
 type recognition struct {
-	// refused is why it is not the machine of the server; empty: nothing speaks against it.
+	// refused is the reason why it is not the machine of the server. Empty: it may be.
 	refused string
-	// proven: it is certain that it is.
+	// proven: it is certainly the machine of the server.
 	proven bool
-	// learned is the machine ID, where none was recorded.
+	// learned is its machine ID, if the record has none.
 	learned string
 }
 
-// recognize judges whether the machine that answered is that of the server.
+// recognize judges whether the machine that answered is the machine of the server.
 func (r *Registry) recognize(tx storage.ReadTx, o *observed) (recognition, error) {
 	if o.Failure != nil {
 		return recognition{}, nil
@@ -76,21 +76,21 @@ func (r *Registry) recognize(tx storage.ReadTx, o *observed) (recognition, error
 	case other != nil && other.ID != server.ID:
 		return recognition{refused: fmt.Sprintf("at %s the certificate of server %q is presented", server.ConnectionURL, other.Name)}, nil
 	case differs(server.MachineID, machineID):
-		return recognition{refused: fmt.Sprintf("at %s a machine with the ID %s answers, and the server registered with %s", server.ConnectionURL, machineID, server.MachineID)}, nil
+		return recognition{refused: fmt.Sprintf("at %s a machine with the ID %s answers, but the server registered with %s", server.ConnectionURL, machineID, server.MachineID)}, nil
 	case server.ServedByPoll && (machineID == "" || server.MachineID == ""):
-		return recognition{refused: "it presents a cluster's certificate, and nothing tells whether it is the machine that registered: if it is a member of the cluster, add it (AddClusterMembers)"}, nil
+		return recognition{refused: "it presents a cluster's certificate, and its machine ID is not known: if it is a member of the cluster, add it (AddClusterMembers)"}, nil
 	}
 	out := recognition{proven: machineID != "" && machineID == server.MachineID}
 	if out.refused, err = r.anotherMember(tx, server, o, out.proven); err != nil {
 		return recognition{}, err
 	}
-	// Only Incus tells which member answered. Where it could not be read, nothing is proven.
+	// Only Incus tells which member answered. Without the member name nothing is proven.
 	out.proven = out.proven || o.MemberName != nil || server.Cluster == ""
 	return out, nil
 }
 
-// anotherMember says of which server the member is that answers with a cluster's certificate; empty: of no other one.
-// proven: it is the machine that registered.
+// anotherMember returns a refusal if the member that answered with a cluster's certificate is another server of the
+// cluster. Empty: it is not. proven: the machine is the one that registered.
 func (r *Registry) anotherMember(tx storage.ReadTx, server *Server, o *observed, proven bool) (string, error) {
 	if o.MemberName == nil || *o.MemberName == "" || proven && *o.MemberName == o.state.MemberName {
 		return "", nil
@@ -126,12 +126,12 @@ func (r *Registry) anotherMember(tx storage.ReadTx, server *Server, o *observed,
 	return "", nil
 }
 
-// refuse makes a failure of an observation of another machine: nothing that it tells is of this one.
+// refuse turns an observation of another machine into a failure. Its values are not those of this server.
 func (o *observed) refuse(why string) {
 	o.Observation = lifecycle.Observation{Server: o.Server, ID: o.ID, At: o.At, Took: o.Took, Light: o.Light, Presented: o.Presented,
 		Failure: &lifecycle.Failure{Kind: lifecycle.FailureIdentity, Message: truncate.Text(why, lifecycle.MaxReason)}}
 	o.found, o.parts = facts.Digest{}, facts.Sums{}
 }
 
-// shares reports whether a certificate is accepted of the server that others may present, too.
+// shares reports whether the control plane accepts a certificate of the server that other machines may present, too.
 func (s *Server) shares() bool { return s.ServedFingerprint != "" || s.PublicURLTrusted }

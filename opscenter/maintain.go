@@ -9,8 +9,8 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Move notes that a server is reached at another connection URL, because somebody has found it
-// there. Errors: ErrInvalidURL, and storage.ErrConflict if the server was removed.
+// Move records that a server is reached at another connection URL. why goes into the event. Errors: ErrInvalidURL,
+// ErrTooLong; storage.ErrConflict if the server was removed.
 func (t *Tx) Move(server *ServerInfo, url, why string) error {
 	if err := checkURL("connection URL", url); err != nil {
 		return err
@@ -40,8 +40,8 @@ func (t *Tx) Move(server *ServerInfo, url, why string) error {
 	return t.Record(event.Event{At: at, Kind: event.ConnectionURLChanged, Server: known.Name, Reason: fmt.Sprintf("%s: now %s, was %s", why, url, known.ConnectionURL)})
 }
 
-// SetUpdateSettings notes that a server has taken on these update settings: polls that began
-// before know less than that.
+// SetUpdateSettings records that a server has accepted these update settings. Polls that began before do not overwrite
+// them. Errors: storage.ErrConflict if the server was removed.
 func (t *Tx) SetUpdateSettings(server *ServerInfo, settings lifecycle.UpdateSettings) error {
 	at := t.now()
 	state, err := stateOf(t, server)
@@ -53,8 +53,8 @@ func (t *Tx) SetUpdateSettings(server *ServerInfo, settings lifecycle.UpdateSett
 	return t.putState(&changed)
 }
 
-// AllowReinstall lets the machine register once more with another certificate, or takes that
-// back, as Registry.AllowReinstall does.
+// AllowReinstall allows one registration of the machine with another certificate, or forbids it, as
+// Registry.AllowReinstall does. It ignores a server that was removed.
 func (t *Tx) AllowReinstall(server *ServerInfo, allow bool, why string) error {
 	known, err := byID.Find(t, storage.StringKey(server.ID))
 	if err != nil || known == nil || known.ReinstallAllowed == allow {
@@ -69,7 +69,7 @@ func (t *Tx) AllowReinstall(server *ServerInfo, allow bool, why string) error {
 	return t.Record(event.Event{At: at, Kind: event.ReinstallAllowed, Server: known.Name, Reason: fmt.Sprintf("another certificate is accepted once: %t: %s", allow, why)})
 }
 
-// RevokeToken revokes a token, as Registry.RevokeToken does; one that is gone already is no error.
+// RevokeToken deletes a token, as Registry.RevokeToken does. It ignores a token that was deleted already.
 func (t *Tx) RevokeToken(id string) error {
 	token, err := tokens.Find(t, storage.StringKey(id))
 	if err != nil || token == nil {
@@ -78,7 +78,8 @@ func (t *Tx) RevokeToken(id string) error {
 	return t.deleteToken(token, "")
 }
 
-// UsableUntil returns an error unless a token admits a server until then. Errors: ErrTokenUnknown, ErrTokenExpired, ErrTokenExhausted.
+// UsableUntil returns an error unless a token still admits a server at a time. Errors: ErrTokenUnknown, ErrTokenExpired,
+// ErrTokenExhausted.
 func (s *Snapshot) UsableUntil(id string, at time.Time) error {
 	_, err := findToken(s, id, at)
 	return err

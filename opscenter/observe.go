@@ -14,19 +14,20 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Limits of what RecordObservations stores in one transaction: it is all stored, or nothing
-// of it. More than that, or two of one server, take several.
+// Limits of one transaction of Observer.Record. A transaction stores all of its observations, or none. More observations,
+// or two of one server, take several transactions.
 const (
-	// MaxObservations is how many.
+	// MaxObservations is the number of observations.
 	MaxObservations = 50
-	// MaxObservationsSize is how many bytes of facts, beyond the first observation.
+	// MaxObservationsSize is the size of their facts in bytes. The first observation may have more.
 	MaxObservationsSize = 1 << 20
 )
 
-// plausible reports whether a time that a server told can be stored, and compared.
+// plausible reports whether a time that a server told can be stored and compared.
 func plausible(t time.Time) bool { return t.Year() >= 1970 && t.Year() <= 2200 }
 
-// fit reduces the facts of an observation to what fits, and notes what was left out. Times that can't be are not told.
+// fit reduces the facts of an observation to their limits, and adds a note of the parts left out. It drops implausible
+// times.
 func fit(o *lifecycle.Observation) {
 	if s := o.UpdateStatus; s != nil && !s.LastCheck.IsZero() && !plausible(s.LastCheck) {
 		o.UpdateStatus = &lifecycle.UpdateStatus{Status: s.Status}
@@ -42,9 +43,9 @@ func fit(o *lifecycle.Observation) {
 	o.Notes = append(slices.Clip(o.Notes), notes...)
 }
 
-// RecordUnchanged takes in an observation that finds just what the last one of a steady
-// server found, and returns true: nothing is stored, and the store is not asked. All others
-// it leaves alone, and returns false: they are for RecordObservations.
+// RecordUnchanged records an observation that finds exactly the values of the last one of a steady server, and returns
+// true. It stores nothing and does not read the store. For all other observations it does nothing and returns false: the
+// caller passes them to Record.
 func (h Observer) RecordUnchanged(o *lifecycle.Observation) bool {
 	if o.Facts != nil && facts.TooLarge(o.Facts) {
 		return false
@@ -56,15 +57,18 @@ func (h Observer) RecordUnchanged(o *lifecycle.Observation) bool {
 	return h.registry.presence.Unchanged(o.ID, found, h.registry.notInFuture(o.At))
 }
 
-// Record takes in what polls found out. What is new is stored; an observation
-// that finds nothing new writes nothing durable. Observations of servers that are gone, or
-// that began before something newer was learned, are dropped, and so are those that failed for a reason of the
-// control plane's own (lifecycle.FailureLocal), but for a warning. Those of one server must come
-// in order. Each transaction of MaxObservations takes all it is given, or nothing: who wants to
-// give again what failed hands over no more than that at a time.
+// Record stores the new values that polls found. An observation without news writes nothing durable. Observations of one
+// server must come in order. Record drops these observations:
+//
+//   - those of servers that were removed;
+//   - those that began before newer knowledge of the server, as a self update;
+//   - those that failed for a reason of the control plane's own (lifecycle.FailureLocal), which raise a warning.
+//
+// Each transaction stores up to MaxObservations, or none of them. A caller that repeats failed calls should pass at most
+// that many at a time.
 func (h Observer) Record(ctx context.Context, observations ...lifecycle.Observation) error {
 	if err := h.registry.checkClock(ctx); err != nil {
-		return fmt.Errorf("after the clock was set: %w", err)
+		return fmt.Errorf("storing a jump of the clock: %w", err)
 	}
 	observations = h.registry.withoutLocal(observations)
 	for len(observations) > 0 {
@@ -75,7 +79,7 @@ func (h Observer) Record(ctx context.Context, observations ...lifecycle.Observat
 		}
 		err := h.registry.recordStep(ctx, step)
 		if errors.Is(err, storage.ErrTooLarge) && len(step) > 1 {
-			// With the facts that are stored already, they may be too many for one transaction.
+			// Together with the stored facts they may be too large for one transaction.
 			err = nil
 			for i := range step {
 				err = errors.Join(err, h.registry.recordStep(ctx, step[i:i+1]))
@@ -86,15 +90,15 @@ func (h Observer) Record(ctx context.Context, observations ...lifecycle.Observat
 		}
 	}
 	if err := h.registry.Observer().Maintain(ctx); err != nil {
-		// The observations are stored; what is flushed is kept, and tried again.
-		h.registry.log.ErrorContext(ctx, "when servers were last seen could not be stored, and is kept", "error", err)
+		// The observations are stored. A later flush stores the times.
+		h.registry.log.ErrorContext(ctx, "the times when servers were last seen could not be stored, and are kept", "error", err)
 	}
 	return nil
 }
 
-// Maintain flushes if Options.LastSeenInterval has passed since the last time, and sees to the
-// warning that the fleet is unreachable. RecordObservations calls it; who takes in most of
-// what comes by RecordUnchanged calls it now and then.
+// Maintain flushes if Options.LastSeenInterval has passed since the last flush, and removes spent tokens then. It raises
+// and clears the warnings that the fleet is unreachable and that polls fail locally. Record calls it. A program that
+// mostly calls RecordUnchanged calls it every few seconds.
 func (h Observer) Maintain(ctx context.Context) error {
 	if err := errors.Join(h.registry.checkClock(ctx), h.registry.warnFleet(ctx), h.registry.warnLocal(ctx)); err != nil {
 		return err
@@ -102,15 +106,15 @@ func (h Observer) Maintain(ctx context.Context) error {
 	if h.registry.Observer().FleetUnreachable() {
 		h.registry.presence.Repeat(presence.Subject{Kind: warning.Fleet}, "", h.registry.now())
 	}
-	if h.registry.presence.FlushDue(h.registry.options.LastSeenInterval) && len(h.registry.flushing) == 0 { // who flushes already sees to it
+	if h.registry.presence.FlushDue(h.registry.options.LastSeenInterval) && len(h.registry.flushing) == 0 { // a running flush is enough
 		_, err := h.registry.removeSpentTokens(ctx)
 		return errors.Join(err, h.Flush(ctx))
 	}
 	return nil
 }
 
-// stepLength returns how many observations go into the next transaction: of each server one
-// at the most, so that each builds on the one before, and of facts not too many.
+// stepLength returns how many observations the next transaction stores. It stores at most one of each server, so that
+// each builds on the one before, and a limited size of facts.
 func stepLength(observations []lifecycle.Observation) int {
 	if len(observations) == 1 {
 		return 1
@@ -135,11 +139,11 @@ type observed struct {
 	parts      facts.Sums
 	found      facts.Digest
 	transition lifecycle.Transition
-	hash       string // of the facts, with what is stored
+	hash       string // of the facts, together with the stored parts
 	known      bool
-	state      lifecycle.ServerState // as it is stored, but for beginnings in the future
-	rewound    bool                  // there were some
-	name       string                // of the server by now
+	state      lifecycle.ServerState // as it is stored, without times in the future
+	rewound    bool                  // the stored state had some
+	name       string                // present name of the server
 	mark       presence.Mark         // of the server, before the store was read
 	prepared   *preparedFacts
 	follow     string           // the certificate of its cluster, which it presents now
@@ -159,7 +163,7 @@ func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation)
 		}
 		parts, err := facts.SumsOf(o.Facts, r.options.KeepSecrets)
 		if err != nil {
-			// The rest of what it found counts; what is not JSON was not read.
+			// Parts that are not JSON count as unread. The rest of the observation counts.
 			var unread []string
 			list[i].Facts, unread = facts.Readable(o.Facts)
 			list[i].Unread = append(slices.Clip(list[i].Unread), unread...)
@@ -171,12 +175,12 @@ func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation)
 		}
 		list[i].parts = parts
 	}
-	// Rows that are written after this are newer than those that are read below.
+	// Rows that are written after this are newer than the rows that are read below.
 	r.follow(ctx)
 	for i := range list {
 		list[i].mark = r.presence.Mark(list[i].ID)
 	}
-	// Most polls find nothing new: look first, without keeping writers waiting.
+	// Most polls find nothing new. A View finds that out without delaying writers.
 	changed := false
 	err := r.store.View(ctx, func(tx storage.ReadTx) error {
 		for i := range list {
@@ -230,13 +234,13 @@ func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation)
 		}
 	}
 	if err := r.warnFleet(ctx); err != nil {
-		// The observations are stored; the warning is tried again with the next ones.
+		// The observations are stored. The next ones raise or clear the warning.
 		r.log.ErrorContext(ctx, "a warning could not be stored", "kind", warning.Fleet, "error", err)
 	}
 	return nil
 }
 
-// find finds the state of the server of an observation, whatever its name is by now.
+// find reads the state of the server of an observation, also if the server was renamed.
 func (r *Registry) find(tx storage.ReadTx, o *observed) error {
 	o.known, o.name = false, o.Server
 	state, err := states.Find(tx, nameKey(o.name))
@@ -253,7 +257,7 @@ func (r *Registry) find(tx storage.ReadTx, o *observed) error {
 			return err
 		}
 	}
-	// A time that is still to come tells that the clock was set back, and nothing else.
+	// A time in the future only shows that the clock was set back.
 	if o.At.Before(state.NotBefore) && !r.now().Before(state.NotBefore) {
 		return nil
 	}
@@ -262,7 +266,7 @@ func (r *Registry) find(tx storage.ReadTx, o *observed) error {
 	return nil
 }
 
-// notInFuture returns a time that has come: of one that hasn't, the clock was set back since.
+// notInFuture returns at, or the present if at is in the future because the clock was set back.
 func (r *Registry) notInFuture(at time.Time) time.Time {
 	if now := r.now(); at.After(now) {
 		return now
@@ -270,7 +274,7 @@ func (r *Registry) notInFuture(at time.Time) time.Time {
 	return at
 }
 
-// observe computes what an observation makes of the state that was found.
+// observe computes the transition that an observation causes.
 func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 	state := o.state
 	policy := r.policy()
@@ -288,7 +292,7 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 		return err
 	}
 	if o.follow != "" {
-		// It is asked again at once: this was no failure of the server.
+		// The server is polled again at once. This was not its failure.
 		o.transition = lifecycle.Transition{State: state, Contact: contact}
 		return nil
 	}
@@ -330,7 +334,7 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 	return nil
 }
 
-// changes reports whether anything is to be stored.
+// changes reports whether the observation has anything to store.
 func (o *observed) changes(p *presence.Presence) bool {
 	return o.transition.Changed || o.follow != "" || o.adopt != "" || o.learned != "" || p.NeedsWarning(o.ID, &o.transition)
 }

@@ -9,16 +9,16 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// preparedFacts is what is to be stored of facts, worked out before the transaction: it
-// takes its time, and nobody else can write then.
+// preparedFacts is the facts row to store. It is made before the transaction, because it takes time and a transaction
+// delays other writers.
 type preparedFacts struct {
-	before *factsRow // what it was worked out from; nil: there was none
+	before *factsRow // the stored row it was made from; nil: there was none
 	row    *factsRow
-	change *factsChangeRow // nil: nothing that is kept a history of
+	change *factsChangeRow // nil: no change for the history
 	err    error
 }
 
-// prepareFacts works out what is to be stored of the facts that changed.
+// prepareFacts makes the rows of the facts that changed.
 func (r *Registry) prepareFacts(list []observed) {
 	for i := range list {
 		o := &list[i]
@@ -36,7 +36,7 @@ func (r *Registry) prepareFacts(list []observed) {
 	}
 }
 
-// mergeFacts merges what was read into what is stored. What can't be read is replaced.
+// mergeFacts merges the facts that were read into the stored ones. It replaces stored facts that are corrupt.
 func (r *Registry) mergeFacts(stored *factsRow, o *observed) *preparedFacts {
 	p := &preparedFacts{before: stored}
 	read, before, changes := o.Facts, &lifecycle.Facts{}, uint64(0)
@@ -47,7 +47,7 @@ func (r *Registry) mergeFacts(stored *factsRow, o *observed) *preparedFacts {
 		}
 	}
 	if !r.options.KeepSecrets {
-		// Of what is stored, too: it may be from a time when they were kept.
+		// The stored facts may have secrets: an earlier Registry may have kept them.
 		read, before = facts.Redacted(read), facts.Redacted(before)
 	}
 	merged, data, err := facts.Merge(before, read)

@@ -12,43 +12,46 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
-// Actuator carries out actions on servers. Package opscenter/incusos implements it. Once a
-// server was asked, an error that is not its own word is an ErrOutcomeUnknown.
+// Actuator carries out actions on servers. Package opscenter/incusos implements it. After the request was sent, an error
+// is ErrRefused if the server reported it, else ErrOutcomeUnknown.
 type Actuator interface {
-	// Update makes the server fetch and apply what its update feed offers; it returns when
-	// the server has accepted that.
+	// Update makes the server fetch and apply the versions of its update feed. It returns when the server has accepted
+	// that.
 	Update(ctx context.Context, target Target) error
-	// Evacuate moves the instances of a cluster's member away, and returns when they are; one
-	// that is evacuated already is left as it is. Mode is auto, migrate, live-migrate or stop; empty: auto.
+	// Evacuate moves the instances of a cluster member away, and returns when that is done. It leaves an evacuated member
+	// as it is. mode is auto, migrate, live-migrate or stop; empty: auto.
 	Evacuate(ctx context.Context, target Target, mode string) error
-	// Restore brings them back, and returns when they are; mode is empty, or skip.
+	// Restore brings the instances back, and returns when that is done. mode is empty, or skip.
 	Restore(ctx context.Context, target Target, mode string) error
-	// Reboot, PowerOff and Suspend return when the server has accepted that.
+	// Reboot, PowerOff and Suspend return when the server has accepted the request.
 	Reboot(ctx context.Context, target Target) error
 	PowerOff(ctx context.Context, target Target) error
 	Suspend(ctx context.Context, target Target) error
 	// RunningInstances returns the instances that run on a server that is in no cluster.
 	RunningInstances(ctx context.Context, target Target) ([]lifecycle.Instance, error)
-	// StopInstance and StartInstance return when it is; one that is already, or that is gone, is left alone.
+	// StopInstance and StartInstance return when that is done. They ignore an instance that is stopped or started
+	// already, or was deleted.
 	StopInstance(ctx context.Context, target Target, instance lifecycle.Instance) error
 	StartInstance(ctx context.Context, target Target, instance lifecycle.Instance) error
 }
 
-// UpdatePlanner says what to do next with each server, and does it when told to.
+// UpdatePlanner recommends the next action for each server, plans rollouts, and carries out single actions. All methods
+// may be called concurrently.
 type UpdatePlanner struct {
 	registry *Registry
 	actuator Actuator
 }
 
-// NewUpdatePlanner returns a planner. Without an actuator it recommends and plans, and can't act.
+// NewUpdatePlanner returns a planner. A planner without an actuator recommends and plans. Its actions fail with
+// ErrNotSetUp.
 func NewUpdatePlanner(registry *Registry, actuator Actuator) *UpdatePlanner {
 	return &UpdatePlanner{registry: registry, actuator: actuator}
 }
 
-// Registry returns the registry it plans for.
+// Registry returns the registry of the planner.
 func (p *UpdatePlanner) Registry() *Registry { return p.registry }
 
-// Recommend returns the recommended action for a server, computed from what is known now.
+// Recommend returns the recommended action for a server, computed from its present state. Errors: ErrNotFound.
 func (p *UpdatePlanner) Recommend(ctx context.Context, name string) (lifecycle.Recommendation, error) {
 	info, err := p.registry.Server(ctx, name)
 	if err != nil {
@@ -57,20 +60,20 @@ func (p *UpdatePlanner) Recommend(ctx context.Context, name string) (lifecycle.R
 	return info.Recommendation(), nil
 }
 
-// Recommendations yields the servers that match with their recommendations, by name.
+// Recommendations yields the servers that match, by name. ServerInfo.Recommendation has the action of each.
 func (p *UpdatePlanner) Recommendations(ctx context.Context, filter ServerFilter) iter.Seq2[*ServerInfo, error] {
 	return p.registry.Servers(ctx, filter)
 }
 
-// Plan returns what a rollout of what the selector selects would do, and what is in its way.
-// Nothing is done, and nothing stored. The same functions carry it out, in package rollout:
-// if nothing fails, this is what happens. Errors: rolling.ErrInvalid, with what is wrong.
+// Plan returns the steps of a rollout of the selected servers, and its blockers. It does nothing to servers, and stores
+// nothing. Package rollout carries out the rollout with the same functions: without failures it takes these steps.
+// Errors: rolling.ErrInvalid.
 func (p *UpdatePlanner) Plan(ctx context.Context, selector rolling.Selector, policy rolling.Policy) (*rolling.Plan, error) {
 	plan, _, err := p.Prepare(ctx, selector, policy)
 	return plan, err
 }
 
-// Prepare makes a plan, and what a rollout begins with, out of one snapshot.
+// Prepare returns a plan, and the selection with which a rollout begins, from one snapshot. Errors: rolling.ErrInvalid.
 func (p *UpdatePlanner) Prepare(ctx context.Context, selector rolling.Selector, policy rolling.Policy) (plan *rolling.Plan, selected *rolling.Selected, err error) {
 	fleet := rolling.Fleet{}
 	err = p.registry.Read(ctx, func(s *Snapshot) error {
@@ -126,18 +129,19 @@ func (s *Snapshot) fleet() (rolling.Fleet, error) {
 
 var errAbandoned = fmt.Errorf("the actuator did not return: %w", ErrOutcomeUnknown)
 
-// Act carries out one action on one server: the intent is stored, the effect carried out, and
-// its outcome stored; polls then see it through. If the process dies on the way, the server
-// counts as busy until a poll sees the action done, or its deadline passes. Act returns when the
-// server has accepted an update, a reboot or a power off, and when an evacuation or a restore is
-// done. For the rules of a rollout, and to see it through, see package rollout.
+// Act carries out one action on one server. It stores the intent, carries out the effect, and stores the outcome. Polls
+// then find the action done. If the process dies meanwhile, the server counts as busy until a poll finds the action done,
+// or its deadline passes.
 //
-// Errors are those of Registry.BeginAction, and what the server says.
+// Act returns when the server has accepted an update, a reboot or a power off. It returns when an evacuation or a restore
+// is done. Package rollout follows actions to their end, under the rules of a rollout.
+//
+// Errors: those of Tx.Begin, ErrNotSetUp, ErrRefused, ErrUnreachable, ErrOutcomeUnknown.
 func (p *UpdatePlanner) Act(ctx context.Context, name string, action lifecycle.Action) error {
 	return p.ActOn(ctx, Intent{Server: name, Action: action})
 }
 
-// ActOn is Act for an intent with more to it: a mode, a timeout, or force.
+// ActOn is Act for an intent with a mode, a timeout, or force.
 func (p *UpdatePlanner) ActOn(ctx context.Context, intent Intent) error {
 	if p.actuator == nil {
 		return errNoActuator
@@ -151,14 +155,14 @@ func (p *UpdatePlanner) ActOn(ctx context.Context, intent Intent) error {
 
 var errNoActuator = fmt.Errorf("the planner has no actuator: %w: %w", ErrNotSetUp, ErrInvalidOptions)
 
-// CarryOut carries out an action that was begun, by Tx.Begin, and stores its outcome.
+// CarryOut carries out an action that Tx.Begin began, and stores its outcome.
 func (p *UpdatePlanner) CarryOut(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation) error {
 	return p.carryOut(ctx, server, operation, false)
 }
 
 func (p *UpdatePlanner) carryOut(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation, again bool) error {
-	failure := errAbandoned // what stays if the actuator panics
-	end := func() error {   // the outcome is stored even if the caller has given up meanwhile
+	failure := errAbandoned // the outcome if the actuator panics
+	end := func() error {   // it stores the outcome even if ctx has ended
 		return p.registry.end(context.WithoutCancel(ctx), server, operation, failure)
 	}
 	ended := false
@@ -177,7 +181,7 @@ func (p *UpdatePlanner) carryOut(ctx context.Context, server *ServerInfo, operat
 			failure = fmt.Errorf("%w: %w", ErrOutcomeUnknown, failure)
 		}
 		if failure != nil && ctx.Err() != nil && (operation.Action == lifecycle.ActionEvacuate || operation.Action == lifecycle.ActionRestore) {
-			// Given up in the middle, as when the controller stops: that is no word of the server.
+			// The caller stopped in the middle, as at a shutdown. The server did not report a failure.
 			failure = fmt.Errorf("%w: %w", ErrOutcomeUnknown, failure)
 		}
 	}
@@ -191,12 +195,12 @@ func (p *UpdatePlanner) carryOut(ctx context.Context, server *ServerInfo, operat
 	return nil
 }
 
-// CarryOn carries out once more an action whose controller is gone, or whose outcome was not
-// heard, and which can be asked for again: an update, an evacuation, a restore. It does nothing if
-// the action is over. An error leaves the action under way: what was asked for before may go on.
-// Errors: ErrNotFound, ErrNotApplicable, ErrOutcomeUnknown.
+// CarryOn repeats an action whose control plane has ended, or whose outcome is unknown. It repeats only an update, an
+// evacuation or a restore. It does nothing if the action is over. An error leaves the action under way, because the
+// earlier request may still have its effect. id is the ID of the server, operation the ID of the action. Errors:
+// ErrNotFound, ErrNotApplicable, ErrOutcomeUnknown.
 func (p *UpdatePlanner) CarryOn(ctx context.Context, id, operation string) error {
-	// From before it is looked at: a poll must not take it for a leftover.
+	// Acting begins before the state is read. Otherwise a poll could take the action for a leftover.
 	p.registry.beginActing(id)
 	var info *ServerInfo
 	err := p.registry.Read(ctx, func(s *Snapshot) (err error) {
@@ -209,7 +213,7 @@ func (p *UpdatePlanner) CarryOn(ctx context.Context, id, operation string) error
 	}
 	if action := info.State.Operation.Action; action != lifecycle.ActionUpdate && action != lifecycle.ActionEvacuate && action != lifecycle.ActionRestore {
 		p.registry.endActing(id)
-		return fmt.Errorf("%s of server %q can't be asked for twice: %w", action, info.Name, ErrNotApplicable)
+		return fmt.Errorf("%s of server %q can't be repeated: %w", action, info.Name, ErrNotApplicable)
 	}
 	return p.carryOut(ctx, info, info.State.Operation, true)
 }
@@ -246,8 +250,7 @@ func (p *UpdatePlanner) effect(ctx context.Context, server *ServerInfo, operatio
 // instancesAtOnce bounds how many instances of a server are stopped or started at a time.
 const instancesAtOnce = 4
 
-// stop evacuates a server that is in no cluster: its running instances are remembered, and
-// then stopped.
+// stop evacuates a server in no cluster. It stores which instances run, and then stops them.
 func (p *UpdatePlanner) stop(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation) error {
 	target := server.Target()
 	running, err := p.actuator.RunningInstances(ctx, target)
@@ -260,17 +263,16 @@ func (p *UpdatePlanner) stop(ctx context.Context, server *ServerInfo, operation 
 	return eachInstance(running, func(i lifecycle.Instance) error { return p.actuator.StopInstance(ctx, target, i) })
 }
 
-// start restores a server that is in no cluster: exactly the instances that were stopped are
-// started again.
+// start restores a server in no cluster. It starts exactly the instances that stop stopped.
 func (p *UpdatePlanner) start(ctx context.Context, server *ServerInfo, operation *lifecycle.Operation) error {
 	if server.State.Stopped == nil {
-		return nil // whatever the mode: what was stopped, and not moved, is to be started
+		return nil // no instance was stopped
 	}
 	target := server.Target()
 	return eachInstance(server.State.Stopped.Instances, func(i lifecycle.Instance) error { return p.actuator.StartInstance(ctx, target, i) })
 }
 
-// eachInstance goes on after an instance that fails, and returns all errors.
+// eachInstance calls do for each instance. It goes on after a failure, and returns all errors.
 func eachInstance(list []lifecycle.Instance, do func(lifecycle.Instance) error) error {
 	var group errgroup.Group
 	group.SetLimit(instancesAtOnce)

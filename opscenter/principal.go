@@ -4,13 +4,13 @@ import "context"
 
 type principalKey struct{}
 
-// By returns a context in which what is done is recorded as asked for by somebody.
+// WithPrincipal returns a context that names the principal that asks for a change. Package audit records it.
 func WithPrincipal(ctx context.Context, principal string) context.Context {
 	return context.WithValue(ctx, principalKey{}, principal)
 }
 
-// Principal returns who asks for what is done in a context; empty: nobody has said.
+// Principal returns the principal of a context. Empty: the context names none.
 func Principal(ctx context.Context) string {
-	who, _ := ctx.Value(principalKey{}).(string)
-	return who
+	principal, _ := ctx.Value(principalKey{}).(string)
+	return principal
 }

@@ -16,57 +16,58 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Registration is what a server says when it registers itself.
+// Registration is the request of a server that registers itself.
 type Registration struct {
-	// Token is the secret that admits it.
+	// Token is the secret that admits the server.
 	Token string
-	// Certificate from the TLS handshake: its identity from now on.
+	// Certificate from the TLS handshake. It is the identity of the server from then on.
 	Certificate *x509.Certificate
 
 	Name                string
 	ConnectionURL       string
 	PublicConnectionURL string // may be empty
-	Channel             string // the token's goes before it; one that doesn't exist is ignored
+	Channel             string // the token's goes before it; an unknown one is ignored
 	Description         string
 	Properties          map[string]string
 	SystemUUID          string // may be empty
 	MachineID           string // may be empty
 
-	// RemoteAddr is where the request came from, for events.
+	// RemoteAddr is the address that the request came from, for events.
 	RemoteAddr string
 
-	unnamed     bool   // its name is its system UUID
+	unnamed     bool   // the name is the system UUID
 	decidedName string // by Options.Admit, for a new server
 	verdict     presence.SelfUpdate
 }
 
 // Registered is the outcome of a registration.
 type Registered struct {
-	// Name of the server's record; not always the one it gave.
+	// Name of the server's record. It may differ from the name in the request.
 	Name string
-	// Repeat is set if the server was registered already, and nothing was spent.
+	// Repeat: the server was registered already. The registration spent no use of the token.
 	Repeat bool
 }
 
 // Register admits a server.
 //
-// A certificate that is known, coming from the same machine, is a repeat: it gets the same
-// answer, spends no use of the token, needs none to be left, and leaves the server's status
-// as it is. Otherwise one use of the token is spent, in the same transaction that records
-// the server. A known machine with another certificate is refused with ErrIdentityTaken, and
-// an event, unless the operator allowed it (AllowReinstall) or announced it (PreRegister). Two
-// machine IDs with one system UUID are two machines: the second one is admitted, and warning.SharedUUID tells.
+// A known certificate from the same machine is a repeat. It gets the same answer, and spends no use of the token. The
+// token may be used up. The status of the server stays as it is.
 //
-// Errors: ErrTokenMalformed, ErrTokenUnknown, ErrTokenExpired, ErrTokenExhausted;
-// ErrNoCertificate, ErrInvalidCertificate, ErrInvalidName, ErrInvalidURL,
-// ErrInvalidMachineID, ErrInvalidSystemUUID, ErrTooLong; ErrIdentityTaken,
-// ErrIdentityChanged, ErrNameTaken; ErrTooOften for one that registers again, see Options.SelfUpdateInterval.
+// Any other registration spends one use of the token, in the transaction that records the server. A known machine with
+// another certificate is refused with ErrIdentityTaken and an event. It is admitted if an operator allowed that
+// (AllowReinstall) or expects the machine (PreRegister). Two machine IDs with one system UUID are two machines: the
+// second one is admitted, and warning.SharedUUID names both.
+//
+// Errors: ErrTokenMalformed, ErrTokenUnknown, ErrTokenExpired, ErrTokenExhausted; ErrNoCertificate,
+// ErrInvalidCertificate, ErrInvalidName, ErrInvalidURL, ErrInvalidMachineID, ErrInvalidSystemUUID, ErrTooLong;
+// ErrIdentityTaken, ErrIdentityChanged, ErrNameTaken, ErrNotAdmitted. ErrTooOften for repeats, see
+// Options.SelfUpdateInterval, and while too many registrations are judged.
 func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, error) {
 	if err := r.checkRegistration(&reg); err != nil {
 		return Registered{}, err
 	}
 	at := r.now()
-	// A repeated registration counts as a self update.
+	// A repeat counts as a self update.
 	known, err := r.serverByFingerprint(ctx, Fingerprint(reg.Certificate))
 	switch {
 	case errors.Is(err, ErrUnknownCertificate):
@@ -87,20 +88,20 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 	}
 	r.presence.Change(outcome.server.ID, func(c *lifecycle.Contact) {
 		if !outcome.repeat {
-			*c = lifecycle.Contact{Acting: c.Acting} // what was known of an earlier installation
+			*c = lifecycle.Contact{Acting: c.Acting} // the rest was of an earlier installation
 		}
 		c.LastSeen = at
 	})
 	return Registered{Name: outcome.server.Name, Repeat: outcome.repeat}, nil
 }
 
-// maxJudgements is how often a registration is judged anew because it became another meanwhile.
+// maxJudgements is how often a registration is judged again because its record changed meanwhile.
 const maxJudgements = 3
 
-// registerJudged has a registration judged, and carries it out as it was.
+// registerJudged lets Options.Admit judge a registration, and carries it out as decided.
 func (r *Registry) registerJudged(ctx context.Context, reg Registration, at time.Time) (out registering, err error) {
 	for range maxJudgements {
-		at = r.now() // a judge takes its time
+		at = r.now() // the last judgement may have taken long
 		var judged *admission
 		given := reg
 		if r.options.Admit != nil {
@@ -135,7 +136,7 @@ func (r *Registry) registerJudged(ctx context.Context, reg Registration, at time
 		r.refused(ctx, out.server, reg, err)
 	}
 	if errors.Is(err, ErrNotAdmitted) {
-		err = ErrNotAdmitted // what went wrong is for the operator
+		err = ErrNotAdmitted // the reason is for the operator, in the event
 	}
 	return out, err
 }
@@ -169,12 +170,12 @@ func (r *Registry) checkRegistration(reg *Registration) (err error) {
 	return r.checkSpec(&ServerSpec{Description: reg.Description, Properties: reg.Properties, PublicConnectionURL: reg.PublicConnectionURL})
 }
 
-// registering is what a run of register decided.
+// registering is the result of one run of register.
 type registering struct {
 	server *Server
-	// tookOver is the ID of the server whose record it took over; empty: none.
+	// tookOver is the ID of the server whose record the registration took over. Empty: none.
 	tookOver string
-	// learned: it is a repeat, which told what was not known.
+	// learned: a repeat told a system UUID or machine ID for the first time.
 	learned bool
 	repeat  bool
 	events  []event.Event
@@ -208,7 +209,8 @@ func (r *Registry) register(tx *Tx, reg Registration, at time.Time) (registering
 	return out, r.warnShared(tx, out.server, sharing, at)
 }
 
-// takenOver returns the server whose record a registration is about, nil if it is new; and those that share its system UUID.
+// takenOver returns the server whose record a registration takes over, nil if it is new, and the servers with its system
+// UUID.
 func takenOver(tx storage.ReadTx, reg Registration) (machine *Server, sharing []*Server, err error) {
 	found, err := identify(tx, reg.Name, reg.SystemUUID, reg.MachineID)
 	if err != nil {
@@ -222,9 +224,9 @@ func takenOver(tx storage.ReadTx, reg Registration) (machine *Server, sharing []
 	return found.machine, found.sharing, nil
 }
 
-// knownByName returns the server of that name, if there is nothing else to know its machine by: one
-// that may be installed anew, whose machine ID goes with the old installation, and whose system
-// UUID is not known; or one that was announced by its name alone.
+// knownByName returns the server of that name, if only its name can identify its machine. That is a server that may be
+// installed again and has no system UUID: its machine ID ended with the old installation. Or it is a server that was
+// pre-registered by its name alone.
 func knownByName(tx storage.ReadTx, reg Registration) (*Server, error) {
 	server, err := serversByName.Find(tx, storage.StringKey(strings.ToLower(reg.Name)))
 	switch {
@@ -237,7 +239,7 @@ func knownByName(tx storage.ReadTx, reg Registration) (*Server, error) {
 	return nil, nil
 }
 
-// registerAgain answers a server that is registered with this certificate.
+// registerAgain handles a registration with a certificate that is registered already.
 func (r *Registry) registerAgain(tx *Tx, known *Server, reg Registration, at time.Time) (registering, error) {
 	out := registering{server: known, repeat: true, learned: known.learns(&reg)}
 	if out.learned {
@@ -253,7 +255,7 @@ func (r *Registry) registerAgain(tx *Tx, known *Server, reg Registration, at tim
 	if changed.MachineID == "" {
 		changed.MachineID = reg.MachineID
 	}
-	// What it did not say the first time may be another's.
+	// An ID that it tells for the first time may belong to another server.
 	sharing, taken, err := learned(tx, known, &changed)
 	if err != nil {
 		if taken != nil {
@@ -275,7 +277,7 @@ func (r *Registry) registerAgain(tx *Tx, known *Server, reg Registration, at tim
 	if err := r.warnShared(tx, &changed, sharing, at); err != nil {
 		return out, err
 	}
-	// It may be the first thing a server says after a boot: look at it.
+	// A server may register again after a boot. Therefore it is polled.
 	if reg.verdict.Poll >= 0 {
 		moved := changed.ConnectionURL != known.ConnectionURL
 		if err := requestPoll(tx, known.Name, at.Add(reg.verdict.Poll), moved); err != nil {
@@ -293,18 +295,18 @@ func (r *Registry) registerAgain(tx *Tx, known *Server, reg Registration, at tim
 	return out, nil
 }
 
-// differs reports whether both are known, and not the same.
+// differs reports whether both values are known and differ.
 func differs(have, said string) bool { return have != "" && said != "" && have != said }
 
-// registerNew records a server that is not known; shared: others have its system UUID.
+// registerNew records a new server. shared: other servers have its system UUID.
 func (r *Registry) registerNew(tx *Tx, token *Token, reg Registration, shared bool, at time.Time) (registering, error) {
 	if reg.decidedName != "" {
 		reg.Name, reg.unnamed = reg.decidedName, false
 	}
 	err := nameFree(tx, reg.Name, "")
 	if reg.unnamed && reg.MachineID != "" && (shared || errors.Is(err, ErrNameTaken) && reg.SystemUUID == "") {
-		// IncusOS names a server by its system UUID until it has a host name: where that is
-		// shared, the machine ID goes for it.
+		// IncusOS names a server by its system UUID until it has a host name. If that UUID is shared, the machine ID
+		// is the name.
 		reg.Name = reg.MachineID
 		err = nameFree(tx, reg.Name, "")
 	}
@@ -331,7 +333,7 @@ func (r *Registry) registerNew(tx *Tx, token *Token, reg Registration, shared bo
 	return out, nil
 }
 
-// insertPending stores a server that was not reached so far, and asks for its first poll.
+// insertPending stores a server that was not reached yet, and asks for its first poll.
 func (t *Tx) insertPending(server *Server, at time.Time) error {
 	if err := servers.Insert(t, server); err != nil {
 		return err
@@ -340,7 +342,7 @@ func (t *Tx) insertPending(server *Server, at time.Time) error {
 		StatusReason: "registered, not reached so far", StatusSince: at, Type: lifecycle.TypeUnknown, LastSeen: at, LastUpdated: at, PollRequested: at})
 }
 
-// channelFor returns the first of these that exists: the wanted ones, else the default.
+// channelFor returns the first of the wanted channels that exists, else the default channel.
 func (r *Registry) channelFor(tx storage.ReadTx, wanted ...string) (string, error) {
 	for _, name := range wanted {
 		if name == "" {
@@ -357,8 +359,8 @@ func (r *Registry) channelFor(tx storage.ReadTx, wanted ...string) (string, erro
 	return r.Channels().Default(), nil
 }
 
-// registerKnownMachine gives a certificate to a machine that was announced, or is installed
-// anew by leave of the operator; anybody else is refused.
+// registerKnownMachine gives a certificate to a machine that is pre-registered, or that an operator allows to register
+// again. It refuses any other machine.
 func (r *Registry) registerKnownMachine(tx *Tx, machine *Server, token *Token, reg Registration, at time.Time) (registering, error) {
 	out := registering{server: machine}
 	announced := machine.Certificate == ""
@@ -369,7 +371,7 @@ func (r *Registry) registerKnownMachine(tx *Tx, machine *Server, token *Token, r
 		return out, fmt.Errorf("server %q has another system UUID or machine ID: %w", machine.Name, ErrIdentityTaken)
 	}
 	changed := *machine
-	// An installation makes a new machine ID.
+	// Each installation has a new machine ID.
 	if reg.MachineID != "" {
 		if other, err := byMachineID.Find(tx, storage.StringKey(reg.MachineID)); err != nil {
 			return out, err
@@ -415,14 +417,14 @@ func (r *Registry) registerKnownMachine(tx *Tx, machine *Server, token *Token, r
 // recordTimeout bounds the wait for the store to take an event.
 const recordTimeout = 10 * time.Second
 
-// refusalRate is how many refused registrations are recorded in a second, and refusalBurst how many at once: a valid token
-// is enough to be refused as often as one likes.
+// refusalRate is how many refused registrations are recorded per second, and refusalBurst how many at once. The holder of a
+// valid token could otherwise fill the log with refusals.
 const (
 	refusalRate  = 1
 	refusalBurst = 20
 )
 
-// refused records an attempt to be a machine that is another.
+// refused records a refused registration.
 func (r *Registry) refused(ctx context.Context, server *Server, reg Registration, why error) {
 	if !r.refusals.Allow() {
 		r.unrecorded.Add(1)
@@ -437,7 +439,7 @@ func (r *Registry) refused(ctx context.Context, server *Server, reg Registration
 	if server != nil {
 		entry.Server = server.Name
 	}
-	// Whoever tries that may well hang up before it is recorded.
+	// The client may close the connection before the event is stored.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	err := r.Write(ctx, func(tx *Tx) error { return tx.Record(entry) })
@@ -446,8 +448,7 @@ func (r *Registry) refused(ctx context.Context, server *Server, reg Registration
 	}
 }
 
-// RequestPoll asks whoever polls for a poll of servers out of turn. Those that are gone are
-// left out.
+// RequestPoll asks the poller for a poll of servers out of turn. It ignores servers that do not exist.
 func (h Observer) RequestPoll(ctx context.Context, names ...string) error {
 	at := h.registry.now()
 	return h.registry.Write(ctx, func(tx *Tx) error {
@@ -460,8 +461,8 @@ func (h Observer) RequestPoll(ctx context.Context, names ...string) error {
 	})
 }
 
-// requestPoll asks for a poll out of turn. If the server has moved, polls begun before say
-// nothing of it.
+// requestPoll asks for a poll out of turn. moved: the server has another address, and polls that began before do not
+// count.
 func requestPoll(tx *Tx, name string, at time.Time, moved bool) error {
 	return tx.modifyState(name, func(s *lifecycle.ServerState) error {
 		s.PollRequested = at

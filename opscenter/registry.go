@@ -43,71 +43,79 @@ const (
 	DefaultGuardShare         = 0.5
 	defaultGuardMinimum       = 5
 	defaultGuardWindow        = 15 * time.Second
-	// MaxPageSize bounds what one call of a List method returns.
+	// MaxPageSize is how many rows one call of a List method returns at most.
 	MaxPageSize = page.MaxSize
 )
 
-// Options of NewRegistry. The zero value is what most programs want.
+// Options of NewRegistry. The zero value suits most programs. A negative value is ErrInvalidOptions unless the field says
+// otherwise.
 type Options struct {
-	// Logger gets what the Registry decides. Default: nothing is logged.
+	// Logger gets the decisions of the Registry. Default: nothing is logged.
 	Logger *slog.Logger
-	// DefaultChannel is for servers and tokens that name none. It is created if it doesn't exist. Default "stable".
+	// DefaultChannel is the channel of servers and tokens that name none. NewRegistry creates it if it doesn't exist.
+	// Default "stable".
 	DefaultChannel string
 	// OfflineThreshold is how many polls in a row must fail to make a server offline. Default 3.
 	OfflineThreshold int
 	// RebootTimeout is how long a server may take to come back from a reboot. Default 15 minutes.
 	RebootTimeout time.Duration
-	// ActionTimeout is how long an update, an evacuation or a restore may take before
-	// the server counts as idle again. Default 1 hour.
+	// ActionTimeout is how long an update, an evacuation or a restore may take. Then it counts as failed, and the server
+	// as idle. Default 1 hour.
 	ActionTimeout time.Duration
-	// TokenLifetime is for tokens created without an expiry. Default 24 hours.
+	// TokenLifetime is the lifetime of tokens that are created without an expiry. Default 24 hours.
 	TokenLifetime time.Duration
-	// TokenRetention is for how long a token with AutoRemove is kept that admits no more servers. Default 7 days.
+	// TokenRetention is how long a token with AutoRemove stays after it admits no more servers. Default 7 days.
 	TokenRetention time.Duration
-	// LastSeenInterval is the time between two flushes of when servers were last seen, which
-	// until then is kept in memory. Default 3 minutes.
+	// LastSeenInterval is the time between two flushes of the times when servers were last seen. Until a flush they are
+	// in memory only. Default 3 minutes.
 	LastSeenInterval time.Duration
-	// MaxEvents is how many events are kept of what servers cause, and as many of what operators and the control
-	// plane do: the one never makes room for the other. Default 10,000.
+	// MaxEvents is how many events of servers are kept, and how many of operators and the control plane. Each of the two
+	// groups has its own limit. Default 10,000.
 	MaxEvents int
-	// SelfUpdateInterval is the least time between two records of the same cause from a server, and between two polls that
-	// its self updates cause. A repetition within it is only answered. Self updates with news, such as another address,
-	// are not held back: 20 may come at once, then one each interval. More are refused with ErrTooOften. Default 5 s.
+	// SelfUpdateInterval is the least time between two stored self updates of a server with the same cause. It is also
+	// the least time between two polls that its self updates cause. A repetition within it is answered, and has no other
+	// effect. Self updates with news, such as another address, are not delayed: 20 are accepted at once, then one per
+	// interval. More are refused with ErrTooOften. Default 5 s.
 	SelfUpdateInterval time.Duration
-	// MaxServerEvents is how many events are kept that one server causes, and as many of registrations that were
-	// refused: who causes more overwrites its own. Default 200.
+	// MaxServerEvents is how many events of one server are kept, and how many of refused registrations. Further ones
+	// replace the oldest of that server. Default 200.
 	MaxServerEvents int
-	// MaxFactsHistory is how many changes of its facts are kept of a server. Default 20.
+	// MaxFactsHistory is how many changes of the facts of a server are kept. Default 20.
 	MaxFactsHistory int
-	// FlapThreshold is how many times within FlapWindow a server must become unresponsive to
-	// be held offline, as flapping, until it has been steady for FlapSteady. Default 3 times
-	// within 1 hour, 15 minutes. A negative threshold switches that off.
+	// FlapThreshold is how many times within FlapWindow a server must become unresponsive to be held offline, as
+	// flapping. It is held until it has been steady for FlapSteady. Default 3 times within 1 hour, and 15 minutes. A
+	// negative threshold switches this off.
 	FlapThreshold int
 	FlapWindow    time.Duration
 	FlapSteady    time.Duration
-	// GuardShare is the share of the servers that must fail for the control plane to suspect itself, and to make
-	// no server offline until it is over; at least GuardMinimum servers. Where that share of those polled within
-	// GuardWindow fails, a sample of 32 times GuardMinimum of the others is asked at once, and decides (SetSampling). It
-	// ends when a tenth less than that fail. Default half, 5 servers, 15 s. A negative share switches that off.
+	// GuardShare is the share of the servers that must fail for the control plane to suspect itself, and GuardMinimum
+	// their least number. Meanwhile no server becomes offline.
+	//
+	// The guard looks at the servers that were polled within GuardWindow. If that share of them fails, a sample of the
+	// others is polled at once, of 32 times GuardMinimum servers, and decides: see Observer.SetSampling. The suspicion
+	// ends when the failing share is a tenth lower. Default half, 5 servers, 15 s. A negative share switches the guard
+	// off.
 	GuardShare   float64
 	GuardMinimum int
 	GuardWindow  time.Duration
-	// AllowURL, if set, is asked whether a server may be where it says, or an operator, before it is recorded; its
-	// error is returned to the caller. It is called at any time, from several goroutines. See AddressRules. Default:
-	// anywhere.
+	// AllowURL, if set, decides whether a server may be at a URL before the URL is stored. The URL comes from the server
+	// or from an operator. Its error goes to the caller. It may be called at any time, from several goroutines. See
+	// AddressRules. Default: all URLs are allowed.
 	AllowURL func(u *url.URL) error
-	// Admit, if set, judges each server that a token would admit: it may refuse the server, or decide its name, channel, properties and cluster. It is asked from several
-	// goroutines, before anything is stored, and may be asked again about the same registration. An error, a panic, or no answer
-	// within AdmitTimeout (default 10 s) refuses it, with an event. A server that registers again is judged only when it
-	// tells its system UUID or machine ID for the first time. Default: the token
-	// is enough.
+	// Admit, if set, judges each server that a token would admit. It may refuse the server, or set its name, channel,
+	// properties and cluster. It is called from several goroutines, before anything is stored, and may be called again
+	// for the same registration.
+	//
+	// An error, a panic, or no answer within AdmitTimeout (default 10 s) refuses the server, with an event. A repeated
+	// registration is judged only if it tells a system UUID or machine ID for the first time. Default: the token is
+	// enough.
 	Admit        func(ctx context.Context, candidate Candidate) (Decision, error)
 	AdmitTimeout time.Duration
-	// AdoptMembers adds a server that presents the certificate of a known cluster, and says
-	// that it is a member of it, to the cluster's record, and pins that certificate for it.
-	// Default: it is only shown, and an operator adds it (AddClusterMembers).
+	// AdoptMembers adds a server to the record of a known cluster if it presents the cluster's certificate and tells that
+	// it is a member. The certificate is then accepted of it. Default: an operator adds the server (AddClusterMembers).
 	AdoptMembers bool
-	// KeepSecrets stores facts with the recovery keys, private keys and passwords in them.
+	// KeepSecrets stores facts with their recovery keys, private keys and passwords. Default: they are removed before
+	// storing.
 	KeepSecrets bool
 }
 
@@ -144,15 +152,16 @@ func (o Options) withDefaults() (Options, error) {
 	case o.GuardShare < 0:
 		o.GuardShare = math.Inf(1)
 	case o.GuardShare > 1 || math.IsNaN(o.GuardShare):
-		return o, fmt.Errorf("GuardShare is %v, it must not be more than 1: %w", o.GuardShare, ErrInvalidOptions)
+		return o, fmt.Errorf("GuardShare is %v, at most 1 is allowed: %w", o.GuardShare, ErrInvalidOptions)
 	}
 	return o, nil
 }
 
-// Registry knows the servers. All methods may be called concurrently.
+// Registry is the record of all servers of a fleet, over a storage.Store. It admits servers, records the results of
+// polls, stores the intent of operators, and answers questions. NewRegistry makes one. All methods may be called
+// concurrently.
 //
-// Rows it returns are the caller's, but for their maps and slices, which are shared: read
-// them, don't modify them.
+// The caller owns the rows that it returns. Their maps and slices are shared: read them, and do not modify them.
 type Registry struct {
 	store   storage.Store
 	options Options
@@ -160,21 +169,21 @@ type Registry struct {
 
 	clock     func() time.Time
 	presence  *presence.Presence
-	following following     // of the store, by the presence
+	following following     // how far the presence has followed the store
 	flushing  chan struct{} // full during a flush
 	trimming  sync.Mutex    // held while surplus events are deleted
 	eventsDue *boundedlog.Due
 
-	refusals   *rate.Limiter // of registrations, that are recorded
-	unrecorded atomic.Int64  // refusals since the last one that was
-	admissions chan struct{} // full while as many are judged as can be
+	refusals   *rate.Limiter // of the events of refused registrations
+	unrecorded atomic.Int64  // refusals since the last recorded one
+	admissions chan struct{} // full while maxAdmissions registrations are judged
 	jump       clockJumping
 
-	defaultChannel atomic.Pointer[string] // as it was set; nil: that of the options
+	defaultChannel atomic.Pointer[string] // as an operator set it; nil: that of the options
 }
 
-// NewRegistry returns a Registry over a store. The store stays the caller's: close it after
-// the Registry. One store carries one Registry at a time.
+// NewRegistry returns a Registry over a store. The caller closes the store, after the Registry. One store carries one
+// Registry at a time. Errors: ErrInvalidOptions, ErrInvalidName for the default channel, and those of the store.
 func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 	options, err := options.withDefaults()
 	if err != nil {
@@ -214,10 +223,11 @@ func (r *Registry) Options() Options { return r.options }
 // Store returns the store under the Registry.
 func (r *Registry) Store() storage.Store { return r.store }
 
-// Close flushes what is only in memory, see Flush. It does not close the store.
+// Close flushes, as Observer.Flush does. It does not close the store.
 func (r *Registry) Close() error { return r.Observer().Flush(context.Background()) }
 
-// now is the time of day as it is stored: UTC, without a monotonic reading. Tests set its clock.
+// now is the time of day in the form in which it is stored: UTC, without a monotonic reading. Tests set the Registry's
+// clock.
 func (r *Registry) now() time.Time { return r.clock().UTC().Round(0) }
 
 func (r *Registry) policy() lifecycle.Policy {
@@ -226,11 +236,11 @@ func (r *Registry) policy() lifecycle.Policy {
 		FlapThreshold: o.FlapThreshold, FlapWindow: o.FlapWindow, FlapSteady: o.FlapSteady}
 }
 
-// Changes is a step of the change feed.
+// Changes is one step of Registry.Watch.
 type Changes struct {
-	// Revision to go on from.
+	// Revision is the since of a Watch that continues after this step.
 	Revision uint64
-	// Reset tells that changes may have been missed: read everything again.
+	// Reset: changes may be missing. The caller must read everything again.
 	Reset bool
 	// Servers whose record, status or versions changed, or that were removed, by name.
 	Servers []string
@@ -240,9 +250,9 @@ type Changes struct {
 	Clusters []string
 }
 
-// Watch yields which servers, clusters and warnings change after revision since; 0 begins with what
-// the store still remembers, or with a Reset. It never delays those who change them: what a
-// slow reader missed is merged. It ends with ctx's error.
+// Watch yields the names of changed servers and clusters, and the UUIDs of changed warnings, after a revision. A since of
+// 0 begins with the oldest change that the store remembers, or with a Reset. Watch delays no writer: it merges the
+// changes that a slow caller has missed. It ends with ctx's error.
 func (r *Registry) Watch(ctx context.Context, since uint64) iter.Seq2[Changes, error] {
 	return func(yield func(Changes, error) bool) {
 		for batch, err := range r.store.Watch(ctx, since, servers.Name(), states.Name(), warnings.Name(), clusters.Name()) {
@@ -272,7 +282,7 @@ func (r *Registry) Watch(ctx context.Context, since uint64) iter.Seq2[Changes, e
 	}
 }
 
-// Revision returns the store's revision: where a Watch goes on from what is read now.
+// Revision returns the revision of the store. A Watch from it yields all later changes.
 func (r *Registry) Revision(ctx context.Context) (revision uint64, err error) {
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
 		revision = tx.Revision()
@@ -281,7 +291,7 @@ func (r *Registry) Revision(ctx context.Context) (revision uint64, err error) {
 	return revision, err
 }
 
-// notFound turns a store's error for a missing row into one in the caller's terms.
+// notFound turns a store's error for a missing row into ErrNotFound with the kind and name of the object.
 func notFound(what, name string, err error) error {
 	if errors.Is(err, storage.ErrNotFound) {
 		return fmt.Errorf("%s %q: %w", what, truncate.Name(name), ErrNotFound)

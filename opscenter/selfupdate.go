@@ -11,17 +11,17 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// SelfUpdate is what a registered server says of itself.
+// SelfUpdate is a message of a registered server about itself.
 type SelfUpdate struct {
-	// ConnectionURL may be empty: unchanged.
+	// ConnectionURL is the new address of the server. Empty: unchanged.
 	ConnectionURL string
 	Cause         lifecycle.Cause
 }
 
-// SelfUpdate takes in what the server with that certificate says of itself. A server that
-// goes down on purpose is offline from now on, and is expected back from a reboot; each other
-// cause asks for a poll at once, or, where one was asked for just now, a little later. Causes of newer releases are accepted, and change nothing
-// but when the server was last seen.
+// SelfUpdate records a message of the server with that certificate. An empty cause is
+// lifecycle.CauseNetworkConfigChanged. A server that goes down on purpose is offline from then on, and a reboot sets a
+// deadline for its return. Every other cause asks for a poll: at once, or after Options.SelfUpdateInterval if one was
+// asked for shortly before. An unknown cause, as of a newer release, only sets the time when the server was last seen.
 //
 // Errors: ErrNoCertificate, ErrUnknownCertificate, ErrInvalidURL, ErrTooLong, ErrTooOften.
 func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate, update SelfUpdate) error {
@@ -32,7 +32,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		update.Cause = lifecycle.CauseNetworkConfigChanged
 	}
 	fingerprint := Fingerprint(certificate)
-	// Strangers are turned away without keeping writers waiting.
+	// A View refuses strangers without delaying writers.
 	info, err := r.serverByFingerprint(ctx, fingerprint)
 	if err != nil {
 		return err
@@ -92,7 +92,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		back = update.Cause == lifecycle.CauseSystemIsReady && state.Announced != nil
 		if moved || back {
 			t.State.Unproven = t.State.Unproven || moved && server.shares()
-			t.State.NotBefore = at // polls begun before asked elsewhere, or read a part before the reboot
+			t.State.NotBefore = at // earlier polls used another address, or read a part before the reboot
 		}
 		if err := tx.putState(&t.State); err != nil {
 			return err

@@ -16,71 +16,71 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Server is who a server is, and what its operators want of it.
+// Server is the identity of a server, and the intent of its operators.
 type Server struct {
-	// ID is given by the Registry, and never changes.
+	// ID comes from the Registry, and never changes.
 	ID   string
 	Name string
 
-	// ConnectionURL is where the control plane reaches it; PublicConnectionURL where users
-	// do, if that differs.
+	// ConnectionURL is where the control plane reaches the server. PublicConnectionURL is where users reach it, if that
+	// differs.
 	ConnectionURL       string
 	PublicConnectionURL string
-	// PublicURLTrusted: an operator has set PublicConnectionURL, or has said that it is right: a publicly trusted
-	// certificate for its host is accepted. One that the server gave itself extends no trust.
+	// PublicURLTrusted: an operator has set or confirmed PublicConnectionURL. A publicly trusted certificate for its host
+	// is then accepted. A URL that the server gave itself extends no trust.
 	PublicURLTrusted bool `json:",omitempty"`
 
 	Channel     string
 	Description string
 	Properties  map[string]string
 
-	// Certificate is the identity: what the server presented when it registered (PEM), and
-	// presents when it is connected to. Empty until then.
+	// Certificate is the identity of the server (PEM). The server presented it when it registered, and presents it when
+	// the control plane connects. Empty: it has not registered.
 	Certificate string
 	// Fingerprint of the certificate, SHA-256 in hexadecimal digits.
 	Fingerprint string
-	// ServedFingerprint is of a certificate that is accepted beside it when the server is
-	// connected to, its cluster's, say. See Registry.AcceptCertificate.
+	// ServedFingerprint is the fingerprint of a second certificate that is accepted of the server, for example its
+	// cluster's. See Registry.AcceptCertificate.
 	ServedFingerprint string
-	// FormerServed is what was accepted so before it became a member of a cluster, whose
-	// certificate took its place: it is accepted again when it leaves.
+	// FormerServed is the ServedFingerprint from before the server joined its cluster. It is accepted again when the
+	// server leaves.
 	FormerServed string `json:",omitempty"`
-	// ServedByPoll: what is accepted was found to be a cluster's by polls, and no operator has said that this server
-	// is its member: it counts only where what answers tells this server's machine ID.
+	// ServedByPoll: polls found ServedFingerprint to be a cluster's, and no operator has confirmed that the server is a
+	// member. It is accepted only together with this server's machine ID.
 	ServedByPoll bool `json:",omitempty"`
-	// SystemUUID and MachineID tell the machine; empty where there is none.
+	// SystemUUID and MachineID identify the machine. Empty: not known.
 	SystemUUID string
 	MachineID  string
 
 	// Cluster is the name of the cluster the server is a member of.
 	Cluster string
 
-	// ReinstallAllowed lets the machine register once more with another certificate.
+	// ReinstallAllowed allows one registration of the machine with another certificate.
 	ReinstallAllowed bool
 
 	CreatedAt    time.Time
-	RegisteredAt time.Time // zero until then
+	RegisteredAt time.Time // zero: it has not registered
 	LastUpdated  time.Time
 }
 
-// ServerInfo is a server with what is known of it at one moment.
+// ServerInfo is a server with its state at one moment.
 type ServerInfo struct {
 	Server
 	State lifecycle.ServerState
-	// LastSeen is when the server was last in touch, either way.
+	// LastSeen is the time of the last contact with the server, in either direction.
 	LastSeen time.Time
-	// Failures is how many polls failed in a row since, and GoodPolls how many found it ready,
-	// and could read all of it, since an action on it last began or ended.
+	// Failures is how many polls in a row have failed. GoodPolls is how many polls in a row found the server ready and
+	// read everything, since an action on it last began or ended.
 	Failures  int
 	GoodPolls int
-	// Available is the version of each component that the server's channel offers it. Read only.
+	// Available is the version of each component that the channel offers the server. Read only.
 	Available map[string]string
-	// SecureBootKeys is how many Secure Boot keys the update brings that the channel offers: each that the server has not
-	// yet takes a reboot before everything else.
+	// SecureBootKeys is how many Secure Boot keys the offered update has. Each key that the server lacks takes a reboot
+	// before all else.
 	SecureBootKeys int
 }
 
-// Outdated returns, per component that needs an update, the version to update to.
+// Outdated returns the available version of each component that needs an update.
 func (i *ServerInfo) Outdated() map[string]string { return i.State.Versions.Outdated(i.Available) }
 
 // NeedsUpdate reports whether the channel has a newer version of any component.
@@ -89,16 +89,16 @@ func (i *ServerInfo) NeedsUpdate() bool { return len(i.Outdated()) > 0 }
 // NeedsReboot reports whether a reboot is required.
 func (i *ServerInfo) NeedsReboot() bool { return i.State.Versions.NeedsReboot() }
 
-// InMaintenance reports whether the server is evacuated, or on the way there or back.
+// InMaintenance reports whether the server is evacuated, or is evacuating or restoring.
 func (i *ServerInfo) InMaintenance() bool { return i.State.Maintenance != lifecycle.NotInMaintenance }
 
-// Recommendation returns the recommended action. It is computed when asked for, never stored.
+// Recommendation returns the recommended action. It is computed at each call, and never stored.
 func (i *ServerInfo) Recommendation() lifecycle.Recommendation {
 	return i.State.Recommend(i.Available)
 }
 
-// OnIncusOS returns ErrNotApplicable for a server that is known not to be on IncusOS: what needs
-// the operating system can't be done with it.
+// OnIncusOS returns ErrNotApplicable for a server that is known to run without IncusOS. Updates, reboots and the system
+// configuration need IncusOS.
 func (i *ServerInfo) OnIncusOS() error {
 	if i.State.Versions.OS.Plain {
 		return i.notOnIncusOS()
@@ -110,10 +110,8 @@ func (i *ServerInfo) notOnIncusOS() error {
 	return fmt.Errorf("server %q is not on IncusOS: %w", i.Name, ErrNotApplicable)
 }
 
-// Target returns what is needed to connect to the server.
-//
-// While State.Unproven is set, only the certificate that the server registered with is accepted: nothing is done at an
-// address where another machine may answer.
+// Target returns the values that a client needs to connect to the server for actions. While State.Unproven is set, it
+// accepts only the certificate that the server registered with: another machine may answer at the address.
 func (i *ServerInfo) Target() Target {
 	out := i.ProbeTarget()
 	if i.State.Unproven {
@@ -122,7 +120,8 @@ func (i *ServerInfo) Target() Target {
 	return out
 }
 
-// ProbeTarget is the Target for those that only look, and judge by RecordObservations whom they have found.
+// ProbeTarget is the Target of polls. They may reach another machine, because Observer.Record judges which machine
+// answered.
 func (i *ServerInfo) ProbeTarget() Target {
 	public := i.PublicConnectionURL
 	if !i.PublicURLTrusted {
@@ -133,25 +132,25 @@ func (i *ServerInfo) ProbeTarget() Target {
 		OSVersion: i.State.Versions.OS.Version, Updating: i.State.Operation != nil && i.State.Operation.Action == lifecycle.ActionUpdate}
 }
 
-// Target is what is needed to connect to a server.
+// Target is the values that a client needs to connect to a server.
 type Target struct {
 	Name          string
 	ID            string
 	ConnectionURL string
-	// PublicConnectionURL names the host for which a publicly trusted certificate is accepted, too.
+	// PublicConnectionURL names the host for which a publicly trusted certificate is accepted, too. Empty: none.
 	PublicConnectionURL string
-	// Fingerprint of the certificate the server must present, and of another that is accepted
-	// beside it; SHA-256 in hexadecimal digits.
+	// Fingerprint is that of the certificate that the server must present. A certificate with ServedFingerprint is
+	// accepted, too. Both are SHA-256 in hexadecimal digits.
 	Fingerprint       string
 	ServedFingerprint string
 	Type              lifecycle.ServerType
 	MemberName        string // in its Incus cluster
-	MachineID         string // that it registered with; empty: not known
+	MachineID         string // of the record; empty: not known
 	// Light asks a Prober to leave out the facts.
 	Light bool
 	// Updating asks a Prober to read the versions after it has read the UpdateStatus.
 	Updating bool
-	// OSVersion is the version of the operating system that was seen last; empty: none.
+	// OSVersion is the last known version of the operating system. Empty: not known.
 	OSVersion string
 }
 
@@ -186,7 +185,7 @@ func (r *Registry) load(tx storage.ReadTx, server *Server) (*ServerInfo, error) 
 	return r.info(server, state, channel), nil
 }
 
-// Server returns a server by name, or ErrNotFound.
+// Server returns a server by its name. Errors: ErrNotFound.
 func (r *Registry) Server(ctx context.Context, name string) (out *ServerInfo, err error) {
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
 		server, err := servers.Get(tx, nameKey(name))
@@ -202,8 +201,8 @@ func (r *Registry) Server(ctx context.Context, name string) (out *ServerInfo, er
 	return out, nil
 }
 
-// ServerByFingerprint returns the server with that certificate, by its SHA-256 fingerprint in hexadecimal digits, or
-// ErrUnknownCertificate.
+// ServerByFingerprint returns the server that is registered with the certificate of a fingerprint, SHA-256 in hexadecimal
+// digits. Errors: ErrUnknownCertificate.
 func (s *Snapshot) ServerByFingerprint(fingerprint string) (*ServerInfo, error) {
 	server, err := byFingerprint.Find(s, storage.StringKey(strings.ToLower(fingerprint)))
 	if err != nil {
@@ -223,18 +222,18 @@ func (r *Registry) serverByFingerprint(ctx context.Context, fingerprint string) 
 	return out, err
 }
 
-// ServerSpec is what an operator says of a server.
+// ServerSpec is the part of a server that an operator sets.
 type ServerSpec struct {
 	Description         string
 	Properties          map[string]string
 	PublicConnectionURL string
-	// PublicURLTrusted accepts a publicly trusted certificate for the host of PublicConnectionURL. For one that an
-	// operator gives anew it is always so.
+	// PublicURLTrusted accepts a publicly trusted certificate for the host of PublicConnectionURL. A URL that an operator
+	// changes is always trusted.
 	PublicURLTrusted bool
-	// ConnectionURL is where the control plane reaches it; empty: as it is. Servers tell it
-	// themselves, and may tell another one later.
+	// ConnectionURL is where the control plane reaches the server. Empty: the present one. Servers tell their own, and
+	// may change it later.
 	ConnectionURL string
-	// Channel must exist. Empty: as it is; of a new server, Registry.DefaultChannel.
+	// Channel must exist. Empty: the present one; for a new server, Channels.Default.
 	Channel string
 }
 
@@ -258,15 +257,15 @@ func (r *Registry) checkSpec(spec *ServerSpec) error {
 	return nil
 }
 
-// spec is what an operator has said of the server so far.
+// spec returns the part of the server that an operator has set.
 func (s *Server) spec() ServerSpec {
 	return ServerSpec{Description: s.Description, Properties: cloneProperties(s.Properties), PublicConnectionURL: s.PublicConnectionURL, PublicURLTrusted: s.PublicURLTrusted, ConnectionURL: s.ConnectionURL, Channel: s.Channel}
 }
 
-// EditServer changes what an operator says of a server: edit is called with the server as it is, and
-// with what was said of it so far, to be changed; an error of it ends the update. It may be
-// called more than once. A server at another connection URL is polled there at once. Errors: ErrNotFound, the validation
-// errors, ErrClustered for another channel than its cluster's.
+// EditServer changes the part of a server that an operator sets. edit gets the server as it is, and its spec to change.
+// An error of edit ends the edit. edit may be called more than once. After a change of the connection URL the server is
+// polled at once. Errors: ErrNotFound, the validation errors, those of edit; ErrClustered if the channel differs from
+// that of its cluster.
 func (r *Registry) EditServer(ctx context.Context, name string, edit func(*ServerInfo, *ServerSpec) error) error {
 	return r.Write(ctx, func(tx *Tx) error {
 		server, err := servers.Get(tx, nameKey(name))
@@ -315,8 +314,8 @@ func (r *Registry) EditServer(ctx context.Context, name string, edit func(*Serve
 	})
 }
 
-// AllowReinstall lets the machine register once more with another certificate, as it does
-// after it was installed anew; or takes that back.
+// AllowReinstall allows one registration of the machine with another certificate, as after a new installation. With allow
+// false it forbids that again. Errors: ErrNotFound.
 func (r *Registry) AllowReinstall(ctx context.Context, name string, allow bool) error {
 	return r.edit(ctx, name, nil, func(_ storage.WriteTx, server *Server) (*event.Event, error) {
 		server.ReinstallAllowed = allow
@@ -356,15 +355,15 @@ func (r *Registry) edit(ctx context.Context, name string, check func(*ServerInfo
 	return err
 }
 
-// RenameServer gives a server another name. check, unless nil, is called with the server as
-// it is, and an error of it ends the renaming: for optimistic locking. Errors: ErrNotFound,
-// ErrInvalidName, ErrNameTaken, ErrClustered; ErrNotReady while an action is under way.
+// RenameServer gives a server another name. check, unless nil, gets the server as it is: its error ends the renaming.
+// Callers use it for optimistic locking. Errors: ErrNotFound, ErrInvalidName, ErrNameTaken, ErrClustered, those of check;
+// ErrNotReady while an action is under way.
 func (r *Registry) RenameServer(ctx context.Context, name, to string, check func(*ServerInfo) error) error {
 	if err := checkServerName(to); err != nil {
 		return err
 	}
 	entry := event.Event{At: r.now(), Kind: event.ServerRenamed, Server: to, Reason: "was " + name}
-	err := r.Write(ctx, func(tx *Tx) error { // what the memory has is by ID
+	err := r.Write(ctx, func(tx *Tx) error { // the presence goes by IDs
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
 			return notFound("server", name, err)
@@ -409,7 +408,7 @@ func (r *Registry) RenameServer(ctx context.Context, name, to string, check func
 	return err
 }
 
-// nameFree returns ErrNameTaken if another server than id has the name, in any case of its letters.
+// nameFree returns ErrNameTaken if another server than id has the name. It ignores the case of letters.
 func nameFree(tx storage.ReadTx, name, id string) error {
 	holder, err := serversByName.Find(tx, storage.StringKey(strings.ToLower(name)))
 	if err != nil {
@@ -421,9 +420,9 @@ func nameFree(tx storage.ReadTx, name, id string) error {
 	return nil
 }
 
-// DeleteServer removes a server with all that is known of it but its events. A server that registers again is admitted as
-// a new one. force removes a server that will not come back, although a rollout or a change holds it: they go on without
-// it. Errors: ErrNotFound, ErrClustered; ErrBusy while a rollout or a change holds it, unless forced.
+// DeleteServer removes a server with its state, facts and warnings. Its events stay. A server that registers again is
+// admitted as a new one. force removes a lost server although a rollout or a change has claimed it: the operation goes on
+// without it. Errors: ErrNotFound, ErrClustered; ErrBusy while a rollout or a change has claimed it, unless forced.
 func (r *Registry) DeleteServer(ctx context.Context, name string, force bool) error {
 	entry := event.Event{At: r.now(), Kind: event.ServerDeleted, Server: name, Reason: "removed by an operator"}
 	err := r.Write(ctx, func(tx *Tx) error {
@@ -457,21 +456,19 @@ func (r *Registry) DeleteServer(ctx context.Context, name string, force bool) er
 	return err
 }
 
-// Announcing is a server that is expected to register.
+// PreRegistration is a server that is expected to register.
 type PreRegistration struct {
 	ServerSpec
 	Name string
-	// SystemUUID or MachineID, by which the server is known when it registers. Without either it is
-	// known by its name.
+	// SystemUUID or MachineID identifies the server when it registers. Without either its name does.
 	SystemUUID string
 	MachineID  string
 }
 
-// PreRegister records a server before it registers itself, with status unregistered. When a
-// machine with that system UUID or machine ID registers, with any valid token, it becomes
-// this server, under this name. So does, if neither was given, one that registers with that name.
-// Errors: ErrInvalidName and the other validation errors, ErrNotFound for a channel, ErrNameTaken,
-// ErrIdentityTaken.
+// PreRegister records a server before it registers, with status unregistered. When a machine with that system UUID or
+// machine ID registers, with any valid token, it becomes this server under this name. If neither is given, a server that
+// registers with that name does. Errors: ErrInvalidName and the other validation errors, ErrNotFound for a channel,
+// ErrNameTaken, ErrIdentityTaken.
 func (r *Registry) PreRegister(ctx context.Context, a PreRegistration) (*ServerInfo, error) {
 	err := errors.Join(r.checkSpec(&a.ServerSpec), r.allowURL("connection URL", a.ConnectionURL), r.allowURL("public connection URL", a.PublicConnectionURL))
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Every table and every index of the domain. The rows of servers, states and facts are apart
-// because they change at different speeds: edited, written by polls, and rarely.
+// All tables and indexes of the domain. Servers, states and facts have separate rows because they change at different
+// speeds: operators edit servers, polls write states, and facts change rarely.
 var (
 	// servers: identity and intent, by name.
 	servers          = storage.NewTable("servers", func(s *Server) storage.Key { return nameKey(s.Name) })
@@ -23,19 +23,19 @@ var (
 	serversByCluster = servers.Index("cluster", func(s *Server) []storage.Key { return optionalKey(s.Cluster) })
 	serversByChannel = servers.Index("channel", func(s *Server) []storage.Key { return optionalKey(s.Channel) })
 
-	// states: how servers are, by name, so that both tables are read side by side.
+	// states: status and versions, by name. Both tables have the same keys, and are read side by side.
 	states         = storage.NewTable("states", func(s *lifecycle.ServerState) storage.Key { return nameKey(s.Name) })
 	statesByStatus = states.Index("status", func(s *lifecycle.ServerState) []storage.Key { return optionalKey(string(s.Status)) })
 
-	// facts: what is large, by the ID that outlives a rename.
+	// facts are large. Their key is the ID, which a rename does not change.
 	factsTable = storage.NewTable("facts", func(f *factsRow) storage.Key { return storage.StringKey(f.ID) })
 
-	// factsHistory: what changed in them, by server ID and number.
+	// factsHistory: changes of facts, by server ID and number.
 	factsHistory = storage.NewTable("facts_history", func(c *factsChangeRow) storage.Key {
 		return storage.StringKey(c.ID).Uint(c.Number)
 	})
 
-	// seen: when servers were last in touch, many to a row.
+	// seen: when servers were last seen, many servers per row.
 	seenMembersTable = storage.NewTable("seen_members", func(s *presence.Members) storage.Key { return storage.UintKey(s.Bucket) })
 	seenTimesTable   = storage.NewTable("seen_times", func(s *presence.Times) storage.Key { return storage.UintKey(s.Bucket) })
 
@@ -43,19 +43,19 @@ var (
 	warnings          = storage.NewTable("warnings", func(w *warning.Warning) storage.Key { return storage.StringKey(w.UUID) })
 	warningsBySubject = warnings.Unique("subject", func(w *warning.Warning) []storage.Key { return []storage.Key{subjectOf(w).key()} })
 
-	// tokens by their UUIDs, which are secrets: lists go by age, so that no cursor tells one.
+	// tokens by their UUIDs, which are secrets. Lists go by age, so that cursors contain no secret.
 	tokens      = storage.NewTable("tokens", func(t *Token) storage.Key { return storage.StringKey(t.UUID) }).Secret()
 	tokensByAge = tokens.Unique("age", func(t *Token) []storage.Key { return []storage.Key{t.position()} })
 
 	channels = storage.NewTable("channels", func(c *Channel) storage.Key { return storage.StringKey(c.Name) })
 
-	// clusters by name; claims: which of them, and which servers in none, are reserved for an operation.
+	// clusters by name; claims: the clusters, and the servers in no cluster, that are reserved for an operation.
 	clusters              = storage.NewTable("clusters", func(c *Cluster) storage.Key { return nameKey(c.Name) })
 	clustersByFingerprint = clusters.Index("fingerprint", func(c *Cluster) []storage.Key { return optionalKey(c.Fingerprint) })
 	clustersByName        = clusters.Unique("folded_name", func(c *Cluster) []storage.Key { return optionalKey(strings.ToLower(c.Name)) })
 	claims                = storage.NewTable("claims", func(c *Claim) storage.Key { return claimKey(c.Unit, c.Cluster) })
 
-	// events in the order of their sequence numbers, which the store gives.
+	// events by their sequence numbers, which the store sets.
 	events         = storage.NewLog("events", func(e *event.Event) *uint64 { return &e.Sequence })
 	eventsByServer = events.Index("server", func(e *event.Event) []storage.Key { return optionalKey(e.Server) })
 )
@@ -67,7 +67,7 @@ func allTables() []*storage.TableSchema {
 
 func nameKey(name string) storage.Key { return storage.StringKey(name) }
 
-// optionalKey leaves rows without a value out of an index.
+// optionalKey returns no key for an empty value: the row is not in the index.
 func optionalKey(value string) []storage.Key {
 	if value == "" {
 		return nil

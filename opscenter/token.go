@@ -16,19 +16,19 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Token admits new servers. Its UUID is the secret: it is in no log, no event and no error.
+// Token admits new servers. Its UUID is the secret: no log, event or error contains it.
 type Token struct {
 	UUID        string
 	Description string
 	// UsesRemaining is how many more servers it admits.
 	UsesRemaining int64
 	ExpireAt      time.Time
-	// Channel is given to the servers it admits.
+	// Channel of the servers that it admits.
 	Channel string
-	// Applications are those that the servers it admits fetch from the update feed when they are installed: a release
-	// without them is not to become the newest of the channel.
+	// Applications that its servers fetch from the update feed when they are installed. A release without them does not
+	// become the newest of the channel.
 	Applications []string `json:",omitempty"`
-	// AutoRemove removes it Options.TokenRetention after it has expired, or was used up (SpentAt).
+	// AutoRemove deletes the token Options.TokenRetention after it has expired, or was used up at SpentAt.
 	AutoRemove bool      `json:",omitempty"`
 	SpentAt    time.Time `json:",omitzero"`
 	CreatedAt  time.Time
@@ -37,18 +37,18 @@ type Token struct {
 // usable reports whether the token still admits servers.
 func (t *Token) usable(at time.Time) bool { return t.UsesRemaining > 0 && t.ExpireAt.After(at) }
 
-// TokenSpec is what an operator says of a token.
+// TokenSpec is the part of a token that an operator sets.
 type TokenSpec struct {
 	Description string
-	// Uses is how many servers it admits. Default, when created: 1. At most MaxTokenUses.
+	// Uses is how many servers it admits, at most MaxTokenUses. Default for a new token: 1.
 	Uses int64
-	// ExpireAt: default, when created, Options.TokenLifetime from now.
+	// ExpireAt ends the validity of the token. Default for a new token: Options.TokenLifetime from now.
 	ExpireAt time.Time
-	// Channel must exist. Default: Registry.DefaultChannel.
+	// Channel must exist. Default: Channels.Default.
 	Channel string
 	// Applications that its servers fetch from the update feed when they are installed. At most MaxTokenApplications.
 	Applications []string
-	// AutoRemove removes it, with its seeds, Options.TokenRetention after it has expired, or was used up.
+	// AutoRemove deletes the token, with its seeds, Options.TokenRetention after it has expired, or was used up.
 	AutoRemove bool
 }
 
@@ -74,7 +74,7 @@ func (t *Tx) CreateToken(spec TokenSpec) (*Token, error) {
 		spec.ExpireAt = at.Add(r.options.TokenLifetime)
 	}
 	if !spec.ExpireAt.After(at) {
-		return nil, fmt.Errorf("it would have expired at %s: %w", spec.ExpireAt.Format(time.RFC3339), ErrInvalidToken)
+		return nil, fmt.Errorf("expiry %s is in the past: %w", spec.ExpireAt.Format(time.RFC3339), ErrInvalidToken)
 	}
 	token := &Token{UUID: uuid.NewString(), CreatedAt: at}
 	if err := r.fillToken(token, spec); err != nil {
@@ -120,10 +120,10 @@ func (r *Registry) fillToken(token *Token, spec TokenSpec) error {
 	return nil
 }
 
-// Label names a token without telling it.
+// Label describes a token without its UUID.
 func (t *Token) Label() string { return t.label() }
 
-// label names a token without telling it.
+// label describes a token without its UUID.
 func (t *Token) label() string {
 	if t.Description != "" {
 		return fmt.Sprintf("token %q", truncate.Name(t.Description))
@@ -152,7 +152,7 @@ func (r *Registry) Token(ctx context.Context, id string) (*Token, error) {
 	return &out, nil
 }
 
-// tokenID returns the canonical form of a token. The error doesn't repeat what was given.
+// tokenID returns the canonical form of a token. Its error does not contain the value.
 func tokenID(value string) (string, error) {
 	id, err := uuid.Parse(value)
 	if err != nil || len(value) != 36 {
@@ -161,7 +161,7 @@ func tokenID(value string) (string, error) {
 	return id.String(), nil
 }
 
-// tokenNotFound leaves the key, which is the secret, out of the error.
+// tokenNotFound removes the key, which is the secret, from the error.
 func tokenNotFound(err error) error {
 	if isNotFound(err) {
 		return fmt.Errorf("token: %w", ErrNotFound)
@@ -172,17 +172,18 @@ func tokenNotFound(err error) error {
 // TokenPage is a page of tokens.
 type TokenPage struct {
 	Tokens []Token
-	// Next is the cursor of the next page; empty on the last.
+	// Next is the cursor of the next page. Empty: this page is the last.
 	Next string
 }
 
-// position is a token's place in lists: by age, and by hash among those of one instant.
+// position is the place of a token in lists: by age, and by a hash among tokens of one instant.
 func (t *Token) position() storage.Key {
 	sum := sha256.Sum256([]byte(t.UUID))
 	return storage.Key(nil).Time(t.CreatedAt).Str(hex.EncodeToString(sum[:]))
 }
 
-// Tokens lists tokens, the oldest first, expired and exhausted ones too.
+// ListTokens returns a page of all tokens, the oldest first. Expired and used up tokens are among them. Errors:
+// ErrInvalidCursor.
 func (r *Registry) ListTokens(ctx context.Context, from Page) (out TokenPage, err error) {
 	limit := page.Size(from.Limit)
 	err = r.store.View(ctx, func(tx storage.ReadTx) error {
@@ -210,10 +211,10 @@ func (r *Registry) ListTokens(ctx context.Context, from Page) (out TokenPage, er
 	return out, err
 }
 
-// EditToken changes what an operator says of a token: edit is called with the token as it is, and with
-// what was said of it so far, to be changed; an error of it ends the update. It may be called more than
-// once. Uses 0 leaves the token exhausted, a zero ExpireAt keeps the expiry. Errors: ErrTokenMalformed,
-// ErrNotFound, also for the channel, and the validation errors.
+// EditToken changes the part of a token that an operator sets. edit gets the token as it is, and its spec to change. An
+// error of edit ends the edit. edit may be called more than once. Uses 0 leaves the token used up; a zero ExpireAt keeps
+// the expiry. Errors: ErrTokenMalformed, ErrInvalidToken, ErrTooLong, those of edit; ErrNotFound for the token or the
+// channel.
 func (r *Registry) EditToken(ctx context.Context, id string, edit func(*Token, *TokenSpec) error) error {
 	id, err := tokenID(id)
 	if err != nil {
@@ -249,12 +250,12 @@ func (r *Registry) EditToken(ctx context.Context, id string, edit func(*Token, *
 	return err
 }
 
-// RevokeToken deletes a token, with its seeds. Servers it admitted stay. Errors: ErrTokenMalformed, ErrNotFound.
+// RevokeToken deletes a token, with its seeds. The servers that it admitted stay. Errors: ErrTokenMalformed, ErrNotFound.
 func (r *Registry) RevokeToken(ctx context.Context, id string) error {
 	return r.withToken(ctx, id, func(tx *Tx, token *Token) error { return tx.deleteToken(token, "") })
 }
 
-// useToken spends one use, or says why it can't.
+// useToken spends one use of a token, or returns the reason why that is impossible.
 func useToken(tx storage.WriteTx, id string, at time.Time) (*Token, error) {
 	token, err := findToken(tx, id, at)
 	if err != nil {
@@ -267,7 +268,7 @@ func useToken(tx storage.WriteTx, id string, at time.Time) (*Token, error) {
 	return &used, tokens.Put(tx, &used)
 }
 
-// findToken returns a token that still admits servers.
+// findToken returns a token that still admits servers. Errors: ErrTokenUnknown, ErrTokenExpired, ErrTokenExhausted.
 func findToken(tx storage.ReadTx, id string, at time.Time) (*Token, error) {
 	token, err := tokens.Find(tx, storage.StringKey(id))
 	switch {

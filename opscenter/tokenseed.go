@@ -17,30 +17,30 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// TokenSeed is what servers that a token admits are installed with, under a name. Package image makes images of it.
+// TokenSeed is the installation seed of the servers of a token, under a name. Package image writes it into images.
 type TokenSeed struct {
 	// Token is the UUID of its token, which is a secret.
 	Token       string
 	Name        string
 	Description string
-	// Public is a random name, by which images of it are fetched without authentication; empty: they are not. A holder of
-	// an image can register with its token.
+	// Public is a random name, by which images of the seed can be fetched without authentication. The holder of an
+	// image can register with its token. Empty: images need authentication.
 	Public string `json:",omitempty"`
-	// Files are JSON, by their names without extension: install, network. Package seed has their types.
+	// Files are JSON documents, by file name without extension, as install and network. Package seed has their types.
 	Files       map[string]json.RawMessage
 	CreatedAt   time.Time
 	LastUpdated time.Time
 }
 
-// TokenSeedSpec is what an operator says of a TokenSeed.
+// TokenSeedSpec is the part of a TokenSeed that an operator sets.
 type TokenSeedSpec struct {
 	Description string
-	// Public gives it a public name, which it keeps until it is not public any more.
+	// Public gives the seed a public name, which it keeps while it is public.
 	Public bool
 	Files  map[string]json.RawMessage
 }
 
-// PreparedImage is an image that was asked for, and can be fetched for a while.
+// PreparedImage is an image that an operator asked for. It can be fetched until it expires.
 type PreparedImage struct {
 	UUID  string
 	Token string
@@ -48,7 +48,8 @@ type PreparedImage struct {
 	Kind         string
 	Architecture string
 	Files        map[string]json.RawMessage
-	// Update and SHA256 are the release, and its file, that it is made of: all parts of it are of one image.
+	// Update is the release that the image is made of, and SHA256 the digest of its file. All parts of a download are of
+	// that file.
 	Update, SHA256 string
 	ExpireAt       time.Time
 }
@@ -57,10 +58,10 @@ type PreparedImage struct {
 const (
 	MaxTokenSeeds     = 100       // of a token
 	MaxSeedSize       = 768 << 10 // of the files of one, in bytes
-	MaxPreparedImages = 1000      // the one that expires first goes
+	MaxPreparedImages = 1000      // of all tokens; a further one replaces the one that expires first
 )
 
-// tokenSeeds are the seeds of tokens; tokenImages what was prepared.
+// tokenSeeds are the seeds of tokens; tokenImages are the prepared images.
 var (
 	tokenSeeds = storage.NewTable("token_seeds", func(s *TokenSeed) storage.Key {
 		return storage.StringKey(s.Token).Str(s.Name)
@@ -99,7 +100,7 @@ func (s *TokenSeed) apply(spec TokenSeedSpec) error {
 	return nil
 }
 
-// withToken runs fn in a transaction, with a token.
+// withToken runs fn in a transaction, with the token of a UUID.
 func (r *Registry) withToken(ctx context.Context, id string, fn func(tx *Tx, token *Token) error) error {
 	id, err := tokenID(id)
 	if err != nil {
@@ -114,8 +115,8 @@ func (r *Registry) withToken(ctx context.Context, id string, fn func(tx *Tx, tok
 	})
 }
 
-// Create adds a seed to a token. Errors: ErrTokenMalformed, ErrNotFound for the token, ErrInvalidName, ErrTooLong, ErrInvalidOptions,
-// ErrInUse for a name that another seed of the token has.
+// Create adds a seed to a token. Errors: ErrTokenMalformed, ErrInvalidName, ErrTooLong, ErrInvalidOptions; ErrNotFound
+// for the token; ErrInUse if another seed of the token has the name.
 func (h TokenSeeds) Create(ctx context.Context, token, name string, spec TokenSeedSpec) (out *TokenSeed, err error) {
 	if err := checkObjectName("seed", name); err != nil {
 		return nil, err
@@ -150,7 +151,7 @@ func (h TokenSeeds) Create(ctx context.Context, token, name string, spec TokenSe
 	return out, nil
 }
 
-// Get returns a seed of a token. Errors: ErrTokenMalformed, ErrNotFound for either.
+// Get returns a seed of a token. Errors: ErrTokenMalformed; ErrNotFound for the token or the seed.
 func (h TokenSeeds) Get(ctx context.Context, token, name string) (out *TokenSeed, err error) {
 	token, err = tokenID(token)
 	if err != nil {
@@ -204,8 +205,8 @@ func (h TokenSeeds) List(ctx context.Context, token string) (out []*TokenSeed, e
 	return out, err
 }
 
-// Edit changes what an operator says of a seed: edit is called with the seed as it is, and with what was said of it so far, to be
-// changed; an error of it ends the change. It may be called more than once. Errors: those of TokenSeed, and the validation errors.
+// Edit changes the part of a seed that an operator sets. edit gets the seed as it is, and its spec to change. An error of
+// edit ends the edit. edit may be called more than once. Errors: those of Get, of edit, and the validation errors.
 func (h TokenSeeds) Edit(ctx context.Context, token, name string, edit func(*TokenSeed, *TokenSeedSpec) error) error {
 	return h.registry.withToken(ctx, token, func(tx *Tx, token *Token) error {
 		known, err := findTokenSeed(tx, token.UUID, name)
@@ -228,8 +229,8 @@ func (h TokenSeeds) Edit(ctx context.Context, token, name string, edit func(*Tok
 	})
 }
 
-// Delete removes a seed of a token. check, unless nil, is called with the seed, and an error of it ends the removal: for optimistic
-// locking. Errors: those of TokenSeed, that of check.
+// Delete removes a seed of a token. check, unless nil, gets the seed: its error ends the removal. Callers use it for
+// optimistic locking. Errors: those of Get and of check.
 func (h TokenSeeds) Delete(ctx context.Context, token, name string, check func(*TokenSeed) error) error {
 	return h.registry.withToken(ctx, token, func(tx *Tx, token *Token) error {
 		known, err := findTokenSeed(tx, token.UUID, name)
@@ -247,8 +248,8 @@ func (h TokenSeeds) Delete(ctx context.Context, token, name string, check func(*
 	})
 }
 
-// PrepareImage keeps what an image is to be made of until it expires. It gives the image its UUID. Errors: ErrTokenMalformed, ErrNotFound and
-// those of a token that admits no more, ErrTooLong, ErrInvalidOptions.
+// PrepareImage stores the parts of an image until it expires, and sets its UUID. Errors: ErrTokenMalformed, ErrNotFound,
+// ErrTokenExpired, ErrTokenExhausted, ErrTooLong, ErrInvalidOptions.
 func (h TokenSeeds) PrepareImage(ctx context.Context, image PreparedImage) (*PreparedImage, error) {
 	if err := checkSeedFiles(image.Files); err != nil {
 		return nil, err
@@ -271,7 +272,7 @@ func (h TokenSeeds) PrepareImage(ctx context.Context, image PreparedImage) (*Pre
 	return &image, nil
 }
 
-// pruneImages removes the images that have expired, and the first to expire beyond those that are kept.
+// pruneImages removes expired images. If more than keep are left, it removes those that expire first.
 func (t *Tx) pruneImages(at time.Time, keep int) error {
 	var ends []time.Time
 	var keys []storage.Key
@@ -292,7 +293,7 @@ func (t *Tx) pruneImages(at time.Time, keep int) error {
 	return nil
 }
 
-// PreparedImage returns an image that was prepared, and has not expired. Errors: ErrTokenMalformed, ErrNotFound.
+// PreparedImage returns a prepared image that has not expired. Errors: ErrTokenMalformed, ErrNotFound.
 func (h TokenSeeds) PreparedImage(ctx context.Context, token, id string) (out *PreparedImage, err error) {
 	token, err = tokenID(token)
 	if err != nil {
@@ -308,7 +309,8 @@ func (h TokenSeeds) PreparedImage(ctx context.Context, token, id string) (out *P
 	return out, err
 }
 
-// UsableToken returns a token that admits servers. Errors: ErrTokenMalformed, ErrTokenUnknown, ErrTokenExpired, ErrTokenExhausted.
+// UsableToken returns a token that still admits servers. Errors: ErrTokenMalformed, ErrTokenUnknown, ErrTokenExpired,
+// ErrTokenExhausted.
 func (h TokenSeeds) UsableToken(ctx context.Context, id string) (out *Token, err error) {
 	id, err = tokenID(id)
 	if err != nil {
@@ -321,7 +323,7 @@ func (h TokenSeeds) UsableToken(ctx context.Context, id string) (out *Token, err
 	return out, err
 }
 
-// deleteToken removes a token with all that belongs to it.
+// deleteToken removes a token with its seeds and images.
 func (t *Tx) deleteToken(token *Token, why string) error {
 	if err := tokens.Delete(t, storage.StringKey(token.UUID)); err != nil {
 		return err
@@ -352,11 +354,11 @@ func (t *Tx) deleteToken(token *Token, why string) error {
 	return t.Record(event.Event{At: t.now(), Kind: event.TokenRevoked, Reason: token.label() + why})
 }
 
-// spentBatch is how many tokens are removed in one transaction.
+// spentBatch is how many tokens one transaction removes.
 const spentBatch = 20
 
-// RemoveSpentTokens removes the tokens with AutoRemove that have admitted no server for Options.TokenRetention, and prepared images that have expired. It
-// returns how many tokens they were. FlushDue calls it now and then; a poller need not.
+// removeSpentTokens removes tokens with AutoRemove that have admitted no server for Options.TokenRetention, and expired
+// images. It returns the number of tokens. Observer.Maintain calls it.
 func (r *Registry) removeSpentTokens(ctx context.Context) (removed int, err error) {
 	at := r.now()
 	before := at.Add(-r.options.TokenRetention)
@@ -398,7 +400,7 @@ func (r *Registry) removeSpentTokens(ctx context.Context) (removed int, err erro
 				if err != nil {
 					return err
 				}
-				if token == nil || !token.spentBefore(before) { // it was given more uses meanwhile
+				if token == nil || !token.spentBefore(before) { // an operator gave it more uses meanwhile
 					continue
 				}
 				if err := tx.deleteToken(token, ", which admits no more servers"); err != nil {
@@ -416,7 +418,7 @@ func (r *Registry) removeSpentTokens(ctx context.Context) (removed int, err erro
 	return removed, nil
 }
 
-// spentBefore reports whether a token is to be removed that has admitted no server since then.
+// spentBefore reports whether a token is to be removed, because it expired or was used up before a time.
 func (t *Token) spentBefore(at time.Time) bool {
 	return t.AutoRemove && (!t.ExpireAt.After(at) || t.UsesRemaining <= 0 && !t.SpentAt.IsZero() && !t.SpentAt.After(at))
 }

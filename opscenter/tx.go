@@ -14,25 +14,25 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Tx is the one way to write to the Registry's tables. Packages that build on the Registry store rows of their own tables
-// in it, too: all of it is committed together, or nothing.
+// Tx is a write transaction. It is the only way to write to the tables of the Registry. Packages that build on the
+// Registry store rows of their own tables in it, too. All of its writes are committed together, or none.
 //
-// A Tx must not be used after its function returned, nor by several goroutines at once.
+// A Tx must not be used after its function returned, or by several goroutines at once.
 type Tx struct {
 	storage.WriteTx
 	registry *Registry
-	acting   map[string]bool // servers that this process acts on from before the commit, of all runs
-	begun    map[string]bool // of this run
+	acting   map[string]bool // servers that this process acts on before the commit, of all runs of fn
+	begun    map[string]bool // those of this run
 	events   []event.Event
-	names    []string // of the members that were changed last
-	followed bool     // a table was written that the presence follows
-	// committed is called when the transaction is.
+	names    []string // of the members that eachMember changed last
+	followed bool     // the transaction wrote a table that the presence follows
+	// committed are called after the commit.
 	committed []func()
 }
 
-// Write runs fn in a transaction: all that it does is stored, or nothing. fn may be run more than once, as
-// storage.Store.Update says. When Write has returned, the events that fn recorded are logged, and counts and contacts
-// show the change. Errors: that of fn, and those of the store.
+// Write runs fn in a transaction: all of its writes are stored, or none. fn may run more than once, as
+// storage.Store.Update says. When Write has returned, the events of fn are logged, and counts and contacts show the
+// change. Errors: those of fn and of the store.
 func (r *Registry) Write(ctx context.Context, fn func(*Tx) error) error {
 	var acting map[string]bool
 	var tx *Tx
@@ -47,7 +47,7 @@ func (r *Registry) Write(ctx context.Context, fn func(*Tx) error) error {
 	}
 	for id := range acting {
 		if err == nil && tx.begun[id] {
-			r.doubt(id) // not before: fn may decide by it, and is run more than once
+			r.doubt(id) // after the last run: fn may depend on it
 		} else {
 			r.endActing(id)
 		}
@@ -63,7 +63,7 @@ func (r *Registry) Write(ctx context.Context, fn func(*Tx) error) error {
 	}
 	if r.eventsDue.Appended(len(tx.events)) {
 		if err := r.trimEvents(context.WithoutCancel(ctx)); err != nil {
-			r.log.ErrorContext(ctx, "surplus events could not be deleted, and are kept until the next flush", "error", err)
+			r.log.ErrorContext(ctx, "surplus events could not be deleted, and stay until the next flush", "error", err)
 		}
 	}
 	return nil
@@ -90,13 +90,13 @@ func (t *Tx) Delete(table *storage.TableSchema, key storage.Key) error {
 	return t.WriteTx.Delete(table, key)
 }
 
-// Snapshot reads what the transaction sees.
+// Snapshot returns a Snapshot that shows the writes of the transaction, too.
 func (t *Tx) Snapshot() *Snapshot { return &Snapshot{ReadTx: t, registry: t.registry} }
 
 // now is the time of the Registry's clock.
 func (t *Tx) now() time.Time { return t.registry.now() }
 
-// act notes that this process acts on a server, from before that is committed.
+// act records that this process acts on a server, before the commit.
 func (t *Tx) act(id string) {
 	if t.begun == nil {
 		t.begun = map[string]bool{}
@@ -119,7 +119,7 @@ func (r *Registry) endActing(id string) {
 	r.presence.Change(id, func(c *lifecycle.Contact) { c.Acting = max(0, c.Acting-1) })
 }
 
-// doubt forgets the good polls there were: what they found is to be found once more.
+// doubt resets the count of good polls: later polls must find the server good again.
 func (r *Registry) doubt(id string) {
 	r.presence.Change(id, func(c *lifecycle.Contact) { c.Good = 0 })
 }
@@ -132,21 +132,21 @@ func (t *Tx) modifyState(name string, change func(*lifecycle.ServerState) error)
 	return states.Modify(t, nameKey(name), change)
 }
 
-// Snapshot is what was stored at one moment.
+// Snapshot is the stored rows at one moment. It must not be used after its function returned.
 type Snapshot struct {
 	storage.ReadTx
 	registry *Registry
 }
 
-// Read runs fn on a snapshot.
+// Read runs fn on a snapshot. Errors: those of fn and of the store.
 func (r *Registry) Read(ctx context.Context, fn func(*Snapshot) error) error {
 	return r.store.View(ctx, func(tx storage.ReadTx) error { return fn(&Snapshot{ReadTx: tx, registry: r}) })
 }
 
-// ServerByID returns a server by its ID, or ErrNotFound.
+// ServerByID returns a server by its ID. Errors: ErrNotFound.
 func (s *Snapshot) ServerByID(id string) (*ServerInfo, error) { return s.find("", id) }
 
-// Server returns a server by its name, or ErrNotFound.
+// Server returns a server by its name. Errors: ErrNotFound.
 func (s *Snapshot) Server(name string) (*ServerInfo, error) { return s.find(name, "") }
 
 func (s *Snapshot) find(name, id string) (*ServerInfo, error) {
@@ -167,12 +167,12 @@ func (s *Snapshot) find(name, id string) (*ServerInfo, error) {
 	return s.registry.load(s, server)
 }
 
-// Servers yields the servers that match, by name.
+// Servers yields the servers that match, by name. Errors: ErrInvalidFilter.
 func (s *Snapshot) Servers(filter ServerFilter) iter.Seq2[*ServerInfo, error] {
 	return s.registry.scan(context.Background(), s, filter, Page{})
 }
 
-// Cluster returns a cluster by its name, or ErrNotFound.
+// Cluster returns a cluster by its name. Errors: ErrNotFound.
 func (s *Snapshot) Cluster(name string) (*Cluster, error) {
 	cluster, err := clusters.Get(s, nameKey(name))
 	return cluster, notFound("cluster", name, err)
@@ -181,13 +181,13 @@ func (s *Snapshot) Cluster(name string) (*Cluster, error) {
 // Clusters yields the clusters, by name.
 func (s *Snapshot) Clusters() iter.Seq2[*Cluster, error] { return clusters.Scan(s, rangeAll) }
 
-// ClaimOf returns who has claimed a cluster, or a server that is in none; nil: nobody.
+// ClaimOf returns the claim on a cluster by its name, or on a server in no cluster by its ID. nil: there is none.
 func (s *Snapshot) ClaimOf(unit string, cluster bool) (*Claim, error) {
 	return claims.Find(s, claimKey(unit, cluster))
 }
 
-// Free returns an error while something else is under way on a server, or on its cluster: ErrNotReady for an operation on the
-// server itself, ErrBusy for a claim.
+// Free returns an error while another operation is under way on a server or its cluster: ErrNotReady for an operation on
+// the server itself, ErrBusy for a claim.
 func (s *Snapshot) Free(info *ServerInfo) error {
 	if op := info.State.Operation; op != nil {
 		return fmt.Errorf("server %q: %s is under way: %w", info.Name, op.Action, ErrNotReady)
@@ -203,7 +203,7 @@ func (s *Snapshot) Free(info *ServerInfo) error {
 	return err
 }
 
-// Rolling returns what decisions about rolling operations are made on.
+// Rolling returns the server in the form in which package rolling decides about it.
 func (i *ServerInfo) Rolling() *rolling.Server {
 	s := &i.State
 	out := &rolling.Server{Plain: s.Versions.OS.Plain, Name: i.Name, ID: i.ID, Cluster: i.Cluster, Channel: i.Channel, Properties: i.Properties, Incus: s.Type == lifecycle.TypeIncus,
@@ -212,7 +212,7 @@ func (i *ServerInfo) Rolling() *rolling.Server {
 		Available: i.Available, SecureBootKeys: i.SecureBootKeys, BootedAt: s.BootedAt, Evacuated: s.Maintenance == lifecycle.MaintenanceEvacuated, Took: s.Took, Good: i.GoodPolls}
 	out.Moving = s.Maintenance == lifecycle.MaintenanceEvacuating || s.Maintenance == lifecycle.MaintenanceRestoring || s.Stopped != nil && !out.Evacuated
 	if out.Ready && i.Cluster != "" && s.MemberName == "" {
-		// It would be taken for a server in no cluster, and its instances stopped.
+		// Without its member name it would count as a server in no cluster, and its instances would be stopped.
 		out.Ready, out.Condition = false, "ready, and not known to be a member of its cluster"
 	}
 	out.Staged, out.Skipped = s.Versions.OS.StagedVersion(), s.Versions.OS.Skipped()
@@ -238,17 +238,17 @@ func (i *ServerInfo) Rolling() *rolling.Server {
 	return out
 }
 
-// Claim reserves a cluster, or a server that is in none, for one operation at a time.
+// Claim reserves a cluster, or a server in no cluster, for one operation at a time.
 type Claim struct {
 	Unit    string // name of the cluster, or ID of the server
 	Cluster bool
 	Owner   string // ID of the rollout
-	// What it is, for those who are turned away.
+	// What names the operation, for the errors of others.
 	What  string
 	Since time.Time
 }
 
-// claimKey keeps clusters and servers apart. A server is claimed by its ID: it may be renamed.
+// claimKey keeps clusters and servers apart. The key of a server is its ID, because it may be renamed.
 func claimKey(unit string, cluster bool) storage.Key {
 	if cluster {
 		return storage.StringKey("cluster").Str(unit)
@@ -256,7 +256,8 @@ func claimKey(unit string, cluster bool) storage.Key {
 	return storage.StringKey("server").Str(unit)
 }
 
-// Claim reserves a cluster, or a server that is in none. ErrBusy if somebody else has.
+// Claim reserves a cluster, or a server in no cluster. The same owner may repeat it. Errors: ErrBusy if another owner has
+// a claim.
 func (t *Tx) Claim(claim Claim) error {
 	known, err := claims.Find(t, claimKey(claim.Unit, claim.Cluster))
 	if err != nil {
@@ -272,7 +273,7 @@ func (c *Claim) busy() error {
 	return fmt.Errorf("%s is under way since %s (%s): %w", c.What, c.Since.Format(time.RFC3339), c.Owner, ErrBusy)
 }
 
-// Release gives back what was claimed by an owner.
+// Release removes the claim of an owner. It ignores claims of other owners.
 func (t *Tx) Release(owner, unit string, cluster bool) error {
 	known, err := claims.Find(t, claimKey(unit, cluster))
 	if err != nil || known == nil || known.Owner != owner {
@@ -281,7 +282,7 @@ func (t *Tx) Release(owner, unit string, cluster bool) error {
 	return claims.Delete(t, claimKey(unit, cluster))
 }
 
-// claimed returns ErrBusy if somebody else than the owner has claimed a server, or its cluster.
+// claimed returns ErrBusy if another owner has claimed a server or its cluster.
 func (t *Tx) claimed(info *ServerInfo, owner string) error {
 	unit, cluster := info.ID, false
 	if info.Cluster != "" {

@@ -19,7 +19,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/truncate"
 )
 
-// Limits of what the Registry takes, in bytes where nothing else is said. Beyond them: ErrTooLong.
+// Limits of values, in bytes unless noted. A value over its limit is ErrTooLong.
 const (
 	MaxNameLength        = 253
 	MaxLabelLength       = 63 // of names of channels and clusters, and of kinds
@@ -33,10 +33,10 @@ const (
 	MaxTokenApplications = 16
 )
 
-// checkServerName takes what IncusOS, which checks no host name, and Operations Center take, but
-// for what breaks a path or a certificate: 1 to MaxNameLength visible ASCII characters, without
-// slash, backslash, "?", "#", "%" and "*". "." and ".." are parts of paths, and a name that begins with ":"
-// could be mistaken for an endpoint, as ":self".
+// checkServerName accepts the names that IncusOS and Operations Center accept, except those that break a path or a
+// certificate. IncusOS checks no host name. A name has 1 to MaxNameLength visible ASCII characters, without slash,
+// backslash, "?", "#", "%" and "*". "." and ".." are parts of paths. A name that begins with ":" could be mistaken for an
+// endpoint, as ":self".
 func checkServerName(name string) error {
 	bad := func(why string) error {
 		return fmt.Errorf("server name %q: %s: %w", truncate.Name(name), why, ErrInvalidName)
@@ -53,7 +53,7 @@ func checkServerName(name string) error {
 	}
 	for i := range len(name) {
 		if !isNameByte(name[i]) {
-			return bad(`only visible ASCII characters are allowed, and none of / \ ? # % *`)
+			return bad(`only visible ASCII characters except / \ ? # % * are allowed`)
 		}
 	}
 	return nil
@@ -61,7 +61,7 @@ func checkServerName(name string) error {
 
 func isNameByte(c byte) bool { return c > ' ' && c < 0x7f && strings.IndexByte(`/\?#%*`, c) < 0 }
 
-// checkObjectName is for the names of channels and clusters.
+// checkObjectName checks the names of channels, clusters, seeds and components.
 func checkObjectName(what, name string) error {
 	if err := checkLength(what+" name", name, MaxLabelLength); err != nil {
 		return err
@@ -72,7 +72,7 @@ func checkObjectName(what, name string) error {
 		}
 	}
 	if strings.Trim(name, ".") == "" {
-		return fmt.Errorf("%s name %q: must not be empty, or dots alone: %w", what, name, ErrInvalidName)
+		return fmt.Errorf("%s name %q: must not be empty, or only dots: %w", what, name, ErrInvalidName)
 	}
 	return nil
 }
@@ -81,7 +81,7 @@ func isObjectNameByte(c byte) bool {
 	return c == '-' || c == '_' || c == '.' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 }
 
-// checkURL wants an absolute https URL with a host, and nothing that names a user.
+// checkURL accepts an absolute https URL with a host, without a user, a query or a fragment.
 func checkURL(what, raw string) error {
 	if err := checkLength(what, raw, MaxURLLength); err != nil {
 		return err
@@ -89,7 +89,7 @@ func checkURL(what, raw string) error {
 	bad := func(why string) error { return fmt.Errorf("%s: %s: %w", what, why, ErrInvalidURL) }
 	u, err := url.Parse(raw)
 	if err != nil {
-		return bad("not a URL") // the parser's error repeats it, with what secrets it may hold
+		return bad("not a URL") // the parser's error contains the URL, which may hold secrets
 	}
 	switch {
 	case u.Scheme != "https":
@@ -114,19 +114,18 @@ func checkURL(what, raw string) error {
 	return nil
 }
 
-// CheckURL reports whether a server can be reached at a URL. ErrInvalidURL, or ErrTooLong: it can't,
-// whatever the network is like. what names the URL in errors.
+// CheckURL checks the form of a URL of a server. what names the URL in errors. Errors: ErrInvalidURL, ErrTooLong.
 func CheckURL(what, raw string) error { return checkURL(what, raw) }
 
-// noServers tells why a host is no server's address; empty: it may be one.
+// noServers returns the reason why no server can have a host as its address. Empty: one can.
 func noServers(host string) string {
 	address, err := netip.ParseAddr(host)
 	if err != nil {
-		// "0", "0x0" and "127.1" are taken for addresses when they are looked up; no name ends in a number.
+		// Resolvers take "0", "0x0" and "127.1" for addresses. No host name ends in a number.
 		last := strings.TrimSuffix(host, ".")
 		last = last[strings.LastIndexByte(last, '.')+1:]
 		if last == "" || last[0] >= '0' && last[0] <= '9' && strings.Trim(strings.ToLower(last), "0123456789abcdefx") == "" && (strings.HasPrefix(strings.ToLower(last), "0x") || strings.Trim(last, "0123456789") == "") {
-			return "neither a name nor an IP address in full"
+			return "it is neither a name nor a complete IP address"
 		}
 		return ""
 	}
@@ -135,11 +134,11 @@ func noServers(host string) string {
 	case address.IsUnspecified(), address.Is4() && address.As4()[0] == 0:
 		return "the unspecified address is no server's"
 	case address.IsMulticast(), address == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		return "a multicast address is no one server's"
-	case address.IsLinkLocalUnicast() && address.Is4(): // among which are the hosts of clouds' metadata
+		return "a multicast address is no single server's"
+	case address.IsLinkLocalUnicast() && address.Is4(): // the metadata services of clouds are among them
 		return "an IPv4 link-local address is no server's"
 	case address.IsLinkLocalUnicast() && zone == "":
-		return "a link-local address wants a zone"
+		return "a link-local address needs a zone"
 	}
 	return ""
 }
@@ -174,7 +173,7 @@ func checkProperties(properties map[string]string) error {
 	return nil
 }
 
-// placeholderUUIDs are what firmware says that was never given a UUID. They identify nobody.
+// placeholderUUIDs are the UUIDs of firmware that was never given one. They identify no machine.
 var placeholderUUIDs = map[string]bool{
 	"00000000-0000-0000-0000-000000000000": true,
 	"ffffffff-ffff-ffff-ffff-ffffffffffff": true,
@@ -183,14 +182,14 @@ var placeholderUUIDs = map[string]bool{
 	"fefefefe-fefe-fefe-fefe-fefefefefefe": true,
 }
 
-// normalSystemUUID returns the canonical form, and "" for none.
+// normalSystemUUID returns the canonical form. It returns "" for an empty value or a placeholder.
 func normalSystemUUID(value string) (string, error) {
 	if value == "" {
 		return "", nil
 	}
 	u, err := uuid.Parse(value)
 	if err != nil || len(value) != 36 {
-		return "", fmt.Errorf("system UUID %q: a UUID is wanted: %w", truncate.Name(value), ErrInvalidSystemUUID)
+		return "", fmt.Errorf("system UUID %q: a UUID is required: %w", truncate.Name(value), ErrInvalidSystemUUID)
 	}
 	if placeholderUUIDs[u.String()] {
 		return "", nil
@@ -198,14 +197,14 @@ func normalSystemUUID(value string) (string, error) {
 	return u.String(), nil
 }
 
-// normalMachineID returns the lower-case form, and "" for none.
+// normalMachineID returns the form in lower case. It returns "" for an empty value or zeros.
 func normalMachineID(value string) (string, error) {
 	if value == "" {
 		return "", nil
 	}
 	raw, err := hex.DecodeString(value)
 	if err != nil || len(raw) != 16 {
-		return "", fmt.Errorf("machine ID %q: 32 hexadecimal digits are wanted: %w", truncate.Name(value), ErrInvalidMachineID)
+		return "", fmt.Errorf("machine ID %q: 32 hexadecimal digits are required: %w", truncate.Name(value), ErrInvalidMachineID)
 	}
 	if strings.Trim(value, "0") == "" {
 		return "", nil
@@ -213,33 +212,33 @@ func normalMachineID(value string) (string, error) {
 	return strings.ToLower(value), nil
 }
 
-// checkFingerprint returns a fingerprint in lower case; empty is allowed.
+// checkFingerprint returns a fingerprint in lower case. An empty one is allowed.
 func checkFingerprint(fingerprint string) (string, error) {
 	if raw, err := hex.DecodeString(fingerprint); err != nil || len(raw) != 0 && len(raw) != sha256.Size {
-		return "", fmt.Errorf("fingerprint %q, SHA-256 in 64 hexadecimal digits is wanted: %w", truncate.Name(fingerprint), ErrInvalidCertificate)
+		return "", fmt.Errorf("fingerprint %q, SHA-256 in 64 hexadecimal digits is required: %w", truncate.Name(fingerprint), ErrInvalidCertificate)
 	}
 	return strings.ToLower(fingerprint), nil
 }
 
-// Fingerprint returns the SHA-256 fingerprint of a certificate in hexadecimal digits, as Incus writes it.
+// Fingerprint returns the SHA-256 fingerprint of a certificate in 64 hexadecimal digits, in the form that Incus uses.
 func Fingerprint(certificate *x509.Certificate) string {
 	sum := sha256.Sum256(certificate.Raw)
 	return hex.EncodeToString(sum[:])
 }
 
-// EncodeCertificate returns the PEM form.
+// EncodeCertificate returns a certificate in PEM form.
 func EncodeCertificate(certificate *x509.Certificate) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw}))
 }
 
-// ParseCertificate reads one certificate in PEM form. ErrInvalidCertificate if there is none, or more than one.
+// ParseCertificate reads one certificate in PEM form. Errors: ErrInvalidCertificate for none, or more than one.
 func ParseCertificate(text string) (*x509.Certificate, error) {
 	block, rest := pem.Decode([]byte(text))
 	if block == nil || block.Type != "CERTIFICATE" {
 		return nil, fmt.Errorf("no PEM certificate: %w", ErrInvalidCertificate)
 	}
 	if strings.TrimSpace(string(rest)) != "" {
-		return nil, fmt.Errorf("more than one certificate, or text behind it: %w", ErrInvalidCertificate)
+		return nil, fmt.Errorf("more than one certificate, or text after it: %w", ErrInvalidCertificate)
 	}
 	certificate, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
@@ -248,7 +247,7 @@ func ParseCertificate(text string) (*x509.Certificate, error) {
 	return certificate, nil
 }
 
-// ParseCertificates reads certificates in PEM form, one at least.
+// ParseCertificates reads one or more certificates in PEM form. Errors: ErrInvalidCertificate.
 func ParseCertificates(text string) ([]*x509.Certificate, error) {
 	var out []*x509.Certificate
 	rest := []byte(text)
@@ -282,10 +281,10 @@ func checkCertificate(certificate *x509.Certificate) error {
 	return nil
 }
 
-// checkVersion wants a number in decimal digits.
+// checkVersion accepts a number in decimal digits.
 func checkVersion(version string) error {
 	if _, err := strconv.ParseUint(version, 10, 64); err != nil || version[0] == '+' {
-		return fmt.Errorf("version %q: digits are wanted, as in 202610150000: %w", version, ErrInvalidVersion)
+		return fmt.Errorf("version %q: digits are required, as in 202610150000: %w", version, ErrInvalidVersion)
 	}
 	return nil
 }

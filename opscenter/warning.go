@@ -19,7 +19,7 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// warningSubject is what there is one warning of at a time.
+// warningSubject identifies a warning: there is at most one of each kind about a server.
 type warningSubject struct {
 	kind     warning.Kind
 	serverID string
@@ -29,7 +29,7 @@ func (s warningSubject) key() storage.Key { return storage.StringKey(s.serverID)
 
 func subjectOf(w *warning.Warning) warningSubject { return warningSubject{w.Kind, w.ServerID} }
 
-// raise stores a warning, unless it is there. A warning of the fleet has no server.
+// raise stores a warning, unless it is open. A warning about the fleet has no server.
 func (t *Tx) raise(server, id string, w warning.Input, at time.Time) error {
 	known, err := warningsBySubject.Find(t, warningSubject{w.Kind, id}.key())
 	if err != nil || known != nil {
@@ -42,7 +42,7 @@ func (t *Tx) raise(server, id string, w warning.Input, at time.Time) error {
 	return t.Record(event.Event{At: at, Kind: event.WarningRaised, Server: server, Reason: truncate.Text(fmt.Sprintf("%s: %s", w.Kind, w.Message), lifecycle.MaxReason)})
 }
 
-// clear removes a warning, if it is there.
+// clear removes an open warning.
 func (t *Tx) clear(server, id string, kind warning.Kind, at time.Time, why string) error {
 	known, err := warningsBySubject.Find(t, warningSubject{kind, id}.key())
 	if err != nil || known == nil {
@@ -54,7 +54,7 @@ func (t *Tx) clear(server, id string, kind warning.Kind, at time.Time, why strin
 	return t.Record(event.Event{At: at, Kind: event.WarningCleared, Server: server, Reason: fmt.Sprintf("%s: %s", kind, why)})
 }
 
-// clearAll removes all warnings of a server that is removed itself.
+// clearAll removes all warnings of a server that is removed.
 func (t *Tx) clearAll(server, id string, at time.Time) error {
 	var kinds []warning.Kind
 	for w, err := range warningsBySubject.Scan(t, storage.Range{Prefix: storage.StringKey(id)}) {
@@ -71,18 +71,18 @@ func (t *Tx) clearAll(server, id string, at time.Time) error {
 	return nil
 }
 
-// newUUID returns one that sorts by when it was made.
+// newUUID returns a UUID that sorts by its time of creation.
 func newUUID() string { return uuid.Must(uuid.NewV7()).String() }
 
-// Raise raises a warning about a server, or, with an empty name, about the fleet; if there is
-// one of that kind, it is seen once more. It stays until ClearWarning. Errors: ErrNotFound,
-// ErrTooLong. Warnings of the kinds above are cleared as it says there.
+// Raise raises a warning about a server, or about the fleet if the name is empty. If a warning of that kind is open,
+// Raise counts one more cause. A warning of a program's own kind stays until Clear. Package warning tells when the other
+// kinds are cleared. Errors: ErrNotFound, ErrInvalidName for an empty kind, ErrTooLong.
 func (h Warnings) Raise(ctx context.Context, server string, w warning.Input) error {
 	if err := checkLength("kind of warning", string(w.Kind), MaxLabelLength); err != nil {
 		return err
 	}
 	if w.Kind == "" {
-		return fmt.Errorf("warning: a kind is wanted: %w", ErrInvalidName)
+		return fmt.Errorf("warning: a kind is required: %w", ErrInvalidName)
 	}
 	w.Message = truncate.Text(w.Message, lifecycle.MaxReason)
 	at := h.registry.now()
@@ -102,8 +102,8 @@ func (h Warnings) Raise(ctx context.Context, server string, w warning.Input) err
 	return err
 }
 
-// Clear removes the warning of that kind about a server, or, with an empty name, about
-// the fleet; if there is none, that is no error. Errors: ErrNotFound: there is no such server.
+// Clear removes the warning of a kind about a server, or about the fleet if the name is empty. A missing warning is no
+// error. Errors: ErrNotFound if there is no such server.
 func (h Warnings) Clear(ctx context.Context, server string, kind warning.Kind) error {
 	at := h.registry.now()
 	return h.registry.Write(ctx, func(tx *Tx) error {
@@ -126,9 +126,8 @@ func serverID(tx storage.ReadTx, name string) (string, error) {
 	return server.ID, nil
 }
 
-// Acknowledge notes that somebody knows, or takes that back. check, unless nil, is
-// called with the warning as it is, and an error of it ends the update: for optimistic
-// locking. Errors: ErrNotFound.
+// Acknowledge records that an operator knows the warning, or takes that back. check, unless nil, gets the warning as it
+// is: its error ends the change. Callers use it for optimistic locking. Errors: ErrNotFound, those of check.
 func (h Warnings) Acknowledge(ctx context.Context, id string, acknowledged bool, check func(*warning.Warning) error) error {
 	at := h.registry.now()
 	return h.registry.Write(ctx, func(tx *Tx) error {
@@ -157,7 +156,7 @@ func (h Warnings) Acknowledge(ctx context.Context, id string, acknowledged bool,
 	})
 }
 
-// showWarning adds to a stored warning the name of its server, and what is not flushed.
+// showWarning adds the name of its server to a stored warning, and the causes that are not flushed.
 func (r *Registry) showWarning(tx storage.ReadTx, stored *warning.Warning) (*warning.Warning, error) {
 	out := *stored
 	if out.ServerID != "" {
@@ -168,7 +167,7 @@ func (r *Registry) showWarning(tx storage.ReadTx, stored *warning.Warning) (*war
 		if server != nil {
 			out.Server = server.Name
 		}
-		if server != nil && out.Kind == warning.SharedUUID { // servers may have been renamed since
+		if server != nil && out.Kind == warning.SharedUUID { // servers may have new names
 			var sharing []*Server
 			for other, err := range withSystemUUID(tx, server.SystemUUID) {
 				if err != nil {
@@ -178,7 +177,7 @@ func (r *Registry) showWarning(tx storage.ReadTx, stored *warning.Warning) (*war
 					sharing = append(sharing, other)
 				}
 				if len(sharing) > maxNamed {
-					break // no more are named
+					break // the message names no more
 				}
 			}
 			if len(sharing) > 0 {
@@ -190,7 +189,7 @@ func (r *Registry) showWarning(tx storage.ReadTx, stored *warning.Warning) (*war
 	return &out, nil
 }
 
-// Get returns a warning by its UUID, or ErrNotFound.
+// Get returns a warning by its UUID. Errors: ErrNotFound.
 func (h Warnings) Get(ctx context.Context, id string) (out *warning.Warning, err error) {
 	err = h.registry.store.View(ctx, func(tx storage.ReadTx) error {
 		known, err := warnings.Get(tx, storage.StringKey(id))
@@ -203,10 +202,10 @@ func (h Warnings) Get(ctx context.Context, id string) (out *warning.Warning, err
 	return out, err
 }
 
-// WarningFilter selects warnings: those that match all that is set. The zero value selects all.
+// WarningFilter selects the warnings that match all fields that are set. The zero value selects all.
 type WarningFilter struct {
 	Kind warning.Kind
-	// Server selects the warnings about the server of that name; ErrNotFound if there is none.
+	// Server selects the warnings about the server of that name. Without such a server List returns ErrNotFound.
 	Server       string
 	Acknowledged *bool
 }
@@ -214,12 +213,11 @@ type WarningFilter struct {
 // WarningPage is a page of warnings.
 type WarningPage struct {
 	Warnings []*warning.Warning
-	// Next is the cursor of the next page; empty on the last.
+	// Next is the cursor of the next page. Empty: this page is the last.
 	Next string
 }
 
-// List returns a page of the warnings that match, the oldest first. Errors:
-// ErrInvalidCursor, ErrNotFound.
+// List returns a page of the warnings that match, the oldest first. Errors: ErrInvalidCursor, ErrNotFound.
 func (h Warnings) List(ctx context.Context, filter WarningFilter, from Page) (out WarningPage, err error) {
 	limit := page.Size(from.Limit)
 	err = h.registry.store.View(ctx, func(tx storage.ReadTx) error {
@@ -258,7 +256,7 @@ func (h Warnings) List(ctx context.Context, filter WarningFilter, from Page) (ou
 	return out, err
 }
 
-// warningsOf yields the warnings about a server, the oldest first: there are few.
+// warningsOf yields the warnings about a server, the oldest first. It sorts them in memory, because they are few.
 func (r *Registry) warningsOf(tx storage.ReadTx, id string, from Page) iter.Seq2[*warning.Warning, error] {
 	return func(yield func(*warning.Warning, error) bool) {
 		after := ""
