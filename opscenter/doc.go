@@ -1,26 +1,95 @@
-// Package opscenter is the domain: who the servers of a fleet are, how they are, and what to
-// do with them next.
+// Package opscenter is the domain of a control plane for IncusOS servers: which servers there are, their state, and the
+// next action for each.
 //
-// A [Registry] over a storage.Store admits servers that register with a token, keeps their
-// identity and their intent, takes in what polls find out, and answers questions. An
-// [UpdatePlanner] recommends the next action for each server and carries it out. Nothing
-// here opens a connection: package poller asks servers how they are, package
-// opscenter/incusos talks to them, package opscenter/httpapi lets them in.
+// A [Registry] stands on a storage.Store. It admits servers that register with a token, keeps their identity and the
+// intent of operators, records the results of polls, and answers questions. An [UpdatePlanner] recommends the next action
+// for each server and carries it out. [NewRegistry] needs a store and no options. Package opscenter/controlplane adds all
+// that runs: the listener, the poller and the rest.
 //
-// Package opscenter/lifecycle has the status of a server, the diagram of its transitions, and
-// the rules of the recommended action. Packages opscenter/event and opscenter/warning name the
-// kinds of events and warnings.
+// This package opens no connections. Package poller polls servers, package incusos talks to them, and package httpapi
+// answers them. An action is stored as an intent first, then carried out, then observed by polls. A crash between two of
+// these steps loses no action.
+//
+// # Packages
+//
+// Below opscenter, from the pure to the assembled:
+//
+//	lifecycle      the rules for one server: status, transitions, recommended action; the diagram of its states
+//	event          the kinds of events
+//	warning        the kinds of warnings, and when each is cleared
+//	rolling        decides the next step of a rollout; pure
+//	rollout        stores rollouts, and carries out their steps
+//	system         changes the configuration of servers: network, updates, storage, logging
+//	inventory      the objects in each Incus cluster: instances, networks, volumes
+//	cluster        forms Incus clusters, adds and removes servers
+//	updates        mirrors releases of IncusOS, puts them into channels, and serves them
+//	seed           the seed that configures a server at its first boot
+//	image          writes a seed into an installation image
+//	incusos        connects to servers: reads their state, performs actions
+//	httpapi        the HTTP API for servers and operators
+//	incusostest    simulated servers for tests
+//	controlplane   assembles everything: a program begins here
+//
+// Further ones are audit (the log of changes by operators), expression (filters), metrics (Prometheus), network (network
+// configurations), terminal (safe printing) and devcert (certificates for first steps). Packages poller and storage stand
+// beside opscenter.
+//
+// # Where to look
+//
+//	the servers                    Registry: CreateToken, Register, PreRegister, AllowReinstall, Server, ListServers
+//	their state                    ServerInfo.State; ServerFacts without secrets; Snapshot.FactsHistory
+//	the next action                ServerInfo.Recommendation; UpdatePlanner.Act
+//	the versions they should run   package updates; Channels.Create; without a feed Channels.Publish
+//	judging registrations          Options.Admit
+//	seeds of tokens                TokenSeeds.Create; packages seed and image
+//	clusters                       CreateCluster, AddClusterMembers, ListClusters; package cluster forms them
+//	plans and rollouts             UpdatePlanner.Plan; package rollout
+//	problems                       Warnings.List, Acknowledge, Raise; Observer.FleetUnreachable
+//	the past                       ListEvents, WatchEvents; package audit, with WithPrincipal
+//	load                           Counts; Stats of poller.Poller and incusos.Client; package metrics
+//	rows of a program's own        Registry.Write and Read: one transaction with the Registry's rows
+//
+// # Rules
+//
+//   - The same certificate registering again is a repeat: the answer is the same, and the token loses no use.
+//   - Servers that go down three times within an hour are held offline, with a warning, until they are steady for 15
+//     minutes.
+//   - If half of the servers polled within 15 s fail together, and at least five, a sample of the others is polled at
+//     once. If half of the sample fails, no server becomes offline. The warning "Fleet unreachable" stands until the
+//     servers answer.
+//   - A poll that fails because this machine lacks descriptors, memory or a network changes no status.
+//   - A certificate other than the registered one is accepted in three cases. An operator accepted it. Or it is that of
+//     the server's cluster, and an operator accepted it for another member. Or it is publicly trusted, at a public
+//     connection URL that an operator set (public_connection_url_trusted).
+//   - In each of these cases the machine ID must be the registered one. A release without machine IDs is accepted if an
+//     operator accepted the certificate, added the server to the cluster, or set the URL. The certificate of another
+//     record is never accepted.
+//   - A value that a poll could not read keeps its old value, with a warning. A value that a release does not tell is
+//     unknown, and no difference.
+//   - Only needs_reboot makes a reboot due. A server that runs its backup image raises a warning, and rollouts to the
+//     failed version name it.
+//   - Two machines with one system UUID and different machine IDs are two machines. A warning names both.
+//   - A URL that names no single server is refused: unspecified, multicast, or link-local without a zone.
+//   - An Incus server without IncusOS is polled. Its updates and reboots are not managed.
+//
+// # Performance
+//
+// Packages memstore and badgerstore have the figures of reads and of the heap. Reading 100,000 servers out of memory and
+// planning their update takes 3.3 s, of which the plan takes 1.65 s (package rolling):
+//
+//	go test -run '^$' -bench Plan ./opscenter
 //
 // # What a server can cost you
 //
-// A registered server may be hostile, and so may a stranger. What one of them says, and how often, costs a bounded
-// amount. The other servers are served as before. Each budget has a default and a test. Those that can be set are named
-// by their option or constant. Package incusostest attacks
-// (Server.SetHostile); TestHostile measures one hostile server among a hundred others: at most 64 MiB of memory, with
-// the others' polls and inventory as before. What is beyond a budget waits, is refused, or is left out, as the table
-// says. Facts and objects that are left out for lack of room are a standing warning.
+// A registered server may be hostile, and so may a stranger. The content and the rate of its messages cost a bounded
+// amount, and the other servers are served as before. Each budget has a default and a test. Budgets with an option or a
+// constant are named by it. A value over its budget waits, is refused, or is left out, as the table says. Facts and
+// objects that are left out for lack of room are a standing warning.
 //
-// What a server tells when it is asked:
+// Package incusostest attacks (Server.SetHostile). TestHostile measures one hostile server among a hundred others: it
+// costs at most 64 MiB of memory, and the polls and the inventory of the others go on as before.
+//
+// The answers of a server:
 //
 //	budget                                     default        beyond                                   test
 //	incusos.DefaultMaxBody, an answer          4 MiB          is not read                              TestEachFault
@@ -32,8 +101,8 @@
 //	poller.DefaultSlowConcurrency, slow polls  512            wait for each other, not the others      TestHangingServersDoNotDelayHealthyOnes
 //	incusos.DefaultMaxConnsPerServer           4 connections  wait                                     TestConnectionsAreBounded
 //
-// What is in its Incus. MaxObjects, MaxSize and MaxUnitChanges are for each server of a cluster, MaxStreams is for all
-// clusters, the others are for each cluster:
+// The objects in its Incus. MaxObjects, MaxSize and MaxUnitChanges are for each server of a cluster. MaxStreams is for all
+// clusters. The others are for each cluster:
 //
 //	inventory.DefaultMaxObjects                5,000          are not kept, with warning.Inventory     TestBudget
 //	inventory.DefaultMaxSize                   8 MiB          is kept by name, likewise                TestBudgetOfBytes
@@ -52,9 +121,9 @@
 //	inventory.DefaultMaxUnitChanges            1,000          its own oldest go                        TestUnitChanges
 //	the removal of a unit                      500 rows a step, beside all else                        TestPurge
 //
-// What it says by itself:
+// Requests of a server or a stranger:
 //
-//	opscenter.DefaultSelfUpdateInterval        5 s            what says nothing new is answered only   TestSelfUpdatesAreRationed
+//	opscenter.DefaultSelfUpdateInterval        5 s            a repetition is only answered            TestSelfUpdatesAreRationed
 //	new things beyond that                     20 at once     opscenter.ErrTooOften                    TestSelfUpdatesAreRationed
 //	opscenter.DefaultMaxServerEvents           200            its own oldest go                        TestHistoryCannotBeErased
 //	httpapi.DefaultMaxBody, a request          64 KiB         is refused                               TestLimits
@@ -67,11 +136,10 @@
 //	opscenter.Options.AllowURL                 anywhere       no server may be there                   TestAllowURL
 //	incusos.Options.AllowAddress               any            is not connected to                      TestAllowAddress
 //
-// A server can pass for no other one (TestWhoMayPresentWhat). What many of them can do together: if more than
-// opscenter.DefaultGuardShare of the servers fail, the control plane suspects itself, and asks a sample
-// (TestPartialAndTotalOutages).
+// No server can pass for another one (TestWhoMayPresentWhat). Many servers together can make the control plane suspect
+// itself: if opscenter.DefaultGuardShare of them fail, it polls a sample of the others (TestPartialAndTotalOutages).
 //
-// What all of it costs on disk: storage/badgerstore stays within three times what is in it and 256 MiB
-// (TestDiskIsGivenBack), takes no write with less than badgerstore.DefaultMinFree left (TestDiskFull,
-// TestClosedOnAFullDisk), and opens after a crash with all that was acknowledged (TestKills).
+// On disk, storage/badgerstore stays within three times the size of its content and 256 MiB (TestDiskIsGivenBack). It
+// accepts no write with less than badgerstore.DefaultMinFree left (TestDiskFull, TestClosedOnAFullDisk). It opens after a
+// crash with all acknowledged writes (TestKills).
 package opscenter
