@@ -134,7 +134,7 @@ func (h Channels) Publish(ctx context.Context, channel, version string, componen
 		}
 	}
 	entry := event.Event{At: h.registry.now(), Kind: event.UpdatePublished, Reason: fmt.Sprintf("version %s of %v in channel %s", version, components, channel)}
-	err := h.registry.Write(ctx, func(tx *Tx) error {
+	return h.registry.Write(ctx, func(tx *Tx) error {
 		old, err := channels.Get(tx, storage.StringKey(channel))
 		if err != nil {
 			return notFound("channel", channel, err)
@@ -156,7 +156,6 @@ func (h Channels) Publish(ctx context.Context, channel, version string, componen
 		}
 		return tx.Record(entry)
 	})
-	return err
 }
 
 func channelExists(tx storage.ReadTx, name string) error {

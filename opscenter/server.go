@@ -317,42 +317,18 @@ func (r *Registry) EditServer(ctx context.Context, name string, edit func(*Serve
 // AllowReinstall allows one registration of the machine with another certificate, as after a new installation. With allow
 // false it forbids that again. Errors: ErrNotFound.
 func (r *Registry) AllowReinstall(ctx context.Context, name string, allow bool) error {
-	return r.edit(ctx, name, nil, func(_ storage.WriteTx, server *Server) (*event.Event, error) {
-		server.ReinstallAllowed = allow
-		return &event.Event{Kind: event.ReinstallAllowed, Reason: fmt.Sprintf("another certificate is accepted once: %t", allow)}, nil
-	})
-}
-
-// edit changes a server's record.
-func (r *Registry) edit(ctx context.Context, name string, check func(*ServerInfo) error, change func(storage.WriteTx, *Server) (*event.Event, error)) error {
-	var entry *event.Event
-	err := r.Write(ctx, func(tx *Tx) error {
-		entry = nil
+	return r.Write(ctx, func(tx *Tx) error {
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
 			return notFound("server", name, err)
 		}
-		if check != nil {
-			info, err := r.load(tx, server)
-			if err != nil {
-				return err
-			}
-			if err := check(info); err != nil {
-				return err
-			}
-		}
 		changed := *server
-		if entry, err = change(tx, &changed); err != nil {
-			return err
-		}
-		changed.LastUpdated = r.now()
-		entry.At, entry.Server = changed.LastUpdated, name
+		changed.ReinstallAllowed, changed.LastUpdated = allow, tx.now()
 		if err := servers.Put(tx, &changed); err != nil {
 			return err
 		}
-		return tx.Record(*entry)
+		return tx.Record(event.Event{At: changed.LastUpdated, Kind: event.ReinstallAllowed, Server: name, Reason: fmt.Sprintf("another certificate is accepted once: %t", allow)})
 	})
-	return err
 }
 
 // RenameServer gives a server another name. check, unless nil, gets the server as it is: its error ends the renaming.
@@ -363,7 +339,7 @@ func (r *Registry) RenameServer(ctx context.Context, name, to string, check func
 		return err
 	}
 	entry := event.Event{At: r.now(), Kind: event.ServerRenamed, Server: to, Reason: "was " + name}
-	err := r.Write(ctx, func(tx *Tx) error { // the presence goes by IDs
+	return r.Write(ctx, func(tx *Tx) error { // the presence goes by IDs
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
 			return notFound("server", name, err)
@@ -405,7 +381,6 @@ func (r *Registry) RenameServer(ctx context.Context, name, to string, check func
 		}
 		return tx.Record(entry)
 	})
-	return err
 }
 
 // nameFree returns ErrNameTaken if another server than id has the name. It ignores the case of letters.
@@ -425,7 +400,7 @@ func nameFree(tx storage.ReadTx, name, id string) error {
 // without it. Errors: ErrNotFound, ErrClustered; ErrBusy while a rollout or a change has claimed it, unless forced.
 func (r *Registry) DeleteServer(ctx context.Context, name string, force bool) error {
 	entry := event.Event{At: r.now(), Kind: event.ServerDeleted, Server: name, Reason: "removed by an operator"}
-	err := r.Write(ctx, func(tx *Tx) error {
+	return r.Write(ctx, func(tx *Tx) error {
 		server, err := servers.Get(tx, nameKey(name))
 		if err != nil {
 			return notFound("server", name, err)
@@ -453,7 +428,6 @@ func (r *Registry) DeleteServer(ctx context.Context, name string, force bool) er
 		}
 		return tx.Record(entry)
 	})
-	return err
 }
 
 // PreRegistration is a server that is expected to register.

@@ -6,10 +6,8 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
-	"maps"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -288,6 +286,3 @@ func checkVersion(version string) error {
 	}
 	return nil
 }
-
-// sortedKeys returns the keys of m in order.
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -37,7 +37,7 @@ func TestLogNumbers(t *testing.T) {
 		last = number
 	}
 	require.Zero(t, row.Number, "the caller's row stays as it is")
-	require.EqualValues(t, 1<<53, last, "the first number that JavaScript can't tell from the next")
+	require.EqualValues(t, uint64(1)<<53, last, "the first number that JavaScript can't tell from the next")
 	_, err := schema.WithKey(row, 1, storage.MaxTxAppends)
 	require.ErrorIs(t, err, storage.ErrTooLarge)
 	_, err = books.Schema().WithKey(&book{}, 1, 0)

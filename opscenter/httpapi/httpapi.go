@@ -158,7 +158,7 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 			options.Audit = options.System.Audit()
 		}
 		if options.Audit != options.System.Audit() {
-			return nil, fmt.Errorf("Audit is not the audit log of System: %w", opscenter.ErrInvalidOptions)
+			return nil, fmt.Errorf("option Audit is not the audit log of System: %w", opscenter.ErrInvalidOptions)
 		}
 	}
 	if options.FailuresPerMinute == 0 {
