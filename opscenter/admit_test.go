@@ -22,7 +22,7 @@ func judged(t *testing.T, admit func(context.Context, opscenter.Candidate) (opsc
 	return newWorld(t, storetest.Twice(memstore.New(memstore.Options{DetectMutation: true})), opscenter.Options{Admit: admit, AdmitTimeout: 50 * time.Millisecond})
 }
 
-// TestAdmit: what is decided about a registration is stored with it, or nothing is.
+// TestAdmit: a decision about a registration is stored together with the registration, or neither is.
 func TestAdmit(t *testing.T) {
 	var asked []opscenter.Candidate
 	decide := opscenter.Decision{}
@@ -72,7 +72,7 @@ func TestAdmit(t *testing.T) {
 	info = w.get(t, "server00")
 	require.Equal(t, map[string]string{"rack": "2"}, info.Properties)
 	require.Equal(t, "testing", info.Channel)
-	// What a token would not admit is not judged.
+	// A registration that no token admits is not judged.
 	before := len(asked)
 	for _, c := range []struct {
 		change func(*opscenter.Registration)
@@ -234,7 +234,7 @@ func TestJudgedByTheNameItGave(t *testing.T) {
 	require.Contains(t, waiting.events(t, event.RegistrationRefused)[0].Reason, "the request ended before the registration was judged")
 }
 
-// TestJudgedWhenItTells: a server that hides who it is until it has registered is judged when it tells.
+// TestJudgedWhenItTells: a server that hides its IDs until it has registered is judged when it tells them.
 func TestJudgedWhenItTells(t *testing.T) {
 	var asked []bool
 	w := judged(t, func(_ context.Context, c opscenter.Candidate) (opscenter.Decision, error) {

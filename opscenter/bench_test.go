@@ -24,7 +24,7 @@ import (
 )
 
 // The benchmarks stand beside the limit they are measured against: what a program would do
-// that keeps the same two rows per server, who it is and how it is, in the bare engine.
+// that keeps the same two rows per server, its identity and its state, in the bare engine.
 
 // fleetSize is how many servers are read and listed; heapFleet has facts too.
 const (

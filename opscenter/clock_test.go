@@ -65,7 +65,7 @@ func TestClockJumps(t *testing.T) {
 	see(o)
 	see(failed(info))
 	require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status)
-	// What was learned in the wrong year must not make deaf in the right one.
+	// Times that were stored in the wrong year must not block polls in the right one.
 	clock = real.Add(-time.Hour)
 	require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: lifecycle.CauseSystemRebootTriggered}))
 	require.NoError(t, w.AcceptCertificate(t.Context(), "server00", strings.Repeat("ab", 32))) // sets NotBefore, an hour from now

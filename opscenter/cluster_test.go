@@ -44,7 +44,7 @@ func TestClusters(t *testing.T) {
 		require.ErrorIs(t, err, opscenter.ErrClustered, "a server belongs to at most one")
 		_, err = w.Cluster(t.Context(), "c2")
 		require.ErrorIs(t, err, opscenter.ErrNotFound, "all or nothing")
-		_, err = w.CreateCluster(t.Context(), "c2", opscenter.ClusterSpec{}, "nobody")
+		_, err = w.CreateCluster(t.Context(), "c2", opscenter.ClusterSpec{}, "missing")
 		require.ErrorIs(t, err, opscenter.ErrNotFound)
 		_, err = w.CreateCluster(t.Context(), "c 2", opscenter.ClusterSpec{})
 		require.ErrorIs(t, err, opscenter.ErrInvalidName)
@@ -72,7 +72,7 @@ func TestClusters(t *testing.T) {
 			return stop
 		}), stop)
 
-		// Its certificate is pinned for all members, and for those who join.
+		// Its certificate is accepted of all members, and of later ones.
 		require.NoError(t, w.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.SetClusterCertificate("c1", certificate(50)) }))
 		fingerprint := opscenter.Fingerprint(certificate(50))
 		require.Equal(t, fingerprint, w.get(t, "server01").Target().ServedFingerprint)
@@ -89,7 +89,7 @@ func TestClusters(t *testing.T) {
 		require.Equal(t, []string{"server00", "server01", "server02"}, members("c9"))
 		require.ErrorIs(t, w.DeleteCluster(t.Context(), "c9", false), opscenter.ErrHasMembers)
 
-		// What a rollout has claimed is not changed under its feet.
+		// A cluster that a rollout has claimed can't be changed.
 		claim := opscenter.Claim{Unit: "c9", Cluster: true, Owner: "r1", What: "a rollout", Since: time.Now()}
 		require.NoError(t, w.Write(t.Context(), func(tx *opscenter.Tx) error { return tx.Claim(claim) }))
 		other := claim
@@ -118,7 +118,7 @@ func TestClusters(t *testing.T) {
 	})
 }
 
-// What an operator accepts instead of a certificate is for good: leaving a cluster brings back none.
+// A certificate that an operator replaced is not accepted again when the server leaves its cluster.
 func TestAcceptedInstead(t *testing.T) {
 	w := memoryWorld(t)
 	for i := range 2 {

@@ -19,7 +19,7 @@ func (r *Registry) SetClock(clock func() time.Time) {
 	r.jump.seen = clockSeen{}
 }
 
-// TurnClock sets the time of day, as the operating system's may be set.
+// TurnClock sets the time of day, as an administrator may set that of the operating system.
 func (r *Registry) TurnClock(clock func() time.Time) { r.clock = clock }
 
 // SetCluster makes a server a member of a cluster.
@@ -41,7 +41,7 @@ func (r *Registry) SetChannel(ctx context.Context, name, description string) err
 	return err
 }
 
-// UpdateServer replaces what an operator says of a server.
+// UpdateServer replaces the spec of a server.
 func (r *Registry) UpdateServer(ctx context.Context, name string, spec ServerSpec, check func(*ServerInfo) error) error {
 	return r.EditServer(ctx, name, func(info *ServerInfo, edited *ServerSpec) error {
 		*edited = spec
@@ -52,7 +52,7 @@ func (r *Registry) UpdateServer(ctx context.Context, name string, spec ServerSpe
 	})
 }
 
-// UpdateCluster replaces what an operator says of a cluster.
+// UpdateCluster replaces the spec of a cluster.
 func (r *Registry) UpdateCluster(ctx context.Context, name string, spec ClusterSpec, check func(*Cluster) error) error {
 	return r.EditCluster(ctx, name, func(c *Cluster, edited *ClusterSpec) error {
 		*edited = spec
@@ -63,7 +63,7 @@ func (r *Registry) UpdateCluster(ctx context.Context, name string, spec ClusterS
 	})
 }
 
-// UpdateToken replaces what an operator says of a token.
+// UpdateToken replaces the spec of a token.
 func (r *Registry) UpdateToken(ctx context.Context, id string, spec TokenSpec, check func(*Token) error) error {
 	return r.EditToken(ctx, id, func(token *Token, edited *TokenSpec) error {
 		*edited = spec
@@ -108,7 +108,7 @@ func (r *Registry) RemoveSpentTokens(ctx context.Context) (int, error) {
 	return r.removeSpentTokens(ctx)
 }
 
-// Tracked returns of how many servers something is kept in memory.
+// Tracked returns the number of servers that the presence knows.
 func (r *Registry) Tracked() (n int) {
 	servers, _ := r.presence.Counts()
 	for _, some := range servers {
@@ -120,10 +120,10 @@ func (r *Registry) Tracked() (n int) {
 // FlushPending reports whether anything is left to flush.
 func (r *Registry) FlushPending() bool { return r.presence.Pending() }
 
-// ReducePart is for tests of what is kept of facts that are too large.
+// ReducePart returns the part that is kept of facts that are too large.
 func ReducePart(data json.RawMessage, limit int) (json.RawMessage, string, error) {
 	return facts.ReducePart(data, limit)
 }
 
-// DigestFacts is what facts are compared by.
+// DigestFacts returns the digest by which facts are compared.
 func DigestFacts(f *lifecycle.Facts) (any, error) { return facts.SumsOf(f, false) }

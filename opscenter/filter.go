@@ -133,7 +133,7 @@ func versionData(info *ServerInfo) map[string]any {
 		applications = append(applications, map[string]any{"name": a.Name, "version": a.Version, "friendly_version": a.FriendlyVersion,
 			"available_version": info.Available[a.Name], "needs_update": needs(a.Name), "in_maintenance": maintenance})
 	}
-	osAvailable := "" // nothing is for what is not IncusOS
+	osAvailable := "" // a server without IncusOS has no available version
 	if v.OS.Name == lifecycle.OSName && !v.OS.Plain {
 		osAvailable = info.Available[lifecycle.ComponentOS]
 	}

@@ -33,7 +33,7 @@ func TestExpressions(t *testing.T) {
 			return names, found.Next
 		}
 		for text, want := range map[string][]string{
-			`name in ["server01", "nobody"]`:                                        {"server01"},
+			`name in ["server01", "missing"]`:                                       {"server01"},
 			`properties.rack == "7" and server_status == "ready"`:                   {"server01"},
 			`hardware_data.cpu.total > 1`:                                           {"server02", "server03"},
 			`os_data.network.config.dns.hostname == "server03"`:                     {"server03"},

@@ -85,7 +85,7 @@ func TestFlushEnds(t *testing.T) {
 	require.False(t, w.FlushPending(), "nothing is left to flush")
 }
 
-// What could not be flushed is flushed later; what was removed meanwhile is not.
+// A later flush stores times that could not be stored. It ignores removed servers.
 func TestFlushIsTriedAgain(t *testing.T) {
 	store := &hooked{Store: memstore.New()}
 	w := newWorld(t, store, opscenter.Options{})
@@ -106,7 +106,7 @@ func TestFlushIsTriedAgain(t *testing.T) {
 	require.NoError(t, err)
 	require.WithinDuration(t, seen, info.LastSeen, time.Millisecond)
 	require.NoError(t, w.DeleteServer(t.Context(), "server00", false))
-	require.False(t, w.FlushPending(), "what is removed is not to be flushed")
+	require.False(t, w.FlushPending(), "a removed server is not flushed")
 }
 
 // Deleting, registering, polling, warning and flushing at once leave nothing behind.
@@ -157,6 +157,6 @@ func TestMemoryKeepsPaceWithTheStore(t *testing.T) {
 	require.Empty(t, w.Warnings().Counts())
 	require.Empty(t, w.warnings(t))
 	require.NoError(t, w.Observer().Flush(t.Context()))
-	require.Zero(t, w.Tracked(), "nobody is remembered who is gone")
+	require.Zero(t, w.Tracked(), "no removed server is remembered")
 	require.False(t, w.FlushPending())
 }

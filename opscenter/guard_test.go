@@ -68,7 +68,7 @@ func TestCorrelatedFailures(t *testing.T) {
 					require.False(t, w.Observer().FleetUnreachable())
 					return
 				}
-				require.Zero(t, w.status(t, lifecycle.StatusOffline), "nobody becomes offline")
+				require.Zero(t, w.status(t, lifecycle.StatusOffline), "no server becomes offline")
 				require.Equal(t, []warning.Kind{warning.Fleet}, w.warnings(t)[""])
 				require.True(t, w.Observer().FleetUnreachable())
 				sweep(0)
@@ -85,7 +85,7 @@ func TestCorrelatedFailures(t *testing.T) {
 	}
 }
 
-// What was down before an outage stays down, and says nothing of it.
+// Servers that were down before an outage stay down, and do not count in it.
 func TestCorrelatedFailuresBesideDeadServers(t *testing.T) {
 	certificate(20)
 	synctest.Test(t, func(t *testing.T) {
@@ -160,7 +160,7 @@ func TestGuardSwitchedOff(t *testing.T) {
 	require.Equal(t, 10, w.status(t, lifecycle.StatusOffline))
 }
 
-// Polls that were under way when an outage of ours ended make nobody offline.
+// Polls that were under way when an outage of ours ended make no server offline.
 func TestLateFailuresOfAnOutage(t *testing.T) {
 	certificate(10)
 	synctest.Test(t, func(t *testing.T) {

@@ -31,7 +31,7 @@ func TestFactsHistory(t *testing.T) {
 		see(0)
 		history, err := w.FactsHistory(t.Context(), "server00")
 		require.NoError(t, err)
-		require.Empty(t, history, "what is read first is no change")
+		require.Empty(t, history, "the first reading is no change")
 		see(1)
 		history, err = w.FactsHistory(t.Context(), "server00")
 		require.NoError(t, err)
@@ -78,7 +78,7 @@ func TestFactsHistory(t *testing.T) {
 		require.Len(t, history[0].Changes, lifecycle.MaxFactChanges)
 		require.Positive(t, history[0].More)
 
-		_, err = w.FactsHistory(t.Context(), "nobody")
+		_, err = w.FactsHistory(t.Context(), "missing")
 		require.ErrorIs(t, err, opscenter.ErrNotFound)
 		require.NoError(t, w.DeleteServer(t.Context(), "server00", false))
 		_, err = w.FactsHistory(t.Context(), "server00")
@@ -272,7 +272,7 @@ func TestRecordUnchanged(t *testing.T) {
 	change("member", func(o *lifecycle.Observation) { m := "other"; o.MemberName = &m })
 	change("trusted", func(o *lifecycle.Observation) { yes := true; o.SystemStateTrusted = &yes })
 	change("certificate", func(o *lifecycle.Observation) { o.Presented = strings.Repeat("ab", 32) })
-	change("server", func(o *lifecycle.Observation) { o.ID = "nobody" })
+	change("server", func(o *lifecycle.Observation) { o.ID = "missing" })
 
 	// Whatever else happens to the server makes the next poll go the long way.
 	for name, happens := range map[string]func(){

@@ -16,8 +16,8 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// nobodysHosts are hosts of URLs at which no server is.
-var nobodysHosts = []string{"[::]", "0.0.0.0", "0.1.2.3", "[::ffff:0.0.0.0]", "[fe80::1]", "[ff02::1]", "224.0.0.1", "[::ffff:224.0.0.1]", "255.255.255.255", "169.254.1.1", "0", "0x0", "127.1", "1.2.3.4.", "a.0x1f"}
+// impossibleHosts are hosts of URLs at which no server can be.
+var impossibleHosts = []string{"[::]", "0.0.0.0", "0.1.2.3", "[::ffff:0.0.0.0]", "[fe80::1]", "[ff02::1]", "224.0.0.1", "[::ffff:224.0.0.1]", "255.255.255.255", "169.254.1.1", "0", "0x0", "127.1", "1.2.3.4.", "a.0x1f"}
 
 // Cheap boards give every machine one system UUID: machine IDs tell them apart.
 func TestBoardsThatShareAUUID(t *testing.T) {
@@ -295,11 +295,11 @@ func TestUniqueSystemUUIDsOpen(t *testing.T) {
 	require.Equal(t, *first, w.get(t, "server00").Server)
 }
 
-// What is no server's address is refused wherever a URL is given.
+// A URL at which no server can be is refused everywhere.
 func TestAddressesOfNobody(t *testing.T) {
 	w := memoryWorld(t)
 	w.ready(t, 0)
-	for _, host := range nobodysHosts {
+	for _, host := range impossibleHosts {
 		url := "https://" + host + ":8443"
 		before := w.revision(t)
 		_, err := w.Register(t.Context(), opscenter.Registration{Token: w.token(t, 1), Certificate: certificate(1), Name: "b", ConnectionURL: url})

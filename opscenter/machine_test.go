@@ -34,7 +34,7 @@ func TestWhoMayPresentWhat(t *testing.T) {
 				o.Presented, o.Failure.Kind = opscenter.Fingerprint(clusterCertificate), lifecycle.FailureCertificate
 				w.observe(t, o)
 				require.Equal(t, o.Presented, w.get(t, "server01").ServedFingerprint)
-				require.Empty(t, w.get(t, "server01").Target().ServedFingerprint, "only for who looks")
+				require.Empty(t, w.get(t, "server01").Target().ServedFingerprint, "only for polls")
 			}},
 		{name: "one that an operator accepted", fingerprint: opscenter.Fingerprint(accepted), own: true, none: true,
 			prepare: func(t *testing.T, w *world) {
@@ -84,7 +84,7 @@ func TestWhoMayPresentWhat(t *testing.T) {
 					require.NotEqual(t, ready, now.State.Status)
 					require.Contains(t, w.warnings(t)["server01"], warning.Identity)
 					require.Empty(t, now.Target().ServedFingerprint)
-					require.Empty(t, now.State.MemberName, "nothing of what was told is this server's")
+					require.Empty(t, now.State.MemberName, "the values of another machine are not stored")
 					require.Equal(t, ready, w.get(t, "server00").State.Status, "the victim is as it was")
 					require.Empty(t, w.warnings(t)["server00"])
 					// Once it is there itself, all is well.

@@ -90,7 +90,7 @@ func TestAPollBegunBeforeSaysNothingNew(t *testing.T) {
 	require.Equal(t, pending, w.get(t, "server00").State.Status)
 }
 
-// What is said while a poll's outcome is looked at is newer than what the poll found.
+// A self update during the recording of a poll is newer than the poll.
 func TestSaidWhileAPollIsTakenIn(t *testing.T) {
 	store := &hooked{Store: memstore.New()}
 	w := newWorld(t, store, opscenter.Options{})

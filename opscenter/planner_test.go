@@ -113,7 +113,7 @@ func TestAct(t *testing.T) {
 		result = nil
 
 		require.ErrorIs(t, act("dance"), opscenter.ErrNotApplicable)
-		require.ErrorIs(t, planner.Act(t.Context(), "nobody", lifecycle.ActionReboot), opscenter.ErrNotFound)
+		require.ErrorIs(t, planner.Act(t.Context(), "missing", lifecycle.ActionReboot), opscenter.ErrNotFound)
 		require.ErrorIs(t, opscenter.NewUpdatePlanner(w.Registry, nil).Act(t.Context(), "server00", lifecycle.ActionReboot), opscenter.ErrInvalidOptions)
 		alone := ""
 		o.MemberName = &alone

@@ -106,7 +106,7 @@ func TestBackupImage(t *testing.T) {
 	o.Versions = &lifecycle.Versions{Applications: o.Versions.Applications, UpdateChannel: "stable"}
 	o.UnreadVersions, o.Unread = lifecycle.VersionsOS, []string{"os_version: it is not told"}
 	w.observe(t, o)
-	require.True(t, w.get(t, info.Name).State.Versions.OS.BackupImage, "what was not read is as it was")
+	require.True(t, w.get(t, info.Name).State.Versions.OS.BackupImage, "an unread value stays")
 
 	w.observe(t, answer(info))
 	require.False(t, w.get(t, info.Name).State.Versions.OS.BackupImage)

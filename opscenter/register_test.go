@@ -146,7 +146,7 @@ func TestReinstall(t *testing.T) {
 		require.Len(t, w.events(t, event.ServerReinstalled), 1)
 
 		_, err = w.ServerByFingerprint(t.Context(), before.Fingerprint)
-		require.ErrorIs(t, err, opscenter.ErrUnknownCertificate, "the old certificate is nobody's")
+		require.ErrorIs(t, err, opscenter.ErrUnknownCertificate, "no server has the old certificate")
 		reg.Certificate = certificate(2)
 		_, err = w.Register(t.Context(), reg)
 		require.ErrorIs(t, err, opscenter.ErrIdentityTaken, "the leave was for once")
@@ -308,7 +308,7 @@ func TestTokens(t *testing.T) {
 		require.EqualValues(t, 7, got.UsesRemaining)
 		require.Equal(t, token.ExpireAt, got.ExpireAt)
 
-		// Expired tokens admit nobody; nor do unknown and malformed ones.
+		// Expired, unknown and malformed tokens admit no server.
 		past := time.Now().Add(-time.Minute)
 		require.NoError(t, w.UpdateToken(t.Context(), token.UUID, opscenter.TokenSpec{Uses: 7, ExpireAt: past}, nil))
 		for secret, want := range map[string]error{
@@ -427,7 +427,7 @@ func TestRegistrationIsValidated(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, page.Servers)
 
-	for _, host := range nobodysHosts {
+	for _, host := range impossibleHosts {
 		reg := registration(0, token)
 		reg.ConnectionURL = "https://" + host + ":8443"
 		_, err := w.Register(t.Context(), reg)

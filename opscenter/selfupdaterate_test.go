@@ -14,8 +14,8 @@ import (
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// TestSelfUpdatesAreRationed: what a server says again is answered, stored once in the interval, and polled for once
-// more at its end; what is new each time is heard for a while.
+// TestSelfUpdatesAreRationed: a repeated self update is answered, and stored once per interval. It causes one poll more at
+// the end of the interval. Self updates with news are accepted for a while.
 func TestSelfUpdatesAreRationed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{})
@@ -59,8 +59,8 @@ func TestSelfUpdatesAreRationed(t *testing.T) {
 	})
 }
 
-// TestHistoryCannotBeErased: who causes many events overwrites its own, and not those of others, nor what operators
-// did.
+// TestHistoryCannotBeErased: a server that causes many events overwrites its own. The events of other servers and of
+// operators stay.
 func TestHistoryCannotBeErased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{MaxEvents: 300, MaxServerEvents: 50})

@@ -39,14 +39,14 @@ func TestEditServers(t *testing.T) {
 		require.True(t, got.LastUpdated.After(first.LastUpdated))
 		refused := errors.New("refused")
 		require.ErrorIs(t, w.UpdateServer(t.Context(), "server00", opscenter.ServerSpec{}, func(*opscenter.ServerInfo) error { return refused }), refused)
-		require.ErrorIs(t, w.UpdateServer(t.Context(), "nobody", opscenter.ServerSpec{}, nil), opscenter.ErrNotFound)
+		require.ErrorIs(t, w.UpdateServer(t.Context(), "missing", opscenter.ServerSpec{}, nil), opscenter.ErrNotFound)
 		require.ErrorIs(t, w.UpdateServer(t.Context(), "server00", opscenter.ServerSpec{Channel: "nowhere"}, nil), opscenter.ErrNotFound)
 		require.ErrorIs(t, w.UpdateServer(t.Context(), "server00", opscenter.ServerSpec{PublicConnectionURL: "x"}, nil), opscenter.ErrInvalidURL)
 
 		for to, want := range map[string]error{"server01": opscenter.ErrNameTaken, "Server01": opscenter.ErrNameTaken, ":self": opscenter.ErrInvalidName, "": opscenter.ErrInvalidName} {
 			require.ErrorIs(t, w.RenameServer(t.Context(), "server00", to, nil), want)
 		}
-		require.ErrorIs(t, w.RenameServer(t.Context(), "nobody", "somebody", nil), opscenter.ErrNotFound)
+		require.ErrorIs(t, w.RenameServer(t.Context(), "missing", "other", nil), opscenter.ErrNotFound)
 		w.observe(t, withFacts(answer(first), `{"cpu":1}`))
 		require.NoError(t, w.RenameServer(t.Context(), "server00", "SERVER00", nil), "another case of its own name")
 		require.NoError(t, w.RenameServer(t.Context(), "SERVER00", "renamed", nil))
@@ -58,7 +58,7 @@ func TestEditServers(t *testing.T) {
 		facts, err := w.ServerFacts(t.Context(), "renamed")
 		require.NoError(t, err)
 		require.JSONEq(t, `{"cpu":1}`, string(facts.Hardware), "facts come along")
-		// A poll that began under the old name says nothing of whoever has it now.
+		// A poll that began under the old name tells nothing about the server that has the name now.
 		require.NoError(t, w.RenameServer(t.Context(), "server01", "server00", nil))
 		w.observe(t, failed(first), failed(first), failed(first), failed(first))
 		require.Equal(t, ready, w.get(t, "server00").State.Status)
@@ -234,12 +234,12 @@ func TestAnUnchangedPollWritesNothing(t *testing.T) {
 		require.Equal(t, revision, w.revision(t))
 		require.Equal(t, 1, w.get(t, "server00").Failures)
 		w.observe(t, withFacts(answer(info), strings.Replace(fmt.Sprintf(hardware, 1, 1), "64", "128", 1)))
-		require.Greater(t, w.revision(t), revision, "what is new is stored")
+		require.Greater(t, w.revision(t), revision, "news is stored")
 		facts, err := w.ServerFacts(t.Context(), "server00")
 		require.NoError(t, err)
 		require.Contains(t, string(facts.Hardware), "128")
 
-		// What was not read stays.
+		// Unread values stay.
 		o := answer(info)
 		o.Facts = &lifecycle.Facts{Network: json.RawMessage(`{"state":{}}`)}
 		w.observe(t, o)
@@ -248,7 +248,7 @@ func TestAnUnchangedPollWritesNothing(t *testing.T) {
 		require.Contains(t, string(facts.Hardware), "128")
 		require.JSONEq(t, `{"state":{}}`, string(facts.Network))
 
-		// What is not JSON, or too large, harms nothing else.
+		// A part that is not JSON, or too large, leaves the other parts alone.
 		o = answer(info)
 		maintenance := lifecycle.MaintenanceEvacuated
 		o.Maintenance, o.Facts = &maintenance, &lifecycle.Facts{Hardware: json.RawMessage(`{"cpu"`)}

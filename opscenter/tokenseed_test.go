@@ -41,7 +41,7 @@ func TestTokenSeeds(t *testing.T) {
 			}))
 			s, err := w.TokenSeeds().Get(t.Context(), token, "lab")
 			require.NoError(t, err)
-			require.Equal(t, "of the lab", s.Description, "what was not edited")
+			require.Equal(t, "of the lab", s.Description, "a field that was not edited")
 			require.Equal(t, made.Files, s.Files)
 			return s.Public
 		}

@@ -243,7 +243,7 @@ type Claim struct {
 	Unit    string // name of the cluster, or ID of the server
 	Cluster bool
 	Owner   string // ID of the rollout
-	// What names the operation, for the errors of others.
+	// What is the name of the operation. Errors of other callers contain it.
 	What  string
 	Since time.Time
 }
