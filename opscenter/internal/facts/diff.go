@@ -15,14 +15,14 @@ import (
 // maxMore bounds how far changes are counted that are not kept.
 const maxMore = 1000
 
-// diffFacts lists what differs, but for what changes all the time and, unless they are to be
-// kept, secrets.
+// Diff lists the values that differ. It leaves out values that change all the time. Without keepSecrets it leaves out
+// secrets, too.
 func Diff(before, after *lifecycle.Facts, keepSecrets bool) lifecycle.FactsRevision {
 	d := differ{keepSecrets: keepSecrets}
 	old := partsOf(before)
 	for i, part := range partsOf(after) {
 		if *old[i].data == nil || *part.data == nil || bytes.Equal(*old[i].data, *part.data) {
-			continue // what is read for the first time did not change
+			continue // a part that is read for the first time is no change
 		}
 		a, errA := parse(*old[i].data)
 		b, errB := parse(*part.data)
@@ -35,7 +35,7 @@ func Diff(before, after *lifecycle.Facts, keepSecrets bool) lifecycle.FactsRevis
 	return d.out
 }
 
-// differ compares documents. The path to where it is is put together only for what differs.
+// differ compares documents. It makes the path of a value only if the value differs.
 type differ struct {
 	keepSecrets bool
 	path        []any // keys and indexes
@@ -44,7 +44,7 @@ type differ struct {
 
 func (d *differ) full() bool { return d.out.More >= maxMore }
 
-// within compares what lies one step further down.
+// within compares the values one step further down.
 func (d *differ) within(step, from, to any, had, has bool) {
 	d.path = append(d.path, step)
 	switch {

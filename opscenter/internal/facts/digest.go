@@ -9,9 +9,9 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// digest is what an observation finds, in short: what is light, and the facts, 0 if there are
-// none; and when the server booted, zero if it does not tell. Server, ID, At and Took are outside
-// it: they name the observation. So is Light, which says what was asked for.
+// Digest is a short form of the values of an observation: of the light ones, of the facts (0 if there are none), and the
+// time of the boot (zero if it is not told). Server, ID, At and Took are outside of it, because they name the
+// observation. So is Light, which tells what kind of poll it was.
 type Digest struct {
 	light, facts uint64
 	booted       time.Time
@@ -20,14 +20,14 @@ type Digest struct {
 // None reports whether the observation can't count as unchanged.
 func (d Digest) None() bool { return d.light == 0 }
 
-// Same reports whether an observation finds what settled ones found. What it did not read is no
-// difference, and boot times that differ by less than bootDrift are the same.
+// Same reports whether an observation finds the same values as the settled one. An unread part is no difference. Boot
+// times that differ by less than bootDrift are the same.
 func (d Digest) Same(settled Digest) bool {
 	return d.light == settled.light && (d.facts == 0 || d.facts == settled.facts) &&
 		(d.booted.IsZero() || d.booted.Sub(settled.booted).Abs() <= lifecycle.BootDrift)
 }
 
-// Over returns the digest with the parts that the observation did not read as they were settled before.
+// Over returns the digest, with the settled values for the parts that the observation did not read.
 func (d Digest) Over(settled Digest) Digest {
 	if d.facts == 0 && settled.light == d.light {
 		d.facts = settled.facts
@@ -38,8 +38,8 @@ func (d Digest) Over(settled Digest) Digest {
 	return d
 }
 
-// digestOf returns the digest of an observation; the zero digest if the observation can't
-// count as unchanged: a failure, a server that is not ready, or one of which a part could not be read.
+// DigestOf returns the digest of an observation. It is zero if the observation can't count as unchanged: a failure, a
+// server that is not ready, or an unread part.
 func DigestOf(o *lifecycle.Observation, keepSecrets bool) Digest {
 	if o.Failure != nil || !o.Ready || len(o.Unread) > 0 || o.UnreadVersions != 0 || o.Type == nil || o.Versions == nil {
 		return Digest{}

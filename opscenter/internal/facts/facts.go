@@ -55,8 +55,8 @@ func partsOf(f *lifecycle.Facts) [4]factsPart {
 	return [4]factsPart{{"hardware", &f.Hardware}, {"network", &f.Network}, {"security", &f.Security}, {"storage", &f.Storage}}
 }
 
-// factsDigest is the digest of each part of facts, without secrets and without what changes
-// all the time; 0 for a part that was not read.
+// Sums is the digest of each part of facts, without secrets and values that change all the time. 0: the part was not
+// read.
 type Sums [4]uint64
 
 // buffers for digests: facts are as large as they are many.
@@ -88,10 +88,10 @@ func SumsOf(f *lifecycle.Facts, keepSecrets bool) (out Sums, err error) {
 	return out, nil
 }
 
-// steady drops what is no part of what facts say: secrets, and what changes all the time.
+// steady reports whether a value is outside of digests: a secret, or a value that changes all the time.
 func steady(key []byte) bool { return isVolatile(key) || isSecret(key) }
 
-// redacted returns facts without secrets. A part that can't be read can't be cleaned, and is left out.
+// Redacted returns facts without secrets. It leaves out a part that is not JSON, because it can't be redacted.
 func Redacted(f *lifecycle.Facts) *lifecycle.Facts {
 	out := *f
 	for _, part := range partsOf(&out) {
@@ -107,7 +107,7 @@ func Redacted(f *lifecycle.Facts) *lifecycle.Facts {
 	return &out
 }
 
-// readable returns facts without the parts that are no JSON, and why they are none.
+// Readable returns facts without the parts that are not JSON, and the error of each.
 func Readable(f *lifecycle.Facts) (out *lifecycle.Facts, unread []string) {
 	out = f
 	for i, part := range partsOf(f) {
@@ -134,7 +134,7 @@ func parse(data []byte) (any, error) {
 	return doc, nil
 }
 
-// Merge returns facts with the parts that were read over those that were stored, and their stored form.
+// Merge returns the stored facts with the parts that were read in their places, and their stored form.
 func Merge(before, read *lifecycle.Facts) (merged *lifecycle.Facts, data []byte, err error) {
 	all := *before
 	from := partsOf(read)
@@ -144,11 +144,11 @@ func Merge(before, read *lifecycle.Facts) (merged *lifecycle.Facts, data []byte,
 		}
 	}
 	all.ReadAt = time.Time{}
-	fits, _ := Reduced(&all) // what is stored may be from a time when more was
+	fits, _ := Reduced(&all) // earlier releases may have stored larger parts
 	all = *fits
 	var out bytes.Buffer
 	plain := json.NewEncoder(&out)
-	plain.SetEscapeHTML(false) // which would make six bytes of one
+	plain.SetEscapeHTML(false) // it would turn one byte into six
 	if err := plain.Encode(&all); err != nil {
 		return nil, nil, err
 	}
@@ -177,8 +177,7 @@ func (d Sums) Combine(stored string) string {
 	return string(out)
 }
 
-// RedactSecrets returns a JSON document without the values of secrets, wherever in it they are.
-// What is not JSON is not returned, but its error.
+// RedactSecrets returns a JSON document without the values of secrets, at any depth. It returns an error for other data.
 func RedactSecrets(data json.RawMessage) (json.RawMessage, error) {
 	out, removed, err := jsonfilter.Append(make([]byte, 0, len(data)), data, isSecret)
 	if err != nil {
@@ -208,7 +207,7 @@ func isSecret(key []byte) bool {
 	if n < len("key") {
 		return false
 	}
-	// Nearly all keys are told by their last two letters to be none.
+	// The last two letters of nearly all keys show that they are no secrets.
 	switch (uint16(key[n-2])<<8 | uint16(key[n-1])) | 0x2020 {
 	case 'r'<<8 | 'd', 's'<<8 | 'e', 'e'<<8 | 't', 'e'<<8 | 'y', 'y'<<8 | 's', 'e'<<8 | 'n', 'n'<<8 | 's', 'n'<<8 | 'g', 'g'<<8 | 's', 't'<<8 | 's', 'd'<<8 | 's':
 	default:
@@ -231,7 +230,7 @@ func hasEnding(key, ending []byte) bool {
 	return len(key) >= len(ending) && bytes.EqualFold(key[len(key)-len(ending):], ending)
 }
 
-// IsSecretName reports whether the value of that name in a JSON document is taken for a secret.
+// IsSecretName reports whether the value of that name in a JSON document counts as a secret.
 func IsSecretName(name string) bool { return isSecret([]byte(name)) }
 
 // secretEndings end the names of secrets; keyEndings too, where they are whole words and no public keys.
@@ -241,8 +240,8 @@ var (
 	publicPrefix  = []byte("public_")
 )
 
-// isVolatile goes by the name of what changes by itself from poll to poll, and says nothing
-// new: counters, free space, uptimes, ages of LLDP neighbours.
+// isVolatile recognizes, by its name, a value that changes from poll to poll without news: counters, free space, uptimes,
+// ages of LLDP neighbours.
 func isVolatile(key []byte) bool {
 	switch string(key) {
 	case "stats", "counters", "load", "uptime", "last_check",

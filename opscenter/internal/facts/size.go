@@ -15,7 +15,7 @@ import (
 // factsLimits are the limits in the order of Facts.parts.
 var factsLimits = [4]int{lifecycle.MaxHardwareSize, lifecycle.MaxNetworkSize, lifecycle.MaxSecuritySize, lifecycle.MaxStorageSize}
 
-// tooLarge reports whether a part is to be reduced.
+// TooLarge reports whether a part is over its limit.
 func TooLarge(f *lifecycle.Facts) bool {
 	for i, part := range partsOf(f) {
 		if len(*part.data) > factsLimits[i] {
@@ -25,8 +25,8 @@ func TooLarge(f *lifecycle.Facts) bool {
 	return false
 }
 
-// reduced returns facts of which each part fits, and says what was left out of them. A part that
-// is not JSON is left out as a whole, with its error. Facts that fit are returned as they are.
+// Reduced returns facts of which each part fits, and notes about the parts that it left out. It leaves out a whole part
+// that is not JSON, with its error. It returns facts that fit as they are.
 func Reduced(f *lifecycle.Facts) (out *lifecycle.Facts, notes []string) {
 	out = f
 	for i, part := range partsOf(f) {
@@ -42,7 +42,7 @@ func Reduced(f *lifecycle.Facts) (out *lifecycle.Facts, notes []string) {
 			left = err.Error()
 		}
 		if *partsOf(out)[i].data = kept; left == "" {
-			continue // it was only written at more length
+			continue // it fits in its compact form
 		}
 		notes = append(notes, fmt.Sprintf("%s facts of %d bytes, at most %d are kept; left out: %s", part.name, len(*part.data), factsLimits[i], left))
 	}
@@ -96,9 +96,8 @@ func ReducePart(data json.RawMessage, limit int) (kept json.RawMessage, left str
 	return kept, strings.Join(names, ", "), nil
 }
 
-// dropLargest leaves out the largest members of a document, below: also those of the objects that are its
-// members, until it has a size. It names the first maxLeftOut of them, and counts all. One with too many
-// members stays as it is.
+// dropLargest leaves out the largest members of a document until it has a size. below: also members of its members. It
+// names the first maxLeftOut of them, and counts all. A document with too many members stays as it is.
 func dropLargest(document json.RawMessage, size int, below bool) (kept json.RawMessage, names []string, count int, err error) {
 	list, err := membersOf(document, below)
 	if err != nil || len(list) > maxMembers {
@@ -134,8 +133,8 @@ type member struct {
 	size int    // of name and value
 }
 
-// membersOf lists what can be left out of a document: its members, or below: those of the objects that
-// are its members, and its other members. It ends after maxMembers.
+// membersOf lists the members of a document. below: it lists the members of its objects instead of the objects. It ends
+// after maxMembers.
 func membersOf(document []byte, below bool) (list []member, err error) {
 	add := func(path string, key, value []byte) {
 		if len(list) <= maxMembers {

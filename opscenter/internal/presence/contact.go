@@ -8,7 +8,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
-// Contact returns what is known of the contact with a server; the zero Contact for a server that is not known.
+// Contact returns the contact with a server. It is zero for an unknown server.
 func (p *Presence) Contact(id string) lifecycle.Contact {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -18,8 +18,8 @@ func (p *Presence) Contact(id string) lifecycle.Contact {
 	return lifecycle.Contact{}
 }
 
-// Change changes the contact with a server for another reason than a poll. The next poll is compared with the store, and a
-// poll that is under way counts for less. A server that is not known is left alone.
+// Change changes the contact with a server for another reason than a poll. The next poll is compared with the store. A
+// poll that is under way does not overwrite the change. Change ignores an unknown server.
 func (p *Presence) Change(id string, change func(*lifecycle.Contact)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -30,7 +30,7 @@ func (p *Presence) Change(id string, change func(*lifecycle.Contact)) {
 	}
 }
 
-// see changes a contact, and notes when the server was seen.
+// see changes a contact, and marks a new time when the server was seen for the next Take.
 func (p *Presence) see(id string, t *track, change func(*lifecycle.Contact)) {
 	before := t.contact.LastSeen
 	change(&t.contact)
@@ -39,10 +39,11 @@ func (p *Presence) see(id string, t *track, change func(*lifecycle.Contact)) {
 	}
 }
 
-// Mark is how new the knowledge of a server was at one moment.
+// Mark is the version of the knowledge of a server at one moment.
 type Mark struct{ epoch, contacts uint32 }
 
-// Mark returns how new the knowledge of a server is. It is taken before the store is read for an observation.
+// Mark returns the version of the knowledge of a server. The caller takes it before it reads the store for an
+// observation.
 func (p *Presence) Mark(id string) Mark {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -52,8 +53,8 @@ func (p *Presence) Mark(id string) Mark {
 	return Mark{}
 }
 
-// Unchanged takes in an observation that finds what the settled ones of the server found, and returns true. It leaves all
-// others alone, and returns false.
+// Unchanged records an observation that finds the same values as the settled one of the server, and returns true. For all
+// others it does nothing and returns false.
 func (p *Presence) Unchanged(id string, found facts.Digest, at time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -70,15 +71,15 @@ func (p *Presence) Unchanged(id string, found facts.Digest, at time.Time) bool {
 	return true
 }
 
-// Outcome is what became of an observation.
+// Outcome is the result of an observation.
 type Outcome struct {
 	// Mark was taken before the store was read for the observation.
 	Mark Mark
 	// Contact is that of the transition. Failed: the poll did not reach the server.
 	Contact lifecycle.Contact
 	Failed  bool
-	// Found is what the observation found. Steady: the same observation would find nothing new. Stored: the
-	// observation may have been stored; then the next one is compared with the store.
+	// Found is the digest of the observation. Steady: the same observation would find nothing new. Stored: the
+	// observation may have been stored. Then the next one is compared with the store.
 	Found          facts.Digest
 	Steady, Stored bool
 	// At is when the poll began, and Now the time of day.
@@ -86,7 +87,7 @@ type Outcome struct {
 	Warnings []warning.Input
 }
 
-// Observed takes in what became of an observation. A server that is not known is left alone.
+// Observed records the result of an observation. It ignores an unknown server.
 func (p *Presence) Observed(id string, o Outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -96,7 +97,7 @@ func (p *Presence) Observed(id string, o Outcome) {
 	}
 	p.see(id, t, func(c *lifecycle.Contact) {
 		acting, seen := c.Acting, c.LastSeen
-		if t.contacts == o.Mark.contacts { // else the contact was changed meanwhile, which counts for more
+		if t.contacts == o.Mark.contacts { // else a newer Change holds
 			*c = o.Contact
 			c.Acting = acting
 		}

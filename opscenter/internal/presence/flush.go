@@ -4,7 +4,7 @@ import "time"
 
 // Seen is the rows of a bucket, to be stored together.
 type Seen struct {
-	// Members is nil if the stored row is right.
+	// Members is nil if the stored row is still right.
 	Members *Members
 	Times   *Times
 }
@@ -17,13 +17,13 @@ type Repeated struct {
 	Message string
 }
 
-// Unflushed is knowledge that was not stored so far.
+// Unflushed is knowledge that is not stored yet.
 type Unflushed struct {
 	Seen     []Seen
 	Warnings []Repeated
 }
 
-// FlushDue reports whether the last Take is so long ago.
+// FlushDue reports whether the last Take was at least interval ago.
 func (p *Presence) FlushDue(interval time.Duration) bool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -37,7 +37,8 @@ func (p *Presence) Pending() bool {
 	return p.pending > 0
 }
 
-// Take returns what was not stored so far. It counts as stored from then on. Return gives back what could not be stored.
+// Take returns the knowledge that is not stored yet. It counts as stored from then on. The caller gives it back with
+// Return if it could not be stored.
 func (p *Presence) Take() (out Unflushed) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -59,7 +60,7 @@ func (p *Presence) Take() (out Unflushed) {
 	return out
 }
 
-// Return gives back what Take returned and could not be stored. It is taken again by the next Take.
+// Return takes back a result of Take that could not be stored. The next Take returns it again.
 func (p *Presence) Return(left Unflushed) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -69,7 +70,7 @@ func (p *Presence) Return(left Unflushed) {
 	for _, w := range left.Warnings {
 		a := p.open[p.subjects[w.UUID]]
 		if a == nil || a.uuid != w.UUID {
-			continue // cleared meanwhile
+			continue // it was cleared meanwhile
 		}
 		a.count += w.Count
 		if !a.unflushed {

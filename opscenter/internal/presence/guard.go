@@ -6,19 +6,19 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// guard tells an outage of the control plane's own connection from one of the servers: when
-// a large share of the servers fail at once, it suspects us. It watches servers that are ready; those known to be
-// offline say nothing new.
+// guard tells an outage of the control plane's own connection from one of the servers. When a large share of the servers
+// fails at once, it suspects the control plane. It watches ready servers only: offline ones tell nothing new.
 //
-// What is asked within a window is no fair share of the fleet: those that fail are asked again and again, and a rack
-// that dies says so all at once. Therefore the window only gives cause for doubt. Then a sample of those
-// that have not failed is asked at once, and its answers decide, of all servers that are ready, what share fails.
+// The servers polled within a window are no fair share of the fleet. Failed servers are polled again and again, and a
+// whole rack fails at once. Therefore the window only gives cause for doubt. Then a sample of the servers that have not
+// failed is polled at once. Its answers tell what share of all ready servers fails.
+//
 // While there is doubt, no server becomes offline. Servers that still fail when the doubt ends cause no new doubt until
 // they have answered. Without samples, the window decides.
 //
-// Within a window a server counts once, for its last answer or for its first failure. Once the guard is on,
-// each server that was asked since counts with its last outcome, and so does each further sample; it
-// ends when fewer than the share fail.
+// Within a window a server counts once, for its last answer or for its first failure. Once the guard is on, each server
+// that was polled since counts with its last outcome. Each further sample counts, too. The guard ends when less than the
+// share fails.
 type guard struct {
 	share   float64
 	minimum int
@@ -30,7 +30,7 @@ type guard struct {
 
 	sampler bool          // a poller asks samples
 	ready   func() int    // how many servers are ready
-	doubt   bool          // there is cause to suspect us
+	doubt   bool          // there is cause to suspect the control plane
 	since   time.Duration // of the doubt
 	quiet   time.Duration // until when a decision holds
 	ended   time.Duration // when the guard was last on
@@ -46,7 +46,7 @@ type watched struct {
 	excused        bool   // it fails by itself
 }
 
-// sample is servers that are asked to tell whose fault it is.
+// sample is servers that are polled to find out which side is at fault.
 type sample struct {
 	number             uint32
 	size, good, failed int
@@ -87,7 +87,7 @@ func (g *guard) observe(w *watched, at time.Duration, failed bool) {
 	case !g.on && failed && most && !g.doubt && at >= g.quiet:
 		g.doubt, g.since = true, at
 	case g.on && g.asked >= g.minimum && float64(g.failing) < ease*g.share*float64(g.asked):
-		g.on, g.ended, g.sample.open = false, at, false // what is left of a sample is of the time before
+		g.on, g.ended, g.sample.open = false, at, false // the rest of a sample is of the time before
 	}
 	g.late(at)
 }
@@ -123,7 +123,7 @@ func (g *guard) wants(at time.Duration) int {
 	return sampleSize * g.minimum
 }
 
-// begin begins a sample of so many, out of so many. Where there is doubt, those that fail already are not among them.
+// begin begins a sample of size servers, drawn out of so many. In doubt, failed servers are not among them.
 func (g *guard) begin(at time.Duration, size, of int) uint32 {
 	known := 0
 	if g.doubt {
@@ -139,7 +139,7 @@ func (g *guard) begin(at time.Duration, size, of int) uint32 {
 	return g.sample.number
 }
 
-// unsample takes a server out of the sample that says nothing about the others.
+// unsample takes a server out of the sample, because it tells nothing about the others.
 func (g *guard) unsample(w *watched, at time.Duration) {
 	if !g.sample.open || w.sampled != g.sample.number {
 		return
@@ -152,7 +152,7 @@ func (g *guard) unsample(w *watched, at time.Duration) {
 	g.decide(at)
 }
 
-// decide ends the sample when what is still to come makes no difference any more.
+// decide ends the sample when its open answers can make no difference.
 func (g *guard) decide(at time.Duration) {
 	s := &g.sample
 	fail := func(failed int) float64 { return float64(s.known) + float64(s.rest)*float64(failed)/float64(s.size) }
@@ -190,11 +190,11 @@ func (g *guard) conclude(at time.Duration, ours bool) {
 	}
 }
 
-// ease is by how much less than the share must fail for the guard to end, so that it does not
-// go on and off where just about the share fails.
+// ease is by how much less than the share must fail for the guard to end. It keeps the guard from going on and off at
+// just the share.
 const ease = 0.9
 
-// trip sets the guard off: from now on only those count that fail already, and who is asked next.
+// trip sets the guard off. From then on only failed servers count, and those polled next.
 func (g *guard) trip() {
 	g.on = true
 	for w := g.first; w != nil; {
@@ -206,15 +206,15 @@ func (g *guard) trip() {
 	}
 }
 
-// expire forgets what is older than the window; while the guard is on, or in doubt, nothing is.
+// expire drops the outcomes that are older than the window. It drops none while the guard is on or in doubt.
 func (g *guard) expire(now time.Duration) {
 	for !g.on && !g.doubt && g.first != nil && now-g.first.at > g.window {
 		g.drop(g.first)
 	}
 }
 
-// leave takes a server out that is not ready any more. What it failed still counts within the
-// window, unless the guard is on: then nobody leaves for having failed.
+// leave takes out a server that is not ready any more. Its failure still counts within the window. While the guard is on,
+// no server leaves because it failed.
 func (g *guard) leave(w *watched) {
 	if g.on {
 		g.drop(w)
@@ -256,13 +256,13 @@ func (g *guard) drop(w *watched) {
 	}
 }
 
-// Verdict is the guard's word on a failure.
+// Verdict is the guard's judgement on a failure.
 type Verdict struct {
 	// Unreachable: the fleet counts as unreachable. Doubt: it may be.
 	Unreachable, Doubt bool
 }
 
-// Judge shows the guard an outcome of a poll of a server that began so long ago. A server that is not ready says nothing
+// Judge tells the guard the outcome of a poll of a server that began age ago. A server that is not ready tells nothing
 // about the fleet.
 func (p *Presence) Judge(id string, ready, failed bool, age time.Duration) Verdict {
 	p.mu.Lock()
@@ -271,7 +271,7 @@ func (p *Presence) Judge(id string, ready, failed bool, age time.Duration) Verdi
 	switch {
 	case t == nil:
 	case failed && p.guard.ended > 0 && p.elapsed()-age < p.guard.ended:
-		// It was begun while the fault was ours.
+		// It began while the control plane was at fault.
 		p.guard.unsample(&t.watched, p.elapsed())
 	case ready:
 		p.guard.observe(&t.watched, p.elapsed(), failed)
@@ -283,7 +283,8 @@ func (p *Presence) Judge(id string, ready, failed bool, age time.Duration) Verdi
 	return Verdict{p.guard.on, p.guard.doubt}
 }
 
-// Guard returns whether the fleet counts as unreachable, or may be, and how many servers were asked last, and failed.
+// Guard returns whether the fleet counts as unreachable, or may be. It also returns how many servers were polled last,
+// and how many of them failed.
 func (p *Presence) Guard() (verdict Verdict, asked, failing int) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -305,22 +306,22 @@ func (p *Presence) endSmall() {
 	}
 }
 
-// SetSampling tells the guard whether samples are asked, as SampleSize wants them.
+// SetSampling tells the guard whether a poller polls samples, as SampleSize asks.
 func (p *Presence) SetSampling(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.guard.sampler = on
 }
 
-// SampleSize returns of how many servers the guard wants to know at once whether they answer; 0: of none. unbiased: any
-// ready servers are wanted; else any of those that answered last time.
+// SampleSize returns how many servers the guard wants polled at once. 0: none. unbiased: any ready servers will do.
+// Otherwise the sample is of ready servers that answered last time.
 func (p *Presence) SampleSize() (n int, unbiased bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.guard.wants(p.elapsed()), p.guard.on
 }
 
-// BeginSample says which servers, by their IDs, are asked now, drawn by chance out of so many.
+// BeginSample tells the guard which servers are polled now, by their IDs, drawn at random out of so many.
 func (p *Presence) BeginSample(of int, ids ...string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -328,7 +329,7 @@ func (p *Presence) BeginSample(of int, ids ...string) {
 	for _, id := range ids {
 		t := p.tracks[id]
 		if t == nil || p.guard.doubt && (t.watched.listed && t.watched.failed || t.watched.excused) {
-			of-- // what it says is known, and counted
+			of-- // its outcome is known, and counted
 			continue
 		}
 		asked = append(asked, t)

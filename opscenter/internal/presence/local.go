@@ -2,18 +2,18 @@ package presence
 
 import "time"
 
-// localTrouble is when the control plane could not ask a server for a reason of its own.
+// localTrouble counts the polls that failed for a reason of the control plane itself.
 type localTrouble struct {
-	at      time.Duration // the last time, since the Presence began
+	at      time.Duration // of the last one, since the Presence began
 	any     bool
 	message string
 	count   int // since the warning was raised
 }
 
-// localCalm is how long there must be no such trouble for it to be over.
+// localCalm is how long no such poll must fail for the trouble to be over.
 const localCalm = time.Minute
 
-// LocalFailure notes that the control plane could not ask a server for a reason of its own.
+// LocalFailure counts a poll that failed for a reason of the control plane itself.
 func (p *Presence) LocalFailure(message string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -21,8 +21,8 @@ func (p *Presence) LocalFailure(message string) {
 	p.local.count++
 }
 
-// LocalTrouble reports whether the control plane could not ask servers for a reason of its own within the last minute. It
-// tells how often that was, and the last message.
+// LocalTrouble reports whether such a poll failed within the last minute. It returns how many have failed since the
+// trouble began, and the last message.
 func (p *Presence) LocalTrouble() (on bool, count int, message string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -1,12 +1,12 @@
-// Package presence holds what a Registry knows of servers in memory only: the contacts that polls have made, when servers
-// were last seen, how many servers there are of each status, which warnings are open, and whether the control plane
-// suspects itself.
+// Package presence keeps the knowledge of a Registry that is in memory only. These are the contacts of polls, the times
+// when servers were last seen, and the number of servers of each status. Open warnings and the control plane's suspicion
+// of itself are in it, too.
 //
-// A [Presence] follows the rows of the store: [Presence.Apply] takes in which states and warnings changed, whoever wrote
-// them. It never reads or writes the store itself. The Registry reads the changed rows from the store's Watch, and
-// stores what [Presence.Take] returns.
+// A [Presence] follows the rows of the store: [Presence.Apply] applies changed states and warnings, of any writer. It never
+// reads or writes the store itself. The Registry reads the changed rows from the store's Watch, and stores the result of
+// [Presence.Take].
 //
-// All methods may be called concurrently. One lock guards all of it; no method blocks.
+// All methods may be called concurrently. One lock guards all fields. No method waits for anything else.
 package presence
 
 import (
@@ -28,7 +28,7 @@ type Options struct {
 	SelfUpdateInterval time.Duration
 }
 
-// Presence is the memory of a Registry.
+// Presence is the knowledge of a Registry that is in memory only.
 type Presence struct {
 	options Options
 	begun   time.Time
@@ -46,15 +46,15 @@ type Presence struct {
 	pending  int       // things that Take would return
 }
 
-// track is what is known of one server.
+// track is the knowledge of one server.
 type track struct {
 	name      string
 	census    Census
 	contact   lifecycle.Contact
 	unflushed bool   // seen since the last Take
 	epoch     uint32 // grows when the stored state changed
-	contacts  uint32 // grows when something else than a poll changed the contact
-	// settled is the digest of observations that find nothing new; zero: there is none.
+	contacts  uint32 // grows when Change changed the contact
+	// settled is the digest of observations that find nothing new. Zero: there is none.
 	settled     facts.Digest
 	watched     watched // by the guard
 	selfUpdates selfUpdateRate
@@ -67,16 +67,16 @@ type Census struct {
 	Type   lifecycle.ServerType
 }
 
-// State is what a Presence needs to know of a stored state.
+// State is the part of a stored state that a Presence needs.
 type State struct {
 	// ID and Name are the server's.
 	ID, Name string
 	Census   Census
-	// LastSeen as it is stored. It counts for a server that was not known.
+	// LastSeen as it is stored. It is used for a server that was unknown.
 	LastSeen time.Time
 }
 
-// StateOf returns what a Presence needs to know of a state.
+// StateOf returns the part of a state that a Presence needs.
 func StateOf(s *lifecycle.ServerState) State {
 	return State{s.ID, s.Name, Census{s.Status, s.StatusDetail, s.Type}, s.LastSeen}
 }
@@ -97,9 +97,9 @@ func New(options Options) *Presence {
 	return p
 }
 
-// Changes are rows of the store that changed. Applying the same rows twice is harmless.
+// Changes are changed rows of the store. They may be applied twice.
 type Changes struct {
-	// All: the rows are all there are. What is not among them is gone.
+	// All: these are all rows. Servers and warnings that are not among them were deleted.
 	All bool
 	// States and Warnings are rows that were written, as they are now.
 	States   []State
@@ -109,7 +109,7 @@ type Changes struct {
 	GoneWarnings []string
 }
 
-// Apply takes in changed rows. A server whose state was written has no settled observation any more: the next poll is
+// Apply applies changed rows. A server whose state was written has no settled observation any more: its next poll is
 // compared with the store.
 func (p *Presence) Apply(c Changes) {
 	p.mu.Lock()
@@ -153,7 +153,7 @@ func (p *Presence) Apply(c Changes) {
 		}
 	}
 	for _, id := range replaced {
-		// A server that was renamed meanwhile has another name by now.
+		// A server that was renamed meanwhile has another name.
 		if t := p.tracks[id]; t != nil && p.names[t.name] != id {
 			p.remove(id, t)
 		}
@@ -198,13 +198,13 @@ func (p *Presence) count(status lifecycle.Status) (n int) {
 	return n
 }
 
-// elapsed is a clock that a change of the time of day leaves alone.
+// elapsed is the time since the Presence began, by a clock that does not follow the time of day.
 func (p *Presence) elapsed() time.Duration { return time.Since(p.begun) }
 
-// Elapsed is how long there is a Presence, by a clock that a change of the time of day leaves alone.
+// Elapsed is the time since the Presence began, by a clock that does not follow the time of day.
 func (p *Presence) Elapsed() time.Duration { return p.elapsed() }
 
-// Counts returns how many servers there are of each census, and how many open warnings of each kind.
+// Counts returns the number of servers of each census, and the number of open warnings of each kind.
 func (p *Presence) Counts() (servers map[Census]int, warnings map[warning.Kind]int) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()

@@ -8,16 +8,16 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// When servers were last seen changes with every poll. It is stored apart from all else, for
-// many servers in a row: a list of members, which is written when servers come and go, and
-// three bytes or so for each of them, which are all that a flush writes.
+// The time when a server was last seen changes with every poll. Rows of their own keep these times for many servers each.
+// One row lists the members, and is written when servers are added and removed. Another has about three bytes for each
+// member: a flush writes only that one.
 
 // Buckets is over how many rows the servers spread.
 const Buckets = 256
 
 func bucketOf(id string) int { return int(xxhash.Sum64String(id) % Buckets) }
 
-// bucket is the memory of a row.
+// bucket is the members of a row.
 type bucket struct {
 	ids       []string
 	version   uint64 // of the stored members
@@ -45,8 +45,8 @@ type Members struct {
 	IDs     []string
 }
 
-// Times is a row that tells when the members of a bucket were last seen: for each, how many milliseconds before Newest,
-// plus one; 0: never. It counts only together with the Members of its Version.
+// Times is a row with the times when the members of a bucket were last seen. Each age is the milliseconds before Newest,
+// plus one. 0: never. It is valid only with the Members of its Version.
 type Times struct {
 	Bucket  uint64
 	Version uint64
@@ -54,7 +54,7 @@ type Times struct {
 	Ages    []byte // uvarints
 }
 
-// LoadSeen takes in the stored rows of a bucket, once, after the states were applied. times is nil if there are none.
+// LoadSeen loads the stored rows of a bucket, once, after the states were applied. times is nil if there are none.
 func (p *Presence) LoadSeen(members *Members, times *Times) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -74,7 +74,7 @@ func (p *Presence) LoadSeen(members *Members, times *Times) {
 		ages = ages[n:]
 		if t := p.tracks[id]; t != nil && age > 0 {
 			if at := times.Newest.Add(-time.Duration(age-1) * time.Millisecond); at.After(t.contact.LastSeen) {
-				t.contact.LastSeen = at // the state row may tell a newer time
+				t.contact.LastSeen = at // the state row may have a newer time
 			}
 		}
 	}
@@ -88,7 +88,7 @@ func (p *Presence) toFlush(id string, t *track) {
 	}
 }
 
-// rows returns the rows of a bucket; no members if those that are stored are right.
+// rows returns the rows of a bucket. members is nil if the stored ones are right.
 func (p *Presence) rows(number uint64) (members *Members, times *Times) {
 	b := &p.buckets[number]
 	if b.changed {
@@ -118,10 +118,10 @@ func (p *Presence) rows(number uint64) (members *Members, times *Times) {
 	return members, times
 }
 
-// again makes a bucket due once more.
+// again marks a bucket for the next Take.
 func (p *Presence) again(number uint64) {
 	b := &p.buckets[number]
-	b.changed = true // whether the rows were stored is not known: a new version is right either way
+	b.changed = true // the rows may have been stored or not: a new version is right in both cases
 	for _, id := range b.ids {
 		p.toFlush(id, p.tracks[id])
 	}

@@ -7,30 +7,31 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// selfUpdateBurst is how many things that are new to us a server may say at once, beyond one each Options.SelfUpdateInterval.
+// selfUpdateBurst is how many self updates with news a server may send at once, beyond one each
+// Options.SelfUpdateInterval.
 const selfUpdateBurst = 20
 
-// selfUpdateRate is how often a server has said something of itself lately. Times are since the Registry began.
+// selfUpdateRate is the rate of the self updates of a server. Times are since the Registry began.
 type selfUpdateRate struct {
-	window time.Duration // its beginning
-	causes uint16        // that were said within it, by their place in Causes
-	polled time.Duration // when the last poll is due that it has caused
-	full   time.Duration // when the server may say selfUpdateBurst new things at once again
+	window time.Duration // beginning of the interval
+	causes uint16        // of the interval, by their place in Causes
+	polled time.Duration // when the last poll that they caused is due
+	full   time.Duration // when the server may send selfUpdateBurst self updates with news at once again
 	any    bool
 }
 
-// SelfUpdate is how a self update of a server is taken.
+// SelfUpdate is the decision about a self update of a server.
 type SelfUpdate struct {
-	// Store it. If it is not stored, it says nothing new.
+	// Store: it is stored. Otherwise it has no news.
 	Store bool
-	// Poll the server after so long; below 0: a poll is due already that will find the news.
+	// Poll is the delay of the poll that it causes. Below 0: a poll that will find the news is due already.
 	Poll time.Duration
-	// Refuse it: the server says more new things than any server needs to.
+	// Refuse: it is refused, because the server sends too many self updates with news.
 	Refuse bool
 }
 
-// judge decides about what a server says at a time. news: it is new whatever was said before, as another address is, and
-// what it asks for can't wait. It changes only t, and reads no clock.
+// judge decides about a self update at a time. news: it is news in any case, as another address, and its poll is not
+// delayed. It changes only t, and reads no clock.
 func (t *selfUpdateRate) judge(at, interval time.Duration, cause lifecycle.Cause, news bool) SelfUpdate {
 	if !t.any || at-t.window >= interval {
 		t.window, t.causes = at, 0
@@ -49,7 +50,7 @@ func (t *selfUpdateRate) judge(at, interval time.Duration, cause lifecycle.Cause
 	switch {
 	case !t.any || news || at-t.polled >= interval:
 		out.Poll = 0
-	case t.polled <= at: // it has been polled, and may have something to tell that was not found
+	case t.polled <= at: // its poll has begun, and may have missed the news
 		out.Poll = t.polled + interval - at
 	}
 	if out.Poll >= 0 {
@@ -59,8 +60,8 @@ func (t *selfUpdateRate) judge(at, interval time.Duration, cause lifecycle.Cause
 	return out
 }
 
-// JudgeSelfUpdate decides how a self update of a server is taken now. news: it is new whatever was said before. A server
-// that is not known has no limit.
+// JudgeSelfUpdate decides about a self update of a server now. news: it is news in any case. An unknown server has no
+// limit.
 func (p *Presence) JudgeSelfUpdate(id string, cause lifecycle.Cause, news bool) SelfUpdate {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -71,7 +72,7 @@ func (p *Presence) JudgeSelfUpdate(id string, cause lifecycle.Cause, news bool) 
 	return t.selfUpdates.judge(p.elapsed(), p.options.SelfUpdateInterval, cause, news)
 }
 
-// ForgetSelfUpdate forgets that a server said something: it was not stored, and the server may say it again.
+// ForgetSelfUpdate takes a self update back that could not be stored: the server may send it again.
 func (p *Presence) ForgetSelfUpdate(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

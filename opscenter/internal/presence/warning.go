@@ -8,7 +8,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
-// alarm is what is known in memory of an open warning: its count changes with every poll.
+// alarm is the part of an open warning that is in memory: its count changes with every poll.
 type alarm struct {
 	uuid      string
 	message   string
@@ -17,7 +17,7 @@ type alarm struct {
 	unflushed bool
 }
 
-// applyWarnings takes in changed warnings.
+// applyWarnings applies changed warnings.
 func (p *Presence) applyWarnings(c Changes) {
 	if c.All {
 		known := make(map[string]bool, len(c.Warnings))
@@ -43,12 +43,12 @@ func (p *Presence) applyWarnings(c Changes) {
 		p.open[subject] = &alarm{uuid: w.UUID, message: w.Message, last: w.LastSeen}
 		p.subjects[w.UUID] = subject
 		if t := p.tracks[w.ServerID]; t != nil {
-			t.settled = facts.Digest{} // a poll has to see whether the warning still holds
+			t.settled = facts.Digest{} // the next poll must see whether the warning still holds
 		}
 	}
 }
 
-// close forgets a warning.
+// close removes a warning.
 func (p *Presence) close(uuid string) {
 	subject, ok := p.subjects[uuid]
 	if !ok {
@@ -63,15 +63,15 @@ func (p *Presence) close(uuid string) {
 	}
 }
 
-// IsOpen reports whether there is a warning.
+// IsOpen reports whether a warning is open.
 func (p *Presence) IsOpen(subject Subject) bool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	return p.open[subject] != nil
 }
 
-// NeedsWarning reports whether the store must change for the warnings of a transition: a deserved one is not open, or an
-// open one has no cause any more.
+// NeedsWarning reports whether the store must change for the warnings of a transition. Either a warning with a cause is
+// not open, or an open one has no cause any more.
 func (p *Presence) NeedsWarning(id string, t *lifecycle.Transition) bool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -91,7 +91,7 @@ func (p *Presence) NeedsWarning(id string, t *lifecycle.Transition) bool {
 // ofPolls are the kinds that polls raise and clear.
 var ofPolls = []warning.Kind{warning.Unreachable, warning.Certificate, warning.Identity, warning.Untrusted, warning.Flapping, warning.Unreadable, warning.Facts}
 
-// hasWarnings reports whether there are warnings of a server that polls raise and clear.
+// hasWarnings reports whether warnings of a server are open that polls raise and clear.
 func (p *Presence) hasWarnings(id string) bool {
 	for _, kind := range ofPolls {
 		if p.open[Subject{kind, id}] != nil {
@@ -101,7 +101,7 @@ func (p *Presence) hasWarnings(id string) bool {
 	return false
 }
 
-// Repeat counts once more that an open warning has cause. An empty message leaves the message as it is.
+// Repeat counts one more cause of an open warning. An empty message keeps the present one.
 func (p *Presence) Repeat(subject Subject, message string, at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -124,7 +124,7 @@ func (p *Presence) repeat(subject Subject, message string, at time.Time) {
 	}
 }
 
-// Show adds to a stored warning what is not flushed of it.
+// Show adds to a stored warning the part that is not flushed.
 func (p *Presence) Show(w *warning.Warning) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
