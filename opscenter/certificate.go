@@ -12,8 +12,8 @@ import (
 )
 
 // The control plane verifies a server by the certificate that it registered with. The same server may present another
-// certificate in two cases. A member of an Incus cluster presents the cluster's certificate: an operator accepts it once
-// for the cluster, and then it is accepted of each member. A server with a publicly trusted certificate presents that for
+// certificate in two cases. A member of an Incus cluster presents the cluster's certificate. An operator accepts it once
+// for the cluster. Then it is accepted of each member. A server with a publicly trusted certificate presents that for
 // the host of its public URL: it is verified by its chain.
 
 // AcceptCertificate accepts a second certificate of a server, beside the one that it registered with. That one stays its

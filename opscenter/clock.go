@@ -12,8 +12,8 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// clockJump is the smallest difference between the time of day and the elapsed time that counts as a jump: the clock was
-// set, or the machine slept.
+// clockJump is the smallest jump of the clock. A jump is a difference between the time of day and the elapsed time: the
+// clock was set, or the machine slept.
 const clockJump = time.Minute
 
 // clockSeen is the reading of both clocks at the last comparison.

@@ -124,7 +124,7 @@ func orNull(data json.RawMessage) json.RawMessage {
 	return data
 }
 
-// versionData is what the REST API shows of a server's versions.
+// versionData returns the versions of a server in the form of the REST API.
 func versionData(info *ServerInfo) map[string]any {
 	v, outdated, maintenance := &info.State.Versions, info.Outdated(), int(info.State.Maintenance)
 	needs := func(component string) bool { _, ok := outdated[component]; return ok }

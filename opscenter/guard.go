@@ -19,9 +19,9 @@ func (h Observer) FleetUnreachable() bool {
 // samples, the polls of the last window decide whether the fleet counts as unreachable.
 func (h Observer) SetSampling(on bool) { h.registry.presence.SetSampling(on) }
 
-// SampleSize returns how many servers the Registry wants polled at once, to tell an outage of its own from one of the
-// servers. 0: no sample is wanted. unbiased: any ready servers will do. Otherwise the sample is of ready servers that
-// answered last time.
+// SampleSize returns how many servers the Registry wants polled at once. Their answers tell an outage of the control
+// plane from one of the servers. 0: no sample is wanted. unbiased: any ready servers will do. Otherwise the sample is of
+// ready servers that answered last time.
 func (h Observer) SampleSize() (n int, unbiased bool) { return h.registry.presence.SampleSize() }
 
 // BeginSample tells the Registry that a sample is polled now. ids are the IDs of its servers, drawn at random. of is how

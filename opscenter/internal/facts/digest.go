@@ -9,9 +9,9 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Digest is a short form of the values of an observation: of the light ones, of the facts (0 if there are none), and the
-// time of the boot (zero if it is not told). Server, ID, At and Took are outside of it, because they name the
-// observation. So is Light, which tells what kind of poll it was.
+// Digest is a short form of the values of an observation. It has a digest of the light values, one of the facts (0
+// without facts), and the time of the boot (zero if it is not told). Server, ID, At and Took are outside of it, because
+// they name the observation. So is Light, which tells what kind of poll it was.
 type Digest struct {
 	light, facts uint64
 	booted       time.Time

@@ -17,8 +17,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// Both are made when the program begins, not when they are first used: they hold channels,
-// which would belong to the synctest bubble of the test that happened to come first.
+// Both are made when the program begins, because they hold channels. At their first use, the channels would belong to the
+// synctest bubble of that test.
 var decoder, encoder = newDecoder(), newEncoder()
 
 func newDecoder() *zstd.Decoder {
@@ -199,9 +199,9 @@ func encodePlain(doc any) (json.RawMessage, error) {
 	return bytes.TrimSpace(out.Bytes()), nil
 }
 
-// isSecret goes by the name of a value: keys that are not public, recovery keys of drives and pools (IncusOS security
-// API), keys of WireGuard interfaces and peers, passwords of proxies and of wake-on-LAN
-// (network API), of BMCs, and tokens (provider API).
+// isSecret recognizes a secret by its name. Secrets are keys that are not public, recovery keys of drives and pools
+// (IncusOS security API), and keys of WireGuard interfaces and peers. Passwords of proxies, wake-on-LAN (network API) and
+// BMCs, and tokens (provider API) are secrets, too.
 func isSecret(key []byte) bool {
 	n := len(key)
 	if n < len("key") {
