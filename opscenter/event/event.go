@@ -1,5 +1,5 @@
 // Package event is the vocabulary of the event log: its kinds of events, and the event itself. Package opscenter stores
-// events, and lists and follows them (Registry.Events).
+// events, and lists and follows them (Registry.ListEvents, Registry.WatchEvents).
 package event
 
 import "time"

@@ -1,5 +1,5 @@
 // Package warning is the vocabulary of warnings: their kinds, the Input that raises one, and the stored Warning. Package
-// opscenter stores warnings, lists them and clears them (Registry.Warn, Registry.ListWarnings, Registry.ClearWarning).
+// opscenter stores warnings, lists them and clears them (Registry.Warnings).
 package warning
 
 import "time"
@@ -27,7 +27,7 @@ const (
 	// polls in a row that read everything.
 	Unreadable Kind = "Server partly unreadable"
 	// Facts: a part of the server's facts is larger than its limit, and is kept only in part. The limits are
-	// opscenter.MaxHardwareSize and the constants beside it. Cleared when all parts fit.
+	// lifecycle.MaxHardwareSize and the constants beside it. Cleared when all parts fit.
 	Facts Kind = "Server facts too large"
 	// BackupImage: the server runs from its backup image, because the version that it was updated to did not boot. Cleared
 	// when it no longer runs from it.

@@ -147,7 +147,9 @@ func (p *Presence) Apply(c Changes) {
 		}
 		for id, t := range p.tracks {
 			if !known[id] {
-				delete(p.names, t.name)
+				if p.names[t.name] == id { // else another server has the name by now
+					delete(p.names, t.name)
+				}
 				replaced = append(replaced, id)
 			}
 		}
