@@ -186,9 +186,9 @@ func stateOf(tx *Tx, server *ServerInfo) (*lifecycle.ServerState, error) {
 	return states.Get(tx, nameKey(known.Name))
 }
 
-// Lose records that the control plane looked for a server and did not find it. The server is unresponsive until it
+// MarkLost records that the control plane looked for a server and did not find it. The server is unresponsive until it
 // answers. why goes into the reason of the status.
-func (t *Tx) Lose(server *ServerInfo, why string) error {
+func (t *Tx) MarkLost(server *ServerInfo, why string) error {
 	at := t.now()
 	state, err := stateOf(t, server)
 	if err != nil {

@@ -66,14 +66,19 @@ func (t *Tx) Record(list ...event.Event) error {
 const trimStep = 500
 
 // trimEvents deletes the events over Options.MaxEvents and MaxServerEvents. A call during another one returns at once.
-func (r *Registry) trimEvents(ctx context.Context) error {
+func (r *Registry) trimEvents(ctx context.Context) (err error) {
 	if !r.trimming.TryLock() {
 		return nil
 	}
 	defer r.trimming.Unlock()
-	r.eventsDue.Looked()
+	failed := r.eventsDue.Look()
+	defer func() {
+		if err != nil {
+			failed()
+		}
+	}()
 	var surplus []uint64
-	err := r.store.View(ctx, func(tx storage.ReadTx) (err error) {
+	err = r.store.View(ctx, func(tx storage.ReadTx) (err error) {
 		surplus, err = boundedlog.Surplus(events.Scan(tx, storage.Range{Reverse: true}), func(e *event.Event) (uint64, []boundedlog.Share) {
 			shares := []boundedlog.Share{{Name: classOf(e), Max: r.options.MaxEvents}}
 			if owner := ownerOf(e); owner != "" {
@@ -86,7 +91,7 @@ func (r *Registry) trimEvents(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for step := range slices.Chunk(surplus, trimStep) {
+	for step := range slices.Chunk(surplus, storage.LimitsOf(r.store).Rows(trimStep, 2)) {
 		err := r.Write(ctx, func(tx *Tx) error {
 			for _, sequence := range step {
 				if err := events.Delete(tx, storage.UintKey(sequence)); err != nil && !isNotFound(err) {

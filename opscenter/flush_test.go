@@ -20,14 +20,17 @@ import (
 type hooked struct {
 	storage.Store
 	inView atomic.Pointer[func()]
+	skip   atomic.Int32 // Views before that one
 	refuse atomic.Bool
 	slow   atomic.Int64 // ns
 }
 
 func (s *hooked) View(ctx context.Context, fn func(storage.ReadTx) error) error {
 	return s.Store.View(ctx, func(tx storage.ReadTx) error {
-		if happens := s.inView.Swap(nil); happens != nil {
-			(*happens)()
+		if s.inView.Load() != nil && s.skip.Add(-1) < 0 {
+			if happens := s.inView.Swap(nil); happens != nil {
+				(*happens)()
+			}
 		}
 		return fn(tx)
 	})

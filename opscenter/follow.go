@@ -99,6 +99,23 @@ func (r *Registry) applyBatch(tx storage.ReadTx, batch storage.Batch) error {
 			changes.Warnings = append(changes.Warnings, found)
 		}
 	}
+	// A batch may name the old name of a server that was renamed, and the next one its new name: it is not gone.
+	for _, id := range r.presence.IDs(changes.GoneStates) {
+		server, err := byID.Find(tx, storage.StringKey(id))
+		if err != nil {
+			return err
+		}
+		if server == nil {
+			continue
+		}
+		state, err := states.Find(tx, nameKey(server.Name))
+		if err != nil {
+			return err
+		}
+		if state != nil && state.ID == id {
+			changes.States = append(changes.States, presence.StateOf(state))
+		}
+	}
 	r.presence.Apply(changes)
 	return nil
 }
@@ -208,6 +225,9 @@ func (h Observer) Flush(ctx context.Context) error {
 	}
 	for step := range slices.Chunk(left.Warnings, 8*flushStep) {
 		if err := r.writeRepeated(ctx, step); err != nil {
+			if errors.Is(err, storage.ErrUnknown) { // they may have been counted
+				left.Warnings = left.Warnings[len(step):]
+			}
 			r.presence.Return(left)
 			return fmt.Errorf("storing how often warnings were seen: %w", err)
 		}

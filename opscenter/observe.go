@@ -71,6 +71,7 @@ func (h Observer) Record(ctx context.Context, observations ...lifecycle.Observat
 		return fmt.Errorf("storing a jump of the clock: %w", err)
 	}
 	observations = h.registry.withoutLocal(observations)
+	h.registry.follow(ctx)
 	for len(observations) > 0 {
 		step := observations[:stepLength(observations)]
 		observations = observations[len(step):]
@@ -100,6 +101,7 @@ func (h Observer) Record(ctx context.Context, observations ...lifecycle.Observat
 // and clears the warnings that the fleet is unreachable and that polls fail locally. Record calls it. A program that
 // mostly calls RecordUnchanged calls it every few seconds.
 func (h Observer) Maintain(ctx context.Context) error {
+	h.registry.follow(ctx)
 	if err := errors.Join(h.registry.checkClock(ctx), h.registry.warnFleet(ctx), h.registry.warnLocal(ctx)); err != nil {
 		return err
 	}
@@ -176,7 +178,6 @@ func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation)
 		list[i].parts = parts
 	}
 	// Rows that are written after this are newer than the rows that are read below.
-	r.follow(ctx)
 	for i := range list {
 		list[i].mark = r.presence.Mark(list[i].ID)
 	}

@@ -70,7 +70,8 @@ type Options struct {
 	// in memory only. Default 3 minutes.
 	LastSeenInterval time.Duration
 	// MaxEvents is how many events of servers are kept, and how many of operators and the control plane. Each of the two
-	// groups has its own limit. Default 10,000.
+	// groups has its own limit. Surplus events are deleted at each flush, and when half as many more were recorded.
+	// Default 10,000.
 	MaxEvents int
 	// SelfUpdateInterval is the least time between two stored self updates of a server with the same cause. It is also
 	// the least time between two polls that its self updates cause. A repetition within it is answered, and has no other
@@ -182,8 +183,9 @@ type Registry struct {
 	defaultChannel atomic.Pointer[string] // as an operator set it; nil: that of the options
 }
 
-// NewRegistry returns a Registry over a store. The caller closes the store, after the Registry. One store carries one
-// Registry at a time. Errors: ErrInvalidOptions, ErrInvalidName for the default channel, and those of the store.
+// NewRegistry returns a Registry over a store. The caller closes the store, after the Registry. Two Registries over the
+// same rows see the servers, actions and warnings of each other. Only one of them may poll: both would write when servers
+// were last seen. Errors: ErrInvalidOptions, ErrInvalidName for the default channel, and those of the store.
 func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 	options, err := options.withDefaults()
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/warning"
+	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -85,4 +86,45 @@ func TestTwoRegistriesCountTheSameWarnings(t *testing.T) {
 	require.Empty(t, b.Warnings().Counts())
 	require.NoError(t, a.Warnings().Raise(t.Context(), info.Name, warning.Input{Kind: "Fan failed", Message: "once more"}))
 	require.Equal(t, map[warning.Kind]int{"Fan failed": 1}, b.Warnings().Counts())
+}
+
+// TestManyOtherChanges: what a Registry wrote counts, however much else was written since it last looked.
+func TestManyOtherChanges(t *testing.T) {
+	a, b := two(t)
+	info := a.add(t, 0)
+	type note struct{ N int }
+	notes := storage.NewTable("notes", func(n *note) storage.Key { return storage.UintKey(uint64(n.N)) })
+	require.NoError(t, a.Store().Attach(t.Context(), notes.Schema()))
+	flood := func() {
+		require.NoError(t, a.Store().Update(t.Context(), func(tx storage.WriteTx) error {
+			for n := range 6000 {
+				if err := notes.Put(tx, &note{n}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	flood()
+	require.NoError(t, a.DeleteServer(t.Context(), info.Name, false))
+	require.Zero(t, a.Tracked())
+	flood()
+	require.NoError(t, b.Warnings().Raise(t.Context(), "", warning.Input{Kind: "Coffee cold"}))
+	flood()
+	a.add(t, 1)
+	require.Equal(t, 1, a.Tracked())
+	require.Equal(t, map[warning.Kind]int{"Coffee cold": 1}, a.Warnings().Counts())
+	require.Equal(t, a.Counts(), b.Counts())
+}
+
+// TestActionOnAServerOfTheOther: an action on a server that the other Registry registered is not taken for a leftover.
+func TestActionOnAServerOfTheOther(t *testing.T) {
+	a, b := two(t)
+	info := b.ready(t, 0)
+	_, _, err := a.BeginAction(t.Context(), info.Name, lifecycle.ActionEvacuate)
+	require.NoError(t, err)
+	evacuated := answer(info)
+	*evacuated.Maintenance = lifecycle.MaintenanceEvacuated
+	require.NoError(t, a.Observer().Record(t.Context(), evacuated))
+	require.NotNil(t, a.get(t, info.Name).State.Operation, "this process carries it out, and says when it is over")
 }

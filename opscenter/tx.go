@@ -45,10 +45,13 @@ func (r *Registry) Write(ctx context.Context, fn func(*Tx) error) error {
 	if err == nil && tx.followed {
 		r.follow(ctx)
 	}
-	for id := range acting {
+	for id, known := range acting {
 		if err == nil && tx.begun[id] {
+			if !known { // another Registry has registered it; now it is known here
+				r.beginActing(id)
+			}
 			r.doubt(id) // after the last run: fn may depend on it
-		} else {
+		} else if known {
 			r.endActing(id)
 		}
 	}
@@ -105,14 +108,13 @@ func (t *Tx) act(id string) {
 		t.acting = map[string]bool{}
 	}
 	t.begun[id] = true
-	if !t.acting[id] {
-		t.acting[id] = true
-		t.registry.beginActing(id)
+	if _, done := t.acting[id]; !done {
+		t.acting[id] = t.registry.beginActing(id)
 	}
 }
 
-func (r *Registry) beginActing(id string) {
-	r.presence.Change(id, func(c *lifecycle.Contact) { c.Acting++ })
+func (r *Registry) beginActing(id string) (known bool) {
+	return r.presence.Change(id, func(c *lifecycle.Contact) { c.Acting++ })
 }
 
 func (r *Registry) endActing(id string) {

@@ -52,14 +52,17 @@ type Due struct {
 // NewDue returns a Due for a log of at most max rows: half as many more are appended between two looks.
 func NewDue(max int) *Due { return &Due{every: int64(max/2) + 1} }
 
-// Appended counts rows, and reports whether a look is due. Only one caller is told so.
+// Appended counts rows, and reports whether a look is due. Each caller is told so until one looks.
 func (d *Due) Appended(n int) bool {
-	after := d.appended.Add(int64(n))
-	return after >= d.every && after-int64(n) < d.every
+	return n > 0 && d.appended.Add(int64(n)) >= d.every
 }
 
 // Any reports whether rows were appended since the last look.
 func (d *Due) Any() bool { return d.appended.Load() > 0 }
 
-// Looked notes that the surplus was deleted.
-func (d *Due) Looked() { d.appended.Store(0) }
+// Look begins a look at the surplus. Rows that are appended from now on count for the next one. The caller calls failed if
+// the surplus could not be deleted: then the look stays due.
+func (d *Due) Look() (failed func()) {
+	n := d.appended.Swap(0)
+	return func() { d.appended.Add(n) }
+}

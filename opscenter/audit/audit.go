@@ -5,7 +5,7 @@
 //	log, err := audit.New(registry, audit.Options{})
 //	err = log.Do(ctx, audit.Entry{Action: "network.apply", Server: "server01"}, func(ctx context.Context) error { … })
 //
-// The principal is that of the context, see opscenter.By. Do stores an entry before the change starts,
+// The principal is that of the context, see opscenter.WithPrincipal. Do stores an entry before the change starts,
 // and its outcome after the change ends. Entries persist in the store, up to Options.MaxEntries. New gives
 // outcome [Unknown] to the entries that an earlier process left under way.
 package audit
@@ -163,10 +163,15 @@ func (l *Log) endUnfinished(ctx context.Context) error {
 }
 
 // trim deletes the entries over Options.MaxEntries.
-func (l *Log) trim(ctx context.Context) error {
-	l.due.Looked()
+func (l *Log) trim(ctx context.Context) (err error) {
+	failed := l.due.Look()
+	defer func() {
+		if err != nil {
+			failed()
+		}
+	}()
 	var surplus []uint64
-	err := l.registry.Read(ctx, func(tx *opscenter.Snapshot) (err error) {
+	err = l.registry.Read(ctx, func(tx *opscenter.Snapshot) (err error) {
 		surplus, err = boundedlog.Surplus(entries.Scan(tx, storage.Range{Reverse: true}), func(e *Entry) (uint64, []boundedlog.Share) {
 			return e.Sequence, []boundedlog.Share{{Max: l.options.MaxEntries}}
 		})
@@ -201,7 +206,9 @@ func (l *Log) add(ctx context.Context, e Entry) (*Entry, error) {
 	}
 	err := l.registry.Write(ctx, func(tx *opscenter.Tx) error { return entries.Append(tx, &e) })
 	if err == nil && l.due.Appended(1) {
-		err = l.trim(context.WithoutCancel(ctx))
+		if err := l.trim(context.WithoutCancel(ctx)); err != nil {
+			l.registry.Options().Logger.ErrorContext(ctx, "surplus audit entries could not be deleted, and stay until the next entry", "error", err)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("audit log: %w", err)

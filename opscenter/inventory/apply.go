@@ -100,7 +100,7 @@ func (b *batch) commit(ctx context.Context, putting []*row, gone []storage.Key) 
 	at := now()
 	var used usage
 	var left int
-	err := b.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+	err := b.m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 		used, left = *b.used, 0
 		var list []changeRow
 		for _, r := range putting {
@@ -135,10 +135,10 @@ func (b *batch) commit(ctx context.Context, putting []*row, gone []storage.Key) 
 		for i := range list {
 			b.origin.mark(&list[i])
 		}
-		return b.m.record(tx, list)
+		return b.m.record(tx, b.budget.servers, list)
 	})
 	if err == nil {
-		err = b.m.trimIfDue(ctx)
+		b.m.trimIfDue(ctx)
 		b.wrote += len(putting) + len(gone)
 		*b.used = used
 		b.excess.objects += left
@@ -249,7 +249,7 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 	}
 	at := now()
 	var used usage
-	err := b.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+	err := b.m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 		used = *b.used
 		olds, err := rowsOf(tx, b.unit, from)
 		if err == nil && from.kind == KindStorageVolume && len(olds) > 0 { // its snapshots are renamed with it, without events
@@ -299,7 +299,7 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 		for i := range list {
 			b.origin.mark(&list[i])
 		}
-		return b.m.record(tx, list)
+		return b.m.record(tx, b.budget.servers, list)
 	})
 	if err == nil {
 		*b.used = used

@@ -82,62 +82,90 @@ type changeRow struct {
 // retiredChanges is where earlier releases counted changes.
 var retiredChanges = boundedlog.NewRetired("inventory_changes", "inventory_counters")
 
-// record stores changes with a transaction. trimIfDue follows its commit.
-func (m *Manager) record(tx storage.WriteTx, list []changeRow) error {
+// record stores changes of a unit of so many servers with a transaction. trimIfDue follows its commit. A run of the
+// transaction that is not kept counts, too: then the trim comes earlier.
+func (m *Manager) record(tx storage.WriteTx, servers int, list []changeRow) error {
 	for i := range list {
 		if err := changes.Append(tx, &list[i]); err != nil {
 			return err
 		}
 	}
+	m.trims.Lock()
+	defer m.trims.Unlock()
 	if m.changesDue.Appended(len(list)) {
-		m.trimming.Store(true)
+		m.trimming = true
+	}
+	for i := range list {
+		due := m.unitsDue[list[i].Unit]
+		if due == nil {
+			due = &unitDue{Due: boundedlog.NewDue(m.options.MaxUnitChanges * max(1, servers))}
+			m.unitsDue[list[i].Unit] = due
+		}
+		due.servers = servers
+		if due.Appended(1) {
+			m.trimUnits[list[i].Unit] = true
+		}
 	}
 	return nil
 }
 
-// trimIfDue deletes surplus changes, if many were recorded since the last time.
-func (m *Manager) trimIfDue(ctx context.Context) error {
-	if !m.trimming.CompareAndSwap(true, false) {
-		return nil
-	}
-	return m.trim(context.WithoutCancel(ctx))
+// unitDue tells when the changes of a unit are to be looked at.
+type unitDue struct {
+	*boundedlog.Due
+	servers int
 }
 
-// trimStep is how many changes one transaction deletes.
-const trimStep = 500
+// trimIfDue deletes surplus changes, if many were recorded since the last time. A failure is logged: the changes are stored.
+func (m *Manager) trimIfDue(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx)
+	m.trims.Lock()
+	all, units := m.trimming, m.trimUnits
+	m.trimming, m.trimUnits = false, map[string]bool{}
+	m.trims.Unlock()
+	var failed error
+	if all {
+		failed = m.trim(ctx)
+	}
+	for unit := range units {
+		failed = errors.Join(failed, m.trimUnit(ctx, unit))
+	}
+	if failed != nil {
+		m.log.ErrorContext(ctx, "surplus changes could not be deleted, and stay for now", "error", failed)
+	}
+}
 
-// trim deletes the changes over Options.MaxChanges, MaxUnitChanges and MaxHistory.
-func (m *Manager) trim(ctx context.Context) error {
-	m.changesDue.Looked()
+// trimUnit deletes the changes of a unit over Options.MaxUnitChanges.
+func (m *Manager) trimUnit(ctx context.Context, unit string) error {
+	m.trims.Lock()
+	due := m.unitsDue[unit]
+	m.trims.Unlock()
+	if due == nil {
+		return nil
+	}
+	failed := due.Look()
 	var surplus []uint64
 	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
-		names := newNames(s)
-		servers := map[string]int{} // by unit
-		var failed error
-		surplus, err = boundedlog.Surplus(changes.Scan(s, storage.Range{Reverse: true}), func(c *changeRow) (uint64, []boundedlog.Share) {
-			n, ok := servers[c.Unit]
-			if !ok {
-				var err error
-				if n, err = serversOf(s, names, c.Unit); err != nil {
-					failed = err
-				}
-				servers[c.Unit] = n
-			}
-			shares := []boundedlog.Share{{Max: m.options.MaxChanges}, {Name: "unit " + c.Unit, Max: m.options.MaxUnitChanges * max(1, n)}}
-			if c.UUID != "" {
-				shares = append(shares, boundedlog.Share{Name: "object " + c.UUID, Max: m.options.MaxHistory})
-			}
-			return c.Sequence, shares
+		of := storage.Range{Prefix: storage.StringKey(unit), Reverse: true}
+		surplus, err = boundedlog.Surplus(changesByUnit.Scan(s, of), func(c *changeRow) (uint64, []boundedlog.Share) {
+			return c.Sequence, []boundedlog.Share{{Max: m.options.MaxUnitChanges * max(1, due.servers)}}
 		})
-		return errors.Join(err, failed)
-	})
-	if err != nil {
 		return err
+	})
+	if err == nil {
+		err = m.deleteChanges(ctx, surplus)
 	}
-	for step := range slices.Chunk(surplus, storage.LimitsOf(m.registry.Store()).Rows(trimStep, 2)) {
+	if err != nil {
+		failed()
+	}
+	return err
+}
+
+// deleteChanges deletes changes by their numbers.
+func (m *Manager) deleteChanges(ctx context.Context, numbers []uint64) error {
+	for step := range slices.Chunk(numbers, storage.LimitsOf(m.registry.Store()).Rows(trimStep, 3)) {
 		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
-			for _, sequence := range step {
-				if err := changes.Delete(tx, storage.UintKey(sequence)); err != nil && !errors.Is(err, storage.ErrNotFound) {
+			for _, number := range step {
+				if err := changes.Delete(tx, storage.UintKey(number)); err != nil && !errors.Is(err, storage.ErrNotFound) {
 					return err
 				}
 			}
@@ -148,6 +176,43 @@ func (m *Manager) trim(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// trimStep is how many changes one transaction deletes.
+const trimStep = 500
+
+// trim deletes the changes over Options.MaxChanges, MaxUnitChanges and MaxHistory.
+func (m *Manager) trim(ctx context.Context) error {
+	failed := m.changesDue.Look()
+	var surplus []uint64
+	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
+		names := newNames(s)
+		servers := map[string]int{} // by unit
+		var failure error
+		surplus, err = boundedlog.Surplus(changes.Scan(s, storage.Range{Reverse: true}), func(c *changeRow) (uint64, []boundedlog.Share) {
+			n, ok := servers[c.Unit]
+			if !ok {
+				var err error
+				if n, err = serversOf(s, names, c.Unit); err != nil {
+					failure = err
+				}
+				servers[c.Unit] = n
+			}
+			shares := []boundedlog.Share{{Max: m.options.MaxChanges}, {Name: "unit " + c.Unit, Max: m.options.MaxUnitChanges * max(1, n)}}
+			if c.UUID != "" {
+				shares = append(shares, boundedlog.Share{Name: "object " + c.UUID, Max: m.options.MaxHistory})
+			}
+			return c.Sequence, shares
+		})
+		return errors.Join(err, failure)
+	})
+	if err == nil {
+		err = m.deleteChanges(ctx, surplus)
+	}
+	if err != nil {
+		failed()
+	}
+	return err
 }
 
 // serversOf returns how many servers a unit has; 0 for one that is no more.
@@ -216,7 +281,7 @@ func (c *changeRow) show(names *names, keepSecrets bool) (Change, error) {
 }
 
 // Changes returns the changes after a sequence number, the oldest first. limit is
-// opscenter.DefaultPageSize by default, at most MaxPageSize. Dropped changes leave gaps in the numbers.
+// 100 by default, at most MaxPageSize. Dropped changes leave gaps in the numbers.
 func (m *Manager) Changes(ctx context.Context, after uint64, limit int) (out []Change, err error) {
 	limit = page.Size(limit)
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {

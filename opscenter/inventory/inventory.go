@@ -68,7 +68,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/boundedlog"
@@ -231,8 +230,11 @@ type Manager struct {
 	purges  map[string]chan struct{} // units that are being removed, by ID; closed at the end of the removal
 	purging sync.WaitGroup
 
+	trims      sync.Mutex // of what follows; held for no call of the store
 	changesDue *boundedlog.Due
-	trimming   atomic.Bool // surplus changes are to be deleted
+	unitsDue   map[string]*unitDue // by unit
+	trimming   bool                // surplus changes are to be deleted
+	trimUnits  map[string]bool     // units whose surplus changes are to be deleted
 }
 
 // New returns a Manager. It reads no daemon before Run. Errors: opscenter.ErrInvalidOptions, and those of the store.
@@ -249,7 +251,7 @@ func New(registry *opscenter.Registry, incus Incus, options Options) (*Manager, 
 	}
 	return &Manager{registry: registry, incus: incus, options: options, log: options.Logger, workers: map[string]*worker{}, purges: map[string]chan struct{}{},
 		connects: make(chan struct{}, options.MaxConnects), streams: make(chan struct{}, options.MaxStreams),
-		scans: newSlots(options), lists: newSlots(options), changesDue: boundedlog.NewDue(options.MaxChanges)}, nil
+		scans: newSlots(options), lists: newSlots(options), changesDue: boundedlog.NewDue(options.MaxChanges), unitsDue: map[string]*unitDue{}, trimUnits: map[string]bool{}}, nil
 }
 
 // Status says how current the inventory of a unit is.

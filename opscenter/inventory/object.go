@@ -93,6 +93,7 @@ var (
 	// changes by number; those of an object by its UUID, which outlives it.
 	changes         = storage.NewLog("inventory_changes", func(c *changeRow) *uint64 { return &c.Sequence })
 	changesByObject = changes.Index("object", func(c *changeRow) []storage.Key { return []storage.Key{storage.StringKey(c.UUID)} })
+	changesByUnit   = changes.Index("unit", func(c *changeRow) []storage.Key { return []storage.Key{storage.StringKey(c.Unit)} })
 )
 
 func allTables() []*storage.TableSchema {

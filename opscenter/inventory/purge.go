@@ -80,7 +80,7 @@ func (m *Manager) purge(ctx context.Context, unit string) error {
 			return nil
 		})
 		if err == nil && len(keys) > 0 {
-			err = m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+			err = m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 				for _, key := range keys {
 					if err := objects.Delete(tx, key); err != nil && !errors.Is(err, storage.ErrNotFound) {
 						return err
@@ -103,7 +103,7 @@ func (m *Manager) purge(ctx context.Context, unit string) error {
 			return err
 		}
 		if !u.ScannedAt.IsZero() {
-			if err := m.record(tx, []changeRow{u.change(ChangeClusterRemoved, now())}); err != nil {
+			if err := m.record(tx, 0, []changeRow{u.change(ChangeClusterRemoved, now())}); err != nil {
 				return err
 			}
 		}
@@ -112,5 +112,8 @@ func (m *Manager) purge(ctx context.Context, unit string) error {
 	if err != nil {
 		return fmt.Errorf("removing the inventory of %s: %w", unit, err)
 	}
+	m.trims.Lock()
+	defer m.trims.Unlock()
+	delete(m.unitsDue, unit)
 	return nil
 }

@@ -48,7 +48,7 @@ type Query struct {
 	// (or project), parent_name (or parent, network_name, storage_pool_name), type, name, first_seen and last_updated. object
 	// has the members of the Incus API. An object without a member that the expression needs does not match.
 	Filter string
-	// Limit bounds a page. Default opscenter.DefaultPageSize, at most MaxPageSize. Cursor is the Page.Next of the
+	// Limit bounds a page. Default 100, at most MaxPageSize. Cursor is the Page.Next of the
 	// page before. It stays valid while objects come and go, and clusters are renamed.
 	Limit  int
 	Cursor string

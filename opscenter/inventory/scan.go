@@ -197,7 +197,7 @@ func (w *worker) storeScanned(ctx context.Context, before *unitRow, unread map[K
 			next.ScannedAt = now()
 		}
 		if first || len(next.Unread) < len(before.Unread) {
-			if err := w.m.record(tx, []changeRow{next.change(ChangeClusterAdded, now())}); err != nil {
+			if err := w.m.record(tx, w.budget().servers, []changeRow{next.change(ChangeClusterAdded, now())}); err != nil {
 				return err
 			}
 		}

@@ -296,7 +296,7 @@ func (w *worker) storeUnit(ctx context.Context) error {
 	}
 	err := w.m.waitPurged(ctx, w.id)
 	if err == nil {
-		err = w.m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
+		err = w.m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			known, err := units.Find(tx, storage.StringKey(w.id))
 			if err != nil || known != nil {
 				return err

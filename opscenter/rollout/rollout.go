@@ -228,7 +228,7 @@ type Page struct {
 }
 
 // List returns a page of rollouts, the newest first. To read the next page, set after to Page.Next; empty: from the
-// newest. limit is opscenter.DefaultPageSize by default, at most MaxPageSize.
+// newest. limit is 100 by default, at most MaxPageSize.
 func (m *Manager) List(ctx context.Context, after string, limit int) (out Page, err error) {
 	limit = page.Size(limit)
 	err = m.registry.Read(ctx, func(s *opscenter.Snapshot) error {

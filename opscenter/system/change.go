@@ -326,7 +326,7 @@ func (m *Manager) end(ctx context.Context, c *Change, status Status, url, reason
 			return err
 		}
 		if status == StatusLost && c.Section == "network" && !c.hidden.Seen && (c.hidden.Fingerprint == "" || server.Fingerprint == c.hidden.Fingerprint) {
-			return tx.Lose(server, "not found any more after a change of its network")
+			return tx.MarkLost(server, "not found any more after a change of its network")
 		}
 		return nil
 	})

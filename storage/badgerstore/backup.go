@@ -29,7 +29,11 @@ import (
 // length plus one and the bytes; 0 stands for the value of the backup before. A key of length plus one
 // 0 ends them. Numbers are those of encoding/binary's Uvarint. Keys are in ascending order, all that
 // the store has at that revision: so what is missing was deleted.
-const backupMagic = "opscenter backup 1\n"
+const backupMagic = "opscenter backup 2\n"
+
+// earlierMagic begins the backups of stores of format 1. They have the same form. An earlier release must refuse a backup of a
+// store with logs: see formatVersion.
+const earlierMagic = "opscenter backup 1\n"
 
 // Bounds of what is believed of a backup.
 const (
@@ -271,7 +275,7 @@ func (b *backupReader) header() (out backupHeader, err error) {
 	if err != nil || !bytes.HasPrefix(magic, []byte("opscenter backup ")) {
 		return out, ErrNoBackup
 	}
-	if string(magic) != backupMagic {
+	if string(magic) != backupMagic && string(magic) != earlierMagic {
 		return out, fmt.Errorf("%w: %q, this release reads %q", storage.ErrFormat, bytes.TrimSpace(magic), backupMagic[:len(backupMagic)-1])
 	}
 	var line []byte

@@ -178,7 +178,11 @@ func Open(dir string, options ...Options) (*Store, error) {
 		j.close()
 		return nil, err
 	}
-	if err := s.load(); err != nil {
+	err = s.load()
+	if err == nil {
+		err = j.upgrade()
+	}
+	if err != nil {
 		err = errors.Join(fmt.Errorf("badgerstore: %s: %w", dir, err), s.db.Close())
 		j.close()
 		return nil, err

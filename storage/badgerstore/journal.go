@@ -63,9 +63,6 @@ func openJournal(dir string) (*journal, error) {
 	if j.info, err = file.Stat(); err == nil {
 		err = j.read()
 	}
-	if err == nil && j.version < formatVersion {
-		err = j.upgrade()
-	}
 	if err != nil {
 		file.Close()
 		return nil, fmt.Errorf("badgerstore: %s: %w", path, err)
@@ -153,8 +150,11 @@ func head() []byte {
 	return data
 }
 
-// upgrade raises the format of a store that an older package wrote. Disks write a sector whole.
+// upgrade raises the format of a store that an older package wrote, once the store has opened. Disks write a sector whole.
 func (j *journal) upgrade() error {
+	if j.version == formatVersion {
+		return nil
+	}
 	if _, err := j.file.WriteAt(head(), 0); err != nil {
 		return err
 	}

@@ -122,7 +122,10 @@ func (f *Feed) WatchUntil(ctx context.Context, end <-chan struct{}, since uint64
 			batch, wake, closed := f.next(position, tables, reached)
 			if batch.Revision != position || batch.Reset {
 				position = batch.Revision
-				if (batch.Reset || len(batch.Changes) > 0) && !yield(batch, nil) {
+				if !batch.Reset && len(batch.Changes) == 0 {
+					continue // nothing in these tables; a context that has ended ends it behind the last change
+				}
+				if !yield(batch, nil) {
 					return
 				}
 				if err := ctx.Err(); err != nil {

@@ -33,6 +33,7 @@ var rules = map[string]string{
 	"WatchOrder":         "Watch yields what was committed (storage.Store.Watch).",
 	"WatchLagAndReset":   "No writer waits for a reader of Watch, which is reset instead (storage.Store.Watch).",
 	"WatchCancel":        "Watch ends with its context's error (storage.Store.Watch).",
+	"WatchEnded":         "Watch with a context that has ended waits for nothing (storage.Store.Watch).",
 	"WatchMissesNothing": "Watch yields all that was committed (storage.Store.Watch).",
 	"Closed":             "Close ends each Watch with ErrClosed (storage.Store.Close).",
 }

@@ -363,3 +363,43 @@ func (s *suite) watchCancel(t *testing.T) {
 		break // leaving early is fine
 	}
 }
+
+// watchEnded: a reader with a context that has ended catches up, however much of other tables lies between.
+func (s *suite) watchEnded(t *testing.T) {
+	store, ts := s.store(t)
+	since := revision(t, store)
+	put(t, store, ts, &item{ID: "a"})
+	for step := range 10 {
+		require.NoError(t, store.Update(t.Context(), func(tx storage.WriteTx) error {
+			for i := range 500 {
+				if err := ts.counter.Put(tx, &item{ID: fmt.Sprint(step, "-", i)}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	put(t, store, ts, &item{ID: "b"})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	seen := map[string]bool{}
+	for told := true; told; {
+		told = false
+		var last error
+		for batch, err := range store.Watch(ctx, since, ts.items.Name()) {
+			if last = err; err != nil {
+				continue
+			}
+			since, told = batch.Revision, true
+			for _, change := range batch.Changes {
+				id, _ := change.Key.FirstString()
+				seen[id] = true
+			}
+			if batch.Reset {
+				seen["a"], seen["b"] = true, true
+			}
+		}
+		require.ErrorIs(t, last, context.Canceled)
+	}
+	require.Equal(t, map[string]bool{"a": true, "b": true}, seen)
+}

@@ -93,6 +93,7 @@ func Run(t *testing.T, open Opener, options ...Option) {
 		{"WatchOrder", s.watchOrder},
 		{"WatchLagAndReset", s.watchLag},
 		{"WatchCancel", s.watchCancel},
+		{"WatchEnded", s.watchEnded},
 		{"WatchMissesNothing", s.watchComplete},
 		{"Sync", s.sync},
 		{"Reopen", s.reopen},

@@ -20,14 +20,16 @@ func (p *Presence) Contact(id string) lifecycle.Contact {
 
 // Change changes the contact with a server for another reason than a poll. The next poll is compared with the store. A
 // poll that is under way does not overwrite the change. Change ignores an unknown server.
-func (p *Presence) Change(id string, change func(*lifecycle.Contact)) {
+func (p *Presence) Change(id string, change func(*lifecycle.Contact)) (known bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if t := p.tracks[id]; t != nil {
 		t.settled = facts.Digest{}
 		t.contacts++
 		p.see(id, t, change)
+		return true
 	}
+	return false
 }
 
 // see changes a contact, and marks a new time when the server was seen for the next Take.

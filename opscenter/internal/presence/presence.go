@@ -164,6 +164,21 @@ func (p *Presence) Apply(c Changes) {
 	p.endSmall()
 }
 
+// IDs returns the IDs of the known servers among some names.
+func (p *Presence) IDs(names []string) (out []string) {
+	if len(names) == 0 {
+		return nil
+	}
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	for _, name := range names {
+		if id, ok := p.names[name]; ok {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
 // add makes a server known.
 func (p *Presence) add(s State) *track {
 	t := &track{}

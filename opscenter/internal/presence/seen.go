@@ -92,7 +92,7 @@ func (p *Presence) toFlush(id string, t *track) {
 func (p *Presence) rows(number uint64) (members *Members, times *Times) {
 	b := &p.buckets[number]
 	if b.changed {
-		b.version++
+		b.version = versionOf(b.ids)
 		b.changed = false
 		members = &Members{Bucket: number, Version: b.version, IDs: slices.Clone(b.ids)}
 	}
@@ -116,6 +116,18 @@ func (p *Presence) rows(number uint64) (members *Members, times *Times) {
 	}
 	b.unflushed = false
 	return members, times
+}
+
+// versionOf is a hash of the members in their order. Two Registries that write the rows of a bucket never give one version
+// to different members.
+func versionOf(ids []string) uint64 {
+	var h xxhash.Digest
+	h.Reset()
+	for _, id := range ids {
+		_, _ = h.WriteString(id)
+		_, _ = h.Write([]byte{0})
+	}
+	return h.Sum64()
 }
 
 // again marks a bucket for the next Take.
