@@ -11,7 +11,7 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrExists: another row holds that key of a unique index.
 	ErrExists = errors.New("already exists")
-	// ErrConflict: the row is not what the caller expected it to be.
+	// ErrConflict: the row differs from the one that the caller expects.
 	ErrConflict = errors.New("conflict")
 	// ErrTooLarge: a key, a row or a transaction is over its limit.
 	ErrTooLarge = errors.New("too large")
@@ -20,7 +20,7 @@ var (
 	ErrEncoding = errors.New("can't be encoded, or is not valid UTF-8")
 	// ErrClosed: the store is closed.
 	ErrClosed = errors.New("store is closed")
-	// ErrCorrupt: what lies in the store is not what was written.
+	// ErrCorrupt: stored data was damaged.
 	ErrCorrupt = errors.New("store is corrupt")
 	// ErrMutated: a row that was handed out for reading was modified by the reader.
 	ErrMutated = errors.New("a stored row was modified in place")

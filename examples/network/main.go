@@ -1,5 +1,5 @@
 // Network changes the network of simulated IncusOS servers from afar: first to an address that
-// works, then to one that nobody can reach, which the server undoes by itself, and then over a
+// works, then to an unreachable one, which the server undoes by itself, and then over a
 // whole cluster, which stops at the member that fails.
 //
 //	go run ./examples/network
@@ -190,7 +190,7 @@ func (s *story) play() error {
 	if err := s.poll("server01"); err != nil {
 		return err
 	}
-	s.say("\nserver01 gets one that nobody can reach, as with a typo, or a cable in the wrong port:")
+	s.say("\nserver01 gets an unreachable one, as with a typo, or a cable in the wrong port:")
 	dark := spare(2)
 	first.KillAddress(dark, true)
 	if err := s.move("server01", dark+"/8"); !errors.Is(err, system.ErrRolledBack) {
@@ -249,7 +249,7 @@ func (s *story) tell(batch *system.Batch) {
 	}
 }
 
-// spare returns a loopback address that nobody listens on, of this process.
+// spare returns a loopback address without a listener, of this process.
 func spare(n int) string {
 	return fmt.Sprintf("127.%d.%d.%d", 220+os.Getpid()>>8%20, os.Getpid()%250+1, n+1)
 }

@@ -44,7 +44,7 @@ type ControlPlane struct {
 	Inventory *inventory.Manager
 	// Clusters forms clusters.
 	Clusters *cluster.Manager
-	// Audit keeps who changed what.
+	// Audit is the log of the changes of operators.
 	Audit *audit.Log
 	// Updates is the update feed; nil without Options.UpdatesDir and Options.Files.
 	Updates *updates.Manager
@@ -65,7 +65,7 @@ type ControlPlane struct {
 	ended   chan struct{}      // closed when the run has ended
 }
 
-// closer is one of those that are closed when the control plane is, the last one first.
+// closer closes one part. Parts are closed in reverse order.
 type closer struct {
 	name  string
 	close func() error

@@ -30,15 +30,15 @@
 //
 // The parts are fields of [ControlPlane], each made by the New of its package, with the field of the same name in [Options]:
 //
-//	Registry   opscenter            who the servers are
+//	Registry   opscenter            identity and state of the servers
 //	Client     opscenter/incusos    the only part that opens connections to servers
-//	Poller     poller               how the servers are; it runs
-//	Planner    opscenter            what to do next
+//	Poller     poller               polls the servers; it runs
+//	Planner    opscenter            recommends and performs actions
 //	Rollouts   opscenter/rollout    rolling updates; it runs
 //	Systems    opscenter/system     networks and settings of servers; it runs
-//	Inventory  opscenter/inventory  what is in the clusters; it runs
+//	Inventory  opscenter/inventory  objects in the clusters; it runs
 //	Clusters   opscenter/cluster    forms clusters
-//	Audit      opscenter/audit      who changed what
+//	Audit      opscenter/audit      log of the changes of operators
 //	Updates    opscenter/updates    the update feed, with Options.UpdatesDir; it runs
 //	Images     opscenter/image      installation images, with Options.UpdatesDir and Options.URL
 //

@@ -30,8 +30,8 @@ const (
 
 // Options of New. The zero value is a control plane without operators' API, update feed and installation images.
 type Options struct {
-	// URL is where servers reach the control plane, as "https://control.example:7443": https, without a path. Installation images and servers
-	// that are reset are told it. Default: none, there are no images and no factory resets.
+	// URL is where servers reach the control plane, as "https://control.example:7443": https, without a path. Installation images and
+	// servers that are reset contain it. Without it there are neither images nor factory resets.
 	URL string
 	// PubliclyTrusted says that servers' systems trust the certificate of the endpoint. Default: images and servers that
 	// are reset are told to pin it.

@@ -10,7 +10,7 @@ import (
 // stopping is the answer to a request after the stop, in the shape of the API's errors.
 const stopping = `{"type":"error","error":"The control plane stops","error_code":503,"metadata":null}` + "\n"
 
-// requests counts those under way, whichever server they come through, so that the control plane ends after them.
+// requests counts the requests under way on all servers. The control plane ends after the last of them.
 type requests struct {
 	handler http.Handler
 	cut     context.Context // ended: requests under way are to end at once

@@ -20,7 +20,7 @@ var (
 	ErrRunning = errors.New("the control plane runs, or has run")
 	// ErrClosed: the control plane was closed before it ran.
 	ErrClosed = errors.New("the control plane is closed")
-	// ErrStopTimeout: something had not ended Options.StopTimeout after it should have. The error names it.
+	// ErrStopTimeout: a part still ran Options.StopTimeout after the stop. The error names the part.
 	ErrStopTimeout = errors.New("has not ended in time")
 	// ErrEnded: a part ended while it should have run, and told no error.
 	ErrEnded = errors.New("has ended by itself")
@@ -156,10 +156,10 @@ type part struct {
 	run  func(ctx context.Context) error
 }
 
-// together runs parts until ctx ends or one of them fails, ends the others, and waits for them, but no longer than patience from then on.
-// Only a context that ends is no failure.
+// together runs parts until ctx ends or one part fails. It then ends the others, and waits for at most patience. Only the end
+// of a context is no failure.
 func together(ctx context.Context, patience time.Duration, parts ...part) error {
-	// Their context ends in one way only, whichever way that of the caller does.
+	// The context of the parts is only ever canceled, also if ctx has a deadline.
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	type end struct {

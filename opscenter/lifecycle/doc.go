@@ -8,7 +8,8 @@
 //   - [Recommend] and [ServerState.Recommend] return the recommended action.
 //
 // The outcome of the first three is a [Transition]: the next state, and the events and warnings that come with it. These
-// functions do not change the state that they are given. Begin completes the [Operation] that it is given. Functions can be
+// functions do not change the state that they are given. Events and warnings are values of packages event and warning, which
+// stand below: so no kind is named twice. Begin completes the [Operation] that it is given. Functions can be
 // called concurrently.
 //
 // # How the status of a server begins

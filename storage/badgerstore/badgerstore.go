@@ -100,8 +100,8 @@ type Store struct {
 	unfinished []string // empty logs, set aside
 	feed       *feed.Feed
 
-	// Updates take turns on mu. Each runs against the open group, on top of the last commit;
-	// who finds nobody waiting behind itself commits the group.
+	// Updates take turns on mu. Each runs against the open group, on top of the last commit. The last waiting Update
+	// commits the group.
 	mu      sync.Mutex
 	waiting atomic.Int64
 	group   *group

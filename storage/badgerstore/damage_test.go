@@ -334,7 +334,7 @@ func TestDiskFull(t *testing.T) {
 	require.ErrorIs(t, failed, storage.ErrDiskFull)
 	require.ErrorContains(t, failed, data)
 	require.NotEmpty(t, acknowledged)
-	// Somebody else takes the rest.
+	// Another program takes the rest.
 	ballast := filepath.Join(dir, "ballast")
 	_ = exec.Command("dd", "if=/dev/zero", "of="+ballast, "bs=1M").Run()
 	require.ErrorIs(t, put(store, &row{ID: "more"}), storage.ErrDiskFull)

@@ -22,7 +22,7 @@ func TestTheOpenGroupIsWaitedForAndCommittedByClose(t *testing.T) {
 	store, err := Open(dir)
 	require.NoError(t, err)
 	require.NoError(t, store.Attach(t.Context(), members.Schema()))
-	store.waiting.Add(1) // somebody waits for a turn, and never gets it
+	store.waiting.Add(1) // an Update waits for a turn, and never gets it
 
 	wrote, read := make(chan error, 1), make(chan error, 1)
 	go func() {

@@ -46,10 +46,9 @@ func New(revision uint64, keep int) *Feed {
 	return &Feed{keep: keep, floor: revision, head: revision, wake: make(chan struct{}), readers: map[*uint64]bool{}}
 }
 
-// Publish appends the changes of a commit, and calls visible, which makes the commit visible:
-// whoever has seen a revision can watch from it, and whoever is told of one can read it. Calls
-// must come in commit order: the backend calls it under the lock that orders its commits. It
-// never waits for a reader.
+// Publish appends the changes of a commit, and calls visible, which makes the commit visible. So a reader that has seen a
+// revision can watch from it, and a revision that a Watch names can be read. Calls must come in commit order: the backend
+// calls Publish under the lock that orders its commits. Publish never waits for a reader.
 func (f *Feed) Publish(revision uint64, changes []storage.Change, visible func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
