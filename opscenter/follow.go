@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/opscenter-go/sdk/opscenter/internal/presence"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
@@ -21,6 +23,20 @@ import (
 type following struct {
 	mu       sync.Mutex // held by the goroutine that catches up
 	revision uint64
+	// sometimes is when followSometimes last followed, by presence.Elapsed.
+	sometimes atomic.Int64
+}
+
+// followInterval is the least time between two looks at the store for the sake of changes of another Registry. A program
+// that calls Maintain after each poll pays for no more.
+const followInterval = 15 * time.Second
+
+// followSometimes is follow, at most once in followInterval.
+func (r *Registry) followSometimes(ctx context.Context) {
+	now, last := int64(r.presence.Elapsed()), r.following.sometimes.Load()
+	if now-last >= int64(followInterval) && r.following.sometimes.CompareAndSwap(last, now) {
+		r.follow(ctx)
+	}
 }
 
 // isFollowed reports whether the presence follows a table.

@@ -101,7 +101,7 @@ func (h Observer) Record(ctx context.Context, observations ...lifecycle.Observat
 // and clears the warnings that the fleet is unreachable and that polls fail locally. Record calls it. A program that
 // mostly calls RecordUnchanged calls it every few seconds.
 func (h Observer) Maintain(ctx context.Context) error {
-	h.registry.follow(ctx)
+	h.registry.followSometimes(ctx)
 	if err := errors.Join(h.registry.checkClock(ctx), h.registry.warnFleet(ctx), h.registry.warnLocal(ctx)); err != nil {
 		return err
 	}
