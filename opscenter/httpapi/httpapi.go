@@ -229,14 +229,14 @@ func (h *Handler) operatorRoutes() map[string]http.HandlerFunc {
 		"POST /1.0/provisioning/clusters/{name}/:add-servers":       h.noQuery(h.addServers),
 		"POST /1.0/provisioning/clusters/{name}/:remove-servers":    h.removeServers,
 		"POST /1.0/provisioning/clusters/{name}/:update":            h.updateCluster,
-		"POST /1.0/provisioning/clusters/{name}/:reboot":            h.noBody(h.rebootCluster),
-		"POST /1.0/provisioning/clusters/{name}/:cancel-operation":  h.noBody(h.cancelCluster),
+		"POST /1.0/provisioning/clusters/{name}/:reboot":            h.withoutBody(h.rebootCluster),
+		"POST /1.0/provisioning/clusters/{name}/:cancel-operation":  h.withoutBody(h.cancelCluster),
 		"GET /1.0/provisioning/rollouts":                            h.getRollouts,
 		rolloutsPattern:                                             h.postRollouts,
 		"GET /1.0/provisioning/rollouts/{uuid}":                     h.noQuery(h.withRollouts(h.rollouts().get(h.options.Rollouts.Get))),
 		"GET /1.0/provisioning/rollouts/{uuid}/units":               h.getRolloutUnits,
 		"GET /1.0/provisioning/rollouts/{uuid}/plan":                h.noQuery(h.withRollouts(h.getRolloutPlan)),
-		"POST /1.0/provisioning/rollouts/{uuid}/{action}":           h.noBody(h.changeRollout),
+		"POST /1.0/provisioning/rollouts/{uuid}/{action}":           h.withoutBody(h.changeRollout),
 		"GET /1.0/warnings":                                         h.getWarnings,
 		"GET /1.0/warnings/{uuid}":                                  h.noQuery(h.warnings().get(h.registry.Warnings().Get)),
 		"PUT /1.0/warnings/{uuid}":                                  h.noQuery(h.putWarning),
@@ -244,7 +244,7 @@ func (h *Handler) operatorRoutes() map[string]http.HandlerFunc {
 	for _, action := range actions {
 		operators[actionPattern+string(action)] = h.actOn(action)
 		if action != lifecycle.ActionUpdate {
-			operators[actionPattern+string(action)] = h.noBody(h.actOn(action))
+			operators[actionPattern+string(action)] = h.withoutBody(h.actOn(action))
 		}
 	}
 	h.inventoryRoutes(operators)

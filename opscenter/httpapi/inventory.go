@@ -71,14 +71,14 @@ func (h *Handler) inventoryRoutes(operators map[string]http.HandlerFunc) {
 	operators["GET /1.0/inventory/changes"] = h.withInventory(h.getChanges)
 	operators["GET /1.0/inventory/status"] = h.withInventory(h.getInventoryStatus)
 	operators["GET /1.0/inventory/counts"] = h.withInventory(h.getCounts)
-	operators["POST /1.0/provisioning/clusters/{name}/:resync-inventory"] = h.noQuery(h.noBody(h.withInventory(h.resyncCluster)))
+	operators["POST /1.0/provisioning/clusters/{name}/:resync-inventory"] = h.noQuery(h.withoutBody(h.withInventory(h.resyncCluster)))
 	operators["POST /1.0/provisioning/servers/:adopt"] = h.noQuery(h.adopt)
 	for _, kind := range inventory.Kinds {
 		path := "/1.0/inventory/" + kind.Plural()
 		operators["GET "+path] = h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getObjects(w, r, kind) })
 		operators["GET "+path+"/{uuid}"] = h.noQuery(h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getObject(w, r, kind) }))
 		operators["GET "+path+"/{uuid}/history"] = h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getHistory(w, r, kind) })
-		operators["POST "+path+"/{uuid}/:resync"] = h.noQuery(h.noBody(h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.resyncObject(w, r, kind) })))
+		operators["POST "+path+"/{uuid}/:resync"] = h.noQuery(h.withoutBody(h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.resyncObject(w, r, kind) })))
 	}
 }
 

@@ -50,8 +50,8 @@ func decodeStrict(data []byte, into any, where string, also ...fields) error {
 	return unknownFields(data, reflect.TypeOf(into).Elem(), where, allowed)
 }
 
-// noBody refuses a body on a route that takes none. An empty object counts as none.
-func (h *Handler) noBody(handle http.HandlerFunc) http.HandlerFunc {
+// withoutBody refuses a body on a route that takes none. An empty object counts as none.
+func (h *Handler) withoutBody(handle http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		data, err := readBody(r)
 		if err == nil && len(bytes.TrimSpace(data)) > 0 {

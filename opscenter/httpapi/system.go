@@ -32,9 +32,9 @@ func (h *Handler) systemRoutes(operators map[string]http.HandlerFunc) {
 		"PUT " + servers + "/system/kernel":            putSettings(h, (*system.Manager).SetKernel),
 		"GET " + servers + "/system/logging":           h.noQuery(getSettings(h, (*system.Manager).Logging)),
 		"PUT " + servers + "/system/logging":           putSettings(h, (*system.Manager).SetLogging),
-		"POST " + servers + "/system/:suspend":         h.noBody(h.suspend),
-		"POST " + servers + "/system/:factory-reset":   h.noBody(h.factoryReset),
-		"DELETE " + servers + "/system/:factory-reset": h.noBody(h.factoryReset), // as some releases of Operations Center's client
+		"POST " + servers + "/system/:suspend":         h.withoutBody(h.suspend),
+		"POST " + servers + "/system/:factory-reset":   h.withoutBody(h.factoryReset),
+		"DELETE " + servers + "/system/:factory-reset": h.withoutBody(h.factoryReset), // as some releases of Operations Center's client
 		"POST " + clusters + "/:bulk-update":           h.bulkUpdate,
 		"GET /1.0/provisioning/changes":                h.getConfigurationChanges,
 		"GET /1.0/provisioning/changes/{uuid}":         h.noQuery(h.changes().get(h.options.System.Change)),
@@ -43,7 +43,7 @@ func (h *Handler) systemRoutes(operators map[string]http.HandlerFunc) {
 	} {
 		operators[pattern] = h.with(h.options.System != nil, errNoSystem, handle)
 	}
-	operators["POST "+servers+"/:resync"] = h.noQuery(h.noBody(h.resyncServer))
+	operators["POST "+servers+"/:resync"] = h.noQuery(h.withoutBody(h.resyncServer))
 }
 
 // shownChange is the document of a change.

@@ -41,7 +41,7 @@ func (h *Handler) updateRoutes(operators map[string]http.HandlerFunc) {
 		"DELETE " + updatesPath:                           h.noQuery(h.deleteUpdates),
 		"DELETE " + updatesPath + "/{uuid}":               h.deleteUpdate,
 		"PUT " + updatesPath + "/{uuid}":                  h.putUpdate,
-		"POST " + updatesPath + "/:refresh":               h.noBody(h.refreshUpdates),
+		"POST " + updatesPath + "/:refresh":               h.withoutBody(h.refreshUpdates),
 		"GET " + updatesPath + "/:refresh":                h.noQuery(h.getRefresh),
 		"GET /1.0/system/updates":                         h.noQuery(h.getUpdateSettings),
 		"PUT /1.0/system/updates":                         h.noQuery(h.putUpdateSettings),
