@@ -23,15 +23,15 @@ func discardOutput(tb testing.TB) {
 	})
 }
 
-// The two days of ExampleFleet take about a second, and less than five on a busy machine. The fastest of several runs
-// counts.
+// The two days of ExampleFleet take less than a second. The fastest of several runs counts, because other processes may
+// slow down the machine.
 func TestFleetIsQuick(t *testing.T) {
 	discardOutput(t)
 	quickest := time.Hour
 	for range 10 {
 		begun := time.Now()
 		synctest.Test(t, func(*testing.T) { twoDays() })
-		if quickest = min(quickest, time.Since(begun)); quickest < 5*time.Second {
+		if quickest = min(quickest, time.Since(begun)); quickest < time.Second {
 			return
 		}
 	}
