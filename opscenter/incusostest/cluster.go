@@ -63,6 +63,8 @@ type Instance struct {
 	Profiles    []string
 
 	snapshots []string
+	// withoutVolume names the snapshots whose volumes are not there so far; "" is the instance itself.
+	withoutVolume map[string]bool
 }
 
 func newDaemon(s *Server, clustered bool) *daemon {

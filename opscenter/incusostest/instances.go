@@ -82,7 +82,7 @@ func (s *Server) getInstances(w http.ResponseWriter, r *http.Request) {
 	respond(w, out)
 }
 
-// postInstances creates a stopped instance.
+// postInstances creates a stopped instance. As with Incus, the event comes first, and the volume of the instance later.
 func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) {
 	var body api.InstancesPost
 	if !decode(w, r, &body) {
@@ -100,6 +100,24 @@ func (s *Server) postInstances(w http.ResponseWriter, r *http.Request) {
 	s.background(w, d, "Creating instance", func() {
 		d.instances = append(d.instances, i)
 		d.emit(s, "instance-created", i.path(), project, nil)
+		s.delayVolume(d, i, "")
+	})
+}
+
+// delayVolume hides a volume of an instance for Options.VolumeDelay: that of the instance itself, or of a snapshot.
+// d.mu is held.
+func (s *Server) delayVolume(d *daemon, i *Instance, snapshot string) {
+	if s.options.VolumeDelay <= 0 {
+		return
+	}
+	if i.withoutVolume == nil {
+		i.withoutVolume = map[string]bool{}
+	}
+	i.withoutVolume[snapshot] = true
+	s.later(s.options.VolumeDelay, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(i.withoutVolume, snapshot)
 	})
 }
 
@@ -180,6 +198,7 @@ func (s *Server) postSnapshots(w http.ResponseWriter, r *http.Request) {
 	s.changeInstance(w, r, &body, "Snapshotting instance", nil, func(d *daemon, i *Instance) {
 		i.snapshots = append(i.snapshots, body.Name)
 		d.emit(s, "instance-snapshot-created", "/1.0/instances/"+i.Name+"/snapshots/"+body.Name+inProject(i.Project), i.Project, nil)
+		s.delayVolume(d, i, body.Name)
 	})
 }
 

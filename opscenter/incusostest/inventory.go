@@ -158,7 +158,7 @@ func (d *daemon) usedBy(t *entity) []string {
 		case "profile":
 			uses = i.Project == t.project && slices.Contains(i.profiles(), t.name)
 		case "storage-pool":
-			uses = d.rootPool() == t.name
+			uses = d.rootPool() == t.name && !i.withoutVolume[""]
 		case "storage-volume":
 			uses = t.typ() == "container" && i.Name == t.name && i.Project == t.project
 		}
@@ -208,8 +208,14 @@ func (d *daemon) volumesOf(pool string) (out []*entity) {
 	}
 	of := collectionOf("volumes")
 	for _, i := range d.instances {
+		if i.withoutVolume[""] {
+			continue
+		}
 		out = append(out, &entity{of: of, project: i.Project, parent: pool, name: i.Name, location: i.Location, document: map[string]any{"type": "container", "content_type": "filesystem"}})
 		for _, s := range i.snapshots {
+			if i.withoutVolume[s] {
+				continue
+			}
 			out = append(out, &entity{of: of, project: i.Project, parent: pool, name: i.Name + "/" + s, location: i.Location, document: map[string]any{"type": "container", "content_type": "filesystem"}})
 		}
 	}

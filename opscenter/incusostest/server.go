@@ -80,6 +80,9 @@ type Options struct {
 	LegacyNetwork bool
 	// LegacyVolumes simulates an older release of Incus that lists snapshots among the storage volumes.
 	LegacyVolumes bool
+	// VolumeDelay is the time from the event of a new instance, or of a snapshot, until its volume is there. Default 20 ms.
+	// A negative value means none.
+	VolumeDelay time.Duration
 	// LegacyReady simulates an older release without system_is_ready, whose uptime is a string.
 	LegacyReady bool
 	// Backend is the path of the Unix socket of a real Incus daemon. The server forwards requests outside /os/ to it.
@@ -100,10 +103,9 @@ func (o Options) withDefaults() Options {
 	o.Version = cmp.Or(o.Version, o.Release, "202610010000")
 	o.Architecture = cmp.Or(o.Architecture, "x86_64")
 	for _, d := range []*time.Duration{&o.UpdateDelay, &o.RebootDelay, &o.EvacuateDelay} {
-		if *d == 0 {
-			*d = 10 * time.Millisecond
-		}
+		*d = cmp.Or(*d, 10*time.Millisecond)
 	}
+	o.VolumeDelay = cmp.Or(o.VolumeDelay, 20*time.Millisecond)
 	if o.Seed == 0 {
 		o.Seed = mrand.Uint64() | 1
 	}

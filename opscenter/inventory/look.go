@@ -8,10 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
-	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -88,58 +86,6 @@ func (w *worker) parentIsThere(ctx context.Context, r ref) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
-}
-
-// confirmAfter are the pauses before a missing instance is read again.
-var confirmAfter = []time.Duration{100 * time.Millisecond, 400 * time.Millisecond}
-
-// confirmMissing reads missing instances of a cluster again. While an instance moves from one member to another, neither
-// may list it, and it would come back as a new object. An instance is surely gone after an instance-deleted event.
-func (l *lister) confirmMissing(ctx context.Context, have known) error {
-	if len(have) == 0 || !l.w.daemon.Clustered || l.batch.origin.cause.action == "instance-deleted" {
-		return nil
-	}
-	var lost []ref
-	err := l.w.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
-		lost = nil
-		for key := range have {
-			r, err := objects.Find(s, storage.Key(key))
-			if err != nil {
-				return err
-			}
-			if r != nil && r.Kind == KindInstance {
-				lost = append(lost, r.ref())
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for i := 0; i < len(confirmAfter) && len(lost) > 0; i++ {
-		select {
-		case <-time.After(confirmAfter[i]):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		var still []ref
-		for _, r := range lost {
-			err := l.get(ctx, have, r)
-			switch {
-			case status(err) == http.StatusNotFound:
-				still = append(still, r)
-			case err != nil && status(err) == 0 && !errors.Is(err, errCut):
-				return err
-			default: // found, or the daemon could not answer: the known row stays
-				if err != nil {
-					l.noteUnread(err)
-				}
-				delete(have, string(r.prefix(l.w.id)))
-			}
-		}
-		lost = still
-	}
-	return nil
 }
 
 // errUnread: the answer of the daemon was not understood.

@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
@@ -34,8 +35,8 @@ type pending struct {
 	last   map[ref]int
 	scopes map[scope]cause
 	scan   string
-	settle []ref // to be read again after Options.Settle
-	events int   // count of all events
+	settle []late // to be read again after Options.Settle
+	events int    // count of all events
 	// renamings are the last renames. Each member of a cluster sends each rename. A second one would rename the object
 	// that has the old name by now. After maxRenamings they are a ring, and next is the oldest.
 	renamings []renaming
@@ -98,7 +99,9 @@ func (p *pending) add(e *Event, at time.Time) {
 		}
 	}
 	if settles[e.Action] {
-		p.settle = append(p.settle, effect.refs...)
+		for _, r := range effect.refs {
+			p.settle = append(p.settle, late{ref: r, volumes: volumesFollow[e.Action]})
+		}
 	}
 	if len(p.tasks)+len(p.scopes) > p.limit || len(p.settle) > p.limit {
 		p.forget()
@@ -109,7 +112,18 @@ func (p *pending) add(e *Event, at time.Time) {
 // settles are actions after which an object changes once more without an event. Addresses come after the start, and
 // an image is removed after its refresh.
 var settles = map[string]bool{"instance-started": true, "instance-restarted": true, "instance-resumed": true, "instance-ready": true,
-	"instance-agent-started": true, "instance-created": true, "image-refreshed": true}
+	"instance-agent-started": true, "instance-created": true, "instance-snapshot-created": true, "image-refreshed": true}
+
+// volumesFollow are actions whose events Incus sends before it stores the volume of the instance or snapshot. No event
+// follows.
+var volumesFollow = map[string]bool{"instance-created": true, "instance-snapshot-created": true}
+
+// late is an object that changes once more without an event.
+type late struct {
+	ref ref
+	// volumes: the lists of pools and volumes change, too.
+	volumes bool
+}
 
 // look adds a task that reads an object.
 func (p *pending) look(r ref, why cause, at time.Time) {
@@ -119,6 +133,48 @@ func (p *pending) look(r ref, why cause, at time.Time) {
 	}
 	p.last[r] = len(p.tasks)
 	p.tasks = append(p.tasks, task{ref: r, cause: why, at: at})
+}
+
+// lookLate adds the work on an object that has changed without an event.
+func (p *pending) lookLate(l late, at time.Time) {
+	p.look(l.ref, cause{}, at)
+	if !l.volumes {
+		return
+	}
+	for _, kind := range []Kind{KindStoragePool, KindStorageVolume} {
+		if _, there := p.scopes[scope{kind: kind}]; !there {
+			p.scopes[scope{kind: kind}] = cause{}
+		}
+	}
+}
+
+// takeRenames returns and drops the renames among the tasks.
+func (p *pending) takeRenames() (out []task) {
+	kept := p.tasks[:0]
+	for _, t := range p.tasks {
+		if t.renamed != nil {
+			out = append(out, t)
+		} else {
+			kept = append(kept, t)
+		}
+	}
+	p.tasks, p.last = kept, map[ref]int{}
+	for i := range kept {
+		p.last[kept[i].ref] = i
+	}
+	return out
+}
+
+// explain removes the refs whose absence an event explains: the object was removed, or has another name.
+func (p *pending) explain(missing map[ref]bool) {
+	for _, t := range p.tasks {
+		switch {
+		case t.renamed != nil:
+			delete(missing, *t.renamed)
+		case strings.HasSuffix(t.cause.action, "-deleted"):
+			delete(missing, t.ref)
+		}
+	}
 }
 
 // demand notes the reason for a scan. The first reason stays.

@@ -47,6 +47,8 @@ type lister struct {
 	budget budget
 	read   reading
 	cut    int
+	// patience is the time for which the lister may still wait for events.
+	patience time.Duration
 
 	scratch scratch
 }
@@ -60,7 +62,7 @@ func (l *lister) noteUnread(err error) {
 
 func (w *worker) lister(o origin) *lister {
 	b := w.batch(o)
-	return &lister{w: w, batch: b, budget: b.budget}
+	return &lister{w: w, batch: b, budget: b.budget, patience: eventDelay}
 }
 
 // status returns the HTTP status of a Refusal. 0: the daemon was not reached.
@@ -230,19 +232,6 @@ func (l *lister) removeKind(ctx context.Context, kind Kind) error {
 // known returns the stored objects of a scope.
 func (l *lister) known(ctx context.Context, s scope) (known, error) {
 	return l.w.m.known(ctx, l.w.id, storage.StringKey(l.w.id).Str(string(s.kind)), func(r *row) bool { return s.holds(r) && !(l.shallow && r.isSnapshot()) })
-}
-
-// remove removes the known objects that were not found, and writes the rest of the batch.
-func (l *lister) remove(ctx context.Context, have known) error {
-	if err := l.confirmMissing(ctx, have); err != nil {
-		return err
-	}
-	for key := range have {
-		if err := l.batch.remove(ctx, storage.Key(key)); err != nil {
-			return err
-		}
-	}
-	return l.batch.flush(ctx)
 }
 
 // listScope lists a scope, and writes the changes. It returns an error if the daemon was not reached, or does not offer

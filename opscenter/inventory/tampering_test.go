@@ -406,6 +406,68 @@ func TestMemberHeardAgain(t *testing.T) {
 	p.following(t, "c1", 10*time.Second)
 }
 
+// TestListBeforeRenameEvent: a list shows the new name before the event comes. The object keeps its identity.
+func TestListBeforeRenameEvent(t *testing.T) {
+	p, s, server := single(t, inventory.Options{}, 0)
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	o := newOperator(t, server)
+	o.must("POST", "networks", object{"name": "n1", "type": "ovn"})
+	o.must("POST", "networks", object{"name": "other", "type": "ovn"})
+	agrees(t, p.objects, "sim", o.get, within, "made")
+	id := p.named(t, inventory.KindNetwork, "n1").UUID
+	time.Sleep(300 * time.Millisecond) // the lists after the last event
+	listed, held := make(chan struct{}), false
+	s.set(func() {
+		s.hear = func(_ string, e *inventory.Event) bool {
+			if e.Action == "network-renamed" {
+				held = true
+				s.mu.Unlock()
+				<-listed
+				s.mu.Lock()
+			}
+			return true
+		}
+		s.answer = func(path string) error {
+			if held && path == "/1.0/networks" {
+				held = false
+				time.AfterFunc(100*time.Millisecond, func() { close(listed) }) // after the list was read
+			}
+			return nil
+		}
+	})
+	o.must("PATCH", "networks/other", object{"description": "new"}) // its event causes the list
+	o.must("POST", "networks/n1", object{"name": "n2"})
+	<-listed
+	agrees(t, p.objects, "sim", o.get, within, "renamed")
+	require.Equal(t, id, p.named(t, inventory.KindNetwork, "n2").UUID)
+	history, err := p.objects.History(t.Context(), id)
+	require.NoError(t, err)
+	require.Len(t, history, 2)
+	require.Equal(t, inventory.ChangeRenamed, history[0].Action)
+}
+
+// TestVolumeAfterEvent: Incus stores the volume of an instance, and of a snapshot, after their events.
+func TestVolumeAfterEvent(t *testing.T) {
+	server := controltest.Server(t, incusostest.Options{Name: "sim", Standalone: true, LegacyVolumes: true, VolumeDelay: 400 * time.Millisecond})
+	p := newPlane(t, inventory.Options{Settle: 5 * time.Second})
+	p.adopt(t, server, "")
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	o := newOperator(t, server)
+	o.must("POST", "storage-pools", object{"name": "local", "driver": "zfs"})
+	agrees(t, p.objects, "sim", o.get, within, "a pool")
+	volume := func(name string) func() bool {
+		return func() bool { return p.named(t, inventory.KindStorageVolume, name) != nil }
+	}
+	o.must("POST", "instances", object{"name": "c1"})
+	require.Eventually(t, volume("c1"), within, 10*time.Millisecond)
+	agrees(t, p.objects, "sim", o.get, within, "an instance")
+	o.must("POST", "instances/c1/snapshots", object{"name": "s1"})
+	require.Eventually(t, volume("c1/s1"), within, 10*time.Millisecond)
+	agrees(t, p.objects, "sim", o.get, within, "a snapshot")
+}
+
 // TestSecondReadingAfterStart: a started instance is read again after Settle, when it has its addresses.
 func TestSecondReadingAfterStart(t *testing.T) {
 	p, s, server := single(t, inventory.Options{Settle: 300 * time.Millisecond}, 0)

@@ -163,8 +163,14 @@ func later(a, b time.Time) time.Time {
 func (w *worker) work(ctx context.Context) error {
 	at := time.Now()
 	w.mu.Lock()
-	for _, r := range w.pending.settle {
-		w.settling = append(w.settling, settling{r, at.Add(w.m.options.Settle)})
+	for _, l := range w.pending.settle {
+		if l.volumes { // mostly, a volume comes soon
+			w.settling = append(w.settling, settling{l, at.Add(w.m.options.Settle / soonShare)})
+		}
+		w.settling = append(w.settling, settling{l, at.Add(w.m.options.Settle)})
+	}
+	if len(w.pending.settle) > 0 {
+		slices.SortStableFunc(w.settling, func(a, b settling) int { return a.at.Compare(b.at) })
 	}
 	w.pending.settle = nil
 	if len(w.settling) > w.m.options.MaxPending {
@@ -175,7 +181,7 @@ func (w *worker) work(ctx context.Context) error {
 		if w.pending.empty() {
 			w.since = at.Add(-w.m.options.Debounce)
 		}
-		w.pending.look(w.settling[0].ref, cause{}, now())
+		w.pending.lookLate(w.settling[0].late, now())
 		w.settling = w.settling[1:]
 	}
 	if w.pending.empty() || at.Before(w.since.Add(w.m.options.Debounce)) && w.pending.scan != connected {
@@ -214,6 +220,9 @@ func (w *worker) work(ctx context.Context) error {
 	return nil
 }
 
+// soonShare divides Options.Settle for the first of two late readings.
+const soonShare = 10
+
 // connected is the reason of the first scan of a session.
 const connected = "connected"
 
@@ -221,19 +230,23 @@ const connected = "connected"
 // would become a new one.
 func (w *worker) scanAll(ctx context.Context) error {
 	w.mu.Lock()
-	why, tasks := w.pending.scan, w.pending.tasks
+	why, renames := w.pending.scan, w.pending.takeRenames()
 	w.pending.forget()
 	w.pending.scan = ""
 	w.mu.Unlock()
-	for i := range tasks {
-		if tasks[i].renamed == nil {
-			continue
-		}
-		if err := w.runTask(ctx, &tasks[i]); err != nil {
+	if err := w.runRenames(ctx, renames); err != nil {
+		return err
+	}
+	return w.scan(ctx, why)
+}
+
+func (w *worker) runRenames(ctx context.Context, renames []task) error {
+	for i := range renames {
+		if err := w.runTask(ctx, &renames[i]); err != nil {
 			return err
 		}
 	}
-	return w.scan(ctx, why)
+	return nil
 }
 
 // answer carries out a request. An error ends the session.

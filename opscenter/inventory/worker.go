@@ -73,6 +73,7 @@ type worker struct {
 	excessNext time.Time // when a truncated unit is scanned again; zero: it is not truncated
 	failures   int
 	reserved   bool          // the worker holds a place for a stream
+	streaming  bool          // the session has a stream of events
 	unread     map[Kind]bool // kinds that were never fully scanned
 	doubtful   bool          // there are instances in error, whose member may not answer
 	begun      bool          // the unit is stored
@@ -87,8 +88,8 @@ type worker struct {
 
 // settling is an object that is read again at a time, see Options.Settle.
 type settling struct {
-	ref ref
-	at  time.Time
+	late
+	at time.Time
 }
 
 func newWorker(m *Manager, id string, cluster bool) *worker {
@@ -268,6 +269,7 @@ func (w *worker) session(ctx context.Context) error {
 	if err != nil && !errors.Is(err, errStreams) {
 		return fmt.Errorf("server %s: %w", target.Name, err)
 	}
+	w.streaming = stream != nil
 	lost := make(chan error, 1)
 	var reading sync.WaitGroup
 	defer reading.Wait()
