@@ -94,7 +94,20 @@ func (d *Daemon) stopContainers() {
 }
 
 // Do calls the daemon's API, and waits up to 25 seconds for the operation if there is one.
-func (d *Daemon) Do(method, path string, body any) error {
+//
+// The daemon of Debian loses a descriptor at times, of its database or of a directory that it exports, and fails with "bad
+// file descriptor". Do sends such a request again, three times in all.
+func (d *Daemon) Do(method, path string, body any) (err error) {
+	for range 3 {
+		if err = d.do(method, path, body); err == nil || !strings.Contains(err.Error(), "bad file descriptor") {
+			break
+		}
+		d.t.Logf("%s %s is sent again: %v", method, path, err)
+	}
+	return err
+}
+
+func (d *Daemon) do(method, path string, body any) error {
 	var op struct {
 		ID    string `json:"id"`
 		Class string `json:"class"`

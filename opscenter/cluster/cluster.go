@@ -94,8 +94,11 @@ type Join struct {
 	Config []Config
 }
 
-// DefaultTimeout is the default of Options.Timeout.
-const DefaultTimeout = 5 * time.Minute
+// Defaults of Options.
+const (
+	DefaultTimeout = 5 * time.Minute
+	DefaultSettle  = 20 * time.Second
+)
 
 // Options of New. The zero value suits most programs.
 type Options struct {
@@ -103,6 +106,9 @@ type Options struct {
 	Logger *slog.Logger
 	// Timeout bounds each step. A step is work on one server. Default 5 minutes.
 	Timeout time.Duration
+	// Settle bounds the time for which a look at a server and its cluster is repeated after the server has joined, while
+	// they do not answer, or refuse. Incus connects its database anew then. Default 20 s; a negative value means one look.
+	Settle time.Duration
 	// Address returns the address, host:port, at which other members reach a server. Empty: it is not known,
 	// which is ErrUnsuitable. Default: that of the connection URL.
 	Address func(server *opscenter.ServerInfo) string
@@ -126,6 +132,7 @@ func New(registry *opscenter.Registry, incus Incus, options Options) *Manager {
 	if options.Timeout <= 0 {
 		options.Timeout = DefaultTimeout
 	}
+	options.Settle = cmp.Or(options.Settle, DefaultSettle)
 	if options.Address == nil {
 		options.Address = addressOf
 	}
@@ -432,14 +439,14 @@ func (w *work) join(ctx context.Context, first, name string, certificate *x509.C
 			return asked
 		}
 		// The server is a member when both sides report that.
-		state, err := w.incus.ClusterState(ctx, info.Target())
+		state, err := w.settled(ctx, info.Target())
 		switch {
 		case err != nil:
 			return errors.Join(asked, err)
 		case state.Name == "" || !state.Certificate.Equal(certificate):
 			return fmt.Errorf("%w: server %s reports that it is not a member of the cluster", cmp.Or(asked, opscenter.ErrOutcomeUnknown), name)
 		}
-		first, err := w.incus.ClusterState(ctx, member.Target())
+		first, err := w.settled(ctx, member.Target())
 		if err == nil && !slices.ContainsFunc(first.Members, func(m Member) bool { return m.Name == state.Name }) {
 			err = fmt.Errorf("%w: server %s does not know member %s", opscenter.ErrOutcomeUnknown, member.Name, state.Name)
 		}
@@ -449,3 +456,24 @@ func (w *work) join(ctx context.Context, first, name string, certificate *x509.C
 		return w.registry.Write(ctx, func(tx *opscenter.Tx) error { return tx.SetMemberName(name, state.Name) })
 	})
 }
+
+// settled reads the cluster of a server that has just joined, or of the member that let it join.
+func (w *work) settled(ctx context.Context, target opscenter.Target) (State, error) {
+	end := time.Now().Add(w.options.Settle)
+	for pause := settlePause; ; pause *= 2 {
+		state, err := w.incus.ClusterState(ctx, target)
+		passing := errors.Is(err, opscenter.ErrUnreachable) || errors.Is(err, opscenter.ErrRefused)
+		if !passing || time.Now().Add(pause).After(end) {
+			return state, err
+		}
+		w.options.Logger.InfoContext(ctx, "cluster", "cluster", w.name, "server", target.Name, "looked at again in", pause, "error", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return state, err
+		}
+	}
+}
+
+// settlePause is the pause before the second look of settled. It doubles with each.
+const settlePause = 100 * time.Millisecond

@@ -204,6 +204,56 @@ func TestFormContinues(t *testing.T) {
 	}
 }
 
+// refusing is a client whose server refuses looks for a while after it has joined. It counts them.
+type refusing struct {
+	cluster.Incus
+	left, looks int
+	joined      bool
+}
+
+func (r *refusing) Join(ctx context.Context, t opscenter.Target, join cluster.Join) error {
+	r.joined = true
+	return r.Incus.Join(ctx, t, join)
+}
+
+func (r *refusing) ClusterState(ctx context.Context, t opscenter.Target) (cluster.State, error) {
+	if r.joined {
+		if r.looks++; r.left > 0 {
+			r.left--
+			return cluster.State{}, fmt.Errorf("%w: failed to get dqlite client", opscenter.ErrRefused)
+		}
+	}
+	return r.Incus.ClusterState(ctx, t)
+}
+
+// TestLooksAgainAfterJoin: a server may refuse for a moment after it has joined, and a look is repeated within
+// Options.Settle.
+func TestLooksAgainAfterJoin(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		settle      time.Duration
+		left, looks int
+		fails       bool
+	}{
+		{"default", 0, 3, 3 + 2, false},
+		{"one look", -1, 1, 1, true},
+		{"too long", 500 * time.Millisecond, 100, 3, true}, // at 0, 100 and 300 ms
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, nil, "a", "b")
+			incus := &refusing{Incus: s.client, left: c.left}
+			err := cluster.New(s.Registry, incus, cluster.Options{Settle: c.settle}).Form(t.Context(), "c1", "a", "b")
+			if require.Equal(t, c.looks, incus.looks); !c.fails {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorIs(t, err, opscenter.ErrRefused)
+			require.NoError(t, cluster.New(s.Registry, s.client, cluster.Options{}).Form(t.Context(), "c1", "a", "b"), "the same call continues")
+		})
+	}
+}
+
 func mustState(t *testing.T, s *site, name string) cluster.State {
 	state, err := s.client.ClusterState(t.Context(), s.poll(t, name).Target())
 	require.NoError(t, err)
