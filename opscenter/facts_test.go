@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
@@ -41,7 +42,7 @@ func TestSecretsOfAnEarlierTime(t *testing.T) {
 	}
 	keeping, err := opscenter.NewRegistry(store, opscenter.Options{KeepSecrets: true})
 	require.NoError(t, err)
-	w := &world{Registry: keeping, store: store, log: &logBuffer{}}
+	w := &world{Registry: keeping, store: store, log: &controltest.Log{}}
 	w.ready(t, 0)
 	see(w, security("hunter1", 1))
 	see(w, security("hunter2", 1))

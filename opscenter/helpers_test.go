@@ -1,7 +1,6 @@
 package opscenter_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/event"
@@ -28,24 +28,7 @@ import (
 type world struct {
 	*opscenter.Registry
 	store storage.Store
-	log   *logBuffer
-}
-
-type logBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.Buffer.Write(p)
-}
-
-func (l *logBuffer) text() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.String()
+	log   *controltest.Log
 }
 
 // onBoth runs a test over both backends. In memory, rows modified by a careless reader are
@@ -63,7 +46,7 @@ func onBoth(t *testing.T, test func(t *testing.T, w *world)) {
 
 func newWorld(t testing.TB, store storage.Store, options opscenter.Options) *world {
 	t.Helper()
-	w := &world{store: store, log: &logBuffer{}}
+	w := &world{store: store, log: &controltest.Log{}}
 	options.Logger = slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
 	w.Registry, err = opscenter.NewRegistry(store, options)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
@@ -133,7 +134,7 @@ func TestActSurvivesACrash(t *testing.T) {
 	start := func() *world {
 		registry, err := opscenter.NewRegistry(store, opscenter.Options{})
 		require.NoError(t, err)
-		return &world{Registry: registry, store: store, log: &logBuffer{}}
+		return &world{Registry: registry, store: store, log: &controltest.Log{}}
 	}
 	w := start()
 	info := w.ready(t, 0)

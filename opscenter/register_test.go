@@ -46,7 +46,7 @@ func TestRegister(t *testing.T) {
 		require.Equal(t, info.ID, byCertificate.ID)
 		_, err = w.ServerByFingerprint(t.Context(), "00")
 		require.ErrorIs(t, err, opscenter.ErrUnknownCertificate)
-		requireNoSecret(t, w.log.text(), token)
+		requireNoSecret(t, w.log.String(), token)
 	})
 }
 
@@ -108,8 +108,8 @@ func TestTakeOverIsRefused(t *testing.T) {
 		require.Len(t, refused, 4)
 		require.Equal(t, "server00", refused[0].Server)
 		require.Contains(t, refused[0].Reason, "10.0.0.1:1234")
-		require.Contains(t, w.log.text(), "WARN")
-		requireNoSecret(t, w.log.text()+refused[0].Reason, token)
+		require.Contains(t, w.log.String(), "WARN")
+		requireNoSecret(t, w.log.String()+refused[0].Reason, token)
 
 		// The name alone is not an identity, and not to be had either.
 		reg := registration(1, token)
@@ -352,7 +352,7 @@ func TestTokens(t *testing.T) {
 		}
 		require.Equal(t, want, listed, "the oldest first")
 		for _, secret := range want {
-			requireNoSecret(t, w.log.text(), secret)
+			requireNoSecret(t, w.log.String(), secret)
 		}
 		all, err := w.ListEvents(t.Context(), opscenter.EventFilter{Limit: 1000})
 		require.NoError(t, err)

@@ -34,7 +34,7 @@ func TestSelfUpdates(t *testing.T) {
 				require.Equal(t, revision, w.revision(t), "changes nothing but last seen")
 				require.Equal(t, before.Server, after.Server)
 				require.Equal(t, before.State, after.State)
-				require.Contains(t, w.log.text(), "invented-by-a-newer-release")
+				require.Contains(t, w.log.String(), "invented-by-a-newer-release")
 				return
 			case lifecycle.CauseSystemRebootTriggered:
 				require.Equal(t, offline, after.State.Status)

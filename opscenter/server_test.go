@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/internal/facts"
@@ -277,7 +278,7 @@ func TestSecretsAreNotStored(t *testing.T) {
 		text := string(facts.Network) + string(facts.Security) + string(facts.Hardware)
 		for _, secret := range secrets {
 			require.Equal(t, keep, strings.Contains(text, secret), secret)
-			requireNoSecret(t, w.log.text(), secret)
+			requireNoSecret(t, w.log.String(), secret)
 		}
 		require.Contains(t, text, "shown")
 		require.Contains(t, text, "system_state_is_trusted")
@@ -294,7 +295,7 @@ func TestLastSeenIsFlushed(t *testing.T) {
 	require.NoError(t, err)
 	registry, err := opscenter.NewRegistry(store, opscenter.Options{})
 	require.NoError(t, err)
-	w := &world{Registry: registry, store: store, log: &logBuffer{}}
+	w := &world{Registry: registry, store: store, log: &controltest.Log{}}
 	var infos []*opscenter.ServerInfo
 	for n := range 5 {
 		infos = append(infos, w.ready(t, n))

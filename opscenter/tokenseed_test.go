@@ -74,7 +74,7 @@ func TestTokenSeeds(t *testing.T) {
 			require.ErrorIs(t, err, opscenter.ErrNotFound)
 			requireNoSecret(t, err.Error(), token)
 		}
-		requireNoSecret(t, w.log.text(), token)
+		requireNoSecret(t, w.log.String(), token)
 	})
 }
 

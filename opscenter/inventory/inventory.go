@@ -263,7 +263,7 @@ type Status struct {
 	// Following: the worker listens to events, and has scanned the unit since. Changes show within
 	// seconds. Otherwise changes show with the next scan.
 	Following bool
-	// ScannedAt is the time of the last complete scan, in UTC. ScanTook is its duration, ScanReason its reason.
+	// ScannedAt is the time of the last complete scan, in UTC. ScanTook is its duration without waits for events, ScanReason its reason.
 	ScannedAt  time.Time
 	ScanTook   time.Duration
 	ScanReason string

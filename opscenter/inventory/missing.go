@@ -88,7 +88,9 @@ func (l *lister) awaitEvents(ctx context.Context, lost []ref) (renamed bool, err
 		}
 		l.w.mu.Unlock()
 		if len(missing) == 0 || !waiting {
-			l.patience -= min(l.patience, time.Since(begun))
+			took := time.Since(begun)
+			l.patience -= min(l.patience, took)
+			l.w.waited += took
 			return len(renames) > 0, l.w.runRenames(ctx, renames)
 		}
 		select {

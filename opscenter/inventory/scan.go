@@ -89,7 +89,8 @@ func (w *worker) scan(ctx context.Context, why string) error {
 		return err
 	}
 	defer release()
-	at := time.Now()
+	w.m.log.DebugContext(ctx, "a unit is scanned", "unit", w.id, "reason", why)
+	at, waited := time.Now(), w.waited
 	bounded, cancel := context.WithTimeout(ctx, w.m.options.ScanTimeout)
 	defer cancel()
 	begun, err := w.loadUnread(ctx)
@@ -133,7 +134,7 @@ func (w *worker) scan(ctx context.Context, why string) error {
 	if err := w.judgeExcess(ctx, l.unread == nil); err != nil {
 		return err
 	}
-	took := time.Since(at)
+	took := time.Since(at) - (w.waited - waited)
 	rest := w.m.options.rest(took)
 	w.scanNext, w.excessNext = time.Now().Add(max(minScanGap, rest)), time.Time{}
 	if w.excess != (excess{}) {

@@ -212,11 +212,11 @@ func (w *worker) work(ctx context.Context) error {
 	if len(scopes) == 0 {
 		return nil
 	}
-	begun := time.Now()
+	begun, waited := time.Now(), w.waited
 	if err := w.relist(ctx, scopes); err != nil {
 		return err
 	}
-	w.scopesNext = time.Now().Add(relistRestFactor * time.Since(begun))
+	w.scopesNext = time.Now().Add(relistRestFactor * (time.Since(begun) - (w.waited - waited)))
 	return nil
 }
 

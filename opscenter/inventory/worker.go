@@ -74,6 +74,7 @@ type worker struct {
 	failures   int
 	reserved   bool          // the worker holds a place for a stream
 	streaming  bool          // the session has a stream of events
+	waited     time.Duration // for events, see awaitEvents
 	unread     map[Kind]bool // kinds that were never fully scanned
 	doubtful   bool          // there are instances in error, whose member may not answer
 	begun      bool          // the unit is stored
