@@ -105,5 +105,7 @@ func TestKilled(t *testing.T) {
 	_, out, ended := start()
 	require.NoError(t, <-ended, out.text.String())
 	require.True(t, out.has("Going on with rollout"))
-	require.True(t, out.has("done: 24 steps"), out.text.String())
+	// The simulated servers are in the program, so a kill cuts their power, too. A server that comes back with its staged
+	// version needs no reboot any more: each of the four kills may save that step.
+	require.Regexp(t, `\ndone: 2[0-4] steps`, out.text.String())
 }
