@@ -118,7 +118,11 @@ func (r *Registry) Tracked() (n int) {
 }
 
 // FlushPending reports whether anything is left to flush.
-func (r *Registry) FlushPending() bool { return r.presence.Pending() }
+func (r *Registry) FlushPending() bool {
+	left := r.presence.Flush.Take()
+	r.presence.Flush.Return(left)
+	return len(left.Seen)+len(left.Warnings) > 0
+}
 
 // ReducePart returns the part that is kept of facts that are too large.
 func ReducePart(data json.RawMessage, limit int) (json.RawMessage, string, error) {

@@ -164,8 +164,8 @@ func (r *Registry) loadPresence(ctx context.Context) error {
 		if err := r.applyAll(tx); err != nil {
 			return err
 		}
-		if r.presence.IsOpen(presence.Subject{Kind: warning.Fleet}) {
-			r.presence.Trip()
+		if r.presence.Warnings.IsOpen(presence.Subject{Kind: warning.Fleet}) {
+			r.presence.Guard.Trip()
 		}
 		for members, err := range seenMembersTable.Scan(tx, rangeAll) {
 			if err != nil {
@@ -175,7 +175,7 @@ func (r *Registry) loadPresence(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			r.presence.LoadSeen(members, times)
+			r.presence.Flush.LoadSeen(members, times)
 		}
 		return nil
 	})
@@ -230,11 +230,11 @@ func (h Observer) Flush(ctx context.Context) error {
 			return fmt.Errorf("deleting surplus events: %w", err)
 		}
 	}
-	left := r.presence.Take()
+	left := r.presence.Flush.Take()
 	for len(left.Seen) > 0 {
 		n := seenStep(left.Seen)
 		if err := r.writeSeen(ctx, left.Seen[:n]); err != nil {
-			r.presence.Return(left)
+			r.presence.Flush.Return(left)
 			return fmt.Errorf("storing when servers were last seen: %w", err)
 		}
 		left.Seen = left.Seen[n:]
@@ -244,7 +244,7 @@ func (h Observer) Flush(ctx context.Context) error {
 			if errors.Is(err, storage.ErrUnknown) { // they may have been counted
 				left.Warnings = left.Warnings[len(step):]
 			}
-			r.presence.Return(left)
+			r.presence.Flush.Return(left)
 			return fmt.Errorf("storing how often warnings were seen: %w", err)
 		}
 		left.Warnings = left.Warnings[len(step):]

@@ -21,7 +21,7 @@ func (r *Registry) withoutLocal(observations []lifecycle.Observation) []lifecycl
 			out = append(out, o)
 		}
 		if local {
-			r.presence.LocalFailure(fmt.Sprintf("server %s: %s", o.Server, o.Failure.Message))
+			r.presence.Local.Failed(fmt.Sprintf("server %s: %s", o.Server, o.Failure.Message))
 		}
 	}
 	if out == nil {
@@ -32,8 +32,8 @@ func (r *Registry) withoutLocal(observations []lifecycle.Observation) []lifecycl
 
 // warnLocal raises or clears the warning of local trouble when that has begun or ended.
 func (r *Registry) warnLocal(ctx context.Context) error {
-	on, count, message := r.presence.LocalTrouble()
-	if on == r.presence.IsOpen(presence.Subject{Kind: warning.Local}) {
+	on, count, message := r.presence.Local.Trouble()
+	if on == r.presence.Warnings.IsOpen(presence.Subject{Kind: warning.Local}) {
 		return nil
 	}
 	if !on {

@@ -106,9 +106,9 @@ func (h Observer) Maintain(ctx context.Context) error {
 		return err
 	}
 	if h.registry.Observer().FleetUnreachable() {
-		h.registry.presence.Repeat(presence.Subject{Kind: warning.Fleet}, "", h.registry.now())
+		h.registry.presence.Warnings.Repeat(presence.Subject{Kind: warning.Fleet}, "", h.registry.now())
 	}
-	if h.registry.presence.FlushDue(h.registry.options.LastSeenInterval) && len(h.registry.flushing) == 0 { // a running flush is enough
+	if h.registry.presence.Flush.Due(h.registry.options.LastSeenInterval) && len(h.registry.flushing) == 0 { // a running flush is enough
 		_, err := h.registry.removeSpentTokens(ctx)
 		return errors.Join(err, h.Flush(ctx))
 	}
@@ -192,7 +192,7 @@ func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation)
 				}
 				continue
 			}
-			o.verdict = r.presence.Judge(o.ID, o.state.Status == lifecycle.StatusReady, o.Failure != nil, max(0, r.now().Sub(o.At)))
+			o.verdict = r.presence.Guard.Judge(o.ID, o.state.Status == lifecycle.StatusReady, o.Failure != nil, max(0, r.now().Sub(o.At)))
 			if err := r.observe(tx, o); err != nil {
 				return err
 			}
@@ -214,7 +214,7 @@ func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation)
 					}
 					continue
 				}
-				o.verdict, _, _ = r.presence.Guard()
+				o.verdict = r.presence.Guard.Verdict()
 				if err := r.observe(tx, o); err != nil {
 					return err
 				}
@@ -337,7 +337,7 @@ func (r *Registry) observe(tx storage.ReadTx, o *observed) (err error) {
 
 // changes reports whether the observation has anything to store.
 func (o *observed) changes(p *presence.Presence) bool {
-	return o.transition.Changed || o.follow != "" || o.adopt != "" || o.learned != "" || p.NeedsWarning(o.ID, &o.transition)
+	return o.transition.Changed || o.follow != "" || o.adopt != "" || o.learned != "" || p.Warnings.Needs(o.ID, &o.transition)
 }
 
 func (r *Registry) storeObserved(ctx context.Context, tx *Tx, o *observed) error {

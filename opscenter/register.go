@@ -74,7 +74,7 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 	case err != nil:
 		return Registered{}, err
 	default:
-		reg.verdict = r.presence.JudgeSelfUpdate(known.ID, lifecycle.CauseNetworkConfigChanged, reg.ConnectionURL != known.ConnectionURL)
+		reg.verdict = r.presence.SelfUpdates.Judge(known.ID, lifecycle.CauseNetworkConfigChanged, reg.ConnectionURL != known.ConnectionURL)
 		if reg.verdict.Refuse {
 			return Registered{}, fmt.Errorf("server %q registers again: %w", known.Name, ErrTooOften)
 		}
@@ -82,7 +82,7 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 	outcome, err := r.registerJudged(ctx, reg, at)
 	if err != nil {
 		if known != nil {
-			r.presence.ForgetSelfUpdate(known.ID)
+			r.presence.SelfUpdates.Forget(known.ID)
 		}
 		return Registered{}, err
 	}

@@ -55,7 +55,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 	at := r.now()
 	news := update.ConnectionURL != "" && update.ConnectionURL != info.ConnectionURL || update.Cause.GoesDown() ||
 		update.Cause == lifecycle.CauseSystemIsReady && info.State.Announced != nil
-	verdict := r.presence.JudgeSelfUpdate(info.ID, update.Cause, news)
+	verdict := r.presence.SelfUpdates.Judge(info.ID, update.Cause, news)
 	if verdict.Refuse {
 		return fmt.Errorf("server %q: self update %s: %w", info.Name, update.Cause, ErrTooOften)
 	}
@@ -101,7 +101,7 @@ func (r *Registry) SelfUpdate(ctx context.Context, certificate *x509.Certificate
 		return tx.Record(list...)
 	})
 	if err != nil {
-		r.presence.ForgetSelfUpdate(info.ID)
+		r.presence.SelfUpdates.Forget(info.ID)
 		return err
 	}
 	r.presence.Change(server.ID, func(c *lifecycle.Contact) {

@@ -97,7 +97,7 @@ func (h Warnings) Raise(ctx context.Context, server string, w warning.Input) err
 		return err
 	})
 	if err == nil && !raised {
-		h.registry.presence.Repeat(presence.Subject{Kind: w.Kind, ServerID: id}, w.Message, at)
+		h.registry.presence.Warnings.Repeat(presence.Subject{Kind: w.Kind, ServerID: id}, w.Message, at)
 	}
 	return err
 }
@@ -185,7 +185,7 @@ func (r *Registry) showWarning(tx storage.ReadTx, stored *warning.Warning) (*war
 			}
 		}
 	}
-	r.presence.Show(&out)
+	r.presence.Warnings.Show(&out)
 	return &out, nil
 }
 

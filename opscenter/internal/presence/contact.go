@@ -32,12 +32,12 @@ func (p *Presence) Change(id string, change func(*lifecycle.Contact)) (known boo
 	return false
 }
 
-// see changes a contact, and marks a new time when the server was seen for the next Take.
+// see changes a contact, and marks a new time when the server was seen for the next Flush.Take.
 func (p *Presence) see(id string, t *track, change func(*lifecycle.Contact)) {
 	before := t.contact.LastSeen
 	change(&t.contact)
 	if !t.contact.LastSeen.Equal(before) {
-		p.toFlush(id, t)
+		p.Flush.add(id, t)
 	}
 }
 
@@ -61,15 +61,15 @@ func (p *Presence) Unchanged(id string, found facts.Digest, at time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t := p.tracks[id]
-	if t == nil || !found.Same(t.settled) || p.guard.on {
+	if t == nil || !found.Same(t.settled) || p.Guard.state.on {
 		return false
 	}
 	if !t.contact.LastSeen.Equal(at) {
 		t.contact.LastSeen = at
-		p.toFlush(id, t)
+		p.Flush.add(id, t)
 	}
 	t.contact.Good++
-	p.guard.observe(&t.watched, p.elapsed(), false)
+	p.Guard.state.observe(&t.watched, p.Elapsed(), false)
 	return true
 }
 
@@ -108,12 +108,12 @@ func (p *Presence) Observed(id string, o Outcome) {
 			c.LastSeen = seen
 		}
 	})
-	if !o.Stored && t.epoch == o.Mark.epoch && !o.Found.None() && o.Steady && !p.hasWarnings(id) {
+	if !o.Stored && t.epoch == o.Mark.epoch && !o.Found.None() && o.Steady && !p.Warnings.anyOfPolls(id) {
 		t.settled = o.Found.Over(t.settled)
 	} else {
 		t.settled = facts.Digest{}
 	}
 	for _, w := range o.Warnings {
-		p.repeat(Subject{w.Kind, id}, w.Message, o.At)
+		p.Warnings.repeat(Subject{w.Kind, id}, w.Message, o.At)
 	}
 }

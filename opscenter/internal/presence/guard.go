@@ -6,8 +6,9 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// guard tells an outage of the control plane's own connection from one of the servers. When a large share of the servers
-// fails at once, it suspects the control plane. It watches ready servers only: offline ones tell nothing new.
+// Guard is the handle that tells an outage of the control plane's own connection from one of the servers. When a large
+// share of the servers fails at once, it suspects the control plane. It watches ready servers only: offline ones tell
+// nothing new.
 //
 // The servers polled within a window are no fair share of the fleet. Failed servers are polled again and again, and a
 // whole rack fails at once. Therefore the window only gives cause for doubt. Then a sample of the servers that have not
@@ -19,7 +20,13 @@ import (
 // Within a window a server counts once, for its last answer or for its first failure. Once the guard is on, each server
 // that was polled since counts with its last outcome. Each further sample counts, too. The guard ends when less than the
 // share fails.
-type guard struct {
+type Guard struct {
+	p     *Presence
+	state guardState
+}
+
+// guardState is the memory of the guard. Its methods read no clock and take no lock.
+type guardState struct {
 	share   float64
 	minimum int
 	window  time.Duration
@@ -60,7 +67,7 @@ type sample struct {
 const sampleSize = 32
 
 // observe takes in the outcome of a poll of a server that is ready.
-func (g *guard) observe(w *watched, at time.Duration, failed bool) {
+func (g *guardState) observe(w *watched, at time.Duration, failed bool) {
 	g.expire(at)
 	if !failed {
 		w.excused = false
@@ -94,7 +101,7 @@ func (g *guard) observe(w *watched, at time.Duration, failed bool) {
 
 // late decides by the answers that a sample has got, where the others are late. A sample without an answer makes the
 // fault ours. Without a sample, the share of all ready servers decides.
-func (g *guard) late(at time.Duration) {
+func (g *guardState) late(at time.Duration) {
 	s := &g.sample
 	came := s.good + s.failed
 	switch {
@@ -112,7 +119,7 @@ func (g *guard) late(at time.Duration) {
 }
 
 // wants returns how many servers are to be asked as a sample; 0: none.
-func (g *guard) wants(at time.Duration) int {
+func (g *guardState) wants(at time.Duration) int {
 	g.late(at)
 	if g.sample.open && at-g.sample.at > 2*g.window {
 		g.sample.open = false // some of it never came
@@ -124,7 +131,7 @@ func (g *guard) wants(at time.Duration) int {
 }
 
 // begin begins a sample of size servers, drawn out of so many. In doubt, failed servers are not among them.
-func (g *guard) begin(at time.Duration, size, of int) uint32 {
+func (g *guardState) begin(at time.Duration, size, of int) uint32 {
 	known := 0
 	if g.doubt {
 		known = g.failing
@@ -140,7 +147,7 @@ func (g *guard) begin(at time.Duration, size, of int) uint32 {
 }
 
 // unsample takes a server out of the sample, because it tells nothing about the others.
-func (g *guard) unsample(w *watched, at time.Duration) {
+func (g *guardState) unsample(w *watched, at time.Duration) {
 	if !g.sample.open || w.sampled != g.sample.number {
 		return
 	}
@@ -153,7 +160,7 @@ func (g *guard) unsample(w *watched, at time.Duration) {
 }
 
 // decide ends the sample when its open answers can make no difference.
-func (g *guard) decide(at time.Duration) {
+func (g *guardState) decide(at time.Duration) {
 	s := &g.sample
 	fail := func(failed int) float64 { return float64(s.known) + float64(s.rest)*float64(failed)/float64(s.size) }
 	limit := g.share * float64(s.known+s.rest)
@@ -169,7 +176,7 @@ func (g *guard) decide(at time.Duration) {
 }
 
 // conclude ends the doubt, one way or the other.
-func (g *guard) conclude(at time.Duration, ours bool) {
+func (g *guardState) conclude(at time.Duration, ours bool) {
 	g.sample.open, g.doubt = false, false
 	switch {
 	case ours && !g.on:
@@ -195,7 +202,7 @@ func (g *guard) conclude(at time.Duration, ours bool) {
 const ease = 0.9
 
 // trip sets the guard off. From then on only failed servers count, and those polled next.
-func (g *guard) trip() {
+func (g *guardState) trip() {
 	g.on = true
 	for w := g.first; w != nil; {
 		next := w.next
@@ -207,7 +214,7 @@ func (g *guard) trip() {
 }
 
 // expire drops the outcomes that are older than the window. It drops none while the guard is on or in doubt.
-func (g *guard) expire(now time.Duration) {
+func (g *guardState) expire(now time.Duration) {
 	for !g.on && !g.doubt && g.first != nil && now-g.first.at > g.window {
 		g.drop(g.first)
 	}
@@ -215,13 +222,13 @@ func (g *guard) expire(now time.Duration) {
 
 // leave takes out a server that is not ready any more. Its failure still counts within the window. While the guard is on,
 // no server leaves because it failed.
-func (g *guard) leave(w *watched) {
+func (g *guardState) leave(w *watched) {
 	if g.on {
 		g.drop(w)
 	}
 }
 
-func (g *guard) append(w *watched) {
+func (g *guardState) append(w *watched) {
 	w.previous, w.next, w.listed = g.last, nil, true
 	if g.last != nil {
 		g.last.next = w
@@ -235,7 +242,7 @@ func (g *guard) append(w *watched) {
 	}
 }
 
-func (g *guard) drop(w *watched) {
+func (g *guardState) drop(w *watched) {
 	if !w.listed {
 		return
 	}
@@ -260,81 +267,84 @@ func (g *guard) drop(w *watched) {
 type Verdict struct {
 	// Unreachable: the fleet counts as unreachable. Doubt: it may be.
 	Unreachable, Doubt bool
+	// Asked is how many servers were polled last. Failing is how many of them failed.
+	Asked, Failing int
 }
 
 // Judge tells the guard the outcome of a poll of a server that began age ago. A server that is not ready tells nothing
 // about the fleet.
-func (p *Presence) Judge(id string, ready, failed bool, age time.Duration) Verdict {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	t := p.tracks[id]
+func (g *Guard) Judge(id string, ready, failed bool, age time.Duration) Verdict {
+	g.p.mu.Lock()
+	defer g.p.mu.Unlock()
+	t := g.p.tracks[id]
 	switch {
 	case t == nil:
-	case failed && p.guard.ended > 0 && p.elapsed()-age < p.guard.ended:
+	case failed && g.state.ended > 0 && g.p.Elapsed()-age < g.state.ended:
 		// It began while the control plane was at fault.
-		p.guard.unsample(&t.watched, p.elapsed())
+		g.state.unsample(&t.watched, g.p.Elapsed())
 	case ready:
-		p.guard.observe(&t.watched, p.elapsed(), failed)
+		g.state.observe(&t.watched, g.p.Elapsed(), failed)
 	default:
-		p.guard.leave(&t.watched)
-		p.guard.unsample(&t.watched, p.elapsed())
+		g.state.leave(&t.watched)
+		g.state.unsample(&t.watched, g.p.Elapsed())
 	}
-	p.endSmall()
-	return Verdict{p.guard.on, p.guard.doubt}
+	g.endSmall()
+	return g.state.verdict()
 }
 
-// Guard returns whether the fleet counts as unreachable, or may be. It also returns how many servers were polled last,
-// and how many of them failed.
-func (p *Presence) Guard() (verdict Verdict, asked, failing int) {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return Verdict{p.guard.on, p.guard.doubt}, p.guard.asked, p.guard.failing
+// Verdict returns the judgement of now.
+func (g *Guard) Verdict() Verdict {
+	g.p.mu.RLock()
+	defer g.p.mu.RUnlock()
+	return g.state.verdict()
 }
+
+func (g *guardState) verdict() Verdict { return Verdict{g.on, g.doubt, g.asked, g.failing} }
 
 // Trip makes the fleet count as unreachable, as it did when an earlier Registry ended.
-func (p *Presence) Trip() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.guard.trip()
-	p.endSmall()
+func (g *Guard) Trip() {
+	g.p.mu.Lock()
+	defer g.p.mu.Unlock()
+	g.state.trip()
+	g.endSmall()
 }
 
 // endSmall ends the guard of a fleet that has become too small to tell.
-func (p *Presence) endSmall() {
-	if p.guard.on && p.guard.asked < p.guard.minimum && p.count(lifecycle.StatusReady) < p.guard.minimum {
-		p.guard.on = false
+func (g *Guard) endSmall() {
+	if g.state.on && g.state.asked < g.state.minimum && g.p.count(lifecycle.StatusReady) < g.state.minimum {
+		g.state.on = false
 	}
 }
 
 // SetSampling tells the guard whether a poller polls samples, as SampleSize asks.
-func (p *Presence) SetSampling(on bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.guard.sampler = on
+func (g *Guard) SetSampling(on bool) {
+	g.p.mu.Lock()
+	defer g.p.mu.Unlock()
+	g.state.sampler = on
 }
 
 // SampleSize returns how many servers the guard wants polled at once. 0: none. unbiased: any ready servers will do.
 // Otherwise the sample is of ready servers that answered last time.
-func (p *Presence) SampleSize() (n int, unbiased bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.guard.wants(p.elapsed()), p.guard.on
+func (g *Guard) SampleSize() (n int, unbiased bool) {
+	g.p.mu.Lock()
+	defer g.p.mu.Unlock()
+	return g.state.wants(g.p.Elapsed()), g.state.on
 }
 
 // BeginSample tells the guard which servers are polled now, by their IDs, drawn at random out of so many.
-func (p *Presence) BeginSample(of int, ids ...string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (g *Guard) BeginSample(of int, ids ...string) {
+	g.p.mu.Lock()
+	defer g.p.mu.Unlock()
 	var asked []*track
 	for _, id := range ids {
-		t := p.tracks[id]
-		if t == nil || p.guard.doubt && (t.watched.listed && t.watched.failed || t.watched.excused) {
+		t := g.p.tracks[id]
+		if t == nil || g.state.doubt && (t.watched.listed && t.watched.failed || t.watched.excused) {
 			of-- // its outcome is known, and counted
 			continue
 		}
 		asked = append(asked, t)
 	}
-	number := p.guard.begin(p.elapsed(), len(asked), of)
+	number := g.state.begin(g.p.Elapsed(), len(asked), of)
 	for _, t := range asked {
 		t.watched.sampled = number
 	}

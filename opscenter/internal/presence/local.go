@@ -2,8 +2,9 @@ package presence
 
 import "time"
 
-// localTrouble counts the polls that failed for a reason of the control plane itself.
-type localTrouble struct {
+// Local is the handle that counts the polls that failed for a reason of the control plane itself.
+type Local struct {
+	p       *Presence
 	at      time.Duration // of the last one, since the Presence began
 	any     bool
 	message string
@@ -13,22 +14,22 @@ type localTrouble struct {
 // localCalm is how long no such poll must fail for the trouble to be over.
 const localCalm = time.Minute
 
-// LocalFailure counts a poll that failed for a reason of the control plane itself.
-func (p *Presence) LocalFailure(message string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.local.at, p.local.any, p.local.message = p.elapsed(), true, message
-	p.local.count++
+// Failed counts a poll that failed for a reason of the control plane itself.
+func (l *Local) Failed(message string) {
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	l.at, l.any, l.message = l.p.Elapsed(), true, message
+	l.count++
 }
 
-// LocalTrouble reports whether such a poll failed within the last minute. It returns how many have failed since the
+// Trouble reports whether such a poll failed within the last minute. It returns how many have failed since the
 // trouble began, and the last message.
-func (p *Presence) LocalTrouble() (on bool, count int, message string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	on, count, message = p.local.any && p.elapsed()-p.local.at < localCalm, p.local.count, p.local.message
+func (l *Local) Trouble() (on bool, count int, message string) {
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	on, count, message = l.any && l.p.Elapsed()-l.at < localCalm, l.count, l.message
 	if !on {
-		p.local.count = 0
+		l.count = 0
 	}
 	return on, count, message
 }

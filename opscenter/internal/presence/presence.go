@@ -4,9 +4,18 @@
 //
 // A [Presence] follows the rows of the store: [Presence.Apply] applies changed states and warnings, of any writer. It never
 // reads or writes the store itself. The Registry reads the changed rows from the store's Watch, and stores the result of
-// [Presence.Take].
+// [Flush.Take].
 //
-// All methods may be called concurrently. One lock guards all fields. No method waits for anything else.
+// A Presence has the contacts, the marks and the counts itself. Handles group the rest, as fields of the Presence:
+//
+//   - [Guard] tells whether the fleet counts as unreachable. It asks for samples of servers.
+//   - [Warnings] counts the causes of open warnings.
+//   - [SelfUpdates] limits the self updates of each server.
+//   - [Flush] gives out the knowledge that is to be stored, and loads what was stored.
+//   - [Local] counts the polls that failed for a reason of the control plane.
+//
+// All methods, also those of the handles, may be called concurrently. One lock guards all fields of a Presence and of its
+// handles. No method waits for anything else.
 package presence
 
 import (
@@ -30,20 +39,19 @@ type Options struct {
 
 // Presence is the knowledge of a Registry that is in memory only.
 type Presence struct {
-	options Options
-	begun   time.Time
+	// The handles. They have no lock of their own.
+	Guard       Guard
+	Warnings    Warnings
+	SelfUpdates SelfUpdates
+	Flush       Flush
+	Local       Local
 
-	mu       sync.RWMutex
-	tracks   map[string]*track // by server ID
-	names    map[string]string // IDs of servers by name
-	counts   map[Census]int    // of the tracks
-	buckets  [Buckets]bucket   // of when servers were last seen
-	open     map[Subject]*alarm
-	subjects map[string]Subject // of the open warnings, by UUID
-	guard    guard
-	local    localTrouble
-	taken    time.Time // when Take was last called
-	pending  int       // things that Take would return
+	begun time.Time
+
+	mu     sync.RWMutex
+	tracks map[string]*track // by server ID
+	names  map[string]string // IDs of servers by name
+	counts map[Census]int    // of the tracks
 }
 
 // track is the knowledge of one server.
@@ -51,7 +59,7 @@ type track struct {
 	name      string
 	census    Census
 	contact   lifecycle.Contact
-	unflushed bool   // seen since the last Take
+	unflushed bool   // seen since the last Flush.Take
 	epoch     uint32 // grows when the stored state changed
 	contacts  uint32 // grows when Change changed the contact
 	// settled is the digest of observations that find nothing new. Zero: there is none.
@@ -81,19 +89,16 @@ func StateOf(s *lifecycle.ServerState) State {
 	return State{s.ID, s.Name, Census{s.Status, s.StatusDetail, s.Type}, s.LastSeen}
 }
 
-// Subject identifies a warning: there is at most one of each kind about a server.
-type Subject struct {
-	Kind warning.Kind
-	// ServerID is empty for a warning about the fleet.
-	ServerID string
-}
-
 // New returns a Presence of no servers.
 func New(options Options) *Presence {
 	now := time.Now()
-	p := &Presence{options: options, begun: now, taken: now, tracks: map[string]*track{}, names: map[string]string{},
-		counts: map[Census]int{}, open: map[Subject]*alarm{}, subjects: map[string]Subject{}}
-	p.guard = guard{share: options.GuardShare, minimum: options.GuardMinimum, window: options.GuardWindow, ready: func() int { return p.count(lifecycle.StatusReady) }}
+	p := &Presence{begun: now, tracks: map[string]*track{}, names: map[string]string{}, counts: map[Census]int{}}
+	p.Guard = Guard{p: p, state: guardState{share: options.GuardShare, minimum: options.GuardMinimum, window: options.GuardWindow,
+		ready: func() int { return p.count(lifecycle.StatusReady) }}}
+	p.Warnings = Warnings{p: p, open: map[Subject]*alarm{}, subjects: map[string]Subject{}}
+	p.SelfUpdates = SelfUpdates{p: p, interval: options.SelfUpdateInterval}
+	p.Flush = Flush{p: p, taken: now}
+	p.Local = Local{p: p}
 	return p
 }
 
@@ -160,8 +165,8 @@ func (p *Presence) Apply(c Changes) {
 			p.remove(id, t)
 		}
 	}
-	p.applyWarnings(c)
-	p.endSmall()
+	p.Warnings.apply(c)
+	p.Guard.endSmall()
 }
 
 // IDs returns the IDs of the known servers among some names.
@@ -184,19 +189,16 @@ func (p *Presence) add(s State) *track {
 	t := &track{}
 	t.contact.LastSeen = s.LastSeen
 	p.tracks[s.ID] = t
-	p.buckets[bucketOf(s.ID)].add(s.ID)
+	p.Flush.buckets[bucketOf(s.ID)].add(s.ID)
 	return t
 }
 
 func (p *Presence) remove(id string, t *track) {
 	p.tally(t.census, -1)
-	p.guard.drop(&t.watched)
-	p.guard.unsample(&t.watched, p.elapsed())
-	if t.unflushed {
-		p.pending--
-	}
+	p.Guard.state.drop(&t.watched)
+	p.Guard.state.unsample(&t.watched, p.Elapsed())
 	delete(p.tracks, id)
-	p.buckets[bucketOf(id)].remove(id)
+	p.Flush.buckets[bucketOf(id)].remove(id)
 }
 
 func (p *Presence) tally(c Census, n int) {
@@ -215,11 +217,8 @@ func (p *Presence) count(status lifecycle.Status) (n int) {
 	return n
 }
 
-// elapsed is the time since the Presence began, by a clock that does not follow the time of day.
-func (p *Presence) elapsed() time.Duration { return time.Since(p.begun) }
-
 // Elapsed is the time since the Presence began, by a clock that does not follow the time of day.
-func (p *Presence) Elapsed() time.Duration { return p.elapsed() }
+func (p *Presence) Elapsed() time.Duration { return time.Since(p.begun) }
 
 // Counts returns the number of servers of each census, and the number of open warnings of each kind.
 func (p *Presence) Counts() (servers map[Census]int, warnings map[warning.Kind]int) {
@@ -229,7 +228,7 @@ func (p *Presence) Counts() (servers map[Census]int, warnings map[warning.Kind]i
 	for c, n := range p.counts {
 		servers[c] = n
 	}
-	for subject := range p.open {
+	for subject := range p.Warnings.open {
 		warnings[subject.Kind]++
 	}
 	return servers, warnings

@@ -143,21 +143,19 @@ func TestFlush(t *testing.T) {
 	}
 	changes.Warnings = []*warning.Warning{{UUID: "w", Kind: "Fan", ServerID: "id0", Message: "fan 1"}}
 	p.Apply(changes)
-	require.False(t, p.Pending())
+	require.Empty(t, p.Flush.Take())
 	p.Change("id0", func(c *lifecycle.Contact) { c.LastSeen = at })
 	fan := presence.Subject{Kind: "Fan", ServerID: "id0"}
-	p.Repeat(fan, "fan 2", at)
-	p.Repeat(fan, "", at.Add(time.Second))
-	p.Repeat(fan, "", at.Add(time.Second)) // the same poll
-	require.True(t, p.Pending())
-	taken := p.Take()
+	p.Warnings.Repeat(fan, "fan 2", at)
+	p.Warnings.Repeat(fan, "", at.Add(time.Second))
+	p.Warnings.Repeat(fan, "", at.Add(time.Second)) // the same poll
+	taken := p.Flush.Take()
 	require.Len(t, taken.Seen, 1)
 	require.Equal(t, []presence.Repeated{{UUID: "w", Count: 2, Last: at.Add(time.Second), Message: "fan 2"}}, taken.Warnings)
-	require.False(t, p.Pending())
-	require.Empty(t, p.Take().Seen)
+	require.Empty(t, p.Flush.Take())
 
-	p.Return(taken)
-	again := p.Take()
+	p.Flush.Return(taken)
+	again := p.Flush.Take()
 	require.Equal(t, taken.Warnings, again.Warnings)
 	require.Len(t, again.Seen, 1)
 	require.NotNil(t, again.Seen[0].Members, "nothing tells whether the first ones were stored")
@@ -165,12 +163,12 @@ func TestFlush(t *testing.T) {
 	// Another Presence reads the rows.
 	other := newPresence()
 	other.Apply(changes)
-	other.LoadSeen(again.Seen[0].Members, again.Seen[0].Times)
+	other.Flush.LoadSeen(again.Seen[0].Members, again.Seen[0].Times)
 	require.True(t, at.Equal(other.Contact("id0").LastSeen))
 	third := newPresence()
 	third.Apply(changes)
 	members := *again.Seen[0].Members
 	members.Version++
-	third.LoadSeen(&members, again.Seen[0].Times)
+	third.Flush.LoadSeen(&members, again.Seen[0].Times)
 	require.True(t, third.Contact("id0").LastSeen.IsZero(), "times of other members tell nothing")
 }

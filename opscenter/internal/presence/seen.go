@@ -55,13 +55,13 @@ type Times struct {
 }
 
 // LoadSeen loads the stored rows of a bucket, once, after the states were applied. times is nil if there are none.
-func (p *Presence) LoadSeen(members *Members, times *Times) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (f *Flush) LoadSeen(members *Members, times *Times) {
+	f.p.mu.Lock()
+	defer f.p.mu.Unlock()
 	if members.Bucket >= Buckets {
 		return
 	}
-	p.buckets[members.Bucket].version = members.Version
+	f.buckets[members.Bucket].version = members.Version
 	if times == nil || times.Version != members.Version {
 		return
 	}
@@ -72,7 +72,7 @@ func (p *Presence) LoadSeen(members *Members, times *Times) {
 			break
 		}
 		ages = ages[n:]
-		if t := p.tracks[id]; t != nil && age > 0 {
+		if t := f.p.tracks[id]; t != nil && age > 0 {
 			if at := times.Newest.Add(-time.Duration(age-1) * time.Millisecond); at.After(t.contact.LastSeen) {
 				t.contact.LastSeen = at // the state row may have a newer time
 			}
@@ -80,17 +80,17 @@ func (p *Presence) LoadSeen(members *Members, times *Times) {
 	}
 }
 
-func (p *Presence) toFlush(id string, t *track) {
+// add marks a server for the next Take.
+func (f *Flush) add(id string, t *track) {
 	if !t.unflushed {
 		t.unflushed = true
-		p.buckets[bucketOf(id)].unflushed = true
-		p.pending++
+		f.buckets[bucketOf(id)].unflushed = true
 	}
 }
 
 // rows returns the rows of a bucket. members is nil if the stored ones are right.
-func (p *Presence) rows(number uint64) (members *Members, times *Times) {
-	b := &p.buckets[number]
+func (f *Flush) rows(number uint64) (members *Members, times *Times) {
+	b := &f.buckets[number]
 	if b.changed {
 		b.version = versionOf(b.ids)
 		b.changed = false
@@ -98,21 +98,18 @@ func (p *Presence) rows(number uint64) (members *Members, times *Times) {
 	}
 	times = &Times{Bucket: number, Version: b.version}
 	for _, id := range b.ids {
-		if seen := p.tracks[id].contact.LastSeen; seen.After(times.Newest) {
+		if seen := f.p.tracks[id].contact.LastSeen; seen.After(times.Newest) {
 			times.Newest = seen
 		}
 	}
 	for _, id := range b.ids {
-		t := p.tracks[id]
+		t := f.p.tracks[id]
 		age := uint64(0)
 		if !t.contact.LastSeen.IsZero() {
 			age = uint64(times.Newest.Sub(t.contact.LastSeen).Milliseconds()) + 1
 		}
 		times.Ages = binary.AppendUvarint(times.Ages, age)
-		if t.unflushed {
-			t.unflushed = false
-			p.pending--
-		}
+		t.unflushed = false
 	}
 	b.unflushed = false
 	return members, times
@@ -131,10 +128,10 @@ func versionOf(ids []string) uint64 {
 }
 
 // again marks a bucket for the next Take.
-func (p *Presence) again(number uint64) {
-	b := &p.buckets[number]
+func (f *Flush) again(number uint64) {
+	b := &f.buckets[number]
 	b.changed = true // the rows may have been stored or not: a new version is right in both cases
 	for _, id := range b.ids {
-		p.toFlush(id, p.tracks[id])
+		f.add(id, f.p.tracks[id])
 	}
 }

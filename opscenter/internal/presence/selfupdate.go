@@ -11,6 +11,12 @@ import (
 // Options.SelfUpdateInterval.
 const selfUpdateBurst = 20
 
+// SelfUpdates is the handle that limits the self updates of each server.
+type SelfUpdates struct {
+	p        *Presence
+	interval time.Duration
+}
+
 // selfUpdateRate is the rate of the self updates of a server. Times are since the Registry began.
 type selfUpdateRate struct {
 	window time.Duration // beginning of the interval
@@ -60,23 +66,23 @@ func (t *selfUpdateRate) judge(at, interval time.Duration, cause lifecycle.Cause
 	return out
 }
 
-// JudgeSelfUpdate decides about a self update of a server now. news: it is news in any case. An unknown server has no
+// Judge decides about a self update of a server now. news: it is news in any case. An unknown server has no
 // limit.
-func (p *Presence) JudgeSelfUpdate(id string, cause lifecycle.Cause, news bool) SelfUpdate {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	t := p.tracks[id]
+func (s *SelfUpdates) Judge(id string, cause lifecycle.Cause, news bool) SelfUpdate {
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	t := s.p.tracks[id]
 	if t == nil {
 		return SelfUpdate{Store: true}
 	}
-	return t.selfUpdates.judge(p.elapsed(), p.options.SelfUpdateInterval, cause, news)
+	return t.selfUpdates.judge(s.p.Elapsed(), s.interval, cause, news)
 }
 
-// ForgetSelfUpdate takes a self update back that could not be stored: the server may send it again.
-func (p *Presence) ForgetSelfUpdate(id string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if t := p.tracks[id]; t != nil {
+// Forget takes a self update back that could not be stored: the server may send it again.
+func (s *SelfUpdates) Forget(id string) {
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	if t := s.p.tracks[id]; t != nil {
 		t.selfUpdates = selfUpdateRate{full: t.selfUpdates.full}
 	}
 }

@@ -8,80 +8,94 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
+// Warnings is the handle for open warnings.
+type Warnings struct {
+	p        *Presence
+	open     map[Subject]*alarm
+	subjects map[string]Subject // of the open warnings, by UUID
+}
+
+// Subject identifies a warning: there is at most one of each kind about a server.
+type Subject struct {
+	Kind warning.Kind
+	// ServerID is empty for a warning about the fleet.
+	ServerID string
+}
+
+// SubjectOf returns the subject of a warning.
+func SubjectOf(w *warning.Warning) Subject { return Subject{w.Kind, w.ServerID} }
+
 // alarm is the part of an open warning that is in memory: its count changes with every poll.
 type alarm struct {
 	uuid      string
 	message   string
-	count     int // since the last Take
+	count     int // since the last Flush.Take
 	last      time.Time
 	unflushed bool
 }
 
-// applyWarnings applies changed warnings.
-func (p *Presence) applyWarnings(c Changes) {
+// apply applies changed warnings.
+func (h *Warnings) apply(c Changes) {
 	if c.All {
 		known := make(map[string]bool, len(c.Warnings))
 		for _, w := range c.Warnings {
 			known[w.UUID] = true
 		}
-		for uuid := range p.subjects {
+		for uuid := range h.subjects {
 			if !known[uuid] {
-				p.close(uuid)
+				h.close(uuid)
 			}
 		}
 	}
 	for _, uuid := range c.GoneWarnings {
-		p.close(uuid)
+		h.close(uuid)
 	}
 	for _, w := range c.Warnings {
-		subject := Subject{w.Kind, w.ServerID}
-		if a := p.open[subject]; a != nil && a.uuid == w.UUID {
+		subject := SubjectOf(w)
+		if a := h.open[subject]; a != nil && a.uuid == w.UUID {
 			continue // it is counted here, and was flushed or acknowledged
 		} else if a != nil {
-			p.close(a.uuid) // it was cleared, and raised again
+			h.close(a.uuid) // it was cleared, and raised again
 		}
-		p.open[subject] = &alarm{uuid: w.UUID, message: w.Message, last: w.LastSeen}
-		p.subjects[w.UUID] = subject
-		if t := p.tracks[w.ServerID]; t != nil {
+		h.open[subject] = &alarm{uuid: w.UUID, message: w.Message, last: w.LastSeen}
+		h.subjects[w.UUID] = subject
+		if t := h.p.tracks[w.ServerID]; t != nil {
 			t.settled = facts.Digest{} // the next poll must see whether the warning still holds
 		}
 	}
 }
 
 // close removes a warning.
-func (p *Presence) close(uuid string) {
-	subject, ok := p.subjects[uuid]
+func (h *Warnings) close(uuid string) {
+	subject, ok := h.subjects[uuid]
 	if !ok {
 		return
 	}
-	delete(p.subjects, uuid)
-	if a := p.open[subject]; a != nil && a.uuid == uuid {
-		if a.unflushed {
-			p.pending--
-		}
-		delete(p.open, subject)
+	delete(h.subjects, uuid)
+	if a := h.open[subject]; a != nil && a.uuid == uuid {
+		delete(h.open, subject)
 	}
 }
 
 // IsOpen reports whether a warning is open.
-func (p *Presence) IsOpen(subject Subject) bool {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return p.open[subject] != nil
+func (h *Warnings) IsOpen(subject Subject) bool {
+	h.p.mu.RLock()
+	defer h.p.mu.RUnlock()
+	return h.open[subject] != nil
 }
 
-// NeedsWarning reports whether the store must change for the warnings of a transition. Either a warning with a cause is
+// Needs reports whether the store must change for the warnings of a transition. Either a warning with a cause is
 // not open, or an open one has no cause any more.
-func (p *Presence) NeedsWarning(id string, t *lifecycle.Transition) bool {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
+func (h *Warnings) Needs(id string, t *lifecycle.Transition) bool {
+	h.p.mu.RLock()
+	defer h.p.mu.RUnlock()
 	for _, w := range t.Warnings {
-		if p.open[Subject{w.Kind, id}] == nil {
+		if h.open[Subject{w.Kind, id}] == nil {
 			return true
 		}
 	}
 	for _, kind := range t.Judged {
-		if p.open[Subject{kind, id}] != nil && t.Clears(kind) {
+		if h.open[Subject{kind, id}] != nil && t.Clears(kind) {
 			return true
 		}
 	}
@@ -91,10 +105,10 @@ func (p *Presence) NeedsWarning(id string, t *lifecycle.Transition) bool {
 // ofPolls are the kinds that polls raise and clear.
 var ofPolls = []warning.Kind{warning.Unreachable, warning.Certificate, warning.Identity, warning.Untrusted, warning.Flapping, warning.Unreadable, warning.Facts}
 
-// hasWarnings reports whether warnings of a server are open that polls raise and clear.
-func (p *Presence) hasWarnings(id string) bool {
+// anyOfPolls reports whether warnings of a server are open that polls raise and clear.
+func (h *Warnings) anyOfPolls(id string) bool {
 	for _, kind := range ofPolls {
-		if p.open[Subject{kind, id}] != nil {
+		if h.open[Subject{kind, id}] != nil {
 			return true
 		}
 	}
@@ -102,14 +116,14 @@ func (p *Presence) hasWarnings(id string) bool {
 }
 
 // Repeat counts one more cause of an open warning. An empty message keeps the present one.
-func (p *Presence) Repeat(subject Subject, message string, at time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.repeat(subject, message, at)
+func (h *Warnings) Repeat(subject Subject, message string, at time.Time) {
+	h.p.mu.Lock()
+	defer h.p.mu.Unlock()
+	h.repeat(subject, message, at)
 }
 
-func (p *Presence) repeat(subject Subject, message string, at time.Time) {
-	a := p.open[subject]
+func (h *Warnings) repeat(subject Subject, message string, at time.Time) {
+	a := h.open[subject]
 	if a == nil || at.Equal(a.last) {
 		return
 	}
@@ -118,17 +132,14 @@ func (p *Presence) repeat(subject Subject, message string, at time.Time) {
 	if message != "" {
 		a.message = message
 	}
-	if !a.unflushed {
-		a.unflushed = true
-		p.pending++
-	}
+	a.unflushed = true
 }
 
 // Show adds to a stored warning the part that is not flushed.
-func (p *Presence) Show(w *warning.Warning) {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	if a := p.open[Subject{w.Kind, w.ServerID}]; a != nil && a.uuid == w.UUID && a.unflushed {
+func (h *Warnings) Show(w *warning.Warning) {
+	h.p.mu.RLock()
+	defer h.p.mu.RUnlock()
+	if a := h.open[SubjectOf(w)]; a != nil && a.uuid == w.UUID && a.unflushed {
 		w.Count, w.LastSeen, w.Message = w.Count+a.count, a.last, a.message
 	}
 }
