@@ -162,7 +162,7 @@ func (c *Client) exchange(ctx context.Context, target opscenter.Target, method, 
 // Look reads the server's machine ID and network, and the address at which it answered. It is a method of
 // system.OS. It uses a new connection, because an older one may lead to another address. Its errors are
 // those of ClusterState; opscenter.ErrUnreachable, too, if another member of the cluster answers.
-func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sight, error) {
+func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Probe, error) {
 	// Accept only the registered certificates: a public one proves the host name, not the server.
 	target.PublicConnectionURL = ""
 	p, err := c.fleet.peer(target)
@@ -170,11 +170,11 @@ func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sig
 		return nil, err
 	}
 	p.alone = true
-	sight := &system.Sight{URL: target.ConnectionURL}
+	found := &system.Probe{URL: target.ConnectionURL}
 	look := &probe{peer: p, o: &lifecycle.Observation{}}
 	look.ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
 		if address, err := netip.ParseAddrPort(info.Conn.RemoteAddr().String()); err == nil {
-			sight.Remote = address.Addr().Unmap()
+			found.Remote = address.Addr().Unmap()
 		}
 	}})
 	var root osRoot
@@ -184,8 +184,8 @@ func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sig
 		}
 		return nil, readError(err)
 	}
-	sight.MachineID = truncate.Text(root.Environment.MachineID.value, maxText)
-	if sight.MachineID == "" && target.MemberName != "" {
+	found.MachineID = truncate.Text(root.Environment.MachineID.value, maxText)
+	if found.MachineID == "" && target.MemberName != "" {
 		// Older releases have no machine ID, and all members present the same certificate. Compare the name.
 		incus, err := look.incus()
 		if err != nil {
@@ -195,17 +195,17 @@ func (c *Client) Look(ctx context.Context, target opscenter.Target) (*system.Sig
 			return nil, fmt.Errorf("the server at %s is member %.100q: %w", target.ConnectionURL, incus.Environment.ServerName, opscenter.ErrUnreachable)
 		}
 	}
-	sight.Network = &network.Network{}
-	if err := look.get("/os/1.0/system/network", sight.Network); err != nil {
+	found.Network = &network.Network{}
+	if err := look.get("/os/1.0/system/network", found.Network); err != nil {
 		return nil, readError(err)
 	}
 	if target.MemberName != "" {
 		// The OS answers even if Incus does not.
-		if sight.Member, err = memberStatus(look, target.MemberName); err != nil {
-			sight.Member = truncate.Text(fmt.Sprintf("unknown (%v)", err), maxMessage)
+		if found.Member, err = memberStatus(look, target.MemberName); err != nil {
+			found.Member = truncate.Text(fmt.Sprintf("unknown (%v)", err), maxMessage)
 		}
 	}
-	return sight, nil
+	return found, nil
 }
 
 // Forward sends a request to the server's own API, with the method, path, query, header and body of req. It

@@ -40,7 +40,7 @@ func (m *Manager) Network(ctx context.Context, name string) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Network{Config: current.config, State: current.sight.Network.State, Pending: current.sight.pending()}
+	out := &Network{Config: current.config, State: current.probe.Network.State, Pending: current.probe.pending()}
 	if out.ETag, err = m.tag(current.raw); err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func (m *Manager) Network(ctx context.Context, name string) (*Network, error) {
 
 // reading is a server's network, with its secrets.
 type reading struct {
-	sight  *Sight
+	probe  *Probe
 	config *network.Config
 	raw    json.RawMessage
 }
@@ -65,17 +65,17 @@ func (m *Manager) readNetwork(ctx context.Context, info *opscenter.ServerInfo) (
 	target := info.Target()
 	ctx, cancel := context.WithTimeout(ctx, m.options.LookTimeout)
 	defer cancel()
-	sight, err := m.os.Look(ctx, target)
+	probe, err := m.os.Look(ctx, target)
 	if err != nil {
 		return nil, fmt.Errorf("server %q: %w", info.Name, err)
 	}
-	if sight.anotherThan(info.MachineID) {
+	if probe.anotherThan(info.MachineID) {
 		return nil, fmt.Errorf("server %q: another machine answers at %s: %w", info.Name, target.ConnectionURL, opscenter.ErrUnreachable)
 	}
-	if sight.Network == nil || sight.Network.Config == nil {
+	if probe.Network == nil || probe.Network.Config == nil {
 		return nil, fmt.Errorf("server %q reports no network configuration: %w", info.Name, opscenter.ErrNotApplicable)
 	}
-	out := &reading{sight: sight, config: sight.Network.Config}
+	out := &reading{probe: probe, config: probe.Network.Config}
 	if out.raw, err = out.config.Encode(); err != nil {
 		return nil, err
 	}
@@ -218,7 +218,7 @@ func (m *Manager) transact(ctx context.Context, name string, edit editFunc, opti
 	if len(plan.Changes) == 0 {
 		return nil, m.options.Audit.Note(ctx, "nothing is to change")
 	}
-	if current.sight.pending() && !options.Force {
+	if current.probe.pending() && !options.Force {
 		return nil, fmt.Errorf("server %q: another change of its network is being applied: %w", name, opscenter.ErrBusy)
 	}
 	can, err := m.canUndo(ctx, info, current, options)
@@ -255,7 +255,7 @@ func (m *Manager) transact(ctx context.Context, name string, edit editFunc, opti
 // canUndo reports whether the server undoes a change that is not confirmed. ErrNoRollBack: it
 // does not, and the caller does not accept that risk.
 func (m *Manager) canUndo(ctx context.Context, info *opscenter.ServerInfo, current *reading, options ApplyOptions) (bool, error) {
-	if current.sight.pending() || errors.Is(m.refuseWhilePending(ctx, info.Name), opscenter.ErrBusy) {
+	if current.probe.pending() || errors.Is(m.refuseWhilePending(ctx, info.Name), opscenter.ErrBusy) {
 		return true, nil // it undoes the pending change; the question could confirm that change
 	}
 	can, err := m.os.CanConfirmNetwork(ctx, info.Target())
@@ -279,7 +279,7 @@ func (m *Manager) begin(ctx context.Context, info *opscenter.ServerInfo, plan *n
 	c := &Change{ID: uuid.Must(uuid.NewV7()).String(), Server: info.Name, ServerID: info.ID, Cluster: info.Cluster, Batch: batch, Section: "network", By: opscenter.Principal(ctx),
 		Status: StatusSending, Differences: plan.Changes, Moves: plan.Moves, OldURL: info.ConnectionURL, Timeout: options.Timeout, StartedAt: now()}
 	c.Reason = summary(plan.Changes)
-	c.hidden = expectations{MachineID: current.sight.MachineID, MemberName: info.State.MemberName, Member: current.sight.Member, Before: before, Owner: c.ID, Audit: audit.ID(ctx), Fingerprint: info.Fingerprint}
+	c.hidden = expectations{MachineID: current.probe.MachineID, MemberName: info.State.MemberName, Member: current.probe.Member, Before: before, Owner: c.ID, Audit: audit.ID(ctx), Fingerprint: info.Fingerprint}
 	hidden, err := plan.Config.Hide()
 	if err != nil {
 		return nil, err
@@ -290,7 +290,7 @@ func (m *Manager) begin(ctx context.Context, info *opscenter.ServerInfo, plan *n
 	addresses, dynamic := plan.Config.ManagementAddresses()
 	c.hidden.Dynamic = dynamic
 	former, _ := plan.Current.ManagementAddresses()
-	for _, a := range append(former, managedAt(current.sight.Network)...) {
+	for _, a := range append(former, managedAt(current.probe.Network)...) {
 		c.hidden.Former = append(c.hidden.Former, a.String())
 	}
 	for _, a := range addresses[:min(len(addresses), maxPlaces)] {
@@ -376,7 +376,7 @@ func (m *Manager) recheck(ctx context.Context, c *Change, plan *network.Plan, op
 		return failed(StatusNotSent, err.Error())
 	case !unchanged:
 		return failed(StatusNotSent, conflict)
-	case again.sight.pending() && !options.Force:
+	case again.probe.pending() && !options.Force:
 		return failed(StatusRefused, "another change of its network is being applied")
 	}
 	target = info.Target()

@@ -170,7 +170,7 @@ func (m *Manager) checkMember(ctx context.Context, info *opscenter.ServerInfo, e
 		return nil, err
 	case plan.Err() != nil:
 		return nil, fmt.Errorf("server %q: %w", info.Name, plan.Err())
-	case current.sight.pending() && !options.Force:
+	case current.probe.pending() && !options.Force:
 		return nil, fmt.Errorf("server %q: another change of its network is being applied: %w", info.Name, opscenter.ErrBusy)
 	}
 	if len(plan.Changes) > 0 {

@@ -53,7 +53,7 @@ func (m *interferingOS) again() {
 	}
 }
 
-func (m *interferingOS) Look(ctx context.Context, target opscenter.Target) (*system.Sight, error) {
+func (m *interferingOS) Look(ctx context.Context, target opscenter.Target) (*system.Probe, error) {
 	m.again()
 	return m.Client.Look(ctx, target)
 }

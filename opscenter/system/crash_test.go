@@ -66,7 +66,7 @@ func (m mortalOS) CanConfirmNetwork(ctx context.Context, t opscenter.Target) (ca
 }
 
 // Look is no kill point: it changes nothing, and each change calls it many times.
-func (m mortalOS) Look(ctx context.Context, t opscenter.Target) (*system.Sight, error) {
+func (m mortalOS) Look(ctx context.Context, t opscenter.Target) (*system.Probe, error) {
 	if m.fate.IsDead() {
 		return nil, mortal.ErrDead
 	}

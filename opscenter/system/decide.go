@@ -15,7 +15,7 @@ import (
 // seen is the result of a probe of one URL.
 type seen struct {
 	url   string
-	sight *Sight
+	probe *Probe
 	err   error
 	// former: the server has the configuration from before the change. foreign names the wanted settings that its
 	// configuration lacks; empty: none.
@@ -135,8 +135,8 @@ const notConfirmed = "not confirmed in time: "
 
 // pending reports whether the server applies a change. A change that waits for its confirmation does not
 // count: servers don't report it.
-func (s *Sight) pending() bool {
-	return s.Network != nil && s.Network.State != nil && s.Network.State.ConfigurationInProcess
+func (p *Probe) pending() bool {
+	return p.Network != nil && p.Network.State != nil && p.Network.State.ConfigurationInProcess
 }
 
 // newURL returns the connection URL to record: that of the probe, or empty if the change moves nothing.
@@ -159,19 +159,19 @@ func (c *Change) problem(s *seen, e evidence, at time.Time) string {
 	switch {
 	case s.err != nil || s.former:
 		return "it is not"
-	case s.sight.anotherThan(c.hidden.MachineID):
+	case s.probe.anotherThan(c.hidden.MachineID):
 		return "is another machine"
 	case s.foreign != "":
 		return "has another configuration than the wanted one: " + s.foreign
 	case c.hidden.Failed != "" && c.Timeout > 0 && !e.settled:
 		return "has reported: " + c.hidden.Failed
-	case c.hidden.Member == "Online" && s.sight.Member != c.hidden.Member:
-		return fmt.Sprintf("its cluster reports it as %s", s.sight.Member)
+	case c.hidden.Member == "Online" && s.probe.Member != c.hidden.Member:
+		return fmt.Sprintf("its cluster reports it as %s", s.probe.Member)
 	}
-	remote := s.sight.Remote.String()
+	remote := s.probe.Remote.String()
 	arrived := slices.Contains(c.hidden.Expected, remote)
 	selfReported := e.current != c.OldURL && s.url == e.current
-	if c.Moves && !selfReported && !arrived && !(c.hidden.Dynamic && slices.Contains(managedAt(s.sight.Network), s.sight.Remote)) {
+	if c.Moves && !selfReported && !arrived && !(c.hidden.Dynamic && slices.Contains(managedAt(s.probe.Network), s.probe.Remote)) {
 		// The addresses that the server reports count only if its configuration does not list them: the server may
 		// not have applied the change so far.
 		return fmt.Sprintf("that is none of its new addresses for management (%s)", strings.Join(c.hidden.Expected, ", "))

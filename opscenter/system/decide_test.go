@@ -26,7 +26,7 @@ func TestDecide(t *testing.T) {
 	}
 	at := func(url string) seen {
 		n := &network.Network{Config: &network.Config{}, State: &network.State{Interfaces: map[string]network.InterfaceState{"mgmt": {Roles: []string{"management"}, Addresses: []string{"10.0.0.1"}}}}}
-		return seen{url: url, sight: &Sight{URL: url, Remote: netip.MustParseAddr(url[len("https://") : len(url)-len(":8443")]), MachineID: "m", Member: "Online", Network: n}}
+		return seen{url: url, probe: &Probe{URL: url, Remote: netip.MustParseAddr(url[len("https://") : len(url)-len(":8443")]), MachineID: "m", Member: "Online", Network: n}}
 	}
 	notProven := func(c *Change) { c.hidden.ProvenAt = begin.Add(90 * time.Second) }
 	gone := func(url string) seen { return seen{url: url, err: errors.New("refused")} }
@@ -51,16 +51,16 @@ func TestDecide(t *testing.T) {
 		{name: "at the old address, and has accepted the change", change: func(c *Change) { c.hidden.Applied = true }, found: []seen{at(home), gone(away)}},
 		{name: "at another address, reported by a self update", found: []seen{at("https://10.0.0.9:8443")}, with: func(e *evidence) { e.current = "https://10.0.0.9:8443" }, want: "https://10.0.0.9:8443"},
 		{name: "at another address, without a report", found: []seen{at("https://10.0.0.9:8443")}},
-		{name: "another machine answers", found: []seen{func() seen { s := at(away); s.sight.MachineID = "x"; return s }()}},
-		{name: "the cluster does not see it", found: []seen{func() seen { s := at(away); s.sight.Member = "Offline"; return s }()}},
-		{name: "evacuated before and after", change: func(c *Change) { c.hidden.Member = "Evacuated" }, found: []seen{func() seen { s := at(away); s.sight.Member = "Evacuated"; return s }()}, want: away},
+		{name: "another machine answers", found: []seen{func() seen { s := at(away); s.probe.MachineID = "x"; return s }()}},
+		{name: "the cluster does not see it", found: []seen{func() seen { s := at(away); s.probe.Member = "Offline"; return s }()}},
+		{name: "evacuated before and after", change: func(c *Change) { c.hidden.Member = "Evacuated" }, found: []seen{func() seen { s := at(away); s.probe.Member = "Evacuated"; return s }()}, want: away},
 		{name: "another configuration", found: []seen{func() seen { s := at(away); s.foreign = "dns"; return s }()}},
 		{name: "reported a failure", change: func(c *Change) { c.hidden.Failed = "no DNS" }, found: []seen{at(away)}},
 		{name: "reported a failure, and can't undo the change", change: func(c *Change) { c.hidden.Failed, c.Timeout = "no DNS", 0 }, found: []seen{at(away)}, want: "done", url: away},
 		{name: "reported a failure after the confirmation", change: func(c *Change) { c.hidden.Failed = "no DNS" }, found: []seen{at(away)}, with: func(e *evidence) { e.settled = true }, want: "done", url: away},
 		{name: "reported a failure, rebooted, and kept the change", change: func(c *Change) { c.hidden.Failed = "no DNS" }, found: []seen{at(away)}, after: 616 * time.Second, want: "done", url: away},
 		{name: "another configuration at the end", found: []seen{func() seen { s := at(away); s.foreign = "dns"; return s }()}, after: 616 * time.Second, want: "lost", url: away, seen: true},
-		{name: "the cluster does not see it at the end", found: []seen{func() seen { s := at(away); s.sight.Member = "Offline"; return s }()}, after: 616 * time.Second, want: "lost", url: away, seen: true},
+		{name: "the cluster does not see it at the end", found: []seen{func() seen { s := at(away); s.probe.Member = "Offline"; return s }()}, after: 616 * time.Second, want: "lost", url: away, seen: true},
 		{name: "no move, without a report", change: func(c *Change) { c.Moves, c.hidden.Expected = false, []string{"10.0.0.1"} }, found: []seen{at(home)}},
 		{name: "no move, and has accepted the change", change: func(c *Change) { c.Moves, c.hidden.Expected, c.hidden.Applied = false, []string{"10.0.0.1"}, true }, found: []seen{at(home)}, want: home},
 		{name: "no move, and has sent a self update", change: func(c *Change) { c.Moves, c.hidden.Expected = false, []string{"10.0.0.1"} }, with: func(e *evidence) { e.reported = true }, found: []seen{at(home)}, want: home},

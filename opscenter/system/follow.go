@@ -231,14 +231,14 @@ func (m *Manager) lookAll(ctx context.Context, c *Change, info *opscenter.Server
 			target.ConnectionURL, target.PublicConnectionURL, target.MemberName = place, "", c.hidden.MemberName
 			s := &out[i]
 			s.url = place
-			if s.sight, s.err = m.os.Look(ctx, target); s.err != nil {
+			if s.probe, s.err = m.os.Look(ctx, target); s.err != nil {
 				return
 			}
-			if s.sight.Network == nil || s.sight.Network.Config == nil {
+			if s.probe.Network == nil || s.probe.Network.Config == nil {
 				s.err = errors.New("the server reports no network configuration")
 				return
 			}
-			if s.sight.anotherThan(c.hidden.MachineID) {
+			if s.probe.anotherThan(c.hidden.MachineID) {
 				s.err = errors.New("another machine answers")
 				return
 			}
@@ -255,7 +255,7 @@ func (m *Manager) lookAll(ctx context.Context, c *Change, info *opscenter.Server
 
 // compare notes whether a probed configuration is the former one, or lacks a part of the wanted one.
 func (m *Manager) compare(c *Change, s *seen, w *pursuit) error {
-	raw, err := s.sight.Network.Config.Encode()
+	raw, err := s.probe.Network.Config.Encode()
 	if err != nil {
 		return err
 	}
@@ -272,7 +272,7 @@ func (m *Manager) compare(c *Change, s *seen, w *pursuit) error {
 	if err != nil {
 		return err
 	}
-	unmet, err := network.Unmet(s.sight.Network.Config, wanted, c.Differences)
+	unmet, err := network.Unmet(s.probe.Network.Config, wanted, c.Differences)
 	s.foreign = strings.Join(unmet[:min(len(unmet), 5)], ", ")
 	return err
 }

@@ -216,7 +216,7 @@ func (m *Manager) settle(ctx context.Context, c *Change) error {
 	}
 	giveUp := now().Add(m.settleLimit(c.Section))
 	for {
-		err := m.probe(ctx, c, !now().Before(giveUp))
+		err := m.settleOnce(ctx, c, !now().Before(giveUp))
 		if c.Status.Final() || err != nil && (ctx.Err() != nil || !retryable(err)) {
 			return m.outcome(ctx, c, err)
 		}
@@ -237,9 +237,9 @@ func (m *Manager) settleLimit(section string) time.Duration {
 	return 2 * m.options.SettleTimeout
 }
 
-// probe reads the section, compares it with the former and the wanted configuration, and ends the change if
-// that shows the outcome. last: this is the last probe, so the change ends anyway.
-func (m *Manager) probe(ctx context.Context, c *Change, last bool) error {
+// settleOnce reads the section, compares it with the former and the wanted configuration, and ends the change if
+// that shows the outcome. last: this is the last reading, so the change ends anyway.
+func (m *Manager) settleOnce(ctx context.Context, c *Change, last bool) error {
 	var info *opscenter.ServerInfo
 	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
 		info, err = s.ServerByID(c.ServerID)

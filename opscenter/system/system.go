@@ -58,8 +58,8 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Sight is the result of one probe of a server.
-type Sight struct {
+// Probe is the knowledge of a server that OS.Look returns: one reading, at one URL.
+type Probe struct {
 	// URL is where the server was reached. Remote is the address behind it.
 	URL    string
 	Remote netip.Addr
@@ -74,8 +74,8 @@ type Sight struct {
 
 // anotherThan reports whether the machine is certainly another one. An unknown machine ID on either side is no
 // difference: the certificate has already proven the identity.
-func (s *Sight) anotherThan(machineID string) bool {
-	return machineID != "" && s.MachineID != "" && s.MachineID != machineID
+func (p *Probe) anotherThan(machineID string) bool {
+	return machineID != "" && p.MachineID != "" && p.MachineID != machineID
 }
 
 // OS is the API of servers. Package opscenter/incusos implements it. All methods may be called concurrently.
@@ -88,7 +88,7 @@ func (s *Sight) anotherThan(machineID string) bool {
 type OS interface {
 	opscenter.Actuator
 	// Look probes a server on a new connection. A certificate other than the target's is an error.
-	Look(ctx context.Context, target opscenter.Target) (*Sight, error)
+	Look(ctx context.Context, target opscenter.Target) (*Probe, error)
 	// ReadSystem and WriteSystem are GET and PUT of /os/1.0/system/SECTION. The body is JSON, {"config": …}.
 	ReadSystem(ctx context.Context, target opscenter.Target, section string) (json.RawMessage, error)
 	WriteSystem(ctx context.Context, target opscenter.Target, section string, body []byte) error
