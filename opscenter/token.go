@@ -255,6 +255,15 @@ func (r *Registry) RevokeToken(ctx context.Context, id string) error {
 	return r.withToken(ctx, id, func(tx *Tx, token *Token) error { return tx.deleteToken(token, "") })
 }
 
+// RevokeToken deletes a token, as Registry.RevokeToken does. It ignores a token that was deleted already.
+func (t *Tx) RevokeToken(id string) error {
+	token, err := tokens.Find(t, storage.StringKey(id))
+	if err != nil || token == nil {
+		return err
+	}
+	return t.deleteToken(token, "")
+}
+
 // useToken spends one use of a token, or returns the reason why that is impossible.
 func useToken(tx storage.WriteTx, id string, at time.Time) (*Token, error) {
 	token, err := findToken(tx, id, at)
@@ -282,4 +291,11 @@ func findToken(tx storage.ReadTx, id string, at time.Time) (*Token, error) {
 		return nil, ErrTokenExhausted
 	}
 	return token, nil
+}
+
+// UsableUntil returns an error unless a token still admits a server at a time. Errors: ErrTokenUnknown, ErrTokenExpired,
+// ErrTokenExhausted.
+func (s *Snapshot) UsableUntil(id string, at time.Time) error {
+	_, err := findToken(s, id, at)
+	return err
 }
