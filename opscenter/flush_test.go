@@ -13,6 +13,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
+	"github.com/opscenter-go/sdk/storage/badgerstore"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -162,4 +163,51 @@ func TestMemoryKeepsPaceWithTheStore(t *testing.T) {
 	require.NoError(t, w.Observer().Flush(t.Context()))
 	require.Zero(t, w.Tracked(), "no removed server is remembered")
 	require.False(t, w.FlushPending())
+}
+
+func TestLastSeenOutlivesTheProcess(t *testing.T) {
+	dir := t.TempDir()
+	open := func() (*opscenter.Registry, storage.Store) {
+		store, err := badgerstore.Open(dir, badgerstore.Options{})
+		require.NoError(t, err)
+		registry, err := opscenter.NewRegistry(store, opscenter.Options{})
+		require.NoError(t, err)
+		return registry, store
+	}
+	registry, store := open()
+	w := &world{Registry: registry, store: store}
+	var seen []time.Time
+	for i := range 5 {
+		info := w.ready(t, i)
+		o := answer(info)
+		o.At = time.Now().UTC().Add(-time.Duration(i) * time.Second)
+		require.NoError(t, registry.Observer().Record(t.Context(), o))
+		seen = append(seen, w.get(t, info.Name).LastSeen)
+	}
+	require.NoError(t, w.DeleteServer(t.Context(), "server03", false))
+	require.NoError(t, registry.Close())
+	require.NoError(t, store.Close())
+	registry, store = open()
+	w = &world{Registry: registry, store: store}
+	for i := range 5 {
+		if i != 3 {
+			require.WithinDuration(t, seen[i], w.get(t, fmt.Sprintf("server%02d", i)).LastSeen, time.Millisecond)
+		}
+	}
+	// Servers that come and go between flushes don't mix up the rest.
+	w.ready(t, 6)
+	require.NoError(t, w.DeleteServer(t.Context(), "server01", false))
+	info := w.get(t, "server02")
+	require.NoError(t, registry.Observer().Record(t.Context(), answer(info)))
+	seen[2] = w.get(t, "server02").LastSeen
+	require.NoError(t, registry.Observer().Flush(t.Context()))
+	require.NoError(t, registry.Close())
+	require.NoError(t, store.Close())
+	registry, store = open()
+	w = &world{Registry: registry, store: store}
+	for _, i := range []int{0, 2, 4} {
+		require.WithinDuration(t, seen[i], w.get(t, fmt.Sprintf("server%02d", i)).LastSeen, time.Millisecond)
+	}
+	require.NoError(t, registry.Close())
+	require.NoError(t, store.Close())
 }

@@ -2,6 +2,9 @@ package opscenter_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -144,4 +147,86 @@ func TestLightAndFullPollsSettle(t *testing.T) {
 		}
 	}
 	require.GreaterOrEqual(t, cheap, 16)
+}
+
+// TestTimesThatCannotBe: what a server tells of its times costs neither its other parts nor another server.
+func TestTimesThatCannotBe(t *testing.T) {
+	for _, year := range []int{-1, 0, 1, 2500, 10000} {
+		w := memoryWorld(t)
+		bad, good := w.ready(t, 0), w.ready(t, 1)
+		at := time.Date(year, 6, 1, 0, 0, 0, 0, time.UTC)
+		o, other := answer(bad), answer(good)
+		o.UpdateStatus, o.BootedAt = &lifecycle.UpdateStatus{Status: "Update check completed", LastCheck: at}, at
+		o.Versions.OS.Version, other.Versions.OS.Version = "998", "999"
+		require.NoError(t, w.Observer().Record(t.Context(), o, other))
+		for name, version := range map[string]string{bad.Name: "998", good.Name: "999"} {
+			info, err := w.Server(t.Context(), name)
+			require.NoError(t, err)
+			require.Equal(t, version, info.State.Versions.OS.Version)
+		}
+	}
+}
+
+// RecordUnchanged takes an observation in only if the long way finds nothing new in it.
+func TestRecordUnchanged(t *testing.T) {
+	w := memoryWorld(t)
+	info := w.ready(t, 0)
+	full := func() lifecycle.Observation { return withFacts(answer(info), `{"cpu":1,"uptime":5}`) }
+	o := full()
+	require.False(t, w.Observer().RecordUnchanged(&o), "never seen so far")
+	w.observe(t, o)
+	w.observe(t, full())
+	o = full()
+	require.True(t, w.Observer().RecordUnchanged(&o))
+	require.Equal(t, o.At, w.get(t, "server00").LastSeen)
+	o.Facts.Hardware = json.RawMessage(`{"cpu":1,"uptime":77}`)
+	require.True(t, w.Observer().RecordUnchanged(&o), "what changes all the time is no change")
+	light := answer(info)
+	light.Light = true
+	require.True(t, w.Observer().RecordUnchanged(&light))
+	change := func(what string, change func(*lifecycle.Observation)) {
+		t.Helper()
+		o := full()
+		change(&o)
+		require.False(t, w.Observer().RecordUnchanged(&o), what)
+	}
+	change("facts", func(o *lifecycle.Observation) { o.Facts.Hardware = json.RawMessage(`{"cpu":2}`) })
+	change("no JSON", func(o *lifecycle.Observation) { o.Facts.Hardware = json.RawMessage(`{"cpu":`) })
+	change("failure", func(o *lifecycle.Observation) { o.Failure = &lifecycle.Failure{} })
+	change("booting", func(o *lifecycle.Observation) { o.Ready = false })
+	change("unread", func(o *lifecycle.Observation) { o.Unread = []string{"x"} })
+	change("type", func(o *lifecycle.Observation) { kind := lifecycle.TypeUnknown; o.Type = &kind })
+	change("version", func(o *lifecycle.Observation) { o.Versions.OS.VersionNext = "202703010000" })
+	change("reboot", func(o *lifecycle.Observation) { o.Versions.OS.NeedsReboot = true })
+	change("channel", func(o *lifecycle.Observation) { o.Versions.UpdateChannel = "testing" })
+	change("application", func(o *lifecycle.Observation) { o.Versions.Applications[0].Version = "1" })
+	change("maintenance", func(o *lifecycle.Observation) { m := lifecycle.MaintenanceEvacuated; o.Maintenance = &m })
+	change("member", func(o *lifecycle.Observation) { m := "other"; o.MemberName = &m })
+	change("trusted", func(o *lifecycle.Observation) { yes := true; o.SystemStateTrusted = &yes })
+	change("certificate", func(o *lifecycle.Observation) { o.Presented = strings.Repeat("ab", 32) })
+	change("server", func(o *lifecycle.Observation) { o.ID = "missing" })
+
+	// Whatever else happens to the server makes the next poll go the long way.
+	for name, happens := range map[string]func(){
+		"failed poll": func() { w.observe(t, failed(info)) },
+		"self update": func() {
+			require.NoError(t, w.SelfUpdate(t.Context(), certificate(0), opscenter.SelfUpdate{Cause: lifecycle.CauseOSUpdateApplied}))
+		},
+		"action": func() {
+			operation, server, err := w.BeginAction(t.Context(), "server00", lifecycle.ActionEvacuate)
+			require.NoError(t, err)
+			o := full()
+			require.False(t, w.Observer().RecordUnchanged(&o), "under way")
+			require.NoError(t, w.EndAction(t.Context(), server, operation, fmt.Errorf("no")))
+		},
+	} {
+		happens()
+		o := full()
+		require.False(t, w.Observer().RecordUnchanged(&o), name)
+		for range 3 {
+			w.observe(t, full())
+		}
+		o = full()
+		require.True(t, w.Observer().RecordUnchanged(&o), "%s: settled again", name)
+	}
 }
