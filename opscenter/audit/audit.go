@@ -23,6 +23,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/boundedlog"
 	"github.com/opscenter-go/sdk/internal/defaults"
+	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/storage"
@@ -78,8 +79,8 @@ const (
 	// MaxText bounds each text of an entry, in bytes. A longer text is cut to that length, and "…" is appended.
 	MaxText = 2000
 	// MaxPage bounds the entries that one call of List returns. DefaultPage is the default of Query.Limit.
-	MaxPage     = 1000
-	DefaultPage = 100
+	MaxPage     = page.MaxSize
+	DefaultPage = page.DefaultSize
 )
 
 // Options of New.

@@ -24,7 +24,7 @@ type Query struct {
 	Before uint64
 	// Oldest returns the oldest entries first.
 	Oldest bool
-	// Limit bounds the entries of a page. Default 100, at most 1000.
+	// Limit bounds the entries of a page. Default DefaultPage, at most MaxPage.
 	Limit int
 }
 
