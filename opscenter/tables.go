@@ -41,7 +41,7 @@ var (
 
 	// warnings by their UUIDs, which sort by age.
 	warnings          = storage.NewTable("warnings", func(w *warning.Warning) storage.Key { return storage.StringKey(w.UUID) })
-	warningsBySubject = warnings.Unique("subject", func(w *warning.Warning) []storage.Key { return []storage.Key{subjectOf(w).key()} })
+	warningsBySubject = warnings.Unique("subject", func(w *warning.Warning) []storage.Key { return []storage.Key{subjectKey(presence.SubjectOf(w))} })
 
 	// tokens by their UUIDs, which are secrets. Lists go by age, so that cursors contain no secret.
 	tokens      = storage.NewTable("tokens", func(t *Token) storage.Key { return storage.StringKey(t.UUID) }).Secret()

@@ -19,19 +19,14 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// warningSubject identifies a warning: there is at most one of each kind about a server.
-type warningSubject struct {
-	kind     warning.Kind
-	serverID string
+// subjectKey is the key of warningsBySubject.
+func subjectKey(s presence.Subject) storage.Key {
+	return storage.StringKey(s.ServerID).Str(string(s.Kind))
 }
-
-func (s warningSubject) key() storage.Key { return storage.StringKey(s.serverID).Str(string(s.kind)) }
-
-func subjectOf(w *warning.Warning) warningSubject { return warningSubject{w.Kind, w.ServerID} }
 
 // raise stores a warning, unless it is open. A warning about the fleet has no server.
 func (t *Tx) raise(server, id string, w warning.Input, at time.Time) error {
-	known, err := warningsBySubject.Find(t, warningSubject{w.Kind, id}.key())
+	known, err := warningsBySubject.Find(t, subjectKey(presence.Subject{Kind: w.Kind, ServerID: id}))
 	if err != nil || known != nil {
 		return err
 	}
@@ -44,7 +39,7 @@ func (t *Tx) raise(server, id string, w warning.Input, at time.Time) error {
 
 // clear removes an open warning.
 func (t *Tx) clear(server, id string, kind warning.Kind, at time.Time, why string) error {
-	known, err := warningsBySubject.Find(t, warningSubject{kind, id}.key())
+	known, err := warningsBySubject.Find(t, subjectKey(presence.Subject{Kind: kind, ServerID: id}))
 	if err != nil || known == nil {
 		return err
 	}
