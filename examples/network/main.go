@@ -104,14 +104,14 @@ func (s *story) run(provider incusostest.Provider) error {
 	if err := s.play(); err != nil {
 		return err
 	}
-	s.say("\nWho did what:")
+	s.printf("\nWho did what:")
 	page, err := s.Audit.List(s.ctx, audit.Query{Oldest: true})
 	for _, e := range page.Entries {
 		what := e.Server
 		if e.Cluster != "" {
 			what = e.Cluster
 		}
-		s.say("  %s: %s of %s: %s", e.By, e.Action, what, e.Outcome)
+		s.printf("  %s: %s of %s: %s", e.By, e.Action, what, e.Outcome)
 	}
 	return err
 }
@@ -122,7 +122,7 @@ func (s *story) close() {
 	}
 }
 
-func (s *story) say(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
+func (s *story) printf(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
 
 // boot starts a server, which registers, and looks at it.
 func (s *story) boot(name string, provider incusostest.Provider) error {
@@ -162,19 +162,19 @@ func (s *story) move(name, address string) error {
 		return err
 	}
 	for _, difference := range plan.Changes {
-		s.say("  %s", difference)
+		s.printf("  %s", difference)
 	}
 	begun := time.Now()
 	change, err := s.Systems.ApplyNetwork(s.ctx, name, current.Config, system.ApplyOptions{IfMatch: current.ETag})
 	if change == nil {
 		return err
 	}
-	s.say("  %s after %s: %s", change.Status, time.Since(begun).Round(10*time.Millisecond), change.Reason)
+	s.printf("  %s after %s: %s", change.Status, time.Since(begun).Round(10*time.Millisecond), change.Reason)
 	info, lookup := s.Registry.Server(s.ctx, name)
 	if lookup != nil {
 		return lookup
 	}
-	s.say("  the record says %s, the server listens at %s", info.ConnectionURL, s.servers[name].URL())
+	s.printf("  the record says %s, the server listens at %s", info.ConnectionURL, s.servers[name].URL())
 	if info.ConnectionURL != s.servers[name].URL() {
 		return errors.New("the record is wrong")
 	}
@@ -183,14 +183,14 @@ func (s *story) move(name, address string) error {
 
 func (s *story) play() error {
 	first := s.servers["server01"]
-	s.say("server01 gets another address, and is found there:")
+	s.printf("server01 gets another address, and is found there:")
 	if err := s.move("server01", spare(1)+"/8"); err != nil {
 		return err
 	}
 	if err := s.poll("server01"); err != nil {
 		return err
 	}
-	s.say("\nserver01 gets an unreachable one, as with a typo, or a cable in the wrong port:")
+	s.printf("\nserver01 gets an unreachable one, as with a typo, or a cable in the wrong port:")
 	dark := spare(2)
 	first.KillAddress(dark, true)
 	if err := s.move("server01", dark+"/8"); !errors.Is(err, system.ErrRolledBack) {
@@ -210,7 +210,7 @@ func (s *story) play() error {
 	if err := s.poll(names...); err != nil {
 		return err
 	}
-	s.say("\nAll members of cluster c1 get VLAN 300 on inst0, one after another:")
+	s.printf("\nAll members of cluster c1 get VLAN 300 on inst0, one after another:")
 	batch, err := s.Systems.EditClusterNetwork(s.ctx, "c1", network.Edit{Interface: "inst0", AddVLANTags: []int{300}}, system.ApplyOptions{})
 	if err != nil {
 		return err
@@ -219,7 +219,7 @@ func (s *story) play() error {
 	if err := s.poll(names...); err != nil {
 		return err
 	}
-	s.say("\nAll get other addresses, and that of server02 is a bad one:")
+	s.printf("\nAll get other addresses, and that of server02 is a bad one:")
 	configs := map[string]*network.Config{}
 	for i, name := range names {
 		current, err := s.Systems.Network(s.ctx, name)
@@ -245,7 +245,7 @@ func (s *story) tell(batch *system.Batch) {
 		if status == "" {
 			status = "left untouched"
 		}
-		s.say("  %s: %s", member.Server, status)
+		s.printf("  %s: %s", member.Server, status)
 	}
 }
 
