@@ -164,7 +164,7 @@ func (r *Registry) loadPresence(ctx context.Context) error {
 		if err := r.applyAll(tx); err != nil {
 			return err
 		}
-		if r.presence.Warnings.IsOpen(presence.Subject{Kind: warning.Fleet}) {
+		if r.presence.Warnings.IsOpen(r.subject(warning.Fleet, "")) {
 			r.presence.Guard.Trip()
 		}
 		for members, err := range seenMembersTable.Scan(tx, rangeAll) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/opscenter-go/sdk/opscenter/internal/presence"
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
@@ -33,7 +32,7 @@ func (h Observer) BeginSample(of int, ids ...string) {
 func (r *Registry) warnFleet(ctx context.Context) error {
 	verdict := r.presence.Guard.Verdict()
 	on := verdict.Unreachable
-	if on == r.presence.Warnings.IsOpen(presence.Subject{Kind: warning.Fleet}) {
+	if on == r.presence.Warnings.IsOpen(r.subject(warning.Fleet, "")) {
 		return nil
 	}
 	at := r.now()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/opscenter-go/sdk/opscenter/internal/presence"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
@@ -33,7 +32,7 @@ func (r *Registry) withoutLocal(observations []lifecycle.Observation) []lifecycl
 // warnLocal raises or clears the warning of local trouble when that has begun or ended.
 func (r *Registry) warnLocal(ctx context.Context) error {
 	on, count, message := r.presence.Local.Trouble()
-	if on == r.presence.Warnings.IsOpen(presence.Subject{Kind: warning.Local}) {
+	if on == r.presence.Warnings.IsOpen(r.subject(warning.Local, "")) {
 		return nil
 	}
 	if !on {

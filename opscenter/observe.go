@@ -106,7 +106,7 @@ func (h Observer) Maintain(ctx context.Context) error {
 		return err
 	}
 	if h.registry.Observer().FleetUnreachable() {
-		h.registry.presence.Warnings.Repeat(presence.Subject{Kind: warning.Fleet}, "", h.registry.now())
+		h.registry.presence.Warnings.Repeat(h.registry.subject(warning.Fleet, ""), "", h.registry.now())
 	}
 	if h.registry.presence.Flush.Due(h.registry.options.LastSeenInterval) && len(h.registry.flushing) == 0 { // a running flush is enough
 		_, err := h.registry.removeSpentTokens(ctx)

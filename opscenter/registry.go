@@ -52,6 +52,9 @@ const (
 type Options struct {
 	// Logger gets the decisions of the Registry. Default: nothing is logged.
 	Logger *slog.Logger
+	// Controller names this controller among several over one store. Each of them has its own warnings about its connection
+	// to the fleet, see warning.Kind.OfController. Default: none, for one controller.
+	Controller string
 	// DefaultChannel is the channel of servers and tokens that name none. NewRegistry creates it if it doesn't exist.
 	// Default "stable".
 	DefaultChannel string
@@ -127,6 +130,11 @@ func (o Options) withDefaults() (Options, error) {
 	if o.DefaultChannel == "" {
 		o.DefaultChannel = defaultChannel
 	}
+	if o.Controller != "" {
+		if err := checkObjectName("controller", o.Controller); err != nil {
+			return o, err
+		}
+	}
 	if err := checkObjectName("channel", o.DefaultChannel); err != nil {
 		return o, err
 	}
@@ -185,7 +193,7 @@ type Registry struct {
 
 // NewRegistry returns a Registry over a store. The caller closes the store, after the Registry. Two Registries over the
 // same rows see the servers, actions and warnings of each other. Only one of them may poll: both would write when servers
-// were last seen. Errors: ErrInvalidOptions, ErrInvalidName for the default channel, and those of the store.
+// were last seen. Errors: ErrInvalidOptions, ErrInvalidName for the default channel or the controller, and those of the store.
 func NewRegistry(store storage.Store, options Options) (*Registry, error) {
 	options, err := options.withDefaults()
 	if err != nil {

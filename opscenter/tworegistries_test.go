@@ -1,6 +1,7 @@
 package opscenter_test
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
@@ -86,6 +88,53 @@ func TestTwoRegistriesCountTheSameWarnings(t *testing.T) {
 	require.Empty(t, b.Warnings().Counts())
 	require.NoError(t, a.Warnings().Raise(t.Context(), info.Name, warning.Input{Kind: "Fan failed", Message: "once more"}))
 	require.Equal(t, map[warning.Kind]int{"Fan failed": 1}, b.Warnings().Counts())
+}
+
+// TestEachControllerWarnsOfItself: a controller that loses the fleet raises a warning of its own, which the others neither
+// clear nor take for theirs.
+func TestEachControllerWarnsOfItself(t *testing.T) {
+	store := memstore.New(memstore.Options{DetectMutation: true})
+	a := newWorld(t, store, opscenter.Options{Controller: "a"})
+	b := newWorld(t, store.Open(), opscenter.Options{Controller: "b"})
+	var infos []*opscenter.ServerInfo
+	for n := range 10 {
+		infos = append(infos, a.ready(t, n))
+	}
+	fleet := func(w *world) (out []string) {
+		list, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{}, opscenter.Page{})
+		require.NoError(t, err)
+		for _, open := range list.Warnings {
+			require.Equal(t, warning.Fleet, open.Kind)
+			out = append(out, open.Controller)
+		}
+		return out
+	}
+	for range 3 {
+		for _, info := range infos {
+			require.NoError(t, a.Observer().Record(t.Context(), failed(info)))
+			require.NoError(t, b.Observer().Record(t.Context(), answer(info)))
+		}
+		require.NoError(t, a.Observer().Maintain(t.Context()))
+		require.NoError(t, b.Observer().Maintain(t.Context()))
+	}
+	require.True(t, a.Observer().FleetUnreachable())
+	require.False(t, b.Observer().FleetUnreachable())
+	require.Equal(t, []string{"a"}, fleet(b))
+	events, err := b.ListEvents(t.Context(), opscenter.EventFilter{Limit: opscenter.MaxPageSize})
+	require.NoError(t, err)
+	events = slices.DeleteFunc(events, func(e event.Event) bool { return e.Kind != event.WarningRaised })
+	require.Len(t, events, 1, "raised once")
+	require.Contains(t, events[0].Reason, "(controller a)")
+
+	require.NoError(t, b.Warnings().Raise(t.Context(), "", warning.Input{Kind: warning.Fleet, Message: "mine"}))
+	require.ElementsMatch(t, []string{"a", "b"}, fleet(a))
+	require.Equal(t, 2, a.Warnings().Counts()[warning.Fleet])
+	require.NoError(t, b.Warnings().Clear(t.Context(), "", warning.Fleet))
+	require.Equal(t, []string{"a"}, fleet(a))
+	require.False(t, newWorld(t, store.Open(), opscenter.Options{Controller: "c"}).Observer().FleetUnreachable(), "another controller starts")
+	require.True(t, newWorld(t, store.Open(), opscenter.Options{Controller: "a"}).Observer().FleetUnreachable(), "a starts again")
+	_, err = opscenter.NewRegistry(store.Open(), opscenter.Options{Controller: "not a name"})
+	require.ErrorIs(t, err, opscenter.ErrInvalidName)
 }
 
 // TestManyOtherChanges: what a Registry wrote counts, however much else was written since it last looked.

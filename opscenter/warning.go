@@ -19,34 +19,58 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// subjectKey is the key of warningsBySubject.
+// subjectKey is the key of warningsBySubject. It has a third part for a controller with a name only, because warnings of
+// earlier releases have none.
 func subjectKey(s presence.Subject) storage.Key {
-	return storage.StringKey(s.ServerID).Str(string(s.Kind))
+	key := storage.StringKey(s.ServerID).Str(string(s.Kind))
+	if s.Controller != "" {
+		key = key.Str(s.Controller)
+	}
+	return key
 }
 
-// raise stores a warning, unless it is open. A warning about the fleet has no server.
+// subject returns the subject of a warning about a server, or about the fleet or this controller if the ID is empty.
+func (r *Registry) subject(kind warning.Kind, id string) presence.Subject {
+	out := presence.Subject{Kind: kind, ServerID: id}
+	if id == "" && kind.OfController() {
+		out.Controller = r.options.Controller
+	}
+	return out
+}
+
+// reason is the reason of an event about a warning.
+func (r *Registry) reason(of presence.Subject, text string) string {
+	if of.Controller != "" {
+		return fmt.Sprintf("%s (controller %s): %s", of.Kind, of.Controller, text)
+	}
+	return fmt.Sprintf("%s: %s", of.Kind, text)
+}
+
+// raise stores a warning, unless it is open. A warning about the fleet or the controller has no server.
 func (t *Tx) raise(server, id string, w warning.Input, at time.Time) error {
-	known, err := warningsBySubject.Find(t, subjectKey(presence.Subject{Kind: w.Kind, ServerID: id}))
+	of := t.registry.subject(w.Kind, id)
+	known, err := warningsBySubject.Find(t, subjectKey(of))
 	if err != nil || known != nil {
 		return err
 	}
-	row := warning.Warning{UUID: newUUID(), Kind: w.Kind, ServerID: id, Message: w.Message, FirstSeen: at, LastSeen: at, LastUpdated: at, Count: 1}
+	row := warning.Warning{UUID: newUUID(), Kind: w.Kind, ServerID: id, Controller: of.Controller, Message: w.Message, FirstSeen: at, LastSeen: at, LastUpdated: at, Count: 1}
 	if err := warnings.Put(t, &row); err != nil {
 		return err
 	}
-	return t.Record(event.Event{At: at, Kind: event.WarningRaised, Server: server, Reason: truncate.Text(fmt.Sprintf("%s: %s", w.Kind, w.Message), lifecycle.MaxReason)})
+	return t.Record(event.Event{At: at, Kind: event.WarningRaised, Server: server, Reason: truncate.Text(t.registry.reason(of, w.Message), lifecycle.MaxReason)})
 }
 
 // clear removes an open warning.
 func (t *Tx) clear(server, id string, kind warning.Kind, at time.Time, why string) error {
-	known, err := warningsBySubject.Find(t, subjectKey(presence.Subject{Kind: kind, ServerID: id}))
+	of := t.registry.subject(kind, id)
+	known, err := warningsBySubject.Find(t, subjectKey(of))
 	if err != nil || known == nil {
 		return err
 	}
 	if err := warnings.Delete(t, storage.StringKey(known.UUID)); err != nil {
 		return err
 	}
-	return t.Record(event.Event{At: at, Kind: event.WarningCleared, Server: server, Reason: fmt.Sprintf("%s: %s", kind, why)})
+	return t.Record(event.Event{At: at, Kind: event.WarningCleared, Server: server, Reason: t.registry.reason(of, why)})
 }
 
 // clearAll removes all warnings of a server that is removed.
@@ -92,12 +116,13 @@ func (h Warnings) Raise(ctx context.Context, server string, w warning.Input) err
 		return err
 	})
 	if err == nil && !raised {
-		h.registry.presence.Warnings.Repeat(presence.Subject{Kind: w.Kind, ServerID: id}, w.Message, at)
+		h.registry.presence.Warnings.Repeat(h.registry.subject(w.Kind, id), w.Message, at)
 	}
 	return err
 }
 
-// Clear removes the warning of a kind about a server, or about the fleet if the name is empty. A missing warning is no
+// Clear removes the warning of a kind about a server, or about the fleet if the name is empty. Of a kind that tells of the
+// control plane itself, it is the warning of this controller. A missing warning is no
 // error. Errors: ErrNotFound if there is no such server.
 func (h Warnings) Clear(ctx context.Context, server string, kind warning.Kind) error {
 	at := h.registry.now()

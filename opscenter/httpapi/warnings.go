@@ -48,6 +48,9 @@ func showWarning(w *warning.Warning) warningJSON {
 	if w.ServerID != "" {
 		out.Scope.EntityType, out.Scope.Entity = "server", w.Server
 	}
+	if w.Controller != "" {
+		out.Scope.EntityType, out.Scope.Entity = "controller", w.Controller
+	}
 	if w.Acknowledged {
 		out.Status = warningAcknowledged
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
@@ -40,6 +41,10 @@ func TestWarnings(t *testing.T) {
 		require.WithinDuration(t, time.Now(), at, time.Minute)
 	}
 	require.Equal(t, map[string]any{"scope": "poll", "entity_type": "fleet", "entity": ""}, all[1]["scope"])
+	east, err := opscenter.NewRegistry(p.store, opscenter.Options{Controller: "east"})
+	require.NoError(t, err)
+	require.NoError(t, east.Warnings().Raise(t.Context(), "", warning.Input{Kind: warning.Local}))
+	require.Equal(t, map[string]any{"scope": "poll", "entity_type": "controller", "entity": "east"}, list("")[2]["scope"])
 	require.Len(t, list("?recursion=1&server=server0000"), 1)
 	require.Len(t, list("?type=Fleet+unreachable"), 1)
 	require.Len(t, list("?limit=1"), 1)

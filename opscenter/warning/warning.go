@@ -60,6 +60,10 @@ const (
 	Behind Kind = "Polling behind schedule"
 )
 
+// OfController reports whether a kind tells of the control plane itself. Each of several controllers has its own warning of
+// such a kind.
+func (k Kind) OfController() bool { return k == Fleet || k == Local || k == Behind }
+
 // Input is a warning that is to be raised.
 type Input struct {
 	Kind    Kind
@@ -75,7 +79,10 @@ type Warning struct {
 	// Server and ServerID are those of the server that the warning is about; empty: it is about the fleet.
 	Server   string
 	ServerID string
-	Message  string
+	// Controller is the name of the controller that the warning is about, see opscenter.Options.Controller and
+	// Kind.OfController. Empty: the warning is about no controller, or the controller has no name.
+	Controller string `json:",omitempty"`
+	Message    string
 	// FirstSeen and LastSeen are when its cause was first and last seen, Count is how often.
 	FirstSeen time.Time
 	LastSeen  time.Time

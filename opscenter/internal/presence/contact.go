@@ -114,6 +114,6 @@ func (p *Presence) Observed(id string, o Outcome) {
 		t.settled = facts.Digest{}
 	}
 	for _, w := range o.Warnings {
-		p.Warnings.repeat(Subject{w.Kind, id}, w.Message, o.At)
+		p.Warnings.repeat(Subject{Kind: w.Kind, ServerID: id}, w.Message, o.At)
 	}
 }

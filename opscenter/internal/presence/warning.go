@@ -15,15 +15,17 @@ type Warnings struct {
 	subjects map[string]Subject // of the open warnings, by UUID
 }
 
-// Subject identifies a warning: there is at most one of each kind about a server.
+// Subject identifies a warning: there is at most one of each kind about a server, or about a controller.
 type Subject struct {
 	Kind warning.Kind
 	// ServerID is empty for a warning about the fleet.
 	ServerID string
+	// Controller is the name of the controller that the warning is about. Empty: it is about none, or about one without a name.
+	Controller string
 }
 
 // SubjectOf returns the subject of a warning.
-func SubjectOf(w *warning.Warning) Subject { return Subject{w.Kind, w.ServerID} }
+func SubjectOf(w *warning.Warning) Subject { return Subject{w.Kind, w.ServerID, w.Controller} }
 
 // alarm is the part of an open warning that is in memory: its count changes with every poll.
 type alarm struct {
@@ -90,12 +92,12 @@ func (h *Warnings) Needs(id string, t *lifecycle.Transition) bool {
 	h.p.mu.RLock()
 	defer h.p.mu.RUnlock()
 	for _, w := range t.Warnings {
-		if h.open[Subject{w.Kind, id}] == nil {
+		if h.open[Subject{Kind: w.Kind, ServerID: id}] == nil {
 			return true
 		}
 	}
 	for _, kind := range t.Judged {
-		if h.open[Subject{kind, id}] != nil && t.Clears(kind) {
+		if h.open[Subject{Kind: kind, ServerID: id}] != nil && t.Clears(kind) {
 			return true
 		}
 	}
@@ -108,7 +110,7 @@ var ofPolls = []warning.Kind{warning.Unreachable, warning.Certificate, warning.I
 // anyOfPolls reports whether warnings of a server are open that polls raise and clear.
 func (h *Warnings) anyOfPolls(id string) bool {
 	for _, kind := range ofPolls {
-		if h.open[Subject{kind, id}] != nil {
+		if h.open[Subject{Kind: kind, ServerID: id}] != nil {
 			return true
 		}
 	}
