@@ -227,8 +227,8 @@ func (r *Registry) rememberStopped(ctx context.Context, server *ServerInfo, oper
 				stopped.Instances = append(stopped.Instances, i)
 			}
 		}
-		if n := len(stopped.Instances); n > MaxStopped {
-			return fmt.Errorf("server %q: %d instances, at most %d can be remembered: %w", server.Name, n, MaxStopped, ErrTooLong)
+		if n := len(stopped.Instances); n > maxStopped {
+			return fmt.Errorf("server %q: %d instances, at most %d can be remembered: %w", server.Name, n, maxStopped, ErrTooLong)
 		}
 		changed.Stopped, all = &stopped, stopped.Instances
 		return tx.putState(&changed)
@@ -236,5 +236,5 @@ func (r *Registry) rememberStopped(ctx context.Context, server *ServerInfo, oper
 	return all, err
 }
 
-// MaxStopped is how many stopped instances of a standalone server the Registry remembers.
-const MaxStopped = 5000
+// maxStopped is how many stopped instances of a standalone server the Registry remembers.
+const maxStopped = 5000

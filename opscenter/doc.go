@@ -137,7 +137,7 @@
 //	incusos.Options.AllowAddress               any            is not connected to                      TestAllowAddress
 //
 // No server can pass for another one (TestWhoMayPresentWhat). Many servers together can make the control plane suspect
-// itself: if opscenter.DefaultGuardShare of them fail, it polls a sample of the others (TestPartialAndTotalOutages).
+// itself: if opscenter.Options.GuardShare of them fail, it polls a sample of the others (TestPartialAndTotalOutages).
 //
 // On disk, storage/badgerstore stays within three times the size of its content and 256 MiB (TestDiskIsGivenBack). It
 // accepts no write with less than badgerstore.DefaultMinFree left (TestDiskFull, TestClosedOnAFullDisk). It opens after a

@@ -17,6 +17,7 @@ func ExampleObserver() {
 	observer := registry.Observer()
 	check(observer.RequestPoll(ctx, server.Name)) // Watch tells the poller
 	found := answer(server)
+	found.At = observer.Now() // before the server is asked
 	if !observer.RecordUnchanged(&found) {
 		check(observer.Record(ctx, found))
 	}

@@ -1,5 +1,7 @@
 package opscenter
 
+import "time"
+
 // A handle groups the methods of one feature that only some programs need. It is a value, and costs nothing to get:
 //
 //	registry.Channels().Publish(ctx, "stable", "202610150000", "os", "incus")
@@ -10,6 +12,10 @@ type Observer struct{ registry *Registry }
 
 // Observer returns the Registry's handle for polls.
 func (r *Registry) Observer() Observer { return Observer{r} }
+
+// Now is the time of the Registry's clock, as times are stored: in UTC, without a monotonic reading. All stored times are of
+// this clock. In a transaction, use Tx.Now.
+func (h Observer) Now() time.Time { return h.registry.now() }
 
 // Warnings raises, lists and clears warnings. All methods may be called concurrently.
 type Warnings struct{ registry *Registry }

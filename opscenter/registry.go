@@ -40,7 +40,7 @@ const (
 	defaultFlapThreshold      = 3
 	defaultFlapWindow         = time.Hour
 	defaultFlapSteady         = 15 * time.Minute
-	DefaultGuardShare         = 0.5
+	defaultGuardShare         = 0.5
 	defaultGuardMinimum       = 5
 	defaultGuardWindow        = 15 * time.Second
 	// MaxPageSize is how many rows one call of a List method returns at most.
@@ -157,7 +157,7 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	switch {
 	case o.GuardShare == 0:
-		o.GuardShare = DefaultGuardShare
+		o.GuardShare = defaultGuardShare
 	case o.GuardShare < 0:
 		o.GuardShare = math.Inf(1)
 	case o.GuardShare > 1 || math.IsNaN(o.GuardShare):

@@ -21,6 +21,7 @@ import (
 type Tx struct {
 	storage.WriteTx
 	registry *Registry
+	at       time.Time
 	acting   map[string]bool // servers that this process acts on before the commit, of all runs of fn
 	begun    map[string]bool // those of this run
 	events   []event.Event
@@ -37,7 +38,7 @@ func (r *Registry) Write(ctx context.Context, fn func(*Tx) error) error {
 	var acting map[string]bool
 	var tx *Tx
 	err := r.store.Update(ctx, func(w storage.WriteTx) error {
-		tx = &Tx{WriteTx: w, registry: r, acting: acting}
+		tx = &Tx{WriteTx: w, registry: r, at: r.now(), acting: acting}
 		err := fn(tx)
 		acting = tx.acting
 		return err
@@ -96,8 +97,11 @@ func (t *Tx) Delete(table *storage.TableSchema, key storage.Key) error {
 // Snapshot returns a Snapshot that shows the writes of the transaction, too.
 func (t *Tx) Snapshot() *Snapshot { return &Snapshot{ReadTx: t, registry: t.registry} }
 
-// now is the time of the Registry's clock.
-func (t *Tx) now() time.Time { return t.registry.now() }
+// Now is the time of the Registry's clock when this run of fn began, as times are stored: in UTC, without a monotonic
+// reading. It stays the same during a run.
+func (t *Tx) Now() time.Time { return t.at }
+
+func (t *Tx) now() time.Time { return t.at }
 
 // act records that this process acts on a server, before the commit.
 func (t *Tx) act(id string) {

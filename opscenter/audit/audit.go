@@ -149,7 +149,7 @@ func (l *Log) endUnfinished(ctx context.Context) error {
 			}
 			for _, e := range list {
 				changed := *e
-				changed.Outcome, changed.Error, changed.EndedAt = Unknown, "the control plane stopped before the change ended", now()
+				changed.Outcome, changed.Error, changed.EndedAt = Unknown, "the control plane stopped before the change ended", tx.Now()
 				if err := entries.Put(tx, &changed); err != nil {
 					return err
 				}
@@ -197,15 +197,16 @@ func (l *Log) trim(ctx context.Context) (err error) {
 	return nil
 }
 
-func now() time.Time { return time.Now().UTC().Round(0) }
-
 // add stores a new entry.
 func (l *Log) add(ctx context.Context, e Entry) (*Entry, error) {
-	e.ID, e.By, e.At, e.Outcome = uuid.Must(uuid.NewV7()).String(), truncate.Text(opscenter.Principal(ctx), MaxText), now(), UnderWay
+	e.ID, e.By, e.Outcome = uuid.Must(uuid.NewV7()).String(), truncate.Text(opscenter.Principal(ctx), MaxText), UnderWay
 	for _, text := range []*string{&e.Action, &e.Server, &e.Cluster, &e.Object, &e.Detail} {
 		*text = truncate.Text(*text, MaxText)
 	}
-	err := l.registry.Write(ctx, func(tx *opscenter.Tx) error { return entries.Append(tx, &e) })
+	err := l.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		e.At = tx.Now()
+		return entries.Append(tx, &e)
+	})
 	if err == nil && l.due.Appended(1) {
 		if err := l.trim(context.WithoutCancel(ctx)); err != nil {
 			l.registry.Options().Logger.ErrorContext(ctx, "surplus audit entries could not be deleted, and stay until the next entry", "error", err)
@@ -333,22 +334,22 @@ func (l *Log) End(ctx context.Context, id string, failure error) error {
 	if l == nil || id == "" {
 		return nil
 	}
-	return l.edit(ctx, id, func(e *Entry) { e.end(failure) })
+	return l.registry.Write(ctx, func(tx *opscenter.Tx) error { return l.EndIn(tx, id, failure) })
 }
 
 // EndIn is End in the caller's transaction, which stores the outcome together with the change itself.
-func (l *Log) EndIn(tx storage.WriteTx, id string, failure error) error {
+func (l *Log) EndIn(tx *opscenter.Tx, id string, failure error) error {
 	if l == nil || id == "" {
 		return nil
 	}
-	return editIn(tx, id, func(e *Entry) { e.end(failure) })
+	return editIn(tx, id, func(e *Entry) { e.end(tx.Now(), failure) })
 }
 
-func (e *Entry) end(failure error) {
+func (e *Entry) end(at time.Time, failure error) {
 	if e.Outcome == Done || e.Outcome == Failed {
 		return
 	}
-	e.Outcome, e.Error, e.EndedAt = Done, "", now()
+	e.Outcome, e.Error, e.EndedAt = Done, "", at
 	if failure == nil {
 		return
 	}
@@ -362,7 +363,7 @@ func (l *Log) edit(ctx context.Context, id string, change func(*Entry)) error {
 	return l.registry.Write(ctx, func(tx *opscenter.Tx) error { return editIn(tx, id, change) })
 }
 
-func editIn(tx storage.WriteTx, id string, change func(*Entry)) error {
+func editIn(tx *opscenter.Tx, id string, change func(*Entry)) error {
 	known, err := find(tx, id)
 	if err == nil && known != nil {
 		changed := *known

@@ -67,8 +67,6 @@ func (b *batch) flushIf(ctx context.Context) error {
 	return b.flush(ctx)
 }
 
-func now() time.Time { return time.Now().UTC().Round(0) }
-
 // flush writes the collected rows. It splits rows that are too large for one transaction into several, and leaves
 // out an object that is too large for any.
 func (b *batch) flush(ctx context.Context) error {
@@ -97,10 +95,10 @@ func (b *batch) write(ctx context.Context, put []*row, gone []storage.Key) error
 }
 
 func (b *batch) commit(ctx context.Context, putting []*row, gone []storage.Key) error {
-	at := now()
 	var used usage
 	var left int
 	err := b.m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		at := tx.Now()
 		used, left = *b.used, 0
 		var list []changeRow
 		for _, r := range putting {
@@ -247,9 +245,9 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 	if from == to {
 		return nil
 	}
-	at := now()
 	var used usage
 	err := b.m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		at := tx.Now()
 		used = *b.used
 		olds, err := rowsOf(tx, b.unit, from)
 		if err == nil && from.kind == KindStorageVolume && len(olds) > 0 { // its snapshots are renamed with it, without events

@@ -77,7 +77,7 @@ func Diff(from, to json.RawMessage) ([]FieldChange, bool) { return diff(from, to
 func Pending(limit int, list ...*Event) (tasks, lists int, scan string) {
 	p := newPending(limit)
 	for _, e := range list {
-		p.add(e, now())
+		p.add(e, time.Now())
 	}
 	return len(p.tasks), len(p.scopes), p.scan
 }
@@ -85,7 +85,7 @@ func Pending(limit int, list ...*Event) (tasks, lists int, scan string) {
 // Fill stores objects of a unit as a scan does, for benchmarks.
 func (m *Manager) Fill(ctx context.Context, unit string, documents map[Kind][]json.RawMessage) error {
 	err := m.registry.Store().Update(ctx, func(tx storage.WriteTx) error {
-		return units.Put(tx, &unitRow{ID: unit, ScannedAt: now()})
+		return units.Put(tx, &unitRow{ID: unit, ScannedAt: m.now()})
 	})
 	if err != nil {
 		return err

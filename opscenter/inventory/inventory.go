@@ -312,6 +312,9 @@ func (m *Manager) Status(ctx context.Context) (out []Status, err error) {
 	return out, err
 }
 
+// now is the time of the Registry's clock. In a transaction, use that of the transaction.
+func (m *Manager) now() time.Time { return m.registry.Observer().Now() }
+
 // Resync reads an object now, and returns when the inventory agrees with the daemon. Errors:
 // opscenter.ErrNotFound, ErrNotRunning, and ErrUnread with the error of the daemon or of the connection to it.
 func (m *Manager) Resync(ctx context.Context, uuid string) error {

@@ -103,7 +103,7 @@ func (m *Manager) purge(ctx context.Context, unit string) error {
 			return err
 		}
 		if !u.ScannedAt.IsZero() {
-			if err := m.record(tx, 0, []changeRow{u.change(ChangeClusterRemoved, now())}); err != nil {
+			if err := m.record(tx, 0, []changeRow{u.change(ChangeClusterRemoved, tx.Now())}); err != nil {
 				return err
 			}
 		}

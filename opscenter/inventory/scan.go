@@ -143,7 +143,7 @@ func (w *worker) scan(ctx context.Context, why string) error {
 	w.set(func(s *Status) {
 		s.Skipped, s.Scans = skipped, s.Scans+1
 		if l.unread == nil {
-			s.ScannedAt, s.ScanTook, s.ScanReason = now(), took, why
+			s.ScannedAt, s.ScanTook, s.ScanReason = w.m.now(), took, why
 		}
 	})
 	if l.unread == nil {
@@ -154,7 +154,7 @@ func (w *worker) scan(ctx context.Context, why string) error {
 	w.failures++
 	w.set(func(s *Status) {
 		if s.Failure == "" {
-			s.FailedAt = now()
+			s.FailedAt = w.m.now()
 		}
 		s.Following, s.Failure, s.NextRetry = false, truncate.Text(fmt.Sprintf("%d objects or lists could not be read, the first: %v", l.missed+l.partial, l.unread), maxText), w.scanRetry.UTC().Round(0)
 	})
@@ -197,10 +197,10 @@ func (w *worker) storeScanned(ctx context.Context, before *unitRow, unread map[K
 		}
 		first := before.ScannedAt.IsZero()
 		if first {
-			next.ScannedAt = now()
+			next.ScannedAt = tx.Now()
 		}
 		if first || len(next.Unread) < len(before.Unread) {
-			if err := w.m.record(tx, w.budget().servers, []changeRow{next.change(ChangeClusterAdded, now())}); err != nil {
+			if err := w.m.record(tx, w.budget().servers, []changeRow{next.change(ChangeClusterAdded, tx.Now())}); err != nil {
 				return err
 			}
 		}

@@ -100,7 +100,7 @@ func (w *worker) updateStatus(following bool, unheard string) {
 	case why == "":
 		s.FailedAt, s.NextRetry = time.Time{}, time.Time{}
 	case s.Failure == "":
-		s.FailedAt = now()
+		s.FailedAt = w.m.now()
 	}
 	s.Failure = why
 }
@@ -181,7 +181,7 @@ func (w *worker) work(ctx context.Context) error {
 		if w.pending.empty() {
 			w.since = at.Add(-w.m.options.Debounce)
 		}
-		w.pending.lookLate(w.settling[0].late, now())
+		w.pending.lookLate(w.settling[0].late, w.m.now())
 		w.settling = w.settling[1:]
 	}
 	if w.pending.empty() || at.Before(w.since.Add(w.m.options.Debounce)) && w.pending.scan != connected {

@@ -164,7 +164,7 @@ func (w *worker) run(ctx context.Context) {
 		retry := time.Now().Add(jitter(backoff))
 		w.set(func(s *Status) {
 			if s.Failure == "" {
-				s.FailedAt = now()
+				s.FailedAt = w.m.now()
 			}
 			s.Failure, s.NextRetry = truncate.Text(err.Error(), maxText), retry.UTC().Round(0)
 		})
@@ -322,7 +322,7 @@ func (w *worker) readEvents(stream Stream) error {
 		w.mu.Lock()
 		before := len(w.pending.tasks)
 		empty := w.pending.empty()
-		w.pending.add(e, at.UTC().Round(0))
+		w.pending.add(e, w.m.now())
 		if empty && !w.pending.empty() || before == 0 && len(w.pending.tasks) > 0 {
 			w.since = at
 		}

@@ -34,7 +34,7 @@ type decision struct {
 }
 
 // decide reads a unit and its servers, and lets package rolling advance a copy of it. It stores nothing.
-func (e *engine) decide(s *opscenter.Snapshot, u *activeUnit) (*decision, error) {
+func (e *engine) decide(s *opscenter.Snapshot, u *activeUnit, at time.Time) (*decision, error) {
 	d := &decision{}
 	r, err := rollouts.Find(s, storage.StringKey(u.id))
 	if err != nil {
@@ -50,7 +50,7 @@ func (e *engine) decide(s *opscenter.Snapshot, u *activeUnit) (*decision, error)
 	}
 	d.rollout, d.before, d.aside = r.clone(), stored.Status, stored.Aside
 	d.unit = &Unit{Rollout: stored.Rollout, Index: stored.Index, Unit: *stored.Unit.Clone()}
-	view := rolling.View{Now: now(), Epoch: e.epoch, Prefix: u.id[len(u.id)-12:] + "."}
+	view := rolling.View{Now: at, Epoch: e.epoch, Prefix: u.id[len(u.id)-12:] + "."}
 	for i := range d.unit.Members {
 		info, err := s.ServerByID(d.unit.Members[i].ID)
 		switch {
@@ -82,7 +82,7 @@ func (e *engine) checkUnit(u *activeUnit) error {
 	}
 	var d *decision
 	err := e.registry.Read(e.ctx, func(s *opscenter.Snapshot) (err error) {
-		d, err = e.decide(s, u)
+		d, err = e.decide(s, u, e.now())
 		return err
 	})
 	var started []startedAction
@@ -92,7 +92,7 @@ func (e *engine) checkUnit(u *activeUnit) error {
 			if err := e.held(tx, e.epoch); err != nil {
 				return err
 			}
-			if d, err = e.decide(tx.Snapshot(), u); err != nil || d.gone {
+			if d, err = e.decide(tx.Snapshot(), u, tx.Now()); err != nil || d.gone {
 				return err
 			}
 			started, err = e.storeDecision(tx, d)
@@ -128,7 +128,7 @@ func (e *engine) checkUnit(u *activeUnit) error {
 		u.gate = nil // the gate is asked again for the next server
 	}
 	e.indexNames(u, &d.unit.Unit)
-	u.wake = localTime(d.Wake)
+	u.wake = e.localTime(d.Wake)
 	e.schedulePolls(u, d)
 	if d.AskGate {
 		e.askGate(u, d.unit.Name, d.infos)
@@ -160,15 +160,15 @@ func (e *engine) failUnit(u *activeUnit, reason error) {
 			return err
 		}
 		next, r := &Unit{Rollout: stored.Rollout, Index: stored.Index, Unit: *stored.Unit.Clone()}, known.clone()
-		next.Halt(now(), fmt.Sprintf("the next step can't be stored: %v", reason))
-		r.State.Moved(&next.Unit, next.Index, stored.Status, now())
+		next.Halt(tx.Now(), fmt.Sprintf("the next step can't be stored: %v", reason))
+		r.State.Moved(&next.Unit, next.Index, stored.Status, tx.Now())
 		if err := units.Put(tx, next); err != nil {
 			return err
 		}
 		if err := rollouts.Put(tx, r); err != nil {
 			return err
 		}
-		return tx.Record(eventOf(r, "", "", event.Rollout, fmt.Sprintf("%s: %s", r.State.Status, next.Failure.Reason)))
+		return tx.Record(eventOf(tx, r, "", "", event.Rollout, fmt.Sprintf("%s: %s", r.State.Status, next.Failure.Reason)))
 	})
 	if err != nil {
 		e.logFailure(e.ctx, err)
@@ -177,12 +177,12 @@ func (e *engine) failUnit(u *activeUnit, reason error) {
 	}
 }
 
-// localTime converts a wall clock time to one with a monotonic reading, at least 1 ms from now.
-func localTime(at time.Time) time.Time {
+// localTime converts a time of the Registry's clock to one with a monotonic reading, at least 1 ms from now.
+func (e *engine) localTime(at time.Time) time.Time {
 	if at.IsZero() {
 		return at
 	}
-	return time.Now().Add(max(time.Millisecond, at.Sub(now())))
+	return time.Now().Add(max(time.Millisecond, at.Sub(e.now())))
 }
 
 // schedulePolls sets when the servers of a unit are polled, and when a closed gate is asked again.
@@ -225,7 +225,7 @@ func (e *engine) storeDecision(tx *opscenter.Tx, d *decision) (started []started
 			text = n.Text + ": done"
 			r.State.StepsDone++
 		}
-		list = append(list, eventOf(r, n.Server, cluster, event.RolloutStep, text))
+		list = append(list, eventOf(tx, r, n.Server, cluster, event.RolloutStep, text))
 	}
 	for _, c := range d.Commands {
 		if c.Again {
@@ -238,12 +238,12 @@ func (e *engine) storeDecision(tx *opscenter.Tx, d *decision) (started []started
 		started = append(started, startedAction{info, operation})
 	}
 	status := r.State.Status
-	r.State.Moved(&d.unit.Unit, d.unit.Index, d.before, now())
+	r.State.Moved(&d.unit.Unit, d.unit.Index, d.before, tx.Now())
 	if d.before == rolling.UnitFailed && d.unit.Status != rolling.UnitFailed {
 		r.State.Relieve()
 	}
 	if r.State.Status != status {
-		list = append(list, eventOf(r, "", cluster, event.Rollout, fmt.Sprintf("%s: %s", r.State.Status, r.State.Reason)))
+		list = append(list, eventOf(tx, r, "", cluster, event.Rollout, fmt.Sprintf("%s: %s", r.State.Status, r.State.Reason)))
 	}
 	if d.unit.Status == rolling.UnitDone || d.unit.Status == rolling.UnitCancelled {
 		if err := tx.Release(r.ID, claimName(&d.unit.Unit), d.unit.Cluster); err != nil {
@@ -251,7 +251,7 @@ func (e *engine) storeDecision(tx *opscenter.Tx, d *decision) (started []started
 		}
 	}
 	if d.unit.Status != d.before || len(d.Notes) > 0 {
-		r.LastUpdated = now()
+		r.LastUpdated = tx.Now()
 		if err := rollouts.Put(tx, r); err != nil {
 			return nil, err
 		}
@@ -285,7 +285,7 @@ func (e *engine) checkRollout(c *activeRollout) (more bool, err error) {
 			ended = true
 			return idle
 		}
-		r, at := stored.clone(), now()
+		r, at := stored.clone(), tx.Now()
 		var list []event.Event
 		members := 0
 		for len(added) < unitsPerStep && members < membersPerStep {
@@ -319,7 +319,7 @@ func (e *engine) checkRollout(c *activeRollout) (more bool, err error) {
 			if r.State.Reason != "" {
 				text += ": " + r.State.Reason
 			}
-			list = append(list, eventOf(r, "", "", event.Rollout, text))
+			list = append(list, eventOf(tx, r, "", "", event.Rollout, text))
 			ended = r.State.Status.Ended()
 		} else if len(added) == 0 {
 			return idle
@@ -339,7 +339,7 @@ func (e *engine) checkRollout(c *activeRollout) (more bool, err error) {
 		c.wake = time.Now().Add(retryInterval)
 		return false, nil
 	}
-	c.wake = localTime(again)
+	c.wake = e.localTime(again)
 	for _, u := range added {
 		if u.Status == rolling.UnitRunning {
 			e.add(c, u)

@@ -21,10 +21,10 @@ func (m *Manager) acquire(ctx context.Context) (epoch uint64, until time.Time, e
 		if err != nil {
 			return err
 		}
-		next := lease{Name: leaseKey, Holder: m.holder, Epoch: 1, Expires: now().Add(m.options.Lease), Term: m.options.Lease}
+		next := lease{Name: leaseKey, Holder: m.holder, Epoch: 1, Expires: tx.Now().Add(m.options.Lease), Term: m.options.Lease}
 		if l != nil {
 			// A lease with more than its full term left was given by a clock that was ahead. It does not count.
-			if held := l.Expires.Sub(now()); l.Holder != "" && l.Holder != m.holder && held > 0 && held <= l.Term {
+			if held := l.Expires.Sub(tx.Now()); l.Holder != "" && l.Holder != m.holder && held > 0 && held <= l.Term {
 				until = l.Expires
 				return nil
 			}
@@ -54,7 +54,7 @@ func (m *Manager) renew(ctx context.Context, epoch uint64) error {
 		if err := m.held(tx, epoch); err != nil {
 			return err
 		}
-		return leases.Put(tx, &lease{Name: leaseKey, Holder: m.holder, Epoch: epoch, Expires: now().Add(m.options.Lease), Term: m.options.Lease})
+		return leases.Put(tx, &lease{Name: leaseKey, Holder: m.holder, Epoch: epoch, Expires: tx.Now().Add(m.options.Lease), Term: m.options.Lease})
 	})
 }
 

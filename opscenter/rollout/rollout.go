@@ -191,7 +191,8 @@ func (m *Manager) wake() {
 	}
 }
 
-func now() time.Time { return time.Now().UTC().Round(0) }
+// now is the time of the Registry's clock. In a transaction, use that of the transaction.
+func (m *Manager) now() time.Time { return m.registry.Observer().Now() }
 
 // find returns a rollout, or opscenter.ErrNotFound.
 func find(tx storage.ReadTx, id string) (*Rollout, error) {
@@ -343,7 +344,7 @@ func (m *Manager) Forecast(ctx context.Context, id string) (out *rolling.Ahead, 
 	if err != nil {
 		return nil, err
 	}
-	return rolling.Forecast(state, list, servers, now())
+	return rolling.Forecast(state, list, servers, m.now())
 }
 
 // serversOf returns the servers of a unit's members. It is nil for a server that was removed.

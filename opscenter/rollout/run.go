@@ -45,7 +45,7 @@ func (m *Manager) Run(ctx context.Context) error {
 			} else if epoch != 0 {
 				m.lead(ctx, epoch)
 				continue
-			} else if wait := time.Until(until); wait > 0 {
+			} else if wait := until.Sub(m.now()); wait > 0 {
 				pause = min(pause, wait)
 			}
 		}
@@ -344,7 +344,7 @@ func (e *engine) load(id string) error {
 			return err
 		}
 		if r.State.Status == rolling.StatusStarting {
-			erase = now().Sub(r.LastUpdated) > startTimeout
+			erase = e.now().Sub(r.LastUpdated) > startTimeout
 			if e.reload.IsZero() {
 				e.reload = time.Now().Add(startInterval)
 			}

@@ -69,9 +69,8 @@ func (m *Manager) start(ctx context.Context, selector rolling.Selector, policy r
 	if err != nil {
 		return nil, err
 	}
-	at := now()
-	r := &Rollout{ID: id.String(), Selector: selector, State: *selected.State, RequestedBy: opscenter.Principal(ctx), CreatedAt: at, ExpectedEnd: plan.End, LastUpdated: at}
-	r.State.Status, r.State.StartedAt = rolling.StatusStarting, at
+	r := &Rollout{ID: id.String(), Selector: selector, State: *selected.State, RequestedBy: opscenter.Principal(ctx), ExpectedEnd: plan.End}
+	r.State.Status = rolling.StatusStarting
 	for _, u := range selected.Units {
 		r.Servers += len(u.Members)
 	}
@@ -106,6 +105,7 @@ func (m *Manager) storeNew(ctx context.Context, r *Rollout, list []*rolling.Unit
 		to = from + nextBatch(list[from:])
 		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			if from == 0 {
+				r.CreatedAt, r.State.StartedAt, r.LastUpdated = tx.Now(), tx.Now(), tx.Now()
 				if err := rollouts.Insert(tx, r); err != nil {
 					return err
 				}
@@ -126,7 +126,7 @@ func (m *Manager) storeNew(ctx context.Context, r *Rollout, list []*rolling.Unit
 				}
 			}
 			begun := stored.clone()
-			begun.LastUpdated = now()
+			begun.LastUpdated = tx.Now()
 			if to < len(list) {
 				return rollouts.Put(tx, begun)
 			}
@@ -140,7 +140,7 @@ func (m *Manager) storeNew(ctx context.Context, r *Rollout, list []*rolling.Unit
 			if err := rollouts.Put(tx, begun); err != nil {
 				return err
 			}
-			return tx.Record(eventOf(begun, "", "", event.Rollout, text))
+			return tx.Record(eventOf(tx, begun, "", "", event.Rollout, text))
 		})
 		if err != nil {
 			if from > 0 {
@@ -189,8 +189,8 @@ func claimName(u *rolling.Unit) string {
 	return u.Members[0].ID
 }
 
-func eventOf(r *Rollout, server, cluster string, kind event.Kind, reason string) event.Event {
-	return event.Event{At: now(), Kind: kind, Server: server, Cluster: cluster, Rollout: r.ID, Reason: reason}
+func eventOf(tx *opscenter.Tx, r *Rollout, server, cluster string, kind event.Kind, reason string) event.Event {
+	return event.Event{At: tx.Now(), Kind: kind, Server: server, Cluster: cluster, Rollout: r.ID, Reason: reason}
 }
 
 // erase removes a rollout with its units and claims, in several transactions.
@@ -309,7 +309,7 @@ func (m *Manager) resumeUnits(ctx context.Context, id string) error {
 				}
 				next := &Unit{Rollout: u.Rollout, Index: u.Index, Unit: *u.Unit.Clone()}
 				next.Resume(members)
-				r.State.Moved(&next.Unit, u.Index, rolling.UnitFailed, now())
+				r.State.Moved(&next.Unit, u.Index, rolling.UnitFailed, tx.Now())
 				if err := units.Put(tx, next); err != nil {
 					return err
 				}
@@ -339,11 +339,11 @@ func (m *Manager) change(ctx context.Context, id string, change func(*opscenter.
 		if principal := opscenter.Principal(ctx); principal != "" {
 			text += ", by " + principal
 		}
-		next.LastUpdated = now()
+		next.LastUpdated = tx.Now()
 		if err := rollouts.Put(tx, next); err != nil {
 			return err
 		}
-		return tx.Record(eventOf(next, "", "", event.Rollout, text))
+		return tx.Record(eventOf(tx, next, "", "", event.Rollout, text))
 	})
 	if err == nil {
 		m.wake()

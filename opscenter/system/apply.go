@@ -277,7 +277,7 @@ func (m *Manager) begin(ctx context.Context, info *opscenter.ServerInfo, plan *n
 		return nil, err
 	}
 	c := &Change{ID: uuid.Must(uuid.NewV7()).String(), Server: info.Name, ServerID: info.ID, Cluster: info.Cluster, Batch: batch, Section: "network", By: opscenter.Principal(ctx),
-		Status: StatusSending, Differences: plan.Changes, Moves: plan.Moves, OldURL: info.ConnectionURL, Timeout: options.Timeout, StartedAt: now()}
+		Status: StatusSending, Differences: plan.Changes, Moves: plan.Moves, OldURL: info.ConnectionURL, Timeout: options.Timeout}
 	c.Reason = summary(plan.Changes)
 	c.hidden = expectations{MachineID: current.probe.MachineID, MemberName: info.State.MemberName, Member: current.probe.Member, Before: before, Owner: c.ID, Audit: audit.ID(ctx), Fingerprint: info.Fingerprint}
 	hidden, err := plan.Config.Hide()
@@ -316,10 +316,10 @@ func (m *Manager) reserve(ctx context.Context, c *Change, force bool, timeout ti
 		if err != nil {
 			return err
 		}
-		c.Cluster = info.Cluster
+		c.StartedAt, c.Cluster = tx.Now(), info.Cluster
 		c.hidden.Claimed = false
 		if c.Batch == "" {
-			claim := opscenter.Claim{Unit: info.ID, Owner: c.ID, What: "change of the " + c.Section, Since: now()}
+			claim := opscenter.Claim{Unit: info.ID, Owner: c.ID, What: "change of the " + c.Section, Since: c.StartedAt}
 			if info.Cluster != "" {
 				claim.Unit, claim.Cluster = info.Cluster, true
 			}
@@ -398,9 +398,12 @@ func (m *Manager) recheck(ctx context.Context, c *Change, plan *network.Plan, op
 	if len(last) > 0 {
 		changed.hidden.Events = last[0].Sequence
 	}
-	changed.SentAt = now()
-	changed.deadlines(&m.options)
-	if err := m.store(ctx, &changed); err != nil {
+	err = m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		changed.SentAt = tx.Now()
+		changed.deadlines(&m.options)
+		return m.put(tx, &changed)
+	})
+	if err != nil {
 		return failed(StatusNotSent, err.Error())
 	}
 	*c = changed

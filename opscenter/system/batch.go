@@ -182,7 +182,7 @@ func (m *Manager) checkMember(ctx context.Context, info *opscenter.ServerInfo, e
 // batch changes the members of a cluster that are named, or all if names is nil.
 func (m *Manager) batch(ctx context.Context, cluster, section string, edit *batchEdit, names []string, check func(context.Context, *opscenter.ServerInfo) error, force bool, change memberChange) (out *Batch, err error) {
 	err = m.options.Audit.Do(ctx, audit.Entry{Action: section + ".apply", Cluster: cluster}, func(ctx context.Context) error {
-		b := &Batch{ID: uuid.Must(uuid.NewV7()).String(), Cluster: cluster, Section: section, By: opscenter.Principal(ctx), Edit: edit, StartedAt: now(), Audit: audit.ID(ctx)}
+		b := &Batch{ID: uuid.Must(uuid.NewV7()).String(), Cluster: cluster, Section: section, By: opscenter.Principal(ctx), Edit: edit, Audit: audit.ID(ctx)}
 		members, err := m.members(ctx, cluster, names)
 		if err != nil {
 			return err
@@ -235,6 +235,7 @@ func (m *Manager) members(ctx context.Context, cluster string, names []string) (
 // claimCluster stores a batch, and reserves its cluster.
 func (m *Manager) claimCluster(ctx context.Context, b *Batch, force bool) error {
 	return m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		b.StartedAt = tx.Now()
 		err := tx.Claim(opscenter.Claim{Unit: b.Cluster, Cluster: true, Owner: b.ID, What: "change of the " + b.Section + " of all members", Since: b.StartedAt})
 		if err != nil && !(force && errors.Is(err, opscenter.ErrBusy)) {
 			return fmt.Errorf("cluster %q: %w", b.Cluster, err)
@@ -257,7 +258,7 @@ func (m *Manager) putBatch(tx *opscenter.Tx, b *Batch, reason string) error {
 	if err := batches.Put(tx, b.clone()); err != nil {
 		return err
 	}
-	return tx.Record(event.Event{At: now(), Kind: event.ConfigurationChange, Cluster: b.Cluster, Reason: fmt.Sprintf("%s of all members: %s", b.Section, strings.TrimSuffix(reason, ", by "))})
+	return tx.Record(event.Event{At: tx.Now(), Kind: event.ConfigurationChange, Cluster: b.Cluster, Reason: fmt.Sprintf("%s of all members: %s", b.Section, strings.TrimSuffix(reason, ", by "))})
 }
 
 func (b *Batch) clone() *Batch {
@@ -299,7 +300,6 @@ func (m *Manager) changeMembers(ctx context.Context, b *Batch, change memberChan
 
 // endBatch stores that a batch has ended.
 func (m *Manager) endBatch(ctx context.Context, b *Batch, failure error) error {
-	b.EndedAt = now()
 	reason := "done"
 	if failure != nil {
 		b.Failed = failure.Error()
@@ -316,6 +316,7 @@ func (m *Manager) endBatch(ctx context.Context, b *Batch, failure error) error {
 	}
 	ctx = context.WithoutCancel(ctx)
 	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		b.EndedAt = tx.Now()
 		if err := m.putBatch(tx, b, reason); err != nil {
 			return err
 		}

@@ -290,15 +290,16 @@ func (m *Manager) put(tx *opscenter.Tx, c *Change) error {
 	if known != nil && known.Change.Status == c.Status {
 		return nil
 	}
-	return tx.Record(event.Event{At: now(), Kind: event.ConfigurationChange, Server: c.Server, Cluster: c.Cluster,
+	return tx.Record(event.Event{At: tx.Now(), Kind: event.ConfigurationChange, Server: c.Server, Cluster: c.Cluster,
 		Reason: fmt.Sprintf("%s: %s: %s", c.Section, c.Status, c.Reason)})
 }
 
 // end stores the end of a change. It also ends its operation, claim and audit entry, and moves the server to url.
 func (m *Manager) end(ctx context.Context, c *Change, status Status, url, reason string) error {
 	ended := *c // c stays as it is stored until the transaction succeeds
-	ended.Status, ended.Reason, ended.URL, ended.EndedAt = status, reason, url, now()
+	ended.Status, ended.Reason, ended.URL = status, reason, url
 	err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		ended.EndedAt = tx.Now()
 		if err := m.put(tx, &ended); err != nil {
 			return err
 		}

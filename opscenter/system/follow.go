@@ -37,7 +37,7 @@ func (m *Manager) follow(ctx context.Context, c *Change, w *pursuit) error {
 		if c.SentAt.IsZero() {
 			return m.outcome(ctx, c, m.end(ctx, c, StatusNotSent, "", "the control plane stopped before it asked the server"))
 		}
-		if least := now().Add(m.options.Grace); c.hidden.GiveUpAt.Before(least) {
+		if least := m.now().Add(m.options.Grace); c.hidden.GiveUpAt.Before(least) {
 			c.hidden.GiveUpAt = least
 		}
 	}
@@ -120,7 +120,7 @@ const minSecret = 4
 
 // steady reports whether each probe has found the server as it should be for long enough, see Options.Steady.
 func (m *Manager) steady(c *Change, w *pursuit, good string) bool {
-	at := now()
+	at := time.Now()
 	if good != w.good {
 		w.good, w.since = good, at
 	}
@@ -155,7 +155,7 @@ func (m *Manager) step(ctx context.Context, c *Change, w *pursuit) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	next := decide(c, evidence{found: found, current: info.ConnectionURL, reported: w.reported, settled: w.settled}, now())
+	next := decide(c, evidence{found: found, current: info.ConnectionURL, reported: w.reported, settled: w.settled}, m.now())
 	if steady := m.steady(c, w, next.good); next.good != "" && !steady && !w.settled {
 		return nil
 	}
@@ -176,7 +176,7 @@ func (m *Manager) step(ctx context.Context, c *Change, w *pursuit) error {
 		if err := m.os.ConfirmNetwork(bounded, target); err == nil || errors.Is(err, ErrNothingPending) {
 			w.settled = true // confirmed now or before, or undone: the next probe shows which
 		}
-	case c.Status != StatusRollingBack && !c.hidden.RollBackAt.IsZero() && !now().Before(c.hidden.RollBackAt):
+	case c.Status != StatusRollingBack && !c.hidden.RollBackAt.IsZero() && !m.now().Before(c.hidden.RollBackAt):
 		return m.ignoreRetryable(ctx, m.storeStatus(ctx, c, StatusRollingBack, notConfirmed+next.reason))
 	case c.Status == StatusWaiting && next.reason != stillFormer:
 		c.Reason = next.reason // stored with the next status

@@ -174,7 +174,7 @@ func (e *enforcer) round(ctx context.Context) error {
 				if err != nil {
 					return err
 				}
-				if planPutBack(info, told, 0, now()) != nil {
+				if planPutBack(info, told, 0, e.m.now()) != nil {
 					names = append(names, info.Name)
 				}
 			}
@@ -278,7 +278,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 		if err != nil {
 			return err
 		}
-		p = planPutBack(info, told, m.options.RetryInterval, now())
+		p = planPutBack(info, told, m.options.RetryInterval, tx.Now())
 		if p == nil || !p.later.IsZero() || p.unwarned {
 			return nil
 		}
@@ -302,7 +302,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 		if p.drift != "" {
 			err = m.warn(ctx, name, p)
 		}
-		return p.later, err
+		return time.Now().Add(p.later.Sub(m.now())), err
 	}
 	defer m.registry.Observer().Acted(info.ID)
 	failure := m.setUpdates(ctx, info, p.want)
@@ -316,7 +316,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 			return err
 		}
 		row := p.row
-		row.Accepted, row.At = true, now()
+		row.Accepted, row.At = true, tx.Now()
 		if err := managed.Put(tx, &row); err != nil {
 			return err
 		}

@@ -162,13 +162,14 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 			return err
 		}
 	}
-	r := reset{ServerID: info.ID, Operation: uuid.NewString(), Fingerprint: info.Fingerprint, Deadline: now().Add(m.options.ResetTimeout), Audit: audit.ID(ctx)}
+	r := reset{ServerID: info.ID, Operation: uuid.NewString(), Fingerprint: info.Fingerprint, Audit: audit.ID(ctx)}
 	target := info.Target()
 	err = m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 		_, info, err := tx.Begin(opscenter.Intent{ServerID: info.ID, ID: r.Operation, Action: lifecycle.ActionFactoryReset, Force: options.Force, Timeout: m.options.ResetTimeout})
 		if err != nil {
 			return err
 		}
+		r.Deadline = tx.Now().Add(m.options.ResetTimeout)
 		if r.Token = options.Token; r.Token == "" {
 			token, err := tx.CreateToken(opscenter.TokenSpec{Description: "factory reset of " + info.Name, Uses: 1, ExpireAt: r.Deadline, Channel: info.Channel})
 			if err != nil {
@@ -210,7 +211,7 @@ func (m *Manager) reset(ctx context.Context, name string, options ResetOptions) 
 	// A server may repeat the request, with its secrets, in an error.
 	err = &scrubbedError{err, scrubbed(err.Error(), append(jsonsecret.Values(body, facts.IsSecretName), r.Token))}
 	failure := err
-	return errors.Join(err, m.endReset(context.WithoutCancel(ctx), &r, func(*opscenter.ServerInfo, *reset) (bool, error) { return true, failure }))
+	return errors.Join(err, m.endReset(context.WithoutCancel(ctx), &r, func(*opscenter.ServerInfo, *reset, time.Time) (bool, error) { return true, failure }))
 }
 
 // scrubbedError is an error whose text holds no secrets.
@@ -245,8 +246,8 @@ func (m *Manager) resetBody(seeds map[string]json.RawMessage, token string, opti
 	return json.Marshal(map[string]any{"allow_tpm_reset_failure": options.AllowTPMResetFailure, "wipe_existing_seeds": options.WipeExistingSeeds, "seeds": seeds})
 }
 
-// endReset ends a factory reset if judge, called with the stored rows, returns over. A nil failure: the server is back.
-func (m *Manager) endReset(ctx context.Context, r *reset, judge func(*opscenter.ServerInfo, *reset) (over bool, failure error)) error {
+// endReset ends a factory reset if judge, called with the stored rows and the time, returns over. A nil failure: the server is back.
+func (m *Manager) endReset(ctx context.Context, r *reset, judge func(*opscenter.ServerInfo, *reset, time.Time) (over bool, failure error)) error {
 	return m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 		row, err := resets.Find(tx, storage.StringKey(r.ServerID))
 		if err != nil || row == nil || row.Operation != r.Operation {
@@ -259,7 +260,7 @@ func (m *Manager) endReset(ctx context.Context, r *reset, judge func(*opscenter.
 		if err != nil {
 			return err
 		}
-		over, failure := judge(server, row)
+		over, failure := judge(server, row, tx.Now())
 		if !over {
 			return nil
 		}
@@ -290,7 +291,7 @@ func (m *Manager) forgetReset(tx *opscenter.Tx, r *reset, failure error) error {
 var errNotBack = errors.New("the server has not registered again")
 
 // judgeReset reports whether a factory reset is over. failure is the reason if the reset failed.
-func judgeReset(info *opscenter.ServerInfo, r *reset) (over bool, failure error) {
+func judgeReset(info *opscenter.ServerInfo, r *reset, at time.Time) (over bool, failure error) {
 	switch {
 	case info.Fingerprint != r.Fingerprint: // the server has registered with its new certificate
 		return true, nil
@@ -300,7 +301,7 @@ func judgeReset(info *opscenter.ServerInfo, r *reset) (over bool, failure error)
 		}
 		return true, errNotBack
 	}
-	return !now().Before(r.Deadline), errNotBack
+	return !at.Before(r.Deadline), errNotBack
 }
 
 // checkResets ends the factory resets that are over.
@@ -317,7 +318,7 @@ func (m *Manager) checkResets(ctx context.Context) error {
 				return err
 			}
 			if err == nil {
-				if over, _ := judgeReset(info, r); !over {
+				if over, _ := judgeReset(info, r, m.now()); !over {
 					continue
 				}
 			}

@@ -139,7 +139,7 @@ func (m *Manager) set(ctx context.Context, name, section string, build func(json
 		return nil, m.options.Audit.Note(ctx, "nothing is to change")
 	}
 	c := &Change{ID: uuid.Must(uuid.NewV7()).String(), Server: info.Name, ServerID: info.ID, Cluster: info.Cluster, Batch: batch, Section: section, By: opscenter.Principal(ctx),
-		Status: StatusSending, Reason: "to be set", OldURL: info.ConnectionURL, StartedAt: now()}
+		Status: StatusSending, Reason: "to be set", OldURL: info.ConnectionURL}
 	c.hidden = expectations{Before: before, Owner: c.ID, Audit: audit.ID(ctx), Fingerprint: info.Fingerprint}
 	if c.hidden.Wanted, err = jsonsecret.Hide(wanted, facts.IsSecretName); err != nil {
 		return nil, err
@@ -169,8 +169,11 @@ func (m *Manager) set(ctx context.Context, name, section string, build func(json
 		return ended(StatusNotSent, conflict)
 	}
 	asked := *c
-	asked.SentAt = now()
-	if err := m.store(ctx, &asked); err != nil {
+	err = m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+		asked.SentAt = tx.Now()
+		return m.put(tx, &asked)
+	})
+	if err != nil {
 		return ended(StatusNotSent, err.Error())
 	}
 	*c = asked
@@ -214,9 +217,9 @@ func (m *Manager) settle(ctx context.Context, c *Change) error {
 	if c.SentAt.IsZero() {
 		return m.outcome(ctx, c, m.end(ctx, c, StatusNotSent, "", "the control plane stopped before it asked the server"))
 	}
-	giveUp := now().Add(m.settleLimit(c.Section))
+	giveUp := time.Now().Add(m.settleLimit(c.Section))
 	for {
-		err := m.settleOnce(ctx, c, !now().Before(giveUp))
+		err := m.settleOnce(ctx, c, !time.Now().Before(giveUp))
 		if c.Status.Final() || err != nil && (ctx.Err() != nil || !retryable(err)) {
 			return m.outcome(ctx, c, err)
 		}

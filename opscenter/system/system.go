@@ -331,7 +331,8 @@ func (m *Manager) acted(c *Change) {
 // retryable reports whether a later attempt at the store may succeed.
 func retryable(err error) bool { return !errors.Is(err, storage.ErrClosed) }
 
-func now() time.Time { return time.Now().UTC().Round(0) }
+// now is the time of the Registry's clock. In a transaction, use that of the transaction.
+func (m *Manager) now() time.Time { return m.registry.Observer().Now() }
 
 // sleep waits for d. It returns false if ctx ends before.
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -91,7 +91,7 @@ func (m *Manager) SetChannels(ctx context.Context, uuid string, channels []strin
 				return &LackError{next.Version, channel, lacking}
 			}
 		}
-		return c.tx.Record(event.Event{At: now(), Kind: event.UpdateChannels, Reason: reason})
+		return c.tx.Record(event.Event{At: c.tx.Now(), Kind: event.UpdateChannels, Reason: reason})
 	})
 }
 

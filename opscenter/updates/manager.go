@@ -100,8 +100,8 @@ var ErrRunning = errors.New("is running already")
 // table stores the updates.
 var table = storage.NewTable("updates", func(u *Update) storage.Key { return storage.StringKey(u.UUID) })
 
-// now returns the time as it is stored: in UTC, without a monotonic clock reading.
-func now() time.Time { return time.Now().UTC().Round(0) }
+// now is the time of the Registry's clock. In a transaction, use that of the transaction.
+func (m *Manager) now() time.Time { return m.registry.Observer().Now() }
 
 // New returns the Manager of the updates in the store of registry. It makes ready updates with missing files pending, and
 // removes files that no update names. Errors: ErrNotOwner if the files belong to another store, opscenter.ErrInvalidOptions,
@@ -328,7 +328,7 @@ type changeSet struct {
 
 // put stores an update. The caller must not modify slices or maps that u shares with the former row.
 func (c *changeSet) put(u Update) {
-	u.LastUpdated = now()
+	u.LastUpdated = c.tx.Now()
 	c.rows[u.UUID], c.changed[u.UUID] = &u, true
 }
 

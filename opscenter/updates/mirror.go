@@ -44,12 +44,12 @@ func (m *Manager) Refresh(ctx context.Context, options RefreshOptions) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	m.cancel.Store(&cancel)
-	m.progress.change(func(p *Progress) { *p = Progress{Running: true, Started: now()} })
+	m.progress.change(func(p *Progress) { *p = Progress{Running: true, Started: m.now()} })
 	err := m.refresh(ctx, s, options)
 	if err != nil {
 		m.progress.problem(err.Error())
 	}
-	m.progress.change(func(p *Progress) { p.Running, p.Version, p.Ended = false, "", now() })
+	m.progress.change(func(p *Progress) { p.Running, p.Version, p.Ended = false, "", m.now() })
 	if ctx.Err() != nil {
 		return errors.Join(err, ctx.Err())
 	}
@@ -278,7 +278,7 @@ func (m *Manager) fetchUpdate(ctx context.Context, s *prepared, wanted *Update) 
 		return m.fetchNewFiles(ctx, s, have, wanted)
 	}
 	pending := *wanted
-	pending.Status, pending.CreatedAt = StatusPending, now()
+	pending.Status, pending.CreatedAt = StatusPending, m.now()
 	if have == nil || !slices.Equal(have.Files, pending.Files) {
 		err := m.change(ctx, "an update is being fetched", func(c *changeSet) error {
 			row := pending
@@ -287,7 +287,7 @@ func (m *Manager) fetchUpdate(ctx context.Context, s *prepared, wanted *Update) 
 				row.Files = pending.Files
 			}
 			c.put(row)
-			return c.tx.Record(event.Event{At: now(), Kind: event.UpdateFetching, Reason: fmt.Sprintf("update %s of %s: %d files, %d MiB", row.Version, row.Origin, len(row.Files), row.Size()>>20)})
+			return c.tx.Record(event.Event{At: c.tx.Now(), Kind: event.UpdateFetching, Reason: fmt.Sprintf("update %s of %s: %d files, %d MiB", row.Version, row.Origin, len(row.Files), row.Size()>>20)})
 		})
 		if err != nil {
 			return err
@@ -307,7 +307,7 @@ func (m *Manager) fetchUpdate(ctx context.Context, s *prepared, wanted *Update) 
 				failed := *known
 				failed.Problem = problem
 				c.put(failed)
-				return c.tx.Record(event.Event{At: now(), Kind: event.UpdateFailed, Reason: fmt.Sprintf("update %s of %s: %s", failed.Version, failed.Origin, problem)})
+				return c.tx.Record(event.Event{At: c.tx.Now(), Kind: event.UpdateFailed, Reason: fmt.Sprintf("update %s of %s: %s", failed.Version, failed.Origin, problem)})
 			}))
 		}
 		return err
@@ -398,7 +398,7 @@ func (m *Manager) makeReady(ctx context.Context, s *prepared, u Update, how stri
 		}
 		u.Placed = true
 		c.put(u)
-		return c.tx.Record(event.Event{At: now(), Kind: event.UpdateReady, Reason: reason + byPrincipal(ctx)})
+		return c.tx.Record(event.Event{At: c.tx.Now(), Kind: event.UpdateReady, Reason: reason + byPrincipal(ctx)})
 	})
 	if err != nil {
 		return err
@@ -523,7 +523,7 @@ func (m *Manager) tidy(ctx context.Context, s *prepared, index *Index) error {
 		for _, u := range list {
 			if !stays[u.UUID] {
 				c.remove(u.UUID)
-				if err := c.tx.Record(event.Event{At: now(), Kind: event.UpdateRemoved, Reason: fmt.Sprintf("update %s of %s: it is not among the newest", u.Version, u.Origin)}); err != nil {
+				if err := c.tx.Record(event.Event{At: c.tx.Now(), Kind: event.UpdateRemoved, Reason: fmt.Sprintf("update %s of %s: it is not among the newest", u.Version, u.Origin)}); err != nil {
 					return err
 				}
 			}

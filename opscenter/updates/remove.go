@@ -24,7 +24,7 @@ func (m *Manager) Remove(ctx context.Context, uuids ...string) error {
 				return fmt.Errorf("update %.40q: %w", uuid, opscenter.ErrNotFound)
 			}
 			c.remove(uuid)
-			if err := c.tx.Record(event.Event{At: now(), Kind: event.UpdateRemoved, Reason: fmt.Sprintf("update %s of %s%s", u.Version, u.Origin, byPrincipal(ctx))}); err != nil {
+			if err := c.tx.Record(event.Event{At: c.tx.Now(), Kind: event.UpdateRemoved, Reason: fmt.Sprintf("update %s of %s%s", u.Version, u.Origin, byPrincipal(ctx))}); err != nil {
 				return err
 			}
 		}

@@ -150,7 +150,7 @@ func (m *Manager) SetSettings(ctx context.Context, s Settings, check func(Settin
 		if err := feeds.Put(tx, row); err != nil {
 			return err
 		}
-		return tx.Record(event.Event{At: now(), Kind: event.FeedSettings, Reason: fmt.Sprintf("source %s, %d kept, new updates go into channel %s%s", cmp.Or(s.Source, "none"), next.Keep, next.DefaultChannel, byPrincipal(ctx))})
+		return tx.Record(event.Event{At: tx.Now(), Kind: event.FeedSettings, Reason: fmt.Sprintf("source %s, %d kept, new updates go into channel %s%s", cmp.Or(s.Source, "none"), next.Keep, next.DefaultChannel, byPrincipal(ctx))})
 	})
 	if err == nil {
 		if before := m.settings.Swap(next); before.name != next.name {

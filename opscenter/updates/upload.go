@@ -323,7 +323,7 @@ func (up *upload) finish() error {
 		return up.addMissing(known, came)
 	}
 	ready := *up.update
-	ready.CreatedAt, ready.URL = now(), ""
+	ready.CreatedAt, ready.URL = up.m.now(), ""
 	ready.Files = came
 	if known != nil { // the pending update keeps its files that are still stored
 		for i := range known.Files {
