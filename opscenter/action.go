@@ -66,7 +66,7 @@ func (r *Registry) begin(ctx context.Context, intent Intent) (operation *lifecyc
 //
 // After the commit, the caller carries out the action with UpdatePlanner.CarryOut.
 func (t *Tx) Begin(intent Intent) (*lifecycle.Operation, *ServerInfo, error) {
-	r, at := t.registry, t.now()
+	r, at := t.registry, t.Now()
 	info, err := t.Snapshot().find(intent.Server, intent.ServerID)
 	if err != nil {
 		return nil, nil, err
@@ -151,7 +151,7 @@ func applicable(info *ServerInfo, action lifecycle.Action, force bool) error {
 //
 // After the commit, the process that began the action calls Observer.Acted.
 func (t *Tx) End(server *ServerInfo, operation string, failure error) error {
-	at := t.now()
+	at := t.Now()
 	state, err := stateOf(t, server)
 	if err != nil {
 		return err
@@ -189,7 +189,7 @@ func stateOf(tx *Tx, server *ServerInfo) (*lifecycle.ServerState, error) {
 // MarkLost records that the control plane looked for a server and did not find it. The server is unresponsive until it
 // answers. why goes into the reason of the status.
 func (t *Tx) MarkLost(server *ServerInfo, why string) error {
-	at := t.now()
+	at := t.Now()
 	state, err := stateOf(t, server)
 	if err != nil {
 		return err

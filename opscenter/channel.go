@@ -208,7 +208,7 @@ func (t *Tx) SetOffer(channel string, offer Offer, keys int, reason string) erro
 	for architecture, offered := range offer {
 		changed.Architectures[architecture] = maps.Clone(offered)
 	}
-	changed.Versions, changed.SecureBootKeys, changed.LastUpdated = offer.versions(), keys, t.now()
+	changed.Versions, changed.SecureBootKeys, changed.LastUpdated = offer.versions(), keys, t.Now()
 	if err := channels.Put(t, &changed); err != nil {
 		return err
 	}
@@ -255,14 +255,14 @@ func (t *Tx) DeleteChannel(name string) error {
 		if err != nil {
 			return err
 		}
-		if token.Channel == name && token.usable(t.now()) {
+		if token.Channel == name && token.usable(t.Now()) {
 			return used("a token admits servers to it")
 		}
 	}
 	if err := channels.Delete(t, storage.StringKey(name)); err != nil {
 		return err
 	}
-	return t.Record(event.Event{At: t.now(), Kind: event.ChannelDeleted, Reason: "channel " + name})
+	return t.Record(event.Event{At: t.Now(), Kind: event.ChannelDeleted, Reason: "channel " + name})
 }
 
 // RequireChannel returns ErrNotFound unless there is a channel of that name.

@@ -308,7 +308,7 @@ func (t *Tx) SetMemberName(server, member string) error {
 	if err := checkLength("member name", member, MaxNameLength); err != nil {
 		return err
 	}
-	at := t.now()
+	at := t.Now()
 	state, err := states.Get(t, nameKey(server))
 	if err != nil {
 		return notFound("server", server, err)
@@ -356,7 +356,7 @@ func (t *Tx) SetClusterCertificate(name string, certificate *x509.Certificate) e
 		if err != nil || !changed {
 			return nil, cmp.Or(err, errUnchanged)
 		}
-		at := t.now()
+		at := t.Now()
 		for _, member := range t.names {
 			if err := requestPoll(t, member, at, true); err != nil {
 				return nil, err
@@ -381,7 +381,7 @@ func (t *Tx) eachMember(cluster string, change func(*Server)) error {
 	for _, server := range list {
 		changed := *server
 		change(&changed)
-		changed.LastUpdated = t.now()
+		changed.LastUpdated = t.Now()
 		if err := servers.Put(t, &changed); err != nil {
 			return err
 		}
@@ -404,7 +404,7 @@ func (t *Tx) editCluster(name string, change func(*Cluster) (*event.Event, error
 	if err != nil {
 		return err
 	}
-	changed.LastUpdated = t.now()
+	changed.LastUpdated = t.Now()
 	entry.At, entry.Cluster = changed.LastUpdated, name
 	if err := clusters.Put(t, &changed); err != nil {
 		return err

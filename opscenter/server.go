@@ -323,7 +323,7 @@ func (r *Registry) AllowReinstall(ctx context.Context, name string, allow bool) 
 			return notFound("server", name, err)
 		}
 		changed := *server
-		changed.ReinstallAllowed, changed.LastUpdated = allow, tx.now()
+		changed.ReinstallAllowed, changed.LastUpdated = allow, tx.Now()
 		if err := servers.Put(tx, &changed); err != nil {
 			return err
 		}
@@ -338,7 +338,7 @@ func (t *Tx) AllowReinstall(server *ServerInfo, allow bool, why string) error {
 	if err != nil || known == nil || known.ReinstallAllowed == allow {
 		return err
 	}
-	at := t.now()
+	at := t.Now()
 	changed := *known
 	changed.ReinstallAllowed, changed.LastUpdated = allow, at
 	if err := servers.Put(t, &changed); err != nil {
@@ -366,7 +366,7 @@ func (t *Tx) Move(server *ServerInfo, url, why string) error {
 	if known.ConnectionURL == url {
 		return nil
 	}
-	at := t.now()
+	at := t.Now()
 	changed := *known
 	changed.ConnectionURL, changed.LastUpdated = url, at
 	if err := servers.Put(t, &changed); err != nil {
@@ -381,7 +381,7 @@ func (t *Tx) Move(server *ServerInfo, url, why string) error {
 // SetUpdateSettings records that a server has accepted these update settings. Polls that began before do not overwrite
 // them. Errors: storage.ErrConflict if the server was removed.
 func (t *Tx) SetUpdateSettings(server *ServerInfo, settings lifecycle.UpdateSettings) error {
-	at := t.now()
+	at := t.Now()
 	state, err := stateOf(t, server)
 	if err != nil {
 		return err

@@ -66,7 +66,7 @@ func (r *Registry) CreateToken(ctx context.Context, spec TokenSpec) (token *Toke
 
 // CreateToken creates a token, as Registry.CreateToken does.
 func (t *Tx) CreateToken(spec TokenSpec) (*Token, error) {
-	r, at := t.registry, t.now()
+	r, at := t.registry, t.Now()
 	if spec.Uses == 0 {
 		spec.Uses = 1
 	}

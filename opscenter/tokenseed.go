@@ -351,7 +351,7 @@ func (t *Tx) deleteToken(token *Token, why string) error {
 			return err
 		}
 	}
-	return t.Record(event.Event{At: t.now(), Kind: event.TokenRevoked, Reason: token.label() + why})
+	return t.Record(event.Event{At: t.Now(), Kind: event.TokenRevoked, Reason: token.label() + why})
 }
 
 // spentBatch is how many tokens one transaction removes.

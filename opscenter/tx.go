@@ -101,8 +101,6 @@ func (t *Tx) Snapshot() *Snapshot { return &Snapshot{ReadTx: t, registry: t.regi
 // reading. It stays the same during a run.
 func (t *Tx) Now() time.Time { return t.at }
 
-func (t *Tx) now() time.Time { return t.at }
-
 // act records that this process acts on a server, before the commit.
 func (t *Tx) act(id string) {
 	if t.begun == nil {
