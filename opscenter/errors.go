@@ -3,6 +3,7 @@ package opscenter
 import (
 	"errors"
 
+	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -37,7 +38,7 @@ var (
 	ErrInvalidSystemUUID = errors.New("invalid system UUID")
 	ErrInvalidVersion    = errors.New("invalid version")
 	ErrInvalidFilter     = errors.New("invalid filter")
-	ErrInvalidCursor     = errors.New("invalid cursor")
+	ErrInvalidCursor     = page.ErrInvalidCursor
 	ErrInvalidOptions    = errors.New("invalid options")
 	// ErrTooLong: a value is over its limit, see the Max constants.
 	ErrTooLong = errors.New("too long")

@@ -27,20 +27,12 @@ func (p Page) within(prefix storage.Key) (storage.Range, error) {
 	if p.Cursor == "" {
 		return r, nil
 	}
-	last, err := decodeCursor(p.Cursor)
+	last, err := page.Decode(p.Cursor, MaxNameLength)
 	if err != nil {
 		return r, err
 	}
 	r.After = prefix.Str(last)
 	return r, nil
-}
-
-func decodeCursor(cursor string) (string, error) {
-	last, err := page.Decode(cursor, MaxNameLength)
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", err, ErrInvalidCursor)
-	}
-	return last, nil
 }
 
 // ServerFilter selects the servers that match all fields that are set. The zero value selects all.

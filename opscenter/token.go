@@ -190,7 +190,7 @@ func (r *Registry) ListTokens(ctx context.Context, from Page) (out TokenPage, er
 		out = TokenPage{}
 		within := storage.Range{}
 		if from.Cursor != "" {
-			last, err := decodeCursor(from.Cursor)
+			last, err := page.Decode(from.Cursor, MaxNameLength)
 			if err != nil {
 				return err
 			}

@@ -282,7 +282,7 @@ func (r *Registry) warningsOf(tx storage.ReadTx, id string, from Page) iter.Seq2
 		after := ""
 		if from.Cursor != "" {
 			var err error
-			if after, err = decodeCursor(from.Cursor); err != nil {
+			if after, err = page.Decode(from.Cursor, MaxNameLength); err != nil {
 				yield(nil, err)
 				return
 			}

@@ -3,6 +3,7 @@ package page
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 
 	"github.com/opscenter-go/sdk/internal/truncate"
@@ -22,6 +23,9 @@ func Size(limit int) int {
 	return min(limit, MaxSize)
 }
 
+// ErrInvalidCursor: Encode has not made the cursor.
+var ErrInvalidCursor = errors.New("invalid cursor")
+
 // version is the first byte of each cursor's content. Another content would have another version.
 const version = '1'
 
@@ -31,11 +35,16 @@ func Encode(last string) string {
 }
 
 // Decode returns the key that a cursor was made of. It refuses a cursor that Encode has not made, and a key of more than
-// maxKey bytes. The error names the cursor; the caller adds its sentinel.
+// maxKey bytes. Its error is ErrInvalidCursor with the cursor.
 func Decode(cursor string, maxKey int) (string, error) {
 	content, err := base64.RawURLEncoding.DecodeString(cursor)
 	if err != nil || len(content) == 0 || content[0] != version || len(content)-1 > maxKey {
-		return "", fmt.Errorf("cursor %q", truncate.Name(cursor))
+		return "", Invalid(cursor)
 	}
 	return string(content[1:]), nil
+}
+
+// Invalid returns ErrInvalidCursor with the cursor, for a caller that finds no key of its own in it.
+func Invalid(cursor string) error {
+	return fmt.Errorf("cursor %q: %w", truncate.Name(cursor), ErrInvalidCursor)
 }

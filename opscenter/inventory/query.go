@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/page"
-	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/expression"
 	"github.com/opscenter-go/sdk/storage"
@@ -175,18 +174,6 @@ func (r *row) show(u *unitInfo, server string) (*Object, error) {
 		FirstSeen: r.FirstSeen, LastUpdated: r.LastUpdated, Truncated: r.Truncated, Object: r.Object}, nil
 }
 
-func decodeCursor(cursor string) (storage.Key, error) {
-	content, err := page.Decode(cursor, storage.MaxKeySize)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", err, opscenter.ErrInvalidCursor)
-	}
-	key := storage.Key(content)
-	if _, ok := key.FirstString(); !ok {
-		return nil, fmt.Errorf("cursor %q: %w", truncate.Name(cursor), opscenter.ErrInvalidCursor)
-	}
-	return key, nil
-}
-
 // errStop ends a scan early.
 var errStop = errors.New("enough")
 
@@ -260,9 +247,13 @@ func (q Query) compile(s *opscenter.Snapshot) (*running, error) {
 	slices.Sort(run.kinds)
 	run.kinds = slices.Compact(run.kinds)
 	if q.Cursor != "" {
-		var err error
-		if run.after, err = decodeCursor(q.Cursor); err != nil {
+		last, err := page.Decode(q.Cursor, storage.MaxKeySize)
+		if err != nil {
 			return nil, err
+		}
+		run.after = storage.Key(last)
+		if _, ok := run.after.FirstString(); !ok {
+			return nil, page.Invalid(q.Cursor)
 		}
 	}
 	if q.Filter != "" {

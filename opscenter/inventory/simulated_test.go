@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/internal/controltest"
+	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
@@ -485,7 +486,7 @@ func TestQueries(t *testing.T) {
 			require.ErrorContains(t, err, "column")
 		}
 	}
-	for _, cursor := range []string{"!", "AAAA", "YWJj"} {
+	for _, cursor := range []string{"!", "AAAA", "YWJj", page.Encode("no key")} {
 		_, err := p.objects.List(t.Context(), inventory.Query{Cursor: cursor})
 		require.ErrorIs(t, err, opscenter.ErrInvalidCursor)
 	}
