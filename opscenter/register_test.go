@@ -3,7 +3,6 @@ package opscenter_test
 import (
 	"context"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -271,94 +270,6 @@ func TestRegisterSameServerRace(t *testing.T) {
 		wg.Wait()
 		require.EqualValues(t, 1, first.Load())
 		require.EqualValues(t, 9, w.uses(t, token))
-	})
-}
-
-func TestTokens(t *testing.T) {
-	onBoth(t, func(t *testing.T, w *world) {
-		token, err := w.CreateToken(t.Context(), opscenter.TokenSpec{})
-		require.NoError(t, err)
-		require.EqualValues(t, 1, token.UsesRemaining)
-		require.Equal(t, "stable", token.Channel)
-		require.WithinDuration(t, time.Now().Add((24 * time.Hour)), token.ExpireAt, time.Minute)
-		for name, spec := range map[string]opscenter.TokenSpec{
-			"expired":    {ExpireAt: time.Now().Add(-time.Second)},
-			"negative":   {Uses: -1},
-			"too many":   {Uses: opscenter.MaxTokenUses + 1},
-			"too long":   {Description: strings.Repeat("x", opscenter.MaxDescriptionLength+1)},
-			"no channel": {Channel: "nowhere"},
-		} {
-			_, err := w.CreateToken(t.Context(), spec)
-			require.Error(t, err, name)
-			switch name {
-			case "too long":
-				require.ErrorIs(t, err, opscenter.ErrTooLong)
-			case "no channel":
-				require.ErrorIs(t, err, opscenter.ErrNotFound)
-				require.ErrorContains(t, err, "nowhere")
-			default:
-				require.ErrorIs(t, err, opscenter.ErrInvalidToken, name)
-			}
-		}
-		refused := errors.New("refused")
-		require.ErrorIs(t, w.UpdateToken(t.Context(), token.UUID, opscenter.TokenSpec{Uses: 7}, func(*opscenter.Token) error { return refused }), refused)
-		require.NoError(t, w.UpdateToken(t.Context(), strings.ToUpper(token.UUID), opscenter.TokenSpec{Uses: 7, Description: "seven"}, nil))
-		got, err := w.Token(t.Context(), token.UUID)
-		require.NoError(t, err)
-		require.EqualValues(t, 7, got.UsesRemaining)
-		require.Equal(t, token.ExpireAt, got.ExpireAt)
-
-		// Expired, unknown and malformed tokens admit no server.
-		past := time.Now().Add(-time.Minute)
-		require.NoError(t, w.UpdateToken(t.Context(), token.UUID, opscenter.TokenSpec{Uses: 7, ExpireAt: past}, nil))
-		for secret, want := range map[string]error{
-			token.UUID:                               opscenter.ErrTokenExpired,
-			"b32d0079-c48b-4957-b1cb-bef54125c861":   opscenter.ErrTokenUnknown,
-			"b32d0079c48b4957b1cbbef54125c861":       opscenter.ErrTokenMalformed,
-			"":                                       opscenter.ErrTokenMalformed,
-			"{b32d0079-c48b-4957-b1cb-bef54125c861}": opscenter.ErrTokenMalformed,
-		} {
-			_, err := w.Register(t.Context(), registration(0, secret))
-			require.ErrorIs(t, err, want)
-			if secret != "" {
-				requireNoSecret(t, err.Error(), secret)
-			}
-		}
-		require.NoError(t, w.RevokeToken(t.Context(), token.UUID))
-		for _, err := range []error{w.RevokeToken(t.Context(), token.UUID), w.UpdateToken(t.Context(), token.UUID, opscenter.TokenSpec{}, nil)} {
-			require.ErrorIs(t, err, opscenter.ErrNotFound)
-			requireNoSecret(t, err.Error(), token.UUID)
-		}
-
-		var want []string
-		for range 25 {
-			want = append(want, w.token(t, 1))
-		}
-		var listed []string
-		page := opscenter.Page{Limit: 10}
-		for {
-			found, err := w.Registry.ListTokens(t.Context(), page)
-			require.NoError(t, err)
-			for _, token := range found.Tokens {
-				listed = append(listed, token.UUID)
-			}
-			if page.Cursor = found.Next; page.Cursor == "" {
-				break
-			}
-			require.Len(t, found.Tokens, 10)
-			text, err := base64.RawURLEncoding.DecodeString(page.Cursor)
-			require.NoError(t, err)
-			requireNoSecret(t, string(text), listed[len(listed)-1])
-		}
-		require.Equal(t, want, listed, "the oldest first")
-		for _, secret := range want {
-			requireNoSecret(t, w.log.String(), secret)
-		}
-		all, err := w.ListEvents(t.Context(), opscenter.EventFilter{Limit: 1000})
-		require.NoError(t, err)
-		for _, e := range all {
-			requireNoSecret(t, e.Reason, token.UUID)
-		}
 	})
 }
 

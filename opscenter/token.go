@@ -299,3 +299,103 @@ func (s *Snapshot) UsableUntil(id string, at time.Time) error {
 	_, err := findToken(s, id, at)
 	return err
 }
+
+// deleteToken removes a token with its seeds and images.
+func (t *Tx) deleteToken(token *Token, why string) error {
+	if err := tokens.Delete(t, storage.StringKey(token.UUID)); err != nil {
+		return err
+	}
+	var keys [2][]storage.Key
+	for s, err := range tokenSeeds.Scan(t, storage.Range{Prefix: storage.StringKey(token.UUID)}) {
+		if err != nil {
+			return err
+		}
+		keys[0] = append(keys[0], storage.StringKey(s.Token).Str(s.Name))
+	}
+	for i, err := range tokenImages.Scan(t, storage.Range{Prefix: storage.StringKey(token.UUID)}) {
+		if err != nil {
+			return err
+		}
+		keys[1] = append(keys[1], storage.StringKey(i.Token).Str(i.UUID))
+	}
+	for _, key := range keys[0] {
+		if err := tokenSeeds.Delete(t, key); err != nil {
+			return err
+		}
+	}
+	for _, key := range keys[1] {
+		if err := tokenImages.Delete(t, key); err != nil {
+			return err
+		}
+	}
+	return t.Record(event.Event{At: t.Now(), Kind: event.TokenRevoked, Reason: token.label() + why})
+}
+
+// spentBatch is how many tokens one transaction removes.
+const spentBatch = 20
+
+// removeSpentTokens removes tokens with AutoRemove that have admitted no server for Options.TokenRetention, and expired
+// images. It returns the number of tokens. Observer.Maintain calls it.
+func (r *Registry) removeSpentTokens(ctx context.Context) (removed int, err error) {
+	at := r.now()
+	before := at.Add(-r.options.TokenRetention)
+	var due []string
+	expired := false
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		due, expired = nil, false
+		for t, err := range tokensByAge.Scan(tx, rangeAll) {
+			if err != nil {
+				return err
+			}
+			if t.spentBefore(before) {
+				due = append(due, t.UUID)
+			}
+		}
+		for i, err := range tokenImagesByEnd.Scan(tx, rangeAll) {
+			if err != nil {
+				return err
+			}
+			expired = !i.ExpireAt.After(at)
+			break
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	if expired {
+		if err := r.Write(ctx, func(tx *Tx) error { return tx.pruneImages(at, MaxPreparedImages) }); err != nil {
+			return 0, err
+		}
+	}
+	for batch := range slices.Chunk(due, spentBatch) {
+		n := 0
+		err := r.Write(ctx, func(tx *Tx) error {
+			n = 0
+			for _, id := range batch {
+				token, err := tokens.Find(tx, storage.StringKey(id))
+				if err != nil {
+					return err
+				}
+				if token == nil || !token.spentBefore(before) { // an operator gave it more uses meanwhile
+					continue
+				}
+				if err := tx.deleteToken(token, ", which admits no more servers"); err != nil {
+					return err
+				}
+				n++
+			}
+			return nil
+		})
+		if err != nil {
+			return removed, err
+		}
+		removed += n
+	}
+	return removed, nil
+}
+
+// spentBefore reports whether a token is to be removed, because it expired or was used up before a time.
+func (t *Token) spentBefore(at time.Time) bool {
+	return t.AutoRemove && (!t.ExpireAt.After(at) || t.UsesRemaining <= 0 && !t.SpentAt.IsZero() && !t.SpentAt.After(at))
+}

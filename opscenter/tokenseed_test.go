@@ -5,13 +5,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
-	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
 func files(text string) map[string]json.RawMessage {
@@ -109,53 +107,4 @@ func TestBadTokenSeeds(t *testing.T) {
 	list, err := w.TokenSeeds().List(t.Context(), token)
 	require.NoError(t, err)
 	require.Len(t, list, opscenter.MaxTokenSeeds)
-}
-
-// TestSpentTokens: a token that says so is removed a while after it admits no more servers, and images of it go when they expire.
-func TestSpentTokens(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := memstore.New()
-		defer store.Close()
-		w, err := opscenter.NewRegistry(store, opscenter.Options{TokenRetention: time.Hour})
-		require.NoError(t, err)
-		create := func(spec opscenter.TokenSpec) string {
-			token, err := w.CreateToken(t.Context(), spec)
-			require.NoError(t, err)
-			_, err = w.TokenSeeds().Create(t.Context(), token.UUID, "lab", opscenter.TokenSeedSpec{})
-			require.NoError(t, err)
-			return token.UUID
-		}
-		used, expires := create(opscenter.TokenSpec{Uses: 1, AutoRemove: true}), create(opscenter.TokenSpec{ExpireAt: time.Now().Add(time.Hour), AutoRemove: true})
-		kept, again := create(opscenter.TokenSpec{Uses: 1}), create(opscenter.TokenSpec{Uses: 1, AutoRemove: true})
-		for i, token := range []string{used, kept, again} {
-			_, err := w.Register(t.Context(), registration(i, token))
-			require.NoError(t, err)
-		}
-		for range opscenter.MaxPreparedImages + 5 {
-			time.Sleep(time.Microsecond)
-			_, err = w.TokenSeeds().PrepareImage(t.Context(), opscenter.PreparedImage{Token: expires, ExpireAt: time.Now().Add(30 * time.Minute)})
-			require.NoError(t, err)
-		}
-		_, err = w.TokenSeeds().PrepareImage(t.Context(), opscenter.PreparedImage{Token: used, ExpireAt: time.Now().Add(30 * time.Minute)})
-		require.ErrorIs(t, err, opscenter.ErrTokenExhausted)
-		image, err := w.TokenSeeds().PrepareImage(t.Context(), opscenter.PreparedImage{Token: expires, ExpireAt: time.Now().Add(30 * time.Minute)})
-		require.NoError(t, err)
-		require.NoError(t, w.EditToken(t.Context(), again, func(_ *opscenter.Token, spec *opscenter.TokenSpec) error { spec.Uses = 1; return nil }))
-		time.Sleep(61 * time.Minute)
-		_, err = w.TokenSeeds().PreparedImage(t.Context(), expires, image.UUID)
-		require.ErrorIs(t, err, opscenter.ErrNotFound, "it has expired")
-		n, err := w.RemoveSpentTokens(t.Context())
-		require.NoError(t, err)
-		require.Equal(t, 1, n, "the one that was used up an hour ago")
-		_, err = w.TokenSeeds().List(t.Context(), used)
-		require.ErrorIs(t, err, opscenter.ErrNotFound)
-		time.Sleep(time.Hour)
-		require.NoError(t, w.Observer().Maintain(t.Context()), "which removes, too")
-		_, err = w.Token(t.Context(), expires)
-		require.ErrorIs(t, err, opscenter.ErrNotFound)
-		for _, id := range []string{kept, again} {
-			_, err = w.Token(t.Context(), id)
-			require.NoError(t, err)
-		}
-	})
 }
