@@ -50,33 +50,33 @@ const (
 
 // candidate returns the candidate of a registration that a token would admit. nil: a server registers again and tells
 // nothing new, or the transaction refuses the registration.
-func (r *Registry) candidate(ctx context.Context, reg Registration, at time.Time) (out *Candidate, err error) {
+func (r *Registry) candidate(ctx context.Context, a *applicant, at time.Time) (out *Candidate, err error) {
 	err = r.Read(ctx, func(tx *Snapshot) error {
 		out = nil
-		known, err := byFingerprint.Find(tx, storage.StringKey(Fingerprint(reg.Certificate)))
+		known, err := byFingerprint.Find(tx, storage.StringKey(a.fingerprint))
 		if err != nil {
 			return err
 		}
 		if known != nil {
-			if !known.learns(&reg) {
+			if !known.learns(a.SystemUUID, a.MachineID) {
 				return nil
 			}
-			made := Candidate{Registration: reg, Again: true}
+			made := Candidate{Registration: a.Registration, Again: true}
 			made.Token = ""
 			if made.Known, err = r.load(tx, known); err == nil {
 				out = &made
 			}
 			return err
 		}
-		token, err := findToken(tx, reg.Token, at)
+		token, err := findToken(tx, a.Token, at)
 		if err != nil {
 			return err
 		}
-		machine, _, err := takenOver(tx, reg)
+		machine, _, err := takenOver(tx, a.Name, a.SystemUUID, a.MachineID)
 		if err != nil {
 			return nil // the transaction refuses it, with an event
 		}
-		made := Candidate{Registration: reg, Admitting: *token}
+		made := Candidate{Registration: a.Registration, Admitting: *token}
 		made.Token, made.Admitting.UUID = "", ""
 		if machine != nil {
 			if machine.Certificate != "" && !machine.ReinstallAllowed {
@@ -92,30 +92,34 @@ func (r *Registry) candidate(ctx context.Context, reg Registration, at time.Time
 	return out, err
 }
 
-// admission is a decision, and the record that it was about.
+// admission is a decision, and the record that it was about. The zero value: there was nothing to decide.
 type admission struct {
 	Decision
+	judged    bool
 	takesOver string // the ID of the server whose record the candidate takes over; empty: it is new
 }
 
 // errJudgedOther: the registration differs from the one that Options.Admit judged.
-var errJudgedOther = errors.New("the registration changed while it was judged")
+var errJudgedOther = fmt.Errorf("%w: the registration changed while it was judged", ErrNotAdmitted)
 
 // errManyJudged: maxAdmissions registrations are being judged already. It is an ErrTooOften.
 var errManyJudged = fmt.Errorf("%d registrations are being judged already: %w", maxAdmissions, ErrTooOften)
 
-// learns reports whether a registration tells a system UUID or machine ID that the record does not have.
-func (s *Server) learns(reg *Registration) bool {
-	return s.SystemUUID == "" && reg.SystemUUID != "" || s.MachineID == "" && reg.MachineID != ""
+// learns reports whether the record lacks the system UUID or machine ID.
+func (s *Server) learns(systemUUID, machineID string) bool {
+	return s.SystemUUID == "" && systemUUID != "" || s.MachineID == "" && machineID != ""
 }
 
-// admit asks Options.Admit about a registration. nil: there is nothing to decide. The transaction applies the decision.
-func (r *Registry) admit(ctx context.Context, reg Registration, at time.Time) (*admission, error) {
-	c, err := r.candidate(ctx, reg, at)
-	if err != nil || c == nil {
-		return nil, err
+// admit asks Options.Admit about an applicant. The transaction applies the decision.
+func (r *Registry) admit(ctx context.Context, a *applicant) (admission, error) {
+	if r.options.Admit == nil {
+		return admission{}, nil
 	}
-	out := &admission{}
+	c, err := r.candidate(ctx, a, r.now())
+	if err != nil || c == nil {
+		return admission{}, err
+	}
+	out := admission{judged: true}
 	var server *Server
 	if c.Known != nil {
 		server, out.takesOver = &c.Known.Server, c.Known.ID
@@ -123,8 +127,8 @@ func (r *Registry) admit(ctx context.Context, reg Registration, at time.Time) (*
 	out.Decision, err = r.judge(ctx, *c)
 	switch {
 	case errors.Is(err, errManyJudged):
-		r.refused(ctx, server, reg, err)
-		return nil, err
+		r.refused(ctx, server, a, err)
+		return out, err
 	case err == nil && out.Refuse != "":
 		err = errors.New(truncate.Name(out.Refuse))
 	case err == nil:
@@ -132,11 +136,11 @@ func (r *Registry) admit(ctx context.Context, reg Registration, at time.Time) (*
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrNotAdmitted, err)
-		r.refused(ctx, server, reg, err)
+		r.refused(ctx, server, a, err)
 		if out.Refuse == "" {
 			err = ErrNotAdmitted // other reasons are for the operator, in the event
 		}
-		return nil, err
+		return out, err
 	}
 	return out, nil
 }
@@ -188,12 +192,6 @@ func (r *Registry) judge(ctx context.Context, c Candidate) (Decision, error) {
 	}
 }
 
-// applyTo changes a registration before the transaction.
-func (d *Decision) applyTo(reg *Registration) {
-	reg.decidedName = d.Name // applied later: the server's own name helps to identify its record
-	reg.Properties = d.properties(reg.Properties)
-}
-
 // properties returns the given properties together with those of the decision.
 func (d *Decision) properties(given map[string]string) map[string]string {
 	if len(d.Properties) == 0 {
@@ -205,41 +203,32 @@ func (d *Decision) properties(given map[string]string) map[string]string {
 	return out
 }
 
-// settle applies the decision to an admitted server. It returns errJudgedOther if the registration was not judged, or was
-// judged for another record.
-func (t *Tx) settle(judged *admission, out *registering, at time.Time) error {
-	switch {
-	case t.registry.options.Admit == nil || out.repeat && !out.learned:
-		return nil
-	case judged == nil || judged.takesOver != out.tookOver:
-		return errJudgedOther
-	case out.repeat:
+// settle applies the decision to the enrolment of an admitted server. It returns errJudgedOther if the registration was
+// not judged, or was judged for another record.
+func (r *Registry) settle(tx storage.ReadTx, judged admission, out *enrolment) error {
+	if r.options.Admit == nil || out.repeat && !out.learned() {
 		return nil
 	}
-	changed := *out.server
+	record := ""
+	if out.before != nil {
+		record = out.before.ID
+	}
+	if !judged.judged || judged.takesOver != record {
+		return errJudgedOther
+	}
+	if out.repeat {
+		return nil
+	}
 	if judged.Channel != "" {
-		if err := channelExists(t, judged.Channel); err != nil {
+		if err := channelExists(tx, judged.Channel); err != nil {
 			return fmt.Errorf("%w: %w", ErrNotAdmitted, err)
 		}
-		changed.Channel = judged.Channel
+		out.server.Channel = judged.Channel
 	}
-	changed.Properties = judged.properties(changed.Properties)
-	if err := checkProperties(changed.Properties); err != nil {
+	out.server.Properties = judged.properties(out.server.Properties)
+	if err := checkProperties(out.server.Properties); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotAdmitted, err)
 	}
-	if err := servers.Put(t, &changed); err != nil {
-		return err
-	}
-	out.server = &changed
-	if judged.Cluster == "" {
-		return nil
-	}
-	cluster, err := t.Snapshot().Cluster(judged.Cluster)
-	if err == nil {
-		err = t.join(cluster, at, "as its registration was judged", changed.Name)
-	}
-	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrClustered) || errors.Is(err, ErrBusy) {
-		err = fmt.Errorf("%w: %w", ErrNotAdmitted, err)
-	}
-	return err
+	out.cluster = judged.Cluster
+	return nil
 }

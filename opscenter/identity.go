@@ -85,6 +85,62 @@ func withSystemUUID(tx storage.ReadTx, systemUUID string) func(func(*Server, err
 	return bySystemUUID.Scan(tx, storage.Range{Prefix: storage.StringKey(systemUUID)})
 }
 
+// takenOver returns the server whose record a registration takes over, nil if it is new, and the servers with its system
+// UUID.
+func takenOver(tx storage.ReadTx, name, systemUUID, machineID string) (machine *Server, sharing []*Server, err error) {
+	found, err := identify(tx, name, systemUUID, machineID)
+	if err != nil {
+		return found.machine, nil, err
+	}
+	if found.machine == nil {
+		if found.machine, err = knownByName(tx, name); err != nil {
+			return nil, nil, err
+		}
+	}
+	return found.machine, found.sharing, nil
+}
+
+// knownByName returns the server of that name, if only its name can identify its machine. That is a server that may be
+// installed again and has no system UUID: its machine ID ended with the old installation. Or it is a server that was
+// pre-registered by its name alone.
+func knownByName(tx storage.ReadTx, name string) (*Server, error) {
+	server, err := serversByName.Find(tx, storage.StringKey(strings.ToLower(name)))
+	switch {
+	case err != nil || server == nil:
+		return nil, err
+	case server.Certificate == "" && server.SystemUUID == "" && server.MachineID == "",
+		server.Certificate != "" && server.ReinstallAllowed && server.SystemUUID == "":
+		return server, nil
+	}
+	return nil, nil
+}
+
+// mayTakeOver returns ErrIdentityTaken unless a machine with a new certificate may take over a record: it is
+// pre-registered, or an operator allows the machine to register again.
+func mayTakeOver(tx storage.ReadTx, machine *Server, systemUUID, machineID string) error {
+	announced := machine.Certificate == ""
+	if !announced && !machine.ReinstallAllowed {
+		return fmt.Errorf("server %q: %w", machine.Name, ErrIdentityTaken)
+	}
+	if differs(machine.SystemUUID, systemUUID) || (announced && differs(machine.MachineID, machineID)) {
+		return fmt.Errorf("server %q has another system UUID or machine ID: %w", machine.Name, ErrIdentityTaken)
+	}
+	if machineID == "" {
+		return nil
+	}
+	other, err := byMachineID.Find(tx, storage.StringKey(machineID))
+	if err != nil {
+		return err
+	}
+	if other != nil && other.ID != machine.ID {
+		return fmt.Errorf("its machine ID is that of server %q: %w", other.Name, ErrIdentityTaken)
+	}
+	return nil
+}
+
+// differs reports whether both values are known and differ.
+func differs(have, said string) bool { return have != "" && said != "" && have != said }
+
 // learned checks the system UUID and machine ID that a registered server tells for the first time. It returns the other
 // machines with its system UUID. Errors: ErrIdentityTaken; taken is then the server that has them already.
 func learned(tx storage.ReadTx, known, changed *Server) (sharing []*Server, taken *Server, err error) {
@@ -134,11 +190,11 @@ func namesOf(list []*Server) string {
 
 // warnShared raises the warning that a server shares its system UUID with others. Their records stay as they are. Each
 // later server gets a warning of its own.
-func (r *Registry) warnShared(tx *Tx, server *Server, sharing []*Server, at time.Time) error {
+func (t *Tx) warnShared(server *Server, sharing []*Server, at time.Time) error {
 	if len(sharing) == 0 {
 		return nil
 	}
-	return tx.raise(server.Name, server.ID, warning.Input{Kind: warning.SharedUUID, Message: truncate.Text(sharedMessage(server, sharing), lifecycle.MaxReason)}, at)
+	return t.raise(server.Name, server.ID, warning.Input{Kind: warning.SharedUUID, Message: truncate.Text(sharedMessage(server, sharing), lifecycle.MaxReason)}, at)
 }
 
 func sharedMessage(server *Server, sharing []*Server) string {

@@ -5,15 +5,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/opscenter-go/sdk/opscenter/event"
-	"github.com/opscenter-go/sdk/opscenter/internal/presence"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
-	"github.com/opscenter-go/sdk/storage"
 )
 
 // Registration is the request of a server that registers itself.
@@ -34,10 +29,6 @@ type Registration struct {
 
 	// RemoteAddr is the address that the request came from, for events.
 	RemoteAddr string
-
-	unnamed     bool   // the name is the system UUID
-	decidedName string // by Options.Admit, for a new server
-	verdict     presence.SelfUpdate
 }
 
 // Registered is the outcome of a registration.
@@ -63,23 +54,25 @@ type Registered struct {
 // ErrIdentityTaken, ErrIdentityChanged, ErrNameTaken, ErrNotAdmitted. ErrTooOften for repeats, see
 // Options.SelfUpdateInterval, and while too many registrations are judged.
 func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, error) {
-	if err := r.checkRegistration(&reg); err != nil {
+	a, err := r.checkRegistration(reg)
+	if err != nil {
 		return Registered{}, err
 	}
 	at := r.now()
 	// A repeat counts as a self update.
-	known, err := r.serverByFingerprint(ctx, Fingerprint(reg.Certificate))
+	known, err := r.serverByFingerprint(ctx, a.fingerprint)
 	switch {
 	case errors.Is(err, ErrUnknownCertificate):
 	case err != nil:
 		return Registered{}, err
 	default:
-		reg.verdict = r.presence.SelfUpdates.Judge(known.ID, lifecycle.CauseNetworkConfigChanged, reg.ConnectionURL != known.ConnectionURL)
-		if reg.verdict.Refuse {
+		verdict := r.presence.SelfUpdates.Judge(known.ID, lifecycle.CauseNetworkConfigChanged, a.ConnectionURL != known.ConnectionURL)
+		if verdict.Refuse {
 			return Registered{}, fmt.Errorf("server %q registers again: %w", known.Name, ErrTooOften)
 		}
+		a.pollAfter = verdict.Poll
 	}
-	outcome, err := r.registerJudged(ctx, reg, at)
+	outcome, err := r.enrol(ctx, a)
 	if err != nil {
 		if known != nil {
 			r.presence.SelfUpdates.Forget(known.ID)
@@ -98,320 +91,31 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 // maxJudgements is how often a registration is judged again because its record changed meanwhile.
 const maxJudgements = 3
 
-// registerJudged lets Options.Admit judge a registration, and carries it out as decided.
-func (r *Registry) registerJudged(ctx context.Context, reg Registration, at time.Time) (out registering, err error) {
+// enrol lets Options.Admit judge an applicant, and stores what is decided then. It records a refusal as an event.
+func (r *Registry) enrol(ctx context.Context, a *applicant) (out enrolment, err error) {
 	for range maxJudgements {
-		at = r.now() // the last judgement may have taken long
-		var judged *admission
-		given := reg
-		if r.options.Admit != nil {
-			if judged, err = r.admit(ctx, reg, at); err != nil {
-				return out, err
-			}
-			at = r.now()
-			if judged != nil {
-				judged.applyTo(&given)
-			}
+		var judged admission
+		if judged, err = r.admit(ctx, a); err != nil {
+			return out, err
 		}
+		at := r.now() // the judgement may have taken long
 		err = r.Write(ctx, func(tx *Tx) error {
-			if out, err = r.register(tx, given, at); err != nil {
+			if out, err = r.decideEnrolment(tx, a, judged, at); err != nil {
 				return err
 			}
-			if err := tx.Record(out.events...); err != nil {
-				return err
-			}
-			return tx.settle(judged, &out, at)
+			return out.store(tx)
 		})
 		if !errors.Is(err, errJudgedOther) {
-			if judged != nil && judged.Name != "" && errors.Is(err, ErrNameTaken) {
-				err = fmt.Errorf("%w: %w", ErrNotAdmitted, err)
-			}
 			break
 		}
 	}
-	if errors.Is(err, errJudgedOther) {
-		err = fmt.Errorf("%w: %w", ErrNotAdmitted, err)
-	}
 	if errors.Is(err, ErrIdentityTaken) || errors.Is(err, ErrIdentityChanged) || errors.Is(err, ErrNotAdmitted) {
-		r.refused(ctx, out.server, reg, err)
+		r.refused(ctx, out.server, a, err)
 	}
 	if errors.Is(err, ErrNotAdmitted) {
 		err = ErrNotAdmitted // the reason is for the operator, in the event
 	}
 	return out, err
-}
-
-func (r *Registry) checkRegistration(reg *Registration) (err error) {
-	if err := checkCertificate(reg.Certificate); err != nil {
-		return err
-	}
-	if reg.Token, err = tokenID(reg.Token); err != nil {
-		return err
-	}
-	if err := checkServerName(reg.Name); err != nil {
-		return err
-	}
-	if err := checkURL("connection URL", reg.ConnectionURL); err != nil {
-		return err
-	}
-	if err := errors.Join(r.allowURL("connection URL", reg.ConnectionURL), r.allowURL("public connection URL", reg.PublicConnectionURL)); err != nil {
-		return err
-	}
-	if err := checkLength("channel", reg.Channel, MaxLabelLength); err != nil {
-		return err
-	}
-	reg.unnamed = reg.SystemUUID != "" && strings.EqualFold(reg.Name, reg.SystemUUID) // a placeholder, too
-	if reg.SystemUUID, err = normalSystemUUID(reg.SystemUUID); err != nil {
-		return err
-	}
-	if reg.MachineID, err = normalMachineID(reg.MachineID); err != nil {
-		return err
-	}
-	return r.checkSpec(&ServerSpec{Description: reg.Description, Properties: reg.Properties, PublicConnectionURL: reg.PublicConnectionURL})
-}
-
-// registering is the result of one run of register.
-type registering struct {
-	server *Server
-	// tookOver is the ID of the server whose record the registration took over. Empty: none.
-	tookOver string
-	// learned: a repeat told a system UUID or machine ID for the first time.
-	learned bool
-	repeat  bool
-	events  []event.Event
-}
-
-func (r *Registry) register(tx *Tx, reg Registration, at time.Time) (registering, error) {
-	known, err := byFingerprint.Find(tx, storage.StringKey(Fingerprint(reg.Certificate)))
-	if err != nil {
-		return registering{}, err
-	}
-	if known != nil {
-		return r.registerAgain(tx, known, reg, at)
-	}
-	token, err := useToken(tx, reg.Token, at)
-	if err != nil {
-		return registering{}, err
-	}
-	machine, sharing, err := takenOver(tx, reg)
-	if err != nil {
-		return registering{server: machine}, err
-	}
-	var out registering
-	if machine == nil {
-		out, err = r.registerNew(tx, token, reg, len(sharing) > 0, at)
-	} else {
-		out, err = r.registerKnownMachine(tx, machine, token, reg, at)
-	}
-	if err != nil {
-		return out, err
-	}
-	return out, r.warnShared(tx, out.server, sharing, at)
-}
-
-// takenOver returns the server whose record a registration takes over, nil if it is new, and the servers with its system
-// UUID.
-func takenOver(tx storage.ReadTx, reg Registration) (machine *Server, sharing []*Server, err error) {
-	found, err := identify(tx, reg.Name, reg.SystemUUID, reg.MachineID)
-	if err != nil {
-		return found.machine, nil, err
-	}
-	if found.machine == nil {
-		if found.machine, err = knownByName(tx, reg); err != nil {
-			return nil, nil, err
-		}
-	}
-	return found.machine, found.sharing, nil
-}
-
-// knownByName returns the server of that name, if only its name can identify its machine. That is a server that may be
-// installed again and has no system UUID: its machine ID ended with the old installation. Or it is a server that was
-// pre-registered by its name alone.
-func knownByName(tx storage.ReadTx, reg Registration) (*Server, error) {
-	server, err := serversByName.Find(tx, storage.StringKey(strings.ToLower(reg.Name)))
-	switch {
-	case err != nil || server == nil:
-		return nil, err
-	case server.Certificate == "" && server.SystemUUID == "" && server.MachineID == "",
-		server.Certificate != "" && server.ReinstallAllowed && server.SystemUUID == "":
-		return server, nil
-	}
-	return nil, nil
-}
-
-// registerAgain handles a registration with a certificate that is registered already.
-func (r *Registry) registerAgain(tx *Tx, known *Server, reg Registration, at time.Time) (registering, error) {
-	out := registering{server: known, repeat: true, learned: known.learns(&reg)}
-	if out.learned {
-		out.tookOver = known.ID
-	}
-	if differs(known.SystemUUID, reg.SystemUUID) || differs(known.MachineID, reg.MachineID) {
-		return out, fmt.Errorf("server %q: %w", known.Name, ErrIdentityChanged)
-	}
-	changed := *known
-	if changed.SystemUUID == "" {
-		changed.SystemUUID = reg.SystemUUID
-	}
-	if changed.MachineID == "" {
-		changed.MachineID = reg.MachineID
-	}
-	// An ID that it tells for the first time may belong to another server.
-	sharing, taken, err := learned(tx, known, &changed)
-	if err != nil {
-		if taken != nil {
-			out.server = taken
-		}
-		return out, err
-	}
-	changed.ConnectionURL = reg.ConnectionURL
-	if changed.ConnectionURL != known.ConnectionURL {
-		out.events = append(out.events, event.Event{At: at, Kind: event.ConnectionURLChanged, Server: known.Name, Reason: "registered again, now at " + changed.ConnectionURL})
-	}
-	if changed.ConnectionURL != known.ConnectionURL || changed.SystemUUID != known.SystemUUID || changed.MachineID != known.MachineID {
-		changed.LastUpdated = at
-		if err := servers.Put(tx, &changed); err != nil {
-			return out, err
-		}
-	}
-	out.server = &changed
-	if err := r.warnShared(tx, &changed, sharing, at); err != nil {
-		return out, err
-	}
-	// A server may register again after a boot. Therefore it is polled.
-	if reg.verdict.Poll >= 0 {
-		moved := changed.ConnectionURL != known.ConnectionURL
-		if err := requestPoll(tx, known.Name, at.Add(reg.verdict.Poll), moved); err != nil {
-			return out, err
-		}
-		if moved && known.shares() {
-			if err := tx.modifyState(known.Name, func(s *lifecycle.ServerState) error {
-				s.Unproven = true
-				return nil
-			}); err != nil {
-				return out, err
-			}
-		}
-	}
-	return out, nil
-}
-
-// differs reports whether both values are known and differ.
-func differs(have, said string) bool { return have != "" && said != "" && have != said }
-
-// registerNew records a new server. shared: other servers have its system UUID.
-func (r *Registry) registerNew(tx *Tx, token *Token, reg Registration, shared bool, at time.Time) (registering, error) {
-	if reg.decidedName != "" {
-		reg.Name, reg.unnamed = reg.decidedName, false
-	}
-	err := nameFree(tx, reg.Name, "")
-	if reg.unnamed && reg.MachineID != "" && (shared || errors.Is(err, ErrNameTaken) && reg.SystemUUID == "") {
-		// IncusOS names a server by its system UUID until it has a host name. If that UUID is shared, the machine ID
-		// is the name.
-		reg.Name = reg.MachineID
-		err = nameFree(tx, reg.Name, "")
-	}
-	if err != nil {
-		return registering{}, err
-	}
-	channel, err := r.channelFor(tx, token.Channel, reg.Channel)
-	if err != nil {
-		return registering{}, err
-	}
-	server := &Server{
-		ID: uuid.NewString(), Name: reg.Name,
-		ConnectionURL: reg.ConnectionURL, PublicConnectionURL: reg.PublicConnectionURL,
-		Channel: channel, Description: reg.Description, Properties: cloneProperties(reg.Properties),
-		Certificate: EncodeCertificate(reg.Certificate), Fingerprint: Fingerprint(reg.Certificate),
-		SystemUUID: reg.SystemUUID, MachineID: reg.MachineID,
-		CreatedAt: at, RegisteredAt: at, LastUpdated: at,
-	}
-	if err := tx.insertPending(server, at); err != nil {
-		return registering{}, err
-	}
-	out := registering{server: server, events: []event.Event{{At: at, Kind: event.ServerRegistered, Server: server.Name,
-		Reason: fmt.Sprintf("admitted by %s from %s, certificate %.12s", token.label(), reg.RemoteAddr, server.Fingerprint)}}}
-	return out, nil
-}
-
-// insertPending stores a server that was not reached yet, and asks for its first poll.
-func (t *Tx) insertPending(server *Server, at time.Time) error {
-	if err := servers.Insert(t, server); err != nil {
-		return err
-	}
-	return t.putState(&lifecycle.ServerState{Name: server.Name, ID: server.ID, Status: lifecycle.StatusPending, StatusDetail: lifecycle.DetailRegistering,
-		StatusReason: "registered, not reached so far", StatusSince: at, Type: lifecycle.TypeUnknown, LastSeen: at, LastUpdated: at, PollRequested: at})
-}
-
-// channelFor returns the first of the wanted channels that exists, else the default channel.
-func (r *Registry) channelFor(tx storage.ReadTx, wanted ...string) (string, error) {
-	for _, name := range wanted {
-		if name == "" {
-			continue
-		}
-		found, err := channels.Find(tx, storage.StringKey(name))
-		if err != nil {
-			return "", err
-		}
-		if found != nil {
-			return name, nil
-		}
-	}
-	return r.Channels().Default(), nil
-}
-
-// registerKnownMachine gives a certificate to a machine that is pre-registered, or that an operator allows to register
-// again. It refuses any other machine.
-func (r *Registry) registerKnownMachine(tx *Tx, machine *Server, token *Token, reg Registration, at time.Time) (registering, error) {
-	out := registering{server: machine}
-	announced := machine.Certificate == ""
-	if !announced && !machine.ReinstallAllowed {
-		return out, fmt.Errorf("server %q: %w", machine.Name, ErrIdentityTaken)
-	}
-	if differs(machine.SystemUUID, reg.SystemUUID) || (announced && differs(machine.MachineID, reg.MachineID)) {
-		return out, fmt.Errorf("server %q has another system UUID or machine ID: %w", machine.Name, ErrIdentityTaken)
-	}
-	changed := *machine
-	// Each installation has a new machine ID.
-	if reg.MachineID != "" {
-		if other, err := byMachineID.Find(tx, storage.StringKey(reg.MachineID)); err != nil {
-			return out, err
-		} else if other != nil && other.ID != machine.ID {
-			return out, fmt.Errorf("its machine ID is that of server %q: %w", other.Name, ErrIdentityTaken)
-		}
-		changed.MachineID = reg.MachineID
-	}
-	if reg.SystemUUID != "" {
-		changed.SystemUUID = reg.SystemUUID
-	}
-	changed.Certificate, changed.Fingerprint = EncodeCertificate(reg.Certificate), Fingerprint(reg.Certificate)
-	changed.ConnectionURL, changed.ReinstallAllowed, changed.ServedFingerprint = reg.ConnectionURL, false, ""
-	changed.FormerServed, changed.ServedByPoll = "", false
-	if changed.PublicConnectionURL == "" {
-		changed.PublicConnectionURL = reg.PublicConnectionURL
-	}
-	changed.RegisteredAt, changed.LastUpdated = at, at
-	if err := servers.Put(tx, &changed); err != nil {
-		return out, err
-	}
-	entry := event.Event{At: at, Kind: event.ServerReinstalled, Server: machine.Name,
-		Reason: fmt.Sprintf("installed anew, certificate %.12s, was %.12s", changed.Fingerprint, machine.Fingerprint)}
-	if announced {
-		entry.Kind = event.ServerRegistered
-		entry.Reason = fmt.Sprintf("announced before, admitted by %s from %s, certificate %.12s", token.label(), reg.RemoteAddr, changed.Fingerprint)
-	}
-	out.server, out.tookOver, out.events = &changed, machine.ID, []event.Event{entry}
-	err := tx.modifyState(machine.Name, func(s *lifecycle.ServerState) error {
-		s.Status, s.StatusDetail, s.StatusReason, s.StatusSince = lifecycle.StatusPending, lifecycle.DetailRegistering, "registered, not reached so far", at
-		s.Announced, s.Operation, s.Maintenance, s.MemberName = nil, nil, lifecycle.NotInMaintenance, ""
-		s.PollRequested, s.LastUpdated, s.NotBefore = at, at, at
-		s.Presented, s.Outages, s.FlappingSince, s.Unproven = "", nil, time.Time{}, false
-		s.Stopped, s.MemberRoles, s.LastOperation, s.BootedAt = nil, nil, nil, time.Time{}
-		return nil
-	})
-	if err != nil {
-		return out, err
-	}
-	return out, nil
 }
 
 // recordTimeout bounds the wait for the store to take an event.
@@ -425,7 +129,7 @@ const (
 )
 
 // refused records a refused registration.
-func (r *Registry) refused(ctx context.Context, server *Server, reg Registration, why error) {
+func (r *Registry) refused(ctx context.Context, server *Server, a *applicant, why error) {
 	if !r.refusals.Allow() {
 		r.unrecorded.Add(1)
 		return
@@ -435,7 +139,7 @@ func (r *Registry) refused(ctx context.Context, server *Server, reg Registration
 		more = fmt.Sprintf("; %d more were refused before, and not recorded one by one", n)
 	}
 	entry := event.Event{At: r.now(), Kind: event.RegistrationRefused,
-		Reason: fmt.Sprintf("from %s as %q with certificate %.12s: %v", reg.RemoteAddr, reg.Name, Fingerprint(reg.Certificate), why) + more}
+		Reason: fmt.Sprintf("from %s as %q with certificate %.12s: %v", a.RemoteAddr, a.Name, a.fingerprint, why) + more}
 	if server != nil {
 		entry.Server = server.Name
 	}

@@ -264,17 +264,13 @@ func (t *Tx) RevokeToken(id string) error {
 	return t.deleteToken(token, "")
 }
 
-// useToken spends one use of a token, or returns the reason why that is impossible.
-func useToken(tx storage.WriteTx, id string, at time.Time) (*Token, error) {
-	token, err := findToken(tx, id, at)
-	if err != nil {
-		return nil, err
+// spent returns the token with one use less.
+func (t *Token) spent(at time.Time) *Token {
+	out := *t
+	if out.UsesRemaining--; out.UsesRemaining == 0 {
+		out.SpentAt = at
 	}
-	used := *token
-	if used.UsesRemaining--; used.UsesRemaining == 0 {
-		used.SpentAt = at
-	}
-	return &used, tokens.Put(tx, &used)
+	return &out
 }
 
 // findToken returns a token that still admits servers. Errors: ErrTokenUnknown, ErrTokenExpired, ErrTokenExhausted.
