@@ -43,7 +43,7 @@ func (r *Registry) checkRegistration(reg Registration) (*applicant, error) {
 	if reg.MachineID, err = normalMachineID(reg.MachineID); err != nil {
 		return nil, err
 	}
-	err = r.checkSpec(&ServerSpec{Description: reg.Description, Properties: reg.Properties, PublicConnectionURL: reg.PublicConnectionURL})
+	err = checkSpec(&ServerSpec{Description: reg.Description, Properties: reg.Properties, PublicConnectionURL: reg.PublicConnectionURL})
 	if err != nil {
 		return nil, err
 	}

@@ -237,26 +237,6 @@ type ServerSpec struct {
 	Channel string
 }
 
-func (r *Registry) checkSpec(spec *ServerSpec) error {
-	if err := checkLength("description", spec.Description, MaxDescriptionLength); err != nil {
-		return err
-	}
-	if err := checkProperties(spec.Properties); err != nil {
-		return err
-	}
-	if spec.ConnectionURL != "" {
-		if err := checkURL("connection URL", spec.ConnectionURL); err != nil {
-			return err
-		}
-	}
-	if spec.PublicConnectionURL != "" {
-		if err := checkURL("public connection URL", spec.PublicConnectionURL); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // spec returns the part of the server that an operator has set.
 func (s *Server) spec() ServerSpec {
 	return ServerSpec{Description: s.Description, Properties: cloneProperties(s.Properties), PublicConnectionURL: s.PublicConnectionURL, PublicURLTrusted: s.PublicURLTrusted, ConnectionURL: s.ConnectionURL, Channel: s.Channel}
@@ -280,7 +260,7 @@ func (r *Registry) EditServer(ctx context.Context, name string, edit func(*Serve
 		if err := edit(info, &spec); err != nil {
 			return err
 		}
-		if err := r.checkSpec(&spec); err != nil {
+		if err := checkSpec(&spec); err != nil {
 			return fmt.Errorf("server %q: %w", truncate.Name(name), err)
 		}
 		if spec.PublicConnectionURL != server.PublicConnectionURL {
@@ -504,7 +484,7 @@ type PreRegistration struct {
 // registers with that name does. Errors: ErrInvalidName and the other validation errors, ErrNotFound for a channel,
 // ErrNameTaken, ErrIdentityTaken.
 func (r *Registry) PreRegister(ctx context.Context, a PreRegistration) (*ServerInfo, error) {
-	err := errors.Join(r.checkSpec(&a.ServerSpec), r.allowURL("connection URL", a.ConnectionURL), r.allowURL("public connection URL", a.PublicConnectionURL))
+	err := errors.Join(checkSpec(&a.ServerSpec), r.allowURL("connection URL", a.ConnectionURL), r.allowURL("public connection URL", a.PublicConnectionURL))
 	if err != nil {
 		return nil, err
 	}

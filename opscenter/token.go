@@ -152,15 +152,6 @@ func (r *Registry) Token(ctx context.Context, id string) (*Token, error) {
 	return &out, nil
 }
 
-// tokenID returns the canonical form of a token. Its error does not contain the value.
-func tokenID(value string) (string, error) {
-	id, err := uuid.Parse(value)
-	if err != nil || len(value) != 36 {
-		return "", ErrTokenMalformed
-	}
-	return id.String(), nil
-}
-
 // tokenNotFound removes the key, which is the secret, from the error.
 func tokenNotFound(err error) error {
 	if isNotFound(err) {

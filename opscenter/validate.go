@@ -171,6 +171,26 @@ func checkProperties(properties map[string]string) error {
 	return nil
 }
 
+func checkSpec(spec *ServerSpec) error {
+	if err := checkLength("description", spec.Description, MaxDescriptionLength); err != nil {
+		return err
+	}
+	if err := checkProperties(spec.Properties); err != nil {
+		return err
+	}
+	if spec.ConnectionURL != "" {
+		if err := checkURL("connection URL", spec.ConnectionURL); err != nil {
+			return err
+		}
+	}
+	if spec.PublicConnectionURL != "" {
+		if err := checkURL("public connection URL", spec.PublicConnectionURL); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // placeholderUUIDs are the UUIDs of firmware that was never given one. They identify no machine.
 var placeholderUUIDs = map[string]bool{
 	"00000000-0000-0000-0000-000000000000": true,
@@ -193,6 +213,15 @@ func normalSystemUUID(value string) (string, error) {
 		return "", nil
 	}
 	return u.String(), nil
+}
+
+// tokenID returns the canonical form of a token. Its error does not contain the value.
+func tokenID(value string) (string, error) {
+	id, err := uuid.Parse(value)
+	if err != nil || len(value) != 36 {
+		return "", ErrTokenMalformed
+	}
+	return id.String(), nil
 }
 
 // normalMachineID returns the form in lower case. It returns "" for an empty value or zeros.
