@@ -53,36 +53,27 @@ const (
 func (r *Registry) candidate(ctx context.Context, a *applicant, at time.Time) (out *Candidate, err error) {
 	err = r.Read(ctx, func(tx *Snapshot) error {
 		out = nil
-		known, err := byFingerprint.Find(tx, storage.StringKey(a.fingerprint))
-		if err != nil {
-			return err
-		}
-		if known != nil {
-			if !known.learns(a.SystemUUID, a.MachineID) {
-				return nil
-			}
-			made := Candidate{Registration: a.Registration, Again: true}
-			made.Token = ""
-			if made.Known, err = r.load(tx, known); err == nil {
-				out = &made
-			}
-			return err
-		}
-		token, err := findToken(tx, a.Token, at)
-		if err != nil {
-			return err
-		}
-		machine, _, err := takenOver(tx, a.Name, a.SystemUUID, a.MachineID)
-		if err != nil {
+		found, err := lookUp(tx, a, at)
+		if errors.Is(err, ErrIdentityTaken) {
 			return nil // the transaction refuses it, with an event
 		}
-		made := Candidate{Registration: a.Registration, Admitting: *token}
-		made.Token, made.Admitting.UUID = "", ""
-		if machine != nil {
-			if machine.Certificate != "" && !machine.ReinstallAllowed {
-				return nil
+		if err != nil {
+			return err
+		}
+		if found.repeat && !found.server.learns(a.SystemUUID, a.MachineID) {
+			return nil
+		}
+		made := Candidate{Registration: a.Registration, Again: found.repeat}
+		made.Token = ""
+		if !found.repeat {
+			made.Admitting = *found.token
+			made.Admitting.UUID = ""
+		}
+		if found.server != nil {
+			if !found.repeat && found.server.Certificate != "" && !found.server.ReinstallAllowed {
+				return nil // as above
 			}
-			if made.Known, err = r.load(tx, machine); err != nil {
+			if made.Known, err = r.load(tx, found.server); err != nil {
 				return err
 			}
 		}
@@ -95,8 +86,8 @@ func (r *Registry) candidate(ctx context.Context, a *applicant, at time.Time) (o
 // admission is a decision, and the record that it was about. The zero value: there was nothing to decide.
 type admission struct {
 	Decision
-	judged    bool
-	takesOver string // the ID of the server whose record the candidate takes over; empty: it is new
+	judged bool
+	known  *Server // whose record the candidate takes over; nil: it is new
 }
 
 // errJudgedOther: the registration differs from the one that Options.Admit judged.
@@ -110,7 +101,8 @@ func (s *Server) learns(systemUUID, machineID string) bool {
 	return s.SystemUUID == "" && systemUUID != "" || s.MachineID == "" && machineID != ""
 }
 
-// admit asks Options.Admit about an applicant. The transaction applies the decision.
+// admit asks Options.Admit about an applicant. The transaction applies the decision. Errors: ErrNotAdmitted with the
+// reason, errManyJudged.
 func (r *Registry) admit(ctx context.Context, a *applicant) (admission, error) {
 	if r.options.Admit == nil {
 		return admission{}, nil
@@ -120,14 +112,12 @@ func (r *Registry) admit(ctx context.Context, a *applicant) (admission, error) {
 		return admission{}, err
 	}
 	out := admission{judged: true}
-	var server *Server
 	if c.Known != nil {
-		server, out.takesOver = &c.Known.Server, c.Known.ID
+		out.known = &c.Known.Server
 	}
 	out.Decision, err = r.judge(ctx, *c)
 	switch {
 	case errors.Is(err, errManyJudged):
-		r.refused(ctx, server, a, err)
 		return out, err
 	case err == nil && out.Refuse != "":
 		err = errors.New(truncate.Name(out.Refuse))
@@ -136,13 +126,8 @@ func (r *Registry) admit(ctx context.Context, a *applicant) (admission, error) {
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrNotAdmitted, err)
-		r.refused(ctx, server, a, err)
-		if out.Refuse == "" {
-			err = ErrNotAdmitted // other reasons are for the operator, in the event
-		}
-		return out, err
 	}
-	return out, nil
+	return out, err
 }
 
 // check refuses an invalid decision before the transaction begins.
@@ -209,11 +194,8 @@ func (r *Registry) settle(tx storage.ReadTx, judged admission, out *enrolment) e
 	if r.options.Admit == nil || out.repeat && !out.learned() {
 		return nil
 	}
-	record := ""
-	if out.before != nil {
-		record = out.before.ID
-	}
-	if !judged.judged || judged.takesOver != record {
+	same := judged.judged && (judged.known == nil) == (out.before == nil)
+	if !same || out.before != nil && out.before.ID != judged.known.ID {
 		return errJudgedOther
 	}
 	if out.repeat {

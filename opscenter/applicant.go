@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"time"
+
+	"github.com/opscenter-go/sdk/storage"
 )
 
 // applicant is a server that registers itself. All values of its Registration are checked and in canonical form.
@@ -48,4 +50,31 @@ func (r *Registry) checkRegistration(reg Registration) (*applicant, error) {
 		return nil, err
 	}
 	return &applicant{Registration: reg, fingerprint: Fingerprint(reg.Certificate), unnamed: unnamed}, nil
+}
+
+// standing is the rows that an applicant has in the store.
+type standing struct {
+	// server is the record that the registration takes over. nil: the machine is new.
+	server *Server
+	// repeat: server is registered with the certificate of the applicant.
+	repeat bool
+	// token admits the applicant. nil: a repeat.
+	token *Token
+	// sharing are the other servers with its system UUID. Empty: a repeat.
+	sharing []*Server
+}
+
+// lookUp returns the standing of an applicant. Errors: those of the token; ErrIdentityTaken, with the server that the
+// applicant conflicts with.
+func lookUp(tx storage.ReadTx, a *applicant, at time.Time) (out standing, err error) {
+	out.server, err = byFingerprint.Find(tx, storage.StringKey(a.fingerprint))
+	if err != nil || out.server != nil {
+		out.repeat = out.server != nil
+		return out, err
+	}
+	if out.token, err = findToken(tx, a.Token, at); err != nil {
+		return out, err
+	}
+	out.server, out.sharing, err = takenOver(tx, a.Name, a.SystemUUID, a.MachineID)
+	return out, err
 }

@@ -42,15 +42,18 @@ func (e *enrolment) learned() bool {
 // decideEnrolment decides what the registration of an applicant stores. If it returns an error, the server of the
 // enrolment is the record that the registration conflicts with, nil if there is none.
 func (r *Registry) decideEnrolment(tx storage.ReadTx, a *applicant, judged admission, at time.Time) (enrolment, error) {
-	known, err := byFingerprint.Find(tx, storage.StringKey(a.fingerprint))
+	found, err := lookUp(tx, a, at)
 	if err != nil {
-		return enrolment{}, err
+		return enrolment{server: found.server}, err
 	}
 	var out enrolment
-	if known != nil {
-		out, err = decideRepeat(tx, a, known, at)
-	} else {
-		out, err = r.decideAdmission(tx, a, judged.Name, at)
+	switch {
+	case found.repeat:
+		out, err = decideRepeat(tx, a, found.server, at)
+	case found.server != nil:
+		out, err = decideInstalled(tx, a, found, at)
+	default:
+		out, err = r.decideNew(tx, a, found, judged.Name, at)
 	}
 	if err != nil {
 		return out, err
@@ -82,48 +85,63 @@ func decideRepeat(tx storage.ReadTx, a *applicant, known *Server, at time.Time) 
 	return out, nil
 }
 
-// decideAdmission decides about an applicant with a new certificate. It spends one use of the token. name, unless empty,
-// is the name of a new server, instead of the applicant's own.
-func (r *Registry) decideAdmission(tx storage.ReadTx, a *applicant, name string, at time.Time) (enrolment, error) {
-	token, err := findToken(tx, a.Token, at)
+// decideInstalled decides about a machine that is pre-registered, or that an operator allows to register again. It refuses
+// any other machine that is known with another certificate.
+func decideInstalled(tx storage.ReadTx, a *applicant, found standing, at time.Time) (enrolment, error) {
+	machine := found.server
+	if err := mayTakeOver(tx, machine, a.SystemUUID, a.MachineID); err != nil {
+		return enrolment{server: machine}, err
+	}
+	server := *machine
+	server.MachineID = cmp.Or(a.MachineID, machine.MachineID) // each installation has a new one
+	server.SystemUUID = cmp.Or(a.SystemUUID, machine.SystemUUID)
+	server.Certificate, server.Fingerprint = EncodeCertificate(a.Certificate), a.fingerprint
+	server.ConnectionURL, server.ReinstallAllowed, server.ServedFingerprint = a.ConnectionURL, false, ""
+	server.FormerServed, server.ServedByPoll = "", false
+	server.PublicConnectionURL = cmp.Or(machine.PublicConnectionURL, a.PublicConnectionURL)
+	server.RegisteredAt, server.LastUpdated = at, at
+	entry := event.Event{At: at, Kind: event.ServerReinstalled, Server: machine.Name,
+		Reason: fmt.Sprintf("installed anew, certificate %.12s, was %.12s", server.Fingerprint, machine.Fingerprint)}
+	if machine.Certificate == "" {
+		entry.Kind = event.ServerRegistered
+		entry.Reason = fmt.Sprintf("announced before, admitted by %s from %s, certificate %.12s", found.token.label(), a.RemoteAddr, server.Fingerprint)
+	}
+	return enrolment{server: &server, before: machine, token: found.token.spent(at), sharing: found.sharing, events: []event.Event{entry}, at: at}, nil
+}
+
+// decideNew decides about an applicant whose machine is new. name, unless empty, is its name instead of its own.
+func (r *Registry) decideNew(tx storage.ReadTx, a *applicant, found standing, name string, at time.Time) (enrolment, error) {
+	name, err := freeName(tx, a, name, len(found.sharing) > 0)
 	if err != nil {
 		return enrolment{}, err
 	}
-	machine, sharing, err := takenOver(tx, a.Name, a.SystemUUID, a.MachineID)
+	channel, err := r.channelFor(tx, found.token.Channel, a.Channel)
 	if err != nil {
-		return enrolment{server: machine}, err
+		return enrolment{}, err
 	}
-	out := enrolment{token: token.spent(at), sharing: sharing, at: at}
-	if machine != nil {
-		if err := mayTakeOver(tx, machine, a.SystemUUID, a.MachineID); err != nil {
-			return enrolment{server: machine}, err
-		}
-		out.server, out.before = installed(machine, a, at), machine
-		out.events = []event.Event{installedEvent(token, a, machine, at)}
-		return out, nil
+	server := &Server{
+		ID: uuid.NewString(), Name: name,
+		ConnectionURL: a.ConnectionURL, PublicConnectionURL: a.PublicConnectionURL,
+		Channel: channel, Description: a.Description, Properties: cloneProperties(a.Properties),
+		Certificate: EncodeCertificate(a.Certificate), Fingerprint: a.fingerprint,
+		SystemUUID: a.SystemUUID, MachineID: a.MachineID,
+		CreatedAt: at, RegisteredAt: at, LastUpdated: at,
 	}
-	if name == "" {
-		if name, err = freeName(tx, a, len(sharing) > 0); err != nil {
-			return enrolment{}, err
-		}
-	} else if err := nameFree(tx, name, ""); err != nil {
+	entry := event.Event{At: at, Kind: event.ServerRegistered, Server: name,
+		Reason: fmt.Sprintf("admitted by %s from %s, certificate %.12s", found.token.label(), a.RemoteAddr, a.fingerprint)}
+	return enrolment{server: server, token: found.token.spent(at), sharing: found.sharing, events: []event.Event{entry}, at: at}, nil
+}
+
+// freeName returns the name of a new server: the decided one, unless that is empty, or its own. shared: other servers have
+// its system UUID. Errors: ErrNameTaken.
+func freeName(tx storage.ReadTx, a *applicant, decided string, shared bool) (string, error) {
+	if decided != "" {
+		err := nameFree(tx, decided, "")
 		if errors.Is(err, ErrNameTaken) {
 			err = fmt.Errorf("%w: %w", ErrNotAdmitted, err)
 		}
-		return enrolment{}, err
+		return decided, err
 	}
-	channel, err := r.channelFor(tx, token.Channel, a.Channel)
-	if err != nil {
-		return enrolment{}, err
-	}
-	out.server = newServer(name, channel, a, at)
-	out.events = []event.Event{{At: at, Kind: event.ServerRegistered, Server: name,
-		Reason: fmt.Sprintf("admitted by %s from %s, certificate %.12s", token.label(), a.RemoteAddr, a.fingerprint)}}
-	return out, nil
-}
-
-// freeName returns the name of a new server. shared: other servers have its system UUID. Errors: ErrNameTaken.
-func freeName(tx storage.ReadTx, a *applicant, shared bool) (string, error) {
 	err := nameFree(tx, a.Name, "")
 	if a.unnamed && a.MachineID != "" && (shared || errors.Is(err, ErrNameTaken) && a.SystemUUID == "") {
 		// IncusOS names a server by its system UUID until it has a host name. If that UUID is shared, the machine ID
@@ -148,41 +166,6 @@ func (r *Registry) channelFor(tx storage.ReadTx, wanted ...string) (string, erro
 		}
 	}
 	return r.Channels().Default(), nil
-}
-
-// newServer returns the record of an applicant whose machine is new.
-func newServer(name, channel string, a *applicant, at time.Time) *Server {
-	return &Server{
-		ID: uuid.NewString(), Name: name,
-		ConnectionURL: a.ConnectionURL, PublicConnectionURL: a.PublicConnectionURL,
-		Channel: channel, Description: a.Description, Properties: cloneProperties(a.Properties),
-		Certificate: EncodeCertificate(a.Certificate), Fingerprint: a.fingerprint,
-		SystemUUID: a.SystemUUID, MachineID: a.MachineID,
-		CreatedAt: at, RegisteredAt: at, LastUpdated: at,
-	}
-}
-
-// installed returns the record of a machine that is pre-registered, or that an operator allows to register again, with
-// the certificate of the applicant.
-func installed(machine *Server, a *applicant, at time.Time) *Server {
-	out := *machine
-	out.MachineID = cmp.Or(a.MachineID, machine.MachineID) // each installation has a new one
-	out.SystemUUID = cmp.Or(a.SystemUUID, machine.SystemUUID)
-	out.Certificate, out.Fingerprint = EncodeCertificate(a.Certificate), a.fingerprint
-	out.ConnectionURL, out.ReinstallAllowed, out.ServedFingerprint = a.ConnectionURL, false, ""
-	out.FormerServed, out.ServedByPoll = "", false
-	out.PublicConnectionURL = cmp.Or(machine.PublicConnectionURL, a.PublicConnectionURL)
-	out.RegisteredAt, out.LastUpdated = at, at
-	return &out
-}
-
-func installedEvent(token *Token, a *applicant, machine *Server, at time.Time) event.Event {
-	if machine.Certificate == "" {
-		return event.Event{At: at, Kind: event.ServerRegistered, Server: machine.Name,
-			Reason: fmt.Sprintf("announced before, admitted by %s from %s, certificate %.12s", token.label(), a.RemoteAddr, a.fingerprint)}
-	}
-	return event.Event{At: at, Kind: event.ServerReinstalled, Server: machine.Name,
-		Reason: fmt.Sprintf("installed anew, certificate %.12s, was %.12s", a.fingerprint, machine.Fingerprint)}
 }
 
 // store writes the enrolment.
@@ -217,7 +200,7 @@ func (e *enrolment) storeServer(tx *Tx) error {
 	case !e.repeat:
 		return tx.modifyState(e.server.Name, e.beginAnew)
 	case e.pollAfter >= 0:
-		return tx.modifyState(e.server.Name, e.requestPoll)
+		return tx.modifyState(e.server.Name, e.pollAgain)
 	}
 	return nil
 }
@@ -241,8 +224,8 @@ func (e *enrolment) beginAnew(s *lifecycle.ServerState) error {
 	return nil
 }
 
-// requestPoll changes the state of a server that registers again. It may do so after a boot. Therefore it is polled.
-func (e *enrolment) requestPoll(s *lifecycle.ServerState) error {
+// pollAgain changes the state of a server that registers again. It may do so after a boot. Therefore it is polled.
+func (e *enrolment) pollAgain(s *lifecycle.ServerState) error {
 	s.PollRequested = e.at.Add(e.pollAfter)
 	if e.moved() {
 		s.NotBefore = s.PollRequested // polls that began before do not count

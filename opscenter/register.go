@@ -9,6 +9,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/storage"
 )
 
 // Registration is the request of a server that registers itself.
@@ -59,18 +60,9 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 		return Registered{}, err
 	}
 	at := r.now()
-	// A repeat counts as a self update.
-	known, err := r.serverByFingerprint(ctx, a.fingerprint)
-	switch {
-	case errors.Is(err, ErrUnknownCertificate):
-	case err != nil:
+	known, err := r.limitRepeat(ctx, a)
+	if err != nil {
 		return Registered{}, err
-	default:
-		verdict := r.presence.SelfUpdates.Judge(known.ID, lifecycle.CauseNetworkConfigChanged, a.ConnectionURL != known.ConnectionURL)
-		if verdict.Refuse {
-			return Registered{}, fmt.Errorf("server %q registers again: %w", known.Name, ErrTooOften)
-		}
-		a.pollAfter = verdict.Poll
 	}
 	outcome, err := r.enrol(ctx, a)
 	if err != nil {
@@ -88,15 +80,34 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Registered, 
 	return Registered{Name: outcome.server.Name, Repeat: outcome.repeat}, nil
 }
 
+// limitRepeat limits how often a server registers again: each time counts as a self update. It returns the server with the
+// certificate of the applicant, nil if there is none. Errors: ErrTooOften.
+func (r *Registry) limitRepeat(ctx context.Context, a *applicant) (known *Server, err error) {
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		known, err = byFingerprint.Find(tx, storage.StringKey(a.fingerprint))
+		return err
+	})
+	if err != nil || known == nil {
+		return nil, err
+	}
+	verdict := r.presence.SelfUpdates.Judge(known.ID, lifecycle.CauseNetworkConfigChanged, a.ConnectionURL != known.ConnectionURL)
+	if verdict.Refuse {
+		return nil, fmt.Errorf("server %q registers again: %w", known.Name, ErrTooOften)
+	}
+	a.pollAfter = verdict.Poll
+	return known, nil
+}
+
 // maxJudgements is how often a registration is judged again because its record changed meanwhile.
 const maxJudgements = 3
 
 // enrol lets Options.Admit judge an applicant, and stores what is decided then. It records a refusal as an event.
 func (r *Registry) enrol(ctx context.Context, a *applicant) (out enrolment, err error) {
+	var judged admission
 	for range maxJudgements {
-		var judged admission
 		if judged, err = r.admit(ctx, a); err != nil {
-			return out, err
+			out = enrolment{server: judged.known}
+			break
 		}
 		at := r.now() // the judgement may have taken long
 		err = r.Write(ctx, func(tx *Tx) error {
@@ -109,10 +120,10 @@ func (r *Registry) enrol(ctx context.Context, a *applicant) (out enrolment, err 
 			break
 		}
 	}
-	if errors.Is(err, ErrIdentityTaken) || errors.Is(err, ErrIdentityChanged) || errors.Is(err, ErrNotAdmitted) {
-		r.refused(ctx, out.server, a, err)
+	if errors.Is(err, ErrIdentityTaken) || errors.Is(err, ErrIdentityChanged) || errors.Is(err, ErrNotAdmitted) || errors.Is(err, errManyJudged) {
+		r.recordRefusal(ctx, out.server, a, err)
 	}
-	if errors.Is(err, ErrNotAdmitted) {
+	if errors.Is(err, ErrNotAdmitted) && judged.Refuse == "" {
 		err = ErrNotAdmitted // the reason is for the operator, in the event
 	}
 	return out, err
@@ -128,8 +139,8 @@ const (
 	refusalBurst = 20
 )
 
-// refused records a refused registration.
-func (r *Registry) refused(ctx context.Context, server *Server, a *applicant, why error) {
+// recordRefusal records a refused registration. server is the record that it is about, nil if there is none.
+func (r *Registry) recordRefusal(ctx context.Context, server *Server, a *applicant, why error) {
 	if !r.refusals.Allow() {
 		r.unrecorded.Add(1)
 		return
