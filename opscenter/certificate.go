@@ -71,7 +71,7 @@ func (r *Registry) acceptCertificate(tx *Tx, name, fingerprint, why string, at t
 	if err := servers.Put(tx, &changed); err != nil {
 		return err
 	}
-	if err := requestPoll(tx, name, at, true); err != nil {
+	if err := tx.requestPoll(name, at, true); err != nil {
 		return err
 	}
 	if changed.ServedByPoll {

@@ -165,7 +165,7 @@ func (t *Tx) join(cluster *Cluster, at time.Time, why string, members ...string)
 		if err := servers.Put(t, &changed); err != nil {
 			return err
 		}
-		if err := requestPoll(t, name, at, true); err != nil {
+		if err := t.requestPoll(name, at, true); err != nil {
 			return err
 		}
 		if err := t.Record(event.Event{At: at, Kind: event.ClusterMemberAdded, Server: name, Cluster: cluster.Name, Reason: why + ", channel " + cluster.Channel}); err != nil {
@@ -266,7 +266,7 @@ func (t *Tx) leave(server *Server, cluster *Cluster, at time.Time, why string, l
 	if err := servers.Put(t, &changed); err != nil {
 		return err
 	}
-	if err := requestPoll(t, server.Name, at, true); err != nil {
+	if err := t.requestPoll(server.Name, at, true); err != nil {
 		return err
 	}
 	return t.Record(event.Event{At: at, Kind: event.ClusterMemberRemoved, Server: server.Name, Cluster: cluster.Name, Reason: why})
@@ -358,7 +358,7 @@ func (t *Tx) SetClusterCertificate(name string, certificate *x509.Certificate) e
 		}
 		at := t.Now()
 		for _, member := range t.names {
-			if err := requestPoll(t, member, at, true); err != nil {
+			if err := t.requestPoll(member, at, true); err != nil {
 				return nil, err
 			}
 		}

@@ -97,6 +97,19 @@ func (h Observer) Record(ctx context.Context, observations ...lifecycle.Observat
 	return nil
 }
 
+// RequestPoll asks the poller for a poll of servers out of turn. It ignores servers that do not exist.
+func (h Observer) RequestPoll(ctx context.Context, names ...string) error {
+	at := h.registry.now()
+	return h.registry.Write(ctx, func(tx *Tx) error {
+		for _, name := range names {
+			if err := tx.requestPoll(name, at, false); err != nil && !isNotFound(err) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // Maintain flushes if Options.LastSeenInterval has passed since the last flush, and removes spent tokens then. It raises
 // and clears the warnings that the fleet is unreachable and that polls fail locally. Record calls it. A program that
 // mostly calls RecordUnchanged calls it every few seconds.

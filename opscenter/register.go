@@ -162,28 +162,3 @@ func (r *Registry) recordRefusal(ctx context.Context, server *Server, a *applica
 		r.log.ErrorContext(ctx, "an event could not be stored", "kind", entry.Kind, "server", entry.Server, "reason", entry.Reason, "error", err)
 	}
 }
-
-// RequestPoll asks the poller for a poll of servers out of turn. It ignores servers that do not exist.
-func (h Observer) RequestPoll(ctx context.Context, names ...string) error {
-	at := h.registry.now()
-	return h.registry.Write(ctx, func(tx *Tx) error {
-		for _, name := range names {
-			if err := requestPoll(tx, name, at, false); err != nil && !isNotFound(err) {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// requestPoll asks for a poll out of turn. moved: the server has another address, and polls that began before do not
-// count.
-func requestPoll(tx *Tx, name string, at time.Time, moved bool) error {
-	return tx.modifyState(name, func(s *lifecycle.ServerState) error {
-		s.PollRequested = at
-		if moved {
-			s.NotBefore = at
-		}
-		return nil
-	})
-}

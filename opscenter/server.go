@@ -352,7 +352,7 @@ func (t *Tx) Move(server *ServerInfo, url, why string) error {
 	if err := servers.Put(t, &changed); err != nil {
 		return err
 	}
-	if err := requestPoll(t, known.Name, at, true); err != nil {
+	if err := t.requestPoll(known.Name, at, true); err != nil {
 		return err
 	}
 	return t.Record(event.Event{At: at, Kind: event.ConnectionURLChanged, Server: known.Name, Reason: fmt.Sprintf("%s: now %s, was %s", why, url, known.ConnectionURL)})

@@ -136,6 +136,18 @@ func (t *Tx) modifyState(name string, change func(*lifecycle.ServerState) error)
 	return states.Modify(t, nameKey(name), change)
 }
 
+// requestPoll asks for a poll out of turn. moved: the server has another address, and polls that began before do not
+// count.
+func (t *Tx) requestPoll(name string, at time.Time, moved bool) error {
+	return t.modifyState(name, func(s *lifecycle.ServerState) error {
+		s.PollRequested = at
+		if moved {
+			s.NotBefore = at
+		}
+		return nil
+	})
+}
+
 // Snapshot is the stored rows at one moment. It must not be used after its function returned.
 type Snapshot struct {
 	storage.ReadTx
