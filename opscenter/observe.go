@@ -167,77 +167,20 @@ type observed struct {
 	verdict    presence.Verdict // of the guard
 }
 
+// recordStep stores observations in one transaction. Most polls find nothing new: then it only reads.
 func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation) error {
 	list := make([]observed, len(step))
 	for i, o := range step {
 		o.At = r.notInFuture(o.At)
-		fit(&o)
-		list[i] = observed{Observation: o, found: facts.DigestOf(&o, r.options.KeepSecrets)}
-		if o.Facts == nil {
-			continue
-		}
-		parts, err := facts.SumsOf(o.Facts, r.options.KeepSecrets)
-		if err != nil {
-			// Parts that are not JSON count as unread. The rest of the observation counts.
-			var unread []string
-			list[i].Facts, unread = facts.Readable(o.Facts)
-			list[i].Unread = append(slices.Clip(list[i].Unread), unread...)
-			if parts, err = facts.SumsOf(list[i].Facts, r.options.KeepSecrets); err != nil {
-				list[i].Facts = nil
-				list[i].Unread = append(list[i].Unread, err.Error())
-				continue
-			}
-		}
-		list[i].parts = parts
+		list[i] = newObserved(o, r.options.KeepSecrets)
 	}
-	// Rows that are written after this are newer than the rows that are read below.
-	for i := range list {
-		list[i].mark = r.presence.Mark(list[i].ID)
-	}
-	// Most polls find nothing new. A View finds that out without delaying writers.
-	changed := false
-	err := r.store.View(ctx, func(tx storage.ReadTx) error {
-		for i := range list {
-			o := &list[i]
-			if err := r.find(tx, o); err != nil || !o.known {
-				if err != nil {
-					return err
-				}
-				continue
-			}
-			o.verdict = r.presence.Guard.Judge(o.ID, o.state.Status == lifecycle.StatusReady, o.Failure != nil, max(0, r.now().Sub(o.At)))
-			if err := r.observe(tx, o); err != nil {
-				return err
-			}
-			changed = changed || o.changes(r.presence)
-		}
-		return nil
-	})
+	changed, err := r.observeStep(ctx, list)
 	if err != nil {
 		return err
 	}
 	if changed {
 		r.prepareFacts(list)
-		err := r.Write(ctx, func(tx *Tx) error {
-			for i := range list {
-				o := &list[i]
-				if err := r.find(tx, o); err != nil || !o.known {
-					if err != nil {
-						return err
-					}
-					continue
-				}
-				o.verdict = r.presence.Guard.Verdict()
-				if err := r.observe(tx, o); err != nil {
-					return err
-				}
-				if err := r.storeObserved(ctx, tx, o); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
+		if err := r.storeStep(ctx, list); err != nil {
 			return err
 		}
 	}
@@ -252,6 +195,78 @@ func (r *Registry) recordStep(ctx context.Context, step []lifecycle.Observation)
 		r.log.ErrorContext(ctx, "a warning could not be stored", "kind", warning.Fleet, "error", err)
 	}
 	return nil
+}
+
+// newObserved returns an observation within its limits, and the sums of its facts. Parts that are not JSON count as unread.
+// The rest of the observation counts.
+func newObserved(o lifecycle.Observation, keepSecrets bool) observed {
+	fit(&o)
+	out := observed{Observation: o, found: facts.DigestOf(&o, keepSecrets)}
+	if o.Facts == nil {
+		return out
+	}
+	var err error
+	if out.parts, err = facts.SumsOf(o.Facts, keepSecrets); err == nil {
+		return out
+	}
+	var unread []string
+	out.Facts, unread = facts.Readable(o.Facts)
+	out.Unread = append(slices.Clip(out.Unread), unread...)
+	if out.parts, err = facts.SumsOf(out.Facts, keepSecrets); err != nil {
+		out.Facts, out.parts = nil, facts.Sums{}
+		out.Unread = append(out.Unread, err.Error())
+	}
+	return out
+}
+
+// observeStep computes the transitions that observations cause, in a View that delays no writer. changed: there is
+// anything to store.
+func (r *Registry) observeStep(ctx context.Context, list []observed) (changed bool, err error) {
+	// Rows that are written after this are newer than the rows that are read below.
+	for i := range list {
+		list[i].mark = r.presence.Mark(list[i].ID)
+	}
+	err = r.store.View(ctx, func(tx storage.ReadTx) error {
+		for i := range list {
+			o := &list[i]
+			if err := r.find(tx, o); err != nil {
+				return err
+			}
+			if !o.known {
+				continue
+			}
+			o.verdict = r.presence.Guard.Judge(o.ID, o.state.Status == lifecycle.StatusReady, o.Failure != nil, max(0, r.now().Sub(o.At)))
+			if err := r.observe(tx, o); err != nil {
+				return err
+			}
+			changed = changed || o.changes(r.presence)
+		}
+		return nil
+	})
+	return changed, err
+}
+
+// storeStep computes the transitions again, on the rows that its transaction reads, and stores them.
+func (r *Registry) storeStep(ctx context.Context, list []observed) error {
+	return r.Write(ctx, func(tx *Tx) error {
+		for i := range list {
+			o := &list[i]
+			if err := r.find(tx, o); err != nil {
+				return err
+			}
+			if !o.known {
+				continue
+			}
+			o.verdict = r.presence.Guard.Verdict()
+			if err := r.observe(tx, o); err != nil {
+				return err
+			}
+			if err := r.storeObserved(ctx, tx, o); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // find reads the state of the server of an observation, also if the server was renamed.
