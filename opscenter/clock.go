@@ -67,7 +67,7 @@ func (r *Registry) checkClock(ctx context.Context) error {
 		j.told = true
 	}
 	for len(j.waiting) > 0 {
-		step := j.waiting[:min(len(j.waiting), MaxObservations)]
+		step := j.waiting[:storage.LimitsOf(r.store).Rows(min(len(j.waiting), MaxObservations), 2)]
 		err := r.Write(ctx, func(tx *Tx) error {
 			for _, name := range step {
 				err := tx.modifyState(name, func(s *lifecycle.ServerState) error {

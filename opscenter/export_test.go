@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter/internal/facts"
+	"github.com/opscenter-go/sdk/opscenter/internal/presence"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -128,6 +129,9 @@ func (r *Registry) FlushPending() bool {
 func ReducePart(data json.RawMessage, limit int) (json.RawMessage, string, error) {
 	return facts.ReducePart(data, limit)
 }
+
+// SeenStep returns how many buckets of last seen times go into one transaction of a flush.
+func SeenStep(list []presence.Seen, limits storage.Limits) int { return seenStep(list, limits) }
 
 // DigestFacts returns the digest by which facts are compared.
 func DigestFacts(f *lifecycle.Facts) (any, error) { return facts.SumsOf(f, false) }

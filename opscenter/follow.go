@@ -207,10 +207,12 @@ func (h Warnings) Counts() map[warning.Kind]int {
 	return warnings
 }
 
-// flushStep is how many buckets of last seen times, or 8 times as many warnings, one transaction of a flush writes.
+// flushStep is how many buckets of last seen times, or 8 times as many warnings, one transaction of a flush writes. The
+// store's limits may allow fewer.
 const flushStep = 64
 
-// flushSize is how many bytes of last seen times one transaction of a flush writes, apart from the last bucket.
+// flushSize is how many bytes of last seen times one transaction of a flush writes, apart from the last bucket. It is a
+// quarter of the store's limit at most.
 const flushSize = 1 << 20
 
 // Flush stores the knowledge that is only in memory: when servers were last seen, and how often each warning had cause.
@@ -230,16 +232,17 @@ func (h Observer) Flush(ctx context.Context) error {
 			return fmt.Errorf("deleting surplus events: %w", err)
 		}
 	}
+	limits := storage.LimitsOf(r.store)
 	left := r.presence.Flush.Take()
 	for len(left.Seen) > 0 {
-		n := seenStep(left.Seen)
+		n := seenStep(left.Seen, limits)
 		if err := r.writeSeen(ctx, left.Seen[:n]); err != nil {
 			r.presence.Flush.Return(left)
 			return fmt.Errorf("storing when servers were last seen: %w", err)
 		}
 		left.Seen = left.Seen[n:]
 	}
-	for step := range slices.Chunk(left.Warnings, 8*flushStep) {
+	for step := range slices.Chunk(left.Warnings, limits.Rows(8*flushStep, 2)) {
 		if err := r.writeRepeated(ctx, step); err != nil {
 			if errors.Is(err, storage.ErrUnknown) { // they may have been counted
 				left.Warnings = left.Warnings[len(step):]
@@ -253,8 +256,9 @@ func (h Observer) Flush(ctx context.Context) error {
 }
 
 // seenStep returns how many of the buckets go into the next transaction.
-func seenStep(list []presence.Seen) (n int) {
-	for size := 0; n < len(list) && n < flushStep && size < flushSize; n++ {
+func seenStep(list []presence.Seen, limits storage.Limits) (n int) {
+	most, within := min(len(list), limits.Rows(flushStep, 2)), min(flushSize, limits.MaxTxSize/4)
+	for size := 0; n < most && size < within; n++ {
 		size += 2 * len(list[n].Times.Ages)
 		if members := list[n].Members; members != nil {
 			size += 50 * len(members.IDs)

@@ -17,7 +17,7 @@ import (
 // Limits of one transaction of Observer.Record. A transaction stores all of its observations, or none. More observations,
 // or two of one server, take several transactions.
 const (
-	// MaxObservations is the number of observations.
+	// MaxObservations is the number of observations. A store with small limits gets fewer in one transaction.
 	MaxObservations = 50
 	// MaxObservationsSize is the size of their facts in bytes. The first observation may have more.
 	MaxObservationsSize = 1 << 20
@@ -64,8 +64,8 @@ func (h Observer) RecordUnchanged(o *lifecycle.Observation) bool {
 //   - those that began before newer knowledge of the server, as a self update;
 //   - those that failed for a reason of the control plane's own (lifecycle.FailureLocal), which raise a warning.
 //
-// Each transaction stores up to MaxObservations, or none of them. A caller that repeats failed calls should pass at most
-// that many at a time.
+// Each transaction stores up to MaxObservations, or none of them. For a store with small limits it stores fewer. A caller
+// that repeats failed calls should pass at most MaxObservations at a time.
 func (h Observer) Record(ctx context.Context, observations ...lifecycle.Observation) error {
 	if err := h.registry.checkClock(ctx); err != nil {
 		return fmt.Errorf("storing a jump of the clock: %w", err)
@@ -73,7 +73,7 @@ func (h Observer) Record(ctx context.Context, observations ...lifecycle.Observat
 	observations = h.registry.withoutLocal(observations)
 	h.registry.follow(ctx)
 	for len(observations) > 0 {
-		step := observations[:stepLength(observations)]
+		step := observations[:stepLength(observations, storage.LimitsOf(h.registry.store))]
 		observations = observations[len(step):]
 		if len(step) == 1 && h.registry.Observer().RecordUnchanged(&step[0]) {
 			continue
@@ -128,19 +128,24 @@ func (h Observer) Maintain(ctx context.Context) error {
 	return nil
 }
 
+// writesOfObservation is how many rows and index entries an observation with much news writes. Record repeats the few with
+// more in transactions of their own.
+const writesOfObservation = 16
+
 // stepLength returns how many observations the next transaction stores. It stores at most one of each server, so that
 // each builds on the one before, and a limited size of facts.
-func stepLength(observations []lifecycle.Observation) int {
+func stepLength(observations []lifecycle.Observation, limits storage.Limits) int {
 	if len(observations) == 1 {
 		return 1
 	}
 	seen := map[string]bool{}
 	size := 0
+	most, within := limits.Rows(MaxObservations, writesOfObservation), min(MaxObservationsSize, limits.MaxTxSize/4)
 	for i, o := range observations {
 		if o.Facts != nil {
 			size += o.Facts.Size()
 		}
-		if i > 0 && (i == MaxObservations || seen[o.ID] || size > MaxObservationsSize) {
+		if i > 0 && (i == most || seen[o.ID] || size > within) {
 			return i
 		}
 		seen[o.ID] = true
