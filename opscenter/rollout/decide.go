@@ -285,10 +285,10 @@ func (e *engine) checkRollout(c *activeRollout) (more bool, err error) {
 			ended = true
 			return idle
 		}
-		r, at := stored.clone(), tx.Now()
+		r, at, step := stored.clone(), tx.Now(), e.step()
 		var list []event.Event
 		members := 0
-		for len(added) < unitsPerStep && members < membersPerStep {
+		for len(added) < step.units && members < step.members {
 			cancelling := r.State.Status == rolling.StatusCancelling && r.State.Next < r.State.Units
 			ok, wake, _ := r.State.Admit(at)
 			if again = wake; !ok && !cancelling {
@@ -313,7 +313,7 @@ func (e *engine) checkRollout(c *activeRollout) (more bool, err error) {
 			added = append(added, next)
 			members += len(next.Members)
 		}
-		more = len(added) == unitsPerStep || members >= membersPerStep
+		more = len(added) == step.units || members >= step.members
 		if r.State.Finish(at) {
 			text := string(r.State.Status)
 			if r.State.Reason != "" {

@@ -16,17 +16,29 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Limits of one transaction: units, and members of all units but the first.
+// Limits of one transaction: units, and members of all units but the first. The store's limits may allow fewer.
 const (
 	unitsPerStep   = 200
 	membersPerStep = 1500
+	// memberSize is about the size of a stored member, in bytes.
+	memberSize = 2 << 10
 )
 
+// stepLimits bound one transaction.
+type stepLimits struct{ units, members int }
+
+// step returns the bounds of one transaction. It writes up to 2 rows of each unit: its own and its claim. A third of each
+// leaves room for the rollout and its event.
+func (m *Manager) step() stepLimits {
+	limits := storage.LimitsOf(m.registry.Store())
+	return stepLimits{units: limits.Rows(unitsPerStep, 3), members: max(1, min(membersPerStep, limits.MaxTxSize/memberSize))}
+}
+
 // nextBatch returns the number of units for the next transaction.
-func nextBatch(list []*rolling.Unit) int {
+func (s stepLimits) nextBatch(list []*rolling.Unit) int {
 	members := 0
 	for i, u := range list {
-		if members += len(u.Members); i == unitsPerStep || i > 0 && members > membersPerStep {
+		if members += len(u.Members); i == s.units || i > 0 && members > s.members {
 			return i
 		}
 	}
@@ -101,8 +113,9 @@ func blockedError(list []rolling.Blocker) error {
 // storeNew stores a rollout with its units, in several transactions if there are many. Until the last one its status is
 // StatusStarting, and Run does not begin it.
 func (m *Manager) storeNew(ctx context.Context, r *Rollout, list []*rolling.Unit) error {
+	step := m.step()
 	for from, to := 0, 0; ; from = to {
-		to = from + nextBatch(list[from:])
+		to = from + step.nextBatch(list[from:])
 		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			if from == 0 {
 				r.CreatedAt, r.State.StartedAt, r.LastUpdated = tx.Now(), tx.Now(), tx.Now()
@@ -195,6 +208,7 @@ func eventOf(tx *opscenter.Tx, r *Rollout, server, cluster string, kind event.Ki
 
 // erase removes a rollout with its units and claims, in several transactions.
 func (m *Manager) erase(ctx context.Context, id string) error {
+	step := m.step()
 	for more := true; more; {
 		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			more = false
@@ -203,7 +217,7 @@ func (m *Manager) erase(ctx context.Context, id string) error {
 				if err != nil {
 					return err
 				}
-				if more = len(list) == unitsPerStep; more {
+				if more = len(list) == step.units; more {
 					break
 				}
 				list = append(list, u)
@@ -277,11 +291,13 @@ func (m *Manager) Cancel(ctx context.Context, id string, mode rolling.CancelMode
 	return err
 }
 
-// resumesPerStep bounds the units that one transaction resumes. Units are large: they hold the steps of each server.
+// resumesPerStep bounds the units that one transaction resumes. Units are large: they hold the steps of each server. The
+// store's limits may allow fewer.
 const resumesPerStep = 10
 
 // resumeUnits resumes the failed units, in several transactions.
 func (m *Manager) resumeUnits(ctx context.Context, id string) error {
+	step := m.step()
 	for more := true; more; {
 		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			more = false
@@ -290,12 +306,14 @@ func (m *Manager) resumeUnits(ctx context.Context, id string) error {
 				return err
 			}
 			var failed []*Unit
+			members := 0
 			for u, err := range units.Scan(tx, storage.Range{Prefix: storage.StringKey(id)}) {
 				if err != nil {
 					return err
 				}
 				if u.Status == rolling.UnitFailed {
-					if more = len(failed) == resumesPerStep; more {
+					members += len(u.Members)
+					if more = len(failed) == min(resumesPerStep, step.units) || len(failed) > 0 && members > step.members; more {
 						break
 					}
 					failed = append(failed, u)
@@ -303,12 +321,12 @@ func (m *Manager) resumeUnits(ctx context.Context, id string) error {
 			}
 			r := stored.clone()
 			for _, u := range failed {
-				members, err := serversOf(tx.Snapshot(), &u.Unit)
+				servers, err := serversOf(tx.Snapshot(), &u.Unit)
 				if err != nil {
 					return err
 				}
 				next := &Unit{Rollout: u.Rollout, Index: u.Index, Unit: *u.Unit.Clone()}
-				next.Resume(members)
+				next.Resume(servers)
 				r.State.Moved(&next.Unit, u.Index, rolling.UnitFailed, tx.Now())
 				if err := units.Put(tx, next); err != nil {
 					return err
