@@ -390,13 +390,14 @@ func (m *Manager) prune(ctx context.Context) {
 		return nil
 	})
 	if err == nil && len(old)+len(oldBatches) > 0 {
+		step := storage.LimitsOf(m.registry.Store()).Rows(pruneStep, 5) // a change has two index entries, a batch has one
 		err = m.registry.Write(ctx, func(tx *opscenter.Tx) error {
-			for _, key := range old[:min(len(old), pruneStep)] {
+			for _, key := range old[:min(len(old), step)] {
 				if err := changes.Delete(tx, key); err != nil && !errors.Is(err, storage.ErrNotFound) {
 					return err
 				}
 			}
-			for _, key := range oldBatches[:min(len(oldBatches), pruneStep)] {
+			for _, key := range oldBatches[:min(len(oldBatches), step)] {
 				if err := batches.Delete(tx, key); err != nil && !errors.Is(err, storage.ErrNotFound) {
 					return err
 				}
@@ -409,7 +410,7 @@ func (m *Manager) prune(ctx context.Context) {
 	}
 }
 
-// pruneStep bounds the rows of a kind that one transaction drops.
+// pruneStep bounds the rows of a kind that one transaction drops. The store's limits may allow fewer.
 const pruneStep = 200
 
 // Err returns the end of a change as an error: ErrRolledBack, opscenter.ErrRefused, ErrLost, or for StatusNotSent

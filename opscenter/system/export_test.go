@@ -2,6 +2,7 @@ package system
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
@@ -21,6 +22,19 @@ func (m *Manager) Told(ctx context.Context) (n int, err error) {
 		return nil
 	})
 	return n, err
+}
+
+// Tell stores rows of managed update settings for n servers that do not exist.
+func (m *Manager) Tell(ctx context.Context, n int) error {
+	for i := range n {
+		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+			return managed.Put(tx, &managedRow{ServerID: fmt.Sprint("removed ", i)})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // PutBackWithin returns the options with another time limit for the settings of one server.

@@ -225,6 +225,7 @@ func (e *enforcer) round(ctx context.Context) error {
 
 // dropRemoved drops the rows of servers that were removed.
 func (e *enforcer) dropRemoved(ctx context.Context) error {
+	step := storage.LimitsOf(e.m.registry.Store()).Rows(enforceBatch, 1)
 	for {
 		var gone []storage.Key
 		err := e.m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
@@ -239,7 +240,7 @@ func (e *enforcer) dropRemoved(ctx context.Context) error {
 				case err != nil:
 					return err
 				}
-				if len(gone) == enforceBatch {
+				if len(gone) == step {
 					break
 				}
 			}
@@ -255,7 +256,7 @@ func (e *enforcer) dropRemoved(ctx context.Context) error {
 				return nil
 			})
 		}
-		if err != nil || len(gone) < enforceBatch {
+		if err != nil || len(gone) < step {
 			return err
 		}
 	}
