@@ -15,7 +15,7 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// Limits of one transaction.
+// Limits of one transaction. The store's limits may allow less.
 const (
 	batchRows = 200
 	batchSize = 1 << 20
@@ -39,6 +39,8 @@ type batch struct {
 	gone   []storage.Key
 	size   int
 	wrote  int // rows so far
+	// limits are those of the store.
+	limits storage.Limits
 	// budget bounds the rows of the unit, used counts them, and excess counts the objects beyond the budget.
 	budget budget
 	used   *usage
@@ -46,7 +48,7 @@ type batch struct {
 }
 
 func (w *worker) batch(origin origin) *batch {
-	return &batch{m: w.m, unit: w.id, origin: origin, budget: w.budget(), used: &w.used, excess: &w.excess}
+	return &batch{m: w.m, unit: w.id, origin: origin, limits: storage.LimitsOf(w.m.registry.Store()), budget: w.budget(), used: &w.used, excess: &w.excess}
 }
 
 func (b *batch) add(ctx context.Context, r *row) error {
@@ -61,7 +63,8 @@ func (b *batch) remove(ctx context.Context, key storage.Key) error {
 }
 
 func (b *batch) flushIf(ctx context.Context) error {
-	if len(b.put)+len(b.gone) < batchRows && b.size < batchSize {
+	// A row with its index entry may have a change with two. Its fields may be as large as the row.
+	if len(b.put)+len(b.gone) < b.limits.Rows(batchRows, 5) && b.size < min(batchSize, b.limits.MaxTxSize/4) {
 		return nil
 	}
 	return b.flush(ctx)
@@ -258,7 +261,7 @@ func (b *batch) rename(ctx context.Context, from, to ref, learned time.Time) err
 		if err != nil {
 			return err
 		}
-		if len(olds) > batchRows {
+		if len(olds) > b.limits.Rows(batchRows, 12) { // each may replace a row: 3 rows of 2 writes, and 2 changes of 3
 			return errManyRows
 		}
 		var list []changeRow

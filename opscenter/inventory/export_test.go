@@ -39,7 +39,7 @@ func IsSecret(key string) bool { return isSecret([]byte(key)) }
 
 // Rename renames an object of a unit, as for an event that came at the time learned.
 func (m *Manager) Rename(ctx context.Context, unit string, kind Kind, from, to string, learned time.Time) error {
-	of := func(name string) ref { return ref{kind: kind, project: "default", name: name} }
+	of := func(name string) ref { return ref{kind: kind, project: "default", parent: parentIn(kind), name: name} }
 	return newWorker(m, unit, false).batch(origin{source: SourceEvent}).rename(ctx, of(from), of(to), learned)
 }
 

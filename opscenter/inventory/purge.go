@@ -10,7 +10,7 @@ import (
 	"github.com/opscenter-go/sdk/storage"
 )
 
-// purgeRows bounds the objects that one transaction of a purge removes.
+// purgeRows bounds the objects that one transaction of a purge removes. The store's limits may allow fewer.
 const purgeRows = 500
 
 // purgeLater starts a goroutine that removes all objects of a removed unit. A new worker of the same unit waits for its
@@ -65,6 +65,7 @@ func (m *Manager) waitPurged(ctx context.Context, unit string) error {
 // store may have to pass all deleted rows again.
 func (m *Manager) purge(ctx context.Context, unit string) error {
 	within := storage.Range{Prefix: storage.StringKey(unit)}
+	step := storage.LimitsOf(m.registry.Store()).Rows(purgeRows, 2)
 	for {
 		var keys []storage.Key
 		err := m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
@@ -73,7 +74,7 @@ func (m *Manager) purge(ctx context.Context, unit string) error {
 				if err != nil {
 					return err
 				}
-				if keys = append(keys, r.key()); len(keys) == purgeRows {
+				if keys = append(keys, r.key()); len(keys) == step {
 					break
 				}
 			}
@@ -92,7 +93,7 @@ func (m *Manager) purge(ctx context.Context, unit string) error {
 		if err != nil {
 			return fmt.Errorf("removing the inventory of %s: %w", unit, err)
 		}
-		if len(keys) < purgeRows {
+		if len(keys) < step {
 			break
 		}
 		within.After = keys[len(keys)-1]

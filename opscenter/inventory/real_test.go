@@ -24,6 +24,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/poller"
+	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -42,10 +43,15 @@ type plane struct {
 
 func newPlane(t *testing.T, options inventory.Options) *plane {
 	t.Helper()
+	return newPlaneOver(t, memstore.New(memstore.Options{DetectMutation: true}), options)
+}
+
+func newPlaneOver(t *testing.T, store storage.Store, options inventory.Options) *plane {
+	t.Helper()
 	identity, err := selfsigned.New("control-plane")
 	require.NoError(t, err)
 	p := &plane{client: controltest.Client(t, incusos.Options{Certificate: &identity}), identity: &identity}
-	p.Registry, err = opscenter.NewRegistry(memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{FlapThreshold: -1, GuardShare: -1})
+	p.Registry, err = opscenter.NewRegistry(store, opscenter.Options{FlapThreshold: -1, GuardShare: -1})
 	require.NoError(t, err)
 	p.polls, err = poller.New(p.Registry, p.client, poller.Options{Interval: time.Second, RetryInterval: 200 * time.Millisecond, Timeout: 5 * time.Second})
 	require.NoError(t, err)
