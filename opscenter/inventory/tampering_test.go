@@ -447,6 +447,28 @@ func TestListBeforeRenameEvent(t *testing.T) {
 	require.Equal(t, inventory.ChangeRenamed, history[0].Action)
 }
 
+// TestRenameAfterUpdate: an object is changed and renamed at once. It keeps its identity, although its old name is read, too.
+func TestRenameAfterUpdate(t *testing.T) {
+	p, _, server := single(t, inventory.Options{Debounce: 300 * time.Millisecond}, 0)
+	p.run(t)
+	p.following(t, "sim", 10*time.Second)
+	o := newOperator(t, server)
+	o.must("POST", "networks", object{"name": "n1", "type": "ovn"})
+	agrees(t, p.objects, "sim", o.get, within, "made")
+	id := p.named(t, inventory.KindNetwork, "n1").UUID
+	o.must("PATCH", "networks/n1", object{"description": "new"})
+	o.must("POST", "networks/n1", object{"name": "n2"})
+	agrees(t, p.objects, "sim", o.get, 2*within, "renamed")
+	require.Equal(t, id, p.named(t, inventory.KindNetwork, "n2").UUID)
+	history, err := p.objects.History(t.Context(), id)
+	require.NoError(t, err)
+	var actions []inventory.ChangeAction
+	for _, c := range history {
+		actions = append(actions, c.Action)
+	}
+	require.Equal(t, []inventory.ChangeAction{inventory.ChangeUpdated, inventory.ChangeRenamed, inventory.ChangeCreated}, actions)
+}
+
 // TestVolumeAfterEvent: Incus stores the volume of an instance, and of a snapshot, after their events.
 func TestVolumeAfterEvent(t *testing.T) {
 	server := controltest.Server(t, incusostest.Options{Name: "sim", Standalone: true, LegacyVolumes: true, VolumeDelay: 400 * time.Millisecond})

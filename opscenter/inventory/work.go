@@ -192,8 +192,12 @@ func (w *worker) work(ctx context.Context) error {
 		w.mu.Unlock()
 		return w.scanAll(ctx)
 	}
-	tasks := w.pending.take()
+	renames, tasks := w.pending.takeRenames(), w.pending.take()
 	w.mu.Unlock()
+	// An earlier event may be about the old name: a reading of that name would remove the object.
+	if err := w.runRenames(ctx, renames); err != nil {
+		return err
+	}
 	for i := range tasks {
 		if err := w.looks.Wait(ctx); err != nil {
 			return err
