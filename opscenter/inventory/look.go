@@ -25,6 +25,10 @@ func (w *worker) runTask(ctx context.Context, t *task) error {
 	}
 	err := w.refresh(ctx, t.ref, t.cause)
 	if err != nil && (status(err) != 0 || errors.Is(err, errUnread)) {
+		if !t.again { // a daemon may refuse an instance that starts or stops at this moment
+			w.settleLater(late{ref: t.ref, again: true, cause: t.cause}, w.m.options.Settle/soonShare)
+			return nil
+		}
 		// The daemon could not answer, as when the object's member is down.
 		w.demandScan("an object could not be read: " + truncate.Text(err.Error(), maxText))
 		return nil

@@ -23,6 +23,7 @@ type task struct {
 	renamed *ref // former identity
 	cause   cause
 	at      time.Time // when the event came, by the local clock
+	again   bool      // the daemon has refused it once
 }
 
 // pending is the work that events have caused, and that is not done so far. It is bounded: work over the limit
@@ -123,6 +124,9 @@ type late struct {
 	ref ref
 	// volumes: the lists of pools and volumes change, too.
 	volumes bool
+	// again: the daemon has refused the object. cause is that of the refused reading.
+	again bool
+	cause cause
 }
 
 // look adds a task that reads an object.
@@ -137,7 +141,8 @@ func (p *pending) look(r ref, why cause, at time.Time) {
 
 // lookLate adds the work on an object that has changed without an event.
 func (p *pending) lookLate(l late, at time.Time) {
-	p.look(l.ref, cause{}, at)
+	p.look(l.ref, l.cause, at)
+	p.tasks[p.last[l.ref]].again = l.again
 	if !l.volumes {
 		return
 	}

@@ -469,6 +469,38 @@ func TestRenameAfterUpdate(t *testing.T) {
 	require.Equal(t, []inventory.ChangeAction{inventory.ChangeUpdated, inventory.ChangeRenamed, inventory.ChangeCreated}, actions)
 }
 
+// TestRefusedObject: an object that the daemon refuses once is read again. If it is refused again, the unit is scanned.
+func TestRefusedObject(t *testing.T) {
+	p, s, server := single(t, inventory.Options{Settle: 2 * time.Second}, 0)
+	p.run(t)
+	o := newOperator(t, server)
+	scans := p.following(t, "sim", 10*time.Second).Scans
+	refused := 0
+	refuse := func(times int) {
+		s.set(func() {
+			refused = 0
+			s.answer = func(path string) error {
+				if path != "/1.0/profiles/p" || refused == times {
+					return nil
+				}
+				refused++
+				return api.StatusErrorf(http.StatusInternalServerError, "Invalid PID")
+			}
+		})
+	}
+	refuse(1)
+	o.must("POST", "profiles", object{"name": "p"})
+	agrees(t, p.objects, "sim", o.get, within, "refused once")
+	made := p.changes(t)
+	require.Equal(t, "profile-created", made[len(made)-1].Event, "the change is still that of the event")
+	require.Equal(t, scans, p.following(t, "sim", 10*time.Second).Scans)
+	refuse(100)
+	o.must("PATCH", "profiles/p", object{"description": "new"})
+	agrees(t, p.objects, "sim", o.get, 2*within, "refused twice")
+	require.Equal(t, scans+1, p.following(t, "sim", 10*time.Second).Scans)
+	s.set(func() { require.Equal(t, 2, refused) })
+}
+
 // TestVolumeAfterEvent: Incus stores the volume of an instance, and of a snapshot, after their events.
 func TestVolumeAfterEvent(t *testing.T) {
 	server := controltest.Server(t, incusostest.Options{Name: "sim", Standalone: true, LegacyVolumes: true, VolumeDelay: 400 * time.Millisecond})

@@ -165,12 +165,9 @@ func (w *worker) work(ctx context.Context) error {
 	w.mu.Lock()
 	for _, l := range w.pending.settle {
 		if l.volumes { // mostly, a volume comes soon
-			w.settling = append(w.settling, settling{l, at.Add(w.m.options.Settle / soonShare)})
+			w.settleLater(l, w.m.options.Settle/soonShare)
 		}
-		w.settling = append(w.settling, settling{l, at.Add(w.m.options.Settle)})
-	}
-	if len(w.pending.settle) > 0 {
-		slices.SortStableFunc(w.settling, func(a, b settling) int { return a.at.Compare(b.at) })
+		w.settleLater(l, w.m.options.Settle)
 	}
 	w.pending.settle = nil
 	if len(w.settling) > w.m.options.MaxPending {
@@ -222,6 +219,18 @@ func (w *worker) work(ctx context.Context) error {
 	}
 	w.scopesNext = time.Now().Add(relistRestFactor * (time.Since(begun) - (w.waited - waited)))
 	return nil
+}
+
+// settleLater has an object read after a pause.
+func (w *worker) settleLater(l late, pause time.Duration) {
+	at := time.Now().Add(pause)
+	i, _ := slices.BinarySearchFunc(w.settling, at, func(s settling, at time.Time) int {
+		if s.at.After(at) {
+			return 1
+		}
+		return -1
+	})
+	w.settling = slices.Insert(w.settling, i, settling{l, at})
 }
 
 // soonShare divides Options.Settle for the first of two late readings.
