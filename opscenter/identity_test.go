@@ -296,7 +296,7 @@ func TestUniqueSystemUUIDsOpen(t *testing.T) {
 }
 
 // A URL at which no server can be is refused everywhere.
-func TestAddressesOfNobody(t *testing.T) {
+func TestAddressesOfNoServer(t *testing.T) {
 	w := memoryWorld(t)
 	w.ready(t, 0)
 	for _, host := range impossibleHosts {

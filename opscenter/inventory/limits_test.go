@@ -16,9 +16,9 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
-// TestSlowClusterDelaysNobody: a cluster that hangs in its scan, and one that is down, do not delay the others, even with
+// TestSlowClusterDelaysNoOther: a cluster that hangs in its scan, and one that is down, do not delay the others, even with
 // one scan at a time.
-func TestSlowClusterDelaysNobody(t *testing.T) {
+func TestSlowClusterDelaysNoOther(t *testing.T) {
 	p := newPlane(t, inventory.Options{MaxScans: 1, SlowAfter: 50 * time.Millisecond, MaxBackoff: time.Second})
 	servers := map[string]*incusostest.Server{}
 	for _, name := range []string{"a", "b", "c", "d", "e"} {
@@ -164,7 +164,7 @@ func TestFollowRegistry(t *testing.T) {
 		info, err := p.Server(t.Context(), "sim")
 		return err == nil && info.State.Type == lifecycle.TypeIncus
 	}, 10*time.Second, 10*time.Millisecond)
-	for changed, want := range map[*opscenter.Changes]int{{}: 0, {Servers: []string{"nobody"}}: 0, {Reset: true}: 1} {
+	for changed, want := range map[*opscenter.Changes]int{{}: 0, {Servers: []string{"unknown"}}: 0, {Reset: true}: 1} {
 		kept, err := p.objects.Follow(t.Context(), changed)
 		require.NoError(t, err)
 		require.Equal(t, want, kept, "%+v", changed)

@@ -291,7 +291,7 @@ func TestUnchangedScanWritesNothing(t *testing.T) {
 	require.Equal(t, 4, p.following(t, "sim", time.Second).Scans)
 	status := p.following(t, "sim", time.Second)
 	require.Equal(t, "requested", status.ScanReason)
-	require.Error(t, p.objects.ResyncCluster(t.Context(), "nobody"))
+	require.Error(t, p.objects.ResyncCluster(t.Context(), "unknown"))
 }
 
 // TestHistory: changes of an object are kept with their requestor, and a renamed object keeps its UUID.
@@ -478,7 +478,7 @@ func TestQueries(t *testing.T) {
 	require.Len(t, names(inventory.Query{Search: "0004 data", Cluster: "east"}), 1)
 	require.NotEmpty(t, names(inventory.Query{Project: "default", Parent: "local", Type: "custom"}))
 	require.NotEmpty(t, names(inventory.Query{Server: "east", Kinds: []inventory.Kind{inventory.KindInstance}, Project: "web", Limit: 2}))
-	require.Empty(t, names(inventory.Query{Cluster: "nobody"}))
+	require.Empty(t, names(inventory.Query{Cluster: "unknown"}))
 	for _, q := range []inventory.Query{{Filter: `nmae == "x"`}, {Filter: `name ==`}, {Kinds: []inventory.Kind{"x"}}, {Filter: `object.config > 3`}, {Filter: `object.name > 3`}} {
 		_, err := p.objects.List(t.Context(), q)
 		require.ErrorIs(t, err, inventory.ErrInvalidQuery, q)
