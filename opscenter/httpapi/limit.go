@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
-	"time"
 
 	"golang.org/x/time/rate"
 
@@ -112,5 +111,5 @@ func (h *Handler) isAdmitted(r *http.Request) bool {
 		return true
 	}
 	token, err := h.registry.Token(r.Context(), r.URL.Query().Get("token"))
-	return err == nil && token.UsesRemaining > 0 && time.Now().Before(token.ExpireAt)
+	return err == nil && token.UsesRemaining > 0 && h.registry.Observer().Now().Before(token.ExpireAt)
 }

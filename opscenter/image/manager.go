@@ -189,7 +189,7 @@ func (m *Manager) Prepare(ctx context.Context, token string, files map[string]js
 	if err != nil {
 		return nil, err
 	}
-	return m.registry.TokenSeeds().PrepareImage(ctx, opscenter.PreparedImage{Token: token, Kind: request.Kind, Architecture: request.Architecture, Files: files, Update: u.UUID, SHA256: file.SHA256, ExpireAt: time.Now().Add(m.options.Prepared)})
+	return m.registry.TokenSeeds().PrepareImage(ctx, opscenter.PreparedImage{Token: token, Kind: request.Kind, Architecture: request.Architecture, Files: files, Update: u.UUID, SHA256: file.SHA256, ExpireAt: m.registry.Observer().Now().Add(m.options.Prepared)})
 }
 
 // imageSpec describes an image to make.
