@@ -46,8 +46,8 @@ const (
 	maxStoreRetry = 30 * time.Second
 )
 
-// maintenanceInterval is how often maintain flushes last-seen times and checks the lag.
-const maintenanceInterval = time.Second
+// maintenanceInterval is how often maintain flushes last-seen times and checks the lag. A warning may be so late.
+const maintenanceInterval = 5 * time.Second
 
 func newRecorder(l *loop) *recorder {
 	return &recorder{loop: l, ending: make(chan struct{}), draining: make(chan struct{})}
