@@ -108,7 +108,7 @@ func TestFleetEqualsServers(t *testing.T) {
 			require.NoError(t, e.actuator.Update(t.Context(), e.target))
 			eventually(t, func() bool {
 				o := e.probe(t)
-				return o.Failure == nil && o.Ready && o.UpdateStatus.Idle() && !o.UpdateStatus.LastCheck.IsZero()
+				return o.Failure == nil && o.Ready && o.UpdateStatus != nil && o.UpdateStatus.Idle() && !o.UpdateStatus.LastCheck.IsZero()
 			})
 			require.True(t, e.probe(t).Versions.OS.BackupImage)
 			require.Zero(t, e.server.Reboots(), "the server rebooted by itself")
