@@ -203,6 +203,10 @@ func (w *worker) work(ctx context.Context) error {
 			return err
 		}
 	}
+	// The lists of these events may have been read already, with those of earlier ones.
+	if err := w.judgeExcess(ctx, false); err != nil {
+		return err
+	}
 	if time.Now().Before(w.scopesNext) {
 		return nil
 	}
