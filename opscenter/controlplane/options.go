@@ -39,7 +39,7 @@ type Options struct {
 	// Logger gets what all parts log whose own options have no Logger. Default: nothing is logged.
 	Logger *slog.Logger
 
-	// Trust has the certificates of operators, who may use the operators' API with them. Default: none.
+	// Trust has the certificates of operators. They open the API for operators. Default: none.
 	Trust []*x509.Certificate
 	// Socket is the path of a Unix socket for operators, which New makes with mode 0600: those who can open it may use
 	// the operators' API. New removes a socket that an earlier run left there. Default: there is none.
