@@ -26,15 +26,21 @@ func (w *world) warnings(t testing.TB) map[string][]warning.Kind {
 	return out
 }
 
-func TestFlapping(t *testing.T) {
-	w := memoryWorld(t)
-	info := w.ready(t, 0)
+// polls returns a function that stores observations, each after a pause. The times lie ahead of the clock.
+func (w *world) polls(t *testing.T) (see func(o lifecycle.Observation, after time.Duration)) {
 	at := time.Now().UTC()
-	see := func(o lifecycle.Observation, after time.Duration) {
+	return func(o lifecycle.Observation, after time.Duration) {
+		t.Helper()
 		at = at.Add(after)
 		o.At = at
 		w.observe(t, o)
 	}
+}
+
+func TestFlapping(t *testing.T) {
+	w := memoryWorld(t)
+	info := w.ready(t, 0)
+	see := w.polls(t)
 	down := func() {
 		for range 3 {
 			see(failed(info), 10*time.Second)
@@ -77,30 +83,19 @@ func TestFlapping(t *testing.T) {
 func TestFlappingEndsDown(t *testing.T) {
 	w := memoryWorld(t)
 	info := w.ready(t, 0)
-	at := time.Now().UTC()
+	see := w.polls(t)
 	for range 3 {
 		for range 3 {
-			at = at.Add(10 * time.Second)
-			o := failed(info)
-			o.At = at
-			w.observe(t, o)
+			see(failed(info), 10*time.Second)
 		}
-		at = at.Add(time.Minute)
-		o := answer(info)
-		o.At = at
-		w.observe(t, o)
+		see(answer(info), time.Minute)
 	}
 	require.Contains(t, w.warnings(t)["server00"], warning.Flapping)
 	for range 20 {
-		at = at.Add(time.Minute)
-		o := failed(info)
-		o.At = at
-		w.observe(t, o)
+		see(failed(info), time.Minute)
 	}
 	require.Equal(t, []warning.Kind{warning.Unreachable}, w.warnings(t)["server00"])
-	o := answer(info)
-	o.At = at.Add(time.Minute)
-	w.observe(t, o)
+	see(answer(info), time.Minute)
 	require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status)
 }
 
@@ -108,18 +103,12 @@ func TestFlappingEndsDown(t *testing.T) {
 func TestSlowFlappingIsNone(t *testing.T) {
 	w := memoryWorld(t)
 	info := w.ready(t, 0)
-	at := time.Now().UTC()
+	see := w.polls(t)
 	for range 10 {
 		for range 3 {
-			at = at.Add(10 * time.Second)
-			o := failed(info)
-			o.At = at
-			w.observe(t, o)
+			see(failed(info), 10*time.Second)
 		}
-		at = at.Add(time.Hour / 2)
-		o := answer(info)
-		o.At = at
-		w.observe(t, o)
+		see(answer(info), time.Hour/2)
 		require.Equal(t, lifecycle.StatusReady, w.get(t, "server00").State.Status)
 	}
 }
