@@ -68,16 +68,8 @@ type ClusterSpec struct {
 }
 
 func (r *Registry) checkClusterSpec(spec *ClusterSpec) error {
-	if err := checkLength("description", spec.Description, MaxDescriptionLength); err != nil {
+	if err := checkShared(spec.Description, spec.Properties, spec.ConnectionURL); err != nil {
 		return err
-	}
-	if err := checkProperties(spec.Properties); err != nil {
-		return err
-	}
-	if spec.ConnectionURL != "" {
-		if err := checkURL("connection URL", spec.ConnectionURL); err != nil {
-			return err
-		}
 	}
 	if spec.PostRestoreDelay < 0 {
 		return fmt.Errorf("post restore delay %s: must not be negative: %w", spec.PostRestoreDelay, ErrInvalidOptions)

@@ -30,6 +30,17 @@ func fleet(t *testing.T, n int, options opscenter.Options) (*world, []*opscenter
 	return w, infos
 }
 
+// outage lets all servers fail in five rounds, each after 10 s.
+func (w *world) outage(t testing.TB, infos []*opscenter.ServerInfo) {
+	t.Helper()
+	for range 5 {
+		time.Sleep(10 * time.Second)
+		for _, info := range infos {
+			w.observe(t, failed(info))
+		}
+	}
+}
+
 func (w *world) status(t testing.TB, status lifecycle.Status) int {
 	t.Helper()
 	page, err := w.ListServers(context.Background(), opscenter.ServerFilter{Status: status}, opscenter.Page{Limit: 1000})
@@ -165,12 +176,7 @@ func TestLateFailuresOfAnOutage(t *testing.T) {
 	certificate(10)
 	synctest.Test(t, func(t *testing.T) {
 		w, infos := fleet(t, 10, opscenter.Options{})
-		for range 5 {
-			time.Sleep(10 * time.Second)
-			for _, info := range infos {
-				w.observe(t, failed(info))
-			}
-		}
+		w.outage(t, infos)
 		require.True(t, w.Observer().FleetUnreachable())
 		late := failed(infos[9])
 		for _, info := range infos[:6] {
@@ -224,12 +230,7 @@ func TestFleetWarningIsCounted(t *testing.T) {
 	certificate(10)
 	synctest.Test(t, func(t *testing.T) {
 		w, infos := fleet(t, 6, opscenter.Options{})
-		for range 5 {
-			time.Sleep(10 * time.Second)
-			for _, info := range infos {
-				w.observe(t, failed(info))
-			}
-		}
+		w.outage(t, infos)
 		page, err := w.Warnings().List(t.Context(), opscenter.WarningFilter{Kind: warning.Fleet}, opscenter.Page{})
 		require.NoError(t, err)
 		require.Greater(t, page.Warnings[0].Count, 3)

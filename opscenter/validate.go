@@ -171,17 +171,23 @@ func checkProperties(properties map[string]string) error {
 	return nil
 }
 
+// checkShared checks the fields that the specs of servers and clusters share.
+func checkShared(description string, properties map[string]string, connectionURL string) error {
+	if err := checkLength("description", description, MaxDescriptionLength); err != nil {
+		return err
+	}
+	if err := checkProperties(properties); err != nil {
+		return err
+	}
+	if connectionURL == "" {
+		return nil
+	}
+	return checkURL("connection URL", connectionURL)
+}
+
 func checkSpec(spec *ServerSpec) error {
-	if err := checkLength("description", spec.Description, MaxDescriptionLength); err != nil {
+	if err := checkShared(spec.Description, spec.Properties, spec.ConnectionURL); err != nil {
 		return err
-	}
-	if err := checkProperties(spec.Properties); err != nil {
-		return err
-	}
-	if spec.ConnectionURL != "" {
-		if err := checkURL("connection URL", spec.ConnectionURL); err != nil {
-			return err
-		}
 	}
 	if spec.PublicConnectionURL != "" {
 		if err := checkURL("public connection URL", spec.PublicConnectionURL); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
+	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -102,6 +103,20 @@ func TestUnknownOutcome(t *testing.T) {
 	})
 }
 
+// cutStart registers n servers, and starts a rollout over them whose store fails at the write of that number.
+func (f *fleet) cutStart(t testing.TB, store storage.Store, fate *mortal.Fate, n, write int) (names []string) {
+	t.Helper()
+	m := f.open(t, store, rollout.Options{})
+	for i := range n {
+		names = append(names, fmt.Sprintf("s%03d", i))
+	}
+	f.register(t, "", names...)
+	fate.Set(mortal.Point{Number: write})
+	_, err := m.Start(t.Context(), everything, rolling.Policy{Goal: rolling.GoalReboot})
+	require.Error(t, err)
+	return names
+}
+
 // TestIncompleteStart: a rollout that was not stored completely is removed, and its claims with it.
 func TestIncompleteStart(t *testing.T) {
 	identity(t, 12)
@@ -110,17 +125,9 @@ func TestIncompleteStart(t *testing.T) {
 		defer store.Close()
 		f := newFleet()
 		fate := mortal.New()
-		m := f.open(t, mortal.Store{Store: store, Fate: fate}, rollout.Options{})
-		var names []string
-		for i := range 250 {
-			names = append(names, fmt.Sprintf("s%03d", i))
-		}
-		f.register(t, "", names...)
-		fate.Set(mortal.Point{Number: 2})
-		_, err := m.Start(t.Context(), everything, rolling.Policy{Goal: rolling.GoalReboot})
-		require.Error(t, err)
+		names := f.cutStart(t, mortal.Store{Store: store, Fate: fate}, fate, 250, 2)
 
-		m = f.open(t, store, rollout.Options{})
+		m := f.open(t, store, rollout.Options{})
 		for _, name := range names {
 			_, err := f.Poll(t.Context(), name)
 			require.NoError(t, err)

@@ -1,7 +1,6 @@
 package rollout_test
 
 import (
-	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,18 +25,10 @@ func TestSmallLimits(t *testing.T) {
 				defer memory.Close()
 				f := newFleet()
 				fate := mortal.New()
-				m := f.open(t, controltest.Limit(mortal.Store{Store: memory, Fate: fate}, limits), rollout.Options{})
-				var names []string
-				for i := range 80 {
-					names = append(names, fmt.Sprintf("s%03d", i))
-				}
-				f.register(t, "", names...)
-				fate.Set(mortal.Point{Number: 5})
-				_, err := m.Start(t.Context(), everything, rolling.Policy{Goal: rolling.GoalReboot})
-				require.Error(t, err)
+				names := f.cutStart(t, controltest.Limit(mortal.Store{Store: memory, Fate: fate}, limits), fate, 80, 5)
 
 				store := controltest.Limit(memory, limits)
-				m = f.open(t, store, rollout.Options{})
+				m := f.open(t, store, rollout.Options{})
 				for _, name := range names {
 					_, err := f.Poll(t.Context(), name)
 					require.NoError(t, err)
