@@ -14,5 +14,5 @@
 //   - storage/memstore keeps everything in memory, storage/badgerstore on disk.
 //
 // The programs under examples show all parts at work. README has the list of all packages. The documentation of package opscenter
-// states what a hostile server can cost.
+// states the costs that a hostile server can cause.
 package sdk

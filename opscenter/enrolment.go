@@ -39,7 +39,7 @@ func (e *enrolment) learned() bool {
 	return e.repeat && (e.server.SystemUUID != e.before.SystemUUID || e.server.MachineID != e.before.MachineID)
 }
 
-// decideEnrolment decides what the registration of an applicant stores. If it returns an error, the server of the
+// decideEnrolment decides the rows and events of a registration. If it returns an error, the server of the
 // enrolment is the record that the registration conflicts with, nil if there is none.
 func (r *Registry) decideEnrolment(tx storage.ReadTx, a *applicant, judged admission, at time.Time) (enrolment, error) {
 	found, err := lookUp(tx, a, at)

@@ -43,7 +43,7 @@ func ExampleRegistry_WatchEvents() {
 	// server-registered
 }
 
-// Revision tells where Watch begins. Watch names changed rows, and the caller reads them. It merges what a slow caller
+// Revision tells where Watch begins. Watch names changed rows, and the caller reads them. It merges the changes that a slow caller
 // has not taken.
 func ExampleRegistry_Watch() {
 	ctx, cancel := context.WithCancel(context.Background())

@@ -57,7 +57,7 @@ func TestFlapping(t *testing.T) {
 	see(answer(info), time.Minute)
 	require.Equal(t, lifecycle.StatusOffline, w.get(t, "server00").State.Status, "held")
 	require.Equal(t, map[string][]warning.Kind{"server00": {warning.Flapping}}, w.warnings(t))
-	// Neither answers nor failures in between change what it is held in.
+	// Answers and failures in between change no status: it is held.
 	changes := len(w.events(t, event.StatusChanged))
 	for range 5 {
 		see(answer(info), 10*time.Minute)

@@ -149,7 +149,7 @@ func TestLightAndFullPollsSettle(t *testing.T) {
 	require.GreaterOrEqual(t, cheap, 16)
 }
 
-// TestTimesThatCannotBe: what a server tells of its times costs neither its other parts nor another server.
+// TestTimesThatCannotBe: impossible times that a server tells cost neither its other parts nor another server.
 func TestTimesThatCannotBe(t *testing.T) {
 	for _, year := range []int{-1, 0, 1, 2500, 10000} {
 		w := memoryWorld(t)

@@ -101,7 +101,7 @@ func (r *Registry) limitRepeat(ctx context.Context, a *applicant) (known *Server
 // maxJudgements is how often a registration is judged again because its record changed meanwhile.
 const maxJudgements = 3
 
-// enrol lets Options.Admit judge an applicant, and stores what is decided then. It records a refusal as an event.
+// enrol lets Options.Admit judge an applicant, and stores the decision. It records a refusal as an event.
 func (r *Registry) enrol(ctx context.Context, a *applicant) (out enrolment, err error) {
 	var judged admission
 	for range maxJudgements {

@@ -137,7 +137,7 @@ func TestEachControllerWarnsOfItself(t *testing.T) {
 	require.ErrorIs(t, err, opscenter.ErrInvalidName)
 }
 
-// TestManyOtherChanges: what a Registry wrote counts, however much else was written since it last looked.
+// TestManyOtherChanges: the rows that a Registry wrote count, however many others were written since it last looked.
 func TestManyOtherChanges(t *testing.T) {
 	a, b := two(t)
 	info := a.add(t, 0)

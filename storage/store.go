@@ -68,7 +68,7 @@ type Store interface {
 	// into one Batch for a reader that is slower than the writers; no writer ever waits for
 	// a reader. A first or later Batch may have Reset set: the store can't tell what changed
 	// since, and everything must be read again. The sequence ends with ctx's error, or ErrClosed.
-	// With a ctx that has ended, it still yields the first Batch of what was committed before, if there is any: a
+	// With a ctx that has ended, it still yields the first Batch of earlier commits, if there is any: a
 	// reader catches up so without waiting.
 	Watch(ctx context.Context, since uint64, tables ...string) iter.Seq2[Batch, error]
 

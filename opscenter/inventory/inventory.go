@@ -230,7 +230,7 @@ type Manager struct {
 	purges  map[string]chan struct{} // units that are being removed, by ID; closed at the end of the removal
 	purging sync.WaitGroup
 
-	trims      sync.Mutex // of what follows; held for no call of the store
+	trims      sync.Mutex // of the fields below; no call of the store holds it
 	changesDue *boundedlog.Due
 	unitsDue   map[string]*unitDue // by unit
 	trimming   bool                // surplus changes are to be deleted

@@ -17,7 +17,7 @@ import (
 )
 
 // formatVersion is the format that this package writes. An older package refuses a store of a newer format. Raise it when
-// an older package would spoil what this one writes; then upgrade raises it in a store that is opened.
+// an older package would spoil the rows of this one; then upgrade raises it in a store that is opened.
 //
 //	1  the first one
 //	2  logs: an older package would number its events, entries and changes from 1 again

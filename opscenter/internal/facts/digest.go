@@ -11,7 +11,7 @@ import (
 
 // Digest is a short form of the values of an observation. It has a digest of the light values, one of the facts (0
 // without facts), and the time of the boot (zero if it is not told). Server, ID, At and Took are outside of it, because
-// they name the observation. So is Light, which tells what kind of poll it was.
+// they name the observation. So is Light, the kind of the poll.
 type Digest struct {
 	light, facts uint64
 	booted       time.Time

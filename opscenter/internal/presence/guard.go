@@ -12,7 +12,7 @@ import (
 //
 // The servers polled within a window are no fair share of the fleet. Failed servers are polled again and again, and a
 // whole rack fails at once. Therefore the window only gives cause for doubt. Then a sample of the servers that have not
-// failed is polled at once. Its answers tell what share of all ready servers fails.
+// failed is polled at once. Its answers tell the share of all ready servers that fails.
 //
 // While there is doubt, no server becomes offline. Servers that still fail when the doubt ends cause no new doubt until
 // they have answered. Without samples, the window decides.

@@ -11,7 +11,7 @@
 //   - [Guard] tells whether the fleet counts as unreachable. It asks for samples of servers.
 //   - [Warnings] counts the causes of open warnings.
 //   - [SelfUpdates] limits the self updates of each server.
-//   - [Flush] gives out the knowledge that is to be stored, and loads what was stored.
+//   - [Flush] gives out the knowledge that is to be stored, and loads the stored knowledge.
 //   - [Local] counts the polls that failed for a reason of the control plane.
 //
 // All methods, also those of the handles, may be called concurrently. One lock guards all fields of a Presence and of its

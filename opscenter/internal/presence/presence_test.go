@@ -133,7 +133,7 @@ func TestApply(t *testing.T) {
 	})
 }
 
-// TestFlush: each change is taken once, and what could not be stored is taken again.
+// TestFlush: each change is taken once. A change that could not be stored is taken again.
 func TestFlush(t *testing.T) {
 	p := newPresence()
 	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
