@@ -15,47 +15,32 @@ import (
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
-	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/poller"
-	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
-// site is a registry with simulated servers in no cluster.
+// site is a control plane with simulated servers in no cluster.
 type site struct {
-	*opscenter.Registry
-	polls   *poller.Poller
-	client  *incusos.Client
+	*controltest.Plane
 	servers map[string]*incusostest.Server
 }
 
 func newSite(t *testing.T, options map[string]incusostest.Options, names ...string) *site {
-	identity, err := selfsigned.New("control-plane")
-	require.NoError(t, err)
-	registry, err := opscenter.NewRegistry(memstore.New(memstore.Options{DetectMutation: true}), opscenter.Options{FlapThreshold: -1})
-	require.NoError(t, err)
-	s := &site{Registry: registry, servers: map[string]*incusostest.Server{}, client: controltest.Client(t, incusos.Options{Certificate: &identity})}
-	s.polls, err = poller.New(registry, s.client, poller.Options{Timeout: 20 * time.Second})
-	require.NoError(t, err)
-	token, err := registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: int64(len(names))})
-	require.NoError(t, err)
+	t.Helper()
+	s := &site{Plane: controltest.NewPlane(t, controltest.PlaneOptions{Poller: poller.Options{Timeout: 20 * time.Second}}), servers: map[string]*incusostest.Server{}}
 	for _, name := range names {
 		o := options[name]
 		o.Name, o.Standalone = name, true
-		server := controltest.Server(t, o)
-		server.Trust(identity.Leaf)
-		_, err = registry.Register(t.Context(), opscenter.Registration{Token: token.UUID, Certificate: server.Certificate(), Name: name, ConnectionURL: server.URL(), MachineID: server.MachineID()})
-		require.NoError(t, err)
-		s.servers[name] = server
-		s.poll(t, name)
+		s.servers[name] = controltest.Server(t, o)
+		s.Enroll(t, s.servers[name])
 	}
 	return s
 }
 
 func (s *site) poll(t *testing.T, name string) *opscenter.ServerInfo {
 	t.Helper()
-	controltest.Poll(t, s.polls, name)
+	s.Poll(t, name)
 	info, err := s.Server(t.Context(), name)
 	require.NoError(t, err)
 	return info
@@ -64,7 +49,7 @@ func (s *site) poll(t *testing.T, name string) *opscenter.ServerInfo {
 // TestForm forms a cluster, adds a server, and removes it.
 func TestForm(t *testing.T) {
 	s := newSite(t, nil, "a", "b", "c", "d")
-	m := cluster.New(s.Registry, s.client, cluster.Options{})
+	m := cluster.New(s.Registry, s.Client, cluster.Options{})
 	require.NoError(t, m.Form(t.Context(), "c1", "a", "b", "c"))
 	record, err := s.Cluster(t.Context(), "c1")
 	require.NoError(t, err)
@@ -88,12 +73,12 @@ func TestForm(t *testing.T) {
 	s.servers["d"].AddInstance("default", "one", true)
 	require.ErrorContains(t, m.RemoveServer(t.Context(), "c1", "d"), "instance one is on it")
 	require.Equal(t, "c1", s.poll(t, "d").Cluster)
-	require.NoError(t, s.client.Evacuate(t.Context(), s.poll(t, "d").Target(), "auto"))
+	require.NoError(t, s.Client.Evacuate(t.Context(), s.poll(t, "d").Target(), "auto"))
 	require.NoError(t, m.RemoveServer(t.Context(), "c1", "d"))
 	info, err := s.Server(t.Context(), "d")
 	require.NoError(t, err)
 	require.Empty(t, info.Cluster)
-	o, err := s.polls.Poll(t.Context(), "d")
+	o, err := s.Polls.Poll(t.Context(), "d")
 	require.NoError(t, err)
 	require.NotNil(t, o.Failure, "the server was reset, and trusts no client")
 	require.ErrorIs(t, m.RemoveServer(t.Context(), "c1", "d"), opscenter.ErrNotFound)
@@ -102,7 +87,7 @@ func TestForm(t *testing.T) {
 // TestUnsuitable: unsuitable servers are refused with all problems, and nothing is recorded.
 func TestUnsuitable(t *testing.T) {
 	s := newSite(t, map[string]incusostest.Options{"old": {Version: "202609010000"}, "other": {Application: "migration-manager"}}, "a", "old", "other", "gone", "away", "taken")
-	m := cluster.New(s.Registry, s.client, cluster.Options{})
+	m := cluster.New(s.Registry, s.Client, cluster.Options{})
 	require.NoError(t, s.Channels().Publish(t.Context(), "stable", "202610010000", "os"))
 	require.NoError(t, s.Channels().Create(t.Context(), "testing", ""))
 	require.NoError(t, s.EditServer(t.Context(), "away", func(_ *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
@@ -113,7 +98,7 @@ func TestUnsuitable(t *testing.T) {
 	require.NoError(t, err)
 	s.servers["gone"].Crash()
 	for range 3 {
-		_, err := s.polls.Poll(t.Context(), "gone")
+		_, err := s.Polls.Poll(t.Context(), "gone")
 		require.NoError(t, err)
 	}
 	err = m.Form(t.Context(), "c1", "a", "old", "other", "gone", "away", "taken")
@@ -181,15 +166,15 @@ func TestFormContinues(t *testing.T) {
 			t.Run(fmt.Sprint(n, after), func(t *testing.T) {
 				t.Parallel()
 				s := newSite(t, nil, "a", "b")
-				err := cluster.New(s.Registry, &flaky{Incus: s.client, left: n, after: after}, cluster.Options{}).Form(t.Context(), "c1", "a", "b")
+				err := cluster.New(s.Registry, &flaky{Incus: s.Client, left: n, after: after}, cluster.Options{}).Form(t.Context(), "c1", "a", "b")
 				require.ErrorIs(t, err, errCut)
 				var failed *cluster.Error
 				require.ErrorAs(t, err, &failed)
 				require.NotEmpty(t, failed.Step)
 				require.Equal(t, n > 3, slices.Contains(failed.Done, "record the cluster"), err)
-				m := cluster.New(s.Registry, s.client, cluster.Options{})
+				m := cluster.New(s.Registry, s.Client, cluster.Options{})
 				if err = m.Form(t.Context(), "c1", "a", "b"); err != nil {
-					o, err := s.polls.Poll(t.Context(), "a")
+					o, err := s.Polls.Poll(t.Context(), "a")
 					require.NoError(t, err)
 					require.NotNil(t, o.Failure)
 					require.Equal(t, lifecycle.FailureCertificate, o.Failure.Kind)
@@ -242,20 +227,20 @@ func TestLooksAgainAfterJoin(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, nil, "a", "b")
-			incus := &refusing{Incus: s.client, left: c.left}
+			incus := &refusing{Incus: s.Client, left: c.left}
 			err := cluster.New(s.Registry, incus, cluster.Options{Settle: c.settle}).Form(t.Context(), "c1", "a", "b")
 			if require.Equal(t, c.looks, incus.looks); !c.fails {
 				require.NoError(t, err)
 				return
 			}
 			require.ErrorIs(t, err, opscenter.ErrRefused)
-			require.NoError(t, cluster.New(s.Registry, s.client, cluster.Options{}).Form(t.Context(), "c1", "a", "b"), "the same call continues")
+			require.NoError(t, cluster.New(s.Registry, s.Client, cluster.Options{}).Form(t.Context(), "c1", "a", "b"), "the same call continues")
 		})
 	}
 }
 
 func mustState(t *testing.T, s *site, name string) cluster.State {
-	state, err := s.client.ClusterState(t.Context(), s.poll(t, name).Target())
+	state, err := s.Client.ClusterState(t.Context(), s.poll(t, name).Target())
 	require.NoError(t, err)
 	return state
 }
@@ -264,7 +249,7 @@ func mustState(t *testing.T, s *site, name string) cluster.State {
 // another cluster.
 func TestContentsAreKept(t *testing.T) {
 	s := newSite(t, nil, "a", "b", "c", "d", "e", "f")
-	m := cluster.New(s.Registry, s.client, cluster.Options{})
+	m := cluster.New(s.Registry, s.Client, cluster.Options{})
 	s.servers["b"].AddInstance("default", "precious", true)
 	err := m.Form(t.Context(), "c1", "a", "b")
 	require.ErrorIs(t, err, cluster.ErrUnsuitable)
@@ -297,10 +282,10 @@ func TestUndo(t *testing.T) {
 			t.Run(fmt.Sprint(n, byRecord), func(t *testing.T) {
 				t.Parallel()
 				s := newSite(t, nil, "a", "b")
-				err := cluster.New(s.Registry, &flaky{Incus: s.client, left: n}, cluster.Options{}).Form(t.Context(), "c1", "a", "b")
+				err := cluster.New(s.Registry, &flaky{Incus: s.Client, left: n}, cluster.Options{}).Form(t.Context(), "c1", "a", "b")
 				require.ErrorIs(t, err, errCut)
 				require.ErrorContains(t, err, "to undo it, remove the servers")
-				m := cluster.New(s.Registry, s.client, cluster.Options{})
+				m := cluster.New(s.Registry, s.Client, cluster.Options{})
 				if byRecord {
 					require.NoError(t, s.DeleteCluster(t.Context(), "c1", false))
 				} else {
@@ -322,7 +307,7 @@ func TestUndo(t *testing.T) {
 // does not join, and the error says so.
 func TestRemovedMeanwhile(t *testing.T) {
 	s := newSite(t, nil, "a", "b", "c")
-	m := cluster.New(s.Registry, &meanwhile{s.client, func() { require.NoError(t, s.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{}, "c")) }}, cluster.Options{})
+	m := cluster.New(s.Registry, &meanwhile{s.Client, func() { require.NoError(t, s.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{}, "c")) }}, cluster.Options{})
 	err := m.Form(t.Context(), "c1", "a", "b", "c")
 	require.ErrorIs(t, err, cluster.ErrUnsuitable)
 	require.ErrorContains(t, err, "removed from the record meanwhile")
@@ -347,7 +332,7 @@ func (m *meanwhile) Join(ctx context.Context, target opscenter.Target, join clus
 // TestForcedRecord: servers whose record is deleted by force stay reachable with either certificate.
 func TestForcedRecord(t *testing.T) {
 	s := newSite(t, nil, "a", "b")
-	m := cluster.New(s.Registry, s.client, cluster.Options{})
+	m := cluster.New(s.Registry, s.Client, cluster.Options{})
 	require.NoError(t, m.Form(t.Context(), "c1", "a", "b"))
 	for _, name := range []string{"a", "b"} {
 		s.servers[name].Cut()
@@ -368,7 +353,7 @@ func TestForcedRecord(t *testing.T) {
 // TestRemoveRefused: an invalid removal is refused before the first server is removed. A lost member is removed by force.
 func TestRemoveRefused(t *testing.T) {
 	s := newSite(t, nil, "a", "b", "c", "d")
-	m := cluster.New(s.Registry, s.client, cluster.Options{})
+	m := cluster.New(s.Registry, s.Client, cluster.Options{})
 	require.NoError(t, m.Form(t.Context(), "c1", "a", "b", "c"))
 	for _, name := range []string{"a", "b", "c"} {
 		s.poll(t, name)
@@ -386,7 +371,7 @@ func TestRemoveRefused(t *testing.T) {
 	s.servers["c"].AddInstance("default", "lost", true)
 	s.servers["c"].Crash()
 	for range 3 {
-		_, err := s.polls.Poll(t.Context(), "c")
+		_, err := s.Polls.Poll(t.Context(), "c")
 		require.NoError(t, err)
 	}
 	require.NoError(t, m.RemoveServers(t.Context(), "c1", cluster.RemoveOptions{Force: true}, "c"), "in spite of the rollout that holds the cluster")
@@ -402,7 +387,7 @@ func TestRemoveRefused(t *testing.T) {
 func TestDeadNewcomer(t *testing.T) {
 	for _, force := range []bool{false, true} {
 		s := newSite(t, nil, "a", "b", "c")
-		m := cluster.New(s.Registry, s.client, cluster.Options{})
+		m := cluster.New(s.Registry, s.Client, cluster.Options{})
 		require.NoError(t, m.Form(t.Context(), "c1", "a", "b"))
 		for _, name := range []string{"a", "b", "c"} {
 			s.poll(t, name)
@@ -410,7 +395,7 @@ func TestDeadNewcomer(t *testing.T) {
 		require.NoError(t, s.AddClusterMembers(t.Context(), "c1", "c"))
 		s.servers["c"].Crash()
 		for range 3 {
-			_, err := s.polls.Poll(t.Context(), "c")
+			_, err := s.Polls.Poll(t.Context(), "c")
 			require.NoError(t, err)
 		}
 		require.NoError(t, m.RemoveServers(t.Context(), "c1", cluster.RemoveOptions{Force: force}, "c"))
@@ -425,7 +410,7 @@ func TestDeadNewcomer(t *testing.T) {
 // TestRetiredCertificate: a server that leaves is not accepted with a former certificate of the cluster.
 func TestRetiredCertificate(t *testing.T) {
 	s := newSite(t, nil, "a", "b")
-	m := cluster.New(s.Registry, s.client, cluster.Options{})
+	m := cluster.New(s.Registry, s.Client, cluster.Options{})
 	require.NoError(t, m.Form(t.Context(), "c1", "a", "b"))
 	record, err := s.Cluster(t.Context(), "c1")
 	require.NoError(t, err)

@@ -159,7 +159,7 @@ func TestFollowRegistry(t *testing.T) {
 	s := boot(t, "sim")
 	p := newPlane(t, inventory.Options{})
 	p.adopt(t, s, "")
-	controltest.Background(t, p.polls.Run)
+	controltest.Background(t, p.Polls.Run)
 	require.Eventually(t, func() bool {
 		info, err := p.Server(t.Context(), "sim")
 		return err == nil && info.State.Type == lifecycle.TypeIncus
@@ -174,7 +174,7 @@ func TestFollowRegistry(t *testing.T) {
 // TestPrune: a lowered limit is applied by the next Run.
 func TestPrune(t *testing.T) {
 	p, _, server := single(t, inventory.Options{}, 0)
-	controltest.Background(t, p.polls.Run)
+	controltest.Background(t, p.Polls.Run)
 	stop := controltest.Background(t, p.objects.Run)
 	p.following(t, "sim", 10*time.Second)
 	o := newOperator(t, server)
@@ -232,7 +232,7 @@ func TestLimits(t *testing.T) {
 	require.Len(t, changes, 3, "MaxChanges")
 	require.NoError(t, p.DeleteServer(t.Context(), "sim", false))
 	p.following(t, "other", 10*time.Second) // the stream of sim is free
-	_, err = inventory.New(p.Registry, p.client, inventory.Options{MaxScans: -1})
+	_, err = inventory.New(p.Registry, p.Client, inventory.Options{MaxScans: -1})
 	require.ErrorIs(t, err, opscenter.ErrInvalidOptions)
 }
 

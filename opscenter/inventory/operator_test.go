@@ -88,7 +88,7 @@ func boot(t *testing.T, name string) *incusostest.Server {
 // adopt adds a server, or all servers of its cluster, to the registry.
 func (p *plane) adopt(t *testing.T, s *incusostest.Server, name string) []string {
 	t.Helper()
-	names, err := p.client.Adopt(t.Context(), p.Registry, s.URL(), s.TrustToken("control-plane"), incusos.AdoptOptions{Name: name})
+	names, err := p.Client.Adopt(t.Context(), p.Registry, s.URL(), s.TrustToken("control-plane"), incusos.AdoptOptions{Name: name})
 	require.NoError(t, err)
 	return names
 }

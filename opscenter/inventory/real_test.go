@@ -2,7 +2,6 @@ package inventory_test
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -17,15 +16,12 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/internal/incustest"
-	"github.com/opscenter-go/sdk/internal/selfsigned"
-	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
-	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
 // within bounds the time until the inventory must agree with a daemon.
@@ -33,29 +29,21 @@ const within = 2 * time.Second
 
 // plane is a control plane with an inventory.
 type plane struct {
-	*opscenter.Registry
-	client  *incusos.Client
-	polls   *poller.Poller
+	*controltest.Plane
 	objects *inventory.Manager
-	// identity is the client certificate of the control plane.
-	identity *tls.Certificate
 }
 
 func newPlane(t *testing.T, options inventory.Options) *plane {
 	t.Helper()
-	return newPlaneOver(t, memstore.New(memstore.Options{DetectMutation: true}), options)
+	return newPlaneOver(t, nil, options)
 }
 
 func newPlaneOver(t *testing.T, store storage.Store, options inventory.Options) *plane {
 	t.Helper()
-	identity, err := selfsigned.New("control-plane")
-	require.NoError(t, err)
-	p := &plane{client: controltest.Client(t, incusos.Options{Certificate: &identity}), identity: &identity}
-	p.Registry, err = opscenter.NewRegistry(store, opscenter.Options{FlapThreshold: -1, GuardShare: -1})
-	require.NoError(t, err)
-	p.polls, err = poller.New(p.Registry, p.client, poller.Options{Interval: time.Second, RetryInterval: 200 * time.Millisecond, Timeout: 5 * time.Second})
-	require.NoError(t, err)
-	p.objects, err = inventory.New(p.Registry, p.client, options)
+	p := &plane{Plane: controltest.NewPlane(t, controltest.PlaneOptions{Store: store,
+		Poller: poller.Options{Interval: time.Second, RetryInterval: 200 * time.Millisecond, Timeout: 5 * time.Second}})}
+	var err error
+	p.objects, err = inventory.New(p.Registry, p.Client, options)
 	require.NoError(t, err)
 	return p
 }
@@ -63,7 +51,7 @@ func newPlaneOver(t *testing.T, store storage.Store, options inventory.Options) 
 // run runs the poller and the inventory until the test ends.
 func (p *plane) run(t *testing.T) {
 	t.Helper()
-	controltest.Background(t, p.polls.Run, p.objects.Run)
+	controltest.Background(t, p.Polls.Run, p.objects.Run)
 }
 
 // following waits until a cluster's inventory is current.
@@ -88,7 +76,7 @@ func TestRealInventory(t *testing.T) {
 	daemon := incustest.Start(t)
 	var log controltest.Log
 	p := newPlane(t, inventory.Options{Logger: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
-	names, err := p.client.Adopt(t.Context(), p.Registry, daemon.URL, daemon.TrustToken(), incusos.AdoptOptions{Name: "solo"})
+	names, err := p.Client.Adopt(t.Context(), p.Registry, daemon.URL, daemon.TrustToken(), incusos.AdoptOptions{Name: "solo"})
 	require.NoError(t, err)
 	require.Equal(t, []string{"solo"}, names)
 	p.run(t)
@@ -137,7 +125,7 @@ func TestRealCuts(t *testing.T) {
 	daemon := incustest.Start(t)
 	between := newProxy(t, strings.TrimPrefix(daemon.URL, "https://"))
 	p := newPlane(t, inventory.Options{MaxBackoff: 2 * time.Second})
-	_, err := p.client.Adopt(t.Context(), p.Registry, between.url(), daemon.TrustToken(), incusos.AdoptOptions{Name: "solo"})
+	_, err := p.Client.Adopt(t.Context(), p.Registry, between.url(), daemon.TrustToken(), incusos.AdoptOptions{Name: "solo"})
 	require.NoError(t, err)
 	p.run(t)
 	p.following(t, "solo", 20*time.Second)
@@ -176,7 +164,7 @@ func TestRealClusterInventory(t *testing.T) {
 	var daemons []*incustest.Daemon
 	for i, name := range []string{"a", "b", "c"} {
 		daemon := incustest.StartOn(t, fmt.Sprintf("127.0.0.%d", i+1))
-		_, err := p.client.Adopt(t.Context(), p.Registry, daemon.URL, daemon.TrustToken(), incusos.AdoptOptions{Name: name})
+		_, err := p.Client.Adopt(t.Context(), p.Registry, daemon.URL, daemon.TrustToken(), incusos.AdoptOptions{Name: name})
 		require.NoError(t, err)
 		daemons = append(daemons, daemon)
 	}
@@ -188,7 +176,7 @@ func TestRealClusterInventory(t *testing.T) {
 			return err == nil && info.State.Status == lifecycle.StatusReady && info.State.Versions.OS.Version != ""
 		}, 20*time.Second, 10*time.Millisecond, name)
 	}
-	require.NoError(t, cluster.New(p.Registry, p.client, cluster.Options{}).Form(t.Context(), "c1", "a", "b", "c"))
+	require.NoError(t, cluster.New(p.Registry, p.Client, cluster.Options{}).Form(t.Context(), "c1", "a", "b", "c"))
 	p.following(t, "c1", 30*time.Second)
 	leader := daemons[0]
 	agree := func(limit time.Duration, what string) {
@@ -254,7 +242,7 @@ func TestRealClusterInventory(t *testing.T) {
 
 	// A second control plane adopts the existing cluster.
 	second := newPlane(t, inventory.Options{})
-	names, err := second.client.Adopt(t.Context(), second.Registry, "", daemons[1].TrustToken(), incusos.AdoptOptions{Name: "late"})
+	names, err := second.Client.Adopt(t.Context(), second.Registry, "", daemons[1].TrustToken(), incusos.AdoptOptions{Name: "late"})
 	require.NoError(t, err)
 	require.ElementsMatch(t, []string{"a", "b", "c"}, names)
 	second.run(t)

@@ -270,7 +270,7 @@ func TestUnchangedScanWritesNothing(t *testing.T) {
 	s.Furnish(300)
 	p := newPlane(t, inventory.Options{MembersInterval: time.Hour})
 	p.adopt(t, s, "")
-	stop := controltest.Background(t, p.polls.Run)
+	stop := controltest.Background(t, p.Polls.Run)
 	require.Eventually(t, func() bool {
 		info, err := p.Server(t.Context(), "sim")
 		return err == nil && info.State.Status == lifecycle.StatusReady
@@ -498,7 +498,7 @@ func TestQueries(t *testing.T) {
 	require.NoError(t, p.objects.Resync(t.Context(), got.UUID))
 	require.ErrorIs(t, p.objects.Resync(t.Context(), "none"), opscenter.ErrNotFound)
 
-	idle, err := inventory.New(p.Registry, p.client, inventory.Options{})
+	idle, err := inventory.New(p.Registry, p.Client, inventory.Options{})
 	require.NoError(t, err)
 	require.ErrorIs(t, idle.Resync(t.Context(), got.UUID), inventory.ErrNotRunning)
 	require.ErrorIs(t, p.objects.Run(t.Context()), inventory.ErrRunning)

@@ -40,7 +40,7 @@ type tamperingClient struct {
 // tamper puts a tamperingClient between a plane and its servers.
 func (p *plane) tamper(t *testing.T, options inventory.Options) *tamperingClient {
 	t.Helper()
-	s := &tamperingClient{Client: p.client, reads: map[string]int{}, silenced: map[string]bool{}, cut: map[string][]inventory.Stream{}}
+	s := &tamperingClient{Client: p.Client, reads: map[string]int{}, silenced: map[string]bool{}, cut: map[string][]inventory.Stream{}}
 	var err error
 	p.objects, err = inventory.New(p.Registry, s, options)
 	require.NoError(t, err)
@@ -323,7 +323,7 @@ func TestStoredSecretsAreRemoved(t *testing.T) {
 	s := boot(t, "sim")
 	p := newPlane(t, inventory.Options{KeepSecrets: true})
 	p.adopt(t, s, "")
-	controltest.Background(t, p.polls.Run)
+	controltest.Background(t, p.Polls.Run)
 	stop := controltest.Background(t, p.objects.Run)
 	p.following(t, "sim", 10*time.Second)
 	o := newOperator(t, s)
@@ -558,8 +558,8 @@ func TestTooLarge(t *testing.T) {
 	options := inventory.Options{MaxBackoff: time.Second}
 	p, _, server := single(t, options, 0)
 	o := newOperator(t, server)
-	p.client = incusos.New(incusos.Options{Certificate: p.identity, MaxObject: 40 << 10})
-	client := p.client
+	p.Client = incusos.New(incusos.Options{Certificate: &p.Identity, MaxObject: 40 << 10})
+	client := p.Client
 	t.Cleanup(func() { client.Close() })
 	s := p.tamper(t, options)
 	o.must("POST", "profiles", object{"name": "a", "description": "small"})
@@ -607,7 +607,7 @@ func TestStoredSecretsOfMemberDown(t *testing.T) {
 	b.AddInstance("default", "web", true)
 	o := newOperator(t, a)
 	o.must("PATCH", "instances/web", object{"config": object{"user.user-data": "hunter2", "user.a": "b"}})
-	controltest.Background(t, p.polls.Run)
+	controltest.Background(t, p.Polls.Run)
 	stop := controltest.Background(t, p.objects.Run)
 	shows := func(text string) func() bool {
 		return func() bool {

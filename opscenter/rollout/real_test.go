@@ -2,7 +2,6 @@ package rollout_test
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -49,12 +48,9 @@ func TestMain(m *testing.M) {
 
 // plane is a control plane with its store in a directory.
 type plane struct {
-	registry *opscenter.Registry
-	client   *incusos.Client
-	polls    *poller.Poller
-	manager  *rollout.Manager
-	identity tls.Certificate
-	close    func() error
+	controltest.Plane
+	manager *rollout.Manager
+	close   func() error
 }
 
 func openPlane(dir string) (*plane, error) {
@@ -70,12 +66,12 @@ func openPlane(dir string) (*plane, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &plane{registry: registry, identity: identity, client: incusos.New(incusos.Options{Certificate: &identity, CallTimeout: time.Minute})}
-	p.close = func() error { return errors.Join(p.client.Close(), registry.Close(), store.Close()) }
-	if p.polls, err = poller.New(registry, p.client, poller.Options{Timeout: 20 * time.Second}); err != nil {
+	p := &plane{Plane: controltest.Plane{Registry: registry, Identity: identity, Client: incusos.New(incusos.Options{Certificate: &identity, CallTimeout: time.Minute})}}
+	p.close = func() error { return errors.Join(p.Client.Close(), registry.Close(), store.Close()) }
+	if p.Polls, err = poller.New(registry, p.Client, poller.Options{Timeout: 20 * time.Second}); err != nil {
 		return nil, err
 	}
-	p.manager, err = rollout.New(opscenter.NewUpdatePlanner(registry, p.client), rollout.Options{Poller: p.polls, PollInterval: 300 * time.Millisecond, Lease: time.Second})
+	p.manager, err = rollout.New(opscenter.NewUpdatePlanner(registry, p.Client), rollout.Options{Poller: p.Polls, PollInterval: 300 * time.Millisecond, Lease: time.Second})
 	return p, err
 }
 
@@ -144,25 +140,6 @@ func front(t *testing.T, name string, daemon *incustest.Daemon, options incusost
 	return server
 }
 
-func (p *plane) register(t *testing.T, servers ...*incusostest.Server) {
-	token, err := p.registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: int64(len(servers))})
-	require.NoError(t, err)
-	for _, s := range servers {
-		s.Trust(p.identity.Leaf)
-		_, err = p.registry.Register(t.Context(), opscenter.Registration{Token: token.UUID, Certificate: s.Certificate(), Name: s.Name(), ConnectionURL: s.URL(), MachineID: s.MachineID()})
-		require.NoError(t, err)
-		p.poll(t, s.Name())
-	}
-}
-
-func (p *plane) poll(t *testing.T, name string) {
-	t.Helper()
-	o, err := p.polls.Poll(t.Context(), name)
-	require.NoError(t, err)
-	require.Nil(t, o.Failure, "%s: %+v", name, o.Failure)
-	require.Empty(t, o.Unread)
-}
-
 // TestRealRollingUpdate forms a cluster of three real daemons with package cluster, with running and stopped
 // containers. It updates the cluster, with evacuations, restarts of the daemons and restores. The controller is killed in
 // the middle, twice. At most one member is out at any time. At the end all containers are where they were, in
@@ -183,13 +160,13 @@ func TestRealRollingUpdate(t *testing.T) {
 	dir := t.TempDir()
 	p, err := openPlane(dir)
 	require.NoError(t, err)
-	p.register(t, servers...)
-	former := cluster.New(p.registry, p.client, cluster.Options{Address: func(s *opscenter.ServerInfo) string { return addresses[s.Name] }})
+	p.Enroll(t, servers...)
+	former := cluster.New(p.Registry, p.Client, cluster.Options{Address: func(s *opscenter.ServerInfo) string { return addresses[s.Name] }})
 	begun := time.Now()
 	require.NoError(t, former.Form(t.Context(), "c1", names...))
 	require.NoError(t, former.Form(t.Context(), "c1", names...), "forming it again is no error")
 	t.Logf("formed in %s", time.Since(begun))
-	record, err := p.registry.Cluster(t.Context(), "c1")
+	record, err := p.Registry.Cluster(t.Context(), "c1")
 	require.NoError(t, err)
 	pair, err := daemons[1].ClusterKeyPair()
 	require.NoError(t, err)
@@ -210,9 +187,9 @@ func TestRealRollingUpdate(t *testing.T) {
 	require.Len(t, before, 6)
 
 	for _, name := range names {
-		p.poll(t, name)
+		p.Poll(t, name)
 	}
-	require.NoError(t, p.registry.Channels().Publish(t.Context(), "stable", newVersion, "os"))
+	require.NoError(t, p.Registry.Channels().Publish(t.Context(), "stable", newVersion, "os"))
 	r, err := p.manager.Start(t.Context(), everything, rolling.Policy{Backoff: time.Second, RebootTimeout: 2 * time.Minute})
 	require.NoError(t, err)
 	require.Equal(t, 12, r.State.Steps)
@@ -311,8 +288,8 @@ func TestRealStandalone(t *testing.T) {
 	dir := t.TempDir()
 	p, err := openPlane(dir)
 	require.NoError(t, err)
-	p.register(t, server)
-	require.NoError(t, p.registry.Channels().Publish(t.Context(), "stable", newVersion, "os"))
+	p.Enroll(t, server)
+	require.NoError(t, p.Registry.Channels().Publish(t.Context(), "stable", newVersion, "os"))
 	_, err = p.manager.Start(t.Context(), everything, rolling.Policy{Backoff: time.Second, RebootTimeout: 2 * time.Minute})
 	require.NoError(t, err)
 	require.NoError(t, p.close())

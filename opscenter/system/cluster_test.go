@@ -104,7 +104,7 @@ func TestCluster(t *testing.T) {
 func TestClusterBusy(t *testing.T) {
 	p := newPlane(t, system.Options{LeaveUpdates: true}).run()
 	p.cluster("c1", "a", "b")
-	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+	require.NoError(t, p.Registry.Write(t.Context(), func(tx *opscenter.Tx) error {
 		return tx.Claim(opscenter.Claim{Unit: "c1", Cluster: true, Owner: "r1", What: "rollout", Since: time.Now()})
 	}))
 	edit := network.Edit{Interface: "inst0", AddVLANTags: []int{300}}

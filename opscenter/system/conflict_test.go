@@ -69,9 +69,9 @@ func TestChangeAfterPlan(t *testing.T) {
 	a := p.boot(incusostest.Options{Name: "a"})
 	other := newOtherClient(t, a)
 	changed := strings.Replace(string(a.NetworkConfig()), `"timezone":"UTC"`, `"timezone":"Europe/Berlin"`, 1)
-	m := &interferingOS{Client: p.client, interfere: func() { other.put(t, []byte(changed), "") }}
+	m := &interferingOS{Client: p.Client, interfere: func() { other.put(t, []byte(changed), "") }}
 	options := p.systems.Options()
-	systems, err := system.New(p.registry, m, options)
+	systems, err := system.New(p.Registry, m, options)
 	require.NoError(t, err)
 	c, err := systems.EditNetwork(t.Context(), "a", network.Edit{DNS: &network.DNSEdit{Domain: new("example.org")}}, system.ApplyOptions{})
 	require.ErrorIs(t, err, opscenter.ErrPrecondition)
@@ -135,7 +135,7 @@ func TestConcurrentCallers(t *testing.T) {
 func TestServerBusy(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	a := p.boot(incusostest.Options{Name: "a", Standalone: true})
-	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+	require.NoError(t, p.Registry.Write(t.Context(), func(tx *opscenter.Tx) error {
 		return tx.Claim(opscenter.Claim{Unit: p.server("a").ID, Owner: "r1", What: "rollout", Since: time.Now()})
 	}))
 	edit := network.Edit{DNS: &network.DNSEdit{Domain: new("example.org")}}
@@ -155,7 +155,7 @@ func TestServerBusy(t *testing.T) {
 		require.NoError(t, change(true), name)
 		p.ready("a", a.URL())
 	}
-	require.NoError(t, p.registry.Read(t.Context(), func(s *opscenter.Snapshot) error {
+	require.NoError(t, p.Registry.Read(t.Context(), func(s *opscenter.Snapshot) error {
 		claim, err := s.ClaimOf(p.server("a").ID, false)
 		require.Equal(t, "r1", claim.Owner, "the forced change leaves the claim of the other operation")
 		return err

@@ -17,7 +17,7 @@ import (
 // requireUnclaimed requires that a server, or a cluster, is not reserved.
 func (p *plane) requireUnclaimed(unit string, cluster bool) {
 	p.t.Helper()
-	require.NoError(p.t, p.registry.Read(p.t.Context(), func(s *opscenter.Snapshot) error {
+	require.NoError(p.t, p.Registry.Read(p.t.Context(), func(s *opscenter.Snapshot) error {
 		claim, err := s.ClaimOf(unit, cluster)
 		require.Nil(p.t, claim)
 		return err
@@ -32,8 +32,8 @@ func TestLostServer(t *testing.T) {
 	a.OnMove(func() {
 		a.OnMove(nil, nil)
 		a.Crash()
-		require.ErrorIs(t, p.registry.DeleteServer(t.Context(), "a", false), opscenter.ErrBusy)
-		require.NoError(t, p.registry.DeleteServer(t.Context(), "a", true))
+		require.ErrorIs(t, p.Registry.DeleteServer(t.Context(), "a", false), opscenter.ErrBusy)
+		require.NoError(t, p.Registry.DeleteServer(t.Context(), "a", true))
 	}, nil)
 	c, err := p.systems.EditNetwork(t.Context(), "a", network.Edit{Interface: "inst0", AddVLANTags: []int{300}}, system.ApplyOptions{})
 	require.ErrorIs(t, err, system.ErrLost)
@@ -54,9 +54,9 @@ func TestLostMember(t *testing.T) {
 	a.OnMove(func() {
 		a.OnMove(nil, nil)
 		a.Crash()
-		require.ErrorIs(t, p.registry.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{}, "a"), opscenter.ErrBusy)
-		require.NoError(t, p.registry.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{Left: true, Force: true}, "a"))
-		require.NoError(t, p.registry.DeleteServer(t.Context(), "a", true))
+		require.ErrorIs(t, p.Registry.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{}, "a"), opscenter.ErrBusy)
+		require.NoError(t, p.Registry.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{Left: true, Force: true}, "a"))
+		require.NoError(t, p.Registry.DeleteServer(t.Context(), "a", true))
 	}, nil)
 	edit := network.Edit{Interface: "inst0", AddVLANTags: []int{300}}
 	b, err := p.systems.EditClusterNetwork(t.Context(), "c1", edit, system.ApplyOptions{})
@@ -75,7 +75,7 @@ func TestBatchStopsInTheMiddle(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	p.cluster("c1", "a", "b", "c")
 	busy := func(server string) { // as a forced operation does
-		require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+		require.NoError(t, p.Registry.Write(t.Context(), func(tx *opscenter.Tx) error {
 			_, _, err := tx.Begin(opscenter.Intent{Server: server, Action: lifecycle.ActionReconfigure, Timeout: time.Minute, Force: true})
 			return err
 		}))

@@ -67,10 +67,10 @@ func TestReinstalledMeanwhile(t *testing.T) {
 	a.OnMove(func() {
 		identity, err := selfsigned.New("another")
 		if err == nil {
-			err = p.registry.AllowReinstall(context.Background(), "a", true)
+			err = p.Registry.AllowReinstall(context.Background(), "a", true)
 		}
 		if err == nil {
-			_, err = p.registry.Register(context.Background(), opscenter.Registration{Token: p.token, Certificate: identity.Leaf, Name: "a", ConnectionURL: "https://127.0.0.1:1",
+			_, err = p.Registry.Register(context.Background(), opscenter.Registration{Token: p.token, Certificate: identity.Leaf, Name: "a", ConnectionURL: "https://127.0.0.1:1",
 				MachineID: a.MachineID(), SystemUUID: a.SystemUUID()})
 		}
 		if err != nil {
@@ -145,8 +145,8 @@ func TestRequestOutlivesChange(t *testing.T) {
 	a := p.boot(incusostest.Options{Name: "a"})
 	options := p.systems.Options()
 	options.ApplyTime = time.Minute
-	s := &slow{Client: p.client, answer: make(chan struct{}), ended: make(chan error, 2)}
-	systems, err := system.New(p.registry, s, options)
+	s := &slow{Client: p.Client, answer: make(chan struct{}), ended: make(chan error, 2)}
+	systems, err := system.New(p.Registry, s, options)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	running := make(chan struct{})

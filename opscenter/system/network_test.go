@@ -67,7 +67,7 @@ func TestMove(t *testing.T) {
 		require.Len(t, entries, 1)
 		require.Equal(t, "alice", entries[0].By)
 		require.Equal(t, audit.Done, entries[0].Outcome)
-		events, err := p.registry.ListEvents(t.Context(), opscenter.EventFilter{Server: "a", Limit: 1000})
+		events, err := p.Registry.ListEvents(t.Context(), opscenter.EventFilter{Server: "a", Limit: 1000})
 		require.NoError(t, err)
 		var kinds []string
 		for _, e := range events {
@@ -355,7 +355,7 @@ func TestReleaseWithoutRollBack(t *testing.T) {
 	require.Equal(t, lifecycle.StatusOffline, s.Status)
 	require.Equal(t, lifecycle.DetailUnresponsive, s.StatusDetail)
 	a.KillAddress(dark, false)
-	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+	require.NoError(t, p.Registry.Write(t.Context(), func(tx *opscenter.Tx) error {
 		return tx.Move(p.server("a"), at(a, dark), "an operator repaired it on site")
 	}))
 	p.ready("a", at(a, dark))

@@ -1,7 +1,6 @@
 package system_test
 
 import (
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	mrand "math/rand/v2"
@@ -14,7 +13,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/opscenter-go/sdk/internal/controltest"
-	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
@@ -25,7 +23,6 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
-	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,16 +32,13 @@ const patience = 30 * time.Second
 
 // plane is a control plane with its endpoint and its registered servers.
 type plane struct {
-	t        *testing.T
-	registry *opscenter.Registry
-	client   *incusos.Client
-	polls    *poller.Poller
-	systems  *system.Manager
-	log      *audit.Log
-	identity tls.Certificate
-	url      string
-	servers  map[string]*incusostest.Server
-	token    string
+	*controltest.Plane
+	t       *testing.T
+	systems *system.Manager
+	log     *audit.Log
+	url     string
+	servers map[string]*incusostest.Server
+	token   string
 }
 
 // withShortTimes fills in short times for simulated servers.
@@ -69,40 +63,35 @@ func newPlane(t *testing.T, options system.Options) *plane {
 
 func newManaged(t *testing.T, options system.Options) *plane {
 	t.Helper()
-	return newPlaneOver(t, memstore.New(memstore.Options{DetectMutation: true}), options)
+	return newPlaneOver(t, nil, options)
 }
 
 func newPlaneOver(t *testing.T, store storage.Store, options system.Options) *plane {
 	t.Helper()
-	p := &plane{t: t, servers: map[string]*incusostest.Server{}}
+	p := &plane{t: t, servers: map[string]*incusostest.Server{}, Plane: controltest.NewPlane(t, controltest.PlaneOptions{
+		Store: store, Client: incusos.Options{Timeout: 2 * time.Second},
+		Poller: poller.Options{Interval: time.Minute, FastInterval: 20 * time.Millisecond, RetryInterval: 50 * time.Millisecond, Timeout: 2 * time.Second}})}
 	var err error
-	p.identity, err = selfsigned.New("control-plane", "127.0.0.1")
+	p.log, err = audit.New(p.Registry, audit.Options{})
 	require.NoError(t, err)
-	p.client = controltest.Client(t, incusos.Options{Certificate: &p.identity, Timeout: 2 * time.Second})
-	p.registry, err = opscenter.NewRegistry(store, opscenter.Options{FlapThreshold: -1, GuardShare: -1})
-	require.NoError(t, err)
-	p.log, err = audit.New(p.registry, audit.Options{})
-	require.NoError(t, err)
-	handler, err := httpapi.New(p.registry, httpapi.Options{ClientCertificate: p.identity.Leaf, FailuresPerMinute: -1})
+	handler, err := httpapi.New(p.Registry, httpapi.Options{ClientCertificate: p.Identity.Leaf, FailuresPerMinute: -1})
 	require.NoError(t, err)
 	listener, url := controltest.Listen(t)
 	p.url = url
-	controltest.Serve(t, listener, handler, p.identity, nil)
+	controltest.Serve(t, listener, handler, p.Identity, nil)
 	options = withShortTimes(options)
 	options.Audit = p.log
-	options.Provider = system.Provider{ServerURL: p.url, Certificate: p.identity.Leaf}
-	p.systems, err = system.New(p.registry, p.client, options)
+	options.Provider = system.Provider{ServerURL: p.url, Certificate: p.Identity.Leaf}
+	p.systems, err = system.New(p.Registry, p.Client, options)
 	require.NoError(t, err)
-	p.polls, err = poller.New(p.registry, p.client, poller.Options{Interval: time.Minute, FastInterval: 20 * time.Millisecond, RetryInterval: 50 * time.Millisecond, Timeout: 2 * time.Second})
-	require.NoError(t, err)
-	token, err := p.registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: 100})
+	token, err := p.Registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: 100})
 	require.NoError(t, err)
 	p.token = token.UUID
 	return p
 }
 
 func (p *plane) run() *plane {
-	controltest.Background(p.t, p.polls.Run, p.systems.Run)
+	controltest.Background(p.t, p.Polls.Run, p.systems.Run)
 	return p
 }
 
@@ -110,15 +99,15 @@ func (p *plane) run() *plane {
 func (p *plane) boot(options incusostest.Options) *incusostest.Server {
 	p.t.Helper()
 	server := controltest.Server(p.t, options)
-	require.NoError(p.t, server.Register(p.t.Context(), incusostest.Provider{ServerURL: p.url, Token: p.token, Certificate: p.identity.Leaf}))
+	require.NoError(p.t, server.Register(p.t.Context(), incusostest.Provider{ServerURL: p.url, Token: p.token, Certificate: p.Identity.Leaf}))
 	p.servers[server.Name()] = server
-	controltest.Poll(p.t, p.polls, server.Name())
+	p.Poll(p.t, server.Name())
 	return server
 }
 
 func (p *plane) server(name string) *opscenter.ServerInfo {
 	p.t.Helper()
-	info, err := p.registry.Server(p.t.Context(), name)
+	info, err := p.Registry.Server(p.t.Context(), name)
 	require.NoError(p.t, err)
 	return info
 }
@@ -127,7 +116,7 @@ func (p *plane) server(name string) *opscenter.ServerInfo {
 func (p *plane) ready(name, at string) {
 	p.t.Helper()
 	require.Eventually(p.t, func() bool {
-		o, err := p.polls.Poll(p.t.Context(), name)
+		o, err := p.Polls.Poll(p.t.Context(), name)
 		info := p.server(name)
 		return err == nil && o.Failure == nil && info.State.Status == lifecycle.StatusReady && info.State.StatusDetail == lifecycle.DetailNone && info.ConnectionURL == at
 	}, patience, 20*time.Millisecond, "%s: %+v", name, p.server(name).State)
@@ -175,7 +164,7 @@ func (p *plane) last(name string) *system.Change {
 // requireIdle requires that no claim and no operation is left.
 func (p *plane) requireIdle(names ...string) {
 	p.t.Helper()
-	require.NoError(p.t, p.registry.Read(p.t.Context(), func(s *opscenter.Snapshot) error {
+	require.NoError(p.t, p.Registry.Read(p.t.Context(), func(s *opscenter.Snapshot) error {
 		for _, name := range names {
 			info, err := s.Server(name)
 			require.NoError(p.t, err)
@@ -214,9 +203,9 @@ func (p *plane) cluster(name string, names ...string) {
 		list = append(list, p.boot(incusostest.Options{Name: member}))
 	}
 	require.NoError(p.t, incusostest.Cluster(list...))
-	_, err := p.registry.CreateCluster(p.t.Context(), name, opscenter.ClusterSpec{}, names...)
+	_, err := p.Registry.CreateCluster(p.t.Context(), name, opscenter.ClusterSpec{}, names...)
 	require.NoError(p.t, err)
-	require.NoError(p.t, p.registry.Write(p.t.Context(), func(tx *opscenter.Tx) error { return tx.SetClusterCertificate(name, list[0].ClusterCertificate().Leaf) }))
+	require.NoError(p.t, p.Registry.Write(p.t.Context(), func(tx *opscenter.Tx) error { return tx.SetClusterCertificate(name, list[0].ClusterCertificate().Leaf) }))
 	for _, server := range list {
 		p.ready(server.Name(), server.URL())
 	}

@@ -21,7 +21,7 @@ import (
 func TestRealPlainIncus(t *testing.T) {
 	daemon := incustest.Start(t)
 	p := newPlane(t, system.Options{}).run()
-	names, err := p.client.Adopt(t.Context(), p.registry, daemon.URL, daemon.TrustToken(), incusos.AdoptOptions{Name: "solo"})
+	names, err := p.Client.Adopt(t.Context(), p.Registry, daemon.URL, daemon.TrustToken(), incusos.AdoptOptions{Name: "solo"})
 	require.NoError(t, err)
 	require.Equal(t, []string{"solo"}, names)
 	p.ready("solo", daemon.URL)
@@ -48,7 +48,7 @@ func TestRealNetwork(t *testing.T) {
 	for _, name := range names {
 		p.boot(incusostest.Options{Name: name, Backend: daemons[name].Socket})
 	}
-	former := cluster.New(p.registry, p.client, cluster.Options{Address: func(s *opscenter.ServerInfo) string { return addresses[s.Name] }})
+	former := cluster.New(p.Registry, p.Client, cluster.Options{Address: func(s *opscenter.ServerInfo) string { return addresses[s.Name] }})
 	require.NoError(t, former.Form(t.Context(), "c1", names...))
 	pair, err := daemons["m1"].ClusterKeyPair()
 	require.NoError(t, err)

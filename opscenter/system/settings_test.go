@@ -123,7 +123,7 @@ func TestSettingsLost(t *testing.T) {
 	require.Equal(t, "the server has it", c.Reason)
 	// The server answers, but does not make the change.
 	config.BlacklistModules = []string{"other"}
-	p.client.Close()
+	p.Client.Close()
 	p2 := newPlane(t, system.Options{})
 	b := p2.boot(incusostest.Options{Name: "b"})
 	require.NoError(t, b.SetFault(incusostest.Fault{Kind: incusostest.FaultGarbage, Path: path, Method: "PUT"}))
@@ -140,7 +140,7 @@ func TestSettingsLost(t *testing.T) {
 // changed them. A warning is open until they are put back.
 func TestManagedUpdates(t *testing.T) {
 	p := newManaged(t, system.Options{}).run()
-	require.NoError(t, p.registry.Channels().Create(t.Context(), "testing", ""))
+	require.NoError(t, p.Registry.Channels().Create(t.Context(), "testing", ""))
 	a := p.boot(incusostest.Options{Name: "a"})
 	is := func(channel string) {
 		t.Helper()
@@ -152,16 +152,16 @@ func TestManagedUpdates(t *testing.T) {
 	is("stable")
 	p.ready("a", a.URL())
 	warnings := func() []*warning.Warning {
-		page, err := p.registry.Warnings().List(t.Context(), opscenter.WarningFilter{Server: "a", Kind: warning.UpdateSettings}, opscenter.Page{})
+		page, err := p.Registry.Warnings().List(t.Context(), opscenter.WarningFilter{Server: "a", Kind: warning.UpdateSettings}, opscenter.Page{})
 		require.NoError(t, err)
 		return page.Warnings
 	}
 	require.Empty(t, warnings(), "settings that were never sent are no drift")
 	newOtherClient(t, a).send(t, "PUT", "/os/1.0/system/update", map[string]any{"config": map[string]any{"auto_reboot": true, "channel": "daily", "check_frequency": "1h"}})
-	require.NoError(t, p.registry.Observer().RequestPoll(t.Context(), "a"))
+	require.NoError(t, p.Registry.Observer().RequestPoll(t.Context(), "a"))
 	is("stable")
 	require.Eventually(t, func() bool {
-		events, err := p.registry.ListEvents(t.Context(), opscenter.EventFilter{Server: "a", Limit: 1000})
+		events, err := p.Registry.ListEvents(t.Context(), opscenter.EventFilter{Server: "a", Limit: 1000})
 		require.NoError(t, err)
 		raised, cleared, back := false, false, false
 		for _, e := range events {
@@ -172,7 +172,7 @@ func TestManagedUpdates(t *testing.T) {
 		return raised && cleared && back && len(warnings()) == 0
 	}, patience, 10*time.Millisecond)
 	// A new channel of the record is no drift.
-	require.NoError(t, p.registry.EditServer(t.Context(), "a", func(_ *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
+	require.NoError(t, p.Registry.EditServer(t.Context(), "a", func(_ *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
 		*spec = opscenter.ServerSpec{Channel: "testing"}
 		return nil
 	}))
@@ -243,7 +243,7 @@ func TestRemovedServerIsForgotten(t *testing.T) {
 		told(1)
 		p.ready("a", a.URL())
 	})
-	require.NoError(t, p.registry.DeleteServer(t.Context(), "a", false))
+	require.NoError(t, p.Registry.DeleteServer(t.Context(), "a", false))
 	run(func() { told(0) })
 }
 
@@ -270,18 +270,18 @@ func TestSettingsNotKept(t *testing.T) {
 	p := newManaged(t, system.Options{RetryInterval: 200 * time.Millisecond}).run()
 	a := p.boot(incusostest.Options{Name: "a"})
 	a.SetForgetful(true)
-	require.NoError(t, p.registry.Observer().RequestPoll(t.Context(), "a"))
+	require.NoError(t, p.Registry.Observer().RequestPoll(t.Context(), "a"))
 	path := "/os/1.0/system/update"
 	require.Eventually(t, func() bool { // each poll shows a drift, and the settings are sent again
-		_, err := p.polls.Poll(t.Context(), "a")
+		_, err := p.Polls.Poll(t.Context(), "a")
 		require.NoError(t, err)
-		page, err := p.registry.Warnings().List(t.Context(), opscenter.WarningFilter{Server: "a", Kind: warning.UpdateSettings}, opscenter.Page{})
+		page, err := p.Registry.Warnings().List(t.Context(), opscenter.WarningFilter{Server: "a", Kind: warning.UpdateSettings}, opscenter.Page{})
 		require.NoError(t, err)
 		return len(page.Warnings) == 1 && a.Requests("PUT "+path) >= 3
 	}, patience, 10*time.Millisecond)
 	begun, before := time.Now(), a.Requests("PUT "+path)
 	for time.Since(begun) < time.Second {
-		_, err := p.polls.Poll(t.Context(), "a")
+		_, err := p.Polls.Poll(t.Context(), "a")
 		require.NoError(t, err)
 	}
 	require.LessOrEqual(t, a.Requests("PUT "+path)-before, 3)
@@ -304,7 +304,7 @@ func TestPower(t *testing.T) {
 		require.NoError(t, down())
 		require.Eventually(t, func() bool {
 			s := p.server("a").State
-			o, err := p.polls.Poll(t.Context(), "a")
+			o, err := p.Polls.Poll(t.Context(), "a")
 			return err == nil && o.Failure != nil && s.Status == lifecycle.StatusOffline && s.StatusDetail == lifecycle.DetailShutDown && s.Operation == nil
 		}, patience, 10*time.Millisecond)
 		a.PowerOn()
@@ -333,13 +333,13 @@ func TestFactoryReset(t *testing.T) {
 	require.False(t, after.ReinstallAllowed)
 	require.Equal(t, "kept.example.org", p.network("a").Config.DNS.Domain)
 	tokens := func() []opscenter.Token {
-		page, err := p.registry.ListTokens(t.Context(), opscenter.Page{})
+		page, err := p.Registry.ListTokens(t.Context(), opscenter.Page{})
 		require.NoError(t, err)
 		return page.Tokens
 	}
 	require.Eventually(t, func() bool { return len(tokens()) == 1 }, patience, 10*time.Millisecond, "only the token of the test is left")
 	require.Eventually(t, func() bool { return p.audited(audit.Query{By: "dave"})[0].Outcome == audit.Done }, patience, 10*time.Millisecond)
-	page, err := p.registry.Warnings().List(t.Context(), opscenter.WarningFilter{Server: "a"}, opscenter.Page{})
+	page, err := p.Registry.Warnings().List(t.Context(), opscenter.WarningFilter{Server: "a"}, opscenter.Page{})
 	require.NoError(t, err)
 	for _, w := range page.Warnings {
 		t.Errorf("%s: %s", w.Kind, w.Message)
@@ -353,7 +353,7 @@ func TestFactoryResetFails(t *testing.T) {
 	left := func() {
 		t.Helper()
 		require.Eventually(t, func() bool {
-			page, err := p.registry.ListTokens(t.Context(), opscenter.Page{})
+			page, err := p.Registry.ListTokens(t.Context(), opscenter.Page{})
 			require.NoError(t, err)
 			info := p.server("a")
 			return len(page.Tokens) == 1 && !info.ReinstallAllowed && info.State.Operation == nil
@@ -375,7 +375,7 @@ func TestFactoryResetFails(t *testing.T) {
 	// Invalid options are refused.
 	require.ErrorIs(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Token: "5e2f3c3a-0000-4000-8000-000000000001"}), opscenter.ErrTokenUnknown)
 	require.ErrorIs(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Seeds: map[string]json.RawMessage{"incus": []byte("{")}}), system.ErrInvalid)
-	bare, err := system.New(p.registry, p.client, system.Options{})
+	bare, err := system.New(p.Registry, p.Client, system.Options{})
 	require.NoError(t, err)
 	require.ErrorIs(t, bare.FactoryReset(t.Context(), "a", system.ResetOptions{}), opscenter.ErrInvalidOptions)
 	left()
@@ -385,10 +385,10 @@ func TestFactoryResetFails(t *testing.T) {
 func TestOptions(t *testing.T) {
 	p := newPlane(t, system.Options{})
 	for _, o := range []system.Options{{Interval: -1}, {MaxChanges: -1}, {ConfirmationTimeout: 2 * time.Hour}, {Grace: -1}} {
-		_, err := system.New(p.registry, p.client, o)
+		_, err := system.New(p.Registry, p.Client, o)
 		require.ErrorIs(t, err, opscenter.ErrInvalidOptions)
 	}
-	m, err := system.New(p.registry, p.client, system.Options{})
+	m, err := system.New(p.Registry, p.Client, system.Options{})
 	require.NoError(t, err)
 	o := m.Options()
 	require.Equal(t, system.DefaultConfirmationTimeout, o.ConfirmationTimeout)
@@ -461,9 +461,9 @@ func TestResetSeeds(t *testing.T) {
 		return u != nil && u.AutoReboot && u.CheckFrequency == "12h"
 	}, patience, 10*time.Millisecond)
 
-	token, err := p.registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: 2})
+	token, err := p.Registry.CreateToken(t.Context(), opscenter.TokenSpec{Uses: 2})
 	require.NoError(t, err)
-	_, err = p.registry.TokenSeeds().Create(t.Context(), token.UUID, "manager", opscenter.TokenSeedSpec{Files: map[string]json.RawMessage{"install": []byte(`{"force_install":true}`), "applications": []byte(`{"applications":[{"name":"migration-manager"}]}`)}})
+	_, err = p.Registry.TokenSeeds().Create(t.Context(), token.UUID, "manager", opscenter.TokenSeedSpec{Files: map[string]json.RawMessage{"install": []byte(`{"force_install":true}`), "applications": []byte(`{"applications":[{"name":"migration-manager"}]}`)}})
 	require.NoError(t, err)
 	before = p.server("a")
 	require.ErrorIs(t, p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Token: token.UUID, TokenSeed: "none"}), opscenter.ErrNotFound)
@@ -473,7 +473,7 @@ func TestResetSeeds(t *testing.T) {
 	}
 	err = p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Seeds: map[string]json.RawMessage{"install": []byte(`{}`)}})
 	require.ErrorIs(t, err, system.ErrInvalid, "the server would boot as an installer")
-	short, err := p.registry.CreateToken(t.Context(), opscenter.TokenSpec{ExpireAt: time.Now().Add(time.Minute)})
+	short, err := p.Registry.CreateToken(t.Context(), opscenter.TokenSpec{ExpireAt: time.Now().Add(time.Minute)})
 	require.NoError(t, err)
 	err = p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{Token: short.UUID})
 	require.ErrorIs(t, err, opscenter.ErrTokenExpired, "the token expires before the server can be back")
@@ -483,7 +483,7 @@ func TestResetSeeds(t *testing.T) {
 	require.Equal(t, "migration-manager", primary())
 
 	// Without its application in the feed, the server would wait for ever.
-	require.NoError(t, p.registry.Write(t.Context(), func(tx *opscenter.Tx) error {
+	require.NoError(t, p.Registry.Write(t.Context(), func(tx *opscenter.Tx) error {
 		return tx.SetOffer("stable", opscenter.Offer{"": {"incus": "202611010000", "os": "202611010000"}, "x86_64": {"incus": "202611010000", "os": "202611010000"}}, 0, "for the test")
 	}))
 	err = p.systems.FactoryReset(t.Context(), "a", system.ResetOptions{})

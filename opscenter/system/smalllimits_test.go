@@ -32,7 +32,7 @@ func TestSmallLimits(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, list, writes)
 	require.NoError(t, p.systems.Tell(t.Context(), 2*writes))
-	few, err := system.New(p.registry, p.client, withShortTimes(system.Options{MaxChanges: 1, Audit: p.log, Provider: p.systems.Options().Provider}))
+	few, err := system.New(p.Registry, p.Client, withShortTimes(system.Options{MaxChanges: 1, Audit: p.log, Provider: p.systems.Options().Provider}))
 	require.NoError(t, err)
 	for i := range 3 {
 		kernel(few, writes+i)
