@@ -43,7 +43,7 @@ type Decision struct {
 
 // Defaults of Options for admissions.
 const (
-	DefaultAdmitTimeout = 10 * time.Second
+	defaultAdmitTimeout = 10 * time.Second
 	// maxAdmissions is how many candidates are judged at a time. More are refused with ErrTooOften.
 	maxAdmissions = 64
 )

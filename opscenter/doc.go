@@ -96,7 +96,7 @@
 //	the header of an answer                    64 KiB         is not read                              TestEndlessHeader
 //	facts, each part as it is read             4 × its kept   is not read                              TestHostileFacts
 //	lifecycle.MaxHardwareSize and others       688 KiB in all is left out, with warning.Facts          TestFactsThatAreTooLarge
-//	opscenter.DefaultMaxFactsHistory           20 changes     the oldest go                            TestFactsHistory
+//	opscenter.Options.MaxFactsHistory          20 changes     the oldest go                            TestFactsHistory
 //	poller.DefaultTimeout, a poll              30 s           counts as a failure                      TestGrace
 //	poller.DefaultSlowConcurrency, slow polls  512            wait for each other, not the others      TestHangingServersDoNotDelayHealthyOnes
 //	incusos.DefaultMaxConnsPerServer           4 connections  wait                                     TestConnectionsAreBounded
@@ -123,16 +123,16 @@
 //
 // Requests of a server or a stranger:
 //
-//	opscenter.DefaultSelfUpdateInterval        5 s            a repetition is only answered            TestSelfUpdatesAreRationed
+//	opscenter.Options.SelfUpdateInterval       5 s            a repetition is only answered            TestSelfUpdatesAreRationed
 //	new things beyond that                     20 at once     opscenter.ErrTooOften                    TestSelfUpdatesAreRationed
-//	opscenter.DefaultMaxServerEvents           200            its own oldest go                        TestHistoryCannotBeErased
+//	opscenter.Options.MaxServerEvents          200            its own oldest go                        TestHistoryCannotBeErased
 //	httpapi.DefaultMaxBody, a request          64 KiB         is refused                               TestLimits
 //	httpapi.DefaultWriteTimeout, a reader      30 s           is cut off                               TestStreamsThatAreNotRead
 //	httpapi.DefaultFailuresPerMinute           30             are turned away                          TestFailedRegistrationsAreLimited
 //	httpapi.DefaultMaxDownloads, at a time     1,000          as many wait; then 503                   TestDownloadsAreBounded
 //	httpapi.DefaultMaxDownloadsPerAddress      250            wait, likewise                           TestDownloadsAreBounded
 //	opscenter.Options.Admit, at a time         64             opscenter.ErrTooOften                    TestAdmissionsAreBounded
-//	opscenter.DefaultAdmitTimeout              10 s           is refused                               TestNotAdmitted
+//	opscenter.Options.AdmitTimeout             10 s           is refused                               TestNotAdmitted
 //	opscenter.Options.AllowURL                 anywhere       no server may be there                   TestAllowURL
 //	incusos.Options.AllowAddress               any            is not connected to                      TestAllowAddress
 //

@@ -135,3 +135,25 @@ func SeenStep(list []presence.Seen, limits storage.Limits) int { return seenStep
 
 // DigestFacts returns the digest by which facts are compared.
 func DigestFacts(f *lifecycle.Facts) (any, error) { return facts.SumsOf(f, false) }
+
+// DamageFacts changes a byte of the stored facts of a server.
+func (r *Registry) DamageFacts(ctx context.Context, name string) error {
+	return r.Write(ctx, func(tx *Tx) error {
+		info, err := tx.Snapshot().Server(name)
+		if err != nil {
+			return err
+		}
+		return factsTable.Modify(tx, storage.StringKey(info.ID), func(f *factsRow) error {
+			f.Data[len(f.Data)/2] ^= 1
+			return nil
+		})
+	})
+}
+
+// Defaults of Options.
+const (
+	DefaultMaxServerEvents    = defaultMaxServerEvents
+	DefaultSelfUpdateInterval = defaultSelfUpdateInterval
+	DefaultMaxFactsHistory    = defaultMaxFactsHistory
+	DefaultAdmitTimeout       = defaultAdmitTimeout
+)

@@ -139,6 +139,76 @@ func (r *Registry) ListServers(ctx context.Context, filter ServerFilter, from Pa
 	return out, err
 }
 
+// ServerNames returns a page of the names of the servers that match, and the cursor of the next page. With no field of the
+// filter set, or with Status, Cluster or Channel alone, it reads the keys of an index, and no server. ctx ends an evaluation of
+// filter.Expression. Errors: those of Registry.ListServers.
+func (s *Snapshot) ServerNames(ctx context.Context, filter ServerFilter, from Page) (names []string, next string, err error) {
+	limit := page.Size(from.Limit)
+	for name, err := range s.names(ctx, filter, from) {
+		if err != nil {
+			return nil, "", err
+		}
+		if len(names) == limit {
+			return names, page.Encode(names[limit-1]), nil
+		}
+		names = append(names, name)
+	}
+	return names, "", nil
+}
+
+// names yields the names of a page's servers, and of those behind it.
+func (s *Snapshot) names(ctx context.Context, filter ServerFilter, from Page) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		keys, err := keysOf(s, filter, from)
+		if err != nil {
+			yield("", err)
+			return
+		}
+		if keys == nil {
+			for info, err := range s.registry.scan(ctx, s, filter, from) {
+				var name string
+				if err == nil {
+					name = info.Name
+				}
+				if !yield(name, err) {
+					return
+				}
+			}
+			return
+		}
+		for key, err := range keys {
+			name, _ := key.FirstString()
+			if !yield(name, err) {
+				return
+			}
+		}
+	}
+}
+
+// keysOf returns the keys of the servers that match, where an index has just those. nil: the servers must be read.
+func keysOf(tx storage.ReadTx, filter ServerFilter, from Page) (iter.Seq2[storage.Key, error], error) {
+	if err := filter.check(); err != nil {
+		return nil, err
+	}
+	keys, prefix := servers.Keys, storage.Key(nil)
+	switch filter {
+	case ServerFilter{}:
+	case ServerFilter{Status: filter.Status}:
+		keys, prefix = statesByStatus.Keys, storage.StringKey(string(filter.Status))
+	case ServerFilter{Cluster: filter.Cluster}:
+		keys, prefix = serversByCluster.Keys, storage.StringKey(filter.Cluster)
+	case ServerFilter{Channel: filter.Channel}:
+		keys, prefix = serversByChannel.Keys, storage.StringKey(filter.Channel)
+	default:
+		return nil, nil
+	}
+	within, err := from.within(prefix)
+	if err != nil {
+		return nil, err
+	}
+	return keys(tx, within), nil
+}
+
 // scan yields the servers of a page that match. It uses the index with the fewest candidates. Each index has its entries
 // of one key by name.
 func (r *Registry) scan(ctx context.Context, tx storage.ReadTx, filter ServerFilter, from Page) iter.Seq2[*ServerInfo, error] {

@@ -34,9 +34,9 @@ const (
 	defaultTokenRetention     = 7 * 24 * time.Hour
 	defaultLastSeenInterval   = 3 * time.Minute
 	defaultMaxEvents          = 10_000
-	DefaultMaxServerEvents    = 200
-	DefaultSelfUpdateInterval = 5 * time.Second
-	DefaultMaxFactsHistory    = 20
+	defaultMaxServerEvents    = 200
+	defaultSelfUpdateInterval = 5 * time.Second
+	defaultMaxFactsHistory    = 20
 	defaultFlapThreshold      = 3
 	defaultFlapWindow         = time.Hour
 	defaultFlapSteady         = 15 * time.Minute
@@ -139,13 +139,13 @@ func (o Options) withDefaults() (Options, error) {
 		return o, err
 	}
 	err := defaults.Fill(ErrInvalidOptions,
-		defaults.Of("OfflineThreshold", &o.OfflineThreshold, defaultOfflineThreshold), defaults.Of("MaxEvents", &o.MaxEvents, defaultMaxEvents), defaults.Of("MaxServerEvents", &o.MaxServerEvents, DefaultMaxServerEvents),
-		defaults.Of("SelfUpdateInterval", &o.SelfUpdateInterval, DefaultSelfUpdateInterval),
-		defaults.Of("MaxFactsHistory", &o.MaxFactsHistory, DefaultMaxFactsHistory), defaults.Of("GuardMinimum", &o.GuardMinimum, defaultGuardMinimum),
+		defaults.Of("OfflineThreshold", &o.OfflineThreshold, defaultOfflineThreshold), defaults.Of("MaxEvents", &o.MaxEvents, defaultMaxEvents), defaults.Of("MaxServerEvents", &o.MaxServerEvents, defaultMaxServerEvents),
+		defaults.Of("SelfUpdateInterval", &o.SelfUpdateInterval, defaultSelfUpdateInterval),
+		defaults.Of("MaxFactsHistory", &o.MaxFactsHistory, defaultMaxFactsHistory), defaults.Of("GuardMinimum", &o.GuardMinimum, defaultGuardMinimum),
 		defaults.Of("RebootTimeout", &o.RebootTimeout, defaultRebootTimeout), defaults.Of("ActionTimeout", &o.ActionTimeout, defaultActionTimeout),
 		defaults.Of("TokenLifetime", &o.TokenLifetime, defaultTokenLifetime), defaults.Of("LastSeenInterval", &o.LastSeenInterval, defaultLastSeenInterval), defaults.Of("TokenRetention", &o.TokenRetention, defaultTokenRetention),
 		defaults.Of("FlapWindow", &o.FlapWindow, defaultFlapWindow), defaults.Of("FlapSteady", &o.FlapSteady, defaultFlapSteady),
-		defaults.Of("GuardWindow", &o.GuardWindow, defaultGuardWindow), defaults.Of("AdmitTimeout", &o.AdmitTimeout, DefaultAdmitTimeout))
+		defaults.Of("GuardWindow", &o.GuardWindow, defaultGuardWindow), defaults.Of("AdmitTimeout", &o.AdmitTimeout, defaultAdmitTimeout))
 	if err != nil {
 		return o, err
 	}

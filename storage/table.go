@@ -196,6 +196,11 @@ func (t *Table[T]) Scan(tx ReadTx, r Range) iter.Seq2[*T, error] {
 	return scan[T](tx, t.schema.Primary, r)
 }
 
+// Keys yields the primary keys of the rows that Scan yields. It decodes no row.
+func (t *Table[T]) Keys(tx ReadTx, r Range) iter.Seq2[Key, error] {
+	return tx.Keys(t.schema.Primary, r)
+}
+
 // Put stores a row, new or not.
 func (t *Table[T]) Put(tx WriteTx, row *T) error { return tx.Put(t.schema, row) }
 
@@ -261,6 +266,9 @@ func (ix *Index[T]) Find(tx ReadTx, key Key) (*T, error) { return find[T](tx, ix
 
 // Scan yields rows in the order of the index. A row with several keys comes once for each of them in the range.
 func (ix *Index[T]) Scan(tx ReadTx, r Range) iter.Seq2[*T, error] { return scan[T](tx, ix.schema, r) }
+
+// Keys yields the primary keys of the rows that Scan yields. It decodes no row.
+func (ix *Index[T]) Keys(tx ReadTx, r Range) iter.Seq2[Key, error] { return tx.Keys(ix.schema, r) }
 
 // Schema returns the untyped definition.
 func (ix *Index[T]) Schema() *IndexSchema { return ix.schema }

@@ -216,10 +216,67 @@ func overlay(layers []map[string]write, low, high []byte, reverse bool) []keyed 
 	return out
 }
 
+// Scan implements storage.ReadTx.
 func (tx *transaction) Scan(ix *storage.IndexSchema, r storage.Range) iter.Seq2[any, error] {
-	return func(yield func(any, error) bool) {
+	return scan(tx, ix, r, func(found entry, layers []map[string]write) (row any, err error) {
+		failed := found.read(func(value []byte) error {
+			if ix.Name == "" {
+				row, err = ix.Table.Decode(value)
+			} else {
+				row, err = tx.row(ix.Table, value, layers)
+			}
+			return nil
+		})
+		return row, errors.Join(failed, err)
+	})
+}
+
+// Keys implements storage.ReadTx. It reads no rows.
+func (tx *transaction) Keys(ix *storage.IndexSchema, r storage.Range) iter.Seq2[storage.Key, error] {
+	prefix := len(rowPrefix(ix.Table))
+	return scan(tx, ix, r, func(found entry, _ []map[string]write) (primary storage.Key, err error) {
+		if ix.Name == "" {
+			return storage.Key(found.key()[prefix:]).Clone(), nil
+		}
+		err = found.read(func(value []byte) error {
+			primary = storage.Key(value).Clone()
+			return nil
+		})
+		return primary, err
+	})
+}
+
+// entry is what a scan finds at a position of an index.
+type entry struct {
+	item    *badger.Item // nil: the entry is a pending write
+	pending keyed
+}
+
+// key returns the key in Badger. It is valid until the scan goes on.
+func (e entry) key() []byte {
+	if e.item != nil {
+		return e.item.Key()
+	}
+	return e.pending.key
+}
+
+// read hands the value to fn, which must not keep it. Badger logs a value it can't read, and returns an empty one.
+func (e entry) read(fn func(value []byte) error) error {
+	if e.item == nil {
+		return fn(e.pending.value)
+	}
+	if err := e.item.Value(fn); err != nil {
+		return fmt.Errorf("%w: %v", storage.ErrCorrupt, err)
+	}
+	return nil
+}
+
+// scan yields what read makes of the entries in a range: of those out of Badger, merged with the pending ones.
+func scan[T any](tx *transaction, ix *storage.IndexSchema, r storage.Range, read func(entry, []map[string]write) (T, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var none T
 		if err := tx.check(ix.Table); err != nil {
-			yield(nil, err)
+			yield(none, err)
 			return
 		}
 		prefix := indexPrefix(ix)
@@ -236,6 +293,7 @@ func (tx *transaction) Scan(ix *storage.IndexSchema, r storage.Range) iter.Seq2[
 		waiting := overlay(layers, low, high, r.Reverse)
 
 		options := badger.DefaultIteratorOptions
+		options.PrefetchValues = false // it starts a goroutine for each value, and most values stand beside their keys
 		options.Reverse = r.Reverse
 		options.Prefix = prefix
 		it := tx.base.NewIterator(options)
@@ -248,76 +306,59 @@ func (tx *transaction) Scan(ix *storage.IndexSchema, r storage.Range) iter.Seq2[
 		} else {
 			it.Seek(low)
 		}
-		stored := func() bool {
-			if !it.Valid() {
-				return false
-			}
-			key := it.Item().Key()
-			return bytes.Compare(key, low) >= 0 && bytes.Compare(key, high) < 0
-		}
 		for {
-			row, err, ok := tx.step(ix, it, stored(), &waiting, layers, r.Reverse)
+			found, ok := next(it, low, high, &waiting, r.Reverse)
 			if !ok {
 				return
 			}
+			if found.item == nil && found.pending.deleted {
+				continue
+			}
+			out, err := read(found, layers)
 			if err != nil {
-				yield(nil, &storage.Error{Table: ix.Table.Name, Index: ix.Name, Err: err})
+				yield(none, &storage.Error{Table: ix.Table.Name, Index: ix.Name, Err: err})
 				return
 			}
-			if row == nil {
-				continue // a pending deletion
-			}
-			if !yield(row, nil) {
+			if !yield(out, nil) {
 				return
 			}
 			if tx.over {
-				yield(nil, storage.ErrReadOnly)
+				yield(none, storage.ErrReadOnly)
 				return
+			}
+			if found.item != nil {
+				it.Next()
 			}
 		}
 	}
 }
 
-// step merges the next entry out of Badger and the pending ones; not ok at the end.
-func (tx *transaction) step(ix *storage.IndexSchema, it *badger.Iterator, stored bool, waiting *[]keyed, layers []map[string]write, reverse bool) (row any, err error, ok bool) {
-	order := 1 // Badger has the next entry; 0: both have it, -1: it is a pending one
-	switch {
-	case !stored && len(*waiting) == 0:
-		return nil, nil, false
-	case !stored:
-		order = -1
-	case len(*waiting) > 0:
-		order = bytes.Compare((*waiting)[0].key, it.Item().Key())
+// next returns the next entry out of Badger or, if that is the one, out of the pending ones, which it takes out. ok is false
+// at the end. The caller moves it beyond an entry out of Badger.
+func next(it *badger.Iterator, low, high []byte, waiting *[]keyed, reverse bool) (found entry, ok bool) {
+	if it.Valid() {
+		if key := it.Item().Key(); bytes.Compare(key, low) >= 0 && bytes.Compare(key, high) < 0 {
+			found.item = it.Item()
+		}
+	}
+	if len(*waiting) == 0 {
+		return found, found.item != nil
+	}
+	pending := (*waiting)[0]
+	if found.item != nil {
+		order := bytes.Compare(pending.key, found.item.Key())
 		if reverse {
 			order = -order
 		}
-	}
-	if order > 0 {
-		defer it.Next()
-		if ix.Name == "" {
-			row, err = decode(ix.Table, it.Item())
-			return row, err, true
+		if order > 0 {
+			return found, true
 		}
-		failed := it.Item().Value(func(primary []byte) error {
-			row, err = tx.row(ix.Table, primary, layers)
-			return nil
-		})
-		return row, errors.Join(failed, err), true
+		if order == 0 {
+			it.Next() // the pending one replaces it
+		}
 	}
-	next := (*waiting)[0]
 	*waiting = (*waiting)[1:]
-	if order == 0 {
-		it.Next()
-	}
-	switch {
-	case next.deleted:
-		return nil, nil, true
-	case ix.Name == "":
-		row, err = ix.Table.Decode(next.value)
-	default:
-		row, err = tx.row(ix.Table, next.value, layers)
-	}
-	return row, err, true
+	return entry{pending: pending}, true
 }
 
 func (tx *transaction) Put(t *storage.TableSchema, row any) error {

@@ -275,6 +275,21 @@ func (tx *transaction) Scan(ix *storage.IndexSchema, r storage.Range) iter.Seq2[
 	}
 }
 
+// Keys implements storage.ReadTx. The rows are in memory, and decoded.
+func (tx *transaction) Keys(ix *storage.IndexSchema, r storage.Range) iter.Seq2[storage.Key, error] {
+	return func(yield func(storage.Key, error) bool) {
+		for row, err := range tx.Scan(ix, r) {
+			var key storage.Key
+			if err == nil {
+				key = ix.Table.Key(row)
+			}
+			if !yield(key, err) {
+				return
+			}
+		}
+	}
+}
+
 // scan places an iterator at the beginning of r; where it ends is for bounded to say.
 func scan(txn *memdb.Txn, ix *storage.IndexSchema, r storage.Range) (memdb.ResultIterator, error) {
 	table, index := ix.Table.Name, indexName(ix)

@@ -206,14 +206,14 @@ func compare(r *rapid.T, ts *tables, tx storage.ReadTx, m map[string]item, bound
 	}
 	for _, ix := range append([]*storage.IndexSchema{ts.items.Schema().Primary}, ts.items.Schema().Indexes...) {
 		type entry struct {
-			at  storage.Key
-			row string
+			at      storage.Key
+			id, row string
 		}
 		var want []entry
 		for _, i := range m {
 			for _, p := range positions[ix.Name](i) {
 				if bound.Contains(p) {
-					want = append(want, entry{p, canonical(i)})
+					want = append(want, entry{p, i.ID, canonical(i)})
 				}
 			}
 		}
@@ -225,9 +225,16 @@ func compare(r *rapid.T, ts *tables, tx storage.ReadTx, m map[string]item, bound
 			return order
 		})
 		got, expected := []string{}, []string{}
+		var keys, wantKeys []storage.Key
 		for _, e := range want {
 			expected = append(expected, e.row)
+			wantKeys = append(wantKeys, itemKey(e.id))
 		}
+		for key, err := range tx.Keys(ix, bound) {
+			require.NoError(r, err)
+			keys = append(keys, key)
+		}
+		require.Equal(r, wantKeys, keys, "index %q, keys of range %+v", ix.Name, bound)
 		for row, err := range tx.Scan(ix, bound) {
 			require.NoError(r, err)
 			got = append(got, canonical(*row.(*item)))
