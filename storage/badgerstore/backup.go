@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -29,11 +30,11 @@ import (
 // length plus one and the bytes; 0 stands for the value of the backup before. A key of length plus one
 // 0 ends them. Numbers are those of encoding/binary's Uvarint. Keys are in ascending order, all that
 // the store has at that revision: so what is missing was deleted.
-const backupMagic = "opscenter backup 2\n"
+const backupMagic = "opscenter backup 3\n"
 
-// earlierMagic begins the backups of stores of format 1. They have the same form. An earlier release must refuse a backup of a
-// store with logs: see formatVersion.
-const earlierMagic = "opscenter backup 1\n"
+// earlierMagics begin the backups of stores of earlier formats. They have the same form. An earlier release must refuse a
+// backup with rows that it would not understand: see formatVersion.
+var earlierMagics = []string{"opscenter backup 1\n", "opscenter backup 2\n"}
 
 // Bounds of what is believed of a backup.
 const (
@@ -275,7 +276,7 @@ func (b *backupReader) header() (out backupHeader, err error) {
 	if err != nil || !bytes.HasPrefix(magic, []byte("opscenter backup ")) {
 		return out, ErrNoBackup
 	}
-	if string(magic) != backupMagic && string(magic) != earlierMagic {
+	if string(magic) != backupMagic && !slices.Contains(earlierMagics, string(magic)) {
 		return out, fmt.Errorf("%w: %q, this release reads %q", storage.ErrFormat, bytes.TrimSpace(magic), backupMagic[:len(backupMagic)-1])
 	}
 	var line []byte

@@ -108,7 +108,7 @@ func TestBackup(t *testing.T) {
 	for name, list := range map[string][][]byte{"none": nil, "not whole": {chain[1]}, "one is missing": {chain[0], chain[2]}, "twice": {chain[0], chain[0]}, "nothing": {nil}, "something else": {[]byte("PK\x03\x04, and more than a header takes")}} {
 		require.ErrorIs(t, badgerstore.Restore(t.Context(), dir, readers(list...)...), badgerstore.ErrNoBackup, name)
 	}
-	newer := bytes.Replace(chain[0], []byte("backup 2"), []byte("backup 99"), 1)
+	newer := bytes.Replace(chain[0], []byte("backup 3"), []byte("backup 99"), 1)
 	require.ErrorIs(t, badgerstore.Restore(t.Context(), dir, bytes.NewReader(newer)), storage.ErrFormat)
 	stopped, stop := context.WithCancel(t.Context())
 	stop()

@@ -2,7 +2,8 @@
 //
 // An Update that returned nil is on disk: it survives kill -9 and the loss of power, as far
 // as the disk keeps what it acknowledged. Many waiting Updates share one sync. Opening
-// verifies that all that was ever acknowledged is there; see [Open].
+// verifies that all that was acknowledged is there; see [Open]. After a loss of power, it verifies what was acknowledged up
+// to a second before.
 //
 // [Store.Backup] writes a backup while the store goes on, and [Restore] makes a store of it. A copy of
 // the directory is none while a program has it open: its files are copied one after another, and a store
@@ -68,7 +69,7 @@ type Options struct {
 	// 128 MiB. Default DefaultMinFree; below 0: no check.
 	MinFree int64
 	// GCInterval is the time between two collections of the value log; one runs at open, and whenever
-	// the bytes replaced exceed those in the store by 64 MiB. Default DefaultGCInterval.
+	// the bytes replaced exceed those in the store by 16 MiB. Default DefaultGCInterval.
 	GCInterval time.Duration
 	// SkipVerify opens without reading through all keys, about a second per million of them.
 	// Missing rows then go unnoticed. The size of the store is then taken to be that of its files.
@@ -163,19 +164,19 @@ func Open(dir string, options ...Options) (*Store, error) {
 	s.journal = j
 	// Opening writes less than a running store may: what was in memory when it ended.
 	if err := s.wantSpace(s.options.MinFree / 4); err != nil {
-		j.close()
+		_ = j.close()
 		return nil, err
 	}
 	if err := checkTables(dir, !s.options.SkipVerify); err != nil {
-		j.close()
+		_ = j.close()
 		return nil, err
 	}
 	if s.unfinished, err = setAside(dir); err != nil {
-		j.close()
+		_ = j.close()
 		return nil, err
 	}
 	if s.db, err = open(dir, s.options.Logger); err != nil {
-		j.close()
+		_ = j.close()
 		return nil, err
 	}
 	err = s.load()
@@ -184,7 +185,7 @@ func Open(dir string, options ...Options) (*Store, error) {
 	}
 	if err != nil {
 		err = errors.Join(fmt.Errorf("badgerstore: %s: %w", dir, err), s.db.Close())
-		j.close()
+		_ = j.close()
 		return nil, err
 	}
 	for _, path := range s.unfinished {
@@ -322,11 +323,13 @@ func (s *Store) Close() error {
 	s.feed.Close()
 	if err := s.closeable(); err != nil {
 		// Badger keeps its files open, and its lock on the directory, until the process ends.
-		s.journal.close()
+		_ = s.journal.close()
 		return fmt.Errorf("badgerstore: %s is left as it is, with all that was acknowledged in its logs, and can be opened by another process: %w", s.dir, err)
 	}
 	err := s.db.Close()
-	s.journal.close()
+	if failed := s.journal.close(); s.failed == nil { // after a failed commit, the caller knows already
+		err = errors.Join(err, failed)
+	}
 	if err != nil {
 		return fmt.Errorf("badgerstore: closing %s: %w", s.dir, err)
 	}

@@ -73,7 +73,7 @@ func TestSecondProcessIsRefused(t *testing.T) {
 	require.NoError(t, put(store, &row{ID: "a"}), "the first goes on unharmed")
 }
 
-// TestOlderFormatIsUpgraded: an older package must refuse the store from then on, since it does not know logs.
+// TestOlderFormatIsUpgraded: an older package must refuse the store from then on, since it does not know its rows.
 func TestOlderFormatIsUpgraded(t *testing.T) {
 	dir := earlierStore(t)
 	format := func() uint32 {
@@ -87,7 +87,7 @@ func TestOlderFormatIsUpgraded(t *testing.T) {
 		store, err := badgerstore.Open(dir)
 		require.NoError(t, err)
 		require.NoError(t, store.Close())
-		require.EqualValues(t, 2, format())
+		require.EqualValues(t, 3, format())
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -21,7 +23,8 @@ import (
 //
 //	1  the first one
 //	2  logs: an older package would number its events, entries and changes from 1 again
-const formatVersion = 2
+//	3  rows in CBOR: an older package would call them corrupt
+const formatVersion = 3
 
 const (
 	journalName  = "OPSCENTER"
@@ -43,7 +46,15 @@ type journal struct {
 	version uint32
 	// acknowledged is the highest revision in the slots.
 	acknowledged uint64
+
+	mu     sync.Mutex  // of what follows
+	syncer *time.Timer // syncs the file; nil: it is synced
+	failed error       // of the last sync
 }
+
+// journalDelay is how long the journal may wait for a sync after a commit. The commit itself is synced by Badger. So a loss
+// of power costs no row; damage to the last second before it may go unnoticed.
+const journalDelay = time.Second
 
 // openJournal opens or creates the journal of a store, and refuses one it doesn't know.
 func openJournal(dir string) (*journal, error) {
@@ -165,7 +176,7 @@ func (j *journal) upgrade() error {
 	return nil
 }
 
-// acknowledge records that revision is on disk, on disk.
+// acknowledge records that revision is on disk. The record itself is within journalDelay.
 func (j *journal) acknowledge(revision uint64) error {
 	data := make([]byte, sector)
 	binary.BigEndian.PutUint64(data, revision)
@@ -174,11 +185,27 @@ func (j *journal) acknowledge(revision uint64) error {
 	if _, err := j.file.WriteAt(data, (1+next)*sector); err != nil {
 		return err
 	}
-	if err := syncData(j.file); err != nil {
-		return err
-	}
 	j.slot, j.acknowledged = next, revision
-	return nil
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.syncer == nil {
+		j.syncer = time.AfterFunc(journalDelay, func() { _ = j.sync() })
+	}
+	return j.failed
 }
 
-func (j *journal) close() { j.file.Close() }
+// sync puts the journal on disk.
+func (j *journal) sync() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.syncer == nil {
+		return j.failed
+	}
+	j.syncer.Stop()
+	j.syncer = nil
+	j.failed = syncData(j.file) // the next commit fails with it
+	return j.failed
+}
+
+// close closes the journal, on disk.
+func (j *journal) close() error { return errors.Join(j.sync(), j.file.Close()) }

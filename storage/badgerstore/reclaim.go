@@ -16,7 +16,7 @@ import (
 
 // reclaimAfter is how many bytes must have been replaced or removed, beyond as many as there are, for the store to
 // reclaim their room. With what Badger needs for itself, the directory stays below three times what is in it and 256 MiB.
-var reclaimAfter int64 = 64 << 20
+var reclaimAfter int64 = 16 << 20
 
 // reclaimGap is the least time between two times of reclaiming.
 var reclaimGap = 5 * time.Second

@@ -1,0 +1,60 @@
+package storage
+
+import (
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// compactForm is the first byte of a row in CBOR. A row in JSON begins with "{". Another form of rows would have another
+// byte.
+const compactForm = 1
+
+// compactEncoding and compactDecoding keep all that encoding/json keeps: nil apart from empty, the zone and the
+// nanoseconds of a time, the tags "json" of fields.
+var (
+	compactEncoding = must(cbor.EncOptions{Sort: cbor.SortBytewiseLexical, Time: cbor.TimeRFC3339Nano, OmitEmpty: cbor.OmitEmptyGoValue, TextMarshaler: cbor.TextMarshalerTextString}.EncMode())
+	compactDecoding = must(cbor.DecOptions{FieldNameMatching: cbor.FieldNameMatchingCaseSensitive, TextUnmarshaler: cbor.TextUnmarshalerTextString}.DecMode())
+)
+
+func must[M any](mode M, err error) M {
+	if err != nil {
+		panic(err) // the options are constants
+	}
+	return mode
+}
+
+// Compact has rows stored in CBOR, which is read several times faster than JSON and keeps bytes as they are. Rows that
+// are stored in JSON are still read. Declare the table so before it is attached. T must not implement json.Marshaler, nor
+// may a type within it: CBOR would not call it.
+func (t *Table[T]) Compact() *Table[T] {
+	fromJSON := t.schema.decode
+	fromCBOR := func(data []byte) (any, error) {
+		row := new(T)
+		if err := compactDecoding.Unmarshal(data, row); err != nil {
+			return nil, err
+		}
+		return row, nil
+	}
+	t.schema.encode = func(row any) ([]byte, error) {
+		data, err := compactEncoding.Marshal(row)
+		if err != nil {
+			return nil, err
+		}
+		// The encoder takes text that is not UTF-8. The decoder refuses it.
+		if _, err := fromCBOR(data); err != nil {
+			return nil, err
+		}
+		return append([]byte{compactForm}, data...), nil
+	}
+	t.schema.decode = func(data []byte) (any, error) {
+		switch {
+		case len(data) > 0 && data[0] == compactForm:
+			return fromCBOR(data[1:])
+		case len(data) > 0 && data[0] != '{' && data[0] < ' ':
+			return nil, fmt.Errorf("a row of form %d, which this release does not know", data[0])
+		}
+		return fromJSON(data)
+	}
+	return t
+}
