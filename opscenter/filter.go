@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter/expression"
-	"github.com/opscenter-go/sdk/opscenter/internal/facts"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -97,13 +96,7 @@ func (r *Registry) matchesServer(tx storage.ReadTx, m *expression.Matcher, info 
 		m.Set("recommended_action", string(info.Recommendation().Action))
 	}
 	if m.Uses("hardware_data") || m.Uses("os_data") {
-		row, err := factsTable.Find(tx, storage.StringKey(info.ID))
-		found := &lifecycle.Facts{}
-		if err == nil && row != nil {
-			if found, err = row.open(); err == nil && !r.options.KeepSecrets {
-				found = facts.Redacted(found)
-			}
-		}
+		found, err := (&Snapshot{ReadTx: tx, registry: r}).Facts(info)
 		if err != nil {
 			return false, err
 		}

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"unicode/utf8"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // ErrSyntax: the input is not one JSON document, or nests deeper than 1000 levels.
@@ -33,11 +35,48 @@ func Append(dst, src []byte, drop func(key []byte) bool) (out []byte, removed bo
 	return f.out, f.removed, nil
 }
 
+// Sum is Append that also returns the xxhash of what out would be without the members, at any depth, for whose decoded key
+// aside returns true. It takes one pass.
+func Sum(dst, src []byte, drop, aside func(key []byte) bool) (out []byte, sum uint64, err error) {
+	f := filter{src: src, out: dst, drop: drop, aside: aside}
+	f.space()
+	if f.value(0) {
+		f.space()
+		if f.at != len(src) {
+			f.fail()
+		}
+	}
+	if f.failed {
+		return dst, 0, fmt.Errorf("%w: byte %d of %d", ErrSyntax, f.at, len(src))
+	}
+	return f.out, f.sum(len(dst)), nil
+}
+
+// gap is a range of filter.out that is outside of its sum.
+type gap struct{ from, to int }
+
+// sum returns the hash of the output from a position on, without the gaps.
+func (f *filter) sum(from int) uint64 {
+	var digest xxhash.Digest
+	digest.Reset()
+	for _, g := range f.gaps {
+		_, _ = digest.Write(f.out[from:g.from])
+		from = g.to
+	}
+	_, _ = digest.Write(f.out[from:])
+	return digest.Sum64()
+}
+
 // filter is the state of one pass over a document. Its methods that read a token return false after a syntax error.
 type filter struct {
 	src, out []byte
 	at       int
 	drop     func(key []byte) bool
+	aside    func(key []byte) bool // nil: there is no sum
+	gaps     []gap                 // in ascending order, apart from each other
+	inner    string                // MembersSum copies the member of this name, to start
+	start    int
+	found    bool // it was there
 	removed  bool
 	failed   bool
 	skip     bool // write nothing
@@ -265,17 +304,25 @@ func (f *filter) object(depth int) bool {
 		f.put('}')
 		return true
 	}
-	for first := true; ; {
+	// summed: a member before is part of the sum.
+	for first, summed := true, false; ; {
 		begin := f.at
 		key, ok := f.key()
 		if !ok {
 			return false
 		}
-		before := len(f.out)
+		before, gaps := len(f.out), len(f.gaps)
 		dropped := f.drop(key)
+		aside := !dropped && f.aside != nil && f.aside(key)
 		if !dropped {
 			if !first {
 				f.put(',')
+			}
+			if !aside && f.aside != nil {
+				if !first && !summed {
+					f.gaps = append(f.gaps, gap{before, len(f.out)}) // the comma, because only members aside stand before it
+				}
+				summed = true
 			}
 			f.write(f.src[begin:begin+f.keyed], f.plain)
 			f.put(':')
@@ -286,6 +333,12 @@ func (f *filter) object(depth int) bool {
 		}
 		if dropped {
 			f.out, f.removed = f.out[:before], true
+		}
+		if dropped || aside {
+			f.gaps = f.gaps[:gaps]
+		}
+		if aside {
+			f.gaps = append(f.gaps, gap{before, len(f.out)})
 		}
 		f.space()
 		switch f.next() {
@@ -360,10 +413,18 @@ func (f *filter) members(use func(key, value []byte)) bool {
 			return false
 		}
 		begin := f.at
-		if !f.value(1) {
-			return false
+		if f.aside != nil && string(key) == f.inner {
+			f.out, f.gaps, f.found, f.skip = f.out[:f.start], f.gaps[:0], true, false
+			if !f.value(1) {
+				return false
+			}
+			f.skip = true
+		} else {
+			if !f.value(1) {
+				return false
+			}
+			use(key, f.src[begin:f.at])
 		}
-		use(key, f.src[begin:f.at])
 		f.space()
 		switch f.next() {
 		case ',':
@@ -376,4 +437,21 @@ func (f *filter) members(use func(key, value []byte)) bool {
 			return f.fail()
 		}
 	}
+}
+
+// MembersSum is Members, except for the members with the name inner: it appends their values to dst as Sum does, each in
+// the place of the one before. use is not called for them. out is dst, and sum 0, if there is none.
+func MembersSum(dst, src []byte, inner string, drop, aside func(key []byte) bool, use func(key, value []byte)) (out []byte, sum uint64, err error) {
+	f := filter{src: src, out: dst, skip: true, drop: drop, aside: aside, inner: inner, start: len(dst)}
+	f.space()
+	if f.next() == '{' && f.members(use) {
+		f.space()
+		if f.at == len(src) {
+			if !f.found {
+				return dst, 0, nil
+			}
+			return f.out, f.sum(len(dst)), nil
+		}
+	}
+	return dst, 0, fmt.Errorf("%w: byte %d of %d", ErrSyntax, f.at, len(src))
 }

@@ -113,6 +113,9 @@ func (a *auditedWriter) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 // noteFailure keeps the error of a request whose outcome is logged.
 func noteFailure(w http.ResponseWriter, err error) {
+	if z, ok := w.(*zstdWriter); ok {
+		w = z.ResponseWriter
+	}
 	if a, ok := w.(*auditedWriter); ok && a.failure == nil {
 		a.failure = err
 	}

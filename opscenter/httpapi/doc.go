@@ -187,7 +187,8 @@
 // and objects is an expression (package expression). The channel of a list of updates is the publisher's channel
 // (upstream_channels).
 //
-// facts=0 leaves hardware_data and os_data out of servers.
+// facts=0 leaves hardware_data and os_data out of servers. Both are large. They are stored compressed: a client that sends
+// "Accept-Encoding: zstd" gets them as they are stored.
 //
 // # ETags
 //

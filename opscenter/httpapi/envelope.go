@@ -37,6 +37,9 @@ type envelope struct {
 	Metadata   any    `json:"metadata"`
 }
 
+// successBegin begins the envelope of a success whose metadata follow, and the end of the object.
+const successBegin = `{"type":"sync","status":"Success","status_code":200,"operation":"","error_code":0,"error":"","metadata":`
+
 func respond(w http.ResponseWriter, metadata any) { respondStatus(w, http.StatusOK, metadata) }
 
 // answer answers with a document, or with the error of making it.
@@ -67,6 +70,10 @@ func respondError(w http.ResponseWriter, status int, message string) {
 }
 
 func send(w http.ResponseWriter, status int, answer envelope) {
+	if one, ok := answer.Metadata.(*document); ok {
+		one.send(w, status)
+		return
+	}
 	data, err := json.Marshal(answer)
 	if err != nil {
 		status, data = http.StatusInternalServerError, []byte(`{"type":"error","error_code":500,"error":"the answer could not be encoded","metadata":null}`)

@@ -30,3 +30,6 @@ func ConfigMap(data []byte) (map[string]string, error) {
 	err := out.UnmarshalJSON(data)
 	return out, err
 }
+
+// ServerDocument is the document of a server.
+type ServerDocument = server

@@ -217,7 +217,7 @@ func (h *Handler) operatorRoutes() map[string]http.HandlerFunc {
 		"GET /1.0/provisioning/servers":                             h.getServers,
 		"GET /1.0/provisioning/servers/{name}":                      h.getServerByName,
 		"PUT /1.0/provisioning/servers/{name}":                      h.noQuery(h.putServer),
-		"POST /1.0/provisioning/servers/{name}":                     h.noQuery(rename[server](h.servers(false), serverPath, h.registry.RenameServer)),
+		"POST /1.0/provisioning/servers/{name}":                     h.noQuery(rename[server](h.servers(), serverPath, h.registry.RenameServer)),
 		"DELETE /1.0/provisioning/servers/{name}":                   h.deleteServer,
 		"POST /1.0/provisioning/servers/{name}/:accept-certificate": h.noQuery(h.acceptCertificate),
 		"GET /1.0/provisioning/clusters":                            h.getClusters,

@@ -125,10 +125,16 @@ func (l *list) begin() {
 	l.begun = true
 	l.w.Header().Set("Content-Type", "application/json")
 	l.w.WriteHeader(http.StatusOK)
-	_, _ = l.out.WriteString(`{"type":"sync","status":"Success","status_code":200,"operation":"","error_code":0,"error":"","metadata":[`)
+	_, _ = l.out.WriteString(successBegin + "[")
 }
 
 func (l *list) add(entry any) {
+	if one, ok := entry.(*document); ok {
+		l.part(one.before)
+		l.frame(one.frame)
+		l.write(one.after)
+		return
+	}
 	data, err := json.Marshal(entry)
 	if err != nil && l.failed == nil {
 		l.failed = err
@@ -168,6 +174,16 @@ func (l *list) write(data ...[]byte) {
 			l.failed = err
 			return
 		}
+	}
+}
+
+// frame writes further bytes of an entry that are compressed already. The list's writer is a zstdWriter.
+func (l *list) frame(data []byte) {
+	if l.failed != nil || data == nil {
+		return
+	}
+	if l.failed = l.out.Flush(); l.failed == nil {
+		l.failed = l.w.(*zstdWriter).frame(data)
 	}
 }
 

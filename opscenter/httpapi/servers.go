@@ -33,8 +33,8 @@ type server struct {
 	MemberName          string               `json:"member_name"`
 	MemberRoles         []string             `json:"member_roles"`
 	Type                lifecycle.ServerType `json:"server_type"`
-	HardwareData        json.RawMessage      `json:"hardware_data,omitempty"`
-	OSData              *osData              `json:"os_data,omitempty"`
+	HardwareData        json.RawMessage      `json:"hardware_data,omitempty"` // sent as it is stored, see serversFor
+	OSData              json.RawMessage      `json:"os_data,omitempty"`       // likewise
 	VersionData         versionData          `json:"version_data"`
 	Status              lifecycle.Status     `json:"server_status"`
 	StatusDetail        string               `json:"server_status_detail"`
@@ -46,12 +46,6 @@ type server struct {
 	UpdateState             lifecycle.UpdateState `json:"update_state"`
 	RecommendedActionReason string                `json:"recommended_action_reason"`
 	StatusReason            string                `json:"server_status_reason"`
-}
-
-type osData struct {
-	Network  json.RawMessage `json:"network,omitempty"`
-	Security json.RawMessage `json:"security,omitempty"`
-	Storage  json.RawMessage `json:"storage,omitempty"`
 }
 
 type versionData struct {
@@ -82,7 +76,8 @@ type applicationVersion struct {
 	InMaintenance    lifecycle.MaintenanceState `json:"in_maintenance"`
 }
 
-func showServer(info *opscenter.ServerInfo, facts *lifecycle.Facts) *server {
+// showServer returns the document of a server without the facts, which are members of it, too: hardware_data and os_data.
+func showServer(info *opscenter.ServerInfo) *server {
 	s := &info.State
 	recommended := info.Recommendation()
 	out := &server{
@@ -96,10 +91,6 @@ func showServer(info *opscenter.ServerInfo, facts *lifecycle.Facts) *server {
 	}
 	if out.Properties == nil {
 		out.Properties = map[string]string{}
-	}
-	if facts != nil {
-		out.HardwareData = facts.Hardware
-		out.OSData = &osData{Network: facts.Network, Security: facts.Security, Storage: facts.Storage}
 	}
 	return out
 }
@@ -135,30 +126,49 @@ func showVersions(info *opscenter.ServerInfo) versionData {
 	return out
 }
 
-// servers shows servers with their facts, or without. Their ETags cover the server's identity and the fields that a PUT
-// replaces.
-func (h *Handler) servers(withFacts bool) resource[*opscenter.ServerInfo] {
+// servers shows servers. Their ETags cover the server's identity and the fields that a PUT replaces.
+func (h *Handler) servers() resource[*opscenter.ServerInfo] {
 	return resource[*opscenter.ServerInfo]{h: h, path: func(info *opscenter.ServerInfo) string { return serverPath(info.Name) },
-		show: func(ctx context.Context, info *opscenter.ServerInfo) (any, error) {
-			if !withFacts {
-				return showServer(info, nil), nil
-			}
-			var facts *lifecycle.Facts
-			err := h.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
-				facts, err = s.Facts(info)
-				return err
-			})
-			if errors.Is(err, storage.ErrCorrupt) {
-				// One server's facts must not hide the others.
-				h.options.Logger.ErrorContext(ctx, "facts can't be read", "server", info.Name, "error", err)
-				facts, err = &lifecycle.Facts{}, nil
-			}
-			return showServer(info, facts), err
-		},
+		show: always(showServer),
 		covers: func(info *opscenter.ServerInfo) any {
 			return []any{info.ID, info.Name, info.Description, info.Properties, info.PublicConnectionURL, info.PublicURLTrusted, info.ConnectionURL, info.Channel, info.Cluster}
 		}}
 }
+
+// serversFor shows servers to the client of w. withFacts: with their facts, which are sent as they are stored.
+func (h *Handler) serversFor(w http.ResponseWriter, withFacts bool) resource[*opscenter.ServerInfo] {
+	out := h.servers()
+	if !withFacts {
+		return out
+	}
+	_, zstd := w.(*zstdWriter)
+	var shown document // of one server at a time
+	out.show = func(ctx context.Context, info *opscenter.ServerInfo) (any, error) {
+		rest, err := json.Marshal(showServer(info))
+		if err != nil {
+			return nil, err
+		}
+		shown.before = append(append(shown.before[:0], rest[:len(rest)-1]...), ',')
+		shown.frame, shown.after = nil, closing
+		err = h.registry.Read(ctx, func(s *opscenter.Snapshot) (err error) {
+			if zstd {
+				shown.frame, err = s.ZstdFacts(info)
+			} else {
+				shown.before, err = s.AppendFacts(shown.before, info)
+			}
+			return err
+		})
+		if errors.Is(err, storage.ErrCorrupt) {
+			// One server's facts must not hide the others.
+			h.options.Logger.ErrorContext(ctx, "facts can't be read", "server", info.Name, "error", err)
+			shown.before, err = append(shown.before, noFacts...), nil
+		}
+		return &shown, err
+	}
+	return out
+}
+
+var closing, noFacts = []byte("}"), []byte(`"os_data":{}`)
 
 // serverFilters are the parameters of lists of servers.
 var serverFilters = []string{"recursion", "limit", "cursor", "facts", "status", "status_detail", "type", "cluster", "channel",
@@ -191,9 +201,27 @@ func (h *Handler) getServers(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		withFacts, err = query.flagOr("facts", true)
 	}
-	h.servers(withFacts).list(w, r, query, err, func(page opscenter.Page) ([]*opscenter.ServerInfo, string, error) {
+	if err == nil && !query.recursion {
+		h.listServerNames(w, r, query, filter)
+		return
+	}
+	w, flush := zstdFor(w, r, withFacts)
+	defer flush()
+	h.serversFor(w, withFacts).list(w, r, query, err, func(page opscenter.Page) ([]*opscenter.ServerInfo, string, error) {
 		found, err := h.registry.ListServers(r.Context(), filter, page)
 		return found.Servers, found.Next, cmp.Or(err, r.Context().Err())
+	})
+}
+
+// listServerNames lists the paths of servers.
+func (h *Handler) listServerNames(w http.ResponseWriter, r *http.Request, query *query, filter opscenter.ServerFilter) {
+	names := resource[string]{h: h, show: always(serverPath), step: opscenter.MaxPageSize}
+	names.list(w, r, query, nil, func(page opscenter.Page) (names []string, next string, err error) {
+		err = h.registry.Read(r.Context(), func(s *opscenter.Snapshot) (err error) {
+			names, next, err = s.ServerNames(r.Context(), filter, page)
+			return err
+		})
+		return names, next, cmp.Or(err, r.Context().Err())
 	})
 }
 
@@ -207,7 +235,9 @@ func (h *Handler) getServerByName(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		info, err = h.registry.Server(r.Context(), r.PathValue("name"))
 	}
-	h.servers(withFacts).answer(w, r, info, err)
+	w, flush := zstdFor(w, r, withFacts)
+	defer flush()
+	h.serversFor(w, withFacts).answer(w, r, info, err)
 }
 
 func (h *Handler) putServer(w http.ResponseWriter, r *http.Request) {
@@ -219,7 +249,7 @@ func (h *Handler) putServer(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = h.registry.EditServer(r.Context(), r.PathValue("name"), func(info *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
 			body.edit(spec)
-			return cmp.Or(body.check(unchangedOf(info)), h.servers(false).matches(r, info))
+			return cmp.Or(body.check(unchangedOf(info)), h.servers().matches(r, info))
 		})
 	}
 	h.done(w, r, err)

@@ -3,6 +3,8 @@ package lifecycle
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/opscenter-go/sdk/opscenter/internal/sums"
 )
 
 // Facts are the large data about a server. Each part is as the server's API returned it, without secrets. A part that was
@@ -16,6 +18,9 @@ type Facts struct {
 	Storage  json.RawMessage `json:"storage,omitempty"`
 	// ReadAt is when the stored facts last changed.
 	ReadAt time.Time `json:"read_at,omitzero"`
+	// Sums is set by the prober of package incusos, which digests the parts while it reads them. The Registry computes it if
+	// it is nil. A program that modifies a part sets it to nil.
+	Sums *sums.Known `json:"-"`
 }
 
 // Size returns the size of all parts together, in bytes.

@@ -14,6 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
+	"github.com/opscenter-go/sdk/opscenter/internal/sums"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
@@ -57,7 +58,7 @@ func partsOf(f *lifecycle.Facts) [4]factsPart {
 
 // Sums is the digest of each part of facts, without secrets and values that change all the time. 0: the part was not
 // read.
-type Sums [4]uint64
+type Sums sums.Parts
 
 // buffers for digests: facts are as large as they are many.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
@@ -65,13 +66,19 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 // maxBuffer bounds the buffers that are kept, in bytes.
 const maxBuffer = 256 << 10
 
+func release(buffer *[]byte) {
+	if cap(*buffer) <= maxBuffer {
+		buffers.Put(buffer)
+	}
+}
+
+// SumsOf returns the digests of facts, without secrets unless they are to be kept.
 func SumsOf(f *lifecycle.Facts, keepSecrets bool) (out Sums, err error) {
+	if isKnown(f, keepSecrets) {
+		return Sums(f.Sums.Parts), nil
+	}
 	buffer := buffers.Get().(*[]byte)
-	defer func() {
-		if cap(*buffer) <= maxBuffer {
-			buffers.Put(buffer)
-		}
-	}()
+	defer release(buffer)
 	drop := steady
 	if keepSecrets {
 		drop = isVolatile
@@ -91,20 +98,65 @@ func SumsOf(f *lifecycle.Facts, keepSecrets bool) (out Sums, err error) {
 // steady reports whether a value is outside of digests: a secret, or a value that changes all the time.
 func steady(key []byte) bool { return isVolatile(key) || isSecret(key) }
 
-// Redacted returns facts without secrets. It leaves out a part that is not JSON, because it can't be redacted.
-func Redacted(f *lifecycle.Facts) *lifecycle.Facts {
+// Clean returns facts in compact form, without secrets unless they are to be kept. It leaves out a part that is not JSON,
+// because it can't be redacted.
+func Clean(f *lifecycle.Facts, keepSecrets bool) *lifecycle.Facts {
+	if isKnown(f, keepSecrets) {
+		return f
+	}
+	drop := dropped(keepSecrets)
 	out := *f
+	out.Sums = nil
 	for _, part := range partsOf(&out) {
 		if *part.data == nil {
 			continue
 		}
-		clean, err := RedactSecrets(*part.data)
+		clean, _, err := jsonfilter.Append(make([]byte, 0, len(*part.data)), *part.data, drop)
 		if err != nil {
 			clean = nil
 		}
 		*part.data = clean
 	}
 	return &out
+}
+
+// isKnown reports whether facts are clean, with their sums.
+func isKnown(f *lifecycle.Facts, keepSecrets bool) bool {
+	return f.Sums != nil && f.Sums.KeepSecrets == keepSecrets
+}
+
+// dropped returns which members Clean drops.
+func dropped(keepSecrets bool) func(key []byte) bool {
+	if keepSecrets {
+		return func([]byte) bool { return false }
+	}
+	return isSecret
+}
+
+// Part is the place of a part in Facts and in its sums.
+type Part int
+
+// The parts in their order.
+const (
+	Hardware Part = iota
+	Network
+	Security
+	Storage
+)
+
+// Read sets a part of facts to the member "metadata" of an answer, and its sum: in clean form, in one pass. It calls use
+// for the other members. found: there was an object to set the part to. It returns an error for an answer that is not one
+// JSON object.
+func Read(f *lifecycle.Facts, part Part, answer []byte, keepSecrets bool, use func(key, value []byte)) (found bool, err error) {
+	clean, sum, err := jsonfilter.MembersSum(make([]byte, 0, len(answer)), answer, "metadata", dropped(keepSecrets), isVolatile, use)
+	if err != nil || !bytes.HasPrefix(clean, []byte("{")) {
+		return false, err
+	}
+	if f.Sums == nil {
+		f.Sums = &sums.Known{KeepSecrets: keepSecrets}
+	}
+	*partsOf(f)[part].data, f.Sums.Parts[part] = clean, max(1, sum)
+	return true, nil
 }
 
 // Readable returns facts without the parts that are not JSON, and the error of each.
@@ -116,6 +168,7 @@ func Readable(f *lifecycle.Facts) (out *lifecycle.Facts, unread []string) {
 		}
 		if out == f {
 			all := *f
+			all.Sums = nil
 			out = &all
 		}
 		*partsOf(out)[i].data = nil
@@ -134,8 +187,9 @@ func parse(data []byte) (any, error) {
 	return doc, nil
 }
 
-// Merge returns the stored facts with the parts that were read in their places, and their stored form.
-func Merge(before, read *lifecycle.Facts) (merged *lifecycle.Facts, data []byte, err error) {
+// Merge returns the stored facts with the parts that were read in their places, and their stored form: their members, see
+// AppendMembers, as a zstd frame. Both facts must be clean, see Clean.
+func Merge(before, read *lifecycle.Facts) (merged *lifecycle.Facts, data []byte) {
 	all := *before
 	from := partsOf(read)
 	for i, part := range partsOf(&all) {
@@ -145,14 +199,11 @@ func Merge(before, read *lifecycle.Facts) (merged *lifecycle.Facts, data []byte,
 	}
 	all.ReadAt = time.Time{}
 	fits, _ := Reduced(&all) // earlier releases may have stored larger parts
-	all = *fits
-	var out bytes.Buffer
-	plain := json.NewEncoder(&out)
-	plain.SetEscapeHTML(false) // it would turn one byte into six
-	if err := plain.Encode(&all); err != nil {
-		return nil, nil, err
-	}
-	return &all, Compress(out.Bytes()), nil
+	buffer := buffers.Get().(*[]byte)
+	*buffer = AppendMembers((*buffer)[:0], fits)
+	data = Compress(*buffer)
+	release(buffer)
+	return fits, data
 }
 
 // Combine replaces, in a stored hash, the parts that were read: "hardware=… network=…".

@@ -35,6 +35,7 @@ func Reduced(f *lifecycle.Facts) (out *lifecycle.Facts, notes []string) {
 		}
 		if out == f {
 			all := *f
+			all.Sums = nil
 			out = &all
 		}
 		kept, left, err := ReducePart(*part.data, factsLimits[i])
