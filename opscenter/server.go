@@ -127,7 +127,8 @@ func (i *ServerInfo) ProbeTarget() Target {
 	if !i.PublicURLTrusted {
 		public = ""
 	}
-	return Target{Name: i.Name, ID: i.ID, ConnectionURL: i.ConnectionURL, PublicConnectionURL: public,
+	versions := i.State.Versions // a copy: a Target is kept for long, and its server is not
+	return Target{Name: i.Name, ID: i.ID, ConnectionURL: i.ConnectionURL, PublicConnectionURL: public, Versions: &versions, UpdateStatus: i.State.UpdateStatus,
 		Fingerprint: i.Fingerprint, ServedFingerprint: i.ServedFingerprint, Type: i.State.Type, MemberName: i.State.MemberName, MachineID: i.MachineID,
 		OSVersion: i.State.Versions.OS.Version, Updating: i.State.Operation != nil && i.State.Operation.Action == lifecycle.ActionUpdate}
 }
@@ -152,6 +153,9 @@ type Target struct {
 	Updating bool
 	// OSVersion is the last known version of the operating system. Empty: not known.
 	OSVersion string
+	// Versions and UpdateStatus are the last known ones, for a Light poll: read only. nil: not known.
+	Versions     *lifecycle.Versions
+	UpdateStatus *lifecycle.UpdateStatus
 }
 
 // info joins a server with its state.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -83,10 +84,17 @@ func newBench(b *testing.B, sims *simulators, identity tls.Certificate) *bench {
 	return t
 }
 
-// endless returns options that poll without a pause: a polled server is due again at once.
-func endless() poller.Options {
-	return poller.Options{Interval: time.Millisecond, FactsInterval: time.Nanosecond, Concurrency: concurrency, RetryInterval: 5 * time.Second, MaxLag: time.Hour}
+// endless returns options that poll without a pause: a polled server is due again at once. With a factsInterval of a
+// nanosecond, each poll reads the facts.
+func endless(factsInterval time.Duration) poller.Options {
+	return poller.Options{Interval: time.Millisecond, FactsInterval: factsInterval, Concurrency: concurrency, RetryInterval: 5 * time.Second, MaxLag: time.Hour}
 }
+
+// The requests of polls, beside that for the cluster member.
+var (
+	lightPaths = []string{"/os/1.0", "/os/1.0/system/update"}
+	fullPaths  = append([]string{"/os/1.0/applications", "/os/1.0/applications/incus", "/os/1.0/system/resources", "/os/1.0/system/network", "/os/1.0/system/security", "/os/1.0/system/storage"}, lightPaths...)
+)
 
 // run runs a poller until stop is called.
 func (t *bench) run(b *testing.B, client *incusos.Client, options poller.Options) (p *poller.Poller, stop func()) {
@@ -137,8 +145,14 @@ func BenchmarkPolls(b *testing.B) {
 			name string
 			idle int
 		}{{"resumed", 1}, {"kept", n}} {
-			b.Run(fmt.Sprintf("servers=%d/%s/bare", n, kind.name), func(b *testing.B) { bareSweeps(b, sims, identity, kind.idle) })
-			b.Run(fmt.Sprintf("servers=%d/%s/ours", n, kind.name), func(b *testing.B) { pollerSweeps(b, sims, identity, kind.idle, n) })
+			for _, facts := range []struct {
+				name     string
+				paths    []string
+				interval time.Duration
+			}{{"full", fullPaths, time.Nanosecond}, {"light", lightPaths, 24 * time.Hour}} {
+				b.Run(fmt.Sprintf("servers=%d/%s/%s/bare", n, kind.name, facts.name), func(b *testing.B) { bareSweeps(b, sims, identity, kind.idle, facts.paths) })
+				b.Run(fmt.Sprintf("servers=%d/%s/%s/ours", n, kind.name, facts.name), func(b *testing.B) { pollerSweeps(b, sims, identity, kind.idle, n, facts.interval) })
+			}
 		}
 		b.Run(fmt.Sprintf("servers=%d/cold", n), func(b *testing.B) { coldSweep(b, sims, identity, n) })
 		b.Run(fmt.Sprintf("servers=%d/silent", n), func(b *testing.B) { silentSweeps(b, sims, identity, n) })
@@ -146,11 +160,11 @@ func BenchmarkPolls(b *testing.B) {
 	}
 }
 
-func pollerSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle, n int) {
+func pollerSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle, n int, factsInterval time.Duration) {
 	t := newBench(b, sims, identity)
 	client := incusos.New(incusos.Options{Certificate: &identity, MaxIdleConns: idle})
 	defer client.Close()
-	p, stop := t.run(b, client, endless())
+	p, stop := t.run(b, client, endless(factsInterval))
 	defer stop()
 	settled := p.Stats().Unchanged
 	waitFor(b, time.Minute*5, func() bool { return t.ready() == n && p.Stats().Unchanged > settled+int64(n) })
@@ -165,6 +179,52 @@ func pollerSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle
 	b.ReportMetric(float64(client.Stats().FullHandshakes-full), "full-handshakes")
 	b.ReportMetric(float64(stats(t.store).Commits-before.Commits)/float64(sweeps), "commits/op")
 	b.ReportMetric(float64(stats(t.store).Written-before.Written)/float64(sweeps), "B-written/op")
+}
+
+// BenchmarkRegisterWhilePolling registers servers one after the other, without a poller and then beside one that polls at its full
+// rate. It reports the time within which 99 % of them were done.
+func BenchmarkRegisterWhilePolling(b *testing.B) {
+	const n, each = 1000, 500
+	identity := benchIdentity(b)
+	sims := startSimulators(b, n, opscenter.EncodeCertificate(identity.Leaf))
+	defer sims.stop()
+	t := newBench(b, sims, identity)
+	next := 0
+	p99 := func() time.Duration {
+		var took []time.Duration
+		token, err := t.registry.CreateToken(b.Context(), opscenter.TokenSpec{Uses: each})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for range each {
+			next++
+			certificate := &x509.Certificate{Raw: append(fmt.Appendf(nil, "%08d", next), identity.Leaf.Raw...), PublicKey: identity.Leaf.PublicKey}
+			begun := time.Now()
+			registered, err := t.registry.Register(b.Context(), opscenter.Registration{Token: token.UUID, Certificate: certificate, Name: fmt.Sprintf("new%06d", next),
+				ConnectionURL: "https://127.0.0.1:1", MachineID: fmt.Sprintf("%032x", 1<<40+next)})
+			took = append(took, time.Since(begun))
+			if err == nil {
+				err = t.registry.DeleteServer(b.Context(), registered.Name, true) // no poll is to wait for it
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+		slices.Sort(took)
+		return took[each*99/100]
+	}
+	client := incusos.New(incusos.Options{Certificate: &identity, MaxIdleConns: 1})
+	defer client.Close()
+	for b.Loop() {
+		idle := p99()
+		p, stop := t.run(b, client, endless(time.Nanosecond))
+		waitFor(b, 5*time.Minute, func() bool { return t.ready() == n && p.Stats().Unchanged > int64(n) })
+		busy := p99()
+		stop()
+		b.ReportMetric(float64(idle.Microseconds()), "µs-p99-idle")
+		b.ReportMetric(float64(busy.Microseconds()), "µs-p99-polling")
+		b.ReportMetric(float64(busy)/float64(idle), "ratio")
+	}
 }
 
 func stats(s storage.Store) storage.Stats { return s.(storage.Measured).Stats() }
@@ -191,7 +251,7 @@ func silentSweeps(b *testing.B, sims *simulators, identity tls.Certificate, n in
 	t := newBench(b, sims, identity)
 	client := incusos.New(incusos.Options{Certificate: &identity, MaxIdleConns: 1, Timeout: 2 * time.Second})
 	defer client.Close()
-	p, stop := t.run(b, client, endless())
+	p, stop := t.run(b, client, endless(time.Nanosecond))
 	defer stop()
 	waitFor(b, 5*time.Minute, func() bool { return t.ready() == n && p.Stats().Unchanged > int64(2*n) })
 	sweep := func(healthy int) time.Duration {
@@ -225,7 +285,7 @@ func openFiles() int {
 }
 
 // bareSweeps sends the requests of polls in a bare loop.
-func bareSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle int) {
+func bareSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle int, paths []string) {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{identity}, ClientSessionCache: tls.NewLRUClientSessionCache(len(sims.servers))},
 		MaxIdleConns: idle, MaxIdleConnsPerHost: 1, DisableCompression: true}
 	defer transport.CloseIdleConnections()
@@ -236,8 +296,11 @@ func bareSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle i
 			wait.Go(func() {
 				for i := next.Add(1) - 1; i < int64(len(sims.servers)); i = next.Add(1) - 1 {
 					s := sims.servers[i]
-					for _, path := range []string{"/os/1.0", "/os/1.0/applications", "/os/1.0/applications/incus", "/os/1.0/system/update", "/os/1.0/system/resources",
-						"/os/1.0/system/network", "/os/1.0/system/security", "/os/1.0/system/storage", "/1.0/cluster/members/" + s.Name} {
+					for k := range len(paths) + 1 {
+						path := "/1.0/cluster/members/" + s.Name
+						if k < len(paths) {
+							path = paths[k]
+						}
 						req, err := http.NewRequest(http.MethodGet, s.URL+path, nil)
 						if err != nil {
 							b.Error(err)
@@ -332,7 +395,7 @@ func BenchmarkSweep(b *testing.B) {
 					prober.facts = &lifecycle.Facts{Hardware: incusostest.Hardware(1)}
 				}
 				t := &bench{registry: registry, store: store}
-				options := endless()
+				options := endless(time.Nanosecond)
 				p, err := poller.New(registry, prober, options)
 				if err != nil {
 					b.Fatal(err)
@@ -401,7 +464,7 @@ func BenchmarkFleet(b *testing.B) {
 	client := incusos.New(incusos.Options{Certificate: &identity, MaxSessions: n + n/10, MaxIdleConns: 64})
 	defer client.Close()
 	t := &bench{registry: registry, store: store}
-	p, stop := t.run(b, client, endless())
+	p, stop := t.run(b, client, endless(time.Nanosecond))
 	defer stop()
 	begun := time.Now()
 	waitFor(b, 30*time.Minute, func() bool { return t.ready() == n })

@@ -231,7 +231,7 @@ func TestChangesDuringPoll(t *testing.T) {
 // A poll that fails partly keeps the facts that it could not read, and raises a warning.
 func TestPartialPollKeepsFacts(t *testing.T) {
 	options := quick
-	options.Timeout = 10 * time.Second
+	options.Timeout, options.FactsInterval = 10*time.Second, time.Nanosecond
 	r := startSocketFleet(t, 1, options, incusos.Options{})
 	r.eventually(func() bool {
 		return r.count(lifecycle.StatusReady) == 1 && strings.Contains(r.get("server00").State.FactsHash, "hardware=") && len(r.registry.Warnings().Counts()) == 0

@@ -107,7 +107,7 @@ func (l *loop) updateEntry(info *opscenter.ServerInfo) {
 		e = &entry{}
 		l.entries[info.Name] = e
 	}
-	e.target = info.ProbeTarget()
+	e.describe(info)
 	now, request := l.now(), !info.State.PollRequested.Equal(e.asked)
 	e.asked = info.State.PollRequested
 	if fresh && time.Since(e.asked) >= l.options.Interval {

@@ -12,6 +12,7 @@ import (
 // Defaults of Options.
 const (
 	DefaultInterval        = 5 * time.Minute
+	DefaultFactsInterval   = time.Hour
 	DefaultFastInterval    = 5 * time.Second
 	DefaultRetryInterval   = 10 * time.Second
 	DefaultMaxBackoff      = 15 * time.Minute
@@ -37,8 +38,9 @@ type Options struct {
 	Logger *slog.Logger
 	// Interval is the time between two polls of a server that is ready. Default 5 minutes.
 	Interval time.Duration
-	// FactsInterval is the time between two polls that also read the facts: hardware, network,
-	// security, storage. Other polls send less than half as many requests. Default: Interval.
+	// FactsInterval is the time between two polls that also read the facts (hardware, network, security, storage) and all
+	// applications. Other polls send three requests. A poll reads the facts, too, when a server reports something, and
+	// after a boot and a change of versions. With Interval or less, each poll reads them. Default 1 hour.
 	FactsInterval time.Duration
 	// FastInterval is the time between two polls of a server whose state is changing: pending,
 	// updating, evacuating, rebooting, restoring. It is at most Interval. Default 5 s.
@@ -93,7 +95,7 @@ func (o Options) withDefaults() (Options, error) {
 		defaults.Of("RetryInterval", &o.RetryInterval, DefaultRetryInterval), defaults.Of("MaxBackoff", &o.MaxBackoff, DefaultMaxBackoff),
 		defaults.Of("Timeout", &o.Timeout, DefaultTimeout), defaults.Of("SlowAfter", &o.SlowAfter, DefaultSlowAfter),
 		defaults.Of("BatchDelay", &o.BatchDelay, DefaultBatchDelay), defaults.Of("Grace", &o.Grace, DefaultGrace),
-		defaults.Of("FactsInterval", &o.FactsInterval, 0), defaults.Of("MaxLag", &o.MaxLag, 0),
+		defaults.Of("FactsInterval", &o.FactsInterval, DefaultFactsInterval), defaults.Of("MaxLag", &o.MaxLag, 0),
 		defaults.Of("Concurrency", &o.Concurrency, DefaultConcurrency), defaults.Of("SlowConcurrency", &o.SlowConcurrency, DefaultSlowConcurrency),
 		defaults.Of("RetryConcurrency", &o.RetryConcurrency, DefaultRetryConcurrency),
 		defaults.Of("OfflineConcurrency", &o.OfflineConcurrency, DefaultOfflineConcurrency), defaults.Of("BatchSize", &o.BatchSize, DefaultBatchSize),
@@ -103,9 +105,6 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	// The fast and retry intervals never exceed the normal one.
 	o.FastInterval, o.RetryInterval = min(o.FastInterval, o.Interval), min(o.RetryInterval, o.Interval)
-	if o.FactsInterval == 0 {
-		o.FactsInterval = o.Interval
-	}
 	if o.MaxLag == 0 {
 		o.MaxLag = min(DefaultMaxLag, o.Interval/5)
 	}

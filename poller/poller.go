@@ -25,9 +25,10 @@
 //		// A TLS session for each server: only the first poll of a server needs a full handshake.
 //		// At this interval no connection is used twice.
 //		Client: incusos.Options{MaxSessions: 110_000, MaxIdleConns: 64},
-//		// The facts (hardware, network, security, storage) are read once an hour.
-//		Poller: poller.Options{FactsInterval: time.Hour},
 //	}
+//
+// Most polls are light: they send the three requests that decide status and recommended action. The facts (hardware, network,
+// security, storage) and the applications are read once an hour, see Options.FactsInterval.
 //
 // An Incus daemon closes idle connections after 30 s. So each poll opens a connection, and resumes a TLS session. If the
 // Poller falls behind its schedule, it raises the warning "Polling behind schedule".

@@ -389,6 +389,9 @@ func (l *loop) finish(ctx context.Context, r result) {
 			r.info, r.unchanged = info, false
 		}
 	}
+	if r.info != nil {
+		e.describe(r.info)
+	}
 	now := r.at // intervals count from the end of the poll, not from the commit of its observation
 	if r.facts {
 		// Rather read facts half an interval early than a whole one late.

@@ -107,6 +107,38 @@ func TestFactsInterval(t *testing.T) {
 	})
 }
 
+// A light poll that finds news is followed by one that reads the facts.
+func TestNewsAreFollowedByFacts(t *testing.T) {
+	var light, heavy atomic.Int32
+	options := poller.Options{Interval: time.Minute, OnPoll: func(o *lifecycle.Observation) {
+		if o.Light {
+			light.Add(1)
+		} else {
+			heavy.Add(1)
+		}
+	}}
+	inBubble(t, options, func(w *world) {
+		w.facts = true
+		w.register(0)
+		time.Sleep(20 * time.Minute)
+		synctest.Wait()
+		before := heavy.Load()
+		require.LessOrEqual(t, before, int32(2), "most polls are light, within the default FactsInterval")
+		w.mu.Lock()
+		w.version = "202612010000"
+		w.mu.Unlock()
+		lightBefore := light.Load()
+		time.Sleep(2*time.Minute + time.Second)
+		synctest.Wait()
+		require.Equal(t, before+1, heavy.Load())
+		require.Equal(t, lightBefore+1, light.Load(), "the one that found the news")
+		require.Equal(t, "202612010000", w.state(0).State.Versions.OS.Version)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		require.Equal(t, before+1, heavy.Load())
+	})
+}
+
 // A batch is stored when it is full, or when BatchDelay has passed.
 func TestBatches(t *testing.T) {
 	for name, test := range map[string]struct {

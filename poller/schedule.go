@@ -2,6 +2,7 @@ package poller
 
 import (
 	"container/heap"
+	"slices"
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/phase"
@@ -73,6 +74,7 @@ type entry struct {
 	index   int           // in queue
 	asked   time.Time     // the last known request for a poll
 	facts   time.Duration // when to read the facts again
+	booted  time.Time     // of the server
 	began   time.Duration // start of the active poll
 	lane    *lane         // of the active poll
 	class   class
@@ -83,6 +85,19 @@ type entry struct {
 	stale   bool // the server changed while running
 	// neighbours in lane, the oldest poll first
 	previous, next *entry
+}
+
+// describe takes over a server. If it was booted, or has other versions than before, the next poll reads the facts.
+func (e *entry) describe(info *opscenter.ServerInfo) {
+	before, booted := e.target.Versions, e.booted
+	e.target, e.booted = info.ProbeTarget(), info.State.BootedAt
+	now := e.target.Versions
+	if before == nil {
+		return
+	}
+	if e.booted.Sub(booted).Abs() > lifecycle.BootDrift || before.OS.Version != now.OS.Version || !slices.Equal(before.Applications, now.Applications) {
+		e.facts = 0
+	}
 }
 
 // queue is a heap of entries. The entry that is due first comes first.

@@ -1,7 +1,6 @@
 package incusos
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,9 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lxc/incus/v6/shared/api"
-
-	"github.com/opscenter-go/sdk/internal/jsonfilter"
 	"github.com/opscenter-go/sdk/internal/release"
 	"github.com/opscenter-go/sdk/internal/truncate"
 	"github.com/opscenter-go/sdk/opscenter"
@@ -32,7 +28,6 @@ const (
 	maxMessage      = 500 // bytes of an error
 	maxText         = 256 // bytes of a name or a version
 	maxApplications = 64
-	maxAhead        = 256 << 10 // bytes allocated for an answer before it arrives
 	// factsRead bounds the size of a part of the facts, as a multiple of the size that is kept (such as
 	// lifecycle.MaxHardwareSize). A part over the latter is reduced, and for that has to be read as a whole.
 	factsRead = 4
@@ -46,7 +41,8 @@ func notOnIncusOS(err error) bool {
 }
 
 // Probe observes a server: it reads type, versions, status and, unless target.Light is set, the facts
-// (hardware, network, security, storage). It implements poller.Prober.
+// (hardware, network, security, storage). It implements poller.Prober. With target.Light, it reads the applications only
+// if the version of the OS or the update status differs from target.Versions and target.UpdateStatus.
 //
 // Probe returns no error. If the server could not be observed at all, the observation has a Failure with
 // kind and reason. If parts could not be read, Unread names them, and their values are nil. ctx bounds the
@@ -73,7 +69,7 @@ func (c *Client) probe(ctx context.Context, target opscenter.Target, o *lifecycl
 	if err != nil {
 		return err
 	}
-	p := &probe{peer: peer, o: o, light: target.Light, updating: target.Updating, kind: target.Type, member: target.MemberName, keepSecrets: c.options.KeepSecrets, fingerprint: target.Fingerprint, machine: target.MachineID}
+	p := &probe{peer: peer, o: o, light: target.Light, updating: target.Updating, kind: target.Type, known: target.Versions, knownStatus: target.UpdateStatus, member: target.MemberName, keepSecrets: c.options.KeepSecrets, fingerprint: target.Fingerprint, machine: target.MachineID}
 	p.ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
 		if used, ok := info.Conn.(*conn); ok {
 			o.Presented, o.Trust = used.presented, used.trust
@@ -96,10 +92,12 @@ type probe struct {
 	peer        *peer
 	ctx         context.Context // of this call
 	o           *lifecycle.Observation
-	light       bool                 // do not read facts
-	updating    bool                 // an update is in progress: read versions after its status
-	kind        lifecycle.ServerType // known from before
-	member      string               // name in its cluster, known from before
+	light       bool                    // do not read facts
+	updating    bool                    // an update is in progress: read versions after its status
+	kind        lifecycle.ServerType    // known from before
+	known       *lifecycle.Versions     // likewise
+	knownStatus *lifecycle.UpdateStatus // likewise
+	member      string                  // name in its cluster, known from before
 	keepSecrets bool
 	fingerprint string // of the server's own certificate
 	machine     string // machine ID
@@ -109,83 +107,44 @@ type probe struct {
 // get reads the metadata of an answer into out. It uses the transport directly, because the Incus client
 // parses each answer three times.
 func (p *probe) get(path string, out any) error {
-	metadata, err := p.raw(path)
+	a, err := p.receive(http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}
-	if len(metadata) == 0 || string(metadata) == "null" {
+	defer a.release()
+	metadata, err := a.metadata()
+	if err == nil && (len(metadata) == 0 || string(metadata) == "null") {
 		// json.Unmarshal would leave out unchanged, and unknown values would look like zero values.
-		return fmt.Errorf("GET %s: %w: no metadata", path, errAnswer)
+		err = fmt.Errorf("%w: no metadata", errAnswer)
 	}
-	if err := json.Unmarshal(metadata, out); err != nil {
+	if err == nil {
+		err = json.Unmarshal(metadata, out)
+	}
+	if err != nil {
 		return fmt.Errorf("GET %s: %w", path, err)
 	}
 	return nil
 }
 
-// object returns the raw metadata of an answer, which must be a JSON object.
-func (p *probe) object(path string) (json.RawMessage, error) {
-	metadata, err := p.raw(path)
-	if err == nil && !bytes.HasPrefix(metadata, []byte("{")) {
-		return nil, fmt.Errorf("GET %s: %w: not an object", path, errAnswer)
-	}
-	return metadata, err
-}
-
-// raw returns the metadata of an answer. Error answers of the server are api.StatusErrors.
-func (p *probe) raw(path string) (json.RawMessage, error) {
-	return p.exchange(http.MethodGet, path, nil)
-}
-
-// exchange sends a request, and returns the metadata of the answer.
-func (p *probe) exchange(method, path string, body []byte) (json.RawMessage, error) {
-	req, err := p.peer.request(p.ctx, method, path, body)
+// fact reads a part of the facts.
+func (p *probe) fact(path string, into *lifecycle.Facts, part facts.Part) error {
+	a, err := p.receive(http.MethodGet, path, nil)
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		return err
 	}
-	resp, err := p.peer.RoundTrip(req)
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode < http.StatusBadRequest {
-		return nil, fmt.Errorf("%s %s: %w", method, path, ErrRedirect)
-	}
-	var data bytes.Buffer
-	// Allocate the announced size in advance, up to a limit: a server can announce any size.
-	data.Grow(int(min(max(resp.ContentLength, 0), maxAhead)) + bytes.MinRead)
-	if _, err := data.ReadFrom(resp.Body); err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	var kind, message string
-	var code int
-	var metadata json.RawMessage
-	err = jsonfilter.Members(data.Bytes(), func(key, value []byte) {
-		switch string(key) {
-		case "type":
-			_ = json.Unmarshal(value, &kind)
-		case "error":
-			_ = json.Unmarshal(value, &message)
-		case "error_code":
-			_ = json.Unmarshal(value, &code)
-		case "metadata":
-			metadata = value
-		}
+	defer a.release()
+	found := false
+	err = a.open(func(use func(key, value []byte)) (err error) {
+		found, err = facts.Read(into, part, a.body.Bytes(), p.keepSecrets, use)
+		return err
 	})
-	switch {
-	case err == nil && kind == string(api.ErrorResponse):
-		if code == 0 {
-			code = resp.StatusCode
-		}
-		return nil, fmt.Errorf("%s %s: %w", method, path, api.StatusErrorf(code, "%s", truncate.Text(message, maxMessage)))
-	case err != nil && resp.StatusCode >= http.StatusBadRequest: // the answer of a proxy
-		return nil, fmt.Errorf("%s %s: %w%w", method, path, errForeign, api.StatusErrorf(resp.StatusCode, "%s", http.StatusText(resp.StatusCode)))
-	case err != nil:
-		return nil, fmt.Errorf("%s %s: %w: %w", method, path, errAnswer, err)
-	case kind != string(api.SyncResponse):
-		return nil, fmt.Errorf("%s %s: %w: type %q", method, path, errAnswer, truncate.Text(kind, maxText))
+	if err == nil && !found {
+		err = fmt.Errorf("%w: not an object", errAnswer)
 	}
-	return metadata, nil
+	if err != nil {
+		return fmt.Errorf("GET %s: %w", path, err)
+	}
+	return nil
 }
 
 var userAgent = []string{"opscenter"}
@@ -248,7 +207,9 @@ func (p *probe) incusOS(e environment) {
 		p.o.UnreadVersions |= lifecycle.VersionsOS
 		p.unread("os_version", fmt.Errorf("%w: no version", errAnswer))
 	}
-	if !p.try("applications", func() (err error) {
+	if p.sameVersions(versions) {
+		versions.Applications, p.o.Type = p.known.Applications, &p.kind
+	} else if !p.try("applications", func() (err error) {
 		versions.Applications, p.o.Type, err = p.applications()
 		return err
 	}) {
@@ -274,6 +235,15 @@ func (p *probe) incusOS(e environment) {
 			return p.membership(server)
 		})
 	}
+}
+
+// sameVersions reports whether a light poll can take the versions of the applications from before: neither the version of the
+// OS nor the result of the last check for updates has changed since. Applications are updated by such checks.
+func (p *probe) sameVersions(found *lifecycle.Versions) bool {
+	now, before := p.o.UpdateStatus, p.knownStatus
+	return p.light && !p.updating && p.o.UnreadVersions == 0 && p.known != nil && len(p.known.Applications) > 0 && p.kind != lifecycle.TypeUnknown &&
+		found.OS == p.known.OS && found.UpdateChannel == p.known.UpdateChannel &&
+		now != nil && before != nil && now.Status == before.Status && now.LastCheck.Equal(before.LastCheck)
 }
 
 // stillMember reads the status of the known cluster member. It reports whether that succeeded. If not, the
@@ -371,17 +341,14 @@ func (p *probe) facts(version string) {
 	defer func() { p.peer.maxAnswer = 0 }()
 	for _, part := range []struct {
 		name string
-		into *json.RawMessage
+		part facts.Part
 		kept int64
-	}{{"resources", &f.Hardware, lifecycle.MaxHardwareSize}, {"network", &f.Network, lifecycle.MaxNetworkSize}, {"security", &f.Security, lifecycle.MaxSecuritySize}, {"storage", &f.Storage, lifecycle.MaxStorageSize}} {
+	}{{"resources", facts.Hardware, lifecycle.MaxHardwareSize}, {"network", facts.Network, lifecycle.MaxNetworkSize}, {"security", facts.Security, lifecycle.MaxSecuritySize}, {"storage", facts.Storage, lifecycle.MaxStorageSize}} {
 		if part.name == "security" && !release.Has(version, release.SecurityReads) {
 			continue // on older releases, reading it would silence the console's warning about recovery keys
 		}
 		p.peer.maxAnswer = factsRead * part.kept
-		p.try(part.name, func() (err error) {
-			*part.into, err = p.object("/os/1.0/system/" + part.name)
-			return err
-		})
+		p.try(part.name, func() error { return p.fact("/os/1.0/system/"+part.name, f, part.part) })
 	}
 	if f.Security != nil {
 		p.try("security state", func() error {
@@ -398,22 +365,6 @@ func (p *probe) facts(version string) {
 			}
 			return nil
 		})
-	}
-	p.keep(f)
-}
-
-// keep adds facts to the observation, and removes their secrets. Hardware and storage have no secrets.
-func (p *probe) keep(f *lifecycle.Facts) {
-	for _, part := range []*json.RawMessage{&f.Network, &f.Security} {
-		if *part == nil || p.keepSecrets {
-			continue
-		}
-		redacted, err := facts.RedactSecrets(*part)
-		if err != nil {
-			redacted = nil // secrets can't be removed from unreadable text
-			p.o.Unread = append(p.o.Unread, err.Error())
-		}
-		*part = redacted
 	}
 	p.o.Facts = f
 }
@@ -534,10 +485,7 @@ func (p *probe) plainIncus() error {
 		return nil
 	}
 	f := &lifecycle.Facts{}
-	p.try("resources", func() (err error) {
-		f.Hardware, err = p.object("/1.0/resources")
-		return err
-	})
-	p.keep(f)
+	p.try("resources", func() error { return p.fact("/1.0/resources", f, facts.Hardware) })
+	p.o.Facts = f
 	return nil
 }

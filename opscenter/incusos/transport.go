@@ -272,6 +272,7 @@ func (f *fleet) dial(ctx context.Context, network string) (net.Conn, error) {
 	c := &conn{fleet: f}
 	config := &tls.Config{
 		MinVersion:         tls.VersionTLS13,
+		CurvePreferences:   f.options.CurvePreferences,
 		ServerName:         p.server,
 		InsecureSkipVerify: true, // VerifyConnection verifies the certificate
 		VerifyConnection: func(state tls.ConnectionState) (err error) {

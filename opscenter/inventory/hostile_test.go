@@ -123,7 +123,7 @@ func TestHostile(t *testing.T) {
 	require.NoError(t, err)
 	var polls, changes, slowest atomic.Int64
 	hostile := list[0].Name
-	polling, err := poller.New(registry, client, poller.Options{Interval: time.Second, OnPoll: func(o *lifecycle.Observation) {
+	polling, err := poller.New(registry, client, poller.Options{Interval: time.Second, FactsInterval: time.Second, OnPoll: func(o *lifecycle.Observation) {
 		if o.Server != hostile && o.Failure == nil {
 			polls.Add(1)
 		}
