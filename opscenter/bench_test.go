@@ -35,35 +35,39 @@ const (
 // fill registers servers, and makes them ready.
 func fill(b *testing.B, registry *opscenter.Registry, n int, facts bool) {
 	b.Helper()
-	key := certificate(0)
-	var tokens []string
-	for range 1 + n/opscenter.MaxTokenUses {
-		token, err := registry.CreateToken(b.Context(), opscenter.TokenSpec{Uses: opscenter.MaxTokenUses})
+	registerMany(b, registry, 0, n, func(i int, registered string) error {
+		info, err := registry.Server(context.Background(), registered)
 		if err != nil {
-			b.Fatal(err)
+			return err
 		}
-		tokens = append(tokens, token.UUID)
+		o := answer(info)
+		if facts {
+			o.Facts = &lifecycle.Facts{Hardware: incusostest.Hardware(uint64(i + 1))}
+		}
+		return registry.Observer().Record(context.Background(), o)
+	})
+}
+
+// registerMany registers servers from a number on, 64 at a time. then is called for each.
+func registerMany(b *testing.B, registry *opscenter.Registry, from, n int, then func(i int, name string) error) {
+	b.Helper()
+	key := certificate(0)
+	token, err := registry.CreateToken(b.Context(), opscenter.TokenSpec{Uses: opscenter.MaxTokenUses})
+	if err != nil {
+		b.Fatal(err)
 	}
 	var group errgroup.Group
 	group.SetLimit(64)
-	for i := range n {
+	for i := from; i < from+n; i++ {
 		group.Go(func() error {
 			// Only the raw bytes make the identity here; to sign for each would take its time.
 			identity := &x509.Certificate{Raw: append(fmt.Appendf(nil, "%08d", i), key.Raw...), PublicKey: key.PublicKey}
-			registered, err := registry.Register(context.Background(), opscenter.Registration{Token: tokens[0], Certificate: identity, Name: name(i),
+			registered, err := registry.Register(context.Background(), opscenter.Registration{Token: token.UUID, Certificate: identity, Name: name(i),
 				ConnectionURL: fmt.Sprintf("https://10.%d.%d.%d:8443", i>>16, i>>8&0xff, i&0xff), MachineID: machineID(i), SystemUUID: systemUUID(i)})
 			if err != nil {
 				return err
 			}
-			info, err := registry.Server(context.Background(), registered.Name)
-			if err != nil {
-				return err
-			}
-			o := answer(info)
-			if facts {
-				o.Facts = &lifecycle.Facts{Hardware: incusostest.Hardware(uint64(i + 1))}
-			}
-			return registry.Observer().Record(context.Background(), o)
+			return then(i, registered.Name)
 		})
 	}
 	if err := group.Wait(); err != nil {
