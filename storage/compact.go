@@ -28,6 +28,7 @@ func must[M any](mode M, err error) M {
 // are stored in JSON are still read. Declare the table so before it is attached. T must not implement json.Marshaler, nor
 // may a type within it: CBOR would not call it.
 func (t *Table[T]) Compact() *Table[T] {
+	t.schema.compact = true
 	fromJSON := t.schema.decode
 	fromCBOR := func(data []byte) (any, error) {
 		row := new(T)

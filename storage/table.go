@@ -23,6 +23,8 @@ type TableSchema struct {
 	row reflect.Type
 	// log is set for tables whose rows are appended.
 	log *logSchema
+	// compact is set for tables that are stored in CBOR.
+	compact bool
 }
 
 // IndexSchema is what a backend knows of an index.
@@ -77,6 +79,9 @@ func (t *TableSchema) Decode(data []byte) (any, error) {
 	}
 	return row, nil
 }
+
+// IsCompact reports whether Table.Compact was called. Such rows are read often: a store may keep decoded ones.
+func (t *TableSchema) IsCompact() bool { return t.compact }
 
 // RowType returns the type of the rows that Decode returns, which is a pointer.
 func (t *TableSchema) RowType() reflect.Type { return t.row }

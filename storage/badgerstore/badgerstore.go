@@ -74,6 +74,9 @@ type Options struct {
 	// SkipVerify opens without reading through all keys, about a second per million of them.
 	// Missing rows then go unnoticed. The size of the store is then taken to be that of its files.
 	SkipVerify bool
+	// RowCache bounds the decoded rows that are kept in memory, by the bytes that they have when they are encoded. In memory they
+	// take about twice as much. It is for tables that storage.Table.Compact was called on. Default DefaultRowCache; below 0: none.
+	RowCache int64
 	// FeedSize is how many changes a watcher may be behind before it is reset. Default 65,536.
 	FeedSize int
 }
@@ -100,6 +103,7 @@ type Store struct {
 	journal    *journal
 	unfinished []string // empty logs, set aside
 	feed       *feed.Feed
+	rows       *rowCache
 
 	// Updates take turns on mu. Each runs against the open group, on top of the last commit. The last waiting Update
 	// commits the group.
@@ -151,6 +155,10 @@ func Open(dir string, options ...Options) (*Store, error) {
 	if s.options.GCInterval <= 0 {
 		s.options.GCInterval = DefaultGCInterval
 	}
+	if s.options.RowCache == 0 {
+		s.options.RowCache = DefaultRowCache
+	}
+	s.rows = newRowCache(s.options.RowCache)
 	s.readers.active = map[uint64]int{}
 	s.readers.idle = sync.NewCond(&s.readers)
 

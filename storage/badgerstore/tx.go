@@ -65,7 +65,7 @@ func (tx *transaction) Get(ix *storage.IndexSchema, key storage.Key) (any, error
 			return nil, ix.Wrap(key, err)
 		}
 	}
-	row, err := tx.row(ix.Table, primary, tx.layers)
+	row, err := tx.row(ix.Table, primary, tx.layers, false)
 	if err != nil {
 		if ix.Name != "" && errors.Is(err, storage.ErrNotFound) {
 			err = fmt.Errorf("%w: an index entry leads to no row", storage.ErrCorrupt)
@@ -86,8 +86,8 @@ func (tx *transaction) check(t *storage.TableSchema) error {
 	return nil
 }
 
-// row returns the row with a primary key, or ErrNotFound.
-func (tx *transaction) row(t *storage.TableSchema, primary storage.Key, layers []map[string]write) (any, error) {
+// row returns the row with a primary key, or ErrNotFound. scanned: for a scan.
+func (tx *transaction) row(t *storage.TableSchema, primary storage.Key, layers []map[string]write, scanned bool) (any, error) {
 	key := append(rowPrefix(t), primary...)
 	if w, ok := pending(layers, key); ok {
 		if w.deleted {
@@ -99,17 +99,29 @@ func (tx *transaction) row(t *storage.TableSchema, primary storage.Key, layers [
 	if err != nil {
 		return nil, readError(err)
 	}
-	return decode(t, item)
+	return tx.store.decode(t, item, scanned)
 }
 
-// decode reads a row out of Badger. Badger logs a value it can't read, and returns an empty one.
-func decode(t *storage.TableSchema, item *badger.Item) (row any, err error) {
+// decode reads a row out of Badger, or takes it from the cache. scanned: for a scan. Badger logs a value it can't read, and
+// returns an empty one.
+func (s *Store) decode(t *storage.TableSchema, item *badger.Item, scanned bool) (row any, err error) {
+	cached := t.IsCompact() && !item.IsDeletedOrExpired()
+	if cached {
+		if row = s.rows.get(item.Key(), item.Version()); row != nil {
+			return row, nil
+		}
+	}
+	size := 0
 	failed := item.Value(func(data []byte) error {
 		row, err = t.Decode(data)
+		size = len(data)
 		return nil
 	})
 	if failed != nil {
 		return nil, fmt.Errorf("%w: %v", storage.ErrCorrupt, failed)
+	}
+	if cached && err == nil {
+		s.rows.put(item.Key(), item.Version(), row, size, scanned)
 	}
 	return row, err
 }
@@ -219,11 +231,14 @@ func overlay(layers []map[string]write, low, high []byte, reverse bool) []keyed 
 // Scan implements storage.ReadTx.
 func (tx *transaction) Scan(ix *storage.IndexSchema, r storage.Range) iter.Seq2[any, error] {
 	return scan(tx, ix, r, func(found entry, layers []map[string]write) (row any, err error) {
+		if ix.Name == "" && found.item != nil {
+			return tx.store.decode(ix.Table, found.item, true)
+		}
 		failed := found.read(func(value []byte) error {
 			if ix.Name == "" {
 				row, err = ix.Table.Decode(value)
 			} else {
-				row, err = tx.row(ix.Table, value, layers)
+				row, err = tx.row(ix.Table, value, layers, true)
 			}
 			return nil
 		})
@@ -385,7 +400,7 @@ func (tx *transaction) Put(t *storage.TableSchema, row any) error {
 		if kept, err = t.Decode(data); err != nil {
 			return err
 		}
-		old, err = tx.row(t, primary, tx.layers)
+		old, err = tx.row(t, primary, tx.layers, false)
 		if err != nil && !errors.Is(err, storage.ErrNotFound) {
 			return t.Primary.Wrap(primary, err)
 		}
@@ -468,7 +483,7 @@ func (tx *transaction) Delete(t *storage.TableSchema, primary storage.Key) error
 	if tx.layers == nil {
 		return storage.ErrReadOnly
 	}
-	old, err := tx.row(t, primary, tx.layers)
+	old, err := tx.row(t, primary, tx.layers, false)
 	if err != nil {
 		return t.Primary.Wrap(primary, err)
 	}
@@ -545,7 +560,7 @@ func (tx *transaction) moves(t *storage.TableSchema, primary storage.Key, old, r
 
 // reindex writes the index entries of a stored row, for a table whose indexes changed.
 func (tx *transaction) reindex(t *storage.TableSchema, item *badger.Item) error {
-	row, err := decode(t, item)
+	row, err := tx.store.decode(t, item, true)
 	if err != nil {
 		return err
 	}
