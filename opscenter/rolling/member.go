@@ -1,6 +1,8 @@
 package rolling
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -122,4 +124,20 @@ func shorten(text string) string {
 		text = text[:MaxText] + "…"
 	}
 	return strings.ToValidUTF8(text, "�")
+}
+
+// Equal reports whether two members are the same.
+func (m *Member) Equal(other *Member) bool {
+	switch {
+	case (m.Step == nil) != (other.Step == nil), m.Step != nil && *m.Step != *other.Step:
+		return false
+	case !maps.Equal(m.Targets, other.Targets), !slices.Equal(m.Done, other.Done):
+		return false
+	}
+	return m.Server == other.Server && m.ID == other.ID && m.Left == other.Left && m.Updated == other.Updated &&
+		m.Keys == other.Keys && m.KeysApplied == other.KeysApplied && m.KeyWaits == other.KeyWaits && m.Reboot == other.Reboot &&
+		m.EvacuatedBefore == other.EvacuatedBefore && m.Evacuated == other.Evacuated && m.Asked == other.Asked &&
+		m.RebootAsked.Equal(other.RebootAsked) && m.Begun == other.Begun && m.Rebooted == other.Rebooted && m.Version == other.Version &&
+		m.Finished == other.Finished && m.Attempts == other.Attempts && m.Failing == other.Failing &&
+		m.NotBefore.Equal(other.NotBefore) && m.Number == other.Number
 }
