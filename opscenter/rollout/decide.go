@@ -25,11 +25,10 @@ type startedAction struct {
 // decision is the result of decide for one unit.
 type decision struct {
 	rolling.Result
-	unit    *Unit
+	stored  *storedUnit // before the decision
+	unit    *Unit       // after it
 	rollout *Rollout
 	infos   []*opscenter.ServerInfo
-	before  rolling.UnitStatus
-	aside   bool
 	gone    bool // the rollout or the unit has ended
 }
 
@@ -40,7 +39,7 @@ func (e *engine) decide(s *opscenter.Snapshot, u *activeUnit, at time.Time) (*de
 	if err != nil {
 		return nil, err
 	}
-	stored, err := units.Find(s, storage.StringKey(u.id).Uint(uint64(u.index)))
+	stored, err := findUnit(s, u.id, u.index)
 	if err != nil {
 		return nil, err
 	}
@@ -48,8 +47,7 @@ func (e *engine) decide(s *opscenter.Snapshot, u *activeUnit, at time.Time) (*de
 		d.gone = true
 		return d, nil
 	}
-	d.rollout, d.before, d.aside = r.clone(), stored.Status, stored.Aside
-	d.unit = &Unit{Rollout: stored.Rollout, Index: stored.Index, Unit: *stored.Unit.Clone()}
+	d.rollout, d.stored, d.unit = r.clone(), stored, stored.copied()
 	view := rolling.View{Now: at, Epoch: e.epoch, Prefix: u.id[len(u.id)-12:] + "."}
 	for i := range d.unit.Members {
 		info, err := s.ServerByID(d.unit.Members[i].ID)
@@ -86,7 +84,7 @@ func (e *engine) checkUnit(u *activeUnit) error {
 		return err
 	})
 	var started []startedAction
-	if err == nil && !d.gone && (d.Changed || len(d.Commands) > 0 || d.unit.Status != d.before) {
+	if err == nil && !d.gone && (d.Changed || len(d.Commands) > 0 || d.unit.Status != d.stored.Status) {
 		err = e.registry.Write(e.ctx, func(tx *opscenter.Tx) (err error) {
 			started = nil
 			if err := e.held(tx, e.epoch); err != nil {
@@ -133,7 +131,7 @@ func (e *engine) checkUnit(u *activeUnit) error {
 	if d.AskGate {
 		e.askGate(u, d.unit.Name, d.infos)
 	}
-	if d.unit.Status != d.before || d.unit.Aside != d.aside {
+	if d.unit.Status != d.stored.Status || d.unit.Aside != d.stored.Aside {
 		u.activeRollout.due = true
 		if d.unit.Status == rolling.UnitDone || d.unit.Status == rolling.UnitCancelled {
 			e.dropUnit(u)
@@ -151,7 +149,7 @@ func (e *engine) failUnit(u *activeUnit, reason error) {
 		if err := e.held(tx, e.epoch); err != nil {
 			return err
 		}
-		stored, err := units.Get(tx, storage.StringKey(u.id).Uint(uint64(u.index)))
+		stored, err := getUnit(tx, u.id, u.index)
 		if err != nil {
 			return err
 		}
@@ -159,10 +157,10 @@ func (e *engine) failUnit(u *activeUnit, reason error) {
 		if err != nil || stored.Status != rolling.UnitRunning {
 			return err
 		}
-		next, r := &Unit{Rollout: stored.Rollout, Index: stored.Index, Unit: *stored.Unit.Clone()}, known.clone()
+		next, r := stored.copied(), known.clone()
 		next.Halt(tx.Now(), fmt.Sprintf("the next step can't be stored: %v", reason))
 		r.State.Moved(&next.Unit, next.Index, stored.Status, tx.Now())
-		if err := units.Put(tx, next); err != nil {
+		if err := e.step().putUnit(tx, stored, next); err != nil {
 			return err
 		}
 		if err := rollouts.Put(tx, r); err != nil {
@@ -238,8 +236,8 @@ func (e *engine) storeDecision(tx *opscenter.Tx, d *decision) (started []started
 		started = append(started, startedAction{info, operation})
 	}
 	status := r.State.Status
-	r.State.Moved(&d.unit.Unit, d.unit.Index, d.before, tx.Now())
-	if d.before == rolling.UnitFailed && d.unit.Status != rolling.UnitFailed {
+	r.State.Moved(&d.unit.Unit, d.unit.Index, d.stored.Status, tx.Now())
+	if d.stored.Status == rolling.UnitFailed && d.unit.Status != rolling.UnitFailed {
 		r.State.Relieve()
 	}
 	if r.State.Status != status {
@@ -250,13 +248,13 @@ func (e *engine) storeDecision(tx *opscenter.Tx, d *decision) (started []started
 			return nil, err
 		}
 	}
-	if d.unit.Status != d.before || len(d.Notes) > 0 {
+	if d.unit.Status != d.stored.Status || len(d.Notes) > 0 {
 		r.LastUpdated = tx.Now()
 		if err := rollouts.Put(tx, r); err != nil {
 			return nil, err
 		}
 	}
-	if err := units.Put(tx, d.unit); err != nil {
+	if err := e.step().putUnit(tx, d.stored, d.unit); err != nil {
 		return nil, err
 	}
 	return started, tx.Record(list...)
@@ -287,18 +285,22 @@ func (e *engine) checkRollout(c *activeRollout) (more bool, err error) {
 		}
 		r, at, step := stored.clone(), tx.Now(), e.step()
 		var list []event.Event
-		members := 0
-		for len(added) < step.units && members < step.members {
+		var taken room
+		for more = true; ; {
 			cancelling := r.State.Status == rolling.StatusCancelling && r.State.Next < r.State.Units
 			ok, wake, _ := r.State.Admit(at)
 			if again = wake; !ok && !cancelling {
+				more = false
 				break
 			}
-			u, err := units.Get(tx, storage.StringKey(c.id).Uint(uint64(r.State.Next)))
+			u, err := getUnit(tx, c.id, r.State.Next)
 			if err != nil {
 				return err
 			}
-			next := &Unit{Rollout: u.Rollout, Index: u.Index, Unit: *u.Unit.Clone()}
+			if !step.take(&taken, len(u.Members)) {
+				break
+			}
+			next := u.copied()
 			if cancelling {
 				r.State.Drop(&next.Unit, at)
 				if err := tx.Release(c.id, claimName(&next.Unit), next.Cluster); err != nil {
@@ -307,13 +309,11 @@ func (e *engine) checkRollout(c *activeRollout) (more bool, err error) {
 			} else {
 				r.State.Begin(&next.Unit, at)
 			}
-			if err := units.Put(tx, next); err != nil {
+			if err := step.putUnit(tx, u, next); err != nil {
 				return err
 			}
 			added = append(added, next)
-			members += len(next.Members)
 		}
-		more = len(added) == step.units || members >= step.members
 		if r.State.Finish(at) {
 			text := string(r.State.Status)
 			if r.State.Reason != "" {

@@ -142,9 +142,6 @@ var (
 		}
 		return []storage.Key{storage.StringKey("")}
 	})
-	units = storage.NewTable("rollout_units", func(u *Unit) storage.Key {
-		return storage.StringKey(u.Rollout).Uint(uint64(u.Index))
-	})
 	leases = storage.NewTable("rollout_lease", func(l *lease) storage.Key { return storage.StringKey(l.Name) })
 )
 
@@ -173,7 +170,7 @@ func New(planner *opscenter.UpdatePlanner, options Options) (*Manager, error) {
 		return nil, err
 	}
 	registry := planner.Registry()
-	err = registry.Store().Attach(context.Background(), rollouts.Schema(), units.Schema(), leases.Schema())
+	err = registry.Store().Attach(context.Background(), rollouts.Schema(), units.Schema(), members.Schema(), leases.Schema())
 	if err != nil {
 		return nil, err
 	}
@@ -266,14 +263,18 @@ func (m *Manager) Units(ctx context.Context, id string, from, limit int) (out []
 		if from > 0 {
 			within.After = storage.StringKey(id).Uint(uint64(from - 1))
 		}
-		for u, err := range units.Scan(s, within) {
+		for row, err := range units.Scan(s, within) {
 			if err != nil {
 				return err
 			}
 			if len(out) == limit {
 				break
 			}
-			out = append(out, &Unit{Rollout: u.Rollout, Index: u.Index, Unit: *u.Unit.Clone()})
+			u, err := join(s, row)
+			if err != nil {
+				return err
+			}
+			out = append(out, u.copied())
 		}
 		return nil
 	})
@@ -302,12 +303,19 @@ func (m *Manager) UnitOf(ctx context.Context, name string, cluster bool) (r *Rol
 		if err != nil || found == nil {
 			return err
 		}
-		for one, err := range units.Scan(s, storage.Range{Prefix: storage.StringKey(claim.Owner)}) {
+		for row, err := range units.Scan(s, storage.Range{Prefix: storage.StringKey(claim.Owner)}) {
 			if err != nil {
 				return err
 			}
-			if claimName(&one.Unit) == key && one.Cluster == cluster {
-				r, u = found.clone(), &Unit{Rollout: one.Rollout, Index: one.Index, Unit: *one.Unit.Clone()}
+			if row.Cluster != cluster || cluster && row.Name != key {
+				continue
+			}
+			one, err := join(s, row)
+			if err != nil {
+				return err
+			}
+			if claimName(&one.Unit.Unit) == key {
+				r, u = found.clone(), one.copied()
 				break
 			}
 		}
@@ -329,15 +337,19 @@ func (m *Manager) Forecast(ctx context.Context, id string) (out *rolling.Ahead, 
 			return err
 		}
 		state = r.State.Clone()
-		for u, err := range units.Scan(s, storage.Range{Prefix: storage.StringKey(id)}) {
+		for row, err := range units.Scan(s, storage.Range{Prefix: storage.StringKey(id)}) {
 			if err != nil {
 				return err
 			}
-			members, err := serversOf(s, &u.Unit)
+			u, err := join(s, row)
 			if err != nil {
 				return err
 			}
-			list, servers = append(list, u.Unit.Clone()), append(servers, members)
+			found, err := serversOf(s, &u.Unit.Unit)
+			if err != nil {
+				return err
+			}
+			list, servers = append(list, &u.copied().Unit), append(servers, found)
 		}
 		return nil
 	})
@@ -377,7 +389,7 @@ type Changes struct {
 // for servers. It ends with an error: that of ctx or of the store.
 func (m *Manager) Watch(ctx context.Context, since uint64) iter.Seq2[Changes, error] {
 	return func(yield func(Changes, error) bool) {
-		for batch, err := range m.registry.Store().Watch(ctx, since, rollouts.Name(), units.Name()) {
+		for batch, err := range m.registry.Store().Watch(ctx, since, rollouts.Name(), units.Name(), members.Name()) {
 			if err != nil {
 				yield(Changes{}, err)
 				return

@@ -358,13 +358,18 @@ func (e *engine) load(id string) error {
 		if r.State.Running+r.State.Failed == 0 {
 			return nil
 		}
-		for u, err := range units.Scan(s, storage.Range{Prefix: storage.StringKey(id)}) {
+		for row, err := range units.Scan(s, storage.Range{Prefix: storage.StringKey(id)}) {
 			if err != nil {
 				return err
 			}
-			if u.Status == rolling.UnitRunning || u.Status == rolling.UnitFailed {
-				e.add(c, u)
+			if row.Status != rolling.UnitRunning && row.Status != rolling.UnitFailed {
+				continue
 			}
+			u, err := join(s, row)
+			if err != nil {
+				return err
+			}
+			e.add(c, &u.Unit)
 		}
 		return nil
 	})

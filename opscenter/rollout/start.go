@@ -25,20 +25,50 @@ const (
 )
 
 // stepLimits bound one transaction.
-type stepLimits struct{ units, members int }
+type stepLimits struct {
+	units, members int
+	// rows is how many rows of units, claims and members it writes.
+	rows int
+	// apart is how many members of a unit have rows of their own. A larger unit keeps them in its own row.
+	apart int
+}
 
-// step returns the bounds of one transaction. It writes up to 2 rows of each unit: its own and its claim. A third of each
-// leaves room for the rollout and its event.
+// rowsPerUnit is how many rows of a unit a transaction writes, beside those of its members: its own and its claim.
+const rowsPerUnit = 2
+
+// step returns the bounds of one transaction. A third of the store's limits leaves room for the rollout and its event.
 func (m *Manager) step() stepLimits {
 	limits := storage.LimitsOf(m.registry.Store())
-	return stepLimits{units: limits.Rows(unitsPerStep, 3), members: max(1, min(membersPerStep, limits.MaxTxSize/memberSize))}
+	return stepLimits{units: unitsPerStep, members: max(1, min(membersPerStep, limits.MaxTxSize/memberSize)),
+		rows: max(1, limits.MaxTxWrites-limits.MaxTxWrites/3), apart: limits.MaxTxWrites / 8}
+}
+
+// rowsOf returns how many rows a unit with so many members has, together with its claim.
+func (s stepLimits) rowsOf(members int) int {
+	if members > s.apart {
+		members = 0
+	}
+	return rowsPerUnit + members
+}
+
+// room is what a transaction has taken of its limits.
+type room struct{ units, members, rows int }
+
+// take adds a unit with so many members, if there is room for it. The first unit always has room.
+func (s stepLimits) take(r *room, members int) bool {
+	next := room{r.units + 1, r.members + members, r.rows + s.rowsOf(members)}
+	if r.units > 0 && (next.units > s.units || next.members > s.members || next.rows > s.rows) {
+		return false
+	}
+	*r = next
+	return true
 }
 
 // nextBatch returns the number of units for the next transaction.
 func (s stepLimits) nextBatch(list []*rolling.Unit) int {
-	members := 0
+	var taken room
 	for i, u := range list {
-		if members += len(u.Members); i == s.units || i > 0 && members > s.members {
+		if !s.take(&taken, len(u.Members)) {
 			return i
 		}
 	}
@@ -128,7 +158,7 @@ func (m *Manager) storeNew(ctx context.Context, r *Rollout, list []*rolling.Unit
 				return err
 			}
 			for i, u := range list[from:to] {
-				if err := units.Put(tx, &Unit{Rollout: r.ID, Index: from + i, Unit: *u}); err != nil {
+				if err := step.putUnit(tx, nil, &Unit{Rollout: r.ID, Index: from + i, Unit: *u}); err != nil {
 					return err
 				}
 				if err := checkMembers(tx, u); err != nil {
@@ -206,27 +236,41 @@ func eventOf(tx *opscenter.Tx, r *Rollout, server, cluster string, kind event.Ki
 	return event.Event{At: tx.Now(), Kind: kind, Server: server, Cluster: cluster, Rollout: r.ID, Reason: reason}
 }
 
-// erase removes a rollout with its units and claims, in several transactions.
+// erase removes a rollout with its units, their members and claims, in several transactions. The units go first, as each is
+// read with its members, and the rollout itself goes last: after a crash, it is found and erased again.
 func (m *Manager) erase(ctx context.Context, id string) error {
 	step := m.step()
 	for more := true; more; {
 		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
+			var list []*unitRow
+			var rest []*memberRow
+			left, within := max(step.rows, rowsPerUnit), storage.Range{Prefix: storage.StringKey(id)}
 			more = false
-			var list []*Unit
-			for u, err := range units.Scan(tx, storage.Range{Prefix: storage.StringKey(id)}) {
+			for u, err := range units.Scan(tx, within) {
 				if err != nil {
 					return err
 				}
-				if more = len(list) == step.units; more {
+				if more = left < rowsPerUnit; more {
 					break
 				}
-				list = append(list, u)
+				list, left = append(list, u), left-rowsPerUnit
 			}
-			for _, u := range list {
-				if err := tx.Release(id, claimName(&u.Unit), u.Cluster); err != nil {
+			for u, err := range members.Scan(tx, within) {
+				if err != nil {
 					return err
 				}
-				if err := units.Delete(tx, storage.StringKey(id).Uint(uint64(u.Index))); err != nil {
+				if more = more || left == 0; more {
+					break
+				}
+				rest, left = append(rest, u), left-1
+			}
+			for _, u := range list {
+				if err := eraseUnit(tx, u); err != nil {
+					return err
+				}
+			}
+			for _, u := range rest {
+				if err := members.Delete(tx, unitKey(u.Rollout, u.Unit).Uint(uint64(u.Position))); err != nil {
 					return err
 				}
 			}
@@ -243,6 +287,22 @@ func (m *Manager) erase(ctx context.Context, id string) error {
 		}
 	}
 	return nil
+}
+
+// eraseUnit removes the row of a unit, and its claim.
+func eraseUnit(tx *opscenter.Tx, row *unitRow) error {
+	key := row.Name
+	if !row.Cluster {
+		u, err := join(tx, row)
+		if err != nil {
+			return err
+		}
+		key = claimName(&u.Unit.Unit)
+	}
+	if err := tx.Release(row.Rollout, key, row.Cluster); err != nil {
+		return err
+	}
+	return units.Delete(tx, unitKey(row.Rollout, row.Index))
 }
 
 // Pause pauses a rollout until Resume. Steps that are under way end, and no new one begins. An empty reason is
@@ -291,8 +351,8 @@ func (m *Manager) Cancel(ctx context.Context, id string, mode rolling.CancelMode
 	return err
 }
 
-// resumesPerStep bounds the units that one transaction resumes. Units are large: they hold the steps of each server. The
-// store's limits may allow fewer.
+// resumesPerStep bounds the units that one transaction resumes. The rows of their members are large: they hold the steps of
+// each server. The store's limits may allow fewer.
 const resumesPerStep = 10
 
 // resumeUnits resumes the failed units, in several transactions.
@@ -305,30 +365,34 @@ func (m *Manager) resumeUnits(ctx context.Context, id string) error {
 			if err != nil || stored.State.Failed == 0 {
 				return err
 			}
-			var failed []*Unit
-			members := 0
-			for u, err := range units.Scan(tx, storage.Range{Prefix: storage.StringKey(id)}) {
+			var failed []*storedUnit
+			var taken room
+			for row, err := range units.Scan(tx, storage.Range{Prefix: storage.StringKey(id)}) {
 				if err != nil {
 					return err
 				}
-				if u.Status == rolling.UnitFailed {
-					members += len(u.Members)
-					if more = len(failed) == min(resumesPerStep, step.units) || len(failed) > 0 && members > step.members; more {
-						break
-					}
-					failed = append(failed, u)
+				if row.Status != rolling.UnitFailed {
+					continue
 				}
+				u, err := join(tx, row)
+				if err != nil {
+					return err
+				}
+				if more = taken.units == resumesPerStep || !step.take(&taken, len(u.Members)); more {
+					break
+				}
+				failed = append(failed, u)
 			}
 			r := stored.clone()
 			for _, u := range failed {
-				servers, err := serversOf(tx.Snapshot(), &u.Unit)
+				servers, err := serversOf(tx.Snapshot(), &u.Unit.Unit)
 				if err != nil {
 					return err
 				}
-				next := &Unit{Rollout: u.Rollout, Index: u.Index, Unit: *u.Unit.Clone()}
+				next := u.copied()
 				next.Resume(servers)
 				r.State.Moved(&next.Unit, u.Index, rolling.UnitFailed, tx.Now())
-				if err := units.Put(tx, next); err != nil {
+				if err := step.putUnit(tx, u, next); err != nil {
 					return err
 				}
 			}
