@@ -1,9 +1,11 @@
 package rollout
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
@@ -22,19 +24,32 @@ type startedAction struct {
 	operation *lifecycle.Operation
 }
 
-// decision is the result of decide for one unit.
+// decision is a decision on one unit. read sets its input, and advance its result. storeDecisions stores it.
 type decision struct {
-	rolling.Result
-	stored  *storedUnit // before the decision
-	unit    *Unit       // after it
-	rollout *Rollout
-	infos   []*opscenter.ServerInfo
+	active  *activeUnit
 	gone    bool // the rollout or the unit has ended
+	rollout *Rollout
+	stored  *storedUnit
+	infos   []*opscenter.ServerInfo
+	view    rolling.View
+
+	rolling.Result
+	unit    *Unit
+	changed int // members that differ from the stored ones
+
+	started []startedAction
+	stale   bool  // the rollout or the unit has changed since it was read
+	failed  error // an action can't begin
 }
 
-// decide reads a unit and its servers, and lets package rolling advance a copy of it. It stores nothing.
-func (e *engine) decide(s *opscenter.Snapshot, u *activeUnit, at time.Time) (*decision, error) {
-	d := &decision{}
+// changes reports whether the decision has to be stored.
+func (d *decision) changes() bool {
+	return d.Changed || len(d.Commands) > 0 || d.unit.Status != d.stored.Status
+}
+
+// read reads a unit and its servers. It stores nothing. Only the goroutine of the engine calls it.
+func (e *engine) read(s *opscenter.Snapshot, u *activeUnit, at time.Time) (*decision, error) {
+	d := &decision{active: u}
 	r, err := rollouts.Find(s, storage.StringKey(u.id))
 	if err != nil {
 		return nil, err
@@ -47,74 +62,138 @@ func (e *engine) decide(s *opscenter.Snapshot, u *activeUnit, at time.Time) (*de
 		d.gone = true
 		return d, nil
 	}
-	d.rollout, d.stored, d.unit = r.clone(), stored, stored.copied()
-	view := rolling.View{Now: at, Epoch: e.epoch, Prefix: u.id[len(u.id)-12:] + "."}
-	for i := range d.unit.Members {
-		info, err := s.ServerByID(d.unit.Members[i].ID)
+	d.rollout, d.stored = r, stored
+	d.view = rolling.View{Now: at, Epoch: e.epoch, Prefix: u.id[len(u.id)-12:] + "."}
+	for i := range stored.Members {
+		info, err := s.ServerByID(stored.Members[i].ID)
 		switch {
 		case errors.Is(err, opscenter.ErrNotFound):
-			view.Servers = append(view.Servers, nil)
+			d.view.Servers = append(d.view.Servers, nil)
 			continue
 		case err != nil:
 			return nil, err
 		}
 		d.infos = append(d.infos, info)
-		view.Servers = append(view.Servers, info.Rolling())
+		d.view.Servers = append(d.view.Servers, info.Rolling())
 	}
 	if e.registry.Observer().FleetUnreachable() {
-		view.Hold = "so much of the fleet is unreachable that the fault may be the control plane's own"
+		d.view.Hold = "so much of the fleet is unreachable that the fault may be the control plane's own"
 	}
-	view.GateAsked = e.options.HealthGate == nil
+	d.view.GateAsked = e.options.HealthGate == nil
 	if g := u.gate; g != nil && !g.asking && time.Since(g.at) < gateInterval {
-		view.GateAsked, view.Gate = true, g.closed
+		d.view.GateAsked, d.view.Gate = true, g.closed
 	}
-	state := &d.rollout.State
-	d.Result = d.unit.Advance(&state.Policy, u.calendar, view, state.Cancel, state.Status == rolling.StatusPaused)
 	return d, nil
 }
 
-// checkUnit decides on a unit, stores the decision, and carries it out. An error ends the lease.
-func (e *engine) checkUnit(u *activeUnit) error {
-	if err := e.renewLease(); err != nil {
-		return err
+// advance lets package rolling advance a copy of the unit. It changes nothing but d, so several goroutines may advance
+// decisions at once.
+func (d *decision) advance() {
+	state := &d.rollout.State
+	d.unit = d.stored.copied()
+	d.Result = d.unit.Advance(&state.Policy, d.active.calendar, d.view, state.Cancel, state.Status == rolling.StatusPaused)
+	if d.changes() {
+		d.changed = changedMembers(d.stored, d.unit)
 	}
-	var d *decision
-	err := e.registry.Read(e.ctx, func(s *opscenter.Snapshot) (err error) {
-		d, err = e.decide(s, u, e.now())
-		return err
-	})
-	var started []startedAction
-	if err == nil && !d.gone && (d.Changed || len(d.Commands) > 0 || d.unit.Status != d.stored.Status) {
-		err = e.registry.Write(e.ctx, func(tx *opscenter.Tx) (err error) {
-			started = nil
-			if err := e.held(tx, e.epoch); err != nil {
-				return err
-			}
-			if d, err = e.decide(tx.Snapshot(), u, tx.Now()); err != nil || d.gone {
-				return err
-			}
-			started, err = e.storeDecision(tx, d)
+}
+
+// decide decides on units, all on one snapshot. A unit that can't be read is tried again later, and is not in the result.
+func (e *engine) decide(list []*activeUnit) (out []*decision, err error) {
+	failures := map[*activeUnit]error{}
+	err = e.registry.Read(e.ctx, func(s *opscenter.Snapshot) (err error) {
+		out = nil
+		clear(failures)
+		if s.ReadTx, err = e.rows.over(s.ReadTx); err != nil {
 			return err
-		})
-	}
-	switch {
-	case errors.Is(err, errLease) || err != nil && e.ctx.Err() != nil:
-		return err
-	case err != nil:
-		// The unit is tried again later, so the other units need not wait.
-		e.log.ErrorContext(e.ctx, "a rollout's next step could not be stored, and is tried again", "rollout", u.id, "error", err)
-		u.wake = time.Now().Add(retryInterval)
-		if u.errors++; u.errors >= maxErrors {
-			e.failUnit(u, err)
+		}
+		at := e.now()
+		for _, u := range list {
+			d, err := e.read(s, u, at)
+			if err != nil {
+				failures[u] = err
+				continue
+			}
+			out = append(out, d)
 		}
 		return nil
-	case d.gone:
-		e.dropUnit(u)
+	})
+	if err != nil && e.ctx.Err() != nil {
+		return nil, err
+	}
+	if err != nil {
+		for _, u := range list {
+			failures[u] = err
+		}
+		out = nil
+	}
+	for u, err := range failures {
+		e.tryAgain(u, err)
+	}
+	advanceAll(out)
+	return out, nil
+}
+
+// advancesAtOnce is how many decisions one goroutine takes at the least. Fewer are not worth another goroutine.
+const advancesAtOnce = 16
+
+// advanceAll advances decisions, on all processors if there are many.
+func advanceAll(list []*decision) {
+	workers := max(1, min(runtime.GOMAXPROCS(0), len(list)/advancesAtOnce))
+	var group sync.WaitGroup
+	for part := range slices.Chunk(list, max(1, (len(list)+workers-1)/workers)) {
+		work := func() {
+			for _, d := range part {
+				if !d.gone {
+					d.advance()
+				}
+			}
+		}
+		if workers == 1 {
+			work()
+		} else {
+			group.Go(work)
+		}
+	}
+	group.Wait()
+}
+
+// checkUnits decides on units, stores the decisions, and carries them out. An error ends the lease.
+func (e *engine) checkUnits(list []*activeUnit) error {
+	if len(list) == 0 {
 		return nil
 	}
+	decisions, err := e.decide(list)
+	if err != nil {
+		return err
+	}
+	var changed []*decision
+	for _, d := range decisions {
+		switch {
+		case d.gone:
+			e.dropUnit(d.active)
+		case d.changes():
+			changed = append(changed, d)
+		default:
+			e.settle(d)
+		}
+	}
+	step := e.step()
+	for len(changed) > 0 {
+		n := step.nextDecisions(changed)
+		if err := e.store(changed[:n]); err != nil {
+			return err
+		}
+		changed = changed[n:]
+	}
+	return nil
+}
+
+// settle carries out a decision that is stored, and schedules the next one on the unit.
+func (e *engine) settle(d *decision) {
+	u := d.active
 	u.errors = 0
 	// Stored actions are carried out even if ctx ends meanwhile: Run waits for their goroutines.
-	for _, b := range started {
+	for _, b := range d.started {
 		e.carryOut(u, b.info, b.operation)
 	}
 	for _, c := range d.Commands {
@@ -122,7 +201,7 @@ func (e *engine) checkUnit(u *activeUnit) error {
 			e.carryOn(u, c)
 		}
 	}
-	if len(started) > 0 {
+	if len(d.started) > 0 {
 		u.gate = nil // the gate is asked again for the next server
 	}
 	e.indexNames(u, &d.unit.Unit)
@@ -137,7 +216,16 @@ func (e *engine) checkUnit(u *activeUnit) error {
 			e.dropUnit(u)
 		}
 	}
-	return nil
+}
+
+// tryAgain schedules another attempt to store the next step of a unit, so that the other units need not wait. After
+// maxErrors attempts the unit fails.
+func (e *engine) tryAgain(u *activeUnit, err error) {
+	e.log.ErrorContext(e.ctx, "a rollout's next step could not be stored, and is tried again", "rollout", u.id, "error", err)
+	u.wake = time.Now().Add(retryInterval)
+	if u.errors++; u.errors >= maxErrors {
+		e.failUnit(u, err)
+	}
 }
 
 // maxErrors bounds the failed attempts, in a row, to store a unit's next step. After that the unit fails.
@@ -145,10 +233,7 @@ const maxErrors = 10
 
 // failUnit makes a unit fail whose next step can't be stored, so that an operator learns of it.
 func (e *engine) failUnit(u *activeUnit, reason error) {
-	err := e.registry.Write(e.ctx, func(tx *opscenter.Tx) error {
-		if err := e.held(tx, e.epoch); err != nil {
-			return err
-		}
+	err := e.write(func(tx *opscenter.Tx) error {
 		stored, err := getUnit(tx, u.id, u.index)
 		if err != nil {
 			return err
@@ -207,180 +292,4 @@ func (e *engine) dropUnit(u *activeUnit) {
 	delete(u.units, u.index)
 	e.unindexNames(u)
 	u.activeRollout.due = true
-}
-
-// storeDecision stores a decision, with the intent of each new action. It returns the actions to carry out.
-func (e *engine) storeDecision(tx *opscenter.Tx, d *decision) (started []startedAction, err error) {
-	r := d.rollout
-	cluster := ""
-	if d.unit.Cluster {
-		cluster = d.unit.Name
-	}
-	var list []event.Event
-	for _, n := range d.Notes {
-		text := string(n.Kind) + ": " + n.Text
-		if n.Kind == rolling.NoteEnded {
-			text = n.Text + ": done"
-			r.State.StepsDone++
-		}
-		list = append(list, eventOf(tx, r, n.Server, cluster, event.RolloutStep, text))
-	}
-	for _, c := range d.Commands {
-		if c.Again {
-			continue
-		}
-		operation, info, err := tx.Begin(opscenter.Intent{ServerID: c.ServerID, ID: c.ID, Action: c.Action, Mode: c.Mode, Owner: r.ID, Targets: c.Targets, Timeout: c.Timeout})
-		if err != nil {
-			return nil, fmt.Errorf("%s of server %q: %w", c.Action, c.Server, err)
-		}
-		started = append(started, startedAction{info, operation})
-	}
-	status := r.State.Status
-	r.State.Moved(&d.unit.Unit, d.unit.Index, d.stored.Status, tx.Now())
-	if d.stored.Status == rolling.UnitFailed && d.unit.Status != rolling.UnitFailed {
-		r.State.Relieve()
-	}
-	if r.State.Status != status {
-		list = append(list, eventOf(tx, r, "", cluster, event.Rollout, fmt.Sprintf("%s: %s", r.State.Status, r.State.Reason)))
-	}
-	if d.unit.Status == rolling.UnitDone || d.unit.Status == rolling.UnitCancelled {
-		if err := tx.Release(r.ID, claimName(&d.unit.Unit), d.unit.Cluster); err != nil {
-			return nil, err
-		}
-	}
-	if d.unit.Status != d.stored.Status || len(d.Notes) > 0 {
-		r.LastUpdated = tx.Now()
-		if err := rollouts.Put(tx, r); err != nil {
-			return nil, err
-		}
-	}
-	if err := e.step().putUnit(tx, d.stored, d.unit); err != nil {
-		return nil, err
-	}
-	return started, tx.Record(list...)
-}
-
-// checkRollout begins the next units of a rollout, or drops them if it is cancelled, and ends the rollout after the
-// last one. more: there is more to do at once. An error ends the lease.
-func (e *engine) checkRollout(c *activeRollout) (more bool, err error) {
-	if err := e.renewLease(); err != nil {
-		return false, err
-	}
-	var added []*Unit
-	var again time.Time
-	ended := false
-	idle := errors.New("nothing to do")
-	err = e.registry.Write(e.ctx, func(tx *opscenter.Tx) error {
-		added, again, ended, more = nil, time.Time{}, false, false
-		if err := e.held(tx, e.epoch); err != nil {
-			return err
-		}
-		stored, err := rollouts.Find(tx, storage.StringKey(c.id))
-		if err != nil {
-			return err
-		}
-		if stored == nil || stored.State.Status.Ended() {
-			ended = true
-			return idle
-		}
-		r, at, step := stored.clone(), tx.Now(), e.step()
-		var list []event.Event
-		var taken room
-		for more = true; ; {
-			cancelling := r.State.Status == rolling.StatusCancelling && r.State.Next < r.State.Units
-			ok, wake, _ := r.State.Admit(at)
-			if again = wake; !ok && !cancelling {
-				more = false
-				break
-			}
-			u, err := getUnit(tx, c.id, r.State.Next)
-			if err != nil {
-				return err
-			}
-			if !step.take(&taken, len(u.Members)) {
-				break
-			}
-			next := u.copied()
-			if cancelling {
-				r.State.Drop(&next.Unit, at)
-				if err := tx.Release(c.id, claimName(&next.Unit), next.Cluster); err != nil {
-					return err
-				}
-			} else {
-				r.State.Begin(&next.Unit, at)
-			}
-			if err := step.putUnit(tx, u, next); err != nil {
-				return err
-			}
-			added = append(added, next)
-		}
-		if r.State.Finish(at) {
-			text := string(r.State.Status)
-			if r.State.Reason != "" {
-				text += ": " + r.State.Reason
-			}
-			list = append(list, eventOf(tx, r, "", "", event.Rollout, text))
-			ended = r.State.Status.Ended()
-		} else if len(added) == 0 {
-			return idle
-		}
-		r.LastUpdated = at
-		if err := rollouts.Put(tx, r); err != nil {
-			return err
-		}
-		return tx.Record(list...)
-	})
-	switch {
-	case errors.Is(err, idle):
-	case errors.Is(err, errLease) || err != nil && e.ctx.Err() != nil:
-		return false, err
-	case err != nil:
-		e.log.ErrorContext(e.ctx, "a rollout could not go on, and is tried again", "rollout", c.id, "error", err)
-		c.wake = time.Now().Add(retryInterval)
-		return false, nil
-	}
-	c.wake = e.localTime(again)
-	for _, u := range added {
-		if u.Status == rolling.UnitRunning {
-			e.add(c, u)
-			more = true
-		}
-	}
-	if ended {
-		for _, u := range c.units {
-			e.unindexNames(u)
-		}
-		delete(e.rollouts, c.id)
-		if err := e.prune(e.ctx); err != nil {
-			e.logFailure(e.ctx, err)
-		}
-		return false, nil
-	}
-	if more {
-		c.due = true
-	}
-	return more, nil
-}
-
-// prune removes the oldest ended rollouts beyond Options.MaxHistory.
-func (m *Manager) prune(ctx context.Context) error {
-	var old []string
-	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
-		kept := 0
-		for r, err := range byEnd.Scan(s, storage.Range{Prefix: storage.StringKey("ended"), Reverse: true}) {
-			if err != nil {
-				return err
-			}
-			if kept++; kept > m.options.MaxHistory {
-				old = append(old, r.ID)
-			}
-		}
-		return nil
-	})
-	for _, id := range old {
-		if err == nil {
-			err = m.erase(ctx, id)
-		}
-	}
-	return err
 }

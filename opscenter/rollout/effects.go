@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
@@ -24,26 +25,89 @@ func (e *engine) pollUnit(u *activeUnit) {
 		return
 	}
 	for _, name := range u.names {
-		if e.polling[name] {
+		if !e.busy.beginPoll(name, false) {
 			continue
 		}
-		e.polling[name] = true
 		e.group.Go(func() {
-			defer e.post(func() {
-				delete(e.polling, name)
-				u.due = true // a poll without changes may matter, too
-			})
-			select {
-			case e.polls <- struct{}{}:
-				defer func() { <-e.polls }()
-			case <-e.ctx.Done():
-				return
-			}
-			// Poll records an unreachable server as an observation. An error here is one of the store.
-			if _, err := e.options.Poller.Poll(e.ctx, name); err != nil && e.ctx.Err() == nil && !errors.Is(err, opscenter.ErrNotFound) {
-				e.log.WarnContext(e.ctx, "a server could not be polled", "server", name, "error", err)
-			}
+			e.poll(name)
+			e.post(func() { u.due = true }) // a poll without changes may matter, too
 		})
+	}
+}
+
+// poll polls a server, and again if that was asked for meanwhile. The caller has called beginPoll.
+func (e *engine) poll(name string) {
+	for again := true; again; again = e.busy.endPoll(name) {
+		select {
+		case e.polls <- struct{}{}:
+		case <-e.ctx.Done():
+			e.busy.endPoll(name)
+			return
+		}
+		// Poll records an unreachable server as an observation. An error here is one of the store.
+		if _, err := e.options.Poller.Poll(e.ctx, name); err != nil && e.ctx.Err() == nil && !errors.Is(err, opscenter.ErrNotFound) {
+			e.log.WarnContext(e.ctx, "a server could not be polled", "server", name, "error", err)
+		}
+		<-e.polls
+	}
+}
+
+// pollsAfter tells for which actions the next decision needs a poll that began after the action. The server is then polled at
+// once. A long action is not over by then, and the polls of each PollInterval find its end.
+var pollsAfter = map[lifecycle.Action]bool{lifecycle.ActionUpdate: true, lifecycle.ActionReboot: true, lifecycle.ActionRestore: true}
+
+// busyServers are the servers that are being polled or acted on, by name. Its methods may be called concurrently.
+type busyServers struct {
+	mu      sync.Mutex
+	polling map[string]bool // true: another poll is wanted after this one
+	acting  map[string]int  // actions under way
+}
+
+// has reports whether a server is being polled or acted on.
+func (b *busyServers) has(name string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, polling := b.polling[name]
+	return polling || b.acting[name] > 0
+}
+
+// beginPoll reports whether the caller may poll a server now: no other goroutine does. again: otherwise that goroutine polls
+// it again.
+func (b *busyServers) beginPoll(name string, again bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if wanted, ok := b.polling[name]; ok {
+		b.polling[name] = wanted || again
+		return false
+	}
+	if b.polling == nil {
+		b.polling = map[string]bool{}
+	}
+	b.polling[name] = false
+	return true
+}
+
+// endPoll reports whether the caller must poll a server again. Otherwise its poll is over.
+func (b *busyServers) endPoll(name string) (again bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if again = b.polling[name]; again {
+		b.polling[name] = false
+	} else {
+		delete(b.polling, name)
+	}
+	return again
+}
+
+// act counts an action on a server that begins (1) or ends (-1).
+func (b *busyServers) act(name string, by int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.acting == nil {
+		b.acting = map[string]int{}
+	}
+	if b.acting[name] += by; b.acting[name] == 0 {
+		delete(b.acting, name)
 	}
 }
 
@@ -54,13 +118,19 @@ func (e *engine) carryOut(u *activeUnit, info *opscenter.ServerInfo, operation *
 		// The call is short, and a controller that stops must not lose its outcome.
 		ctx = context.WithoutCancel(ctx)
 	}
+	e.busy.act(info.Name, 1)
 	e.group.Go(func() {
 		err := e.planner.CarryOut(ctx, info, operation)
+		if err == nil && pollsAfter[operation.Action] && e.options.Poller != nil && e.ctx.Err() == nil && e.busy.beginPoll(info.Name, true) {
+			e.poll(info.Name)
+		}
+		e.busy.act(info.Name, -1)
+		e.post(func() { u.due = true })
 		if err != nil {
 			e.log.WarnContext(ctx, "a step failed", "server", info.Name, "action", operation.Action, "error", err)
 			e.retryUntilKnown(info.Name, info.ID, operation.ID, operation.Action)
+			e.post(func() { u.due = true })
 		}
-		e.post(func() { u.due = true })
 	})
 }
 

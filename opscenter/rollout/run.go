@@ -108,9 +108,12 @@ type engine struct {
 	byServer map[string][]*activeUnit  // by name of the server
 	events   chan func()               // functions that other goroutines have posted
 	polls    chan struct{}             // bounds polls
-	polling  map[string]bool           // servers that are being polled
+	busy     busyServers               // servers that are being polled, or acted on
+	rows     *rowCache                 // rows that decisions read
 	reload   time.Time                 // when to load new rollouts; zero: not
 	renewed  time.Time                 // when the lease was last renewed
+	// committed is when a decision was last committed.
+	committed time.Time
 }
 
 // activeRollout is an open rollout that was loaded.
@@ -120,6 +123,7 @@ type activeRollout struct {
 	units    map[int]*activeUnit // running and failed units, by index
 	due      bool                // to be checked in the next round
 	wake     time.Time           // when it is due; zero: not
+	seen     rolloutSeen         // when it was last checked
 }
 
 // activeUnit is a running or failed unit.
@@ -146,7 +150,8 @@ type gate struct {
 func (m *Manager) lead(ctx context.Context, epoch uint64) {
 	ctx, cancel := context.WithCancel(ctx)
 	e := &engine{Manager: m, epoch: epoch, ctx: ctx, rollouts: map[string]*activeRollout{}, byServer: map[string][]*activeUnit{},
-		events: make(chan func()), polls: make(chan struct{}, m.options.MaxPolls), polling: map[string]bool{}, renewed: time.Now()}
+		events: make(chan func()), polls: make(chan struct{}, m.options.MaxPolls), renewed: time.Now(),
+		rows: newRowCache(m.registry.Store(), followedTables...)}
 	err := e.run()
 	cancel()
 	e.drain()
@@ -208,12 +213,16 @@ func (e *engine) run() error {
 				return err
 			}
 		}
-		wake, err := e.round()
-		if err != nil {
-			return err
-		}
-		if len(e.rollouts) == 0 && e.reload.IsZero() {
-			return nil
+		// What happens until then shares the next commit.
+		wake := e.committed.Add(commitInterval)
+		if !wake.After(time.Now()) {
+			var err error
+			if wake, err = e.round(); err != nil {
+				return err
+			}
+			if len(e.rollouts) == 0 && e.reload.IsZero() {
+				return nil
+			}
 		}
 		next := e.renewed.Add(e.options.Lease / 3)
 		if !e.reload.IsZero() && e.reload.Before(next) {
@@ -227,6 +236,7 @@ func (e *engine) run() error {
 		case <-timer.C:
 		case fn := <-e.events:
 			fn()
+			e.takeEvents()
 		case <-e.changed:
 			e.reload = time.Now()
 			for _, c := range e.rollouts {
@@ -237,6 +247,18 @@ func (e *engine) run() error {
 		}
 		if err := e.renewLease(); err != nil {
 			return err
+		}
+	}
+}
+
+// takeEvents calls the functions that other goroutines wait to hand over.
+func (e *engine) takeEvents() {
+	for {
+		select {
+		case fn := <-e.events:
+			fn()
+		default:
+			return
 		}
 	}
 }
@@ -280,11 +302,15 @@ func (e *engine) loadOne(id string) {
 	}
 }
 
-// follow marks rollouts and servers that change in the store, until the lease ends.
+// followedTables are those of the rows that decisions depend on.
+var followedTables = []string{"servers", "states", "channels", "rollouts", "rollout_units", "rollout_members"}
+
+// follow marks rollouts and servers that change in the store, until the lease ends. A server that is being polled or acted on
+// is marked after that.
 func (e *engine) follow(revision uint64) {
 	store := e.registry.Store()
 	for e.ctx.Err() == nil {
-		for batch, err := range store.Watch(e.ctx, revision) {
+		for batch, err := range store.Watch(e.ctx, revision, "servers", "states", rollouts.Name()) {
 			if err != nil {
 				e.logFailure(e.ctx, err)
 				break
@@ -295,10 +321,10 @@ func (e *engine) follow(revision uint64) {
 				name, ok := change.Key.FirstString()
 				switch {
 				case !ok:
-				case change.Table == "servers" || change.Table == "states":
-					names = append(names, name)
 				case change.Table == rollouts.Name():
 					ids = append(ids, name)
+				case !e.busy.has(name):
+					names = append(names, name)
 				}
 			}
 			if batch.Reset || len(names) > 0 || len(ids) > 0 {
@@ -309,14 +335,13 @@ func (e *engine) follow(revision uint64) {
 	}
 }
 
-// markDue marks the rollouts with these IDs and the units of these servers as due, and loads new rollouts.
+// markDue marks the rollouts with these IDs and the units of these servers as due, and loads new rollouts. A rollout that is
+// due has its units marked if it was paused, resumed or cancelled: most of its changes only count steps.
 func (e *engine) markDue(all bool, names, ids []string) {
 	for _, c := range e.rollouts {
-		if all || slices.Contains(ids, c.id) {
-			c.due = true
-			for _, u := range c.units {
-				u.due = true
-			}
+		c.due = c.due || all || slices.Contains(ids, c.id)
+		for _, u := range c.units {
+			u.due = u.due || all
 		}
 	}
 	for _, name := range names {
@@ -425,15 +450,20 @@ func (e *engine) round() (wake time.Time, err error) {
 	}
 	for again := true; again; {
 		again = false
+		var due []*activeUnit
+		now := time.Now()
 		for _, c := range e.rollouts {
 			for _, u := range c.units {
-				if u.due || !u.wake.IsZero() && !u.wake.After(time.Now()) {
+				if u.due || !u.wake.IsZero() && !u.wake.After(now) {
 					u.due, u.wake = false, time.Time{}
-					if err := e.checkUnit(u); err != nil {
-						return wake, err
-					}
+					due = append(due, u)
 				}
 			}
+		}
+		if err := e.checkUnits(due); err != nil {
+			return wake, err
+		}
+		for _, c := range e.rollouts {
 			if c.due || !c.wake.IsZero() && !c.wake.After(time.Now()) {
 				c.due, c.wake = false, time.Time{}
 				more, err := e.checkRollout(c)
@@ -448,7 +478,9 @@ func (e *engine) round() (wake time.Time, err error) {
 	for _, c := range e.rollouts {
 		sooner(c.wake)
 		for _, u := range c.units {
-			sooner(u.wake)
+			if sooner(u.wake); u.due {
+				sooner(at)
+			}
 			if !u.poll.IsZero() && !u.poll.After(at) {
 				e.pollUnit(u)
 				u.poll = at.Add(e.options.PollInterval)

@@ -29,6 +29,8 @@ type stepLimits struct {
 	units, members int
 	// rows is how many rows of units, claims and members it writes.
 	rows int
+	// size is how many bytes the decisions of a transaction write, apart from the first.
+	size int
 	// apart is how many members of a unit have rows of their own. A larger unit keeps them in its own row.
 	apart int
 }
@@ -40,7 +42,7 @@ const rowsPerUnit = 2
 func (m *Manager) step() stepLimits {
 	limits := storage.LimitsOf(m.registry.Store())
 	return stepLimits{units: unitsPerStep, members: max(1, min(membersPerStep, limits.MaxTxSize/memberSize)),
-		rows: max(1, limits.MaxTxWrites-limits.MaxTxWrites/3), apart: limits.MaxTxWrites / 8}
+		rows: max(1, limits.MaxTxWrites-limits.MaxTxWrites/3), size: limits.MaxTxSize / 2, apart: limits.MaxTxWrites / 8}
 }
 
 // rowsOf returns how many rows a unit with so many members has, together with its claim.
