@@ -176,6 +176,10 @@ func (h Observer) Acted(id string) {
 
 // stateOf returns the state of a server, also if the server was renamed meanwhile.
 func stateOf(tx *Tx, server *ServerInfo) (*lifecycle.ServerState, error) {
+	state, err := states.Find(tx, nameKey(server.Name))
+	if err != nil || state != nil && state.ID == server.ID {
+		return state, err
+	}
 	known, err := byID.Find(tx, storage.StringKey(server.ID))
 	if err != nil {
 		return nil, err

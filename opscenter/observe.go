@@ -419,11 +419,7 @@ func (r *Registry) storeObserved(ctx context.Context, tx *Tx, o *observed) error
 }
 
 func (r *Registry) storeState(ctx context.Context, tx *Tx, o *observed) error {
-	before, err := states.Get(tx, nameKey(o.name))
-	if err != nil {
-		return err
-	}
-	if o.Facts != nil && o.transition.State.FactsHash != before.FactsHash {
+	if o.Facts != nil && o.transition.State.FactsHash != o.state.FactsHash {
 		if err := r.storeFacts(tx, o); err != nil {
 			return err
 		}
