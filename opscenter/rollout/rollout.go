@@ -27,6 +27,12 @@
 //   - Two controllers never act at once. If it is unknown whether a reboot was requested, it is requested again only if
 //     the server does not go down in time.
 //   - A cluster has one operation at a time. The error of a refused request names the operation that holds the cluster.
+//
+// # How steps are stored
+//
+// A unit has a row, and each of its servers has one. Units that are due together are decided on one snapshot, and share a
+// commit. There is one such commit in 10 ms at the most. A server is polled at once after an update, a reboot or a restore,
+// and then each Options.PollInterval. BenchmarkSteps measures steps per second on Badger, beside bare Badger.
 package rollout
 
 import (
