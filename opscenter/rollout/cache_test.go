@@ -63,7 +63,7 @@ func TestRowCache(t *testing.T) {
 			}
 			cache := newRowCache(store, "rows")
 			hits := 0
-			for range 3000 {
+			for range 500 {
 				require.NoError(t, store.View(t.Context(), func(tx storage.ReadTx) error {
 					cached, err := cache.over(tx)
 					require.NoError(t, err)
