@@ -126,7 +126,7 @@ func TestPausedBeforeCommit(t *testing.T) {
 			}
 			store.left.Store(number + 1)
 			defer run(t, m)()
-			time.Sleep(time.Hour)
+			time.Sleep(20 * time.Minute)
 			require.Equal(t, before.Load(), int64(f.begun()), "actions that began after the pause before write %d", number+1)
 			require.NoError(t, m.Resume(t.Context(), r.ID))
 			await(t, m, r.ID, 5*time.Hour, rolling.StatusDone)
