@@ -98,6 +98,7 @@
 //	lifecycle.MaxHardwareSize and others       688 KiB in all is left out, with warning.Facts          TestFactsThatAreTooLarge
 //	opscenter.Options.MaxFactsHistory          20 changes     the oldest go                            TestFactsHistory
 //	poller.DefaultTimeout, a poll              30 s           counts as a failure                      TestGrace
+//	poller.DefaultMinTimeout, a silent one     2 s            is repeated with the full timeout        TestSilentTenth
 //	poller.DefaultSlowConcurrency, slow polls  512            wait for each other, not the others      TestHangingServersDoNotDelayHealthyOnes
 //	incusos.DefaultMaxConnsPerServer           4 connections  wait                                     TestConnectionsAreBounded
 //

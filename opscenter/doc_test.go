@@ -69,6 +69,7 @@ func TestCosts(t *testing.T) {
 		"lifecycle.MaxHardwareSize":            size(lifecycle.MaxHardwareSize + lifecycle.MaxNetworkSize + lifecycle.MaxSecuritySize + lifecycle.MaxStorageSize),
 		"opscenter.Options.MaxFactsHistory":    count(opscenter.DefaultMaxFactsHistory),
 		"poller.DefaultTimeout":                fmt.Sprint(poller.DefaultTimeout.Seconds(), " s"),
+		"poller.DefaultMinTimeout":             fmt.Sprint(poller.DefaultMinTimeout.Seconds(), " s"),
 		"poller.DefaultSlowConcurrency":        count(poller.DefaultSlowConcurrency),
 		"incusos.DefaultMaxConnsPerServer":     count(incusos.DefaultMaxConnsPerServer),
 		"inventory.DefaultMaxObjects":          count(inventory.DefaultMaxObjects),

@@ -114,6 +114,9 @@ func (l *loop) updateEntry(info *opscenter.ServerInfo) {
 		request = false // an old request, from before the program began
 	}
 	wait, class := l.timing.next(info, time.Now())
+	if e.doubted && class == answering && wait != never {
+		wait, class = 0, retrying // its retry is due, and has the full Timeout
+	}
 	switch {
 	case wait == never:
 		e.dequeue()

@@ -1,7 +1,9 @@
 package poller
 
 import (
+	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/opscenter-go/sdk/internal/defaults"
@@ -17,6 +19,8 @@ const (
 	DefaultRetryInterval   = 10 * time.Second
 	DefaultMaxBackoff      = 15 * time.Minute
 	DefaultTimeout         = 30 * time.Second
+	DefaultMinTimeout      = 2 * time.Second
+	DefaultTimeoutFactor   = 4
 	DefaultConcurrency     = 64
 	DefaultSlowConcurrency = 512
 	DefaultSlowAfter       = time.Second
@@ -32,7 +36,7 @@ const (
 	DefaultMaxLag = time.Minute
 )
 
-// Options configures New. The zero value suits most programs. Negative values are invalid.
+// Options configures New. The zero value suits most programs. Negative values are invalid, except for TimeoutFactor.
 type Options struct {
 	// Logger receives internal errors. Default: nothing is logged.
 	Logger *slog.Logger
@@ -53,6 +57,20 @@ type Options struct {
 	// Timeout bounds a poll. Polls that start at about the same time share a deadline, so a poll
 	// may take 1/32 longer. Default 30 s.
 	Timeout time.Duration
+	// TimeoutFactor and MinTimeout shorten the timeout in Run for servers that usually answer sooner, so
+	// that servers that fall silent hold up a sweep for seconds only. The timeout is TimeoutFactor times the
+	// usual duration of the server's successful polls, at least MinTimeout, and at most Timeout. It is
+	// rounded up by at most a quarter. Polls with facts and light ones have usual durations of their own.
+	//
+	// A poll that ends at such a shorter timeout is no failure. The next poll follows at once with the full
+	// Timeout, and only its outcome counts. So a server that answers within Timeout never fails because of
+	// these options. Timeout applies to servers whose last poll failed, to servers without a successful
+	// poll since Run began, and to Poll. The durations are kept in memory.
+	//
+	// A TimeoutFactor below 0 means that Timeout applies to all polls; between 0 and 1 it is invalid.
+	// Default 4, 2 s.
+	TimeoutFactor float64
+	MinTimeout    time.Duration
 	// Concurrency is how many polls Run performs at once for servers that answered last time.
 	// Slow, failing and offline servers have limits of their own, so they delay no healthy server.
 	// Each poll costs a connection and about 50 KiB of memory. Default 64.
@@ -81,7 +99,8 @@ type Options struct {
 	MaxLag time.Duration
 	// Grace bounds how long Run takes to return after its context ended. Default 10 s.
 	Grace time.Duration
-	// OnPoll, if set, is called with the outcome of each poll, before the outcome is stored.
+	// OnPoll, if set, is called with the outcome of each poll, before the outcome is stored. A poll that was cut
+	// short (Stats.Cut) has no outcome.
 	// Several goroutines call it at once. It must return quickly, and must not keep the observation.
 	OnPoll func(o *lifecycle.Observation)
 }
@@ -93,7 +112,8 @@ func (o Options) withDefaults() (Options, error) {
 	err := defaults.Fill(opscenter.ErrInvalidOptions,
 		defaults.Of("Interval", &o.Interval, DefaultInterval), defaults.Of("FastInterval", &o.FastInterval, DefaultFastInterval),
 		defaults.Of("RetryInterval", &o.RetryInterval, DefaultRetryInterval), defaults.Of("MaxBackoff", &o.MaxBackoff, DefaultMaxBackoff),
-		defaults.Of("Timeout", &o.Timeout, DefaultTimeout), defaults.Of("SlowAfter", &o.SlowAfter, DefaultSlowAfter),
+		defaults.Of("Timeout", &o.Timeout, DefaultTimeout), defaults.Of("MinTimeout", &o.MinTimeout, DefaultMinTimeout),
+		defaults.Of("SlowAfter", &o.SlowAfter, DefaultSlowAfter),
 		defaults.Of("BatchDelay", &o.BatchDelay, DefaultBatchDelay), defaults.Of("Grace", &o.Grace, DefaultGrace),
 		defaults.Of("FactsInterval", &o.FactsInterval, DefaultFactsInterval), defaults.Of("MaxLag", &o.MaxLag, 0),
 		defaults.Of("Concurrency", &o.Concurrency, DefaultConcurrency), defaults.Of("SlowConcurrency", &o.SlowConcurrency, DefaultSlowConcurrency),
@@ -102,6 +122,12 @@ func (o Options) withDefaults() (Options, error) {
 		defaults.Of("MaxPending", &o.MaxPending, DefaultMaxPending), defaults.Of("MaxPendingSize", &o.MaxPendingSize, DefaultMaxPendingSize))
 	if err != nil {
 		return o, err
+	}
+	switch f := o.TimeoutFactor; {
+	case f == 0:
+		o.TimeoutFactor = DefaultTimeoutFactor
+	case f > 0 && f < 1, math.IsNaN(f):
+		return o, fmt.Errorf("TimeoutFactor is %v, it must be at least 1, or negative: %w", f, opscenter.ErrInvalidOptions)
 	}
 	// The fast and retry intervals never exceed the normal one.
 	o.FastInterval, o.RetryInterval = min(o.FastInterval, o.Interval), min(o.RetryInterval, o.Interval)

@@ -13,6 +13,8 @@
 //   - The poll that is overdue the longest starts first.
 //   - Slow, failing and offline servers have concurrency limits of their own, so they delay no
 //     healthy server.
+//   - The timeout of a poll follows the usual duration of its server's polls, so a server that falls silent holds up a
+//     sweep for seconds only.
 //   - An observation without news costs a few microseconds, and writes nothing.
 //   - Observations with news are stored in batches.
 //
@@ -105,10 +107,10 @@ type Poller struct {
 	locks  map[string]chan struct{} // by server ID, present during a poll; the channel is nil unless another poll waits
 	active atomic.Bool
 
-	polls, failed, unchanged, stored, dropped, refused atomic.Int64
-	running, slow, pending, lag, offlineLag, servers   atomic.Int64
-	pendingSize                                        atomic.Int64
-	behind, refusing                                   atomic.Bool
+	polls, failed, cut, unchanged, stored, dropped, refused atomic.Int64
+	running, slow, pending, lag, offlineLag, servers        atomic.Int64
+	pendingSize                                             atomic.Int64
+	behind, refusing                                        atomic.Bool
 }
 
 // New returns a Poller. It does nothing before Run or Poll is called. A negative option is an
@@ -148,6 +150,9 @@ type Stats struct {
 	// Polls is the number of polls that ended. Failed counts polls that could not observe their
 	// server, Unchanged those without news. Stored counts the stored observations.
 	Polls, Failed, Unchanged, Stored int64
+	// Cut counts the polls that ended at a timeout shorter than Options.Timeout. Polls counts them, too, and
+	// Failed does not: each was repeated with the full timeout. See Options.TimeoutFactor.
+	Cut int64
 	// Pending is the number of observations that wait to be stored. Refused is how often the
 	// store refused a write. Dropped is the number of observations that the poller gave up; it
 	// polls their servers again.
@@ -159,7 +164,7 @@ type Stats struct {
 func (p *Poller) Stats() Stats {
 	return Stats{Servers: int(p.servers.Load()), Running: int(p.running.Load()), Slow: int(p.slow.Load()),
 		Lag: time.Duration(p.lag.Load()), OfflineLag: time.Duration(p.offlineLag.Load()), Behind: p.behind.Load(),
-		Polls: p.polls.Load(), Failed: p.failed.Load(), Unchanged: p.unchanged.Load(), Stored: p.stored.Load(),
+		Polls: p.polls.Load(), Failed: p.failed.Load(), Cut: p.cut.Load(), Unchanged: p.unchanged.Load(), Stored: p.stored.Load(),
 		Pending: int(p.pending.Load()), Refused: p.refused.Load(), Dropped: p.dropped.Load()}
 }
 
@@ -194,7 +199,7 @@ func (p *Poller) Poll(ctx context.Context, name string) (lifecycle.Observation, 
 	}
 	bounded, cancel := context.WithTimeout(ctx, p.options.Timeout)
 	defer cancel()
-	o, err := p.probe(ctx, bounded, info.ProbeTarget())
+	o, _, err := p.probe(ctx, bounded, info.ProbeTarget(), false)
 	if err != nil || p.registry.Observer().RecordUnchanged(&o) {
 		return o, err
 	}
@@ -237,15 +242,20 @@ func (p *Poller) unlock(id string) {
 
 // probe calls the Prober with the context bounded, and counts the poll. If ctx has ended, the poll
 // was cancelled: probe returns an error, as the observation proves nothing about the server. If
-// only bounded has ended, the server was too slow, and the observation counts.
-func (p *Poller) probe(ctx, bounded context.Context, target opscenter.Target) (lifecycle.Observation, error) {
+// only bounded has ended, the server was too slow, and the observation counts. Its exception are shorter timeouts than
+// Options.Timeout: cut then tells that the observation does not count.
+func (p *Poller) probe(ctx, bounded context.Context, target opscenter.Target, shorter bool) (o lifecycle.Observation, cut bool, err error) {
 	p.running.Add(1)
 	defer p.running.Add(-1)
-	o := p.prober.Probe(bounded, target)
+	o = p.prober.Probe(bounded, target)
 	if err := ctx.Err(); err != nil {
-		return o, err
+		return o, false, err
 	}
 	p.polls.Add(1)
+	if shorter && bounded.Err() != nil && incomplete(&o) {
+		p.cut.Add(1)
+		return o, true, nil
+	}
 	if o.Failure != nil {
 		p.failed.Add(1)
 	}
@@ -253,5 +263,5 @@ func (p *Poller) probe(ctx, bounded context.Context, target opscenter.Target) (l
 		shown := o // a copy: without OnPoll, o then stays on the stack
 		p.options.OnPoll(&shown)
 	}
-	return o, nil
+	return o, false, nil
 }

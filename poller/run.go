@@ -105,13 +105,13 @@ type loop struct {
 	// stale: a server could not be read. The loop reads all servers again at staleUntil.
 	stale         bool
 	staleUntil    time.Duration
-	othersPolled  time.Duration // when pollOthers last moved polls forward
-	generation    generation
-	samplePending bool          // a sample could not be drawn, and is to be tried again
-	sampleTried   time.Duration // when a sample was last tried
+	othersPolled  time.Duration                // when pollOthers last moved polls forward
+	generations   map[time.Duration]generation // by timeout
+	samplePending bool                         // a sample could not be drawn, and is to be tried again
+	sampleTried   time.Duration                // when a sample was last tried
 }
 
-// generation is a context for all polls that begin within a short time.
+// generation is a context for all polls with the same timeout that begin within a short time.
 type generation struct {
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -122,7 +122,9 @@ type generation struct {
 type task struct {
 	entry  *entry
 	target opscenter.Target
-	ctx    context.Context // the generation's
+	// timeout is Options.Timeout or less, see Options.TimeoutFactor. ctx is the generation's.
+	timeout time.Duration
+	ctx     context.Context
 }
 
 // result reports the progress of a poll to the loop. A poll with news sends two results: the first
@@ -134,15 +136,20 @@ type result struct {
 	// unchanged: the server is steady, and the poll had no news. Otherwise info is the server's
 	// new state, or nil if that could not be read.
 	unchanged bool
-	failed    bool
-	dropped   bool          // the observation was not stored
-	at        time.Duration // when the poll ended
-	facts     bool          // the poll read all facts
-	info      *opscenter.ServerInfo
+	// cut: the poll ended at a timeout below Options.Timeout, and has no outcome.
+	cut bool
+	// answered: the poll succeeded in the time took. light: it read no facts.
+	answered, light bool
+	took            time.Duration
+	failed          bool
+	dropped         bool          // the observation was not stored
+	at              time.Duration // when the poll ended
+	facts           bool          // the poll read all facts
+	info            *opscenter.ServerInfo
 }
 
 func newLoop(p *Poller) *loop {
-	return &loop{Poller: p, begun: time.Now(), entries: map[string]*entry{}, slow: lane{limit: p.options.SlowConcurrency},
+	return &loop{Poller: p, begun: time.Now(), entries: map[string]*entry{}, generations: map[time.Duration]generation{}, slow: lane{limit: p.options.SlowConcurrency},
 		lanes: [3]lane{answering: {limit: p.options.Concurrency}, retrying: {limit: p.options.RetryConcurrency}, offline: {limit: p.options.OfflineConcurrency}},
 		work:  make(chan task), done: make(chan result, 64), changes: make(chan opscenter.Changes), records: make(chan record, 2*p.options.BatchSize)}
 }
@@ -179,8 +186,8 @@ func (l *loop) run(ctx context.Context) {
 // stopWorkers cancels the active polls, and waits for them.
 func (l *loop) stopWorkers() {
 	close(l.work)
-	if l.generation.cancel != nil {
-		l.generation.cancel()
+	for _, g := range l.generations {
+		g.cancel()
 	}
 	l.workers.Wait()
 }
@@ -260,21 +267,31 @@ func (l *loop) begin(ctx context.Context, e *entry, lane *lane, now time.Duratio
 	e.dequeue()
 	e.running, e.began = true, now
 	lane.add(e)
-	if l.generation.ctx == nil || now >= l.generation.until {
-		// Polls that begin at about the same time share a deadline. A timer for each poll would
-		// cost more than the rest of its scheduling.
-		step := l.options.Timeout / 32
-		l.generation.ctx, l.generation.cancel = context.WithTimeout(ctx, l.options.Timeout+step)
-		l.generation.until = now + step
-	}
-	t := task{entry: e, target: e.target, ctx: l.generation.ctx}
+	t := task{entry: e, target: e.target, timeout: l.options.Timeout}
 	t.target.Light = now < e.facts
+	if e.class == answering {
+		t.timeout = l.options.timeout(*e.pace.of(t.target.Light))
+	}
+	t.ctx = l.deadline(ctx, t.timeout, now)
 	if l.idle > 0 {
 		l.idle--
 		l.work <- t
 		return
 	}
 	l.workers.Go(func() { l.runWorker(ctx, t) })
+}
+
+// deadline returns a context for a poll that begins now. Polls that begin at about the same time share a deadline. A timer
+// for each poll would cost more than the rest of its scheduling.
+func (l *loop) deadline(ctx context.Context, timeout, now time.Duration) context.Context {
+	g := l.generations[timeout]
+	if g.ctx == nil || now >= g.until {
+		step := timeout / 32
+		g.ctx, g.cancel = context.WithTimeout(ctx, timeout+step)
+		g.until = now + step
+		l.generations[timeout] = g
+	}
+	return g.ctx
 }
 
 // runWorker performs the first task, and then tasks from l.work until that is closed.
@@ -287,7 +304,7 @@ func (l *loop) runWorker(ctx context.Context, t task) {
 // poll performs a task. It passes news to the recorder, which sends a second result once the news is stored.
 func (l *loop) poll(ctx context.Context, t task) result {
 	id := t.target.ID
-	r := result{entry: t.entry, over: true, final: true, at: l.now()}
+	r := result{entry: t.entry, over: true, final: true, at: l.now(), light: t.target.Light}
 	waited, err := l.lock(ctx, id)
 	if err != nil {
 		return r
@@ -303,15 +320,18 @@ func (l *loop) poll(ctx context.Context, t task) result {
 		t.target = info.ProbeTarget()
 		t.target.Light = light
 		var cancel context.CancelFunc
-		t.ctx, cancel = context.WithTimeout(ctx, l.options.Timeout)
+		t.ctx, cancel = context.WithTimeout(ctx, t.timeout)
 		defer cancel()
 	}
-	o, err := l.probe(ctx, t.ctx, t.target)
+	began := l.now()
+	o, cut, err := l.probe(ctx, t.ctx, t.target, t.timeout < l.options.Timeout)
 	r.at = l.now()
-	if err != nil {
+	if err != nil || cut {
 		l.unlock(id)
+		r.cut = cut
 		return r
 	}
+	r.answered, r.took = o.Failure == nil, r.at-began
 	if o.Failure != nil && o.Failure.Kind == lifecycle.FailureLocal { // the loop polls it again soon
 		if err := l.registry.Observer().Record(ctx, o); err != nil {
 			l.options.Logger.ErrorContext(ctx, "the warning of a local failure could not be stored", "error", err)
@@ -369,6 +389,12 @@ func (l *loop) finish(ctx context.Context, r result) {
 	if r.over {
 		e.lane.remove(e)
 		l.idle++
+		switch {
+		case r.answered:
+			e.pace.learn(r.light, r.took)
+		case r.cut:
+			e.pace = pace{}
+		}
 		if e.early != nil { // the second result arrived first
 			r, e.early = *e.early, nil
 		}
@@ -397,15 +423,22 @@ func (l *loop) finish(ctx context.Context, r result) {
 		// Rather read facts half an interval early than a whole one late.
 		e.facts = now + l.options.FactsInterval - min(l.options.FactsInterval, l.options.Interval)/2
 	}
-	if r.failed && e.class == answering {
+	if r.failed && (e.class == answering || e.doubted) {
 		l.pollOthers(e, now)
 	}
+	e.doubted = r.cut && l.answers(r.info)
 	if r.failed || l.samplePending {
 		defer l.sample() // after this entry is back in its queue
 	}
 	switch {
 	case e.again:
 		e.again, e.facts = false, 0
+		if e.doubted {
+			e.class = retrying
+		}
+		l.enqueue(e, now)
+	case e.doubted: // the retry has the full Timeout
+		e.class = retrying
 		l.enqueue(e, now)
 	case r.info != nil:
 		l.schedule(e, r.info, now)
@@ -417,6 +450,15 @@ func (l *loop) finish(ctx context.Context, r result) {
 	default: // not readable, or deleted; the change feed reports a deletion
 		l.enqueue(e, now+l.options.RetryInterval)
 	}
+}
+
+// answers reports whether a server is polled as one that answered last time. Nil: its state did not change.
+func (l *loop) answers(info *opscenter.ServerInfo) bool {
+	if info == nil {
+		return true
+	}
+	wait, class := l.timing.next(info, time.Now())
+	return wait != never && class == answering
 }
 
 // timeOfDay converts a time since Run began to the time of day.
@@ -473,22 +515,26 @@ func (l *loop) sample() {
 		return
 	}
 	l.sampleTried = now
-	from := slices.Clone([]*entry(l.queues[answering]))
-	active := []*lane{&l.lanes[answering], &l.slow} // active polls are part of the sample, too
-	if unbiased {
-		from = append(from, l.queues[retrying]...)
-		active = append(active, &l.lanes[retrying])
+	// A server in doubt has not failed.
+	eligible := func(e *entry) bool {
+		return !e.removed && (e.class == answering || e.doubted || unbiased && e.class == retrying)
 	}
-	for _, lane := range active {
+	from := slices.Clone([]*entry(l.queues[answering]))
+	for _, e := range l.queues[retrying] {
+		if eligible(e) {
+			from = append(from, e)
+		}
+	}
+	for _, lane := range []*lane{&l.lanes[answering], &l.slow, &l.lanes[retrying]} { // active polls are part of the sample, too
 		for e := lane.first; e != nil; e = e.next {
-			if !e.removed {
+			if eligible(e) {
 				from = append(from, e)
 			}
 		}
 	}
 	of := 0 // includes servers whose observations are being stored
 	for _, e := range l.entries {
-		if e.class == answering || unbiased && e.class == retrying {
+		if eligible(e) {
 			of++
 		}
 	}

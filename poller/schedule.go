@@ -78,11 +78,13 @@ type entry struct {
 	began   time.Duration // start of the active poll
 	lane    *lane         // of the active poll
 	class   class
+	pace    pace    // of its polls
 	early   *result // the second result of a poll, if it arrived before the first
 	running bool    // polled, or its observation is being stored
 	again   bool    // a poll was requested while running
 	removed bool
 	stale   bool // the server changed while running
+	doubted bool // its last poll was cut short, and the next one decides
 	// neighbours in lane, the oldest poll first
 	previous, next *entry
 }
