@@ -279,6 +279,44 @@ func silentSweeps(b *testing.B, sims *simulators, identity tls.Certificate, n in
 	b.ReportMetric(float64(openFiles()-files), "files-per-1000-failed")
 }
 
+// BenchmarkSilentTenth compares sweeps over 1,000 servers with and without a tenth that has just fallen silent, at the
+// default timeouts of the client (10 s) and of the poller (30 s). In the case "usual" the timeout follows the usual duration of
+// a server's polls, in the case "fixed" it does not. A sweep ends when a poll of each server has ended: silent servers
+// were cut or failed.
+func BenchmarkSilentTenth(b *testing.B) {
+	const n, silent = 1000, 100
+	identity := benchIdentity(b)
+	sims := startSimulators(b, n, opscenter.EncodeCertificate(identity.Leaf))
+	for name, factor := range map[string]float64{"usual": 0, "fixed": -1} {
+		b.Run(name, func(b *testing.B) {
+			t := newBench(b, sims, identity)
+			client := incusos.New(incusos.Options{Certificate: &identity, MaxIdleConns: 1})
+			defer client.Close()
+			options := endless()
+			options.TimeoutFactor = factor
+			p, stop := t.run(b, client, options)
+			defer stop()
+			defer sims.silence(0)
+			var without, with time.Duration
+			for b.Loop() {
+				sims.silence(0)
+				settled := p.Stats().Unchanged
+				waitFor(b, 5*time.Minute, func() bool { return t.ready() == n && p.Stats().Unchanged > settled+3*n })
+				before := p.Stats()
+				without += waitFor(b, 5*time.Minute, func() bool { return p.Stats().Unchanged >= before.Unchanged+n })
+				sims.silence(silent)
+				before = p.Stats()
+				with += waitFor(b, 5*time.Minute, func() bool {
+					s := p.Stats()
+					return s.Unchanged >= before.Unchanged+n-silent && s.Cut+s.Failed >= before.Cut+before.Failed+silent
+				})
+			}
+			b.ReportMetric(without.Seconds()/float64(b.N), "s-without")
+			b.ReportMetric(with.Seconds()/float64(b.N), "s-with-silent")
+		})
+	}
+}
+
 func openFiles() int {
 	entries, _ := os.ReadDir("/proc/self/fd")
 	return len(entries)
