@@ -95,6 +95,7 @@ var (
 	running   = describe("polls_running", "Active polls by lane: slow has the polls of slow and failing servers, main all others.", "lane")
 	lag       = describe("poll_lag_seconds", "Delay of the most overdue poll of a server that is not offline.")
 	offline   = describe("poll_offline_lag_seconds", "Delay of the most overdue poll of an offline server.")
+	cut       = describe("polls_cut_total", "Polls that ended at a shortened timeout, and were repeated with the full one.")
 	unchanged = describe("polls_unchanged_total", "Polls without news.")
 	stored    = describe("observations_stored_total", "Observations that were stored.")
 	pending   = describe("observations_pending", "Observations that wait to be stored.")
@@ -115,7 +116,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{servers, warnings, unreachable, polled, running, lag, offline, unchanged, stored, pending, dropped, refused,
+	for _, d := range []*prometheus.Desc{servers, warnings, unreachable, polled, running, lag, offline, cut, unchanged, stored, pending, dropped, refused,
 		open, dials, handshakes, sessions, commits, failed, written, watchers, watchLag} {
 		out <- d
 	}
@@ -151,6 +152,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		gauge(running, float64(s.Slow), "slow")
 		gauge(lag, s.Lag.Seconds())
 		gauge(offline, s.OfflineLag.Seconds())
+		counter(cut, float64(s.Cut))
 		counter(unchanged, float64(s.Unchanged))
 		counter(stored, float64(s.Stored))
 		gauge(pending, float64(s.Pending))
