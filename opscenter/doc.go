@@ -118,6 +118,7 @@
 //	events, as they are read                   1,000/s, 1 MiB/s; the daemon waits                      TestEventRate
 //	the names in an event                      512 bytes      all is listed anew                       TestHostileEvents
 //	inventory.DefaultMaxStreams of events      4,000          show with scans only                     TestLimits
+//	inventory.DefaultMaxEventsBackoff          1 h            without events; warning.Events           TestNoEventsIsQuiet
 //	inventory.DefaultScanTimeout               15 min         is tried again, later each time          TestSlowClusterDelaysNoOther
 //	inventory.DefaultMaxUnitChanges            1,000          its own oldest go                        TestUnitChanges
 //	the removal of a unit                      500 rows a step, beside all else                        TestPurge

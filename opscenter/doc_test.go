@@ -81,6 +81,7 @@ func TestCosts(t *testing.T) {
 		"inventory.DefaultMaxLooks":            count(inventory.DefaultMaxLooks) + "/s",
 		"inventory.DefaultMaxPending":          count(inventory.DefaultMaxPending),
 		"inventory.DefaultMaxStreams":          count(inventory.DefaultMaxStreams),
+		"inventory.DefaultMaxEventsBackoff":    fmt.Sprint(inventory.DefaultMaxEventsBackoff.Hours(), " h"),
 		"inventory.DefaultScanTimeout":         fmt.Sprint(inventory.DefaultScanTimeout.Minutes(), " min"),
 		"inventory.DefaultMaxUnitChanges":      count(inventory.DefaultMaxUnitChanges),
 		"opscenter.Options.SelfUpdateInterval": fmt.Sprint(opscenter.DefaultSelfUpdateInterval.Seconds(), " s"),

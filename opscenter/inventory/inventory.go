@@ -89,9 +89,11 @@ const (
 	DefaultMaxStreams      = 4000
 	DefaultMaxConnects     = 32
 	DefaultMaxBackoff      = 5 * time.Minute
-	DefaultMaxHistory      = 20
-	DefaultMaxUnitChanges  = 1_000
-	DefaultMaxChanges      = 100_000
+	// DefaultMaxEventsBackoff applies to daemons that answer, but have no stream of events.
+	DefaultMaxEventsBackoff = time.Hour
+	DefaultMaxHistory       = 20
+	DefaultMaxUnitChanges   = 1_000
+	DefaultMaxChanges       = 100_000
 )
 
 // Options of New. The zero value suits most programs. The limits hold for each Manager.
@@ -127,6 +129,11 @@ type Options struct {
 	// the scan itself took longer. After a scan that found more than may be kept, the next scan
 	// follows after this time. Default 5 minutes.
 	MaxBackoff time.Duration
+	// MaxEventsBackoff bounds the time between two attempts to open the stream of events of a daemon that answers,
+	// but has no such stream. The time begins at a second, and doubles with each attempt. Meanwhile only scans
+	// keep its inventory, and a standing warning tells so (warning.Events). A stream that worked and broke is opened
+	// again soon, see MaxBackoff. Default 1 hour.
+	MaxEventsBackoff time.Duration
 	// MaxHistory bounds the changes that are kept for an object. MaxUnitChanges bounds those of a unit, for each
 	// of its servers. MaxChanges bounds all changes together. So a unit with many changes overwrites its own history,
 	// not that of others. Default 20, 1,000, and 100,000.
@@ -154,7 +161,8 @@ func (o Options) withDefaults() (Options, error) {
 		defaults.Of("ScanInterval", &o.ScanInterval, DefaultScanInterval), defaults.Of("MembersInterval", &o.MembersInterval, DefaultMembersInterval),
 		defaults.Of("Debounce", &o.Debounce, DefaultDebounce), defaults.Of("Settle", &o.Settle, DefaultSettle),
 		defaults.Of("SlowAfter", &o.SlowAfter, DefaultSlowAfter), defaults.Of("ScanTimeout", &o.ScanTimeout, DefaultScanTimeout),
-		defaults.Of("MaxBackoff", &o.MaxBackoff, DefaultMaxBackoff), defaults.Of("MaxPending", &o.MaxPending, DefaultMaxPending),
+		defaults.Of("MaxBackoff", &o.MaxBackoff, DefaultMaxBackoff), defaults.Of("MaxEventsBackoff", &o.MaxEventsBackoff, DefaultMaxEventsBackoff),
+		defaults.Of("MaxPending", &o.MaxPending, DefaultMaxPending),
 		defaults.Of("MaxScans", &o.MaxScans, DefaultMaxScans), defaults.Of("MaxSlowScans", &o.MaxSlowScans, DefaultMaxSlowScans),
 		defaults.Of("MaxStreams", &o.MaxStreams, DefaultMaxStreams), defaults.Of("MaxConnects", &o.MaxConnects, DefaultMaxConnects),
 		defaults.Of("MaxHistory", &o.MaxHistory, DefaultMaxHistory), defaults.Of("MaxUnitChanges", &o.MaxUnitChanges, DefaultMaxUnitChanges), defaults.Of("MaxChanges", &o.MaxChanges, DefaultMaxChanges),

@@ -104,20 +104,37 @@ func (l *listeners) waitTried(ctx context.Context) {
 func (l *listeners) listen(ctx context.Context, known *listener) {
 	backoff, first := firstBackoff, true
 	name := known.target.Name
+	tried := func() {
+		if first {
+			first = false
+			close(known.first)
+		}
+	}
 	for ctx.Err() == nil {
+		if pause, why := l.w.untilEvents(known.target.ID); pause > 0 {
+			l.set(known, why)
+			tried()
+			signal(l.w.notify)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return
+			}
+		}
 		begun := time.Now()
 		stream, release, err := l.w.open(ctx, known.target, false)
 		if err == nil {
+			if err := l.w.noteStream(ctx, known.target); err != nil && ctx.Err() == nil {
+				l.w.m.log.ErrorContext(ctx, "a warning could not be cleared", "server", name, "error", err)
+			}
 			l.set(known, "")
 			if !first || !known.early {
 				l.w.demandScan("connected to server " + name)
 			}
 			signal(l.w.notify)
 		}
-		if first {
-			first = false
-			close(known.first)
-		}
+		tried()
+		refused := err != nil && ctx.Err() == nil && l.w.noteRefusal(ctx, known.target, err)
 		if err == nil {
 			err = l.w.readEvents(stream)
 			stream.Close()
@@ -131,6 +148,9 @@ func (l *listeners) listen(ctx context.Context, known *listener) {
 		}
 		l.set(known, truncate.Text(err.Error(), maxText))
 		signal(l.w.notify)
+		if refused {
+			continue // after the pause of a daemon without a stream
+		}
 		select {
 		case <-time.After(jitter(backoff)):
 		case <-ctx.Done():

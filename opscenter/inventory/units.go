@@ -171,7 +171,9 @@ func (m *Manager) follow(ctx context.Context, r *roster, changed *opscenter.Chan
 		return m.load(ctx, r)
 	}
 	touched := map[string]bool{}
+	var left []string // servers without a unit
 	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		left = nil
 		for _, name := range changed.Servers {
 			info, err := s.Server(name)
 			unit, cluster := "", false
@@ -183,6 +185,9 @@ func (m *Manager) follow(ctx context.Context, r *roster, changed *opscenter.Chan
 			if err != nil {
 				return err
 			}
+			if info != nil && unit == "" {
+				left = append(left, name)
+			}
 			touched[r.set(name, unit, cluster)], touched[unit] = true, true
 		}
 		return nil
@@ -193,6 +198,11 @@ func (m *Manager) follow(ctx context.Context, r *roster, changed *opscenter.Chan
 	delete(touched, "")
 	for id := range touched {
 		m.ensureWorker(ctx, r, id)
+	}
+	for _, name := range left { // its Incus may have had no events
+		if err := m.clearEvents(ctx, name); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package inventory
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -36,7 +35,7 @@ func (w *worker) loop(ctx context.Context, lost <-chan error, others *listeners,
 				}
 			}
 		case err := <-lost:
-			return fmt.Errorf("the stream of events was lost: %w", err)
+			return err
 		case r := <-w.requests:
 			if err := w.answer(ctx, r); err != nil {
 				return err

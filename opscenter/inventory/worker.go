@@ -56,11 +56,12 @@ type worker struct {
 	notify   chan struct{} // pending has new work
 	wake     chan struct{} // its servers have changed
 
-	mu      sync.Mutex
-	members map[string]bool
-	pending *pending
-	since   time.Time // when pending was no longer empty
-	status  Status
+	mu        sync.Mutex
+	members   map[string]bool
+	pending   *pending
+	since     time.Time // when pending was no longer empty
+	status    Status
+	eventless map[string]*eventless // daemons without a stream of events, by ID of the server
 
 	// The fields below belong to the goroutine alone.
 	attempt    int
@@ -95,7 +96,7 @@ type settling struct {
 
 func newWorker(m *Manager, id string, cluster bool) *worker {
 	return &worker{m: m, id: id, cluster: cluster, ended: make(chan struct{}), requests: make(chan *request), notify: make(chan struct{}, 1),
-		wake: make(chan struct{}, 1), pending: newPending(m.options.MaxPending), looks: looks(&m.options), reads: rate.NewLimiter(readRate, readBurst)}
+		wake: make(chan struct{}, 1), eventless: map[string]*eventless{}, pending: newPending(m.options.MaxPending), looks: looks(&m.options), reads: rate.NewLimiter(readRate, readBurst)}
 }
 
 func (w *worker) start(ctx context.Context) {
@@ -228,6 +229,8 @@ func (w *worker) ready(ctx context.Context) (out []opscenter.Target, err error) 
 		}
 		if info.State.Status == lifecycle.StatusReady {
 			out = append(out, info.Target())
+		} else {
+			w.retryEvents(info.ID)
 		}
 	}
 	return out, nil
@@ -264,11 +267,9 @@ func (w *worker) session(ctx context.Context) error {
 		}
 		w.counted = true
 	}
-	reserved := w.reserved
-	w.reserved = false
-	stream, release, err := w.open(ctx, target, reserved)
-	if err != nil && !errors.Is(err, errStreams) {
-		return fmt.Errorf("server %s: %w", target.Name, err)
+	stream, release, silent, err := w.openFirst(ctx, target)
+	if err != nil {
+		return err
 	}
 	w.streaming = stream != nil
 	lost := make(chan error, 1)
@@ -280,7 +281,12 @@ func (w *worker) session(ctx context.Context) error {
 	if stream != nil {
 		defer release()
 		defer stream.Close()
-		reading.Go(func() { lost <- w.readEvents(stream) })
+		reading.Go(func() { lost <- fmt.Errorf("the stream of events was lost: %w", w.readEvents(stream)) })
+	}
+	if silent {
+		reading.Go(func() { lost <- others.knock(ctx) })
+	}
+	if stream != nil || silent {
 		if err := others.update(ctx, true); err != nil {
 			return err
 		}
@@ -289,7 +295,36 @@ func (w *worker) session(ctx context.Context) error {
 	w.set(func(s *Status) { s.Server = target.Name })
 	w.demandScan(connected)
 	w.scanNext, w.scanRetry, w.excessNext = time.Time{}, time.Time{}, time.Time{}
-	return w.loop(ctx, lost, others, stream != nil)
+	return w.loop(ctx, lost, others, stream != nil || silent)
+}
+
+// openFirst opens the stream of a session. Without an error, stream is nil if all streams are in use. It is nil, too, if silent
+// is set: the daemon answers, but has no stream.
+func (w *worker) openFirst(ctx context.Context, target opscenter.Target) (stream Stream, release func(), silent bool, err error) {
+	reserved := w.reserved
+	w.reserved = false
+	if pause, _ := w.untilEvents(target.ID); pause > 0 {
+		if reserved {
+			<-w.m.streams
+		}
+		return nil, nil, true, nil
+	}
+	stream, release, err = w.open(ctx, target, reserved)
+	switch {
+	case err == nil:
+		if err = w.noteStream(ctx, target); err != nil {
+			stream.Close()
+			release()
+			return nil, nil, false, err
+		}
+	case errors.Is(err, errStreams):
+		return nil, nil, false, nil
+	case ctx.Err() == nil && w.noteRefusal(ctx, target, err):
+		return nil, nil, true, nil
+	default:
+		return nil, nil, false, fmt.Errorf("server %s: %w", target.Name, err)
+	}
+	return stream, release, false, nil
 }
 
 // storeUnit stores the row of the unit, after the removal of an earlier inventory has ended.

@@ -38,6 +38,9 @@ const (
 	// Inventory: a server or its cluster has more objects than inventory.Options allows. Cleared when a scan finds no more
 	// than that.
 	Inventory Kind = "Inventory truncated"
+	// Events: the server's Incus answers, but has no stream of events, so only scans keep its inventory. Cleared when it has
+	// one, or when the server no longer runs Incus.
+	Events Kind = "Server sends no events"
 	// Fleet: so many servers fail at once that the fault is probably the control plane's own. No server becomes offline
 	// meanwhile. Cleared when most of the servers that are asked answer.
 	Fleet Kind = "Fleet unreachable"
