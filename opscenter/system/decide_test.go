@@ -184,6 +184,12 @@ func TestPlanPutBack(t *testing.T) {
 		{name: "the channel has changed since", have: other, told: told(func(r *managedRow) { r.Settings.Channel = "testing" }), wants: "put"},
 		{name: "reinstalled since", have: other, told: told(nil), info: func(i *opscenter.ServerInfo) { i.RegisteredAt = at }, wants: "put"},
 		{name: "put back", have: want, told: told(func(r *managedRow) { r.Warned = true }), wants: "clear"},
+		{name: "five times, 59 minutes ago", have: other, told: told(func(r *managedRow) { r.Count, r.At = 5, at.Add(-59*time.Minute) }), wants: "later"},
+		{name: "five times, an hour ago", have: other, told: told(func(r *managedRow) { r.Count, r.At = 5, at.Add(-time.Hour) }), wants: "put, warned"},
+		{name: "refused five times", have: other, told: told(func(r *managedRow) { r.Count, r.At, r.Accepted = 5, at.Add(-time.Hour), false }), wants: "put, warned"},
+		{name: "put back a fifth time", have: want, told: told(func(r *managedRow) { r.Warned, r.Count = true, 5 }), info: func(i *opscenter.ServerInfo) { i.LastSeen = at }, wants: "clear later"},
+		{name: "kept for an hour", have: want, told: told(func(r *managedRow) { r.Warned, r.Count, r.At = true, 5, at.Add(-time.Hour) }), info: func(i *opscenter.ServerInfo) { i.LastSeen = at }, wants: "clear"},
+		{name: "not seen for an hour", have: want, told: told(func(r *managedRow) { r.Warned, r.Count, r.At = true, 5, at.Add(-time.Hour) }), info: func(i *opscenter.ServerInfo) { i.LastSeen = at.Add(-time.Minute) }, wants: "clear later"},
 		{name: "not ready", have: other, info: func(i *opscenter.ServerInfo) { i.State.Status = lifecycle.StatusOffline }, wants: "nothing"},
 		{name: "busy", have: other, info: func(i *opscenter.ServerInfo) { i.State.Operation = &lifecycle.Operation{} }, wants: "nothing"},
 		{name: "not on IncusOS", info: func(i *opscenter.ServerInfo) { i.State.Update = nil }, wants: "nothing"},
@@ -192,13 +198,16 @@ func TestPlanPutBack(t *testing.T) {
 		if c.info != nil {
 			c.info(info)
 		}
-		p := planPutBack(info, c.told, time.Minute, at)
+		o := &Options{RetryInterval: time.Minute, MaxRetryInterval: time.Hour}
+		p := planPutBack(info, c.told, o, at)
 		got := "put"
 		switch {
 		case p == nil:
 			got = "nothing"
-		case p.unwarned:
+		case p.unwarned && p.later.IsZero():
 			got = "clear"
+		case p.unwarned:
+			got = "clear later"
 		case !p.later.IsZero():
 			got = "later"
 		case p.drift != "":

@@ -34,22 +34,38 @@ type managedRow struct {
 type putBack struct {
 	want lifecycle.UpdateSettings
 	// drift says how the settings differ from those the server accepted. Empty: it has accepted none so far.
-	drift    string
-	unwarned bool // only clear the warning
+	drift string
+	// unwarned: only clear the warning. The server has the settings, and has kept them until now.
+	unwarned bool
 	row      managedRow
 	// later is the time of the action. Zero: now.
 	later time.Time
 }
 
-// maxDoublings bounds the pause between two attempts at the same settings: 64 times RetryInterval.
-const maxDoublings = 6
+// quickPutBacks is the number of attempts in a row at the same settings after which Options.MaxRetryInterval lies between two
+// attempts. From then on the warning stays open between the attempts. Both end once the server has kept the settings for
+// that time. The number of attempts is stored, so a restart of the control plane changes nothing about it.
+const quickPutBacks = 5
 
-// forgiveAfter is the time without an attempt after which earlier attempts no longer delay the next.
+// forgiveAfter is the time without an attempt after which fewer than quickPutBacks attempts no longer delay the next.
 const forgiveAfter = 24 * time.Hour
+
+// putBackPause returns the pause after count attempts in a row. accepted: the server accepted the last one.
+func (o *Options) putBackPause(count int, accepted bool) time.Duration {
+	switch {
+	case count >= quickPutBacks:
+		return max(o.RetryInterval, o.MaxRetryInterval)
+	case accepted && count == 0:
+		return 0
+	case accepted:
+		count--
+	}
+	return min(o.RetryInterval<<count, max(o.RetryInterval, o.MaxRetryInterval))
+}
 
 // planPutBack compares the update settings of a server with the wanted ones. Nil: no action is needed, or none is
 // possible now. It is pure.
-func planPutBack(info *opscenter.ServerInfo, told *managedRow, retry time.Duration, at time.Time) *putBack {
+func planPutBack(info *opscenter.ServerInfo, told *managedRow, o *Options, at time.Time) *putBack {
 	s := &info.State
 	if info.Fingerprint == "" || s.Status != lifecycle.StatusReady || s.StatusDetail != lifecycle.DetailNone || s.Operation != nil || s.Update == nil || s.Versions.OS.Plain {
 		return nil
@@ -64,26 +80,35 @@ func planPutBack(info *opscenter.ServerInfo, told *managedRow, retry time.Durati
 		return nil
 	case have == out.want:
 		out.unwarned, out.row.Warned, out.row.Accepted, out.row.Count, out.row.At = true, false, true, told.Count, told.At
+		if same && told.Count >= quickPutBacks {
+			// The settings are those that were sent last. Only a later poll shows that the server has kept them.
+			if kept := told.At.Add(o.putBackPause(told.Count, true)); info.LastSeen.Before(kept) {
+				out.later = latest(kept, at.Add(o.RetryInterval))
+			}
+			out.row.Count = 0
+		}
 		return out
 	case !same:
 		return out
 	}
-	if told.Accepted {
+	if told.Accepted || told.Count >= quickPutBacks {
 		out.drift, out.row.Warned = difference(out.want, have), true
 	}
-	if at.Sub(told.At) > forgiveAfter {
+	if at.Sub(told.At) > forgiveAfter && told.Count < quickPutBacks {
 		return out
 	}
 	out.row.Count = told.Count + 1
-	if n := told.Count; n > 0 || !told.Accepted {
-		if told.Accepted {
-			n--
-		}
-		if later := told.At.Add(retry << min(n, maxDoublings)); at.Before(later) {
-			out.later = later
-		}
+	if next := told.At.Add(o.putBackPause(told.Count, told.Accepted)); at.Before(next) {
+		out.later = next
 	}
 	return out
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // difference names the settings that differ, for people.
@@ -174,7 +199,7 @@ func (e *enforcer) round(ctx context.Context) error {
 				if err != nil {
 					return err
 				}
-				if planPutBack(info, told, 0, e.m.now()) != nil {
+				if planPutBack(info, told, &e.m.options, e.m.now()) != nil {
 					names = append(names, info.Name)
 				}
 			}
@@ -265,6 +290,7 @@ func (e *enforcer) dropRemoved(ctx context.Context) error {
 // enforce carries out the next action about one server's settings. later is the time of the next check; zero: none.
 func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, err error) {
 	var p *putBack
+	var told *managedRow
 	var info *opscenter.ServerInfo
 	var operation *lifecycle.Operation
 	err = m.registry.Write(ctx, func(tx *opscenter.Tx) (err error) {
@@ -275,11 +301,10 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 		if err != nil {
 			return err
 		}
-		told, err := managed.Find(tx, storage.StringKey(info.ID))
-		if err != nil {
+		if told, err = managed.Find(tx, storage.StringKey(info.ID)); err != nil {
 			return err
 		}
-		p = planPutBack(info, told, m.options.RetryInterval, tx.Now())
+		p = planPutBack(info, told, &m.options, tx.Now())
 		if p == nil || !p.later.IsZero() || p.unwarned {
 			return nil
 		}
@@ -294,14 +319,18 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 		return time.Now().Add(m.options.RetryInterval), nil
 	case err != nil || p == nil:
 		return time.Time{}, err
-	case p.unwarned:
+	case p.unwarned && p.later.IsZero():
 		if err := m.registry.Warnings().Clear(ctx, name, warning.UpdateSettings); err != nil {
 			return time.Time{}, err
 		}
 		return time.Time{}, m.registry.Write(ctx, func(tx *opscenter.Tx) error { return managed.Put(tx, &p.row) })
 	case !p.later.IsZero():
-		if p.drift != "" {
-			err = m.warn(ctx, name, p)
+		if p.drift != "" && !told.Warned {
+			if err = m.warn(ctx, name, p); err == nil {
+				warned := *told
+				warned.Warned = true
+				err = m.registry.Write(ctx, func(tx *opscenter.Tx) error { return managed.Put(tx, &warned) })
+			}
 		}
 		return time.Now().Add(p.later.Sub(m.now())), err
 	}
@@ -333,12 +362,20 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 	if p.drift != "" {
 		err = errors.Join(err, m.warn(ending, name, p))
 	}
+	if failure != nil && p.row.Count > quickPutBacks {
+		m.log.DebugContext(ctx, "update settings could not be put back, as before", "server", name, "error", failure)
+		return time.Now().Add(m.options.RetryInterval), err
+	}
 	return time.Time{}, errors.Join(err, failure)
 }
 
 // warn raises the warning about a drift.
 func (m *Manager) warn(ctx context.Context, name string, p *putBack) error {
-	return m.registry.Warnings().Raise(ctx, name, warning.Input{Kind: warning.UpdateSettings, Message: p.drift + "; the control plane puts it back"})
+	message := p.drift + "; the control plane puts it back"
+	if p.row.Count >= quickPutBacks {
+		message = fmt.Sprintf("%s; %d attempts in a row were in vain, and the next ones follow every %s", p.drift, quickPutBacks, max(m.options.RetryInterval, m.options.MaxRetryInterval))
+	}
+	return m.registry.Warnings().Raise(ctx, name, warning.Input{Kind: warning.UpdateSettings, Message: message})
 }
 
 // verifyUpdates reads the update settings until they can be compared, after the answer to their change was lost.

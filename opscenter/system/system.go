@@ -129,18 +129,19 @@ const (
 	DefaultConfirmationTimeout = 5 * time.Minute
 	// DefaultMinTimeout exceeds the time that an IncusOS server may take to apply a network
 	// configuration. The server does not undo a change while it applies it.
-	DefaultMinTimeout      = 2 * time.Minute
-	MaxConfirmationTimeout = time.Hour
-	DefaultInterval        = time.Second
-	DefaultLookTimeout     = 5 * time.Second
-	DefaultSteady          = 5 * time.Second
-	DefaultApplyTime       = 90 * time.Second
-	DefaultGrace           = 5 * time.Minute
-	DefaultSettleTimeout   = time.Minute
-	DefaultResetTimeout    = time.Hour
-	DefaultRetryInterval   = time.Minute
-	DefaultMaxPutBack      = 8
-	DefaultMaxChanges      = 1000
+	DefaultMinTimeout       = 2 * time.Minute
+	MaxConfirmationTimeout  = time.Hour
+	DefaultInterval         = time.Second
+	DefaultLookTimeout      = 5 * time.Second
+	DefaultSteady           = 5 * time.Second
+	DefaultApplyTime        = 90 * time.Second
+	DefaultGrace            = 5 * time.Minute
+	DefaultSettleTimeout    = time.Minute
+	DefaultResetTimeout     = time.Hour
+	DefaultRetryInterval    = time.Minute
+	DefaultMaxRetryInterval = time.Hour
+	DefaultMaxPutBack       = 8
+	DefaultMaxChanges       = 1000
 )
 
 // Options of New. The zero value suits most programs.
@@ -179,8 +180,11 @@ type Options struct {
 	// LeaveUpdates leaves the update settings of servers alone. Default: a server follows the channel
 	// of its record, and updates and reboots only at the control plane's request.
 	LeaveUpdates bool
-	// RetryInterval is the time until update settings that could not be put back are tried again. Default 1 minute.
-	RetryInterval time.Duration
+	// RetryInterval is the time until update settings that could not be put back are tried again. The time
+	// doubles with each attempt in a row. After five attempts it is MaxRetryInterval, and a warning stays open
+	// (warning.UpdateSettings), until the server has kept the settings for MaxRetryInterval. Default 1 minute, 1 hour.
+	RetryInterval    time.Duration
+	MaxRetryInterval time.Duration
 	// MaxPutBack bounds the servers whose settings are put back at the same time. Default 8.
 	MaxPutBack int
 	// MaxChanges bounds the ended changes that are kept, and also the ended batches. Default 1000.
@@ -206,7 +210,8 @@ func (o Options) withDefaults() (Options, error) {
 		defaults.Of("Interval", &o.Interval, DefaultInterval), defaults.Of("LookTimeout", &o.LookTimeout, DefaultLookTimeout),
 		defaults.Of("Steady", &o.Steady, DefaultSteady), defaults.Of("Grace", &o.Grace, DefaultGrace),
 		defaults.Of("ApplyTime", &o.ApplyTime, DefaultApplyTime), defaults.Of("SettleTimeout", &o.SettleTimeout, DefaultSettleTimeout), defaults.Of("ResetTimeout", &o.ResetTimeout, DefaultResetTimeout),
-		defaults.Of("RetryInterval", &o.RetryInterval, DefaultRetryInterval), defaults.Of("MaxPutBack", &o.MaxPutBack, DefaultMaxPutBack),
+		defaults.Of("RetryInterval", &o.RetryInterval, DefaultRetryInterval), defaults.Of("MaxRetryInterval", &o.MaxRetryInterval, DefaultMaxRetryInterval),
+		defaults.Of("MaxPutBack", &o.MaxPutBack, DefaultMaxPutBack),
 		defaults.Of("MaxChanges", &o.MaxChanges, DefaultMaxChanges), defaults.Of("putBackTimeout", &o.putBackTimeout, 30*time.Second))
 	if err != nil {
 		return o, err

@@ -48,7 +48,8 @@ const (
 	// files. Such a poll tells nothing about its server. Cleared when that has not happened for a minute.
 	Local Kind = "Control plane can't poll"
 	// UpdateSettings: the server's update settings are not those of a managed server, and the control plane is setting them
-	// again. Cleared when they are those of a managed server.
+	// again. Cleared when they are those of a managed server. After five attempts in a row the server must also have kept
+	// them for system.Options.MaxRetryInterval.
 	UpdateSettings Kind = "Server update settings changed"
 	// Updates: the last refresh of the update feed failed, or some updates could not be fetched. Cleared by a refresh without
 	// failures.
