@@ -292,7 +292,7 @@ func BenchmarkSilentTenth(b *testing.B) {
 			t := newBench(b, sims, identity)
 			client := incusos.New(incusos.Options{Certificate: &identity, MaxIdleConns: 1})
 			defer client.Close()
-			options := endless()
+			options := endless(time.Nanosecond)
 			options.TimeoutFactor = factor
 			p, stop := t.run(b, client, options)
 			defer stop()
