@@ -236,7 +236,7 @@ func TestEachKindOfPollHasItsUsualDuration(t *testing.T) {
 // A poll that is cut between two of its parts is dropped: the missing part raises no warning. A failure that is known
 // before the timeout counts at once.
 func TestCutObservationsAreDropped(t *testing.T) {
-	inBubble(t, poller.Options{Interval: time.Minute}, func(w *world) {
+	inBubble(t, poller.Options{Interval: time.Minute, FactsInterval: time.Nanosecond}, func(w *world) {
 		w.facts = true
 		w.register(0)
 		time.Sleep(5 * time.Minute)
