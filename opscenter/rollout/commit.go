@@ -3,6 +3,8 @@ package rollout
 import (
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
@@ -138,6 +140,8 @@ func (e *engine) checkAlone(u *activeUnit) error {
 		e.tryAgain(u, err)
 	case d.gone:
 		e.dropUnit(u)
+	case d.stale:
+		u.due = true
 	default:
 		e.settle(d)
 	}
@@ -146,8 +150,8 @@ func (e *engine) checkAlone(u *activeUnit) error {
 
 // storeDecisions stores decisions. It marks those as stale whose rollout or unit has changed since: they are not stored.
 // Only the goroutine of the engine changes a unit that runs, and a unit that has failed runs once another goroutine resumes
-// it. So the status tells whether a unit has changed. The servers may have changed, too: Tx.Begin checks those on which an
-// action begins, and the claim.
+// it. So the status tells whether a unit has changed. A decision that begins an action is stale, too, if a server of the unit
+// has changed. Tx.Begin checks the server on which the action begins, and the claim.
 func (e *engine) storeDecisions(tx *opscenter.Tx, list []*decision) error {
 	known := map[string]*Rollout{}
 	changed := map[*Rollout]bool{}
@@ -173,6 +177,11 @@ func (e *engine) storeDecisions(tx *opscenter.Tx, list []*decision) error {
 			d.stale = true
 			continue
 		}
+		if d.stale, err = e.outdated(tx, d); err != nil {
+			return err
+		} else if d.stale {
+			continue
+		}
 		touched, err := e.storeDecision(tx, r, d)
 		switch {
 		case errors.Is(err, errFailed):
@@ -192,6 +201,40 @@ func (e *engine) storeDecisions(tx *opscenter.Tx, list []*decision) error {
 		}
 	}
 	return nil
+}
+
+// outdated reports whether a decision that begins an action was made on other states of the unit's servers than the stored ones,
+// or before the fleet became unreachable. An action may cost the quorum of a cluster whose other members were up a moment ago.
+func (e *engine) outdated(tx *opscenter.Tx, d *decision) (bool, error) {
+	if !slices.ContainsFunc(d.Commands, func(c rolling.Command) bool { return !c.Again }) {
+		return false, nil
+	}
+	if d.view.Hold == "" && e.registry.Observer().FleetUnreachable() {
+		return true, nil
+	}
+	for _, before := range d.infos {
+		now, err := tx.Snapshot().ServerByID(before.ID)
+		if errors.Is(err, opscenter.ErrNotFound) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if !sameForRolling(before, now) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// sameForRolling reports whether package rolling decides the same about both. The number of good polls grows with each poll; a
+// decision that rests on fewer holds with more.
+func sameForRolling(before, now *opscenter.ServerInfo) bool {
+	a, b := before.Rolling(), now.Rolling()
+	if a.Good > 0 && b.Good > 0 {
+		b.Good = a.Good
+	}
+	return reflect.DeepEqual(a, b)
 }
 
 // storeDecision stores a decision, with the intent of each new action, and changes the rollout. touched: the rollout has to

@@ -14,6 +14,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/event"
+	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/storage"
@@ -145,6 +146,63 @@ func (f *fleet) begun() (n int) {
 	}
 	for _, e := range events {
 		if e.Kind == event.ActionStarted {
+			n++
+		}
+	}
+	return n
+}
+
+// TestMemberDownBeforeCommit takes a member down after a decision, and before each of the first commits. No evacuation and no
+// reboot of another member begins until it is back.
+func TestMemberDownBeforeCommit(t *testing.T) {
+	identity(t, 12)
+	for number := range int64(16) {
+		synctest.Test(t, func(t *testing.T) {
+			memory := memstore.New(memstore.Options{DetectMutation: true})
+			defer memory.Close()
+			store := &interrupted{Store: memory}
+			f := newFleet()
+			m := f.open(t, store, rollout.Options{})
+			f.register(t, "c1", "a", "b", "c")
+			r, err := m.Start(t.Context(), everything, rolling.Policy{Goal: rolling.GoalReboot})
+			require.NoError(t, err)
+			var before atomic.Int64
+			before.Store(-1)
+			down := func(is bool) {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				f.servers["b"].down = is
+			}
+			store.before = func() {
+				down(true)
+				for range 3 {
+					_, _ = f.Poll(context.Background(), "b")
+				}
+				before.Store(int64(f.takenOut("a", "c")))
+			}
+			store.left.Store(number + 1)
+			defer run(t, m)()
+			time.Sleep(20 * time.Minute)
+			require.Equal(t, before.Load(), int64(f.takenOut("a", "c")), "evacuations and reboots that began after b was down, before write %d", number+1)
+			down(false)
+			_, err = f.Poll(t.Context(), "b")
+			require.NoError(t, err)
+			if got, err := m.Get(t.Context(), r.ID); err == nil && got.State.Status == rolling.StatusPaused {
+				require.NoError(t, m.Resume(t.Context(), r.ID))
+			}
+			await(t, m, r.ID, 8*time.Hour, rolling.StatusDone)
+		})
+	}
+}
+
+// takenOut returns how many evacuations and reboots of servers the registry has begun.
+func (f *fleet) takenOut(names ...string) (n int) {
+	events, err := f.registry.ListEvents(context.Background(), opscenter.EventFilter{Limit: 1000})
+	if err != nil {
+		panic(err)
+	}
+	for _, e := range events {
+		if e.Kind == event.ActionStarted && slices.Contains(names, e.Server) && (strings.Contains(e.Reason, string(lifecycle.ActionEvacuate)) || strings.Contains(e.Reason, string(lifecycle.ActionReboot))) {
 			n++
 		}
 	}

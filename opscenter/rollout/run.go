@@ -323,7 +323,7 @@ func (e *engine) follow(revision uint64) {
 				case !ok:
 				case change.Table == rollouts.Name():
 					ids = append(ids, name)
-				case !e.busy.has(name):
+				case e.options.Poller == nil || !e.busy.has(name): // its own poll marks a busy one
 					names = append(names, name)
 				}
 			}
@@ -391,6 +391,11 @@ func (e *engine) load(id string) error {
 				continue
 			}
 			u, err := join(s, row)
+			if errors.Is(err, storage.ErrCorrupt) || errors.Is(err, storage.ErrNotFound) {
+				// One damaged unit must not stop the others.
+				e.log.ErrorContext(e.ctx, "a unit can't be read, and stands still", "rollout", id, "unit", row.Index, "error", err)
+				continue
+			}
 			if err != nil {
 				return err
 			}
