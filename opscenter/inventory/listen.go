@@ -22,9 +22,9 @@ type listeners struct {
 	w     *worker
 	group sync.WaitGroup
 
-	mu      sync.Mutex
-	all     map[string]*listener // by name of the server
-	unheard map[string]string    // reasons why servers have no stream now, by name
+	mu            sync.Mutex
+	all           map[string]*listener // by name of the server
+	withoutStream map[string]string    // reasons why servers have no stream now, by name
 }
 
 // listener is the stream of one member.
@@ -39,7 +39,7 @@ type listener struct {
 var errStreams = errors.New("all event streams are in use (MaxStreams)")
 
 func newListeners(w *worker) *listeners {
-	return &listeners{w: w, all: map[string]*listener{}, unheard: map[string]string{}}
+	return &listeners{w: w, all: map[string]*listener{}, withoutStream: map[string]string{}}
 }
 
 // update listens to the members that are ready, and to no others. early: the first scan is still to come.
@@ -66,7 +66,7 @@ func (l *listeners) update(ctx context.Context, early bool) error {
 		next := &listener{target: target, first: make(chan struct{}), early: early}
 		ctx, cancel := context.WithCancel(ctx)
 		next.cancel = cancel
-		l.all[target.Name], l.unheard[target.Name] = next, "not connected so far"
+		l.all[target.Name], l.withoutStream[target.Name] = next, "not connected so far"
 		l.group.Go(func() {
 			defer cancel()
 			l.listen(ctx, next)
@@ -76,7 +76,7 @@ func (l *listeners) update(ctx context.Context, early bool) error {
 		if !wanted[name] {
 			known.cancel()
 			delete(l.all, name)
-			delete(l.unheard, name)
+			delete(l.withoutStream, name)
 		}
 	}
 	return nil
@@ -124,9 +124,7 @@ func (l *listeners) listen(ctx context.Context, known *listener) {
 		begun := time.Now()
 		stream, release, err := l.w.open(ctx, known.target, false)
 		if err == nil {
-			if err := l.w.noteStream(ctx, known.target); err != nil && ctx.Err() == nil {
-				l.w.m.log.ErrorContext(ctx, "a warning could not be cleared", "server", name, "error", err)
-			}
+			l.w.noteStream(ctx, known.target)
 			l.set(known, "")
 			if !first || !known.early {
 				l.w.demandScan("connected to server " + name)
@@ -166,18 +164,18 @@ func (l *listeners) set(known *listener, why string) {
 	switch name := known.target.Name; {
 	case l.all[name] != known: // another listener has replaced this one
 	case why == "":
-		delete(l.unheard, name)
+		delete(l.withoutStream, name)
 	default:
-		l.unheard[name] = why
+		l.withoutStream[name] = why
 	}
 }
 
-// unheardReason names a member without a stream, and the reason. Empty: all members have one.
-func (l *listeners) unheardReason() string {
+// withoutStreamReason names a member without a stream, and the reason. Empty: all members have one.
+func (l *listeners) withoutStreamReason() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(l.unheard)) {
-		return fmt.Sprintf("no events from server %s: %s", name, l.unheard[name])
+	for _, name := range slices.Sorted(maps.Keys(l.withoutStream)) {
+		return fmt.Sprintf("no events from server %s: %s", name, l.withoutStream[name])
 	}
 	return ""
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"time"
 
@@ -28,7 +29,8 @@ type eventless struct {
 // starts may refuse the first ones.
 const reportAfter = 3
 
-var errHeard = errors.New("the server has a stream of events now")
+// errStreamAvailable ends a session without a stream, because the daemon has one.
+var errStreamAvailable = errors.New("the server has a stream of events")
 
 // eventsPause returns the pause after that many failed attempts in a row. It doubles with each, up to most.
 func eventsPause(attempts int, most time.Duration) time.Duration {
@@ -78,8 +80,9 @@ func (w *worker) noteRefusal(ctx context.Context, target opscenter.Target, cause
 	return true
 }
 
-// noteStream notes that a daemon has a stream, and clears its warning. An earlier process may have raised that.
-func (w *worker) noteStream(ctx context.Context, target opscenter.Target) error {
+// noteStream notes that a daemon has a stream, and clears its warning. An earlier process may have raised that. If that
+// fails, the next stream clears it.
+func (w *worker) noteStream(ctx context.Context, target opscenter.Target) {
 	w.mu.Lock()
 	e := w.eventless[target.ID]
 	delete(w.eventless, target.ID)
@@ -87,7 +90,16 @@ func (w *worker) noteStream(ctx context.Context, target opscenter.Target) error 
 	if e != nil && e.reported != "" {
 		w.m.log.InfoContext(ctx, "a server has a stream of events again", "server", target.Name)
 	}
-	return w.m.clearEvents(ctx, target.Name)
+	if err := w.m.clearEvents(ctx, target.Name); err != nil && ctx.Err() == nil {
+		w.m.log.ErrorContext(ctx, "a warning could not be cleared", "server", target.Name, "error", err)
+	}
+}
+
+// forgetEventless forgets the daemons of servers that have left the unit.
+func (w *worker) forgetEventless(present map[string]bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.eventless, func(id string, _ *eventless) bool { return !present[id] })
 }
 
 // clearEvents clears the warning that a server has no stream of events. It writes nothing if there is none.
@@ -126,14 +138,14 @@ func (w *worker) untilEvents(id string) (time.Duration, string) {
 	return max(0, time.Until(e.next)), e.why
 }
 
-// knock asks the daemon of a session without a stream again, until the daemon has one, or can't be reached. Its error ends
-// the session: after errHeard, the next session uses the stream.
-func (l *listeners) knock(ctx context.Context) error {
+// retryStream asks the daemon of a session without a stream again, until the daemon has one, or can't be reached. Its error ends
+// the session: after errStreamAvailable, the next session uses the stream.
+func (l *listeners) retryStream(ctx context.Context) error {
 	target := l.w.target
 	pause, why := l.w.untilEvents(target.ID)
 	for {
 		l.mu.Lock()
-		l.unheard[target.Name] = why
+		l.withoutStream[target.Name] = why
 		l.mu.Unlock()
 		signal(l.w.notify)
 		select {
@@ -146,7 +158,7 @@ func (l *listeners) knock(ctx context.Context) error {
 		case err == nil:
 			stream.Close()
 			release()
-			return errHeard
+			return errStreamAvailable
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, errStreams):

@@ -399,10 +399,10 @@ func TestMemberHeardAgain(t *testing.T) {
 		return err == nil && !all[0].Following && strings.Contains(all[0].Failure, other)
 	}, 10*time.Second, 10*time.Millisecond)
 	o := newOperator(t, servers[0])
-	o.must("POST", "profiles", object{"name": "unheard"})
+	o.must("POST", "profiles", object{"name": "withoutStream"})
 	s.set(func() { s.silenced[other] = false })
 	agrees(t, p.objects, "c1", o.get, 10*time.Second, "stream opened again")
-	require.NotNil(t, p.named(t, inventory.KindProfile, "unheard"))
+	require.NotNil(t, p.named(t, inventory.KindProfile, "withoutStream"))
 	p.following(t, "c1", 10*time.Second)
 }
 

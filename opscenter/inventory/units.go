@@ -7,6 +7,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 	"github.com/opscenter-go/sdk/storage"
 )
 
@@ -121,9 +122,9 @@ func (m *Manager) load(ctx context.Context, r *roster) error {
 	for name := range r.units {
 		gone[name] = true
 	}
-	var old []string
+	var old, left []string // left: servers without a unit
 	err := m.registry.Read(ctx, func(s *opscenter.Snapshot) error {
-		old = nil
+		old, left = nil, nil
 		for info, err := range s.Servers(opscenter.ServerFilter{}) {
 			if err != nil {
 				return err
@@ -134,6 +135,9 @@ func (m *Manager) load(ctx context.Context, r *roster) error {
 			}
 			delete(gone, info.Name)
 			r.set(info.Name, unit, cluster)
+			if unit == "" {
+				left = append(left, info.Name)
+			}
 		}
 		for u, err := range units.Scan(s, storage.Range{}) {
 			if err != nil {
@@ -162,7 +166,7 @@ func (m *Manager) load(ctx context.Context, r *roster) error {
 	for id := range r.members {
 		m.ensureWorker(ctx, r, id)
 	}
-	return nil
+	return m.clearEventsOf(ctx, left)
 }
 
 // follow takes in changes of the registry.
@@ -199,7 +203,15 @@ func (m *Manager) follow(ctx context.Context, r *roster, changed *opscenter.Chan
 	for id := range touched {
 		m.ensureWorker(ctx, r, id)
 	}
-	for _, name := range left { // its Incus may have had no events
+	return m.clearEventsOf(ctx, left)
+}
+
+// clearEventsOf clears the warnings of servers without a unit: their Incus may have had no events.
+func (m *Manager) clearEventsOf(ctx context.Context, names []string) error {
+	if m.registry.Warnings().Counts()[warning.Events] == 0 {
+		return nil
+	}
+	for _, name := range names {
 		if err := m.clearEvents(ctx, name); err != nil {
 			return err
 		}

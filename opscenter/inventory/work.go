@@ -68,7 +68,7 @@ func (w *worker) loop(ctx context.Context, lost <-chan error, others *listeners,
 		if err := w.work(ctx); err != nil {
 			return err
 		}
-		w.updateStatus(following, others.unheardReason())
+		w.updateStatus(following, others.withoutStreamReason())
 		first = false
 		timer.Reset(time.Until(w.nextDue(scheduled, members)))
 	}
@@ -80,7 +80,7 @@ var (
 )
 
 // updateStatus updates Following and Failure of the status.
-func (w *worker) updateStatus(following bool, unheard string) {
+func (w *worker) updateStatus(following bool, withoutStream string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s, why := &w.status, ""
@@ -91,8 +91,8 @@ func (w *worker) updateStatus(following bool, unheard string) {
 		why = "a scan is due: " + w.pending.scan
 	case !following:
 		why = errStreams.Error()
-	case unheard != "":
-		why = unheard
+	case withoutStream != "":
+		why = withoutStream
 	}
 	s.Following = why == ""
 	switch {

@@ -155,6 +155,11 @@ func (w *worker) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, errStreamAvailable) { // no failure: the next session follows the stream
+			w.set(func(s *Status) { s.Following = false })
+			backoff = firstBackoff
+			continue
+		}
 		w.mu.Lock()
 		// The backoff stays for a stream that breaks again and again: each session begins with a scan.
 		if w.status.Following && time.Since(begun) > max(steadyAfter, scanRestFactor*w.status.ScanTook) {
@@ -201,7 +206,7 @@ func (w *worker) pause(ctx context.Context, until time.Time, why error) bool {
 		case <-timer.C:
 			return true
 		case <-w.wake:
-			if now, err := w.ready(ctx); err == nil && len(now) > 0 && !slices.Equal(now, before) {
+			if now, err := w.ready(ctx); err == nil && len(now) > 0 && !slices.EqualFunc(now, before, sameTarget) {
 				return true
 			}
 		case r := <-w.requests:
@@ -212,6 +217,9 @@ func (w *worker) pause(ctx context.Context, until time.Time, why error) bool {
 	}
 }
 
+// sameTarget reports whether a ready server is the same one, at the same place. Its other fields change with its state.
+func sameTarget(a, b opscenter.Target) bool { return sameServer(&a, &b) }
+
 var errNoServer = errors.New("no server of the unit is ready")
 
 // ready returns the servers of the unit that are ready, sorted by name.
@@ -219,6 +227,12 @@ func (w *worker) ready(ctx context.Context) (out []opscenter.Target, err error) 
 	w.mu.Lock()
 	members := slices.Sorted(maps.Keys(w.members))
 	w.mu.Unlock()
+	present := map[string]bool{} // by ID
+	defer func() {
+		if err == nil {
+			w.forgetEventless(present)
+		}
+	}()
 	for _, name := range members {
 		info, err := w.m.registry.Server(ctx, name)
 		switch {
@@ -227,6 +241,7 @@ func (w *worker) ready(ctx context.Context) (out []opscenter.Target, err error) 
 		case err != nil:
 			return nil, err
 		}
+		present[info.ID] = true
 		if info.State.Status == lifecycle.StatusReady {
 			out = append(out, info.Target())
 		} else {
@@ -267,7 +282,7 @@ func (w *worker) session(ctx context.Context) error {
 		}
 		w.counted = true
 	}
-	stream, release, silent, err := w.openFirst(ctx, target)
+	stream, release, noEvents, err := w.openFirst(ctx, target)
 	if err != nil {
 		return err
 	}
@@ -283,10 +298,10 @@ func (w *worker) session(ctx context.Context) error {
 		defer stream.Close()
 		reading.Go(func() { lost <- fmt.Errorf("the stream of events was lost: %w", w.readEvents(stream)) })
 	}
-	if silent {
-		reading.Go(func() { lost <- others.knock(ctx) })
+	if noEvents {
+		reading.Go(func() { lost <- others.retryStream(ctx) })
 	}
-	if stream != nil || silent {
+	if stream != nil || noEvents {
 		if err := others.update(ctx, true); err != nil {
 			return err
 		}
@@ -295,12 +310,12 @@ func (w *worker) session(ctx context.Context) error {
 	w.set(func(s *Status) { s.Server = target.Name })
 	w.demandScan(connected)
 	w.scanNext, w.scanRetry, w.excessNext = time.Time{}, time.Time{}, time.Time{}
-	return w.loop(ctx, lost, others, stream != nil || silent)
+	return w.loop(ctx, lost, others, stream != nil || noEvents)
 }
 
-// openFirst opens the stream of a session. Without an error, stream is nil if all streams are in use. It is nil, too, if silent
-// is set: the daemon answers, but has no stream.
-func (w *worker) openFirst(ctx context.Context, target opscenter.Target) (stream Stream, release func(), silent bool, err error) {
+// openFirst opens the stream of a session. Without an error, stream is nil if all streams are in use. It is nil, too, if
+// noEvents is set: the daemon answers, but has no stream.
+func (w *worker) openFirst(ctx context.Context, target opscenter.Target) (stream Stream, release func(), noEvents bool, err error) {
 	reserved := w.reserved
 	w.reserved = false
 	if pause, _ := w.untilEvents(target.ID); pause > 0 {
@@ -312,11 +327,7 @@ func (w *worker) openFirst(ctx context.Context, target opscenter.Target) (stream
 	stream, release, err = w.open(ctx, target, reserved)
 	switch {
 	case err == nil:
-		if err = w.noteStream(ctx, target); err != nil {
-			stream.Close()
-			release()
-			return nil, nil, false, err
-		}
+		w.noteStream(ctx, target)
 	case errors.Is(err, errStreams):
 		return nil, nil, false, nil
 	case ctx.Err() == nil && w.noteRefusal(ctx, target, err):
