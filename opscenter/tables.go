@@ -14,7 +14,7 @@ import (
 // speeds: operators edit servers, polls write states, and facts change rarely.
 var (
 	// servers: identity and intent, by name.
-	servers          = storage.NewTable("servers", func(s *Server) storage.Key { return nameKey(s.Name) }).Compact()
+	servers          = storage.NewTable("servers", func(s *Server) storage.Key { return nameKey(s.Name) }).Compact().Hot()
 	byID             = servers.Unique("id", func(s *Server) []storage.Key { return optionalKey(s.ID) })
 	byFingerprint    = servers.Unique("fingerprint", func(s *Server) []storage.Key { return optionalKey(s.Fingerprint) })
 	bySystemUUID     = servers.Index("system_uuid", func(s *Server) []storage.Key { return optionalKey(s.SystemUUID) })
@@ -24,7 +24,7 @@ var (
 	serversByChannel = servers.Index("channel", func(s *Server) []storage.Key { return optionalKey(s.Channel) })
 
 	// states: status and versions, by name. Both tables have the same keys, and are read side by side.
-	states         = storage.NewTable("states", func(s *lifecycle.ServerState) storage.Key { return nameKey(s.Name) }).Compact()
+	states         = storage.NewTable("states", func(s *lifecycle.ServerState) storage.Key { return nameKey(s.Name) }).Compact().Hot()
 	statesByStatus = states.Index("status", func(s *lifecycle.ServerState) []storage.Key { return optionalKey(string(s.Status)) })
 
 	// facts are large. Their key is the ID, which a rename does not change.

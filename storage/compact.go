@@ -25,10 +25,9 @@ func must[M any](mode M, err error) M {
 }
 
 // Compact has rows stored in CBOR, which is read several times faster than JSON and keeps bytes as they are. Rows that
-// are stored in JSON are still read. Declare the table so before it is attached. T must not implement json.Marshaler, nor
-// may a type within it: CBOR would not call it.
+// are stored in JSON are still read. Declare the table so before it is attached. T, and each type
+// within it except time.Time and json.RawMessage, must not implement json.Marshaler: CBOR does not call it.
 func (t *Table[T]) Compact() *Table[T] {
-	t.schema.compact = true
 	fromJSON := t.schema.decode
 	fromCBOR := func(data []byte) (any, error) {
 		row := new(T)

@@ -156,8 +156,8 @@ type ReadTx interface {
 	// scan began: what the same transaction writes meanwhile is not seen by it.
 	Scan(ix *IndexSchema, r Range) iter.Seq2[any, error]
 
-	// Keys yields the primary keys of the rows that Scan yields, in the same order. It costs less, because
-	// it decodes no row.
+	// Keys yields the primary keys of the rows that Scan yields, in the same order. It decodes no row, so
+	// it costs less, and damaged rows go unnoticed. The caller may keep the keys.
 	Keys(ix *IndexSchema, r Range) iter.Seq2[Key, error]
 }
 

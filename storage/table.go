@@ -23,8 +23,8 @@ type TableSchema struct {
 	row reflect.Type
 	// log is set for tables whose rows are appended.
 	log *logSchema
-	// compact is set for tables that are stored in CBOR.
-	compact bool
+	// hot: see Table.Hot.
+	hot bool
 }
 
 // IndexSchema is what a backend knows of an index.
@@ -80,8 +80,8 @@ func (t *TableSchema) Decode(data []byte) (any, error) {
 	return row, nil
 }
 
-// IsCompact reports whether Table.Compact was called. Such rows are read often: a store may keep decoded ones.
-func (t *TableSchema) IsCompact() bool { return t.compact }
+// IsHot reports whether Table.Hot was called.
+func (t *TableSchema) IsHot() bool { return t.hot }
 
 // RowType returns the type of the rows that Decode returns, which is a pointer.
 func (t *TableSchema) RowType() reflect.Type { return t.row }
@@ -181,6 +181,12 @@ func (t *Table[T]) index(name string, unique bool, keys func(*T) []Key) *Index[T
 // Secret keeps the keys of this table out of errors: they are secrets.
 func (t *Table[T]) Secret() *Table[T] {
 	t.schema.secret = true
+	return t
+}
+
+// Hot tells stores that the rows are small and read often. A store may keep them decoded. Call it before the table is attached.
+func (t *Table[T]) Hot() *Table[T] {
+	t.schema.hot = true
 	return t
 }
 

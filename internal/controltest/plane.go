@@ -25,7 +25,7 @@ type Plane struct {
 	Identity tls.Certificate
 }
 
-// PlaneOptions are those of the parts of a Plane.
+// PlaneOptions configures the parts of a Plane.
 type PlaneOptions struct {
 	Store    storage.Store // in memory by default, where it detects modified rows
 	Registry opscenter.Options

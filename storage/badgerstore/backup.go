@@ -175,8 +175,7 @@ func Restore(ctx context.Context, dir string, backups ...io.Reader) error {
 	if err != nil {
 		return err
 	}
-	err = j.acknowledge(revision)
-	j.close()
+	err = errors.Join(j.acknowledge(revision), j.close())
 	if err != nil {
 		return fmt.Errorf("badgerstore: %w", err)
 	}

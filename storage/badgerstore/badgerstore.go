@@ -2,8 +2,8 @@
 //
 // An Update that returned nil is on disk: it survives kill -9 and the loss of power, as far
 // as the disk keeps what it acknowledged. Many waiting Updates share one sync. Opening
-// verifies that all that was acknowledged is there; see [Open]. After a loss of power, it verifies what was acknowledged up
-// to a second before.
+// verifies that all that was acknowledged is there; see [Open]. After a loss of power, damage to the commits of
+// the last second may go unnoticed.
 //
 // [Store.Backup] writes a backup while the store goes on, and [Restore] makes a store of it. A copy of
 // the directory is none while a program has it open: its files are copied one after another, and a store
@@ -74,8 +74,8 @@ type Options struct {
 	// SkipVerify opens without reading through all keys, about a second per million of them.
 	// Missing rows then go unnoticed. The size of the store is then taken to be that of its files.
 	SkipVerify bool
-	// RowCache bounds the decoded rows that are kept in memory, by the bytes that they have when they are encoded. In memory they
-	// take about twice as much. It is for tables that storage.Table.Compact was called on. Default DefaultRowCache; below 0: none.
+	// RowCache bounds the cache of decoded rows, in bytes of their encoded form. They take about twice as much memory. Only
+	// tables with storage.Table.Hot use it. Default DefaultRowCache (16 MiB); below 0: no cache.
 	RowCache int64
 	// FeedSize is how many changes a watcher may be behind before it is reset. Default 65,536.
 	FeedSize int

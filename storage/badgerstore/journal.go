@@ -41,15 +41,17 @@ const (
 type journal struct {
 	file *os.File
 	info os.FileInfo // of the file, when it was opened
-	slot int64
+	slot int64       // the one that is synced
 	// version is the format of the store.
 	version uint32
 	// acknowledged is the highest revision in the slots.
 	acknowledged uint64
 
-	mu     sync.Mutex  // of what follows
-	syncer *time.Timer // syncs the file; nil: it is synced
-	failed error       // of the last sync
+	syncing sync.Mutex  // held during a sync
+	mu      sync.Mutex  // of the fields below, of slot and acknowledged
+	syncer  *time.Timer // syncs the file; nil: it is synced, or being synced
+	writes  uint64
+	failed  error // of the last sync
 }
 
 // journalDelay is how long the journal may wait for a sync after a commit. The commit itself is synced by Badger. So a loss
@@ -176,26 +178,29 @@ func (j *journal) upgrade() error {
 	return nil
 }
 
-// acknowledge records that revision is on disk. The record itself is within journalDelay.
+// acknowledge records that revision is on disk. The record itself is within journalDelay. It is in the same slot until then: the
+// other slot is synced, and outlasts a torn write.
 func (j *journal) acknowledge(revision uint64) error {
 	data := make([]byte, sector)
 	binary.BigEndian.PutUint64(data, revision)
 	seal(data)
-	next := 1 - j.slot
-	if _, err := j.file.WriteAt(data, (1+next)*sector); err != nil {
-		return err
-	}
-	j.slot, j.acknowledged = next, revision
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if _, err := j.file.WriteAt(data, (2-j.slot)*sector); err != nil {
+		return err
+	}
+	j.acknowledged = revision
+	j.writes++
 	if j.syncer == nil {
 		j.syncer = time.AfterFunc(journalDelay, func() { _ = j.sync() })
 	}
 	return j.failed
 }
 
-// sync puts the journal on disk.
+// sync puts the journal on disk. Commits do not wait for it.
 func (j *journal) sync() error {
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.syncer == nil {
@@ -203,8 +208,15 @@ func (j *journal) sync() error {
 	}
 	j.syncer.Stop()
 	j.syncer = nil
-	j.failed = syncData(j.file) // the next commit fails with it
-	return j.failed
+	before := j.writes
+	j.mu.Unlock()
+	err := syncData(j.file)
+	j.mu.Lock()
+	j.failed = err // the next commit fails with it
+	if err == nil && j.writes == before {
+		j.slot = 1 - j.slot // otherwise a later record in the slot waits for the next sync
+	}
+	return err
 }
 
 // close closes the journal, on disk.

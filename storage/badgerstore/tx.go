@@ -105,7 +105,7 @@ func (tx *transaction) row(t *storage.TableSchema, primary storage.Key, layers [
 // decode reads a row out of Badger, or takes it from the cache. scanned: for a scan. Badger logs a value it can't read, and
 // returns an empty one.
 func (s *Store) decode(t *storage.TableSchema, item *badger.Item, scanned bool) (row any, err error) {
-	cached := t.IsCompact() && !item.IsDeletedOrExpired()
+	cached := t.IsHot() && !item.IsDeletedOrExpired()
 	if cached {
 		if row = s.rows.get(item.Key(), item.Version()); row != nil {
 			return row, nil
@@ -261,7 +261,7 @@ func (tx *transaction) Keys(ix *storage.IndexSchema, r storage.Range) iter.Seq2[
 	})
 }
 
-// entry is what a scan finds at a position of an index.
+// entry is an entry of an index, stored or pending.
 type entry struct {
 	item    *badger.Item // nil: the entry is a pending write
 	pending keyed
@@ -286,7 +286,7 @@ func (e entry) read(fn func(value []byte) error) error {
 	return nil
 }
 
-// scan yields what read makes of the entries in a range: of those out of Badger, merged with the pending ones.
+// scan yields the results of read for the entries in a range, stored and pending ones merged.
 func scan[T any](tx *transaction, ix *storage.IndexSchema, r storage.Range, read func(entry, []map[string]write) (T, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var none T
@@ -348,8 +348,8 @@ func scan[T any](tx *transaction, ix *storage.IndexSchema, r storage.Range, read
 	}
 }
 
-// next returns the next entry out of Badger or, if that is the one, out of the pending ones, which it takes out. ok is false
-// at the end. The caller moves it beyond an entry out of Badger.
+// next returns the next entry, and removes it from waiting if it is pending. ok: there is one. The caller advances it beyond a
+// stored entry.
 func next(it *badger.Iterator, low, high []byte, waiting *[]keyed, reverse bool) (found entry, ok bool) {
 	if it.Valid() {
 		if key := it.Item().Key(); bytes.Compare(key, low) >= 0 && bytes.Compare(key, high) < 0 {
