@@ -38,10 +38,10 @@ type factsRow struct {
 	// Changes is how often the facts have changed: the number of the last change.
 	Changes uint64
 	Members bool
-	// Redacted: the facts have no secrets. Rows of earlier releases do not tell it.
-	Redacted bool
-	// Sum is the xxhash of Data. 0: an earlier release wrote the row.
-	Sum uint64
+	// Redaction is the number of the rules by which secrets were removed, see facts.Redaction. 0: the facts may have secrets.
+	Redaction uint8
+	// Checksum is the xxhash of Data. 0: an earlier release wrote the row.
+	Checksum uint64
 }
 
 // ServerFacts returns the facts of a server. Facts that no poll has read are empty. Without Options.KeepSecrets they have
@@ -67,9 +67,9 @@ func (s *Snapshot) Facts(info *ServerInfo) (*lifecycle.Facts, error) {
 	return row.show(s.registry.options.KeepSecrets)
 }
 
-// AppendFacts appends the facts of a server to dst as the REST API shows them: the members hardware_data, if it was read, and
-// os_data of a JSON object, without its braces. It costs less than Facts, because the facts are stored so. Errors: those of
-// the store, and storage.ErrCorrupt.
+// AppendFacts appends the facts of a server to dst as members of a JSON object, without braces: os_data, and hardware_data if
+// it was read. The facts are stored in this form, so it costs less than Facts. Errors: those of the store, and
+// storage.ErrCorrupt.
 func (s *Snapshot) AppendFacts(dst []byte, info *ServerInfo) ([]byte, error) {
 	row, whole, err := s.shownFacts(info)
 	if err != nil {
@@ -105,7 +105,7 @@ func (s *Snapshot) shownFacts(info *ServerInfo) (row *factsRow, whole *lifecycle
 		return nil, &lifecycle.Facts{}, err
 	}
 	keepSecrets := s.registry.options.KeepSecrets
-	if row.Members && (row.Redacted || keepSecrets) {
+	if row.Members && (row.Redaction == facts.Redaction || keepSecrets) {
 		return row, nil, row.check()
 	}
 	whole, err = row.show(keepSecrets)
@@ -126,7 +126,7 @@ func (f *factsRow) corrupt(err error) error {
 
 // check returns storage.ErrCorrupt for data that was damaged.
 func (f *factsRow) check() error {
-	if f.Sum != 0 && f.Sum != max(1, xxhash.Sum64(f.Data)) {
+	if f.Checksum != 0 && f.Checksum != max(1, xxhash.Sum64(f.Data)) {
 		return f.corrupt(errors.New("wrong checksum"))
 	}
 	return nil
@@ -146,7 +146,7 @@ func (f *factsRow) show(keepSecrets bool) (*lifecycle.Facts, error) {
 	if err != nil {
 		return nil, f.corrupt(err)
 	}
-	if !f.Redacted && !keepSecrets {
+	if f.Redaction != facts.Redaction && !keepSecrets {
 		out = facts.Clean(out, false)
 	}
 	out.ReadAt = f.ReadAt
@@ -191,7 +191,10 @@ func (r *Registry) mergeFacts(stored *factsRow, o *observed) *preparedFacts {
 		}
 	}
 	merged, data := facts.Merge(before, facts.Clean(o.Facts, keepSecrets))
-	p.row = &factsRow{ID: o.ID, ReadAt: o.At, Data: data, Changes: changes, Members: true, Redacted: !keepSecrets, Sum: max(1, xxhash.Sum64(data))}
+	p.row = &factsRow{ID: o.ID, ReadAt: o.At, Data: data, Changes: changes, Members: true, Checksum: max(1, xxhash.Sum64(data))}
+	if !keepSecrets {
+		p.row.Redaction = facts.Redaction
+	}
 	if p.change, p.err = changeOfFacts(o.ID, changes+1, o.At, before, merged, keepSecrets); p.change != nil {
 		p.row.Changes++
 	}

@@ -2,6 +2,7 @@ package opscenter_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -95,4 +96,37 @@ func TestDamagedFacts(t *testing.T) {
 		w.observe(t, o)
 		require.Equal(t, `{"network":{"a":2}}`, string(shownFacts(t, w, "server00")["os_data"]), "the next facts replace them")
 	})
+}
+
+// TestDeepFacts: facts that nest as deep as is read stay readable, alone and in a filter of the whole fleet.
+func TestDeepFacts(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		o := answer(w.ready(t, 0))
+		w.ready(t, 1)
+		deep := json.RawMessage(`{"a":` + strings.Repeat("[", 999) + "1" + strings.Repeat("]", 999) + `}`)
+		o.Facts = &lifecycle.Facts{Hardware: json.RawMessage(`{"cpu":1}`), Network: deep, Security: deep, Storage: deep}
+		w.observe(t, o)
+		found, err := w.ServerFacts(t.Context(), "server00")
+		require.NoError(t, err)
+		require.Equal(t, string(deep), string(found.Storage))
+		require.Equal(t, `{"cpu":1}`, string(shownFacts(t, w, "server00")["hardware_data"]))
+		list, err := w.ListServers(t.Context(), opscenter.ServerFilter{Expression: `hardware_data.cpu == 1`}, opscenter.Page{})
+		require.NoError(t, err)
+		require.Len(t, list.Servers, 1)
+	})
+}
+
+// TestDamagedFactsHideNoServer: a filter over facts goes on with the other servers.
+func TestDamagedFactsHideNoServer(t *testing.T) {
+	w := memoryWorld(t)
+	for n := range 2 {
+		o := answer(w.ready(t, n))
+		o.Facts = &lifecycle.Facts{Hardware: json.RawMessage(`{"cpu":1}`)}
+		w.observe(t, o)
+	}
+	require.NoError(t, w.DamageFacts(t.Context(), "server00"))
+	list, err := w.ListServers(t.Context(), opscenter.ServerFilter{Expression: `hardware_data.cpu == 1`}, opscenter.Page{})
+	require.NoError(t, err)
+	require.Len(t, list.Servers, 1)
+	require.Equal(t, "server01", list.Servers[0].Name)
 }

@@ -2,6 +2,7 @@ package opscenter
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -97,6 +98,9 @@ func (r *Registry) matchesServer(tx storage.ReadTx, m *expression.Matcher, info 
 	}
 	if m.Uses("hardware_data") || m.Uses("os_data") {
 		found, err := (&Snapshot{ReadTx: tx, registry: r}).Facts(info)
+		if errors.Is(err, storage.ErrCorrupt) {
+			found, err = &lifecycle.Facts{}, nil // the damaged facts of one server must not hide the others
+		}
 		if err != nil {
 			return false, err
 		}

@@ -139,9 +139,8 @@ func (r *Registry) ListServers(ctx context.Context, filter ServerFilter, from Pa
 	return out, err
 }
 
-// ServerNames returns a page of the names of the servers that match, and the cursor of the next page. With no field of the
-// filter set, or with Status, Cluster or Channel alone, it reads the keys of an index, and no server. ctx ends an evaluation of
-// filter.Expression. Errors: those of Registry.ListServers.
+// ServerNames returns a page of the names of the servers that match, and the cursor of the next page. It reads
+// only an index if the filter is empty, or has Status, Cluster or Channel alone. ctx bounds filter.Expression. Errors: those of Registry.ListServers.
 func (s *Snapshot) ServerNames(ctx context.Context, filter ServerFilter, from Page) (names []string, next string, err error) {
 	limit := page.Size(from.Limit)
 	for name, err := range s.names(ctx, filter, from) {

@@ -108,7 +108,7 @@ func TestFactsInterval(t *testing.T) {
 }
 
 // A light poll that finds news is followed by one that reads the facts.
-func TestNewsAreFollowedByFacts(t *testing.T) {
+func TestNewsIsFollowedByFacts(t *testing.T) {
 	var light, heavy atomic.Int32
 	options := poller.Options{Interval: time.Minute, OnPoll: func(o *lifecycle.Observation) {
 		if o.Light {

@@ -35,10 +35,10 @@ func Append(dst, src []byte, drop func(key []byte) bool) (out []byte, removed bo
 	return f.out, f.removed, nil
 }
 
-// Sum is Append that also returns the xxhash of what out would be without the members, at any depth, for whose decoded key
-// aside returns true. It takes one pass.
-func Sum(dst, src []byte, drop, aside func(key []byte) bool) (out []byte, sum uint64, err error) {
-	f := filter{src: src, out: dst, drop: drop, aside: aside}
+// Sum is Append. It also returns the xxhash of the output without the members for whose decoded key exclude returns true, at
+// any depth. It takes one pass.
+func Sum(dst, src []byte, drop, exclude func(key []byte) bool) (out []byte, sum uint64, err error) {
+	f := filter{src: src, out: dst, drop: drop, exclude: exclude}
 	f.space()
 	if f.value(0) {
 		f.space()
@@ -72,11 +72,12 @@ type filter struct {
 	src, out []byte
 	at       int
 	drop     func(key []byte) bool
-	aside    func(key []byte) bool // nil: there is no sum
+	exclude  func(key []byte) bool // nil: there is no sum
 	gaps     []gap                 // in ascending order, apart from each other
 	inner    string                // MembersSum copies the member of this name, to start
 	start    int
 	found    bool // it was there
+	deeper   int  // how far a value may nest beyond maxDepth
 	removed  bool
 	failed   bool
 	skip     bool // write nothing
@@ -126,7 +127,7 @@ func (f *filter) next() byte {
 
 // value copies a value.
 func (f *filter) value(depth int) bool {
-	if depth > maxDepth {
+	if depth > maxDepth+f.deeper {
 		return f.fail()
 	}
 	switch c := f.next(); c {
@@ -313,14 +314,14 @@ func (f *filter) object(depth int) bool {
 		}
 		before, gaps := len(f.out), len(f.gaps)
 		dropped := f.drop(key)
-		aside := !dropped && f.aside != nil && f.aside(key)
+		excluded := !dropped && f.exclude != nil && f.exclude(key)
 		if !dropped {
 			if !first {
 				f.put(',')
 			}
-			if !aside && f.aside != nil {
+			if !excluded && f.exclude != nil {
 				if !first && !summed {
-					f.gaps = append(f.gaps, gap{before, len(f.out)}) // the comma, because only members aside stand before it
+					f.gaps = append(f.gaps, gap{before, len(f.out)}) // the comma, because only excluded members stand before it
 				}
 				summed = true
 			}
@@ -334,10 +335,10 @@ func (f *filter) object(depth int) bool {
 		if dropped {
 			f.out, f.removed = f.out[:before], true
 		}
-		if dropped || aside {
+		if dropped || excluded {
 			f.gaps = f.gaps[:gaps]
 		}
-		if aside {
+		if excluded {
 			f.gaps = append(f.gaps, gap{before, len(f.out)})
 		}
 		f.space()
@@ -387,8 +388,11 @@ func (f *filter) array(depth int) bool {
 
 // Members calls use for each member of the object src, with its decoded key and its undecoded value. The value is a
 // part of src. Errors: ErrSyntax if src is not one JSON object; Members may have called use before.
-func Members(src []byte, use func(key, value []byte)) error {
-	f := filter{src: src, skip: true, drop: func([]byte) bool { return false }}
+func Members(src []byte, use func(key, value []byte)) error { return MembersWithin(src, 0, use) }
+
+// MembersWithin is Members for a document that was put together of others: it may nest so many levels deeper.
+func MembersWithin(src []byte, levels int, use func(key, value []byte)) error {
+	f := filter{src: src, skip: true, deeper: levels, drop: func([]byte) bool { return false }}
 	f.space()
 	if f.next() == '{' && f.members(use) {
 		f.space()
@@ -413,7 +417,7 @@ func (f *filter) members(use func(key, value []byte)) bool {
 			return false
 		}
 		begin := f.at
-		if f.aside != nil && string(key) == f.inner {
+		if f.exclude != nil && string(key) == f.inner {
 			f.out, f.gaps, f.found, f.skip = f.out[:f.start], f.gaps[:0], true, false
 			if !f.value(1) {
 				return false
@@ -439,10 +443,10 @@ func (f *filter) members(use func(key, value []byte)) bool {
 	}
 }
 
-// MembersSum is Members, except for the members with the name inner: it appends their values to dst as Sum does, each in
-// the place of the one before. use is not called for them. out is dst, and sum 0, if there is none.
-func MembersSum(dst, src []byte, inner string, drop, aside func(key []byte) bool, use func(key, value []byte)) (out []byte, sum uint64, err error) {
-	f := filter{src: src, out: dst, skip: true, drop: drop, aside: aside, inner: inner, start: len(dst)}
+// MembersSum is Members, but handles members with the name inner differently. It appends their values to dst as Sum does, and
+// does not call use. The last one counts. Without such a member, out is dst and sum is 0.
+func MembersSum(dst, src []byte, inner string, drop, exclude func(key []byte) bool, use func(key, value []byte)) (out []byte, sum uint64, err error) {
+	f := filter{src: src, out: dst, skip: true, drop: drop, exclude: exclude, inner: inner, start: len(dst)}
 	f.space()
 	if f.next() == '{' && f.members(use) {
 		f.space()

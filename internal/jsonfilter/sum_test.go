@@ -10,12 +10,12 @@ import (
 	"github.com/opscenter-go/sdk/internal/jsonfilter"
 )
 
-func aside(key []byte) bool { return strings.HasSuffix(string(key), "count") }
+func exclude(key []byte) bool { return strings.HasSuffix(string(key), "count") }
 
 // requireSum compares Sum with two passes of Append: one for the output, and one for the sum.
 func requireSum(t *testing.T, in []byte) {
 	t.Helper()
-	out, sum, err := jsonfilter.Sum([]byte("before"), in, drop, aside)
+	out, sum, err := jsonfilter.Sum([]byte("before"), in, drop, exclude)
 	want, _, wrong := jsonfilter.Append([]byte("before"), in, drop)
 	require.Equal(t, wrong == nil, err == nil, "%v, %v", wrong, err)
 	require.Equal(t, string(want), string(out))
@@ -24,7 +24,7 @@ func requireSum(t *testing.T, in []byte) {
 		require.Zero(t, sum)
 		return
 	}
-	steady, _, err := jsonfilter.Append(nil, in, func(key []byte) bool { return drop(key) || aside(key) })
+	steady, _, err := jsonfilter.Append(nil, in, func(key []byte) bool { return drop(key) || exclude(key) })
 	require.NoError(t, err)
 	require.Equal(t, xxhash.Sum64(steady), sum, "%s, of which %s counts", in, steady)
 }
@@ -36,9 +36,9 @@ func TestSum(t *testing.T) {
 		requireSum(t, []byte(in))
 	}
 	same := func(a, b string) bool {
-		_, x, err := jsonfilter.Sum(nil, []byte(a), drop, aside)
+		_, x, err := jsonfilter.Sum(nil, []byte(a), drop, exclude)
 		require.NoError(t, err)
-		_, y, err := jsonfilter.Sum(nil, []byte(b), drop, aside)
+		_, y, err := jsonfilter.Sum(nil, []byte(b), drop, exclude)
 		require.NoError(t, err)
 		return x == y
 	}
@@ -54,8 +54,8 @@ func FuzzSum(f *testing.F) {
 		// The same document within an answer.
 		answer := append(append([]byte(`{"type":"sync","metadata":`), in...), `,"error_code":7}`...)
 		got := map[string]string{}
-		out, sum, err := jsonfilter.MembersSum(nil, answer, "metadata", drop, aside, func(key, value []byte) { got[string(key)] = string(value) })
-		want, wantSum, wrong := jsonfilter.Sum(nil, in, drop, aside)
+		out, sum, err := jsonfilter.MembersSum(nil, answer, "metadata", drop, exclude, func(key, value []byte) { got[string(key)] = string(value) })
+		want, wantSum, wrong := jsonfilter.Sum(nil, in, drop, exclude)
 		if wrong != nil {
 			return // the rest may complete it
 		}
@@ -68,16 +68,16 @@ func FuzzSum(f *testing.F) {
 
 func TestMembersSum(t *testing.T) {
 	use := func(_, _ []byte) {}
-	out, sum, err := jsonfilter.MembersSum([]byte("x"), []byte(`{"a":1}`), "metadata", drop, aside, use)
+	out, sum, err := jsonfilter.MembersSum([]byte("x"), []byte(`{"a":1}`), "metadata", drop, exclude, use)
 	require.NoError(t, err)
 	require.Equal(t, "x", string(out))
 	require.Zero(t, sum, "there is no such member")
-	out, sum, err = jsonfilter.MembersSum([]byte("x"), []byte(`{"metadata":{"count":1,"b":2},"a":{"metadata":3},"metadata":{"c":4}}`), "metadata", drop, aside, use)
+	out, sum, err = jsonfilter.MembersSum([]byte("x"), []byte(`{"metadata":{"count":1,"b":2},"a":{"metadata":3},"metadata":{"c":4}}`), "metadata", drop, exclude, use)
 	require.NoError(t, err)
 	require.Equal(t, `x{"c":4}`, string(out), "the last one counts, as in encoding/json")
 	require.Equal(t, xxhash.Sum64String(`{"c":4}`), sum)
 	for _, bad := range []string{``, `[]`, `{"metadata":{}`, `{"metadata":{},}`, `{"metadata":{}} x`, `{"metadata":x}`} {
-		out, _, err := jsonfilter.MembersSum([]byte("x"), []byte(bad), "metadata", drop, aside, use)
+		out, _, err := jsonfilter.MembersSum([]byte("x"), []byte(bad), "metadata", drop, exclude, use)
 		require.ErrorIs(t, err, jsonfilter.ErrSyntax, bad)
 		require.Equal(t, "x", string(out))
 	}

@@ -101,7 +101,7 @@ func (z *zstdWriter) flush() error {
 	return err
 }
 
-// FlushError implements http.Flusher for http.ResponseController.
+// FlushError sends the frame so far. http.ResponseController calls it.
 func (z *zstdWriter) FlushError() error {
 	if err := z.flush(); err != nil {
 		return err
@@ -109,5 +109,5 @@ func (z *zstdWriter) FlushError() error {
 	return http.NewResponseController(z.ResponseWriter).Flush()
 }
 
-// Unwrap implements the way of http.ResponseController to the writer below.
+// Unwrap returns the writer below, for http.ResponseController.
 func (z *zstdWriter) Unwrap() http.ResponseWriter { return z.ResponseWriter }

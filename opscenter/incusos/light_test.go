@@ -1,7 +1,9 @@
 package incusos_test
 
 import (
+	"context"
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,6 +60,9 @@ func TestLightPoll(t *testing.T) {
 		"a later check": func() {
 			where.UpdateStatus = &lifecycle.UpdateStatus{Status: full.UpdateStatus.Status, LastCheck: full.UpdateStatus.LastCheck.Add(-time.Hour)}
 		},
+		"no check is known": func() {
+			where.UpdateStatus = &lifecycle.UpdateStatus{Status: full.UpdateStatus.Status}
+		},
 		"an update is in progress": func() { where.Updating = true },
 		"the type is unknown":      func() { where.Type = lifecycle.TypeUnknown },
 	} {
@@ -88,5 +93,29 @@ func TestSumsOfProbes(t *testing.T) {
 			require.True(t, json.Valid(part))
 		}
 		require.Equal(t, facts.Clean(&again, keepSecrets).Network, o.Facts.Network, "in compact form")
+
+		// A program that wraps the client may replace a part.
+		replaced := *o.Facts
+		replaced.Network = json.RawMessage(` {"password":"hunter2","a":1}`)
+		require.Equal(t, keepSecrets, strings.Contains(string(facts.Clean(&replaced, keepSecrets).Network), "hunter2"))
+		other, err := facts.SumsOf(&replaced, keepSecrets)
+		require.NoError(t, err)
+		require.NotEqual(t, found, other)
 	}
+}
+
+// TestHangingFactsDelayNothingElse: the facts are read last. A part that hangs leaves all that decides status and action.
+func TestHangingFactsDelayNothingElse(t *testing.T) {
+	server, identity := boot(t, incusostest.Options{})
+	client := newClient(t, incusos.Options{Certificate: identity})
+	require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultHang, Path: "/os/1.0/system/storage"}))
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	o := client.Probe(ctx, target(server))
+	require.Nil(t, o.Failure)
+	require.NotEmpty(t, o.Unread)
+	require.NotNil(t, o.Versions)
+	require.Equal(t, server.Name(), *o.MemberName)
+	require.NotNil(t, o.Maintenance)
+	require.NotNil(t, o.Facts.Hardware)
 }

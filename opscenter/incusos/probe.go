@@ -41,8 +41,9 @@ func notOnIncusOS(err error) bool {
 }
 
 // Probe observes a server: it reads type, versions, status and, unless target.Light is set, the facts
-// (hardware, network, security, storage). It implements poller.Prober. With target.Light, it reads the applications only
-// if the version of the OS or the update status differs from target.Versions and target.UpdateStatus.
+// (hardware, network, security, storage). It implements poller.Prober. With target.Light, it takes the applications
+// from target.Versions. It reads them if the version of the OS, the update channel or the update status differs, if
+// target.Updating is set, or if a known value is missing.
 //
 // Probe returns no error. If the server could not be observed at all, the observation has a Failure with
 // kind and reason. If parts could not be read, Unread names them, and their values are nil. ctx bounds the
@@ -222,7 +223,6 @@ func (p *probe) incusOS(e environment) {
 	if len(versions.Applications) > 0 || p.o.UnreadVersions != lifecycle.VersionsOS|lifecycle.VersionsApplications|lifecycle.VersionsUpdate {
 		p.o.Versions = versions
 	}
-	p.facts(versions.OS.Version)
 	if kind == lifecycle.TypeIncus {
 		p.try("cluster membership", func() error {
 			if p.member != "" && p.proven && p.stillMember() {
@@ -235,6 +235,8 @@ func (p *probe) incusOS(e environment) {
 			return p.membership(server)
 		})
 	}
+	// Last: a part that hangs takes all the time that is left.
+	p.facts(versions.OS.Version)
 }
 
 // sameVersions reports whether a light poll can take the versions of the applications from before: neither the version of the
@@ -243,7 +245,7 @@ func (p *probe) sameVersions(found *lifecycle.Versions) bool {
 	now, before := p.o.UpdateStatus, p.knownStatus
 	return p.light && !p.updating && p.o.UnreadVersions == 0 && p.known != nil && len(p.known.Applications) > 0 && p.kind != lifecycle.TypeUnknown &&
 		found.OS == p.known.OS && found.UpdateChannel == p.known.UpdateChannel &&
-		now != nil && before != nil && now.Status == before.Status && now.LastCheck.Equal(before.LastCheck)
+		now != nil && before != nil && now.Status == before.Status && !now.LastCheck.IsZero() && now.LastCheck.Equal(before.LastCheck)
 }
 
 // stillMember reads the status of the known cluster member. It reports whether that succeeded. If not, the

@@ -20,7 +20,7 @@ const (
 	maxBuffer = 512 << 10
 )
 
-// buffers are as large as the largest answers lately. A poll that begins with an empty one would let it grow.
+// buffers keeps the buffers of answers for later polls.
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // answer is an answer of a server.

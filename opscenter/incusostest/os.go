@@ -69,9 +69,9 @@ func newState(options Options, machineID, systemUUID string) state {
 		applications: []deployed{{options.Application, options.Version, true}, {"debug", options.Version, false}},
 		bootedAt:     time.Now().Add(-time.Hour), ready: true,
 		update:      updateConfig{Channel: "stable", CheckFrequency: "6h"},
-		updateState: "Update check completed",
-		operations:  map[string]*operation{},
-		hardware:    hardware(options.Seed, options.VirtualFunctions), storage: storage(options.Seed), security: security(options.Seed),
+		updateState: "Update check completed", lastCheck: time.Now().Add(-time.Hour), // the check at startup
+		operations: map[string]*operation{},
+		hardware:   hardware(options.Seed, options.VirtualFunctions), storage: storage(options.Seed), security: security(options.Seed),
 		kernel: json.RawMessage(`{}`), logging: json.RawMessage(`{}`),
 	}
 	if options.Fresh {

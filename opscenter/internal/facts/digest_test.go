@@ -34,8 +34,8 @@ func TestVolatileFacts(t *testing.T) {
 	}
 }
 
-// outsideDigest are the members of Observation that are deliberately outside its digest, and why.
-var outsideDigest = map[string]string{
+// deliberatelyOutside are the members of Observation that are deliberately outside its digest, and why.
+var deliberatelyOutside = map[string]string{
 	"Server": "names the server", "ID": "names the server", "At": "is when it was asked", "Took": "is how long that took", "Light": "is what was asked for", "Facts.Sums": "are of the facts",
 }
 
@@ -81,7 +81,7 @@ func TestDigestSeesEverything(t *testing.T) {
 		case v.Kind() == reflect.Struct:
 			for i := range v.NumField() {
 				name := strings.TrimPrefix(path+"."+v.Type().Field(i).Name, ".")
-				if outsideDigest[name] == "" {
+				if deliberatelyOutside[name] == "" {
 					walk(o, v.Field(i), name)
 				}
 			}

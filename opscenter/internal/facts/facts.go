@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
@@ -79,7 +80,7 @@ func SumsOf(f *lifecycle.Facts, keepSecrets bool) (out Sums, err error) {
 	}
 	buffer := buffers.Get().(*[]byte)
 	defer release(buffer)
-	drop := steady
+	drop := outsideDigest
 	if keepSecrets {
 		drop = isVolatile
 	}
@@ -95,8 +96,12 @@ func SumsOf(f *lifecycle.Facts, keepSecrets bool) (out Sums, err error) {
 	return out, nil
 }
 
-// steady reports whether a value is outside of digests: a secret, or a value that changes all the time.
-func steady(key []byte) bool { return isVolatile(key) || isSecret(key) }
+// outsideDigest reports whether a value is outside of digests: a secret, or a value that changes all the time.
+func outsideDigest(key []byte) bool { return isVolatile(key) || isSecret(key) }
+
+// Redaction is the number of the rules by which Clean finds secrets. Raise it when they find more: facts that were stored by
+// earlier rules are then redacted again.
+const Redaction = 1
 
 // Clean returns facts in compact form, without secrets unless they are to be kept. It leaves out a part that is not JSON,
 // because it can't be redacted.
@@ -122,7 +127,15 @@ func Clean(f *lifecycle.Facts, keepSecrets bool) *lifecycle.Facts {
 
 // isKnown reports whether facts are clean, with their sums.
 func isKnown(f *lifecycle.Facts, keepSecrets bool) bool {
-	return f.Sums != nil && f.Sums.KeepSecrets == keepSecrets
+	if f.Sums == nil || f.Sums.KeepSecrets != keepSecrets {
+		return false
+	}
+	for i, part := range partsOf(f) {
+		if len(*part.data) != f.Sums.Sizes[i] || unsafe.SliceData(*part.data) != f.Sums.First[i] {
+			return false // a program has replaced the part
+		}
+	}
+	return true
 }
 
 // dropped returns which members Clean drops.
@@ -156,6 +169,7 @@ func Read(f *lifecycle.Facts, part Part, answer []byte, keepSecrets bool, use fu
 		f.Sums = &sums.Known{KeepSecrets: keepSecrets}
 	}
 	*partsOf(f)[part].data, f.Sums.Parts[part] = clean, max(1, sum)
+	f.Sums.First[part], f.Sums.Sizes[part] = unsafe.SliceData(clean), len(clean)
 	return true, nil
 }
 

@@ -33,12 +33,12 @@ func AppendMembers(dst []byte, f *lifecycle.Facts) []byte {
 func fromMembers(object []byte) (*lifecycle.Facts, error) {
 	out := &lifecycle.Facts{}
 	var failed error
-	err := jsonfilter.Members(object, func(key, value []byte) {
+	err := jsonfilter.MembersWithin(object, 2, func(key, value []byte) {
 		switch string(key) {
 		case "hardware_data":
 			out.Hardware = json.RawMessage(value)
 		case "os_data":
-			failed = jsonfilter.Members(value, func(key, value []byte) {
+			failed = jsonfilter.MembersWithin(value, 1, func(key, value []byte) {
 				for i, part := range partsOf(out) {
 					if Part(i) != Hardware && part.name == string(key) {
 						*part.data = json.RawMessage(value)

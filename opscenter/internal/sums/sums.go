@@ -9,4 +9,7 @@ type Parts [4]uint64
 type Known struct {
 	Parts       Parts
 	KeepSecrets bool
+	// First are the addresses of the first bytes of the parts, and Sizes their sizes. A part at another place is another one.
+	First [4]*byte
+	Sizes [4]int
 }
