@@ -36,11 +36,12 @@ func (e *document) send(w http.ResponseWriter, status int) {
 // each client decode them as one text.
 type zstdWriter struct {
 	http.ResponseWriter
-	plain []byte
+	plain  []byte // not compressed yet
+	packed []byte // not sent yet
 }
 
-// maxPlain bounds the bytes that a zstdWriter keeps for its next frame.
-const maxPlain = 64 << 10
+// maxHeld bounds the bytes that a zstdWriter holds before it compresses or sends them.
+const maxHeld = 64 << 10
 
 // zstdFor returns w, or a writer that compresses for a client that takes zstd. flush must be called at the end. wanted is
 // false for an answer that is small.
@@ -76,29 +77,40 @@ func accepts(r *http.Request, coding string) bool {
 // Write implements io.Writer.
 func (z *zstdWriter) Write(p []byte) (int, error) {
 	z.plain = append(z.plain, p...)
-	if len(z.plain) < maxPlain {
+	if len(z.plain) < maxHeld {
 		return len(p), nil
 	}
-	return len(p), z.flush()
+	return len(p), z.frame(nil)
 }
 
-// frame writes a zstd frame as it is.
+// frame adds a zstd frame as it is.
 func (z *zstdWriter) frame(frame []byte) error {
-	if err := z.flush(); err != nil {
-		return err
+	if len(z.plain) > 0 {
+		z.packed = facts.AppendCompressed(z.packed, z.plain)
+		z.plain = z.plain[:0]
 	}
-	_, err := z.ResponseWriter.Write(frame)
-	return err
-}
-
-// flush writes a frame of the bytes so far.
-func (z *zstdWriter) flush() error {
-	if len(z.plain) == 0 {
+	if z.packed = append(z.packed, frame...); len(z.packed) < maxHeld {
 		return nil
 	}
-	_, err := z.ResponseWriter.Write(facts.Compress(z.plain))
-	z.plain = z.plain[:0]
+	return z.send()
+}
+
+// send sends the frames so far.
+func (z *zstdWriter) send() error {
+	if len(z.packed) == 0 {
+		return nil
+	}
+	_, err := z.ResponseWriter.Write(z.packed)
+	z.packed = z.packed[:0]
 	return err
+}
+
+// flush sends a frame of the bytes so far, and the frames before it.
+func (z *zstdWriter) flush() error {
+	if err := z.frame(nil); err != nil {
+		return err
+	}
+	return z.send()
 }
 
 // FlushError sends the frame so far. http.ResponseController calls it.

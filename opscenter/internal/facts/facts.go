@@ -42,7 +42,10 @@ func newEncoder() *zstd.Encoder {
 }
 
 // Compress returns data in the form in which facts are stored.
-func Compress(data []byte) []byte { return encoder.EncodeAll(data, nil) }
+func Compress(data []byte) []byte { return AppendCompressed(nil, data) }
+
+// AppendCompressed appends data to dst in the form that Compress returns.
+func AppendCompressed(dst, data []byte) []byte { return encoder.EncodeAll(data, dst) }
 
 // Decompress returns the data that Compress was given.
 func Decompress(data []byte) ([]byte, error) { return decoder.DecodeAll(data, nil) }
