@@ -24,8 +24,9 @@ func must[M any](mode M, err error) M {
 	return mode
 }
 
-// Compact has rows stored in CBOR, which is read several times faster than JSON and keeps bytes as they are. Rows that
-// are stored in JSON are still read. Declare the table so before it is attached. T, and each type
+// Compact makes stores keep the rows of the table in CBOR, which is read several times faster than JSON and keeps bytes as
+// they are. Rows that are stored in JSON are still read. Call it before the table is attached. Do not remove it later:
+// without it, rows in CBOR are ErrCorrupt. T, and each type
 // within it except time.Time and json.RawMessage, must not implement json.Marshaler: CBOR does not call it.
 func (t *Table[T]) Compact() *Table[T] {
 	fromJSON := t.schema.decode

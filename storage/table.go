@@ -36,7 +36,7 @@ type IndexSchema struct {
 }
 
 // Encode returns the stored form of a row. ErrTooLarge beyond MaxRowSize, ErrEncoding for a
-// string that is not valid UTF-8, and for what JSON has no form for.
+// string that is not valid UTF-8, and for values that JSON or CBOR can't represent.
 func (t *TableSchema) Encode(row any) ([]byte, error) {
 	data, err := t.encode(row)
 	if err != nil {

@@ -55,8 +55,8 @@
 //     connections to servers. The registry flushes last seen times and warnings into the store.
 //  4. The run returns. The store is the caller's, and is closed after it.
 //
-// Steps 1 and 2 together, and step 3, take at most Options.StopTimeout each. The run then returns [ErrStopTimeout], with the names of the
-// parts that have not ended.
+// Steps 1 and 2 together, and step 3, take at most Options.StopTimeout each. The run then returns [ErrStopTimeout]. After
+// steps 1 and 2 it names the parts that have not ended; after step 3 it names no part. Goroutines may still run then.
 //
 // # Where to go next
 //
@@ -73,16 +73,23 @@
 //		URL:        "https://control.example.org:7443",
 //		UpdatesDir: "/var/lib/opscenter/updates"})
 //	err = cp.Registry.Channels().Create(ctx, "testing", "")
-//	release := cp.Updates.Snapshot().Updates()[0]
-//	err = cp.Updates.SetChannels(ctx, release.UUID, []string{"testing", "stable"}, updates.SetOptions{}) // promotes it
+//
+// Once Run has fetched a release, promote it:
+//
+//	if releases := cp.Updates.Snapshot().Updates(); len(releases) > 0 {
+//		err = cp.Updates.SetChannels(ctx, releases[0].UUID, []string{"testing", "stable"}, updates.SetOptions{})
+//	}
+//
+// A seed for the servers of a token is checked before it is stored:
 //
 //	lab := &seed.Seed{Install: &seed.Install{Target: &seed.InstallTarget{Bus: "nvme"}}, Applications: seed.ApplicationsOf("incus"), Incus: &seed.Incus{}}
 //	err = lab.Validate(seed.Rules{JoinsCluster: true}) // errors that would stop the server, by file and field
 //	raw, err := lab.Raw()
 //	_, err = cp.Registry.TokenSeeds().Create(ctx, token.UUID, "lab", opscenter.TokenSeedSpec{Files: raw})
 //
-// The REST API makes a seed and its image, too:
+// The REST API makes a seed and its image, too. In these lines, api is a function of the shell:
 //
+//	api() { curl --unix-socket /run/opscenter.sock "http://opscenter/1.0/$@"; }
 //	api provisioning/tokens/TOKEN/seeds --json '{"name":"lab","seeds":{"install":{"target":{"bus":"nvme"}}}}'
 //	api 'provisioning/tokens/TOKEN/seeds/lab?type=iso&architecture=x86_64' -o lab.iso
 //	api provisioning/tokens/TOKEN/image --json '{"type":"iso","architecture":"x86_64","seeds":{"install":{}}}' # {"image": PATH}

@@ -45,9 +45,9 @@ type Options struct {
 	// the operators' API. New removes a socket that an earlier run left there. Default: there is none.
 	Socket string
 
-	// UpdatesDir is the directory for the files of the update feed. It belongs to one store: with stores in memory that follow each
-	// other over the same directory set Updates.Owner. Default: there is no update feed, and a server that
-	// is freshly installed finds no application.
+	// UpdatesDir is the directory for the files of the update feed. It belongs to one store. To use it again with a new store
+	// in memory, set the same Updates.Owner in each run; otherwise New returns updates.ErrNotOwner. Default: there is no update
+	// feed, and a server that is freshly installed finds no application.
 	UpdatesDir string
 	// Files are another place for the files of the update feed, instead of UpdatesDir. They stay the caller's, to be closed after the run.
 	Files updates.Files
@@ -62,9 +62,10 @@ type Options struct {
 	StopTimeout time.Duration
 
 	// The options of the parts. New sets what connects the parts: Rollouts.Poller, Systems.Audit and
-	// Images.Audit must be unset, and so must be Rollouts, Inventory, System, Audit, Updates and Images of HTTP. New fills these
-	// where they are unset: each Logger, Client.Certificate (the certificate), Systems.Provider, ServerURL and Certificate of Images (URL
-	// and the certificate), and ClientCertificate (that of Client), Clusters, Adopt and Forward of HTTP.
+	// Images.Audit must be unset, and so must be Rollouts, Inventory, System, Audit, Updates and Images of HTTP. New sets
+	// each Logger and Client.Certificate where they are nil. If Images.ServerURL is empty, New sets it and Images.Certificate. If
+	// Systems.Provider.ServerURL is empty, New sets Systems.Provider. New sets ClientCertificate, Clusters, Adopt and Forward of
+	// HTTP where they are nil.
 	//
 	// HTTP.Authorize admits operators beside those of Trust and Socket. Bases are the options of the store in ImagesDir.
 	Registry  opscenter.Options

@@ -27,7 +27,7 @@ var (
 )
 
 // Run runs the parts, and serves the Unix socket of Options.Socket, until ctx ends, Close is called or a part fails. It owns all goroutines: it
-// returns when all of them, and the requests under way, have ended, and has closed the ControlPlane then. The package documentation has the order.
+// returns when all of them, and the requests under way, have ended or ErrStopTimeout applies, and has closed the ControlPlane then. The package documentation has the order.
 //
 // Run returns nil after an orderly stop. Otherwise its error has the part that failed, and all that went wrong at the stop. Errors: ErrRunning,
 // ErrClosed, ErrStopTimeout, ErrEnded, those of the parts, of the listeners and of the store.

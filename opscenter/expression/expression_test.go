@@ -135,7 +135,12 @@ func TestBounds(t *testing.T) {
 		require.Error(t, err, text)
 		require.Less(t, time.Since(begun), time.Minute, text) // hours without the limits
 	}
+	// On a busy machine, an evaluation may wait for a core for as long as MaxTime.
+	deadline := time.Now().Add(time.Minute)
 	ok, err := match(t, `all(object.list, # == 1)`, many)
+	for err != nil && time.Now().Before(deadline) {
+		ok, err = match(t, `all(object.list, # == 1)`, many)
+	}
 	require.NoError(t, err)
 	require.True(t, ok)
 }

@@ -229,10 +229,10 @@
 //	415  the body is not JSON
 //	421  the API is not known under this host name
 //	429  too many failures came from this address (see Retry-After), or too many registrations are being judged
-//	500  an error inside; the log has it
+//	500  an error inside; the log has it. After a commit that failed, the outcome may be unknown
 //	501  this part is not set up
 //	502  a server refused, or the operation failed after it had begun
-//	503  too many downloads (see Retry-After), or the control plane is shutting down
+//	503  too many downloads (see Retry-After), the inventory does not run, or the control plane is shutting down
 //	504  a server did not answer in time, and the outcome is unknown
 //	507  the disk is full
 //

@@ -107,7 +107,7 @@ func (s *interrupted) Update(ctx context.Context, fn func(storage.WriteTx) error
 // until Resume.
 func TestPausedBeforeCommit(t *testing.T) {
 	identity(t, 12)
-	for number := range int64(12) {
+	for number := range int64(8) {
 		synctest.Test(t, func(t *testing.T) {
 			memory := memstore.New(memstore.Options{DetectMutation: true})
 			defer memory.Close()
@@ -156,7 +156,7 @@ func (f *fleet) begun() (n int) {
 // reboot of another member begins until it is back.
 func TestMemberDownBeforeCommit(t *testing.T) {
 	identity(t, 12)
-	for number := range int64(16) {
+	for number := range int64(6) {
 		synctest.Test(t, func(t *testing.T) {
 			memory := memstore.New(memstore.Options{DetectMutation: true})
 			defer memory.Close()

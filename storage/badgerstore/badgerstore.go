@@ -5,10 +5,9 @@
 // verifies that all that was acknowledged is there; see [Open]. After a loss of power, damage to the commits of
 // the last second may go unnoticed.
 //
-// [Store.Backup] writes a backup while the store goes on, and [Restore] makes a store of it. A copy of
-// the directory is none while a program has it open: its files are copied one after another, and a store
-// made of them is most often refused as corrupt. A snapshot that the file system takes of all of it at
-// one moment is what a loss of power would leave: it opens, with all that was acknowledged by then.
+// [Store.Backup] writes a backup while the store goes on, and [Restore] makes a store of it. Do not copy the directory while a
+// program has it open: its files are copied one after another, and Open mostly refuses the copy as corrupt. An atomic snapshot
+// of the file system is safe: it is what a loss of power would leave, and opens with all that was acknowledged by then.
 //
 // # Performance
 //
