@@ -114,8 +114,13 @@ func (r *socketFleet) fail(servers []*incusostest.Server, kind incusostest.Fault
 	require.NoError(r.t, group.Wait())
 }
 
-// calm has more time between the first failure of a server and the one that makes it offline.
-var calm = poller.Options{Interval: 2 * time.Second, FastInterval: 20 * time.Millisecond, RetryInterval: time.Second, Timeout: time.Second, Concurrency: 16}
+// calm has more time between the first failure of a server and the one that makes it offline. Few polls run at a time: the
+// full handshakes of a whole fleet take longer than patient, on two cores and with -race, and would all fail again and again.
+var calm = poller.Options{Interval: 2 * time.Second, FastInterval: 20 * time.Millisecond, RetryInterval: time.Second, Timeout: 2 * time.Second,
+	Concurrency: 3, RetryConcurrency: 3, OfflineConcurrency: 3}
+
+// patient bounds a handshake, and the wait of a poll for a silent server.
+const patient = 500 * time.Millisecond
 
 // The whole fleet fails and returns. No server becomes offline, and a warning is raised meanwhile.
 func TestWholeFleetFailsAndReturns(t *testing.T) {
@@ -123,7 +128,7 @@ func TestWholeFleetFailsAndReturns(t *testing.T) {
 	for name, fault := range map[string]incusostest.FaultKind{"refused": incusostest.FaultDown, "silent": incusostest.FaultSilent} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := startSocketFleet(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
+			r := startSocketFleet(t, 12, calm, incusos.Options{Timeout: patient})
 			r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all ready")
 			r.fail(r.servers, fault)
 			r.eventually(r.registry.Observer().FleetUnreachable, "an outage of the fleet is suspected")
@@ -143,7 +148,7 @@ func TestWholeFleetFailsAndReturns(t *testing.T) {
 // A third of the fleet fails. These servers become offline, and no others.
 func TestPartOfFleetFails(t *testing.T) {
 	t.Parallel()
-	r := startSocketFleet(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
+	r := startSocketFleet(t, 12, calm, incusos.Options{Timeout: patient})
 	r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all ready")
 	r.fail(r.servers[:2], incusostest.FaultDown)
 	r.fail(r.servers[2:4], incusostest.FaultSilent)
@@ -158,7 +163,7 @@ func TestPartOfFleetFails(t *testing.T) {
 // More than half of the fleet fails. No server becomes offline until enough of them answer again.
 func TestHalfOfFleetFails(t *testing.T) {
 	t.Parallel()
-	r := startSocketFleet(t, 12, calm, incusos.Options{Timeout: 150 * time.Millisecond})
+	r := startSocketFleet(t, 12, calm, incusos.Options{Timeout: patient})
 	r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 12 }, "all ready")
 	r.fail(r.servers[:7], incusostest.FaultDown)
 	r.eventually(r.registry.Observer().FleetUnreachable, "an outage of the fleet is suspected")
@@ -272,8 +277,8 @@ func TestNoLeaks(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, before) })
 	options := quick
-	options.MaxBackoff = 30 * time.Millisecond
-	r := startSocketFleet(t, 30, options, incusos.Options{Timeout: 150 * time.Millisecond})
+	options.MaxBackoff, options.Concurrency = 30*time.Millisecond, 3 // see calm
+	r := startSocketFleet(t, 30, options, incusos.Options{Timeout: patient / 2})
 	r.eventually(func() bool { return r.count(lifecycle.StatusReady) == 30 }, "ready")
 	for _, server := range r.servers {
 		require.NoError(t, server.SetFault(incusostest.Fault{Kind: incusostest.FaultSilent}))
