@@ -201,7 +201,7 @@ func BenchmarkRegisterWhilePolling(b *testing.B) {
 			certificate := &x509.Certificate{Raw: append(fmt.Appendf(nil, "%08d", next), identity.Leaf.Raw...), PublicKey: identity.Leaf.PublicKey}
 			begun := time.Now()
 			registered, err := t.registry.Register(b.Context(), opscenter.Registration{Token: token.UUID, Certificate: certificate, Name: fmt.Sprintf("new%06d", next),
-				ConnectionURL: "https://127.0.0.1:1", MachineID: fmt.Sprintf("%032x", 1<<40+next)})
+				ConnectionURL: "https://127.0.0.1:1", MachineID: fmt.Sprintf("%032x", uint64(1)<<40+uint64(next))})
 			took = append(took, time.Since(begun))
 			if err == nil {
 				err = t.registry.DeleteServer(b.Context(), registered.Name, true) // no poll is to wait for it

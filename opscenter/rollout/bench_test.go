@@ -3,12 +3,12 @@ package rollout_test
 import (
 	"context"
 	"fmt"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
 
+	"github.com/opscenter-go/sdk/internal/cputime"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
@@ -101,11 +101,11 @@ func benchmarkSteps(b *testing.B, goal rolling.Goal, clusters, members int) {
 
 // cpuTime returns how long the process has used processors.
 func cpuTime(b *testing.B) time.Duration {
-	var used syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+	used, err := cputime.Used()
+	if err != nil {
 		b.Fatal(err)
 	}
-	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+	return used
 }
 
 // rawCommits writes so many bytes to a bare Badger, in rows of 500 bytes and in so many synced commits, and returns the time.

@@ -103,39 +103,49 @@ func (s *interrupted) Update(ctx context.Context, fn func(storage.WriteTx) error
 	return s.Store.Update(ctx, fn)
 }
 
-// TestPausedBeforeCommit pauses a rollout after a decision, and before each of the first commits. No step begins after that,
-// until Resume.
-func TestPausedBeforeCommit(t *testing.T) {
+// beforeWrites calls test with a fleet, and a store whose write of that number can be interrupted, for each of the first writes.
+// With the race detector it is each second of them.
+func beforeWrites(t *testing.T, writes int64, test func(t *testing.T, f *fleet, m *rollout.Manager, store *interrupted, number int64)) {
 	identity(t, 12)
-	for number := range int64(8) {
+	for number := int64(1); number <= writes; number++ {
+		if raceEnabled && number%2 == 0 {
+			continue
+		}
 		synctest.Test(t, func(t *testing.T) {
 			memory := memstore.New(memstore.Options{DetectMutation: true})
 			defer memory.Close()
 			store := &interrupted{Store: memory}
 			f := newFleet()
-			m := f.open(t, store, rollout.Options{})
-			f.register(t, "c1", "a", "b")
-			f.register(t, "", "d", "e")
-			r, err := m.Start(t.Context(), everything, rolling.Policy{Goal: rolling.GoalReboot, Parallel: 3})
-			require.NoError(t, err)
-			var before atomic.Int64
-			before.Store(-1)
-			store.before = func() {
-				if m.Pause(context.Background(), r.ID, "") == nil {
-					before.Store(int64(f.begun()))
-				}
-			}
-			store.left.Store(number + 1)
-			defer run(t, m)()
-			time.Sleep(20 * time.Minute)
-			require.Equal(t, before.Load(), int64(f.begun()), "actions that began after the pause before write %d", number+1)
-			require.NoError(t, m.Resume(t.Context(), r.ID))
-			await(t, m, r.ID, 5*time.Hour, rolling.StatusDone)
-			for _, s := range f.all() {
-				require.Equal(t, 1, s.reboots, s.name)
-			}
+			test(t, f, f.open(t, store, rollout.Options{}), store, number)
 		})
 	}
+}
+
+// TestPausedBeforeCommit pauses a rollout after a decision, and before each of the first commits. No step begins after that,
+// until Resume.
+func TestPausedBeforeCommit(t *testing.T) {
+	beforeWrites(t, 8, func(t *testing.T, f *fleet, m *rollout.Manager, store *interrupted, number int64) {
+		f.register(t, "c1", "a", "b")
+		f.register(t, "", "d", "e")
+		r, err := m.Start(t.Context(), everything, rolling.Policy{Goal: rolling.GoalReboot, Parallel: 3})
+		require.NoError(t, err)
+		var before atomic.Int64
+		before.Store(-1)
+		store.before = func() {
+			if m.Pause(context.Background(), r.ID, "") == nil {
+				before.Store(int64(f.begun()))
+			}
+		}
+		store.left.Store(number)
+		defer run(t, m)()
+		time.Sleep(20 * time.Minute)
+		require.Equal(t, before.Load(), int64(f.begun()), "actions that began after the pause before write %d", number)
+		require.NoError(t, m.Resume(t.Context(), r.ID))
+		await(t, m, r.ID, 5*time.Hour, rolling.StatusDone)
+		for _, s := range f.all() {
+			require.Equal(t, 1, s.reboots, s.name)
+		}
+	})
 }
 
 // begun returns how many actions the registry has begun.
@@ -155,44 +165,36 @@ func (f *fleet) begun() (n int) {
 // TestMemberDownBeforeCommit takes a member down after a decision, and before each of the first commits. No evacuation and no
 // reboot of another member begins until it is back.
 func TestMemberDownBeforeCommit(t *testing.T) {
-	identity(t, 12)
-	for number := range int64(6) {
-		synctest.Test(t, func(t *testing.T) {
-			memory := memstore.New(memstore.Options{DetectMutation: true})
-			defer memory.Close()
-			store := &interrupted{Store: memory}
-			f := newFleet()
-			m := f.open(t, store, rollout.Options{})
-			f.register(t, "c1", "a", "b", "c")
-			r, err := m.Start(t.Context(), everything, rolling.Policy{Goal: rolling.GoalReboot})
-			require.NoError(t, err)
-			var before atomic.Int64
-			before.Store(-1)
-			down := func(is bool) {
-				f.mu.Lock()
-				defer f.mu.Unlock()
-				f.servers["b"].down = is
+	beforeWrites(t, 6, func(t *testing.T, f *fleet, m *rollout.Manager, store *interrupted, number int64) {
+		f.register(t, "c1", "a", "b", "c")
+		r, err := m.Start(t.Context(), everything, rolling.Policy{Goal: rolling.GoalReboot})
+		require.NoError(t, err)
+		var before atomic.Int64
+		before.Store(-1)
+		down := func(is bool) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.servers["b"].down = is
+		}
+		store.before = func() {
+			down(true)
+			for range 3 {
+				_, _ = f.Poll(context.Background(), "b")
 			}
-			store.before = func() {
-				down(true)
-				for range 3 {
-					_, _ = f.Poll(context.Background(), "b")
-				}
-				before.Store(int64(f.takenOut("a", "c")))
-			}
-			store.left.Store(number + 1)
-			defer run(t, m)()
-			time.Sleep(20 * time.Minute)
-			require.Equal(t, before.Load(), int64(f.takenOut("a", "c")), "evacuations and reboots that began after b was down, before write %d", number+1)
-			down(false)
-			_, err = f.Poll(t.Context(), "b")
-			require.NoError(t, err)
-			if got, err := m.Get(t.Context(), r.ID); err == nil && got.State.Status == rolling.StatusPaused {
-				require.NoError(t, m.Resume(t.Context(), r.ID))
-			}
-			await(t, m, r.ID, 8*time.Hour, rolling.StatusDone)
-		})
-	}
+			before.Store(int64(f.takenOut("a", "c")))
+		}
+		store.left.Store(number)
+		defer run(t, m)()
+		time.Sleep(20 * time.Minute)
+		require.Equal(t, before.Load(), int64(f.takenOut("a", "c")), "evacuations and reboots that began after b was down, before write %d", number)
+		down(false)
+		_, err = f.Poll(t.Context(), "b")
+		require.NoError(t, err)
+		if got, err := m.Get(t.Context(), r.ID); err == nil && got.State.Status == rolling.StatusPaused {
+			require.NoError(t, m.Resume(t.Context(), r.ID))
+		}
+		await(t, m, r.ID, 8*time.Hour, rolling.StatusDone)
+	})
 }
 
 // takenOut returns how many evacuations and reboots of servers the registry has begun.
