@@ -47,16 +47,16 @@ var (
 	tokens      = storage.NewTable("tokens", func(t *Token) storage.Key { return storage.StringKey(t.UUID) }).Secret()
 	tokensByAge = tokens.Unique("age", func(t *Token) []storage.Key { return []storage.Key{t.position()} })
 
-	channels = storage.NewTable("channels", func(c *Channel) storage.Key { return storage.StringKey(c.Name) })
+	channels = storage.NewTable("channels", func(c *Channel) storage.Key { return storage.StringKey(c.Name) }).Compact().Hot()
 
 	// clusters by name; claims: the clusters, and the servers in no cluster, that are reserved for an operation.
 	clusters              = storage.NewTable("clusters", func(c *Cluster) storage.Key { return nameKey(c.Name) })
 	clustersByFingerprint = clusters.Index("fingerprint", func(c *Cluster) []storage.Key { return optionalKey(c.Fingerprint) })
 	clustersByName        = clusters.Unique("folded_name", func(c *Cluster) []storage.Key { return optionalKey(strings.ToLower(c.Name)) })
-	claims                = storage.NewTable("claims", func(c *Claim) storage.Key { return claimKey(c.Unit, c.Cluster) })
+	claims                = storage.NewTable("claims", func(c *Claim) storage.Key { return claimKey(c.Unit, c.Cluster) }).Compact().Hot()
 
 	// events by their sequence numbers, which the store sets.
-	events         = storage.NewLog("events", func(e *event.Event) *uint64 { return &e.Sequence })
+	events         = storage.NewLog("events", func(e *event.Event) *uint64 { return &e.Sequence }).Compact()
 	eventsByServer = events.Index("server", func(e *event.Event) []storage.Key { return optionalKey(e.Server) })
 )
 

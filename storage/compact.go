@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/fxamacker/cbor/v2"
@@ -13,7 +14,7 @@ const compactForm = 1
 // compactEncoding and compactDecoding keep all that encoding/json keeps: nil apart from empty, the zone and the
 // nanoseconds of a time, the tags "json" of fields.
 var (
-	compactEncoding = must(cbor.EncOptions{Sort: cbor.SortBytewiseLexical, Time: cbor.TimeRFC3339Nano, OmitEmpty: cbor.OmitEmptyGoValue, TextMarshaler: cbor.TextMarshalerTextString}.EncMode())
+	compactEncoding = must(cbor.EncOptions{Sort: cbor.SortBytewiseLexical, Time: cbor.TimeRFC3339Nano, OmitEmpty: cbor.OmitEmptyGoValue, TextMarshaler: cbor.TextMarshalerTextString}.UserBufferEncMode())
 	compactDecoding = must(cbor.DecOptions{FieldNameMatching: cbor.FieldNameMatchingCaseSensitive, TextUnmarshaler: cbor.TextUnmarshalerTextString}.DecMode())
 )
 
@@ -29,6 +30,7 @@ func must[M any](mode M, err error) M {
 // without it, rows in CBOR are ErrCorrupt. T, and each type
 // within it except time.Time and json.RawMessage, must not implement json.Marshaler: CBOR does not call it.
 func (t *Table[T]) Compact() *Table[T] {
+	t.schema.compact = true
 	fromJSON := t.schema.decode
 	fromCBOR := func(data []byte) (any, error) {
 		row := new(T)
@@ -38,15 +40,10 @@ func (t *Table[T]) Compact() *Table[T] {
 		return row, nil
 	}
 	t.schema.encode = func(row any) ([]byte, error) {
-		data, err := compactEncoding.Marshal(row)
-		if err != nil {
-			return nil, err
-		}
-		// The encoder takes text that is not UTF-8. The decoder refuses it.
-		if _, err := fromCBOR(data); err != nil {
-			return nil, err
-		}
-		return append([]byte{compactForm}, data...), nil
+		var out bytes.Buffer
+		out.WriteByte(compactForm)
+		err := compactEncoding.MarshalToBuffer(row, &out)
+		return out.Bytes(), err
 	}
 	t.schema.decode = func(data []byte) (any, error) {
 		switch {

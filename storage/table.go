@@ -23,8 +23,8 @@ type TableSchema struct {
 	row reflect.Type
 	// log is set for tables whose rows are appended.
 	log *logSchema
-	// hot: see Table.Hot.
-	hot bool
+	// hot: see Table.Hot. compact: see Table.Compact.
+	hot, compact bool
 }
 
 // IndexSchema is what a backend knows of an index.
@@ -39,37 +39,49 @@ type IndexSchema struct {
 // string that is not valid UTF-8, and for values that JSON or CBOR can't represent.
 func (t *TableSchema) Encode(row any) ([]byte, error) {
 	data, err := t.encode(row)
-	if err != nil {
-		err = fmt.Errorf("%w: %v", ErrEncoding, err)
+	// Only decoding tells what the encoder of CBOR took wrongly, and whether encoding/json replaced bytes.
+	if err == nil && (t.compact || hasReplaced(data)) {
+		_, err = t.reread(data)
 	}
-	if err == nil && bytes.Contains(data, []byte(`\ufffd`)) {
-		err = t.checkText(data)
-	}
-	if err != nil {
-		return nil, t.Primary.Wrap(t.Key(row), err)
-	}
-	if len(data) > MaxRowSize {
-		return nil, t.Primary.Wrap(t.Key(row), fmt.Errorf("row of %d bytes, at most %d are allowed: %w", len(data), MaxRowSize, ErrTooLarge))
-	}
-	return data, nil
+	return data, t.refused(row, data, err)
 }
 
-// checkText finds out whether encoding/json replaced bytes that are not UTF-8: it writes an
-// escape for those, and the replacement character itself as it is.
-func (t *TableSchema) checkText(data []byte) error {
-	row, err := t.decode(data)
-	if err != nil {
-		return err
+// Keep returns the stored form of a row, and the row as it is read from that. The latter shares nothing with row. Errors: those
+// of Encode.
+func (t *TableSchema) Keep(row any) (data []byte, kept any, err error) {
+	if data, err = t.encode(row); err == nil {
+		kept, err = t.reread(data)
 	}
-	again, err := t.encode(row)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(data, again) {
-		return ErrEncoding
+	return data, kept, t.refused(row, data, err)
+}
+
+// refused returns the error with which a row can't be stored, if its encoding ended with err, or is too large.
+func (t *TableSchema) refused(row any, data []byte, err error) error {
+	switch {
+	case err != nil:
+		return t.Primary.Wrap(t.Key(row), fmt.Errorf("%w: %v", ErrEncoding, err))
+	case len(data) > MaxRowSize:
+		return t.Primary.Wrap(t.Key(row), fmt.Errorf("row of %d bytes, at most %d are allowed: %w", len(data), MaxRowSize, ErrTooLarge))
 	}
 	return nil
 }
+
+// reread decodes a row that was just encoded. It returns an error for text that was not UTF-8.
+func (t *TableSchema) reread(data []byte) (any, error) {
+	row, err := t.decode(data)
+	if err != nil || t.compact || !hasReplaced(data) {
+		return row, err
+	}
+	again, err := t.encode(row)
+	if err == nil && !bytes.Equal(data, again) {
+		err = errors.New("text that is not UTF-8")
+	}
+	return row, err
+}
+
+// hasReplaced reports whether encoding/json may have replaced bytes that are not UTF-8. It writes an escape for those. It writes
+// the replacement character itself as it is.
+func hasReplaced(data []byte) bool { return bytes.Contains(data, []byte(`\ufffd`)) }
 
 // Decode returns the row that was encoded as data, ErrCorrupt if it can't be one.
 func (t *TableSchema) Decode(data []byte) (any, error) {
@@ -258,11 +270,7 @@ func (t *Table[T]) Modify(tx WriteTx, key Key, fn func(*T) error) error {
 
 // Clone returns a deep copy of a row: what the store would return after storing it.
 func (t *Table[T]) Clone(row *T) (*T, error) {
-	data, err := t.schema.Encode(row)
-	if err != nil {
-		return nil, err
-	}
-	out, err := t.schema.Decode(data)
+	_, out, err := t.schema.Keep(row)
 	if err != nil {
 		return nil, err
 	}

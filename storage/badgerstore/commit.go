@@ -31,6 +31,9 @@ type group struct {
 type write struct {
 	value   []byte
 	deleted bool
+	// decoded is what the value says: a row, or the primary key to which an index leads. nil: it is not decoded so far.
+	decoded any
+	hot     bool // the row cache may have the key: it is one of a hot table, and of no index that several rows share
 }
 
 // size is what the write takes on disk.
@@ -164,11 +167,11 @@ func (s *Store) commit(writes map[string]write, changes []storage.Change) error 
 			return commitError(err)
 		}
 	}
-	return s.land(txn, next, bytes, changes)
+	return s.land(txn, next, bytes, writes, changes)
 }
 
-// land commits txn, which leads to next: on disk, in the journal, and then for all to see. s.mu is held.
-func (s *Store) land(txn *badger.Txn, next state, bytes account, changes []storage.Change) error {
+// land commits txn, which has writes and leads to next: on disk, in the journal, and then for all to see. s.mu is held.
+func (s *Store) land(txn *badger.Txn, next state, bytes account, writes map[string]write, changes []storage.Change) error {
 	if err := txn.SetEntry(badger.NewEntry(stateKey, next.encode())); err != nil {
 		return commitError(err)
 	}
@@ -186,6 +189,7 @@ func (s *Store) land(txn *badger.Txn, next state, bytes account, changes []stora
 	}
 	s.state, s.account = next, bytes
 	s.noteGarbage()
+	s.rows.committed(writes, next.Revision) // no snapshot shows them so far
 	s.feed.Publish(next.Revision, changes, func() { s.revision.Store(next.Revision) })
 	s.discard()
 	return nil

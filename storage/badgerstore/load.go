@@ -207,7 +207,7 @@ func (s *Store) putSchema(t *storage.TableSchema, schema tableSchema) error {
 	if err := txn.SetEntry(badger.NewEntry(schemaKey(t), data)); err != nil {
 		return commitError(err)
 	}
-	return s.land(txn, next, s.account, nil)
+	return s.land(txn, next, s.account, nil, nil)
 }
 
 // rebuild writes the index entries of a table anew, in commits of a bounded size.
@@ -239,7 +239,7 @@ func (s *Store) rebuild(ctx context.Context, t *storage.TableSchema) error {
 		var next []byte
 		var failed error
 		rows := 0
-		tx := &transaction{store: s, base: s.db.NewTransactionAt(s.state.Revision, false), layers: []map[string]write{nil, {}}}
+		tx := &transaction{store: s, base: s.db.NewTransactionAt(s.state.Revision, false), revision: s.state.Revision, layers: []map[string]write{nil, {}}}
 		s.eachKey(prefix, from, func(item *badger.Item) bool {
 			if rows++; rows > step || tx.stored > maxCommit/2 {
 				next = item.KeyCopy(nil)

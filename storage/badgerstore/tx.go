@@ -38,6 +38,7 @@ type appendedRow struct {
 	table   *storage.TableSchema
 	primary storage.Key
 	value   []byte
+	decoded any // from value; nil: not so far
 	moves   moves
 }
 
@@ -58,12 +59,9 @@ func (tx *transaction) Get(ix *storage.IndexSchema, key storage.Key) (any, error
 	if storage.CheckKey(key) != nil {
 		return nil, ix.Wrap(key, storage.ErrNotFound)
 	}
-	primary := key
-	if ix.Name != "" {
-		var err error
-		if primary, err = tx.read(append(indexPrefix(ix), key...)); err != nil {
-			return nil, ix.Wrap(key, err)
-		}
+	primary, err := tx.primary(ix, key)
+	if err != nil {
+		return nil, ix.Wrap(key, err)
 	}
 	row, err := tx.row(ix.Table, primary, tx.layers, false)
 	if err != nil {
@@ -93,21 +91,53 @@ func (tx *transaction) row(t *storage.TableSchema, primary storage.Key, layers [
 		if w.deleted {
 			return nil, storage.ErrNotFound
 		}
+		if w.decoded != nil {
+			return w.decoded, nil
+		}
 		return t.Decode(w.value)
+	}
+	if t.IsHot() {
+		if row, _ := tx.store.rows.get(key, tx.revision); row != nil {
+			return row, nil
+		}
 	}
 	item, err := tx.base.Get(key)
 	if err != nil {
 		return nil, readError(err)
 	}
-	return tx.store.decode(t, item, scanned)
+	return tx.decode(t, item, scanned)
+}
+
+// primary returns the primary key to which a key of a unique index leads.
+func (tx *transaction) primary(ix *storage.IndexSchema, key storage.Key) (storage.Key, error) {
+	if ix.Name == "" {
+		return key, nil
+	}
+	entry := append(indexPrefix(ix), key...)
+	if _, own := pending(tx.layers, entry); own || !ix.Table.IsHot() {
+		return tx.read(entry)
+	}
+	if known, _ := tx.store.rows.get(entry, tx.revision); known != nil {
+		return known.(storage.Key), nil
+	}
+	item, err := tx.base.Get(entry)
+	if err != nil {
+		return nil, readError(err)
+	}
+	value, err := item.ValueCopy(nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v", storage.ErrCorrupt, err)
+	}
+	tx.store.rows.put(entry, cacheEntry{item.Version(), storage.Key(value), len(value)}, tx.revision, false)
+	return value, nil
 }
 
 // decode reads a row out of Badger, or takes it from the cache. scanned: for a scan. Badger logs a value it can't read, and
 // returns an empty one.
-func (s *Store) decode(t *storage.TableSchema, item *badger.Item, scanned bool) (row any, err error) {
+func (tx *transaction) decode(t *storage.TableSchema, item *badger.Item, scanned bool) (row any, err error) {
 	cached := t.IsHot() && !item.IsDeletedOrExpired()
 	if cached {
-		if row = s.rows.get(item.Key(), item.Version()); row != nil {
+		if row, version := tx.store.rows.get(item.Key(), tx.revision); row != nil && version == item.Version() {
 			return row, nil
 		}
 	}
@@ -121,7 +151,7 @@ func (s *Store) decode(t *storage.TableSchema, item *badger.Item, scanned bool) 
 		return nil, fmt.Errorf("%w: %v", storage.ErrCorrupt, failed)
 	}
 	if cached && err == nil {
-		s.rows.put(item.Key(), item.Version(), row, size, scanned)
+		tx.store.rows.put(item.Key(), cacheEntry{item.Version(), row, size}, tx.revision, scanned)
 	}
 	return row, err
 }
@@ -232,11 +262,13 @@ func overlay(layers []map[string]write, low, high []byte, reverse bool) []keyed 
 func (tx *transaction) Scan(ix *storage.IndexSchema, r storage.Range) iter.Seq2[any, error] {
 	return scan(tx, ix, r, func(found entry, layers []map[string]write) (row any, err error) {
 		if ix.Name == "" && found.item != nil {
-			return tx.store.decode(ix.Table, found.item, true)
+			return tx.decode(ix.Table, found.item, true)
 		}
 		failed := found.read(func(value []byte) error {
 			if ix.Name == "" {
-				row, err = ix.Table.Decode(value)
+				if row = found.pending.decoded; row == nil {
+					row, err = ix.Table.Decode(value)
+				}
 			} else {
 				row, err = tx.row(ix.Table, value, layers, true)
 			}
@@ -386,7 +418,7 @@ func (tx *transaction) Put(t *storage.TableSchema, row any) error {
 	if err := t.CheckPut(row, tx.revision); err != nil {
 		return err
 	}
-	data, err := t.Encode(row)
+	data, kept, err := encode(t, row)
 	if err != nil {
 		return err
 	}
@@ -394,12 +426,8 @@ func (tx *transaction) Put(t *storage.TableSchema, row any) error {
 	if err := storage.CheckKey(primary); err != nil {
 		return &storage.Error{Table: t.Name, Err: err}
 	}
-	var kept, old any
+	var old any
 	if len(t.Indexes) > 0 {
-		// Indexes are made of what is stored, not of what the caller holds.
-		if kept, err = t.Decode(data); err != nil {
-			return err
-		}
 		old, err = tx.row(t, primary, tx.layers, false)
 		if err != nil && !errors.Is(err, storage.ErrNotFound) {
 			return t.Primary.Wrap(primary, err)
@@ -413,9 +441,19 @@ func (tx *transaction) Put(t *storage.TableSchema, row any) error {
 		return err
 	}
 	moves.apply(tx)
-	tx.set(append(rowPrefix(t), primary...), write{value: data})
+	tx.set(append(rowPrefix(t), primary...), write{value: data, decoded: kept, hot: t.IsHot()})
 	tx.changes = append(tx.changes, storage.Change{Table: t.Name, Key: primary})
 	return nil
+}
+
+// encode returns the stored form of a row. It returns the row that is read from that, too, if the table has indexes or a place in
+// the row cache: both are made of what is stored, not of what the caller holds.
+func encode(t *storage.TableSchema, row any) (data []byte, kept any, err error) {
+	if len(t.Indexes) > 0 || t.IsHot() {
+		return t.Keep(row)
+	}
+	data, err = t.Encode(row)
+	return data, nil, err
 }
 
 func (tx *transaction) Append(t *storage.TableSchema, row any) error {
@@ -442,17 +480,12 @@ func (tx *transaction) numbered(t *storage.TableSchema, row any, revision uint64
 		return out, 0, err
 	}
 	out.table, out.primary = t, t.Key(row)
-	if out.value, err = t.Encode(row); err != nil {
+	if out.value, out.decoded, err = encode(t, row); err != nil {
 		return out, 0, err
 	}
-	if len(t.Indexes) == 0 {
-		return out, 0, nil
+	if len(t.Indexes) > 0 {
+		out.moves, entries, err = tx.moves(t, out.primary, nil, out.decoded)
 	}
-	kept, err := t.Decode(out.value)
-	if err != nil {
-		return out, 0, err
-	}
-	out.moves, entries, err = tx.moves(t, out.primary, nil, kept)
 	return out, entries, err
 }
 
@@ -461,16 +494,20 @@ func (tx *transaction) number(revision uint64, before int) error {
 	expected := revision == tx.revision+1 && before == tx.appendedBefore
 	for i, row := range tx.appended {
 		if !expected {
-			decoded, err := row.table.Decode(row.value)
-			if err != nil {
-				return err
+			var err error
+			decoded := row.decoded
+			if decoded == nil {
+				decoded, err = row.table.Decode(row.value)
 			}
-			if row, _, err = tx.numbered(row.table, decoded, revision, before+i); err != nil {
+			if err == nil {
+				row, _, err = tx.numbered(row.table, decoded, revision, before+i)
+			}
+			if err != nil {
 				return err
 			}
 		}
 		row.moves.apply(tx)
-		tx.set(append(rowPrefix(row.table), row.primary...), write{value: row.value})
+		tx.set(append(rowPrefix(row.table), row.primary...), write{value: row.value, decoded: row.decoded, hot: row.table.IsHot()})
 		tx.changes = append(tx.changes, storage.Change{Table: row.table.Name, Key: row.primary})
 	}
 	return nil
@@ -495,7 +532,7 @@ func (tx *transaction) Delete(t *storage.TableSchema, primary storage.Key) error
 		return err
 	}
 	moves.apply(tx)
-	tx.set(append(rowPrefix(t), primary...), write{deleted: true})
+	tx.set(append(rowPrefix(t), primary...), write{deleted: true, hot: t.IsHot()})
 	tx.changes = append(tx.changes, storage.Change{Table: t.Name, Key: primary.Clone()})
 	return nil
 }
@@ -547,11 +584,15 @@ func (tx *transaction) moves(t *storage.TableSchema, primary storage.Key, old, r
 					return nil, 0, ix.Wrap(p, err)
 				}
 			}
-			out = append(out, keyed{at(p), write{value: primary}})
+			w := write{value: primary, hot: t.IsHot() && ix.Unique}
+			if w.hot {
+				w.decoded = primary
+			}
+			out = append(out, keyed{at(p), w})
 		}
 		for _, p := range had {
 			if !slices.ContainsFunc(has, p.Equal) {
-				out = append(out, keyed{at(p), write{deleted: true}})
+				out = append(out, keyed{at(p), write{deleted: true, hot: t.IsHot() && ix.Unique}})
 			}
 		}
 	}
@@ -560,7 +601,7 @@ func (tx *transaction) moves(t *storage.TableSchema, primary storage.Key, old, r
 
 // reindex writes the index entries of a stored row, for a table whose indexes changed.
 func (tx *transaction) reindex(t *storage.TableSchema, item *badger.Item) error {
-	row, err := tx.store.decode(t, item, true)
+	row, err := tx.decode(t, item, true)
 	if err != nil {
 		return err
 	}

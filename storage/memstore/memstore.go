@@ -415,17 +415,13 @@ func (tx *transaction) insertAppended() error {
 // admit accounts for a row that is to be stored, and returns its stored form. ErrExists if another row has a
 // key of a unique index.
 func (tx *transaction) admit(t *storage.TableSchema, row any) (out admitted, err error) {
-	data, err := t.Encode(row)
+	data, kept, err := t.Keep(row)
 	if err != nil {
 		return out, err
 	}
 	key := t.Key(row)
 	if err := storage.CheckKey(key); err != nil {
 		return out, &storage.Error{Table: t.Name, Err: err}
-	}
-	kept, err := t.Decode(data)
-	if err != nil {
-		return out, err
 	}
 	entries := 1
 	for _, ix := range t.Indexes {
