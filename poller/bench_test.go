@@ -287,13 +287,16 @@ func BenchmarkSilentTenth(b *testing.B) {
 	const n, silent = 1000, 100
 	identity := benchIdentity(b)
 	sims := startSimulators(b, n, opscenter.EncodeCertificate(identity.Leaf))
-	for name, factor := range map[string]float64{"usual": 0, "fixed": -1} {
-		b.Run(name, func(b *testing.B) {
+	for _, timeout := range []struct {
+		name   string
+		factor float64
+	}{{"usual", 0}, {"fixed", -1}} {
+		b.Run(timeout.name, func(b *testing.B) {
 			t := newBench(b, sims, identity)
 			client := incusos.New(incusos.Options{Certificate: &identity, MaxIdleConns: 1})
 			defer client.Close()
 			options := endless(time.Nanosecond)
-			options.TimeoutFactor = factor
+			options.TimeoutFactor = timeout.factor
 			p, stop := t.run(b, client, options)
 			defer stop()
 			defer sims.silence(0)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
@@ -86,20 +87,13 @@ func showServer(info *opscenter.ServerInfo) *server {
 		Properties: info.Properties, Certificate: info.Certificate, Fingerprint: info.Fingerprint, ServedFingerprint: info.ServedFingerprint, Presented: s.Presented, Cluster: info.Cluster,
 		MemberName: s.MemberName, MemberRoles: s.MemberRoles,
 		Type: s.Type, VersionData: showVersions(info), Status: s.Status, StatusDetail: string(s.StatusDetail), StatusReason: s.StatusReason,
-		LastUpdated: later(info.LastUpdated, s.LastUpdated), LastSeen: info.LastSeen, Trusted: s.SystemStateTrusted,
+		LastUpdated: slices.MaxFunc([]time.Time{info.LastUpdated, s.LastUpdated}, time.Time.Compare), LastSeen: info.LastSeen, Trusted: s.SystemStateTrusted,
 		RecommendedAction: recommended.Action, UpdateState: recommended.UpdateState, RecommendedActionReason: recommended.Reason,
 	}
 	if out.Properties == nil {
 		out.Properties = map[string]string{}
 	}
 	return out
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 func showVersions(info *opscenter.ServerInfo) versionData {

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
@@ -44,7 +45,7 @@ type warningJSON struct {
 
 func showWarning(w *warning.Warning) warningJSON {
 	out := warningJSON{UUID: w.UUID, Type: w.Kind, Scope: warningScope{Scope: "poll", EntityType: "fleet"}, warningPut: warningPut{warningNew},
-		FirstOccurrence: w.FirstSeen, LastOccurrence: w.LastSeen, LastUpdated: later(w.LastUpdated, w.LastSeen), Messages: []string{w.Message}, Count: w.Count}
+		FirstOccurrence: w.FirstSeen, LastOccurrence: w.LastSeen, LastUpdated: slices.MaxFunc([]time.Time{w.LastUpdated, w.LastSeen}, time.Time.Compare), Messages: []string{w.Message}, Count: w.Count}
 	if w.ServerID != "" {
 		out.Scope.EntityType, out.Scope.Entity = "server", w.Server
 	}

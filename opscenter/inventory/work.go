@@ -128,14 +128,14 @@ func (w *worker) nextDue(times ...time.Time) time.Time {
 		next := w.since.Add(w.m.options.Debounce)
 		switch {
 		case w.pending.scan != "":
-			next = later(next, w.scanNext)
+			next = slices.MaxFunc([]time.Time{next, w.scanNext}, time.Time.Compare)
 		case len(w.pending.tasks) == 0:
-			next = later(next, w.scopesNext)
+			next = slices.MaxFunc([]time.Time{next, w.scopesNext}, time.Time.Compare)
 		}
 		if w.pending.scan != "" && len(w.pending.tasks) > 0 { // tasks do not wait for the scan
 			next = w.since.Add(w.m.options.Debounce)
 		} else if w.pending.scan != "" && len(w.pending.scopes) > 0 && w.scopesNext.Before(next) {
-			next = later(w.since.Add(w.m.options.Debounce), w.scopesNext)
+			next = slices.MaxFunc([]time.Time{w.since.Add(w.m.options.Debounce), w.scopesNext}, time.Time.Compare)
 		}
 		times = append(times, next)
 	}
@@ -149,13 +149,6 @@ func (w *worker) nextDue(times ...time.Time) time.Time {
 		times = append(times, w.settling[0].at)
 	}
 	return slices.MinFunc(times, time.Time.Compare)
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // work carries out the due work: a scan, or else the objects that events named and then their related lists.

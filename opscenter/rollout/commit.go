@@ -53,7 +53,7 @@ const (
 )
 
 // nextDecisions returns the number of decisions for the next transaction.
-func (s stepLimits) nextDecisions(list []*decision) int {
+func (s txLimits) nextDecisions(list []*decision) int {
 	writes, size := 0, 0
 	for i, d := range list {
 		writes += writesOfDecision + d.changed + writesOfCommand*len(d.Commands) + writesOfNote*len(d.Notes)
@@ -78,7 +78,7 @@ func (e *engine) store(list []*decision) error {
 			if d.stale {
 				d.active.due = true
 			} else {
-				e.settle(d)
+				e.applyStored(d)
 			}
 		}
 		return nil
@@ -143,7 +143,7 @@ func (e *engine) checkAlone(u *activeUnit) error {
 	case d.stale:
 		u.due = true
 	default:
-		e.settle(d)
+		e.applyStored(d)
 	}
 	return nil
 }
@@ -283,7 +283,7 @@ func (e *engine) storeDecision(tx *opscenter.Tx, r *Rollout, d *decision) (touch
 	if touched = d.unit.Status != d.stored.Status || len(d.Notes) > 0 || r.State.Aside != aside || r.State.Waits != waits; touched {
 		r.LastUpdated = tx.Now()
 	}
-	if err := e.step().putUnit(tx, d.stored, d.unit); err != nil {
+	if err := e.limits().putUnit(tx, d.stored, d.unit); err != nil {
 		return false, err
 	}
 	return touched, tx.Record(list...)

@@ -103,9 +103,6 @@ func (e *engine) decide(list []*activeUnit) (out []*decision, err error) {
 	err = e.registry.Read(e.ctx, func(s *opscenter.Snapshot) (err error) {
 		out = nil
 		clear(failures)
-		if s.ReadTx, err = e.rows.over(s.ReadTx); err != nil {
-			return err
-		}
 		at := e.now()
 		for _, u := range list {
 			d, err := e.read(s, u, at)
@@ -174,12 +171,12 @@ func (e *engine) checkUnits(list []*activeUnit) error {
 		case d.changes():
 			changed = append(changed, d)
 		default:
-			e.settle(d)
+			e.applyStored(d)
 		}
 	}
-	step := e.step()
+	limits := e.limits()
 	for len(changed) > 0 {
-		n := step.nextDecisions(changed)
+		n := limits.nextDecisions(changed)
 		if err := e.store(changed[:n]); err != nil {
 			return err
 		}
@@ -188,8 +185,8 @@ func (e *engine) checkUnits(list []*activeUnit) error {
 	return nil
 }
 
-// settle carries out a decision that is stored, and schedules the next one on the unit.
-func (e *engine) settle(d *decision) {
+// applyStored carries out a decision that is stored, and schedules the next one on the unit.
+func (e *engine) applyStored(d *decision) {
 	u := d.active
 	u.errors = 0
 	// Stored actions are carried out even if ctx ends meanwhile: Run waits for their goroutines.
@@ -245,7 +242,7 @@ func (e *engine) failUnit(u *activeUnit, reason error) {
 		next, r := stored.copied(), known.clone()
 		next.Halt(tx.Now(), fmt.Sprintf("the next step can't be stored: %v", reason))
 		r.State.Moved(&next.Unit, next.Index, stored.Status, tx.Now())
-		if err := e.step().putUnit(tx, stored, next); err != nil {
+		if err := e.limits().putUnit(tx, stored, next); err != nil {
 			return err
 		}
 		if err := rollouts.Put(tx, r); err != nil {

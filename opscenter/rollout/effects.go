@@ -17,11 +17,7 @@ import (
 func (e *engine) pollUnit(u *activeUnit) {
 	if e.options.Poller == nil {
 		names := slices.Clone(u.names)
-		e.group.Go(func() {
-			if err := e.registry.Observer().RequestPoll(e.ctx, names...); err != nil && e.ctx.Err() == nil {
-				e.log.WarnContext(e.ctx, "polls could not be requested", "error", err)
-			}
-		})
+		e.group.Go(func() { e.requestPolls(names...) })
 		return
 	}
 	for _, name := range u.names {
@@ -52,6 +48,13 @@ func (e *engine) poll(name string) {
 	}
 }
 
+// requestPolls asks for polls of servers.
+func (e *engine) requestPolls(names ...string) {
+	if err := e.registry.Observer().RequestPoll(e.ctx, names...); err != nil && e.ctx.Err() == nil {
+		e.log.WarnContext(e.ctx, "polls could not be requested", "error", err)
+	}
+}
+
 // pollsAfter tells for which actions the next decision needs a poll that began after the action. The server is then polled at
 // once. A long action is not over by then, and the polls of each PollInterval find its end.
 var pollsAfter = map[lifecycle.Action]bool{lifecycle.ActionUpdate: true, lifecycle.ActionReboot: true, lifecycle.ActionRestore: true}
@@ -60,15 +63,18 @@ var pollsAfter = map[lifecycle.Action]bool{lifecycle.ActionUpdate: true, lifecyc
 type busyServers struct {
 	mu      sync.Mutex
 	polling map[string]bool // true: another poll is wanted after this one
-	acting  map[string]int  // actions under way
+	acting  map[string]actions
 }
+
+// actions counts those on a server: the ones under way, and all that have begun since there were none.
+type actions struct{ underWay, begun int }
 
 // has reports whether a server is being polled or acted on.
 func (b *busyServers) has(name string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	_, polling := b.polling[name]
-	return polling || b.acting[name] > 0
+	return polling || b.acting[name].underWay > 0
 }
 
 // beginPoll reports whether the caller may poll a server now: no other goroutine does. again: otherwise that goroutine polls
@@ -99,14 +105,35 @@ func (b *busyServers) endPoll(name string) (again bool) {
 	return again
 }
 
-// act counts an action on a server that begins (1) or ends (-1).
-func (b *busyServers) act(name string, by int) {
+// beginAction counts an action on a server, and returns its number.
+func (b *busyServers) beginAction(name string) (number int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.acting == nil {
-		b.acting = map[string]int{}
+		b.acting = map[string]actions{}
 	}
-	if b.acting[name] += by; b.acting[name] == 0 {
+	known := b.acting[name]
+	known.underWay++
+	known.begun++
+	b.acting[name] = known
+	return known.begun
+}
+
+// overtaken reports whether another action on a server began since the one with that number, which has not ended.
+func (b *busyServers) overtaken(name string, number int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.acting[name].begun > number
+}
+
+// endAction counts the end of an action on a server.
+func (b *busyServers) endAction(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	known := b.acting[name]
+	if known.underWay--; known.underWay > 0 {
+		b.acting[name] = known
+	} else {
 		delete(b.acting, name)
 	}
 }
@@ -118,13 +145,19 @@ func (e *engine) carryOut(u *activeUnit, info *opscenter.ServerInfo, operation *
 		// The call is short, and a controller that stops must not lose its outcome.
 		ctx = context.WithoutCancel(ctx)
 	}
-	e.busy.act(info.Name, 1)
+	number := e.busy.beginAction(info.Name)
 	e.group.Go(func() {
 		err := e.planner.CarryOut(ctx, info, operation)
-		if err == nil && pollsAfter[operation.Action] && e.options.Poller != nil && e.ctx.Err() == nil && e.busy.beginPoll(info.Name, true) {
+		// The outcome shows before CarryOut returns, and the next action may begin then. Until now, no poll could end that one.
+		overtaken := e.busy.overtaken(info.Name, number)
+		switch {
+		case e.ctx.Err() != nil:
+		case e.options.Poller == nil && overtaken: // the end of an action asks for a poll by itself
+			e.requestPolls(info.Name)
+		case e.options.Poller != nil && (overtaken || err == nil && pollsAfter[operation.Action]) && e.busy.beginPoll(info.Name, true):
 			e.poll(info.Name)
 		}
-		e.busy.act(info.Name, -1)
+		e.busy.endAction(info.Name)
 		e.post(func() { u.due = true })
 		if err != nil {
 			e.log.WarnContext(ctx, "a step failed", "server", info.Name, "action", operation.Action, "error", err)

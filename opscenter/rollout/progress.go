@@ -18,13 +18,10 @@ type rolloutSeen struct {
 	failed int
 }
 
-// look reads a rollout. It reports whether there is something to do for it, and when there will be; zero: only after a change.
+// readRollout reads a rollout. It reports whether there is something to do for it, and when there will be; zero: only after a change.
 // It marks all units as due if the rollout was paused, resumed or cancelled since.
-func (e *engine) look(c *activeRollout) (busy bool, again time.Time, err error) {
+func (e *engine) readRollout(c *activeRollout) (busy bool, again time.Time, err error) {
 	err = e.registry.Read(e.ctx, func(s *opscenter.Snapshot) (err error) {
-		if s.ReadTx, err = e.rows.over(s.ReadTx); err != nil {
-			return err
-		}
 		r, err := rollouts.Find(s, storage.StringKey(c.id))
 		if err != nil {
 			return err
@@ -47,78 +44,34 @@ func (e *engine) look(c *activeRollout) (busy bool, again time.Time, err error) 
 	return busy, again, err
 }
 
+// advanced is what a transaction of advanceRollout did.
+type advanced struct {
+	added []*Unit   // units that began, or that were dropped
+	again time.Time // when there is more to do; zero: only after a change
+	more  bool      // there is more to do at once
+	ended bool      // the rollout has ended
+	idle  bool      // there was nothing to do
+}
+
 // checkRollout begins the next units of a rollout, or drops them if it is cancelled, and ends the rollout after the
 // last one. more: there is more to do at once. An error ends the lease.
 func (e *engine) checkRollout(c *activeRollout) (more bool, err error) {
-	busy, again, err := e.look(c)
+	busy, again, err := e.readRollout(c)
 	if err == nil && !busy {
 		c.wake = e.localTime(again)
 		return false, nil
 	}
-	var added []*Unit
-	ended := false
-	idle := errors.New("nothing to do")
+	var done advanced
 	if err == nil {
-		err = e.write(func(tx *opscenter.Tx) error {
-			added, again, ended, more = nil, time.Time{}, false, false
-			stored, err := rollouts.Find(tx, storage.StringKey(c.id))
-			if err != nil {
-				return err
+		err = e.write(func(tx *opscenter.Tx) (err error) {
+			if done, err = e.advanceRollout(tx, c.id); err == nil && done.idle {
+				err = errIdle
 			}
-			if stored == nil || stored.State.Status.Ended() {
-				ended = true
-				return idle
-			}
-			r, at, step := stored.clone(), tx.Now(), e.step()
-			var list []event.Event
-			var taken room
-			for more = true; ; {
-				cancelling := r.State.Status == rolling.StatusCancelling && r.State.Next < r.State.Units
-				ok, wake, _ := r.State.Admit(at)
-				if again = wake; !ok && !cancelling {
-					more = false
-					break
-				}
-				u, err := getUnit(tx, c.id, r.State.Next)
-				if err != nil {
-					return err
-				}
-				if !step.take(&taken, len(u.Members)) {
-					break
-				}
-				next := u.copied()
-				if cancelling {
-					r.State.Drop(&next.Unit, at)
-					if err := tx.Release(c.id, claimName(&next.Unit), next.Cluster); err != nil {
-						return err
-					}
-				} else {
-					r.State.Begin(&next.Unit, at)
-				}
-				if err := step.putUnit(tx, u, next); err != nil {
-					return err
-				}
-				added = append(added, next)
-			}
-			if r.State.Finish(at) {
-				text := string(r.State.Status)
-				if r.State.Reason != "" {
-					text += ": " + r.State.Reason
-				}
-				list = append(list, eventOf(tx, r, "", "", event.Rollout, text))
-				ended = r.State.Status.Ended()
-			} else if len(added) == 0 {
-				return idle
-			}
-			r.LastUpdated = at
-			if err := rollouts.Put(tx, r); err != nil {
-				return err
-			}
-			return tx.Record(list...)
+			return err
 		})
 	}
 	switch {
-	case errors.Is(err, idle):
+	case errors.Is(err, errIdle):
 	case err != nil && e.ends(err):
 		return false, err
 	case err != nil:
@@ -126,14 +79,7 @@ func (e *engine) checkRollout(c *activeRollout) (more bool, err error) {
 		c.wake = time.Now().Add(retryInterval)
 		return false, nil
 	}
-	c.wake = e.localTime(again)
-	for _, u := range added {
-		if u.Status == rolling.UnitRunning {
-			e.add(c, u)
-			more = true
-		}
-	}
-	if ended {
+	if done.ended {
 		for _, u := range c.units {
 			e.unindexNames(u)
 		}
@@ -143,10 +89,76 @@ func (e *engine) checkRollout(c *activeRollout) (more bool, err error) {
 		}
 		return false, nil
 	}
-	if more {
-		c.due = true
+	more = done.more
+	c.wake = e.localTime(done.again)
+	for _, u := range done.added {
+		if u.Status == rolling.UnitRunning {
+			e.add(c, u)
+			more = true
+		}
 	}
+	c.due = c.due || more
 	return more, nil
+}
+
+// errIdle ends a transaction that has nothing to store.
+var errIdle = errors.New("nothing to do")
+
+// advanceRollout begins or drops as many units of a rollout as one transaction can store, and ends the rollout after the last one.
+func (e *engine) advanceRollout(tx *opscenter.Tx, id string) (out advanced, err error) {
+	stored, err := rollouts.Find(tx, storage.StringKey(id))
+	if err != nil {
+		return out, err
+	}
+	if stored == nil || stored.State.Status.Ended() {
+		return advanced{ended: true, idle: true}, nil
+	}
+	r, at, limits := stored.clone(), tx.Now(), e.limits()
+	var taken room
+	for {
+		cancelling := r.State.Status == rolling.StatusCancelling && r.State.Next < r.State.Units
+		ok, wake, _ := r.State.Admit(at)
+		if out.again = wake; !ok && !cancelling {
+			break
+		}
+		u, err := getUnit(tx, id, r.State.Next)
+		if err != nil {
+			return out, err
+		}
+		if out.more = !limits.take(&taken, len(u.Members)); out.more {
+			break
+		}
+		next := u.copied()
+		if cancelling {
+			r.State.Drop(&next.Unit, at)
+			if err := tx.Release(id, claimName(&next.Unit), next.Cluster); err != nil {
+				return out, err
+			}
+		} else {
+			r.State.Begin(&next.Unit, at)
+		}
+		if err := limits.putUnit(tx, u, next); err != nil {
+			return out, err
+		}
+		out.added = append(out.added, next)
+	}
+	var list []event.Event
+	if r.State.Finish(at) {
+		text := string(r.State.Status)
+		if r.State.Reason != "" {
+			text += ": " + r.State.Reason
+		}
+		list = append(list, eventOf(tx, r, "", "", event.Rollout, text))
+		out.ended = r.State.Status.Ended()
+	} else if len(out.added) == 0 {
+		out.idle = true
+		return out, nil
+	}
+	r.LastUpdated = at
+	if err := rollouts.Put(tx, r); err != nil {
+		return out, err
+	}
+	return out, tx.Record(list...)
 }
 
 // prune removes the oldest ended rollouts beyond Options.MaxHistory.

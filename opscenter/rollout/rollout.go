@@ -140,7 +140,7 @@ type lease struct {
 }
 
 var (
-	rollouts = storage.NewTable("rollouts", func(r *Rollout) storage.Key { return storage.StringKey(r.ID) })
+	rollouts = storage.NewTable("rollouts", func(r *Rollout) storage.Key { return storage.StringKey(r.ID) }).Hot()
 	// byEnd has the open rollouts under "", and the others under "ended", sorted by their ends.
 	byEnd = rollouts.Index("end", func(r *Rollout) []storage.Key {
 		if r.State.Status.Ended() {

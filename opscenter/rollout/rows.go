@@ -58,10 +58,10 @@ type memberRow struct {
 }
 
 var (
-	units   = storage.NewTable("rollout_units", func(u *unitRow) storage.Key { return unitKey(u.Rollout, u.Index) })
+	units   = storage.NewTable("rollout_units", func(u *unitRow) storage.Key { return unitKey(u.Rollout, u.Index) }).Hot()
 	members = storage.NewTable("rollout_members", func(m *memberRow) storage.Key {
 		return unitKey(m.Rollout, m.Unit).Uint(uint64(m.Position))
-	})
+	}).Compact().Hot()
 )
 
 func unitKey(rollout string, index int) storage.Key {
@@ -120,7 +120,7 @@ func getUnit(tx storage.ReadTx, rollout string, index int) (*storedUnit, error) 
 
 // putUnit stores a unit: its own row, and the rows of its members, as far as they differ from those of stored. nil: the unit
 // is new. Members that the limits of the store allow no rows of their own stay in the row of the unit.
-func (s stepLimits) putUnit(tx storage.WriteTx, stored *storedUnit, next *Unit) error {
+func (s txLimits) putUnit(tx storage.WriteTx, stored *storedUnit, next *Unit) error {
 	row := &unitRow{Unit: *next}
 	row.Unit.Members = nil
 	if len(next.Members) > s.apart {

@@ -27,7 +27,7 @@ var oldUnits = storage.NewTable("rollout_units", func(u *rollout.Unit) storage.K
 // memberKeys are the rows of members, as far as a test needs them.
 var memberKeys = storage.NewTable("rollout_members", func(m *memberKey) storage.Key {
 	return storage.StringKey(m.Rollout).Uint(uint64(m.Unit)).Uint(uint64(m.Position))
-})
+}).Compact()
 
 type memberKey struct {
 	Rollout        string

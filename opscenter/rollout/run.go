@@ -109,7 +109,6 @@ type engine struct {
 	events   chan func()               // functions that other goroutines have posted
 	polls    chan struct{}             // bounds polls
 	busy     busyServers               // servers that are being polled, or acted on
-	rows     *rowCache                 // rows that decisions read
 	reload   time.Time                 // when to load new rollouts; zero: not
 	renewed  time.Time                 // when the lease was last renewed
 	// committed is when a decision was last committed.
@@ -150,8 +149,7 @@ type gate struct {
 func (m *Manager) lead(ctx context.Context, epoch uint64) {
 	ctx, cancel := context.WithCancel(ctx)
 	e := &engine{Manager: m, epoch: epoch, ctx: ctx, rollouts: map[string]*activeRollout{}, byServer: map[string][]*activeUnit{},
-		events: make(chan func()), polls: make(chan struct{}, m.options.MaxPolls), renewed: time.Now(),
-		rows: newRowCache(m.registry.Store(), followedTables...)}
+		events: make(chan func()), polls: make(chan struct{}, m.options.MaxPolls), renewed: time.Now()}
 	err := e.run()
 	cancel()
 	e.drain()
@@ -301,9 +299,6 @@ func (e *engine) loadOne(id string) {
 		e.reload = time.Now().Add(retryInterval)
 	}
 }
-
-// followedTables are those of the rows that decisions depend on.
-var followedTables = []string{"servers", "states", "channels", "rollouts", "rollout_units", "rollout_members"}
 
 // follow marks rollouts and servers that change in the store, until the lease ends. A server that is being polled or acted on
 // is marked after that.

@@ -24,8 +24,8 @@ const (
 	memberSize = 2 << 10
 )
 
-// stepLimits bound one transaction.
-type stepLimits struct {
+// txLimits bound one transaction.
+type txLimits struct {
 	units, members int
 	// rows is how many rows of units, claims and members it writes.
 	rows int
@@ -38,15 +38,15 @@ type stepLimits struct {
 // rowsPerUnit is how many rows of a unit a transaction writes, beside those of its members: its own and its claim.
 const rowsPerUnit = 2
 
-// step returns the bounds of one transaction. A third of the store's limits leaves room for the rollout and its event.
-func (m *Manager) step() stepLimits {
+// limits returns the bounds of one transaction. A third of the store's limits leaves room for the rollout and its event.
+func (m *Manager) limits() txLimits {
 	limits := storage.LimitsOf(m.registry.Store())
-	return stepLimits{units: unitsPerStep, members: max(1, min(membersPerStep, limits.MaxTxSize/memberSize)),
+	return txLimits{units: unitsPerStep, members: max(1, min(membersPerStep, limits.MaxTxSize/memberSize)),
 		rows: max(1, limits.MaxTxWrites-limits.MaxTxWrites/3), size: limits.MaxTxSize / 2, apart: limits.MaxTxWrites / 8}
 }
 
 // rowsOf returns how many rows a unit with so many members has, together with its claim.
-func (s stepLimits) rowsOf(members int) int {
+func (s txLimits) rowsOf(members int) int {
 	if members > s.apart {
 		members = 0
 	}
@@ -57,7 +57,7 @@ func (s stepLimits) rowsOf(members int) int {
 type room struct{ units, members, rows int }
 
 // take adds a unit with so many members, if there is room for it. The first unit always has room.
-func (s stepLimits) take(r *room, members int) bool {
+func (s txLimits) take(r *room, members int) bool {
 	next := room{r.units + 1, r.members + members, r.rows + s.rowsOf(members)}
 	if r.units > 0 && (next.units > s.units || next.members > s.members || next.rows > s.rows) {
 		return false
@@ -67,7 +67,7 @@ func (s stepLimits) take(r *room, members int) bool {
 }
 
 // nextBatch returns the number of units for the next transaction.
-func (s stepLimits) nextBatch(list []*rolling.Unit) int {
+func (s txLimits) nextBatch(list []*rolling.Unit) int {
 	var taken room
 	for i, u := range list {
 		if !s.take(&taken, len(u.Members)) {
@@ -145,9 +145,9 @@ func blockedError(list []rolling.Blocker) error {
 // storeNew stores a rollout with its units, in several transactions if there are many. Until the last one its status is
 // StatusStarting, and Run does not begin it.
 func (m *Manager) storeNew(ctx context.Context, r *Rollout, list []*rolling.Unit) error {
-	step := m.step()
+	limits := m.limits()
 	for from, to := 0, 0; ; from = to {
-		to = from + step.nextBatch(list[from:])
+		to = from + limits.nextBatch(list[from:])
 		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			if from == 0 {
 				r.CreatedAt, r.State.StartedAt, r.LastUpdated = tx.Now(), tx.Now(), tx.Now()
@@ -160,7 +160,7 @@ func (m *Manager) storeNew(ctx context.Context, r *Rollout, list []*rolling.Unit
 				return err
 			}
 			for i, u := range list[from:to] {
-				if err := step.putUnit(tx, nil, &Unit{Rollout: r.ID, Index: from + i, Unit: *u}); err != nil {
+				if err := limits.putUnit(tx, nil, &Unit{Rollout: r.ID, Index: from + i, Unit: *u}); err != nil {
 					return err
 				}
 				if err := checkMembers(tx, u); err != nil {
@@ -241,12 +241,12 @@ func eventOf(tx *opscenter.Tx, r *Rollout, server, cluster string, kind event.Ki
 // erase removes a rollout with its units, their members and claims, in several transactions. The units go first, as each is
 // read with its members, and the rollout itself goes last: after a crash, it is found and erased again.
 func (m *Manager) erase(ctx context.Context, id string) error {
-	step := m.step()
+	limits := m.limits()
 	for more := true; more; {
 		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			var list []*unitRow
 			var rest []*memberRow
-			left, within := max(step.rows, rowsPerUnit), storage.Range{Prefix: storage.StringKey(id)}
+			left, within := max(limits.rows, rowsPerUnit), storage.Range{Prefix: storage.StringKey(id)}
 			more = false
 			for u, err := range units.Scan(tx, within) {
 				if err != nil {
@@ -359,7 +359,7 @@ const resumesPerStep = 10
 
 // resumeUnits resumes the failed units, in several transactions.
 func (m *Manager) resumeUnits(ctx context.Context, id string) error {
-	step := m.step()
+	limits := m.limits()
 	for more := true; more; {
 		err := m.registry.Write(ctx, func(tx *opscenter.Tx) error {
 			more = false
@@ -380,7 +380,7 @@ func (m *Manager) resumeUnits(ctx context.Context, id string) error {
 				if err != nil {
 					return err
 				}
-				if more = taken.units == resumesPerStep || !step.take(&taken, len(u.Members)); more {
+				if more = taken.units == resumesPerStep || !limits.take(&taken, len(u.Members)); more {
 					break
 				}
 				failed = append(failed, u)
@@ -394,7 +394,7 @@ func (m *Manager) resumeUnits(ctx context.Context, id string) error {
 				next := u.copied()
 				next.Resume(servers)
 				r.State.Moved(&next.Unit, u.Index, rolling.UnitFailed, tx.Now())
-				if err := step.putUnit(tx, u, next); err != nil {
+				if err := limits.putUnit(tx, u, next); err != nil {
 					return err
 				}
 			}

@@ -204,9 +204,9 @@ func TestPlanPutBack(t *testing.T) {
 		switch {
 		case p == nil:
 			got = "nothing"
-		case p.unwarned && p.later.IsZero():
+		case p.onlyClear && p.later.IsZero():
 			got = "clear"
-		case p.unwarned:
+		case p.onlyClear:
 			got = "clear later"
 		case !p.later.IsZero():
 			got = "later"

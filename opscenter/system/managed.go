@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -35,9 +36,9 @@ type putBack struct {
 	want lifecycle.UpdateSettings
 	// drift says how the settings differ from those the server accepted. Empty: it has accepted none so far.
 	drift string
-	// unwarned: only clear the warning. The server has the settings, and has kept them until now.
-	unwarned bool
-	row      managedRow
+	// onlyClear: only clear the warning. The server has the settings, and has kept them until now.
+	onlyClear bool
+	row       managedRow
 	// later is the time of the action. Zero: now.
 	later time.Time
 }
@@ -79,11 +80,11 @@ func planPutBack(info *opscenter.ServerInfo, told *managedRow, o *Options, at ti
 	case have == out.want && (told == nil || !told.Warned):
 		return nil
 	case have == out.want:
-		out.unwarned, out.row.Warned, out.row.Accepted, out.row.Count, out.row.At = true, false, true, told.Count, told.At
+		out.onlyClear, out.row.Warned, out.row.Accepted, out.row.Count, out.row.At = true, false, true, told.Count, told.At
 		if same && told.Count >= quickPutBacks {
 			// The settings are those that were sent last. Only a later poll shows that the server has kept them.
 			if kept := told.At.Add(o.putBackPause(told.Count, true)); info.LastSeen.Before(kept) {
-				out.later = latest(kept, at.Add(o.RetryInterval))
+				out.later = slices.MaxFunc([]time.Time{kept, at.Add(o.RetryInterval)}, time.Time.Compare)
 			}
 			out.row.Count = 0
 		}
@@ -102,13 +103,6 @@ func planPutBack(info *opscenter.ServerInfo, told *managedRow, o *Options, at ti
 		out.later = next
 	}
 	return out
-}
-
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // difference names the settings that differ, for people.
@@ -305,7 +299,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 			return err
 		}
 		p = planPutBack(info, told, &m.options, tx.Now())
-		if p == nil || !p.later.IsZero() || p.unwarned {
+		if p == nil || !p.later.IsZero() || p.onlyClear {
 			return nil
 		}
 		operation, info, err = tx.Begin(opscenter.Intent{ServerID: info.ID, Action: lifecycle.ActionReconfigure, Timeout: 2 * m.options.putBackTimeout, Note: "update settings"})
@@ -319,7 +313,7 @@ func (m *Manager) enforce(ctx context.Context, name string) (later time.Time, er
 		return time.Now().Add(m.options.RetryInterval), nil
 	case err != nil || p == nil:
 		return time.Time{}, err
-	case p.unwarned && p.later.IsZero():
+	case p.onlyClear && p.later.IsZero():
 		if err := m.registry.Warnings().Clear(ctx, name, warning.UpdateSettings); err != nil {
 			return time.Time{}, err
 		}
