@@ -212,7 +212,10 @@ func (e *engine) outdated(tx *opscenter.Tx, d *decision) (bool, error) {
 	if d.view.Hold == "" && e.registry.Observer().FleetUnreachable() {
 		return true, nil
 	}
-	for _, before := range d.infos {
+	for _, before := range d.view.Servers {
+		if before == nil {
+			continue // it was removed before the decision
+		}
 		now, err := tx.Snapshot().ServerByID(before.ID)
 		if errors.Is(err, opscenter.ErrNotFound) {
 			return true, nil
@@ -220,21 +223,20 @@ func (e *engine) outdated(tx *opscenter.Tx, d *decision) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if !sameForRolling(before, now) {
+		if !sameForRolling(before, now.Rolling()) {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-// sameForRolling reports whether package rolling decides the same about both. The number of good polls grows with each poll; a
+// sameForRolling reports whether package rolling decides the same about both. It may change now. The number of good polls grows with each poll; a
 // decision that rests on fewer holds with more.
-func sameForRolling(before, now *opscenter.ServerInfo) bool {
-	a, b := before.Rolling(), now.Rolling()
-	if a.Good > 0 && b.Good > 0 {
-		b.Good = a.Good
+func sameForRolling(before, now *rolling.Server) bool {
+	if before.Good > 0 && now.Good > 0 {
+		now.Good = before.Good
 	}
-	return reflect.DeepEqual(a, b)
+	return reflect.DeepEqual(before, now)
 }
 
 // storeDecision stores a decision, with the intent of each new action, and changes the rollout. touched: the rollout has to

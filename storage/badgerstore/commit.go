@@ -31,6 +31,7 @@ type group struct {
 type write struct {
 	value   []byte
 	deleted bool
+	fresh   bool // the key is that of an appended row: no commit has written it before
 	// decoded is what the value says: a row, or the primary key to which an index leads. nil: it is not decoded so far.
 	decoded any
 	hot     bool // the row cache may have the key: it is one of a hot table, and of no index that several rows share
@@ -153,7 +154,7 @@ func (s *Store) commit(writes map[string]write, changes []storage.Change) error 
 	defer txn.Discard()
 	for key, w := range writes {
 		k := []byte(key)
-		old, err := next.replace(txn, k, !w.deleted)
+		old, err := next.replace(txn, k, w)
 		if err != nil {
 			return readError(err)
 		}
@@ -237,16 +238,18 @@ type state struct {
 }
 
 // replace accounts for a key that is written, or deleted, at s.Revision, and returns what size the row had.
-func (s *state) replace(txn *badger.Txn, key []byte, written bool) (old int64, err error) {
-	switch item, err := txn.Get(key); {
-	case err == nil:
-		s.Keys--
-		s.Sum -= entrySum(key, item.Version())
-		old = itemSize(item)
-	case !errors.Is(err, badger.ErrKeyNotFound):
-		return 0, err
+func (s *state) replace(txn *badger.Txn, key []byte, w write) (old int64, err error) {
+	if !w.fresh {
+		switch item, err := txn.Get(key); {
+		case err == nil:
+			s.Keys--
+			s.Sum -= entrySum(key, item.Version())
+			old = itemSize(item)
+		case !errors.Is(err, badger.ErrKeyNotFound):
+			return 0, err
+		}
 	}
-	if written {
+	if !w.deleted {
 		s.Keys++
 		s.Sum += entrySum(key, s.Revision)
 	}

@@ -506,8 +506,11 @@ func (tx *transaction) number(revision uint64, before int) error {
 				return err
 			}
 		}
-		row.moves.apply(tx)
-		tx.set(append(rowPrefix(row.table), row.primary...), write{value: row.value, decoded: row.decoded, hot: row.table.IsHot()})
+		for _, k := range row.moves {
+			k.fresh = true
+			tx.set(k.key, k.write)
+		}
+		tx.set(append(rowPrefix(row.table), row.primary...), write{value: row.value, fresh: true, decoded: row.decoded, hot: row.table.IsHot()})
 		tx.changes = append(tx.changes, storage.Change{Table: row.table.Name, Key: row.primary})
 	}
 	return nil
