@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opscenter-go/sdk/internal/cputime"
 	"github.com/opscenter-go/sdk/internal/selfsigned"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
@@ -136,7 +137,8 @@ func rate(n int, d time.Duration) float64 { return float64(n) / d.Seconds() }
 
 // BenchmarkPolls polls simulated servers in another process of the same machine. An operation is
 // a sweep: one poll of each server. The case "bare" is a loop over net/http. It sends the same
-// requests over the same kind of connections, and discards the bodies.
+// requests over the same kind of connections, and discards the bodies. The case "x25519" leaves the
+// post-quantum key exchange.
 func BenchmarkPolls(b *testing.B) {
 	identity := benchIdentity(b)
 	for _, n := range []int{1000, 5000} {
@@ -151,7 +153,12 @@ func BenchmarkPolls(b *testing.B) {
 				interval time.Duration
 			}{{"full", fullPaths, time.Nanosecond}, {"light", lightPaths, 24 * time.Hour}} {
 				b.Run(fmt.Sprintf("servers=%d/%s/%s/bare", n, kind.name, facts.name), func(b *testing.B) { bareSweeps(b, sims, identity, kind.idle, facts.paths) })
-				b.Run(fmt.Sprintf("servers=%d/%s/%s/ours", n, kind.name, facts.name), func(b *testing.B) { pollerSweeps(b, sims, identity, kind.idle, n, facts.interval) })
+				options := incusos.Options{Certificate: &identity, MaxIdleConns: kind.idle}
+				b.Run(fmt.Sprintf("servers=%d/%s/%s/ours", n, kind.name, facts.name), func(b *testing.B) { pollerSweeps(b, sims, options, n, facts.interval) })
+				options.CurvePreferences = []tls.CurveID{tls.X25519}
+				if kind.idle == 1 { // else there are no handshakes
+					b.Run(fmt.Sprintf("servers=%d/%s/%s/x25519", n, kind.name, facts.name), func(b *testing.B) { pollerSweeps(b, sims, options, n, facts.interval) })
+				}
 			}
 		}
 		b.Run(fmt.Sprintf("servers=%d/cold", n), func(b *testing.B) { coldSweep(b, sims, identity, n) })
@@ -160,22 +167,23 @@ func BenchmarkPolls(b *testing.B) {
 	}
 }
 
-func pollerSweeps(b *testing.B, sims *simulators, identity tls.Certificate, idle, n int, factsInterval time.Duration) {
-	t := newBench(b, sims, identity)
-	client := incusos.New(incusos.Options{Certificate: &identity, MaxIdleConns: idle})
+func pollerSweeps(b *testing.B, sims *simulators, options incusos.Options, n int, factsInterval time.Duration) {
+	t := newBench(b, sims, *options.Certificate)
+	client := incusos.New(options)
 	defer client.Close()
 	p, stop := t.run(b, client, endless(factsInterval))
 	defer stop()
 	settled := p.Stats().Unchanged
 	waitFor(b, time.Minute*5, func() bool { return t.ready() == n && p.Stats().Unchanged > settled+int64(n) })
 	full, before := client.Stats().FullHandshakes, stats(t.store)
-	begun, sweeps := time.Now(), 0
+	begun, used, sweeps := time.Now(), cputime.Used(b), 0
 	for b.Loop() {
 		polls := p.Stats().Polls
 		waitFor(b, 5*time.Minute, func() bool { return p.Stats().Polls >= polls+int64(n) })
 		sweeps++
 	}
 	b.ReportMetric(rate(n*sweeps, time.Since(begun)), "polls/s")
+	b.ReportMetric(float64((cputime.Used(b)-used).Microseconds())/float64(n*sweeps), "cpu-µs/poll")
 	b.ReportMetric(float64(client.Stats().FullHandshakes-full), "full-handshakes")
 	b.ReportMetric(float64(stats(t.store).Commits-before.Commits)/float64(sweeps), "commits/op")
 	b.ReportMetric(float64(stats(t.store).Written-before.Written)/float64(sweeps), "B-written/op")

@@ -2,7 +2,18 @@
 // where other processes may slow down the machine.
 package cputime
 
-import "time"
+import (
+	"testing"
+	"time"
+)
 
-// Used returns how long the process has used processors in all its threads, in and outside the kernel.
-func Used() (time.Duration, error) { return used() }
+// Used returns how long the process has used processors in all its threads, in and outside the kernel. An error of the system
+// ends the test.
+func Used(tb testing.TB) time.Duration {
+	tb.Helper()
+	out, err := used()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return out
+}

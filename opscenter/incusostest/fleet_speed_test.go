@@ -25,24 +25,15 @@ func discardOutput(tb testing.TB) {
 	})
 }
 
-// processors returns how long this process has used processors.
-func processors(t *testing.T) time.Duration {
-	used, err := cputime.Used()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return used
-}
-
 // The two days of ExampleFleet take less than a second of one processor. The fastest of several runs counts, because other
 // processes may slow down the machine. What a run waits for them does not count.
 func TestFleetIsQuick(t *testing.T) {
 	discardOutput(t)
 	quickest := time.Hour
 	for range 10 {
-		begun, before := time.Now(), processors(t)
+		begun, before := time.Now(), cputime.Used(t)
 		synctest.Test(t, func(*testing.T) { twoDays() })
-		if quickest = min(quickest, time.Since(begun), processors(t)-before); quickest < time.Second {
+		if quickest = min(quickest, time.Since(begun), cputime.Used(t)-before); quickest < time.Second {
 			return
 		}
 	}

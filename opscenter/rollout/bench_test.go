@@ -65,7 +65,7 @@ func benchmarkSteps(b *testing.B, goal rolling.Goal, clusters, members int) {
 		if err := registry.Channels().Publish(b.Context(), "stable", fleet.offered, "os", "incus"); err != nil {
 			b.Fatal(err)
 		}
-		before, begun, used := disk.Stats(), time.Now(), cpuTime(b)
+		before, begun, used := disk.Stats(), time.Now(), cputime.Used(b)
 		store.take()
 		b.StartTimer()
 		r, err := manager.Start(b.Context(), everything, rolling.Policy{Goal: goal, Parallel: clusters})
@@ -79,7 +79,7 @@ func benchmarkSteps(b *testing.B, goal rolling.Goal, clusters, members int) {
 			}
 		}
 		elapsed += time.Since(begun)
-		cpu += cpuTime(b) - used
+		cpu += cputime.Used(b) - used
 		after := disk.Stats()
 		steps += r.State.StepsDone
 		commits, written, decisions = commits+after.Commits-before.Commits, written+after.Written-before.Written, decisions+len(store.take())
@@ -97,15 +97,6 @@ func benchmarkSteps(b *testing.B, goal rolling.Goal, clusters, members int) {
 	limit := rawCommits(b, int(commits), int(written))
 	b.ReportMetric(float64(steps)/limit.Seconds(), "limit-steps/s")
 	b.ReportMetric(seconds/limit.Seconds(), "x-limit")
-}
-
-// cpuTime returns how long the process has used processors.
-func cpuTime(b *testing.B) time.Duration {
-	used, err := cputime.Used()
-	if err != nil {
-		b.Fatal(err)
-	}
-	return used
 }
 
 // rawCommits writes so many bytes to a bare Badger, in rows of 500 bytes and in so many synced commits, and returns the time.
