@@ -55,6 +55,12 @@ func (t *TableSchema) Keep(row any) (data []byte, kept any, err error) {
 	return data, kept, t.refused(row, data, err)
 }
 
+// Matches reports whether data is the stored form of a row.
+func (t *TableSchema) Matches(row any, data []byte) bool {
+	now, err := t.encode(row)
+	return err == nil && bytes.Equal(now, data)
+}
+
 // refused returns the error with which a row can't be stored, if its encoding ended with err, or is too large.
 func (t *TableSchema) refused(row any, data []byte, err error) error {
 	switch {

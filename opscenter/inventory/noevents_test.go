@@ -314,6 +314,7 @@ func TestNoEventsOfEarlierRun(t *testing.T) {
 func TestSimulatedNoEvents(t *testing.T) {
 	for _, kind := range []incusostest.FaultKind{incusostest.FaultNotFound, incusostest.FaultGarbage, incusostest.FaultReset} {
 		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
 			s := boot(t, "sim")
 			s.Furnish(20)
 			require.NoError(t, s.SetFault(incusostest.Fault{Kind: kind, Path: "/1.0/events"}))

@@ -26,6 +26,7 @@ import (
 func TestEveryKind(t *testing.T) {
 	for _, legacy := range []bool{false, true} {
 		t.Run(fmt.Sprint("legacy volumes ", legacy), func(t *testing.T) {
+			t.Parallel()
 			s := controltest.Server(t, incusostest.Options{Name: "sim", Standalone: true, LegacyVolumes: legacy})
 			everyKind(t, s)
 		})

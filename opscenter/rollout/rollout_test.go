@@ -53,7 +53,9 @@ func await(t *testing.T, m *rollout.Manager, id string, limit time.Duration, sta
 		if slices.Contains(statuses, r.State.Status) {
 			return r
 		}
-		require.True(t, time.Now().Before(deadline), "%s is %s (%s) after %s\n%s", id, r.State.Status, r.State.Reason, limit, waits(t, m, id))
+		if !time.Now().Before(deadline) {
+			require.Fail(t, fmt.Sprintf("%s is %s (%s) after %s\n%s", id, r.State.Status, r.State.Reason, limit, waits(t, m, id)))
+		}
 		time.Sleep(time.Second)
 	}
 }

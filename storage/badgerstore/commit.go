@@ -77,12 +77,26 @@ func (s *Store) join(ctx context.Context, fn func(storage.WriteTx) error) (_ *gr
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	joined, crowded, err := s.run(fn)
+	if crowded {
+		g := s.group
+		if s.commitGroup(); g.err != nil {
+			return nil, g.err // fn read what was not committed
+		}
+		joined, _, err = s.run(fn)
+	}
+	return joined, err
+}
+
+// run runs fn, and adds what it wrote to the open group. crowded: the group has appended so many rows that those of fn have no
+// place in its commit. s.mu is held.
+func (s *Store) run(fn func(storage.WriteTx) error) (joined *group, crowded bool, err error) {
 	if s.failed != nil {
-		return nil, s.failed
+		return nil, false, s.failed
 	}
 	revision, err := s.beginRead()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer s.endRead(revision)
 
@@ -91,14 +105,18 @@ func (s *Store) join(ctx context.Context, fn func(storage.WriteTx) error) (_ *gr
 		tx.layers[0], tx.appendedBefore = s.group.writes, s.group.appended
 	}
 	defer tx.end()
-	if err := fn(tx); err != nil || len(tx.changes)+len(tx.appended) == 0 {
-		return s.group, err
+	err = fn(tx)
+	if tx.crowded {
+		return nil, true, nil
+	}
+	if err != nil || len(tx.changes)+len(tx.appended) == 0 {
+		return s.group, false, err
 	}
 	if s.group != nil && (s.group.size+tx.stored > maxCommit || s.group.entries+tx.writes > storage.MaxTxWrites) {
 		g := s.group
 		s.commitGroup()
 		if g.err != nil {
-			return nil, g.err // fn read what was not committed
+			return nil, false, g.err // fn read what was not committed
 		}
 	}
 	g := s.group
@@ -106,7 +124,7 @@ func (s *Store) join(ctx context.Context, fn func(storage.WriteTx) error) (_ *gr
 		g = &group{writes: map[string]write{}, done: make(chan struct{})}
 	}
 	if err := tx.number(s.state.Revision+1, g.appended); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	s.group = g
 	g.appended += len(tx.appended)
@@ -115,7 +133,7 @@ func (s *Store) join(ctx context.Context, fn func(storage.WriteTx) error) (_ *gr
 	g.size += tx.stored
 	g.entries += tx.writes
 	g.members++
-	return g, nil
+	return g, false, nil
 }
 
 // commitGroup commits the open group and tells its members. s.mu is held.

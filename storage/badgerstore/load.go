@@ -167,7 +167,9 @@ func (s *Store) attach(ctx context.Context, t *storage.TableSchema) error {
 		if err := s.putSchema(t, building); err != nil {
 			return err
 		}
+		s.rows.purge() // it has rows of an earlier definition
 		if err := s.rebuild(ctx, t); err != nil {
+			s.rows.purge()
 			return fmt.Errorf("badgerstore: rebuilding the indexes of table %s: %w", t.Name, err)
 		}
 	}

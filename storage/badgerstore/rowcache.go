@@ -120,3 +120,17 @@ func (s *shard) set(key string, e cacheEntry) {
 		s.size -= oldest.size
 	}
 }
+
+// purge drops all entries.
+func (c *rowCache) purge() {
+	if c == nil {
+		return
+	}
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		s.entries.Purge()
+		s.size = 0
+		s.mu.Unlock()
+	}
+}

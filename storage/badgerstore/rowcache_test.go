@@ -235,3 +235,46 @@ func TestCommittedRowsAreCached(t *testing.T) {
 	n, _ := store.rows.held()
 	require.Equal(t, 1, n)
 }
+
+// TestCacheOfAnEarlierDefinition: an Attach that fails leaves nothing in the cache, and another definition of the table is attached.
+func TestCacheOfAnEarlierDefinition(t *testing.T) {
+	type first struct{ Name, Tag string }
+	type second struct{ Name, Tag, Other string }
+	dir := t.TempDir()
+	store, err := Open(dir)
+	require.NoError(t, err)
+	defer store.Close()
+	plain := storage.NewTable("rows", func(r *first) storage.Key { return storage.StringKey(r.Name) }).Hot()
+	require.NoError(t, store.Attach(t.Context(), plain.Schema()))
+	for from := 0; from < 3000; from += 500 {
+		require.NoError(t, store.Update(t.Context(), func(tx storage.WriteTx) error {
+			for i := from; i < from+500; i++ {
+				if err := plain.Put(tx, &first{fmt.Sprintf("%05d", i), fmt.Sprint("tag ", min(i, 2800))}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	require.NoError(t, store.Close())
+	store, err = Open(dir)
+	require.NoError(t, err)
+	defer store.Close()
+	indexed := storage.NewTable("rows", func(r *first) storage.Key { return storage.StringKey(r.Name) }).Hot()
+	indexed.Unique("tag", func(r *first) []storage.Key { return []storage.Key{storage.StringKey(r.Tag)} })
+	require.ErrorIs(t, store.Attach(t.Context(), indexed.Schema()), storage.ErrExists, "the last rows share a tag")
+	other := storage.NewTable("rows", func(r *second) storage.Key { return storage.StringKey(r.Name) }).Hot()
+	byTag := other.Unique("tag", func(r *second) []storage.Key { return []storage.Key{storage.StringKey(r.Name + r.Tag)} })
+	require.NoError(t, store.Attach(t.Context(), other.Schema()))
+	require.NoError(t, store.View(t.Context(), func(tx storage.ReadTx) error {
+		row, err := other.Get(tx, storage.StringKey("00001"))
+		require.NoError(t, err)
+		require.Equal(t, &second{Name: "00001", Tag: "tag 1"}, row)
+		_, err = byTag.Get(tx, storage.StringKey("tag 1"))
+		require.ErrorIs(t, err, storage.ErrNotFound)
+		row, err = byTag.Get(tx, storage.StringKey("00001tag 1"))
+		require.NoError(t, err)
+		require.Equal(t, "00001", row.Name)
+		return nil
+	}))
+}

@@ -26,8 +26,9 @@ type transaction struct {
 	changes []storage.Change
 	// appended rows become pending writes when the transaction joins a group, see number.
 	appended []appendedRow
-	// appendedBefore is how many rows the group's other members append.
+	// appendedBefore is how many rows the group's other members append. crowded: with those, there are too many.
 	appendedBefore int
+	crowded        bool
 	size           int // of rows and keys, as the contract counts
 	writes         int
 	stored         int // bytes that go into Badger
@@ -415,14 +416,18 @@ func (tx *transaction) Put(t *storage.TableSchema, row any) error {
 	if tx.layers == nil {
 		return storage.ErrReadOnly
 	}
-	if err := t.CheckPut(row, tx.revision); err != nil {
-		return err
+	primary := t.Key(row)
+	if t.IsLog() {
+		// A row that another member of the open group appended has a number that no commit has given so far.
+		_, appended := pending(tx.layers[:1], append(rowPrefix(t), primary...))
+		if err := t.CheckPut(row, tx.revision); err != nil && !appended {
+			return err
+		}
 	}
 	data, kept, err := encode(t, row)
 	if err != nil {
 		return err
 	}
-	primary := t.Key(row)
 	if err := storage.CheckKey(primary); err != nil {
 		return &storage.Error{Table: t.Name, Err: err}
 	}
@@ -463,8 +468,10 @@ func (tx *transaction) Append(t *storage.TableSchema, row any) error {
 	if tx.layers == nil {
 		return storage.ErrReadOnly
 	}
-	out, entries, err := tx.numbered(t, row, tx.revision+1, tx.appendedBefore+len(tx.appended))
+	index := tx.appendedBefore + len(tx.appended)
+	out, entries, err := tx.numbered(t, row, tx.revision+1, index)
 	if err != nil {
+		tx.crowded = index >= storage.MaxTxAppends && tx.appendedBefore > 0
 		return err
 	}
 	if err := tx.grow(t, out.primary, len(out.primary)+len(out.value), entries+1, out.moves.size()+len(t.Name)+len(out.primary)+len(out.value)+16); err != nil {

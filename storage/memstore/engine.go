@@ -39,7 +39,7 @@ type meta struct{ revision uint64 }
 // stored wraps a row where mutation is to be detected.
 type stored struct {
 	row  any
-	data string
+	data []byte
 }
 
 func newEngine(options Options) *engine {

@@ -19,7 +19,6 @@ package memstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -447,7 +446,7 @@ func (tx *transaction) admit(t *storage.TableSchema, row any) (out admitted, err
 		return out, err
 	}
 	if tx.engine.options.DetectMutation {
-		kept = &stored{row: kept, data: string(data)}
+		kept = &stored{row: kept, data: data}
 	}
 	return admitted{table: t, key: key, row: kept}, nil
 }
@@ -514,9 +513,8 @@ func (tx *transaction) open(t *storage.TableSchema, found any) (any, error) {
 	if !ok {
 		return found, nil
 	}
-	data, err := t.Encode(kept.row)
-	if err != nil || string(data) != kept.data {
-		return nil, errors.Join(t.Primary.Wrap(t.Key(kept.row), storage.ErrMutated), err)
+	if !t.Matches(kept.row, kept.data) {
+		return nil, t.Primary.Wrap(t.Key(kept.row), storage.ErrMutated)
 	}
 	return kept.row, nil
 }
