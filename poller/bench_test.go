@@ -303,7 +303,7 @@ func BenchmarkSilentTenth(b *testing.B) {
 			t := newBench(b, sims, identity)
 			client := incusos.New(incusos.Options{Certificate: &identity, MaxIdleConns: 1})
 			defer client.Close()
-			options := endless(time.Nanosecond)
+			options := endless(24 * time.Hour) // most polls are light
 			options.TimeoutFactor = timeout.factor
 			p, stop := t.run(b, client, options)
 			defer stop()

@@ -230,8 +230,8 @@ func (e *engine) outdated(tx *opscenter.Tx, d *decision) (bool, error) {
 	return false, nil
 }
 
-// sameForRolling reports whether package rolling decides the same about both. It may change now. The number of good polls grows with each poll; a
-// decision that rests on fewer holds with more.
+// sameForRolling reports whether package rolling decides the same about both. It may change now. The number of good polls grows with
+// each poll. A decision that rests on fewer holds with more.
 func sameForRolling(before, now *rolling.Server) bool {
 	if before.Good > 0 && now.Good > 0 {
 		now.Good = before.Good
