@@ -121,16 +121,11 @@ func (tx *transaction) primary(ix *storage.IndexSchema, key storage.Key) (storag
 	if known, _ := tx.store.rows.get(entry, tx.revision); known != nil {
 		return known.(storage.Key), nil
 	}
-	item, err := tx.base.Get(entry)
-	if err != nil {
-		return nil, readError(err)
+	value, version, err := tx.committed(entry)
+	if err == nil {
+		tx.store.rows.put(entry, cacheEntry{version, storage.Key(value), len(value)}, tx.revision, false)
 	}
-	value, err := item.ValueCopy(nil)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %v", storage.ErrCorrupt, err)
-	}
-	tx.store.rows.put(entry, cacheEntry{item.Version(), storage.Key(value), len(value)}, tx.revision, false)
-	return value, nil
+	return value, err
 }
 
 // decode reads a row out of Badger, or takes it from the cache. scanned: for a scan. Badger logs a value it can't read, and
@@ -165,15 +160,20 @@ func (tx *transaction) read(key []byte) ([]byte, error) {
 		}
 		return w.value, nil
 	}
+	value, _, err := tx.committed(key)
+	return value, err
+}
+
+// committed returns the value of a Badger key and its version, or ErrNotFound, without the pending writes.
+func (tx *transaction) committed(key []byte) (value []byte, version uint64, err error) {
 	item, err := tx.base.Get(key)
 	if err != nil {
-		return nil, readError(err)
+		return nil, 0, readError(err)
 	}
-	value, err := item.ValueCopy(nil)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %v", storage.ErrCorrupt, err)
+	if value, err = item.ValueCopy(nil); err != nil {
+		return nil, 0, fmt.Errorf("%w: %v", storage.ErrCorrupt, err)
 	}
-	return value, nil
+	return value, item.Version(), nil
 }
 
 func readError(err error) error {
