@@ -61,6 +61,7 @@ type Options struct {
 	// that servers that fall silent hold up a sweep for seconds only. The timeout is TimeoutFactor times the
 	// usual duration of the server's successful polls, at least MinTimeout, and at most Timeout. It is
 	// rounded up by at most a quarter. Polls with facts and light ones have usual durations of their own.
+	// Until its first light poll, a server's light polls are expected to take as long as those with facts.
 	//
 	// A poll that ends at such a shorter timeout is no failure. The next poll follows at once with the full
 	// Timeout, and only its outcome counts. So a server that answers within Timeout never fails because of
@@ -75,8 +76,9 @@ type Options struct {
 	// Slow, failing and offline servers have limits of their own, so they delay no healthy server.
 	// Each poll costs a connection and about 50 KiB of memory. Default 64.
 	Concurrency int
-	// SlowConcurrency limits slow polls. A poll that began under Concurrency, and takes longer
-	// than SlowAfter, counts here instead. Default 512, 1 s.
+	// SlowConcurrency limits slow polls. A poll that began under Concurrency, and takes longer than SlowAfter, counts here
+	// instead. It does so earlier, too: after TimeoutFactor times the mean duration of successful polls, and at least
+	// 100 ms. Default 512, 1 s.
 	SlowConcurrency int
 	SlowAfter       time.Duration
 	// RetryConcurrency limits polls of servers that failed last time, and are not offline yet:

@@ -96,6 +96,7 @@ type loop struct {
 	queues  [3]queue          // by class
 	lanes   [3]lane           // by class
 	slow    lane              // for slow polls of the class answering
+	typical typical           // of all polls
 	idle    int               // workers without a task
 	workers sync.WaitGroup
 	work    chan task
@@ -226,7 +227,7 @@ func (l *loop) wait() time.Duration {
 		}
 	}
 	if first := l.lanes[answering].first; first != nil && !l.slow.full() {
-		until(first.began + l.options.SlowAfter)
+		until(first.began + l.options.slowAfter(l.typical))
 	}
 	return wait
 }
@@ -240,9 +241,9 @@ const lagInterval = time.Second
 // dispatch starts the polls that are due, within the limits of their lanes, and measures the lag.
 func (l *loop) dispatch(ctx context.Context) {
 	now := l.now()
-	// Polls that take longer than SlowAfter move to the slow lane, and make room for others.
-	normal := &l.lanes[answering]
-	for e := normal.first; e != nil && !l.slow.full() && e.began+l.options.SlowAfter <= now; e = normal.first {
+	// Slow polls move to the slow lane, and make room for others.
+	normal, slowAfter := &l.lanes[answering], l.options.slowAfter(l.typical)
+	for e := normal.first; e != nil && !l.slow.full() && e.began+slowAfter <= now; e = normal.first {
 		normal.remove(e)
 		l.slow.add(e)
 	}
@@ -270,7 +271,7 @@ func (l *loop) begin(ctx context.Context, e *entry, lane *lane, now time.Duratio
 	t := task{entry: e, target: e.target, timeout: l.options.Timeout}
 	t.target.Light = now < e.facts
 	if e.class == answering {
-		t.timeout = l.options.timeout(*e.pace.of(t.target.Light))
+		t.timeout = l.options.timeout(e.pace.usual(t.target.Light))
 	}
 	t.ctx = l.deadline(ctx, t.timeout, now)
 	if l.idle > 0 {
@@ -392,6 +393,7 @@ func (l *loop) finish(ctx context.Context, r result) {
 		switch {
 		case r.answered:
 			e.pace.learn(r.light, r.took)
+			l.typical.learn(r.took)
 		case r.cut:
 			e.pace = pace{}
 		}

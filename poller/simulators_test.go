@@ -79,6 +79,7 @@ func simulate(n int, in io.Reader, out io.Writer) error {
 	if err := answer.Encode(list); err != nil {
 		return err
 	}
+	faults := make([]incusostest.Fault, n)
 	for lines.Scan() {
 		silent, err := strconv.Atoi(lines.Text())
 		if err != nil {
@@ -89,6 +90,10 @@ func simulate(n int, in io.Reader, out io.Writer) error {
 			if silent > 0 && i%(n/silent) == 0 {
 				fault.Kind = incusostest.FaultSilent
 			}
+			if fault == faults[i] {
+				continue // a fault closes connections
+			}
+			faults[i] = fault
 			if err := s.SetFault(fault); err != nil {
 				return err
 			}

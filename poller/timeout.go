@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"context"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
@@ -32,6 +33,15 @@ func (p *pace) of(light bool) *time.Duration {
 	return &p.full
 }
 
+// usual returns the usual duration of a poll. 0: unknown. A light poll sends a part of the requests of a full one, so as long as
+// there was none, it is expected to take as long.
+func (p *pace) usual(light bool) time.Duration {
+	if light && p.light != 0 {
+		return p.light
+	}
+	return p.full
+}
+
 // learn takes in the duration of a successful poll. The usual duration is a maximum that decays: a slower poll counts at
 // once, faster ones count little by little.
 func (p *pace) learn(light bool, took time.Duration) {
@@ -57,6 +67,39 @@ func (o *Options) timeout(usual time.Duration) time.Duration {
 		}
 	}
 	return o.Timeout
+}
+
+// The poll of a silent server occupies a place under Concurrency until it counts as slow. So that time, too, follows the usual
+// duration, here of all polls: with TimeoutFactor times their mean, at most one poll in TimeoutFactor is slow.
+
+// typical is the mean duration of successful polls. Older ones count less and less. 0: unknown.
+type typical time.Duration
+
+// memory is how many polls a typical duration follows.
+const memory = 64
+
+func (t *typical) learn(took time.Duration) {
+	if *t == 0 {
+		*t = typical(took)
+	}
+	*t += (typical(took) - *t) / memory
+}
+
+// minSlowAfter is the least time after which a poll counts as slow, unless SlowAfter is less.
+const minSlowAfter = 100 * time.Millisecond
+
+// slowAfter returns how long a poll counts under Concurrency, see SlowAfter.
+func (o *Options) slowAfter(t typical) time.Duration {
+	if o.TimeoutFactor < 0 || t == 0 {
+		return o.SlowAfter
+	}
+	return time.Duration(min(float64(o.SlowAfter), max(float64(minSlowAfter), float64(t)*o.TimeoutFactor)))
+}
+
+// ended reports whether a context has ended, or is about to: what waited for the same deadline may notice it first.
+func ended(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 // incomplete reports whether an observation lacks values that a longer poll might have read.
