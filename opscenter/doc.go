@@ -79,6 +79,23 @@
 //
 //	go test -run '^$' -bench Plan ./opscenter
 //
+// What a server costs in fleets of three sizes, on Badger, with 2 shared cores. The last column is the largest fleet by the
+// smallest. Badger itself takes 40 MB of memory and 3 MB of disk, whatever the size of the fleet. The row cache of badgerstore holds
+// 14,000 servers: lists and filters of larger fleets read rows from Badger.
+//
+//	go test -run '^$' -bench Growth -benchtime 1x -timeout 60m ./opscenter
+//
+//	a server in a fleet of    1,000     10,000    100,000   ratio
+//	list                      2.2 µs    7.2 µs    17.9 µs   8.3
+//	filter that finds none    4.8 µs    7.8 µs    19.5 µs   4.1
+//	names                     0.33 µs   0.71 µs   2.1 µs    6.2
+//	unchanged poll            0.57 µs   1.0 µs    1.4 µs    2.5
+//	register, 64 at a time    0.26 ms   0.26 ms   0.83 ms   3.2
+//	plan                      29 µs     23 µs     30 µs     1.0
+//	open                      18 µs     12 µs     10 µs     0.5
+//	heap                      50 KB     8.8 KB    1.8 KB
+//	disk                      4.2 KB    2.3 KB    1.3 KB
+//
 // # What a server can cost you
 //
 // A registered server may be hostile, and so may a stranger. The content and the rate of its messages cost a bounded
