@@ -157,3 +157,13 @@ const (
 	DefaultMaxFactsHistory    = defaultMaxFactsHistory
 	DefaultAdmitTimeout       = defaultAdmitTimeout
 )
+
+// FieldsWithoutValue are the fields of expressions about servers for which serverValues has no value.
+func FieldsWithoutValue() (out []string) {
+	for name := range serverSchema.Fields {
+		if serverValues[name] == nil {
+			out = append(out, name)
+		}
+	}
+	return out
+}

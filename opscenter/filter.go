@@ -54,30 +54,68 @@ func filterError(m *expression.Matcher, from Page) error {
 	return fmt.Errorf("%w: %w", ErrInvalidFilter, m.Err())
 }
 
-// matchesServer evaluates an expression for a server. It reads facts only if the expression uses them.
-func (r *Registry) matchesServer(tx storage.ReadTx, m *expression.Matcher, info *ServerInfo) (bool, error) {
-	s := &info.State
-	for name, value := range map[string]any{
-		"name": info.Name, "connection_url": info.ConnectionURL, "public_connection_url": info.PublicConnectionURL, "channel": info.Channel,
-		"description": info.Description, "properties": info.Properties, "fingerprint": info.Fingerprint, "system_uuid": info.SystemUUID,
-		"machine_id": info.MachineID, "cluster": info.Cluster, "member_name": s.MemberName, "member_roles": s.MemberRoles,
-		"server_type": string(s.Type), "server_status": string(s.Status), "server_status_detail": string(s.StatusDetail), "server_status_reason": s.StatusReason,
-		"os_version": s.Versions.OS.Version, "os_version_next": s.Versions.OS.VersionNext, "needs_reboot": info.NeedsReboot(),
-		"in_maintenance": info.InMaintenance(), "system_state_is_trusted": s.SystemStateTrusted, "last_seen": info.LastSeen, "backup_image": s.Versions.OS.BackupImage,
-		"status": string(s.Status), "status_detail": string(s.StatusDetail), "type": string(s.Type), "certificate": info.Certificate, "last_status_updated": s.StatusSince,
-	} {
-		m.Set(name, value)
+// serverValues are the fields of expressions about servers that a ServerInfo holds, by their names in serverSchema.
+var serverValues = map[string]func(*ServerInfo) any{
+	"name":                    func(i *ServerInfo) any { return i.Name },
+	"connection_url":          func(i *ServerInfo) any { return i.ConnectionURL },
+	"public_connection_url":   func(i *ServerInfo) any { return i.PublicConnectionURL },
+	"channel":                 func(i *ServerInfo) any { return i.Channel },
+	"description":             func(i *ServerInfo) any { return i.Description },
+	"properties":              func(i *ServerInfo) any { return i.Properties },
+	"fingerprint":             func(i *ServerInfo) any { return i.Fingerprint },
+	"certificate":             func(i *ServerInfo) any { return i.Certificate },
+	"system_uuid":             func(i *ServerInfo) any { return i.SystemUUID },
+	"machine_id":              func(i *ServerInfo) any { return i.MachineID },
+	"cluster":                 func(i *ServerInfo) any { return i.Cluster },
+	"member_name":             func(i *ServerInfo) any { return i.State.MemberName },
+	"member_roles":            func(i *ServerInfo) any { return i.State.MemberRoles },
+	"server_type":             func(i *ServerInfo) any { return string(i.State.Type) },
+	"type":                    func(i *ServerInfo) any { return string(i.State.Type) },
+	"server_status":           func(i *ServerInfo) any { return string(i.State.Status) },
+	"status":                  func(i *ServerInfo) any { return string(i.State.Status) },
+	"server_status_detail":    func(i *ServerInfo) any { return string(i.State.StatusDetail) },
+	"status_detail":           func(i *ServerInfo) any { return string(i.State.StatusDetail) },
+	"server_status_reason":    func(i *ServerInfo) any { return i.State.StatusReason },
+	"last_status_updated":     func(i *ServerInfo) any { return i.State.StatusSince },
+	"os_version":              func(i *ServerInfo) any { return i.State.Versions.OS.Version },
+	"os_version_next":         func(i *ServerInfo) any { return i.State.Versions.OS.VersionNext },
+	"backup_image":            func(i *ServerInfo) any { return i.State.Versions.OS.BackupImage },
+	"needs_reboot":            func(i *ServerInfo) any { return i.NeedsReboot() },
+	"needs_update":            func(i *ServerInfo) any { return i.NeedsUpdate() },
+	"in_maintenance":          func(i *ServerInfo) any { return i.InMaintenance() },
+	"system_state_is_trusted": func(i *ServerInfo) any { return i.State.SystemStateTrusted },
+	"last_seen":               func(i *ServerInfo) any { return i.LastSeen },
+	"version_data":            func(i *ServerInfo) any { return versionData(i) },
+	"recommended_action":      func(i *ServerInfo) any { return string(i.Recommendation().Action) },
+	"last_updated": func(i *ServerInfo) any {
+		if i.State.LastUpdated.After(i.LastUpdated) {
+			return i.State.LastUpdated
+		}
+		return i.LastUpdated
+	},
+}
+
+// serverMatcher evaluates an expression for servers. It reads no field that the expression does not use.
+type serverMatcher struct {
+	*expression.Matcher
+	registry *Registry
+	values   map[string]func(*ServerInfo) any // those that the expression uses
+}
+
+func (r *Registry) newServerMatcher(m *expression.Matcher) *serverMatcher {
+	out := &serverMatcher{m, r, map[string]func(*ServerInfo) any{}}
+	for name, value := range serverValues {
+		if m.Uses(name) {
+			out.values[name] = value
+		}
 	}
-	last := info.LastUpdated
-	if s.LastUpdated.After(last) {
-		last = s.LastUpdated
-	}
-	m.Set("last_updated", last)
-	if m.Uses("needs_update") {
-		m.Set("needs_update", info.NeedsUpdate())
-	}
-	if m.Uses("version_data") {
-		m.Set("version_data", versionData(info))
+	return out
+}
+
+// matches evaluates the expression for a server.
+func (m *serverMatcher) matches(tx storage.ReadTx, info *ServerInfo) (bool, error) {
+	for name, value := range m.values {
+		m.Set(name, value(info))
 	}
 	if m.Uses("cluster_certificate") || m.Uses("cluster_connection_url") {
 		cluster := &Cluster{}
@@ -93,11 +131,8 @@ func (r *Registry) matchesServer(tx storage.ReadTx, m *expression.Matcher, info 
 		m.Set("cluster_certificate", cluster.Certificate)
 		m.Set("cluster_connection_url", cluster.ConnectionURL)
 	}
-	if m.Uses("recommended_action") {
-		m.Set("recommended_action", string(info.Recommendation().Action))
-	}
 	if m.Uses("hardware_data") || m.Uses("os_data") {
-		found, err := (&Snapshot{ReadTx: tx, registry: r}).Facts(info)
+		found, err := (&Snapshot{ReadTx: tx, registry: m.registry}).Facts(info)
 		if errors.Is(err, storage.ErrCorrupt) {
 			found, err = &lifecycle.Facts{}, nil // the damaged facts of one server must not hide the others
 		}

@@ -89,3 +89,8 @@ func TestExpressions(t *testing.T) {
 		require.ErrorIs(t, err, opscenter.ErrInvalidFilter)
 	})
 }
+
+// Each field of an expression has a value, but for those of the server's cluster, which come from another row.
+func TestFieldsHaveValues(t *testing.T) {
+	require.ElementsMatch(t, []string{"cluster_certificate", "cluster_connection_url"}, opscenter.FieldsWithoutValue())
+}

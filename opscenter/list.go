@@ -221,6 +221,10 @@ func (r *Registry) scan(ctx context.Context, tx storage.ReadTx, filter ServerFil
 			yield(nil, err)
 			return
 		}
+		var matcher *serverMatcher
+		if expression != nil {
+			matcher = r.newServerMatcher(expression)
+		}
 		var pairs iter.Seq2[pair, error]
 		switch {
 		case filter.Fingerprint != "":
@@ -252,12 +256,12 @@ func (r *Registry) scan(ctx context.Context, tx storage.ReadTx, filter ServerFil
 				continue
 			}
 			info := r.info(p.server, p.state, channel)
-			if expression != nil {
+			if matcher != nil {
 				if err := ctx.Err(); err != nil {
 					yield(nil, err)
 					return
 				}
-				ok, err := r.matchesServer(tx, expression, info)
+				ok, err := matcher.matches(tx, info)
 				if err != nil {
 					yield(nil, err)
 					return
