@@ -9,6 +9,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/access"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -37,6 +38,8 @@ func (p Page) within(prefix storage.Key) (storage.Range, error) {
 
 // ServerFilter selects the servers that match all fields that are set. The zero value selects all.
 type ServerFilter struct {
+	// Scope leaves out servers that are not in it. nil: it leaves out none.
+	Scope        *access.Scope
 	Status       lifecycle.Status
 	StatusDetail lifecycle.StatusDetail
 	Type         lifecycle.ServerType
@@ -77,7 +80,8 @@ func (f ServerFilter) check() error {
 // matches applies the filter to rows before they are copied.
 func (f ServerFilter) matches(server *Server, state *lifecycle.ServerState, channel *Channel) bool {
 	switch {
-	case f.Cluster != "" && server.Cluster != f.Cluster,
+	case f.Scope != nil && !f.Scope.Contains(server.Channel, server.Cluster, server.Properties),
+		f.Cluster != "" && server.Cluster != f.Cluster,
 		f.Channel != "" && server.Channel != f.Channel,
 		f.Fingerprint != "" && !strings.EqualFold(server.Fingerprint, f.Fingerprint),
 		f.Status != "" && state.Status != f.Status,

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/access"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/controlplane"
 	"github.com/opscenter-go/sdk/opscenter/devcert"
@@ -305,10 +306,10 @@ func TestRequestsUnderWay(t *testing.T) {
 	entered := make(chan struct{})
 	wait := make(chan func(*http.Request), 1)
 	options := func() controlplane.Options {
-		return controlplane.Options{DrainTimeout: time.Minute, HTTP: httpapi.Options{Authorize: func(r *http.Request) (string, error) {
+		return controlplane.Options{DrainTimeout: time.Minute, HTTP: httpapi.Options{Authorize: func(r *http.Request) (access.Principal, error) {
 			entered <- struct{}{}
 			(<-wait)(r)
-			return "operator", nil
+			return access.Principal{Name: "operator", Grant: access.Grant{Role: access.RoleAdmin}}, nil
 		}}}
 	}
 	begin := func(o controlplane.Options) (*plane, chan int) {
@@ -390,11 +391,11 @@ func TestOperators(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "s")
 	p := serveTest(t, memstore.New(), controlplane.Options{Trust: []*x509.Certificate{alice.Leaf}, Socket: path, HTTP: httpapi.Options{
-		Authorize: func(r *http.Request) (string, error) {
+		Authorize: func(r *http.Request) (access.Principal, error) {
 			if r.Header.Get("User-Agent") == "bob" {
-				return "bob", nil
+				return access.Principal{Name: "bob", Grant: access.Grant{Role: access.RoleAdmin}}, nil
 			}
-			return "", httpapi.ErrNotAuthorized
+			return access.Principal{}, access.ErrUnauthenticated
 		}}})
 	info, err := os.Stat(path)
 	require.NoError(t, err)
@@ -402,7 +403,7 @@ func TestOperators(t *testing.T) {
 	require.Equal(t, http.StatusOK, status(t, overUnix(t, path), "http://opscenter"+tokensPath))
 	require.Equal(t, http.StatusOK, status(t, client(t, alice), p.url+tokensPath))
 	require.Equal(t, http.StatusForbidden, status(t, client(t, mallory), p.url+tokensPath))
-	require.Equal(t, http.StatusForbidden, status(t, client(t), p.url+tokensPath))
+	require.Equal(t, http.StatusUnauthorized, status(t, client(t), p.url+tokensPath))
 	r, err := http.NewRequest(http.MethodGet, p.url+tokensPath, nil)
 	require.NoError(t, err)
 	r.Header.Set("User-Agent", "bob")
@@ -417,7 +418,7 @@ func TestOperators(t *testing.T) {
 	other := httpapi.NewServer(p.Handler(), nil, nil)
 	ended := make(chan error, 1)
 	go func() { ended <- other.Serve(proxied) }()
-	require.Equal(t, http.StatusForbidden, status(t, overUnix(t, filepath.Join(dir, "proxy")), "http://opscenter"+tokensPath))
+	require.Equal(t, http.StatusUnauthorized, status(t, overUnix(t, filepath.Join(dir, "proxy")), "http://opscenter"+tokensPath))
 	require.NoError(t, other.Close())
 	<-ended
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/opscenter-go/sdk/opscenter/access"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 )
 
@@ -22,9 +23,9 @@ func overSocket(net.Listener) context.Context {
 
 // trustSocket admits those who can open the socket of Options.Socket, and no other Unix socket: one that a proxy uses is open to
 // all of its clients.
-func trustSocket(r *http.Request) (string, error) {
+func trustSocket(r *http.Request) (access.Principal, error) {
 	if r.Context().Value(socketKey{}) == nil {
-		return "", httpapi.ErrNotAuthorized
+		return access.Principal{}, access.ErrUnauthenticated
 	}
 	return httpapi.TrustUnixSocket()(r)
 }

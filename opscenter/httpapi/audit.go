@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/audit"
-	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 )
 
 var errNoAudit = errors.New("no audit log is kept here")
@@ -68,34 +66,20 @@ type auditedWriter struct {
 	carriedOut bool
 }
 
-// showing reports whether an endpoint can show the consequence of a request without carrying it out. The other endpoints
-// refuse dry-run, because a client that sends it does not want the change.
-func showing(pattern string) bool {
-	switch pattern {
-	case rolloutsPattern, networkPattern, "POST /1.0/provisioning/clusters/{name}/:update", "POST /1.0/provisioning/clusters/{name}/:reboot":
-		return true
-	}
-	name, ok := strings.CutPrefix(pattern, actionPattern)
-	return ok && slices.Contains(actions, lifecycle.Action(name))
-}
+// rolloutsPattern is the pattern of the route that starts rollouts.
+const rolloutsPattern = "POST /1.0/provisioning/rollouts"
 
-// Patterns of endpoints that showing knows.
-const (
-	rolloutsPattern = "POST /1.0/provisioning/rollouts"
-	networkPattern  = "PUT /1.0/provisioning/servers/{name}/system/network"
-	actionPattern   = "POST /1.0/provisioning/servers/{name}/system/:"
-)
-
-// isDryRun reports whether a request only shows its consequence.
+// isDryRun reports whether a request only shows its consequence. Routes that cannot show it refuse dry-run, because a client that sends it does not
+// want the change.
 func isDryRun(r *http.Request) (bool, error) {
-	given, text := r.URL.Query()["dry-run"], r.URL.Query().Get("dry-run")
-	switch {
-	case showing(r.Pattern) && text == "":
+	rt, given, text := routeOf(r), r.URL.Query().Has("dry-run"), r.URL.Query().Get("dry-run")
+	switch showing, _ := rt.takes("dry-run"); {
+	case showing && text == "":
 		return r.Pattern == rolloutsPattern, nil // rollouts start with dry-run=0 alone
-	case showing(r.Pattern):
+	case showing:
 		dry, err := strconv.ParseBool(text)
 		return dry && err == nil, nil // the endpoint refuses other texts
-	case given != nil && !strings.HasSuffix(r.Pattern, forwardPattern):
+	case given && !rt.raw:
 		return false, fmt.Errorf("%w: parameter dry-run is not known here", errBody)
 	}
 	return false, nil
@@ -121,33 +105,20 @@ func noteFailure(w http.ResponseWriter, err error) {
 	}
 }
 
-// auditRoutes adds the routes of the audit log.
-func (h *Handler) auditRoutes(operators map[string]http.HandlerFunc) {
-	operators["GET /1.0/audit"] = h.getAudit
-	operators["GET /1.0/audit/{uuid}"] = h.noQuery(h.with(h.options.Audit != nil, errNoAudit, h.entries().get(h.options.Audit.Get)))
-	operators["GET /1.0/audit/:watch"] = h.watchAudit
-}
-
 func (h *Handler) entries() resource[*audit.Entry] {
 	return resource[*audit.Entry]{h: h, show: always(func(e *audit.Entry) *audit.Entry { return e })}
 }
 
 // getAudit lists entries, the newest first, whole with and without recursion.
 func (h *Handler) getAudit(w http.ResponseWriter, r *http.Request) {
-	q, err := parseQuery(r, "recursion", "limit", "cursor", "by", "action", "server", "cluster", "outcome", "since", "until")
-	if err == nil && h.options.Audit == nil {
-		err = errNoAudit
-	}
-	var wanted audit.Query
-	if err == nil {
-		v := q.values
-		wanted = audit.Query{By: v.Get("by"), Action: v.Get("action"), Server: v.Get("server"), Cluster: v.Get("cluster"), Outcome: audit.Outcome(v.Get("outcome"))}
-		for name, into := range map[string]*time.Time{"since": &wanted.Since, "until": &wanted.Until} {
-			if text := v.Get(name); text != "" {
-				if *into, err = time.Parse(time.RFC3339, text); err != nil {
-					err = fmt.Errorf("%w: %s %.40q is not a time, as 2026-08-01T00:00:00Z", errBody, name, text)
-					break
-				}
+	q, err := queryOf(r), error(nil)
+	v := q.values
+	wanted := audit.Query{By: v.Get("by"), Action: v.Get("action"), Server: v.Get("server"), Cluster: v.Get("cluster"), Outcome: audit.Outcome(v.Get("outcome"))}
+	for name, into := range map[string]*time.Time{"since": &wanted.Since, "until": &wanted.Until} {
+		if text := v.Get(name); text != "" {
+			if *into, err = time.Parse(time.RFC3339, text); err != nil {
+				err = fmt.Errorf("%w: %s %.40q is not a time, as 2026-08-01T00:00:00Z", errBody, name, text)
+				break
 			}
 		}
 	}
@@ -172,19 +143,13 @@ func (h *Handler) getAudit(w http.ResponseWriter, r *http.Request) {
 // watchAudit answers with a line of JSON for each entry after the given sequence number. It goes on with entries that are
 // added or end later, until the client leaves.
 func (h *Handler) watchAudit(w http.ResponseWriter, r *http.Request) {
-	q, err := parseQuery(r, "after")
-	if err == nil && h.options.Audit == nil {
-		err = errNoAudit
-	}
 	after := uint64(0)
-	if text := q.valueOf("after"); err == nil && text != "" {
+	if text := queryOf(r).valueOf("after"); text != "" {
+		var err error
 		if after, err = strconv.ParseUint(text, 10, 64); err != nil {
-			err = fmt.Errorf("%w: after %.40q is not a sequence number", errBody, text)
+			h.fail(w, r, fmt.Errorf("%w: after %.40q is not a sequence number", errBody, text))
+			return
 		}
-	}
-	if err != nil {
-		h.fail(w, r, err)
-		return
 	}
 	control := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "application/x-ndjson")

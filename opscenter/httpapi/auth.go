@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -13,48 +14,70 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/access"
 )
 
-// Authorizer returns the principal that sends a request to the operators' API. An error refuses the request. The error's text
-// goes to the log, and not to the client. An Authorizer is called concurrently.
-type Authorizer func(r *http.Request) (principal string, err error)
+// Authorizer returns the principal that sends a request to the operators' API, with its role and scope. An error refuses the
+// request: one that wraps access.ErrUnauthenticated with status 401, each other one with 403. The error's text goes to the log, and
+// not to the client. A role that is not known, such as none, allows nothing. An Authorizer is called concurrently.
+type Authorizer func(r *http.Request) (access.Principal, error)
 
-// ErrNotAuthorized is the error of the authorizers of this package.
-var ErrNotAuthorized = errors.New("not authorized")
+// As admits the clients that an authorizer admits, with no more than the grant: a lower role, or a smaller part of the fleet. A grant that is
+// not valid admits no client.
+func As(grant access.Grant, authorize Authorizer) Authorizer {
+	invalid := grant.Validate()
+	return func(r *http.Request) (access.Principal, error) {
+		p, err := authorize(r)
+		if err = cmp.Or(err, invalid); err != nil {
+			return access.Principal{}, err
+		}
+		narrowed, ok := p.Grant.Narrowed(grant)
+		if !ok {
+			return access.Principal{}, fmt.Errorf("the scopes of %s have no server in common: %w", p.Name, access.ErrForbidden)
+		}
+		p.Grant = narrowed
+		return p, nil
+	}
+}
 
-// TrustCertificates admits clients that present one of these client certificates, within its time of validity. The principal is
-// "certificate" and the first 12 digits of the fingerprint.
+// TrustCertificates admits clients that present one of these client certificates, within its time of validity, as administrators.
+// The principal is "certificate" and the first 12 digits of the fingerprint.
 func TrustCertificates(certificates ...*x509.Certificate) Authorizer {
 	trusted := map[string]*x509.Certificate{}
 	for _, c := range certificates {
 		trusted[opscenter.Fingerprint(c)] = c
 	}
-	return func(r *http.Request) (string, error) {
+	return func(r *http.Request) (access.Principal, error) {
 		presented := clientCertificate(r)
 		if presented == nil {
-			return "", ErrNotAuthorized
+			return access.Principal{}, access.ErrUnauthenticated
 		}
 		fingerprint := opscenter.Fingerprint(presented)
 		c := trusted[fingerprint]
 		if at := time.Now(); c == nil || at.Before(c.NotBefore) || at.After(c.NotAfter) {
-			return "", ErrNotAuthorized
+			return access.Principal{}, fmt.Errorf("certificate %s: %w", fingerprint[:12], access.ErrForbidden)
 		}
-		return "certificate " + fingerprint[:12], nil
+		return admin("certificate " + fingerprint[:12]), nil
 	}
 }
 
-// TrustUnixSocket admits each client that connects over a Unix socket: the mode of its file decides which users can. The
-// principal is "unix socket uid N", of the client's process. It is "unix socket" without ConnContext, and where the system
+// admin is an administrator of the whole fleet.
+func admin(name string) access.Principal {
+	return access.Principal{Name: name, Grant: access.Grant{Role: access.RoleAdmin}}
+}
+
+// TrustUnixSocket admits each client that connects over a Unix socket, as an administrator: the mode of its file decides which
+// users can. The principal is "unix socket uid N", of the client's process. It is "unix socket" without ConnContext, and where the system
 // does not tell the user.
 func TrustUnixSocket() Authorizer {
-	return func(r *http.Request) (string, error) {
+	return func(r *http.Request) (access.Principal, error) {
 		if !overUnixSocket(r) {
-			return "", ErrNotAuthorized
+			return access.Principal{}, access.ErrUnauthenticated
 		}
 		if uid, ok := r.Context().Value(peerKey{}).(uint32); ok {
-			return fmt.Sprintf("unix socket uid %d", uid), nil
+			return admin(fmt.Sprintf("unix socket uid %d", uid)), nil
 		}
-		return "unix socket", nil
+		return admin("unix socket"), nil
 	}
 }
 
@@ -77,39 +100,59 @@ func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	return ctx
 }
 
-// AnyOf admits a request that one of the authorizers admits, with the principal of the first of them. Otherwise it returns the
-// error of the last.
+// AnyOf admits a request that one of the authorizers admits, as the principal of the first of them. Otherwise it returns the first
+// error of credentials that are not admitted, and access.ErrUnauthenticated if the request shows none.
 func AnyOf(authorizers ...Authorizer) Authorizer {
-	return func(r *http.Request) (string, error) {
-		err := ErrNotAuthorized
+	return func(r *http.Request) (access.Principal, error) {
+		refused := error(access.ErrUnauthenticated)
 		for _, authorize := range authorizers {
-			var principal string
-			if principal, err = authorize(r); err == nil {
-				return principal, nil
+			p, err := authorize(r)
+			if err == nil {
+				return p, nil
+			}
+			if errors.Is(refused, access.ErrUnauthenticated) {
+				refused = err
 			}
 		}
-		return "", err
+		return access.Principal{}, refused
 	}
 }
 
-// authorized admits operators only. It refuses pages of other sites that act in an operator's name.
-func (h *Handler) authorized(handle http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if err := h.crossSite.check(r); err != nil {
-			h.fail(w, r, err)
-			return
-		}
-		principal, err := h.options.Authorize(r)
-		if err != nil {
-			h.options.Logger.InfoContext(r.Context(), "an operator's request was refused", "remote", r.RemoteAddr, "method", r.Method, "endpoint", r.Pattern, "path", shownPath(r), "error", err)
-			respondError(w, http.StatusForbidden, "Not authorized")
-			return
-		}
-		if r.Method != http.MethodGet {
-			h.options.Logger.InfoContext(r.Context(), "operator's request", "principal", principal, "method", r.Method, "endpoint", r.Pattern)
-		}
-		h.audited(w, r.WithContext(opscenter.WithPrincipal(r.Context(), principal)), handle)
+// challenge is what a client without credentials is told: how it may show some (RFC 9110, 11.6.1). Certificates have no scheme of
+// their own there.
+const challenge = `Bearer realm="opscenter"`
+
+// authorized admits principals of the route's role whose scope covers the request. It refuses pages of other sites that act in an
+// operator's name.
+func (h *Handler) authorized(w http.ResponseWriter, r *http.Request, rt *route, handle http.HandlerFunc) {
+	if err := h.crossSite.check(r); err != nil {
+		h.fail(w, r, err)
+		return
 	}
+	p, err := h.options.Authorize(r)
+	if err != nil {
+		h.options.Logger.InfoContext(r.Context(), "an operator's request was refused", "remote", r.RemoteAddr, "method", r.Method, "endpoint", r.Pattern, "path", shownPath(r), "error", err)
+		if errors.Is(err, access.ErrUnauthenticated) {
+			w.Header().Set("WWW-Authenticate", challenge)
+			respondError(w, http.StatusUnauthorized, "No credentials were shown")
+			return
+		}
+		respondError(w, http.StatusForbidden, "Not authorized")
+		return
+	}
+	r = r.WithContext(access.With(opscenter.WithPrincipal(r.Context(), p.Name), p))
+	if needed := rt.needs(r.Method); !p.Role.Includes(needed) {
+		h.fail(w, r, fmt.Errorf("the role %s is wanted, and yours is %s: %w", needed, p.Role, access.ErrForbidden))
+		return
+	}
+	if err := h.checkScope(r, rt, &p.Scope); err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	if r.Method != http.MethodGet {
+		h.options.Logger.InfoContext(r.Context(), "operator's request", "principal", p.Name, "method", r.Method, "endpoint", r.Pattern)
+	}
+	h.audited(w, r, handle)
 }
 
 // maxShownPath bounds a path in the log, in bytes.

@@ -36,18 +36,20 @@ func (h *Handler) channels() resource[*opscenter.Channel] {
 }
 
 func (h *Handler) getChannels(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "recursion")
-	h.channels().list(w, r, query, err, func(opscenter.Page) ([]*opscenter.Channel, string, error) {
+	h.channels().list(w, r, queryOf(r), nil, func(opscenter.Page) ([]*opscenter.Channel, string, error) {
 		found, err := h.registry.Channels().List(r.Context())
 		return pointers(found), "", err
 	})
 }
 
+// channelPost is a new channel.
+type channelPost struct {
+	channelPut
+	Name string `json:"name"`
+}
+
 func (h *Handler) postChannels(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		channelPut
-		Name string `json:"name"`
-	}
+	var body channelPost
 	err := decode(r, &body)
 	if err == nil {
 		err = h.registry.Channels().Create(r.Context(), body.Name, body.Description)
@@ -59,11 +61,14 @@ func (h *Handler) postChannels(w http.ResponseWriter, r *http.Request) {
 	h.channels().created(w, r, made, err)
 }
 
+// channelEdit is an edit of a channel.
+type channelEdit struct {
+	Description *string `json:"description"`
+	Name        *string `json:"name"`
+}
+
 func (h *Handler) putChannel(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Description *string `json:"description"`
-		Name        *string `json:"name"`
-	}
+	var body channelEdit
 	err := decode(r, &body, shownBy[channel]())
 	if err == nil && body.Name != nil && *body.Name != r.PathValue("name") {
 		err = fmt.Errorf("%w: field name can't be changed: make another channel", errBody)

@@ -190,22 +190,37 @@ func (h *Handler) clusters() resource[*opscenter.Cluster] {
 func clusterPath(name string) string { return "/1.0/provisioning/clusters/" + name }
 
 func (h *Handler) getClusters(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "recursion", "limit", "cursor", "filter")
+	query, scope := queryOf(r), scopeOf(r)
 	filter := opscenter.ClusterFilter{Expression: query.valueOf("filter")}
-	h.clusters().list(w, r, query, err, func(page opscenter.Page) ([]*opscenter.Cluster, string, error) {
+	h.clusters().list(w, r, query, nil, func(page opscenter.Page) (out []*opscenter.Cluster, next string, err error) {
 		found, err := h.registry.ListClusters(r.Context(), filter, page)
-		return found.Clusters, found.Next, err
+		if err != nil || scope == nil {
+			return found.Clusters, found.Next, err
+		}
+		for _, c := range found.Clusters {
+			inside, err := h.containsCluster(r.Context(), scope, c)
+			if err != nil {
+				return nil, "", err
+			}
+			if inside {
+				out = append(out, c)
+			}
+		}
+		return out, found.Next, nil
 	})
+}
+
+// clusterPost is a new cluster.
+type clusterPost struct {
+	clusterPut
+	Name        string   `json:"name"`
+	ServerNames []string `json:"server_names"`
+	ServerType  string   `json:"server_type"`
 }
 
 // postClusters forms a cluster of servers. Without a Former, or without servers, it only records the cluster.
 func (h *Handler) postClusters(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		clusterPut
-		Name        string   `json:"name"`
-		ServerNames []string `json:"server_names"`
-		ServerType  string   `json:"server_type"`
-	}
+	var body clusterPost
 	err := decode(r, &body, clusterNotDone, clusterOnlyShown)
 	var spec opscenter.ClusterSpec
 	if err == nil {
@@ -254,11 +269,14 @@ func (h *Handler) patient(w http.ResponseWriter, work func()) {
 	_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout))
 }
 
+// clusterEdit is an edit of a cluster. Fields that can't be edited may be sent back as they are.
+type clusterEdit struct {
+	clusterPut
+	unchanged
+}
+
 func (h *Handler) putCluster(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		clusterPut
-		unchanged
-	}
+	var body clusterEdit
 	err := decode(r, &body, shownBy[cluster](), clusterNotDone, fields{notDone: []string{"server_type"}})
 	if err == nil {
 		err = h.registry.EditCluster(r.Context(), r.PathValue("name"), func(c *opscenter.Cluster, spec *opscenter.ClusterSpec) error {
@@ -272,16 +290,13 @@ func (h *Handler) putCluster(w http.ResponseWriter, r *http.Request) {
 // deleteCluster removes a cluster's record. With mode force it does so although the cluster has members, which stay as servers in
 // no cluster.
 func (h *Handler) deleteCluster(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "mode")
-	force := false
-	if err == nil {
-		switch mode := query.values.Get("mode"); mode {
-		case "", "normal":
-		case "force":
-			force = true
-		default:
-			err = fmt.Errorf("%w: mode %.40q is not known here, normal and force are", errBody, mode)
-		}
+	force, err := false, error(nil)
+	switch mode := queryOf(r).valueOf("mode"); mode {
+	case "", "normal":
+	case "force":
+		force = true
+	default:
+		err = fmt.Errorf("%w: mode %.40q is not known here, normal and force are", errBody, mode)
 	}
 	if err == nil {
 		err = h.registry.DeleteCluster(r.Context(), r.PathValue("name"), force)
@@ -318,13 +333,16 @@ func (h *Handler) addServers(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
+// serverRemoval names the members that are removed.
+type serverRemoval struct {
+	serverNames
+	Force bool `json:"force"`
+}
+
 // removeServers takes servers out of a cluster. Without a Former it only takes them out of its record. With force, as a parameter
 // or in the body, it takes out servers that are lost for good.
 func (h *Handler) removeServers(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		serverNames
-		Force bool `json:"force"`
-	}
+	var body serverRemoval
 	force, err := forced(r)
 	if err == nil {
 		err = decode(r, &body)
@@ -346,11 +364,14 @@ func (h *Handler) removeServers(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
+// clusterUpdate says whether members are also rebooted.
+type clusterUpdate struct {
+	Reboot bool `json:"reboot"`
+}
+
 // updateCluster updates all members, and with reboot reboots them, one by one.
 func (h *Handler) updateCluster(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Reboot bool `json:"reboot"`
-	}
+	var body clusterUpdate
 	data, err := readBody(r)
 	if err == nil && len(bytes.TrimSpace(data)) > 0 {
 		err = decodeStrict(data, &body, "")
@@ -373,13 +394,9 @@ func (h *Handler) rebootCluster(w http.ResponseWriter, r *http.Request) {
 // cancelCluster cancels the rollout that a cluster is part of. By default it finishes the servers that have begun. Mode stop stops
 // at once, and mode restore restores the evacuated servers.
 func (h *Handler) cancelCluster(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "mode")
-	var found *rollout.Rollout
+	found, _, err := h.rolloutOf(r.Context(), r.PathValue("name"))
 	if err == nil {
-		found, _, err = h.rolloutOf(r.Context(), r.PathValue("name"))
-	}
-	if err == nil {
-		err = h.options.Rollouts.Cancel(r.Context(), found.ID, cancelMode(query))
+		err = h.options.Rollouts.Cancel(r.Context(), found.ID, cancelMode(queryOf(r)))
 	}
 	h.done(w, r, err)
 }
@@ -410,11 +427,8 @@ func (h *Handler) rolloutOf(ctx context.Context, name string) (*rollout.Rollout,
 
 // operate starts a rollout. With dry-run=1 it shows the plan.
 func (h *Handler) operate(w http.ResponseWriter, r *http.Request, selector rolling.Selector, policy rolling.Policy) {
-	query, err := parseQuery(r, "dry-run", "force")
-	dry := false
-	if err == nil {
-		dry, err = query.flagOr("dry-run", false)
-	}
+	query := queryOf(r)
+	dry, err := query.flagOr("dry-run", false)
 	if err == nil {
 		policy.Force, err = query.flagOr("force", false)
 	}
@@ -454,7 +468,9 @@ func (h *Handler) actOn(action lifecycle.Action) http.HandlerFunc {
 				return
 			}
 		}
-		if force, err := forced(r); err == nil && h.options.System != nil && (action == lifecycle.ActionReboot || action == lifecycle.ActionPowerOff) && (force || h.options.Rollouts == nil) {
+		force, err := forced(r)
+		dry, unclear := queryOf(r).flagOr("dry-run", false)
+		if err == nil && unclear == nil && !dry && h.options.System != nil && (action == lifecycle.ActionReboot || action == lifecycle.ActionPowerOff) && (force || h.options.Rollouts == nil) {
 			// At once, also while another operation is under way.
 			do := h.options.System.Reboot
 			if action == lifecycle.ActionPowerOff {
@@ -470,6 +486,9 @@ func (h *Handler) actOn(action lifecycle.Action) http.HandlerFunc {
 // updateApplications makes a server update these applications alone.
 func (h *Handler) updateApplications(w http.ResponseWriter, r *http.Request, server string, applications []string) {
 	_, err := forced(r)
+	if err == nil && queryOf(r).values.Has("dry-run") {
+		err = fmt.Errorf("%w: parameter dry-run is not known where applications are named", errBody)
+	}
 	if err == nil && h.options.System == nil {
 		err = errNoSystem
 	}
@@ -485,17 +504,21 @@ func (h *Handler) updateApplications(w http.ResponseWriter, r *http.Request, ser
 	h.done(w, r, err)
 }
 
+// updatePost says which components of a server are to be updated.
+type updatePost struct {
+	OS           *updateTrigger  `json:"os"`
+	Applications []updateTrigger `json:"applications"`
+}
+
+type updateTrigger struct {
+	Name    string `json:"name"`
+	Trigger bool   `json:"trigger_update"`
+}
+
 // updateOf reads the components of a server that are to be updated. It returns no applications if all components are, with the
 // operating system.
 func updateOf(r *http.Request) (applications []string, err error) {
-	type component struct {
-		Name    string `json:"name"`
-		Trigger bool   `json:"trigger_update"`
-	}
-	var body struct {
-		OS           *component  `json:"os"`
-		Applications []component `json:"applications"`
-	}
+	var body updatePost
 	data, err := readBody(r)
 	if err != nil || len(bytes.TrimSpace(data)) == 0 {
 		return nil, err

@@ -167,7 +167,7 @@ func TestWithoutRollouts(t *testing.T) {
 		method, path, _ := strings.Cut(call, " ")
 		require.Equal(t, http.StatusNotImplemented, p.call(client, method, path, "").ErrorCode, call)
 	}
-	require.Equal(t, http.StatusForbidden, p.call(p.client(nil), "POST", "/1.0/provisioning/rollouts", "{}").ErrorCode, "for operators only")
+	require.Equal(t, http.StatusUnauthorized, p.call(p.client(nil), "POST", "/1.0/provisioning/rollouts", "{}").ErrorCode, "for operators only")
 }
 
 // TestShapes compares the document of a cluster with the API description.

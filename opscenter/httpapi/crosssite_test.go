@@ -15,7 +15,7 @@ import (
 func TestCrossSite(t *testing.T) {
 	p, _, _ := everything(t)
 	client := p.client(&p.operator)
-	routes := append(p.handler.OperatorRoutes(), "POST /1.0/provisioning/servers", "PUT /1.0/provisioning/servers/{name}/os/1.0/system/kernel", "DELETE /1.0/provisioning/servers/{name}/os/1.0/x")
+	routes := append(operatorRoutes(p.handler), "POST /1.0/provisioning/servers", "PUT /1.0/provisioning/servers/{name}/os/1.0/system/kernel", "DELETE /1.0/provisioning/servers/{name}/os/1.0/x")
 	changing := 0
 	for _, route := range routes {
 		method, path, _ := strings.Cut(route, " ")

@@ -4,16 +4,24 @@
 //
 // # Access
 //
-// The tables of routes name the clients that may use each route:
+// The tables of routes name the clients that may use each route, or the least role:
 //
 //   - any: every client, with and without a certificate.
 //   - token: a client with a client certificate and a token's UUID in the parameter token.
 //   - server: a client with the certificate of a registered server.
-//   - operator: a client that Options.Authorize admits. Without Authorize the operators' API is closed (403).
+//   - viewer, operator, admin: a principal of that role, or of a later one of these three (package access).
 //
-// TrustCertificates, TrustUnixSocket and AnyOf make authorizers. The authorizer's principal stands in the audit log, beside
-// each request that changes something and its outcome. A browser sends an operator's certificate for any page, so the operators'
-// API has these rules:
+// Options.Authorize finds out the principal of a request, with its role and its scope. TrustCertificates and TrustUnixSocket make
+// authorizers, AnyOf joins some, and As lowers what one allows. Without Authorize the routes of principals are closed (403). A request that
+// shows no credentials is answered 401, and one whose credentials or role do not suffice 403.
+//
+// The scope of a principal limits it to the servers with certain channels, clusters or properties. Lists of servers and clusters leave out the
+// others, and the routes of a server, cluster, rollout or change outside of the scope answer 403. So do all routes that show or
+// change more than a scope may cover, such as warnings, the audit log and edits of what scopes go by. A cluster, or a rollout, is in a scope if all of its
+// servers are. Handler.Routes lists the routes with their roles.
+//
+// The principal stands in the audit log, beside each request that changes something and its outcome. A browser sends an operator's certificate
+// for any page, so the routes of principals have these rules:
 //
 //   - A request with a body must have the Content-Type application/json (415). Uploads of archives and servers' own APIs take others.
 //   - A request from a page of another site is refused if it changes something (403). Options.Origins admits pages of yours.
@@ -28,19 +36,19 @@
 //
 // Tokens admit new servers. Seeds are the configuration of installation images.
 //
-//	GET    /1.0/provisioning/tokens                             operator  lists tokens, the oldest first
-//	POST   /1.0/provisioning/tokens                             operator  makes one
-//	GET    /1.0/provisioning/tokens/{uuid}                      operator  shows one
-//	PUT    /1.0/provisioning/tokens/{uuid}                      operator  edits one
-//	DELETE /1.0/provisioning/tokens/{uuid}                      operator  revokes one
-//	GET    /1.0/provisioning/tokens/{uuid}/provider-config      operator  the provider seed of servers that are to register
-//	GET    /1.0/provisioning/tokens/{uuid}/seeds                operator  lists the token's seeds
-//	POST   /1.0/provisioning/tokens/{uuid}/seeds                operator  makes one
-//	GET    /1.0/provisioning/tokens/{uuid}/seeds/{name}         operator  shows one; with type=iso or raw: sends an image of it
-//	PUT    /1.0/provisioning/tokens/{uuid}/seeds/{name}         operator  edits one
-//	DELETE /1.0/provisioning/tokens/{uuid}/seeds/{name}         operator  removes one
-//	POST   /1.0/provisioning/tokens/{uuid}/image                operator  prepares an image {"type","architecture","seeds"}
-//	GET    /1.0/provisioning/tokens/{uuid}/image/{image}        operator  sends the prepared image
+//	GET    /1.0/provisioning/tokens                             admin     lists tokens, the oldest first
+//	POST   /1.0/provisioning/tokens                             admin     makes one
+//	GET    /1.0/provisioning/tokens/{uuid}                      admin     shows one
+//	PUT    /1.0/provisioning/tokens/{uuid}                      admin     edits one
+//	DELETE /1.0/provisioning/tokens/{uuid}                      admin     revokes one
+//	GET    /1.0/provisioning/tokens/{uuid}/provider-config      admin     the provider seed of servers that are to register
+//	GET    /1.0/provisioning/tokens/{uuid}/seeds                admin     lists the token's seeds
+//	POST   /1.0/provisioning/tokens/{uuid}/seeds                admin     makes one
+//	GET    /1.0/provisioning/tokens/{uuid}/seeds/{name}         admin     shows one; with type=iso or raw: sends an image of it
+//	PUT    /1.0/provisioning/tokens/{uuid}/seeds/{name}         admin     edits one
+//	DELETE /1.0/provisioning/tokens/{uuid}/seeds/{name}         admin     removes one
+//	POST   /1.0/provisioning/tokens/{uuid}/image                admin     prepares an image {"type","architecture","seeds"}
+//	GET    /1.0/provisioning/tokens/{uuid}/image/{image}        admin     sends the prepared image
 //	GET    /1.0/provisioning/images/{public}                    any       sends an image of a public seed; needs type
 //
 // An image of a seed takes the parameters type, architecture, channel and compressed=1 (gzip). A prepared image takes compressed
@@ -51,17 +59,17 @@
 //
 //	POST   /1.0/provisioning/servers                            token     registers the server that calls
 //	PUT    /1.0/provisioning/servers/:self                      server    tells the connection URL of the server that calls
-//	GET    /1.0/provisioning/servers                            operator  lists servers by name
-//	POST   /1.0/provisioning/servers                            operator  without a token: announces a server
-//	POST   /1.0/provisioning/servers/:adopt                     operator  adopts an Incus server or cluster
-//	GET    /1.0/provisioning/servers/{name}                     operator  shows one, with its recommended action and the reason
+//	GET    /1.0/provisioning/servers                            viewer    lists servers by name
+//	POST   /1.0/provisioning/servers                            admin     without a token: announces a server
+//	POST   /1.0/provisioning/servers/:adopt                     admin     adopts an Incus server or cluster
+//	GET    /1.0/provisioning/servers/{name}                     viewer    shows one, with its recommended action and the reason
 //	PUT    /1.0/provisioning/servers/{name}                     operator  edits one
-//	POST   /1.0/provisioning/servers/{name}                     operator  renames one {"name"}
-//	DELETE /1.0/provisioning/servers/{name}                     operator  removes one; force=1: although it is a member or under way
-//	POST   /1.0/provisioning/servers/{name}/:accept-certificate operator  accepts another certificate {"fingerprint"}; "": no more
+//	POST   /1.0/provisioning/servers/{name}                     admin     renames one {"name"}
+//	DELETE /1.0/provisioning/servers/{name}                     admin     removes one; force=1: although it is a member or under way
+//	POST   /1.0/provisioning/servers/{name}/:accept-certificate admin     accepts another certificate {"fingerprint"}; "": no more
 //	POST   /1.0/provisioning/servers/{name}/:resync             operator  polls the server at once
-//	GET    /1.0/provisioning/servers/{name}/changelog           operator  the packages that its next update changes
-//	*      /1.0/provisioning/servers/{name}/os/{path...}        operator  the server's own OS API, see Forwarding
+//	GET    /1.0/provisioning/servers/{name}/changelog           viewer    the packages that its next update changes
+//	*      /1.0/provisioning/servers/{name}/os/{path...}        admin     the server's own OS API, see Forwarding; GET: operator
 //
 // The body of :adopt holds connection_url and trust_token. It may also hold name and channel, and, by the names of members,
 // names, connection_urls and certificates. These replace the values that the cluster tells. A public seed has a random name, which
@@ -71,17 +79,17 @@
 // :evacuate, :reboot, :restore and :poweroff start a rollout of one server, whose path is the Location. :reboot and :poweroff with
 // force=1 act at once.
 //
-//	GET    /1.0/provisioning/servers/{name}/system/network      operator  shows the configuration, with secrets hidden
+//	GET    /1.0/provisioning/servers/{name}/system/network      viewer    shows the configuration, with secrets hidden
 //	PUT    /1.0/provisioning/servers/{name}/system/network      operator  changes it {"config"}; a failed change undoes itself
-//	GET    /1.0/provisioning/servers/{name}/system/update       operator  shows the update settings
+//	GET    /1.0/provisioning/servers/{name}/system/update       viewer    shows the update settings
 //	PUT    /1.0/provisioning/servers/{name}/system/update       operator  changes them {"config"}
-//	GET    /1.0/provisioning/servers/{name}/system/storage      operator  shows the storage pools
-//	PUT    /1.0/provisioning/servers/{name}/system/storage      operator  changes them {"config"}
-//	GET    /1.0/provisioning/servers/{name}/system/provider     operator  shows the provider
-//	PUT    /1.0/provisioning/servers/{name}/system/provider     operator  changes it {"config"}
-//	GET    /1.0/provisioning/servers/{name}/system/kernel       operator  shows the kernel's configuration
+//	GET    /1.0/provisioning/servers/{name}/system/storage      viewer    shows the storage pools
+//	PUT    /1.0/provisioning/servers/{name}/system/storage      admin     changes them {"config"}
+//	GET    /1.0/provisioning/servers/{name}/system/provider     viewer    shows the provider
+//	PUT    /1.0/provisioning/servers/{name}/system/provider     admin     changes it {"config"}
+//	GET    /1.0/provisioning/servers/{name}/system/kernel       viewer    shows the kernel's configuration
 //	PUT    /1.0/provisioning/servers/{name}/system/kernel       operator  changes it {"config"}
-//	GET    /1.0/provisioning/servers/{name}/system/logging      operator  shows the configuration of logging
+//	GET    /1.0/provisioning/servers/{name}/system/logging      viewer    shows the configuration of logging
 //	PUT    /1.0/provisioning/servers/{name}/system/logging      operator  changes it {"config"}
 //	POST   /1.0/provisioning/servers/{name}/system/:update      operator  updates the server, or {"applications"} of it
 //	POST   /1.0/provisioning/servers/{name}/system/:evacuate    operator  moves its instances away
@@ -89,12 +97,12 @@
 //	POST   /1.0/provisioning/servers/{name}/system/:restore     operator  moves its instances back
 //	POST   /1.0/provisioning/servers/{name}/system/:poweroff    operator  switches it off
 //	POST   /1.0/provisioning/servers/{name}/system/:suspend     operator  suspends it
-//	POST   /1.0/provisioning/servers/{name}/system/:factory-reset operator  resets it; takes token and tokenSeedName
-//	DELETE /1.0/provisioning/servers/{name}/system/:factory-reset operator  the same, for older clients of Operations Center
-//	GET    /1.0/provisioning/changes                            operator  lists changes, the newest first; takes server
-//	GET    /1.0/provisioning/changes/{uuid}                     operator  shows one
-//	GET    /1.0/provisioning/batches                            operator  lists changes of clusters, the newest first
-//	GET    /1.0/provisioning/batches/{uuid}                     operator  shows one
+//	POST   /1.0/provisioning/servers/{name}/system/:factory-reset admin     resets it; takes token and tokenSeedName
+//	DELETE /1.0/provisioning/servers/{name}/system/:factory-reset admin     the same, for older clients of Operations Center
+//	GET    /1.0/provisioning/changes                            viewer    lists changes, the newest first; takes server
+//	GET    /1.0/provisioning/changes/{uuid}                     viewer    shows one
+//	GET    /1.0/provisioning/batches                            viewer    lists changes of clusters, the newest first
+//	GET    /1.0/provisioning/batches/{uuid}                     viewer    shows one
 //
 // A change of the network takes confirmation-timeout (a Go duration as 5m), accept-risk=1 for a release that cannot undo it, and
 // allow-unmanaged=1. A change's Location is its path under changes, and that of a cluster's change is its path under batches.
@@ -102,14 +110,14 @@
 // Clusters are formed by Options.Clusters. Without it the control plane only records them. :update and :reboot start a rollout, whose
 // path is the Location.
 //
-//	GET    /1.0/provisioning/clusters                           operator  lists clusters by name
-//	POST   /1.0/provisioning/clusters                           operator  forms one {"name","server_names"}
-//	GET    /1.0/provisioning/clusters/{name}                    operator  shows one, with the updates due and under way
+//	GET    /1.0/provisioning/clusters                           viewer    lists clusters by name
+//	POST   /1.0/provisioning/clusters                           admin     forms one {"name","server_names"}
+//	GET    /1.0/provisioning/clusters/{name}                    viewer    shows one, with the updates due and under way
 //	PUT    /1.0/provisioning/clusters/{name}                    operator  edits one
-//	POST   /1.0/provisioning/clusters/{name}                    operator  renames one {"name"}
-//	DELETE /1.0/provisioning/clusters/{name}                    operator  removes its record; mode=force: although it has members
-//	POST   /1.0/provisioning/clusters/{name}/:add-servers       operator  adds members {"server_names"}
-//	POST   /1.0/provisioning/clusters/{name}/:remove-servers    operator  removes members {"server_names"}; force=1: lost ones
+//	POST   /1.0/provisioning/clusters/{name}                    admin     renames one {"name"}
+//	DELETE /1.0/provisioning/clusters/{name}                    admin     removes its record; mode=force: although it has members
+//	POST   /1.0/provisioning/clusters/{name}/:add-servers       admin     adds members {"server_names"}
+//	POST   /1.0/provisioning/clusters/{name}/:remove-servers    admin     removes members {"server_names"}; force=1: lost ones
 //	POST   /1.0/provisioning/clusters/{name}/:update            operator  updates all members; {"reboot":true}: and reboots them
 //	POST   /1.0/provisioning/clusters/{name}/:reboot            operator  reboots all members, one by one
 //	POST   /1.0/provisioning/clusters/{name}/:cancel-operation  operator  cancels its operation; mode=finish (default), stop, restore
@@ -119,54 +127,54 @@
 // The actions of :bulk-update are add_network_interface_vlan_tags, remove_network_interface_vlan_tags, edit_network,
 // update_system_kernel and update_system_logging.
 //
-//	GET    /1.0/provisioning/rollouts                           operator  lists rollouts, the newest first
+//	GET    /1.0/provisioning/rollouts                           viewer    lists rollouts, the newest first
 //	POST   /1.0/provisioning/rollouts                           operator  shows a plan {"selector","policy"}; dry-run=0: starts it
-//	GET    /1.0/provisioning/rollouts/{uuid}                    operator  shows one
-//	GET    /1.0/provisioning/rollouts/{uuid}/units              operator  lists its clusters and servers, with their steps
-//	GET    /1.0/provisioning/rollouts/{uuid}/plan               operator  shows the steps that are left
+//	GET    /1.0/provisioning/rollouts/{uuid}                    viewer    shows one
+//	GET    /1.0/provisioning/rollouts/{uuid}/units              viewer    lists its clusters and servers, with their steps
+//	GET    /1.0/provisioning/rollouts/{uuid}/plan               viewer    shows the steps that are left
 //	POST   /1.0/provisioning/rollouts/{uuid}/{action}           operator  :pause, :resume, or :cancel with mode=finish, stop, restore
 //
 // Updates are the feed of servers. Clients other than operators see ready updates only.
 //
 //	GET    /1.0/provisioning/updates                            any       lists updates, the newest first; takes channel, origin, status
-//	POST   /1.0/provisioning/updates                            operator  uploads one, as a tar archive
-//	DELETE /1.0/provisioning/updates                            operator  removes all
+//	POST   /1.0/provisioning/updates                            admin     uploads one, as a tar archive
+//	DELETE /1.0/provisioning/updates                            admin     removes all
 //	POST   /1.0/provisioning/updates/:refresh                   operator  asks the source; wait=1: until the end, force=1: accepts an older index
-//	GET    /1.0/provisioning/updates/:refresh                   operator  shows how far that is
+//	GET    /1.0/provisioning/updates/:refresh                   viewer    shows how far that is
 //	GET    /1.0/provisioning/updates/{uuid}                     any       shows one
-//	PUT    /1.0/provisioning/updates/{uuid}                     operator  promotes it {"channels"}; force=1: although it lacks components
-//	DELETE /1.0/provisioning/updates/{uuid}                     operator  removes it; force=1: although a channel offers it
+//	PUT    /1.0/provisioning/updates/{uuid}                     admin     promotes it {"channels"}; force=1: although it lacks components
+//	DELETE /1.0/provisioning/updates/{uuid}                     admin     removes it; force=1: although a channel offers it
 //	GET    /1.0/provisioning/updates/{uuid}/changelog           any       takes channel, upstream, architecture, since (another UUID)
 //	GET    /1.0/provisioning/updates/{uuid}/files               any       lists its files
 //	GET    /1.0/provisioning/updates/{uuid}/files/{name...}     any       sends one; supports HEAD and Range
-//	GET    /1.0/provisioning/channels                           operator  lists channels
-//	POST   /1.0/provisioning/channels                           operator  makes one {"name","description"}
-//	GET    /1.0/provisioning/channels/{name}                    operator  shows one
-//	PUT    /1.0/provisioning/channels/{name}                    operator  edits one
-//	DELETE /1.0/provisioning/channels/{name}                    operator  removes one
-//	GET    /1.0/provisioning/channels/{name}/changelog          operator  takes architecture
-//	GET    /1.0/system/updates                                  operator  shows the feed's settings
-//	PUT    /1.0/system/updates                                  operator  changes them
+//	GET    /1.0/provisioning/channels                           viewer    lists channels
+//	POST   /1.0/provisioning/channels                           admin     makes one {"name","description"}
+//	GET    /1.0/provisioning/channels/{name}                    viewer    shows one
+//	PUT    /1.0/provisioning/channels/{name}                    admin     edits one
+//	DELETE /1.0/provisioning/channels/{name}                    admin     removes one
+//	GET    /1.0/provisioning/channels/{name}/changelog          viewer    takes architecture
+//	GET    /1.0/system/updates                                  viewer    shows the feed's settings
+//	PUT    /1.0/system/updates                                  admin     changes them
 //
 // The inventory has a list for each KIND, in the plural: instances, networks, storage_volumes and so on (inventory.Kinds).
 //
-//	GET    /1.0/inventory/KIND                                  operator  lists objects
-//	GET    /1.0/inventory/KIND/{uuid}                           operator  shows one
-//	GET    /1.0/inventory/KIND/{uuid}/history                   operator  lists its changes, also after its end
+//	GET    /1.0/inventory/KIND                                  viewer    lists objects
+//	GET    /1.0/inventory/KIND/{uuid}                           viewer    shows one
+//	GET    /1.0/inventory/KIND/{uuid}/history                   viewer    lists its changes, also after its end
 //	POST   /1.0/inventory/KIND/{uuid}/:resync                   operator  reads it from its server at once
-//	GET    /1.0/inventory/query                                 operator  lists objects cluster by cluster; takes kind
-//	GET    /1.0/inventory/counts                                operator  counts objects by kind, cluster and project; takes kind
-//	GET    /1.0/inventory/changes                               operator  lists changes, the oldest first; takes after (a number) and limit
-//	GET    /1.0/inventory/status                                operator  shows how current the inventory of each cluster is
+//	GET    /1.0/inventory/query                                 viewer    lists objects cluster by cluster; takes kind
+//	GET    /1.0/inventory/counts                                viewer    counts objects by kind, cluster and project; takes kind
+//	GET    /1.0/inventory/changes                               viewer    lists changes, the oldest first; takes after (a number) and limit
+//	GET    /1.0/inventory/status                                viewer    shows how current the inventory of each cluster is
 //
 // Warnings and the audit log:
 //
-//	GET    /1.0/warnings                                        operator  lists warnings, the oldest first; takes type, server, status
-//	GET    /1.0/warnings/{uuid}                                 operator  shows one
+//	GET    /1.0/warnings                                        viewer    lists warnings, the oldest first; takes type, server, status
+//	GET    /1.0/warnings/{uuid}                                 viewer    shows one
 //	PUT    /1.0/warnings/{uuid}                                 operator  acknowledges it {"status":"acknowledged"}; "new" takes that back
-//	GET    /1.0/audit                                           operator  lists entries, the newest first
-//	GET    /1.0/audit/{uuid}                                    operator  shows one
-//	GET    /1.0/audit/:watch                                    operator  streams entries as lines of JSON; takes after (a number)
+//	GET    /1.0/audit                                           viewer    lists entries, the newest first
+//	GET    /1.0/audit/{uuid}                                    viewer    shows one
+//	GET    /1.0/audit/:watch                                    viewer    streams entries as lines of JSON; takes after (a number)
 //
 // The audit log takes the filters by, action, server, cluster, outcome, since and until (times as 2026-08-01T00:00:00Z).
 //
@@ -220,7 +228,8 @@
 // envelope: its status_code is 200 for each success, also where the HTTP status is 201.
 //
 //	400  the request is invalid; the error names the field or parameter
-//	403  the client is not authorized, or its token or certificate is not admitted
+//	401  the request shows no credentials, see WWW-Authenticate
+//	403  the credentials, the role or the scope do not suffice, or a server's token or certificate is not admitted
 //	404  there is no such object or route
 //	405  the route has other methods, see Allow
 //	409  the request conflicts with the state of the object, or with another operation

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/access"
 	clusters "github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/expression"
 	"github.com/opscenter-go/sdk/opscenter/image"
@@ -135,6 +136,7 @@ var statuses = []struct {
 	{opscenter.ErrNotSetUp, http.StatusNotImplemented},
 	{opscenter.ErrAnswer, http.StatusBadGateway},
 	{errForbidden, http.StatusForbidden},
+	{access.ErrForbidden, http.StatusForbidden},
 	{errCrossSite, http.StatusForbidden},
 	{errHost, http.StatusMisdirectedRequest},
 	{errMedia, http.StatusUnsupportedMediaType},

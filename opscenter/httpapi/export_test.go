@@ -1,23 +1,5 @@
 package httpapi
 
-import (
-	"maps"
-	"slices"
-)
-
-// OpenRoutes are the patterns of the routes for every client and for servers.
-func (h *Handler) OpenRoutes() []string { return slices.Sorted(maps.Keys(h.openRoutes())) }
-
-// ForwardPattern is the pattern of requests that are forwarded to a server.
-const ForwardPattern = forwardPattern
-
-// OperatorRoutes are the patterns of the operators' routes, without ForwardPattern.
-func (h *Handler) OperatorRoutes() []string {
-	routes := h.operatorRoutes()
-	delete(routes, forwardPattern)
-	return slices.Sorted(maps.Keys(routes))
-}
-
 // StatusOf returns the HTTP status of an error.
 var StatusOf = statusOf
 

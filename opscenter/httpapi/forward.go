@@ -42,10 +42,6 @@ var (
 
 // forward hands a request on to the server's own OS API. The request is a new one, with the headers that are named above.
 func (h *Handler) forward(w http.ResponseWriter, r *http.Request) {
-	if h.options.Forward == nil {
-		h.fail(w, r, errNoForwarder)
-		return
-	}
 	if !slices.Contains(forwardedMethods, r.Method) {
 		w.Header().Set("Allow", strings.Join(forwardedMethods, ", "))
 		h.fail(w, r, fmt.Errorf("method %.20s %w", r.Method, errMethod))

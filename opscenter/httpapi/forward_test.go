@@ -39,7 +39,7 @@ func TestForward(t *testing.T) {
 	require.Equal(t, 404, a.http.StatusCode)
 	require.Equal(t, "error", a.Type)
 
-	require.Equal(t, 403, p.call(p.client(nil), "GET", os+"/1.0", "").ErrorCode)
+	require.Equal(t, 401, p.call(p.client(nil), "GET", os+"/1.0", "").ErrorCode)
 	require.Equal(t, 404, p.call(client, "GET", serversPath+"none/os/1.0", "").ErrorCode)
 	require.Equal(t, 405, p.call(client, "TRACE", os+"/1.0", "").ErrorCode)
 	for _, path := range []string{"/%2e%2e/1.0/instances", "/1.0/..%2f..%2f1.0", "/1.0%5c..", "/1.0/%00", "/1.0/%2E%2E/x"} {

@@ -8,9 +8,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
-	"math"
 	"net/http"
-	"strings"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -18,10 +16,10 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/access"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/image"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
-	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/opscenter/updates"
@@ -127,6 +125,9 @@ type Handler struct {
 	images           *lru.Cache[string, string] // ETags of the images of which clients have parts
 	changelogs       *semaphore.Weighted        // bounds those that are made at a time
 	mux              *http.ServeMux
+	rows             []*route // the table of routes
+	byPattern        map[string]*route
+	announceServers  http.HandlerFunc // of a row that shares its pattern
 }
 
 // New returns the handler. Errors: opscenter.ErrInvalidOptions.
@@ -135,7 +136,7 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 		return nil, fmt.Errorf("ClientCertificate is missing: %w", opscenter.ErrInvalidOptions)
 	}
 	if options.Authorize == nil {
-		options.Authorize = func(*http.Request) (string, error) { return "", errClosed }
+		options.Authorize = func(*http.Request) (access.Principal, error) { return access.Principal{}, errClosed }
 	}
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
@@ -174,105 +175,8 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 	if h.images, err = lru.New[string, string](maxImagesSent); err != nil {
 		return nil, err
 	}
-	h.mux = h.routes()
+	h.mux = h.newMux()
 	return h, nil
-}
-
-func (h *Handler) routes() *http.ServeMux {
-	mux := http.NewServeMux()
-	for pattern, handle := range h.openRoutes() {
-		mux.HandleFunc(pattern, handle)
-	}
-	for pattern, handle := range h.operatorRoutes() {
-		mux.HandleFunc(pattern, h.authorized(h.named(handle)))
-	}
-	return mux
-}
-
-// openRoutes are the routes for every client and for servers, by their patterns.
-func (h *Handler) openRoutes() map[string]http.HandlerFunc {
-	open := map[string]http.HandlerFunc{
-		"GET /{$}":                            func(w http.ResponseWriter, _ *http.Request) { respond(w, []string{"/1.0"}) },
-		"GET /1.0":                            h.getServer,
-		"GET /1.0/{$}":                        h.getServer, // as from a mux that has this one at /1.0/
-		"POST /1.0/provisioning/servers":      h.postServers,
-		"PUT /1.0/provisioning/servers/:self": h.putSelf,
-		publicImagePattern:                    h.withImages(h.getPublicImage),
-	}
-	for pattern, handle := range h.feedRoutes() {
-		open[pattern] = h.withUpdates(handle)
-	}
-	return open
-}
-
-// operatorRoutes are the routes for operators, by their patterns. POST /1.0/provisioning/servers without a token is for them as
-// well: openRoutes has it.
-func (h *Handler) operatorRoutes() map[string]http.HandlerFunc {
-	operators := map[string]http.HandlerFunc{
-		"GET /1.0/provisioning/tokens":                              h.getTokens,
-		"POST /1.0/provisioning/tokens":                             h.noQuery(h.postTokens),
-		"GET /1.0/provisioning/tokens/{uuid}":                       h.noQuery(h.tokens().get(h.registry.Token)),
-		"PUT /1.0/provisioning/tokens/{uuid}":                       h.noQuery(h.putToken),
-		"DELETE /1.0/provisioning/tokens/{uuid}":                    h.noQuery(h.deleteToken),
-		"GET /1.0/provisioning/servers":                             h.getServers,
-		"GET /1.0/provisioning/servers/{name}":                      h.getServerByName,
-		"PUT /1.0/provisioning/servers/{name}":                      h.noQuery(h.putServer),
-		"POST /1.0/provisioning/servers/{name}":                     h.noQuery(rename[server](h.servers(), serverPath, h.registry.RenameServer)),
-		"DELETE /1.0/provisioning/servers/{name}":                   h.deleteServer,
-		"POST /1.0/provisioning/servers/{name}/:accept-certificate": h.noQuery(h.acceptCertificate),
-		"GET /1.0/provisioning/clusters":                            h.getClusters,
-		"POST /1.0/provisioning/clusters":                           h.noQuery(h.postClusters),
-		"GET /1.0/provisioning/clusters/{name}":                     h.noQuery(h.clusters().get(h.registry.Cluster)),
-		"PUT /1.0/provisioning/clusters/{name}":                     h.noQuery(h.putCluster),
-		"POST /1.0/provisioning/clusters/{name}":                    h.noQuery(rename[cluster](h.clusters(), clusterPath, h.registry.RenameCluster)),
-		"DELETE /1.0/provisioning/clusters/{name}":                  h.deleteCluster,
-		"POST /1.0/provisioning/clusters/{name}/:add-servers":       h.noQuery(h.addServers),
-		"POST /1.0/provisioning/clusters/{name}/:remove-servers":    h.removeServers,
-		"POST /1.0/provisioning/clusters/{name}/:update":            h.updateCluster,
-		"POST /1.0/provisioning/clusters/{name}/:reboot":            h.withoutBody(h.rebootCluster),
-		"POST /1.0/provisioning/clusters/{name}/:cancel-operation":  h.withoutBody(h.cancelCluster),
-		"GET /1.0/provisioning/rollouts":                            h.getRollouts,
-		rolloutsPattern:                                             h.postRollouts,
-		"GET /1.0/provisioning/rollouts/{uuid}":                     h.noQuery(h.withRollouts(h.rollouts().get(h.options.Rollouts.Get))),
-		"GET /1.0/provisioning/rollouts/{uuid}/units":               h.getRolloutUnits,
-		"GET /1.0/provisioning/rollouts/{uuid}/plan":                h.noQuery(h.withRollouts(h.getRolloutPlan)),
-		"POST /1.0/provisioning/rollouts/{uuid}/{action}":           h.withoutBody(h.changeRollout),
-		"GET /1.0/warnings":                                         h.getWarnings,
-		"GET /1.0/warnings/{uuid}":                                  h.noQuery(h.warnings().get(h.registry.Warnings().Get)),
-		"PUT /1.0/warnings/{uuid}":                                  h.noQuery(h.putWarning),
-	}
-	for _, action := range actions {
-		operators[actionPattern+string(action)] = h.actOn(action)
-		if action != lifecycle.ActionUpdate {
-			operators[actionPattern+string(action)] = h.withoutBody(h.actOn(action))
-		}
-	}
-	h.inventoryRoutes(operators)
-	h.systemRoutes(operators)
-	h.auditRoutes(operators)
-	h.updateRoutes(operators)
-	h.imageRoutes(operators)
-	operators[forwardPattern] = h.forward
-	return operators
-}
-
-// with returns the handler of a part that is set up, or else one that refuses all requests.
-func (h *Handler) with(setUp bool, missing error, handle http.HandlerFunc) http.HandlerFunc {
-	if setUp {
-		return handle
-	}
-	return func(w http.ResponseWriter, r *http.Request) { h.fail(w, r, missing) }
-}
-
-// named refuses names that begin with ":": these are names of endpoints that do not exist.
-func (h *Handler) named(handle http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.PathValue("name"), ":") || strings.HasPrefix(r.PathValue("uuid"), ":") {
-			h.fail(w, r, errNoEndpoint)
-			return
-		}
-		handle(w, r)
-	}
 }
 
 // ServeHTTP implements http.Handler.
@@ -285,14 +189,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout))
 	_, pattern := h.mux.Handler(r)
 	limit := h.options.MaxBody
-	if pattern == forwardPattern {
-		limit = h.options.MaxForward // the body is read only once the client is authorized
-	}
-	if strings.HasPrefix(pattern, "P") && strings.Contains(pattern, "/tokens/{uuid}/") { // POST or PUT of a seed
-		limit = max(limit, opscenter.MaxSeedSize+64<<10)
-	}
-	if pattern == postUpdatePattern {
-		limit = math.MaxInt64 // the feed has a limit of its own
+	if rt := h.byPattern[pattern]; rt != nil && rt.maxBody > 0 { // the body is read only once the client is authorized
+		limit = rt.maxBody
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, limit)
 	if pattern == "" {
@@ -328,10 +226,23 @@ func (d *discardWriter) Header() http.Header         { return d.header }
 func (d *discardWriter) WriteHeader(status int)      { d.status = status }
 func (d *discardWriter) Write(p []byte) (int, error) { return len(p), nil }
 
+// apiServer is the document of the API: its version, and how the client is authenticated.
+type apiServer struct {
+	APIStatus     string   `json:"api_status"`
+	APIVersion    string   `json:"api_version"`
+	Auth          string   `json:"auth"`
+	AuthMethods   []string `json:"auth_methods"`
+	ServerVersion string   `json:"server_version"`
+	// Principal and Role are those of the client, empty if it is not trusted.
+	Principal string      `json:"principal"`
+	Role      access.Role `json:"role"`
+}
+
 // getServer answers GET /1.0.
 func (h *Handler) getServer(w http.ResponseWriter, r *http.Request) {
 	auth := "untrusted"
-	if _, err := h.options.Authorize(r); err == nil {
+	who, err := h.options.Authorize(r)
+	if err == nil {
 		switch auth = "trusted"; {
 		case overUnixSocket(r): // in the words of Operations Center's client
 			auth = "unix"
@@ -339,8 +250,7 @@ func (h *Handler) getServer(w http.ResponseWriter, r *http.Request) {
 			auth = "tls"
 		}
 	}
-	respond(w, map[string]any{"api_status": "stable", "api_version": "1.0", "auth": auth,
-		"auth_methods": []string{"tls"}, "server_version": h.options.Version})
+	respond(w, apiServer{"stable", "1.0", auth, []string{"tls"}, h.options.Version, who.Name, who.Role})
 }
 
 // TLSConfig returns a configuration for the endpoint: TLS 1.3, with client certificates of any origin, because servers sign
@@ -369,7 +279,4 @@ func NewServer(handler http.Handler, config *tls.Config, logger *slog.Logger) *h
 	}
 }
 
-var errClosed = errors.New("no authorizer is configured: the operators' API is closed")
-
-// actions are those that can be carried out on one server, as steps of a rollout.
-var actions = []lifecycle.Action{lifecycle.ActionUpdate, lifecycle.ActionEvacuate, lifecycle.ActionReboot, lifecycle.ActionRestore, lifecycle.ActionPowerOff}
+var errClosed = fmt.Errorf("no authorizer is configured: the operators' API is closed: %w", access.ErrForbidden)

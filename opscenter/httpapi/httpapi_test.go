@@ -29,10 +29,15 @@ func TestOpenEndpoints(t *testing.T) {
 	var versions []string
 	p.call(p.client(nil), "GET", "/", "").decode(t, &versions)
 	require.Equal(t, []string{"/1.0"}, versions)
-	for auth, client := range map[string]*http.Client{"untrusted": p.client(nil), "tls": p.client(&p.operator)} {
+	principal := "certificate " + opscenter.Fingerprint(p.operator.Leaf)[:12]
+	for auth, c := range map[string]struct {
+		client          *http.Client
+		principal, role string
+	}{"untrusted": {p.client(nil), "", ""}, "tls": {p.client(&p.operator), principal, "admin"}} {
 		var server map[string]any
-		p.call(client, "GET", "/1.0", "").decode(t, &server)
-		require.Equal(t, map[string]any{"api_status": "stable", "api_version": "1.0", "auth": auth, "auth_methods": []any{"tls"}, "server_version": "opscenter"}, server)
+		p.call(c.client, "GET", "/1.0", "").decode(t, &server)
+		require.Equal(t, map[string]any{"api_status": "stable", "api_version": "1.0", "auth": auth, "auth_methods": []any{"tls"}, "server_version": "opscenter",
+			"principal": c.principal, "role": c.role}, server)
 	}
 	for path, method := range map[string]string{"/1.0/nothing": "GET", "/2.0": "GET", "/1.0/provisioning/servers/a/b/c": "GET"} {
 		require.Equal(t, 404, p.call(p.client(&p.operator), method, path, "").ErrorCode)
@@ -127,7 +132,7 @@ func TestOperatorsAreAuthorized(t *testing.T) {
 	server := newCertificate(t, "server")
 	for method, paths := range endpoints {
 		for _, path := range paths {
-			require.Equal(t, 403, p.call(p.client(nil), method, path, "{}").ErrorCode)
+			require.Equal(t, 401, p.call(p.client(nil), method, path, "{}").ErrorCode)
 			require.Equal(t, 403, p.call(p.client(&server), method, path, "{}").ErrorCode)
 			require.Equal(t, 403, closed.call(closed.client(&closed.operator), method, path, "{}").ErrorCode, "denied when there is no authorizer")
 			require.Equal(t, 403, p2.call(p2.client(&expired), method, path, "{}").ErrorCode, "an expired certificate")
@@ -186,7 +191,11 @@ func TestTokens(t *testing.T) {
 	}
 	for path, want := range map[string]int{"/1.0/provisioning/tokens/x": 400, "/1.0/provisioning/tokens/b32d0079-c48b-4957-b1cb-bef54125c861": 404} {
 		for _, method := range []string{"GET", "PUT", "DELETE"} {
-			require.Equal(t, want, p.call(client, method, path, change).ErrorCode)
+			body := change
+			if method == "DELETE" { // which takes none
+				body = ""
+			}
+			require.Equal(t, want, p.call(client, method, path, body).ErrorCode)
 		}
 	}
 	for range 70 {

@@ -22,30 +22,6 @@ import (
 // errNoImages: Options.Images is not set.
 var errNoImages = errors.New("this control plane makes no images, as it has no update feed to make them of")
 
-// publicImagePattern is the pattern of images of public seeds. Its path has the random name of the seed, and no token.
-const publicImagePattern = "GET /1.0/provisioning/images/{public}"
-
-// imageRoutes adds the routes of seeds and images.
-func (h *Handler) imageRoutes(operators map[string]http.HandlerFunc) {
-	const token = " /1.0/provisioning/tokens/{uuid}"
-	for pattern, handle := range map[string]http.HandlerFunc{
-		"POST" + token + "/image":          h.noQuery(h.postImage),
-		"GET" + token + "/image/{image}":   h.getImage,
-		"GET" + token + "/provider-config": h.noQuery(h.getProviderConfig),
-		"GET" + token + "/seeds":           h.getSeeds,
-		"POST" + token + "/seeds":          h.noQuery(h.postSeeds),
-		"GET" + token + "/seeds/{name}":    h.getSeed,
-		"PUT" + token + "/seeds/{name}":    h.noQuery(h.putSeed),
-		"DELETE" + token + "/seeds/{name}": h.noQuery(h.deleteSeed),
-	} {
-		operators[pattern] = h.withImages(handle)
-	}
-}
-
-func (h *Handler) withImages(handle http.HandlerFunc) http.HandlerFunc {
-	return h.with(h.options.Images != nil, errNoImages, handle)
-}
-
 // seedFiles are the files of a seed, by their names with underscores, as Operations Center has them.
 type seedFiles map[string]json.RawMessage
 
@@ -108,18 +84,20 @@ func (h *Handler) seeds() resource[*opscenter.TokenSeed] {
 }
 
 func (h *Handler) getSeeds(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "recursion")
-	h.seeds().list(w, r, query, err, func(opscenter.Page) ([]*opscenter.TokenSeed, string, error) {
+	h.seeds().list(w, r, queryOf(r), nil, func(opscenter.Page) ([]*opscenter.TokenSeed, string, error) {
 		found, err := h.registry.TokenSeeds().List(r.Context(), r.PathValue("uuid"))
 		return found, "", err
 	})
 }
 
+// seedPost is a new seed.
+type seedPost struct {
+	seedPut
+	Name string `json:"name"`
+}
+
 func (h *Handler) postSeeds(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		seedPut
-		Name string `json:"name"`
-	}
+	var body seedPost
 	err := decode(r, &body, shownBy[shownSeed]())
 	var spec opscenter.TokenSeedSpec
 	if err == nil {
@@ -137,14 +115,14 @@ func (h *Handler) postSeeds(w http.ResponseWriter, r *http.Request) {
 
 // getSeed shows a seed. With the query type it sends an image of the seed.
 func (h *Handler) getSeed(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "type", "architecture", "channel", "compressed")
-	if err == nil && query.valueOf("type") != "" {
+	query, err := queryOf(r), error(nil)
+	if query.valueOf("type") != "" {
 		h.sendImage(w, r, query, func() (*image.Made, error) {
 			return h.options.Images.Make(r.Context(), r.PathValue("uuid"), r.PathValue("name"), requestOf(query))
 		})
 		return
 	}
-	if err == nil && r.URL.RawQuery != "" {
+	if r.URL.RawQuery != "" {
 		err = fmt.Errorf("%w: parameter type is missing: iso or raw", errBody)
 	}
 	var found *opscenter.TokenSeed
@@ -158,14 +136,17 @@ func requestOf(q *query) image.Request {
 	return image.Request{Kind: q.valueOf("type"), Architecture: q.valueOf("architecture"), Channel: q.valueOf("channel")}
 }
 
+// seedEdit is an edit of a seed. A field that is left out keeps its value.
+type seedEdit struct {
+	Description *string    `json:"description"`
+	Public      *bool      `json:"public"`
+	Seeds       *seedFiles `json:"seeds"`
+	Name        *string    `json:"name"`
+}
+
 // putSeed edits a seed. A field that is left out keeps its value.
 func (h *Handler) putSeed(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Description *string    `json:"description"`
-		Public      *bool      `json:"public"`
-		Seeds       *seedFiles `json:"seeds"`
-		Name        *string    `json:"name"`
-	}
+	var body seedEdit
 	err := decode(r, &body, shownBy[shownSeed]())
 	if err == nil && body.Name != nil && *body.Name != r.PathValue("name") {
 		err = fmt.Errorf("%w: field name can't be changed: make another seed", errBody)
@@ -202,13 +183,21 @@ func (h *Handler) getProviderConfig(w http.ResponseWriter, r *http.Request) {
 	respond(w, h.options.Images.ProviderConfig(token))
 }
 
+// imagePost says which image is to be prepared.
+type imagePost struct {
+	Type         string    `json:"type"`
+	Architecture string    `json:"architecture"`
+	Seeds        seedFiles `json:"seeds"`
+}
+
+// imageMade has the path at which a prepared image is fetched.
+type imageMade struct {
+	Image string `json:"image"`
+}
+
 // postImage prepares an image. The answer has the path at which it is fetched.
 func (h *Handler) postImage(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Type         string    `json:"type"`
-		Architecture string    `json:"architecture"`
-		Seeds        seedFiles `json:"seeds"`
-	}
+	var body imagePost
 	err := decode(r, &body)
 	var files map[string]json.RawMessage
 	if err == nil {
@@ -224,27 +213,18 @@ func (h *Handler) postImage(w http.ResponseWriter, r *http.Request) {
 	}
 	path := tokenPath(prepared.Token) + "/image/" + prepared.UUID
 	w.Header().Set("Location", path)
-	respond(w, map[string]string{"image": path})
+	respond(w, imageMade{path})
 }
 
 func (h *Handler) getImage(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "compressed")
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	h.sendImage(w, r, query, func() (*image.Made, error) {
+	h.sendImage(w, r, queryOf(r), func() (*image.Made, error) {
 		return h.options.Images.MakePrepared(r.Context(), r.PathValue("uuid"), r.PathValue("image"))
 	})
 }
 
 // getPublicImage sends an image of a public seed. The client chooses neither the channel nor the packing.
 func (h *Handler) getPublicImage(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "type", "architecture")
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
+	query := queryOf(r)
 	h.sendImage(w, r, query, func() (*image.Made, error) {
 		return h.options.Images.MakePublic(r.Context(), r.PathValue("public"), requestOf(query), r.RemoteAddr)
 	})

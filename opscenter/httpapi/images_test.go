@@ -209,7 +209,7 @@ func TestSeedsByREST(t *testing.T) {
 
 	// Only operators get images of a token, and only of a usable one.
 	for _, path := range []string{at + "/seeds", at + "/seeds/lab", at + "/seeds/lab?type=iso", where, at + "/provider-config"} {
-		require.Equal(t, 403, p.call(p.client(nil), "GET", path, "").ErrorCode, path)
+		require.Equal(t, 401, p.call(p.client(nil), "GET", path, "").ErrorCode, path)
 	}
 	require.NoError(t, p.registry.EditToken(t.Context(), token, func(_ *opscenter.Token, spec *opscenter.TokenSpec) error { spec.Uses = 0; return nil }))
 	for _, path := range []string{at + "/seeds/lab?type=iso", where, at + "/provider-config"} {
@@ -238,7 +238,7 @@ func TestPublicSeeds(t *testing.T) {
 	resp, data := p.download(t, stranger, path+"?type=raw")
 	require.Equal(t, 200, resp.StatusCode)
 	require.Equal(t, "server01", seedIn(t, data).Network.DNS.Hostname)
-	require.Equal(t, 403, p.call(stranger, "GET", at+"/seeds/lab?type=raw", "").ErrorCode, "not by the token")
+	require.Equal(t, 401, p.call(stranger, "GET", at+"/seeds/lab?type=raw", "").ErrorCode, "not by the token")
 	require.Equal(t, 404, p.call(stranger, "GET", "/1.0/provisioning/images/lab?type=raw", "").ErrorCode)
 	require.Equal(t, 400, p.call(stranger, "GET", path, "").ErrorCode)
 	for _, more := range []string{"&channel=testing", "&compressed=1"} {

@@ -65,33 +65,6 @@ func (h *Handler) objects() resource[*inventory.Object] {
 		}}
 }
 
-// inventoryRoutes adds the routes of the inventory, for each kind and for all together.
-func (h *Handler) inventoryRoutes(operators map[string]http.HandlerFunc) {
-	operators["GET /1.0/inventory/query"] = h.withInventory(h.queryInventory)
-	operators["GET /1.0/inventory/changes"] = h.withInventory(h.getChanges)
-	operators["GET /1.0/inventory/status"] = h.withInventory(h.getInventoryStatus)
-	operators["GET /1.0/inventory/counts"] = h.withInventory(h.getCounts)
-	operators["POST /1.0/provisioning/clusters/{name}/:resync-inventory"] = h.noQuery(h.withoutBody(h.withInventory(h.resyncCluster)))
-	operators["POST /1.0/provisioning/servers/:adopt"] = h.noQuery(h.adopt)
-	for _, kind := range inventory.Kinds {
-		path := "/1.0/inventory/" + kind.Plural()
-		operators["GET "+path] = h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getObjects(w, r, kind) })
-		operators["GET "+path+"/{uuid}"] = h.noQuery(h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getObject(w, r, kind) }))
-		operators["GET "+path+"/{uuid}/history"] = h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.getHistory(w, r, kind) })
-		operators["POST "+path+"/{uuid}/:resync"] = h.noQuery(h.withoutBody(h.withInventory(func(w http.ResponseWriter, r *http.Request) { h.resyncObject(w, r, kind) })))
-	}
-}
-
-func (h *Handler) withInventory(handle http.HandlerFunc) http.HandlerFunc {
-	return h.with(h.options.Inventory != nil, errNoInventory, handle)
-}
-
-// objectFilters are the parameters of all lists of objects.
-var objectFilters = []string{"filter", "type", "name", "search", "server_include_null", "project_include_null", "parent_include_null"}
-
-// objectLists are the parameters that may be given more than once.
-var objectLists = []string{"kind", "cluster", "server", "project", "parent"}
-
 // objects returns the query that a request makes.
 func (q *query) objects(kinds ...inventory.Kind) (inventory.Query, error) {
 	v := q.values
@@ -115,14 +88,8 @@ func given(values []string) []string {
 const objectStep = 500
 
 func (h *Handler) getObjects(w http.ResponseWriter, r *http.Request, kind inventory.Kind) {
-	q, _, err := parseInventory(r, append([]string{"recursion", "limit", "cursor"}, objectFilters...)...)
-	var asked inventory.Query
-	if err == nil {
-		asked, err = q.objects(kind)
-	}
-	if err == nil && q.values.Has("kind") {
-		err = fmt.Errorf("%w: parameter kind is not known here", errBody)
-	}
+	q := queryOf(r)
+	asked, err := q.objects(kind)
 	h.objects().list(w, r, q, err, func(page opscenter.Page) ([]*inventory.Object, string, error) {
 		asked.Cursor, asked.Limit = page.Cursor, page.Limit
 		found, err := h.options.Inventory.List(r.Context(), asked)
@@ -199,11 +166,7 @@ func showChanges(list []inventory.Change) []change {
 
 // getHistory lists the changes of an object, also of a removed one.
 func (h *Handler) getHistory(w http.ResponseWriter, r *http.Request, kind inventory.Kind) {
-	_, err := parseQuery(r)
-	var list []inventory.Change
-	if err == nil {
-		list, err = h.options.Inventory.History(r.Context(), r.PathValue("uuid"))
-	}
+	list, err := h.options.Inventory.History(r.Context(), r.PathValue("uuid"))
 	if err == nil && (len(list) == 0 || list[0].Kind != kind) {
 		if _, missing := h.object(r, kind); len(list) > 0 || missing != nil {
 			err = fmt.Errorf("%s %.80q: %w", kind, r.PathValue("uuid"), opscenter.ErrNotFound)
@@ -214,9 +177,9 @@ func (h *Handler) getHistory(w http.ResponseWriter, r *http.Request, kind invent
 
 // getChanges lists the changes after a sequence number.
 func (h *Handler) getChanges(w http.ResponseWriter, r *http.Request) {
-	q, err := parseQuery(r, "after", "limit")
+	q, err := queryOf(r), error(nil)
 	var after uint64
-	if err == nil && q.values.Get("after") != "" {
+	if q.values.Get("after") != "" {
 		if after, err = strconv.ParseUint(q.values.Get("after"), 10, 64); err != nil {
 			err = fmt.Errorf("%w: after %.20q is no number", errBody, q.values.Get("after"))
 		}
@@ -246,10 +209,6 @@ type unitStatus struct {
 }
 
 func (h *Handler) getInventoryStatus(w http.ResponseWriter, r *http.Request) {
-	if _, err := parseQuery(r); err != nil {
-		h.fail(w, r, err)
-		return
-	}
 	list, err := h.options.Inventory.Status(r.Context())
 	if err != nil {
 		h.fail(w, r, err)
@@ -277,56 +236,33 @@ func kindsOf(values []string) (out []inventory.Kind) {
 	return out
 }
 
-// parseInventory is parseQuery with several kinds, clusters, servers, projects and parents.
-func parseInventory(r *http.Request, known ...string) (*query, []inventory.Kind, error) {
-	values, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: the query can't be read", errBody)
-	}
-	kinds := kindsOf(values["kind"])
-	lists := url.Values{}
-	for _, name := range objectLists {
-		if values.Has(name) {
-			lists[name] = values[name]
-			values.Del(name)
-		}
-	}
-	single := *r
-	where := *r.URL
-	where.RawQuery = values.Encode()
-	single.URL = &where
-	q, err := parseQuery(&single, known...)
-	if err != nil {
-		return nil, nil, err
-	}
-	maps.Copy(q.values, lists)
-	return q, kinds, nil
+// counts are numbers of objects.
+type counts struct {
+	Total     int                    `json:"total"`
+	ByKind    map[inventory.Kind]int `json:"by_kind"`
+	ByCluster map[string]int         `json:"by_cluster"`
+	ByProject map[string]int         `json:"by_project"`
 }
 
 func (h *Handler) getCounts(w http.ResponseWriter, r *http.Request) {
-	q, kinds, err := parseInventory(r, objectFilters...)
-	var asked inventory.Query
+	q := queryOf(r)
+	asked, err := q.objects(kindsOf(q.values["kind"])...)
+	var found inventory.Counts
 	if err == nil {
-		asked, err = q.objects(kinds...)
+		found, err = h.options.Inventory.Count(r.Context(), asked)
 	}
-	var counts inventory.Counts
-	if err == nil {
-		counts, err = h.options.Inventory.Count(r.Context(), asked)
-	}
-	h.answer(w, r, map[string]any{"total": counts.Total, "by_kind": counts.ByKind, "by_cluster": counts.ByCluster, "by_project": counts.ByProject}, err)
+	h.answer(w, r, counts{found.Total, found.ByKind, found.ByCluster, found.ByProject}, err)
 }
 
 // queryInventory answers with the objects that match, cluster by cluster, in Operations Center's shape.
 func (h *Handler) queryInventory(w http.ResponseWriter, r *http.Request) {
-	q, kinds, err := parseInventory(r, objectFilters...)
+	q := queryOf(r)
+	kinds := kindsOf(q.values["kind"])
 	if len(kinds) == 0 {
 		kinds = slices.Clone(inventory.Kinds)
 	}
 	slices.Sort(kinds)
-	var asked inventory.Query
-	if err == nil {
-		asked, err = q.objects(slices.Compact(kinds)...)
-	}
+	asked, err := q.objects(slices.Compact(kinds)...)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -416,10 +352,7 @@ func (a *aggregates) close() {
 func (h *Handler) adopt(w http.ResponseWriter, r *http.Request) {
 	var body Adopting
 	err := decode(r, &body)
-	switch {
-	case err == nil && h.options.Adopt == nil:
-		err = errNoAdopter
-	case err == nil && body.TrustToken == "":
+	if err == nil && body.TrustToken == "" {
 		err = fmt.Errorf("%w: field trust_token: it is wanted", errBody)
 	}
 	var names []string

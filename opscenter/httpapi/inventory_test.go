@@ -45,7 +45,7 @@ func TestInventory(t *testing.T) {
 
 	token := server.TrustToken("control-plane")
 	body := fmt.Sprintf(`{"connection_url":%q,"trust_token":%q}`, server.URL(), token)
-	require.Equal(t, http.StatusForbidden, p.call(p.client(nil), "POST", "/1.0/provisioning/servers/:adopt", body).ErrorCode)
+	require.Equal(t, http.StatusUnauthorized, p.call(p.client(nil), "POST", "/1.0/provisioning/servers/:adopt", body).ErrorCode)
 	for _, bad := range []string{`{}`, `{"trust_token":"nonsense"}`, fmt.Sprintf(`{"connection_url":"https://127.0.0.1:1","trust_token":%q}`, token)} {
 		answer := p.call(client, "POST", "/1.0/provisioning/servers/:adopt", bad)
 		require.Contains(t, []int{http.StatusBadRequest, http.StatusBadGateway}, answer.ErrorCode, answer.Error)
@@ -116,7 +116,7 @@ func TestInventory(t *testing.T) {
 
 	without := start(t, nil)
 	require.Equal(t, http.StatusNotImplemented, without.call(without.client(&without.operator), "GET", base+"networks", "").ErrorCode)
-	require.Equal(t, http.StatusForbidden, without.call(without.client(nil), "GET", base+"networks", "").ErrorCode)
+	require.Equal(t, http.StatusUnauthorized, without.call(without.client(nil), "GET", base+"networks", "").ErrorCode)
 }
 
 // TestInventoryShapes compares documents with Operations Center's API description.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"time"
 
@@ -22,18 +21,27 @@ type query struct {
 	next      string // the cursor of the page after the listed one
 }
 
-// parseQuery reads the parameters of a request. It refuses parameters that are not known, because an ignored filter would list too
-// much.
-func parseQuery(r *http.Request, known ...string) (*query, error) {
+type queryKey struct{}
+
+// queryOf returns the parameters of a request, which its route knows.
+func queryOf(r *http.Request) *query {
+	q, _ := r.Context().Value(queryKey{}).(*query)
+	return q
+}
+
+// parseQuery reads the parameters of a request. It refuses parameters that its route does not know, because an ignored filter would
+// list too much.
+func parseQuery(r *http.Request, rt *route) (*query, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, fmt.Errorf("%w: the query can't be read", errBody)
 	}
 	for name, given := range values {
-		if !slices.Contains(known, name) {
+		known, repeated := rt.takes(name)
+		if !known {
 			return nil, fmt.Errorf("%w: parameter %.80q is not known here", errBody, name)
 		}
-		if len(given) > 1 {
+		if len(given) > 1 && !repeated {
 			return nil, fmt.Errorf("%w: parameter %s is given %d times", errBody, name, len(given))
 		}
 	}
@@ -54,12 +62,7 @@ func parseQuery(r *http.Request, known ...string) (*query, error) {
 }
 
 // valueOf returns a parameter, empty if it isn't given.
-func (q *query) valueOf(name string) string {
-	if q == nil {
-		return ""
-	}
-	return q.values.Get(name)
-}
+func (q *query) valueOf(name string) string { return q.values.Get(name) }
 
 // flagOr returns a parameter that is true or false, or otherwise if it isn't given.
 func (q *query) flagOr(name string, otherwise bool) (bool, error) {

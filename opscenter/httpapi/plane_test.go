@@ -182,3 +182,13 @@ func registerPath(token string) string {
 
 const registration = `{"name":"server01","connection_url":"https://10.0.0.1:8443","machine_id":"af94e64e199341b68f10a8eebb828fce","system_uuid":"af94e64e-1993-41b6-8f10-a8eebb828fce",
 	"properties":{"arch":"x86_64","n":5,"b":true},"bmc_config":{"password":"hunter2"},"from_a_newer_release":{"x":[1]}}`
+
+// operatorRoutes are the patterns of the routes for principals of a role, but for that which all methods share, and that which servers share.
+func operatorRoutes(h *httpapi.Handler) (out []string) {
+	for _, route := range h.Routes() {
+		if route.Role != "" && route.Method != "" && route.Method+" "+route.Path != "POST /1.0/provisioning/servers" {
+			out = append(out, route.Method+" "+route.Path)
+		}
+	}
+	return out
+}

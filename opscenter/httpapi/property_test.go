@@ -79,7 +79,7 @@ func (s *spied) rows(t *testing.T) map[string]string {
 }
 
 // everything starts a control plane with all its parts over a fleet of all types. No part acts by itself.
-func everything(t *testing.T) (p *plane, polls *poller.Poller, servers map[string]*incusostest.Server) {
+func everything(t *testing.T, also ...func(*httpapi.Options)) (p *plane, polls *poller.Poller, servers map[string]*incusostest.Server) {
 	p = startWith(t, func(p *plane, o *httpapi.Options) {
 		client := controltest.Client(t, incusos.Options{Certificate: &p.own, Timeout: 300 * time.Millisecond, CallTimeout: 600 * time.Millisecond, ListTimeout: 600 * time.Millisecond})
 		var err error
@@ -105,6 +105,9 @@ func everything(t *testing.T) (p *plane, polls *poller.Poller, servers map[strin
 		require.NoError(t, err)
 		o.Adopt = func(ctx context.Context, a httpapi.Adopting) ([]string, error) {
 			return client.Adopt(ctx, p.registry, a.ConnectionURL, a.TrustToken, incusos.AdoptOptions{Name: a.Name, Channel: a.Channel, Names: a.Names, URLs: a.ConnectionURLs, Certificates: a.Certificates})
+		}
+		for _, change := range also {
+			change(o)
 		}
 	})
 	// Servers register at a listener of their own, which closes then: only the operators' requests change rows.

@@ -84,19 +84,24 @@ func (p serverPost) spec() opscenter.ServerSpec {
 	return opscenter.ServerSpec{Description: p.Description, Properties: p.Properties, PublicConnectionURL: p.PublicConnectionURL, ConnectionURL: p.ConnectionURL, Channel: p.Channel}
 }
 
+// registered is the answer to a registration: the certificate with which the control plane connects to the server.
+type registered struct {
+	Certificate string `json:"certificate"`
+}
+
 // postServers answers POST /1.0/provisioning/servers. With a token a server registers itself. Without one an operator announces a
 // server.
 func (h *Handler) postServers(w http.ResponseWriter, r *http.Request) {
 	if !r.URL.Query().Has("token") {
-		h.authorized(h.noQuery(h.announceServer))(w, r)
+		h.announceServers(w, r)
 		return
 	}
 	if h.tooMany(w, r, h.isAdmitted) {
 		return
 	}
-	var registered opscenter.Registered
+	var done opscenter.Registered
 	var err error
-	h.patient(w, func() { registered, err = h.register(r) }) // Options.Admit may take long
+	h.patient(w, func() { done, err = h.register(r) }) // Options.Admit may take long
 	if err != nil {
 		if status := statusOf(err); status < http.StatusInternalServerError {
 			if h.isStranger(r) {
@@ -106,7 +111,7 @@ func (h *Handler) postServers(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	respondCreated(w, serverPath(registered.Name), map[string]string{"certificate": h.certificate})
+	respondCreated(w, serverPath(done.Name), registered{h.certificate})
 }
 
 func (h *Handler) register(r *http.Request) (opscenter.Registered, error) {
@@ -144,6 +149,12 @@ func (h *Handler) announceServer(w http.ResponseWriter, r *http.Request) {
 	respondCreated(w, serverPath(body.Name), nil)
 }
 
+// selfPut is what a server tells of itself.
+type selfPut struct {
+	ConnectionURL string          `json:"connection_url"`
+	Cause         lifecycle.Cause `json:"cause"`
+}
+
 // putSelf answers PUT /1.0/provisioning/servers/:self, by which a registered server tells its connection URL and state.
 func (h *Handler) putSelf(w http.ResponseWriter, r *http.Request) {
 	if h.tooMany(w, r, h.isRegistered) {
@@ -155,10 +166,7 @@ func (h *Handler) putSelf(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, fmt.Errorf("%w: %w", errForbidden, opscenter.ErrNoCertificate))
 		return
 	}
-	var body struct {
-		ConnectionURL string          `json:"connection_url"`
-		Cause         lifecycle.Cause `json:"cause"`
-	}
+	var body selfPut
 	err := decodeLenient(r, &body)
 	if err == nil {
 		err = h.registry.SelfUpdate(r.Context(), certificate, opscenter.SelfUpdate{ConnectionURL: body.ConnectionURL, Cause: body.Cause})

@@ -107,13 +107,16 @@ func behind[T any](page []T, limit int, cursor func(T) string) string {
 // matches returns opscenter.ErrPrecondition unless the request's If-Match, if it has one, names the object's ETag.
 func (o resource[T]) matches(r *http.Request, one T) error { return matches(r, etag(o.covers(one))) }
 
+// renamed is the new name of an object.
+type renamed struct {
+	Name string `json:"name"`
+}
+
 // rename gives the object that the path names the name in the body. Shown is the document that GET answers with. path
 // returns where the object is from then on.
 func rename[Shown, T any](o resource[T], path func(name string) string, do func(ctx context.Context, name, to string, check func(T) error) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		var body struct {
-			Name string `json:"name"`
-		}
+		var body renamed
 		err := decode(r, &body, renaming[Shown]())
 		if err == nil && body.Name == "" {
 			err = fmt.Errorf("%w: field name: the new name is wanted", errBody)

@@ -67,11 +67,6 @@ func (h *Handler) rollouts() resource[*rollout.Rollout] {
 	return resource[*rollout.Rollout]{h: h, path: func(r *rollout.Rollout) string { return rolloutPath(r.ID) }, show: always(showRollout)}
 }
 
-// withRollouts refuses requests where Options.Rollouts is not set.
-func (h *Handler) withRollouts(handle http.HandlerFunc) http.HandlerFunc {
-	return h.with(h.options.Rollouts != nil, errNoRollouts, handle)
-}
-
 // shownUnit is the document of a cluster, or of a server in none, in a rollout.
 type shownUnit struct {
 	Index     int                `json:"index"`
@@ -145,17 +140,10 @@ func (h *Handler) showPlan(w http.ResponseWriter, r *http.Request, selector roll
 
 // postRollouts shows a plan. With dry-run=0 it starts the rollout.
 func (h *Handler) postRollouts(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "dry-run")
-	dry := true
-	if err == nil {
-		dry, err = query.flagOr("dry-run", true)
-	}
+	dry, err := queryOf(r).flagOr("dry-run", true)
 	var body rolloutPost
 	if err == nil {
 		err = decode(r, &body)
-	}
-	if err == nil && h.options.Rollouts == nil {
-		err = errNoRollouts
 	}
 	if err != nil {
 		h.fail(w, r, err)
@@ -171,11 +159,7 @@ func (h *Handler) postRollouts(w http.ResponseWriter, r *http.Request) {
 
 // getRollouts lists rollouts, the newest first.
 func (h *Handler) getRollouts(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "recursion", "limit", "cursor")
-	if err == nil && h.options.Rollouts == nil {
-		err = errNoRollouts
-	}
-	h.rollouts().list(w, r, query, err, func(page opscenter.Page) ([]*rollout.Rollout, string, error) {
+	h.rollouts().list(w, r, queryOf(r), nil, func(page opscenter.Page) ([]*rollout.Rollout, string, error) {
 		found, err := h.options.Rollouts.List(r.Context(), page.Cursor, page.Limit)
 		return found.Rollouts, found.Next, err
 	})
@@ -184,15 +168,9 @@ func (h *Handler) getRollouts(w http.ResponseWriter, r *http.Request) {
 // getRolloutUnits lists the clusters and servers of a rollout, each with its past steps, the step under way, and the reason for
 // waiting.
 func (h *Handler) getRolloutUnits(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "recursion", "limit", "cursor")
-	if err == nil && h.options.Rollouts == nil {
-		err = errNoRollouts
-	}
-	if err == nil {
-		_, err = h.options.Rollouts.Get(r.Context(), r.PathValue("uuid"))
-	}
+	_, err := h.options.Rollouts.Get(r.Context(), r.PathValue("uuid"))
 	units := resource[*rollout.Unit]{h: h, show: always(showUnit)}
-	units.list(w, r, query, err, func(page opscenter.Page) ([]*rollout.Unit, string, error) {
+	units.list(w, r, queryOf(r), err, func(page opscenter.Page) ([]*rollout.Unit, string, error) {
 		from := 0
 		if page.Cursor != "" {
 			if from, err = strconv.Atoi(page.Cursor); err != nil || from < 0 {
@@ -212,22 +190,17 @@ func (h *Handler) getRolloutPlan(w http.ResponseWriter, r *http.Request) {
 
 // changeRollout pauses, resumes or cancels a rollout.
 func (h *Handler) changeRollout(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "mode")
-	if err == nil && h.options.Rollouts == nil {
-		err = errNoRollouts
-	}
-	if err == nil {
-		id := r.PathValue("uuid")
-		switch action := r.PathValue("action"); action {
-		case ":pause":
-			err = h.options.Rollouts.Pause(r.Context(), id, "")
-		case ":resume":
-			err = h.options.Rollouts.Resume(r.Context(), id)
-		case ":cancel":
-			err = h.options.Rollouts.Cancel(r.Context(), id, cancelMode(query))
-		default:
-			err = fmt.Errorf("action %.40q: %w", action, opscenter.ErrNotFound)
-		}
+	var err error
+	id := r.PathValue("uuid")
+	switch action := r.PathValue("action"); action {
+	case ":pause":
+		err = h.options.Rollouts.Pause(r.Context(), id, "")
+	case ":resume":
+		err = h.options.Rollouts.Resume(r.Context(), id)
+	case ":cancel":
+		err = h.options.Rollouts.Cancel(r.Context(), id, cancelMode(queryOf(r)))
+	default:
+		err = fmt.Errorf("action %.40q: %w", action, opscenter.ErrNotFound)
 	}
 	h.done(w, r, err)
 }

@@ -164,10 +164,6 @@ func (h *Handler) serversFor(w http.ResponseWriter, withFacts bool) resource[*op
 
 var closing, noFacts = []byte("}"), []byte(`"os_data":{}`)
 
-// serverFilters are the parameters of lists of servers.
-var serverFilters = []string{"recursion", "limit", "cursor", "facts", "status", "status_detail", "type", "cluster", "channel",
-	"fingerprint", "needs_update", "needs_reboot", "in_maintenance", "filter"}
-
 func (q *query) serverFilter() (opscenter.ServerFilter, error) {
 	v := q.values
 	f := opscenter.ServerFilter{
@@ -186,12 +182,9 @@ func (q *query) serverFilter() (opscenter.ServerFilter, error) {
 
 // getServers lists servers. With facts=0 it leaves out the facts, which are large.
 func (h *Handler) getServers(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, serverFilters...)
-	var filter opscenter.ServerFilter
-	withFacts := true
-	if err == nil {
-		filter, err = query.serverFilter()
-	}
+	query, withFacts := queryOf(r), true
+	filter, err := query.serverFilter()
+	filter.Scope = scopeOf(r)
 	if err == nil {
 		withFacts, err = query.flagOr("facts", true)
 	}
@@ -220,11 +213,7 @@ func (h *Handler) listServerNames(w http.ResponseWriter, r *http.Request, query 
 }
 
 func (h *Handler) getServerByName(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "facts")
-	withFacts := true
-	if err == nil {
-		withFacts, err = query.flagOr("facts", true)
-	}
+	withFacts, err := queryOf(r).flagOr("facts", true)
 	var info *opscenter.ServerInfo
 	if err == nil {
 		info, err = h.registry.Server(r.Context(), r.PathValue("name"))
@@ -234,11 +223,14 @@ func (h *Handler) getServerByName(w http.ResponseWriter, r *http.Request) {
 	h.serversFor(w, withFacts).answer(w, r, info, err)
 }
 
+// serverEdit is an edit of a server. Fields that can't be edited may be sent back as they are.
+type serverEdit struct {
+	serverPut
+	unchanged
+}
+
 func (h *Handler) putServer(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		serverPut
-		unchanged
-	}
+	var body serverEdit
 	err := decode(r, &body, shownBy[server](), bmcConfig)
 	if err == nil {
 		err = h.registry.EditServer(r.Context(), r.PathValue("name"), func(info *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
@@ -257,12 +249,15 @@ func (h *Handler) deleteServer(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
+// acceptPost names the certificate that is accepted.
+type acceptPost struct {
+	Fingerprint *string `json:"fingerprint"`
+}
+
 // acceptCertificate accepts another certificate of a server, beside the one with which it registered. An empty fingerprint takes
 // that back.
 func (h *Handler) acceptCertificate(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Fingerprint *string `json:"fingerprint"`
-	}
+	var body acceptPost
 	err := decode(r, &body)
 	if err == nil && body.Fingerprint == nil {
 		err = fmt.Errorf("%w: field fingerprint: it is wanted", errBody)

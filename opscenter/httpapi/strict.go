@@ -50,32 +50,6 @@ func decodeStrict(data []byte, into any, where string, also ...fields) error {
 	return unknownFields(data, reflect.TypeOf(into).Elem(), where, allowed)
 }
 
-// withoutBody refuses a body on a route that takes none. An empty object counts as none.
-func (h *Handler) withoutBody(handle http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		data, err := readBody(r)
-		if err == nil && len(bytes.TrimSpace(data)) > 0 {
-			err = decodeStrict(data, &struct{}{}, "")
-		}
-		if err != nil {
-			h.fail(w, r, err)
-			return
-		}
-		handle(w, r)
-	}
-}
-
-// noQuery refuses parameters on a route that knows none.
-func (h *Handler) noQuery(handle http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if _, err := parseQuery(r); err != nil {
-			h.fail(w, r, err)
-			return
-		}
-		handle(w, r)
-	}
-}
-
 var (
 	restType     = reflect.TypeFor[jsonkeep.Rest]()
 	rawType      = reflect.TypeFor[json.RawMessage]()

@@ -16,36 +16,6 @@ import (
 
 var errNoSystem = errors.New("changes of servers are not set up here")
 
-// systemRoutes adds the routes of package system.
-func (h *Handler) systemRoutes(operators map[string]http.HandlerFunc) {
-	const servers, clusters = "/1.0/provisioning/servers/{name}", "/1.0/provisioning/clusters/{name}"
-	for pattern, handle := range map[string]http.HandlerFunc{
-		"GET " + servers + "/system/network":           h.noQuery(h.getNetwork),
-		networkPattern:                                 h.putNetwork,
-		"GET " + servers + "/system/update":            h.noQuery(getSettings(h, (*system.Manager).Update)),
-		"PUT " + servers + "/system/update":            putSettings(h, (*system.Manager).SetUpdate),
-		"GET " + servers + "/system/storage":           h.noQuery(getSettings(h, (*system.Manager).Storage)),
-		"PUT " + servers + "/system/storage":           putSettings(h, (*system.Manager).SetStorage),
-		"GET " + servers + "/system/provider":          h.noQuery(getSettings(h, (*system.Manager).Provider)),
-		"PUT " + servers + "/system/provider":          putSettings(h, (*system.Manager).SetProvider),
-		"GET " + servers + "/system/kernel":            h.noQuery(getSettings(h, (*system.Manager).Kernel)),
-		"PUT " + servers + "/system/kernel":            putSettings(h, (*system.Manager).SetKernel),
-		"GET " + servers + "/system/logging":           h.noQuery(getSettings(h, (*system.Manager).Logging)),
-		"PUT " + servers + "/system/logging":           putSettings(h, (*system.Manager).SetLogging),
-		"POST " + servers + "/system/:suspend":         h.withoutBody(h.suspend),
-		"POST " + servers + "/system/:factory-reset":   h.withoutBody(h.factoryReset),
-		"DELETE " + servers + "/system/:factory-reset": h.withoutBody(h.factoryReset), // as some releases of Operations Center's client
-		"POST " + clusters + "/:bulk-update":           h.bulkUpdate,
-		"GET /1.0/provisioning/changes":                h.getConfigurationChanges,
-		"GET /1.0/provisioning/changes/{uuid}":         h.noQuery(h.changes().get(h.options.System.Change)),
-		"GET /1.0/provisioning/batches":                h.getBatches,
-		"GET /1.0/provisioning/batches/{uuid}":         h.noQuery(h.batches().get(h.options.System.Batch)),
-	} {
-		operators[pattern] = h.with(h.options.System != nil, errNoSystem, handle)
-	}
-	operators["POST "+servers+"/:resync"] = h.noQuery(h.withoutBody(h.resyncServer))
-}
-
 // shownChange is the document of a change.
 type shownChange struct {
 	UUID                string               `json:"uuid"`
@@ -126,10 +96,7 @@ func (h *Handler) getNetwork(w http.ResponseWriter, r *http.Request) {
 
 // applyOptions reads the options of a change of a network.
 func applyOptions(r *http.Request) (o system.ApplyOptions, dry bool, err error) {
-	q, err := parseQuery(r, "force", "accept-risk", "allow-unmanaged", "confirmation-timeout", "dry-run")
-	if err != nil {
-		return o, false, err
-	}
+	q := queryOf(r)
 	for name, into := range map[string]*bool{"force": &o.Force, "accept-risk": &o.AcceptRisk, "allow-unmanaged": &o.Rules.AllowUnmanaged, "dry-run": &dry} {
 		if *into, err = q.flagOr(name, false); err != nil {
 			return o, false, err
@@ -197,12 +164,15 @@ func getSettings[C any](h *Handler, read func(*system.Manager, context.Context, 
 	}
 }
 
+// configPut is the new configuration of a section.
+type configPut[C any] struct {
+	Config *C `json:"config"`
+}
+
 // putSettings changes the settings of a section, and answers when the change is final.
 func putSettings[C any](h *Handler, set func(*system.Manager, context.Context, string, C, system.SetOptions) (*system.Change, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		var body struct {
-			Config *C `json:"config"`
-		}
+		var body configPut[C]
 		force, err := forced(r)
 		if err == nil {
 			err = decode(r, &body, fields{shown: []string{"state"}})
@@ -222,14 +192,8 @@ func putSettings[C any](h *Handler, set func(*system.Manager, context.Context, s
 	}
 }
 
-// forced reads the parameters of a request that takes force alone.
-func forced(r *http.Request) (bool, error) {
-	q, err := parseQuery(r, "force")
-	if err != nil {
-		return false, err
-	}
-	return q.flagOr("force", false)
-}
+// forced reads the parameter force.
+func forced(r *http.Request) (bool, error) { return queryOf(r).flagOr("force", false) }
 
 func (h *Handler) suspend(w http.ResponseWriter, r *http.Request) {
 	force, err := forced(r)
@@ -241,11 +205,8 @@ func (h *Handler) suspend(w http.ResponseWriter, r *http.Request) {
 
 // factoryReset resets a server to its state after installation. It registers again with the given token, or a fresh one.
 func (h *Handler) factoryReset(w http.ResponseWriter, r *http.Request) {
-	q, err := parseQuery(r, "token", "tokenSeedName", "force")
-	force := false
-	if err == nil {
-		force, err = q.flagOr("force", false)
-	}
+	q := queryOf(r)
+	force, err := q.flagOr("force", false)
 	if err == nil && q.values.Get("tokenSeedName") != "" && q.values.Get("token") == "" {
 		err = fmt.Errorf("%w: tokenSeedName needs token: it names one of the seeds of that token", errBody)
 	}
@@ -266,17 +227,17 @@ func (h *Handler) resyncServer(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
+// bulkPost is a change of all members of a cluster.
+type bulkPost struct {
+	Action    string          `json:"action"`
+	Arguments json.RawMessage `json:"arguments"`
+}
+
 // bulkUpdate changes all members of a cluster, one after another, and stops at the first failure. The actions are those of
 // Operations Center for settings that the control plane manages, and edit_network with a network.Edit.
 func (h *Handler) bulkUpdate(w http.ResponseWriter, r *http.Request) {
-	options, dry, err := applyOptions(r)
-	if err == nil && dry {
-		err = fmt.Errorf("%w: parameter dry-run is not known here", errBody)
-	}
-	var body struct {
-		Action    string          `json:"action"`
-		Arguments json.RawMessage `json:"arguments"`
-	}
+	options, _, err := applyOptions(r)
+	var body bulkPost
 	if err == nil {
 		err = decode(r, &body)
 	}
@@ -359,16 +320,15 @@ func bulkConfig[C any](arguments json.RawMessage) (*C, error) {
 }
 
 func (h *Handler) getConfigurationChanges(w http.ResponseWriter, r *http.Request) {
-	q, err := parseQuery(r, "recursion", "limit", "cursor", "server")
-	h.changes().list(w, r, q, err, func(page opscenter.Page) ([]*system.Change, string, error) {
+	q := queryOf(r)
+	h.changes().list(w, r, q, nil, func(page opscenter.Page) ([]*system.Change, string, error) {
 		found, err := h.options.System.Changes(r.Context(), q.values.Get("server"), page.Cursor, page.Limit)
 		return found, behind(found, page.Limit, func(c *system.Change) string { return c.ID }), err
 	})
 }
 
 func (h *Handler) getBatches(w http.ResponseWriter, r *http.Request) {
-	q, err := parseQuery(r, "recursion", "limit", "cursor")
-	h.batches().list(w, r, q, err, func(page opscenter.Page) ([]*system.Batch, string, error) {
+	h.batches().list(w, r, queryOf(r), nil, func(page opscenter.Page) ([]*system.Batch, string, error) {
 		found, err := h.options.System.Batches(r.Context(), page.Cursor, page.Limit)
 		return found, behind(found, page.Limit, func(b *system.Batch) string { return b.ID }), err
 	})

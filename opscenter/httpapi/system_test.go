@@ -116,7 +116,7 @@ func TestSystemNetwork(t *testing.T) {
 	}
 	require.Equal(t, 404, p.call(client, "GET", serversPath+"none/system/network", "").ErrorCode)
 	require.Equal(t, 404, p.call(client, "GET", "/1.0/provisioning/changes/none", "").ErrorCode)
-	require.Equal(t, 403, p.call(p.client(nil), "GET", path, "").ErrorCode)
+	require.Equal(t, 401, p.call(p.client(nil), "GET", path, "").ErrorCode)
 	servers["a"].Crash()
 	require.Equal(t, 502, p.call(client, "GET", path, "").ErrorCode)
 }

@@ -43,8 +43,7 @@ func (h *Handler) tokens() resource[*opscenter.Token] {
 func tokenPath(uuid string) string { return "/1.0/provisioning/tokens/" + uuid }
 
 func (h *Handler) getTokens(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "recursion", "limit", "cursor")
-	h.tokens().list(w, r, query, err, func(page opscenter.Page) ([]*opscenter.Token, string, error) {
+	h.tokens().list(w, r, queryOf(r), nil, func(page opscenter.Page) ([]*opscenter.Token, string, error) {
 		found, err := h.registry.ListTokens(r.Context(), page)
 		return pointers(found.Tokens), found.Next, err
 	})
@@ -60,17 +59,20 @@ func (h *Handler) postTokens(w http.ResponseWriter, r *http.Request) {
 	h.tokens().created(w, r, created, err)
 }
 
+// tokenEdit is an edit of a token. A field that is left out keeps its value.
+type tokenEdit struct {
+	Description   *string    `json:"description"`
+	UsesRemaining *int64     `json:"uses_remaining"`
+	ExpireAt      *time.Time `json:"expire_at"`
+	Channel       *string    `json:"channel"`
+	Applications  *[]string  `json:"applications"`
+	AutoRemove    *bool      `json:"auto_remove"`
+	UUID          string     `json:"uuid"`
+}
+
 // putToken edits a token. A field that is left out keeps its value.
 func (h *Handler) putToken(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Description   *string    `json:"description"`
-		UsesRemaining *int64     `json:"uses_remaining"`
-		ExpireAt      *time.Time `json:"expire_at"`
-		Channel       *string    `json:"channel"`
-		Applications  *[]string  `json:"applications"`
-		AutoRemove    *bool      `json:"auto_remove"`
-		UUID          string     `json:"uuid"`
-	}
+	var body tokenEdit
 	err := cmp.Or(decode(r, &body), sameUUID(r, body.UUID))
 	if err == nil {
 		err = h.registry.EditToken(r.Context(), r.PathValue("uuid"), func(t *opscenter.Token, spec *opscenter.TokenSpec) error {

@@ -23,44 +23,6 @@ const (
 	postUpdatePattern = "POST " + updatesPath
 )
 
-// feedRoutes are the servers' routes. They need no certificate, because a server asks before it has registered.
-func (h *Handler) feedRoutes() map[string]http.HandlerFunc {
-	return map[string]http.HandlerFunc{
-		"GET " + updatesPath:                             h.getUpdates,
-		"GET " + updatesPath + "/{uuid}":                 h.noQuery(h.getUpdate),
-		"GET " + updatesPath + "/{uuid}/files":           h.noQuery(h.getUpdateFiles),
-		"GET " + updatesPath + "/{uuid}/files/{name...}": h.noQuery(h.getUpdateFile),
-		"GET " + updatesPath + "/{uuid}/changelog":       h.getUpdateChangelog,
-	}
-}
-
-// updateRoutes adds the routes of updates and channels for operators.
-func (h *Handler) updateRoutes(operators map[string]http.HandlerFunc) {
-	for pattern, handle := range map[string]http.HandlerFunc{
-		postUpdatePattern:                                 h.noQuery(h.postUpdate),
-		"DELETE " + updatesPath:                           h.noQuery(h.deleteUpdates),
-		"DELETE " + updatesPath + "/{uuid}":               h.deleteUpdate,
-		"PUT " + updatesPath + "/{uuid}":                  h.putUpdate,
-		"POST " + updatesPath + "/:refresh":               h.withoutBody(h.refreshUpdates),
-		"GET " + updatesPath + "/:refresh":                h.noQuery(h.getRefresh),
-		"GET /1.0/system/updates":                         h.noQuery(h.getUpdateSettings),
-		"PUT /1.0/system/updates":                         h.noQuery(h.putUpdateSettings),
-		"GET /1.0/provisioning/channels/{name}/changelog": h.getChannelChangelog,
-		"GET /1.0/provisioning/servers/{name}/changelog":  h.noQuery(h.getServerChangelog),
-	} {
-		operators[pattern] = h.withUpdates(handle)
-	}
-	operators["GET /1.0/provisioning/channels"] = h.getChannels
-	operators["POST /1.0/provisioning/channels"] = h.noQuery(h.postChannels)
-	operators["GET /1.0/provisioning/channels/{name}"] = h.noQuery(h.channels().get(h.registry.Channels().Get))
-	operators["PUT /1.0/provisioning/channels/{name}"] = h.noQuery(h.putChannel)
-	operators["DELETE /1.0/provisioning/channels/{name}"] = h.noQuery(h.deleteChannel)
-}
-
-func (h *Handler) withUpdates(handle http.HandlerFunc) http.HandlerFunc {
-	return h.with(h.options.Updates != nil, errNoUpdates, handle)
-}
-
 // update is the document of an update.
 type update struct {
 	UUID             string    `json:"uuid"`
@@ -116,16 +78,11 @@ func orEmpty(list []string) []string {
 // getUpdates lists updates, the newest first. It lists ready updates only without the query status, and always for clients other than
 // operators.
 func (h *Handler) getUpdates(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "recursion", "channel", "origin", "status")
-	if err == nil {
-		switch updates.Status(query.valueOf("status")) {
-		case "", updates.StatusPending, updates.StatusReady, "unknown":
-		default:
-			err = fmt.Errorf("%w: status %.40q is neither unknown, pending nor ready", errBody, query.valueOf("status"))
-		}
-	}
-	if err != nil {
-		h.fail(w, r, err)
+	query := queryOf(r)
+	switch updates.Status(query.valueOf("status")) {
+	case "", updates.StatusPending, updates.StatusReady, "unknown":
+	default:
+		h.fail(w, r, fmt.Errorf("%w: status %.40q is neither unknown, pending nor ready", errBody, query.valueOf("status")))
 		return
 	}
 	show, snapshot := publicUpdate, h.options.Updates.Snapshot()
@@ -291,11 +248,8 @@ func (h *Handler) getUpdateChangelog(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer h.changelogs.Release(1)
-	query, err := parseQuery(r, "channel", "upstream", "architecture", "since")
-	upstream := false
-	if err == nil {
-		upstream, err = query.flagOr("upstream", false)
-	}
+	query := queryOf(r)
+	upstream, err := query.flagOr("upstream", false)
 	var found *updates.Changelog
 	switch {
 	case err != nil:
@@ -313,10 +267,8 @@ func (h *Handler) getUpdateChangelog(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) getChannelChangelog(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "architecture")
-	if err == nil {
-		_, err = h.registry.Channels().Get(r.Context(), r.PathValue("name"))
-	}
+	query := queryOf(r)
+	_, err := h.registry.Channels().Get(r.Context(), r.PathValue("name"))
 	var found []*updates.Changelog
 	if err == nil {
 		found, err = h.options.Updates.ChannelChangelog(r.Context(), r.PathValue("name"), cmp.Or(query.valueOf("architecture"), updates.ArchitectureX8664))
@@ -413,11 +365,14 @@ func (h *Handler) deleteUpdate(w http.ResponseWriter, r *http.Request) {
 	h.done(w, r, err)
 }
 
+// updatePut names the channels that offer an update.
+type updatePut struct {
+	Channels *[]string `json:"channels"`
+}
+
 func (h *Handler) putUpdate(w http.ResponseWriter, r *http.Request) {
 	force, err := forced(r)
-	var body struct {
-		Channels *[]string `json:"channels"`
-	}
+	var body updatePut
 	if err == nil {
 		err = decode(r, &body, shownBy[update]())
 	}
@@ -434,11 +389,8 @@ func (h *Handler) putUpdate(w http.ResponseWriter, r *http.Request) {
 
 // refreshUpdates asks the source for updates. With wait it answers at the end of the refresh.
 func (h *Handler) refreshUpdates(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "wait", "force")
-	wait, older := false, false
-	if err == nil {
-		wait, err = query.flagOr("wait", false)
-	}
+	query, older := queryOf(r), false
+	wait, err := query.flagOr("wait", false)
 	if err == nil {
 		older, err = query.flagOr("force", false)
 	}

@@ -169,7 +169,7 @@ func TestFeed(t *testing.T) {
 		if method != "GET" {
 			body = "{}"
 		}
-		require.Equal(t, 403, p.call(stranger, method, path, body).ErrorCode, request)
+		require.Equal(t, 401, p.call(stranger, method, path, body).ErrorCode, request)
 	}
 	without := start(t, nil)
 	require.Equal(t, 501, without.call(without.client(nil), "GET", "/1.0/provisioning/updates", "").ErrorCode)
@@ -244,7 +244,7 @@ func TestUpdatesByREST(t *testing.T) {
 	offered := p.call(operator, "DELETE", one, "")
 	require.Equal(t, 409, offered.ErrorCode)
 	require.Contains(t, offered.Error, "channel stable offers update 202610010000")
-	require.Equal(t, 403, p.call(p.client(nil), "DELETE", one, "").ErrorCode)
+	require.Equal(t, 401, p.call(p.client(nil), "DELETE", one, "").ErrorCode)
 	require.Equal(t, 200, p.call(operator, "DELETE", one+"?force=1", "").StatusCode)
 	require.Equal(t, 404, p.call(operator, "DELETE", one, "").ErrorCode)
 	require.Equal(t, 200, p.call(operator, "DELETE", path, "").StatusCode, "no channel offers it")

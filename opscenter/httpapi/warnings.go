@@ -75,15 +75,12 @@ func (s warningStatus) acknowledged() (bool, error) {
 
 // getWarnings lists warnings, the oldest first, whole with and without recursion.
 func (h *Handler) getWarnings(w http.ResponseWriter, r *http.Request) {
-	query, err := parseQuery(r, "recursion", "limit", "cursor", "type", "server", "status")
-	var filter opscenter.WarningFilter
-	if err == nil {
-		filter.Kind, filter.Server = warning.Kind(query.values.Get("type")), query.values.Get("server")
-		if status := query.values.Get("status"); status != "" {
-			var wanted bool
-			wanted, err = warningStatus(status).acknowledged()
-			filter.Acknowledged = &wanted
-		}
+	query, err := queryOf(r), error(nil)
+	filter := opscenter.WarningFilter{Kind: warning.Kind(query.valueOf("type")), Server: query.valueOf("server")}
+	if status := query.valueOf("status"); status != "" {
+		var wanted bool
+		wanted, err = warningStatus(status).acknowledged()
+		filter.Acknowledged = &wanted
 	}
 	h.warnings().list(w, r, query, err, func(page opscenter.Page) ([]*warning.Warning, string, error) {
 		found, err := h.registry.Warnings().List(r.Context(), filter, page)
@@ -91,11 +88,14 @@ func (h *Handler) getWarnings(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// warningEdit is the acknowledgement of a warning.
+type warningEdit struct {
+	warningPut
+	UUID string `json:"uuid"`
+}
+
 func (h *Handler) putWarning(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		warningPut
-		UUID string `json:"uuid"`
-	}
+	var body warningEdit
 	var acknowledged bool
 	err := decode(r, &body, shownBy[warningJSON]())
 	if err == nil {

@@ -65,7 +65,7 @@ func TestWarnings(t *testing.T) {
 	require.Equal(t, 404, p.call(client, "GET", "/1.0/warnings?server=unknown", "").ErrorCode)
 	require.Equal(t, 404, p.call(client, "GET", "/1.0/warnings/nothing", "").ErrorCode)
 	require.Equal(t, 404, p.call(client, "PUT", "/1.0/warnings/nothing", `{"status":"new"}`).ErrorCode)
-	require.Equal(t, http.StatusForbidden, p.call(p.client(nil), "GET", "/1.0/warnings", "").ErrorCode, "for operators only")
+	require.Equal(t, http.StatusUnauthorized, p.call(p.client(nil), "GET", "/1.0/warnings", "").ErrorCode, "for operators only")
 }
 
 func TestAcceptCertificate(t *testing.T) {
@@ -84,5 +84,5 @@ func TestAcceptCertificate(t *testing.T) {
 	require.Equal(t, 400, p.call(client, "POST", path, `{}`).ErrorCode, "taking it back is said with an empty one")
 	require.Equal(t, 200, p.call(client, "POST", path, `{"fingerprint":""}`).StatusCode)
 	require.Equal(t, 404, p.call(client, "POST", "/1.0/provisioning/servers/two/:accept-certificate", `{"fingerprint":""}`).ErrorCode)
-	require.Equal(t, http.StatusForbidden, p.call(p.client(nil), "POST", path, `{"fingerprint":""}`).ErrorCode)
+	require.Equal(t, http.StatusUnauthorized, p.call(p.client(nil), "POST", path, `{"fingerprint":""}`).ErrorCode)
 }

@@ -1,0 +1,192 @@
+package httpapi_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/opscenter-go/sdk/internal/controltest"
+	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/access"
+	"github.com/opscenter-go/sdk/opscenter/httpapi"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
+)
+
+// byHeader is an embedder's authorizer: a header holds the grant, as a proxy in front would set it.
+func byHeader(r *http.Request) (access.Principal, error) {
+	text := r.Header.Get("X-Grant")
+	if text == "" {
+		return access.Principal{}, access.ErrUnauthenticated
+	}
+	p := access.Principal{Name: "tester"}
+	err := json.Unmarshal([]byte(text), &p.Grant)
+	return p, err
+}
+
+// as is the header of a grant.
+func as(t testing.TB, role access.Role, scope access.Scope) []string {
+	data, err := json.Marshal(access.Grant{Role: role, Scope: scope})
+	require.NoError(t, err)
+	return []string{"X-Grant", string(data)}
+}
+
+// paths fills in the variable parts of a route's path. The objects need not exist.
+var paths = strings.NewReplacer("clusters/{name}", "clusters/c9", "servers/{name}", "servers/a", "{name...}", "x", "{path...}", "1.0/system/kernel", "{name}", "x", "{uuid}", strings.Repeat("0", 36),
+	"{action}", ":pause", "{image}", "x", "{public}", "x", "{$}", "")
+
+// TestRoles tries each route with each role, with an unknown role and without credentials.
+func TestRoles(t *testing.T) {
+	p, _, _ := everything(t, func(o *httpapi.Options) {
+		o.Authorize = httpapi.AnyOf(byHeader, httpapi.TrustCertificates(o.ClientCertificate))
+	})
+	client, unknown := p.client(nil), p.client(&p.operator)
+	tried := 0
+	for _, route := range p.handler.Routes() {
+		if route.Role == "" || strings.HasSuffix(route.Path, ":watch") {
+			continue // the latter answers without end
+		}
+		tried++
+		method := route.Method
+		if method == "" {
+			method = "PUT" // of a server's own API
+		}
+		path, name := paths.Replace(route.Path), method+" "+route.Path
+		body := ""
+		if method != "GET" && method != "DELETE" {
+			body = `{"zzz":1}` // is refused, so that nothing changes
+		}
+		before := p.store.rows(t)
+		a := p.call(client, method, path, body)
+		require.Equal(t, 401, a.ErrorCode, "%s: %s", name, a.text)
+		require.Contains(t, a.http.Header.Get("WWW-Authenticate"), "Bearer", name)
+		require.Equal(t, 403, p.call(unknown, method, path, body).ErrorCode, "%s: a certificate is shown that is not admitted", name)
+		for _, role := range append([]access.Role{"", "owner"}, access.Roles...) {
+			if role.Includes(route.Role) && method == "DELETE" {
+				continue // carries something out
+			}
+			a := p.call(client, method, path, body, as(t, role, access.Scope{})...)
+			if role.Includes(route.Role) {
+				require.NotContains(t, []int{401, 403}, a.ErrorCode, "%s as %s: %s", name, role, a.text)
+				continue
+			}
+			require.Equal(t, 403, a.ErrorCode, "%s as %s: %s", name, role, a.text)
+			require.Contains(t, a.Error, string(route.Role))
+		}
+		require.Equal(t, before, p.store.rows(t), name)
+	}
+	require.Greater(t, tried, 100)
+	// Operators read servers' own APIs, and do not write them.
+	forwarded := "/1.0/provisioning/servers/a/os/1.0/system/kernel"
+	require.Equal(t, 403, p.call(client, "GET", forwarded, "", as(t, access.RoleViewer, access.Scope{})...).ErrorCode)
+	require.Equal(t, 200, p.call(client, "GET", forwarded, "", as(t, access.RoleOperator, access.Scope{})...).StatusCode)
+	require.Equal(t, 403, p.call(client, "PUT", forwarded, "{}", as(t, access.RoleOperator, access.Scope{})...).ErrorCode)
+}
+
+// TestScopes: a principal with a scope deals with the servers and clusters in it, and uses no route that shows or changes more.
+func TestScopes(t *testing.T) {
+	p, _, _ := everything(t, func(o *httpapi.Options) { o.Authorize = byHeader })
+	client := p.client(nil)
+	berlin := access.Scope{Properties: map[string]string{"site": "berlin"}}
+	edit := func(name string, properties map[string]string) {
+		require.NoError(t, p.registry.EditServer(t.Context(), name, func(_ *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
+			spec.Properties = properties
+			return nil
+		}))
+	}
+	edit("a", berlin.Properties)
+	edit("b", map[string]string{"site": "berlin", "rack": "3"})
+	edit("c", map[string]string{"site": "bonn"})
+	for name, spec := range map[string]opscenter.ClusterSpec{"inside": {Properties: berlin.Properties}, "mixed": {Properties: berlin.Properties}, "outside": {}} {
+		_, err := p.registry.CreateCluster(t.Context(), name, spec)
+		require.NoError(t, err)
+	}
+	foreign := controltest.Server(t, incusostest.Options{Name: "foreign"})
+	require.NoError(t, p.registry.Adopt(t.Context(), opscenter.Adoption{Cluster: "adopted", Certificate: foreign.Certificate(), Servers: []opscenter.AdoptedServer{{Name: "foreign", ConnectionURL: foreign.URL(), Certificate: foreign.Certificate()}}}))
+	require.NoError(t, p.registry.EditCluster(t.Context(), "adopted", func(_ *opscenter.Cluster, spec *opscenter.ClusterSpec) error {
+		spec.Properties = berlin.Properties // its member has none
+		return nil
+	}))
+	list := func(path string, scope access.Scope) (found []string) {
+		p.call(client, "GET", path, "", as(t, access.RoleViewer, scope)...).decode(t, &found)
+		return found
+	}
+	const servers, clusters = "/1.0/provisioning/servers", "/1.0/provisioning/clusters"
+	require.Equal(t, []string{servers + "/a", servers + "/b"}, list(servers, berlin))
+	require.Equal(t, []string{servers + "/b"}, list(servers, access.Scope{Properties: map[string]string{"site": "berlin", "rack": "3"}}))
+	require.Equal(t, []string{servers + "/a"}, list(servers+`?filter=name+%3D%3D+"a"`, berlin))
+	require.Empty(t, list(servers+`?filter=name+%3D%3D+"c"`, berlin))
+	require.Equal(t, []string{servers + "/foreign"}, list(servers, access.Scope{Clusters: []string{"adopted"}}))
+	require.Equal(t, []string{clusters + "/inside", clusters + "/mixed"}, list(clusters, berlin), "a cluster with a member outside is outside")
+	var whole []struct{ Name string }
+	p.call(client, "GET", servers+"?recursion=1", "", as(t, access.RoleViewer, berlin)...).decode(t, &whole)
+	require.Len(t, whole, 2)
+
+	ask := func(method, path string) int {
+		a := p.call(client, method, path, "", as(t, access.RoleAdmin, berlin)...)
+		return max(a.StatusCode, a.ErrorCode)
+	}
+	require.Equal(t, 200, ask("GET", servers+"/a"))
+	require.Equal(t, 403, ask("GET", servers+"/c"))
+	require.Equal(t, 404, ask("GET", servers+"/nowhere"))
+	require.Equal(t, 200, ask("POST", servers+"/a/:resync"))
+	require.Equal(t, 403, ask("POST", servers+"/c/:resync"))
+	require.Equal(t, 200, ask("GET", servers+"/a/os/1.0/system/kernel"))
+	require.Equal(t, 403, ask("GET", servers+"/c/os/1.0/system/kernel"))
+	require.Equal(t, 200, ask("GET", clusters+"/inside"))
+	require.Equal(t, 403, ask("GET", clusters+"/outside"))
+	require.Equal(t, 403, ask("GET", clusters+"/adopted"))
+	// The rollout of an action is in the scope of its server, and its change too.
+	start := p.call(client, "POST", servers+"/a/system/:reboot", "", as(t, access.RoleOperator, berlin)...)
+	require.Equal(t, 200, start.StatusCode, start.text)
+	rollout := start.http.Header.Get("Location")
+	require.Equal(t, 200, ask("GET", rollout))
+	require.Equal(t, 200, ask("GET", rollout+"/units"))
+	require.Equal(t, 200, ask("POST", rollout+"/:cancel"))
+	other := p.call(client, "POST", servers+"/c/system/:reboot", "", as(t, access.RoleOperator, access.Scope{})...).http.Header.Get("Location")
+	require.NotEmpty(t, other)
+	require.Equal(t, 403, ask("GET", other))
+	require.Equal(t, 403, ask("POST", other+"/:cancel"))
+
+	for _, route := range p.handler.Routes() {
+		if route.Role == "" || route.Scoped || strings.HasSuffix(route.Path, ":watch") {
+			continue
+		}
+		before := p.store.rows(t)
+		a := p.call(client, route.Method, paths.Replace(route.Path), "", as(t, access.RoleAdmin, berlin)...)
+		if a.ErrorCode == 415 {
+			continue
+		}
+		require.Equal(t, 403, a.ErrorCode, "%s %s: %s", route.Method, route.Path, a.text)
+		require.Contains(t, a.Error, "scope")
+		require.Equal(t, before, p.store.rows(t))
+	}
+}
+
+// TestAs: a grant lowers what an authorizer allows, and never raises it.
+func TestAs(t *testing.T) {
+	trusted := func(*http.Request) (access.Principal, error) {
+		return access.Principal{Name: "x", Grant: access.Grant{Role: access.RoleOperator, Scope: access.Scope{Channels: []string{"stable"}}}}, nil
+	}
+	r, err := http.NewRequestWithContext(t.Context(), "GET", "/", nil)
+	require.NoError(t, err)
+	got, err := httpapi.As(access.Grant{Role: access.RoleViewer, Scope: access.Scope{Clusters: []string{"c"}}}, trusted)(r)
+	require.NoError(t, err)
+	require.Equal(t, access.Principal{Name: "x", Grant: access.Grant{Role: access.RoleViewer, Scope: access.Scope{Channels: []string{"stable"}, Clusters: []string{"c"}}}}, got)
+	got, err = httpapi.As(access.Grant{Role: access.RoleAdmin}, trusted)(r)
+	require.NoError(t, err)
+	require.Equal(t, access.RoleOperator, got.Role)
+	_, err = httpapi.As(access.Grant{Role: access.RoleAdmin, Scope: access.Scope{Channels: []string{"edge"}}}, trusted)(r)
+	require.ErrorIs(t, err, access.ErrForbidden)
+	_, err = httpapi.As(access.Grant{Role: "owner"}, trusted)(r)
+	require.ErrorIs(t, err, access.ErrInvalid)
+	refused := func(*http.Request) (access.Principal, error) { return access.Principal{}, access.ErrUnauthenticated }
+	_, err = httpapi.As(access.Grant{Role: access.RoleAdmin}, refused)(r)
+	require.ErrorIs(t, err, access.ErrUnauthenticated)
+	_, err = httpapi.AnyOf()(r)
+	require.ErrorIs(t, err, access.ErrUnauthenticated)
+	_, err = httpapi.AnyOf(refused, func(*http.Request) (access.Principal, error) { return access.Principal{}, access.ErrForbidden }, refused)(r)
+	require.ErrorIs(t, err, access.ErrForbidden, "credentials were shown")
+}
