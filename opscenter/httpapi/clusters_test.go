@@ -188,13 +188,6 @@ func TestShapes(t *testing.T) {
 	for field := range api.Definitions["ClusterUpdateInProgressStatus"].Properties {
 		require.Contains(t, status["in_progress_status"], field)
 	}
-	for _, path := range []string{"clusters/{name}/:update", "clusters/{name}/:reboot", "clusters/{name}/:cancel-operation", "clusters/{name}/:add-servers", "clusters/{name}/:remove-servers",
-		"servers/{name}/system/:evacuate", "servers/{name}/system/:reboot", "servers/{name}/system/:restore", "servers/{name}/system/:update", "servers/{name}/system/:poweroff"} {
-		require.Contains(t, api.Paths, "/1.0/provisioning/"+path)
-		answer := p.call(client, "POST", "/1.0/provisioning/"+strings.Replace(path, "{name}", "x", 1), "{}")
-		require.NotEqual(t, http.StatusMethodNotAllowed, answer.ErrorCode)
-		require.NotContains(t, answer.Error, "no such endpoint")
-	}
 }
 
 // description holds the compared parts of Operations Center's API description.
@@ -202,7 +195,6 @@ type description struct {
 	Definitions map[string]struct {
 		Properties map[string]any `yaml:"properties"`
 	} `yaml:"definitions"`
-	Paths map[string]any `yaml:"paths"`
 }
 
 // readDescription reads the API description.

@@ -33,6 +33,7 @@
 //
 //	GET    /                                                    any       the paths of the API's versions
 //	GET    /1.0                                                 any       the API's version, and how the client is authenticated
+//	GET    /1.0/openapi.json                                    any       describes the API, in OpenAPI 3.1
 //
 // Tokens admit new servers. Seeds are the configuration of installation images.
 //

@@ -127,6 +127,7 @@ type Handler struct {
 	mux              *http.ServeMux
 	rows             []*route // the table of routes
 	byPattern        map[string]*route
+	description      []byte           // of the API, as JSON
 	announceServers  http.HandlerFunc // of a row that shares its pattern
 }
 
@@ -176,6 +177,9 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 		return nil, err
 	}
 	h.mux = h.newMux()
+	if h.description, err = describe(h.rows, options.Version); err != nil {
+		return nil, err
+	}
 	return h, nil
 }
 

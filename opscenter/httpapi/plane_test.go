@@ -126,6 +126,7 @@ func (p *plane) call(client *http.Client, method, path, body string, header ...s
 	default:
 		p.t.Fatalf("type %q", a.Type)
 	}
+	describedBy(p.t, p.handler).check(p.t, method, req.URL.Path, resp.StatusCode, text)
 	return a
 }
 

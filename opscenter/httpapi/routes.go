@@ -38,6 +38,7 @@ func (h *Handler) table() []*route {
 		{pattern: "GET /{$}", clients: "any", handle: func(w http.ResponseWriter, _ *http.Request) { respond(w, []string{"/1.0"}) }, list: true, summary: "lists the paths of the API's versions", answer: typeOf[string]()},
 		{pattern: "GET /1.0", clients: "any", handle: h.getServer, summary: "tells the API's version, and how the client is authenticated", answer: typeOf[apiServer]()},
 		{pattern: "GET /1.0/{$}", clients: "any", handle: h.getServer, summary: "the same, as from a mux that has this one at /1.0/", answer: typeOf[apiServer]()},
+		{pattern: "GET /1.0/openapi.json", clients: "any", handle: h.getDescription, summary: "describes the API, in OpenAPI 3.1", answer: typeOf[any](), media: "application/json"},
 		// Tokens admit new servers. Their UUIDs are secrets.
 		{pattern: "GET /1.0/provisioning/tokens", role: access.RoleAdmin, handle: h.getTokens, query: "recursion limit cursor", list: true, paths: true, summary: "lists tokens, the oldest first", answer: typeOf[token]()},
 		{pattern: "POST /1.0/provisioning/tokens", role: access.RoleAdmin, handle: h.postTokens, body: typeOf[tokenPut](), created: true, summary: "makes a token", answer: typeOf[token]()},
@@ -55,7 +56,7 @@ func (h *Handler) table() []*route {
 		{pattern: "GET /1.0/provisioning/tokens/{uuid}/image/{image}", role: access.RoleAdmin, missing: noImages, handle: h.getImage, query: "compressed", media: "application/octet-stream", summary: "sends a prepared image"},
 		{pattern: "GET /1.0/provisioning/images/{public}", clients: "any", missing: noImages, handle: h.getPublicImage, query: "type architecture", media: "application/octet-stream", summary: "sends an image of a public seed"},
 		// Servers register by themselves, are announced, or are adopted.
-		{pattern: "POST /1.0/provisioning/servers", clients: "token", handle: h.postServers, body: typeOf[serverPost](), created: true, raw: true, summary: "registers the server that calls; without a token an operator announces a server", answer: typeOf[registered]()},
+		{pattern: "POST /1.0/provisioning/servers", clients: "token", handle: h.postServers, body: typeOf[serverPost](), created: true, raw: true, summary: "registers the server that calls; without a token an operator announces a server", answer: typeOf[*registered]()},
 		{pattern: "PUT /1.0/provisioning/servers/:self", clients: "server", handle: h.putSelf, body: typeOf[selfPut](), raw: true, summary: "tells the connection URL of the server that calls"},
 		{pattern: "GET /1.0/provisioning/servers", role: access.RoleViewer, scope: filtered, handle: h.getServers, query: "recursion limit cursor facts status status_detail type cluster channel fingerprint needs_update needs_reboot in_maintenance filter", list: true, paths: true, summary: "lists servers by name", answer: typeOf[server]()},
 		{pattern: "POST /1.0/provisioning/servers/:adopt", role: access.RoleAdmin, missing: noAdopter, handle: h.adopt, body: typeOf[Adopting](), list: true, created: true, summary: "adopts an Incus server or cluster", answer: typeOf[string]()},
@@ -109,7 +110,7 @@ func (h *Handler) table() []*route {
 		{pattern: "POST /1.0/provisioning/clusters/{name}/:resync-inventory", role: access.RoleOperator, scope: byCluster, missing: noInventory, handle: h.resyncCluster, summary: "lists the inventory of a cluster anew"},
 		// Rollouts
 		{pattern: "GET /1.0/provisioning/rollouts", role: access.RoleViewer, missing: noRollouts, handle: h.getRollouts, query: "recursion limit cursor", list: true, paths: true, summary: "lists rollouts, the newest first", answer: typeOf[shownRollout]()},
-		{pattern: "POST /1.0/provisioning/rollouts", role: access.RoleOperator, missing: noRollouts, handle: h.postRollouts, query: "dry-run", body: typeOf[rolloutPost](), summary: "shows a plan; dry-run=0: starts it", answer: typeOf[any]()},
+		{pattern: "POST /1.0/provisioning/rollouts", role: access.RoleOperator, missing: noRollouts, handle: h.postRollouts, query: "dry-run", body: typeOf[rolloutPost](), created: true, summary: "shows a plan; dry-run=0: starts it", answer: typeOf[any]()},
 		{pattern: "GET /1.0/provisioning/rollouts/{uuid}", role: access.RoleViewer, scope: byRollout, missing: noRollouts, handle: h.rollouts().get(h.options.Rollouts.Get), summary: "shows a rollout", answer: typeOf[shownRollout]()},
 		{pattern: "GET /1.0/provisioning/rollouts/{uuid}/units", role: access.RoleViewer, scope: byRollout, missing: noRollouts, handle: h.getRolloutUnits, query: "recursion limit cursor", list: true, summary: "lists the clusters and servers of a rollout, with their steps", answer: typeOf[shownUnit]()},
 		{pattern: "GET /1.0/provisioning/rollouts/{uuid}/plan", role: access.RoleViewer, scope: byRollout, missing: noRollouts, handle: h.getRolloutPlan, summary: "shows the steps that are left", answer: typeOf[any]()},
