@@ -15,6 +15,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/page"
 	"github.com/opscenter-go/sdk/internal/truncate"
+	"github.com/opscenter-go/sdk/opscenter/access"
 	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
@@ -560,10 +561,25 @@ type ClusterPage struct {
 
 // ClusterFilter selects clusters. The zero value selects all.
 type ClusterFilter struct {
+	// Scope leaves out clusters that are not in it, see Snapshot.InScope. nil: it leaves out none.
+	Scope *access.Scope
 	// Expression is in the language of package expression. It may use name, description, properties, connection_url,
 	// channel, fingerprint, status, created_at, last_updated, certificate, server_names, server_type, update_status and
 	// config.
 	Expression string
+}
+
+// InScope reports whether a cluster and all of its members are in a scope.
+func (s *Snapshot) InScope(scope *access.Scope, cluster *Cluster) (bool, error) {
+	if !scope.Contains(cluster.Channel, cluster.Name, cluster.Properties) {
+		return false, nil
+	}
+	for server, err := range serversByCluster.Scan(s, storage.Range{Prefix: storage.StringKey(cluster.Name)}) {
+		if err != nil || !scope.Contains(server.Channel, server.Cluster, server.Properties) {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // ListClusters returns a page of the clusters that match, by name. Errors: ErrInvalidFilter, ErrInvalidCursor.
@@ -585,6 +601,13 @@ func (r *Registry) ListClusters(ctx context.Context, filter ClusterFilter, from 
 			}
 			if err := ctx.Err(); err != nil {
 				return err
+			}
+			if filter.Scope != nil { // before the expression, whose errors tell of the clusters that it is evaluated for
+				if inside, err := s.InScope(filter.Scope, cluster); err != nil {
+					return err
+				} else if !inside {
+					continue
+				}
 			}
 			if expression != nil {
 				if ok, err := s.matchesCluster(expression, cluster); err != nil {

@@ -141,11 +141,15 @@ func (h *Handler) authorized(w http.ResponseWriter, r *http.Request, rt *route, 
 		return
 	}
 	r = r.WithContext(access.With(opscenter.WithPrincipal(r.Context(), p.Name), p))
-	if needed := rt.needs(r.Method); !p.Role.Includes(needed) {
-		h.fail(w, r, fmt.Errorf("the role %s is wanted, and yours is %s: %w", needed, p.Role, access.ErrForbidden))
-		return
+	switch needed := rt.needs(r.Method); {
+	case !p.Role.Includes(needed):
+		err = fmt.Errorf("the role %s is wanted, and yours is %.40q: %w", needed, string(p.Role), access.ErrForbidden)
+	case p.Grant.Validate() != nil: // by the authorizer's fault
+		err = fmt.Errorf("%w: %w", p.Grant.Validate(), access.ErrForbidden)
+	default:
+		err = h.checkScope(r, rt)
 	}
-	if err := h.checkScope(r, rt, &p.Scope); err != nil {
+	if err != nil {
 		h.fail(w, r, err)
 		return
 	}

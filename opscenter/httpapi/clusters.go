@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/access"
 	clusters "github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
@@ -139,6 +140,12 @@ func (h *Handler) showCluster(ctx context.Context, c *opscenter.Cluster) (*clust
 	r, u, err := h.options.Rollouts.UnitOf(ctx, c.Name, true)
 	if err == nil && r != nil {
 		s.InProgressStatus.show(r, u)
+		if scope := scopeOf(ctx); scope != nil { // of a rollout that has other servers, too, only what concerns the cluster is shown
+			var inside bool
+			if inside, err = h.containsRollout(ctx, scope, r.ID); err == nil && !inside {
+				s.InProgressStatus.Rollout, s.InProgressStatus.Error = "", ""
+			}
+		}
 	}
 	return out, err
 }
@@ -190,23 +197,11 @@ func (h *Handler) clusters() resource[*opscenter.Cluster] {
 func clusterPath(name string) string { return "/1.0/provisioning/clusters/" + name }
 
 func (h *Handler) getClusters(w http.ResponseWriter, r *http.Request) {
-	query, scope := queryOf(r), scopeOf(r)
-	filter := opscenter.ClusterFilter{Expression: query.valueOf("filter")}
-	h.clusters().list(w, r, query, nil, func(page opscenter.Page) (out []*opscenter.Cluster, next string, err error) {
+	query := queryOf(r)
+	filter := opscenter.ClusterFilter{Scope: scopeOf(r.Context()), Expression: query.valueOf("filter")}
+	h.clusters().list(w, r, query, nil, func(page opscenter.Page) ([]*opscenter.Cluster, string, error) {
 		found, err := h.registry.ListClusters(r.Context(), filter, page)
-		if err != nil || scope == nil {
-			return found.Clusters, found.Next, err
-		}
-		for _, c := range found.Clusters {
-			inside, err := h.containsCluster(r.Context(), scope, c)
-			if err != nil {
-				return nil, "", err
-			}
-			if inside {
-				out = append(out, c)
-			}
-		}
-		return out, found.Next, nil
+		return found.Clusters, found.Next, err
 	})
 }
 
@@ -395,6 +390,9 @@ func (h *Handler) rebootCluster(w http.ResponseWriter, r *http.Request) {
 // at once, and mode restore restores the evacuated servers.
 func (h *Handler) cancelCluster(w http.ResponseWriter, r *http.Request) {
 	found, _, err := h.rolloutOf(r.Context(), r.PathValue("name"))
+	if err == nil { // it may have other clusters, too
+		err = h.inScope(r, func(scope *access.Scope) (bool, error) { return h.containsRollout(r.Context(), scope, found.ID) })
+	}
 	if err == nil {
 		err = h.options.Rollouts.Cancel(r.Context(), found.ID, cancelMode(queryOf(r)))
 	}

@@ -32,6 +32,7 @@ func operated(t *testing.T, names ...string) (*plane, map[string]*incusostest.Se
 		manager, err = rollout.New(opscenter.NewUpdatePlanner(p.registry, client), rollout.Options{Poller: polls, PollInterval: 20 * time.Millisecond})
 		require.NoError(t, err)
 		o.Rollouts, o.Clusters = manager, cluster.New(p.registry, client, cluster.Options{})
+		o.Authorize = httpapi.AnyOf(byHeader, o.Authorize)
 	})
 	controltest.Background(t, manager.Run)
 	servers := map[string]*incusostest.Server{}
@@ -195,6 +196,7 @@ type description struct {
 	Definitions map[string]struct {
 		Properties map[string]any `yaml:"properties"`
 	} `yaml:"definitions"`
+	Paths map[string]any `yaml:"paths"`
 }
 
 // readDescription reads the API description.

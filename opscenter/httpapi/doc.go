@@ -16,9 +16,12 @@
 // shows no credentials is answered 401, and one whose credentials or role do not suffice 403.
 //
 // The scope of a principal limits it to the servers with certain channels, clusters or properties. Lists of servers and clusters leave out the
-// others, and the routes of a server, cluster, rollout or change outside of the scope answer 403. So do all routes that show or
-// change more than a scope may cover, such as warnings, the audit log and edits of what scopes go by. A cluster, or a rollout, is in a scope if all of its
-// servers are. Handler.Routes lists the routes with their roles.
+// others. The routes of a server, cluster, rollout or change outside of the scope answer 403, as if there were none. So do all routes that show or
+// change more than a scope may cover, such as warnings, the audit log and edits of what scopes go by. A cluster, a rollout or a change of a
+// cluster is in a scope if all of its servers are. Handler.Routes lists the routes with their roles.
+//
+// Two requests want a higher role than their route: an operator changes no connection URL of a server, because that decides on the
+// machine that is trusted, and accepts no older index of updates.
 //
 // The principal stands in the audit log, beside each request that changes something and its outcome. A browser sends an operator's certificate
 // for any page, so the routes of principals have these rules:

@@ -118,7 +118,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		respondError(w, status, "Internal server error")
 		return
 	}
-	h.options.Logger.InfoContext(r.Context(), "a request was refused", "remote", r.RemoteAddr, "method", r.Method, "path", shownPath(r), "status", status, "error", err)
+	h.options.Logger.InfoContext(r.Context(), "a request was refused", "principal", opscenter.Principal(r.Context()), "remote", r.RemoteAddr, "method", r.Method, "path", shownPath(r), "status", status, "error", err)
 	respondError(w, status, err.Error())
 }
 

@@ -245,8 +245,8 @@ type apiServer struct {
 // getServer answers GET /1.0.
 func (h *Handler) getServer(w http.ResponseWriter, r *http.Request) {
 	auth := "untrusted"
-	who, err := h.options.Authorize(r)
-	if err == nil {
+	who, trusted := h.principal(r)
+	if trusted {
 		switch auth = "trusted"; {
 		case overUnixSocket(r): // in the words of Operations Center's client
 			auth = "unix"

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/access"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 )
 
@@ -120,8 +121,18 @@ func (h *Handler) resyncObject(w http.ResponseWriter, r *http.Request, kind inve
 }
 
 func (h *Handler) resyncCluster(w http.ResponseWriter, r *http.Request) {
-	var err error
-	h.patient(w, func() { err = h.options.Inventory.ResyncCluster(r.Context(), r.PathValue("name")) })
+	// The name may also be that of a server in no cluster.
+	name := r.PathValue("name")
+	err := h.inScope(r, func(scope *access.Scope) (bool, error) {
+		inside, err := h.containsServer(r.Context(), scope, func(s *opscenter.Snapshot) (*opscenter.ServerInfo, error) { return s.Server(name) })
+		if errors.Is(err, opscenter.ErrNotFound) {
+			return true, nil
+		}
+		return inside, err
+	})
+	if err == nil {
+		h.patient(w, func() { err = h.options.Inventory.ResyncCluster(r.Context(), name) })
+	}
 	h.done(w, r, err)
 }
 

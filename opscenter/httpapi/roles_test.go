@@ -3,8 +3,10 @@ package httpapi_test
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -78,6 +80,23 @@ func TestRoles(t *testing.T) {
 		require.Equal(t, before, p.store.rows(t), name)
 	}
 	require.Greater(t, tried, 100)
+	// The machine that is trusted as a server is decided by administrators.
+	for _, body := range []string{`{"connection_url":"https://10.9.9.9:8443"}`, `{"public_connection_url":"https://evil.example:8443"}`} {
+		a := p.call(client, "PUT", "/1.0/provisioning/servers/b", body, as(t, access.RoleOperator, access.Scope{})...)
+		require.Equal(t, 403, a.ErrorCode, a.text)
+		require.Equal(t, 200, p.call(client, "PUT", "/1.0/provisioning/servers/b", body, as(t, access.RoleAdmin, access.Scope{})...).StatusCode)
+		require.Equal(t, 200, p.call(client, "PUT", "/1.0/provisioning/servers/b", body, as(t, access.RoleOperator, access.Scope{})...).StatusCode, "unchanged")
+	}
+	require.Equal(t, 200, p.call(client, "PUT", "/1.0/provisioning/servers/b", `{"description":"x"}`, as(t, access.RoleOperator, access.Scope{})...).StatusCode)
+	require.Equal(t, 403, p.call(client, "POST", "/1.0/provisioning/updates/:refresh?force=1", "", as(t, access.RoleOperator, access.Scope{})...).ErrorCode, "an older index")
+	// A client without a valid grant sees no more than other clients.
+	for _, grant := range [][]string{as(t, "", access.Scope{}), as(t, "owner", access.Scope{}), as(t, access.RoleAdmin, access.Scope{Clusters: []string{""}})} {
+		var server map[string]any
+		p.call(client, "GET", "/1.0", "", grant...).decode(t, &server)
+		require.Equal(t, "untrusted", server["auth"])
+		require.Equal(t, 403, p.call(client, "GET", "/1.0/provisioning/servers", "", grant...).ErrorCode)
+	}
+	require.Contains(t, p.log.String(), "principal=tester")
 	// Operators read servers' own APIs, and do not write them.
 	forwarded := "/1.0/provisioning/servers/a/os/1.0/system/kernel"
 	require.Equal(t, 403, p.call(client, "GET", forwarded, "", as(t, access.RoleViewer, access.Scope{})...).ErrorCode)
@@ -130,7 +149,10 @@ func TestScopes(t *testing.T) {
 	}
 	require.Equal(t, 200, ask("GET", servers+"/a"))
 	require.Equal(t, 403, ask("GET", servers+"/c"))
-	require.Equal(t, 404, ask("GET", servers+"/nowhere"))
+	require.Equal(t, 403, ask("GET", servers+"/nowhere"), "as of a server outside")
+	for _, path := range []string{clusters + "/nowhere", "/1.0/provisioning/rollouts/nowhere", "/1.0/provisioning/changes/nowhere", "/1.0/provisioning/batches/nowhere"} {
+		require.Equal(t, 403, ask("GET", path), path)
+	}
 	require.Equal(t, 200, ask("POST", servers+"/a/:resync"))
 	require.Equal(t, 403, ask("POST", servers+"/c/:resync"))
 	require.Equal(t, 200, ask("GET", servers+"/a/os/1.0/system/kernel"))
@@ -150,6 +172,28 @@ func TestScopes(t *testing.T) {
 	require.Equal(t, 403, ask("GET", other))
 	require.Equal(t, 403, ask("POST", other+"/:cancel"))
 
+	admin := as(t, access.RoleAdmin, access.Scope{})
+	// The name of a cluster may be that of a server in no cluster.
+	_, err := p.registry.CreateCluster(t.Context(), "c", opscenter.ClusterSpec{Properties: berlin.Properties})
+	if err == nil {
+		require.Equal(t, 403, ask("POST", clusters+"/c/:resync-inventory"))
+	}
+	// A filter is not evaluated for what is outside: its errors would tell of that.
+	for _, description := range []string{"door", "dior"} {
+		path := clusters + "?filter=" + url.QueryEscape(`name=="outside" && description startsWith "`+description+`" || int("x")>0`)
+		a := p.call(client, "GET", path, "", as(t, access.RoleViewer, access.Scope{Clusters: []string{"none"}})...)
+		require.Equal(t, 200, a.StatusCode, a.text)
+	}
+	// Rows name servers by IDs: another server that takes over a name takes over no change.
+	setting := p.call(client, "PUT", servers+"/d/system/kernel", `{"config":{"blacklist_modules":["x"]}}`, admin...)
+	changed := setting.http.Header.Get("Location")
+	require.NotEmpty(t, changed, setting.text)
+	require.Equal(t, 403, ask("GET", changed))
+	require.NoError(t, p.registry.RenameServer(t.Context(), "d", "d-old", nil))
+	require.NoError(t, p.registry.RenameServer(t.Context(), "a", "d", nil))
+	require.Equal(t, 403, ask("GET", changed))
+	require.NoError(t, p.registry.RenameServer(t.Context(), "d", "a", nil))
+
 	for _, route := range p.handler.Routes() {
 		if route.Role == "" || route.Scoped || strings.HasSuffix(route.Path, ":watch") {
 			continue
@@ -162,6 +206,42 @@ func TestScopes(t *testing.T) {
 		require.Equal(t, 403, a.ErrorCode, "%s %s: %s", route.Method, route.Path, a.text)
 		require.Contains(t, a.Error, "scope")
 		require.Equal(t, before, p.store.rows(t))
+	}
+}
+
+// TestScopeOfARollout: a rollout may have more servers than a cluster in the scope. It is not shown then, and not canceled by the cluster's route.
+func TestScopeOfARollout(t *testing.T) {
+	p, _ := operated(t, "a", "d")
+	client := p.client(nil)
+	admin, scoped := as(t, access.RoleAdmin, access.Scope{}), as(t, access.RoleOperator, access.Scope{Clusters: []string{"c1"}})
+	require.Equal(t, 201, p.call(client, "POST", "/1.0/provisioning/clusters", `{"name":"c1","server_names":["a"]}`, admin...).http.StatusCode)
+	for _, c := range []struct {
+		selector string
+		status   int
+	}{{`{"all":true}`, 403}, {`{"clusters":["c1"]}`, 200}} {
+		started := p.call(client, "POST", "/1.0/provisioning/rollouts?dry-run=0", `{"selector":`+c.selector+`,"policy":{"goal":"reboot"}}`, admin...)
+		require.Equal(t, 201, started.http.StatusCode, started.text)
+		place := started.http.Header.Get("Location")
+		require.Equal(t, 200, p.call(client, "POST", place+"/:pause", "", admin...).StatusCode)
+		var shown struct {
+			UpdateStatus struct {
+				InProgressStatus map[string]any `json:"in_progress_status"`
+			} `json:"update_status"`
+		}
+		p.call(client, "GET", "/1.0/provisioning/clusters/c1", "", scoped...).decode(t, &shown)
+		require.NotEmpty(t, shown.UpdateStatus.InProgressStatus["in_progress"])
+		require.Equal(t, c.status == 200, shown.UpdateStatus.InProgressStatus["rollout"] == place)
+		for _, path := range []string{place + "/:cancel", "/1.0/provisioning/clusters/c1/:cancel-operation"} {
+			a := p.call(client, "POST", path+"?mode=stop", "", scoped...)
+			require.Equal(t, c.status, max(a.StatusCode, a.ErrorCode), "%s: %s", path, a.text)
+			if c.status == 200 {
+				break // the second one finds nothing under way
+			}
+		}
+		p.call(client, "POST", place+"/:cancel?mode=stop", "", admin...)
+		require.Eventually(t, func() bool {
+			return strings.Contains(p.call(client, "GET", place, "", admin...).text, `"status":"cancelled"`)
+		}, 30*time.Second, 10*time.Millisecond)
 	}
 }
 

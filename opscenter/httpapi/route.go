@@ -94,11 +94,12 @@ const (
 	anyScope
 	// filtered: the handler leaves out what is outside of the scope.
 	filtered
-	// The path names a server, a cluster, a rollout or a change, which must be in the scope.
+	// The path names a server, a cluster, a rollout, a change, or a change of a cluster, which must be in the scope.
 	byServer
 	byCluster
 	byRollout
 	byChange
+	byBatch
 )
 
 type routeKey struct{}
@@ -166,7 +167,7 @@ func (h *Handler) checkRequest(rt *route, r **http.Request) error {
 // noBody refuses a body on a route that takes none. An empty object counts as none.
 func noBody(r *http.Request) error {
 	data, err := readBody(r)
-	if err == nil && len(bytes.TrimSpace(data)) > 0 {
+	if text := bytes.TrimSpace(data); err == nil && len(text) > 0 && string(text) != "null" { // as some clients send none
 		err = decodeStrict(data, &struct{}{}, "")
 	}
 	return err
@@ -180,64 +181,80 @@ func missing(setUp bool, err error) error {
 	return err
 }
 
-// checkScope refuses a request for what is outside of the principal's scope. What does not exist is passed to the handler, which
-// says so.
-func (h *Handler) checkScope(r *http.Request, rt *route, scope *access.Scope) error {
-	if scope.All() {
+// errScope refuses what is outside of a principal's scope. It says the same of what does not exist.
+var errScope = fmt.Errorf("there is no such object in your scope: %w", access.ErrForbidden)
+
+// inScope returns errScope unless what a request names is in the scope of its principal. contains is called if there is a scope. What
+// does not exist is in none.
+func (h *Handler) inScope(r *http.Request, contains func(*access.Scope) (bool, error)) error {
+	scope := scopeOf(r.Context())
+	if scope == nil {
 		return nil
 	}
-	inside, err := true, error(nil)
-	switch rt.scope {
-	case anyScope, filtered:
-		return nil
-	case byServer:
-		var info *opscenter.ServerInfo
-		if info, err = h.registry.Server(r.Context(), r.PathValue("name")); err == nil {
-			inside = contains(scope, info)
-		}
-	case byCluster:
-		var c *opscenter.Cluster
-		if c, err = h.registry.Cluster(r.Context(), r.PathValue("name")); err == nil {
-			inside, err = h.containsCluster(r.Context(), scope, c)
-		}
-	case byRollout:
-		inside, err = h.containsRollout(r.Context(), scope, r.PathValue("uuid"))
-	case byChange:
-		inside, err = h.containsChange(r.Context(), scope, r.PathValue("uuid"))
-	default:
-		return fmt.Errorf("your scope does not cover the whole fleet: %w", access.ErrForbidden)
+	switch inside, err := contains(scope); {
+	case err != nil && !errors.Is(err, opscenter.ErrNotFound):
+		return err
+	case err != nil || !inside:
+		return errScope
 	}
-	switch {
-	case errors.Is(err, opscenter.ErrNotFound):
-		return nil
-	case err == nil && !inside:
-		return fmt.Errorf("it is outside of your scope: %w", access.ErrForbidden)
-	}
-	return err
+	return nil
 }
 
-// contains reports whether a server is in a scope.
-func contains(scope *access.Scope, info *opscenter.ServerInfo) bool {
-	return scope.Contains(info.Channel, info.Cluster, info.Properties)
+// checkScope refuses a request for what is outside of the principal's scope.
+func (h *Handler) checkScope(r *http.Request, rt *route) error {
+	return h.inScope(r, func(scope *access.Scope) (bool, error) {
+		ctx, name, id := r.Context(), r.PathValue("name"), r.PathValue("uuid")
+		switch rt.scope {
+		case anyScope, filtered:
+			return true, nil
+		case byServer:
+			return h.containsServer(ctx, scope, func(s *opscenter.Snapshot) (*opscenter.ServerInfo, error) { return s.Server(name) })
+		case byCluster:
+			return h.containsCluster(ctx, scope, name)
+		case byRollout:
+			return h.containsRollout(ctx, scope, id)
+		case byChange:
+			return h.containsChange(ctx, scope, id)
+		case byBatch:
+			return h.containsBatch(ctx, scope, id)
+		}
+		return false, fmt.Errorf("your scope does not cover the whole fleet: %w", access.ErrForbidden)
+	})
+}
+
+// containsServer reports whether a server is in a scope.
+func (h *Handler) containsServer(ctx context.Context, scope *access.Scope, find func(*opscenter.Snapshot) (*opscenter.ServerInfo, error)) (inside bool, err error) {
+	err = h.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		info, err := find(s)
+		if err == nil {
+			inside = scope.Contains(info.Channel, info.Cluster, info.Properties)
+		}
+		return err
+	})
+	return inside, err
+}
+
+// containsID is containsServer for the server of an ID: its name may be that of another server by now.
+func (h *Handler) containsID(ctx context.Context, scope *access.Scope, id string) (bool, error) {
+	return h.containsServer(ctx, scope, func(s *opscenter.Snapshot) (*opscenter.ServerInfo, error) { return s.ServerByID(id) })
 }
 
 // containsCluster reports whether a cluster and all of its members are in a scope.
-func (h *Handler) containsCluster(ctx context.Context, scope *access.Scope, c *opscenter.Cluster) (bool, error) {
-	if !scope.Contains(c.Channel, c.Name, c.Properties) {
-		return false, nil
-	}
-	for info, err := range h.registry.Servers(ctx, opscenter.ServerFilter{Cluster: c.Name}) {
-		if err != nil || !contains(scope, info) {
-			return false, err
+func (h *Handler) containsCluster(ctx context.Context, scope *access.Scope, name string) (inside bool, err error) {
+	err = h.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		c, err := s.Cluster(name)
+		if err == nil {
+			inside, err = s.InScope(scope, c)
 		}
-	}
-	return true, nil
+		return err
+	})
+	return inside, err
 }
 
 // containsRollout reports whether all servers of a rollout are in a scope. One that was removed is not.
 func (h *Handler) containsRollout(ctx context.Context, scope *access.Scope, id string) (bool, error) {
 	if h.options.Rollouts == nil {
-		return true, nil // the handler says that there are none
+		return true, nil // the route says that there are none
 	}
 	if _, err := h.options.Rollouts.Get(ctx, id); err != nil {
 		return false, err
@@ -249,7 +266,7 @@ func (h *Handler) containsRollout(ctx context.Context, scope *access.Scope, id s
 		}
 		for _, u := range units {
 			for _, m := range u.Members {
-				if inside, err := h.containsServer(ctx, scope, m.Server); err != nil || !inside {
+				if inside, err := h.containsID(ctx, scope, m.ID); err != nil || !inside {
 					return false, err
 				}
 			}
@@ -264,30 +281,48 @@ func (h *Handler) containsRollout(ctx context.Context, scope *access.Scope, id s
 // containsChange reports whether the server of a change is in a scope.
 func (h *Handler) containsChange(ctx context.Context, scope *access.Scope, id string) (bool, error) {
 	if h.options.System == nil {
-		return true, nil // the handler says that there are none
+		return true, nil // the route says that there are none
 	}
 	change, err := h.options.System.Change(ctx, id)
 	if err != nil {
 		return false, err
 	}
-	return h.containsServer(ctx, scope, change.Server)
+	return h.containsID(ctx, scope, change.ServerID)
 }
 
-// containsServer reports whether the server of that name is in a scope. One that is gone is in none.
-func (h *Handler) containsServer(ctx context.Context, scope *access.Scope, name string) (bool, error) {
-	info, err := h.registry.Server(ctx, name)
-	if errors.Is(err, opscenter.ErrNotFound) {
-		return false, nil
+// containsBatch reports whether all servers of a change of a cluster are in a scope.
+func (h *Handler) containsBatch(ctx context.Context, scope *access.Scope, id string) (bool, error) {
+	if h.options.System == nil {
+		return true, nil // the route says that there are none
 	}
-	return err == nil && contains(scope, info), err
+	batch, err := h.options.System.Batch(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	for _, m := range batch.Members {
+		if inside, err := h.containsID(ctx, scope, m.ServerID); err != nil || !inside {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // scopeOf returns the scope of the principal of a request; nil: the whole fleet.
-func scopeOf(r *http.Request) *access.Scope {
-	if p, _ := access.From(r.Context()); !p.Scope.All() {
+func scopeOf(ctx context.Context) *access.Scope {
+	if p, _ := access.From(ctx); !p.Scope.All() {
 		return &p.Scope
 	}
 	return nil
+}
+
+// principal returns the principal of a request, and whether it may at least view. Open routes ask it: they show principals more
+// than other clients.
+func (h *Handler) principal(r *http.Request) (access.Principal, bool) {
+	p, err := h.options.Authorize(r)
+	if err != nil || p.Grant.Validate() != nil {
+		return access.Principal{}, false
+	}
+	return p, true
 }
 
 // Route describes a route of the operators' API, for the embedder's own checks and pages.

@@ -35,9 +35,9 @@ func (h *Handler) table() []*route {
 	)
 	rows := []*route{
 		// The API itself
-		{pattern: "GET /{$}", clients: "any", handle: func(w http.ResponseWriter, _ *http.Request) { respond(w, []string{"/1.0"}) }, list: true, summary: "lists the paths of the API's versions", answer: typeOf[string]()},
-		{pattern: "GET /1.0", clients: "any", handle: h.getServer, summary: "tells the API's version, and how the client is authenticated", answer: typeOf[apiServer]()},
-		{pattern: "GET /1.0/{$}", clients: "any", handle: h.getServer, summary: "the same, as from a mux that has this one at /1.0/", answer: typeOf[apiServer]()},
+		{pattern: "GET /{$}", clients: "any", raw: true, handle: func(w http.ResponseWriter, _ *http.Request) { respond(w, []string{"/1.0"}) }, list: true, summary: "lists the paths of the API's versions", answer: typeOf[string]()},
+		{pattern: "GET /1.0", clients: "any", raw: true, handle: h.getServer, summary: "tells the API's version, and how the client is authenticated", answer: typeOf[apiServer]()},
+		{pattern: "GET /1.0/{$}", clients: "any", raw: true, handle: h.getServer, summary: "the same, as from a mux that has this one at /1.0/", answer: typeOf[apiServer]()},
 		{pattern: "GET /1.0/openapi.json", clients: "any", handle: h.getDescription, summary: "describes the API, in OpenAPI 3.1", answer: typeOf[any](), media: "application/json"},
 		// Tokens admit new servers. Their UUIDs are secrets.
 		{pattern: "GET /1.0/provisioning/tokens", role: access.RoleAdmin, handle: h.getTokens, query: "recursion limit cursor", list: true, paths: true, summary: "lists tokens, the oldest first", answer: typeOf[token]()},
@@ -93,7 +93,7 @@ func (h *Handler) table() []*route {
 		{pattern: "GET /1.0/provisioning/changes", role: access.RoleViewer, missing: noSystem, handle: h.getConfigurationChanges, query: "recursion limit cursor server", list: true, paths: true, summary: "lists changes, the newest first", answer: typeOf[shownChange]()},
 		{pattern: "GET /1.0/provisioning/changes/{uuid}", role: access.RoleViewer, scope: byChange, missing: noSystem, handle: h.changes().get(h.options.System.Change), summary: "shows a change", answer: typeOf[shownChange]()},
 		{pattern: "GET /1.0/provisioning/batches", role: access.RoleViewer, missing: noSystem, handle: h.getBatches, query: "recursion limit cursor", list: true, paths: true, summary: "lists changes of clusters, the newest first", answer: typeOf[shownBatch]()},
-		{pattern: "GET /1.0/provisioning/batches/{uuid}", role: access.RoleViewer, missing: noSystem, handle: h.batches().get(h.options.System.Batch), summary: "shows a change of a cluster", answer: typeOf[shownBatch]()},
+		{pattern: "GET /1.0/provisioning/batches/{uuid}", role: access.RoleViewer, scope: byBatch, missing: noSystem, handle: h.batches().get(h.options.System.Batch), summary: "shows a change of a cluster", answer: typeOf[shownBatch]()},
 		// Clusters
 		{pattern: "GET /1.0/provisioning/clusters", role: access.RoleViewer, scope: filtered, handle: h.getClusters, query: "recursion limit cursor filter", list: true, paths: true, summary: "lists clusters by name", answer: typeOf[cluster]()},
 		{pattern: "POST /1.0/provisioning/clusters", role: access.RoleAdmin, handle: h.postClusters, body: typeOf[clusterPost](), created: true, summary: "forms a cluster"},

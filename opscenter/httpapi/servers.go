@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/access"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -184,7 +185,7 @@ func (q *query) serverFilter() (opscenter.ServerFilter, error) {
 func (h *Handler) getServers(w http.ResponseWriter, r *http.Request) {
 	query, withFacts := queryOf(r), true
 	filter, err := query.serverFilter()
-	filter.Scope = scopeOf(r)
+	filter.Scope = scopeOf(r.Context())
 	if err == nil {
 		withFacts, err = query.flagOr("facts", true)
 	}
@@ -234,7 +235,13 @@ func (h *Handler) putServer(w http.ResponseWriter, r *http.Request) {
 	err := decode(r, &body, shownBy[server](), bmcConfig)
 	if err == nil {
 		err = h.registry.EditServer(r.Context(), r.PathValue("name"), func(info *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
+			before := *spec
 			body.edit(spec)
+			// The URLs decide on the machine that is trusted as the server: a publicly trusted certificate at the public URL is accepted.
+			p, _ := access.From(r.Context())
+			if trusts := spec.ConnectionURL != "" && before.ConnectionURL != spec.ConnectionURL || before.PublicConnectionURL != spec.PublicConnectionURL || before.PublicURLTrusted != spec.PublicURLTrusted; trusts && !p.Role.Includes(access.RoleAdmin) {
+				return fmt.Errorf("connection URLs are changed by the role %s alone: %w", access.RoleAdmin, access.ErrForbidden)
+			}
 			return cmp.Or(body.check(unchangedOf(info)), h.servers().matches(r, info))
 		})
 	}

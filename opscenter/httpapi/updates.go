@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/access"
 	"github.com/opscenter-go/sdk/opscenter/updates"
 )
 
@@ -51,7 +52,7 @@ type updateFile struct {
 // showUpdate returns the document of an update. Its problem, which may name servers and tokens, is for operators alone.
 func (h *Handler) showUpdate(r *http.Request, u *updates.Update) update {
 	out := publicUpdate(u)
-	if _, err := h.options.Authorize(r); err == nil {
+	if p, ok := h.principal(r); ok && p.Scope.All() {
 		out.Problem = u.Problem
 		if u.Described > len(u.Files) {
 			in := fmt.Sprintf("has %d of the %d files that its description names", len(u.Files), u.Described)
@@ -86,15 +87,15 @@ func (h *Handler) getUpdates(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	show, snapshot := publicUpdate, h.options.Updates.Snapshot()
-	_, refused := h.options.Authorize(r)
-	if refused == nil {
+	_, operator := h.principal(r)
+	if operator {
 		show = func(u *updates.Update) update { return h.showUpdate(r, u) }
 	}
 	build := func() []byte {
 		status := cmp.Or(updates.Status(query.valueOf("status")), updates.StatusReady)
 		metadata := []any{}
 		for _, u := range snapshot.Updates() {
-			if u.Status != status || refused != nil && status != updates.StatusReady || query.valueOf("origin") != "" && u.Origin != query.valueOf("origin") ||
+			if u.Status != status || !operator && status != updates.StatusReady || query.valueOf("origin") != "" && u.Origin != query.valueOf("origin") ||
 				query.valueOf("channel") != "" && !slices.Contains(u.UpstreamChannels, query.valueOf("channel")) {
 				continue
 			}
@@ -106,7 +107,7 @@ func (h *Handler) getUpdates(w http.ResponseWriter, r *http.Request) {
 		}
 		return encoded(metadata)
 	}
-	if refused != nil && query.valueOf("status") == "" && query.valueOf("origin") == "" && query.valueOf("channel") == "" {
+	if !operator && query.valueOf("status") == "" && query.valueOf("origin") == "" && query.valueOf("channel") == "" {
 		sendCached(w, snapshot, fmt.Sprintf("updates %t", query.recursion), build)
 		return
 	}
@@ -137,7 +138,7 @@ func sendEncoded(w http.ResponseWriter, data []byte) {
 func (h *Handler) shownUpdate(r *http.Request, s *updates.Snapshot) (*updates.Update, error) {
 	u, err := s.Update(strings.ToLower(r.PathValue("uuid")))
 	if err == nil && u.Status != updates.StatusReady {
-		if _, refused := h.options.Authorize(r); refused != nil {
+		if _, operator := h.principal(r); !operator {
 			return nil, fmt.Errorf("update %s is not all here: %w", u.Version, opscenter.ErrNotFound)
 		}
 	}
@@ -214,7 +215,7 @@ func (h *Handler) place(w http.ResponseWriter, r *http.Request) (end func(), ok 
 
 // isKnown reports whether the client is an operator or a registered server.
 func (h *Handler) isKnown(r *http.Request) bool {
-	if _, refused := h.options.Authorize(r); refused == nil {
+	if _, operator := h.principal(r); operator {
 		return true
 	}
 	return h.isRegistered(r)
@@ -393,6 +394,9 @@ func (h *Handler) refreshUpdates(w http.ResponseWriter, r *http.Request) {
 	wait, err := query.flagOr("wait", false)
 	if err == nil {
 		older, err = query.flagOr("force", false)
+	}
+	if p, _ := access.From(r.Context()); err == nil && older && !p.Role.Includes(access.RoleAdmin) {
+		err = fmt.Errorf("an older index is accepted by the role %s alone: %w", access.RoleAdmin, access.ErrForbidden)
 	}
 	if err == nil && !h.options.Updates.HasSource() {
 		err = updates.ErrNoSource
