@@ -30,8 +30,9 @@
 //	incusostest    simulated servers for tests
 //	controlplane   assembles everything: a program begins here
 //
-// Further ones are access (roles and scopes), audit (the log of changes by operators), expression (filters), metrics
-// (Prometheus), network (network configurations), terminal (safe printing) and devcert (certificates for first steps). Packages poller and storage stand
+// Further ones are access (roles and scopes), accesstoken (tokens for operators), audit (the log of changes by operators),
+// expression (filters), metrics (Prometheus), network (network configurations), terminal (safe printing) and devcert
+// (certificates for first steps). Packages poller and storage stand
 // beside opscenter.
 //
 // # Where to look

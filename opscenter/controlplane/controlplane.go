@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/accesstoken"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
@@ -46,6 +47,8 @@ type ControlPlane struct {
 	Clusters *cluster.Manager
 	// Audit is the log of the changes of operators.
 	Audit *audit.Log
+	// AccessTokens authenticate operators without a certificate.
+	AccessTokens *accesstoken.Tokens
 	// Updates is the update feed; nil without Options.UpdatesDir and Options.Files.
 	Updates *updates.Manager
 	// Images makes installation images; nil without an update feed, Options.URL, and a directory for images.
@@ -178,6 +181,9 @@ func (c *ControlPlane) assemble(store storage.Store) (err error) {
 	if c.Audit, err = audit.New(c.Registry, o.Audit); err != nil {
 		return err
 	}
+	if c.AccessTokens, err = accesstoken.New(c.Registry, o.AccessTokens); err != nil {
+		return err
+	}
 	o.Systems.Audit = c.Audit
 	if o.Systems.Provider.ServerURL == "" && o.URL != "" {
 		o.Systems.Provider = system.Provider{ServerURL: o.URL, Certificate: c.pinned()}
@@ -242,7 +248,7 @@ func (c *ControlPlane) openImages() error {
 // newHandler makes the handler of the endpoint.
 func (c *ControlPlane) newHandler() (http.Handler, error) {
 	o := c.options.HTTP
-	o.Rollouts, o.Inventory, o.System, o.Audit, o.Updates, o.Images = c.Rollouts, c.Inventory, c.Systems, c.Audit, c.Updates, c.Images
+	o.Rollouts, o.Inventory, o.System, o.Audit, o.Updates, o.Images, o.AccessTokens = c.Rollouts, c.Inventory, c.Systems, c.Audit, c.Updates, c.Images, c.AccessTokens
 	if o.Clusters == nil {
 		o.Clusters = c.Clusters
 	}
@@ -265,7 +271,8 @@ func (c *ControlPlane) newHandler() (http.Handler, error) {
 	if len(c.options.Trust) > 0 {
 		operators = append(operators, httpapi.TrustCertificates(c.options.Trust...))
 	}
-	if len(operators) > 0 {
+	if len(operators) > 0 { // else no operator could make one
+		operators = append(operators, httpapi.TrustTokens(c.AccessTokens))
 		o.Authorize = httpapi.AnyOf(operators...)
 	}
 	return httpapi.New(c.Registry, o)

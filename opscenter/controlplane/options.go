@@ -10,6 +10,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/accesstoken"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
@@ -62,24 +63,25 @@ type Options struct {
 	StopTimeout time.Duration
 
 	// The options of the parts. New sets what connects the parts: Rollouts.Poller, Systems.Audit and
-	// Images.Audit must be unset, and so must be Rollouts, Inventory, System, Audit, Updates and Images of HTTP. New sets
+	// Images.Audit must be unset, and so must be Rollouts, Inventory, System, Audit, Updates, Images and AccessTokens of HTTP. New sets
 	// each Logger and Client.Certificate where they are nil. If Images.ServerURL is empty, New sets it and Images.Certificate. If
 	// Systems.Provider.ServerURL is empty, New sets Systems.Provider. New sets ClientCertificate, Clusters, Adopt and Forward of
 	// HTTP where they are nil.
 	//
-	// HTTP.Authorize admits operators beside those of Trust and Socket. Bases are the options of the store in ImagesDir.
-	Registry  opscenter.Options
-	Client    incusos.Options
-	Poller    poller.Options
-	Rollouts  rollout.Options
-	Systems   system.Options
-	Inventory inventory.Options
-	Clusters  cluster.Options
-	Audit     audit.Options
-	Updates   updates.Options
-	Images    image.Options
-	Bases     image.StoreOptions
-	HTTP      httpapi.Options
+	// HTTP.Authorize admits operators beside those of Trust and Socket. Where one of the three is set, access tokens admit operators, too. Bases are the options of the store in ImagesDir.
+	Registry     opscenter.Options
+	Client       incusos.Options
+	Poller       poller.Options
+	Rollouts     rollout.Options
+	Systems      system.Options
+	Inventory    inventory.Options
+	Clusters     cluster.Options
+	Audit        audit.Options
+	AccessTokens accesstoken.Options
+	Updates      updates.Options
+	Images       image.Options
+	Bases        image.StoreOptions
+	HTTP         httpapi.Options
 }
 
 // withDefaults returns the options in force, or opscenter.ErrInvalidOptions.
@@ -92,7 +94,7 @@ func (o Options) withDefaults() (Options, error) {
 	for name, set := range map[string]bool{
 		"Rollouts.Poller": o.Rollouts.Poller != nil, "Systems.Audit": o.Systems.Audit != nil, "Images.Audit": o.Images.Audit != nil,
 		"HTTP.Rollouts": o.HTTP.Rollouts != nil, "HTTP.Inventory": o.HTTP.Inventory != nil, "HTTP.System": o.HTTP.System != nil,
-		"HTTP.Audit": o.HTTP.Audit != nil, "HTTP.Updates": o.HTTP.Updates != nil, "HTTP.Images": o.HTTP.Images != nil,
+		"HTTP.Audit": o.HTTP.Audit != nil, "HTTP.Updates": o.HTTP.Updates != nil, "HTTP.Images": o.HTTP.Images != nil, "HTTP.AccessTokens": o.HTTP.AccessTokens != nil,
 	} {
 		if set {
 			return o, fmt.Errorf("%s is set, and the control plane sets it: %w", name, opscenter.ErrInvalidOptions)

@@ -11,8 +11,8 @@
 //   - server: a client with the certificate of a registered server.
 //   - viewer, operator, admin: a principal of that role, or of a later one of these three (package access).
 //
-// Options.Authorize finds out the principal of a request, with its role and its scope. TrustCertificates and TrustUnixSocket make
-// authorizers, AnyOf joins some, and As lowers what one allows. Without Authorize the routes of principals are closed (403). A request that
+// Options.Authorize finds out the principal of a request, with its role and its scope. TrustCertificates, TrustTokens and
+// TrustUnixSocket make authorizers, AnyOf joins some, and As lowers what one allows. Without Authorize the routes of principals are closed (403). A request that
 // shows no credentials is answered 401, and one whose credentials or role do not suffice 403.
 //
 // The scope of a principal limits it to the servers with certain channels, clusters or properties. Lists of servers and clusters leave out the
@@ -179,6 +179,14 @@
 //	GET    /1.0/audit                                           viewer    lists entries, the newest first
 //	GET    /1.0/audit/{uuid}                                    viewer    shows one
 //	GET    /1.0/audit/:watch                                    viewer    streams entries as lines of JSON; takes after (a number)
+//
+// Access tokens authenticate clients that have no certificate, in the header Authorization (package accesstoken). The secret of one is shown
+// once, when it is made.
+//
+//	GET    /1.0/access-tokens                                   admin     lists access tokens by name
+//	POST   /1.0/access-tokens                                   admin     makes one {"name","role","scope","expire_at"}
+//	GET    /1.0/access-tokens/{uuid}                            admin     shows one
+//	DELETE /1.0/access-tokens/{uuid}                            admin     revokes one
 //
 // The audit log takes the filters by, action, server, cluster, outcome, since and until (times as 2026-08-01T00:00:00Z).
 //

@@ -13,6 +13,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/access"
+	"github.com/opscenter-go/sdk/opscenter/accesstoken"
 	clusters "github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/expression"
 	"github.com/opscenter-go/sdk/opscenter/image"
@@ -185,6 +186,8 @@ var statuses = []struct {
 	{opscenter.ErrInvalidOptions, http.StatusBadRequest},
 	{errNoUpdates, http.StatusNotImplemented},
 	{errNoImages, http.StatusNotImplemented},
+	{errNoAccessTokens, http.StatusNotImplemented},
+	{accesstoken.ErrInvalid, http.StatusBadRequest},
 	{seed.ErrInvalid, http.StatusBadRequest},
 	{seed.ErrTooLarge, http.StatusBadRequest},
 	{image.ErrKind, http.StatusBadRequest},

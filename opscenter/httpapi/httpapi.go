@@ -17,6 +17,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/access"
+	"github.com/opscenter-go/sdk/opscenter/accesstoken"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/image"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
@@ -48,8 +49,10 @@ type Options struct {
 	// registers, and trusts it from then on. Required.
 	ClientCertificate *x509.Certificate
 	// Authorize admits clients to the operators' API. Default: it is closed. See TrustCertificates,
-	// TrustUnixSocket and AnyOf.
+	// TrustTokens, TrustUnixSocket and AnyOf.
 	Authorize Authorizer
+	// AccessTokens are managed over the API; nil: those endpoints answer 501. TrustTokens admits clients with them.
+	AccessTokens *accesstoken.Tokens
 	// Origins are those of web pages of yours, as "https://ops.example.com", that may use the operators'
 	// API from a browser. Default: the API's own host alone.
 	Origins []string

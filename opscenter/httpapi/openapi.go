@@ -67,13 +67,15 @@ type object = map[string]any
 type documents struct {
 	options *jsonschema.ForOptions
 	schemas object
+	types   map[string]reflect.Type
+	answers map[reflect.Type]bool // the types of answers
 }
 
 // anything is a schema that each value satisfies.
 func anything() *jsonschema.Schema { return &jsonschema.Schema{} }
 
 func newDocuments(rows []*route) *documents {
-	d := &documents{schemas: object{}, options: &jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{
+	d := &documents{schemas: object{}, types: map[string]reflect.Type{}, answers: map[reflect.Type]bool{}, options: &jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{
 		rawType:      anything(),
 		durationType: {Type: "string"},
 		configType:   {Types: []string{"null", "object"}, AdditionalProperties: &jsonschema.Schema{Type: "string"}},
@@ -81,6 +83,7 @@ func newDocuments(rows []*route) *documents {
 	// A configuration of a server keeps fields that this version does not know.
 	seen := map[reflect.Type]bool{}
 	for _, rt := range rows {
+		d.answers[rt.answer] = true
 		for _, t := range []reflect.Type{rt.body, rt.answer} {
 			if t != nil {
 				d.collectOpen(t, seen)
@@ -136,6 +139,13 @@ func (d *documents) ref(t reflect.Type, sent bool) (object, error) {
 		return object{"anyOf": []object{one, {"type": "null"}}}, err
 	}
 	name := schemaName(t)
+	if sent && d.answers[t] { // with fields that may be left out in the request alone
+		name += "Request"
+	}
+	if known, ok := d.types[name]; ok && known != t {
+		return nil, fmt.Errorf("%s and %s have one name in the description", known, t)
+	}
+	d.types[name] = t
 	if d.schemas[name] == nil {
 		schema, err := jsonschema.ForType(t, d.options)
 		if err != nil {
@@ -147,8 +157,17 @@ func (d *documents) ref(t reflect.Type, sent bool) (object, error) {
 	return object{"$ref": "#/components/schemas/" + name}, nil
 }
 
-// schemaName returns the name of a type in the description, as ServerEdit.
+// schemaName returns the name of a type in the description, as ServerEdit, or AuditEntry for one of another package.
 func schemaName(t reflect.Type) string {
+	if t.PkgPath() != typeOf[route]().PkgPath() {
+		path := strings.Split(t.PkgPath(), "/")
+		of := path[len(path)-1]
+		return strings.ToUpper(of[:1]) + of[1:] + ownName(t)
+	}
+	return ownName(t)
+}
+
+func ownName(t reflect.Type) string {
 	name, parameter, generic := strings.Cut(t.Name(), "[")
 	if generic { // of a configuration: Settings[…/system.KernelConfig]
 		name = strings.TrimSuffix(parameter[strings.LastIndex(parameter, ".")+1:], "]") + strings.ToUpper(name[:1]) + name[1:]

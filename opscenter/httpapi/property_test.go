@@ -19,6 +19,7 @@ import (
 
 	"github.com/opscenter-go/sdk/internal/controltest"
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/accesstoken"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/cluster"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
@@ -106,6 +107,8 @@ func everything(t *testing.T, also ...func(*httpapi.Options)) (p *plane, polls *
 		o.Adopt = func(ctx context.Context, a httpapi.Adopting) ([]string, error) {
 			return client.Adopt(ctx, p.registry, a.ConnectionURL, a.TrustToken, incusos.AdoptOptions{Name: a.Name, Channel: a.Channel, Names: a.Names, URLs: a.ConnectionURLs, Certificates: a.Certificates})
 		}
+		o.AccessTokens, err = accesstoken.New(p.registry, accesstoken.Options{})
+		require.NoError(t, err)
 		for _, change := range also {
 			change(o)
 		}

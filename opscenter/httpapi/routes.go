@@ -6,6 +6,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/access"
+	"github.com/opscenter-go/sdk/opscenter/accesstoken"
 	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
@@ -30,6 +31,7 @@ func (h *Handler) table() []*route {
 		noSystem    = missing(h.options.System != nil, errNoSystem)
 		noAudit     = missing(h.options.Audit != nil, errNoAudit)
 		noUpdates   = missing(h.options.Updates != nil, errNoUpdates)
+		noTokens    = missing(h.options.AccessTokens != nil, errNoAccessTokens)
 		noImages    = missing(h.options.Images != nil, errNoImages)
 		seedBody    = max(h.options.MaxBody, opscenter.MaxSeedSize+64<<10)
 	)
@@ -147,6 +149,11 @@ func (h *Handler) table() []*route {
 		{pattern: "GET /1.0/audit", role: access.RoleViewer, missing: noAudit, handle: h.getAudit, query: "recursion limit cursor by action server cluster outcome since until", list: true, summary: "lists entries, the newest first", answer: typeOf[audit.Entry]()},
 		{pattern: "GET /1.0/audit/{uuid}", role: access.RoleViewer, missing: noAudit, handle: h.entries().get(h.options.Audit.Get), summary: "shows an entry", answer: typeOf[audit.Entry]()},
 		{pattern: "GET /1.0/audit/:watch", role: access.RoleViewer, missing: noAudit, handle: h.watchAudit, query: "after", media: "application/x-ndjson", summary: "streams entries as lines of JSON", answer: typeOf[audit.Entry]()},
+		// Access tokens authenticate clients of these routes.
+		{pattern: "GET /1.0/access-tokens", role: access.RoleAdmin, missing: noTokens, handle: h.getAccessTokens, query: "recursion", list: true, paths: true, summary: "lists access tokens by name, without their secrets", answer: typeOf[accesstoken.Token]()},
+		{pattern: "POST /1.0/access-tokens", role: access.RoleAdmin, missing: noTokens, handle: h.postAccessTokens, body: typeOf[accesstoken.Spec](), created: true, summary: "makes an access token, and shows its secret this once", answer: typeOf[accessTokenMade]()},
+		{pattern: "GET /1.0/access-tokens/{uuid}", role: access.RoleAdmin, missing: noTokens, handle: h.accessTokens().get(h.options.AccessTokens.Get), summary: "shows an access token", answer: typeOf[accesstoken.Token]()},
+		{pattern: "DELETE /1.0/access-tokens/{uuid}", role: access.RoleAdmin, missing: noTokens, handle: h.deleteAccessToken, summary: "revokes an access token"},
 	}
 	for _, kind := range inventory.Kinds {
 		path := "/1.0/inventory/" + kind.Plural()

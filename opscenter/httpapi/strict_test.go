@@ -19,6 +19,7 @@ type strictBody struct{ method, path, body string }
 
 // strictBodies are bodies of all operators' routes that take one: the test puts "zzz" into each object.
 var strictBodies = []strictBody{
+	{"POST", "/1.0/access-tokens", `{"name":"x","role":"viewer","scope":{}}`},
 	{"POST", "/1.0/provisioning/tokens", `{"description":"d","uses_remaining":5}`},
 	{"PUT", "TOKEN", `{"description":"e","uses_remaining":5}`},
 	{"POST", "TOKEN/seeds", `{"name":"b","seeds":{"install":{"target":{"id":"x"}}}}`},
