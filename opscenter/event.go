@@ -111,6 +111,8 @@ func (r *Registry) trimEvents(ctx context.Context) (err error) {
 type EventFilter struct {
 	// After selects events with a greater sequence number.
 	After uint64
+	// Before selects events with a lesser sequence number. 0: all.
+	Before uint64
 	// Server selects the events of the server that had this name at the time.
 	Server string
 	// Limit is how many events are returned at most. Default 100, at most MaxPageSize.
@@ -129,14 +131,17 @@ func (r *Registry) ListEvents(ctx context.Context, filter EventFilter) (out []ev
 			scan, prefix = eventsByServer.Scan, storage.StringKey(filter.Server)
 		}
 		within := storage.Range{Prefix: prefix, Reverse: filter.Newest}
-		if !filter.Newest {
+		switch {
+		case !filter.Newest:
 			within.After = prefix.Uint(filter.After)
+		case filter.Before > 0:
+			within.After = prefix.Uint(filter.Before)
 		}
 		for e, err := range scan(tx, within) {
 			if err != nil {
 				return err
 			}
-			if e.Sequence <= filter.After || len(out) == limit {
+			if e.Sequence <= filter.After || len(out) == limit || !filter.Newest && filter.Before > 0 && e.Sequence >= filter.Before {
 				break
 			}
 			out = append(out, *e)

@@ -151,6 +151,12 @@ func (h *Handler) watchAudit(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	if !h.streams.TryAcquire(1) {
+		w.Header().Set("Retry-After", "60")
+		h.fail(w, r, errTooManyStreams)
+		return
+	}
+	defer h.streams.Release(1)
 	control := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)

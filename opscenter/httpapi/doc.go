@@ -180,6 +180,12 @@
 //	GET    /1.0/audit/{uuid}                                    viewer    shows one
 //	GET    /1.0/audit/:watch                                    viewer    streams entries as lines of JSON; takes after (a number)
 //
+// Events tell of each decision and change, with its reason. With the header "Accept: text/event-stream" they are streamed as they come, as
+// server-sent events: from the newest on, or behind the sequence number in after or Last-Event-ID. A stream ends once its
+// client is no longer admitted.
+//
+//	GET    /1.0/events                                          viewer    lists events, the newest first; takes server
+//
 // Access tokens authenticate clients that have no certificate, in the header Authorization (package accesstoken). The secret of one is shown
 // once, when it is made.
 //
@@ -253,7 +259,7 @@
 //	500  an error inside; the log has it. After a commit that failed, the outcome may be unknown
 //	501  this part is not set up
 //	502  a server refused, or the operation failed after it had begun
-//	503  too many downloads (see Retry-After), the inventory does not run, or the control plane is shutting down
+//	503  too many downloads or streams (see Retry-After), the inventory does not run, or the control plane is shutting down
 //	504  a server did not answer in time, and the outcome is unknown
 //	507  the disk is full
 //

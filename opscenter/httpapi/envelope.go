@@ -199,6 +199,7 @@ var statuses = []struct {
 	{image.ErrShort, http.StatusBadGateway},
 	{image.ErrMismatch, http.StatusBadGateway},
 	{errTooManyDownloads, http.StatusServiceUnavailable},
+	{errTooManyStreams, http.StatusServiceUnavailable},
 	{errRefresh, http.StatusBadGateway},
 	{updates.ErrNoSource, http.StatusPreconditionFailed},
 	{updates.ErrDiskFull, http.StatusInsufficientStorage},

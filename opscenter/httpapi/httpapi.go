@@ -98,6 +98,8 @@ type Options struct {
 	// address. A request beyond that, or one that waited too long, is answered 503. Defaults 1000, 250 and 10 minutes.
 	MaxDownloads, MaxDownloadsPerAddress int
 	DownloadPatience                     time.Duration
+	// MaxStreams bounds the streams of events and audit entries that are open at a time. A further one is answered 503. Default 1000.
+	MaxStreams int
 	// DownloadRate bounds the rate of all downloads together, in bytes a second. Default 0: no limit.
 	DownloadRate int64
 	// MaxBody bounds a request's body, in bytes. Default 64 KiB. Seeds, uploads and forwarded requests have limits of their own.
@@ -125,6 +127,7 @@ type Handler struct {
 	// that are packed at a time.
 	downloads, known *downloads
 	packing          *semaphore.Weighted
+	streams          *semaphore.Weighted        // of events and audit entries
 	images           *lru.Cache[string, string] // ETags of the images of which clients have parts
 	changelogs       *semaphore.Weighted        // bounds those that are made at a time
 	mux              *http.ServeMux
@@ -153,6 +156,7 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 		defaults.Of("WriteTimeout", &options.WriteTimeout, DefaultWriteTimeout), defaults.Of("MaxForward", &options.MaxForward, DefaultMaxForward),
 		defaults.Of("MaxRedacted", &options.MaxRedacted, DefaultMaxRedacted), defaults.Of("ForwardTimeout", &options.ForwardTimeout, DefaultForwardTimeout),
 		defaults.Of("MaxAddresses", &options.MaxAddresses, DefaultMaxAddresses), defaults.Of("MaxDownloads", &options.MaxDownloads, DefaultMaxDownloads),
+		defaults.Of("MaxStreams", &options.MaxStreams, DefaultMaxStreams),
 		defaults.Of("MaxDownloadsPerAddress", &options.MaxDownloadsPerAddress, DefaultMaxDownloadsPerAddress),
 		defaults.Of("DownloadPatience", &options.DownloadPatience, DefaultDownloadPatience), defaults.Of("DownloadRate", &options.DownloadRate, 0))
 	if err != nil {
@@ -175,6 +179,7 @@ func New(registry *opscenter.Registry, options Options) (*Handler, error) {
 	}
 	h.limiter = newLimiter(options.FailuresPerMinute, options.MaxAddresses)
 	h.downloads, h.known, h.changelogs, h.packing = newDownloads(&h.options), newDownloads(&h.options), semaphore.NewWeighted(2), semaphore.NewWeighted(2)
+	h.streams = semaphore.NewWeighted(int64(options.MaxStreams))
 	h.known.rate = h.downloads.rate // all together
 	if h.images, err = lru.New[string, string](maxImagesSent); err != nil {
 		return nil, err

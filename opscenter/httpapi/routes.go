@@ -149,6 +149,7 @@ func (h *Handler) table() []*route {
 		{pattern: "GET /1.0/audit", role: access.RoleViewer, missing: noAudit, handle: h.getAudit, query: "recursion limit cursor by action server cluster outcome since until", list: true, summary: "lists entries, the newest first", answer: typeOf[audit.Entry]()},
 		{pattern: "GET /1.0/audit/{uuid}", role: access.RoleViewer, missing: noAudit, handle: h.entries().get(h.options.Audit.Get), summary: "shows an entry", answer: typeOf[audit.Entry]()},
 		{pattern: "GET /1.0/audit/:watch", role: access.RoleViewer, missing: noAudit, handle: h.watchAudit, query: "after", media: "application/x-ndjson", summary: "streams entries as lines of JSON", answer: typeOf[audit.Entry]()},
+		{pattern: "GET /1.0/events", role: access.RoleViewer, handle: h.getEvents, query: "recursion limit cursor server after", list: true, summary: "lists events, the newest first; Accept: text/event-stream streams them", answer: typeOf[shownEvent]()},
 		// Access tokens authenticate clients of these routes.
 		{pattern: "GET /1.0/access-tokens", role: access.RoleAdmin, missing: noTokens, handle: h.getAccessTokens, query: "recursion", list: true, paths: true, summary: "lists access tokens by name, without their secrets", answer: typeOf[accesstoken.Token]()},
 		{pattern: "POST /1.0/access-tokens", role: access.RoleAdmin, missing: noTokens, handle: h.postAccessTokens, body: typeOf[accesstoken.Spec](), created: true, summary: "makes an access token, and shows its secret this once", answer: typeOf[accessTokenMade]()},
