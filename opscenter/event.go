@@ -151,8 +151,8 @@ func (r *Registry) ListEvents(ctx context.Context, filter EventFilter) (out []ev
 	return out, err
 }
 
-// WatchEvents yields the events after a sequence number, then each new event as it is stored, in order. A gap in the
-// numbers shows deleted events. It ends with ctx's error.
+// WatchEvents yields the events after a sequence number, then each new event as it is stored, in order. Sequence numbers have gaps.
+// Events that were deleted before are not yielded. It ends with ctx's error.
 func (r *Registry) WatchEvents(ctx context.Context, after uint64) iter.Seq2[event.Event, error] {
 	return func(yield func(event.Event, error) bool) {
 		revision, err := r.Revision(ctx)

@@ -37,4 +37,29 @@ func TestEventsBefore(t *testing.T) {
 			}
 		}
 	}
+	for _, name := range []string{"a", "b"} {
+		require.NoError(t, func() error {
+			_, err := registry.PreRegister(t.Context(), opscenter.PreRegistration{Name: name, MachineID: machineID(len(name) + int(name[0]))})
+			return err
+		}())
+	}
+	for range 3 {
+		for _, name := range []string{"a", "b"} {
+			require.NoError(t, registry.EditServer(t.Context(), name, func(_ *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
+				spec.Description += "x"
+				return nil
+			}))
+		}
+	}
+	of, err := registry.ListEvents(t.Context(), opscenter.EventFilter{Server: "a"})
+	require.NoError(t, err)
+	require.Len(t, of, 4)
+	for to := range of {
+		got, err := registry.ListEvents(t.Context(), opscenter.EventFilter{Server: "a", Before: of[to].Sequence, Newest: true})
+		require.NoError(t, err)
+		require.Len(t, got, to)
+		for i, e := range got {
+			require.Equal(t, of[to-1-i], e)
+		}
+	}
 }

@@ -76,9 +76,9 @@ type Options struct {
 	// Slow, failing and offline servers have limits of their own, so they delay no healthy server.
 	// Each poll costs a connection and about 50 KiB of memory. Default 64.
 	Concurrency int
-	// SlowConcurrency limits slow polls. A poll that began under Concurrency, and takes longer than SlowAfter, counts here
-	// instead. It does so earlier, too: after TimeoutFactor times the mean duration of successful polls, and at least
-	// 100 ms. Default 512, 1 s.
+	// SlowConcurrency limits slow polls: those that began under Concurrency and take longer than a limit. The limit is TimeoutFactor
+	// times the mean duration of successful polls, at least 100 ms, and at most SlowAfter. With a negative TimeoutFactor it is
+	// SlowAfter. Default 512, 1 s.
 	SlowConcurrency int
 	SlowAfter       time.Duration
 	// RetryConcurrency limits polls of servers that failed last time, and are not offline yet:

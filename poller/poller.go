@@ -253,7 +253,7 @@ func (p *Poller) probe(ctx, bounded context.Context, target opscenter.Target, sh
 		return o, false, err
 	}
 	p.polls.Add(1)
-	if shorter && ended(bounded) && incomplete(&o) {
+	if shorter && expired(bounded) && incomplete(&o) {
 		p.cut.Add(1)
 		return o, true, nil
 	}

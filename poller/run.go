@@ -96,7 +96,7 @@ type loop struct {
 	queues  [3]queue          // by class
 	lanes   [3]lane           // by class
 	slow    lane              // for slow polls of the class answering
-	typical typical           // of all polls
+	mean    meanDuration      // of all polls
 	idle    int               // workers without a task
 	workers sync.WaitGroup
 	work    chan task
@@ -227,7 +227,7 @@ func (l *loop) wait() time.Duration {
 		}
 	}
 	if first := l.lanes[answering].first; first != nil && !l.slow.full() {
-		until(first.began + l.options.slowAfter(l.typical))
+		until(first.began + l.options.slowAfter(l.mean))
 	}
 	return wait
 }
@@ -242,7 +242,7 @@ const lagInterval = time.Second
 func (l *loop) dispatch(ctx context.Context) {
 	now := l.now()
 	// Slow polls move to the slow lane, and make room for others.
-	normal, slowAfter := &l.lanes[answering], l.options.slowAfter(l.typical)
+	normal, slowAfter := &l.lanes[answering], l.options.slowAfter(l.mean)
 	for e := normal.first; e != nil && !l.slow.full() && e.began+slowAfter <= now; e = normal.first {
 		normal.remove(e)
 		l.slow.add(e)
@@ -393,7 +393,7 @@ func (l *loop) finish(ctx context.Context, r result) {
 		switch {
 		case r.answered:
 			e.pace.learn(r.light, r.took)
-			l.typical.learn(r.took)
+			l.mean.learn(r.took)
 		case r.cut:
 			e.pace = pace{}
 		}

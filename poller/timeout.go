@@ -70,34 +70,36 @@ func (o *Options) timeout(usual time.Duration) time.Duration {
 }
 
 // The poll of a silent server occupies a place under Concurrency until it counts as slow. So that time, too, follows the usual
-// duration, here of all polls: with TimeoutFactor times their mean, at most one poll in TimeoutFactor is slow.
+// duration, here of all polls. By Markov's inequality at most one successful poll in TimeoutFactor takes longer than TimeoutFactor times the mean,
+// unless SlowAfter is shorter.
 
-// typical is the mean duration of successful polls. Older ones count less and less. 0: unknown.
-type typical time.Duration
+// meanDuration is the mean duration of successful polls. Older ones count less and less. 0: unknown.
+type meanDuration time.Duration
 
-// memory is how many polls a typical duration follows.
-const memory = 64
-
-func (t *typical) learn(took time.Duration) {
-	if *t == 0 {
-		*t = typical(took)
+func (m *meanDuration) learn(took time.Duration) {
+	if *m == 0 {
+		*m = meanDuration(took)
 	}
-	*t += (typical(took) - *t) / memory
+	*m += (meanDuration(took) - *m) / memory
 }
+
+// memory is how many polls a mean duration follows.
+const memory = 64
 
 // minSlowAfter is the least time after which a poll counts as slow, unless SlowAfter is less.
 const minSlowAfter = 100 * time.Millisecond
 
 // slowAfter returns how long a poll counts under Concurrency, see SlowAfter.
-func (o *Options) slowAfter(t typical) time.Duration {
-	if o.TimeoutFactor < 0 || t == 0 {
+func (o *Options) slowAfter(mean meanDuration) time.Duration {
+	if o.TimeoutFactor < 0 || mean == 0 {
 		return o.SlowAfter
 	}
-	return time.Duration(min(float64(o.SlowAfter), max(float64(minSlowAfter), float64(t)*o.TimeoutFactor)))
+	return time.Duration(min(float64(o.SlowAfter), max(float64(minSlowAfter), float64(mean)*o.TimeoutFactor)))
 }
 
-// ended reports whether a context has ended, or is about to: what waited for the same deadline may notice it first.
-func ended(ctx context.Context) bool {
+// expired reports whether a context has ended, or its deadline has passed. A reader with the same deadline may return before the context
+// has an error.
+func expired(ctx context.Context) bool {
 	deadline, ok := ctx.Deadline()
 	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }

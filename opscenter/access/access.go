@@ -1,4 +1,4 @@
-// Package access says who may do what: principals, their roles, and the part of the fleet in their scope.
+// Package access defines principals, their roles, and scopes: the part of the fleet that a principal may use.
 //
 // The package is pure. Package httpapi finds out the principal of a request with an Authorizer, and its table of routes says which role
 // each route wants.
@@ -12,17 +12,18 @@ import (
 	"slices"
 )
 
-// Role is what a principal may do. Each role includes those before it in Roles.
+// Role names the rights of a principal. Each role includes those before it in Roles.
 type Role string
 
 // The roles.
 const (
-	// RoleViewer reads everything that holds no secret.
+	// RoleViewer reads the fleet, and sees no secrets.
 	RoleViewer Role = "viewer"
-	// RoleOperator runs the fleet: updates, evacuations, reboots, rollouts, networks and other settings of servers.
+	// RoleOperator runs the fleet: it updates, evacuates and reboots servers, starts rollouts, and changes networks and the update,
+	// kernel and logging settings.
 	RoleOperator Role = "operator"
-	// RoleAdmin decides what belongs to the fleet and what it trusts: tokens, seeds, images, registrations, certificates, clusters,
-	// channels, updates, factory resets. It sees tokens.
+	// RoleAdmin also decides on membership and trust: tokens, access tokens, seeds, images, certificates, clusters, channels and the
+	// update feed. It changes storage and provider settings, writes to servers' own APIs, and resets servers.
 	RoleAdmin Role = "admin"
 )
 
@@ -37,7 +38,7 @@ func (r Role) Includes(other Role) bool {
 
 // Errors of an authorizer.
 var (
-	// ErrUnauthenticated means that a request shows no credentials: neither a certificate nor a token, and no such socket.
+	// ErrUnauthenticated means that a request shows no credentials: no certificate, no access token, and no trusted Unix socket.
 	ErrUnauthenticated = errors.New("no credentials were shown")
 	// ErrForbidden means that the credentials of a request are not admitted, or that the role or the scope of its principal
 	// does not cover the request.

@@ -1,10 +1,11 @@
 // Package accesstoken keeps the access tokens of the operators' API, with which programs and people without a client certificate
 // authenticate themselves. A token has a role and a scope (package access), and ends at a time.
 //
-// A client sends a token in the header "Authorization: Bearer TOKEN". httpapi.TrustTokens admits such clients. The store has the SHA-256
-// digest of a token alone: a token is shown once, when it is made. A token has 130 random bits, so its digest can't be reversed by trying.
+// A client sends the secret of a token in the header "Authorization: Bearer SECRET". httpapi.TrustAccessTokens admits such clients. The store
+// keeps only the SHA-256 digest of the secret. Create returns the secret once. It has 130 random bits, so trying cannot reverse the
+// digest.
 //
-// Access tokens are another thing than the tokens with which servers register (opscenter.Token).
+// Registration tokens (opscenter.Token) are different: servers register with them.
 package accesstoken
 
 import (
@@ -41,13 +42,18 @@ const (
 	DefaultMaxTokens = 1000
 )
 
-// ErrInvalid means that a Spec is not valid. It names the field.
-var ErrInvalid = errors.New("invalid access token")
+// Errors of Create.
+var (
+	// ErrInvalid means that a Spec is not valid. It names the field.
+	ErrInvalid = errors.New("invalid access token")
+	// ErrTooMany means that there are Options.MaxTokens valid tokens.
+	ErrTooMany = errors.New("too many access tokens")
+)
 
 // Token is an access token without its secret.
 type Token struct {
 	UUID string `json:"uuid"`
-	// Name is that of the principal: "token NAME". Tokens have different names.
+	// Name is that of the principal: "access token NAME". Tokens have different names.
 	Name string `json:"name"`
 	access.Grant
 	// CreatedBy is the principal that made the token.
@@ -104,8 +110,7 @@ func New(registry *opscenter.Registry, options Options) (*Tokens, error) {
 }
 
 // Create makes a token. The secret is what a client sends. It is returned once, and not stored. The principal of ctx is the token's
-// CreatedBy. Create removes expired tokens. Errors: ErrInvalid; opscenter.ErrNameTaken; opscenter.ErrTooOften if there are
-// Options.MaxTokens.
+// CreatedBy. Create removes expired tokens. Errors: ErrInvalid; opscenter.ErrNameTaken; ErrTooMany.
 func (t *Tokens) Create(ctx context.Context, spec Spec) (out *Token, secret string, err error) {
 	if err := checkName(spec.Name); err != nil {
 		return nil, "", err
@@ -141,7 +146,7 @@ func (t *Tokens) Create(ctx context.Context, spec Spec) (out *Token, secret stri
 			}
 		}
 		if valid >= t.options.MaxTokens {
-			return fmt.Errorf("there are %d access tokens, and no more are allowed: %w", valid, opscenter.ErrTooOften)
+			return fmt.Errorf("%w: %d are allowed", ErrTooMany, t.options.MaxTokens)
 		}
 		for _, id := range expired {
 			if err := tokens.Delete(tx, storage.StringKey(id)); err != nil {
@@ -192,7 +197,7 @@ func (t *Tokens) Principal(ctx context.Context, secret string) (access.Principal
 	case !found.ExpireAt.After(t.registry.Observer().Now()):
 		return access.Principal{}, fmt.Errorf("access token %s has expired: %w", found.Name, access.ErrForbidden)
 	}
-	return access.Principal{Name: "token " + found.Name, Grant: found.Grant}, nil
+	return access.Principal{Name: "access token " + found.Name, Grant: found.Grant}, nil
 }
 
 // List returns all tokens by name, expired ones too.
@@ -224,7 +229,8 @@ func (t *Tokens) Get(ctx context.Context, id string) (out *Token, err error) {
 	return out, err
 }
 
-// Revoke removes a token. The next request with it is refused. Errors: opscenter.ErrNotFound.
+// Revoke removes a token. The next request with it is refused. Requests under way go on, and streams end within
+// httpapi.HeartbeatInterval. Tokens that its holder made stay valid. Errors: opscenter.ErrNotFound.
 func (t *Tokens) Revoke(ctx context.Context, id string) error {
 	return t.registry.Write(ctx, func(tx *opscenter.Tx) error { return notFound(id, tokens.Delete(tx, storage.StringKey(id))) })
 }

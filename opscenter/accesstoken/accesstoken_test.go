@@ -47,7 +47,7 @@ func TestTokens(t *testing.T) {
 		require.Equal(t, accesstoken.DefaultLifetime, made.ExpireAt.Sub(made.CreatedAt))
 		p, err := tokens.Principal(t.Context(), secret)
 		require.NoError(t, err)
-		require.Equal(t, access.Principal{Name: "token ci", Grant: scoped.Grant}, p)
+		require.Equal(t, access.Principal{Name: "access token ci", Grant: scoped.Grant}, p)
 		for _, wrong := range []string{"", accesstoken.Prefix, secret[:len(secret)-1], secret + "x", made.UUID, strings.ToLower(secret)} {
 			_, err := tokens.Principal(t.Context(), wrong)
 			require.ErrorIs(t, err, access.ErrForbidden, wrong)
@@ -64,7 +64,7 @@ func TestTokens(t *testing.T) {
 		_, _, err = tokens.Create(ctx, viewer("third"))
 		require.NoError(t, err)
 		_, _, err = tokens.Create(ctx, viewer("fourth"))
-		require.ErrorIs(t, err, opscenter.ErrTooOften)
+		require.ErrorIs(t, err, accesstoken.ErrTooMany)
 		time.Sleep(time.Hour)
 		_, err = tokens.Principal(t.Context(), brief)
 		require.ErrorIs(t, err, access.ErrForbidden)
@@ -139,5 +139,5 @@ func TestOnDisk(t *testing.T) {
 	defer store.Close()
 	p, err := open(t, store, accesstoken.Options{}).Principal(t.Context(), secret)
 	require.NoError(t, err)
-	require.Equal(t, "token ci", p.Name)
+	require.Equal(t, "access token ci", p.Name)
 }

@@ -272,7 +272,7 @@ func (c *ControlPlane) newHandler() (http.Handler, error) {
 		operators = append(operators, httpapi.TrustCertificates(c.options.Trust...))
 	}
 	if len(operators) > 0 { // else no operator could make one
-		operators = append(operators, httpapi.TrustTokens(c.AccessTokens))
+		operators = append(operators, httpapi.TrustAccessTokens(c.AccessTokens))
 		o.Authorize = httpapi.AnyOf(operators...)
 	}
 	return httpapi.New(c.Registry, o)

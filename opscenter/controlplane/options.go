@@ -40,10 +40,10 @@ type Options struct {
 	// Logger gets what all parts log whose own options have no Logger. Default: nothing is logged.
 	Logger *slog.Logger
 
-	// Trust has the certificates of operators. They open the API for operators. Default: none.
+	// Trust has the certificates of administrators (access.RoleAdmin). They open the operators' API. Default: none.
 	Trust []*x509.Certificate
-	// Socket is the path of a Unix socket for operators, which New makes with mode 0600: those who can open it may use
-	// the operators' API. New removes a socket that an earlier run left there. Default: there is none.
+	// Socket is the path of a Unix socket for administrators, which New makes with mode 0600: those who can open it may do
+	// everything over the operators' API. New removes a socket that an earlier run left there. Default: there is none.
 	Socket string
 
 	// UpdatesDir is the directory for the files of the update feed. It belongs to one store. To use it again with a new store
@@ -68,7 +68,8 @@ type Options struct {
 	// Systems.Provider.ServerURL is empty, New sets Systems.Provider. New sets ClientCertificate, Clusters, Adopt and Forward of
 	// HTTP where they are nil.
 	//
-	// HTTP.Authorize admits operators beside those of Trust and Socket. Where one of the three is set, access tokens admit operators, too. Bases are the options of the store in ImagesDir.
+	// HTTP.Authorize admits principals beside those of Trust and Socket. Where one of the three is set, access tokens admit
+	// principals, too. Bases are the options of the store in ImagesDir.
 	Registry     opscenter.Options
 	Client       incusos.Options
 	Poller       poller.Options

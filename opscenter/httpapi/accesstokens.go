@@ -13,9 +13,9 @@ import (
 
 var errNoAccessTokens = errors.New("access tokens are not set up here")
 
-// TrustTokens admits clients that send an access token, in the header "Authorization: Bearer TOKEN", with the role and scope of the
-// token. The principal is "token" and its name.
-func TrustTokens(tokens *accesstoken.Tokens) Authorizer {
+// TrustAccessTokens admits clients that send an access token, in the header "Authorization: Bearer TOKEN", with the role and scope of the
+// token. The principal is "access token" and its name.
+func TrustAccessTokens(tokens *accesstoken.Tokens) Authorizer {
 	return func(r *http.Request) (access.Principal, error) {
 		secret, err := bearer(r)
 		if err != nil {

@@ -16,7 +16,7 @@ import (
 // TestAccessTokens: a token that an administrator makes over the API authenticates a client without a certificate, until it is revoked.
 func TestAccessTokens(t *testing.T) {
 	p, _, _ := everything(t, func(o *httpapi.Options) {
-		o.Authorize = httpapi.AnyOf(o.Authorize, httpapi.TrustTokens(o.AccessTokens))
+		o.Authorize = httpapi.AnyOf(o.Authorize, httpapi.TrustAccessTokens(o.AccessTokens))
 	})
 	admin, client := p.client(&p.operator), p.client(nil)
 	const path = "/1.0/access-tokens"
@@ -47,7 +47,7 @@ func TestAccessTokens(t *testing.T) {
 	require.Equal(t, 200, ask("GET", servers, "bearer "+made.Secret).http.StatusCode, "schemes have no case")
 	var server map[string]any
 	p.call(client, "GET", "/1.0", "", "Authorization", "Bearer "+made.Secret).decode(t, &server)
-	require.Equal(t, "token ci", server["principal"])
+	require.Equal(t, "access token ci", server["principal"])
 	require.Equal(t, "viewer", server["role"])
 	for _, wrong := range [][]string{{"Bearer " + made.Secret + "x"}, {"Bearer "}, {"Bearer"}, {"Basic " + made.Secret}, {"Bearer " + made.Secret, "Bearer " + made.Secret},
 		{"Bearer " + strings.Repeat("x", 9<<10)}, {"Bearer " + made.UUID}} {
@@ -72,6 +72,7 @@ func TestAccessTokens(t *testing.T) {
 	require.NotContains(t, p.log.String(), made.Secret)
 	entries := p.call(admin, "GET", "/1.0/audit", "")
 	require.Contains(t, entries.text, "POST /1.0/access-tokens")
+	require.Contains(t, entries.text, `"action":"DELETE /1.0/access-tokens/{uuid}","object":"`+made.UUID+`"`)
 	require.NotContains(t, entries.text, made.Secret)
 	require.WithinDuration(t, time.Now().Add(accesstoken.DefaultLifetime), made.ExpireAt, time.Minute)
 }

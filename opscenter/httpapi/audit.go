@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"strconv"
 	"strings"
@@ -40,8 +41,8 @@ func (h *Handler) audited(w http.ResponseWriter, r *http.Request, handle http.Ha
 		}
 	case strings.Contains(pattern, "/clusters/{name}"):
 		entry.Cluster = r.PathValue("name")
-	case strings.Contains(pattern, "/rollouts/{uuid}"), strings.Contains(pattern, "/warnings/{uuid}"):
-		entry.Object = r.PathValue("uuid") // that of a token is a secret
+	case strings.Contains(pattern, "/rollouts/{uuid}"), strings.Contains(pattern, "/warnings/{uuid}"), strings.Contains(pattern, "/access-tokens/{uuid}"):
+		entry.Object = r.PathValue("uuid") // that of a registration token is a secret
 	}
 	out := &auditedWriter{ResponseWriter: w}
 	handled := false
@@ -141,7 +142,7 @@ func (h *Handler) getAudit(w http.ResponseWriter, r *http.Request) {
 }
 
 // watchAudit answers with a line of JSON for each entry after the given sequence number. It goes on with entries that are
-// added or end later, until the client leaves.
+// added or end later, until the client leaves. An empty line is a sign of life.
 func (h *Handler) watchAudit(w http.ResponseWriter, r *http.Request) {
 	after := uint64(0)
 	if text := queryOf(r).valueOf("after"); text != "" {
@@ -151,26 +152,9 @@ func (h *Handler) watchAudit(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if !h.streams.TryAcquire(1) {
-		w.Header().Set("Retry-After", "60")
-		h.fail(w, r, errTooManyStreams)
-		return
-	}
-	defer h.streams.Release(1)
-	control := http.NewResponseController(w)
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.WriteHeader(http.StatusOK)
-	_ = control.SetWriteDeadline(time.Time{})
-	_ = control.Flush()
-	lines := json.NewEncoder(w)
-	for entry, err := range h.options.Audit.Watch(r.Context(), after) {
-		if err != nil {
-			return
-		}
-		_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout))
-		if lines.Encode(entry) != nil || control.Flush() != nil {
-			return
-		}
-		_ = control.SetWriteDeadline(time.Time{})
-	}
+	stream(h, w, r, streamed{media: "application/x-ndjson", beat: "\n"}, func(ctx context.Context) iter.Seq2[audit.Entry, error] { return h.options.Audit.Watch(ctx, after) },
+		func(entry audit.Entry) (string, error) {
+			line, err := json.Marshal(entry)
+			return string(line) + "\n", err
+		})
 }

@@ -131,7 +131,7 @@ func (h *Handler) authorized(w http.ResponseWriter, r *http.Request, rt *route, 
 	}
 	p, err := h.options.Authorize(r)
 	if err != nil {
-		h.options.Logger.InfoContext(r.Context(), "an operator's request was refused", "remote", r.RemoteAddr, "method", r.Method, "endpoint", r.Pattern, "path", shownPath(r), "error", err)
+		h.options.Logger.InfoContext(r.Context(), "a principal's request was refused", "remote", r.RemoteAddr, "method", r.Method, "endpoint", r.Pattern, "path", shownPath(r), "error", err)
 		if errors.Is(err, access.ErrUnauthenticated) {
 			w.Header().Set("WWW-Authenticate", challenge)
 			respondError(w, http.StatusUnauthorized, "No credentials were shown")
@@ -154,7 +154,7 @@ func (h *Handler) authorized(w http.ResponseWriter, r *http.Request, rt *route, 
 		return
 	}
 	if r.Method != http.MethodGet {
-		h.options.Logger.InfoContext(r.Context(), "operator's request", "principal", p.Name, "method", r.Method, "endpoint", r.Pattern)
+		h.options.Logger.InfoContext(r.Context(), "request of a principal", "principal", p.Name, "method", r.Method, "endpoint", r.Pattern)
 	}
 	h.audited(w, r, handle)
 }

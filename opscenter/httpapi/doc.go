@@ -11,7 +11,7 @@
 //   - server: a client with the certificate of a registered server.
 //   - viewer, operator, admin: a principal of that role, or of a later one of these three (package access).
 //
-// Options.Authorize finds out the principal of a request, with its role and its scope. TrustCertificates, TrustTokens and
+// Options.Authorize finds out the principal of a request, with its role and its scope. TrustCertificates, TrustAccessTokens and
 // TrustUnixSocket make authorizers, AnyOf joins some, and As lowers what one allows. Without Authorize the routes of principals are closed (403). A request that
 // shows no credentials is answered 401, and one whose credentials or role do not suffice 403.
 //
@@ -20,8 +20,8 @@
 // change more than a scope may cover, such as warnings, the audit log and edits of what scopes go by. A cluster, a rollout or a change of a
 // cluster is in a scope if all of its servers are. Handler.Routes lists the routes with their roles.
 //
-// Two requests want a higher role than their route: an operator changes no connection URL of a server, because that decides on the
-// machine that is trusted, and accepts no older index of updates.
+// Two requests need the role admin, although their routes need operator. One changes the connection URL of a server, which decides on
+// the trusted machine. The other is a refresh with force=1, which accepts an older index.
 //
 // The principal stands in the audit log, beside each request that changes something and its outcome. A browser sends an operator's certificate
 // for any page, so the routes of principals have these rules:
@@ -138,7 +138,8 @@
 //	GET    /1.0/provisioning/rollouts/{uuid}/plan               viewer    shows the steps that are left
 //	POST   /1.0/provisioning/rollouts/{uuid}/{action}           operator  :pause, :resume, or :cancel with mode=finish, stop, restore
 //
-// Updates are the feed of servers. Clients other than operators see ready updates only.
+// Updates are the feed of servers. Clients that are no principals see ready updates only. Principals with a
+// scope do not see the problem of an update.
 //
 //	GET    /1.0/provisioning/updates                            any       lists updates, the newest first; takes channel, origin, status
 //	POST   /1.0/provisioning/updates                            admin     uploads one, as a tar archive
@@ -200,10 +201,10 @@
 //
 // # Lists
 //
-// A list holds paths, or with recursion=1 whole objects. Warnings, audit entries, units of rollouts and changes of the inventory are
-// always whole. With limit a list has at most so many entries, and next_cursor of the answer is the cursor of the next page; without
+// A list holds paths, or with recursion=1 whole objects. Warnings, events, audit entries, units of rollouts and changes of the
+// inventory are always whole. With limit a list has at most so many entries, and next_cursor of the answer is the cursor of the next page; without
 // limit the list is complete. Cursors stay good while objects come and go. A long list is sent while it is read. If reading fails in
-// the middle, the connection is cut, so that half a list is no valid JSON. Channels, seeds and updates have lists without pages.
+// the middle, the connection is cut, so that half a list is no valid JSON. Channels, seeds, updates and access tokens have lists without pages.
 //
 // # Filters
 //

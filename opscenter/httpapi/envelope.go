@@ -188,6 +188,7 @@ var statuses = []struct {
 	{errNoImages, http.StatusNotImplemented},
 	{errNoAccessTokens, http.StatusNotImplemented},
 	{accesstoken.ErrInvalid, http.StatusBadRequest},
+	{accesstoken.ErrTooMany, http.StatusConflict},
 	{seed.ErrInvalid, http.StatusBadRequest},
 	{seed.ErrTooLarge, http.StatusBadRequest},
 	{image.ErrKind, http.StatusBadRequest},

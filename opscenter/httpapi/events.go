@@ -3,8 +3,8 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"strconv"
 	"strings"
@@ -13,15 +13,6 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/event"
 )
-
-// DefaultMaxStreams is the default of Options.MaxStreams, and HeartbeatInterval the time between two signs of life of a stream of events.
-// A stream ends at the next of them once its client is no longer admitted.
-const (
-	DefaultMaxStreams = 1000
-	HeartbeatInterval = 15 * time.Second
-)
-
-var errTooManyStreams = errors.New("too many streams are open")
 
 // shownEvent is the document of an event.
 type shownEvent struct {
@@ -79,10 +70,11 @@ func asksFor(r *http.Request, media string) bool {
 // streamFrom returns the sequence number after which a stream of events begins: that of the header Last-Event-ID, with which a client goes
 // on after a lost connection, or of the parameter after, or of the newest event.
 func (h *Handler) streamFrom(r *http.Request) (uint64, error) {
-	for name, text := range map[string]string{"after": queryOf(r).valueOf("after"), "Last-Event-ID": r.Header.Get("Last-Event-ID")} {
-		if text == "" || name == "after" && r.Header.Get("Last-Event-ID") != "" {
-			continue
-		}
+	name, text := "Last-Event-ID", r.Header.Get("Last-Event-ID")
+	if text == "" {
+		name, text = "after", queryOf(r).valueOf("after")
+	}
+	if text != "" {
 		after, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {
 			return 0, fmt.Errorf("%w: %s %.40q is not a sequence number", errBody, name, text)
@@ -96,66 +88,30 @@ func (h *Handler) streamFrom(r *http.Request) (uint64, error) {
 	return newest[0].Sequence, nil
 }
 
-// streamEvents sends events as server-sent events (HTML, 9.2). The id of each is its sequence number. A gap in the numbers shows events
-// that were deleted before the client asked for them.
+// streamEvents sends events as server-sent events (HTML, 9.2). The id of each is its sequence number. The stream begins with the id after which
+// it begins, so that a client which loses its connection before the first event misses none.
 func (h *Handler) streamEvents(w http.ResponseWriter, r *http.Request) {
-	after, err := h.streamFrom(r)
-	if err == nil && !h.streams.TryAcquire(1) {
-		w.Header().Set("Retry-After", "60")
-		err = errTooManyStreams
+	q := queryOf(r)
+	for _, name := range []string{"limit", "cursor", "recursion"} {
+		if q.values.Has(name) {
+			h.fail(w, r, fmt.Errorf("%w: parameter %s is that of a list", errBody, name))
+			return
+		}
 	}
+	after, err := h.streamFrom(r)
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	defer h.streams.Release(1)
-	server := queryOf(r).valueOf("server")
-	ctx, cancel := context.WithCancel(r.Context())
-	come := make(chan event.Event)
-	ended := make(chan struct{})
-	defer func() {
-		cancel()
-		<-ended
-	}()
-	go func() {
-		defer close(ended)
-		for e, err := range h.registry.WatchEvents(ctx, after) {
-			if err != nil {
-				return
-			}
-			if server != "" && e.Server != server {
-				continue
-			}
-			select {
-			case come <- e:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no") // a proxy is not to hold events back
-	w.WriteHeader(http.StatusOK)
-	control := http.NewResponseController(w)
-	send := func(text string) bool {
-		_ = control.SetWriteDeadline(time.Now().Add(h.options.WriteTimeout))
-		_, err := w.Write([]byte(text))
-		return err == nil && control.Flush() == nil
-	}
-	beat := time.NewTicker(HeartbeatInterval)
-	defer beat.Stop()
-	for ok := send(": events\nretry: 2000\n\n"); ok; {
-		select {
-		case e := <-come:
+	server := q.valueOf("server")
+	stream(h, w, r, streamed{media: "text/event-stream", begin: fmt.Sprintf("retry: 2000\nid: %d\n\n", after), beat: ":\n\n"}, func(ctx context.Context) iter.Seq2[event.Event, error] { return h.registry.WatchEvents(ctx, after) },
+		func(e event.Event) (string, error) {
+			if server != "" && e.Server != server {
+				return "", nil
+			}
 			data, err := json.Marshal(showEvent(&e))
-			ok = err == nil && send(fmt.Sprintf("id: %d\ndata: %s\n\n", e.Sequence, data))
-		case <-beat.C:
-			// A token may have been revoked, and a certificate may have expired.
-			p, err := h.options.Authorize(r)
-			ok = err == nil && p.Role.Includes(routeOf(r).role) && p.Scope.All() && send(":\n\n")
-		case <-ended:
-			return
-		}
-	}
+			return fmt.Sprintf("id: %d\ndata: %s\n\n", e.Sequence, data), err
+		})
 }

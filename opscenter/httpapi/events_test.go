@@ -18,6 +18,7 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/access"
+	"github.com/opscenter-go/sdk/opscenter/audit"
 	"github.com/opscenter-go/sdk/opscenter/event"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/storage/memstore"
@@ -86,19 +87,23 @@ func TestEvents(t *testing.T) {
 	_, again := p.stream("/1.0/events?after=1", "Last-Event-ID", fmt.Sprint(third.Sequence))
 	_, fourth := again()
 	require.Contains(t, fourth.Reason, "c4")
-	full := p.call(client, "GET", "/1.0/audit/:watch", "")
-	require.Equal(t, 501, full.ErrorCode, "no log is kept here")
+	require.Equal(t, 501, p.call(client, "GET", "/1.0/audit/:watch", "").ErrorCode, "no log is kept here")
 	refused, _ := p.stream("/1.0/events")
 	require.Equal(t, 503, refused.StatusCode)
 	require.NotEmpty(t, refused.Header.Get("Retry-After"))
-	wrong, _ := p.stream("/1.0/events?after=x")
-	require.Equal(t, 400, wrong.StatusCode)
+	for _, query := range []string{"after=x", "limit=1", "cursor=1", "recursion=1"} {
+		wrong, _ := p.stream("/1.0/events?" + query)
+		require.Equal(t, 400, wrong.StatusCode, query)
+	}
 	resp.Body.Close()
-	require.Eventually(t, func() bool {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		again, _ := p.stream("/1.0/events")
-		defer again.Body.Close()
-		return again.StatusCode == 200
-	}, 10*time.Second, 10*time.Millisecond, "a place is free again")
+		again.Body.Close()
+		if again.StatusCode == 200 {
+			break // a place is free again
+		}
+		require.True(t, time.Now().Before(deadline), again.Status)
+	}
 
 	// The list has the newest first, in pages.
 	var page, rest []oneEvent
@@ -127,47 +132,52 @@ func (f flushed) Flush()              {}
 // TestStreamsEndWithTheRight: a stream ends within HeartbeatInterval after its client is no longer admitted.
 func TestStreamsEndWithTheRight(t *testing.T) {
 	own := newCertificate(t, "control plane")
-	for name, change := range map[string]func(*access.Principal) error{
+	changes := map[string]func(*access.Principal) error{
 		"revoked": func(*access.Principal) error { return access.ErrForbidden },
 		"lowered": func(p *access.Principal) error { p.Role = ""; return nil },
 		"scoped":  func(p *access.Principal) error { p.Scope.Clusters = []string{"c"}; return nil },
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
-				require.NoError(t, err)
-				defer registry.Close()
-				var ended atomic.Bool
-				handler, err := httpapi.New(registry, httpapi.Options{ClientCertificate: own.Leaf, Authorize: func(*http.Request) (access.Principal, error) {
-					p := access.Principal{Name: "x", Grant: access.Grant{Role: access.RoleViewer}}
-					if ended.Load() {
-						err := change(&p)
-						return p, err
+	}
+	for name, change := range changes {
+		for path, sign := range map[string]string{"/1.0/events": ":\n\n", "/1.0/audit/:watch": "\n"} {
+			t.Run(name+path, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
+					require.NoError(t, err)
+					defer registry.Close()
+					var ended atomic.Bool
+					log, err := audit.New(registry, audit.Options{})
+					require.NoError(t, err)
+					handler, err := httpapi.New(registry, httpapi.Options{Audit: log, ClientCertificate: own.Leaf, Authorize: func(*http.Request) (access.Principal, error) {
+						p := access.Principal{Name: "x", Grant: access.Grant{Role: access.RoleViewer}}
+						if ended.Load() {
+							err := change(&p)
+							return p, err
+						}
+						return p, nil
+					}})
+					require.NoError(t, err)
+					r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
+					r.Header.Set("Accept", "text/event-stream")
+					var out strings.Builder
+					done := make(chan struct{})
+					go func() {
+						defer close(done)
+						handler.ServeHTTP(flushed{&out, http.Header{}}, r)
+					}()
+					time.Sleep(4*httpapi.HeartbeatInterval + time.Second)
+					synctest.Wait()
+					select {
+					case <-done:
+						require.Fail(t, "the stream has ended", out.String())
+					default:
 					}
-					return p, nil
-				}})
-				require.NoError(t, err)
-				r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/1.0/events", nil)
-				r.Header.Set("Accept", "text/event-stream")
-				var out strings.Builder
-				done := make(chan struct{})
-				go func() {
-					defer close(done)
-					handler.ServeHTTP(flushed{&out, http.Header{}}, r)
-				}()
-				time.Sleep(4*httpapi.HeartbeatInterval + time.Second)
-				synctest.Wait()
-				select {
-				case <-done:
-					require.Fail(t, "the stream has ended", out.String())
-				default:
-				}
-				ended.Store(true)
-				time.Sleep(httpapi.HeartbeatInterval)
-				synctest.Wait()
-				<-done
-				require.Equal(t, 4, strings.Count(out.String(), ":\n\n"), "signs of life")
+					ended.Store(true)
+					time.Sleep(httpapi.HeartbeatInterval)
+					synctest.Wait()
+					<-done
+					require.Equal(t, strings.Repeat(sign, 4), out.String()[len(out.String())-4*len(sign):], "signs of life")
+				})
 			})
-		})
+		}
 	}
 }

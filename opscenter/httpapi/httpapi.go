@@ -49,9 +49,9 @@ type Options struct {
 	// registers, and trusts it from then on. Required.
 	ClientCertificate *x509.Certificate
 	// Authorize admits clients to the operators' API. Default: it is closed. See TrustCertificates,
-	// TrustTokens, TrustUnixSocket and AnyOf.
+	// TrustAccessTokens, TrustUnixSocket and AnyOf.
 	Authorize Authorizer
-	// AccessTokens are managed over the API; nil: those endpoints answer 501. TrustTokens admits clients with them.
+	// AccessTokens are managed over the API; nil: those endpoints answer 501. TrustAccessTokens admits clients with them.
 	AccessTokens *accesstoken.Tokens
 	// Origins are those of web pages of yours, as "https://ops.example.com", that may use the operators'
 	// API from a browser. Default: the API's own host alone.

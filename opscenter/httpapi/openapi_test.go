@@ -163,7 +163,10 @@ func TestDescription(t *testing.T) {
 		for _, method := range methods {
 			o, ok := d.Paths[describedPath("X "+route.Path)][strings.ToLower(method)]
 			require.True(t, ok, "%s %s", method, route.Path)
-			require.Contains(t, o.Summary, route.Summary[:4])
+			if route.Path == "/1.0/{$}" {
+				continue // the same as /1.0
+			}
+			require.Contains(t, o.Summary, route.Summary)
 			if route.Role == "" {
 				require.Equal(t, route.Clients == "any", len(o.Security) == 0, route.Path)
 			} else if route.Method != "" && route.Path != "/1.0/provisioning/servers" {

@@ -234,9 +234,23 @@ func (h *Handler) containsServer(ctx context.Context, scope *access.Scope, find 
 	return inside, err
 }
 
-// containsID is containsServer for the server of an ID: its name may be that of another server by now.
-func (h *Handler) containsID(ctx context.Context, scope *access.Scope, id string) (bool, error) {
-	return h.containsServer(ctx, scope, func(s *opscenter.Snapshot) (*opscenter.ServerInfo, error) { return s.ServerByID(id) })
+// containsIDs reports whether the servers of all IDs are in a scope. Their names may be those of other servers by now. A removed server is in no scope.
+func (h *Handler) containsIDs(ctx context.Context, scope *access.Scope, ids []string) (inside bool, err error) {
+	err = h.registry.Read(ctx, func(s *opscenter.Snapshot) error {
+		inside = false
+		for _, id := range ids {
+			info, err := s.ServerByID(id)
+			if errors.Is(err, opscenter.ErrNotFound) {
+				return nil
+			}
+			if err != nil || !scope.Contains(info.Channel, info.Cluster, info.Properties) {
+				return err
+			}
+		}
+		inside = true
+		return nil
+	})
+	return inside, err
 }
 
 // containsCluster reports whether a cluster and all of its members are in a scope.
@@ -264,16 +278,15 @@ func (h *Handler) containsRollout(ctx context.Context, scope *access.Scope, id s
 		if err != nil {
 			return false, err
 		}
+		var ids []string
 		for _, u := range units {
 			for _, m := range u.Members {
-				if inside, err := h.containsID(ctx, scope, m.ID); err != nil || !inside {
-					return false, err
-				}
+				ids = append(ids, m.ID)
 			}
 			from = u.Index + 1
 		}
-		if len(units) < pageStep {
-			return true, nil
+		if inside, err := h.containsIDs(ctx, scope, ids); err != nil || !inside || len(units) < pageStep {
+			return inside, err
 		}
 	}
 }
@@ -287,7 +300,7 @@ func (h *Handler) containsChange(ctx context.Context, scope *access.Scope, id st
 	if err != nil {
 		return false, err
 	}
-	return h.containsID(ctx, scope, change.ServerID)
+	return h.containsIDs(ctx, scope, []string{change.ServerID})
 }
 
 // containsBatch reports whether all servers of a change of a cluster are in a scope.
@@ -299,12 +312,11 @@ func (h *Handler) containsBatch(ctx context.Context, scope *access.Scope, id str
 	if err != nil {
 		return false, err
 	}
+	var ids []string
 	for _, m := range batch.Members {
-		if inside, err := h.containsID(ctx, scope, m.ServerID); err != nil || !inside {
-			return false, err
-		}
+		ids = append(ids, m.ServerID)
 	}
-	return true, nil
+	return h.containsIDs(ctx, scope, ids)
 }
 
 // scopeOf returns the scope of the principal of a request; nil: the whole fleet.

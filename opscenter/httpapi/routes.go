@@ -24,16 +24,16 @@ const kindQuery = "cluster* server* project* parent* filter type name search ser
 // which is a row of its own behind that for servers, see announce.
 func (h *Handler) table() []*route {
 	var (
-		noRollouts  = missing(h.options.Rollouts != nil, errNoRollouts)
-		noInventory = missing(h.options.Inventory != nil, errNoInventory)
-		noAdopter   = missing(h.options.Adopt != nil, errNoAdopter)
-		noForwarder = missing(h.options.Forward != nil, errNoForwarder)
-		noSystem    = missing(h.options.System != nil, errNoSystem)
-		noAudit     = missing(h.options.Audit != nil, errNoAudit)
-		noUpdates   = missing(h.options.Updates != nil, errNoUpdates)
-		noTokens    = missing(h.options.AccessTokens != nil, errNoAccessTokens)
-		noImages    = missing(h.options.Images != nil, errNoImages)
-		seedBody    = max(h.options.MaxBody, opscenter.MaxSeedSize+64<<10)
+		noRollouts     = missing(h.options.Rollouts != nil, errNoRollouts)
+		noInventory    = missing(h.options.Inventory != nil, errNoInventory)
+		noAdopter      = missing(h.options.Adopt != nil, errNoAdopter)
+		noForwarder    = missing(h.options.Forward != nil, errNoForwarder)
+		noSystem       = missing(h.options.System != nil, errNoSystem)
+		noAudit        = missing(h.options.Audit != nil, errNoAudit)
+		noUpdates      = missing(h.options.Updates != nil, errNoUpdates)
+		noAccessTokens = missing(h.options.AccessTokens != nil, errNoAccessTokens)
+		noImages       = missing(h.options.Images != nil, errNoImages)
+		seedBody       = max(h.options.MaxBody, opscenter.MaxSeedSize+64<<10)
 	)
 	rows := []*route{
 		// The API itself
@@ -117,7 +117,7 @@ func (h *Handler) table() []*route {
 		{pattern: "GET /1.0/provisioning/rollouts/{uuid}/units", role: access.RoleViewer, scope: byRollout, missing: noRollouts, handle: h.getRolloutUnits, query: "recursion limit cursor", list: true, summary: "lists the clusters and servers of a rollout, with their steps", answer: typeOf[shownUnit]()},
 		{pattern: "GET /1.0/provisioning/rollouts/{uuid}/plan", role: access.RoleViewer, scope: byRollout, missing: noRollouts, handle: h.getRolloutPlan, summary: "shows the steps that are left", answer: typeOf[any]()},
 		{pattern: "POST /1.0/provisioning/rollouts/{uuid}/{action}", role: access.RoleOperator, scope: byRollout, missing: noRollouts, handle: h.changeRollout, query: "mode", summary: "pauses, resumes or cancels a rollout"},
-		// Updates are the feed of servers. Clients other than operators see ready updates only.
+		// Updates are the feed of servers. Clients that are no principals see ready updates only.
 		{pattern: "GET /1.0/provisioning/updates", clients: "any", missing: noUpdates, handle: h.getUpdates, query: "recursion channel origin status", list: true, paths: true, summary: "lists updates, the newest first", answer: typeOf[update]()},
 		{pattern: "POST /1.0/provisioning/updates", role: access.RoleAdmin, missing: noUpdates, handle: h.postUpdate, created: true, body: typeOf[archive](), maxBody: math.MaxInt64, summary: "uploads an update, as a tar archive", answer: typeOf[update]()},
 		{pattern: "DELETE /1.0/provisioning/updates", role: access.RoleAdmin, missing: noUpdates, handle: h.deleteUpdates, summary: "removes all updates"},
@@ -151,10 +151,10 @@ func (h *Handler) table() []*route {
 		{pattern: "GET /1.0/audit/:watch", role: access.RoleViewer, missing: noAudit, handle: h.watchAudit, query: "after", media: "application/x-ndjson", summary: "streams entries as lines of JSON", answer: typeOf[audit.Entry]()},
 		{pattern: "GET /1.0/events", role: access.RoleViewer, handle: h.getEvents, query: "recursion limit cursor server after", list: true, summary: "lists events, the newest first; Accept: text/event-stream streams them", answer: typeOf[shownEvent]()},
 		// Access tokens authenticate clients of these routes.
-		{pattern: "GET /1.0/access-tokens", role: access.RoleAdmin, missing: noTokens, handle: h.getAccessTokens, query: "recursion", list: true, paths: true, summary: "lists access tokens by name, without their secrets", answer: typeOf[accesstoken.Token]()},
-		{pattern: "POST /1.0/access-tokens", role: access.RoleAdmin, missing: noTokens, handle: h.postAccessTokens, body: typeOf[accesstoken.Spec](), created: true, summary: "makes an access token, and shows its secret this once", answer: typeOf[accessTokenMade]()},
-		{pattern: "GET /1.0/access-tokens/{uuid}", role: access.RoleAdmin, missing: noTokens, handle: h.accessTokens().get(h.options.AccessTokens.Get), summary: "shows an access token", answer: typeOf[accesstoken.Token]()},
-		{pattern: "DELETE /1.0/access-tokens/{uuid}", role: access.RoleAdmin, missing: noTokens, handle: h.deleteAccessToken, summary: "revokes an access token"},
+		{pattern: "GET /1.0/access-tokens", role: access.RoleAdmin, missing: noAccessTokens, handle: h.getAccessTokens, query: "recursion", list: true, paths: true, summary: "lists access tokens by name, without their secrets", answer: typeOf[accesstoken.Token]()},
+		{pattern: "POST /1.0/access-tokens", role: access.RoleAdmin, missing: noAccessTokens, handle: h.postAccessTokens, body: typeOf[accesstoken.Spec](), created: true, summary: "makes an access token, and shows its secret this once", answer: typeOf[accessTokenMade]()},
+		{pattern: "GET /1.0/access-tokens/{uuid}", role: access.RoleAdmin, missing: noAccessTokens, handle: h.accessTokens().get(h.options.AccessTokens.Get), summary: "shows an access token", answer: typeOf[accesstoken.Token]()},
+		{pattern: "DELETE /1.0/access-tokens/{uuid}", role: access.RoleAdmin, missing: noAccessTokens, handle: h.deleteAccessToken, summary: "revokes an access token"},
 	}
 	for _, kind := range inventory.Kinds {
 		path := "/1.0/inventory/" + kind.Plural()

@@ -49,10 +49,10 @@ type updateFile struct {
 	Architecture string `json:"architecture"`
 }
 
-// showUpdate returns the document of an update. Its problem, which may name servers and tokens, is for operators alone.
-func (h *Handler) showUpdate(r *http.Request, u *updates.Update) update {
+// showUpdate returns the document of an update. Its problem, which may name servers and tokens, is for principals of the whole fleet.
+func showUpdate(u *updates.Update, problem bool) update {
 	out := publicUpdate(u)
-	if p, ok := h.principal(r); ok && p.Scope.All() {
+	if problem {
 		out.Problem = u.Problem
 		if u.Described > len(u.Files) {
 			in := fmt.Sprintf("has %d of the %d files that its description names", len(u.Files), u.Described)
@@ -62,7 +62,13 @@ func (h *Handler) showUpdate(r *http.Request, u *updates.Update) update {
 	return out
 }
 
-// publicUpdate returns the document of an update for clients other than operators.
+// updateFor is showUpdate for the client of a request.
+func (h *Handler) updateFor(r *http.Request, u *updates.Update) update {
+	p, trusted := h.principal(r)
+	return showUpdate(u, trusted && p.Scope.All())
+}
+
+// publicUpdate returns the document of an update for clients that are no principals.
 func publicUpdate(u *updates.Update) update {
 	return update{UUID: u.UUID, Version: u.Version, PublishedAt: u.PublishedAt, Severity: string(u.Severity), Origin: u.Origin, URL: u.URL,
 		Channels: orEmpty(u.Channels), UpstreamChannels: orEmpty(u.UpstreamChannels), Status: string(u.Status)}
@@ -76,8 +82,8 @@ func orEmpty(list []string) []string {
 	return list
 }
 
-// getUpdates lists updates, the newest first. It lists ready updates only without the query status, and always for clients other than
-// operators.
+// getUpdates lists updates, the newest first. It lists ready updates only without the query status, and always for clients that are
+// no principals.
 func (h *Handler) getUpdates(w http.ResponseWriter, r *http.Request) {
 	query := queryOf(r)
 	switch updates.Status(query.valueOf("status")) {
@@ -87,15 +93,15 @@ func (h *Handler) getUpdates(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	show, snapshot := publicUpdate, h.options.Updates.Snapshot()
-	_, operator := h.principal(r)
-	if operator {
-		show = func(u *updates.Update) update { return h.showUpdate(r, u) }
+	p, trusted := h.principal(r)
+	if trusted {
+		show = func(u *updates.Update) update { return showUpdate(u, p.Scope.All()) }
 	}
 	build := func() []byte {
 		status := cmp.Or(updates.Status(query.valueOf("status")), updates.StatusReady)
 		metadata := []any{}
 		for _, u := range snapshot.Updates() {
-			if u.Status != status || !operator && status != updates.StatusReady || query.valueOf("origin") != "" && u.Origin != query.valueOf("origin") ||
+			if u.Status != status || !trusted && status != updates.StatusReady || query.valueOf("origin") != "" && u.Origin != query.valueOf("origin") ||
 				query.valueOf("channel") != "" && !slices.Contains(u.UpstreamChannels, query.valueOf("channel")) {
 				continue
 			}
@@ -107,7 +113,7 @@ func (h *Handler) getUpdates(w http.ResponseWriter, r *http.Request) {
 		}
 		return encoded(metadata)
 	}
-	if !operator && query.valueOf("status") == "" && query.valueOf("origin") == "" && query.valueOf("channel") == "" {
+	if !trusted && query.valueOf("status") == "" && query.valueOf("origin") == "" && query.valueOf("channel") == "" {
 		sendCached(w, snapshot, fmt.Sprintf("updates %t", query.recursion), build)
 		return
 	}
@@ -134,11 +140,11 @@ func sendEncoded(w http.ResponseWriter, data []byte) {
 	_, _ = w.Write(data)
 }
 
-// shownUpdate returns the update that the path names. Only operators see one that is not ready.
+// shownUpdate returns the update that the path names. Only principals see one that is not ready.
 func (h *Handler) shownUpdate(r *http.Request, s *updates.Snapshot) (*updates.Update, error) {
 	u, err := s.Update(strings.ToLower(r.PathValue("uuid")))
 	if err == nil && u.Status != updates.StatusReady {
-		if _, operator := h.principal(r); !operator {
+		if _, trusted := h.principal(r); !trusted {
 			return nil, fmt.Errorf("update %s is not all here: %w", u.Version, opscenter.ErrNotFound)
 		}
 	}
@@ -151,7 +157,7 @@ func (h *Handler) getUpdate(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	shown := h.showUpdate(r, u)
+	shown := h.updateFor(r, u)
 	w.Header().Set("ETag", etag(shown))
 	respond(w, shown)
 }
@@ -213,9 +219,9 @@ func (h *Handler) place(w http.ResponseWriter, r *http.Request) (end func(), ok 
 	return end, true
 }
 
-// isKnown reports whether the client is an operator or a registered server.
+// isKnown reports whether the client is a principal or a registered server.
 func (h *Handler) isKnown(r *http.Request) bool {
-	if _, operator := h.principal(r); operator {
+	if _, trusted := h.principal(r); trusted {
 		return true
 	}
 	return h.isRegistered(r)
@@ -311,7 +317,7 @@ func (h *Handler) postUpdate(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	respondCreated(w, updatesPath+"/"+made.UUID, h.showUpdate(r, made))
+	respondCreated(w, updatesPath+"/"+made.UUID, h.updateFor(r, made))
 }
 
 // livelyReader calls more for each livelyPart of a body, to give the part its time. It stops at the end of the body: net/http reads
@@ -382,7 +388,7 @@ func (h *Handler) putUpdate(w http.ResponseWriter, r *http.Request) {
 	}
 	if err == nil {
 		err = h.options.Updates.SetChannels(r.Context(), strings.ToLower(r.PathValue("uuid")), *body.Channels, updates.SetOptions{Force: force, Check: func(u *updates.Update) error {
-			return matches(r, etag(h.showUpdate(r, u)))
+			return matches(r, etag(h.updateFor(r, u)))
 		}})
 	}
 	h.done(w, r, err)
