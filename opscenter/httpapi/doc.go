@@ -15,9 +15,9 @@
 // TrustUnixSocket make authorizers, AnyOf joins some, and As lowers what one allows. Without Authorize the routes of principals are closed (403). A request that
 // shows no credentials is answered 401, and one whose credentials or role do not suffice 403.
 //
-// The scope of a principal limits it to the servers with certain channels, clusters or properties. Lists of servers and clusters leave out the
-// others. The routes of a server, cluster, rollout or change outside of the scope answer 403, as if there were none. So do all routes that show or
-// change more than a scope may cover, such as warnings, the audit log and edits of what scopes go by. A cluster, a rollout or a change of a
+// The scope of a principal limits it to the servers with certain channels, clusters or properties. Lists of servers, clusters and warnings leave out
+// the others. The routes of a server, cluster, rollout, change or warning outside of the scope answer 403, as if there were none. So do all routes that show or
+// change more than a scope may cover, such as the inventory, events, the audit log and edits of what scopes go by. A cluster, a rollout or a change of a
 // cluster is in a scope if all of its servers are. Handler.Routes lists the routes with their roles.
 //
 // Two requests need the role admin, although their routes need operator. One changes the connection URL of a server, which decides on

@@ -15,6 +15,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/access"
 	"github.com/opscenter-go/sdk/opscenter/httpapi"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
+	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
 // byHeader is an embedder's authorizer: a header holds the grant, as a proxy in front would set it.
@@ -173,6 +174,24 @@ func TestScopes(t *testing.T) {
 	require.Equal(t, 403, ask("POST", other+"/:cancel"))
 
 	admin := as(t, access.RoleAdmin, access.Scope{})
+	// Warnings are those of servers in the scope.
+	for _, name := range []string{"a", "c", ""} {
+		require.NoError(t, p.registry.Warnings().Raise(t.Context(), name, warning.Input{Kind: "tried", Message: "of " + name}))
+	}
+	var all, seen []struct{ UUID string }
+	p.call(client, "GET", "/1.0/warnings?type=tried", "", admin...).decode(t, &all)
+	p.call(client, "GET", "/1.0/warnings?type=tried", "", as(t, access.RoleViewer, berlin)...).decode(t, &seen)
+	require.Len(t, all, 3)
+	require.Len(t, seen, 1)
+	for _, w := range all {
+		path, wanted := "/1.0/warnings/"+w.UUID, 403
+		if w.UUID == seen[0].UUID {
+			wanted = 200
+		}
+		require.Equal(t, wanted, ask("GET", path))
+		a := p.call(client, "PUT", path, `{"status":"acknowledged"}`, as(t, access.RoleOperator, berlin)...)
+		require.Equal(t, wanted, max(a.StatusCode, a.ErrorCode), a.text)
+	}
 	// The name of a cluster may be that of a server in no cluster.
 	_, err := p.registry.CreateCluster(t.Context(), "c", opscenter.ClusterSpec{Properties: berlin.Properties})
 	require.NoError(t, err)

@@ -94,12 +94,13 @@ const (
 	anyScope
 	// filtered: the handler leaves out what is outside of the scope.
 	filtered
-	// The path names a server, a cluster, a rollout, a change, or a change of a cluster, which must be in the scope.
+	// The path names a server, a cluster, a rollout, a change, a change of a cluster, or a warning, which must be in the scope.
 	byServer
 	byCluster
 	byRollout
 	byChange
 	byBatch
+	byWarning
 )
 
 type routeKey struct{}
@@ -217,6 +218,12 @@ func (h *Handler) checkScope(r *http.Request, rt *route) error {
 			return h.containsChange(ctx, scope, id)
 		case byBatch:
 			return h.containsBatch(ctx, scope, id)
+		case byWarning:
+			w, err := h.registry.Warnings().Get(ctx, id)
+			if err != nil {
+				return false, err
+			}
+			return h.containsWarning(ctx, scope, w)
 		}
 		return false, fmt.Errorf("your scope does not cover the whole fleet: %w", access.ErrForbidden)
 	})

@@ -143,9 +143,9 @@ func (h *Handler) table() []*route {
 		{pattern: "GET /1.0/inventory/changes", role: access.RoleViewer, missing: noInventory, handle: h.getChanges, query: "after limit", list: true, summary: "lists changes, the oldest first", answer: typeOf[change]()},
 		{pattern: "GET /1.0/inventory/status", role: access.RoleViewer, missing: noInventory, handle: h.getInventoryStatus, list: true, summary: "shows how current the inventory of each cluster is", answer: typeOf[unitStatus]()},
 		// Warnings and the audit log
-		{pattern: "GET /1.0/warnings", role: access.RoleViewer, handle: h.getWarnings, query: "recursion limit cursor type server status", list: true, summary: "lists warnings, the oldest first", answer: typeOf[warningJSON]()},
-		{pattern: "GET /1.0/warnings/{uuid}", role: access.RoleViewer, handle: h.warnings().get(h.registry.Warnings().Get), summary: "shows a warning", answer: typeOf[warningJSON]()},
-		{pattern: "PUT /1.0/warnings/{uuid}", role: access.RoleOperator, handle: h.putWarning, body: typeOf[warningEdit](), summary: "acknowledges a warning, or takes that back"},
+		{pattern: "GET /1.0/warnings", role: access.RoleViewer, scope: filtered, handle: h.getWarnings, query: "recursion limit cursor type server status", list: true, summary: "lists warnings, the oldest first", answer: typeOf[warningJSON]()},
+		{pattern: "GET /1.0/warnings/{uuid}", role: access.RoleViewer, scope: byWarning, handle: h.warnings().get(h.registry.Warnings().Get), summary: "shows a warning", answer: typeOf[warningJSON]()},
+		{pattern: "PUT /1.0/warnings/{uuid}", role: access.RoleOperator, scope: byWarning, handle: h.putWarning, body: typeOf[warningEdit](), summary: "acknowledges a warning, or takes that back"},
 		{pattern: "GET /1.0/audit", role: access.RoleViewer, missing: noAudit, handle: h.getAudit, query: "recursion limit cursor by action server cluster outcome since until", list: true, summary: "lists entries, the newest first", answer: typeOf[audit.Entry]()},
 		{pattern: "GET /1.0/audit/{uuid}", role: access.RoleViewer, missing: noAudit, handle: h.entries().get(h.options.Audit.Get), summary: "shows an entry", answer: typeOf[audit.Entry]()},
 		{pattern: "GET /1.0/audit/:watch", role: access.RoleViewer, missing: noAudit, handle: h.watchAudit, query: "after", media: "application/x-ndjson", summary: "streams entries as lines of JSON", answer: typeOf[audit.Entry]()},

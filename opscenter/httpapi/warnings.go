@@ -1,12 +1,14 @@
 package httpapi
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
 	"time"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/access"
 	"github.com/opscenter-go/sdk/opscenter/warning"
 )
 
@@ -73,6 +75,14 @@ func (s warningStatus) acknowledged() (bool, error) {
 	return false, fmt.Errorf("%w: field status: %.40q is neither %q nor %q", errBody, string(s), warningNew, warningAcknowledged)
 }
 
+// containsWarning reports whether the server of a warning is in a scope. A warning about the fleet, or about a controller, is in none.
+func (h *Handler) containsWarning(ctx context.Context, scope *access.Scope, w *warning.Warning) (bool, error) {
+	if w.ServerID == "" {
+		return false, nil
+	}
+	return h.containsIDs(ctx, scope, []string{w.ServerID})
+}
+
 // getWarnings lists warnings, the oldest first, whole with and without recursion.
 func (h *Handler) getWarnings(w http.ResponseWriter, r *http.Request) {
 	query, err := queryOf(r), error(nil)
@@ -82,9 +92,22 @@ func (h *Handler) getWarnings(w http.ResponseWriter, r *http.Request) {
 		wanted, err = warningStatus(status).acknowledged()
 		filter.Acknowledged = &wanted
 	}
-	h.warnings().list(w, r, query, err, func(page opscenter.Page) ([]*warning.Warning, string, error) {
+	scope := scopeOf(r.Context())
+	h.warnings().list(w, r, query, err, func(page opscenter.Page) (out []*warning.Warning, next string, err error) {
 		found, err := h.registry.Warnings().List(r.Context(), filter, page)
-		return found.Warnings, found.Next, err
+		if err != nil || scope == nil {
+			return found.Warnings, found.Next, err
+		}
+		for _, one := range found.Warnings {
+			inside, err := h.containsWarning(r.Context(), scope, one)
+			if err != nil {
+				return nil, "", err
+			}
+			if inside {
+				out = append(out, one)
+			}
+		}
+		return out, found.Next, nil
 	})
 }
 
