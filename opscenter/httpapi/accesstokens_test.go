@@ -54,7 +54,7 @@ func TestAccessTokens(t *testing.T) {
 		require.Equal(t, 403, ask("GET", servers, wrong...).http.StatusCode, "%.60q", wrong)
 	}
 	require.Equal(t, 401, ask("GET", servers).http.StatusCode)
-	for _, more := range []string{path, "/1.0/warnings", servers + "/a"} { // the role, and twice the scope
+	for _, more := range []string{path, "/1.0/audit", servers + "/a"} { // the role, and twice the scope
 		require.Equal(t, 403, ask("GET", more, "Bearer "+made.Secret).http.StatusCode, more)
 	}
 	require.JSONEq(t, `["`+location+`"]`, string(p.call(admin, "GET", path, "").Metadata))
