@@ -159,6 +159,16 @@ func (h *Handler) authorized(w http.ResponseWriter, r *http.Request, rt *route, 
 	h.audited(w, r, handle)
 }
 
+// principal returns the principal of a request, and whether it may at least view. Open routes ask it: they show principals more
+// than other clients.
+func (h *Handler) principal(r *http.Request) (access.Principal, bool) {
+	p, err := h.options.Authorize(r)
+	if err != nil || p.Grant.Validate() != nil {
+		return access.Principal{}, false
+	}
+	return p, true
+}
+
 // maxShownPath bounds a path in the log, in bytes.
 const maxShownPath = 200
 
