@@ -135,7 +135,7 @@ func (h *Handler) checkRequest(rt *route, r **http.Request) error {
 		}
 		*r = (*r).WithContext(context.WithValue((*r).Context(), queryKey{}, q))
 		if method := (*r).Method; rt.body == nil && method != http.MethodGet && method != http.MethodHead {
-			if err := noBody(*r); err != nil {
+			if err := refuseBody(*r); err != nil {
 				return err
 			}
 		}
@@ -143,8 +143,8 @@ func (h *Handler) checkRequest(rt *route, r **http.Request) error {
 	return rt.missing
 }
 
-// noBody refuses a body on a route that takes none. An empty object counts as none.
-func noBody(r *http.Request) error {
+// refuseBody returns an error for a request with a body. An empty object, and null, count as no body.
+func refuseBody(r *http.Request) error {
 	data, err := readBody(r)
 	if text := bytes.TrimSpace(data); err == nil && len(text) > 0 && string(text) != "null" { // as some clients send none
 		err = decodeStrict(data, &struct{}{}, "")
