@@ -45,3 +45,18 @@ func TestTimeout(t *testing.T) {
 	o.TimeoutFactor, o.MinTimeout = 4, time.Hour
 	require.Equal(t, DefaultTimeout, o.timeout(1), "MinTimeout above Timeout")
 }
+
+// A light poll is expected to take as long as one with facts, until there was a light one. A light poll tells nothing of one with facts.
+func TestUsualDuration(t *testing.T) {
+	var p pace
+	require.Zero(t, p.usual(true))
+	require.Zero(t, p.usual(false))
+	p.learn(false, 2*time.Second)
+	require.Equal(t, 2*time.Second, p.usual(true))
+	p.learn(true, time.Second)
+	require.Equal(t, time.Second, p.usual(true))
+	require.Equal(t, 2*time.Second, p.usual(false))
+	p = pace{}
+	p.learn(true, time.Second)
+	require.Zero(t, p.usual(false))
+}
