@@ -73,6 +73,7 @@
 //	POST   /1.0/provisioning/servers/{name}/:accept-certificate admin     accepts another certificate {"fingerprint"}; "": no more
 //	POST   /1.0/provisioning/servers/{name}/:resync             operator  polls the server at once
 //	GET    /1.0/provisioning/servers/{name}/changelog           viewer    the packages that its next update changes
+//	GET    /1.0/provisioning/servers/{name}/facts-history       viewer    lists how its facts changed, the newest first
 //	*      /1.0/provisioning/servers/{name}/os/{path...}        admin     the server's own OS API, see Forwarding; GET: operator
 //
 // The body of :adopt holds connection_url and trust_token. It may also hold name and channel, and, by the names of members,

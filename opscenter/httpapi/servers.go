@@ -274,3 +274,14 @@ func (h *Handler) acceptCertificate(w http.ResponseWriter, r *http.Request) {
 	}
 	h.done(w, r, err)
 }
+
+// getFactsHistory lists how the facts of a server changed, the newest change first.
+func (h *Handler) getFactsHistory(w http.ResponseWriter, r *http.Request) {
+	history := []lifecycle.FactsRevision{}
+	err := h.registry.Read(r.Context(), func(s *opscenter.Snapshot) error {
+		found, err := s.FactsHistory(r.PathValue("name"))
+		history = append(history, found...)
+		return err
+	})
+	h.answer(w, r, history, err)
+}
