@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/opscenter-go/sdk/opscenter"
@@ -22,6 +23,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/opscenter/updates"
+	"github.com/opscenter-go/sdk/opscenter/webui"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -51,6 +53,8 @@ type ControlPlane struct {
 	AccessTokens *accesstoken.Tokens
 	// Updates is the update feed; nil without Options.UpdatesDir and Options.Files.
 	Updates *updates.Manager
+	// WebUI is the web page; nil without Options.WebUI.
+	WebUI *webui.Handler
 	// Images makes installation images; nil without an update feed, Options.URL, and a directory for images.
 	Images *image.Manager
 
@@ -262,6 +266,14 @@ func (c *ControlPlane) newHandler() (http.Handler, error) {
 		}
 	}
 	var operators []httpapi.Authorizer
+	var sessions *webui.Sessions
+	if c.options.WebUI {
+		var err error
+		if sessions, err = webui.NewSessions(c.options.Sessions); err != nil {
+			return nil, err
+		}
+		operators = append(operators, sessions.Authorize)
+	}
 	if o.Authorize != nil {
 		operators = append(operators, o.Authorize)
 	}
@@ -275,10 +287,32 @@ func (c *ControlPlane) newHandler() (http.Handler, error) {
 		operators = append(operators, httpapi.TrustAccessTokens(c.AccessTokens))
 		o.Authorize = httpapi.AnyOf(operators...)
 	}
-	return httpapi.New(c.Registry, o)
+	api, err := httpapi.New(c.Registry, o)
+	if err != nil || !c.options.WebUI {
+		return api, err
+	}
+	c.WebUI, err = webui.New(webui.Options{API: api, Registry: c.Registry, Authorize: o.Authorize, Rollouts: c.Rollouts, Sessions: sessions, LogIn: c.AccessTokens.Principal,
+		Origins: o.Origins, Logger: c.options.Logger})
+	if err != nil {
+		return nil, err
+	}
+	c.closeLater("page", c.WebUI.Close)
+	return withPage(api, c.WebUI), nil
 }
 
-// Handler returns the endpoint for servers and operators, to be mounted at /1.0 and /1.0/ of a mux, or as it is. Its TLS configuration must
+// withPage serves the page beside the API. The path / is that of both: a client that does not ask for HTML gets the answer of the API.
+func withPage(api, page http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path := r.URL.Path
+		if path == "/1.0" || strings.HasPrefix(path, "/1.0/") || path == "/" && !strings.Contains(r.Header.Get("Accept"), "text/html") {
+			api.ServeHTTP(w, r)
+			return
+		}
+		page.ServeHTTP(w, r)
+	})
+}
+
+// Handler returns the endpoint for servers and operators, to be mounted at /1.0 and /1.0/ of a mux, or as it is. With Options.WebUI mount it at /. Its TLS configuration must
 // ask for client certificates, as TLSConfig does. When the run has ended it answers with status 503.
 func (c *ControlPlane) Handler() http.Handler { return c.requests }
 

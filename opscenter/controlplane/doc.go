@@ -41,6 +41,7 @@
 //	Audit      opscenter/audit      log of the changes of operators
 //	Updates    opscenter/updates    the update feed, with Options.UpdatesDir; it runs
 //	Images     opscenter/image      installation images, with Options.UpdatesDir and Options.URL
+//	WebUI      opscenter/webui      the web page, with Options.WebUI
 //
 // They may be used as soon as New has returned. What needs a part that runs waits until the control plane runs.
 //

@@ -20,6 +20,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 	"github.com/opscenter-go/sdk/opscenter/system"
 	"github.com/opscenter-go/sdk/opscenter/updates"
+	"github.com/opscenter-go/sdk/opscenter/webui"
 	"github.com/opscenter-go/sdk/poller"
 )
 
@@ -46,6 +47,11 @@ type Options struct {
 	// everything over the operators' API. New removes a socket that an earlier run left there. Default: there is none.
 	Socket string
 
+	// WebUI serves the web page (package webui) at /, beside the API. People log in with access tokens (ControlPlane.AccessTokens), or
+	// are admitted as by the API. Default: there is no page.
+	WebUI bool
+	// Sessions are the options of the sessions of the page.
+	Sessions webui.SessionOptions
 	// UpdatesDir is the directory for the files of the update feed. It belongs to one store. To use it again with a new store
 	// in memory, set the same Updates.Owner in each run; otherwise New returns updates.ErrNotOwner. Default: there is no update
 	// feed, and a server that is freshly installed finds no application.
@@ -68,7 +74,7 @@ type Options struct {
 	// Systems.Provider.ServerURL is empty, New sets Systems.Provider. New sets ClientCertificate, Clusters, Adopt and Forward of
 	// HTTP where they are nil.
 	//
-	// HTTP.Authorize admits principals beside those of Trust and Socket. Where one of the three is set, access tokens admit
+	// HTTP.Authorize admits principals beside those of Trust and Socket. Where one of the three or WebUI is set, access tokens admit
 	// principals, too. Bases are the options of the store in ImagesDir.
 	Registry     opscenter.Options
 	Client       incusos.Options

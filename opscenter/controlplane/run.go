@@ -123,6 +123,9 @@ func (c *ControlPlane) parts(listener net.Listener) []part {
 	}
 	return append(parts, part{"requests", func(ctx context.Context) error {
 		<-ctx.Done()
+		if c.WebUI != nil {
+			_ = c.WebUI.Close() // its streams would not end by themselves
+		}
 		patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.options.DrainTimeout)
 		defer cancel()
 		c.requests.drain(patience)

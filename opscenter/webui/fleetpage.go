@@ -1,0 +1,143 @@
+package webui
+
+import (
+	"cmp"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/opscenter-go/sdk/opscenter/client"
+)
+
+// fleetPage is the data of the first page.
+type fleetPage struct {
+	Total    int
+	Counts   []stateCount
+	Warnings []client.Warning
+	// Attention are servers that should not be as they are, at most maxAttention. More is the number of further ones.
+	Attention []*tile
+	More      int
+	Rollouts  []client.Rollout // that are not over
+	Advice    advice
+	Groups    []group
+}
+
+// stateCount is the number of servers in a state.
+type stateCount struct {
+	State state
+	Text  string
+	Count int
+}
+
+// stateTexts describe states to people.
+var stateTexts = [states]string{"ready", "ready, and something is due", "being changed", "down on purpose", "do not answer", "never answered"}
+
+// group is a cluster, or the servers in none, on the fleet page.
+type group struct {
+	Name   string // empty: no cluster
+	Total  int
+	Counts [states]int
+}
+
+const (
+	maxAttention = 20
+	maxWarnings  = 10
+	maxGroups    = 100
+)
+
+// advice is the one thing to do next, the reason, and where to do it.
+type advice struct {
+	Do, Why, URL string
+}
+
+// advise returns the most urgent thing to do.
+func advise(p *fleetPage) advice {
+	for i := range p.Rollouts {
+		if r := &p.Rollouts[i]; r.Status == "paused" {
+			return advice{"Look at the paused rollout", r.StatusReason, "/rollouts/" + url.PathEscape(r.UUID)}
+		}
+	}
+	count := func(s state) int { return p.Counts[s].Count }
+	switch {
+	case p.Total == 0:
+		return advice{"Make a token for your first servers", "No server has registered yet. A server registers with a token, which an installation image contains.", "/tokens"}
+	case count(stateFailed) > 0:
+		return advice{"Look at the servers that do not answer", fmt.Sprintf("%s not answer, and should.", plural(count(stateFailed), "server does", "servers do")), "/servers?" + url.Values{"status": {"offline"}, "status_detail": {"unresponsive"}}.Encode()}
+	case len(p.Warnings) > 0:
+		return advice{"Read the warnings", fmt.Sprintf("The newest: %s.", strings.TrimSuffix(p.Warnings[0].Type, ".")), "/warnings"}
+	case len(p.Rollouts) > 0:
+		return advice{"Watch the rollout", fmt.Sprintf("%d of %d steps are done.", p.Rollouts[0].StepsDone, p.Rollouts[0].Steps), "/rollouts/" + url.PathEscape(p.Rollouts[0].UUID)}
+	case count(stateDue) > 0:
+		return advice{"Plan a rolling update", fmt.Sprintf("For %s an action is due.", plural(count(stateDue), "server", "servers")), "/rollouts/new?all=1"}
+	}
+	return advice{Do: "Nothing", Why: "All servers are as they should be."}
+}
+
+func loadFleet(v *visit) (any, error) {
+	p := &fleetPage{}
+	for s := range states {
+		p.Counts = append(p.Counts, stateCount{State: s, Text: stateTexts[s]})
+	}
+	run, release, err := v.h.fleet.use(v.ctx())
+	if err != nil {
+		return nil, err
+	}
+	run.mu.Lock()
+	tiles := run.within(&v.me.Scope)
+	run.mu.Unlock()
+	release()
+	groups := map[string]*group{}
+	for _, t := range tiles {
+		p.Counts[t.State].Count++
+		g := groups[t.cluster]
+		if g == nil {
+			g = &group{Name: t.cluster}
+			groups[t.cluster] = g
+		}
+		g.Total++
+		g.Counts[t.State]++
+		if t.State == stateFailed {
+			p.Attention = append(p.Attention, t)
+		}
+	}
+	p.Total = len(tiles)
+	slices.SortFunc(p.Attention, func(a, b *tile) int { return strings.Compare(a.Name, b.Name) })
+	if len(p.Attention) > maxAttention {
+		p.More = len(p.Attention) - maxAttention
+		p.Attention = p.Attention[:maxAttention]
+	}
+	for _, g := range groups {
+		p.Groups = append(p.Groups, *g)
+	}
+	slices.SortFunc(p.Groups, func(a, b group) int {
+		return cmp.Or(cmp.Compare(b.Counts[stateFailed], a.Counts[stateFailed]), strings.Compare(a.Name, b.Name))
+	})
+	if len(p.Groups) > maxGroups {
+		p.Groups = p.Groups[:maxGroups]
+	}
+	warnings, err := newest[client.Warning](v, client.Path("warnings"), url.Values{"status": {"new"}, "limit": {"200"}})
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(warnings)
+	p.Warnings = warnings[:min(len(warnings), maxWarnings)]
+	rollouts, err := newest[client.Rollout](v, client.Path("provisioning/rollouts"), url.Values{"limit": {"20"}})
+	for _, r := range rollouts {
+		if r.EndedAt.IsZero() {
+			p.Rollouts = append(p.Rollouts, r)
+		}
+	}
+	p.Advice = advise(p)
+	return p, err
+}
+
+// warningsPage is the data of the page of warnings.
+type warningsPage struct {
+	paged[client.Warning]
+}
+
+func loadWarnings(v *visit) (any, error) {
+	list, err := loadPage[client.Warning](v, client.Path("warnings"), url.Values{})
+	return &warningsPage{list}, err
+}

@@ -1,0 +1,76 @@
+// Makes pages move. All pages work without it.
+import { showTimes, countdowns } from "./times.js";
+import { FleetMap } from "./map.js";
+import { morph } from "./morph.js";
+import { searchAsYouType } from "./search.js";
+
+showTimes(document);
+countdowns();
+
+const fragment = location.hash.slice(1); // the log-in may get the token behind a #, which browsers do not send
+const token = document.getElementById("token");
+if (token && fragment) {
+  history.replaceState(null, "", location.pathname + location.search);
+  token.value = fragment;
+  token.form.requestSubmit();
+}
+
+// replace shows a part as it is now.
+function replace(old, fresh) {
+  showTimes(fresh);
+  morph(old, document.importNode(fresh, true));
+}
+
+let loading = false;
+const wanted = new Set();
+
+// load loads the page again, and replaces the parts of the topics that changed.
+async function load() {
+  if (loading || wanted.size === 0 || document.hidden) return;
+  loading = true;
+  const topics = new Set(wanted);
+  wanted.clear();
+  try {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    if (answer.redirected && new URL(answer.url).pathname === "/login") return location.reload();
+    if (answer.ok) {
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      for (const old of document.querySelectorAll("[data-live]")) {
+        const fresh = page.getElementById(old.id);
+        if (fresh && old.dataset.live.split(" ").some((topic) => topics.has(topic))) replace(old, fresh);
+      }
+      map?.count();
+    }
+  } catch {
+    for (const topic of topics) wanted.add(topic);
+  }
+  loading = false;
+  setTimeout(load, 1000); // what came meanwhile
+}
+
+const element = document.getElementById("map");
+const map = element && new FleetMap(element);
+const parts = [...document.querySelectorAll("[data-live]")];
+const topics = new Set(parts.flatMap((part) => part.dataset.live.split(" ")));
+if (map || topics.size > 0) {
+  const query = new URLSearchParams([...topics].map((topic) => ["topic", topic]));
+  if (map) query.set("tiles", "1");
+  query.set("since", document.getElementById("main").dataset.position ?? "");
+  const state = document.getElementById("live");
+  const stream = new EventSource("/live?" + query);
+  stream.addEventListener("open", () => {
+    document.documentElement.dataset.live = "open";
+    state.hidden = true;
+  });
+  stream.addEventListener("error", () => {
+    document.documentElement.dataset.live = "lost";
+    state.hidden = false;
+    state.textContent = stream.readyState === EventSource.CLOSED ? "This page no longer moves. Load it again." : "The connection is lost. This page tries again.";
+  });
+  stream.addEventListener("tiles", (e) => map?.apply(JSON.parse(e.data)));
+  stream.addEventListener("changed", (e) => { wanted.add(e.data); load(); });
+  document.addEventListener("visibilitychange", load);
+}
+
+const search = document.querySelector("form[data-search]");
+if (search) searchAsYouType(search, replace);
