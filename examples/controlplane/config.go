@@ -34,6 +34,7 @@ type config struct {
 	updates, source, sourceRoot      string
 	interval                         time.Duration
 	level, format                    string
+	demo                             bool
 }
 
 // flags returns a set with a flag for each setting. The names are those of the file, too.
@@ -50,6 +51,7 @@ func (c *config) flags(output io.Writer) *flag.FlagSet {
 	flags.StringVar(&c.updates, "updates", "", "`directory` for the files of updates, and of installation images (default: there is no update feed, and there are no images)")
 	flags.StringVar(&c.source, "source", updates.DefaultSource, "`URL` where updates are published, or none: they are uploaded; holds until PUT /1.0/system/updates")
 	flags.StringVar(&c.sourceRoot, "source-root", "", "PEM `file` with the root certificate under which -source, and uploads, are signed (default: that of IncusOS)")
+	flags.BoolVar(&c.demo, "demo", false, "fill the control plane with a simulated fleet in motion; everything is in memory")
 	c.level, c.format = "info", "text"
 	flags.Var(choice{&c.level, []string{"debug", "info", "warn", "error"}}, "log-level", "least `level` that is logged: debug, info, warn or error")
 	flags.Var(choice{&c.format, []string{"text", "json"}}, "log-format", "`format` of the log: text or json")
@@ -194,6 +196,9 @@ func (c *config) check() error {
 		if u, err := url.Parse(c.url); err != nil || strings.Trim(u.Path, "/") != "" {
 			return fmt.Errorf("-url %s: must have no path", c.url)
 		}
+	}
+	if c.demo && (c.data != "" || c.updates != "") {
+		return errors.New("-demo keeps everything in memory: -data and -updates can't be set with it")
 	}
 	if c.updates == "" && c.sourceRoot != "" {
 		return errors.New("-source-root wants -updates")

@@ -1,6 +1,10 @@
 // Controlplane is a long-running control plane: IncusOS servers register with it over HTTPS
-// and are polled; operators use its REST API, over a Unix socket or with a trusted certificate. It is flags around
+// and are polled; operators use its web page and its REST API. It is flags around
 // package opscenter/controlplane.
+//
+//	go run ./examples/controlplane -demo
+//
+// The demo is a simulated fleet in motion: open the address that it prints in a browser, and accept its certificate. For real servers:
 //
 //	go run ./examples/controlplane [-config FILE] [-listen 127.0.0.1:7443] [-url https://HOST:PORT] [-data DIR] [-socket PATH] [-interval 5m] [-trust CERT.pem]
 //		[-updates DIR [-source URL] [-source-root CERT.pem]] [-log-level info] [-log-format text]
@@ -14,6 +18,12 @@
 // With -updates it is the update feed of its servers: releases are fetched from -source, by default the public server of
 // IncusOS, verified, and kept in DIR. With -source none they are only uploaded. Without -updates a server that is freshly
 // installed finds no application, and never comes to register.
+//
+// # Operators
+//
+// The page and the API admit access tokens, the certificates of -trust, and clients of the Unix socket of -socket. As long as no
+// access token is valid, a start makes one for an administrator, which ends after 24 hours, and prints the address of the page with it: the part
+// behind # stays in the browser.
 //
 // # Settings
 //
@@ -95,15 +105,19 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/access"
+	"github.com/opscenter-go/sdk/opscenter/accesstoken"
 	"github.com/opscenter-go/sdk/opscenter/controlplane"
 	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/opscenter/terminal"
 	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/poller"
@@ -150,12 +164,20 @@ func run(ctx context.Context, args []string, out, logs io.Writer) error {
 }
 
 func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (err error) {
-	options := controlplane.Options{Logger: logger, Socket: c.socket, UpdatesDir: c.updates, Poller: poller.Options{Interval: c.interval}}
+	options := controlplane.Options{Logger: logger, Socket: c.socket, UpdatesDir: c.updates, Poller: poller.Options{Interval: c.interval}, WebUI: true}
 	if options.Trust, err = operators(c.trust); err != nil {
 		return err
 	}
 	if options.Updates.Settings, err = c.feedSettings(); err != nil {
 		return err
+	}
+	var fleet *demo
+	if c.demo {
+		if fleet, err = newDemo(&options); err != nil {
+			return err
+		}
+		defer fleet.close()
+		options.Poller.Interval = min(c.interval, demoInterval)
 	}
 	if c.data == "" {
 		options.Updates.Owner = "in memory" // the files of a store on disk are not removed
@@ -185,7 +207,7 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	if err != nil {
 		return err
 	}
-	if err := introduce(ctx, cp.Registry, out, options.URL, certificates.server.Leaf); err != nil {
+	if err := introduce(ctx, cp, out, options.URL, certificates.server.Leaf); err != nil {
 		if ctx.Err() != nil { // stopped in the middle of the start
 			err = nil
 		}
@@ -193,7 +215,10 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	}
 	group, running := errgroup.WithContext(ctx)
 	group.Go(func() error { return cp.Serve(running, listener) })
-	if cp.Updates != nil {
+	if c.demo {
+		provider := incusostest.Provider{ServerURL: options.URL, Certificate: certificates.server.Leaf}
+		group.Go(func() error { return fleet.run(running, cp, provider) })
+	} else if cp.Updates != nil {
 		group.Go(func() error { showProgress(running, cp.Updates, out); return nil })
 	}
 	return group.Wait()
@@ -278,15 +303,18 @@ func operators(path string) ([]*x509.Certificate, error) {
 	return trusted, nil
 }
 
-// introduce prints how to reach the control plane and, as long as there are no tokens, a first one.
-func introduce(ctx context.Context, registry *opscenter.Registry, out io.Writer, ownURL string, certificate *x509.Certificate) error {
+// introduce prints how to reach the control plane. As long as there is no registration token, or no valid access token, it makes a first one.
+func introduce(ctx context.Context, cp *controlplane.ControlPlane, out io.Writer, ownURL string, certificate *x509.Certificate) error {
 	fmt.Fprintf(out, "URL:         %s\n", ownURL)
 	fmt.Fprintf(out, "Fingerprint: %s\n", opscenter.Fingerprint(certificate))
-	page, err := registry.ListTokens(ctx, opscenter.Page{Limit: 1})
+	if err := showPage(ctx, cp.AccessTokens, out, ownURL); err != nil {
+		return err
+	}
+	page, err := cp.Registry.ListTokens(ctx, opscenter.Page{Limit: 1})
 	if err != nil || len(page.Tokens) > 0 {
 		return err
 	}
-	token, err := registry.CreateToken(ctx, opscenter.TokenSpec{Description: "first token", Uses: firstTokenUse, ExpireAt: time.Now().Add(tokenLifetime)})
+	token, err := cp.Registry.CreateToken(ctx, opscenter.TokenSpec{Description: "first token", Uses: firstTokenUse, ExpireAt: time.Now().Add(tokenLifetime)})
 	if err != nil {
 		return err
 	}
@@ -297,5 +325,25 @@ func introduce(ctx context.Context, registry *opscenter.Registry, out io.Writer,
 		return err
 	}
 	fmt.Fprintf(out, "Seed:        provider.json: %s\n", seed)
+	return nil
+}
+
+// showPage prints the address of the page. If no access token is valid, it makes one for an administrator: the part of the address behind # logs
+// in with it.
+func showPage(ctx context.Context, tokens *accesstoken.Tokens, out io.Writer, ownURL string) error {
+	list, err := tokens.List(ctx)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	if slices.ContainsFunc(list, func(t *accesstoken.Token) bool { return t.ExpireAt.After(now) }) {
+		fmt.Fprintf(out, "Page:        %s/\n", ownURL)
+		return nil
+	}
+	made, secret, err := tokens.Create(ctx, accesstoken.Spec{Name: "first " + now.UTC().Format(time.RFC3339), Grant: access.Grant{Role: access.RoleAdmin}, ExpireAt: now.Add(tokenLifetime)})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "Page:        %s/login#%s (until %s)\n", ownURL, secret, made.ExpireAt.Format(time.RFC3339))
 	return nil
 }

@@ -22,6 +22,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opscenter-go/sdk/opscenter"
+	"github.com/opscenter-go/sdk/opscenter/access"
+	"github.com/opscenter-go/sdk/opscenter/controlplane"
 	"github.com/opscenter-go/sdk/opscenter/devcert"
 	"github.com/opscenter-go/sdk/opscenter/incusostest"
 	"github.com/opscenter-go/sdk/storage/memstore"
@@ -266,13 +268,14 @@ func TestURL(t *testing.T) {
 
 // TestIntroduce: what is printed is what a server's seed needs, and the token is made once.
 func TestIntroduce(t *testing.T) {
-	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
-	require.NoError(t, err)
-	defer registry.Close()
 	own, err := devcert.New("control plane")
 	require.NoError(t, err)
+	cp, err := controlplane.New(memstore.New(), own, controlplane.Options{})
+	require.NoError(t, err)
+	defer cp.Close()
+	registry := cp.Registry
 	var out bytes.Buffer
-	require.NoError(t, introduce(t.Context(), registry, &out, "https://control.example", own.Leaf))
+	require.NoError(t, introduce(t.Context(), cp, &out, "https://control.example", own.Leaf))
 	_, line, found := strings.Cut(out.String(), "provider.json: ")
 	require.True(t, found, out.String())
 	var seed struct {
@@ -288,9 +291,48 @@ func TestIntroduce(t *testing.T) {
 	token, err := registry.Token(t.Context(), seed.Config["server_token"])
 	require.NoError(t, err)
 	require.EqualValues(t, firstTokenUse, token.UsesRemaining)
+	_, line, found = strings.Cut(out.String(), "https://control.example/login#")
+	require.True(t, found, out.String())
+	secret, _, _ := strings.Cut(line, " ")
+	person, err := cp.AccessTokens.Principal(t.Context(), secret)
+	require.NoError(t, err)
+	require.Equal(t, access.RoleAdmin, person.Role)
 	out.Reset()
-	require.NoError(t, introduce(t.Context(), registry, &out, "https://control.example", own.Leaf))
+	require.NoError(t, introduce(t.Context(), cp, &out, "https://control.example", own.Leaf))
 	require.NotContains(t, out.String(), "Token")
+	require.Contains(t, out.String(), "Page:        https://control.example/\n")
+	list, err := cp.AccessTokens.List(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, cp.AccessTokens.Revoke(t.Context(), list[0].UUID))
+	require.NoError(t, introduce(t.Context(), cp, &out, "https://control.example", own.Leaf))
+	require.Contains(t, out.String(), "/login#", "without one, no operator could log in")
+}
+
+// TestDemo: the simulated servers register, are updated by a rollout, and have trouble.
+func TestDemo(t *testing.T) {
+	p := start(t, "-demo")
+	require.Eventually(t, func() bool {
+		var servers []struct {
+			Status string `json:"server_status"`
+		}
+		var rollouts []struct {
+			StepsDone int `json:"steps_done"`
+		}
+		p.local("GET", "/1.0/provisioning/servers?recursion=1&facts=0", "", &servers)
+		p.local("GET", "/1.0/provisioning/rollouts?recursion=1", "", &rollouts)
+		ready := 0
+		for _, s := range servers {
+			if s.Status == "ready" {
+				ready++
+			}
+		}
+		return len(servers) == demoClusters*demoMembers+demoSingles && ready >= 10 && len(rollouts) == 1 && rollouts[0].StepsDone > 0
+	}, 60*time.Second, 100*time.Millisecond)
+	p.stop()
+	c, _, err := load(nil, []string{"OPSCENTER_DEMO=true"}, io.Discard)
+	require.NoError(t, err)
+	require.True(t, c.demo)
+	require.ErrorContains(t, run(t.Context(), []string{"-demo", "-data", t.TempDir()}, io.Discard, io.Discard), "-demo")
 }
 
 // TestUpdateFeed: with -updates a freshly installed server finds its application, and comes to register.

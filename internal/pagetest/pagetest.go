@@ -39,6 +39,9 @@ const (
 	NewVersion = "202610150000"
 )
 
+// MaxStreams bounds the streams of open pages.
+const MaxStreams = 20
+
 // Options of Start. The zero value is a control plane without servers.
 type Options struct {
 	// Members is the number of servers in the cluster "c1"; 0: there is none. Their names are m1, m2 and so on.
@@ -91,7 +94,7 @@ func Start(t testing.TB, options Options) *World {
 		Rollouts: rollout.Options{PollInterval: 50 * time.Millisecond},
 		Systems:  system.Options{MinTimeout: time.Second},
 		Poller:   poller.Options{Interval: options.Interval},
-		HTTP:     httpapi.Options{FailuresPerMinute: -1},
+		HTTP:     httpapi.Options{FailuresPerMinute: -1, MaxStreams: MaxStreams},
 	})
 	require.NoError(t, err)
 	w.Stop = controltest.Background(t, func(ctx context.Context) error {
@@ -264,4 +267,16 @@ func (w *World) ReadInventory(instances int) {
 		counts, err := w.Inventory.Count(w.T.Context(), inventory.Query{})
 		return err == nil && counts.ByKind[inventory.KindInstance] >= instances
 	}, 30*time.Second, 20*time.Millisecond)
+}
+
+// Open opens a stream. The caller closes its body.
+func (b *Browser) Open(ctx context.Context, path string) *http.Response {
+	b.t.Helper()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url+path, nil)
+	require.NoError(b.t, err)
+	r.Header.Set("Accept", "text/event-stream")
+	resp, err := b.http.Do(r)
+	require.NoError(b.t, err)
+	require.Equal(b.t, http.StatusOK, resp.StatusCode)
+	return resp
 }

@@ -292,7 +292,7 @@ func (c *ControlPlane) newHandler() (http.Handler, error) {
 		return api, err
 	}
 	c.WebUI, err = webui.New(webui.Options{API: api, Registry: c.Registry, Authorize: o.Authorize, Rollouts: c.Rollouts, Sessions: sessions, LogIn: c.AccessTokens.Principal,
-		Origins: o.Origins, Logger: c.options.Logger})
+		Origins: o.Origins, MaxStreams: o.MaxStreams, Logger: c.options.Logger})
 	if err != nil {
 		return nil, err
 	}

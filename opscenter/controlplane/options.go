@@ -48,7 +48,7 @@ type Options struct {
 	Socket string
 
 	// WebUI serves the web page (package webui) at /, beside the API. People log in with access tokens (ControlPlane.AccessTokens), or
-	// are admitted as by the API. Default: there is no page.
+	// are admitted as by the API. HTTP.Origins and HTTP.MaxStreams hold for the page, too. Default: there is no page.
 	WebUI bool
 	// Sessions are the options of the sessions of the page.
 	Sessions webui.SessionOptions

@@ -48,7 +48,7 @@ func loadInventory(v *visit) (any, error) {
 		}
 	}
 	counts, err := client.Get[client.ObjectCounts](v.ctx(), v.api, client.Path("inventory/counts"), query)
-	if client.StatusOf(err) == http.StatusBadRequest {
+	if p.Filter != "" && client.StatusOf(err) == http.StatusBadRequest {
 		p.FilterError, p.Kinds = capital(err.Error()), kindsOf(counts)
 		return p, nil
 	}

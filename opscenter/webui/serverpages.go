@@ -54,7 +54,7 @@ func loadServers(v *visit) (any, error) {
 	}
 	var err error
 	p.paged, err = loadPage[client.Server](v, client.Path("provisioning/servers"), query)
-	if client.StatusOf(err) == http.StatusBadRequest {
+	if p.Filter != "" && client.StatusOf(err) == http.StatusBadRequest {
 		p.FilterError, err = capital(err.Error()), nil
 	}
 	return p, err
