@@ -27,6 +27,8 @@
 //	image          writes a seed into an installation image
 //	incusos        connects to servers: reads their state, performs actions
 //	httpapi        the HTTP API for servers and operators
+//	client         a client of the operators' part of that API
+//	webui          the web page for operators
 //	incusostest    simulated servers for tests
 //	controlplane   assembles everything: a program begins here
 //

@@ -51,7 +51,7 @@ func (c *config) flags(output io.Writer) *flag.FlagSet {
 	flags.StringVar(&c.updates, "updates", "", "`directory` for the files of updates, and of installation images (default: there is no update feed, and there are no images)")
 	flags.StringVar(&c.source, "source", updates.DefaultSource, "`URL` where updates are published, or none: they are uploaded; holds until PUT /1.0/system/updates")
 	flags.StringVar(&c.sourceRoot, "source-root", "", "PEM `file` with the root certificate under which -source, and uploads, are signed (default: that of IncusOS)")
-	flags.BoolVar(&c.demo, "demo", false, "fill the control plane with a simulated fleet in motion; everything is in memory")
+	flags.BoolVar(&c.demo, "demo", false, "fill the control plane with a simulated fleet in motion; everything is in memory, and -log-level is error by default")
 	c.level, c.format = "info", "text"
 	flags.Var(choice{&c.level, []string{"debug", "info", "warn", "error"}}, "log-level", "least `level` that is logged: debug, info, warn or error")
 	flags.Var(choice{&c.format, []string{"text", "json"}}, "log-format", "`format` of the log: text or json")
@@ -129,6 +129,9 @@ func load(args, environ []string, output io.Writer) (c config, unknown []string,
 		if err := readFile(path, flags, set); err != nil {
 			return c, nil, fmt.Errorf("-config %s: %w", path, err)
 		}
+	}
+	if c.demo && !given["log-level"] {
+		c.level = "error" // the demo has troubles all the time
 	}
 	return c, unknown, c.check()
 }

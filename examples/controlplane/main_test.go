@@ -310,7 +310,7 @@ func TestIntroduce(t *testing.T) {
 
 // TestDemo: the simulated servers register, are updated by a rollout, and have trouble.
 func TestDemo(t *testing.T) {
-	p := start(t, "-demo")
+	p := start(t, "-demo", "-log-level", "info")
 	require.Eventually(t, func() bool {
 		var servers []struct {
 			Status string `json:"server_status"`
@@ -332,6 +332,7 @@ func TestDemo(t *testing.T) {
 	c, _, err := load(nil, []string{"OPSCENTER_DEMO=true"}, io.Discard)
 	require.NoError(t, err)
 	require.True(t, c.demo)
+	require.Equal(t, "error", c.level)
 	require.ErrorContains(t, run(t.Context(), []string{"-demo", "-data", t.TempDir()}, io.Discard, io.Discard), "-demo")
 }
 
