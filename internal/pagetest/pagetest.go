@@ -39,9 +39,6 @@ const (
 	NewVersion = "202610150000"
 )
 
-// MaxStreams bounds the streams of open pages.
-const MaxStreams = 20
-
 // Options of Start. The zero value is a control plane without servers.
 type Options struct {
 	// Members is the number of servers in the cluster "c1"; 0: there is none. Their names are m1, m2 and so on.
@@ -53,6 +50,8 @@ type Options struct {
 	// Simulated changes the options of each server before it starts.
 	Simulated func(*incusostest.Options)
 	Sessions  webui.SessionOptions
+	// MaxStreams bounds the streams of open pages. Default that of package httpapi.
+	MaxStreams int
 }
 
 // World is a control plane with simulated servers, and a page.
@@ -94,7 +93,7 @@ func Start(t testing.TB, options Options) *World {
 		Rollouts: rollout.Options{PollInterval: 50 * time.Millisecond},
 		Systems:  system.Options{MinTimeout: time.Second},
 		Poller:   poller.Options{Interval: options.Interval},
-		HTTP:     httpapi.Options{FailuresPerMinute: -1, MaxStreams: MaxStreams},
+		HTTP:     httpapi.Options{FailuresPerMinute: -1, MaxStreams: options.MaxStreams},
 	})
 	require.NoError(t, err)
 	w.Stop = controltest.Background(t, func(ctx context.Context) error {

@@ -122,6 +122,30 @@ type fleetRun struct {
 	// sequence counts the changes. last has that of the last change of each topic, or floor for those that it does not have.
 	sequence, floor uint64
 	last            map[string]uint64
+	// shared is the overview of the whole fleet for all pages, made at sharedAt.
+	shared   *overview
+	sharedAt time.Time
+}
+
+// sharedFor is how long pages share an overview of the whole fleet.
+const sharedFor = time.Second
+
+// overview returns the overview of a scope. That of the whole fleet may be up to sharedFor old. The caller does not modify it.
+func (run *fleetRun) overview(scope *access.Scope) *overview {
+	run.mu.Lock()
+	if scope.All() && run.shared != nil && time.Since(run.sharedAt) < sharedFor {
+		defer run.mu.Unlock()
+		return run.shared
+	}
+	tiles, at := run.within(scope), time.Now()
+	run.mu.Unlock()
+	made := overviewOf(tiles)
+	if scope.All() {
+		run.mu.Lock()
+		defer run.mu.Unlock()
+		run.shared, run.sharedAt = made, at
+	}
+	return made
 }
 
 // maxLast bounds the topics whose last changes are remembered.
@@ -384,6 +408,10 @@ func (run *fleetRun) apply(changed map[string]*tile, topics map[string]bool) {
 		if before == nil || now == nil || before.State != now.State || before.cluster != now.cluster || before.channel != now.channel || !maps.Equal(before.properties, now.properties) {
 			shown[name] = now
 			topics["fleet"] = true
+			if before == nil || now == nil || (before.State == stateFailed) != (now.State == stateFailed) {
+				topics["attention"] = true
+				run.shared = nil // what needs attention shows at once
+			}
 		}
 	}
 	run.sequence++

@@ -12,14 +12,19 @@ import (
 
 // fleetPage is the data of the first page.
 type fleetPage struct {
-	Total    int
-	Counts   []stateCount
+	*overview
 	Warnings []client.Warning
+	Rollouts []client.Rollout // that are not over
+	Advice   advice
+}
+
+// overview is the fleet in numbers, and the servers that need attention.
+type overview struct {
+	Total  int
+	Counts [states]stateCount
 	// Attention are servers that should not be as they are, at most maxAttention. More is the number of further ones.
 	Attention []*tile
 	More      int
-	Rollouts  []client.Rollout // that are not over
-	Advice    advice
 	Groups    []group
 }
 
@@ -74,22 +79,15 @@ func advise(p *fleetPage) advice {
 	return advice{Do: "Nothing", Why: "All servers are as they should be."}
 }
 
-func loadFleet(v *visit) (any, error) {
-	p := &fleetPage{}
+// overviewOf returns the overview of servers.
+func overviewOf(tiles []*tile) *overview {
+	o := &overview{Total: len(tiles)}
 	for s := range states {
-		p.Counts = append(p.Counts, stateCount{State: s, Text: stateTexts[s]})
+		o.Counts[s] = stateCount{State: s, Text: stateTexts[s]}
 	}
-	run, release, err := v.h.fleet.use(v.ctx())
-	if err != nil {
-		return nil, err
-	}
-	run.mu.Lock()
-	tiles := run.within(&v.me.Scope)
-	run.mu.Unlock()
-	release()
 	groups := map[string]*group{}
 	for _, t := range tiles {
-		p.Counts[t.State].Count++
+		o.Counts[t.State].Count++
 		g := groups[t.cluster]
 		if g == nil {
 			g = &group{Name: t.cluster}
@@ -98,24 +96,32 @@ func loadFleet(v *visit) (any, error) {
 		g.Total++
 		g.Counts[t.State]++
 		if t.State == stateFailed {
-			p.Attention = append(p.Attention, t)
+			o.Attention = append(o.Attention, t)
 		}
 	}
-	p.Total = len(tiles)
-	slices.SortFunc(p.Attention, func(a, b *tile) int { return strings.Compare(a.Name, b.Name) })
-	if len(p.Attention) > maxAttention {
-		p.More = len(p.Attention) - maxAttention
-		p.Attention = p.Attention[:maxAttention]
+	slices.SortFunc(o.Attention, func(a, b *tile) int { return strings.Compare(a.Name, b.Name) })
+	if len(o.Attention) > maxAttention {
+		o.More = len(o.Attention) - maxAttention
+		o.Attention = o.Attention[:maxAttention]
 	}
 	for _, g := range groups {
-		p.Groups = append(p.Groups, *g)
+		o.Groups = append(o.Groups, *g)
 	}
-	slices.SortFunc(p.Groups, func(a, b group) int {
+	slices.SortFunc(o.Groups, func(a, b group) int {
 		return cmp.Or(cmp.Compare(b.Counts[stateFailed], a.Counts[stateFailed]), strings.Compare(a.Name, b.Name))
 	})
-	if len(p.Groups) > maxGroups {
-		p.Groups = p.Groups[:maxGroups]
+	o.Groups = o.Groups[:min(len(o.Groups), maxGroups)]
+	return o
+}
+
+func loadFleet(v *visit) (any, error) {
+	p := &fleetPage{}
+	run, release, err := v.h.fleet.use(v.ctx())
+	if err != nil {
+		return nil, err
 	}
+	p.overview = run.overview(&v.me.Scope)
+	release()
 	warnings, err := newest[client.Warning](v, client.Path("warnings"), url.Values{"status": {"new"}, "limit": {"200"}})
 	if err != nil {
 		return nil, err

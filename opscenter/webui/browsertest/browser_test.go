@@ -174,6 +174,7 @@ func (b *tab) shows(text string) {
 // press presses the button of a text, and waits for the page after it.
 func (b *tab) press(text string) {
 	b.t.Helper()
+	b.until("document.readyState === 'complete'")
 	value[bool](b, "window.leaving = true")
 	b.run(chromedp.Click(fmt.Sprintf("//main//button[normalize-space()=%q]", text), chromedp.NodeVisible))
 	b.until("!window.leaving && document.readyState === 'complete'")
@@ -182,7 +183,7 @@ func (b *tab) press(text string) {
 // click clicks the first element of a CSS selector.
 func (b *tab) click(selector string) {
 	b.t.Helper()
-	b.until(fmt.Sprintf("document.querySelector(%q) !== null", selector))
+	b.until(fmt.Sprintf("document.readyState === 'complete' && document.querySelector(%q) !== null", selector))
 	b.run(chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 }
 

@@ -23,13 +23,17 @@ function replace(old, fresh) {
 
 let loading = false;
 const wanted = new Set();
+let fleetFrom = 0; // the time from which a change of the fleet is worth a load: something always changes in a large one
 
 // load loads the page again, and replaces the parts of the topics that changed.
 async function load() {
-  if (loading || wanted.size === 0 || document.hidden) return;
+  if (loading || document.hidden) return;
+  const slow = document.querySelectorAll("#map .tile").length > 0 && Date.now() < fleetFrom; // the map and its numbers move by themselves
+  const topics = new Set([...wanted].filter((topic) => topic !== "fleet" || !slow));
+  if (topics.size === 0) return;
   loading = true;
-  const topics = new Set(wanted);
-  wanted.clear();
+  for (const topic of topics) wanted.delete(topic);
+  if (topics.has("fleet")) fleetFrom = Date.now() + 10000;
   try {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
     if (answer.redirected && new URL(answer.url).pathname === "/login") return location.reload();
@@ -45,8 +49,8 @@ async function load() {
     for (const topic of topics) wanted.add(topic);
   }
   loading = false;
-  setTimeout(load, 1000); // what came meanwhile
 }
+setInterval(load, 1000);
 
 const element = document.getElementById("map");
 const map = element && new FleetMap(element);
@@ -68,8 +72,7 @@ if (map || topics.size > 0) {
     state.textContent = stream.readyState === EventSource.CLOSED ? "This page no longer moves. Load it again." : "The connection is lost. This page tries again.";
   });
   stream.addEventListener("tiles", (e) => map?.apply(JSON.parse(e.data)));
-  stream.addEventListener("changed", (e) => { wanted.add(e.data); load(); });
-  document.addEventListener("visibilitychange", load);
+  stream.addEventListener("changed", (e) => wanted.add(e.data));
 }
 
 const search = document.querySelector("form[data-search]");
