@@ -21,9 +21,11 @@
 //
 // # Operators
 //
-// The page and the API admit access tokens, the certificates of -trust, and clients of the Unix socket of -socket. As long as no
-// access token is valid, a start makes one for an administrator, which ends after 24 hours, and prints the address of the page with it: the part
-// behind # stays in the browser.
+// The page and the API admit access tokens, the certificates of -trust, and clients of the Unix socket of -socket. Without -trust and -socket, and
+// as long as no access token is valid, a start makes one for an administrator, which ends after 24 hours, and prints the address of the page with
+// it: the part behind # stays in the browser. With -socket, this makes one:
+//
+//	curl --unix-socket PATH http://opscenter/1.0/access-tokens --json '{"name":"me","role":"admin"}'
 //
 // # Settings
 //
@@ -207,7 +209,7 @@ func serve(ctx context.Context, c config, out io.Writer, logger *slog.Logger) (e
 	if err != nil {
 		return err
 	}
-	if err := introduce(ctx, cp, out, options.URL, certificates.server.Leaf); err != nil {
+	if err := introduce(ctx, cp, out, options.URL, certificates.server.Leaf, c); err != nil {
 		if ctx.Err() != nil { // stopped in the middle of the start
 			err = nil
 		}
@@ -303,12 +305,17 @@ func operators(path string) ([]*x509.Certificate, error) {
 	return trusted, nil
 }
 
-// introduce prints how to reach the control plane. As long as there is no registration token, or no valid access token, it makes a first one.
-func introduce(ctx context.Context, cp *controlplane.ControlPlane, out io.Writer, ownURL string, certificate *x509.Certificate) error {
+// introduce prints how to reach the control plane. As long as there is no registration token, it makes a first one; and an access token, if without one
+// no operator could come in.
+func introduce(ctx context.Context, cp *controlplane.ControlPlane, out io.Writer, ownURL string, certificate *x509.Certificate, c config) error {
 	fmt.Fprintf(out, "URL:         %s\n", ownURL)
 	fmt.Fprintf(out, "Fingerprint: %s\n", opscenter.Fingerprint(certificate))
-	if err := showPage(ctx, cp.AccessTokens, out, ownURL); err != nil {
+	if err := showPage(ctx, cp.AccessTokens, out, ownURL, c.socket != "" || c.trust != ""); err != nil {
 		return err
+	}
+	if c.demo {
+		fmt.Fprintf(out, "Demo:        open the page, accept its certificate, and log in. Every %s a release is rolled out, and about every %s a server fails. Ctrl-C ends it.\n", demoRelease, demoTrouble)
+		return nil
 	}
 	page, err := cp.Registry.ListTokens(ctx, opscenter.Page{Limit: 1})
 	if err != nil || len(page.Tokens) > 0 {
@@ -328,15 +335,15 @@ func introduce(ctx context.Context, cp *controlplane.ControlPlane, out io.Writer
 	return nil
 }
 
-// showPage prints the address of the page. If no access token is valid, it makes one for an administrator: the part of the address behind # logs
-// in with it.
-func showPage(ctx context.Context, tokens *accesstoken.Tokens, out io.Writer, ownURL string) error {
+// showPage prints the address of the page. If there is no other way in, and no access token is valid, it makes one for an administrator, and
+// prints it behind the # of the address.
+func showPage(ctx context.Context, tokens *accesstoken.Tokens, out io.Writer, ownURL string, otherWay bool) error {
 	list, err := tokens.List(ctx)
 	if err != nil {
 		return err
 	}
 	now := time.Now()
-	if slices.ContainsFunc(list, func(t *accesstoken.Token) bool { return t.ExpireAt.After(now) }) {
+	if otherWay || slices.ContainsFunc(list, func(t *accesstoken.Token) bool { return t.ExpireAt.After(now) }) {
 		fmt.Fprintf(out, "Page:        %s/\n", ownURL)
 		return nil
 	}

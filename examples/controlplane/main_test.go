@@ -275,7 +275,7 @@ func TestIntroduce(t *testing.T) {
 	defer cp.Close()
 	registry := cp.Registry
 	var out bytes.Buffer
-	require.NoError(t, introduce(t.Context(), cp, &out, "https://control.example", own.Leaf))
+	require.NoError(t, introduce(t.Context(), cp, &out, "https://control.example", own.Leaf, config{}))
 	_, line, found := strings.Cut(out.String(), "provider.json: ")
 	require.True(t, found, out.String())
 	var seed struct {
@@ -298,14 +298,20 @@ func TestIntroduce(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, access.RoleAdmin, person.Role)
 	out.Reset()
-	require.NoError(t, introduce(t.Context(), cp, &out, "https://control.example", own.Leaf))
+	require.NoError(t, introduce(t.Context(), cp, &out, "https://control.example", own.Leaf, config{}))
 	require.NotContains(t, out.String(), "Token")
 	require.Contains(t, out.String(), "Page:        https://control.example/\n")
 	list, err := cp.AccessTokens.List(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, cp.AccessTokens.Revoke(t.Context(), list[0].UUID))
-	require.NoError(t, introduce(t.Context(), cp, &out, "https://control.example", own.Leaf))
+	require.NoError(t, introduce(t.Context(), cp, &out, "https://control.example", own.Leaf, config{}))
 	require.Contains(t, out.String(), "/login#", "without one, no operator could log in")
+	list, err = cp.AccessTokens.List(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, cp.AccessTokens.Revoke(t.Context(), list[0].UUID))
+	out.Reset()
+	require.NoError(t, introduce(t.Context(), cp, &out, "https://control.example", own.Leaf, config{socket: "s"}))
+	require.NotContains(t, out.String(), "/login#", "the socket makes one")
 }
 
 // TestDemo: the simulated servers register, are updated by a rollout, and have trouble.

@@ -33,7 +33,7 @@ type Options struct {
 	// URL is that of the control plane, as "https://control.example:7443". Required.
 	URL string
 	// HTTP sends the requests. Its transport has the client certificate, and trusts the certificate of the control plane.
-	// Default: http.DefaultClient.
+	// Default: http.DefaultClient, which has no timeout.
 	HTTP *http.Client
 	// Token is the secret of an access token. Default: requests show none.
 	Token string
@@ -107,8 +107,8 @@ type answer struct {
 	NextCursor string          `json:"next_cursor"`
 }
 
-// Done is how a request ended.
-type Done struct {
+// Result is the part of an answer beside its document.
+type Result struct {
 	// Location is the path of what the request made or started. Empty: none.
 	Location string
 	// Next is the cursor of the next page of a list. Empty: this page is the last.
@@ -117,23 +117,23 @@ type Done struct {
 
 // Send sends a request, and decodes the metadata of the answer into out. body is sent as JSON; nil: there is none. out may be nil. Errors:
 // *Error, ErrInvalid for an answer that is none of the API, and those of the transport.
-func (c *Client) Send(ctx context.Context, method, path string, query url.Values, body, out any) (Done, error) {
+func (c *Client) Send(ctx context.Context, method, path string, query url.Values, body, out any) (Result, error) {
 	resp, err := c.Do(ctx, method, path, query, body)
 	if err != nil {
-		return Done{}, err
+		return Result{}, err
 	}
 	defer resp.Body.Close()
 	envelope, err := c.read(resp)
 	if err != nil {
-		return Done{}, err
+		return Result{}, err
 	}
-	done := Done{Location: resp.Header.Get("Location"), Next: envelope.NextCursor}
+	result := Result{Location: resp.Header.Get("Location"), Next: envelope.NextCursor}
 	if out != nil && len(envelope.Metadata) > 0 {
 		if err := json.Unmarshal(envelope.Metadata, out); err != nil {
-			return done, fmt.Errorf("%w answer of %s: %w", ErrInvalid, path, err)
+			return result, fmt.Errorf("%w answer of %s: %w", ErrInvalid, path, err)
 		}
 	}
-	return done, nil
+	return result, nil
 }
 
 // Do sends a request, and returns the answer as it is, for files, images and streams. The caller closes its body. Errors: those of the transport.
@@ -192,8 +192,8 @@ func Get[T any](ctx context.Context, c *Client, path string, query url.Values) (
 // List returns a page of a list of documents, and the cursor of the next page; empty: this page is the last. The query limit is the size of
 // the page; without it the page has all. Errors: as of Client.Send.
 func List[T any](ctx context.Context, c *Client, path string, query url.Values) (list []T, next string, err error) {
-	done, err := c.Send(ctx, http.MethodGet, path, recursive(query), nil, &list)
-	return list, done.Next, err
+	result, err := c.Send(ctx, http.MethodGet, path, recursive(query), nil, &list)
+	return list, result.Next, err
 }
 
 // All yields all documents of a list, page by page, from the one of the query cursor on. An error ends it. Errors: as of Client.Send.

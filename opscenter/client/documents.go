@@ -7,12 +7,13 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/access"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/network"
+	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
 // The documents have the fields of the API under their names. The description at /1.0/openapi.json has all fields, with their units and
 // defaults. A test compares both.
 
-// API is the document of GET /1.0: the version, and who the client is.
+// API is the document of GET /1.0: the version, and the principal of the client.
 type API struct {
 	Version   string      `json:"server_version"`
 	Auth      string      `json:"auth"` // untrusted, trusted, tls or unix
@@ -141,12 +142,7 @@ type Event struct {
 }
 
 // FactsRevision is a change of the facts of a server.
-type FactsRevision struct {
-	Number  uint64                  `json:"number"`
-	At      time.Time               `json:"at"`
-	Changes []lifecycle.FieldChange `json:"changes"`
-	More    int                     `json:"more,omitempty"` // further values that changed
-}
+type FactsRevision = lifecycle.FactsRevision
 
 // Change is a change of the configuration of a server.
 type Change struct {
@@ -168,21 +164,23 @@ type Change struct {
 
 // Rollout is a rolling update, or another action on several servers.
 type Rollout struct {
-	UUID         string    `json:"uuid"`
-	Status       string    `json:"status"`
-	StatusReason string    `json:"status_reason"`
-	CancelMode   string    `json:"cancel_mode,omitempty"`
-	RequestedBy  string    `json:"requested_by"`
-	Waves        []Wave    `json:"waves"`
-	Units        int       `json:"units"`
-	UnitsRunning int       `json:"units_running"`
-	UnitsFailed  int       `json:"units_failed"`
-	Servers      int       `json:"servers"`
-	Steps        int       `json:"steps"`
-	StepsDone    int       `json:"steps_done"`
-	StartedAt    time.Time `json:"started_at"`
-	ExpectedEnd  time.Time `json:"expected_end"`
-	EndedAt      time.Time `json:"ended_at"`
+	UUID         string           `json:"uuid"`
+	Selector     rolling.Selector `json:"selector"`
+	Policy       rolling.Policy   `json:"policy"`
+	Status       string           `json:"status"`
+	StatusReason string           `json:"status_reason"`
+	CancelMode   string           `json:"cancel_mode,omitempty"`
+	RequestedBy  string           `json:"requested_by"`
+	Waves        []Wave           `json:"waves"`
+	Units        int              `json:"units"`
+	UnitsRunning int              `json:"units_running"`
+	UnitsFailed  int              `json:"units_failed"`
+	Servers      int              `json:"servers"`
+	Steps        int              `json:"steps"`
+	StepsDone    int              `json:"steps_done"`
+	StartedAt    time.Time        `json:"started_at"`
+	ExpectedEnd  time.Time        `json:"expected_end"`
+	EndedAt      time.Time        `json:"ended_at"`
 }
 
 // Wave is a part of a rollout.

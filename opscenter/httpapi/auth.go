@@ -129,6 +129,10 @@ func (h *Handler) authorized(w http.ResponseWriter, r *http.Request, rt *route, 
 		h.fail(w, r, err)
 		return
 	}
+	header := w.Header() // for browsers: what is shown is for this client alone, and is no page
+	header.Set("Cache-Control", "no-store")
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Cross-Origin-Resource-Policy", "same-origin")
 	p, err := h.options.Authorize(r)
 	if err != nil {
 		h.options.Logger.InfoContext(r.Context(), "a principal's request was refused", "remote", r.RemoteAddr, "method", r.Method, "endpoint", r.Pattern, "path", shownPath(r), "error", err)

@@ -14,8 +14,8 @@ import (
 	"github.com/opscenter-go/sdk/opscenter"
 )
 
-// A browser that holds an operator's certificate sends it with each request, also for a page of another site. So a request that
-// changes something is refused unless it comes from a page of Options.Origins, of the same host, or from another client than a
+// A browser that holds an operator's certificate, or the session of one, sends it with each request, also for a page of another site. So a request
+// is refused unless it comes from a page of Options.Origins, of the same host, or from another client than a
 // browser. The rule does not concern servers' own routes, because no browser holds a server's certificate.
 
 var (
@@ -64,7 +64,10 @@ func (c *crossSite) check(r *http.Request) error {
 	if len(c.hosts) > 0 && !overUnixSocket(r) && !slices.Contains(c.hosts, hostname(r.Host)) {
 		return errHost
 	}
-	if err := c.origins.Check(r); err != nil {
+	// A GET, too: some of a server's own API have effects, and no page of another site is to load what an operator may see.
+	asked := *r
+	asked.Method = http.MethodPost
+	if err := c.origins.Check(&asked); err != nil {
 		return errCrossSite
 	}
 	if r.ContentLength == 0 {

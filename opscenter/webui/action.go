@@ -2,9 +2,7 @@ package webui
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -25,6 +23,10 @@ type action struct {
 	ask string
 	// call returns the request of a form. An error that wraps errForm says what is wrong with the form.
 	call func(*visit) (call, error)
+	// target names the object of the form for people. nil: it is the {name} of the path.
+	target func(*visit) string
+	// details returns further consequences, for the confirmation. nil: there are none.
+	details func(*visit) ([]string, error)
 	// back is the path of the page to go to. nil: the page of the Location of the answer.
 	back func(*visit) string
 	// notice says what was done.
@@ -70,9 +72,6 @@ func operate(kind, verb, do, ask string, body func(*visit) any) action {
 			if body != nil {
 				c.body = body(v)
 			}
-			if v.r.PostFormValue("force") == "1" {
-				c.query.Set("force", "1")
-			}
 			return c, nil
 		}}
 }
@@ -111,7 +110,9 @@ var actions = []action{
 			body: map[string]any{"description": v.r.PostFormValue("description"), "channel": v.r.PostFormValue("channel"), "properties": properties}}, err
 	}},
 	{path: "/servers/{name}/accept-certificate", verb: "Accept the certificate", ask: "The control plane accepts this certificate as the server's own from now on. Compare the fingerprint with the server's console first.",
-		notice: "The certificate is accepted.", back: backToServer, call: func(v *visit) (call, error) {
+		notice: "The certificate is accepted.", details: func(v *visit) ([]string, error) {
+			return []string{"Fingerprint: " + v.r.PostFormValue("fingerprint")}, nil
+		}, back: backToServer, call: func(v *visit) (call, error) {
 			c := post("provisioning/servers", v.r.PathValue("name"), ":accept-certificate")
 			c.body = map[string]string{"fingerprint": v.r.PostFormValue("fingerprint")}
 			return c, nil
@@ -120,24 +121,30 @@ var actions = []action{
 		call: func(v *visit) (call, error) {
 			return call{method: http.MethodDelete, path: client.Path("provisioning/servers", v.r.PathValue("name"))}, nil
 		}},
-	{path: "/servers/{name}/network", verb: "Change the network", ask: "The server gets this configuration. If the control plane does not reach it within the time below, the server undoes the change.",
-		notice: "The change is final.", long: true, back: backToServer, call: networkCall},
+	{path: "/servers/{name}/network", verb: "Change the network", ask: "The server gets this configuration. If the control plane does not reach it in time, the server undoes the change.",
+		notice: "The change is final.", details: func(v *visit) ([]string, error) {
+			details := []string{"The server undoes the change unless it is confirmed within " + v.r.PostFormValue("confirmation-timeout") + "."}
+			if v.r.PostFormValue("accept-risk") == "1" {
+				details = append(details, "The risk of a release that can't undo a change is accepted.")
+			}
+			return details, nil
+		}, long: true, back: backToServer, call: networkCall},
 	{path: "/clusters/{name}/resync-inventory", verb: "Read the inventory", notice: "The inventory is being read.", back: backToCluster, call: func(v *visit) (call, error) {
 		return post("provisioning/clusters", v.r.PathValue("name"), ":resync-inventory"), nil
 	}},
 	{path: "/rollouts/new", verb: "Start the rollout", ask: "The steps below are carried out if nothing changes before.", notice: "The rollout has begun.", call: rolloutCall},
 	changeRollout("pause", "Pause", "", "The rollout is paused. Steps under way end.", nil),
 	changeRollout("resume", "Resume", "", "The rollout goes on.", nil),
-	changeRollout("cancel", "Finish what is begun", "Clusters and servers that have begun are completed. No further one begins.", "The rollout ends when what has begun is complete.", url.Values{"mode": {"finish"}}),
-	changeRollout("cancel", "Stop", "The steps under way end. Evacuated servers stay evacuated, and servers stay as they are then.", "The rollout stops.", url.Values{"mode": {"stop"}}),
-	changeRollout("cancel", "Stop and restore", "The steps under way end. Servers that the rollout evacuated are restored.", "The rollout stops, and restores servers.", url.Values{"mode": {"restore"}}),
+	changeRollout("cancel", "Cancel: finish what has begun", "Clusters and servers that have begun are completed. No further one begins.", "The rollout ends when what has begun is complete.", url.Values{"mode": {"finish"}}),
+	changeRollout("cancel", "Cancel: stop", "The steps under way end. Evacuated servers stay evacuated, and servers stay as they are then.", "The rollout stops.", url.Values{"mode": {"stop"}}),
+	changeRollout("cancel", "Cancel: stop and restore", "The steps under way end. Servers that the rollout evacuated are restored.", "The rollout stops, and restores servers.", url.Values{"mode": {"restore"}}),
 	{path: "/warnings/{uuid}/acknowledge", verb: "Acknowledge", notice: "The warning is acknowledged.", back: backTo("/warnings"), call: func(v *visit) (call, error) {
 		return call{method: http.MethodPut, path: client.Path("warnings", v.r.PathValue("uuid")), body: map[string]string{"status": "acknowledged"}}, nil
 	}},
 	{path: "/updates/refresh", verb: "Ask the source", notice: "The source is being asked for releases.", back: backTo("/updates"), call: func(*visit) (call, error) {
 		return post("provisioning/updates/:refresh"), nil
 	}},
-	{path: "/updates/{uuid}/channels", verb: "Promote", ask: "The servers that follow these channels are offered the release. An update of them is due from then on.", notice: "The release is in these channels.",
+	{path: "/updates/{uuid}/channels", verb: "Promote", ask: "The servers that follow these channels are offered the release. An update of them is due from then on.", notice: "The release is in these channels.", target: updateName, details: promotion,
 		back: func(v *visit) string { return "/updates/" + url.PathEscape(v.r.PathValue("uuid")) }, call: func(v *visit) (call, error) {
 			channels := v.r.PostForm["channel"]
 			if channels == nil {
@@ -149,7 +156,7 @@ var actions = []action{
 		return call{method: http.MethodPost, path: client.Path("provisioning/channels"), body: map[string]string{"name": v.r.PostFormValue("name"), "description": v.r.PostFormValue("description")}}, nil
 	}},
 	{path: "/tokens", verb: "Make the token", notice: "The token was made.", call: tokenCall},
-	{path: "/tokens/{uuid}/revoke", verb: "Revoke", ask: "Servers can no longer register with this token. Servers that have registered stay.", notice: "The token was revoked.", back: backTo("/tokens"), call: func(v *visit) (call, error) {
+	{path: "/tokens/{uuid}/revoke", verb: "Revoke", ask: "Servers can no longer register with this token. Servers that have registered stay.", notice: "The token was revoked.", target: tokenName, back: backTo("/tokens"), call: func(v *visit) (call, error) {
 		return call{method: http.MethodDelete, path: client.Path("provisioning/tokens", v.r.PathValue("uuid"))}, nil
 	}},
 	{path: "/tokens/{uuid}/seeds", verb: "Make the seed", notice: "The seed was made.", back: backToToken, call: seedCall},
@@ -159,7 +166,7 @@ var actions = []action{
 	{path: "/access-tokens", verb: "Make the access token", shows: "secret", call: func(v *visit) (call, error) {
 		return call{method: http.MethodPost, path: client.Path("access-tokens"), body: map[string]string{"name": v.r.PostFormValue("name"), "role": v.r.PostFormValue("role")}}, nil
 	}},
-	{path: "/access-tokens/{uuid}/revoke", verb: "Revoke", ask: "Clients with this access token are refused from now on, and their sessions end.", notice: "The access token was revoked.", back: backTo("/tokens"), call: func(v *visit) (call, error) {
+	{path: "/access-tokens/{uuid}/revoke", verb: "Revoke", ask: "Clients with this access token are refused from now on, and their sessions end.", notice: "The access token was revoked.", target: accessTokenName, back: backTo("/tokens"), call: func(v *visit) (call, error) {
 		return call{method: http.MethodDelete, path: client.Path("access-tokens", v.r.PathValue("uuid"))}, nil
 	}},
 }
@@ -177,6 +184,10 @@ func noticeOf(path string) string {
 // confirmation is the data of the page that asks for a confirmation.
 type confirmation struct {
 	Verb, Ask string
+	// Target names the server, the cluster or the other object; empty: there is none.
+	Target string
+	// Details are further consequences.
+	Details []string
 	// Path is where the form is sent again, with Fields.
 	Path   string
 	Fields url.Values
@@ -187,6 +198,11 @@ type confirmation struct {
 	Refused string
 	// Inputs are the fields of a form that was refused, to be corrected.
 	Inputs []input
+}
+
+// Stopped reports whether the plan has blockers that keep the rollout from starting.
+func (c *confirmation) Stopped() bool {
+	return c.Plan != nil && !c.Plan.Policy.SkipBlocked && len(c.Plan.Blocked()) > 0
 }
 
 // input is a field of a form that was refused.
@@ -212,8 +228,12 @@ func (v *visit) act(a *action) {
 		return
 	}
 	c, err := a.call(v)
-	if err != nil {
+	switch {
+	case errors.Is(err, errForm):
 		v.ask(a, c, capital(err.Error()))
+		return
+	case err != nil:
+		v.internal(err)
 		return
 	}
 	if a.ask != "" && v.r.PostForm.Get("confirm") == "" {
@@ -262,27 +282,39 @@ func (v *visit) send(a *action, c call) (target string, shown any, err error) {
 }
 
 // sendLong sends a request that is answered when its change is final. A request that is not refused at once goes on without the page, which shows
-// the change.
+// the change, until the Handler is closed.
 func (v *visit) sendLong(a *action, c call) (target string, shown any, err error) {
+	newest := func() (*client.Change, error) {
+		list, _, err := client.List[client.Change](v.h.running, v.api, client.Path("provisioning/changes"), url.Values{"server": {v.r.PathValue("name")}, "limit": {"1"}})
+		if err != nil || len(list) == 0 {
+			return nil, err
+		}
+		return &list[0], nil
+	}
+	before, err := newest()
+	if err != nil {
+		return "", nil, err
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(v.ctx()))
+	unlink := context.AfterFunc(v.h.running, cancel)
 	ended := make(chan error, 1)
-	began := time.Now()
-	api := v.api
-	ctx := context.WithoutCancel(v.ctx())
-	go func() {
-		_, err := api.Send(ctx, c.method, c.path, c.query, c.body, nil)
+	v.h.long.Go(func() {
+		defer cancel()
+		defer unlink()
+		_, err := v.api.Send(ctx, c.method, c.path, c.query, c.body, nil)
 		ended <- err
-	}()
-	name := v.r.PathValue("name")
+	})
 	timer := time.NewTimer(longPatience)
 	defer timer.Stop()
+	refused := false
 	select {
 	case err = <-ended:
+		refused = client.StatusOf(err) >= 400 && client.StatusOf(err) < 500 // it has changed nothing
 	case <-timer.C:
 	case <-v.ctx().Done():
 	}
-	changes, _, listErr := client.List[client.Change](ctx, api, client.Path("provisioning/changes"), url.Values{"server": {name}, "limit": {"1"}})
-	if listErr == nil && len(changes) == 1 && changes[0].StartedAt.After(began.Add(-time.Second)) {
-		return backToServer(v) + "/changes/" + url.PathEscape(changes[0].UUID), nil, nil // which says how it ended, too
+	if after, listErr := newest(); !refused && listErr == nil && after != nil && (before == nil || after.UUID != before.UUID) {
+		return backToServer(v) + "/changes/" + url.PathEscape(after.UUID), nil, nil // which says how it ended, too
 	}
 	return a.back(v), nil, err
 }
@@ -296,6 +328,19 @@ func (v *visit) ask(a *action, c call, refused string) {
 		}
 	}
 	shown := &confirmation{Verb: a.verb, Ask: a.ask, Path: v.r.URL.Path, Fields: fields, Refused: refused, Back: sameHostReferer(v.r)}
+	if a.target != nil {
+		shown.Target = a.target(v)
+	} else if name := v.r.PathValue("name"); name != "" {
+		shown.Target = name
+	}
+	if refused == "" && a.details != nil {
+		details, err := a.details(v)
+		if err != nil {
+			v.failed(err)
+			return
+		}
+		shown.Details = details
+	}
 	if refused == "" && (c.plan || c.network) {
 		var into any = &shown.Plan
 		if c.network {
@@ -315,7 +360,7 @@ func (v *visit) ask(a *action, c call, refused string) {
 		shown.Inputs = inputsOf(fields)
 		status = http.StatusUnprocessableEntity
 	}
-	v.show(status, "confirm", layout{Title: a.verb, Data: shown})
+	v.show(status, "confirm", layout{Title: strings.TrimSpace(a.verb + " " + shown.Target), Data: shown})
 }
 
 // sameHostReferer returns the path of the page from which a form was sent, "/" if it is not known.
@@ -346,124 +391,4 @@ func pageOf(location string) string {
 		return ""
 	}
 	return "/" + rest
-}
-
-// readProperties reads lines of the form name=value.
-func readProperties(text string) (map[string]string, error) {
-	out := map[string]string{}
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if line == "" {
-			continue
-		}
-		name, value, ok := strings.Cut(line, "=")
-		if !ok || strings.TrimSpace(name) == "" {
-			return nil, fmt.Errorf("%w has a property that is not of the form name=value: %.80q", errForm, line)
-		}
-		out[strings.TrimSpace(name)] = strings.TrimSpace(value)
-	}
-	return out, nil
-}
-
-// words returns the words of a field, which may be separated by spaces, commas and lines.
-func words(text string) []string {
-	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\r' || r == '\t' })
-}
-
-// networkCall is the request that changes the network of a server.
-func networkCall(v *visit) (call, error) {
-	c := call{method: http.MethodPut, path: client.Path("provisioning/servers", v.r.PathValue("name"), "system/network"), query: url.Values{}, network: true}
-	var config json.RawMessage
-	decoder := json.NewDecoder(strings.NewReader(v.r.PostFormValue("config")))
-	if err := decoder.Decode(&config); err != nil {
-		return c, fmt.Errorf("%w: the configuration is no JSON, at byte %d: %w", errForm, decoder.InputOffset(), err)
-	}
-	c.body = map[string]any{"config": config}
-	if timeout := strings.TrimSpace(v.r.PostFormValue("confirmation-timeout")); timeout != "" {
-		c.query.Set("confirmation-timeout", timeout)
-	}
-	if v.r.PostFormValue("accept-risk") == "1" {
-		c.query.Set("accept-risk", "1")
-	}
-	return c, nil
-}
-
-// rolloutCall is the request that plans and starts a rollout.
-func rolloutCall(v *visit) (call, error) {
-	form := v.r.PostForm
-	c := call{method: http.MethodPost, path: client.Path("provisioning/rollouts"), plan: true, started: true}
-	selector := rolling.Selector{All: form.Get("all") == "1", Clusters: words(form.Get("clusters")), Servers: words(form.Get("servers")), Channel: form.Get("channel")}
-	policy := rolling.Policy{Goal: rolling.Goal(form.Get("goal")), Canaries: words(form.Get("canaries")), SkipBlocked: form.Get("skip_blocked") == "1"}
-	for name, into := range map[string]*int{"parallel": &policy.Parallel, "max_unavailable": &policy.MaxUnavailable} {
-		if value := form.Get(name); value != "" {
-			if _, err := fmt.Sscan(value, into); err != nil {
-				return c, fmt.Errorf("%w: %s %.20q is no number", errForm, strings.ReplaceAll(name, "_", " "), value)
-			}
-		}
-	}
-	if value := strings.TrimSpace(form.Get("soak")); value != "" {
-		soak, err := time.ParseDuration(value)
-		if err != nil {
-			return c, fmt.Errorf("%w: the pause %.20q is no duration, as 30m", errForm, value)
-		}
-		policy.Soak = soak
-	}
-	c.body = map[string]any{"selector": selector, "policy": policy}
-	return c, nil
-}
-
-// tokenCall is the request that makes a token.
-func tokenCall(v *visit) (call, error) {
-	form := v.r.PostForm
-	c := call{method: http.MethodPost, path: client.Path("provisioning/tokens")}
-	var uses, days int
-	for name, into := range map[string]*int{"uses": &uses, "days": &days} {
-		if _, err := fmt.Sscan(form.Get(name), into); err != nil || *into < 1 {
-			return c, fmt.Errorf("%w: %s %.20q is no number above 0", errForm, name, form.Get(name))
-		}
-	}
-	c.body = map[string]any{"description": form.Get("description"), "uses_remaining": uses, "expire_at": time.Now().UTC().AddDate(0, 0, days), "channel": form.Get("channel")}
-	return c, nil
-}
-
-// seedCall is the request that makes a seed.
-func seedCall(v *visit) (call, error) {
-	form := v.r.PostForm
-	c := call{method: http.MethodPost, path: client.Path("provisioning/tokens", v.r.PathValue("uuid"), "seeds")}
-	seeds := map[string]json.RawMessage{}
-	if applications := words(form.Get("applications")); len(applications) > 0 {
-		type application struct {
-			Name string `json:"name"`
-		}
-		var list []application
-		for _, name := range applications {
-			list = append(list, application{name})
-		}
-		data, err := json.Marshal(map[string]any{"applications": list})
-		if err != nil {
-			return c, err
-		}
-		seeds["applications"] = data
-	}
-	if form.Get("install") == "1" {
-		install := map[string]any{"force_install": form.Get("force_install") == "1", "force_reboot": true}
-		if target := strings.TrimSpace(form.Get("target")); target != "" {
-			install["target"] = map[string]string{"id": target}
-		}
-		data, err := json.Marshal(install)
-		if err != nil {
-			return c, err
-		}
-		seeds["install"] = data
-	}
-	for _, name := range []string{"network", "update", "incus", "security"} {
-		if value := strings.TrimSpace(form.Get(name)); value != "" {
-			if !json.Valid([]byte(value)) {
-				return c, fmt.Errorf("%w: %s is no JSON", errForm, name)
-			}
-			seeds[name] = json.RawMessage(value)
-		}
-	}
-	c.body = map[string]any{"name": form.Get("name"), "description": form.Get("description"), "public": form.Get("public") == "1", "seeds": seeds}
-	return c, nil
 }

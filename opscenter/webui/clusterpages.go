@@ -2,6 +2,7 @@ package webui
 
 import (
 	"net/url"
+	"strings"
 
 	"github.com/opscenter-go/sdk/opscenter/client"
 	"github.com/opscenter-go/sdk/opscenter/rolling"
@@ -26,6 +27,11 @@ type clusterPage struct {
 
 func (p *clusterPage) title() string { return p.Name }
 
+// Rollout is the UUID of the rollout that is under way on the cluster; empty: there is none.
+func (p *clusterPage) Rollout() string {
+	return strings.TrimPrefix(p.UpdateStatus.InProgress.Rollout, "/1.0/provisioning/rollouts/")
+}
+
 func loadCluster(v *visit) (any, error) {
 	name := v.r.PathValue("name")
 	found, err := client.Get[client.Cluster](v.ctx(), v.api, client.Path("provisioning/clusters", name), nil)
@@ -33,7 +39,7 @@ func loadCluster(v *visit) (any, error) {
 		return nil, err
 	}
 	p := &clusterPage{Cluster: found}
-	if p.Members, err = newest[client.Server](v, client.Path("provisioning/servers"), url.Values{"cluster": {name}, "facts": {"0"}, "limit": {pageSize}}); err != nil {
+	if p.Members, err = listOf[client.Server](v, client.Path("provisioning/servers"), url.Values{"cluster": {name}, "facts": {"0"}, "limit": {pageSize}}); err != nil {
 		return nil, err
 	}
 	p.Objects, err = client.Get[client.ObjectCounts](v.ctx(), v.api, client.Path("inventory/counts"), url.Values{"cluster": {name}})
@@ -88,7 +94,7 @@ type newRolloutPage struct {
 }
 
 func loadNewRollout(v *visit) (any, error) {
-	channels, err := newest[client.Channel](v, client.Path("provisioning/channels"), nil)
+	channels, err := listOf[client.Channel](v, client.Path("provisioning/channels"), nil)
 	form := v.r.URL.Query()
 	if len(form) == 0 {
 		form.Set("all", "1")

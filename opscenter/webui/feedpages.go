@@ -19,7 +19,7 @@ func loadUpdates(v *visit) (any, error) {
 	if p.Updates, _, err = client.List[client.Update](v.ctx(), v.api, client.Path("provisioning/updates"), nil); err != nil {
 		return nil, err
 	}
-	if p.Channels, err = newest[client.Channel](v, client.Path("provisioning/channels"), nil); err != nil {
+	if p.Channels, err = listOf[client.Channel](v, client.Path("provisioning/channels"), nil); err != nil {
 		return nil, err
 	}
 	p.Refresh, err = client.Get[client.Refresh](v.ctx(), v.api, client.Path("provisioning/updates/:refresh"), nil)
@@ -49,7 +49,7 @@ func loadUpdate(v *visit) (any, error) {
 		return nil, err
 	}
 	p := &updatePage{Update: found}
-	channels, err := newest[client.Channel](v, client.Path("provisioning/channels"), nil)
+	channels, err := listOf[client.Channel](v, client.Path("provisioning/channels"), nil)
 	if err != nil {
 		return nil, err
 	}

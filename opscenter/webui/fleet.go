@@ -1,93 +1,24 @@
 package webui
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/access"
 	"github.com/opscenter-go/sdk/opscenter/event"
-	"github.com/opscenter-go/sdk/opscenter/lifecycle"
 	"github.com/opscenter-go/sdk/opscenter/rollout"
 )
-
-// state is the state of a server as the map of the fleet shows it. The number is that in the stream.
-type state int
-
-const (
-	stateReady   state = iota // ready, and nothing is due
-	stateDue                  // ready, and an action is recommended
-	stateBusy                 // an action or a change is under way
-	stateDown                 // offline on purpose
-	stateFailed               // offline, and it should not be
-	stateUnknown              // it has never answered
-	states
-)
-
-// stateNames are the names of states, also of their classes in the style sheet.
-var stateNames = [states]string{"ready", "due", "busy", "down", "failed", "unknown"}
-
-func (s state) String() string { return stateNames[s] }
-
-// stateOf returns the state of a server.
-func stateOf(status lifecycle.Status, detail lifecycle.StatusDetail, action lifecycle.Action) state {
-	switch {
-	case status == lifecycle.StatusOffline && detail == lifecycle.DetailUnresponsive:
-		return stateFailed
-	case status == lifecycle.StatusOffline && detail == lifecycle.DetailRebooting:
-		return stateBusy
-	case status == lifecycle.StatusOffline:
-		return stateDown
-	case status == lifecycle.StatusPending || status == lifecycle.StatusReady && detail != lifecycle.DetailNone:
-		return stateBusy
-	case status == lifecycle.StatusReady && action != lifecycle.ActionNone:
-		return stateDue
-	case status == lifecycle.StatusReady:
-		return stateReady
-	}
-	return stateUnknown
-}
-
-// tile is a server on the map.
-type tile struct {
-	Name       string
-	State      state
-	Status     string // as lifecycle.Describe
-	Reason     string // of the status, or of the recommended action
-	Action     lifecycle.Action
-	cluster    string
-	channel    string
-	properties map[string]string
-}
-
-func tileOf(info *opscenter.ServerInfo) *tile {
-	recommended := info.Recommendation()
-	t := &tile{Name: info.Name, Status: lifecycle.Describe(info.State.Status, info.State.StatusDetail), Action: recommended.Action,
-		State: stateOf(info.State.Status, info.State.StatusDetail, recommended.Action), cluster: info.Cluster, channel: info.Channel, properties: info.Properties}
-	switch t.State {
-	case stateFailed, stateDown:
-		t.Reason = info.State.StatusReason
-	case stateDue:
-		t.Reason = recommended.Reason
-	}
-	return t
-}
-
-// in reports whether a scope contains the server.
-func (t *tile) in(scope *access.Scope) bool {
-	return scope.All() || scope.Contains(t.channel, t.cluster, t.properties)
-}
 
 // fleet is an index of all servers in memory, which follows the changes of the registry while pages use it. Open streams get each change
 // from it, so that a change costs one read, however many pages are open. Its goroutines begin with the first use. They end when it
@@ -102,6 +33,7 @@ type fleet struct {
 	closed  bool
 	run     *fleetRun // nil: it does not run
 	waiting *time.Timer
+	runs    sync.WaitGroup
 }
 
 // fleetPatience is how long the index stays after its last use.
@@ -122,28 +54,27 @@ type fleetRun struct {
 	// sequence counts the changes. last has that of the last change of each topic, or floor for those that it does not have.
 	sequence, floor uint64
 	last            map[string]uint64
-	// shared is the overview of the whole fleet for all pages, made at sharedAt.
+	// shared is the overview of the whole fleet for all pages, of the sequence sharedAt.
 	shared   *overview
-	sharedAt time.Time
+	sharedAt uint64
 }
 
-// sharedFor is how long pages share an overview of the whole fleet.
-const sharedFor = time.Second
-
-// overview returns the overview of a scope. That of the whole fleet may be up to sharedFor old. The caller does not modify it.
+// overview returns the overview of a scope. Pages share that of the whole fleet as long as no tile changes. The caller does not modify it.
 func (run *fleetRun) overview(scope *access.Scope) *overview {
 	run.mu.Lock()
-	if scope.All() && run.shared != nil && time.Since(run.sharedAt) < sharedFor {
+	if scope.All() && run.shared != nil && run.sharedAt >= max(run.floor, run.last[topicFleet]) {
 		defer run.mu.Unlock()
 		return run.shared
 	}
-	tiles, at := run.within(scope), time.Now()
+	tiles, at := run.within(scope), run.sequence
 	run.mu.Unlock()
 	made := overviewOf(tiles)
 	if scope.All() {
 		run.mu.Lock()
 		defer run.mu.Unlock()
-		run.shared, run.sharedAt = made, at
+		if run.shared == nil || run.sharedAt < at {
+			run.shared, run.sharedAt = made, at
+		}
 	}
 	return made
 }
@@ -166,18 +97,6 @@ func (run *fleetRun) changedSince(position, topic string) bool {
 	return err != nil || id != run.id || since < run.floor || since < run.last[topic]
 }
 
-// reader is a stream that is told of changes.
-type reader struct {
-	tiles  bool // it gets tiles
-	topics map[string]bool
-	signal chan struct{} // of capacity 1
-
-	// Guarded by fleetRun.mu. set has changed servers; nil: removed ones. all: the reader must read all tiles again.
-	all bool
-	set map[string]*tile
-	hit map[string]bool // topics
-}
-
 var errFleetClosed = errors.New("the page is closed")
 
 // use returns the loaded index. The caller calls release when it is done with it.
@@ -187,14 +106,7 @@ func (f *fleet) use(ctx context.Context) (run *fleetRun, release func(), err err
 		f.mu.Unlock()
 		return nil, nil, errFleetClosed
 	}
-	f.users++
-	if f.waiting != nil {
-		f.waiting.Stop()
-		f.waiting = nil
-	}
-	if f.run == nil {
-		f.start()
-	}
+	f.begin()
 	run = f.run
 	f.mu.Unlock()
 	release = sync.OnceFunc(f.release)
@@ -209,6 +121,39 @@ func (f *fleet) use(ctx context.Context) (run *fleetRun, release func(), err err
 		return nil, nil, run.err
 	}
 	return run, release, nil
+}
+
+// position returns the position of the index, "" while it is being loaded: no page waits for it that does not need it.
+func (f *fleet) position() string {
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		return ""
+	}
+	f.begin()
+	run := f.run
+	f.mu.Unlock()
+	defer f.release()
+	select {
+	case <-run.ready:
+		if run.err == nil {
+			return run.position()
+		}
+	default:
+	}
+	return ""
+}
+
+// begin counts a user, and starts the index unless it runs. f.mu is held.
+func (f *fleet) begin() {
+	f.users++
+	if f.waiting != nil {
+		f.waiting.Stop()
+		f.waiting = nil
+	}
+	if f.run == nil {
+		f.start()
+	}
 }
 
 func (f *fleet) release() {
@@ -238,8 +183,8 @@ func (f *fleet) close() {
 	f.mu.Unlock()
 	if run != nil {
 		run.stop()
-		<-run.ended
 	}
+	f.runs.Wait()
 }
 
 // start begins a run. f.mu is held.
@@ -247,43 +192,48 @@ func (f *fleet) start() {
 	ctx, stop := context.WithCancel(context.Background())
 	run := &fleetRun{stop: stop, ended: make(chan struct{}), ready: make(chan struct{}), id: rand.Text(), tiles: map[string]*tile{}, readers: map[*reader]bool{}, last: map[string]uint64{}}
 	f.run = run
-	go func() {
-		defer close(run.ended)
-		var followers sync.WaitGroup
-		since, err := f.registry.Revision(ctx)
-		if err == nil {
-			err = f.load(ctx, run)
-		}
-		run.err = err
-		close(run.ready)
-		if err == nil {
-			followers.Go(func() { f.followEvents(ctx, run) })
-			if f.rollouts != nil {
-				followers.Go(func() { f.followRollouts(ctx, run, since) })
-			}
-			err = f.followServers(ctx, run, since)
-		}
+	f.runs.Go(func() {
+		defer close(run.ended) // which ends all streams
+		defer stop()
+		err := f.follow(ctx, run)
 		f.mu.Lock()
 		if f.run == run { // the next use starts anew
 			f.run = nil
 		}
 		f.mu.Unlock()
-		if ctx.Err() == nil {
-			f.logger.ErrorContext(ctx, "the index of the fleet ended", "error", err)
+		if !errors.Is(err, context.Canceled) {
+			f.logger.ErrorContext(ctx, "the index of the fleet ended; the next page starts it anew", "error", err)
 		}
-		stop()
-		followers.Wait()
-		run.end()
-	}()
+	})
 }
 
-// end wakes all readers: their streams end.
-func (run *fleetRun) end() {
-	run.mu.Lock()
-	defer run.mu.Unlock()
-	for r := range run.readers {
-		r.wake()
+// follow loads the index and follows all changes, until ctx ends or one of them can't be followed. Each begins before the load: what comes meanwhile
+// is applied after it.
+func (f *fleet) follow(ctx context.Context, run *fleetRun) error {
+	since, err := f.registry.Revision(ctx)
+	var newest []event.Event
+	if err == nil {
+		newest, err = f.registry.ListEvents(ctx, opscenter.EventFilter{Newest: true, Limit: 1})
 	}
+	if err == nil {
+		err = f.load(ctx, run)
+	}
+	run.err = err
+	close(run.ready)
+	if err != nil {
+		return err
+	}
+	after := uint64(0)
+	if len(newest) > 0 {
+		after = newest[0].Sequence
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return f.followServers(ctx, run, since) })
+	group.Go(func() error { return f.followEvents(ctx, run, after) })
+	if f.rollouts != nil {
+		group.Go(func() error { return f.followRollouts(ctx, run, since) })
+	}
+	return group.Wait()
 }
 
 // load reads all servers.
@@ -346,27 +296,26 @@ func (f *fleet) followServers(ctx context.Context, run *fleetRun, since uint64) 
 			topics["cluster:"+name] = true
 		}
 		if len(changes.Warnings) > 0 {
-			topics["warnings"] = true
+			topics[topicWarnings] = true
 		}
 		run.apply(changed, topics)
 	}
 	return ctx.Err()
 }
 
-// followEvents tells of what only events show: configurations, updates, tokens.
-func (f *fleet) followEvents(ctx context.Context, run *fleetRun) {
-	after := uint64(0)
-	if newest, err := f.registry.ListEvents(ctx, opscenter.EventFilter{Newest: true, Limit: 1}); err == nil && len(newest) > 0 {
-		after = newest[0].Sequence
-	}
+// followEvents tells of what only events show: configurations, updates, tokens. What a channel offers decides what is due for its servers.
+func (f *fleet) followEvents(ctx context.Context, run *fleetRun, after uint64) error {
 	for e, err := range f.registry.WatchEvents(ctx, after) {
 		if err != nil {
-			if ctx.Err() == nil {
-				f.logger.ErrorContext(ctx, "live pages no longer follow events", "error", err)
-			}
-			return
+			return err
 		}
-		topics := map[string]bool{"events": true}
+		switch e.Kind {
+		case event.UpdatePublished, event.UpdateChannels, event.ChannelDeleted:
+			if err := f.load(ctx, run); err != nil {
+				return err
+			}
+		}
+		topics := map[string]bool{topicEvents: true}
 		if e.Server != "" {
 			topics["server:"+e.Server] = true
 		}
@@ -375,29 +324,28 @@ func (f *fleet) followEvents(ctx context.Context, run *fleetRun) {
 		}
 		run.apply(nil, topics)
 	}
+	return ctx.Err()
 }
 
-func (f *fleet) followRollouts(ctx context.Context, run *fleetRun, since uint64) {
+func (f *fleet) followRollouts(ctx context.Context, run *fleetRun, since uint64) error {
 	for changes, err := range f.rollouts.Watch(ctx, since) {
 		if err != nil {
-			if ctx.Err() == nil {
-				f.logger.ErrorContext(ctx, "live pages no longer follow rollouts", "error", err)
-			}
-			return
+			return err
 		}
-		topics := map[string]bool{"rollouts": true}
+		topics := map[string]bool{topicRollouts: true}
 		for _, id := range changes.Rollouts {
 			topics["rollout:"+id] = true
 		}
 		run.apply(nil, topics)
 	}
+	return ctx.Err()
 }
 
 // apply changes tiles, and tells the readers.
 func (run *fleetRun) apply(changed map[string]*tile, topics map[string]bool) {
 	run.mu.Lock()
 	defer run.mu.Unlock()
-	shown := map[string]*tile{}
+	shown := map[string]tileChange{}
 	for name, now := range changed {
 		before := run.tiles[name]
 		if now != nil {
@@ -405,12 +353,17 @@ func (run *fleetRun) apply(changed map[string]*tile, topics map[string]bool) {
 		} else {
 			delete(run.tiles, name)
 		}
-		if before == nil || now == nil || before.State != now.State || before.cluster != now.cluster || before.channel != now.channel || !maps.Equal(before.properties, now.properties) {
-			shown[name] = now
-			topics["fleet"] = true
-			if before == nil || now == nil || (before.State == stateFailed) != (now.State == stateFailed) {
-				topics["attention"] = true
-				run.shared = nil // what needs attention shows at once
+		if before.looksLike(now) {
+			continue
+		}
+		shown[name] = tileChange{before, now}
+		topics[topicFleet] = true
+		if before == nil || now == nil || (before.State == stateFailed) != (now.State == stateFailed) {
+			topics[topicAttention] = true
+		}
+		for _, t := range []*tile{before, now} {
+			if t != nil && t.cluster != "" {
+				topics["cluster:"+t.cluster] = true
 			}
 		}
 	}
@@ -427,99 +380,6 @@ func (run *fleetRun) apply(changed map[string]*tile, topics map[string]bool) {
 	}
 }
 
-// tell notes changes for a reader. fleetRun.mu is held.
-func (r *reader) tell(shown map[string]*tile, topics map[string]bool) {
-	told := false
-	if r.tiles && !r.all && len(shown) > 0 {
-		maps.Copy(r.set, shown)
-		told = true
-	}
-	for topic := range r.topics {
-		if topics[topic] {
-			r.hit[topic] = true
-			told = true
-		}
-	}
-	if told {
-		r.wake()
-	}
-}
-
-func (r *reader) wake() {
-	select {
-	case r.signal <- struct{}{}:
-	default:
-	}
-}
-
-// subscribe adds a reader of a page that was read at a position. Its first take returns the topics that changed after that, and all tiles.
-func (run *fleetRun) subscribe(tiles bool, topics []string, position string) (r *reader, leave func()) {
-	r = &reader{tiles: tiles, topics: map[string]bool{}, signal: make(chan struct{}, 1), all: tiles, set: map[string]*tile{}, hit: map[string]bool{}}
-	for _, topic := range topics {
-		r.topics[topic] = true
-	}
-	run.mu.Lock()
-	defer run.mu.Unlock()
-	for topic := range r.topics {
-		if run.changedSince(position, topic) {
-			r.hit[topic] = true
-		}
-	}
-	if r.all || len(r.hit) > 0 {
-		r.wake()
-	}
-	run.readers[r] = true
-	return r, func() {
-		run.mu.Lock()
-		defer run.mu.Unlock()
-		delete(run.readers, r)
-	}
-}
-
-// shownTile is a tile in the stream: the name and the number of the state.
-type shownTile [2]any
-
-// tileChanges are changes of the map, as the stream sends them.
-type tileChanges struct {
-	// All is the whole map, by clusters and names. Otherwise Set are new and changed servers, and Gone removed ones.
-	All  []shownTile `json:"all,omitempty"`
-	Set  []shownTile `json:"set,omitempty"`
-	Gone []string    `json:"gone,omitempty"`
-	// Reset: All is the whole map, also if it is empty.
-	Reset bool `json:"reset,omitempty"`
-}
-
-// take returns what has come for a reader since the last take, within a scope: tiles as JSON, nil if there are none, and topics.
-func (run *fleetRun) take(r *reader, scope *access.Scope) (tiles []byte, topics []string) {
-	run.mu.Lock()
-	var changes tileChanges
-	var list []*tile
-	switch {
-	case r.all:
-		changes.Reset = true
-		list = run.within(scope)
-	default:
-		for name, t := range r.set {
-			if t != nil && t.in(scope) {
-				changes.Set = append(changes.Set, shownTile{name, t.State})
-			} else {
-				changes.Gone = append(changes.Gone, name)
-			}
-		}
-	}
-	topics = slices.Sorted(maps.Keys(r.hit))
-	r.all, r.set, r.hit = false, map[string]*tile{}, map[string]bool{}
-	run.mu.Unlock()
-
-	for _, t := range byCluster(list) {
-		changes.All = append(changes.All, shownTile{t.Name, t.State})
-	}
-	if changes.Reset || len(changes.Set)+len(changes.Gone) > 0 {
-		tiles, _ = json.Marshal(changes) // it has only names and numbers
-	}
-	return tiles, topics
-}
-
 // within returns the tiles in a scope. fleetRun.mu is held. Tiles are not changed: they may be read after that.
 func (run *fleetRun) within(scope *access.Scope) []*tile {
 	out := make([]*tile, 0, len(run.tiles))
@@ -529,12 +389,4 @@ func (run *fleetRun) within(scope *access.Scope) []*tile {
 		}
 	}
 	return out
-}
-
-// byCluster sorts tiles by clusters and names.
-func byCluster(list []*tile) []*tile {
-	slices.SortFunc(list, func(a, b *tile) int {
-		return cmp.Or(strings.Compare(a.cluster, b.cluster), strings.Compare(a.Name, b.Name))
-	})
-	return list
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opscenter-go/sdk/opscenter/access"
 	"github.com/opscenter-go/sdk/opscenter/client"
 )
 
@@ -35,6 +36,13 @@ type stateCount struct {
 	Count int
 }
 
+// URL is the list of the servers in the state; empty: no filter of the API selects them.
+func (c stateCount) URL() string { return stateURLs[c.State] }
+
+// stateURLs are the lists of the servers in each state.
+var stateURLs = [states]string{stateReady: "/servers?status=ready", stateDue: "/servers?" + url.Values{"filter": {"recommended_action != \"\""}}.Encode(),
+	stateDown: "/servers?status=offline&status_detail=shut+down", stateFailed: "/servers?status=offline&status_detail=unresponsive", stateUnknown: "/servers?status=unregistered"}
+
 // stateTexts describe states to people.
 var stateTexts = [states]string{"ready", "ready, and something is due", "being changed", "down on purpose", "do not answer", "never answered"}
 
@@ -56,8 +64,8 @@ type advice struct {
 	Do, Why, URL string
 }
 
-// advise returns the most urgent thing to do.
-func advise(p *fleetPage) advice {
+// advise returns the most urgent thing to do. may reports whether the person has a role.
+func advise(p *fleetPage, may func(access.Role) bool) advice {
 	for i := range p.Rollouts {
 		if r := &p.Rollouts[i]; r.Status == "paused" {
 			return advice{"Look at the paused rollout", r.StatusReason, "/rollouts/" + url.PathEscape(r.UUID)}
@@ -65,6 +73,8 @@ func advise(p *fleetPage) advice {
 	}
 	count := func(s state) int { return p.Counts[s].Count }
 	switch {
+	case p.Total == 0 && !may(access.RoleAdmin):
+		return advice{Do: "Ask an administrator for servers", Why: "No server has registered yet, or none is in your part of the fleet."}
 	case p.Total == 0:
 		return advice{"Make a token for your first servers", "No server has registered yet. A server registers with a token, which an installation image contains.", "/tokens"}
 	case count(stateFailed) > 0:
@@ -73,10 +83,15 @@ func advise(p *fleetPage) advice {
 		return advice{"Read the warnings", fmt.Sprintf("The newest: %s.", strings.TrimSuffix(p.Warnings[0].Type, ".")), "/warnings"}
 	case len(p.Rollouts) > 0:
 		return advice{"Watch the rollout", fmt.Sprintf("%d of %d steps are done.", p.Rollouts[0].StepsDone, p.Rollouts[0].Steps), "/rollouts/" + url.PathEscape(p.Rollouts[0].UUID)}
+	case count(stateDue) > 0 && !may(access.RoleOperator):
+		return advice{"Look at the servers for which something is due", fmt.Sprintf("For %s an action is due. An operator plans a rollout.", plural(count(stateDue), "server", "servers")), "/servers?" + url.Values{"filter": {"needs_update || needs_reboot"}}.Encode()}
 	case count(stateDue) > 0:
 		return advice{"Plan a rolling update", fmt.Sprintf("For %s an action is due.", plural(count(stateDue), "server", "servers")), "/rollouts/new?all=1"}
 	}
-	return advice{Do: "Nothing", Why: "All servers are as they should be."}
+	if waiting := p.Total - count(stateReady); waiting > 0 {
+		return advice{Do: "Nothing", Why: fmt.Sprintf("%s being changed, down on purpose, or never answered. All others are ready.", plural(waiting, "server is", "servers are"))}
+	}
+	return advice{Do: "Nothing", Why: "All servers are ready, and nothing is due."}
 }
 
 // overviewOf returns the overview of servers.
@@ -122,19 +137,23 @@ func loadFleet(v *visit) (any, error) {
 	}
 	p.overview = run.overview(&v.me.Scope)
 	release()
-	warnings, err := newest[client.Warning](v, client.Path("warnings"), url.Values{"status": {"new"}, "limit": {"200"}})
-	if err != nil {
-		return nil, err
+	for w, err := range client.All[client.Warning](v.ctx(), v.api, client.Path("warnings"), url.Values{"status": {"new"}}) { // the oldest first
+		if err != nil {
+			return nil, err
+		}
+		p.Warnings = append(p.Warnings, w)
+		if len(p.Warnings) > maxWarnings {
+			p.Warnings = p.Warnings[1:]
+		}
 	}
-	slices.Reverse(warnings)
-	p.Warnings = warnings[:min(len(warnings), maxWarnings)]
-	rollouts, err := newest[client.Rollout](v, client.Path("provisioning/rollouts"), url.Values{"limit": {"20"}})
+	slices.Reverse(p.Warnings)
+	rollouts, err := listOf[client.Rollout](v, client.Path("provisioning/rollouts"), url.Values{"limit": {"20"}})
 	for _, r := range rollouts {
 		if r.EndedAt.IsZero() {
 			p.Rollouts = append(p.Rollouts, r)
 		}
 	}
-	p.Advice = advise(p)
+	p.Advice = advise(p, v.may)
 	return p, err
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/rolling"
 )
 
 // functions are those of the templates. They return texts, which the templates escape.
@@ -28,6 +29,8 @@ var functions = template.FuncMap{
 	"join":     func(list []string) string { return strings.Join(list, ", ") },
 	"short":    func(s string) string { return s[:min(len(s), 12)] },
 	"column":   stateName,
+	"number":   func(i int) int { return i + 1 },
+	"selects":  selects,
 	"lines":    properties,
 	"has":      func(form url.Values, name, value string) bool { return form.Get(name) == value },
 	"percent":  func(part, whole int) int { return 100 * part / max(whole, 1) },
@@ -82,4 +85,25 @@ func properties(p map[string]string) string {
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
+}
+
+// selects says which servers a rollout selects.
+func selects(s rolling.Selector) string {
+	var parts []string
+	if s.All {
+		parts = append(parts, "all clusters and servers")
+	}
+	for name, list := range map[string][]string{"clusters": s.Clusters, "servers": s.Servers} {
+		if len(list) > 0 {
+			parts = append(parts, name+" "+strings.Join(list, ", "))
+		}
+	}
+	if s.Channel != "" {
+		parts = append(parts, "channel "+s.Channel)
+	}
+	if len(s.Properties) > 0 {
+		parts = append(parts, "properties "+strings.ReplaceAll(properties(s.Properties), "\n", ", "))
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, "; ")
 }

@@ -1,7 +1,6 @@
 package webui
 
 import (
-	"encoding/json"
 	"net/http"
 	"net/url"
 	"slices"
@@ -83,15 +82,6 @@ func loadObject(v *visit) (any, error) {
 		return nil, err
 	}
 	p := &objectPage{Object: found, Kind: plural, Text: indented(found.Object)}
-	p.History, err = newest[client.ObjectChange](v, client.Path("inventory/"+plural, id, "history"), nil)
+	p.History, err = listOf[client.ObjectChange](v, client.Path("inventory/"+plural, id, "history"), nil)
 	return p, err
-}
-
-// text returns a value of JSON for people.
-func text(raw json.RawMessage) string {
-	var s string
-	if json.Unmarshal(raw, &s) == nil {
-		return s
-	}
-	return string(raw)
 }

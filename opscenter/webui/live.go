@@ -3,7 +3,9 @@ package webui
 import (
 	"fmt"
 	"net/http"
+	"reflect"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -31,19 +33,19 @@ func (h *Handler) live(v *visit) {
 			return
 		}
 	}
-	if !h.streams.TryAcquire(1) {
+	if !h.streams.enter(v.me.Name) {
 		v.w.Header().Set("Retry-After", "60")
 		v.fail(http.StatusServiceUnavailable, "too many pages are open")
 		return
 	}
-	defer h.streams.Release(1)
+	defer h.streams.leave(v.me.Name)
 	run, release, err := h.fleet.use(v.r.Context())
 	if err != nil {
 		v.fail(http.StatusServiceUnavailable, "the fleet can't be read")
 		return
 	}
 	defer release()
-	reader, leave := run.subscribe(query.Get("tiles") == "1", topics, query.Get("since"))
+	reader, leave := run.subscribe(v.me.Scope, query.Get("tiles") == "1", topics, query.Get("since"))
 	defer leave()
 
 	header := v.w.Header()
@@ -57,7 +59,7 @@ func (h *Handler) live(v *visit) {
 		}
 		return control.SetWriteDeadline(time.Time{}) == nil
 	}
-	beat := time.NewTicker(liveHeartbeat)
+	beat := time.NewTicker(h.heartbeat)
 	defer beat.Stop()
 	for ok := send("retry: 2000\n\n"); ok; {
 		select {
@@ -67,9 +69,9 @@ func (h *Handler) live(v *visit) {
 			return
 		case <-beat.C:
 			p, err := h.options.Authorize(v.r)
-			ok = err == nil && p.Name == v.me.Name && send(":\n\n")
+			ok = err == nil && reflect.DeepEqual(p, v.me) && send(":\n\n") // with other rights it begins anew
 		case <-reader.signal:
-			ok = send(messages(run.take(reader, &v.me.Scope))) && pause(v.r, livePause)
+			ok = send(messages(run.take(reader))) && pause(v.r, livePause)
 		}
 	}
 }
@@ -103,5 +105,34 @@ func pause(r *http.Request, d time.Duration) bool {
 		return true
 	case <-r.Context().Done():
 		return false
+	}
+}
+
+// streams bounds the streams that are open at a time, in all and those of one principal.
+type streams struct {
+	max, maxOfOne int
+
+	mu  sync.Mutex
+	all int
+	of  map[string]int
+}
+
+func (s *streams) enter(principal string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all >= s.max || s.of[principal] >= s.maxOfOne {
+		return false
+	}
+	s.all++
+	s.of[principal]++
+	return true
+}
+
+func (s *streams) leave(principal string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all--
+	if s.of[principal]--; s.of[principal] == 0 {
+		delete(s.of, principal)
 	}
 }

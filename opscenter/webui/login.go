@@ -43,7 +43,7 @@ func (h *Handler) postLogIn(w http.ResponseWriter, r *http.Request) {
 		h.showLogIn(w, r, http.StatusNotFound, "")
 		return
 	}
-	secret := strings.TrimSpace(r.PostFormValue("token"))
+	secret := strings.Clone(strings.TrimSpace(r.PostFormValue("token"))) // the session keeps it, and not the form
 	err := h.options.Sessions.Start(w, r, func(ctx context.Context) (access.Principal, error) { return h.options.LogIn(ctx, secret) })
 	switch {
 	case err == nil:

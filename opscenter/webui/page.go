@@ -34,6 +34,7 @@ var pages = []page{
 	{"/updates/{uuid}", "Update", "updates", "update", loadUpdate},
 	{"/tokens", "Tokens and images", "tokens", "tokens", loadTokens},
 	{"/tokens/{uuid}", "Token", "tokens", "token", loadToken},
+	{"/events", "Events", "events", "events", loadEvents},
 	{"/warnings", "Warnings", "warnings", "warnings", loadWarnings},
 	{"/audit", "Audit log", "audit", "audit", loadAudit},
 }
@@ -43,11 +44,7 @@ type titled interface{ title() string }
 
 // showPage answers with a page.
 func (v *visit) showPage(p *page) {
-	l := layout{Title: p.title, Section: p.section}
-	if run, release, err := v.h.fleet.use(v.ctx()); err == nil { // without it, the page is read again once
-		l.Position = run.position()
-		defer release()
-	}
+	l := layout{Title: p.title, Section: p.section, Position: v.h.fleet.position()} // before the page is read
 	data, err := p.load(v)
 	if err != nil {
 		v.failed(err)
@@ -100,8 +97,8 @@ func ownURL(r *http.Request, name, value string) string {
 	return r.URL.EscapedPath() + "?" + query.Encode()
 }
 
-// newest loads the newest documents of a list, and none where the principal has no right to it or there is no such part.
-func newest[T any](v *visit, path string, query url.Values) ([]T, error) {
+// listOf loads a list, which is empty where the principal has no right to it or there is no such part.
+func listOf[T any](v *visit, path string, query url.Values) ([]T, error) {
 	list, _, err := client.List[T](v.ctx(), v.api, path, query)
 	return list, optional(err)
 }

@@ -1,7 +1,6 @@
 package webui
 
 import (
-	"bytes"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -88,7 +87,14 @@ type hardware struct {
 	Memory                  uint64 // bytes
 	Disks                   []disk
 	Cards                   []card
+	More                    bool // there are more parts than are shown
 }
+
+// maxParts bounds the disks, the cards and the addresses that a page shows. A server decides on their number.
+const maxParts = 32
+
+// first returns the beginning of a list.
+func first[T any](list []T) []T { return list[:min(len(list), maxParts)] }
 
 type disk struct {
 	ID, Model string
@@ -121,8 +127,14 @@ func readHardware(raw json.RawMessage) (out hardware) {
 	_ = json.Unmarshal(raw, &facts) // what could be read counts
 	out = hardware{Vendor: facts.System.Vendor, Product: facts.System.Product, Serial: facts.System.Serial, Threads: facts.CPU.Total, Memory: facts.Memory.Total,
 		Disks: facts.Storage.Disks, Cards: facts.Network.Cards}
-	for _, socket := range facts.CPU.Sockets {
+	for _, socket := range first(facts.CPU.Sockets) {
 		out.CPUs = append(out.CPUs, socket.Name)
+	}
+	out.More = len(out.Disks) > maxParts || len(out.Cards) > maxParts
+	out.Disks, out.Cards = first(out.Disks), first(out.Cards)
+	for i := range out.Cards {
+		out.More = out.More || len(out.Cards[i].Ports) > maxParts
+		out.Cards[i].Ports = first(out.Cards[i].Ports)
 	}
 	return out
 }
@@ -148,25 +160,10 @@ func readNetwork(raw json.RawMessage) (out []address) {
 	}
 	_ = json.Unmarshal(raw, &facts)
 	for name, i := range facts.Network.State.Interfaces {
-		out = append(out, address{name, i.Addresses, i.State})
+		out = append(out, address{name, first(i.Addresses), i.State})
 	}
 	slices.SortFunc(out, func(a, b address) int { return strings.Compare(a.Interface, b.Interface) })
-	return out
-}
-
-// maxFactsShown bounds facts that a page shows as text, in bytes.
-const maxFactsShown = 256 << 10
-
-// indented returns JSON for people.
-func indented(raw json.RawMessage) string {
-	var b bytes.Buffer
-	if len(raw) == 0 || json.Indent(&b, raw, "", "  ") != nil {
-		return ""
-	}
-	if b.Len() > maxFactsShown {
-		return strings.ToValidUTF8(string(b.Bytes()[:maxFactsShown]), "") + "\n… the rest is left out here; the API has it"
-	}
-	return b.String()
+	return first(out)
 }
 
 func loadServer(v *visit) (any, error) {
@@ -177,16 +174,16 @@ func loadServer(v *visit) (any, error) {
 	}
 	p := &serverPage{Server: found, State: stateOf(found.Status, found.StatusDetail, found.Action), Hardware: readHardware(found.Hardware), Network: readNetwork(found.OS),
 		HardwareText: indented(found.Hardware), OSText: indented(found.OS)}
-	if p.Events, err = newest[client.Event](v, client.Path("events"), url.Values{"server": {name}, "limit": {"50"}}); err != nil {
+	if p.Events, err = listOf[client.Event](v, client.Path("events"), url.Values{"server": {name}, "limit": {"50"}}); err != nil {
 		return nil, err
 	}
-	if p.Warnings, err = newest[client.Warning](v, client.Path("warnings"), url.Values{"server": {name}}); err != nil {
+	if p.Warnings, err = listOf[client.Warning](v, client.Path("warnings"), url.Values{"server": {name}}); err != nil {
 		return nil, err
 	}
-	if p.Changes, err = newest[client.Change](v, client.Path("provisioning/changes"), url.Values{"server": {name}, "limit": {"10"}}); err != nil {
+	if p.Changes, err = listOf[client.Change](v, client.Path("provisioning/changes"), url.Values{"server": {name}, "limit": {"10"}}); err != nil {
 		return nil, err
 	}
-	if p.History, err = newest[client.FactsRevision](v, client.Path("provisioning/servers", name, "facts-history"), nil); err != nil {
+	if p.History, err = listOf[client.FactsRevision](v, client.Path("provisioning/servers", name, "facts-history"), nil); err != nil {
 		return nil, err
 	}
 	if found.Versions.NeedsUpdate {
@@ -200,7 +197,7 @@ func loadServer(v *visit) (any, error) {
 		return nil, err
 	}
 	if v.may(access.RoleOperator) {
-		if p.Channels, err = newest[client.Channel](v, client.Path("provisioning/channels"), nil); err != nil {
+		if p.Channels, err = listOf[client.Channel](v, client.Path("provisioning/channels"), nil); err != nil {
 			return nil, err
 		}
 	}

@@ -25,6 +25,8 @@ const (
 	DefaultIdleTimeout = 30 * time.Minute
 	DefaultLifetime    = 12 * time.Hour
 	DefaultMaxSessions = 10_000
+	// maxOfOne bounds the sessions of one principal. A further one ends the oldest.
+	maxOfOne = 20
 )
 
 // ErrTooManySessions means that SessionOptions.MaxSessions are open.
@@ -53,6 +55,7 @@ type Sessions struct {
 }
 
 type session struct {
+	principal   string
 	check       Check
 	begun, used time.Time
 }
@@ -67,26 +70,40 @@ func NewSessions(options SessionOptions) (*Sessions, error) {
 // Start begins a session for the client of a request, whose principal check returns, and ends the session that it had. The answer must not have
 // begun. Errors: ErrTooManySessions, and those of check.
 func (s *Sessions) Start(w http.ResponseWriter, r *http.Request, check Check) error {
-	if _, err := check(r.Context()); err != nil {
+	p, err := check(r.Context())
+	if err != nil {
 		return err
 	}
 	s.End(w, r)
 	secret, now := rand.Text(), time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.open) >= s.options.MaxSessions {
-		for key, one := range s.open {
-			if s.ended(one, now) {
-				delete(s.open, key)
-			}
-		}
-	}
+	s.makeRoom(p.Name, now)
 	if len(s.open) >= s.options.MaxSessions {
 		return fmt.Errorf("%w: %d", ErrTooManySessions, s.options.MaxSessions)
 	}
-	s.open[sha256.Sum256([]byte(secret))] = &session{check: check, begun: now, used: now}
+	s.open[sha256.Sum256([]byte(secret))] = &session{principal: p.Name, check: check, begun: now, used: now}
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: secret, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: int(s.options.Lifetime.Seconds())})
 	return nil
+}
+
+// makeRoom removes sessions that have ended, and the oldest of a principal that has maxOfOne. s.mu is held.
+func (s *Sessions) makeRoom(principal string, now time.Time) {
+	var oldest [sha256.Size]byte
+	begun, count := now, 0
+	for key, one := range s.open {
+		switch {
+		case s.ended(one, now):
+			delete(s.open, key)
+		case one.principal == principal:
+			if count++; !one.begun.After(begun) {
+				oldest, begun = key, one.begun
+			}
+		}
+	}
+	if count >= maxOfOne {
+		delete(s.open, oldest)
+	}
 }
 
 // End ends the session of a request, if it has one, and removes its cookie.

@@ -131,3 +131,20 @@ func TestLogIn(t *testing.T) {
 	require.Equal(t, http.StatusUnauthorized, b.Get("/live").Status)
 	require.Equal(t, http.StatusUnauthorized, b.Post("/channels", url.Values{"name": {"x"}}).Status)
 }
+
+// TestSessionsOfOnePrincipal: the twenty-first session of a principal ends its first, and none of others.
+func TestSessionsOfOnePrincipal(t *testing.T) {
+	s, err := webui.NewSessions(webui.SessionOptions{MaxSessions: 30})
+	require.NoError(t, err)
+	other := begin(t, s, func(context.Context) (access.Principal, error) {
+		return access.Principal{Name: "other", Grant: access.Grant{Role: access.RoleViewer}}, nil
+	})
+	var list []*http.Request
+	for range 21 {
+		list = append(list, begin(t, s, person))
+	}
+	for i, r := range append(list, other) {
+		_, err := s.Authorize(r)
+		require.Equal(t, i != 0, err == nil, i)
+	}
+}

@@ -24,10 +24,10 @@ func loadTokens(v *visit) (any, error) {
 	if p.paged, err = loadPage[client.Token](v, client.Path("provisioning/tokens"), url.Values{}); err != nil {
 		return nil, err
 	}
-	if p.Channels, err = newest[client.Channel](v, client.Path("provisioning/channels"), nil); err != nil {
+	if p.Channels, err = listOf[client.Channel](v, client.Path("provisioning/channels"), nil); err != nil {
 		return nil, err
 	}
-	p.Access, err = newest[accesstoken.Token](v, client.Path("access-tokens"), nil)
+	p.Access, err = listOf[accesstoken.Token](v, client.Path("access-tokens"), nil)
 	return p, err
 }
 

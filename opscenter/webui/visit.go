@@ -13,8 +13,11 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/client"
 )
 
-// maxForm bounds a form, in bytes.
-const maxForm = 1 << 20
+// maxForm bounds a form, and maxLogIn that of a client that is not admitted, in bytes.
+const (
+	maxForm  = 1 << 20
+	maxLogIn = 16 << 10
+)
 
 // visit is a request of an admitted principal.
 type visit struct {
@@ -39,7 +42,7 @@ func (h *Handler) admitted(handle func(*visit)) http.HandlerFunc {
 			http.Redirect(w, r, "/login?to="+url.QueryEscape(r.URL.RequestURI()), http.StatusSeeOther)
 			return
 		default:
-			v.fail(http.StatusUnauthorized, "You are not logged in.")
+			v.fail(http.StatusUnauthorized, "You are not logged in, or your session has ended. The form was not carried out.")
 			return
 		}
 		v.api, err = client.New(client.Options{URL: "https://control-plane", HTTP: &http.Client{Transport: inProcess{h.options.API, r}, CheckRedirect: noRedirect}})
@@ -47,9 +50,15 @@ func (h *Handler) admitted(handle func(*visit)) http.HandlerFunc {
 			v.internal(err)
 			return
 		}
+		if body, ok := r.Context().Value(bodyKey{}).(io.ReadCloser); ok {
+			r.Body = http.MaxBytesReader(w, body, maxForm)
+		}
 		handle(v)
 	}
 }
+
+// bodyKey is the key of the body of a request without the limit for clients that are not admitted.
+type bodyKey struct{}
 
 // noRedirect returns redirects as they are.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -62,12 +71,12 @@ type inProcess struct {
 
 // RoundTrip implements http.RoundTripper.
 func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
-	inner := r.Clone(r.Context())
+	inner := r.Clone(context.WithValue(r.Context(), bodyKey{}, nil))
 	inner.RequestURI = inner.URL.RequestURI()
 	inner.Host, inner.RemoteAddr, inner.TLS = t.outer.Host, t.outer.RemoteAddr, t.outer.TLS
-	for _, name := range []string{"Cookie", "Authorization", "Sec-Fetch-Mode"} {
-		if values := t.outer.Header.Values(name); len(values) > 0 {
-			inner.Header[name] = values
+	for name, values := range t.outer.Header {
+		if !ownHeader(name) {
+			inner.Header[name] = values // an authorizer may go by any of them
 		}
 	}
 	if inner.Body == nil {
@@ -78,6 +87,16 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	answer.WriteHeader(http.StatusOK)
 	return &http.Response{Status: http.StatusText(answer.status), StatusCode: answer.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: answer.header, Body: io.NopCloser(&answer.body), ContentLength: int64(answer.body.Len()), Request: r}, nil
+}
+
+// ownHeader reports whether a header describes the request for the page alone, and not its client.
+func ownHeader(name string) bool {
+	for _, prefix := range []string{"Accept", "Content-", "If-", "Origin", "Range", "Sec-Fetch-Site", "Connection", "Transfer-Encoding", "Upgrade", "Te", "Trailer", "Last-Event-Id"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // recorder keeps an answer in memory.
@@ -111,7 +130,7 @@ type layout struct {
 	Me      access.Principal
 	// LogOut: the principal has a session.
 	LogOut bool
-	// Position is that of the index of the fleet before the page was read, for its stream.
+	// Position is that of the index of the fleet before the page was read, for its stream. Empty: not known, so the page is loaded once more.
 	Position string
 	// Notice is the outcome of the form that was sent last; empty: none.
 	Notice string

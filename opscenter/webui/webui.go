@@ -14,8 +14,8 @@ import (
 	"path"
 	"slices"
 	"strings"
-
-	"golang.org/x/sync/semaphore"
+	"sync"
+	"time"
 
 	"github.com/opscenter-go/sdk/internal/defaults"
 	"github.com/opscenter-go/sdk/opscenter"
@@ -42,7 +42,8 @@ type Options struct {
 	Origins []string
 	// Logger gets internal errors. Default: nothing is logged.
 	Logger *slog.Logger
-	// MaxStreams bounds the streams of open pages. A further one is answered 503, and its page does not move. Default 1000.
+	// MaxStreams bounds the streams of open pages, and half of it those of one principal. A further one is answered 503, and its page does
+	// not move. Default 1000.
 	MaxStreams int
 }
 
@@ -56,8 +57,14 @@ type Handler struct {
 	origins   *http.CrossOriginProtection
 	templates map[string]*template.Template
 	static    map[string]asset
-	streams   *semaphore.Weighted
+	streams   streams
+	heartbeat time.Duration // of streams
 	fleet     *fleet
+
+	// long are requests that go on without their page, until running ends.
+	running context.Context
+	stop    context.CancelFunc
+	long    sync.WaitGroup
 }
 
 // asset is a file that pages use.
@@ -80,7 +87,7 @@ func New(options Options) (*Handler, error) {
 	if err := defaults.Fill(opscenter.ErrInvalidOptions, defaults.Of("MaxStreams", &options.MaxStreams, DefaultMaxStreams)); err != nil {
 		return nil, err
 	}
-	h := &Handler{options: options, origins: http.NewCrossOriginProtection(), streams: semaphore.NewWeighted(int64(options.MaxStreams)),
+	h := &Handler{options: options, origins: http.NewCrossOriginProtection(), heartbeat: liveHeartbeat, streams: streams{max: options.MaxStreams, maxOfOne: (options.MaxStreams + 1) / 2, of: map[string]int{}},
 		fleet: &fleet{registry: options.Registry, rollouts: options.Rollouts, logger: options.Logger}}
 	for _, origin := range options.Origins {
 		if err := h.origins.AddTrustedOrigin(origin); err != nil {
@@ -90,13 +97,16 @@ func New(options Options) (*Handler, error) {
 	if err := errors.Join(h.readTemplates(), h.readStatic()); err != nil {
 		return nil, err
 	}
+	h.running, h.stop = context.WithCancel(context.Background())
 	h.mux = h.newMux()
 	return h, nil
 }
 
-// Close ends what follows the registry for live pages, and their streams.
+// Close ends the index of the fleet, all streams, and requests that go on without their page: what they have begun goes on by itself.
 func (h *Handler) Close() error {
+	h.stop()
 	h.fleet.close()
+	h.long.Wait()
 	return nil
 }
 
@@ -155,6 +165,12 @@ func (h *Handler) newMux() *http.ServeMux {
 	return mux
 }
 
+// How long a client may take to send a form, and to take an answer.
+const (
+	readTimeout  = 15 * time.Second
+	writeTimeout = 30 * time.Second
+)
+
 // policy is the Content-Security-Policy of all pages: no code and no style within a page, and nothing of another host.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
@@ -168,7 +184,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Cross-Origin-Resource-Policy", "same-origin")
 	header.Set("Cache-Control", "no-store")
 	header.Set("Vary", "Cookie, Authorization")
-	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	control := http.NewResponseController(w)
+	if r.ContentLength != 0 {
+		_ = control.SetReadDeadline(time.Now().Add(readTimeout)) // not every writer can
+	}
+	_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
+	r = r.WithContext(context.WithValue(r.Context(), bodyKey{}, r.Body)) // admitted principals may send more
+	r.Body = http.MaxBytesReader(w, r.Body, maxLogIn)
 	if err := h.origins.Check(r); err != nil {
 		http.Error(w, "A page of another site has sent this form.", http.StatusForbidden)
 		return

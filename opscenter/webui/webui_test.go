@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"html"
 	"net/http"
 	"net/url"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/opscenter-go/sdk/internal/pagetest"
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/access"
+	"github.com/opscenter-go/sdk/opscenter/updates"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -36,7 +38,7 @@ func follow(t *testing.T, b *pagetest.Browser, from string, check func(path stri
 		check(path, page)
 		for _, link := range strings.Split(page.Text, `href="`)[1:] {
 			link, _, _ = strings.Cut(link, `"`)
-			link = strings.ReplaceAll(link, "&amp;", "&")
+			link = html.UnescapeString(link)
 			if strings.HasPrefix(link, "/") && !strings.HasPrefix(link, "/1.0/") && !strings.HasPrefix(link, "/static/") {
 				paths = append(paths, link)
 			}
@@ -80,8 +82,8 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// TestWhoMay sends each form as each role: the API decides.
-func TestWhoMay(t *testing.T) {
+// TestRolesOfForms sends forms as roles that may not: the API refuses them.
+func TestRolesOfForms(t *testing.T) {
 	w := pagetest.Start(t, pagetest.Options{Single: 1})
 	browsers := map[access.Role]*pagetest.Browser{}
 	for _, role := range access.Roles {
@@ -115,9 +117,16 @@ func TestScope(t *testing.T) {
 	_, data := s.next()
 	require.Contains(t, data, "m1")
 	require.NotContains(t, data, "s1")
+	deaf := stream(t, b, "/live?topic=server:s1&topic=change:s1&topic=events&topic=rollouts&topic=cluster:none&topic=server:m1&since=x")
+	event, data := deaf.next()
+	require.Equal(t, []string{"changed", "server:m1"}, []string{event, data}, "of what is outside it is told nothing")
+	require.NoError(t, w.Registry.EditServer(t.Context(), "s1", func(_ *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
+		spec.Properties = map[string]string{"changed": "1"}
+		return nil
+	}))
 	require.NoError(t, w.Registry.RemoveClusterMembers(t.Context(), "c1", opscenter.MemberRemoval{Force: true}, "m3"))
 	_, data = s.next()
-	require.JSONEq(t, `{"gone":["m3"]}`, data)
+	require.JSONEq(t, `{"gone":["m3"]}`, data, "and nothing of s1")
 }
 
 // messages are those of a stream.
@@ -208,16 +217,48 @@ func TestLive(t *testing.T) {
 
 // TestStreamsAreBounded: a stream with too many topics, and one over MaxStreams, is refused.
 func TestStreamsAreBounded(t *testing.T) {
-	w := pagetest.Start(t, pagetest.Options{MaxStreams: 3})
+	w := pagetest.Start(t, pagetest.Options{MaxStreams: 4})
 	b := w.LoggedIn(access.RoleViewer)
 	require.Equal(t, http.StatusBadRequest, b.Get("/live?"+strings.Repeat("topic=a&", 9)).Status)
 	require.Equal(t, http.StatusBadRequest, b.Get("/live?topic="+strings.Repeat("a", 301)).Status)
-	for range 3 {
-		stream(t, b, "/live?topic=none")
+	other := w.LoggedIn(access.RoleOperator)
+	for _, b := range []*pagetest.Browser{b, other} {
+		for range 2 {
+			stream(t, b, "/live?topic=none")
+		}
+		page := b.Get("/live?topic=none")
+		require.Equal(t, http.StatusServiceUnavailable, page.Status, "one principal takes half of all")
+		require.Equal(t, "60", page.Header.Get("Retry-After"))
 	}
-	page := b.Get("/live?topic=none")
-	require.Equal(t, http.StatusServiceUnavailable, page.Status)
-	require.Equal(t, "60", page.Header.Get("Retry-After"))
+	require.Equal(t, http.StatusServiceUnavailable, w.LoggedIn(access.RoleAdmin).Get("/live?topic=none").Status)
+}
+
+// TestStreamEndsWithTheGrant: a stream ends soon after the access token that began it was revoked.
+func TestStreamEndsWithTheGrant(t *testing.T) {
+	w := pagetest.Start(t, pagetest.Options{Single: 1})
+	w.WebUI.SetHeartbeat(10 * time.Millisecond)
+	s := stream(t, w.LoggedIn(access.RoleViewer), "/live?tiles=1")
+	_, data := s.next()
+	require.Contains(t, data, "s1")
+	tokens, err := w.AccessTokens.List(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, w.AccessTokens.Revoke(t.Context(), tokens[0].UUID))
+	event, _ := s.next()
+	require.Empty(t, event)
+}
+
+// TestPromotion: servers for which a release becomes due, or no longer, move on the fleet page.
+func TestPromotion(t *testing.T) {
+	w := pagetest.Start(t, pagetest.Options{Single: 1})
+	b := w.LoggedIn(access.RoleViewer)
+	due := func() bool { return strings.Contains(b.Get("/").Text, `<b data-count="due">1</b>`) }
+	require.Eventually(t, due, 20*time.Second, 10*time.Millisecond)
+	for _, u := range w.Updates.Snapshot().Updates() {
+		if u.Version == pagetest.NewVersion {
+			require.NoError(t, w.Updates.SetChannels(t.Context(), u.UUID, nil, updates.SetOptions{Force: true}))
+		}
+	}
+	require.Eventually(t, func() bool { return !due() }, 20*time.Second, 10*time.Millisecond)
 }
 
 // TestForeignForms: a form of another site is refused, before all else.
@@ -289,7 +330,9 @@ func TestTogether(t *testing.T) {
 						t.Errorf("%s: %d", path, page.Status)
 					}
 				}
-				b.Post("/servers/s1/edit", url.Values{"description": {fmt.Sprint(i, k)}})
+				if page := b.Post("/servers/s1/edit", url.Values{"description": {fmt.Sprint(i, k)}}); page.Path != "/servers/s1?done=%2Fservers%2F%7Bname%7D%2Fedit" {
+					t.Errorf("%s: %s", page.Path, page.Text)
+				}
 			}
 		})
 	}

@@ -7,12 +7,12 @@ import { searchAsYouType } from "./search.js";
 showTimes(document);
 countdowns();
 
-const fragment = location.hash.slice(1); // the log-in may get the token behind a #, which browsers do not send
+// The address that a control plane prints has an access token behind the #, which browsers do not send. The person presses the button: a link of another
+// site is not to log in by itself.
 const token = document.getElementById("token");
-if (token && fragment) {
+if (token && location.hash.startsWith("#oca_")) {
+  token.value = location.hash.slice(1);
   history.replaceState(null, "", location.pathname + location.search);
-  token.value = fragment;
-  token.form.requestSubmit();
 }
 
 // replace shows a part as it is now.
@@ -44,6 +44,8 @@ async function load() {
         if (fresh && old.dataset.live.split(" ").some((topic) => topics.has(topic))) replace(old, fresh);
       }
       map?.count();
+    } else {
+      for (const topic of topics) wanted.add(topic); // again, later
     }
   } catch {
     for (const topic of topics) wanted.add(topic);
@@ -51,6 +53,7 @@ async function load() {
   loading = false;
 }
 setInterval(load, 1000);
+setInterval(() => { if (document.querySelector("[data-live~=poll]")) wanted.add("poll"); }, 5000); // of what no stream tells
 
 const element = document.getElementById("map");
 const map = element && new FleetMap(element);
