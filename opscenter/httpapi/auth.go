@@ -125,14 +125,14 @@ const challenge = `Bearer realm="opscenter"`
 // authorized admits principals of the route's role whose scope covers the request. It refuses pages of other sites that act in an
 // operator's name.
 func (h *Handler) authorized(w http.ResponseWriter, r *http.Request, rt *route, handle http.HandlerFunc) {
+	header := w.Header() // for browsers: an answer is for this client alone, and is no page
+	header.Set("Cache-Control", "no-store")
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Cross-Origin-Resource-Policy", "same-origin")
 	if err := h.crossSite.check(r); err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	header := w.Header() // for browsers: what is shown is for this client alone, and is no page
-	header.Set("Cache-Control", "no-store")
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Cross-Origin-Resource-Policy", "same-origin")
 	p, err := h.options.Authorize(r)
 	if err != nil {
 		h.options.Logger.InfoContext(r.Context(), "a principal's request was refused", "remote", r.RemoteAddr, "method", r.Method, "endpoint", r.Pattern, "path", shownPath(r), "error", err)

@@ -27,7 +27,7 @@
 // for any page, so the routes of principals have these rules:
 //
 //   - A request with a body must have the Content-Type application/json (415). Uploads of archives and servers' own APIs take others.
-//   - A request from a page of another site is refused if it changes something (403). Options.Origins admits pages of yours.
+//   - A request from a page of another site is refused (403). Options.Origins admits pages of yours.
 //   - With Options.Hosts, requests under other host names are refused (421).
 //
 // # Routes

@@ -27,6 +27,7 @@ func (b *tab) set(id, text string) {
 
 // TestServerActions carries out each action on a server, to its end, which the page shows without being loaded again.
 func TestServerActions(t *testing.T) {
+	t.Parallel()
 	w := pagetest.Start(t, pagetest.Options{Single: 1})
 	b := open(t, w).logIn(access.RoleOperator)
 	s := w.Servers["s1"]
@@ -72,6 +73,7 @@ func TestServerActions(t *testing.T) {
 
 // TestRollingUpdate plans a rolling update, starts it, pauses and resumes it, and sees it end.
 func TestRollingUpdate(t *testing.T) {
+	t.Parallel()
 	w := pagetest.Start(t, pagetest.Options{Members: 3, Simulated: func(o *incusostest.Options) {
 		o.UpdateDelay, o.RebootDelay = 300*time.Millisecond, 300*time.Millisecond
 	}})
@@ -105,8 +107,10 @@ func TestRollingUpdate(t *testing.T) {
 
 // TestCancel cancels a rollout in each of the three ways.
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	for button, mode := range map[string]rolling.CancelMode{"Cancel: finish what has begun": rolling.CancelFinish, "Cancel: stop": rolling.CancelStop, "Cancel: stop and restore": rolling.CancelRestore} {
 		t.Run(button, func(t *testing.T) {
+			t.Parallel()
 			w := pagetest.Start(t, pagetest.Options{Members: 3, Simulated: func(o *incusostest.Options) { o.UpdateDelay = time.Second }})
 			b := open(t, w).logIn(access.RoleOperator)
 			b.visit("/rollouts/new?all=1")
@@ -127,6 +131,7 @@ func TestCancel(t *testing.T) {
 // TestNetworkChange changes the network of a server: it sees the differences, and the change until it is confirmed. Another change makes the server
 // unreachable, and is undone.
 func TestNetworkChange(t *testing.T) {
+	t.Parallel()
 	w := pagetest.Start(t, pagetest.Options{Single: 1, Interval: time.Minute})
 	b := open(t, w).logIn(access.RoleOperator)
 	b.visit("/servers/s1/network")
@@ -161,6 +166,7 @@ func TestNetworkChange(t *testing.T) {
 
 // TestFeed promotes a release, and makes a channel.
 func TestFeed(t *testing.T) {
+	t.Parallel()
 	w := pagetest.Start(t, pagetest.Options{})
 	b := open(t, w).logIn(access.RoleAdmin)
 	b.visit("/updates")
@@ -182,6 +188,7 @@ func TestFeed(t *testing.T) {
 
 // TestTokens makes a token, a seed and an access token.
 func TestTokens(t *testing.T) {
+	t.Parallel()
 	w := pagetest.Start(t, pagetest.Options{})
 	b := open(t, w).logIn(access.RoleAdmin)
 	b.visit("/tokens")
@@ -231,6 +238,7 @@ func TestTokens(t *testing.T) {
 
 // TestLive: an open page shows a change of a server by itself.
 func TestLive(t *testing.T) {
+	t.Parallel()
 	w := pagetest.Start(t, pagetest.Options{Single: 3})
 	b := open(t, w).logIn(access.RoleViewer)
 	b.visit("/")
@@ -269,6 +277,7 @@ func TestLive(t *testing.T) {
 
 // TestWithoutJavaScript: all pages can be read, and forms can be sent.
 func TestWithoutJavaScript(t *testing.T) {
+	t.Parallel()
 	w := pagetest.Start(t, pagetest.Options{Members: 3, Single: 1})
 	b := open(t, w).logIn(access.RoleAdmin)
 	_, err := chromedp.Call(b.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
@@ -290,6 +299,7 @@ var hostile = []string{`<script>window.hacked = 1</script>`, `"><img src=x onerr
 
 // TestHostile: no text of a server runs as code, or loads anything.
 func TestHostile(t *testing.T) {
+	t.Parallel()
 	w := pagetest.Start(t, pagetest.Options{Single: 1})
 	for i, text := range hostile {
 		w.Servers["s1"].AddInstance("default", text, true)
@@ -326,6 +336,7 @@ func TestHostile(t *testing.T) {
 
 // TestTenThousand: the fleet page of 10,000 servers is there at once, and its map is complete, and moves.
 func TestTenThousand(t *testing.T) {
+	t.Parallel()
 	const servers = 10_000
 	w := pagetest.Start(t, pagetest.Options{Single: 1})
 	for i := range servers - 1 {

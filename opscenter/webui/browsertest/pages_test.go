@@ -12,6 +12,7 @@ import (
 
 // TestEachPage loads each page, in light and dark and on a phone.
 func TestEachPage(t *testing.T) {
+	t.Parallel()
 	w := pagetest.Start(t, pagetest.Options{Members: 3, Single: 2})
 	w.Servers["s2"].PowerOff("")
 	token, err := w.Registry.CreateToken(t.Context(), opscenter.TokenSpec{Description: "rack 7", Uses: 12})
