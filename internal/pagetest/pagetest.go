@@ -30,6 +30,7 @@ import (
 	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/opscenter/webui"
 	"github.com/opscenter-go/sdk/poller"
+	"github.com/opscenter-go/sdk/storage"
 	"github.com/opscenter-go/sdk/storage/memstore"
 )
 
@@ -50,6 +51,8 @@ type Options struct {
 	// Simulated changes the options of each server before it starts.
 	Simulated func(*incusostest.Options)
 	Sessions  webui.SessionOptions
+	// Store is that of the control plane. Default: one in memory.
+	Store storage.Store
 	// MaxStreams bounds the streams of open pages. Default that of package httpapi.
 	MaxStreams int
 }
@@ -82,10 +85,13 @@ func Start(t testing.TB, options Options) *World {
 	t.Cleanup(w.publisher.Close)
 	listener, address := controltest.Listen(t)
 	w.URL = address
+	if options.Store == nil {
+		options.Store = memstore.New()
+	}
 	if options.Interval == 0 {
 		options.Interval = 200 * time.Millisecond
 	}
-	w.ControlPlane, err = controlplane.New(memstore.New(), w.certificate, controlplane.Options{
+	w.ControlPlane, err = controlplane.New(options.Store, w.certificate, controlplane.Options{
 		URL: w.URL, WebUI: true, Sessions: options.Sessions, UpdatesDir: t.TempDir(),
 		Logger:   slog.New(slog.NewTextHandler(w.Log, nil)),
 		Updates:  updates.Options{Settings: &updates.Settings{Source: w.publisher.URL()}, Trust: updates.Trust{Root: w.publisher.Root()}},

@@ -74,6 +74,9 @@ func newState(options Options, machineID, systemUUID string) state {
 		hardware:   hardware(options.Seed, options.VirtualFunctions), storage: storage(options.Seed), security: security(options.Seed),
 		kernel: json.RawMessage(`{}`), logging: json.RawMessage(`{}`),
 	}
+	if options.Hardware != nil {
+		out.hardware = options.Hardware
+	}
 	if options.Fresh {
 		out.applications, out.ready, out.bare = nil, false, true
 	}

@@ -26,6 +26,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -76,6 +77,8 @@ type Options struct {
 	// VirtualFunctions is the number of virtual functions of each network card. If it is set, the server has eight
 	// cards; 128 functions on each make 800 KiB of hardware facts. Default 0.
 	VirtualFunctions int
+	// Hardware are the facts of the hardware, in the form of api.Resources as JSON, as a hostile server may make them up. Default: those of Seed.
+	Hardware json.RawMessage
 	// LegacyNetwork simulates an older release that does not undo unconfirmed changes of the network.
 	LegacyNetwork bool
 	// LegacyVolumes simulates an older release of Incus that lists snapshots among the storage volumes.

@@ -360,7 +360,7 @@ func (v *visit) ask(a *action, c call, refused string) {
 		shown.Inputs = inputsOf(fields)
 		status = http.StatusUnprocessableEntity
 	}
-	v.show(status, "confirm", layout{Title: strings.TrimSpace(a.verb + " " + shown.Target), Data: shown})
+	v.show(status, "confirm", layout{Title: strings.TrimSuffix(a.verb+": "+shown.Target, ": "), Data: shown})
 }
 
 // sameHostReferer returns the path of the page from which a form was sent, "/" if it is not known.

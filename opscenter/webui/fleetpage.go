@@ -57,6 +57,8 @@ const (
 	maxAttention = 20
 	maxWarnings  = 10
 	maxGroups    = 100
+	// maxWarningsRead bounds the warnings among which the newest are looked for.
+	maxWarningsRead = 2000
 )
 
 // advice is the one thing to do next, the reason, and where to do it.
@@ -137,9 +139,13 @@ func loadFleet(v *visit) (any, error) {
 	}
 	p.overview = run.overview(&v.me.Scope)
 	release()
+	read := 0
 	for w, err := range client.All[client.Warning](v.ctx(), v.api, client.Path("warnings"), url.Values{"status": {"new"}}) { // the oldest first
 		if err != nil {
 			return nil, err
+		}
+		if read++; read > maxWarningsRead {
+			break
 		}
 		p.Warnings = append(p.Warnings, w)
 		if len(p.Warnings) > maxWarnings {

@@ -1,6 +1,7 @@
 package browsertest
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -297,10 +298,29 @@ func TestWithoutJavaScript(t *testing.T) {
 // hostile are texts of a hostile server.
 var hostile = []string{`<script>window.hacked = 1</script>`, `"><img src=x onerror="window.hacked=1">`, `'-window.hacked-'`, `javascript:window.hacked=1`, `</textarea><svg onload=window.hacked=1>`, "\u202egnp.exe"}
 
+// hostileHardware are facts that a hostile server makes up.
+func hostileHardware(t *testing.T) json.RawMessage {
+	t.Helper()
+	text := strings.Join(hostile, " ")
+	object, list := func(names ...string) map[string]any {
+		out := map[string]any{}
+		for _, name := range names {
+			out[name] = text
+		}
+		return out
+	}, func(one any) []any { return []any{one} }
+	card := object("vendor", "product", "driver")
+	card["ports"] = list(object("id", "address"))
+	data, err := json.Marshal(map[string]any{"system": object("vendor", "product", "serial"), "cpu": map[string]any{"sockets": list(object("name")), "total": 1},
+		"network": map[string]any{"cards": list(card)}, "storage": map[string]any{"disks": list(object("id", "model"))}, text: text})
+	require.NoError(t, err)
+	return data
+}
+
 // TestHostile: no text of a server runs as code, or loads anything.
 func TestHostile(t *testing.T) {
 	t.Parallel()
-	w := pagetest.Start(t, pagetest.Options{Single: 1})
+	w := pagetest.Start(t, pagetest.Options{Single: 1, Simulated: func(o *incusostest.Options) { o.Hardware = hostileHardware(t) }})
 	for i, text := range hostile {
 		w.Servers["s1"].AddInstance("default", text, true)
 		require.NoError(t, w.Registry.EditServer(t.Context(), "s1", func(_ *opscenter.ServerInfo, spec *opscenter.ServerSpec) error {
@@ -332,6 +352,8 @@ func TestHostile(t *testing.T) {
 		}
 		b.quiet(path)
 	}
+	b.visit("/servers/s1")
+	b.shows("window.hacked") // the hardware is shown as the text that it is
 }
 
 // TestTenThousand: the fleet page of 10,000 servers is there at once, and its map is complete, and moves.
