@@ -1,9 +1,12 @@
-// Package metrics exports metrics of a control plane to Prometheus: servers by status, polls,
-// connections, and the load of the store.
+// Package metrics exports metrics of a control plane to Prometheus: servers by status, warnings, polls,
+// connections, rollouts, the inventory, the update feed, requests, and the load of the store.
 //
 // Its main type is Collector. New makes one. Set its OnPoll in poller.Options, pass the poller to
-// Polls, and register the Collector with a prometheus.Registry. It runs no goroutines, and needs
-// no stop. README of the repository has three alerts to begin with.
+// Polls, and register the Collector with a prometheus.Registry. Rollouts, Inventory and Updates add these parts, and
+// HTTP counts the requests to a handler. A Collector runs no goroutines, and needs no stop.
+//
+// The files beside this package are ready to use: alerts.yaml has alerts for Prometheus, and dashboard.json is a dashboard for
+// Grafana, which asks for the Prometheus data source when it is imported.
 //
 // The package is a module of its own, so that other programs do not depend on
 // prometheus/client_golang.
@@ -16,7 +19,10 @@ import (
 
 	"github.com/opscenter-go/sdk/opscenter"
 	"github.com/opscenter-go/sdk/opscenter/incusos"
+	"github.com/opscenter-go/sdk/opscenter/inventory"
 	"github.com/opscenter-go/sdk/opscenter/lifecycle"
+	"github.com/opscenter-go/sdk/opscenter/rollout"
+	"github.com/opscenter-go/sdk/opscenter/updates"
 	"github.com/opscenter-go/sdk/poller"
 	"github.com/opscenter-go/sdk/storage"
 )
@@ -36,13 +42,19 @@ type Options struct {
 	Buckets []float64
 }
 
-// Collector is a prometheus.Collector. A scrape reads counters in memory, and no data of the store.
+// Collector is a prometheus.Collector. A scrape reads counters in memory; of the store it reads the newest rollouts, if Rollouts added them.
 // All methods may be called concurrently.
 type Collector struct {
 	options  Options
 	poller   atomic.Pointer[poller.Poller]
 	outcomes *prometheus.CounterVec
 	duration prometheus.Histogram
+
+	requests  requests
+	rollouts  atomic.Pointer[rollout.Manager]
+	inventory atomic.Pointer[inventory.Manager]
+	updates   atomic.Pointer[updates.Manager]
+	failures  atomic.Int64 // of scrapes
 }
 
 // New returns a Collector. Set its OnPoll in poller.Options, and pass the poller to Polls.
@@ -50,7 +62,7 @@ func New(options Options) *Collector {
 	if options.Buckets == nil {
 		options.Buckets = DefaultBuckets
 	}
-	return &Collector{options: options,
+	return &Collector{options: options, requests: newRequests(),
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "opscenter_polls_total",
 			Help: "Polls by outcome: answered, partial (some parts were unreadable), or the kind of failure: connect, timeout, certificate, untrusted, answer, other."}, []string{"outcome"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "opscenter_poll_duration_seconds",
@@ -120,8 +132,14 @@ func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 		open, dials, handshakes, sessions, commits, failed, written, watchers, watchLag} {
 		out <- d
 	}
+	for _, d := range partDescriptions {
+		out <- d
+	}
 	c.outcomes.Describe(out)
 	c.duration.Describe(out)
+	for _, one := range c.requests.collectors() {
+		one.Describe(out)
+	}
 }
 
 // Collect implements prometheus.Collector.
@@ -143,6 +161,10 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 		held = 1
 	}
 	gauge(unreachable, held)
+	c.collectParts(gauge, counter)
+	for _, one := range c.requests.collectors() {
+		one.Collect(out)
+	}
 	c.outcomes.Collect(out)
 	c.duration.Collect(out)
 	if p := c.poller.Load(); p != nil {

@@ -2,6 +2,7 @@ package metrics_test
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"net/http/httptest"
 	"os"
@@ -105,28 +106,53 @@ func TestCollector(t *testing.T) {
 	<-ended
 }
 
-// All metrics that README names exist.
-func TestReadmeAlerts(t *testing.T) {
-	text, err := os.ReadFile("../../README.md")
-	fatal(t, err)
+// names are the names of all metrics.
+func names(t *testing.T) (known map[string]bool) {
+	t.Helper()
 	registry, err := opscenter.NewRegistry(memstore.New(), opscenter.Options{})
 	fatal(t, err)
-	known := map[string]bool{}
+	known = map[string]bool{}
 	descriptions := make(chan *prometheus.Desc, 100)
 	metrics.New(metrics.Options{Registry: registry}).Describe(descriptions)
 	close(descriptions)
-	name := regexp.MustCompile(`opscenter_[a-z_]+`)
 	for d := range descriptions {
 		known[name.FindString(d.String())] = true
 	}
-	named := 0
-	for _, found := range name.FindAllString(string(text), -1) {
-		named++
-		if !known[found] {
-			t.Errorf("README names %s, which does not exist", found)
+	return known
+}
+
+var name = regexp.MustCompile(`opscenter_[a-z_]+`)
+
+// TestFiles: all metrics that README, the alerts and the dashboard name exist, and the dashboard shows all kinds.
+func TestFiles(t *testing.T) {
+	known := names(t)
+	for file, least := range map[string]int{"../../README.md": 3, "alerts.yaml": 8, "dashboard.json": 15} {
+		text, err := os.ReadFile(file)
+		fatal(t, err)
+		named := map[string]bool{}
+		for _, found := range name.FindAllString(string(text), -1) {
+			found = strings.TrimSuffix(found, "_bucket") // of a histogram
+			named[found] = true
+			if !known[found] {
+				t.Errorf("%s names %s, which does not exist", file, found)
+			}
+		}
+		if len(named) < least {
+			t.Errorf("%s names only %d metrics", file, len(named))
 		}
 	}
-	if named < 3 {
-		t.Errorf("README names only %d metrics", named)
+	var dashboard struct {
+		Panels []struct {
+			Title, Description string
+			Targets            []struct{ Expr string }
+		}
+	}
+	text, err := os.ReadFile("dashboard.json")
+	fatal(t, err)
+	fatal(t, json.Unmarshal(text, &dashboard))
+	for _, p := range dashboard.Panels {
+		if p.Title == "" || p.Description == "" || len(p.Targets) == 0 {
+			t.Errorf("a panel lacks its title, description or targets: %+v", p)
+		}
 	}
 }

@@ -68,7 +68,7 @@ func TestServerActions(t *testing.T) {
 	b.press("Power off")
 	b.until("document.querySelector('#state h2').innerText.trim() === 'done'")
 	b.visit("/servers/s1")
-	b.until("document.querySelector('#state .state').innerText.includes('shut down')")
+	b.until("document.querySelector('#state .state').innerText.includes('offline')")
 	b.quiet("actions")
 }
 

@@ -27,7 +27,7 @@ const required = "OPSCENTER_REQUIRE_CHROMIUM"
 const screenshots = "OPSCENTER_SCREENSHOTS"
 
 // patience bounds the wait for anything on a page.
-const patience = 12 * time.Second
+const patience = 30 * time.Second
 
 // allocator starts browsers.
 var allocator context.Context
