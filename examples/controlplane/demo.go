@@ -217,7 +217,7 @@ func (d *demo) update(ctx context.Context, cp *controlplane.ControlPlane) error 
 	return err
 }
 
-// trouble switches a server in no cluster off for a while, and changes what is on another one.
+// trouble switches a server in no cluster off for a while, and adds an instance to another one.
 func (d *demo) trouble(ctx context.Context) {
 	s := d.singles[rand.IntN(len(d.singles)-1)+1] // edge-1 stays, to be tried out
 	s.PowerOff("")
@@ -226,6 +226,7 @@ func (d *demo) trouble(ctx context.Context) {
 	select {
 	case <-time.After(demoTrouble * 3 / 4):
 	case <-ctx.Done():
+		return // a server that boots would wait for a control plane that has ended
 	}
 	s.PowerOn()
 }

@@ -65,7 +65,7 @@ type World struct {
 	Servers map[string]*incusostest.Server
 	// Stop ends the control plane, and waits for its end.
 	Stop func()
-	// Log is what the control plane logs.
+	// Log is the log of the control plane.
 	Log *controltest.Log
 
 	publisher   *incusostest.Publisher

@@ -69,7 +69,7 @@ func New(options Options) (*Client, error) {
 type Error struct {
 	// Status is the HTTP status. The package documentation of httpapi says what each means.
 	Status int
-	// Message says what was wrong.
+	// Message names the fault.
 	Message string
 }
 
@@ -109,7 +109,7 @@ type answer struct {
 
 // Result is the part of an answer beside its document.
 type Result struct {
-	// Location is the path of what the request made or started. Empty: none.
+	// Location is the path of the object that the request made or started. Empty: none.
 	Location string
 	// Next is the cursor of the next page of a list. Empty: this page is the last.
 	Next string

@@ -118,7 +118,7 @@ func TestDocuments(t *testing.T) {
 	}
 }
 
-// TestClient reads lists page by page, and reports failures with what the API says.
+// TestClient reads lists page by page, and reports failures in the words of the API.
 func TestClient(t *testing.T) {
 	w := pagetest.Start(t, pagetest.Options{Members: 3, Single: 2})
 	c, err := client.New(client.Options{URL: w.URL, HTTP: w.HTTP(), Token: w.AccessToken("client", access.Grant{Role: access.RoleViewer})})
@@ -155,7 +155,7 @@ func TestClient(t *testing.T) {
 	require.Equal(t, 1, rollout.Servers)
 }
 
-// TestBadAnswers: what is no answer of the API is an error, and a large answer is not read whole.
+// TestBadAnswers: an answer that is none of the API is an error, and a large answer is not read whole.
 func TestBadAnswers(t *testing.T) {
 	for _, options := range []client.Options{{}, {URL: "control.example"}, {URL: "ftp://control.example"}, {URL: "https://control.example", MaxAnswer: -1}} {
 		_, err := client.New(options)

@@ -124,7 +124,7 @@ type Warning struct {
 	Count           int          `json:"count"`
 }
 
-// WarningScope is what a warning is about.
+// WarningScope is the subject of a warning.
 type WarningScope struct {
 	EntityType string `json:"entity_type"`
 	Entity     string `json:"entity"`
@@ -200,14 +200,14 @@ type Unit struct {
 	Cluster   bool         `json:"cluster"`
 	Wave      int          `json:"wave"`
 	Status    string       `json:"status"`
-	Waiting   string       `json:"waiting"` // what the next step waits for
+	Waiting   string       `json:"waiting"` // the condition that the next step waits for
 	Failure   *UnitFailure `json:"failure"`
 	StartedAt time.Time    `json:"started_at"`
 	EndedAt   time.Time    `json:"ended_at"`
 	Servers   []Member     `json:"servers"`
 }
 
-// UnitFailure says why a unit failed, and what to do.
+// UnitFailure has the reason of a failure, and an advice.
 type UnitFailure struct {
 	At       time.Time        `json:"at"`
 	Server   string           `json:"server"`

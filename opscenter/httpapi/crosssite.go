@@ -64,7 +64,7 @@ func (c *crossSite) check(r *http.Request) error {
 	if len(c.hosts) > 0 && !overUnixSocket(r) && !slices.Contains(c.hosts, hostname(r.Host)) {
 		return errHost
 	}
-	// A GET, too: some of a server's own API have effects, and no page of another site is to load what an operator may see.
+	// A GET, too: some of a server's own API have effects, and no page of another site is to load data of an operator.
 	asked := *r
 	asked.Method = http.MethodPost
 	if err := c.origins.Check(&asked); err != nil {

@@ -15,7 +15,7 @@ import (
 // maxRollouts is the number of the newest rollouts that a scrape reads. Older ones are over.
 const maxRollouts = 100
 
-// scrapeTimeout bounds what a scrape reads.
+// scrapeTimeout bounds the time in which a scrape reads.
 const scrapeTimeout = 5 * time.Second
 
 // Rollouts adds the metrics of rollouts: a scrape reads the newest hundred out of the store. A later call replaces the manager.

@@ -19,9 +19,9 @@ import (
 type action struct {
 	path string // as of http.ServeMux, without the method
 	verb string // as on the button
-	// ask says what will happen; the page that asks for a confirmation shows it. Empty: the form is carried out at once.
+	// ask tells the consequence; the page that asks for a confirmation shows it. Empty: the form is carried out at once.
 	ask string
-	// call returns the request of a form. An error that wraps errForm says what is wrong with the form.
+	// call returns the request of a form. An error that wraps errForm names the fault of the form.
 	call func(*visit) (call, error)
 	// target names the object of the form for people. nil: it is the {name} of the path.
 	target func(*visit) string
@@ -29,7 +29,7 @@ type action struct {
 	details func(*visit) ([]string, error)
 	// back is the path of the page to go to. nil: the page of the Location of the answer.
 	back func(*visit) string
-	// notice says what was done.
+	// notice confirms that it was done.
 	notice string
 	// long: the request is answered when the change is final. The page shows the change meanwhile.
 	long bool
@@ -319,7 +319,7 @@ func (v *visit) sendLong(a *action, c call) (target string, shown any, err error
 	return a.back(v), nil, err
 }
 
-// ask shows the page that asks for a confirmation, with the consequence where the API can show it, or with what was refused.
+// ask shows the page that asks for a confirmation, with the consequence where the API can show it, or with the refusal.
 func (v *visit) ask(a *action, c call, refused string) {
 	fields := url.Values{}
 	for name, values := range v.r.PostForm {

@@ -33,7 +33,7 @@ type updatePage struct {
 	Changelog *client.Changelog
 }
 
-// followedChannel is a channel, with the servers that get what it offers.
+// followedChannel is a channel, with the number of servers that follow it.
 type followedChannel struct {
 	client.Channel
 	Servers int

@@ -207,8 +207,8 @@ func (f *fleet) start() {
 	})
 }
 
-// follow loads the index and follows all changes, until ctx ends or one of them can't be followed. Each begins before the load: what comes meanwhile
-// is applied after it.
+// follow loads the index and follows all changes, until ctx ends or one of them can't be followed. Each begins before the load, so that changes during the load
+// are applied after it.
 func (f *fleet) follow(ctx context.Context, run *fleetRun) error {
 	since, err := f.registry.Revision(ctx)
 	var newest []event.Event
@@ -303,7 +303,7 @@ func (f *fleet) followServers(ctx context.Context, run *fleetRun, since uint64) 
 	return ctx.Err()
 }
 
-// followEvents tells of what only events show: configurations, updates, tokens. What a channel offers decides what is due for its servers.
+// followEvents tells of changes that only events show: configurations, updates, tokens. The offer of a channel decides which actions are due for its servers.
 func (f *fleet) followEvents(ctx context.Context, run *fleetRun, after uint64) error {
 	for e, err := range f.registry.WatchEvents(ctx, after) {
 		if err != nil {

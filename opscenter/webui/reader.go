@@ -133,7 +133,7 @@ type tileChanges struct {
 	Reset bool `json:"reset,omitempty"`
 }
 
-// take returns what has come for a reader since the last take: tiles as JSON, nil if there are none, and topics.
+// take returns the changes for a reader since the last take: tiles as JSON, nil if there are none, and topics.
 func (run *fleetRun) take(r *reader) (tiles []byte, topics []string) {
 	run.mu.Lock()
 	all, set := r.all, r.set

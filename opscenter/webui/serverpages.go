@@ -79,7 +79,7 @@ type serverPage struct {
 
 func (p *serverPage) title() string { return p.Name }
 
-// hardware is what people look for in the hardware of a server. What its facts do not tell is empty.
+// hardware has the parts of a server that people look for. Parts that its facts do not tell are empty.
 type hardware struct {
 	Vendor, Product, Serial string
 	CPUs                    []string
@@ -112,7 +112,7 @@ type port struct {
 	Speed       int  `json:"link_speed"` // Mbit/s
 }
 
-// readHardware reads facts in the form of Incus's resources API. Facts of another form show nothing: a server may send what it likes.
+// readHardware reads facts in the form of Incus's resources API. Facts of another form show nothing: a server may send any.
 func readHardware(raw json.RawMessage) (out hardware) {
 	var facts struct {
 		CPU struct {
@@ -124,7 +124,7 @@ func readHardware(raw json.RawMessage) (out hardware) {
 		Storage struct{ Disks []disk }
 		Network struct{ Cards []card }
 	}
-	_ = json.Unmarshal(raw, &facts) // what could be read counts
+	_ = json.Unmarshal(raw, &facts) // a part that could be read counts
 	out = hardware{Vendor: facts.System.Vendor, Product: facts.System.Product, Serial: facts.System.Serial, Threads: facts.CPU.Total, Memory: facts.Memory.Total,
 		Disks: facts.Storage.Disks, Cards: facts.Network.Cards}
 	for _, socket := range first(facts.CPU.Sockets) {
@@ -228,12 +228,12 @@ func loadNetwork(v *visit) (any, error) {
 type changePage struct {
 	client.Change
 	Final bool
-	Text  string // what the status means
+	Text  string // the meaning of the status
 }
 
 func (p *changePage) title() string { return "Change of " + p.Section + " of " + p.Server }
 
-// changeTexts say what each status of a change means.
+// changeTexts explain each status of a change.
 var changeTexts = map[string]string{
 	"sending":      "The change is being sent to the server.",
 	"waiting":      "The server has the new configuration. The control plane looks for it, and confirms the change as soon as it answers as it should.",

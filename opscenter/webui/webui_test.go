@@ -317,6 +317,31 @@ func TestClients(t *testing.T) {
 	require.Contains(t, w.LoggedIn(access.RoleViewer).Get("/1.0").Text, "viewer", "the session counts for the API")
 }
 
+// TestAsksFirst: a form with a consequence is carried out only when the person has seen it. The fields come along.
+func TestAsksFirst(t *testing.T) {
+	w := pagetest.Start(t, pagetest.Options{Single: 1})
+	b := w.LoggedIn(access.RoleAdmin)
+	page := b.Post("/servers/s1/reboot", nil)
+	require.Equal(t, http.StatusOK, page.Status)
+	for _, text := range []string{"Reboot: s1", "Plan", `name="confirm" value="1"`, `action="/servers/s1/reboot"`} {
+		require.Contains(t, page.Text, text)
+	}
+	page = b.Post("/servers/s1/remove", nil)
+	require.Contains(t, page.Text, "Remove: s1")
+	list, err := w.Rollouts.List(t.Context(), "", 1)
+	require.NoError(t, err)
+	require.Empty(t, list.Rollouts)
+	update := w.Updates.Snapshot().Updates()[0].UUID
+	page = b.Post("/updates/"+update+"/channels", url.Values{"channel": {"stable", "other"}})
+	require.Contains(t, page.Text, "Channel other will offer it, to 0 servers.")
+	require.Contains(t, page.Text, `name="channel" value="other"`)
+	page = b.Post("/rollouts/new", url.Values{"all": {"1"}, "clusters": {"c1"}})
+	require.Contains(t, page.Text, "choose one")
+	page = b.Post("/servers/s1/reboot", url.Values{"confirm": {"1"}})
+	require.True(t, strings.HasPrefix(page.Path, "/rollouts/"), page.Path)
+	require.Eventually(t, func() bool { return w.Servers["s1"].Reboots() == 1 }, 20*time.Second, 10*time.Millisecond)
+}
+
 // TestTogether: many pages and streams at a time, while servers change.
 func TestTogether(t *testing.T) {
 	w := pagetest.Start(t, pagetest.Options{Members: 3, Single: 2})

@@ -70,7 +70,7 @@ type tab struct {
 	ctx context.Context
 
 	mu       sync.Mutex
-	problems []string // what the browser complains of
+	problems []string // the complaints of the browser
 }
 
 // open opens a tab, without a session.

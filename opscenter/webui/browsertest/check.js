@@ -1,4 +1,4 @@
-// Returns what is wrong with a page for people who hear it or use the keyboard alone, after WCAG 2.2 AA: names, headings, tables, contrast, focus.
+// Returns the faults of a page for people who hear it or use the keyboard alone, after WCAG 2.2 AA: names, headings, tables, contrast, focus.
 (() => {
   const problems = [];
   const say = (e, text) => problems.push(text + ": " + e.outerHTML.slice(0, 160));

@@ -53,7 +53,7 @@ async function load() {
   loading = false;
 }
 setInterval(load, 1000);
-setInterval(() => { if (document.querySelector("[data-live~=poll]")) wanted.add("poll"); }, 5000); // of what no stream tells
+setInterval(() => { if (document.querySelector("[data-live~=poll]")) wanted.add("poll"); }, 5000); // of changes that no stream tells
 
 const element = document.getElementById("map");
 const map = element && new FleetMap(element);

@@ -4,7 +4,7 @@ function same(a, b) {
     (a.nodeName !== "FORM" || a.getAttribute("action") === b.getAttribute("action")); // else a click could send another form
 }
 
-// morph makes a shown part the same as a fresh one, and leaves alone what is the same: so a button stays under the pointer, the focus stays,
+// morph makes a shown part the same as a fresh one, and leaves alone all that is the same: so a button stays under the pointer, the focus stays,
 // and open details and places in lists stay as they are.
 export function morph(old, fresh) {
   if (!same(old, fresh)) {
