@@ -5,23 +5,16 @@ import (
 	"strings"
 )
 
-const (
-	// maxShown bounds JSON that a page shows as text, in bytes.
-	maxShown = 128 << 10
-	// maxIndent bounds the depth to which it is indented: deeper values are shown without lines of their own. A server decides on the depth, and
-	// each level costs its indentation in each line.
-	maxIndent = 20
-)
+// maxShown bounds JSON that a page shows as text, in bytes. A server decides on its depth, and each level costs its indentation in each line.
+const maxShown = 128 << 10
 
 // indented returns JSON for people, and its beginning if it is long. Text that is no JSON is returned as it is.
 func indented(raw json.RawMessage) string {
 	var b strings.Builder
 	depth, quoted, escaped := 0, false, false
 	line := func() {
-		if depth <= maxIndent {
-			b.WriteByte('\n')
-			b.WriteString(strings.Repeat("  ", depth))
-		}
+		b.WriteByte('\n')
+		b.WriteString(strings.Repeat("  ", depth))
 	}
 	for i, c := range raw {
 		if b.Len() > maxShown {
@@ -43,9 +36,8 @@ func indented(raw json.RawMessage) string {
 				line()
 			}
 		case c == '}' || c == ']':
-			depth--
+			depth = max(depth-1, 0)
 			if i > 0 && raw[i-1] != c-2 {
-				depth = max(depth, 0)
 				line()
 			}
 			b.WriteByte(c)

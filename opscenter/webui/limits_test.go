@@ -35,7 +35,7 @@ func TestIndented(t *testing.T) {
 	deep := strings.Repeat(`{"a":[`, 50_000) + strings.Repeat("1,", 50_000) + "1" + strings.Repeat("]}", 50_000)
 	require.Less(t, len(webui.Indented([]byte(deep))), webui.MaxShown+4096)
 	require.Less(t, len(webui.Indented([]byte(strings.Repeat("[1,", 400<<10)))), webui.MaxShown+4096)
-	for _, garbage := range []string{"", "}", "]]]]", `"`, "{{{", "\xff\xfe", `{"a`} {
+	for _, garbage := range []string{"", "}", "},", "],1", "]]]]", `"`, "{{{", "\xff\xfe", `{"a`} {
 		webui.Indented([]byte(garbage))
 	}
 }

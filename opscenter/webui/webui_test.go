@@ -243,8 +243,10 @@ func TestStreamEndsWithTheGrant(t *testing.T) {
 	tokens, err := w.AccessTokens.List(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, w.AccessTokens.Revoke(t.Context(), tokens[0].UUID))
+	revoked := time.Now()
 	event, _ := s.next()
 	require.Empty(t, event)
+	require.Less(t, time.Since(revoked), 20*time.Second, "its own time is 30 s")
 }
 
 // TestPromotion: servers for which a release becomes due, or no longer, move on the fleet page.
