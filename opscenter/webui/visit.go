@@ -80,7 +80,7 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	if inner.Body == nil {
-		inner.Body = http.NoBody
+		inner.Body = io.NopCloser(bytes.NewReader(nil)) // a handler may read it
 	}
 	answer := &recorder{header: http.Header{}}
 	t.api.ServeHTTP(answer, inner)
