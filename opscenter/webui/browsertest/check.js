@@ -26,6 +26,9 @@
       if (!document.getElementById(id)) say(e, "it refers to " + id + ", which is missing");
     }
   }
+  for (const e of document.querySelectorAll("time")) {
+    if (!/UTC$/.test(e.title) || /UTC/.test(e.textContent)) say(e, "it is not in the reader's zone, or has no exact time");
+  }
   let level = 0;
   for (const e of document.querySelectorAll("h1, h2, h3, h4")) {
     if (!shown(e)) continue;
