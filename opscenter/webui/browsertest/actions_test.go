@@ -160,6 +160,7 @@ func TestNetworkChange(t *testing.T) {
 	b.press("Show the differences…")
 	w.Servers["s1"].OnMove(func() { w.Servers["s1"].KillAddress(host, true) }, func() { w.Servers["s1"].KillAddress(host, false) })
 	b.press("Change the network")
+	b.until("/^0:0[0-4] left/.test(document.querySelector('[data-countdown]')?.textContent ?? '')")
 	b.until("document.querySelector('#change h2')?.innerText.trim() === 'rolled back'")
 	b.shows("The server has its former configuration again.")
 	b.quiet("changes of the network")
